@@ -1,0 +1,92 @@
+//! `qemu-img bitmap`.
+
+use std::ffi::{OsStr, OsString};
+
+use super::{Arguments, Call, ImgError, Operation};
+use crate::image::ImageSpec;
+use crate::process::Output;
+
+/// `bitmap`: one or more actions on a persistent bitmap, in the order given.
+#[derive(Clone, Debug)]
+pub struct Bitmap {
+    image: ImageSpec,
+    name: String,
+    actions: Vec<BitmapAction>,
+    granularity: Option<u64>,
+    source: Option<(OsString, Option<String>)>,
+}
+
+/// What is done to a bitmap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BitmapAction {
+    /// It is made, enabled.
+    Add,
+    /// It is deleted.
+    Remove,
+    /// Its bits are cleared.
+    Clear,
+    /// It records writes from now on.
+    Enable,
+    /// It records no writes from now on.
+    Disable,
+    /// The bits of this other bitmap are set in it.
+    Merge(String),
+}
+
+impl Bitmap {
+    pub(super) fn new(image: ImageSpec, name: String) -> Bitmap {
+        Bitmap {
+            image,
+            name,
+            actions: Vec::new(),
+            granularity: None,
+            source: None,
+        }
+    }
+}
+
+impl Call<Bitmap> {
+    /// Adds an action.
+    pub fn action(self, action: BitmapAction) -> Call<Bitmap> {
+        self.with(|op| op.actions.push(action))
+    }
+
+    /// How many bytes a bit of a new bitmap stands for.
+    pub fn granularity(self, bytes: u64) -> Call<Bitmap> {
+        self.with(|op| op.granularity = Some(bytes))
+    }
+
+    /// The image, and its format, that has the bitmap to be merged; else it is the same image.
+    pub fn source(self, file: impl AsRef<OsStr>, format: Option<&str>) -> Call<Bitmap> {
+        self.with(|op| op.source = Some((file.as_ref().to_owned(), format.map(str::to_owned))))
+    }
+}
+
+impl Operation for Bitmap {
+    type Answer = Output;
+    const NAME: &'static str = "bitmap";
+
+    fn arguments(&self, args: &mut Arguments<'_>) {
+        for action in &self.actions {
+            match action {
+                BitmapAction::Add => args.push("--add"),
+                BitmapAction::Remove => args.push("--remove"),
+                BitmapAction::Clear => args.push("--clear"),
+                BitmapAction::Enable => args.push("--enable"),
+                BitmapAction::Disable => args.push("--disable"),
+                BitmapAction::Merge(other) => args.pair("--merge", other),
+            }
+        }
+        args.maybe("-g", self.granularity);
+        if let Some((file, format)) = &self.source {
+            args.pair("-b", file);
+            args.maybe("-F", format.as_ref());
+        }
+        args.image(&self.image);
+        args.push(&self.name);
+    }
+
+    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+        Ok(output.check()?)
+    }
+}

@@ -1,0 +1,256 @@
+//! The subcommands that copy an image: `convert` and `dd`.
+
+use std::ffi::{OsStr, OsString};
+
+use super::{Arguments, Call, ImgError, Operation};
+use crate::image::{ImageSpec, Options};
+use crate::process::Output;
+
+/// `convert`.
+#[derive(Clone, Debug)]
+pub struct Convert {
+    sources: Vec<ImageSpec>,
+    target: ImageSpec,
+    options: Options,
+    backing: Option<(OsString, Option<String>)>,
+    snapshot: Option<String>,
+    sparse: Option<String>,
+    coroutines: Option<u32>,
+    rate_limit: Option<u64>,
+    cache: Option<String>,
+    source_cache: Option<String>,
+}
+
+impl Convert {
+    pub(super) fn new(source: ImageSpec, target: ImageSpec) -> Convert {
+        Convert {
+            sources: vec![source],
+            target,
+            options: Options::new(),
+            backing: None,
+            snapshot: None,
+            sparse: None,
+            coroutines: None,
+            rate_limit: None,
+            cache: None,
+            source_cache: None,
+        }
+    }
+}
+
+impl Call<Convert> {
+    /// Another source, whose content follows that of those before. All have the format of the first.
+    pub fn and_source(self, source: impl Into<ImageSpec>) -> Call<Convert> {
+        self.with(|op| op.sources.push(source.into()))
+    }
+
+    /// The format of the target.
+    pub fn output_format(self, format: &str) -> Call<Convert> {
+        self.with(|op| op.target = op.target.clone().format(format))
+    }
+
+    /// Adds an option of the target's format.
+    pub fn option(self, key: &str, value: impl std::fmt::Display) -> Call<Convert> {
+        self.with(|op| op.options = std::mem::take(&mut op.options).set(key, value))
+    }
+
+    /// Adds an option string of the target's format as it is.
+    pub fn options(self, options: &str) -> Call<Convert> {
+        self.with(|op| op.options = std::mem::take(&mut op.options).append(options))
+    }
+
+    /// The target's backing file, and its format; only what differs from it is copied.
+    pub fn backing(self, file: impl AsRef<OsStr>, format: Option<&str>) -> Call<Convert> {
+        self.with(|op| op.backing = Some((file.as_ref().to_owned(), format.map(str::to_owned))))
+    }
+
+    /// Copies an internal snapshot.
+    pub fn snapshot(self, parameter: &str) -> Call<Convert> {
+        self.with(|op| op.snapshot = Some(parameter.to_owned()))
+    }
+
+    /// How many zero bytes in a row become a hole; 0 for none.
+    pub fn sparse_size(self, bytes: u64) -> Call<Convert> {
+        self.with(|op| op.sparse = Some(bytes.to_string()))
+    }
+
+    /// The number of requests at the same time.
+    pub fn coroutines(self, count: u32) -> Call<Convert> {
+        self.with(|op| op.coroutines = Some(count))
+    }
+
+    /// At most so many bytes in a second.
+    pub fn rate_limit(self, bytes: u64) -> Call<Convert> {
+        self.with(|op| op.rate_limit = Some(bytes))
+    }
+
+    /// The cache mode of the target.
+    pub fn cache(self, mode: &str) -> Call<Convert> {
+        self.with(|op| op.cache = Some(mode.to_owned()))
+    }
+
+    /// The cache mode of the sources.
+    pub fn source_cache(self, mode: &str) -> Call<Convert> {
+        self.with(|op| op.source_cache = Some(mode.to_owned()))
+    }
+
+    /// Writes compressed clusters.
+    pub fn compress(self) -> Call<Convert> {
+        self.arg("-c")
+    }
+
+    /// Writes to a target that is there already.
+    pub fn no_create(self) -> Call<Convert> {
+        self.arg("-n")
+    }
+
+    /// Takes a target that is there already to be all zeroes.
+    pub fn target_is_zero(self) -> Call<Convert> {
+        self.arg("--target-is-zero")
+    }
+
+    /// Lets the storage copy by itself where it can.
+    pub fn copy_offload(self) -> Call<Convert> {
+        self.arg("-C")
+    }
+
+    /// Writes in any order.
+    pub fn out_of_order(self) -> Call<Convert> {
+        self.arg("-W")
+    }
+
+    /// Goes on after read errors.
+    pub fn salvage(self) -> Call<Convert> {
+        self.arg("--salvage")
+    }
+
+    /// Copies the persistent bitmaps as well.
+    pub fn bitmaps(self) -> Call<Convert> {
+        self.arg("--bitmaps")
+    }
+
+    /// Leaves out bitmaps that are inconsistent.
+    pub fn skip_broken_bitmaps(self) -> Call<Convert> {
+        self.arg("--skip-broken-bitmaps")
+    }
+
+    /// Opens sources that are in use by others.
+    pub fn force_share(self) -> Call<Convert> {
+        self.arg("-U")
+    }
+}
+
+impl Operation for Convert {
+    type Answer = Output;
+    const NAME: &'static str = "convert";
+
+    fn arguments(&self, args: &mut Arguments<'_>) {
+        // `--image-opts` is about all sources.
+        let by_options = self.sources.iter().any(ImageSpec::is_options);
+        let sources: Vec<ImageSpec> = match by_options {
+            true => self
+                .sources
+                .iter()
+                .cloned()
+                .map(ImageSpec::into_options)
+                .collect(),
+            false => self.sources.clone(),
+        };
+        for source in &sources {
+            args.secrets(source.secrets());
+        }
+        args.flag("--image-opts", by_options);
+        args.maybe("-f", sources.first().and_then(ImageSpec::known_format));
+        args.secrets(self.target.secrets());
+        args.flag("--target-image-opts", self.target.is_options());
+        args.maybe("-O", self.target.known_format());
+        args.options(&self.options);
+        if let Some((file, format)) = &self.backing {
+            args.pair("-B", file);
+            args.maybe("-F", format.as_ref());
+        }
+        args.maybe("-l", self.snapshot.as_ref());
+        args.maybe("-S", self.sparse.as_ref());
+        args.maybe("-m", self.coroutines);
+        args.maybe("-r", self.rate_limit);
+        args.maybe("-t", self.cache.as_ref());
+        args.maybe("-T", self.source_cache.as_ref());
+        sources.iter().for_each(|source| args.push(source.word()));
+        args.push(self.target.word());
+    }
+
+    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+        Ok(output.check()?)
+    }
+}
+
+/// `dd`.
+#[derive(Clone, Debug)]
+pub struct Dd {
+    source: ImageSpec,
+    target: OsString,
+    format: Option<String>,
+    operands: Vec<(&'static str, u64)>,
+}
+
+impl Dd {
+    pub(super) fn new(source: ImageSpec, target: OsString) -> Dd {
+        Dd {
+            source,
+            target,
+            format: None,
+            operands: Vec::new(),
+        }
+    }
+}
+
+impl Call<Dd> {
+    /// The format of the target (default: raw).
+    pub fn output_format(self, format: &str) -> Call<Dd> {
+        self.with(|op| op.format = Some(format.to_owned()))
+    }
+
+    /// The bytes of a block.
+    pub fn block_size(self, bytes: u64) -> Call<Dd> {
+        self.with(|op| op.operands.push(("bs", bytes)))
+    }
+
+    /// How many blocks are copied at most.
+    pub fn count(self, blocks: u64) -> Call<Dd> {
+        self.with(|op| op.operands.push(("count", blocks)))
+    }
+
+    /// How many blocks of the source are left out first.
+    pub fn skip(self, blocks: u64) -> Call<Dd> {
+        self.with(|op| op.operands.push(("skip", blocks)))
+    }
+
+    /// Opens a source that is in use by others.
+    pub fn force_share(self) -> Call<Dd> {
+        self.arg("-U")
+    }
+}
+
+impl Operation for Dd {
+    type Answer = Output;
+    const NAME: &'static str = "dd";
+
+    fn arguments(&self, args: &mut Arguments<'_>) {
+        let operand = |name: &str, value: &OsStr| {
+            let mut word = OsString::from(format!("{name}="));
+            word.push(value);
+            word
+        };
+        args.image_options(&self.source, "-f");
+        args.maybe("-O", self.format.as_ref());
+        for (name, value) in &self.operands {
+            args.push(format!("{name}={value}"));
+        }
+        args.push(operand("if", self.source.word()));
+        args.push(operand("of", &self.target));
+    }
+
+    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+        Ok(output.check()?)
+    }
+}

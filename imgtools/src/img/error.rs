@@ -1,0 +1,98 @@
+//! The errors of qemu-img, by what was being done.
+
+use std::fmt;
+
+use super::{CheckOutcome, MapExtent};
+use crate::process::{Output, ProcessError};
+
+/// Why a call of qemu-img has no answer. Messages show the command and the tail of its output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImgError {
+    /// It did not run, took too long, was killed by a signal, or exited with a status that means a
+    /// failure.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+
+    /// It printed JSON that is not what this subcommand prints.
+    #[error("failed to read the JSON that `{}` printed: {source}{}", output.command, output.tail())]
+    Json {
+        /// What it printed.
+        output: Box<Output>,
+        /// What was wrong with it.
+        source: serde_json::Error,
+    },
+
+    /// It printed a text that is not what this subcommand prints.
+    #[error("failed to read what `{}` printed{}", .0.command, .0.tail())]
+    Text(Box<Output>),
+
+    /// `map` failed on its way. Here are the extents that it had found before.
+    #[error(
+        "failed to map the whole image: `{}` {} after {} extents{}",
+        output.command, output.status, extents.len(), output.tail()
+    )]
+    TruncatedMap {
+        /// What it printed.
+        output: Box<Output>,
+        /// The extents before the failure.
+        extents: Vec<MapExtent>,
+    },
+
+    /// `compare` could not compare.
+    #[error("failed to compare images ({phase}): `{}` {}{}", output.command, output.status, output.tail())]
+    Compare {
+        /// What it was doing.
+        phase: ComparePhase,
+        /// What it printed.
+        output: Box<Output>,
+    },
+
+    /// `check` found that the image is not clean, where a clean one was expected.
+    #[error("failed to find a clean image: {}", .0)]
+    NotClean(Box<CheckOutcome>),
+}
+
+impl ImgError {
+    /// What the program printed and how it exited, if it came to its end.
+    pub fn output(&self) -> Option<&Output> {
+        match self {
+            ImgError::Process(error) => error.output(),
+            ImgError::Json { output, .. }
+            | ImgError::Text(output)
+            | ImgError::TruncatedMap { output, .. }
+            | ImgError::Compare { output, .. } => Some(output),
+            ImgError::NotClean(outcome) => Some(&outcome.output),
+        }
+    }
+
+    /// The exit status, if it exited.
+    pub fn code(&self) -> Option<i32> {
+        self.output().and_then(|output| output.status.code())
+    }
+}
+
+/// What `compare` was doing when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComparePhase {
+    /// Reading its command line, or anything else that ends with status 1 and no word on a
+    /// difference. (QEMU exits with 1 for both "the images differ" and "wrong usage".)
+    Usage,
+    /// Opening an image (status 2).
+    Open,
+    /// Finding out what is allocated (status 3).
+    BlockStatus,
+    /// Reading data (status 4).
+    Read,
+}
+
+impl fmt::Display for ComparePhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ComparePhase::Usage => "usage",
+            ComparePhase::Open => "open",
+            ComparePhase::BlockStatus => "block status",
+            ComparePhase::Read => "read",
+        })
+    }
+}

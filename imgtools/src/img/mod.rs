@@ -1,0 +1,50 @@
+//! qemu-img: every subcommand, its exit codes and its output, typed.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use imgtools::img::QemuImg;
+//! use imgtools::tools::{Finder, ToolKind};
+//!
+//! let img = QemuImg::new(Finder::new().find(ToolKind::Img)?);
+//! img.create("base.qcow2").format("qcow2").size(1 << 20).run().await?;
+//! img.create("top.qcow2").format("qcow2").backing("base.qcow2", "qcow2").run().await?;
+//! assert_eq!(img.backing_chain("top.qcow2").run().await?.len(), 2);
+//! assert!(img.compare("base.qcow2", "top.qcow2").run().await?.is_same());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Each subcommand is a [`Call`], a builder that is run at its end. `run` gives the typed answer, and
+//! an error for every exit status that is none; `output` gives the status and the text, whatever the
+//! status (but a signal is always an error). What a builder has no method for goes in by
+//! [`Call::arg`], and a whole command by [`QemuImg::raw`].
+
+mod bench;
+mod bitmap;
+mod call;
+mod change;
+mod check;
+mod compare;
+mod convert;
+mod create;
+mod error;
+mod inspect;
+mod json;
+mod qemu_img;
+
+pub use bench::{Bench, BenchResult};
+pub use bitmap::{Bitmap, BitmapAction};
+pub use call::{Arguments, Call, Operation};
+pub use change::{Amend, Commit, Raw, Rebase, Resize, Size, Snapshot};
+pub use check::{Check, CheckOutcome, CheckVerdict, Repair};
+pub use compare::{Compare, Comparison, Difference};
+pub use convert::{Convert, Dd};
+pub use create::Create;
+pub use error::{ComparePhase, ImgError};
+pub use inspect::{BackingChain, Info, Map, Measure, SnapshotList};
+pub use json::{
+    BitmapInfo, CheckReport, ChildInfo, EncryptInfo, FileInfo, FormatSpecific, ImageInfo, LuksInfo,
+    LuksSlot, MapExtent, MeasureReport, Other, Qcow2Info, RbdInfo, SnapshotInfo, VmdkExtent,
+    VmdkInfo,
+};
+pub use qemu_img::QemuImg;

@@ -1,0 +1,176 @@
+//! The program and its defaults, and where all calls begin.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::image::{ImageSpec, Options, Secret};
+use crate::tools::Tool;
+
+/// How long a call may take unless something else is said. A budget against hangs, not a measure.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// qemu-img, with the defaults for all its calls. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct QemuImg {
+    pub(super) tool: Arc<Tool>,
+    pub(super) deadline: Duration,
+    pub(super) defaults: Option<Arc<Defaults>>,
+}
+
+/// What is added when an image of the format under test is created.
+#[derive(Debug)]
+pub(super) struct Defaults {
+    pub(super) format: String,
+    pub(super) options: Options,
+    pub(super) secret: Option<Secret>,
+}
+
+impl QemuImg {
+    /// This program.
+    pub fn new(tool: Tool) -> QemuImg {
+        QemuImg {
+            tool: Arc::new(tool),
+            deadline: DEADLINE,
+            defaults: None,
+        }
+    }
+
+    /// The time that each call has (default: five minutes).
+    pub fn deadline(mut self, deadline: Duration) -> QemuImg {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The format under test: images *created* with it get these options (`IMGOPTS`), before their
+    /// own, and if they are encrypted and bring no secret, this one.
+    pub fn image_format(
+        mut self,
+        format: impl Into<String>,
+        options: impl Into<Options>,
+        secret: Option<&Secret>,
+    ) -> QemuImg {
+        let (format, options, secret) = (format.into(), options.into(), secret.cloned());
+        self.defaults = Some(Arc::new(Defaults {
+            format,
+            options,
+            secret,
+        }));
+        self
+    }
+
+    /// The program.
+    pub fn tool(&self) -> &Tool {
+        &self.tool
+    }
+
+    /// `amend`: changes format options of an image.
+    pub fn amend(&self, image: impl Into<ImageSpec>, options: impl Into<Options>) -> Call<Amend> {
+        Call::new(self, Amend::new(image.into(), options.into()))
+    }
+
+    /// `bench`: a simple benchmark.
+    pub fn bench(&self, image: impl Into<ImageSpec>) -> Call<Bench> {
+        Call::new(self, Bench::new(image.into()))
+    }
+
+    /// `bitmap`: adds, removes, clears, enables, disables or merges persistent bitmaps.
+    pub fn bitmap(&self, image: impl Into<ImageSpec>, name: impl Into<String>) -> Call<Bitmap> {
+        Call::new(self, Bitmap::new(image.into(), name.into()))
+    }
+
+    /// `check`: looks for errors in an image, and repairs it if asked to.
+    pub fn check(&self, image: impl Into<ImageSpec>) -> Call<Check> {
+        Call::new(self, Check::new(image.into()))
+    }
+
+    /// `commit`: writes what an overlay changes into its backing file.
+    pub fn commit(&self, image: impl Into<ImageSpec>) -> Call<Commit> {
+        Call::new(self, Commit::new(image.into()))
+    }
+
+    /// `compare`: whether two images have the same content.
+    pub fn compare(&self, a: impl Into<ImageSpec>, b: impl Into<ImageSpec>) -> Call<Compare> {
+        Call::new(self, Compare::new(a.into(), b.into()))
+    }
+
+    /// `convert`: copies an image into another one.
+    pub fn convert(
+        &self,
+        source: impl Into<ImageSpec>,
+        target: impl Into<ImageSpec>,
+    ) -> Call<Convert> {
+        Call::new(self, Convert::new(source.into(), target.into()))
+    }
+
+    /// `create`: makes a new image of the format that is given, else of the one under test, else raw.
+    pub fn create(&self, file: impl AsRef<OsStr>) -> Call<Create> {
+        Call::new(self, Create::new(file.as_ref().to_owned()))
+    }
+
+    /// `dd`: copies blocks of an image into a new one.
+    pub fn dd(&self, source: impl Into<ImageSpec>, target: impl AsRef<OsStr>) -> Call<Dd> {
+        Call::new(self, Dd::new(source.into(), target.as_ref().to_owned()))
+    }
+
+    /// `info`: what an image says of itself.
+    pub fn info(&self, image: impl Into<ImageSpec>) -> Call<Info> {
+        Call::new(self, Info(image.into()))
+    }
+
+    /// `info --backing-chain`: what an image and all below it say of themselves, from the top.
+    pub fn backing_chain(&self, image: impl Into<ImageSpec>) -> Call<BackingChain> {
+        Call::new(self, BackingChain(image.into()))
+    }
+
+    /// `map`: which parts of an image are where.
+    pub fn map(&self, image: impl Into<ImageSpec>) -> Call<Map> {
+        Call::new(self, Map::new(image.into()))
+    }
+
+    /// `measure`: how large a file would be that holds this image's content.
+    pub fn measure(&self, image: impl Into<ImageSpec>) -> Call<Measure> {
+        Call::new(self, Measure::of(image.into()))
+    }
+
+    /// `measure --size`: how large a file would be for an image of so many bytes.
+    pub fn measure_size(&self, bytes: u64) -> Call<Measure> {
+        Call::new(self, Measure::size(bytes))
+    }
+
+    /// `rebase`: gives an overlay another backing file. `None` means that it has none after that.
+    pub fn rebase(&self, image: impl Into<ImageSpec>, backing: Option<&str>) -> Call<Rebase> {
+        Call::new(self, Rebase::new(image.into(), backing))
+    }
+
+    /// `resize`: changes the size of an image.
+    pub fn resize(&self, image: impl Into<ImageSpec>, size: Size) -> Call<Resize> {
+        Call::new(self, Resize::new(image.into(), size))
+    }
+
+    /// `snapshot -c`: takes an internal snapshot.
+    pub fn snapshot_create(&self, image: impl Into<ImageSpec>, name: &str) -> Call<Snapshot> {
+        Call::new(self, Snapshot::new(image.into(), "-c", name))
+    }
+
+    /// `snapshot -a`: goes back to an internal snapshot.
+    pub fn snapshot_apply(&self, image: impl Into<ImageSpec>, name: &str) -> Call<Snapshot> {
+        Call::new(self, Snapshot::new(image.into(), "-a", name))
+    }
+
+    /// `snapshot -d`: deletes an internal snapshot.
+    pub fn snapshot_delete(&self, image: impl Into<ImageSpec>, name: &str) -> Call<Snapshot> {
+        Call::new(self, Snapshot::new(image.into(), "-d", name))
+    }
+
+    /// The internal snapshots of an image. (Read from `info`: `snapshot -l` has no JSON.)
+    pub fn snapshots(&self, image: impl Into<ImageSpec>) -> Call<SnapshotList> {
+        Call::new(self, SnapshotList(image.into()))
+    }
+
+    /// Any command line. The answer is what came out, whatever the exit status.
+    pub fn raw(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Call<Raw> {
+        Call::new(self, Raw).args(args)
+    }
+}

@@ -1,0 +1,82 @@
+//! The errors of qemu-io.
+
+use std::time::Duration;
+
+use super::{LineError, Reply};
+use crate::process::{Output, ProcessError};
+
+/// Why something done with qemu-io failed. Messages show the command and the tail of the output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IoError {
+    /// It did not run, took too long, was killed by a signal, or exited with a status that means a
+    /// failure.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+
+    /// It exited with status 0, but some of its commands failed. (Its status tells nothing of aio
+    /// requests.)
+    #[error("failed to run `{}` without failures{}{}", output.command, list(failures), output.tail())]
+    Commands {
+        /// The lines that say so.
+        failures: Vec<String>,
+        /// What it printed.
+        output: Box<Output>,
+    },
+
+    /// A command of a session failed, or said nothing of its success.
+    #[error("failed to run `{}` in qemu-io:{}", .0.command, indent(.0))]
+    Reply(Box<Reply>),
+
+    /// A session did not start: it ended before its first prompt.
+    #[error("failed to start a session: `{}` {}{}", .0.command, .0.status, .0.tail())]
+    Start(Box<Output>),
+
+    /// A command cannot be sent.
+    #[error(transparent)]
+    Line(#[from] LineError),
+
+    /// qemu-io ended while it ran a command, or had before.
+    #[error("failed to run `{}` in qemu-io: it {}{}", reply.command, output.status, indent(reply))]
+    Died {
+        /// The command, and what it had printed up to then.
+        reply: Box<Reply>,
+        /// The whole session.
+        output: Box<Output>,
+    },
+
+    /// A command took too long. qemu-io was killed.
+    #[error("failed to run `{}` in qemu-io within {deadline:?}{}", reply.command, indent(reply))]
+    Deadline {
+        /// The command, and what it had printed up to then.
+        reply: Box<Reply>,
+        /// The time it had.
+        deadline: Duration,
+    },
+}
+
+impl IoError {
+    /// What qemu-io printed and how it exited, if it came to its end.
+    pub fn output(&self) -> Option<&Output> {
+        match self {
+            IoError::Process(error) => error.output(),
+            IoError::Commands { output, .. } | IoError::Start(output) => Some(output),
+            IoError::Died { output, .. } => Some(output),
+            IoError::Reply(_) | IoError::Line(_) | IoError::Deadline { .. } => None,
+        }
+    }
+}
+
+fn list(failures: &[String]) -> String {
+    failures
+        .iter()
+        .map(|failure| format!("\n  {failure}"))
+        .collect()
+}
+
+fn indent(reply: &Reply) -> String {
+    let lines = reply.stdout.lines().chain(reply.stderr.lines());
+    let text: String = lines.map(|line| format!("\n  | {line}")).collect();
+    // A read with -v may print a lot; the end is what matters.
+    text[text.ceil_char_boundary(text.len().saturating_sub(4096))..].to_owned()
+}

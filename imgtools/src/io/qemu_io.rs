@@ -1,0 +1,384 @@
+//! The program and its defaults, and command lists that run to their end.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{IoCommand, IoError, Session, failures};
+use crate::image::{ImageSpec, add_secret};
+use crate::process::{Command, Output};
+use crate::tools::Tool;
+
+/// How long a command list, or one command of a session, may take unless something else is said. A
+/// budget against hangs, not a measure.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What qemu-io is given where a call says nothing else: the dimensions of a test run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IoDefaults {
+    /// The format.
+    pub format: Option<String>,
+    /// The cache mode. qemu-io's own default is writethrough.
+    pub cache: Option<String>,
+    /// The way of asynchronous I/O.
+    pub aio: Option<String>,
+    /// Whether buffers are misaligned on purpose.
+    pub misalign: bool,
+}
+
+impl IoDefaults {
+    /// From our environment: `IMGFMT`, `CACHEMODE`, `AIOMODE` as in QEMU's own iotests, and
+    /// `MISALIGN` set to anything but nothing.
+    pub fn from_env() -> IoDefaults {
+        IoDefaults::from_vars(|name| std::env::var(name).ok())
+    }
+
+    /// From the variables that this function knows.
+    pub fn from_vars(get: impl Fn(&str) -> Option<String>) -> IoDefaults {
+        let get = |name| get(name).filter(|value| !value.is_empty());
+        IoDefaults {
+            format: get("IMGFMT"),
+            cache: get("CACHEMODE"),
+            aio: get("AIOMODE"),
+            misalign: get("MISALIGN").is_some(),
+        }
+    }
+}
+
+/// qemu-io, with the defaults for all its calls. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct QemuIo {
+    tool: Arc<Tool>,
+    defaults: Arc<IoDefaults>,
+    deadline: Duration,
+}
+
+impl QemuIo {
+    /// This program.
+    pub fn new(tool: Tool) -> QemuIo {
+        QemuIo {
+            tool: Arc::new(tool),
+            defaults: Arc::default(),
+            deadline: DEADLINE,
+        }
+    }
+
+    /// What calls are given that say nothing else.
+    pub fn defaults(mut self, defaults: IoDefaults) -> QemuIo {
+        self.defaults = Arc::new(defaults);
+        self
+    }
+
+    /// The time that each command list, and each command of a session, has (default: two minutes).
+    pub fn deadline(mut self, deadline: Duration) -> QemuIo {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The program.
+    pub fn tool(&self) -> &Tool {
+        &self.tool
+    }
+
+    /// Opens an image. Its format is its own if it was said, else the default one; one that is named
+    /// by options has it there.
+    pub fn open(&self, image: impl Into<ImageSpec>) -> Open {
+        let image = image.into().or_format(self.defaults.format.as_deref());
+        Open::new(self, Some(image))
+    }
+
+    /// Opens no image; the command `open` can do that later.
+    pub fn open_nothing(&self) -> Open {
+        Open::new(self, None)
+    }
+}
+
+/// A call of qemu-io that is being put together. Nothing happens before it is run.
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens until it is run or a session is started"]
+pub struct Open {
+    tool: Arc<Tool>,
+    image: Option<ImageSpec>,
+    flags: Vec<OsString>,
+    cache: Option<String>,
+    aio: Option<String>,
+    misalign: bool,
+    commands: Vec<IoCommand>,
+    deadline: Duration,
+}
+
+impl Open {
+    fn new(io: &QemuIo, image: Option<ImageSpec>) -> Open {
+        Open {
+            tool: Arc::clone(&io.tool),
+            image,
+            flags: Vec::new(),
+            cache: io.defaults.cache.clone(),
+            aio: io.defaults.aio.clone(),
+            misalign: io.defaults.misalign,
+            commands: Vec::new(),
+            deadline: io.deadline,
+        }
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Open {
+        self.flags.push(arg.into());
+        self
+    }
+
+    /// Opens it for reading only.
+    pub fn read_only(self) -> Open {
+        self.arg("-r")
+    }
+
+    /// Opens it though it is in use by others.
+    pub fn force_share(self) -> Open {
+        self.arg("-U")
+    }
+
+    /// Writes go to a temporary overlay.
+    pub fn snapshot(self) -> Open {
+        self.arg("-s")
+    }
+
+    /// Copies what is read from a backing file.
+    pub fn copy_on_read(self) -> Open {
+        self.arg("-C")
+    }
+
+    /// The cache mode.
+    pub fn cache(mut self, mode: &str) -> Open {
+        self.cache = Some(mode.to_owned());
+        self
+    }
+
+    /// The way of asynchronous I/O. `native` needs the cache mode `none` or `directsync`.
+    pub fn aio(mut self, mode: &str) -> Open {
+        self.aio = Some(mode.to_owned());
+        self
+    }
+
+    /// What is done with discards: `ignore` (qemu-io's own default: `unmap`).
+    pub fn discard(self, mode: &str) -> Open {
+        self.arg("-d").arg(mode)
+    }
+
+    /// Adds a command.
+    pub fn command(mut self, command: impl Into<IoCommand>) -> Open {
+        self.commands.push(command.into());
+        self
+    }
+
+    /// Adds commands.
+    pub fn commands(self, commands: impl IntoIterator<Item = impl Into<IoCommand>>) -> Open {
+        commands.into_iter().fold(self, Open::command)
+    }
+
+    /// The time that the command list, or each command of the session, has.
+    pub fn deadline(mut self, deadline: Duration) -> Open {
+        self.deadline = deadline;
+        self
+    }
+
+    pub(super) fn time_for_a_command(&self) -> Duration {
+        self.deadline
+    }
+
+    pub(super) fn program(&self) -> &Path {
+        &self.tool.path
+    }
+
+    pub(super) fn first_commands(&self) -> &[IoCommand] {
+        &self.commands
+    }
+
+    /// The process as it would be run, with neither deadline nor input.
+    pub fn process(&self) -> Command {
+        self.process_with(&self.commands)
+    }
+
+    /// The process of a session: with commands on its command line it would end after them.
+    pub(super) fn interactive(&self) -> Command {
+        self.process_with(&[])
+    }
+
+    fn process_with(&self, commands: &[IoCommand]) -> Command {
+        let mut command = self.tool.command();
+        for (flag, value) in [("--cache", &self.cache), ("--aio", &self.aio)] {
+            if let Some(value) = value {
+                command = command.arg(flag).arg(value);
+            }
+        }
+        if self.misalign {
+            command = command.arg("--misalign");
+        }
+        command = command.args(&self.flags);
+        if let Some(image) = &self.image {
+            command = image.secrets().iter().fold(command, add_secret);
+            if image.is_options() {
+                command = command.arg("--image-opts");
+            }
+            if let Some(format) = image.known_format() {
+                command = command.args(["-f", format]);
+            }
+        }
+        for io in commands {
+            command = command.arg("-c").arg(io.to_string());
+        }
+        match &self.image {
+            Some(image) => command.arg(image.word()),
+            None => command,
+        }
+    }
+
+    /// Runs the commands. An exit status that is not 0 is an error, and so is any line that reports
+    /// a failure: those of aio requests do not show in the status.
+    pub async fn run(&self) -> Result<Output, IoError> {
+        verified(self.output().await?)
+    }
+
+    /// [`Open::run`] outside of async code.
+    pub fn run_blocking(&self) -> Result<Output, IoError> {
+        verified(self.output_blocking()?)
+    }
+
+    /// Runs the commands, and gives what came out whatever the exit status. A signal is an error.
+    pub async fn output(&self) -> Result<Output, IoError> {
+        Ok(self.limited().run().await?.check_code(|_| true)?)
+    }
+
+    /// [`Open::output`] outside of async code.
+    pub fn output_blocking(&self) -> Result<Output, IoError> {
+        Ok(self.limited().run_blocking()?.check_code(|_| true)?)
+    }
+
+    fn limited(&self) -> Command {
+        self.process().deadline(self.deadline)
+    }
+
+    /// Starts a session, and runs the commands that were added; each must succeed.
+    pub async fn session(&self) -> Result<Session, IoError> {
+        Session::start(self).await
+    }
+
+    /// [`Open::session`] outside of async code.
+    pub fn session_blocking(&self) -> Result<Session, IoError> {
+        Session::start_blocking(self)
+    }
+}
+
+fn verified(output: Output) -> Result<Output, IoError> {
+    let output = output.check()?;
+    let failures: Vec<String> = failures(&output.stdout_text())
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    match failures.is_empty() {
+        true => Ok(output),
+        false => Err(IoError::Commands {
+            failures,
+            output: output.into(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Secret;
+    use crate::tools::ToolKind;
+
+    fn io() -> QemuIo {
+        QemuIo::new(Tool::new(ToolKind::Io, "qemu-io")).defaults(IoDefaults {
+            format: Some("qcow2".to_owned()),
+            cache: Some("none".to_owned()),
+            aio: Some("native".to_owned()),
+            misalign: true,
+        })
+    }
+
+    fn shown(open: &Open) -> String {
+        open.process().command_line().to_string()
+    }
+
+    /// H05: the format is that of the call or of the environment, never both.
+    #[test]
+    fn h05_the_format_is_that_of_the_call_else_the_default_and_never_both() {
+        let plain = QemuIo::new(Tool::new(ToolKind::Io, "qemu-io"));
+        for (open, expected) in [
+            (plain.open("x"), "qemu-io x"),
+            (
+                plain.open(ImageSpec::file("x").format("raw")),
+                "qemu-io -f raw x",
+            ),
+            (
+                io().open("x"),
+                "qemu-io --cache none --aio native --misalign -f qcow2 x",
+            ),
+            (
+                io().open(ImageSpec::file("x").format("raw")),
+                "qemu-io --cache none --aio native --misalign -f raw x",
+            ),
+            (
+                io().open(ImageSpec::options("driver=raw").format("qed")),
+                "qemu-io --cache none --aio native --misalign --image-opts driver=raw",
+            ),
+            (
+                io().open_nothing(),
+                "qemu-io --cache none --aio native --misalign",
+            ),
+            (
+                io().open("x")
+                    .cache("unsafe")
+                    .aio("threads")
+                    .read_only()
+                    .command("map"),
+                "qemu-io --cache unsafe --aio threads --misalign -r -f qcow2 -c map x",
+            ),
+        ] {
+            assert_eq!(shown(&open), expected);
+        }
+    }
+
+    #[test]
+    fn a_luks_image_is_opened_by_options_with_its_secret_in_a_file() {
+        let secret = Secret::new("sec0", "hunter2").unwrap();
+        let open = QemuIo::new(Tool::new(ToolKind::Io, "qemu-io"))
+            .defaults(IoDefaults {
+                format: Some("luks".to_owned()),
+                ..IoDefaults::default()
+            })
+            .open(ImageSpec::luks("a,b", &secret));
+        let expected = "qemu-io --object secret,id=sec0,file=FILE --image-opts \
+                        driver=luks,key-secret=sec0,file.filename=a,,b";
+        assert_eq!(
+            shown(&open).replace(secret.path().to_str().unwrap(), "FILE"),
+            expected
+        );
+    }
+
+    #[test]
+    fn defaults_come_from_the_variables_of_a_run() {
+        let vars = [
+            ("IMGFMT", "qed"),
+            ("CACHEMODE", "none"),
+            ("AIOMODE", ""),
+            ("MISALIGN", "1"),
+        ];
+        let get = |name: &str| {
+            vars.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.to_string())
+        };
+        let expected = IoDefaults {
+            format: Some("qed".to_owned()),
+            cache: Some("none".to_owned()),
+            aio: None,
+            misalign: true,
+        };
+        assert_eq!(IoDefaults::from_vars(get), expected);
+        assert_eq!(IoDefaults::from_vars(|_| None), IoDefaults::default());
+    }
+}

@@ -1,0 +1,139 @@
+//! What qemu-io's lines mean.
+
+/// A request that was done, from its two lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// What was done.
+    pub verb: Verb,
+    /// How many bytes were.
+    pub bytes: u64,
+    /// How many were to be.
+    pub requested: u64,
+    /// Where.
+    pub offset: u64,
+}
+
+/// What a request did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// It read.
+    Read,
+    /// It wrote, data or zeroes.
+    Wrote,
+    /// It discarded.
+    Discard,
+}
+
+/// Data that was not what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Where the part that was verified begins, in bytes. qemu-io does not say which byte differs.
+    pub offset: u64,
+    /// How many bytes were verified.
+    pub length: u64,
+}
+
+/// The requests that were done: `read 512/512 bytes at offset 0`.
+pub fn transfers(text: &str) -> Vec<Transfer> {
+    text.lines().filter_map(transfer).collect()
+}
+
+fn transfer(line: &str) -> Option<Transfer> {
+    let (verb, rest) = line.split_once(' ')?;
+    let verb = match verb {
+        "read" => Verb::Read,
+        "wrote" => Verb::Wrote,
+        "discard" => Verb::Discard,
+        _ => return None,
+    };
+    let (counts, offset) = rest.split_once(" bytes at offset ")?;
+    let (bytes, requested) = counts.split_once('/')?;
+    Some(Transfer {
+        verb,
+        bytes: bytes.parse().ok()?,
+        requested: requested.parse().ok()?,
+        offset: offset.parse().ok()?,
+    })
+}
+
+/// The patterns that were not found: `Pattern verification failed at offset 0, 512 bytes`.
+pub fn mismatches(text: &str) -> Vec<Mismatch> {
+    text.lines().filter_map(mismatch).collect()
+}
+
+fn mismatch(line: &str) -> Option<Mismatch> {
+    let rest = line.strip_prefix("Pattern verification failed at offset ")?;
+    let (offset, length) = rest.strip_suffix(" bytes")?.split_once(", ")?;
+    Some(Mismatch {
+        offset: offset.parse().ok()?,
+        length: length.parse().ok()?,
+    })
+}
+
+/// The lines that report a failure: wrong data, a request that failed, an argument that makes no
+/// sense. The exit status tells only of some of them: not of aio requests.
+pub fn failures(text: &str) -> Vec<&str> {
+    let is_failure = |line: &&str| {
+        mismatch(line).is_some()
+            || line.starts_with("Parsing error: ")
+            // `read failed: Input/output error`, and as well for every other verb.
+            || line.split_once(" failed: ").is_some_and(|(verb, _)| {
+                !verb.is_empty() && verb.chars().all(|char| char.is_ascii_alphabetic() || "_ ".contains(char))
+            })
+    };
+    text.lines().filter(is_failure).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn transfers_are_read_among_other_lines(
+            parts in prop::collection::vec((0usize..3, any::<u64>(), any::<u64>(), any::<u64>()), 0..5),
+        ) {
+            let verbs = [(Verb::Read, "read"), (Verb::Wrote, "wrote"), (Verb::Discard, "discard")];
+            let (mut text, mut expected) = (String::new(), Vec::new());
+            for (verb, bytes, requested, offset) in parts {
+                let (verb, word) = verbs[verb];
+                text += &format!("{word} {bytes}/{requested} bytes at offset {offset}\n");
+                text += "512 bytes, 1 ops; 00.00 sec (3.164 MiB/sec and 6479.8315 ops/sec)\n";
+                text += "wrote nothing at all\n";
+                expected.push(Transfer { verb, bytes, requested, offset });
+            }
+            prop_assert_eq!(transfers(&text), expected);
+            prop_assert!(failures(&text).is_empty());
+        }
+
+        #[test]
+        fn mismatches_are_read(offset: u64, length: u64) {
+            let line = format!("Pattern verification failed at offset {offset}, {length} bytes");
+            let text = format!("x\n{line}\nread 1/1 bytes at offset 0\n");
+            prop_assert_eq!(mismatches(&text), vec![Mismatch { offset, length }]);
+            prop_assert_eq!(failures(&text), vec![line.as_str()]);
+        }
+
+        #[test]
+        fn failures_of_requests_are_found(verb in "[a-z_]{1,9}", why in "[A-Z][a-z/ ]{0,20}") {
+            let line = format!("{verb} failed: {why}");
+            let text = format!("ok\n{line}\nok");
+            prop_assert_eq!(failures(&text), vec![line.as_str()]);
+        }
+
+        #[test]
+        fn no_text_is_too_strange(text in "(\\PC|\n){0,60}") {
+            transfers(&text);
+            mismatches(&text);
+            failures(&text);
+        }
+    }
+
+    #[test]
+    fn a_hex_dump_is_no_failure() {
+        let text = "00000000:  72 65 61 64 20 66 61 69 6c 65 64 3a 20 20 20 20  read failed: x..\n";
+        assert_eq!(failures(text), [""; 0]);
+    }
+}

@@ -1,0 +1,228 @@
+//! The handle of a running process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::shared::{Shared, State};
+use super::{Captured, CommandLine, Output, ProcessError, Status, Stream};
+
+/// How long dropping a handle waits for a killed process. Only one that hangs in the kernel takes
+/// longer than moments, and it is then left to its minder's thread.
+const DROP_BOUND: Duration = Duration::from_secs(10);
+
+/// A running process. Its pipes are served, its deadline is kept and its end is noticed whether or
+/// not anybody waits.
+///
+/// Dropping the handle kills the process (SIGKILL to its group) and reaps it before it returns; no
+/// async runtime is needed for that.
+#[derive(Debug)]
+pub struct Child {
+    shared: Arc<Shared>,
+}
+
+/// What can be seen of a process at one moment; see [`Child::until`].
+pub struct View<'s> {
+    state: &'s State,
+}
+
+impl View<'_> {
+    /// What it has printed to a stream, from this position on (0: everything). Positions count from
+    /// the first byte printed, also when the cap has dropped the head; [`View::end`] gives the next.
+    pub fn from(&self, stream: Stream, position: u64) -> &[u8] {
+        self.state.capture.from(stream, position)
+    }
+
+    /// The position after the last byte that it has printed to a stream.
+    pub fn end(&self, stream: Stream) -> u64 {
+        self.state.capture.end(stream)
+    }
+
+    /// How it ended, if it has. All that it had printed is then there.
+    pub fn status(&self) -> Option<Status> {
+        self.state.status
+    }
+
+    /// Whether there will be no further change.
+    pub fn is_finished(&self) -> bool {
+        self.state.end.is_some()
+    }
+}
+
+impl Child {
+    pub(super) fn new(shared: Arc<Shared>) -> Child {
+        Child { shared }
+    }
+
+    pub(super) async fn started(self) -> Result<Child, ProcessError> {
+        self.shared
+            .wait(|state| self.start_outcome(state))
+            .await
+            .map(|()| self)
+    }
+
+    pub(super) fn started_blocking(self) -> Result<Child, ProcessError> {
+        self.shared
+            .wait_blocking(|state| self.start_outcome(state))
+            .map(|()| self)
+    }
+
+    fn start_outcome(&self, state: &mut State) -> Option<Result<(), ProcessError>> {
+        match state.is_started() {
+            true => Some(Ok(())),
+            false => self.shared.outcome(state).map(|outcome| outcome.map(drop)),
+        }
+    }
+
+    /// The command, without its secrets.
+    pub fn command(&self) -> &CommandLine {
+        &self.shared.command
+    }
+
+    /// The process id. It stays this process's own until the handle says that it has finished.
+    pub fn pid(&self) -> u32 {
+        // Always known: a `Child` is handed out only when the process was started.
+        self.shared.pid().unwrap_or_default()
+    }
+
+    /// Waits for the process and the end of its output.
+    ///
+    /// # Errors
+    /// Whatever exit status is no error here; see [`Output::check`]. A missed deadline is.
+    pub async fn wait(&self) -> Result<Output, ProcessError> {
+        self.shared.wait(|state| self.shared.outcome(state)).await
+    }
+
+    /// [`Child::wait`] outside of async code.
+    pub fn wait_blocking(&self) -> Result<Output, ProcessError> {
+        self.shared
+            .wait_blocking(|state| self.shared.outcome(state))
+    }
+
+    /// How the process ended, if it has.
+    pub fn try_wait(&self) -> Option<Status> {
+        self.shared.lock().status
+    }
+
+    /// Waits for the process alone, not for others that may still hold its output open. All that it
+    /// printed is in [`Child::output`] then. None if the process could not be watched to its end.
+    pub async fn exited(&self) -> Option<Status> {
+        self.shared.wait(exit_of).await
+    }
+
+    /// [`Child::exited`] outside of async code.
+    pub fn exited_blocking(&self) -> Option<Status> {
+        self.shared.wait_blocking(exit_of)
+    }
+
+    /// Waits until both its output pipes are closed, by whoever holds them.
+    pub async fn closed(&self) {
+        self.shared
+            .wait(|state| (!state.output_open).then_some(()))
+            .await;
+    }
+
+    /// Waits until all that it had printed when this was called is in [`Child::output`]. What a
+    /// process has printed before it answered on another channel (a socket, a file) is still on its
+    /// way when the answer is there.
+    pub async fn drained(&self) {
+        self.shared.drained().await;
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> Captured {
+        self.shared.lock().capture.captured()
+    }
+
+    /// Asks the function at each change what it thinks of the process, until it gives an answer.
+    /// None if the process came to its end without one. The function must be quick.
+    pub async fn until<T>(&self, mut ask: impl FnMut(&View<'_>) -> Option<T>) -> Option<T> {
+        self.shared
+            .wait(|state| answer_or_end(state, &mut ask))
+            .await
+    }
+
+    /// [`Child::until`] outside of async code.
+    pub fn until_blocking<T>(&self, mut ask: impl FnMut(&View<'_>) -> Option<T>) -> Option<T> {
+        self.shared
+            .wait_blocking(|state| answer_or_end(state, &mut ask))
+    }
+
+    /// Looks at the process once.
+    pub fn view<T>(&self, look: impl FnOnce(&View<'_>) -> T) -> T {
+        look(&View {
+            state: &self.shared.lock(),
+        })
+    }
+
+    /// A receiver that is told of each change: output, closed pipes, exit.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.shared.subscribe()
+    }
+
+    /// Queues input for a process with [`Command::stdin_piped`](super::Command::stdin_piped). False
+    /// if it has closed its input or ended, or if we have.
+    pub fn write(&self, bytes: impl AsRef<[u8]>) -> bool {
+        self.shared.write(bytes.as_ref())
+    }
+
+    /// Closes its input when all that is queued was taken.
+    pub fn close_stdin(&self) {
+        self.shared.close_input();
+    }
+
+    /// Gives it this much time from now on, or all the time. When it is over, the process is ended as
+    /// with [`Command::deadline`](super::Command::deadline).
+    pub fn set_deadline(&self, deadline: Option<Duration>) {
+        self.shared.set_deadline(deadline);
+    }
+
+    /// Sends a signal to the process. False if it has ended.
+    pub fn signal(&self, signal: Signal) -> bool {
+        self.shared.signal(signal)
+    }
+
+    /// Sends a signal to its process group, if it was given one of its own, else to the process.
+    /// False if nobody was there.
+    pub fn signal_group(&self, signal: Signal) -> bool {
+        self.shared.signal_group(signal)
+    }
+
+    /// Kills the process group. The end is to be waited for.
+    pub fn kill(&self) {
+        self.shared.kill(false);
+    }
+}
+
+fn exit_of(state: &mut State) -> Option<Option<Status>> {
+    match state.status {
+        Some(status) => Some(Some(status)),
+        None => state.end.is_some().then_some(None),
+    }
+}
+
+fn answer_or_end<T>(
+    state: &mut State,
+    ask: &mut impl FnMut(&View<'_>) -> Option<T>,
+) -> Option<Option<T>> {
+    match ask(&View { state }) {
+        Some(answer) => Some(Some(answer)),
+        None => state.end.is_some().then_some(None),
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.shared.lock().end.is_some() {
+            return;
+        }
+        self.shared.kill(true);
+        let ended = self
+            .shared
+            .wait_at_most(DROP_BOUND, |state| state.end.as_ref().map(|_| ()));
+        if ended.is_none() {
+            tracing::error!(command = %self.shared.command, "killed process does not go away");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The thread that starts a process, serves its pipes, keeps its deadline and reaps it.
+//!
+//! One thread for each process, for three reasons: the parent-death signal follows the *thread* that
+//! started the process, so that thread must live as long; both pipes are drained and the deadline is
+//! kept whatever the caller does, and without any async runtime; and dropping a handle can wait for
+//! the end without one as well.
+
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::process;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+
+use super::exec::{self, FdMap};
+use super::shared::{End, Shared};
+use super::{Status, Stream};
+
+/// What a pipe holds at most unless someone enlarges it. One read takes it all.
+const PIPE: usize = 64 * 1024;
+
+/// So long that nobody sees the end, and short enough to be added to the time of day.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// Called with each piece of output as it comes, from the minder's thread.
+pub(super) type Hook = Box<dyn FnMut(Stream, &[u8]) + Send>;
+
+/// What the minder is to start, and how it is to look after it.
+pub(super) struct Plan {
+    pub(super) command: process::Command,
+    pub(super) fds: FdMap,
+    pub(super) pdeathsig: bool,
+    pub(super) grace: Duration,
+    pub(super) until_exit: bool,
+    pub(super) echo: bool,
+    pub(super) hook: Option<Hook>,
+}
+
+/// Starts the minder's thread. The outcome of starting the process itself is found in `shared`.
+pub(super) fn start(mut plan: Plan, shared: Arc<Shared>, stdin: bool) -> io::Result<()> {
+    let name = "process-minder".to_owned();
+    let body = move || match Minder::launch(&mut plan, &shared, stdin) {
+        Ok(mut minder) => minder.mind(&mut plan),
+        Err(error) => shared.not_started(error),
+    };
+    std::thread::Builder::new()
+        .name(name)
+        .stack_size(256 * 1024)
+        .spawn(body)?;
+    Ok(())
+}
+
+struct Minder<'s> {
+    shared: &'s Shared,
+    child: process::Child,
+    pid: Pid,
+    pidfd: OwnedFd,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    buffer: Vec<u8>,
+    ladder: Ladder,
+}
+
+/// How far the process has been pushed to end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ladder {
+    /// Not at all.
+    Running,
+    /// The deadline has passed; SIGTERM was sent, SIGKILL follows at this time.
+    Terminated { until: Instant, exited: bool },
+    /// SIGKILL was sent. Whoever is not gone at this time is given up.
+    Killed { until: Instant, late: Option<bool> },
+}
+
+impl<'s> Minder<'s> {
+    fn launch(plan: &mut Plan, shared: &'s Shared, stdin: bool) -> io::Result<Minder<'s>> {
+        let stdin = if stdin {
+            let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            plan.command.stdin(reader);
+            Some(writer)
+        } else {
+            plan.command.stdin(process::Stdio::null());
+            None
+        };
+        let (stdout, child_stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (stderr, child_stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        plan.command.stdout(child_stdout).stderr(child_stderr);
+        // Only our ends: the flag is on the open file, and each end of a pipe is its own.
+        for ours in [stdin.as_ref(), Some(&stdout), Some(&stderr)]
+            .into_iter()
+            .flatten()
+        {
+            rustix::io::ioctl_fionbio(ours, true)?;
+        }
+
+        let fds = std::mem::take(&mut plan.fds);
+        let mut child = exec::spawn(&mut plan.command, fds, plan.pdeathsig)?;
+        // The command holds the child's ends of the pipes; while it does, no EOF would come.
+        plan.command = process::Command::new("");
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pidfd = pid
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| Ok((pid, rustix::process::pidfd_open(pid, PidfdFlags::empty())?)));
+        let (pid, pidfd) = match pidfd {
+            Ok(found) => found,
+            Err(error) => {
+                // Without it there is no way to wait for everything at once.
+                let _ = child.kill().and_then(|()| child.wait());
+                return Err(error.into());
+            }
+        };
+        shared.started(child.id());
+        tracing::debug!(pid = child.id(), command = %shared.command, "process started");
+        Ok(Minder {
+            shared,
+            child,
+            pid,
+            pidfd,
+            stdin,
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+            buffer: vec![0; PIPE],
+            ladder: Ladder::Running,
+        })
+    }
+
+    fn mind(&mut self, plan: &mut Plan) {
+        let end = loop {
+            match self.turn(plan) {
+                Ok(Some(end)) => break end,
+                Ok(None) => {}
+                Err(error) => {
+                    self.shared.kill_group();
+                    break End::Broken(error);
+                }
+            }
+        };
+        if matches!(end, End::Stuck) {
+            self.shared.finish(end);
+            // Nobody waits for it any longer, but it must be reaped, and this thread must live
+            // as long as the process.
+            let _ = self.child.wait();
+        } else {
+            // Outside the lock that keeps signals and the reaping apart, as it may take a while.
+            let _ = rustix::process::waitid(
+                WaitId::Pid(self.pid),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            );
+            self.shared.reap(|| self.child.wait().map(Status::from));
+            self.shared.finish(end);
+        }
+    }
+
+    /// Waits for one thing to happen, and deals with all that have.
+    fn turn(&mut self, plan: &mut Plan) -> io::Result<Option<End>> {
+        let ready = self.poll()?;
+        let now = Instant::now();
+        if ready.wake {
+            self.shared.clear_wake();
+        }
+        if ready.stdin {
+            self.feed();
+        }
+        // The order of these reads is a promise. A program that writes to stderr and then to stdout
+        // (as qemu-io does: messages, then the prompt) has its stderr seen no later than the stdout
+        // that followed; and both are complete when its exit is seen.
+        let exited = ready
+            .exit
+            .then(|| self.exit_status())
+            .transpose()?
+            .flatten();
+        let (asked, done) = self.shared.drains();
+        let whole = exited.is_some() || asked != done;
+        let mut news = Vec::new();
+        self.read(Stream::Stdout, whole, &mut news)?;
+        self.read(Stream::Stderr, true, &mut news)?;
+        for (stream, bytes) in &news {
+            if plan.echo {
+                // A secret that is cut in two by the read would show; only whole ones are known.
+                let text = String::from_utf8_lossy(bytes);
+                let _ = io::stderr().write_all(self.shared.command.redact(&text).as_bytes());
+            }
+            if let Some(hook) = &mut plan.hook {
+                hook(*stream, bytes);
+            }
+        }
+        let open = (
+            self.stdin.is_some(),
+            self.stdout.is_some() || self.stderr.is_some(),
+        );
+        let state = self.shared.advance(news, exited, open, asked);
+
+        // The ladder: deadline, SIGTERM, grace, SIGKILL, grace, given up.
+        let grace_ends = now + plan.grace.min(FOREVER);
+        let exited = state.status.is_some();
+        match self.ladder {
+            Ladder::Running if state.killed => {
+                // Once more: when its owner did, the process may just have been about to start.
+                self.shared.kill_group();
+                self.ladder = Ladder::Killed {
+                    until: grace_ends,
+                    late: None,
+                };
+            }
+            Ladder::Running if state.deadline.is_some_and(|deadline| now >= deadline) => {
+                self.shared.signal_group(nix::sys::signal::Signal::SIGTERM);
+                self.ladder = Ladder::Terminated {
+                    until: grace_ends,
+                    exited,
+                };
+            }
+            Ladder::Terminated {
+                until,
+                exited: in_time,
+            } if exited || now >= until => {
+                self.shared.kill_group();
+                self.ladder = Ladder::Killed {
+                    until: grace_ends,
+                    late: Some(in_time),
+                };
+            }
+            _ => {}
+        }
+        Ok(self.end(plan, now, exited, state.abandoned))
+    }
+
+    /// Whether that was all.
+    fn end(&self, plan: &Plan, now: Instant, exited: bool, abandoned: bool) -> Option<End> {
+        let drained = self.stdout.is_none() && self.stderr.is_none();
+        match self.ladder {
+            Ladder::Running if exited && (drained || plan.until_exit || abandoned) => {
+                Some(End::Finished)
+            }
+            Ladder::Killed { until, late } if exited && (drained || abandoned || now >= until) => {
+                Some(late.map_or(End::Finished, |exited| End::Late { exited }))
+            }
+            Ladder::Killed { until, .. } if now >= until => Some(End::Stuck),
+            _ => None,
+        }
+    }
+
+    fn poll(&mut self) -> io::Result<Ready> {
+        let wants = self.shared.wants();
+        if wants.close_stdin {
+            self.stdin = None;
+        }
+        let until = match self.ladder {
+            Ladder::Running => wants.deadline,
+            Ladder::Terminated { until, .. } | Ladder::Killed { until, .. } => Some(until),
+        };
+        // Rounded up: waking a moment early would only poll again.
+        let timeout = until.map(|until| {
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(1);
+            Timespec::try_from(left).unwrap_or(Timespec {
+                tv_sec: i64::MAX,
+                tv_nsec: 0,
+            })
+        });
+        // Without wishes poll still reports that the other end was closed.
+        let stdin_wish = if wants.feed {
+            PollFlags::OUT
+        } else {
+            PollFlags::empty()
+        };
+        let pidfd = (!wants.exited).then_some(&self.pidfd);
+        let slots = [
+            (Some(self.shared.wake_fd()), PollFlags::IN),
+            (self.stdin.as_ref(), stdin_wish),
+            (pidfd, PollFlags::IN),
+            (self.stdout.as_ref(), PollFlags::IN),
+            (self.stderr.as_ref(), PollFlags::IN),
+        ];
+        let mut fds: Vec<PollFd<'_>> = slots
+            .iter()
+            .filter_map(|(fd, flags)| fd.map(|fd| PollFd::new(fd, *flags)))
+            .collect();
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut results = fds.iter().map(|fd| !fd.revents().is_empty());
+        // The reads do not block, so they need not be told which pipe has something.
+        let [wake, stdin, exit, ..] =
+            slots.map(|(fd, _)| fd.and_then(|_| results.next()).unwrap_or(false));
+        Ok(Ready { wake, stdin, exit })
+    }
+
+    /// Writes what the pipe takes of the waiting input.
+    fn feed(&mut self) {
+        let Some(fd) = &self.stdin else { return };
+        let fed = self
+            .shared
+            .feed(|bytes| match rustix::io::write(fd, bytes) {
+                Ok(count) => Ok(count),
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
+                Err(error) => Err(error),
+            });
+        // The process has closed its input. That is its right; what is left is not wanted.
+        if fed.is_err() || self.reader_is_gone() {
+            self.stdin = None;
+        }
+    }
+
+    /// Whether nobody can read what we would write to stdin.
+    fn reader_is_gone(&self) -> bool {
+        let Some(fd) = &self.stdin else { return false };
+        let mut fds = [PollFd::new(fd, PollFlags::empty())];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        rustix::event::poll(&mut fds, Some(&now)).is_ok()
+            && fds[0].revents().contains(PollFlags::ERR)
+    }
+
+    /// Reads once, or (with `whole`) as much as a pipe can have held when this was called.
+    fn read(&mut self, stream: Stream, whole: bool, news: &mut News) -> io::Result<()> {
+        let slot = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        let mut left = PIPE;
+        while let Some(fd) = slot {
+            match rustix::io::read(fd, &mut self.buffer[..]) {
+                Ok(0) => *slot = None,
+                Ok(count) => {
+                    news.push((stream, self.buffer[..count].to_vec()));
+                    left = left.saturating_sub(count);
+                    if !whole || left == 0 {
+                        break;
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The status of the process if it has exited. It is left unreaped: as a zombie it keeps its
+    /// process id, and so that of its group, from being given to another.
+    fn exit_status(&self) -> io::Result<Option<Status>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        let Some(found) = rustix::process::waitid(WaitId::Pid(self.pid), options)? else {
+            return Ok(None);
+        };
+        let status = match (found.exit_status(), found.terminating_signal()) {
+            (Some(code), _) => Some(Status::Exited(code)),
+            (None, Some(signal)) => Some(Status::Signaled {
+                signal,
+                core: found.dumped(),
+            }),
+            (None, None) => None,
+        };
+        Ok(status)
+    }
+}
+
+type News = Vec<(Stream, Vec<u8>)>;
+
+struct Ready {
+    wake: bool,
+    stdin: bool,
+    exit: bool,
+}

@@ -1,0 +1,43 @@
+//! Running processes: the one place of the harness that starts any.
+//!
+//! A [`Command`] is run to its end (`run`), or started and kept (`spawn`, a [`Child`]). In both cases
+//! a thread of its own looks after the process: it starts it, drains both pipes, feeds its input,
+//! keeps the deadline, and reaps it. So a process never blocks on a full pipe, deadlines hold
+//! whatever the caller does, the parent-death signal means the death of *us* and not of some worker
+//! thread, and everything works with and without an async runtime.
+//!
+//! ```
+//! # use imgtools::process::{Command, Status};
+//! # use std::time::Duration;
+//! let output = Command::new("sh")
+//!     .args(["-c", "echo out; echo err >&2; exit 3"])
+//!     .deadline(Duration::from_secs(60))
+//!     .run_blocking()?;
+//! assert_eq!(output.status, Status::Exited(3));
+//! assert_eq!((&*output.stdout_text(), &*output.stderr_text()), ("out\n", "err\n"));
+//! let error = output.check().unwrap_err();
+//! assert!(error.to_string().contains("exited with status 3"));
+//! # Ok::<(), imgtools::process::ProcessError>(())
+//! ```
+
+mod capture;
+mod child;
+mod command;
+mod command_line;
+mod error;
+#[allow(unsafe_code)]
+mod exec;
+mod minder;
+mod output;
+mod shared;
+mod status;
+
+pub use capture::{Captured, Stream};
+pub use child::{Child, View};
+pub use command::{Command, DEFAULT_CAP, DEFAULT_GRACE};
+pub use command_line::{CommandLine, REDACTED};
+pub use error::ProcessError;
+/// The signals that can be sent.
+pub use nix::sys::signal::Signal;
+pub use output::Output;
+pub use status::{Convention, Status, VALGRIND_ERROR};

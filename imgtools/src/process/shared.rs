@@ -1,0 +1,422 @@
+//! What the minder's thread and the handle of a process share, and how each wakes the other.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use rustix::event::EventfdFlags;
+use tokio::sync::watch;
+
+use super::capture::Capture;
+use super::{CommandLine, Convention, Output, ProcessError, Status, Stream};
+
+/// How the minder's work ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The process never came to be.
+    NotStarted(io::Error),
+    /// The process has exited or was killed by its owner, and its output is complete.
+    Finished,
+    /// The deadline passed; `exited` tells whether the process itself had made it.
+    Late { exited: bool },
+    /// The process does not go away though SIGKILL was sent.
+    Stuck,
+    /// The process could not be watched.
+    Broken(io::Error),
+}
+
+pub(super) struct Shared {
+    pub(super) command: CommandLine,
+    convention: Convention,
+    group: bool,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Counts the changes. Sending needs no runtime, receiving works on any.
+    version: watch::Sender<u64>,
+    wake: OwnedFd,
+}
+
+pub(super) struct State {
+    pid: Option<Pid>,
+    started: Instant,
+    elapsed: Duration,
+    pub(super) capture: Capture,
+    pub(super) status: Option<Status>,
+    pub(super) output_open: bool,
+    reaped: bool,
+    deadline: Option<(Instant, Duration)>,
+    killed: bool,
+    abandoned: bool,
+    /// How often a handle has asked for what is in the pipes now, and how many of those the minder
+    /// has answered.
+    drains: (u64, u64),
+    input: VecDeque<u8>,
+    input_ends: bool,
+    input_open: bool,
+    pub(super) end: Option<End>,
+}
+
+impl State {
+    pub(super) fn is_started(&self) -> bool {
+        self.pid.is_some()
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Process")
+            .field("command", &self.command)
+            .field("pid", &state.pid)
+            .field("status", &state.status)
+            .field("end", &state.end)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the minder is to wait for next.
+pub(super) struct Wants {
+    pub(super) feed: bool,
+    pub(super) close_stdin: bool,
+    pub(super) exited: bool,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// What the minder must know to go on.
+pub(super) struct Progress {
+    pub(super) status: Option<Status>,
+    pub(super) killed: bool,
+    pub(super) abandoned: bool,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// The input of a process: the first part, and whether more may follow.
+pub(super) struct Input {
+    pub(super) data: Vec<u8>,
+    pub(super) more: bool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        command: CommandLine,
+        convention: Convention,
+        group: bool,
+        cap: usize,
+        deadline: Option<Duration>,
+        input: Option<Input>,
+    ) -> io::Result<Shared> {
+        let now = Instant::now();
+        let state = State {
+            pid: None,
+            started: now,
+            elapsed: Duration::ZERO,
+            capture: Capture::new(cap),
+            status: None,
+            output_open: true,
+            reaped: false,
+            deadline: deadline.and_then(|time| Some((now.checked_add(time)?, time))),
+            killed: false,
+            abandoned: false,
+            drains: (0, 0),
+            input_ends: input.as_ref().is_none_or(|input| !input.more),
+            input_open: input.is_some(),
+            input: input.map(|input| input.data.into()).unwrap_or_default(),
+            end: None,
+        };
+        Ok(Shared {
+            command,
+            convention,
+            group,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            version: watch::Sender::new(0),
+            wake: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic of a caller's closure leaves the state as it was: they only get to read it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- For the minder.
+
+    pub(super) fn wake_fd(&self) -> &OwnedFd {
+        &self.wake
+    }
+
+    pub(super) fn clear_wake(&self) {
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    }
+
+    pub(super) fn not_started(&self, error: io::Error) {
+        self.finish(End::NotStarted(error));
+    }
+
+    pub(super) fn started(&self, pid: u32) {
+        let mut state = self.lock();
+        state.pid = i32::try_from(pid).ok().map(Pid::from_raw);
+        self.notify(state);
+    }
+
+    pub(super) fn wants(&self) -> Wants {
+        let state = self.lock();
+        Wants {
+            feed: !state.input.is_empty(),
+            close_stdin: state.input.is_empty() && state.input_ends,
+            exited: state.status.is_some(),
+            deadline: state.deadline.map(|(at, _)| at),
+        }
+    }
+
+    /// Offers the waiting input to `write`, and forgets what it took.
+    pub(super) fn feed(
+        &self,
+        write: impl FnOnce(&[u8]) -> rustix::io::Result<usize>,
+    ) -> rustix::io::Result<()> {
+        let mut state = self.lock();
+        let (front, _) = state.input.as_slices();
+        if !front.is_empty() {
+            let written = write(front)?;
+            state.input.drain(..written);
+        }
+        Ok(())
+    }
+
+    /// How often handles have asked for the pipes to be drained, and how often that was done. To be
+    /// looked at before the pipes are read.
+    pub(super) fn drains(&self) -> (u64, u64) {
+        self.lock().drains
+    }
+
+    /// Publishes what has happened, all at once; `drained` is how often the pipes were drained.
+    pub(super) fn advance(
+        &self,
+        news: Vec<(Stream, Vec<u8>)>,
+        exited: Option<Status>,
+        (stdin_open, output_open): (bool, bool),
+        drained: u64,
+    ) -> Progress {
+        let mut state = self.lock();
+        let changed = !news.is_empty()
+            || exited.is_some()
+            || state.drains.1 != drained
+            || (state.input_open, state.output_open) != (stdin_open, output_open);
+        for (stream, bytes) in news {
+            state.capture.push(stream, &bytes);
+        }
+        if let Some(status) = exited {
+            state.status = Some(status.under(self.convention));
+        }
+        (state.input_open, state.output_open) = (stdin_open, output_open);
+        state.drains.1 = drained;
+        let progress = Progress {
+            status: state.status,
+            killed: state.killed,
+            abandoned: state.abandoned,
+            deadline: state.deadline.map(|(at, _)| at),
+        };
+        if changed {
+            self.notify(state);
+        }
+        progress
+    }
+
+    pub(super) fn reap(&self, wait: impl FnOnce() -> io::Result<Status>) {
+        let mut state = self.lock();
+        if let Ok(status) = wait() {
+            state.status.get_or_insert(status.under(self.convention));
+        }
+        state.reaped = true;
+    }
+
+    pub(super) fn finish(&self, end: End) {
+        let mut state = self.lock();
+        state.elapsed = state.started.elapsed();
+        tracing::debug!(
+            command = %self.command, status = ?state.status, elapsed = ?state.elapsed, ?end,
+            "process ended",
+        );
+        state.end = Some(end);
+        state.output_open = false;
+        state.input_open = false;
+        self.notify(state);
+    }
+
+    fn notify(&self, state: MutexGuard<'_, State>) {
+        drop(state);
+        self.version.send_modify(|version| *version += 1);
+        self.changed.notify_all();
+    }
+
+    // ---- For the handle.
+
+    /// Makes the minder look at the state again.
+    fn wake(&self) {
+        // Fails only when the counter is full, and then the minder has been woken.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Sends a signal to the process or (`to_group`) to its group; says whether it was there still.
+    fn signal_locked(&self, state: &State, signal: Signal, to_group: bool) -> bool {
+        match state.pid {
+            Some(pid) if !state.reaped => {
+                if to_group && self.group {
+                    signal::killpg(pid, signal).is_ok()
+                } else {
+                    state.status.is_none() && signal::kill(pid, signal).is_ok()
+                }
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn signal(&self, signal: Signal) -> bool {
+        self.signal_locked(&self.lock(), signal, false)
+    }
+
+    pub(super) fn signal_group(&self, signal: Signal) -> bool {
+        self.signal_locked(&self.lock(), signal, true)
+    }
+
+    /// SIGKILL to the group. With `abandon` nobody wants the rest of the output.
+    pub(super) fn kill(&self, abandon: bool) {
+        let mut state = self.lock();
+        self.signal_locked(&state, Signal::SIGKILL, true);
+        state.killed = true;
+        state.abandoned |= abandon;
+        drop(state);
+        self.wake();
+    }
+
+    pub(super) fn kill_group(&self) {
+        self.signal_group(Signal::SIGKILL);
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.lock().pid.map(|pid| pid.as_raw().unsigned_abs())
+    }
+
+    pub(super) fn set_deadline(&self, deadline: Option<Duration>) {
+        let now = Instant::now();
+        self.lock().deadline = deadline.and_then(|time| Some((now.checked_add(time)?, time)));
+        self.wake();
+    }
+
+    /// Queues input; false if the process takes none any longer.
+    pub(super) fn write(&self, bytes: &[u8]) -> bool {
+        let mut state = self.lock();
+        let open = state.input_open && !state.input_ends;
+        if open {
+            state.input.extend(bytes);
+        }
+        drop(state);
+        self.wake();
+        open
+    }
+
+    pub(super) fn close_input(&self) {
+        self.lock().input_ends = true;
+        self.wake();
+    }
+
+    /// Waits until the minder has read all that the pipes held when this was called.
+    pub(super) async fn drained(&self) {
+        let mine = {
+            let mut state = self.lock();
+            state.drains.0 += 1;
+            state.drains.0
+        };
+        self.wake();
+        self.wait(|state| (state.drains.1 >= mine || state.end.is_some()).then_some(()))
+            .await;
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Waits until the function gives an answer, asking it at each change. It must give one when
+    /// the end is there.
+    pub(super) fn wait_blocking<T>(&self, mut ask: impl FnMut(&mut State) -> Option<T>) -> T {
+        let mut state = self.lock();
+        loop {
+            if let Some(answer) = ask(&mut state) {
+                return answer;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// As [`Shared::wait_blocking`], but no longer than this.
+    pub(super) fn wait_at_most<T>(
+        &self,
+        time: Duration,
+        mut ask: impl FnMut(&mut State) -> Option<T>,
+    ) -> Option<T> {
+        let mut found = None;
+        let state = self.lock();
+        let waited = self.changed.wait_timeout_while(state, time, |state| {
+            found = ask(state);
+            found.is_none()
+        });
+        drop(waited);
+        found
+    }
+
+    /// As [`Shared::wait_blocking`], for tasks.
+    pub(super) async fn wait<T>(&self, mut ask: impl FnMut(&mut State) -> Option<T>) -> T {
+        let mut changes = self.subscribe();
+        loop {
+            changes.borrow_and_update();
+            if let Some(answer) = ask(&mut self.lock()) {
+                return answer;
+            }
+            // The sender lives as long as `self`, so this cannot fail.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// What the process has come to, once it has come to its end.
+    pub(super) fn outcome(&self, state: &State) -> Option<Result<Output, ProcessError>> {
+        let end = state.end.as_ref()?;
+        let command = || Box::new(self.command.clone());
+        let source = |error: &io::Error| match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        let output = state.status.map(|status| Output {
+            command: self.command.clone(),
+            status,
+            captured: state.capture.captured(),
+            elapsed: state.elapsed,
+            convention: self.convention,
+        });
+        Some(match (end, output) {
+            (End::NotStarted(error), _) => Err(ProcessError::Spawn {
+                command: command(),
+                source: source(error),
+            }),
+            (End::Broken(error), _) => Err(ProcessError::Watch {
+                command: command(),
+                source: source(error),
+            }),
+            (End::Finished, Some(output)) => Ok(output),
+            (End::Late { exited }, Some(output)) => Err(ProcessError::Deadline {
+                output: Box::new(output),
+                deadline: state.deadline.map_or(state.elapsed, |(_, time)| time),
+                exited: *exited,
+            }),
+            (End::Stuck | End::Finished | End::Late { .. }, _) => {
+                Err(ProcessError::Unkillable { command: command() })
+            }
+        })
+    }
+}

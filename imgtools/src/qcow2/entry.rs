@@ -1,0 +1,144 @@
+//! Entries of the L1 and L2 tables.
+
+/// Bits 9 to 55: where something is in the file.
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// Set if what the entry names is used exactly once, and may be written in its place.
+const COPIED: u64 = 1 << 63;
+
+/// An entry of an L1 table, as it is in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct L1Entry(pub u64);
+
+impl L1Entry {
+    /// Where the L2 table is; `None` if there is none.
+    pub fn l2_offset(self) -> Option<u64> {
+        Some(self.0 & OFFSET).filter(|offset| *offset != 0)
+    }
+
+    /// Whether the L2 table is used exactly once.
+    pub fn is_copied(self) -> bool {
+        self.0 & COPIED != 0
+    }
+}
+
+/// An entry of an L2 table, as it is in the file, and the bitmap of its subclusters (0 without them).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct L2Entry {
+    /// The entry.
+    pub entry: u64,
+    /// The subclusters: the lower 32 bits tell which are allocated, the upper ones which are zero.
+    pub subclusters: u64,
+}
+
+/// What a part of an image is, by its L2 entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// Not here: what the backing file has, or zeroes.
+    Unallocated,
+    /// Reads as zeroes.
+    Zero {
+        /// The cluster that is kept for it, if there is one.
+        host: Option<u64>,
+    },
+    /// Data in a cluster of the file.
+    Data {
+        /// Where.
+        host: u64,
+        /// Whether it is used exactly once.
+        copied: bool,
+    },
+    /// Compressed data.
+    Compressed {
+        /// Where it begins; not on any boundary.
+        host: u64,
+        /// How many sectors of 512 bytes it touches at most.
+        sectors: u64,
+    },
+}
+
+impl L2Entry {
+    /// Whether there is a cluster, of data or kept for zeroes, or compressed data.
+    pub fn is_allocated(self) -> bool {
+        self.is_compressed() || self.entry & OFFSET != 0
+    }
+
+    /// Whether it names compressed data.
+    pub fn is_compressed(self) -> bool {
+        self.entry & (1 << 62) != 0
+    }
+
+    /// What it says of its cluster as a whole. Of a cluster with subclusters only whether it is there;
+    /// see [`L2Entry::subcluster`].
+    pub fn mapping(self, cluster_bits: u32) -> Mapping {
+        if self.is_compressed() {
+            let split = 62 - (cluster_bits.clamp(9, 21) - 8);
+            let host = self.entry & ((1 << split) - 1);
+            let more = (self.entry & ((1 << 62) - 1)) >> split;
+            return Mapping::Compressed {
+                host,
+                sectors: more + 1,
+            };
+        }
+        let host = Some(self.entry & OFFSET).filter(|offset| *offset != 0);
+        match host {
+            host if self.entry & 1 != 0 => Mapping::Zero { host },
+            Some(host) => Mapping::Data {
+                host,
+                copied: self.entry & COPIED != 0,
+            },
+            None => Mapping::Unallocated,
+        }
+    }
+
+    /// What it says of one of its 32 subclusters, whether it is allocated and whether it is zero.
+    pub fn subcluster(self, index: u32) -> (bool, bool) {
+        let bit = |position: u32| self.subclusters.checked_shr(position).unwrap_or(0) & 1 != 0;
+        (index < 32 && bit(index), index < 32 && bit(index + 32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(entry: u64) -> L2Entry {
+        L2Entry {
+            entry,
+            subclusters: 0,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_is_read_as_it_was_put_together(
+            cluster_bits in 9u32..=21, cluster in 1u64..1 << 28, copied: bool, more in 0u64..2,
+        ) {
+            let host = cluster << cluster_bits;
+            let flag = u64::from(copied) << 63;
+            let map = |value| entry(value).mapping(cluster_bits);
+            prop_assert_eq!(map(0), Mapping::Unallocated);
+            prop_assert_eq!(map(1), Mapping::Zero { host: None });
+            prop_assert_eq!(map(host | flag), Mapping::Data { host, copied });
+            prop_assert_eq!(map(host | flag | 1), Mapping::Zero { host: Some(host) });
+            let split = 62 - (cluster_bits - 8);
+            let compressed = (1 << 62) | (more << split) | (host + 7);
+            prop_assert_eq!(map(compressed), Mapping::Compressed { host: host + 7, sectors: more + 1 });
+            prop_assert_eq!(L1Entry(host | flag).l2_offset(), Some(host));
+            prop_assert_eq!(L1Entry(host | flag).is_copied(), copied);
+            prop_assert_eq!(L1Entry(flag).l2_offset(), None);
+        }
+
+        #[test]
+        fn no_entry_is_too_strange(value: u64, subclusters: u64, bits: u32, index: u32) {
+            let entry = L2Entry { entry: value, subclusters };
+            entry.mapping(bits);
+            let (allocated, zero) = entry.subcluster(index % 32);
+            prop_assert_eq!(allocated, subclusters >> (index % 32) & 1 == 1);
+            prop_assert_eq!(zero, subclusters >> (index % 32 + 32) & 1 == 1);
+            entry.subcluster(index);
+        }
+    }
+}

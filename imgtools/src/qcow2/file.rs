@@ -1,0 +1,148 @@
+//! Bytes of an image's file: bounded reads, pokes, and the errors of both.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Why metadata could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Qcow2Error {
+    /// The system refused.
+    #[error("failed to {action} {}: {source}", path.display())]
+    Io {
+        /// What was to be done.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is no qcow2 image that can be read.
+    #[error("failed to read {} as a qcow2 image: {reason}", path.display())]
+    NotQcow2 {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something is said to be where the file has nothing.
+    #[error(
+        "failed to read the {what} of {}: {length} bytes at {offset:#x} are not in its {size} bytes",
+        path.display()
+    )]
+    OutOfFile {
+        /// What.
+        what: &'static str,
+        /// In which file.
+        path: PathBuf,
+        /// Where it is said to be.
+        offset: u64,
+        /// How long it is said to be.
+        length: u64,
+        /// The size of the file.
+        size: u64,
+    },
+}
+
+/// A file that is read in pieces that are known to be in it.
+#[derive(Debug)]
+pub(super) struct Source {
+    file: File,
+    path: PathBuf,
+    size: u64,
+}
+
+impl Source {
+    pub(super) fn open(path: &Path) -> Result<Source, Qcow2Error> {
+        let file = File::open(path).map_err(at("open", path))?;
+        let size = file.metadata().map_err(at("look at", path))?.len();
+        Ok(Source {
+            file,
+            path: path.to_owned(),
+            size,
+        })
+    }
+
+    /// Reads a piece. Its length is checked before memory is taken for it.
+    pub(super) fn read(
+        &self,
+        what: &'static str,
+        offset: u64,
+        length: u64,
+    ) -> Result<Vec<u8>, Qcow2Error> {
+        let inside = offset
+            .checked_add(length)
+            .is_some_and(|end| end <= self.size);
+        let Some(fits) = usize::try_from(length).ok().filter(|_| inside) else {
+            let (path, size) = (self.path.clone(), self.size);
+            return Err(Qcow2Error::OutOfFile {
+                what,
+                path,
+                offset,
+                length,
+                size,
+            });
+        };
+        let mut data = vec![0; fits];
+        self.file
+            .read_exact_at(&mut data, offset)
+            .map_err(at("read", &self.path))?;
+        Ok(data)
+    }
+
+    /// Reads a table of 64-bit numbers.
+    pub(super) fn table(
+        &self,
+        what: &'static str,
+        offset: u64,
+        entries: u64,
+    ) -> Result<Vec<u64>, Qcow2Error> {
+        let data = self.read(what, offset, entries.saturating_mul(8))?;
+        Ok(data
+            .chunks_exact(8)
+            .map(|bytes| number(bytes, 0, 8))
+            .collect())
+    }
+
+    pub(super) fn wrong(&self, reason: impl Into<String>) -> Qcow2Error {
+        Qcow2Error::NotQcow2 {
+            path: self.path.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// The big-endian number of so many bytes at this position; 0 for what is behind the end.
+pub(super) fn number(data: &[u8], position: usize, bytes: usize) -> u64 {
+    let field = data.iter().skip(position).take(bytes);
+    field.fold(0, |number, byte| (number << 8) | u64::from(*byte))
+}
+
+fn at<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> Qcow2Error + 'p {
+    move |source| Qcow2Error::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Writes bytes into a file, wherever that may be in its format. The file grows if it must.
+pub fn poke(path: impl AsRef<Path>, offset: u64, bytes: &[u8]) -> Result<(), Qcow2Error> {
+    let path = path.as_ref();
+    let file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(at("open", path))?;
+    file.write_all_at(bytes, offset).map_err(at("write", path))
+}
+
+/// Reads bytes of a file.
+pub fn peek(path: impl AsRef<Path>, offset: u64, length: u64) -> Result<Vec<u8>, Qcow2Error> {
+    Source::open(path.as_ref())?.read("bytes", offset, length)
+}

@@ -1,0 +1,184 @@
+//! An image: its tables, and where in the file each of their entries is.
+
+use std::path::Path;
+
+use super::file::{Source, number};
+use super::{
+    Bitmap, BitmapTableEntry, Extension, Header, L1Entry, L2Entry, Mapping, Qcow2Error, Snapshot,
+};
+
+/// A qcow2 image, open for reading.
+#[derive(Debug)]
+pub struct Image {
+    source: Source,
+    header: Header,
+}
+
+impl Image {
+    /// Opens a file and reads its header.
+    pub fn open(path: impl AsRef<Path>) -> Result<Image, Qcow2Error> {
+        let source = Source::open(path.as_ref())?;
+        let header = Header::read(&source)?;
+        Ok(Image { source, header })
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The name of the backing file, as it is in the image.
+    pub fn backing_file(&self) -> Result<Option<String>, Qcow2Error> {
+        if self.header.backing_file_offset == 0 {
+            return Ok(None);
+        }
+        let (offset, size) = (
+            self.header.backing_file_offset,
+            self.header.backing_file_size,
+        );
+        let name = self.source.read("backing file name", offset, size.into())?;
+        Ok(Some(String::from_utf8_lossy(&name).into_owned()))
+    }
+
+    /// The header extensions.
+    pub fn extensions(&self) -> Result<Vec<Extension>, Qcow2Error> {
+        self.header.extensions(&self.source)
+    }
+
+    /// The L1 table.
+    pub fn l1_table(&self) -> Result<Vec<L1Entry>, Qcow2Error> {
+        let table = self.source.table(
+            "L1 table",
+            self.header.l1_table_offset,
+            self.header.l1_size.into(),
+        )?;
+        Ok(table.into_iter().map(L1Entry).collect())
+    }
+
+    /// Where an L2 table is in the file, and the table; `None` if there is none.
+    pub fn l2_table(&self, l1_index: usize) -> Result<Option<(u64, Vec<L2Entry>)>, Qcow2Error> {
+        let offset = self
+            .l1_table()?
+            .get(l1_index)
+            .and_then(|entry| entry.l2_offset());
+        let Some(offset) = offset else {
+            return Ok(None);
+        };
+        let words = self
+            .source
+            .table("L2 table", offset, self.header.cluster_size() / 8)?;
+        let entries = match self.header.has_extended_l2() {
+            false => words
+                .into_iter()
+                .map(|entry| L2Entry {
+                    entry,
+                    subclusters: 0,
+                })
+                .collect(),
+            true => words
+                .chunks_exact(2)
+                .map(|pair| L2Entry {
+                    entry: pair[0],
+                    subclusters: pair[1],
+                })
+                .collect(),
+        };
+        Ok(Some((offset, entries)))
+    }
+
+    /// Where in the file the L2 entry for this offset of the guest is, and the entry; `None` if there
+    /// is no L2 table for it.
+    pub fn l2_entry(&self, guest: u64) -> Result<Option<(u64, L2Entry)>, Qcow2Error> {
+        let (entries, cluster) = (self.header.l2_entries(), guest >> self.header.cluster_bits);
+        let Ok(l1_index) = usize::try_from(cluster / entries) else {
+            return Ok(None);
+        };
+        let Some((table, found)) = self.l2_table(l1_index)? else {
+            return Ok(None);
+        };
+        let index = cluster % entries;
+        let width = self.header.cluster_size() / entries;
+        Ok(found
+            .get(index as usize)
+            .map(|entry| (table + index * width, *entry)))
+    }
+
+    /// What is at this offset of the guest.
+    pub fn lookup(&self, guest: u64) -> Result<Mapping, Qcow2Error> {
+        Ok(match self.l2_entry(guest)? {
+            Some((_, entry)) => entry.mapping(self.header.cluster_bits),
+            None => Mapping::Unallocated,
+        })
+    }
+
+    /// The refcount table: where each refcount block is, 0 for none.
+    pub fn refcount_table(&self) -> Result<Vec<u64>, Qcow2Error> {
+        let entries =
+            (self.header.cluster_size() / 8) * u64::from(self.header.refcount_table_clusters);
+        self.source
+            .table("refcount table", self.header.refcount_table_offset, entries)
+    }
+
+    /// Where in the file the refcount of the cluster at this offset of the file is: the offset of a
+    /// byte, and for refcounts of less than 8 bits how many bits of that byte are below it. `None` if
+    /// there is no refcount block for it.
+    pub fn refcount_position(&self, host: u64) -> Result<Option<(u64, u32)>, Qcow2Error> {
+        let cluster = host >> self.header.cluster_bits;
+        let entries = self.header.refcount_block_entries();
+        let Ok(index) = usize::try_from(cluster / entries) else {
+            return Ok(None);
+        };
+        let block = self
+            .refcount_table()?
+            .get(index)
+            .map_or(0, |entry| entry & !0x1ff);
+        if block == 0 {
+            return Ok(None);
+        }
+        let bit = (cluster % entries) << self.header.refcount_order;
+        Ok(Some((block.saturating_add(bit / 8), (bit % 8) as u32)))
+    }
+
+    /// How often the cluster at this offset of the file is used, by its refcount.
+    pub fn refcount(&self, host: u64) -> Result<u64, Qcow2Error> {
+        let Some((offset, shift)) = self.refcount_position(host)? else {
+            return Ok(0);
+        };
+        let bits = 1u64 << self.header.refcount_order;
+        let bytes = (bits / 8).max(1);
+        let data = self.source.read("refcount", offset, bytes)?;
+        let value = number(&data, 0, data.len()) >> shift;
+        Ok(if bits < 8 {
+            value & ((1 << bits) - 1)
+        } else {
+            value
+        })
+    }
+
+    /// The refcounts of all clusters that the file has.
+    pub fn refcounts(&self) -> Result<Vec<u64>, Qcow2Error> {
+        let clusters = self.source.size().div_ceil(self.header.cluster_size());
+        (0..clusters)
+            .map(|cluster| self.refcount(cluster << self.header.cluster_bits))
+            .collect()
+    }
+
+    /// The internal snapshots.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>, Qcow2Error> {
+        Snapshot::read_all(&self.source, &self.header)
+    }
+
+    /// The persistent bitmaps.
+    pub fn bitmaps(&self) -> Result<Vec<Bitmap>, Qcow2Error> {
+        Bitmap::read_all(&self.source, &self.extensions()?)
+    }
+
+    /// The table of a bitmap: where each of its clusters is.
+    pub fn bitmap_table(&self, bitmap: &Bitmap) -> Result<Vec<BitmapTableEntry>, Qcow2Error> {
+        let entries = u64::from(bitmap.table_size);
+        let table = self
+            .source
+            .table("bitmap table", bitmap.table_offset, entries)?;
+        Ok(table.into_iter().map(BitmapTableEntry).collect())
+    }
+}

@@ -1,0 +1,31 @@
+//! Reading the metadata of qcow2 images, and damaging it on purpose.
+//!
+//! This is for checking what QEMU has written, and for the corruption cases; it is no block driver.
+//! Fields and bits are those of QEMU's `docs/interop/qcow2`. Everything is read straight from the
+//! file: the image must not be in use. Nothing that an image says is believed before it is checked
+//! against the size of the file, so a damaged image is an error and never a crash.
+//!
+//! ```no_run
+//! use imgtools::qcow2::{Image, Mapping, field, poke};
+//!
+//! let image = Image::open("disk.qcow2")?;
+//! if let Mapping::Data { host, .. } = image.lookup(0)? {
+//!     println!("the first cluster is at {host:#x}, used {} times", image.refcount(host)?);
+//! }
+//! poke("disk.qcow2", field::INCOMPATIBLE_FEATURES, &2u64.to_be_bytes())?; // corrupt
+//! # Ok::<(), imgtools::qcow2::Qcow2Error>(())
+//! ```
+
+mod bitmap;
+mod entry;
+mod file;
+mod header;
+mod image;
+mod snapshot;
+
+pub use bitmap::{Bitmap, BitmapTableEntry};
+pub use entry::{L1Entry, L2Entry, Mapping};
+pub use file::{Qcow2Error, peek, poke};
+pub use header::{Extension, Header, field};
+pub use image::Image;
+pub use snapshot::Snapshot;

@@ -1,0 +1,284 @@
+//! The search for a program, and the account of it when it fails.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::AccessFlags;
+
+use super::{Tool, ToolKind, Version};
+use crate::process::ProcessError;
+
+/// How long a program may take to say its version: far more than any needs.
+const VERSION_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Looks for the programs of QEMU: where a flag says, else the environment (`QEMU_IMG_PROG` …), else
+/// in the build folder, in `PATH`, and in the provisioned prefixes; the first one found is it.
+///
+/// A flag and the environment are orders: when what they name is no good, that is an error, and the
+/// search does not go on.
+#[derive(Clone, Debug, Default)]
+pub struct Finder {
+    flags: BTreeMap<ToolKind, PathBuf>,
+    build_dir: Option<PathBuf>,
+    prefixes: Vec<PathBuf>,
+    arch: Option<String>,
+    environment: Option<BTreeMap<OsString, OsString>>,
+    known: BTreeMap<(ToolKind, PathBuf), Version>,
+}
+
+/// Where was looked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Where a flag said.
+    Flag,
+    /// Where this environment variable said.
+    Environment(&'static str),
+    /// In the build folder.
+    BuildDir,
+    /// In a folder of `PATH`.
+    Path,
+    /// In a provisioned prefix.
+    Prefix,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Flag => f.write_str("flag"),
+            Place::Environment(variable) => f.write_str(variable),
+            Place::BuildDir => f.write_str("build folder"),
+            Place::Path => f.write_str("PATH"),
+            Place::Prefix => f.write_str("prefix"),
+        }
+    }
+}
+
+/// What was wrong with a file.
+#[derive(Debug)]
+pub enum Problem {
+    /// There is none.
+    Missing,
+    /// It is no program that we may run.
+    NotExecutable,
+    /// It runs, but is not this program of QEMU. Here is what it said of its version.
+    NotQemu(String),
+    /// It could not be asked for its version, or failed to say it.
+    Broken(ProcessError),
+}
+
+/// One file that was looked at.
+#[derive(Debug)]
+pub struct Looked {
+    /// Why we looked there.
+    pub place: Place,
+    /// The file.
+    pub path: PathBuf,
+    /// Why it was not taken.
+    pub problem: Problem,
+}
+
+impl fmt::Display for Looked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ", self.place, self.path.display())?;
+        match &self.problem {
+            Problem::Missing => f.write_str("does not exist"),
+            Problem::NotExecutable => f.write_str("is not an executable file"),
+            Problem::NotQemu(said) => write!(f, "is not this program of QEMU; it says {said:?}"),
+            Problem::Broken(error) => write!(f, "does not run: {error}"),
+        }
+    }
+}
+
+/// A program was not found.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to find {kind}{}", list(looked))]
+pub struct FindError {
+    /// Which one.
+    pub kind: ToolKind,
+    /// Where was looked, in this order.
+    pub looked: Vec<Looked>,
+}
+
+fn list(looked: &[Looked]) -> String {
+    match looked {
+        [] => ": there was nowhere to look (PATH is empty)".to_owned(),
+        looked => looked
+            .iter()
+            .map(|looked| format!("\n  {looked}"))
+            .collect(),
+    }
+}
+
+impl Finder {
+    /// A search in the environment and `PATH`.
+    pub fn new() -> Finder {
+        Finder::default()
+    }
+
+    /// Takes this file, as a command-line flag said.
+    pub fn flag(mut self, kind: ToolKind, path: impl Into<PathBuf>) -> Finder {
+        self.flags.insert(kind, path.into());
+        self
+    }
+
+    /// Looks into QEMU's build folder.
+    pub fn build_dir(mut self, folder: impl Into<PathBuf>) -> Finder {
+        self.build_dir = Some(folder.into());
+        self
+    }
+
+    /// Looks into `PREFIX/bin` when all else fails; can be given more than once.
+    pub fn prefix(mut self, prefix: impl Into<PathBuf>) -> Finder {
+        self.prefixes.push(prefix.into());
+        self
+    }
+
+    /// The architecture of the emulator, by QEMU's name for it (default: this machine's).
+    pub fn arch(mut self, arch: impl Into<String>) -> Finder {
+        self.arch = Some(arch.into());
+        self
+    }
+
+    /// Uses these variables in the place of our environment.
+    pub fn environment<K: Into<OsString>, V: Into<OsString>>(
+        mut self,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Finder {
+        let variables = variables
+            .into_iter()
+            .map(|(key, value)| (key.into(), value.into()));
+        self.environment = Some(variables.collect());
+        self
+    }
+
+    /// The versions of files that need not be asked: the caller vouches that they have not changed.
+    pub fn known_versions(mut self, versions: BTreeMap<(ToolKind, PathBuf), Version>) -> Finder {
+        self.known = versions;
+        self
+    }
+
+    /// Finds a program, asks it for its version, and gives it the options of its environment
+    /// variable (words separated as in a shell). Blocks for as long as the program takes for that:
+    /// milliseconds.
+    pub fn find(&self, kind: ToolKind) -> Result<Tool, FindError> {
+        let mut looked = Vec::new();
+        for (place, path) in self.candidates(kind) {
+            let is_order = matches!(place, Place::Flag | Place::Environment(_));
+            match self.look(kind, &path) {
+                Ok(tool) => return Ok(tool),
+                Err(problem) => looked.push(Looked {
+                    place,
+                    path,
+                    problem,
+                }),
+            }
+            if is_order {
+                break;
+            }
+        }
+        Err(FindError { kind, looked })
+    }
+
+    fn variable(&self, name: &str) -> Option<OsString> {
+        let value = match &self.environment {
+            Some(variables) => variables.get(OsStr::new(name)).cloned(),
+            None => std::env::var_os(name),
+        };
+        value.filter(|value| !value.is_empty())
+    }
+
+    /// The files to look at, best first.
+    fn candidates(&self, kind: ToolKind) -> Vec<(Place, PathBuf)> {
+        let mut found = Vec::new();
+        if let Some(path) = self.flags.get(&kind) {
+            found.push((Place::Flag, path.clone()));
+        }
+        if let Some(path) = self.variable(kind.program_variable()) {
+            found.push((Place::Environment(kind.program_variable()), path.into()));
+        }
+        let names = self.names(kind);
+        let mut add = |place: Place, folder: &Path| {
+            found.extend(names.iter().map(|name| (place.clone(), folder.join(name))));
+        };
+        if let Some(folder) = &self.build_dir {
+            add(Place::BuildDir, folder);
+            if kind == ToolKind::StorageDaemon {
+                add(Place::BuildDir, &folder.join("storage-daemon"));
+            }
+        }
+        for folder in std::env::split_paths(&self.variable("PATH").unwrap_or_default()) {
+            // An empty entry would be the current folder, which nobody means.
+            if !folder.as_os_str().is_empty() {
+                add(Place::Path, &folder);
+            }
+        }
+        for prefix in &self.prefixes {
+            add(Place::Prefix, &prefix.join("bin"));
+        }
+        if kind == ToolKind::System {
+            // Where Red Hat's packages have their only emulator.
+            found.push((Place::Path, "/usr/libexec/qemu-kvm".into()));
+        }
+        found
+    }
+
+    fn names(&self, kind: ToolKind) -> Vec<String> {
+        match kind {
+            ToolKind::System => {
+                let arch = self
+                    .arch
+                    .as_deref()
+                    .unwrap_or(match std::env::consts::ARCH {
+                        "x86" => "i386",
+                        "powerpc64" => "ppc64",
+                        other => other,
+                    });
+                vec![format!("{}-{arch}", kind.name())]
+            }
+            _ => vec![kind.name().to_owned()],
+        }
+    }
+
+    fn look(&self, kind: ToolKind, path: &Path) -> Result<Tool, Problem> {
+        let metadata = std::fs::metadata(path).map_err(|_| Problem::Missing)?;
+        let executable = metadata.is_file() && nix::unistd::access(path, AccessFlags::X_OK).is_ok();
+        if !executable {
+            return Err(Problem::NotExecutable);
+        }
+        // A path without a slash would be looked for in PATH again.
+        let path = if path.components().count() == 1 {
+            &Path::new(".").join(path)
+        } else {
+            path
+        };
+        let mut tool = Tool::new(kind, path);
+        tool.version = self.known.get(&(kind, path.to_owned())).copied();
+        if tool.version.is_none() {
+            tool.version = Some(Self::ask(&tool)?);
+        }
+        if let Some(options) = self.variable(kind.options_variable()) {
+            let options = options.to_string_lossy();
+            // An unfinished quotation is taken as words, as the old harness takes everything.
+            tool.options = shlex::split(&options)
+                .unwrap_or_else(|| options.split_whitespace().map(str::to_owned).collect());
+        }
+        Ok(tool)
+    }
+
+    fn ask(tool: &Tool) -> Result<Version, Problem> {
+        let asked = tool.command().arg("--version").deadline(VERSION_DEADLINE);
+        let output = asked.run_blocking().map_err(Problem::Broken)?;
+        let banner = output.stdout_text();
+        if let Some(version) = Version::from_banner(&banner, &[tool.kind.banner_name()]) {
+            return Ok(version);
+        }
+        let said = banner.lines().next().unwrap_or_default().to_owned();
+        Err(match output.check() {
+            Ok(_) => Problem::NotQemu(said),
+            Err(error) => Problem::Broken(error),
+        })
+    }
+}

@@ -1,0 +1,365 @@
+//! The qcow2 reader against what QEMU writes and says, and against damage.
+
+use imgtools::image::ImageSpec;
+use imgtools::img::{BitmapAction, FormatSpecific};
+use imgtools::io::IoCommand;
+use imgtools::qcow2::{Extension, Image, Mapping, Qcow2Error, field, peek, poke};
+use imgtools::raw;
+use proptest::prelude::*;
+
+use crate::support::{Folder, Tools, all_tools};
+
+const MIB: u64 = 1 << 20;
+
+fn create(tools: &Tools, folder: &Folder, name: &str, options: &str) -> (String, ImageSpec) {
+    let path = folder.path(name);
+    let create = tools.img.create(&path).format("qcow2").options(options);
+    create.size(MIB).run_blocking().unwrap();
+    (path.clone(), ImageSpec::file(path).format("qcow2"))
+}
+
+const VARIANTS: [&str; 8] = [
+    "",
+    "compat=0.10",
+    "cluster_size=512",
+    "cluster_size=2M",
+    "refcount_bits=1",
+    "refcount_bits=4,cluster_size=4k",
+    "refcount_bits=64",
+    "extended_l2=on",
+];
+
+#[test]
+fn the_mapping_of_every_cluster_is_the_one_that_qemu_reports() {
+    for tools in all_tools() {
+        for options in VARIANTS {
+            let folder = Folder::new();
+            let (path, image) = create(&tools, &folder, "x", options);
+            let writes = [
+                IoCommand::write(0, 4096).pattern(1),
+                IoCommand::write(256 * 1024, 65536).pattern(2),
+                IoCommand::write(MIB - 65536, 65536).pattern(3),
+            ];
+            tools
+                .io
+                .open(&image)
+                .commands(&writes)
+                .run_blocking()
+                .unwrap();
+            let opened = Image::open(&path).unwrap();
+            let cluster = opened.header().cluster_size();
+            for extent in tools.img.map(&image).run_blocking().unwrap() {
+                let Some(offset) = extent.offset else {
+                    continue;
+                };
+                for guest in (extent.start..extent.end()).filter(|at| at % cluster == 0) {
+                    let host = offset + (guest - extent.start);
+                    let found = opened.lookup(guest).unwrap();
+                    assert_eq!(
+                        found,
+                        Mapping::Data { host, copied: true },
+                        "{options}: {guest}"
+                    );
+                    assert_eq!(opened.refcount(host).unwrap(), 1, "{options}: {guest}");
+                }
+            }
+            // What it says is there is there.
+            let Mapping::Data { host, .. } = opened.lookup(0).unwrap() else {
+                panic!("{options}")
+            };
+            raw::verify_fill(&path, host..host + 4096.min(cluster), 1).unwrap();
+            // In a clean image each cluster of the file is used once or, at its end, not at all.
+            let refcounts = opened.refcounts().unwrap();
+            assert!(
+                refcounts.iter().all(|count| *count <= 1),
+                "{options}: {refcounts:?}"
+            );
+            assert!(
+                refcounts.iter().filter(|count| **count == 1).count() >= 4,
+                "{options}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_header_is_the_one_that_info_tells_of() {
+    for tools in all_tools() {
+        for options in VARIANTS {
+            let folder = Folder::new();
+            let (path, image) = create(&tools, &folder, "x", options);
+            let info = tools.img.info(&image).run_blocking().unwrap();
+            let Some(FormatSpecific::Qcow2(specific)) = &info.format_specific else {
+                panic!()
+            };
+            let opened = Image::open(&path).unwrap();
+            let header = opened.header();
+            assert_eq!(header.size, info.virtual_size);
+            assert_eq!(Some(header.cluster_size()), info.cluster_size);
+            assert_eq!(1 << header.refcount_order, specific.refcount_bits);
+            assert_eq!(
+                header.version,
+                if specific.compat == "0.10" { 2 } else { 3 }
+            );
+            assert_eq!(
+                Some(header.has_extended_l2()),
+                specific.extended_l2.or(Some(false))
+            );
+            assert!(!header.is_dirty() && !header.is_corrupt());
+            assert_eq!(opened.backing_file().unwrap(), None);
+        }
+        let folder = Folder::new();
+        let path = folder.path("x");
+        let create = tools
+            .img
+            .create(&path)
+            .format("qcow2")
+            .option("compression_type", "zstd");
+        create
+            .backing("a,b", "raw")
+            .unsafe_backing()
+            .size(MIB)
+            .run_blocking()
+            .unwrap();
+        let opened = Image::open(&path).unwrap();
+        assert_eq!(opened.header().compression_type, 1);
+        assert_eq!(opened.backing_file().unwrap().as_deref(), Some("a,b"));
+        let extensions = opened.extensions().unwrap();
+        let format = extensions
+            .iter()
+            .find(|found| found.kind == Extension::BACKING_FORMAT);
+        assert_eq!(format.unwrap().data, b"raw");
+        assert!(
+            extensions
+                .iter()
+                .any(|found| found.kind == Extension::FEATURE_NAMES)
+        );
+    }
+}
+
+#[test]
+fn bitmaps_and_snapshots_are_read() {
+    for tools in all_tools() {
+        let folder = Folder::new();
+        let (path, image) = create(&tools, &folder, "x", "");
+        for (name, granularity) in [("first", 512), ("second", 65536)] {
+            let bitmap = tools.img.bitmap(&image, name).granularity(granularity);
+            bitmap.action(BitmapAction::Add).run_blocking().unwrap();
+        }
+        let disable = tools
+            .img
+            .bitmap(&image, "second")
+            .action(BitmapAction::Disable);
+        disable.run_blocking().unwrap();
+        tools
+            .io
+            .open(&image)
+            .command("write 0 4k")
+            .run_blocking()
+            .unwrap();
+        tools
+            .img
+            .snapshot_create(&image, "a snapshot")
+            .run_blocking()
+            .unwrap();
+
+        let opened = Image::open(&path).unwrap();
+        let bitmaps = opened.bitmaps().unwrap();
+        let found: Vec<_> = bitmaps
+            .iter()
+            .map(|bitmap| {
+                (
+                    &*bitmap.name,
+                    bitmap.granularity_bits,
+                    bitmap.is_auto(),
+                    bitmap.is_in_use(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [("first", 9, true, false), ("second", 16, false, false)]
+        );
+        let table = opened.bitmap_table(&bitmaps[0]).unwrap();
+        let bits = table[0].offset().expect("the write was recorded");
+        assert_eq!(
+            peek(&path, bits, 2).unwrap(),
+            [0xff, 0],
+            "8 sectors of 512 bytes"
+        );
+        assert!(!table[0].is_all_ones());
+
+        let snapshots = opened.snapshots().unwrap();
+        let listed = tools.img.snapshots(&image).run_blocking().unwrap();
+        assert_eq!((snapshots.len(), listed.len()), (1, 1));
+        assert_eq!(
+            (&snapshots[0].name, &snapshots[0].id),
+            (&listed[0].name, &listed[0].id)
+        );
+        assert_eq!(i64::from(snapshots[0].date_sec), listed[0].date_sec);
+        assert_eq!(
+            (snapshots[0].disk_size, snapshots[0].vm_state_size),
+            (Some(MIB), 0)
+        );
+        // What a snapshot shares is used twice.
+        let Mapping::Data {
+            host,
+            copied: false,
+        } = opened.lookup(0).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(opened.refcount(host).unwrap(), 2);
+    }
+}
+
+#[test]
+fn zeroes_and_compressed_clusters_are_told_apart() {
+    for tools in all_tools() {
+        let folder = Folder::new();
+        let (path, image) = create(&tools, &folder, "x", "");
+        let write = [
+            "write -c -P 1 0 64k",
+            "write -z 64k 64k",
+            "write -P 1 128k 64k",
+            "write -z 128k 64k",
+        ];
+        tools
+            .io
+            .open(&image)
+            .commands(write)
+            .run_blocking()
+            .unwrap();
+        let opened = Image::open(&path).unwrap();
+        let Mapping::Compressed { host, sectors } = opened.lookup(0).unwrap() else {
+            panic!()
+        };
+        assert!(host > 0 && sectors >= 1);
+        assert_eq!(opened.lookup(65536).unwrap(), Mapping::Zero { host: None });
+        assert!(matches!(
+            opened.lookup(131072).unwrap(),
+            Mapping::Zero { host: Some(_) } | Mapping::Zero { host: None }
+        ));
+        assert_eq!(opened.lookup(196608).unwrap(), Mapping::Unallocated);
+        assert_eq!(opened.lookup(1 << 60).unwrap(), Mapping::Unallocated);
+    }
+}
+
+#[test]
+fn a_poked_feature_bit_is_what_qemu_then_sees() {
+    for tools in all_tools() {
+        let folder = Folder::new();
+        let (path, image) = create(&tools, &folder, "x", "");
+        poke(&path, field::INCOMPATIBLE_FEATURES, &2u64.to_be_bytes()).unwrap();
+        assert!(Image::open(&path).unwrap().header().is_corrupt());
+        let info = tools.img.info(&image).run_blocking().unwrap();
+        let Some(FormatSpecific::Qcow2(specific)) = info.format_specific else {
+            panic!()
+        };
+        assert_eq!(specific.corrupt, Some(true));
+    }
+}
+
+#[test]
+fn what_is_no_image_is_an_error() {
+    let folder = Folder::new();
+    let path = folder.path("x");
+    std::fs::write(&path, "no image").unwrap();
+    let error = Image::open(&path).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("as a qcow2 image: it does not begin as one"),
+        "{error}"
+    );
+    assert!(matches!(
+        Image::open(folder.path("y")),
+        Err(Qcow2Error::Io { .. })
+    ));
+    assert!(matches!(
+        peek(&path, 4, 5),
+        Err(Qcow2Error::OutOfFile { .. })
+    ));
+    assert!(matches!(
+        peek(&path, u64::MAX, 2),
+        Err(Qcow2Error::OutOfFile { .. })
+    ));
+}
+
+/// Reads everything; whether that is possible is not asked.
+fn read_all(path: &str) {
+    let Ok(image) = Image::open(path) else { return };
+    let _ = (
+        image.backing_file(),
+        image.extensions(),
+        image.l1_table(),
+        image.refcount_table(),
+    );
+    let _ = (
+        image.snapshots(),
+        image.lookup(0),
+        image.lookup(u64::MAX),
+        image.refcount(u64::MAX),
+    );
+    let _ = (
+        image.l2_table(0),
+        image.l2_table(usize::MAX),
+        image.l2_entry(MIB / 2),
+    );
+    let _ = image.refcounts();
+    for bitmap in image.bitmaps().unwrap_or_default() {
+        let _ = image.bitmap_table(&bitmap);
+    }
+}
+
+#[test]
+fn no_damage_makes_the_reader_crash() {
+    let Some(tools) = all_tools().pop() else {
+        return;
+    };
+    let folder = Folder::new();
+    let (path, image) = create(&tools, &folder, "x", "cluster_size=4k");
+    let bitmap = tools.img.bitmap(&image, "b").action(BitmapAction::Add);
+    bitmap.run_blocking().unwrap();
+    tools
+        .img
+        .snapshot_create(&image, "s")
+        .run_blocking()
+        .unwrap();
+    let good = std::fs::read(&path).unwrap();
+    let bad = folder.path("bad");
+    let opened = Image::open(&path).unwrap();
+    // Where metadata is: the header, and the tables that it names.
+    let header = opened.header();
+    let places = [
+        0,
+        header.l1_table_offset,
+        header.refcount_table_offset,
+        header.snapshots_offset,
+        opened.bitmaps().unwrap()[0].entry_offset,
+    ];
+    let damage = prop::collection::vec(
+        (
+            prop::sample::select(places.to_vec()),
+            0u64..160,
+            any::<u64>(),
+        ),
+        1..4,
+    );
+    proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) }, |(
+        damage in damage, cut in 0usize..40_000, cut_it in any::<bool>(),
+    )| {
+        let mut data = good.clone();
+        for (place, offset, value) in damage {
+            let at = (place + offset) as usize;
+            if let Some(bytes) = data.get_mut(at..at + 8) {
+                bytes.copy_from_slice(&value.to_be_bytes());
+            }
+        }
+        if cut_it {
+            data.truncate(cut);
+        }
+        std::fs::write(&bad, &data).unwrap();
+        read_all(&bad);
+    });
+}

@@ -1,0 +1,3 @@
+//! Dirty bitmaps.
+
+mod persistent;

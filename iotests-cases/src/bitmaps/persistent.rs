@@ -1,0 +1,231 @@
+//! Bitmaps that are stored in the image. The upstream test is 165.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use iotests_core::author::MachineBuilder;
+use iotests_core::prelude::*;
+
+use crate::fixtures::bytes::FileBytes;
+use crate::fixtures::effect::assert_read_only;
+
+/// Regions that are not all aligned to the bitmap's granularity, which is [`GRANULARITY`].
+const FIRST: [Range<u64>; 2] = [0xf_ff00..0x10_ff00, 0x20_0000..0x30_0000];
+const SECOND: [Range<u64>; 2] = [0x1000_0000..0x1002_0000, 0x3fff_0000..0x4000_0000];
+
+/// Not the default, which is the size of a cluster: it has to be kept as well.
+const GRANULARITY: u64 = 32 * KIB;
+
+/// A persistent bitmap is there after a restart, with all that it has recorded, and records on; a
+/// read-only machine in between neither loses nor changes it.
+#[case(upstream = "165::TestPersistentDirtyBitmap::test_persistent", formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], host = Host::Any)]
+async fn survives_restarts(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(GIB).create().await?;
+    let writable = t.host().drive(&disk);
+    let vm = writable.launch().await?;
+    add_bitmap(&vm).await?;
+    let first = record(&vm, &[&FIRST]).await?;
+    vm.shutdown().await?;
+    assert_stored(&disk).await?;
+
+    t.step("a read-only machine");
+    let stored = FileBytes::of(&disk)?;
+    let vm = read_only(t, &disk).launch().await?;
+    assert_recorded(&vm, &first, &[&FIRST], false).await?;
+    // A bitmap that is lost is complained about.
+    vm.shutdown().await?;
+    stored.assert_unchanged()?;
+
+    t.step("writable again");
+    let vm = writable.launch().await?;
+    assert_recorded(&vm, &first, &[&FIRST], true).await?;
+    let both = record(&vm, &[&FIRST, &SECOND]).await?;
+    vm.shutdown().await?;
+    let vm = writable.launch().await?;
+    assert_recorded(&vm, &both, &[&FIRST, &SECOND], true).await?;
+    vm.shutdown().await?;
+    assert_stored(&disk).await?;
+    assert_data(&disk).await
+}
+
+/// A persistent bitmap on a read-only node cannot change; when the node is reopened for writing, the
+/// bitmap records on, and is stored at the end.
+#[case(upstream = "165::TestPersistentDirtyBitmap::test_reopen_rw", formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], needs = [Command("blockdev-reopen")], host = Host::Any)]
+async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(GIB).create().await?;
+    let writable = t.host().drive(&disk);
+    let vm = writable.launch().await?;
+    add_bitmap(&vm).await?;
+    let first = record(&vm, &[&FIRST]).await?;
+    let both = record(&vm, &[&FIRST, &SECOND]).await?;
+    let bitmap = json!({"node": "disk", "name": "bitmap0"});
+    vm.cmd("block-dirty-bitmap-clear", &bitmap).await?;
+    vm.assert_bitmap("disk", "bitmap0", json!({"count": 0}))
+        .await?;
+    let again = record(&vm, &[&FIRST]).await?;
+    json!(again).assert("", first.as_str())?;
+    vm.shutdown().await?;
+
+    t.step("read-only");
+    let vm = read_only(t, &disk).launch().await?;
+    assert_recorded(&vm, &first, &[&FIRST], false).await?;
+    assert_write_refused(&vm).await?;
+    for command in ["block-dirty-bitmap-clear", "block-dirty-bitmap-remove"] {
+        let call = vm.cmd(command, &bitmap);
+        call.expect_error("GenericError", "readonly").await?;
+    }
+    assert_recorded(&vm, &first, &[&FIRST], false).await?;
+
+    t.step("reopened");
+    let mut node = disk.node();
+    node["read-only"] = false.into();
+    if vm.backend() == Backend::System {
+        // What a drive is given beside its file counts as the default here.
+        node["file"] = json!({"driver": "file", "filename": disk});
+    }
+    vm.cmd("blockdev-reopen", json!({"options": [node]}))
+        .await?;
+    assert_recorded(&vm, &first, &[&FIRST], true).await?;
+    let reopened = record(&vm, &[&FIRST, &SECOND]).await?;
+    json!(reopened).assert("", both.as_str())?;
+    vm.shutdown().await?;
+    assert_stored(&disk).await?;
+
+    let vm = read_only(t, &disk).launch().await?;
+    assert_recorded(&vm, &both, &[&FIRST, &SECOND], false).await?;
+    vm.shutdown().await?;
+    assert_data(&disk).await
+}
+
+/// A bitmap that nobody stored, because its machine was killed, is inconsistent: it is told so, is of
+/// no use, and can only be removed.
+#[case(formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], host = Host::Any)]
+async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(GIB).create().await?;
+    let writable = t.host().drive(&disk);
+    let vm = writable.launch().await?;
+    add_bitmap(&vm).await?;
+    vm.shutdown().await?;
+    let vm = writable.launch().await?;
+    record(&vm, &[&FIRST]).await?;
+    vm.kill().await?;
+
+    let vm = writable.launch().await?;
+    let told = json!({"inconsistent": true, "recording": false, "persistent": true});
+    vm.assert_bitmap("disk", "bitmap0", told).await?;
+    let bitmap = json!({"node": "disk", "name": "bitmap0"});
+    for command in ["block-dirty-bitmap-clear", "block-dirty-bitmap-enable"] {
+        let call = vm.cmd(command, &bitmap);
+        call.expect_error("GenericError", "inconsistent").await?;
+    }
+    vm.cmd("block-dirty-bitmap-remove", &bitmap).await?;
+    vm.shutdown().await?;
+    disk.assert_clean().await?;
+    let info = disk.info().await?;
+    info.assert_absent("format-specific/data/bitmaps")
+}
+
+/// The same disk, read-only.
+fn read_only(t: &Test, disk: &Image) -> MachineBuilder {
+    match t.backend() {
+        Some(Backend::System) => t.host().drive(Drive::of(disk).option("read-only", "on")),
+        _ => {
+            let mut node = disk.node();
+            node["read-only"] = true.into();
+            t.host().blockdev(node)
+        }
+    }
+}
+
+/// The name of the drive, or of the node where there are only nodes.
+fn drive(vm: &Machine) -> &'static str {
+    match vm.backend() {
+        Backend::System => "drive0",
+        Backend::Qsd => "disk",
+    }
+}
+
+async fn add_bitmap(vm: &Machine) -> CaseResult {
+    let bitmap = json!({
+        "node": drive(vm), "name": "bitmap0", "persistent": true, "granularity": GRANULARITY,
+    });
+    vm.cmd("block-dirty-bitmap-add", bitmap).await?;
+    Ok(())
+}
+
+/// Writes the last of these regions, after which the bitmap has all of them. Returns the hash of its
+/// contents.
+async fn record(vm: &Machine, regions: &[&[Range<u64>]]) -> CaseResult<String> {
+    let before = vm.bitmap_sha256(drive(vm), "bitmap0").await?;
+    for region in regions[regions.len() - 1] {
+        vm.write(drive(vm), regions.len() as u8, region.clone())
+            .await?;
+    }
+    let after = vm.bitmap_sha256(drive(vm), "bitmap0").await?;
+    if before == after {
+        return Err(Failure::new("the bitmap has not recorded the writes"));
+    }
+    assert_recorded(vm, &after, regions, true).await?;
+    Ok(after)
+}
+
+/// The bitmap is in good order and has exactly these regions.
+async fn assert_recorded(
+    vm: &Machine,
+    sha256: &str,
+    regions: &[&[Range<u64>]],
+    writable: bool,
+) -> CaseResult {
+    let mut dirty = BTreeSet::new();
+    for region in regions.concat() {
+        dirty.extend(region.start / GRANULARITY..region.end.div_ceil(GRANULARITY));
+    }
+    let told = json!({
+        "count": dirty.len() as u64 * GRANULARITY, "granularity": GRANULARITY,
+        "recording": true, "persistent": true, "busy": false,
+    });
+    vm.assert_bitmap("disk", "bitmap0", told).await?;
+    let bitmaps = vm.node("disk").await?;
+    bitmaps.assert_absent("dirty-bitmaps[0]/inconsistent")?;
+    bitmaps.assert_absent("dirty-bitmaps[1]")?;
+    assert_read_only(vm, &[("disk", !writable)]).await?;
+    json!(vm.bitmap_sha256(drive(vm), "bitmap0").await?).assert("", sha256)
+}
+
+/// Nobody can write to the disk.
+async fn assert_write_refused(vm: &Machine) -> CaseResult {
+    match vm.backend() {
+        Backend::System => {
+            let answer = vm.hmp("qemu-io drive0 \"write 256M 128k\"").await?;
+            json!(answer.contains("read-only"))
+                .assert("", true)
+                .context(answer)
+        }
+        Backend::Qsd => {
+            let writable =
+                json!({"type": "nbd", "id": "export", "node-name": "disk", "writable": true});
+            let call = vm.cmd("block-export-add", writable);
+            call.expect_error("GenericError", "read-only").await
+        }
+    }
+}
+
+/// The image names the bitmap, which is not in use, and is in good order.
+async fn assert_stored(disk: &Image) -> CaseResult {
+    disk.assert_clean().await?;
+    let info = disk.info().await?;
+    let bitmap = json!({"name": "bitmap0", "granularity": GRANULARITY, "flags": ["auto"]});
+    info.assert("format-specific/data/bitmaps", json!([bitmap]))
+}
+
+/// All regions hold what was written last, and the space between holds nothing.
+async fn assert_data(disk: &Image) -> CaseResult {
+    let mut patterns = Vec::new();
+    for (number, regions) in [FIRST, SECOND].into_iter().enumerate() {
+        for region in regions {
+            patterns.push((0, region.start - MIB / 2..region.start));
+            patterns.push((number as u8 + 1, region));
+        }
+    }
+    disk.assert_patterns(&patterns).await
+}

@@ -1,0 +1,214 @@
+//! Commits in chains whose files name their backing files in other ways.
+
+use std::path::{Path, PathBuf};
+
+use iotests_core::prelude::*;
+
+use super::chain::{Chain, Layer, UNSUPPORTED, commit_drive};
+use super::refused::{MID_TO_MID, REVERSED, Refusal, UNKNOWN_BASE, UNKNOWN_DEVICE, UNKNOWN_TOP};
+use crate::fixtures::content::Content;
+use crate::fixtures::effect::{
+    assert_backing, assert_no_jobs, assert_read_only, assert_refused, node_and_layers,
+};
+
+/// A chain in three folders, each overlay naming its backing file from its own folder.
+async fn relative_chain(t: &Test) -> CaseResult<Chain> {
+    let base = t
+        .image("base")
+        .folder("dir1")
+        .format(RAW)
+        .size(2 * MIB)
+        .create()
+        .await?;
+    let mid = t
+        .image("mid")
+        .folder("dir2")
+        .backing_as(&base, RELATIVE[0])
+        .create()
+        .await?;
+    let top = t
+        .image("top")
+        .folder("dir2/dir3")
+        .backing_as(&mid, RELATIVE[1])
+        .create()
+        .await?;
+    Chain::of([base, mid, top], Chain::contents(2 * MIB)).await
+}
+
+/// The names of base and mid, as the overlays know them.
+const RELATIVE: [&str; 2] = ["../dir1/base", "../mid"];
+
+/// A machine that finds the chain by the names in the files.
+async fn launch(t: &Test, chain: &Chain) -> CaseResult<Machine> {
+    let mut node = chain.top.node();
+    if let Some(node) = node.as_object_mut() {
+        node.remove("backing");
+    }
+    t.host().blockdev(node).launch().await
+}
+
+/// The files of the chain below a node are these, by whatever names.
+async fn assert_files(vm: &Machine, images: &[&Image]) -> CaseResult {
+    let mut files = Vec::new();
+    let node = node_and_layers(vm, "top").await?;
+    let mut layer = &node["image"];
+    while let Some(name) = layer["filename"].as_str() {
+        files.push(resolved(name)?);
+        layer = &layer["backing-image"];
+    }
+    let expected: CaseResult<Vec<PathBuf>> =
+        images.iter().map(|i| resolved(i.filename())).collect();
+    json!(files).assert("", json!(expected?))
+}
+
+fn resolved(name: impl AsRef<Path>) -> CaseResult<PathBuf> {
+    let name = name.as_ref();
+    std::fs::canonicalize(name).context(format!("resolving {}", name.display()))
+}
+
+const COMMITS: &[Row<Layer>] = &[
+    Row::new("mid", Layer::Mid).upstream("040::TestRelativePaths::test_commit"),
+    Row::new("active", Layer::Top).upstream("040::TestRelativePaths::test_top_is_active"),
+];
+
+/// A commit finds its layers by the relative names that the overlays have for them, and the new name
+/// in a header leads to the base.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = COMMITS)]
+async fn may_be_relative(t: &mut Test, from: &Layer) -> CaseResult {
+    let chain = relative_chain(t).await?;
+    let vm = launch(t, &chain).await?;
+    let all = chain.merged(Layer::Top, Layer::Base);
+    let job = vm.commit("top").set("base", RELATIVE[0]);
+    if *from == Layer::Top {
+        let job = job.set("top", chain.top.filename()).start().await?;
+        job.complete().await?;
+        assert_files(&vm, &[&chain.top, &chain.mid, &chain.base]).await?;
+    } else {
+        job.set("top", RELATIVE[1]).start().await?.wait().await?;
+        assert_files(&vm, &[&chain.top, &chain.base]).await?;
+    }
+    assert_no_jobs(&vm).await?;
+    all.assert_read(&vm, "top").await?;
+    vm.shutdown().await?;
+
+    chain
+        .merged(*from, Layer::Base)
+        .assert_alone_in(&chain.base)
+        .await?;
+    chain
+        .content(Layer::Mid)
+        .assert_alone_in(&chain.mid)
+        .await?;
+    chain
+        .content(Layer::Top)
+        .assert_alone_in(&chain.top)
+        .await?;
+    all.assert_in(&chain.top).await?;
+    let info = chain.top.info().await?;
+    if *from == Layer::Top {
+        return info.assert("backing-filename", RELATIVE[1]);
+    }
+    info.assert("backing-filename-format", RAW.name())?;
+    let named = info
+        .at("full-backing-filename")?
+        .as_str()
+        .unwrap_or_default();
+    json!(resolved(named)?).assert("", json!(resolved(chain.base.filename())?))
+}
+
+const REFUSALS: &[Row<Refusal>] = &[
+    Row::new("unknown-device", UNKNOWN_DEVICE)
+        .upstream("040::TestRelativePaths::test_device_not_found"),
+    Row::new("top-is-base", MID_TO_MID).upstream("040::TestRelativePaths::test_top_same_base"),
+    Row::new("unknown-top", UNKNOWN_TOP).upstream("040::TestRelativePaths::test_top_invalid"),
+    Row::new("unknown-base", UNKNOWN_BASE).upstream("040::TestRelativePaths::test_base_invalid"),
+    Row::new("reversed", REVERSED).upstream("040::TestRelativePaths::test_top_and_base_reversed"),
+];
+
+/// A commit that names no chain of layers is refused, also by relative names, and changes nothing.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = REFUSALS)]
+async fn are_refused_by_relative_names(t: &mut Test, refusal: &Refusal) -> CaseResult {
+    let chain = relative_chain(t).await?;
+    let vm = launch(t, &chain).await?;
+    let names = [RELATIVE[0], RELATIVE[1], chain.top.filename()];
+    refusal.assert(&vm, vm.commit("top"), names).await?;
+    assert_files(&vm, &[&chain.top, &chain.mid, &chain.base]).await?;
+    vm.shutdown().await?;
+    chain.assert_files_unchanged()
+}
+
+/// An overlay that is itself read-only is reopened for its new header, and is read-only again.
+#[case(upstream = "040::TestReopenOverlay::test_reopen_overlay", formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+async fn are_renamed_in_a_read_only_overlay(t: &mut Test) -> CaseResult {
+    let below = Content::nothing(MIB).numbered(0x20, 0..16);
+    let data = Content::nothing(MIB).numbered(0x60, 0..2);
+    let img0 = t.image("img0").format(RAW).size(MIB).create().await?;
+    below.write_to(&img0).await?;
+    let img1 = t.image("img1").backing(&img0).create().await?;
+    data.write_to(&img1).await?;
+    let img2 = t.image("img2").backing(&img1).create().await?;
+    let img3 = t.image("img3").backing(&img2).create().await?;
+    let vm = t.host().drive(&img3).launch().await?;
+
+    let job = commit_drive(&vm, "img3");
+    let job = job.set("top", img1.filename()).set("base", img0.filename());
+    job.start().await?.wait().await?;
+    assert_no_jobs(&vm).await?;
+    vm.assert_chain("img3 -> img2 -> img0").await?;
+    assert_read_only(&vm, &[("img3", false), ("img2", true), ("img0", true)]).await?;
+    vm.shutdown().await?;
+
+    assert_backing(&img2, &img0).await?;
+    assert_backing(&img3, &img2).await?;
+    data.assert_alone_in(&img1).await?;
+    for overlay in [&img2, &img3] {
+        overlay.assert_clean().await?;
+        Content::nothing(MIB).assert_alone_in(overlay).await?;
+    }
+    img3.assert_same_as(&img0).await?;
+    data.over(&below).assert_alone_in(&img0).await
+}
+
+const BASES: &[Row<bool>] = &[
+    Row::new("recorded", false).upstream("040::TestCommitWithOverriddenBacking::test_commit_to_a"),
+    Row::new("in-use", true).upstream("040::TestCommitWithOverriddenBacking::test_commit_to_b"),
+];
+
+/// An overlay that was opened with another backing file than it records can be committed to that one
+/// only.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = BASES)]
+async fn may_be_overridden(t: &mut Test, in_use: &bool) -> CaseResult {
+    let content = |first, range| Content::nothing(MIB).numbered(first, range);
+    let contents = [
+        content(0x20, 0..8),
+        content(0x40, 0..8),
+        content(0x60, 4..12),
+    ];
+    let recorded = t.image("recorded").size(MIB).create().await?;
+    let other = t.image("other").size(MIB).create().await?;
+    let top = t.image("top").backing(&recorded).create().await?;
+    for (image, content) in [&recorded, &other, &top].into_iter().zip(&contents) {
+        content.write_to(image).await?;
+    }
+    let mut node = top.node();
+    node["backing"] = other.node();
+    let vm = t.host().blockdev(node).launch().await?;
+
+    let mut committed = contents[1].clone();
+    if *in_use {
+        let job = vm.commit("top").set("base", other.filename());
+        job.start().await?.complete().await?;
+        committed = contents[2].over(&contents[1]);
+    } else {
+        let job = vm.commit("top").set("base", recorded.filename());
+        assert_refused(&vm, job, "GenericError", recorded.filename()).await?;
+    }
+    assert_no_jobs(&vm).await?;
+    vm.assert_chain("top -> other").await?;
+    vm.shutdown().await?;
+    contents[0].assert_alone_in(&recorded).await?;
+    committed.assert_alone_in(&other).await?;
+    contents[2].assert_alone_in(&top).await?;
+    assert_backing(&top, &recorded).await?;
+    Ok(())
+}

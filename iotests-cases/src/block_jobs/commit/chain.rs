@@ -1,0 +1,232 @@
+//! The chain `top -> mid -> base` that most cases commit in.
+
+use iotests_core::prelude::*;
+
+use crate::fixtures::bytes::FileBytes;
+use crate::fixtures::content::{CLUSTER, Content};
+use crate::fixtures::effect::{assert_backing, assert_no_jobs, assert_read_only};
+
+/// Creation options that change what the layers allocate, which is looked at cluster by cluster.
+pub(super) const UNSUPPORTED: &[&str] = &["cluster_size", "extended_l2", "preallocation"];
+
+/// A layer of the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Layer {
+    /// The raw image at the bottom.
+    Base,
+    /// The overlay between.
+    Mid,
+    /// The active layer.
+    Top,
+}
+
+/// From the bottom up.
+const LAYERS: [Layer; 3] = [Layer::Base, Layer::Mid, Layer::Top];
+
+/// How large the images of the chain are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// 2 MiB: enough for several requests of a job.
+    Full,
+    /// Nothing: a job has no work to do.
+    Zero,
+}
+
+/// Three images, each with data of its own.
+pub(super) struct Chain {
+    pub(super) base: Image,
+    pub(super) mid: Image,
+    pub(super) top: Image,
+    contents: [Content; 3],
+    /// What the files are at first.
+    files: [FileBytes; 3],
+    size: u64,
+}
+
+impl Chain {
+    /// Makes the images.
+    pub(super) async fn create(t: &Test, size: Size) -> CaseResult<Chain> {
+        let bytes = if size == Size::Full { 2 * MIB } else { 0 };
+        Chain::with(t, Chain::contents(bytes)).await
+    }
+
+    /// Makes the images with other contents.
+    pub(super) async fn with(t: &Test, contents: [Content; 3]) -> CaseResult<Chain> {
+        let size = contents[0].size();
+        let base = t.image("base").format(RAW).size(size).create().await?;
+        let mid = t.image("mid").backing(&base).create().await?;
+        let top = t.image("top").backing(&mid).create().await?;
+        Chain::of([base, mid, top], contents).await
+    }
+
+    /// Puts data into images that are there.
+    pub(super) async fn of(images: [Image; 3], contents: [Content; 3]) -> CaseResult<Chain> {
+        for (image, content) in images.iter().zip(&contents) {
+            content.write_to(image).await?;
+        }
+        let [base, mid, top] = images;
+        let files = [
+            FileBytes::of(&base)?,
+            FileBytes::of(&mid)?,
+            FileBytes::of(&top)?,
+        ];
+        let size = contents[0].size();
+        Ok(Chain {
+            base,
+            mid,
+            top,
+            contents,
+            files,
+            size,
+        })
+    }
+
+    /// What each layer holds at first: data that it has alone, data over that of lower layers, and
+    /// zeroes over data, in contiguous runs and in single clusters.
+    pub(super) fn contents(size: u64) -> [Content; 3] {
+        let nothing = Content::nothing(size);
+        [
+            nothing.clone().numbered(0x20, 0..24),
+            nothing
+                .clone()
+                .numbered(0x60, 8..18)
+                .zeroes(18..19)
+                .numbered(0x60, 20..25)
+                .numbered(0x60, 31..32),
+            nothing
+                .numbered(0xa0, 12..13)
+                .zeroes(16..17)
+                .numbered(0xa0, 22..24)
+                .numbered(0xa0, 30..31),
+        ]
+    }
+
+    /// A cluster that only the base has data in, one of the middle layer, and one of the top.
+    const IN_EACH_LAYER: [usize; 3] = [0, 8, 12];
+
+    /// A cluster that no layer has data in.
+    pub(super) const FREE: usize = 28;
+
+    /// What a layer held at first.
+    pub(super) fn content(&self, layer: Layer) -> &Content {
+        &self.contents[layer as usize]
+    }
+
+    /// What all layers from `top` down to `base` hold together.
+    pub(super) fn merged(&self, top: Layer, base: Layer) -> Content {
+        LAYERS
+            .into_iter()
+            .filter(|layer| (base..=top).contains(layer))
+            .fold(Content::nothing(self.size), |below, layer| {
+                self.content(layer).over(&below)
+            })
+    }
+
+    /// The image of a layer.
+    pub(super) fn image(&self, layer: Layer) -> &Image {
+        match layer {
+            Layer::Base => &self.base,
+            Layer::Mid => &self.mid,
+            Layer::Top => &self.top,
+        }
+    }
+
+    /// The names of the files, from the bottom up.
+    pub(super) fn names(&self) -> [&str; 3] {
+        LAYERS.map(|layer| self.image(layer).filename())
+    }
+
+    /// A machine with the chain as its drive. A guest's device is at work, and has read from each
+    /// layer.
+    pub(super) async fn launch(&self, t: &Test) -> CaseResult<Machine> {
+        let vm = t.host().drive(&self.top).launch().await?;
+        let bytes = self.merged(Layer::Top, Layer::Base).bytes();
+        let read = |cluster: &usize| {
+            let at = *cluster as u64 * CLUSTER;
+            Some(format!("read -P {} {at} {CLUSTER}", bytes.get(*cluster)?))
+        };
+        let reads = Chain::IN_EACH_LAYER.iter().filter_map(read);
+        vm.io_all(device(&vm), reads).await?;
+        Ok(vm)
+    }
+
+    /// A guest reads what the whole chain held at first.
+    pub(super) async fn assert_guest_reads(&self, vm: &Machine) -> CaseResult {
+        let all = self.merged(Layer::Top, Layer::Base);
+        all.assert_read(vm, device(vm)).await
+    }
+
+    /// The guest's device uses this layer's node.
+    pub(super) async fn assert_root(&self, vm: &Machine, layer: Layer) -> CaseResult {
+        let root = self.image(layer).name();
+        let (command, path) = match vm.backend() {
+            Backend::System => ("query-block", "[0]/inserted/node-name"),
+            Backend::Qsd => ("query-block-exports", "[0]/node-name"),
+        };
+        vm.cmd(command, ()).await?.assert(path, root)
+    }
+
+    /// A machine has its chain as at first, and no job: the nodes, who may write to them, and what a
+    /// guest reads.
+    pub(super) async fn assert_nodes_unchanged(&self, vm: &Machine) -> CaseResult {
+        assert_no_jobs(vm).await?;
+        vm.assert_chain("top -> mid -> base").await?;
+        assert_read_only(vm, &[("top", false), ("mid", true), ("base", true)]).await?;
+        self.assert_root(vm, Layer::Top).await?;
+        self.assert_guest_reads(vm).await
+    }
+
+    /// The files of these layers are as they were.
+    pub(super) fn assert_unchanged(&self, layers: &[Layer]) -> CaseResult {
+        let mut files = layers.iter().map(|layer| &self.files[*layer as usize]);
+        files.try_for_each(FileBytes::assert_unchanged)
+    }
+
+    /// All files are as they were.
+    pub(super) fn assert_files_unchanged(&self) -> CaseResult {
+        self.assert_unchanged(&LAYERS)
+    }
+
+    /// A commit down to the base began and did not end: the base may have some of the data, and
+    /// everything else is as it was.
+    pub(super) async fn assert_files_half_committed(&self, top: Layer) -> CaseResult {
+        let all = self.merged(top, Layer::Base);
+        let none = self.content(Layer::Base);
+        all.assert_partly_in(&self.base, none).await?;
+        self.assert_unchanged(&[Layer::Mid, Layer::Top])
+    }
+
+    /// The images are without errors and as large as they were, the middle one names the base as its
+    /// backing file, and the top one names `below_top`.
+    pub(super) async fn assert_headers(&self, below_top: Layer) -> CaseResult {
+        let header = self.base.header().await?;
+        header.assert("virtual-size", self.size)?;
+        for (image, below) in [(&self.mid, &self.base), (&self.top, self.image(below_top))] {
+            image.assert_clean().await?;
+            let header = assert_backing(image, below).await?;
+            header.assert("virtual-size", self.size)?;
+        }
+        Ok(())
+    }
+}
+
+/// By which name commands and I/O reach the guest's end of the chain.
+pub(super) fn device(vm: &Machine) -> &'static str {
+    match vm.backend() {
+        Backend::System => "drive0",
+        Backend::Qsd => "top",
+    }
+}
+
+/// A commit of that device.
+pub(super) fn commit(vm: &Machine) -> JobBuilder {
+    commit_drive(vm, "top")
+}
+
+/// A commit of the drive whose node this is. The job is called like the drive, where that has a name.
+pub(super) fn commit_drive(vm: &Machine, node: &str) -> JobBuilder {
+    match vm.backend() {
+        Backend::System => vm.commit("drive0").named_by_device(),
+        Backend::Qsd => vm.commit(node),
+    }
+}

@@ -1,0 +1,196 @@
+//! Commits that run to their end.
+
+use iotests_core::prelude::*;
+
+use super::chain::{Chain, Layer, Size, UNSUPPORTED, commit, device};
+use crate::fixtures::content::{CLUSTER, Content};
+use crate::fixtures::effect::{assert_no_jobs, assert_nodes_gone, assert_read_only};
+
+use Layer::{Base, Mid, Top};
+use Size::{Full, Zero};
+
+/// A commit by the layers that are named to the command.
+struct Commit {
+    size: Size,
+    /// What is committed; the active layer if left out.
+    top: Option<Named>,
+    /// Where to; the bottom of the chain if left out.
+    base: Option<Named>,
+}
+
+/// A layer, named by the path of its file or by its node.
+#[derive(Clone, Copy)]
+enum Named {
+    Path(Layer),
+    Node(Layer),
+}
+use Named::{Node, Path};
+
+const COMMITS: &[Row<Commit>] = &[
+    row("mid-by-path", Full, Some(Path(Mid)), Some(Path(Base)))
+        .upstream("040::TestSingleDrive::test_commit"),
+    row("mid-by-node", Full, Some(Node(Mid)), Some(Node(Base)))
+        .upstream("040::TestSingleDrive::test_commit_node"),
+    row("mid-into-default", Full, Some(Node(Mid)), None),
+    row("active-by-path", Full, Some(Path(Top)), Some(Path(Base)))
+        .upstream("040::TestSingleDrive::test_top_is_active"),
+    row("active-by-node", Full, Some(Node(Top)), Some(Node(Base))),
+    row("active-by-default", Full, None, None)
+        .upstream("040::TestSingleDrive::test_top_is_default_active"),
+    row("active-into-mid", Full, None, Some(Node(Mid))),
+    row("empty-mid-by-path", Zero, Some(Path(Mid)), Some(Path(Base)))
+        .upstream("040::TestActiveZeroLengthImage::test_commit"),
+    row("empty-mid-by-node", Zero, Some(Node(Mid)), Some(Node(Base)))
+        .upstream("040::TestActiveZeroLengthImage::test_commit_node"),
+    row(
+        "empty-active-by-path",
+        Zero,
+        Some(Path(Top)),
+        Some(Path(Base)),
+    )
+    .upstream("040::TestActiveZeroLengthImage::test_top_is_active"),
+    row("empty-active-by-default", Zero, None, None)
+        .upstream("040::TestActiveZeroLengthImage::test_top_is_default_active"),
+];
+
+const fn row(
+    name: &'static str,
+    size: Size,
+    top: Option<Named>,
+    base: Option<Named>,
+) -> Row<Commit> {
+    Row::new(name, Commit { size, top, base })
+}
+
+impl Commit {
+    fn job(&self, chain: &Chain, vm: &Machine) -> JobBuilder {
+        let mut job = commit(vm);
+        for (key, named) in [("top", self.top), ("base", self.base)] {
+            job = match named {
+                Some(Path(layer)) => job.set(key, chain.image(layer).filename()),
+                Some(Node(layer)) => job.set(&format!("{key}-node"), chain.image(layer).name()),
+                None => job,
+            };
+        }
+        job
+    }
+
+    /// The layers that are committed: from this one down to that one.
+    fn layers(&self) -> (Layer, Layer) {
+        let layer = |named: Option<Named>| named.map(|(Path(layer) | Node(layer))| layer);
+        (
+            layer(self.top).unwrap_or(Top),
+            layer(self.base).unwrap_or(Base),
+        )
+    }
+}
+
+/// A commit moves the data of upper layers down and takes them out of the chain, in which everything
+/// reads as before.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = COMMITS)]
+async fn moves_the_data_down(t: &mut Test, row: &Commit) -> CaseResult {
+    let chain = Chain::create(t, row.size).await?;
+    let vm = chain.launch(t).await?;
+    let (top, base) = row.layers();
+
+    let mut job = row.job(&chain, &vm).start().await?;
+    let whose = json!({"type": "commit", "device": job.id()});
+    let ended = if top == Top {
+        job.wait_ready().await?;
+        if row.size == Full {
+            let free = Chain::FREE as u64 * CLUSTER;
+            vm.write(device(&vm), WRITTEN, free..free + CLUSTER).await?;
+        }
+        job.complete().await?
+    } else {
+        job.wait().await?
+    };
+    ended
+        .event
+        .assert_includes(&json!({"event": "BLOCK_JOB_COMPLETED", "data": whose}))?;
+    ended.event.assert_absent("data/error")?;
+
+    assert_nodes(&chain, &vm, top, base).await?;
+    vm.shutdown().await?;
+    assert_files(&chain, top, base).await
+}
+
+/// A base that is smaller than what is committed into it grows, and holds what lay behind its end.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+async fn grows_a_base_that_is_smaller(t: &mut Test) -> CaseResult {
+    let data = 1536 * KIB..2 * MIB;
+    let base = t.image("base").format(RAW).size(MIB).fill(0x11);
+    let base = base.create().await?;
+    let mid = t.image("mid").backing(&base).size(2 * MIB);
+    let mid = mid.write(0x22, data.clone()).create().await?;
+    let top = t.image("top").backing(&mid).create().await?;
+    let vm = t.host().drive(&top).launch().await?;
+
+    let job = commit(&vm).top(&mid).base(&base);
+    job.start().await?.wait().await?;
+
+    assert_no_jobs(&vm).await?;
+    vm.assert_chain("top -> base").await?;
+    assert_read_only(&vm, &[("top", false), ("base", true)]).await?;
+    vm.shutdown().await?;
+    let header = base.header().await?;
+    header.assert("virtual-size", 2 * MIB)?;
+    for image in [&base, &top] {
+        let patterns = [(0x11, 0..MIB), (0, MIB..data.start), (0x22, data.clone())];
+        image.assert_patterns(&patterns).await?;
+    }
+    Ok(())
+}
+
+/// What a guest writes while a commit of the active layer is ready: it goes to both ends.
+const WRITTEN: u8 = 0x77;
+
+/// What the layers of the chain hold together, with what the guest wrote.
+fn merged(chain: &Chain, top: Layer, base: Layer, active: bool) -> Content {
+    let content = chain.merged(top, base);
+    match active {
+        true => content.written(WRITTEN, Chain::FREE),
+        false => content,
+    }
+}
+
+/// The chain of the machine has no layer from `top` down to above `base`.
+async fn assert_nodes(chain: &Chain, vm: &Machine, top: Layer, base: Layer) -> CaseResult {
+    assert_no_jobs(vm).await?;
+    let (active, name) = (top == Top, chain.image(base).name());
+    let all = merged(chain, Top, Base, active);
+    all.assert_read(vm, device(vm)).await?;
+    assert_read_only(vm, &[(name, !active)]).await?;
+    if !active {
+        chain.assert_root(vm, Top).await?;
+        vm.assert_chain("top -> base").await?;
+        return assert_read_only(vm, &[("top", false)]).await;
+    }
+    chain.assert_root(vm, base).await?;
+    match base {
+        Mid => vm.assert_chain("mid -> base").await?,
+        _ => vm.assert_chain("base").await?,
+    }
+    match vm.backend() {
+        Backend::System => assert_nodes_gone(vm, &["top"]).await,
+        // It was made by the monitor, which keeps it.
+        Backend::Qsd => vm.assert_chain("top -> mid -> base").await,
+    }
+}
+
+/// The base holds all that was committed, and nothing else changed but the header that names it.
+async fn assert_files(chain: &Chain, top: Layer, base: Layer) -> CaseResult {
+    let active = top == Top;
+    for layer in [Base, Mid, Top] {
+        let from = if layer == base { top } else { layer };
+        let written = active && (layer == base || layer == Top);
+        let own = merged(chain, from, layer, written);
+        own.assert_alone_in(chain.image(layer)).await?;
+    }
+    chain
+        .assert_headers(if active { Mid } else { base })
+        .await?;
+    let guest = if active { base } else { Top };
+    let all = merged(chain, Top, Base, active);
+    all.assert_in(chain.image(guest)).await
+}

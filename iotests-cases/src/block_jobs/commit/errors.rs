@@ -1,0 +1,209 @@
+//! Commits that meet an I/O error, and what their error policy makes of it.
+
+use iotests_core::prelude::*;
+
+use super::chain::{Chain, Layer, UNSUPPORTED};
+use crate::fixtures::content::{CLUSTER, Content};
+use crate::fixtures::effect::{State, assert_no_jobs, assert_read_only};
+
+/// An error that happens once, and what is to follow.
+struct Injected {
+    /// Whether the active layer is committed, or the one below it.
+    active: bool,
+    operation: &'static str,
+    /// The job's `on-error`.
+    policy: &'static str,
+}
+
+const ERRORS: &[Row<Injected>] = &[
+    row("active-read-report", true, "read", "report")
+        .upstream("040::TestErrorHandling::testActiveReadErrorReport"),
+    row("active-read-stop", true, "read", "stop")
+        .upstream("040::TestErrorHandling::testActiveReadErrorStop"),
+    row("active-read-ignore", true, "read", "ignore")
+        .upstream("040::TestErrorHandling::testActiveReadErrorIgnore"),
+    row("active-write-report", true, "write", "report")
+        .upstream("040::TestErrorHandling::testActiveWriteErrorReport"),
+    row("active-write-stop", true, "write", "stop")
+        .upstream("040::TestErrorHandling::testActiveWriteErrorStop"),
+    row("active-write-ignore", true, "write", "ignore")
+        .upstream("040::TestErrorHandling::testActiveWriteErrorIgnore"),
+    row("mid-read-report", false, "read", "report")
+        .upstream("040::TestErrorHandling::testIntermediateReadErrorReport"),
+    row("mid-read-stop", false, "read", "stop")
+        .upstream("040::TestErrorHandling::testIntermediateReadErrorStop"),
+    row("mid-read-ignore", false, "read", "ignore")
+        .upstream("040::TestErrorHandling::testIntermediateReadErrorIgnore"),
+    row("mid-write-report", false, "write", "report")
+        .upstream("040::TestErrorHandling::testIntermediateWriteErrorReport"),
+    row("mid-write-stop", false, "write", "stop")
+        .upstream("040::TestErrorHandling::testIntermediateWriteErrorStop"),
+    row("mid-write-ignore", false, "write", "ignore")
+        .upstream("040::TestErrorHandling::testIntermediateWriteErrorIgnore"),
+];
+
+const fn row(
+    name: &'static str,
+    active: bool,
+    operation: &'static str,
+    policy: &'static str,
+) -> Row<Injected> {
+    Row::new(
+        name,
+        Injected {
+            active,
+            operation,
+            policy,
+        },
+    )
+}
+
+/// How many clusters of the upper layers are allocated.
+const ALLOCATED: usize = 8;
+
+impl Injected {
+    /// The layers between which the job copies.
+    fn layers(&self) -> (Layer, Layer) {
+        match self.active {
+            true => (Layer::Top, Layer::Mid),
+            false => (Layer::Mid, Layer::Base),
+        }
+    }
+
+    /// Whether this is the layer that the error happens in.
+    fn is_in(&self, layer: Layer) -> bool {
+        let (from, into) = self.layers();
+        layer == if self.operation == "read" { from } else { into }
+    }
+
+    /// A layer as a node, which fails once where its first data lies.
+    async fn node(&self, chain: &Chain, layer: Layer) -> CaseResult<Value> {
+        let image = chain.image(layer);
+        let mut node = image.node();
+        if let Some(below) = image.backing() {
+            node["backing"] = below.name().into();
+        }
+        if self.is_in(layer) {
+            let map = image.own_map().await?;
+            let first = map.find(&json!({"start": 0, "data": true}))?;
+            let offset = first.at("offset")?.as_u64().unwrap_or_default();
+            let error = json!({"event": format!("{}_aio", self.operation), "sector": offset / 512, "once": true});
+            let image = image.protocol_node();
+            node["file"] = json!({"driver": "blkdebug", "image": image, "inject-error": [error]});
+        }
+        Ok(node)
+    }
+
+    /// The events of the job, which are to come in this order.
+    fn events(&self, job: &str) -> Vec<Value> {
+        let len = match self.active {
+            true => ALLOCATED as u64 * CLUSTER,
+            false => 2 * MIB,
+        };
+        let event = |name: &str, data: Value| json!({"event": name, "data": data});
+        let error = json!({"device": job, "operation": self.operation, "action": self.policy});
+        let mut job = json!({"device": job, "type": "commit", "len": len, "speed": 0});
+        let mut events = vec![event("BLOCK_JOB_ERROR", error)];
+        if self.policy == "report" {
+            job["error"] = "Input/output error".into();
+        } else {
+            job["offset"] = len.into();
+        }
+        if self.active && self.policy != "report" {
+            events.push(event("BLOCK_JOB_READY", job.clone()));
+        }
+        events.push(event("BLOCK_JOB_COMPLETED", job));
+        events
+    }
+
+    /// What must be in the files after a failure: where the error was, what was there before. Other
+    /// requests may have been under way, and may have been done.
+    async fn assert_files_after_failure(&self, chain: &Chain) -> CaseResult {
+        let (from, into) = self.layers();
+        let before = chain.merged(into, Layer::Base);
+        let after = chain.merged(from, Layer::Base).same_as(&before, 0);
+        after.assert_partly_in(chain.image(into), &before).await?;
+        for layer in [Layer::Base, Layer::Mid, Layer::Top] {
+            if layer != into {
+                let own = chain.content(layer);
+                own.assert_alone_in(chain.image(layer)).await?;
+            }
+        }
+        chain.assert_headers(Layer::Mid).await
+    }
+
+    /// What must be in the files after a success, at whatever attempt.
+    async fn assert_files(&self, chain: &Chain) -> CaseResult {
+        let (from, into) = self.layers();
+        for layer in [Layer::Base, Layer::Mid, Layer::Top] {
+            let upper = if layer == into { from } else { layer };
+            let own = chain.merged(upper, layer);
+            own.assert_alone_in(chain.image(layer)).await?;
+        }
+        chain
+            .assert_headers(if self.active { Layer::Mid } else { Layer::Base })
+            .await
+    }
+}
+
+/// An I/O error ends a commit, pauses it or is tried again, as its error policy says; in the end the
+/// data is all there, or untouched.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("blkdebug")], host = Host::Any, rows = ERRORS)]
+async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
+    let nothing = || Content::nothing(2 * MIB);
+    let contents = [
+        nothing().numbered(0x20, 0..32),
+        nothing().numbered(0x60, 0..ALLOCATED),
+        nothing().numbered(0xa0, 0..ALLOCATED),
+    ];
+    let chain = Chain::with(t, contents).await?;
+    let mut vm = t.host();
+    for layer in [Layer::Base, Layer::Mid, Layer::Top] {
+        vm = vm.blockdev(row.node(&chain, layer).await?);
+    }
+    let vm = vm.launch().await?;
+    let before = State::of(&vm).await?;
+    let (from, into) = row.layers();
+
+    let mut job = vm
+        .commit("top")
+        .top(chain.image(from))
+        .base(chain.image(into));
+    if !row.active {
+        // The node with the errors has no name that a header should have.
+        job = job.set("backing-file", chain.image(into).filename());
+    }
+    let mut job = job.set("on-error", row.policy).start().await?;
+    let id = job.id().to_owned();
+    if row.policy == "stop" {
+        job.wait_status("paused").await?;
+        let paused = json!({"paused": true, "io-status": "failed"});
+        job.block_info().await?.assert_includes(&paused)?;
+        job.resume().await?;
+    }
+    let failed = row.policy == "report";
+    match (failed, row.active) {
+        (true, _) => job.wait().expect_error("Input/output error").await?,
+        (false, true) => drop(job.complete().await?),
+        (false, false) => drop(job.wait().await?),
+    }
+
+    let names =
+        ["ERROR", "READY", "CANCELLED", "COMPLETED"].map(|name| format!("BLOCK_JOB_{name}"));
+    let events = vm.take_events(Matcher::one_of(names));
+    json!(events).assert_includes(&json!(row.events(&id)))?;
+    let last = &events[events.len() - 1]["data"];
+    json!(last["offset"] == last["len"]).assert("", !failed)?;
+    assert_no_jobs(&vm).await?;
+    if failed || row.active {
+        before.assert_same(&vm).await?;
+    } else {
+        vm.assert_chain("top -> base").await?;
+        assert_read_only(&vm, &[("top", false), ("mid", false), ("base", false)]).await?;
+    }
+    vm.shutdown().await?;
+    match failed {
+        true => row.assert_files_after_failure(&chain).await,
+        false => row.assert_files(&chain).await,
+    }
+}

@@ -1,0 +1,225 @@
+//! Commits in a chain with filters on top of it and in it.
+
+use iotests_core::prelude::*;
+
+use super::chain::UNSUPPORTED;
+
+use crate::fixtures::content::Content;
+use crate::fixtures::effect::{
+    assert_backing, assert_no_jobs, assert_nodes_gone, assert_read_only,
+};
+
+/// `top-filter -> cow-3 -> cow-2 -> cow-1 -> bottom-filter -> cow-0`. The images know nothing of each
+/// other.
+struct Filtered {
+    images: Vec<Image>,
+    contents: Vec<Content>,
+}
+
+impl Filtered {
+    async fn create(t: &Test) -> CaseResult<Filtered> {
+        let ranges = [(0x20, 0..12), (0x50, 4..16), (0x80, 10..22), (0xb0, 16..32)];
+        let (mut images, mut contents) = (Vec::new(), Vec::new());
+        for (number, (first, range)) in ranges.into_iter().enumerate() {
+            let image = t
+                .image(&format!("cow-{number}"))
+                .size(2 * MIB)
+                .create()
+                .await?;
+            let content = Content::nothing(2 * MIB).numbered(first, range);
+            content.write_to(&image).await?;
+            images.push(image);
+            contents.push(content);
+        }
+        Ok(Filtered { images, contents })
+    }
+
+    /// The whole chain as one node.
+    fn node(&self) -> Value {
+        let filter = |name: &str, file: Value| json!({"driver": "throttle", "node-name": name, "throttle-group": "group", "file": file});
+        let above = |image: &Image, below: Value| {
+            let mut node = image.node();
+            node["backing"] = below;
+            node
+        };
+        let bottom = filter("bottom-filter", self.images[0].node());
+        let chain = self.images[1..]
+            .iter()
+            .fold(bottom, |below, image| above(image, below));
+        filter("top-filter", chain)
+    }
+
+    /// What these layers hold together.
+    fn merged(&self, top: usize, base: usize) -> Content {
+        let layers = self.contents[base + 1..=top].iter();
+        layers.fold(self.contents[base].clone(), |below, layer| {
+            layer.over(&below)
+        })
+    }
+
+    async fn assert_guest_reads(&self, vm: &Machine) -> CaseResult {
+        self.merged(3, 0).assert_read(vm, "top-filter").await
+    }
+
+    /// What was committed from `top` into `base` is there, and no other layer changed; of the headers
+    /// only that of `renamed` did, which names the base.
+    async fn assert_files(&self, top: usize, base: usize, renamed: Option<usize>) -> CaseResult {
+        for (number, image) in self.images.iter().enumerate() {
+            let upper = if number == base { top } else { number };
+            self.merged(upper, number).assert_alone_in(image).await?;
+            image.assert_clean().await?;
+            if renamed == Some(number) {
+                assert_backing(image, &self.images[base]).await?;
+            } else {
+                let header = image.header().await?;
+                header
+                    .assert_absent("backing-filename")
+                    .context(image.to_string())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// From the first node down, this is the chain: the `file` of a filter, the backing node of others.
+async fn assert_line(vm: &Machine, names: &[&str]) -> CaseResult {
+    let mut path = String::new();
+    for pair in names.windows(2) {
+        path += if pair[0].ends_with("filter") {
+            "/file"
+        } else {
+            "/backing"
+        };
+        vm.assert_block_path(names[0], &path, pair[1]).await?;
+    }
+    path += "/backing";
+    vm.assert_block_path(names[0], &path, None).await
+}
+
+/// A commit of `top` into `base`, by number.
+struct Commit {
+    top: usize,
+    base: usize,
+    /// The chain afterwards.
+    line: &'static [&'static str],
+    /// The nodes that are not needed any more.
+    gone: &'static [&'static str],
+}
+
+const COMMITS: &[Row<Commit>] = &[
+    Row::new(
+        "beside-filters",
+        Commit {
+            top: 2,
+            base: 1,
+            line: &["top-filter", "cow-3", "cow-1", "bottom-filter", "cow-0"],
+            gone: &["cow-2"],
+        },
+    )
+    .upstream("040::TestCommitWithFilters::test_filterless_commit"),
+    Row::new(
+        "through-a-filter",
+        Commit {
+            top: 1,
+            base: 0,
+            line: &["top-filter", "cow-3", "cow-2", "cow-0"],
+            gone: &["cow-1", "bottom-filter"],
+        },
+    )
+    .upstream("040::TestCommitWithFilters::test_commit_through_filter"),
+    Row::new(
+        "active-below-a-filter",
+        Commit {
+            top: 3,
+            base: 2,
+            line: &["top-filter", "cow-2", "cow-1", "bottom-filter", "cow-0"],
+            gone: &["cow-3"],
+        },
+    )
+    .upstream("040::TestCommitWithFilters::test_filtered_active_commit_without_filter"),
+];
+
+/// A commit takes out the filters between its layers, and leaves those above and below.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("throttle")], host = Host::Any, rows = COMMITS)]
+async fn between_the_layers_go(t: &mut Test, row: &Commit) -> CaseResult {
+    let chain = Filtered::create(t).await?;
+    let group = json!({"qom-type": "throttle-group", "id": "group"});
+    let vm = t
+        .host()
+        .object(group)
+        .blockdev(chain.node())
+        .launch()
+        .await?;
+    chain.assert_guest_reads(&vm).await?;
+
+    let (top, base) = (&chain.images[row.top], &chain.images[row.base]);
+    let active = row.top == 3;
+    let job = vm.commit("top-filter").top(top).base(base);
+    if active {
+        job.start().await?.complete().await?;
+    } else {
+        // Filters make for names that no header should have.
+        let job = job.set("backing-file", base.filename());
+        job.start().await?.wait().await?;
+    }
+
+    assert_no_jobs(&vm).await?;
+    assert_line(&vm, row.line).await?;
+    assert_nodes_gone(&vm, row.gone).await?;
+    assert_read_only(&vm, &[("top-filter", false), (base.name(), !active)]).await?;
+    chain.assert_guest_reads(&vm).await?;
+    vm.shutdown().await?;
+    let renamed = (!active).then_some(row.top + 1);
+    chain.assert_files(row.top, row.base, renamed).await
+}
+
+/// A commit of the active layer takes out the filter on top of it as well: the guest's device, which
+/// kept that from being deleted, then uses the base.
+#[case(upstream = "040::TestCommitWithFilters::test_filtered_active_commit_with_filter", formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("throttle")], host = Host::Any)]
+async fn on_top_goes_with_the_active_layer(t: &mut Test) -> CaseResult {
+    let chain = Filtered::create(t).await?;
+    let group = json!({"qom-type": "throttle-group", "id": "group"});
+    let vm = t.host().object(group);
+    let vm = match t.backend() {
+        Some(Backend::System) => vm.device("virtio-scsi,id=scsi").launch().await?,
+        _ => vm.launch().await?,
+    };
+    vm.cmd("blockdev-add", chain.node()).await?;
+    if vm.backend() == Backend::System {
+        let disk =
+            json!({"driver": "scsi-hd", "id": "disk", "bus": "scsi.0", "drive": "top-filter"});
+        vm.cmd("device_add", disk).await?;
+    }
+    // On a storage daemon this makes an export, which stands for the device.
+    chain.assert_guest_reads(&vm).await?;
+
+    let top_filter = json!({"node-name": "top-filter"});
+    let in_use = vm.cmd("blockdev-del", &top_filter);
+    in_use
+        .expect_error("GenericError", "Node top-filter is in use")
+        .await?;
+    vm.commit("top-filter")
+        .base("cow-2")
+        .start()
+        .await?
+        .complete()
+        .await?;
+    vm.cmd("blockdev-del", &top_filter).await?;
+
+    assert_no_jobs(&vm).await?;
+    assert_nodes_gone(&vm, &["top-filter", "cow-3"]).await?;
+    assert_line(&vm, &["cow-2", "cow-1", "bottom-filter", "cow-0"]).await?;
+    assert_read_only(&vm, &[("cow-2", false), ("cow-1", true)]).await?;
+    match vm.backend() {
+        Backend::System => {
+            let drives = vm.cmd("query-block", ()).await?;
+            drives.find(&json!({"qdev": "disk", "inserted": {"node-name": "cow-2"}}))?;
+        }
+        Backend::Qsd => {
+            let exports = vm.cmd("query-block-exports", ()).await?;
+            exports.assert("[0]/node-name", "cow-2")?;
+        }
+    }
+    vm.shutdown().await?;
+    chain.assert_files(3, 2, None).await
+}

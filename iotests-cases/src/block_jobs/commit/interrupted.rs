@@ -1,0 +1,215 @@
+//! Commits that are held in their middle, looked at, and ended before their time.
+
+use iotests_core::prelude::*;
+
+use super::chain::{Chain, Layer, Size, UNSUPPORTED, commit};
+use crate::fixtures::effect::{assert_no_jobs, node_and_layers};
+
+use Size::{Full, Zero};
+
+/// When a filter is put beside the chain.
+#[derive(Clone, Copy, PartialEq)]
+enum Filter {
+    /// Before the job starts.
+    First,
+    /// While it runs.
+    Later,
+}
+use Filter::{First, Later};
+
+const QUITS: &[Row<(Size, Filter, u64)>] = &[
+    Row::new("filter-first", (Full, First, 0))
+        .upstream("040::TestSingleDrive::test_commit_with_filter_and_quit"),
+    Row::new("filter-later", (Full, Later, 0))
+        .upstream("040::TestSingleDrive::test_commit_plus_filter_and_quit"),
+    Row::new("empty-filter-first", (Zero, First, 0))
+        .upstream("040::TestActiveZeroLengthImage::test_commit_with_filter_and_quit"),
+    Row::new("empty-filter-later", (Zero, Later, 0))
+        .upstream("040::TestActiveZeroLengthImage::test_commit_plus_filter_and_quit"),
+    Row::new("half-way-filter-first", (Full, First, HELD)),
+    Row::new("half-way-filter-later", (Full, Later, HELD)),
+];
+
+/// A speed at which a job never gets beyond its first request.
+const HELD: u64 = 1;
+
+/// Quitting in the middle of a commit, which cancels it while everything is drained, ends the
+/// process in good order even though a filter beside the chain uses one of its layers.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("throttle")], host = Host::Any, rows = QUITS)]
+async fn is_cancelled_by_quit(
+    t: &mut Test,
+    (size, filter, speed): &(Size, Filter, u64),
+) -> CaseResult {
+    let chain = Chain::create(t, *size).await?;
+    let vm = chain.launch(t).await?;
+    let group = json!({"qom-type": "throttle-group", "id": "group"});
+    vm.cmd("object-add", group).await?;
+    let node = json!({"driver": "throttle", "node-name": "filter", "throttle-group": "group", "file": "mid"});
+
+    if *filter == First {
+        vm.cmd("blockdev-add", &node).await?;
+    }
+    let job = commit(&vm).speed(*speed).start().await?;
+    if *filter == Later {
+        vm.cmd("blockdev-add", &node).await?;
+    }
+    // It cannot end by itself, for nobody completes it.
+    job.info().await?.assert("type", "commit")?;
+    job.leave();
+    vm.cmd("quit", ()).await?;
+    vm.wait_exit().await?;
+    chain.assert_files_half_committed(Layer::Top).await
+}
+
+const UNPLUGGED: &[Row<Size>] = &[
+    Row::new("half-way", Full).upstream("040::TestSingleDrive::test_hot_unplug"),
+    Row::new("empty", Zero).upstream("040::TestActiveZeroLengthImage::test_hot_unplug"),
+];
+
+/// When the guest's device is unplugged, the drive goes with it and a commit in it is cancelled. (One
+/// without work has ended before.)
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [AnyOf(&[Device("virtio-scsi-pci"), Device("virtio-scsi-ccw")])], host = Host::System, rows = UNPLUGGED)]
+async fn is_cancelled_by_unplugging(t: &mut Test, size: &Size) -> CaseResult {
+    let chain = Chain::create(t, *size).await?;
+    let vm = t
+        .host()
+        .drive(Drive::of(&chain.top).interface("none"))
+        .device("virtio-scsi")
+        .device("scsi-hd,id=disk,drive=drive0")
+        .launch()
+        .await?;
+
+    let job = commit(&vm).top(&chain.mid).base(&chain.base).speed(HELD);
+    let mut job = Some(job.start().await?);
+    if let Some(done) = job.take_if(|_| *size == Zero) {
+        done.wait().await?;
+    }
+    vm.cmd("device_del", json!({"id": "disk"})).await?;
+    let deleted = Matcher::event("DEVICE_DELETED").data(json!({"device": "disk"}));
+    vm.event(deleted).await?;
+    if let Some(job) = job {
+        assert_cancelled(&job.ended().await?)?;
+    }
+
+    assert_no_jobs(&vm).await?;
+    for command in ["query-block", "query-named-block-nodes"] {
+        vm.cmd(command, ()).await?.assert("", json!([]))?;
+    }
+    vm.shutdown().await?;
+    match size {
+        Full => chain.assert_files_half_committed(Layer::Mid).await,
+        Zero => chain.assert_headers(Layer::Base).await,
+    }
+}
+
+fn assert_cancelled(ended: &Ended) -> CaseResult {
+    match ended.outcome {
+        Outcome::Cancelled => ended.event.assert("data/type", "commit"),
+        ref other => Err(Failure::new(format!(
+            "the job was {other:?}, not cancelled"
+        ))),
+    }
+}
+
+const STAYS_WRITABLE: ExpectedFailure = known(
+    "the base stays writable when a commit of the active layer is cancelled (7d99ae59a2)",
+    "the node base: \"ro\" is false, expected true",
+    VersionRange::before(9, 1),
+);
+
+/// Cancelling a commit of the active layer leaves the chain as it was, its base read-only again.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, xfail = STAYS_WRITABLE)]
+async fn is_cancelled_in_the_active_layer(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Full).await?;
+    let vm = chain.launch(t).await?;
+    let job = commit(&vm).speed(HELD).start().await?;
+    assert_cancelled(&job.cancel().await?)?;
+    chain.assert_nodes_unchanged(&vm).await?;
+    vm.shutdown().await?;
+    chain.assert_files_half_committed(Layer::Top).await
+}
+
+const LOOKED_AT: &[Row<Size>] = &[
+    Row::new("half-way", Full).upstream("040::TestSingleDrive::test_implicit_node"),
+    Row::new("empty", Zero).upstream("040::TestActiveZeroLengthImage::test_implicit_node"),
+];
+
+/// The node that a commit inserts into the chain is not seen in what is told about the drive.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = LOOKED_AT)]
+async fn hides_its_own_node(t: &mut Test, size: &Size) -> CaseResult {
+    let chain = Chain::create(t, *size).await?;
+    let vm = chain.launch(t).await?;
+    let job = commit(&vm).top(&chain.mid).base(&chain.base).speed(HELD);
+    // One without work rests before it takes its node out again.
+    let mut job = job.set("auto-finalize", *size != Zero).start().await?;
+    if *size == Zero {
+        job.wait_status("pending").await?;
+    }
+
+    t.step("look at the drive");
+    let nodes = vm.cmd("query-named-block-nodes", ()).await?;
+    nodes
+        .find(&json!({"drv": "commit_top"}))
+        .context("the node of the job")?;
+    let layers = json!({"filename": chain.mid, "backing-image": {"filename": chain.base}});
+    let (told, depth, layers) = match vm.backend() {
+        Backend::System => (
+            vm.cmd("query-block", ()).await?.at("[0]/inserted")?.clone(),
+            2,
+            layers,
+        ),
+        // Where there is no drive, nodes are told as they are. This one seems to be another `mid`.
+        Backend::Qsd => {
+            let layers = json!({"filename": chain.mid, "backing-image": layers});
+            (node_and_layers(&vm, "top").await?, 3, layers)
+        }
+    };
+    told.assert_includes(&json!({
+        "file": chain.top, "drv": chain.top.format().name(), "ro": false,
+        "backing_file": chain.mid, "backing_file_depth": depth,
+        "image": {"filename": chain.top, "backing-image": layers},
+    }))?;
+    if vm.backend() == Backend::System {
+        let backing = json!({"node-name": "mid", "backing": {"node-name": "base"}});
+        let statistics = vm.cmd("query-blockstats", ()).await?;
+        statistics[0].assert_includes(&json!({"node-name": "top", "backing": backing}))?;
+    }
+
+    assert_cancelled(&job.cancel().await?)?;
+    chain.assert_nodes_unchanged(&vm).await?;
+    vm.shutdown().await?;
+    chain.assert_files_half_committed(Layer::Mid).await
+}
+
+/// A job keeps the speed that it was given, at its start and later, and stays where it is until it
+/// is cancelled or may go on.
+#[case(upstream = "040::TestSetSpeed::test_set_speed", formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Full).await?;
+    let vm = chain.launch(t).await?;
+    let slow = || commit(&vm).top(&chain.mid).base(&chain.base).speed(HELD);
+
+    let job = slow().start().await?;
+    job.block_info().await?.assert("speed", HELD)?;
+    job.set_speed(2).await?;
+    let whose = json!({"device": job.id(), "speed": -1});
+    vm.cmd("block-job-set-speed", whose)
+        .expect_error("GenericError", "speed")
+        .await?;
+    job.block_info()
+        .await?
+        .assert_includes(&json!({"speed": 2, "type": "commit", "paused": false}))?;
+    assert_cancelled(&job.cancel().await?)?;
+    chain.assert_nodes_unchanged(&vm).await?;
+
+    let job = slow().start().await?;
+    job.set_speed(0).await?;
+    job.wait().await?;
+    vm.assert_chain("top -> base").await?;
+    vm.shutdown().await?;
+    chain
+        .merged(Layer::Mid, Layer::Base)
+        .assert_in(&chain.base)
+        .await?;
+    chain.assert_headers(Layer::Base).await
+}

@@ -1,0 +1,277 @@
+//! The states of a block job: which it passes through, what is allowed in each, how it rests.
+
+use iotests_core::prelude::*;
+
+use crate::fixtures::effect::State;
+
+/// At this speed the whole size takes longer than the case may, so the job stays in its middle until
+/// it is told to hurry.
+const SPEED: u64 = 128 * KIB;
+/// At this speed there is room for one more chunk within a fraction of a second.
+const STEP: u64 = MIB;
+const SIZE: u64 = 16 * MIB;
+const CHUNK: u64 = 64 * KIB;
+
+/// A job, and which of its last steps it takes by itself.
+struct Kind {
+    command: &'static str,
+    auto_finalize: bool,
+    auto_dismiss: bool,
+}
+
+const KINDS: &[Row<Kind>] = &[
+    kind("mirror", "drive-mirror", true, true),
+    kind("backup", "drive-backup", true, true),
+    kind("backup-dismissed-by-hand", "drive-backup", true, false),
+    kind("backup-finalized-by-hand", "drive-backup", false, true),
+    kind("backup-all-by-hand", "drive-backup", false, false),
+];
+
+const fn kind(
+    name: &'static str,
+    command: &'static str,
+    auto_finalize: bool,
+    auto_dismiss: bool,
+) -> Row<Kind> {
+    Row::new(
+        name,
+        Kind {
+            command,
+            auto_finalize,
+            auto_dismiss,
+        },
+    )
+    .upstream("219")
+}
+
+/// The commands for what can be done to a job: one for jobs in general, one for block jobs.
+const VERBS: [(&str, [(&str, &str); 2]); 6] = [
+    (
+        "pause",
+        [("job-pause", "id"), ("block-job-pause", "device")],
+    ),
+    (
+        "resume",
+        [("job-resume", "id"), ("block-job-resume", "device")],
+    ),
+    (
+        "complete",
+        [("job-complete", "id"), ("block-job-complete", "device")],
+    ),
+    (
+        "finalize",
+        [("job-finalize", "id"), ("block-job-finalize", "id")],
+    ),
+    (
+        "dismiss",
+        [("job-dismiss", "id"), ("block-job-dismiss", "id")],
+    ),
+    (
+        "cancel",
+        [("job-cancel", "id"), ("block-job-cancel", "device")],
+    ),
+];
+
+/// What is not allowed in each state.
+fn refused_verbs(status: &str) -> &'static [&'static str] {
+    match status {
+        "running" | "paused" => &["complete", "finalize", "dismiss"],
+        "ready" | "standby" => &["finalize", "dismiss"],
+        "pending" => &["pause", "complete", "dismiss"],
+        "concluded" => &["pause", "complete", "finalize", "cancel"],
+        _ => &[],
+    }
+}
+
+/// A job goes through its states in order, rests when it is paused by either command, refuses in
+/// each state what does not belong there, and in the end has copied everything.
+#[case(formats = [QCOW2], groups = [RW, JOB], host = Host::Any, rows = KINDS)]
+async fn passes_through_its_states(t: &mut Test, kind: &Kind) -> CaseResult {
+    let quarter = SIZE / 4;
+    let mut source = t.image("disk").size(SIZE);
+    for part in 0..4 {
+        source = source.write(
+            0x11 + part,
+            quarter * u64::from(part)..quarter * u64::from(part + 1),
+        );
+    }
+    let source = source.create().await?;
+    let copy = t.image("copy").size(SIZE).reserve().await?;
+    let vm = t.host().blockdev(source.node()).launch().await?;
+    let before = State::of(&vm).await?;
+
+    t.step("start");
+    let is_mirror = kind.command == "drive-mirror";
+    let arguments = json!({"device": "disk", "target": copy, "sync": "full"});
+    let mut job = vm.job(kind.command, arguments).speed(SPEED);
+    job = match is_mirror {
+        true => job.set("buf-size", CHUNK),
+        false => job
+            .set("x-perf", json!({"max-chunk": CHUNK}))
+            .set("auto-finalize", kind.auto_finalize)
+            .set("auto-dismiss", kind.auto_dismiss),
+    };
+    let mut job = job.start().await?;
+    job.wait_status("running").await?;
+    let all_known = |job: &Value| job["total-progress"] == SIZE;
+    job.until("its whole size known", all_known).await?;
+
+    t.step("running");
+    pause_and_resume(&vm, &mut job, "paused", "running").await?;
+    assert_refusals(&vm, &job, "running").await?;
+    job.set_speed(0).await?;
+
+    if is_mirror {
+        t.step("ready");
+        job.wait_ready().await?;
+        pause_and_resume(&vm, &mut job, "standby", "ready").await?;
+        assert_refusals(&vm, &job, "ready").await?;
+        vm.cmd("job-complete", json!({"id": job.id()})).await?;
+    }
+    if !kind.auto_finalize {
+        t.step("pending");
+        job.wait_status("pending").await?;
+        assert_refusals(&vm, &job, "pending").await?;
+        job.finalize().await?;
+    }
+    if kind.auto_dismiss {
+        job.wait().await?;
+    } else {
+        t.step("concluded");
+        job.wait_status("concluded").await?;
+        assert_refusals(&vm, &job, "concluded").await?;
+        job.dismiss().await?;
+    }
+
+    t.step("gone");
+    vm.assert_no_jobs().await?;
+    assert_states(&vm, is_mirror)?;
+    assert_events(&vm, kind)?;
+    before.assert_same(&vm).await?;
+    vm.shutdown().await?;
+    copy.assert_same_as(&source).await?;
+    copy.assert_clean().await?;
+    source.assert_clean().await
+}
+
+/// Pauses and resumes it in all four mixtures of the general and the block job commands. While it
+/// rests it makes no step, even with no limit on its speed; afterwards it goes on.
+async fn pause_and_resume(vm: &Machine, job: &mut Job, rest: &str, go: &str) -> CaseResult {
+    let [(_, pauses), (_, resumes), ..] = VERBS;
+    for (pause, pause_key) in pauses {
+        for (resume, resume_key) in resumes {
+            vm.cmd(pause, json!({pause_key: job.id()})).await?;
+            job.wait_status(rest).await?;
+            let at_rest = job.info().await?;
+            at_rest.assert("total-progress", SIZE)?;
+            let again = vm.cmd(pause, json!({pause_key: job.id()}));
+            again
+                .expect_error("GenericError", "Job is already paused")
+                .await?;
+            job.set_speed(0).await?;
+            assert_refusals(vm, job, rest).await?;
+            job.info().await?.assert("", at_rest.clone())?;
+            job.set_speed(SPEED).await?;
+
+            vm.cmd(resume, json!({resume_key: job.id()})).await?;
+            job.wait_status(go).await?;
+            if go == "running" {
+                let before = at_rest["current-progress"].as_u64();
+                let further = move |job: &Value| job["current-progress"].as_u64() > before;
+                job.set_speed(STEP).await?;
+                job.until("a step further", further).await?;
+                job.set_speed(SPEED).await?;
+            }
+            let again = vm.cmd(resume, json!({resume_key: job.id()}));
+            again
+                .expect_error("GenericError", "Can't resume a job that was not paused")
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// What does not belong into this state is refused by both commands for it, and changes nothing.
+async fn assert_refusals(vm: &Machine, job: &Job, status: &str) -> CaseResult {
+    for (verb, commands) in VERBS {
+        if !refused_verbs(status).contains(&verb) {
+            continue;
+        }
+        let id = job.id();
+        let why = format!("Job '{id}' in state '{status}' cannot accept command verb '{verb}'");
+        for (command, key) in commands {
+            let call = vm.cmd(command, json!({key: id}));
+            call.expect_error("GenericError", &why).await?;
+        }
+    }
+    let info = job.info().await?;
+    info.assert("status", status)?;
+    info.assert_absent("error")?;
+    if ["ready", "standby", "pending", "concluded"].contains(&status) {
+        info.assert("current-progress", SIZE)?;
+    }
+    Ok(())
+}
+
+/// The events told of every state, in the order of a job's life.
+fn assert_states(vm: &Machine, is_mirror: bool) -> CaseResult {
+    let told = vm.take_events("JOB_STATUS_CHANGE");
+    let mut life = Vec::new();
+    let mut rests = 0;
+    let mut states = told
+        .iter()
+        .filter_map(|event| event["data"]["status"].as_str());
+    while let Some(state) = states.next() {
+        match state {
+            // QEMU also rests a job for a moment when it changes the graph, so there may be more
+            // rests than were asked for; each is followed by the state that it interrupted.
+            "paused" | "standby" => {
+                rests += 1;
+                json!(states.next()).assert(
+                    "",
+                    life.last().copied().map(Value::from).unwrap_or_default(),
+                )?;
+            }
+            state => life.push(state),
+        }
+    }
+    let end = ["waiting", "pending", "concluded", "null"];
+    let ready = is_mirror.then_some("ready");
+    let expected: Vec<&str> = ["created", "running"]
+        .into_iter()
+        .chain(ready)
+        .chain(end)
+        .collect();
+    json!(life).assert("", json!(expected))?;
+    let asked = if is_mirror { 8 } else { 4 };
+    if rests < asked {
+        return Err(Failure::new(format!(
+            "{asked} rests were asked for, {rests} were told of"
+        )));
+    }
+    Ok(())
+}
+
+/// The events of block jobs: completed once, ready and pending where that applies, nothing else.
+fn assert_events(vm: &Machine, kind: &Kind) -> CaseResult {
+    let is_mirror = kind.command == "drive-mirror";
+    let expected = [
+        ("BLOCK_JOB_READY", is_mirror),
+        ("BLOCK_JOB_PENDING", !kind.auto_finalize),
+        ("BLOCK_JOB_COMPLETED", true),
+        ("BLOCK_JOB_CANCELLED", false),
+        ("BLOCK_JOB_ERROR", false),
+    ];
+    for (name, once) in expected {
+        let events = vm.take_events(name);
+        if events.len() != usize::from(once) {
+            return Err(Failure::new(format!("{name} came {} times", events.len())));
+        }
+        if name == "BLOCK_JOB_COMPLETED" {
+            let data = json!({"type": if is_mirror { "mirror" } else { "backup" }, "len": SIZE, "offset": SIZE});
+            events[0]["data"].assert_includes(&data)?;
+            events[0].assert_absent("data/error")?;
+        }
+    }
+    Ok(())
+}

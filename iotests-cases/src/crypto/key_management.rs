@@ -1,0 +1,325 @@
+//! Keys of LUKS images, added and erased while the image is in use.
+
+use imgtools::qcow2;
+use iotests_core::author::{ImageBuilder, KEY, KEY_ID, NO_CPU_TIME, Run};
+use iotests_core::prelude::*;
+
+use crate::fixtures::bytes::FileBytes;
+
+/// Key 0 is the one that the image was made with.
+const KEYS: usize = 6;
+const SLOTS: usize = 8;
+
+/// An encrypted image that is open in a machine, which knows all keys.
+struct Disk<'t> {
+    t: &'t Test,
+    vm: Machine,
+    image: Image,
+}
+
+impl<'t> Disk<'t> {
+    /// An image with key 0 in slot 0; a LUKS image is one that QEMU made itself. (That takes it two
+    /// seconds. The header in a qcow2 image is the same, and made by the same code.)
+    async fn open(t: &'t Test) -> CaseResult<Self> {
+        let image = t.image("disk");
+        let image = match t.format() {
+            Format::Luks => image.encrypted(),
+            _ => image.keys(&[]),
+        };
+        Disk::of(t, image).await
+    }
+
+    /// An image that has these keys in these slots already, beside key 0.
+    async fn with_keys(t: &'t Test, keys: &[(usize, usize)]) -> CaseResult<Self> {
+        let keys = keys.iter().map(|(slot, key)| (*slot, password(*key)));
+        let keys: Vec<_> = keys.collect();
+        Disk::of(t, t.image("disk").keys(&keys)).await
+    }
+
+    async fn of(t: &'t Test, image: ImageBuilder) -> CaseResult<Self> {
+        let image = image.size(MIB).fill(0x42).create().await?;
+        let mut host = t.host().key().blockdev(image.node());
+        for key in 1..KEYS {
+            host = host.object(json!({"qom-type": "secret", "id": id(key), "data": password(key)}));
+        }
+        let vm = host.launch().await?;
+        Ok(Disk { t, vm, image })
+    }
+
+    /// What is under `encrypt` in a qcow2 node stands in a LUKS node itself.
+    fn nested(&self, mut options: Value) -> Value {
+        if self.t.format() == Format::Luks {
+            return options;
+        }
+        options["format"] = "luks".into();
+        json!({"encrypt": options})
+    }
+
+    fn node(&self, name: &str, key: usize) -> Value {
+        let mut node = self.nested(json!({"key-secret": id(key)}));
+        node["driver"] = self.t.format().name().into();
+        node["node-name"] = name.into();
+        node["file"] = self.image.protocol_node();
+        node
+    }
+
+    async fn reopen(&self, key: usize) -> CaseResult {
+        let (vm, name) = (&self.vm, self.image.name());
+        vm.cmd("blockdev-del", json!({"node-name": name})).await?;
+        vm.cmd("blockdev-add", self.node(name, key)).await?;
+        Ok(())
+    }
+
+    /// Adds or erases a key.
+    async fn amend(&self, change: Value, force: bool) -> CaseResult {
+        loop {
+            match self.change(change.clone(), force).error().await? {
+                None => return Ok(()),
+                Some(error) if error.contains(NO_CPU_TIME) => {}
+                Some(error) => return Err(Failure::new(format!("the job failed: {error}"))),
+            }
+        }
+    }
+
+    fn change(&self, change: Value, force: bool) -> Run {
+        let mut options = self.nested(change);
+        options["driver"] = self.t.format().name().into();
+        let arguments = json!({"node-name": self.image.name(), "options": options});
+        let job = self.vm.job("x-blockdev-amend", arguments);
+        if force {
+            job.set("force", true).run()
+        } else {
+            job.run()
+        }
+    }
+
+    /// A change that is refused, and changes nothing.
+    async fn refuse(&self, change: Value, error: &str) -> CaseResult {
+        let content = FileBytes::of(&self.image)?;
+        self.change(change, false).expect_error(error).await?;
+        self.vm.assert_no_jobs().await?;
+        content.assert_unchanged()
+    }
+
+    /// What qemu-img tells of the LUKS header.
+    async fn luks(&self) -> CaseResult<Value> {
+        let file = self.image.filename();
+        let info = [
+            "info",
+            "-U",
+            "--output=json",
+            "-f",
+            self.t.format().name(),
+            file,
+        ];
+        let info = self.t.qemu_img(info).json().await?;
+        match self.t.format() {
+            Format::Luks => info.at("format-specific/data").cloned(),
+            _ => info.at("format-specific/data/encrypt").cloned(),
+        }
+    }
+
+    /// What the file has of the key in this slot: enough to tell whether it is still there.
+    async fn stored_key(&self, slot: usize) -> CaseResult<Vec<u8>> {
+        let luks = self.luks().await?;
+        let at = luks.at(&format!("slots[{slot}]/key-offset"))?.as_u64();
+        let header = match self.t.format() {
+            Format::Luks => 0,
+            _ => luks_header(&self.image)?,
+        };
+        let at = header + at.ok_or_else(|| Failure::new("no place of the key is told"))?;
+        Ok(qcow2::peek(self.image.file(), at, 4096)?)
+    }
+
+    /// Exactly these slots hold a key, and exactly these keys open the image.
+    async fn assert_keys(&self, in_slots: &[(usize, usize)]) -> CaseResult {
+        self.vm.assert_no_jobs().await?;
+        let luks = self.luks().await?;
+        for slot in 0..SLOTS {
+            let used = in_slots.iter().any(|(used, _)| *used == slot);
+            luks.assert(&format!("slots[{slot}]/active"), used)?;
+        }
+        for key in 0..KEYS {
+            let mut probe = self.node("probe", key);
+            // The image is open for writing already.
+            probe["read-only"] = true.into();
+            probe["force-share"] = true.into();
+            let probe = self.vm.cmd("blockdev-add", probe);
+            if in_slots.iter().any(|(_, known)| *known == key) {
+                probe.await?;
+                self.vm
+                    .cmd("blockdev-del", json!({"node-name": "probe"}))
+                    .await?;
+            } else {
+                probe.expect_error("GenericError", NO_SLOT).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The machine can still write, whatever happened to the keys; afterwards those keys that are
+    /// left show all data to a tool, and no other does.
+    async fn close(self, left: &[usize]) -> CaseResult {
+        self.vm.write(&self.image, 0x43, 0..64 * KIB).await?;
+        self.vm.shutdown().await?;
+        for key in 0..KEYS {
+            let secret = format!("secret,id={KEY_ID},data={}", password(key));
+            let options = self.image.image_opts();
+            let read = ["-c", "read -P 0x43 0 64k", "-c", "read -P 0x42 64k 960k"];
+            let io = self.t.qemu_io(["--image-opts", &options]).args(read);
+            let io = io.arg("--object").secret_arg(&secret);
+            if !left.contains(&key) {
+                io.expect_error(NO_SLOT).await?;
+                continue;
+            }
+            io.await?;
+            if self.t.format() == Format::Qcow2 {
+                let check = self.t.qemu_img(["check", "--image-opts", &options]);
+                check.arg("--object").secret_arg(secret).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `qemu-storage-daemon` (or an emulator) with a LUKS node, then
+/// `{"execute": "x-blockdev-amend", "arguments": {"job-id": "j", "node-name": "disk", "options":
+/// {"driver": "luks", "state": "active", "new-secret": "key1"}}}`: the process aborts. The header is
+/// read and written from the job's coroutine by functions that, since 1f051dcbdf and a4b740db5e, take
+/// the graph lock as only the main loop may.
+const LUKS_ABORTS: ExpectedFailure = known(
+    "x-blockdev-amend of a LUKS node aborts",
+    "bdrv_graph_rdlock_main_loop: Assertion `!qemu_in_coroutine()'",
+    VersionRange::since(8, 2),
+)
+.only(&[LUKS]);
+
+const NO_SLOT: &str = "Invalid password, cannot unlock any keyslot";
+
+fn id(key: usize) -> String {
+    if key == 0 {
+        KEY_ID.to_owned()
+    } else {
+        format!("key{key}")
+    }
+}
+
+/// Where a qcow2 image has its LUKS header.
+fn luks_header(image: &Image) -> CaseResult<u64> {
+    let extensions = qcow2::Image::open(image.file())?.extensions()?;
+    let pointer = extensions
+        .iter()
+        .find(|it| it.kind == qcow2::Extension::CRYPTO);
+    let start = pointer
+        .and_then(|it| it.data.first_chunk())
+        .ok_or_else(|| Failure::new("the image points to no LUKS header"))?;
+    Ok(u64::from_be_bytes(*start))
+}
+
+fn password(key: usize) -> String {
+    if key == 0 {
+        KEY.to_owned()
+    } else {
+        format!("password of key {key}")
+    }
+}
+
+fn add(key: usize) -> Value {
+    // Few iterations: the key is not worth more.
+    json!({"state": "active", "new-secret": id(key), "iter-time": 1})
+}
+
+fn add_in_slot(key: usize, slot: usize) -> Value {
+    let mut add = add(key);
+    add["keyslot"] = slot.into();
+    add
+}
+
+fn erase_slot(slot: usize) -> Value {
+    json!({"state": "inactive", "keyslot": slot})
+}
+
+fn erase(key: usize) -> Value {
+    json!({"state": "inactive", "old-secret": id(key)})
+}
+
+/// A key is added to the first free slot or the one that is named, and a key that was erased no
+/// longer opens the image.
+#[case(
+    upstream = "295::EncryptionSetupTestCase::testChangeKey", formats = [QCOW2, LUKS], groups = [RW, CRYPTO],
+    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(600), xfail = LUKS_ABORTS
+)]
+async fn keys_are_changed(t: &mut Test) -> CaseResult {
+    let disk = Disk::open(t).await?;
+    disk.assert_keys(&[(0, 0)]).await?;
+    disk.amend(add(1), false).await?;
+    disk.assert_keys(&[(0, 0), (1, 1)]).await?;
+    disk.amend(add_in_slot(2, 5), false).await?;
+    disk.assert_keys(&[(0, 0), (1, 1), (5, 2)]).await?;
+    disk.amend(erase(0), false).await?;
+    disk.assert_keys(&[(1, 1), (5, 2)]).await?;
+
+    disk.reopen(1).await?;
+    disk.assert_keys(&[(1, 1), (5, 2)]).await?;
+    disk.close(&[1, 2]).await
+}
+
+/// When the key with which the image was opened is erased, keys can still be added, but only with
+/// another valid key at hand.
+#[case(
+    upstream = "295::EncryptionSetupTestCase::testOldPassword", formats = [QCOW2, LUKS], groups = [RW, CRYPTO],
+    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(600), xfail = LUKS_ABORTS
+)]
+async fn keys_are_added_with_another_key_at_hand(t: &mut Test) -> CaseResult {
+    let disk = Disk::with_keys(t, &[(1, 1)]).await?;
+    disk.assert_keys(&[(0, 0), (1, 1)]).await?;
+    disk.amend(erase(0), false).await?;
+    disk.assert_keys(&[(1, 1)]).await?;
+
+    disk.refuse(add(2), NO_SLOT).await?;
+    disk.assert_keys(&[(1, 1)]).await?;
+    let mut with_key_1 = add(2);
+    with_key_1["secret"] = id(1).into();
+    disk.amend(with_key_1, false).await?;
+    disk.assert_keys(&[(0, 2), (1, 1)]).await?;
+    disk.close(&[1, 2]).await
+}
+
+/// Only with force is a key overwritten, or the last one erased; then nothing opens the image any
+/// more, but who has it open can go on.
+#[case(
+    upstream = "295::EncryptionSetupTestCase::testUseForceLuke", formats = [QCOW2, LUKS], groups = [RW, CRYPTO],
+    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(600), xfail = LUKS_ABORTS
+)]
+async fn keys_are_destroyed_only_with_force(t: &mut Test) -> CaseResult {
+    let disk = Disk::with_keys(t, &[(1, 0), (2, 4), (4, 1)]).await?;
+    disk.assert_keys(&[(0, 0), (1, 0), (2, 4), (4, 1)]).await?;
+
+    t.step("overwrite");
+    let in_use = "Refusing to overwrite active keyslot 2 - please erase it first";
+    disk.refuse(add_in_slot(5, 2), in_use).await?;
+    disk.amend(add_in_slot(5, 2), true).await?;
+    disk.assert_keys(&[(0, 0), (1, 0), (2, 5), (4, 1)]).await?;
+
+    t.step("erase");
+    disk.amend(erase(5), false).await?;
+    let stored = disk.stored_key(4).await?;
+    disk.amend(erase_slot(4), false).await?;
+    assert_ne!(
+        disk.stored_key(4).await?,
+        stored,
+        "an erased key is still in the file"
+    );
+    disk.assert_keys(&[(0, 0), (1, 0)]).await?;
+    let last =
+        "erasing them will erase all the data in the image irreversibly - refusing operation";
+    disk.refuse(erase(0), last).await?;
+    disk.assert_keys(&[(0, 0), (1, 0)]).await?;
+    disk.amend(erase_slot(1), false).await?;
+    let last = "Attempt to erase the only active keyslot 0";
+    disk.refuse(erase_slot(0), last).await?;
+    disk.assert_keys(&[(0, 0)]).await?;
+    disk.amend(erase(0), true).await?;
+    disk.assert_keys(&[]).await?;
+    disk.close(&[]).await
+}

@@ -1,0 +1,3 @@
+//! Encrypted images.
+
+mod key_management;

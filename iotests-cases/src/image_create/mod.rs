@@ -1,0 +1,3 @@
+//! Making images with `blockdev-create`, one module for each format.
+
+mod qcow2;

@@ -1,0 +1,461 @@
+//! qcow2 images made with `blockdev-create`: with every option, over what was there, and refused.
+
+use std::os::unix::fs::MetadataExt;
+
+use imgtools::qcow2::{self, Extension};
+use iotests_core::author::{KEY_ID, NO_CPU_TIME};
+use iotests_core::prelude::*;
+
+use crate::fixtures::bytes::FileBytes;
+use crate::fixtures::effect::State;
+
+/// An image to be made, and what it has to be then.
+struct Made {
+    size: u64,
+    /// Options for the file, which is made first. `None`: what is there is overwritten.
+    file: Option<fn() -> Value>,
+    /// The file is named by its node, not described.
+    by_node: bool,
+    options: fn(&str) -> Value,
+    /// What `qemu-img info` has to say, in part.
+    info: fn(&str) -> Value,
+    /// All clusters have their place from the beginning.
+    allocated: bool,
+}
+
+/// How much of what was there before an image may be made over.
+const OLD: u64 = 4 * MIB;
+
+impl Made {
+    /// The file is as long as it has to be: for the tables, and for the data where that has its place
+    /// already. That is a hole then.
+    fn assert_file(&self, image: &Image) -> CaseResult {
+        let file = std::fs::metadata(image.file())?;
+        let (length, taken) = (file.len(), file.blocks() * 512);
+        let lengths = match (self.allocated, self.file) {
+            (true, _) => self.size..2 * self.size,
+            // Nobody made it shorter.
+            (false, None) => OLD..OLD + 1,
+            (false, Some(_)) => 0..MIB,
+        };
+        if lengths.contains(&length) && taken < self.size {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "the file of {image} has {length} bytes, {taken} of them on disk; expected a length in {lengths:?}, and less than {} on disk",
+            self.size
+        )))
+    }
+}
+
+const MADE: &[Row<Made>] = &[
+    Row::new(
+        "defaults",
+        Made {
+            size: 12 * MIB,
+            file: Some(|| json!({})),
+            by_node: true,
+            options: |_| json!({}),
+            info: |_| v3(65536, 16, false),
+            allocated: false,
+        },
+    ),
+    Row::new(
+        "explicit-defaults",
+        Made {
+            size: 6 * MIB,
+            file: Some(|| json!({"preallocation": "off", "nocow": false})),
+            by_node: false,
+            options: |_| {
+                json!({
+                    "version": "v3", "cluster-size": 65536, "preallocation": "off",
+                    "lazy-refcounts": false, "refcount-bits": 16,
+                })
+            },
+            info: |_| v3(65536, 16, false),
+            allocated: false,
+        },
+    ),
+    Row::new(
+        "v3-other-options",
+        Made {
+            size: 32 * MIB,
+            file: Some(|| json!({"preallocation": "falloc", "nocow": true})),
+            by_node: false,
+            options: |_| {
+                json!({
+                    "version": "v3", "cluster-size": 2 * MIB, "preallocation": "metadata",
+                    "lazy-refcounts": true, "refcount-bits": 1,
+                })
+            },
+            info: |_| v3(2 * MIB, 1, true),
+            allocated: true,
+        },
+    ),
+    Row::new(
+        "v2-with-backing-file",
+        Made {
+            size: 8 * MIB,
+            file: Some(|| json!({})),
+            by_node: false,
+            options: |base| {
+                json!({
+                    "version": "v2", "cluster-size": 512,
+                    "backing-file": base, "backing-fmt": "qcow2",
+                })
+            },
+            info: |base| {
+                json!({
+                    "cluster-size": 512, "backing-filename": base, "backing-filename-format": "qcow2",
+                    "format-specific": {"data": {"compat": "0.10", "refcount-bits": 16}},
+                })
+            },
+            allocated: false,
+        },
+    ),
+    Row::new(
+        "over-an-old-image",
+        Made {
+            size: 8 * MIB,
+            file: None,
+            by_node: false,
+            options: |_| json!({}),
+            info: |_| v3(65536, 16, false),
+            allocated: false,
+        },
+    ),
+];
+
+fn v3(cluster_size: u64, refcount_bits: u64, lazy_refcounts: bool) -> Value {
+    json!({
+        "cluster-size": cluster_size,
+        "format-specific": {"data": {
+            "compat": "1.1", "refcount-bits": refcount_bits, "lazy-refcounts": lazy_refcounts,
+            "corrupt": false, "extended-l2": false,
+        }},
+    })
+}
+
+/// An image made by blockdev-create is what was asked for, holds nothing of what was there before,
+/// and can be used.
+#[case(upstream = "206", formats = [QCOW2], groups = [RW], host = Host::Any, rows = MADE)]
+async fn created_as_asked(t: &mut Test, made: &Made) -> CaseResult {
+    let base = t.image("t.qcow2.base").size(made.size);
+    let base = base.write(0x11, 0..MIB).create().await?;
+    let image = t.image("t.qcow2").size(made.size).reserve().await?;
+    std::fs::write(image.file(), vec![0xa5; OLD as usize])?;
+
+    let vm = t.host().launch().await?;
+    t.narrate(true);
+    let mut file = json!({"driver": "file", "filename": image});
+    if let Some(options) = made.file {
+        let sized = with(&file, json!({"size": 0}));
+        vm.blockdev_create(with(&sized, options())).await?;
+    }
+    if made.by_node {
+        let named = with(&file, json!({"node-name": "imgfile"}));
+        vm.cmd("blockdev-add", named).await?;
+        file = "imgfile".into();
+    }
+    let format = json!({"driver": "qcow2", "file": file, "size": made.size});
+    let options = (made.options)(base.filename());
+    vm.blockdev_create(with(&format, options)).await?;
+    t.narrate(false);
+    vm.assert_no_jobs().await?;
+    vm.shutdown().await?;
+
+    t.log(image.info_text().await?);
+    t.golden()?;
+    let info = image.info().await?;
+    info.assert("virtual-size", made.size)?;
+    info.assert_includes(&(made.info)(base.filename()))?;
+    made.assert_file(&image)?;
+    let has_base = info.get("backing-filename").is_some();
+    let check = image.check().await?;
+    check.assert_absent("leaks")?;
+    check.assert_absent("corruptions")?;
+    if made.allocated {
+        check.assert("allocated-clusters", check.at("total-clusters")?.clone())?;
+    }
+    let (below, end) = (if has_base { 0x11 } else { 0 }, made.size);
+    image
+        .assert_patterns(&[(below, 0..MIB), (0, MIB..end)])
+        .await?;
+
+    // In the middle of clusters, so that the rest of them shows what it is filled with.
+    image.write(0x22, 512..1024).await?;
+    image.write(0x33, end - 4096..end - 2048).await?;
+    let written = [
+        (below, 0..512),
+        (0x22, 512..1024),
+        (below, 1024..MIB),
+        (0, MIB..end - 4096),
+        (0x33, end - 4096..end - 2048),
+        (0, end - 2048..end),
+    ];
+    image.assert_patterns(&written).await?;
+    image.assert_clean().await?;
+    base.assert_patterns(&[(0x11, 0..MIB), (0, MIB..end)]).await
+}
+
+/// An encrypted image is encrypted as asked, opens with its key and with no other, and has nothing
+/// readable in its file.
+#[case(upstream = "206", formats = [QCOW2], groups = [RW, CRYPTO], needs = [Luks], host = Host::Any, budget = secs(300))]
+async fn created_encrypted(t: &mut Test) -> CaseResult {
+    let size = 32 * MIB;
+    let image = t.image("t.qcow2").size(size).encrypted().reserve().await?;
+    std::fs::write(image.file(), "")?;
+    let luks = json!({
+        "cipher-alg": "aes-128", "cipher-mode": "cbc", "ivgen-alg": "plain64", "hash-alg": "sha1",
+    });
+    let how = json!({
+        "format": "luks", "key-secret": KEY_ID, "ivgen-hash-alg": "md5", "iter-time": 10,
+    });
+    let vm = t.host().key().launch().await?;
+    let options = json!({
+        "driver": "qcow2", "size": size, "encrypt": with(&how, luks.clone()),
+        "file": {"driver": "file", "filename": image},
+    });
+    while let Some(error) = vm.blockdev_create(options.clone()).error().await? {
+        if !error.contains(NO_CPU_TIME) {
+            return Err(Failure::new(format!("the job failed: {error}")));
+        }
+    }
+    vm.assert_no_jobs().await?;
+    vm.shutdown().await?;
+
+    let info = image.info().await?;
+    info.assert("virtual-size", size)?;
+    info.assert("encrypted", true)?;
+    info.assert_includes(&v3(65536, 16, false))?;
+    let encrypt = info.at("format-specific/data/encrypt")?;
+    encrypt.assert_includes(&with(&json!({"format": "luks"}), luks))?;
+    // The header is one page; a slot has the key 4,000 times over, and ends with a page.
+    for slot in 0..8 {
+        encrypt.assert(&format!("slots[{slot}]/active"), slot == 0)?;
+        let at = 4 * KIB + slot * 64 * KIB;
+        encrypt.assert(&format!("slots[{slot}]/key-offset"), at)?;
+    }
+    encrypt.assert("payload-offset", 4 * KIB + 8 * 64 * KIB)?;
+    image.assert_clean().await?;
+
+    image.write(0x22, MIB..MIB + 4 * KIB).await?;
+    let written = [
+        (0x22, MIB..MIB + 4 * KIB),
+        (0, MIB + 4 * KIB..MIB + 64 * KIB),
+    ];
+    image.assert_patterns(&written).await?;
+    image.assert_clean().await?;
+    let raw = std::fs::read(image.file())?;
+    if raw.chunks(512).any(|sector| sector == [0x22; 512]) {
+        return Err(Failure::new(
+            "the data can be read in the file without a key",
+        ));
+    }
+    let other = image.image_opts();
+    t.qemu_io(["--image-opts", &other, "-c", "read 0 512"])
+        .args(["--object", "secret,id=keysec0,data=another"])
+        .expect_error("Invalid password, cannot unlock any keyslot")
+        .await?;
+    Ok(())
+}
+
+/// An object with the members of another one added.
+fn with(object: &Value, more: Value) -> Value {
+    let mut object = object.clone();
+    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
+        object.extend(more);
+    }
+    object
+}
+
+/// An image with a raw data file names it, and has the flag which says that the file alone is all of
+/// the data. Whoever does not know the flag clears it.
+#[case(formats = [QCOW2], groups = [RW, QUICK], unsupported_imgopts = ["compat", "data_file"], host = Host::Any)]
+async fn created_with_a_raw_data_file(t: &mut Test) -> CaseResult {
+    let data = t.image("data").format(RAW).size(MIB).create().await?;
+    let image = t.image("t.qcow2").size(MIB).reserve().await?;
+    std::fs::write(image.file(), "")?;
+    let file = json!({"driver": "file", "filename": data, "node-name": "data"});
+    let vm = t.host().blockdev(file).launch().await?;
+    let options = json!({
+        "driver": "qcow2", "size": MIB, "data-file": "data", "data-file-raw": true,
+        "file": {"driver": "file", "filename": image},
+    });
+    vm.blockdev_create(options).await?;
+    vm.assert_no_jobs().await?;
+    vm.shutdown().await?;
+
+    const RAW_DATA: u64 = 2;
+    let qcow2 = qcow2::Image::open(image.file())?;
+    assert_eq!(qcow2.header().autoclear_features, RAW_DATA);
+    let names = qcow2.extensions()?;
+    let name = names.iter().find(|it| it.kind == Extension::DATA_FILE);
+    let name = name.map(|it| String::from_utf8_lossy(&it.data).into_owned());
+    json!(name).assert("", data.filename())?;
+    image.assert_clean().await?;
+    image.write(0x22, 0..64 * KIB).await?;
+    let written = [(0x22, 0..64 * KIB), (0, 64 * KIB..MIB)];
+    image.assert_patterns(&written).await?;
+    data.assert_patterns(&written).await
+}
+
+/// An image that cannot be made, and why.
+struct Refused {
+    options: fn() -> Value,
+    error: &'static str,
+    /// It is noticed only when part of the image is there.
+    too_late: bool,
+}
+
+const MISALIGNED: &str = "Image size must be a multiple of 512 bytes";
+const NEGATIVE: &str = "Image size cannot be negative";
+const L1_TOO_LARGE: &str = "Failed to grow the L1 table: File too large";
+const CLUSTER_SIZE: &str = "Cluster size must be a power of two between 512 and 2048k";
+const REFCOUNT_WIDTH: &str = "Refcount width must be a power of two and may not exceed 64 bits";
+
+const REFUSED: &[Row<Refused>] = &[
+    early(
+        "no-such-file-node",
+        || json!({"file": "this doesn't exist"}),
+        "Cannot find device='this doesn't exist' nor node-name='this doesn't exist'",
+    ),
+    early("size-1234", || json!({"size": 1234}), MISALIGNED),
+    late(
+        "size-16EiB-less-a-sector",
+        || json!({"size": u64::MAX - 511}),
+        NEGATIVE,
+    ),
+    late("size-8EiB", || json!({"size": 1_u64 << 63}), NEGATIVE),
+    late(
+        "size-8EiB-less-a-sector",
+        || json!({"size": (1_u64 << 63) - 512}),
+        "exceeds maximum(9223372035781033984)",
+    ),
+    late(
+        "size-largest-of-any-image",
+        || json!({"size": 9_223_372_035_781_033_984_u64}),
+        L1_TOO_LARGE,
+    ),
+    early(
+        "version-1",
+        || json!({"version": "v1"}),
+        "does not accept value 'v1'",
+    ),
+    early(
+        "version-2-with-lazy-refcounts",
+        || json!({"version": "v2", "lazy-refcounts": true}),
+        "Lazy refcounts only supported with compatibility level 1.1 and above",
+    ),
+    early(
+        "version-2-with-8-bit-refcounts",
+        || json!({"version": "v2", "refcount-bits": 8}),
+        "Different refcount widths than 16 bits require compatibility level 1.1 or above",
+    ),
+    early(
+        "backing-file-and-preallocation",
+        || json!({"backing-file": "/dev/null", "preallocation": "full"}),
+        "Backing file and preallocation can only be used at the same time if extended_l2 is on",
+    ),
+    early(
+        "backing-format-without-file",
+        || json!({"backing-fmt": "qcow2"}),
+        "Backing format cannot be used without backing file",
+    ),
+    early(
+        "cluster-size-1234",
+        || json!({"cluster-size": 1234}),
+        CLUSTER_SIZE,
+    ),
+    early(
+        "cluster-size-128",
+        || json!({"cluster-size": 128}),
+        CLUSTER_SIZE,
+    ),
+    early(
+        "cluster-size-4M",
+        || json!({"cluster-size": 4 * MIB}),
+        CLUSTER_SIZE,
+    ),
+    early(
+        "cluster-size-0",
+        || json!({"cluster-size": 0}),
+        CLUSTER_SIZE,
+    ),
+    late(
+        "too-large-for-512-byte-clusters",
+        || json!({"size": 1_u64 << 48, "cluster-size": 512}),
+        L1_TOO_LARGE,
+    ),
+    early(
+        "refcounts-of-128-bits",
+        || json!({"refcount-bits": 128}),
+        REFCOUNT_WIDTH,
+    ),
+    early(
+        "refcounts-of-0-bits",
+        || json!({"refcount-bits": 0}),
+        REFCOUNT_WIDTH,
+    ),
+    early(
+        "refcounts-of-7-bits",
+        || json!({"refcount-bits": 7}),
+        REFCOUNT_WIDTH,
+    ),
+];
+
+const fn early(name: &'static str, options: fn() -> Value, error: &'static str) -> Row<Refused> {
+    Row::new(
+        name,
+        Refused {
+            options,
+            error,
+            too_late: false,
+        },
+    )
+    .upstream("206")
+}
+
+const fn late(name: &'static str, options: fn() -> Value, error: &'static str) -> Row<Refused> {
+    Row::new(
+        name,
+        Refused {
+            options,
+            error,
+            too_late: true,
+        },
+    )
+    .upstream("206")
+}
+
+/// An image that cannot be made is refused with the reason. The file is left alone, and nothing of
+/// the attempt stands in the way of the next one.
+#[case(formats = [QCOW2], groups = [RW, QUICK], host = Host::Any, rows = REFUSED)]
+async fn refused(t: &mut Test, refused: &Refused) -> CaseResult {
+    let image = t.image("t.qcow2").size(64 * MIB).reserve().await?;
+    std::fs::write(image.file(), vec![0xa5; 64 * KIB as usize])?;
+    let content = FileBytes::of(&image)?;
+    let file = json!({"driver": "file", "filename": image, "node-name": "node0"});
+    let vm = t.host().blockdev(file).launch().await?;
+    let before = State::of(&vm).await?;
+
+    let usual = json!({"driver": "qcow2", "file": "node0", "size": 64 * MIB});
+    let create = vm.blockdev_create(with(&usual, (refused.options)()));
+    create.expect_error(refused.error).await?;
+    vm.assert_no_jobs().await?;
+    if refused.too_late {
+        before.assert_same_graph(&vm).await?;
+    } else {
+        before.assert_same(&vm).await?;
+        content.assert_unchanged()?;
+    }
+
+    vm.blockdev_create(usual).await?;
+    before.assert_same_graph(&vm).await?;
+    vm.shutdown().await?;
+    let info = image.info().await?;
+    info.assert("virtual-size", 64 * MIB)?;
+    info.assert_includes(&v3(65536, 16, false))?;
+    image.assert_clean().await?;
+    image.assert_empty().await
+}

@@ -1,0 +1,108 @@
+//! A snapshot of a guest with its memory: migration to a file, then an overlay. The upstream test is
+//! 280.
+
+use iotests_core::prelude::*;
+
+use crate::fixtures::effect::{assert_no_jobs, assert_nodes_gone, assert_read_only};
+
+/// After a migration to a file the disk can be put on a snapshot; the guest goes on with that, and
+/// what it writes can be committed.
+#[case(upstream = "280", formats = [QCOW2], groups = [RW, MIGRATION, QUICK], needs = [Platform("linux"), AnyOf(&[Device("virtio-blk-pci"), Device("virtio-blk-ccw")])], unsupported_imgopts = ["cluster_size"], host = Host::System, guest = Guest::RunningIdle)]
+async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
+    let base = t
+        .image("base")
+        .size(64 * MIB)
+        .write(0x11, 0..MIB)
+        .create()
+        .await?;
+    let vm = t
+        .host()
+        .object(json!({"qom-type": "iothread", "id": "thread"}))
+        .blockdev(base.node())
+        .device("virtio-blk,drive=base,iothread=thread,id=disk")
+        .launch()
+        .await?;
+    let disk = || Target::device("disk/virtio-backend");
+
+    t.step("migrate to a file");
+    vm.migration_capabilities(&[]).await?;
+    vm.cmd("migrate", json!({"uri": "exec:cat > /dev/null"}))
+        .await?;
+    if !vm.wait_migration("postmigrate").await? {
+        return Err(Failure::new("the migration failed"));
+    }
+    vm.event("STOP").await?;
+    vm.cmd("query-migrate", ())
+        .await?
+        .assert("status", "completed")?;
+    let stopped = json!({"running": false, "status": "postmigrate"});
+    vm.cmd("query-status", ())
+        .await?
+        .assert_includes(&stopped)?;
+
+    t.step("take a snapshot of the disk");
+    let top = t.file("top")?;
+    vm.blockdev_create(json!({"driver": "file", "filename": top, "size": 0}))
+        .await?;
+    let file = json!({"driver": "file", "node-name": "top-file", "filename": top});
+    vm.cmd("blockdev-add", file).await?;
+    let format = t.format().name();
+    vm.blockdev_create(json!({"driver": format, "file": "top-file", "size": MIB}))
+        .await?;
+    let node = json!({"driver": format, "node-name": "top", "file": "top-file"});
+    vm.cmd("blockdev-add", node).await?;
+    vm.cmd(
+        "blockdev-snapshot",
+        json!({"node": "base", "overlay": "top"}),
+    )
+    .await?;
+    vm.assert_chain("top -> base").await?;
+
+    t.step("go on, and write");
+    vm.cmd("cont", ()).await?;
+    vm.event("RESUME").await?;
+    vm.wait_run_state("running").await?;
+    assert_read_only(&vm, &[("top", false), ("base", true)]).await?;
+    vm.write(disk(), 0x22, 4 * KIB..8 * KIB).await?;
+    vm.assert_pattern(disk(), 0x11, 8 * KIB..MIB).await?;
+
+    t.step("commit");
+    let job = vm.commit("top").top("top").set("auto-dismiss", false);
+    let job = job.start().await?;
+    let done = json!({"device": job.id(), "type": "commit", "len": 64 * KIB, "offset": 64 * KIB, "speed": 0});
+    job.run().await?;
+    for name in ["BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"] {
+        let event = vm.event(name).await?;
+        event.assert("data", done.clone()).context(name)?;
+    }
+    assert_no_jobs(&vm).await?;
+    let drives = vm.cmd("query-block", ()).await?;
+    drives.find(&json!({"inserted": {"node-name": "base", "ro": false}}))?;
+    vm.write(disk(), 0x33, 16 * KIB..20 * KIB).await?;
+    vm.cmd("blockdev-del", json!({"node-name": "top"})).await?;
+    assert_nodes_gone(&vm, &["top"]).await?;
+    vm.shutdown().await?;
+
+    t.step("look at the files");
+    base.assert_clean().await?;
+    let info = base.info().await?;
+    info.assert("virtual-size", 64 * MIB)?;
+    info.assert_absent("backing-filename")?;
+    let patterns = [
+        (0x11, 0..4 * KIB),
+        (0x22, 4 * KIB..8 * KIB),
+        (0x11, 8 * KIB..16 * KIB),
+        (0x33, 16 * KIB..20 * KIB),
+        (0x11, 20 * KIB..MIB),
+        (0, MIB..64 * MIB),
+    ];
+    base.assert_patterns(&patterns).await?;
+    t.qemu_img(["check", "-q", "-f", format, top.as_str()])
+        .await?;
+    let top = t
+        .qemu_img(["info", "--output=json", top.as_str()])
+        .json()
+        .await?;
+    top.assert_includes(&json!({"format": format, "virtual-size": MIB}))?;
+    top.assert_absent("backing-filename")
+}

@@ -1,0 +1,5 @@
+//! NBD: what servers tell, what clients survive.
+
+mod block_status;
+mod reconnect;
+mod server_remove;

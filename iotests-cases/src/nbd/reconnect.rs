@@ -1,0 +1,288 @@
+//! NBD clients of QEMU whose server goes away and comes back.
+
+use iotests_core::author::StoppedNbdServer;
+use iotests_core::prelude::*;
+use nbd::proto::{CommandType, Mode};
+use nbd::server::backend::MemoryBackend;
+use nbd::server::journal::Closed;
+use nbd::server::plan::Closing;
+use nbd::server::{Action as Fault, Event, Export, FaultPlan, On, Rule, Server};
+
+/// How long a client looks for its lost server: longer than any case may run, so that whoever waits
+/// for that to pass is noticed.
+const FOREVER: u32 = 24 * 60 * 60;
+
+/// So slow that a job stays at its first steps until it is told to hurry.
+const SLOW: u64 = 64 * KIB;
+const SIZE: u64 = 8 * MIB;
+
+/// A job that writes to an NBD server, and was caught in its middle when the server was stopped.
+struct Caught {
+    source: Image,
+    target: Image,
+    vm: Machine,
+    server: StoppedNbdServer,
+    job: Job,
+}
+
+/// Starts the job, and ends its server when it has copied something but not all. The client has
+/// looked for the server since, and was hung up on.
+///
+/// (Killed, the server might lose what it had taken but not flushed, and be right to.)
+async fn catch(t: &Test, command: &str) -> CaseResult<Caught> {
+    let mut source = t.image("source").size(SIZE);
+    for part in 0..8 {
+        source = source.write(
+            0x11 + part,
+            u64::from(part) * MIB..u64::from(part + 1) * MIB,
+        );
+    }
+    let source = source.create().await?;
+    let target = t.image("target").size(SIZE).create().await?;
+    let server = t.nbd_server(&target).hold_address().start().await?;
+    let vm = t.host().drive(&source).launch().await?;
+    let mut client = server.node();
+    client["reconnect-delay"] = FOREVER.into();
+    let node = json!({"driver": "raw", "node-name": "remote", "file": client});
+    vm.cmd("blockdev-add", node).await?;
+
+    t.step("the server goes");
+    let arguments = json!({"device": "source", "target": "remote", "sync": "full"});
+    let mut job = vm.job(command, arguments).speed(SLOW);
+    if command == "blockdev-mirror" {
+        // Otherwise it has all of this disk in flight at once, whatever its speed.
+        job = job.set("buf-size", 64 * KIB);
+    }
+    let job = job.start().await?;
+    let progress = |job: &Value| job["current-progress"].as_u64().unwrap_or_default();
+    job.until("something copied", move |job| progress(job) > 0)
+        .await?;
+    let server = server.stop().await?;
+    job.set_speed(0).await?;
+    server.hang_up().await?;
+
+    let info = job.info().await?;
+    info.assert("status", "running")?;
+    if progress(&info) >= SIZE {
+        return Err(Failure::new(format!(
+            "the job was not caught in its middle: {info}"
+        )));
+    }
+    Ok(Caught {
+        source,
+        target,
+        vm,
+        server,
+        job,
+    })
+}
+
+const SURVIVORS: &[Row<&str>] = &[
+    Row::new("backup", "blockdev-backup").upstream("264::TestNbdReconnect::test_backup"),
+    Row::new("mirror", "blockdev-mirror"),
+];
+
+/// A job whose NBD server was stopped goes on when a new one listens at the same place, and loses
+/// nothing.
+#[case(formats = [QCOW2], groups = [RW, JOB], needs = [Tool(ToolKind::Nbd)], host = Host::Any, rows = SURVIVORS)]
+async fn a_job_survives_a_restart_of_its_server(t: &mut Test, command: &&str) -> CaseResult {
+    let Caught {
+        source,
+        target,
+        vm,
+        server,
+        job,
+    } = catch(t, command).await?;
+
+    t.step("the server comes back");
+    let server = server.start().await?;
+    let ended = match *command {
+        "blockdev-mirror" => job.complete().await?,
+        _ => job.wait().await?,
+    };
+    ended.event.assert("data/offset", SIZE)?;
+    ended.event.assert_absent("data/error")?;
+    json!(vm.take_events("BLOCK_JOB_ERROR")).assert("", json!([]))?;
+    vm.assert_no_jobs().await?;
+    if *command == "blockdev-backup" {
+        vm.cmd("blockdev-del", json!({"node-name": "remote"}))
+            .await?;
+    }
+    vm.shutdown().await?;
+    server.stop().await?;
+    target.assert_same_as(&source).await?;
+    target.assert_clean().await
+}
+
+const CANCELLED: &[Row<&str>] = &[
+    Row::new("backup", "blockdev-backup").upstream("264::TestNbdReconnect::test_backup_cancel"),
+    Row::new("mirror", "blockdev-mirror").upstream("264::TestNbdReconnect::test_mirror_cancel"),
+];
+
+/// A job that waits for its lost NBD server is cancelled at once, not when the client gives up; the
+/// node can be removed, and the source is as it was.
+#[case(formats = [QCOW2], groups = [RW, JOB], needs = [Tool(ToolKind::Nbd)], host = Host::Any, rows = CANCELLED)]
+async fn a_job_without_its_server_is_cancelled_at_once(t: &mut Test, command: &&str) -> CaseResult {
+    let Caught {
+        source, vm, job, ..
+    } = catch(t, command).await?;
+
+    t.step("cancel");
+    let ended = job.force_cancel().await?;
+    ended.event.assert("event", "BLOCK_JOB_CANCELLED")?;
+    if ended.outcome != Outcome::Cancelled {
+        return Err(Failure::new(format!(
+            "the job should be cancelled, but is {:?}",
+            ended.outcome
+        )));
+    }
+    json!(vm.take_events("BLOCK_JOB_COMPLETED")).assert("", json!([]))?;
+    vm.assert_no_jobs().await?;
+    vm.cmd("blockdev-del", json!({"node-name": "remote"}))
+        .await?;
+    vm.assert_chain("source").await?;
+    vm.shutdown().await?;
+    let part = |n: u8| (0x11 + n, u64::from(n) * MIB..u64::from(n + 1) * MIB);
+    source
+        .assert_patterns(&(0..8).map(part).collect::<Vec<_>>())
+        .await?;
+    source.assert_clean().await
+}
+
+/// Where the server drops a client that writes, and on which connection.
+struct Drops {
+    mode: Mode,
+    plan: fn() -> FaultPlan,
+    /// How often the whole write arrives.
+    writes: usize,
+    /// How many connections die by a fault.
+    faults: usize,
+}
+
+const DROPS: &[Row<Drops>] = &[
+    Row::new(
+        "after-data-then-after-reply",
+        Drops {
+            mode: Mode::ExportName,
+            plan: || {
+                FaultPlan::new()
+                    .rule(Rule::new(On::payload(), Fault::CLOSE).after().connection(1))
+                    .rule(
+                        Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE)
+                            .after()
+                            .connection(2),
+                    )
+            },
+            writes: 2,
+            faults: 2,
+        },
+    )
+    .upstream("277"),
+    once("after-data", || {
+        first(Rule::new(On::payload(), Fault::CLOSE).after())
+    }),
+    once("after-request", || {
+        first(Rule::new(On::request(CommandType::WRITE), Fault::CLOSE).after())
+    }),
+    once("within-data", || {
+        first(Rule::new(On::payload(), Fault::CLOSE).at_byte(MIB))
+    }),
+    once("before-reply", || {
+        first(Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE))
+    }),
+    once("within-reply", || {
+        first(Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE).at_byte(8))
+    }),
+    once("end-of-stream-before-reply", || {
+        first(Rule::new(
+            On::reply(CommandType::WRITE),
+            Fault::Close(Closing::Fin),
+        ))
+    }),
+    Row::new(
+        "after-data-then-in-negotiation",
+        Drops {
+            mode: Mode::Extended,
+            plan: || {
+                FaultPlan::new()
+                    .rule(Rule::new(On::payload(), Fault::CLOSE).after().connection(1))
+                    .rule(Rule::new(On::Greeting, Fault::CLOSE).after().connection(2))
+            },
+            writes: 2,
+            faults: 2,
+        },
+    ),
+];
+
+const fn once(name: &'static str, plan: fn() -> FaultPlan) -> Row<Drops> {
+    Row::new(
+        name,
+        Drops {
+            mode: Mode::Extended,
+            plan,
+            writes: 2,
+            faults: 1,
+        },
+    )
+}
+
+/// The first connection dies by this rule, the next one is left alone.
+fn first(rule: Rule) -> FaultPlan {
+    FaultPlan::new().rule(rule.connection(1))
+}
+
+/// A client that is dropped in the middle of a write connects again, sends all of it again, and
+/// reports success only when all of it was taken.
+#[case(formats = [RAW], groups = [RW, QUICK], needs = [Tool(ToolKind::Io)], rows = DROPS)]
+async fn a_dropped_write_is_sent_again(t: &mut Test, drops: &Drops) -> CaseResult {
+    let length = 3 * MIB;
+    let disk = std::sync::Arc::new(MemoryBackend::new(8 * MIB));
+    let socket = t.socket("nbd")?;
+    let server = Server::builder()
+        .export(Export::shared(disk.clone()))
+        .mode(drops.mode)
+        .plan((drops.plan)())
+        .listen_unix(&*socket)?;
+    let client = format!(
+        "driver=nbd,server.type=unix,server.path={},reconnect-delay={FOREVER}",
+        socket.as_option()
+    );
+    let write = [
+        "-c",
+        "write -P 0x7 0 3M",
+        "-c",
+        "read -P 0x7 0 3M",
+        "-c",
+        "read -P 0 3M 5M",
+    ];
+    let output = t.qemu_io(["--image-opts", &client]).args(write).await?;
+    let said = "wrote 3145728/3145728 bytes at offset 0";
+    if !output.stdout_text().contains(said) {
+        return Err(Failure::new(format!(
+            "qemu-io did not say \"{said}\": {}",
+            output.combined_text()
+        )));
+    }
+
+    // That every fault really happened is for `finish` to say.
+    let journal = server.finish().await?;
+    let is_write = |event: &Event| matches!(event, Event::Request { command, offset: 0, len, .. } if *command == CommandType::WRITE && *len == length);
+    let writes = journal.count(|entry| is_write(&entry.event));
+    let faults = journal.count(|entry| entry.event == Event::Closed(Closed::Fault));
+    if (writes, faults) != (drops.writes, drops.faults) {
+        return Err(Failure::new(format!(
+            "expected {} whole writes and {} drops:\n{}",
+            drops.writes,
+            drops.faults,
+            journal.to_json_lines()
+        )));
+    }
+    let content = disk.snapshot(0, 8 * MIB);
+    let (written, rest) = content.split_at(usize::try_from(length)?);
+    if written.iter().any(|byte| *byte != 7) || rest.iter().any(|byte| *byte != 0) {
+        return Err(Failure::new(
+            "the server does not hold what was written, and nothing else",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! qemu-img on images that nobody else has open.
+
+mod shrink;

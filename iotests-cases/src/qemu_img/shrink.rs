@@ -1,0 +1,160 @@
+//! Making images smaller with `qemu-img resize --shrink`.
+
+use imgtools::qcow2;
+use iotests_core::prelude::*;
+
+/// What an image is like before it is made smaller.
+struct Shrink {
+    /// Cluster size and refcount width of a qcow2 image.
+    clusters: (u64, u32),
+    /// From this size to that one.
+    sizes: (u64, u64),
+    /// Written in pieces of this size, in this order.
+    chunk: u64,
+    order: Order,
+}
+
+enum Order {
+    Untouched,
+    Ascending,
+    Shuffled,
+}
+
+use Order::{Ascending, Shuffled, Untouched};
+
+const fn clusters_512(order: Order) -> Shrink {
+    Shrink {
+        clusters: (512, 64),
+        sizes: (3 * MIB, MIB),
+        chunk: 256 * KIB,
+        order,
+    }
+}
+
+const fn clusters_64k(order: Order) -> Shrink {
+    Shrink {
+        clusters: (64 * KIB, 16),
+        sizes: (128 * MIB, 10 * MIB),
+        chunk: 16 * MIB,
+        order,
+    }
+}
+
+const fn clusters_1m(order: Order) -> Shrink {
+    Shrink {
+        clusters: (MIB, 1),
+        sizes: (128 * MIB, 10 * MIB),
+        chunk: 16 * MIB,
+        order,
+    }
+}
+
+const SHRINKS: &[Row<Shrink>] = &[
+    Row::new("512-byte-clusters-untouched", clusters_512(Untouched))
+        .upstream("163::TestShrink512::test_empty_image"),
+    Row::new("512-byte-clusters-ascending", clusters_512(Ascending))
+        .upstream("163::TestShrink512::test_sequential_write"),
+    Row::new("512-byte-clusters-shuffled", clusters_512(Shuffled))
+        .upstream("163::TestShrink512::test_random_write"),
+    Row::new("64k-clusters-untouched", clusters_64k(Untouched))
+        .upstream("163::TestShrink64K::test_empty_image"),
+    Row::new("64k-clusters-ascending", clusters_64k(Ascending))
+        .upstream("163::TestShrink64K::test_sequential_write"),
+    Row::new("64k-clusters-shuffled", clusters_64k(Shuffled))
+        .upstream("163::TestShrink64K::test_random_write"),
+    Row::new(
+        "64k-clusters-to-the-middle-of-one",
+        Shrink {
+            sizes: (128 * MIB, 10 * MIB + 1536),
+            ..clusters_64k(Ascending)
+        },
+    ),
+    Row::new("1m-clusters-untouched", clusters_1m(Untouched))
+        .upstream("163::TestShrink1M::test_empty_image"),
+    Row::new("1m-clusters-ascending", clusters_1m(Ascending))
+        .upstream("163::TestShrink1M::test_sequential_write"),
+    Row::new("1m-clusters-shuffled", clusters_1m(Shuffled))
+        .upstream("163::TestShrink1M::test_random_write"),
+];
+
+/// A smaller image keeps the data below its new end, and nothing of what was behind it.
+#[case(
+    upstream = ["163"], formats = [RAW, QCOW2], groups = [RW], unsupported_imgopts = ["compat"], rows = SHRINKS
+)]
+async fn keeps_the_data_below_the_new_end(t: &mut Test, shrink: &Shrink) -> CaseResult {
+    let (old, new) = shrink.sizes;
+    let mut image = t.image("disk").size(old);
+    if t.format() == QCOW2 {
+        let (cluster_size, refcount_bits) = shrink.clusters;
+        image = image
+            .option("cluster_size", cluster_size)
+            .option("refcount_bits", refcount_bits);
+    }
+    let image = image.create().await?;
+
+    t.step("writing");
+    let mut offsets: Vec<u64> = (0..old).step_by(shrink.chunk as usize).collect();
+    match shrink.order {
+        Untouched => offsets.clear(),
+        Ascending => {}
+        Shuffled => t.shuffle(&mut offsets),
+    }
+    for offset in &offsets {
+        image.write(0xff, *offset..offset + shrink.chunk).await?;
+    }
+
+    t.step("shrinking");
+    image.shrink(new).await?;
+    assert_eq!(image.size().await?, new);
+    image
+        .assert_fill(if offsets.is_empty() { 0 } else { 0xff })
+        .await?;
+    image.assert_clean().await?;
+    if t.format() == QCOW2 {
+        assert_no_tables_behind_the_end(&image)?;
+        assert_file_ends_with_the_last_cluster(&image).await?;
+    }
+
+    t.step("growing again");
+    image.resize(old).await?;
+    // What is left of the last cluster belongs to it, and is kept with it.
+    let clear = match t.format() {
+        QCOW2 => new.next_multiple_of(shrink.clusters.0),
+        _ => new,
+    };
+    image.assert_pattern(0, clear..old).await
+}
+
+/// The file was cut as well, as far as its last cluster in use allows.
+async fn assert_file_ends_with_the_last_cluster(image: &Image) -> CaseResult {
+    let end = image.check().await?.at("image-end-offset")?.as_u64();
+    let length = std::fs::metadata(image.file())?.len();
+    assert_eq!(Some(length), end, "the file has unused clusters at its end");
+    Ok(())
+}
+
+/// No L1 entry is left for what is behind the end, and no refcount block that counts nothing.
+fn assert_no_tables_behind_the_end(image: &Image) -> CaseResult {
+    let qcow2 = qcow2::Image::open(image.file())?;
+    let header = qcow2.header();
+    let covered = header.cluster_size() * header.l2_entries();
+    let l1 = qcow2.l1_table()?;
+    let (used, behind) = l1.split_at(header.size.div_ceil(covered) as usize);
+    assert!(!used.is_empty(), "the L1 table is empty");
+    assert!(
+        behind.iter().all(|entry| entry.0 == 0),
+        "L2 tables behind the end: {behind:?}"
+    );
+    for block in qcow2
+        .refcount_table()?
+        .into_iter()
+        .filter(|block| *block != 0)
+    {
+        let counts = qcow2::peek(image.file(), block, header.cluster_size())?;
+        assert!(
+            counts.iter().any(|byte| *byte != 0),
+            "the refcount block at {block} is empty"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! How a case has to read: short, documented, waiting for events and never for time.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use iotests_core::case::{CASES, Case};
+// The cases register themselves; this line is what links them.
+use iotests_cases as _;
+
+/// A case may be this long, in lines from its signature to its closing brace; what is longer is a
+/// table, and belongs into one.
+const LONGEST: usize = 120;
+
+/// Half of the cases are no longer than this.
+const MEDIAN: usize = 40;
+
+/// The upstream tests that were the first to be written anew, and show what the API is good for.
+const FIRST: [&str; 3] = ["163", "209", "218"];
+
+/// What a case has no business with, and what there is instead.
+const FORBIDDEN: &[(&str, &str)] = &[
+    ("sleep(", "wait for an event or a state"),
+    ("Duration::from_", "deadlines come from the case's budget"),
+    ("timeout(", "deadlines come from the case's budget"),
+    ("with_deadline(", "deadlines come from the case's budget"),
+    ("Instant::now", "a case measures no time"),
+    ("recv_timeout", "wait for an event"),
+    (
+        "std::process::Command",
+        "call tools with t.qemu_img and its like",
+    ),
+    ("tokio::process", "call tools with t.qemu_img and its like"),
+    ("println!", "use t.log or t.step"),
+    ("dbg!", "use t.log or t.step"),
+    (".unwrap()", "use `?`"),
+    ("std::env::", "what a case depends on is in its spec"),
+    ("fn main(", "a case needs no entry point"),
+];
+
+/// What a case must not begin with, because its attribute says it.
+const PREAMBLE: &[&str] = &[
+    "t.require(",
+    "t.skip(",
+    "t.has(",
+    "t.tool(",
+    "if t.format() !=",
+];
+
+/// A function under `#[case]`.
+struct Found {
+    name: String,
+    place: String,
+    lines: usize,
+    documented: bool,
+    /// The first line of its body.
+    first: String,
+}
+
+fn sources() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let entries = walkdir::WalkDir::new(root).sort_by_file_name();
+    entries
+        .into_iter()
+        .map(|entry| entry.unwrap().into_path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "rs"))
+        .collect()
+}
+
+/// The cases of a source text. Formatted code is all that this has to read: an attribute and a
+/// function begin in the first column, and a function ends with a brace there.
+fn cases(place: &str, text: &str) -> Vec<Found> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_attribute = |at: &usize| lines[*at].starts_with("#[case");
+    let found = |at: usize| {
+        let rest = &lines[at..];
+        let signature = rest.iter().position(|line| line.contains("async fn "));
+        let start = at + signature.expect("a case is an async fn");
+        let body = &lines[start..];
+        let end = body.iter().position(|line| *line == "}");
+        // A signature that is too long for its line ends with `) -> CaseResult {` on another one.
+        let open = body.iter().position(|line| line.ends_with('{'));
+        let first = open.and_then(|open| body.get(open + 1)).copied();
+        let name = lines[start].split("fn ").nth(1).unwrap_or_default();
+        Found {
+            name: name.split(['(', '<']).next().unwrap_or_default().to_owned(),
+            place: format!("{place}:{}", start + 1),
+            lines: end.expect("it has an end") + 1,
+            documented: at > 0 && lines[at - 1].starts_with("///"),
+            first: first.unwrap_or_default().trim().to_owned(),
+        }
+    };
+    (0..lines.len()).filter(is_attribute).map(found).collect()
+}
+
+fn all() -> Vec<Found> {
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        cases(&path.display().to_string(), &text)
+    };
+    sources().into_iter().flat_map(read).collect()
+}
+
+/// Those of a registered case.
+fn of_case<'f>(found: &'f [Found], case: &Case) -> Vec<&'f Found> {
+    let in_file = |one: &&Found| one.place.contains(&format!("{}:", case.file));
+    let mut found: Vec<&Found> = found.iter().filter(in_file).collect();
+    found.retain(|one| one.name == case.function);
+    found
+}
+
+/// Whether a case, or one of its rows, covers this upstream test.
+fn covers(case: &Case, number: &str) -> bool {
+    let of_rows = case.rows().into_iter().flatten().map(|row| row.upstream);
+    let mut ids = case.meta.upstream.iter().copied().chain(of_rows);
+    ids.any(|ids| {
+        let mut ids = ids.split_whitespace();
+        ids.any(|id| id.split("::").next() == Some(number))
+    })
+}
+
+fn median(mut lines: Vec<usize>) -> usize {
+    lines.sort_unstable();
+    lines[lines.len() / 2]
+}
+
+/// What is forbidden in this text, comments aside.
+fn violations(place: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let code = line.split("//").next().unwrap_or_default();
+        for (word, instead) in FORBIDDEN {
+            if code.contains(word) {
+                found.push(format!(
+                    "{place}:{}: no `{word}` in a case: {instead}",
+                    number + 1
+                ));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn cases_wait_for_events_and_leave_processes_and_output_to_the_harness() {
+    let check = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        // The binary is no case.
+        if path.ends_with("src/main.rs") {
+            Vec::new()
+        } else {
+            violations(&path.display().to_string(), &text)
+        }
+    };
+    let found: Vec<String> = sources().iter().flat_map(check).collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn no_case_is_long_and_most_are_short() {
+    let found = all();
+    for case in &found {
+        assert!(
+            case.lines <= LONGEST,
+            "{} {}: {} lines",
+            case.place,
+            case.name,
+            case.lines
+        );
+    }
+    let median = median(found.iter().map(|case| case.lines).collect());
+    assert!(median <= MEDIAN, "the median case has {median} lines");
+}
+
+#[test]
+fn the_first_cases_stay_as_short_as_they_were_to_be() {
+    let found = all();
+    let mut lines = Vec::new();
+    for number in FIRST {
+        let cases = CASES.iter().filter(|case| covers(case, number));
+        let of_test: Vec<&Found> = cases.flat_map(|case| of_case(&found, case)).collect();
+        assert!(!of_test.is_empty(), "nothing covers {number}");
+        lines.extend(of_test.iter().map(|case| case.lines));
+    }
+    let median = median(lines);
+    assert!(
+        median <= MEDIAN,
+        "the median of {FIRST:?} is {median} lines"
+    );
+}
+
+#[test]
+fn every_registered_case_is_looked_at() {
+    let found = all();
+    assert_eq!(found.len(), CASES.len());
+    for case in CASES {
+        assert_eq!(of_case(&found, case).len(), 1, "{case:?}");
+    }
+}
+
+#[test]
+fn no_case_begins_with_what_its_attribute_could_say() {
+    for case in all() {
+        let preamble = PREAMBLE
+            .iter()
+            .find(|start| case.first.starts_with(**start));
+        assert!(
+            preamble.is_none(),
+            "{} {} begins with `{}`: declare it beside the case",
+            case.place,
+            case.name,
+            case.first
+        );
+    }
+}
+
+#[test]
+fn every_case_says_what_it_shows() {
+    for case in all() {
+        assert!(
+            case.documented,
+            "{} {} has no description",
+            case.place, case.name
+        );
+    }
+}
+
+#[test]
+fn the_lint_itself_finds_what_it_looks_for() {
+    let text = "#[case(formats = [RAW])]\nasync fn bad(t: &mut Test) -> CaseResult {\n    \
+                tokio::time::sleep(Duration::from_secs(1)).await; // sleep( in a comment\n    Ok(())\n}\n";
+    let found = cases("x.rs", text);
+    assert_eq!(
+        (found[0].name.as_str(), found[0].lines, found[0].documented),
+        ("bad", 4, false)
+    );
+    assert_eq!(found[0].place, "x.rs:2");
+    assert!(found[0].first.starts_with("tokio::time::sleep"));
+    let long =
+        "#[case]\nasync fn long(\n    t: &mut Test,\n) -> CaseResult {\n    t.require(Luks)?;\n}\n";
+    assert_eq!(cases("x.rs", long)[0].first, "t.require(Luks)?;");
+    assert_eq!(violations("x.rs", text).len(), 2);
+    assert!(violations("x.rs", "    // sleep(1)\n").is_empty());
+}

@@ -1,0 +1,5 @@
+//! Tests of the cases as a whole, in one binary.
+
+mod lint;
+mod not_run;
+mod odd_places;

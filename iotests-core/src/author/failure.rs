@@ -1,0 +1,330 @@
+//! The one error type of a case: what went wrong, where in the case, during which step.
+//!
+//! A case body returns [`CaseResult`] and uses `?` on everything. Any error type converts into a
+//! [`Failure`]; the conversion notes the line of the case that used `?`, so a report points into the
+//! case and not into the harness. A skip travels the same way, because leaving a case early is the
+//! same movement whatever the reason.
+
+use std::fmt;
+use std::panic::Location;
+
+use crate::case::Skip;
+use crate::wire::{FailureReport, Place};
+
+/// What a case body, and every checked operation in it, returns.
+pub type CaseResult<T = ()> = Result<T, Failure>;
+
+/// Why a case ended early: a failure, or a skip with its reason.
+///
+/// It is opaque on purpose. A case does not examine it; whoever expects an error says so on the
+/// operation (`expect_error`), and gets the error as a value.
+pub struct Failure(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    message: String,
+    context: Vec<String>,
+    place: Place,
+    difference: Option<Difference>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Failed,
+    Skipped(Skip),
+}
+
+/// Two values that should have agreed, as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What the case expects.
+    pub expected: String,
+    /// What was found instead.
+    pub found: String,
+    /// Where the two differ, when a line-by-line view says more than both values in full.
+    pub diff: Option<String>,
+}
+
+impl Failure {
+    /// A failure with this message, at the caller's line.
+    #[track_caller]
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self::build(Kind::Failed, message.into(), Location::caller().into())
+    }
+
+    /// A skip with this reason, at the caller's line.
+    #[track_caller]
+    #[must_use]
+    pub fn skip(reason: Skip) -> Self {
+        let message = reason.to_string();
+        Self::build(Kind::Skipped(reason), message, Location::caller().into())
+    }
+
+    /// A failure that shows both values.
+    #[track_caller]
+    #[must_use]
+    pub fn differs(message: impl Into<String>, difference: Difference) -> Self {
+        let mut failure = Self::build(Kind::Failed, message.into(), Location::caller().into());
+        failure.0.difference = Some(difference);
+        failure
+    }
+
+    /// What a panic said, as a failure; `told` is what a panic hook made of it.
+    #[must_use]
+    pub fn from_panic(payload: &(dyn std::any::Any + Send), told: Option<FailureReport>) -> Self {
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned());
+        let (message, place) = match told {
+            Some(told) => (Some(told.message), told.place),
+            None => (text, None),
+        };
+        let message = message.unwrap_or_else(|| "the case panicked".to_owned());
+        let place = place.unwrap_or(Place {
+            file: "unknown".to_owned(),
+            line: 0,
+        });
+        Self::build(Kind::Failed, message, place)
+    }
+
+    fn build(kind: Kind, message: String, place: Place) -> Self {
+        Failure(Box::new(Inner {
+            kind,
+            message,
+            context: Vec::new(),
+            place,
+            difference: None,
+        }))
+    }
+
+    /// The same failure, said to have happened while doing `what`; the outermost comes first.
+    #[must_use]
+    pub fn context(mut self, what: impl Into<String>) -> Self {
+        self.0.context.insert(0, what.into());
+        self
+    }
+
+    /// The same failure, at this place. The outermost harness call in the case's own code is the
+    /// place a person wants to see, so harness calls put theirs over the one inside them.
+    #[must_use]
+    pub fn at(mut self, place: &Location<'_>) -> Self {
+        self.0.place = place.into();
+        self
+    }
+
+    /// Why the case is skipped, if this is a skip.
+    #[must_use]
+    pub fn skip_reason(&self) -> Option<&Skip> {
+        match &self.0.kind {
+            Kind::Skipped(reason) => Some(reason),
+            Kind::Failed => None,
+        }
+    }
+
+    /// The failure as the runner and the reports want it.
+    #[must_use]
+    pub fn report(&self) -> FailureReport {
+        let contexts: String = self
+            .0
+            .context
+            .iter()
+            .map(|text| format!("{text}: "))
+            .collect();
+        let difference = self.0.difference.as_ref();
+        FailureReport {
+            message: contexts + &self.0.message,
+            place: Some(self.0.place.clone()),
+            expected: difference.map(|difference| difference.expected.clone()),
+            found: difference.map(|difference| difference.found.clone()),
+            diff: difference.and_then(|difference| difference.diff.clone()),
+            ..FailureReport::default()
+        }
+    }
+
+    /// What went wrong, or why the case is skipped, without context and place.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The line of the case.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.0.place
+    }
+
+    /// Both values, when two values should have agreed.
+    #[must_use]
+    pub fn difference(&self) -> Option<&Difference> {
+        self.0.difference.as_ref()
+    }
+
+    /// Hides what `hide` hides in all texts of the failure.
+    #[must_use]
+    pub(crate) fn map_text(mut self, hide: impl Fn(&str) -> String) -> Self {
+        let inner = &mut *self.0;
+        inner.message = hide(&inner.message);
+        inner.context.iter_mut().for_each(|text| *text = hide(text));
+        if let Some(difference) = &mut inner.difference {
+            difference.expected = hide(&difference.expected);
+            difference.found = hide(&difference.found);
+            difference.diff = difference.diff.as_deref().map(&hide);
+        }
+        self
+    }
+}
+
+impl<E> From<E> for Failure
+where
+    E: std::error::Error + 'static,
+{
+    /// Any error, with the errors that caused it, at the line that used `?`.
+    #[track_caller]
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            // Many errors already end in the text of their cause.
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            source = cause.source();
+        }
+        Self::build(Kind::Failed, message, Location::caller().into())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for context in &self.0.context {
+            write!(f, "{context}: ")?;
+        }
+        f.write_str(&self.0.message)?;
+        if let Some(Difference {
+            expected,
+            found,
+            diff,
+        }) = &self.0.difference
+        {
+            match diff {
+                Some(diff) => write!(f, "\n{diff}")?,
+                None => write!(f, "\n  expected: {expected}\n  found:    {found}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As [`fmt::Display`], with the place: what a unit test's failed `unwrap` shows.
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.0.kind {
+            Kind::Failed => "failed",
+            _ => "skipped",
+        };
+        write!(f, "{kind} at {}: {self}", self.0.place)
+    }
+}
+
+/// Adds context to the error of any result that can end a case.
+pub trait Context<T> {
+    /// Says what was being done, should it have failed.
+    ///
+    /// # Errors
+    /// The same error, with the context, at the caller's line if it had none.
+    #[track_caller]
+    fn context(self, what: impl Into<String>) -> CaseResult<T>;
+}
+
+impl<T, E: Into<Failure>> Context<T> for Result<T, E> {
+    #[track_caller]
+    fn context(self, what: impl Into<String>) -> CaseResult<T> {
+        // Not `map_err`: a closure would become the caller that the conversion notes.
+        match self {
+            Ok(value) => Ok(value),
+            Err(error) => Err(error.into().context(what)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> CaseResult<u32> {
+        Ok(text.parse::<u32>()?)
+    }
+
+    #[test]
+    fn a_foreign_error_notes_the_line_that_used_the_question_mark() {
+        let failure = parse("no number").unwrap_err();
+        assert!(failure.place().file.ends_with("failure.rs"), "{failure:?}");
+        assert_eq!(failure.place().line, line!() - 7);
+        assert!(failure.message().contains("invalid digit"));
+    }
+
+    #[test]
+    fn context_is_shown_outermost_first() {
+        let failure = parse("x")
+            .context("reading the size")
+            .context("opening the image");
+        let failure = failure.unwrap_err();
+        assert!(
+            failure
+                .to_string()
+                .starts_with("opening the image: reading the size: ")
+        );
+    }
+
+    #[test]
+    fn a_skip_keeps_its_reason_through_context() {
+        let failure = Err::<(), _>(Failure::skip(Skip::Case {
+            reason: "no LUKS here".into(),
+        }))
+        .context("set-up")
+        .unwrap_err();
+        assert!(failure.skip_reason().is_some());
+        assert_eq!(failure.message(), "no LUKS here");
+    }
+
+    #[test]
+    fn both_values_of_a_difference_are_shown() {
+        let difference = Difference {
+            expected: "7".into(),
+            found: "8".into(),
+            diff: None,
+        };
+        let text = Failure::differs("wrong size", difference).to_string();
+        assert!(
+            text.contains("expected: 7") && text.contains("found:    8"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_panic_keeps_its_text() {
+        let payload = std::panic::catch_unwind(|| panic!("boom {}", 1)).unwrap_err();
+        assert!(
+            Failure::from_panic(&*payload, None)
+                .message()
+                .ends_with("boom 1")
+        );
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("failed to open the door")]
+    struct Outer(#[source] std::num::ParseIntError);
+
+    #[test]
+    fn the_causes_of_an_error_are_told() {
+        let failure = Failure::from(Outer("x".parse::<u32>().unwrap_err()));
+        assert_eq!(
+            failure.message(),
+            "failed to open the door: invalid digit found in string"
+        );
+    }
+}

@@ -1,0 +1,356 @@
+//! The directories of a case and the files in it, which remove themselves and print redacted.
+
+use std::fmt;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use crate::author::filter::{Filter, Hidden};
+
+/// The longest path of a UNIX socket that the kernel takes, without the final zero.
+const LONGEST_SOCKET_PATH: usize = 107;
+
+/// Why a directory or a name cannot serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// JSON and QMP are UTF-8, so such a path can be named to no daemon.
+    #[error(
+        "the directory {0:?} is not UTF-8, and QMP can carry no other names; choose another one"
+    )]
+    NotUtf8(PathBuf),
+    /// It would end a line of a QEMU command or log.
+    #[error("the directory {0:?} has a control character in its name; choose another one")]
+    Control(PathBuf),
+    /// It would depend on the working directory.
+    #[error("the directory {} is not absolute", .0.display())]
+    Relative(PathBuf),
+    /// No room is left for the name of a socket.
+    #[error(
+        "the socket {} would have a path of {length} bytes, and the kernel allows {LONGEST_SOCKET_PATH}; choose a shorter socket directory",
+        path.display()
+    )]
+    SocketTooLong {
+        /// The path that is too long.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// It would lie outside the directory.
+    #[error("{0:?} is not the name of a file in a directory")]
+    NotAName(String),
+}
+
+/// The two directories of a case: one for files, and one with a short path for sockets.
+#[derive(Clone, Debug)]
+pub struct Directories(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    test: String,
+    sock: String,
+    hidden: Vec<Hidden>,
+}
+
+impl Directories {
+    /// Checks that both directories can be used: absolute, UTF-8, no control characters. Spaces,
+    /// commas, quotes and names of formats do no harm.
+    ///
+    /// # Errors
+    /// Says what is wrong with which directory.
+    pub fn new(test: &Path, sock: &Path) -> Result<Self, PathError> {
+        let (test, sock) = (usable(test)?, usable(sock)?);
+        let hidden = vec![
+            Hidden::new(&test, "TEST_DIR"),
+            Hidden::new(&sock, "SOCK_DIR"),
+        ];
+        Ok(Directories(Arc::new(Inner { test, sock, hidden })))
+    }
+
+    /// No directories at all: nothing is hidden, and no name leads anywhere that exists.
+    pub(crate) fn none() -> Self {
+        let nowhere = "/dev/null".to_owned();
+        Directories(Arc::new(Inner {
+            test: nowhere.clone(),
+            sock: nowhere,
+            hidden: Vec::new(),
+        }))
+    }
+
+    /// The directory for files.
+    #[must_use]
+    pub fn test(&self) -> &Path {
+        Path::new(&self.0.test)
+    }
+
+    /// The directory for sockets.
+    #[must_use]
+    pub fn sock(&self) -> &Path {
+        Path::new(&self.0.sock)
+    }
+
+    /// What hides both directories.
+    #[must_use]
+    pub fn hidden(&self) -> &[Hidden] {
+        &self.0.hidden
+    }
+
+    /// Text with both directories hidden.
+    #[must_use]
+    pub fn redact(&self, text: &str) -> String {
+        Filter::TestFiles(self.0.hidden.clone())
+            .text(text)
+            .into_owned()
+    }
+
+    /// A file in the test directory. It is removed when the value goes, if it exists then.
+    ///
+    /// # Errors
+    /// When `name` is not the name of a file.
+    pub fn file(&self, name: &str) -> Result<TestFile, PathError> {
+        Ok(TestFile {
+            directories: self.clone(),
+            path: join(&self.0.test, name)?,
+        })
+    }
+
+    /// A file in a folder below the test directory, such as `deep/deeper`; the folder is made.
+    ///
+    /// # Errors
+    /// When `folder` leads out of the test directory, or `name` is not the name of a file.
+    pub fn file_in(&self, folder: &str, name: &str) -> Result<TestFile, PathError> {
+        let mut path = self.0.test.clone();
+        for part in folder.split('/') {
+            path = join(&path, part)?;
+        }
+        // Should this fail, whoever opens the file fails with the system's own reason.
+        if let Err(error) = std::fs::create_dir_all(&path) {
+            tracing::debug!(%path, %error, "a test folder cannot be made");
+        }
+        Ok(TestFile {
+            directories: self.clone(),
+            path: join(&path, name)?,
+        })
+    }
+
+    /// A socket in the socket directory. It is removed when the value goes, if it exists then.
+    ///
+    /// # Errors
+    /// When `name` is not the name of a file, or the path would be too long for the kernel.
+    pub fn socket(&self, name: &str) -> Result<TestFile, PathError> {
+        let path = join(&self.0.sock, name)?;
+        if path.len() > LONGEST_SOCKET_PATH {
+            let length = path.len();
+            return Err(PathError::SocketTooLong {
+                path: path.into(),
+                length,
+            });
+        }
+        Ok(TestFile {
+            directories: self.clone(),
+            path,
+        })
+    }
+}
+
+fn usable(path: &Path) -> Result<String, PathError> {
+    let text = path
+        .to_str()
+        .ok_or_else(|| PathError::NotUtf8(path.to_owned()))?;
+    if text.chars().any(char::is_control) {
+        return Err(PathError::Control(path.to_owned()));
+    }
+    if !path.is_absolute() {
+        return Err(PathError::Relative(path.to_owned()));
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn join(directory: &str, name: &str) -> Result<String, PathError> {
+    if name.is_empty() || name == "." || name == ".." || name.contains('/') {
+        return Err(PathError::NotAName(name.to_owned()));
+    }
+    Ok(format!("{directory}/{name}"))
+}
+
+/// A path in one of the directories of a case, which owns the file there: the file, or an empty
+/// directory, is removed with it. It shows as `TEST_DIR/name`; in JSON it is the real path.
+pub struct TestFile {
+    directories: Directories,
+    path: String,
+}
+
+impl TestFile {
+    /// The real path. It is UTF-8, since the directories are.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.path
+    }
+
+    /// The real path as the value of a QEMU option: commas are doubled.
+    #[must_use]
+    pub fn as_option(&self) -> String {
+        self.path.replace(',', ",,")
+    }
+}
+
+impl Deref for TestFile {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        Path::new(&self.path)
+    }
+}
+
+impl AsRef<Path> for TestFile {
+    fn as_ref(&self) -> &Path {
+        self
+    }
+}
+
+impl AsRef<std::ffi::OsStr> for TestFile {
+    fn as_ref(&self) -> &std::ffi::OsStr {
+        self.path.as_ref()
+    }
+}
+
+impl fmt::Display for TestFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.directories.redact(&self.path))
+    }
+}
+
+impl fmt::Debug for TestFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for TestFile {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.path)
+    }
+}
+
+impl Drop for TestFile {
+    /// A file that cannot be removed stays for the runner, which removes the whole directory.
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+            && std::fs::remove_dir(&self.path).is_err()
+        {
+            tracing::debug!(file = %self, %error, "a test file stays");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    fn directories() -> (tempfile::TempDir, Directories) {
+        let temporary = tempfile::tempdir().unwrap();
+        let (test, sock) = (
+            temporary.path().join("test, \"a\" qcow2"),
+            temporary.path().join("s"),
+        );
+        std::fs::create_dir_all(&test).unwrap();
+        std::fs::create_dir_all(&sock).unwrap();
+        let directories = Directories::new(&test, &sock).unwrap();
+        (temporary, directories)
+    }
+
+    /// H41: files in a chosen directory, gone at the end of scope, even when one cannot be removed.
+    #[test]
+    fn test_files_are_removed_at_the_end_of_scope_even_when_one_removal_fails() {
+        let (_temporary, directories) = directories();
+        let (one, two) = (
+            directories.file("one").unwrap(),
+            directories.socket("two").unwrap(),
+        );
+        let full = directories.file("full").unwrap();
+        std::fs::write(&one, "x").unwrap();
+        std::fs::write(&two, "x").unwrap();
+        std::fs::create_dir(&full).unwrap();
+        std::fs::write(full.join("inside"), "x").unwrap();
+        let paths = [one.to_path_buf(), two.to_path_buf()];
+        // The middle one cannot be removed: it is a directory with something in it.
+        drop((one, full, two));
+        assert!(paths.iter().all(|path| !path.exists()));
+    }
+
+    /// H42: sockets lie in the socket directory, however deep the test directory is.
+    #[test]
+    fn sockets_lie_in_the_socket_directory() {
+        let deep = format!("/{}", "d".repeat(300));
+        let directories = Directories::new(Path::new(&deep), Path::new("/s")).unwrap();
+        assert_eq!(directories.socket("nbd").unwrap().as_str(), "/s/nbd");
+    }
+
+    /// H31: a socket path is never longer than the kernel allows; the reason is told.
+    #[test]
+    fn a_socket_path_that_is_too_long_is_refused_with_the_reason() {
+        let sock = format!("/{}", "s".repeat(100));
+        let directories = Directories::new(Path::new("/t"), Path::new(&sock)).unwrap();
+        assert_eq!(
+            directories.socket("12345").unwrap().as_str().len(),
+            LONGEST_SOCKET_PATH
+        );
+        let error = directories.socket("123456").unwrap_err().to_string();
+        assert!(
+            error.contains("108 bytes") && error.contains("107"),
+            "{error}"
+        );
+    }
+
+    /// H03: both prefixes are hidden; JSON and the file system see the real path.
+    #[test]
+    fn paths_print_redacted_and_serialise_as_they_are() {
+        let (_temporary, directories) = directories();
+        let (image, socket) = (
+            directories.file("a.img").unwrap(),
+            directories.socket("nbd").unwrap(),
+        );
+        assert_eq!(format!("{image} {socket:?}"), "TEST_DIR/a.img SOCK_DIR/nbd");
+        assert_eq!(serde_json::json!(image), serde_json::json!(image.as_str()));
+        assert!(image.as_option().contains("test,, \"a\" qcow2/a.img"));
+    }
+
+    #[test]
+    fn a_file_may_lie_in_a_folder_but_not_outside_the_test_directory() {
+        let (_temporary, directories) = directories();
+        let file = directories.file_in("deep/deeper", "a.img").unwrap();
+        std::fs::write(&file, "x").unwrap();
+        assert_eq!(file.to_string(), "TEST_DIR/deep/deeper/a.img");
+        for folder in ["..", "a/../..", "/etc", ""] {
+            assert!(directories.file_in(folder, "a.img").is_err(), "{folder}");
+        }
+    }
+
+    #[test]
+    fn directories_that_cannot_work_are_refused_with_a_reason() {
+        let sock = Path::new("/s");
+        let odd = std::ffi::OsStr::from_bytes(b"/t/\xff");
+        assert!(matches!(
+            Directories::new(Path::new(odd), sock),
+            Err(PathError::NotUtf8(_))
+        ));
+        assert!(matches!(
+            Directories::new(Path::new("/a\nb"), sock),
+            Err(PathError::Control(_))
+        ));
+        assert!(matches!(
+            Directories::new(Path::new("t"), sock),
+            Err(PathError::Relative(_))
+        ));
+        let directories = Directories::new(Path::new("/t"), sock).unwrap();
+        for name in ["", "..", "a/b", "."] {
+            assert!(
+                matches!(directories.file(name), Err(PathError::NotAName(_))),
+                "{name}"
+            );
+        }
+    }
+}

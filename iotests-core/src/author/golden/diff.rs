@@ -1,0 +1,114 @@
+//! The difference of two texts, as a person reads it.
+
+use std::fmt::Write as _;
+
+use similar::{ChangeTag, TextDiff};
+
+/// Whether terminal colours are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Text alone: for files, and for output that is no terminal.
+    Plain,
+    /// Red and green, with the words that changed inside a line in bold.
+    Coloured,
+}
+
+/// How many unchanged lines are shown around a change.
+const CONTEXT: usize = 3;
+
+/// The lines in which the texts differ, with a little around them; empty if they are the same.
+///
+/// `-` is expected and missing, `+` was found instead. White space at the end of a changed line is
+/// made visible, for it would be the whole difference and yet unseen.
+#[must_use]
+pub fn diff(expected: &str, found: &str, style: Style) -> String {
+    let (red, green, bold, dim, reset) = match style {
+        Style::Plain => ("", "", "", "", ""),
+        Style::Coloured => ("\x1b[31m", "\x1b[32m", "\x1b[1;4m", "\x1b[2m", "\x1b[0m"),
+    };
+    let mut out = String::new();
+    if expected == found {
+        return out;
+    }
+    let diff = TextDiff::from_lines(expected, found);
+    for group in diff.grouped_ops(CONTEXT) {
+        if let (Some(first), Some(last)) = (group.first(), group.last()) {
+            let old = first.old_range().start + 1..last.old_range().end;
+            let _ = writeln!(
+                out,
+                "{dim}@@ expected lines {}-{}{reset}",
+                old.start, old.end
+            );
+        }
+        for op in &group {
+            for change in diff.iter_inline_changes(op) {
+                let (sign, colour) = match change.tag() {
+                    ChangeTag::Delete => ('-', red),
+                    ChangeTag::Insert => ('+', green),
+                    ChangeTag::Equal => (' ', ""),
+                };
+                let _ = write!(out, "{colour}{sign}");
+                let mut line = String::new();
+                for (emphasised, part) in change.iter_strings_lossy() {
+                    let part = part.trim_end_matches(['\n', '\r']);
+                    if emphasised && !part.is_empty() && style == Style::Coloured {
+                        let _ = write!(line, "{bold}{part}{reset}{colour}");
+                    } else {
+                        line.push_str(part);
+                    }
+                }
+                if change.tag() != ChangeTag::Equal {
+                    let blank = line.len() - line.trim_end_matches([' ', '\t']).len();
+                    let shown = "·".repeat(blank);
+                    line.truncate(line.len() - blank);
+                    line.push_str(&shown);
+                }
+                out.push_str(&line);
+                if !colour.is_empty() {
+                    out.push_str(reset);
+                }
+                out.push('\n');
+                if change.missing_newline() {
+                    out.push_str("\\ no line feed at the end\n");
+                }
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_lines_are_shown_with_a_little_context() {
+        let expected = "1\n2\n3\n4\n5\n6\n7\n8\n";
+        let found = expected.replace("5", "five");
+        assert_eq!(
+            diff(expected, &found, Style::Plain),
+            "@@ expected lines 2-8\n 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n"
+        );
+        assert_eq!(diff(expected, expected, Style::Plain), "");
+    }
+
+    #[test]
+    fn white_space_at_the_end_of_a_line_is_seen() {
+        assert!(diff("a\n", "a  \n", Style::Plain).contains("+a··\n"));
+    }
+
+    #[test]
+    fn a_missing_last_line_feed_is_told() {
+        assert!(diff("a\n", "a", Style::Plain).contains("no line feed"));
+    }
+
+    #[test]
+    fn colours_are_used_only_when_asked_for() {
+        assert!(!diff("a b\n", "a c\n", Style::Plain).contains('\x1b'));
+        let coloured = diff("one two\n", "one three\n", Style::Coloured);
+        assert!(
+            coloured.contains("\x1b[31m-") && coloured.contains("\x1b[32m+"),
+            "{coloured:?}"
+        );
+    }
+}

@@ -1,0 +1,186 @@
+//! Looking at pending goldens and accepting them, one by one.
+
+use std::path::{Path, PathBuf};
+
+use super::{Style, diff};
+
+/// A golden that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The golden as it would be called: `nbd/block_status.map.golden`, below the sources.
+    pub name: String,
+    /// The pending file.
+    pub path: PathBuf,
+    /// What the golden holds now, if there is one.
+    pub accepted: Option<String>,
+    /// What it would hold.
+    pub text: String,
+}
+
+impl Pending {
+    /// What would change.
+    #[must_use]
+    pub fn diff(&self, style: Style) -> String {
+        diff(self.accepted.as_deref().unwrap_or(""), &self.text, style)
+    }
+
+    fn golden(&self) -> PathBuf {
+        self.path.with_extension("")
+    }
+}
+
+/// What is to become of a pending golden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It replaces the golden.
+    Accept,
+    /// It is deleted.
+    Reject,
+    /// It goes on waiting.
+    Skip,
+}
+
+/// How many were accepted, rejected and left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Now goldens.
+    pub accepted: usize,
+    /// Deleted.
+    pub rejected: usize,
+    /// Still waiting.
+    pub left: usize,
+}
+
+/// Why a review stopped.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to review {}", path.display())]
+pub struct ReviewError {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// Why.
+    pub source: std::io::Error,
+}
+
+/// All pending goldens below `sources`, by name.
+///
+/// # Errors
+/// When a directory or file there cannot be read.
+pub fn pending(sources: &Path) -> Result<Vec<Pending>, ReviewError> {
+    let mut found = Vec::new();
+    let mut directories = vec![sources.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let failed = |source| ReviewError {
+            path: directory.clone(),
+            source,
+        };
+        for entry in std::fs::read_dir(&directory).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.to_string_lossy().ends_with(".golden.pending") {
+                found.push(read(sources, path)?);
+            }
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+fn read(sources: &Path, path: PathBuf) -> Result<Pending, ReviewError> {
+    let golden = path.with_extension("");
+    let name = golden
+        .strip_prefix(sources)
+        .unwrap_or(&golden)
+        .to_string_lossy()
+        .into_owned();
+    let text = std::fs::read_to_string(&path).map_err(|source| ReviewError {
+        path: path.clone(),
+        source,
+    })?;
+    let accepted = match std::fs::read_to_string(&golden) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(source) => {
+            return Err(ReviewError {
+                path: golden,
+                source,
+            });
+        }
+    };
+    Ok(Pending {
+        name,
+        path,
+        accepted,
+        text,
+    })
+}
+
+/// Asks what is to become of each pending golden below `sources`, and does it.
+///
+/// # Errors
+/// When a file cannot be read, renamed or deleted. What was done before stays done.
+pub fn review(
+    sources: &Path,
+    ask: &mut dyn FnMut(&Pending) -> Answer,
+) -> Result<Summary, ReviewError> {
+    let mut summary = Summary::default();
+    for pending in pending(sources)? {
+        let failed = |source| ReviewError {
+            path: pending.path.clone(),
+            source,
+        };
+        match ask(&pending) {
+            Answer::Accept => {
+                std::fs::rename(&pending.path, pending.golden()).map_err(failed)?;
+                summary.accepted += 1;
+            }
+            Answer::Reject => {
+                std::fs::remove_file(&pending.path).map_err(failed)?;
+                summary.rejected += 1;
+            }
+            Answer::Skip => summary.left += 1,
+        }
+    }
+    Ok(summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pending_goldens_are_accepted_rejected_or_left_as_answered() {
+        let sources = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = sources.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("a/x.one.golden", "old\n");
+        write("a/x.one.golden.pending", "new\n");
+        write("a/y.two.golden.pending", "new\n");
+        write("b/z.three.golden.pending", "new\n");
+        write("b/z.rs", "");
+
+        let mut asked = Vec::new();
+        let summary = review(sources.path(), &mut |pending| {
+            asked.push((pending.name.clone(), pending.diff(Style::Plain)));
+            [Answer::Accept, Answer::Reject, Answer::Skip][asked.len() - 1]
+        });
+
+        assert_eq!(
+            summary.unwrap(),
+            Summary {
+                accepted: 1,
+                rejected: 1,
+                left: 1
+            }
+        );
+        assert_eq!(asked[0].0, "a/x.one.golden");
+        assert!(asked[0].1.contains("-old\n+new\n"), "{}", asked[0].1);
+        let read = |name: &str| std::fs::read_to_string(sources.path().join(name));
+        assert_eq!(read("a/x.one.golden").unwrap(), "new\n");
+        assert!(read("a/y.two.golden").is_err() && read("a/y.two.golden.pending").is_err());
+        assert_eq!(pending(sources.path()).unwrap().len(), 1);
+    }
+}

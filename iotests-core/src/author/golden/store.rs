@@ -1,0 +1,356 @@
+//! Finding the golden of a case, comparing with it, and writing a pending one.
+
+use std::path::{Path, PathBuf};
+
+use linkme::distributed_slice;
+
+use super::{Style, diff};
+use crate::author::failure::{Difference, Failure};
+
+/// One golden file, as it is embedded in the binary.
+#[derive(Clone, Copy, Debug)]
+pub struct Golden {
+    /// The path below the sources of the cases, with `/`: `nbd/block_status.map@raw.golden`.
+    pub path: &'static str,
+    /// What it holds.
+    pub text: &'static str,
+}
+
+/// The goldens of every crate of cases that is linked in. A crate adds its table with `linkme`; its
+/// build script makes the table.
+#[distributed_slice]
+pub static GOLDENS: [&'static [Golden]];
+
+/// What a variant of a golden may depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The image format of the instance.
+    pub format: String,
+    /// The protocol of the instance.
+    pub protocol: String,
+    /// `system` or `qsd`, if the case uses a machine.
+    pub backend: Option<String>,
+    /// Major and minor version of the tools.
+    pub version: (u32, u32),
+}
+
+/// Why a text is not as its golden says.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    /// There is nothing to compare with.
+    #[error(
+        "there is no golden {name}.golden; look at the text, and if it is right keep it with --bless"
+    )]
+    Missing {
+        /// The name without variant and ending.
+        name: String,
+        /// The text that has none.
+        found: String,
+    },
+    /// The texts differ.
+    #[error("the log differs from {path}")]
+    Differs {
+        /// The golden it was compared with.
+        path: String,
+        /// What the golden holds.
+        expected: String,
+        /// What the case produced.
+        found: String,
+    },
+}
+
+impl GoldenError {
+    /// The same as the failure of a case, with the difference.
+    #[track_caller]
+    pub(crate) fn into_failure(self) -> Failure {
+        let message = self.to_string();
+        let (expected, found) = match self {
+            GoldenError::Missing { found, .. } => (String::new(), found),
+            GoldenError::Differs {
+                expected, found, ..
+            } => (expected, found),
+        };
+        let diff = Some(diff(&expected, &found, Style::Plain));
+        Failure::differs(
+            message,
+            Difference {
+                expected,
+                found,
+                diff,
+            },
+        )
+    }
+}
+
+/// Why a pending golden could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum BlessError {
+    /// `CI` is set.
+    #[error("goldens are not blessed where CI is set")]
+    Ci,
+    /// The source tree is not here.
+    #[error("goldens can be blessed only in a source tree, and {} is not there", .0.display())]
+    NoSources(PathBuf),
+    /// The file system refused.
+    #[error("failed to write {}", path.display())]
+    Write {
+        /// The pending file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The goldens to choose from.
+#[derive(Clone, Debug)]
+pub struct Goldens {
+    files: Vec<Golden>,
+}
+
+impl Goldens {
+    /// Those embedded in this binary.
+    #[must_use]
+    pub fn embedded() -> Self {
+        Goldens {
+            files: GOLDENS
+                .iter()
+                .flat_map(|table| table.iter().copied())
+                .collect(),
+        }
+    }
+
+    /// These.
+    #[must_use]
+    pub fn new(files: Vec<Golden>) -> Self {
+        Goldens { files }
+    }
+
+    /// The variant of `name` that says most about the instance: the one with most conditions, all of
+    /// which hold, and among those the one for the newest version.
+    #[must_use]
+    pub fn choose(&self, name: &str, selection: &Selection) -> Option<&Golden> {
+        self.files
+            .iter()
+            .filter_map(|golden| {
+                let conditions = conditions(golden.path, name)?;
+                Some((rank(&conditions, selection)?, golden))
+            })
+            .max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.path.cmp(a.1.path)))
+            .map(|(_, golden)| golden)
+    }
+
+    /// Compares the text with its golden. White space at the end of the text does not count; all
+    /// other does.
+    ///
+    /// # Errors
+    /// When they differ, and when there is no golden.
+    pub fn compare(
+        &self,
+        name: &str,
+        selection: &Selection,
+        found: &str,
+    ) -> Result<(), GoldenError> {
+        let Some(golden) = self.choose(name, selection) else {
+            return Err(GoldenError::Missing {
+                name: name.to_owned(),
+                found: found.to_owned(),
+            });
+        };
+        let end = |text: &str| format!("{}\n", text.trim_end());
+        let (expected, found) = (end(golden.text), end(found));
+        if expected == found {
+            return Ok(());
+        }
+        Err(GoldenError::Differs {
+            path: golden.path.to_owned(),
+            expected,
+            found,
+        })
+    }
+
+    /// Writes the text as a pending golden below `sources`, in place of the variant that it was
+    /// compared with, and returns the file.
+    ///
+    /// # Errors
+    /// Where CI is set, where there is no source tree, and when the file cannot be written.
+    pub fn bless(
+        &self,
+        sources: &Path,
+        name: &str,
+        selection: &Selection,
+        text: &str,
+        ci: bool,
+    ) -> Result<PathBuf, BlessError> {
+        if ci {
+            return Err(BlessError::Ci);
+        }
+        if !sources.is_dir() {
+            return Err(BlessError::NoSources(sources.to_owned()));
+        }
+        let file = match self.choose(name, selection) {
+            Some(golden) => golden.path.to_owned(),
+            None => format!("{name}.golden"),
+        };
+        let path = sources.join(format!("{file}.pending"));
+        let write = || {
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            std::fs::write(&path, format!("{}\n", text.trim_end()))
+        };
+        write().map_err(|source| BlessError::Write {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(path)
+    }
+}
+
+/// Whether this runs in continuous integration, as the services agree to say it.
+#[must_use]
+pub fn is_ci() -> bool {
+    std::env::var_os("CI")
+        .is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
+}
+
+/// The conditions of the golden `path`, if it is one of `name`.
+fn conditions<'a>(path: &'a str, name: &str) -> Option<Vec<&'a str>> {
+    let rest = path.strip_prefix(name)?.strip_suffix(".golden")?;
+    match rest.strip_prefix('@') {
+        Some(conditions) => Some(conditions.split('+').collect()),
+        None => rest.is_empty().then(Vec::new),
+    }
+}
+
+/// How much the conditions say about the instance; `None` if one of them does not hold.
+fn rank(conditions: &[&str], selection: &Selection) -> Option<(usize, (u32, u32))> {
+    let mut version = (0, 0);
+    for condition in conditions {
+        if let Some(since) = parse_version(condition) {
+            if since > selection.version {
+                return None;
+            }
+            version = since;
+        } else if *condition != selection.format
+            && *condition != selection.protocol
+            && Some(*condition) != selection.backend.as_deref()
+        {
+            return None;
+        }
+    }
+    Some((conditions.len(), version))
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: &[Golden] = &[
+        Golden {
+            path: "nbd/map.one.golden",
+            text: "plain\n",
+        },
+        Golden {
+            path: "nbd/map.one@raw.golden",
+            text: "raw\n",
+        },
+        Golden {
+            path: "nbd/map.one@8.0.golden",
+            text: "new\n",
+        },
+        Golden {
+            path: "nbd/map.one@9.1.golden",
+            text: "newer\n",
+        },
+        Golden {
+            path: "nbd/map.one@raw+nbd.golden",
+            text: "raw over nbd\n",
+        },
+        Golden {
+            path: "nbd/map.one_more@qsd.golden",
+            text: "daemon\n",
+        },
+    ];
+
+    fn chosen(format: &str, protocol: &str, version: (u32, u32)) -> Option<&'static str> {
+        let selection = Selection {
+            format: format.into(),
+            protocol: protocol.into(),
+            backend: None,
+            version,
+        };
+        Goldens::new(FILES.to_vec())
+            .choose("nbd/map.one", &selection)
+            .map(|golden| golden.text.trim())
+    }
+
+    #[test]
+    fn the_variant_that_says_most_is_chosen() {
+        assert_eq!(chosen("qcow2", "file", (7, 2)), Some("plain"));
+        assert_eq!(chosen("raw", "file", (7, 2)), Some("raw"));
+        assert_eq!(chosen("raw", "nbd", (10, 0)), Some("raw over nbd"));
+        assert_eq!(chosen("qcow2", "file", (8, 0)), Some("new"));
+        assert_eq!(chosen("qcow2", "file", (10, 0)), Some("newer"));
+    }
+
+    #[test]
+    fn a_missing_golden_is_a_failure_and_so_is_a_variant_for_others_only() {
+        let goldens = Goldens::new(FILES.to_vec());
+        let selection = Selection {
+            backend: Some("system".into()),
+            ..Selection::default()
+        };
+        let error = goldens
+            .compare("nbd/map.one_more", &selection, "x")
+            .unwrap_err();
+        assert!(matches!(error, GoldenError::Missing { .. }));
+        assert!(error.to_string().contains("nbd/map.one_more.golden"));
+    }
+
+    #[test]
+    fn a_difference_is_shown_line_by_line() {
+        let goldens = Goldens::new(FILES.to_vec());
+        goldens
+            .compare("nbd/map.one", &Selection::default(), "plain\n\n")
+            .unwrap();
+        let error = goldens
+            .compare("nbd/map.one", &Selection::default(), "other\n")
+            .unwrap_err();
+        let failure = error.into_failure();
+        assert!(failure.message().contains("nbd/map.one.golden"));
+        let shown = failure.difference().and_then(|d| d.diff.clone()).unwrap();
+        assert!(
+            shown.contains("-plain") && shown.contains("+other"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn blessing_writes_a_pending_file_for_the_variant_and_never_in_ci() {
+        let sources = tempfile::tempdir().unwrap();
+        let goldens = Goldens::new(FILES.to_vec());
+        let raw = Selection {
+            format: "raw".into(),
+            ..Selection::default()
+        };
+        let path = goldens
+            .bless(sources.path(), "nbd/map.one", &raw, "text", false)
+            .unwrap();
+        assert!(path.ends_with("nbd/map.one@raw.golden.pending"));
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "text\n");
+        let new = goldens
+            .bless(sources.path(), "a/new", &raw, "text", false)
+            .unwrap();
+        assert!(new.ends_with("a/new.golden.pending"));
+        let refused = goldens.bless(sources.path(), "a/new", &raw, "text", true);
+        assert!(matches!(refused, Err(BlessError::Ci)));
+        let nowhere = sources.path().join("nowhere");
+        let refused = goldens.bless(&nowhere, "a/new", &raw, "text", false);
+        assert!(matches!(refused, Err(BlessError::NoSources(_))));
+    }
+}

@@ -1,0 +1,381 @@
+//! Making an image.
+
+use std::fmt;
+use std::ops::Range;
+use std::panic::Location;
+use std::sync::Arc;
+
+use imgtools::probe::NO_CPU_TIME;
+use imgtools::raw;
+
+use super::handle::{Image, Inner, KEY, KEY_ID, key_object};
+use super::luks;
+use crate::author::action::Action;
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::serve::Served;
+use crate::author::shared::Shared;
+use crate::author::test::Test;
+use crate::author::tool::ToolCall;
+use crate::case::{Format, Protocol, Requirement, ToolKind};
+
+/// How an image is to be made.
+#[must_use = "an image is made by create()"]
+pub struct ImageBuilder {
+    shared: Arc<Shared>,
+    unusable: CaseResult,
+    name: String,
+    format: Format,
+    protocol: Protocol,
+    size: Option<u64>,
+    options: Vec<(String, String)>,
+    folder: Option<String>,
+    backing: Option<Image>,
+    recorded: Option<String>,
+    encrypted: bool,
+    keys: Vec<(usize, String)>,
+    content: Vec<Content>,
+    place: &'static Location<'static>,
+}
+
+enum Content {
+    Fill(u8),
+    Write(u8, Range<u64>),
+    Markers,
+}
+
+impl Test {
+    /// An image of the format and on the protocol under test, called `TEST_DIR/name`; on a machine
+    /// its node is called `name` as well.
+    #[track_caller]
+    pub fn image(&self, name: &str) -> ImageBuilder {
+        ImageBuilder {
+            shared: self.shared.clone(),
+            unusable: self.usable(),
+            name: name.to_owned(),
+            format: self.format(),
+            protocol: self.protocol(),
+            size: None,
+            options: Vec::new(),
+            folder: None,
+            backing: None,
+            recorded: None,
+            encrypted: false,
+            keys: Vec::new(),
+            content: Vec::new(),
+            place: Location::caller(),
+        }
+    }
+}
+
+impl ImageBuilder {
+    /// Its virtual size in bytes. Without one it is as large as its backing image.
+    pub fn size(mut self, bytes: u64) -> Self {
+        self.size = Some(bytes);
+        self
+    }
+
+    /// Another format than that under test. `IMGOPTS` then do not apply.
+    pub fn format(mut self, format: Format) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// Another protocol than that under test.
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    /// An option for its creation, as after `-o`; it goes before one of the run.
+    pub fn option(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.options.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// An overlay of this image, which records it and its format.
+    pub fn backing(mut self, base: &Image) -> Self {
+        self.backing = Some(base.clone());
+        self
+    }
+
+    /// An overlay of this image, which records it under this name: a relative one is meant from the
+    /// overlay's own folder.
+    pub fn backing_as(mut self, base: &Image, recorded: &str) -> Self {
+        self.recorded = Some(recorded.to_owned());
+        self.backing(base)
+    }
+
+    /// A folder below the test directory to put it in, such as `deep/deeper`.
+    pub fn folder(mut self, folder: &str) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// A qcow2 image that is encrypted with LUKS. (The format luks always is.)
+    pub fn encrypted(mut self) -> Self {
+        self.encrypted = true;
+        self
+    }
+
+    /// Encrypted with keys that the harness makes, not QEMU: its own in slot 0, and these passwords
+    /// in these slots. QEMU takes a second for each, to measure how much work it should be to try
+    /// one; and options of LUKS do not apply.
+    pub fn keys(mut self, more: &[(usize, String)]) -> Self {
+        self.keys = vec![(0, KEY.to_owned())];
+        self.keys.extend_from_slice(more);
+        self.encrypted()
+    }
+
+    /// Writes this byte all over it.
+    pub fn fill(mut self, pattern: u8) -> Self {
+        self.content.push(Content::Fill(pattern));
+        self
+    }
+
+    /// Writes this byte to a range.
+    pub fn write(mut self, pattern: u8, range: Range<u64>) -> Self {
+        self.content.push(Content::Write(pattern, range));
+        self
+    }
+
+    /// Writes each sector's own number into it, first and last, so that a misplaced one is seen.
+    pub fn sector_markers(mut self) -> Self {
+        self.content.push(Content::Markers);
+        self
+    }
+
+    /// Makes the image.
+    pub fn create(self) -> Action<'static, Image> {
+        let place = self.place;
+        Action::at(
+            place,
+            format!("the image {} to be made", self.name),
+            self.make(),
+        )
+    }
+
+    /// Makes nothing, because the case does it in another way, such as `blockdev-create`; but has
+    /// the image's name, format, key and size known, and removes the file with the image.
+    pub fn reserve(self) -> Action<'static, Image> {
+        let what = format!("the image {}", self.name);
+        Action::at(self.place, what, async move {
+            self.unusable?;
+            let file = self.shared.directories.file(&self.name)?;
+            let served = Served::new(&self.shared, self.protocol, &file, &self.name).await?;
+            let encrypted = self.encrypted || self.format == Format::Luks;
+            Ok(Image(Arc::new(Inner {
+                shared: self.shared,
+                name: self.name,
+                format: self.format,
+                size: self.size.unwrap_or_default(),
+                encrypted: encrypted.then_some(self.format),
+                served,
+                file,
+                backing: self.backing,
+            })))
+        })
+    }
+
+    async fn make(self) -> CaseResult<Image> {
+        let ImageBuilder {
+            shared,
+            name,
+            format,
+            protocol,
+            backing,
+            content,
+            ..
+        } = self;
+        self.unusable?;
+        let file = match &self.folder {
+            None => shared.directories.file(&name)?,
+            Some(folder) => shared.directories.file_in(folder, &name)?,
+        };
+        if file.exists() {
+            return Err(Failure::new(format!(
+                "there is a {file} already; names must differ"
+            )));
+        }
+        let encrypted = self.encrypted || format == Format::Luks;
+        if encrypted && let Err(skip) = shared.check(&Requirement::Luks)? {
+            return Err(Failure::skip(skip));
+        }
+        let of_the_run: &[String] = match format == shared.spec.format {
+            true => &shared.spec.imgopts,
+            false => &[],
+        };
+        let options = creation_options(format, self.encrypted, of_the_run, self.options);
+        let mut call =
+            ToolCall::new(&shared, ToolKind::Img).args(["create", "-q", "-f", format.name()]);
+        if encrypted {
+            call = call.arg("--object").secret_arg(key_object());
+        }
+        for (name, value) in &options {
+            call = call
+                .arg("-o")
+                .arg(format!("{name}={}", value.replace(',', ",,")));
+        }
+        if let Some(base) = &backing {
+            let recorded = self.recorded.unwrap_or_else(|| base.backing_name());
+            call = call.args(["-b", &recorded, "-F", base.format().name()]);
+        }
+        // Path before size, as everywhere in qemu-img.
+        call = call.arg(file.as_str());
+        if let Some(size) = self.size {
+            call = call.arg(size.to_string());
+        }
+        let plain = format == Format::Raw && options.is_empty() && backing.is_none();
+        match self.size {
+            // Nothing is in it but its size, which is in whole sectors.
+            Some(size) if plain && size % raw::SECTOR == 0 => raw::create_sparse(&*file, size)?,
+            Some(size) if !self.keys.is_empty() => luks::create(&file, format, size, &self.keys)?,
+            _ => create(call).await?,
+        }
+        let served = Served::new(&shared, protocol, &file, &name).await?;
+        let size = match (self.size, &backing) {
+            (Some(size), _) => size,
+            (None, Some(base)) => base.0.size,
+            (None, None) => {
+                return Err(Failure::new(format!(
+                    "{file} has no size and no backing image"
+                )));
+            }
+        };
+        let encrypted = encrypted.then_some(format);
+        let image = Image(Arc::new(Inner {
+            shared,
+            name,
+            format,
+            size,
+            encrypted,
+            served,
+            file,
+            backing,
+        }));
+        let mut writes = Vec::new();
+        for content in content {
+            match content {
+                Content::Fill(pattern) => writes.push((pattern, 0..image.0.size)),
+                Content::Write(pattern, range) => writes.push((pattern, range)),
+                Content::Markers => {
+                    // In the order of the calls: what was asked for before lies below.
+                    image.write_all(&std::mem::take(&mut writes)).await?;
+                    image.write_markers().await?;
+                }
+            }
+        }
+        image.write_all(&writes).await?;
+        Ok(image)
+    }
+}
+
+/// Lets qemu-img make an image.
+async fn create(call: ToolCall) -> CaseResult {
+    while let Err(error) = call.clone().any_status().await?.check() {
+        // Of LUKS; see the constant.
+        if !error.to_string().contains(NO_CPU_TIME) {
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+/// The options to make an image with: what the harness adds by itself, unless the run has it
+/// otherwise (`NAME=VALUE,…`), unless the case has.
+fn creation_options(
+    format: Format,
+    encrypted_qcow2: bool,
+    of_the_run: &[String],
+    of_the_case: Vec<(String, String)>,
+) -> Vec<(String, String)> {
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let by_default = default_options(format, encrypted_qcow2).iter().copied();
+    let of_the_run = of_the_run.iter().flat_map(|text| text.split(','));
+    let of_the_run = of_the_run.filter_map(|option| option.split_once('='));
+    let mut options: Vec<(String, String)> = Vec::new();
+    for (name, value) in by_default.chain(of_the_run).map(owned).chain(of_the_case) {
+        options.retain(|(other, _)| *other != name);
+        options.push((name, value));
+    }
+    options
+}
+
+fn default_options(
+    format: Format,
+    encrypted_qcow2: bool,
+) -> &'static [(&'static str, &'static str)] {
+    match format {
+        // As few iterations as can be: the key is not worth more, and each open would take seconds.
+        Format::Luks => &[("key-secret", KEY_ID), ("iter-time", "1")],
+        Format::Qcow2 if encrypted_qcow2 => &[
+            ("encrypt.format", "luks"),
+            ("encrypt.key-secret", KEY_ID),
+            ("encrypt.iter-time", "1"),
+        ],
+        // Without it, discarded and zeroed areas of VMDK read as allocated.
+        Format::Vmdk => &[("zeroed_grain", "on")],
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As after `-o`, each.
+    fn options(format: Format, encrypted: bool, run: &str, own: &[(&str, &str)]) -> Vec<String> {
+        let run: Vec<String> = run.split_whitespace().map(str::to_owned).collect();
+        let own = own.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned()));
+        let options = creation_options(format, encrypted, &run, own.collect());
+        let option = options
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        option.collect()
+    }
+
+    #[test]
+    fn luks_and_vmdk_are_made_with_options_of_their_own_and_other_formats_with_none() {
+        assert_eq!(
+            options(Format::Luks, false, "", &[]),
+            ["key-secret=keysec0", "iter-time=1"]
+        );
+        assert_eq!(
+            options(Format::Qcow2, true, "", &[]),
+            [
+                "encrypt.format=luks",
+                "encrypt.key-secret=keysec0",
+                "encrypt.iter-time=1"
+            ]
+        );
+        assert_eq!(options(Format::Vmdk, false, "", &[]), ["zeroed_grain=on"]);
+        for format in [Format::Qcow2, Format::Raw, Format::Qed, Format::Vdi] {
+            assert_eq!(options(format, false, "", &[]), [""; 0], "{format}");
+        }
+    }
+
+    #[test]
+    fn the_run_says_otherwise_and_the_case_has_the_last_word() {
+        assert_eq!(
+            options(
+                Format::Vmdk,
+                false,
+                "subformat=twoGbMaxExtentFlat,zeroed_grain=off",
+                &[]
+            ),
+            ["subformat=twoGbMaxExtentFlat", "zeroed_grain=off"]
+        );
+        assert_eq!(
+            options(
+                Format::Luks,
+                false,
+                "iter-time=50 hash-alg=sha1",
+                &[("hash-alg", "sha512")]
+            ),
+            ["key-secret=keysec0", "iter-time=50", "hash-alg=sha512"]
+        );
+        assert_eq!(
+            options(Format::Qcow2, false, "compat=0.10", &[("compat", "1.1")]),
+            ["compat=1.1"]
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! What an image holds: written, read, compared.
+
+use std::ops::Range;
+use std::panic::Location;
+
+use imgtools::raw;
+use serde_json::{Value, json};
+
+use super::handle::{Image, key_object};
+use crate::author::action::Action;
+use crate::author::assert::AssertJson;
+use crate::author::failure::{CaseResult, Context, Difference, Failure};
+use crate::author::tool::ToolCall;
+use crate::case::{Format, ToolKind};
+
+impl Image {
+    /// Runs qemu-io on it, with each of these commands.
+    #[track_caller]
+    pub fn io(&self, commands: impl IntoIterator<Item = impl AsRef<str>>) -> ToolCall {
+        let mut call = ToolCall::new(&self.0.shared, ToolKind::Io);
+        for command in commands {
+            call = call.args(["-c", command.as_ref()]);
+        }
+        self.0.shared.with_io_defaults(self.named(call, "-f"))
+    }
+
+    /// Writes this byte to a range.
+    #[track_caller]
+    pub fn write(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
+        let call = self.io(pieces(&range).map(|piece| io_command("write -P", pattern, &piece)));
+        Action::new(format!("a write to {self}"), async move {
+            call.await?;
+            Ok(())
+        })
+    }
+
+    /// Writes each byte to its range, in this order, with one start of a tool at most. Nobody may
+    /// have the image open.
+    #[track_caller]
+    pub fn write_all(&self, writes: &[(u8, Range<u64>)]) -> Action<'_, ()> {
+        let writes = writes.to_vec();
+        let commands = writes
+            .iter()
+            .flat_map(|(byte, range)| pieces(range).map(|it| io_command("write -P", *byte, &it)));
+        let call = self.io(commands.collect::<Vec<_>>());
+        Action::new(format!("a write to {self}"), async move {
+            if let Some(path) = self.raw_file() {
+                for (byte, range) in writes {
+                    raw::fill(path, range, byte)?;
+                }
+            } else if !writes.is_empty() {
+                call.await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Every byte of the range is this one.
+    #[track_caller]
+    pub fn assert_pattern(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
+        let call = self.io(pieces(&range).map(|piece| io_command("read -P", pattern, &piece)));
+        Action::new(format!("a read of {self}"), async move {
+            let output = call.any_status().await?;
+            let text = output.combined_text();
+            if output.status.is_success() && !text.contains("Pattern verification failed") {
+                return Ok(());
+            }
+            let found = text
+                .lines()
+                .find(|line| line.contains("verification failed"));
+            Err(Failure::new(format!(
+                "{self} does not hold {pattern:#04x} in {range:?}: {}",
+                found.unwrap_or(text.trim_end())
+            )))
+        })
+    }
+
+    /// Each range holds nothing but its byte.
+    #[track_caller]
+    pub fn assert_patterns(&self, patterns: &[(u8, Range<u64>)]) -> Action<'_, ()> {
+        let (place, patterns) = (Location::caller(), patterns.to_vec());
+        let all = patterns.iter().flat_map(|(pattern, range)| {
+            pieces(range).map(|piece| io_command("read -P", *pattern, &piece))
+        });
+        let call = self.io(all.collect::<Vec<_>>());
+        Action::at(place, format!("a read of {self}"), async move {
+            let text = call.any_status().await?.combined_text();
+            if !text.contains("failed") {
+                return Ok(());
+            }
+            // Which range it is: one at a time, with the message that says so.
+            for (pattern, range) in patterns {
+                self.assert_pattern(pattern, range).await?;
+            }
+            Err(Failure::new(format!("{self}: {}", text.trim_end())))
+        })
+    }
+
+    /// Every byte of the image is this one.
+    #[track_caller]
+    pub fn assert_fill(&self, pattern: u8) -> Action<'_, ()> {
+        let place = Location::caller();
+        Action::at(place, format!("a read of {self}"), async move {
+            let header = self.header().await?;
+            let size = header.at("virtual-size")?.as_u64().unwrap_or_default();
+            self.assert_pattern(pattern, 0..size).await
+        })
+    }
+
+    /// Fills a raw image with numbered sectors.
+    pub(super) async fn write_markers(&self) -> CaseResult {
+        if self.0.format != Format::Raw {
+            return Err(Failure::new(format!(
+                "{self} is not raw, so it has no sectors to number"
+            )));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(self.0.size)?);
+        for sector in 0..u32::try_from(self.0.size / 512)? {
+            bytes.extend(sector.to_be_bytes());
+            bytes.extend([0; 504]);
+            bytes.extend(sector.to_be_bytes());
+        }
+        std::fs::write(&self.0.file, bytes).context(format!("numbering the sectors of {self}"))
+    }
+
+    /// All that it holds, as a guest would read it.
+    #[track_caller]
+    pub fn bytes(&self) -> Action<'_, Vec<u8>> {
+        self.read_all(json!({}))
+    }
+
+    /// All that this layer holds itself: what it would take from its backing image reads as zeroes.
+    #[track_caller]
+    pub fn own_bytes(&self) -> Action<'_, Vec<u8>> {
+        self.read_all(json!({"backing": null}))
+    }
+
+    #[track_caller]
+    fn read_all(&self, with: Value) -> Action<'_, Vec<u8>> {
+        let place = Location::caller();
+        Action::at(place, format!("a read of {self}"), async move {
+            if let Some(path) = self.raw_file() {
+                return std::fs::read(path).context(format!("reading {self}"));
+            }
+            let number = self.0.shared.next_number();
+            let copy = self.0.shared.directories.file(&format!("bytes{number}"))?;
+            let call = self.img(&["convert", "-O", "raw"]);
+            self.with_key(call)
+                .arg(self.json_name(with))
+                .arg(copy.as_str())
+                .await?;
+            std::fs::read(&copy).context(format!("reading the copy of {self}"))
+        })
+    }
+
+    /// Whether both hold the same data; a different size does not matter where the rest is zeroes.
+    #[track_caller]
+    pub fn is_same_as<'a>(&'a self, other: &'a Image) -> Action<'a, bool> {
+        let call = self.compare(other);
+        Action::new(format!("a comparison of {self} and {other}"), async move {
+            let output = call.any_status().await?;
+            match output.status.code() {
+                Some(0) => Ok(true),
+                Some(1) => Ok(false),
+                _ => {
+                    output.check()?;
+                    Ok(false)
+                }
+            }
+        })
+    }
+
+    /// Both hold the same data.
+    #[track_caller]
+    pub fn assert_same_as<'a>(&'a self, other: &'a Image) -> Action<'a, ()> {
+        let call = self.compare(other);
+        Action::new(format!("a comparison of {self} and {other}"), async move {
+            let output = call.any_status().await?;
+            if output.status.code() == Some(0) {
+                return Ok(());
+            }
+            let found = output.combined_text().trim_end().to_owned();
+            let expected = "Images are identical.".to_owned();
+            let difference = Difference {
+                expected,
+                found,
+                diff: None,
+            };
+            Err(Failure::differs(
+                format!("{self} and {other} differ"),
+                difference,
+            ))
+        })
+    }
+
+    #[track_caller]
+    fn compare(&self, other: &Image) -> ToolCall {
+        let call = self.img(&["compare"]);
+        match (self.is_encrypted(), other.is_encrypted()) {
+            (false, false) => call.args([
+                "-f",
+                self.format().name(),
+                "-F",
+                other.format().name(),
+                self.filename(),
+                other.filename(),
+            ]),
+            // With options for one, qemu-img takes options for both.
+            _ => call.arg("--object").secret_arg(key_object()).args([
+                "--image-opts",
+                &self.image_opts(),
+                &other.image_opts(),
+            ]),
+        }
+    }
+}
+
+pub(crate) fn io_command(verb: &str, pattern: u8, range: &Range<u64>) -> String {
+    format!(
+        "{verb} {pattern:#04x} {} {}",
+        range.start,
+        range.end - range.start
+    )
+}
+
+/// The range in pieces that one request may have: QEMU refuses longer ones.
+pub(crate) fn pieces(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+    const MOST: u64 = 1 << 30;
+    let range = range.clone();
+    let end = range.end;
+    (range.start..end)
+        .step_by(MOST as usize)
+        .map(move |start| start..end.min(start.saturating_add(MOST)))
+}

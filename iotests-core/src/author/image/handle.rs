@@ -1,0 +1,203 @@
+//! An image of the case: what it is called, and how it is opened.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
+use crate::author::files::TestFile;
+use crate::author::serve::Served;
+use crate::author::shared::Shared;
+use crate::author::tool::ToolCall;
+use crate::case::{Cache, Format, ToolKind};
+
+/// The id of the object that holds the key of encrypted images, in tools and machines.
+pub const KEY_ID: &str = "keysec0";
+
+/// The key of encrypted images. It protects nothing, but is treated as if it did.
+pub const KEY: &str = "hunter2 of the tests";
+
+/// The `--object` argument with the key of encrypted images.
+pub(crate) fn key_object() -> String {
+    format!("secret,id={KEY_ID},data={KEY}")
+}
+
+/// An image of the case. It is removed with the last clone; an overlay keeps its backing image.
+///
+/// It shows as `TEST_DIR/name`; in JSON it is the name by which tools and QMP commands know it.
+#[derive(Clone)]
+pub struct Image(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
+    pub(super) name: String,
+    pub(super) format: Format,
+    pub(super) size: u64,
+    /// How it is encrypted, if it is.
+    pub(super) encrypted: Option<Format>,
+    // Before the file: whatever serves it goes first.
+    pub(super) served: Served,
+    pub(super) file: TestFile,
+    pub(super) backing: Option<Image>,
+}
+
+impl Image {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// The name it was given, which is also that of its node.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Its format.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.0.format
+    }
+
+    /// Its backing image.
+    #[must_use]
+    pub fn backing(&self) -> Option<&Image> {
+        self.0.backing.as_ref()
+    }
+
+    /// The file that holds it, whatever serves that.
+    #[must_use]
+    pub fn file(&self) -> &TestFile {
+        &self.0.file
+    }
+
+    /// The name by which tools open it: a path, or a URI.
+    #[must_use]
+    pub fn filename(&self) -> &str {
+        self.0.served.uri().unwrap_or(self.0.file.as_str())
+    }
+
+    /// Whether it can be opened only with its key.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.0.encrypted.is_some()
+    }
+
+    /// The name under which an overlay records it: a file is found beside the overlay.
+    pub(super) fn backing_name(&self) -> String {
+        self.filename().to_owned()
+    }
+
+    /// The option that names the key, for the format and nested in it.
+    pub(crate) fn key_option(&self) -> Option<&'static str> {
+        match self.0.encrypted? {
+            Format::Luks => Some("key-secret"),
+            _ => Some("encrypt.key-secret"),
+        }
+    }
+
+    /// Its protocol node, as `blockdev-add` takes it, with the cache and aio mode of the run.
+    #[must_use]
+    pub fn protocol_node(&self) -> Value {
+        let spec = &self.0.shared.spec;
+        let mut node = self.0.served.node(&self.0.file);
+        if let Some(object) = node.as_object_mut() {
+            if object["driver"] == "file" {
+                object.insert("aio".to_owned(), spec.aio.name().into());
+            }
+            let no_flush = spec.cache == Cache::Unsafe;
+            let cache = json!({"direct": spec.cache.is_direct(), "no-flush": no_flush});
+            object.insert("cache".to_owned(), cache);
+        }
+        node
+    }
+
+    /// Itself and its whole backing chain, as `blockdev-add` takes it. Each layer's node is called
+    /// like its image.
+    #[must_use]
+    pub fn node(&self) -> Value {
+        let mut node = json!({
+            "driver": self.0.format.name(),
+            "node-name": self.0.name,
+            "file": self.protocol_node(),
+        });
+        if let Some(base) = &self.0.backing {
+            node["backing"] = base.node();
+        }
+        match self.0.encrypted {
+            Some(Format::Luks) => node["key-secret"] = KEY_ID.into(),
+            Some(_) => node["encrypt"] = json!({"format": "luks", "key-secret": KEY_ID}),
+            None => {}
+        }
+        node
+    }
+
+    /// Its options for `--image-opts`. An encrypted image also needs the object of its key.
+    #[must_use]
+    pub fn image_opts(&self) -> String {
+        let file = self.filename().replace(',', ",,");
+        let key = self
+            .key_option()
+            .map(|key| format!("{key}={KEY_ID},"))
+            .unwrap_or_default();
+        format!("driver={},{key}file.filename={file}", self.0.format.name())
+    }
+
+    /// Its options as a `json:` file name, and these as well.
+    pub(super) fn json_name(&self, with: Value) -> String {
+        let mut node = self.node();
+        if let Some(object) = node.as_object_mut() {
+            // The name of a node belongs to a machine, and the backing chain to the image.
+            object.remove("node-name");
+            object.remove("backing");
+            object.extend(with.as_object().cloned().unwrap_or_default());
+        }
+        format!("json:{node}")
+    }
+
+    /// How a tool's command line names it: format and file, or options with the key.
+    pub(crate) fn named(&self, mut call: ToolCall, format_option: &str) -> ToolCall {
+        match self.key_option() {
+            None => call.args([format_option, self.0.format.name(), self.filename()]),
+            Some(key) => {
+                let file = self.filename().replace(',', ",,");
+                call = call.arg("--object").secret_arg(key_object());
+                call.arg("--image-opts").arg(format!(
+                    "driver={},{key}={KEY_ID},file.filename={file}",
+                    self.0.format.name()
+                ))
+            }
+        }
+    }
+
+    /// The object with the key, for an image that needs it.
+    pub(super) fn with_key(&self, call: ToolCall) -> ToolCall {
+        match self.0.encrypted {
+            None => call,
+            Some(_) => call.arg("--object").secret_arg(key_object()),
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn img(&self, words: &[&str]) -> ToolCall {
+        ToolCall::new(&self.0.shared, ToolKind::Img).args(words)
+    }
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.file, f)
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Image({self}, {})", self.0.format)
+    }
+}
+
+impl Serialize for Image {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.filename())
+    }
+}

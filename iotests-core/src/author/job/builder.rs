@@ -1,0 +1,211 @@
+//! Starting a job.
+
+use std::panic::Location;
+
+use serde_json::{Map, Value};
+
+use super::handle::Job;
+use crate::author::action::Action;
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::machine::{Machine, Monitor, Target};
+
+/// A job to be started.
+#[must_use = "a job is started by start()"]
+pub struct JobBuilder {
+    monitor: Monitor,
+    command: String,
+    id: String,
+    /// Whether the id is sent; else it is that of the job's device.
+    sends_id: bool,
+    arguments: CaseResult<Map<String, Value>>,
+    place: &'static Location<'static>,
+}
+
+impl Machine {
+    /// Any job, by the command that starts it.
+    #[track_caller]
+    pub fn job(&self, command: &str, arguments: Value) -> JobBuilder {
+        let arguments = match arguments {
+            Value::Object(arguments) => Ok(arguments),
+            Value::Null => Ok(Map::new()),
+            other => Err(Failure::new(format!(
+                "the arguments of {command} are no object: {other}"
+            ))),
+        };
+        JobBuilder {
+            monitor: self.monitor.clone(),
+            command: command.to_owned(),
+            id: format!("job{}", self.monitor.shared.next_number()),
+            sends_id: true,
+            arguments,
+            place: Location::caller(),
+        }
+    }
+
+    /// Commits this node, or what [`JobBuilder::top`] says, into the layers below.
+    #[track_caller]
+    pub fn commit(&self, node: impl Into<Target>) -> JobBuilder {
+        self.job("block-commit", Value::Null)
+            .set("device", node.into().to_string())
+    }
+
+    /// Copies what this node has from its backing layers into it.
+    #[track_caller]
+    pub fn stream(&self, node: impl Into<Target>) -> JobBuilder {
+        self.job("block-stream", Value::Null)
+            .set("device", node.into().to_string())
+    }
+
+    /// Mirrors this node to another one, all of it unless [`JobBuilder::sync`] says otherwise.
+    #[track_caller]
+    pub fn mirror(&self, node: impl Into<Target>, target: impl Into<Target>) -> JobBuilder {
+        self.copy("blockdev-mirror", node.into(), target.into())
+    }
+
+    /// Backs this node up to another one, all of it unless [`JobBuilder::sync`] says otherwise.
+    #[track_caller]
+    pub fn backup(&self, node: impl Into<Target>, target: impl Into<Target>) -> JobBuilder {
+        self.copy("blockdev-backup", node.into(), target.into())
+    }
+
+    #[track_caller]
+    fn copy(&self, command: &str, node: Target, target: Target) -> JobBuilder {
+        let job = self
+            .job(command, Value::Null)
+            .set("device", node.to_string());
+        job.set("target", target.to_string()).sync("full")
+    }
+
+    /// Makes an image with `blockdev-create`: starts the job, sees it through and dismisses it.
+    #[track_caller]
+    pub fn blockdev_create(&self, options: Value) -> super::Run {
+        let mut job = self
+            .job("blockdev-create", Value::Null)
+            .set("options", options);
+        // This job has no device to take its id from, and is always dismissed by hand.
+        job.id = "job0".to_owned();
+        job.run()
+    }
+}
+
+impl JobBuilder {
+    /// Any argument of the command, as in the QMP reference.
+    pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
+        if let Ok(arguments) = &mut self.arguments {
+            arguments.insert(name.to_owned(), value.into());
+        }
+        self
+    }
+
+    /// Its id; one is made up otherwise.
+    pub fn id(mut self, id: &str) -> Self {
+        id.clone_into(&mut self.id);
+        self
+    }
+
+    /// No id is sent, so it is that of the job's device. Only drives of an emulator have one.
+    pub fn named_by_device(mut self) -> Self {
+        if let Ok(device) = &self.arguments
+            && let Some(device) = device.get("device").and_then(Value::as_str)
+        {
+            device.clone_into(&mut self.id);
+        }
+        self.sends_id = false;
+        self
+    }
+
+    /// The topmost node that is committed.
+    pub fn top(self, node: impl Into<Target>) -> Self {
+        self.set("top-node", node.into().to_string())
+    }
+
+    /// The node that is committed into, or that streaming stops at.
+    pub fn base(self, node: impl Into<Target>) -> Self {
+        self.set("base-node", node.into().to_string())
+    }
+
+    /// Which part is copied: `full`, `top`, `none`, `incremental`, `bitmap`.
+    pub fn sync(self, mode: &str) -> Self {
+        self.set("sync", mode)
+    }
+
+    /// At most this many bytes a second. With a small number a job is held in its middle.
+    pub fn speed(self, bytes: u64) -> Self {
+        self.set("speed", bytes)
+    }
+
+    /// The job waits to be finalized and to be dismissed.
+    pub fn manual(self) -> Self {
+        self.set("auto-finalize", false).set("auto-dismiss", false)
+    }
+
+    fn is_auto(&self, name: &str) -> bool {
+        // Jobs whose command has no such argument, and which stay until they are dismissed.
+        let stays = ["blockdev-create", "x-blockdev-amend"].contains(&self.command.as_str());
+        let stays = stays && name == "auto-dismiss";
+        let given = self
+            .arguments
+            .as_ref()
+            .ok()
+            .and_then(|a| a.get(name))
+            .and_then(Value::as_bool);
+        given.unwrap_or(!stays)
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Action<'static, Job> {
+        let what = format!("{} to start", self.command);
+        Action::at(self.place, what, async move {
+            let (name, job) = (self.command.clone(), self.begin().await?);
+            job.map_err(|error| Failure::from(error).context(name))
+        })
+    }
+
+    /// Starts it, and sees it through to its dismissal.
+    pub fn run(self) -> super::Run {
+        super::Run::starting(self)
+    }
+
+    /// Starts it; the command must be refused with this class and a description that holds this
+    /// text.
+    pub fn expect_error(self, class: &str, text: &str) -> Action<'static, ()> {
+        let (class, text) = (class.to_owned(), text.to_owned());
+        Action::at(
+            self.place,
+            format!("{} to be refused", self.command),
+            async move {
+                let arguments = with_id(self.arguments?, &self.id, self.sends_id);
+                self.monitor
+                    .cmd(&self.command, arguments)
+                    .expect_error(&class, &text)
+                    .await
+            },
+        )
+    }
+
+    /// Starts it, and returns the job, or the error if it is refused.
+    pub(super) async fn begin(self) -> CaseResult<Result<Job, qmp::CommandError>> {
+        let automatic = (self.is_auto("auto-finalize"), self.is_auto("auto-dismiss"));
+        let arguments = with_id(self.arguments?, &self.id, self.sends_id);
+        // Before the command: its first events come before its reply.
+        let job = Job::follow(&self.monitor, self.id, automatic);
+        match self.monitor.cmd(&self.command, arguments).outcome().await? {
+            Ok(_) => Ok(Ok(job)),
+            Err(error) => {
+                job.leave();
+                Ok(Err(error))
+            }
+        }
+    }
+
+    pub(super) fn place(&self) -> &'static Location<'static> {
+        self.place
+    }
+}
+
+fn with_id(mut arguments: Map<String, Value>, id: &str, sent: bool) -> Map<String, Value> {
+    if sent {
+        arguments.insert("job-id".to_owned(), id.into());
+    }
+    arguments
+}

@@ -1,0 +1,442 @@
+//! A job that was started.
+
+use std::future::IntoFuture;
+use std::panic::Location;
+
+use serde_json::{Value, json};
+
+use crate::author::action::Action;
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::machine::{Machine, Monitor};
+
+/// A job that was started. It has to be brought to its end: [`Job::wait`], [`Job::complete`],
+/// [`Job::cancel`], [`Job::run`] …, or be left to the end of its machine with [`Job::leave`]. A job
+/// that is dropped unfinished fails the case, unless its machine was ended before.
+pub struct Job {
+    pub(super) monitor: Monitor,
+    pub(super) id: String,
+    pub(super) auto_finalize: bool,
+    pub(super) auto_dismiss: bool,
+    pub(super) events: qmp::EventStream,
+    status: qmp::Job,
+    finished: bool,
+}
+
+/// How a job went to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It did what it was to do.
+    Completed,
+    /// It was cancelled.
+    Cancelled,
+    /// It failed, with this error.
+    Failed(String),
+}
+
+/// A job that has ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// How.
+    pub outcome: Outcome,
+    /// The last event of a block job (`BLOCK_JOB_COMPLETED`, `BLOCK_JOB_CANCELLED`); `null` for a
+    /// job that has no such event.
+    pub event: Value,
+}
+
+/// The events of a block job that carry its id as the device.
+const BLOCK_JOB_EVENTS: [&str; 4] = [
+    "BLOCK_JOB_COMPLETED",
+    "BLOCK_JOB_CANCELLED",
+    "BLOCK_JOB_ERROR",
+    "BLOCK_JOB_READY",
+];
+
+impl Job {
+    /// Follows a job that is about to be started.
+    pub(super) fn follow(monitor: &Monitor, id: String, (finalize, dismiss): (bool, bool)) -> Self {
+        let own = id.clone();
+        let mine = move |event: &qmp::Event| {
+            let key = if BLOCK_JOB_EVENTS.contains(&event.name.as_str()) {
+                "device"
+            } else {
+                "id"
+            };
+            event.text(key) == Some(&own)
+        };
+        let names = BLOCK_JOB_EVENTS
+            .into_iter()
+            .chain(["BLOCK_JOB_PENDING", "JOB_STATUS_CHANGE"]);
+        let events = monitor
+            .client
+            .subscribe(qmp::Matcher::one_of(names).when(mine));
+        let client = monitor.client.with_deadline(monitor.shared.patience());
+        Job {
+            monitor: monitor.clone(),
+            status: client.job(&id),
+            id,
+            auto_finalize: finalize,
+            auto_dismiss: dismiss,
+            events,
+            finished: false,
+        }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What `query-jobs` says of it.
+    #[track_caller]
+    pub fn info(&self) -> Action<'_, Value> {
+        Action::new(
+            format!("the state of job {}", self.id),
+            self.find("query-jobs", "id"),
+        )
+    }
+
+    /// What `query-block-jobs` says of it.
+    #[track_caller]
+    pub fn block_info(&self) -> Action<'_, Value> {
+        Action::new(
+            format!("the state of job {}", self.id),
+            self.find("query-block-jobs", "device"),
+        )
+    }
+
+    async fn find(&self, command: &str, key: &str) -> CaseResult<Value> {
+        let jobs = self.monitor.ask(command, Value::Null).await?;
+        let mine = jobs
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|job| job[key] == self.id.as_str());
+        mine.cloned()
+            .ok_or_else(|| Failure::new(format!("there is no job {}: {jobs}", self.id)))
+    }
+
+    /// Waits until it has this status (`JobStatus` in QEMU's `qapi/job.json`).
+    #[track_caller]
+    pub fn wait_status(&mut self, status: &str) -> Action<'_, ()> {
+        let status = status.to_owned();
+        Action::new(format!("job {} to be {status}", self.id), async move {
+            let waited = self.status.wait_status(&status).await;
+            self.explain(waited)
+        })
+    }
+
+    /// Waits until what `query-jobs` says of it satisfies, and returns that.
+    #[track_caller]
+    pub fn until(
+        &self,
+        what: &str,
+        satisfies: impl Fn(&Value) -> bool + 'static,
+    ) -> Action<'static, Value> {
+        let id = self.id.clone();
+        let what = format!("job {id}: {what}");
+        self.monitor
+            .until(what, "query-jobs", Value::Null, move |jobs| {
+                let mut all = jobs.as_array().into_iter().flatten();
+                let job = all.find(|job| job["id"] == id.as_str());
+                let job = job.ok_or_else(|| Failure::new(format!("job {id} is gone: {jobs}")))?;
+                Ok(satisfies(job).then(|| job.clone()))
+            })
+    }
+
+    /// Waits until it is ready to be completed.
+    #[track_caller]
+    pub fn wait_ready(&mut self) -> Action<'_, ()> {
+        Action::new(format!("job {} to be ready", self.id), async move {
+            let waited = self.status.wait_ready().await;
+            self.explain(waited)?;
+            self.narrate();
+            Ok(())
+        })
+    }
+
+    /// Adds the events of the job so far to an error of waiting for it.
+    fn explain<T>(&mut self, waited: Result<T, qmp::Error>) -> CaseResult<T> {
+        waited.map_err(|error| {
+            let seen = self.seen().join(", ");
+            Failure::from(error).context(format!("job {} (events: {seen})", self.id))
+        })
+    }
+
+    /// The events that nobody has looked at, in short.
+    fn seen(&mut self) -> Vec<String> {
+        let mut seen = Vec::new();
+        while let Ok(Some(event)) = self.events.try_recv() {
+            let status = event
+                .text("status")
+                .map(|status| format!(" {status}"))
+                .unwrap_or_default();
+            seen.push(format!("{}{status}", event.name));
+        }
+        seen
+    }
+
+    /// Logs the block job events that have come, if the case has its doings narrated; in any case
+    /// returns the last one of its end.
+    fn narrate(&mut self) -> Value {
+        let mut last = Value::Null;
+        while let Ok(Some(event)) = self.events.try_recv() {
+            if event.name != "JOB_STATUS_CHANGE" {
+                self.monitor.narrate_event(&event);
+            }
+            if matches!(
+                event.name.as_str(),
+                "BLOCK_JOB_COMPLETED" | "BLOCK_JOB_CANCELLED"
+            ) {
+                last = serde_json::to_value(&*event).unwrap_or_default();
+            }
+        }
+        last
+    }
+
+    /// Waits until it has ended by itself; it must complete, and must have done all its work.
+    #[track_caller]
+    pub fn wait(self) -> Ending {
+        Ending {
+            job: self,
+            first: First::Nothing,
+            place: Location::caller(),
+        }
+    }
+
+    /// Waits until it is ready, completes it, and waits for its end, as [`Job::wait`] does.
+    #[track_caller]
+    pub fn complete(self) -> Ending {
+        Ending {
+            job: self,
+            first: First::Complete,
+            place: Location::caller(),
+        }
+    }
+
+    /// Cancels it, and returns how it ended: a mirror that is ready completes instead.
+    #[track_caller]
+    pub fn cancel(self) -> Action<'static, Ended> {
+        self.cancelled(false)
+    }
+
+    /// Cancels it in any state: a mirror that is ready is cancelled as well.
+    #[track_caller]
+    pub fn force_cancel(self) -> Action<'static, Ended> {
+        self.cancelled(true)
+    }
+
+    #[track_caller]
+    fn cancelled(mut self, force: bool) -> Action<'static, Ended> {
+        let what = format!("job {} to be cancelled", self.id);
+        Action::new(what, async move {
+            let arguments = json!({"device": self.id, "force": force});
+            self.monitor.cmd("block-job-cancel", arguments).await?;
+            self.end().await
+        })
+    }
+
+    /// Waits for the end, however it ends.
+    #[track_caller]
+    pub fn ended(mut self) -> Action<'static, Ended> {
+        Action::new(format!("job {} to end", self.id), async move {
+            self.end().await
+        })
+    }
+
+    pub(super) async fn end(&mut self) -> CaseResult<Ended> {
+        let waited = self.status.wait_end().await;
+        let end = self.explain_end(waited)?;
+        self.finished = true;
+        let event = self.narrate();
+        let error = end
+            .error
+            .or_else(|| event["data"]["error"].as_str().map(str::to_owned));
+        let cancelled = end.cancelled || event["event"] == "BLOCK_JOB_CANCELLED";
+        let outcome = match error {
+            _ if cancelled => Outcome::Cancelled,
+            Some(error) => Outcome::Failed(error),
+            None => Outcome::Completed,
+        };
+        Ok(Ended { outcome, event })
+    }
+
+    /// Like [`Job::explain`], but keeps the events for the story of the end.
+    fn explain_end<T>(&mut self, waited: Result<T, qmp::Error>) -> CaseResult<T> {
+        match waited {
+            Ok(value) => Ok(value),
+            Err(error) => self.explain(Err(error)),
+        }
+    }
+
+    /// Pauses it, and waits until it really rests.
+    #[track_caller]
+    pub fn pause(&self) -> Action<'_, ()> {
+        let place = Location::caller();
+        let monitor = self.monitor.clone();
+        Action::at(place, format!("job {} to rest", self.id), async move {
+            monitor
+                .cmd("block-job-pause", json!({"device": self.id}))
+                .await?;
+            let id = self.id.clone();
+            let what = format!("job {id} at rest");
+            monitor
+                .until(what, "query-block-jobs", Value::Null, move |jobs| {
+                    let job = jobs
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .find(|j| j["device"] == id.as_str());
+                    let job =
+                        job.ok_or_else(|| Failure::new(format!("job {id} is gone: {jobs}")))?;
+                    Ok((job["paused"] == true && job["busy"] == false).then_some(()))
+                })
+                .await
+        })
+    }
+
+    /// Lets it go on.
+    #[track_caller]
+    pub fn resume(&self) -> Action<'static, ()> {
+        self.send("block-job-resume", json!({"device": self.id}))
+    }
+
+    /// At most this many bytes a second from now on; 0 for no limit.
+    #[track_caller]
+    pub fn set_speed(&self, bytes: u64) -> Action<'static, ()> {
+        self.send(
+            "block-job-set-speed",
+            json!({"device": self.id, "speed": bytes}),
+        )
+    }
+
+    /// Finalizes a job that was started [`manual`](super::JobBuilder::manual) and is pending.
+    #[track_caller]
+    pub fn finalize(&self) -> Action<'static, ()> {
+        self.send("job-finalize", json!({"id": self.id}))
+    }
+
+    #[track_caller]
+    fn send(&self, command: &'static str, arguments: Value) -> Action<'static, ()> {
+        let call = self.monitor.cmd(command, arguments);
+        Action::new(command, async move {
+            call.await?;
+            Ok(())
+        })
+    }
+
+    /// Dismisses a job that was started [`manual`](super::JobBuilder::manual) and is concluded.
+    #[track_caller]
+    pub fn dismiss(mut self) -> Action<'static, ()> {
+        Action::new(format!("job {} to be dismissed", self.id), async move {
+            self.wait_status("concluded").await?;
+            self.monitor
+                .cmd("job-dismiss", json!({"id": self.id}))
+                .await?;
+            self.finish();
+            Ok(())
+        })
+    }
+
+    /// Leaves it running: its machine is about to end, and that is what the case is about.
+    pub fn leave(mut self) {
+        self.finish();
+    }
+
+    pub(super) fn finish(&mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.finished && !self.monitor.has_ended() {
+            self.monitor.shared.problem(format!(
+                "job {} on {} was still running when the case was done with it",
+                self.id, self.monitor.name
+            ));
+        }
+    }
+}
+
+/// Waiting for the end of a job, which must be a success unless the case says otherwise.
+#[must_use = "a job is waited for when this is awaited"]
+pub struct Ending {
+    job: Job,
+    first: First,
+    place: &'static Location<'static>,
+}
+
+enum First {
+    Nothing,
+    Complete,
+}
+
+impl Ending {
+    async fn reach(&mut self) -> CaseResult<Ended> {
+        if matches!(self.first, First::Complete) {
+            self.job.wait_ready().await?;
+            let arguments = json!({"device": self.job.id});
+            self.job
+                .monitor
+                .cmd("block-job-complete", arguments)
+                .await?;
+        }
+        self.job.end().await
+    }
+
+    /// The job must fail, with an error that holds this text.
+    pub fn expect_error(mut self, text: &str) -> Action<'static, ()> {
+        let text = text.to_owned();
+        let what = format!("job {} to fail", self.job.id);
+        Action::at(self.place, what, async move {
+            match self.reach().await?.outcome {
+                Outcome::Failed(error) if error.contains(&text) => Ok(()),
+                other => Err(Failure::new(format!(
+                    "job {} should have failed with \"{text}\", but it was {other:?}",
+                    self.job.id
+                ))),
+            }
+        })
+    }
+}
+
+impl IntoFuture for Ending {
+    type Output = CaseResult<Ended>;
+    type IntoFuture = Action<'static, Ended>;
+
+    fn into_future(mut self) -> Self::IntoFuture {
+        let what = format!("job {} to complete", self.job.id);
+        Action::at(self.place, what, async move {
+            let ended = self.reach().await?;
+            let data = &ended.event["data"];
+            match &ended.outcome {
+                Outcome::Completed if data["offset"] == data["len"] => Ok(ended),
+                Outcome::Completed => Err(Failure::new(format!(
+                    "job {} left work undone: {data}",
+                    self.job.id
+                ))),
+                other => Err(Failure::new(format!(
+                    "job {} should have completed, but it was {other:?}",
+                    self.job.id
+                ))),
+            }
+        })
+    }
+}
+
+impl Machine {
+    /// No job of any kind is left.
+    #[track_caller]
+    pub fn assert_no_jobs(&self) -> Action<'_, ()> {
+        Action::new("the list of jobs", async move {
+            let jobs = self.monitor.ask("query-jobs", Value::Null).await?;
+            match jobs.as_array().is_some_and(Vec::is_empty) {
+                true => Ok(()),
+                false => Err(Failure::new(format!(
+                    "there should be no job, but there are: {jobs}"
+                ))),
+            }
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! Seeing a job through from its start to its dismissal.
+
+use std::future::{Future, IntoFuture};
+use std::panic::Location;
+use std::pin::Pin;
+
+use serde_json::{Value, json};
+
+use super::builder::JobBuilder;
+use super::handle::Job;
+use crate::author::action::Action;
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::log::Entry;
+
+type Hook = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = CaseResult>>>>;
+
+/// Sees a job through: completes it when it is ready, finalizes it when it is pending, dismisses it
+/// when it is concluded. Awaiting it requires that the job succeeds.
+///
+/// While the case has its doings [narrated](crate::author::Test::narrate), the job's events and the
+/// commands enter the log; otherwise nothing does.
+#[must_use = "a job is seen through when this is awaited"]
+pub struct Run {
+    job: Begun,
+    before_finalize: Option<Hook>,
+    cancel: bool,
+    place: &'static Location<'static>,
+}
+
+enum Begun {
+    Started(Box<Job>),
+    NotYet(JobBuilder),
+}
+
+impl Job {
+    /// Sees it through to its dismissal.
+    #[track_caller]
+    pub fn run(self) -> Run {
+        let place = Location::caller();
+        Run {
+            job: Begun::Started(Box::new(self)),
+            before_finalize: None,
+            cancel: false,
+            place,
+        }
+    }
+}
+
+impl Run {
+    /// A run whose job is still to be started.
+    pub(super) fn starting(job: JobBuilder) -> Self {
+        let place = job.place();
+        Run {
+            job: Begun::NotYet(job),
+            before_finalize: None,
+            cancel: false,
+            place,
+        }
+    }
+
+    /// Does this before a pending job is finalized. The job must have been started
+    /// [`manual`](JobBuilder::manual).
+    pub fn before_finalize<F>(mut self, hook: impl FnOnce() -> F + 'static) -> Self
+    where
+        F: Future<Output = CaseResult> + 'static,
+    {
+        self.before_finalize = Some(Box::new(move || Box::pin(hook())));
+        self
+    }
+
+    /// Cancels a pending job instead of finalizing it.
+    pub fn cancel(mut self) -> Self {
+        self.cancel = true;
+        self
+    }
+
+    /// The job must fail, or be refused at its start, with an error that holds this text.
+    pub fn expect_error(self, text: &str) -> Action<'static, ()> {
+        let text = text.to_owned();
+        Action::at(self.place, "a job to fail", async move {
+            match self.reach().await? {
+                Some(error) if error.contains(&text) => Ok(()),
+                Some(error) => Err(Failure::new(format!(
+                    "the job should have failed with \"{text}\", but it failed with \"{error}\""
+                ))),
+                None => Err(Failure::new(format!(
+                    "the job should have failed with \"{text}\""
+                ))),
+            }
+        })
+    }
+
+    /// Returns the error if the job fails or is refused.
+    pub fn error(self) -> Action<'static, Option<String>> {
+        Action::at(self.place, "a job to end", self.reach())
+    }
+
+    async fn reach(mut self) -> CaseResult<Option<String>> {
+        let job = match self.job {
+            Begun::Started(job) => *job,
+            Begun::NotYet(builder) => match builder.begin().await? {
+                Ok(job) => job,
+                Err(refused) => return Ok(Some(refused.desc)),
+            },
+        };
+        let patience = job.monitor.shared.patience();
+        let mut through = Through {
+            job,
+            error: None,
+            statuses: Vec::new(),
+            hook: self.before_finalize.take(),
+            cancel: self.cancel,
+        };
+        match tokio::time::timeout(patience, through.go()).await {
+            Ok(result) => {
+                result?;
+                through.job.finish();
+                Ok(through.error)
+            }
+            Err(_) => Err(through.late().await),
+        }
+    }
+}
+
+struct Through {
+    job: Job,
+    error: Option<String>,
+    /// Every status it was seen in, for the report of one that does not come to its end.
+    statuses: Vec<String>,
+    hook: Option<Hook>,
+    cancel: bool,
+}
+
+impl Through {
+    async fn go(&mut self) -> CaseResult {
+        loop {
+            let event = self.job.events.recv().await?;
+            if event.name != "JOB_STATUS_CHANGE" {
+                self.statuses.push(event.name.clone());
+                self.job.monitor.narrate_event(&event);
+                if event.name == "BLOCK_JOB_COMPLETED" {
+                    // In time even for a job that dismisses itself.
+                    self.error = event.text("error").map(str::to_owned).or(self.error.take());
+                }
+                continue;
+            }
+            let status = event.text("status").unwrap_or_default().to_owned();
+            self.statuses.push(status.clone());
+            match status.as_str() {
+                "aborting" | "concluded" => {
+                    self.note_error().await?;
+                    if status == "concluded" && !self.job.auto_dismiss {
+                        self.command("job-dismiss").await?;
+                    }
+                }
+                "ready" => self.command("job-complete").await?,
+                "pending" if !self.job.auto_finalize => {
+                    if let Some(hook) = self.hook.take() {
+                        hook().await?;
+                    }
+                    let command = if self.cancel {
+                        "job-cancel"
+                    } else {
+                        "job-finalize"
+                    };
+                    self.command(command).await?;
+                }
+                "null" => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    async fn command(&self, name: &str) -> CaseResult {
+        self.job
+            .monitor
+            .cmd(name, json!({"id": self.job.id}))
+            .await?;
+        Ok(())
+    }
+
+    /// A job that dismisses itself may be gone already; then its last event has told the error.
+    async fn note_error(&mut self) -> CaseResult {
+        if self.error.is_some() {
+            return Ok(());
+        }
+        let jobs = self.job.monitor.ask("query-jobs", Value::Null).await?;
+        let mine = jobs
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|job| job["id"] == self.job.id.as_str());
+        if let Some(error) = mine.and_then(|job| job["error"].as_str()) {
+            let shared = &self.job.monitor.shared;
+            shared.narrate(|| Entry::from(format!("Job failed: {error}")));
+            self.error = Some(error.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The job did not come to its end: where it is, and what it went through.
+    async fn late(&mut self) -> Failure {
+        let monitor = &self.job.monitor;
+        let question = monitor
+            .client
+            .execute("query-jobs", ())
+            .deadline(monitor.shared.reserve());
+        let state = match question.await {
+            Ok(jobs) => jobs.to_string(),
+            Err(error) => error.to_string(),
+        };
+        Failure::new(format!(
+            "failed to see job {} through in time; it went through {}; now: {state}",
+            self.job.id,
+            self.statuses.join(", ")
+        ))
+    }
+}
+
+impl IntoFuture for Run {
+    type Output = CaseResult;
+    type IntoFuture = Action<'static, ()>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Action::at(self.place, "a job to end", async move {
+            match self.reach().await? {
+                None => Ok(()),
+                Some(error) => Err(Failure::new(format!("the job failed: {error}"))),
+            }
+        })
+    }
+}

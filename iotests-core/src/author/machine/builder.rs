@@ -1,0 +1,441 @@
+//! What a machine is to be started with.
+
+use std::collections::BTreeMap;
+use std::panic::Location;
+use std::sync::Arc;
+
+use machine::accel::{Accel, Mode};
+use machine::args::{self, Blockdev};
+use machine::probe::{AccelTrial, Capabilities, Program};
+use machine::{Builder, Deadlines, LaunchError, Qemu, StorageDaemon};
+use serde_json::Value;
+
+use super::running::{self, Machine};
+use crate::author::action::Action;
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::image::{Image, KEY, KEY_ID};
+use crate::author::shared::Shared;
+use crate::author::test::Test;
+use crate::case::{Backend, Guest};
+
+/// A machine to be launched, any number of times.
+#[derive(Clone)]
+#[must_use = "a machine is started by launch()"]
+pub struct MachineBuilder {
+    shared: Arc<Shared>,
+    backend: Option<Backend>,
+    name: String,
+    parts: Vec<Part>,
+    tolerated: Vec<String>,
+}
+
+#[derive(Clone)]
+enum Part {
+    Drive(Drive),
+    Node(Value),
+    Object(Value),
+    Device(String),
+    Incoming(String),
+    Arguments(Vec<String>),
+    Board(String),
+    Key,
+}
+
+impl Test {
+    /// A machine of the instance's backend: an emulator or a storage daemon.
+    pub fn host(&self) -> MachineBuilder {
+        self.machine(self.backend())
+    }
+
+    /// An emulator.
+    pub fn vm(&self) -> MachineBuilder {
+        self.machine(Some(Backend::System))
+    }
+
+    /// A storage daemon.
+    pub fn qsd(&self) -> MachineBuilder {
+        self.machine(Some(Backend::Qsd))
+    }
+
+    fn machine(&self, backend: Option<Backend>) -> MachineBuilder {
+        MachineBuilder {
+            shared: self.shared.clone(),
+            backend,
+            name: backend
+                .map_or("host", |b| if b == Backend::System { "vm" } else { "qsd" })
+                .to_owned(),
+            parts: Vec::new(),
+            tolerated: Vec::new(),
+        }
+    }
+}
+
+/// A drive of a machine: what a guest would see as a disk.
+///
+/// On an emulator it is a `-drive`: a block backend `drive0`, `drive1`, … with its guest device. On
+/// a storage daemon it is a block node. On both, the image's node is called like the image.
+#[derive(Clone)]
+pub struct Drive {
+    image: Option<Image>,
+    interface: String,
+    options: Vec<(String, String)>,
+    breakpoints: bool,
+}
+
+impl Drive {
+    /// A drive with this image in it.
+    #[must_use]
+    pub fn of(image: &Image) -> Self {
+        Drive {
+            image: Some(image.clone()),
+            interface: "virtio".to_owned(),
+            options: Vec::new(),
+            breakpoints: false,
+        }
+    }
+
+    /// A CD-ROM drive without a medium.
+    #[must_use]
+    pub fn empty() -> Self {
+        let cdrom = ("media".to_owned(), "cdrom".to_owned());
+        Drive {
+            image: None,
+            interface: "ide".to_owned(),
+            options: vec![cdrom],
+            breakpoints: false,
+        }
+    }
+
+    /// The guest's interface: `virtio` (of [`Drive::of`]), `ide` (of [`Drive::empty`]), `scsi`, …, or
+    /// `none` for no guest device.
+    #[must_use]
+    pub fn interface(mut self, interface: &str) -> Self {
+        interface.clone_into(&mut self.interface);
+        self
+    }
+
+    /// Requests can be held back with [`Machine::hold`]; emulators only.
+    #[must_use]
+    pub fn with_breakpoints(mut self) -> Self {
+        self.breakpoints = true;
+        self
+    }
+
+    /// Any other option of `-drive`, for emulators only.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.options.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn has_own_key(&self) -> bool {
+        self.options
+            .iter()
+            .any(|(name, _)| name.ends_with("key-secret"))
+    }
+
+    /// The argument of `-drive`.
+    fn to_args(&self, number: usize, shared: &Shared) -> args::Drive {
+        let mut drive = args::Drive::new()
+            .interface(&self.interface)
+            .id(format!("drive{number}"));
+        if let Some(image) = &self.image {
+            let blkdebug = if self.breakpoints { "blkdebug::" } else { "" };
+            drive = drive
+                .file(format!("{blkdebug}{}", image.filename()))
+                .format(image.format())
+                .cache(shared.spec.cache)
+                .aio(shared.spec.aio);
+            let mut layer = Some(image);
+            let mut prefix = String::new();
+            while let Some(image) = layer {
+                drive = drive.set(format!("{prefix}node-name"), image.name());
+                if let Some(key) = image.key_option().filter(|_| !self.has_own_key()) {
+                    drive = drive.set(format!("{prefix}{key}"), KEY_ID);
+                }
+                prefix.push_str("backing.");
+                layer = image.backing();
+            }
+        }
+        self.options
+            .iter()
+            .fold(drive, |drive, (name, value)| drive.set(name, value))
+    }
+}
+
+impl From<&Image> for Drive {
+    fn from(image: &Image) -> Self {
+        Drive::of(image)
+    }
+}
+
+impl MachineBuilder {
+    /// Another name in reports and the log, for cases with several machines.
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// A drive, with the image's whole backing chain.
+    pub fn drive(mut self, drive: impl Into<Drive>) -> Self {
+        let drive = drive.into();
+        let mut layer = drive.image.as_ref();
+        while let Some(image) = layer {
+            if image.is_encrypted() && !drive.has_own_key() {
+                self = self.key();
+            }
+            layer = image.backing();
+        }
+        self.parts.push(Part::Drive(drive));
+        self
+    }
+
+    /// A block node, as `blockdev-add` takes it.
+    pub fn blockdev(mut self, node: Value) -> Self {
+        self.parts.push(Part::Node(node));
+        self
+    }
+
+    /// An object, as `object-add` takes it.
+    pub fn object(mut self, object: Value) -> Self {
+        self.parts.push(Part::Object(object));
+        self
+    }
+
+    /// A guest device, as after `-device`; emulators only.
+    pub fn device(mut self, device: &str) -> Self {
+        self.parts.push(Part::Device(device.to_owned()));
+        self
+    }
+
+    /// Waits for a migration from there, as after `-incoming`; emulators only.
+    pub fn incoming(mut self, from: &str) -> Self {
+        self.parts.push(Part::Incoming(from.to_owned()));
+        self
+    }
+
+    /// Another machine type; emulators only.
+    pub fn board(mut self, machine: &str) -> Self {
+        self.parts.push(Part::Board(machine.to_owned()));
+        self
+    }
+
+    /// The key of encrypted images, under the id [`KEY_ID`]. A drive of such an image brings it
+    /// along.
+    pub fn key(mut self) -> Self {
+        if !self.parts.iter().any(|part| matches!(part, Part::Key)) {
+            self.parts.push(Part::Key);
+        }
+        self
+    }
+
+    /// Any other arguments.
+    pub fn args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.parts.push(Part::Arguments(
+            arguments.into_iter().map(Into::into).collect(),
+        ));
+        self
+    }
+
+    /// Lines that hold this text may be printed. Any other line on stderr, and any failed qemu-io
+    /// command, fails the case when the machine ends.
+    pub fn tolerate(mut self, text: &str) -> Self {
+        self.tolerated.push(text.to_owned());
+        self
+    }
+
+    /// Starts it and waits until its monitor answers.
+    #[track_caller]
+    pub fn launch(&self) -> Action<'_, Machine> {
+        Action::at(
+            Location::caller(),
+            format!("{} to start", self.name),
+            async move {
+                let machine = self.start().await??;
+                running::adopt(
+                    &self.shared,
+                    self.backend()?,
+                    machine,
+                    self.tolerated.clone(),
+                    self.drive_names(),
+                )
+            },
+        )
+    }
+
+    /// Starts it, which must fail; returns what it printed.
+    #[track_caller]
+    pub fn expect_launch_error(&self, text: &str) -> Action<'_, String> {
+        let text = text.to_owned();
+        Action::at(
+            Location::caller(),
+            format!("{} to refuse to start", self.name),
+            async move {
+                match self.start().await? {
+                    Ok(_) => Err(Failure::new(format!(
+                        "{} should have refused to start",
+                        self.name
+                    ))),
+                    Err(error) => {
+                        let printed = error.output().map(|output| output.combined_text());
+                        match printed {
+                            Some(printed) if printed.contains(&text) => Ok(printed),
+                            _ => Err(Failure::from(error).context(format!("expected \"{text}\""))),
+                        }
+                    }
+                }
+            },
+        )
+    }
+
+    /// Which drive of an emulator each image is in.
+    fn drive_names(&self) -> BTreeMap<String, String> {
+        let drive = |part: &Part| match part {
+            Part::Drive(drive) => Some(drive.image.as_ref().map(|image| image.name().to_owned())),
+            _ => None,
+        };
+        let images = self.parts.iter().filter_map(drive).enumerate();
+        images
+            .filter_map(|(number, image)| Some((image?, format!("drive{number}"))))
+            .collect()
+    }
+
+    fn backend(&self) -> CaseResult<Backend> {
+        self.backend.ok_or_else(|| {
+            Failure::new("the case declares no host, so it has no machine of either kind")
+        })
+    }
+
+    async fn start(&self) -> CaseResult<Result<machine::Machine, LaunchError>> {
+        match self.backend()? {
+            Backend::System => Ok(self.emulator()?.launch().await),
+            Backend::Qsd => Ok(self.storage_daemon()?.launch().await),
+        }
+    }
+
+    fn deadlines(&self) -> Deadlines {
+        // All are budgets for a loaded machine; none may outlast the case.
+        let mut deadlines = Deadlines::default().scaled(self.shared.spec.scale);
+        let patience = self.shared.patience();
+        deadlines.diagnose_command = crate::author::hang::ASKING;
+        deadlines.diagnose_backtrace = crate::author::hang::ASKING;
+        for deadline in [
+            &mut deadlines.launch,
+            &mut deadlines.command,
+            &mut deadlines.quit,
+            &mut deadlines.exit,
+        ] {
+            *deadline = (*deadline).min(patience);
+        }
+        deadlines
+    }
+
+    fn emulator(&self) -> CaseResult<Builder<Qemu>> {
+        let shared = &self.shared;
+        let tool = shared.tool(Backend::System.tool())?;
+        let mut builder = Qemu::builder(tool)
+            .name(&self.name)
+            .deadlines(self.deadlines())
+            .print(shared.spec.print)
+            .on_drop(running::on_drop(shared))
+            .mode(mode(shared.spec.guest), &emulator_facts(shared));
+        if shared.spec.guest == Guest::VirtualClock {
+            builder = builder.qtest();
+        }
+        let mut drives = 0;
+        for part in &self.parts {
+            builder = match part {
+                Part::Drive(drive) => {
+                    drives += 1;
+                    builder.drive(&drive.to_args(drives - 1, shared))
+                }
+                Part::Node(node) => builder.blockdev(&blockdev(node)?),
+                Part::Object(object) => builder.args(["-object", &object.to_string()]),
+                Part::Device(device) => builder.needs_board().args(["-device", device]),
+                Part::Incoming(from) => builder.args(["-incoming", from]),
+                Part::Arguments(arguments) => builder.args(arguments),
+                Part::Board(board) => builder.machine(board),
+                Part::Key => builder.secret(KEY_ID, KEY),
+            };
+        }
+        Ok(builder)
+    }
+
+    fn storage_daemon(&self) -> CaseResult<Builder<StorageDaemon>> {
+        let shared = &self.shared;
+        let tool = shared.tool(Backend::Qsd.tool())?;
+        let mut builder = StorageDaemon::builder(tool)
+            .name(&self.name)
+            .deadlines(self.deadlines())
+            .print(shared.spec.print)
+            .on_drop(running::on_drop(shared));
+        for part in &self.parts {
+            builder = match part {
+                Part::Drive(Drive {
+                    image: Some(image),
+                    options,
+                    ..
+                }) if options.is_empty() => builder.blockdev(&blockdev(&image.node())?),
+                Part::Node(node) => builder.blockdev(&blockdev(node)?),
+                Part::Object(object) => builder.args(["--object", &object.to_string()]),
+                Part::Arguments(arguments) => builder.args(arguments),
+                Part::Key => builder.secret(KEY_ID, KEY),
+                Part::Drive(_) => {
+                    return Err(only_emulator(
+                        "empty drives, options of drives, breakpoints",
+                    ));
+                }
+                Part::Device(_) => return Err(only_emulator("guest devices")),
+                Part::Incoming(_) => return Err(only_emulator("incoming migrations")),
+                Part::Board(_) => return Err(only_emulator("machine types")),
+            };
+        }
+        Ok(builder)
+    }
+}
+
+fn only_emulator(what: &str) -> Failure {
+    Failure::new(format!(
+        "a storage daemon has no {what}: the case must declare Host::System"
+    ))
+}
+
+fn blockdev(node: &Value) -> CaseResult<Blockdev> {
+    Blockdev::try_from(node.clone())
+        .map_err(|node| Failure::new(format!("a block node is a JSON object, and this is {node}")))
+}
+
+fn mode(guest: Guest) -> Mode {
+    match guest {
+        Guest::Stopped => Mode::Stopped,
+        Guest::RunningIdle => Mode::RunningIdle,
+        Guest::Native => Mode::Native,
+        Guest::VirtualClock => Mode::VirtualClock,
+    }
+}
+
+/// What the plan of a launch has to know, from what the runner found out.
+fn emulator_facts(shared: &Shared) -> Capabilities {
+    let trial = |name: &String| AccelTrial {
+        accel: Accel::from(name.clone()),
+        refused: None,
+    };
+    let facts = shared
+        .capabilities()
+        .ok()
+        .and_then(|c| c.host(Backend::System));
+    facts.cloned().unwrap_or_else(|| Capabilities {
+        program: Program::Emulator,
+        version: imgtools::tools::Version::new(0, 0, 0),
+        package: String::new(),
+        target: None,
+        accelerators: shared.spec.accelerators.iter().map(trial).collect(),
+        machines: Vec::new(),
+        devices: Vec::new(),
+        formats: None,
+        drivers: Vec::new(),
+        commands: Vec::new(),
+        objects: Vec::new(),
+        exports: Vec::new(),
+    })
+}

@@ -1,0 +1,133 @@
+//! QMP commands, checked unless the case says that it expects an error.
+
+use std::future::IntoFuture;
+use std::os::fd::OwnedFd;
+use std::panic::Location;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::monitor::Monitor;
+use crate::author::action::Action;
+use crate::author::failure::{CaseResult, Difference, Failure};
+use crate::author::log::Entry;
+
+/// A QMP command. Awaiting it sends it and returns what it returns; an error fails the case.
+#[must_use = "a command is sent when it is awaited"]
+pub struct Cmd {
+    monitor: Monitor,
+    name: String,
+    arguments: CaseResult<Value>,
+    fd: Option<OwnedFd>,
+    place: &'static Location<'static>,
+}
+
+impl Cmd {
+    #[track_caller]
+    pub(crate) fn new(monitor: &Monitor, name: &str, arguments: impl Serialize) -> Self {
+        Cmd {
+            monitor: monitor.clone(),
+            name: name.to_owned(),
+            arguments: serde_json::to_value(arguments).map_err(Failure::from),
+            fd: None,
+            place: Location::caller(),
+        }
+    }
+
+    /// Sends a file descriptor along.
+    pub fn fd(mut self, fd: OwnedFd) -> Self {
+        self.fd = Some(fd);
+        self
+    }
+
+    /// Sends it; it must be refused with this class and a description that holds this text.
+    pub fn expect_error(self, class: &str, text: &str) -> Action<'static, ()> {
+        let (class, text) = (class.to_owned(), text.to_owned());
+        let (place, name) = (self.place, self.name.clone());
+        Action::at(place, format!("{name} to be refused"), async move {
+            match self.send().await? {
+                Ok(value) => Err(Failure::new(format!(
+                    "{name} should have been refused with \"{text}\", but it returned {value}"
+                ))),
+                Err(error) if error.class.as_str() == class && error.desc.contains(&text) => Ok(()),
+                Err(error) => Err(Failure::differs(
+                    format!("{name} was refused with another error"),
+                    Difference {
+                        expected: format!("{class}: {text}"),
+                        found: format!("{}: {}", error.class, error.desc),
+                        diff: None,
+                    },
+                )),
+            }
+        })
+    }
+
+    /// Sends it, and returns the error as a value if it is refused.
+    pub fn outcome(self) -> Action<'static, Result<Value, qmp::CommandError>> {
+        Action::at(self.place, self.name.clone(), self.send())
+    }
+
+    async fn send(self) -> CaseResult<Result<Value, qmp::CommandError>> {
+        let Cmd {
+            monitor,
+            name,
+            arguments,
+            fd,
+            ..
+        } = self;
+        let arguments = arguments?;
+        let shared = &monitor.shared;
+        shared.narrate(|| Entry::from(message(&name, &arguments)).ordered());
+        let mut call = monitor
+            .client
+            .execute(&name, &arguments)
+            .deadline(shared.patience());
+        if let Some(fd) = fd {
+            call = call.fd(fd);
+        }
+        let answer = match call.await {
+            Ok(value) => Ok(value),
+            Err(error) => match error.command() {
+                Some(refused) => Err(refused.clone()),
+                None => return Err(Failure::from(error).context(monitor.name.clone())),
+            },
+        };
+        shared.narrate(|| match &answer {
+            Ok(value) => Entry::from(json!({"return": value})),
+            Err(error) => {
+                Entry::from(json!({"error": {"class": error.class.as_str(), "desc": error.desc}}))
+            }
+        });
+        Ok(answer)
+    }
+}
+
+/// The command as it goes over the wire, its arguments sorted.
+fn message(name: &str, arguments: &Value) -> Value {
+    let mut arguments = arguments.clone();
+    arguments.sort_all_objects();
+    match arguments {
+        Value::Null => json!({"execute": name}),
+        arguments => json!({"execute": name, "arguments": arguments}),
+    }
+}
+
+impl IntoFuture for Cmd {
+    type Output = CaseResult<Value>;
+    type IntoFuture = Action<'static, Value>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let (place, name, machine) = (self.place, self.name.clone(), self.monitor.name.clone());
+        Action::at(place, format!("{name} on {machine}"), async move {
+            let (monitor, arguments) =
+                (self.monitor.clone(), self.arguments.as_ref().ok().cloned());
+            match self.send().await? {
+                Ok(value) => Ok(value),
+                Err(refused) => match arguments.and_then(|a| monitor.undeclared(&a)) {
+                    Some(undeclared) => Err(Failure::new(undeclared)),
+                    None => Err(refused.into()),
+                },
+            }
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! What stands between an image's file and those who open it: the protocol under test.
+
+use std::sync::Arc;
+
+use imgtools::process::Signal;
+use imgtools::tools::ToolKind;
+use machine::args::{Blockdev, Export};
+use machine::{Deadlines, StorageDaemon};
+use nbd::{QemuNbd, QemuNbdServer};
+use serde_json::{Value, json};
+
+use super::failure::{CaseResult, Failure};
+use super::files::TestFile;
+use super::shared::Shared;
+use crate::case::{Protocol, Requirement};
+
+/// An image's file as it can be opened.
+pub(crate) enum Served {
+    /// As a file.
+    File,
+    /// By a qemu-nbd, as raw bytes.
+    Nbd {
+        uri: String,
+        socket: TestFile,
+        _server: Box<QemuNbdServer>,
+    },
+    /// By sshd on this machine.
+    Ssh { uri: String, user: String },
+    /// By a storage daemon, as a file of a FUSE file system.
+    Fuse(Box<Mount>),
+}
+
+/// A file that a storage daemon serves over FUSE, as raw bytes.
+pub(crate) struct Mount {
+    daemon: machine::Machine,
+    patience: std::time::Duration,
+    // After the daemon in the order of dropping: while it is served it cannot be removed.
+    file: TestFile,
+}
+
+impl Mount {
+    async fn new(shared: &Shared, served: &TestFile, name: &str) -> CaseResult<Self> {
+        let file = shared.directories.file(&format!("{name}.fuse"))?;
+        std::fs::write(&file, "")?;
+        let node = json!({"driver": "file", "node-name": "file", "filename": served});
+        let node = Blockdev::try_from(node)
+            .map_err(|node| Failure::new(format!("{node} is no block node")))?;
+        let export = Export::new("fuse", "export", "file")
+            .writable(true)
+            .set("growable", true)
+            .set("mountpoint", file.as_str());
+        let patience = shared.patience();
+        let daemon = StorageDaemon::builder(shared.tool(ToolKind::StorageDaemon)?)
+            .name(format!("the FUSE export of {name}"))
+            .deadlines(Deadlines::default().scaled(shared.spec.scale))
+            .blockdev(&node)
+            .export(&export)
+            .launch()
+            .await?;
+        Ok(Mount {
+            daemon,
+            patience,
+            file,
+        })
+    }
+}
+
+impl Drop for Mount {
+    /// In good order: a daemon that is killed leaves a dead mount behind.
+    fn drop(&mut self) {
+        let process = self.daemon.process();
+        process.set_deadline(Some(self.patience));
+        self.daemon.signal(Signal::SIGTERM);
+        process.exited_blocking();
+    }
+}
+
+impl Served {
+    /// Serves the file on this protocol, until the value goes.
+    pub(crate) async fn new(
+        shared: &Arc<Shared>,
+        protocol: Protocol,
+        file: &TestFile,
+        name: &str,
+    ) -> CaseResult<Self> {
+        match protocol {
+            Protocol::File => Ok(Served::File),
+            Protocol::Nbd => {
+                let socket = shared.directories.socket(&format!("{name}.nbd"))?;
+                let server = QemuNbd::new(shared.tool(ToolKind::Nbd)?).format("raw");
+                let server = server.patience(shared.patience());
+                let server = server.serve_unix(file.as_str(), &*socket).await?;
+                let uri = server.uri().to_string();
+                Ok(Served::Nbd {
+                    uri,
+                    socket,
+                    _server: Box::new(server),
+                })
+            }
+            Protocol::Ssh => {
+                let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
+                let uri = format!("ssh://{user}@127.0.0.1:22{}", file.as_str());
+                Ok(Served::Ssh { uri, user })
+            }
+            Protocol::Fuse => {
+                if let Err(skip) = shared.check(&Requirement::Fuse)? {
+                    return Err(Failure::skip(skip));
+                }
+                let mount = Mount::new(shared, file, name).await?;
+                Ok(Served::Fuse(Box::new(mount)))
+            }
+        }
+    }
+
+    /// The URI or path, unless it is the file itself.
+    pub(crate) fn uri(&self) -> Option<&str> {
+        match self {
+            Served::File => None,
+            Served::Fuse(mount) => Some(mount.file.as_str()),
+            Served::Nbd { uri, .. } | Served::Ssh { uri, .. } => Some(uri),
+        }
+    }
+
+    /// The protocol node for `blockdev-add`.
+    pub(crate) fn node(&self, file: &TestFile) -> Value {
+        match self {
+            Served::File => json!({"driver": "file", "filename": file}),
+            Served::Fuse(mount) => json!({"driver": "file", "filename": mount.file}),
+            Served::Nbd { socket, .. } => {
+                json!({"driver": "nbd", "server": {"type": "unix", "path": socket}})
+            }
+            Served::Ssh { user, .. } => json!({
+                "driver": "ssh", "path": file, "user": user,
+                "server": {"host": "127.0.0.1", "port": "22"},
+            }),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! An interactive qemu-io on an image: commands one by one, in one process.
+
+use imgtools::image::{ImageSpec, Secret};
+use imgtools::io::{IoCommand, IoDefaults, QemuIo, Session};
+use imgtools::tools::ToolKind;
+
+use super::action::Action;
+use super::failure::{CaseResult, Failure};
+use super::image::{Image, KEY, KEY_ID};
+use super::tool::ToolCall;
+
+/// A qemu-io that waits for commands. It ends with [`IoSession::close`], or is killed with the value.
+pub struct IoSession {
+    session: Session,
+    // Holds the file of the key, which qemu-io reads when it reopens the image.
+    _key: Option<Secret>,
+    // Its file stays for as long as it is open.
+    _image: Option<Image>,
+    name: String,
+}
+
+impl Image {
+    /// Opens it in an interactive qemu-io, with the cache and aio mode of the run and its own format.
+    /// One that does not start fails the case with all that it printed.
+    #[track_caller]
+    pub fn session(&self) -> Action<'_, IoSession> {
+        self.open_session(Vec::new())
+    }
+
+    /// The same with more arguments of qemu-io, such as `--read-only`.
+    #[track_caller]
+    pub fn session_with(&self, arguments: &[&str]) -> Action<'_, IoSession> {
+        self.open_session(
+            arguments
+                .iter()
+                .map(|argument| (*argument).to_owned())
+                .collect(),
+        )
+    }
+
+    #[track_caller]
+    fn open_session(&self, arguments: Vec<String>) -> Action<'_, IoSession> {
+        Action::new(format!("qemu-io on {self} to start"), async move {
+            let shared = self.shared();
+            let defaults = IoDefaults {
+                format: Some(shared.spec.format.to_string()),
+                cache: Some(shared.spec.cache.to_string()),
+                aio: Some(shared.spec.aio.to_string()),
+                misalign: false,
+            };
+            let tool = QemuIo::new(shared.tool(ToolKind::Io)?).defaults(defaults);
+            let (spec, key) = self.spec()?;
+            let open = tool.deadline(shared.patience()).open(spec);
+            let open = arguments
+                .into_iter()
+                .fold(open, |open, argument| open.arg(argument));
+            Ok(IoSession {
+                session: open.session().await?,
+                _key: key,
+                _image: Some(self.clone()),
+                name: self.to_string(),
+            })
+        })
+    }
+
+    /// How a tool is told to open it.
+    fn spec(&self) -> CaseResult<(ImageSpec, Option<Secret>)> {
+        if !self.is_encrypted() {
+            return Ok((
+                ImageSpec::file(self.filename()).format(self.format().name()),
+                None,
+            ));
+        }
+        let secret = Secret::in_dir(self.shared().directories.test(), KEY_ID, KEY)?;
+        let options = self.image_opts();
+        Ok((
+            ImageSpec::options(options.as_str()).secret(&secret),
+            Some(secret),
+        ))
+    }
+}
+
+impl ToolCall {
+    /// Starts qemu-io with these arguments, to be talked to: for what is no image of the case, such
+    /// as an export of a machine.
+    pub fn session(self) -> Action<'static, IoSession> {
+        Action::at(self.place(), "qemu-io to start", async move {
+            let (tool, patience) = self.io_tool()?;
+            let open = QemuIo::new(tool).deadline(patience).open_nothing();
+            let arguments = self.plain_arguments()?;
+            let name = arguments.last().map(|name| name.display().to_string());
+            let open = arguments
+                .into_iter()
+                .fold(open, |open, argument| open.arg(argument));
+            Ok(IoSession {
+                session: open.session().await?,
+                _key: None,
+                _image: None,
+                name: name.unwrap_or_default(),
+            })
+        })
+    }
+}
+
+impl IoSession {
+    /// Runs a command, which must succeed, and returns what it printed.
+    #[track_caller]
+    pub fn run(&mut self, command: impl Into<IoCommand>) -> Action<'_, String> {
+        let command = command.into();
+        Action::new(
+            format!("a command of qemu-io on {}", self.name),
+            async move {
+                let reply = self.session.run(command).await?.check()?;
+                Ok(reply.stdout)
+            },
+        )
+    }
+
+    /// Runs a command, which must fail and say this on the way.
+    #[track_caller]
+    pub fn expect_error(&mut self, command: impl Into<IoCommand>, text: &str) -> Action<'_, ()> {
+        let (command, text) = (command.into(), text.to_owned());
+        Action::new(
+            format!("a command of qemu-io on {}", self.name),
+            async move {
+                let reply = self.session.run(command).await?;
+                let printed = format!("{}{}", reply.stdout, reply.stderr);
+                if !reply.is_success() && printed.contains(&text) {
+                    return Ok(());
+                }
+                Err(Failure::new(format!(
+                    "`{}` should have failed with \"{text}\"; it printed: {printed}",
+                    reply.command
+                )))
+            },
+        )
+    }
+
+    /// Ends it in good order.
+    #[track_caller]
+    pub fn close(self) -> Action<'static, ()> {
+        Action::new("qemu-io to end", async move {
+            // Its status tells of commands that failed before, each of which was looked at.
+            self.session.quit().await?;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,296 @@
+//! `Test`: the one argument of every case.
+
+use std::panic::Location;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use super::failure::{CaseResult, Failure};
+use super::files::{Directories, TestFile};
+use super::golden::{Selection, is_ci};
+use super::log::Entry;
+use super::shared::Shared;
+use crate::case::{Backend, CaseFuture, Format, Protocol, Requirement, Skip};
+use crate::wire::{CaseEvent, CaseSpec, FailureReport, GoldenMode, Place};
+
+/// Where a case process puts its events.
+#[derive(Clone)]
+pub struct Sink(Arc<Mutex<dyn FnMut(CaseEvent) + Send>>);
+
+impl Sink {
+    /// A sink that calls this for every event, in order.
+    pub fn new(put: impl FnMut(CaseEvent) + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(put)))
+    }
+
+    /// Puts one event.
+    pub fn put(&self, event: CaseEvent) {
+        (self.0.lock().unwrap_or_else(PoisonError::into_inner))(event);
+    }
+}
+
+/// The one argument of every case: what it runs on, what it makes, and what it says.
+///
+/// What it hands out (images, machines, servers, jobs, files) owns itself and cleans up after
+/// itself; a case has nothing to tear down.
+pub struct Test {
+    pub(crate) shared: Arc<Shared>,
+    /// Why nothing can work here, told by the first thing that is asked for.
+    unusable: Option<String>,
+}
+
+impl Test {
+    /// A test for this instance, which tells what happens to `sink`.
+    #[must_use]
+    pub fn new(spec: CaseSpec, sink: Sink) -> Self {
+        let (directories, unusable) = match Directories::new(&spec.test_dir, &spec.sock_dir) {
+            Ok(directories) => (directories, None),
+            Err(error) => (Directories::none(), Some(error.to_string())),
+        };
+        Self {
+            shared: Shared::new(spec, sink, directories),
+            unusable,
+        }
+    }
+
+    /// The instance.
+    #[must_use]
+    pub fn spec(&self) -> &CaseSpec {
+        &self.shared.spec
+    }
+
+    /// The image format of this instance.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.shared.spec.format
+    }
+
+    /// The protocol of this instance.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.shared.spec.protocol
+    }
+
+    /// Whether machines of this instance are emulators or storage daemons; `None` for a case of
+    /// tools alone.
+    #[must_use]
+    pub fn backend(&self) -> Option<Backend> {
+        self.shared.spec.backend
+    }
+
+    /// Names the phase that begins: it heads the log, the failure and the timeout report.
+    #[track_caller]
+    pub fn step(&self, text: impl Into<String>) {
+        self.shared
+            .step(text.into(), Place::from(Location::caller()));
+    }
+
+    /// Adds text or JSON to the log that [`Test::golden`] compares. Paths, times and made-up names
+    /// are hidden.
+    pub fn log(&self, entry: impl Into<Entry>) {
+        self.shared.say(entry);
+    }
+
+    /// From here on (or no longer), what the harness does for the case enters the log as well: QMP
+    /// commands and replies, the events of jobs and migrations, servers started and stopped.
+    ///
+    /// Off at first, because most cases assert on what they get instead.
+    pub fn narrate(&self, on: bool) {
+        self.shared.turn_narration(on);
+    }
+
+    /// Compares what was logged since the last comparison with the golden of this case.
+    ///
+    /// # Errors
+    /// When the texts differ or there is no golden. With `--bless`, what was logged is kept for
+    /// review instead.
+    #[track_caller]
+    pub fn golden(&self) -> CaseResult {
+        let shared = &self.shared;
+        let text = shared.log.take();
+        let (name, selection) = (self.golden_name(), self.selection());
+        let Err(error) = shared.goldens.compare(&name, &selection, &text) else {
+            return Ok(());
+        };
+        if shared.spec.goldens == GoldenMode::Compare {
+            return Err(error.into_failure());
+        }
+        let path =
+            shared
+                .goldens
+                .bless(&shared.spec.goldens_dir, &name, &selection, &text, is_ci());
+        let path = path.map_err(Failure::from)?;
+        let golden = path.with_extension("").display().to_string();
+        shared.sink.put(CaseEvent::PendingGolden { path, golden });
+        Ok(())
+    }
+
+    /// `nbd/block_status.map` for the case `nbd::block_status::map`.
+    fn golden_name(&self) -> String {
+        let spec = &self.shared.spec;
+        let name = match spec.case.rsplit_once("::") {
+            Some((module, function)) => format!("{}.{function}", module.replace("::", "/")),
+            None => spec.case.clone(),
+        };
+        match &spec.row {
+            Some(row) => format!("{name}.{row}"),
+            None => name,
+        }
+    }
+
+    fn selection(&self) -> Selection {
+        let spec = &self.shared.spec;
+        let version = self
+            .shared
+            .capabilities()
+            .ok()
+            .and_then(|c| c.version(spec.backend));
+        Selection {
+            format: spec.format.to_string(),
+            protocol: spec.protocol.to_string(),
+            backend: spec.backend.map(|backend| backend.to_string()),
+            version: version.map_or((u32::MAX, 0), |version| (version.major, version.minor)),
+        }
+    }
+
+    /// Ends the case here as skipped, at any point of it: `t.skip("reason")?`.
+    ///
+    /// # Errors
+    /// Always: the skip.
+    #[track_caller]
+    pub fn skip(&self, reason: impl Into<String>) -> CaseResult {
+        Err(Failure::skip(Skip::Case {
+            reason: reason.into(),
+        }))
+    }
+
+    /// Ends the case here as skipped if this does not hold, for needs that only the running case
+    /// can compute. What is known beforehand belongs into `needs`.
+    ///
+    /// # Errors
+    /// The skip; or a failure if the capabilities cannot be read.
+    #[track_caller]
+    pub fn require(&self, requirement: Requirement) -> CaseResult {
+        match self.shared.check(&requirement)? {
+            Ok(()) => Ok(()),
+            Err(skip) => Err(Failure::skip(skip)),
+        }
+    }
+
+    /// Whether this holds, for what a case does differently where something is missing.
+    ///
+    /// # Errors
+    /// If the capabilities cannot be read.
+    #[track_caller]
+    pub fn has(&self, requirement: Requirement) -> CaseResult<bool> {
+        Ok(self.shared.check(&requirement)?.is_ok())
+    }
+
+    /// A file in the test directory, which is removed when the value goes.
+    ///
+    /// # Errors
+    /// When this is not the name of a file.
+    #[track_caller]
+    pub fn file(&self, name: &str) -> CaseResult<TestFile> {
+        self.usable()?;
+        Ok(self.shared.directories.file(name)?)
+    }
+
+    /// Several files in the test directory: `let [a, b] = t.files(["a", "b"])?;`.
+    ///
+    /// # Errors
+    /// When one of these is not the name of a file.
+    #[track_caller]
+    pub fn files<const N: usize>(&self, names: [&str; N]) -> CaseResult<[TestFile; N]> {
+        let mut files = Vec::with_capacity(N);
+        for name in names {
+            files.push(self.file(name)?);
+        }
+        files
+            .try_into()
+            .map_err(|_| Failure::new("an array lost an element"))
+    }
+
+    /// A path for a socket. It is short, however deep the test directory lies.
+    ///
+    /// # Errors
+    /// When the path would be longer than the kernel allows.
+    #[track_caller]
+    pub fn socket(&self, name: &str) -> CaseResult<TestFile> {
+        self.usable()?;
+        Ok(self.shared.directories.socket(name)?)
+    }
+
+    /// Puts these in another order: at random, but the same one for the same seed of a run, so that a
+    /// failure can be had again.
+    pub fn shuffle<T>(&self, items: &mut [T]) {
+        // SplitMix64; nothing here has to be unpredictable.
+        let mut state = self.shared.spec.seed;
+        let mut next = || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        };
+        for last in (1..items.len()).rev() {
+            let other = next() % (last as u64 + 1);
+            items.swap(last, other as usize);
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn usable(&self) -> CaseResult {
+        match &self.unusable {
+            Some(reason) => Err(Failure::new(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs the body of a case; a panic in it, such as a failed `assert_eq!`, becomes its failure, so
+    /// that it is told like any other one. `told` gives what the panic hook was told, where there is
+    /// one. The body is gone when this returns, and with it all that it made.
+    pub async fn guard(
+        body: CaseFuture<'_>,
+        told: impl FnOnce() -> Option<FailureReport>,
+    ) -> CaseResult {
+        let mut body = body;
+        let result = std::future::poll_fn(|cx| {
+            let poll = || body.as_mut().poll(cx);
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll)) {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
+                Err(panic) => Poll::Ready(Err(panic)),
+            }
+        })
+        .await;
+        drop(body);
+        result.unwrap_or_else(|panic| Err(Failure::from_panic(&*panic, told())))
+    }
+
+    /// The verdict: what the body returned, then what must hold at the end of every case.
+    pub async fn finish(self, result: CaseResult) {
+        let shared = self.shared;
+        let problems = shared.take_problems();
+        let result = match result {
+            Ok(()) if shared.log.is_uncompared() => Err(Failure::new(
+                "the case logs, but never compares its log: end it with `t.golden()`",
+            )),
+            Ok(()) if !problems.is_empty() => Err(Failure::new(problems.join("\n"))),
+            result => result,
+        };
+        shared.sink.put(match result {
+            Ok(()) => CaseEvent::Passed,
+            Err(failure) => match failure.skip_reason() {
+                Some(reason) => CaseEvent::Skipped {
+                    reason: reason.clone(),
+                },
+                None => {
+                    let failure = failure.map_text(|text| shared.directories.redact(text));
+                    let mut report = failure.report();
+                    report.step = shared.current_step().map(|(step, _)| step);
+                    report.machines = shared.machine_reports();
+                    CaseEvent::Failed(Box::new(report))
+                }
+            },
+        });
+    }
+}

@@ -1,0 +1,275 @@
+//! Calls of QEMU's tools, checked unless the case says otherwise.
+
+use std::ffi::{OsStr, OsString};
+use std::future::IntoFuture;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use imgtools::process::{Command, Output};
+use serde_json::Value;
+
+use super::action::Action;
+use super::failure::{CaseResult, Failure};
+use super::log::Entry;
+use super::shared::Shared;
+use super::test::Test;
+use crate::case::{Tool, ToolKind};
+
+/// A call of a tool. Awaiting it runs the tool and requires exit status 0; the methods ask for
+/// something else.
+#[derive(Clone)]
+#[must_use = "a tool runs when the call is awaited"]
+pub struct ToolCall {
+    shared: Arc<Shared>,
+    kind: ToolKind,
+    arguments: Vec<Argument>,
+    place: &'static Location<'static>,
+}
+
+#[derive(Clone)]
+enum Argument {
+    Plain(OsString),
+    Secret(OsString),
+}
+
+impl ToolCall {
+    #[track_caller]
+    pub(crate) fn new(shared: &Arc<Shared>, kind: ToolKind) -> Self {
+        let place = Location::caller();
+        ToolCall {
+            shared: shared.clone(),
+            kind,
+            arguments: Vec::new(),
+            place,
+        }
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments
+            .push(Argument::Plain(argument.as_ref().to_owned()));
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        let arguments = arguments.into_iter();
+        self.arguments
+            .extend(arguments.map(|a| Argument::Plain(a.as_ref().to_owned())));
+        self
+    }
+
+    /// Adds an argument that holds a secret: it is shown nowhere.
+    pub fn secret_arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments
+            .push(Argument::Secret(argument.as_ref().to_owned()));
+        self
+    }
+
+    /// Whether one of these stands among the arguments, alone or as the start of one.
+    pub(crate) fn has_any(&self, options: &[&str]) -> bool {
+        self.arguments.iter().any(|argument| {
+            let (Argument::Plain(text) | Argument::Secret(text)) = argument;
+            text.to_str().is_some_and(|text| {
+                options.iter().any(|option| {
+                    text == *option
+                        || (option.starts_with("--") && text.starts_with(&format!("{option}=")))
+                        || (!option.starts_with("--") && text.starts_with(option))
+                })
+            })
+        })
+    }
+
+    pub(crate) fn place(&self) -> &'static Location<'static> {
+        self.place
+    }
+
+    /// The program, which must be qemu-io, and how long a command may take.
+    pub(crate) fn io_tool(&self) -> CaseResult<(Tool, Duration)> {
+        if self.kind != ToolKind::Io {
+            return Err(Failure::new(format!("{} takes no commands", self.kind)));
+        }
+        Ok((self.shared.tool(self.kind)?, self.shared.patience()))
+    }
+
+    /// The arguments, for those who put the command together in another way. None may be secret.
+    pub(crate) fn plain_arguments(&self) -> CaseResult<Vec<OsString>> {
+        let plain = |argument: &Argument| match argument {
+            Argument::Plain(text) => Ok(text.clone()),
+            Argument::Secret(_) => Err(Failure::new("a secret cannot be given this way")),
+        };
+        self.arguments.iter().map(plain).collect()
+    }
+
+    /// The command, for those who run it in another way.
+    pub(crate) fn command(&self) -> CaseResult<Command> {
+        let mut command = self.shared.tool(self.kind)?.command();
+        for argument in &self.arguments {
+            command = match argument {
+                Argument::Plain(text) => command.arg(text),
+                Argument::Secret(text) => command.secret_arg(text),
+            };
+        }
+        Ok(command.deadline(self.shared.patience()))
+    }
+
+    fn run<T: 'static>(
+        self,
+        read: impl FnOnce(Output) -> CaseResult<T> + 'static,
+    ) -> Action<'static, T> {
+        let (place, kind) = (self.place, self.kind);
+        Action::at(place, format!("{kind}"), async move {
+            let mut command = self.command()?;
+            if kind == ToolKind::Nbd {
+                // `qemu-nbd --fork` leaves a daemon behind that may hold the output open.
+                command = command.until_exit();
+            }
+            read(command.run().await?)
+        })
+    }
+
+    /// Runs the tool; any exit status will do. A signal is a failure all the same.
+    pub fn any_status(self) -> Action<'static, Output> {
+        self.run(|output| Ok(output.check_code(|_| true)?))
+    }
+
+    /// Runs the tool, which must end with this exit status.
+    pub fn expect_status(self, status: i32) -> Action<'static, Output> {
+        self.run(move |output| Ok(output.check_code(|code| code == status)?))
+    }
+
+    /// Runs the tool, which must fail and say `text` on the way.
+    pub fn expect_error(self, text: impl Into<String>) -> Action<'static, Output> {
+        let text = text.into();
+        self.run(move |output| {
+            let output = output.check_code(|code| code != 0)?;
+            let printed = output.combined_text();
+            if printed.contains(&text) {
+                return Ok(output);
+            }
+            Err(Failure::new(format!(
+                "the tool should have said \"{text}\", but it said: {printed}"
+            )))
+        })
+    }
+
+    /// Runs the tool and returns all that it printed, both streams in the order of printing.
+    pub fn text(self) -> Action<'static, String> {
+        self.run(|output| Ok(output.check()?.combined_text()))
+    }
+
+    /// Runs the tool and reads what it printed to its standard output as JSON.
+    ///
+    /// An exit status that only tells of a finding (`qemu-img check` has 2 and 3) is no error if
+    /// there is JSON.
+    pub fn json(self) -> Action<'static, Value> {
+        self.run(|output| match serde_json::from_slice(&output.stdout) {
+            Ok(value) => {
+                output.check_code(|_| true)?;
+                Ok(value)
+            }
+            Err(error) => {
+                let output = output.check()?;
+                let text = output.stdout_text().into_owned();
+                Err(Failure::new(format!(
+                    "failed to read JSON: {error}; the tool printed: {text}"
+                )))
+            }
+        })
+    }
+}
+
+impl IntoFuture for ToolCall {
+    type Output = CaseResult<Output>;
+    type IntoFuture = Action<'static, Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let kind = self.kind;
+        self.run(move |output| {
+            let output = output.check()?;
+            let printed = output.combined_text();
+            // The status of qemu-io tells nothing of asynchronous requests.
+            match imgtools::io::failures(&printed).as_slice() {
+                failures @ [_, ..] if kind == ToolKind::Io => {
+                    let failures = failures.join("\n  ");
+                    Err(Failure::new(format!(
+                        "failed to run `{}`:\n  {failures}",
+                        output.command
+                    )))
+                }
+                _ => Ok(output),
+            }
+        })
+    }
+}
+
+/// What a tool printed, as an entry of the log.
+impl From<&Output> for Entry {
+    fn from(output: &Output) -> Self {
+        Entry::from(output.combined_text().trim_end().to_owned())
+    }
+}
+
+impl From<Output> for Entry {
+    fn from(output: Output) -> Self {
+        Entry::from(&output)
+    }
+}
+
+impl Shared {
+    /// The tool of this run.
+    #[track_caller]
+    pub(crate) fn tool(&self, kind: ToolKind) -> CaseResult<Tool> {
+        self.spec.tools.get(&kind).cloned().ok_or_else(|| {
+            Failure::new(format!(
+                "there is no {kind} here, and the case does not declare that it needs it"
+            ))
+        })
+    }
+}
+
+impl Test {
+    /// Calls qemu-img with exactly these arguments. Images made with [`Test::image`] need it only
+    /// for what has no method there.
+    #[track_caller]
+    pub fn qemu_img(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ToolCall {
+        ToolCall::new(&self.shared, ToolKind::Img).args(arguments)
+    }
+
+    /// Calls qemu-io with the cache and aio mode of the run. The format is that of the arguments
+    /// (`-f`, `--image-opts`) if they have one, else the format of the run; never both.
+    #[track_caller]
+    pub fn qemu_io(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ToolCall {
+        let call = ToolCall::new(&self.shared, ToolKind::Io).args(arguments);
+        self.shared.with_io_defaults(call)
+    }
+
+    /// Calls qemu-nbd. With `--fork` the call ends when the parent does; the daemon is the case's
+    /// to stop. For a server in general, [`Test::nbd_server`] is simpler.
+    #[track_caller]
+    pub fn qemu_nbd(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ToolCall {
+        ToolCall::new(&self.shared, ToolKind::Nbd).args(arguments)
+    }
+}
+
+impl Shared {
+    /// Adds what every qemu-io of the run gets.
+    pub(crate) fn with_io_defaults(&self, call: ToolCall) -> ToolCall {
+        let given = call.has_any(&["-f", "--format", "--image-opts"]);
+        let mut options = vec![
+            "--cache".to_owned(),
+            self.spec.cache.to_string(),
+            "--aio".to_owned(),
+            self.spec.aio.to_string(),
+        ];
+        if !given {
+            options.extend(["-f".to_owned(), self.spec.format.to_string()]);
+        }
+        let front = options
+            .into_iter()
+            .map(|option| Argument::Plain(option.into()));
+        let arguments = front.chain(call.arguments).collect();
+        ToolCall { arguments, ..call }
+    }
+}

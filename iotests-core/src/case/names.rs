@@ -1,0 +1,117 @@
+//! The names that can be used inside `#[case(…)]` without an import.
+
+use std::time::Duration;
+
+pub use imgtools::tools::ToolKind;
+
+pub use super::axes::{Aio, Cache, Format, Guest, Host, Protocol};
+pub use super::meta::{ExpectedFailure, Fix, Group, Quarantine};
+pub use super::requirement::Requirement::{self, *};
+pub use super::version::VersionRange;
+
+/// The format raw.
+pub const RAW: Format = Format::Raw;
+/// The format qcow2.
+pub const QCOW2: Format = Format::Qcow2;
+/// The format qcow.
+pub const QCOW: Format = Format::Qcow;
+/// The format qed.
+pub const QED: Format = Format::Qed;
+/// The format luks.
+pub const LUKS: Format = Format::Luks;
+/// The format vmdk.
+pub const VMDK: Format = Format::Vmdk;
+/// The format vdi.
+pub const VDI: Format = Format::Vdi;
+/// The format vpc.
+pub const VPC: Format = Format::Vpc;
+/// The format vhdx.
+pub const VHDX: Format = Format::Vhdx;
+/// The format parallels.
+pub const PARALLELS: Format = Format::Parallels;
+/// The format vvfat.
+pub const VVFAT: Format = Format::Vvfat;
+
+/// The protocol file.
+pub const FILE: Protocol = Protocol::File;
+/// The protocol nbd.
+pub const NBD: Protocol = Protocol::Nbd;
+/// The protocol fuse.
+pub const FUSE: Protocol = Protocol::Fuse;
+/// The protocol ssh.
+pub const SSH: Protocol = Protocol::Ssh;
+
+/// Reads and writes image data.
+pub const RW: Group = Group("rw");
+/// Part of a gate.
+pub const AUTO: Group = Group("auto");
+/// Seconds at most.
+pub const QUICK: Group = Group("quick");
+/// Many seconds, or minutes.
+pub const SLOW: Group = Group("slow");
+/// Backing chains.
+pub const BACKING: Group = Group("backing");
+/// Snapshots.
+pub const SNAPSHOT: Group = Group("snapshot");
+/// qemu-img alone.
+pub const IMG: Group = Group("img");
+/// Live migration.
+pub const MIGRATION: Group = Group("migration");
+/// Exports: NBD, FUSE, vhost-user.
+pub const EXPORT: Group = Group("export");
+/// I/O limits.
+pub const THROTTLE: Group = Group("throttle");
+/// Block jobs.
+pub const JOB: Group = Group("job");
+/// Dirty bitmaps.
+pub const BITMAP: Group = Group("bitmap");
+/// Encryption.
+pub const CRYPTO: Group = Group("crypto");
+/// Depends on real time, so it may be disturbed by load.
+pub const TIMING: Group = Group("timing");
+/// Uses sudo.
+pub const SUDO: Group = Group("sudo");
+
+/// Every group, for the command line.
+pub const GROUPS: &[Group] = &[
+    RW, AUTO, QUICK, SLOW, BACKING, SNAPSHOT, IMG, MIGRATION, EXPORT, THROTTLE, JOB, BITMAP,
+    CRYPTO, TIMING, SUDO,
+];
+
+/// 1024 bytes.
+pub const KIB: u64 = 1 << 10;
+/// 1024 KiB.
+pub const MIB: u64 = 1 << 20;
+/// 1024 MiB.
+pub const GIB: u64 = 1 << 30;
+
+/// A budget in seconds.
+pub const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A known failure: why, with a reference; what the case's failure or a machine says then; and on
+/// which versions of QEMU. A failure that says something else is another bug; so is a case that hangs or
+/// crashes, which says nothing.
+pub const fn known(
+    reason: &'static str,
+    says: &'static str,
+    versions: VersionRange,
+) -> ExpectedFailure {
+    ExpectedFailure {
+        reason,
+        says,
+        versions,
+        formats: &[],
+    }
+}
+
+/// The change in QEMU that a case depends on.
+pub const fn fix(release: &'static str, commit: &'static str) -> Fix {
+    Fix { release, commit }
+}
+
+/// Quarantine until the day `YYYY-MM-DD`.
+pub const fn until(day: &'static str, reason: &'static str) -> Quarantine {
+    Quarantine { until: day, reason }
+}

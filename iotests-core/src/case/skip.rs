@@ -1,0 +1,230 @@
+//! Why an instance does not run: typed, and in words a person understands.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use imgtools::tools::{ToolKind, Version};
+use serde::{Deserialize, Serialize};
+
+use super::axes::Backend;
+
+/// Why an instance does not run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Skip {
+    /// A program of QEMU is not there.
+    NoTool {
+        /// Which.
+        tool: ToolKind,
+    },
+    /// A program of QEMU is there but does not work.
+    BrokenTool {
+        /// Which.
+        tool: ToolKind,
+        /// Where it is.
+        path: PathBuf,
+        /// What came of trying it.
+        why: String,
+    },
+    /// A block driver is not compiled in.
+    NoDriver {
+        /// Its name.
+        driver: String,
+        /// Who was asked.
+        asked: String,
+    },
+    /// The format cannot be created or written by qemu-img.
+    NotWritable {
+        /// Its name.
+        format: String,
+    },
+    /// The emulator does not have a device.
+    NoDevice {
+        /// Its name.
+        device: String,
+    },
+    /// The host does not have a QMP command.
+    NoCommand {
+        /// Its name.
+        command: String,
+        /// Who was asked.
+        backend: Backend,
+    },
+    /// The QMP schema lacks something.
+    NoSchema {
+        /// The path that was looked up.
+        path: String,
+        /// Who was asked.
+        backend: Backend,
+    },
+    /// The version is too old or too new.
+    Version {
+        /// What is needed.
+        needed: String,
+        /// What is there.
+        found: Option<Version>,
+    },
+    /// Something was tried and does not work.
+    Feature {
+        /// Its name.
+        feature: String,
+        /// The tool's own message.
+        why: String,
+    },
+    /// The guest mode needs an accelerator that no trial launch accepted.
+    Accelerator {
+        /// What is needed, such as "qtest".
+        needed: String,
+    },
+    /// Needs root.
+    Root,
+    /// Must not be root.
+    NotRoot,
+    /// Another operating system.
+    Platform {
+        /// Where it runs.
+        needed: String,
+    },
+    /// A program that is not QEMU's.
+    NoProgram {
+        /// Its name.
+        program: String,
+    },
+    /// The creation options of this run do not suit the case.
+    ImageOptions {
+        /// The option.
+        option: String,
+    },
+    /// None of several alternatives is there.
+    NoneOf {
+        /// Why each is not.
+        reasons: Vec<Skip>,
+    },
+    /// Something is there that must not be.
+    Unwanted {
+        /// What.
+        what: String,
+    },
+    /// The case itself found while running that it cannot work here.
+    Case {
+        /// In its words.
+        reason: String,
+    },
+}
+
+/// How a person gets what lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Remedy {
+    /// An emulator: `--provision` fetches one.
+    Provision,
+    /// The tools of QEMU: the distribution's package.
+    InstallTools,
+    /// Another user.
+    OtherUser,
+}
+
+impl Skip {
+    /// How to get what lacks, where there is a way.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::NoTool {
+                tool: ToolKind::System,
+            }
+            | Self::BrokenTool {
+                tool: ToolKind::System,
+                ..
+            } => Some(Remedy::Provision),
+            Self::NoTool { .. } | Self::BrokenTool { .. } => Some(Remedy::InstallTools),
+            Self::Root | Self::NotRoot => Some(Remedy::OtherUser),
+            Self::NoneOf { reasons } => reasons.iter().find_map(Self::remedy),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTool {
+                tool: ToolKind::System,
+            } => write!(f, "needs an emulator (qemu-system-*)"),
+            Self::BrokenTool {
+                tool: ToolKind::System,
+                path,
+                why,
+            } => write!(f, "the emulator {} does not start: {why}", path.display()),
+            Self::BrokenTool { tool, path, why } => {
+                write!(f, "{tool} {} does not work: {why}", path.display())
+            }
+            Self::NoTool { tool } => write!(f, "needs {tool}"),
+            Self::NoDriver { driver, asked } => write!(f, "{asked} has no block driver `{driver}`"),
+            Self::NotWritable { format } => write!(f, "qemu-img cannot create {format} images"),
+            Self::NoDevice { device } => write!(f, "the emulator has no device `{device}`"),
+            Self::NoCommand { command, backend } => {
+                write!(f, "{} has no command `{command}`", backend.tool())
+            }
+            Self::NoSchema { path, backend } => {
+                write!(f, "the QMP schema of {} has no `{path}`", backend.tool())
+            }
+            Self::Version {
+                needed,
+                found: Some(found),
+            } => write!(f, "needs QEMU {needed}, this is {found}"),
+            Self::Version {
+                needed,
+                found: None,
+            } => write!(f, "needs QEMU {needed}, this version is unknown"),
+            Self::Feature { feature, why } => write!(f, "{feature} does not work here: {why}"),
+            Self::Accelerator { needed } => write!(f, "needs the accelerator {needed}"),
+            Self::Root => write!(f, "needs root"),
+            Self::NotRoot => write!(f, "cannot be shown as root, whom permissions do not bind"),
+            Self::Platform { needed } => write!(f, "runs on {needed} only"),
+            Self::NoProgram { program } => write!(f, "needs the program `{program}`"),
+            Self::ImageOptions { option } => {
+                write!(f, "does not work with the image option `{option}`")
+            }
+            Self::NoneOf { reasons } => {
+                for (index, reason) in reasons.iter().enumerate() {
+                    if index > 0 {
+                        write!(f, "; and ")?;
+                    }
+                    write!(f, "{reason}")?;
+                }
+                Ok(())
+            }
+            Self::Unwanted { what } => write!(f, "only where there is not: {what}"),
+            Self::Case { reason } => write!(f, "{reason}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skip_says_what_lacks_and_how_to_get_it() {
+        let skip = Skip::NoTool {
+            tool: ToolKind::System,
+        };
+        assert_eq!(skip.to_string(), "needs an emulator (qemu-system-*)");
+        assert_eq!(skip.remedy(), Some(Remedy::Provision));
+        let either = Skip::NoneOf {
+            reasons: vec![Skip::Root, skip],
+        };
+        assert_eq!(
+            either.to_string(),
+            "needs root; and needs an emulator (qemu-system-*)"
+        );
+    }
+
+    #[test]
+    fn a_skip_survives_the_wire() {
+        let skip = Skip::Version {
+            needed: "9.1 or later".to_owned(),
+            found: Some(Version::new(7, 2, 22)),
+        };
+        let text = serde_json::to_string(&skip).unwrap();
+        assert_eq!(serde_json::from_str::<Skip>(&text).unwrap(), skip);
+    }
+}

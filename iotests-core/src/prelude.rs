@@ -1,0 +1,12 @@
+//! All that a case needs: `use iotests_core::prelude::*;`.
+
+pub use iotests_macros::case;
+pub use qmp::Matcher;
+pub use serde_json::{Value, json};
+
+pub use crate::author::assert::{AssertJson, any_of};
+pub use crate::author::log::Entry;
+pub use crate::author::{CaseResult, Context, Drive, Ended, Failure, Image, Job, Machine, Outcome};
+pub use crate::author::{JobBuilder, Target, Test};
+pub use crate::case::names::*;
+pub use crate::case::{Backend, Row};

@@ -1,0 +1,82 @@
+//! Why a private QEMU could not be had.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A prefix that could not be made; each says what a person can do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProvisionError {
+    /// This system's packages cannot be unpacked without installing them.
+    #[error(
+        "failed to provision QEMU: only Debian, Ubuntu and their relatives are fetched \
+         automatically; install it yourself with\n  {command}"
+    )]
+    Unsupported {
+        /// What a person types instead.
+        command: &'static str,
+    },
+    /// The package manager is Debian's, but a program of it is missing.
+    #[error("failed to provision QEMU: the program `{program}` is needed and was not found")]
+    MissingProgram {
+        /// Its name.
+        program: &'static str,
+    },
+    /// A step of the package manager failed.
+    #[error("failed to {what}: `{command}` ended with {status}\n{output}")]
+    Step {
+        /// What was attempted.
+        what: &'static str,
+        /// The command line, which can be pasted.
+        command: String,
+        /// Its exit status.
+        status: String,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// A step of the package manager could not be run to its end.
+    #[error("failed to {what}")]
+    Run {
+        /// What was attempted.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: imgtools::process::ProcessError,
+    },
+    /// The package sources offer no emulator, or no tools of the emulator's version.
+    #[error(
+        "failed to find a QEMU in this system's package sources: {why}; \
+         add a source that has one, or install QEMU with\n  {command}"
+    )]
+    NoPackage {
+        /// What was missing.
+        why: String,
+        /// What a person types instead.
+        command: &'static str,
+    },
+    /// The unpacked QEMU does not run here.
+    #[error("failed to use the unpacked {program}: {why}")]
+    Broken {
+        /// Which program.
+        program: String,
+        /// Its status and what it printed.
+        why: String,
+    },
+    /// A folder or file of the prefix could not be used.
+    #[error("failed to {verb} {path}", path = path.display())]
+    File {
+        /// What was attempted.
+        verb: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The prefix's path cannot be written into a library path.
+    #[error("failed to provision QEMU below {path}: its name has a ':' or is not UTF-8; choose another build folder", path = path.display())]
+    Path {
+        /// The folder.
+        path: PathBuf,
+    },
+}

@@ -1,0 +1,519 @@
+//! The program: from the arguments to the exit code.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use clap::Parser;
+use tempfile::TempDir;
+
+use super::cli::{Cli, ColorChoice, ToolArgs};
+use super::error::{RunError, chain, io as io_error};
+use super::event::RunStarted;
+use super::exit::Exit;
+use super::instance::{InstanceJob, Runner, SetFiles, Settings};
+use super::places::{Places, check_utf8};
+use super::plan::{Able, Planned, SetChoice, Wanted, names_set, plan};
+use super::probe::{Cache, Note, probe, show};
+use super::records::Records;
+use super::report::{self, Palette, Reporter, Terminal, Ways};
+use super::run::{Job, expected, run};
+use super::rundir::RunDir;
+use super::schedule::{Load, available_memory};
+use super::sets::{self, HOST, ToolSet, is_named};
+use super::{called_as, imgopts, list, review, signals};
+use crate::case::{Backend, CASES, Capabilities, Case};
+use crate::provision::{self, ProvisionError};
+use crate::wire::GoldenMode;
+
+/// Runs the program with the arguments of this process.
+pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let cli = Cli::parse_from(arguments);
+    let moving = stdout().is_terminal() && std::env::var_os("CI").is_none();
+    let palette = Palette::new(match cli.report.color {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => moving && std::env::var_os("NO_COLOR").is_none(),
+    });
+    let app = App {
+        places: Places::new(cli.run.build_dir.as_deref()),
+        cli,
+        palette,
+        moving,
+    };
+    match app.main() {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            tell(&format!("{} failed to {error}", palette.bad("error:")));
+            error.exit().into()
+        }
+    }
+}
+
+struct App {
+    cli: Cli,
+    places: Places,
+    palette: Palette,
+    /// Bars are drawn.
+    moving: bool,
+}
+
+/// The sets, and what each can do.
+struct Sets {
+    able: Vec<Able>,
+    files: Vec<SetFiles>,
+    found: Vec<ToolSet>,
+    /// Answers that are not in the cache live as long as the run.
+    _spares: Vec<TempDir>,
+}
+
+impl App {
+    fn main(&self) -> Result<Exit, RunError> {
+        let cli = &self.cli;
+        self.places.check()?;
+        if cli.what.review {
+            let folders = CASES
+                .iter()
+                .map(|case| self.places.goldens(case.file))
+                .collect();
+            return review::review(&folders, self.palette);
+        }
+        if cli.run.bless && std::env::var_os("CI").is_some_and(|value| !value.is_empty()) {
+            return Err(RunError::Usage(
+                "--bless is refused where CI is set: goldens are reviewed by people".to_owned(),
+            ));
+        }
+        let cases: Vec<&'static Case> = CASES.iter().collect();
+        let unprovisioned = cli.tools.provision.then(|| {
+            let mut note = |text: &str| self.progress(text);
+            provision::ensure(&self.places.prefixes(), &mut note).err()
+        });
+        let sets = self.sets(&cli.tools)?;
+        if let Some(error) = unprovisioned.flatten() {
+            self.without_provision(&error, &sets)?;
+        }
+        if cli.what.probe {
+            self.need_tools(&sets)?;
+            for (set, able) in sets.found.iter().zip(&sets.able) {
+                print(&show(set, &able.capabilities))?;
+            }
+            return Ok(Exit::Passed);
+        }
+        let choice = if names_set(&cli.selectors) && cli.tools.set == "auto" {
+            "all"
+        } else {
+            &cli.tools.set
+        };
+        let wanted = Wanted {
+            selectors: &cli.selectors,
+            matrix: &cli.matrix,
+            sets: SetChoice::new(choice, &sets.able)?,
+        };
+        let mut planned = plan(&cases, &wanted, &sets.able)?;
+        let (mut records, corrupt) = Records::read(&self.places.records());
+        if cli.matrix.failed {
+            planned.retain(|one| records.failed(&one.id));
+            if planned.is_empty() {
+                return Err(RunError::NothingSelected(
+                    "none of these failed the last time".to_owned(),
+                ));
+            }
+        }
+        if cli.what.list {
+            print(&list::list(&planned, &sets.able, self.palette))?;
+            return Ok(Exit::Passed);
+        }
+        self.need_tools(&sets)?;
+        corrupt.iter().for_each(|warning| self.warn(warning));
+        self.run(planned, &sets, &mut records)
+    }
+
+    fn warn(&self, text: &str) {
+        tell(&format!("{} {text}", self.palette.warn("warning:")));
+    }
+
+    fn progress(&self, text: &str) {
+        tell(&self.palette.dim(text));
+    }
+
+    fn need_tools(&self, sets: &Sets) -> Result<(), RunError> {
+        if sets.found.iter().any(|set| !set.tools.is_empty()) {
+            return Ok(());
+        }
+        Err(RunError::NoQemu(format!(
+            "there are none in PATH, and no prefix is provisioned. Either\n  {}\nor\n  {} --provision",
+            provision::install_command(),
+            called_as(),
+        )))
+    }
+
+    /// Where an emulator is there anyhow, that none could be provisioned is no more than a note.
+    fn without_provision(&self, error: &ProvisionError, sets: &Sets) -> Result<(), RunError> {
+        let why = chain(error);
+        let has_emulator = |set: &&Able| set.capabilities.host(Backend::System).is_some();
+        if let Some(set) = sets.able.iter().find(has_emulator) {
+            let why: Vec<&str> = why.split_whitespace().collect();
+            self.progress(&format!(
+                "note: the emulator of the set `{}` is used, for none could be provisioned: {}",
+                set.name,
+                why.join(" ")
+            ));
+            return Ok(());
+        }
+        // The program says "failed to" itself.
+        let mut text = why.strip_prefix("failed to ").unwrap_or(&why).to_owned();
+        let command = provision::install_command();
+        if !text.contains(command) {
+            text += &format!("\nor install QEMU with\n  {command}");
+        }
+        Err(RunError::Provision(text))
+    }
+
+    fn sets(&self, args: &ToolArgs) -> Result<Sets, RunError> {
+        let cache = Cache::new(self.places.probes());
+        let (versions, corrupt) = cache.versions();
+        if let Some(warning) = &corrupt {
+            self.warn(warning);
+        }
+        let found = sets::find(args, &self.places.prefixes(), &versions, &mut |text| {
+            self.warn(text)
+        })?;
+        let (mut able, mut files, mut spares) = (Vec::new(), Vec::new(), Vec::new());
+        for set in &found {
+            if let Some(mixed) = set.mixed() {
+                self.warn(&mixed);
+            }
+            let known = probe(set, &cache, args.reprobe, &mut |note| match note {
+                Note::Progress(text) => self.progress(&text),
+                Note::Warning(text) => self.warn(&text),
+            })?;
+            if set.name == HOST {
+                named_tools_work(args, &known.capabilities)?;
+            }
+            let accelerators = known
+                .capabilities
+                .host(Backend::System)
+                .map(|facts| facts.usable_accelerators());
+            if let (true, Err(error)) = (corrupt.is_some(), cache.keep_versions(set)) {
+                self.warn(&format!("failed to {error}"));
+            }
+            spares.extend(known.spare);
+            files.push(SetFiles {
+                tools: set.tools.clone(),
+                capabilities: known.file,
+                accelerators: accelerators
+                    .unwrap_or_default()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                version: known.capabilities.version(None),
+            });
+            able.push(Able {
+                name: set.name.clone(),
+                capabilities: known.capabilities,
+            });
+        }
+        Ok(Sets {
+            able,
+            files,
+            found,
+            _spares: spares,
+        })
+    }
+
+    fn run(
+        &self,
+        planned: Vec<Planned>,
+        sets: &Sets,
+        records: &mut Records,
+    ) -> Result<Exit, RunError> {
+        let cli = &self.cli;
+        imgopts::check(&cli.matrix.imgopts, &planned, &sets.files)?;
+        // Before anything else that may take its time: a signal from here on ends the run in order.
+        signals::block()?;
+        // When a supervisor is killed, what was below it comes to us, and we can end it.
+        nix::sys::prctl::set_child_subreaper(true).map_err(|error| RunError::System {
+            doing: "become a sub-reaper",
+            source: error.into(),
+        })?;
+        let scratch = match &cli.run.scratch {
+            Some(folder) => std::path::absolute(folder).unwrap_or_else(|_| folder.clone()),
+            None => self.places.scratch(),
+        };
+        check_utf8("the scratch folder", &scratch)?;
+        let mut reporters = self.reporters(&sets.able)?;
+        let run_dir = RunDir::create(&scratch)?;
+        let seed = cli.run.seed.unwrap_or_else(draw_seed);
+        let job = self.job(planned, sets, records, seed, run_dir.path());
+        let settings = Settings {
+            sets: sets.files.clone(),
+            imgopts: cli.matrix.imgopts.clone(),
+            scale: cli.run.timeout_scale,
+            keep: cli.run.keep,
+            goldens: if cli.run.bless {
+                GoldenMode::Pending
+            } else {
+                GoldenMode::Compare
+            },
+            seed,
+            print: cli.run.print,
+            debug: cli.run.debug,
+            confine: !cli.run.no_confine,
+            retries: cli.run.retries,
+            rerun: self.rerun(seed),
+            today: today(),
+        };
+        let runner = Arc::new(Runner::new(run_dir, settings));
+        let result = run(
+            job,
+            Arc::clone(&runner),
+            records,
+            &mut reporters,
+            cli.run.deny_skips,
+        );
+        let kept = result.as_ref().is_ok_and(|(_, kept)| !kept.is_empty());
+        // The threads of the instances gave theirs back before they told their end, so this is the last.
+        if let Some(runner) = Arc::into_inner(runner) {
+            runner.finish(kept);
+        }
+        result.map(|(exit, _)| exit)
+    }
+
+    fn reporters(&self, sets: &[Able]) -> Result<Vec<Box<dyn Reporter>>, RunError> {
+        let paths = &self.cli.report;
+        let create = |path: &Path| File::create(path).map_err(io_error("create the report", path));
+        let with_emulator = sets
+            .iter()
+            .find(|set| set.capabilities.host(Backend::System).is_some());
+        let set = &self.cli.tools.set;
+        let ways = Ways {
+            called_as: called_as(),
+            emulator_in: with_emulator.map(|set| set.name.clone()),
+            only_set: (!["auto", "all"].contains(&set.as_str())).then(|| set.clone()),
+        };
+        let terminal = Terminal::new(self.palette, ways, self.moving, self.cli.run.print);
+        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(terminal)];
+        if let Some(path) = &paths.jsonl {
+            reporters.push(Box::new(report::JsonLines::new(create(path)?)));
+        }
+        if let Some(path) = &paths.tap {
+            reporters.push(Box::new(report::Tap::new(create(path)?)));
+        }
+        if let Some(path) = &paths.junit {
+            reporters.push(Box::new(report::Junit::new(create(path)?)));
+        }
+        if let Some(path) = &paths.html {
+            reporters.push(Box::new(report::Html::new(create(path)?)));
+        }
+        Ok(reporters)
+    }
+
+    fn job(
+        &self,
+        planned: Vec<Planned>,
+        sets: &Sets,
+        records: &Records,
+        seed: u64,
+        run_dir: &Path,
+    ) -> Job {
+        let cli = &self.cli;
+        let (skipped, runnable): (Vec<Planned>, Vec<Planned>) =
+            planned.into_iter().partition(|one| one.skip.is_some());
+        let mut instances = Vec::new();
+        for one in &runnable {
+            let meta = &one.instance.case.meta;
+            let load = Load {
+                failed: records.failed(&one.id),
+                expected: expected(records, &one.id),
+                exclusive: meta.exclusive,
+                memory: meta.memory,
+            };
+            for repetition in 0..cli.run.repeat.get() {
+                let mut info = one.info(&sets.able);
+                if cli.run.repeat.get() > 1 {
+                    info.id += &format!("#{}", repetition + 1);
+                }
+                let goldens_dir = self.places.goldens(one.instance.case.file);
+                let job = InstanceJob {
+                    info,
+                    instance: one.instance,
+                    set: one.set,
+                    goldens_dir,
+                    repetition,
+                };
+                instances.push((load, job));
+            }
+        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let system = nix::sys::utsname::uname().map(|name| {
+            let parts = [name.sysname(), name.release(), name.machine()];
+            parts
+                .map(|part| part.to_string_lossy().into_owned())
+                .join(" ")
+        });
+        let started = RunStarted {
+            command: std::env::args_os()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+            sets: sets.found.iter().map(ToolSet::info).collect(),
+            system: system.unwrap_or_default(),
+            seed,
+            jobs: cli.run.jobs.map_or(processors, usize::from),
+            scale: cli.run.timeout_scale,
+            run_dir: run_dir.to_owned(),
+            planned: instances.len(),
+            skipped: skipped.len(),
+            expected: instances
+                .iter()
+                .filter_map(|(load, one)| Some((one.info.id.clone(), load.expected?)))
+                .collect(),
+            started: since_epoch(),
+        };
+        let skipped = skipped
+            .into_iter()
+            .map(|one| (one.info(&sets.able), one))
+            .collect();
+        let max_fail = cli.run.max_fail.map(usize::from);
+        Job {
+            started,
+            skipped,
+            instances,
+            memory: available_memory(),
+            max_fail,
+        }
+    }
+
+    /// The command that a rerun repeats: all options that change what an instance does.
+    fn rerun(&self, seed: u64) -> String {
+        let cli = &self.cli;
+        let mut words = vec![called_as()];
+        let mut option =
+            |name: &str, value: String| words.extend([name.to_owned(), quoted(&value)]);
+        let paths = [
+            ("--qemu-build", &cli.tools.qemu_build),
+            ("--qemu", &cli.tools.qemu),
+            ("--qemu-img", &cli.tools.qemu_img),
+            ("--qemu-io", &cli.tools.qemu_io),
+            ("--qemu-nbd", &cli.tools.qemu_nbd),
+            ("--qsd", &cli.tools.qsd),
+        ];
+        for (name, path) in paths {
+            if let Some(path) = path {
+                option(name, path.display().to_string());
+            }
+        }
+        if cli.tools.set != "auto" && cli.tools.set != "all" {
+            option("--set", cli.tools.set.clone());
+        }
+        if !cli.matrix.imgopts.is_empty() {
+            option("-o", cli.matrix.imgopts.join(","));
+        }
+        if cli.run.timeout_scale != 1.0 {
+            option("--timeout-scale", cli.run.timeout_scale.to_string());
+        }
+        option("--seed", seed.to_string());
+        words.join(" ")
+    }
+}
+
+/// Who named a program does not want to be told by skips that it cannot be used.
+fn named_tools_work(args: &ToolArgs, capabilities: &Capabilities) -> Result<(), RunError> {
+    let mut broken = capabilities.broken.iter();
+    match broken.find(|(kind, _)| is_named(**kind, args)) {
+        Some((_, broken)) => Err(RunError::NamedTool(format!(
+            "{} does not work: {}",
+            broken.path.display(),
+            broken.told
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// To standard error; where nobody reads it any more, there is nobody to tell.
+fn tell(text: &str) {
+    let _ = writeln!(stderr(), "{text}");
+}
+
+/// To standard output, of which a person may want the head only.
+fn print(text: &str) -> Result<(), RunError> {
+    let mut out = stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(source) if source.kind() != ErrorKind::BrokenPipe => Err(RunError::System {
+            doing: "write to standard output",
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=,:@+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+fn since_epoch() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+/// Any number does that the next run does not have as well; five digits are easily typed.
+fn draw_seed() -> u64 {
+    let nanos = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .subsec_nanos();
+    u64::from(nanos ^ std::process::id()) % 100_000
+}
+
+/// Today in UTC, `YYYY-MM-DD`.
+fn today() -> String {
+    date(since_epoch() / 86400)
+}
+
+/// The date of a day since 1970-01-01 in the Gregorian calendar.
+fn date(days: u64) -> String {
+    // Years begin in March here, so that the leap day is the last of a year; 719468 days lie between that era's begin and 1970.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_right_around_leap_days() {
+        for (days, text) in [
+            (0, "1970-01-01"),
+            (11016, "2000-02-29"),
+            (11017, "2000-03-01"),
+            (20453, "2025-12-31"),
+        ] {
+            assert_eq!(date(days), text);
+        }
+    }
+
+    #[test]
+    fn a_word_for_the_shell_is_quoted_when_it_must_be() {
+        assert_eq!(quoted("/a/b-c.d"), "/a/b-c.d");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}

@@ -1,0 +1,174 @@
+//! The case process: one instance, from its spec to its last event.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal};
+
+use super::confine::confine;
+use crate::author::{Sink, Test};
+use crate::case::{CASES, Case};
+use crate::wire::{CaseEvent, CaseSpec, EVENT_FD, FailureReport, Place};
+
+/// The first argument that makes this program a case process; then come the file with the [`CaseSpec`] and the supervisor's pid.
+pub(crate) const CASE: &str = "__case";
+
+/// Why a case process could not even begin.
+#[derive(Debug, thiserror::Error)]
+enum CaseProcessError {
+    #[error("open the event pipe: {0}")]
+    Events(std::io::Error),
+    #[error("read the case spec {path}: {reason}")]
+    Spec { path: String, reason: String },
+    #[error("find the case `{0}` in this program")]
+    UnknownCase(String),
+    #[error("find the row `{row}` of the case `{case}`")]
+    UnknownRow { case: String, row: String },
+    #[error("set up the process: {0}")]
+    Process(nix::Error),
+    #[error("start the runtime: {0}")]
+    Runtime(std::io::Error),
+    #[error("confine the case to its directories: {0}")]
+    Confine(landlock::RulesetError),
+    #[error("start: the supervisor is gone")]
+    Orphan,
+}
+
+/// Entry of `__case SPEC SUPERVISOR`.
+pub(crate) fn main(spec_file: &Path, supervisor: &str) -> ExitCode {
+    match run(spec_file, supervisor) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("case process: failed to {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(spec_file: &Path, supervisor: &str) -> Result<(), CaseProcessError> {
+    set_up_process(supervisor)?;
+    let sink = sink(open_events().map_err(CaseProcessError::Events)?);
+    let spec = read_spec(spec_file)?;
+    if spec.debug {
+        super::trace::show(tracing::Level::TRACE);
+    }
+    if spec.confine {
+        confine(&spec).map_err(CaseProcessError::Confine)?;
+    }
+    let case = find(&spec.case).ok_or_else(|| CaseProcessError::UnknownCase(spec.case.clone()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CaseProcessError::Runtime)?;
+    let panics = record_panics();
+    sink.put(CaseEvent::Started {
+        pid: std::process::id(),
+    });
+
+    let row = spec.row.clone();
+    let body = {
+        let (sink, panicked) = (sink.clone(), Arc::clone(&panics));
+        async move {
+            let mut test = Test::new(spec, sink);
+            let _watchdog = test.watch();
+            let result = match case.call(&mut test, row.as_deref()) {
+                Some(body) => Test::guard(body, || take(&panicked)).await,
+                None => {
+                    return Err(CaseProcessError::UnknownRow {
+                        case: case.name(),
+                        row: row.unwrap_or_default(),
+                    });
+                }
+            };
+            test.finish(result).await;
+            Ok(())
+        }
+    };
+    // Unwinding drops the machines of the case, which kills and reaps them, before the verdict is told.
+    match panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(body))) {
+        Ok(result) => result,
+        Err(_) => {
+            let report = take(&panics).unwrap_or_default();
+            sink.put(CaseEvent::Failed(Box::new(report)));
+            Ok(())
+        }
+    }
+}
+
+/// The signal mask of a supervisor is inherited and must not be; the death of the supervisor is ours.
+fn set_up_process(supervisor: &str) -> Result<(), CaseProcessError> {
+    SigSet::empty()
+        .thread_set_mask()
+        .map_err(CaseProcessError::Process)?;
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(CaseProcessError::Process)?;
+    if std::os::unix::process::parent_id().to_string() != supervisor {
+        return Err(CaseProcessError::Orphan);
+    }
+    Ok(())
+}
+
+/// The inherited pipe, opened anew: this description is closed on exec, so that no child of the case holds it open.
+fn open_events() -> std::io::Result<File> {
+    let events = OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/self/fd/{EVENT_FD}"))?;
+    nix::unistd::close(EVENT_FD)?;
+    Ok(events)
+}
+
+fn sink(mut events: File) -> Sink {
+    Sink::new(move |event| {
+        let Ok(mut line) = serde_json::to_vec(&event) else {
+            return;
+        };
+        line.push(b'\n');
+        // A runner that is gone needs no events; the supervisor ends this process at once.
+        let _ = events.write_all(&line);
+    })
+}
+
+fn read_spec(path: &Path) -> Result<CaseSpec, CaseProcessError> {
+    let error = |reason: String| CaseProcessError::Spec {
+        path: path.display().to_string(),
+        reason,
+    };
+    let text = std::fs::read(path).map_err(|cause| error(cause.to_string()))?;
+    serde_json::from_slice(&text).map_err(|cause| error(cause.to_string()))
+}
+
+fn find(name: &str) -> Option<&'static Case> {
+    CASES.iter().find(|case| case.name() == name)
+}
+
+fn take(panicked: &Mutex<Option<FailureReport>>) -> Option<FailureReport> {
+    panicked
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
+}
+
+/// Keeps the first panic for the verdict; it is printed as well.
+fn record_panics() -> Arc<Mutex<Option<FailureReport>>> {
+    let first = Arc::new(Mutex::new(None));
+    let record = Arc::clone(&first);
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let message = info.payload_as_str().unwrap_or("a panic without a message");
+        let report = FailureReport {
+            message: format!("panicked: {message}"),
+            place: info.location().map(Place::from),
+            ..FailureReport::default()
+        };
+        record
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(report);
+        print(info);
+    }));
+    first
+}

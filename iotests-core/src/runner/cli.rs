@@ -1,0 +1,318 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{Parser, ValueEnum};
+
+use super::exit::Exit;
+use crate::case::{Aio, Cache, Format, Protocol, UnknownName};
+
+/// Run QEMU's block-layer test cases.
+///
+/// Each case is run on every point of the matrix that is asked for: formats × protocols × cache × aio × backend. Every such instance
+/// has an id, its own process and directory, and one verdict.
+#[derive(Debug, Parser)]
+#[command(name = "iotests", bin_name = super::called_as(), version, after_help = after_help(), max_term_width = 120, styles = STYLES)]
+pub(crate) struct Cli {
+    /// Cases to run: a part of the name, an upstream number (163) or id (163::TestShrink512::test_empty_image), or the id of an instance.
+    /// All cases when none is given.
+    #[arg(value_name = "SELECTOR")]
+    pub(crate) selectors: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) what: WhatArgs,
+    #[command(flatten)]
+    pub(crate) matrix: MatrixArgs,
+    #[command(flatten)]
+    pub(crate) tools: ToolArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
+
+/// What to do, when it is not to run cases.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Instead of running")]
+#[group(multiple = false)]
+pub(crate) struct WhatArgs {
+    /// List the selected cases: name, description, formats, groups, upstream id, and why something cannot run here.
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Print what the programs of QEMU can do.
+    #[arg(long)]
+    pub(crate) probe: bool,
+    /// Show the goldens that `--bless` wrote, one by one, and accept or reject them.
+    #[arg(long)]
+    pub(crate) review: bool,
+}
+
+/// Which points of the matrix.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Matrix")]
+pub(crate) struct MatrixArgs {
+    /// Image formats, or `all`. Default: qcow2 and raw, and for a case that supports neither, what it supports.
+    #[arg(short, long = "format", value_delimiter = ',', value_name = "FORMAT", value_parser = axis::<Format>)]
+    pub(crate) formats: Vec<Choice<Format>>,
+    /// Protocols, or `all`. Default: file.
+    #[arg(short, long = "protocol", value_delimiter = ',', value_name = "PROTOCOL", value_parser = axis::<Protocol>)]
+    pub(crate) protocols: Vec<Choice<Protocol>>,
+    /// Cache modes, or `all`. Default: writeback.
+    #[arg(short, long = "cache", value_delimiter = ',', value_name = "MODE", value_parser = axis::<Cache>)]
+    pub(crate) caches: Vec<Choice<Cache>>,
+    /// Aio modes, or `all`. Default: threads.
+    #[arg(long = "aio", value_delimiter = ',', value_name = "MODE", value_parser = axis::<Aio>)]
+    pub(crate) aios: Vec<Choice<Aio>>,
+    /// Options for creating images of the format under test, such as `compat=0.10`.
+    #[arg(
+        short = 'o',
+        long = "imgopts",
+        value_delimiter = ',',
+        value_name = "OPTION"
+    )]
+    pub(crate) imgopts: Vec<String>,
+    /// Which process hosts the block layer, for cases that can use either.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) backend: BackendChoice,
+    /// Only cases of these groups.
+    #[arg(short, long = "group", value_delimiter = ',', value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
+    /// No cases of these groups.
+    #[arg(
+        short = 'x',
+        long = "exclude-group",
+        value_delimiter = ',',
+        value_name = "GROUP"
+    )]
+    pub(crate) exclude_groups: Vec<String>,
+    /// Only what failed in the last run.
+    #[arg(long)]
+    pub(crate) failed: bool,
+}
+
+/// Which programs of QEMU.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Programs of QEMU")]
+pub(crate) struct ToolArgs {
+    /// A build folder of QEMU.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) qemu_build: Option<PathBuf>,
+    /// The emulator (QEMU_PROG).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) qemu: Option<PathBuf>,
+    /// qemu-img (QEMU_IMG_PROG).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) qemu_img: Option<PathBuf>,
+    /// qemu-io (QEMU_IO_PROG).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) qemu_io: Option<PathBuf>,
+    /// qemu-nbd (QEMU_NBD_PROG).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) qemu_nbd: Option<PathBuf>,
+    /// qemu-storage-daemon (QSD_PROG).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) qsd: Option<PathBuf>,
+    /// The set of programs: `host` (flags, environment, build folder, PATH), the name of a provisioned prefix, `all` (every instance
+    /// on each), or `auto`: each instance on the first set that can run it, host first.
+    #[arg(long, value_name = "SET", default_value = "auto")]
+    pub(crate) set: String,
+    /// Fetch a distribution's emulator into a private prefix first, if there is none yet.
+    #[arg(long)]
+    pub(crate) provision: bool,
+    /// Ask the programs again what they can do, whatever the cache says.
+    #[arg(long)]
+    pub(crate) reprobe: bool,
+}
+
+/// How to run.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Running")]
+pub(crate) struct RunArgs {
+    /// How many instances run at once. Default: the number of processors.
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
+    /// Run every instance N times.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) repeat: NonZeroUsize,
+    /// Try a failed instance up to N times more; a later pass makes it flaky.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) retries: u32,
+    /// Multiply every deadline.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, env = "IOTESTS_TIMEOUT_SCALE", value_parser = scale)]
+    pub(crate) timeout_scale: f64,
+    /// Stop after N failures.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_fail: Option<NonZeroUsize>,
+    /// A skip fails the run.
+    #[arg(long)]
+    pub(crate) deny_skips: bool,
+    /// Keep the directories of passed instances as well.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Write goldens that differ for review instead of failing. Refused when CI is set.
+    #[arg(long)]
+    pub(crate) bless: bool,
+    /// Where instances have their directories. Default: in the build folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
+    /// Where caches, records and provisioned prefixes are kept.
+    #[arg(long, value_name = "DIR", env = "IOTESTS_BUILD_DIR")]
+    pub(crate) build_dir: Option<PathBuf>,
+    /// The seed of everything random. Default: drawn, and printed.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
+    /// Let cases write outside their directories (they are confined where the kernel can).
+    #[arg(long)]
+    pub(crate) no_confine: bool,
+    /// Show what cases log and print, as they do.
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Trace everything the cases do.
+    #[arg(long)]
+    pub(crate) debug: bool,
+}
+
+/// What to report, and where.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Reports")]
+pub(crate) struct ReportArgs {
+    /// Write a JUnit report.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Write a TAP 14 report.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) tap: Option<PathBuf>,
+    /// Write every event as a line of JSON, as it happens.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) jsonl: Option<PathBuf>,
+    /// Write a page for a browser.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) html: Option<PathBuf>,
+    /// Colours.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) color: ColorChoice,
+}
+
+/// One value of an axis, or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice<T> {
+    /// Whatever a case supports.
+    All,
+    /// This one.
+    One(T),
+}
+
+/// `--backend`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendChoice {
+    /// Every one that a case can use.
+    Auto,
+    /// Emulators only.
+    System,
+    /// qemu-storage-daemon only.
+    Qsd,
+}
+
+/// `--color`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+fn axis<T: std::str::FromStr<Err = UnknownName>>(text: &str) -> Result<Choice<T>, UnknownName> {
+    if text == "all" {
+        Ok(Choice::All)
+    } else {
+        text.parse().map(Choice::One)
+    }
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(factor) if factor > 0.0 && f64::is_finite(factor) => Ok(factor),
+        _ => Err("it must be a number above 0".to_owned()),
+    }
+}
+
+fn after_help() -> String {
+    let me = super::called_as();
+    let mut text = format!(
+        "Examples:
+  {me}                              everything that can run here, on qcow2 and raw
+  {me} 163 -f qcow2                 what covers upstream's test 163, on qcow2
+  {me} shrink --list                cases with `shrink` in the name, and what they need
+  {me} -g quick -j4 --junit out.xml a group, four at a time, with a report
+  {me} --provision --backend system on an emulator, fetched first if there is none
+  {me} --qemu-build ~/qemu/build    with the programs of a build folder
+  {me} --failed                     what failed the last time
+  {me} new nbd::status::sees_holes  a new case that passes, to be changed into what you mean
+
+Environment:
+  QEMU_PROG, QEMU_IMG_PROG, QEMU_IO_PROG, QEMU_NBD_PROG, QSD_PROG name programs, QEMU_OPTIONS and so on their options.
+  The order is: flag, environment, build folder, PATH, provisioned prefix.
+
+Signals:
+  Ctrl-C or SIGTERM ends what runs with a grace, the second kills, the third exits at once.
+  SIGUSR1 has every running case explain where it is, and end.
+
+Exit codes:
+"
+    );
+    for (exit, meaning) in Exit::DOCUMENTED {
+        text += &format!("  {:<4}{meaning}\n", exit.code());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn formats_are_a_comma_list_and_an_unknown_one_is_named_with_the_known() {
+        let cli = Cli::try_parse_from(["iotests", "-f", "qcow2,raw", "163"]).unwrap();
+        assert_eq!(
+            cli.matrix.formats,
+            [Choice::One(Format::Qcow2), Choice::One(Format::Raw)]
+        );
+        let error = Cli::try_parse_from(["iotests", "-f", "qcow3"]).unwrap_err();
+        assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()));
+        assert!(
+            error
+                .to_string()
+                .contains("format `qcow3` is unknown; there is raw, qcow2"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_scale_must_be_positive() {
+        for bad in ["0", "-1", "x", "inf", "NaN"] {
+            assert!(
+                Cli::try_parse_from(["iotests", "--timeout-scale", bad]).is_err(),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! All that can happen in a run, as one enum: every reporter, and the record file, is derived from it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::verdict::{Attempt, Verdict};
+use crate::case::{Skip, ToolKind};
+use crate::wire::{CaseEvent, Place};
+
+/// Something that happened in a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum RunEvent {
+    /// The run begins.
+    RunStarted(Box<RunStarted>),
+    /// Something a person should know that is no verdict.
+    Warning {
+        /// What.
+        text: String,
+    },
+    /// An instance does not run: known before anything ran.
+    InstanceSkipped {
+        /// Which.
+        instance: InstanceInfo,
+        /// Why.
+        reason: Skip,
+    },
+    /// An instance begins.
+    InstanceStarted {
+        /// Which.
+        instance: InstanceInfo,
+        /// 1, or more when it is tried again.
+        attempt: u32,
+        /// What it took the last time.
+        expected: Option<Duration>,
+    },
+    /// A case process said something.
+    Case {
+        /// The id of the instance.
+        id: String,
+        /// What.
+        said: CaseEvent,
+    },
+    /// An attempt failed and there will be another.
+    AttemptFailed {
+        /// The id of the instance.
+        id: String,
+        /// How.
+        attempt: Box<Attempt>,
+    },
+    /// An instance has ended.
+    InstanceFinished(Box<Outcome>),
+    /// A person or a limit stops the run.
+    Stopping {
+        /// In words.
+        why: String,
+    },
+    /// The run has ended.
+    RunFinished(Box<Summary>),
+}
+
+/// All that is needed to repeat a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunStarted {
+    /// The command line.
+    pub command: Vec<String>,
+    /// The sets of QEMU programs, by name.
+    pub sets: Vec<SetInfo>,
+    /// The kernel's name, release and machine.
+    pub system: String,
+    /// The seed.
+    pub seed: u64,
+    /// How many instances run at once.
+    pub jobs: usize,
+    /// What every deadline is multiplied with.
+    pub scale: f64,
+    /// Where the instances have their directories.
+    pub run_dir: PathBuf,
+    /// Instances that run, and that are skipped.
+    pub planned: usize,
+    /// Of all instances, those that are skipped.
+    pub skipped: usize,
+    /// What the instances that run took the last time, by id.
+    pub expected: BTreeMap<String, Duration>,
+    /// When, in seconds of the Unix epoch.
+    pub started: u64,
+}
+
+/// A set of QEMU programs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SetInfo {
+    /// Its name.
+    pub name: String,
+    /// Its programs and their versions.
+    pub tools: BTreeMap<ToolKind, ToolInfo>,
+}
+
+/// One program.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ToolInfo {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its version, as far as it is known.
+    pub version: String,
+}
+
+/// What reports say about an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceInfo {
+    /// The id.
+    pub id: String,
+    /// The name of the case, without row and point of the matrix.
+    pub case: String,
+    /// The description.
+    pub description: String,
+    /// Where the case stands.
+    pub place: Place,
+    /// Upstream tests.
+    pub upstream: Vec<String>,
+    /// The set of QEMU programs it runs on.
+    pub set: String,
+}
+
+impl InstanceInfo {
+    /// The id without the number of the repetition (`#2`).
+    pub fn base_id(&self) -> &str {
+        self.id.split('#').next().unwrap_or(&self.id)
+    }
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Which.
+    pub instance: InstanceInfo,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// What is to be said to the verdict: why it was expected, why it is in quarantine, which fix lacks.
+    pub note: Option<String>,
+    /// Its attempts, the last one last.
+    pub attempts: Vec<Attempt>,
+    /// From the start of the first attempt to the end of the last.
+    pub elapsed: Duration,
+    /// The end of what the case process printed to standard output.
+    pub stdout_tail: String,
+    /// The end of what the case process printed to standard error.
+    pub stderr_tail: String,
+    /// Its directory, where it was kept.
+    pub kept: Option<PathBuf>,
+    /// The command that runs exactly this.
+    pub rerun: String,
+    /// What it measured.
+    pub metrics: Vec<Metric>,
+    /// Goldens that wait for review.
+    pub pending_goldens: Vec<PathBuf>,
+}
+
+/// Something that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// Its name.
+    pub name: String,
+    /// The value.
+    pub value: f64,
+    /// Its unit.
+    pub unit: String,
+}
+
+impl Outcome {
+    /// The attempt that decided.
+    pub fn last(&self) -> Option<&Attempt> {
+        self.attempts.last()
+    }
+
+    /// The reason of a skip.
+    pub fn skip(&self) -> Option<&Skip> {
+        self.last().and_then(|attempt| attempt.skip.as_ref())
+    }
+}
+
+/// The counts of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// How many instances ended how.
+    pub counts: BTreeMap<Verdict, usize>,
+    /// Instances that never began, because the run was stopped.
+    pub not_run: usize,
+    /// The reasons of the skips, most frequent first.
+    pub skips: Vec<(Skip, usize)>,
+    /// From the start to the end.
+    pub elapsed: Duration,
+}
+
+impl Summary {
+    /// How many ended this way.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.counts.get(&verdict).copied().unwrap_or(0)
+    }
+
+    /// How many fail the run.
+    pub fn failures(&self) -> usize {
+        Verdict::ALL
+            .iter()
+            .filter(|verdict| verdict.is_failure())
+            .map(|verdict| self.count(*verdict))
+            .sum()
+    }
+
+    /// How many have ended in all.
+    pub fn total(&self) -> usize {
+        self.counts.values().sum()
+    }
+
+    /// Counts one instance.
+    pub fn add(&mut self, verdict: Verdict, skip: Option<&Skip>) {
+        *self.counts.entry(verdict).or_default() += 1;
+        if let Some(skip) = skip.filter(|_| verdict == Verdict::Skip) {
+            match self.skips.iter_mut().find(|(known, _)| known == skip) {
+                Some((_, count)) => *count += 1,
+                None => self.skips.push((skip.clone(), 1)),
+            }
+            self.skips
+                .sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! One attempt at one instance: its directories, its supervisor, what both processes say.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::error::{RunError, io as io_error};
+use super::rundir::{InstanceDir, RunDir};
+use super::supervise::{Order, SUPERVISE, SuperviseSpec, SupervisorReport, kill_children_of_self};
+use super::verdict::{Attempt, judge};
+use crate::wire::{CaseEvent, CaseSpec, EVENT_FD};
+
+/// The descriptor through which supervisors hold the lock of the run.
+pub(crate) const LOCK_FD: i32 = 4;
+
+/// How long after the deadline a supervisor may still be silent before it is killed itself.
+const SUPERVISOR_GRACE: Duration = Duration::from_secs(10);
+
+/// What is kept of the output of a case for reports.
+const OUTPUT_TAIL: u64 = 16 << 10;
+
+/// The supervisors that live, so that orders can be sent to them from outside their threads.
+#[derive(Debug, Default)]
+pub(crate) struct Supervisors {
+    living: Mutex<BTreeMap<u32, Living>>,
+}
+
+#[derive(Debug)]
+struct Living {
+    control: OwnedFd,
+    /// The runner told it to end its case.
+    interrupted: bool,
+}
+
+/// What one attempt came to.
+#[derive(Debug)]
+pub(crate) struct Executed {
+    /// The verdict and what it rests on.
+    pub(crate) attempt: Attempt,
+    /// All that the case said.
+    pub(crate) events: Vec<CaseEvent>,
+    /// The end of its standard output.
+    pub(crate) stdout_tail: String,
+    /// The end of its standard error.
+    pub(crate) stderr_tail: String,
+}
+
+impl Supervisors {
+    fn living(&self) -> MutexGuard<'_, BTreeMap<u32, Living>> {
+        self.living.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells every supervisor to end its case.
+    pub(crate) fn order_all(&self, order: Order) {
+        for living in self.living().values_mut() {
+            living.interrupted |= order != Order::Explain;
+            // One that has just ended does not listen any more, which is as good.
+            let _ = nix::unistd::write(&living.control, &[order.byte()]);
+        }
+    }
+}
+
+/// Runs one attempt to its end. `said` is called for every event of the case, as it comes.
+pub(crate) fn execute(
+    run: &RunDir,
+    supervisors: &Supervisors,
+    directories: &InstanceDir,
+    spec: &CaseSpec,
+    env: Vec<(String, String)>,
+    mut said: impl FnMut(&CaseEvent),
+) -> Result<Executed, RunError> {
+    let files = write_specs(directories, spec, env)?;
+    let system = |doing: &'static str| move |source: io::Error| RunError::System { doing, source };
+    let (events_out, events_in) = pipe().map_err(system("make a pipe for events"))?;
+    let (control_out, control_in) = pipe().map_err(system("make a control pipe"))?;
+    let mut command = Command::new(std::env::current_exe().map_err(system("find this program"))?);
+    command
+        .arg(SUPERVISE)
+        .arg(&files.supervise)
+        .stdin(Stdio::from(control_out))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    let lock = run
+        .lock()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(system("share the lock of the run"))?;
+    command
+        .fd_mappings(vec![
+            FdMapping {
+                parent_fd: events_in,
+                child_fd: EVENT_FD,
+            },
+            FdMapping {
+                parent_fd: lock,
+                child_fd: LOCK_FD,
+            },
+        ])
+        .map_err(|error| RunError::System {
+            doing: "pass descriptors",
+            source: io::Error::other(error.to_string()),
+        })?;
+    // The group: a Ctrl-C at the terminal is for the runner alone.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+
+    // Spawning and registering are one step, else the search for orphans could take the new one for one of them.
+    let mut living = supervisors.living();
+    let mut child = command.spawn().map_err(system("start a supervisor"))?;
+    living.insert(
+        child.id(),
+        Living {
+            control: control_in,
+            interrupted: false,
+        },
+    );
+    drop(living);
+    // It holds our copies of the descriptors that the supervisor got.
+    drop(command);
+
+    let give_up = Instant::now() + spec.deadline() + SUPERVISOR_GRACE;
+    let mut events = Vec::new();
+    let report = listen(&mut child, events_out, give_up, |event| {
+        said(&event);
+        events.push(event);
+    });
+    // Either it has ended, or it must now.
+    if report.is_none() {
+        let _ = child.kill();
+    }
+    let _ = child.wait();
+    let interrupted = {
+        let mut living = supervisors.living();
+        let interrupted = living
+            .remove(&child.id())
+            .is_some_and(|one| one.interrupted);
+        if report.is_none() {
+            // Its orphans are ours now.
+            kill_children_of_self(|pid| living.contains_key(&pid));
+        }
+        interrupted
+    };
+    Ok(Executed {
+        attempt: judge(&events, report.as_ref(), interrupted),
+        events,
+        stdout_tail: tail(&files.stdout),
+        stderr_tail: tail(&files.stderr),
+    })
+}
+
+/// The files beside the test directory.
+struct Files {
+    supervise: std::path::PathBuf,
+    stdout: std::path::PathBuf,
+    stderr: std::path::PathBuf,
+}
+
+fn write_specs(
+    directories: &InstanceDir,
+    spec: &CaseSpec,
+    env: Vec<(String, String)>,
+) -> Result<Files, RunError> {
+    let file = |name: &str| directories.path.join(name);
+    let files = Files {
+        supervise: file("supervise.json"),
+        stdout: file("stdout"),
+        stderr: file("stderr"),
+    };
+    let supervise = SuperviseSpec {
+        runner_pid: std::process::id(),
+        case_spec: file("case.json"),
+        stdout: files.stdout.clone(),
+        stderr: files.stderr.clone(),
+        current_dir: directories.test.clone(),
+        deadline: spec.deadline(),
+        env,
+    };
+    write_json(&supervise.case_spec, spec)?;
+    write_json(&files.supervise, &supervise)?;
+    Ok(files)
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), RunError> {
+    let text =
+        serde_json::to_vec_pretty(value).map_err(|error| io_error("write", path)(error.into()))?;
+    File::create(path)
+        .and_then(|mut file| file.write_all(&text))
+        .map_err(io_error("write", path))
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
+}
+
+/// Reads events and the report until both pipes have ended. `None`: there is no report.
+fn listen(
+    child: &mut Child,
+    events: OwnedFd,
+    give_up: Instant,
+    mut said: impl FnMut(CaseEvent),
+) -> Option<SupervisorReport> {
+    let report_pipe = OwnedFd::from(child.stdout.take()?);
+    let mut lines = Lines::default();
+    let mut report = Vec::new();
+    let (mut events_open, mut report_open) = (true, true);
+    let mut buffer = vec![0; 64 << 10];
+    // The end of the report is the end of the supervisor; the events ended before, or with it.
+    while report_open {
+        let mut fds = vec![PollFd::new(report_pipe.as_fd(), PollFlags::POLLIN)];
+        if events_open {
+            fds.push(PollFd::new(events.as_fd(), PollFlags::POLLIN));
+        }
+        let left = give_up
+            .saturating_duration_since(Instant::now())
+            .as_millis();
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(0) if left == 0 => return None,
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(_) => return None,
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        if ready.get(1).copied().unwrap_or(false) {
+            match nix::unistd::read(&events, &mut buffer) {
+                Ok(0) | Err(_) => events_open = false,
+                Ok(count) => lines.push(&buffer[..count], &mut said),
+            }
+        } else if ready[0] {
+            match nix::unistd::read(&report_pipe, &mut buffer) {
+                Ok(0) | Err(_) => report_open = false,
+                Ok(count) => report.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+    serde_json::from_slice(&report).ok()
+}
+
+/// Puts lines together from pieces.
+#[derive(Default)]
+struct Lines {
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    fn push(&mut self, bytes: &[u8], said: &mut impl FnMut(CaseEvent)) {
+        self.rest.extend_from_slice(bytes);
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            // Only our own code writes here; what a broken case scribbles into the pipe is no event.
+            if let Ok(event) = serde_json::from_slice(&line) {
+                said(event);
+            }
+        }
+    }
+}
+
+/// The end of a file, as text.
+fn tail(path: &Path) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let start = file.metadata()?.len().saturating_sub(OUTPUT_TAIL);
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.take(OUTPUT_TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_put_together_from_pieces_and_rubbish_is_passed_over() {
+        let mut lines = Lines::default();
+        let mut events = Vec::new();
+        let mut said = |event| events.push(event);
+        for piece in [
+            "{\"event\":\"star",
+            "ted\",\"pid\":7}\nrubbish\n{\"event\":",
+            "\"passed\"}\n{\"event\":\"pa",
+        ] {
+            lines.push(piece.as_bytes(), &mut said);
+        }
+        assert_eq!(events, [CaseEvent::Started { pid: 7 }, CaseEvent::Passed]);
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_output_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        std::fs::write(&path, "x".repeat(100_000) + "end").unwrap();
+        let tail = tail(&path);
+        assert_eq!(tail.len() as u64, OUTPUT_TAIL);
+        assert!(tail.ends_with("end"));
+    }
+}

@@ -1,0 +1,61 @@
+//! The exit codes of the command.
+
+use std::process::ExitCode;
+
+/// How the command ended. The numbers are documented in `--help` and do not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything that ran passed.
+    Passed = 0,
+    /// At least one instance failed.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// No case was selected.
+    NothingSelected = 3,
+    /// There are no programs of QEMU, or one that was named is missing or not QEMU's.
+    NoQemu = 4,
+    /// This computer does not let us run: no writable scratch folder, no space left.
+    Environment = 5,
+    /// Something was skipped, and `--deny-skips` was given.
+    SkipsDenied = 6,
+    /// A signal ended the run.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// All of them with their meaning, for `--help`.
+    pub const DOCUMENTED: [(Self, &'static str); 8] = [
+        (Self::Passed, "everything that ran passed"),
+        (
+            Self::Failed,
+            "at least one instance failed, timed out, crashed or leaked",
+        ),
+        (Self::Usage, "bad usage"),
+        (Self::NothingSelected, "no case was selected"),
+        (
+            Self::NoQemu,
+            "no QEMU tools, or a named one is missing, not executable or not QEMU's",
+        ),
+        (
+            Self::Environment,
+            "this computer does not let us run (scratch folder, disk space)",
+        ),
+        (
+            Self::SkipsDenied,
+            "something was skipped, and --deny-skips was given",
+        ),
+        (Self::Interrupted, "stopped by a signal"),
+    ];
+
+    /// The number.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}

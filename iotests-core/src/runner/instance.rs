@@ -1,0 +1,408 @@
+//! One instance, with its attempts: what is run, and how the attempts make an outcome.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use imgtools::tools::{Tool, ToolKind, Version};
+
+use super::error::RunError;
+use super::event::{InstanceInfo, Metric, Outcome};
+use super::execute::{Executed, Supervisors, execute};
+use super::rundir::RunDir;
+use super::supervise::Order;
+use super::verdict::{Attempt, Verdict};
+use crate::case::{Instance, Meta, Protocol};
+use crate::wire::{CaseEvent, CaseSpec, GoldenMode};
+
+/// One instance to run.
+#[derive(Debug, Clone)]
+pub(crate) struct InstanceJob {
+    /// What reports say about it.
+    pub(crate) info: InstanceInfo,
+    /// The point of the matrix.
+    pub(crate) instance: Instance,
+    /// The set of programs.
+    pub(crate) set: usize,
+    /// Where its pending goldens go.
+    pub(crate) goldens_dir: PathBuf,
+    /// Which repetition it is, from 0.
+    pub(crate) repetition: usize,
+}
+
+/// Something a case said.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// The id of the instance.
+    pub(crate) id: String,
+    /// What.
+    pub(crate) said: CaseEvent,
+}
+
+/// A set of programs as a case process gets it.
+#[derive(Debug, Clone)]
+pub(crate) struct SetFiles {
+    /// Its programs.
+    pub(crate) tools: BTreeMap<ToolKind, Tool>,
+    /// Its capabilities as a file.
+    pub(crate) capabilities: PathBuf,
+    /// Accelerators that work, best first.
+    pub(crate) accelerators: Vec<String>,
+    /// Its version, for known failures: of the emulator and of the rest.
+    pub(crate) version: Option<Version>,
+}
+
+/// What is the same for all instances of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) sets: Vec<SetFiles>,
+    pub(crate) imgopts: Vec<String>,
+    pub(crate) scale: f64,
+    pub(crate) keep: bool,
+    pub(crate) goldens: GoldenMode,
+    pub(crate) seed: u64,
+    pub(crate) print: bool,
+    pub(crate) debug: bool,
+    pub(crate) confine: bool,
+    pub(crate) retries: u32,
+    /// The command and its options that a rerun repeats; the id is put behind.
+    pub(crate) rerun: String,
+    /// Today, `YYYY-MM-DD`, for quarantines.
+    pub(crate) today: String,
+}
+
+/// Runs instances; shared by their threads.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    run_dir: RunDir,
+    settings: Settings,
+    supervisors: Supervisors,
+    number: AtomicUsize,
+}
+
+impl Runner {
+    /// A runner that makes directories in `run_dir`.
+    pub(crate) fn new(run_dir: RunDir, settings: Settings) -> Self {
+        Self {
+            run_dir,
+            settings,
+            supervisors: Supervisors::default(),
+            number: AtomicUsize::new(1),
+        }
+    }
+
+    /// Tells the supervisors of all that runs.
+    pub(crate) fn order_all(&self, order: Order) {
+        self.supervisors.order_all(order);
+    }
+
+    /// Ends the run directory.
+    pub(crate) fn finish(self, kept: bool) {
+        self.run_dir.finish(kept);
+    }
+
+    /// Runs one instance, more than once where retries are allowed and needed.
+    pub(crate) fn run(
+        &self,
+        job: &InstanceJob,
+        mut tell: impl FnMut(Told),
+    ) -> Result<Outcome, RunError> {
+        let begun = Instant::now();
+        let mut attempts: Vec<Attempt> = Vec::new();
+        loop {
+            let number = self.number.fetch_add(1, Ordering::Relaxed);
+            let directories = self.run_dir.instance(number, &job.info.id)?;
+            let spec = self.spec(job, &directories.test, &directories.sockets);
+            let executed = execute(
+                &self.run_dir,
+                &self.supervisors,
+                &directories,
+                &spec,
+                self.env(&spec),
+                |said| {
+                    tell(Told {
+                        id: job.info.id.clone(),
+                        said: said.clone(),
+                    })
+                },
+            );
+            let Executed {
+                attempt,
+                events,
+                stdout_tail,
+                stderr_tail,
+            } = match executed {
+                Ok(executed) => executed,
+                Err(error) => {
+                    directories.remove(false);
+                    return Err(error);
+                }
+            };
+            let own = attempt.verdict.unwrap_or(Verdict::Crash);
+            attempts.push(attempt);
+            if own.is_failure() && attempts.len() <= self.settings.retries as usize {
+                directories.remove(false);
+                continue;
+            }
+            let version = self.settings.sets.get(job.set).and_then(|set| set.version);
+            let meta = job.instance.case.meta.on(job.instance.format);
+            let (verdict, note) = weigh(own, &attempts, &meta, version, &self.settings.today);
+            let keep =
+                self.settings.keep || verdict.is_failure() || verdict == Verdict::Quarantined;
+            directories.remove(keep);
+            let failed = verdict.is_failure();
+            return Ok(Outcome {
+                instance: job.info.clone(),
+                verdict,
+                note,
+                attempts,
+                elapsed: begun.elapsed(),
+                stdout_tail: if failed { stdout_tail } else { String::new() },
+                stderr_tail: if failed { stderr_tail } else { String::new() },
+                kept: keep.then_some(directories.path),
+                rerun: format!("{} '{}'", self.settings.rerun, job.info.base_id()),
+                metrics: metrics(&events),
+                pending_goldens: pending(&events),
+            });
+        }
+    }
+
+    fn spec(
+        &self,
+        job: &InstanceJob,
+        test_dir: &std::path::Path,
+        sock_dir: &std::path::Path,
+    ) -> CaseSpec {
+        let settings = &self.settings;
+        let set = settings.sets.get(job.set);
+        let instance = &job.instance;
+        CaseSpec {
+            id: job.info.id.clone(),
+            case: instance.case.name(),
+            row: instance.row.map(|row| row.name.to_owned()),
+            format: instance.format,
+            protocol: instance.protocol,
+            cache: instance.cache,
+            aio: instance.aio,
+            imgopts: settings.imgopts.clone(),
+            backend: instance.backend,
+            guest: instance.case.meta.guest,
+            accelerators: set.map(|set| set.accelerators.clone()).unwrap_or_default(),
+            test_dir: test_dir.to_owned(),
+            sock_dir: sock_dir.to_owned(),
+            tools: set.map(|set| set.tools.clone()).unwrap_or_default(),
+            capabilities_file: set.map(|set| set.capabilities.clone()).unwrap_or_default(),
+            budget: instance.case.meta.budget,
+            scale: settings.scale,
+            keep: settings.keep,
+            goldens: settings.goldens,
+            goldens_dir: job.goldens_dir.clone(),
+            seed: settings.seed.wrapping_add(job.repetition as u64),
+            confine: settings.confine
+                && !instance.case.meta.unconfined
+                && instance.protocol != Protocol::Fuse,
+            print: settings.print,
+            debug: settings.debug,
+        }
+    }
+
+    /// What tools read from the environment: the same everywhere, and nothing of the user's.
+    fn env(&self, spec: &CaseSpec) -> Vec<(String, String)> {
+        let mut env = vec![
+            ("TMPDIR".to_owned(), spec.test_dir.display().to_string()),
+            ("LC_ALL".to_owned(), "C".to_owned()),
+            ("TZ".to_owned(), "UTC".to_owned()),
+        ];
+        if std::env::var_os("MALLOC_PERTURB_").is_none() {
+            // Freed memory is overwritten, so that its use after the end shows. By the seed, so that a rerun has the same.
+            env.push((
+                "MALLOC_PERTURB_".to_owned(),
+                (spec.seed % 255 + 1).to_string(),
+            ));
+        }
+        env
+    }
+}
+
+/// Weighs in what is known about the case.
+fn weigh(
+    own: Verdict,
+    attempts: &[Attempt],
+    meta: &Meta,
+    version: Option<Version>,
+    today: &str,
+) -> (Verdict, Option<String>) {
+    let known = meta
+        .xfail
+        .filter(|known| version.is_some_and(|version| known.versions.contains(version)));
+    let mut notes = Vec::new();
+    if let Some(known) = known {
+        match own {
+            Verdict::Fail | Verdict::Timeout | Verdict::Crash => {
+                if attempts.last().is_some_and(|last| last.says(known.says)) {
+                    return (Verdict::ExpectedFail, Some(known.reason.to_owned()));
+                }
+                notes.push(format!(
+                    "fails otherwise than expected (\"{}\"): {}",
+                    known.says, known.reason
+                ));
+            }
+            Verdict::Pass => {
+                return (
+                    Verdict::UnexpectedPass,
+                    Some(format!("was expected to fail: {}", known.reason)),
+                );
+            }
+            _ => {}
+        }
+    }
+    if own == Verdict::Pass && attempts.len() > 1 {
+        return (
+            Verdict::Flaky,
+            Some("passed when it was tried again".to_owned()),
+        );
+    }
+    let mut verdict = own;
+    if let Some(quarantine) = meta.quarantine.filter(|_| own.is_failure()) {
+        // Dates of this form are in the order of their text.
+        notes.push(if today <= quarantine.until {
+            verdict = Verdict::Quarantined;
+            format!("{} (until {})", quarantine.reason, quarantine.until)
+        } else {
+            format!(
+                "its quarantine ended on {}: {}",
+                quarantine.until, quarantine.reason
+            )
+        });
+    } else if let Some(fix) = meta.fixed_in.filter(|_| own.is_failure()) {
+        let release = fix.release.parse::<Version>();
+        if release.is_ok_and(|release| version.is_some_and(|version| version < release)) {
+            notes.push(format!(
+                "this QEMU may lack the fix {} of {}",
+                fix.commit, fix.release
+            ));
+        }
+    }
+    (verdict, (!notes.is_empty()).then(|| notes.join("; ")))
+}
+
+fn metrics(events: &[CaseEvent]) -> Vec<Metric> {
+    let metric = |event: &CaseEvent| match event {
+        CaseEvent::Metric { name, value, unit } => Some(Metric {
+            name: name.clone(),
+            value: *value,
+            unit: unit.clone(),
+        }),
+        _ => None,
+    };
+    events.iter().filter_map(metric).collect()
+}
+
+fn pending(events: &[CaseEvent]) -> Vec<PathBuf> {
+    let golden = |event: &CaseEvent| match event {
+        CaseEvent::PendingGolden { path, .. } => Some(path.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(golden).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::names::{fix, known, until};
+    use crate::case::{Format, VersionRange};
+    use crate::wire::{FailureReport, MachineReport};
+
+    fn weighed(own: Verdict, flaky: bool, meta: Meta) -> Verdict {
+        let mut attempt = Attempt::default();
+        if own == Verdict::Fail {
+            attempt.failure = Some(FailureReport {
+                message: "it says bug 1".to_owned(),
+                ..FailureReport::default()
+            });
+        }
+        let attempts = vec![attempt; 1 + usize::from(flaky)];
+        weigh(
+            own,
+            &attempts,
+            &meta,
+            Some(Version::new(7, 2, 22)),
+            "2026-06-15",
+        )
+        .0
+    }
+
+    #[test]
+    fn a_known_failure_is_expected_with_its_versions_only() {
+        let meta = Meta::new().xfail(known("bug 1", "says bug", VersionRange::before(8, 0)));
+        assert_eq!(weighed(Verdict::Fail, false, meta), Verdict::ExpectedFail);
+        assert_eq!(weighed(Verdict::Pass, false, meta), Verdict::UnexpectedPass);
+        assert_eq!(
+            weighed(Verdict::Leak, false, meta),
+            Verdict::Leak,
+            "a leak is another bug"
+        );
+        let other = Meta::new().xfail(known("bug 1", "says bug", VersionRange::since(8, 0)));
+        assert_eq!(weighed(Verdict::Fail, false, other), Verdict::Fail);
+        assert_eq!(weighed(Verdict::Pass, false, other), Verdict::Pass);
+    }
+
+    #[test]
+    fn a_failure_that_says_something_else_than_the_known_one_is_another_bug() {
+        let known = |says| Meta::new().xfail(known("bug 2", says, VersionRange::ANY));
+        let verdict = weighed(Verdict::Fail, false, known("it says bug 2"));
+        assert_eq!(verdict, Verdict::Fail);
+        // It has not said anything.
+        let verdict = weighed(Verdict::Timeout, false, known("bug"));
+        assert_eq!(verdict, Verdict::Timeout);
+        // What else is known of the case counts all the same.
+        let races = known("it says bug 2").quarantine(until("2026-06-15", "races"));
+        let verdict = weighed(Verdict::Fail, false, races);
+        assert_eq!(verdict, Verdict::Quarantined);
+        let mut attempt = Attempt {
+            failure: Some(FailureReport::default()),
+            ..Attempt::default()
+        };
+        assert!(!attempt.says("Assertion"));
+        let report = attempt.failure.as_mut().unwrap();
+        report.machines = vec![MachineReport {
+            stderr_tail: "x.c:1: Assertion `y' failed.\n".to_owned(),
+            ..MachineReport::default()
+        }];
+        assert!(attempt.says("Assertion `y' failed"));
+    }
+
+    #[test]
+    fn a_known_failure_of_one_format_is_none_of_another() {
+        let known = known("bug 1", "says bug", VersionRange::ANY).only(&[Format::Luks]);
+        let meta = Meta::new().xfail(known);
+        let with = |format| weighed(Verdict::Fail, false, meta.on(format));
+        assert_eq!(with(Format::Luks), Verdict::ExpectedFail);
+        assert_eq!(with(Format::Qcow2), Verdict::Fail);
+    }
+
+    #[test]
+    fn a_later_pass_is_flaky() {
+        assert_eq!(weighed(Verdict::Pass, true, Meta::new()), Verdict::Flaky);
+        assert_eq!(weighed(Verdict::Fail, true, Meta::new()), Verdict::Fail);
+    }
+
+    #[test]
+    fn a_quarantine_holds_up_to_its_last_day() {
+        let valid = Meta::new().quarantine(until("2026-06-15", "races"));
+        assert_eq!(weighed(Verdict::Crash, false, valid), Verdict::Quarantined);
+        assert_eq!(weighed(Verdict::Pass, false, valid), Verdict::Pass);
+        let over = Meta::new().quarantine(until("2026-06-14", "races"));
+        assert_eq!(weighed(Verdict::Crash, false, over), Verdict::Crash);
+    }
+
+    #[test]
+    fn a_failure_on_an_older_version_names_the_fix() {
+        let meta = Meta::new().fixed_in(fix("8.1", "abc123"));
+        let (_, note) = weigh(Verdict::Fail, &[], &meta, Some(Version::new(7, 2, 0)), "");
+        assert_eq!(note.unwrap(), "this QEMU may lack the fix abc123 of 8.1");
+        let (_, note) = weigh(Verdict::Fail, &[], &meta, Some(Version::new(8, 1, 0)), "");
+        assert_eq!(note, None);
+    }
+}

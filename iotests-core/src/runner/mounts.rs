@@ -1,0 +1,134 @@
+//! What is mounted below a folder, and how it is taken away: a daemon that was killed leaves its
+//! FUSE mounts behind, dead.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use imgtools::process::Command;
+use nix::mount::{MntFlags, umount2};
+
+/// The mounts of this process, in the order of mounting; see proc_pid_mountinfo(5).
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// The field of a line of it that is the mount point.
+const MOUNT_POINT: usize = 4;
+
+/// The setuid programs of libfuse 3 and 2, by which anybody may unmount what is theirs.
+const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
+
+/// How long such a program may take; detaching waits for nobody.
+const HELPER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Detaches all that is mounted below this folder, so that it can be removed, and so that its removal
+/// does not reach into what was mounted there.
+///
+/// # Errors
+/// When something stays mounted: then the folder must not be removed.
+pub(crate) fn detach_below(folder: &Path) -> io::Result<()> {
+    // Only the folder itself is asked for, as a dead mount below it answers nothing.
+    let Ok(folder) = fs::canonicalize(folder) else {
+        // What is not there, or not ours to see, has nothing below it.
+        return Ok(());
+    };
+    let points = mounted_below(&folder)?;
+    if points.is_empty() {
+        // As nearly always: there is nothing to look at again.
+        return Ok(());
+    }
+    // The last first: one mount may lie on or in another.
+    for point in points.iter().rev() {
+        let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+        // What is still mounted then is seen below.
+        let _ = umount2(point, flags).is_ok() || HELPERS.iter().any(|it| unmounts(it, point));
+    }
+    match mounted_below(&folder)?.first() {
+        None => Ok(()),
+        Some(point) => Err(io::Error::other(format!(
+            "{} is still mounted",
+            point.display()
+        ))),
+    }
+}
+
+fn mounted_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read(MOUNTS) {
+        Ok(table) => Ok(points_below(folder, &table)),
+        // Without /proc nothing is known, and nothing can be done.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The mount points strictly below this folder.
+fn points_below(folder: &Path, table: &[u8]) -> Vec<PathBuf> {
+    table
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(MOUNT_POINT))
+        .map(|field| PathBuf::from(unescaped(field)))
+        .filter(|point| point != folder && point.starts_with(folder))
+        .collect()
+}
+
+/// Bytes that would divide the table are written as `\ooo`, in octal.
+fn unescaped(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let code = (first == b'\\')
+            .then(|| std::str::from_utf8(after.get(..3)?).ok())
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(code.unwrap_or(first));
+        rest = if code.is_some() { &after[3..] } else { after };
+    }
+    OsString::from_vec(bytes)
+}
+
+/// Lets this program detach the mount; whether it did.
+fn unmounts(helper: impl AsRef<OsStr>, point: &Path) -> bool {
+    Command::new(helper)
+        .args(["-u", "-z", "--"])
+        .arg(point)
+        .deadline(HELPER_DEADLINE)
+        .run_blocking()
+        .is_ok_and(|output| output.check().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn mounts_are_found_strictly_below_a_folder_also_by_names_that_the_table_escapes() {
+        let table = b"22 1 8:1 / / rw - ext4 /dev/sda rw\n\
+            40 22 0:39 / /runs/run-1 rw - fuse /dev/fuse rw\n\
+            41 22 0:40 / /runs/run-1/a\\040b\\134040/m rw shared:7 - fuse /dev/fuse rw\n\
+            42 22 0:41 / /runs/run-1/\xff/m rw - fuse /dev/fuse rw\n\
+            43 22 0:42 / /runs/run-10/m rw - fuse /dev/fuse rw\n";
+        let found = points_below(Path::new("/runs/run-1"), table);
+        let odd = OsStr::from_bytes(b"/runs/run-1/\xff/m");
+        assert_eq!(found, [Path::new("/runs/run-1/a b\\040/m"), Path::new(odd)]);
+    }
+
+    #[test]
+    fn who_may_not_unmount_asks_the_program_that_may() {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = folder.path().join("asked");
+        let script = format!("printf '%s\\n' \"$@\" > '{}'", asked.display());
+        let helper = folder.path().join("fusermount3");
+        // Another process writes it: see `tests/it/script.rs`.
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\"; chmod 755 \"$1\"";
+        let write = Command::new("sh").args(["-c", write, "sh"]).arg(&helper);
+        write.arg(script).run_blocking().unwrap().check().unwrap();
+        assert!(unmounts(&helper, Path::new("/run/m")));
+        assert_eq!(fs::read_to_string(asked).unwrap(), "-u\n-z\n--\n/run/m\n");
+        assert!(!unmounts("false", Path::new("/run/m")));
+        assert!(!unmounts("no-such-program-anywhere", Path::new("/run/m")));
+    }
+}

@@ -1,0 +1,36 @@
+//! `iotests new NAME`: writes the skeleton of a case into the sources.
+
+use std::env;
+use std::path::PathBuf;
+
+use super::Exit;
+use crate::author::skeleton::{self, SkeletonError};
+
+/// The first argument that asks for it; no case can be called so.
+pub(super) const NEW: &str = "new";
+
+/// Entry of `new NAME`.
+pub(super) fn main(name: Option<&str>) -> Exit {
+    let Some(name) = name else {
+        eprintln!("usage: {} {NEW} area::module::function", super::called_as());
+        return Exit::Usage;
+    };
+    let root = env::var_os("IOTESTS_SOURCE_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    match skeleton::create(&root.join("iotests-cases").join("src"), name) {
+        Ok(created) => {
+            for module in &created.modules {
+                println!("made     {}", module.display());
+            }
+            println!("wrote    {}:{}", created.file.display(), created.line);
+            println!("run it   {} {}", super::called_as(), created.name);
+            Exit::Passed
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", super::called_as());
+            match error {
+                SkeletonError::File { .. } => Exit::Environment,
+                _ => Exit::Usage,
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Where the harness keeps its own things: caches, records, run directories, provisioned prefixes.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use super::error::RunError;
+
+/// The folders of one user or one build.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    root: PathBuf,
+    /// The workspace the cases were built from, when that is known.
+    sources: Option<PathBuf>,
+}
+
+impl Places {
+    /// `--build-dir`, else the user's cache folder.
+    pub(crate) fn new(build_dir: Option<&Path>) -> Self {
+        let root = build_dir.map(Path::to_path_buf).unwrap_or_else(|| {
+            let cache = env::var_os("XDG_CACHE_HOME")
+                .filter(|folder| !folder.is_empty())
+                .map(PathBuf::from);
+            let cache =
+                cache.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+            cache.unwrap_or_else(env::temp_dir).join("qemu-iotests")
+        });
+        // Cases run in folders of their own, where a relative path would mean something else.
+        let sources = env::var_os("IOTESTS_SOURCE_DIR")
+            .map(PathBuf::from)
+            .filter(|folder| folder.is_dir());
+        Self {
+            root: std::path::absolute(&root).unwrap_or(root),
+            sources,
+        }
+    }
+
+    /// Refuses a folder below which no case, or no trial of what a program can do, could work.
+    pub(crate) fn check(&self) -> Result<(), RunError> {
+        check_utf8("the build folder", &self.root)?;
+        check_utf8("the temporary folder (TMPDIR)", &env::temp_dir())
+    }
+
+    /// What the probes found.
+    pub(crate) fn probes(&self) -> PathBuf {
+        self.own().join("probes")
+    }
+
+    /// Times and verdicts of former runs.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.own().join("records.json")
+    }
+
+    /// Where goldens of a case in this source file wait for review: beside the accepted ones, or where there is no workspace, apart.
+    pub(crate) fn goldens(&self, file: &str) -> PathBuf {
+        let sources = self.sources.as_ref().zip(file.split_once("/src/"));
+        match sources {
+            Some((root, (member, _))) => root.join(member).join("src"),
+            None => self.own().join("pending-goldens"),
+        }
+    }
+
+    /// Where run directories are made when `--scratch` does not say.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.own().join("runs")
+    }
+
+    /// Where provisioned prefixes stand, one folder each.
+    pub(crate) fn prefixes(&self) -> PathBuf {
+        self.root.join("qemu")
+    }
+
+    fn own(&self) -> PathBuf {
+        self.root.join("iotests")
+    }
+}
+
+/// Everything below such a folder could be named neither in QMP nor in what a case is told, both of
+/// which are JSON.
+pub(crate) fn check_utf8(what: &str, path: &Path) -> Result<(), RunError> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => Err(RunError::Usage(format!(
+            "{what} {path:?} has a name that is not UTF-8, and QMP can carry no other; choose another one"
+        ))),
+    }
+}

@@ -1,0 +1,338 @@
+//! The cache of probes: one file for each set of programs as they were.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use imgtools::tools::{ToolKind, Version};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Known;
+use crate::case::{Backend, Capabilities};
+use crate::runner::error::{RunError, io as io_error};
+use crate::runner::keep::replace;
+use crate::runner::sets::ToolSet;
+
+/// The format of the files; another number is another format.
+const FORMAT: u32 = 3;
+
+/// Versions of files, by what they are and where.
+pub(crate) type KnownVersions = BTreeMap<(ToolKind, PathBuf), Version>;
+
+/// The folder with the cache.
+#[derive(Debug, Clone)]
+pub(crate) struct Cache {
+    folder: PathBuf,
+}
+
+/// What the cache has for a set.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    /// What is known, and nothing has changed.
+    Valid(Box<Known>),
+    /// Nothing, or it is out of date.
+    Nothing,
+    /// Something that cannot be understood.
+    Corrupt(String),
+}
+
+/// A file as it was when it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Stamp {
+    path: PathBuf,
+    size: u64,
+    modified: u128,
+    options: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    format: u32,
+    stamps: BTreeMap<ToolKind, Stamp>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Versions {
+    known: Vec<(ToolKind, Stamp, Version)>,
+}
+
+impl Cache {
+    /// The cache in this folder.
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// Versions of files that have not changed since they were asked.
+    ///
+    /// A file that cannot be understood is as good as none: the second value says why, and [`Self::keep_versions`] replaces it.
+    pub(crate) fn versions(&self) -> (KnownVersions, Option<String>) {
+        let (known, warning) = match self.read_versions() {
+            Ok(versions) => (versions.known, None),
+            Err(why) => (Vec::new(), Some(ignored(&self.versions_file(), &why))),
+        };
+        let unchanged = known
+            .into_iter()
+            .filter(|(_, old, _)| stamp(&old.path, &old.options).as_ref() == Some(old));
+        let known = unchanged
+            .map(|(kind, old, version)| ((kind, old.path), version))
+            .collect();
+        (known, warning)
+    }
+
+    fn read_versions(&self) -> io::Result<Versions> {
+        match fs::read(self.versions_file()) {
+            Ok(text) => Ok(serde_json::from_slice(&text)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Versions::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn versions_file(&self) -> PathBuf {
+        self.folder.join("versions.json")
+    }
+
+    /// What is kept for a set.
+    pub(crate) fn get(&self, set: &ToolSet) -> Kept {
+        let stamps = stamps(set);
+        let [content_file, capabilities_file] = self.files(&stamps);
+        let text = match fs::read(&content_file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Kept::Nothing,
+            Err(error) => return corrupt(&content_file, &error),
+        };
+        let content: Content = match serde_json::from_slice(&text) {
+            Ok(content) => content,
+            Err(error) => return corrupt(&content_file, &error),
+        };
+        if content.format != FORMAT || content.stamps != stamps {
+            return Kept::Nothing;
+        }
+        let read = || -> io::Result<Capabilities> {
+            Ok(serde_json::from_slice(&fs::read(&capabilities_file)?)?)
+        };
+        let capabilities = match read() {
+            Ok(capabilities) => capabilities,
+            Err(error) => return corrupt(&capabilities_file, &error),
+        };
+        // They are read on demand, where nobody could ask again.
+        for schema in capabilities
+            .hosts
+            .values()
+            .filter_map(|host| host.schema_file.as_ref())
+        {
+            let read = || io::Result::Ok(serde_json::from_slice::<IgnoredAny>(&fs::read(schema)?)?);
+            if let Err(error) = read() {
+                return corrupt(schema, &error);
+            }
+        }
+        Kept::Valid(Box::new(Known {
+            capabilities,
+            file: capabilities_file,
+            spare: None,
+        }))
+    }
+
+    /// Keeps what was found.
+    pub(crate) fn put(
+        &self,
+        set: &ToolSet,
+        capabilities: &mut Capabilities,
+        schemas: &BTreeMap<Backend, Value>,
+    ) -> Result<PathBuf, RunError> {
+        fs::create_dir_all(&self.folder)
+            .map_err(io_error("create the folder of the probes", &self.folder))?;
+        let stamps = stamps(set);
+        let [content_file, file] = self.files(&stamps);
+        for (backend, schema) in schemas {
+            let schema_file = file.with_extension(format!("{backend}.schema.json"));
+            write(&schema_file, schema)?;
+            if let Some(host) = capabilities.hosts.get_mut(backend) {
+                host.schema_file = Some(schema_file);
+            }
+        }
+        write(&file, capabilities)?;
+        self.keep_versions(set)?;
+        // Last, because it vouches for the others.
+        write(
+            &content_file,
+            &Content {
+                format: FORMAT,
+                stamps,
+            },
+        )?;
+        Ok(file)
+    }
+
+    /// Keeps the versions of the programs of a set.
+    pub(crate) fn keep_versions(&self, set: &ToolSet) -> Result<(), RunError> {
+        let mut versions = self.read_versions().unwrap_or_default();
+        versions.known.retain(|(kind, old, _)| {
+            old.path.exists() && set.tools.get(kind).is_none_or(|tool| tool.path != old.path)
+        });
+        for (kind, tool) in &set.tools {
+            if let (Some(version), Some(stamp)) = (tool.version, stamp(&tool.path, &[])) {
+                versions.known.push((*kind, stamp, version));
+            }
+        }
+        write(&self.versions_file(), &versions)
+    }
+
+    /// The files for a set as it is now.
+    fn files(&self, stamps: &BTreeMap<ToolKind, Stamp>) -> [PathBuf; 2] {
+        let mut hasher = DefaultHasher::new();
+        // The paths only: a new build at the same place takes the place of the old one.
+        for (kind, stamp) in stamps {
+            (kind, &stamp.path, &stamp.options).hash(&mut hasher);
+        }
+        let name = format!("{:016x}", hasher.finish());
+        [
+            self.folder.join(format!("{name}.json")),
+            self.folder.join(format!("{name}.capabilities.json")),
+        ]
+    }
+}
+
+/// Where two runs write the same file, both are right.
+fn write(path: &Path, value: &impl Serialize) -> Result<(), RunError> {
+    replace(path, value).map_err(io_error("write the probe cache", path))
+}
+
+fn corrupt(path: &Path, why: &dyn std::fmt::Display) -> Kept {
+    Kept::Corrupt(ignored(path, why))
+}
+
+fn ignored(path: &Path, why: &dyn std::fmt::Display) -> String {
+    format!("the probe cache {} is ignored: {why}", path.display())
+}
+
+fn stamps(set: &ToolSet) -> BTreeMap<ToolKind, Stamp> {
+    set.tools
+        .iter()
+        .filter_map(|(kind, tool)| Some((*kind, stamp(&tool.path, &tool.options)?)))
+        .collect()
+}
+
+fn stamp(path: &Path, options: &[String]) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    let modified = metadata
+        .modified()
+        .ok()?
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?
+        .as_nanos();
+    Some(Stamp {
+        path: path.to_owned(),
+        size: metadata.len(),
+        modified,
+        options: options.to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use imgtools::tools::Tool;
+
+    use super::*;
+    use crate::case::{HostFacts, ToolFacts};
+
+    fn set(folder: &Path) -> ToolSet {
+        let path = folder.join("qemu-img");
+        fs::write(&path, "a program").unwrap();
+        let tool = Tool {
+            version: "7.2.22".parse().ok(),
+            ..Tool::new(ToolKind::Img, path)
+        };
+        ToolSet {
+            name: "host".to_owned(),
+            tools: [(ToolKind::Img, tool)].into(),
+        }
+    }
+
+    fn capabilities() -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities
+            .tools
+            .insert(ToolKind::Img, ToolFacts::default());
+        capabilities
+    }
+
+    #[test]
+    fn what_was_found_is_kept_until_the_program_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().join("probes"));
+        let set = set(folder.path());
+        assert!(matches!(cache.get(&set), Kept::Nothing));
+        cache
+            .put(&set, &mut capabilities(), &BTreeMap::new())
+            .unwrap();
+        assert!(
+            matches!(cache.get(&set), Kept::Valid(known) if known.capabilities.tools.len() == 1)
+        );
+        assert_eq!(cache.versions().0.len(), 1);
+        fs::write(&set.tools[&ToolKind::Img].path, "another program").unwrap();
+        assert!(matches!(cache.get(&set), Kept::Nothing));
+        assert_eq!(cache.versions().0.len(), 0);
+    }
+
+    #[test]
+    fn other_options_are_another_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().join("probes"));
+        let mut set = set(folder.path());
+        cache
+            .put(&set, &mut capabilities(), &BTreeMap::new())
+            .unwrap();
+        let tool = set.tools.remove(&ToolKind::Img).unwrap().with_option("-x");
+        set.tools.insert(ToolKind::Img, tool);
+        assert!(matches!(cache.get(&set), Kept::Nothing));
+    }
+
+    #[test]
+    fn a_corrupt_schema_is_told_and_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().join("probes"));
+        let set = set(folder.path());
+        let mut capabilities = capabilities();
+        let facts = serde_json::from_value(serde_json::json!({
+            "program": "storage-daemon", "version": {"major": 7, "minor": 2, "micro": 0}, "package": "",
+            "target": null, "accelerators": [], "machines": [], "devices": [], "formats": null,
+            "drivers": [], "commands": [], "objects": [], "exports": [],
+        }));
+        let host = HostFacts {
+            facts: facts.unwrap(),
+            schema_file: None,
+        };
+        capabilities.hosts.insert(Backend::Qsd, host);
+        let schemas = [(Backend::Qsd, Value::Array(Vec::new()))].into();
+        cache.put(&set, &mut capabilities, &schemas).unwrap();
+        assert!(matches!(cache.get(&set), Kept::Valid(_)));
+        let schema = capabilities.hosts[&Backend::Qsd].schema_file.clone();
+        fs::write(schema.unwrap(), "[{").unwrap();
+        assert!(matches!(cache.get(&set), Kept::Corrupt(why) if why.contains("schema.json")));
+        cache.put(&set, &mut capabilities, &schemas).unwrap();
+        assert!(matches!(cache.get(&set), Kept::Valid(_)));
+    }
+
+    #[test]
+    fn a_corrupt_file_is_told_and_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().join("probes"));
+        let set = set(folder.path());
+        cache
+            .put(&set, &mut capabilities(), &BTreeMap::new())
+            .unwrap();
+        for file in cache.files(&stamps(&set)) {
+            fs::write(&file, "{\"broken").unwrap();
+            assert!(matches!(cache.get(&set), Kept::Corrupt(why) if why.contains("ignored")));
+            cache
+                .put(&set, &mut capabilities(), &BTreeMap::new())
+                .unwrap();
+            assert!(matches!(cache.get(&set), Kept::Valid(_)));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What former runs tell: how long each instance took and how it ended.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::keep;
+use super::verdict::Verdict;
+
+/// How many verdicts are kept for each instance.
+const HISTORY: usize = 10;
+
+/// The format of the file; another number is another format.
+const FORMAT: u32 = 1;
+
+/// What is known about one instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// What the last attempt that came to an end took.
+    pub(crate) elapsed: Duration,
+    /// The last verdicts, the newest last.
+    pub(crate) verdicts: Vec<Verdict>,
+}
+
+/// What is known about all instances.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    path: PathBuf,
+    known: BTreeMap<String, Record>,
+    new: BTreeMap<String, (Duration, Verdict)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FileContent {
+    format: u32,
+    instances: BTreeMap<String, Record>,
+}
+
+impl Records {
+    /// Reads the file. One that cannot be understood is as good as none: the second value says why, and the next write replaces it.
+    pub(crate) fn read(path: &Path) -> (Self, Option<String>) {
+        let (known, warning) = match read_file(path) {
+            Ok(known) => (known, None),
+            Err(why) => (
+                BTreeMap::new(),
+                Some(format!(
+                    "the records in {} are ignored: {why}",
+                    path.display()
+                )),
+            ),
+        };
+        (
+            Self {
+                path: path.to_owned(),
+                known,
+                new: BTreeMap::new(),
+            },
+            warning,
+        )
+    }
+
+    /// What is known about an instance.
+    pub(crate) fn get(&self, id: &str) -> Option<&Record> {
+        self.known.get(id)
+    }
+
+    /// Whether it failed the last time.
+    pub(crate) fn failed(&self, id: &str) -> bool {
+        self.get(id)
+            .and_then(|record| record.verdicts.last())
+            .is_some_and(|verdict| verdict.is_failure())
+    }
+
+    /// Notes how an instance ended.
+    pub(crate) fn note(&mut self, id: &str, elapsed: Duration, verdict: Verdict) {
+        if !matches!(verdict, Verdict::Interrupted | Verdict::Skip) {
+            self.new.insert(id.to_owned(), (elapsed, verdict));
+        }
+    }
+
+    /// Writes what is new into the file; another run may have written meanwhile, and its notes stay.
+    pub(crate) fn write(&mut self) -> io::Result<()> {
+        if self.new.is_empty() {
+            return Ok(());
+        }
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder)?;
+        let lock = File::create(self.path.with_extension("lock"))?;
+        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+        let mut known = read_file(&self.path).unwrap_or_default();
+        for (id, (elapsed, verdict)) in std::mem::take(&mut self.new) {
+            let record = known.entry(id).or_insert_with(|| Record {
+                elapsed,
+                verdicts: Vec::new(),
+            });
+            record.elapsed = elapsed;
+            record.verdicts.push(verdict);
+            let excess = record.verdicts.len().saturating_sub(HISTORY);
+            record.verdicts.drain(..excess);
+        }
+        let content = FileContent {
+            format: FORMAT,
+            instances: known.clone(),
+        };
+        keep::replace(&self.path, &content)?;
+        self.known = known;
+        Ok(())
+    }
+}
+
+fn read_file(path: &Path) -> Result<BTreeMap<String, Record>, String> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        result => result.map_err(|error| error.to_string())?,
+    };
+    let content: FileContent = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    if content.format != FORMAT {
+        return Err(format!("format {} is not {FORMAT}", content.format));
+    }
+    Ok(content.instances)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_is_read_again_and_two_runs_do_not_lose_each_others_notes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sub/records.json");
+        let (mut one, _) = Records::read(&path);
+        let (mut other, _) = Records::read(&path);
+        one.note("a", Duration::from_secs(3), Verdict::Fail);
+        other.note("b", Duration::from_secs(1), Verdict::Pass);
+        one.write().unwrap();
+        other.write().unwrap();
+        let (read, warning) = Records::read(&path);
+        assert_eq!(warning, None);
+        assert!(read.failed("a") && !read.failed("b") && !read.failed("c"));
+        assert_eq!(read.get("a").unwrap().elapsed, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_corrupt_file_is_ignored_with_a_warning_and_rewritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.json");
+        for bad in ["{", "[]", r#"{"format":99,"instances":{}}"#, "\0\u{1}"] {
+            fs::write(&path, bad).unwrap();
+            let (mut records, warning) = Records::read(&path);
+            assert!(
+                warning.is_some_and(|text| text.contains("records.json")),
+                "{bad}"
+            );
+            records.note("a", Duration::ZERO, Verdict::Pass);
+            records.write().unwrap();
+            assert_eq!(Records::read(&path).1, None);
+        }
+    }
+
+    #[test]
+    fn the_history_is_limited_and_skips_are_no_verdicts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.json");
+        for _ in 0..HISTORY + 3 {
+            let (mut records, _) = Records::read(&path);
+            records.note("a", Duration::ZERO, Verdict::Pass);
+            records.note("b", Duration::ZERO, Verdict::Skip);
+            records.write().unwrap();
+        }
+        let (records, _) = Records::read(&path);
+        assert_eq!(records.get("a").unwrap().verdicts.len(), HISTORY);
+        assert_eq!(records.get("b"), None);
+    }
+}

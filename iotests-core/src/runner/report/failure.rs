@@ -1,0 +1,259 @@
+//! The block that explains one failure: where, what was expected and found, what the processes said, how to run it again.
+
+use super::palette::Palette;
+use super::text::{cut, duration, indented, tail};
+use crate::runner::event::Outcome;
+use crate::runner::verdict::{Attempt, Verdict};
+use crate::wire::{FailureReport, HangReport, MachineReport};
+
+/// Lines of a diff that are shown; all of it stands in the directory of the instance.
+const DIFF_LINES: usize = 80;
+/// Lines of the output of processes that are shown.
+const TAIL_LINES: usize = 20;
+
+/// The whole block, with a line break at its end.
+pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
+    let head = format!("{} {}", outcome.verdict, outcome.instance.id);
+    let mut text = format!(
+        "\n{}\n",
+        palette.verdict(outcome.verdict, format!("── {head} ──"))
+    );
+    text += &format!("  {}\n", outcome.instance.description);
+    text += &palette.dim(format!(
+        "  {}, set {}\n",
+        outcome.instance.place, outcome.instance.set
+    ));
+    if let Some(note) = &outcome.note {
+        text += &format!("  {}\n", palette.warn(note));
+    }
+    if let Some(attempt) = outcome.last() {
+        text += &attempt_text(&shortened(attempt), palette);
+    }
+    if !outcome.stderr_tail.is_empty() {
+        text += "  standard error of the case:\n";
+        text += &indented(&tail(&outcome.stderr_tail, TAIL_LINES), "    | ");
+    }
+    if !outcome.stdout_tail.is_empty() {
+        text += "  standard output of the case:\n";
+        text += &indented(&tail(&outcome.stdout_tail, TAIL_LINES), "    | ");
+    }
+    if let Some(kept) = &outcome.kept {
+        text += &format!("  kept in: {}\n", kept.display());
+    }
+    text += &format!("  rerun:   {}\n", palette.bold(&outcome.rerun));
+    text
+}
+
+/// Without the rest of endless QMP lines, which stand in full in the files.
+fn shortened(attempt: &Attempt) -> Attempt {
+    let mut attempt = attempt.clone();
+    let failed = attempt.failure.iter_mut().map(|one| &mut one.machines);
+    let hung = attempt.hang.iter_mut().map(|one| &mut one.machines);
+    for machine in failed.chain(hung).flatten() {
+        for line in &mut machine.qmp_tail {
+            *line = cut(line);
+        }
+    }
+    attempt
+}
+
+/// One line that says why, for reports that have only one.
+pub(crate) fn headline(attempt: &Attempt) -> String {
+    if let Some(failure) = &attempt.failure {
+        return failure
+            .message
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+    }
+    if let Some(hang) = &attempt.hang {
+        let step = hang
+            .step
+            .as_ref()
+            .map(|step| format!(" in step \"{step}\""))
+            .unwrap_or_default();
+        return format!("{} after {}{step}", hang.cause, duration(hang.elapsed));
+    }
+    if let Some(leak) = attempt.leaks.first() {
+        return format!("left behind: {leak}");
+    }
+    if attempt.verdict == Some(Verdict::Pass) {
+        return "the case passed".to_owned();
+    }
+    match &attempt.end {
+        Some(end) => format!("the case process ended without a verdict: {end}"),
+        None => "the supervisor of the case was killed".to_owned(),
+    }
+}
+
+/// What one attempt has to say, for every reporter that shows text.
+pub(crate) fn attempt_text(attempt: &Attempt, palette: Palette) -> String {
+    let mut text = String::new();
+    if let Some(failure) = &attempt.failure {
+        text += &failure_text(failure, palette);
+    }
+    if let Some(hang) = &attempt.hang {
+        text += &hang_text(hang, palette);
+    }
+    if attempt.failure.is_none() && attempt.hang.is_none() && attempt.leaks.is_empty() {
+        text += &format!("  {}\n", palette.bad(headline(attempt)));
+    }
+    if !attempt.leaks.is_empty() {
+        text += "  left behind, and killed:\n";
+        for leak in &attempt.leaks {
+            text += &format!("    {}\n", palette.bad(leak));
+        }
+    }
+    text
+}
+
+fn failure_text(failure: &FailureReport, palette: Palette) -> String {
+    let mut text = String::new();
+    if let Some(step) = &failure.step {
+        text += &format!("  step:     {step}\n");
+    }
+    if let Some(place) = &failure.place {
+        text += &format!("  at:       {place}\n");
+    }
+    text += &palette.bad(indented(&failure.message, "  "));
+    for cause in &failure.causes {
+        text += &indented(&format!("because: {cause}"), "    ");
+    }
+    if let Some(expected) = &failure.expected {
+        text += &labelled("expected", &palette.good(expected));
+    }
+    if let Some(found) = &failure.found {
+        text += &labelled("found", &palette.bad(found));
+    }
+    if let Some(diff) = &failure.diff {
+        text += &diff_text(diff, palette);
+    }
+    for machine in &failure.machines {
+        text += &machine_text(machine, palette);
+    }
+    text
+}
+
+fn labelled(label: &str, value: &str) -> String {
+    if value.contains('\n') {
+        format!("  {label}:\n{}", indented(value, "    "))
+    } else {
+        format!("  {:<9} {value}\n", format!("{label}:"))
+    }
+}
+
+fn diff_text(diff: &str, palette: Palette) -> String {
+    let mut text = String::new();
+    for line in diff.lines().take(DIFF_LINES) {
+        let painted = match line.as_bytes().first() {
+            Some(b'+') => palette.good(line),
+            Some(b'-') => palette.bad(line),
+            Some(b'@') => palette.dim(line),
+            _ => line.to_owned(),
+        };
+        text += &format!("    {painted}\n");
+    }
+    let more = diff.lines().count().saturating_sub(DIFF_LINES);
+    if more > 0 {
+        text += &palette.dim(format!("    … {more} lines more\n"));
+    }
+    text
+}
+
+fn machine_text(machine: &MachineReport, palette: Palette) -> String {
+    let mut text = format!("  {} {}\n", palette.bold(&machine.name), machine.status);
+    if !machine.command_line.is_empty() {
+        text += &palette.dim(format!("    $ {}\n", machine.command_line));
+    }
+    if !machine.stderr_tail.is_empty() {
+        text += &indented(&tail(&machine.stderr_tail, TAIL_LINES), "    | ");
+    }
+    for line in machine.qmp_tail.iter().rev().take(TAIL_LINES).rev() {
+        text += &palette.dim(format!("    {line}\n"));
+    }
+    text
+}
+
+fn hang_text(hang: &HangReport, palette: Palette) -> String {
+    let mut text = format!(
+        "  {}\n",
+        palette.bad(format!("{} after {}", hang.cause, duration(hang.elapsed)))
+    );
+    if let Some(step) = &hang.step {
+        text += &format!("  step:     {step}\n");
+    }
+    if let Some(waiting) = &hang.waiting {
+        let place = hang
+            .place
+            .as_ref()
+            .map(|place| format!(" ({place})"))
+            .unwrap_or_default();
+        text += &format!("  waits:    {waiting}{place}\n");
+    }
+    for machine in &hang.machines {
+        text += &machine_text(machine, palette);
+    }
+    for evidence in &hang.evidence {
+        text += &indented(evidence, "    ");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_comparison_shows_step_place_and_both_values() {
+        let attempt = Attempt {
+            failure: Some(FailureReport {
+                message: "the length differs".to_owned(),
+                step: Some("shrink".to_owned()),
+                place: Some(crate::wire::Place {
+                    file: "a.rs".to_owned(),
+                    line: 7,
+                }),
+                expected: Some("1".to_owned()),
+                found: Some("2\n3".to_owned()),
+                diff: Some("@@ x\n-a\n+b\n".to_owned()),
+                ..FailureReport::default()
+            }),
+            ..Attempt::default()
+        };
+        let text = attempt_text(&attempt, Palette::new(false));
+        let expected = "  step:     shrink\n  at:       a.rs:7\n  the length differs\n  expected: 1\n  found:\n    2\n    3\n    @@ x\n    -a\n    +b\n";
+        assert_eq!(text, expected);
+        let coloured = attempt_text(&attempt, Palette::new(true));
+        assert!(
+            coloured.contains("\u{1b}[31m-a\u{1b}[0m")
+                && coloured.contains("\u{1b}[32m+b\u{1b}[0m"),
+            "{coloured:?}"
+        );
+    }
+
+    #[test]
+    fn an_endless_qmp_line_is_cut_in_the_block_only() {
+        let line = format!("-> {}", "x".repeat(5000));
+        let machine = MachineReport {
+            qmp_tail: vec![line.clone()],
+            ..MachineReport::default()
+        };
+        let attempt = Attempt {
+            failure: Some(FailureReport {
+                machines: vec![machine],
+                ..FailureReport::default()
+            }),
+            ..Attempt::default()
+        };
+        let short = attempt_text(&shortened(&attempt), Palette::new(false));
+        assert!(short.contains("x… (5003 bytes)") && !short.contains(&line));
+        assert!(attempt_text(&attempt, Palette::new(false)).contains(&line));
+    }
+
+    #[test]
+    fn a_long_diff_is_cut_and_says_so() {
+        let diff = "+x\n".repeat(DIFF_LINES + 5);
+        assert!(diff_text(&diff, Palette::new(false)).ends_with("… 5 lines more\n"));
+    }
+}

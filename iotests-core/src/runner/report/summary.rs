@@ -1,0 +1,150 @@
+//! The end of a run in a few lines: counts, and what the skipped ones lack and how to get it.
+
+use std::collections::BTreeMap;
+
+use super::palette::Palette;
+use super::text::{count, duration};
+use crate::case::Remedy;
+use crate::provision;
+use crate::runner::event::Summary;
+use crate::runner::verdict::Verdict;
+
+/// What a person can do here about what lacks.
+#[derive(Debug, Default)]
+pub(crate) struct Ways {
+    /// How the program was called.
+    pub(crate) called_as: String,
+    /// A set that has a working emulator.
+    pub(crate) emulator_in: Option<String>,
+    /// The one set that `--set` names.
+    pub(crate) only_set: Option<String>,
+}
+
+/// The counts in one line: `12 passed, 1 failed, 3 skipped in 4.5 s`.
+pub(crate) fn counts(summary: &Summary, palette: Palette) -> String {
+    let mut parts: Vec<String> = Verdict::ALL
+        .iter()
+        .filter(|verdict| summary.count(**verdict) > 0)
+        .map(|verdict| {
+            palette.verdict(
+                *verdict,
+                format!("{} {}", summary.count(*verdict), verdict.counted()),
+            )
+        })
+        .collect();
+    if summary.not_run > 0 {
+        parts.push(palette.warn(format!("{} not run", summary.not_run)));
+    }
+    if parts.is_empty() {
+        parts.push("nothing ran".to_owned());
+    }
+    format!("{} in {}", parts.join(", "), duration(summary.elapsed))
+}
+
+/// The reasons of the skips, one a line, and then in one line how to get what lacks.
+pub(crate) fn skips(summary: &Summary, ways: &Ways, palette: Palette) -> String {
+    let mut text = String::new();
+    let mut remedies: BTreeMap<Remedy, usize> = BTreeMap::new();
+    for (skip, number) in &summary.skips {
+        text += &palette.dim(format!("  {number:>4} skipped: {skip}\n"));
+        if let Some(remedy) = skip.remedy() {
+            *remedies.entry(remedy).or_default() += number;
+        }
+    }
+    for (remedy, number) in remedies {
+        text += &how(remedy, number, ways);
+    }
+    text
+}
+
+/// Nothing where there is no more to be done.
+fn how(remedy: Remedy, number: usize, ways: &Ways) -> String {
+    let cases = count(number, "instance");
+    let verb = |one: &str, more: &str| if number == 1 { one } else { more }.to_owned();
+    let lack = verb("lacks", "lack");
+    match remedy {
+        Remedy::Provision => match (&ways.emulator_in, &ways.only_set) {
+            (Some(set), Some(only)) => format!(
+                "{cases} {lack} an emulator: the set `{set}` has one; say `--set {set}`, or drop `--set {only}`.\n"
+            ),
+            (Some(_), None) => String::new(),
+            (None, _) => format!(
+                "{cases} {lack} an emulator: `{} --provision` fetches one and touches nothing installed.\n",
+                ways.called_as
+            ),
+        },
+        Remedy::InstallTools => format!(
+            "{cases} {lack} tools of QEMU: {}\n",
+            provision::install_command()
+        ),
+        Remedy::OtherUser => format!(
+            "{cases} {} another user: run as root, or as anybody but root.\n",
+            verb("wants", "want")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use imgtools::tools::ToolKind;
+
+    use super::*;
+    use crate::case::Skip;
+
+    #[test]
+    fn counts_name_only_what_there_is() {
+        let mut summary = Summary::default();
+        summary.add(Verdict::Pass, None);
+        summary.add(Verdict::Pass, None);
+        summary.add(Verdict::Timeout, None);
+        assert_eq!(
+            counts(&summary, Palette::new(false)),
+            "2 passed, 1 timed out in 0 ms"
+        );
+        assert_eq!(summary.failures(), 1);
+    }
+
+    #[test]
+    fn skips_are_grouped_and_end_with_how_to_get_what_lacks() {
+        let mut summary = Summary::default();
+        for _ in 0..3 {
+            summary.add(
+                Verdict::Skip,
+                Some(&Skip::NoTool {
+                    tool: ToolKind::System,
+                }),
+            );
+        }
+        summary.add(
+            Verdict::Skip,
+            Some(&Skip::Case {
+                reason: "too small a disk".to_owned(),
+            }),
+        );
+        let mut ways = Ways {
+            called_as: "cargo xtask iotests".to_owned(),
+            ..Ways::default()
+        };
+        let text = skips(&summary, &ways, Palette::new(false));
+        let expected = "     3 skipped: needs an emulator (qemu-system-*)\n     1 skipped: too small a disk\n\
+            3 instances lack an emulator: `cargo xtask iotests --provision` fetches one and touches nothing installed.\n";
+        assert_eq!(text, expected);
+        ways.emulator_in = Some("7.2.22".to_owned());
+        assert!(!skips(&summary, &ways, Palette::new(false)).contains("lack"));
+        ways.only_set = Some("host".to_owned());
+        let text = skips(&summary, &ways, Palette::new(false));
+        assert!(
+            text.ends_with("the set `7.2.22` has one; say `--set 7.2.22`, or drop `--set host`.\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn one_instance_lacks_where_two_lack() {
+        let ways = Ways::default();
+        assert!(how(Remedy::Provision, 1, &ways).starts_with("1 instance lacks an"));
+        assert!(how(Remedy::InstallTools, 2, &ways).starts_with("2 instances lack tools"));
+        assert!(how(Remedy::OtherUser, 1, &ways).starts_with("1 instance wants"));
+        assert!(how(Remedy::InstallTools, 1, &ways).contains(provision::install_command()));
+    }
+}

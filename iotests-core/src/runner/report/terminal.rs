@@ -1,0 +1,264 @@
+//! The report for a person: a line for each finished instance, running ones and an estimate below, failures in full, a summary.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write, stdout};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::palette::Palette;
+use super::summary::Ways;
+use super::text::{count, duration, indented};
+use super::{Reporter, failure, summary};
+use crate::runner::event::{Outcome, RunEvent, RunStarted};
+use crate::wire::CaseEvent;
+
+/// How many running instances have a line of their own.
+const RUNNING_LINES: usize = 8;
+
+/// Writes to standard output.
+pub(crate) struct Terminal {
+    palette: Palette,
+    ways: Ways,
+    bars: Option<Bars>,
+    print: bool,
+    failures: Vec<Outcome>,
+}
+
+/// What moves at the bottom of a terminal.
+struct Bars {
+    all: MultiProgress,
+    total: ProgressBar,
+    running: BTreeMap<String, Running>,
+    planned: BTreeMap<String, Duration>,
+}
+
+struct Running {
+    bar: ProgressBar,
+    started: Instant,
+    expected: Option<Duration>,
+}
+
+impl Terminal {
+    /// With bars only where `moving`; with what cases log where `print`.
+    pub(crate) fn new(palette: Palette, ways: Ways, moving: bool, print: bool) -> Self {
+        let bars = moving.then(|| {
+            let all = MultiProgress::with_draw_target(ProgressDrawTarget::stdout_with_hz(10));
+            let total = all.add(ProgressBar::new(0));
+            if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed}{msg}")
+            {
+                total.set_style(style);
+            }
+            total.enable_steady_tick(Duration::from_millis(250));
+            Bars {
+                all,
+                total,
+                running: BTreeMap::new(),
+                planned: BTreeMap::new(),
+            }
+        });
+        Self {
+            palette,
+            ways,
+            bars,
+            print,
+            failures: Vec::new(),
+        }
+    }
+
+    fn line(&self, text: &str) -> io::Result<()> {
+        match &self.bars {
+            Some(bars) => bars.all.println(text.trim_end_matches('\n')),
+            None => {
+                let mut out = stdout().lock();
+                let written = writeln!(out, "{}", text.trim_end_matches('\n'));
+                match written.and_then(|()| out.flush()) {
+                    // Whoever reads the head only has read enough; the run and its reports go on.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                    result => result,
+                }
+            }
+        }
+    }
+
+    fn header(&self, run: &RunStarted) -> io::Result<()> {
+        let palette = self.palette;
+        for set in &run.sets {
+            let tools: Vec<String> = set
+                .tools
+                .iter()
+                .map(|(kind, tool)| format!("{kind} {}", tool.version))
+                .collect();
+            let tools = if tools.is_empty() {
+                "no programs".to_owned()
+            } else {
+                tools.join(", ")
+            };
+            self.line(&palette.dim(format!("set {}: {tools}", set.name)))?;
+        }
+        let jobs = run.jobs;
+        let what = count(run.planned, "instance");
+        let scale = if run.scale == 1.0 {
+            String::new()
+        } else {
+            format!(", deadlines × {}", run.scale)
+        };
+        self.line(&format!(
+            "running {what}, {jobs} at once; {} skipped; seed {}{scale}",
+            run.skipped, run.seed
+        ))
+    }
+
+    fn finished(&mut self, outcome: &Outcome) -> io::Result<()> {
+        let word = self
+            .palette
+            .verdict(outcome.verdict, format!("{:>15}", outcome.verdict.word()));
+        let time = format!("{:>9}", duration(outcome.elapsed));
+        let mut line = format!("{word} {} {}", self.palette.dim(time), outcome.instance.id);
+        if let Some(skip) = outcome.skip() {
+            line += &self.palette.dim(format!("  ({skip})"));
+        } else if let Some(note) = &outcome.note {
+            line += &self.palette.dim(format!("  ({note})"));
+        }
+        self.line(&line)?;
+        if outcome.verdict.is_failure() {
+            self.line(&failure::block(outcome, self.palette))?;
+            self.failures.push(outcome.clone());
+        }
+        for golden in &outcome.pending_goldens {
+            self.line(
+                &self
+                    .palette
+                    .warn(format!("  golden waits for review: {}", golden.display())),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn said(&self, id: &str, said: &CaseEvent) -> io::Result<()> {
+        match said {
+            CaseEvent::Step { text, .. } if self.print => {
+                self.line(&self.palette.dim(format!("{id}: ── {text}")))
+            }
+            CaseEvent::Log { text } if self.print => self.line(&indented(text, &format!("{id}: "))),
+            CaseEvent::Metric { name, value, unit } => {
+                self.line(&self.palette.dim(format!("{id}: {name} = {value} {unit}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn summary(&mut self, end: &super::super::event::Summary) -> io::Result<()> {
+        if let Some(bars) = self.bars.take() {
+            bars.total.finish_and_clear();
+            // What is still shown as running was interrupted.
+            bars.all.clear()?;
+        }
+        let palette = self.palette;
+        self.line("")?;
+        for outcome in &self.failures {
+            let why = outcome.last().map(failure::headline).unwrap_or_default();
+            self.line(&format!(
+                "{} {}",
+                palette.verdict(outcome.verdict, outcome.verdict),
+                outcome.instance.id
+            ))?;
+            self.line(&format!("    {why}\n    {}", palette.dim(&outcome.rerun)))?;
+        }
+        let skips = summary::skips(end, &self.ways, palette);
+        if !skips.is_empty() {
+            self.line(&skips)?;
+        }
+        self.line(&palette.bold(summary::counts(end, palette)))
+    }
+}
+
+impl Reporter for Terminal {
+    fn event(&mut self, event: &RunEvent) -> io::Result<()> {
+        if let Some(bars) = &mut self.bars {
+            bars.event(event);
+        }
+        match event {
+            RunEvent::RunStarted(run) => self.header(run),
+            RunEvent::Warning { text } => self.line(&self.palette.warn(format!("warning: {text}"))),
+            RunEvent::Case { id, said } => self.said(id, said),
+            RunEvent::AttemptFailed { id, attempt } => {
+                let why = failure::headline(attempt);
+                self.line(&self.palette.warn(format!("{:>15} {id}: {why}", "retry")))
+            }
+            RunEvent::InstanceFinished(outcome) => self.finished(outcome),
+            RunEvent::Stopping { why } => self.line(&self.palette.warn(format!("stopping: {why}"))),
+            RunEvent::RunFinished(end) => self.summary(end),
+            RunEvent::InstanceSkipped { .. } | RunEvent::InstanceStarted { .. } => Ok(()),
+        }
+    }
+}
+
+impl Bars {
+    fn event(&mut self, event: &RunEvent) {
+        match event {
+            RunEvent::RunStarted(run) => {
+                self.total.set_length(run.planned as u64);
+                self.planned.clone_from(&run.expected);
+            }
+            RunEvent::InstanceStarted {
+                instance, expected, ..
+            } => {
+                let bar = if self.running.len() < RUNNING_LINES {
+                    self.all
+                        .insert_before(&self.total, ProgressBar::new_spinner())
+                } else {
+                    ProgressBar::hidden()
+                };
+                if let Ok(style) =
+                    ProgressStyle::with_template("  {spinner} {elapsed:>4} {wide_msg}")
+                {
+                    bar.set_style(style);
+                }
+                bar.set_message(instance.id.clone());
+                bar.enable_steady_tick(Duration::from_millis(250));
+                self.planned.remove(&instance.id);
+                let running = Running {
+                    bar,
+                    started: Instant::now(),
+                    expected: *expected,
+                };
+                self.running.insert(instance.id.clone(), running);
+            }
+            RunEvent::Case {
+                id,
+                said: CaseEvent::Step { text, .. },
+            } => {
+                if let Some(running) = self.running.get(id) {
+                    running.bar.set_message(format!("{id}: {text}"));
+                }
+            }
+            RunEvent::InstanceFinished(outcome) => {
+                if let Some(running) = self.running.remove(&outcome.instance.id) {
+                    running.bar.finish_and_clear();
+                    self.all.remove(&running.bar);
+                }
+                self.total.inc(1);
+            }
+            _ => {}
+        }
+        self.total.set_message(match self.estimate() {
+            Some(left) => format!(", about {} left", duration(left)),
+            None => String::new(),
+        });
+    }
+
+    /// What the rest will take by the records; nothing while none of it is known.
+    fn estimate(&self) -> Option<Duration> {
+        let waiting: Duration = self.planned.values().sum();
+        let running = self
+            .running
+            .values()
+            .filter_map(|one| Some(one.expected?.saturating_sub(one.started.elapsed())));
+        let longest = running.clone().max().unwrap_or_default();
+        let total = waiting + running.sum::<Duration>();
+        let jobs = u32::try_from(self.running.len()).unwrap_or(1).max(1);
+        let left = (total / jobs).max(longest);
+        (!left.is_zero()).then_some(left)
+    }
+}

@@ -1,0 +1,102 @@
+//! `--review`: the goldens that wait, one by one, and what a person says to each.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, IsTerminal, Write, stdin, stdout};
+use std::path::PathBuf;
+
+use super::error::{RunError, chain};
+use super::exit::Exit;
+use super::report::Palette;
+use crate::author::golden::{self, Answer, Pending, Style};
+
+/// Shows every golden that waits below these folders, and asks.
+pub(super) fn review(folders: &BTreeSet<PathBuf>, palette: Palette) -> Result<Exit, RunError> {
+    let mut input = stdin().lock();
+    let can_ask = stdin().is_terminal();
+    let (mut accepted, mut rejected, mut left) = (0, 0, 0);
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+        let mut ask = |pending: &Pending| {
+            show(pending, palette);
+            // Without a person, the review only shows.
+            if can_ask {
+                answer(&mut input)
+            } else {
+                Answer::Skip
+            }
+        };
+        let summary = golden::review(folder, &mut ask).map_err(|error| RunError::System {
+            doing: "review the goldens",
+            source: io::Error::other(chain(&error)),
+        })?;
+        accepted += summary.accepted;
+        rejected += summary.rejected;
+        left += summary.left;
+    }
+    let _ = writeln!(stdout(), "{}", told(accepted, rejected, left, can_ask));
+    Ok(Exit::Passed)
+}
+
+/// What became of all of them, and what to do about those that nobody could be asked about.
+fn told(accepted: usize, rejected: usize, left: usize, can_ask: bool) -> String {
+    let hint = match left > 0 && !can_ask {
+        true => "; run `--review` in a terminal to decide",
+        false => "",
+    };
+    format!("{accepted} accepted, {rejected} rejected, {left} left{hint}")
+}
+
+fn show(pending: &Pending, palette: Palette) {
+    let kind = if pending.accepted.is_some() {
+        "changes"
+    } else {
+        "is new"
+    };
+    // Where nobody reads any more, nobody answers either.
+    let _ = writeln!(stdout(), "\n{} {kind}", palette.bold(&pending.name));
+    let style = if palette.is_enabled() {
+        Style::Coloured
+    } else {
+        Style::Plain
+    };
+    let _ = write!(stdout(), "{}", pending.diff(style));
+}
+
+fn answer(input: &mut impl BufRead) -> Answer {
+    loop {
+        let _ = write!(stdout(), "accept (y), reject (n), or leave it (s)? ");
+        let _ = stdout().flush();
+        let mut line = String::new();
+        // At the end of the input nothing more is decided.
+        if input.read_line(&mut line).is_ok_and(|count| count == 0) {
+            return Answer::Skip;
+        }
+        match line.trim() {
+            "y" | "yes" => return Answer::Accept,
+            "n" | "no" => return Answer::Reject,
+            "s" | "" => return Answer::Skip,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_until_one_is_understood_and_the_end_decides_nothing() {
+        let mut input = "what\ny\nn\n\n".as_bytes();
+        let answers: Vec<Answer> = (0..4).map(|_| answer(&mut input)).collect();
+        assert_eq!(
+            answers,
+            [Answer::Accept, Answer::Reject, Answer::Skip, Answer::Skip]
+        );
+    }
+
+    #[test]
+    fn where_nobody_can_be_asked_the_way_to_decide_is_told() {
+        assert_eq!(told(1, 0, 2, true), "1 accepted, 0 rejected, 2 left");
+        assert!(told(0, 0, 2, false).ends_with("2 left; run `--review` in a terminal to decide"));
+        assert!(told(0, 0, 0, false).ends_with("0 left"));
+    }
+}

@@ -1,0 +1,283 @@
+//! Run directories: one for each run, locked while it lives, cleaned by whoever finds it dead.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::error::{RunError, io as io_error};
+use super::mounts;
+
+/// How many finished runs with failed instances are kept.
+const KEPT_RUNS: usize = 10;
+
+const LOCK: &str = "lock";
+const SOCKETS: &str = "sockets";
+const FINISHED: &str = "finished";
+
+/// The directory of a living run. The lock is inherited by supervisors, so that it is free only when nothing of the run is left.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    sockets: PathBuf,
+    lock: Flock<File>,
+}
+
+/// The directories of one attempt at one instance.
+#[derive(Debug, Clone)]
+pub(crate) struct InstanceDir {
+    /// Specs, standard output and error.
+    pub(crate) path: PathBuf,
+    /// Where the case works.
+    pub(crate) test: PathBuf,
+    /// A short path for sockets.
+    pub(crate) sockets: PathBuf,
+}
+
+impl RunDir {
+    /// Cleans up after dead runs, then makes a directory for this one.
+    pub(crate) fn create(scratch: &Path) -> Result<Self, RunError> {
+        fs::create_dir_all(scratch).map_err(io_error("create the scratch folder", scratch))?;
+        // Between making a directory and locking it, it looks dead; so whoever makes or cleans holds this.
+        let guard_path = scratch.join(LOCK);
+        let guard =
+            open_lock(&guard_path).map_err(io_error("write to the scratch folder", &guard_path))?;
+        let _guard = Flock::lock(guard, FlockArg::LockExclusive)
+            .map_err(|(_, error)| io_error("lock the scratch folder", scratch)(error.into()))?;
+        clean_dead(scratch);
+
+        let started = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
+        // Two runs can begin in the same millisecond, and even in the same process.
+        let path = tempfile::Builder::new()
+            .prefix(&format!("run-{started}-"))
+            .tempdir_in(scratch)
+            .map_err(io_error("create a run directory in", scratch))?
+            .keep();
+        let lock_path = path.join(LOCK);
+        let lock = open_lock(&lock_path).map_err(io_error("create the lock", &lock_path))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, error)| io_error("lock", &lock_path)(error.into()))?;
+        let sockets = tempfile::Builder::new()
+            .prefix("iot-")
+            .tempdir_in(short_temp_dir())
+            .map_err(io_error("create the socket directory in", short_temp_dir()))?
+            .keep();
+        let note = path.join(SOCKETS);
+        fs::write(&note, sockets.as_os_str().as_encoded_bytes())
+            .map_err(io_error("write", &note))?;
+        Ok(Self {
+            path,
+            sockets,
+            lock,
+        })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The lock, for supervisors to inherit.
+    pub(crate) fn lock(&self) -> &File {
+        &self.lock
+    }
+
+    /// Makes the directories of an instance; `number` is unique in the run.
+    pub(crate) fn instance(&self, number: usize, name: &str) -> Result<InstanceDir, RunError> {
+        let path = self.path.join(format!("{number}-{}", file_name(name)));
+        let directories = InstanceDir {
+            test: path.join("test"),
+            path,
+            sockets: self.sockets.join(number.to_string()),
+        };
+        for folder in [&directories.path, &directories.test, &directories.sockets] {
+            fs::create_dir(folder).map_err(io_error("create the directory", folder))?;
+        }
+        Ok(directories)
+    }
+
+    /// Ends the run: without kept instances the directory goes, with some it stays until newer ones take its place.
+    pub(crate) fn finish(self, kept: bool) {
+        // What cannot be removed now is left for the next run.
+        let _ = remove_tree(&self.sockets);
+        if kept {
+            let _ = fs::write(self.path.join(FINISHED), "");
+        } else {
+            let _ = remove_tree(&self.path);
+        }
+    }
+}
+
+impl InstanceDir {
+    /// Removes the sockets, and unless `keep` the rest.
+    pub(crate) fn remove(&self, keep: bool) {
+        let _ = remove_tree(&self.sockets);
+        if keep {
+            // Who looks at it shall see files, and be able to remove them.
+            let _ = mounts::detach_below(&self.path);
+        } else {
+            let _ = remove_tree(&self.path);
+        }
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+}
+
+/// Paths of UNIX sockets are limited to 107 bytes, so a long TMPDIR is of no use.
+fn short_temp_dir() -> PathBuf {
+    let folder = std::env::temp_dir();
+    if folder.as_os_str().len() <= 40 {
+        folder
+    } else {
+        PathBuf::from("/tmp")
+    }
+}
+
+/// A readable file name for an instance.
+fn file_name(name: &str) -> String {
+    let mut text: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "._=-".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    // Longer names are cut at the front: the end tells more.
+    let excess = text.len().saturating_sub(80);
+    text.drain(..excess);
+    text
+}
+
+/// Removes what dead runs left, and the oldest of the finished runs that were kept.
+fn clean_dead(scratch: &Path) {
+    let mut finished = Vec::new();
+    for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if !entry.file_name().to_string_lossy().starts_with("run-") {
+            continue;
+        }
+        let free = match File::open(path.join(LOCK)) {
+            Ok(lock) => Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok(),
+            // It died before it made its lock: nobody else can be here, see `create`.
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if !free {
+            continue;
+        }
+        if let Ok(sockets) = fs::read_to_string(path.join(SOCKETS)) {
+            let _ = remove_tree(Path::new(&sockets));
+        }
+        if path.join(FINISHED).exists() {
+            finished.push(path);
+        } else {
+            let _ = remove_tree(&path);
+        }
+    }
+    // The names begin with the time.
+    finished.sort();
+    let excess = finished.len().saturating_sub(KEPT_RUNS);
+    for path in &finished[..excess] {
+        let _ = remove_tree(path);
+    }
+}
+
+/// Removes a folder, also where a case took away the right to write or left something mounted.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    mounts::detach_below(path)?;
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            make_writable(path);
+            fs::remove_dir_all(path)
+        }
+        result => result,
+    }
+}
+
+fn make_writable(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            make_writable(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_run_is_removed_with_its_sockets_and_a_living_one_is_not() {
+        let scratch = tempfile::tempdir().unwrap();
+        let alive = RunDir::create(scratch.path()).unwrap();
+        let dead = scratch.path().join("run-1-1");
+        let sockets = scratch.path().join("sockets-of-the-dead");
+        fs::create_dir_all(dead.join("1-case/test")).unwrap();
+        fs::create_dir(&sockets).unwrap();
+        fs::write(dead.join(LOCK), "").unwrap();
+        fs::write(dead.join(SOCKETS), sockets.as_os_str().as_encoded_bytes()).unwrap();
+        let next = RunDir::create(scratch.path()).unwrap();
+        assert!(!dead.exists() && !sockets.exists());
+        assert!(alive.path().exists() && next.path().exists() && alive.path() != next.path());
+        alive.finish(false);
+        next.finish(false);
+    }
+
+    #[test]
+    fn only_the_newest_finished_runs_are_kept() {
+        let scratch = tempfile::tempdir().unwrap();
+        for number in 100..100 + KEPT_RUNS + 2 {
+            let path = scratch.path().join(format!("run-{number}-1"));
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join(LOCK), "").unwrap();
+            fs::write(path.join(FINISHED), "").unwrap();
+        }
+        RunDir::create(scratch.path()).unwrap().finish(false);
+        let left = fs::read_dir(scratch.path())
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().is_dir())
+            .count();
+        assert_eq!(left, KEPT_RUNS);
+        assert!(!scratch.path().join("run-100-1").exists());
+    }
+
+    #[test]
+    fn a_finished_run_leaves_nothing_in_the_socket_place_and_keeps_what_it_was_told_to() {
+        let scratch = tempfile::tempdir().unwrap();
+        let run = RunDir::create(scratch.path()).unwrap();
+        let instance = run.instance(1, "a::b/c@qcow2").unwrap();
+        assert!(instance.path.ends_with("1-a--b-c-qcow2"), "{instance:?}");
+        assert!(instance.sockets.as_os_str().len() < 60, "{instance:?}");
+        instance.remove(true);
+        let (path, sockets) = (run.path.clone(), run.sockets.clone());
+        run.finish(true);
+        assert!(path.join("1-a--b-c-qcow2/test").exists() && !sockets.exists());
+    }
+
+    #[test]
+    fn a_folder_without_the_right_to_write_is_removed_all_the_same() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("a");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("file"), "").unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o500)).unwrap();
+        remove_tree(&folder).unwrap();
+        assert!(!folder.exists());
+    }
+}

@@ -1,0 +1,193 @@
+//! The order of instances, and which of them may run beside each other.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// What the schedule has to know of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// It failed the last time.
+    pub(crate) failed: bool,
+    /// What it took the last time.
+    pub(crate) expected: Option<Duration>,
+    /// Nothing else may run at the same time.
+    pub(crate) exclusive: bool,
+    /// Memory it needs, in bytes.
+    pub(crate) memory: u64,
+}
+
+/// What an instance is taken to need when nothing is recorded: neither first nor last.
+const UNKNOWN: Duration = Duration::from_secs(2);
+
+/// The instances that wait, in order: failed first, then longest first; exclusive ones at the end.
+#[derive(Debug)]
+pub(crate) struct Schedule<T> {
+    waiting: VecDeque<(Load, T)>,
+    running: Vec<Load>,
+    jobs: usize,
+    memory: u64,
+}
+
+impl<T> Schedule<T> {
+    /// Puts instances in order; `jobs` at once, together below `memory` bytes.
+    pub(crate) fn new(
+        instances: impl IntoIterator<Item = (Load, T)>,
+        jobs: usize,
+        memory: u64,
+    ) -> Self {
+        let mut waiting: Vec<(Load, T)> = instances.into_iter().collect();
+        waiting.sort_by_key(|(load, _)| {
+            (
+                load.exclusive,
+                !load.failed,
+                std::cmp::Reverse(load.expected.unwrap_or(UNKNOWN)),
+            )
+        });
+        Self {
+            waiting: waiting.into(),
+            running: Vec::new(),
+            jobs,
+            memory,
+        }
+    }
+
+    /// The next instance that may start now, if any.
+    pub(crate) fn start(&mut self) -> Option<(Load, T)> {
+        if self.running.len() >= self.jobs || self.running.iter().any(|load| load.exclusive) {
+            return None;
+        }
+        let used: u64 = self.running.iter().map(|load| load.memory).sum();
+        let alone = self.running.is_empty();
+        // One that is too big for this computer still gets its chance, alone.
+        let fits = |load: &Load| {
+            alone || (!load.exclusive && used.saturating_add(load.memory) <= self.memory)
+        };
+        let index = self.waiting.iter().position(|(load, _)| fits(load))?;
+        let next = self.waiting.remove(index)?;
+        self.running.push(next.0);
+        Some(next)
+    }
+
+    /// One with this load has ended.
+    pub(crate) fn end(&mut self, load: Load) {
+        if let Some(index) = self.running.iter().position(|other| *other == load) {
+            self.running.swap_remove(index);
+        }
+    }
+
+    /// Nothing more is to start; returns how many are left.
+    pub(crate) fn stop(&mut self) -> usize {
+        self.waiting.drain(..).count()
+    }
+}
+
+/// What `/proc/meminfo` says is available, less a tenth; no limit where it does not say.
+pub(crate) fn available_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+    kib.map_or(u64::MAX, |kib| kib / 10 * 9 * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(seconds: u64) -> Load {
+        Load {
+            failed: false,
+            expected: Some(Duration::from_secs(seconds)),
+            exclusive: false,
+            memory: 1,
+        }
+    }
+
+    fn order(schedule: &mut Schedule<&'static str>) -> Vec<&'static str> {
+        std::iter::from_fn(|| schedule.start().map(|(_, name)| name)).collect()
+    }
+
+    #[test]
+    fn failed_come_first_then_the_longest_and_the_unknown_between() {
+        let failed = Load {
+            failed: true,
+            ..load(1)
+        };
+        let unknown = Load {
+            expected: None,
+            ..load(0)
+        };
+        let all = [
+            (load(1), "short"),
+            (load(9), "long"),
+            (unknown, "unknown"),
+            (failed, "failed"),
+        ];
+        assert_eq!(
+            order(&mut Schedule::new(all, 9, 99)),
+            ["failed", "long", "unknown", "short"]
+        );
+    }
+
+    #[test]
+    fn no_more_than_the_jobs_run_at_once() {
+        let mut schedule = Schedule::new([(load(3), "a"), (load(2), "b"), (load(1), "c")], 2, 99);
+        assert_eq!(order(&mut schedule), ["a", "b"]);
+        schedule.end(load(3));
+        assert_eq!(order(&mut schedule), ["c"]);
+        assert_eq!(schedule.stop(), 0);
+    }
+
+    #[test]
+    fn an_exclusive_one_runs_alone_and_last() {
+        let exclusive = Load {
+            exclusive: true,
+            ..load(9)
+        };
+        let mut schedule = Schedule::new(
+            [(exclusive, "alone"), (load(1), "a"), (load(1), "b")],
+            4,
+            99,
+        );
+        assert_eq!(order(&mut schedule), ["a", "b"]);
+        schedule.end(load(1));
+        assert_eq!(order(&mut schedule), [""; 0]);
+        schedule.end(load(1));
+        assert_eq!(order(&mut schedule), ["alone"]);
+    }
+
+    #[test]
+    fn a_smaller_one_overtakes_what_does_not_fit_into_memory() {
+        let big = Load {
+            memory: 90,
+            ..load(5)
+        };
+        let bigger = Load {
+            memory: 200,
+            ..load(4)
+        };
+        let mut schedule = Schedule::new(
+            [(big, "big"), (bigger, "bigger"), (load(1), "small")],
+            4,
+            100,
+        );
+        assert_eq!(order(&mut schedule), ["big", "small"]);
+        schedule.end(big);
+        schedule.end(load(1));
+        assert_eq!(
+            order(&mut schedule),
+            ["bigger"],
+            "alone, although it is too big"
+        );
+    }
+
+    #[test]
+    fn a_stopped_schedule_starts_nothing_more() {
+        let mut schedule = Schedule::new([(load(1), "a"), (load(1), "b")], 1, 99);
+        assert_eq!(order(&mut schedule), ["a"]);
+        assert_eq!(schedule.stop(), 1);
+        schedule.end(load(1));
+        assert!(schedule.start().is_none());
+    }
+}

@@ -1,0 +1,16 @@
+//! The supervisor: the stage between the runner and a case process, which proves that nothing is left.
+//!
+//! The supervisor is a sub-reaper: every orphan below it, whatever `setsid` and double forks it did, becomes its child. When the case
+//! has ended it waits until the kernel says ECHILD. What was still alive then is a leak: named, killed and reported.
+//! It never outlives the runner: the control pipe on its stdin ends with the runner, and it then kills all that is below it.
+
+mod evidence;
+mod process_table;
+mod protocol;
+mod reaper;
+mod stage;
+
+pub use protocol::{End, Leak, SupervisorReport};
+pub(crate) use protocol::{Order, SUPERVISE, SuperviseSpec};
+pub(crate) use reaper::kill_children_of_self;
+pub(crate) use stage::main;

@@ -1,0 +1,129 @@
+//! What the runner and a supervisor say to each other.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+/// The first argument that makes this program a supervisor; the second is the file with its [`SuperviseSpec`].
+pub(crate) const SUPERVISE: &str = "__supervise";
+
+/// What a supervisor has to do; a JSON file in the directory of the instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SuperviseSpec {
+    /// The process that started it: when its parent is another, the runner is already gone.
+    pub(crate) runner_pid: u32,
+    /// The file with the `CaseSpec`, the argument of the case process.
+    pub(crate) case_spec: PathBuf,
+    /// Where the standard output of the case goes.
+    pub(crate) stdout: PathBuf,
+    /// Where the standard error of the case goes.
+    pub(crate) stderr: PathBuf,
+    /// The working directory of the case.
+    pub(crate) current_dir: PathBuf,
+    /// When the case is to end, counted from its start.
+    pub(crate) deadline: Duration,
+    /// What is set in the environment of the case.
+    pub(crate) env: Vec<(String, String)>,
+}
+
+/// One byte on the control pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// SIGTERM, and SIGKILL after a grace.
+    Terminate,
+    /// SIGKILL to all.
+    Kill,
+    /// SIGABRT to the case: it prints where it is.
+    Explain,
+}
+
+impl Order {
+    /// The byte that stands for it.
+    pub(crate) const fn byte(self) -> u8 {
+        match self {
+            Self::Terminate => b't',
+            Self::Kill => b'k',
+            Self::Explain => b'e',
+        }
+    }
+
+    /// The order a byte stands for.
+    pub(crate) const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            b't' => Some(Self::Terminate),
+            b'k' => Some(Self::Kill),
+            b'e' => Some(Self::Explain),
+            _ => None,
+        }
+    }
+}
+
+/// How the case process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// It exited with this status.
+    Exited(i32),
+    /// A signal killed it.
+    Signaled {
+        /// The number.
+        signal: i32,
+        /// Whether it dumped core.
+        core: bool,
+    },
+    /// It could not be started.
+    NotStarted(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exit status {status}"),
+            Self::Signaled { signal, core } => {
+                match Signal::try_from(*signal) {
+                    Ok(name) => write!(f, "killed by {name}")?,
+                    Err(_) => write!(f, "killed by signal {signal}")?,
+                }
+                if *core {
+                    write!(f, " (core dumped)")
+                } else {
+                    Ok(())
+                }
+            }
+            Self::NotStarted(why) => write!(f, "could not be started: {why}"),
+        }
+    }
+}
+
+/// A process that was alive after its case had ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leak {
+    /// Its process id.
+    pub pid: u32,
+    /// Its arguments.
+    pub argv: Vec<String>,
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {})", self.argv.join(" "), self.pid)
+    }
+}
+
+/// The last word of a supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SupervisorReport {
+    /// How the case process ended.
+    pub end: End,
+    /// What was alive afterwards.
+    pub leaks: Vec<Leak>,
+    /// The deadline passed and the supervisor ended the case.
+    pub overdue: bool,
+    /// What the supervisor saw from outside when the deadline had passed.
+    pub evidence: Vec<String>,
+    /// From the start of the case process to its end.
+    pub elapsed: Duration,
+}

@@ -1,0 +1,79 @@
+//! What the libraries trace, in the words of this program.
+
+use tracing::Level;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Shows what the libraries trace, on standard error. Once for a process.
+pub(super) fn show(level: Level) {
+    // Whoever installed one before us wants it otherwise.
+    let _ = subscriber(level, std::io::stderr).try_init();
+}
+
+fn subscriber<W>(level: Level, writer: W) -> impl tracing::Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(writer)
+        .with_ansi(false)
+        // A closed standard error is nothing to panic about.
+        .log_internal_errors(false)
+        .event_format(Traced)
+        .finish()
+}
+
+/// Traces look as the program's own messages do: `warning: text`.
+struct Traced;
+
+impl<S, N> FormatEvent<S, N> for Traced
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        let word = match *event.metadata().level() {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            Level::INFO => "note",
+            Level::DEBUG => "debug",
+            Level::TRACE => "trace",
+        };
+        write!(writer, "{word}: ")?;
+        for span in context.event_scope().into_iter().flatten() {
+            write!(writer, "{}: ", span.name())?;
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_trace_looks_as_our_own_warnings_do_and_has_no_colours() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let writer = Arc::new(file.reopen().unwrap());
+        tracing::subscriber::with_default(subscriber(Level::WARN, writer), || {
+            tracing::warn!(count = 2, "odd");
+            tracing::info!("not shown");
+        });
+        let mut text = String::new();
+        file.as_file().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "warning: odd count=2\n");
+    }
+}

@@ -1,0 +1,332 @@
+//! What the guide and the README show is a part of this file, and is run here.
+
+use iotests_core::author::assert::AssertJson;
+use iotests_core::prelude::*;
+
+use super::bench::{Bench, case, hosts, sets};
+
+/// Committing moves the data down and leaves the layers above alone.
+#[case(upstream = ["040"], formats = [QCOW2, QED], groups = [RW, QUICK, JOB], host = Host::Any)]
+async fn commit_moves_the_data_down(t: &mut Test) -> CaseResult {
+    let base = t.image("base").size(MIB).fill(0x11).create().await?;
+    let mid = t
+        .image("mid")
+        .backing(&base)
+        .write(0x22, 0..64 * KIB)
+        .create()
+        .await?;
+    let top = t.image("top").backing(&mid).create().await?;
+    let vm = t.host().drive(&top).launch().await?;
+
+    vm.commit(&top)
+        .top(&mid)
+        .base(&base)
+        .start()
+        .await?
+        .wait()
+        .await?;
+
+    vm.assert_chain("top -> base").await?;
+    vm.shutdown().await?;
+    base.assert_pattern(0x22, 0..64 * KIB).await?;
+    base.assert_pattern(0x11, 64 * KIB..MIB).await
+}
+
+#[test]
+fn the_first_case_of_the_guide_passes() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set)
+            .backend(backend)
+            .run(|t| Box::pin(commit_moves_the_data_down(t)));
+        run.assert_passed();
+    }
+}
+
+#[test]
+fn expectations_are_said_on_the_thing_itself() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let disk = t.image("disk").size(MIB).create().await?;
+            let null = json!({"driver": "null-co", "node-name": "a", "size": MIB});
+            let full = json!({
+                "driver": "blkdebug", "node-name": "full",
+                "image": {"driver": "null-co", "size": MIB},
+                "inject-error": [{"event": "none", "iotype": "write", "errno": 28, "once": false}],
+            });
+            let vm = t.host().blockdev(null).blockdev(full).launch().await?;
+            vm.cmd("blockdev-add", json!({"driver": "nonsense"}))
+                .expect_error("GenericError", "nonsense")
+                .await?;
+            vm.backup("a", "full")
+                .start()
+                .await?
+                .wait()
+                .expect_error("No space left")
+                .await?;
+            t.qemu_img(["info", "/nowhere"]).expect_status(1).await?;
+            let other = t
+                .host()
+                .drive(&disk)
+                .tolerate("Failed to connect")
+                .launch()
+                .await?;
+            other.shutdown().await?;
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+#[test]
+fn facts_are_asserted_with_a_path() {
+    for (set, backend) in hosts() {
+        if backend != Backend::System {
+            continue;
+        }
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let image = t.image("disk").size(MIB).option("lazy_refcounts", "on");
+            let disk = image.create().await?;
+            let info = disk.info().await?;
+            let null = json!({"driver": "null-co", "node-name": "b", "size": MIB});
+            let vm = t.vm().drive(&disk).blockdev(null).launch().await?;
+            let blocks = vm.cmd("query-block", ()).await?;
+            let job = vm.mirror(&disk, "b").start().await?;
+            let event = vm.event("BLOCK_JOB_READY").await?;
+            info.assert("format-specific/data/lazy-refcounts", true)?;
+            info.assert("format", any_of(["qcow2", "raw"]))?;
+            info.assert_absent("backing-filename")?;
+            blocks
+                .find(&json!({"device": "drive0"}))?
+                .assert("inserted/ro", false)?;
+            event.assert_includes(&json!({"data": {"type": "mirror"}}))?;
+            job.complete().await?;
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+struct Shrink {
+    cluster_size: u64,
+}
+
+const SHRINKS: &[Row<Shrink>] = &[
+    Row::new("512-byte-clusters", Shrink { cluster_size: 512 })
+        .upstream("163::TestShrink512::test_empty_image"),
+    Row::new(
+        "64k-clusters",
+        Shrink {
+            cluster_size: 64 * KIB,
+        },
+    )
+    .needs(&[Zstd]),
+];
+
+/// A smaller image keeps the data below its new end.
+#[case(formats = [QCOW2], groups = [RW], rows = SHRINKS)]
+async fn keeps_the_data(t: &mut Test, shrink: &Shrink) -> CaseResult {
+    let image = t.image("disk").size(MIB).fill(1);
+    let image = image
+        .option("cluster_size", shrink.cluster_size)
+        .create()
+        .await?;
+    image.shrink(64 * KIB).await?;
+    image.assert_fill(1).await
+}
+
+#[test]
+fn each_row_of_the_family_passes() {
+    for set in sets() {
+        for row in SHRINKS {
+            let run = Bench::new(&set).run(|t| Box::pin(keeps_the_data(t, row.value())));
+            run.assert_passed();
+        }
+    }
+}
+
+async fn logs(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(MIB).create().await?;
+    let reply = disk.map().await?;
+    t.log("=== map ===");
+    t.log(t.qemu_img(["map", disk.filename()]).await?);
+    t.log(Entry::from(reply).indent(2));
+    t.golden()
+}
+
+#[test]
+fn what_is_logged_is_compared() {
+    for set in sets() {
+        let run = Bench::new(&set).run(|t| Box::pin(logs(t)));
+        assert!(run.log().starts_with("=== map ===\n"), "{}", run.log());
+        assert!(run.failure().message.contains("no golden"));
+    }
+}
+
+/// Not run: these wait for what nothing here does.
+async fn waits(vm: &Machine, mut job: Job) -> CaseResult {
+    vm.event(qmp::Matcher::event("BLOCK_IO_ERROR").data(json!({"device": "drive0"})))
+        .await?;
+    job.wait_ready().await?;
+    job.pause().await?; // until it really rests
+    vm.wait_run_state("postmigrate").await?;
+    vm.assert_no_event("STOP").await?; // until the machine has answered
+    job.leave();
+    Ok(())
+}
+
+/// Not run: it would depend on what is there.
+async fn needs(t: &Test, vm: &Machine, driver: &'static str) -> CaseResult {
+    t.require(Driver(driver))?; // skips, with the reason
+    if t.has(Command("blockdev-set-active"))? {
+        vm.cmd("blockdev-set-active", json!({"active": false}))
+            .await?;
+    }
+    t.skip("the file system has no holes")?;
+    Ok(())
+}
+
+/// Not run: it wants a machine of its own.
+async fn qmp_alone() -> Result<(), qmp::Error> {
+    use qmp::types::{BlockdevMirror, MirrorSyncMode};
+
+    let client = qmp::Client::connect_unix("/run/vm.qmp", qmp::Options::default()).await?;
+    println!("QEMU {}", client.greeting().version);
+
+    let nodes = client
+        .execute("query-named-block-nodes", json!({"flat": true}))
+        .await?;
+
+    let mut job = client.job("copy");
+    client
+        .call(BlockdevMirror::new("src", "dst", MirrorSyncMode::Full).job_id("copy"))
+        .await?;
+    job.wait_ready().await?;
+
+    client.quit().await?;
+    drop(nodes);
+    Ok(())
+}
+
+#[test]
+fn requests_are_held() {
+    let _ = (waits, needs, qmp_alone);
+    for (set, backend) in hosts() {
+        if backend != Backend::System {
+            continue;
+        }
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let disk = t.image("disk").size(MIB).create().await?;
+            let vm = t
+                .vm()
+                .drive(Drive::of(&disk).with_breakpoints())
+                .launch()
+                .await?;
+            let held = vm.hold(&disk, "write_aio").await?;
+            vm.io(&disk, "aio_write 0 64k").await?;
+            held.resume().await?;
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+#[test]
+fn a_server_crashes_and_comes_back() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let source = t.image("source").size(4 * MIB).fill(7).create().await?;
+            // A killed server of another format loses what it has not flushed, and may.
+            let target = t.image("target").format(RAW).size(4 * MIB);
+            let target = target.create().await?;
+            let server = t.nbd_server(&target).start().await?;
+            let mut remote = json!({"driver": "raw", "node-name": "remote", "file": server.node()});
+            remote["file"]["reconnect-delay"] = 60.into();
+            let vm = t.host().drive(&source).blockdev(remote).launch().await?;
+            // So slow that it cannot end before, however busy the machine is.
+            let job = vm.backup(&source, "remote").speed(64 * KIB).start().await?;
+            let server = server.kill().await?.start().await?; // crashes, and comes back at the same address
+            job.set_speed(0).await?;
+            job.wait().await?;
+            vm.shutdown().await?;
+            server.stop().await?;
+            target.assert_same_as(&source).await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+#[test]
+fn a_guest_is_migrated() {
+    for (set, backend) in hosts() {
+        if backend != Backend::System {
+            continue;
+        }
+        let mut bench = Bench::new(&set).backend(backend);
+        bench.spec.guest = Guest::RunningIdle;
+        let run = bench.run(case!(|t| {
+            let disk = t.image("disk").size(MIB).create().await?;
+            let socket = t.socket("migrate")?;
+            let uri = format!("unix:{}", socket.as_str());
+            let source = t.vm().name("source").drive(&disk).launch().await?;
+            let target = t
+                .vm()
+                .name("target")
+                .drive(&disk)
+                .incoming(&uri)
+                .launch()
+                .await?;
+            source.migration_capabilities(&["dirty-bitmaps"]).await?;
+            target.migration_capabilities(&["dirty-bitmaps"]).await?;
+            source.cmd("migrate", json!({"uri": uri})).await?;
+            assert!(source.wait_migration("postmigrate").await?);
+            assert!(target.wait_migration("running").await?);
+            source.shutdown().await?;
+            target.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+/// Code without what a formatter decides about: white space, and the comma after the last of several
+/// things; without comments behind code as well.
+fn plain(code: &str) -> String {
+    let code = code.lines().map(|line| match line.split_once(" // ") {
+        Some((code, _)) => code,
+        None => line,
+    });
+    let dense: String = code
+        .flat_map(str::chars)
+        .filter(|c| !c.is_whitespace())
+        .collect();
+    [",)", ",]", ",}"]
+        .iter()
+        .fold(dense, |dense, end| dense.replace(end, &end[1..]))
+}
+
+/// The blocks of Rust in a text of Markdown.
+fn blocks(text: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    while lines.by_ref().any(|line| line == "```rust") {
+        let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        blocks.push(block.join("\n"));
+    }
+    blocks
+}
+
+#[test]
+fn all_that_the_guide_and_the_readme_show_is_a_part_of_this_file() {
+    let here = plain(include_str!("guide.rs"));
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (file, least) in [("README.md", 2), ("docs/writing-a-case.md", 8)] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        let blocks = blocks(&text);
+        assert!(blocks.len() >= least, "{file} shows {}", blocks.len());
+        for block in blocks {
+            assert!(
+                here.contains(&plain(&block)),
+                "{file} shows what no test does:\n{block}"
+            );
+        }
+    }
+}

@@ -1,0 +1,528 @@
+//! Machines of both kinds.
+
+use iotests_core::author::assert::AssertJson;
+use iotests_core::author::{Drive, Target};
+use iotests_core::prelude::*;
+use iotests_core::wire::CaseEvent;
+use serde_json::json;
+
+use super::bench::{Bench, case, hosts};
+
+fn systems() -> Vec<super::bench::Set> {
+    hosts()
+        .into_iter()
+        .filter(|(_, backend)| *backend == Backend::System)
+        .map(|(set, _)| set)
+        .collect()
+}
+
+#[test]
+fn a_chain_is_written_through_a_machine_and_read_again() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let base = t.image("base").size(MIB).fill(0x11).create().await?;
+            let top = t.image("top").backing(&base).create().await?;
+            let vm = t.host().drive(&top).launch().await?;
+            vm.assert_chain("top -> base").await?;
+            vm.write(&top, 0x22, 0..64 * KIB).await?;
+            vm.assert_pattern(&top, 0x22, 0..64 * KIB).await?;
+            vm.assert_pattern(&top, 0x11, 64 * KIB..MIB).await?;
+            vm.shutdown().await?;
+            top.assert_pattern(0x22, 0..64 * KIB).await?;
+            base.assert_fill(0x11).await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+/// Wrong data is noticed by the statement that read it.
+#[test]
+fn reading_other_data_than_expected_fails_at_once_and_only_once() {
+    for (set, backend) in hosts() {
+        let bench = Bench::new(&set).backend(backend);
+        let run = bench.run(case!(|t| {
+            let disk = t.image("disk").size(MIB).fill(1).create().await?;
+            let vm = t.host().drive(&disk).launch().await?;
+            vm.assert_pattern(&disk, 2, 0..KIB).await?;
+            vm.shutdown().await?;
+        }));
+        let report = run.failure();
+        let line = line!() - 4;
+        assert!(
+            report.message.contains("Pattern verification failed"),
+            "{run:?}"
+        );
+        assert_eq!(report.place.as_ref().unwrap().line, line);
+        // A case that has dealt with it is not told again by the end of the machine.
+        bench
+            .run(case!(|t| {
+                let disk = t.image("disk").size(MIB).fill(1).create().await?;
+                let vm = t.host().drive(&disk).launch().await?;
+                for _ in 0..2 {
+                    let wrong = vm.io(&disk, "read -P 2 0 512").await.unwrap_err();
+                    assert!(wrong.message().contains("offset 0, 512 bytes"), "{wrong}");
+                }
+                vm.shutdown().await?;
+            }))
+            .assert_passed();
+    }
+}
+
+/// What a command printed is there with its end, on an emulator as on a storage daemon.
+#[test]
+fn a_command_on_a_node_returns_what_it_printed() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let disk = t.image("disk").size(MIB).create().await?;
+            let vm = t.host().drive(&disk).launch().await?;
+            for sector in 0..64 {
+                let offset = sector * 512;
+                let printed = vm.io(&disk, &format!("write {offset} 512")).await?;
+                let told = format!("wrote 512/512 bytes at offset {offset}\n");
+                assert!(printed.starts_with(&told), "{printed}");
+                assert_eq!(printed.lines().count(), 2, "{printed}");
+            }
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+#[test]
+fn a_refused_command_fails_the_case_unless_it_is_expected() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let vm = t.host().launch().await?;
+            let add = || {
+                vm.cmd(
+                    "blockdev-add",
+                    json!({"driver": "nonsense", "node-name": "n"}),
+                )
+            };
+            add().expect_error("GenericError", "nonsense").await?;
+            let wrong = add()
+                .expect_error("GenericError", "other words")
+                .await
+                .unwrap_err();
+            assert!(wrong.to_string().contains("other words"), "{wrong}");
+            let failure = add().await.unwrap_err();
+            assert!(
+                failure.message().contains("Driver(\"nonsense\")"),
+                "{failure}"
+            );
+            assert!(
+                vm.cmd("query-block", ())
+                    .expect_error("GenericError", "")
+                    .await
+                    .is_err()
+            );
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+/// H29: a path in the graph leads to a node, or to nothing; the error names path and both nodes.
+#[test]
+fn a_path_in_the_graph_leads_to_the_expected_node_or_nowhere() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let base = t.image("base").size(MIB).create().await?;
+            let top = t.image("top").backing(&base).create().await?;
+            let vm = t.host().drive(&top).launch().await?;
+            vm.assert_block_path(&top, "/backing", "base").await?;
+            vm.assert_block_path(&top, "/backing/backing", None).await?;
+            let wrong = vm
+                .assert_block_path(&top, "/backing", "other")
+                .await
+                .unwrap_err();
+            assert_eq!(
+                wrong.message(),
+                "found node base under top/backing, expected other"
+            );
+            let wrong = vm
+                .assert_block_path(&top, "/backing", None)
+                .await
+                .unwrap_err();
+            assert!(wrong.message().contains("expected nothing"), "{wrong}");
+            let wrong = vm
+                .assert_block_path(&top, "/file/backing", "x")
+                .await
+                .unwrap_err();
+            assert!(
+                wrong
+                    .message()
+                    .contains("found nothing under top/file/backing"),
+                "{wrong}"
+            );
+            assert!(vm.assert_block_path(&top, "/no/way", None).await.is_err());
+            assert!(vm.assert_block_path("nobody", "/file", None).await.is_err());
+            let wrong = vm.assert_chain("top -> other").await.unwrap_err();
+            assert!(
+                wrong.to_string().contains("found:    top -> base"),
+                "{wrong}"
+            );
+            vm.node("base").await?.assert("drv", "qcow2")?;
+            assert!(!vm.has_node("nobody").await?);
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+/// H48: bitmaps are found by the name of their node.
+#[test]
+fn bitmaps_are_found_by_node_name_with_their_status() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let disk = t.image("disk").size(MIB).create().await?;
+            let vm = t.host().drive(&disk).launch().await?;
+            let add = json!({"node": "disk", "name": "b0", "granularity": 64 * KIB});
+            vm.cmd("block-dirty-bitmap-add", add).await?;
+            vm.write(&disk, 1, 100 * KIB..101 * KIB).await?;
+            let bitmap = vm.bitmap("disk", "b0").await?;
+            assert_eq!(
+                (bitmap.count, bitmap.granularity, bitmap.recording),
+                (64 * KIB, 64 * KIB, true)
+            );
+            vm.assert_bitmap("disk", "b0", json!({"count": 64 * KIB, "busy": false}))
+                .await?;
+            let wrong = vm
+                .assert_bitmap("disk", "b0", json!({"count": 1}))
+                .await
+                .unwrap_err();
+            assert!(
+                wrong.message().contains("\"count\" is 65536, expected 1"),
+                "{wrong}"
+            );
+            assert!(vm.find_bitmap("disk", "b1").await?.is_none());
+            let wrong = vm.bitmap("disk", "b1").await.unwrap_err();
+            assert!(wrong.message().contains("it has: b0"), "{wrong}");
+            assert_eq!(vm.bitmap_sha256("disk", "b0").await?.len(), 64);
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+/// H23: drives are numbered, have interface, format, cache and aio, options, and may be empty.
+#[test]
+fn drives_are_numbered_and_have_what_was_said() {
+    for set in systems() {
+        let mut bench = Bench::new(&set).backend(Backend::System);
+        bench.spec.cache = Cache::Unsafe;
+        let run = bench.run(case!(|t| {
+            let one = t.image("one").size(MIB).create().await?;
+            let two = t.image("two").size(MIB).format(RAW).create().await?;
+            let secret = t.image("secret").size(MIB).format(LUKS).create().await?;
+            let vm = t
+                .vm()
+                .drive(&one)
+                .drive(Drive::of(&two).interface("none").option("read-only", "on"))
+                .drive(Drive::empty())
+                .drive(Drive::of(&secret).interface("none"))
+                .launch()
+                .await?;
+            let block = vm.cmd("query-block", ()).await?;
+            let drive0 = block.find(&json!({"device": "drive0"}))?;
+            drive0.assert("inserted/node-name", "one")?;
+            drive0.assert("inserted/drv", "qcow2")?;
+            drive0.assert("inserted/cache/no-flush", true)?;
+            let drive1 = block.find(&json!({"device": "drive1"}))?;
+            drive1.assert("inserted/ro", true)?;
+            drive1.assert("inserted/drv", "raw")?;
+            block
+                .find(&json!({"device": "drive2"}))?
+                .assert_absent("inserted")?;
+            block
+                .find(&json!({"device": "drive3"}))?
+                .assert("inserted/drv", "luks")?;
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+/// H16: HMP, and qemu-io over it by drive or by device.
+#[test]
+fn the_human_monitor_answers_and_qemu_io_goes_by_drive_node_or_device() {
+    for set in systems() {
+        let run = Bench::new(&set).backend(Backend::System).run(case!(|t| {
+            let disk = t.image("disk").size(MIB).create().await?;
+            let host = t
+                .vm()
+                .drive(Drive::of(&disk).interface("none"))
+                .device("virtio-scsi")
+                .device("scsi-hd,id=hd0,drive=drive0");
+            let vm = host.launch().await?;
+            assert!(vm.hmp("info block").await?.contains("drive0"));
+            // Logged, or not, as anything that the harness does.
+            t.narrate(true);
+            vm.hmp("info name").await?;
+            t.narrate(false);
+            vm.hmp("info status").await?;
+            vm.write("drive0", 1, 0..KIB).await?;
+            vm.write(Target::device("hd0"), 2, KIB..2 * KIB).await?;
+            assert!(vm.write("nobody", 2, KIB..2 * KIB).await.is_err());
+            let log = vm.shutdown().await?;
+            assert_eq!(log.matches("wrote 1024/1024 bytes").count(), 2, "{log}");
+            disk.assert_pattern(1, 0..KIB).await?;
+            disk.assert_pattern(2, KIB..2 * KIB).await?;
+            let _ = t.golden();
+        }));
+        run.assert_passed();
+        let log = run.log();
+        assert!(
+            log.contains("\"human-monitor-command\"") && log.contains("info name"),
+            "{log}"
+        );
+        assert!(!log.contains("info status"), "{log}");
+    }
+}
+
+/// The same builder launches again, with more added.
+#[test]
+fn a_machine_is_launched_again_from_the_same_builder() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let disk = t.image("disk").size(MIB).create().await?;
+            let host = t.host().drive(&disk);
+            host.launch().await?.shutdown().await?;
+            let node = json!({"driver": "null-co", "node-name": "more"});
+            let vm = host.clone().blockdev(node).launch().await?;
+            assert!(vm.has_node("more").await?);
+            vm.kill().await?;
+            host.launch().await?.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+#[test]
+fn a_machine_that_refuses_to_start_tells_why_and_may_be_expected_to() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let host = t
+                .host()
+                .blockdev(json!({"driver": "file", "filename": "/nowhere", "node-name": "n"}));
+            host.expect_launch_error("No such file").await?;
+            assert!(host.expect_launch_error("other words").await.is_err());
+            host.launch().await?;
+        }));
+        assert!(run.failure().message.contains("No such file"), "{run:?}");
+    }
+}
+
+/// Events stay for whoever waits for them; absence is asserted without waiting for time to pass.
+#[test]
+fn events_are_taken_by_what_they_are() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let node = |name: &str| json!({"driver": "null-co", "node-name": name, "size": MIB});
+            let vm = t
+                .host()
+                .blockdev(node("a"))
+                .blockdev(node("b"))
+                .launch()
+                .await?;
+            let job = vm.mirror("a", "b").id("m").start().await?;
+            job.complete().await?;
+            let matcher = qmp::Matcher::event("JOB_STATUS_CHANGE").data(json!({"status": "null"}));
+            vm.event(matcher).await?.assert("data/id", "m")?;
+            vm.event("BLOCK_JOB_READY")
+                .await?
+                .assert("data/device", "m")?;
+            vm.assert_no_event("BLOCK_JOB_READY").await?;
+            assert!(vm.assert_no_event("BLOCK_JOB_COMPLETED").await.is_err());
+            assert!(!vm.take_events("JOB_STATUS_CHANGE").is_empty());
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+/// H33: the migration's events are narrated; its end and the run state are awaited; failure is told.
+#[test]
+fn a_migration_is_waited_for_with_the_run_state_after_it() {
+    for set in systems() {
+        let mut bench = Bench::new(&set).backend(Backend::System);
+        bench.spec.guest = Guest::RunningIdle;
+        let run = bench.run(case!(|t| {
+            let socket = t.socket("migrate")?;
+            let uri = format!("unix:{}", socket.as_str());
+            let source = t.vm().name("source").launch().await?;
+            let target = t.vm().name("target").incoming(&uri).launch().await?;
+            source.migration_capabilities(&[]).await?;
+            target.migration_capabilities(&[]).await?;
+            t.narrate(true);
+            source.cmd("migrate", json!({"uri": uri})).await?;
+            assert!(source.wait_migration("postmigrate").await?);
+            t.narrate(false);
+            assert!(target.wait_migration("running").await?);
+            source.shutdown().await?;
+            target.shutdown().await?;
+            let lonely = t.vm().tolerate("nowhere").launch().await?;
+            lonely.migration_capabilities(&[]).await?;
+            // Taken, and it fails then: nobody listens there.
+            lonely
+                .cmd("migrate", json!({"uri": "unix:/nowhere/at/all"}))
+                .await?;
+            assert!(!lonely.wait_migration("postmigrate").await?);
+            lonely.shutdown().await?;
+            let _ = t.golden();
+        }));
+        run.assert_passed();
+        let log = run.log();
+        assert!(
+            log.contains(r#""event": "MIGRATION""#) && log.contains(r#""completed""#),
+            "{log}"
+        );
+        assert!(
+            log.contains(r#"{"microseconds": "USECS", "seconds": "SECS"}"#),
+            "{log}"
+        );
+    }
+}
+
+/// H33: the end of a migration is not the end of waiting: the run state is.
+#[test]
+fn a_migration_is_over_when_the_expected_run_state_is_reached() {
+    for set in systems() {
+        let mut bench = Bench::new(&set).backend(Backend::System);
+        bench.spec.guest = Guest::RunningIdle;
+        let run = bench.run(case!(|t| {
+            let socket = t.socket("migrate")?;
+            let uri = format!("unix:{}", socket.as_str());
+            let source = t.vm().name("source").launch().await?;
+            // Does not go on by itself.
+            let target = t.vm().name("target").args(["-S"]).incoming(&uri);
+            let target = target.launch().await?;
+            source.migration_capabilities(&[]).await?;
+            target.migration_capabilities(&[]).await?;
+            source.cmd("migrate", json!({"uri": uri})).await?;
+            let order = std::cell::RefCell::new(Vec::new());
+            let waiting = async {
+                assert!(target.wait_migration("running").await?);
+                order.borrow_mut().push("waited");
+                CaseResult::Ok(())
+            };
+            let going_on = async {
+                target.wait_run_state("paused").await?;
+                assert!(source.wait_migration("postmigrate").await?);
+                for _ in 0..20 {
+                    target.cmd("query-version", ()).await?;
+                }
+                order.borrow_mut().push("continued");
+                target.cmd("cont", ()).await?;
+                CaseResult::Ok(())
+            };
+            tokio::try_join!(waiting, going_on)?;
+            assert_eq!(*order.borrow(), ["continued", "waited"]);
+            source.shutdown().await?;
+            target.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+/// An end with another status than 0 can be expected, and no other one is then.
+#[test]
+fn a_machine_ends_by_itself_with_the_expected_status() {
+    for set in systems() {
+        let bench = Bench::new(&set).backend(Backend::System);
+        let run = |status: i32| {
+            bench.run(case!(|t| {
+                // It gives up when what comes in is no migration.
+                let host = t.vm().incoming("defer").tolerate("");
+                let vm = host.launch().await?;
+                let nonsense = json!({"uri": "exec:echo this is no migration"});
+                vm.cmd("migrate-incoming", nonsense).await?;
+                vm.wait_exit_status(status).await?;
+            }))
+        };
+        run(1).assert_passed();
+        let wrong = run(3);
+        assert!(
+            wrong.failure().message.contains("status 1"),
+            "{:?}",
+            wrong.failure()
+        );
+    }
+}
+
+/// Only a machine with a clock of its own can be shown that time has passed. (The stepping itself is
+/// shown where the channel is implemented.)
+#[test]
+fn the_clock_of_a_machine_without_one_cannot_be_stepped() {
+    for set in systems() {
+        let bench = Bench::new(&set).backend(Backend::System);
+        let second = std::time::Duration::from_secs(1);
+        let run = bench.run(case!(|t| {
+            let vm = t.vm().launch().await?;
+            let wrong = vm.step_clock(second).await.unwrap_err();
+            assert!(wrong.message().contains("Guest::VirtualClock"), "{wrong}");
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+        // A build with the accelerator has one.
+        let mut bench = Bench::new(&set).backend(Backend::System);
+        bench.spec.guest = Guest::VirtualClock;
+        bench = bench.accelerators(&["qtest"]);
+        let run = bench.run(case!(|t| {
+            let vm = match t.vm().launch().await {
+                Ok(vm) => vm,
+                Err(error) if error.to_string().contains("qtest") => return t.skip("no qtest"),
+                Err(error) => return Err(error),
+            };
+            vm.step_clock(second).await?;
+            vm.shutdown().await?;
+        }));
+        match run.events.last() {
+            Some(CaseEvent::Skipped { .. }) => println!("skipped: this emulator has no qtest"),
+            _ => run.assert_passed(),
+        }
+    }
+}
+
+/// H33: a migration that is cancelled ends the wait like one that fails.
+#[test]
+fn a_migration_that_is_cancelled_is_told_and_not_waited_for() {
+    for set in systems() {
+        let mut bench = Bench::new(&set).backend(Backend::System);
+        bench.spec.guest = Guest::RunningIdle;
+        let run = bench.run(case!(|t| {
+            // With a board there is memory, whose transfer takes its time.
+            let vm = t.vm().board("pc").launch().await?;
+            vm.migration_capabilities(&[]).await?;
+            // Less than ten bytes a second are no limit for QEMU: it counts in tenths.
+            let slow = json!({"max-bandwidth": 1000});
+            vm.cmd("migrate-set-parameters", slow).await?;
+            vm.cmd("migrate", json!({"uri": "exec:cat >/dev/null"}))
+                .await?;
+            let active = qmp::Matcher::event("MIGRATION").data(json!({"status": "active"}));
+            vm.event(active).await?;
+            vm.cmd("migrate_cancel", ()).await?;
+            assert!(!vm.wait_migration("postmigrate").await?);
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+#[test]
+fn requests_are_held_at_a_breakpoint_and_resumed() {
+    for set in systems() {
+        let run = Bench::new(&set).backend(Backend::System).run(case!(|t| {
+            let disk = t.image("disk").size(MIB).create().await?;
+            let drive = Drive::of(&disk).interface("none").with_breakpoints();
+            let vm = t.vm().drive(drive).launch().await?;
+            let held = vm.hold(&disk, "write_aio").await?;
+            vm.io(&disk, "aio_write 0 512").await?;
+            held.wait_hit().await?;
+            held.resume().await?;
+            vm.io(&disk, "aio_flush").await?;
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}

@@ -1,0 +1,13 @@
+//! The author's side against a real QEMU.
+
+mod bench;
+mod guide;
+mod hang;
+mod house;
+mod images;
+mod jobs;
+mod machines;
+mod nbd;
+mod skeleton;
+mod tools;
+mod verdicts;

@@ -1,0 +1,5 @@
+//! Integration tests, in one binary.
+
+mod author;
+mod runner;
+mod script;

@@ -1,0 +1,224 @@
+//! A place where the fixture program runs: its own build folder, temporary folder, PATH and (fake) qemu-img.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use iotests_core::runner::Verdict;
+use iotests_core::runner::event::{Outcome, RunEvent, Summary};
+
+/// A qemu-img that has the formats of the fixture and says yes to everything.
+const FAKE_QEMU_IMG: &str = "#!/bin/sh
+case \"$1\" in
+--version) echo 'qemu-img version 7.2.22 (a fake)' ;;
+--help) printf 'x\\n\\nSupported formats: raw qcow2 vmdk\\n\\nSee nothing\\n' ;;
+create) [ \"$5\" != help ] || printf 'Supported options:\\n  size=<size> - Virtual size\\n' ;;
+esac
+exit 0
+";
+
+/// A qemu-io that does nothing.
+const FAKE_QEMU_IO: &str =
+    "#!/bin/sh\n[ \"$1\" = --version ] && echo 'qemu-io version 7.2.22 (a fake)'\nexit 0\n";
+
+/// The variable by which the processes of one bench are told from all others.
+const MARK: &str = "IOTESTS_SELF_TEST";
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// See the module.
+pub(super) struct Bench {
+    folder: tempfile::TempDir,
+    mark: String,
+    pub(super) has_qemu_nbd: bool,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("ir")
+            .tempdir_in("/tmp")
+            .unwrap();
+        for name in ["bin", "tmp"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("{}-{number}", std::process::id());
+        let mut bench = Self {
+            folder,
+            mark,
+            has_qemu_nbd: false,
+        };
+        for program in ["sh", "sleep", "setsid", "true"] {
+            assert!(bench.link(program), "{program} is needed");
+        }
+        bench.has_qemu_nbd = bench.link("qemu-nbd");
+        bench.script("bin/qemu-img", FAKE_QEMU_IMG);
+        bench.script("bin/qemu-io", FAKE_QEMU_IO);
+        bench
+    }
+
+    /// Makes a program of PATH visible; false when there is none.
+    pub(super) fn link(&self, program: &str) -> bool {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path)
+            .map(|folder| folder.join(program))
+            .find(|file| file.exists());
+        found.is_some_and(|file| symlink(file, self.path("bin").join(program)).is_ok())
+    }
+
+    /// Writes an executable script.
+    pub(super) fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        crate::script::write(&path, text);
+        path
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The program with these arguments and nothing of our environment.
+    pub(super) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_iotests-fixture"));
+        command
+            .args(args)
+            .env_clear()
+            .env(MARK, &self.mark)
+            .env("PATH", self.path("bin"))
+            .env("HOME", self.folder.path())
+            .env("TMPDIR", self.path("tmp"))
+            .env("IOTESTS_BUILD_DIR", self.path("build"))
+            .env("FIXTURE_STATE", self.path("tmp/state"))
+            .env("FIXTURE_OUTSIDE", self.path("outside"))
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its end.
+    pub(super) fn run(&self, args: &[&str]) -> Ran {
+        Ran::new(self.command(args).output().unwrap())
+    }
+
+    /// Processes of this bench that are alive, whoever their parent is.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        let wanted = format!("{MARK}={}", self.mark);
+        let is_ours = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == wanted.as_bytes())
+        };
+        let pids = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(is_ours).collect()
+    }
+
+    /// What is left in the places where runs keep their things: run directories and socket directories.
+    pub(super) fn left(&self) -> Vec<PathBuf> {
+        let entries = |folder: &Path| -> Vec<PathBuf> {
+            fs::read_dir(folder)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .collect()
+        };
+        let mut left = entries(&self.path("build/iotests/runs"));
+        left.retain(|path| !path.ends_with("lock"));
+        let sockets = entries(&self.path("tmp"));
+        left.extend(
+            sockets
+                .into_iter()
+                .filter(|path| path.to_string_lossy().contains("/iot-")),
+        );
+        left
+    }
+}
+
+/// Mounts below this folder, as the kernel's table has them.
+pub(super) fn mounts_below(folder: &Path) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let folder = format!(" {}/", folder.display());
+    let lines = table.lines().filter(|line| line.contains(&folder));
+    lines.map(str::to_owned).collect()
+}
+
+/// How the program ended and what it printed.
+pub(super) struct Ran {
+    pub(super) code: Option<i32>,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+}
+
+impl Ran {
+    pub(super) fn new(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn assert_code(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "\n{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub(super) fn assert_says(&self, text: &str) -> &Self {
+        let all = format!("{}\n{}", self.stdout, self.stderr);
+        assert!(all.contains(text), "`{text}` is not in\n{all}");
+        self
+    }
+
+    #[track_caller]
+    pub(super) fn assert_does_not_say(&self, text: &str) -> &Self {
+        let all = format!("{}\n{}", self.stdout, self.stderr);
+        assert!(!all.contains(text), "`{text}` is in\n{all}");
+        self
+    }
+}
+
+/// The events of a run, as the JSON lines tell them.
+pub(super) fn events(jsonl: &str) -> Vec<RunEvent> {
+    jsonl
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+/// The outcomes among them, by id.
+pub(super) fn outcomes(events: &[RunEvent]) -> BTreeMap<String, Outcome> {
+    let outcome = |event: &RunEvent| match event {
+        RunEvent::InstanceFinished(outcome) => {
+            Some((outcome.instance.id.clone(), (**outcome).clone()))
+        }
+        _ => None,
+    };
+    events.iter().filter_map(outcome).collect()
+}
+
+/// All verdicts, those of skipped instances included.
+pub(super) fn verdicts(events: &[RunEvent]) -> BTreeMap<String, Verdict> {
+    let verdict = |event: &RunEvent| match event {
+        RunEvent::InstanceFinished(outcome) => Some((outcome.instance.id.clone(), outcome.verdict)),
+        RunEvent::InstanceSkipped { instance, .. } => Some((instance.id.clone(), Verdict::Skip)),
+        _ => None,
+    };
+    events.iter().filter_map(verdict).collect()
+}
+
+/// The summary at the end.
+pub(super) fn summary(events: &[RunEvent]) -> Summary {
+    match events.last() {
+        Some(RunEvent::RunFinished(summary)) => (**summary).clone(),
+        other => panic!("the last event is {other:?}"),
+    }
+}

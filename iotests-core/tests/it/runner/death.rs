@@ -1,0 +1,249 @@
+//! However a run is ended, nothing of it stays: neither processes nor directories.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use iotests_core::runner::event::RunEvent;
+use iotests_core::wire::CaseEvent;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, mkfifo};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::bench::{Bench, Ran, events, mounts_below};
+
+/// What a busy machine cannot take for what takes a moment.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A run whose events can be waited for.
+struct Running {
+    child: Child,
+    events: BufReader<std::fs::File>,
+}
+
+impl Running {
+    fn start(bench: &Bench, args: &[&str]) -> Self {
+        let fifo = bench.path("fifo");
+        let _ = std::fs::remove_file(&fifo);
+        mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut command = bench.command(args);
+        command
+            .arg("--jsonl")
+            .arg(&fifo)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        Self {
+            child,
+            events: BufReader::new(std::fs::File::open(fifo).unwrap()),
+        }
+    }
+
+    /// The next event; `None` at the end of the run.
+    fn next(&mut self) -> Option<RunEvent> {
+        let mut line = String::new();
+        self.events.read_line(&mut line).unwrap();
+        events(&line).pop()
+    }
+
+    fn wait_for_running_cases(&mut self, number: usize) {
+        let mut seen = 0;
+        while seen < number {
+            let event = self.next().expect("the run goes on");
+            seen += usize::from(matches!(
+                event,
+                RunEvent::Case {
+                    said: CaseEvent::Started { .. },
+                    ..
+                }
+            ));
+        }
+    }
+
+    fn wait_for_a_step(&mut self) {
+        let is_step = |event: &RunEvent| match event {
+            RunEvent::Case { said, .. } => matches!(said, CaseEvent::Step { .. }),
+            _ => false,
+        };
+        while !is_step(&self.next().expect("the run goes on")) {}
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    fn finish(mut self) -> Ran {
+        while self.next().is_some() {}
+        Ran::new(self.child.wait_with_output().unwrap())
+    }
+}
+
+/// Waits until no process of the bench is left; the ends of processes are awaited, not polled for.
+fn none_is_left(bench: &Bench) -> bool {
+    let end = Instant::now() + LONG;
+    loop {
+        let processes = bench.processes();
+        if processes.is_empty() {
+            return true;
+        }
+        for pid in processes {
+            let Some(pid) = rustix::process::Pid::from_raw(pid as i32) else {
+                continue;
+            };
+            let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
+                continue;
+            };
+            let left = end.saturating_duration_since(Instant::now());
+            let mut fds = [nix::poll::PollFd::new(
+                std::os::fd::AsFd::as_fd(&descriptor),
+                nix::poll::PollFlags::POLLIN,
+            )];
+            let timeout = nix::poll::PollTimeout::try_from(left).unwrap();
+            if nix::poll::poll(&mut fds, timeout) == Ok(0) {
+                return false;
+            }
+        }
+    }
+}
+
+#[test]
+fn kill_9_of_the_runner_leaves_no_process_and_the_next_run_removes_the_rest() {
+    let bench = Bench::new();
+    // Any ten numbers would do; these are spread over start, middle and a busy run.
+    for moment in [1, 2, 3, 5, 8, 11, 14, 19, 26, 33] {
+        let mut running = Running::start(
+            &bench,
+            &[
+                "waits_with_a_tree",
+                "passes",
+                "leaves_a_sleeper",
+                "-j4",
+                "--repeat",
+                "9",
+            ],
+        );
+        for _ in 0..moment {
+            // All slots hang some time before the last moments; then this is where it is killed.
+            if running.next().is_none() {
+                break;
+            }
+        }
+        running.signal(Signal::SIGKILL);
+        running.child.wait().unwrap();
+        assert!(none_is_left(&bench), "at {moment}: {:?}", bench.processes());
+    }
+    assert_ne!(bench.left().len(), 0, "there is something to be removed");
+    bench.run(&["verdicts::passes@raw"]).assert_code(0);
+    assert_eq!(bench.left(), [""; 0].map(std::path::PathBuf::from));
+}
+
+#[test]
+fn the_first_ctrl_c_ends_what_runs_with_a_summary_and_leaves_nothing() {
+    let bench = Bench::new();
+    let mut running = Running::start(&bench, &["waits_with_a_tree", "-j3", "--repeat", "2"]);
+    running.wait_for_running_cases(3);
+    running.signal(Signal::SIGINT);
+    let ran = running.finish();
+    ran.assert_code(130)
+        .assert_says("3 interrupted, 3 not run")
+        .assert_says("SIGINT");
+    assert_eq!(bench.processes(), [0; 0]);
+    assert_eq!(bench.left().len(), 0, "{:?}", bench.left());
+}
+
+#[test]
+fn a_case_that_does_not_listen_to_the_first_ctrl_c_is_killed_by_the_second_or_after_a_grace() {
+    for signals in [1, 2] {
+        let bench = Bench::new();
+        let mut running = Running::start(&bench, &["is_deaf"]);
+        running.wait_for_running_cases(1);
+        // It says that it has stopped listening.
+        running.wait_for_a_step();
+        for _ in 0..signals {
+            running.signal(Signal::SIGINT);
+            while !matches!(running.next(), Some(RunEvent::Stopping { .. })) {}
+        }
+        running
+            .finish()
+            .assert_code(130)
+            .assert_says("1 interrupted");
+        assert_eq!(bench.processes(), [0; 0]);
+    }
+}
+
+#[test]
+fn sigterm_ends_a_run_as_ctrl_c_does() {
+    let bench = Bench::new();
+    let mut running = Running::start(&bench, &["waits_with_a_tree", "-j3"]);
+    running.wait_for_running_cases(3);
+    running.signal(Signal::SIGTERM);
+    running.finish().assert_code(130);
+    assert_eq!(bench.processes(), [0; 0]);
+}
+
+#[test]
+fn two_runs_at_once_do_not_disturb_each_other() {
+    let bench = Bench::new();
+    let args = ["passes@", "runs_each_row/good", "--repeat", "5"];
+    let runs = [bench.command(&args), bench.command(&args)].map(|mut command| {
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    for run in runs {
+        Ran::new(run.wait_with_output().unwrap())
+            .assert_code(0)
+            .assert_says("15 passed");
+    }
+    assert_eq!(bench.left().len(), 0, "{:?}", bench.left());
+}
+
+/// A bench whose cases can export over FUSE; says so where that cannot be.
+fn bench_with_fuse() -> Option<Bench> {
+    let bench = Bench::new();
+    let daemon = bench.link("qemu-storage-daemon");
+    // Who is not root mounts by this.
+    bench.link("fusermount3");
+    let mut device = std::fs::File::options();
+    if !daemon || device.read(true).write(true).open("/dev/fuse").is_err() {
+        println!("skipped: FUSE, there is no /dev/fuse or no storage daemon");
+        return None;
+    }
+    let skipped = bench.run(&["dies_with_a_mount", "--list"]);
+    if skipped.stdout.contains("not on raw.fuse: ") {
+        println!("skipped: FUSE, {}", skipped.stdout);
+        return None;
+    }
+    Some(bench)
+}
+
+#[test]
+fn a_case_that_dies_leaves_no_dead_mount_in_what_is_kept_of_it() {
+    let Some(bench) = bench_with_fuse() else {
+        return;
+    };
+    bench
+        .run(&["dies_with_a_mount"])
+        .assert_code(1)
+        .assert_says("killed by SIGKILL");
+    assert_eq!(mounts_below(&bench.path("build")), [""; 0]);
+    assert_eq!(bench.left().len(), 1, "{:?}", bench.left());
+}
+
+#[test]
+fn a_mount_that_a_dead_run_left_is_removed_by_the_next() {
+    let Some(bench) = bench_with_fuse() else {
+        return;
+    };
+    let mut running = Running::start(&bench, &["waits_with_a_mount"]);
+    running.wait_for_a_step();
+    running.signal(Signal::SIGKILL);
+    running.child.wait().unwrap();
+    assert!(none_is_left(&bench), "{:?}", bench.processes());
+    assert_ne!(mounts_below(&bench.path("build")), [""; 0]);
+    bench.run(&["verdicts::passes@raw"]).assert_code(0);
+    assert_eq!(mounts_below(&bench.path("build")), [""; 0]);
+    assert_eq!(bench.left(), [""; 0].map(std::path::PathBuf::from));
+}

@@ -1,0 +1,475 @@
+//! Bad input and a bad computer: a clear error and the right exit code for each.
+
+use std::fs;
+
+use super::bench::{Bench, Ran};
+
+#[test]
+fn an_unknown_case_names_the_nearest() {
+    let bench = Bench::new();
+    bench
+        .run(&["pases"])
+        .assert_code(3)
+        .assert_says("failed to find a case for `pases`")
+        .assert_says("verdicts::passes");
+    bench
+        .run(&["999"])
+        .assert_code(3)
+        .assert_says("near to it:\n  903 (families::runs_each_row)\n  902 (verdicts::fails)\n");
+    let rows = bench.run(&["runs_each_rows"]);
+    rows.assert_code(3).assert_says("families::runs_each_row");
+    assert_eq!(
+        rows.stderr.matches("runs_each_row\n").count(),
+        1,
+        "{}",
+        rows.stderr
+    );
+}
+
+#[test]
+fn a_point_of_the_matrix_that_a_case_has_not_names_those_that_it_has() {
+    let bench = Bench::new();
+    for selector in ["901@vmdk", "verdicts::passes@vmdk", "901@nonsense"] {
+        bench
+            .run(&[selector])
+            .assert_code(3)
+            .assert_says(&format!(
+                "failed to select a case: `{selector}` is no point"
+            ))
+            .assert_says("verdicts::passes runs on raw, qcow2");
+    }
+    bench
+        .run(&["901@raw"])
+        .assert_code(0)
+        .assert_says("verdicts::passes@raw")
+        .assert_says("1 passed");
+    bench
+        .run(&[""])
+        .assert_code(2)
+        .assert_says("an empty word selects nothing");
+}
+
+#[test]
+fn unknown_formats_groups_sets_and_options_are_bad_usage() {
+    let bench = Bench::new();
+    bench
+        .run(&["-f", "qcow3"])
+        .assert_code(2)
+        .assert_says("format `qcow3` is unknown; there is raw, qcow2");
+    bench
+        .run(&["-g", "fast"])
+        .assert_code(2)
+        .assert_says("group `fast` is unknown; there is rw, auto");
+    bench
+        .run(&["--set", "8.0"])
+        .assert_code(2)
+        .assert_says("there is no set `8.0`; there is auto, all, host");
+    bench.run(&["--no-such-option"]).assert_code(2);
+    bench.run(&["--timeout-scale", "0"]).assert_code(2);
+}
+
+#[test]
+fn options_of_images_that_the_format_does_not_know_are_bad_usage_once() {
+    let bench = Bench::new();
+    let run = |option: &str| bench.run(&["passes@", "--imgopts", option]);
+    run("sise=1M")
+        .assert_code(2)
+        .assert_says("knows no such option of the format raw; it knows size");
+    run("size").assert_code(2).assert_says("NAME=VALUE");
+    run("size=1M").assert_code(0);
+}
+
+#[test]
+fn options_that_leave_nothing_are_told_apart_from_a_typing_error() {
+    let bench = Bench::new();
+    bench
+        .run(&["passes@", "-f", "vmdk"])
+        .assert_code(3)
+        .assert_says("failed to select a case: these options leave none");
+}
+
+#[test]
+fn a_named_tool_that_is_missing_not_executable_or_not_qemu_is_told_as_such() {
+    let bench = Bench::new();
+    let run = |path: &str| bench.run(&["passes@", "--qemu-img", path]);
+    run("/no/such/tool")
+        .assert_code(4)
+        .assert_says("/no/such/tool does not exist");
+    fs::write(bench.path("plain"), "").unwrap();
+    run("plain")
+        .assert_code(4)
+        .assert_says("is not an executable file");
+    bench.script("other", "#!/bin/sh\necho hello\n");
+    run("other")
+        .assert_code(4)
+        .assert_says("is not this program of QEMU");
+    let by_environment = bench
+        .command(&["passes@"])
+        .env("QEMU_IMG_PROG", "/no/such/tool")
+        .output()
+        .unwrap();
+    Ran::new(by_environment)
+        .assert_code(4)
+        .assert_says("QEMU_IMG_PROG: /no/such/tool does not exist");
+}
+
+#[test]
+fn no_qemu_at_all_is_told_with_the_ways_to_get_it() {
+    let bench = Bench::new();
+    fs::remove_file(bench.path("bin/qemu-img")).unwrap();
+    fs::remove_file(bench.path("bin/qemu-io")).unwrap();
+    let _ = fs::remove_file(bench.path("bin/qemu-nbd"));
+    let ran = bench.run(&["passes@"]);
+    ran.assert_code(4)
+        .assert_says("failed to find QEMU's tools")
+        .assert_says("iotests --provision");
+    bench
+        .run(&["passes@", "--list"])
+        .assert_code(0)
+        .assert_says("needs qemu-img");
+}
+
+/// Says its version and its accelerators, and dies when it is to start.
+const DYING_EMULATOR: &str = "#!/bin/sh
+if [ \"$1\" = --version ]; then echo 'QEMU emulator version 7.2.22'; exit 0; fi
+if [ \"$2\" = help ]; then printf 'Accelerators supported in QEMU binary:\ntcg\n'; exit 0; fi
+echo 'out of luck' >&2
+exit 7
+";
+
+#[test]
+fn a_named_emulator_that_dies_at_start_ends_the_run_with_its_command_status_and_words() {
+    let bench = Bench::new();
+    let emulator = bench.script("emulator", DYING_EMULATOR);
+    let emulator = emulator.display().to_string();
+    for _ in 0..2 {
+        // The second answer comes from the cache.
+        bench
+            .run(&["passes@", "--qemu", &emulator])
+            .assert_code(4)
+            .assert_says("failed to use the named program")
+            .assert_says("out of luck")
+            .assert_says("status 7")
+            .assert_says(&format!("command: {emulator} "));
+    }
+    let by_environment = bench
+        .command(&["passes@"])
+        .env("QEMU_PROG", &emulator)
+        .output();
+    Ran::new(by_environment.unwrap()).assert_code(4);
+}
+
+#[test]
+fn an_emulator_in_path_that_dies_at_start_skips_its_cases_with_its_words() {
+    let bench = Bench::new();
+    let name = format!("bin/qemu-system-{}", std::env::consts::ARCH);
+    let emulator = bench.script(&name, DYING_EMULATOR).display().to_string();
+    for _ in 0..2 {
+        let ran = bench.run(&["runs_on_an_emulator", "passes@"]);
+        ran.assert_code(0).assert_says(&format!(
+            "1 skipped: the emulator {emulator} does not start: no accelerator works"
+        ));
+        ran.assert_says("out of luck");
+    }
+}
+
+#[test]
+fn a_named_qemu_img_that_cannot_say_its_formats_ends_the_run() {
+    let bench = Bench::new();
+    let script = "#!/bin/sh\n[ \"$1\" = --version ] && echo 'qemu-img version 7.2.22' && exit 0\n\
+                  echo 'no formats today' >&2\nexit 9\n";
+    let path = bench.script("broken-img", script).display().to_string();
+    bench
+        .run(&["passes@", "--qemu-img", &path])
+        .assert_code(4)
+        .assert_says("no formats today")
+        .assert_says("--help");
+}
+
+#[test]
+fn a_build_folder_without_qemu_is_an_error_and_what_comes_from_elsewhere_is_told() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("empty")).unwrap();
+    let ran = bench.run(&["passes@", "--qemu-build", "empty"]);
+    ran.assert_code(4)
+        .assert_says("failed to find QEMU's tools: there is none in --qemu-build empty")
+        .assert_says("empty/qemu-img does not exist")
+        .assert_says("empty/storage-daemon/qemu-storage-daemon does not exist");
+    let only_img = fs::read_to_string(bench.path("bin/qemu-img")).unwrap();
+    bench.script("empty/qemu-img", &only_img);
+    let io = bench.path("bin/qemu-io").display().to_string();
+    bench
+        .run(&["passes@", "--qemu-build", "empty"])
+        .assert_code(0)
+        .assert_says(&format!(
+            "qemu-io is not in --qemu-build empty: {io} is used"
+        ))
+        .assert_does_not_say("qemu-img is not in");
+    bench
+        .run(&["passes@", "--qemu-build", "empty", "--qemu-io", &io])
+        .assert_code(0)
+        .assert_does_not_say("qemu-io is not in");
+}
+
+#[test]
+fn without_qemu_io_cases_are_skipped_rather_than_failed() {
+    let bench = Bench::new();
+    fs::remove_file(bench.path("bin/qemu-io")).unwrap();
+    bench
+        .run(&["passes@"])
+        .assert_code(0)
+        .assert_says("2 skipped: needs qemu-io")
+        .assert_says("2 instances lack");
+}
+
+#[test]
+fn arguments_that_are_no_text_are_bad_usage_or_shown_as_far_as_they_can_be() {
+    use std::os::unix::ffi::OsStrExt;
+    let bench = Bench::new();
+    let odd = std::ffi::OsStr::from_bytes(b"odd\xff");
+    let with = |args: &[&str]| Ran::new(bench.command(args).arg(odd).output().unwrap());
+    with(&[]).assert_code(2).assert_does_not_say("panicked");
+    with(&["passes@", "--junit"])
+        .assert_code(0)
+        .assert_says("2 passed");
+}
+
+/// Below it a socket would have a path that is too long for the kernel.
+#[test]
+fn a_long_temporary_folder_is_no_place_for_sockets() {
+    let bench = Bench::new();
+    let long = bench.path(&format!("tmp/{}", "d".repeat(200)));
+    // It does not even exist, so that its use would be an error.
+    let mut command = bench.command(&["passes@raw"]);
+    Ran::new(command.env("TMPDIR", long).output().unwrap()).assert_code(0);
+}
+
+#[test]
+fn folders_whose_names_are_not_utf8_are_refused_by_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let bench = Bench::new();
+    let odd = bench
+        .path("tmp")
+        .join(std::ffi::OsStr::from_bytes(b"odd\xff"));
+    let with = |option: &str| {
+        let mut command = bench.command(&["passes@raw", option]);
+        Ran::new(command.arg(&odd).output().unwrap())
+    };
+    for option in ["--build-dir", "--scratch"] {
+        with(option)
+            .assert_code(2)
+            .assert_says("odd\\xFF\" has a name that is not UTF-8");
+        assert!(!odd.exists());
+    }
+    fs::create_dir(&odd).unwrap();
+    std::os::unix::fs::symlink(bench.path("bin/qemu-img"), odd.join("qemu-img")).unwrap();
+    with("--qemu-build")
+        .assert_code(2)
+        .assert_says("the program")
+        .assert_says("qemu-img\" has a name that is not UTF-8");
+    // What a program can do is tried there, so LUKS and more would seem not to work.
+    let mut command = bench.command(&["passes@raw"]);
+    Ran::new(command.env("TMPDIR", &odd).output().unwrap())
+        .assert_code(2)
+        .assert_says("the temporary folder (TMPDIR)")
+        .assert_says("odd\\xFF\" has a name that is not UTF-8");
+    let path = std::env::join_paths([&odd, &bench.path("bin")]).unwrap();
+    let mut command = bench.command(&["passes@raw"]);
+    Ran::new(command.env("PATH", path).output().unwrap()).assert_says("not UTF-8");
+}
+
+#[test]
+fn a_scratch_folder_that_cannot_be_written_is_told() {
+    let bench = Bench::new();
+    let ran = bench.run(&["passes@", "--scratch", "/proc/no-such-place"]);
+    ran.assert_code(5)
+        .assert_says("failed to create the scratch folder /proc/no-such-place");
+    fs::write(bench.path("file"), "").unwrap();
+    bench
+        .run(&["passes@", "--scratch", "file/below"])
+        .assert_code(5);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_an_error_after_the_run() {
+    let bench = Bench::new();
+    bench
+        .run(&["passes@", "--junit", "/no/such/folder/x"])
+        .assert_code(5)
+        .assert_says("failed to create the report");
+    let full = bench.run(&["passes@", "--jsonl", "/dev/full"]);
+    full.assert_code(5)
+        .assert_says("No space left on device")
+        .assert_says("2 passed");
+}
+
+#[test]
+fn a_full_disk_is_told_as_such() {
+    let bench = Bench::new();
+    // A file system of our own, in a mount namespace of our own: it goes with the process.
+    let mut inner = bench.command(&[]);
+    inner.args([
+        "passes@",
+        "--scratch",
+        "disk/runs",
+        "-j1",
+        "--repeat",
+        "50",
+        "--keep",
+    ]);
+    let script = "mount -t tmpfs -o size=120k,nr_inodes=200 none disk && exec \"$@\"";
+    fs::create_dir(bench.path("disk")).unwrap();
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["-r", "-m", "sh", "-c", script, "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    command.env_clear().envs(
+        inner
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    command.env(
+        "PATH",
+        format!(
+            "{}:/usr/bin:/bin:/usr/sbin:/sbin",
+            bench.path("bin").display()
+        ),
+    );
+    command.current_dir(bench.path(""));
+    let ran = Ran::new(command.output().unwrap());
+    if ran.stderr.contains("unshare:") || ran.stderr.contains("mount:") {
+        println!(
+            "skipped: a full disk, for this user may not mount: {}",
+            ran.stderr
+        );
+        return;
+    }
+    ran.assert_code(5).assert_says("No space left on device");
+}
+
+#[test]
+fn a_corrupt_probe_cache_or_record_file_is_ignored_with_a_warning_and_rewritten() {
+    let bench = Bench::new();
+    bench.run(&["passes@"]).assert_code(0);
+    for entry in fs::read_dir(bench.path("build/iotests/probes")).unwrap() {
+        fs::write(entry.unwrap().path(), "{\"broken").unwrap();
+    }
+    fs::write(bench.path("build/iotests/records.json"), "\0").unwrap();
+    let warned = bench.run(&["passes@"]);
+    warned
+        .assert_code(0)
+        .assert_says("probe cache")
+        .assert_says("the records in")
+        .assert_says("ignored");
+    bench
+        .run(&["passes@"])
+        .assert_code(0)
+        .assert_does_not_say("ignored");
+}
+
+#[test]
+fn a_cache_or_records_that_cannot_be_written_are_a_warning() {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("build/iotests/records.json")).unwrap();
+    fs::write(bench.path("build/iotests/probes"), "").unwrap();
+    bench
+        .run(&["passes@"])
+        .assert_code(0)
+        .assert_says("2 passed")
+        .assert_says("warning: the next run asks again")
+        .assert_says("warning: the times and verdicts of this run could not be recorded");
+    assert!(bench.left().is_empty(), "{:?}", bench.left());
+}
+
+#[test]
+fn what_is_kept_for_later_runs_can_be_read_by_everybody() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |file: &std::path::Path| fs::metadata(file).unwrap().permissions().mode();
+    let bench = Bench::new();
+    // Whatever the mask of this process lets through.
+    let ours = bench.path("ours");
+    fs::write(&ours, "").unwrap();
+    bench.run(&["passes@"]).assert_code(0);
+    let probes = fs::read_dir(bench.path("build/iotests/probes")).unwrap();
+    let mut files: Vec<_> = probes.map(|entry| entry.unwrap().path()).collect();
+    files.push(bench.path("build/iotests/records.json"));
+    for file in files {
+        assert_eq!(mode(&file), mode(&ours), "{}", file.display());
+    }
+}
+
+#[test]
+fn a_corrupt_file_of_versions_is_told_once_and_rewritten() {
+    let bench = Bench::new();
+    bench.run(&["passes@"]).assert_code(0);
+    fs::write(bench.path("build/iotests/probes/versions.json"), "{").unwrap();
+    bench
+        .run(&["passes@"])
+        .assert_code(0)
+        .assert_says("versions.json is ignored")
+        .assert_does_not_say("asking the programs");
+    bench
+        .run(&["passes@"])
+        .assert_code(0)
+        .assert_does_not_say("ignored");
+}
+
+#[test]
+fn an_emulator_that_can_be_neither_found_nor_provisioned_is_told_with_the_install_command() {
+    // The bench has no package manager in its PATH.
+    let bench = Bench::new();
+    bench
+        .run(&["passes@", "--provision"])
+        .assert_code(4)
+        .assert_says(iotests_core::provision::install_command())
+        .assert_does_not_say("failed to provision an emulator: failed to");
+}
+
+#[test]
+fn output_that_nobody_reads_any_more_is_nothing_to_panic_about() {
+    let bench = Bench::new();
+    let with = |args: &[&str]| {
+        let closed = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            writer
+        };
+        let mut command = bench.command(args);
+        let told = command.stdout(closed()).output().unwrap();
+        let unheard = command.stdout(closed()).stderr(closed()).status().unwrap();
+        (Ran::new(told), unheard.code())
+    };
+    for args in [&["passes@"][..], &["--list"], &["--probe"], &["--review"]] {
+        let (ran, unheard) = with(args);
+        ran.assert_code(0).assert_does_not_say("panicked");
+        assert_eq!(unheard, Some(0), "{args:?}");
+    }
+    assert_eq!(with(&["no-such-case"]).1, Some(3));
+}
+
+#[test]
+fn denied_skips_fail_the_run() {
+    let bench = Bench::new();
+    bench.run(&["verdicts::is_skipped"]).assert_code(0);
+    bench
+        .run(&["verdicts::is_skipped", "--deny-skips"])
+        .assert_code(6);
+    bench
+        .run(&["verdicts::skips", "--deny-skips"])
+        .assert_code(6);
+}
+
+#[test]
+fn blessing_is_refused_in_ci() {
+    let bench = Bench::new();
+    let ran = Ran::new(
+        bench
+            .command(&["passes@", "--bless"])
+            .env("CI", "true")
+            .output()
+            .unwrap(),
+    );
+    ran.assert_code(2)
+        .assert_says("--bless is refused where CI is set");
+}

@@ -1,0 +1,9 @@
+//! The runner's self-tests: the real program with misbehaving cases, against a model of what each must yield.
+
+mod bench;
+mod death;
+mod input;
+mod model;
+mod reports;
+mod selection;
+mod verdicts;

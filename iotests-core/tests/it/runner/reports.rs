@@ -1,0 +1,227 @@
+//! Every report agrees with the model, and with the summary.
+
+use std::collections::BTreeMap;
+
+use iotests_core::runner::Verdict;
+use iotests_core::runner::event::RunEvent;
+use quick_junit::{Report, TestCaseStatus};
+
+use super::bench::summary;
+use super::model::{ALL, model};
+
+fn expected() -> BTreeMap<String, Verdict> {
+    model(ALL.bench.has_qemu_nbd)
+}
+
+fn number(wanted: impl Fn(Verdict) -> bool) -> usize {
+    expected()
+        .values()
+        .filter(|verdict| wanted(**verdict))
+        .count()
+}
+
+#[test]
+fn the_summary_counts_what_the_model_counts() {
+    let summary = summary(&ALL.jsonl);
+    for verdict in Verdict::ALL {
+        assert_eq!(
+            summary.count(verdict),
+            number(|other| other == verdict),
+            "{verdict}"
+        );
+    }
+    assert_eq!(summary.total(), expected().len());
+    assert_eq!(
+        summary.skips.iter().map(|(_, count)| count).sum::<usize>(),
+        number(|verdict| verdict == Verdict::Skip)
+    );
+}
+
+#[test]
+fn the_terminal_has_a_line_for_each_instance_that_ran_and_the_counts() {
+    let skipped_before: Vec<&str> = ALL
+        .jsonl
+        .iter()
+        .filter_map(|event| match event {
+            RunEvent::InstanceSkipped { instance, .. } => Some(instance.id.as_str()),
+            _ => None,
+        })
+        .collect();
+    for (id, verdict) in expected() {
+        let line = ALL.ran.stdout.lines().find(|line| {
+            let mut words = line.trim_start_matches(' ');
+            words = words.strip_prefix(verdict.word()).unwrap_or_default();
+            words.split_whitespace().nth(2) == Some(id.as_str())
+        });
+        assert_eq!(
+            line.is_some(),
+            !skipped_before.contains(&id.as_str()),
+            "{id}"
+        );
+    }
+    for verdict in Verdict::ALL {
+        let count = number(|other| other == verdict);
+        if count > 0 {
+            ALL.ran
+                .assert_says(&format!("{count} {}", verdict.counted()));
+        }
+    }
+}
+
+#[test]
+fn the_terminal_says_what_the_skipped_ones_lack_and_how_to_get_it() {
+    ALL.ran
+        .assert_says("2 skipped: needs an emulator (qemu-system-*)");
+    ALL.ran
+        .assert_says("2 instances lack an emulator: `iotests --provision` fetches one");
+    ALL.ran
+        .assert_says("1 skipped: the moon is in the wrong phase");
+}
+
+#[test]
+fn without_a_terminal_there_are_no_colours_and_no_bars() {
+    for text in [&ALL.ran.stdout, &ALL.ran.stderr] {
+        assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text:?}");
+    }
+}
+
+#[test]
+fn the_json_lines_begin_with_the_run_and_tell_each_start_before_its_end() {
+    let Some(RunEvent::RunStarted(run)) = ALL.jsonl.first() else {
+        panic!("{:?}", ALL.jsonl.first())
+    };
+    assert_eq!((run.seed, run.jobs), (7, 8));
+    assert_eq!(run.planned + run.skipped, expected().len());
+    let mut running = Vec::new();
+    for event in &ALL.jsonl {
+        match event {
+            RunEvent::InstanceStarted { instance, .. } => running.push(instance.id.clone()),
+            RunEvent::InstanceFinished(outcome) => {
+                let index = running
+                    .iter()
+                    .position(|id| *id == outcome.instance.id)
+                    .expect("it had started");
+                running.remove(index);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(running, [""; 0]);
+}
+
+#[test]
+fn junit_agrees_with_the_model() {
+    let report = Report::deserialize_from_str(&ALL.junit).unwrap();
+    let mut found = BTreeMap::new();
+    for case in &report.test_suites[0].test_cases {
+        let kind = match &case.status {
+            TestCaseStatus::Success { flaky_runs, .. } => {
+                if flaky_runs.is_empty() {
+                    "success"
+                } else {
+                    "flaky"
+                }
+            }
+            TestCaseStatus::NonSuccess {
+                kind: quick_junit::NonSuccessKind::Failure,
+                ..
+            } => "failure",
+            TestCaseStatus::NonSuccess { .. } => "error",
+            TestCaseStatus::Skipped { .. } => "skipped",
+        };
+        found.insert(case.name.to_string(), kind);
+    }
+    let kind = |verdict| match verdict {
+        Verdict::Pass => "success",
+        Verdict::Flaky => "flaky",
+        Verdict::Fail | Verdict::Leak | Verdict::UnexpectedPass => "failure",
+        Verdict::Timeout | Verdict::Crash => "error",
+        _ => "skipped",
+    };
+    let expected: BTreeMap<String, &str> = expected()
+        .into_iter()
+        .map(|(id, verdict)| (id, kind(verdict)))
+        .collect();
+    assert_eq!(found, expected);
+    let failed = number(|verdict| kind(verdict) == "failure");
+    let errors = number(|verdict| kind(verdict) == "error");
+    assert!(
+        ALL.junit.contains(&format!("tests=\"{}\"", expected.len())),
+        "{}",
+        &ALL.junit[..300]
+    );
+    assert!(
+        ALL.junit.contains(&format!("failures=\"{failed}\""))
+            && ALL.junit.contains(&format!("errors=\"{errors}\""))
+    );
+}
+
+#[test]
+fn tap_agrees_with_the_model() {
+    let mut lines = ALL.tap.lines();
+    assert_eq!(lines.next(), Some("TAP version 14"));
+    let mut found = BTreeMap::new();
+    let mut number = 0;
+    for line in lines {
+        let (ok, rest) = match (line.strip_prefix("ok "), line.strip_prefix("not ok ")) {
+            (Some(rest), _) => ("ok", rest),
+            (_, Some(rest)) => ("not ok", rest),
+            _ => continue,
+        };
+        let (this, description) = rest.split_once(" - ").unwrap();
+        number += 1;
+        assert_eq!(this, number.to_string());
+        let (id, directive) = description.split_once(" # ").unwrap_or((description, ""));
+        let directive = directive.split(' ').next().unwrap_or_default();
+        found.insert(
+            id.to_owned(),
+            format!("{ok} {directive}").trim_end().to_owned(),
+        );
+    }
+    let point = |verdict: Verdict| match verdict {
+        Verdict::Skip => "ok SKIP",
+        Verdict::ExpectedFail | Verdict::Quarantined => "not ok TODO",
+        verdict if verdict.is_failure() => "not ok",
+        _ => "ok",
+    };
+    let expected: BTreeMap<String, String> = expected()
+        .into_iter()
+        .map(|(id, verdict)| (id, point(verdict).to_owned()))
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(
+        ALL.tap.lines().last(),
+        Some(format!("1..{number}").as_str())
+    );
+}
+
+#[test]
+fn every_line_of_tap_that_is_no_test_point_is_yaml_or_a_comment_or_the_plan() {
+    for line in ALL.tap.lines().skip(1) {
+        let known = ["ok ", "not ok ", "  ", "# ", "1.."]
+            .iter()
+            .any(|start| line.starts_with(start));
+        assert!(known, "{line:?}");
+    }
+}
+
+#[test]
+fn the_page_has_a_row_for_each_instance_and_no_markup_of_the_cases() {
+    for (id, verdict) in expected() {
+        let row = ALL
+            .html
+            .lines()
+            .find(|line| line.starts_with("<tr>") && line.contains(&format!("<code>{id}</code>")));
+        let row = row.unwrap_or_else(|| panic!("{id} has no row"));
+        assert!(row.contains(verdict.word()), "{row}");
+    }
+    assert!(
+        ALL.html
+            .contains("the &lt;answer&gt; &amp; the question differ")
+    );
+    assert!(!ALL.html.contains("<answer>"));
+    assert_eq!(
+        ALL.html.matches("<details").count(),
+        number(|verdict| verdict.is_failure())
+    );
+}

@@ -1,0 +1,155 @@
+//! What the command line selects, and what the list says.
+
+use super::bench::{Bench, events, verdicts};
+
+fn selected(bench: &Bench, args: &[&str]) -> Vec<String> {
+    let jsonl = bench.path("selected").display().to_string();
+    let mut all = args.to_vec();
+    all.extend(["--jsonl", &jsonl]);
+    bench.run(&all);
+    verdicts(&events(&std::fs::read_to_string(jsonl).unwrap()))
+        .into_keys()
+        .collect()
+}
+
+#[test]
+fn a_case_is_selected_by_a_part_of_its_name_an_upstream_number_or_id_and_its_own_id() {
+    let bench = Bench::new();
+    let both = ["verdicts::passes@qcow2", "verdicts::passes@raw"];
+    assert_eq!(selected(&bench, &["verdicts::passes@"]), both);
+    assert_eq!(selected(&bench, &["901"]), both);
+    assert_eq!(selected(&bench, &["verdicts::passes@raw"]), both[1..]);
+    assert_eq!(selected(&bench, &["901", "-f", "raw"]), both[1..]);
+    let good = ["families::runs_each_row/good@qcow2"];
+    assert_eq!(selected(&bench, &["903::TestRows::test_good"]), good);
+    assert_eq!(selected(&bench, &["TestRows.test_good"]), good);
+    assert_eq!(selected(&bench, &["runs_each_row/good"]), good);
+    assert_eq!(selected(&bench, &["903"]).len(), 3);
+}
+
+#[test]
+fn backends_groups_and_formats_narrow_the_selection() {
+    let bench = Bench::new();
+    assert_eq!(
+        selected(&bench, &["runs_on_e", "--backend", "qsd"]),
+        ["families::runs_on_either_host@qcow2.qsd"]
+    );
+    assert_eq!(selected(&bench, &["-g", "auto"]).len(), 2);
+    assert_eq!(
+        selected(&bench, &["-g", "auto,rw", "-x", "quick"]),
+        ["verdicts::fails@qcow2"]
+    );
+    assert_eq!(
+        selected(&bench, &["-f", "vmdk"]),
+        ["families::runs_on_vmdk@vmdk"]
+    );
+    assert_eq!(
+        selected(&bench, &["runs_on_vmdk@vmdk", "-f", "all"]),
+        ["families::runs_on_vmdk@vmdk"]
+    );
+}
+
+#[test]
+fn points_of_the_matrix_that_are_no_default_have_their_own_ids() {
+    let bench = Bench::new();
+    let ids = selected(
+        &bench,
+        &[
+            "passes@",
+            "-f",
+            "raw",
+            "-c",
+            "writeback,none",
+            "--aio",
+            "threads,native",
+        ],
+    );
+    let point = |text: &str| format!("verdicts::passes@raw{text}");
+    let expected = ["", ".aio=native", ".cache=none", ".cache=none.aio=native"].map(point);
+    assert_eq!(ids, expected);
+    assert_eq!(
+        selected(&bench, &["verdicts::passes@raw.cache=none"]),
+        [point(".cache=none")]
+    );
+}
+
+#[test]
+fn an_image_option_that_a_case_cannot_work_with_skips_it() {
+    let bench = Bench::new();
+    bench
+        .run(&["runs_on_vmdk", "-o", "subformat=twoGbMaxExtentSparse"])
+        .assert_code(0)
+        .assert_says(
+            "1 skipped: does not work with the image option `subformat=twoGbMaxExtentSparse`",
+        );
+}
+
+#[test]
+fn the_list_has_name_description_formats_groups_upstream_and_the_reason_of_a_skip() {
+    let bench = Bench::new();
+    let listed = bench.run(&["--list", "passes@", "runs_on_an_emulator"]);
+    listed
+        .assert_code(0)
+        .assert_says("verdicts::passes\n    Passes.\n");
+    listed.assert_says("formats: raw qcow2; groups: auto quick; upstream: 901");
+    listed.assert_says("runs on: qcow2 (host), raw (host)");
+    listed.assert_says("not on qcow2.system: needs an emulator (qemu-system-*)");
+    listed.assert_says("2 cases, 3 instances: 2 run here, 1 do not");
+}
+
+#[test]
+fn failed_selects_what_failed_the_last_time_and_such_come_first() {
+    let bench = Bench::new();
+    bench.run(&["runs_each_row", "passes@"]).assert_code(1);
+    assert_eq!(
+        selected(&bench, &["--failed"]),
+        ["families::runs_each_row/bad@qcow2"]
+    );
+    let ran = bench.run(&["runs_each_row", "passes@", "-j1"]);
+    let first = ran
+        .stdout
+        .lines()
+        .find(|line| line.contains("FAIL") || line.contains(" pass "));
+    assert!(
+        first.is_some_and(|line| line.contains("runs_each_row/bad")),
+        "{}",
+        ran.stdout
+    );
+    let clean = Bench::new();
+    clean
+        .run(&["--failed"])
+        .assert_code(3)
+        .assert_says("none of these failed the last time");
+}
+
+#[test]
+fn a_limit_of_failures_stops_the_run_and_repeats_have_numbers() {
+    let bench = Bench::new();
+    let ran = bench.run(&[
+        "verdicts::fails@",
+        "--repeat",
+        "5",
+        "-j1",
+        "--max-fail",
+        "2",
+    ]);
+    ran.assert_code(1)
+        .assert_says("2 failed, 3 not run")
+        .assert_says("verdicts::fails@qcow2#2");
+}
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    let bench = Bench::new();
+    let help = bench.run(&["--help"]);
+    help.assert_code(0)
+        .assert_says("Examples:")
+        .assert_says("--provision --backend system");
+    for code in [
+        "0   everything that ran passed",
+        "3   no case was selected",
+        "130 stopped by a signal",
+    ] {
+        help.assert_says(code);
+    }
+}

@@ -1,0 +1,82 @@
+//! Guest devices (`-device`, and the arguments of `device_add`).
+
+use super::{Opts, flatten};
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// One guest device. The key-value form is used on the command line, where it works for
+/// every property of every version; [`Device::to_value`] gives the arguments of `device_add`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Device {
+    driver: String,
+    properties: Map<String, Value>,
+}
+
+impl Device {
+    /// A device of this driver, such as `virtio-scsi-pci`.
+    #[must_use]
+    pub fn new(driver: impl Into<String>) -> Self {
+        Self {
+            driver: driver.into(),
+            properties: Map::new(),
+        }
+    }
+
+    /// Sets the device's id.
+    #[must_use]
+    pub fn id(self, id: impl Into<String>) -> Self {
+        self.set("id", id.into())
+    }
+
+    /// Sets the block node or drive behind the device.
+    #[must_use]
+    pub fn drive(self, node: impl Into<String>) -> Self {
+        self.set("drive", node.into())
+    }
+
+    /// Sets one property.
+    #[must_use]
+    pub fn set(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.properties.insert(key.into(), value.into());
+        self
+    }
+
+    /// The arguments of `device_add`.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        let mut all = Map::new();
+        all.insert("driver".to_owned(), Value::String(self.driver.clone()));
+        all.extend(self.properties.clone());
+        Value::Object(all)
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        flatten(&Value::Object(self.properties.clone()))
+            .into_iter()
+            .fold(Opts::with_first(&self.driver), |o, (k, v)| o.set(k, v))
+            .fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_a_command_line_and_a_qmp_form() {
+        let device = Device::new("virtio-blk-pci")
+            .id("v,0")
+            .drive("n")
+            .set("share-rw", true);
+        assert_eq!(
+            device.to_string(),
+            "virtio-blk-pci,id=v,,0,drive=n,share-rw=on"
+        );
+        assert_eq!(
+            device.to_value().to_string(),
+            r#"{"driver":"virtio-blk-pci","id":"v,0","drive":"n","share-rw":true}"#
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! qemu-system-*.
+
+use super::common::{Builder, Common, Specific};
+use crate::accel::{Accel, Mode, Plan, idle_rom};
+use crate::args::{Device, Drive, Incoming, Opts};
+use crate::probe::{Capabilities, Program};
+use imgtools::tools::Tool;
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// An emulator to be built: without default devices, network or display.
+///
+/// ```no_run
+/// # async fn example(tool: imgtools::tools::Tool) -> Result<(), Box<dyn std::error::Error>> {
+/// use machine::Qemu;
+/// use machine::accel::Accel;
+/// use machine::args::{Blockdev, Device};
+/// let vm = Qemu::builder(tool)
+///     .accel(Accel::Tcg)
+///     .paused(true)
+///     .blockdev(&Blockdev::new("null-co").node("n"))
+///     .device(&Device::new("virtio-blk").drive("n"))
+///     .launch()
+///     .await?;
+/// vm.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Qemu {
+    machine: Option<String>,
+    accels: Vec<Accel>,
+    mode: Option<ModeRequest>,
+    paused: bool,
+    board_needed: bool,
+    firmware: Option<PathBuf>,
+    console: bool,
+    qtest: bool,
+}
+
+/// A mode with what the binary was found to be able to do.
+#[derive(Debug, Clone)]
+struct ModeRequest {
+    mode: Mode,
+    usable: Vec<Accel>,
+    target: String,
+}
+
+impl Qemu {
+    /// Begins a builder for this binary.
+    #[must_use]
+    pub fn builder(tool: Tool) -> Builder<Qemu> {
+        Builder::new(tool, Qemu::default())
+    }
+
+    fn plan(&self) -> Result<Option<Plan>, crate::LaunchError> {
+        let Some(request) = &self.mode else {
+            return Ok(None);
+        };
+        // A machine type chosen by the caller stands, so it counts as a board.
+        let board = self.board_needed || self.machine.is_some();
+        let plan = request.mode.plan(&request.usable, &request.target, board);
+        plan.map(Some).map_err(crate::LaunchError::Mode)
+    }
+}
+
+impl Builder<Qemu> {
+    /// Sets the machine type, with options if any: `q35`, `pc,usb=off`.
+    #[must_use]
+    pub fn machine(mut self, machine: impl Into<String>) -> Self {
+        self.own.machine = Some(machine.into());
+        self
+    }
+
+    /// Adds an accelerator; QEMU takes the first one that works.
+    #[must_use]
+    pub fn accel(mut self, accel: Accel) -> Self {
+        self.own.accels.push(accel);
+        self
+    }
+
+    /// Chooses accelerator, `-S`, firmware and, if it is of no concern, the machine type, so
+    /// that the guest is in this mode. An accelerator or machine type given explicitly stays.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode, of: &Capabilities) -> Self {
+        self.own.mode = Some(ModeRequest {
+            mode,
+            usable: of.usable_accelerators(),
+            target: of.target.clone().unwrap_or_default(),
+        });
+        self
+    }
+
+    /// Says that guest devices will be plugged in later, so that a machine type without a
+    /// board will not do.
+    #[must_use]
+    pub fn needs_board(mut self) -> Self {
+        self.own.board_needed = true;
+        self
+    }
+
+    /// Whether the CPUs wait for `cont` (`-S`).
+    #[must_use]
+    pub fn paused(mut self, paused: bool) -> Self {
+        self.own.paused = paused;
+        self
+    }
+
+    /// Replaces the firmware.
+    #[must_use]
+    pub fn firmware(mut self, image: impl Into<PathBuf>) -> Self {
+        self.own.firmware = Some(image.into());
+        self
+    }
+
+    /// Gives the guest a serial console; see [`Machine::console`](crate::Machine::console).
+    #[must_use]
+    pub fn console(mut self) -> Self {
+        self.own.console = true;
+        self.own.board_needed = true;
+        self
+    }
+
+    /// Opens a qtest socket; see [`Machine::qtest`](crate::Machine::qtest). Under other
+    /// accelerators than qtest it knows no clock commands.
+    #[must_use]
+    pub fn qtest(mut self) -> Self {
+        self.own.qtest = true;
+        self
+    }
+
+    /// Adds a guest device.
+    #[must_use]
+    pub fn device(mut self, device: &Device) -> Self {
+        self.own.board_needed = true;
+        self.option("device", device.to_string())
+    }
+
+    /// Adds a drive.
+    #[must_use]
+    pub fn drive(mut self, drive: &Drive) -> Self {
+        self.own.board_needed |= drive.has_guest_device();
+        self.option("drive", drive.to_string())
+    }
+
+    /// Waits for an incoming migration.
+    #[must_use]
+    pub fn incoming(mut self, from: &Incoming) -> Self {
+        let uri = match from {
+            Incoming::Defer => OsString::from("defer"),
+            Incoming::Unix(path) => {
+                let mut uri = OsString::from("unix:");
+                uri.push(self.socket_path(path));
+                uri
+            }
+            Incoming::Fd(fd) => format!("fd:{}", self.inherit(Arc::clone(fd))).into(),
+            Incoming::Exec(command) => format!("exec:{command}").into(),
+            Incoming::Uri(uri) => uri.into(),
+        };
+        self.option("incoming", uri)
+    }
+
+    /// Puts a descriptor into an fd set (`-add-fd`), which `/dev/fdset/SET` names.
+    #[must_use]
+    pub fn add_fd(mut self, set: u32, fd: impl Into<Arc<OwnedFd>>, opaque: Option<&str>) -> Self {
+        let number = self.inherit(fd);
+        let opts = Opts::new().set("fd", number).set("set", set);
+        let opts = opaque
+            .into_iter()
+            .fold(opts, |o, text| o.set("opaque", text));
+        self.option("add-fd", opts.to_string())
+    }
+}
+
+impl Specific for Qemu {
+    const PROGRAM: Program = Program::Emulator;
+    const DASH: &'static str = "-";
+    const MONITOR_OPTION: &'static str = "mon";
+
+    fn base_args(&self, common: &mut Common) -> Result<Vec<OsString>, crate::LaunchError> {
+        let plan = self.plan()?;
+        let plan = plan.as_ref();
+        let mut args: Vec<OsString> = ["-nodefaults", "-display", "none"]
+            .map(OsString::from)
+            .to_vec();
+        let machine = self.machine.as_deref().or(plan.and_then(|p| p.machine));
+        args.extend(
+            machine
+                .iter()
+                .flat_map(|m| ["-machine".into(), (*m).into()]),
+        );
+        let planned = plan.map(|p| p.accel.clone());
+        let accels = if self.accels.is_empty() {
+            planned.as_slice()
+        } else {
+            &self.accels
+        };
+        args.extend(
+            accels
+                .iter()
+                .flat_map(|a| ["-accel".into(), a.name().into()]),
+        );
+        if self.paused || plan.is_some_and(|p| p.paused) {
+            args.push("-S".into());
+        }
+        let firmware = match &self.firmware {
+            Some(image) => Some(image.clone()),
+            None if plan.is_some_and(|p| p.idle_rom) => common.pass_bytes("idle-rom", &idle_rom()),
+            None => None,
+        };
+        args.extend(
+            firmware
+                .iter()
+                .flat_map(|image| ["-bios".into(), image.into()]),
+        );
+        Ok(args)
+    }
+
+    fn sockets(&self) -> (bool, bool) {
+        (self.console, self.qtest)
+    }
+}

@@ -1,0 +1,168 @@
+//! The collection, step by step.
+
+use super::report::{Backtrace, Diagnosis, QmpFact};
+use super::{backtrace, procfs};
+use crate::deadlines::Deadlines;
+use imgtools::process::Child;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Lines of the QMP transcript in a report.
+const TRANSCRIPT: usize = 20;
+
+/// Characters of the output in a report.
+const LOG_TAIL: usize = 4000;
+
+/// Questions, the ones that need the least of QEMU first. A command that the binary does not
+/// have is answered with an error, which is as good.
+const QUESTIONS: [&str; 6] = [
+    "query-status",
+    "query-jobs",
+    "query-block-jobs",
+    "query-block-exports",
+    "query-migrate",
+    "x-debug-query-block-graph",
+];
+
+/// A handle for explaining one machine, whoever owns it. Cheap to clone; it keeps neither
+/// the process nor the machine alive.
+#[derive(Debug, Clone)]
+pub struct Diagnoser {
+    name: String,
+    child: Arc<Child>,
+    qmp: Option<qmp::Client>,
+    deadlines: Deadlines,
+}
+
+impl Diagnoser {
+    pub(crate) fn new(
+        name: &str,
+        child: &Arc<Child>,
+        qmp: Option<qmp::Client>,
+        deadlines: Deadlines,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            child: Arc::clone(child),
+            qmp,
+            deadlines,
+        }
+    }
+
+    /// The machine's name in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Collects. Takes no longer than the sum of its steps' deadlines, in practice the QMP
+    /// deadline once and the backtrace deadline once for each process.
+    pub async fn collect(&self) -> Diagnosis {
+        self.collect_in(None).await
+    }
+
+    /// Collects what can be had in this time all told. What the kernel and we ourselves know of the
+    /// process is always there; for what has to be asked the time may be over.
+    pub async fn collect_within(&self, time: Duration) -> Diagnosis {
+        self.collect_in(Instant::now().checked_add(time)).await
+    }
+
+    async fn collect_in(&self, end: Option<Instant>) -> Diagnosis {
+        let begun = Instant::now();
+        let left = |step: Duration| match end {
+            Some(end) => step.min(end.saturating_duration_since(Instant::now())),
+            None => step,
+        };
+        let pid = self.child.pid();
+        let ended = self.child.try_wait();
+        // A process id belongs to its process only until that is reaped.
+        let processes = if ended.is_none() {
+            procfs::tree(pid)
+        } else {
+            Vec::new()
+        };
+        let stopped = processes.iter().any(procfs::ProcessState::is_stopped);
+        let qmp = self.ask(ended.is_some(), stopped, left).await;
+        let transcript = self.qmp.iter().flat_map(|q| q.transcript_tail(TRANSCRIPT));
+        let transcript = transcript.map(|line| line.to_string()).collect();
+        let mut backtraces = Vec::new();
+        for process in processes.iter().filter(|p| !p.is_dead()) {
+            let step = self.deadlines.diagnose_backtrace;
+            let taken = backtrace::take(process.pid, left(step));
+            let text = match end {
+                None => taken.await,
+                // Ending the tool takes time as well; at the end it is killed by being dropped.
+                Some(_) => tokio::time::timeout(left(Duration::MAX), taken)
+                    .await
+                    .unwrap_or_else(|_| Err("there was no time left for it".to_owned())),
+            };
+            backtraces.push(Backtrace {
+                pid: process.pid,
+                text,
+            });
+        }
+        let log = self.child.output().combined_text();
+        let skip = log.chars().count().saturating_sub(LOG_TAIL);
+        Diagnosis {
+            name: self.name.clone(),
+            pid,
+            command: self.child.command().to_string(),
+            ended,
+            processes,
+            qmp,
+            transcript,
+            backtraces,
+            log_tail: log.chars().skip(skip).collect(),
+            took: begun.elapsed(),
+        }
+    }
+
+    async fn ask(
+        &self,
+        ended: bool,
+        stopped: bool,
+        left: impl Fn(Duration) -> Duration,
+    ) -> Vec<QmpFact> {
+        let fact = |command: &str, answer| QmpFact {
+            command: command.to_owned(),
+            answer,
+        };
+        let why_not = match &self.qmp {
+            None => Some("there is no connection yet"),
+            Some(_) if ended => Some("the process has ended"),
+            Some(_) if stopped => Some("the process is stopped"),
+            Some(_) => None,
+        };
+        let mut facts = Vec::new();
+        match (&self.qmp, why_not) {
+            (Some(client), None) => {
+                for command in QUESTIONS {
+                    let answer =
+                        question(client, command, left(self.deadlines.diagnose_command)).await;
+                    let silent = answer.is_none();
+                    let answer = answer.unwrap_or_else(|| Err("the monitor is silent".to_owned()));
+                    facts.push(fact(command, answer));
+                    if silent {
+                        break;
+                    }
+                }
+            }
+            (_, why) => facts.push(fact("QMP", Err(why.unwrap_or_default().to_owned()))),
+        }
+        facts
+    }
+}
+
+/// `None` if there was no answer in time.
+async fn question(
+    client: &qmp::Client,
+    command: &str,
+    deadline: Duration,
+) -> Option<Result<Value, String>> {
+    let answer = client.execute(command, ()).deadline(deadline).await;
+    match answer {
+        Err(error) if error.is_timeout() => None,
+        answer => Some(answer.map_err(|error| error.to_string())),
+    }
+}

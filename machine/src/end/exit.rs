@@ -1,0 +1,210 @@
+//! The facts of an end, and the verdict on them.
+
+use super::Expected;
+use crate::diagnose::Diagnosis;
+use crate::evidence::Finding;
+use imgtools::process::{CommandLine, Output, ProcessError, Status};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One thing done to end a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// QMP `quit`.
+    Quit,
+    /// Nothing; the process is to end by itself.
+    Wait,
+    /// SIGTERM, on which QEMU shuts down in order.
+    Terminate,
+    /// SIGKILL.
+    Kill,
+}
+
+/// How a stage came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StageOutcome {
+    /// The process ended.
+    Ended,
+    /// The process still lived when the stage's time was over.
+    TimedOut,
+    /// The stage could not be carried out.
+    Failed(String),
+}
+
+/// A stage as it happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageRecord {
+    /// What was done.
+    pub stage: Stage,
+    /// The time it was given; `Duration::MAX` if there was no limit.
+    pub budget: Duration,
+    /// The time it took.
+    pub took: Duration,
+    /// How it came out.
+    pub outcome: StageOutcome,
+}
+
+impl fmt::Display for StageRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match self.stage {
+            Stage::Quit => "quit",
+            Stage::Wait => "waiting",
+            Stage::Terminate => "SIGTERM",
+            Stage::Kill => "SIGKILL",
+        };
+        match &self.outcome {
+            StageOutcome::Ended => write!(f, "{stage} ended it after {:?}", self.took),
+            StageOutcome::TimedOut => write!(f, "{stage} did not end it within {:?}", self.budget),
+            StageOutcome::Failed(why) => write!(f, "{stage} failed after {:?}: {why}", self.took),
+        }
+    }
+}
+
+/// A process that has ended: everything known about it.
+#[derive(Debug, Clone)]
+pub struct Exit {
+    /// The machine's name in messages.
+    pub name: String,
+    /// Command, status, everything printed, and the time from start to end.
+    pub output: Output,
+    /// What was done to end it, in order.
+    pub stages: Vec<StageRecord>,
+    /// Reports of sanitizers, valgrind and assertions in what it printed.
+    pub findings: Vec<Finding>,
+    /// Its core file, if it dumped one that could be found.
+    pub core: Option<PathBuf>,
+    /// What it was doing when it did not end in time.
+    pub diagnosis: Option<Box<Diagnosis>>,
+}
+
+impl Exit {
+    /// How it ended.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.output.status
+    }
+
+    /// What it printed, standard output and error in order of arrival.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.output.captured.combined_text()
+    }
+
+    /// The last lines of what it printed, in a form for messages.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        self.output.tail()
+    }
+}
+
+/// The parts of a message that follow its first line.
+struct Evidence<'a>(&'a Exit);
+
+impl fmt::Display for Evidence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exit = self.0;
+        for stage in &exit.stages {
+            write!(f, "\n  {stage}")?;
+        }
+        if let Some(core) = &exit.core {
+            write!(f, "\n  core file: {}", core.display())?;
+        }
+        write!(f, "\n  command: {}", exit.output.command)?;
+        f.write_str(&exit.tail())?;
+        if let Some(diagnosis) = &exit.diagnosis {
+            write!(f, "\n{diagnosis}")?;
+        }
+        Ok(())
+    }
+}
+
+/// An end that is an error. All but the last keep the whole [`Exit`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndError {
+    /// It ended by a signal or with a status that was not expected.
+    #[error("failed to end {} as expected ({expected}): it {}{}", exit.name, exit.status(), Evidence(exit))]
+    Status {
+        /// What would have been right.
+        expected: Expected,
+        /// What was.
+        exit: Box<Exit>,
+    },
+    /// It did not end when it was to, and had to be terminated or killed.
+    #[error("failed to end {} in time: it {}{}", .0.name, .0.status(), Evidence(.0))]
+    Escalated(Box<Exit>),
+    /// It printed reports of memory errors or failed assertions.
+    #[error("failed to run {} cleanly: {} ({} in all){}", .0.name, first_finding(.0), .0.findings.len(), Evidence(.0))]
+    Findings(Box<Exit>),
+    /// The process was lost sight of.
+    #[error("failed to see the end of {name}")]
+    Lost {
+        /// The machine's name in messages.
+        name: String,
+        /// Why.
+        source: Box<ProcessError>,
+    },
+}
+
+fn first_finding(exit: &Exit) -> &str {
+    exit.findings
+        .first()
+        .map_or("valgrind found errors", |f| f.summary.as_str())
+}
+
+impl EndError {
+    /// What is known of the end.
+    #[must_use]
+    pub fn exit(&self) -> Option<&Exit> {
+        match self {
+            EndError::Status { exit, .. }
+            | EndError::Escalated(exit)
+            | EndError::Findings(exit) => Some(exit),
+            EndError::Lost { .. } => None,
+        }
+    }
+}
+
+/// What an end is measured by.
+pub(super) struct Judgement {
+    pub(super) expected: Expected,
+    /// Whether it did not end as it was asked to.
+    pub(super) escalated: bool,
+}
+
+impl Judgement {
+    pub(super) fn of(self, exit: Exit) -> Result<Exit, EndError> {
+        let exit = Box::new(exit);
+        // The gravest first: a report of a memory error explains a bad status.
+        if !exit.findings.is_empty() || exit.output.valgrind_found_errors() {
+            Err(EndError::Findings(exit))
+        } else if self.escalated {
+            Err(EndError::Escalated(exit))
+        } else if !self.expected.accepts(exit.status()) {
+            Err(EndError::Status {
+                expected: self.expected,
+                exit,
+            })
+        } else {
+            Ok(*exit)
+        }
+    }
+}
+
+/// A machine that was dropped while its process lived.
+#[derive(Debug, Clone)]
+pub struct DropReport {
+    /// The machine's name in messages.
+    pub name: String,
+    /// The process.
+    pub pid: u32,
+    /// Its command.
+    pub command: CommandLine,
+    /// How it ended after it was killed; `None` if it hangs in the kernel.
+    pub status: Option<Status>,
+    /// What it had printed.
+    pub log: String,
+    /// Whether the drop happened because of a panic.
+    pub panicking: bool,
+}

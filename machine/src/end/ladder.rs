@@ -1,0 +1,160 @@
+//! Bringing the end about, rung by rung, and taking down what was done.
+
+use super::exit::{EndError, Exit, Judgement, Stage, StageOutcome, StageRecord};
+use crate::diagnose::Diagnosis;
+use crate::evidence::{CorePattern, find_core, find_reports};
+use crate::machine::Machine;
+use imgtools::process::{Output, Signal, Status};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+impl Machine {
+    /// Ends the machine: `quit`, then SIGTERM, then SIGKILL, each with its deadline.
+    ///
+    /// That it had ended before, with an expected status, is fine. One that is about to end
+    /// for another reason, such as SIGTERM, is better awaited with
+    /// [`wait_exit`](Machine::wait_exit): the storage daemon of QEMU 10.0 hangs in its clean-up
+    /// (`monitor_cleanup`) if a command arrives then.
+    ///
+    /// # Errors
+    /// See [`EndError`]; the process is gone and reaped in any case.
+    pub async fn shutdown(self) -> Result<Exit, EndError> {
+        let quit = async {
+            // The reply may be lost in the end of the process, which is what counts.
+            let reply = tokio::select! {
+                biased;
+                _ = self.parts.child.exited() => return Ok(()),
+                reply = self.parts.qmp.quit() => reply,
+            };
+            match reply {
+                Err(error) if !error.is_closed() => Err(error.to_string()),
+                _ => {
+                    self.parts.child.exited().await;
+                    Ok(())
+                }
+            }
+        };
+        let record = rung(Stage::Quit, self.parts.deadlines.quit, quit).await;
+        self.end_after(record).await
+    }
+
+    /// Waits for a machine that ends by itself; ends it if it does not in time.
+    ///
+    /// # Errors
+    /// See [`EndError`]; the process is gone and reaped in any case.
+    pub async fn wait_exit(self) -> Result<Exit, EndError> {
+        let record = rung(Stage::Wait, self.parts.deadlines.exit, self.exited()).await;
+        self.end_after(record).await
+    }
+
+    /// Kills the machine at once.
+    ///
+    /// # Errors
+    /// See [`EndError`]: if it had crashed before, or printed reports of errors. To be killed
+    /// is no error.
+    pub async fn kill(mut self) -> Result<Exit, EndError> {
+        let record = self.put_down().await;
+        let expected = self
+            .parts
+            .expected
+            .clone()
+            .or_signal(Signal::SIGKILL as i32);
+        let judgement = Judgement {
+            expected,
+            escalated: false,
+        };
+        judgement.of(self.reap(vec![record], None).await?)
+    }
+
+    /// The rest of the ladder after its first rung.
+    async fn end_after(mut self, first: StageRecord) -> Result<Exit, EndError> {
+        let escalated = first.outcome != StageOutcome::Ended;
+        let mut stages = vec![first];
+        let mut diagnosis = None;
+        if escalated {
+            // Before anything is done that would change what it is doing.
+            diagnosis = Some(Box::new(self.diagnose().await));
+            self.parts.child.signal_group(Signal::SIGTERM);
+            let budget = self.parts.deadlines.terminate;
+            let second = rung(Stage::Terminate, budget, self.exited()).await;
+            let lives = second.outcome != StageOutcome::Ended;
+            stages.push(second);
+            if lives {
+                stages.push(self.put_down().await);
+            }
+        }
+        let judgement = Judgement {
+            expected: self.parts.expected.clone(),
+            escalated,
+        };
+        judgement.of(self.reap(stages, diagnosis).await?)
+    }
+
+    async fn exited(&self) -> Result<(), String> {
+        self.parts.child.exited().await;
+        Ok(())
+    }
+
+    /// The last rung. It has no deadline of its own: the minder gives up a process that hangs
+    /// in the kernel.
+    async fn put_down(&self) -> StageRecord {
+        self.parts.child.kill();
+        rung(Stage::Kill, Duration::MAX, self.exited()).await
+    }
+
+    /// Takes the output of a process that has ended.
+    async fn reap(
+        &mut self,
+        stages: Vec<StageRecord>,
+        diagnosis: Option<Box<Diagnosis>>,
+    ) -> Result<Exit, EndError> {
+        let name = self.parts.name.clone();
+        let waited = self.parts.child.wait().await;
+        self.ended = true;
+        let output = waited.map_err(|source| {
+            let source = Box::new(source);
+            EndError::Lost {
+                name: name.clone(),
+                source,
+            }
+        })?;
+        let findings = find_reports(&output.captured.combined_text());
+        let core = self.core(&output);
+        Ok(Exit {
+            name,
+            output,
+            stages,
+            findings,
+            core,
+            diagnosis,
+        })
+    }
+
+    fn core(&self, output: &Output) -> Option<std::path::PathBuf> {
+        let Status::Signaled { core: true, .. } = output.status else {
+            return None;
+        };
+        let dir = self.parts.current_dir.as_deref().unwrap_or(Path::new("."));
+        find_core(&CorePattern::of_host(), self.pid(), dir, self.parts.started)
+    }
+}
+
+/// Does one thing that is to end the process, and takes down how it went.
+async fn rung(
+    stage: Stage,
+    budget: Duration,
+    act: impl Future<Output = Result<(), String>>,
+) -> StageRecord {
+    let begun = Instant::now();
+    let outcome = match tokio::time::timeout(budget, act).await {
+        Ok(Ok(())) => StageOutcome::Ended,
+        Ok(Err(why)) => StageOutcome::Failed(why),
+        Err(_) => StageOutcome::TimedOut,
+    };
+    StageRecord {
+        stage,
+        budget,
+        took: begun.elapsed(),
+        outcome,
+    }
+}

@@ -1,0 +1,9 @@
+//! The end of a process: what was done to bring it about, what it left, and whether that
+//! is what was expected.
+
+mod exit;
+mod expected;
+mod ladder;
+
+pub use exit::{DropReport, EndError, Exit, Stage, StageOutcome, StageRecord};
+pub use expected::Expected;

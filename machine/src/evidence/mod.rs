@@ -1,0 +1,8 @@
+//! What a process leaves behind that tells of a crime: reports of sanitizers and of
+//! valgrind in its output, core files.
+
+mod core_file;
+mod reports;
+
+pub use core_file::{CorePattern, find_core};
+pub use reports::{Finding, FindingKind, find_reports};

@@ -1,0 +1,177 @@
+//! What has to exist before the process does: sockets, descriptors, the command line.
+
+use super::monitor::MonitorEnd;
+use crate::args::Chardev;
+use crate::builder::{Builder, Common, MONITOR_ID, Monitor, Specific};
+use crate::error::LaunchError;
+use crate::socket;
+use imgtools::process::Command;
+use std::ffi::OsString;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Files that go with the machine.
+#[derive(Debug, Default)]
+pub(crate) struct Cleanup(Vec<PathBuf>);
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::debug!(path = %path.display(), %error, "socket was already gone");
+            }
+        }
+    }
+}
+
+/// All that has to exist before the process does.
+pub(super) struct Prepared {
+    pub(super) command: Command,
+    pub(super) monitor: MonitorEnd,
+    pub(super) console: Option<UnixStream>,
+    pub(super) qtest: Option<UnixStream>,
+    pub(super) cleanup: Cleanup,
+}
+
+/// Makes sockets and descriptors, and puts the command line together: what the kind of
+/// process begins with, then the sockets, then what the caller added.
+pub(super) fn prepare<K: Specific>(builder: &Builder<K>) -> Result<Prepared, LaunchError> {
+    let mut common = builder.common.clone();
+    let args = builder.own.base_args(&mut common)?;
+    if let Some(error) = &common.error {
+        let (name, source) = (common.name.clone(), Arc::clone(error));
+        return Err(LaunchError::Build { name, source });
+    }
+    let mut draft = Draft {
+        common,
+        args,
+        cleanup: Cleanup::default(),
+        dash: K::DASH,
+    };
+    let monitor = draft.monitor(K::MONITOR_OPTION)?;
+    let (with_console, with_qtest) = builder.own.sockets();
+    let console = with_console
+        .then(|| draft.pair("console", "serial"))
+        .transpose()?;
+    // The server looks its character device up under this very id.
+    let qtest = with_qtest
+        .then(|| draft.pair("qtest", "qtest"))
+        .transpose()?;
+    if with_qtest {
+        draft
+            .args
+            .extend(["-qtest-log", "none"].map(OsString::from));
+    }
+    let (command, cleanup) = draft.finish()?;
+    Ok(Prepared {
+        command,
+        monitor,
+        console,
+        qtest,
+        cleanup,
+    })
+}
+
+/// A command line in the making.
+struct Draft {
+    common: Common,
+    args: Vec<OsString>,
+    cleanup: Cleanup,
+    dash: &'static str,
+}
+
+impl Draft {
+    fn failed(&self, what: &str) -> impl FnOnce(std::io::Error) -> LaunchError + use<> {
+        let (name, what) = (self.common.name.clone(), what.to_owned());
+        move |source| LaunchError::Descriptor { name, what, source }
+    }
+
+    /// Adds a character device and the option that uses it.
+    fn chardev(&mut self, device: &Chardev, user: &str, value: String) {
+        let dash = self.dash;
+        let words = [
+            format!("{dash}chardev"),
+            device.to_string(),
+            format!("{dash}{user}"),
+            value,
+        ];
+        self.args.extend(words.map(OsString::from));
+    }
+
+    /// Adds a character device whose other end is ours.
+    fn pair(&mut self, id: &str, user: &str) -> Result<UnixStream, LaunchError> {
+        let pair = UnixStream::pair().map_err(self.failed(&format!("the {id}'s socket pair")));
+        let (ours, theirs) = pair?;
+        let number = self.common.pass(Arc::new(theirs.into()));
+        self.chardev(
+            &Chardev::socket_fd(id, number),
+            user,
+            format!("chardev:{id}"),
+        );
+        Ok(ours)
+    }
+
+    /// Listens where the monitor is to be found; the path goes with the machine.
+    fn listen(&mut self, path: &Path) -> Result<UnixListener, LaunchError> {
+        let listener = socket::listen(path).map_err(self.failed("the monitor's socket"))?;
+        self.cleanup.0.push(path.to_owned());
+        Ok(listener)
+    }
+
+    fn monitor(&mut self, user: &str) -> Result<MonitorEnd, LaunchError> {
+        let (end, device) = match self.common.monitor.clone() {
+            Monitor::SocketPair => {
+                let pair = UnixStream::pair().map_err(self.failed("the monitor's socket pair"));
+                let (ours, theirs) = pair?;
+                let number = self.common.pass(Arc::new(theirs.into()));
+                (
+                    MonitorEnd::Connected(ours),
+                    Chardev::socket_fd(MONITOR_ID, number),
+                )
+            }
+            Monitor::Listen(path) => {
+                let listener = self.listen(&path)?;
+                let number = self.common.pass(Arc::new(listener.into()));
+                (
+                    MonitorEnd::ToConnect(path),
+                    Chardev::listening_fd(MONITOR_ID, number),
+                )
+            }
+            Monitor::Connect(path) => {
+                let listener = self.listen(&path)?;
+                let name = if socket::fits(&path) {
+                    path
+                } else {
+                    let short = socket::ShortPath::open(&path);
+                    let short = short.map_err(self.failed("a name for the monitor's socket"))?;
+                    socket::fd_path(self.common.pass(Arc::new(short.into_fd())))
+                };
+                let device = Chardev::connecting(MONITOR_ID, name.display());
+                (MonitorEnd::Listening(listener), device)
+            }
+        };
+        self.chardev(&device, user, format!("chardev={MONITOR_ID},mode=control"));
+        Ok(end)
+    }
+
+    fn finish(mut self) -> Result<(Command, Cleanup), LaunchError> {
+        self.args.append(&mut self.common.args);
+        let common = &self.common;
+        let command = common.tool.command().args(&self.args);
+        let env = common.env.iter().map(|(key, value)| (key, value));
+        let mut command = command.envs(env).until_exit().echo(common.print);
+        if let Some(dir) = &common.current_dir {
+            command = command.current_dir(dir);
+        }
+        if let Some(wrapper) = &common.wrapper {
+            command = command.wrapper(wrapper.words());
+        }
+        for (fd, number) in &common.fds {
+            let copy = fd.try_clone();
+            let copy = copy.map_err(self.failed("a copy of an inherited descriptor"))?;
+            command = command.fd(copy, *number);
+        }
+        Ok((command, self.cleanup))
+    }
+}

@@ -1,0 +1,230 @@
+//! A running machine.
+
+use crate::builder::DropHook;
+use crate::console::Console;
+use crate::deadlines::Deadlines;
+use crate::diagnose::{Diagnoser, Diagnosis};
+use crate::end::{DropReport, Expected};
+use crate::host::NodeIo;
+use crate::launch::Cleanup;
+use crate::probe::Program;
+use crate::qtest::Qtest;
+use imgtools::process::{Captured, Child, CommandLine, Signal, Status};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What a launch produced.
+pub(crate) struct Parts {
+    pub(crate) program: Program,
+    pub(crate) name: String,
+    pub(crate) child: Arc<Child>,
+    pub(crate) qmp: qmp::Client,
+    pub(crate) qtest: Option<Qtest>,
+    pub(crate) console: Option<Console>,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) expected: Expected,
+    pub(crate) started: SystemTime,
+    pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) node_io: Option<Arc<dyn NodeIo>>,
+    pub(crate) on_drop: Option<DropHook>,
+    /// Held for its drop.
+    pub(crate) _cleanup: Cleanup,
+}
+
+/// One QEMU process with its monitor.
+///
+/// Its end is explicit: [`shutdown`](Machine::shutdown), [`wait_exit`](Machine::wait_exit) or
+/// [`kill`](Machine::kill), which check how it ended and what it printed. Dropped alive it is
+/// killed and reaped before the drop returns, on any thread, with or without a runtime.
+pub struct Machine {
+    pub(crate) parts: Parts,
+    pub(crate) ended: bool,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (name, pid) = (&self.parts.name, self.pid());
+        f.debug_struct("Machine")
+            .field("name", name)
+            .field("pid", &pid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            ended: false,
+        }
+    }
+
+    /// Which kind of process it is.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        self.parts.program
+    }
+
+    /// Its name in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    /// The monitor.
+    #[must_use]
+    pub fn qmp(&self) -> &qmp::Client {
+        &self.parts.qmp
+    }
+
+    /// The qtest socket, if the builder asked for one.
+    #[must_use]
+    pub fn qtest(&self) -> Option<&Qtest> {
+        self.parts.qtest.as_ref()
+    }
+
+    /// The guest's serial console, if the builder asked for one.
+    #[must_use]
+    pub fn console(&self) -> Option<&Console> {
+        self.parts.console.as_ref()
+    }
+
+    /// The process id; of the wrapper, if there is one.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.parts.child.pid()
+    }
+
+    /// The full command. Displayed, it can be pasted into a shell, though descriptors that
+    /// it inherits are missing there.
+    #[must_use]
+    pub fn command_line(&self) -> &CommandLine {
+        self.parts.child.command()
+    }
+
+    /// The budgets in force.
+    #[must_use]
+    pub fn deadlines(&self) -> Deadlines {
+        self.parts.deadlines
+    }
+
+    /// Everything it has printed so far.
+    #[must_use]
+    pub fn output(&self) -> Captured {
+        self.parts.child.output()
+    }
+
+    /// The process, for waiting on its output and for signals.
+    #[must_use]
+    pub fn process(&self) -> &Child {
+        &self.parts.child
+    }
+
+    /// How it ended, if it has; `None` means that it lives.
+    #[must_use]
+    pub fn try_exit(&self) -> Option<Status> {
+        self.parts.child.try_wait()
+    }
+
+    /// Changes which ends are no error, from now on.
+    pub fn expect_exit(&mut self, expected: Expected) {
+        self.parts.expected = expected;
+    }
+
+    pub(crate) fn node_io(&self) -> Option<&Arc<dyn NodeIo>> {
+        self.parts.node_io.as_ref()
+    }
+
+    /// Sets how I/O on a node is done where there is no HMP.
+    pub fn set_node_io(&mut self, io: Arc<dyn NodeIo>) {
+        self.parts.node_io = Some(io);
+    }
+
+    /// Runs a command of the human monitor and returns what it printed.
+    ///
+    /// # Errors
+    /// As QMP's `human-monitor-command`, which a storage daemon does not have. That the HMP
+    /// command itself failed is only to be seen in its text.
+    pub async fn hmp(&self, command: &str) -> Result<String, qmp::Error> {
+        crate::host::hmp(self.qmp(), command).await
+    }
+
+    /// Sends a descriptor under a name (QMP `getfd`), for `fd:NAME` in later commands.
+    ///
+    /// # Errors
+    /// As the command, which a storage daemon does not have.
+    pub async fn getfd(&self, name: &str, fd: OwnedFd) -> Result<(), qmp::Error> {
+        let args = serde_json::json!({ "fdname": name });
+        self.qmp()
+            .execute_with_fd("getfd", args, fd)
+            .await
+            .map(drop)
+    }
+
+    /// Sends a descriptor into an fd set (QMP `add-fd`), new if none is named; returns the
+    /// number of the set, which `/dev/fdset/NUMBER` names.
+    ///
+    /// # Errors
+    /// As the command, which a storage daemon does not have.
+    pub async fn add_fd(&self, set: Option<u64>, fd: OwnedFd) -> Result<u64, qmp::Error> {
+        let args = match set {
+            Some(set) => serde_json::json!({ "fdset-id": set }),
+            None => serde_json::json!({}),
+        };
+        let reply = self.qmp().execute_with_fd("add-fd", args, fd).await?;
+        Ok(reply
+            .get("fdset-id")
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or_default())
+    }
+
+    /// Sends a signal to the process. False if it has ended.
+    pub fn signal(&self, signal: Signal) -> bool {
+        self.parts.child.signal(signal)
+    }
+
+    /// A handle for explaining what the machine does; it outlives the machine, and can be
+    /// used from another thread or task while this one hangs.
+    #[must_use]
+    pub fn diagnoser(&self) -> Diagnoser {
+        let parts = &self.parts;
+        Diagnoser::new(
+            &parts.name,
+            &parts.child,
+            Some(parts.qmp.clone()),
+            parts.deadlines,
+        )
+    }
+
+    /// Collects what can be known of its state, within bounded time, also when it does not
+    /// answer any more.
+    pub async fn diagnose(&self) -> Diagnosis {
+        self.diagnoser().collect().await
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let child = &self.parts.child;
+        child.kill();
+        // Without a runtime, and bounded: the minder gives up a process that SIGKILL does
+        // not end.
+        let status = child.exited_blocking();
+        tracing::debug!(name = self.parts.name, ?status, "dropped alive, killed");
+        if let Some(hook) = &self.parts.on_drop {
+            (hook.0)(&DropReport {
+                name: self.parts.name.clone(),
+                pid: child.pid(),
+                command: child.command().clone(),
+                status,
+                log: child.output().combined_text(),
+                panicking: std::thread::panicking(),
+            });
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The questions: trial launches, QMP queries, help texts.
+
+use super::data::{AccelTrial, Capabilities, MachineType};
+use super::help;
+use crate::accel::Accel;
+use crate::builder::{Qemu, StorageDaemon};
+use crate::deadlines::Deadlines;
+use crate::end::EndError;
+use crate::error::LaunchError;
+use crate::machine::Machine;
+use imgtools::process::{Output, ProcessError};
+use imgtools::tools::{Tool, ToolKind, Version};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Why a binary could not be probed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// It is neither an emulator nor a storage daemon.
+    #[error("failed to probe {}: {kind} has no monitor to be asked by", path.display())]
+    Kind {
+        /// The binary.
+        path: std::path::PathBuf,
+        /// What it is.
+        kind: ToolKind,
+    },
+    /// No accelerator works, so the emulator cannot be launched at all.
+    #[error("failed to probe {}: no accelerator works ({}){}", path.display(), list(trials), end(last.as_deref()))]
+    NoAccelerator {
+        /// The binary.
+        path: std::path::PathBuf,
+        /// What was tried.
+        trials: Vec<AccelTrial>,
+        /// How the last trial ended.
+        last: Option<Box<Output>>,
+    },
+    /// It could not be launched.
+    #[error("failed to launch it for a probe")]
+    Launch(#[from] LaunchError),
+    /// A help text could not be had.
+    #[error("failed to ask it for help")]
+    Help(#[from] ProcessError),
+    /// A question was refused.
+    #[error("failed to ask it by {command}")]
+    Query {
+        /// The QMP command.
+        command: &'static str,
+        /// Why.
+        source: Box<qmp::Error>,
+    },
+    /// An answer was not what QMP's schema promises.
+    #[error("failed to understand its answer to {command}")]
+    Answer {
+        /// The QMP command.
+        command: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// It did not end well.
+    #[error("failed to end it after a probe")]
+    End(#[from] EndError),
+}
+
+/// Command, status and words of a trial.
+fn end(last: Option<&Output>) -> String {
+    last.map_or_else(String::new, |output| {
+        let (status, command) = (&output.status, &output.command);
+        format!("\n  it {status}\n  command: {command}{}", output.tail())
+    })
+}
+
+fn list(trials: &[AccelTrial]) -> String {
+    let each = |t: &AccelTrial| format!("{}: {}", t.accel, t.refused.as_deref().unwrap_or("works"));
+    trials.iter().map(each).collect::<Vec<_>>().join("; ")
+}
+
+/// What a probe gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probed {
+    /// What the binary can do.
+    pub capabilities: Capabilities,
+    /// The answer to `query-qmp-schema`, some 200 KiB as text.
+    pub schema: Value,
+}
+
+/// Asks a binary what it can do.
+///
+/// # Errors
+/// See [`ProbeError`].
+pub async fn probe(tool: &Tool, deadlines: Deadlines) -> Result<Probed, ProbeError> {
+    match tool.kind {
+        ToolKind::System => emulator(tool, deadlines).await,
+        ToolKind::StorageDaemon => {
+            let daemon = StorageDaemon::builder(tool.clone())
+                .deadlines(deadlines)
+                .launch()
+                .await?;
+            let (capabilities, schema) = common(&daemon).await?;
+            daemon.shutdown().await?;
+            Ok(Probed {
+                capabilities,
+                schema,
+            })
+        }
+        kind => Err(ProbeError::Kind {
+            path: tool.path.clone(),
+            kind,
+        }),
+    }
+}
+
+async fn emulator(tool: &Tool, deadlines: Deadlines) -> Result<Probed, ProbeError> {
+    let help = async |args: &[&str]| -> Result<String, ProcessError> {
+        let command = tool.command().args(args).deadline(deadlines.launch);
+        Ok(command
+            .run()
+            .await?
+            .check()?
+            .captured
+            .stdout_text()
+            .into_owned())
+    };
+    let mut last_refusal = None;
+    // qtest is never listed, on purpose, so it is tried anyway.
+    let mut names = vec!["qtest".to_owned()];
+    let listed = help::accelerators(&help(&["-accel", "help"]).await?);
+    names.extend(listed.into_iter().filter(|name| name != "qtest"));
+
+    let mut trials = Vec::new();
+    let mut machine = None;
+    for name in names {
+        let accel = Accel::from(name);
+        let builder = Qemu::builder(tool.clone())
+            .name(format!("trial of {accel}"))
+            .deadlines(deadlines)
+            .accel(accel.clone())
+            .machine("none")
+            .paused(true);
+        let refused = match builder.launch().await {
+            Ok(trial) => {
+                if let Some(last) = machine.replace(trial) {
+                    last.shutdown().await?;
+                }
+                None
+            }
+            Err(LaunchError::Exited { output, .. }) => {
+                let why = reason(&output.captured.stderr_text());
+                last_refusal = Some(output);
+                Some(why)
+            }
+            // Anything but its own refusal is no answer about the accelerator.
+            Err(error) => return Err(error.into()),
+        };
+        trials.push(AccelTrial { accel, refused });
+    }
+    let Some(machine) = machine else {
+        return Err(ProbeError::NoAccelerator {
+            path: tool.path.clone(),
+            trials,
+            last: last_refusal,
+        });
+    };
+
+    let (mut capabilities, schema) = common(&machine).await?;
+    let target: Target = query(&machine, "query-target").await?;
+    let machines: Vec<MachineInfo> = query(&machine, "query-machines").await?;
+    machine.shutdown().await?;
+    capabilities.target = Some(target.arch);
+    capabilities.accelerators = trials;
+    capabilities.machines = machines.into_iter().map(MachineType::from).collect();
+    capabilities.devices = help::devices(&help(&["-machine", "none", "-device", "help"]).await?);
+    capabilities.formats = help::formats(&help(&["-drive", "format=help"]).await?);
+    Ok(Probed {
+        capabilities,
+        schema,
+    })
+}
+
+/// The line of QEMU's complaint, without the program's name.
+fn reason(stderr: &str) -> String {
+    let line = stderr
+        .lines()
+        .rev()
+        .find(|l| !l.trim().is_empty())
+        .unwrap_or("no reason given");
+    line.split_once(": ")
+        .map_or(line, |(_, rest)| rest)
+        .to_owned()
+}
+
+/// What both kinds of process answer.
+async fn common(machine: &Machine) -> Result<(Capabilities, Value), ProbeError> {
+    let version: VersionInfo = query(machine, "query-version").await?;
+    let commands: Vec<Named> = query(machine, "query-commands").await?;
+    let schema: Value = query(machine, "query-qmp-schema").await?;
+    let values = |command, member| super::schema::enum_values(&schema, command, member);
+    let capabilities = Capabilities {
+        program: machine.program(),
+        version: version.qemu.into(),
+        package: version.package,
+        target: None,
+        accelerators: Vec::new(),
+        machines: Vec::new(),
+        devices: Vec::new(),
+        formats: None,
+        drivers: values("blockdev-add", "driver"),
+        commands: sorted(commands.into_iter().map(|c| c.name).collect()),
+        objects: values("object-add", "qom-type"),
+        exports: values("block-export-add", "type"),
+    };
+    Ok((capabilities, schema))
+}
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
+}
+
+async fn query<T: for<'de> Deserialize<'de>>(
+    machine: &Machine,
+    command: &'static str,
+) -> Result<T, ProbeError> {
+    let answer = machine.qmp().execute(command, ()).await;
+    let answer = answer.map_err(|e| ProbeError::Query {
+        command,
+        source: Box::new(e),
+    })?;
+    serde_json::from_value(answer).map_err(|source| ProbeError::Answer { command, source })
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    arch: String,
+}
+
+#[derive(Deserialize)]
+struct VersionInfo {
+    qemu: VersionTriple,
+    #[serde(default)]
+    package: String,
+}
+
+#[derive(Deserialize)]
+struct VersionTriple {
+    major: u32,
+    minor: u32,
+    micro: u32,
+}
+
+impl From<VersionTriple> for Version {
+    fn from(
+        VersionTriple {
+            major,
+            minor,
+            micro,
+        }: VersionTriple,
+    ) -> Self {
+        Version::new(major, minor, micro)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct MachineInfo {
+    name: String,
+    #[serde(default)]
+    alias: Option<String>,
+    #[serde(default)]
+    is_default: bool,
+    #[serde(default)]
+    deprecated: bool,
+}
+
+impl From<MachineInfo> for MachineType {
+    fn from(info: MachineInfo) -> Self {
+        let MachineInfo {
+            name,
+            alias,
+            is_default,
+            deprecated,
+        } = info;
+        MachineType {
+            name,
+            alias,
+            default: is_default,
+            deprecated,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_given_in_qemus_words() {
+        let stderr = "qemu-system-x86_64: -accel qtest: invalid accelerator qtest\n\n";
+        assert_eq!(reason(stderr), "-accel qtest: invalid accelerator qtest");
+        assert_eq!(reason(""), "no reason given");
+    }
+}

@@ -1,0 +1,148 @@
+//! Ratios within one run: our client against `qemu-img bench`, our server against qemu-nbd, and
+//! the fault layer armed but idle against none.
+//!
+//! Absolute numbers say something about the machine only. A and B are run in turns, and the
+//! median of each is compared: `cargo bench -p nbd`. Needs the tools of QEMU on PATH.
+
+use std::time::{Duration, Instant};
+
+use imgtools::tools::{Finder, Tool, ToolKind};
+use nbd::proto::CommandType;
+use nbd::qemu_nbd::QemuNbdServer;
+use nbd::server::backend::ZeroBackend;
+use nbd::server::plan::{Action, FaultPlan, On, Rule};
+use nbd::server::{Export, Server};
+use nbd::{Client, QemuNbd, Uri};
+use tempfile::TempDir;
+
+type Failure = Box<dyn std::error::Error>;
+
+const BLOCK: u64 = 256 * 1024;
+const DEPTH: usize = 16;
+const REQUESTS: u64 = 8 * 1024;
+const SIZE: u64 = 1 << 30;
+const ROUNDS: usize = 9;
+
+fn main() -> Result<(), Failure> {
+    // The test harness asks every target for its list of tests; there are none here.
+    if std::env::args().any(|arg| arg == "--list" || arg == "--test") {
+        return Ok(());
+    }
+    // One thread, as qemu-img and qemu-nbd have.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(all())
+}
+
+async fn all() -> Result<(), Failure> {
+    let finder = Finder::new();
+    let (img, nbd) = (finder.find(ToolKind::Img)?, finder.find(ToolKind::Nbd)?);
+    let dir = tempfile::Builder::new().prefix("nbd").tempdir()?;
+    let real = null_server(&nbd, &dir).await?;
+
+    let uri = real.uri();
+    let ours = async || client_reads(&uri).await;
+    let theirs = async || qemu_img_bench(&img, &uri).await;
+    compare(
+        "client / qemu-img bench, 256 KiB reads at depth 16",
+        1.0,
+        ours,
+        theirs,
+    )
+    .await?;
+
+    let plain = zero_server(FaultPlan::new(), &dir, "plain")?;
+    let plain_uri = plain.uri().ok_or("the server listens")?;
+    let ours = async || qemu_img_bench(&img, &plain_uri).await;
+    let theirs = async || qemu_img_bench(&img, &uri).await;
+    compare(
+        "server / qemu-nbd on null-co, read by qemu-img",
+        0.9,
+        ours,
+        theirs,
+    )
+    .await?;
+
+    let armed = FaultPlan::new()
+        .rule(Rule::new(On::reply(CommandType::TRIM), Action::Drop))
+        .rule(Rule::new(On::request(CommandType::READ), Action::CLOSE).nth(u64::MAX))
+        .rule(Rule::new(On::data(), Action::FlipBits(1)).connection(u64::MAX));
+    let armed = zero_server(armed, &dir, "armed")?;
+    let armed_uri = armed.uri().ok_or("the server listens")?;
+    let ours = async || client_reads(&armed_uri).await;
+    let theirs = async || client_reads(&plain_uri).await;
+    compare("armed but idle / no faults", 0.95, ours, theirs).await?;
+    Ok(())
+}
+
+/// Runs A and B in turns and compares the medians of their speed.
+async fn compare(
+    what: &str,
+    wanted: f64,
+    a: impl AsyncFn() -> Result<Duration, Failure>,
+    b: impl AsyncFn() -> Result<Duration, Failure>,
+) -> Result<(), Failure> {
+    let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        of_a.push(a().await?);
+        of_b.push(b().await?);
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2].as_secs_f64()
+    };
+    let (a, b) = (median(&mut of_a), median(&mut of_b));
+    let speed = (REQUESTS * BLOCK) as f64 / a / (1 << 30) as f64;
+    let ratio = b / a;
+    let verdict = if ratio >= wanted { "ok" } else { "MISSED" };
+    println!("{what}: {ratio:.2} (wanted {wanted:.2}, {verdict}); {speed:.2} GiB/s");
+    Ok(())
+}
+
+async fn null_server(nbd: &Tool, dir: &TempDir) -> Result<QemuNbdServer, Failure> {
+    let image = format!("driver=null-co,size={SIZE},read-zeroes=off");
+    let nbd = QemuNbd::new(nbd.clone()).image_opts();
+    Ok(nbd.serve_unix(image, dir.path().join("real")).await?)
+}
+
+fn zero_server(plan: FaultPlan, dir: &TempDir, name: &str) -> Result<Server, Failure> {
+    let export = Export::new(ZeroBackend::new(SIZE));
+    let server = Server::builder().export(export).plan(plan);
+    Ok(server.listen_unix(dir.path().join(name))?)
+}
+
+async fn qemu_img_bench(img: &Tool, uri: &Uri) -> Result<Duration, Failure> {
+    let (count, size, depth) = (REQUESTS.to_string(), BLOCK.to_string(), DEPTH.to_string());
+    let command = img.command().args(["bench", "-f", "raw", "-t", "none"]);
+    let command = command
+        .args(["-c", &count, "-s", &size, "-d", &depth])
+        .arg(uri.to_string());
+    let text = command.run().await?.check()?.stdout_text().into_owned();
+    let seconds = text
+        .split("completed in ")
+        .nth(1)
+        .and_then(|t| t.split(' ').next());
+    Ok(Duration::from_secs_f64(
+        seconds.ok_or("no time in the output")?.parse()?,
+    ))
+}
+
+async fn client_reads(uri: &Uri) -> Result<Duration, Failure> {
+    let client = Client::builder().connect_uri(uri).await?;
+    let start = Instant::now();
+    let workers = (0..DEPTH as u64).map(|worker| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let mut buffer = Vec::new();
+            for n in (worker..REQUESTS).step_by(DEPTH) {
+                buffer = client.read_into(n * BLOCK % SIZE, BLOCK, buffer).await?;
+            }
+            Ok::<_, nbd::client::RequestError>(())
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        worker.await??;
+    }
+    Ok(start.elapsed())
+}

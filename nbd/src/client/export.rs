@@ -1,0 +1,82 @@
+//! What a server said about an export.
+
+use crate::proto::{Mode, TransmissionFlags, limits};
+
+/// Size constraints of an export in bytes (proto.md, "Block size constraints").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct BlockSizes {
+    /// Every offset and length must be a multiple of this.
+    pub minimum: u32,
+    /// What is fast.
+    pub preferred: u32,
+    /// Largest payload.
+    pub maximum: u32,
+}
+
+impl Default for BlockSizes {
+    /// What proto.md says is to be assumed of a silent server.
+    fn default() -> Self {
+        BlockSizes {
+            minimum: 1,
+            preferred: 4096,
+            maximum: limits::MAX_PAYLOAD as u32,
+        }
+    }
+}
+
+/// A metadata context that was selected.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Context {
+    /// Number in block status replies.
+    pub id: u32,
+    /// Name, such as `base:allocation`.
+    pub name: String,
+}
+
+/// An export as its server described it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportInfo {
+    /// The name that was asked for.
+    pub name: String,
+    /// The server's own name for it, if it said one.
+    pub canonical_name: Option<String>,
+    /// Text for people.
+    pub description: Option<String>,
+    /// Bytes.
+    pub size: u64,
+    /// What it can do.
+    pub flags: TransmissionFlags,
+    /// Size constraints, if the server said any.
+    pub block_sizes: Option<BlockSizes>,
+    /// Contexts that were selected, in the server's order.
+    pub contexts: Vec<Context>,
+    /// What was negotiated.
+    pub mode: Mode,
+}
+
+impl ExportInfo {
+    pub(super) fn empty(name: &str, mode: Mode) -> ExportInfo {
+        ExportInfo {
+            name: name.to_owned(),
+            canonical_name: None,
+            description: None,
+            size: 0,
+            flags: TransmissionFlags::empty(),
+            block_sizes: None,
+            contexts: Vec::new(),
+            mode,
+        }
+    }
+
+    /// The id of a context that was selected.
+    pub fn context_id(&self, name: &str) -> Option<u32> {
+        self.contexts.iter().find(|c| c.name == name).map(|c| c.id)
+    }
+
+    /// Whether writes can succeed.
+    pub fn is_read_only(&self) -> bool {
+        self.flags.contains(TransmissionFlags::READ_ONLY)
+    }
+}

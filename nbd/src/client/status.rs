@@ -1,0 +1,232 @@
+//! Block status: one request with several contexts, and whole maps.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::connection::Client;
+use super::error::RequestError;
+use super::requests::request;
+use crate::proto::chunk::Extent;
+use crate::proto::{BaseAllocation, CommandFlags, CommandType, Mode, StatusFilter};
+
+/// What one reply said of one context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContextExtents {
+    /// Name of the context.
+    pub context: String,
+    /// Consecutive, from the request's offset on. The last one can reach beyond the request.
+    pub extents: Vec<Extent>,
+}
+
+/// A piece of an export with one status; neighbours differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct MapEntry {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Meaning depends on the context: `base:allocation` see [`MapEntry::base`];
+    /// `qemu:allocation-depth` 0 is unallocated, else the layer counted from 1;
+    /// `qemu:dirty-bitmap:…` bit 0 is dirty.
+    pub status: u64,
+}
+
+impl MapEntry {
+    /// The status as bits of `base:allocation`.
+    pub fn base(&self) -> BaseAllocation {
+        BaseAllocation::from_bits_retain(self.status as u32)
+    }
+
+    /// End of the piece.
+    pub fn end(&self) -> u64 {
+        self.offset + self.len
+    }
+}
+
+/// Largest status request without extended headers, aligned for every block size.
+const MAX_COMPACT: u64 = u32::MAX as u64 & !0xffff;
+
+impl Client {
+    /// Status of every selected context.
+    pub async fn block_status(
+        &self,
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<ContextExtents>, RequestError> {
+        self.block_status_with(offset, len, CommandFlags::empty())
+            .await
+    }
+
+    /// Status with flags ([`CommandFlags::REQ_ONE`]).
+    pub async fn block_status_with(
+        &self,
+        offset: u64,
+        len: u64,
+        flags: CommandFlags,
+    ) -> Result<Vec<ContextExtents>, RequestError> {
+        let ids = self.export().contexts.iter().map(|c| c.id).collect();
+        self.query(offset, len, flags, ids, None).await
+    }
+
+    /// Status of some of the selected contexts (extended headers with
+    /// [`crate::proto::TransmissionFlags::BLOCK_STATUS_PAYLOAD`]).
+    pub async fn block_status_of(
+        &self,
+        contexts: &[&str],
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<ContextExtents>, RequestError> {
+        let mut ids = Vec::new();
+        for name in contexts {
+            match self.export().context_id(name) {
+                Some(id) => ids.push(id),
+                None => return Err(unselected(name, offset, len)),
+            }
+        }
+        let filter = StatusFilter {
+            effect_len: len,
+            contexts: ids.clone(),
+        };
+        self.query(offset, len, CommandFlags::PAYLOAD_LEN, ids, Some(filter))
+            .await
+    }
+
+    async fn query(
+        &self,
+        offset: u64,
+        len: u64,
+        flags: CommandFlags,
+        ids: Vec<u32>,
+        filter: Option<StatusFilter>,
+    ) -> Result<Vec<ContextExtents>, RequestError> {
+        if ids.is_empty() {
+            return Err(unselected("any", offset, len));
+        }
+        let payload = filter.map_or(Bytes::new(), |f| Bytes::from(f.encode()));
+        let mut request = request(CommandType::BLOCK_STATUS, flags, offset, len);
+        self.permit(&request, len, 0)?;
+        if !payload.is_empty() {
+            request.len = payload.len() as u64;
+        }
+        let reply = self.submit(request, len, payload, ids, Vec::new()).await?;
+        let name = |id| {
+            let known = self.export().contexts.iter().find(|c| c.id == id);
+            known.map_or_else(|| format!("#{id}"), |c| c.name.clone())
+        };
+        let statuses = reply.statuses.into_iter();
+        Ok(statuses
+            .map(|s| ContextExtents {
+                context: name(s.context),
+                extents: s.extents,
+            })
+            .collect())
+    }
+
+    /// The whole map of one context: as many requests as needed, equal neighbours joined.
+    pub async fn map(
+        &self,
+        context: &str,
+        range: Range<u64>,
+    ) -> Result<Vec<MapEntry>, RequestError> {
+        let mut maps = self.maps(range).await?;
+        match maps.iter().position(|(name, _)| name == context) {
+            Some(at) => Ok(maps.swap_remove(at).1),
+            None => Err(unselected(context, 0, 0)),
+        }
+    }
+
+    /// The maps of all selected contexts, from the same requests.
+    pub async fn maps(
+        &self,
+        range: Range<u64>,
+    ) -> Result<Vec<(String, Vec<MapEntry>)>, RequestError> {
+        let names = self
+            .export()
+            .contexts
+            .iter()
+            .map(|c| (c.name.clone(), Vec::new()));
+        let mut maps: Vec<(String, Vec<MapEntry>)> = names.collect();
+        let most = if self.export().mode == Mode::Extended {
+            u64::MAX
+        } else {
+            MAX_COMPACT
+        };
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(most);
+            let replies = self.block_status(at, len).await?;
+            // Contexts may stop at different places; only what all of them cover is taken.
+            let reach = |r: &ContextExtents| r.extents.iter().map(|e| e.len).sum::<u64>();
+            let covered = replies.iter().map(reach).min().unwrap_or(len).min(len);
+            if covered == 0 {
+                return Err(unselected("any", at, len));
+            }
+            for reply in replies {
+                if let Some((_, map)) = maps.iter_mut().find(|(name, _)| *name == reply.context) {
+                    append(map, at, covered, &reply.extents);
+                }
+            }
+            at += covered;
+        }
+        Ok(maps)
+    }
+}
+
+/// Adds extents from `at` on, at most `room` bytes of them.
+fn append(map: &mut Vec<MapEntry>, mut at: u64, mut room: u64, extents: &[Extent]) {
+    for extent in extents {
+        let len = extent.len.min(room);
+        if len == 0 {
+            return;
+        }
+        match map.last_mut() {
+            Some(last) if last.status == extent.status && last.end() == at => last.len += len,
+            _ => map.push(MapEntry {
+                offset: at,
+                len,
+                status: extent.status,
+            }),
+        }
+        at += len;
+        room -= len;
+    }
+}
+
+fn unselected(context: &str, offset: u64, len: u64) -> RequestError {
+    let reason = format!("context {context} was not selected");
+    RequestError::Unsendable {
+        command: CommandType::BLOCK_STATUS,
+        offset,
+        len,
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_of_several_replies_are_joined_and_cut_where_one_context_ends() {
+        let mut map = Vec::new();
+        let extent = |len, status| Extent { len, status };
+        append(&mut map, 100, 50, &[extent(30, 1), extent(40, 2)]);
+        append(
+            &mut map,
+            150,
+            20,
+            &[extent(5, 2), extent(5, 2), extent(100, 3)],
+        );
+        let entry = |offset, len, status| MapEntry {
+            offset,
+            len,
+            status,
+        };
+        assert_eq!(
+            map,
+            [entry(100, 30, 1), entry(130, 30, 2), entry(160, 10, 3)]
+        );
+    }
+}

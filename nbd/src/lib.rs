@@ -1,0 +1,24 @@
+//! NBD for tests: see exactly what a server says, be exactly as evil as a test needs, and hold a
+//! real qemu-nbd without races.
+//!
+//! - [`proto`]: the wire format without I/O; all there is without default features.
+//! - [`Client`]: async, strict, pipelined; reaches any of the five [`proto::Mode`]s.
+//! - [`server::Server`]: any of the five modes, with faults as data.
+//! - [`QemuNbd`]: a real qemu-nbd, started by socket activation.
+//! - [`Uri`]: NBD URIs, QEMU's dialect of them, and its older `nbd:` names.
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "io")]
+pub mod client;
+pub mod proto;
+#[cfg(feature = "qemu-nbd")]
+pub mod qemu_nbd;
+#[cfg(feature = "io")]
+pub mod server;
+pub mod uri;
+
+#[cfg(feature = "io")]
+pub use client::{Client, list};
+#[cfg(feature = "qemu-nbd")]
+pub use qemu_nbd::{QemuNbd, QemuNbdServer};
+pub use uri::Uri;

@@ -1,0 +1,46 @@
+//! Limits of the protocol, each with the place it comes from.
+//!
+//! Every length that a peer sends is compared with one of these before memory is reserved.
+
+/// Longest string: export name, description, context name, error text (proto.md, "Values").
+pub const MAX_STRING: usize = 4096;
+
+/// Largest payload that everyone must accept: 2^25 (proto.md, "Block size constraints").
+pub const MAX_PAYLOAD: u64 = 32 * 1024 * 1024;
+
+/// Largest data of an option that we send or accept.
+///
+/// proto.md leaves this to the implementation. The largest legal option is
+/// `SET_META_CONTEXT` with as many queries as one wants; 64 KiB is room for 15 of the longest.
+pub const MAX_OPTION_DATA: usize = 64 * 1024;
+
+/// Most replies to one option that a client reads before it calls the peer hostile.
+///
+/// proto.md sets no limit. A list of 10,000 exports is beyond any test; an endless one is an
+/// attack.
+pub const MAX_OPTION_REPLIES: usize = 16 * 1024;
+
+/// Total bytes of replies to one option that a client keeps (a "list bomb" is longer).
+pub const MAX_OPTION_REPLY_TOTAL: usize = 1024 * 1024;
+
+/// Most extents in one status chunk: 2^20 (proto.md, `NBD_CMD_BLOCK_STATUS`).
+pub const MAX_EXTENTS: usize = 1 << 20;
+
+/// Most separate pieces of a read that may be outstanding at once.
+///
+/// proto.md lets a server send chunks in any order and size. Pieces that touch are merged, so only
+/// a reply that jumps about this often is refused; without a bound, one-byte chunks would make
+/// the bookkeeping larger than the data.
+pub const MAX_FRAGMENTS: usize = 1 << 14;
+
+/// Most metadata contexts a client selects (our own bound, it keeps status replies finite).
+pub const MAX_CONTEXTS: usize = 256;
+
+/// Size of the zeroes after an `EXPORT_NAME` reply (proto.md, "Newstyle negotiation").
+pub const ZEROES: usize = 124;
+
+/// Port assigned by IANA to NBD.
+pub const DEFAULT_PORT: u16 = 10809;
+
+/// Shortest read that a server must be able to answer in one chunk (`NBD_CMD_FLAG_DF`).
+pub const MIN_UNFRAGMENTED: u64 = 65536;

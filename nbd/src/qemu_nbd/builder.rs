@@ -1,0 +1,378 @@
+//! What qemu-nbd is to serve, and how.
+
+use std::ffi::{OsStr, OsString};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use imgtools::process::{Command, Convention, Output};
+use imgtools::tools::Tool;
+
+use super::error::QemuNbdError;
+use super::forked::{self, Forked};
+use super::listing::QemuListing;
+use super::server::QemuNbdServer;
+use crate::uri::{Address, Uri};
+
+/// Hands file descriptor 3 over as systemd would. `LISTEN_PID` must be the server's own id, which
+/// is known only after the fork; the shell becomes the server.
+const ACTIVATION: [&str; 4] = [
+    // By its path, so that it is not looked for in each folder of a long PATH.
+    "/bin/sh",
+    "-c",
+    r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#,
+    "socket-activation",
+];
+const FIRST_FD: i32 = 3;
+
+/// Where a server listens, and who makes the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// We make the unix socket and hand it over.
+    Unix(PathBuf),
+    /// We listen on this host and port (0: any) and hand the socket over.
+    Tcp(String, u16),
+    /// qemu-nbd makes the unix socket (`-k`); for tests that are about that.
+    OwnUnix(PathBuf),
+    /// qemu-nbd binds the port (`-b`, `-p`); for tests that are about that.
+    OwnTcp(String, u16),
+}
+
+impl Listen {
+    /// Whether we make the socket.
+    pub fn is_activation(&self) -> bool {
+        matches!(self, Listen::Unix(_) | Listen::Tcp(..))
+    }
+
+    pub(super) fn address(&self) -> Address {
+        match self {
+            Listen::Unix(path) | Listen::OwnUnix(path) => Address::Unix(path.clone()),
+            Listen::Tcp(host, port) | Listen::OwnTcp(host, port) => Address::Tcp {
+                host: host.clone(),
+                port: *port,
+            },
+        }
+    }
+}
+
+/// A qemu-nbd to be started. Clones share nothing, so one can be kept as a template.
+///
+/// It stays when a client leaves, and takes any number of them (`-t -e 0`), unless told otherwise.
+///
+/// ```no_run
+/// # async fn f(tool: imgtools::tools::Tool) -> Result<(), Box<dyn std::error::Error>> {
+/// let server = nbd::QemuNbd::new(tool)
+///     .format("qcow2")
+///     .bitmap("b0")
+///     .serve_unix("disk.qcow2", "/tmp/nbd.sock")
+///     .await?;
+/// println!("{}", server.uri());
+/// server.stop().await?.check()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct QemuNbd {
+    tool: Tool,
+    args: Vec<OsString>,
+    secrets: Vec<String>,
+    persistent: bool,
+    shared: u32,
+    export: Option<String>,
+    directory: Option<PathBuf>,
+    pub(super) hold_address: bool,
+    pub(super) ready_within: Duration,
+    pub(super) stop_within: Duration,
+}
+
+impl QemuNbd {
+    /// Prepares to run this program.
+    pub fn new(tool: Tool) -> QemuNbd {
+        QemuNbd {
+            tool,
+            args: Vec::new(),
+            secrets: Vec::new(),
+            persistent: true,
+            shared: 0,
+            export: None,
+            directory: None,
+            hold_address: false,
+            ready_within: Duration::from_secs(30),
+            stop_within: Duration::from_secs(30),
+        }
+    }
+
+    /// Format of the image (`-f`). Without it qemu-nbd probes, and warns about raw images.
+    pub fn format(self, format: impl AsRef<OsStr>) -> Self {
+        self.arg("-f").arg(format)
+    }
+
+    /// Takes the image as `--image-opts`.
+    pub fn image_opts(self) -> Self {
+        self.arg("--image-opts")
+    }
+
+    /// Name of the export (`-x`). Without it the export is the default one, with no name.
+    pub fn export_name(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.export = Some(name.clone());
+        self.arg("-x").arg(name)
+    }
+
+    /// Description of the export (`-D`).
+    pub fn description(self, text: impl AsRef<OsStr>) -> Self {
+        self.arg("-D").arg(text)
+    }
+
+    /// Refuses writes (`-r`).
+    pub fn read_only(self) -> Self {
+        self.arg("-r")
+    }
+
+    /// Exposes a dirty bitmap (`-B`). Can be repeated.
+    pub fn bitmap(self, name: impl AsRef<OsStr>) -> Self {
+        self.arg("-B").arg(name)
+    }
+
+    /// Exposes the allocation depth (`-A`).
+    pub fn allocation_depth(self) -> Self {
+        self.arg("-A")
+    }
+
+    /// Serves an internal snapshot (`-l`): a name or id, or `snapshot.name=…`.
+    pub fn load_snapshot(self, which: impl AsRef<OsStr>) -> Self {
+        self.arg("-l").arg(which)
+    }
+
+    /// Keeps writes in a temporary file (`-s`).
+    pub fn temporary_snapshot(self) -> Self {
+        self.arg("-s")
+    }
+
+    /// Defines an object (`--object`).
+    pub fn object(self, definition: impl AsRef<OsStr>) -> Self {
+        self.arg("--object").arg(definition)
+    }
+
+    /// Uses these TLS credentials (`--tls-creds`).
+    pub fn tls_creds(self, id: impl AsRef<OsStr>) -> Self {
+        self.arg("--tls-creds").arg(id)
+    }
+
+    /// Cache mode (`--cache`).
+    pub fn cache(self, mode: impl AsRef<OsStr>) -> Self {
+        self.arg("--cache").arg(mode)
+    }
+
+    /// Asynchronous I/O mode (`--aio`).
+    pub fn aio(self, mode: impl AsRef<OsStr>) -> Self {
+        self.arg("--aio").arg(mode)
+    }
+
+    /// Most clients at once (`-e`); 0 is no limit.
+    pub fn shared(mut self, clients: u32) -> Self {
+        self.shared = clients;
+        self
+    }
+
+    /// Ends when the last client leaves, which is qemu-nbd's own default.
+    pub fn until_last_client(mut self) -> Self {
+        self.persistent = false;
+        self
+    }
+
+    /// Any other argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Other arguments.
+    pub fn args(self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        args.into_iter().fold(self, QemuNbd::arg)
+    }
+
+    /// A text that no error and no log may show.
+    pub fn secret(mut self, text: impl Into<String>) -> Self {
+        self.secrets.push(text.into());
+        self
+    }
+
+    /// Runs it in this directory.
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Goes on listening when the server has ended, for as long as this value or a template of it
+    /// ([`QemuNbdServer::template`]) lives: who connects meanwhile waits for the next server, or is
+    /// hung up on ([`QemuNbdTemplate::hang_up`](super::QemuNbdTemplate::hang_up)). Without it clients
+    /// are refused. It has no effect where qemu-nbd makes the socket.
+    ///
+    /// Not for a server that takes only so many clients ([`QemuNbd::shared`]) or goes with the last:
+    /// one that waited is served before our own look whether the server is ready.
+    pub fn hold_address(mut self) -> Self {
+        self.hold_address = true;
+        self
+    }
+
+    /// How long it may take to be ready, and to stop (30 s each unless said otherwise).
+    pub fn patience(mut self, limit: Duration) -> Self {
+        self.ready_within = limit;
+        self.stop_within = limit;
+        self
+    }
+
+    /// Serves an image on a unix socket that we make, which must not exist yet.
+    pub async fn serve_unix(
+        self,
+        image: impl AsRef<OsStr>,
+        socket: impl Into<PathBuf>,
+    ) -> Result<QemuNbdServer, QemuNbdError> {
+        self.serve(image, Listen::Unix(socket.into())).await
+    }
+
+    /// Serves an image on a free port of 127.0.0.1.
+    pub async fn serve_tcp(self, image: impl AsRef<OsStr>) -> Result<QemuNbdServer, QemuNbdError> {
+        self.serve(image, Listen::Tcp("127.0.0.1".into(), 0)).await
+    }
+
+    /// Serves an image and returns when the greeting has arrived.
+    pub async fn serve(
+        self,
+        image: impl AsRef<OsStr>,
+        listen: Listen,
+    ) -> Result<QemuNbdServer, QemuNbdError> {
+        QemuNbdServer::start(self, image.as_ref().to_owned(), listen, None).await
+    }
+
+    /// A server that lives exactly as long as `with` runs; then it is stopped, and must stop well.
+    pub async fn run<T, F: Future<Output = T>>(
+        self,
+        image: impl AsRef<OsStr>,
+        socket: impl Into<PathBuf>,
+        with: impl FnOnce(Uri) -> F,
+    ) -> Result<T, QemuNbdError> {
+        let server = self.serve_unix(image, socket).await?;
+        let result = with(server.uri()).await;
+        server.stop().await?.check()?;
+        Ok(result)
+    }
+
+    /// Starts it with `--fork`, for the test that is about that.
+    pub async fn fork(
+        self,
+        image: impl AsRef<OsStr>,
+        socket: impl AsRef<Path>,
+    ) -> Result<Forked, QemuNbdError> {
+        forked::start(&self, image.as_ref(), socket.as_ref()).await
+    }
+
+    /// Runs it to its end with just the options set here, `--persistent` and `--shared` aside; for
+    /// tests of its errors.
+    pub async fn run_bare(self) -> Result<Output, QemuNbdError> {
+        let command = self.base().args(&self.args).deadline(self.ready_within);
+        Ok(command.run().await?)
+    }
+
+    /// What `qemu-nbd --list` prints about a server; see [`crate::list`] for our own view.
+    pub async fn list(&self, address: &Address) -> Result<QemuListing, QemuNbdError> {
+        QemuListing::parse(&self.list_output(address).await?.check()?.stdout_text())
+    }
+
+    /// Runs `qemu-nbd --list`, whatever comes of it.
+    pub async fn list_output(&self, address: &Address) -> Result<Output, QemuNbdError> {
+        let command = self
+            .base()
+            .arg("--list")
+            .args(address_args(address))
+            .args(&self.args);
+        Ok(command.deadline(self.ready_within).run().await?)
+    }
+
+    fn base(&self) -> Command {
+        let mut command = self.tool.command().grace(self.stop_within);
+        for secret in &self.secrets {
+            command = command.secret(secret);
+        }
+        match &self.directory {
+            Some(directory) => command.current_dir(directory),
+            None => command,
+        }
+    }
+
+    /// Everything but where to listen.
+    pub(super) fn command(&self, image: &OsStr) -> Command {
+        let mut command = self.base();
+        if self.persistent {
+            command = command.arg("-t");
+        }
+        command
+            .arg("-e")
+            .arg(self.shared.to_string())
+            .args(&self.args)
+            .arg("--")
+            .arg(image)
+    }
+
+    /// Has an activated server inherit this socket.
+    pub(super) fn activated(&self, image: &OsStr, socket: std::os::fd::OwnedFd) -> Command {
+        // The shell is replaced by the server, so the status is that of whoever comes next.
+        let valgrind = self
+            .tool
+            .wrapper
+            .first()
+            .is_some_and(|w| w.ends_with("valgrind"));
+        let convention = if valgrind {
+            Convention::Valgrind
+        } else {
+            Convention::Direct
+        };
+        self.command(image)
+            .wrapper(ACTIVATION)
+            .convention(convention)
+            .fd(socket, FIRST_FD)
+    }
+
+    /// Has the server make its own socket.
+    pub(super) fn unactivated(&self, image: &OsStr, address: &Address, pid_file: &Path) -> Command {
+        let mut this = self.clone();
+        let mut args = address_args(address);
+        args.extend(["--pid-file".into(), pid_file.as_os_str().to_owned()]);
+        args.append(&mut this.args);
+        this.args = args;
+        this.command(image)
+    }
+
+    pub(super) fn uri(&self, address: Address) -> Uri {
+        let export = self.export.clone().unwrap_or_default();
+        Uri {
+            tls: false,
+            address,
+            export,
+            user: None,
+            parameters: Vec::new(),
+        }
+    }
+}
+
+/// `-k`, or `-b` and `-p`.
+fn address_args(address: &Address) -> Vec<OsString> {
+    match address {
+        Address::Unix(path) => vec!["-k".into(), path.as_os_str().to_owned()],
+        Address::Tcp { host, port } => {
+            vec![
+                "-b".into(),
+                host.into(),
+                "-p".into(),
+                port.to_string().into(),
+            ]
+        }
+        // qemu-nbd has no option for these; what it says about the NUL is its own.
+        Address::Abstract(name) => {
+            vec![
+                "-k".into(),
+                String::from_utf8_lossy(name).into_owned().into(),
+            ]
+        }
+    }
+}

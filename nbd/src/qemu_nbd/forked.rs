@@ -1,0 +1,157 @@
+//! `qemu-nbd --fork` and its three outcomes.
+//!
+//! The parent's exit status does not tell whether a server runs: it is 1 as soon as the daemon has
+//! printed anything, be it a warning. Whether the daemon lives is what counts.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use imgtools::process::Output;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::net::unix::pipe::Receiver;
+
+use super::builder::QemuNbd;
+use super::error::QemuNbdError;
+use super::pid_file::PidFile;
+use crate::uri::{Address, Uri};
+
+/// What came of `--fork`.
+#[derive(Debug)]
+pub enum Forked {
+    /// A daemon serves, and said nothing.
+    Serving(ForkedQemuNbd, Box<Output>),
+    /// A daemon serves, but it printed something, and so the parent claims to have failed.
+    ServingDespite(ForkedQemuNbd, Box<Output>),
+    /// No daemon is left.
+    Failed(Box<Output>),
+}
+
+impl Forked {
+    /// The daemon, if there is one.
+    pub fn daemon(self) -> Option<ForkedQemuNbd> {
+        match self {
+            Forked::Serving(daemon, _) | Forked::ServingDespite(daemon, _) => Some(daemon),
+            Forked::Failed(_) => None,
+        }
+    }
+
+    /// What the parent printed, and its exit status.
+    pub fn output(&self) -> &Output {
+        match self {
+            Forked::Serving(_, output)
+            | Forked::ServingDespite(_, output)
+            | Forked::Failed(output) => output,
+        }
+    }
+}
+
+/// A daemon, which is nobody's child. Dropping the handle kills it.
+#[derive(Debug)]
+pub struct ForkedQemuNbd {
+    pid: u32,
+    /// Names the process even after its number has been given to another one.
+    process: Receiver,
+    uri: Uri,
+    stop_within: Duration,
+}
+
+pub(super) async fn start(
+    builder: &QemuNbd,
+    image: &OsStr,
+    socket: &Path,
+) -> Result<Forked, QemuNbdError> {
+    let pid_file = PidFile::new().map_err(|source| QemuNbdError::File {
+        path: "pid file".into(),
+        source,
+    })?;
+    let address = Address::Unix(socket.to_owned());
+    let forking = builder.clone().arg("--fork");
+    // The daemon may keep our pipes for as long as it lives (`-v` does), so the end of the output
+    // is not waited for.
+    let command = forking
+        .unactivated(image, &address, pid_file.path())
+        .until_exit();
+    let output = Box::new(command.deadline(builder.ready_within).run().await?);
+    // By now the file has its final content: the parent waited for the daemon to get that far.
+    let Some(pid) = pid_file.pid() else {
+        return Ok(Forked::Failed(output));
+    };
+    let watch = |source| QemuNbdError::Watch { pid, source };
+    let process = match Pid::from_raw(pid as i32).map(|p| pidfd_open(p, PidfdFlags::NONBLOCK)) {
+        Some(Ok(process)) => process,
+        Some(Err(rustix::io::Errno::SRCH)) | None => return Ok(Forked::Failed(output)),
+        Some(Err(error)) => return Err(watch(error.into())),
+    };
+    // A pidfd is readable when the process has ended, zombies included; it is never read.
+    let process = Receiver::from_owned_fd_unchecked(process).map_err(watch)?;
+    let daemon = ForkedQemuNbd {
+        pid,
+        process,
+        uri: builder.uri(address),
+        stop_within: builder.stop_within,
+    };
+    if daemon.has_ended() {
+        return Ok(Forked::Failed(output));
+    }
+    Ok(match output.status.is_success() {
+        true => Forked::Serving(daemon, output),
+        false => Forked::ServingDespite(daemon, output),
+    })
+}
+
+impl ForkedQemuNbd {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What a client connects to.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Whether it has ended. Its exit status is its adoptive parent's to know.
+    pub fn has_ended(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut fds = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
+    }
+
+    /// Ends it with SIGTERM and waits. `false` if it had to be killed.
+    pub async fn stop(self) -> Result<bool, QemuNbdError> {
+        self.signal(Signal::TERM);
+        match tokio::time::timeout(self.stop_within, self.ended()).await {
+            Ok(ended) => ended.map(|()| true),
+            Err(_) => {
+                self.signal(Signal::KILL);
+                self.ended().await.map(|()| false)
+            }
+        }
+    }
+
+    /// Waits until it ends.
+    pub async fn ended(&self) -> Result<(), QemuNbdError> {
+        let ready = self.process.readable().await;
+        ready.map(drop).map_err(|source| QemuNbdError::Watch {
+            pid: self.pid,
+            source,
+        })
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It may have ended already, which is what is wanted.
+        let _ = pidfd_send_signal(&self.process, signal);
+    }
+}
+
+impl Drop for ForkedQemuNbd {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+        if let Address::Unix(path) = &self.uri.address {
+            // A daemon that ended well has removed it itself.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

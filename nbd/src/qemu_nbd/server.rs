@@ -1,0 +1,249 @@
+//! A running qemu-nbd.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use imgtools::process::{Captured, Child, Command, Output, Status};
+use nix::sys::signal::Signal;
+
+use super::builder::{Listen, QemuNbd};
+use super::error::QemuNbdError;
+use super::pid_file::PidFile;
+use super::ready;
+use super::socket::{Listening, SocketFile};
+use crate::uri::{Address, Uri};
+
+/// A qemu-nbd that serves. Dropping it kills the process, reaps it and removes its socket.
+#[derive(Debug)]
+pub struct QemuNbdServer {
+    child: Child,
+    builder: QemuNbd,
+    image: OsString,
+    listen: Listen,
+    address: Address,
+    /// The socket, if it goes on listening when the process has ended.
+    held: Option<Arc<Listening>>,
+    /// Removed after the process is gone: fields are dropped in this order.
+    _file: Option<Arc<SocketFile>>,
+}
+
+impl QemuNbdServer {
+    pub(super) async fn start(
+        builder: QemuNbd,
+        image: OsString,
+        listen: Listen,
+        held: Option<Arc<Listening>>,
+    ) -> Result<QemuNbdServer, QemuNbdError> {
+        let started = match listen.is_activation() {
+            true => Self::activate(&builder, &image, &listen, held)?,
+            false => Self::leave_alone(&builder, &image, &listen)?,
+        };
+        let server = QemuNbdServer {
+            child: started.command.spawn_async().await?,
+            builder,
+            image,
+            listen,
+            address: started.address,
+            held: started.held,
+            _file: started.file,
+        };
+        server.until_ready(started.pid_file).await
+    }
+
+    fn activate(
+        builder: &QemuNbd,
+        image: &OsString,
+        listen: &Listen,
+        held: Option<Arc<Listening>>,
+    ) -> Result<Start, QemuNbdError> {
+        let address = listen.address();
+        let wrap = |source| QemuNbdError::Listen {
+            address: address.clone(),
+            source,
+        };
+        let listening = match held {
+            Some(listening) => listening,
+            None => Arc::new(Listening::at(&address).map_err(wrap)?),
+        };
+        Ok(Start {
+            command: builder.activated(image, listening.share().map_err(wrap)?),
+            address: listening.address.clone(),
+            file: listening.file.clone(),
+            // Otherwise nobody but the process listens, and its end is the end of that.
+            held: builder.hold_address.then_some(listening),
+            pid_file: None,
+        })
+    }
+
+    fn leave_alone(
+        builder: &QemuNbd,
+        image: &OsString,
+        listen: &Listen,
+    ) -> Result<Start, QemuNbdError> {
+        let address = listen.address();
+        let pid_file = PidFile::new().map_err(|source| QemuNbdError::File {
+            path: "pid file".into(),
+            source,
+        })?;
+        let file = match &address {
+            Address::Unix(path) => Some(Arc::new(SocketFile(path.clone()))),
+            _ => None,
+        };
+        Ok(Start {
+            command: builder.unactivated(image, &address, pid_file.path()),
+            address,
+            file,
+            held: None,
+            pid_file: Some(pid_file),
+        })
+    }
+
+    async fn until_ready(self, pid_file: Option<PidFile>) -> Result<QemuNbdServer, QemuNbdError> {
+        let after = self.builder.ready_within;
+        let ready = async {
+            if let Some(pid_file) = &pid_file {
+                pid_file.written().await?;
+            }
+            ready::greeting(&self.address).await
+        };
+        let greeted = tokio::select! {
+            greeted = tokio::time::timeout(after, ready) => greeted,
+            _ = self.child.exited() => Ok(Err(std::io::ErrorKind::NotConnected.into())),
+        };
+        match greeted {
+            Ok(Ok(())) => Ok(self),
+            Ok(Err(_)) => {
+                // A server that drops a client before its greeting is on its way out. Its end has
+                // the reason.
+                self.child.set_deadline(Some(after));
+                Err(QemuNbdError::Exited(Box::new(self.child.wait().await?)))
+            }
+            Err(_) => {
+                self.child.kill();
+                let output = Box::new(self.child.wait().await?);
+                Err(QemuNbdError::NotReady { output, after })
+            }
+        }
+    }
+
+    /// What a client connects to.
+    pub fn uri(&self) -> Uri {
+        self.builder.uri(self.address.clone())
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> Captured {
+        self.child.output()
+    }
+
+    /// Its exit status, if it has ended.
+    pub fn status(&self) -> Option<Status> {
+        self.child.try_wait()
+    }
+
+    /// The process itself.
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// Ends it with SIGTERM, and waits. Any exit status is fine here; see [`Output::check`].
+    ///
+    /// # Errors
+    /// That SIGTERM was not enough within the builder's patience is one.
+    pub async fn stop(self) -> Result<Output, QemuNbdError> {
+        self.child.signal(Signal::SIGTERM);
+        let waiting = tokio::time::timeout(self.builder.stop_within, self.child.wait());
+        match waiting.await {
+            Ok(output) => Ok(output?),
+            Err(_) => {
+                self.child.kill();
+                Err(QemuNbdError::Killed(Box::new(self.child.wait().await?)))
+            }
+        }
+    }
+
+    /// Ends it with SIGKILL, as a crash would, and waits.
+    pub async fn kill(self) -> Result<Output, QemuNbdError> {
+        self.child.kill();
+        Ok(self.child.wait().await?)
+    }
+
+    /// Waits until it ends by itself, as one does that was told to end with its last client.
+    pub async fn wait(self) -> Result<Output, QemuNbdError> {
+        Ok(self.child.wait().await?)
+    }
+
+    /// Stops it, and starts another one on the same address.
+    pub async fn restart(self) -> Result<QemuNbdServer, QemuNbdError> {
+        let again = self.template();
+        self.stop().await?.check()?;
+        again.start().await
+    }
+
+    /// What is needed to start it again at the same address, after it has ended.
+    pub fn template(&self) -> QemuNbdTemplate {
+        let listen = match (&self.listen, &self.address) {
+            (Listen::Tcp(host, _), Address::Tcp { port, .. }) => Listen::Tcp(host.clone(), *port),
+            (listen, _) => listen.clone(),
+        };
+        QemuNbdTemplate {
+            builder: self.builder.clone(),
+            image: self.image.clone(),
+            listen,
+            held: self.held.clone(),
+        }
+    }
+}
+
+/// What is needed to start a process, and what stays with us.
+struct Start {
+    command: Command,
+    address: Address,
+    file: Option<Arc<SocketFile>>,
+    held: Option<Arc<Listening>>,
+    pid_file: Option<PidFile>,
+}
+
+/// A server that ran once and can run again at the same address.
+#[derive(Clone, Debug)]
+pub struct QemuNbdTemplate {
+    builder: QemuNbd,
+    image: OsString,
+    listen: Listen,
+    held: Option<Arc<Listening>>,
+}
+
+impl QemuNbdTemplate {
+    /// Starts it.
+    pub async fn start(self) -> Result<QemuNbdServer, QemuNbdError> {
+        QemuNbdServer::start(self.builder, self.image, self.listen, self.held).await
+    }
+
+    /// Waits for a client where the server was, when it has ended, and hangs up on it without a
+    /// greeting. So it is known that a client has looked for its server since, and found none.
+    ///
+    /// # Errors
+    /// When the address is not held ([`QemuNbd::hold_address`]): nobody can connect there.
+    pub async fn hang_up(&self) -> Result<(), QemuNbdError> {
+        let hung_up = match &self.held {
+            Some(listening) => listening.hang_up().await,
+            None => Err(std::io::Error::other(
+                "the address was not held (QemuNbd::hold_address), or qemu-nbd made the socket",
+            )),
+        };
+        hung_up.map_err(|source| QemuNbdError::Listen {
+            address: self.listen.address(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,88 @@
+//! The socket that an activated qemu-nbd inherits, and the file of it.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::uri::Address;
+
+/// A socket file that nobody else removes: an activated qemu-nbd leaves it, and so does a killed
+/// one.
+#[derive(Debug)]
+pub(super) struct SocketFile(pub(super) PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may be gone already: a qemu-nbd that made it removes it when it ends well.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A socket that listens. Its file is removed with the last that serves there, or could.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) address: Address,
+    listener: Listener,
+    pub(super) file: Option<Arc<SocketFile>>,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listening {
+    pub(super) fn at(address: &Address) -> io::Result<Listening> {
+        match address {
+            Address::Tcp { host, port } => {
+                let listener = TcpListener::bind((host.as_str(), *port))?;
+                let address = Address::Tcp {
+                    host: host.clone(),
+                    port: listener.local_addr()?.port(),
+                };
+                Ok(Listening {
+                    address,
+                    listener: Listener::Tcp(listener),
+                    file: None,
+                })
+            }
+            Address::Unix(path) => {
+                let listener = UnixListener::bind(path)?;
+                Ok(Listening {
+                    address: address.clone(),
+                    listener: Listener::Unix(listener),
+                    file: Some(Arc::new(SocketFile(path.clone()))),
+                })
+            }
+            Address::Abstract(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The same socket once more, for a qemu-nbd to inherit.
+    pub(super) fn share(&self) -> io::Result<OwnedFd> {
+        match &self.listener {
+            Listener::Unix(listener) => Ok(listener.try_clone()?.into()),
+            Listener::Tcp(listener) => Ok(listener.try_clone()?.into()),
+        }
+    }
+
+    /// Takes the next client, and lets it go.
+    pub(super) async fn hang_up(&self) -> io::Result<()> {
+        match &self.listener {
+            Listener::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                let listener = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
+                listener.accept().await.map(drop)
+            }
+            Listener::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+                listener.accept().await.map(drop)
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Another server: faults between any client and any real server.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Backend, BackendError, Piece};
+use crate::client::{BlockSizes, Client, RequestError};
+use crate::proto::chunk::Extent;
+use crate::proto::{CommandFlags, Errno, TransmissionFlags};
+
+/// Passes every command on.
+///
+/// The contexts are those that were selected when the connection to the real server was made.
+#[derive(Clone, Debug)]
+pub struct ProxyBackend {
+    client: Client,
+}
+
+impl ProxyBackend {
+    /// In front of the export that this client is connected to.
+    pub fn new(client: Client) -> ProxyBackend {
+        ProxyBackend { client }
+    }
+}
+
+impl From<RequestError> for BackendError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Nbd { errno, message, .. } => BackendError { errno, message },
+            RequestError::Unsendable { .. } => BackendError::new(Errno::EINVAL, error.to_string()),
+            other => BackendError::new(Errno::EIO, other.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for ProxyBackend {
+    fn size(&self) -> u64 {
+        self.client.export().size
+    }
+
+    fn flags(&self) -> TransmissionFlags {
+        // These two depend on what our own client negotiates with us.
+        let own = TransmissionFlags::SEND_DF | TransmissionFlags::BLOCK_STATUS_PAYLOAD;
+        self.client.export().flags - own
+    }
+
+    fn block_sizes(&self) -> Option<BlockSizes> {
+        self.client.export().block_sizes
+    }
+
+    fn contexts(&self) -> Vec<String> {
+        self.client
+            .export()
+            .contexts
+            .iter()
+            .map(|c| c.name.clone())
+            .collect()
+    }
+
+    async fn read(&self, offset: u64, len: u64) -> Result<Vec<Piece>, BackendError> {
+        Ok(vec![Piece::Data(
+            self.client.read(offset, len).await?.into(),
+        )])
+    }
+
+    async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<(), BackendError> {
+        let flags = if fua {
+            CommandFlags::FUA
+        } else {
+            CommandFlags::empty()
+        };
+        Ok(self.client.write_with(offset, data, flags).await?)
+    }
+
+    async fn zero(&self, offset: u64, len: u64, flags: CommandFlags) -> Result<(), BackendError> {
+        Ok(self.client.write_zeroes(offset, len, flags).await?)
+    }
+
+    async fn trim(&self, offset: u64, len: u64) -> Result<(), BackendError> {
+        Ok(self.client.trim(offset, len).await?)
+    }
+
+    async fn cache(&self, offset: u64, len: u64) -> Result<(), BackendError> {
+        Ok(self.client.cache(offset, len).await?)
+    }
+
+    async fn flush(&self) -> Result<(), BackendError> {
+        Ok(self.client.flush().await?)
+    }
+
+    async fn status(
+        &self,
+        context: &str,
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<Extent>, BackendError> {
+        // Without extended headers the question has to fit 32 bits; the answer may be short.
+        let len = len.min(u64::from(u32::MAX) & !0xffff);
+        let replies = self.client.block_status(offset, len).await?;
+        let found = replies.into_iter().find(|reply| reply.context == context);
+        found.map(|reply| reply.extents).ok_or_else(|| {
+            BackendError::new(Errno::EINVAL, format!("context {context} is not selected"))
+        })
+    }
+}

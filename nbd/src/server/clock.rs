@@ -1,0 +1,69 @@
+//! Time for delays: real, or virtual.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// The time that delays of a fault plan are measured in.
+#[derive(Clone, Debug)]
+pub struct Clock(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Real(Instant),
+    Instant(Arc<watch::Sender<Duration>>),
+    Manual(Arc<watch::Sender<Duration>>),
+}
+
+impl Clock {
+    /// Delays take as long as they say.
+    pub fn real() -> Clock {
+        Clock(Kind::Real(Instant::now()))
+    }
+
+    /// Delays pass at once, and move the clock on.
+    pub fn instant() -> Clock {
+        Clock(Kind::Instant(Arc::new(watch::Sender::new(Duration::ZERO))))
+    }
+
+    /// Delays pass when [`Clock::advance`] says so.
+    pub fn manual() -> Clock {
+        Clock(Kind::Manual(Arc::new(watch::Sender::new(Duration::ZERO))))
+    }
+
+    /// Time since the clock was made.
+    pub fn now(&self) -> Duration {
+        match &self.0 {
+            Kind::Real(start) => start.elapsed(),
+            Kind::Instant(now) | Kind::Manual(now) => *now.borrow(),
+        }
+    }
+
+    /// Whether the time is the same in each run.
+    pub(crate) fn is_virtual(&self) -> bool {
+        !matches!(self.0, Kind::Real(_))
+    }
+
+    /// Moves a virtual clock on; a real one goes by itself.
+    pub fn advance(&self, by: Duration) {
+        if let Kind::Instant(now) | Kind::Manual(now) = &self.0 {
+            now.send_modify(|now| *now += by);
+        }
+    }
+
+    /// Waits.
+    pub async fn sleep(&self, duration: Duration) {
+        match &self.0 {
+            Kind::Real(_) => tokio::time::sleep(duration).await,
+            Kind::Instant(_) => self.advance(duration),
+            Kind::Manual(now) => {
+                let until = *now.borrow() + duration;
+                let mut changes = now.subscribe();
+                // The sender is ours, so this ends with the time only.
+                let _ = changes.wait_for(|now| *now >= until).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Where the fields of a message are.
+
+use std::ops::Range;
+
+use super::plan::{Edit, Field};
+use crate::proto::{ChunkType, InfoType, OptionReplyCode};
+
+/// A kind of message that a server sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    Oldstyle,
+    Newstyle,
+    ExportReply,
+    OptionReply(OptionReplyCode, Option<InfoType>),
+    Simple,
+    Structured(ChunkType),
+    Extended(ChunkType),
+}
+
+/// The bytes of a field, or `None` if this kind of message does not have it.
+fn locate(layout: Layout, field: Field) -> Option<Range<usize>> {
+    use Field as F;
+    let at = |start: usize, len: usize| Some(start..start + len);
+    match (layout, field) {
+        (Layout::Oldstyle | Layout::Newstyle, F::Magic) => at(0, 8),
+        (Layout::Oldstyle | Layout::Newstyle, F::OptionMagic) => at(8, 8),
+        (Layout::Oldstyle, F::Size) => at(16, 8),
+        (Layout::Oldstyle, F::Flags) => at(24, 4),
+        (Layout::Newstyle, F::Flags) => at(16, 2),
+        (Layout::ExportReply, F::Size) => at(0, 8),
+        (Layout::ExportReply, F::Flags) => at(8, 2),
+        (Layout::OptionReply(..), F::Magic) => at(0, 8),
+        (Layout::OptionReply(..), F::Option) => at(8, 4),
+        (Layout::OptionReply(..), F::Type) => at(12, 4),
+        (Layout::OptionReply(..), F::Length) => at(16, 4),
+        (Layout::OptionReply(_, Some(_)), F::InfoType) => at(20, 2),
+        (Layout::OptionReply(_, Some(InfoType::EXPORT)), F::Size) => at(22, 8),
+        (Layout::OptionReply(_, Some(InfoType::EXPORT)), F::Flags) => at(30, 2),
+        (Layout::OptionReply(OptionReplyCode::META_CONTEXT, _), F::ContextId) => at(20, 4),
+        (Layout::Simple, F::Magic) => at(0, 4),
+        (Layout::Simple, F::Errno) => at(4, 4),
+        (Layout::Simple, F::Cookie) => at(8, 8),
+        (Layout::Structured(_) | Layout::Extended(_), F::Magic) => at(0, 4),
+        (Layout::Structured(_) | Layout::Extended(_), F::Flags) => at(4, 2),
+        (Layout::Structured(_) | Layout::Extended(_), F::Type) => at(6, 2),
+        (Layout::Structured(_) | Layout::Extended(_), F::Cookie) => at(8, 8),
+        (Layout::Structured(_), F::Length) => at(16, 4),
+        (Layout::Extended(_), F::EchoedOffset) => at(16, 8),
+        (Layout::Extended(_), F::Length) => at(24, 8),
+        (Layout::Structured(kind), field) => in_chunk(kind, field, 20),
+        (Layout::Extended(kind), field) => in_chunk(kind, field, 32),
+        _ => None,
+    }
+}
+
+fn in_chunk(kind: ChunkType, field: Field, head: usize) -> Option<Range<usize>> {
+    let (start, len) = match (kind, field) {
+        (ChunkType::OFFSET_DATA | ChunkType::OFFSET_HOLE, Field::Offset) => (0, 8),
+        (ChunkType::OFFSET_HOLE, Field::HoleLength) => (8, 4),
+        (ChunkType::ERROR | ChunkType::ERROR_OFFSET, Field::Errno) => (0, 4),
+        (ChunkType::ERROR | ChunkType::ERROR_OFFSET, Field::TextLength) => (4, 2),
+        (ChunkType::BLOCK_STATUS | ChunkType::BLOCK_STATUS_EXT, Field::ContextId) => (0, 4),
+        (ChunkType::BLOCK_STATUS, Field::ExtentLength) => (4, 4),
+        (ChunkType::BLOCK_STATUS_EXT, Field::Count) => (4, 4),
+        (ChunkType::BLOCK_STATUS_EXT, Field::ExtentLength) => (8, 8),
+        _ => return None,
+    };
+    Some(head + start..head + start + len)
+}
+
+/// Changes a field; `false` if the message does not have it.
+pub(super) fn edit(bytes: &mut [u8], layout: Layout, field: Field, edit: Edit) -> bool {
+    let Some(slot) = locate(layout, field).and_then(|range| bytes.get_mut(range)) else {
+        return false;
+    };
+    let old = slot
+        .iter()
+        .fold(0u64, |value, byte| value << 8 | u64::from(*byte));
+    let new = match edit {
+        Edit::To(value) => value,
+        Edit::Add(by) => old.wrapping_add_signed(by),
+        Edit::Xor(bits) => old ^ bits,
+    };
+    let n = slot.len();
+    slot.copy_from_slice(&new.to_be_bytes()[8 - n..]);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{ChunkFlags, Errno, ReplyHeader};
+
+    #[test]
+    fn a_field_is_changed_where_the_decoder_finds_it() {
+        let header = |len, cookie| ReplyHeader::Structured {
+            flags: ChunkFlags::DONE,
+            kind: ChunkType::ERROR,
+            cookie,
+            len,
+        };
+        let mut bytes = header(7, 1).encode();
+        let layout = Layout::Structured(ChunkType::ERROR);
+        assert!(edit(&mut bytes, layout, Field::Length, Edit::To(9)));
+        assert!(edit(&mut bytes, layout, Field::Cookie, Edit::Add(-2)));
+        assert_eq!(ReplyHeader::decode(&bytes).unwrap(), header(9, u64::MAX));
+        assert!(
+            !edit(&mut bytes, layout, Field::Errno, Edit::To(1)),
+            "no payload, no field"
+        );
+        let mut bytes = ReplyHeader::Simple {
+            error: Errno::OK,
+            cookie: 3,
+        }
+        .encode();
+        assert!(edit(&mut bytes, Layout::Simple, Field::Errno, Edit::Xor(5)));
+        let expected = ReplyHeader::Simple {
+            error: Errno::EIO,
+            cookie: 3,
+        };
+        assert_eq!(ReplyHeader::decode(&bytes).unwrap(), expected);
+        assert!(!edit(
+            &mut bytes,
+            Layout::Simple,
+            Field::Length,
+            Edit::To(1)
+        ));
+    }
+}

@@ -1,0 +1,249 @@
+//! What a rule does.
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::BlockSizes;
+use crate::proto::{Errno, OptionReplyCode, TransmissionFlags};
+
+/// How a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Closing {
+    /// As `close` does: a reset if the client had sent more than was read, else an end of stream.
+    Plain,
+    /// An end of stream in any case; what the client still sends is read and dropped.
+    Fin,
+    /// A reset in any case (TCP; on a unix socket there is no such thing, and it is plain).
+    Rst,
+}
+
+/// One direction of a connection, as the server sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// What the server receives.
+    Rx,
+    /// What the server sends.
+    Tx,
+}
+
+/// A field of a message that the server sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Field {
+    /// The magic at its start.
+    Magic,
+    /// The second magic of a greeting.
+    OptionMagic,
+    /// Flags of the greeting, the export or a chunk.
+    Flags,
+    /// Size of the export.
+    Size,
+    /// The option that a reply answers.
+    Option,
+    /// Type of an option reply or a chunk.
+    Type,
+    /// Length of what follows.
+    Length,
+    /// Error number.
+    Errno,
+    /// Length of the text of an error chunk.
+    TextLength,
+    /// Cookie.
+    Cookie,
+    /// The request's offset in an extended header.
+    EchoedOffset,
+    /// Offset in the payload of a chunk.
+    Offset,
+    /// Length in the payload of a hole chunk.
+    HoleLength,
+    /// Context id of a block status chunk or of a context reply.
+    ContextId,
+    /// Number of extents in an extended block status chunk.
+    Count,
+    /// Length of the first extent.
+    ExtentLength,
+    /// Type of an `INFO` reply.
+    InfoType,
+}
+
+/// How a field is changed. Fields are unsigned and wrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Edit {
+    /// To this value.
+    To(u64),
+    /// By this much.
+    Add(i64),
+    /// These bits are turned over.
+    Xor(u64),
+}
+
+/// Which kind of reply is sent instead of the negotiated one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplyKind {
+    /// Simple.
+    Simple,
+    /// Structured.
+    Structured,
+    /// Extended.
+    Extended,
+}
+
+/// Replies that are well-formed and wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lie {
+    /// The last chunk does not say that it is the last.
+    MissingDone,
+    /// Success without any content.
+    Empty,
+    /// The first half of the content only.
+    Half,
+    /// The content without a piece in its middle.
+    Gap,
+    /// The first piece is sent twice.
+    Overlap,
+    /// Content before the start of the request.
+    OutOfRange,
+    /// More data than was asked for.
+    Oversize,
+    /// A hole of no bytes.
+    EmptyHole,
+    /// A hole in place of the data.
+    HoleForData,
+    /// A chunk of a type nobody knows.
+    UnknownChunk,
+    /// A chunk that belongs to another command.
+    ForeignChunk,
+    /// An error chunk with error 0.
+    ErrorZero,
+    /// An error at an offset outside the request.
+    ErrorElsewhere,
+    /// An error whose text is longer than its chunk.
+    TextTooLong,
+    /// A `NONE` chunk with a payload.
+    NoneWithPayload,
+    /// Data after an error chunk that was the last.
+    AfterDone,
+    /// Block status: an extent of no bytes.
+    ZeroExtent,
+    /// Block status: extents that go beyond 2^64 in sum, or as far as 32 bits can.
+    HugeExtents,
+    /// Block status: no extent at all.
+    NoExtents,
+    /// Block status: the first context twice.
+    RepeatedContext,
+    /// Block status: without the first context.
+    MissingContext,
+}
+
+/// What happens when a rule fires.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Action {
+    /// Closes the connection.
+    Close(Closing),
+    /// Closes one direction.
+    HalfClose(Side),
+    /// Closes the connection and stops listening, as a process does that ends.
+    Die,
+    /// Stops listening; the connection stays.
+    StopListening,
+    /// Closes the connection and does not listen until this switch is on.
+    RestartOn(String),
+    /// Closes the connection and does not listen for so many milliseconds.
+    RestartAfter(u64),
+    /// Does nothing any more on this connection.
+    Stall,
+    /// Waits until this switch is on.
+    Hold(String),
+    /// Waits so many milliseconds.
+    Delay(u64),
+    /// Sends this message byte by byte.
+    Dribble,
+    /// Sends only so many bytes of this message, and goes on with the next one.
+    Truncate(u64),
+    /// Sends so many more bytes than the message has.
+    Pad(u64),
+    /// Turns over so many bits of the message, drawn from the seed.
+    FlipBits(u32),
+    /// Changes a field of the message.
+    Set(Field, Edit),
+    /// Sends these bytes instead of the message.
+    Replace(Vec<u8>),
+    /// Does not send the message or reply.
+    Drop,
+    /// Sends the reply twice.
+    Duplicate,
+    /// Sends the reply once more after the next one.
+    DuplicateLater,
+    /// Sends the reply after the next one.
+    Reorder,
+    /// Sends the reply with the cookie of the next request, and the other way round.
+    SwapCookies,
+    /// Keeps the reply back until this switch is on; others go on.
+    HoldReply(String),
+    /// Sends an empty reply to this cookie first.
+    Unsolicited(u64),
+    /// Sends another kind of reply.
+    WrongKind(ReplyKind),
+    /// Fails the request; it is not carried out.
+    Error {
+        /// With this error.
+        errno: Errno,
+        /// And this text, in structured and extended replies.
+        #[serde(default)]
+        text: String,
+        /// At this offset, in structured and extended replies.
+        #[serde(default)]
+        offset: Option<u64>,
+    },
+    /// Sends a reply that is wrong in content.
+    Lie(Lie),
+    /// Answers an option with this error.
+    Refuse(OptionReplyCode),
+    /// Does not answer an option.
+    Ignore,
+    /// Says yes to an option and does not act on it.
+    AckAndForget,
+    /// Answers an option with this reply over and over, so many times.
+    Bomb(u64),
+    /// Names another size.
+    LieSize(u64),
+    /// Advertises flags it does not have, and hides others.
+    LieFlags {
+        /// To be set.
+        #[serde(default)]
+        set: TransmissionFlags,
+        /// To be hidden.
+        #[serde(default)]
+        clear: TransmissionFlags,
+    },
+    /// Announces other size constraints.
+    LieBlockSizes(BlockSizes),
+    /// Says that a write succeeded which was not carried out.
+    LoseWrite,
+    /// Says that a write succeeded of which only so many bytes were written.
+    TearWrite(u64),
+}
+
+impl Action {
+    /// Closes the connection plainly.
+    pub const CLOSE: Action = Action::Close(Closing::Plain);
+
+    /// An error without text.
+    pub fn error(errno: Errno) -> Action {
+        Action::Error {
+            errno,
+            text: String::new(),
+            offset: None,
+        }
+    }
+
+    /// Sets a field to a value.
+    pub fn set(field: Field, value: u64) -> Action {
+        Action::Set(field, Edit::To(value))
+    }
+}

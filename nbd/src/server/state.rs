@@ -1,0 +1,122 @@
+//! What all connections of a server share.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::clock::Clock;
+use super::export::Export;
+use super::journal::{Event, Journal};
+use super::plan::{Engine, Firing, Point, Stage};
+use super::shadow::WriteShadow;
+use super::trigger::{Trigger, Triggers};
+use crate::proto::Mode;
+
+/// Whether the server listens, and if not, until when.
+#[derive(Clone, Debug)]
+pub(super) enum Hearing {
+    Listening,
+    Deaf,
+    DeafUntil(Trigger),
+    DeafFor(std::time::Duration),
+}
+
+impl Hearing {
+    /// When to listen again: never, unless a trigger or time decides.
+    pub(super) fn pause(&self, shared: &Arc<Shared>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let shared = shared.clone();
+        match self.clone() {
+            Hearing::DeafUntil(trigger) => Box::pin(async move { trigger.wait().await }),
+            Hearing::DeafFor(time) => Box::pin(async move { shared.clock.sleep(time).await }),
+            Hearing::Listening | Hearing::Deaf => Box::pin(std::future::pending()),
+        }
+    }
+}
+
+/// Shared by the listener and all connections.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) exports: Vec<Export>,
+    pub(super) mode: Mode,
+    pub(super) no_zeroes: bool,
+    pub(super) max_payload: u64,
+    engine: Mutex<Engine>,
+    /// Without rules there is nothing to ask the engine, not even its lock.
+    harmless: bool,
+    pub(super) journal: Arc<Journal>,
+    pub(super) triggers: Triggers,
+    pub(super) clock: Clock,
+    pub(super) shadow: Option<WriteShadow>,
+    pub(super) hearing: watch::Sender<Hearing>,
+    /// Ends every connection.
+    pub(super) over: watch::Sender<bool>,
+}
+
+/// What a server is made of.
+pub(super) struct Parts {
+    pub(super) exports: Vec<Export>,
+    pub(super) mode: Mode,
+    pub(super) no_zeroes: bool,
+    pub(super) max_payload: u64,
+    pub(super) engine: Engine,
+    pub(super) clock: Clock,
+    pub(super) shadow: Option<WriteShadow>,
+}
+
+impl Shared {
+    pub(super) fn new(parts: Parts) -> Shared {
+        Shared {
+            exports: parts.exports,
+            mode: parts.mode,
+            no_zeroes: parts.no_zeroes,
+            max_payload: parts.max_payload,
+            harmless: parts.engine.is_empty(),
+            engine: Mutex::new(parts.engine),
+            journal: Arc::default(),
+            triggers: Triggers::default(),
+            clock: parts.clock,
+            shadow: parts.shadow,
+            hearing: watch::Sender::new(Hearing::Listening),
+            over: watch::Sender::new(false),
+        }
+    }
+
+    pub(super) fn consult(&self, connection: u64, point: &Point, stage: Stage) -> Vec<Firing> {
+        if self.harmless {
+            return Vec::new();
+        }
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let firings = engine.consult(connection, point, stage, &self.triggers);
+        drop(engine);
+        for firing in &firings {
+            let (rule, action) = (firing.rule.clone(), format!("{:?}", firing.action));
+            self.note(connection, Event::Fault { rule, action });
+        }
+        firings
+    }
+
+    /// A rule fired at a point where its action means nothing.
+    pub(super) fn misfit(&self, connection: u64, firing: &Firing) {
+        let (rule, action) = (firing.rule.clone(), format!("{:?}", firing.action));
+        self.note(connection, Event::Misfit { rule, action });
+    }
+
+    pub(super) fn note(&self, connection: u64, event: Event) {
+        let at = self.clock.is_virtual().then(|| self.clock.now());
+        self.journal.add(connection, at, event);
+    }
+
+    /// Waits until the server is over.
+    pub(super) async fn ended(&self) {
+        // The sender is ours, so this cannot fail.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    pub(super) fn unfired(&self) -> Vec<String> {
+        self.engine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unfired()
+    }
+}

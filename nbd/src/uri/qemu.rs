@@ -1,0 +1,159 @@
+//! Which `nbd…://` URIs QEMU's block driver takes, and what it makes of them.
+//!
+//! QEMU (`block/nbd.c`) understands less than `uri.md`: no TLS schemes, no parameter but
+//! `socket`, and that exactly once; it parses with GLib's `g_uri_parse`.
+
+use super::{Address, DEFAULT_PORT, Uri};
+use percent_encoding::percent_decode_str;
+
+/// A URI as QEMU would read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QemuDialect {
+    /// What QEMU will connect to.
+    pub uri: Uri,
+}
+
+/// Why QEMU answers "No valid URL specified".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QemuRejection {
+    /// GLib cannot parse it.
+    #[error("not a URI for g_uri_parse")]
+    Syntax,
+    /// Only `nbd`, `nbd+tcp` and `nbd+unix` are known.
+    #[error("unknown scheme")]
+    Scheme,
+    /// Unix needs exactly `socket=`, TCP takes no parameter.
+    #[error("wrong parameters")]
+    Parameters,
+    /// Unix with a host or port, or TCP without a host.
+    #[error("wrong authority")]
+    Authority,
+}
+
+impl QemuDialect {
+    /// Predicts what QEMU does with this text.
+    pub fn parse(text: &str) -> Result<QemuDialect, QemuRejection> {
+        use QemuRejection::{Authority, Parameters, Scheme, Syntax};
+        let (scheme, rest) = text.split_once(':').ok_or(Syntax)?;
+        if !scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            || !scheme
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+        {
+            return Err(Syntax);
+        }
+        // A fragment is parsed and then ignored.
+        let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, query)) => (rest, Some(query)),
+            None => (rest, None),
+        };
+        let authority_and_path = rest.strip_prefix("//").ok_or(Syntax)?;
+        let end = authority_and_path
+            .find('/')
+            .unwrap_or(authority_and_path.len());
+        let (authority, path) = authority_and_path.split_at(end);
+        let host_and_port = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, rest)| rest);
+        let (host, port) = host_port(host_and_port).ok_or(Syntax)?;
+        let path = decode(path).ok_or(Syntax)?;
+        // GLib would lower the case, but QEMU looks for a driver of this very name before.
+        let unix = match scheme {
+            "nbd" | "nbd+tcp" => false,
+            "nbd+unix" => true,
+            _ => return Err(Scheme),
+        };
+        let parameters = match query {
+            Some(query) => {
+                decode(query).ok_or(Syntax)?;
+                parameters(query).ok_or(Parameters)?
+            }
+            None => Vec::new(),
+        };
+        if parameters.len() > 1 || (query.is_some() && parameters.is_empty() == unix) {
+            return Err(Parameters);
+        }
+        let export = path.strip_prefix('/').unwrap_or(&path).to_owned();
+        let address = if unix {
+            let socket = parameters
+                .iter()
+                .find(|(name, _)| name == "socket")
+                .ok_or(Parameters)?;
+            if host.is_some() || port.is_some() {
+                return Err(Authority);
+            }
+            Address::Unix(socket.1.clone().into())
+        } else {
+            let host = host.ok_or(Authority)?;
+            Address::Tcp {
+                host,
+                port: port.filter(|p| *p > 0).unwrap_or(DEFAULT_PORT),
+            }
+        };
+        Ok(QemuDialect {
+            uri: Uri::plain(address, export),
+        })
+    }
+}
+
+/// GLib keys parameters by name, so a repeated one counts once and the last value stays.
+fn parameters(query: &str) -> Option<Vec<(String, String)>> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    if query.is_empty() {
+        return Some(found);
+    }
+    let mut pairs: Vec<&str> = query.split('&').collect();
+    if pairs.last() == Some(&"") {
+        pairs.pop();
+    }
+    for pair in pairs {
+        let (name, value) = pair.split_once('=')?;
+        let (name, value) = (decode(name)?, decode(value)?);
+        match found.iter_mut().find(|(known, _)| *known == name) {
+            Some(entry) => entry.1 = value,
+            None => found.push((name, value)),
+        }
+    }
+    Some(found)
+}
+
+fn host_port(text: &str) -> Option<(Option<String>, Option<u16>)> {
+    let (host, port) = if let Some(inner) = text.strip_prefix('[') {
+        let (host, after) = inner.split_once(']')?;
+        host.parse::<std::net::Ipv6Addr>().ok()?;
+        (
+            host.to_owned(),
+            if after.is_empty() {
+                None
+            } else {
+                Some(after.strip_prefix(':')?)
+            },
+        )
+    } else {
+        let (host, port) = match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        };
+        (decode(host)?, port)
+    };
+    let port = match port {
+        None | Some("") => None,
+        Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => Some(port.parse().ok()?),
+        Some(_) => return None,
+    };
+    Some(((!host.is_empty()).then_some(host), port))
+}
+
+/// GLib refuses bad escapes, `%00`, and what is not UTF-8.
+fn decode(text: &str) -> Option<String> {
+    let hex = |at: usize| text.as_bytes().get(at).is_some_and(u8::is_ascii_hexdigit);
+    if text
+        .match_indices('%')
+        .any(|(at, _)| !hex(at + 1) || !hex(at + 2))
+    {
+        return None;
+    }
+    let decoded = percent_decode_str(text).decode_utf8().ok()?.into_owned();
+    (!decoded.contains('\0')).then_some(decoded)
+}

@@ -1,0 +1,20 @@
+//! Integration tests of the crate, in one binary because linking is what costs.
+
+mod cycles;
+mod dialect;
+mod fault_kinds;
+mod fault_matrix;
+mod hostile;
+mod lies_to_us;
+mod old_grammar;
+mod plans;
+mod probe;
+mod proto_round_trip;
+mod proto_rules;
+mod qemu_nbd;
+mod real_servers;
+mod reconnect;
+mod server_modes;
+mod support;
+mod traps;
+mod uris;

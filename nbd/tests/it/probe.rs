@@ -1,0 +1,88 @@
+//! The binary `nbd-probe`.
+
+use imgtools::process::Command;
+use serde_json::Value;
+
+use crate::support::{all_tools, block_on, img, short_dir};
+use nbd::QemuNbd;
+
+async fn probe(args: &[&str]) -> imgtools::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_nbd-probe"))
+        .args(args)
+        .run()
+        .await
+        .unwrap()
+}
+
+#[test]
+fn it_prints_info_and_maps_as_text_and_json() {
+    for tools in all_tools() {
+        block_on(async {
+            let dir = short_dir();
+            let image = dir.path().join("q").to_str().unwrap().to_owned();
+            img(&tools, ["create", "-q", "-f", "qcow2", &image, "1M"]).await;
+            img(&tools, ["bitmap", "--add", &image, "b0"]).await;
+            let write = tools
+                .io
+                .command()
+                .args(["-f", "qcow2", "-c", "write 64k 64k", &image]);
+            write.run().await.unwrap().check().unwrap();
+            let nbd = QemuNbd::new(tools.nbd.clone())
+                .format("qcow2")
+                .bitmap("b0")
+                .read_only();
+            let nbd = nbd.allocation_depth().export_name("e").description("text");
+            let server = nbd.serve_unix(&image, dir.path().join("s")).await.unwrap();
+            let uri = server.uri().to_string();
+            let text = probe(&[&uri])
+                .await
+                .check()
+                .unwrap()
+                .stdout_text()
+                .into_owned();
+            for expected in [
+                "export: \"e\"",
+                "size: 1048576",
+                "read-only",
+                "description: text",
+                "map of base:allocation:",
+                "hole,zero",
+                "depth 1",
+                "dirty",
+            ] {
+                assert!(text.contains(expected), "{expected} is not in {text}");
+            }
+            let json = probe(&["--json", &uri]).await.check().unwrap();
+            let json: Value = serde_json::from_str(&json.stdout_text()).unwrap();
+            let map = json["maps"]["base:allocation"].as_array().unwrap();
+            assert_eq!((map.len(), map[1]["offset"].as_u64()), (3, Some(65536)));
+            let one = probe(&["--json", "--context", "base:allocation", &uri])
+                .await
+                .check()
+                .unwrap();
+            let one: Value = serde_json::from_str(&one.stdout_text()).unwrap();
+            assert_eq!(one["maps"].as_object().unwrap().len(), 1);
+            let legacy = server.uri().to_legacy().unwrap();
+            let list = probe(&["--list", "--json", &legacy]).await.check().unwrap();
+            let list: Value = serde_json::from_str(&list.stdout_text()).unwrap();
+            assert_eq!(list["exports"][0]["contexts"].as_array().unwrap().len(), 3);
+        });
+    }
+}
+
+#[test]
+fn it_fails_with_one_line_that_says_why() {
+    block_on(async {
+        let output = probe(&["nbd+unix:///?socket=/nonexistent"]).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            output
+                .stderr_text()
+                .starts_with("nbd-probe: failed to connect"),
+            "{}",
+            output.tail()
+        );
+        assert_eq!(probe(&["http://x/"]).await.status.code(), Some(1));
+        assert_eq!(probe(&[]).await.status.code(), Some(2));
+    });
+}

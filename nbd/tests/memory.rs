@@ -1,0 +1,313 @@
+//! A hostile peer can make us allocate at most the payload limit plus 1 MiB.
+//!
+//! A binary of its own: the allocator counts for the whole process, so one test at a time.
+
+use nbd::Client;
+use nbd::client::RequestChecks;
+use nbd::proto::chunk::{Extent, Status};
+use nbd::proto::*;
+use nbd::server::backend::ZeroBackend;
+use nbd::server::{Export, Server};
+use peak_alloc::PeakAlloc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+#[global_allocator]
+static COUNTER: PeakAlloc = PeakAlloc;
+
+const BOUND: usize = (limits::MAX_PAYLOAD + (1 << 20)) as usize;
+
+/// Runs one attack and says how much memory it cost at its height.
+fn cost(attack: impl AsyncFnOnce(DuplexStream, DuplexStream)) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let before = COUNTER.current_usage();
+    COUNTER.reset_peak_usage();
+    runtime.block_on(attack(ours, theirs));
+    COUNTER.peak_usage().saturating_sub(before)
+}
+
+async fn says(mut peer: DuplexStream, parts: Vec<Vec<u8>>, endless: Option<Vec<u8>>) {
+    // Whatever we say is read and dropped, so that nobody waits for the pipe.
+    let speaking = async {
+        let (mut rx, mut tx) = tokio::io::split(&mut peer);
+        let listening = async {
+            let mut sink = [0; 4096];
+            while matches!(rx.read(&mut sink).await, Ok(n) if n > 0) {}
+        };
+        let talking = async {
+            for part in &parts {
+                if tx.write_all(part).await.is_err() {
+                    return;
+                }
+            }
+            while let Some(again) = &endless {
+                if tx.write_all(again).await.is_err() {
+                    return;
+                }
+            }
+            let _ = tx.shutdown().await;
+        };
+        tokio::join!(listening, talking);
+    };
+    speaking.await;
+}
+
+fn handshake(mode: Mode) -> Vec<u8> {
+    let fixed = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
+    let mut out = Greeting::Newstyle { flags: fixed }.encode();
+    if mode == Mode::Extended {
+        out.extend(OptionReply::Ack.encode(OptionCode::EXTENDED_HEADERS));
+        let context = OptionReply::MetaContext {
+            id: 1,
+            name: "base:allocation".into(),
+        };
+        out.extend(context.encode(OptionCode::SET_META_CONTEXT));
+        out.extend(OptionReply::Ack.encode(OptionCode::SET_META_CONTEXT));
+    }
+    let (size, flags) = (1 << 40, TransmissionFlags::all());
+    out.extend(OptionReply::Info(Info::Export { size, flags }).encode(OptionCode::GO));
+    out.extend(OptionReply::Ack.encode(OptionCode::GO));
+    out
+}
+
+fn chunk(kind: ChunkType, len: u64) -> Vec<u8> {
+    let flags = ChunkFlags::empty();
+    ReplyHeader::Extended {
+        flags,
+        kind,
+        cookie: 1,
+        offset: 0,
+        len,
+    }
+    .encode()
+}
+
+async fn reads(ours: DuplexStream, theirs: DuplexStream, reply: Vec<Vec<u8>>, len: u64) {
+    let mut parts = vec![handshake(Mode::Extended)];
+    parts.extend(reply);
+    let talking = tokio::spawn(says(theirs, parts, None));
+    let builder = Client::builder()
+        .mode(Mode::Extended)
+        .context("base:allocation");
+    let client = builder.connect_stream(ours).await.unwrap();
+    assert!(client.read(0, len).await.is_err());
+    drop(client);
+    talking.await.unwrap();
+}
+
+#[test]
+fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
+    let mut costs = Vec::new();
+    let mut note = |name: &str, cost: usize| costs.push((name.to_owned(), cost));
+
+    for (name, kind) in [
+        ("data", ChunkType::OFFSET_DATA),
+        ("error", ChunkType::ERROR),
+    ] {
+        for len in [u64::MAX, 1 << 40, u64::from(u32::MAX)] {
+            let header = vec![chunk(kind, len)];
+            let attack = async |a, b| reads(a, b, header, 1 << 20).await;
+            note(&format!("{name} chunk of {len} bytes"), cost(attack));
+        }
+    }
+
+    // Pieces of one byte that never touch: the bookkeeping would outgrow the data.
+    let mut pieces = Vec::new();
+    for n in (0..limits::MAX_PAYLOAD).step_by(512) {
+        let mut piece = chunk(ChunkType::OFFSET_DATA, 9);
+        piece.extend((limits::MAX_PAYLOAD - 1 - n).to_be_bytes());
+        piece.push(1);
+        pieces.push(piece);
+    }
+    let attack = async |a, b| reads(a, b, pieces, limits::MAX_PAYLOAD).await;
+    note("fragments", cost(attack));
+
+    // The greatest status reply that is allowed, and then another one.
+    let extents = vec![Extent { len: 1, status: 0 }; limits::MAX_EXTENTS];
+    let body = Status {
+        context: 1,
+        extents,
+    }
+    .encode(true);
+    let mut status = chunk(ChunkType::BLOCK_STATUS_EXT, body.len() as u64);
+    status.extend(body);
+    let parts = vec![handshake(Mode::Extended), status.clone(), status];
+    note(
+        "block status",
+        cost(async |a, b| {
+            let talking = tokio::spawn(says(b, parts, None));
+            let builder = Client::builder()
+                .mode(Mode::Extended)
+                .context("base:allocation");
+            let client = builder.connect_stream(a).await.unwrap();
+            assert!(client.block_status(0, 1 << 30).await.is_err());
+            drop(client);
+            talking.await.unwrap();
+        }),
+    );
+
+    for (name, reply) in [
+        (
+            "names",
+            OptionReply::Server {
+                name: "x".repeat(4096),
+                description: "y".repeat(4096),
+            },
+        ),
+        (
+            "empty names",
+            OptionReply::Server {
+                name: String::new(),
+                description: String::new(),
+            },
+        ),
+    ] {
+        let fixed = HandshakeFlags::FIXED_NEWSTYLE;
+        let greeting = Greeting::Newstyle { flags: fixed }.encode();
+        let bomb = reply.encode(OptionCode::LIST);
+        note(
+            &format!("list bomb of {name}"),
+            cost(async |a, b| {
+                let talking = tokio::spawn(says(b, vec![greeting], Some(bomb)));
+                use nbd::client::Feature::{ExtendedHeaders, StructuredReplies};
+                let builder = Client::builder()
+                    .forbid(ExtendedHeaders)
+                    .forbid(StructuredReplies);
+                let mut options = builder.negotiate_stream(a).await.unwrap();
+                assert!(options.list().await.is_err());
+                drop(options);
+                talking.await.unwrap();
+            }),
+        );
+    }
+    let huge = OptionReplyHeader {
+        option: OptionCode::GO,
+        reply: OptionReplyCode::INFO,
+        len: u32::MAX,
+    };
+    let greeting = Greeting::Newstyle {
+        flags: HandshakeFlags::FIXED_NEWSTYLE,
+    }
+    .encode();
+    note(
+        "option reply of 4 GiB",
+        cost(async |a, b| {
+            let talking = tokio::spawn(says(b, vec![greeting, huge.encode()], None));
+            assert!(Client::builder().connect_stream(a).await.is_err());
+            talking.await.unwrap();
+        }),
+    );
+
+    // Against the server.
+    let flags = ClientFlags::FIXED_NEWSTYLE.bits().to_be_bytes().to_vec();
+    let extended = OptionRequest::ExtendedHeaders.encode();
+    let go = OptionRequest::Go(InfoRequest::default()).encode();
+    let request = |command, flags, len| {
+        let request = Request {
+            flags,
+            command,
+            cookie: 1,
+            offset: 0,
+            len,
+        };
+        request.encode(HeaderStyle::Extended)
+    };
+    let option = OptionHeader {
+        code: OptionCode::GO,
+        len: u32::MAX,
+    }
+    .encode();
+    let payload = CommandFlags::PAYLOAD_LEN;
+    let many = OptionRequest::SetMetaContext(MetaContextRequest {
+        export: String::new(),
+        queries: vec![String::new(); limits::MAX_OPTION_DATA / 4 - 2],
+    });
+    for (name, last) in [
+        ("option of 4 GiB", [flags.clone(), option].concat()),
+        (
+            "write of 2^60",
+            [
+                flags.clone(),
+                extended.clone(),
+                go.clone(),
+                request(CommandType::WRITE, payload, 1 << 60),
+            ]
+            .concat(),
+        ),
+        (
+            "status with 2^40 of payload",
+            [
+                flags.clone(),
+                extended.clone(),
+                go.clone(),
+                request(CommandType::BLOCK_STATUS, payload, 1 << 40),
+            ]
+            .concat(),
+        ),
+        (
+            "read of 2^60",
+            [
+                flags.clone(),
+                extended.clone(),
+                go.clone(),
+                request(CommandType::READ, CommandFlags::empty(), 1 << 60),
+            ]
+            .concat(),
+        ),
+        (
+            "largest write",
+            [
+                flags.clone(),
+                extended.clone(),
+                go.clone(),
+                request(CommandType::WRITE, payload, limits::MAX_PAYLOAD),
+            ]
+            .concat(),
+        ),
+        (
+            "many queries",
+            [flags.clone(), extended.clone(), many.encode()].concat(),
+        ),
+    ] {
+        let filler = (name == "largest write").then(|| vec![0; 1 << 16]);
+        note(
+            name,
+            cost(async |a, b| {
+                let server = Server::builder()
+                    .export(Export::new(ZeroBackend::new(1 << 62)))
+                    .detached();
+                let served = server.serve(b);
+                tokio::select! {
+                    () = says(a, vec![last], filler) => {}
+                    _ = served => {}
+                }
+            }),
+        );
+    }
+
+    // A rule that is switched off must cost no memory either.
+    note(
+        "provoking client",
+        cost(async |a, b| {
+            let server = Server::builder()
+                .export(Export::new(ZeroBackend::new(1 << 20)))
+                .detached();
+            server.serve(b);
+            let client = Client::builder()
+                .provoke(RequestChecks::all())
+                .connect_stream(a)
+                .await
+                .unwrap();
+            assert!(client.read(0, 1 << 50).await.is_err());
+        }),
+    );
+
+    for (name, cost) in &costs {
+        println!("{name}: {} KiB", cost / 1024);
+    }
+    let over: Vec<_> = costs.iter().filter(|(_, cost)| *cost > BOUND).collect();
+    assert!(over.is_empty(), "{over:?}");
+}

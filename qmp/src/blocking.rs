@@ -1,0 +1,182 @@
+//! The client for programs without async: the same core on a thread of its own.
+//!
+//! The thread keeps reading while the program does other things, so that events are not held up
+//! and QEMU is not either.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), qmp::Error> {
+//! let client = qmp::blocking::Client::connect_unix("/run/vm.qmp", qmp::Options::default())?;
+//! println!("{}", client.greeting().version);
+//! client.execute("stop", ())?;
+//! client.wait_event("STOP")?;
+//! # Ok(()) }
+//! ```
+
+use std::future::{Future, IntoFuture};
+use std::io;
+use std::net::ToSocketAddrs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::error::{ConnectError, Error};
+use crate::{Command, Event, Greeting, Matcher, Options, RecvError};
+
+/// A session with one monitor. Must not be used inside an async runtime.
+#[derive(Debug)]
+pub struct Client {
+    // Dropped first, so that the session ends before its runtime.
+    client: crate::Client,
+    runtime: Background,
+}
+
+/// A runtime whose end does not wait for anything.
+#[derive(Debug)]
+struct Background(Option<Runtime>);
+
+impl Background {
+    fn start() -> Result<Self, Error> {
+        let built = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("qmp")
+            .enable_all()
+            .build();
+        built.map(|runtime| Self(Some(runtime))).map_err(|error| {
+            let endpoint = "the monitor (no runtime)".to_owned();
+            ConnectError::Io {
+                endpoint,
+                source: Arc::new(error),
+            }
+            .into()
+        })
+    }
+
+    fn block_on<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match &self.0 {
+            Some(runtime) => runtime.block_on(work),
+            None => Err(Error::Closed {
+                task: "use the client".to_owned(),
+                cause: crate::Closed::Local,
+            }),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Client {
+    fn start(connect: impl Future<Output = Result<crate::Client, Error>>) -> Result<Self, Error> {
+        let runtime = Background::start()?;
+        let client = runtime.block_on(connect)?;
+        Ok(Self { client, runtime })
+    }
+
+    /// Connects to a Unix socket.
+    ///
+    /// # Errors
+    /// As [`crate::Client::connect_unix`].
+    pub fn connect_unix(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+        Self::start(crate::Client::connect_unix(path, options))
+    }
+
+    /// Connects over TCP.
+    ///
+    /// # Errors
+    /// As [`crate::Client::connect_tcp`].
+    pub fn connect_tcp(address: impl ToSocketAddrs, options: Options) -> Result<Self, Error> {
+        let found = address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+        let addresses = found.map_err(|error: io::Error| ConnectError::Io {
+            endpoint: "the address".to_owned(),
+            source: Arc::new(error),
+        })?;
+        Self::start(async move { crate::Client::connect_tcp(&addresses[..], options).await })
+    }
+
+    /// Starts a session over a connected socket.
+    ///
+    /// # Errors
+    /// As [`crate::Client::from_fd`].
+    pub fn from_fd(fd: impl Into<OwnedFd>, options: Options) -> Result<Self, Error> {
+        Self::start(crate::Client::from_fd(fd, options))
+    }
+
+    /// The async client of the same session.
+    pub fn as_async(&self) -> &crate::Client {
+        &self.client
+    }
+
+    /// Waits for anything that the async client can do.
+    ///
+    /// ```no_run
+    /// # fn f(client: qmp::blocking::Client) -> Result<(), qmp::Error> {
+    /// let mut job = client.as_async().job("job0");
+    /// client.wait(job.wait_ready())?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As the work itself.
+    pub fn wait<T>(&self, work: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.runtime.block_on(work.into_future())
+    }
+
+    /// The greeting.
+    pub fn greeting(&self) -> &Greeting {
+        self.client.greeting()
+    }
+
+    /// Executes a command by name.
+    ///
+    /// # Errors
+    /// As [`crate::Call`].
+    pub fn execute(&self, name: &str, arguments: impl Serialize) -> Result<Value, Error> {
+        self.wait(self.client.execute(name, arguments))
+    }
+
+    /// Executes a typed command.
+    ///
+    /// # Errors
+    /// As [`crate::Call`].
+    pub fn call<C: Command>(&self, command: C) -> Result<C::Return, Error> {
+        self.wait(self.client.call(command))
+    }
+
+    /// Takes an event out of the session's cache; waits for it if needed.
+    ///
+    /// # Errors
+    /// As [`crate::EventCache::wait`].
+    pub fn wait_event(&self, matcher: impl Into<Matcher>) -> Result<Arc<Event>, Error> {
+        let (cache, matcher) = (self.client.events(), matcher.into());
+        self.wait(async move { cache.wait(matcher).await })
+    }
+
+    /// All events from now on that match, until the session ends.
+    pub fn subscribe(
+        &self,
+        matcher: impl Into<Matcher>,
+    ) -> impl Iterator<Item = Result<Arc<Event>, RecvError>> {
+        let mut stream = self.client.subscribe(matcher);
+        std::iter::from_fn(move || match self.wait(async { Ok(stream.recv().await) }) {
+            Ok(Err(RecvError::Closed(_))) | Err(_) => None,
+            Ok(item) => Some(item),
+        })
+    }
+
+    /// Asks QEMU to exit.
+    ///
+    /// # Errors
+    /// As [`crate::Client::quit`].
+    pub fn quit(&self) -> Result<(), Error> {
+        self.wait(self.client.quit())
+    }
+}

@@ -1,0 +1,178 @@
+//! A store of events from which they are taken by description.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::call::within;
+use crate::error::{Closed, Error};
+use crate::matcher::Matcher;
+use crate::message::Event;
+
+/// All events of a session that nobody has taken yet, since its beginning.
+///
+/// One store for the whole session: whoever takes an event takes it from all. Events that do not
+/// match stay for later, in order. The store is bounded
+/// ([`Options::cache_capacity`](crate::Options::cache_capacity)); when it is full the oldest event
+/// goes, and [`EventCache::dropped`] counts it.
+///
+/// A matcher's condition is called while the store is locked; it must not use the cache.
+#[derive(Clone, Debug)]
+pub struct EventCache {
+    store: Arc<Store>,
+    deadline: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    capacity: usize,
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    events: VecDeque<Arc<Event>>,
+    dropped: u64,
+    closed: Option<Closed>,
+}
+
+impl Store {
+    pub(crate) fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self {
+            capacity,
+            inner: Mutex::default(),
+            changed: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push(&self, event: &Arc<Event>) {
+        if self.capacity == 0 {
+            return;
+        }
+        let mut inner = self.lock();
+        if inner.events.len() == self.capacity {
+            inner.events.pop_front();
+            inner.dropped += 1;
+        }
+        inner.events.push_back(Arc::clone(event));
+        drop(inner);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn close(&self, cause: &Closed) {
+        self.lock().closed.get_or_insert_with(|| cause.clone());
+        self.changed.notify_waiters();
+    }
+}
+
+impl EventCache {
+    pub(crate) fn new(store: Arc<Store>, deadline: Option<Duration>) -> Self {
+        Self { store, deadline }
+    }
+
+    /// This cache, with another deadline for its waits.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            deadline: Some(deadline),
+        }
+    }
+
+    /// Takes the oldest event that matches, if there is one.
+    pub fn poll(&self, matcher: impl Into<Matcher>) -> Option<Arc<Event>> {
+        take(&mut self.store.lock(), &[matcher.into()]).map(|(_, event)| event)
+    }
+
+    /// Takes the oldest event that matches; waits for it if needed.
+    ///
+    /// # Errors
+    /// When the session ends, or the deadline passes, before one has come.
+    pub async fn wait(&self, matcher: impl Into<Matcher>) -> Result<Arc<Event>, Error> {
+        self.wait_any([matcher.into()])
+            .await
+            .map(|(_, event)| event)
+    }
+
+    /// Takes the oldest event that one of the matchers describes, and says which; the first of
+    /// them if several do.
+    ///
+    /// # Errors
+    /// As [`EventCache::wait`].
+    pub async fn wait_any(
+        &self,
+        matchers: impl IntoIterator<Item = Matcher>,
+    ) -> Result<(usize, Arc<Event>), Error> {
+        let matchers: Vec<Matcher> = matchers.into_iter().collect();
+        let task = || {
+            let names: Vec<String> = matchers.iter().map(Matcher::to_string).collect();
+            format!("see {}", names.join(", or "))
+        };
+        within(self.deadline, task, async {
+            loop {
+                // Listening starts before looking, so that nothing comes between the two.
+                let changed = self.store.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                {
+                    let mut inner = self.store.lock();
+                    if let Some(found) = take(&mut inner, &matchers) {
+                        return Ok(found);
+                    }
+                    if let Some(cause) = inner.closed.clone() {
+                        return Err(Error::Closed {
+                            task: task(),
+                            cause,
+                        });
+                    }
+                }
+                changed.await;
+            }
+        })
+        .await
+    }
+
+    /// Takes all events.
+    pub fn drain(&self) -> Vec<Arc<Event>> {
+        self.store.lock().events.drain(..).collect()
+    }
+
+    /// Takes all events that match, oldest first.
+    pub fn drain_matching(&self, matcher: impl Into<Matcher>) -> Vec<Arc<Event>> {
+        let matcher = matcher.into();
+        let mut inner = self.store.lock();
+        let (taken, kept): (Vec<_>, Vec<_>) = inner
+            .events
+            .drain(..)
+            .partition(|event| matcher.matches(event));
+        inner.events = kept.into();
+        taken
+    }
+
+    /// All events, without taking them.
+    pub fn peek(&self) -> Vec<Arc<Event>> {
+        self.store.lock().events.iter().cloned().collect()
+    }
+
+    /// How many events were lost because the store was full.
+    pub fn dropped(&self) -> u64 {
+        self.store.lock().dropped
+    }
+}
+
+fn take(inner: &mut Inner, matchers: &[Matcher]) -> Option<(usize, Arc<Event>)> {
+    let (at, which) = inner.events.iter().enumerate().find_map(|(at, event)| {
+        matchers
+            .iter()
+            .position(|matcher| matcher.matches(event))
+            .map(|which| (at, which))
+    })?;
+    inner.events.remove(at).map(|event| (which, event))
+}

@@ -1,0 +1,357 @@
+//! One command on its way: what to send, how long to wait, and with which event it ends.
+
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+use tracing::field::Empty;
+use tracing::{Instrument, debug_span};
+
+use super::events::RecvError;
+use super::handle::Client;
+use super::shared::{OnWay, Outcome, Shared};
+use crate::decode;
+use crate::encode::{Arguments, EncodeError};
+use crate::error::{Closed, CommandError, Error, ReplyError};
+use crate::matcher::Matcher;
+use crate::message::Event;
+use crate::session::{CallId, Failure, Request, Returned, Undecodable};
+
+/// A command that is sent when this is awaited.
+///
+/// Dropping the future is safe at any point: a command that was not sent never will be, one that
+/// was sent is executed, and its reply is discarded. A line is always written whole. But QEMU drops
+/// what it has queued when the session ends, so keep the last [`Client`] until the commands that
+/// are to be executed are answered.
+///
+/// # Errors
+/// Awaiting it gives [`Error::Encode`], [`Error::Command`], [`Error::Reply`], [`Error::Closed`] or
+/// [`Error::Timeout`]. After a timeout the session goes on; but without out-of-band execution QEMU
+/// works through commands one by one, so the next one waits for this one to finish.
+#[derive(Debug)]
+#[must_use = "a command is only sent when it is awaited"]
+pub struct Call<R = Value> {
+    client: Client,
+    name: String,
+    arguments: Result<Arguments, EncodeError>,
+    oob: bool,
+    /// For a command that is only answered when it fails: whether it was sent.
+    unanswered: Option<Arc<AtomicBool>>,
+    fd: Option<OwnedFd>,
+    deadline: Option<Duration>,
+    returns: PhantomData<fn() -> R>,
+}
+
+impl<R: DeserializeOwned + Send + 'static> Call<R> {
+    pub(crate) fn new(
+        client: &Client,
+        name: &str,
+        arguments: Result<Arguments, EncodeError>,
+    ) -> Self {
+        Self {
+            client: client.clone(),
+            name: name.to_owned(),
+            arguments,
+            oob: false,
+            unanswered: None,
+            fd: None,
+            deadline: client.deadline(),
+            returns: PhantomData,
+        }
+    }
+
+    /// Limits the time from awaiting to the reply.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Lifts the limit that [`Options::call_deadline`](crate::Options::call_deadline) sets.
+    pub fn no_deadline(mut self) -> Self {
+        self.deadline = None;
+        self
+    }
+
+    /// Executes the command out of band: at once, whatever QEMU's main loop does. QEMU refuses
+    /// this for most commands, and for all where out-of-band execution is not enabled.
+    pub fn oob(mut self) -> Self {
+        self.oob = true;
+        self
+    }
+
+    /// Sends a file descriptor with the command, as `getfd` and `add-fd` need it. It is closed on
+    /// this side once it is sent, or not sent.
+    ///
+    /// A command that fails before it has taken the descriptor, such as one that does not exist,
+    /// leaves it in QEMU: the next `getfd` or `add-fd` without a descriptor of its own gets it.
+    pub fn fd(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.fd = Some(fd.into());
+        self
+    }
+
+    /// Takes the returned value as JSON text, without decoding it.
+    ///
+    /// # Errors
+    /// As for awaiting the call.
+    pub async fn raw(self) -> Result<Box<RawValue>, Error> {
+        self.run(None).await.map(|(returned, _)| returned.raw)
+    }
+
+    /// Sends a command that is answered only when it fails, as `guest-shutdown` and
+    /// `guest-suspend-ram` of the guest agent are. It has succeeded if the peer says so, says
+    /// nothing for this long, or leaves.
+    ///
+    /// # Errors
+    /// When the peer refuses, or the session had ended before.
+    pub async fn unless_refused(mut self, silence: Duration) -> Result<(), Error> {
+        if let Some(cause) = self.client.closed_cause() {
+            let task = format!("execute {}", self.name);
+            return Err(Error::Closed { task, cause });
+        }
+        let sent = Arc::new(AtomicBool::new(false));
+        self.unanswered = Some(Arc::clone(&sent));
+        self.deadline = Some(silence);
+        match self.run(None).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_end_of_stream() => Ok(()),
+            Err(Error::Timeout { .. }) if sent.load(Ordering::Relaxed) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Also waits for an event that the command causes, whether it comes before or after the
+    /// reply.
+    ///
+    /// An event that has arrived, or begun to arrive, when the command is written does not count:
+    /// the subscription begins with the last byte of the command, after all that the kernel holds
+    /// was taken in. (Of a stream that [`Client::from_stream`] was given, what the stream itself
+    /// knows.) An older event that is still inside QEMU cannot be told from the command's own, so
+    /// match on an id where there is one. The deadline holds for command and event together. If
+    /// the command fails, no event is waited for.
+    pub fn and_event(self, matcher: impl Into<Matcher>) -> CallAndEvent<R> {
+        CallAndEvent {
+            call: self,
+            matcher: matcher.into(),
+        }
+    }
+
+    /// Sends the command, gives its return value and whatever `then` waits for.
+    async fn run(self, wait: Option<Matcher>) -> Result<(Returned, Option<Arc<Event>>), Error> {
+        let Self {
+            client,
+            name,
+            arguments,
+            oob,
+            unanswered,
+            fd,
+            deadline,
+            ..
+        } = self;
+        let arguments = arguments.map_err(|source| Error::Encode {
+            command: name.clone(),
+            source,
+        })?;
+        let task = || format!("execute {name}");
+        let span = debug_span!(
+            target: "qmp", "call", command = name, id = Empty, latency = Empty
+        );
+        let work = within(deadline, task, async {
+            let shared = client.shared();
+            let queue = wait.map(|matcher| (matcher.to_string(), shared.subscribe(matcher, false)));
+            let mut events = queue.as_ref().map(|(_, queue)| queue.stream());
+            let request = Request {
+                name: name.clone(),
+                arguments,
+                oob,
+                answers: unanswered.is_none(),
+                fd,
+            };
+            let on_way = OnWay {
+                span: span.clone(),
+                queue: queue.as_ref().map(|(_, queue)| Arc::clone(queue)),
+                sent: unanswered,
+            };
+            let waiting =
+                Waiting::submit(shared, request, on_way).map_err(|source| Error::Encode {
+                    command: name.clone(),
+                    source,
+                })?;
+            let returned = waiting.outcome(&name).await?;
+            let (Some(events), Some((wanted, _))) = (&mut events, queue) else {
+                return Ok((returned, None));
+            };
+            loop {
+                match events.recv().await {
+                    Ok(event) => return Ok((returned, Some(event))),
+                    // The first event of a queue is never lost, and one is enough.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed(cause)) => {
+                        let task = format!("see {wanted} after {name}");
+                        return Err(Error::Closed { task, cause });
+                    }
+                }
+            }
+        });
+        work.instrument(span.clone()).await
+    }
+}
+
+/// The future of a call.
+type Running<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
+impl<R: DeserializeOwned + Send + 'static> IntoFuture for Call<R> {
+    type Output = Result<R, Error>;
+    type IntoFuture = Running<R>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let name = self.name.clone();
+            let (returned, _) = self.run(None).await?;
+            decode_return(&name, &returned)
+        })
+    }
+}
+
+/// A command and an event that it causes; see [`Call::and_event`].
+#[derive(Debug)]
+#[must_use = "a command is only sent when it is awaited"]
+pub struct CallAndEvent<R = Value> {
+    call: Call<R>,
+    matcher: Matcher,
+}
+
+impl<R: DeserializeOwned + Send + 'static> CallAndEvent<R> {
+    /// Limits the time from awaiting to the event.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.call = self.call.deadline(deadline);
+        self
+    }
+}
+
+impl<R: DeserializeOwned + Send + 'static> IntoFuture for CallAndEvent<R> {
+    type Output = Result<(R, Arc<Event>), Error>;
+    type IntoFuture = Running<(R, Arc<Event>)>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let name = self.call.name.clone();
+            match self.call.run(Some(self.matcher)).await? {
+                (returned, Some(event)) => Ok((decode_return(&name, &returned)?, event)),
+                (_, None) => Err(Error::Closed {
+                    task: format!("execute {name}"),
+                    cause: Closed::Local,
+                }),
+            }
+        })
+    }
+}
+
+fn decode_return<R: DeserializeOwned + Send>(
+    command: &str,
+    returned: &Returned,
+) -> Result<R, Error> {
+    decode::from_return_of_depth(&returned.raw, returned.depth).map_err(|source| Error::Reply {
+        command: command.to_owned(),
+        source: Box::new(ReplyError::Decode {
+            source,
+            raw: returned.raw.get().to_owned(),
+        }),
+    })
+}
+
+/// A submitted call; dropping it tells the session that nobody waits any more.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    call: Option<CallId>,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl<'a> Waiting<'a> {
+    fn submit(shared: &'a Shared, request: Request, on_way: OnWay) -> Result<Self, EncodeError> {
+        let (call, outcome) = shared.submit(request, on_way)?;
+        Ok(Self {
+            shared,
+            call,
+            outcome,
+        })
+    }
+
+    async fn outcome(mut self, command: &str) -> Result<Returned, Error> {
+        let outcome = (&mut self.outcome).await;
+        self.call = None;
+        match outcome {
+            Ok(Outcome::Returned(returned)) => Ok(returned),
+            Ok(Outcome::Failed {
+                id,
+                failure: Failure::Error { error, raw },
+            }) => Err(CommandError {
+                command: command.to_owned(),
+                id,
+                class: error.class,
+                desc: error.desc,
+                raw,
+            }
+            .into()),
+            Ok(Outcome::Failed {
+                failure: Failure::Undecodable { source, text },
+                ..
+            }) => {
+                let source = match source {
+                    Undecodable::Frame(error) => ReplyError::Frame(error),
+                    Undecodable::Decode(source) => ReplyError::Decode { source, raw: text },
+                };
+                Err(Error::Reply {
+                    command: command.to_owned(),
+                    source: Box::new(source),
+                })
+            }
+            Ok(Outcome::Unsendable) => Err(Error::Encode {
+                command: command.to_owned(),
+                source: EncodeError::NoDescriptors,
+            }),
+            Ok(Outcome::Closed(cause)) => Err(Error::Closed {
+                task: format!("execute {command}"),
+                cause,
+            }),
+            // The state that held the sender is gone.
+            Err(_) => Err(Error::Closed {
+                task: format!("execute {command}"),
+                cause: Closed::Local,
+            }),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call {
+            self.shared.abandon(call);
+        }
+    }
+}
+
+/// Runs `work` within a deadline, if there is one.
+pub(crate) async fn within<T>(
+    deadline: Option<Duration>,
+    task: impl Fn() -> String,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let Some(after) = deadline else {
+        return work.await;
+    };
+    match tokio::time::timeout(after, work).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Timeout {
+            task: task(),
+            after,
+        }),
+    }
+}

@@ -1,0 +1,453 @@
+//! From nothing to a session: transports, the handshake, and one deadline over all of it.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::AddressFamily;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs, UnixListener, UnixStream};
+use tokio::process::Child;
+use tokio::time::Instant;
+
+use super::driver::Driver;
+use super::handle::Client;
+use super::options::Options;
+use super::process;
+use super::shared::{Shared, Stage};
+use super::transport::{Plain, Transport};
+use crate::error::{Closed, ConnectError, Error};
+use crate::session::HandshakeFailure;
+
+impl Client {
+    /// Starts a session over any stream, such as a TLS connection, `tokio::io::join` of two pipes,
+    /// or one end of `tokio::io::duplex`.
+    ///
+    /// # Errors
+    /// When the handshake does not succeed in time; see [`ConnectError`].
+    pub async fn from_stream<S>(stream: S, options: Options) -> Result<Self, Error>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let attempt = Attempt::new(options, "the stream");
+        attempt
+            .handshake(Plain::any(stream))
+            .await
+            .map_err(Error::from)
+    }
+
+    /// Starts a session over the stdout and stdin of a child, as with `-qmp stdio`. Both must be
+    /// pipes that nobody has taken.
+    ///
+    /// # Errors
+    /// When they are not, or the handshake does not succeed in time.
+    pub async fn from_child(child: &mut Child, mut options: Options) -> Result<Self, Error> {
+        options.peer_pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let attempt = Attempt::new(options, "the stdio of the child");
+        let (Some(stdout), Some(stdin)) = (child.stdout.take(), child.stdin.take()) else {
+            let error = io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "stdin and stdout of the child are not pipes of ours",
+            );
+            return Err(attempt.io(error).into());
+        };
+        attempt
+            .handshake(Plain::stdio(stdout, stdin))
+            .await
+            .map_err(Error::from)
+    }
+
+    /// Starts a session over a connected Unix socket.
+    ///
+    /// # Errors
+    /// When the handshake does not succeed in time; see [`ConnectError`].
+    pub async fn from_unix_stream(stream: UnixStream, options: Options) -> Result<Self, Error> {
+        let attempt = Attempt::new(options, "the socket");
+        attempt.handshake(stream).await.map_err(Error::from)
+    }
+
+    /// Starts a session over a connected socket: one end of a socket pair, an inherited
+    /// descriptor, a `UnixStream` or `TcpStream` of the standard library.
+    ///
+    /// # Errors
+    /// When the descriptor is no stream socket, or the handshake does not succeed in time.
+    pub async fn from_fd(fd: impl Into<OwnedFd>, options: Options) -> Result<Self, Error> {
+        let fd = fd.into();
+        let attempt = Attempt::new(options, "the socket");
+        let domain =
+            rustix::net::sockopt::socket_domain(&fd).map_err(|errno| attempt.io(errno.into()))?;
+        if domain == AddressFamily::UNIX {
+            let stream = std::os::unix::net::UnixStream::from(fd);
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| UnixStream::from_std(stream))
+                .map_err(|error| attempt.io(error))?;
+            attempt.handshake(stream).await.map_err(Error::from)
+        } else {
+            let stream = std::net::TcpStream::from(fd);
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream))
+                .map_err(|error| attempt.io(error))?;
+            attempt
+                .handshake(Plain::tcp(stream))
+                .await
+                .map_err(Error::from)
+        }
+    }
+
+    /// Connects to a Unix socket, as made by `-qmp unix:PATH,server=on`.
+    ///
+    /// # Errors
+    /// When there is no such socket, nobody listens, or the handshake does not succeed in time.
+    pub async fn connect_unix(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let attempt = Attempt::new(options, path.display());
+        let connected = attempt
+            .connect(path, |_| false, std::future::pending::<String>())
+            .await?;
+        attempt.handshake(connected).await.map_err(Error::from)
+    }
+
+    /// Connects to a Unix socket that a process is about to make: waits until the path exists and
+    /// somebody listens, until `gone` says why that will not happen, or until the deadline.
+    ///
+    /// ```no_run
+    /// # async fn f(mut qemu: tokio::process::Child) -> Result<(), qmp::Error> {
+    /// let gone = async { format!("QEMU has exited: {:?}", qemu.wait().await) };
+    /// let client = qmp::Client::wait_unix("/run/vm.qmp", qmp::Options::default(), gone).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConnectError::Gone`] with what `gone` says, else as [`Client::connect_unix`].
+    pub async fn wait_unix(
+        path: impl AsRef<Path>,
+        options: Options,
+        gone: impl Future<Output = String>,
+    ) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let attempt = Attempt::new(options, path.display());
+        let absent = |error: &ConnectError| {
+            matches!(
+                error,
+                ConnectError::Missing { .. } | ConnectError::Refused { .. }
+            )
+        };
+        let connected = attempt.connect(path, absent, gone).await?;
+        attempt.handshake(connected).await.map_err(Error::from)
+    }
+
+    /// Connects over TCP.
+    ///
+    /// # Errors
+    /// When nobody listens, or the handshake does not succeed in time.
+    pub async fn connect_tcp(
+        address: impl ToSocketAddrs + std::fmt::Debug,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let attempt = Attempt::new(options, format_args!("{address:?}"));
+        let stream = match attempt.in_time(TcpStream::connect(&address)).await {
+            Some(connected) => connected.map_err(|error| attempt.io(error))?,
+            None => return Err(attempt.silent().into()),
+        };
+        // Commands are small and wait for replies.
+        stream
+            .set_nodelay(true)
+            .map_err(|error| attempt.io(error))?;
+        attempt
+            .handshake(Plain::tcp(stream))
+            .await
+            .map_err(Error::from)
+    }
+}
+
+/// A socket on which one monitor is expected, as of QEMU's `-qmp unix:PATH` without `server`.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Listens on a Unix socket. The path is removed when the listener goes.
+    ///
+    /// # Errors
+    /// When the path exists or cannot be made.
+    pub fn bind_unix(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        let listener = UnixListener::bind(path)?;
+        Ok(Self {
+            socket: Socket::Unix(listener, path.to_owned()),
+        })
+    }
+
+    /// Listens on a TCP address; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// When the address cannot be used.
+    pub async fn bind_tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
+        Ok(Self {
+            socket: Socket::Tcp(TcpListener::bind(address).await?),
+        })
+    }
+
+    /// The TCP address, if it is one.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Unix(..) => None,
+            Socket::Tcp(listener) => listener.local_addr().ok(),
+        }
+    }
+
+    /// Waits for one connection, stops listening, and starts a session on it.
+    ///
+    /// # Errors
+    /// When nobody connects, or the handshake does not succeed, in time.
+    pub async fn accept_one(self, options: Options) -> Result<Client, Error> {
+        match &self.socket {
+            Socket::Unix(listener, path) => {
+                let attempt = Attempt::new(options, path.display());
+                let (stream, _) = match attempt.in_time(listener.accept()).await {
+                    Some(accepted) => accepted.map_err(|error| attempt.io(error))?,
+                    None => return Err(attempt.nobody().into()),
+                };
+                drop(self);
+                attempt.handshake(stream).await.map_err(Error::from)
+            }
+            Socket::Tcp(listener) => {
+                let attempt = Attempt::new(options, "the TCP listener");
+                let (stream, _) = match attempt.in_time(listener.accept()).await {
+                    Some(accepted) => accepted.map_err(|error| attempt.io(error))?,
+                    None => return Err(attempt.nobody().into()),
+                };
+                drop(self);
+                stream
+                    .set_nodelay(true)
+                    .map_err(|error| attempt.io(error))?;
+                attempt
+                    .handshake(Plain::tcp(stream))
+                    .await
+                    .map_err(Error::from)
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Socket::Unix(_, path) = &self.socket {
+            // It may be gone already; nothing depends on it.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// One attempt to get a session, with its deadline.
+struct Attempt {
+    options: Options,
+    endpoint: String,
+    until: Instant,
+}
+
+/// So long that nobody sees the end, and short enough to be added to the time of day.
+pub(crate) const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// The pause between two looks for a socket. There is no event to wait for that covers both the
+/// path and the listener.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+impl Attempt {
+    fn new(options: Options, endpoint: impl std::fmt::Display) -> Self {
+        let endpoint = options
+            .endpoint
+            .clone()
+            .unwrap_or_else(|| endpoint.to_string());
+        let until = Instant::now() + options.connect_deadline.min(FOREVER);
+        Self {
+            options,
+            endpoint,
+            until,
+        }
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout_at(self.until, work).await.ok()
+    }
+
+    /// Connects by path. An error for which `retry` holds is tried again until `gone` or the
+    /// deadline.
+    async fn connect(
+        &self,
+        path: &Path,
+        retry: impl Fn(&ConnectError) -> bool,
+        gone: impl Future<Output = String>,
+    ) -> Result<UnixStream, ConnectError> {
+        tokio::pin!(gone);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match self.in_time(UnixStream::connect(path)).await {
+                None => return Err(self.silent()),
+                Some(Ok(stream)) => return Ok(stream),
+                // The backlog is full: others wait for this monitor already.
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => None,
+                Some(Err(error)) => Some(self.connect_error(path, error)),
+            };
+            if let Some(error) = &error
+                && !retry(error)
+            {
+                return Err(error.clone());
+            }
+            tokio::select! {
+                biased;
+                reason = &mut gone => {
+                    return Err(ConnectError::Gone { endpoint: self.endpoint.clone(), reason });
+                }
+                () = tokio::time::sleep_until(self.until) => {
+                    return Err(error.unwrap_or_else(|| self.silent()));
+                }
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            }
+        }
+    }
+
+    fn connect_error(&self, path: &Path, error: io::Error) -> ConnectError {
+        match error.kind() {
+            io::ErrorKind::NotFound => ConnectError::Missing {
+                path: path.to_owned(),
+            },
+            _ => self.io(error),
+        }
+    }
+
+    fn io(&self, error: io::Error) -> ConnectError {
+        let endpoint = self.endpoint.clone();
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => ConnectError::Refused { endpoint },
+            _ => ConnectError::Io {
+                endpoint,
+                source: Arc::new(error),
+            },
+        }
+    }
+
+    fn nobody(&self) -> ConnectError {
+        ConnectError::Nobody {
+            endpoint: self.endpoint.clone(),
+            after: self.options.connect_deadline,
+        }
+    }
+
+    fn silent(&self) -> ConnectError {
+        ConnectError::Silent {
+            endpoint: self.endpoint.clone(),
+            after: self.options.connect_deadline,
+        }
+    }
+
+    /// Waits for the greeting and negotiates.
+    async fn handshake<T>(self, transport: T) -> Result<Client, ConnectError>
+    where
+        T: Transport + Unpin + 'static,
+    {
+        let peer = self.options.peer_pid.or_else(|| transport.peer());
+        let shared = Shared::new(&self.options, transport.carries_fds());
+        let driver = tokio::spawn(Driver::new(Arc::clone(&shared), transport)).abort_handle();
+        // Dropped before the end, it takes the driver with it.
+        let guard = AbortOnDrop(Some(driver));
+
+        let mut stages = shared.stage();
+        let stage = self
+            .in_time(stages.wait_for(|stage| !matches!(stage, Stage::Handshake)))
+            .await;
+        let cause = match stage {
+            None => return Err(self.too_late(&shared, peer)),
+            Some(Err(_)) => Closed::Local,
+            Some(Ok(stage)) => match &*stage {
+                Stage::Closed(cause) => cause.clone(),
+                Stage::Handshake | Stage::Ready => {
+                    drop(stage);
+                    return self.finish(shared, guard);
+                }
+            },
+        };
+        Err(match cause {
+            Closed::Handshake(source) => ConnectError::Handshake {
+                endpoint: self.endpoint,
+                source,
+            },
+            cause => match shared.with_session(|session| session.noise()) {
+                Some(sample) => self.not_qmp(sample),
+                None => ConnectError::Closed {
+                    endpoint: self.endpoint,
+                    cause,
+                },
+            },
+        })
+    }
+
+    fn finish(self, shared: Arc<Shared>, mut guard: AbortOnDrop) -> Result<Client, ConnectError> {
+        let (Some(greeting), Some(driver)) = (shared.greeting(), guard.0.take()) else {
+            return Err(ConnectError::Closed {
+                endpoint: self.endpoint,
+                cause: Closed::Local,
+            });
+        };
+        let deadline = self.options.call_deadline;
+        Ok(Client::assemble(
+            shared,
+            driver,
+            greeting,
+            self.endpoint,
+            deadline,
+        ))
+    }
+
+    /// The deadline has passed: says what was missing, and if possible why.
+    fn too_late(&self, shared: &Shared, peer: Option<i32>) -> ConnectError {
+        let endpoint = self.endpoint.clone();
+        let after = self.options.connect_deadline;
+        if let Some(pid) = peer.filter(|&pid| process::is_stopped(pid)) {
+            return ConnectError::Stopped {
+                endpoint,
+                after,
+                pid,
+            };
+        }
+        if shared.greeting().is_some() {
+            return ConnectError::NegotiationTimeout { endpoint, after };
+        }
+        match shared.with_session(|session| session.noise()) {
+            Some(sample) => self.not_qmp(sample),
+            None => ConnectError::Silent { endpoint, after },
+        }
+    }
+
+    fn not_qmp(&self, sample: String) -> ConnectError {
+        let source = HandshakeFailure::NotQmp { sample };
+        ConnectError::Handshake {
+            endpoint: self.endpoint.clone(),
+            source,
+        }
+    }
+}
+
+struct AbortOnDrop(Option<tokio::task::AbortHandle>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if let Some(driver) = &self.0 {
+            driver.abort();
+        }
+    }
+}

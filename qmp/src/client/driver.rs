@@ -1,0 +1,219 @@
+//! The task that moves the bytes.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustix::io::Errno;
+use tokio::io::ReadBuf;
+
+use super::events::Queue;
+use super::shared::{Line, Shared};
+use super::transport::Transport;
+use crate::error::Closed;
+
+/// Reads per turn before writing gets its turn, so that a flood of events cannot hold up commands.
+const READS_PER_TURN: usize = 16;
+
+const READ_SIZE: usize = 64 << 10;
+
+/// The driver: a future that ends when the session does.
+pub(crate) struct Driver<T> {
+    shared: Arc<Shared>,
+    transport: T,
+    buffer: Box<[u8]>,
+    outgoing: Option<Outgoing>,
+    needs_flush: bool,
+}
+
+/// A line that is being written.
+struct Outgoing {
+    bytes: Vec<u8>,
+    written: usize,
+    fd: Option<OwnedFd>,
+    /// The subscription that begins with the last byte: QEMU cannot act on less.
+    queue: Option<Arc<Queue>>,
+}
+
+impl<T: Transport> Driver<T> {
+    pub(crate) fn new(shared: Arc<Shared>, transport: T) -> Self {
+        Self {
+            shared,
+            transport,
+            buffer: vec![0; READ_SIZE].into_boxed_slice(),
+            outgoing: None,
+            needs_flush: false,
+        }
+    }
+
+    /// Reads what there is. `Ok(true)` if more may be there.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
+        for _ in 0..READS_PER_TURN {
+            let mut buf = ReadBuf::new(&mut self.buffer);
+            match self.transport.poll_read(cx, &mut buf) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Poll::Ready(Err(error)) => return Err(Closed::Io(Arc::new(error))),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => {
+                    return Err(self.shared.end_of_stream());
+                }
+                Poll::Ready(Ok(())) => self.shared.received(buf.filled()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes in what has arrived by now, whether or not the runtime has noticed.
+    fn drain(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
+        let Some(source) = self.transport.source() else {
+            if self.read(cx)? {
+                cx.waker().wake_by_ref();
+            }
+            return Ok(());
+        };
+        let failed = |errno: Errno| Closed::Io(Arc::new(errno.into()));
+        // Not more than that, or a flood of events could hold up the command for ever.
+        let mut arrived = rustix::io::ioctl_fionread(source).map_err(failed)?;
+        while arrived > 0 {
+            let room = usize::try_from(arrived)
+                .unwrap_or(usize::MAX)
+                .min(READ_SIZE);
+            match rustix::io::read(source, &mut self.buffer[..room]) {
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(count) => {
+                    self.shared.received(&self.buffer[..count]);
+                    arrived = arrived.saturating_sub(count as u64);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what there is, as far as the stream takes it.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
+        loop {
+            if self.outgoing.is_none() {
+                self.outgoing = self.shared.transmit().map(Outgoing::from);
+            }
+            let Some(outgoing) = &self.outgoing else {
+                break;
+            };
+            if outgoing.queue.is_some() {
+                // An event that is here already is not the one that the command will cause.
+                self.drain(cx)?;
+            }
+            match self.write_some(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(self.last_words(cx, error)),
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+        if self.needs_flush
+            && let Poll::Ready(flushed) = self.transport.poll_flush(cx)
+        {
+            flushed.map_err(|error| self.last_words(cx, error))?;
+            self.needs_flush = false;
+        }
+        Ok(())
+    }
+
+    /// Writes a piece of the line.
+    fn write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(outgoing) = &mut self.outgoing else {
+            return Poll::Ready(Ok(()));
+        };
+        let rest = &outgoing.bytes[outgoing.written..];
+        let written = match &outgoing.fd {
+            Some(fd) => self.transport.poll_write_with_fd(cx, rest, fd.as_fd()),
+            None => self.transport.poll_write(cx, rest),
+        };
+        let count = match ready!(written) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Poll::Ready(Err(error)),
+            Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => count,
+        };
+        if count > 0 {
+            self.needs_flush = true;
+            outgoing.fd = None;
+            outgoing.written += count;
+            if outgoing.written == outgoing.bytes.len() {
+                if let Some(queue) = outgoing.queue.take() {
+                    self.shared.begin(queue);
+                }
+                self.outgoing = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Why the session ends when writing fails. QEMU may have said something before it closed;
+    /// that comes first.
+    fn last_words(&mut self, cx: &mut Context<'_>, error: io::Error) -> Closed {
+        while let Some(source) = self.transport.source() {
+            match rustix::io::read(source, &mut self.buffer[..]) {
+                Ok(0) => return self.shared.end_of_stream(),
+                Ok(count) => self.shared.received(&self.buffer[..count]),
+                Err(Errno::INTR) => {}
+                Err(_) => return Closed::Io(Arc::new(error)),
+            }
+        }
+        loop {
+            match self.read(cx) {
+                Ok(true) => {}
+                Ok(false) => return Closed::Io(Arc::new(error)),
+                Err(cause) => return cause,
+            }
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
+        self.shared.register(cx.waker());
+        let more = self.read(cx)?;
+        self.write(cx)?;
+        Ok(more)
+    }
+}
+
+impl From<Line> for Outgoing {
+    fn from(line: Line) -> Self {
+        Self {
+            bytes: line.transmit.bytes,
+            written: 0,
+            fd: line.transmit.fd,
+            queue: line.queue,
+        }
+    }
+}
+
+impl<T: Transport + Unpin> Future for Driver<T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.turn(cx) {
+            Ok(_) if self.shared.is_closed() => Poll::Ready(()),
+            Ok(more) => {
+                if more {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+            Err(cause) => {
+                self.shared.close(cause);
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl<T> Drop for Driver<T> {
+    fn drop(&mut self) {
+        // Without its driver a session is over, for instance when the runtime ends.
+        self.shared.close(Closed::Local);
+    }
+}

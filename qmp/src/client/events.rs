@@ -1,0 +1,207 @@
+//! Subscriptions: bounded queues of events, with an exact account of what did not fit.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::error::Closed;
+use crate::matcher::Matcher;
+use crate::message::Event;
+
+/// Events of one subscriber, in the order in which they came.
+///
+/// It is lossless up to the capacity of [`Options::event_capacity`](crate::Options). A subscriber
+/// that is further behind keeps its oldest events, then gets [`RecvError::Lagged`] with the exact
+/// number of those that are missing at this place, and then goes on.
+///
+/// A stream does not keep the session open. When the session ends it yields what is queued, then
+/// [`RecvError::Closed`] (as a [`futures_core::Stream`]: its end).
+#[derive(Debug)]
+pub struct EventStream {
+    queue: Arc<Queue>,
+}
+
+/// Why there is no event.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RecvError {
+    /// The subscriber was too slow.
+    #[error("failed to keep up with QEMU: {0} events are lost")]
+    Lagged(
+        /// How many events are missing at this place.
+        u64,
+    ),
+    /// The session has ended; nothing will follow.
+    #[error("failed to receive an event: the QMP session has ended: {0}")]
+    Closed(#[source] Closed),
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    matcher: Matcher,
+    capacity: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    items: VecDeque<Item>,
+    events: usize,
+    dropped: u64,
+    waker: Option<Waker>,
+    active: bool,
+    abandoned: bool,
+    closed: Option<Closed>,
+}
+
+#[derive(Debug)]
+enum Item {
+    Event(Arc<Event>),
+    Gap(u64),
+}
+
+impl Queue {
+    /// A queue that takes events once it is active.
+    pub(crate) fn new(matcher: Matcher, capacity: usize, active: bool) -> Arc<Self> {
+        Arc::new(Self {
+            matcher,
+            capacity,
+            inner: Mutex::new(Inner {
+                items: VecDeque::new(),
+                events: 0,
+                dropped: 0,
+                waker: None,
+                active,
+                abandoned: false,
+                closed: None,
+            }),
+        })
+    }
+
+    pub(crate) fn stream(self: &Arc<Self>) -> EventStream {
+        EventStream {
+            queue: Arc::clone(self),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to take events, unless the subscriber has gone.
+    pub(crate) fn activate(&self) {
+        let mut inner = self.lock();
+        inner.active = !inner.abandoned;
+    }
+
+    /// Whether the subscriber has gone.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
+    }
+
+    pub(crate) fn offer(&self, event: &Arc<Event>) {
+        if !self.matcher.matches(event) {
+            return;
+        }
+        let mut inner = self.lock();
+        if !inner.active || inner.closed.is_some() {
+            return;
+        }
+        if inner.events < self.capacity {
+            inner.events += 1;
+            inner.items.push_back(Item::Event(Arc::clone(event)));
+        } else {
+            inner.dropped += 1;
+            match inner.items.back_mut() {
+                Some(Item::Gap(count)) => *count += 1,
+                _ => inner.items.push_back(Item::Gap(1)),
+            }
+        }
+        let waker = inner.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn close(&self, cause: &Closed) {
+        let mut inner = self.lock();
+        inner.closed.get_or_insert_with(|| cause.clone());
+        let waker = inner.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Inner {
+    fn take(&mut self) -> Option<Result<Arc<Event>, RecvError>> {
+        match self.items.pop_front() {
+            Some(Item::Event(event)) => {
+                self.events -= 1;
+                Some(Ok(event))
+            }
+            Some(Item::Gap(count)) => Some(Err(RecvError::Lagged(count))),
+            None => self
+                .closed
+                .clone()
+                .map(|cause| Err(RecvError::Closed(cause))),
+        }
+    }
+}
+
+impl EventStream {
+    /// The next event. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`RecvError::Lagged`] where events are missing; [`RecvError::Closed`] at the end.
+    pub async fn recv(&mut self) -> Result<Arc<Event>, RecvError> {
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The next event if it has come already.
+    ///
+    /// # Errors
+    /// As [`EventStream::recv`].
+    pub fn try_recv(&mut self) -> Result<Option<Arc<Event>>, RecvError> {
+        self.queue.lock().take().transpose()
+    }
+
+    /// How many events this subscriber has lost so far.
+    pub fn dropped(&self) -> u64 {
+        self.queue.lock().dropped
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arc<Event>, RecvError>> {
+        let mut inner = self.queue.lock();
+        match inner.take() {
+            Some(item) => Poll::Ready(item),
+            None => {
+                inner.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl futures_core::Stream for EventStream {
+    /// An event, or how many are missing at this place.
+    type Item = Result<Arc<Event>, RecvError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_recv(cx).map(|item| match item {
+            Err(RecvError::Closed(_)) => None,
+            item => Some(item),
+        })
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        let mut inner = self.queue.lock();
+        inner.abandoned = true;
+        inner.active = false;
+        inner.items = VecDeque::new();
+    }
+}

@@ -1,0 +1,218 @@
+//! The client as its users hold it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::task::AbortHandle;
+
+use super::cache::EventCache;
+use super::call::{Call, CallAndEvent};
+use super::events::EventStream;
+use super::job::Job;
+use super::shared::{Shared, Stage};
+use crate::command::Command;
+use crate::encode;
+use crate::error::{Closed, Error};
+use crate::matcher::Matcher;
+use crate::message::Greeting;
+use crate::transcript::Entry;
+
+/// A session with one monitor. Clones share it; it ends when the last clone is dropped.
+///
+/// See the [crate] page for an introduction.
+#[derive(Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+    deadline: Option<Duration>,
+}
+
+/// Ends the session when the last client goes.
+struct Handle {
+    shared: Arc<Shared>,
+    driver: AbortHandle,
+    greeting: Greeting,
+    oob: bool,
+    endpoint: String,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close(Closed::Local);
+        self.driver.abort();
+    }
+}
+
+impl Client {
+    pub(crate) fn assemble(
+        shared: Arc<Shared>,
+        driver: AbortHandle,
+        greeting: Greeting,
+        endpoint: String,
+        deadline: Option<Duration>,
+    ) -> Self {
+        let oob = shared.with_session(|session| session.oob_enabled());
+        Self {
+            handle: Arc::new(Handle {
+                shared,
+                driver,
+                greeting,
+                oob,
+                endpoint,
+            }),
+            deadline,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+
+    /// The greeting: QEMU's version and what it offers.
+    pub fn greeting(&self) -> &Greeting {
+        &self.handle.greeting
+    }
+
+    /// Whether out-of-band execution is enabled.
+    pub fn oob_enabled(&self) -> bool {
+        self.handle.oob
+    }
+
+    /// This client, with another deadline for calls that do not set their own.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self {
+            handle: Arc::clone(&self.handle),
+            deadline: Some(deadline),
+        }
+    }
+
+    /// A command by name. The arguments are anything that serializes to an object; `()` or `None`
+    /// stand for no arguments. Await it to send it.
+    ///
+    /// ```no_run
+    /// # async fn f(client: qmp::Client) -> Result<(), qmp::Error> {
+    /// use serde_json::json;
+    /// client.execute("blockdev-add", json!({"driver": "null-co", "node-name": "n0"})).await?;
+    /// let nodes = client.execute("query-named-block-nodes", ()).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn execute(&self, name: &str, arguments: impl Serialize) -> Call {
+        Call::new(self, name, encode::arguments(&arguments))
+    }
+
+    /// A typed command. Await it to send it.
+    pub fn call<C: Command>(&self, command: C) -> Call<C::Return> {
+        Call::new(self, C::NAME, encode::arguments(&command))
+    }
+
+    /// A command that is executed out of band; see [`Call::oob`].
+    pub fn execute_oob(&self, name: &str, arguments: impl Serialize) -> Call {
+        self.execute(name, arguments).oob()
+    }
+
+    /// A command that a file descriptor goes with; see [`Call::fd`].
+    pub fn execute_with_fd(
+        &self,
+        name: &str,
+        arguments: impl Serialize,
+        fd: impl Into<std::os::fd::OwnedFd>,
+    ) -> Call {
+        self.execute(name, arguments).fd(fd)
+    }
+
+    /// A command and an event that it causes; see [`Call::and_event`].
+    pub fn execute_and_wait(
+        &self,
+        name: &str,
+        arguments: impl Serialize,
+        event: impl Into<Matcher>,
+    ) -> CallAndEvent {
+        self.execute(name, arguments).and_event(event)
+    }
+
+    /// All events from now on that match.
+    pub fn subscribe(&self, matcher: impl Into<Matcher>) -> EventStream {
+        self.shared().subscribe(matcher.into(), true).stream()
+    }
+
+    /// The events of the whole session that nobody has taken from here yet. Its waits have this
+    /// client's deadline.
+    pub fn events(&self) -> EventCache {
+        EventCache::new(Arc::clone(&self.shared().store), self.deadline)
+    }
+
+    /// Follows the job `id` from now on. Call it before the command that starts the job, so that
+    /// nothing is missed.
+    pub fn job(&self, id: impl Into<String>) -> Job {
+        Job::new(self.clone(), id.into())
+    }
+
+    /// Asks QEMU to exit. It may answer, or close the connection first, or both: all is well.
+    ///
+    /// The connection may still be open when this returns; see [`Client::closed`].
+    ///
+    /// # Errors
+    /// When QEMU refuses, or the session had ended before.
+    pub async fn quit(&self) -> Result<(), Error> {
+        if let Some(cause) = self.closed_cause() {
+            return Err(Error::Closed {
+                task: "execute quit".into(),
+                cause,
+            });
+        }
+        match self.execute("quit", ()).await {
+            Ok(Value::Null | _) => Ok(()),
+            Err(error) if error.is_end_of_stream() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until the session has ended, and says why it has.
+    pub async fn closed(&self) -> Closed {
+        let mut stage = self.shared().stage();
+        let closed = stage
+            .wait_for(|stage| matches!(stage, Stage::Closed(_)))
+            .await;
+        match closed.as_deref() {
+            Ok(Stage::Closed(cause)) => cause.clone(),
+            _ => Closed::Local,
+        }
+    }
+
+    /// Why the session has ended, if it has.
+    pub fn closed_cause(&self) -> Option<Closed> {
+        match &*self.shared().stage().borrow() {
+            Stage::Closed(cause) => Some(cause.clone()),
+            _ => None,
+        }
+    }
+
+    /// The last `count` messages in both directions, oldest first, for reports. Long ones are
+    /// shortened, secrets are replaced.
+    pub fn transcript_tail(&self, count: usize) -> Vec<Entry> {
+        self.shared().transcript_tail(count)
+    }
+
+    /// How many commands are sent and unanswered, and how many wait to be sent.
+    pub fn outstanding(&self) -> (usize, usize) {
+        self.shared()
+            .with_session(|session| (session.in_flight(), session.queued()))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("endpoint", &self.handle.endpoint)
+            .field("version", &self.handle.greeting.version)
+            .field("closed", &self.closed_cause())
+            .finish_non_exhaustive()
+    }
+}

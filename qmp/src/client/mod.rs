@@ -1,0 +1,26 @@
+//! The tokio client: transports, calls, events, jobs.
+//!
+//! A [`Client`] shares one [`Session`](crate::session::Session) with a task, the driver, which
+//! alone touches the stream. Callers hand commands over and wait for a reply; the driver always
+//! reads, so that neither a slow subscriber nor a caller that has gone away stops the stream.
+
+mod cache;
+mod call;
+mod connect;
+mod driver;
+mod events;
+mod handle;
+mod job;
+mod options;
+mod process;
+mod shared;
+mod transport;
+
+pub use cache::EventCache;
+pub use call::{Call, CallAndEvent};
+pub(crate) use connect::FOREVER;
+pub use connect::Listener;
+pub use events::{EventStream, RecvError};
+pub use handle::Client;
+pub use job::{Job, JobEnd};
+pub use options::Options;

@@ -1,0 +1,461 @@
+//! The state that a client's handles share with its driver.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use tokio::sync::{oneshot, watch};
+use tracing::{Span, debug, trace, warn};
+
+use super::cache::Store;
+use super::events::Queue;
+use super::options::{Options, Recorder};
+use crate::encode::EncodeError;
+use crate::error::Closed;
+use crate::matcher::Matcher;
+use crate::message::{Event, Greeting};
+use crate::redact::Redaction;
+use crate::session::{
+    CallId, Discarded, Failure, HandshakeFailure, Notice, Request, Returned, Session, Transmit,
+};
+use crate::transcript::{Direction, Entry, Tail};
+
+/// How a call ended.
+pub(crate) enum Outcome {
+    Returned(Returned),
+    Failed {
+        id: String,
+        failure: Failure,
+    },
+    /// The transport cannot carry file descriptors.
+    Unsendable,
+    Closed(Closed),
+}
+
+/// How far a session has come.
+#[derive(Clone, Debug)]
+pub(crate) enum Stage {
+    Handshake,
+    Ready,
+    Closed(Closed),
+}
+
+/// The longest text that is kept per message in the tail, and shown in traces.
+const MAX_TEXT: usize = 2048;
+
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    queues: Mutex<Arc<Vec<Arc<Queue>>>>,
+    pub(crate) store: Arc<Store>,
+    stage: watch::Sender<Stage>,
+    recorder: Option<Recorder>,
+    redaction: Redaction,
+    began: Instant,
+    event_capacity: usize,
+    carries_fds: bool,
+}
+
+struct State {
+    session: Session,
+    calls: HashMap<CallId, Pending>,
+    tail: Tail,
+    keeps_tail: bool,
+    greeting: Option<Greeting>,
+    closed: Option<Closed>,
+    waker: Option<Waker>,
+    /// Subscriptions that begin after the message that is just arriving.
+    begin_next: Vec<Arc<Queue>>,
+}
+
+/// A call that waits for its reply.
+struct Pending {
+    reply: oneshot::Sender<Outcome>,
+    sent: Option<Instant>,
+    on_way: OnWay,
+}
+
+/// What goes with a command on its way.
+pub(crate) struct OnWay {
+    /// The span of the call, for its id and latency.
+    pub(crate) span: Span,
+    /// The subscription that begins when it is sent.
+    pub(crate) queue: Option<Arc<Queue>>,
+    /// Somebody wants to know that it was sent.
+    pub(crate) sent: Option<Arc<AtomicBool>>,
+}
+
+/// What is done about a notice once the state is unlocked.
+enum Delivery {
+    Reply(oneshot::Sender<Outcome>, Outcome),
+    Event(Event),
+    /// The message that stood between a command and its subscription is complete.
+    Activate(Arc<Queue>),
+}
+
+/// A line to write.
+pub(crate) struct Line {
+    pub(crate) transmit: Transmit,
+    /// The subscription that begins when the line is written.
+    pub(crate) queue: Option<Arc<Queue>>,
+}
+
+impl Shared {
+    pub(crate) fn new(options: &Options, carries_fds: bool) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                session: Session::new(options.config),
+                calls: HashMap::new(),
+                tail: Tail::new(options.transcript_lines),
+                keeps_tail: options.transcript_lines > 0,
+                greeting: None,
+                closed: None,
+                waker: None,
+                begin_next: Vec::new(),
+            }),
+            queues: Mutex::default(),
+            store: Store::new(options.cache_capacity),
+            stage: watch::Sender::new(Stage::Handshake),
+            recorder: options.recorder.clone(),
+            redaction: options.redaction.clone(),
+            began: Instant::now(),
+            event_capacity: options.event_capacity,
+            carries_fds,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // For handles.
+
+    pub(crate) fn stage(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
+    pub(crate) fn greeting(&self) -> Option<Greeting> {
+        self.lock().greeting.clone()
+    }
+
+    pub(crate) fn with_session<R>(&self, look: impl FnOnce(&mut Session) -> R) -> R {
+        look(&mut self.lock().session)
+    }
+
+    pub(crate) fn transcript_tail(&self, count: usize) -> Vec<Entry> {
+        self.lock().tail.last(count)
+    }
+
+    pub(crate) fn subscribe(&self, matcher: Matcher, active: bool) -> Arc<Queue> {
+        let queue = Queue::new(matcher, self.event_capacity, active);
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list: Vec<_> = queues
+            .iter()
+            .filter(|q| !q.is_abandoned())
+            .cloned()
+            .collect();
+        list.push(Arc::clone(&queue));
+        *queues = Arc::new(list);
+        drop(queues);
+        // The session may have ended in between; the queue then has missed the news.
+        if let Some(cause) = &self.lock().closed {
+            queue.close(cause);
+        }
+        queue
+    }
+
+    /// Hands a command to the driver. The outcome comes through the receiver.
+    pub(crate) fn submit(
+        &self,
+        request: Request,
+        on_way: OnWay,
+    ) -> Result<(Option<CallId>, oneshot::Receiver<Outcome>), EncodeError> {
+        let (reply, outcome) = oneshot::channel();
+        let mut state = self.lock();
+        if let Some(cause) = state.closed.clone() {
+            drop(state);
+            // The receiver is right here.
+            let _ = reply.send(Outcome::Closed(cause));
+            return Ok((None, outcome));
+        }
+        if request.fd.is_some() && !self.carries_fds {
+            let _ = reply.send(Outcome::Unsendable);
+            return Ok((None, outcome));
+        }
+        let call = state.session.submit(request)?;
+        state.calls.insert(
+            call,
+            Pending {
+                reply,
+                sent: None,
+                on_way,
+            },
+        );
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok((Some(call), outcome))
+    }
+
+    /// Forgets a call whose caller has gone.
+    pub(crate) fn abandon(&self, call: CallId) {
+        let mut state = self.lock();
+        if state.calls.remove(&call).is_some() {
+            state.session.abandon(call);
+        }
+    }
+
+    /// Ends the session, once: everybody who waits learns why.
+    pub(crate) fn close(&self, cause: Closed) {
+        let mut state = self.lock();
+        if state.closed.is_some() {
+            return;
+        }
+        debug!(target: "qmp", %cause, "session ended");
+        state.closed = Some(cause.clone());
+        state.waker = None;
+        let calls = std::mem::take(&mut state.calls);
+        drop(state);
+        for pending in calls.into_values() {
+            // A caller that has gone needs no answer.
+            let _ = pending.reply.send(Outcome::Closed(cause.clone()));
+        }
+        let queues = Arc::clone(&self.queues.lock().unwrap_or_else(PoisonError::into_inner));
+        for queue in queues.iter() {
+            queue.close(&cause);
+        }
+        self.store.close(&cause);
+        self.stage.send_replace(Stage::Closed(cause));
+    }
+
+    // For the driver.
+
+    /// Remembers whom to wake when there is something to write.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let mut state = self.lock();
+        match &mut state.waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    pub(crate) fn transmit(&self) -> Option<Line> {
+        let mut state = self.lock();
+        let transmit = state.session.transmit()?;
+        let mut queue = None;
+        if let Some(pending) = transmit.call.and_then(|call| state.calls.get_mut(&call)) {
+            pending.sent = Some(Instant::now());
+            queue = pending.on_way.queue.take();
+            if let Some(sent) = &pending.on_way.sent {
+                sent.store(true, Ordering::Relaxed);
+            }
+        }
+        self.note(&mut state, Direction::Out, &transmit.bytes);
+        Some(Line { transmit, queue })
+    }
+
+    /// Begins a subscription whose command has just been written.
+    pub(crate) fn begin(&self, queue: Arc<Queue>) {
+        let mut state = self.lock();
+        if state.session.is_mid_message() {
+            // What has begun to arrive was said before the command was heard.
+            state.begin_next.push(queue);
+        } else {
+            queue.activate();
+        }
+    }
+
+    pub(crate) fn received(&self, bytes: &[u8]) {
+        let mut state = self.lock();
+        let State {
+            session,
+            tail,
+            keeps_tail,
+            ..
+        } = &mut *state;
+        let observes = self.observes(*keeps_tail);
+        session.receive(bytes, |message| {
+            if observes {
+                self.observe(tail, *keeps_tail, Direction::In, message);
+            }
+        });
+        let mut deliveries = Vec::new();
+        let mut failed = None;
+        let mut ready = false;
+        while let Some(notice) = state.session.notice() {
+            match notice {
+                Notice::Greeting(greeting) => {
+                    debug!(target: "qmp", version = %greeting.version, "greeting");
+                    state.greeting = Some(greeting);
+                }
+                Notice::Ready { oob } => {
+                    debug!(target: "qmp", oob, "ready");
+                    ready = true;
+                }
+                Notice::Reply { call, id, result } => {
+                    let Some(pending) = state.calls.remove(&call) else {
+                        continue;
+                    };
+                    let latency = pending.sent.map(|sent| sent.elapsed());
+                    let span = &pending.on_way.span;
+                    span.record("id", &id);
+                    if let Some(latency) = latency {
+                        span.record("latency", tracing::field::debug(latency));
+                    }
+                    trace!(
+                        target: "qmp", parent: span,
+                        id, ?latency, ok = result.is_ok(), "reply"
+                    );
+                    deliveries.push(Delivery::Reply(
+                        pending.reply,
+                        match result {
+                            Ok(returned) => Outcome::Returned(returned),
+                            Err(failure) => Outcome::Failed { id, failure },
+                        },
+                    ));
+                }
+                Notice::Event(event) => deliveries.push(Delivery::Event(event)),
+                Notice::Discarded(what) => log_discarded(&what),
+                Notice::Failed(failure) => failed = Some(failure),
+            }
+            // The first notice is about the message that was arriving before.
+            deliveries.extend(state.begin_next.drain(..).map(Delivery::Activate));
+        }
+        drop(state);
+        if ready {
+            self.stage.send_if_modified(|stage| {
+                let handshake = matches!(stage, Stage::Handshake);
+                if handshake {
+                    *stage = Stage::Ready;
+                }
+                handshake
+            });
+        }
+        self.deliver(deliveries);
+        if let Some(failure) = failed {
+            self.fail_handshake(failure);
+        }
+    }
+
+    fn fail_handshake(&self, failure: HandshakeFailure) {
+        self.close(Closed::Handshake(failure));
+    }
+
+    /// In the order in which they came, and unlocked: matchers are foreign code.
+    fn deliver(&self, deliveries: Vec<Delivery>) {
+        let mut queues = None;
+        for delivery in deliveries {
+            match delivery {
+                Delivery::Reply(reply, outcome) => {
+                    // A caller that has just gone needs no answer.
+                    let _ = reply.send(outcome);
+                }
+                Delivery::Activate(queue) => queue.activate(),
+                Delivery::Event(event) => {
+                    let event = Arc::new(event);
+                    self.store.push(&event);
+                    let queues = queues.get_or_insert_with(|| {
+                        Arc::clone(&self.queues.lock().unwrap_or_else(PoisonError::into_inner))
+                    });
+                    for queue in queues.iter() {
+                        queue.offer(&event);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the end of the stream means: mid-message or not.
+    pub(crate) fn end_of_stream(&self) -> Closed {
+        match self.lock().session.end_of_stream() {
+            Some(cut) => Closed::Cut(cut),
+            None => Closed::Eof,
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed.is_some()
+    }
+
+    // Transcripts.
+
+    fn observes(&self, keeps_tail: bool) -> bool {
+        keeps_tail
+            || self.recorder.is_some()
+            || tracing::enabled!(target: "qmp", tracing::Level::TRACE)
+    }
+
+    fn note(&self, state: &mut State, direction: Direction, bytes: &[u8]) {
+        if self.observes(state.keeps_tail) {
+            self.observe(
+                &mut state.tail,
+                state.keeps_tail,
+                direction,
+                bytes.trim_ascii_end(),
+            );
+        }
+    }
+
+    fn observe(&self, tail: &mut Tail, keeps_tail: bool, direction: Direction, bytes: &[u8]) {
+        let at = self.began.elapsed();
+        if let Some(recorder) = &self.recorder {
+            let text = self.text(bytes);
+            let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+            recorder(&Entry {
+                at,
+                direction,
+                text,
+            });
+        }
+        let traces = tracing::enabled!(target: "qmp", tracing::Level::TRACE);
+        if !keeps_tail && !traces {
+            return;
+        }
+        let text = self.shortened(direction, bytes);
+        trace!(target: "qmp", ?direction, text, "message");
+        tail.push(Entry {
+            at,
+            direction,
+            text,
+        });
+    }
+
+    /// The beginning of a message.
+    fn shortened(&self, direction: Direction, bytes: &[u8]) -> String {
+        let mut text = match direction {
+            // That a member is secret may be said behind it, as in `object-add`.
+            Direction::Out => self.text(bytes),
+            // May be many megabytes.
+            Direction::In => self.text(&bytes[..bytes.len().min(MAX_TEXT)]),
+        };
+        let cut =
+            text.len() > MAX_TEXT || matches!(direction, Direction::In) && bytes.len() > MAX_TEXT;
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        if cut {
+            text.push_str(&format!(" ... ({} bytes)", bytes.len()));
+        }
+        text
+    }
+
+    fn text(&self, bytes: &[u8]) -> String {
+        let text = String::from_utf8_lossy(bytes);
+        self.redaction.apply(&text).into_owned()
+    }
+}
+
+fn log_discarded(what: &Discarded) {
+    match what {
+        Discarded::Late { id, command } => {
+            debug!(target: "qmp", id, command, "discarded the reply to an abandoned command");
+        }
+        Discarded::Stale { id } => {
+            debug!(target: "qmp", id, "discarded a reply to another client's command");
+        }
+        Discarded::Undecodable(error) => warn!(target: "qmp", %error, "skipped a message"),
+        Discarded::Unknown => debug!(target: "qmp", "discarded an unknown message"),
+        Discarded::Greeting => debug!(target: "qmp", "discarded a second greeting"),
+    }
+}

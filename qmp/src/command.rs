@@ -1,0 +1,35 @@
+//! What a typed command is.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A command with typed arguments and a typed return value.
+///
+/// The value of the implementing type is the command's arguments; it serializes to an object, to
+/// an empty one if there are none. Implement it for commands that the `typed` feature lacks:
+///
+/// ```
+/// #[derive(serde::Serialize)]
+/// struct XDebugWaitJob {
+///     id: String,
+/// }
+///
+/// impl qmp::Command for XDebugWaitJob {
+///     const NAME: &'static str = "x-debug-wait-job";
+///     type Return = qmp::Empty;
+/// }
+/// ```
+pub trait Command: Serialize {
+    /// The command's name in QAPI.
+    const NAME: &'static str;
+
+    /// Whether it may be executed out of band.
+    const ALLOW_OOB: bool = false;
+
+    /// What it returns.
+    type Return: DeserializeOwned + Send + 'static;
+}
+
+/// The return value of commands that return nothing: an object, whose members are ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize, Serialize)]
+pub struct Empty {}

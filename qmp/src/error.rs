@@ -1,0 +1,309 @@
+//! What can go wrong, by phase.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decode::DecodeError;
+use crate::encode::EncodeError;
+use crate::frame::FrameError;
+use crate::message::ErrorClass;
+use crate::session::HandshakeFailure;
+
+/// Any failure of a client, by the phase in which it happened.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No session came to be.
+    #[error(transparent)]
+    Connect(#[from] Box<ConnectError>),
+    /// The command was not sent.
+    #[error("failed to send command {command}")]
+    Encode {
+        /// Its name.
+        command: String,
+        /// Why.
+        #[source]
+        source: EncodeError,
+    },
+    /// QEMU answered with an error.
+    #[error(transparent)]
+    Command(#[from] Box<CommandError>),
+    /// The reply is not what was expected.
+    #[error("failed to read the reply to {command}")]
+    Reply {
+        /// The command's name.
+        command: String,
+        /// Why.
+        #[source]
+        source: Box<ReplyError>,
+    },
+    /// The session has ended.
+    #[error("failed to {task}: the QMP session has ended: {cause}")]
+    Closed {
+        /// What could not be done, such as "execute query-block".
+        task: String,
+        /// Why it ended.
+        #[source]
+        cause: Closed,
+    },
+    /// The time allowed for something was over.
+    #[error("failed to {task} within {after:?}")]
+    Timeout {
+        /// What could not be done in time, such as "execute query-block".
+        task: String,
+        /// The time allowed.
+        after: Duration,
+    },
+    /// A job did not do what was waited for.
+    #[error(transparent)]
+    Job(#[from] Box<JobError>),
+}
+
+impl Error {
+    /// QEMU's answer, if this is one.
+    pub fn command(&self) -> Option<&CommandError> {
+        match self {
+            Self::Command(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The class of QEMU's answer, if this is one.
+    pub fn class(&self) -> Option<&ErrorClass> {
+        self.command().map(|error| &error.class)
+    }
+
+    /// The description in QEMU's answer, if this is one.
+    pub fn desc(&self) -> Option<&str> {
+        self.command().map(|error| error.desc.as_str())
+    }
+
+    /// Whether the session has ended, so that no further command can succeed.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed { .. })
+    }
+
+    /// Whether the peer has left.
+    pub(crate) fn is_end_of_stream(&self) -> bool {
+        matches!(
+            self,
+            Self::Closed {
+                cause: Closed::Eof | Closed::Cut(_) | Closed::Io(_),
+                ..
+            }
+        )
+    }
+
+    /// Whether time ran out.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Timeout { .. } => true,
+            Self::Connect(error) => matches!(
+                **error,
+                ConnectError::Silent { .. }
+                    | ConnectError::Nobody { .. }
+                    | ConnectError::Stopped { .. }
+                    | ConnectError::NegotiationTimeout { .. }
+            ),
+            _ => false,
+        }
+    }
+}
+
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(Box::new(error))
+    }
+}
+
+impl From<CommandError> for Error {
+    fn from(error: CommandError) -> Self {
+        Self::Command(Box::new(error))
+    }
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// There is no socket at the path.
+    #[error("failed to connect: there is no socket {}", path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Nobody listens.
+    #[error("failed to connect to {endpoint}: nobody listens there")]
+    Refused {
+        /// The path or address.
+        endpoint: String,
+    },
+    /// Any other failure of the operating system.
+    #[error("failed to connect to {endpoint}")]
+    Io {
+        /// The path or address.
+        endpoint: String,
+        /// What it says.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+    /// The condition that ends the wait for a socket has come true.
+    #[error("failed to connect to {endpoint}: {reason}")]
+    Gone {
+        /// The path.
+        endpoint: String,
+        /// What the condition says, such as "the process has exited".
+        reason: String,
+    },
+    /// Nobody connected to the listening socket.
+    #[error("failed to accept a connection on {endpoint} within {after:?}")]
+    Nobody {
+        /// The path or address.
+        endpoint: String,
+        /// The time allowed.
+        after: Duration,
+    },
+    /// The peer accepted the connection and then said nothing.
+    #[error(
+        "failed to get a QMP greeting from {endpoint} within {after:?}: \
+         a monitor serves one client at a time, probably another one is connected"
+    )]
+    Silent {
+        /// The path or address.
+        endpoint: String,
+        /// The time allowed.
+        after: Duration,
+    },
+    /// The peer says nothing because its process is stopped.
+    #[error(
+        "failed to get a QMP greeting from {endpoint} within {after:?}: process {pid} is stopped"
+    )]
+    Stopped {
+        /// The path or address.
+        endpoint: String,
+        /// The time allowed.
+        after: Duration,
+        /// The stopped process.
+        pid: i32,
+    },
+    /// The peer greeted, and then did not answer the negotiation.
+    #[error("failed to negotiate capabilities with {endpoint} within {after:?}")]
+    NegotiationTimeout {
+        /// The path or address.
+        endpoint: String,
+        /// The time allowed.
+        after: Duration,
+    },
+    /// The peer closed the connection during the handshake.
+    #[error("failed to get a QMP greeting from {endpoint}: {cause}")]
+    Closed {
+        /// The path or address.
+        endpoint: String,
+        /// How it ended.
+        #[source]
+        cause: Closed,
+    },
+    /// The peer speaks, but not QMP, or it refuses the negotiation.
+    #[error("failed to start a QMP session with {endpoint}")]
+    Handshake {
+        /// The path or address.
+        endpoint: String,
+        /// What is wrong.
+        #[source]
+        source: HandshakeFailure,
+    },
+}
+
+/// An error that QEMU returned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to execute {command}: {class}: {desc}")]
+#[non_exhaustive]
+pub struct CommandError {
+    /// The command's name.
+    pub command: String,
+    /// The command's id on the wire.
+    pub id: String,
+    /// The kind of error.
+    pub class: ErrorClass,
+    /// The description; not stable between versions of QEMU.
+    pub desc: String,
+    /// The whole reply as it came.
+    pub raw: String,
+}
+
+/// A reply that was not understood.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplyError {
+    /// It is not a message.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It is a message of another form; `raw` is the returned value.
+    #[error("{source}; the value is {}", shorten(raw))]
+    Decode {
+        /// Where and why.
+        source: DecodeError,
+        /// The JSON text.
+        raw: String,
+    },
+}
+
+fn shorten(text: &str) -> String {
+    const MAX: usize = 200;
+    match text.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{} ... ({} bytes)", &text[..end], text.len()),
+        None => text.to_owned(),
+    }
+}
+
+/// Why a session has ended.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Closed {
+    /// QEMU closed the connection, at the end of a message.
+    #[error("QEMU closed the connection")]
+    Eof,
+    /// QEMU closed the connection in the middle of a message.
+    #[error("QEMU closed the connection inside a message: {}", String::from_utf8_lossy(&.0.sample))]
+    Cut(FrameError),
+    /// Reading or writing failed.
+    #[error("the connection broke: {0}")]
+    Io(#[source] Arc<std::io::Error>),
+    /// The handshake failed.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeFailure),
+    /// This side closed the session, or its tokio runtime has ended.
+    #[error("it was closed by this side")]
+    Local,
+}
+
+/// A job that did not get where it was awaited.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobError {
+    /// There is no such job, and no trace that there was one.
+    #[error("failed to find job {id}")]
+    Unknown {
+        /// Its id.
+        id: String,
+    },
+    /// The job ended with an error.
+    #[error("failed to complete job {id}: {message}")]
+    Failed {
+        /// Its id.
+        id: String,
+        /// The error that QEMU reports for it.
+        message: String,
+    },
+    /// The job ended before it reached the status that was waited for.
+    #[error("failed to see job {id} {wanted}: it is {status}")]
+    Passed {
+        /// Its id.
+        id: String,
+        /// The status that was waited for.
+        wanted: String,
+        /// The status that it has.
+        status: String,
+    },
+}

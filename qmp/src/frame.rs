@@ -1,0 +1,669 @@
+//! Cuts a stream of bytes into JSON messages, however the bytes arrive.
+//!
+//! QEMU ends each message with CR LF, but the end of a message is where its braces balance, not
+//! where a line ends: `pretty=on` spreads one message over many lines, and the guest agent or a
+//! proxy may send no newline at all. The framer therefore counts brackets outside strings, keeps
+//! its place between calls, and looks at each byte once.
+//!
+//! It checks only as much of the grammar as it needs to notice broken input and to find its feet
+//! again; whether a frame is valid JSON is for [`crate::message::Message::decode`] to say.
+
+use std::fmt;
+
+/// What a [`Framer`] accepts. The defaults are QEMU's own input limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The largest message, in bytes.
+    pub message: usize,
+    /// The deepest nesting of objects and arrays.
+    pub depth: usize,
+}
+
+impl Limits {
+    /// QEMU's own limits: 64 MiB, 1024 levels (`qobject/json-streamer.c`).
+    pub const QEMU: Self = Self {
+        message: 64 << 20,
+        depth: 1024,
+    };
+
+    /// These limits with another message size.
+    pub const fn with_message(self, bytes: usize) -> Self {
+        Self {
+            message: bytes,
+            ..self
+        }
+    }
+
+    /// These limits with another nesting depth.
+    pub const fn with_depth(self, levels: usize) -> Self {
+        Self {
+            depth: levels,
+            ..self
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::QEMU
+    }
+}
+
+/// One balanced object, without the white space around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The text of the object.
+    pub bytes: &'a [u8],
+    /// How deep it nests; a flat object is 1.
+    pub depth: usize,
+}
+
+/// Bytes that are no message. The framer has skipped them; the next message can be read.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("failed to frame a message: {kind} ({skipped} bytes skipped)")]
+pub struct FrameError {
+    /// What is wrong.
+    pub kind: FrameErrorKind,
+    /// How many bytes were skipped.
+    pub skipped: usize,
+    /// The first bytes that were skipped, and for a long run also the last ones.
+    pub sample: Vec<u8>,
+}
+
+impl fmt::Debug for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameError")
+            .field("kind", &self.kind)
+            .field("skipped", &self.skipped)
+            .field("sample", &String::from_utf8_lossy(&self.sample))
+            .finish()
+    }
+}
+
+/// The ways in which bytes fail to be a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameErrorKind {
+    /// Text where a message should start.
+    #[error("text that is not a JSON object")]
+    Garbage,
+    /// A message that breaks off: another one starts inside it, or a string runs over a line end.
+    #[error("a message that breaks off")]
+    Broken,
+    /// The stream ended inside a message.
+    #[error("the stream ended inside a message")]
+    Cut,
+    /// A message larger than [`Limits::message`].
+    #[error("a message larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// The limit that it exceeds.
+        limit: usize,
+    },
+    /// A message that nests deeper than [`Limits::depth`].
+    #[error("a message that nests deeper than the limit of {limit} levels")]
+    TooDeep {
+        /// The limit that it exceeds.
+        limit: usize,
+    },
+}
+
+/// How much memory is kept between messages.
+const KEEP: usize = 1 << 20;
+
+/// How many bytes of each end of skipped text are kept for the error.
+const SAMPLE: usize = 2048;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Between messages.
+    Between,
+    /// Inside a message that starts at `start`.
+    Message,
+    /// Inside a message that exceeds a limit; its bytes are not kept.
+    Oversized(FrameErrorKind),
+    /// In text that is no message. `to_line_end` says whether an opening brace ends it too.
+    Garbage {
+        kind: FrameErrorKind,
+        to_line_end: bool,
+    },
+}
+
+/// What one look at the unread bytes found.
+enum Step {
+    Frame {
+        start: usize,
+        end: usize,
+        depth: usize,
+    },
+    Error(FrameErrorKind),
+    NeedMore,
+}
+
+/// Where the bytes of a message stand while it is being read.
+#[derive(Debug)]
+struct Brackets {
+    /// One bit per open bracket, set for a square one, down to `tracked` levels.
+    square: Vec<u64>,
+    tracked: usize,
+    depth: usize,
+    deepest: usize,
+    in_string: bool,
+    /// The last byte outside strings that was not white space; `"` after a string.
+    last: u8,
+    /// A line ended since `last`.
+    fresh_line: bool,
+}
+
+impl Brackets {
+    fn new(tracked: usize) -> Self {
+        Self {
+            square: Vec::new(),
+            tracked,
+            depth: 0,
+            deepest: 0,
+            in_string: false,
+            last: 0,
+            fresh_line: false,
+        }
+    }
+
+    fn open(&mut self, square: bool) {
+        if self.depth < self.tracked {
+            let (word, bit) = (self.depth / 64, self.depth % 64);
+            if word == self.square.len() {
+                self.square.push(0);
+            }
+            self.square[word] = self.square[word] & !(1 << bit) | u64::from(square) << bit;
+        }
+        self.depth += 1;
+        self.deepest = self.deepest.max(self.depth);
+    }
+
+    /// Closes a bracket; false when it does not match the open one.
+    fn close(&mut self, square: bool) -> bool {
+        self.depth -= 1;
+        let (word, bit) = (self.depth / 64, self.depth % 64);
+        self.depth >= self.tracked || (self.square[word] >> bit & 1 == 1) == square
+    }
+}
+
+/// The incremental framer. Feed it with [`Framer::push`], then take frames until there are none.
+///
+/// ```
+/// let mut framer = qmp::frame::Framer::default();
+/// framer.push(b"{\"return\": {}}\r\n{\"eve");
+/// assert_eq!(framer.next_frame().unwrap().unwrap().bytes, b"{\"return\": {}}");
+/// assert!(framer.next_frame().is_none());
+/// framer.push(b"nt\": \"STOP\"}");
+/// assert_eq!(framer.next_frame().unwrap().unwrap().bytes, b"{\"event\": \"STOP\"}");
+/// ```
+#[derive(Debug)]
+pub struct Framer {
+    limits: Limits,
+    buf: Vec<u8>,
+    /// The first byte that still matters.
+    start: usize,
+    /// The first byte not looked at.
+    pos: usize,
+    mode: Mode,
+    brackets: Brackets,
+    /// What was skipped since the last frame or error.
+    skipped: usize,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Default for Framer {
+    fn default() -> Self {
+        Self::new(Limits::QEMU)
+    }
+}
+
+impl Framer {
+    /// A framer with nothing read.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            buf: Vec::new(),
+            start: 0,
+            pos: 0,
+            mode: Mode::Between,
+            brackets: Brackets::new(limits.depth),
+            skipped: 0,
+            head: Vec::new(),
+            tail: Vec::new(),
+        }
+    }
+
+    /// Adds bytes from the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            // Bytes of finished messages go when that is free or when they are the larger part,
+            // so that each byte is moved a bounded number of times.
+            if self.start == self.buf.len() {
+                self.buf.clear();
+                // One huge message must not cost its memory for ever.
+                self.buf.shrink_to(KEEP);
+                self.pos = 0;
+                self.start = 0;
+            } else if self.start >= self.buf.len() / 2 {
+                self.buf.drain(..self.start);
+                self.pos -= self.start;
+                self.start = 0;
+            }
+        }
+        self.buf.extend_from_slice(bytes);
+    }
+
+    /// How many bytes are held for a message that is not complete.
+    pub fn pending(&self) -> usize {
+        self.buf.len() - self.start
+    }
+
+    /// Whether the last bytes are part of a message, or of other text, that goes on.
+    ///
+    /// It holds once [`Framer::next_frame`] has returned `None`.
+    pub fn is_mid_message(&self) -> bool {
+        self.mode != Mode::Between
+    }
+
+    /// The next message or skipped text; `None` when more bytes are needed.
+    pub fn next_frame(&mut self) -> Option<Result<Frame<'_>, FrameError>> {
+        loop {
+            let step = match self.mode {
+                Mode::Between => self.scan_between(),
+                Mode::Message => self.scan_message(),
+                Mode::Oversized(kind) => self.scan_oversized(kind),
+                Mode::Garbage { kind, to_line_end } => self.scan_garbage(kind, to_line_end),
+            };
+            match step {
+                None => {}
+                Some(Step::NeedMore) => return None,
+                Some(Step::Error(kind)) => return Some(Err(self.take_error(kind))),
+                Some(Step::Frame { start, end, depth }) => {
+                    return Some(Ok(Frame {
+                        bytes: &self.buf[start..end],
+                        depth,
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Says that the stream has ended. What is left of a message is an error.
+    ///
+    /// Call it after [`Framer::next_frame`] has returned `None`.
+    pub fn finish(&mut self) -> Option<FrameError> {
+        let mode = std::mem::replace(&mut self.mode, Mode::Between);
+        let unread = self.start..self.buf.len();
+        self.skip(unread);
+        match mode {
+            Mode::Between if self.skipped == 0 => None,
+            Mode::Between | Mode::Message => Some(self.take_error(FrameErrorKind::Cut)),
+            Mode::Oversized(kind) | Mode::Garbage { kind, .. } => Some(self.take_error(kind)),
+        }
+    }
+
+    fn scan_between(&mut self) -> Option<Step> {
+        // 0xFF is the guest agent's "start afresh" mark, and no part of any message.
+        let first = self.buf[self.pos..]
+            .iter()
+            .position(|&b| !is_space(b) && b != 0xFF);
+        self.pos = first.map_or(self.buf.len(), |at| self.pos + at);
+        self.start = self.pos;
+        match self.buf.get(self.pos) {
+            None => Some(Step::NeedMore),
+            Some(b'{') => {
+                self.begin_message();
+                None
+            }
+            Some(_) => {
+                self.mode = Mode::Garbage {
+                    kind: FrameErrorKind::Garbage,
+                    to_line_end: false,
+                };
+                None
+            }
+        }
+    }
+
+    fn begin_message(&mut self) {
+        self.mode = Mode::Message;
+        self.start = self.pos;
+        self.pos += 1;
+        let brackets = &mut self.brackets;
+        brackets.depth = 0;
+        brackets.deepest = 0;
+        brackets.in_string = false;
+        brackets.last = b'{';
+        brackets.fresh_line = false;
+        brackets.open(false);
+    }
+
+    fn scan_message(&mut self) -> Option<Step> {
+        let start = self.start;
+        match self
+            .brackets
+            .scan(&self.buf, &mut self.pos, self.limits.depth)
+        {
+            Scan::Open => {
+                if self.pos - start > self.limits.message {
+                    self.give_up(FrameErrorKind::TooLarge {
+                        limit: self.limits.message,
+                    });
+                    return None;
+                }
+                Some(Step::NeedMore)
+            }
+            Scan::Closed if self.pos - start > self.limits.message => {
+                let end = self.pos;
+                self.skip(start..end);
+                self.mode = Mode::Between;
+                Some(Step::Error(FrameErrorKind::TooLarge {
+                    limit: self.limits.message,
+                }))
+            }
+            Scan::Closed => {
+                self.mode = Mode::Between;
+                self.start = self.pos;
+                Some(Step::Frame {
+                    start,
+                    end: self.pos,
+                    depth: self.brackets.deepest,
+                })
+            }
+            Scan::TooDeep => {
+                self.give_up(FrameErrorKind::TooDeep {
+                    limit: self.limits.depth,
+                });
+                None
+            }
+            Scan::Broken { restart } => self.broken(restart),
+        }
+    }
+
+    /// Keeps counting brackets, but no longer keeps the message.
+    fn give_up(&mut self, kind: FrameErrorKind) {
+        self.skip(self.start..self.pos);
+        self.mode = Mode::Oversized(kind);
+    }
+
+    fn scan_oversized(&mut self, kind: FrameErrorKind) -> Option<Step> {
+        let from = self.pos;
+        let scan = self.brackets.scan(&self.buf, &mut self.pos, usize::MAX);
+        if let Scan::Broken { restart } = scan {
+            self.start = from;
+            return self.broken(restart);
+        }
+        self.skip(from..self.pos);
+        match scan {
+            Scan::Closed => {
+                self.mode = Mode::Between;
+                Some(Step::Error(kind))
+            }
+            _ => Some(Step::NeedMore),
+        }
+    }
+
+    /// The message breaks off at `pos`. With `restart`, the byte there opens the next one.
+    fn broken(&mut self, restart: bool) -> Option<Step> {
+        self.skip(self.start..self.pos);
+        if restart {
+            self.mode = Mode::Between;
+            return Some(Step::Error(FrameErrorKind::Broken));
+        }
+        self.mode = Mode::Garbage {
+            kind: FrameErrorKind::Broken,
+            to_line_end: true,
+        };
+        None
+    }
+
+    fn scan_garbage(&mut self, kind: FrameErrorKind, to_line_end: bool) -> Option<Step> {
+        let rest = &self.buf[self.pos..];
+        let end = rest
+            .iter()
+            .position(|&b| b == b'\n' || b == 0xFF || b == b'{' && !to_line_end);
+        let until = end.map_or(self.buf.len(), |at| self.pos + at);
+        self.skip(self.pos..until);
+        self.pos = until;
+        if end.is_none() {
+            return Some(Step::NeedMore);
+        }
+        self.mode = Mode::Between;
+        Some(Step::Error(kind))
+    }
+
+    /// Counts bytes as skipped and keeps a little of them.
+    fn skip(&mut self, range: std::ops::Range<usize>) {
+        let end = range.end;
+        let bytes = &self.buf[range];
+        self.skipped += bytes.len();
+        let (head, rest) = bytes.split_at(bytes.len().min(SAMPLE - self.head.len()));
+        self.head.extend_from_slice(head);
+        self.tail
+            .extend_from_slice(&rest[rest.len().saturating_sub(SAMPLE)..]);
+        let surplus = self.tail.len().saturating_sub(SAMPLE);
+        self.tail.drain(..surplus);
+        self.start = end;
+    }
+
+    fn take_error(&mut self, kind: FrameErrorKind) -> FrameError {
+        let mut sample = std::mem::take(&mut self.head);
+        let tail = std::mem::take(&mut self.tail);
+        if sample.len() + tail.len() < self.skipped {
+            sample.extend_from_slice(b" ... ");
+        }
+        sample.extend_from_slice(&tail);
+        FrameError {
+            kind,
+            skipped: std::mem::take(&mut self.skipped),
+            sample,
+        }
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// Why [`Brackets::scan`] stopped.
+enum Scan {
+    /// All bytes are read and the message is still open.
+    Open,
+    /// The message is complete; the position is after it.
+    Closed,
+    TooDeep,
+    /// What stands at the position cannot belong to the message.
+    Broken {
+        /// It is an opening brace on a line of its own: the next message.
+        restart: bool,
+    },
+}
+
+impl Brackets {
+    /// Reads from `pos` on, until the message closes, breaks or the bytes end.
+    fn scan(&mut self, buf: &[u8], pos: &mut usize, max_depth: usize) -> Scan {
+        let mut at = *pos;
+        let end = buf.len();
+        // In registers while bytes are looked at: this loop sees every byte of every message.
+        let (mut last, mut fresh_line) = (self.last, self.fresh_line);
+        let outcome = loop {
+            if self.in_string {
+                let next = skip_string(buf, at);
+                self.in_string = false;
+                match next {
+                    StringEnd::Closed(next) => at = next,
+                    StringEnd::Open(next) => {
+                        at = next;
+                        self.in_string = true;
+                        break Scan::Open;
+                    }
+                    StringEnd::Broken(next) => {
+                        at = next;
+                        break Scan::Broken { restart: false };
+                    }
+                }
+            }
+            if at >= end {
+                break Scan::Open;
+            }
+            let byte = buf[at];
+            match CLASS[usize::from(byte)] {
+                Class::Space => {
+                    fresh_line |= byte == b'\n';
+                    at += 1;
+                    continue;
+                }
+                Class::Other => {
+                    if last == b'{' {
+                        // A brace opens an object only if a name or its end follows.
+                        break Scan::Broken { restart: false };
+                    }
+                    // Numbers and punctuation come in runs.
+                    while at + 1 < end && matches!(CLASS[usize::from(buf[at + 1])], Class::Other) {
+                        at += 1;
+                    }
+                    last = buf[at];
+                    fresh_line = false;
+                    at += 1;
+                    continue;
+                }
+                Class::Quote => {
+                    if !matches!(last, b'{' | b'[' | b',' | b':') {
+                        break Scan::Broken { restart: false };
+                    }
+                    self.in_string = true;
+                    at += 1;
+                }
+                Class::Open => {
+                    if !matches!(last, b'[' | b',' | b':') {
+                        break Scan::Broken {
+                            restart: byte == b'{' && fresh_line,
+                        };
+                    }
+                    at += 1;
+                    self.open(byte == b'[');
+                    if self.depth > max_depth {
+                        last = byte;
+                        fresh_line = false;
+                        break Scan::TooDeep;
+                    }
+                }
+                Class::Close => {
+                    if !self.close(byte == b']') {
+                        self.depth += 1;
+                        break Scan::Broken { restart: false };
+                    }
+                    at += 1;
+                    if self.depth == 0 {
+                        break Scan::Closed;
+                    }
+                }
+                Class::Control => break Scan::Broken { restart: false },
+            }
+            last = byte;
+            fresh_line = false;
+        };
+        self.last = last;
+        self.fresh_line = fresh_line;
+        *pos = at;
+        outcome
+    }
+}
+
+enum StringEnd {
+    Closed(usize),
+    Open(usize),
+    /// A byte at which to start afresh: a line end, or 0xFF.
+    Broken(usize),
+}
+
+/// Reads a string whose opening quote is before `at`.
+fn skip_string(buf: &[u8], mut at: usize) -> StringEnd {
+    loop {
+        let found = match find_special(&buf[at..]) {
+            Some(offset) => at + offset,
+            None => return StringEnd::Open(buf.len()),
+        };
+        match buf[found] {
+            b'"' => return StringEnd::Closed(found + 1),
+            // A backslash at the very end is left for the next call, with what it escapes.
+            b'\\' if found + 1 >= buf.len() => return StringEnd::Open(found),
+            b'\\' => at = found + 2,
+            _ => return StringEnd::Broken(found),
+        }
+    }
+}
+
+/// The first byte that does not simply belong to a string.
+fn find_special(bytes: &[u8]) -> Option<usize> {
+    // Most strings are shorter than what a vector search needs to pay off.
+    let mut at = 0;
+    while at < NEAR
+        && let Some(word) = bytes.get(at..at + 8)
+    {
+        let word = u64::from_le_bytes([
+            word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7],
+        ]);
+        let found = specials(word);
+        if found != 0 {
+            return Some(at + (found.trailing_zeros() / 8) as usize);
+        }
+        at += 8;
+    }
+    let rest = &bytes[at..];
+    let end = memchr::memchr2(b'"', b'\\', rest);
+    let inner = &rest[..end.unwrap_or(rest.len())];
+    memchr::memchr2(b'\n', 0xFF, inner)
+        .or(end)
+        .map(|found| at + found)
+}
+
+/// How far a string is searched eight bytes at a time.
+const NEAR: usize = 32;
+
+/// The lowest bit that is set belongs to the first byte, in memory order, of those that
+/// [`find_special`] looks for. Higher ones mean nothing.
+fn specials(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 0xFF;
+    // A borrow of the subtraction spoils only bytes above the first zero.
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word;
+    let equal = |byte: u8| zero(word ^ (ONES * u64::from(byte)));
+    (equal(b'"') | equal(b'\\') | equal(b'\n') | zero(!word)) & (ONES << 7)
+}
+
+#[derive(Clone, Copy)]
+enum Class {
+    Other,
+    Space,
+    Quote,
+    Open,
+    Close,
+    Control,
+}
+
+static CLASS: [Class; 256] = {
+    let mut class = [Class::Other; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        class[byte] = Class::Control;
+        byte += 1;
+    }
+    class[b' ' as usize] = Class::Space;
+    class[b'\t' as usize] = Class::Space;
+    class[b'\r' as usize] = Class::Space;
+    class[b'\n' as usize] = Class::Space;
+    class[b'"' as usize] = Class::Quote;
+    class[b'{' as usize] = Class::Open;
+    class[b'[' as usize] = Class::Open;
+    class[b'}' as usize] = Class::Close;
+    class[b']' as usize] = Class::Close;
+    class[0xFF] = Class::Control;
+    class
+};
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;

@@ -1,0 +1,134 @@
+//! A client for the QEMU Machine Protocol that survives what monitors really do.
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), qmp::Error> {
+//! use qmp::types::{BlockdevMirror, MirrorSyncMode};
+//! use serde_json::json;
+//!
+//! let client = qmp::Client::connect_unix("/run/vm.qmp", qmp::Options::default()).await?;
+//! println!("QEMU {}", client.greeting().version);
+//!
+//! let status = client.execute("query-status", ()).await?;          // by name
+//! let mut job = client.job("copy");                                // before it starts
+//! client.call(BlockdevMirror::new("src", "dst", MirrorSyncMode::Full).job_id("copy")).await?;
+//! job.wait_ready().await?;
+//! let (_, event) = client.execute_and_wait("stop", (), "STOP").await?;
+//! client.quit().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # The protocol on one page
+//!
+//! A monitor is a stream of JSON objects, one way and the other. QEMU begins, with a *greeting*;
+//! the client *negotiates*; then commands flow one way, replies and events the other:
+//!
+//! ```text
+//! <- {"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""},
+//!             "capabilities": ["oob"]}}
+//! -> {"execute":"qmp_capabilities","arguments":{"enable":["oob"]},"id":"x7Gf0qLs2Tqa"}
+//! <- {"return": {}, "id": "x7Gf0qLs2Tqa"}
+//! -> {"execute":"stop","id":"x70"}
+//! <- {"timestamp": {"seconds": 1700000000, "microseconds": 17}, "event": "STOP"}
+//! <- {"return": {}, "id": "x70"}
+//! -> {"execute":"eject","arguments":{"id":"cd"},"id":"x71"}
+//! <- {"id": "x71", "error": {"class": "GenericError", "desc": "Device 'cd' not found"}}
+//! ```
+//!
+//! - **A message ends where its braces balance.** QEMU sends CR LF after each line, with
+//!   `pretty=on` many lines per message, and single messages of hundreds of kilobytes
+//!   ([`frame`]).
+//! - **One client at a time.** A second one can connect, and hears nothing until the first has
+//!   left. That is why connecting has a deadline, and [`ConnectError`] a case for silence.
+//! - **Commands are executed one by one, in order.** One that takes long holds up all that
+//!   follow, also after its caller has given up. A timeout ends a call, not the command.
+//! - **Out of band.** Where `oob` is offered and enabled, a few commands (`yank`,
+//!   `migrate-pause` …) can be sent with `exec-oob` and are executed at once; their replies
+//!   overtake. QEMU reads nothing while 8 commands are queued, so this client keeps at most 7 in
+//!   flight and lets the others wait on its own side ([`Options::in_band_limit`]).
+//! - **Ids.** Replies carry the id of their command. A reply to the client before us may come
+//!   over our connection, so ids differ between connections. QEMU reads one byte per system call,
+//!   so ids are of three characters: a command without one would be a little faster (on a busy
+//!   machine up to a third), but then one reply that cannot be read, or one error too many, would
+//!   shift all later replies to the wrong commands.
+//! - **Events** come at any time: before the greeting, before or after the reply of the command
+//!   that caused them. Some are limited to one per second, and the last one wins. An event is a
+//!   hint; a query tells the state ([`Job`] combines both).
+//! - **Errors** have a class, almost always `GenericError`, and a description for people.
+//!   Nothing else tells errors apart, and descriptions change.
+//! - **`quit`** may be answered, or the stream may end first ([`Client::quit`]).
+//! - **File descriptors** travel with the bytes of a command (`getfd`, `add-fd`), over Unix
+//!   sockets only, one at a time ([`Call::fd`]).
+//! - **The guest agent** speaks the same language without greeting, events or out-of-band
+//!   execution, over a line that may still hold an earlier conversation
+//!   ([`Options::guest_agent`]).
+//! - **The schema** of commands, events and types is part of QEMU and can be asked for
+//!   ([`Schema`]).
+//!
+//! # Parts
+//!
+//! | layer | modules | needs |
+//! |---|---|---|
+//! | core, without I/O | [`frame`], [`message`], [`encode`], [`decode`], [`session`], [`schema`], [`matcher`], [`transcript`], [`redact`] | nothing |
+//! | client | [`Client`], [`Call`], [`EventStream`], [`EventCache`], [`Job`], [`blocking`], [`mock`] | feature `client`, tokio |
+//! | typed commands and events | [`types`] | feature `typed` |
+//!
+//! Both features are on by default. A client runs in a tokio runtime with I/O and time enabled;
+//! one task per session reads and writes, whatever its callers do. Dropping the last [`Client`] of
+//! a session ends it.
+//!
+//! # What can be relied on
+//!
+//! - Dropping any future at any point leaves no partial line and no trace in other calls.
+//! - When a stream ends, everything that waits fails at once, with the reason ([`Closed`]).
+//! - A message that cannot be read is skipped and traced; if it was the reply to a call, that call
+//!   fails. The session goes on.
+//! - The socket is always read. A subscriber that does not read loses events, and is told how many
+//!   ([`RecvError::Lagged`]); nobody else notices.
+//! - A command that QEMU would reject without saying which one it was is not sent
+//!   ([`encode::EncodeError`]).
+//!
+//! The crate emits [`tracing`](https://docs.rs/tracing) events under the target `qmp`, every
+//! message at level TRACE, and a span per call at level DEBUG with its command, id and latency.
+//! Secrets are replaced in those and in transcripts ([`redact`]).
+
+#![forbid(unsafe_code)]
+// The page above speaks of all features, whichever are on.
+#![cfg_attr(
+    not(all(feature = "client", feature = "typed")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
+
+pub mod command;
+pub mod decode;
+pub mod encode;
+pub mod error;
+pub mod frame;
+mod ids;
+pub mod matcher;
+pub mod message;
+pub mod redact;
+pub mod schema;
+pub mod session;
+mod stack;
+pub mod transcript;
+#[cfg(feature = "typed")]
+pub mod types;
+
+#[cfg(feature = "client")]
+pub mod blocking;
+#[cfg(feature = "client")]
+mod client;
+#[cfg(feature = "client")]
+pub mod mock;
+
+pub use command::{Command, Empty};
+pub use error::{Closed, CommandError, ConnectError, Error, JobError, ReplyError};
+pub use matcher::Matcher;
+pub use message::{ErrorClass, Event, Greeting, Timestamp, Version};
+pub use schema::Schema;
+
+#[cfg(feature = "client")]
+pub use client::{
+    Call, CallAndEvent, Client, EventCache, EventStream, Job, JobEnd, Listener, Options, RecvError,
+};

@@ -1,0 +1,681 @@
+//! The protocol as a state machine: bytes and commands in, bytes and notices out, no I/O.
+//!
+//! A [`Session`] knows the phases of a connection (greeting, negotiation, ready), gives each
+//! command an id, keeps the number of commands in flight low enough that an out-of-band command
+//! always gets through, and says to which command each reply belongs. Its owner moves the bytes:
+//! [`Session::receive`] takes what was read, [`Session::transmit`] hands out what to write, and
+//! [`Session::notice`] says what became of it.
+
+use std::collections::{HashMap, VecDeque};
+
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
+
+use serde_json::value::RawValue;
+
+use crate::decode::DecodeError;
+use crate::encode::{self, Arguments, EncodeError};
+use crate::frame::{FrameError, Framer, Limits};
+use crate::ids::{self, Ids};
+use crate::message::{ErrorObject, Event, Greeting, Message, Reply, Version};
+
+/// How a session behaves.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// What is accepted from QEMU.
+    pub limits: Limits,
+    /// Whether to enable out-of-band execution if it is offered.
+    pub oob: bool,
+    /// How many in-band commands may be in flight.
+    ///
+    /// QEMU queues 8 and stops reading at the eighth, out-of-band commands included
+    /// (`QMP_REQ_QUEUE_LEN_MAX`); its dispatcher may be busy with another monitor, so that none of
+    /// ours has left the queue. Seven is what is always safe.
+    pub in_band: usize,
+    /// Whether the peer is a guest agent: it does not greet, and is synchronized with instead.
+    pub agent: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            limits: Limits::QEMU,
+            oob: true,
+            in_band: 7,
+            agent: false,
+        }
+    }
+}
+
+/// Names a command within its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallId(u64);
+
+/// A command to submit.
+#[derive(Debug)]
+pub struct Request {
+    /// The command's name.
+    pub name: String,
+    /// Its checked arguments; see [`encode::arguments`].
+    pub arguments: Arguments,
+    /// Whether to execute it out of band.
+    pub oob: bool,
+    /// Whether it is answered when it succeeds, as all commands of QEMU are; some of the guest
+    /// agent's are not.
+    pub answers: bool,
+    /// A file descriptor that goes with it.
+    #[cfg(unix)]
+    pub fd: Option<OwnedFd>,
+}
+
+impl Request {
+    /// An in-band command without a file descriptor.
+    pub fn new(name: impl Into<String>, arguments: Arguments) -> Self {
+        Self {
+            name: name.into(),
+            arguments,
+            oob: false,
+            answers: true,
+            #[cfg(unix)]
+            fd: None,
+        }
+    }
+}
+
+/// Bytes to write, in one piece and in order.
+#[derive(Debug)]
+pub struct Transmit {
+    /// One line.
+    pub bytes: Vec<u8>,
+    /// The command that it carries; none for the negotiation.
+    pub call: Option<CallId>,
+    /// The file descriptor to send with the first byte.
+    #[cfg(unix)]
+    pub fd: Option<OwnedFd>,
+}
+
+/// What a session has to say.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The greeting came; negotiation begins.
+    Greeting(Greeting),
+    /// Negotiation is done, commands may flow.
+    Ready {
+        /// Whether out-of-band execution is enabled.
+        oob: bool,
+    },
+    /// A command was answered.
+    Reply {
+        /// Which one.
+        call: CallId,
+        /// Its id on the wire.
+        id: String,
+        /// What came back.
+        result: Result<Returned, Failure>,
+    },
+    /// Something happened in QEMU.
+    Event(Event),
+    /// A message that concerns nobody.
+    Discarded(Discarded),
+    /// The session cannot go on.
+    Failed(HandshakeFailure),
+}
+
+/// A command's return value, not yet decoded.
+#[derive(Clone, Debug)]
+pub struct Returned {
+    /// The JSON text.
+    pub raw: Box<RawValue>,
+    /// How deep the message nests.
+    pub depth: usize,
+}
+
+/// Why a command that was answered has no return value.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// QEMU says so.
+    Error {
+        /// What it says.
+        error: ErrorObject,
+        /// The whole reply.
+        raw: String,
+    },
+    /// The reply is not understood.
+    Undecodable {
+        /// Why.
+        source: Undecodable,
+        /// Its text; of a very long one only both ends.
+        text: String,
+    },
+}
+
+/// A message that could not be read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Undecodable {
+    /// No whole message.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// No message of the protocol.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// Why a message was dropped.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Discarded {
+    /// A reply to a command that nobody waits for any more.
+    Late {
+        /// The command's id.
+        id: String,
+        /// The command's name.
+        command: String,
+    },
+    /// A reply to a command that this session has not sent: it belongs to an earlier client.
+    Stale {
+        /// Its id as JSON text, if it has one.
+        id: Option<String>,
+    },
+    /// Neither greeting, reply nor event.
+    Unknown,
+    /// A greeting in the middle of a session.
+    Greeting,
+    /// Not readable.
+    Undecodable(Undecodable),
+}
+
+/// Why the handshake cannot succeed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeFailure {
+    /// QEMU refused the negotiation.
+    #[error("failed to negotiate capabilities: {}: {}", .error.class, .error.desc)]
+    Refused {
+        /// What it says.
+        error: ErrorObject,
+    },
+    /// What the peer sends is no QMP.
+    #[error("failed to find a QMP greeting: the peer sent {sample:?}")]
+    NotQmp {
+        /// The first bytes that it sent.
+        sample: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Greeting,
+    /// A guest agent has not yet said the number.
+    Synchronizing(u64),
+    Negotiating,
+    Ready,
+    Failed,
+}
+
+/// How much that is not QMP may come before the greeting until the peer counts as something else.
+const MAX_NOISE: usize = 64;
+
+/// A command that was sent and not answered.
+#[derive(Debug)]
+struct Flight {
+    call: CallId,
+    command: String,
+    oob: bool,
+    answers: bool,
+    carries_fd: bool,
+    abandoned: bool,
+}
+
+/// A command that waits to be sent.
+#[derive(Debug)]
+struct Queued {
+    call: CallId,
+    id: String,
+    command: String,
+    oob: bool,
+    answers: bool,
+    line: Vec<u8>,
+    #[cfg(unix)]
+    fd: Option<OwnedFd>,
+}
+
+/// The state machine. See the [module](self) page.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    framer: Framer,
+    phase: Phase,
+    ids: Ids,
+    calls: u64,
+    oob_enabled: bool,
+    negotiation: Option<(String, Vec<u8>)>,
+    queue: VecDeque<Queued>,
+    oob_queue: VecDeque<Queued>,
+    flights: HashMap<String, Flight>,
+    /// The ids of in-band commands in flight, oldest first.
+    in_band: VecDeque<String>,
+    notices: VecDeque<Notice>,
+    noise: usize,
+    first_noise: Option<String>,
+}
+
+impl Session {
+    /// A session at its beginning: waiting for the greeting, or about to synchronize.
+    pub fn new(config: Config) -> Self {
+        let ids = Ids::new();
+        let (phase, negotiation) = if config.agent {
+            // Below 2^32: a number that every agent gives back as it is.
+            let number = ids::random() >> 32;
+            let id = ids.of_negotiation();
+            // 0xFF makes the agent drop what it has read of an earlier client's command.
+            let mut line = vec![0xFF];
+            line.extend_from_slice(
+                format!(
+                    "{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{number}}},\
+                     \"id\":\"{id}\"}}\n"
+                )
+                .as_bytes(),
+            );
+            (Phase::Synchronizing(number), Some((id, line)))
+        } else {
+            (Phase::Greeting, None)
+        };
+        Self {
+            framer: Framer::new(config.limits),
+            config,
+            phase,
+            ids,
+            calls: 0,
+            oob_enabled: false,
+            negotiation,
+            queue: VecDeque::new(),
+            oob_queue: VecDeque::new(),
+            flights: HashMap::new(),
+            in_band: VecDeque::new(),
+            notices: VecDeque::new(),
+            noise: 0,
+            first_noise: None,
+        }
+    }
+
+    /// Whether the handshake is done.
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Ready
+    }
+
+    /// Whether the greeting has come, or the guest agent's answer.
+    pub fn is_greeted(&self) -> bool {
+        !matches!(self.phase, Phase::Greeting | Phase::Synchronizing(_))
+    }
+
+    /// Whether out-of-band execution is enabled.
+    pub fn oob_enabled(&self) -> bool {
+        self.oob_enabled
+    }
+
+    /// The beginning of what came instead of a greeting.
+    pub fn noise(&mut self) -> Option<String> {
+        if self.phase != Phase::Greeting && self.phase != Phase::Failed {
+            return None;
+        }
+        // Text without a line end is still in the framer.
+        if self.first_noise.is_none() {
+            self.first_noise = self.framer.finish().map(|error| sample(&error.sample));
+        }
+        self.first_noise.clone()
+    }
+
+    /// How many commands are sent and not answered.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// How many commands wait to be sent.
+    pub fn queued(&self) -> usize {
+        self.queue.len() + self.oob_queue.len()
+    }
+
+    /// Takes a command. It is sent when its turn comes, after the handshake.
+    ///
+    /// An out-of-band command is sent ahead of those that wait. Where out-of-band execution is
+    /// not enabled QEMU refuses it, with an error for this command.
+    ///
+    /// # Errors
+    /// When the command is larger than QEMU accepts.
+    pub fn submit(&mut self, request: Request) -> Result<CallId, EncodeError> {
+        #[cfg(unix)]
+        if request.oob && request.fd.is_some() {
+            return Err(EncodeError::DescriptorOutOfBand);
+        }
+        let id = self.ids.take();
+        let arguments = request.arguments.as_deref();
+        let line = match encode::command(&request.name, arguments, &id, request.oob) {
+            Ok(line) => line,
+            Err(error) => {
+                self.ids.release(&id);
+                return Err(error);
+            }
+        };
+        let call = CallId(self.calls);
+        self.calls += 1;
+        let queue = if request.oob {
+            &mut self.oob_queue
+        } else {
+            &mut self.queue
+        };
+        queue.push_back(Queued {
+            call,
+            id,
+            command: request.name,
+            oob: request.oob,
+            answers: request.answers,
+            line,
+            #[cfg(unix)]
+            fd: request.fd,
+        });
+        Ok(call)
+    }
+
+    /// Says that nobody waits for `call` any more. If it was not sent it never will be; if it
+    /// was, its reply will be discarded.
+    pub fn abandon(&mut self, call: CallId) {
+        for queue in [&mut self.queue, &mut self.oob_queue] {
+            if let Some(at) = queue.iter().position(|queued| queued.call == call) {
+                if let Some(queued) = queue.remove(at) {
+                    self.ids.release(&queued.id);
+                }
+                return;
+            }
+        }
+        let flight = self.flights.iter_mut().find(|(_, it)| it.call == call);
+        let Some((id, flight)) = flight else { return };
+        flight.abandoned = true;
+        if !flight.answers {
+            // No reply will ever make room. Its id is not used again: an error may still come.
+            let id = id.clone();
+            if let Some(flight) = self.flights.remove(&id) {
+                self.make_room(&id, &flight);
+            }
+        }
+    }
+
+    /// The next bytes to write. Their command is in flight from now on.
+    pub fn transmit(&mut self) -> Option<Transmit> {
+        if let Some((_, line)) = &mut self.negotiation
+            && !line.is_empty()
+        {
+            return Some(Transmit {
+                bytes: std::mem::take(line),
+                call: None,
+                #[cfg(unix)]
+                fd: None,
+            });
+        }
+        if self.phase != Phase::Ready {
+            return None;
+        }
+        let next = match self.oob_queue.pop_front() {
+            Some(next) => next,
+            None if self.may_send_in_band() => self.queue.pop_front()?,
+            None => return None,
+        };
+        if !next.oob {
+            self.in_band.push_back(next.id.clone());
+        }
+        #[cfg(unix)]
+        let carries_fd = next.fd.is_some();
+        #[cfg(not(unix))]
+        let carries_fd = false;
+        let flight = Flight {
+            call: next.call,
+            command: next.command,
+            oob: next.oob,
+            answers: next.answers,
+            carries_fd,
+            abandoned: false,
+        };
+        self.flights.insert(next.id, flight);
+        Some(Transmit {
+            bytes: next.line,
+            call: Some(next.call),
+            #[cfg(unix)]
+            fd: next.fd,
+        })
+    }
+
+    fn may_send_in_band(&self) -> bool {
+        // QEMU keeps one received descriptor; a second would close the first if it has not been
+        // picked up yet.
+        #[cfg(unix)]
+        let fd_conflict = self.queue.front().is_some_and(|next| next.fd.is_some())
+            && self.flights.values().any(|flight| flight.carries_fd);
+        #[cfg(not(unix))]
+        let fd_conflict = false;
+        self.in_band.len() < self.config.in_band.max(1) && !fd_conflict
+    }
+
+    /// Takes bytes that were read.
+    ///
+    /// `observe` sees each whole message, before it is decoded.
+    pub fn receive(&mut self, bytes: &[u8], mut observe: impl FnMut(&[u8])) {
+        self.framer.push(bytes);
+        // The framer is lent to its frame, so it steps aside while the frame is handled.
+        let mut framer = std::mem::take(&mut self.framer);
+        while let Some(item) = framer.next_frame() {
+            match item {
+                Ok(frame) => {
+                    observe(frame.bytes);
+                    match Message::decode(frame.bytes, frame.depth) {
+                        Ok(message) => self.message(message, frame.bytes, frame.depth),
+                        Err(error) => self.undecodable(error.into(), frame.bytes),
+                    }
+                }
+                Err(error) => {
+                    observe(&error.sample);
+                    let sample = error.sample.clone();
+                    self.undecodable(error.into(), &sample);
+                }
+            }
+        }
+        self.framer = framer;
+    }
+
+    /// Says that the stream has ended; returns what was left of a message.
+    pub fn end_of_stream(&mut self) -> Option<FrameError> {
+        self.framer.finish()
+    }
+
+    /// Whether a message has begun to arrive whose end is still to come. Its notice is the next
+    /// one of which [`Session::receive`] makes.
+    pub fn is_mid_message(&self) -> bool {
+        self.framer.is_mid_message()
+    }
+
+    /// The next notice.
+    pub fn notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    fn message(&mut self, message: Message, frame: &[u8], depth: usize) {
+        match message {
+            Message::Event(event) => self.notices.push_back(Notice::Event(event)),
+            Message::Reply(reply) => self.reply(reply, frame, depth),
+            Message::Greeting(greeting) if self.phase == Phase::Greeting => self.greeted(greeting),
+            Message::Greeting(_) => self.discard(Discarded::Greeting),
+            Message::Other => {
+                self.discard(Discarded::Unknown);
+                self.count_noise(frame);
+            }
+        }
+    }
+
+    fn greeted(&mut self, greeting: Greeting) {
+        let id = self.ids.of_negotiation();
+        let enable = self.config.oob && greeting.offers_oob();
+        self.oob_enabled = enable;
+        let arguments = if enable {
+            ",\"arguments\":{\"enable\":[\"oob\"]}"
+        } else {
+            ""
+        };
+        let line = format!("{{\"execute\":\"qmp_capabilities\"{arguments},\"id\":\"{id}\"}}\n");
+        self.negotiation = Some((id, line.into_bytes()));
+        self.phase = Phase::Negotiating;
+        self.notices.push_back(Notice::Greeting(greeting));
+    }
+
+    fn reply(&mut self, reply: Reply, frame: &[u8], depth: usize) {
+        let id = reply.id_text();
+        if let Phase::Synchronizing(number) = self.phase {
+            return self.synchronize(number, reply);
+        }
+        if let (Phase::Negotiating, Some(id), Some((ours, _))) =
+            (self.phase, id.as_deref(), &self.negotiation)
+            && id == ours
+        {
+            self.negotiated(reply.result.err());
+            return;
+        }
+        // An error without id is about text that QEMU could not parse. It parses in order, so it
+        // means the oldest in-band command. Before the session is ready nothing of ours can be
+        // wrong, and the error is for the client before us.
+        let id = match id {
+            Some(id) => Some(id.into_owned()),
+            None if reply.id.is_none() && reply.result.is_err() => self.in_band.front().cloned(),
+            None => None,
+        };
+        let Some((id, flight)) = id.and_then(|id| self.flights.remove_entry(&id)) else {
+            let id = reply.id.map(|raw| raw.get().to_owned());
+            self.discard(Discarded::Stale { id });
+            return;
+        };
+        self.landed(&id, &flight);
+        if flight.abandoned {
+            self.discard(Discarded::Late {
+                id,
+                command: flight.command,
+            });
+            return;
+        }
+        let result = match reply.result {
+            Ok(raw) => Ok(Returned { raw, depth }),
+            Err(error) => Err(Failure::Error {
+                error,
+                raw: String::from_utf8_lossy(frame).into_owned(),
+            }),
+        };
+        self.notices.push_back(Notice::Reply {
+            call: flight.call,
+            id,
+            result,
+        });
+    }
+
+    /// Waits for the number that was sent; what comes before is for another client.
+    fn synchronize(&mut self, number: u64, reply: Reply) {
+        let ours = match (&self.negotiation, reply.id_text()) {
+            (Some((ours, _)), Some(id)) => *ours == id,
+            _ => false,
+        };
+        match reply.result {
+            // Old agents do not give the id back; the number alone is proof enough.
+            Ok(raw) if raw.get().parse() == Ok(number) => {
+                let greeting = Greeting::new(Version::default(), []);
+                self.notices.push_back(Notice::Greeting(greeting));
+                self.negotiated(None);
+            }
+            Err(error) if ours => self.negotiated(Some(error)),
+            _ => {
+                let id = reply.id.map(|raw| raw.get().to_owned());
+                self.discard(Discarded::Stale { id });
+            }
+        }
+    }
+
+    fn negotiated(&mut self, error: Option<ErrorObject>) {
+        self.negotiation = None;
+        match error {
+            None => {
+                self.phase = Phase::Ready;
+                self.notices.push_back(Notice::Ready {
+                    oob: self.oob_enabled,
+                });
+            }
+            Some(error) => {
+                self.phase = Phase::Failed;
+                self.notices
+                    .push_back(Notice::Failed(HandshakeFailure::Refused { error }));
+            }
+        }
+    }
+
+    /// Forgets a command that was answered.
+    fn landed(&mut self, id: &str, flight: &Flight) {
+        self.make_room(id, flight);
+        self.ids.release(id);
+    }
+
+    fn make_room(&mut self, id: &str, flight: &Flight) {
+        if !flight.oob
+            && let Some(at) = self.in_band.iter().position(|other| other == id)
+        {
+            self.in_band.remove(at);
+        }
+    }
+
+    fn undecodable(&mut self, source: Undecodable, bytes: &[u8]) {
+        // Whose reply it was can often still be seen, and then its caller should not wait.
+        let named = self
+            .flights
+            .keys()
+            .find(|id| {
+                memchr::memmem::find(bytes, format!("\"id\": \"{id}\"").as_bytes()).is_some()
+                    || memchr::memmem::find(bytes, format!("\"id\":\"{id}\"").as_bytes()).is_some()
+            })
+            .cloned();
+        if let Some((id, flight)) = named.and_then(|id| self.flights.remove_entry(&id)) {
+            self.landed(&id, &flight);
+            if !flight.abandoned {
+                let text = String::from_utf8_lossy(bytes).into_owned();
+                let result = Err(Failure::Undecodable { source, text });
+                self.notices.push_back(Notice::Reply {
+                    call: flight.call,
+                    id,
+                    result,
+                });
+                return;
+            }
+        }
+        self.discard(Discarded::Undecodable(source));
+        self.count_noise(bytes);
+    }
+
+    fn discard(&mut self, what: Discarded) {
+        self.notices.push_back(Notice::Discarded(what));
+    }
+
+    /// A peer that says much and never greets is not QEMU.
+    fn count_noise(&mut self, bytes: &[u8]) {
+        if self.phase != Phase::Greeting {
+            return;
+        }
+        self.noise += 1;
+        let sample = self
+            .first_noise
+            .get_or_insert_with(|| sample(bytes))
+            .clone();
+        if self.noise >= MAX_NOISE {
+            self.phase = Phase::Failed;
+            self.notices
+                .push_back(Notice::Failed(HandshakeFailure::NotQmp { sample }));
+        }
+    }
+}
+
+/// The beginning of bytes that are not understood, as text.
+fn sample(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned()
+}

@@ -1,0 +1,424 @@
+//! Calls: values, errors, deadlines, cancellation, the end of a session.
+
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use qmp::mock::{Answer, Control, Monitor};
+use qmp::{Client, Closed, Error, ErrorClass, Options, ReplyError};
+use serde_json::{Value, json};
+use tokio::io::DuplexStream;
+
+pub(crate) async fn connect(monitor: Monitor) -> (Client, Control) {
+    connect_with(monitor, Options::default()).await
+}
+
+pub(crate) async fn connect_with(monitor: Monitor, options: Options) -> (Client, Control) {
+    let (ours, theirs) = tokio::io::duplex(4096);
+    let control = monitor.spawn(theirs);
+    (session(ours, options).await, control)
+}
+
+async fn session(stream: DuplexStream, options: Options) -> Client {
+    Client::from_stream(stream, options)
+        .await
+        .expect("a session")
+}
+
+/// A monitor whose `echo` returns its arguments and whose `never` does not answer.
+pub(crate) fn echo() -> Monitor {
+    Monitor::new()
+        .on("echo", |request| {
+            Answer::value(Value::Object(request.arguments.clone()))
+        })
+        .on("never", |_| Answer::silence())
+}
+
+#[tokio::test]
+async fn every_json_value_can_be_returned() {
+    let values = json!([
+        null, true, 0, -1, u64::MAX, i64::MIN, 1.5, "", "\u{0}\u{1F600}\u{FFFD}", [], {},
+        [null], {"a": {"b": [1, 2, {"c": null}]}},
+    ]);
+    let table = values.clone();
+    let monitor = Monitor::new().on("get", move |request| {
+        let at = request.arguments["at"].as_u64().unwrap() as usize;
+        Answer::value(table[at].clone())
+    });
+    for monitor in [
+        monitor.clone(),
+        monitor.clone().pretty(),
+        monitor.without_oob(),
+    ] {
+        let (client, _control) = connect(monitor).await;
+        for (at, want) in values.as_array().unwrap().iter().enumerate() {
+            assert_eq!(
+                &client.execute("get", json!({"at": at})).await.unwrap(),
+                want
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_return_value_goes_into_a_type_and_errors_name_the_place() {
+    #[derive(Debug, serde::Serialize)]
+    struct Get;
+    #[derive(Debug, serde::Deserialize)]
+    struct Item {
+        #[allow(dead_code)]
+        size: u64,
+    }
+    impl qmp::Command for Get {
+        const NAME: &'static str = "get";
+        type Return = Vec<Item>;
+    }
+    let (client, _control) = connect(Monitor::new().on("get", |_| {
+        Answer::value(json!([{"size": 1}, {"size": "big"}]))
+    }))
+    .await;
+    let error = client.execute("get", json!({})).await.unwrap();
+    assert_eq!(error[1]["size"], "big");
+    let error = client.call(Get).await;
+    // `Get` serializes to null, which stands for no arguments.
+    let Err(Error::Reply { command, source }) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(command, "get");
+    let ReplyError::Decode { source, raw } = *source else {
+        panic!("{source:?}")
+    };
+    assert_eq!(source.path, "return[1].size");
+    assert!(raw.contains("big"));
+}
+
+#[tokio::test]
+async fn an_error_keeps_command_id_class_description_and_reply() {
+    let monitor = Monitor::new().otherwise(|_| {
+        Answer::silence().raw("{\"error\": {\"class\": \"NewClass\", \"desc\": \"d\"}, \"id\": ")
+    });
+    let (client, control) = connect(monitor).await;
+    let call = tokio::spawn(client.execute("fail", ()).into_future());
+    while control.requests().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let id = control.requests()[0].id.clone().unwrap();
+    control.raw(format!("{id}, \"more\": 1}}\r\n"));
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.class(), Some(&ErrorClass::Other("NewClass".into())));
+    assert_eq!(error.to_string(), "failed to execute fail: NewClass: d");
+    let error = error.command().unwrap();
+    assert_eq!((error.command.as_str(), error.desc.as_str()), ("fail", "d"));
+    assert_eq!(json!(error.id), id);
+    assert!(error.raw.ends_with("\"more\": 1}"), "{}", error.raw);
+}
+
+#[tokio::test]
+async fn what_qemu_could_not_attribute_is_refused_and_nothing_is_sent() {
+    let (client, control) = connect(echo()).await;
+    for arguments in [json!({"a": "\u{FFFE}"}), json!([1])] {
+        let error = client.execute("echo", arguments).await.unwrap_err();
+        assert!(matches!(error, Error::Encode { .. }), "{error:?}");
+    }
+    let fd = std::fs::File::open("/dev/null").unwrap();
+    let error = client
+        .execute_with_fd("getfd", json!({"fdname": "a"}), fd)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Encode { .. }),
+        "a duplex stream carries no descriptors"
+    );
+    client.execute("echo", ()).await.unwrap();
+    assert_eq!(control.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_one_call_and_the_next_is_served() {
+    let options = Options::default().call_deadline(Duration::from_millis(20));
+    let (client, _control) = connect_with(echo(), options).await;
+    let error = client.execute("never", ()).await.unwrap_err();
+    assert!(
+        error.is_timeout() && error.to_string().contains("never"),
+        "{error}"
+    );
+    let error = client
+        .execute("never", ())
+        .deadline(Duration::from_millis(1))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Timeout { after, .. } if after.as_millis() == 1));
+    let patient = client.with_deadline(Duration::from_secs(60));
+    assert_eq!(
+        patient.execute("echo", json!({"n": 1})).await.unwrap(),
+        json!({"n": 1})
+    );
+}
+
+#[tokio::test]
+async fn a_dropped_call_leaves_no_partial_line_however_slow_the_stream() {
+    // Three bytes at a time: every line is written in many pieces.
+    let (ours, theirs) = tokio::io::duplex(3);
+    let control = echo().spawn(theirs);
+    let client = session(ours, Options::default()).await;
+    for polls in 0..40 {
+        let mut future = client
+            .execute("echo", json!({"text": "x".repeat(50)}))
+            .into_future();
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..polls {
+            if future.as_mut().poll(&mut cx).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(future);
+        assert_eq!(
+            client.execute("echo", json!({"n": polls})).await.unwrap(),
+            json!({"n": polls})
+        );
+    }
+    let well_formed = control
+        .requests()
+        .iter()
+        .all(|request| request.name == "echo");
+    assert!(well_formed, "{:?}", control.requests());
+    assert_eq!(client.outstanding(), (0, 0));
+}
+
+#[tokio::test]
+async fn when_the_stream_ends_all_pending_calls_fail_with_the_cause() {
+    for (last, cut) in [("", false), ("{\"return\": {\"a", true)] {
+        let (client, control) = connect(echo()).await;
+        let calls: Vec<_> = (0..20)
+            .map(|_| tokio::spawn(client.execute("never", ()).into_future()))
+            .collect();
+        let mut events = client.subscribe(qmp::Matcher::any());
+        while client.outstanding() != (7, 13) {
+            tokio::task::yield_now().await;
+        }
+        control.raw(last);
+        control.close();
+        for call in calls {
+            let error = call.await.unwrap().unwrap_err();
+            let Error::Closed { cause, .. } = &error else {
+                panic!("{error:?}")
+            };
+            assert_eq!(matches!(cause, Closed::Cut(_)), cut, "{cause:?}");
+            assert_eq!(matches!(cause, Closed::Eof), !cut, "{cause:?}");
+        }
+        assert!(matches!(
+            events.recv().await,
+            Err(qmp::RecvError::Closed(_))
+        ));
+        assert!(client.events().wait("STOP").await.unwrap_err().is_closed());
+        assert!(client.execute("echo", ()).await.unwrap_err().is_closed());
+        assert_eq!(
+            client.outstanding().0,
+            7,
+            "the session itself is left as it was"
+        );
+        let mut late = client.subscribe("STOP");
+        assert!(late.recv().await.is_err());
+        client.closed().await;
+    }
+}
+
+#[tokio::test]
+async fn quit_is_well_with_a_reply_or_an_end_or_both() {
+    let answers: [fn() -> Answer; 4] = [
+        || Answer::empty(),
+        || Answer::empty().close(),
+        || Answer::silence().close(),
+        || Answer::silence().raw("{\"ret").close(),
+    ];
+    for answer in answers {
+        let (client, _control) = connect(Monitor::new().on("quit", move |_| answer())).await;
+        client.quit().await.unwrap();
+    }
+    let (client, _control) = connect(Monitor::new().on("quit", |_| Answer::error("not now"))).await;
+    assert_eq!(client.quit().await.unwrap_err().desc(), Some("not now"));
+    let (client, control) = connect(Monitor::new()).await;
+    control.close();
+    client.closed().await;
+    assert!(
+        client.quit().await.unwrap_err().is_closed(),
+        "nothing was asked to quit"
+    );
+}
+
+#[tokio::test]
+async fn an_oob_command_passes_a_thousand_that_wait() {
+    let monitor = echo().on("yank", |_| Answer::empty()).allow_oob("yank");
+    let (client, control) = connect(monitor).await;
+    control.block();
+    let done = Arc::new(AtomicU64::new(0));
+    let calls: Vec<_> = (0..1000)
+        .map(|n| {
+            let (call, done) = (client.execute("echo", json!({"n": n})), Arc::clone(&done));
+            tokio::spawn(async move {
+                assert_eq!(call.await.unwrap(), json!({"n": n}));
+                done.fetch_add(1, Ordering::Relaxed);
+            })
+        })
+        .collect();
+    while client.outstanding() != (7, 993) {
+        tokio::task::yield_now().await;
+    }
+    client.execute_oob("yank", ()).await.unwrap();
+    assert_eq!(done.load(Ordering::Relaxed), 0);
+    assert_eq!(control.most_queued(), 7);
+    control.unblock();
+    for call in calls {
+        call.await.unwrap();
+    }
+    // The mock would stop reading at the eighth, as QEMU does.
+    assert_eq!(control.most_queued(), 7);
+}
+
+#[tokio::test]
+async fn eight_commands_in_flight_would_stop_a_monitor_from_reading_oob() {
+    let monitor = echo().on("yank", |_| Answer::empty()).allow_oob("yank");
+    let (client, control) = connect_with(monitor, Options::default().in_band_limit(8)).await;
+    control.block();
+    let calls: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(client.execute("echo", ()).into_future()))
+        .collect();
+    while control.most_queued() < 8 {
+        tokio::task::yield_now().await;
+    }
+    let stuck = client
+        .execute_oob("yank", ())
+        .deadline(Duration::from_millis(50))
+        .await;
+    assert!(stuck.unwrap_err().is_timeout());
+    control.unblock();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_oob_command_without_oob_is_refused_and_disturbs_nobody() {
+    let monitor = echo().on("yank", |_| Answer::empty()).allow_oob("yank");
+    let (client, control) = connect(monitor.without_oob()).await;
+    let never = tokio::spawn(client.execute("never", ()).into_future());
+    while !control
+        .requests()
+        .iter()
+        .any(|request| request.name == "never")
+    {
+        tokio::task::yield_now().await;
+    }
+    let error = client.execute_oob("yank", ()).await.unwrap_err();
+    assert!(error.desc().unwrap().contains("exec-oob"), "{error}");
+    assert!(!never.is_finished());
+    let reply = client.execute("echo", json!({"n": 1})).await.unwrap();
+    assert_eq!(reply, json!({"n": 1}));
+    never.abort();
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_last_client_and_leaves_no_task() {
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before_tasks = tasks();
+    for _ in 0..50 {
+        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let greeting = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}}}}"#;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        theirs.write_all(greeting.as_bytes()).await.unwrap();
+        let connecting = tokio::spawn(Client::from_unix_stream(ours, Options::default()));
+        let mut line = vec![0; 200];
+        let count = theirs.read(&mut line).await.unwrap();
+        let id = serde_json::from_slice::<Value>(&line[..count]).unwrap()["id"].clone();
+        theirs
+            .write_all(json!({"return": {}, "id": id}).to_string().as_bytes())
+            .await
+            .unwrap();
+        let client = connecting.await.unwrap().unwrap();
+        let mut events = client.subscribe(qmp::Matcher::any());
+        let other = client.clone();
+        drop(client);
+        assert!(other.closed_cause().is_none(), "a clone keeps the session");
+        drop(other);
+        assert!(matches!(
+            events.recv().await,
+            Err(qmp::RecvError::Closed(Closed::Local))
+        ));
+        // The peer sees the end: the descriptor is closed.
+        assert_eq!(theirs.read(&mut line).await.unwrap(), 0);
+    }
+    while tasks() > before_tasks {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn messages_that_cannot_be_read_are_skipped_and_the_session_lives() {
+    let monitor = echo().on("bad", |_| {
+        Answer::silence().raw("{\"return\": inf, \"id\": 1}\r\n")
+    });
+    let (client, control) = connect(monitor).await;
+    control.raw("not json\r\n{\"event\": \"A\", \"data\": nan}\r\n");
+    control.raw(b"{\"event\": \"\xff\xfe\"}\r\n{\"event\": 5}\r\n{}\r\n{\"QMP\": 1}\r\n".to_vec());
+    control.raw("{\"event\": \"GOOD\"}\r\n");
+    client.events().wait("GOOD").await.unwrap();
+    assert_eq!(client.execute("echo", ()).await.unwrap(), json!({}));
+}
+
+#[tokio::test]
+async fn deep_replies_are_read_on_a_small_stack_and_deep_arguments_sent() {
+    let chain = |layers: usize| {
+        let mut info = json!({"filename": "base", "virtual-size": 1});
+        for n in 0..layers {
+            info = json!({"filename": format!("layer{n}"), "backing-image": info});
+        }
+        json!([{"inserted": {"image": info}}])
+    };
+    let deepest = format!("{{\"x\": {}1{}}}", "[".repeat(1021), "]".repeat(1021));
+    let monitor = Monitor::new()
+        .on("query-block", move |_| Answer::value(chain(200)))
+        .on("deep", move |request| {
+            let id = request.id.clone().unwrap();
+            Answer::silence().raw(format!("{{\"return\": {deepest}, \"id\": {id}}}"))
+        });
+    // The mock builds its own values, on the main thread; the client runs on 2 MiB.
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let _control = monitor.spawn(theirs);
+    let client = std::thread::Builder::new()
+        .stack_size(2 << 20)
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let client = session(ours, Options::default()).await;
+                let mut blocks = client.execute("query-block", ()).await.unwrap();
+                let mut image = &mut blocks[0]["inserted"]["image"];
+                let mut layers = 0;
+                while image.get("backing-image").is_some() {
+                    image = &mut image["backing-image"];
+                    layers += 1;
+                }
+                assert_eq!(layers, 200);
+                let deep = client.execute("deep", ()).await.unwrap();
+                let mut value = &deep["x"];
+                let mut depth = 0;
+                while let Some(inner) = value.get(0) {
+                    value = inner;
+                    depth += 1;
+                }
+                assert_eq!(depth, 1021);
+            });
+        });
+    tokio::task::spawn_blocking(|| client.unwrap().join().unwrap())
+        .await
+        .unwrap();
+}

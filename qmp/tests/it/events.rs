@@ -1,0 +1,298 @@
+//! Events: subscribers, the cache, waiting for the event of a command, throttling.
+
+use std::time::Duration;
+
+use qmp::mock::{Answer, Monitor};
+use qmp::{Event, Matcher, Options, RecvError};
+use serde_json::{Value, json};
+
+use crate::calls::{connect, connect_with, echo};
+
+fn event(name: &str, data: Value) -> Event {
+    let Value::Object(data) = data else {
+        panic!("data is an object")
+    };
+    Event::new(name).with_data(data)
+}
+
+/// Sends numbered events and, behind them, a call, so that all have arrived when it returns.
+async fn send(client: &qmp::Client, control: &qmp::mock::Control, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        control.event(event("N", json!({"n": n})));
+    }
+    control.event(Event::new("LAST"));
+    client.events().wait("LAST").await.unwrap();
+}
+
+#[tokio::test]
+async fn each_subscriber_gets_what_it_asked_for_in_order() {
+    let (client, control) = connect(echo()).await;
+    let mut all = client.subscribe(Matcher::any());
+    let mut even = client
+        .subscribe(Matcher::event("N").when(|event| event.data["n"].as_u64().unwrap() % 2 == 0));
+    let mut one = client.subscribe(Matcher::event("N").data(json!({"n": 7})));
+    send(&client, &control, 0..10).await;
+    for n in 0..10 {
+        assert_eq!(all.recv().await.unwrap().data["n"], n);
+    }
+    assert_eq!(all.recv().await.unwrap().name, "LAST");
+    for n in [0, 2, 4, 6, 8] {
+        assert_eq!(even.recv().await.unwrap().data["n"], n);
+    }
+    assert!(even.try_recv().unwrap().is_none());
+    assert_eq!(one.recv().await.unwrap().data["n"], 7);
+    let mut late = client.subscribe("N");
+    assert!(
+        late.try_recv().unwrap().is_none(),
+        "a subscription begins when it is made"
+    );
+}
+
+#[tokio::test]
+async fn a_slow_subscriber_loses_a_counted_number_at_a_known_place_and_hurts_nobody() {
+    let (client, control) = connect_with(echo(), Options::default().event_capacity(5)).await;
+    let mut slow = client.subscribe("N");
+    let mut fast = client.subscribe("N");
+    for round in 0..3u64 {
+        for n in 0..4 {
+            send(
+                &client,
+                &control,
+                round * 20 + n * 5..round * 20 + n * 5 + 5,
+            )
+            .await;
+            for i in 0..5 {
+                assert_eq!(fast.recv().await.unwrap().data["n"], round * 20 + n * 5 + i);
+            }
+        }
+        for i in 0..5 {
+            assert_eq!(slow.recv().await.unwrap().data["n"], round * 20 + i);
+        }
+        let gap = slow.recv().await.unwrap_err();
+        assert!(matches!(gap, RecvError::Lagged(15)), "{gap}");
+        assert_eq!(slow.dropped(), (round + 1) * 15);
+    }
+    assert_eq!(fast.dropped(), 0);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_never_reads_does_not_stop_the_stream() {
+    let (client, control) = connect_with(echo(), Options::default().event_capacity(10)).await;
+    let stuck = client.subscribe(Matcher::any());
+    for batch in 0..20 {
+        send(&client, &control, batch * 1000..batch * 1000 + 1000).await;
+    }
+    assert_eq!(
+        client.execute("echo", json!({"n": 1})).await.unwrap(),
+        json!({"n": 1})
+    );
+    assert_eq!(stuck.dropped(), 20 * 1001 - 10);
+}
+
+#[tokio::test]
+async fn the_cache_gives_events_by_description_and_keeps_the_others() {
+    let (client, control) = connect(echo()).await;
+    let cache = client.events();
+    control.event(event("A", json!({"id": "x", "more": {"k": 1, "l": 2}})));
+    control.event(event("B", json!({"id": "x"})));
+    control.event(event("A", json!({"id": "y"})));
+    send(&client, &control, 0..2).await;
+
+    assert!(
+        cache
+            .poll(Matcher::event("A").data(json!({"id": "z"})))
+            .is_none()
+    );
+    let found = cache
+        .wait(Matcher::event("A").data(json!({"more": {"l": 2}})))
+        .await
+        .unwrap();
+    assert_eq!(found.text("id"), Some("x"));
+    let (which, found) = cache
+        .wait_any([Matcher::event("C"), Matcher::any().data(json!({"id": "y"}))])
+        .await
+        .unwrap();
+    assert_eq!((which, found.name.as_str()), (1, "A"));
+    assert_eq!(cache.peek().len(), 3);
+    assert_eq!(cache.drain_matching("N").len(), 2);
+    assert_eq!(cache.drain()[0].name, "B");
+    assert!(cache.drain().is_empty());
+}
+
+#[tokio::test]
+async fn a_wait_sees_events_that_come_later_and_can_be_dropped_without_loss() {
+    let (client, control) = connect(echo()).await;
+    let cache = client.events().with_deadline(Duration::from_millis(10));
+    let error = cache
+        .wait(Matcher::event("A").data(json!({"n": 1})))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "failed to see A with {\"n\":1} within 10ms"
+    );
+    let waiting = tokio::spawn({
+        let cache = client.events();
+        async move { cache.wait("A").await.unwrap().data["n"].clone() }
+    });
+    tokio::task::yield_now().await;
+    control.event(event("B", json!({"n": 1})));
+    control.event(event("A", json!({"n": 2})));
+    assert_eq!(waiting.await.unwrap(), 2);
+    assert!(client.events().poll("B").is_some());
+}
+
+#[tokio::test]
+async fn a_full_cache_loses_its_oldest_events_and_counts_them() {
+    let (client, control) = connect_with(echo(), Options::default().cache_capacity(10)).await;
+    send(&client, &control, 0..25).await;
+    let cache = client.events();
+    assert_eq!(cache.dropped(), 16);
+    assert_eq!(cache.poll("N").unwrap().data["n"], 16);
+}
+
+#[tokio::test]
+async fn a_failed_command_does_not_wait_for_its_event() {
+    let (client, _control) = connect(Monitor::new().on("go", |_| Answer::error("no"))).await;
+    let error = client.execute_and_wait("go", (), "DONE").await.unwrap_err();
+    assert_eq!(error.desc(), Some("no"));
+}
+
+#[tokio::test]
+async fn timestamps_may_be_negative_and_data_absent() {
+    let (client, control) = connect(echo()).await;
+    control.raw(
+        "{\"event\": \"A\", \"timestamp\": {\"seconds\": -1, \"microseconds\": -1}, \"new\": []}\r\n",
+    );
+    let event = client.events().wait("A").await.unwrap();
+    assert_eq!(
+        (event.timestamp.seconds, event.timestamp.microseconds),
+        (-1, -1)
+    );
+    assert!(event.data.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_event_comes_once_per_period_and_the_last_one_wins() {
+    let monitor = echo().throttle("RTC_CHANGE", Duration::from_secs(1));
+    let (client, control) = connect(monitor).await;
+    for n in 0..5 {
+        control.event(event("RTC_CHANGE", json!({"offset": n})));
+    }
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.push(client.events().wait("RTC_CHANGE").await.unwrap().data["offset"].clone());
+    }
+    assert_eq!(seen, [0, 4]);
+    assert!(client.events().poll("RTC_CHANGE").is_none());
+}
+
+#[tokio::test]
+async fn a_period_beyond_all_time_lets_one_event_through() {
+    let monitor = echo().throttle("RTC_CHANGE", Duration::MAX);
+    let (client, control) = connect(monitor).await;
+    for n in 0..2 {
+        control.event(event("RTC_CHANGE", json!({"offset": n})));
+    }
+    control.event(event("LAST", json!({})));
+    client.events().wait("LAST").await.unwrap();
+    assert_eq!(
+        client.events().poll("RTC_CHANGE").unwrap().data["offset"],
+        0
+    );
+    assert!(client.events().poll("RTC_CHANGE").is_none());
+}
+
+/// A monitor with one job whose `query-jobs` steps through the given statuses.
+fn job_monitor(statuses: &'static [&'static str]) -> Monitor {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    Monitor::new().on("query-jobs", move |_| {
+        let at = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        match statuses[at.min(statuses.len() - 1)] {
+            "gone" => Answer::value(json!([])),
+            "failed" => Answer::value(json!([{
+                "id": "j", "status": "concluded", "error": "disk full",
+                "type": "mirror", "current-progress": 0, "total-progress": 1,
+            }])),
+            status => Answer::value(json!([{
+                "id": "j", "status": status,
+                "type": "mirror", "current-progress": 0, "total-progress": 1,
+            }])),
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_is_followed_although_all_its_events_are_lost() {
+    let (client, _control) =
+        connect(job_monitor(&["created", "running", "running", "ready"])).await;
+    client.job("j").wait_ready().await.unwrap();
+    let (client, _control) = connect(job_monitor(&["running", "failed"])).await;
+    let end = client.job("j").wait_end().await.unwrap();
+    assert_eq!(
+        (end.status.as_str(), end.error.as_deref()),
+        ("concluded", Some("disk full"))
+    );
+    let (client, _control) = connect(job_monitor(&["running", "failed"])).await;
+    let error = client.job("j").wait_ready().await.unwrap_err();
+    assert_eq!(error.to_string(), "failed to complete job j: disk full");
+    let (client, _control) = connect(job_monitor(&["gone"])).await;
+    let error = client.job("j").wait_ready().await.unwrap_err();
+    assert_eq!(error.to_string(), "failed to find job j");
+    // It ended and was dismissed between two looks.
+    let (client, _control) = connect(job_monitor(&["running", "gone"])).await;
+    let error = client.job("j").wait_ready().await.unwrap_err();
+    assert_eq!(error.to_string(), "failed to see job j ready: it is null");
+}
+
+/// A job that begins after `query-jobs` was answered, with its first event in the same segment as
+/// the answer.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_begins_while_it_is_asked_for_has_not_ended() {
+    for wait_end in [true, false] {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let monitor = Monitor::new().on("query-jobs", move |_| {
+            let change = |status| event("JOB_STATUS_CHANGE", json!({"id": "j", "status": status}));
+            match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                0 => Answer::value(json!([])).event(change("created")),
+                _ => Answer::value(json!([{"id": "j", "status": "concluded"}])),
+            }
+        });
+        let (client, _control) = connect(monitor).await;
+        let mut job = client.job("j");
+        if wait_end {
+            assert_eq!(job.wait_end().await.unwrap().status, "concluded");
+        } else {
+            job.wait_status("concluded").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_dismissed_itself_is_known_from_its_events() {
+    let (client, control) = connect(job_monitor(&["gone"])).await;
+    let mut job = client.job("j");
+    control.event(event(
+        "JOB_STATUS_CHANGE",
+        json!({"id": "j", "status": "created"}),
+    ));
+    control.event(event(
+        "BLOCK_JOB_COMPLETED",
+        json!({"device": "j", "error": "disk full"}),
+    ));
+    control.event(event("BLOCK_JOB_COMPLETED", json!({"device": "other"})));
+    control.event(event(
+        "JOB_STATUS_CHANGE",
+        json!({"id": "j", "status": "null"}),
+    ));
+    client
+        .events()
+        .wait(Matcher::any().data(json!({"status": "null"})))
+        .await
+        .unwrap();
+    let end = job.wait_end().await.unwrap();
+    assert_eq!(
+        (end.status.as_str(), end.error.as_deref()),
+        ("null", Some("disk full"))
+    );
+}

@@ -1,0 +1,17 @@
+//! Integration tests of the client, in one binary.
+
+mod agent;
+mod calls;
+mod connecting;
+mod events;
+mod examples;
+mod facade;
+mod fuzz;
+mod leaks;
+mod own_event;
+mod peer;
+mod qemu;
+mod real;
+mod session;
+mod spans;
+mod types;

@@ -1,0 +1,389 @@
+//! The client against real QEMU processes.
+
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use qmp::types::{AddFd, QueryFdsets};
+use qmp::{Client, Closed, ConnectError, Error, ErrorClass, Matcher, Options, Schema};
+use serde_json::{Value, json};
+
+use crate::qemu::{self, Qemu};
+
+#[tokio::test]
+async fn a_session_with_every_storage_daemon_goes_from_greeting_to_quit() {
+    for program in qemu::all("qemu-storage-daemon") {
+        let mut qsd = Qemu::storage_daemon(&program);
+        let client = qsd.client().await;
+        assert!(
+            client.greeting().version.at_least(6, 2),
+            "{:?}",
+            client.greeting()
+        );
+        assert!(client.oob_enabled());
+        client
+            .execute(
+                "blockdev-add",
+                json!({"driver": "null-co", "node-name": "n0"}),
+            )
+            .await
+            .unwrap();
+        let error = client
+            .execute(
+                "blockdev-add",
+                json!({"driver": "null-co", "node-name": "n0"}),
+            )
+            .await
+            .unwrap_err();
+        assert!(error.desc().unwrap().contains("n0"), "{error}");
+        let nodes = client.execute("query-named-block-nodes", ()).await.unwrap();
+        assert_eq!(nodes[0]["node-name"], "n0");
+        let tail = client.transcript_tail(2);
+        assert!(tail[0].text.contains("query-named-block-nodes"), "{tail:?}");
+        client.quit().await.unwrap();
+        assert!(matches!(client.closed().await, Closed::Eof));
+        assert!(qsd.child.wait().unwrap().success());
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_followed_from_its_start_to_its_end() {
+    for program in qemu::all("qemu-storage-daemon") {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("image");
+        std::fs::write(&file, b"").unwrap();
+        let mut qsd = Qemu::storage_daemon(&program);
+        let client = qsd.client().await;
+        let mut job = client.job("j0");
+        client
+            .execute(
+                "blockdev-create",
+                json!({"job-id": "j0", "options": {
+                    "driver": "file", "filename": file, "size": 1 << 20,
+                }}),
+            )
+            .await
+            .unwrap();
+        let end = job.wait_end().await.unwrap();
+        assert_eq!((end.status.as_str(), end.error), ("concluded", None));
+        job.dismiss().await.unwrap();
+        assert_eq!(job.wait_end().await.unwrap().status, "null");
+        assert_eq!(std::fs::metadata(&file).unwrap().len(), 1 << 20);
+        client.quit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_schema_answers_what_each_version_can_do() {
+    for program in qemu::all("qemu-storage-daemon") {
+        let mut qsd = Qemu::storage_daemon(&program);
+        let client = qsd.client().await;
+        let schema = Schema::query(&client).await.unwrap();
+        for path in [
+            "blockdev-add/arg-type/+qcow2/lazy-refcounts",
+            "blockdev-add/arg-type/driver/^null-co",
+            "blockdev-add/arg-type/+qcow2/backing/driver/^raw",
+            "query-jobs/ret-type/*error/!str",
+            "job-dismiss/arg-type/id",
+            "JOB_STATUS_CHANGE/arg-type/status/^concluded",
+        ] {
+            assert_eq!(schema.check(path), Ok(true), "{path}");
+        }
+        // Two members that came between the versions under test.
+        let version = &client.greeting().version;
+        for (path, since) in [
+            ("blockdev-add/arg-type/+qcow2/discard-no-unref", (8, 1)),
+            ("blockdev-add/arg-type/*active", (10, 0)),
+        ] {
+            let want = version.at_least(since.0, since.1);
+            assert_eq!(schema.check(path), Ok(want), "{path} in {version}");
+        }
+        assert!(
+            !schema.has_command("device_add"),
+            "a storage daemon has no devices"
+        );
+        assert_eq!(schema.commands().len(), {
+            let commands = client.execute("query-commands", ()).await.unwrap();
+            commands.as_array().unwrap().len()
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_qemu_withholds_for_now_or_by_policy_is_an_ordinary_error() {
+    for program in qemu::all("qemu-system-x86_64") {
+        let mut vm = Qemu::emulator_with(&program, &["-preconfig"]);
+        // Not enabling what is offered is allowed; asking for it then is an error of that command.
+        let client = vm.client_with(Options::default().oob(false)).await;
+        let error = client.execute("stop", ()).await.unwrap_err();
+        assert_eq!(error.class(), Some(&ErrorClass::GenericError), "{error}");
+        assert!(error.desc().unwrap().contains("initialization"), "{error}");
+        client.execute("x-exit-preconfig", ()).await.unwrap();
+        client.execute("stop", ()).await.unwrap();
+        let error = client.execute_oob("query-yank", ()).await.unwrap_err();
+        assert!(error.desc().unwrap().contains("exec-oob"), "{error}");
+        client.quit().await.unwrap();
+
+        let mut vm = Qemu::emulator(&program);
+        let all = Schema::query(&vm.client().await).await.unwrap();
+        let policy = "deprecated-input=reject,deprecated-output=hide";
+        let mut vm = Qemu::emulator_with(&program, &["-compat", policy]);
+        let client = vm.client().await;
+        let fewer = Schema::query(&client).await.unwrap();
+        let hidden: Vec<_> = all
+            .commands()
+            .into_iter()
+            .filter(|c| !fewer.has_command(c))
+            .collect();
+        if hidden.is_empty() {
+            println!("skipped: nothing is deprecated in {program:?}");
+        }
+        for command in hidden {
+            assert_eq!(
+                all.check(&format!("{command}/$deprecated")),
+                Ok(true),
+                "{command}"
+            );
+            let error = client.execute(command, ()).await.unwrap_err();
+            assert_eq!(error.class(), Some(&ErrorClass::CommandNotFound), "{error}");
+        }
+        client.quit().await.unwrap();
+    }
+}
+
+/// Blocks the main loop of an emulator as QEMU's own tests do: by opening a FIFO nobody writes.
+struct Blockade {
+    _folder: tempfile::TempDir,
+    fifo: std::path::PathBuf,
+}
+
+impl Blockade {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        let made = std::process::Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        Self {
+            _folder: folder,
+            fifo,
+        }
+    }
+
+    fn arguments(&self) -> Value {
+        json!({"driver": "blkdebug", "node-name": "b", "config": self.fifo,
+               "image": {"driver": "null-co"}})
+    }
+
+    /// Lets the main loop go on; returns once it has.
+    async fn lift(&self) {
+        let fifo = self.fifo.clone();
+        let open = move || std::fs::OpenOptions::new().write(true).open(fifo).map(drop);
+        tokio::task::spawn_blocking(open).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_oob_command_completes_while_the_main_loop_is_blocked_and_a_thousand_wait() {
+    for program in qemu::all("qemu-system-x86_64") {
+        let mut vm = Qemu::emulator(&program);
+        let client = vm.client().await;
+        let blockade = Blockade::new();
+        let blocked = tokio::spawn(
+            client
+                .execute("blockdev-add", blockade.arguments())
+                .into_future(),
+        );
+        let waiting: Vec<_> = (0..1000)
+            .map(|_| tokio::spawn(client.execute("query-version", ()).into_future()))
+            .collect();
+        while client.outstanding() != (7, 994) {
+            tokio::task::yield_now().await;
+        }
+        client.execute_oob("query-yank", ()).await.unwrap();
+        assert_eq!(client.outstanding(), (7, 994), "nothing else has moved");
+        let refused = client.execute_oob("query-version", ()).await.unwrap_err();
+        assert!(refused.desc().unwrap().contains("OOB"), "{refused}");
+        // A deadline ends a call, not the session.
+        let late = client
+            .execute("query-name", ())
+            .deadline(Duration::from_millis(10))
+            .await;
+        assert!(late.unwrap_err().is_timeout());
+        blockade.lift().await;
+        blocked.await.unwrap().unwrap();
+        for call in waiting {
+            assert!(call.await.unwrap().unwrap()["qemu"].is_object());
+        }
+        client.quit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_file_descriptor_reaches_qemu_with_its_command() {
+    for program in qemu::all("qemu-system-x86_64") {
+        let mut vm = Qemu::emulator(&program);
+        let client = vm.client().await;
+        let file = || std::fs::File::open("/dev/zero").unwrap();
+        // Pipelined: without "one at a time" the second would close the first.
+        let calls = (0..20).map(|n| {
+            let call = client
+                .call(AddFd::new().fdset_id(n).opaque(format!("o{n}")))
+                .fd(file());
+            tokio::spawn(call.into_future())
+        });
+        for (n, call) in calls.collect::<Vec<_>>().into_iter().enumerate() {
+            assert_eq!(call.await.unwrap().unwrap().fdset_id, n as i64);
+        }
+        assert_eq!(client.call(QueryFdsets::new()).await.unwrap().len(), 20);
+        client
+            .execute_with_fd("getfd", json!({"fdname": "f"}), file())
+            .await
+            .unwrap();
+        client
+            .execute("closefd", json!({"fdname": "f"}))
+            .await
+            .unwrap();
+        let error = client
+            .execute("getfd", json!({"fdname": "f"}))
+            .await
+            .unwrap_err();
+        assert!(
+            error
+                .desc()
+                .is_some_and(|desc| desc.contains("No file descriptor")),
+            "{error}"
+        );
+        client.quit().await.unwrap();
+    }
+}
+
+/// The state of a process, as in `/proc/PID/stat`.
+fn state(pid: i32) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat[stat.rfind(')').unwrap() + 1..].trim_start().to_owned()
+}
+
+#[tokio::test]
+async fn a_stopped_qemu_and_a_busy_monitor_are_told_apart() {
+    for program in qemu::all("qemu-storage-daemon") {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qmp");
+        let chardev = format!("socket,id=m,path={},server=on,wait=off", path.display());
+        let own = ["--chardev", "socket,id=o,fd=0", "--monitor", "chardev=o"];
+        let args = [&own[..], &["--chardev", &chardev, "--monitor", "chardev=m"]].concat();
+        let mut qsd = Qemu::start(&program, &args);
+        // A client that comes while QEMU still sets up the monitor may leave the socket listening
+        // beside it; QEMU then accepts the next one and drops it. So it comes when all is set up.
+        let other = qsd.client().await;
+        for _ in 0..2 {
+            other.execute("query-jobs", ()).await.unwrap();
+        }
+        let first = Client::connect_unix(&path, Options::default())
+            .await
+            .unwrap();
+        let short = || Options::default().connect_deadline(Duration::from_millis(200));
+        let busy = Client::connect_unix(&path, short()).await.unwrap_err();
+        assert!(
+            matches!(&busy, Error::Connect(e) if matches!(**e, ConnectError::Silent { .. })),
+            "{busy:?}"
+        );
+        let pid = i32::try_from(qsd.child.id()).unwrap();
+        let signal = |name: &str| {
+            let status = std::process::Command::new("kill")
+                .args([name, &pid.to_string()])
+                .status();
+            assert!(status.unwrap().success());
+        };
+        signal("-STOP");
+        // The signal has been sent; the process may take a moment to heed it.
+        while !state(pid).starts_with('T') {
+            assert!(!state(pid).starts_with('Z'), "it has ended");
+            tokio::task::yield_now().await;
+        }
+        let stopped = Client::connect_unix(&path, short()).await.unwrap_err();
+        signal("-CONT");
+        let Error::Connect(stopped) = stopped else {
+            panic!("{stopped:?}")
+        };
+        assert!(
+            matches!(*stopped, ConnectError::Stopped { pid: p, .. } if p == pid),
+            "{stopped:?}"
+        );
+        assert_eq!(first.execute("query-jobs", ()).await.unwrap(), json!([]));
+    }
+}
+
+#[tokio::test]
+async fn the_next_client_of_a_monitor_is_not_misled_by_the_last_one() {
+    for program in qemu::all("qemu-storage-daemon") {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qmp");
+        let chardev = format!("socket,id=m,path={},server=on,wait=off", path.display());
+        let _qsd = Qemu::start(&program, &["--chardev", &chardev, "--monitor", "chardev=m"]);
+        for round in 0..30 {
+            let options = Options::default();
+            let client = Client::wait_unix(&path, options, std::future::pending())
+                .await
+                .unwrap();
+            // Left in a hurry: replies are still under way.
+            for n in 0..5 {
+                let call = client.execute("query-version", ());
+                let _ =
+                    tokio::time::timeout(Duration::from_micros(n * 50), call.into_future()).await;
+            }
+            let jobs = client.execute("query-jobs", ()).await.unwrap();
+            assert_eq!(jobs, json!([]), "round {round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_child_with_its_monitor_on_stdio_can_be_spoken_to() {
+    for program in qemu::all("qemu-storage-daemon") {
+        let mut child = tokio::process::Command::new(program.path())
+            .args(["--chardev", "stdio,id=m", "--monitor", "chardev=m"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let client = Client::from_child(&mut child, Options::default())
+            .await
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let create = json!({"job-id": "j0", "options": {
+            "driver": "file", "filename": folder.path().join("image"), "size": 1 << 20,
+        }});
+        let concluded =
+            Matcher::event("JOB_STATUS_CHANGE").data(json!({"id": "j0", "status": "concluded"}));
+        client
+            .execute_and_wait("blockdev-create", create, concluded)
+            .await
+            .unwrap();
+        client.quit().await.unwrap();
+        assert!(child.wait().await.unwrap().success());
+        let again = Client::from_child(&mut child, Options::default()).await;
+        assert!(again.is_err(), "its pipes are taken");
+    }
+}
+
+#[tokio::test]
+async fn pretty_printed_monitors_are_understood() {
+    for program in qemu::all("qemu-storage-daemon") {
+        let chardev = [
+            "--chardev",
+            "socket,id=m,fd=0",
+            "--monitor",
+            "chardev=m,pretty=on",
+        ];
+        let mut qsd = Qemu::start(&program, &chardev);
+        let client = qsd.client().await;
+        let schema = Schema::query(&client).await.unwrap();
+        assert!(schema.has_command("blockdev-add"));
+        let (ours, _) = client.outstanding();
+        assert_eq!(ours, 0);
+        client.quit().await.unwrap();
+    }
+}

@@ -1,0 +1,134 @@
+//! Calling cargo, and where cargo puts things.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A chore that could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum XtaskError {
+    /// A program could not be started at all.
+    #[error("failed to start `{program}`")]
+    Start {
+        /// The program as it was called.
+        program: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A program ran and said no; its own output stands above.
+    #[error("`{command}` ended with {status}")]
+    Failed {
+        /// The command line.
+        command: String,
+        /// Its exit status.
+        status: std::process::ExitStatus,
+    },
+    /// `cargo metadata` printed what this program does not understand.
+    #[error("failed to read `cargo metadata`: {0}")]
+    Metadata(String),
+    /// A file could not be read or written.
+    #[error("failed to {verb} {path}", path = path.display())]
+    File {
+        /// "read" or "write".
+        verb: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A data file has a line that cannot be used.
+    #[error("failed to use {path}: {why}", path = path.display())]
+    Data {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The workspace's root folder.
+pub(crate) fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// The cargo that runs us, called in the workspace's root.
+pub(crate) fn cargo<I, S>(args: I) -> Command
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+/// Runs `command` to its end with our own output; a non-zero end is an error.
+pub(crate) fn check(command: &mut Command) -> Result<(), XtaskError> {
+    let status = command
+        .status()
+        .map_err(|source| start_error(command, source))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(XtaskError::Failed {
+        command: display(command),
+        status,
+    })
+}
+
+/// Runs `command` and returns what it prints on stdout; a non-zero end is an error.
+pub(crate) fn read(command: &mut Command) -> Result<Vec<u8>, XtaskError> {
+    let output = command
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|source| start_error(command, source))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(XtaskError::Failed {
+        command: display(command),
+        status: output.status,
+    })
+}
+
+/// `cargo metadata` of the members, without the outside dependencies.
+pub(crate) fn metadata() -> Result<serde_json::Value, XtaskError> {
+    let text = read(&mut cargo([
+        "metadata",
+        "--no-deps",
+        "--format-version=1",
+        "--offline",
+    ]))?;
+    serde_json::from_slice(&text).map_err(|e| XtaskError::Metadata(e.to_string()))
+}
+
+/// The folder cargo builds into.
+pub(crate) fn target_dir() -> Result<PathBuf, XtaskError> {
+    metadata()?["target_directory"]
+        .as_str()
+        .map(PathBuf::from)
+        .ok_or_else(|| XtaskError::Metadata("no target_directory".to_owned()))
+}
+
+/// The command line of `command` for a person.
+pub(crate) fn display(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let name = program
+        .file_name()
+        .unwrap_or(program.as_os_str())
+        .to_string_lossy()
+        .into_owned();
+    command.get_args().fold(name, |line, arg| {
+        format!("{line} {}", arg.to_string_lossy())
+    })
+}
+
+fn start_error(command: &Command, source: std::io::Error) -> XtaskError {
+    XtaskError::Start {
+        program: display(command),
+        source,
+    }
+}

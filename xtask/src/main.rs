@@ -1,0 +1,60 @@
+//! The project's chores: `cargo xtask <task>`.
+//!
+//! Everything that has to know about the workspace (cargo, the target folder, the gate's order)
+//! is here; everything about QEMU and cases is in the `iotests` binary, to which
+//! `cargo xtask iotests` forwards its arguments untouched.
+
+#[cfg(test)]
+mod arrows;
+mod cargo;
+mod task;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's chores", version)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Builds the `iotests` binary and runs it with these arguments (`--help` shows them).
+    #[command(disable_help_flag = true)]
+    Iotests {
+        /// Passed on as they are.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// The whole gate: format, lints, docs, all tests, quick cases on every QEMU available.
+    Test(task::test::Args),
+    /// Runs the benchmarks; every figure is a ratio measured in one run.
+    Bench(task::bench::Args),
+    /// Writes COVERAGE.md: what of upstream's Python tests is ported, and where it ran.
+    Coverage(task::coverage::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Iotests { args } => task::iotests::run(args),
+        Task::Test(args) => task::test::run(args),
+        Task::Bench(args) => task::bench::run(args),
+        Task::Coverage(args) => task::coverage::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                eprintln!("  caused by: {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! `cargo xtask bench`: every benchmark of the workspace.
+
+use std::process::ExitCode;
+
+use crate::cargo::{self, XtaskError, cargo as call};
+
+/// Options of the benchmarks.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only this member's benchmarks.
+    #[arg(long, value_name = "MEMBER")]
+    package: Option<String>,
+    /// Only the benchmarks whose name contains this.
+    filter: Option<String>,
+}
+
+/// Runs criterion's benchmarks; each prints what it is a ratio of.
+pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
+    let mut command = call(["bench"]);
+    match &args.package {
+        Some(package) => command.args(["--package", package]),
+        None => command.arg("--workspace"),
+    };
+    command.args(["--benches", "--"]).args(args.filter);
+    cargo::check(&mut command)?;
+    Ok(ExitCode::SUCCESS)
+}
