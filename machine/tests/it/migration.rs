@@ -1,6 +1,6 @@
 //! Incoming migration, over a path and over descriptors.
 
-use crate::tools::{emulator, idle_vm};
+use crate::tools::{LONG, emulator, idle_vm};
 use machine::Machine;
 use machine::args::Incoming;
 use serde_json::json;
@@ -25,8 +25,17 @@ async fn migrate(source: &Machine, destination: &Machine, uri: &str) {
         .await
         .unwrap();
     { there }.recv().await.unwrap();
-    let state = source.qmp().execute("query-status", ()).await.unwrap();
-    assert_eq!(state["status"], "postmigrate");
+    // The event comes from the migration thread, which enters the run state only afterwards.
+    let moved = async {
+        loop {
+            let state = source.qmp().execute("query-status", ()).await.unwrap();
+            match state["status"].as_str() {
+                Some("finish-migrate") => tokio::task::yield_now().await,
+                other => break assert_eq!(other, Some("postmigrate")),
+            }
+        }
+    };
+    tokio::time::timeout(LONG, moved).await.unwrap();
 }
 
 #[tokio::test]
