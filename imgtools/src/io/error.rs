@@ -18,14 +18,14 @@ pub enum IoError {
     /// requests.)
     #[error("failed to run `{}` without failures{}{}", output.command, list(failures), output.tail())]
     Commands {
-        /// The lines that say so.
+        /// The lines that say so, without secrets.
         failures: Vec<String>,
         /// What it printed.
         output: Box<Output>,
     },
 
     /// A command of a session failed, or said nothing of its success.
-    #[error("failed to run `{}` in qemu-io:{}", .0.command, indent(.0))]
+    #[error("failed to run `{}` in qemu-io:{}", .0.shown_command(), indent(.0))]
     Reply(Box<Reply>),
 
     /// A session did not start: it ended before its first prompt.
@@ -37,7 +37,7 @@ pub enum IoError {
     Line(#[from] LineError),
 
     /// qemu-io ended while it ran a command, or had before.
-    #[error("failed to run `{}` in qemu-io: it {}{}", reply.command, output.status, indent(reply))]
+    #[error("failed to run `{}` in qemu-io: it {}{}", reply.shown_command(), output.status, indent(reply))]
     Died {
         /// The command, and what it had printed up to then.
         reply: Box<Reply>,
@@ -46,7 +46,7 @@ pub enum IoError {
     },
 
     /// A command took too long. qemu-io was killed.
-    #[error("failed to run `{}` in qemu-io within {deadline:?}{}", reply.command, indent(reply))]
+    #[error("failed to run `{}` in qemu-io within {deadline:?}{}", reply.shown_command(), indent(reply))]
     Deadline {
         /// The command, and what it had printed up to then.
         reply: Box<Reply>,
@@ -75,8 +75,9 @@ fn list(failures: &[String]) -> String {
 }
 
 fn indent(reply: &Reply) -> String {
-    let lines = reply.stdout.lines().chain(reply.stderr.lines());
-    let text: String = lines.map(|line| format!("\n  | {line}")).collect();
-    // A read with -v may print a lot; the end is what matters.
-    text[text.ceil_char_boundary(text.len().saturating_sub(4096))..].to_owned()
+    let text = reply.shown_text();
+    // A read with -v may print a lot; the end is what matters. Cut after the secrets were hidden, so
+    // that no half of one is left.
+    let end = &text[text.ceil_char_boundary(text.len().saturating_sub(4096))..];
+    end.lines().map(|line| format!("\n  | {line}")).collect()
 }

@@ -273,7 +273,7 @@ fn verified(output: Output) -> Result<Output, IoError> {
     let output = output.check()?;
     let failures: Vec<String> = failures(&output.stdout_text())
         .into_iter()
-        .map(str::to_owned)
+        .map(|line| output.command.redact(line).into_owned())
         .collect();
     match failures.is_empty() {
         true => Ok(output),

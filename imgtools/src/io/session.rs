@@ -11,14 +11,18 @@
 //! - Output that does not end in a newline runs into the prompt, and data can look like a prompt. A
 //!   prompt in the middle of a line is therefore only believed when an empty command has brought a
 //!   second one right behind it.
+//! - A caller may give up waiting for a command, but qemu-io does not give up the command. So the
+//!   session knows what it still waits for, and waits for that before it sends another line.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{IoCommand, IoError, Mismatch, Open, Transfer, failures, mismatches, transfers};
-use crate::process::{Child, Output, ProcessError, Stream, View};
+use crate::process::{Child, CommandLine, Output, ProcessError, Stream, View};
 
 /// What a command of a session printed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Reply {
     /// The command.
     pub command: String,
@@ -27,9 +31,34 @@ pub struct Reply {
     /// Standard error.
     pub stderr: String,
     success: Option<&'static str>,
+    /// How the session was started: it knows the secrets.
+    session: Arc<CommandLine>,
+}
+
+/// Without secrets, as all that is shown.
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("command", &self.session.redact(&self.command))
+            .field("stdout", &self.session.redact(&self.stdout))
+            .field("stderr", &self.session.redact(&self.stderr))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Reply {
+    /// The command for a message, without secrets.
+    pub(super) fn shown_command(&self) -> String {
+        self.session.redact(&self.command).into_owned()
+    }
+
+    /// What was printed for a message, without secrets: standard output, then standard error.
+    pub(super) fn shown_text(&self) -> String {
+        let lines = self.stdout.lines().chain(self.stderr.lines());
+        let text: String = lines.flat_map(|line| [line, "\n"]).collect();
+        self.session.redact(&text).into_owned()
+    }
+
     /// The requests that were done.
     pub fn transfers(&self) -> Vec<Transfer> {
         transfers(&self.stdout)
@@ -54,22 +83,42 @@ impl Reply {
             false => Err(IoError::Reply(self.into())),
         }
     }
+
+    fn with(self, printed: Printed) -> Reply {
+        Reply {
+            stdout: printed.stdout,
+            stderr: printed.stderr,
+            ..self
+        }
+    }
 }
 
 /// A running qemu-io. Dropping it kills it.
 #[derive(Debug)]
 pub struct Session {
     child: Child,
+    command: Arc<CommandLine>,
     prompt: Vec<u8>,
     deadline: Duration,
     /// How far the output has been read.
     stdout: u64,
     stderr: u64,
+    awaited: Awaited,
 }
 
-/// What waiting for a prompt has come to. The texts are without the prompt.
+/// What has been sent and not yet been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    Nothing,
+    /// The prompt that follows a command.
+    Prompt,
+    /// The one that follows an empty command, sent because the first one was doubtful.
+    SecondPrompt,
+}
+
+/// What waiting for a prompt has come to.
 enum Found {
-    Prompt(Vec<u8>, Vec<u8>),
+    Prompt(Printed),
     /// The output ends like a prompt, but in the middle of a line.
     Doubtful,
 }
@@ -106,11 +155,13 @@ impl Session {
     fn new(child: Child, (prompt, stdout, stderr): FirstPrompt, deadline: Duration) -> Session {
         child.set_deadline(None);
         Session {
+            command: Arc::new(child.command().clone()),
             child,
             prompt,
             deadline,
             stdout,
             stderr,
+            awaited: Awaited::Nothing,
         }
     }
 
@@ -131,32 +182,41 @@ impl Session {
 
     /// Runs a command, and gives what it printed. Whether it succeeded is for [`Reply::check`] to
     /// tell.
+    ///
+    /// Where the future is dropped before the answer is there, the command goes on in qemu-io, within
+    /// its deadline. What it prints is nobody's then; the next command is sent when it has ended.
     pub async fn run(&mut self, command: impl Into<IoCommand>) -> Result<Reply, IoError> {
-        let asked = self.ask(command.into())?;
-        let mut found = self.child.until(|view| self.look(view)).await;
-        if let Some(Found::Doubtful) = found {
-            self.probe();
-            found = self.child.until(|view| self.look_after_probe(view)).await;
+        let command = command.into();
+        let line = command.line()?;
+        if self.awaited != Awaited::Nothing && self.printed().await.is_none() {
+            let ended = self.child.wait().await;
+            return Err(self.died(self.reply(&command, line), ended));
         }
-        match self.found(asked, found) {
-            Ok(reply) => Ok(reply),
-            Err(asked) => Err(self.died(asked, self.child.wait().await)),
+        let reply = self.ask(&command, line);
+        match self.printed().await {
+            Some(printed) => Ok(reply.with(printed)),
+            None => {
+                let ended = self.child.wait().await;
+                Err(self.died(reply, ended))
+            }
         }
     }
 
     /// [`Session::run`] outside of async code.
     pub fn run_blocking(&mut self, command: impl Into<IoCommand>) -> Result<Reply, IoError> {
-        let asked = self.ask(command.into())?;
-        let mut found = self.child.until_blocking(|view| self.look(view));
-        if let Some(Found::Doubtful) = found {
-            self.probe();
-            found = self
-                .child
-                .until_blocking(|view| self.look_after_probe(view));
+        let command = command.into();
+        let line = command.line()?;
+        if self.awaited != Awaited::Nothing && self.printed_blocking().is_none() {
+            let ended = self.child.wait_blocking();
+            return Err(self.died(self.reply(&command, line), ended));
         }
-        match self.found(asked, found) {
-            Ok(reply) => Ok(reply),
-            Err(asked) => Err(self.died(asked, self.child.wait_blocking())),
+        let reply = self.ask(&command, line);
+        match self.printed_blocking() {
+            Some(printed) => Ok(reply.with(printed)),
+            None => {
+                let ended = self.child.wait_blocking();
+                Err(self.died(reply, ended))
+            }
         }
     }
 
@@ -186,62 +246,75 @@ impl Session {
         self.child.close_stdin();
     }
 
-    fn ask(&self, command: IoCommand) -> Result<Reply, IoError> {
-        let line = command.line()?;
-        self.child.set_deadline(Some(self.deadline));
-        // If nobody reads it any longer, waiting for the prompt will tell.
-        self.child.write(format!("{line}\n"));
-        let success = command.success();
-        Ok(Reply {
+    fn reply(&self, command: &IoCommand, line: String) -> Reply {
+        Reply {
             command: line,
             stdout: String::new(),
             stderr: String::new(),
-            success,
-        })
+            success: command.success(),
+            session: Arc::clone(&self.command),
+        }
     }
 
-    /// An empty command prints nothing but a prompt.
-    fn probe(&self) {
-        self.child.write("\n");
+    fn ask(&mut self, command: &IoCommand, line: String) -> Reply {
+        self.child.set_deadline(Some(self.deadline));
+        // If nobody reads it any longer, waiting for the prompt will tell.
+        self.child.write(format!("{line}\n"));
+        self.awaited = Awaited::Prompt;
+        self.reply(command, line)
+    }
+
+    /// Waits for the prompt that is awaited; None if qemu-io ended without one.
+    async fn printed(&mut self) -> Option<Printed> {
+        loop {
+            let found = self.child.until(|view| self.look(view)).await?;
+            if let Some(printed) = self.found(found) {
+                return Some(printed);
+            }
+        }
+    }
+
+    /// [`Session::printed`] outside of async code.
+    fn printed_blocking(&mut self) -> Option<Printed> {
+        loop {
+            let found = self.child.until_blocking(|view| self.look(view))?;
+            if let Some(printed) = self.found(found) {
+                return Some(printed);
+            }
+        }
     }
 
     fn look(&self, view: &View<'_>) -> Option<Found> {
         let new = view.from(Stream::Stdout, self.stdout);
         let text = new.strip_suffix(&*self.prompt)?;
-        if text.is_empty() || text.ends_with(b"\n") {
-            return Some(self.prompt_seen(view, text));
-        }
-        Some(Found::Doubtful)
-    }
-
-    fn look_after_probe(&self, view: &View<'_>) -> Option<Found> {
-        let new = view.from(Stream::Stdout, self.stdout);
-        // Of two prompts in a row the last is that of the empty command.
-        let text = new
-            .strip_suffix(&*self.prompt)?
-            .strip_suffix(&*self.prompt)?;
-        Some(self.prompt_seen(view, text))
-    }
-
-    fn prompt_seen(&self, view: &View<'_>, text: &[u8]) -> Found {
-        Found::Prompt(
-            text.to_vec(),
-            view.from(Stream::Stderr, self.stderr).to_vec(),
-        )
-    }
-
-    /// Completes the reply, or gives it back if there was no prompt.
-    fn found(&mut self, mut reply: Reply, found: Option<Found>) -> Result<Reply, Reply> {
-        let Some(Found::Prompt(stdout, stderr)) = found else {
-            return Err(reply);
+        let text = match self.awaited {
+            Awaited::SecondPrompt => text.strip_suffix(&*self.prompt)?,
+            _ if text.is_empty() || text.ends_with(b"\n") => text,
+            _ => return Some(Found::Doubtful),
         };
-        self.child.set_deadline(None);
-        (self.stdout, self.stderr) = self
-            .child
-            .view(|view| (view.end(Stream::Stdout), view.end(Stream::Stderr)));
-        reply.stdout = String::from_utf8_lossy(&stdout).into_owned();
-        reply.stderr = String::from_utf8_lossy(&stderr).into_owned();
-        Ok(reply)
+        Some(Found::Prompt(Printed {
+            stdout: String::from_utf8_lossy(text).into_owned(),
+            stderr: String::from_utf8_lossy(view.from(Stream::Stderr, self.stderr)).into_owned(),
+            ends: (view.end(Stream::Stdout), view.end(Stream::Stderr)),
+        }))
+    }
+
+    /// Takes note of a prompt, or has a doubtful one followed by a second one: an empty command
+    /// prints nothing but a prompt.
+    fn found(&mut self, found: Found) -> Option<Printed> {
+        match found {
+            Found::Prompt(printed) => {
+                self.child.set_deadline(None);
+                (self.stdout, self.stderr) = printed.ends;
+                self.awaited = Awaited::Nothing;
+                Some(printed)
+            }
+            Found::Doubtful => {
+                self.child.write("\n");
+                self.awaited = Awaited::SecondPrompt;
+                None
+            }
+        }
     }
 
     fn died(&self, mut reply: Reply, ended: Result<Output, ProcessError>) -> IoError {
@@ -260,6 +333,13 @@ impl Session {
             Err(error) => error.into(),
         }
     }
+}
+
+/// What was printed before a prompt, and the positions after it.
+struct Printed {
+    stdout: String,
+    stderr: String,
+    ends: (u64, u64),
 }
 
 fn starting(open: &Open) -> crate::process::Command {

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use imgtools::image::{ImageSpec, Secret};
 use imgtools::img::QemuImg;
-use imgtools::io::QemuIo;
+use imgtools::io::{IoError, QemuIo, Reply};
+use imgtools::tools::{Tool, ToolKind};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::{Folder, all_tools, create_luks};
@@ -129,4 +130,53 @@ fn a_secret_appears_in_no_log_no_error_and_no_command_line() {
         "{log}"
     );
     assert!(!log.contains(SECRET));
+}
+
+/// A session of a qemu-io that tells everything it is told.
+#[test]
+fn a_secret_that_a_session_prints_is_in_no_error() {
+    let folder = Folder::new();
+    let secret = Secret::in_dir(folder.dir(), "sec0", SECRET).unwrap();
+    let script = "printf 'fake> '; while read x; do
+        case \"$x\" in
+            die*) echo \"$x\"; exit 3 ;;
+            hang*) echo \"$x\"; read y ;;
+            *) echo \"$x failed: $x\"; echo \"$x\" >&2 ;;
+        esac
+        printf 'fake> '
+    done; echo; echo \"write failed: $*\"";
+    let tool = Tool::new(ToolKind::Io, folder.script("fake", script));
+    let open = QemuIo::new(tool).open(ImageSpec::options("x").secret(&secret));
+    let mut session = open.session_blocking().unwrap();
+    let mut errors = vec![
+        session
+            .run_blocking(SECRET)
+            .and_then(Reply::check)
+            .unwrap_err(),
+        session.run_blocking(format!("die {SECRET}")).unwrap_err(),
+    ];
+    let mut session = open.session_blocking().unwrap();
+    session.set_deadline(std::time::Duration::ZERO);
+    errors.push(session.run_blocking(format!("hang {SECRET}")).unwrap_err());
+    // A command list, of which one has failed.
+    errors.push(open.command(SECRET).run_blocking().unwrap_err());
+    for error in &errors {
+        let text = format!("{error} {error:?}");
+        assert!(!text.contains(SECRET), "{text}");
+        assert!(text.contains("REDACTED"), "{text}");
+    }
+    let [
+        IoError::Reply(reply),
+        IoError::Died { .. },
+        IoError::Deadline { .. },
+        IoError::Commands { .. },
+    ] = &errors[..]
+    else {
+        panic!("{errors:?}")
+    };
+    assert_eq!(
+        reply.stderr,
+        format!("{SECRET}\n"),
+        "the data itself is kept"
+    );
 }

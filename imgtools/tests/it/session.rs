@@ -503,6 +503,56 @@ async fn each_command_has_a_deadline_and_the_time_between_them_does_not_count() 
     }
 }
 
+#[tokio::test]
+async fn a_command_that_was_given_up_does_not_answer_the_next_one() {
+    for tools in all_tools() {
+        let folder = Folder::new();
+        let mut session = open(&tools, &folder).session().await.unwrap();
+        for round in 0..3 {
+            // It is sent, and then nobody waits for it any longer.
+            let mut given_up = Box::pin(session.run(IoCommand::sleep(50)));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(given_up.as_mut().poll(&mut context).is_pending());
+            drop(given_up);
+            let reply = match round {
+                0 => session.run_blocking("length").unwrap(),
+                _ => session.run("length").await.unwrap(),
+            };
+            assert_eq!((&*reply.command, &*reply.stdout), ("length", "1 MiB\n"));
+        }
+        let mut given_up = Box::pin(session.run(IoCommand::abort()));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(given_up.as_mut().poll(&mut context).is_pending());
+        drop(given_up);
+        let error = session.run("length").await.unwrap_err();
+        assert!(matches!(error, IoError::Died { .. }), "{error}");
+    }
+}
+
+/// The given-up command may also be one whose prompt was still in doubt.
+#[tokio::test]
+async fn a_doubtful_prompt_that_was_given_up_does_not_answer_the_next_command() {
+    let folder = Folder::new();
+    let gate = folder.path("gate");
+    // The first answer has no newline. The empty command that then comes is held until somebody
+    // opens the gate.
+    let script = format!(
+        "mkfifo {gate}; printf 'fake> '; read x; printf 'no newline'; printf 'fake> '; \
+         read x; cat {gate}; while printf 'fake> ' && read x; do echo got $x; done"
+    );
+    let mut session = fake(&folder, "fake", &script).session_blocking().unwrap();
+    let mut given_up = Box::pin(session.run("one"));
+    // The gate can be opened for writing when the script reads it, which is after the empty command.
+    let opened = tokio::task::spawn_blocking(move || std::fs::write(gate, ""));
+    tokio::select! {
+        biased;
+        opened = opened => opened.unwrap().unwrap(),
+        reply = &mut given_up => assert_eq!(reply.unwrap().stdout, "no newline"),
+    }
+    drop(given_up);
+    assert_eq!(session.run("two").await.unwrap().stdout, "got two\n");
+}
+
 #[test]
 fn a_session_can_do_without_an_image_and_open_one_later() {
     for tools in all_tools() {
