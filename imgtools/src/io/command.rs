@@ -198,9 +198,10 @@ impl IoCommand {
         IoCommand::new("zone_reset", [offset, length])
     }
 
-    /// `zone_append` (8.1): writes where the zone's write pointer is.
+    /// `zone_append` (8.1): writes where the zone's write pointer is, and prints where that is then
+    /// (`-p`, without which qemu-io counts the arguments of a single length as too few).
     pub fn zone_append(offset: u64, lengths: impl IntoIterator<Item = u64>) -> IoCommand {
-        IoCommand::vector("zone_append", offset, lengths)
+        IoCommand::vector("zone_append", offset, lengths).flag("-p")
     }
 
     /// `close`: closes the image; the session goes on.
@@ -352,7 +353,7 @@ mod tests {
             (IoCommand::reopen("-r"), "reopen -r"),
             (IoCommand::reopen(""), "reopen"),
             (IoCommand::break_at("pwritev", "A"), "break pwritev A"),
-            (IoCommand::zone_append(0, [4096]), "zone_append 0 4096"),
+            (IoCommand::zone_append(0, [4096]), "zone_append -p 0 4096"),
             ("read 0 64k".into(), "read 0 64k"),
         ] {
             assert_eq!(command.to_string(), expected);

@@ -70,12 +70,33 @@ fn mismatch(line: &str) -> Option<Mismatch> {
     })
 }
 
+/// How lines begin that report a failure in no common form.
+const REFUSALS: [&str; 14] = [
+    "Parsing error: ",
+    "Argument '",
+    "The total number of bytes exceed ",
+    "length cannot exceed ",
+    "pattern verification range exceeds ",
+    "Only one of -z, -P, and -s ",
+    "-z and -P cannot ",
+    "-z supports only ",
+    "-u requires -z ",
+    "-n requires -z ",
+    "Could not set breakpoint: ",
+    "Could not remove breakpoint ",
+    "Could not resume request: ",
+    "getlength: ",
+];
+
 /// The lines that report a failure: wrong data, a request that failed, an argument that makes no
-/// sense. The exit status tells only of some of them: not of aio requests.
+/// sense. The exit status tells only of some of them, not of aio requests; and a session has none
+/// before it ends.
 pub fn failures(text: &str) -> Vec<&str> {
     let is_failure = |line: &&str| {
         mismatch(line).is_some()
-            || line.starts_with("Parsing error: ")
+            || REFUSALS.iter().any(|refusal| line.starts_with(refusal))
+            || line.ends_with(" is not a valid pattern byte")
+            || line.ends_with(" is not a valid number")
             // `read failed: Input/output error`, and as well for every other verb.
             || line.split_once(" failed: ").is_some_and(|(verb, _)| {
                 !verb.is_empty() && verb.chars().all(|char| char.is_ascii_alphabetic() || "_ ".contains(char))

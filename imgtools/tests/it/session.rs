@@ -7,7 +7,7 @@ use imgtools::io::{
     IoCommand, IoError, LineError, MAX_LINE, Open, QemuIo, Session, Transfer, Verb,
 };
 use imgtools::process::Status;
-use imgtools::tools::{Tool, ToolKind};
+use imgtools::tools::{Tool, ToolKind, Version};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -500,6 +500,63 @@ async fn each_command_has_a_deadline_and_the_time_between_them_does_not_count() 
             panic!("{error}")
         };
         assert_eq!((&*reply.command, *passed), ("sleep 100000", deadline));
+    }
+}
+
+/// Nothing but the text tells of these: the exit status is still to come.
+#[test]
+fn a_command_that_is_refused_is_no_success_though_it_says_so_on_standard_output() {
+    for tools in all_tools() {
+        let folder = Folder::new();
+        let mut session = open(&tools, &folder).session_blocking().unwrap();
+        for refused in [
+            IoCommand::break_at("pwritev", "A"),
+            IoCommand::remove_break("A"),
+            IoCommand::resume("A"),
+            IoCommand::aio_write(0, 512).flag("-P").flag("300"),
+            IoCommand::aio_write(0, 512).unmap(),
+            IoCommand::aio_write(0, 3 << 30),
+            IoCommand::alloc(0, u64::MAX),
+            "aio_read 0 1G 1G 1G".into(),
+            "aio_write -z 0 512 512".into(),
+            "aio_read x 512".into(),
+            "sleep x".into(),
+            "write -z -P 1 0 512".into(),
+            "write -n 0 512".into(),
+            "discard 0 3G".into(),
+            "read -P 1 -l 1024 0 512".into(),
+        ] {
+            let reply = session.run_blocking(&refused).unwrap();
+            assert!(!reply.is_success(), "{} {reply:?}", tools.version());
+            assert_eq!(reply.stderr, "", "{reply:?}");
+        }
+    }
+}
+
+#[test]
+fn every_zone_command_is_one_that_qemu_io_takes() {
+    for tools in all_tools() {
+        // They came with 8.0 and, the last one, 8.1.
+        if tools.version() < Version::new(8, 1, 0) {
+            continue;
+        }
+        let folder = Folder::new();
+        let mut session = open(&tools, &folder).session_blocking().unwrap();
+        for command in [
+            IoCommand::zone_report(0, 1),
+            IoCommand::zone_open(0, 4096),
+            IoCommand::zone_close(0, 4096),
+            IoCommand::zone_finish(0, 4096),
+            IoCommand::zone_reset(0, 4096),
+            IoCommand::zone_append(0, [4096]),
+            IoCommand::zone_append(0, [4096, 4096]),
+        ] {
+            let reply = session.run_blocking(&command).unwrap();
+            // A file has no zones, but the command as such is right.
+            let refused = " failed: Operation not supported\n";
+            assert!(reply.stdout.ends_with(refused), "{reply:?}");
+            assert_eq!(reply.stderr, "");
+        }
     }
 }
 
