@@ -202,7 +202,8 @@ impl Command {
     }
 
     /// Shows each piece of output to this function as it comes. It is called from another thread,
-    /// and the process is not served while it works.
+    /// and the process is not served while it works. If it panics the process is killed, and running
+    /// it is a [`ProcessError::Watch`].
     pub fn on_output(mut self, hook: impl FnMut(Stream, &[u8]) + Send + 'static) -> Command {
         self.hook = Some(Box::new(hook));
         self

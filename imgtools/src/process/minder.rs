@@ -7,6 +7,7 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ use super::exec::{self, FdMap};
 use super::shared::{End, Shared};
 use super::{Status, Stream};
 
-/// What a pipe holds at most unless someone enlarges it. One read takes it all.
-const PIPE: usize = 64 * 1024;
+/// How much is read at once: what a pipe holds, unless someone enlarges it or pages are large.
+const CHUNK: usize = 64 * 1024;
 
 /// So long that nobody sees the end, and short enough to be added to the time of day.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
@@ -41,7 +42,7 @@ pub(super) struct Plan {
 /// Starts the minder's thread. The outcome of starting the process itself is found in `shared`.
 pub(super) fn start(mut plan: Plan, shared: Arc<Shared>, stdin: bool) -> io::Result<()> {
     let name = "process-minder".to_owned();
-    let body = move || match Minder::launch(&mut plan, &shared, stdin) {
+    let body = move || match guarded(|| Minder::launch(&mut plan, &shared, stdin)) {
         Ok(mut minder) => minder.mind(&mut plan),
         Err(error) => shared.not_started(error),
     };
@@ -50,6 +51,15 @@ pub(super) fn start(mut plan: Plan, shared: Arc<Shared>, stdin: bool) -> io::Res
         .stack_size(256 * 1024)
         .spawn(body)?;
     Ok(())
+}
+
+/// A panic, such as of the caller's hook, is an error: whoever waits must be told of an end.
+fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(io::Error::other(
+            "the thread that looks after it has panicked",
+        ))
+    })
 }
 
 struct Minder<'s> {
@@ -122,14 +132,14 @@ impl<'s> Minder<'s> {
             stdin,
             stdout: Some(stdout),
             stderr: Some(stderr),
-            buffer: vec![0; PIPE],
+            buffer: vec![0; CHUNK],
             ladder: Ladder::Running,
         })
     }
 
     fn mind(&mut self, plan: &mut Plan) {
         let end = loop {
-            match self.turn(plan) {
+            match guarded(|| self.turn(plan)) {
                 Ok(Some(end)) => break end,
                 Ok(None) => {}
                 Err(error) => {
@@ -316,20 +326,24 @@ impl<'s> Minder<'s> {
             && fds[0].revents().contains(PollFlags::ERR)
     }
 
-    /// Reads once, or (with `whole`) as much as a pipe can have held when this was called.
+    /// Reads once, or (with `whole`) at least what the pipe held when this was called.
     fn read(&mut self, stream: Stream, whole: bool, news: &mut News) -> io::Result<()> {
         let slot = match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
-        let mut left = PIPE;
+        // Whoever writes without an end must not keep us here.
+        let mut left = match slot {
+            Some(fd) if whole => rustix::io::ioctl_fionread(fd)?.max(CHUNK as u64),
+            _ => 0,
+        };
         while let Some(fd) = slot {
             match rustix::io::read(fd, &mut self.buffer[..]) {
                 Ok(0) => *slot = None,
                 Ok(count) => {
                     news.push((stream, self.buffer[..count].to_vec()));
-                    left = left.saturating_sub(count);
-                    if !whole || left == 0 {
+                    left = left.saturating_sub(count as u64);
+                    if left == 0 {
                         break;
                     }
                 }

@@ -1,7 +1,7 @@
 //! The process runner, with small shell scripts as the tools.
 
 use std::io::{Seek as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::{Duration, Instant};
 
 use imgtools::process::{Command, Convention, ProcessError, Signal, Status, Stream};
@@ -458,17 +458,43 @@ fn file_descriptors_arrive_under_their_numbers_whatever_ours_are() {
 }
 
 #[test]
-fn a_failed_start_is_an_error_also_with_passed_descriptors() {
-    // Every low number is taken over in the child; were the pipe that reports a failed exec among
-    // them, the failure would go unseen.
-    let mut command = Command::new("/nowhere/tool");
-    for number in 3..40 {
-        command = command.fd(std::fs::File::open("/dev/null").unwrap(), number);
+fn a_failed_start_is_an_error_also_with_passed_descriptors_and_while_others_open_and_close_files() {
+    // Every low number is taken over in the child; were the channel that reports a failed exec among
+    // them, the failure would go unseen. Other threads give such numbers back at any moment.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let files = [0; 6].map(|_| std::fs::File::open("/dev/null").unwrap());
+                    drop(files);
+                }
+            });
+        }
+        let errors = (0..100).map(|_| {
+            let mut command = Command::new("/nowhere/tool");
+            for number in 3..40 {
+                command = command.fd(std::fs::File::open("/dev/null").unwrap(), number);
+            }
+            command.run_blocking()
+        });
+        let wrong = errors.filter(|error| !matches!(error, Err(ProcessError::Spawn { .. })));
+        let wrong: Vec<_> = wrong.collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(wrong.is_empty(), "{}: {:?}", wrong.len(), wrong[0]);
+    });
+}
+
+#[test]
+fn a_descriptor_cannot_have_any_number() {
+    for number in [-1, i32::MAX] {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let error = Command::new("true").fd(file, number).run_blocking();
+        let Err(ProcessError::Spawn { source, .. }) = error else {
+            panic!("{error:?}")
+        };
+        assert!(source.raw_os_error().is_some(), "{source}");
     }
-    assert!(matches!(
-        command.run_blocking(),
-        Err(ProcessError::Spawn { .. })
-    ));
 }
 
 #[test]
@@ -500,6 +526,51 @@ fn each_piece_of_output_is_shown_to_the_hook() {
         (Stream::Stderr, b"two\n".to_vec()),
     ];
     assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_hook_that_panics_ends_the_process_and_leaves_nobody_waiting() {
+    let child = sh("echo; exec sleep 1000").on_output(|_, _| panic!("on purpose"));
+    let child = child.spawn().unwrap();
+    let error = child.wait_blocking().unwrap_err();
+    assert!(matches!(error, ProcessError::Watch { .. }), "{error}");
+    assert!(error.to_string().ends_with(" has panicked"), "{error}");
+    assert!(!exists(child.pid()));
+}
+
+#[test]
+fn all_that_a_process_has_printed_is_there_with_its_exit_however_much_its_pipes_hold() {
+    const SIZE: usize = 500_000;
+    // The program is this test again; it has its pipes enlarged, and writes faster than we read.
+    if std::env::var_os("IMGTOOLS_TEST_LARGE").is_some() {
+        for pipe in [std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
+            rustix::pipe::fcntl_setpipe_size(pipe, 1 << 20).unwrap();
+            rustix::io::write(pipe, &[b'#'; SIZE]).unwrap();
+        }
+        return;
+    }
+    let name = "process::all_that_a_process_has_printed_is_there_with_its_exit_however_much_its_pipes_hold";
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let command = Command::new(std::env::current_exe().unwrap());
+    let child = command
+        .args(["--exact", name, "--nocapture"])
+        .env("IMGTOOLS_TEST_LARGE", "1")
+        .until_exit()
+        .deadline(LONG)
+        .on_output(move |_, _| {
+            let _ = held.recv();
+        })
+        .spawn()
+        .unwrap();
+    // It has exited before the first piece of output is let through.
+    let pid = rustix::process::Pid::from_raw(child.pid() as i32).unwrap();
+    let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+    rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).unwrap();
+    drop(release);
+    let output = child.wait_blocking().unwrap().check().unwrap();
+    for bytes in [&output.stdout, &output.stderr] {
+        assert_eq!(bytes.iter().filter(|byte| **byte == b'#').count(), SIZE);
+    }
 }
 
 #[test]
