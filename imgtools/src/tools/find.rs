@@ -14,8 +14,15 @@ use crate::process::ProcessError;
 /// How long a program may take to say its version: far more than any needs.
 const VERSION_DEADLINE: Duration = Duration::from_secs(60);
 
+/// From the copyright that all programs of QEMU print with their version.
+const DEVELOPERS: &str = "the QEMU Project developers";
+
+/// Where Red Hat's packages have their only emulator, which is for the machine's own architecture.
+const LIBEXEC: &str = "/usr/libexec/qemu-kvm";
+
 /// Looks for the programs of QEMU: where a flag says, else the environment (`QEMU_IMG_PROG` …), else
-/// in the build folder, in `PATH`, and in the provisioned prefixes; the first one found is it.
+/// in the build folder, in `PATH` (the emulator also where Red Hat has it), and in the provisioned
+/// prefixes; the first one found is it.
 ///
 /// A flag and the environment are orders: when what they name is no good, that is an error, and the
 /// search does not go on.
@@ -40,6 +47,8 @@ pub enum Place {
     BuildDir,
     /// In a folder of `PATH`.
     Path,
+    /// `/usr/libexec/qemu-kvm`, which is no part of `PATH` but belongs to the same packages.
+    Libexec,
     /// In a provisioned prefix.
     Prefix,
 }
@@ -51,6 +60,7 @@ impl fmt::Display for Place {
             Place::Environment(variable) => f.write_str(variable),
             Place::BuildDir => f.write_str("build folder"),
             Place::Path => f.write_str("PATH"),
+            Place::Libexec => f.write_str("libexec"),
             Place::Prefix => f.write_str("prefix"),
         }
     }
@@ -199,46 +209,38 @@ impl Finder {
         if let Some(path) = self.variable(kind.program_variable()) {
             found.push((Place::Environment(kind.program_variable()), path.into()));
         }
-        let names = self.names(kind);
-        let mut add = |place: Place, folder: &Path| {
-            found.extend(names.iter().map(|name| (place.clone(), folder.join(name))));
-        };
+        let name = self.name(kind);
+        let mut add = |place, folder: &Path| found.push((place, folder.join(&name)));
         if let Some(folder) = &self.build_dir {
             add(Place::BuildDir, folder);
             if kind == ToolKind::StorageDaemon {
                 add(Place::BuildDir, &folder.join("storage-daemon"));
             }
         }
-        for folder in std::env::split_paths(&self.variable("PATH").unwrap_or_default()) {
+        let path = self.variable("PATH");
+        for folder in std::env::split_paths(path.as_deref().unwrap_or_default()) {
             // An empty entry would be the current folder, which nobody means.
             if !folder.as_os_str().is_empty() {
                 add(Place::Path, &folder);
             }
         }
-        for prefix in &self.prefixes {
-            add(Place::Prefix, &prefix.join("bin"));
+        // A search that leaves out PATH is not for what the system has.
+        if kind == ToolKind::System && path.is_some() && self.architecture() == native_arch() {
+            found.push((Place::Libexec, LIBEXEC.into()));
         }
-        if kind == ToolKind::System {
-            // Where Red Hat's packages have their only emulator.
-            found.push((Place::Path, "/usr/libexec/qemu-kvm".into()));
-        }
+        let prefixes = self.prefixes.iter();
+        found.extend(prefixes.map(|prefix| (Place::Prefix, prefix.join("bin").join(&name))));
         found
     }
 
-    fn names(&self, kind: ToolKind) -> Vec<String> {
+    fn architecture(&self) -> &str {
+        self.arch.as_deref().unwrap_or(native_arch())
+    }
+
+    fn name(&self, kind: ToolKind) -> String {
         match kind {
-            ToolKind::System => {
-                let arch = self
-                    .arch
-                    .as_deref()
-                    .unwrap_or(match std::env::consts::ARCH {
-                        "x86" => "i386",
-                        "powerpc64" => "ppc64",
-                        other => other,
-                    });
-                vec![format!("{}-{arch}", kind.name())]
-            }
-            _ => vec![kind.name().to_owned()],
+            ToolKind::System => format!("{}-{}", kind.name(), self.architecture()),
+            _ => kind.name().to_owned(),
         }
     }
 
@@ -272,7 +274,19 @@ impl Finder {
         let asked = tool.command().arg("--version").deadline(VERSION_DEADLINE);
         let output = asked.run_blocking().map_err(Problem::Broken)?;
         let banner = output.stdout_text();
-        if let Some(version) = Version::from_banner(&banner, &[tool.kind.banner_name()]) {
+        let name = tool.path.file_name().unwrap_or_default().display();
+        let renamed = match tool.kind {
+            // Any program says its own name; that it is one of QEMU is said further down.
+            _ if !banner.contains(DEVELOPERS) => None,
+            ToolKind::Io => Some(format!("{name} version")),
+            ToolKind::Nbd => Some(name.to_string()),
+            ToolKind::Img | ToolKind::StorageDaemon | ToolKind::System => None,
+        };
+        let names: Vec<&str> = [tool.kind.banner_name()]
+            .into_iter()
+            .chain(renamed.as_deref())
+            .collect();
+        if let Some(version) = Version::from_banner(&banner, &names) {
             return Ok(version);
         }
         let said = banner.lines().next().unwrap_or_default().to_owned();
@@ -280,5 +294,40 @@ impl Finder {
             Ok(_) => Problem::NotQemu(said),
             Err(error) => Problem::Broken(error),
         })
+    }
+}
+
+/// This machine's architecture, by QEMU's name for it.
+fn native_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86" => "i386",
+        "powerpc64" => "ppc64",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_emulator_of_red_hat_is_part_of_the_system_and_of_the_native_architecture() {
+        let finder = Finder::new().prefix("/prefix");
+        let system = finder.clone().environment([("PATH", "/bin")]);
+        let places = |finder: &Finder, kind| -> Vec<Place> {
+            let found = finder.candidates(kind).into_iter();
+            found.map(|(place, _)| place).collect()
+        };
+        let with = [Place::Path, Place::Libexec, Place::Prefix];
+        let without = [Place::Path, Place::Prefix];
+        assert_eq!(places(&system, ToolKind::System), with);
+        let native = system.clone().arch(native_arch());
+        assert_eq!(places(&native, ToolKind::System), with);
+        let foreign = system.clone().arch("alpha");
+        assert_eq!(places(&foreign, ToolKind::System), without);
+        assert_eq!(places(&system, ToolKind::Img), without);
+        // The set of a prefix is all from there.
+        let prefix = finder.environment([("PATH", "")]);
+        assert_eq!(places(&prefix, ToolKind::System), [Place::Prefix]);
     }
 }

@@ -68,11 +68,15 @@ impl ToolKind {
         }
     }
 
-    /// How the program calls itself at the start of what `--version` prints.
+    /// What stands before the version in the first line that `--version` prints. (`qemu-io` and
+    /// `qemu-nbd` have there the name by which they were started.)
     pub fn banner_name(self) -> &'static str {
         match self {
-            ToolKind::System => "QEMU emulator",
-            other => other.name(),
+            ToolKind::Img => "qemu-img version",
+            ToolKind::Io => "qemu-io version",
+            ToolKind::Nbd => "qemu-nbd",
+            ToolKind::StorageDaemon => "qemu-storage-daemon version",
+            ToolKind::System => "QEMU emulator version",
         }
     }
 }

@@ -26,27 +26,22 @@ impl Version {
         }
     }
 
-    /// The version in the first line that `--version` prints, if that is a program of QEMU with one
-    /// of these names.
+    /// The version in the first line that `--version` prints, if it stands behind one of these: the
+    /// program's name, with the word `version` where the program prints that.
     ///
-    /// The line is `NAME version 7.2.22 (…)`, or `NAME 7.2.22 (…)` for qemu-nbd, where the name may
-    /// have a path; `QEMU emulator version 7.2.22` for qemu-system.
+    /// The line is `qemu-img version 7.2.22 (…)`; `qemu-nbd 7.2.22 (…)`, where the name may have a
+    /// path; `QEMU emulator version 7.2.22` for qemu-system.
     pub fn from_banner(banner: &str, names: &[&str]) -> Option<Version> {
         let line = banner.lines().next()?;
-        names.iter().find_map(|name| {
-            let (before, after) = line.split_once(name)?;
-            if !(before.is_empty() || before.ends_with('/')) {
-                return None;
-            }
-            let after = after.trim_start();
-            after
-                .strip_prefix("version ")
-                .unwrap_or(after)
-                .split(' ')
-                .next()?
-                .parse()
-                .ok()
-        })
+        // The path may have the name in it as well.
+        let version_behind = |name: &str| {
+            line.match_indices(name).find_map(|(start, _)| {
+                let is_word = start == 0 || line[..start].ends_with('/');
+                let after = line[start + name.len()..].strip_prefix(' ')?;
+                after.split(' ').next().filter(|_| is_word)?.parse().ok()
+            })
+        };
+        names.iter().find_map(|name| version_behind(name))
     }
 }
 
@@ -94,7 +89,7 @@ mod tests {
         for (banner, name, version) in [
             (
                 "qemu-img version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright",
-                "qemu-img",
+                "qemu-img version",
                 (7, 2, 22),
             ),
             (
@@ -104,8 +99,13 @@ mod tests {
             ),
             ("qemu-nbd 10.0.2\n", "qemu-nbd", (10, 0, 2)),
             (
+                "/qemu-nbd 8/qemu-nbd/qemu-nbd 10.0.2\n",
+                "qemu-nbd",
+                (10, 0, 2),
+            ),
+            (
                 "QEMU emulator version 9.2.92 (v10.0.0-rc2-dirty)\n",
-                "QEMU emulator",
+                "QEMU emulator version",
                 (9, 2, 92),
             ),
         ] {
@@ -117,12 +117,14 @@ mod tests {
 
     #[test]
     fn another_program_has_no_version() {
-        let names = ["qemu-img"];
+        let names = ["qemu-img version"];
         for banner in [
             "",
             "ls (GNU coreutils) 9.1",
             "my-qemu-img version 1.2.3",
             "qemu-img",
+            "qemu-img version",
+            "qemu-img 7.2.0",
             "qemu-io version 7.2.0",
         ] {
             assert_eq!(Version::from_banner(banner, &names), None, "{banner}");
@@ -142,13 +144,13 @@ mod tests {
             let version = Version::new(major, minor, micro);
             prop_assert_eq!(version.to_string().parse(), Ok(version));
             let banner = format!("qemu-img version {version} (Debian)");
-            prop_assert_eq!(Version::from_banner(&banner, &["qemu-img"]), Some(version));
+            prop_assert_eq!(Version::from_banner(&banner, &["qemu-img version"]), Some(version));
         }
 
         #[test]
-        fn no_text_is_too_strange(text in "\\PC{0,40}") {
+        fn no_text_is_too_strange(text in "(x|é| |/|1|\\PC){0,40}") {
             let _ = text.parse::<Version>();
-            let _ = Version::from_banner(&text, &["qemu-img", "x"]);
+            let _ = Version::from_banner(&text, &["qemu-img", "x", "é"]);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::support::Folder;
+use crate::support::{Folder, all_tools};
 use imgtools::tools::{Finder, Place, Problem, ToolKind, Version};
 
 /// A program that says that it is qemu-img.
@@ -160,5 +160,39 @@ fn nothing_found_at_all_is_said_as_well() {
     assert!(
         error.to_string().contains("failed to find qemu-nbd"),
         "{error}"
+    );
+}
+
+/// qemu-io and qemu-nbd say the name by which they were started.
+#[test]
+fn a_renamed_program_is_found_and_one_that_is_no_qemu_is_not() {
+    for tools in all_tools() {
+        let folder = Folder::new();
+        for (kind, name) in [
+            (ToolKind::Img, "my-qemu-img-10"),
+            (ToolKind::Io, "qemu-io-10"),
+            (ToolKind::Nbd, "qemu-nbd here/qemu-nbd-10"),
+        ] {
+            let real = tools.io.tool().path.with_file_name(kind.name());
+            let link = folder.dir().join(name);
+            std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(real, &link).unwrap();
+            let found = nowhere().flag(kind, &link).find(kind).unwrap();
+            assert_eq!(found.version, Some(tools.version()), "{name}");
+            // It is what it is, and nothing else.
+            for other in ToolKind::ALL.into_iter().filter(|other| *other != kind) {
+                let error = nowhere().flag(other, &link).find(other).unwrap_err();
+                let problem = &error.looked[0].problem;
+                assert!(matches!(problem, Problem::NotQemu(_)), "{error}");
+            }
+        }
+    }
+    let folder = Folder::new();
+    let other = folder.script("git", "echo 'git version 2.39.5'");
+    assert!(
+        nowhere()
+            .flag(ToolKind::Io, other)
+            .find(ToolKind::Io)
+            .is_err()
     );
 }
