@@ -24,6 +24,9 @@ pub struct Bitmap {
     pub name: String,
 }
 
+/// The bitmaps that QEMU takes of an image.
+const MOST: u64 = 65535;
+
 impl Bitmap {
     /// Whether it was not saved, so that its content cannot be trusted.
     pub fn is_in_use(&self) -> bool {
@@ -46,6 +49,9 @@ impl Bitmap {
             return Ok(Vec::new());
         };
         let count = number(&extension.data, 0, 4);
+        if count > MOST {
+            return Err(source.wrong(format!("it has {count} bitmaps")));
+        }
         let (size, start) = (
             number(&extension.data, 8, 8),
             number(&extension.data, 16, 8),

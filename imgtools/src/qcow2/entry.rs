@@ -1,5 +1,7 @@
 //! Entries of the L1 and L2 tables.
 
+use super::Header;
+
 /// Bits 9 to 55: where something is in the file.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
@@ -41,7 +43,7 @@ pub enum Mapping {
         /// The cluster that is kept for it, if there is one.
         host: Option<u64>,
     },
-    /// Data in a cluster of the file.
+    /// Data in a cluster of the file, or of the data file if there is one.
     Data {
         /// Where.
         host: u64,
@@ -58,21 +60,16 @@ pub enum Mapping {
 }
 
 impl L2Entry {
-    /// Whether there is a cluster, of data or kept for zeroes, or compressed data.
-    pub fn is_allocated(self) -> bool {
-        self.is_compressed() || self.entry & OFFSET != 0
-    }
-
     /// Whether it names compressed data.
     pub fn is_compressed(self) -> bool {
         self.entry & (1 << 62) != 0
     }
 
-    /// What it says of its cluster as a whole. Of a cluster with subclusters only whether it is there;
-    /// see [`L2Entry::subcluster`].
-    pub fn mapping(self, cluster_bits: u32) -> Mapping {
+    /// What it says of its cluster as a whole, in an image with this header. Of a cluster with
+    /// subclusters only whether it is there; see [`L2Entry::subcluster`].
+    pub fn mapping(self, header: &Header) -> Mapping {
         if self.is_compressed() {
-            let split = 62 - (cluster_bits.clamp(9, 21) - 8);
+            let split = 62 - (header.cluster_bits.clamp(9, 21) - 8);
             let host = self.entry & ((1 << split) - 1);
             let more = (self.entry & ((1 << 62) - 1)) >> split;
             return Mapping::Compressed {
@@ -80,13 +77,13 @@ impl L2Entry {
                 sectors: more + 1,
             };
         }
+        let copied = self.entry & COPIED != 0;
         let host = Some(self.entry & OFFSET).filter(|offset| *offset != 0);
         match host {
             host if self.entry & 1 != 0 => Mapping::Zero { host },
-            Some(host) => Mapping::Data {
-                host,
-                copied: self.entry & COPIED != 0,
-            },
+            Some(host) => Mapping::Data { host, copied },
+            // An image begins with its header, but a data file may begin with data.
+            None if copied && header.has_data_file() => Mapping::Data { host: 0, copied },
             None => Mapping::Unallocated,
         }
     }
@@ -111,6 +108,29 @@ mod tests {
         }
     }
 
+    fn header(cluster_bits: u32, incompatible_features: u64) -> Header {
+        Header {
+            version: 3,
+            backing_file_offset: 0,
+            backing_file_size: 0,
+            cluster_bits,
+            size: 0,
+            crypt_method: 0,
+            l1_size: 0,
+            l1_table_offset: 0,
+            refcount_table_offset: 0,
+            refcount_table_clusters: 0,
+            nb_snapshots: 0,
+            snapshots_offset: 0,
+            incompatible_features,
+            compatible_features: 0,
+            autoclear_features: 0,
+            refcount_order: 4,
+            header_length: 104,
+            compression_type: 0,
+        }
+    }
+
     proptest! {
         #[test]
         fn an_entry_is_read_as_it_was_put_together(
@@ -118,7 +138,11 @@ mod tests {
         ) {
             let host = cluster << cluster_bits;
             let flag = u64::from(copied) << 63;
-            let map = |value| entry(value).mapping(cluster_bits);
+            let (plain, data_file) = (header(cluster_bits, 0), header(cluster_bits, 1 << 2));
+            let map = |value| entry(value).mapping(&plain);
+            prop_assert_eq!(map(COPIED), Mapping::Unallocated);
+            prop_assert_eq!(entry(0).mapping(&data_file), Mapping::Unallocated);
+            prop_assert_eq!(entry(COPIED).mapping(&data_file), Mapping::Data { host: 0, copied: true });
             prop_assert_eq!(map(0), Mapping::Unallocated);
             prop_assert_eq!(map(1), Mapping::Zero { host: None });
             prop_assert_eq!(map(host | flag), Mapping::Data { host, copied });
@@ -132,9 +156,11 @@ mod tests {
         }
 
         #[test]
-        fn no_entry_is_too_strange(value: u64, subclusters: u64, bits: u32, index: u32) {
+        fn no_entry_is_too_strange(
+            value: u64, subclusters: u64, bits: u32, features: u64, index: u32,
+        ) {
             let entry = L2Entry { entry: value, subclusters };
-            entry.mapping(bits);
+            entry.mapping(&header(bits, features));
             let (allocated, zero) = entry.subcluster(index % 32);
             prop_assert_eq!(allocated, subclusters >> (index % 32) & 1 == 1);
             prop_assert_eq!(zero, subclusters >> (index % 32 + 32) & 1 == 1);

@@ -27,6 +27,18 @@ pub enum Qcow2Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Something is said to be larger than QEMU makes or takes it, in whatever file.
+    #[error("failed to read the {what} of {}: it is said to have {length} bytes at {offset:#x}", path.display())]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// In which file.
+        path: PathBuf,
+        /// Where it is said to be.
+        offset: u64,
+        /// How long it is said to be.
+        length: u64,
+    },
     /// Something is said to be where the file has nothing.
     #[error(
         "failed to read the {what} of {}: {length} bytes at {offset:#x} are not in its {size} bytes",
@@ -45,6 +57,11 @@ pub enum Qcow2Error {
         size: u64,
     },
 }
+
+/// What is read at once at most. A sparse file may be of any size, so that its size is no bound for the
+/// memory that it takes to read it. Of what QEMU makes only the table of a bitmap for more than 2^40
+/// bits would be larger.
+const LARGEST: u64 = 256 << 20;
 
 /// A file that is read in pieces that are known to be in it.
 #[derive(Debug)]
@@ -85,6 +102,15 @@ impl Source {
                 size,
             });
         };
+        if length > LARGEST {
+            let path = self.path.clone();
+            return Err(Qcow2Error::TooLarge {
+                what,
+                path,
+                offset,
+                length,
+            });
+        }
         let mut data = vec![0; fits];
         self.file
             .read_exact_at(&mut data, offset)

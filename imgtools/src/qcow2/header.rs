@@ -161,6 +161,11 @@ impl Header {
         self.incompatible_features & (1 << 4) != 0
     }
 
+    /// Whether its data is in another file, so that offsets of data are those of that file.
+    pub fn has_data_file(&self) -> bool {
+        self.incompatible_features & (1 << 2) != 0
+    }
+
     /// Whether it is marked as not closed cleanly.
     pub fn is_dirty(&self) -> bool {
         self.incompatible_features & 1 != 0

@@ -106,7 +106,7 @@ impl Image {
     /// What is at this offset of the guest.
     pub fn lookup(&self, guest: u64) -> Result<Mapping, Qcow2Error> {
         Ok(match self.l2_entry(guest)? {
-            Some((_, entry)) => entry.mapping(self.header.cluster_bits),
+            Some((_, entry)) => entry.mapping(&self.header),
             None => Mapping::Unallocated,
         })
     }
@@ -144,23 +144,44 @@ impl Image {
         let Some((offset, shift)) = self.refcount_position(host)? else {
             return Ok(0);
         };
-        let bits = 1u64 << self.header.refcount_order;
-        let bytes = (bits / 8).max(1);
+        let bytes = self.refcount_bits().div_ceil(8);
         let data = self.source.read("refcount", offset, bytes)?;
-        let value = number(&data, 0, data.len()) >> shift;
-        Ok(if bits < 8 {
-            value & ((1 << bits) - 1)
-        } else {
-            value
-        })
+        Ok(self.refcount_in(&data, shift.into()))
+    }
+
+    fn refcount_bits(&self) -> u64 {
+        1 << self.header.refcount_order
+    }
+
+    /// The refcount that begins at this bit.
+    fn refcount_in(&self, data: &[u8], bit: u64) -> u64 {
+        let bits = self.refcount_bits();
+        let value = number(data, (bit / 8) as usize, bits.div_ceil(8) as usize) >> (bit % 8);
+        match bits {
+            1..8 => value & ((1 << bits) - 1),
+            _ => value,
+        }
     }
 
     /// The refcounts of all clusters that the file has.
     pub fn refcounts(&self) -> Result<Vec<u64>, Qcow2Error> {
         let clusters = self.source.size().div_ceil(self.header.cluster_size());
-        (0..clusters)
-            .map(|cluster| self.refcount(cluster << self.header.cluster_bits))
-            .collect()
+        let entries = self.header.refcount_block_entries();
+        let mut blocks = self.refcount_table()?.into_iter();
+        let mut counts = Vec::new();
+        for first in (0..clusters).step_by(entries as usize) {
+            let count = entries.min(clusters - first);
+            let block = blocks.next().unwrap_or(0) & !0x1ff;
+            if block == 0 {
+                counts.extend((0..count).map(|_| 0));
+                continue;
+            }
+            let bits = self.refcount_bits();
+            let bytes = (count * bits).div_ceil(8);
+            let data = self.source.read("refcount block", block, bytes)?;
+            counts.extend((0..count).map(|index| self.refcount_in(&data, index * bits)));
+        }
+        Ok(counts)
     }
 
     /// The internal snapshots.

@@ -3,7 +3,8 @@
 //! This is for checking what QEMU has written, and for the corruption cases; it is no block driver.
 //! Fields and bits are those of QEMU's `docs/interop/qcow2`. Everything is read straight from the
 //! file: the image must not be in use. Nothing that an image says is believed before it is checked
-//! against the size of the file, so a damaged image is an error and never a crash.
+//! against the size of the file and the limits of QEMU, so a damaged image is an error and never a
+//! crash or more memory than there is.
 //!
 //! ```no_run
 //! use imgtools::qcow2::{Image, Mapping, field, poke};

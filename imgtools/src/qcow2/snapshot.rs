@@ -30,14 +30,24 @@ pub struct Snapshot {
     pub name: String,
 }
 
+/// The snapshots that QEMU takes of an image, and the bytes of the table that has them.
+const MOST: u32 = 65536;
+const LARGEST: u64 = 64 << 20;
+
 impl Snapshot {
     pub(super) fn read_all(source: &Source, header: &Header) -> Result<Vec<Snapshot>, Qcow2Error> {
+        if header.nb_snapshots > MOST {
+            return Err(source.wrong(format!("it has {} snapshots", header.nb_snapshots)));
+        }
         let mut snapshots = Vec::new();
         let mut offset = header.snapshots_offset;
         for _ in 0..header.nb_snapshots {
             let (snapshot, length) = Snapshot::read(source, offset)?;
             snapshots.push(snapshot);
             offset = offset.saturating_add(length);
+            if offset - header.snapshots_offset > LARGEST {
+                return Err(source.wrong("its snapshot table is too large"));
+            }
         }
         Ok(snapshots)
     }

@@ -70,6 +70,10 @@ fn the_mapping_of_every_cluster_is_the_one_that_qemu_reports() {
             raw::verify_fill(&path, host..host + 4096.min(cluster), 1).unwrap();
             // In a clean image each cluster of the file is used once or, at its end, not at all.
             let refcounts = opened.refcounts().unwrap();
+            for (index, count) in refcounts.iter().enumerate() {
+                let host = index as u64 * cluster;
+                assert_eq!(opened.refcount(host).unwrap(), *count, "{options}: {host}");
+            }
             assert!(
                 refcounts.iter().all(|count| *count <= 1),
                 "{options}: {refcounts:?}"
@@ -243,6 +247,85 @@ fn zeroes_and_compressed_clusters_are_told_apart() {
         assert_eq!(opened.lookup(196608).unwrap(), Mapping::Unallocated);
         assert_eq!(opened.lookup(1 << 60).unwrap(), Mapping::Unallocated);
     }
+}
+
+#[test]
+fn data_in_a_data_file_may_be_at_its_very_beginning() {
+    for tools in all_tools() {
+        let folder = Folder::new();
+        let data = folder.path("data");
+        let options = format!("data_file={data},data_file_raw=on");
+        let (path, image) = create(&tools, &folder, "x", &options);
+        let write = IoCommand::write(0, 128 * 1024).pattern(7);
+        let open = tools.io.open(&image).command(write);
+        open.run_blocking().unwrap();
+        let opened = Image::open(&path).unwrap();
+        assert!(opened.header().has_data_file());
+        for guest in [0, 65536] {
+            let expected = Mapping::Data {
+                host: guest,
+                copied: true,
+            };
+            assert_eq!(opened.lookup(guest).unwrap(), expected);
+            raw::verify_fill(&data, guest..guest + 65536, 7).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_said_in_a_huge_sparse_file_is_not_believed_either() {
+    let Some(tools) = all_tools().pop() else {
+        return;
+    };
+    let folder = Folder::new();
+    let (path, image) = create(&tools, &folder, "x", "");
+    let bitmap = tools.img.bitmap(&image, "b").action(BitmapAction::Add);
+    bitmap.run_blocking().unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(1 << 42)
+        .unwrap();
+    let hole = 1u64 << 30;
+    let extensions = Image::open(&path).unwrap().extensions().unwrap();
+    let bitmaps = extensions
+        .iter()
+        .find(|extension| extension.kind == Extension::BITMAPS)
+        .unwrap();
+    for (offset, bytes) in [
+        (field::L1_SIZE, &[0xff; 4][..]),
+        (field::REFCOUNT_TABLE_CLUSTERS, &[0, 0xff, 0xff, 0xff]),
+        (field::NB_SNAPSHOTS, &[0xff; 4]),
+        (field::SNAPSHOTS_OFFSET, &hole.to_be_bytes()),
+        (bitmaps.offset, &[0xff; 4]),
+        (bitmaps.offset + 8, &(1u64 << 40).to_be_bytes()),
+    ] {
+        poke(&path, offset, bytes).unwrap();
+    }
+    let opened = Image::open(&path).unwrap();
+    let too_large = |error| matches!(error, Qcow2Error::TooLarge { .. });
+    assert!(too_large(opened.l1_table().unwrap_err()));
+    assert!(too_large(opened.refcount_table().unwrap_err()));
+    let text = opened.snapshots().unwrap_err().to_string();
+    assert!(text.ends_with("it has 4294967295 snapshots"), "{text}");
+    let text = opened.bitmaps().unwrap_err().to_string();
+    assert!(text.ends_with("it has 4294967295 bitmaps"), "{text}");
+    // As many as may be, but each with the longest name.
+    poke(&path, field::NB_SNAPSHOTS, &65536u32.to_be_bytes()).unwrap();
+    for index in 0..1100 {
+        let entry = hole + index * (40 + 0xffff + 1);
+        poke(&path, entry + 14, &[0xff; 2]).unwrap();
+    }
+    let text = Image::open(&path)
+        .unwrap()
+        .snapshots()
+        .unwrap_err()
+        .to_string();
+    assert!(text.ends_with("its snapshot table is too large"), "{text}");
+    // Its directory is larger than any.
+    poke(&path, bitmaps.offset, &1u32.to_be_bytes()).unwrap();
+    assert!(too_large(opened.bitmaps().unwrap_err()));
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Layer {
             {
                 let range = start..header.size.min(start + size);
                 let bytes = &mut layer.bytes[range.start as usize..range.end as usize];
-                match entry.mapping(header.cluster_bits) {
+                match entry.mapping(header) {
                     Mapping::Unallocated => continue,
                     Mapping::Zero { .. } => {}
                     Mapping::Data { host, .. } => read_at(&file, host, bytes)?,
