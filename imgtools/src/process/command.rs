@@ -9,6 +9,7 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::echo::Echo;
 use super::exec::FdMap;
 use super::minder::{self, Hook, Plan};
 use super::shared::{Input, Shared};
@@ -195,7 +196,8 @@ impl Command {
         self
     }
 
-    /// Whether its output is also copied to our standard error as it comes (default: no).
+    /// Whether its output is also copied to our standard error as it comes, without its secrets
+    /// (default: no). What may be the beginning of a secret comes with what follows it.
     pub fn echo(mut self, yes: bool) -> Command {
         self.echo = yes;
         self
@@ -304,7 +306,7 @@ impl Command {
             pdeathsig: self.pdeathsig,
             grace: self.grace,
             until_exit: self.until_exit,
-            echo: self.echo,
+            echo: self.echo.then(Echo::default),
             hook: self.hook,
         };
         minder::start(plan, Arc::clone(&shared), has_stdin)?;

@@ -47,6 +47,11 @@ impl CommandLine {
         text
     }
 
+    /// The secrets, the longest first.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(String::as_str)
+    }
+
     pub(super) fn set_directory(&mut self, directory: &Path) {
         self.directory = Some(directory.to_owned());
     }

@@ -5,7 +5,7 @@
 //! kept whatever the caller does, and without any async runtime; and dropping a handle can wait for
 //! the end without one as well.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
+use super::echo::Echo;
 use super::exec::{self, FdMap};
 use super::shared::{End, Shared};
 use super::{Status, Stream};
@@ -35,7 +36,7 @@ pub(super) struct Plan {
     pub(super) pdeathsig: bool,
     pub(super) grace: Duration,
     pub(super) until_exit: bool,
-    pub(super) echo: bool,
+    pub(super) echo: Option<Echo>,
     pub(super) hook: Option<Hook>,
 }
 
@@ -148,6 +149,9 @@ impl<'s> Minder<'s> {
                 }
             }
         };
+        if let Some(echo) = &mut plan.echo {
+            echo.finish(&self.shared.command);
+        }
         if matches!(end, End::Stuck) {
             self.shared.finish(end);
             // Nobody waits for it any longer, but it must be reaped, and this thread must live
@@ -188,10 +192,8 @@ impl<'s> Minder<'s> {
         self.read(Stream::Stdout, whole, &mut news)?;
         self.read(Stream::Stderr, true, &mut news)?;
         for (stream, bytes) in &news {
-            if plan.echo {
-                // A secret that is cut in two by the read would show; only whole ones are known.
-                let text = String::from_utf8_lossy(bytes);
-                let _ = io::stderr().write_all(self.shared.command.redact(&text).as_bytes());
+            if let Some(echo) = &mut plan.echo {
+                echo.show(&self.shared.command, *stream, bytes);
             }
             if let Some(hook) = &mut plan.hook {
                 hook(*stream, bytes);

@@ -24,6 +24,7 @@ mod capture;
 mod child;
 mod command;
 mod command_line;
+mod echo;
 mod error;
 #[allow(unsafe_code)]
 mod exec;
