@@ -69,8 +69,15 @@ pub fn create_marked(path: impl AsRef<Path>, size: u64) -> Result<(), RawError> 
 /// Verifies that a file has the markers of these sectors where [`create_marked`] puts them.
 pub fn verify_marked(path: impl AsRef<Path>, sectors: Range<u64>) -> Result<(), RawError> {
     let range = sectors.start * SECTOR..sectors.end * SECTOR;
-    verify(path.as_ref(), range, |offset| {
-        marker(offset / SECTOR)[(offset % SECTOR) as usize]
+    verify(path.as_ref(), range, |mut offset, mut bytes| {
+        while !bytes.is_empty() {
+            let marker = marker(offset / SECTOR);
+            let rest = &marker[(offset % SECTOR) as usize..];
+            let (sector, behind) = bytes.split_at_mut(rest.len().min(bytes.len()));
+            sector.copy_from_slice(&rest[..sector.len()]);
+            offset += sector.len() as u64;
+            bytes = behind;
+        }
     })
 }
 
@@ -99,44 +106,41 @@ pub fn fill(path: impl AsRef<Path>, range: Range<u64>, byte: u8) -> Result<(), R
 
 /// Verifies that all bytes of a range of a file are this one.
 pub fn verify_fill(path: impl AsRef<Path>, range: Range<u64>, byte: u8) -> Result<(), RawError> {
-    verify(path.as_ref(), range, |_| byte)
+    verify(path.as_ref(), range, |_, bytes| bytes.fill(byte))
 }
 
-fn verify(path: &Path, range: Range<u64>, expected: impl Fn(u64) -> u8) -> Result<(), RawError> {
+/// `expect` fills in what should be at an offset.
+fn verify(path: &Path, range: Range<u64>, expect: impl Fn(u64, &mut [u8])) -> Result<(), RawError> {
+    let wrong = |offset, expected, found| RawError::Wrong {
+        path: path.to_owned(),
+        wrong: Wrong {
+            offset,
+            expected,
+            found,
+        },
+    };
     let mut file = File::open(path).at("open", path)?;
     file.seek(SeekFrom::Start(range.start))
         .at("seek in", path)?;
     let mut offset = range.start;
-    let mut buffer = vec![0; 64 * 1024];
+    let (mut found, mut expected) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     while offset < range.end {
-        let want = buffer
+        let want = found
             .len()
             .min(usize::try_from(range.end - offset).unwrap_or(CHUNK));
-        let count = file.read(&mut buffer[..want]).at("read", path)?;
-        for (position, found) in (offset..).zip(&buffer[..count]) {
-            let expected = expected(position);
-            if *found != expected {
-                let wrong = Wrong {
-                    offset: position,
-                    expected,
-                    found: Some(*found),
-                };
-                return Err(RawError::Wrong {
-                    path: path.to_owned(),
-                    wrong,
-                });
-            }
-        }
+        let count = file.read(&mut found[..want]).at("read", path)?;
+        let expected = &mut expected[..count.max(1)];
+        expect(offset, expected);
         if count == 0 {
-            let wrong = Wrong {
-                offset,
-                expected: expected(offset),
-                found: None,
-            };
-            return Err(RawError::Wrong {
-                path: path.to_owned(),
-                wrong,
-            });
+            return Err(wrong(offset, expected[0], None));
+        }
+        let found = &found[..count];
+        // All at once: byte by byte it takes its time where nothing is optimised.
+        if found != expected {
+            let same = found.iter().zip(&*expected).take_while(|(a, b)| a == b);
+            let first = same.count();
+            let at = offset + first as u64;
+            return Err(wrong(at, expected[first], Some(found[first])));
         }
         offset += count as u64;
     }
@@ -211,6 +215,12 @@ mod tests {
             }
         );
         verify_marked(&path, 0..2).unwrap();
+        // More than is read at once.
+        create_marked(&path, 1 << 20).unwrap();
+        verify_marked(&path, 3..2048).unwrap();
+        fill(&path, 700_000..700_001, 9).unwrap();
+        let error = verify_marked(&path, 3..2048).unwrap_err().to_string();
+        assert!(error.contains("at offset 700000 "), "{error}");
     }
 
     #[test]
