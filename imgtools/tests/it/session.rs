@@ -21,6 +21,17 @@ fn open(tools: &Tools, folder: &Folder) -> Open {
     tools.io.open(ImageSpec::file(path).format("raw"))
 }
 
+/// The same qemu-io by another name.
+fn renamed_io(tools: &Tools, folder: &Folder) -> QemuIo {
+    let renamed = folder.path("my-qio");
+    std::os::unix::fs::symlink(&tools.io.tool().path, &renamed).unwrap();
+    let tool = Tool {
+        path: renamed.into(),
+        ..tools.io.tool().clone()
+    };
+    QemuIo::new(tool).deadline(LONG)
+}
+
 /// A qemu-io that is a shell script.
 fn fake(folder: &Folder, name: &str, body: &str) -> Open {
     let tool = Tool::new(ToolKind::Io, folder.script(name, body));
@@ -253,11 +264,15 @@ fn ten_thousand_random_commands_are_each_paired_with_their_output() {
             failure_persistence: None,
             ..Config::default()
         });
-        let steps = prop::collection::vec(step(), 1000);
+        let steps = (prop::collection::vec(step(), 1000), any::<bool>());
         runner
-            .run(&steps, |steps| {
+            .run(&steps, |(steps, renamed)| {
                 let folder = Folder::new();
-                let mut session = open(tools, &folder).session_blocking().unwrap();
+                let mut tools = tools.clone();
+                if renamed {
+                    tools.io = renamed_io(&tools, &folder);
+                }
+                let mut session = open(&tools, &folder).session_blocking().unwrap();
                 // A hex dump of this shows the prompt in its text.
                 let prompt = session.prompt().into_bytes();
                 for (offset, byte) in prompt.iter().enumerate() {
@@ -277,13 +292,7 @@ fn ten_thousand_random_commands_are_each_paired_with_their_output() {
 fn a_renamed_binary_works_and_so_does_one_behind_a_script() {
     for tools in all_tools() {
         let folder = Folder::new();
-        let renamed = folder.path("my-qio");
-        std::os::unix::fs::symlink(&tools.io.tool().path, &renamed).unwrap();
-        let tool = Tool {
-            path: renamed.into(),
-            ..tools.io.tool().clone()
-        };
-        let io = QemuIo::new(tool).deadline(LONG);
+        let io = renamed_io(&tools, &folder);
         let mut session = io.open_nothing().session_blocking().unwrap();
         // A script that runs the real one by its real name is not renamed by this.
         assert!(["my-qio> ", "qemu-io> "].contains(&session.prompt().as_str()));
