@@ -43,6 +43,7 @@ pub struct Command {
     cap: usize,
     echo: bool,
     until_exit: bool,
+    end_group: bool,
     hook: Option<Hook>,
 }
 
@@ -75,6 +76,7 @@ impl Command {
             cap: DEFAULT_CAP,
             echo: false,
             until_exit: false,
+            end_group: false,
             hook: None,
         }
     }
@@ -218,6 +220,13 @@ impl Command {
         self
     }
 
+    /// When it has ended, however it did, kills what is left of its process group: helpers that it
+    /// started, or, if it was a wrapper, the program that it ran. A daemon has left the group.
+    pub fn end_group(mut self) -> Command {
+        self.end_group = true;
+        self
+    }
+
     /// Has it run by another program, such as `valgrind --error-exitcode=99`.
     pub fn wrapper(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let words: Vec<OsString> = words
@@ -306,6 +315,7 @@ impl Command {
             pdeathsig: self.pdeathsig,
             grace: self.grace,
             until_exit: self.until_exit,
+            end_group: self.end_group,
             echo: self.echo.then(Echo::default),
             hook: self.hook,
         };

@@ -36,6 +36,7 @@ pub(super) struct Plan {
     pub(super) pdeathsig: bool,
     pub(super) grace: Duration,
     pub(super) until_exit: bool,
+    pub(super) end_group: bool,
     pub(super) echo: Option<Echo>,
     pub(super) hook: Option<Hook>,
 }
@@ -163,6 +164,10 @@ impl<'s> Minder<'s> {
                 WaitId::Pid(self.pid),
                 WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
             );
+            if plan.end_group {
+                // While the zombie keeps the number of the group from being given to another.
+                self.shared.kill_group();
+            }
             self.shared.reap(|| self.child.wait().map(Status::from));
             self.shared.finish(end);
         }
@@ -246,7 +251,9 @@ impl<'s> Minder<'s> {
             Ladder::Running if exited && (drained || plan.until_exit || abandoned) => {
                 Some(End::Finished)
             }
-            Ladder::Killed { until, late } if exited && (drained || abandoned || now >= until) => {
+            Ladder::Killed { until, late }
+                if exited && (drained || plan.until_exit || abandoned || now >= until) =>
+            {
                 Some(late.map_or(End::Finished, |exited| End::Late { exited }))
             }
             Ladder::Killed { until, .. } if now >= until => Some(End::Stuck),

@@ -196,6 +196,36 @@ fn a_daemon_that_keeps_stderr_open_holds_up_only_those_who_ask_for_the_end_of_th
 }
 
 #[test]
+fn a_kill_is_not_held_up_by_a_daemon_where_only_the_exit_counts() {
+    let (hold, _release) = std::io::pipe().unwrap();
+    let daemon = "setsid sh -c 'echo away; read x <&5' & exec sleep 1000";
+    let child = sh(daemon).grace(LONG).until_exit().fd(hold, 5);
+    let child = child.spawn().unwrap();
+    child
+        .until_blocking(|view| (view.end(Stream::Stdout) > 0).then_some(()))
+        .unwrap();
+    let begun = Instant::now();
+    child.kill();
+    assert_eq!(child.wait_blocking().unwrap().status.signal(), Some(9));
+    assert!(begun.elapsed() < LONG, "it waited for the daemon");
+}
+
+#[test]
+fn what_is_left_of_a_group_ends_with_its_leader_where_that_is_wanted() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    for leader in ["exit 0", "exit 3", "kill -SEGV $$"] {
+        let (lifeline, held) = std::io::pipe().unwrap();
+        let script = format!("sleep 1000 >&- 2>&- & {leader}");
+        let child = sh(&script).end_group().fd(held, 5).spawn().unwrap();
+        child.wait_blocking().unwrap();
+        let mut fds = [PollFd::new(&lifeline, PollFlags::HUP)];
+        let limit = Timespec::try_from(LONG).unwrap();
+        let closed = poll(&mut fds, Some(&limit)).unwrap();
+        assert_eq!(closed, 1, "the sleeper outlives {leader:?}");
+    }
+}
+
+#[test]
 fn a_deadline_that_only_a_daemon_misses_says_so() {
     let (hold, release) = std::io::pipe().unwrap();
     let tool = sh("setsid sh -c 'echo away; read x <&5' & exit 0").fd(hold, 5);
