@@ -213,16 +213,22 @@ impl Drop for Machine {
         let child = &self.parts.child;
         child.kill();
         // Without a runtime, and bounded: the minder gives up a process that SIGKILL does
-        // not end.
-        let status = child.exited_blocking();
+        // not end. Not only for its death: it is to be reaped, also if a diagnoser keeps the
+        // handle alive.
+        let ended = child.wait_blocking();
+        let status = child.try_wait();
         tracing::debug!(name = self.parts.name, ?status, "dropped alive, killed");
         if let Some(hook) = &self.parts.on_drop {
+            let log = match ended {
+                Ok(output) => output.captured,
+                Err(_) => child.output(),
+            };
             (hook.0)(&DropReport {
                 name: self.parts.name.clone(),
                 pid: child.pid(),
                 command: child.command().clone(),
                 status,
-                log: child.output().combined_text(),
+                log: log.combined_text(),
                 panicking: std::thread::panicking(),
             });
         }

@@ -23,9 +23,12 @@ pub enum Stage {
 
 /// How a stage came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StageOutcome {
     /// The process ended.
     Ended,
+    /// The process had ended before, so nothing was done.
+    HadEnded,
     /// The process still lived when the stage's time was over.
     TimedOut,
     /// The stage could not be carried out.
@@ -45,6 +48,14 @@ pub struct StageRecord {
     pub outcome: StageOutcome,
 }
 
+impl StageRecord {
+    /// Whether the process was gone at the end of the stage.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.outcome, StageOutcome::Ended | StageOutcome::HadEnded)
+    }
+}
+
 impl fmt::Display for StageRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match self.stage {
@@ -53,10 +64,17 @@ impl fmt::Display for StageRecord {
             Stage::Terminate => "SIGTERM",
             Stage::Kill => "SIGKILL",
         };
-        match &self.outcome {
-            StageOutcome::Ended => write!(f, "{stage} ended it after {:?}", self.took),
-            StageOutcome::TimedOut => write!(f, "{stage} did not end it within {:?}", self.budget),
-            StageOutcome::Failed(why) => write!(f, "{stage} failed after {:?}: {why}", self.took),
+        let (took, budget) = (self.took, self.budget);
+        match (&self.outcome, self.stage) {
+            (StageOutcome::HadEnded, Stage::Wait) => f.write_str("it had ended by itself"),
+            (StageOutcome::HadEnded, _) => write!(f, "it had ended before {stage}"),
+            (StageOutcome::Ended, Stage::Wait) => write!(f, "it ended by itself after {took:?}"),
+            (StageOutcome::Ended, _) => write!(f, "{stage} ended it after {took:?}"),
+            (StageOutcome::TimedOut, Stage::Wait) => {
+                write!(f, "it did not end by itself within {budget:?}")
+            }
+            (StageOutcome::TimedOut, _) => write!(f, "{stage} did not end it within {budget:?}"),
+            (StageOutcome::Failed(why), _) => write!(f, "{stage} failed after {took:?}: {why}"),
         }
     }
 }

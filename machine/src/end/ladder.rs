@@ -19,23 +19,28 @@ impl Machine {
     /// # Errors
     /// See [`EndError`]; the process is gone and reaped in any case.
     pub async fn shutdown(self) -> Result<Exit, EndError> {
-        let quit = async {
-            // The reply may be lost in the end of the process, which is what counts.
-            let reply = tokio::select! {
-                biased;
-                _ = self.parts.child.exited() => return Ok(()),
-                reply = self.parts.qmp.quit() => reply,
-            };
-            match reply {
-                Err(error) if !error.is_closed() => Err(error.to_string()),
-                _ => {
-                    self.parts.child.exited().await;
-                    Ok(())
-                }
-            }
+        let budget = self.parts.deadlines.quit;
+        let record = match self.parts.qmp.closed_cause() {
+            // It left, so it is on its way out, and cannot be asked for anything.
+            Some(cause) if has_left(&cause) => self.rung(Stage::Wait, budget, self.exited()).await,
+            _ => self.rung(Stage::Quit, budget, self.quit()).await,
         };
-        let record = rung(Stage::Quit, self.parts.deadlines.quit, quit).await;
         self.end_after(record).await
+    }
+
+    async fn quit(&self) -> Result<(), String> {
+        let reply = tokio::select! {
+            biased;
+            _ = self.parts.child.exited() => return Ok(()),
+            reply = self.parts.qmp.quit() => reply,
+        };
+        match reply {
+            // The reply may be lost in the end of the process, which is what counts.
+            Err(qmp::Error::Closed { cause, .. }) if has_left(&cause) => {}
+            Err(error) => return Err(error.to_string()),
+            Ok(()) => {}
+        }
+        self.exited().await
     }
 
     /// Waits for a machine that ends by itself; ends it if it does not in time.
@@ -43,7 +48,9 @@ impl Machine {
     /// # Errors
     /// See [`EndError`]; the process is gone and reaped in any case.
     pub async fn wait_exit(self) -> Result<Exit, EndError> {
-        let record = rung(Stage::Wait, self.parts.deadlines.exit, self.exited()).await;
+        let record = self
+            .rung(Stage::Wait, self.parts.deadlines.exit, self.exited())
+            .await;
         self.end_after(record).await
     }
 
@@ -68,16 +75,19 @@ impl Machine {
 
     /// The rest of the ladder after its first rung.
     async fn end_after(mut self, first: StageRecord) -> Result<Exit, EndError> {
-        let escalated = first.outcome != StageOutcome::Ended;
+        let escalated = !first.has_ended();
         let mut stages = vec![first];
         let mut diagnosis = None;
         if escalated {
             // Before anything is done that would change what it is doing.
             diagnosis = Some(Box::new(self.diagnose().await));
-            self.parts.child.signal_group(Signal::SIGTERM);
             let budget = self.parts.deadlines.terminate;
-            let second = rung(Stage::Terminate, budget, self.exited()).await;
-            let lives = second.outcome != StageOutcome::Ended;
+            let terminate = async {
+                self.parts.child.signal_group(Signal::SIGTERM);
+                self.exited().await
+            };
+            let second = self.rung(Stage::Terminate, budget, terminate).await;
+            let lives = !second.has_ended();
             stages.push(second);
             if lives {
                 stages.push(self.put_down().await);
@@ -98,8 +108,36 @@ impl Machine {
     /// The last rung. It has no deadline of its own: the minder gives up a process that hangs
     /// in the kernel.
     async fn put_down(&self) -> StageRecord {
-        self.parts.child.kill();
-        rung(Stage::Kill, Duration::MAX, self.exited()).await
+        self.rung(Stage::Kill, Duration::MAX, async {
+            self.parts.child.kill();
+            self.exited().await
+        })
+        .await
+    }
+
+    /// Does one thing that is to end the process, and takes down how it went. If it has ended
+    /// already, nothing is done.
+    async fn rung(
+        &self,
+        stage: Stage,
+        budget: Duration,
+        act: impl Future<Output = Result<(), String>>,
+    ) -> StageRecord {
+        let begun = Instant::now();
+        let outcome = match self.try_exit() {
+            Some(_) => StageOutcome::HadEnded,
+            None => match tokio::time::timeout(budget, act).await {
+                Ok(Ok(())) => StageOutcome::Ended,
+                Ok(Err(why)) => StageOutcome::Failed(why),
+                Err(_) => StageOutcome::TimedOut,
+            },
+        };
+        StageRecord {
+            stage,
+            budget,
+            took: begun.elapsed(),
+            outcome,
+        }
     }
 
     /// Takes the output of a process that has ended.
@@ -139,22 +177,7 @@ impl Machine {
     }
 }
 
-/// Does one thing that is to end the process, and takes down how it went.
-async fn rung(
-    stage: Stage,
-    budget: Duration,
-    act: impl Future<Output = Result<(), String>>,
-) -> StageRecord {
-    let begun = Instant::now();
-    let outcome = match tokio::time::timeout(budget, act).await {
-        Ok(Ok(())) => StageOutcome::Ended,
-        Ok(Err(why)) => StageOutcome::Failed(why),
-        Err(_) => StageOutcome::TimedOut,
-    };
-    StageRecord {
-        stage,
-        budget,
-        took: begun.elapsed(),
-        outcome,
-    }
+/// Whether the session ended because the process closed it, not because we did.
+fn has_left(cause: &qmp::Closed) -> bool {
+    !matches!(cause, qmp::Closed::Local)
 }

@@ -160,7 +160,8 @@ impl Draft {
         let common = &self.common;
         let command = common.tool.command().args(&self.args);
         let env = common.env.iter().map(|(key, value)| (key, value));
-        let mut command = command.envs(env).until_exit().echo(common.print);
+        let command = command.envs(env).until_exit().end_group();
+        let mut command = command.echo(common.print);
         if let Some(dir) = &common.current_dir {
             command = command.current_dir(dir);
         }

@@ -1,12 +1,13 @@
 //! The end: ladder, crashes, drops.
 
 use crate::tools::{
-    all, daemon, emulator, exists, fake, idle_vm, impatient, prelude, wait_all_gone, wait_stopped,
+    LONG, all, daemon, emulator, exists, fake, idle_vm, impatient, prelude, wait_all_gone,
+    wait_stopped,
 };
 use imgtools::process::Signal;
 use imgtools::tools::ToolKind;
 use machine::args::Blockdev;
-use machine::{EndError, Expected, Stage, StageOutcome, StorageDaemon};
+use machine::{Deadlines, EndError, Expected, Stage, StageOutcome, StorageDaemon, Wrapper};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,13 +66,16 @@ async fn shutdown_after_the_process_ended_well_is_fine() {
 
 #[tokio::test]
 async fn a_quit_that_races_with_the_end_never_hangs() {
-    let mut deadlines = impatient();
-    deadlines.diagnose_command = Duration::from_millis(1);
     for tool in all(ToolKind::StorageDaemon)
         .into_iter()
         .chain(all(ToolKind::System))
     {
         for signal in [Signal::SIGTERM, Signal::SIGKILL].repeat(3) {
+            let mut deadlines = impatient();
+            deadlines.diagnose_command = Duration::from_millis(1);
+            if signal == Signal::SIGKILL {
+                deadlines.quit = LONG;
+            }
             let machine = match tool.kind {
                 ToolKind::System => idle_vm(tool.clone()).deadlines(deadlines).launch().await,
                 _ => {
@@ -89,7 +93,7 @@ async fn a_quit_that_races_with_the_end_never_hangs() {
                 // The 10.0 storage daemon waits for ever in monitor_cleanup() if a command comes
                 // while it ends; that is found out, explained and ended.
                 (Signal::SIGTERM, Err(EndError::Escalated(exit))) => {
-                    assert!(exit.stages[1].outcome == StageOutcome::Ended, "{exit:?}");
+                    assert!(exit.stages[1].has_ended(), "{exit:?}");
                 }
                 (Signal::SIGKILL, Err(EndError::Status { exit, .. })) => {
                     assert_eq!(exit.status().signal(), Some(9));
@@ -157,6 +161,7 @@ async fn a_process_that_does_not_end_by_itself_is_terminated() {
         panic!("{error:?}")
     };
     assert_eq!(exit.stages[0].stage, Stage::Wait);
+    assert_eq!(exit.stages[0].outcome, StageOutcome::TimedOut);
     assert_eq!(exit.stages[1].outcome, StageOutcome::Ended);
     assert!(exit.status().is_success(), "SIGTERM ends it in order");
 }
@@ -236,6 +241,7 @@ async fn a_dropped_shutdown_leaves_nothing_behind() {
     let daemon = StorageDaemon::builder(tool).launch().await.unwrap();
     let pid = daemon.pid();
     daemon.signal(Signal::SIGSTOP);
+    wait_stopped(pid);
     let shutdown = daemon.shutdown();
     assert!(
         tokio::time::timeout(Duration::from_millis(50), shutdown)
@@ -259,6 +265,110 @@ async fn the_whole_group_ends_with_the_machine() {
 }
 
 #[tokio::test]
+async fn what_it_started_ends_with_it_however_it_ends() {
+    let Some(tool) = daemon() else { return };
+    let helper = StorageDaemon::builder(prelude(&tool, "sleep 1000 >&- 2>&- &"));
+    // A wrapper that dies leaves QEMU itself.
+    let script = "\"$@\"; exit $?";
+    let wrapper = Wrapper::Custom(["sh", "-c", script, "sh"].map(Into::into).to_vec());
+    let wrapped = StorageDaemon::builder(tool).wrapper(wrapper);
+    for (builder, signal) in [
+        (&helper, None),
+        (&helper, Some(Signal::SIGTERM)),
+        (&helper, Some(Signal::SIGSEGV)),
+        (&wrapped, Some(Signal::SIGSEGV)),
+    ] {
+        let (lifeline, held) = std::io::pipe().unwrap();
+        let mut builder = builder.clone().expect_exit(Expected::anything());
+        builder.inherit(std::os::fd::OwnedFd::from(held));
+        let machine = builder.launch().await.unwrap();
+        drop(builder);
+        match signal {
+            None => machine.shutdown().await.unwrap(),
+            Some(signal) => {
+                machine.signal(signal);
+                machine.wait_exit().await.unwrap()
+            }
+        };
+        wait_all_gone(&lifeline);
+    }
+}
+
+#[tokio::test]
+async fn a_drop_reaps_also_while_somebody_could_still_diagnose() {
+    let Some(tool) = daemon() else { return };
+    for _ in 0..50 {
+        let builder = StorageDaemon::builder(tool.clone());
+        let reaped = Arc::new(Mutex::new(None));
+        let note = Arc::clone(&reaped);
+        let builder = builder.on_drop(move |r| *note.lock().unwrap() = Some(!exists(r.pid)));
+        let machine = builder.launch().await.unwrap();
+        let (pid, _diagnoser) = (machine.pid(), machine.diagnoser());
+        drop(machine);
+        assert!(!exists(pid));
+        assert_eq!(*reaped.lock().unwrap(), Some(true), "it was told too early");
+    }
+}
+
+#[tokio::test]
+async fn an_end_says_what_brought_it_about() {
+    let Some(tool) = daemon() else { return };
+    let builder = StorageDaemon::builder(tool);
+    let exit = builder.launch().await.unwrap().shutdown().await.unwrap();
+    let told = exit.stages[0].to_string();
+    assert!(told.starts_with("quit ended it after "), "{told}");
+
+    // The crash was not the work of a quit that nobody sent.
+    let daemon = builder.launch().await.unwrap();
+    daemon.signal(Signal::SIGSEGV);
+    daemon.process().exited().await;
+    let error = daemon.shutdown().await.unwrap_err();
+    assert_eq!(
+        error.exit().unwrap().stages[0].outcome,
+        StageOutcome::HadEnded
+    );
+    assert!(!error.to_string().contains("quit ended it"), "{error}");
+
+    // Nor can a quit be sent to one that has left.
+    let daemon = builder.launch().await.unwrap();
+    daemon.signal(Signal::SIGTERM);
+    daemon.qmp().closed().await;
+    let exit = daemon.shutdown().await.unwrap();
+    assert_eq!(exit.stages[0].stage, Stage::Wait);
+    let told = exit.stages[0].to_string();
+    assert!(told.contains("ended by itself"), "{told}");
+
+    let exit = builder.launch().await.unwrap().kill().await.unwrap();
+    let told = exit.stages[0].to_string();
+    assert!(told.starts_with("SIGKILL ended it after "), "{told}");
+}
+
+#[test]
+fn a_session_that_ended_with_its_runtime_does_not_hold_up_the_end() {
+    let Some(tool) = daemon() else { return };
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let mut deadlines = impatient();
+    deadlines.quit = LONG;
+    let builder = StorageDaemon::builder(tool).deadlines(deadlines);
+    let daemon = runtime().block_on(builder.launch()).unwrap();
+    let error = runtime().block_on(daemon.shutdown()).unwrap_err();
+    let EndError::Escalated(exit) = &error else {
+        panic!("{error:?}")
+    };
+    assert!(
+        matches!(exit.stages[0].outcome, StageOutcome::Failed(_)),
+        "{:?}",
+        exit.stages
+    );
+    assert_eq!(exit.stages[1].outcome, StageOutcome::Ended);
+}
+
+#[tokio::test]
 async fn a_refused_quit_goes_on_to_the_next_rung() {
     // QMP that knows no quit.
     let script = r#"printf '{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}, "package": ""}, "capabilities": []}}\r\n' >&3
@@ -269,8 +379,11 @@ while read -r line <&3; do
     *) printf '{"error": {"class": "CommandNotFound", "desc": "no"}, "id": "%s"}\r\n' "$id" >&3 ;;
   esac
 done"#;
+    let mut deadlines = Deadlines::default();
+    deadlines.terminate = LONG;
     let machine = StorageDaemon::builder(fake(script))
         .blockdev(&Blockdev::new("null-co").node("n"))
+        .deadlines(deadlines)
         .launch()
         .await
         .unwrap();
