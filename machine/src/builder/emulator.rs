@@ -59,9 +59,17 @@ impl Qemu {
         let Some(request) = &self.mode else {
             return Ok(None);
         };
-        // A machine type chosen by the caller stands, so it counts as a board.
-        let board = self.board_needed || self.machine.is_some();
-        let plan = request.mode.plan(&request.usable, &request.target, board);
+        // What the caller chose stands, so the plan has to suit it.
+        let machine = self.machine.as_deref();
+        let has_board = machine.is_some_and(|m| m.split(',').next() != Some("none"));
+        let chosen = match self.accels.iter().find(|a| request.usable.contains(a)) {
+            Some(taken) => std::slice::from_ref(taken),
+            // None will work, which QEMU says best.
+            None if !self.accels.is_empty() => &self.accels[..1],
+            None => &request.usable,
+        };
+        let board = self.board_needed || has_board;
+        let plan = request.mode.plan(chosen, &request.target, board);
         plan.map(Some).map_err(crate::LaunchError::Mode)
     }
 }
@@ -82,7 +90,8 @@ impl Builder<Qemu> {
     }
 
     /// Chooses accelerator, `-S`, firmware and, if it is of no concern, the machine type, so
-    /// that the guest is in this mode. An accelerator or machine type given explicitly stays.
+    /// that the guest is in this mode. An accelerator or machine type given explicitly stays,
+    /// and the rest is chosen to suit it.
     #[must_use]
     pub fn mode(mut self, mode: Mode, of: &Capabilities) -> Self {
         self.own.mode = Some(ModeRequest {
@@ -220,5 +229,71 @@ impl Specific for Qemu {
 
     fn sockets(&self) -> (bool, bool) {
         (self.console, self.qtest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::AccelTrial;
+    use imgtools::tools::{ToolKind, Version};
+
+    fn can(usable: &[Accel], target: &str) -> Capabilities {
+        let trial = |accel: &Accel| AccelTrial {
+            accel: accel.clone(),
+            refused: None,
+        };
+        Capabilities {
+            program: Program::Emulator,
+            version: Version::new(9, 0, 0),
+            package: String::new(),
+            target: Some(target.to_owned()),
+            accelerators: usable.iter().map(trial).collect(),
+            machines: Vec::new(),
+            devices: Vec::new(),
+            formats: None,
+            drivers: Vec::new(),
+            commands: Vec::new(),
+            objects: Vec::new(),
+            exports: Vec::new(),
+        }
+    }
+
+    fn line(mut builder: Builder<Qemu>) -> String {
+        let args = builder.own.base_args(&mut builder.common).unwrap();
+        let words: Vec<_> = args.iter().map(|a| a.to_string_lossy()).collect();
+        words.join(" ")
+    }
+
+    fn qemu() -> Builder<Qemu> {
+        Qemu::builder(Tool::new(ToolKind::System, "qemu"))
+    }
+
+    #[test]
+    fn a_mode_suits_the_accelerator_that_was_chosen() {
+        let can = can(&[Accel::Qtest, Accel::Tcg], "x86_64");
+        let stopped = || qemu().mode(Mode::Stopped, &can);
+        assert!(line(stopped()).ends_with("-accel qtest"));
+        // Under qtest nothing runs anyway; under this one it would.
+        assert!(line(stopped().accel(Accel::Tcg)).ends_with("-accel tcg -S"));
+        // The first that works is the one that QEMU takes.
+        let both = stopped().accel(Accel::Kvm).accel(Accel::Qtest);
+        assert!(line(both).ends_with("-accel kvm -accel qtest"));
+        let both = stopped().accel(Accel::Tcg).accel(Accel::Qtest);
+        assert!(line(both).ends_with("-accel tcg -accel qtest -S"));
+        assert!(line(stopped().accel(Accel::Kvm)).ends_with("-accel kvm -S"));
+        let clock = qemu().mode(Mode::VirtualClock, &can).accel(Accel::Tcg);
+        let mut common = clock.common.clone();
+        assert!(clock.own.base_args(&mut common).is_err());
+    }
+
+    #[test]
+    fn a_machine_without_a_board_is_idle_on_every_target() {
+        let can = can(&[Accel::Tcg], "aarch64");
+        let idle = || qemu().mode(Mode::RunningIdle, &can);
+        assert!(line(idle()).contains("-machine none"));
+        assert!(line(idle().machine("none")).contains("-machine none"));
+        let mut board = idle().machine("virt");
+        assert!(board.own.base_args(&mut board.common).is_err());
     }
 }
