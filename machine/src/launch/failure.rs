@@ -3,7 +3,7 @@
 use super::monitor::NotReady;
 use crate::builder::Common;
 use crate::error::{LaunchError, StartFailure};
-use imgtools::process::{Child, Output, ProcessError};
+use imgtools::process::{Child, Output, ProcessError, Status};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Read;
@@ -58,14 +58,22 @@ pub(super) async fn failed(
             what: "the monitor's connection".to_owned(),
             source,
         },
-        // On a program of a foreign format `execvp` tries a shell, which makes no sense of it.
-        (Ok(_), ..) if is_foreign(&common.tool.path) => LaunchError::NotStarted {
-            program: common.tool.path.clone(),
-            why: StartFailure::WrongFormat,
-            source: None,
-        },
+        // On a program of a foreign format `execvp` tries a shell, which makes no sense of it. A
+        // 32-bit program on a 64-bit host looks as foreign, but runs.
+        (Ok(output), ..) if is_shells(output.status) && is_foreign(&common.tool.path) => {
+            LaunchError::NotStarted {
+                program: common.tool.path.clone(),
+                why: StartFailure::WrongFormat,
+                source: None,
+            }
+        }
         (Ok(output), ..) => LaunchError::Exited { name, output },
     }
+}
+
+/// Whether a shell ends with this status when it cannot make sense of a script (POSIX, 2.8.2).
+fn is_shells(status: Status) -> bool {
+    matches!(status, Status::Exited(2 | 126 | 127))
 }
 
 /// Whether the file is an ELF program whose class, byte order or machine differs from ours.

@@ -51,6 +51,36 @@ async fn what_cannot_be_executed_says_why() {
 
     let script = file("script", 0o755, b"#!/no/such/interpreter\n");
     assert_eq!(refusal(&script).await.0, StartFailure::WrongFormat);
+
+    // A program for another class of processor that runs here all the same: 32-bit x86, which
+    // exits with status 1. What it had to say is not taken from it.
+    let path = file("i386", 0o755, &elf_i386());
+    if Command::new(&path).run_blocking().unwrap().status.code() == Some(1) {
+        let tool = Tool::new(ToolKind::StorageDaemon, path);
+        let error = StorageDaemon::builder(tool).launch().await.unwrap_err();
+        assert!(matches!(error, LaunchError::Exited { .. }), "{error:?}");
+    }
+}
+
+/// `exit(1)` as a static program for i386: ELF header, program header, code.
+fn elf_i386() -> Vec<u8> {
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 1, 1, 1, 0];
+    elf.resize(16, 0);
+    elf.extend([2, 0, 3, 0]);
+    let base = 0x0804_8000u32;
+    for word in [1, base + 84, 52, 0, 0] {
+        elf.extend(u32::to_le_bytes(word));
+    }
+    for half in [52u16, 32, 1, 0, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    let size = 84 + 12;
+    for word in [1, 0, base, base, size, size, 5, 0x1000] {
+        elf.extend(u32::to_le_bytes(word));
+    }
+    // mov eax, 1; mov ebx, eax; int 0x80
+    elf.extend([0xb8, 1, 0, 0, 0, 0x89, 0xc3, 0xcd, 0x80, 0xf4, 0xf4, 0xf4]);
+    elf
 }
 
 #[tokio::test]
