@@ -8,7 +8,7 @@ use crate::deadlines::Deadlines;
 use crate::end::EndError;
 use crate::error::LaunchError;
 use crate::machine::Machine;
-use imgtools::process::{Output, ProcessError};
+use imgtools::process::{Output, ProcessError, Status};
 use imgtools::tools::{Tool, ToolKind, Version};
 use serde::Deserialize;
 use serde_json::Value;
@@ -145,7 +145,7 @@ async fn emulator(tool: &Tool, deadlines: Deadlines) -> Result<Probed, ProbeErro
                 None
             }
             Err(LaunchError::Exited { output, .. }) => {
-                let why = reason(&output.captured.stderr_text());
+                let why = reason(output.status, &output.captured.stderr_text());
                 last_refusal = Some(output);
                 Some(why)
             }
@@ -177,16 +177,15 @@ async fn emulator(tool: &Tool, deadlines: Deadlines) -> Result<Probed, ProbeErro
     })
 }
 
-/// The line of QEMU's complaint, without the program's name.
-fn reason(stderr: &str) -> String {
-    let line = stderr
-        .lines()
-        .rev()
-        .find(|l| !l.trim().is_empty())
-        .unwrap_or("no reason given");
-    line.split_once(": ")
-        .map_or(line, |(_, rest)| rest)
-        .to_owned()
+/// The line of QEMU's complaint, without the program's name; how it ended, if that says more.
+fn reason(status: Status, stderr: &str) -> String {
+    let line = stderr.lines().rev().find(|l| !l.trim().is_empty());
+    let line = line.map(|line| line.split_once(": ").map_or(line, |(_, rest)| rest));
+    match (status, line) {
+        (Status::Exited(_), Some(line)) => line.to_owned(),
+        (_, Some(line)) => format!("it {status}: {line}"),
+        (_, None) => format!("it {status} without a word"),
+    }
 }
 
 /// What both kinds of process answer.
@@ -301,7 +300,22 @@ mod tests {
     #[test]
     fn a_refusal_is_given_in_qemus_words() {
         let stderr = "qemu-system-x86_64: -accel qtest: invalid accelerator qtest\n\n";
-        assert_eq!(reason(stderr), "-accel qtest: invalid accelerator qtest");
-        assert_eq!(reason(""), "no reason given");
+        let refused = Status::Exited(1);
+        assert_eq!(
+            reason(refused, stderr),
+            "-accel qtest: invalid accelerator qtest"
+        );
+        assert_eq!(
+            reason(refused, ""),
+            "it exited with status 1 without a word"
+        );
+        let crash = Status::Signaled {
+            signal: 6,
+            core: false,
+        };
+        assert_eq!(
+            reason(crash, "qemu: x"),
+            "it was killed by signal 6 (SIGABRT): x"
+        );
     }
 }
