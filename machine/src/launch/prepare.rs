@@ -140,6 +140,9 @@ impl Draft {
             }
             Monitor::Connect(path) => {
                 let listener = self.listen(&path)?;
+                // QEMU may run in another directory.
+                let path = std::path::absolute(&path)
+                    .map_err(self.failed("a name for the monitor's socket"))?;
                 let name = if socket::fits(&path) {
                     path
                 } else {

@@ -1,6 +1,6 @@
 //! Launching: transports, relaunch, several at once, long paths.
 
-use crate::tools::{all, daemon, emulator, exists, fake, idle_vm, prelude, wait_all_gone};
+use crate::tools::{LONG, all, daemon, emulator, exists, fake, idle_vm, prelude, wait_all_gone};
 use imgtools::tools::ToolKind;
 use machine::args::Blockdev;
 use machine::{Deadlines, LaunchError, Monitor, Stage, StorageDaemon};
@@ -123,6 +123,27 @@ async fn the_monitor_can_listen_or_connect_at_short_and_long_paths() {
 }
 
 #[tokio::test]
+async fn a_relative_path_of_the_monitor_is_ours_whatever_directory_qemu_runs_in() {
+    let Some(tool) = daemon() else { return };
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let up = std::env::current_dir().unwrap().components().count() - 1;
+    let relative: PathBuf = std::iter::repeat_n("..", up).collect();
+    let relative = relative.join(ours.path().strip_prefix("/").unwrap());
+    // So deep that the same way up does not lead to the root.
+    let deep: PathBuf = std::iter::repeat_n("d", up).collect();
+    let deep = theirs.path().join(deep);
+    std::fs::create_dir_all(&deep).unwrap();
+    for monitor in [
+        Monitor::Listen(relative.join("s")),
+        Monitor::Connect(relative.join("s")),
+    ] {
+        let builder = StorageDaemon::builder(tool.clone()).monitor(monitor);
+        let daemon = builder.current_dir(&deep).launch().await.unwrap();
+        daemon.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_socket_of_the_callers_may_have_a_long_path() {
     let Some(tool) = daemon() else { return };
     let dir = tempfile::tempdir().unwrap();
@@ -236,13 +257,25 @@ exec sleep 1000"#;
 
 #[tokio::test]
 async fn the_exit_is_the_error_though_the_monitor_closed_long_before() {
+    let mut deadlines = Deadlines::default();
+    deadlines.terminate = LONG;
     let builder = StorageDaemon::builder(fake("exec 3>&-; echo last words >&2; exit 7"));
-    let error = builder.launch().await.unwrap_err();
+    let error = builder.deadlines(deadlines).launch().await.unwrap_err();
     let LaunchError::Exited { output, .. } = &error else {
         panic!("{error:?}")
     };
     assert_eq!(output.status.code(), Some(7));
     assert!(error.to_string().contains("last words"), "{error}");
+}
+
+#[tokio::test]
+async fn a_crash_at_the_start_tells_its_signal_and_command() {
+    let script = "echo last words >&2; kill -SEGV $$";
+    let error = StorageDaemon::builder(fake(script)).launch().await;
+    let text = error.unwrap_err().to_string();
+    for part in ["SIGSEGV", "last words", "command: ", "--monitor"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
 }
 
 #[tokio::test]
