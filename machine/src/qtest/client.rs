@@ -12,7 +12,22 @@ use tokio::sync::Mutex;
 /// can make us allocate. `read` answers with two digits a byte, so 16 MiB of memory fit.
 const MAX_LINE: usize = 33 << 20;
 
-/// Why a qtest request failed.
+/// How many interrupt changes are kept for [`Qtest::take_irqs`].
+const MAX_IRQS: usize = 1 << 16;
+
+/// How much of a request stands in an error.
+const MAX_SHOWN: usize = 200;
+
+/// A request as errors show it: the whole line, unless it carries much data.
+fn shown(line: &str) -> String {
+    let cut = line.floor_char_boundary(MAX_SHOWN);
+    match line.len() - cut {
+        0 => line.to_owned(),
+        more => format!("{}… ({more} bytes more)", &line[..cut]),
+    }
+}
+
+/// Why a qtest request failed. Of a long request the errors keep the beginning.
 #[derive(Debug, thiserror::Error)]
 pub enum QtestError {
     /// The accelerator has no virtual clock that can be moved.
@@ -94,12 +109,17 @@ struct Connection {
     stream: UnixStream,
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
-    /// Bytes of `incoming` known to hold no newline.
+    /// Bytes of `incoming` that are lines already taken.
+    taken: usize,
+    /// Bytes of `incoming` after which no newline was looked for yet.
     scanned: usize,
     /// Replies still to come for requests whose callers went away.
     owed: usize,
     irqs: VecDeque<Irq>,
 }
+
+/// What QEMU makes of a request.
+type Answer = Result<Vec<String>, QtestError>;
 
 impl Qtest {
     /// Uses one end of a connected socket; each request has this deadline.
@@ -113,6 +133,7 @@ impl Qtest {
             stream,
             outgoing: Vec::new(),
             incoming: Vec::new(),
+            taken: 0,
             scanned: 0,
             owed: 0,
             irqs: VecDeque::new(),
@@ -130,12 +151,13 @@ impl Qtest {
     pub async fn request(&self, request: &Request) -> Result<Vec<String>, QtestError> {
         let text = request.to_string();
         if text.contains('\n') {
-            return Err(QtestError::Newline { request: text });
+            let request = shown(&text);
+            return Err(QtestError::Newline { request });
         }
         let exchange = async { self.io.lock().await.exchange(&text).await };
         match tokio::time::timeout(self.deadline, exchange).await {
             Err(_) => Err(QtestError::TimedOut {
-                request: text,
+                request: shown(&text),
                 deadline: self.deadline,
             }),
             Ok(Err(QtestError::Refused {
@@ -156,7 +178,7 @@ impl Qtest {
         match values.first().and_then(|word| codec::number(word)) {
             Some(value) => Ok(value),
             None => Err(QtestError::BadReply {
-                request: request.to_string(),
+                request: shown(&request.to_string()),
                 values,
             }),
         }
@@ -227,12 +249,16 @@ impl Qtest {
     /// # Errors
     /// See [`QtestError`].
     pub async fn read_bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, QtestError> {
+        if length == 0 {
+            // QEMU aborts when asked for nothing (qtest_process_command).
+            return Ok(Vec::new());
+        }
         let request = Request::ReadBytes(address, length);
         let values = self.request(&request).await?;
         match values.first().and_then(|word| codec::bytes(word)) {
             Some(data) if data.len() == length => Ok(data),
             _ => Err(QtestError::BadReply {
-                request: request.to_string(),
+                request: shown(&request.to_string()),
                 values,
             }),
         }
@@ -243,86 +269,126 @@ impl Qtest {
     /// # Errors
     /// See [`QtestError`].
     pub async fn write_bytes(&self, address: u64, data: &[u8]) -> Result<(), QtestError> {
+        if data.is_empty() {
+            // QEMU refuses to write nothing.
+            return Ok(());
+        }
         self.request(&Request::WriteBytes(address, data.to_vec()))
             .await
             .map(drop)
     }
 
-    /// Takes the interrupt changes received so far. They arrive before the reply to the
-    /// request that caused them.
+    /// Takes the interrupt changes that came since the last call, the last 65536 of them. Those
+    /// that a request caused come before its reply.
+    ///
+    /// Nothing is read between calls, and a QEMU whose socket is full waits until something is.
+    /// A guest that runs under interception needs this, or any request, every few hundred changes.
     pub async fn take_irqs(&self) -> Vec<Irq> {
-        self.io.lock().await.irqs.drain(..).collect()
+        let mut io = self.io.lock().await;
+        io.look();
+        io.irqs.drain(..).collect()
     }
 }
 
 impl Connection {
-    async fn exchange(&mut self, request: &str) -> Result<Vec<String>, QtestError> {
-        let io = |source| QtestError::Io {
-            request: request.to_owned(),
-            source,
-        };
+    async fn exchange(&mut self, request: &str) -> Answer {
         self.outgoing.extend_from_slice(request.as_bytes());
         self.outgoing.push(b'\n');
         // Counted before the first await: from here on QEMU will answer, whether or not
         // this future lives to see it.
-        let mut to_skip = self.owed;
         self.owed += 1;
-        while !self.outgoing.is_empty() {
-            // `write` is cancel safe: dropped, it wrote nothing.
-            let n = self.stream.write(&self.outgoing).await.map_err(io)?;
-            self.outgoing.drain(..n);
-        }
+        let request = &shown(request);
         loop {
-            let answer = self.next_reply(request).await?;
-            self.owed -= 1;
-            if to_skip == 0 {
-                return answer;
+            while let Some(answer) = self.take_reply(request)? {
+                // The last of those owed is the one to this request.
+                if self.owed == 0 {
+                    return answer;
+                }
             }
-            to_skip -= 1;
+            self.transfer(request).await?;
         }
     }
 
-    /// Reads until a reply; the outer error is the connection's, the inner one QEMU's.
-    async fn next_reply(
-        &mut self,
-        request: &str,
-    ) -> Result<Result<Vec<String>, QtestError>, QtestError> {
-        let request = request.to_owned();
+    /// Sends or receives something. Receiving does not wait until all is sent: a QEMU that has
+    /// interrupts to tell does not read before those are taken. Dropped, nothing is lost.
+    async fn transfer(&mut self, request: &str) -> Result<(), QtestError> {
+        let (mut read, mut write) = self.stream.split();
+        let done = tokio::select! {
+            read = read.read_buf(&mut self.incoming) => match read {
+                Ok(0) => return Err(QtestError::Closed { request: request.to_owned() }),
+                read => read.map(drop),
+            },
+            written = write.write(&self.outgoing), if !self.outgoing.is_empty() => {
+                written.map(|count| drop(self.outgoing.drain(..count)))
+            }
+        };
+        done.map_err(|source| QtestError::Io {
+            request: request.to_owned(),
+            source,
+        })
+    }
+
+    /// Receives what is there, without waiting, and past tokio, which may not know of it yet.
+    /// That the connection broke is told by the next request.
+    fn look(&mut self) {
+        let mut chunk = [0; 4096];
         loop {
-            while let Some(line) = self.take_line() {
-                match Line::parse(&line) {
-                    Ok(Line::Irq(irq)) => self.irqs.push_back(irq),
-                    Ok(Line::Ok(values)) => return Ok(Ok(values)),
-                    Ok(Line::Fail(reply)) => {
-                        return Ok(Err(QtestError::Refused { request, reply }));
-                    }
-                    Err(source) => return Ok(Err(QtestError::BadLine { request, source })),
+            // Whoever wanted these replies went away.
+            while let Ok(Some(_)) = self.take_reply("") {}
+            match rustix::io::read(&self.stream, &mut chunk) {
+                Ok(count @ 1..) if self.incoming.len() <= MAX_LINE => {
+                    self.incoming.extend_from_slice(&chunk[..count]);
                 }
-            }
-            if self.incoming.len() > MAX_LINE {
-                let source = std::io::Error::other("the reply is longer than 33 MiB");
-                return Err(QtestError::Io { request, source });
-            }
-            match self.stream.read_buf(&mut self.incoming).await {
-                Ok(0) => return Err(QtestError::Closed { request }),
-                Ok(_) => {}
-                Err(source) => return Err(QtestError::Io { request, source }),
+                _ => return,
             }
         }
+    }
+
+    /// The next reply among what was received; the outer error is the connection's, the inner
+    /// one QEMU's. Interrupts before it are kept.
+    fn take_reply(&mut self, request: &str) -> Result<Option<Answer>, QtestError> {
+        while let Some(line) = self.take_line() {
+            let answer = match Line::parse(&line) {
+                Ok(Line::Irq(irq)) => {
+                    if self.irqs.len() == MAX_IRQS {
+                        self.irqs.pop_front();
+                    }
+                    self.irqs.push_back(irq);
+                    continue;
+                }
+                Ok(Line::Ok(values)) => Ok(values),
+                Ok(Line::Fail(reply)) => {
+                    let request = request.to_owned();
+                    Err(QtestError::Refused { request, reply })
+                }
+                Err(source) => {
+                    let request = request.to_owned();
+                    Err(QtestError::BadLine { request, source })
+                }
+            };
+            self.owed = self.owed.saturating_sub(1);
+            return Ok(Some(answer));
+        }
+        if self.incoming.len() > MAX_LINE {
+            let source = std::io::Error::other("the reply is longer than 33 MiB");
+            let request = request.to_owned();
+            return Err(QtestError::Io { request, source });
+        }
+        Ok(None)
     }
 
     fn take_line(&mut self) -> Option<String> {
-        let Some(end) = self.incoming[self.scanned..]
-            .iter()
-            .position(|b| *b == b'\n')
-        else {
+        let rest = &self.incoming[self.scanned..];
+        let Some(length) = rest.iter().position(|b| *b == b'\n') else {
+            self.incoming.drain(..self.taken);
+            self.taken = 0;
             self.scanned = self.incoming.len();
             return None;
         };
-        let rest = self.incoming.split_off(self.scanned + end + 1);
-        let line = std::mem::replace(&mut self.incoming, rest);
-        self.scanned = 0;
-        Some(String::from_utf8_lossy(&line).into_owned())
+        let end = self.scanned + length + 1;
+        let line = String::from_utf8_lossy(&self.incoming[self.taken..end]).into_owned();
+        (self.taken, self.scanned) = (end, end);
+        Some(line)
     }
 }
 
@@ -363,6 +429,46 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn interrupts_are_seen_without_a_request() {
+        let (ours, mut theirs) = StdUnixStream::pair().unwrap();
+        let qtest = Qtest::new(ours, Duration::from_secs(20)).unwrap();
+        let mut tell = |text: &str| std::io::Write::write_all(&mut theirs, text.as_bytes());
+        tell("IRQ raise 1\nIRQ lo").unwrap();
+        assert_eq!(qtest.take_irqs().await.len(), 1);
+        tell("wer 1\n").unwrap();
+        let irqs = qtest.take_irqs().await;
+        assert_eq!((irqs.len(), irqs[0].raised), (1, false));
+        drop(theirs);
+        assert!(qtest.take_irqs().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn interrupts_are_taken_while_a_request_is_sent_and_only_so_many_kept() {
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        let qtest = Qtest::new(ours, Duration::from_secs(20)).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let theirs = UnixStream::from_std(theirs).unwrap();
+        // Reads nothing before all its news are taken, as QEMU does.
+        let peer = async move {
+            let (read, mut write) = theirs.into_split();
+            for number in 0..MAX_IRQS + 5 {
+                let line = format!("IRQ raise {number}\n");
+                write.write_all(line.as_bytes()).await.unwrap();
+            }
+            let mut request = String::new();
+            BufReader::new(read).read_line(&mut request).await.unwrap();
+            write.write_all(b"OK\n").await.unwrap();
+            request.len()
+        };
+        let data = vec![0; 1 << 20];
+        let peer = tokio::spawn(peer);
+        qtest.write_bytes(0, &data).await.unwrap();
+        assert!(peer.await.unwrap() > 2 * data.len());
+        let irqs = qtest.take_irqs().await;
+        assert_eq!((irqs.len(), irqs[0].number), (MAX_IRQS, 5));
+    }
+
+    #[tokio::test]
     async fn a_clock_command_without_qtest_accelerator_says_so() {
         let qtest = peer(|line| format!("FAIL Unknown command '{line}'\n"));
         let error = qtest.clock_step(1).await.unwrap_err();
@@ -370,6 +476,11 @@ mod tests {
             matches!(error, QtestError::NoVirtualClock { .. }),
             "{error}"
         );
+        let error = qtest.write_bytes(0, &[0; 4096]).await.unwrap_err();
+        let QtestError::Refused { request, .. } = error else {
+            panic!("{error}")
+        };
+        assert!(request.ends_with("(8011 bytes more)"), "{request}");
         let error = qtest.read(Width::Byte, 0).await.unwrap_err();
         assert!(matches!(error, QtestError::Refused { .. }), "{error}");
     }

@@ -169,6 +169,9 @@ async fn qtest_reads_and_writes_but_has_no_clock_under_another_accelerator() {
     assert_eq!(qtest.read(Width::Word, 0x1000).await.unwrap(), 0x6261);
     qtest.write(Width::Quad, 0x1000, u64::MAX).await.unwrap();
     assert_eq!(qtest.read(Width::Quad, 0x1000).await.unwrap(), u64::MAX);
+    // QEMU refuses or aborts if it is asked for nothing; so it is not asked.
+    qtest.write_bytes(0x1000, b"").await.unwrap();
+    assert_eq!(qtest.read_bytes(0x1000, 0).await.unwrap(), b"");
     let error = qtest.clock_step(1).await.unwrap_err();
     assert!(
         matches!(error, QtestError::NoVirtualClock { .. }),
