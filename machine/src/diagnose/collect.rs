@@ -14,6 +14,9 @@ const TRANSCRIPT: usize = 20;
 /// Characters of the output in a report.
 const LOG_TAIL: usize = 4000;
 
+/// The least time for reading /proc, which as a rule takes next to none.
+const PROC: Duration = Duration::from_millis(500);
+
 /// Questions, the ones that need the least of QEMU first. A command that the binary does not
 /// have is answered with an error, which is as good.
 const QUESTIONS: [&str; 6] = [
@@ -63,7 +66,7 @@ impl Diagnoser {
     }
 
     /// Collects what can be had in this time all told. What the kernel and we ourselves know of the
-    /// process is always there; for what has to be asked the time may be over.
+    /// process is there also when it is over; for what has to be asked it may be.
     pub async fn collect_within(&self, time: Duration) -> Diagnosis {
         self.collect_in(Instant::now().checked_add(time)).await
     }
@@ -77,17 +80,22 @@ impl Diagnoser {
         let pid = self.child.pid();
         let ended = self.child.try_wait();
         // A process id belongs to its process only until that is reaped.
-        let processes = if ended.is_none() {
-            procfs::tree(pid)
-        } else {
-            Vec::new()
+        let step = self.deadlines.diagnose_command;
+        let processes = match ended {
+            None => apart(left(step).max(PROC), move || procfs::tree(pid)).await,
+            Some(_) => None,
         };
+        let processes = processes.unwrap_or_default();
         let stopped = processes.iter().any(procfs::ProcessState::is_stopped);
         let qmp = self.ask(ended.is_some(), stopped, left).await;
         let transcript = self.qmp.iter().flat_map(|q| q.transcript_tail(TRANSCRIPT));
         let transcript = transcript.map(|line| line.to_string()).collect();
         let mut backtraces = Vec::new();
         for process in processes.iter().filter(|p| !p.is_dead()) {
+            if self.child.try_wait().is_some() {
+                // By now its id may be another process's.
+                break;
+            }
             let step = self.deadlines.diagnose_backtrace;
             let taken = backtrace::take(process.pid, left(step));
             let text = match end {
@@ -102,6 +110,8 @@ impl Diagnoser {
                 text,
             });
         }
+        // What it printed before it answered may still be on its way.
+        let _ = tokio::time::timeout(left(step), self.child.drained()).await;
         let log = self.child.output().combined_text();
         let skip = log.chars().count().saturating_sub(LOG_TAIL);
         Diagnosis {
@@ -154,6 +164,20 @@ impl Diagnoser {
     }
 }
 
+/// Does this in a thread of its own, which is left behind if it takes longer: the kernel lets who
+/// reads about a process wait for as long as the process itself hangs (`mmap_lock`).
+async fn apart<T: Send + 'static>(
+    deadline: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("procfs".to_owned())
+        .spawn(move || done.send(work()))
+        .ok()?;
+    tokio::time::timeout(deadline, result).await.ok()?.ok()
+}
+
 /// `None` if there was no answer in time.
 async fn question(
     client: &qmp::Client,
@@ -164,5 +188,19 @@ async fn question(
     match answer {
         Err(error) if error.is_timeout() => None,
         answer => Some(answer.map_err(|error| error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kernel_that_does_not_answer_holds_up_nobody() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let hang = apart(Duration::from_millis(5), move || held.recv().is_ok());
+        assert_eq!(hang.await, None);
+        drop(release);
+        assert_eq!(apart(Duration::MAX, || 7).await, Some(7));
     }
 }

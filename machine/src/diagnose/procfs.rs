@@ -38,11 +38,11 @@ pub struct ThreadState {
 }
 
 impl ProcessState {
-    /// Whether the process is stopped by a signal or a debugger, so that asking it
-    /// anything is in vain.
+    /// Whether the process is stopped by a signal, so that asking it anything is in vain. One
+    /// under a tracer (`t`) may only be between two system calls that strace looks at.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        matches!(self.state, 'T' | 't')
+        self.state == 'T'
     }
 
     /// Whether the process has ended and only waits to be reaped.
@@ -182,6 +182,20 @@ mod tests {
         assert!(me.threads.iter().any(|t| t.tid == me.pid));
         assert!(me.fds.iter().any(|(fd, _)| *fd == 1));
         assert!(!me.is_dead() && !me.is_stopped());
+    }
+
+    #[test]
+    fn a_traced_process_is_not_taken_for_a_stopped_one() {
+        let mut process = read(std::process::id()).unwrap();
+        for (state, stopped, dead) in [
+            ('T', true, false),
+            ('t', false, false),
+            ('D', false, false),
+            ('Z', false, true),
+        ] {
+            process.state = state;
+            assert_eq!((process.is_stopped(), process.is_dead()), (stopped, dead));
+        }
     }
 
     #[test]

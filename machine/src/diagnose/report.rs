@@ -77,7 +77,9 @@ impl fmt::Display for Diagnosis {
         writeln!(f, "  command: {}", self.command)?;
         match self.ended {
             Some(status) => writeln!(f, "  the process has ended: it {status}")?,
-            None if self.processes.is_empty() => writeln!(f, "  the process is not in /proc")?,
+            None if self.processes.is_empty() => {
+                writeln!(f, "  /proc tells nothing of the process")?
+            }
             None => {}
         }
         for process in &self.processes {

@@ -19,6 +19,7 @@ async fn a_living_machine_tells_jobs_graph_and_threads() {
         };
         let tool = prelude(&tool, "echo a warning >&2");
         let mut deadlines = Deadlines::default();
+        deadlines.diagnose_command = LONG;
         deadlines.diagnose_backtrace = Duration::from_millis(1);
         let builder = StorageDaemon::builder(tool)
             .blockdev(&slow("a"))
@@ -60,10 +61,19 @@ async fn a_stopped_machine_is_explained_within_bounds_and_stays_stopped() {
         .into_iter()
         .chain(all(ToolKind::StorageDaemon))
     {
+        // Were it asked over QMP, it would be waited for as long as this.
+        let mut deadlines = Deadlines::default();
+        deadlines.diagnose_command = LONG;
         let machine = match tool.kind {
-            ToolKind::System => idle_vm(tool).launch().await.unwrap(),
-            _ => StorageDaemon::builder(tool).launch().await.unwrap(),
+            ToolKind::System => idle_vm(tool).deadlines(deadlines).launch().await,
+            _ => {
+                StorageDaemon::builder(tool)
+                    .deadlines(deadlines)
+                    .launch()
+                    .await
+            }
         };
+        let machine = machine.unwrap();
         machine.signal(Signal::SIGSTOP);
         wait_stopped(machine.pid());
         let begun = Instant::now();
@@ -134,7 +144,11 @@ async fn a_dead_machine_is_explained_after_its_end() {
 #[tokio::test]
 async fn stacks_are_taken_where_a_debugger_is() {
     let Some(tool) = daemon() else { return };
-    let daemon = StorageDaemon::builder(tool).launch().await.unwrap();
+    let mut deadlines = Deadlines::default();
+    deadlines.diagnose_command = LONG;
+    deadlines.diagnose_backtrace = LONG;
+    let builder = StorageDaemon::builder(tool).deadlines(deadlines);
+    let daemon = builder.launch().await.unwrap();
     let diagnosis = daemon.diagnose().await;
     match &diagnosis.backtraces[0].text {
         Ok(text) => assert!(text.contains("poll") && text.contains("#0"), "{text}"),
