@@ -1,6 +1,6 @@
 //! Each mistake has its own precise error.
 
-use crate::tools::{all, daemon, emulator, idle_vm};
+use crate::tools::{all, daemon, elsewhere, emulator, idle_vm};
 use imgtools::process::Command;
 use imgtools::tools::{Tool, ToolKind};
 use machine::args::{Blockdev, Device, Incoming, NbdServer};
@@ -197,23 +197,10 @@ async fn a_bad_node_is_told_in_qemus_words() {
     }
 }
 
-/// Runs in a process of its own, because the limit is one of the process.
 #[test]
 fn exhausted_descriptors_are_told() {
     let Some(tool) = daemon() else { return };
-    let name = "bad_input::exhausted_descriptors_are_told";
-    if std::env::var_os("MACHINE_TEST_FEW_FDS").is_none() {
-        let me = std::env::current_exe().unwrap();
-        let child = std::process::Command::new(me)
-            .args([name, "--exact", "--nocapture", "--test-threads=1"])
-            .env("MACHINE_TEST_FEW_FDS", "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&child.stdout);
-        assert!(
-            child.status.success() && text.contains("1 passed"),
-            "{text}"
-        );
+    if elsewhere("bad_input::exhausted_descriptors_are_told") {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()

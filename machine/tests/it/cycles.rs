@@ -1,6 +1,6 @@
 //! Many lives, one after the other: nothing fails, nothing is left.
 
-use crate::tools::{all, idle_vm};
+use crate::tools::{all, elsewhere, idle_vm};
 use imgtools::tools::ToolKind;
 use machine::diagnose::procfs;
 use machine::{Machine, StorageDaemon};
@@ -46,31 +46,6 @@ impl Holdings {
     }
 }
 
-/// Runs one of these tests in a process of its own, so that what it counts is its own.
-/// Returns false in the process that is to do the work.
-fn elsewhere(name: &str) -> bool {
-    if std::env::var_os("MACHINE_TEST_ALONE").is_some() {
-        return false;
-    }
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([
-            &format!("cycles::{name}"),
-            "--exact",
-            "--nocapture",
-            "--test-threads=1",
-        ])
-        .env("MACHINE_TEST_ALONE", "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{text}"
-    );
-    println!("{text}");
-    true
-}
-
 async fn cycle(count: usize, launch: impl AsyncFn() -> Machine) {
     let dir = tempfile::tempdir().unwrap();
     std::env::set_current_dir(dir.path()).unwrap();
@@ -90,7 +65,7 @@ async fn cycle(count: usize, launch: impl AsyncFn() -> Machine) {
 
 #[test]
 fn five_hundred_storage_daemons_live_and_die() {
-    if elsewhere("five_hundred_storage_daemons_live_and_die") {
+    if elsewhere("cycles::five_hundred_storage_daemons_live_and_die") {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -108,7 +83,7 @@ fn five_hundred_storage_daemons_live_and_die() {
 
 #[test]
 fn a_hundred_emulators_live_and_die() {
-    if elsewhere("a_hundred_emulators_live_and_die") {
+    if elsewhere("cycles::a_hundred_emulators_live_and_die") {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()

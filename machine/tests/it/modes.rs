@@ -1,6 +1,6 @@
 //! How the guest is kept from running, on the emulators at hand.
 
-use crate::tools::{all, skip};
+use crate::tools::{LONG, all, skip};
 use imgtools::tools::{Tool, ToolKind};
 use machine::accel::{Accel, Mode};
 use machine::args::{Blockdev, Device};
@@ -107,9 +107,7 @@ async fn the_idle_rom_halts_the_processor() {
         );
         // The CPU comes to the HLT in its own time; each question lets it.
         let halted = async { while !vm.hmp("info registers").await.unwrap().contains("HLT=1") {} };
-        tokio::time::timeout(Deadlines::default().exit, halted)
-            .await
-            .unwrap();
+        tokio::time::timeout(LONG, halted).await.unwrap();
         let registers = vm.hmp("info registers").await.unwrap();
         assert!(
             registers.contains("EIP=0000fff2"),
@@ -127,9 +125,7 @@ async fn a_native_machine_runs_its_firmware() {
         assert_eq!(run_state(&vm).await, "running");
         // The firmware reads the boot sector.
         let booting = async { while reads(&vm).await == 0 {} };
-        tokio::time::timeout(Deadlines::default().exit, booting)
-            .await
-            .unwrap();
+        tokio::time::timeout(LONG, booting).await.unwrap();
         vm.shutdown().await.unwrap();
     }
 }

@@ -104,6 +104,26 @@ pub(crate) fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// Runs this test in a process of its own, so that what it counts or limits there is its own.
+/// Returns false in the process that is to do the work.
+pub(crate) fn elsewhere(test: &str) -> bool {
+    if std::env::var_os("MACHINE_TEST_ALONE").is_some() {
+        return false;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env("MACHINE_TEST_ALONE", "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+    println!("{text}");
+    true
+}
+
 /// Waits until everybody has closed the other end of the pipe: all who had it are dead.
 pub(crate) fn wait_all_gone(reader: &std::io::PipeReader) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
