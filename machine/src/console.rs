@@ -1,9 +1,11 @@
 //! The guest's serial console: everything it printed, and a way to type.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 
 /// The most that is kept; what comes later than this many bytes is dropped and counted.
@@ -11,13 +13,12 @@ const CAP: usize = 16 << 20;
 
 /// A guest's serial console.
 ///
-/// A thread reads it from the start, so the guest never waits for us and nothing is missed;
-/// the thread ends with the process.
+/// A task reads it from the start, so that nothing is missed; it ends with the process.
 #[derive(Debug, Clone)]
 pub struct Console {
     log: Arc<Mutex<Log>>,
     changed: watch::Receiver<()>,
-    input: Arc<UnixStream>,
+    input: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
 }
 
 #[derive(Debug, Default)]
@@ -56,44 +57,29 @@ pub enum ConsoleError {
     /// Input could not be sent.
     #[error("failed to type on the console")]
     Write(#[source] std::io::Error),
+    /// The guest does not read what is typed.
+    #[error("failed to type on the console within {deadline:?}: the guest does not read")]
+    NotRead {
+        /// The budget.
+        deadline: Duration,
+    },
 }
 
 impl Console {
     /// Reads one end of a connected socket.
     ///
     /// # Errors
-    /// If the socket cannot be duplicated or the thread not be started.
-    pub fn new(stream: UnixStream) -> std::io::Result<Self> {
+    /// If the socket cannot be registered with the running tokio runtime.
+    pub fn new(stream: StdUnixStream) -> std::io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let (source, input) = UnixStream::from_std(stream)?.into_split();
         let (sender, changed) = watch::channel(());
         let log = Arc::new(Mutex::new(Log::default()));
-        let mut source = stream.try_clone()?;
-        let target = Arc::clone(&log);
-        let run = move || {
-            let mut chunk = [0; 4096];
-            loop {
-                let read = match source.read(&mut chunk) {
-                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                    read => read.unwrap_or(0),
-                };
-                let mut log = target.lock().unwrap_or_else(PoisonError::into_inner);
-                let keep = read.min(CAP.saturating_sub(log.bytes.len()));
-                log.bytes.extend_from_slice(&chunk[..keep]);
-                log.dropped += (read - keep) as u64;
-                log.closed = read == 0;
-                drop(log);
-                sender.send_replace(());
-                if read == 0 {
-                    return;
-                }
-            }
-        };
-        std::thread::Builder::new()
-            .name("console".to_owned())
-            .spawn(run)?;
+        tokio::spawn(read(source, Arc::clone(&log), sender));
         Ok(Self {
             log,
             changed,
-            input: Arc::new(stream),
+            input: Arc::new(tokio::sync::Mutex::new(input)),
         })
     }
 
@@ -132,21 +118,24 @@ impl Console {
             text.chars().skip(chars.saturating_sub(400)).collect()
         };
         let search = async {
+            // Where it can begin that was not looked at yet.
+            let mut from = 0;
             loop {
                 changed.mark_unchanged();
-                let text = self.text();
-                if text.contains(wanted) {
-                    return Ok(text);
+                let (found, length, closed) = self.with(|log| {
+                    let found = position(&log.bytes[from..], wanted.as_bytes());
+                    (found, log.bytes.len(), log.closed)
+                });
+                if found.is_some() {
+                    return Ok(self.text());
                 }
-                if self.with(|log| log.closed) || changed.changed().await.is_err() {
-                    // The last bytes come with the news of the end.
-                    return match self.text() {
-                        text if text.contains(wanted) => Ok(text),
-                        _ => Err(ConsoleError::Closed {
-                            wanted: wanted.to_owned(),
-                            tail: tail(),
-                        }),
-                    };
+                from = from.max((length + 1).saturating_sub(wanted.len()));
+                // The sender is gone when the task is, with its runtime.
+                if closed || changed.changed().await.is_err() {
+                    return Err(ConsoleError::Closed {
+                        wanted: wanted.to_owned(),
+                        tail: tail(),
+                    });
                 }
             }
         };
@@ -161,24 +150,63 @@ impl Console {
             })
     }
 
+    /// Waits until the process has closed it: the log is complete then.
+    pub async fn closed(&self) {
+        let mut changed = self.changed.clone();
+        while !self.with(|log| log.closed) && changed.changed().await.is_ok() {}
+    }
+
     /// Types. A few KiB fit the socket's buffer; more waits for the guest.
     ///
     /// # Errors
-    /// If the process has closed the console.
-    pub fn send(&self, bytes: &[u8]) -> Result<(), ConsoleError> {
-        (&*self.input).write_all(bytes).map_err(ConsoleError::Write)
+    /// If the process has closed the console, or does not take all in time; then a part of it may
+    /// have been typed.
+    pub async fn send(&self, bytes: &[u8], deadline: Duration) -> Result<(), ConsoleError> {
+        let write = async { self.input.lock().await.write_all(bytes).await };
+        match tokio::time::timeout(deadline, write).await {
+            Ok(written) => written.map_err(ConsoleError::Write),
+            Err(_) => Err(ConsoleError::NotRead { deadline }),
+        }
+    }
+}
+
+/// Appends to the log until the other end is closed.
+async fn read(mut source: OwnedReadHalf, log: Arc<Mutex<Log>>, changed: watch::Sender<()>) {
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        let read = source.read(&mut chunk).await.unwrap_or(0);
+        {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            let keep = read.min(CAP.saturating_sub(log.bytes.len()));
+            log.bytes.extend_from_slice(&chunk[..keep]);
+            log.dropped += (read - keep) as u64;
+            log.closed = read == 0;
+        }
+        changed.send_replace(());
+        if read == 0 {
+            return;
+        }
+    }
+}
+
+/// Where this stands in the text first.
+fn position(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    match wanted.len() {
+        0 => Some(0),
+        length => text.windows(length).position(|part| part == wanted),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
 
     const LONG: Duration = Duration::from_secs(20);
 
     #[tokio::test]
     async fn text_is_found_whenever_it_was_printed() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (ours, mut theirs) = StdUnixStream::pair().unwrap();
         let console = Console::new(ours).unwrap();
         theirs.write_all(b"SeaBIOS\r\n").unwrap();
         console.wait_for("SeaBIOS", LONG).await.unwrap();
@@ -188,7 +216,7 @@ mod tests {
             console.wait_for("login", LONG).await.unwrap(),
             "SeaBIOS\r\nlogin: "
         );
-        console.send(b"root\n").unwrap();
+        console.send(b"root\n", LONG).await.unwrap();
         let mut typed = [0; 5];
         theirs.read_exact(&mut typed).unwrap();
         assert_eq!(&typed, b"root\n");
@@ -196,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_console_ends_the_wait_and_keeps_the_log() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (ours, mut theirs) = StdUnixStream::pair().unwrap();
         let console = Console::new(ours).unwrap();
         theirs.write_all(b"last words").unwrap();
         drop(theirs);
@@ -209,8 +237,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn text_is_found_across_pieces_and_the_end_is_awaited() {
+        let (ours, mut theirs) = StdUnixStream::pair().unwrap();
+        let console = Console::new(ours).unwrap();
+        let waiting = tokio::spawn({
+            let console = console.clone();
+            async move { console.wait_for("login: ", LONG).await }
+        });
+        for piece in ["x", "lo", "gi", "n", ": "] {
+            theirs.write_all(piece.as_bytes()).unwrap();
+            // So long that each piece is seen for itself.
+            console.wait_for(piece, LONG).await.unwrap();
+        }
+        assert_eq!(waiting.await.unwrap().unwrap(), "xlogin: ");
+        let end = vec![b'e'; 100_000];
+        let writer = std::thread::spawn(move || theirs.write_all(&end).map(|()| drop(theirs)));
+        console.closed().await;
+        assert_eq!(console.log().len(), 8 + 100_000);
+        writer.join().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn typing_to_a_guest_that_does_not_read_meets_the_deadline() {
+        let (ours, _theirs) = StdUnixStream::pair().unwrap();
+        let console = Console::new(ours).unwrap();
+        let typed = console.send(&[b'x'; 4 << 20], Duration::from_millis(5));
+        let error = typed.await.unwrap_err();
+        assert!(matches!(error, ConsoleError::NotRead { .. }), "{error}");
+    }
+
+    #[tokio::test]
     async fn a_silent_console_meets_the_deadline() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (ours, _theirs) = StdUnixStream::pair().unwrap();
         let console = Console::new(ours).unwrap();
         let error = console
             .wait_for("x", Duration::from_millis(5))

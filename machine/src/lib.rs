@@ -10,6 +10,27 @@
 //!   way to start a machine whose guest does nothing.
 //! - [`Machine::diagnose`] explains one that hangs.
 //!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use machine::args::Blockdev;
+//! use machine::host::BlockHost;
+//! use machine::imgtools::tools::{Finder, ToolKind};
+//! use machine::StorageDaemon;
+//!
+//! let tool = Finder::new().find(ToolKind::StorageDaemon)?;
+//! let daemon = StorageDaemon::builder(tool)
+//!     .blockdev(&Blockdev::new("null-co").node("disk"))
+//!     .launch()
+//!     .await?;
+//! println!("{}", daemon.graph().await?);
+//! daemon.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Tools and processes are those of [`imgtools`], the monitor is a client of [`qmp`]; both
+//! crates are re-exported, so that their types here are those of the same versions.
+//!
 //! Nothing here knows that tests exist. The crate is silent but for `tracing` events.
 #![forbid(unsafe_code)]
 
@@ -29,6 +50,8 @@ pub mod probe;
 pub mod qtest;
 pub mod socket;
 mod wrapper;
+
+pub use {imgtools, qmp};
 
 pub use builder::{Builder, Monitor, Qemu, StorageDaemon};
 pub use console::{Console, ConsoleError};

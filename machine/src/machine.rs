@@ -10,6 +10,7 @@ use crate::launch::Cleanup;
 use crate::probe::Program;
 use crate::qtest::Qtest;
 use imgtools::process::{Captured, Child, CommandLine, Signal, Status};
+use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -169,15 +170,8 @@ impl Machine {
     /// # Errors
     /// As the command, which a storage daemon does not have.
     pub async fn add_fd(&self, set: Option<u64>, fd: OwnedFd) -> Result<u64, qmp::Error> {
-        let args = match set {
-            Some(set) => serde_json::json!({ "fdset-id": set }),
-            None => serde_json::json!({}),
-        };
-        let reply = self.qmp().execute_with_fd("add-fd", args, fd).await?;
-        Ok(reply
-            .get("fdset-id")
-            .and_then(serde_json::Value::as_u64)
-            .unwrap_or_default())
+        let added = self.qmp().call(AddFd { fdset_id: set }).fd(fd).await?;
+        Ok(added.fdset_id)
     }
 
     /// Sends a signal to the process. False if it has ended.
@@ -203,6 +197,26 @@ impl Machine {
     pub async fn diagnose(&self) -> Diagnosis {
         self.diagnoser().collect().await
     }
+}
+
+/// `add-fd`.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct AddFd {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fdset_id: Option<u64>,
+}
+
+/// The part of `AddfdInfo` that matters.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct AddedFd {
+    fdset_id: u64,
+}
+
+impl qmp::Command for AddFd {
+    const NAME: &'static str = "add-fd";
+    type Return = AddedFd;
 }
 
 impl Drop for Machine {

@@ -149,6 +149,11 @@ impl Machine {
         let name = self.parts.name.clone();
         let waited = self.parts.child.wait().await;
         self.ended = true;
+        if let Some(console) = &self.parts.console {
+            // The last words are on their way; the time is for a daemon that holds it open.
+            let budget = self.parts.deadlines.terminate;
+            let _ = tokio::time::timeout(budget, console.closed()).await;
+        }
         let output = waited.map_err(|source| {
             let source = Box::new(source);
             EndError::Lost {

@@ -1,7 +1,7 @@
 //! The end: ladder, crashes, drops.
 
 use crate::tools::{
-    LONG, all, daemon, emulator, exists, fake, idle_vm, impatient, prelude, wait_all_gone,
+    LONG, all, daemon, emulator, exists, fake_monitor, idle_vm, impatient, prelude, wait_all_gone,
     wait_stopped,
 };
 use imgtools::process::Signal;
@@ -370,18 +370,10 @@ fn a_session_that_ended_with_its_runtime_does_not_hold_up_the_end() {
 
 #[tokio::test]
 async fn a_refused_quit_goes_on_to_the_next_rung() {
-    // QMP that knows no quit.
-    let script = r#"printf '{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}, "package": ""}, "capabilities": []}}\r\n' >&3
-while read -r line <&3; do
-  id=$(printf '%s' "$line" | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p')
-  case $line in
-    *qmp_capabilities*) printf '{"return": {}, "id": "%s"}\r\n' "$id" >&3 ;;
-    *) printf '{"error": {"class": "CommandNotFound", "desc": "no"}, "id": "%s"}\r\n' "$id" >&3 ;;
-  esac
-done"#;
+    let refuse = r#""error": {"class": "CommandNotFound", "desc": "no"}"#;
     let mut deadlines = Deadlines::default();
     deadlines.terminate = LONG;
-    let machine = StorageDaemon::builder(fake(script))
+    let machine = StorageDaemon::builder(fake_monitor(refuse, ":"))
         .blockdev(&Blockdev::new("null-co").node("n"))
         .deadlines(deadlines)
         .launch()

@@ -1,18 +1,17 @@
 //! Talking: HMP, descriptors, secrets, console, qtest, output.
 
-use crate::tools::{all, daemon, emulator, idle_vm, prelude};
+use crate::tools::{LONG, all, daemon, emulator, fake_monitor, idle_vm, prelude};
 use imgtools::probe::NO_CPU_TIME;
 use imgtools::tools::ToolKind;
 use machine::accel::Accel;
 use machine::args::{Blockdev, Object};
 use machine::qtest::{QtestError, Width};
-use machine::{Qemu, StorageDaemon};
+use machine::{Deadlines, Qemu, StorageDaemon};
 use serde_json::json;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 #[tokio::test]
 async fn hmp_commands_run_over_qmp() {
@@ -81,6 +80,15 @@ async fn descriptors_are_passed_on_the_command_line_and_over_qmp() {
 }
 
 #[tokio::test]
+async fn an_fd_set_without_a_number_is_an_error() {
+    let builder = StorageDaemon::builder(fake_monitor(r#""return": {}"#, ":"));
+    let machine = builder.launch().await.unwrap();
+    let error = machine.add_fd(None, file_with("")).await.unwrap_err();
+    assert!(error.to_string().contains("add-fd"), "{error}");
+    machine.kill().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_secret_stands_neither_in_arguments_nor_in_messages() {
     for tool in all(ToolKind::StorageDaemon) {
         let dir = tempfile::tempdir().unwrap();
@@ -143,15 +151,27 @@ async fn the_guests_console_is_logged_from_the_start() {
             .await
             .unwrap();
     }
-    let text = console
-        .wait_for("hello\n", Duration::from_secs(60))
-        .await
-        .unwrap();
+    let text = console.wait_for("hello\n", LONG).await.unwrap();
     assert_eq!(text, "hello\n");
     let log = console.clone();
     vm.shutdown().await.unwrap();
     assert_eq!(log.log(), b"hello\n");
-    assert!(log.wait_for("more", Duration::from_secs(60)).await.is_err());
+    assert!(log.wait_for("more", LONG).await.is_err());
+}
+
+#[tokio::test]
+async fn the_console_is_whole_after_the_end() {
+    // So much that it cannot be read in one go when the end is seen.
+    let last_words = "head -c 2000000 /dev/zero >&4; exit 0";
+    let mut tool = fake_monitor(r#""return": {}"#, last_words);
+    tool.kind = ToolKind::System;
+    let mut deadlines = Deadlines::default();
+    (deadlines.quit, deadlines.terminate) = (LONG, LONG);
+    let builder = Qemu::builder(tool).console().deadlines(deadlines);
+    let vm = builder.launch().await.unwrap();
+    let console = vm.console().unwrap().clone();
+    vm.shutdown().await.unwrap();
+    assert_eq!(console.log().len(), 2_000_000);
 }
 
 #[tokio::test]

@@ -69,6 +69,23 @@ pub(crate) fn fake(script: &str) -> Tool {
         .with_option("fake")
 }
 
+/// A monitor that negotiates, answers all else with this member (`"return": {}`), and then does
+/// this.
+pub(crate) fn fake_monitor(answer: &str, then: &str) -> Tool {
+    let version = r#"{"qemu": {"micro": 0, "minor": 0, "major": 9}, "package": ""}"#;
+    fake(&format!(
+        r#"say() {{ printf '%s\r\n' "$1" >&3; }}
+say '{{"QMP": {{"version": {version}, "capabilities": []}}}}'
+while read -r line <&3; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p')
+  case $line in
+    *qmp_capabilities*) say '{{"return": {{}}, "id": "'$id'"}}' ;;
+    *) say '{{{answer}, "id": "'$id'"}}'; {then} ;;
+  esac
+done"#
+    ))
+}
+
 /// A script that runs a real storage daemon after its own part.
 pub(crate) fn prelude(tool: &Tool, script: &str) -> Tool {
     fake(&format!("{script}\nexec {} \"$@\"", tool.path.display()))
