@@ -28,6 +28,7 @@ pub(crate) struct Parts {
     pub(crate) expected: Expected,
     pub(crate) started: SystemTime,
     pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) report_file: Option<PathBuf>,
     pub(crate) node_io: Option<Arc<dyn NodeIo>>,
     pub(crate) on_drop: Option<DropHook>,
     /// Held for its drop.

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 
 /// A program put in front of QEMU's command line. It has to keep inherited descriptors
 /// open, which all of these do.
+///
+/// If our process is killed by SIGKILL, the kernel kills what we started. A wrapper that stays
+/// QEMU's parent is that, QEMU itself is not: it is left to who adopts it, such as a supervisor
+/// that is a sub-reaper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wrapper {
@@ -20,7 +24,8 @@ pub enum Wrapper {
     Valgrind {
         /// More options.
         options: Vec<String>,
-        /// Where reports go instead of stderr; `%p` stands for the process id.
+        /// Where reports go instead of stderr; `%p` stands for the process id. Those about QEMU
+        /// are looked for there when it has ended.
         log_file: Option<PathBuf>,
     },
     /// `strace`, following children.
@@ -97,6 +102,17 @@ impl Wrapper {
         words
     }
 
+    /// Where its reports about this process are, if not in the output.
+    pub(crate) fn report_file(&self, pid: u32) -> Option<PathBuf> {
+        let Wrapper::Valgrind { log_file, .. } = self else {
+            return None;
+        };
+        let file = log_file.as_ref()?;
+        // A name that is no text is used as it stands.
+        let expanded = file.to_str().map(|f| f.replace("%p", &pid.to_string()));
+        Some(expanded.map_or_else(|| file.clone(), PathBuf::from))
+    }
+
     /// By how much the wrapper slows QEMU down: deadlines are multiplied by it. A debugger
     /// waits for a human.
     #[must_use]
@@ -146,5 +162,17 @@ mod tests {
         assert_eq!(line(&Wrapper::Rr { output: None }), "rr record");
         assert_eq!(line(&Wrapper::Custom(vec!["nice".into()])), "nice");
         assert!(Wrapper::valgrind().slowdown() > 1.0);
+    }
+
+    #[test]
+    fn the_reports_of_valgrind_are_where_it_was_told_to_put_them() {
+        let file = |log_file: Option<&str>| Wrapper::Valgrind {
+            options: vec![],
+            log_file: log_file.map(PathBuf::from),
+        };
+        let named = file(Some("/t/v.%p")).report_file(42);
+        assert_eq!(named.unwrap(), PathBuf::from("/t/v.42"));
+        assert_eq!(file(None).report_file(42), None);
+        assert_eq!(Wrapper::Rr { output: None }.report_file(42), None);
     }
 }

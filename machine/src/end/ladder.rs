@@ -5,8 +5,13 @@ use crate::diagnose::Diagnosis;
 use crate::evidence::{CorePattern, find_core, find_reports};
 use crate::machine::Machine;
 use imgtools::process::{Output, Signal, Status};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// The most that is read of a wrapper's reports.
+const MAX_REPORTS: u64 = 16 << 20;
 
 impl Machine {
     /// Ends the machine: `quit`, then SIGTERM, then SIGKILL, each with its deadline.
@@ -161,7 +166,10 @@ impl Machine {
                 source,
             }
         })?;
-        let findings = find_reports(&output.captured.combined_text());
+        let mut findings = find_reports(&output.captured.combined_text());
+        if let Some(file) = &self.parts.report_file {
+            findings.extend(find_reports(&self.read_reports(file)));
+        }
         let core = self.core(&output);
         Ok(Exit {
             name,
@@ -171,6 +179,19 @@ impl Machine {
             core,
             diagnosis,
         })
+    }
+
+    /// What a wrapper wrote elsewhere, as far as it can be read: its exit status counts anyway.
+    fn read_reports(&self, file: &Path) -> String {
+        // Relative to where the wrapper ran.
+        let dir = self.parts.current_dir.as_deref().unwrap_or(Path::new("."));
+        let mut bytes = Vec::new();
+        let read = File::open(dir.join(file))
+            .and_then(|file| file.take(MAX_REPORTS).read_to_end(&mut bytes));
+        if let Err(error) = read {
+            tracing::warn!(file = %file.display(), %error, "cannot read the wrapper's reports");
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     fn core(&self, output: &Output) -> Option<std::path::PathBuf> {

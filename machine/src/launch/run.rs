@@ -67,6 +67,8 @@ pub(crate) async fn launch<K: Specific>(builder: &Builder<K>) -> Result<Machine,
             });
         }
     };
+    let wrapper = common.wrapper.as_ref();
+    let report_file = wrapper.and_then(|w| w.report_file(child.pid()));
     tracing::debug!(name = common.name, pid = child.pid(), elapsed = ?begun.elapsed(), "ready");
     let qtest = qtest
         .map(|stream| Qtest::new(stream, deadlines.command))
@@ -83,6 +85,7 @@ pub(crate) async fn launch<K: Specific>(builder: &Builder<K>) -> Result<Machine,
         expected: common.expected.clone(),
         started,
         current_dir: common.current_dir.clone(),
+        report_file,
         node_io: common.node_io.clone(),
         on_drop: common.on_drop.clone(),
         _cleanup: cleanup,

@@ -113,6 +113,7 @@ async fn a_stopped_process_is_killed_within_the_ladder_and_explained() {
     {
         let mut deadlines = impatient();
         deadlines.terminate = Duration::from_millis(200);
+        deadlines.diagnose_command = LONG;
         let machine = match tool.kind {
             ToolKind::System => idle_vm(tool).deadlines(deadlines).launch().await.unwrap(),
             _ => StorageDaemon::builder(tool)

@@ -177,6 +177,7 @@ async fn dropping_a_launch_kills_what_was_started() {
 async fn a_silent_process_meets_the_launch_deadline_and_is_explained() {
     let mut deadlines = Deadlines::default();
     deadlines.launch = Duration::from_millis(100);
+    deadlines.diagnose_command = LONG;
     let builder = StorageDaemon::builder(fake("echo not yet; exec sleep 1000"));
     let error = loop {
         let error = builder.clone().deadlines(deadlines).launch().await;

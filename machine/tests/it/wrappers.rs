@@ -1,7 +1,7 @@
 //! Running under other programs.
 
-use crate::tools::{daemon, skip, wait_all_gone};
-use machine::{EndError, StorageDaemon, Wrapper};
+use crate::tools::{LONG, daemon, skip, wait_all_gone};
+use machine::{Deadlines, EndError, StorageDaemon, Wrapper};
 
 fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -34,7 +34,10 @@ async fn a_shell_as_a_parent_is_ended_and_explained_with_its_child() {
     let script = "\"$@\"; exit $?";
     let wrapper = Wrapper::Custom(["sh", "-c", script, "sh"].map(Into::into).to_vec());
     let (lifeline, held) = std::io::pipe().unwrap();
-    let mut builder = StorageDaemon::builder(tool).wrapper(wrapper);
+    let mut deadlines = Deadlines::default();
+    deadlines.diagnose_command = LONG;
+    let builder = StorageDaemon::builder(tool).wrapper(wrapper);
+    let mut builder = builder.deadlines(deadlines);
     builder.inherit(std::os::fd::OwnedFd::from(held));
     let daemon = builder.launch().await.unwrap();
     let processes = daemon.diagnose().await.processes;
@@ -70,6 +73,46 @@ async fn strace_follows_the_process() {
             .unwrap()
             .contains("exited with 0")
     );
+}
+
+#[tokio::test]
+async fn reports_that_valgrind_writes_to_a_file_are_found() {
+    let Some(tool) = daemon() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    // In the place of valgrind, which is slow and finds nothing; written by another process, see
+    // `bad_input`.
+    let script = r#"#!/bin/sh
+for word; do
+  case $word in
+    --log-file=*) log=$(printf '%s' "${word#*=}" | sed "s/%p/$$/") ;;
+    --*) ;;
+    *) break ;;
+  esac
+  shift
+done
+echo '==1== Invalid read of size 8' > "$log"
+exec "$@"
+"#;
+    let write = imgtools::process::Command::new("sh")
+        .args(["-c", "cat > valgrind && chmod 755 valgrind"])
+        .current_dir(dir.path())
+        .stdin_data(script);
+    write.run_blocking().unwrap().check().unwrap();
+    let mut path = std::ffi::OsString::from(dir.path());
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let wrapper = Wrapper::Valgrind {
+        options: Vec::new(),
+        log_file: Some("reports.%p".into()),
+    };
+    let builder = StorageDaemon::builder(tool)
+        .wrapper(wrapper)
+        .current_dir(dir.path())
+        .env("PATH", path);
+    let error = builder.launch().await.unwrap().shutdown().await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, EndError::Findings(_)), "{error:?}");
+    assert!(error.to_string().contains("Invalid read of size 8"));
 }
 
 #[tokio::test]
