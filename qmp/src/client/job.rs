@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::call::within;
+use super::call::{Call, within};
 use super::events::{EventStream, RecvError};
 use super::handle::Client;
 use crate::error::{Error, JobError};
@@ -27,8 +27,8 @@ pub struct Job {
     client: Client,
     id: String,
     events: EventStream,
-    /// The status in the last event.
-    seen: Option<String>,
+    /// There was a job of this name.
+    seen: bool,
     /// The error of a job that was dismissed automatically, from `BLOCK_JOB_COMPLETED`.
     error: Option<String>,
     cancelled: bool,
@@ -40,8 +40,6 @@ enum State {
     Present(Info),
     /// It was there, and is no more.
     Gone,
-    /// An event says that it has begun; the answer may be older.
-    Beginning,
     /// There is no such job, and no trace that there was one.
     Unknown,
 }
@@ -61,6 +59,7 @@ pub struct JobEnd {
 /// What `query-jobs` says of a job.
 #[derive(Clone, Debug, Deserialize)]
 struct Info {
+    id: String,
     status: String,
     error: Option<String>,
 }
@@ -92,7 +91,7 @@ impl Job {
             client,
             id,
             events,
-            seen: None,
+            seen: false,
             error: None,
             cancelled: false,
         }
@@ -156,7 +155,7 @@ impl Job {
                 State::Present(info) if info.has_ended() => {
                     return Err(self.missed(wanted, info.status, info.error));
                 }
-                State::Present(_) | State::Beginning => {}
+                State::Present(_) => {}
                 State::Gone if wanted == "null" => return Ok(()),
                 State::Gone => {
                     let error = self.error.clone();
@@ -176,7 +175,7 @@ impl Job {
                 error: info.error,
                 cancelled: self.cancelled,
             })),
-            State::Present(_) | State::Beginning => Ok(None),
+            State::Present(_) => Ok(None),
             State::Gone => Ok(Some(JobEnd {
                 status: "null".into(),
                 error: self.error.clone(),
@@ -188,45 +187,48 @@ impl Job {
 
     /// Asks QEMU, and takes in the events up to its answer.
     async fn ask(&mut self) -> Result<State, Error> {
-        let jobs = self.client.execute("query-jobs", ()).no_deadline().await?;
-        // What happened before the answer has been delivered before it, and perhaps a little more.
+        let jobs: Vec<Info> = loop {
+            self.take_events();
+            let ask = Call::new(&self.client, "query-jobs", Ok(None));
+            let jobs = ask.no_deadline().await?;
+            // What happened before the answer has been delivered before it, and perhaps a little
+            // more. If a job of this name begins with that, the answer may be about the one before.
+            if !self.take_events() {
+                break jobs;
+            }
+        };
+        Ok(match jobs.into_iter().find(|job| job.id == self.id) {
+            Some(info) => {
+                self.seen = true;
+                State::Present(info)
+            }
+            None if self.seen => State::Gone,
+            None => State::Unknown,
+        })
+    }
+
+    /// Takes in the events that have come; says whether a job of this name begins with them.
+    fn take_events(&mut self) -> bool {
         let mut begins = false;
         loop {
             match self.events.try_recv() {
                 Ok(Some(event)) => begins |= self.note(&event),
                 Err(RecvError::Lagged(_)) => {}
-                Ok(None) | Err(RecvError::Closed(_)) => break,
+                Ok(None) | Err(RecvError::Closed(_)) => return begins,
             }
         }
-        let mine = jobs
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|job| job.get("id").and_then(Value::as_str) == Some(&self.id));
-        let info = mine.and_then(|job| Info::deserialize(job).ok());
-        if let Some(info) = info {
-            self.seen = Some(info.status.clone());
-            return Ok(State::Present(info));
-        }
-        Ok(match self.seen.as_deref() {
-            None => State::Unknown,
-            Some(status) if begins && status != "null" => State::Beginning,
-            Some(_) => State::Gone,
-        })
     }
 
     /// Takes in an event; says whether a job of this name begins with it.
     fn note(&mut self, event: &Arc<Event>) -> bool {
         match event.name.as_str() {
             "JOB_STATUS_CHANGE" => {
-                let status = event.text("status").map(str::to_owned);
-                let begins = status.as_deref() == Some("created");
-                if begins {
+                self.seen = true;
+                if event.text("status") == Some("created") {
                     self.error = None;
                     self.cancelled = false;
+                    return true;
                 }
-                self.seen = status;
-                return begins;
             }
             "BLOCK_JOB_CANCELLED" => self.cancelled = true,
             _ => self.error = event.text("error").map(str::to_owned),

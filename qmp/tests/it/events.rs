@@ -268,6 +268,43 @@ async fn a_job_that_begins_while_it_is_asked_for_has_not_ended() {
     }
 }
 
+/// An answer about a job that is dismissed right after it, and the next job of the same name, whose
+/// first event comes with that answer.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_job_is_not_taken_for_that_of_the_next_one_of_its_name() {
+    for wait_end in [true, false] {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let monitor = Monitor::new().on("query-jobs", move |_| {
+            let change = |status| event("JOB_STATUS_CHANGE", json!({"id": "j", "status": status}));
+            let job = |status, error| json!([{"id": "j", "status": status, "error": error}]);
+            match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                0 => Answer::value(job("concluded", Some("of the first")))
+                    .event(change("null"))
+                    .event(change("created")),
+                1 => Answer::value(job("running", None)),
+                _ => Answer::value(job("concluded", None)),
+            }
+        });
+        let (client, _control) = connect(monitor).await;
+        let mut job = client.job("j");
+        if wait_end {
+            assert_eq!(job.wait_end().await.unwrap().error, None);
+        } else {
+            job.wait_status("running").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_about_jobs_that_is_not_understood_is_not_taken_for_none() {
+    for answer in [json!({}), json!([{"id": "j", "status": 5}])] {
+        let monitor = Monitor::new().on("query-jobs", move |_| Answer::value(answer.clone()));
+        let (client, _control) = connect(monitor).await;
+        let error = client.job("j").wait_end().await.unwrap_err();
+        assert!(matches!(error, qmp::Error::Reply { .. }), "{error}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_job_that_dismissed_itself_is_known_from_its_events() {
     let (client, control) = connect(job_monitor(&["gone"])).await;
