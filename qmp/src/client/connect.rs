@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::AddressFamily;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs, UnixListener, UnixStream};
 use tokio::process::Child;
@@ -78,8 +78,7 @@ impl Client {
     pub async fn from_fd(fd: impl Into<OwnedFd>, options: Options) -> Result<Self, Error> {
         let fd = fd.into();
         let attempt = Attempt::new(options, "the socket");
-        let domain =
-            rustix::net::sockopt::socket_domain(&fd).map_err(|errno| attempt.io(errno.into()))?;
+        let domain = stream_domain(&fd).map_err(|error| attempt.io(error))?;
         if domain == AddressFamily::UNIX {
             let stream = std::os::unix::net::UnixStream::from(fd);
             let stream = stream
@@ -93,10 +92,7 @@ impl Client {
                 .set_nonblocking(true)
                 .and_then(|()| TcpStream::from_std(stream))
                 .map_err(|error| attempt.io(error))?;
-            attempt
-                .handshake(Plain::tcp(stream))
-                .await
-                .map_err(Error::from)
+            attempt.over_tcp(stream, domain).await
         }
     }
 
@@ -155,14 +151,7 @@ impl Client {
             Some(connected) => connected.map_err(|error| attempt.io(error))?,
             None => return Err(attempt.silent().into()),
         };
-        // Commands are small and wait for replies.
-        stream
-            .set_nodelay(true)
-            .map_err(|error| attempt.io(error))?;
-        attempt
-            .handshake(Plain::tcp(stream))
-            .await
-            .map_err(Error::from)
+        attempt.over_tcp(stream, AddressFamily::INET).await
     }
 }
 
@@ -231,13 +220,7 @@ impl Listener {
                     None => return Err(attempt.nobody().into()),
                 };
                 drop(self);
-                stream
-                    .set_nodelay(true)
-                    .map_err(|error| attempt.io(error))?;
-                attempt
-                    .handshake(Plain::tcp(stream))
-                    .await
-                    .map_err(Error::from)
+                attempt.over_tcp(stream, AddressFamily::INET).await
             }
         }
     }
@@ -348,6 +331,17 @@ impl Attempt {
         }
     }
 
+    /// A session over TCP, or over a socket of another family that can be used like TCP.
+    async fn over_tcp(self, stream: TcpStream, domain: AddressFamily) -> Result<Client, Error> {
+        // Commands are small and wait for replies. Others, such as vsock, have no such option.
+        if matches!(domain, AddressFamily::INET | AddressFamily::INET6) {
+            stream.set_nodelay(true).map_err(|error| self.io(error))?;
+        }
+        self.handshake(Plain::tcp(stream))
+            .await
+            .map_err(Error::from)
+    }
+
     fn silent(&self) -> ConnectError {
         ConnectError::Silent {
             endpoint: self.endpoint.clone(),
@@ -440,6 +434,15 @@ impl Attempt {
             source,
         }
     }
+}
+
+/// The address family of a stream socket; anything else is refused.
+fn stream_domain(fd: &OwnedFd) -> io::Result<AddressFamily> {
+    if sockopt::socket_type(fd)? != SocketType::STREAM {
+        let problem = "it is not a stream socket";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+    }
+    Ok(sockopt::socket_domain(fd)?)
 }
 
 struct AbortOnDrop(Option<tokio::task::AbortHandle>);

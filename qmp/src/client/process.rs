@@ -1,11 +1,13 @@
 //! What can be known of the process at the other end of a socket.
 
-use std::os::fd::AsFd;
+use tokio::net::UnixStream;
 
-/// The process at the other end of a Unix socket; none if it is this one, as for a socket pair.
-pub(crate) fn peer_of(socket: impl AsFd) -> Option<i32> {
-    let peer = rustix::net::sockopt::socket_peercred(socket).ok()?.pid;
-    (peer != rustix::process::getpid()).then(|| peer.as_raw_nonzero().get())
+/// The process at the other end of a Unix socket; none if it is this one, as for a socket pair, or
+/// has no number here, as when it is outside of this one's PID namespace.
+pub(crate) fn peer_of(socket: &UnixStream) -> Option<i32> {
+    let own = i32::try_from(std::process::id()).ok()?;
+    let peer = socket.peer_cred().ok()?.pid()?;
+    (peer > 0 && peer != own).then_some(peer)
 }
 
 /// Whether a process is stopped, by a signal or a debugger.

@@ -154,6 +154,23 @@ async fn each_failure_to_connect_has_its_own_error() {
     let null = std::fs::File::open("/dev/null").unwrap();
     let error = connect_error(Client::from_fd(null, Options::default()).await);
     assert!(matches!(error, ConnectError::Io { .. }), "{error:?}");
+
+    let (datagrams, _theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    let error = connect_error(Client::from_fd(datagrams, short()).await);
+    assert!(matches!(error, ConnectError::Io { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn no_tcp_connection_waits_for_acknowledgements() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (theirs, _) = listener.accept().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let control = monitor().spawn(TcpStream::from_std(theirs).unwrap());
+    let same = ours.try_clone().unwrap();
+    let client = Client::from_fd(ours, Options::default()).await.unwrap();
+    assert!(same.nodelay().unwrap());
+    exercise(client, control).await;
 }
 
 /// On a clock that moves only when nobody has anything to do: the peer has said what it has to say
