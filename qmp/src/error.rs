@@ -1,4 +1,8 @@
 //! What can go wrong, by phase.
+//!
+//! An error's text says what failed. Why it did is the text of its
+//! [`source`](std::error::Error::source), as is usual: print the whole chain, as `anyhow` and its
+//! like do.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,7 +43,7 @@ pub enum Error {
         source: Box<ReplyError>,
     },
     /// The session has ended.
-    #[error("failed to {task}: the QMP session has ended: {cause}")]
+    #[error("failed to {task}: the QMP session has ended")]
     Closed {
         /// What could not be done, such as "execute query-block".
         task: String,
@@ -196,7 +200,7 @@ pub enum ConnectError {
         after: Duration,
     },
     /// The peer closed the connection during the handshake.
-    #[error("failed to get a QMP greeting from {endpoint}: {cause}")]
+    #[error("failed to start a QMP session with {endpoint}")]
     Closed {
         /// The path or address.
         endpoint: String,
@@ -240,7 +244,7 @@ pub enum ReplyError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// It is a message of another form; `raw` is the returned value.
-    #[error("{source}; the value is {}", shorten(raw))]
+    #[error("the value has another form: {}", shorten(raw))]
     Decode {
         /// Where and why.
         source: DecodeError,
@@ -268,7 +272,7 @@ pub enum Closed {
     #[error("QEMU closed the connection inside a message: {}", String::from_utf8_lossy(&.0.sample))]
     Cut(FrameError),
     /// Reading or writing failed.
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke")]
     Io(#[source] Arc<std::io::Error>),
     /// The handshake failed.
     #[error(transparent)]

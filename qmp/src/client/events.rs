@@ -32,7 +32,7 @@ pub enum RecvError {
         u64,
     ),
     /// The session has ended; nothing will follow.
-    #[error("failed to receive an event: the QMP session has ended: {0}")]
+    #[error("failed to receive an event: the QMP session has ended")]
     Closed(#[source] Closed),
 }
 

@@ -214,7 +214,7 @@ impl Shared {
         if state.closed.is_some() {
             return;
         }
-        debug!(target: "qmp", %cause, "session ended");
+        debug!(target: "qmp", cause = &cause as &dyn std::error::Error, "session ended");
         state.closed = Some(cause.clone());
         state.waker = None;
         let calls = std::mem::take(&mut state.calls);

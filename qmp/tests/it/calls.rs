@@ -226,6 +226,54 @@ async fn when_the_stream_ends_all_pending_calls_fail_with_the_cause() {
     }
 }
 
+#[test]
+fn an_error_and_its_causes_tell_everything_and_nothing_twice() {
+    let broken = || Closed::Io(Arc::new(std::io::ErrorKind::ConnectionReset.into()));
+    let closed = |cause| Error::Closed {
+        task: "execute stop".into(),
+        cause,
+    };
+    let decode = qmp::decode::DecodeError {
+        path: "return[1].size".into(),
+        message: "invalid type".into(),
+    };
+    let reply = Error::Reply {
+        command: "get".into(),
+        source: Box::new(ReplyError::Decode {
+            source: decode,
+            raw: "[1]".into(),
+        }),
+    };
+    let connect = |cause| {
+        Error::from(qmp::ConnectError::Closed {
+            endpoint: "qmp.sock".into(),
+            cause,
+        })
+    };
+    let encode = Error::Encode {
+        command: "get".into(),
+        source: qmp::encode::EncodeError::NoDescriptors,
+    };
+    let all: [(Box<dyn std::error::Error>, &[&str]); 7] = [
+        (closed(Closed::Eof).into(), &["execute stop", "QEMU closed"]),
+        (closed(broken()).into(), &["broke", "reset"]),
+        (connect(Closed::Eof).into(), &["qmp.sock", "QEMU closed"]),
+        (connect(broken()).into(), &["qmp.sock", "broke", "reset"]),
+        (reply.into(), &["get", "[1]", "return[1].size"]),
+        (encode.into(), &["get", "only Unix sockets"]),
+        (qmp::RecvError::Closed(broken()).into(), &["event", "reset"]),
+    ];
+    for (error, wanted) in all {
+        let chain = std::iter::successors(Some(&*error), |error| error.source());
+        let texts: Vec<String> = chain.map(ToString::to_string).collect();
+        let whole = texts.join(": ");
+        assert!(wanted.iter().all(|text| whole.contains(text)), "{whole}");
+        for (at, cause) in texts.iter().enumerate().skip(1) {
+            assert!(!texts[..at].join(": ").contains(cause), "twice: {whole}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn quit_is_well_with_a_reply_or_an_end_or_both() {
     let answers: [fn() -> Answer; 4] = [
