@@ -105,7 +105,9 @@ impl Error {
             Self::Timeout { .. } => true,
             Self::Connect(error) => matches!(
                 **error,
-                ConnectError::Silent { .. }
+                ConnectError::Unreachable { .. }
+                    | ConnectError::Silent { .. }
+                    | ConnectError::NoAgent { .. }
                     | ConnectError::Nobody { .. }
                     | ConnectError::Stopped { .. }
                     | ConnectError::NegotiationTimeout { .. }
@@ -168,10 +170,29 @@ pub enum ConnectError {
         /// The time allowed.
         after: Duration,
     },
+    /// The host did not take the connection.
+    #[error("failed to connect to {endpoint} within {after:?}")]
+    Unreachable {
+        /// The address.
+        endpoint: String,
+        /// The time allowed.
+        after: Duration,
+    },
+    /// The guest agent did not answer.
+    #[error(
+        "failed to get an answer from the guest agent at {endpoint} within {after:?}: \
+         it may not be running, or speak to another client"
+    )]
+    NoAgent {
+        /// The path or address.
+        endpoint: String,
+        /// The time allowed.
+        after: Duration,
+    },
     /// The peer accepted the connection and then said nothing.
     #[error(
         "failed to get a QMP greeting from {endpoint} within {after:?}: \
-         a monitor serves one client at a time, probably another one is connected"
+         a monitor says nothing while it serves another client"
     )]
     Silent {
         /// The path or address.

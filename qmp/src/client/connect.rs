@@ -149,7 +149,7 @@ impl Client {
         let attempt = Attempt::new(options, format_args!("{address:?}"));
         let stream = match attempt.in_time(TcpStream::connect(&address)).await {
             Some(connected) => connected.map_err(|error| attempt.io(error))?,
-            None => return Err(attempt.silent().into()),
+            None => return Err(attempt.unreachable().into()),
         };
         attempt.over_tcp(stream, AddressFamily::INET).await
     }
@@ -342,10 +342,20 @@ impl Attempt {
             .map_err(Error::from)
     }
 
-    fn silent(&self) -> ConnectError {
-        ConnectError::Silent {
+    fn unreachable(&self) -> ConnectError {
+        ConnectError::Unreachable {
             endpoint: self.endpoint.clone(),
             after: self.options.connect_deadline,
+        }
+    }
+
+    fn silent(&self) -> ConnectError {
+        let endpoint = self.endpoint.clone();
+        let after = self.options.connect_deadline;
+        if self.options.config.agent {
+            ConnectError::NoAgent { endpoint, after }
+        } else {
+            ConnectError::Silent { endpoint, after }
         }
     }
 
@@ -423,7 +433,7 @@ impl Attempt {
         }
         match shared.with_session(|session| session.noise()) {
             Some(sample) => self.not_qmp(sample),
-            None => ConnectError::Silent { endpoint, after },
+            None => self.silent(),
         }
     }
 

@@ -85,7 +85,7 @@ impl Options {
     /// An agent does not greet. Its line is shared with whoever spoke to it before, so the session
     /// begins with `guest-sync-delimited` and a random number, and what arrives before the answer
     /// is dropped. While no agent runs in the guest nothing answers, and connecting ends with
-    /// [`ConnectError::Silent`](crate::ConnectError) at its deadline.
+    /// [`ConnectError::NoAgent`](crate::ConnectError) at its deadline.
     /// [`Client::greeting`](crate::Client::greeting) then tells version 0.0.0; `guest-info` knows
     /// the real one. For commands that answer only when they fail there is
     /// [`Call::unless_refused`](crate::Call::unless_refused).
@@ -110,8 +110,8 @@ impl Options {
         self
     }
 
-    /// How many events the [`EventCache`](crate::EventCache) keeps; 0 turns it off.
-    /// Default: 8192.
+    /// How many events the [`EventCache`](crate::EventCache) keeps. Default: 8192. With 0 it never
+    /// has one, and waiting on it ends only with the session or a deadline.
     #[must_use]
     pub fn cache_capacity(mut self, events: usize) -> Self {
         self.cache_capacity = events;

@@ -79,7 +79,7 @@ async fn an_agent_that_does_not_run_is_silent_and_one_that_refuses_says_why() {
         .connect_deadline(Duration::from_millis(50));
     let error = Client::from_fd(ours, options).await.unwrap_err();
     assert!(
-        matches!(&error, Error::Connect(e) if matches!(**e, ConnectError::Silent { .. })),
+        matches!(&error, Error::Connect(e) if matches!(**e, ConnectError::NoAgent { .. })),
         "{error:?}"
     );
 

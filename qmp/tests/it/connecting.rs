@@ -136,11 +136,20 @@ async fn each_failure_to_connect_has_its_own_error() {
     let error = connect_error(Client::connect_unix(&path, short()).await);
     assert!(matches!(error, ConnectError::Silent { .. }), "{error:?}");
     assert!(
-        error.to_string().contains("another one is connected"),
+        error.to_string().contains("serves another client"),
         "{error}"
     );
     assert!(begun.elapsed() >= SHORT);
     drop(listener);
+
+    // A host that does not answer: its queue of new connections is full.
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = full.listen(0).unwrap();
+    let address = full.local_addr().unwrap();
+    let _first = TcpStream::connect(address).await.unwrap();
+    let error = connect_error(Client::connect_tcp(address, short()).await);
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
 
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(theirs);

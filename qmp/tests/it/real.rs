@@ -45,6 +45,28 @@ async fn a_session_with_every_storage_daemon_goes_from_greeting_to_quit() {
     }
 }
 
+/// QEMU forgets commands that it has read and not begun when their connection goes, so a client may
+/// not leave before it knows that it was heard.
+#[tokio::test]
+async fn quit_is_not_lost_when_its_client_leaves_at_once() {
+    for program in qemu::all("qemu-storage-daemon") {
+        for _ in 0..10 {
+            let mut qsd = Qemu::storage_daemon(&program);
+            let client = qsd.client().await;
+            let others: Vec<_> = (0..20)
+                .map(|_| tokio::spawn(client.execute("query-commands", ()).into_future()))
+                .collect();
+            while client.outstanding().0 == 0 {
+                tokio::task::yield_now().await;
+            }
+            client.quit().await.unwrap();
+            others.iter().for_each(|call| call.abort());
+            drop(client);
+            assert!(qsd.child.wait().unwrap().success());
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_job_is_followed_from_its_start_to_its_end() {
     for program in qemu::all("qemu-storage-daemon") {
