@@ -132,3 +132,8 @@ pub use schema::Schema;
 pub use client::{
     Call, CallAndEvent, Client, EventCache, EventStream, Job, JobEnd, Listener, Options, RecvError,
 };
+
+/// The example of the README, compiled.
+#[cfg(all(doctest, feature = "client", feature = "typed"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

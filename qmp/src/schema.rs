@@ -22,7 +22,7 @@
 //! types. `query-block/ret-type/inserted/*backing_file_depth` and
 //! `blockdev-add/arg-type/+qcow2/discard-no-unref` are examples.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -360,7 +360,12 @@ impl Schema {
     pub(crate) fn flatten<'a>(&'a self, entity: &'a Entity) -> Vec<&'a Entity> {
         let mut found = Vec::new();
         let mut rest = vec![entity];
+        // One of these may contain itself.
+        let mut entered = HashSet::new();
         while let Some(entity) = rest.pop() {
+            if !entered.insert(&entity.name) {
+                continue;
+            }
             match entity.meta_type.as_str() {
                 "array" => rest.extend(entity.element_type.as_deref().and_then(|n| self.entity(n))),
                 "alternate" => rest.extend(

@@ -99,3 +99,17 @@ fn a_schema_of_another_form_says_where_it_differs() {
     let error = Schema::parse(&json!([{"name": "x", "meta-type": 5}])).unwrap_err();
     assert_eq!(error.path, "return[0].meta-type");
 }
+
+#[test]
+fn an_alternate_that_contains_itself_is_entered_once() {
+    let schema = Schema::parse(&json!([
+        {"name": "c", "meta-type": "command", "arg-type": "0", "ret-type": "0"},
+        {"name": "0", "meta-type": "object", "members": [{"name": "tree", "type": "1"}]},
+        {"name": "1", "meta-type": "alternate", "members": [{"type": "[1]"}, {"type": "str"}]},
+        {"name": "[1]", "meta-type": "array", "element-type": "1"},
+        {"name": "str", "meta-type": "builtin", "json-type": "string"},
+    ]))
+    .unwrap();
+    assert_eq!(schema.check("c/arg-type/tree/!str"), Ok(true));
+    assert_eq!(schema.check("c/arg-type/tree/!int"), Ok(false));
+}
