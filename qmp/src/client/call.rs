@@ -165,8 +165,8 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
         );
         let work = within(deadline, task, async {
             let shared = client.shared();
-            let queue = wait.map(|matcher| (matcher.to_string(), shared.subscribe(matcher, false)));
-            let mut events = queue.as_ref().map(|(_, queue)| queue.stream());
+            let mut events =
+                wait.map(|matcher| (matcher.to_string(), shared.subscribe(matcher, false)));
             let request = Request {
                 name: name.clone(),
                 arguments,
@@ -176,7 +176,9 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
             };
             let on_way = OnWay {
                 span: span.clone(),
-                queue: queue.as_ref().map(|(_, queue)| Arc::clone(queue)),
+                queue: events
+                    .as_ref()
+                    .map(|(_, events)| Arc::clone(events.queue())),
                 sent: unanswered,
             };
             let waiting =
@@ -185,7 +187,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
                     source,
                 })?;
             let returned = waiting.outcome(&name).await?;
-            let (Some(events), Some((wanted, _))) = (&mut events, queue) else {
+            let Some((wanted, events)) = &mut events else {
                 return Ok((returned, None));
             };
             loop {

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
+use super::shared::Shared;
 use crate::error::Closed;
 use crate::matcher::Matcher;
 use crate::message::Event;
@@ -20,6 +21,7 @@ use crate::message::Event;
 #[derive(Debug)]
 pub struct EventStream {
     queue: Arc<Queue>,
+    shared: Weak<Shared>,
 }
 
 /// Why there is no event.
@@ -50,7 +52,6 @@ struct Inner {
     dropped: u64,
     waker: Option<Waker>,
     active: bool,
-    abandoned: bool,
     closed: Option<Closed>,
 }
 
@@ -72,31 +73,18 @@ impl Queue {
                 dropped: 0,
                 waker: None,
                 active,
-                abandoned: false,
                 closed: None,
             }),
         })
-    }
-
-    pub(crate) fn stream(self: &Arc<Self>) -> EventStream {
-        EventStream {
-            queue: Arc::clone(self),
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to take events, unless the subscriber has gone.
+    /// Begins to take events.
     pub(crate) fn activate(&self) {
-        let mut inner = self.lock();
-        inner.active = !inner.abandoned;
-    }
-
-    /// Whether the subscriber has gone.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.lock().abandoned
+        self.lock().active = true;
     }
 
     pub(crate) fn offer(&self, event: &Arc<Event>) {
@@ -152,6 +140,15 @@ impl Inner {
 }
 
 impl EventStream {
+    pub(crate) fn new(queue: Arc<Queue>, shared: &Arc<Shared>) -> Self {
+        let shared = Arc::downgrade(shared);
+        Self { queue, shared }
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
     /// The next event. Dropping the future loses nothing.
     ///
     /// # Errors
@@ -199,9 +196,8 @@ impl futures_core::Stream for EventStream {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
-        let mut inner = self.queue.lock();
-        inner.abandoned = true;
-        inner.active = false;
-        inner.items = VecDeque::new();
+        if let Some(shared) = self.shared.upgrade() {
+            shared.unsubscribe(&self.queue);
+        }
     }
 }

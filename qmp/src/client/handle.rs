@@ -139,7 +139,7 @@ impl Client {
 
     /// All events from now on that match.
     pub fn subscribe(&self, matcher: impl Into<Matcher>) -> EventStream {
-        self.shared().subscribe(matcher.into(), true).stream()
+        self.shared().subscribe(matcher.into(), true)
     }
 
     /// The events of the whole session that nobody has taken from here yet. Its waits have this
@@ -188,10 +188,7 @@ impl Client {
 
     /// Why the session has ended, if it has.
     pub fn closed_cause(&self) -> Option<Closed> {
-        match &*self.shared().stage().borrow() {
-            Stage::Closed(cause) => Some(cause.clone()),
-            _ => None,
-        }
+        self.shared().closed_cause()
     }
 
     /// The last `count` messages in both directions, oldest first, for reports. Long ones are

@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{Span, debug, trace, warn};
 
 use super::cache::Store;
-use super::events::Queue;
+use super::events::{EventStream, Queue};
 use super::options::{Options, Recorder};
 use crate::encode::EncodeError;
 use crate::error::Closed;
@@ -135,6 +135,10 @@ impl Shared {
         self.stage.subscribe()
     }
 
+    pub(crate) fn closed_cause(&self) -> Option<Closed> {
+        self.lock().closed.clone()
+    }
+
     pub(crate) fn greeting(&self) -> Option<Greeting> {
         self.lock().greeting.clone()
     }
@@ -147,22 +151,29 @@ impl Shared {
         self.lock().tail.last(count)
     }
 
-    pub(crate) fn subscribe(&self, matcher: Matcher, active: bool) -> Arc<Queue> {
+    pub(crate) fn subscribe(self: &Arc<Self>, matcher: Matcher, active: bool) -> EventStream {
         let queue = Queue::new(matcher, self.event_capacity, active);
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut list: Vec<_> = queues
-            .iter()
-            .filter(|q| !q.is_abandoned())
-            .cloned()
-            .collect();
-        list.push(Arc::clone(&queue));
-        *queues = Arc::new(list);
-        drop(queues);
+        self.change_queues(|queues| queues.push(Arc::clone(&queue)));
         // The session may have ended in between; the queue then has missed the news.
-        if let Some(cause) = &self.lock().closed {
-            queue.close(cause);
+        if let Some(cause) = self.closed_cause() {
+            queue.close(&cause);
         }
-        queue
+        EventStream::new(queue, self)
+    }
+
+    /// Forgets a queue, and with it its matcher and what that holds.
+    pub(crate) fn unsubscribe(&self, queue: &Arc<Queue>) {
+        self.change_queues(|queues| queues.retain(|other| !Arc::ptr_eq(other, queue)));
+    }
+
+    fn change_queues(&self, change: impl FnOnce(&mut Vec<Arc<Queue>>)) {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = Vec::clone(&queues);
+        change(&mut list);
+        let old = std::mem::replace(&mut *queues, Arc::new(list));
+        drop(queues);
+        // Unlocked: a matcher that goes with it is foreign code.
+        drop(old);
     }
 
     /// Hands a command to the driver. The outcome comes through the receiver.
@@ -203,9 +214,13 @@ impl Shared {
     /// Forgets a call whose caller has gone.
     pub(crate) fn abandon(&self, call: CallId) {
         let mut state = self.lock();
-        if state.calls.remove(&call).is_some() {
+        let pending = state.calls.remove(&call);
+        if pending.is_some() {
             state.session.abandon(call);
         }
+        drop(state);
+        // Unlocked: a matcher that goes with it is foreign code.
+        drop(pending);
     }
 
     /// Ends the session, once: everybody who waits learns why.

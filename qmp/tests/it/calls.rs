@@ -226,6 +226,35 @@ async fn when_the_stream_ends_all_pending_calls_fail_with_the_cause() {
     }
 }
 
+/// Looks at a client at the moment when its call is woken.
+struct Look {
+    client: Client,
+    closed: AtomicU64,
+}
+
+impl std::task::Wake for Look {
+    fn wake(self: Arc<Self>) {
+        let closed = self.client.closed_cause().is_some();
+        self.closed.store(1 + u64::from(closed), Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_client_knows_that_it_is_closed_no_later_than_its_calls() {
+    let (client, control) = connect(echo()).await;
+    let look = Arc::new(Look {
+        client: client.clone(),
+        closed: AtomicU64::new(0),
+    });
+    let waker = Waker::from(Arc::clone(&look));
+    let mut call = client.execute("never", ()).into_future();
+    let polled = call.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    control.close();
+    client.closed().await;
+    assert_eq!(look.closed.load(Ordering::Relaxed), 2);
+}
+
 #[test]
 fn an_error_and_its_causes_tell_everything_and_nothing_twice() {
     let broken = || Closed::Io(Arc::new(std::io::ErrorKind::ConnectionReset.into()));

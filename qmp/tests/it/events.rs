@@ -1,5 +1,6 @@
 //! Events: subscribers, the cache, waiting for the event of a command, throttling.
 
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use qmp::mock::{Answer, Monitor};
@@ -87,6 +88,30 @@ async fn a_subscriber_that_never_reads_does_not_stop_the_stream() {
         json!({"n": 1})
     );
     assert_eq!(stuck.dropped(), 20 * 1001 - 10);
+}
+
+#[tokio::test]
+async fn nothing_of_a_subscription_is_left_when_its_stream_is_dropped() {
+    let (client, _control) = connect(echo()).await;
+    let held = std::sync::Arc::new(());
+    let matcher = || {
+        let held = std::sync::Arc::clone(&held);
+        Matcher::any().when(move |_| std::sync::Arc::strong_count(&held) > 0)
+    };
+    let stream = client.subscribe(matcher());
+    let mut call = client
+        .execute("never", ())
+        .and_event(matcher())
+        .into_future();
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(call.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(std::sync::Arc::strong_count(&held), 3);
+    drop(stream);
+    assert_eq!(std::sync::Arc::strong_count(&held), 2);
+    drop(call);
+    // The command itself may be on its way.
+    client.execute("echo", ()).await.unwrap();
+    assert_eq!(std::sync::Arc::strong_count(&held), 1);
 }
 
 #[tokio::test]
