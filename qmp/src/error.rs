@@ -89,6 +89,7 @@ impl Error {
     }
 
     /// Whether the peer has left.
+    #[cfg(feature = "client")]
     pub(crate) fn is_end_of_stream(&self) -> bool {
         matches!(
             self,
