@@ -43,7 +43,7 @@ pub struct Call<R = Value> {
     name: String,
     arguments: Result<Arguments, EncodeError>,
     oob: bool,
-    /// For a command that is only answered when it fails: whether it was sent.
+    /// For a command that is only answered when it fails: whether all of it was written.
     unanswered: Option<Arc<AtomicBool>>,
     fd: Option<OwnedFd>,
     deadline: Option<Duration>,
@@ -116,13 +116,13 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
             let task = format!("execute {}", self.name);
             return Err(Error::Closed { task, cause });
         }
-        let sent = Arc::new(AtomicBool::new(false));
-        self.unanswered = Some(Arc::clone(&sent));
+        let written = Arc::new(AtomicBool::new(false));
+        self.unanswered = Some(Arc::clone(&written));
         self.deadline = Some(silence);
         match self.run(None).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_end_of_stream() => Ok(()),
-            Err(Error::Timeout { .. }) if sent.load(Ordering::Relaxed) => Ok(()),
+            Err(Error::Timeout { .. }) if written.load(Ordering::Relaxed) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -179,7 +179,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
                 queue: events
                     .as_ref()
                     .map(|(_, events)| Arc::clone(events.queue())),
-                sent: unanswered,
+                written: unanswered,
             };
             let waiting =
                 Waiting::submit(shared, request, on_way).map_err(|source| Error::Encode {

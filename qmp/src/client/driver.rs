@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
@@ -36,6 +37,8 @@ struct Outgoing {
     fd: Option<OwnedFd>,
     /// The subscription that begins with the last byte: QEMU cannot act on less.
     queue: Option<Arc<Queue>>,
+    /// Set with the last byte.
+    done: Option<Arc<AtomicBool>>,
 }
 
 impl<T: Transport> Driver<T> {
@@ -143,6 +146,9 @@ impl<T: Transport> Driver<T> {
             outgoing.fd = None;
             outgoing.written += count;
             if outgoing.written == outgoing.bytes.len() {
+                if let Some(done) = &outgoing.done {
+                    done.store(true, Ordering::Relaxed);
+                }
                 if let Some(queue) = outgoing.queue.take() {
                     self.shared.begin(queue);
                 }
@@ -187,6 +193,7 @@ impl From<Line> for Outgoing {
             written: 0,
             fd: line.transmit.fd,
             queue: line.queue,
+            done: line.written,
         }
     }
 }

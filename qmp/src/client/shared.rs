@@ -1,7 +1,7 @@
 //! The state that a client's handles share with its driver.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
@@ -82,8 +82,8 @@ pub(crate) struct OnWay {
     pub(crate) span: Span,
     /// The subscription that begins when it is sent.
     pub(crate) queue: Option<Arc<Queue>>,
-    /// Somebody wants to know that it was sent.
-    pub(crate) sent: Option<Arc<AtomicBool>>,
+    /// Somebody wants to know that all of it was written.
+    pub(crate) written: Option<Arc<AtomicBool>>,
 }
 
 /// What is done about a notice once the state is unlocked.
@@ -99,6 +99,8 @@ pub(crate) struct Line {
     pub(crate) transmit: Transmit,
     /// The subscription that begins when the line is written.
     pub(crate) queue: Option<Arc<Queue>>,
+    /// Set when it is.
+    pub(crate) written: Option<Arc<AtomicBool>>,
 }
 
 impl Shared {
@@ -260,16 +262,18 @@ impl Shared {
     pub(crate) fn transmit(&self) -> Option<Line> {
         let mut state = self.lock();
         let transmit = state.session.transmit()?;
-        let mut queue = None;
+        let (mut queue, mut written) = (None, None);
         if let Some(pending) = transmit.call.and_then(|call| state.calls.get_mut(&call)) {
             pending.sent = Some(Instant::now());
             queue = pending.on_way.queue.take();
-            if let Some(sent) = &pending.on_way.sent {
-                sent.store(true, Ordering::Relaxed);
-            }
+            written = pending.on_way.written.take();
         }
         self.note(&mut state, Direction::Out, &transmit.bytes);
-        Some(Line { transmit, queue })
+        Some(Line {
+            transmit,
+            queue,
+            written,
+        })
     }
 
     /// Begins a subscription whose command has just been written.

@@ -1,6 +1,7 @@
 //! The guest agent: no greeting, a line with an earlier conversation on it, commands without
 //! answers.
 
+use std::future::IntoFuture;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -140,4 +141,23 @@ async fn a_command_that_is_answered_only_when_it_fails_succeeds_in_silence() {
     control.unblock();
     assert!(first.await.unwrap().unwrap_err().command().is_some());
     assert_eq!(control.requests().len(), 1, "{:?}", control.requests());
+}
+
+/// The peer has stopped reading in the middle of the command.
+#[tokio::test]
+async fn a_command_that_is_not_all_written_has_not_succeeded_in_silence() {
+    let (ours, theirs) = tokio::io::duplex(100);
+    let control = echo().without_oob().spawn(theirs);
+    let client = Client::from_stream(ours, Options::default()).await.unwrap();
+    control.block();
+    let first = tokio::spawn(client.execute("echo", ()).into_future());
+    while client.outstanding() != (1, 0) {
+        tokio::task::yield_now().await;
+    }
+    let large = client.execute("never", json!({"x": "x".repeat(1000)}));
+    let half = large.unless_refused(Duration::from_millis(5)).await;
+    assert!(half.unwrap_err().is_timeout());
+    control.unblock();
+    first.await.unwrap().unwrap();
+    client.execute("echo", ()).await.unwrap();
 }
