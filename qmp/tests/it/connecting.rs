@@ -94,6 +94,15 @@ async fn a_session_works_over_every_transport() {
         .unwrap();
     exercise(client, control).await;
 
+    // A stream that keeps what is written until it is flushed, as TLS does.
+    let (ours, theirs) = tokio::io::duplex(4096);
+    let control = monitor().spawn(theirs);
+    let stream = tokio::io::BufStream::new(ours);
+    let client = Client::from_stream(stream, Options::default())
+        .await
+        .unwrap();
+    exercise(client, control).await;
+
     // Two pipes, as with the stdio of a child.
     let (our_end, their_read) = tokio::net::unix::pipe::pipe().unwrap();
     let (their_end, our_read) = tokio::net::unix::pipe::pipe().unwrap();
@@ -141,6 +150,16 @@ async fn each_failure_to_connect_has_its_own_error() {
     );
     assert!(begun.elapsed() >= SHORT);
     drop(listener);
+    std::fs::remove_file(&path).unwrap();
+
+    // So many wait for it that there is no room for one more.
+    let full = tokio::net::UnixSocket::new_stream().unwrap();
+    full.bind(&path).unwrap();
+    let full = full.listen(0).unwrap();
+    let _first = UnixStream::connect(&path).await.unwrap();
+    let error = connect_error(Client::connect_unix(&path, short()).await);
+    assert!(matches!(error, ConnectError::Silent { .. }), "{error:?}");
+    drop(full);
 
     // A host that does not answer: its queue of new connections is full.
     let full = tokio::net::TcpSocket::new_v4().unwrap();

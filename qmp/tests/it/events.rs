@@ -1,13 +1,17 @@
 //! Events: subscribers, the cache, waiting for the event of a command, throttling.
 
 use std::future::IntoFuture;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use qmp::mock::{Answer, Monitor};
-use qmp::{Event, Matcher, Options, RecvError};
+use qmp::{Client, Event, Matcher, Options, RecvError};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::calls::{connect, connect_with, echo};
+use crate::peer::{GREETING, reply};
 
 fn event(name: &str, data: Value) -> Event {
     let Value::Object(data) = data else {
@@ -90,6 +94,65 @@ async fn a_subscriber_that_never_reads_does_not_stop_the_stream() {
     assert_eq!(stuck.dropped(), 20 * 1001 - 10);
 }
 
+/// A monitor that always has one more event to read, and answers what is written.
+struct Flood {
+    to_read: Vec<u8>,
+    written: Vec<u8>,
+}
+
+impl AsyncRead for Flood {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let piece = match std::mem::take(&mut self.to_read) {
+            none if none.is_empty() => b"{\"event\": \"FLOOD\"}\r\n".to_vec(),
+            piece => piece,
+        };
+        buf.put_slice(&piece);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Flood {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.written.extend_from_slice(bytes);
+        if let Ok(command) = serde_json::from_slice::<Value>(&self.written) {
+            self.written.clear();
+            self.to_read.extend(reply(&command).into_bytes());
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_events_holds_up_no_command() {
+    let flood = Flood {
+        to_read: GREETING.as_bytes().to_vec(),
+        written: Vec::new(),
+    };
+    let client = Client::from_stream(flood, Options::default())
+        .await
+        .unwrap();
+    // Waiting for the own event drains the stream first, which has no end here.
+    let (_, event) = client.execute_and_wait("go", (), "FLOOD").await.unwrap();
+    assert_eq!(event.name, "FLOOD");
+    client.execute("go", ()).await.unwrap();
+}
+
 #[tokio::test]
 async fn nothing_of_a_subscription_is_left_when_its_stream_is_dropped() {
     let (client, _control) = connect(echo()).await;
@@ -103,7 +166,7 @@ async fn nothing_of_a_subscription_is_left_when_its_stream_is_dropped() {
         .execute("never", ())
         .and_event(matcher())
         .into_future();
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut cx = Context::from_waker(std::task::Waker::noop());
     assert!(call.as_mut().poll(&mut cx).is_pending());
     assert_eq!(std::sync::Arc::strong_count(&held), 3);
     drop(stream);

@@ -75,7 +75,7 @@ impl<S: Read + Write> Peer<S> {
     }
 }
 
-const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 2, \"minor\": 0, \"major\": 10}, \"package\": \"\"}, \"capabilities\": []}}\r\n";
+pub(crate) const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 2, \"minor\": 0, \"major\": 10}, \"package\": \"\"}, \"capabilities\": []}}\r\n";
 
 pub(crate) async fn connect<S, T>(ours: T, theirs: S) -> (Client, Peer<S>)
 where
