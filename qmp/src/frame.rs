@@ -343,26 +343,25 @@ impl Framer {
 
     fn scan_message(&mut self) -> Option<Step> {
         let start = self.start;
-        match self
+        let scan = self
             .brackets
-            .scan(&self.buf, &mut self.pos, self.limits.depth)
-        {
-            Scan::Open => {
-                if self.pos - start > self.limits.message {
-                    self.give_up(FrameErrorKind::TooLarge {
-                        limit: self.limits.message,
-                    });
-                    return None;
-                }
-                Some(Step::NeedMore)
+            .scan(&self.buf, &mut self.pos, self.limits.depth);
+        let exceeds = self.pos - start > self.limits.message;
+        let too_large = FrameErrorKind::TooLarge {
+            limit: self.limits.message,
+        };
+        match scan {
+            // Of two limits the first one counts, in however many pieces the bytes come.
+            Scan::Open | Scan::TooDeep if exceeds => {
+                self.give_up(too_large);
+                None
             }
-            Scan::Closed if self.pos - start > self.limits.message => {
+            Scan::Open => Some(Step::NeedMore),
+            Scan::Closed if exceeds => {
                 let end = self.pos;
                 self.skip(start..end);
                 self.mode = Mode::Between;
-                Some(Step::Error(FrameErrorKind::TooLarge {
-                    limit: self.limits.message,
-                }))
+                Some(Step::Error(too_large))
             }
             Scan::Closed => {
                 self.mode = Mode::Between;

@@ -161,6 +161,24 @@ fn nesting_is_accepted_to_the_limit_and_skipped_beyond() {
 }
 
 #[test]
+fn of_two_limits_the_first_one_counts_in_whatever_pieces_the_bytes_come() {
+    let limits = Limits::QEMU.with_message(64).with_depth(8);
+    let (large, deep) = (
+        FrameErrorKind::TooLarge { limit: 64 },
+        FrameErrorKind::TooDeep { limit: 8 },
+    );
+    let nest = format!("{}1{}", "[".repeat(10), "]".repeat(10));
+    for (before, after, kind) in [(100, 0, large), (0, 100, deep)] {
+        let pad = |length: usize| "x".repeat(length);
+        let text = format!("{{\"a\":[\"{}\",{nest},\"{}\"]}}", pad(before), pad(after));
+        for step in 1..=text.len() {
+            let found = frames(text.as_bytes(), step, limits);
+            assert_eq!(found, [Err(kind)], "in pieces of {step}");
+        }
+    }
+}
+
+#[test]
 fn the_depth_of_a_frame_is_its_deepest_nesting() {
     let mut framer = Framer::default();
     framer.push(br#"{"a": [[{}]], "b": {}} {}"#);
