@@ -103,7 +103,8 @@ impl Options {
         self
     }
 
-    /// How many unread events a subscriber may have before it loses some. Default: 16384.
+    /// How many unread events a subscriber may have before it loses some, at least 1.
+    /// Default: 16384.
     #[must_use]
     pub fn event_capacity(mut self, events: usize) -> Self {
         self.event_capacity = events.max(1);

@@ -189,6 +189,32 @@ async fn each_failure_to_connect_has_its_own_error() {
 }
 
 #[tokio::test]
+async fn a_child_that_is_stopped_is_told_from_one_that_is_silent() {
+    let mut child = tokio::process::Command::new("sh")
+        .args(["-c", "kill -STOP $$"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let pid = child.id().unwrap();
+    let is_stopped = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat[stat.rfind(')').unwrap() + 1..]
+            .trim_start()
+            .starts_with('T')
+    };
+    while !is_stopped() {
+        tokio::task::yield_now().await;
+    }
+    let error = connect_error(Client::from_child(&mut child, short()).await);
+    let ConnectError::Stopped { pid: found, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(u32::try_from(found), Ok(pid));
+}
+
+#[tokio::test]
 async fn no_tcp_connection_waits_for_acknowledgements() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

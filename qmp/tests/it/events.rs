@@ -81,6 +81,15 @@ async fn a_slow_subscriber_loses_a_counted_number_at_a_known_place_and_hurts_nob
 }
 
 #[tokio::test]
+async fn a_subscriber_has_room_for_one_event_at_least() {
+    let (client, control) = connect_with(echo(), Options::default().event_capacity(0)).await;
+    let mut events = client.subscribe("N");
+    send(&client, &control, 0..3).await;
+    assert_eq!(events.recv().await.unwrap().data["n"], 0);
+    assert!(matches!(events.recv().await, Err(RecvError::Lagged(2))));
+}
+
+#[tokio::test]
 async fn a_subscriber_that_never_reads_does_not_stop_the_stream() {
     let (client, control) = connect_with(echo(), Options::default().event_capacity(10)).await;
     let stuck = client.subscribe(Matcher::any());

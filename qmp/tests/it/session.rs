@@ -430,6 +430,25 @@ fn an_id_stays_short_and_comes_back_only_after_its_reply() {
 }
 
 #[test]
+fn the_id_of_a_command_that_may_still_fail_is_not_used_again() {
+    let mut session = ready(Config::default(), true);
+    let unanswered = Request {
+        answers: false,
+        ..Request::new("guest-shutdown", None)
+    };
+    let call = session.submit(unanswered).unwrap();
+    let id = sent(&mut session).unwrap()["id"].clone();
+    session.abandon(call);
+    assert_eq!(session.in_flight(), 0);
+    for _ in 0..200 {
+        submit(&mut session, "a");
+        let other = sent(&mut session).expect("room")["id"].clone();
+        assert_ne!(other, id);
+        receive(&mut session, &json!({"return": 1, "id": other}).to_string());
+    }
+}
+
+#[test]
 fn an_undecodable_reply_fails_its_own_command_and_the_session_lives() {
     let mut session = ready(Config::default(), true);
     for (bad, good) in [
