@@ -13,6 +13,7 @@ mod handle;
 mod job;
 mod options;
 mod process;
+mod record;
 mod shared;
 mod transport;
 

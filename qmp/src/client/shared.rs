@@ -11,16 +11,16 @@ use tracing::{Span, debug, trace, warn};
 
 use super::cache::Store;
 use super::events::{EventStream, Queue};
-use super::options::{Options, Recorder};
+use super::options::Options;
+use super::record::Record;
 use crate::encode::EncodeError;
 use crate::error::Closed;
 use crate::matcher::Matcher;
 use crate::message::{Event, Greeting};
-use crate::redact::Redaction;
 use crate::session::{
     CallId, Discarded, Failure, HandshakeFailure, Notice, Request, Returned, Session, Transmit,
 };
-use crate::transcript::{Direction, Entry, Tail};
+use crate::transcript::{Direction, Entry};
 
 /// How a call ended.
 pub(crate) enum Outcome {
@@ -42,17 +42,12 @@ pub(crate) enum Stage {
     Closed(Closed),
 }
 
-/// The longest text that is kept per message in the tail, and shown in traces.
-const MAX_TEXT: usize = 2048;
-
 pub(crate) struct Shared {
     state: Mutex<State>,
     queues: Mutex<Arc<Vec<Arc<Queue>>>>,
     pub(crate) store: Arc<Store>,
     stage: watch::Sender<Stage>,
-    recorder: Option<Recorder>,
-    redaction: Redaction,
-    began: Instant,
+    record: Record,
     event_capacity: usize,
     carries_fds: bool,
 }
@@ -60,8 +55,6 @@ pub(crate) struct Shared {
 struct State {
     session: Session,
     calls: HashMap<CallId, Pending>,
-    tail: Tail,
-    keeps_tail: bool,
     greeting: Option<Greeting>,
     closed: Option<Closed>,
     waker: Option<Waker>,
@@ -109,8 +102,6 @@ impl Shared {
             state: Mutex::new(State {
                 session: Session::new(options.config),
                 calls: HashMap::new(),
-                tail: Tail::new(options.transcript_lines),
-                keeps_tail: options.transcript_lines > 0,
                 greeting: None,
                 closed: None,
                 waker: None,
@@ -119,9 +110,7 @@ impl Shared {
             queues: Mutex::default(),
             store: Store::new(options.cache_capacity),
             stage: watch::Sender::new(Stage::Handshake),
-            recorder: options.recorder.clone(),
-            redaction: options.redaction.clone(),
-            began: Instant::now(),
+            record: Record::new(options),
             event_capacity: options.event_capacity,
             carries_fds,
         })
@@ -150,7 +139,7 @@ impl Shared {
     }
 
     pub(crate) fn transcript_tail(&self, count: usize) -> Vec<Entry> {
-        self.lock().tail.last(count)
+        self.record.tail(count)
     }
 
     pub(crate) fn subscribe(self: &Arc<Self>, matcher: Matcher, active: bool) -> EventStream {
@@ -268,7 +257,10 @@ impl Shared {
             queue = pending.on_way.queue.take();
             written = pending.on_way.written.take();
         }
-        self.note(&mut state, Direction::Out, &transmit.bytes);
+        if self.record.is_wanted() {
+            let line = transmit.bytes.trim_ascii_end();
+            self.record.note(Direction::Out, line);
+        }
         Some(Line {
             transmit,
             queue,
@@ -289,16 +281,10 @@ impl Shared {
 
     pub(crate) fn received(&self, bytes: &[u8]) {
         let mut state = self.lock();
-        let State {
-            session,
-            tail,
-            keeps_tail,
-            ..
-        } = &mut *state;
-        let observes = self.observes(*keeps_tail);
-        session.receive(bytes, |message| {
-            if observes {
-                self.observe(tail, *keeps_tail, Direction::In, message);
+        let wanted = self.record.is_wanted();
+        state.session.receive(bytes, |message| {
+            if wanted {
+                self.record.note(Direction::In, message);
             }
         });
         let mut deliveries = Vec::new();
@@ -397,71 +383,6 @@ impl Shared {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed.is_some()
-    }
-
-    // Transcripts.
-
-    fn observes(&self, keeps_tail: bool) -> bool {
-        keeps_tail
-            || self.recorder.is_some()
-            || tracing::enabled!(target: "qmp", tracing::Level::TRACE)
-    }
-
-    fn note(&self, state: &mut State, direction: Direction, bytes: &[u8]) {
-        if self.observes(state.keeps_tail) {
-            self.observe(
-                &mut state.tail,
-                state.keeps_tail,
-                direction,
-                bytes.trim_ascii_end(),
-            );
-        }
-    }
-
-    fn observe(&self, tail: &mut Tail, keeps_tail: bool, direction: Direction, bytes: &[u8]) {
-        let at = self.began.elapsed();
-        if let Some(recorder) = &self.recorder {
-            let text = self.text(bytes);
-            let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
-            recorder(&Entry {
-                at,
-                direction,
-                text,
-            });
-        }
-        let traces = tracing::enabled!(target: "qmp", tracing::Level::TRACE);
-        if !keeps_tail && !traces {
-            return;
-        }
-        let text = self.shortened(direction, bytes);
-        trace!(target: "qmp", ?direction, text, "message");
-        tail.push(Entry {
-            at,
-            direction,
-            text,
-        });
-    }
-
-    /// The beginning of a message.
-    fn shortened(&self, direction: Direction, bytes: &[u8]) -> String {
-        let mut text = match direction {
-            // That a member is secret may be said behind it, as in `object-add`.
-            Direction::Out => self.text(bytes),
-            // May be many megabytes.
-            Direction::In => self.text(&bytes[..bytes.len().min(MAX_TEXT)]),
-        };
-        let cut =
-            text.len() > MAX_TEXT || matches!(direction, Direction::In) && bytes.len() > MAX_TEXT;
-        text.truncate(text.floor_char_boundary(MAX_TEXT));
-        if cut {
-            text.push_str(&format!(" ... ({} bytes)", bytes.len()));
-        }
-        text
-    }
-
-    fn text(&self, bytes: &[u8]) -> String {
-        let text = String::from_utf8_lossy(bytes);
-        self.redaction.apply(&text).into_owned()
     }
 }
 
