@@ -8,9 +8,10 @@
 //! its time is close to proportional to the length of the command, and the eleven bytes of
 //! `,"id":"ab0"` weigh more than all of this crate: on an idle machine the loop with them is slower
 //! than the client, and without them within a tenth of it; on a busy one it was up to a third
-//! faster. The client could leave them out, as in-band replies come in order. It does not: an error that QEMU cannot attribute, a reply that cannot be decoded
-//! or one to the client before us would then count for the next command, and all later replies for
-//! the ones after. With ids such a message costs at most the call that it is about.
+//! faster. The client could leave them out, as in-band replies come in order. It does not: an error
+//! that QEMU cannot attribute, a reply that cannot be decoded or one to the client before us would
+//! then count for the next command, and all later replies for the ones after. With ids such a
+//! message costs at most the call that it is about.
 
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
