@@ -31,7 +31,7 @@ pub enum Event {
     /// The server listens (again).
     Listening,
     /// The server does not listen any more.
-    Deaf,
+    StoppedListening,
     /// A client has connected.
     Accepted,
     /// An option was received.
@@ -162,8 +162,8 @@ impl Journal {
         self.lock().clone()
     }
 
-    /// How many entries match.
-    pub fn count(&self, matches: impl Fn(&Entry) -> bool) -> usize {
+    /// How many entries match. They are looked at in their order, each once.
+    pub fn count(&self, mut matches: impl FnMut(&Entry) -> bool) -> usize {
         self.lock().iter().filter(|e| matches(e)).count()
     }
 
@@ -176,8 +176,9 @@ impl Journal {
         entries.iter().map(|e| line(e) + "\n").collect()
     }
 
-    /// Waits until so many entries match. They may be there already.
-    pub async fn wait_for(&self, n: usize, matches: impl Fn(&Entry) -> bool) {
+    /// Waits until so many entries match. They may be there already. They are looked at in their
+    /// order, each once.
+    pub async fn wait_for(&self, n: usize, mut matches: impl FnMut(&Entry) -> bool) {
         let mut length = self.length.subscribe();
         let (mut seen, mut found) = (0, 0);
         loop {

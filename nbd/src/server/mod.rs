@@ -13,11 +13,14 @@
 //! | [`clock`] | delays that can be virtual |
 
 pub mod backend;
+mod builder;
 pub mod clock;
 mod connection;
 mod deceit;
+mod error;
 mod execute;
 mod export;
+mod handle;
 pub mod journal;
 mod layout;
 mod listener;
@@ -31,10 +34,12 @@ mod trigger;
 mod wire;
 
 pub use backend::Backend;
+pub use builder::ServerBuilder;
 pub use clock::Clock;
+pub use error::ServerError;
 pub use export::Export;
+pub use handle::Server;
 pub use journal::{Entry, Event, Journal};
-pub use listener::{Server, ServerBuilder, ServerError};
 pub use plan::{Action, FaultPlan, On, Rule};
 pub use shadow::WriteShadow;
 pub use trigger::Trigger;

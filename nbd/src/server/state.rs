@@ -1,9 +1,9 @@
 //! What all connections of a server share.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::Clock;
 use super::export::Export;
@@ -13,26 +13,17 @@ use super::shadow::WriteShadow;
 use super::trigger::{Trigger, Triggers};
 use crate::proto::Mode;
 
-/// Whether the server listens, and if not, until when.
-#[derive(Clone, Debug)]
-pub(super) enum Hearing {
-    Listening,
-    Deaf,
-    DeafUntil(Trigger),
-    DeafFor(std::time::Duration),
+/// What the listener is to do.
+#[derive(Debug)]
+pub(super) enum Order {
+    Listen,
+    Stop,
+    StopUntil(Trigger),
+    StopFor(Duration),
 }
 
-impl Hearing {
-    /// When to listen again: never, unless a trigger or time decides.
-    pub(super) fn pause(&self, shared: &Arc<Shared>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let shared = shared.clone();
-        match self.clone() {
-            Hearing::DeafUntil(trigger) => Box::pin(async move { trigger.wait().await }),
-            Hearing::DeafFor(time) => Box::pin(async move { shared.clock.sleep(time).await }),
-            Hearing::Listening | Hearing::Deaf => Box::pin(std::future::pending()),
-        }
-    }
-}
+/// Orders, each with who waits for it to be carried out.
+pub(super) type Orders = mpsc::UnboundedReceiver<(Order, oneshot::Sender<()>)>;
 
 /// Shared by the listener and all connections.
 #[derive(Debug)]
@@ -48,7 +39,9 @@ pub(super) struct Shared {
     pub(super) triggers: Triggers,
     pub(super) clock: Clock,
     pub(super) shadow: Option<WriteShadow>,
-    pub(super) hearing: watch::Sender<Hearing>,
+    orders: mpsc::UnboundedSender<(Order, oneshot::Sender<()>)>,
+    /// How many connections there are.
+    pub(super) connected: watch::Sender<usize>,
     /// Ends every connection.
     pub(super) over: watch::Sender<bool>,
 }
@@ -62,6 +55,7 @@ pub(super) struct Parts {
     pub(super) engine: Engine,
     pub(super) clock: Clock,
     pub(super) shadow: Option<WriteShadow>,
+    pub(super) orders: mpsc::UnboundedSender<(Order, oneshot::Sender<()>)>,
 }
 
 impl Shared {
@@ -77,7 +71,8 @@ impl Shared {
             triggers: Triggers::default(),
             clock: parts.clock,
             shadow: parts.shadow,
-            hearing: watch::Sender::new(Hearing::Listening),
+            orders: parts.orders,
+            connected: watch::Sender::new(0),
             over: watch::Sender::new(false),
         }
     }
@@ -107,10 +102,25 @@ impl Shared {
         self.journal.add(connection, at, event);
     }
 
+    /// Has the listener do something, and waits until it is done. Where nobody listens, it is.
+    pub(super) async fn order(&self, order: Order) {
+        let (done, carried_out) = oneshot::channel();
+        if self.orders.send((order, done)).is_ok() {
+            // A listener that is gone does not listen.
+            let _ = carried_out.await;
+        }
+    }
+
     /// Waits until the server is over.
     pub(super) async fn ended(&self) {
         // The sender is ours, so this cannot fail.
         let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// Waits until no connection is left.
+    pub(super) async fn deserted(&self) {
+        // The sender is ours, so this cannot fail.
+        let _ = self.connected.subscribe().wait_for(|n| *n == 0).await;
     }
 
     pub(super) fn unfired(&self) -> Vec<String> {

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::journal::Closed;
 use super::layout::{self, Layout};
 use super::plan::{Action, At, Closing, Firing, Side};
-use super::state::{Hearing, Shared};
+use super::state::{Order, Shared};
 use crate::proto::DecodeError;
 
 /// A connected socket.
@@ -265,24 +265,23 @@ impl Wire {
         match &firing.action {
             Action::Close(how) => return Err(self.close(*how).await),
             Action::Die => {
-                shared.hearing.send_replace(Hearing::Deaf);
+                // First, so that who sees its connection close finds nobody.
+                shared.order(Order::Stop).await;
                 let end = self.close(Closing::Plain).await;
                 shared.over.send_replace(true);
                 return Err(end);
             }
             Action::RestartOn(name) => {
                 let trigger = shared.triggers.get(name);
-                shared.hearing.send_replace(Hearing::DeafUntil(trigger));
+                shared.order(Order::StopUntil(trigger)).await;
                 return Err(self.close(Closing::Plain).await);
             }
             Action::RestartAfter(ms) => {
                 let pause = Duration::from_millis(*ms);
-                shared.hearing.send_replace(Hearing::DeafFor(pause));
+                shared.order(Order::StopFor(pause)).await;
                 return Err(self.close(Closing::Plain).await);
             }
-            Action::StopListening => {
-                shared.hearing.send_replace(Hearing::Deaf);
-            }
+            Action::StopListening => shared.order(Order::Stop).await,
             Action::HalfClose(Side::Tx) => self.socket()?.shutdown().await?,
             Action::HalfClose(Side::Rx) => self.stop_receiving()?,
             // The end of the server ends this, as it ends every connection.

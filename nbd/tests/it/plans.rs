@@ -156,7 +156,7 @@ fn phases_tell_a_whole_story() {
         assert!(first.write(1024, vec![3; 512]).await.is_err());
         server
             .journal()
-            .wait_for(1, |e| e.event == Event::Deaf)
+            .wait_for(1, |e| e.event == Event::StoppedListening)
             .await;
         assert!(Client::builder().connect_uri(&uri).await.is_err());
         server.trigger("back").set();
