@@ -8,7 +8,7 @@ use super::connection::Client;
 use super::error::RequestError;
 use super::requests::request;
 use crate::proto::chunk::Extent;
-use crate::proto::{BaseAllocation, CommandFlags, CommandType, Mode, StatusFilter};
+use crate::proto::{BaseAllocation, CommandFlags, CommandType, Mode, StatusFilter, limits};
 
 /// What one reply said of one context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,9 +44,6 @@ impl MapEntry {
         self.offset + self.len
     }
 }
-
-/// Largest status request without extended headers, aligned for every block size.
-const MAX_COMPACT: u64 = u32::MAX as u64 & !0xffff;
 
 impl Client {
     /// Status of every selected context.
@@ -151,7 +148,7 @@ impl Client {
         let most = if self.export().mode == Mode::Extended {
             u64::MAX
         } else {
-            MAX_COMPACT
+            limits::MAX_COMPACT_LEN
         };
         let mut at = range.start;
         while at < range.end {

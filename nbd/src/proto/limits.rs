@@ -26,6 +26,10 @@ pub const MAX_OPTION_REPLY_TOTAL: usize = 1024 * 1024;
 /// Most extents in one status chunk: 2^20 (proto.md, `NBD_CMD_BLOCK_STATUS`).
 pub const MAX_EXTENTS: usize = 1 << 20;
 
+/// Largest length that fits the 32 bits of a compact header and is a multiple of every minimum block
+/// size (at most 64 KiB: proto.md, "Block size constraints").
+pub const MAX_COMPACT_LEN: u64 = u32::MAX as u64 & !0xffff;
+
 /// Most separate pieces of a read that may be outstanding at once.
 ///
 /// proto.md lets a server send chunks in any order and size. Pieces that touch are merged, so only

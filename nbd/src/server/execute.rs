@@ -65,6 +65,9 @@ impl Executor<'_> {
         let filter = StatusFilter::decode(payload).map_err(|error| error.to_string())?;
         let known = self.agreed.contexts.len() as u32;
         let ids = &filter.contexts;
+        if ids.is_empty() {
+            return Err("no context id".into());
+        }
         let twice = ids.iter().enumerate().any(|(n, id)| ids[..n].contains(id));
         if twice || ids.iter().any(|id| *id >= known) {
             return Err("unknown or repeated context id".into());
@@ -81,16 +84,10 @@ impl Executor<'_> {
     ) -> Option<(Errno, &'static str)> {
         use CommandType as C;
         let size = self.agreed.export.backend.size();
-        let mut allowed = match request.command {
-            C::READ => CommandFlags::DF | CommandFlags::FUA,
-            C::WRITE_ZEROES => CommandFlags::FUA | CommandFlags::NO_HOLE | CommandFlags::FAST_ZERO,
-            C::BLOCK_STATUS => CommandFlags::REQ_ONE,
-            _ => CommandFlags::FUA,
-        };
-        if request.command == C::WRITE || filtered {
-            allowed |= CommandFlags::PAYLOAD_LEN;
-        }
-        if !allowed.contains(request.flags) {
+        if !self
+            .allowed_flags(request.command, filtered)
+            .contains(request.flags)
+        {
             return Some((Errno::EINVAL, "flags do not fit the command"));
         }
         let writes = [C::WRITE, C::TRIM, C::WRITE_ZEROES].contains(&request.command);
@@ -103,11 +100,24 @@ impl Executor<'_> {
         }
         let end = request.offset.checked_add(len);
         if ranged && end.is_none_or(|end| end > size) {
-            let errno = if writes { Errno::ENOSPC } else { Errno::EINVAL };
+            let lacks_space = [C::WRITE, C::WRITE_ZEROES].contains(&request.command);
+            let errno = if lacks_space {
+                Errno::ENOSPC
+            } else {
+                Errno::EINVAL
+            };
             return Some((errno, "beyond the end of the export"));
         }
+        let minimum = u64::from(self.agreed.export.sizes().map_or(1, |s| s.minimum.max(1)));
+        if ranged && !(request.offset.is_multiple_of(minimum) && len.is_multiple_of(minimum)) {
+            return Some((Errno::EINVAL, "not a multiple of the minimum block size"));
+        }
         if request.command == C::READ && len > self.shared.max_payload {
-            return Some((Errno::EOVERFLOW, "too much at once"));
+            let errno = match request.flags.contains(CommandFlags::DF) {
+                true => Errno::EOVERFLOW,
+                false => Errno::EINVAL,
+            };
+            return Some((errno, "too much at once"));
         }
         if request.command == C::BLOCK_STATUS && self.agreed.contexts.is_empty() {
             return Some((Errno::EINVAL, "no context was selected"));
@@ -116,6 +126,26 @@ impl Executor<'_> {
             return Some((Errno::EINVAL, "no bytes"));
         }
         None
+    }
+
+    /// What a command may be flagged with (proto.md, "Command flags").
+    fn allowed_flags(&self, command: CommandType, filtered: bool) -> CommandFlags {
+        use CommandFlags as F;
+        let if_advertised = |flag, advertised| match self.agreed.flags.contains(advertised) {
+            true => flag,
+            false => F::empty(),
+        };
+        match command {
+            CommandType::READ => F::FUA | if_advertised(F::DF, TransmissionFlags::SEND_DF),
+            CommandType::WRITE => F::FUA | F::PAYLOAD_LEN,
+            CommandType::WRITE_ZEROES => {
+                let fast = if_advertised(F::FAST_ZERO, TransmissionFlags::SEND_FAST_ZERO);
+                F::FUA | F::NO_HOLE | fast
+            }
+            CommandType::BLOCK_STATUS if filtered => F::REQ_ONE | F::PAYLOAD_LEN,
+            CommandType::BLOCK_STATUS => F::REQ_ONE,
+            _ => F::FUA,
+        }
     }
 
     async fn carry_out(
@@ -145,7 +175,13 @@ impl Executor<'_> {
                 result.into()
             }
             CommandType::WRITE_ZEROES => backend.zero(offset, len, request.flags).await.into(),
-            CommandType::TRIM => backend.trim(offset, len).await.into(),
+            CommandType::TRIM => {
+                let fua = request.flags.contains(CommandFlags::FUA);
+                match backend.trim(offset, len).await {
+                    Ok(()) if fua => backend.flush().await.into(),
+                    result => result.into(),
+                }
+            }
             CommandType::CACHE => backend.cache(offset, len).await.into(),
             CommandType::BLOCK_STATUS => self.status(request, len, filter).await,
             _ => backend.flush().await.into(),
@@ -169,7 +205,7 @@ impl Executor<'_> {
                     // Whatever the backend knows beyond the request is kept out of the way of
                     // clients that take REQ_ONE at its word.
                     let most = if narrow {
-                        u64::from(u32::MAX) & !0xffff
+                        limits::MAX_COMPACT_LEN
                     } else {
                         u64::MAX
                     };

@@ -53,7 +53,9 @@ impl<'a> Negotiator<'a> {
             self.wire.act(&firing).await?;
         }
         if self.wire.shared.mode == Mode::Oldstyle {
-            let export = self.find("")?;
+            // There is no way to ask for another one.
+            let first = self.wire.shared.exports.first().cloned();
+            let export = first.ok_or_else(|| End(Closed::Refused("there is no export".into())))?;
             let told = self.describe(&export);
             let greeting = Greeting::Oldstyle {
                 size: told.size,
@@ -128,7 +130,11 @@ impl<'a> Negotiator<'a> {
                 "option {option} without fixed newstyle"
             ))));
         }
-        if let Some(firing) = judgement.first() {
+        if let Some((firing, others)) = judgement.split_first() {
+            // One answer is all there can be.
+            for other in others {
+                self.wire.shared.misfit(self.wire.number, other);
+            }
             return self.judge(option, firing).await.map(|()| None);
         }
         match OptionRequest::decode(option, &data) {

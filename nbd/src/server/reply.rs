@@ -126,6 +126,10 @@ impl Reply {
             chunks: Vec::new(),
         };
         reply.fill(answer, mode);
+        if reply.chunks.is_empty() {
+            // Nothing was asked for. That has to be said all the same, or the client waits for it.
+            reply.chunks.push(Chunk::new(ChunkType::NONE, Vec::new()));
+        }
         if let Some(last) = reply.chunks.last_mut() {
             last.flags = ChunkFlags::DONE;
         }
@@ -154,7 +158,7 @@ impl Reply {
                 } else {
                     pieces
                 };
-                for piece in &pieces {
+                for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
                     self.chunks.push(match piece {
                         Piece::Data(data) => Chunk::data(at, data.clone()),
                         Piece::Hole(len) => Chunk::hole(at, *len),

@@ -13,7 +13,7 @@ use super::plan::{Action, Firing, Point, ReplyKind, Stage};
 use super::reply::{Answer, Reply};
 use super::trigger::Trigger;
 use super::wire::{End, Message, Wire, is_flow};
-use crate::proto::{CommandType, Request};
+use crate::proto::{CommandType, Errno, Request};
 
 pub(super) struct Transmission<'a> {
     wire: &'a mut Wire,
@@ -51,7 +51,7 @@ impl<'a> Transmission<'a> {
         loop {
             let request = self.next_request().await?;
             if request.command == CommandType::DISC {
-                return Err(End(Closed::Goodbye));
+                return Err(self.goodbye(request).await);
             }
             self.serve(request).await?;
         }
@@ -70,6 +70,7 @@ impl<'a> Transmission<'a> {
                 n = released(&self.held) => {
                     let held = self.held.swap_remove(n);
                     self.send_plain(held.messages).await?;
+                    self.after_reply(false).await?;
                 }
             }
         };
@@ -86,6 +87,16 @@ impl<'a> Transmission<'a> {
             },
         );
         Ok(request)
+    }
+
+    /// There is no reply to it, so rules can only be about the connection.
+    async fn goodbye(&mut self, request: Request) -> End {
+        for firing in self.consult(&Point::Request(Some(request)), Stage::After) {
+            if let Err(end) = self.wire.act(&firing).await {
+                return end;
+            }
+        }
+        End(Closed::Goodbye)
     }
 
     fn holds_for_a_trigger(&self) -> bool {
@@ -146,6 +157,7 @@ impl<'a> Transmission<'a> {
         if delivery.swap {
             match self.to_swap.take() {
                 None => {
+                    self.note_reply(error, &reply.clone().messages());
                     self.to_swap = Some(reply);
                     return Ok(());
                 }
@@ -156,18 +168,7 @@ impl<'a> Transmission<'a> {
             }
         }
         let messages = reply.messages();
-        let bytes = messages
-            .iter()
-            .map(|m| (m.head.len() + m.data.len()) as u64)
-            .sum();
-        self.wire.shared.note(
-            self.wire.number,
-            Event::Reply {
-                n: self.requests,
-                error,
-                bytes,
-            },
-        );
+        self.note_reply(error, &messages);
         if let Some(until) = delivery.hold {
             self.held.push(Held { messages, until });
             return Ok(());
@@ -186,6 +187,16 @@ impl<'a> Transmission<'a> {
             self.send_plain(copy).await?;
         }
         self.after_reply(delivery.again_later).await
+    }
+
+    fn note_reply(&self, error: Errno, messages: &[Message]) {
+        let size = |m: &Message| (m.head.len() + m.data.len()) as u64;
+        let event = Event::Reply {
+            n: self.requests,
+            error,
+            bytes: messages.iter().map(size).sum(),
+        };
+        self.wire.shared.note(self.wire.number, event);
     }
 
     async fn after_reply(&mut self, just_held: bool) -> Result<(), End> {

@@ -2,6 +2,7 @@
 
 mod cycles;
 mod dialect;
+mod edges;
 mod fault_kinds;
 mod fault_matrix;
 mod hostile;

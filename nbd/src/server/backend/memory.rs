@@ -7,20 +7,28 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{Backend, BackendError, HOLE, Piece, push};
-use crate::proto::CommandFlags;
 use crate::proto::chunk::Extent;
+use crate::proto::{CommandFlags, Errno};
 
 /// Granularity of allocation in bytes.
 const BLOCK: u64 = 64 * 1024;
 
-/// Memory, allocated in blocks of 64 KiB when written.
+/// Most that zeroes are allocated for by one request, which has no payload to pay for them.
+const MOST_ZEROES: u64 = 1 << 36;
+
+/// Memory, allocated in blocks of 64 KiB when written. Zeroes that must be allocated
+/// ([`CommandFlags::NO_HOLE`]) count as allocated and take next to no memory; for 64 GiB at most in
+/// one request, beyond that it fails with [`Errno::ENOSPC`].
 ///
 /// A write is seen by a reader wholly or not at all.
 #[derive(Debug)]
 pub struct MemoryBackend {
     size: u64,
-    blocks: Mutex<BTreeMap<u64, Box<[u8]>>>,
+    blocks: Mutex<Blocks>,
 }
+
+/// Allocated blocks by their number; those without content are zeroes.
+type Blocks = BTreeMap<u64, Option<Box<[u8]>>>;
 
 impl MemoryBackend {
     /// So many bytes, all unallocated.
@@ -43,7 +51,7 @@ impl MemoryBackend {
         let mut out = vec![0; len as usize];
         let blocks = self.lock();
         for (index, at, range) in parts(offset, len) {
-            if let Some(block) = blocks.get(&index) {
+            if let Some(Some(block)) = blocks.get(&index) {
                 let n = range.len();
                 out[at..at + n].copy_from_slice(&block[range]);
             }
@@ -54,15 +62,14 @@ impl MemoryBackend {
     fn put(&self, offset: u64, data: &[u8]) {
         let mut blocks = self.lock();
         for (index, at, range) in parts(offset, data.len() as u64) {
-            let block = blocks
-                .entry(index)
-                .or_insert_with(|| vec![0; BLOCK as usize].into());
+            let block = blocks.entry(index).or_default();
+            let block = block.get_or_insert_with(|| vec![0; BLOCK as usize].into());
             let n = range.len();
             block[range].copy_from_slice(&data[at..at + n]);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Box<[u8]>>> {
+    fn lock(&self) -> MutexGuard<'_, Blocks> {
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -82,6 +89,12 @@ fn parts(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize, std::ops::R
     })
 }
 
+/// Forgets the blocks that lie wholly in a range, however large it is.
+fn release(blocks: &mut Blocks, offset: u64, len: u64) {
+    let whole = offset.div_ceil(BLOCK)..(offset + len) / BLOCK;
+    blocks.retain(|index, _| !whole.contains(index));
+}
+
 #[async_trait]
 impl Backend for MemoryBackend {
     fn size(&self) -> u64 {
@@ -96,7 +109,10 @@ impl Backend for MemoryBackend {
             match blocks.get(&index) {
                 Some(block) => {
                     data.reserve_exact(if data.is_empty() { len as usize } else { 0 });
-                    data.extend_from_slice(&block[range]);
+                    match block {
+                        Some(block) => data.extend_from_slice(&block[range]),
+                        None => data.resize(data.len() + range.len(), 0),
+                    }
                 }
                 None => {
                     if !data.is_empty() {
@@ -121,30 +137,36 @@ impl Backend for MemoryBackend {
     }
 
     async fn zero(&self, offset: u64, len: u64, flags: CommandFlags) -> Result<(), BackendError> {
-        let keep = flags.contains(CommandFlags::NO_HOLE);
         let mut blocks = self.lock();
-        for (index, _, range) in parts(offset, len) {
-            if range.len() as u64 == BLOCK && !keep {
-                blocks.remove(&index);
-            } else if keep {
-                let block = blocks
-                    .entry(index)
-                    .or_insert_with(|| vec![0; BLOCK as usize].into());
-                block[range].fill(0);
-            } else if let Some(block) = blocks.get_mut(&index) {
-                block[range].fill(0);
+        if flags.contains(CommandFlags::NO_HOLE) {
+            if len > MOST_ZEROES {
+                let text = "too much to allocate at once";
+                return Err(BackendError::new(Errno::ENOSPC, text));
+            }
+            for (index, _, range) in parts(offset, len) {
+                match blocks.entry(index).or_default() {
+                    Some(block) if (range.len() as u64) < BLOCK => block[range].fill(0),
+                    block => *block = None,
+                }
+            }
+            return Ok(());
+        }
+        release(&mut blocks, offset, len);
+        for at in [offset, (offset + len).saturating_sub(1)] {
+            let start = at - at % BLOCK;
+            if let Some(Some(block)) = blocks.get_mut(&(at / BLOCK)) {
+                let (from, to) = (
+                    offset.max(start),
+                    (offset + len).min(start.saturating_add(BLOCK)),
+                );
+                block[(from - start) as usize..(to - start) as usize].fill(0);
             }
         }
         Ok(())
     }
 
     async fn trim(&self, offset: u64, len: u64) -> Result<(), BackendError> {
-        let mut blocks = self.lock();
-        for (index, _, range) in parts(offset, len) {
-            if range.len() as u64 == BLOCK {
-                blocks.remove(&index);
-            }
-        }
+        release(&mut self.lock(), offset, len);
         Ok(())
     }
 
@@ -156,7 +178,7 @@ impl Backend for MemoryBackend {
             let index = at / BLOCK;
             // Runs of unallocated blocks are skipped as a whole: exports can be huge.
             let (end, status) = match blocks.range(index..).next() {
-                Some((first, _)) if *first == index => ((index + 1) * BLOCK, 0),
+                Some((first, _)) if *first == index => ((index + 1).saturating_mul(BLOCK), 0),
                 Some((first, _)) => (first * BLOCK, HOLE),
                 None => (u64::MAX, HOLE),
             };
@@ -165,5 +187,89 @@ impl Backend for MemoryBackend {
             at = end;
         }
         Ok(extents)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SIZE: u64 = 3 * BLOCK + 100;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Write(u8),
+        Zero(CommandFlags),
+        Trim,
+    }
+
+    fn op() -> impl Strategy<Value = (Op, u64, u64)> {
+        let op = prop_oneof![
+            (1u8..).prop_map(Op::Write),
+            Just(Op::Zero(CommandFlags::empty())),
+            Just(Op::Zero(CommandFlags::NO_HOLE)),
+            Just(Op::Trim),
+        ];
+        // Some ranges end where a block does.
+        let edge = prop_oneof![0..=SIZE, (0..=3u64).prop_map(|n| n * BLOCK)];
+        (op, edge.clone(), edge).prop_map(|(op, a, b)| (op, a.min(b), a.max(b) - a.min(b)))
+    }
+
+    proptest! {
+        #[test]
+        fn content_and_allocation_agree_with_a_plain_buffer(ops in prop::collection::vec(op(), 0..12)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let memory = MemoryBackend::new(SIZE);
+            let mut plain = vec![0u8; SIZE as usize];
+            let mut allocated = [false; 4];
+            for (op, offset, len) in ops {
+                let range = offset as usize..(offset + len) as usize;
+                let whole = |n: &usize| {
+                    let start = *n as u64 * BLOCK;
+                    offset <= start && start + BLOCK <= offset + len
+                };
+                let touched = |n: &usize| {
+                    let start = *n as u64 * BLOCK;
+                    offset < start + BLOCK && start < offset + len
+                };
+                let done = match op {
+                    Op::Write(byte) => {
+                        plain[range].fill(byte);
+                        (0..4).filter(touched).for_each(|n| allocated[n] = true);
+                        runtime.block_on(memory.write(offset, vec![byte; len as usize].into(), false))
+                    }
+                    Op::Zero(flags) => {
+                        plain[range].fill(0);
+                        match flags.contains(CommandFlags::NO_HOLE) {
+                            true => (0..4).filter(touched).for_each(|n| allocated[n] = true),
+                            false => (0..4).filter(whole).for_each(|n| allocated[n] = false),
+                        }
+                        runtime.block_on(memory.zero(offset, len, flags))
+                    }
+                    Op::Trim => {
+                        for n in (0..4).filter(whole) {
+                            allocated[n] = false;
+                            plain[n * BLOCK as usize..(n + 1) * BLOCK as usize].fill(0);
+                        }
+                        runtime.block_on(memory.trim(offset, len))
+                    }
+                };
+                prop_assert_eq!(done, Ok(()));
+            }
+            prop_assert_eq!(memory.snapshot(0, SIZE), &*plain);
+            let mut read = Vec::new();
+            for piece in runtime.block_on(memory.read(0, SIZE)).unwrap() {
+                match piece {
+                    Piece::Data(data) => read.extend_from_slice(&data),
+                    Piece::Hole(len) => read.resize(read.len() + len as usize, 0),
+                }
+            }
+            prop_assert_eq!(read, plain);
+            for (n, allocated) in allocated.iter().enumerate() {
+                let status = runtime.block_on(memory.status("", n as u64 * BLOCK, 1)).unwrap();
+                prop_assert_eq!(status[0].status, if *allocated { 0 } else { HOLE });
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::{Backend, BackendError, Piece};
 use crate::client::{BlockSizes, Client, RequestError};
 use crate::proto::chunk::Extent;
-use crate::proto::{CommandFlags, Errno, TransmissionFlags};
+use crate::proto::{CommandFlags, Errno, Mode, TransmissionFlags, limits};
 
 /// Passes every command on.
 ///
@@ -20,6 +20,25 @@ impl ProxyBackend {
     /// In front of the export that this client is connected to.
     pub fn new(client: Client) -> ProxyBackend {
         ProxyBackend { client }
+    }
+
+    /// Largest range that can be asked for at once.
+    fn most(&self) -> u64 {
+        match self.client.export().mode {
+            Mode::Extended => u64::MAX,
+            _ => limits::MAX_COMPACT_LEN,
+        }
+    }
+
+    /// Cuts a range into parts that can be asked for.
+    fn parts(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let (most, end) = (self.most(), offset + len);
+        let mut at = offset;
+        std::iter::from_fn(move || {
+            let len = (end - at).min(most);
+            at += len;
+            (len > 0).then_some((at - len, len))
+        })
     }
 }
 
@@ -74,15 +93,24 @@ impl Backend for ProxyBackend {
     }
 
     async fn zero(&self, offset: u64, len: u64, flags: CommandFlags) -> Result<(), BackendError> {
-        Ok(self.client.write_zeroes(offset, len, flags).await?)
+        for (at, len) in self.parts(offset, len) {
+            self.client.write_zeroes(at, len, flags).await?;
+        }
+        Ok(())
     }
 
     async fn trim(&self, offset: u64, len: u64) -> Result<(), BackendError> {
-        Ok(self.client.trim(offset, len).await?)
+        for (at, len) in self.parts(offset, len) {
+            self.client.trim(at, len).await?;
+        }
+        Ok(())
     }
 
     async fn cache(&self, offset: u64, len: u64) -> Result<(), BackendError> {
-        Ok(self.client.cache(offset, len).await?)
+        for (at, len) in self.parts(offset, len) {
+            self.client.cache(at, len).await?;
+        }
+        Ok(())
     }
 
     async fn flush(&self) -> Result<(), BackendError> {
@@ -95,8 +123,8 @@ impl Backend for ProxyBackend {
         offset: u64,
         len: u64,
     ) -> Result<Vec<Extent>, BackendError> {
-        // Without extended headers the question has to fit 32 bits; the answer may be short.
-        let len = len.min(u64::from(u32::MAX) & !0xffff);
+        // The answer may be short.
+        let len = len.min(self.most());
         let replies = self.client.block_status(offset, len).await?;
         let found = replies.into_iter().find(|reply| reply.context == context);
         found.map(|reply| reply.extents).ok_or_else(|| {

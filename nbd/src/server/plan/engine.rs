@@ -240,6 +240,7 @@ fn same<T: PartialEq>(wanted: Option<T>, got: Option<T>) -> bool {
 
 fn concerns(command: Option<CommandType>, touching: Option<Range>, request: &Request) -> bool {
     let end = request.offset.saturating_add(request.len.max(1));
+    let ranged = ![CommandType::FLUSH, CommandType::DISC].contains(&request.command);
     command.is_none_or(|c| c == request.command)
-        && touching.is_none_or(|r| request.offset < r.end && r.start < end)
+        && touching.is_none_or(|r| ranged && request.offset < r.end && r.start < end)
 }
