@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use nbd::client::{ExportInfo, ListedExport, MapEntry};
+use nbd::client::{ConnectError, ExportInfo, HandshakeError, ListedExport, MapEntry};
 use nbd::{Client, Uri};
 use serde_json::{Value, json};
 
@@ -39,14 +39,20 @@ async fn main() -> ExitCode {
         true => list(&args).await,
         false => probe(&args).await,
     };
-    // A reader that has seen enough closes the pipe, which is no failure.
-    let written = printed.map(|text| std::io::stdout().write_all(text.as_bytes()));
-    match written {
-        Ok(_) => ExitCode::SUCCESS,
+    match printed.and_then(|text| print(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("nbd-probe: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // A reader that has seen enough closes the pipe, which is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| format!("failed to print: {error}").into()),
     }
 }
 
@@ -77,25 +83,28 @@ async fn list(args: &Args) -> Result<String, Failure> {
 
 async fn probe(args: &Args) -> Result<String, Failure> {
     let uri = uri(args)?;
-    let mut contexts = args.context.clone();
-    if contexts.is_empty() {
-        // Which contexts there are has to be asked before any can be selected; a server that has
-        // no options has none.
-        if let Ok(mut options) = Client::builder().negotiate(&uri.address).await
-            && let Ok(all) = options.list_contexts(&uri.export, &[]).await
-        {
-            contexts = all;
-        }
+    let builder = Client::builder().contexts(args.context.clone());
+    if uri.tls {
+        return Err(ConnectError::Tls(uri.to_string()).into());
     }
-    let client = Client::builder()
-        .contexts(contexts)
-        .connect_uri(&uri)
-        .await?;
+    let mut options = builder.negotiate(&uri.address).await?;
+    // Which contexts there are has to be asked before any can be selected; a server that has no
+    // options, or refuses this one, has none.
+    if args.context.is_empty()
+        && options.mode().has_chunks()
+        && let Some(all) = told(options.list_contexts(&uri.export, &[]).await)?
+        && !all.is_empty()
+    {
+        options.set_contexts(&uri.export, &all).await?;
+    }
+    let client = options.go_to(&uri.export).await?;
     let info = client.export().clone();
     let maps = match args.no_map || info.contexts.is_empty() || info.size == 0 {
         true => Vec::new(),
         false => client.maps(0..info.size).await?,
     };
+    // All was read; a server that does not say goodbye changes nothing about that.
+    let _ = client.disconnect().await;
     if args.json {
         let maps: serde_json::Map<String, Value> = maps
             .into_iter()
@@ -113,6 +122,14 @@ async fn probe(args: &Args) -> Result<String, Failure> {
         }
     }
     Ok(out)
+}
+
+/// What a server told, unless it refused to.
+fn told<T>(answer: Result<T, HandshakeError>) -> Result<Option<T>, HandshakeError> {
+    match answer {
+        Err(HandshakeError::Refused { .. }) => Ok(None),
+        answer => answer.map(Some),
+    }
 }
 
 fn info_as_text(info: &ExportInfo) -> String {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
 use super::connection::Client;
 use super::error::{ConnectError, HandshakeError};
@@ -73,7 +74,7 @@ pub struct Deadlines {
     pub connect: Duration,
     /// For the whole negotiation.
     pub handshake: Duration,
-    /// For the reply to one request.
+    /// For one request: for room in the window, and for its reply.
     pub request: Duration,
 }
 
@@ -137,7 +138,8 @@ impl Builder {
         self
     }
 
-    /// Asks for a metadata context, or for all of a namespace (`qemu:`). Can be repeated.
+    /// Asks for a metadata context by its full name. Can be repeated. Which contexts there are, and
+    /// all of a namespace (`qemu:`), only [`Negotiation::list_contexts`] can tell.
     pub fn context(mut self, name: impl Into<String>) -> Self {
         self.contexts.push(name.into());
         self
@@ -206,9 +208,10 @@ impl Builder {
         self
     }
 
-    /// Most requests under way at once (64 unless said otherwise, at least 1).
+    /// Most requests under way at once (64 unless said otherwise, at least 1). One whose caller has
+    /// given up is under way until its reply has come.
     pub fn window(mut self, requests: usize) -> Self {
-        self.window = requests.max(1);
+        self.window = requests.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 

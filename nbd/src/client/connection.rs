@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::builder::{Builder, RequestChecks};
@@ -32,7 +32,7 @@ pub(super) struct Inner {
     pub(super) builder: Builder,
     shared: Arc<Shared>,
     outbox: mpsc::UnboundedSender<Outgoing>,
-    window: Semaphore,
+    window: Arc<Semaphore>,
     next_cookie: AtomicU64,
     over: watch::Receiver<bool>,
     tasks: [AbortHandle; 2],
@@ -79,6 +79,8 @@ pub(super) struct Pending {
     pub(super) reply: Reply,
     pub(super) started: bool,
     pub(super) done: oneshot::Sender<Answer>,
+    /// Given back when the reply has come, whether its caller still waits or not.
+    _slot: OwnedSemaphorePermit,
 }
 
 /// How a request ended: a reply, the server's error, or the end of the connection.
@@ -118,7 +120,7 @@ impl Client {
         });
         let writer = tokio::spawn(write(stream.tx, inbox, shared.clone()));
         let reader = tokio::spawn(reader::read(stream.rx, shared.clone()));
-        let window = Semaphore::new(builder.window);
+        let window = Arc::new(Semaphore::new(builder.window));
         Client {
             inner: Arc::new(Inner {
                 export,
@@ -174,32 +176,31 @@ impl Client {
         buffer: Vec<u8>,
     ) -> Result<Reply, RequestError> {
         let inner = &*self.inner;
-        let Ok(_slot) = inner.window.acquire().await else {
-            return Err(lost(&request, effect_len, inner.shared.death()));
-        };
         let mode = inner.export.mode;
         request.cookie = inner.next_cookie.fetch_add(1, Ordering::Relaxed);
-        let check =
-            ReplyCheck::new(request, effect_len, mode, contexts).with_checks(inner.builder.checks);
-        let (done, answer) = oneshot::channel();
-        let pending = Pending {
-            check,
-            reply: Reply::new(buffer),
-            started: false,
-            done,
+        let check = ReplyCheck::new(request, effect_len, mode, contexts)
+            .with_checks(inner.builder.checks)
+            .with_max_payload(inner.builder.max_payload);
+        let answer = async {
+            let slot = inner.window.clone().acquire_owned().await;
+            let (done, answer) = oneshot::channel();
+            let pending = Pending {
+                check,
+                reply: Reply::new(buffer),
+                started: false,
+                done,
+                _slot: slot.map_err(|_| inner.shared.death())?,
+            };
+            inner.shared.register(request.cookie, pending)?;
+            let header = request.encode(mode.header_style());
+            // A writer that is gone has seen the end of the connection; the reader knows why.
+            let _ = inner.outbox.send(Outgoing { header, payload });
+            answer.await.map_err(|_| inner.shared.death())?
         };
-        inner
-            .shared
-            .register(request.cookie, pending)
-            .map_err(|source| lost(&request, effect_len, source))?;
-        let header = request.encode(mode.header_style());
-        if inner.outbox.send(Outgoing { header, payload }).is_err() {
-            return Err(lost(&request, effect_len, inner.shared.death()));
-        }
         let after = inner.builder.deadlines.request;
         match tokio::time::timeout(after, answer).await {
-            Ok(Ok(Ok(Ok(reply)))) => Ok(reply),
-            Ok(Ok(Ok(Err(error)))) => Err(RequestError::Nbd {
+            Ok(Ok(Ok(reply))) => Ok(reply),
+            Ok(Ok(Err(error))) => Err(RequestError::Nbd {
                 command: request.command,
                 offset: request.offset,
                 len: effect_len,
@@ -207,8 +208,7 @@ impl Client {
                 message: error.message,
                 at: error.offset,
             }),
-            Ok(Ok(Err(source))) => Err(lost(&request, effect_len, source)),
-            Ok(Err(_)) => Err(lost(&request, effect_len, inner.shared.death())),
+            Ok(Err(source)) => Err(lost(&request, effect_len, source)),
             Err(_) => Err(RequestError::Deadline {
                 command: request.command,
                 offset: request.offset,

@@ -11,8 +11,6 @@ use super::builder::Feature;
 /// Where in the life of a connection something happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Opening the socket.
-    Connect,
     /// Waiting for the greeting.
     Greeting,
     /// Waiting for the answer to an option.
@@ -22,7 +20,6 @@ pub enum Phase {
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Phase::Connect => f.write_str("connecting"),
             Phase::Greeting => f.write_str("waiting for the greeting"),
             Phase::Option(code) => write!(f, "negotiating option {code}"),
         }
@@ -107,7 +104,7 @@ pub enum HandshakeError {
         detail: String,
     },
     /// The server never stops answering.
-    #[error("endless answer to option {option}: {replies} replies, {bytes} bytes")]
+    #[error("endless answer to option {option}: more than {replies} replies, {bytes} bytes")]
     Endless {
         /// To what.
         option: OptionCode,
@@ -154,9 +151,6 @@ pub enum ConnectionError {
     /// The server broke the protocol.
     #[error("server broke the protocol: {0}")]
     Violation(#[from] Violation),
-    /// This side said goodbye.
-    #[error("connection closed by this client")]
-    Disconnected,
 }
 
 /// A request failed.
@@ -202,8 +196,8 @@ pub enum RequestError {
         /// Why the connection is over.
         source: Arc<ConnectionError>,
     },
-    /// No reply in time. The connection stays; a late reply is dropped.
-    #[error("{command} of {len} bytes at {offset}: no reply within {after:?}")]
+    /// No reply in time, or no room in the window. The connection stays; a late reply is dropped.
+    #[error("{command} of {len} bytes at {offset} failed: no reply within {after:?}")]
     Deadline {
         /// What was asked.
         command: CommandType,

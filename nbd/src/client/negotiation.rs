@@ -30,6 +30,17 @@ pub struct Negotiation {
     no_zeroes: bool,
     /// What an oldstyle server said at once.
     oldstyle: Option<ExportReply>,
+    /// Export and contexts of the last `SET_META_CONTEXT`.
+    selected: (String, Vec<Context>),
+}
+
+impl std::fmt::Debug for Negotiation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut f = f.debug_struct("Negotiation");
+        f.field("mode", &self.mode)
+            .field("selected", &self.selected)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Negotiation {
@@ -43,6 +54,7 @@ impl Negotiation {
             mode: Mode::Oldstyle,
             no_zeroes: false,
             oldstyle: None,
+            selected: Default::default(),
         };
         this.greet().await?;
         if this.mode >= Mode::Simple {
@@ -145,7 +157,7 @@ impl Negotiation {
         self.send(&option.encode(), phase).await?;
         let (mut replies, mut total) = (Vec::new(), 0);
         loop {
-            let reply = self.option_reply(code, &mut total).await?;
+            let reply = self.option_reply(code, replies.len(), &mut total).await?;
             match reply {
                 OptionReply::Ack => return Ok(replies),
                 OptionReply::Error {
@@ -174,6 +186,7 @@ impl Negotiation {
     async fn option_reply(
         &mut self,
         option: OptionCode,
+        replies: usize,
         total: &mut usize,
     ) -> Result<OptionReply, HandshakeError> {
         let phase = Phase::Option(option);
@@ -192,7 +205,7 @@ impl Negotiation {
         if *total > limits::MAX_OPTION_REPLY_TOTAL {
             return Err(HandshakeError::Endless {
                 option,
-                replies: 0,
+                replies,
                 bytes: *total,
             });
         }
@@ -302,7 +315,8 @@ impl Negotiation {
         Ok(found.into_iter().map(|context| context.name).collect())
     }
 
-    /// Selects contexts for the transmission phase (`SET_META_CONTEXT`).
+    /// Selects contexts for the transmission phase (`SET_META_CONTEXT`), instead of those that were
+    /// selected before. [`Negotiation::go`] asks for the builder's own, if it has any.
     pub async fn set_contexts(
         &mut self,
         export: &str,
@@ -312,6 +326,7 @@ impl Negotiation {
             export: export.to_owned(),
             queries: queries.to_vec(),
         });
+        self.selected = Default::default();
         let found = self.contexts(&option).await?;
         for (n, context) in found.iter().enumerate() {
             let twice = found[..n]
@@ -325,6 +340,7 @@ impl Negotiation {
                 });
             }
         }
+        self.selected = (export.to_owned(), found.clone());
         Ok(found)
     }
 
@@ -336,7 +352,13 @@ impl Negotiation {
         self.option(option).await?.into_iter().map(entry).collect()
     }
 
-    /// Chooses the export and starts transmission.
+    /// Like [`Negotiation::go`], for this export instead of the builder's.
+    pub async fn go_to(mut self, export: impl Into<String>) -> Result<Client, HandshakeError> {
+        self.builder.export = export.into();
+        self.go().await
+    }
+
+    /// Chooses the builder's export and starts transmission.
     pub async fn go(mut self) -> Result<Client, HandshakeError> {
         let export = self.builder.export.clone();
         let contexts = self.select_contexts(&export).await?;
@@ -350,6 +372,9 @@ impl Negotiation {
 
     async fn select_contexts(&mut self, export: &str) -> Result<Vec<Context>, HandshakeError> {
         let wanted = self.builder.contexts.clone();
+        if wanted.is_empty() && self.selected.0 == export {
+            return Ok(std::mem::take(&mut self.selected.1));
+        }
         if wanted.is_empty() || !self.builder.wants(Feature::MetaContexts) {
             return Ok(Vec::new());
         }

@@ -80,8 +80,17 @@ impl Client {
 
     /// Discards.
     pub async fn trim(&self, offset: u64, len: u64) -> Result<(), RequestError> {
-        self.plain(CommandType::TRIM, CommandFlags::empty(), offset, len)
-            .await
+        self.trim_with(offset, len, CommandFlags::empty()).await
+    }
+
+    /// Discards with flags ([`CommandFlags::FUA`]).
+    pub async fn trim_with(
+        &self,
+        offset: u64,
+        len: u64,
+        flags: CommandFlags,
+    ) -> Result<(), RequestError> {
+        self.plain(CommandType::TRIM, flags, offset, len).await
     }
 
     /// Asks the server to prefetch.
@@ -112,7 +121,10 @@ impl Client {
 
     /// Sends any request, checked by nobody; the reply is checked as ever. The cookie is set here.
     ///
-    /// For a read the data is returned.
+    /// For a read the data is returned; a server that sends more than [`Builder::max_payload`]
+    /// breaks the protocol. A `DISC` has no reply, so it ends with the connection or the deadline.
+    ///
+    /// [`Builder::max_payload`]: super::Builder::max_payload
     pub async fn raw(
         &self,
         request: Request,

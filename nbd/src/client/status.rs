@@ -135,6 +135,9 @@ impl Client {
     }
 
     /// The maps of all selected contexts, from the same requests.
+    ///
+    /// They take as much memory as the server finds extents to tell of; where it is not trusted that
+    /// far, [`Client::block_status`] goes step by step.
     pub async fn maps(
         &self,
         range: Range<u64>,
@@ -155,10 +158,18 @@ impl Client {
             let len = (range.end - at).min(most);
             let replies = self.block_status(at, len).await?;
             // Contexts may stop at different places; only what all of them cover is taken.
-            let reach = |r: &ContextExtents| r.extents.iter().map(|e| e.len).sum::<u64>();
+            let reach = |r: &ContextExtents| {
+                let lens = r.extents.iter().map(|e| e.len);
+                lens.fold(0, u64::saturating_add)
+            };
             let covered = replies.iter().map(reach).min().unwrap_or(len).min(len);
             if covered == 0 {
-                return Err(unselected("any", at, len));
+                // Only where `Checks::STATUS` is tolerated does such a reply come this far.
+                return Err(unsendable(
+                    at,
+                    len,
+                    "the server told of no bytes before".into(),
+                ));
             }
             for reply in replies {
                 if let Some((_, map)) = maps.iter_mut().find(|(name, _)| *name == reply.context) {
@@ -192,7 +203,10 @@ fn append(map: &mut Vec<MapEntry>, mut at: u64, mut room: u64, extents: &[Extent
 }
 
 fn unselected(context: &str, offset: u64, len: u64) -> RequestError {
-    let reason = format!("context {context} was not selected");
+    unsendable(offset, len, format!("context {context} was not selected"))
+}
+
+fn unsendable(offset: u64, len: u64, reason: String) -> RequestError {
     RequestError::Unsendable {
         command: CommandType::BLOCK_STATUS,
         offset,

@@ -88,7 +88,8 @@ impl Client {
         Ok(None)
     }
 
-    /// Compares the whole export with a file; what is beyond the end of the file must be zero.
+    /// Compares the whole export with a file; what the longer one has beyond the end of the other
+    /// must be zero.
     ///
     /// Zeroes that the server knows of are not read from it.
     pub async fn compare(&self, path: &Path) -> std::io::Result<Option<Difference>> {
@@ -104,10 +105,8 @@ impl Client {
             data[done..].fill(0);
             Ok(())
         };
-        let pieces = self
-            .pieces(0..self.export().size)
-            .await
-            .map_err(std::io::Error::other)?;
+        let size = self.export().size;
+        let pieces = self.pieces(0..size).await.map_err(std::io::Error::other)?;
         for piece in pieces {
             let found = if zeroes(&piece) {
                 file_is_zero(&file, &piece)?
@@ -120,7 +119,13 @@ impl Client {
                 return Ok(found);
             }
         }
-        Ok(None)
+        let end = nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekEnd)? as u64;
+        let beyond = MapEntry {
+            offset: size,
+            len: end.saturating_sub(size),
+            status: 0,
+        };
+        file_is_zero(&file, &beyond)
     }
 
     async fn pieces(&self, range: Range<u64>) -> Result<Vec<MapEntry>, RequestError> {

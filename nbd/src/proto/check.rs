@@ -88,6 +88,7 @@ pub struct ReplyCheck {
     effect_len: u64,
     mode: Mode,
     checks: Checks,
+    max_payload: u64,
     contexts: Vec<u32>,
     answered: Vec<u32>,
     extents: usize,
@@ -107,6 +108,7 @@ impl ReplyCheck {
             effect_len,
             mode,
             checks: Checks::all(),
+            max_payload: MAX_PAYLOAD,
             contexts,
             answered: Vec::new(),
             extents: 0,
@@ -120,6 +122,13 @@ impl ReplyCheck {
     /// Keeps only these rules.
     pub fn with_checks(mut self, checks: Checks) -> Self {
         self.checks = checks;
+        self
+    }
+
+    /// Most data of a read that there is memory for ([`MAX_PAYLOAD`] unless said otherwise),
+    /// whatever the request asks for.
+    pub fn with_max_payload(mut self, bytes: u64) -> Self {
+        self.max_payload = bytes;
         self
     }
 
@@ -148,7 +157,7 @@ impl ReplyCheck {
                     _ => true,
                 };
                 return if legal {
-                    Ok(self.simple(error))
+                    self.simple(error)
                 } else {
                     Err(wrong("simple"))
                 };
@@ -185,7 +194,7 @@ impl ReplyCheck {
         self.chunk(kind, len)
     }
 
-    fn simple(&mut self, error: Errno) -> Body {
+    fn simple(&mut self, error: Errno) -> Result<Body, Violation> {
         self.done = true;
         if error != Errno::OK {
             self.error = Some(Error {
@@ -195,12 +204,22 @@ impl ReplyCheck {
             });
         } else if self.request.command == CommandType::READ {
             let (from, to) = self.range();
+            self.fits(self.effect_len)?;
             self.spans.insert(from, to);
-            return Body::Simple {
+            return Ok(Body::Simple {
                 len: self.effect_len,
-            };
+            });
         }
-        Body::Nothing
+        Ok(Body::Nothing)
+    }
+
+    /// Whether there is memory for data up to here, counted from the start of the request.
+    fn fits(&self, len: u64) -> Result<(), Violation> {
+        let limit = self.max_payload;
+        if len > limit {
+            return Err(Violation::Oversize { len, limit });
+        }
+        Ok(())
     }
 
     fn chunk(&mut self, kind: ChunkType, len: u64) -> Result<Body, Violation> {
@@ -278,6 +297,7 @@ impl ReplyCheck {
                 to,
             });
         }
+        self.fits(end - from)?;
         self.content_chunks += 1;
         if self.content_chunks > 1
             && self.request.flags.contains(CommandFlags::DF)

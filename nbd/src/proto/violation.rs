@@ -60,6 +60,14 @@ pub enum Violation {
         /// End of the request.
         to: u64,
     },
+    /// Success for a read that is larger than what may be received: it should have been refused.
+    #[error("reply covers the first {len} bytes of the request, the limit is {limit}")]
+    Oversize {
+        /// Bytes from the start of the request.
+        len: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// Bytes that came twice.
     #[error("reply covers {start}..{end} twice")]
     Overlap {

@@ -1,5 +1,6 @@
 //! Integration tests of the crate, in one binary because linking is what costs.
 
+mod client_edges;
 mod cycles;
 mod dialect;
 mod edges;

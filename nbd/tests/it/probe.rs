@@ -86,3 +86,47 @@ fn it_fails_with_one_line_that_says_why() {
         assert_eq!(probe(&[]).await.status.code(), Some(2));
     });
 }
+
+#[test]
+fn it_takes_one_connection_in_any_mode_and_says_goodbye() {
+    use nbd::proto::Mode;
+    use nbd::server::backend::MemoryBackend;
+    use nbd::server::journal::Closed;
+    use nbd::server::{Entry, Event, Export, Server};
+    block_on(async {
+        for mode in Mode::ALL {
+            let dir = short_dir();
+            let export = Export::new(MemoryBackend::new(1 << 20)).name("e");
+            let server = Server::builder().export(export).mode(mode);
+            let server = server.listen_unix(dir.path().join("s")).unwrap();
+            let uri = server.uri().unwrap().to_string();
+            let text = probe(&[&uri]).await.check().unwrap();
+            let text = text.stdout_text();
+            assert!(text.contains(&format!("mode: {mode}")), "{text}");
+            assert_eq!(text.contains("map of base:allocation"), mode.has_chunks());
+            let left = |e: &Entry| e.event == Event::Closed(Closed::Goodbye);
+            let came = |e: &Entry| e.event == Event::Accepted;
+            let journal = server.finish().await.unwrap();
+            assert_eq!((journal.count(came), journal.count(left)), (1, 1), "{mode}");
+        }
+    });
+}
+
+#[test]
+fn what_could_not_be_printed_is_a_failure_unless_the_reader_left() {
+    use nbd::server::backend::ZeroBackend;
+    use nbd::server::{Export, Server};
+    block_on(async {
+        let dir = short_dir();
+        let server = Server::builder().export(Export::new(ZeroBackend::new(512)));
+        let server = server.listen_unix(dir.path().join("s")).unwrap();
+        let uri = server.uri().unwrap().to_string();
+        for (to, status) in [(">/dev/full", 1), ("| true", 0)] {
+            let script = format!("set -o pipefail; \"$0\" \"$1\" {to}");
+            let probe = env!("CARGO_BIN_EXE_nbd-probe");
+            let command = Command::new("bash").args(["-c", &script, probe, &uri]);
+            let output = command.run().await.unwrap();
+            assert_eq!(output.status.code(), Some(status), "{to}{}", output.tail());
+        }
+    });
+}

@@ -1,0 +1,219 @@
+//! Our client at the edges: requests whose callers gave up, replies there is no room for, and an
+//! export that is chosen late.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use nbd::Client;
+use nbd::client::{Builder, RequestError};
+use nbd::proto::{Checks, CommandFlags, CommandType as C, Mode, Request, Violation};
+use nbd::server::backend::{BackendError, MemoryBackend, Piece, ZeroBackend};
+use nbd::server::plan::{Action, FaultPlan, Lie, On, Rule};
+use nbd::server::{Backend, Entry, Event, Export, Server};
+
+use crate::support::{block_on, short_dir};
+
+const MIB: u64 = 1 << 20;
+
+fn server(mode: Mode, plan: FaultPlan) -> Server {
+    let export = Export::new(MemoryBackend::new(MIB));
+    let server = Server::builder().export(export).mode(mode).plan(plan);
+    server.detached()
+}
+
+async fn connect(server: &Server, builder: Builder) -> Client {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    server.serve(theirs);
+    builder.connect_stream(ours).await.unwrap()
+}
+
+fn requests(server: &Server) -> usize {
+    let request = |e: &Entry| matches!(e.event, Event::Request { .. });
+    server.journal().count(request)
+}
+
+/// Has a request sent, and gives up on it.
+async fn give_up(client: &Client, server: &Server) {
+    let sent = requests(server) + 1;
+    let journal = server.journal();
+    let replied = |e: &Entry| matches!(e.event, Event::Reply { .. });
+    tokio::select! {
+        biased;
+        read = client.read(0, 512) => panic!("{read:?}"),
+        () = journal.wait_for(sent, replied) => {}
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_gets_no_more_requests_than_the_window_has() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true);
+    runtime.build().unwrap().block_on(async {
+        let silence = Rule::new(On::reply(C::READ), Action::Drop).forever();
+        let server = server(Mode::Structured, FaultPlan::new().rule(silence));
+        let client = connect(&server, Client::builder().window(2)).await;
+        give_up(&client, &server).await;
+        let error = client.read(0, 512).await.unwrap_err();
+        assert!(matches!(error, RequestError::Deadline { .. }), "{error}");
+        let error = client.read(0, 512).await.unwrap_err();
+        assert!(matches!(error, RequestError::Deadline { .. }), "{error}");
+        assert_eq!(requests(&server), 2);
+    });
+}
+
+#[test]
+fn room_in_the_window_comes_back_with_the_reply_to_a_caller_that_gave_up() {
+    block_on(async {
+        let hold = Rule::new(On::reply(C::READ), Action::HoldReply("go".into()));
+        let server = server(Mode::Structured, FaultPlan::new().rule(hold));
+        let client = connect(&server, Client::builder().window(1)).await;
+        give_up(&client, &server).await;
+        let mut flush = std::pin::pin!(client.flush());
+        let waits = std::future::poll_fn(|cx| std::task::Poll::Ready(flush.as_mut().poll(cx)));
+        assert!(waits.await.is_pending());
+        assert_eq!(requests(&server), 1);
+        server.trigger("go").set();
+        flush.await.unwrap();
+        assert_eq!(requests(&server), 2);
+        server.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn a_window_without_end_is_one_of_all_the_requests_there_can_be() {
+    block_on(async {
+        let server = server(Mode::Structured, FaultPlan::new());
+        let client = connect(&server, Client::builder().window(usize::MAX)).await;
+        client.flush().await.unwrap();
+    });
+}
+
+#[test]
+fn a_read_beyond_our_payload_limit_must_not_be_answered_with_data() {
+    block_on(async {
+        for mode in Mode::ALL {
+            for backend in [ZeroBackend::new(1 << 40), ZeroBackend::sparse(1 << 40)] {
+                let server = Server::builder().export(Export::new(backend)).mode(mode);
+                let server = server.max_payload(4 * MIB).detached();
+                let builder = Client::builder().max_payload(MIB);
+                let client = connect(&server, builder).await;
+                let request = |len| Request {
+                    flags: CommandFlags::empty(),
+                    command: C::READ,
+                    cookie: 0,
+                    offset: 512,
+                    len,
+                };
+                let data = client.raw(request(MIB), Bytes::new()).await.unwrap();
+                assert_eq!(data.len() as u64, MIB);
+                let error = client.raw(request(MIB + 1), Bytes::new()).await;
+                let error = error.unwrap_err();
+                let oversize = Violation::Oversize {
+                    len: MIB + 1,
+                    limit: MIB,
+                };
+                assert_eq!(error.violation(), Some(&oversize), "{mode}: {error}");
+            }
+        }
+    });
+}
+
+#[test]
+fn extents_beyond_all_numbers_are_survived_where_they_are_tolerated() {
+    block_on(async {
+        for mode in [Mode::Structured, Mode::Extended] {
+            let lie = Action::Lie(Lie::HugeExtents);
+            let rule = Rule::new(On::reply(C::BLOCK_STATUS), lie);
+            let server = server(mode, FaultPlan::new().rule(rule));
+            let builder = Client::builder().tolerate(Checks::STATUS);
+            let client = connect(&server, builder.context("base:allocation")).await;
+            let map = client.map("base:allocation", 0..MIB).await.unwrap();
+            assert_eq!((map.len(), map[0].len), (1, MIB));
+        }
+    });
+}
+
+#[test]
+fn what_a_file_has_beyond_the_end_of_the_export_must_be_zero() {
+    block_on(async {
+        let dir = short_dir();
+        let path = dir.path().join("f");
+        std::fs::write(&path, vec![0; MIB as usize + 4096]).unwrap();
+        let server = server(Mode::Structured, FaultPlan::new());
+        let builder = Client::builder().context("base:allocation");
+        let client = connect(&server, builder).await;
+        assert_eq!(client.compare(&path).await.unwrap(), None);
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[5], MIB + 4000).unwrap();
+        let found = client.compare(&path).await.unwrap().unwrap();
+        assert_eq!((found.offset, found.expected), (MIB + 4000, 5));
+    });
+}
+
+#[test]
+fn an_export_and_its_contexts_can_be_chosen_when_they_are_known() {
+    block_on(async {
+        let server = Server::builder()
+            .export(Export::new(ZeroBackend::new(512)).name("a"))
+            .export(Export::new(ZeroBackend::new(1024)).name("b"))
+            .detached();
+        for context in [false, true] {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            server.serve(theirs);
+            let mut options = Client::builder().negotiate_stream(ours).await.unwrap();
+            let exports = options.list().await.unwrap();
+            let (last, _) = exports.last().unwrap();
+            let contexts = options.list_contexts(last, &[]).await.unwrap();
+            assert_eq!(contexts, ["base:allocation"]);
+            // Those of another export do not count.
+            let of = if context { last } else { "a" };
+            options.set_contexts(of, &contexts).await.unwrap();
+            let client = options.go_to(last).await.unwrap();
+            let export = client.export();
+            assert_eq!((export.name.as_str(), export.size), ("b", 1024));
+            assert_eq!(export.contexts.len(), usize::from(context));
+            assert_eq!(client.block_status(0, 512).await.is_ok(), context);
+        }
+    });
+}
+
+/// Says how often it was flushed.
+struct Flushes(Arc<AtomicU32>);
+
+#[async_trait::async_trait]
+impl Backend for Flushes {
+    fn size(&self) -> u64 {
+        4096
+    }
+    async fn read(&self, _: u64, len: u64) -> Result<Vec<Piece>, BackendError> {
+        Ok(vec![Piece::Hole(len)])
+    }
+    async fn write(&self, _: u64, _: Bytes, _: bool) -> Result<(), BackendError> {
+        Ok(())
+    }
+    async fn zero(&self, _: u64, _: u64, _: CommandFlags) -> Result<(), BackendError> {
+        Ok(())
+    }
+    async fn trim(&self, _: u64, _: u64) -> Result<(), BackendError> {
+        Ok(())
+    }
+    async fn flush(&self) -> Result<(), BackendError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_trim_with_fua_is_stable_when_it_is_answered() {
+    block_on(async {
+        let flushes = Arc::new(AtomicU32::new(0));
+        let export = Export::new(Flushes(flushes.clone()));
+        let server = Server::builder().export(export).detached();
+        let client = connect(&server, Client::builder()).await;
+        client.trim(0, 4096).await.unwrap();
+        assert_eq!(flushes.load(Ordering::Relaxed), 0);
+        client.trim_with(0, 4096, CommandFlags::FUA).await.unwrap();
+        assert_eq!(flushes.load(Ordering::Relaxed), 1);
+    });
+}
