@@ -6,6 +6,9 @@
 //! - [`server::Server`]: any of the five modes, with faults as data.
 //! - [`QemuNbd`]: a real qemu-nbd, started by socket activation.
 //! - [`Uri`]: NBD URIs, QEMU's dialect of them, and its older `nbd:` names.
+//!
+//! Each part begins with an example: [`client::Builder`], [`server::plan`], [`qemu_nbd::QemuNbd`].
+//! A backend of one's own: [`server::Backend`].
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "io")]
@@ -22,3 +25,8 @@ pub use client::{Client, list};
 #[cfg(feature = "qemu-nbd")]
 pub use qemu_nbd::{QemuNbd, QemuNbdServer};
 pub use uri::Uri;
+
+/// The examples there are compiled, and run, with the tests.
+#[cfg(all(doctest, feature = "qemu-nbd"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

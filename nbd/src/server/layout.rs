@@ -17,8 +17,8 @@ pub(super) enum Layout {
     Extended(ChunkType),
 }
 
-/// The bytes of a field, or `None` if this kind of message does not have it.
-fn locate(layout: Layout, field: Field) -> Option<Range<usize>> {
+/// Where a field of this message is, or `None` if it does not have it.
+fn locate(bytes: &[u8], layout: Layout, field: Field) -> Option<Range<usize>> {
     use Field as F;
     let at = |start: usize, len: usize| Some(start..start + len);
     match (layout, field) {
@@ -37,6 +37,7 @@ fn locate(layout: Layout, field: Field) -> Option<Range<usize>> {
         (Layout::OptionReply(_, Some(InfoType::EXPORT)), F::Size) => at(22, 8),
         (Layout::OptionReply(_, Some(InfoType::EXPORT)), F::Flags) => at(30, 2),
         (Layout::OptionReply(OptionReplyCode::META_CONTEXT, _), F::ContextId) => at(20, 4),
+        (Layout::OptionReply(OptionReplyCode::SERVER, _), F::NameLength) => at(20, 4),
         (Layout::Simple, F::Magic) => at(0, 4),
         (Layout::Simple, F::Errno) => at(4, 4),
         (Layout::Simple, F::Cookie) => at(8, 8),
@@ -47,22 +48,28 @@ fn locate(layout: Layout, field: Field) -> Option<Range<usize>> {
         (Layout::Structured(_), F::Length) => at(16, 4),
         (Layout::Extended(_), F::EchoedOffset) => at(16, 8),
         (Layout::Extended(_), F::Length) => at(24, 8),
-        (Layout::Structured(kind), field) => in_chunk(kind, field, 20),
-        (Layout::Extended(kind), field) => in_chunk(kind, field, 32),
+        (Layout::Structured(kind), field) => in_chunk(bytes, kind, field, 20),
+        (Layout::Extended(kind), field) => in_chunk(bytes, kind, field, 32),
         _ => None,
     }
 }
 
-fn in_chunk(kind: ChunkType, field: Field, head: usize) -> Option<Range<usize>> {
+fn in_chunk(bytes: &[u8], kind: ChunkType, field: Field, head: usize) -> Option<Range<usize>> {
     let (start, len) = match (kind, field) {
         (ChunkType::OFFSET_DATA | ChunkType::OFFSET_HOLE, Field::Offset) => (0, 8),
         (ChunkType::OFFSET_HOLE, Field::HoleLength) => (8, 4),
         (ChunkType::ERROR | ChunkType::ERROR_OFFSET, Field::Errno) => (0, 4),
         (ChunkType::ERROR | ChunkType::ERROR_OFFSET, Field::TextLength) => (4, 2),
+        (ChunkType::ERROR_OFFSET, Field::Offset) => {
+            let text = bytes.get(head + 4..head + 6)?;
+            (6 + usize::from(text[0]) * 256 + usize::from(text[1]), 8)
+        }
         (ChunkType::BLOCK_STATUS | ChunkType::BLOCK_STATUS_EXT, Field::ContextId) => (0, 4),
         (ChunkType::BLOCK_STATUS, Field::ExtentLength) => (4, 4),
+        (ChunkType::BLOCK_STATUS, Field::ExtentStatus) => (8, 4),
         (ChunkType::BLOCK_STATUS_EXT, Field::Count) => (4, 4),
         (ChunkType::BLOCK_STATUS_EXT, Field::ExtentLength) => (8, 8),
+        (ChunkType::BLOCK_STATUS_EXT, Field::ExtentStatus) => (16, 8),
         _ => return None,
     };
     Some(head + start..head + start + len)
@@ -70,7 +77,7 @@ fn in_chunk(kind: ChunkType, field: Field, head: usize) -> Option<Range<usize>> 
 
 /// Changes a field; `false` if the message does not have it.
 pub(super) fn edit(bytes: &mut [u8], layout: Layout, field: Field, edit: Edit) -> bool {
-    let Some(slot) = locate(layout, field).and_then(|range| bytes.get_mut(range)) else {
+    let Some(slot) = locate(bytes, layout, field).and_then(|range| bytes.get_mut(range)) else {
         return false;
     };
     let old = slot
@@ -89,7 +96,10 @@ pub(super) fn edit(bytes: &mut [u8], layout: Layout, field: Field, edit: Edit) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{ChunkFlags, Errno, ReplyHeader};
+    use crate::proto::chunk::{Error, Extent, Status};
+    use crate::proto::{
+        ChunkFlags, Errno, OptionCode, OptionReply, OptionReplyHeader, ReplyHeader,
+    };
 
     #[test]
     fn a_field_is_changed_where_the_decoder_finds_it() {
@@ -125,5 +135,55 @@ mod tests {
             Field::Length,
             Edit::To(1)
         ));
+    }
+
+    #[test]
+    fn fields_of_payloads_are_where_the_decoders_find_them() {
+        let extents = vec![Extent { len: 1, status: 2 }, Extent { len: 3, status: 4 }];
+        for (wide, head, layout) in [
+            (false, 20, Layout::Structured(ChunkType::BLOCK_STATUS)),
+            (true, 32, Layout::Extended(ChunkType::BLOCK_STATUS_EXT)),
+        ] {
+            let (context, extents) = (0, extents.clone());
+            let mut status = Status { context, extents };
+            let mut bytes = [vec![0; head], status.encode(wide)].concat();
+            for (field, value) in [
+                (Field::ContextId, 5),
+                (Field::ExtentLength, 6),
+                (Field::ExtentStatus, 7),
+            ] {
+                assert!(edit(&mut bytes, layout, field, Edit::To(value)));
+            }
+            status.context = 5;
+            status.extents[0] = Extent { len: 6, status: 7 };
+            assert_eq!(Status::decode(&bytes[head..], wide).unwrap(), status);
+
+            let layout = match wide {
+                true => Layout::Extended(ChunkType::ERROR_OFFSET),
+                false => Layout::Structured(ChunkType::ERROR_OFFSET),
+            };
+            let mut error = Error {
+                errno: Errno::EIO,
+                message: "x".repeat(300),
+                offset: Some(1),
+            };
+            let mut bytes = [vec![0; head], error.encode()].concat();
+            assert!(edit(&mut bytes, layout, Field::Offset, Edit::To(9)));
+            error.offset = Some(9);
+            assert_eq!(Error::decode(&bytes[head..], true, true).unwrap(), error);
+            bytes.truncate(head + 5);
+            assert!(!edit(&mut bytes, layout, Field::Offset, Edit::To(9)));
+        }
+        let (name, description) = ("name".to_owned(), "text".to_owned());
+        let mut bytes = OptionReply::Server { name, description }.encode(OptionCode::LIST);
+        let layout = Layout::OptionReply(OptionReplyCode::SERVER, None);
+        assert!(edit(&mut bytes, layout, Field::NameLength, Edit::Add(2)));
+        let data = &bytes[OptionReplyHeader::LEN..];
+        let (name, description) = ("namete".to_owned(), "xt".to_owned());
+        let expected = OptionReply::Server { name, description };
+        assert_eq!(
+            OptionReply::decode(OptionReplyCode::SERVER, data),
+            Ok(expected)
+        );
     }
 }

@@ -72,7 +72,7 @@ fn room_in_the_window_comes_back_with_the_reply_to_a_caller_that_gave_up() {
         let mut flush = std::pin::pin!(client.flush());
         let waits = std::future::poll_fn(|cx| std::task::Poll::Ready(flush.as_mut().poll(cx)));
         assert!(waits.await.is_pending());
-        assert_eq!(requests(&server), 1);
+        assert_eq!(client.stats().requests, 1, "the next one did not wait");
         server.trigger("go").set();
         flush.await.unwrap();
         assert_eq!(requests(&server), 2);

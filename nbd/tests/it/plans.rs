@@ -126,6 +126,97 @@ fn nth_times_ranges_connections_and_triggers_choose_the_passages() {
 }
 
 #[test]
+fn an_option_has_one_answer_and_a_second_rule_for_it_is_misplaced() {
+    use nbd::proto::{OptionCode, OptionReplyCode};
+    block_on(async {
+        let go = || On::option(OptionCode::GO);
+        let refuse = Action::Refuse(OptionReplyCode::ERR_POLICY);
+        let plan = FaultPlan::new()
+            .rule(Rule::new(go(), refuse))
+            .rule(Rule::new(go(), Action::Ignore).name("second"));
+        let server = Server::builder().export(Export::new(ZeroBackend::new(512)));
+        let server = server.plan(plan).detached();
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        server.serve(theirs);
+        let refused = Client::builder().connect_stream(ours).await.unwrap_err();
+        assert!(refused.to_string().contains("err-policy"), "{refused}");
+        let Err(ServerError::Misfit(rules)) = server.finish().await else {
+            panic!("it was taken for done")
+        };
+        assert_eq!(rules, ["second: Ignore"]);
+    });
+}
+
+#[test]
+fn a_flush_touches_no_range() {
+    block_on(async {
+        let touching = Some(Range { start: 0, end: 512 });
+        let command = None;
+        let on = On::Request { command, touching };
+        let plan = FaultPlan::new().rule(Rule::new(on, Action::error(Errno::EIO)));
+        let server = Server::builder().export(Export::new(MemoryBackend::new(512)));
+        let server = server.plan(plan).detached();
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        server.serve(theirs);
+        let client = Client::builder().connect_stream(ours).await.unwrap();
+        client.flush().await.unwrap();
+        assert!(client.read(0, 512).await.is_err());
+        server.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn a_connection_is_idle_when_a_reply_that_was_held_back_has_gone() {
+    block_on(async {
+        let hold = Action::HoldReply("go".into());
+        let plan = FaultPlan::new()
+            .rule(Rule::new(On::reply(C::READ), hold))
+            .rule(Rule::new(On::Idle, Action::CLOSE));
+        let server = Server::builder().export(Export::new(MemoryBackend::new(512)));
+        let server = server.plan(plan).detached();
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        server.serve(theirs);
+        let client = Client::builder().connect_stream(ours).await.unwrap();
+        let read = tokio::spawn({
+            let client = client.clone();
+            async move { client.read(0, 512).await }
+        });
+        let replied = |e: &nbd::server::Entry| matches!(e.event, Event::Reply { .. });
+        server.journal().wait_for(1, replied).await;
+        assert_eq!(server.unfired(), ["rule 1"]);
+        server.trigger("go").set();
+        read.await.unwrap().unwrap();
+        client.closed().await;
+        server.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn each_reply_is_in_the_journal_also_one_that_waits_for_its_cookie() {
+    block_on(async {
+        let plan =
+            FaultPlan::new().rule(Rule::new(On::reply(C::READ), Action::SwapCookies).times(2));
+        let server = Server::builder().export(Export::new(MemoryBackend::new(1024)));
+        let server = server.mode(Mode::Simple).plan(plan).detached();
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        server.serve(theirs);
+        let client = Client::builder().connect_stream(ours).await.unwrap();
+        let (a, b) = tokio::join!(client.read(0, 512), client.read(512, 512));
+        (a.unwrap(), b.unwrap());
+        let replies = server
+            .journal()
+            .entries()
+            .into_iter()
+            .filter_map(|e| match e.event {
+                Event::Reply { n, bytes, .. } => Some((n, bytes)),
+                _ => None,
+            });
+        assert_eq!(replies.collect::<Vec<_>>(), [(1, 528), (2, 528)]);
+        server.finish().await.unwrap();
+    });
+}
+
+#[test]
 fn phases_tell_a_whole_story() {
     // "Connection 1 dies within its third write; nobody is there until the test says so; then all
     // is well, but the first read fails."

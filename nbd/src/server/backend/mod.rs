@@ -78,6 +78,38 @@ impl From<std::io::Error> for BackendError {
 }
 
 /// What an export holds. Ranges are inside [`Backend::size`]: the server has checked them.
+///
+/// Backends of one's own are written with the crate `async-trait`:
+///
+/// ```
+/// use async_trait::async_trait;
+/// use nbd::proto::{CommandFlags, Errno};
+/// use nbd::server::backend::{Backend, BackendError, Piece};
+///
+/// /// Four KiB of zeroes that cannot be changed.
+/// struct Stone;
+///
+/// #[async_trait]
+/// impl Backend for Stone {
+///     fn size(&self) -> u64 {
+///         4096
+///     }
+///     async fn read(&self, _offset: u64, len: u64) -> Result<Vec<Piece>, BackendError> {
+///         Ok(vec![Piece::Hole(len)])
+///     }
+///     async fn write(&self, _: u64, _: bytes::Bytes, _: bool) -> Result<(), BackendError> {
+///         Err(BackendError::new(Errno::EPERM, "a stone"))
+///     }
+///     async fn zero(&self, _: u64, _: u64, _: CommandFlags) -> Result<(), BackendError> {
+///         Err(BackendError::new(Errno::EPERM, "a stone"))
+///     }
+///     async fn trim(&self, _: u64, _: u64) -> Result<(), BackendError> {
+///         Ok(())
+///     }
+/// }
+/// let server = nbd::server::Server::builder().export(nbd::server::Export::new(Stone));
+/// # let _ = server;
+/// ```
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// Bytes.
@@ -113,7 +145,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Writes zeroes.
     async fn zero(&self, offset: u64, len: u64, flags: CommandFlags) -> Result<(), BackendError>;
 
-    /// Discards, or does nothing.
+    /// Discards, or does nothing. The server flushes afterwards where that was asked for.
     async fn trim(&self, offset: u64, len: u64) -> Result<(), BackendError>;
 
     /// Prefetches, or does nothing.

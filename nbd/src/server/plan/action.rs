@@ -53,7 +53,7 @@ pub enum Field {
     Cookie,
     /// The request's offset in an extended header.
     EchoedOffset,
-    /// Offset in the payload of a chunk.
+    /// Offset in the payload of a chunk of data, of a hole, or of an error at an offset.
     Offset,
     /// Length in the payload of a hole chunk.
     HoleLength,
@@ -63,6 +63,10 @@ pub enum Field {
     Count,
     /// Length of the first extent.
     ExtentLength,
+    /// Status of the first extent.
+    ExtentStatus,
+    /// Length of the export's name in a list.
+    NameLength,
     /// Type of an `INFO` reply.
     InfoType,
 }
@@ -189,7 +193,7 @@ pub enum Action {
     Unsolicited(u64),
     /// Sends another kind of reply.
     WrongKind(ReplyKind),
-    /// Fails the request; it is not carried out.
+    /// Fails the request. On a request it is not carried out; on its reply it has been.
     Error {
         /// With this error.
         errno: Errno,

@@ -18,7 +18,9 @@ pub struct Range {
 ///
 /// For what the server receives, a condition on the content (which option, which command) can
 /// only be tested once the header has been read; such a rule then fires after it, whatever its
-/// [`At`] says.
+/// [`At`] says. A rule without one is looked at when the server begins to wait: `any_request` may
+/// fire before there is a request, and a trigger ([`Rule::when`]) that is set meanwhile is in time
+/// for the next one only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum On {
@@ -52,7 +54,7 @@ pub enum On {
         /// This command only.
         #[serde(default)]
         command: Option<CommandType>,
-        /// Requests that touch this range only.
+        /// Requests that touch this range only; `flush` and `disc` touch none.
         #[serde(default)]
         touching: Option<Range>,
     },
