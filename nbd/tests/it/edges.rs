@@ -81,7 +81,9 @@ fn a_goodbye_is_a_request_that_rules_can_wait_for() {
             let client = connect(&server, Client::builder()).await;
             let leaving = tokio::spawn(client.disconnect());
             let fired = |e: &Entry| matches!(e.event, Event::Fault { .. });
-            server.journal().wait_for(1, fired).await;
+            let journal = server.journal();
+            let seen = tokio::time::timeout(PATIENCE, journal.wait_for(1, fired)).await;
+            seen.expect("the rule was not asked");
             let journal = server.finish().await.unwrap();
             let end = match action {
                 Action::Stall => Closed::Shutdown,

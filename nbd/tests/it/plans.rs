@@ -186,7 +186,8 @@ fn a_connection_is_idle_when_a_reply_that_was_held_back_has_gone() {
         assert_eq!(server.unfired(), ["rule 1"]);
         server.trigger("go").set();
         read.await.unwrap().unwrap();
-        client.closed().await;
+        let closed = tokio::time::timeout(PATIENCE, client.closed()).await;
+        closed.expect("nobody took it for idle");
         server.finish().await.unwrap();
     });
 }
@@ -202,7 +203,7 @@ fn each_reply_is_in_the_journal_also_one_that_waits_for_its_cookie() {
         server.serve(theirs);
         let client = Client::builder().connect_stream(ours).await.unwrap();
         let (a, b) = tokio::join!(client.read(0, 512), client.read(512, 512));
-        (a.unwrap(), b.unwrap());
+        assert_eq!(a.unwrap().len() + b.unwrap().len(), 1024);
         let replies = server
             .journal()
             .entries()
