@@ -6,7 +6,7 @@ use nbd::Client;
 use nbd::client::RequestChecks;
 use nbd::proto::chunk::{Extent, Status};
 use nbd::proto::*;
-use nbd::server::backend::ZeroBackend;
+use nbd::server::backend::{MemoryBackend, ZeroBackend};
 use nbd::server::{Export, Server};
 use peak_alloc::PeakAlloc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -282,6 +282,25 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
                 let served = server.serve(b);
                 tokio::select! {
                     () = says(a, vec![last], filler) => {}
+                    _ = served => {}
+                }
+            }),
+        );
+    }
+
+    // No payload comes with these zeroes, and the server has to keep them.
+    for len in [1 << 34, 1 << 40] {
+        let zeroes = request(CommandType::WRITE_ZEROES, CommandFlags::NO_HOLE, len);
+        let last = [flags.clone(), extended.clone(), go.clone(), zeroes].concat();
+        note(
+            &format!("{len} allocated zeroes"),
+            cost(async |a, b| {
+                let server = Server::builder()
+                    .export(Export::new(MemoryBackend::new(1 << 40)))
+                    .detached();
+                let served = server.serve(b);
+                tokio::select! {
+                    () = says(a, vec![last], None) => {}
                     _ = served => {}
                 }
             }),

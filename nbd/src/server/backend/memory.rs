@@ -14,10 +14,10 @@ use crate::proto::{CommandFlags, Errno};
 const BLOCK: u64 = 64 * 1024;
 
 /// Most that zeroes are allocated for by one request, which has no payload to pay for them.
-const MOST_ZEROES: u64 = 1 << 36;
+const MOST_ZEROES: u64 = 1 << 34;
 
 /// Memory, allocated in blocks of 64 KiB when written. Zeroes that must be allocated
-/// ([`CommandFlags::NO_HOLE`]) count as allocated and take next to no memory; for 64 GiB at most in
+/// ([`CommandFlags::NO_HOLE`]) count as allocated and take next to no memory; for 16 GiB at most in
 /// one request, beyond that it fails with [`Errno::ENOSPC`].
 ///
 /// A write is seen by a reader wholly or not at all.
