@@ -65,8 +65,8 @@ impl Export {
         self
     }
 
-    /// What is advertised in this mode.
-    pub(super) fn advertised(&self, mode: Mode) -> TransmissionFlags {
+    /// What is advertised in this mode, to a client that has selected contexts or not.
+    pub(super) fn advertised(&self, mode: Mode, contexts: bool) -> TransmissionFlags {
         if let Some(flags) = self.flags {
             return flags;
         }
@@ -77,7 +77,7 @@ impl Export {
         if mode.has_chunks() {
             flags |= TransmissionFlags::SEND_DF;
         }
-        if mode == Mode::Extended {
+        if mode == Mode::Extended && contexts {
             flags |= TransmissionFlags::BLOCK_STATUS_PAYLOAD;
         }
         flags

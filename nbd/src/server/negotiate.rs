@@ -339,9 +339,11 @@ impl<'a> Negotiator<'a> {
 
     /// What the client is told of an export; rules may lie here.
     fn describe(&self, export: &Export) -> Described {
+        let (of, contexts) = &self.contexts;
+        let selected = *of == export.name && !contexts.is_empty();
         let mut told = Described {
             size: export.backend.size(),
-            flags: export.advertised(self.mode),
+            flags: export.advertised(self.mode, selected),
             sizes: export.sizes(),
         };
         for firing in self.consult(&Point::Export, Stage::Whole) {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nbd::client::{BlockSizes, Builder, RequestChecks};
-use nbd::proto::{CommandFlags, CommandType as C, Errno, Mode, Request, StatusFilter};
+use nbd::proto::{
+    CommandFlags, CommandType as C, Errno, Mode, Request, StatusFilter, TransmissionFlags,
+};
 use nbd::server::backend::{MemoryBackend, ProxyBackend, ZeroBackend};
 use nbd::server::journal::Closed;
 use nbd::server::plan::{Action, FaultPlan, On, Rule};
@@ -69,6 +71,22 @@ fn a_filter_without_contexts_is_refused_and_not_left_unanswered() {
         };
         let error = client.raw(request, payload).await.unwrap_err();
         assert_eq!(error.errno(), Some(Errno::EINVAL), "{error}");
+    });
+}
+
+#[test]
+fn a_filter_is_offered_where_there_are_contexts_to_filter() {
+    block_on(async {
+        let server = memory(4096).detached();
+        for context in [false, true] {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            server.serve(theirs);
+            let builder = Client::builder().mode(Mode::Extended);
+            let builder = builder.contexts(context.then_some("base:allocation"));
+            let client = builder.connect_stream(ours).await.unwrap();
+            let filter = TransmissionFlags::BLOCK_STATUS_PAYLOAD;
+            assert_eq!(client.export().flags.contains(filter), context);
+        }
     });
 }
 
