@@ -13,6 +13,7 @@ mod error;
 mod export;
 mod list;
 mod negotiation;
+mod options;
 mod reader;
 mod requests;
 mod status;
