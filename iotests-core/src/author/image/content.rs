@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::panic::Location;
 
+use imgtools::process::Output;
 use imgtools::raw;
 use serde_json::{Value, json};
 
@@ -60,18 +61,12 @@ impl Image {
     pub fn assert_pattern(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
         let call = self.io(pieces(&range).map(|piece| io_command("read -P", pattern, &piece)));
         Action::new(format!("a read of {self}"), async move {
-            let output = call.any_status().await?;
-            let text = output.combined_text();
-            if output.status.is_success() && !text.contains("Pattern verification failed") {
-                return Ok(());
+            match wrong(&call.any_status().await?) {
+                None => Ok(()),
+                Some(why) => Err(Failure::new(format!(
+                    "{self} does not hold {pattern:#04x} in {range:?}: {why}"
+                ))),
             }
-            let found = text
-                .lines()
-                .find(|line| line.contains("verification failed"));
-            Err(Failure::new(format!(
-                "{self} does not hold {pattern:#04x} in {range:?}: {}",
-                found.unwrap_or(text.trim_end())
-            )))
         })
     }
 
@@ -84,15 +79,14 @@ impl Image {
         });
         let call = self.io(all.collect::<Vec<_>>());
         Action::at(place, format!("a read of {self}"), async move {
-            let text = call.any_status().await?.combined_text();
-            if !text.contains("failed") {
+            let Some(why) = wrong(&call.any_status().await?) else {
                 return Ok(());
-            }
+            };
             // Which range it is: one at a time, with the message that says so.
             for (pattern, range) in patterns {
                 self.assert_pattern(pattern, range).await?;
             }
-            Err(Failure::new(format!("{self}: {}", text.trim_end())))
+            Err(Failure::new(format!("{self}: {why}")))
         })
     }
 
@@ -212,6 +206,16 @@ impl Image {
                 &other.image_opts(),
             ]),
         }
+    }
+}
+
+/// What is wrong, if qemu-io did not read just what it was to find: the status alone does not tell.
+fn wrong(output: &Output) -> Option<String> {
+    let text = output.combined_text();
+    let failure = imgtools::io::failures(&text).first().copied();
+    match failure {
+        None if output.status.is_success() => None,
+        failure => Some(failure.unwrap_or(text.trim_end()).to_owned()),
     }
 }
 

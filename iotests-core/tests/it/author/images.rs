@@ -36,6 +36,26 @@ fn an_image_is_made_written_read_resized_and_checked_in_every_format() {
     }
 }
 
+/// An image that cannot even be opened holds none of the patterns.
+#[test]
+fn patterns_that_cannot_be_read_are_not_there() {
+    for set in sets() {
+        let run = Bench::new(&set).run(case!(|t| {
+            let disk = t.image("disk").size(MIB).fill(1).create().await?;
+            disk.assert_patterns(&[(1, 0..KIB), (1, KIB..MIB)]).await?;
+            let wrong = disk.assert_patterns(&[(1, 0..KIB), (2, KIB..MIB)]).await;
+            let wrong = wrong.unwrap_err();
+            assert!(wrong.message().contains("0x02 in 1024..1048576"), "{wrong}");
+            std::fs::write(disk.file(), "no longer qcow2")?;
+            let wrong = disk.assert_patterns(&[(1, 0..KIB)]).await.unwrap_err();
+            assert!(wrong.message().contains("not in qcow2 format"), "{wrong}");
+            let wrong = disk.assert_pattern(1, 0..KIB).await.unwrap_err();
+            assert!(wrong.message().contains("not in qcow2 format"), "{wrong}");
+        }));
+        run.assert_passed();
+    }
+}
+
 /// What is made by default is seen in the files: keys that cost few iterations (QEMU's own default is
 /// millions), and grains that can be zeroed, for which VMDK has a version of its own.
 #[test]
