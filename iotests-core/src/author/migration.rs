@@ -31,11 +31,9 @@ impl Machine {
         let run_state = run_state.into();
         Action::new(format!("the migration of {}", self.name()), async move {
             let monitor = &self.monitor;
-            let events = monitor
-                .client
-                .events()
-                .with_deadline(monitor.shared.patience());
+            let events = monitor.client.events();
             let completed = loop {
+                let events = events.with_deadline(monitor.shared.patience());
                 let event = events.wait(qmp::Matcher::event("MIGRATION")).await?;
                 monitor.narrate_event(&event);
                 match event.text("status") {
@@ -62,8 +60,11 @@ impl Machine {
     pub fn wait_run_state(&self, run_state: &str) -> Action<'static, ()> {
         let expected = run_state.to_owned();
         let what = format!("{} in run state {expected}", self.name());
+        // Most run states begin or end with one of these; of `postmigrate` none tells.
+        let told_by = ["STOP", "RESUME", "SUSPEND", "WAKEUP", "MIGRATION"];
+        let told_by = qmp::Matcher::one_of(told_by);
         self.monitor
-            .until(what, "query-status", Value::Null, move |status| {
+            .until(what, "query-status", told_by, move |status| {
                 Ok((status["status"] == expected.as_str()).then_some(()))
             })
     }

@@ -15,6 +15,8 @@ mod job;
 pub mod log;
 mod machine;
 mod migration;
+#[cfg(test)]
+mod mocked;
 mod nbd;
 mod serve;
 mod session;

@@ -134,7 +134,8 @@ impl JobBuilder {
         self.set("speed", bytes)
     }
 
-    /// The job waits to be finalized and to be dismissed.
+    /// The job waits to be finalized and to be dismissed: by [`Job::run`], or by [`Job::finalize`] and
+    /// [`Job::dismiss`].
     pub fn manual(self) -> Self {
         self.set("auto-finalize", false).set("auto-dismiss", false)
     }

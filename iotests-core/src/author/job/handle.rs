@@ -19,6 +19,8 @@ pub struct Job {
     pub(super) auto_dismiss: bool,
     pub(super) events: qmp::EventStream,
     status: qmp::Job,
+    /// It was seen to become ready, so the events that are left do not tell of it.
+    pub(super) is_ready: bool,
     finished: bool,
 }
 
@@ -69,6 +71,7 @@ impl Job {
         let events = monitor
             .client
             .subscribe(qmp::Matcher::one_of(names).when(mine));
+        // Longer than any wait for it: those have what is left by then.
         let client = monitor.client.with_deadline(monitor.shared.patience());
         Job {
             monitor: monitor.clone(),
@@ -77,6 +80,7 @@ impl Job {
             auto_finalize: finalize,
             auto_dismiss: dismiss,
             events,
+            is_ready: false,
             finished: false,
         }
     }
@@ -121,8 +125,8 @@ impl Job {
     pub fn wait_status(&mut self, status: &str) -> Action<'_, ()> {
         let status = status.to_owned();
         Action::new(format!("job {} to be {status}", self.id), async move {
-            let waited = self.status.wait_status(&status).await;
-            self.explain(waited)
+            self.reach(&status, async |job| job.wait_status(&status).await)
+                .await
         })
     }
 
@@ -136,7 +140,7 @@ impl Job {
         let id = self.id.clone();
         let what = format!("job {id}: {what}");
         self.monitor
-            .until(what, "query-jobs", Value::Null, move |jobs| {
+            .until(what, "query-jobs", self.told_by(), move |jobs| {
                 let mut all = jobs.as_array().into_iter().flatten();
                 let job = all.find(|job| job["id"] == id.as_str());
                 let job = job.ok_or_else(|| Failure::new(format!("job {id} is gone: {jobs}")))?;
@@ -144,23 +148,37 @@ impl Job {
             })
     }
 
+    /// The events with which its state changes. (None tells of its progress.)
+    fn told_by(&self) -> qmp::Matcher {
+        qmp::Matcher::event("JOB_STATUS_CHANGE").data(json!({"id": self.id}))
+    }
+
     /// Waits until it is ready to be completed.
     #[track_caller]
     pub fn wait_ready(&mut self) -> Action<'_, ()> {
         Action::new(format!("job {} to be ready", self.id), async move {
-            let waited = self.status.wait_ready().await;
-            self.explain(waited)?;
+            self.reach("ready", async |job| job.wait_ready().await)
+                .await?;
             self.narrate();
+            self.is_ready = true;
             Ok(())
         })
     }
 
-    /// Adds the events of the job so far to an error of waiting for it.
-    fn explain<T>(&mut self, waited: Result<T, qmp::Error>) -> CaseResult<T> {
-        waited.map_err(|error| {
-            let seen = self.seen().join(", ");
-            Failure::from(error).context(format!("job {} (events: {seen})", self.id))
-        })
+    /// Waits for the job with what is left of the case's time now; adds its events so far to an error.
+    async fn reach<T>(
+        &mut self,
+        what: &str,
+        wait: impl AsyncFnOnce(&mut qmp::Job) -> Result<T, qmp::Error>,
+    ) -> CaseResult<T> {
+        let patience = self.monitor.shared.patience();
+        let error = match tokio::time::timeout(patience, wait(&mut self.status)).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => Failure::from(error),
+            Err(_) => Failure::new(format!("failed to see it {what} in time")),
+        };
+        let seen = self.seen().join(", ");
+        Err(error.context(format!("job {} (events: {seen})", self.id)))
     }
 
     /// The events that nobody has looked at, in short.
@@ -245,8 +263,7 @@ impl Job {
     }
 
     pub(super) async fn end(&mut self) -> CaseResult<Ended> {
-        let waited = self.status.wait_end().await;
-        let end = self.explain_end(waited)?;
+        let end = self.reach("end", async |job| job.wait_end().await).await?;
         self.finished = true;
         let event = self.narrate();
         let error = end
@@ -261,14 +278,6 @@ impl Job {
         Ok(Ended { outcome, event })
     }
 
-    /// Like [`Job::explain`], but keeps the events for the story of the end.
-    fn explain_end<T>(&mut self, waited: Result<T, qmp::Error>) -> CaseResult<T> {
-        match waited {
-            Ok(value) => Ok(value),
-            Err(error) => self.explain(Err(error)),
-        }
-    }
-
     /// Pauses it, and waits until it really rests.
     #[track_caller]
     pub fn pause(&self) -> Action<'_, ()> {
@@ -281,7 +290,7 @@ impl Job {
             let id = self.id.clone();
             let what = format!("job {id} at rest");
             monitor
-                .until(what, "query-block-jobs", Value::Null, move |jobs| {
+                .until(what, "query-block-jobs", self.told_by(), move |jobs| {
                     let job = jobs
                         .as_array()
                         .into_iter()
@@ -325,16 +334,24 @@ impl Job {
         })
     }
 
-    /// Dismisses a job that was started [`manual`](super::JobBuilder::manual) and is concluded.
+    /// Dismisses a job that was started [`manual`](super::JobBuilder::manual), when it has concluded. It
+    /// must have completed.
     #[track_caller]
     pub fn dismiss(mut self) -> Action<'static, ()> {
         Action::new(format!("job {} to be dismissed", self.id), async move {
             self.wait_status("concluded").await?;
+            let end = self.info().await?;
             self.monitor
                 .cmd("job-dismiss", json!({"id": self.id}))
                 .await?;
             self.finish();
-            Ok(())
+            match end["error"].as_str() {
+                None => Ok(()),
+                Some(error) => Err(Failure::new(format!(
+                    "job {} should have completed, but it failed: {error}",
+                    self.id
+                ))),
+            }
         })
     }
 

@@ -7,6 +7,8 @@
 mod builder;
 mod handle;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use builder::JobBuilder;
 pub use handle::{Ended, Ending, Job, Outcome};

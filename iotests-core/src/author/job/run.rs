@@ -133,6 +133,9 @@ struct Through {
 
 impl Through {
     async fn go(&mut self) -> CaseResult {
+        if self.job.is_ready {
+            self.command("job-complete").await?;
+        }
         loop {
             let event = self.job.events.recv().await?;
             if event.name != "JOB_STATUS_CHANGE" {

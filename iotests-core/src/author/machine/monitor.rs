@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::command::Cmd;
 use crate::author::action::Action;
@@ -13,6 +15,10 @@ use crate::author::failure::{CaseResult, Failure};
 use crate::author::log::Entry;
 use crate::author::shared::Shared;
 use crate::case::{Backend, Requirement};
+
+/// How long an event is waited for before QEMU is asked again. Long enough for a machine that is
+/// asked all the time to have nearly all of its own, and too short for anyone to wait for.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A machine's monitor, for as long as anybody holds it.
 #[derive(Clone)]
@@ -67,39 +73,43 @@ impl Monitor {
         ))
     }
 
-    /// Asks again and again until the answer satisfies; each answer is awaited, so this is as slow
-    /// as the machine, and it ends with the patience of the case.
+    /// Asks until the answer satisfies: at once, after each of these events, and now and then without
+    /// one, as QEMU does not tell of everything. It ends with the patience of the case.
     #[track_caller]
     pub(crate) fn until<T: 'static>(
         &self,
         what: String,
         command: &'static str,
-        arguments: Value,
+        told_by: qmp::Matcher,
         mut look: impl FnMut(&Value) -> CaseResult<Option<T>> + 'static,
     ) -> Action<'static, T> {
         let monitor = self.clone();
         let place = Location::caller();
         Action::at(place, what.clone(), async move {
-            let deadline = std::time::Instant::now() + monitor.shared.patience();
+            let deadline = Instant::now() + monitor.shared.patience();
+            // Before the first question, so that nothing happens unseen after its answer.
+            let mut events = monitor.client.subscribe(told_by);
             let mut last = Value::Null;
             loop {
-                let answer = match monitor.ask(command, arguments.clone()).await {
+                let answer = match monitor.ask(command, Value::Null).await {
                     Ok(answer) => answer,
                     // The question itself had only what was left of the time.
-                    Err(_) if std::time::Instant::now() >= deadline && !last.is_null() => last,
+                    Err(_) if Instant::now() >= deadline && !last.is_null() => last,
                     Err(error) => return Err(error),
                 };
                 if let Some(found) = look(&answer)? {
                     return Ok(found);
                 }
-                if std::time::Instant::now() >= deadline {
+                if Instant::now() >= deadline {
                     return Err(Failure::new(format!(
                         "failed to see {what} in time; the last answer to {command} was {answer}"
                     )));
                 }
                 last = answer;
-                // Lets the reader of the monitor, and whoever else waits, run.
-                tokio::task::yield_now().await;
+                let again = deadline.min(Instant::now() + ASK_AGAIN);
+                // Whatever comes of it, the next answer tells: an event that was lost among others
+                // is in it, and the end of the session is its error.
+                let _ = tokio::time::timeout_at(again, events.recv()).await;
             }
         })
     }
@@ -143,4 +153,69 @@ fn drivers(arguments: &Value) -> Vec<&str> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::author::mocked;
+    use qmp::mock::{Answer, Monitor as Mock};
+    use std::sync::atomic::AtomicUsize;
+
+    /// A QEMU that answers `query-status` with how often it was asked.
+    fn counting() -> Mock {
+        let asked = AtomicUsize::new(0);
+        Mock::new().on("query-status", move |_| {
+            Answer::value(json!(asked.fetch_add(1, Ordering::Relaxed)))
+        })
+    }
+
+    fn reaches(count: u64) -> impl FnMut(&Value) -> CaseResult<Option<()>> {
+        move |asked| Ok((asked.as_u64() >= Some(count)).then_some(()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_state_that_no_event_tells_of_is_asked_for_in_paces() {
+        let (monitor, _qemu) = mocked::monitor(counting()).await;
+        let start = Instant::now();
+        let never = qmp::Matcher::event("NEVER");
+        let what = || "the count".to_owned();
+        let wait = monitor.until(what(), "query-status", never.clone(), reaches(100));
+        wait.await.unwrap();
+        assert_eq!(start.elapsed(), ASK_AGAIN * 100);
+        // What holds already takes no time.
+        let wait = monitor.until(what(), "query-status", never, reaches(100));
+        wait.await.unwrap();
+        assert_eq!(start.elapsed(), ASK_AGAIN * 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_is_followed_by_a_question_at_once() {
+        let stops = |asked: usize| match asked {
+            100.. => Answer::value(json!(asked)),
+            // Each answer is followed by the event that makes another one worth while.
+            _ => Answer::value(json!(asked)).event(qmp::Event::new("STOP")),
+        };
+        let asked = AtomicUsize::new(0);
+        let qemu = Mock::new().on("query-status", move |_| {
+            stops(asked.fetch_add(1, Ordering::Relaxed))
+        });
+        let (monitor, _qemu) = mocked::monitor(qemu).await;
+        let start = Instant::now();
+        let what = "the count".to_owned();
+        let stop = qmp::Matcher::event("STOP");
+        let wait = monitor.until(what, "query-status", stop, reaches(100));
+        wait.await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_ends_ends_the_wait() {
+        let qemu = Mock::new().on("query-status", |_| Answer::value(json!(1)).close());
+        let (monitor, _qemu) = mocked::monitor(qemu).await;
+        let what = "the count".to_owned();
+        let wait = monitor.until(what, "query-status", qmp::Matcher::any(), reaches(2));
+        let error = wait.await.unwrap_err();
+        assert!(!error.message().contains("in time"), "{error}");
+    }
 }

@@ -180,6 +180,27 @@ fn a_job_that_does_not_rest_has_all_the_time_of_the_case() {
     }
 }
 
+/// H26: what was used up before a wait began is not given again.
+#[test]
+fn a_wait_for_a_job_has_what_is_left_of_the_time_of_the_case() {
+    for (set, backend) in hosts() {
+        let bench = Bench::new(&set).backend(backend).short_budget();
+        let run = bench.run(case!(|t| {
+            let vm = two_nodes(t).await?;
+            let slow = vm.mirror("a", "b").set("buf-size", 65536).speed(1);
+            let mut job = slow.start().await?;
+            vm.event("NEVER").await.unwrap_err();
+            job.wait_ready().await?;
+        }));
+        let report = run.failure();
+        assert!(report.message.contains("ready in time"), "{report:?}");
+        // A wait that goes on asks every second.
+        let told = &report.machines[0].qmp_tail;
+        let asked = told.iter().filter(|line| line.contains("query-jobs"));
+        assert!(asked.count() <= 1, "{told:#?}");
+    }
+}
+
 /// H36: run completes, finalizes and dismisses; calls back before; cancels; returns the error.
 #[test]
 fn run_takes_a_job_through_all_its_states() {

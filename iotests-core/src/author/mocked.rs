@@ -1,0 +1,59 @@
+//! A case with a made-up QEMU, for what a real one does only by chance.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::files::Directories;
+use super::machine::Monitor;
+use super::shared::Shared;
+use super::test::Sink;
+use crate::case::{Aio, Backend, Cache, Format, Guest, Protocol};
+use crate::wire::{CaseSpec, GoldenMode};
+
+fn spec() -> CaseSpec {
+    CaseSpec {
+        id: "mocked".to_owned(),
+        case: "mocked".to_owned(),
+        row: None,
+        format: Format::Raw,
+        protocol: Protocol::File,
+        cache: Cache::Writeback,
+        aio: Aio::Threads,
+        imgopts: Vec::new(),
+        backend: Some(Backend::Qsd),
+        guest: Guest::Stopped,
+        accelerators: Vec::new(),
+        test_dir: "/t".into(),
+        sock_dir: "/s".into(),
+        tools: BTreeMap::new(),
+        capabilities_file: PathBuf::new(),
+        budget: Duration::from_secs(3600),
+        scale: 1.0,
+        keep: false,
+        goldens: GoldenMode::Compare,
+        goldens_dir: PathBuf::new(),
+        seed: 0,
+        confine: false,
+        print: false,
+        debug: false,
+    }
+}
+
+/// The monitor of a QEMU that is made up.
+pub(crate) async fn monitor(qemu: qmp::mock::Monitor) -> (Monitor, qmp::mock::Control) {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let qemu = qemu.spawn(theirs);
+    let client = qmp::Client::from_stream(ours, qmp::Options::default()).await;
+    let directories = Directories::new(Path::new("/t"), Path::new("/s"));
+    let monitor = Monitor {
+        shared: Shared::new(spec(), Sink::new(drop), directories.unwrap()),
+        name: "made-up".to_owned(),
+        backend: Backend::Qsd,
+        client: client.unwrap(),
+        ended: Arc::new(AtomicBool::new(false)),
+    };
+    (monitor, qemu)
+}
