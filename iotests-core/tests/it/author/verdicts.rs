@@ -187,20 +187,72 @@ fn an_encrypted_image_skips_the_case_where_luks_does_not_work() {
     }
 }
 
+/// Where the case of [`a_case_that_relies_on_permissions_skips_for_root`] runs, for its process as
+/// another user.
+const AS_USER: &str = "IOTESTS_AS_USER";
+
+/// The last word of a case that relies on permissions, and whether it should be a skip.
+fn relies_on_permissions(bench: &Bench) -> (Option<CaseEvent>, bool) {
+    let run = bench.run(case!(|t| {
+        t.require(NotRoot)?;
+    }));
+    let root = rustix::process::geteuid().is_root();
+    (run.events.last().cloned(), root)
+}
+
 /// H46: a case that relies on permissions skips for root, and only for root.
 #[test]
 fn a_case_that_relies_on_permissions_skips_for_root() {
+    let expected = |root: bool| match root {
+        true => CaseEvent::Skipped {
+            reason: Skip::NotRoot,
+        },
+        false => CaseEvent::Passed,
+    };
     for set in sets() {
-        let run = Bench::new(&set).run(case!(|t| {
-            t.require(NotRoot)?;
-        }));
-        let expected = match rustix::process::geteuid().is_root() {
-            true => CaseEvent::Skipped {
-                reason: Skip::NotRoot,
-            },
-            false => CaseEvent::Passed,
-        };
-        assert_eq!(run.events.last(), Some(&expected));
+        let bench = Bench::new(&set);
+        let (told, root) = relies_on_permissions(&bench);
+        assert_eq!(told, Some(expected(root)));
+        if std::env::var_os(AS_USER).is_some() {
+            // This is the other user already.
+            assert!(root);
+            continue;
+        }
+        // The other one of the two.
+        if root {
+            // Anybody may read what the case is told; a thread can be another user by itself.
+            let folder = bench.spec.capabilities_file.parent().unwrap();
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(folder, open).unwrap();
+            let (told, root) = std::thread::scope(|scope| {
+                let (nobody, bench) = (rustix::process::Uid::from_raw(65534), &bench);
+                let case = move || {
+                    rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                    relies_on_permissions(bench)
+                };
+                scope.spawn(case).join().unwrap()
+            });
+            assert!(!root);
+            assert_eq!(told, Some(expected(false)));
+        } else {
+            // Root of a user namespace, where the kernel lets anybody make one.
+            let mut test = std::process::Command::new("unshare");
+            test.args(["--user", "--map-root-user"]);
+            let allowed = test.arg("true").status();
+            if !allowed.is_ok_and(|status| status.success()) {
+                println!("skipped: nobody may be root here");
+                continue;
+            }
+            let mut test = std::process::Command::new("unshare");
+            test.args(["--user", "--map-root-user"])
+                .arg(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "author::verdicts::a_case_that_relies_on_permissions_skips_for_root",
+                ])
+                .env(AS_USER, "root");
+            assert!(test.status().unwrap().success());
+        }
     }
 }
 
@@ -288,8 +340,46 @@ fn the_cache_and_aio_mode_of_the_run_are_used_everywhere() {
                     .contains("--cache unsafe --aio threads -f qcow2"),
                 "{wrong}"
             );
+            std::fs::write(disk.file(), "no longer qcow2")?;
+            let wrong = disk.session().await.err().unwrap();
+            let options = ["--cache unsafe", "--aio threads"];
+            let told = options.map(|option| wrong.message().contains(option));
+            assert_eq!(told, [true; 2], "{wrong}");
         }));
         run.assert_passed();
+    }
+}
+
+/// H32: the aio mode of the run is that in which a machine works: Linux maps the ring of its native
+/// requests into the process.
+#[test]
+fn a_machine_does_its_requests_in_the_aio_mode_of_the_run() {
+    for (set, backend) in hosts() {
+        for aio in [Aio::Native, Aio::Threads] {
+            let mut bench = Bench::new(&set).backend(backend);
+            let io = imgtools::io::QemuIo::new(set.tools[&ToolKind::Io].clone());
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let works = runtime.block_on(imgtools::probe::aio(&io, aio.name()));
+            if let Some(why) = works.unwrap().reason() {
+                println!("skipped: aio={aio} does not work here: {why}");
+                continue;
+            }
+            (bench.spec.cache, bench.spec.aio) = (Cache::None, aio);
+            let run = bench.run(case!(|t| {
+                let disk = t.image("disk").size(MIB).fill(1).create().await?;
+                let vm = t.host().drive(&disk).launch().await?;
+                // Newer versions make it for the first request.
+                vm.assert_pattern(&disk, 1, 0..MIB).await?;
+                let maps = format!("/proc/{}/maps", vm.pid().unwrap());
+                let is_native = std::fs::read_to_string(maps)?.contains("/[aio]");
+                assert_eq!(is_native, aio == Aio::Native, "{aio}");
+                vm.shutdown().await?;
+            }));
+            run.assert_passed();
+        }
     }
 }
 
