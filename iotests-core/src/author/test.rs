@@ -117,8 +117,7 @@ impl Test {
         let path =
             shared
                 .goldens
-                .bless(&shared.spec.goldens_dir, &name, &selection, &text, is_ci());
-        let path = path.map_err(Failure::from)?;
+                .bless(&shared.spec.goldens_dir, &name, &selection, &text, is_ci())?;
         let golden = path.with_extension("").display().to_string();
         shared.sink.put(CaseEvent::PendingGolden { path, golden });
         Ok(())

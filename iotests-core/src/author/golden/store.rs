@@ -1,5 +1,6 @@
 //! Finding the golden of a case, comparing with it, and writing a pending one.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use linkme::distributed_slice;
@@ -91,6 +92,17 @@ pub enum BlessError {
     /// The source tree is not here.
     #[error("goldens can be blessed only in a source tree, and {} is not there", .0.display())]
     NoSources(PathBuf),
+    /// Another text waits already, and neither may be lost.
+    #[error(
+        "{} waits for review with another text: of an earlier run, so review that first; or of another instance, so one of them needs a variant such as {variant}: make an empty file of that name, and bless again",
+        path.display()
+    )]
+    Conflict {
+        /// The pending file.
+        path: PathBuf,
+        /// What a golden for this instance alone could be called.
+        variant: String,
+    },
     /// The file system refused.
     #[error("failed to write {}", path.display())]
     Write {
@@ -172,7 +184,8 @@ impl Goldens {
     /// compared with, and returns the file.
     ///
     /// # Errors
-    /// Where CI is set, where there is no source tree, and when the file cannot be written.
+    /// Where CI is set, where there is no source tree, when another text waits there already, and
+    /// when the file cannot be written.
     pub fn bless(
         &self,
         sources: &Path,
@@ -192,16 +205,29 @@ impl Goldens {
             None => format!("{name}.golden"),
         };
         let path = sources.join(format!("{file}.pending"));
+        let text = format!("{}\n", text.trim_end());
+        // The instances of a case run at the same time, so whole files are put there, and only once.
         let write = || {
-            if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent)?;
+            let folder = path.parent().unwrap_or(sources);
+            std::fs::create_dir_all(folder)?;
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            std::io::Write::write_all(&mut file, text.as_bytes())?;
+            match file.persist_noclobber(&path) {
+                Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
+                    Ok(std::fs::read_to_string(&path)? == text)
+                }
+                Err(error) => Err(error.error),
+                Ok(_) => Ok(true),
             }
-            std::fs::write(&path, format!("{}\n", text.trim_end()))
         };
-        write().map_err(|source| BlessError::Write {
-            path: path.clone(),
-            source,
-        })?;
+        match write() {
+            Ok(true) => {}
+            Ok(false) => {
+                let variant = format!("{name}@{}.golden", selection.format);
+                return Err(BlessError::Conflict { path, variant });
+            }
+            Err(source) => return Err(BlessError::Write { path, source }),
+        }
         Ok(path)
     }
 }
@@ -347,6 +373,18 @@ mod tests {
             .bless(sources.path(), "a/new", &raw, "text", false)
             .unwrap();
         assert!(new.ends_with("a/new.golden.pending"));
+        // The same text again is no news; another one is not written over it.
+        let again = goldens.bless(sources.path(), "a/new", &raw, "text", false);
+        assert_eq!(again.unwrap(), new);
+        let other = goldens.bless(sources.path(), "a/new", &raw, "other", false);
+        let told = other.unwrap_err().to_string();
+        assert!(
+            told.contains("a variant such as a/new@raw.golden"),
+            "{told}"
+        );
+        assert_eq!(std::fs::read_to_string(&new).unwrap(), "text\n");
+        let left = std::fs::read_dir(new.parent().unwrap()).unwrap().count();
+        assert_eq!(left, 1);
         let refused = goldens.bless(sources.path(), "a/new", &raw, "text", true);
         assert!(matches!(refused, Err(BlessError::Ci)));
         let nowhere = sources.path().join("nowhere");

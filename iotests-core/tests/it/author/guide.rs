@@ -164,7 +164,7 @@ fn what_is_logged_is_compared() {
 
 /// Not run: these wait for what nothing here does.
 async fn waits(vm: &Machine, mut job: Job) -> CaseResult {
-    vm.event(qmp::Matcher::event("BLOCK_IO_ERROR").data(json!({"device": "drive0"})))
+    vm.event(Matcher::event("BLOCK_IO_ERROR").data(json!({"device": "drive0"})))
         .await?;
     job.wait_ready().await?;
     job.pause().await?; // until it really rests

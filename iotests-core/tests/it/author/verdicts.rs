@@ -93,6 +93,18 @@ fn a_log_without_a_golden_fails_and_blessing_leaves_a_pending_one() {
             .spec
             .goldens_dir
             .join("area/module.case.golden.pending");
+        assert_eq!(std::fs::read_to_string(&pending).unwrap(), "hello\n");
+        // Another instance has another text.
+        let run = bench.run(case!(|t| {
+            t.log("goodbye");
+            t.golden()?;
+        }));
+        let line = line!() - 2;
+        let report = run.failure();
+        assert!(report.message.contains("waits for review"), "{report:?}");
+        let place = report.place.as_ref().unwrap();
+        assert!(place.file.ends_with("verdicts.rs"), "{place}");
+        assert_eq!(place.line, line);
         assert_eq!(std::fs::read_to_string(pending).unwrap(), "hello\n");
     }
 }
