@@ -30,7 +30,7 @@ pub use export::MachineNbd;
 pub use failure::{CaseResult, Context, Difference, Failure};
 pub use graph::{assert_json_filename, flatten, to_opts};
 pub use image::{Image, ImageBuilder, KEY, KEY_ID, Layer, NO_CPU_TIME};
-pub use job::{Ended, Ending, Job, JobBuilder, Outcome, Run};
+pub use job::{Ended, Ending, Job, JobBuilder, Outcome, Run, Transaction};
 pub use machine::{Cmd, Drive, Held, Machine, MachineBuilder, Target};
 pub use nbd::{NbdServer, NbdServerBuilder, StoppedNbdServer};
 pub use session::IoSession;

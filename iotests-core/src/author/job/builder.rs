@@ -186,17 +186,24 @@ impl JobBuilder {
 
     /// Starts it, and returns the job, or the error if it is refused.
     pub(super) async fn begin(self) -> CaseResult<Result<Job, qmp::CommandError>> {
-        let automatic = (self.is_auto("auto-finalize"), self.is_auto("auto-dismiss"));
-        let arguments = with_id(self.arguments?, &self.id, self.sends_id);
-        // Before the command: its first events come before its reply.
-        let job = Job::follow(&self.monitor, self.id, automatic);
-        match self.monitor.cmd(&self.command, arguments).outcome().await? {
+        let monitor = self.monitor.clone();
+        let (command, arguments, job) = self.follow()?;
+        match monitor.cmd(&command, arguments).outcome().await? {
             Ok(_) => Ok(Ok(job)),
             Err(error) => {
                 job.leave();
                 Ok(Err(error))
             }
         }
+    }
+
+    /// The command, its arguments, and its job, which is followed from now on: the first events of a
+    /// job come before the reply.
+    pub(super) fn follow(self) -> CaseResult<(String, Map<String, Value>, Job)> {
+        let automatic = (self.is_auto("auto-finalize"), self.is_auto("auto-dismiss"));
+        let arguments = with_id(self.arguments?, &self.id, self.sends_id);
+        let job = Job::follow(&self.monitor, self.id, automatic);
+        Ok((self.command, arguments, job))
     }
 
     pub(super) fn place(&self) -> &'static Location<'static> {

@@ -9,7 +9,9 @@ mod handle;
 mod run;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use builder::JobBuilder;
 pub use handle::{Ended, Ending, Job, Outcome};
 pub use run::Run;
+pub use transaction::Transaction;

@@ -328,6 +328,52 @@ fn a_run_that_does_not_end_is_ended_with_the_story_of_the_job() {
     }
 }
 
+/// Jobs of a transaction begin with its other actions, or none of all that happens; in a group they
+/// end together.
+#[test]
+fn the_actions_of_a_transaction_are_done_together() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let broken = json!({
+                "driver": "blkdebug", "node-name": "errors", "image": (null("broken")),
+                "inject-error": [{"event": "none", "iotype": "read", "errno": 5, "once": false}],
+            });
+            let nodes = ["a", "b", "c"].map(null).into_iter().chain([broken]);
+            let vm = nodes.fold(t.host(), |host, node| host.blockdev(node));
+            let vm = vm.launch().await?;
+            let bitmap = json!({"node": "a", "name": "since"});
+            let begin = || {
+                let begin = vm.transaction();
+                begin.action("block-dirty-bitmap-add", bitmap.clone())
+            };
+
+            let refused = begin().job(vm.backup("a", "nobody"));
+            refused.expect_error("GenericError", "nobody").await?;
+            let refused = begin().job(vm.backup("a", "nobody")).start::<1>();
+            assert!(refused.await.is_err());
+            let miscounted = begin().job(vm.backup("a", "b")).start::<2>().await;
+            let wrong = miscounted.err().unwrap();
+            assert_eq!(wrong.message(), "the transaction has 1 jobs, not 2");
+            assert!(vm.find_bitmap("a", "since").await?.is_none());
+            vm.assert_no_jobs().await?;
+
+            let both = begin().job(vm.backup("a", "b"));
+            let [job] = both.start().await?;
+            job.wait().await?;
+            vm.bitmap("a", "since").await?;
+
+            let group = vm.transaction().grouped();
+            let group = group.job(vm.backup("a", "b").speed(1));
+            let [slow, fails] = group.job(vm.backup("errors", "c")).start().await?;
+            let error = Outcome::Failed("Input/output error".to_owned());
+            assert_eq!(fails.ended().await?.outcome, error);
+            assert_eq!(slow.ended().await?.outcome, Outcome::Cancelled);
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
 #[test]
 fn a_job_left_to_the_end_of_its_machine_is_no_problem() {
     for (set, backend) in hosts() {

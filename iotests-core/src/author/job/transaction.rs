@@ -1,0 +1,118 @@
+//! Several actions at once: all of them are done, or none.
+
+use std::panic::Location;
+
+use serde_json::{Value, json};
+
+use super::builder::JobBuilder;
+use super::handle::Job;
+use crate::author::action::Action;
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::machine::{Machine, Monitor};
+
+/// Jobs and other actions that begin together, or not at all.
+#[must_use = "a transaction is sent by start()"]
+pub struct Transaction {
+    monitor: Monitor,
+    actions: Vec<Part>,
+    grouped: bool,
+    place: &'static Location<'static>,
+}
+
+enum Part {
+    Plain(Value),
+    Job(JobBuilder),
+}
+
+impl Machine {
+    /// A transaction, to which actions are added.
+    #[track_caller]
+    pub fn transaction(&self) -> Transaction {
+        Transaction {
+            monitor: self.monitor.clone(),
+            actions: Vec::new(),
+            grouped: false,
+            place: Location::caller(),
+        }
+    }
+}
+
+impl Transaction {
+    /// An action that starts no job, such as `block-dirty-bitmap-add`, with its data.
+    pub fn action(mut self, kind: &str, data: Value) -> Self {
+        let action = json!({"type": kind, "data": data});
+        self.actions.push(Part::Plain(action));
+        self
+    }
+
+    /// A job of the same machine.
+    pub fn job(mut self, job: JobBuilder) -> Self {
+        self.actions.push(Part::Job(job));
+        self
+    }
+
+    /// The jobs end together as well: if one fails or is cancelled, so are the others.
+    pub fn grouped(mut self) -> Self {
+        self.grouped = true;
+        self
+    }
+
+    /// Sends it, and returns its jobs in the order in which they were added:
+    /// `let [one, two] = ….start().await?;`.
+    pub fn start<const N: usize>(self) -> Action<'static, [Job; N]> {
+        Action::at(self.place, "a transaction", async move {
+            let monitor = self.monitor.clone();
+            let (arguments, jobs) = self.begin()?;
+            let jobs: [Job; N] = match jobs.try_into() {
+                Ok(jobs) => jobs,
+                Err(jobs) => {
+                    let wrong = format!("the transaction has {} jobs, not {N}", jobs.len());
+                    jobs.into_iter().for_each(Job::leave);
+                    return Err(Failure::new(wrong));
+                }
+            };
+            match monitor.cmd("transaction", arguments).outcome().await? {
+                Ok(_) => Ok(jobs),
+                Err(refused) => {
+                    jobs.into_iter().for_each(Job::leave);
+                    Err(refused.into())
+                }
+            }
+        })
+    }
+
+    /// Sends it; it must be refused with this class and a description that holds this text.
+    pub fn expect_error(self, class: &str, text: &str) -> Action<'static, ()> {
+        let (class, text) = (class.to_owned(), text.to_owned());
+        Action::at(self.place, "a transaction to be refused", async move {
+            let monitor = self.monitor.clone();
+            let (arguments, jobs) = self.begin()?;
+            jobs.into_iter().for_each(Job::leave);
+            let command = monitor.cmd("transaction", arguments);
+            command.expect_error(&class, &text).await
+        })
+    }
+
+    /// The arguments of the command, and its jobs, which are followed from now on.
+    fn begin(self) -> CaseResult<(Value, Vec<Job>)> {
+        let (mut actions, mut jobs) = (Vec::new(), Vec::new());
+        for part in self.actions {
+            match part {
+                Part::Plain(action) => actions.push(action),
+                Part::Job(builder) => {
+                    let (kind, data, job) = builder.follow()?;
+                    actions.push(json!({"type": kind, "data": data}));
+                    jobs.push(job);
+                }
+            }
+        }
+        let mode = if self.grouped {
+            "grouped"
+        } else {
+            "individual"
+        };
+        let properties = json!({"completion-mode": mode});
+        let arguments = json!({"actions": actions, "properties": properties});
+        Ok((arguments, jobs))
+    }
+}
