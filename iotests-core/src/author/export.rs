@@ -68,9 +68,11 @@ impl Machine {
     pub fn remove_export(&self, id: &str) -> Action<'_, ()> {
         let id = id.to_owned();
         Action::new(format!("the export {id} to go"), async move {
+            let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
+            // An earlier export may have been called the same.
+            self.take_events(gone.clone());
             self.cmd("block-export-del", json!({"id": id, "mode": "hard"}))
                 .await?;
-            let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
             self.event(gone).await?;
             Ok(())
         })

@@ -3,9 +3,11 @@
 use std::panic::Location;
 use std::sync::Arc;
 
+use imgtools::process::Status;
 use imgtools::tools::ToolKind;
 use nbd::qemu_nbd::QemuNbdTemplate;
 use nbd::{QemuNbd, QemuNbdServer};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 
 use super::action::Action;
@@ -256,15 +258,29 @@ impl StoppedNbdServer {
     }
 }
 
+/// How it ended by itself, if it has, though it may be so lately that nobody was told.
+fn ended(server: &QemuNbdServer) -> Option<Status> {
+    if let Some(status) = server.status() {
+        return Some(status);
+    }
+    let pid = Pid::from_raw(i32::try_from(server.pid()).ok()?)?;
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(pid), look) {
+        Ok(None) => None,
+        // It has, or was even reaped meanwhile.
+        _ => server.child().exited_blocking(),
+    }
+}
+
 impl Drop for NbdServer {
     fn drop(&mut self) {
         let Some(server) = self.server.take() else {
             return;
         };
-        if let Some(status) = server.status() {
+        if let Some(status) = ended(&server) {
             let command = server.child().command();
             let printed = server.output().combined_text();
-            self.shared.problem(format!(
+            self.shared.death(format!(
                 "`{command}` ended by itself: it {status}\n{printed}"
             ));
         }

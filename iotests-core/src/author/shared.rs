@@ -32,6 +32,7 @@ struct State {
     step: Option<(String, Place)>,
     narrating: bool,
     problems: Vec<String>,
+    deaths: Vec<String>,
     ended: Vec<MachineReport>,
     live: Vec<(u64, Arc<dyn Evidence>)>,
     counter: u64,
@@ -109,6 +110,16 @@ impl Shared {
 
     pub(crate) fn take_problems(&self) -> Vec<String> {
         std::mem::take(&mut self.state().problems)
+    }
+
+    /// Notes a process that ended by itself: a problem like others, and where the case fails anyway
+    /// perhaps the cause of that.
+    pub(crate) fn death(&self, text: impl Into<String>) {
+        self.state().deaths.push(text.into());
+    }
+
+    pub(crate) fn take_deaths(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().deaths)
     }
 
     /// A number that nothing else in this case has.

@@ -268,12 +268,16 @@ impl Test {
     /// The verdict: what the body returned, then what must hold at the end of every case.
     pub async fn finish(self, result: CaseResult) {
         let shared = self.shared;
-        let problems = shared.take_problems();
+        let (deaths, problems) = (shared.take_deaths(), shared.take_problems());
+        let problems = [deaths.clone(), problems].concat();
         let result = match result {
             Ok(()) if shared.log.is_uncompared() => Err(Failure::new(
                 "the case logs, but never compares its log: end it with `t.golden()`",
             )),
-            Ok(()) if !problems.is_empty() => Err(Failure::new(problems.join("\n"))),
+            Ok(()) if !problems.is_empty() => {
+                let failure = Failure::new(problems.join("\n"));
+                return shared.sink.put(failed(&shared, failure, Vec::new()));
+            }
             result => result,
         };
         shared.sink.put(match result {
@@ -282,14 +286,18 @@ impl Test {
                 Some(reason) => CaseEvent::Skipped {
                     reason: reason.clone(),
                 },
-                None => {
-                    let failure = failure.map_text(|text| shared.directories.redact(text));
-                    let mut report = failure.report();
-                    report.step = shared.current_step().map(|(step, _)| step);
-                    report.machines = shared.machine_reports();
-                    CaseEvent::Failed(Box::new(report))
-                }
+                None => failed(&shared, failure, deaths),
             },
         });
     }
+}
+
+/// The last word on a case that failed, and what may have been the cause.
+fn failed(shared: &Shared, failure: Failure, deaths: Vec<String>) -> CaseEvent {
+    let redact = |text: &str| shared.directories.redact(text);
+    let mut report = failure.map_text(redact).report();
+    report.step = shared.current_step().map(|(step, _)| step);
+    report.causes = deaths.iter().map(|text| redact(text)).collect();
+    report.machines = shared.machine_reports();
+    CaseEvent::Failed(Box::new(report))
 }

@@ -59,6 +59,41 @@ fn a_server_that_dies_early_fails_the_case_with_what_it_said() {
     }
 }
 
+/// H01: a death in the middle is told, whether or not something else failed because of it.
+#[test]
+fn a_server_that_dies_by_itself_is_told_of_in_any_case() {
+    for set in sets() {
+        for fails in [false, true] {
+            let run = Bench::new(&set).run(case!(|t| {
+                let disk = t.image("disk").size(MIB).create().await?;
+                let server = t.nbd_server(&disk).start().await?;
+                let pid = i32::try_from(server.pid().unwrap())?;
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                let flags = rustix::process::PidfdFlags::empty();
+                let process = rustix::process::pidfd_open(pid, flags)?;
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+                // Readable when it has ended.
+                let end = rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN);
+                rustix::event::poll(&mut [end], None)?;
+                if fails {
+                    return Err(Failure::new("something else"));
+                }
+                drop(server);
+            }));
+            let report = run.failure();
+            let told = match fails {
+                true => {
+                    assert_eq!(report.message, "something else");
+                    report.causes.join("\n")
+                }
+                false => report.message.clone(),
+            };
+            assert!(told.contains("ended by itself"), "{report:?}");
+            assert!(told.contains(" TEST_DIR/disk"), "{told}");
+        }
+    }
+}
+
 /// H47: a backup to an NBD target survives a restart of its server.
 #[test]
 fn a_backup_goes_on_after_its_nbd_target_was_restarted() {
@@ -112,6 +147,14 @@ fn a_machine_exports_its_nodes_and_the_exports_go() {
             assert_eq!(vm.exports().await?, ["e0"]);
             vm.remove_export("e0").await?;
             assert!(vm.exports().await?.is_empty());
+            // The end of an export is not taken for that of the next one of the same name.
+            let plain = || json!({"type": "nbd", "name": "exp"});
+            vm.export("e0", &disk, plain()).await?;
+            vm.cmd("block-export-del", json!({"id": "e0"})).await?;
+            vm.export("e0", &disk, plain()).await?;
+            vm.remove_export("e0").await?;
+            let gone = Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": "e0"}));
+            vm.assert_no_event(gone).await?;
             vm.cmd("query-version", ()).await?.at("qemu")?;
             vm.shutdown().await?;
             disk.assert_pattern(8, 0..KIB).await?;
