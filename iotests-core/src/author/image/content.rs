@@ -96,7 +96,8 @@ impl Image {
         let place = Location::caller();
         Action::at(place, format!("a read of {self}"), async move {
             let header = self.header().await?;
-            let size = header.at("virtual-size")?.as_u64().unwrap_or_default();
+            let size = header.at("virtual-size")?.as_u64();
+            let size = size.ok_or_else(|| Failure::new(format!("{self} has no size: {header}")))?;
             self.assert_pattern(pattern, 0..size).await
         })
     }

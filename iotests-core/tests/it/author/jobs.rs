@@ -223,14 +223,9 @@ fn run_takes_a_job_through_all_its_states() {
                 .before_finalize(hook)
                 .await?;
             assert!(called.get());
-            vm.backup("a", "b")
-                .manual()
-                .start()
-                .await?
-                .run()
-                .cancel()
-                .error()
-                .await?;
+            let cancelled = vm.backup("a", "b").manual().run().cancel();
+            let error = cancelled.error().await?;
+            assert_eq!(error.as_deref(), Some("Operation canceled"));
             assert_eq!(vm.cmd("query-jobs", ()).await?, json!([]));
             vm.shutdown().await?;
         }));
