@@ -168,7 +168,8 @@ fn a_machine_exports_its_nodes_and_the_exports_go() {
 #[test]
 fn a_client_reconnects_and_completes_the_write_that_its_server_dropped() {
     use nbd::proto::CommandType;
-    use nbd::server::{Action, Export, FaultPlan, On, Rule, Server, backend};
+    use nbd::server::journal::Closed;
+    use nbd::server::{Action, Event, Export, FaultPlan, On, Rule, Server, backend};
     for set in sets() {
         let run = Bench::new(&set).run(case!(|t| {
             let socket = t.socket("evil")?;
@@ -190,8 +191,10 @@ fn a_client_reconnects_and_completes_the_write_that_its_server_dropped() {
                 &client,
             ];
             t.qemu_io(write).await?;
-            // The rule has fired, or this would be an error.
-            server.finish().await?;
+            // The rule has fired, or this would be an error; and it has closed the connection.
+            let journal = server.finish().await?;
+            let drops = journal.count(|entry| entry.event == Event::Closed(Closed::Fault));
+            assert_eq!(drops, 1, "{}", journal.to_json_lines());
         }));
         run.assert_passed();
     }
