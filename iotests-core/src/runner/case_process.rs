@@ -105,6 +105,7 @@ fn set_up_process(supervisor: &str) -> Result<(), CaseProcessError> {
     SigSet::empty()
         .thread_set_mask()
         .map_err(CaseProcessError::Process)?;
+    prctl::set_name(c"iot-case").map_err(CaseProcessError::Process)?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(CaseProcessError::Process)?;
     if std::os::unix::process::parent_id().to_string() != supervisor {
         return Err(CaseProcessError::Orphan);

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::error::{RunError, io as io_error};
 use super::rundir::{InstanceDir, RunDir};
 use super::supervise::{Order, SUPERVISE, SuperviseSpec, SupervisorReport, kill_children_of_self};
+use super::this_program;
 use super::verdict::{Attempt, judge};
 use crate::wire::{CaseEvent, CaseSpec, EVENT_FD};
 
@@ -81,7 +82,7 @@ pub(crate) fn execute(
     let system = |doing: &'static str| move |source: io::Error| RunError::System { doing, source };
     let (events_out, events_in) = pipe().map_err(system("make a pipe for events"))?;
     let (control_out, control_in) = pipe().map_err(system("make a control pipe"))?;
-    let mut command = Command::new(std::env::current_exe().map_err(system("find this program"))?);
+    let mut command = this_program();
     command
         .arg(SUPERVISE)
         .arg(&files.supervise)

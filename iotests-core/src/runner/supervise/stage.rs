@@ -5,7 +5,7 @@ use std::io::{Write, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,6 +20,7 @@ use super::process_table::Process;
 use super::protocol::{End, Leak, Order, SuperviseSpec, SupervisorReport};
 use super::reaper::{Reaped, alive, kill, kill_all, reap, timeout, wait_readable};
 use crate::runner::case_process::CASE;
+use crate::runner::this_program;
 use crate::wire::EVENT_FD;
 
 /// What a case may take beyond its deadline to explain itself; then it is looked at from outside.
@@ -90,6 +91,7 @@ fn prepare(runner_pid: u32) -> Result<Wakes, String> {
         .map_err(|error| format!("block signals: {error}"))?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| format!("make a signalfd: {error}"))?;
+    prctl::set_name(c"iot-supervisor").map_err(|error| format!("take a name: {error}"))?;
     prctl::set_child_subreaper(true).map_err(|error| format!("become a sub-reaper: {error}"))?;
     // SIGTERM and not SIGKILL: the orphans have to be killed first, see `Wake::RunnerGone`.
     prctl::set_pdeathsig(Signal::SIGTERM)
@@ -105,7 +107,7 @@ fn prepare(runner_pid: u32) -> Result<Wakes, String> {
 }
 
 fn spawn(spec: &SuperviseSpec) -> std::io::Result<Pid> {
-    let child = Command::new(std::env::current_exe()?)
+    let child = this_program()
         .arg(CASE)
         .arg(&spec.case_spec)
         .arg(std::process::id().to_string())

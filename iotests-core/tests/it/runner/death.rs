@@ -1,7 +1,7 @@
 //! However a run is ended, nothing of it stays: neither processes nor directories.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use iotests_core::runner::event::RunEvent;
@@ -23,16 +23,21 @@ struct Running {
 
 impl Running {
     fn start(bench: &Bench, args: &[&str]) -> Self {
+        Self::start_command(bench, bench.command(args), || ())
+    }
+
+    /// `before_any_case` is called when the program runs and before it runs anything itself: it waits for a reader of its events.
+    fn start_command(bench: &Bench, mut command: Command, before_any_case: impl FnOnce()) -> Self {
         let fifo = bench.path("fifo");
         let _ = std::fs::remove_file(&fifo);
         mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let mut command = bench.command(args);
         command
             .arg("--jsonl")
             .arg(&fifo)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let child = command.spawn().unwrap();
+        before_any_case();
         Self {
             child,
             events: BufReader::new(std::fs::File::open(fifo).unwrap()),
@@ -179,6 +184,29 @@ fn sigterm_ends_a_run_as_ctrl_c_does() {
     running.signal(Signal::SIGTERM);
     running.finish().assert_code(130);
     assert_eq!(bench.processes(), [0; 0]);
+}
+
+#[test]
+fn a_program_that_is_built_anew_during_its_run_ends_the_run_as_it_was() {
+    let bench = Bench::new();
+    // On the file system of the program, where it can have a second name.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = folder.path().join("iotests");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_iotests-fixture"), &program).unwrap();
+    let like = bench.command(&["passes@"]);
+    let mut command = Command::new(&program);
+    let set = |(name, value)| Some((name, value?));
+    command
+        .args(like.get_args())
+        .env_clear()
+        .envs(like.get_envs().filter_map(set))
+        .current_dir(bench.path(""));
+    let replace = || {
+        std::fs::remove_file(&program).unwrap();
+        std::fs::write(&program, "half a program").unwrap();
+    };
+    let running = Running::start_command(&bench, command, replace);
+    running.finish().assert_code(0).assert_says("2 passed");
 }
 
 #[test]
