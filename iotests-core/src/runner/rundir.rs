@@ -1,11 +1,14 @@
 //! Run directories: one for each run, locked while it lives, cleaned by whoever finds it dead.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 
 use super::error::{RunError, io as io_error};
 use super::mounts;
@@ -13,7 +16,13 @@ use super::mounts;
 /// How many finished runs with failed instances are kept.
 const KEPT_RUNS: usize = 10;
 
-const LOCK: &str = "lock";
+/// How the names of run directories begin; the time in milliseconds follows.
+const RUN: &str = "run-";
+/// How the names of socket directories begin.
+const SOCKETS_OF_RUN: &str = "iot-";
+
+/// In every run directory, and in no other: a scratch folder may be a person's own, with other things in it.
+const LOCK: &str = "iotests.lock";
 const SOCKETS: &str = "sockets";
 const FINISHED: &str = "finished";
 
@@ -40,8 +49,9 @@ impl RunDir {
     /// Cleans up after dead runs, then makes a directory for this one.
     pub(crate) fn create(scratch: &Path) -> Result<Self, RunError> {
         fs::create_dir_all(scratch).map_err(io_error("create the scratch folder", scratch))?;
-        // Between making a directory and locking it, it looks dead; so whoever makes or cleans holds this.
-        let guard_path = scratch.join(LOCK);
+        // Between making a directory and locking it, it looks dead; so whoever makes or cleans holds this. For each user one: nobody cleans
+        // up after another, and nobody may write another's file in a folder like /tmp.
+        let guard_path = scratch.join(format!(".iotests-{}.lock", geteuid()));
         let guard =
             open_lock(&guard_path).map_err(io_error("write to the scratch folder", &guard_path))?;
         let _guard = Flock::lock(guard, FlockArg::LockExclusive)
@@ -54,7 +64,7 @@ impl RunDir {
             .as_millis();
         // Two runs can begin in the same millisecond, and even in the same process.
         let path = tempfile::Builder::new()
-            .prefix(&format!("run-{started}-"))
+            .prefix(&format!("{RUN}{started}-"))
             .tempdir_in(scratch)
             .map_err(io_error("create a run directory in", scratch))?
             .keep();
@@ -63,7 +73,7 @@ impl RunDir {
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, error)| io_error("lock", &lock_path)(error.into()))?;
         let sockets = tempfile::Builder::new()
-            .prefix("iot-")
+            .prefix(SOCKETS_OF_RUN)
             .tempdir_in(short_temp_dir())
             .map_err(io_error("create the socket directory in", short_temp_dir()))?
             .keep();
@@ -167,19 +177,27 @@ fn clean_dead(scratch: &Path) {
     let mut finished = Vec::new();
     for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
         let path = entry.path();
-        if !entry.file_name().to_string_lossy().starts_with("run-") {
+        let is_ours = entry
+            .metadata()
+            .is_ok_and(|data| data.is_dir() && data.uid() == geteuid().as_raw());
+        if !is_ours || !is_name_of_run(&entry.file_name()) {
             continue;
         }
-        let free = match File::open(path.join(LOCK)) {
-            Ok(lock) => Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok(),
-            // It died before it made its lock: nobody else can be here, see `create`.
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        let lock = match OpenOptions::new().write(true).open(path.join(LOCK)) {
+            Ok(lock) => lock,
+            Err(error) => {
+                if error.kind() == io::ErrorKind::NotFound {
+                    // A run that died before it made its lock left nothing in it; what has something in it is no run's.
+                    let _ = fs::remove_dir(&path);
+                }
+                continue;
+            }
         };
-        if !free {
+        if Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_err() {
             continue;
         }
-        if let Ok(sockets) = fs::read_to_string(path.join(SOCKETS)) {
-            let _ = remove_tree(Path::new(&sockets));
+        if let Some(sockets) = sockets_of(&path) {
+            let _ = remove_tree(&sockets);
         }
         if path.join(FINISHED).exists() {
             finished.push(path);
@@ -193,6 +211,22 @@ fn clean_dead(scratch: &Path) {
     for path in &finished[..excess] {
         let _ = remove_tree(path);
     }
+}
+
+/// Whether [`RunDir::create`] gives such names.
+fn is_name_of_run(name: &OsStr) -> bool {
+    let parts = name
+        .to_str()
+        .and_then(|name| name.strip_prefix(RUN)?.split_once('-'));
+    parts
+        .is_some_and(|(time, _)| !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The socket directory that a run noted; a note of something else is not ours.
+fn sockets_of(run: &Path) -> Option<PathBuf> {
+    let sockets = PathBuf::from(fs::read_to_string(run.join(SOCKETS)).ok()?);
+    let name = sockets.file_name()?.to_str()?;
+    name.starts_with(SOCKETS_OF_RUN).then_some(sockets)
 }
 
 /// Removes a folder, also where a case took away the right to write or left something mounted.
@@ -226,7 +260,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let alive = RunDir::create(scratch.path()).unwrap();
         let dead = scratch.path().join("run-1-1");
-        let sockets = scratch.path().join("sockets-of-the-dead");
+        let sockets = scratch.path().join("iot-of-the-dead");
         fs::create_dir_all(dead.join("1-case/test")).unwrap();
         fs::create_dir(&sockets).unwrap();
         fs::write(dead.join(LOCK), "").unwrap();
@@ -236,6 +270,30 @@ mod tests {
         assert!(alive.path().exists() && next.path().exists() && alive.path() != next.path());
         alive.finish(false);
         next.finish(false);
+    }
+
+    #[test]
+    fn what_no_run_made_is_left_alone_however_it_is_called() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = |name: &str| scratch.path().join(name);
+        // A person's own: results of another program, and a folder that happens to be called as ours are.
+        for folder in ["run-results", "run-", "run-2024-06", "runs"] {
+            fs::create_dir(path(folder)).unwrap();
+            fs::write(path(folder).join("data"), "precious").unwrap();
+        }
+        fs::create_dir(path("run-results/lock")).unwrap();
+        // A run that died at its very beginning.
+        fs::create_dir(path("run-17-x")).unwrap();
+        // A dead run whose note names what no run makes.
+        fs::create_dir(path("run-18-x")).unwrap();
+        fs::write(path("run-18-x").join(LOCK), "").unwrap();
+        let other = path("runs").display().to_string();
+        fs::write(path("run-18-x").join(SOCKETS), other).unwrap();
+        RunDir::create(scratch.path()).unwrap().finish(false);
+        for folder in ["run-results", "run-", "run-2024-06", "runs"] {
+            assert!(path(folder).join("data").exists(), "{folder}");
+        }
+        assert!(!path("run-17-x").exists() && !path("run-18-x").exists());
     }
 
     #[test]

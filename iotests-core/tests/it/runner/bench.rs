@@ -130,7 +130,7 @@ impl Bench {
                 .collect()
         };
         let mut left = entries(&self.path("build/iotests/runs"));
-        left.retain(|path| !path.ends_with("lock"));
+        left.retain(|path| path.is_dir());
         let sockets = entries(&self.path("tmp"));
         left.extend(
             sockets
