@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use imgtools::tools::{ToolKind, Version};
+use nix::unistd::AccessFlags;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,7 +20,10 @@ use crate::runner::keep::replace;
 use crate::runner::sets::ToolSet;
 
 /// The format of the files; another number is another format.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
+
+/// Devices on which depends what works: accelerators, exports over FUSE.
+const DEVICES: [&str; 2] = ["/dev/kvm", "/dev/fuse"];
 
 /// Versions of files, by what they are and where.
 pub(crate) type KnownVersions = BTreeMap<(ToolKind, PathBuf), Version>;
@@ -28,6 +32,39 @@ pub(crate) type KnownVersions = BTreeMap<(ToolKind, PathBuf), Version>;
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
     folder: PathBuf,
+    surroundings: Surroundings,
+}
+
+/// For whom and on what the programs were asked: the same program can do more for root, on another kernel, or where a device is open to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Surroundings {
+    user: u32,
+    kernel: String,
+    devices: Vec<String>,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    fn here() -> Self {
+        let kernel = nix::sys::utsname::uname().map(|name| {
+            [name.release(), name.version()]
+                .map(|part| part.to_string_lossy().into_owned())
+                .join(" ")
+        });
+        let open_to_us = |device: &&str| {
+            let way = AccessFlags::R_OK | AccessFlags::W_OK;
+            nix::unistd::eaccess(*device, way).is_ok()
+        };
+        Self {
+            user: nix::unistd::geteuid().as_raw(),
+            kernel: kernel.unwrap_or_default(),
+            devices: DEVICES
+                .into_iter()
+                .filter(open_to_us)
+                .map(str::to_owned)
+                .collect(),
+        }
+    }
 }
 
 /// What the cache has for a set.
@@ -53,6 +90,7 @@ struct Stamp {
 #[derive(Serialize, Deserialize)]
 struct Content {
     format: u32,
+    surroundings: Surroundings,
     stamps: BTreeMap<ToolKind, Stamp>,
 }
 
@@ -64,7 +102,10 @@ struct Versions {
 impl Cache {
     /// The cache in this folder.
     pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder }
+        Self {
+            folder,
+            surroundings: Surroundings::here(),
+        }
     }
 
     /// Versions of files that have not changed since they were asked.
@@ -109,7 +150,10 @@ impl Cache {
             Ok(content) => content,
             Err(error) => return corrupt(&content_file, &error),
         };
-        if content.format != FORMAT || content.stamps != stamps {
+        let is_current = content.format == FORMAT
+            && content.surroundings == self.surroundings
+            && content.stamps == stamps;
+        if !is_current {
             return Kept::Nothing;
         }
         let read = || -> io::Result<Capabilities> {
@@ -162,6 +206,7 @@ impl Cache {
             &content_file,
             &Content {
                 format: FORMAT,
+                surroundings: self.surroundings.clone(),
                 stamps,
             },
         )?;
@@ -185,6 +230,8 @@ impl Cache {
     /// The files for a set as it is now.
     fn files(&self, stamps: &BTreeMap<ToolKind, Stamp>) -> [PathBuf; 2] {
         let mut hasher = DefaultHasher::new();
+        // Users of one build folder have files of their own, which the others may not even replace.
+        self.surroundings.user.hash(&mut hasher);
         // The paths only: a new build at the same place takes the place of the old one.
         for (kind, stamp) in stamps {
             (kind, &stamp.path, &stamp.options).hash(&mut hasher);
@@ -277,6 +324,25 @@ mod tests {
         fs::write(&set.tools[&ToolKind::Img].path, "another program").unwrap();
         assert!(matches!(cache.get(&set), Kept::Nothing));
         assert_eq!(cache.versions().0.len(), 0);
+    }
+
+    #[test]
+    fn what_holds_for_one_user_kernel_or_device_is_asked_again_for_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().join("probes"));
+        let set = set(folder.path());
+        cache
+            .put(&set, &mut capabilities(), &BTreeMap::new())
+            .unwrap();
+        let is_kept = |change: fn(&mut Surroundings)| {
+            let mut other = cache.clone();
+            change(&mut other.surroundings);
+            matches!(other.get(&set), Kept::Valid(_))
+        };
+        assert!(is_kept(|_| ()));
+        assert!(!is_kept(|here| here.user += 1));
+        assert!(!is_kept(|here| here.kernel.push('+')));
+        assert!(!is_kept(|here| here.devices.push("/dev/other".to_owned())));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the programs of QEMU can do: asked once, kept by path, size and time of change.
+//! What the programs of QEMU can do: asked once, kept by path, size and time of change, for this user on this kernel.
 
 mod ask;
 mod cache;
