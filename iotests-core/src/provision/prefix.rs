@@ -14,6 +14,9 @@ use super::error::ProvisionError;
 /// Asking a program for its version takes milliseconds; a loaded machine gets its time.
 const VERSION: Duration = Duration::from_secs(60);
 
+/// How the names of folders begin in which a prefix is made.
+const UNPACKING: &str = ".unpacking-";
+
 /// A folder whose `bin` holds the programs of one QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefix {
@@ -79,12 +82,22 @@ fn make(
     // Two runs at once: the second waits, and finds what the first made.
     let lock_path = root.join(".lock");
     let lock = File::create(&lock_path).map_err(file("create", &lock_path))?;
-    lock.lock().map_err(file("lock", &lock_path))?;
+    if lock.try_lock().is_err() {
+        note("waiting for another run, which provisions already");
+        lock.lock().map_err(file("lock", &lock_path))?;
+    }
     if let Some(prefix) = usable(root) {
         return Ok(prefix);
     }
+    // Hundreds of megabytes of one that was killed: nobody else is here.
+    for name in file_names(root) {
+        if name.starts_with(UNPACKING) {
+            let path = root.join(name);
+            fs::remove_dir_all(&path).map_err(file("remove", &path))?;
+        }
+    }
     let scratch = tempfile::Builder::new()
-        .prefix(".unpacking-")
+        .prefix(UNPACKING)
         .tempdir_in(root)
         .map_err(file("create a folder in", root))?;
 
@@ -369,6 +382,16 @@ mod tests {
             [".lock", "7.2.22"],
             "nothing half made stays"
         );
+    }
+
+    #[test]
+    fn what_was_left_half_made_by_one_that_was_killed_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("qemu");
+        let half = root.join(".unpacking-a1b2c3/prefix/root/usr");
+        fs::create_dir_all(half).unwrap();
+        make(&root, stand_ins(folder.path(), WORKS), &mut |_| ()).unwrap();
+        assert_eq!(file_names(&root), [".lock", "7.2.22"]);
     }
 
     #[test]
