@@ -21,7 +21,7 @@ const FORMAT: u32 = 1;
 /// What is known about one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// What the last attempt that came to an end took.
+    /// What it took in the last run in which it came to an end.
     pub(crate) elapsed: Duration,
     /// The last verdicts, the newest last.
     pub(crate) verdicts: Vec<Verdict>,
@@ -76,10 +76,15 @@ impl Records {
             .is_some_and(|verdict| verdict.is_failure())
     }
 
-    /// Notes how an instance ended.
+    /// Notes how an instance ended. Of several repetitions in a run the failed one counts, and the longest.
     pub(crate) fn note(&mut self, id: &str, elapsed: Duration, verdict: Verdict) {
-        if !matches!(verdict, Verdict::Interrupted | Verdict::Skip) {
-            self.new.insert(id.to_owned(), (elapsed, verdict));
+        if matches!(verdict, Verdict::Interrupted | Verdict::Skip) {
+            return;
+        }
+        let noted = self.new.entry(id.to_owned()).or_insert((elapsed, verdict));
+        noted.0 = noted.0.max(elapsed);
+        if !noted.1.is_failure() {
+            noted.1 = verdict;
         }
     }
 
@@ -143,6 +148,19 @@ mod tests {
         assert_eq!(warning, None);
         assert!(read.failed("a") && !read.failed("b") && !read.failed("c"));
         assert_eq!(read.get("a").unwrap().elapsed, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn one_repetition_that_failed_is_not_forgotten_for_those_that_passed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.json");
+        let (mut records, _) = Records::read(&path);
+        for (seconds, verdict) in [(1, Verdict::Pass), (3, Verdict::Crash), (2, Verdict::Pass)] {
+            records.note("a", Duration::from_secs(seconds), verdict);
+        }
+        records.write().unwrap();
+        assert!(records.failed("a"));
+        assert_eq!(records.get("a").unwrap().elapsed, Duration::from_secs(3));
     }
 
     #[test]
