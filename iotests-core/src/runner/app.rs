@@ -264,7 +264,7 @@ impl App {
             debug: cli.run.debug,
             confine: !cli.run.no_confine,
             retries: cli.run.retries,
-            rerun: self.rerun(seed),
+            rerun: self.rerun(),
             today: today(),
         };
         let runner = Arc::new(Runner::new(run_dir, settings));
@@ -332,9 +332,9 @@ impl App {
                 exclusive: meta.exclusive,
                 memory: meta.memory,
             };
-            for repetition in 0..cli.run.repeat.get() {
+            for repetition in 0..cli.run.repeat {
                 let mut info = one.info(&sets.able);
-                if cli.run.repeat.get() > 1 {
+                if cli.run.repeat > 1 {
                     info.id += &format!("#{}", repetition + 1);
                 }
                 let goldens_dir = self.places.goldens(one.instance.case.file);
@@ -362,7 +362,7 @@ impl App {
             sets: sets.found.iter().map(ToolSet::info).collect(),
             system: system.unwrap_or_default(),
             seed,
-            jobs: cli.run.jobs.map_or(processors, usize::from),
+            jobs: cli.run.jobs.map_or(processors, |jobs| jobs as usize),
             scale: cli.run.timeout_scale,
             run_dir: run_dir.to_owned(),
             planned: instances.len(),
@@ -377,7 +377,7 @@ impl App {
             .into_iter()
             .map(|one| (one.info(&sets.able), one))
             .collect();
-        let max_fail = cli.run.max_fail.map(usize::from);
+        let max_fail = cli.run.max_fail.map(|limit| limit as usize);
         Job {
             started,
             skipped,
@@ -387,8 +387,8 @@ impl App {
         }
     }
 
-    /// The command that a rerun repeats: all options that change what an instance does.
-    fn rerun(&self, seed: u64) -> String {
+    /// The command that a rerun repeats: all options that change what an instance does, but its seed.
+    fn rerun(&self) -> String {
         let cli = &self.cli;
         let mut words = vec![called_as()];
         let mut option =
@@ -415,7 +415,9 @@ impl App {
         if cli.run.timeout_scale != 1.0 {
             option("--timeout-scale", cli.run.timeout_scale.to_string());
         }
-        option("--seed", seed.to_string());
+        if cli.run.no_confine {
+            words.push("--no-confine".to_owned());
+        }
         words.join(" ")
     }
 }

@@ -1,10 +1,9 @@
 //! The command line.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
+use clap::builder::{RangedI64ValueParser, Styles};
 use clap::{Parser, ValueEnum};
 
 use super::exit::Exit;
@@ -132,20 +131,20 @@ pub(crate) struct ToolArgs {
 #[command(next_help_heading = "Running")]
 pub(crate) struct RunArgs {
     /// How many instances run at once. Default: the number of processors.
-    #[arg(short, long, value_name = "N")]
-    pub(crate) jobs: Option<NonZeroUsize>,
+    #[arg(short, long, value_name = "N", value_parser = number(1))]
+    pub(crate) jobs: Option<u32>,
     /// Run every instance N times.
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) repeat: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(1))]
+    pub(crate) repeat: u32,
     /// Try a failed instance up to N times more; a later pass makes it flaky.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = number(0))]
     pub(crate) retries: u32,
     /// Multiply every deadline.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, env = "IOTESTS_TIMEOUT_SCALE", value_parser = scale)]
     pub(crate) timeout_scale: f64,
     /// Stop after N failures.
-    #[arg(long, value_name = "N")]
-    pub(crate) max_fail: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = number(1))]
+    pub(crate) max_fail: Option<u32>,
     /// A skip fails the run.
     #[arg(long)]
     pub(crate) deny_skips: bool,
@@ -241,10 +240,21 @@ fn axis<T: std::str::FromStr<Err = UnknownName>>(text: &str) -> Result<Choice<T>
     }
 }
 
+/// A number of things: every repetition is planned beforehand, so that a slip of the finger must not eat up the memory.
+fn number(least: i64) -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(least..=MOST)
+}
+
+/// The most of what can be counted on the command line.
+const MOST: i64 = 100_000;
+
+/// Enough for any debugger and emulated processor; still a time that clocks can add up.
+const MOST_SCALE: f64 = 10_000.0;
+
 fn scale(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(factor) if factor > 0.0 && f64::is_finite(factor) => Ok(factor),
-        _ => Err("it must be a number above 0".to_owned()),
+        Ok(factor) if factor > 0.0 && factor <= MOST_SCALE => Ok(factor),
+        _ => Err(format!("it must be a number above 0, up to {MOST_SCALE}")),
     }
 }
 
@@ -307,8 +317,22 @@ mod tests {
     }
 
     #[test]
-    fn a_scale_must_be_positive() {
-        for bad in ["0", "-1", "x", "inf", "NaN"] {
+    fn numbers_have_their_limits() {
+        let parsed = |args: &[&str]| {
+            let all = ["iotests"].iter().chain(args);
+            Cli::try_parse_from(all).map_err(|error| error.to_string())
+        };
+        assert_eq!(parsed(&["-j4", "--repeat", "9"]).unwrap().run.repeat, 9);
+        for bad in [["--jobs", "0"], ["--repeat", "0"], ["--max-fail", "0"]] {
+            let why = parsed(&bad).unwrap_err();
+            assert!(why.contains("0 is not in 1..=100000"), "{why}");
+        }
+        assert!(parsed(&["--repeat", "99999999999"]).is_err());
+    }
+
+    #[test]
+    fn a_scale_must_be_positive_and_give_a_time_that_clocks_know() {
+        for bad in ["0", "-1", "x", "inf", "NaN", "1e18", "1e300"] {
             assert!(
                 Cli::try_parse_from(["iotests", "--timeout-scale", bad]).is_err(),
                 "{bad}"

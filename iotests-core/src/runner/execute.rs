@@ -31,7 +31,14 @@ const OUTPUT_TAIL: u64 = 16 << 10;
 /// The supervisors that live, so that orders can be sent to them from outside their threads.
 #[derive(Debug, Default)]
 pub(crate) struct Supervisors {
-    living: Mutex<BTreeMap<u32, Living>>,
+    all: Mutex<All>,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    living: BTreeMap<u32, Living>,
+    /// The last order to end: it holds for one that starts at this moment as well.
+    ending: Option<Order>,
 }
 
 #[derive(Debug)]
@@ -55,17 +62,45 @@ pub(crate) struct Executed {
 }
 
 impl Supervisors {
-    fn living(&self) -> MutexGuard<'_, BTreeMap<u32, Living>> {
-        self.living.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells every supervisor to end its case.
+    /// Tells every supervisor, and those that are just being started.
     pub(crate) fn order_all(&self, order: Order) {
-        for living in self.living().values_mut() {
-            living.interrupted |= order != Order::Explain;
-            // One that has just ended does not listen any more, which is as good.
-            let _ = nix::unistd::write(&living.control, &[order.byte()]);
+        let mut all = self.all();
+        if order.ends() {
+            all.ending = Some(order);
         }
+        for living in all.living.values_mut() {
+            living.order(order);
+        }
+    }
+
+    /// Whether they were told to end their cases.
+    pub(crate) fn are_ending(&self) -> bool {
+        self.all().ending.is_some()
+    }
+}
+
+impl All {
+    fn register(&mut self, pid: u32, control: OwnedFd) {
+        let mut living = Living {
+            control,
+            interrupted: false,
+        };
+        if let Some(order) = self.ending {
+            living.order(order);
+        }
+        self.living.insert(pid, living);
+    }
+}
+
+impl Living {
+    fn order(&mut self, order: Order) {
+        self.interrupted |= order.ends();
+        // One that has just ended does not listen any more, which is as good.
+        let _ = nix::unistd::write(&self.control, &[order.byte()]);
     }
 }
 
@@ -113,16 +148,10 @@ pub(crate) fn execute(
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
 
     // Spawning and registering are one step, else the search for orphans could take the new one for one of them.
-    let mut living = supervisors.living();
+    let mut all = supervisors.all();
     let mut child = command.spawn().map_err(system("start a supervisor"))?;
-    living.insert(
-        child.id(),
-        Living {
-            control: control_in,
-            interrupted: false,
-        },
-    );
-    drop(living);
+    all.register(child.id(), control_in);
+    drop(all);
     // It holds our copies of the descriptors that the supervisor got.
     drop(command);
 
@@ -138,15 +167,13 @@ pub(crate) fn execute(
     }
     let _ = child.wait();
     let interrupted = {
-        let mut living = supervisors.living();
-        let interrupted = living
-            .remove(&child.id())
-            .is_some_and(|one| one.interrupted);
+        let mut all = supervisors.all();
+        let ended = all.living.remove(&child.id());
         if report.is_none() {
             // Its orphans are ours now.
-            kill_children_of_self(|pid| living.contains_key(&pid));
+            kill_children_of_self(|pid| all.living.contains_key(&pid));
         }
-        interrupted
+        ended.is_some_and(|one| one.interrupted)
     };
     Ok(Executed {
         attempt: judge(&events, report.as_ref(), interrupted),
@@ -293,6 +320,30 @@ mod tests {
             lines.push(piece.as_bytes(), &mut said);
         }
         assert_eq!(events, [CaseEvent::Started { pid: 7 }, CaseEvent::Passed]);
+    }
+
+    #[test]
+    fn an_order_to_end_holds_for_a_supervisor_that_was_just_being_started() {
+        let supervisors = Supervisors::default();
+        let start = |pid| {
+            let (out, control) = pipe().unwrap();
+            supervisors.all().register(pid, control);
+            out
+        };
+        let ordered = |out: &OwnedFd| {
+            let mut bytes = [0; 8];
+            let count = nix::unistd::read(out, &mut bytes).unwrap();
+            bytes[..count].to_vec()
+        };
+        let early = start(1);
+        supervisors.order_all(Order::Explain);
+        assert!(!supervisors.are_ending());
+        supervisors.order_all(Order::Terminate);
+        let late = start(2);
+        assert!(supervisors.are_ending());
+        assert_eq!(ordered(&early), b"et");
+        assert_eq!(ordered(&late), b"t");
+        assert!(supervisors.all().living.values().all(|one| one.interrupted));
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use imgtools::tools::{Tool, ToolKind, Version};
 
 use super::error::RunError;
-use super::event::{InstanceInfo, Metric, Outcome};
+use super::event::{InstanceInfo, Metric, Outcome, RunEvent};
 use super::execute::{Executed, Supervisors, execute};
 use super::rundir::RunDir;
 use super::supervise::Order;
@@ -28,16 +28,7 @@ pub(crate) struct InstanceJob {
     /// Where its pending goldens go.
     pub(crate) goldens_dir: PathBuf,
     /// Which repetition it is, from 0.
-    pub(crate) repetition: usize,
-}
-
-/// Something a case said.
-#[derive(Debug)]
-pub(crate) struct Told {
-    /// The id of the instance.
-    pub(crate) id: String,
-    /// What.
-    pub(crate) said: CaseEvent,
+    pub(crate) repetition: u32,
 }
 
 /// A set of programs as a case process gets it.
@@ -66,7 +57,7 @@ pub(crate) struct Settings {
     pub(crate) debug: bool,
     pub(crate) confine: bool,
     pub(crate) retries: u32,
-    /// The command and its options that a rerun repeats; the id is put behind.
+    /// The command and its options that a rerun repeats; seed and id are put behind.
     pub(crate) rerun: String,
     /// Today, `YYYY-MM-DD`, for quarantines.
     pub(crate) today: String,
@@ -102,15 +93,24 @@ impl Runner {
         self.run_dir.finish(kept);
     }
 
-    /// Runs one instance, more than once where retries are allowed and needed.
+    /// Runs one instance, more than once where retries are allowed and needed. `tell` hears all that happens but its end; `expected` is
+    /// what it took the last time.
     pub(crate) fn run(
         &self,
         job: &InstanceJob,
-        mut tell: impl FnMut(Told),
+        expected: Option<Duration>,
+        mut tell: impl FnMut(RunEvent),
     ) -> Result<Outcome, RunError> {
         let begun = Instant::now();
+        let version = self.settings.sets.get(job.set).and_then(|set| set.version);
+        let meta = job.instance.case.meta.on(job.instance.format);
         let mut attempts: Vec<Attempt> = Vec::new();
         loop {
+            tell(RunEvent::InstanceStarted {
+                instance: job.info.clone(),
+                attempt: u32::try_from(attempts.len() + 1).unwrap_or(u32::MAX),
+                expected,
+            });
             let number = self.number.fetch_add(1, Ordering::Relaxed);
             let directories = self.run_dir.instance(number, &job.info.id)?;
             let spec = self.spec(job, &directories.test, &directories.sockets);
@@ -121,7 +121,7 @@ impl Runner {
                 &spec,
                 self.env(&spec),
                 |said| {
-                    tell(Told {
+                    tell(RunEvent::Case {
                         id: job.info.id.clone(),
                         said: said.clone(),
                     })
@@ -141,17 +141,19 @@ impl Runner {
             };
             let own = attempt.verdict.unwrap_or(Verdict::Crash);
             attempts.push(attempt);
-            if own.is_failure() && attempts.len() <= self.settings.retries as usize {
+            let (verdict, note) = weigh(own, &attempts, &meta, version, &self.settings.today);
+            let failed = verdict.is_failure();
+            let may_retry = attempts.len() <= self.settings.retries as usize;
+            if failed && may_retry && !self.supervisors.are_ending() {
                 directories.remove(false);
+                tell(RunEvent::AttemptFailed {
+                    id: job.info.id.clone(),
+                    attempt: Box::new(attempts[attempts.len() - 1].clone()),
+                });
                 continue;
             }
-            let version = self.settings.sets.get(job.set).and_then(|set| set.version);
-            let meta = job.instance.case.meta.on(job.instance.format);
-            let (verdict, note) = weigh(own, &attempts, &meta, version, &self.settings.today);
-            let keep =
-                self.settings.keep || verdict.is_failure() || verdict == Verdict::Quarantined;
+            let keep = self.settings.keep || failed || verdict == Verdict::Quarantined;
             directories.remove(keep);
-            let failed = verdict.is_failure();
             return Ok(Outcome {
                 instance: job.info.clone(),
                 verdict,
@@ -161,7 +163,12 @@ impl Runner {
                 stdout_tail: if failed { stdout_tail } else { String::new() },
                 stderr_tail: if failed { stderr_tail } else { String::new() },
                 kept: keep.then_some(directories.path),
-                rerun: format!("{} '{}'", self.settings.rerun, job.info.base_id()),
+                rerun: format!(
+                    "{} --seed {} '{}'",
+                    self.settings.rerun,
+                    spec.seed,
+                    job.info.base_id()
+                ),
                 metrics: metrics(&events),
                 pending_goldens: pending(&events),
             });
@@ -198,7 +205,7 @@ impl Runner {
             keep: settings.keep,
             goldens: settings.goldens,
             goldens_dir: job.goldens_dir.clone(),
-            seed: settings.seed.wrapping_add(job.repetition as u64),
+            seed: settings.seed.wrapping_add(u64::from(job.repetition)),
             confine: settings.confine
                 && !instance.case.meta.unconfined
                 && instance.protocol != Protocol::Fuse,

@@ -1,6 +1,7 @@
 //! The dispatcher: starts instances as the schedule allows, hears how they end, and tells the reporters.
 
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,7 +13,7 @@ use nix::sys::signal::Signal;
 use super::error::RunError;
 use super::event::{InstanceInfo, Outcome, RunEvent, RunStarted, Summary};
 use super::exit::Exit;
-use super::instance::{InstanceJob, Runner, Told};
+use super::instance::{InstanceJob, Runner};
 use super::plan::Planned;
 use super::records::Records;
 use super::report::Reporter;
@@ -37,7 +38,7 @@ pub(crate) struct Job {
 
 /// What other threads tell the dispatcher.
 enum Message {
-    Told(Told),
+    Event(RunEvent),
     Finished(Load, Result<Box<Outcome>, RunError>),
     Signal(Signal),
 }
@@ -141,7 +142,7 @@ impl Dispatcher<'_> {
                 return kept;
             };
             match message {
-                Message::Told(Told { id, said }) => self.report(&RunEvent::Case { id, said }),
+                Message::Event(event) => self.report(&event),
                 Message::Signal(Signal::SIGUSR1) => self.runner.order_all(Order::Explain),
                 Message::Signal(signal) => self.signal(signal),
                 Message::Finished(load, result) => {
@@ -157,37 +158,33 @@ impl Dispatcher<'_> {
     }
 
     fn start(&mut self, load: Load, job: InstanceJob, sender: &Sender<Message>) {
-        let instance = job.info.clone();
-        self.report(&RunEvent::InstanceStarted {
-            instance,
-            attempt: 1,
-            expected: load.expected,
-        });
         self.running += 1;
         let runner = Arc::clone(&self.runner);
-        let sender = sender.clone();
+        let (tell, end) = (sender.clone(), sender.clone());
         // The supervisor dies with the thread that spawned it, so this thread lives as long as the supervisor.
-        thread::spawn(move || {
-            let tell = sender.clone();
-            let result = runner.run(&job, |told| {
+        let thread = thread::Builder::new().spawn(move || {
+            let result = caught(|| {
                 // Nobody listens only when the run is over.
-                let _ = tell.send(Message::Told(told));
+                runner.run(&job, load.expected, |event| {
+                    let _ = tell.send(Message::Event(event));
+                })
             });
             // Whoever hears of the end may take the runner apart.
             drop(runner);
-            let _ = sender.send(Message::Finished(load, result.map(Box::new)));
+            let _ = tell.send(Message::Finished(load, result.map(Box::new)));
         });
+        if let Err(source) = thread {
+            let doing = "start a thread";
+            let error = RunError::System { doing, source };
+            // The receiver lives as long as we do.
+            let _ = end.send(Message::Finished(load, Err(error)));
+        }
     }
 
     fn finished(&mut self, outcome: &Outcome) -> Option<PathBuf> {
         self.summary.add(outcome.verdict, outcome.skip());
         self.records
             .note(outcome.instance.base_id(), outcome.elapsed, outcome.verdict);
-        let earlier = outcome.attempts.len().saturating_sub(1);
-        for attempt in &outcome.attempts[..earlier] {
-            let (id, attempt) = (outcome.instance.id.clone(), Box::new(attempt.clone()));
-            self.report(&RunEvent::AttemptFailed { id, attempt });
-        }
         self.report(&RunEvent::InstanceFinished(Box::new(outcome.clone())));
         if self
             .max_fail
@@ -237,7 +234,30 @@ impl Dispatcher<'_> {
     }
 }
 
+/// A panic is a bug of ours; waiting for ever for the thread that had it would hide it.
+fn caught<T>(run: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
+    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        Err(RunError::System {
+            doing: "run an instance",
+            source: io::Error::other("this program panicked, which is a bug of its own"),
+        })
+    })
+}
+
 /// What the last runs took, for the estimate.
 pub(crate) fn expected(records: &Records, id: &str) -> Option<Duration> {
     records.get(id).map(|record| record.elapsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_our_own_ends_the_run_instead_of_leaving_it_to_wait() {
+        assert_eq!(caught(|| Ok(3)).unwrap(), 3);
+        let error = caught::<()>(|| panic!("on purpose")).unwrap_err();
+        assert_eq!(error.exit(), Exit::Environment);
+        assert!(error.to_string().contains("panicked"), "{error}");
+    }
 }

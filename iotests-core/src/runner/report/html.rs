@@ -146,6 +146,8 @@ impl Reporter for Html {
                 id,
                 said: CaseEvent::Step { text, .. },
             } => self.steps.push((id.clone(), text.clone())),
+            // What is shown is the last attempt.
+            RunEvent::AttemptFailed { id, .. } => self.steps.retain(|(of, _)| of != id),
             RunEvent::InstanceFinished(outcome) => self.finished(outcome),
             RunEvent::RunFinished(end) => self.write(end)?,
             _ => {}

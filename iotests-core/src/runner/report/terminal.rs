@@ -233,11 +233,9 @@ impl Bars {
                     running.bar.set_message(format!("{id}: {text}"));
                 }
             }
+            RunEvent::AttemptFailed { id, .. } => self.ended(id),
             RunEvent::InstanceFinished(outcome) => {
-                if let Some(running) = self.running.remove(&outcome.instance.id) {
-                    running.bar.finish_and_clear();
-                    self.all.remove(&running.bar);
-                }
+                self.ended(&outcome.instance.id);
                 self.total.inc(1);
             }
             _ => {}
@@ -246,6 +244,13 @@ impl Bars {
             Some(left) => format!(", about {} left", duration(left)),
             None => String::new(),
         });
+    }
+
+    fn ended(&mut self, id: &str) {
+        if let Some(running) = self.running.remove(id) {
+            running.bar.finish_and_clear();
+            self.all.remove(&running.bar);
+        }
     }
 
     /// What the rest will take by the records; nothing while none of it is known.

@@ -41,6 +41,11 @@ pub(crate) enum Order {
 }
 
 impl Order {
+    /// Whether the case ends by it.
+    pub(crate) const fn ends(self) -> bool {
+        matches!(self, Self::Terminate | Self::Kill)
+    }
+
     /// The byte that stands for it.
     pub(crate) const fn byte(self) -> u8 {
         match self {

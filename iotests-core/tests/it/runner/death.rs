@@ -177,6 +177,19 @@ fn a_case_that_does_not_listen_to_the_first_ctrl_c_is_killed_by_the_second_or_af
 }
 
 #[test]
+fn what_fails_because_it_is_told_to_end_is_not_tried_again() {
+    let bench = Bench::new();
+    let args = ["fails_when_it_is_told_to_end", "--retries", "3"];
+    let mut running = Running::start(&bench, &args);
+    running.wait_for_a_step();
+    running.signal(Signal::SIGINT);
+    let ran = running.finish();
+    ran.assert_code(130)
+        .assert_says("1 failed")
+        .assert_does_not_say("retry");
+}
+
+#[test]
 fn sigterm_ends_a_run_as_ctrl_c_does() {
     let bench = Bench::new();
     let mut running = Running::start(&bench, &["waits_with_a_tree", "-j3"]);

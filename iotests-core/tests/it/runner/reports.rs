@@ -92,21 +92,45 @@ fn the_json_lines_begin_with_the_run_and_tell_each_start_before_its_end() {
     };
     assert_eq!((run.seed, run.jobs), (7, 8));
     assert_eq!(run.planned + run.skipped, expected().len());
-    let mut running = Vec::new();
+    let mut running = BTreeMap::new();
     for event in &ALL.jsonl {
         match event {
-            RunEvent::InstanceStarted { instance, .. } => running.push(instance.id.clone()),
-            RunEvent::InstanceFinished(outcome) => {
-                let index = running
-                    .iter()
-                    .position(|id| *id == outcome.instance.id)
-                    .expect("it had started");
-                running.remove(index);
+            RunEvent::InstanceStarted {
+                instance, attempt, ..
+            } => {
+                let earlier = running.insert(instance.id.clone(), *attempt);
+                assert_eq!(earlier, None, "{}", instance.id);
             }
+            RunEvent::InstanceFinished(outcome) => {
+                let attempt = running.remove(&outcome.instance.id);
+                let attempts = u32::try_from(outcome.attempts.len()).unwrap();
+                assert_eq!(attempt, Some(attempts), "{}", outcome.instance.id);
+            }
+            RunEvent::AttemptFailed { id, .. } => assert_eq!(running.remove(id), Some(1), "{id}"),
             _ => {}
         }
     }
-    assert_eq!(running, [""; 0]);
+    assert_eq!(running, BTreeMap::new());
+}
+
+#[test]
+fn only_what_would_fail_the_run_is_tried_again() {
+    let mut attempts = BTreeMap::new();
+    for event in &ALL.jsonl {
+        if let RunEvent::InstanceFinished(outcome) = event {
+            attempts.insert(outcome.instance.id.as_str(), outcome.attempts.len());
+        }
+    }
+    for (id, number) in [
+        ("verdicts::fails@qcow2", 2),
+        ("verdicts::is_flaky@qcow2", 2),
+        ("verdicts::is_expected_to_fail@qcow2", 1),
+        ("verdicts::is_quarantined@qcow2", 1),
+        ("verdicts::passes_unexpectedly@qcow2", 2),
+        ("verdicts::passes@qcow2", 1),
+    ] {
+        assert_eq!(attempts[id], number, "{id}");
+    }
 }
 
 #[test]
@@ -220,6 +244,8 @@ fn the_page_has_a_row_for_each_instance_and_no_markup_of_the_cases() {
             .contains("the &lt;answer&gt; &amp; the question differ")
     );
     assert!(!ALL.html.contains("<answer>"));
+    // The steps of the attempt that is shown, not of those before it.
+    assert_eq!(ALL.html.matches("<li>second").count(), 1);
     assert_eq!(
         ALL.html.matches("<details").count(),
         number(|verdict| verdict.is_failure())

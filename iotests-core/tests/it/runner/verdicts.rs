@@ -186,14 +186,19 @@ fn known_failures_and_quarantine_do_not_fail_the_run() {
 fn the_rerun_line_of_a_failure_runs_exactly_it() {
     let bench = Bench::new();
     let program = env!("CARGO_BIN_EXE_iotests-fixture");
-    let mut first = bench.command(&["runs_each_row", "--repeat", "2"]);
+    let args = ["runs_each_row", "--repeat", "2", "--seed", "40", "-j1"];
+    let mut first = bench.command(&args);
     let first = super::bench::Ran::new(first.env("IOTESTS_CALLED_AS", program).output().unwrap());
-    let line = first
+    let lines: Vec<&str> = first
         .stdout
         .lines()
-        .find_map(|line| line.trim().strip_prefix("rerun:"))
-        .expect("a rerun line")
-        .trim();
+        .filter_map(|line| Some(line.trim().strip_prefix("rerun:")?.trim()))
+        .collect();
+    // Each repetition has a seed of its own.
+    let [line, second] = lines[..] else {
+        panic!("{}", first.stdout);
+    };
+    assert!(line.contains(" --seed 40 ") && second.contains(" --seed 41 "));
     let jsonl = bench.path("again").display().to_string();
     let mut again = bench.command(&[]);
     let mut shell = std::process::Command::new("sh");
