@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
+use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use clap::Parser;
 use tempfile::TempDir;
 
-use super::cli::{Cli, ColorChoice, ToolArgs};
+use super::cli::{Cli, ToolArgs};
 use super::error::{RunError, chain, io as io_error};
 use super::event::RunStarted;
 use super::exit::Exit;
@@ -25,7 +25,8 @@ use super::run::{Job, expected, run};
 use super::rundir::RunDir;
 use super::schedule::{Load, available_memory};
 use super::sets::{self, HOST, ToolSet, is_named};
-use super::{called_as, imgopts, list, review, signals};
+use super::{called_as, console, imgopts, list, review, signals};
+use crate::author::golden;
 use crate::case::{Backend, CASES, Capabilities, Case};
 use crate::provision::{self, ProvisionError};
 use crate::wire::GoldenMode;
@@ -33,22 +34,17 @@ use crate::wire::GoldenMode;
 /// Runs the program with the arguments of this process.
 pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
     let cli = Cli::parse_from(arguments);
-    let moving = stdout().is_terminal() && std::env::var_os("CI").is_none();
-    let palette = Palette::new(match cli.report.color {
-        ColorChoice::Always => true,
-        ColorChoice::Never => false,
-        ColorChoice::Auto => moving && std::env::var_os("NO_COLOR").is_none(),
-    });
+    let color = cli.report.color;
     let app = App {
         places: Places::new(cli.run.build_dir.as_deref()),
         cli,
-        palette,
-        moving,
+        palette: console::palette(color, &stdout()),
+        aside: console::palette(color, &stderr()),
     };
     match app.main() {
         Ok(exit) => exit.into(),
         Err(error) => {
-            tell(&format!("{} failed to {error}", palette.bad("error:")));
+            tell(&format!("{} failed to {error}", app.aside.bad("error:")));
             error.exit().into()
         }
     }
@@ -57,9 +53,10 @@ pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
 struct App {
     cli: Cli,
     places: Places,
+    /// The colours of standard output.
     palette: Palette,
-    /// Bars are drawn.
-    moving: bool,
+    /// The colours of standard error.
+    aside: Palette,
 }
 
 /// The sets, and what each can do.
@@ -82,7 +79,7 @@ impl App {
                 .collect();
             return review::review(&folders, self.palette);
         }
-        if cli.run.bless && std::env::var_os("CI").is_some_and(|value| !value.is_empty()) {
+        if cli.run.bless && golden::is_ci() {
             return Err(RunError::Usage(
                 "--bless is refused where CI is set: goldens are reviewed by people".to_owned(),
             ));
@@ -133,11 +130,11 @@ impl App {
     }
 
     fn warn(&self, text: &str) {
-        tell(&format!("{} {text}", self.palette.warn("warning:")));
+        tell(&format!("{} {text}", self.aside.warn("warning:")));
     }
 
     fn progress(&self, text: &str) {
-        tell(&self.palette.dim(text));
+        tell(&self.aside.dim(text));
     }
 
     fn need_tools(&self, sets: &Sets) -> Result<(), RunError> {
@@ -295,7 +292,8 @@ impl App {
             emulator_in: with_emulator.map(|set| set.name.clone()),
             only_set: (!["auto", "all"].contains(&set.as_str())).then(|| set.clone()),
         };
-        let terminal = Terminal::new(self.palette, ways, self.moving, self.cli.run.print);
+        let moving = console::can_move(&stdout());
+        let terminal = Terminal::new(self.palette, ways, moving, self.cli.run.print);
         let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(terminal)];
         if let Some(path) = &paths.jsonl {
             reporters.push(Box::new(report::JsonLines::new(create(path)?)));

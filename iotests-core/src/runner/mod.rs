@@ -7,6 +7,7 @@ mod app;
 mod case_process;
 mod cli;
 mod confine;
+mod console;
 mod error;
 pub mod event;
 mod execute;

@@ -1,12 +1,15 @@
 //! Every report agrees with the model, and with the summary.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::process::Stdio;
 
 use iotests_core::runner::Verdict;
 use iotests_core::runner::event::RunEvent;
 use quick_junit::{Report, TestCaseStatus};
 
-use super::bench::summary;
+use super::bench::{Bench, summary};
 use super::model::{ALL, model};
 
 fn expected() -> BTreeMap<String, Verdict> {
@@ -82,6 +85,59 @@ fn the_terminal_says_what_the_skipped_ones_lack_and_how_to_get_it() {
 fn without_a_terminal_there_are_no_colours_and_no_bars() {
     for text in [&ALL.ran.stdout, &ALL.ran.stderr] {
         assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text:?}");
+    }
+}
+
+/// What the program prints on a terminal.
+fn on_a_terminal(args: &[&str], env: &[(&str, &str)]) -> (String, String) {
+    let bench = Bench::new();
+    bench.run(&["passes@"]).assert_code(0);
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut command = bench.command(args);
+    command
+        .envs(env.iter().copied())
+        .stdout(terminal.slave)
+        .stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    // It holds the other end as well.
+    drop(command);
+    let mut shown = Vec::new();
+    // The end of a terminal is an error.
+    let _ = File::from(terminal.master).read_to_end(&mut shown);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&shown), text(&output.stderr))
+}
+
+#[test]
+fn a_terminal_has_colours_and_bars_where_it_can_show_them_and_nothing_else_has() {
+    let args = ["passes@", "--reprobe"];
+    let (shown, aside) = on_a_terminal(&args, &[("TERM", "xterm")]);
+    assert!(
+        shown.contains("\u{1b}[32m") && shown.contains('░'),
+        "{shown:?}"
+    );
+    assert!(
+        aside.contains("asking") && !aside.contains('\u{1b}'),
+        "{aside:?}"
+    );
+    let xterm = ("TERM", "xterm");
+    let (shown, _) = on_a_terminal(&args, &[xterm, ("CI", ""), ("NO_COLOR", "")]);
+    assert!(
+        shown.contains("\u{1b}[32m"),
+        "what is empty is not set: {shown:?}"
+    );
+    let (shown, _) = on_a_terminal(&args, &[xterm, ("NO_COLOR", "1")]);
+    assert!(
+        shown.contains('░') && !shown.contains("\u{1b}[32m"),
+        "{shown:?}"
+    );
+    for env in [[xterm, ("CI", "true")], [("TERM", "dumb"), ("CI", "")]] {
+        let (shown, _) = on_a_terminal(&args, &env);
+        assert!(
+            !shown.contains('\u{1b}') && !shown.contains('░'),
+            "{shown:?}"
+        );
     }
 }
 

@@ -1,0 +1,21 @@
+//! What a stream of this process can show: colours and bars are for people at a terminal.
+
+use std::io::IsTerminal;
+
+use super::cli::ColorChoice;
+use super::report::Palette;
+use crate::author::golden::is_ci;
+
+/// Whether lines can be drawn again: on a terminal that knows how, and not where CI keeps all that is printed.
+pub(super) fn can_move(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && anstyle_query::term_supports_ansi_color() && !is_ci()
+}
+
+/// The colours for this stream.
+pub(super) fn palette(choice: ColorChoice, stream: &impl IsTerminal) -> Palette {
+    Palette::new(match choice {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => can_move(stream) && !anstyle_query::no_color(),
+    })
+}
