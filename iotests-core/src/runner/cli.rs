@@ -262,14 +262,14 @@ fn after_help() -> String {
     let me = super::called_as();
     let mut text = format!(
         "Examples:
-  {me}                              everything that can run here, on qcow2 and raw
-  {me} 163 -f qcow2                 what covers upstream's test 163, on qcow2
-  {me} shrink --list                cases with `shrink` in the name, and what they need
-  {me} -g quick -j4 --junit out.xml a group, four at a time, with a report
-  {me} --provision --backend system on an emulator, fetched first if there is none
-  {me} --qemu-build ~/qemu/build    with the programs of a build folder
-  {me} --failed                     what failed the last time
-  {me} new nbd::status::sees_holes  a new case that passes, to be changed into what you mean
+  {me}                       all that can run here
+  {me} 163 -f qcow2          what covers upstream's test 163
+  {me} shrink --list         cases with `shrink` in the name
+  {me} -g quick --junit FILE a group, with a report
+  {me} --provision           and with an emulator, fetched
+  {me} --qemu-build DIR      the programs of a build folder
+  {me} --failed              what failed the last time
+  {me} new nbd::sees_holes   a new case, which passes
 
 Environment:
   QEMU_PROG, QEMU_IMG_PROG, QEMU_IO_PROG, QEMU_NBD_PROG, QSD_PROG name programs, QEMU_OPTIONS and so on their options.

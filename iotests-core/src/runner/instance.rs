@@ -214,7 +214,7 @@ impl Runner {
         }
     }
 
-    /// What tools read from the environment: the same everywhere, and nothing of the user's.
+    /// What tools are told by the environment and must be the same everywhere, whatever the user has set.
     fn env(&self, spec: &CaseSpec) -> Vec<(String, String)> {
         let mut env = vec![
             ("TMPDIR".to_owned(), spec.test_dir.display().to_string()),

@@ -150,7 +150,8 @@ fn host(
                 tools.insert(kind, tool);
             }
             Err(error) if is_order(&error) => {
-                return Err(RunError::NamedTool(looked(&error, "; ")));
+                let text = format!("{kind}: {}", looked(&error, "; "));
+                return Err(RunError::NamedTool(text));
             }
             Err(error) => broken_in_path(&error, warn),
         }

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 use super::failure;
 use super::text::indented;
 use super::{Palette, Reporter};
@@ -85,19 +87,41 @@ fn one_line(text: &str) -> String {
 }
 
 fn yaml(outcome: &Outcome) -> String {
-    let mut text = format!("  ---\n  verdict: {}\n", serde_name(outcome.verdict));
+    let mut text = format!("  ---\n  verdict: {}\n", quoted(&outcome.verdict));
     text += &format!("  duration_ms: {}\n", outcome.elapsed.as_millis());
-    text += &format!("  at: {:?}\n", outcome.instance.place.to_string());
+    text += &format!("  at: {}\n", quoted(&outcome.instance.place.to_string()));
     if outcome.verdict.is_failure() {
         let details = outcome
             .last()
             .map(|attempt| failure::attempt_text(attempt, Palette::new(false)));
-        text += &format!("  rerun: {:?}\n  details: |\n", outcome.rerun);
-        text += &indented(&details.unwrap_or_default(), "    ");
+        text += &format!("  rerun: {}\n  details: |\n", quoted(&outcome.rerun));
+        text += &indented(&printable(&details.unwrap_or_default()), "    ");
     }
     text + "  ...\n"
 }
 
-fn serde_name(verdict: Verdict) -> String {
-    serde_json::to_string(&verdict).unwrap_or_default()
+/// As JSON, which is YAML as well.
+fn quoted(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// What a process printed may hold bytes that YAML refuses even in a block of text.
+fn printable(text: &str) -> String {
+    let is_refused = |c: char| c.is_control() && c != '\n' && c != '\t';
+    text.replace(is_refused, "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_yaml_refuses_is_replaced() {
+        assert_eq!(
+            printable("a\n\tb\u{1b}[0m\0\u{7f}ü"),
+            "a\n\tb\u{fffd}[0m\u{fffd}\u{fffd}ü"
+        );
+        assert_eq!(quoted(&"it's \"\u{1b}\""), r#""it's \"\u001b\"""#);
+        assert_eq!(quoted(&Verdict::ExpectedFail), r#""expected-fail""#);
+    }
 }

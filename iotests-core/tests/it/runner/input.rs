@@ -94,7 +94,7 @@ fn a_named_tool_that_is_missing_not_executable_or_not_qemu_is_told_as_such() {
     let run = |path: &str| bench.run(&["passes@", "--qemu-img", path]);
     run("/no/such/tool")
         .assert_code(4)
-        .assert_says("/no/such/tool does not exist");
+        .assert_says("qemu-img: flag: /no/such/tool does not exist");
     fs::write(bench.path("plain"), "").unwrap();
     run("plain")
         .assert_code(4)

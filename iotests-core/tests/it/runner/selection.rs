@@ -1,6 +1,6 @@
 //! What the command line selects, and what the list says.
 
-use super::bench::{Bench, events, verdicts};
+use super::bench::{Bench, Ran, events, verdicts};
 
 fn selected(bench: &Bench, args: &[&str]) -> Vec<String> {
     let jsonl = bench.path("selected").display().to_string();
@@ -141,10 +141,24 @@ fn a_limit_of_failures_stops_the_run_and_repeats_have_numbers() {
 #[test]
 fn help_has_examples_and_exit_codes() {
     let bench = Bench::new();
-    let help = bench.run(&["--help"]);
-    help.assert_code(0)
-        .assert_says("Examples:")
-        .assert_says("--provision --backend system");
+    let mut help = bench.command(&["--help"]);
+    help.env("IOTESTS_CALLED_AS", "cargo xtask iotests");
+    let help = Ran::new(help.output().unwrap());
+    help.assert_code(0);
+    let examples = help.stdout.lines();
+    let examples: Vec<&str> = examples
+        .skip_while(|line| *line != "Examples:")
+        .take_while(|line| !line.is_empty())
+        .skip(1)
+        .collect();
+    assert!(examples.len() > 5, "{}", help.stdout);
+    for line in examples {
+        // One that is broken over two lines is no example any more.
+        assert!(
+            line.starts_with("  cargo xtask iotests") && line.len() <= 80,
+            "{line}"
+        );
+    }
     for code in [
         "0   everything that ran passed",
         "3   no case was selected",
