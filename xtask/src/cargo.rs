@@ -27,6 +27,9 @@ pub(crate) enum XtaskError {
     /// `cargo metadata` printed what this program does not understand.
     #[error("failed to read `cargo metadata`: {0}")]
     Metadata(String),
+    /// `cargo build` printed what this program does not understand.
+    #[error("failed to read what `cargo build` says: {0}")]
+    Build(String),
     /// A file could not be read or written.
     #[error("failed to {verb} {path}", path = path.display())]
     File {

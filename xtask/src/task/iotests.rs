@@ -5,6 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use serde_json::Value;
+
 use crate::cargo::{self, XtaskError};
 
 /// Builds the binary, then replaces this process by it, so that signals, terminal and exit status
@@ -21,15 +23,35 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<ExitCode, XtaskError> {
 
 /// Builds the `iotests` binary and says where it is.
 pub(crate) fn build() -> Result<PathBuf, XtaskError> {
-    cargo::check(&mut cargo::cargo([
+    let messages = cargo::read(&mut cargo::cargo([
         "build",
         "--quiet",
+        "--message-format=json-render-diagnostics",
         "--package",
         "iotests-cases",
         "--bin",
-        "iotests",
+        BINARY,
     ]))?;
-    Ok(cargo::target_dir()?.join("debug").join("iotests"))
+    executable(&messages)
+        .ok_or_else(|| XtaskError::Build(format!("it does not say where `{BINARY}` is")))
+}
+
+const BINARY: &str = "iotests";
+
+/// Where cargo has put the binary: a configured target or profile has a folder of its own.
+fn executable(messages: &[u8]) -> Option<PathBuf> {
+    let parsed = messages
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    let paths = parsed.filter_map(|message| {
+        let is_ours =
+            message["reason"] == "compiler-artifact" && message["target"]["name"] == BINARY;
+        message["executable"]
+            .as_str()
+            .filter(|_| is_ours)
+            .map(PathBuf::from)
+    });
+    paths.last()
 }
 
 /// The binary, told where it may keep its own things and how a person calls it.
@@ -40,4 +62,21 @@ pub(crate) fn command(binary: &Path) -> Result<Command, XtaskError> {
         .env("IOTESTS_SOURCE_DIR", cargo::root())
         .env("IOTESTS_CALLED_AS", "cargo xtask iotests");
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_binary_is_where_cargo_says() {
+        let messages = br#"
+            {"reason":"compiler-artifact","target":{"name":"iotests_core"},"executable":null}
+            {"reason":"compiler-artifact","target":{"name":"other"},"executable":"/t/debug/other"}
+            {"reason":"compiler-artifact","target":{"name":"iotests"},"executable":"/t/s390x/debug/iotests"}
+            {"reason":"build-finished","success":true}"#;
+        let found = executable(messages);
+        assert_eq!(found, Some(PathBuf::from("/t/s390x/debug/iotests")));
+        assert_eq!(executable(b"nothing\n{}"), None);
+    }
 }
