@@ -341,9 +341,11 @@ mod tests {
         supervisors.order_all(Order::Terminate);
         let late = start(2);
         assert!(supervisors.are_ending());
+        assert!(supervisors.all().living.values().all(|one| one.interrupted));
+        // What was not ordered is then the end of the pipe.
+        drop(supervisors);
         assert_eq!(ordered(&early), b"et");
         assert_eq!(ordered(&late), b"t");
-        assert!(supervisors.all().living.values().all(|one| one.interrupted));
     }
 
     #[test]
