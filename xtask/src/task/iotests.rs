@@ -43,7 +43,7 @@ fn executable(messages: &[u8]) -> Option<PathBuf> {
     let parsed = messages
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice::<Value>(line).ok());
-    let paths = parsed.filter_map(|message| {
+    let mut paths = parsed.filter_map(|message| {
         let is_ours =
             message["reason"] == "compiler-artifact" && message["target"]["name"] == BINARY;
         message["executable"]
@@ -51,7 +51,7 @@ fn executable(messages: &[u8]) -> Option<PathBuf> {
             .filter(|_| is_ours)
             .map(PathBuf::from)
     });
-    paths.last()
+    paths.next_back()
 }
 
 /// The binary, told where it may keep its own things and how a person calls it.
