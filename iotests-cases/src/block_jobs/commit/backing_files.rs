@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Layer, UNSUPPORTED, commit_drive};
+use super::chain::{Chain, Layer, Size, UNSUPPORTED, commit_drive};
 use super::refused::{MID_TO_MID, REVERSED, Refusal, UNKNOWN_BASE, UNKNOWN_DEVICE, UNKNOWN_TOP};
 use crate::fixtures::content::Content;
 use crate::fixtures::effect::{
@@ -167,6 +167,43 @@ async fn are_renamed_in_a_read_only_overlay(t: &mut Test) -> CaseResult {
     }
     img3.assert_same_as(&img0).await?;
     data.over(&below).assert_alone_in(&img0).await
+}
+
+/// When a layer goes that several overlays have in common, each of them gets the base instead, in its
+/// node and in its header, whether it is read-only or not.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+async fn are_renamed_in_every_overlay(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let mut overlays = Vec::new();
+    for name in ["second", "third"] {
+        overlays.push(t.image(name).backing(&chain.mid).create().await?);
+    }
+    let mut vm = t.host().blockdev(chain.top.node());
+    for (number, overlay) in overlays.iter().enumerate() {
+        let mut node = overlay.node();
+        node["backing"] = "mid".into();
+        node["read-only"] = (number == 0).into();
+        vm = vm.blockdev(node);
+    }
+    let vm = vm.launch().await?;
+
+    let job = vm.commit("top").top(&chain.mid).base(&chain.base);
+    job.start().await?.wait().await?;
+    assert_no_jobs(&vm).await?;
+    for line in ["top -> base", "second -> base", "third -> base"] {
+        vm.assert_chain(line).await?;
+    }
+    let read_only = [("top", false), ("second", true), ("third", false)];
+    assert_read_only(&vm, &read_only).await?;
+    vm.shutdown().await?;
+    chain.assert_headers(Layer::Base).await?;
+    for overlay in &overlays {
+        assert_backing(overlay, &chain.base).await?;
+        overlay.assert_clean().await?;
+        let below = chain.merged(Layer::Mid, Layer::Base);
+        below.assert_in(overlay).await?;
+    }
+    Ok(())
 }
 
 const BASES: &[Row<bool>] = &[

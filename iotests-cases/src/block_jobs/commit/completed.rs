@@ -98,8 +98,10 @@ async fn moves_the_data_down(t: &mut Test, row: &Commit) -> CaseResult {
     let ended = if top == Top {
         job.wait_ready().await?;
         if row.size == Full {
-            let free = Chain::FREE as u64 * CLUSTER;
+            let [free, zeroed] = [Chain::FREE, ZEROED].map(|cluster| cluster as u64 * CLUSTER);
             vm.write(device(&vm), WRITTEN, free..free + CLUSTER).await?;
+            let zero = format!("write -z {zeroed} {CLUSTER}");
+            vm.io(device(&vm), &zero).await?;
         }
         job.complete().await?
     } else {
@@ -115,9 +117,11 @@ async fn moves_the_data_down(t: &mut Test, row: &Commit) -> CaseResult {
     assert_files(&chain, top, base).await
 }
 
+const GROWS: &[Row<Layer>] = &[Row::new("mid", Mid), Row::new("active", Top)];
+
 /// A base that is smaller than what is committed into it grows, and holds what lay behind its end.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
-async fn grows_a_base_that_is_smaller(t: &mut Test) -> CaseResult {
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = GROWS)]
+async fn grows_a_base_that_is_smaller(t: &mut Test, from: &Layer) -> CaseResult {
     let data = 1536 * KIB..2 * MIB;
     let base = t.image("base").format(RAW).size(MIB).fill(0x11);
     let base = base.create().await?;
@@ -126,12 +130,16 @@ async fn grows_a_base_that_is_smaller(t: &mut Test) -> CaseResult {
     let top = t.image("top").backing(&mid).create().await?;
     let vm = t.host().drive(&top).launch().await?;
 
-    let job = commit(&vm).top(&mid).base(&base);
-    job.start().await?.wait().await?;
+    let job = commit(&vm).base(&base);
+    if *from == Top {
+        job.start().await?.complete().await?;
+    } else {
+        job.top(&mid).start().await?.wait().await?;
+        vm.assert_chain("top -> base").await?;
+        assert_read_only(&vm, &[("top", false), ("base", true)]).await?;
+    }
 
     assert_no_jobs(&vm).await?;
-    vm.assert_chain("top -> base").await?;
-    assert_read_only(&vm, &[("top", false), ("base", true)]).await?;
     vm.shutdown().await?;
     let header = base.header().await?;
     header.assert("virtual-size", 2 * MIB)?;
@@ -142,14 +150,36 @@ async fn grows_a_base_that_is_smaller(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
+/// When the active layer of a commit is read-only, so is the base that takes its place.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+async fn leaves_a_read_only_chain_read_only(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Full).await?;
+    let mut node = chain.top.node();
+    node["read-only"] = true.into();
+    let vm = t.host().blockdev(node).launch().await?;
+
+    let job = vm.commit("top").start().await?;
+    assert_read_only(&vm, &[("top", true), ("mid", true), ("base", false)]).await?;
+    job.complete().await?;
+
+    assert_no_jobs(&vm).await?;
+    assert_read_only(&vm, &[("top", true), ("mid", true), ("base", true)]).await?;
+    vm.shutdown().await?;
+    chain.assert_unchanged(&[Mid, Top])?;
+    chain.merged(Top, Base).assert_alone_in(&chain.base).await
+}
+
 /// What a guest writes while a commit of the active layer is ready: it goes to both ends.
 const WRITTEN: u8 = 0x77;
+
+/// A cluster with data, to which the guest then writes zeroes.
+const ZEROED: usize = 10;
 
 /// What the layers of the chain hold together, with what the guest wrote.
 fn merged(chain: &Chain, top: Layer, base: Layer, active: bool) -> Content {
     let content = chain.merged(top, base);
     match active {
-        true => content.written(WRITTEN, Chain::FREE),
+        true => content.written(WRITTEN, Chain::FREE).written(0, ZEROED),
         false => content,
     }
 }

@@ -10,10 +10,15 @@ use crate::fixtures::effect::{State, assert_no_jobs, assert_read_only};
 struct Injected {
     /// Whether the active layer is committed, or the one below it.
     active: bool,
+    /// What fails, as blkdebug has it.
     operation: &'static str,
     /// The job's `on-error`.
     policy: &'static str,
+    errno: i32,
 }
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
 
 const ERRORS: &[Row<Injected>] = &[
     row("active-read-report", true, "read", "report")
@@ -40,6 +45,12 @@ const ERRORS: &[Row<Injected>] = &[
         .upstream("040::TestErrorHandling::testIntermediateWriteErrorStop"),
     row("mid-write-ignore", false, "write", "ignore")
         .upstream("040::TestErrorHandling::testIntermediateWriteErrorIgnore"),
+    row("active-flush-report", true, "flush", "report"),
+    row("active-flush-stop", true, "flush", "stop"),
+    row("active-write-enospc", true, "write", "enospc"),
+    row("mid-write-enospc", false, "write", "enospc"),
+    no_space("active-write-no-space", true),
+    no_space("mid-write-no-space", false),
 ];
 
 const fn row(
@@ -54,6 +65,20 @@ const fn row(
             active,
             operation,
             policy,
+            errno: EIO,
+        },
+    )
+}
+
+/// There is no room for a write, for which alone the policy is to stop.
+const fn no_space(name: &'static str, active: bool) -> Row<Injected> {
+    Row::new(
+        name,
+        Injected {
+            active,
+            operation: "write",
+            policy: "enospc",
+            errno: ENOSPC,
         },
     )
 }
@@ -70,13 +95,22 @@ impl Injected {
         }
     }
 
+    /// What QEMU makes of the error.
+    fn action(&self) -> &'static str {
+        match (self.policy, self.errno) {
+            ("enospc", ENOSPC) => "stop",
+            ("enospc", _) => "report",
+            (policy, _) => policy,
+        }
+    }
+
     /// Whether this is the layer that the error happens in.
     fn is_in(&self, layer: Layer) -> bool {
         let (from, into) = self.layers();
         layer == if self.operation == "read" { from } else { into }
     }
 
-    /// A layer as a node, which fails once where its first data lies.
+    /// A layer as a node, which fails once: where its first data lies, or when it is flushed.
     async fn node(&self, chain: &Chain, layer: Layer) -> CaseResult<Value> {
         let image = chain.image(layer);
         let mut node = image.node();
@@ -86,8 +120,13 @@ impl Injected {
         if self.is_in(layer) {
             let map = image.own_map().await?;
             let first = map.find(&json!({"start": 0, "data": true}))?;
-            let offset = first.at("offset")?.as_u64().unwrap_or_default();
-            let error = json!({"event": format!("{}_aio", self.operation), "sector": offset / 512, "once": true});
+            let sector = first.at("offset")?.as_u64().unwrap_or_default() / 512;
+            let mut error = match self.operation {
+                "flush" => json!({"event": "none", "iotype": "flush"}),
+                operation => json!({"event": format!("{operation}_aio"), "sector": sector}),
+            };
+            error["once"] = true.into();
+            error["errno"] = self.errno.into();
             let image = image.protocol_node();
             node["file"] = json!({"driver": "blkdebug", "image": image, "inject-error": [error]});
         }
@@ -101,15 +140,21 @@ impl Injected {
             false => 2 * MIB,
         };
         let event = |name: &str, data: Value| json!({"event": name, "data": data});
-        let error = json!({"device": job, "operation": self.operation, "action": self.policy});
+        // A target that cannot be flushed has lost writes.
+        let operation = if self.operation == "read" {
+            "read"
+        } else {
+            "write"
+        };
+        let error = json!({"device": job, "operation": operation, "action": self.action()});
         let mut job = json!({"device": job, "type": "commit", "len": len, "speed": 0});
         let mut events = vec![event("BLOCK_JOB_ERROR", error)];
-        if self.policy == "report" {
+        if self.action() == "report" {
             job["error"] = "Input/output error".into();
         } else {
             job["offset"] = len.into();
         }
-        if self.active && self.policy != "report" {
+        if self.active && self.action() != "report" {
             events.push(event("BLOCK_JOB_READY", job.clone()));
         }
         events.push(event("BLOCK_JOB_COMPLETED", job));
@@ -121,7 +166,10 @@ impl Injected {
     async fn assert_files_after_failure(&self, chain: &Chain) -> CaseResult {
         let (from, into) = self.layers();
         let before = chain.merged(into, Layer::Base);
-        let after = chain.merged(from, Layer::Base).same_as(&before, 0);
+        let mut after = chain.merged(from, Layer::Base);
+        if self.operation != "flush" {
+            after = after.same_as(&before, 0);
+        }
         after.assert_partly_in(chain.image(into), &before).await?;
         for layer in [Layer::Base, Layer::Mid, Layer::Top] {
             if layer != into {
@@ -175,13 +223,18 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     }
     let mut job = job.set("on-error", row.policy).start().await?;
     let id = job.id().to_owned();
-    if row.policy == "stop" {
+    if row.action() == "stop" {
         job.wait_status("paused").await?;
-        let paused = json!({"paused": true, "io-status": "failed"});
+        let why = if row.errno == ENOSPC {
+            "nospace"
+        } else {
+            "failed"
+        };
+        let paused = json!({"paused": true, "io-status": why});
         job.block_info().await?.assert_includes(&paused)?;
         job.resume().await?;
     }
-    let failed = row.policy == "report";
+    let failed = row.action() == "report";
     match (failed, row.active) {
         (true, _) => job.wait().expect_error("Input/output error").await?,
         (false, true) => drop(job.complete().await?),
@@ -193,7 +246,8 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     let events = vm.take_events(Matcher::one_of(names));
     json!(events).assert_includes(&json!(row.events(&id)))?;
     let last = &events[events.len() - 1]["data"];
-    json!(last["offset"] == last["len"]).assert("", !failed)?;
+    let all_copied = !failed || row.operation == "flush";
+    json!(last["offset"] == last["len"]).assert("", all_copied)?;
     assert_no_jobs(&vm).await?;
     if failed || row.active {
         before.assert_same(&vm).await?;

@@ -3,7 +3,7 @@
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size, UNSUPPORTED, commit};
-use crate::fixtures::effect::{assert_no_jobs, node_and_layers};
+use crate::fixtures::effect::{assert_no_jobs, assert_nodes_gone, node_and_layers};
 
 use Size::{Full, Zero};
 
@@ -179,6 +179,30 @@ async fn hides_its_own_node(t: &mut Test, size: &Size) -> CaseResult {
     chain.assert_nodes_unchanged(&vm).await?;
     vm.shutdown().await?;
     chain.assert_files_half_committed(Layer::Mid).await
+}
+
+const NAMED: &[Row<Layer>] = &[Row::new("mid", Layer::Mid), Row::new("active", Layer::Top)];
+
+/// The node of a commit can be given a name, is seen in its place under that, and goes with the job.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = NAMED)]
+async fn shows_a_node_with_a_name(t: &mut Test, top: &Layer) -> CaseResult {
+    let chain = Chain::create(t, Full).await?;
+    let vm = t.host().blockdev(chain.top.node()).launch().await?;
+    let job = vm.commit("top").top(chain.image(*top)).base(&chain.base);
+    let job = job.set("filter-node-name", "named").speed(HELD);
+    let job = job.start().await?;
+
+    let line = match top {
+        Layer::Top => "named -> top -> mid -> base",
+        _ => "top -> named -> mid -> base",
+    };
+    vm.assert_chain(line).await?;
+    assert_cancelled(&job.cancel().await?)?;
+    assert_no_jobs(&vm).await?;
+    assert_nodes_gone(&vm, &["named"]).await?;
+    vm.assert_chain("top -> mid -> base").await?;
+    vm.shutdown().await?;
+    chain.assert_files_half_committed(*top).await
 }
 
 /// A job keeps the speed that it was given, at its start and later, and stays where it is until it

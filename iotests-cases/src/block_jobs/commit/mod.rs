@@ -8,4 +8,5 @@ mod completed;
 mod errors;
 mod filters;
 mod interrupted;
+mod others;
 mod refused;

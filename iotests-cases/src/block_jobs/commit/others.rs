@@ -1,0 +1,191 @@
+//! What others may not do to the layers of a commit while it runs.
+
+use iotests_core::prelude::*;
+
+use super::chain::{Chain, Layer, Size, UNSUPPORTED};
+use crate::fixtures::effect::{State, assert_no_jobs, assert_read_only};
+
+/// Something that would spoil a commit.
+struct Attempt {
+    /// What is committed into the base.
+    top: Layer,
+    command: &'static str,
+    arguments: fn(&Chain) -> Value,
+    /// Why it is refused.
+    error: &'static str,
+}
+
+const BUSY: &str = "is in use by block job: commit";
+/// The job uses it as well.
+const NO_ROOT: &str = "Need a root block node";
+/// Before 8.0, nothing more was said.
+const IN_USE: &str = "is in use";
+const NO_WRITE: &str = "Permission conflict on node 'base': permissions 'write'";
+const NO_READ: &str = "Permission conflict on node 'mid': permissions 'consistent read'";
+
+const ATTEMPTS: &[Row<Attempt>] = &[
+    attempt(
+        "mid-commit-again",
+        Layer::Mid,
+        "block-commit",
+        again,
+        NO_ROOT,
+    ),
+    attempt(
+        "mid-commit-beside",
+        Layer::Mid,
+        "block-commit",
+        beside,
+        BUSY,
+    ),
+    attempt("mid-stream", Layer::Mid, "block-stream", stream, BUSY),
+    attempt(
+        "mid-resize-base",
+        Layer::Mid,
+        "block_resize",
+        resize,
+        IN_USE,
+    ),
+    attempt(
+        "mid-write-base",
+        Layer::Mid,
+        "block-export-add",
+        write_base,
+        NO_WRITE,
+    ),
+    attempt(
+        "mid-read-mid",
+        Layer::Mid,
+        "block-export-add",
+        read_mid,
+        NO_READ,
+    ),
+    attempt(
+        "mid-reopen",
+        Layer::Mid,
+        "blockdev-reopen",
+        without_backing,
+        "Cannot change frozen 'backing' link from 'mid' to 'base'",
+    ),
+    attempt(
+        "active-commit-again",
+        Layer::Top,
+        "block-commit",
+        again,
+        NO_ROOT,
+    ),
+    attempt(
+        "active-commit-beside",
+        Layer::Top,
+        "block-commit",
+        beside,
+        BUSY,
+    ),
+    attempt("active-stream", Layer::Top, "block-stream", stream, BUSY),
+    attempt(
+        "active-resize-base",
+        Layer::Top,
+        "block_resize",
+        resize,
+        IN_USE,
+    ),
+    attempt(
+        "active-read-mid",
+        Layer::Top,
+        "block-export-add",
+        read_mid,
+        NO_READ,
+    ),
+    attempt(
+        "active-reopen",
+        Layer::Top,
+        "blockdev-reopen",
+        without_backing,
+        "Cannot change frozen 'backing' link from 'mid' to 'base'",
+    ),
+];
+
+const fn attempt(
+    name: &'static str,
+    top: Layer,
+    command: &'static str,
+    arguments: fn(&Chain) -> Value,
+    error: &'static str,
+) -> Row<Attempt> {
+    Row::new(
+        name,
+        Attempt {
+            top,
+            command,
+            arguments,
+            error,
+        },
+    )
+}
+
+fn again(_: &Chain) -> Value {
+    json!({"job-id": "other", "device": "top", "top-node": "mid"})
+}
+
+/// By another way into the chain, whose first node is in nobody's way.
+fn beside(_: &Chain) -> Value {
+    json!({"job-id": "other", "device": "filter", "top-node": "mid", "base-node": "base"})
+}
+
+fn stream(_: &Chain) -> Value {
+    json!({"job-id": "other", "device": "mid"})
+}
+
+fn resize(_: &Chain) -> Value {
+    json!({"node-name": "base", "size": 4 * MIB})
+}
+
+fn write_base(_: &Chain) -> Value {
+    json!({"type": "nbd", "id": "other", "node-name": "base", "writable": true})
+}
+
+fn read_mid(_: &Chain) -> Value {
+    json!({"type": "nbd", "id": "other", "node-name": "mid"})
+}
+
+fn without_backing(chain: &Chain) -> Value {
+    let mut node = chain.mid.node();
+    node["backing"] = Value::Null;
+    json!({"options": [node]})
+}
+
+/// While a commit runs, nobody else may change its layers, or read those that are no longer what they
+/// were; whoever tries changes nothing, and the commit goes on.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("throttle"), Command("blockdev-reopen")], host = Host::Any, rows = ATTEMPTS)]
+async fn are_kept_away(t: &mut Test, row: &Attempt) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let group = json!({"qom-type": "throttle-group", "id": "group"});
+    let filter = json!({"driver": "throttle", "node-name": "filter", "throttle-group": "group", "file": "mid"});
+    let vm = t.host().object(group).blockdev(chain.top.node());
+    let vm = vm.blockdev(filter).launch().await?;
+    let _server = vm.start_nbd_server().await?;
+
+    let top = chain.image(row.top);
+    let job = vm.commit("top").top(top).base(&chain.base).speed(1);
+    let job = job.start().await?;
+    let before = State::of(&vm).await?;
+    let attempt = vm.cmd(row.command, (row.arguments)(&chain));
+    attempt.expect_error("GenericError", row.error).await?;
+    before.assert_same_graph(&vm).await?;
+    json!(vm.exports().await?).assert("", json!([]))?;
+
+    job.set_speed(0).await?;
+    if row.top == Layer::Top {
+        job.complete().await?;
+    } else {
+        job.wait().await?;
+        vm.assert_chain("top -> base").await?;
+        assert_read_only(&vm, &[("top", false), ("base", true)]).await?;
+    }
+    assert_no_jobs(&vm).await?;
+    vm.shutdown().await?;
+    chain
+        .merged(row.top, Layer::Base)
+        .assert_alone_in(&chain.base)
+        .await
+}
