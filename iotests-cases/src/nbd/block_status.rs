@@ -1,7 +1,9 @@
 //! What an NBD server tells of the allocation of an image.
 
+use std::ops::Range;
+
 use iotests_core::prelude::*;
-use nbd::proto::BaseAllocation;
+use nbd::proto::{BaseAllocation, CommandFlags};
 
 /// A client sees over qemu-nbd which half of an image has data.
 #[case(upstream = ["209"], formats = [QCOW2], groups = [RW, QUICK], needs = [Tool(ToolKind::Nbd)])]
@@ -33,7 +35,8 @@ async fn a_machine_tells_data_from_holes(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
-/// Clusters of zeroes take no place in the file, and so are holes to a client like any other.
+/// Clusters of zeroes take no place in the file, and so are holes to a client like any other; all of
+/// an image is told in one answer, or one piece to a client that wants no more.
 #[case(formats = [QCOW2], groups = [RW, QUICK], needs = [Tool(ToolKind::Nbd)])]
 async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0xcd).create().await?;
@@ -42,19 +45,41 @@ async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {
     let server = t.nbd_server(&disk).export("exp").start().await?;
     let client = nbd::Client::builder().context("base:allocation");
     let client = client.connect_uri(&server.uri().parse()?).await?;
+    let (first, second) = (256 * KIB, 768 * KIB);
+    assert_told(&client, &[0..first, second..MIB]).await?;
+    for (flags, pieces) in [(CommandFlags::empty(), 3), (CommandFlags::REQ_ONE, 1)] {
+        let told = client.block_status_with(0, MIB, flags).await?;
+        let told: Vec<_> = told.iter().flat_map(|told| &told.extents).collect();
+        assert_eq!(told.len(), pieces, "with {flags:?}: {told:?}");
+    }
+    client.disconnect().await?;
+    Ok(())
+}
+
+/// A client is told that there is data in these parts and in no other; it reads that, and zeroes
+/// elsewhere.
+async fn assert_told(client: &nbd::Client, data: &[Range<u64>]) -> CaseResult {
     let told = client.map("base:allocation", 0..MIB).await?;
     let told: Vec<_> = told
         .iter()
         .map(|piece| (piece.offset..piece.end(), piece.base()))
         .collect();
+    let (mut expected, mut end) = (Vec::new(), 0);
+    let mut bytes = vec![0; MIB as usize];
     let hole = BaseAllocation::HOLE | BaseAllocation::ZERO;
-    let (first, second) = (256 * KIB, 768 * KIB);
-    let data = BaseAllocation::empty();
-    assert_eq!(
-        told,
-        [(0..first, data), (first..second, hole), (second..MIB, data)]
-    );
-    client.disconnect().await?;
+    for part in data {
+        expected.push((end..part.start, hole));
+        expected.push((part.clone(), BaseAllocation::empty()));
+        bytes[part.start as usize..part.end as usize].fill(0xcd);
+        end = part.end;
+    }
+    expected.push((end..MIB, hole));
+    expected.retain(|(part, _)| !part.is_empty());
+    assert_eq!(told, expected);
+    // With holes in the middle, an answer comes in pieces.
+    if client.read(0, MIB).await? != bytes {
+        return Err(Failure::new("a client reads something else"));
+    }
     Ok(())
 }
 
@@ -77,17 +102,7 @@ async fn assert_first_half_has_data(t: &Test, uri: &str) -> CaseResult {
     }
     let client = nbd::Client::builder().context("base:allocation");
     let client = client.connect_uri(&uri.parse()?).await?;
-    let told = client.map("base:allocation", 0..MIB).await?;
-    let told: Vec<_> = told
-        .iter()
-        .map(|piece| (piece.offset..piece.end(), piece.base()))
-        .collect();
-    let hole = BaseAllocation::HOLE | BaseAllocation::ZERO;
-    let half = 512 * KIB;
-    assert_eq!(
-        told,
-        [(0..half, BaseAllocation::empty()), (half..MIB, hole)]
-    );
+    assert_told(&client, std::slice::from_ref(&(0..512 * KIB))).await?;
     client.disconnect().await?;
     t.golden()
 }

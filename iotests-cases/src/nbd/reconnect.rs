@@ -243,10 +243,7 @@ async fn a_dropped_write_is_sent_again(t: &mut Test, drops: &Drops) -> CaseResul
         .mode(drops.mode)
         .plan((drops.plan)())
         .listen_unix(&*socket)?;
-    let client = format!(
-        "driver=nbd,server.type=unix,server.path={},reconnect-delay={FOREVER}",
-        socket.as_option()
-    );
+    let client = client_options(&socket.as_option(), FOREVER);
     let write = [
         "-c",
         "write -P 0x7 0 3M",
@@ -285,4 +282,111 @@ async fn a_dropped_write_is_sent_again(t: &mut Test, drops: &Drops) -> CaseResul
         ));
     }
     Ok(())
+}
+
+/// A request other than a write, and what qemu-io does with it in it.
+struct Request {
+    command: CommandType,
+    io: &'static str,
+}
+
+const REQUESTS: &[Row<Request>] = &[
+    request("read", CommandType::READ, "read -P 0 512k 1M"),
+    request("zeroes", CommandType::WRITE_ZEROES, "write -z 512k 1M"),
+    request("trim", CommandType::TRIM, "discard 512k 1M"),
+    request("flush", CommandType::FLUSH, "flush"),
+    request("block-status", CommandType::BLOCK_STATUS, "map"),
+];
+
+const fn request(name: &'static str, command: CommandType, io: &'static str) -> Row<Request> {
+    Row::new(name, Request { command, io })
+}
+
+/// Whatever request a client is dropped in, it connects again and sends it again.
+#[case(formats = [RAW], groups = [RW, QUICK], needs = [Tool(ToolKind::Io)], rows = REQUESTS)]
+async fn a_dropped_request_is_sent_again(t: &mut Test, dropped: &Request) -> CaseResult {
+    let socket = t.socket("nbd")?;
+    let drop = Rule::new(On::reply(dropped.command), Fault::CLOSE);
+    let server = Server::builder()
+        .export(Export::new(MemoryBackend::new(8 * MIB)))
+        .plan(first(drop))
+        .listen_unix(&*socket)?;
+    let client = client_options(&socket.as_option(), FOREVER) + ",discard=unmap";
+    // Where nothing was written, nothing is flushed.
+    let io = ["-c", "write -P 7 4M 64k", "-c", dropped.io];
+    t.qemu_io(["--image-opts", &client]).args(io).await?;
+
+    let journal = server.finish().await?;
+    let mut sent = Vec::new();
+    for entry in journal.entries() {
+        match entry.event {
+            Event::Request {
+                command,
+                offset,
+                len,
+                ..
+            } if command == dropped.command => sent.push((entry.connection, offset, len)),
+            _ => {}
+        }
+    }
+    match sent[..] {
+        [(1, offset, len), (2, again, length), ..] if (offset, len) == (again, length) => Ok(()),
+        _ => Err(Failure::new(format!(
+            "expected the same request on two connections:\n{}",
+            journal.to_json_lines()
+        ))),
+    }
+}
+
+/// A client that may not wait for its server fails a request that is dropped, and connects again for
+/// a later one.
+#[case(formats = [RAW], groups = [RW, QUICK], needs = [Tool(ToolKind::Io)])]
+async fn without_a_delay_only_one_request_fails(t: &mut Test) -> CaseResult {
+    let socket = t.socket("nbd")?;
+    let drop = Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE);
+    let server = Server::builder()
+        .export(Export::new(MemoryBackend::new(8 * MIB)))
+        .plan(first(drop))
+        .listen_unix(&*socket)?;
+    let client = client_options(&socket.as_option(), 0);
+    let mut client = t.qemu_io(["--image-opts", &client]).session().await?;
+    client
+        .expect_error("write -P 7 0 64k", "write failed: Input/output error")
+        .await?;
+    // The first attempts come while it still connects.
+    while client.run("write -P 8 64k 64k").await.is_err() {}
+    client.run("read -P 8 64k 64k").await?;
+    client.close().await?;
+    server.finish().await?;
+    Ok(())
+}
+
+/// A client waits for its server as long as it may, then fails the request.
+#[case(formats = [RAW], groups = [RW], needs = [Tool(ToolKind::Io)])]
+async fn a_lost_server_is_given_up(t: &mut Test) -> CaseResult {
+    let socket = t.socket("nbd")?;
+    let drop = Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE);
+    let server = Server::builder()
+        .export(Export::new(MemoryBackend::new(8 * MIB)))
+        .plan(first(drop))
+        .listen_unix(&*socket)?;
+    // The least that can be said.
+    let client = client_options(&socket.as_option(), 1);
+    let mut client = t.qemu_io(["--image-opts", &client]).session().await?;
+    client.run("read -P 0 0 64k").await?;
+    server.stop_listening().await?;
+    client
+        .expect_error("write -P 7 0 64k", "write failed: Input/output error")
+        .await?;
+    client
+        .expect_error("read 0 64k", "read failed: Input/output error")
+        .await?;
+    client.close().await?;
+    server.finish().await?;
+    Ok(())
+}
+
+/// A client of the server at this socket, as qemu-io takes it.
+fn client_options(path: &str, delay: u32) -> String {
+    format!("driver=nbd,server.type=unix,server.path={path},reconnect-delay={delay}")
 }

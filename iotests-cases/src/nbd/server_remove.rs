@@ -2,6 +2,9 @@
 
 use iotests_core::author::{IoSession, MachineNbd};
 use iotests_core::prelude::*;
+use nbd::proto::TransmissionFlags as Flags;
+
+use crate::fixtures::effect::{State, assert_nodes_gone};
 
 /// How an export is removed: the argument `mode`, if there is one.
 type Mode = Option<&'static str>;
@@ -12,6 +15,8 @@ struct Exported<'t> {
     vm: Machine,
     disk: Image,
     server: MachineNbd,
+    /// What the machine was like without exports.
+    before: State,
 }
 
 impl<'t> Exported<'t> {
@@ -19,11 +24,13 @@ impl<'t> Exported<'t> {
         let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
         let vm = t.host().drive(&disk).launch().await?;
         let server = vm.start_nbd_server().await?;
+        let before = State::of(&vm).await?;
         let exported = Exported {
             t,
             vm,
             disk,
             server,
+            before,
         };
         exported.add("exp").await?;
         exported.add("other").await?;
@@ -72,9 +79,13 @@ impl<'t> Exported<'t> {
     }
 
     async fn assert_exports(&self, expected: &[&str]) -> CaseResult {
-        let mut exports = self.vm.exports().await?;
-        exports.sort();
-        json!(exports).assert("", json!(expected))
+        let exports = self.vm.cmd("query-block-exports", ()).await?;
+        for id in expected {
+            let told = json!({"id": id, "type": "nbd", "node-name": self.disk.name(), "shutting-down": false});
+            exports.find(&told)?;
+        }
+        let number = exports.as_array().map(Vec::len);
+        json!(number).assert("", expected.len())
     }
 
     fn client(&self, export: &str) -> [String; 4] {
@@ -122,6 +133,10 @@ impl<'t> Exported<'t> {
         self.add("exp").await?;
         self.assert_exports(&["exp", "other"]).await?;
         self.assert_served("exp").await?;
+        for name in ["exp", "other"] {
+            self.vm.remove_export(name).await?;
+        }
+        self.before.assert_same(&self.vm).await?;
         self.vm.shutdown().await?;
         self.disk.assert_fill(0x11).await
     }
@@ -180,6 +195,7 @@ const HARD: &[Row<SafeFirst>] = &[
 async fn an_export_in_use_is_removed_hard(t: &mut Test, safe_first: &SafeFirst) -> CaseResult {
     let exported = Exported::start(t).await?;
     let mut client = exported.connect("exp").await?;
+    let mut second = exported.connect("exp").await?;
     let mut bystander = exported.connect("other").await?;
     if *safe_first {
         exported.refuse_to_remove(Some("safe"), &mut client).await?;
@@ -187,9 +203,101 @@ async fn an_export_in_use_is_removed_hard(t: &mut Test, safe_first: &SafeFirst) 
     exported.remove(Some("hard")).await?;
     let failed = "read failed: Input/output error";
     client.expect_error("read 0 512", failed).await?;
+    second.expect_error("read 0 512", failed).await?;
     bystander.run("read -P 0x11 0 512").await?;
     bystander.close().await?;
     exported.end().await?;
     client.expect_error("read 0 512", failed).await?;
+    second.close().await?;
     client.close().await
+}
+
+/// Whether the disk is read-only, and what `nbd-server-add` asks for.
+struct Access {
+    read_only: bool,
+    writable: Option<bool>,
+}
+
+const ACCESSES: &[Row<Access>] = &[
+    access("default", false, None),
+    access("read-only", false, Some(false)),
+    access("writable", false, Some(true)),
+    access("writable-but-the-disk-is-not", true, Some(true)),
+];
+
+const fn access(name: &'static str, read_only: bool, writable: Option<bool>) -> Row<Access> {
+    Row::new(
+        name,
+        Access {
+            read_only,
+            writable,
+        },
+    )
+}
+
+/// An export tells what it can do: a client can write only if that was asked for and the disk can be
+/// written to. Its size stays as it is, and it is called like its disk unless it has a name.
+#[case(formats = [RAW], groups = [RW, QUICK, EXPORT], host = Host::Any, rows = ACCESSES)]
+async fn an_export_tells_what_it_can_do(t: &mut Test, access: &Access) -> CaseResult {
+    let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
+    let mut node = disk.node();
+    node["read-only"] = access.read_only.into();
+    let vm = t.host().blockdev(node).launch().await?;
+    let server = vm.start_nbd_server().await?;
+    let mut add = json!({"device": "disk", "description": "the disk"});
+    if let Some(writable) = access.writable {
+        add["writable"] = writable.into();
+    }
+    vm.cmd("nbd-server-add", add).await?;
+
+    let uri = server.uri("disk").parse()?;
+    let client = nbd::Client::builder().connect_uri(&uri).await?;
+    let mut flags = Flags::HAS_FLAGS | Flags::SEND_FLUSH | Flags::SEND_FUA;
+    flags |= Flags::SEND_DF | Flags::CAN_MULTI_CONN | Flags::SEND_CACHE;
+    let writable = access.writable == Some(true) && !access.read_only;
+    flags |= match writable {
+        true => Flags::SEND_TRIM | Flags::SEND_WRITE_ZEROES | Flags::SEND_FAST_ZERO,
+        false => Flags::READ_ONLY,
+    };
+    let told = client.export();
+    assert_eq!(told.flags - Flags::BLOCK_STATUS_PAYLOAD, flags);
+    assert_eq!(told.size, MIB);
+    assert_eq!(told.description.as_deref(), Some("the disk"));
+    if writable {
+        client.write(0, vec![0x22; 512]).await?;
+    }
+    client.disconnect().await?;
+
+    if !access.read_only {
+        let resize = vm.cmd(
+            "block_resize",
+            json!({"node-name": "disk", "size": 2 * MIB}),
+        );
+        let why = "Permission conflict on node 'disk': permissions 'resize'";
+        resize.expect_error("GenericError", why).await?;
+    }
+    vm.shutdown().await?;
+    let first = if writable { 0x22 } else { 0x11 };
+    disk.assert_patterns(&[(first, 0..512), (0x11, 512..MIB)])
+        .await
+}
+
+/// When a drive goes, so does the export that was made of it by its name, though a client is
+/// connected.
+#[case(formats = [RAW], groups = [RW, QUICK, EXPORT], needs = [Tool(ToolKind::Io)], host = Host::System)]
+async fn an_export_goes_with_its_drive(t: &mut Test) -> CaseResult {
+    let exported = Exported::start(t).await?;
+    let mut client = exported.connect("exp").await?;
+    exported.vm.hmp("drive_del drive0").await?;
+    for _ in ["exp", "other"] {
+        exported.vm.event("BLOCK_EXPORT_DELETED").await?;
+    }
+    exported.assert_exports(&[]).await?;
+    assert_nodes_gone(&exported.vm, &["disk"]).await?;
+    client
+        .expect_error("read 0 512", "read failed: Input/output error")
+        .await?;
+    client.close().await?;
+    exported.vm.shutdown().await?;
+    exported.disk.assert_fill(0x11).await
 }
