@@ -9,6 +9,8 @@ use crate::fixtures::effect::State;
 const SPEED: u64 = 128 * KIB;
 /// At this speed there is room for one more chunk within a fraction of a second.
 const STEP: u64 = MIB;
+/// This is as good as no limit, and is told.
+const FAST: u64 = 1 << 40;
 const SIZE: u64 = 16 * MIB;
 const CHUNK: u64 = 64 * KIB;
 
@@ -42,6 +44,17 @@ const fn kind(
         },
     )
     .upstream("219")
+}
+
+impl Kind {
+    fn is_mirror(&self) -> bool {
+        self.command == "drive-mirror"
+    }
+
+    /// The type of the job.
+    fn job(&self) -> &'static str {
+        if self.is_mirror() { "mirror" } else { "backup" }
+    }
 }
 
 /// The commands for what can be done to a job: one for jobs in general, one for block jobs.
@@ -101,7 +114,7 @@ async fn passes_through_its_states(t: &mut Test, kind: &Kind) -> CaseResult {
     let before = State::of(&vm).await?;
 
     t.step("start");
-    let is_mirror = kind.command == "drive-mirror";
+    let is_mirror = kind.is_mirror();
     let arguments = json!({"device": "disk", "target": copy, "sync": "full"});
     let mut job = vm.job(kind.command, arguments).speed(SPEED);
     job = match is_mirror {
@@ -115,11 +128,16 @@ async fn passes_through_its_states(t: &mut Test, kind: &Kind) -> CaseResult {
     job.wait_status("running").await?;
     let all_known = |job: &Value| job["total-progress"] == SIZE;
     job.until("its whole size known", all_known).await?;
+    let told = json!({
+        "type": kind.job(), "len": SIZE, "speed": SPEED, "io-status": "ok",
+        "auto-finalize": kind.auto_finalize, "auto-dismiss": kind.auto_dismiss,
+    });
+    job.block_info().await?.assert_includes(&told)?;
 
     t.step("running");
     pause_and_resume(&vm, &mut job, "paused", "running").await?;
     assert_refusals(&vm, &job, "running").await?;
-    job.set_speed(0).await?;
+    job.set_speed(FAST).await?;
 
     if is_mirror {
         t.step("ready");
@@ -204,8 +222,20 @@ async fn assert_refusals(vm: &Machine, job: &Job, status: &str) -> CaseResult {
             call.expect_error("GenericError", &why).await?;
         }
     }
+    if ["pending", "concluded"].contains(&status) {
+        let faster = vm.cmd(
+            "block-job-set-speed",
+            json!({"device": job.id(), "speed": 0}),
+        );
+        let why = "cannot accept command verb 'set-speed'";
+        faster.expect_error("GenericError", why).await?;
+    }
+    let ready = ["ready", "standby"].contains(&status);
+    let told = json!({"status": status, "ready": ready});
+    job.block_info().await?.assert_includes(&told)?;
     let info = job.info().await?;
     info.assert("status", status)?;
+    info.assert("type", job.block_info().await?["type"].clone())?;
     info.assert_absent("error")?;
     if ["ready", "standby", "pending", "concluded"].contains(&status) {
         info.assert("current-progress", SIZE)?;
@@ -254,7 +284,8 @@ fn assert_states(vm: &Machine, is_mirror: bool) -> CaseResult {
 
 /// The events of block jobs: completed once, ready and pending where that applies, nothing else.
 fn assert_events(vm: &Machine, kind: &Kind) -> CaseResult {
-    let is_mirror = kind.command == "drive-mirror";
+    let is_mirror = kind.is_mirror();
+    let done = json!({"type": kind.job(), "len": SIZE, "offset": SIZE});
     let expected = [
         ("BLOCK_JOB_READY", is_mirror),
         ("BLOCK_JOB_PENDING", !kind.auto_finalize),
@@ -267,10 +298,18 @@ fn assert_events(vm: &Machine, kind: &Kind) -> CaseResult {
         if events.len() != usize::from(once) {
             return Err(Failure::new(format!("{name} came {} times", events.len())));
         }
-        if name == "BLOCK_JOB_COMPLETED" {
-            let data = json!({"type": if is_mirror { "mirror" } else { "backup" }, "len": SIZE, "offset": SIZE});
-            events[0]["data"].assert_includes(&data)?;
-            events[0].assert_absent("data/error")?;
+        let data = events.first().map(|event| &event["data"]);
+        match (name, data) {
+            ("BLOCK_JOB_READY", Some(data)) => {
+                data.assert_includes(&done)?;
+                data.assert("speed", FAST)?;
+            }
+            ("BLOCK_JOB_PENDING", Some(data)) => data.assert("type", kind.job())?,
+            ("BLOCK_JOB_COMPLETED", Some(data)) => {
+                data.assert_includes(&done)?;
+                data.assert_absent("error")?;
+            }
+            _ => {}
         }
     }
     Ok(())

@@ -1,95 +1,176 @@
 //! Cancelling a mirror in each phase of its life.
 
+use std::sync::Arc;
+
 use iotests_core::prelude::*;
+use nbd::proto::CommandType;
+use nbd::server::backend::MemoryBackend;
+use nbd::server::{Event, Export, Server};
 
 /// When and how a mirror is cancelled, and what becomes of it then.
 struct Cancel {
-    ready: bool,
+    /// The state that it is cancelled in.
+    status: &'static str,
     force: bool,
     outcome: Outcome,
 }
 
 const CANCELS: &[Row<Cancel>] = &[
-    Row::new(
-        "before-ready",
-        Cancel {
-            ready: false,
-            force: false,
-            outcome: Outcome::Cancelled,
-        },
-    ),
-    Row::new(
-        "before-ready-by-force",
-        Cancel {
-            ready: false,
-            force: true,
-            outcome: Outcome::Cancelled,
-        },
-    ),
-    Row::new(
-        "when-ready",
-        Cancel {
-            ready: true,
-            force: false,
-            outcome: Outcome::Completed,
-        },
-    ),
-    Row::new(
-        "when-ready-by-force",
-        Cancel {
-            ready: true,
-            force: true,
-            outcome: Outcome::Cancelled,
-        },
-    ),
+    cancel("before-ready", "running", false, Outcome::Cancelled).upstream("218"),
+    cancel("before-ready-by-force", "running", true, Outcome::Cancelled).upstream("218"),
+    cancel("when-ready", "ready", false, Outcome::Completed).upstream("218"),
+    cancel("when-ready-by-force", "ready", true, Outcome::Cancelled).upstream("218"),
+    cancel("when-paused-by-force", "paused", true, Outcome::Cancelled),
+    cancel("in-standby-by-force", "standby", true, Outcome::Cancelled),
+    cancel("when-pending", "pending", false, Outcome::Cancelled),
+    cancel("when-pending-by-force", "pending", true, Outcome::Cancelled),
 ];
+
+const fn cancel(
+    name: &'static str,
+    status: &'static str,
+    force: bool,
+    outcome: Outcome,
+) -> Row<Cancel> {
+    Row::new(
+        name,
+        Cancel {
+            status,
+            force,
+            outcome,
+        },
+    )
+}
 
 fn null(name: &str, size: u64) -> Value {
     json!({"driver": "null-co", "node-name": name, "size": size})
 }
 
+/// This is as good as no limit, and is told.
+const FAST: u64 = 1 << 40;
+
+/// Starts a mirror, and brings it into a state: before it is ready one piece is copied, and then the
+/// job waits for a second.
+async fn mirror(vm: &Machine, status: &str) -> CaseResult<Job> {
+    let mirror = vm.mirror("source", "target").manual();
+    let mirror = match status {
+        "running" | "paused" => mirror.speed(64 * KIB).set("buf-size", 64 * KIB),
+        _ => mirror.speed(FAST),
+    };
+    let mut job = mirror.start().await?;
+    match status {
+        "running" => {}
+        "paused" => job.pause().await?,
+        status => {
+            job.wait_ready().await?;
+            match status {
+                "standby" => job.pause().await?,
+                "pending" => drop(vm.cmd("job-complete", json!({"id": job.id()})).await?),
+                _ => {}
+            }
+        }
+    }
+    job.wait_status(status).await?;
+    Ok(job)
+}
+
 /// A mirror that is cancelled counts as cancelled, unless it was ready and is not forced: then it
-/// has completed.
-#[case(upstream = ["218"], formats = [QCOW2, RAW], groups = [RW, QUICK, JOB], host = Host::Any, rows = CANCELS)]
+/// has completed. It rests with its result until it is dismissed.
+#[case(formats = [QCOW2, RAW], groups = [RW, QUICK, JOB], host = Host::Any, rows = CANCELS)]
 async fn cancelled_or_completed(t: &mut Test, cancel: &Cancel) -> CaseResult {
     let host = t
         .host()
         .blockdev(null("source", MIB))
         .blockdev(null("target", MIB));
     let vm = host.launch().await?;
-    let mut mirror = vm.mirror("source", "target");
-    if !cancel.ready {
-        // One piece is copied, then the job waits for a second.
-        mirror = mirror.speed(64 * KIB).set("buf-size", 64 * KIB);
-    }
-    let mut job = mirror.start().await?;
-    if cancel.ready {
-        job.wait_ready().await?;
-    }
+    let mut job = mirror(&vm, cancel.status).await?;
     let id = job.id().to_owned();
-    let ended = if cancel.force {
-        job.force_cancel().await?
-    } else {
-        job.cancel().await?
+    if ["paused", "standby"].contains(&cancel.status) {
+        let softly = vm.cmd("block-job-cancel", json!({"device": id}));
+        softly
+            .expect_error("GenericError", "is currently paused")
+            .await?;
+        job.info().await?.assert("status", cancel.status)?;
+    }
+    match cancel.force {
+        true => vm.cmd("job-cancel", json!({"id": id})).await?,
+        false => vm.cmd("block-job-cancel", json!({"device": id})).await?,
     };
+    let completed = cancel.outcome == Outcome::Completed;
+    if completed {
+        job.wait_status("pending").await?;
+        job.finalize().await?;
+    }
+    job.wait_status("concluded").await?;
 
-    assert_eq!(ended.outcome, cancel.outcome);
-    let data = ended.event.at("data")?;
+    let info = job.info().await?;
+    match completed {
+        true => info.assert_absent("error")?,
+        false => info.assert("error", "Operation canceled")?,
+    }
+    job.dismiss().await?;
+    let name = if completed {
+        "BLOCK_JOB_COMPLETED"
+    } else {
+        "BLOCK_JOB_CANCELLED"
+    };
+    let ends = vm.take_events(Matcher::one_of([
+        "BLOCK_JOB_COMPLETED",
+        "BLOCK_JOB_CANCELLED",
+    ]));
+    json!(ends.len()).assert("", 1)?;
+    ends[0].assert("event", name)?;
+    let data = ends[0].at("data")?;
     data.assert_includes(&json!({"device": id, "type": "mirror", "len": MIB}))?;
     let done = data.at("offset")?.as_u64().unwrap_or_default();
-    assert!(
-        if cancel.ready {
-            done == MIB
-        } else {
-            done < MIB
-        },
-        "{done} bytes were done"
-    );
-    data.assert("speed", if cancel.ready { 0 } else { 64 * KIB })?;
+    let half_way = ["running", "paused"].contains(&cancel.status);
+    assert_eq!(done < MIB, half_way, "{done} bytes were done");
+    data.assert("speed", if half_way { 64 * KIB } else { FAST })?;
     data.assert_absent("error")?;
     vm.assert_no_jobs().await?;
     vm.assert_block_path("source", "/backing", None).await?;
     vm.shutdown().await?;
+    Ok(())
+}
+
+const COMPLETIONS: &[Row<bool>] = &[Row::new("cancelled", true), Row::new("completed", false)];
+
+/// When a mirror has completed, whether it was cancelled or asked to, all that the guest wrote until
+/// then is on the target, and was flushed there.
+#[case(formats = [RAW], groups = [RW, QUICK, JOB], host = Host::Any, rows = COMPLETIONS)]
+async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResult {
+    let source = t.image("source").size(MIB).fill(0x11).create().await?;
+    let disk = Arc::new(MemoryBackend::new(MIB));
+    let socket = t.socket("nbd")?;
+    let server = Server::builder().export(Export::shared(disk.clone()));
+    let server = server.listen_unix(&*socket)?;
+    let target =
+        json!({"driver": "nbd", "node-name": "target", "server": {"type": "unix", "path": socket}});
+    let vm = t.host().drive(&source).blockdev(target).launch().await?;
+
+    // This makes the guest's device be there before the job.
+    vm.assert_pattern("source", 0x11, 0..MIB).await?;
+    let mut job = vm.mirror("source", "target").start().await?;
+    job.wait_ready().await?;
+    vm.write("source", 0x22, 0..64 * KIB).await?;
+    let ended = match cancel {
+        true => job.cancel().await?,
+        false => job.complete().await?,
+    };
+    assert_eq!(ended.outcome, Outcome::Completed);
+    let requests = server.journal().entries();
+    let last = |wanted: CommandType| {
+        let is =
+            |event: &Event| matches!(event, Event::Request { command, .. } if *command == wanted);
+        requests.iter().rposition(|entry| is(&entry.event))
+    };
+    assert!(last(CommandType::WRITE) < last(CommandType::FLUSH));
+    let content = disk.snapshot(0, MIB);
+    let (written, rest) = content.split_at(64 * KIB as usize);
+    assert!(written.iter().all(|byte| *byte == 0x22));
+    assert!(rest.iter().all(|byte| *byte == 0x11));
+    vm.shutdown().await?;
+    server.finish().await?;
     Ok(())
 }
 
