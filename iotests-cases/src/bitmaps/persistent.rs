@@ -125,6 +125,103 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     info.assert_absent("format-specific/data/bitmaps")
 }
 
+/// When a node becomes read-only, its bitmap is stored at once, so that not even a crash loses it, and
+/// does not change any more.
+#[case(formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], needs = [Command("blockdev-reopen")], host = Host::Any)]
+async fn is_stored_when_its_node_becomes_read_only(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(GIB).create().await?;
+    let mut node = disk.node();
+    let vm = t.host().blockdev(node.clone()).launch().await?;
+    let bitmap = json!({"node": "disk", "name": "bitmap0"});
+    let add = json!({
+        "node": "disk", "name": "bitmap0", "persistent": true, "granularity": GRANULARITY,
+    });
+    vm.cmd("block-dirty-bitmap-add", add).await?;
+    for region in FIRST {
+        vm.write("disk", 1, region).await?;
+    }
+    let sha256 = vm.bitmap_sha256("disk", "bitmap0").await?;
+    // Nobody who writes may be left.
+    let _server = vm.start_nbd_server().await?;
+
+    node["read-only"] = true.into();
+    vm.cmd("blockdev-reopen", json!({"options": [node]}))
+        .await?;
+    assert_flags(t, &disk, json!({"bitmap0": ["auto"]})).await?;
+    assert_read_only(&vm, &[("disk", true)]).await?;
+    let clear = vm.cmd("block-dirty-bitmap-clear", &bitmap);
+    clear.expect_error("GenericError", "readonly").await?;
+    json!(vm.bitmap_sha256("disk", "bitmap0").await?).assert("", sha256.as_str())?;
+    vm.kill().await?;
+
+    assert_stored(&disk).await?;
+    let vm = read_only(t, &disk).launch().await?;
+    assert_recorded(&vm, &sha256, &[&FIRST], false).await?;
+    vm.shutdown().await?;
+    Ok(())
+}
+
+/// Of several bitmaps each is stored as it is: one that records, one that was disabled, and not one
+/// that is transient. When one of them is removed, the others stay.
+#[case(formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], needs = [Command("blockdev-reopen")], host = Host::Any)]
+async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(MIB).create().await?;
+    let writable = t.host().blockdev(disk.node());
+    let vm = writable.launch().await?;
+    for (name, persistent) in [
+        ("on", true),
+        ("off", true),
+        ("second", true),
+        ("gone", false),
+    ] {
+        let bitmap = json!({"node": "disk", "name": name, "persistent": persistent});
+        vm.cmd("block-dirty-bitmap-add", bitmap).await?;
+    }
+    let off = json!({"node": "disk", "name": "off"});
+    vm.write("disk", 1, 0..64 * KIB).await?;
+    vm.cmd("block-dirty-bitmap-disable", &off).await?;
+    vm.write("disk", 1, 64 * KIB..128 * KIB).await?;
+    vm.shutdown().await?;
+    let stored = json!({"off": [], "on": ["auto"], "second": ["auto"]});
+    assert_flags(t, &disk, stored).await?;
+
+    t.step("again");
+    let mut node = disk.node();
+    node["read-only"] = true.into();
+    let vm = t.host().blockdev(node.clone()).launch().await?;
+    node["read-only"] = false.into();
+    vm.cmd("blockdev-reopen", json!({"options": [node]}))
+        .await?;
+    let used = json!(["in-use", "auto"]);
+    let in_use = json!({"off": ["in-use"], "on": used, "second": used});
+    assert_flags(t, &disk, in_use).await?;
+    vm.write("disk", 2, 512 * KIB..576 * KIB).await?;
+    for (name, recording, count) in [("on", true, 192), ("off", false, 64), ("second", true, 192)] {
+        let told = json!({"recording": recording, "count": count * KIB, "persistent": true});
+        vm.assert_bitmap("disk", name, told).await?;
+    }
+    let on = json!({"node": "disk", "name": "on"});
+    vm.cmd("block-dirty-bitmap-remove", &on).await?;
+    vm.shutdown().await?;
+    assert_flags(t, &disk, json!({"off": [], "second": ["auto"]})).await?;
+    disk.assert_clean().await?;
+
+    t.step("the last ones");
+    let vm = writable.launch().await?;
+    assert_flags(t, &disk, json!({"off": ["in-use"], "second": used})).await?;
+    for (name, count) in [("off", 64), ("second", 192)] {
+        vm.assert_bitmap("disk", name, json!({"count": count * KIB}))
+            .await?;
+        let bitmap = json!({"node": "disk", "name": name});
+        vm.cmd("block-dirty-bitmap-remove", bitmap).await?;
+    }
+    vm.shutdown().await?;
+    disk.assert_clean().await?;
+    disk.info()
+        .await?
+        .assert_absent("format-specific/data/bitmaps")
+}
+
 /// The same disk, read-only.
 fn read_only(t: &Test, disk: &Image) -> MachineBuilder {
     match t.backend() {
@@ -228,4 +325,20 @@ async fn assert_data(disk: &Image) -> CaseResult {
         }
     }
     disk.assert_patterns(&patterns).await
+}
+
+/// The image has exactly these bitmaps, by name, with these flags; a machine may be at work on it.
+async fn assert_flags(t: &Test, disk: &Image, expected: Value) -> CaseResult {
+    let info = ["info", "-U", "--output=json", disk.filename()];
+    let info = t.qemu_img(info).json().await?;
+    let bitmaps = info.at("format-specific/data/bitmaps")?;
+    let named =
+        |bitmap: &Value| Some((bitmap["name"].as_str()?.to_owned(), bitmap["flags"].clone()));
+    let found: Value = bitmaps
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(named)
+        .collect();
+    found.assert("", expected)
 }
