@@ -3,6 +3,8 @@
 use imgtools::qcow2;
 use iotests_core::prelude::*;
 
+use crate::fixtures::bytes::FileBytes;
+
 /// What an image is like before it is made smaller.
 struct Shrink {
     /// Cluster size and refcount width of a qcow2 image.
@@ -122,7 +124,122 @@ async fn keeps_the_data_below_the_new_end(t: &mut Test, shrink: &Shrink) -> Case
         QCOW2 => new.next_multiple_of(shrink.clusters.0),
         _ => new,
     };
+    if t.format() == QCOW2 {
+        let behind = image.own_layer().await?.present;
+        let behind: Vec<_> = behind.iter().filter(|part| part.end > clear).collect();
+        assert!(behind.is_empty(), "still allocated: {behind:x?}");
+    }
     image.assert_pattern(0, clear..old).await
+}
+
+/// A way to make an image smaller that is refused.
+struct Refusal {
+    /// What `qemu-img resize` is told besides.
+    arguments: &'static [&'static str],
+    /// Whether the image is of an old version and has a snapshot.
+    old_with_snapshot: bool,
+    error: &'static str,
+}
+
+const REFUSALS: &[Row<Refusal>] = &[
+    refusal(
+        "not-meant",
+        &[],
+        "Use the --shrink option to perform a shrink operation",
+    ),
+    refusal(
+        "with-preallocation",
+        &["--shrink", "--preallocation=metadata"],
+        "Preallocation can only be used for growing images",
+    ),
+    Row::new(
+        "old-version-with-snapshot",
+        Refusal {
+            arguments: &["--shrink"],
+            old_with_snapshot: true,
+            error: "Can't resize a v2 image which has snapshots",
+        },
+    ),
+];
+
+const fn refusal(
+    name: &'static str,
+    arguments: &'static [&'static str],
+    error: &'static str,
+) -> Row<Refusal> {
+    Row::new(
+        name,
+        Refusal {
+            arguments,
+            old_with_snapshot: false,
+            error,
+        },
+    )
+}
+
+/// An image is made smaller only when that is meant and possible; otherwise it is as it was.
+#[case(formats = [QCOW2], groups = [RW, QUICK], unsupported_imgopts = ["compat"], rows = REFUSALS)]
+async fn is_refused(t: &mut Test, refusal: &Refusal) -> CaseResult {
+    let image = t.image("disk").size(MIB).fill(0x11);
+    let image = match refusal.old_with_snapshot {
+        true => image.option("compat", "0.10").create().await?,
+        false => image.create().await?,
+    };
+    if refusal.old_with_snapshot {
+        t.qemu_img(["snapshot", "-c", "snapshot", image.filename()])
+            .await?;
+    }
+    let before = FileBytes::of(&image)?;
+    let resize = t.qemu_img(["resize", "-q", "-f", t.format().name()]);
+    let resize = resize.args(refusal.arguments);
+    let resize = resize.args([image.filename(), "512k"]);
+    resize.expect_error(refusal.error).await?;
+    before.assert_unchanged()?;
+    image.assert_clean().await?;
+    image.assert_fill(0x11).await
+}
+
+/// A snapshot still has all that the image held before it was made smaller.
+#[case(formats = [QCOW2], groups = [RW, QUICK], unsupported_imgopts = ["compat", "data_file"])]
+async fn leaves_a_snapshot_as_it_is(t: &mut Test) -> CaseResult {
+    let image = t.image("disk").size(8 * MIB).fill(0x11).create().await?;
+    t.qemu_img(["snapshot", "-c", "snapshot", image.filename()])
+        .await?;
+    image.write(0x22, 0..64 * KIB).await?;
+    image.shrink(MIB).await?;
+    image.assert_clean().await?;
+    image
+        .assert_patterns(&[(0x22, 0..64 * KIB), (0x11, 64 * KIB..MIB)])
+        .await?;
+
+    t.qemu_img(["snapshot", "-a", "snapshot", image.filename()])
+        .await?;
+    assert_eq!(image.size().await?, 8 * MIB);
+    image.assert_fill(0x11).await?;
+    image.assert_clean().await
+}
+
+/// An image whose data is in another file cuts that one, too.
+#[case(formats = [QCOW2], groups = [RW, QUICK], unsupported_imgopts = ["compat", "data_file"])]
+async fn cuts_the_data_file(t: &mut Test) -> CaseResult {
+    let data = t.image("data").format(RAW).size(8 * MIB).create().await?;
+    let image = t.image("disk").size(8 * MIB);
+    let image = image.option("data_file", data.filename()).fill(0x11);
+    let image = image.create().await?;
+    for (size, held) in [(MIB, MIB), (8 * MIB, MIB)] {
+        match size == MIB {
+            true => image.shrink(size).await?,
+            false => image.resize(size).await?,
+        }
+        assert_eq!(image.size().await?, size);
+        assert_eq!(data.size().await?, size);
+        for one in [&image, &data] {
+            one.assert_patterns(&[(0x11, 0..held), (0, held..size)])
+                .await?;
+        }
+        image.assert_clean().await?;
+    }
+    Ok(())
 }
 
 /// The file was cut as well, as far as its last cluster in use allows.
