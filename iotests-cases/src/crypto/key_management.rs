@@ -10,6 +10,10 @@ use crate::fixtures::bytes::FileBytes;
 const KEYS: usize = 6;
 const SLOTS: usize = 8;
 
+/// Where a LUKS header tells of its first slot, and how much it tells of each.
+const SLOT: u64 = 208;
+const SLOT_SIZE: u64 = 48;
+
 /// An encrypted image that is open in a machine, which knows all keys.
 struct Disk<'t> {
     t: &'t Test,
@@ -119,16 +123,37 @@ impl<'t> Disk<'t> {
         }
     }
 
-    /// What the file has of the key in this slot: enough to tell whether it is still there.
-    async fn stored_key(&self, slot: usize) -> CaseResult<Vec<u8>> {
-        let luks = self.luks().await?;
-        let at = luks.at(&format!("slots[{slot}]/key-offset"))?.as_u64();
+    /// Bytes of the LUKS header, or of what follows it.
+    fn header_bytes(&self, at: u64, length: u64) -> CaseResult<Vec<u8>> {
         let header = match self.t.format() {
             Format::Luks => 0,
             _ => luks_header(&self.image)?,
         };
-        let at = header + at.ok_or_else(|| Failure::new("no place of the key is told"))?;
-        Ok(qcow2::peek(self.image.file(), at, 4096)?)
+        Ok(qcow2::peek(self.image.file(), header + at, length)?)
+    }
+
+    /// What the file has of the key in this slot, by sectors.
+    async fn stored_key(&self, slot: u64) -> CaseResult<Vec<Vec<u8>>> {
+        let luks = self.luks().await?;
+        let at = luks.at(&format!("slots[{slot}]/key-offset"))?.as_u64();
+        let at = at.ok_or_else(|| Failure::new("no place of the key is told"))?;
+        // In the header stand the length of a key and how often a slot has it.
+        let number = |at| Ok::<_, Failure>(self.header_bytes(at, 4)?);
+        let [length, stripes] = [number(108)?, number(SLOT + slot * SLOT_SIZE + 44)?];
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        let key = self.header_bytes(at, number(&length) * number(&stripes))?;
+        Ok(key.chunks(512).map(<[u8]>::to_vec).collect())
+    }
+
+    /// Nothing is left of the key in this slot, nor of how it was derived.
+    async fn assert_erased(&self, slot: u64, key: &[Vec<u8>]) -> CaseResult {
+        let now = self.stored_key(slot).await?;
+        let left = now.iter().zip(key).filter(|(now, was)| now == was);
+        assert_eq!(left.count(), 0, "sectors of an erased key are in the file");
+        // The iterations and the salt.
+        let derived = self.header_bytes(SLOT + slot * SLOT_SIZE + 4, 36)?;
+        assert_eq!(derived, [0; 36], "of slot {slot}");
+        Ok(())
     }
 
     /// Exactly these slots hold a key, and exactly these keys open the image.
@@ -256,6 +281,12 @@ async fn keys_are_changed(t: &mut Test) -> CaseResult {
     disk.assert_keys(&[(0, 0), (1, 1)]).await?;
     disk.amend(add_in_slot(2, 5), false).await?;
     disk.assert_keys(&[(0, 0), (1, 1), (5, 2)]).await?;
+    let slots = disk.luks().await?;
+    for slot in ["slots[1]", "slots[5]"] {
+        // If no time were said, it would be two seconds, and so millions.
+        let iterations = slots.at(&format!("{slot}/iters"))?.as_u64();
+        assert!(iterations < Some(200_000), "{iterations:?} in {slot}");
+    }
     disk.amend(erase(0), false).await?;
     disk.assert_keys(&[(1, 1), (5, 2)]).await?;
 
@@ -305,11 +336,7 @@ async fn keys_are_destroyed_only_with_force(t: &mut Test) -> CaseResult {
     disk.amend(erase(5), false).await?;
     let stored = disk.stored_key(4).await?;
     disk.amend(erase_slot(4), false).await?;
-    assert_ne!(
-        disk.stored_key(4).await?,
-        stored,
-        "an erased key is still in the file"
-    );
+    disk.assert_erased(4, &stored).await?;
     disk.assert_keys(&[(0, 0), (1, 0)]).await?;
     let last =
         "erasing them will erase all the data in the image irreversibly - refusing operation";
@@ -322,4 +349,124 @@ async fn keys_are_destroyed_only_with_force(t: &mut Test) -> CaseResult {
     disk.amend(erase(0), true).await?;
     disk.assert_keys(&[]).await?;
     disk.close(&[]).await
+}
+
+/// A key is erased from every slot that has it, and from no other.
+#[case(
+    formats = [QCOW2, LUKS], groups = [RW, CRYPTO],
+    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(600), xfail = LUKS_ABORTS
+)]
+async fn a_key_is_erased_from_all_its_slots(t: &mut Test) -> CaseResult {
+    let disk = Disk::with_keys(t, &[(1, 1), (3, 2), (7, 1)]).await?;
+    let mut stored = Vec::new();
+    for slot in [1, 3, 7] {
+        stored.push(disk.stored_key(slot).await?);
+    }
+    disk.amend(erase(1), false).await?;
+    disk.assert_erased(1, &stored[0]).await?;
+    disk.assert_erased(7, &stored[2]).await?;
+    assert_eq!(disk.stored_key(3).await?, stored[1]);
+    disk.assert_keys(&[(0, 0), (3, 2)]).await?;
+    disk.close(&[0, 2]).await
+}
+
+/// A change of the keys that makes no sense.
+struct Refusal {
+    change: fn() -> Value,
+    error: &'static str,
+}
+
+const REFUSALS: &[Row<Refusal>] = &[
+    refusal(
+        "add-to-slot-8",
+        || add_in_slot(2, 8),
+        "Invalid keyslot 8 specified, must be between 0 and 7",
+    ),
+    refusal(
+        "add-nothing",
+        || json!({"state": "active"}),
+        "'new-secret' is required to activate a keyslot",
+    ),
+    refusal(
+        "add-with-old-key",
+        || json!({"state": "active", "new-secret": id(2), "old-secret": id(0)}),
+        "'old-secret' must not be given when activating keyslots",
+    ),
+    refusal(
+        "add-a-secret-that-is-not-there",
+        || json!({"state": "active", "new-secret": "nobody"}),
+        "No secret with id 'nobody'",
+    ),
+    refusal(
+        "erase-nothing",
+        || json!({"state": "inactive"}),
+        "either explicit keyslot index or the password currently contained in them must be given",
+    ),
+    refusal(
+        "erase-slot-8",
+        || erase_slot(8),
+        "Invalid keyslot 8 specified, must be between 0 and 7",
+    ),
+    refusal(
+        "erase-an-empty-slot",
+        || erase_slot(5),
+        "Given keyslot 5 is already erased (inactive)",
+    ),
+    refusal(
+        "erase-a-slot-with-another-key",
+        || json!({"state": "inactive", "keyslot": 1, "old-secret": id(0)}),
+        "Given keyslot 1 doesn't contain the given old password",
+    ),
+    refusal(
+        "erase-an-unknown-key",
+        || erase(3),
+        "No keyslots match given (old) password",
+    ),
+    refusal(
+        "erase-with-new-key",
+        || json!({"state": "inactive", "keyslot": 1, "new-secret": id(2)}),
+        "'new-secret' must not be given when erasing keyslots",
+    ),
+    refusal(
+        "erase-with-iterations",
+        || json!({"state": "inactive", "keyslot": 1, "iter-time": 1}),
+        "'iter-time' must not be given when erasing keyslots",
+    ),
+    refusal(
+        "erase-with-key-at-hand",
+        || json!({"state": "inactive", "keyslot": 1, "secret": id(0)}),
+        "'secret' must not be given when erasing keyslots",
+    ),
+];
+
+const fn refusal(name: &'static str, change: fn() -> Value, error: &'static str) -> Row<Refusal> {
+    Row::new(name, Refusal { change, error })
+}
+
+/// A change that makes no sense is refused, and leaves all keys as they are.
+#[case(
+    formats = [QCOW2], groups = [RW, CRYPTO],
+    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(300), rows = REFUSALS
+)]
+async fn keys_are_left_alone(t: &mut Test, refusal: &Refusal) -> CaseResult {
+    let disk = Disk::with_keys(t, &[(1, 1)]).await?;
+    disk.refuse((refusal.change)(), refusal.error).await?;
+    disk.vm.shutdown().await?;
+    Ok(())
+}
+
+/// Where every slot has a key, there is no room for another one.
+#[case(
+    formats = [QCOW2], groups = [RW, CRYPTO],
+    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(300)
+)]
+async fn keys_have_eight_slots(t: &mut Test) -> CaseResult {
+    let disk = Disk::with_keys(t, &[1, 2, 3, 4, 5, 6, 7].map(|slot| (slot, 1))).await?;
+    let full = "Can't add a keyslot - all keyslots are in use";
+    disk.refuse(add(2), full).await?;
+    disk.amend(erase_slot(6), false).await?;
+    disk.amend(add(2), false).await?;
+    disk.refuse(add(3), full).await?;
+    disk.vm.shutdown().await?;
+    Ok(())
 }
