@@ -23,6 +23,8 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
         .launch()
         .await?;
     let disk = || Target::device("disk/virtio-backend");
+    let written = (0x44, 2 * MIB..2 * MIB + 4 * KIB);
+    vm.write(disk(), written.0, written.1.clone()).await?;
 
     t.step("migrate to a file");
     vm.migration_capabilities(&[]).await?;
@@ -39,6 +41,12 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     vm.cmd("query-status", ())
         .await?
         .assert_includes(&stopped)?;
+
+    t.step("another may use the disk");
+    // All is written back, and the locks are gone.
+    base.assert_clean().await?;
+    base.assert_patterns(std::slice::from_ref(&written)).await?;
+    base.write(0x55, 3 * MIB..3 * MIB + 4 * KIB).await?;
 
     t.step("take a snapshot of the disk");
     let top = t.file("top")?;
@@ -63,6 +71,8 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     vm.event("RESUME").await?;
     vm.wait_run_state("running").await?;
     assert_read_only(&vm, &[("top", false), ("base", true)]).await?;
+    let other = t.qemu_io(["-f", t.format().name(), "-c", "quit", base.filename()]);
+    other.expect_error("Failed to get").await?;
     vm.write(disk(), 0x22, 4 * KIB..8 * KIB).await?;
     vm.assert_pattern(disk(), 0x11, 8 * KIB..MIB).await?;
 
@@ -94,7 +104,11 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
         (0x11, 8 * KIB..16 * KIB),
         (0x33, 16 * KIB..20 * KIB),
         (0x11, 20 * KIB..MIB),
-        (0, MIB..64 * MIB),
+        (0, MIB..written.1.start),
+        written.clone(),
+        (0, written.1.end..3 * MIB),
+        (0x55, 3 * MIB..3 * MIB + 4 * KIB),
+        (0, 3 * MIB + 4 * KIB..64 * MIB),
     ];
     base.assert_patterns(&patterns).await?;
     t.qemu_img(["check", "-q", "-f", format, top.as_str()])
