@@ -172,6 +172,58 @@ async fn passes_through_its_states(t: &mut Test, kind: &Kind) -> CaseResult {
     source.assert_clean().await
 }
 
+const COPIES: &[Row<&str>] = &[
+    Row::new("backup", "blockdev-backup"),
+    Row::new("mirror", "blockdev-mirror"),
+];
+
+/// What a guest writes while a job runs is on the target of a mirror, and not on that of a backup,
+/// which has what there was when the job began.
+#[case(formats = [QCOW2, RAW], groups = [RW, JOB], host = Host::Any, rows = COPIES)]
+async fn copies_what_it_has_to_while_a_guest_writes(t: &mut Test, command: &&str) -> CaseResult {
+    let source = t.image("disk").size(SIZE).fill(0x11).create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let vm = t.host().drive(&source).blockdev(copy.node());
+    let vm = vm.launch().await?;
+    // This makes the guest's device be there before the job.
+    vm.assert_pattern("disk", 0x11, 0..CHUNK).await?;
+
+    let arguments = json!({"device": "disk", "target": "copy", "sync": "full"});
+    let job = vm.job(command, arguments).speed(1).start().await?;
+    // Both where the job has been already and where it has not, and parts of what it copies at once.
+    let (half, last) = (SIZE / 2, SIZE - CHUNK);
+    vm.write("disk", 0x22, 512..1024).await?;
+    vm.io("disk", &format!("write -z {half} {CHUNK}")).await?;
+    vm.write("disk", 0x33, last + 512..last + 1024).await?;
+    job.set_speed(0).await?;
+    match *command {
+        "blockdev-mirror" => job.complete().await?,
+        _ => job.wait().await?,
+    };
+
+    vm.assert_no_jobs().await?;
+    vm.shutdown().await?;
+    let old = vec![(0x11, 0..SIZE)];
+    let new = vec![
+        (0x11, 0..512),
+        (0x22, 512..1024),
+        (0x11, 1024..half),
+        (0, half..half + CHUNK),
+        (0x11, half + CHUNK..last + 512),
+        (0x33, last + 512..last + 1024),
+        (0x11, last + 1024..SIZE),
+    ];
+    source.assert_patterns(&new).await?;
+    let copied = if *command == "blockdev-mirror" {
+        new
+    } else {
+        old
+    };
+    copy.assert_patterns(&copied).await?;
+    source.assert_clean().await?;
+    copy.assert_clean().await
+}
+
 /// Pauses and resumes it in all four mixtures of the general and the block job commands. While it
 /// rests it makes no step, even with no limit on its speed; afterwards it goes on.
 async fn pause_and_resume(vm: &Machine, job: &mut Job, rest: &str, go: &str) -> CaseResult {

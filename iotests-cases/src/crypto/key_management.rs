@@ -1,5 +1,7 @@
 //! Keys of LUKS images, added and erased while the image is in use.
 
+use std::collections::BTreeSet;
+
 use imgtools::qcow2;
 use iotests_core::author::{ImageBuilder, KEY, KEY_ID, NO_CPU_TIME, Run};
 use iotests_core::prelude::*;
@@ -287,6 +289,10 @@ async fn keys_are_changed(t: &mut Test) -> CaseResult {
         let iterations = slots.at(&format!("{slot}/iters"))?.as_u64();
         assert!(iterations < Some(200_000), "{iterations:?} in {slot}");
     }
+    let salt = |slot| disk.header_bytes(SLOT + slot * SLOT_SIZE + 8, 32);
+    let salts = [salt(0)?, salt(1)?, salt(5)?, vec![0; 32]];
+    let all_differ = salts.iter().collect::<BTreeSet<_>>().len() == salts.len();
+    assert!(all_differ, "keys with the same salt, or none: {salts:x?}");
     disk.amend(erase(0), false).await?;
     disk.assert_keys(&[(1, 1), (5, 2)]).await?;
 

@@ -266,6 +266,8 @@ async fn created_as_asked(t: &mut Test, made: &Made) -> CaseResult {
     ];
     image.assert_patterns(&written).await?;
     image.assert_clean().await?;
+    // Not even where refcounts are lazy is it left to be repaired.
+    image.info().await?.assert("dirty-flag", false)?;
     base.assert_patterns(&[(0x11, 0..MIB), (0, MIB..end)]).await
 }
 

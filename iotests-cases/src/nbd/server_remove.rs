@@ -2,7 +2,8 @@
 
 use iotests_core::author::{IoSession, MachineNbd};
 use iotests_core::prelude::*;
-use nbd::proto::TransmissionFlags as Flags;
+use nbd::client::{RequestChecks, RequestError};
+use nbd::proto::{Errno, TransmissionFlags as Flags};
 
 use crate::fixtures::effect::{State, assert_nodes_gone};
 
@@ -250,8 +251,17 @@ async fn an_export_tells_what_it_can_do(t: &mut Test, access: &Access) -> CaseRe
     }
     vm.cmd("nbd-server-add", add).await?;
 
+    if access.read_only {
+        let add = json!({"type": "nbd", "id": "other", "node-name": "disk", "writable": true});
+        let why = "Cannot export read-only node as writable";
+        vm.cmd("block-export-add", add)
+            .expect_error("GenericError", why)
+            .await?;
+    }
     let uri = server.uri("disk").parse()?;
-    let client = nbd::Client::builder().connect_uri(&uri).await?;
+    // It is the server that has to refuse what is not allowed.
+    let client = nbd::Client::builder().provoke(RequestChecks::COMMANDS | RequestChecks::BOUNDS);
+    let client = client.connect_uri(&uri).await?;
     let mut flags = Flags::HAS_FLAGS | Flags::SEND_FLUSH | Flags::SEND_FUA;
     flags |= Flags::SEND_DF | Flags::CAN_MULTI_CONN | Flags::SEND_CACHE;
     let writable = access.writable == Some(true) && !access.read_only;
@@ -263,8 +273,15 @@ async fn an_export_tells_what_it_can_do(t: &mut Test, access: &Access) -> CaseRe
     assert_eq!(told.flags - Flags::BLOCK_STATUS_PAYLOAD, flags);
     assert_eq!(told.size, MIB);
     assert_eq!(told.description.as_deref(), Some("the disk"));
-    if writable {
-        client.write(0, vec![0x22; 512]).await?;
+    let errno = |error: RequestError| error.errno();
+    let beyond = client.read(MIB - 512, 1024).await.map_err(errno);
+    assert_eq!(beyond, Err(Some(Errno::EINVAL)));
+    let written = client.write(0, vec![0x22; 512]).await.map_err(errno);
+    match written {
+        Ok(()) => assert!(writable, "a client wrote to a read-only export"),
+        // The protocol would have the first one.
+        Err(Some(Errno::EPERM | Errno::EINVAL)) if !writable => {}
+        Err(errno) => return Err(Failure::new(format!("a write failed: {errno:?}"))),
     }
     client.disconnect().await?;
 
@@ -280,6 +297,39 @@ async fn an_export_tells_what_it_can_do(t: &mut Test, access: &Access) -> CaseRe
     let first = if writable { 0x22 } else { 0x11 };
     disk.assert_patterns(&[(first, 0..512), (0x11, 512..MIB)])
         .await
+}
+
+/// When the server is stopped all exports go, though a client is connected, and nothing of them is
+/// left; the server can be started again.
+#[case(formats = [RAW], groups = [RW, QUICK, EXPORT], needs = [Tool(ToolKind::Io)], host = Host::Any)]
+async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
+    let exported = Exported::start(t).await?;
+    let mut client = exported.connect("exp").await?;
+    let vm = &exported.vm;
+    vm.cmd("nbd-server-stop", ()).await?;
+    for id in ["exp", "other"] {
+        let deleted = Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
+        vm.event(deleted).await?;
+    }
+    exported.before.assert_same(vm).await?;
+    client
+        .expect_error("read 0 512", "read failed: Input/output error")
+        .await?;
+    client.close().await?;
+    let add = vm.cmd("nbd-server-add", json!({"device": "disk"}));
+    add.expect_error("GenericError", "NBD server not running")
+        .await?;
+    let stop = vm.cmd("nbd-server-stop", ());
+    stop.expect_error("GenericError", "NBD server not running")
+        .await?;
+
+    let server = vm.start_nbd_server().await?;
+    exported.add("exp").await?;
+    let uri = server.uri("exp");
+    t.qemu_io(["-r", "-f", "raw", "-c", "read -P 0x11 0 1M", &uri])
+        .await?;
+    exported.vm.shutdown().await?;
+    exported.disk.assert_fill(0x11).await
 }
 
 /// When a drive goes, so does the export that was made of it by its name, though a client is

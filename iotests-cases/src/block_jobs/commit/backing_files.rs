@@ -206,6 +206,38 @@ async fn are_renamed_in_every_overlay(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
+const MASKS: &[Row<Option<bool>>] = &[
+    Row::new("default", None),
+    Row::new("masked", Some(true)).needs(&[Schema("block-commit/arg-type/backing-mask-protocol")]),
+];
+
+/// Of a base without a format, the header names the protocol as its format, or `raw` where that is
+/// asked for.
+#[case(formats = [QCOW2], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = MASKS)]
+async fn may_have_no_format(t: &mut Test, mask: &Option<bool>) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let mut base = chain.base.protocol_node();
+    base["node-name"] = "base".into();
+    let mut top = chain.top.node();
+    top["backing"]["backing"] = "base".into();
+    let vm = t.host().blockdev(base).blockdev(top).launch().await?;
+    let mut job = vm.commit("top").top(&chain.mid).base(&chain.base);
+    if let Some(mask) = mask {
+        job = job.set("backing-mask-protocol", *mask);
+    }
+    job.start().await?.wait().await?;
+    vm.assert_chain("top -> base").await?;
+    vm.shutdown().await?;
+    let format = if *mask == Some(true) { "raw" } else { "file" };
+    let header = chain.top.header().await?;
+    header.assert("backing-filename", chain.base.filename())?;
+    header.assert("backing-filename-format", format)?;
+    chain
+        .merged(Layer::Mid, Layer::Base)
+        .assert_alone_in(&chain.base)
+        .await
+}
+
 const BASES: &[Row<bool>] = &[
     Row::new("recorded", false).upstream("040::TestCommitWithOverriddenBacking::test_commit_to_a"),
     Row::new("in-use", true).upstream("040::TestCommitWithOverriddenBacking::test_commit_to_b"),

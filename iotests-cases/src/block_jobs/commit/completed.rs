@@ -169,6 +169,45 @@ async fn leaves_a_read_only_chain_read_only(t: &mut Test) -> CaseResult {
     chain.merged(Top, Base).assert_alone_in(&chain.base).await
 }
 
+/// A layer below the active one that somebody writes to is committed like an active one, and the
+/// writer goes on with the base.
+#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+async fn follows_a_writer_of_a_lower_layer(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Full).await?;
+    let (mut mid, mut top) = (chain.mid.node(), chain.top.node());
+    mid["read-only"] = false.into();
+    mid["backing"] = chain.base.node();
+    top["read-only"] = true.into();
+    top["backing"] = "mid".into();
+    let vm = t.host().blockdev(mid).blockdev(top).launch().await?;
+    let server = vm.start_nbd_server().await?;
+    let writable = json!({"type": "nbd", "writable": true});
+    vm.export("writer", "mid", writable).await?;
+    let uri = server.uri("mid");
+    let free = (Chain::FREE as u64 * CLUSTER).to_string();
+    let write = async |byte: u8, at: &str| {
+        let write = format!("write -P {byte} {at} {CLUSTER}");
+        t.qemu_io(["-f", "raw", "-c", &write, &uri]).await
+    };
+
+    let job = vm.commit("top").top(&chain.mid).base(&chain.base);
+    let mut job = job.start().await?;
+    job.wait_ready().await?;
+    write(WRITTEN, &free).await?;
+    job.complete().await?;
+    let exports = vm.cmd("query-block-exports", ()).await?;
+    exports.assert("[0]/node-name", "base")?;
+    vm.assert_chain("top -> base").await?;
+    write(WRITTEN + 1, "0").await?;
+    vm.shutdown().await?;
+    chain
+        .merged(Mid, Base)
+        .written(WRITTEN, Chain::FREE)
+        .written(WRITTEN + 1, 0)
+        .assert_alone_in(&chain.base)
+        .await
+}
+
 /// What a guest writes while a commit of the active layer is ready: it goes to both ends.
 const WRITTEN: u8 = 0x77;
 

@@ -228,7 +228,8 @@ async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
 
     let job = slow().start().await?;
     job.set_speed(0).await?;
-    job.wait().await?;
+    let ended = job.wait().await?;
+    ended.event.assert("data/speed", 0)?;
     vm.assert_chain("top -> base").await?;
     vm.shutdown().await?;
     chain

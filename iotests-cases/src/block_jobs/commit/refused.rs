@@ -99,6 +99,10 @@ const SAME_NODE: Refusal = Refusal::new(
     &[("top-node", "mid"), ("base-node", "mid")],
     "cannot commit an image into itself",
 );
+const HEADER_OF_ACTIVE: Refusal = Refusal::new(
+    &[("base-node", "base"), ("backing-file", "{base}")],
+    "'backing-file' specified, but 'top' is the active layer",
+);
 const TOP_ELSEWHERE: Refusal = Refusal::new(
     &[("top-node", "null"), ("base-node", "base")],
     "'null' is not in this backing file chain",
@@ -124,6 +128,7 @@ const REFUSALS: &[Row<(Size, Refusal)>] = &[
     Row::new("reversed-nodes", (Full, REVERSED_NODES))
         .upstream("040::TestSingleDrive::test_top_and_base_node_reversed"),
     Row::new("same-node", (Full, SAME_NODE)),
+    Row::new("backing-file-of-active", (Full, HEADER_OF_ACTIVE)),
     Row::new("top-in-another-chain", (Full, TOP_ELSEWHERE))
         .upstream("040::TestSingleDrive::test_top_node_in_wrong_chain"),
     Row::new("empty-unknown-device", (Zero, UNKNOWN_DEVICE))
