@@ -113,7 +113,7 @@ async fn keeps_the_data_below_the_new_end(t: &mut Test, shrink: &Shrink) -> Case
         .await?;
     image.assert_clean().await?;
     if t.format() == QCOW2 {
-        assert_no_tables_behind_the_end(&image)?;
+        assert_no_tables_behind_the_end(&image, matches!(shrink.order, Shuffled))?;
         assert_file_ends_with_the_last_cluster(&image).await?;
     }
 
@@ -251,7 +251,7 @@ async fn assert_file_ends_with_the_last_cluster(image: &Image) -> CaseResult {
 }
 
 /// No L1 entry is left for what is behind the end, and no refcount block that counts nothing.
-fn assert_no_tables_behind_the_end(image: &Image) -> CaseResult {
+fn assert_no_tables_behind_the_end(image: &Image, shuffled: bool) -> CaseResult {
     let qcow2 = qcow2::Image::open(image.file())?;
     let header = qcow2.header();
     let covered = header.cluster_size() * header.l2_entries();
@@ -262,15 +262,18 @@ fn assert_no_tables_behind_the_end(image: &Image) -> CaseResult {
         behind.iter().all(|entry| entry.0 == 0),
         "L2 tables behind the end: {behind:?}"
     );
-    for block in qcow2
-        .refcount_table()?
-        .into_iter()
-        .filter(|block| *block != 0)
-    {
-        let counts = qcow2::peek(image.file(), block, header.cluster_size())?;
+    let refcounts = qcow2.refcounts()?;
+    let counted_by_one = header.refcount_block_entries() as usize;
+    for (number, block) in qcow2.refcount_table()?.into_iter().enumerate() {
+        let own = block / header.cluster_size();
+        let counted = refcounts.iter().zip(0..).skip(number * counted_by_one);
+        let mut counted = counted.take(counted_by_one);
+        // QEMU goes through the blocks once. If they lie anywhere, one may count another that goes
+        // later, and be left with itself.
+        let itself = |cluster: u64| cluster == own && !shuffled;
         assert!(
-            counts.iter().any(|byte| *byte != 0),
-            "the refcount block at {block} is empty"
+            block == 0 || counted.any(|(count, cluster)| *count != 0 && !itself(cluster)),
+            "the refcount block at {block:#x} counts nothing"
         );
     }
     Ok(())
