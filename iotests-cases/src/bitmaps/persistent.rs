@@ -161,6 +161,32 @@ async fn is_stored_when_its_node_becomes_read_only(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
+/// A machine that has migrated has stored its bitmaps, where others can use them; if it goes on after
+/// all, it takes them back.
+#[case(formats = [QCOW2], groups = [RW, QUICK, BITMAP, MIGRATION], unsupported_imgopts = ["compat", "cluster_size"], host = Host::System, guest = Guest::RunningIdle)]
+async fn is_stored_when_its_machine_migrates(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(GIB).create().await?;
+    let vm = t.host().drive(&disk).launch().await?;
+    add_bitmap(&vm).await?;
+    let first = record(&vm, &[&FIRST]).await?;
+    vm.migration_capabilities(&[]).await?;
+    vm.cmd("migrate", json!({"uri": "exec:cat > /dev/null"}))
+        .await?;
+    if !vm.wait_migration("postmigrate").await? {
+        return Err(Failure::new("the migration failed"));
+    }
+    assert_stored(&disk).await?;
+
+    vm.cmd("cont", ()).await?;
+    vm.wait_run_state("running").await?;
+    assert_flags(t, &disk, json!({"bitmap0": ["in-use", "auto"]})).await?;
+    assert_recorded(&vm, &first, &[&FIRST], true).await?;
+    record(&vm, &[&FIRST, &SECOND]).await?;
+    vm.shutdown().await?;
+    assert_stored(&disk).await?;
+    assert_data(&disk).await
+}
+
 /// Of several bitmaps each is stored as it is: one that records, one that was disabled, and not one
 /// that is transient. When one of them is removed, the others stay.
 #[case(formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], needs = [Command("blockdev-reopen")], host = Host::Any)]

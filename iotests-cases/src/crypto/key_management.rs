@@ -140,7 +140,7 @@ impl<'t> Disk<'t> {
         let at = luks.at(&format!("slots[{slot}]/key-offset"))?.as_u64();
         let at = at.ok_or_else(|| Failure::new("no place of the key is told"))?;
         // In the header stand the length of a key and how often a slot has it.
-        let number = |at| Ok::<_, Failure>(self.header_bytes(at, 4)?);
+        let number = |at| self.header_bytes(at, 4);
         let [length, stripes] = [number(108)?, number(SLOT + slot * SLOT_SIZE + 44)?];
         let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
         let key = self.header_bytes(at, number(&length) * number(&stripes))?;
