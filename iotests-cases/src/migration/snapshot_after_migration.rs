@@ -89,6 +89,9 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     let drives = vm.cmd("query-block", ()).await?;
     drives.find(&json!({"inserted": {"node-name": "base", "ro": false}}))?;
     vm.write(disk(), 0x33, 16 * KIB..20 * KIB).await?;
+    // Nothing is remembered that another has changed since.
+    let by_another = 3 * MIB..3 * MIB + 4 * KIB;
+    vm.assert_pattern(disk(), 0x55, by_another.clone()).await?;
     vm.cmd("blockdev-del", json!({"node-name": "top"})).await?;
     assert_nodes_gone(&vm, &["top"]).await?;
     vm.shutdown().await?;
