@@ -18,8 +18,9 @@ struct Attempt {
 const BUSY: &str = "is in use by block job: commit";
 /// The job uses it as well.
 const NO_ROOT: &str = "Need a root block node";
-/// Before 8.0, nothing more was said.
+/// Before 9.0, no more was said.
 const IN_USE: &str = "is in use";
+const FROZEN: &str = "Cannot change frozen 'backing' link from 'mid' to 'base'";
 const NO_WRITE: &str = "Permission conflict on node 'base': permissions 'write'";
 const NO_READ: &str = "Permission conflict on node 'mid': permissions 'consistent read'";
 
@@ -65,7 +66,7 @@ const ATTEMPTS: &[Row<Attempt>] = &[
         Layer::Mid,
         "blockdev-reopen",
         without_backing,
-        "Cannot change frozen 'backing' link from 'mid' to 'base'",
+        FROZEN,
     ),
     attempt(
         "active-commit-again",
@@ -101,7 +102,7 @@ const ATTEMPTS: &[Row<Attempt>] = &[
         Layer::Top,
         "blockdev-reopen",
         without_backing,
-        "Cannot change frozen 'backing' link from 'mid' to 'base'",
+        FROZEN,
     ),
 ];
 
