@@ -1,6 +1,7 @@
 //! `cargo xtask test`: the gate, step by step.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -98,7 +99,7 @@ fn steps(provision: bool) -> Vec<(&'static str, Run)> {
     }
     steps.push((
         "unit, property and integration tests, runner self-tests",
-        Box::new(move |_| cargo::check(&mut tests(provision))),
+        Box::new(move |target| cargo::check(&mut tests(target, provision))),
     ));
     // Every instance on every set of programs: the installed ones and the provisioned ones.
     steps.push((
@@ -136,13 +137,35 @@ fn consumer(target: &Path) -> Command {
     command
 }
 
-fn tests(provisioned: bool) -> Command {
+/// The name of the variable in which the tests are told of sets of programs.
+const PREFIXES: &str = "QEMU_TEST_PREFIXES";
+
+fn tests(target: &Path, provisioned: bool) -> Command {
     let mut command = call(["test", "--workspace", "--no-fail-fast"]);
     if provisioned {
         // With an emulator promised, a test that finds none must fail instead of skipping.
         command.env("QEMU_TEST_REQUIRE", "1");
     }
+    // By themselves the tests look in the usual target folder only.
+    if std::env::var_os(PREFIXES).is_none()
+        && let Some(prefixes) = prefixes(target)
+    {
+        command.env(PREFIXES, prefixes);
+    }
     command
+}
+
+/// The sets of programs that were provisioned into this target folder, if there are any.
+fn prefixes(target: &Path) -> Option<OsString> {
+    let entries = std::fs::read_dir(target.join("qemu")).ok()?;
+    let mut prefixes: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join("bin").is_dir())
+        .collect();
+    prefixes.sort();
+    (!prefixes.is_empty())
+        .then(|| std::env::join_paths(prefixes).ok())
+        .flatten()
 }
 
 fn provision_step(_: &Path) -> Result<(), XtaskError> {
@@ -157,4 +180,20 @@ fn quick(args: &[&str]) -> Result<(), XtaskError> {
             .args(["--group", "quick"])
             .args(args),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tests_are_told_of_sets_in_any_target_folder() {
+        let target = tempfile::tempdir().unwrap();
+        let target = target.path();
+        std::fs::create_dir_all(target.join("qemu/7.2.22/bin")).unwrap();
+        std::fs::create_dir_all(target.join("qemu/.unpacking-1")).unwrap();
+        let expected = target.join("qemu/7.2.22").into_os_string();
+        assert_eq!(prefixes(target), Some(expected));
+        assert_eq!(prefixes(&target.join("qemu")), None);
+    }
 }
