@@ -108,7 +108,8 @@ async fn cancelled_or_completed(t: &mut Test, cancel: &Cancel) -> CaseResult {
         true => info.assert_absent("error")?,
         false => info.assert("error", "Operation canceled")?,
     }
-    job.dismiss().await?;
+    let ended = job.dismiss().outcome().await?;
+    assert_eq!(ended.outcome, cancel.outcome);
     let name = if completed {
         "BLOCK_JOB_COMPLETED"
     } else {

@@ -88,7 +88,7 @@ async fn is_cancelled_by_unplugging(t: &mut Test, size: &Size) -> CaseResult {
     let deleted = Matcher::event("DEVICE_DELETED").data(json!({"device": "disk"}));
     vm.event(deleted).await?;
     if let Some(job) = job {
-        assert_cancelled(&job.ended().await?)?;
+        assert_cancelled(&job.wait().outcome().await?)?;
     }
 
     assert_no_jobs(&vm).await?;

@@ -217,7 +217,7 @@ impl Job {
     pub fn wait(self) -> Ending {
         Ending {
             job: self,
-            first: First::Nothing,
+            way: Way::ByItself,
             place: Location::caller(),
         }
     }
@@ -227,7 +227,7 @@ impl Job {
     pub fn complete(self) -> Ending {
         Ending {
             job: self,
-            first: First::Complete,
+            way: Way::Completed,
             place: Location::caller(),
         }
     }
@@ -250,14 +250,6 @@ impl Job {
         Action::new(what, async move {
             let arguments = json!({"device": self.id, "force": force});
             self.monitor.cmd("block-job-cancel", arguments).await?;
-            self.end().await
-        })
-    }
-
-    /// Waits for the end, however it ends.
-    #[track_caller]
-    pub fn ended(mut self) -> Action<'static, Ended> {
-        Action::new(format!("job {} to end", self.id), async move {
             self.end().await
         })
     }
@@ -335,24 +327,14 @@ impl Job {
     }
 
     /// Dismisses a job that was started [`manual`](super::JobBuilder::manual), when it has concluded. It
-    /// must have completed.
+    /// must have completed, as for [`Job::wait`].
     #[track_caller]
-    pub fn dismiss(mut self) -> Action<'static, ()> {
-        Action::new(format!("job {} to be dismissed", self.id), async move {
-            self.wait_status("concluded").await?;
-            let end = self.info().await?;
-            self.monitor
-                .cmd("job-dismiss", json!({"id": self.id}))
-                .await?;
-            self.finish();
-            match end["error"].as_str() {
-                None => Ok(()),
-                Some(error) => Err(Failure::new(format!(
-                    "job {} should have completed, but it failed: {error}",
-                    self.id
-                ))),
-            }
-        })
+    pub fn dismiss(self) -> Ending {
+        Ending {
+            job: self,
+            way: Way::Dismissed,
+            place: Location::caller(),
+        }
     }
 
     /// Leaves it running: its machine is about to end, and that is what the case is about.
@@ -380,26 +362,42 @@ impl Drop for Job {
 #[must_use = "a job is waited for when this is awaited"]
 pub struct Ending {
     job: Job,
-    first: First,
+    way: Way,
     place: &'static Location<'static>,
 }
 
-enum First {
-    Nothing,
-    Complete,
+/// How a job is brought to its end.
+enum Way {
+    ByItself,
+    Completed,
+    Dismissed,
 }
 
 impl Ending {
     async fn reach(&mut self) -> CaseResult<Ended> {
-        if matches!(self.first, First::Complete) {
-            self.job.wait_ready().await?;
-            let arguments = json!({"device": self.job.id});
-            self.job
-                .monitor
-                .cmd("block-job-complete", arguments)
-                .await?;
+        let job = &mut self.job;
+        match self.way {
+            Way::ByItself => job.end().await,
+            Way::Completed => {
+                job.wait_ready().await?;
+                let arguments = json!({"device": job.id});
+                job.monitor.cmd("block-job-complete", arguments).await?;
+                job.end().await
+            }
+            Way::Dismissed => {
+                job.wait_status("concluded").await?;
+                let ended = job.end().await?;
+                let arguments = json!({"id": job.id});
+                job.monitor.cmd("job-dismiss", arguments).await?;
+                Ok(ended)
+            }
         }
-        self.job.end().await
+    }
+
+    /// However it ends.
+    pub fn outcome(mut self) -> Action<'static, Ended> {
+        let what = format!("job {} to end", self.job.id);
+        Action::at(self.place, what, async move { self.reach().await })
     }
 
     /// The job must fail, with an error that holds this text.

@@ -361,8 +361,8 @@ fn the_actions_of_a_transaction_are_done_together() {
             let group = group.job(vm.backup("a", "b").speed(1));
             let [slow, fails] = group.job(vm.backup("errors", "c")).start().await?;
             let error = Outcome::Failed("Input/output error".to_owned());
-            assert_eq!(fails.ended().await?.outcome, error);
-            assert_eq!(slow.ended().await?.outcome, Outcome::Cancelled);
+            assert_eq!(fails.wait().outcome().await?.outcome, error);
+            assert_eq!(slow.wait().outcome().await?.outcome, Outcome::Cancelled);
             vm.shutdown().await?;
         }));
         run.assert_passed();
