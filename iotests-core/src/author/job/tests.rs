@@ -7,7 +7,6 @@ use qmp::mock::{Answer, Control, Monitor as Mock, Request};
 use serde_json::{Value, json};
 
 use super::{Job, Outcome};
-use crate::author::CaseResult;
 use crate::author::mocked;
 
 fn event(name: &str, data: Value) -> qmp::Event {

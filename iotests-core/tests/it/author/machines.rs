@@ -521,6 +521,14 @@ fn requests_are_held_at_a_breakpoint_and_resumed() {
             held.wait_hit().await?;
             held.resume().await?;
             vm.io(&disk, "aio_flush").await?;
+
+            vm.hold(&disk, "write_aio").await?.remove().await?;
+            vm.io(&disk, "write 0 512").await?;
+            let held = vm.hold(&disk, "write_aio").await?;
+            vm.io(&disk, "aio_write 0 512").await?;
+            held.wait_hit().await?;
+            held.remove().await?;
+            vm.io(&disk, "aio_flush").await?;
             vm.shutdown().await?;
         }));
         run.assert_passed();
