@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -305,6 +306,9 @@ impl Shared {
     }
 }
 
+/// How long a server that does not take requests any more may go on with its replies.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// Writes what the callers send, several small requests at a time.
 async fn write(
     mut tx: Box<dyn AsyncWrite + Send + Unpin>,
@@ -312,12 +316,12 @@ async fn write(
     shared: Arc<Shared>,
 ) {
     let mut over = shared.over.subscribe();
-    loop {
+    let broken = loop {
         let first = tokio::select! {
             first = inbox.recv() => first,
             _ = over.wait_for(|over| *over) => None,
         };
-        let Some(first) = first else { break };
+        let Some(first) = first else { break None };
         let mut next = Some(first);
         let mut headers = Vec::new();
         let mut payload = Bytes::new();
@@ -332,15 +336,18 @@ async fn write(
         let total = (headers.len() + payload.len()) as u64;
         let mut bytes = Bytes::from(headers).chain(payload);
         if let Err(error) = tx.write_all_buf(&mut bytes).await {
-            // A server that has closed may still have left a last word to be read; the reader
-            // finds the end of the stream itself.
-            if error.kind() != std::io::ErrorKind::BrokenPipe {
-                shared.die(ConnectionError::Io(error));
-            }
-            break;
+            break Some(error);
         }
         shared.bytes_out.fetch_add(total, Ordering::Relaxed);
-    }
+    };
     // The reader decides how the connection ended; this side has nothing more to say.
     let _ = tx.shutdown().await;
+    if let Some(error) = broken {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            // A server that has closed may have left a last word, which the reader finds before the
+            // end of the stream. One that only does not listen any more keeps nobody waiting.
+            let _ = tokio::time::timeout(LAST_WORD, over.wait_for(|over| *over)).await;
+        }
+        shared.die(ConnectionError::Io(error));
+    }
 }

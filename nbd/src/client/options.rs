@@ -40,7 +40,7 @@ impl Negotiation {
                 reply => replies.push(reply),
             }
             if replies.len() > limits::MAX_OPTION_REPLIES {
-                let (replies, bytes) = (replies.len(), total);
+                let (replies, bytes) = (limits::MAX_OPTION_REPLIES, total);
                 return Err(HandshakeError::Endless {
                     option: code,
                     replies,

@@ -148,7 +148,7 @@ impl Server {
             return Ok(());
         }
         Err(ServerError::Failed {
-            address: format!("{:?}", self.listening.as_ref().map(|l| &l.address)),
+            address: self.uri().map(|uri| uri.to_string()).unwrap_or_default(),
             what: failed.join(", "),
         })
     }

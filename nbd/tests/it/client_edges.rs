@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nbd::Client;
-use nbd::client::{Builder, RequestError};
+use nbd::client::{Builder, ConnectionError, Deadlines, RequestError};
 use nbd::proto::{Checks, CommandFlags, CommandType as C, Mode, Request, Violation};
 use nbd::server::backend::{BackendError, MemoryBackend, Piece, ZeroBackend};
-use nbd::server::plan::{Action, FaultPlan, Lie, On, Rule};
+use nbd::server::plan::{Action, FaultPlan, Lie, On, Rule, Side};
 use nbd::server::{Backend, Entry, Event, Export, Server};
 
 use crate::support::{block_on, short_dir};
@@ -215,5 +216,36 @@ fn a_trim_with_fua_is_stable_when_it_is_answered() {
         assert_eq!(flushes.load(Ordering::Relaxed), 0);
         client.trim_with(0, 4096, CommandFlags::FUA).await.unwrap();
         assert_eq!(flushes.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn requests_fail_at_once_when_the_server_has_stopped_receiving() {
+    block_on(async {
+        let dir = short_dir();
+        let path = dir.path().join("s");
+        let deaf = Rule::new(On::reply(C::READ), Action::HalfClose(Side::Rx)).after();
+        let server = Server::builder().export(Export::new(ZeroBackend::new(512)));
+        let server = server.plan(FaultPlan::new().rule(deaf));
+        let server = server.listen_unix(&path).unwrap();
+        let deadlines = Deadlines {
+            request: Duration::from_secs(1000),
+            ..Deadlines::default()
+        };
+        let builder = Client::builder().deadlines(deadlines);
+        let client = builder.connect_unix(&path).await.unwrap();
+        client.read(0, 512).await.unwrap();
+        let fault = |e: &Entry| matches!(e.event, Event::Fault { .. });
+        server.journal().wait_for(1, fault).await;
+
+        for _ in 0..2 {
+            let error = client.read(0, 512).await.unwrap_err();
+            let RequestError::Connection { source, .. } = &error else {
+                panic!("{error}");
+            };
+            assert!(matches!(**source, ConnectionError::Io(_)), "{error}");
+        }
+        // It waits for an end of its client that it cannot be told of.
+        drop(server);
     });
 }
