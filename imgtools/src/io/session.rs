@@ -104,6 +104,8 @@ pub struct Session {
     stdout: u64,
     stderr: u64,
     awaited: Awaited,
+    /// The last command that was sent, without an answer.
+    asked: Option<Reply>,
 }
 
 /// What has been sent and not yet been answered.
@@ -162,6 +164,7 @@ impl Session {
             stdout,
             stderr,
             awaited: Awaited::Nothing,
+            asked: None,
         }
     }
 
@@ -190,7 +193,10 @@ impl Session {
         let line = command.line()?;
         if self.awaited != Awaited::Nothing && self.printed().await.is_none() {
             let ended = self.child.wait().await;
-            return Err(self.died(self.reply(&command, line), ended));
+            // It is the one that was given up before which has met this end.
+            let asked = self.asked.take();
+            let reply = asked.unwrap_or_else(|| self.reply(&command, line));
+            return Err(self.died(reply, ended));
         }
         let reply = self.ask(&command, line);
         match self.printed().await {
@@ -208,7 +214,10 @@ impl Session {
         let line = command.line()?;
         if self.awaited != Awaited::Nothing && self.printed_blocking().is_none() {
             let ended = self.child.wait_blocking();
-            return Err(self.died(self.reply(&command, line), ended));
+            // It is the one that was given up before which has met this end.
+            let asked = self.asked.take();
+            let reply = asked.unwrap_or_else(|| self.reply(&command, line));
+            return Err(self.died(reply, ended));
         }
         let reply = self.ask(&command, line);
         match self.printed_blocking() {
@@ -261,7 +270,9 @@ impl Session {
         // If nobody reads it any longer, waiting for the prompt will tell.
         self.child.write(format!("{line}\n"));
         self.awaited = Awaited::Prompt;
-        self.reply(command, line)
+        let reply = self.reply(command, line);
+        self.asked = Some(reply.clone());
+        reply
     }
 
     /// Waits for the prompt that is awaited; None if qemu-io ended without one.

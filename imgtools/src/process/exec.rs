@@ -47,7 +47,8 @@ impl FdMap {
     /// The moves, free of conflicts: the sources go above all targets, so that no move overwrites the
     /// source of another.
     fn lift(&mut self) -> io::Result<Arc<[Move]>> {
-        if self.moves.iter().any(|(_, number)| *number < 0) {
+        // The standard streams are channels of our own.
+        if self.moves.iter().any(|(_, number)| *number < 3) {
             return Err(nix::errno::Errno::EBADF.into());
         }
         let highest = self.moves.iter().map(|(_, number)| *number).max();

@@ -61,7 +61,7 @@ pub enum Qcow2Error {
 /// What is read at once at most. A sparse file may be of any size, so that its size is no bound for the
 /// memory that it takes to read it. Of what QEMU makes only the table of a bitmap for more than 2^40
 /// bits would be larger.
-const LARGEST: u64 = 256 << 20;
+pub(super) const LARGEST: u64 = 256 << 20;
 
 /// A file that is read in pieces that are known to be in it.
 #[derive(Debug)]
@@ -137,6 +137,11 @@ impl Source {
             path: self.path.clone(),
             reason: reason.into(),
         }
+    }
+
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn size(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::file::{Source, number};
+use super::file::{LARGEST, Source, number};
 use super::{
     Bitmap, BitmapTableEntry, Extension, Header, L1Entry, L2Entry, Mapping, Qcow2Error, Snapshot,
 };
@@ -167,6 +167,14 @@ impl Image {
     pub fn refcounts(&self) -> Result<Vec<u64>, Qcow2Error> {
         let clusters = self.source.size().div_ceil(self.header.cluster_size());
         let entries = self.header.refcount_block_entries();
+        if clusters.saturating_mul(8) > LARGEST {
+            return Err(Qcow2Error::TooLarge {
+                what: "refcounts",
+                path: self.source.path().to_owned(),
+                offset: self.header.refcount_table_offset,
+                length: clusters.saturating_mul(8),
+            });
+        }
         let mut blocks = self.refcount_table()?.into_iter();
         let mut counts = Vec::new();
         for first in (0..clusters).step_by(entries as usize) {
