@@ -70,6 +70,9 @@ impl Console {
     ///
     /// # Errors
     /// If the socket cannot be registered with the running tokio runtime.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn new(stream: StdUnixStream) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
         let (source, input) = UnixStream::from_std(stream)?.into_split();

@@ -230,20 +230,16 @@ impl Drop for Machine {
         // Without a runtime, and bounded: the minder gives up a process that SIGKILL does
         // not end. Not only for its death: it is to be reaped, also if a diagnoser keeps the
         // handle alive.
-        let ended = child.wait_blocking();
+        let _ = child.wait_blocking();
         let status = child.try_wait();
         tracing::debug!(name = self.parts.name, ?status, "dropped alive, killed");
         if let Some(hook) = &self.parts.on_drop {
-            let log = match ended {
-                Ok(output) => output.captured,
-                Err(_) => child.output(),
-            };
             (hook.0)(&DropReport {
                 name: self.parts.name.clone(),
                 pid: child.pid(),
                 command: child.command().clone(),
                 status,
-                log: log.combined_text(),
+                log: child.output().combined_text(),
                 panicking: std::thread::panicking(),
             });
         }

@@ -155,6 +155,7 @@ impl Mode {
                 "a machine with guest devices stays idle only under -accel qtest or, on x86, with the idle ROM; the target is {target}"
             ))),
             (Mode::Native, _) => first(&[Accel::Kvm, Accel::Tcg])
+                .or_else(|| usable.iter().find(|a| **a != Accel::Qtest).cloned())
                 .map(plan)
                 .ok_or_else(|| none("neither kvm nor tcg works with this binary on this host")),
         }
@@ -193,6 +194,14 @@ mod tests {
                 .plan(&[Accel::Other("hvf".into())], "aarch64", true)
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn a_native_machine_has_the_accelerator_that_there_is_but_not_qtest() {
+        let xen = Accel::Other("xen".into());
+        let native = |usable: &[Accel]| Mode::Native.plan(usable, "x86_64", true);
+        assert_eq!(native(&[Qtest, xen.clone()]).unwrap().accel, xen);
+        assert!(native(&[Qtest]).is_err());
     }
 
     #[test]

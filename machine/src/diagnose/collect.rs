@@ -3,6 +3,7 @@
 use super::report::{Backtrace, Diagnosis, QmpFact};
 use super::{backtrace, procfs};
 use crate::deadlines::Deadlines;
+use crate::error::chain;
 use imgtools::process::Child;
 use serde_json::Value;
 use std::sync::Arc;
@@ -187,7 +188,7 @@ async fn question(
     let answer = client.execute(command, ()).deadline(deadline).await;
     match answer {
         Err(error) if error.is_timeout() => None,
-        answer => Some(answer.map_err(|error| error.to_string())),
+        answer => Some(answer.map_err(|error| chain(&error))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::exit::{EndError, Exit, Judgement, Stage, StageOutcome, StageRecord};
 use crate::diagnose::Diagnosis;
+use crate::error::chain;
 use crate::evidence::{CorePattern, find_core, find_reports};
 use crate::machine::Machine;
 use imgtools::process::{Output, Signal, Status};
@@ -42,7 +43,7 @@ impl Machine {
         match reply {
             // The reply may be lost in the end of the process, which is what counts.
             Err(qmp::Error::Closed { cause, .. }) if has_left(&cause) => {}
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(chain(&error)),
             Ok(()) => {}
         }
         self.exited().await
