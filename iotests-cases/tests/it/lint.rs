@@ -27,6 +27,10 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("timeout_at(", "deadlines come from the case's budget"),
     ("with_deadline(", "deadlines come from the case's budget"),
     ("Instant::", "a case measures no time"),
+    (
+        "is_err() {}",
+        "look at the error: the next one may be another",
+    ),
     ("SystemTime::", "a case measures no time"),
     ("recv_timeout", "wait for an event"),
     ("thread::", "a case is one flow; join futures if need be"),
