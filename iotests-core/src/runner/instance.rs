@@ -143,7 +143,9 @@ impl Runner {
             attempts.push(attempt);
             let (verdict, note) = weigh(own, &attempts, &meta, version, &self.settings.today);
             let failed = verdict.is_failure();
-            let may_retry = attempts.len() <= self.settings.retries as usize;
+            // What should have failed and did not is to be told, not to be tried until it fails.
+            let may_retry = verdict != Verdict::UnexpectedPass
+                && attempts.len() <= self.settings.retries as usize;
             if failed && may_retry && !self.supervisors.are_ending() {
                 directories.remove(false);
                 tell(RunEvent::AttemptFailed {

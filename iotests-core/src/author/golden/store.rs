@@ -210,7 +210,10 @@ impl Goldens {
         let write = || {
             let folder = path.parent().unwrap_or(sources);
             std::fs::create_dir_all(folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            // As any file that is made by hand: less what the umask says.
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+            let mut builder = tempfile::Builder::new();
+            let mut file = builder.permissions(mode).tempfile_in(folder)?;
             std::io::Write::write_all(&mut file, text.as_bytes())?;
             match file.persist_noclobber(&path) {
                 Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {

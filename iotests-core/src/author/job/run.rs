@@ -210,7 +210,7 @@ impl Through {
             .deadline(monitor.shared.reserve());
         let state = match question.await {
             Ok(jobs) => jobs.to_string(),
-            Err(error) => error.to_string(),
+            Err(error) => Failure::from(error).to_string(),
         };
         Failure::new(format!(
             "failed to see job {} through in time; it went through {}; now: {state}",

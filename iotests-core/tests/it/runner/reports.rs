@@ -182,7 +182,7 @@ fn only_what_would_fail_the_run_is_tried_again() {
         ("verdicts::is_flaky@qcow2", 2),
         ("verdicts::is_expected_to_fail@qcow2", 1),
         ("verdicts::is_quarantined@qcow2", 1),
-        ("verdicts::passes_unexpectedly@qcow2", 2),
+        ("verdicts::passes_unexpectedly@qcow2", 1),
         ("verdicts::passes@qcow2", 1),
     ] {
         assert_eq!(attempts[id], number, "{id}");
