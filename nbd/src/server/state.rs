@@ -106,8 +106,13 @@ impl Shared {
     pub(super) async fn order(&self, order: Order) {
         let (done, carried_out) = oneshot::channel();
         if self.orders.send((order, done)).is_ok() {
-            // A listener that is gone does not listen.
-            let _ = carried_out.await;
+            tokio::select! {
+                biased;
+                // A listener that is gone does not listen.
+                _ = carried_out => {}
+                // Nor does one of a server that is over; and what a rule has begun goes on.
+                () = self.ended() => {}
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! The INI grammar of the old fault injector: upstream's tests 083 and 277.
 
+use std::time::Duration;
+
 use nbd::proto::Mode;
 use nbd::server::backend::{MemoryBackend, ZeroBackend};
 use nbd::server::journal::Closed;
@@ -125,8 +127,12 @@ async fn cell(tools: Tools, tcp: bool, event: &str, when: &str, expected: &str) 
         output.status.code(),
         Some(i32::from(!expected.starts_with("read 512")))
     );
-    let journal = server.finish().await.unwrap();
     let closed = |e: &nbd::server::Entry| e.event == Event::Closed(Closed::Fault);
+    // A client that was served before the fault may be gone before it.
+    let journal = server.journal();
+    let fault = tokio::time::timeout(Duration::from_secs(120), journal.wait_for(1, closed));
+    fault.await.unwrap();
+    let journal = server.finish().await.unwrap();
     assert_eq!(journal.count(closed), 1, "{event} {when}");
 }
 
