@@ -178,7 +178,7 @@ impl<'t> Disk<'t> {
                     .cmd("blockdev-del", json!({"node-name": "probe"}))
                     .await?;
             } else {
-                probe.expect_error("GenericError", NO_SLOT).await?;
+                probe.expect_error(NO_SLOT).await?;
             }
         }
         Ok(())

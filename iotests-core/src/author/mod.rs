@@ -3,6 +3,7 @@
 pub mod action;
 pub mod assert;
 mod bitmap;
+mod expect;
 mod export;
 mod failure;
 pub mod files;
@@ -26,6 +27,7 @@ mod test;
 mod tool;
 
 pub use bitmap::{Bitmap, dirty_ranges};
+pub use expect::{ErrorText, exactly};
 pub use export::MachineNbd;
 pub use failure::{CaseResult, Context, Difference, Failure};
 pub use graph::{assert_json_filename, flatten, to_opts};

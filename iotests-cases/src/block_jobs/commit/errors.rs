@@ -236,7 +236,11 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     }
     let failed = row.action() == "report";
     match (failed, row.active) {
-        (true, _) => job.wait().expect_error("Input/output error").await?,
+        (true, _) => {
+            job.wait()
+                .expect_error(exactly("Input/output error"))
+                .await?
+        }
         (false, true) => drop(job.complete().await?),
         (false, false) => drop(job.wait().await?),
     }

@@ -195,9 +195,7 @@ async fn on_top_goes_with_the_active_layer(t: &mut Test) -> CaseResult {
 
     let top_filter = json!({"node-name": "top-filter"});
     let in_use = vm.cmd("blockdev-del", &top_filter);
-    in_use
-        .expect_error("GenericError", "Node top-filter is in use")
-        .await?;
+    in_use.expect_error("Node top-filter is in use").await?;
     vm.commit("top-filter")
         .base("cow-2")
         .start()

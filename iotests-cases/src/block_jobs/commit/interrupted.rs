@@ -218,7 +218,7 @@ async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
     job.set_speed(2).await?;
     let whose = json!({"device": job.id(), "speed": -1});
     vm.cmd("block-job-set-speed", whose)
-        .expect_error("GenericError", "speed")
+        .expect_error("speed")
         .await?;
     job.block_info()
         .await?

@@ -171,7 +171,7 @@ async fn are_kept_away(t: &mut Test, row: &Attempt) -> CaseResult {
     let job = job.start().await?;
     let before = State::of(&vm).await?;
     let attempt = vm.cmd(row.command, (row.arguments)(&chain));
-    attempt.expect_error("GenericError", row.error).await?;
+    attempt.expect_error(row.error).await?;
     before.assert_same_graph(&vm).await?;
     json!(vm.exports().await?).assert("", json!([]))?;
 

@@ -3,7 +3,7 @@
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Size, UNSUPPORTED, commit};
-use crate::fixtures::effect::assert_refused;
+use crate::fixtures::effect::assert_refused_as;
 
 use Size::{Full, Zero};
 
@@ -40,7 +40,7 @@ impl Refusal {
         for (name, value) in self.arguments {
             job = job.set(name, expand(value));
         }
-        assert_refused(vm, job, self.class, &expand(self.text)).await
+        assert_refused_as(vm, job, self.class, &expand(self.text)).await
     }
 }
 

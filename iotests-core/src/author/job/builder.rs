@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::handle::Job;
 use crate::author::action::Action;
+use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::machine::{Machine, Monitor, Target};
 
@@ -167,21 +168,24 @@ impl JobBuilder {
         super::Run::starting(self)
     }
 
-    /// Starts it; the command must be refused with this class and a description that holds this
-    /// text.
-    pub fn expect_error(self, class: &str, text: &str) -> Action<'static, ()> {
-        let (class, text) = (class.to_owned(), text.to_owned());
-        Action::at(
-            self.place,
-            format!("{} to be refused", self.command),
-            async move {
-                let arguments = with_id(self.arguments?, &self.id, self.sends_id);
-                self.monitor
-                    .cmd(&self.command, arguments)
-                    .expect_error(&class, &text)
-                    .await
-            },
-        )
+    /// Starts it; the command must be refused with this text and the class `GenericError`.
+    pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        self.expect_error_class("GenericError", text)
+    }
+
+    /// Starts it; the command must be refused with this text and this class.
+    pub fn expect_error_class(
+        self,
+        class: &str,
+        text: impl Into<ErrorText>,
+    ) -> Action<'static, ()> {
+        let (class, text) = (class.to_owned(), text.into());
+        let what = format!("{} to be refused", self.command);
+        Action::at(self.place, what, async move {
+            let arguments = with_id(self.arguments?, &self.id, self.sends_id);
+            let command = self.monitor.cmd(&self.command, arguments);
+            command.expect_error_class(&class, text).await
+        })
     }
 
     /// Starts it, and returns the job, or the error if it is refused.

@@ -6,6 +6,7 @@ use std::panic::Location;
 use serde_json::{Value, json};
 
 use crate::author::action::Action;
+use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::machine::{Machine, Monitor};
 
@@ -400,16 +401,16 @@ impl Ending {
         Action::at(self.place, what, async move { self.reach().await })
     }
 
-    /// The job must fail, with an error that holds this text.
-    pub fn expect_error(mut self, text: &str) -> Action<'static, ()> {
-        let text = text.to_owned();
+    /// The job must fail with this error.
+    pub fn expect_error(mut self, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        let text = text.into();
         let what = format!("job {} to fail", self.job.id);
         Action::at(self.place, what, async move {
+            let job = format!("job {}", self.job.id);
             match self.reach().await?.outcome {
-                Outcome::Failed(error) if error.contains(&text) => Ok(()),
+                Outcome::Failed(error) => text.check(&job, &error),
                 other => Err(Failure::new(format!(
-                    "job {} should have failed with \"{text}\", but it was {other:?}",
-                    self.job.id
+                    "{job} should have failed with {text}, but it was {other:?}"
                 ))),
             }
         })

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::builder::JobBuilder;
 use super::handle::Job;
 use crate::author::action::Action;
+use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::log::Entry;
 
@@ -74,17 +75,14 @@ impl Run {
         self
     }
 
-    /// The job must fail, or be refused at its start, with an error that holds this text.
-    pub fn expect_error(self, text: &str) -> Action<'static, ()> {
-        let text = text.to_owned();
+    /// The job must fail, or be refused at its start, with this error.
+    pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        let text = text.into();
         Action::at(self.place, "a job to fail", async move {
             match self.reach().await? {
-                Some(error) if error.contains(&text) => Ok(()),
-                Some(error) => Err(Failure::new(format!(
-                    "the job should have failed with \"{text}\", but it failed with \"{error}\""
-                ))),
+                Some(error) => text.check("the job", &error),
                 None => Err(Failure::new(format!(
-                    "the job should have failed with \"{text}\""
+                    "the job should have failed with {text}"
                 ))),
             }
         })

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::builder::JobBuilder;
 use super::handle::Job;
 use crate::author::action::Action;
+use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::machine::{Machine, Monitor};
 
@@ -81,15 +82,15 @@ impl Transaction {
         })
     }
 
-    /// Sends it; it must be refused with this class and a description that holds this text.
-    pub fn expect_error(self, class: &str, text: &str) -> Action<'static, ()> {
-        let (class, text) = (class.to_owned(), text.to_owned());
+    /// Sends it; it must be refused with this text.
+    pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        let text = text.into();
         Action::at(self.place, "a transaction to be refused", async move {
             let monitor = self.monitor.clone();
             let (arguments, jobs) = self.begin()?;
             jobs.into_iter().for_each(Job::leave);
             let command = monitor.cmd("transaction", arguments);
-            command.expect_error(&class, &text).await
+            command.expect_error(text).await
         })
     }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::monitor::Monitor;
 use crate::author::action::Action;
+use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Difference, Failure};
 use crate::author::log::Entry;
 
@@ -40,18 +41,27 @@ impl Cmd {
         self
     }
 
-    /// Sends it; it must be refused with this class and a description that holds this text.
-    pub fn expect_error(self, class: &str, text: &str) -> Action<'static, ()> {
-        let (class, text) = (class.to_owned(), text.to_owned());
+    /// Sends it; it must be refused with this text and the class `GenericError`.
+    pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        self.expect_error_class("GenericError", text)
+    }
+
+    /// Sends it; it must be refused with this text and this class.
+    pub fn expect_error_class(
+        self,
+        class: &str,
+        text: impl Into<ErrorText>,
+    ) -> Action<'static, ()> {
+        let (class, text) = (class.to_owned(), text.into());
         let (place, name) = (self.place, self.name.clone());
         Action::at(place, format!("{name} to be refused"), async move {
             match self.send().await? {
                 Ok(value) => Err(Failure::new(format!(
-                    "{name} should have been refused with \"{text}\", but it returned {value}"
+                    "{name} should have been refused with {text}, but it returned {value}"
                 ))),
-                Err(error) if error.class.as_str() == class && error.desc.contains(&text) => Ok(()),
+                Err(error) if error.class.as_str() == class => text.check(&name, &error.desc),
                 Err(error) => Err(Failure::differs(
-                    format!("{name} was refused with another error"),
+                    format!("{name} failed with another class of error"),
                     Difference {
                         expected: format!("{class}: {text}"),
                         found: format!("{}: {}", error.class, error.desc),

@@ -55,7 +55,7 @@ fn expectations_are_said_on_the_thing_itself() {
             });
             let vm = t.host().blockdev(null).blockdev(full).launch().await?;
             vm.cmd("blockdev-add", json!({"driver": "nonsense"}))
-                .expect_error("GenericError", "nonsense")
+                .expect_error("nonsense")
                 .await?;
             vm.backup("a", "full")
                 .start()

@@ -287,7 +287,7 @@ fn nothing_of_a_case_is_left_for_the_next_one() {
                 more.shutdown().await?;
                 let vm = host.launch().await?;
                 assert!(!vm.has_node("b").await?);
-                let job = vm.backup("a", "a").expect_error("GenericError", "").await;
+                let job = vm.backup("a", "a").expect_error("same").await;
                 assert!(job.is_ok(), "{job:?}");
                 vm.shutdown().await?;
                 if first {

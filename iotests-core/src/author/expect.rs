@@ -1,0 +1,87 @@
+//! The text of an error that a case expects.
+
+use std::fmt;
+
+use super::failure::{CaseResult, Difference, Failure};
+
+/// What an expected error says: a part of it, as in `expect_error("No space")`, or all of it, as in
+/// `expect_error(exactly("No space left on device"))`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorText {
+    text: String,
+    whole: bool,
+}
+
+/// The whole text of an error, and nothing else.
+#[must_use]
+pub fn exactly(text: impl Into<String>) -> ErrorText {
+    ErrorText {
+        text: text.into(),
+        whole: true,
+    }
+}
+
+impl<T: Into<String>> From<T> for ErrorText {
+    fn from(text: T) -> Self {
+        ErrorText {
+            text: text.into(),
+            whole: false,
+        }
+    }
+}
+
+impl ErrorText {
+    /// Whether an error that says `found` is the expected one.
+    pub(crate) fn allows(&self, found: &str) -> bool {
+        match self.whole {
+            true => found == self.text,
+            false => !self.text.is_empty() && found.contains(&self.text),
+        }
+    }
+
+    /// The error that `what` ended with is the expected one.
+    pub(crate) fn check(&self, what: &str, found: &str) -> CaseResult {
+        if self.allows(found) {
+            return Ok(());
+        }
+        if self.text.is_empty() {
+            return Err(Failure::new(format!(
+                "{what} failed, but the case does not say with which text; it was: {found}"
+            )));
+        }
+        let difference = Difference {
+            expected: self.text.clone(),
+            found: found.to_owned(),
+            diff: None,
+        };
+        let message = format!("{what} failed with another error");
+        Err(Failure::differs(message, difference))
+    }
+}
+
+impl fmt::Display for ErrorText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// H34: a part is enough unless the whole text is asked for, and no text at all is not.
+    #[test]
+    fn a_part_the_whole_or_nothing() {
+        let found = "No space left on device";
+        assert!(ErrorText::from("No space").allows(found));
+        assert!(!ErrorText::from("").allows(found));
+        assert!(!exactly("No space").allows(found));
+        assert!(exactly(found).allows(found));
+        assert!(exactly("").allows(""));
+
+        let wrong = exactly("No space").check("the job", found).unwrap_err();
+        assert_eq!(wrong.message(), "the job failed with another error");
+        let wrong = ErrorText::from("").check("the job", found).unwrap_err();
+        assert!(wrong.message().ends_with(found), "{wrong}");
+    }
+}
