@@ -4,13 +4,14 @@
 //! lists `luks`. So the answer is yes, or why not in the program's own words.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::image::Secret;
 use crate::img::{Call, Create, ImgError, QemuImg};
 use crate::io::{IoError, QemuIo};
-use crate::process::Output;
+use crate::process::{Output, block_on};
 use crate::raw;
 use crate::tools::Version;
 
@@ -39,10 +40,10 @@ impl Support {
     }
 
     /// From a run that tried, with this file.
-    fn of(output: &Output, file: &str) -> Support {
+    fn of(output: &Output, file: &Path) -> Support {
         match output.status.is_success() {
             true => Support::Yes,
-            false => Support::No(reason(&output.stderr_text(), file)),
+            false => Support::No(reason(&output.stderr_text(), &file.to_string_lossy())),
         }
     }
 }
@@ -97,12 +98,7 @@ impl ImgCapabilities {
 
     /// [`ImgCapabilities::probe`] outside of async code.
     pub fn probe_blocking(img: &QemuImg) -> Result<ImgCapabilities, ProbeError> {
-        Ok(ImgCapabilities {
-            version: img.tool().version,
-            formats: formats_blocking(img)?,
-            luks: luks_blocking(img)?,
-            zstd: zstd_blocking(img)?,
-        })
+        block_on(ImgCapabilities::probe(img))
     }
 }
 
@@ -131,7 +127,7 @@ pub async fn formats(img: &QemuImg) -> Result<BTreeSet<String>, ProbeError> {
 
 /// [`formats`] outside of async code.
 pub fn formats_blocking(img: &QemuImg) -> Result<BTreeSet<String>, ProbeError> {
-    Ok(listed(&img.raw(["--help"]).run_blocking()?.stdout_text()))
+    block_on(formats(img))
 }
 
 /// Reads `Supported formats: raw qcow2 …`, or since 10.0 `Supported image formats:` and a paragraph.
@@ -149,16 +145,16 @@ fn listed(help: &str) -> BTreeSet<String> {
 /// A new image that something is tried with.
 struct Trial {
     call: Call<Create>,
-    file: String,
+    file: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Trial {
     fn new(img: &QemuImg, size: u64) -> Result<Trial, ProbeError> {
         let folder = tempfile::tempdir()?;
-        let file = folder.path().join("probe").to_string_lossy().into_owned();
+        let file = folder.path().join("probe");
         // Defaults of a run, such as IMGOPTS, are no part of the question.
-        let call = QemuImg::new(img.tool().clone()).create(&file).size(size);
+        let call = img.without_image_format().create(&file).size(size);
         Ok(Trial {
             call,
             file,
@@ -195,16 +191,6 @@ impl Trial {
             }
         }
     }
-
-    fn run_blocking(self) -> Result<Support, ProbeError> {
-        let mut retries = 0..RETRIES;
-        loop {
-            let found = Support::of(&self.call.clone().output_blocking()?, &self.file);
-            if !unmeasured(&found) || retries.next().is_none() {
-                return Ok(found);
-            }
-        }
-    }
 }
 
 /// What QEMU says when it has measured how fast it can make keys of passwords, and the kernel had
@@ -230,7 +216,7 @@ pub async fn luks(img: &QemuImg) -> Result<Support, ProbeError> {
 
 /// [`luks`] outside of async code.
 pub fn luks_blocking(img: &QemuImg) -> Result<Support, ProbeError> {
-    Trial::luks(img)?.run_blocking()
+    block_on(luks(img))
 }
 
 /// Whether qcow2 images with zstd compression can be made.
@@ -240,7 +226,7 @@ pub async fn zstd(img: &QemuImg) -> Result<Support, ProbeError> {
 
 /// [`zstd`] outside of async code.
 pub fn zstd_blocking(img: &QemuImg) -> Result<Support, ProbeError> {
-    Trial::zstd(img)?.run_blocking()
+    block_on(zstd(img))
 }
 
 /// Whether a way of asynchronous I/O works here: `native` needs a file system that allows direct I/O,
@@ -254,20 +240,17 @@ pub async fn aio(io: &QemuIo, mode: &str) -> Result<Support, ProbeError> {
 
 /// [`aio`] outside of async code.
 pub fn aio_blocking(io: &QemuIo, mode: &str) -> Result<Support, ProbeError> {
-    let (folder, file) = aio_image()?;
-    let output = aio_trial(io, mode, &file).output_blocking()?;
-    drop(folder);
-    Ok(Support::of(&output, &file))
+    block_on(aio(io, mode))
 }
 
-fn aio_image() -> Result<(tempfile::TempDir, String), ProbeError> {
+fn aio_image() -> Result<(tempfile::TempDir, PathBuf), ProbeError> {
     let folder = tempfile::tempdir()?;
-    let file = folder.path().join("probe").to_string_lossy().into_owned();
+    let file = folder.path().join("probe");
     raw::create_sparse(&file, 1 << 20)?;
     Ok((folder, file))
 }
 
-fn aio_trial(io: &QemuIo, mode: &str, file: &str) -> crate::io::Open {
+fn aio_trial(io: &QemuIo, mode: &str, file: &Path) -> crate::io::Open {
     let image = crate::image::ImageSpec::file(file).format("raw");
     let cache = if mode == "native" {
         "none"

@@ -1,6 +1,9 @@
 //! QEMU's option strings: `key=value,key=value`.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// An option string, as `-o`, `--object` and `--image-opts` take it. Values are escaped as they are
 /// added: QEMU wants a comma doubled.
@@ -8,10 +11,10 @@ use std::fmt;
 /// ```
 /// use imgtools::image::Options;
 /// let options = Options::new().set("driver", "raw").set("file.filename", "a,b.img");
-/// assert_eq!(options.as_str(), "driver=raw,file.filename=a,,b.img");
+/// assert_eq!(options.to_string(), "driver=raw,file.filename=a,,b.img");
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options(String);
+pub struct Options(OsString);
 
 impl Options {
     /// No options.
@@ -20,31 +23,44 @@ impl Options {
     }
 
     /// Adds an option. Where a key comes twice, QEMU takes the last.
-    pub fn set(mut self, key: &str, value: impl fmt::Display) -> Options {
+    pub fn set(self, key: &str, value: impl fmt::Display) -> Options {
+        self.set_bytes(key, value.to_string().as_bytes())
+    }
+
+    /// Adds an option whose value is a file, byte for byte.
+    pub fn set_path(self, key: &str, path: impl AsRef<Path>) -> Options {
+        self.set_bytes(key, path.as_ref().as_os_str().as_bytes())
+    }
+
+    fn set_bytes(mut self, key: &str, value: &[u8]) -> Options {
         self.separate();
-        self.0.push_str(key);
-        self.0.push('=');
-        self.0.push_str(&value.to_string().replace(',', ",,"));
+        self.0.push(key);
+        self.0.push("=");
+        for (index, part) in value.split(|byte| *byte == b',').enumerate() {
+            self.0.push(if index == 0 { "" } else { ",," });
+            self.0.push(OsStr::from_bytes(part));
+        }
         self
     }
 
     /// Adds a piece of an option string as it is, such as `compat=0.10,cluster_size=2M`.
-    pub fn append(mut self, options: &str) -> Options {
+    pub fn append(mut self, options: impl AsRef<OsStr>) -> Options {
+        let options = options.as_ref();
         if !options.is_empty() {
             self.separate();
-            self.0.push_str(options);
+            self.0.push(options);
         }
         self
     }
 
     fn separate(&mut self) {
         if !self.0.is_empty() {
-            self.0.push(',');
+            self.0.push(",");
         }
     }
 
     /// The option string.
-    pub fn as_str(&self) -> &str {
+    pub fn as_os_str(&self) -> &OsStr {
         &self.0
     }
 
@@ -55,7 +71,8 @@ impl Options {
 
     /// The value that QEMU sees for a key, if there is one. A word without `=` is a key that is on.
     pub fn get(&self, key: &str) -> Option<String> {
-        let mut rest = self.0.as_str();
+        let text = self.0.to_string_lossy();
+        let mut rest = &*text;
         let mut found = None;
         while !rest.is_empty() {
             let (word, after) = next_word(rest);
@@ -88,23 +105,30 @@ fn next_word(text: &str) -> (String, &str) {
     (word, "")
 }
 
+/// For messages: bytes that are not UTF-8 become U+FFFD.
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        self.0.display().fmt(f)
     }
 }
 
 /// An option string as it is.
 impl From<&str> for Options {
     fn from(text: &str) -> Options {
-        Options(text.to_owned())
+        Options(text.into())
     }
 }
 
 /// An option string as it is.
 impl From<String> for Options {
     fn from(text: String) -> Options {
-        Options(text)
+        Options(text.into())
+    }
+}
+
+impl From<Options> for OsString {
+    fn from(options: Options) -> OsString {
+        options.0
     }
 }
 

@@ -59,7 +59,7 @@ impl Secret {
     pub fn object(&self) -> Options {
         Options::from("secret")
             .set("id", self.id())
-            .set("file", self.path().display())
+            .set_path("file", self.path())
     }
 }
 

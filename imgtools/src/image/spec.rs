@@ -1,16 +1,19 @@
 //! How an image is named to a tool: by its file and perhaps format, or by options.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::{Options, Secret};
-use crate::process::Command;
+use super::{FileName, NameError, Options, Secret, node};
 
 /// An image as a tool is to open it.
 ///
-/// Paths and strings convert into one, so that `info("disk.img")` works; the format is then what the
-/// tool's wrapper has as its default, or probed. An image is named either by a file (with `-f`) or by
-/// options (with `--image-opts`), never by both.
+/// Paths and strings convert into one, so that `info("disk.img")` works; see [`FileName`] for what
+/// each of them means. The format is then the default of the tool's wrapper, or probed.
+///
+/// An image is named either by a file (with `-f`) or by options (with `--image-opts`), never by both.
+/// Where a call needs options, a file becomes some: a path, a `json:{…}` and the address of an NBD
+/// export can, other protocols are a [`NameError`].
 #[derive(Clone, Debug)]
 pub struct ImageSpec {
     name: Name,
@@ -20,23 +23,25 @@ pub struct ImageSpec {
 #[derive(Clone, Debug)]
 enum Name {
     File {
-        name: OsString,
+        name: FileName,
         format: Option<String>,
+        /// What must be said beside the format, and can be by options only.
+        more: Options,
     },
     Options(Options),
 }
 
+/// What stands on a command line for an image.
+pub(crate) struct Words<'s> {
+    pub(crate) by_options: bool,
+    pub(crate) format: Option<&'s str>,
+    pub(crate) name: Cow<'s, OsStr>,
+}
+
 impl ImageSpec {
-    /// A file name, or what else QEMU takes for one (`nbd://…`, `json:{…}`).
-    pub fn file(name: impl AsRef<OsStr>) -> ImageSpec {
-        let name = Name::File {
-            name: name.as_ref().to_owned(),
-            format: None,
-        };
-        ImageSpec {
-            name,
-            secrets: Vec::new(),
-        }
+    /// A file, or what else QEMU takes for one; see [`FileName`].
+    pub fn file(name: impl Into<FileName>) -> ImageSpec {
+        ImageSpec::with(name.into(), None, Options::new())
     }
 
     /// Options, such as `driver=qcow2,file.filename=x`. They say the format themselves.
@@ -48,26 +53,34 @@ impl ImageSpec {
     }
 
     /// A LUKS image in a file. The secret is needed for all but [`info`](crate::img::QemuImg::info).
-    pub fn luks(file: impl AsRef<OsStr>, secret: &Secret) -> ImageSpec {
-        let options = Options::new()
-            .set("driver", "luks")
-            .set("key-secret", secret.id());
-        ImageSpec::options(options.set("file.filename", file.as_ref().to_string_lossy()))
-            .secret(secret)
+    pub fn luks(file: impl Into<FileName>, secret: &Secret) -> ImageSpec {
+        let key = Options::new().set("key-secret", secret.id());
+        ImageSpec::with(file.into(), Some("luks"), key).secret(secret)
     }
 
     /// A qcow2 image with encrypted data in a file.
-    pub fn encrypted_qcow2(file: impl AsRef<OsStr>, secret: &Secret) -> ImageSpec {
-        let options = Options::new()
-            .set("driver", "qcow2")
-            .set("encrypt.key-secret", secret.id());
-        ImageSpec::options(options.set("file.filename", file.as_ref().to_string_lossy()))
-            .secret(secret)
+    pub fn encrypted_qcow2(file: impl Into<FileName>, secret: &Secret) -> ImageSpec {
+        let key = Options::new().set("encrypt.key-secret", secret.id());
+        ImageSpec::with(file.into(), Some("qcow2"), key).secret(secret)
+    }
+
+    fn with(name: FileName, format: Option<&str>, more: Options) -> ImageSpec {
+        let format = format.map(str::to_owned);
+        ImageSpec {
+            name: Name::File { name, format, more },
+            secrets: Vec::new(),
+        }
     }
 
     /// Says the format of a file. Options say it themselves; nothing changes for them.
     pub fn format(mut self, format: impl Into<String>) -> ImageSpec {
-        if let Name::File { format: known, .. } = &mut self.name {
+        if let Name::File {
+            format: known,
+            more,
+            ..
+        } = &mut self.name
+            && more.is_empty()
+        {
             *known = Some(format.into());
         }
         self
@@ -81,14 +94,17 @@ impl ImageSpec {
 
     /// Whether it is named by options.
     pub fn is_options(&self) -> bool {
-        matches!(self.name, Name::Options(_))
+        match &self.name {
+            Name::File { more, .. } => !more.is_empty(),
+            Name::Options(_) => true,
+        }
     }
 
     /// The format, if it is named by a file and its format was said.
     pub fn known_format(&self) -> Option<&str> {
         match &self.name {
-            Name::File { format, .. } => format.as_deref(),
-            Name::Options(_) => None,
+            Name::File { format, more, .. } if more.is_empty() => format.as_deref(),
+            _ => None,
         }
     }
 
@@ -97,41 +113,44 @@ impl ImageSpec {
         &self.secrets
     }
 
-    /// The word that names it on a command line: the file, or the options.
-    pub(crate) fn word(&self) -> &OsStr {
+    /// The file of this machine that it is, if it is named by one.
+    #[cfg(feature = "img")]
+    pub(crate) fn local(&self) -> Option<&Path> {
         match &self.name {
-            Name::File { name, .. } => name,
-            Name::Options(options) => OsStr::new(options.as_str()),
+            Name::File { name, .. } => name.local(),
+            Name::Options(_) => None,
         }
     }
 
-    /// The same image named by options.
-    pub(crate) fn into_options(mut self) -> ImageSpec {
-        if let Name::File { name, format } = &self.name {
-            let options = match format {
-                Some(format) => Options::new().set("driver", format),
-                None => Options::new(),
-            };
-            self.name = Name::Options(options.set("file.filename", name.to_string_lossy()));
+    /// How it is named on a command line: by options if it must be or `by_options` wants it.
+    pub(crate) fn words(&self, by_options: bool) -> Result<Words<'_>, NameError> {
+        let options = |options| Words {
+            by_options: true,
+            format: None,
+            name: options,
+        };
+        match &self.name {
+            Name::Options(known) => Ok(options(known.as_os_str().into())),
+            Name::File { name, format, more } if by_options || !more.is_empty() => {
+                let named = node::options(name, format.as_deref(), more)?;
+                Ok(options(OsString::from(named).into()))
+            }
+            Name::File { name, format, .. } => Ok(Words {
+                by_options: false,
+                format: format.as_deref(),
+                name: name.as_os_str().into(),
+            }),
         }
-        self
     }
 
     /// The same image, with this format if none was said.
+    #[cfg(feature = "io")]
     pub(crate) fn or_format(self, format: Option<&str>) -> ImageSpec {
         match (self.known_format(), format) {
             (None, Some(format)) => self.format(format),
             _ => self,
         }
     }
-}
-
-/// Makes a secret known to a tool, and hides it in what that prints.
-pub(crate) fn add_secret(command: Command, secret: &Secret) -> Command {
-    command
-        .secret(secret.value())
-        .arg("--object")
-        .arg(secret.object().as_str())
 }
 
 impl From<&ImageSpec> for ImageSpec {
@@ -150,5 +169,14 @@ macro_rules! from_file {
     )*};
 }
 from_file!(
-    &str, String, &String, &Path, PathBuf, &PathBuf, &OsStr, OsString
+    &str,
+    String,
+    &String,
+    Cow<'_, str>,
+    &Path,
+    PathBuf,
+    &PathBuf,
+    Cow<'_, Path>,
+    FileName,
+    &FileName
 );

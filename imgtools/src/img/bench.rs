@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Arguments, Call, ImgError, Operation};
-use crate::image::ImageSpec;
+use crate::image::{ImageSpec, NameError};
 use crate::process::Output;
 
 /// `bench`.
@@ -112,7 +112,7 @@ impl Operation for Bench {
     type Answer = BenchResult;
     const NAME: &'static str = "bench";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         args.flag("-w", self.write);
         args.maybe("-c", self.count);
         args.maybe("-d", self.depth);
@@ -124,7 +124,7 @@ impl Operation for Bench {
         args.flag("--no-drain", self.no_drain);
         args.maybe("-t", self.cache.as_ref());
         args.maybe("-i", self.aio.as_ref());
-        args.image(&self.image);
+        args.image(&self.image)
     }
 
     fn answer(&self, output: Output) -> Result<BenchResult, ImgError> {

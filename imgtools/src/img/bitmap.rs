@@ -1,9 +1,7 @@
 //! `qemu-img bitmap`.
 
-use std::ffi::{OsStr, OsString};
-
 use super::{Arguments, Call, ImgError, Operation};
-use crate::image::ImageSpec;
+use crate::image::{FileName, ImageSpec, NameError};
 use crate::process::Output;
 
 /// `bitmap`: one or more actions on a persistent bitmap, in the order given.
@@ -13,7 +11,7 @@ pub struct Bitmap {
     name: String,
     actions: Vec<BitmapAction>,
     granularity: Option<u64>,
-    source: Option<(OsString, Option<String>)>,
+    source: Option<(FileName, Option<String>)>,
 }
 
 /// What is done to a bitmap.
@@ -57,8 +55,8 @@ impl Call<Bitmap> {
     }
 
     /// The image, and its format, that has the bitmap to be merged; else it is the same image.
-    pub fn source(self, file: impl AsRef<OsStr>, format: Option<&str>) -> Call<Bitmap> {
-        self.with(|op| op.source = Some((file.as_ref().to_owned(), format.map(str::to_owned))))
+    pub fn source(self, file: impl Into<FileName>, format: Option<&str>) -> Call<Bitmap> {
+        self.with(|op| op.source = Some((file.into(), format.map(str::to_owned))))
     }
 }
 
@@ -66,7 +64,7 @@ impl Operation for Bitmap {
     type Answer = Output;
     const NAME: &'static str = "bitmap";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         for action in &self.actions {
             match action {
                 BitmapAction::Add => args.push("--add"),
@@ -78,12 +76,12 @@ impl Operation for Bitmap {
             }
         }
         args.maybe("-g", self.granularity);
-        if let Some((file, format)) = &self.source {
-            args.pair("-b", file);
-            args.maybe("-F", format.as_ref());
+        if let Some(source) = &self.source {
+            args.backing("-b", source, "-F");
         }
-        args.image(&self.image);
+        args.image(&self.image)?;
         args.push(&self.name);
+        Ok(())
     }
 
     fn answer(&self, output: Output) -> Result<Output, ImgError> {

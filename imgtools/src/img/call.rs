@@ -1,11 +1,13 @@
 //! One call of qemu-img: what all subcommands have in common.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::time::Duration;
 
+use super::running::{Made, Running};
 use super::{ImgError, QemuImg};
-use crate::image::{ImageSpec, Options, Secret};
-use crate::process::{Command, Output};
+use crate::image::{FileName, ImageSpec, NameError, Options, Secret};
+use crate::process::{Command, Output, block_on};
 
 /// A subcommand of qemu-img: its arguments, and what it makes of the output.
 pub trait Operation {
@@ -16,20 +18,43 @@ pub trait Operation {
     const NAME: &'static str;
 
     /// Adds the arguments of the subcommand.
-    fn arguments(&self, args: &mut Arguments<'_>);
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError>;
 
     /// Reads the output. Signals are dealt with before.
     fn answer(&self, output: Output) -> Result<Self::Answer, ImgError>;
+
+    /// The file of this machine that it makes, if it makes one.
+    fn makes(&self) -> Option<&Path> {
+        None
+    }
+}
+
+/// A subcommand that can report its progress (`-p`).
+pub trait ReportsProgress: Operation {}
+
+/// How much of a call is done.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+#[non_exhaustive]
+pub struct Progress {
+    /// From 0 to 100, as qemu-img reckons.
+    pub percent: f32,
 }
 
 /// A call of qemu-img that is being put together. Nothing happens before it is run.
+///
+/// A call has no deadline unless it is given one ([`Call::deadline`], [`QemuImg::deadline`]): what it
+/// does may take hours. One that is cut, by its deadline or by dropping its future, is killed. An
+/// image that it was changing in place (`commit`, `rebase`, `amend`, `resize`, `check -r`, and
+/// `convert` into a target that was there before) is then as a crash of qemu-img leaves it: have it
+/// checked. A file that it was making is removed, so that no half of an image looks whole; that of a
+/// call that fails by itself is removed as well.
 #[derive(Clone, Debug)]
 #[must_use = "a call does nothing until it is run"]
 pub struct Call<Op> {
     pub(super) img: QemuImg,
     pub(super) op: Op,
     flags: Vec<OsString>,
-    deadline: Duration,
+    deadline: Option<Duration>,
 }
 
 impl<Op> Call<Op> {
@@ -53,9 +78,9 @@ impl<Op> Call<Op> {
         args.into_iter().fold(self, Call::arg)
     }
 
-    /// The time that this call has.
+    /// The time that this call has (default: that of [`QemuImg::deadline`], else all the time).
     pub fn deadline(mut self, deadline: Duration) -> Call<Op> {
-        self.deadline = deadline;
+        self.deadline = Some(deadline);
         self
     }
 
@@ -68,8 +93,11 @@ impl<Op> Call<Op> {
 
 impl<Op: Operation> Call<Op> {
     /// The command that would be run, for showing it or running it in another way.
-    pub fn command(&self) -> Command {
-        let mut command = self.img.tool.command().deadline(self.deadline);
+    pub fn command(&self) -> Result<Command, NameError> {
+        let mut command = self.img.tool.command();
+        if let Some(deadline) = self.deadline {
+            command = command.deadline(deadline);
+        }
         if !Op::NAME.is_empty() {
             command = command.arg(Op::NAME);
         }
@@ -78,30 +106,81 @@ impl<Op: Operation> Call<Op> {
             command: command.args(&self.flags),
             known: Vec::new(),
         };
-        self.op.arguments(&mut args);
-        args.command
+        self.op.arguments(&mut args)?;
+        Ok(args.command)
     }
 
-    /// Runs it, and reads its answer.
+    /// Runs it, and reads its answer. Dropping the future kills it.
     pub async fn run(self) -> Result<Op::Answer, ImgError> {
-        let output = self.output().await?;
-        self.op.answer(output)
+        self.started().await?.wait().await
     }
 
     /// [`Call::run`] outside of async code.
     pub fn run_blocking(self) -> Result<Op::Answer, ImgError> {
-        let output = self.output_blocking()?;
-        self.op.answer(output)
+        block_on(self.run())
     }
 
-    /// Runs it, and gives what came out whatever the exit status. A signal is an error.
+    /// Runs it, and gives what came out whatever the exit status; then what qemu-img leaves behind
+    /// when it fails stays. A signal is an error.
     pub async fn output(&self) -> Result<Output, ImgError> {
-        Ok(self.command().run().await?.check_code(|_| true)?)
+        let mut made = Made::before(self.op.makes());
+        let output = self.command()?.run().await?.check_code(|_| true)?;
+        made.keep();
+        Ok(output)
     }
 
     /// [`Call::output`] outside of async code.
     pub fn output_blocking(&self) -> Result<Output, ImgError> {
-        Ok(self.command().run_blocking()?.check_code(|_| true)?)
+        block_on(self.output())
+    }
+
+    async fn started(self) -> Result<Running<Op>, ImgError> {
+        let made = Made::before(self.op.makes());
+        let child = self.command()?.spawn_async().await?;
+        Ok(Running::new(child, made, self.op))
+    }
+}
+
+impl<Op: ReportsProgress> Call<Op> {
+    /// Starts it, so that its progress can be waited for.
+    ///
+    /// ```no_run
+    /// # async fn example(img: imgtools::img::QemuImg) -> Result<(), imgtools::img::ImgError> {
+    /// let mut running = img.convert("disk.vmdk", "disk.qcow2").output_format("qcow2").start().await?;
+    /// while let Some(progress) = running.progress().await {
+    ///     println!("{progress}");
+    /// }
+    /// running.wait().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn start(self) -> Result<Running<Op>, ImgError> {
+        self.arg("-p").started().await
+    }
+
+    /// [`Call::start`] outside of async code.
+    pub fn start_blocking(self) -> Result<Running<Op>, ImgError> {
+        block_on(self.start())
+    }
+
+    /// Runs it, and shows its progress to this function.
+    pub async fn run_with_progress(
+        self,
+        mut show: impl FnMut(Progress),
+    ) -> Result<Op::Answer, ImgError> {
+        let mut running = self.start().await?;
+        while let Some(progress) = running.progress().await {
+            show(progress);
+        }
+        running.wait().await
+    }
+
+    /// [`Call::run_with_progress`] outside of async code.
+    pub fn run_with_progress_blocking(
+        self,
+        show: impl FnMut(Progress),
+    ) -> Result<Op::Answer, ImgError> {
+        block_on(self.run_with_progress(show))
     }
 }
 
@@ -147,7 +226,7 @@ impl Arguments<'_> {
     /// Adds `-o` if there are options.
     pub fn options(&mut self, options: &Options) {
         if !options.is_empty() {
-            self.pair("-o", options.as_str());
+            self.pair("-o", options.as_os_str());
         }
     }
 
@@ -161,16 +240,42 @@ impl Arguments<'_> {
         }
     }
 
-    /// Adds an image: its secrets, its format or `--image-opts`, and its name, which must be last.
-    pub fn image(&mut self, image: &ImageSpec) {
-        self.image_options(image, "-f");
-        self.push(image.word());
+    /// Adds a flag and the file that is its value, with its format if that is known.
+    pub(super) fn backing(
+        &mut self,
+        flag: &str,
+        (file, format): &(FileName, Option<String>),
+        format_flag: &str,
+    ) {
+        self.pair(flag, file.as_os_str());
+        self.maybe(format_flag, format.as_ref());
     }
 
-    /// What must be said of an image before it is named.
-    pub(super) fn image_options(&mut self, image: &ImageSpec, format_flag: &str) {
+    /// Adds an image: its secrets, its format or `--image-opts`, and its name. What follows can only
+    /// be operands.
+    pub fn image(&mut self, image: &ImageSpec) -> Result<(), NameError> {
+        self.named(image, false)
+    }
+
+    /// The same, with the format in options, for a subcommand that knows no `-f`.
+    pub(super) fn image_without_format_flag(&mut self, image: &ImageSpec) -> Result<(), NameError> {
+        self.named(image, image.known_format().is_some())
+    }
+
+    fn named(&mut self, image: &ImageSpec, by_options: bool) -> Result<(), NameError> {
+        let words = image.words(by_options)?;
         self.secrets(image.secrets());
-        self.flag("--image-opts", image.is_options());
-        self.maybe(format_flag, image.known_format());
+        self.flag("--image-opts", words.by_options);
+        self.maybe("-f", words.format);
+        self.operands([words.name]);
+        Ok(())
+    }
+
+    /// Adds operands, which are no options whatever they look like.
+    pub fn operands(&mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) {
+        self.push("--");
+        for word in words {
+            self.push(word);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The subcommands that change an image in its place: `amend`, `commit`, `rebase`, `resize`,
 //! `snapshot`; and the escape to any command line.
 
-use super::{Arguments, Call, ImgError, Operation};
-use crate::image::{ImageSpec, Options};
+use super::{Arguments, Call, ImgError, Operation, ReportsProgress};
+use crate::image::{FileName, ImageSpec, NameError, Options};
 use crate::process::Output;
 
 /// `amend`.
@@ -34,15 +34,17 @@ impl Operation for Amend {
     type Answer = Output;
     const NAME: &'static str = "amend";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         args.options(&self.options);
-        args.image(&self.image);
+        args.image(&self.image)
     }
 
     fn answer(&self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }
+
+impl ReportsProgress for Amend {}
 
 /// `commit`.
 #[derive(Clone, Debug)]
@@ -58,8 +60,11 @@ impl Commit {
 
 impl Call<Commit> {
     /// Writes into this image of the chain, not just into the next one.
-    pub fn base(self, file: &str) -> Call<Commit> {
-        self.args(["-b", file])
+    ///
+    /// A relative text is looked for beside the image, as QEMU does; a relative path where we are.
+    pub fn base(self, file: impl Into<FileName>) -> Call<Commit> {
+        let file = file.into().absolute();
+        self.arg("-b").arg(file.as_os_str())
     }
 
     /// Leaves the overlay as it is, and does not empty it.
@@ -82,8 +87,8 @@ impl Operation for Commit {
     type Answer = Output;
     const NAME: &'static str = "commit";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
-        args.image(&self.image);
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+        args.image(&self.image)
     }
 
     fn answer(&self, output: Output) -> Result<Output, ImgError> {
@@ -91,20 +96,20 @@ impl Operation for Commit {
     }
 }
 
+impl ReportsProgress for Commit {}
+
 /// `rebase`.
 #[derive(Clone, Debug)]
 pub struct Rebase {
     image: ImageSpec,
-    backing: String,
-    format: Option<String>,
+    backing: (FileName, Option<String>),
 }
 
 impl Rebase {
-    pub(super) fn new(image: ImageSpec, backing: Option<&str>) -> Rebase {
+    pub(super) fn new(image: ImageSpec, backing: FileName) -> Rebase {
         Rebase {
             image,
-            backing: backing.unwrap_or_default().to_owned(),
-            format: None,
+            backing: (backing, None),
         }
     }
 }
@@ -112,7 +117,7 @@ impl Rebase {
 impl Call<Rebase> {
     /// The format of the new backing file.
     pub fn backing_format(self, format: &str) -> Call<Rebase> {
-        self.with(|op| op.format = Some(format.to_owned()))
+        self.with(|op| op.backing.1 = Some(format.to_owned()))
     }
 
     /// Only changes the name that the image has for its backing file; the content is not looked at.
@@ -145,16 +150,17 @@ impl Operation for Rebase {
     type Answer = Output;
     const NAME: &'static str = "rebase";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
-        args.pair("-b", &self.backing);
-        args.maybe("-F", self.format.as_ref());
-        args.image(&self.image);
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+        args.backing("-b", &self.backing, "-F");
+        args.image(&self.image)
     }
 
     fn answer(&self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }
+
+impl ReportsProgress for Rebase {}
 
 /// A size to change to, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,14 +202,15 @@ impl Operation for Resize {
     type Answer = Output;
     const NAME: &'static str = "resize";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
-        args.image(&self.image);
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+        args.image(&self.image)?;
         // A size that begins with a minus must be the last word, and is then no option.
         args.push(match self.size {
             Size::To(bytes) => bytes.to_string(),
             Size::Grow(bytes) => format!("+{bytes}"),
             Size::Shrink(bytes) => format!("-{bytes}"),
         });
+        Ok(())
     }
 
     fn answer(&self, output: Output) -> Result<Output, ImgError> {
@@ -221,11 +228,6 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(super) fn new(image: ImageSpec, action: &'static str, name: &str) -> Snapshot {
-        // Before 9.0 this subcommand has no `-f`; a format must be said in options.
-        let image = match image.known_format() {
-            Some(_) => image.into_options(),
-            None => image,
-        };
         Snapshot {
             image,
             action,
@@ -238,9 +240,10 @@ impl Operation for Snapshot {
     type Answer = Output;
     const NAME: &'static str = "snapshot";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         args.pair(self.action, &self.name);
-        args.image(&self.image);
+        // Before 9.0 this subcommand has no `-f`.
+        args.image_without_format_flag(&self.image)
     }
 
     fn answer(&self, output: Output) -> Result<Output, ImgError> {
@@ -256,7 +259,9 @@ impl Operation for Raw {
     type Answer = Output;
     const NAME: &'static str = "";
 
-    fn arguments(&self, _args: &mut Arguments<'_>) {}
+    fn arguments(&self, _args: &mut Arguments<'_>) -> Result<(), NameError> {
+        Ok(())
+    }
 
     fn answer(&self, output: Output) -> Result<Output, ImgError> {
         Ok(output)

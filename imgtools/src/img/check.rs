@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Arguments, Call, CheckReport, ImgError, Operation};
-use crate::image::ImageSpec;
+use crate::image::{ImageSpec, NameError};
 use crate::process::{Output, ProcessError};
 
 /// `check`.
@@ -119,7 +119,7 @@ impl Operation for Check {
     type Answer = CheckOutcome;
     const NAME: &'static str = "check";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         args.push("--output=json");
         match self.repair {
             None => {}
@@ -128,7 +128,7 @@ impl Operation for Check {
         }
         args.flag("-U", self.force_share);
         args.maybe("-T", self.cache.as_ref());
-        args.image(&self.image);
+        args.image(&self.image)
     }
 
     fn answer(&self, output: Output) -> Result<CheckOutcome, ImgError> {

@@ -1,7 +1,7 @@
 //! `qemu-img compare`, whose exit status alone does not tell "different" from "wrong usage".
 
-use super::{Arguments, Call, ComparePhase, ImgError, Operation};
-use crate::image::ImageSpec;
+use super::{Arguments, Call, ComparePhase, ImgError, Operation, ReportsProgress};
+use crate::image::{ImageSpec, NameError};
 use crate::process::{Output, ProcessError};
 
 /// `compare`.
@@ -52,12 +52,9 @@ impl Comparison {
 
 impl Compare {
     pub(super) fn new(a: ImageSpec, b: ImageSpec) -> Compare {
-        // `--image-opts` is about both images.
-        let both = a.is_options() || b.is_options();
-        let same = |image: ImageSpec| if both { image.into_options() } else { image };
         Compare {
-            a: same(a),
-            b: same(b),
+            a,
+            b,
             strict: false,
             force_share: false,
             source_cache: None,
@@ -86,15 +83,20 @@ impl Operation for Compare {
     type Answer = Comparison;
     const NAME: &'static str = "compare";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         args.flag("-s", self.strict);
         args.flag("-U", self.force_share);
         args.maybe("-T", self.source_cache.as_ref());
-        args.image_options(&self.a, "-f");
+        // `--image-opts` is about both images.
+        let by_options = self.a.is_options() || self.b.is_options();
+        let (a, b) = (self.a.words(by_options)?, self.b.words(by_options)?);
+        args.secrets(self.a.secrets());
         args.secrets(self.b.secrets());
-        args.maybe("-F", self.b.known_format());
-        args.push(self.a.word());
-        args.push(self.b.word());
+        args.flag("--image-opts", by_options);
+        args.maybe("-f", a.format);
+        args.maybe("-F", b.format);
+        args.operands([a.name, b.name]);
+        Ok(())
     }
 
     fn answer(&self, output: Output) -> Result<Comparison, ImgError> {
@@ -121,11 +123,14 @@ impl Operation for Compare {
     }
 }
 
+impl ReportsProgress for Compare {}
+
 const SIZE_WARNING: &str = "Warning: Image size mismatch!";
 
 /// The difference that was printed, if one was.
 fn difference(stdout: &str) -> Option<Difference> {
-    stdout.lines().find_map(|line| {
+    // A report of progress ends in a carriage return, and the next line follows it.
+    stdout.split(['\n', '\r']).find_map(|line| {
         if line == "Strict mode: Image size mismatch!" {
             return Some(Difference::Size);
         }
@@ -148,7 +153,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_difference_is_read_among_other_lines(offset: u64, before in "[a-zA-Z !]{0,20}\n") {
+        fn every_difference_is_read_among_other_lines(offset: u64, before in "[a-zA-Z !]{0,20}[\n\r]") {
             for (line, expected) in [
                 (format!("Content mismatch at offset {offset}!"), Difference::Content { offset }),
                 (

@@ -1,9 +1,10 @@
 //! The subcommands that copy an image: `convert` and `dd`.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use super::{Arguments, Call, ImgError, Operation};
-use crate::image::{ImageSpec, Options};
+use super::{Arguments, Call, ImgError, Operation, ReportsProgress};
+use crate::image::{FileName, ImageSpec, NameError, Options};
 use crate::process::Output;
 
 /// `convert`.
@@ -12,7 +13,7 @@ pub struct Convert {
     sources: Vec<ImageSpec>,
     target: ImageSpec,
     options: Options,
-    backing: Option<(OsString, Option<String>)>,
+    backing: Option<(FileName, Option<String>)>,
     snapshot: Option<String>,
     sparse: Option<String>,
     coroutines: Option<u32>,
@@ -39,7 +40,7 @@ impl Convert {
 }
 
 impl Call<Convert> {
-    /// Another source, whose content follows that of those before. All have the format of the first.
+    /// Another source, whose content follows that of those before.
     pub fn and_source(self, source: impl Into<ImageSpec>) -> Call<Convert> {
         self.with(|op| op.sources.push(source.into()))
     }
@@ -60,8 +61,8 @@ impl Call<Convert> {
     }
 
     /// The target's backing file, and its format; only what differs from it is copied.
-    pub fn backing(self, file: impl AsRef<OsStr>, format: Option<&str>) -> Call<Convert> {
-        self.with(|op| op.backing = Some((file.as_ref().to_owned(), format.map(str::to_owned))))
+    pub fn backing(self, file: impl Into<FileName>, format: Option<&str>) -> Call<Convert> {
+        self.with(|op| op.backing = Some((file.into(), format.map(str::to_owned))))
     }
 
     /// Copies an internal snapshot.
@@ -144,30 +145,24 @@ impl Operation for Convert {
     type Answer = Output;
     const NAME: &'static str = "convert";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
-        // `--image-opts` is about all sources.
-        let by_options = self.sources.iter().any(ImageSpec::is_options);
-        let sources: Vec<ImageSpec> = match by_options {
-            true => self
-                .sources
-                .iter()
-                .cloned()
-                .map(ImageSpec::into_options)
-                .collect(),
-            false => self.sources.clone(),
-        };
-        for source in &sources {
-            args.secrets(source.secrets());
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+        // `--image-opts` and `-f` are about all sources.
+        let format = self.sources.first().and_then(ImageSpec::known_format);
+        let differs = |source: &ImageSpec| source.is_options() || source.known_format() != format;
+        let by_options = self.sources.iter().any(differs);
+        let words = self.sources.iter().map(|source| source.words(by_options));
+        let sources = words.collect::<Result<Vec<_>, _>>()?;
+        let target = self.target.words(false)?;
+        for image in self.sources.iter().chain([&self.target]) {
+            args.secrets(image.secrets());
         }
         args.flag("--image-opts", by_options);
-        args.maybe("-f", sources.first().and_then(ImageSpec::known_format));
-        args.secrets(self.target.secrets());
-        args.flag("--target-image-opts", self.target.is_options());
-        args.maybe("-O", self.target.known_format());
+        args.maybe("-f", format.filter(|_| !by_options));
+        args.flag("--target-image-opts", target.by_options);
+        args.maybe("-O", target.format);
         args.options(&self.options);
-        if let Some((file, format)) = &self.backing {
-            args.pair("-B", file);
-            args.maybe("-F", format.as_ref());
+        if let Some(backing) = &self.backing {
+            args.backing("-B", backing, "-F");
         }
         args.maybe("-l", self.snapshot.as_ref());
         args.maybe("-S", self.sparse.as_ref());
@@ -175,8 +170,12 @@ impl Operation for Convert {
         args.maybe("-r", self.rate_limit);
         args.maybe("-t", self.cache.as_ref());
         args.maybe("-T", self.source_cache.as_ref());
-        sources.iter().for_each(|source| args.push(source.word()));
-        args.push(self.target.word());
+        args.operands(sources.iter().chain([&target]).map(|words| &words.name));
+        Ok(())
+    }
+
+    fn makes(&self) -> Option<&Path> {
+        self.target.local()
     }
 
     fn answer(&self, output: Output) -> Result<Output, ImgError> {
@@ -184,17 +183,19 @@ impl Operation for Convert {
     }
 }
 
+impl ReportsProgress for Convert {}
+
 /// `dd`.
 #[derive(Clone, Debug)]
 pub struct Dd {
     source: ImageSpec,
-    target: OsString,
+    target: FileName,
     format: Option<String>,
     operands: Vec<(&'static str, u64)>,
 }
 
 impl Dd {
-    pub(super) fn new(source: ImageSpec, target: OsString) -> Dd {
+    pub(super) fn new(source: ImageSpec, target: FileName) -> Dd {
         Dd {
             source,
             target,
@@ -235,19 +236,27 @@ impl Operation for Dd {
     type Answer = Output;
     const NAME: &'static str = "dd";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         let operand = |name: &str, value: &OsStr| {
             let mut word = OsString::from(format!("{name}="));
             word.push(value);
             word
         };
-        args.image_options(&self.source, "-f");
+        let source = self.source.words(false)?;
+        args.secrets(self.source.secrets());
+        args.flag("--image-opts", source.by_options);
+        args.maybe("-f", source.format);
         args.maybe("-O", self.format.as_ref());
         for (name, value) in &self.operands {
             args.push(format!("{name}={value}"));
         }
-        args.push(operand("if", self.source.word()));
-        args.push(operand("of", &self.target));
+        args.push(operand("if", &source.name));
+        args.push(operand("of", self.target.as_os_str()));
+        Ok(())
+    }
+
+    fn makes(&self) -> Option<&Path> {
+        self.target.local()
     }
 
     fn answer(&self, output: Output) -> Result<Output, ImgError> {

@@ -1,9 +1,9 @@
 //! `qemu-img create`, which knows the options under test, LUKS and backing files.
 
-use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use super::{Arguments, Call, ImgError, Operation};
-use crate::image::{Options, Secret};
+use crate::image::{FileName, NameError, Options, Secret};
 use crate::process::Output;
 
 /// The time that unlocking may take, unless the options say otherwise. QEMU's own default is two
@@ -13,11 +13,11 @@ const ITER_TIME_MS: u32 = 10;
 /// `create`.
 #[derive(Clone, Debug)]
 pub struct Create {
-    file: OsString,
+    file: FileName,
     format: Option<String>,
     size: Option<String>,
     options: Options,
-    backing: Option<(OsString, Option<String>)>,
+    backing: Option<(FileName, Option<String>)>,
     unsafe_backing: bool,
     secret: Option<Secret>,
     encrypt: bool,
@@ -25,7 +25,7 @@ pub struct Create {
 }
 
 impl Create {
-    pub(super) fn new(file: OsString) -> Create {
+    pub(super) fn new(file: FileName) -> Create {
         Create {
             file,
             format: None,
@@ -67,13 +67,13 @@ impl Call<Create> {
     }
 
     /// The backing file and its format. A relative file is looked for beside the new image.
-    pub fn backing(self, file: impl AsRef<OsStr>, format: impl Into<String>) -> Call<Create> {
-        self.with(|op| op.backing = Some((file.as_ref().to_owned(), Some(format.into()))))
+    pub fn backing(self, file: impl Into<FileName>, format: impl Into<String>) -> Call<Create> {
+        self.with(|op| op.backing = Some((file.into(), Some(format.into()))))
     }
 
     /// The backing file without its format, which current versions refuse.
-    pub fn backing_without_format(self, file: impl AsRef<OsStr>) -> Call<Create> {
-        self.with(|op| op.backing = Some((file.as_ref().to_owned(), None)))
+    pub fn backing_without_format(self, file: impl Into<FileName>) -> Call<Create> {
+        self.with(|op| op.backing = Some((file.into(), None)))
     }
 
     /// Does not look at the backing file, which need not be there then (`-u`).
@@ -101,7 +101,7 @@ impl Operation for Create {
     type Answer = Output;
     const NAME: &'static str = "create";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         let defaults = args.img.defaults.clone();
         let format = self
             .format
@@ -137,21 +137,25 @@ impl Operation for Create {
                 options = options.set(&iter_time, ITER_TIME_MS);
             }
         }
-        let options = options.append(self.options.as_str());
+        let options = options.append(self.options.as_os_str());
 
         args.secrets(secret.map(std::slice::from_ref).unwrap_or_default());
         args.secrets(&self.objects);
         args.maybe("-f", format);
         args.options(&options);
-        if let Some((file, format)) = &self.backing {
-            args.pair("-b", file);
-            args.maybe("-F", format.as_ref());
+        if let Some(backing) = &self.backing {
+            args.backing("-b", backing, "-F");
         }
         args.flag("-u", self.unsafe_backing);
-        args.push(&self.file);
+        args.operands([self.file.as_os_str()]);
         if let Some(size) = &self.size {
             args.push(size);
         }
+        Ok(())
+    }
+
+    fn makes(&self) -> Option<&Path> {
+        self.file.local()
     }
 
     fn answer(&self, output: Output) -> Result<Output, ImgError> {
@@ -170,7 +174,7 @@ mod tests {
     }
 
     fn shown(call: &Call<Create>) -> String {
-        let mut shown = call.command().command_line().to_string();
+        let mut shown = call.command().unwrap().command_line().to_string();
         for secret in call.op.secret.iter().chain(&call.op.objects) {
             shown = shown.replace(secret.path().to_str().unwrap(), "FILE");
         }
@@ -181,20 +185,23 @@ mod tests {
     fn the_options_under_test_are_for_images_of_the_format_under_test_only() {
         let img = img().image_format("qcow2", "compat=0.10", None);
         for (call, expected) in [
-            (img.create("x"), "qemu-img create -f qcow2 -o compat=0.10 x"),
+            (
+                img.create("x"),
+                "qemu-img create -f qcow2 -o compat=0.10 -- x",
+            ),
             (
                 img.create("x").format("qcow2"),
-                "qemu-img create -f qcow2 -o compat=0.10 x",
+                "qemu-img create -f qcow2 -o compat=0.10 -- x",
             ),
             (
                 img.create("x").format("raw").size(7),
-                "qemu-img create -f raw x 7",
+                "qemu-img create -f raw -- x 7",
             ),
             (
                 img.create("x")
                     .option("compat", "1.1")
                     .options("lazy_refcounts=on"),
-                "qemu-img create -f qcow2 -o compat=0.10,compat=1.1,lazy_refcounts=on x",
+                "qemu-img create -f qcow2 -o compat=0.10,compat=1.1,lazy_refcounts=on -- x",
             ),
         ] {
             assert_eq!(shown(&call), expected);
@@ -206,7 +213,7 @@ mod tests {
         let secret = Secret::new("sec0", "hunter2").unwrap();
         let call = img().create("x").format("luks").size(1).secret(&secret);
         let expected = "qemu-img create --object secret,id=sec0,file=FILE -f luks \
-                        -o key-secret=sec0,iter-time=10 x 1";
+                        -o key-secret=sec0,iter-time=10 -- x 1";
         assert_eq!(shown(&call), expected);
         let call = call.option("iter-time", 20);
         assert!(
@@ -216,7 +223,7 @@ mod tests {
         );
         let call = img().create("x").format("qcow2").encrypt(&secret);
         let expected = "qemu-img create --object secret,id=sec0,file=FILE -f qcow2 \
-             -o encrypt.format=luks,encrypt.key-secret=sec0,encrypt.iter-time=10 x";
+             -o encrypt.format=luks,encrypt.key-secret=sec0,encrypt.iter-time=10 -- x";
         assert_eq!(shown(&call), expected);
     }
 
@@ -229,14 +236,14 @@ mod tests {
         let img = img().image_format("luks", "iter-time=15", Some(&default));
         let found = shown(&img.create("x"));
         assert!(
-            found.contains(" -o iter-time=15,key-secret=def x"),
+            found.contains(" -o iter-time=15,key-secret=def -- x"),
             "{found}"
         );
         let call = img.create("x").secret(&own);
-        assert!(shown(&call).contains(" -o iter-time=15,key-secret=own x"));
+        assert!(shown(&call).contains(" -o iter-time=15,key-secret=own -- x"));
         let call = img.create("x").object(&own).option("key-secret", "own");
         assert!(
-            shown(&call).ends_with(" -o iter-time=15,key-secret=own x"),
+            shown(&call).ends_with(" -o iter-time=15,key-secret=own -- x"),
             "{}",
             shown(&call)
         );
@@ -250,11 +257,11 @@ mod tests {
             .format("qcow2")
             .backing("b", "raw")
             .unsafe_backing();
-        assert_eq!(shown(&call), "qemu-img create -f qcow2 -b b -F raw -u x");
+        assert_eq!(shown(&call), "qemu-img create -f qcow2 -b b -F raw -u -- x");
         let call = img()
             .create("x")
             .format("qcow2")
             .backing_without_format("b");
-        assert_eq!(shown(&call), "qemu-img create -f qcow2 -b b x");
+        assert_eq!(shown(&call), "qemu-img create -f qcow2 -b b -- x");
     }
 }

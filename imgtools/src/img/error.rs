@@ -3,12 +3,17 @@
 use std::fmt;
 
 use super::{CheckOutcome, MapExtent};
+use crate::image::NameError;
 use crate::process::{Output, ProcessError};
 
 /// Why a call of qemu-img has no answer. Messages show the command and the tail of its output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImgError {
+    /// An image cannot be named as this call must name it. Nothing was run.
+    #[error(transparent)]
+    Name(#[from] NameError),
+
     /// It did not run, took too long, was killed by a signal, or exited with a status that means a
     /// failure.
     #[error(transparent)]
@@ -57,6 +62,7 @@ impl ImgError {
     /// What the program printed and how it exited, if it came to its end.
     pub fn output(&self) -> Option<&Output> {
         match self {
+            ImgError::Name(_) => None,
             ImgError::Process(error) => error.output(),
             ImgError::Json { output, .. }
             | ImgError::Text(output)

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Arguments, Call, ImageInfo, ImgError, MapExtent, MeasureReport, Operation, SnapshotInfo,
 };
-use crate::image::{ImageSpec, Options};
+use crate::image::{ImageSpec, NameError, Options};
 use crate::process::Output;
 
 /// `info`.
@@ -55,9 +55,9 @@ impl Operation for Info {
     type Answer = ImageInfo;
     const NAME: &'static str = "info";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         args.push("--output=json");
-        args.image(&self.0);
+        args.image(&self.0)
     }
 
     fn answer(&self, output: Output) -> Result<ImageInfo, ImgError> {
@@ -69,10 +69,10 @@ impl Operation for BackingChain {
     type Answer = Vec<ImageInfo>;
     const NAME: &'static str = "info";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         args.push("--output=json");
         args.push("--backing-chain");
-        args.image(&self.0);
+        args.image(&self.0)
     }
 
     fn answer(&self, output: Output) -> Result<Vec<ImageInfo>, ImgError> {
@@ -84,9 +84,9 @@ impl Operation for SnapshotList {
     type Answer = Vec<SnapshotInfo>;
     const NAME: &'static str = "info";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         args.push("--output=json");
-        args.image(&self.0);
+        args.image(&self.0)
     }
 
     fn answer(&self, output: Output) -> Result<Vec<SnapshotInfo>, ImgError> {
@@ -132,11 +132,11 @@ impl Operation for Map {
     type Answer = Vec<MapExtent>;
     const NAME: &'static str = "map";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         args.push("--output=json");
         args.maybe("--start-offset", self.start);
         args.maybe("--max-length", self.length);
-        args.image(&self.image);
+        args.image(&self.image)
     }
 
     fn answer(&self, output: Output) -> Result<Vec<MapExtent>, ImgError> {
@@ -209,15 +209,16 @@ impl Operation for Measure {
     type Answer = MeasureReport;
     const NAME: &'static str = "measure";
 
-    fn arguments(&self, args: &mut Arguments<'_>) {
+    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
         args.push("--output=json");
         args.maybe("-O", self.format.as_ref());
         args.options(&self.options);
         args.maybe("-l", self.snapshot.as_ref());
         match &self.of {
-            MeasureOf::Image(image) => args.image(image),
+            MeasureOf::Image(image) => args.image(image)?,
             MeasureOf::Size(bytes) => args.pair("--size", bytes.to_string()),
         }
+        Ok(())
     }
 
     fn answer(&self, output: Output) -> Result<MeasureReport, ImgError> {

@@ -31,10 +31,11 @@ mod error;
 mod inspect;
 mod json;
 mod qemu_img;
+mod running;
 
 pub use bench::{Bench, BenchResult};
 pub use bitmap::{Bitmap, BitmapAction};
-pub use call::{Arguments, Call, Operation};
+pub use call::{Arguments, Call, Operation, Progress, ReportsProgress};
 pub use change::{Amend, Commit, Raw, Rebase, Resize, Size, Snapshot};
 pub use check::{Check, CheckOutcome, CheckVerdict, Repair};
 pub use compare::{Compare, Comparison, Difference};
@@ -48,3 +49,4 @@ pub use json::{
     VmdkInfo,
 };
 pub use qemu_img::QemuImg;
+pub use running::Running;

@@ -5,17 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::image::{ImageSpec, Options, Secret};
+use crate::image::{FileName, ImageSpec, Options, Secret};
 use crate::tools::Tool;
-
-/// How long a call may take unless something else is said. A budget against hangs, not a measure.
-const DEADLINE: Duration = Duration::from_secs(300);
 
 /// qemu-img, with the defaults for all its calls. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct QemuImg {
     pub(super) tool: Arc<Tool>,
-    pub(super) deadline: Duration,
+    pub(super) deadline: Option<Duration>,
     pub(super) defaults: Option<Arc<Defaults>>,
 }
 
@@ -32,14 +29,14 @@ impl QemuImg {
     pub fn new(tool: Tool) -> QemuImg {
         QemuImg {
             tool: Arc::new(tool),
-            deadline: DEADLINE,
+            deadline: None,
             defaults: None,
         }
     }
 
-    /// The time that each call has (default: five minutes).
+    /// The time that each call has (default: all the time); see [`Call`] for what one leaves that is cut.
     pub fn deadline(mut self, deadline: Duration) -> QemuImg {
-        self.deadline = deadline;
+        self.deadline = Some(deadline);
         self
     }
 
@@ -58,6 +55,14 @@ impl QemuImg {
             secret,
         }));
         self
+    }
+
+    /// The same without a format under test.
+    pub(crate) fn without_image_format(&self) -> QemuImg {
+        QemuImg {
+            defaults: None,
+            ..self.clone()
+        }
     }
 
     /// The program.
@@ -105,13 +110,13 @@ impl QemuImg {
     }
 
     /// `create`: makes a new image of the format that is given, else of the one under test, else raw.
-    pub fn create(&self, file: impl AsRef<OsStr>) -> Call<Create> {
-        Call::new(self, Create::new(file.as_ref().to_owned()))
+    pub fn create(&self, file: impl Into<FileName>) -> Call<Create> {
+        Call::new(self, Create::new(file.into()))
     }
 
     /// `dd`: copies blocks of an image into a new one.
-    pub fn dd(&self, source: impl Into<ImageSpec>, target: impl AsRef<OsStr>) -> Call<Dd> {
-        Call::new(self, Dd::new(source.into(), target.as_ref().to_owned()))
+    pub fn dd(&self, source: impl Into<ImageSpec>, target: impl Into<FileName>) -> Call<Dd> {
+        Call::new(self, Dd::new(source.into(), target.into()))
     }
 
     /// `info`: what an image says of itself.
@@ -139,9 +144,14 @@ impl QemuImg {
         Call::new(self, Measure::size(bytes))
     }
 
-    /// `rebase`: gives an overlay another backing file. `None` means that it has none after that.
-    pub fn rebase(&self, image: impl Into<ImageSpec>, backing: Option<&str>) -> Call<Rebase> {
-        Call::new(self, Rebase::new(image.into(), backing))
+    /// `rebase`: gives an overlay another backing file. The empty text `""` means that it has none
+    /// after that. A relative file is looked for beside the image, and stands in it as it is.
+    pub fn rebase(
+        &self,
+        image: impl Into<ImageSpec>,
+        backing: impl Into<FileName>,
+    ) -> Call<Rebase> {
+        Call::new(self, Rebase::new(image.into(), backing.into()))
     }
 
     /// `resize`: changes the size of an image.

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use super::{LineError, Reply};
+use crate::image::NameError;
 use crate::process::{Output, ProcessError};
 
 /// Why something done with qemu-io failed. Messages show the command and the tail of the output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IoError {
+    /// The image cannot be named as qemu-io must be given it. Nothing was run.
+    #[error(transparent)]
+    Name(#[from] NameError),
+
     /// It did not run, took too long, was killed by a signal, or exited with a status that means a
     /// failure.
     #[error(transparent)]
@@ -62,7 +67,9 @@ impl IoError {
             IoError::Process(error) => error.output(),
             IoError::Commands { output, .. } | IoError::Start(output) => Some(output),
             IoError::Died { output, .. } => Some(output),
-            IoError::Reply(_) | IoError::Line(_) | IoError::Deadline { .. } => None,
+            IoError::Name(_) | IoError::Reply(_) | IoError::Line(_) | IoError::Deadline { .. } => {
+                None
+            }
         }
     }
 }

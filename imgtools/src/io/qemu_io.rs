@@ -6,13 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{IoCommand, IoError, Session, failures};
-use crate::image::{ImageSpec, add_secret};
-use crate::process::{Command, Output};
+use crate::image::{ImageSpec, NameError, add_secret};
+use crate::process::{Command, Output, block_on};
 use crate::tools::Tool;
-
-/// How long a command list, or one command of a session, may take unless something else is said. A
-/// budget against hangs, not a measure.
-const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What qemu-io is given where a call says nothing else: the dimensions of a test run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +47,7 @@ impl IoDefaults {
 pub struct QemuIo {
     tool: Arc<Tool>,
     defaults: Arc<IoDefaults>,
-    deadline: Duration,
+    deadline: Option<Duration>,
 }
 
 impl QemuIo {
@@ -60,7 +56,7 @@ impl QemuIo {
         QemuIo {
             tool: Arc::new(tool),
             defaults: Arc::default(),
-            deadline: DEADLINE,
+            deadline: None,
         }
     }
 
@@ -70,9 +66,10 @@ impl QemuIo {
         self
     }
 
-    /// The time that each command list, and each command of a session, has (default: two minutes).
+    /// The time that each command list, and each command of a session, has (default: all
+    /// the time).
     pub fn deadline(mut self, deadline: Duration) -> QemuIo {
-        self.deadline = deadline;
+        self.deadline = Some(deadline);
         self
     }
 
@@ -105,7 +102,7 @@ pub struct Open {
     aio: Option<String>,
     misalign: bool,
     commands: Vec<IoCommand>,
-    deadline: Duration,
+    deadline: Option<Duration>,
 }
 
 impl Open {
@@ -178,11 +175,11 @@ impl Open {
 
     /// The time that the command list, or each command of the session, has.
     pub fn deadline(mut self, deadline: Duration) -> Open {
-        self.deadline = deadline;
+        self.deadline = Some(deadline);
         self
     }
 
-    pub(super) fn time_for_a_command(&self) -> Duration {
+    pub(super) fn time_for_a_command(&self) -> Option<Duration> {
         self.deadline
     }
 
@@ -195,16 +192,16 @@ impl Open {
     }
 
     /// The process as it would be run, with neither deadline nor input.
-    pub fn process(&self) -> Command {
+    pub fn process(&self) -> Result<Command, NameError> {
         self.process_with(&self.commands)
     }
 
     /// The process of a session: with commands on its command line it would end after them.
-    pub(super) fn interactive(&self) -> Command {
+    pub(super) fn interactive(&self) -> Result<Command, NameError> {
         self.process_with(&[])
     }
 
-    fn process_with(&self, commands: &[IoCommand]) -> Command {
+    fn process_with(&self, commands: &[IoCommand]) -> Result<Command, NameError> {
         let mut command = self.tool.command();
         for (flag, value) in [("--cache", &self.cache), ("--aio", &self.aio)] {
             if let Some(value) = value {
@@ -215,22 +212,25 @@ impl Open {
             command = command.arg("--misalign");
         }
         command = command.args(&self.flags);
-        if let Some(image) = &self.image {
-            command = image.secrets().iter().fold(command, add_secret);
-            if image.is_options() {
+        let image = self.image.as_ref();
+        let words = image.map(|image| image.words(false)).transpose()?;
+        let secrets = image.into_iter().flat_map(ImageSpec::secrets);
+        command = secrets.fold(command, add_secret);
+        if let Some(words) = &words {
+            if words.by_options {
                 command = command.arg("--image-opts");
             }
-            if let Some(format) = image.known_format() {
+            if let Some(format) = words.format {
                 command = command.args(["-f", format]);
             }
         }
         for io in commands {
             command = command.arg("-c").arg(io.to_string());
         }
-        match &self.image {
-            Some(image) => command.arg(image.word()),
+        Ok(match &words {
+            Some(words) => command.arg("--").arg(&words.name),
             None => command,
-        }
+        })
     }
 
     /// Runs the commands. An exit status that is not 0 is an error, and so is any line that reports
@@ -241,21 +241,21 @@ impl Open {
 
     /// [`Open::run`] outside of async code.
     pub fn run_blocking(&self) -> Result<Output, IoError> {
-        verified(self.output_blocking()?)
+        block_on(self.run())
     }
 
     /// Runs the commands, and gives what came out whatever the exit status. A signal is an error.
     pub async fn output(&self) -> Result<Output, IoError> {
-        Ok(self.limited().run().await?.check_code(|_| true)?)
+        let mut process = self.process()?;
+        if let Some(deadline) = self.deadline {
+            process = process.deadline(deadline);
+        }
+        Ok(process.run().await?.check_code(|_| true)?)
     }
 
     /// [`Open::output`] outside of async code.
     pub fn output_blocking(&self) -> Result<Output, IoError> {
-        Ok(self.limited().run_blocking()?.check_code(|_| true)?)
-    }
-
-    fn limited(&self) -> Command {
-        self.process().deadline(self.deadline)
+        block_on(self.output())
     }
 
     /// Starts a session, and runs the commands that were added; each must succeed.
@@ -265,7 +265,7 @@ impl Open {
 
     /// [`Open::session`] outside of async code.
     pub fn session_blocking(&self) -> Result<Session, IoError> {
-        Session::start_blocking(self)
+        block_on(self.session())
     }
 }
 
@@ -300,7 +300,7 @@ mod tests {
     }
 
     fn shown(open: &Open) -> String {
-        open.process().command_line().to_string()
+        open.process().unwrap().command_line().to_string()
     }
 
     /// H05: the format is that of the call or of the environment, never both.
@@ -308,22 +308,22 @@ mod tests {
     fn h05_the_format_is_that_of_the_call_else_the_default_and_never_both() {
         let plain = QemuIo::new(Tool::new(ToolKind::Io, "qemu-io"));
         for (open, expected) in [
-            (plain.open("x"), "qemu-io x"),
+            (plain.open("x"), "qemu-io -- x"),
             (
                 plain.open(ImageSpec::file("x").format("raw")),
-                "qemu-io -f raw x",
+                "qemu-io -f raw -- x",
             ),
             (
                 io().open("x"),
-                "qemu-io --cache none --aio native --misalign -f qcow2 x",
+                "qemu-io --cache none --aio native --misalign -f qcow2 -- x",
             ),
             (
                 io().open(ImageSpec::file("x").format("raw")),
-                "qemu-io --cache none --aio native --misalign -f raw x",
+                "qemu-io --cache none --aio native --misalign -f raw -- x",
             ),
             (
                 io().open(ImageSpec::options("driver=raw").format("qed")),
-                "qemu-io --cache none --aio native --misalign --image-opts driver=raw",
+                "qemu-io --cache none --aio native --misalign --image-opts -- driver=raw",
             ),
             (
                 io().open_nothing(),
@@ -335,7 +335,7 @@ mod tests {
                     .aio("threads")
                     .read_only()
                     .command("map"),
-                "qemu-io --cache unsafe --aio threads --misalign -r -f qcow2 -c map x",
+                "qemu-io --cache unsafe --aio threads --misalign -r -f qcow2 -c map -- x",
             ),
         ] {
             assert_eq!(shown(&open), expected);
@@ -351,7 +351,7 @@ mod tests {
                 ..IoDefaults::default()
             })
             .open(ImageSpec::luks("a,b", &secret));
-        let expected = "qemu-io --object secret,id=sec0,file=FILE --image-opts \
+        let expected = "qemu-io --object secret,id=sec0,file=FILE --image-opts -- \
                         driver=luks,key-secret=sec0,file.filename=a,,b";
         assert_eq!(
             shown(&open).replace(secret.path().to_str().unwrap(), "FILE"),

@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{IoCommand, IoError, Mismatch, Open, Transfer, failures, mismatches, transfers};
-use crate::process::{Child, CommandLine, Output, ProcessError, Stream, View};
+use crate::image::NameError;
+use crate::process::{Child, Command, CommandLine, Output, ProcessError, Stream, View, block_on};
 
 /// What a command of a session printed.
 #[derive(Clone)]
@@ -99,7 +100,7 @@ pub struct Session {
     child: Child,
     command: Arc<CommandLine>,
     prompt: Vec<u8>,
-    deadline: Duration,
+    deadline: Option<Duration>,
     /// How far the output has been read.
     stdout: u64,
     stderr: u64,
@@ -127,7 +128,7 @@ enum Found {
 
 impl Session {
     pub(super) async fn start(open: &Open) -> Result<Session, IoError> {
-        let child = starting(open).spawn_async().await?;
+        let child = starting(open)?.spawn_async().await?;
         match child.until(first_prompt(open)).await {
             Some(found) => {
                 let mut session = Session::new(child, found, open.time_for_a_command());
@@ -140,21 +141,11 @@ impl Session {
         }
     }
 
-    pub(super) fn start_blocking(open: &Open) -> Result<Session, IoError> {
-        let child = starting(open).spawn()?;
-        match child.until_blocking(first_prompt(open)) {
-            Some(found) => {
-                let mut session = Session::new(child, found, open.time_for_a_command());
-                for command in open.first_commands() {
-                    session.run_blocking(command)?.check()?;
-                }
-                Ok(session)
-            }
-            None => Err(not_started(child.wait_blocking())),
-        }
-    }
-
-    fn new(child: Child, (prompt, stdout, stderr): FirstPrompt, deadline: Duration) -> Session {
+    fn new(
+        child: Child,
+        (prompt, stdout, stderr): FirstPrompt,
+        deadline: Option<Duration>,
+    ) -> Session {
         child.set_deadline(None);
         Session {
             command: Arc::new(child.command().clone()),
@@ -180,7 +171,7 @@ impl Session {
 
     /// The time that each command has from now on.
     pub fn set_deadline(&mut self, deadline: Duration) {
-        self.deadline = deadline;
+        self.deadline = Some(deadline);
     }
 
     /// Runs a command, and gives what it printed. Whether it succeeded is for [`Reply::check`] to
@@ -210,23 +201,7 @@ impl Session {
 
     /// [`Session::run`] outside of async code.
     pub fn run_blocking(&mut self, command: impl Into<IoCommand>) -> Result<Reply, IoError> {
-        let command = command.into();
-        let line = command.line()?;
-        if self.awaited != Awaited::Nothing && self.printed_blocking().is_none() {
-            let ended = self.child.wait_blocking();
-            // It is the one that was given up before which has met this end.
-            let asked = self.asked.take();
-            let reply = asked.unwrap_or_else(|| self.reply(&command, line));
-            return Err(self.died(reply, ended));
-        }
-        let reply = self.ask(&command, line);
-        match self.printed_blocking() {
-            Some(printed) => Ok(reply.with(printed)),
-            None => {
-                let ended = self.child.wait_blocking();
-                Err(self.died(reply, ended))
-            }
-        }
+        block_on(self.run(command))
     }
 
     /// Waits for all aio requests. The reply has what they printed, whichever command started them,
@@ -244,13 +219,12 @@ impl Session {
 
     /// [`Session::quit`] outside of async code.
     pub fn quit_blocking(self) -> Result<Output, IoError> {
-        self.end();
-        Ok(self.child.wait_blocking()?.check_code(|_| true)?)
+        block_on(self.quit())
     }
 
     /// `q` and the end of the input; then the deadline, SIGTERM, SIGKILL.
     fn end(&self) {
-        self.child.set_deadline(Some(self.deadline));
+        self.child.set_deadline(self.deadline);
         self.child.write("q\n");
         self.child.close_stdin();
     }
@@ -266,7 +240,7 @@ impl Session {
     }
 
     fn ask(&mut self, command: &IoCommand, line: String) -> Reply {
-        self.child.set_deadline(Some(self.deadline));
+        self.child.set_deadline(self.deadline);
         // If nobody reads it any longer, waiting for the prompt will tell.
         self.child.write(format!("{line}\n"));
         self.awaited = Awaited::Prompt;
@@ -279,16 +253,6 @@ impl Session {
     async fn printed(&mut self) -> Option<Printed> {
         loop {
             let found = self.child.until(|view| self.look(view)).await?;
-            if let Some(printed) = self.found(found) {
-                return Some(printed);
-            }
-        }
-    }
-
-    /// [`Session::printed`] outside of async code.
-    fn printed_blocking(&mut self) -> Option<Printed> {
-        loop {
-            let found = self.child.until_blocking(|view| self.look(view))?;
             if let Some(printed) = self.found(found) {
                 return Some(printed);
             }
@@ -353,10 +317,12 @@ struct Printed {
     ends: (u64, u64),
 }
 
-fn starting(open: &Open) -> crate::process::Command {
-    open.interactive()
-        .stdin_piped()
-        .deadline(open.time_for_a_command())
+fn starting(open: &Open) -> Result<Command, NameError> {
+    let command = open.interactive()?.stdin_piped();
+    Ok(match open.time_for_a_command() {
+        Some(deadline) => command.deadline(deadline),
+        None => command,
+    })
 }
 
 /// The prompt, and the positions after it.

@@ -185,6 +185,11 @@ impl Command {
         self
     }
 
+    /// The time that [`Command::deadline`] has given it.
+    pub fn time(&self) -> Option<Duration> {
+        self.deadline
+    }
+
     /// The time between SIGTERM and SIGKILL (default: [`DEFAULT_GRACE`]).
     pub fn grace(mut self, grace: Duration) -> Command {
         self.grace = grace;

@@ -20,6 +20,7 @@
 //! # Ok::<(), imgtools::process::ProcessError>(())
 //! ```
 
+mod block_on;
 mod capture;
 mod child;
 mod command;
@@ -33,6 +34,7 @@ mod output;
 mod shared;
 mod status;
 
+pub(crate) use block_on::block_on;
 pub use capture::{Captured, Stream};
 pub use child::{Child, View};
 pub use command::{Command, DEFAULT_CAP, DEFAULT_GRACE};

@@ -86,7 +86,9 @@ impl Output {
             }
         };
         for line in shown.lines() {
-            let _ = write!(tail, "\n  | {line}");
+            // As a terminal shows it: a report of progress is overwritten by what follows.
+            let line = line.trim_end_matches('\r').rsplit('\r').next();
+            let _ = write!(tail, "\n  | {}", line.unwrap_or_default());
         }
         tail
     }

@@ -412,7 +412,7 @@ fn all_other_subcommands_exit_with_0_or_1() {
         cell!(commit, top);
         cell!(convert, good, &copy);
         cell!(dd, good, &copy);
-        cell!(rebase, top, None);
+        cell!(rebase, top, "");
         cell!(resize, good, Size::Grow(MIB));
         cell!(snapshot_create, good, "s");
         cell!(snapshot_apply, good, "s");

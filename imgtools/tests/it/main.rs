@@ -1,9 +1,12 @@
 //! The crate from the outside: real processes, real tools.
 
+mod cut;
 mod documents;
 mod exit_codes;
+mod names;
 mod probe;
 mod process;
+mod progress;
 mod qcow2;
 mod secrets;
 mod session;

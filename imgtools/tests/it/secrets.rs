@@ -78,7 +78,7 @@ fn a_secret_appears_in_no_log_no_error_and_no_command_line() {
         .format("luks")
         .size(1 << 20)
         .secret(&secret);
-    texts.push(format!("{create:?} {:?}", create.command()));
+    texts.push(format!("{create:?} {:?}", create.command().unwrap()));
     texts.push(format!("{:?}", create_luks(&create)));
     let image = ImageSpec::luks(&path, &secret);
     let session = io.open(&image);

@@ -414,7 +414,7 @@ fn h04_a_session_that_does_not_start_reports_everything() {
             "{message}"
         );
         assert!(
-            message.contains(&format!(" -f raw {image}` exited with status 1\n  | ")),
+            message.contains(&format!(" -f raw -- {image}` exited with status 1\n  | ")),
             "{message}"
         );
         assert!(message.contains("No such file or directory"), "{message}");

@@ -91,7 +91,7 @@ fn ask_host(tool: &Tool) -> Result<(machine::probe::Capabilities, Value), String
 }
 
 fn ask_img(tool: &Tool, capabilities: &mut Capabilities) {
-    let img = QemuImg::new(tool.clone());
+    let img = QemuImg::new(tool.clone()).deadline(DEADLINE);
     match probe::formats_blocking(&img) {
         Ok(formats) if formats.is_empty() => {
             let help = tool.command().arg("--help").deadline(DEADLINE);
@@ -132,11 +132,11 @@ fn ask_features(set: &ToolSet, capabilities: &mut Capabilities) {
     let img = set
         .tools
         .get(&ToolKind::Img)
-        .map(|tool| QemuImg::new(tool.clone()));
+        .map(|tool| QemuImg::new(tool.clone()).deadline(DEADLINE));
     let io = set
         .tools
         .get(&ToolKind::Io)
-        .map(|tool| QemuIo::new(tool.clone()));
+        .map(|tool| QemuIo::new(tool.clone()).deadline(DEADLINE));
     let no = |why: &str| Ok(Support::No(why.to_owned()));
     for feature in Feature::ALL {
         let tried = match (feature, &img, &io) {
