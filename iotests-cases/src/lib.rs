@@ -7,7 +7,6 @@
 mod bitmaps;
 mod block_jobs;
 mod crypto;
-mod fixtures;
 mod goldens;
 mod image_create;
 mod migration;

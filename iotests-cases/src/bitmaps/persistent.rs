@@ -6,9 +6,6 @@ use std::ops::Range;
 use iotests_core::author::MachineBuilder;
 use iotests_core::prelude::*;
 
-use crate::fixtures::bytes::FileBytes;
-use crate::fixtures::effect::assert_read_only;
-
 /// Regions that are not all aligned to the bitmap's granularity, which is [`GRANULARITY`].
 const FIRST: [Range<u64>; 2] = [0xf_ff00..0x10_ff00, 0x20_0000..0x30_0000];
 const SECOND: [Range<u64>; 2] = [0x1000_0000..0x1002_0000, 0x3fff_0000..0x4000_0000];
@@ -29,7 +26,7 @@ async fn survives_restarts(t: &mut Test) -> CaseResult {
     assert_stored(&disk).await?;
 
     t.step("a read-only machine");
-    let stored = FileBytes::of(&disk)?;
+    let stored = disk.file_bytes()?;
     let vm = read_only(t, &disk).launch().await?;
     assert_recorded(&vm, &first, &[&FIRST], false).await?;
     // A bitmap that is lost is complained about.
@@ -148,7 +145,7 @@ async fn is_stored_when_its_node_becomes_read_only(t: &mut Test) -> CaseResult {
     vm.cmd("blockdev-reopen", json!({"options": [node]}))
         .await?;
     assert_flags(t, &disk, json!({"bitmap0": ["auto"]})).await?;
-    assert_read_only(&vm, &[("disk", true)]).await?;
+    vm.assert_read_only(&[("disk", true)]).await?;
     let clear = vm.cmd("block-dirty-bitmap-clear", &bitmap);
     clear.expect_error("readonly").await?;
     json!(vm.bitmap_sha256("disk", "bitmap0").await?).assert("", sha256.as_str())?;
@@ -311,7 +308,7 @@ async fn assert_recorded(
     let bitmaps = vm.node("disk").await?;
     bitmaps.assert_absent("dirty-bitmaps[0]/inconsistent")?;
     bitmaps.assert_absent("dirty-bitmaps[1]")?;
-    assert_read_only(vm, &[("disk", !writable)]).await?;
+    vm.assert_read_only(&[("disk", !writable)]).await?;
     json!(vm.bitmap_sha256(drive(vm), "bitmap0").await?).assert("", sha256)
 }
 

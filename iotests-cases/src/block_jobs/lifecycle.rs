@@ -2,8 +2,6 @@
 
 use iotests_core::prelude::*;
 
-use crate::fixtures::effect::State;
-
 /// At this speed the whole size takes longer than the case may, so the job stays in its middle until
 /// it is told to hurry.
 const SPEED: u64 = 128 * KIB;
@@ -111,7 +109,7 @@ async fn passes_through_its_states(t: &mut Test, kind: &Kind) -> CaseResult {
     let source = source.create().await?;
     let copy = t.image("copy").size(SIZE).reserve().await?;
     let vm = t.host().blockdev(source.node()).launch().await?;
-    let before = State::of(&vm).await?;
+    let before = vm.state().await?;
 
     t.step("start");
     let is_mirror = kind.is_mirror();
@@ -165,7 +163,7 @@ async fn passes_through_its_states(t: &mut Test, kind: &Kind) -> CaseResult {
     vm.assert_no_jobs().await?;
     assert_states(&vm, is_mirror)?;
     assert_events(&vm, kind)?;
-    before.assert_same(&vm).await?;
+    vm.assert_unchanged_since(&before).await?;
     vm.shutdown().await?;
     copy.assert_same_as(&source).await?;
     copy.assert_clean().await?;

@@ -6,8 +6,6 @@ use imgtools::qcow2;
 use iotests_core::author::{ImageBuilder, KEY, KEY_ID, NO_CPU_TIME, Run};
 use iotests_core::prelude::*;
 
-use crate::fixtures::bytes::FileBytes;
-
 /// Key 0 is the one that the image was made with.
 const KEYS: usize = 6;
 const SLOTS: usize = 8;
@@ -101,7 +99,7 @@ impl<'t> Disk<'t> {
 
     /// A change that is refused, and changes nothing.
     async fn refuse(&self, change: Value, error: &str) -> CaseResult {
-        let content = FileBytes::of(&self.image)?;
+        let content = self.image.file_bytes()?;
         self.change(change, false).expect_error(error).await?;
         self.vm.assert_no_jobs().await?;
         content.assert_unchanged()

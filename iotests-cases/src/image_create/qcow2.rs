@@ -8,9 +8,6 @@ use imgtools::qcow2::{self, Extension};
 use iotests_core::author::{KEY_ID, NO_CPU_TIME};
 use iotests_core::prelude::*;
 
-use crate::fixtures::bytes::FileBytes;
-use crate::fixtures::effect::State;
-
 /// An image to be made, and what it has to be then.
 struct Made {
     size: u64,
@@ -571,24 +568,24 @@ const fn late(name: &'static str, options: fn() -> Value, error: &'static str) -
 async fn refused(t: &mut Test, refused: &Refused) -> CaseResult {
     let image = t.image("t.qcow2").size(64 * MIB).reserve().await?;
     std::fs::write(image.file(), vec![0xa5; 64 * KIB as usize])?;
-    let content = FileBytes::of(&image)?;
+    let content = image.file_bytes()?;
     let file = json!({"driver": "file", "filename": image, "node-name": "node0"});
     let vm = t.host().blockdev(file).launch().await?;
-    let before = State::of(&vm).await?;
+    let before = vm.state().await?;
 
     let usual = json!({"driver": "qcow2", "file": "node0", "size": 64 * MIB});
     let create = vm.blockdev_create(with(&usual, (refused.options)()));
     create.expect_error(refused.error).await?;
     vm.assert_no_jobs().await?;
     if refused.too_late {
-        before.assert_same_graph(&vm).await?;
+        vm.assert_same_graph_as(&before).await?;
     } else {
-        before.assert_same(&vm).await?;
+        vm.assert_unchanged_since(&before).await?;
         content.assert_unchanged()?;
     }
 
     vm.blockdev_create(usual).await?;
-    before.assert_same_graph(&vm).await?;
+    vm.assert_same_graph_as(&before).await?;
     vm.shutdown().await?;
     let info = image.info().await?;
     info.assert("virtual-size", 64 * MIB)?;

@@ -3,8 +3,6 @@
 
 use iotests_core::prelude::*;
 
-use crate::fixtures::effect::{assert_no_jobs, assert_nodes_gone, assert_read_only};
-
 /// After a migration to a file the disk can be put on a snapshot; the guest goes on with that, and
 /// what it writes can be committed.
 #[case(upstream = "280", formats = [QCOW2], groups = [RW, MIGRATION, QUICK], needs = [Platform("linux"), AnyOf(&[Device("virtio-blk-pci"), Device("virtio-blk-ccw")])], unsupported_imgopts = ["cluster_size"], host = Host::System, guest = Guest::RunningIdle)]
@@ -70,7 +68,8 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     vm.cmd("cont", ()).await?;
     vm.event("RESUME").await?;
     vm.wait_run_state("running").await?;
-    assert_read_only(&vm, &[("top", false), ("base", true)]).await?;
+    vm.assert_read_only(&[("top", false), ("base", true)])
+        .await?;
     let other = t.qemu_io(["-f", t.format().name(), "-c", "quit", base.filename()]);
     other.expect_error("Failed to get").await?;
     vm.write(disk(), 0x22, 4 * KIB..8 * KIB).await?;
@@ -85,7 +84,7 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
         let event = vm.event(name).await?;
         event.assert("data", done.clone()).context(name)?;
     }
-    assert_no_jobs(&vm).await?;
+    vm.assert_no_jobs().await?;
     let drives = vm.cmd("query-block", ()).await?;
     drives.find(&json!({"inserted": {"node-name": "base", "ro": false}}))?;
     vm.write(disk(), 0x33, 16 * KIB..20 * KIB).await?;
@@ -93,7 +92,7 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     let by_another = 3 * MIB..3 * MIB + 4 * KIB;
     vm.assert_pattern(disk(), 0x55, by_another.clone()).await?;
     vm.cmd("blockdev-del", json!({"node-name": "top"})).await?;
-    assert_nodes_gone(&vm, &["top"]).await?;
+    vm.assert_no_nodes(&["top"]).await?;
     vm.shutdown().await?;
 
     t.step("look at the files");

@@ -5,8 +5,6 @@ use iotests_core::prelude::*;
 use nbd::client::{RequestChecks, RequestError};
 use nbd::proto::{Errno, TransmissionFlags as Flags};
 
-use crate::fixtures::effect::{State, assert_nodes_gone};
-
 /// How an export is removed: the argument `mode`, if there is one.
 type Mode = Option<&'static str>;
 
@@ -25,7 +23,7 @@ impl<'t> Exported<'t> {
         let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
         let vm = t.host().drive(&disk).launch().await?;
         let server = vm.start_nbd_server().await?;
-        let before = State::of(&vm).await?;
+        let before = vm.state().await?;
         let exported = Exported {
             t,
             vm,
@@ -133,7 +131,7 @@ impl<'t> Exported<'t> {
         for name in ["exp", "other"] {
             self.vm.remove_export(name).await?;
         }
-        self.before.assert_same(&self.vm).await?;
+        self.vm.assert_unchanged_since(&self.before).await?;
         self.vm.shutdown().await?;
         self.disk.assert_fill(0x11).await
     }
@@ -309,7 +307,7 @@ async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
         let deleted = Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
         vm.event(deleted).await?;
     }
-    exported.before.assert_same(vm).await?;
+    vm.assert_unchanged_since(&exported.before).await?;
     client
         .expect_error("read 0 512", "read failed: Input/output error")
         .await?;
@@ -339,7 +337,7 @@ async fn an_export_goes_with_its_drive(t: &mut Test) -> CaseResult {
         exported.vm.event("BLOCK_EXPORT_DELETED").await?;
     }
     exported.assert_exports(&[]).await?;
-    assert_nodes_gone(&exported.vm, &["disk"]).await?;
+    exported.vm.assert_no_nodes(&["disk"]).await?;
     client
         .expect_error("read 0 512", "read failed: Input/output error")
         .await?;

@@ -3,8 +3,6 @@
 use imgtools::qcow2;
 use iotests_core::prelude::*;
 
-use crate::fixtures::bytes::FileBytes;
-
 /// What an image is like before it is made smaller.
 struct Shrink {
     /// Cluster size and refcount width of a qcow2 image.
@@ -195,7 +193,7 @@ async fn is_refused(t: &mut Test, refusal: &Refusal) -> CaseResult {
         t.qemu_img(["snapshot", "-c", "snapshot", image.filename()])
             .await?;
     }
-    let before = FileBytes::of(&image)?;
+    let before = image.file_bytes()?;
     let resize = t.qemu_img(["resize", "-q", "-f", t.format().name()]);
     let resize = resize.args(refusal.arguments);
     let resize = resize.args([image.filename(), "512k"]);

@@ -6,10 +6,6 @@ use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size, UNSUPPORTED, commit_drive};
 use super::refused::{MID_TO_MID, REVERSED, Refusal, UNKNOWN_BASE, UNKNOWN_DEVICE, UNKNOWN_TOP};
-use crate::fixtures::content::Content;
-use crate::fixtures::effect::{
-    assert_backing, assert_no_jobs, assert_read_only, assert_refused, node_and_layers,
-};
 
 /// A chain in three folders, each overlay naming its backing file from its own folder.
 async fn relative_chain(t: &Test) -> CaseResult<Chain> {
@@ -50,7 +46,7 @@ async fn launch(t: &Test, chain: &Chain) -> CaseResult<Machine> {
 /// The files of the chain below a node are these, by whatever names.
 async fn assert_files(vm: &Machine, images: &[&Image]) -> CaseResult {
     let mut files = Vec::new();
-    let node = node_and_layers(vm, "top").await?;
+    let node = vm.node_and_layers("top").await?;
     let mut layer = &node["image"];
     while let Some(name) = layer["filename"].as_str() {
         files.push(resolved(name)?);
@@ -87,23 +83,17 @@ async fn may_be_relative(t: &mut Test, from: &Layer) -> CaseResult {
         job.set("top", RELATIVE[1]).start().await?.wait().await?;
         assert_files(&vm, &[&chain.top, &chain.base]).await?;
     }
-    assert_no_jobs(&vm).await?;
-    all.assert_read(&vm, "top").await?;
+    vm.assert_no_jobs().await?;
+    vm.storage("top").assert_reads(&all).await?;
     vm.shutdown().await?;
 
     chain
-        .merged(*from, Layer::Base)
-        .assert_alone_in(&chain.base)
+        .base
+        .assert_layer(chain.merged(*from, Layer::Base))
         .await?;
-    chain
-        .content(Layer::Mid)
-        .assert_alone_in(&chain.mid)
-        .await?;
-    chain
-        .content(Layer::Top)
-        .assert_alone_in(&chain.top)
-        .await?;
-    all.assert_in(&chain.top).await?;
+    chain.mid.assert_layer(chain.content(Layer::Mid)).await?;
+    chain.top.assert_layer(chain.content(Layer::Top)).await?;
+    chain.top.assert_reads(all).await?;
     let info = chain.top.info().await?;
     if *from == Layer::Top {
         return info.assert("backing-filename", RELATIVE[1]);
@@ -131,7 +121,7 @@ async fn are_refused_by_relative_names(t: &mut Test, refusal: &Refusal) -> CaseR
     let chain = relative_chain(t).await?;
     let vm = launch(t, &chain).await?;
     let names = [RELATIVE[0], RELATIVE[1], chain.top.filename()];
-    refusal.assert(&vm, vm.commit("top"), names).await?;
+    refusal.assert(vm.commit("top"), names).await?;
     assert_files(&vm, &[&chain.top, &chain.mid, &chain.base]).await?;
     vm.shutdown().await?;
     chain.assert_files_unchanged()
@@ -140,12 +130,12 @@ async fn are_refused_by_relative_names(t: &mut Test, refusal: &Refusal) -> CaseR
 /// An overlay that is itself read-only is reopened for its new header, and is read-only again.
 #[case(upstream = "040::TestReopenOverlay::test_reopen_overlay", formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
 async fn are_renamed_in_a_read_only_overlay(t: &mut Test) -> CaseResult {
-    let below = Content::nothing(MIB).numbered(0x20, 0..16);
-    let data = Content::nothing(MIB).numbered(0x60, 0..2);
+    let below = Content::nothing().numbered(0x20, clusters(0..16));
+    let data = Content::nothing().numbered(0x60, clusters(0..2));
     let img0 = t.image("img0").format(RAW).size(MIB).create().await?;
-    below.write_to(&img0).await?;
+    img0.write_all(&below).await?;
     let img1 = t.image("img1").backing(&img0).create().await?;
-    data.write_to(&img1).await?;
+    img1.write_all(&data).await?;
     let img2 = t.image("img2").backing(&img1).create().await?;
     let img3 = t.image("img3").backing(&img2).create().await?;
     let vm = t.host().drive(&img3).launch().await?;
@@ -153,20 +143,21 @@ async fn are_renamed_in_a_read_only_overlay(t: &mut Test) -> CaseResult {
     let job = commit_drive(&vm, "img3");
     let job = job.set("top", img1.filename()).set("base", img0.filename());
     job.start().await?.wait().await?;
-    assert_no_jobs(&vm).await?;
+    vm.assert_no_jobs().await?;
     vm.assert_chain("img3 -> img2 -> img0").await?;
-    assert_read_only(&vm, &[("img3", false), ("img2", true), ("img0", true)]).await?;
+    vm.assert_read_only(&[("img3", false), ("img2", true), ("img0", true)])
+        .await?;
     vm.shutdown().await?;
 
-    assert_backing(&img2, &img0).await?;
-    assert_backing(&img3, &img2).await?;
-    data.assert_alone_in(&img1).await?;
+    img2.assert_backing(&img0).await?;
+    img3.assert_backing(&img2).await?;
+    img1.assert_layer(&data).await?;
     for overlay in [&img2, &img3] {
         overlay.assert_clean().await?;
-        Content::nothing(MIB).assert_alone_in(overlay).await?;
+        overlay.assert_empty().await?;
     }
     img3.assert_same_as(&img0).await?;
-    data.over(&below).assert_alone_in(&img0).await
+    img0.assert_layer(data.over(&below)).await
 }
 
 /// When a layer goes that several overlays have in common, each of them gets the base instead, in its
@@ -189,19 +180,19 @@ async fn are_renamed_in_every_overlay(t: &mut Test) -> CaseResult {
 
     let job = vm.commit("top").top(&chain.mid).base(&chain.base);
     job.start().await?.wait().await?;
-    assert_no_jobs(&vm).await?;
+    vm.assert_no_jobs().await?;
     for line in ["top -> base", "second -> base", "third -> base"] {
         vm.assert_chain(line).await?;
     }
     let read_only = [("top", false), ("second", true), ("third", false)];
-    assert_read_only(&vm, &read_only).await?;
+    vm.assert_read_only(&read_only).await?;
     vm.shutdown().await?;
     chain.assert_headers(Layer::Base).await?;
     for overlay in &overlays {
-        assert_backing(overlay, &chain.base).await?;
+        overlay.assert_backing(&chain.base).await?;
         overlay.assert_clean().await?;
         let below = chain.merged(Layer::Mid, Layer::Base);
-        below.assert_in(overlay).await?;
+        overlay.assert_reads(below).await?;
     }
     Ok(())
 }
@@ -233,8 +224,8 @@ async fn may_have_no_format(t: &mut Test, mask: &Option<bool>) -> CaseResult {
     header.assert("backing-filename", chain.base.filename())?;
     header.assert("backing-filename-format", format)?;
     chain
-        .merged(Layer::Mid, Layer::Base)
-        .assert_alone_in(&chain.base)
+        .base
+        .assert_layer(chain.merged(Layer::Mid, Layer::Base))
         .await
 }
 
@@ -247,7 +238,7 @@ const BASES: &[Row<bool>] = &[
 /// only.
 #[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = BASES)]
 async fn may_be_overridden(t: &mut Test, in_use: &bool) -> CaseResult {
-    let content = |first, range| Content::nothing(MIB).numbered(first, range);
+    let content = |first, range| Content::nothing().numbered(first, clusters(range));
     let contents = [
         content(0x20, 0..8),
         content(0x40, 0..8),
@@ -257,7 +248,7 @@ async fn may_be_overridden(t: &mut Test, in_use: &bool) -> CaseResult {
     let other = t.image("other").size(MIB).create().await?;
     let top = t.image("top").backing(&recorded).create().await?;
     for (image, content) in [&recorded, &other, &top].into_iter().zip(&contents) {
-        content.write_to(image).await?;
+        image.write_all(content).await?;
     }
     let mut node = top.node();
     node["backing"] = other.node();
@@ -270,14 +261,14 @@ async fn may_be_overridden(t: &mut Test, in_use: &bool) -> CaseResult {
         committed = contents[2].over(&contents[1]);
     } else {
         let job = vm.commit("top").set("base", recorded.filename());
-        assert_refused(&vm, job, recorded.filename()).await?;
+        job.refused(recorded.filename()).await?;
     }
-    assert_no_jobs(&vm).await?;
+    vm.assert_no_jobs().await?;
     vm.assert_chain("top -> other").await?;
     vm.shutdown().await?;
-    contents[0].assert_alone_in(&recorded).await?;
-    committed.assert_alone_in(&other).await?;
-    contents[2].assert_alone_in(&top).await?;
-    assert_backing(&top, &recorded).await?;
+    recorded.assert_layer(&contents[0]).await?;
+    other.assert_layer(committed).await?;
+    top.assert_layer(&contents[2]).await?;
+    top.assert_backing(&recorded).await?;
     Ok(())
 }

@@ -1,10 +1,8 @@
 //! The chain `top -> mid -> base` that most cases commit in.
 
-use iotests_core::prelude::*;
+use std::ops::Range;
 
-use crate::fixtures::bytes::FileBytes;
-use crate::fixtures::content::{CLUSTER, Content};
-use crate::fixtures::effect::{assert_backing, assert_no_jobs, assert_read_only};
+use iotests_core::prelude::*;
 
 /// Creation options that change what the layers allocate, which is looked at cluster by cluster.
 pub(super) const UNSUPPORTED: &[&str] = &["cluster_size", "extended_l2", "preallocation"];
@@ -40,19 +38,18 @@ pub(super) struct Chain {
     contents: [Content; 3],
     /// What the files are at first.
     files: [FileBytes; 3],
-    size: u64,
+    pub(super) size: u64,
 }
 
 impl Chain {
     /// Makes the images.
     pub(super) async fn create(t: &Test, size: Size) -> CaseResult<Chain> {
         let bytes = if size == Size::Full { 2 * MIB } else { 0 };
-        Chain::with(t, Chain::contents(bytes)).await
+        Chain::with(t, bytes, Chain::contents(bytes)).await
     }
 
     /// Makes the images with other contents.
-    pub(super) async fn with(t: &Test, contents: [Content; 3]) -> CaseResult<Chain> {
-        let size = contents[0].size();
+    pub(super) async fn with(t: &Test, size: u64, contents: [Content; 3]) -> CaseResult<Chain> {
         let base = t.image("base").format(RAW).size(size).create().await?;
         let mid = t.image("mid").backing(&base).create().await?;
         let top = t.image("top").backing(&mid).create().await?;
@@ -62,15 +59,11 @@ impl Chain {
     /// Puts data into images that are there.
     pub(super) async fn of(images: [Image; 3], contents: [Content; 3]) -> CaseResult<Chain> {
         for (image, content) in images.iter().zip(&contents) {
-            content.write_to(image).await?;
+            image.write_all(content).await?;
         }
         let [base, mid, top] = images;
-        let files = [
-            FileBytes::of(&base)?,
-            FileBytes::of(&mid)?,
-            FileBytes::of(&top)?,
-        ];
-        let size = contents[0].size();
+        let files = [base.file_bytes()?, mid.file_bytes()?, top.file_bytes()?];
+        let size = base.size().await?;
         Ok(Chain {
             base,
             mid,
@@ -84,28 +77,27 @@ impl Chain {
     /// What each layer holds at first: data that it has alone, data over that of lower layers, and
     /// zeroes over data, in contiguous runs and in single clusters.
     pub(super) fn contents(size: u64) -> [Content; 3] {
-        let nothing = Content::nothing(size);
-        [
-            nothing.clone().numbered(0x20, 0..24),
-            nothing
-                .clone()
-                .numbered(0x60, 8..18)
-                .zeroes(18..19)
-                .numbered(0x60, 20..25)
-                .numbered(0x60, 31..32),
-            nothing
-                .numbered(0xa0, 12..13)
-                .zeroes(16..17)
-                .numbered(0xa0, 22..24)
-                .numbered(0xa0, 30..31),
-        ]
+        let contents = [
+            Content::nothing().numbered(0x20, clusters(0..24)),
+            Content::nothing()
+                .numbered(0x60, clusters(8..18))
+                .zeroes(clusters(18..19))
+                .numbered(0x60, clusters(20..25))
+                .numbered(0x60, clusters(31..32)),
+            Content::nothing()
+                .numbered(0xa0, clusters(12..13))
+                .zeroes(clusters(16..17))
+                .numbered(0xa0, clusters(22..24))
+                .numbered(0xa0, clusters(30..31)),
+        ];
+        contents.map(|content| content.cut(size))
     }
 
     /// A cluster that only the base has data in, one of the middle layer, and one of the top.
-    const IN_EACH_LAYER: [usize; 3] = [0, 8, 12];
+    const IN_EACH_LAYER: [u64; 3] = [0, 8, 12];
 
     /// A cluster that no layer has data in.
-    pub(super) const FREE: usize = 28;
+    pub(super) const FREE: Range<u64> = clusters(28..29);
 
     /// What a layer held at first.
     pub(super) fn content(&self, layer: Layer) -> &Content {
@@ -117,7 +109,7 @@ impl Chain {
         LAYERS
             .into_iter()
             .filter(|layer| (base..=top).contains(layer))
-            .fold(Content::nothing(self.size), |below, layer| {
+            .fold(Content::nothing(), |below, layer| {
                 self.content(layer).over(&below)
             })
     }
@@ -140,12 +132,10 @@ impl Chain {
     /// layer.
     pub(super) async fn launch(&self, t: &Test) -> CaseResult<Machine> {
         let vm = t.host().drive(&self.top).launch().await?;
-        let bytes = self.merged(Layer::Top, Layer::Base).bytes();
-        let read = |cluster: &usize| {
-            let at = *cluster as u64 * CLUSTER;
-            Some(format!("read -P {} {at} {CLUSTER}", bytes.get(*cluster)?))
-        };
-        let reads = Chain::IN_EACH_LAYER.iter().filter_map(read);
+        let all = self.merged(Layer::Top, Layer::Base);
+        let read = |at: u64| format!("read -P {} {at} {CLUSTER}", all.byte_at(at));
+        let places = Chain::IN_EACH_LAYER.map(|cluster| cluster * CLUSTER);
+        let reads = places.into_iter().filter(|at| *at < self.size).map(read);
         vm.io_all(device(&vm), reads).await?;
         Ok(vm)
     }
@@ -153,7 +143,7 @@ impl Chain {
     /// A guest reads what the whole chain held at first.
     pub(super) async fn assert_guest_reads(&self, vm: &Machine) -> CaseResult {
         let all = self.merged(Layer::Top, Layer::Base);
-        all.assert_read(vm, device(vm)).await
+        vm.storage(device(vm)).assert_reads(all).await
     }
 
     /// The guest's device uses this layer's node.
@@ -169,9 +159,10 @@ impl Chain {
     /// A machine has its chain as at first, and no job: the nodes, who may write to them, and what a
     /// guest reads.
     pub(super) async fn assert_nodes_unchanged(&self, vm: &Machine) -> CaseResult {
-        assert_no_jobs(vm).await?;
+        vm.assert_no_jobs().await?;
         vm.assert_chain("top -> mid -> base").await?;
-        assert_read_only(vm, &[("top", false), ("mid", true), ("base", true)]).await?;
+        vm.assert_read_only(&[("top", false), ("mid", true), ("base", true)])
+            .await?;
         self.assert_root(vm, Layer::Top).await?;
         self.assert_guest_reads(vm).await
     }
@@ -192,7 +183,7 @@ impl Chain {
     pub(super) async fn assert_files_half_committed(&self, top: Layer) -> CaseResult {
         let all = self.merged(top, Layer::Base);
         let none = self.content(Layer::Base);
-        all.assert_partly_in(&self.base, none).await?;
+        self.base.assert_reads_either(all, none).await?;
         self.assert_unchanged(&[Layer::Mid, Layer::Top])
     }
 
@@ -203,7 +194,7 @@ impl Chain {
         header.assert("virtual-size", self.size)?;
         for (image, below) in [(&self.mid, &self.base), (&self.top, self.image(below_top))] {
             image.assert_clean().await?;
-            let header = assert_backing(image, below).await?;
+            let header = image.assert_backing(below).await?;
             header.assert("virtual-size", self.size)?;
         }
         Ok(())

@@ -1,10 +1,10 @@
 //! Commits that run to their end.
 
+use std::ops::Range;
+
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size, UNSUPPORTED, commit, device};
-use crate::fixtures::content::{CLUSTER, Content};
-use crate::fixtures::effect::{assert_no_jobs, assert_nodes_gone, assert_read_only};
 
 use Layer::{Base, Mid, Top};
 use Size::{Full, Zero};
@@ -98,10 +98,9 @@ async fn moves_the_data_down(t: &mut Test, row: &Commit) -> CaseResult {
     let ended = if top == Top {
         job.wait_ready().await?;
         if row.size == Full {
-            let [free, zeroed] = [Chain::FREE, ZEROED].map(|cluster| cluster as u64 * CLUSTER);
-            vm.write(device(&vm), WRITTEN, free..free + CLUSTER).await?;
-            let zero = format!("write -z {zeroed} {CLUSTER}");
-            vm.io(device(&vm), &zero).await?;
+            let written = Content::nothing().written(WRITTEN, Chain::FREE);
+            let disk = vm.storage(device(&vm));
+            disk.write_all(written.zeroes(ZEROED)).await?;
         }
         job.complete().await?
     } else {
@@ -136,10 +135,11 @@ async fn grows_a_base_that_is_smaller(t: &mut Test, from: &Layer) -> CaseResult 
     } else {
         job.top(&mid).start().await?.wait().await?;
         vm.assert_chain("top -> base").await?;
-        assert_read_only(&vm, &[("top", false), ("base", true)]).await?;
+        vm.assert_read_only(&[("top", false), ("base", true)])
+            .await?;
     }
 
-    assert_no_jobs(&vm).await?;
+    vm.assert_no_jobs().await?;
     vm.shutdown().await?;
     let header = base.header().await?;
     header.assert("virtual-size", 2 * MIB)?;
@@ -159,14 +159,16 @@ async fn leaves_a_read_only_chain_read_only(t: &mut Test) -> CaseResult {
     let vm = t.host().blockdev(node).launch().await?;
 
     let job = vm.commit("top").start().await?;
-    assert_read_only(&vm, &[("top", true), ("mid", true), ("base", false)]).await?;
+    vm.assert_read_only(&[("top", true), ("mid", true), ("base", false)])
+        .await?;
     job.complete().await?;
 
-    assert_no_jobs(&vm).await?;
-    assert_read_only(&vm, &[("top", true), ("mid", true), ("base", true)]).await?;
+    vm.assert_no_jobs().await?;
+    vm.assert_read_only(&[("top", true), ("mid", true), ("base", true)])
+        .await?;
     vm.shutdown().await?;
     chain.assert_unchanged(&[Mid, Top])?;
-    chain.merged(Top, Base).assert_alone_in(&chain.base).await
+    chain.base.assert_layer(chain.merged(Top, Base)).await
 }
 
 /// A layer below the active one that somebody writes to is committed like an active one, and the
@@ -184,7 +186,7 @@ async fn follows_a_writer_of_a_lower_layer(t: &mut Test) -> CaseResult {
     let writable = json!({"type": "nbd", "writable": true});
     vm.export("writer", "mid", writable).await?;
     let uri = server.uri("mid");
-    let free = (Chain::FREE as u64 * CLUSTER).to_string();
+    let free = Chain::FREE.start.to_string();
     let write = async |byte: u8, at: &str| {
         let write = format!("write -P {byte} {at} {CLUSTER}");
         t.qemu_io(["-f", "raw", "-c", &write, &uri]).await
@@ -200,40 +202,40 @@ async fn follows_a_writer_of_a_lower_layer(t: &mut Test) -> CaseResult {
     vm.assert_chain("top -> base").await?;
     write(WRITTEN + 1, "0").await?;
     vm.shutdown().await?;
-    chain
-        .merged(Mid, Base)
-        .written(WRITTEN, Chain::FREE)
-        .written(WRITTEN + 1, 0)
-        .assert_alone_in(&chain.base)
-        .await
+    let merged = chain.merged(Mid, Base).written(WRITTEN, Chain::FREE);
+    let merged = merged.written(WRITTEN + 1, clusters(0..1));
+    chain.base.assert_layer(merged).await
 }
 
 /// What a guest writes while a commit of the active layer is ready: it goes to both ends.
 const WRITTEN: u8 = 0x77;
 
 /// A cluster with data, to which the guest then writes zeroes.
-const ZEROED: usize = 10;
+const ZEROED: Range<u64> = clusters(10..11);
 
 /// What the layers of the chain hold together, with what the guest wrote.
 fn merged(chain: &Chain, top: Layer, base: Layer, active: bool) -> Content {
     let content = chain.merged(top, base);
     match active {
-        true => content.written(WRITTEN, Chain::FREE).written(0, ZEROED),
+        true => content
+            .written(WRITTEN, Chain::FREE)
+            .zeroes(ZEROED)
+            .cut(chain.size),
         false => content,
     }
 }
 
 /// The chain of the machine has no layer from `top` down to above `base`.
 async fn assert_nodes(chain: &Chain, vm: &Machine, top: Layer, base: Layer) -> CaseResult {
-    assert_no_jobs(vm).await?;
+    vm.assert_no_jobs().await?;
     let (active, name) = (top == Top, chain.image(base).name());
     let all = merged(chain, Top, Base, active);
-    all.assert_read(vm, device(vm)).await?;
-    assert_read_only(vm, &[(name, !active)]).await?;
+    vm.storage(device(vm)).assert_reads(all).await?;
+    vm.assert_read_only(&[(name, !active)]).await?;
     if !active {
         chain.assert_root(vm, Top).await?;
         vm.assert_chain("top -> base").await?;
-        return assert_read_only(vm, &[("top", false)]).await;
+        return vm.assert_read_only(&[("top", false)]).await;
     }
     chain.assert_root(vm, base).await?;
     match base {
@@ -241,7 +243,7 @@ async fn assert_nodes(chain: &Chain, vm: &Machine, top: Layer, base: Layer) -> C
         _ => vm.assert_chain("base").await?,
     }
     match vm.backend() {
-        Backend::System => assert_nodes_gone(vm, &["top"]).await,
+        Backend::System => vm.assert_no_nodes(&["top"]).await,
         // It was made by the monitor, which keeps it.
         Backend::Qsd => vm.assert_chain("top -> mid -> base").await,
     }
@@ -254,12 +256,12 @@ async fn assert_files(chain: &Chain, top: Layer, base: Layer) -> CaseResult {
         let from = if layer == base { top } else { layer };
         let written = active && (layer == base || layer == Top);
         let own = merged(chain, from, layer, written);
-        own.assert_alone_in(chain.image(layer)).await?;
+        chain.image(layer).assert_layer(own).await?;
     }
     chain
         .assert_headers(if active { Mid } else { base })
         .await?;
     let guest = if active { base } else { Top };
     let all = merged(chain, Top, Base, active);
-    all.assert_in(chain.image(guest)).await
+    chain.image(guest).assert_reads(all).await
 }

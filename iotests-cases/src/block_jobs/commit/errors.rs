@@ -3,8 +3,6 @@
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, UNSUPPORTED};
-use crate::fixtures::content::{CLUSTER, Content};
-use crate::fixtures::effect::{State, assert_no_jobs, assert_read_only};
 
 /// An error that happens once, and what is to follow.
 struct Injected {
@@ -84,7 +82,7 @@ const fn no_space(name: &'static str, active: bool) -> Row<Injected> {
 }
 
 /// How many clusters of the upper layers are allocated.
-const ALLOCATED: usize = 8;
+const ALLOCATED: u64 = 8;
 
 impl Injected {
     /// The layers between which the job copies.
@@ -136,7 +134,7 @@ impl Injected {
     /// The events of the job, which are to come in this order.
     fn events(&self, job: &str) -> Vec<Value> {
         let len = match self.active {
-            true => ALLOCATED as u64 * CLUSTER,
+            true => ALLOCATED * CLUSTER,
             false => 2 * MIB,
         };
         let event = |name: &str, data: Value| json!({"event": name, "data": data});
@@ -168,13 +166,13 @@ impl Injected {
         let before = chain.merged(into, Layer::Base);
         let mut after = chain.merged(from, Layer::Base);
         if self.operation != "flush" {
-            after = after.same_as(&before, 0);
+            after = after.with_part_of(&before, clusters(0..1));
         }
-        after.assert_partly_in(chain.image(into), &before).await?;
+        chain.image(into).assert_reads_either(after, before).await?;
         for layer in [Layer::Base, Layer::Mid, Layer::Top] {
             if layer != into {
                 let own = chain.content(layer);
-                own.assert_alone_in(chain.image(layer)).await?;
+                chain.image(layer).assert_layer(own).await?;
             }
         }
         chain.assert_headers(Layer::Mid).await
@@ -186,7 +184,7 @@ impl Injected {
         for layer in [Layer::Base, Layer::Mid, Layer::Top] {
             let upper = if layer == into { from } else { layer };
             let own = chain.merged(upper, layer);
-            own.assert_alone_in(chain.image(layer)).await?;
+            chain.image(layer).assert_layer(own).await?;
         }
         chain
             .assert_headers(if self.active { Layer::Mid } else { Layer::Base })
@@ -198,19 +196,15 @@ impl Injected {
 /// data is all there, or untouched.
 #[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("blkdebug")], host = Host::Any, rows = ERRORS)]
 async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
-    let nothing = || Content::nothing(2 * MIB);
-    let contents = [
-        nothing().numbered(0x20, 0..32),
-        nothing().numbered(0x60, 0..ALLOCATED),
-        nothing().numbered(0xa0, 0..ALLOCATED),
-    ];
-    let chain = Chain::with(t, contents).await?;
+    let contents = [(0x20, 32), (0x60, ALLOCATED), (0xa0, ALLOCATED)];
+    let contents = contents.map(|(first, to)| Content::nothing().numbered(first, clusters(0..to)));
+    let chain = Chain::with(t, 2 * MIB, contents).await?;
     let mut vm = t.host();
     for layer in [Layer::Base, Layer::Mid, Layer::Top] {
         vm = vm.blockdev(row.node(&chain, layer).await?);
     }
     let vm = vm.launch().await?;
-    let before = State::of(&vm).await?;
+    let before = vm.state().await?;
     let (from, into) = row.layers();
 
     let mut job = vm
@@ -252,12 +246,13 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     let last = &events[events.len() - 1]["data"];
     let all_copied = !failed || row.operation == "flush";
     json!(last["offset"] == last["len"]).assert("", all_copied)?;
-    assert_no_jobs(&vm).await?;
+    vm.assert_no_jobs().await?;
     if failed || row.active {
-        before.assert_same(&vm).await?;
+        vm.assert_unchanged_since(&before).await?;
     } else {
         vm.assert_chain("top -> base").await?;
-        assert_read_only(&vm, &[("top", false), ("mid", false), ("base", false)]).await?;
+        vm.assert_read_only(&[("top", false), ("mid", false), ("base", false)])
+            .await?;
     }
     vm.shutdown().await?;
     match failed {

@@ -4,11 +4,6 @@ use iotests_core::prelude::*;
 
 use super::chain::UNSUPPORTED;
 
-use crate::fixtures::content::Content;
-use crate::fixtures::effect::{
-    assert_backing, assert_no_jobs, assert_nodes_gone, assert_read_only,
-};
-
 /// `top-filter -> cow-3 -> cow-2 -> cow-1 -> bottom-filter -> cow-0`. The images know nothing of each
 /// other.
 struct Filtered {
@@ -26,8 +21,8 @@ impl Filtered {
                 .size(2 * MIB)
                 .create()
                 .await?;
-            let content = Content::nothing(2 * MIB).numbered(first, range);
-            content.write_to(&image).await?;
+            let content = Content::nothing().numbered(first, clusters(range));
+            image.write_all(&content).await?;
             images.push(image);
             contents.push(content);
         }
@@ -58,7 +53,9 @@ impl Filtered {
     }
 
     async fn assert_guest_reads(&self, vm: &Machine) -> CaseResult {
-        self.merged(3, 0).assert_read(vm, "top-filter").await
+        vm.storage("top-filter")
+            .assert_reads(self.merged(3, 0))
+            .await
     }
 
     /// What was committed from `top` into `base` is there, and no other layer changed; of the headers
@@ -66,10 +63,10 @@ impl Filtered {
     async fn assert_files(&self, top: usize, base: usize, renamed: Option<usize>) -> CaseResult {
         for (number, image) in self.images.iter().enumerate() {
             let upper = if number == base { top } else { number };
-            self.merged(upper, number).assert_alone_in(image).await?;
+            image.assert_layer(self.merged(upper, number)).await?;
             image.assert_clean().await?;
             if renamed == Some(number) {
-                assert_backing(image, &self.images[base]).await?;
+                image.assert_backing(&self.images[base]).await?;
             } else {
                 let header = image.header().await?;
                 header
@@ -163,10 +160,11 @@ async fn between_the_layers_go(t: &mut Test, row: &Commit) -> CaseResult {
         job.start().await?.wait().await?;
     }
 
-    assert_no_jobs(&vm).await?;
+    vm.assert_no_jobs().await?;
     assert_line(&vm, row.line).await?;
-    assert_nodes_gone(&vm, row.gone).await?;
-    assert_read_only(&vm, &[("top-filter", false), (base.name(), !active)]).await?;
+    vm.assert_no_nodes(row.gone).await?;
+    vm.assert_read_only(&[("top-filter", false), (base.name(), !active)])
+        .await?;
     chain.assert_guest_reads(&vm).await?;
     vm.shutdown().await?;
     let renamed = (!active).then_some(row.top + 1);
@@ -204,10 +202,11 @@ async fn on_top_goes_with_the_active_layer(t: &mut Test) -> CaseResult {
         .await?;
     vm.cmd("blockdev-del", &top_filter).await?;
 
-    assert_no_jobs(&vm).await?;
-    assert_nodes_gone(&vm, &["top-filter", "cow-3"]).await?;
+    vm.assert_no_jobs().await?;
+    vm.assert_no_nodes(&["top-filter", "cow-3"]).await?;
     assert_line(&vm, &["cow-2", "cow-1", "bottom-filter", "cow-0"]).await?;
-    assert_read_only(&vm, &[("cow-2", false), ("cow-1", true)]).await?;
+    vm.assert_read_only(&[("cow-2", false), ("cow-1", true)])
+        .await?;
     match vm.backend() {
         Backend::System => {
             let drives = vm.cmd("query-block", ()).await?;

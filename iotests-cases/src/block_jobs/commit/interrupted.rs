@@ -3,7 +3,6 @@
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size, UNSUPPORTED, commit};
-use crate::fixtures::effect::{assert_no_jobs, assert_nodes_gone, node_and_layers};
 
 use Size::{Full, Zero};
 
@@ -91,7 +90,7 @@ async fn is_cancelled_by_unplugging(t: &mut Test, size: &Size) -> CaseResult {
         assert_cancelled(&job.wait().outcome().await?)?;
     }
 
-    assert_no_jobs(&vm).await?;
+    vm.assert_no_jobs().await?;
     for command in ["query-block", "query-named-block-nodes"] {
         vm.cmd(command, ()).await?.assert("", json!([]))?;
     }
@@ -161,7 +160,7 @@ async fn hides_its_own_node(t: &mut Test, size: &Size) -> CaseResult {
         // Where there is no drive, nodes are told as they are. This one seems to be another `mid`.
         Backend::Qsd => {
             let layers = json!({"filename": chain.mid, "backing-image": layers});
-            (node_and_layers(&vm, "top").await?, 3, layers)
+            (vm.node_and_layers("top").await?, 3, layers)
         }
     };
     told.assert_includes(&json!({
@@ -198,8 +197,8 @@ async fn shows_a_node_with_a_name(t: &mut Test, top: &Layer) -> CaseResult {
     };
     vm.assert_chain(line).await?;
     assert_cancelled(&job.cancel().await?)?;
-    assert_no_jobs(&vm).await?;
-    assert_nodes_gone(&vm, &["named"]).await?;
+    vm.assert_no_jobs().await?;
+    vm.assert_no_nodes(&["named"]).await?;
     vm.assert_chain("top -> mid -> base").await?;
     vm.shutdown().await?;
     chain.assert_files_half_committed(*top).await
@@ -232,9 +231,7 @@ async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
     ended.event.assert("data/speed", 0)?;
     vm.assert_chain("top -> base").await?;
     vm.shutdown().await?;
-    chain
-        .merged(Layer::Mid, Layer::Base)
-        .assert_in(&chain.base)
-        .await?;
+    let merged = chain.merged(Layer::Mid, Layer::Base);
+    chain.base.assert_reads(merged).await?;
     chain.assert_headers(Layer::Base).await
 }

@@ -3,7 +3,6 @@
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size, UNSUPPORTED};
-use crate::fixtures::effect::{State, assert_no_jobs, assert_read_only};
 
 /// Something that would spoil a commit.
 struct Attempt {
@@ -169,10 +168,10 @@ async fn are_kept_away(t: &mut Test, row: &Attempt) -> CaseResult {
     let top = chain.image(row.top);
     let job = vm.commit("top").top(top).base(&chain.base).speed(1);
     let job = job.start().await?;
-    let before = State::of(&vm).await?;
+    let before = vm.state().await?;
     let attempt = vm.cmd(row.command, (row.arguments)(&chain));
     attempt.expect_error(row.error).await?;
-    before.assert_same_graph(&vm).await?;
+    vm.assert_same_graph_as(&before).await?;
     json!(vm.exports().await?).assert("", json!([]))?;
 
     job.set_speed(0).await?;
@@ -181,12 +180,13 @@ async fn are_kept_away(t: &mut Test, row: &Attempt) -> CaseResult {
     } else {
         job.wait().await?;
         vm.assert_chain("top -> base").await?;
-        assert_read_only(&vm, &[("top", false), ("base", true)]).await?;
+        vm.assert_read_only(&[("top", false), ("base", true)])
+            .await?;
     }
-    assert_no_jobs(&vm).await?;
+    vm.assert_no_jobs().await?;
     vm.shutdown().await?;
     chain
-        .merged(row.top, Layer::Base)
-        .assert_alone_in(&chain.base)
+        .base
+        .assert_layer(chain.merged(row.top, Layer::Base))
         .await
 }

@@ -3,7 +3,6 @@
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Size, UNSUPPORTED, commit};
-use crate::fixtures::effect::assert_refused_as;
 
 use Size::{Full, Zero};
 
@@ -26,12 +25,7 @@ impl Refusal {
 
     /// The job is refused, and the machine is as it was. `names` are those of the files of base, mid
     /// and top.
-    pub(super) async fn assert(
-        &self,
-        vm: &Machine,
-        mut job: JobBuilder,
-        names: [&str; 3],
-    ) -> CaseResult {
+    pub(super) async fn assert(&self, mut job: JobBuilder, names: [&str; 3]) -> CaseResult {
         let [base, mid, top] = names;
         let expand = |text: &str| {
             let text = text.replace("{base}", base).replace("{mid}", mid);
@@ -40,7 +34,7 @@ impl Refusal {
         for (name, value) in self.arguments {
             job = job.set(name, expand(value));
         }
-        assert_refused_as(vm, job, self.class, &expand(self.text)).await
+        job.refused_class(self.class, &*expand(self.text)).await
     }
 }
 
@@ -163,7 +157,7 @@ async fn changes_nothing(t: &mut Test, (size, refusal): &(Size, Refusal)) -> Cas
     let elsewhere = json!({"driver": "null-co", "node-name": "null", "read-zeroes": true});
     vm.cmd("blockdev-add", elsewhere).await?;
 
-    refusal.assert(&vm, commit(&vm), chain.names()).await?;
+    refusal.assert(commit(&vm), chain.names()).await?;
 
     chain.assert_nodes_unchanged(&vm).await?;
     vm.shutdown().await?;

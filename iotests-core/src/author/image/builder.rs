@@ -11,9 +11,11 @@ use imgtools::raw;
 use super::handle::{Image, Inner, KEY, KEY_ID, key_object};
 use super::luks;
 use crate::author::action::Action;
+use crate::author::content::Content;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::serve::Served;
 use crate::author::shared::Shared;
+use crate::author::storage::Storage;
 use crate::author::test::Test;
 use crate::author::tool::ToolCall;
 use crate::case::{Format, Protocol, Requirement, ToolKind};
@@ -33,13 +35,13 @@ pub struct ImageBuilder {
     recorded: Option<String>,
     encrypted: bool,
     keys: Vec<(usize, String)>,
-    content: Vec<Content>,
+    content: Vec<Written>,
     place: &'static Location<'static>,
 }
 
-enum Content {
+enum Written {
     Fill(u8),
-    Write(u8, Range<u64>),
+    Content(Content),
     Markers,
 }
 
@@ -128,19 +130,24 @@ impl ImageBuilder {
 
     /// Writes this byte all over it.
     pub fn fill(mut self, pattern: u8) -> Self {
-        self.content.push(Content::Fill(pattern));
+        self.content.push(Written::Fill(pattern));
         self
     }
 
     /// Writes this byte to a range.
-    pub fn write(mut self, pattern: u8, range: Range<u64>) -> Self {
-        self.content.push(Content::Write(pattern, range));
+    pub fn write(self, pattern: u8, range: Range<u64>) -> Self {
+        self.content(&[(pattern, range)])
+    }
+
+    /// Writes all of this.
+    pub fn content(mut self, content: impl Into<Content>) -> Self {
+        self.content.push(Written::Content(content.into()));
         self
     }
 
     /// Writes each sector's own number into it, first and last, so that a misplaced one is seen.
     pub fn sector_markers(mut self) -> Self {
-        self.content.push(Content::Markers);
+        self.content.push(Written::Markers);
         self
     }
 
@@ -252,19 +259,19 @@ impl ImageBuilder {
             file,
             backing,
         }));
-        let mut writes = Vec::new();
+        let mut writes = Content::nothing();
         for content in content {
             match content {
-                Content::Fill(pattern) => writes.push((pattern, 0..image.0.size)),
-                Content::Write(pattern, range) => writes.push((pattern, range)),
-                Content::Markers => {
+                Written::Fill(byte) => writes = writes.written(byte, 0..image.0.size),
+                Written::Content(content) => writes = content.over(&writes),
+                Written::Markers => {
                     // In the order of the calls: what was asked for before lies below.
-                    image.write_all(&std::mem::take(&mut writes)).await?;
+                    image.write_all(std::mem::take(&mut writes)).await?;
                     image.write_markers().await?;
                 }
             }
         }
-        image.write_all(&writes).await?;
+        image.write_all(writes).await?;
         Ok(image)
     }
 }

@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::panic::Location;
 
 use imgtools::process::Output;
-use imgtools::raw;
 use serde_json::{Value, json};
 
 use super::handle::{Image, key_object};
 use crate::author::action::Action;
-use crate::author::assert::AssertJson;
 use crate::author::failure::{CaseResult, Context, Difference, Failure};
+use crate::author::files::TestFile;
+use crate::author::storage::Storage;
 use crate::author::tool::ToolCall;
 use crate::case::{Format, ToolKind};
 
@@ -31,27 +31,6 @@ impl Image {
         let call = self.io(pieces(&range).map(|piece| io_command("write -P", pattern, &piece)));
         Action::new(format!("a write to {self}"), async move {
             call.await?;
-            Ok(())
-        })
-    }
-
-    /// Writes each byte to its range, in this order, with one start of a tool at most. Nobody may
-    /// have the image open.
-    #[track_caller]
-    pub fn write_all(&self, writes: &[(u8, Range<u64>)]) -> Action<'_, ()> {
-        let writes = writes.to_vec();
-        let commands = writes
-            .iter()
-            .flat_map(|(byte, range)| pieces(range).map(|it| io_command("write -P", *byte, &it)));
-        let call = self.io(commands.collect::<Vec<_>>());
-        Action::new(format!("a write to {self}"), async move {
-            if let Some(path) = self.raw_file() {
-                for (byte, range) in writes {
-                    raw::fill(path, range, byte)?;
-                }
-            } else if !writes.is_empty() {
-                call.await?;
-            }
             Ok(())
         })
     }
@@ -95,9 +74,7 @@ impl Image {
     pub fn assert_fill(&self, pattern: u8) -> Action<'_, ()> {
         let place = Location::caller();
         Action::at(place, format!("a read of {self}"), async move {
-            let header = self.header().await?;
-            let size = header.at("virtual-size")?.as_u64();
-            let size = size.ok_or_else(|| Failure::new(format!("{self} has no size: {header}")))?;
+            let size = Storage::size(self).await?;
             self.assert_pattern(pattern, 0..size).await
         })
     }
@@ -137,15 +114,21 @@ impl Image {
             if let Some(path) = self.raw_file() {
                 return std::fs::read(path).context(format!("reading {self}"));
             }
-            let number = self.0.shared.next_number();
-            let copy = self.0.shared.directories.file(&format!("bytes{number}"))?;
-            let call = self.img(&["convert", "-O", "raw"]);
-            self.with_key(call)
-                .arg(self.json_name(with))
-                .arg(copy.as_str())
-                .await?;
+            let copy = self.raw_copy(with).await?;
             std::fs::read(&copy).context(format!("reading the copy of {self}"))
         })
+    }
+
+    /// A copy of what it holds, opened with these options as well, as a raw file.
+    pub(super) async fn raw_copy(&self, with: Value) -> CaseResult<TestFile> {
+        let number = self.0.shared.next_number();
+        let copy = self.0.shared.directories.file(&format!("bytes{number}"))?;
+        let call = self.img(&["convert", "-O", "raw"]);
+        self.with_key(call)
+            .arg(self.json_name(with))
+            .arg(copy.as_str())
+            .await?;
+        Ok(copy)
     }
 
     /// Whether both hold the same data; a different size does not matter where the rest is zeroes.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::handle::Image;
 use crate::author::action::Action;
+use crate::author::content::CLUSTER;
 use crate::author::failure::{CaseResult, Context, Failure};
 use crate::case::Format;
 
@@ -24,13 +25,17 @@ pub struct Layer {
     pub bytes: Vec<u8>,
     /// What of that is in the layer, data or zeroes; ascending, and nothing touches.
     pub present: Vec<Range<u64>>,
+    /// In which unit it is allocated, in bytes.
+    pub cluster_size: u64,
 }
 
 impl Layer {
-    fn of_size(size: u64) -> CaseResult<Self> {
-        let bytes = vec![0; usize::try_from(size)?];
-        let present = Vec::new();
-        Ok(Layer { bytes, present })
+    fn new(bytes: Vec<u8>, cluster_size: u64) -> Self {
+        Layer {
+            bytes,
+            present: Vec::new(),
+            cluster_size,
+        }
     }
 
     fn add(&mut self, range: Range<u64>) {
@@ -43,8 +48,11 @@ impl Layer {
     fn raw(path: &Path) -> CaseResult<Self> {
         let bytes = std::fs::read(path).context(format!("reading {}", path.display()))?;
         let all = 0..bytes.len() as u64;
-        let present = if all.is_empty() { vec![] } else { vec![all] };
-        Ok(Layer { bytes, present })
+        let mut layer = Layer::new(bytes, 1);
+        if !all.is_empty() {
+            layer.add(all);
+        }
+        Ok(layer)
     }
 
     /// Nothing if the image has parts that are not read here.
@@ -57,7 +65,8 @@ impl Layer {
             return Ok(None);
         }
         let file = File::open(path).context(format!("opening {}", path.display()))?;
-        let mut layer = Layer::of_size(header.size)?;
+        let bytes = vec![0; usize::try_from(header.size)?];
+        let mut layer = Layer::new(bytes, header.cluster_size());
         let (size, entries) = (header.cluster_size(), header.l2_entries());
         let tables = header.size.div_ceil(size * entries);
         for index in 0..tables {
@@ -84,8 +93,7 @@ impl Layer {
 
     /// From what qemu-img says.
     fn mapped(bytes: Vec<u8>, map: &Value) -> Self {
-        let present = Vec::new();
-        let mut layer = Layer { bytes, present };
+        let mut layer = Layer::new(bytes, CLUSTER);
         for extent in map.as_array().into_iter().flatten() {
             let number = |key: &str| extent[key].as_u64().unwrap_or_default();
             if extent["present"] == true {

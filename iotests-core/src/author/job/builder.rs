@@ -90,6 +90,10 @@ impl Machine {
 }
 
 impl JobBuilder {
+    pub(crate) fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
     /// Any argument of the command, as in the QMP reference.
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
         if let Ok(arguments) = &mut self.arguments {
@@ -210,7 +214,7 @@ impl JobBuilder {
         Ok((self.command, arguments, job))
     }
 
-    pub(super) fn place(&self) -> &'static Location<'static> {
+    pub(crate) fn place(&self) -> &'static Location<'static> {
         self.place
     }
 }

@@ -446,13 +446,13 @@ impl Machine {
     #[track_caller]
     pub fn assert_no_jobs(&self) -> Action<'_, ()> {
         Action::new("the list of jobs", async move {
-            let jobs = self.monitor.ask("query-jobs", Value::Null).await?;
-            match jobs.as_array().is_some_and(Vec::is_empty) {
-                true => Ok(()),
-                false => Err(Failure::new(format!(
-                    "there should be no job, but there are: {jobs}"
-                ))),
+            for list in ["query-jobs", "query-block-jobs"] {
+                let jobs = self.monitor.ask(list, Value::Null).await?;
+                if !jobs.as_array().is_some_and(Vec::is_empty) {
+                    return Err(Failure::new(format!("{list} has {jobs}, expected no job")));
+                }
             }
+            Ok(())
         })
     }
 }

@@ -35,6 +35,14 @@ impl Cmd {
         }
     }
 
+    pub(crate) fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    pub(crate) fn place(&self) -> &'static Location<'static> {
+        self.place
+    }
+
     /// Sends a file descriptor along.
     pub fn fd(mut self, fd: OwnedFd) -> Self {
         self.fd = Some(fd);

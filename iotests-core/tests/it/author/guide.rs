@@ -57,6 +57,9 @@ fn expectations_are_said_on_the_thing_itself() {
             vm.cmd("blockdev-add", json!({"driver": "nonsense"}))
                 .expect_error("nonsense")
                 .await?;
+            vm.commit("nowhere")
+                .refused_class("DeviceNotFound", "nowhere")
+                .await?; // and nothing has changed
             vm.backup("a", "full")
                 .start()
                 .await?
@@ -72,6 +75,31 @@ fn expectations_are_said_on_the_thing_itself() {
                 .await?;
             other.shutdown().await?;
             vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+const PATTERNS: Content = Content::of(&[(0x5d, 0..64 * KIB), (0xd5, MIB..MIB + 64 * KIB)]);
+
+#[test]
+fn the_whole_content_is_checked() {
+    for set in sets() {
+        let run = Bench::new(&set).run(case!(|t| {
+            let base = t
+                .image("base")
+                .size(4 * MIB)
+                .content(&PATTERNS)
+                .create()
+                .await?;
+            let top = t.image("top").backing(&base).create().await?;
+            let own = Content::nothing()
+                .written(0x33, clusters(1..3))
+                .zeroes(clusters(8..9));
+            top.write_all(&own).await?;
+            top.assert_reads(own.over(&PATTERNS)).await?; // all of it, from start to end
+            top.assert_layer(&own).await?; // this layer alone: its data and its allocation
+            top.assert_backing(&base).await?; // what the header records
         }));
         run.assert_passed();
     }

@@ -1,6 +1,7 @@
 //! The author's side against a real QEMU.
 
 mod bench;
+mod content;
 mod guide;
 mod hang;
 mod house;

@@ -1,0 +1,263 @@
+//! What an image should hold and be: the checks of a whole effect.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+use imgtools::raw;
+use serde_json::{Value, json};
+
+use super::handle::Image;
+use crate::author::action::Action;
+use crate::author::assert::AssertJson;
+use crate::author::content::{Content, Wrong, compare};
+use crate::author::failure::{CaseResult, Context, Difference, Failure};
+use crate::author::files::TestFile;
+use crate::author::storage::{Storage, differs, fits, writes};
+use crate::case::Format;
+
+impl Storage for Image {
+    #[track_caller]
+    fn size(&self) -> Action<'_, u64> {
+        Action::new(format!("the size of {self}"), async move {
+            let header = self.header().await?;
+            let size = header.at("virtual-size")?.as_u64();
+            size.ok_or_else(|| Failure::new(format!("{self} has no size: {header}")))
+        })
+    }
+
+    #[track_caller]
+    fn io_all(&self, commands: Vec<String>) -> Action<'_, String> {
+        let call = self.io(commands);
+        Action::new(format!("qemu-io on {self}"), async move {
+            Ok(call.await?.combined_text())
+        })
+    }
+
+    /// Nobody may have the image open.
+    #[track_caller]
+    fn write_all<'a>(&'a self, content: impl Into<Content>) -> Action<'a, ()> {
+        let content = content.into();
+        Action::new(format!("a write to {self}"), async move {
+            match self.raw_file() {
+                Some(path) => {
+                    for (byte, range) in content.to_write() {
+                        raw::fill(path, range, byte)?;
+                    }
+                }
+                None => {
+                    let commands = writes(&content);
+                    if !commands.is_empty() {
+                        self.io(commands).await?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    #[track_caller]
+    fn assert_reads<'a>(&'a self, content: impl Into<Content>) -> Action<'a, ()> {
+        let content = content.into();
+        Action::new(format!("a read of {self}"), async move {
+            self.compare_with(&[&content]).await
+        })
+    }
+}
+
+/// Where the data of an image can be read as it is.
+enum Plain {
+    /// It is the file itself.
+    Own(File),
+    /// A raw copy of it, which goes with the value.
+    Copy(
+        File,
+        #[expect(dead_code, reason = "owns the file")] TestFile,
+    ),
+}
+
+impl Plain {
+    async fn of(image: &Image, with: Value) -> CaseResult<Self> {
+        let open = |path: &Path| File::open(path).context(format!("opening the data of {image}"));
+        if let Some(path) = image.raw_file() {
+            return Ok(Plain::Own(open(path)?));
+        }
+        let copy = image.raw_copy(with).await?;
+        Ok(Plain::Copy(open(&copy)?, copy))
+    }
+
+    fn file(&self) -> &File {
+        match self {
+            Plain::Own(file) | Plain::Copy(file, _) => file,
+        }
+    }
+}
+
+impl Image {
+    /// Each of its sectors is as in one of the two: for what a job was writing that did not end.
+    #[track_caller]
+    pub fn assert_reads_either(
+        &self,
+        one: impl Into<Content>,
+        other: impl Into<Content>,
+    ) -> Action<'_, ()> {
+        let (one, other) = (one.into(), other.into());
+        Action::new(format!("a read of {self}"), async move {
+            self.compare_with(&[&one, &other]).await
+        })
+    }
+
+    async fn compare_with(&self, contents: &[&Content]) -> CaseResult {
+        let data = Plain::of(self, json!({})).await?;
+        let size = data.file().metadata()?.len();
+        for content in contents {
+            fits(self, content, size)?;
+        }
+        let wrong = compare(data.file(), size, contents).context(format!("reading {self}"))?;
+        self.no_wrong(&wrong)
+    }
+
+    fn no_wrong(&self, wrong: &[Wrong]) -> CaseResult {
+        match wrong {
+            [] => Ok(()),
+            wrong => Err(differs(self, wrong)),
+        }
+    }
+
+    /// This layer by itself holds exactly this, and in it is allocated what the content has, to whole
+    /// clusters, and nothing else. (What a file system allocates for a raw image is not QEMU's
+    /// affair.)
+    #[track_caller]
+    pub fn assert_layer(&self, content: impl Into<Content>) -> Action<'_, ()> {
+        let content = content.into();
+        Action::new(format!("a look at {self}"), async move {
+            let layer = self.own_layer().await?;
+            let size = layer.bytes.len() as u64;
+            fits(self, &content, size)?;
+            let wrong = compare(&*layer.bytes, size, &[&content])?;
+            self.no_wrong(&wrong)
+                .context("the data of this layer alone")?;
+            let parts = content.extents().into_iter().map(|(_, range)| range);
+            let expected = to_clusters(parts, layer.cluster_size, size);
+            let found = to_clusters(layer.present.into_iter(), layer.cluster_size, size);
+            if self.format() == Format::Raw || found == expected {
+                return Ok(());
+            }
+            let difference = Difference {
+                expected: format!("{expected:#x?}"),
+                found: format!("{found:#x?}"),
+                diff: None,
+            };
+            let odd = |one: &[Range<u64>], other: &[Range<u64>]| {
+                one.iter().find(|range| !other.contains(range)).cloned()
+            };
+            let headline = match (odd(&found, &expected), odd(&expected, &found)) {
+                (Some(range), _) => format!("{self} has {range:#x?} allocated, expected not that"),
+                (None, range) => {
+                    let range = range.unwrap_or_default();
+                    format!("{self} has no allocation in {range:#x?}, expected one")
+                }
+            };
+            Err(Failure::differs(headline, difference))
+        })
+    }
+
+    /// Its header names this image as its backing file, with its format. Returns the whole header.
+    #[track_caller]
+    pub fn assert_backing<'a>(&'a self, backing: &'a Image) -> Action<'a, Value> {
+        Action::new(format!("the header of {self}"), async move {
+            let header = self.header().await?;
+            let mut expected = json!({"backing-filename": backing});
+            // All that qed can record is that it must not be probed, because it is raw.
+            if self.format() != Format::Qed || backing.format() == Format::Raw {
+                expected["backing-filename-format"] = backing.format().name().into();
+            }
+            header
+                .assert_includes(&expected)
+                .context(format!("the header of {self}"))?;
+            Ok(header)
+        })
+    }
+
+    /// The bytes of its file, to see later that it still has them.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    #[track_caller]
+    pub fn file_bytes(&self) -> CaseResult<FileBytes> {
+        let bytes = self.read_file()?;
+        let image = self.clone();
+        Ok(FileBytes { image, bytes })
+    }
+
+    fn read_file(&self) -> CaseResult<Vec<u8>> {
+        std::fs::read(self.file()).context(format!("reading {self}"))
+    }
+}
+
+/// The clusters that these ranges touch; none touches another.
+fn to_clusters(
+    ranges: impl Iterator<Item = Range<u64>>,
+    cluster: u64,
+    size: u64,
+) -> Vec<Range<u64>> {
+    let mut out: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        let start = range.start / cluster * cluster;
+        let end = range.end.next_multiple_of(cluster).min(size);
+        match out.last_mut() {
+            Some(last) if last.end >= start => last.end = end.max(last.end),
+            _ => out.push(start..end),
+        }
+    }
+    out
+}
+
+/// The bytes of an image's file at one time, all of them: data, tables, header.
+pub struct FileBytes {
+    image: Image,
+    bytes: Vec<u8>,
+}
+
+impl FileBytes {
+    /// The file still has the very same bytes.
+    ///
+    /// # Errors
+    /// Says where it has changed first.
+    #[track_caller]
+    pub fn assert_unchanged(&self) -> CaseResult {
+        let (image, was, is) = (&self.image, &self.bytes, self.image.read_file()?);
+        if *was == is {
+            return Ok(());
+        }
+        let differs = was.iter().zip(&is).position(|(a, b)| a != b);
+        Err(Failure::new(match differs {
+            Some(at) => format!(
+                "the file {image} holds {:#04x} at {at:#x}, expected {:#04x} as before",
+                is[at], was[at]
+            ),
+            None => format!(
+                "the file {image} has {} bytes, expected {} as before",
+                is.len(),
+                was.len()
+            ),
+        }))
+    }
+}
+
+impl std::fmt::Debug for FileBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FileBytes({}, {})", self.image, self.bytes.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_widened_to_clusters() {
+        let ranges = [1..2, 100..300, 1000..1010].into_iter();
+        assert_eq!(to_clusters(ranges, 256, 1010), [0..512, 768..1010]);
+    }
+}

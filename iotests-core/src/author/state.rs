@@ -1,0 +1,220 @@
+//! What a machine answers about its block layer, to see that nothing of it has changed.
+
+use std::panic::Location;
+
+use serde_json::{Value, json};
+
+use super::action::Action;
+use super::assert::AssertJson;
+use super::expect::ErrorText;
+use super::failure::{CaseResult, Context, Failure};
+use super::job::JobBuilder;
+use super::machine::{Cmd, Machine, Monitor, Target};
+use super::storage::Storage;
+
+/// All nodes, with the permissions that their users hold.
+const GRAPH: &str = "x-debug-query-block-graph";
+
+/// Everything that a machine answers about its nodes, devices, jobs and exports at one time.
+#[derive(Debug)]
+pub struct State(Vec<(&'static str, Value)>);
+
+impl State {
+    const COMMANDS: [&str; 6] = [
+        "query-named-block-nodes",
+        "query-block",
+        "query-jobs",
+        "query-block-jobs",
+        "query-block-exports",
+        GRAPH,
+    ];
+
+    async fn of(monitor: &Monitor) -> CaseResult<Self> {
+        let mut answers = Vec::new();
+        for command in Self::COMMANDS {
+            answers.push((command, answer(monitor, command).await?));
+        }
+        Ok(State(answers))
+    }
+
+    async fn assert_same(&self, monitor: &Monitor, of: impl Fn(&str) -> bool) -> CaseResult {
+        for (command, before) in self.0.iter().filter(|(command, _)| of(command)) {
+            let after = answer(monitor, command).await?;
+            after
+                .assert("", before.clone())
+                .context(format!("{command} shows a change"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a machine answers, without what a file system may change by itself.
+async fn answer(monitor: &Monitor, command: &str) -> CaseResult<Value> {
+    let mut answer = monitor.ask(command, Value::Null).await?;
+    remove_sizes_on_disk(&mut answer);
+    Ok(answer)
+}
+
+fn remove_sizes_on_disk(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.remove("actual-size");
+            members.values_mut().for_each(remove_sizes_on_disk);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_sizes_on_disk),
+        _ => {}
+    }
+}
+
+impl Machine {
+    /// Everything that it answers about its nodes, devices, jobs and exports, to see later that
+    /// nothing has changed.
+    #[track_caller]
+    pub fn state(&self) -> Action<'_, State> {
+        let asked = State::of(&self.monitor);
+        Action::new(format!("the state of {}", self.name()), asked)
+    }
+
+    /// It answers everything as it did then, so it is alive, and nothing of it has changed since.
+    #[track_caller]
+    pub fn assert_unchanged_since<'a>(&'a self, before: &'a State) -> Action<'a, ()> {
+        let same = before.assert_same(&self.monitor, |_| true);
+        Action::new(format!("the state of {}", self.name()), same)
+    }
+
+    /// The same nodes are there with the same users and permissions; their sizes may have changed.
+    #[track_caller]
+    pub fn assert_same_graph_as<'a>(&'a self, before: &'a State) -> Action<'a, ()> {
+        let same = before.assert_same(&self.monitor, |command| command == GRAPH);
+        Action::new(format!("the graph of {}", self.name()), same)
+    }
+
+    /// Each of these nodes is read-only, or is not.
+    #[track_caller]
+    pub fn assert_read_only<'a>(&'a self, nodes: &'a [(&'a str, bool)]) -> Action<'a, ()> {
+        Action::new("the state of some nodes", async move {
+            for (name, read_only) in nodes {
+                let node = self.node(*name).await?;
+                node.assert("ro", *read_only)
+                    .context(format!("the node {name}"))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What `query-named-block-nodes` says of a node, with all the layers below it in the answer.
+    #[track_caller]
+    pub fn node_and_layers(&self, name: impl Into<Target>) -> Action<'_, Value> {
+        let name = name.into().to_string();
+        Action::new(format!("the node {name}"), async move {
+            let flat = json!({"flat": false});
+            let nodes = self.monitor.ask("query-named-block-nodes", flat).await?;
+            nodes.find(&json!({"node-name": name})).cloned()
+        })
+    }
+
+    /// There is none of these nodes.
+    #[track_caller]
+    pub fn assert_no_nodes<'a>(&'a self, names: &'a [&'a str]) -> Action<'a, ()> {
+        Action::new("the list of nodes", async move {
+            for name in names {
+                if self.has_node(*name).await? {
+                    return Err(Failure::new(format!(
+                        "there is a node {name}, expected none"
+                    )));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// A node, a drive or a device of the machine, to be written and read as [`Storage`].
+    #[must_use]
+    pub fn storage(&self, target: impl Into<Target>) -> NodeStorage<'_> {
+        NodeStorage {
+            machine: self,
+            target: target.into(),
+        }
+    }
+}
+
+/// A node, a drive or a device of a machine, as [`Storage`].
+pub struct NodeStorage<'m> {
+    machine: &'m Machine,
+    target: Target,
+}
+
+impl std::fmt::Display for NodeStorage<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.target, self.machine.name())
+    }
+}
+
+impl Storage for NodeStorage<'_> {
+    #[track_caller]
+    fn size(&self) -> Action<'_, u64> {
+        let name = self.target.to_string();
+        Action::new(format!("the size of {self}"), async move {
+            let monitor = &self.machine.monitor;
+            let nodes = monitor.ask("query-named-block-nodes", Value::Null).await?;
+            let size = match nodes.find(&json!({"node-name": name})) {
+                Ok(node) => node["image"]["virtual-size"].as_u64(),
+                Err(_) => {
+                    let devices = monitor.ask("query-block", Value::Null).await?;
+                    let device = devices
+                        .find(&json!({"device": name}))
+                        .or_else(|_| devices.find(&json!({"qdev": name})))?;
+                    device["inserted"]["image"]["virtual-size"].as_u64()
+                }
+            };
+            size.ok_or_else(|| Failure::new(format!("{self} has no size")))
+        })
+    }
+
+    #[track_caller]
+    fn io_all(&self, commands: Vec<String>) -> Action<'_, String> {
+        self.machine.io_all(self.target.clone(), commands)
+    }
+}
+
+impl Cmd {
+    /// Sends it; it must be refused with this text and the class `GenericError`, and nothing of the
+    /// machine may have changed.
+    pub fn refused(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        self.refused_class("GenericError", text)
+    }
+
+    /// Sends it; it must be refused with this text and this class, and nothing of the machine may
+    /// have changed.
+    pub fn refused_class(self, class: &str, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        let (place, monitor) = (self.place(), self.monitor().clone());
+        unchanged(place, monitor, self.expect_error_class(class, text))
+    }
+}
+
+impl JobBuilder {
+    /// Starts it; the command must be refused with this text and the class `GenericError`, and
+    /// nothing of the machine may have changed.
+    pub fn refused(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        self.refused_class("GenericError", text)
+    }
+
+    /// Starts it; the command must be refused with this text and this class, and nothing of the
+    /// machine may have changed.
+    pub fn refused_class(self, class: &str, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        let (place, monitor) = (self.place(), self.monitor().clone());
+        unchanged(place, monitor, self.expect_error_class(class, text))
+    }
+}
+
+fn unchanged(
+    place: &'static Location<'static>,
+    monitor: Monitor,
+    refusal: Action<'static, ()>,
+) -> Action<'static, ()> {
+    Action::at(place, "a refusal that changes nothing", async move {
+        let before = State::of(&monitor).await?;
+        refusal.await?;
+        before.assert_same(&monitor, |_| true).await
+    })
+}

@@ -1,0 +1,189 @@
+//! What can be written and read: an image, a node or disk of a machine, an export.
+
+use std::fmt;
+use std::ops::Range;
+use std::panic::Location;
+
+use super::action::Action;
+use super::content::{Content, Wrong};
+use super::failure::{CaseResult, Difference, Failure};
+use super::image::{io_command, pieces};
+
+/// Something that holds data and takes the commands of qemu-io: an image, a node or disk of a
+/// machine, an export. All of them are written and checked by the same words.
+pub trait Storage: fmt::Display {
+    /// Its size now, in bytes.
+    fn size(&self) -> Action<'_, u64>;
+
+    /// Runs these commands of qemu-io on it, one after another, each of which must succeed; returns
+    /// what they printed.
+    fn io_all(&self, commands: Vec<String>) -> Action<'_, String>;
+
+    /// Writes all of this, in the order in which it was put together; holes are left alone.
+    #[track_caller]
+    fn write_all<'a>(&'a self, content: impl Into<Content>) -> Action<'a, ()>
+    where
+        Self: Sized,
+    {
+        let commands = writes(&content.into());
+        Action::new(format!("a write to {self}"), async move {
+            if !commands.is_empty() {
+                self.io_all(commands).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Exactly this is read from it, from the start to the end: where the content has a hole, zeroes.
+    #[track_caller]
+    fn assert_reads<'a>(&'a self, content: impl Into<Content>) -> Action<'a, ()>
+    where
+        Self: Sized,
+    {
+        let (place, content) = (Location::caller(), content.into());
+        Action::at(place, format!("a read of {self}"), async move {
+            let size = self.size().await?;
+            fits(self, &content, size)?;
+            let reads = content.reads(size);
+            let commands = reads.iter().cloned().flat_map(read).collect();
+            let Err(failure) = self.io_all(commands).await else {
+                return Ok(());
+            };
+            // Which part it is, and what is there instead.
+            for (byte, range) in reads {
+                if let Some(wrong) = self.look_for(byte, range).await? {
+                    return Err(differs(self, &[wrong]));
+                }
+            }
+            Err(failure)
+        })
+    }
+}
+
+/// The search for what is wrong.
+trait Search: Storage {
+    /// The first byte in a range that is another one: halves are read until one of few bytes is left,
+    /// whose content is printed.
+    async fn look_for(&self, expected: u8, range: Range<u64>) -> CaseResult<Option<Wrong>> {
+        const FEW: u64 = 4096;
+        let mut range = range;
+        if !self.is_wrong(expected, &range).await? {
+            return Ok(None);
+        }
+        while range.end - range.start > FEW {
+            let middle = range.start + ((range.end - range.start) / 2).next_multiple_of(512);
+            let first = range.start..middle;
+            range = match self.is_wrong(expected, &first).await? {
+                true => first,
+                false => middle..range.end,
+            };
+        }
+        let length = range.end - range.start;
+        let dump = self
+            .io_all(vec![format!("read -v {} {length}", range.start)])
+            .await?;
+        let bytes = dumped(&dump);
+        let Some(at) = bytes.iter().position(|byte| *byte != expected) else {
+            return Ok(None);
+        };
+        let found = bytes[at];
+        let same = bytes[at..]
+            .iter()
+            .take_while(|byte| **byte == found)
+            .count() as u64;
+        let start = range.start + at as u64;
+        let range = start..start + same;
+        Ok(Some(Wrong {
+            range,
+            found,
+            expected,
+        }))
+    }
+
+    async fn is_wrong(&self, byte: u8, range: &Range<u64>) -> CaseResult<bool> {
+        let reads = read((byte, range.clone())).collect();
+        Ok(self.io_all(reads).await.is_err())
+    }
+}
+
+impl<S: Storage> Search for S {}
+
+/// The bytes in what `read -v` prints: offset, sixteen bytes, and the same as text.
+fn dumped(text: &str) -> Vec<u8> {
+    let line = |line: &str| {
+        let (_, bytes) = line.split_once(":  ")?;
+        let (bytes, _) = bytes.split_once("  ")?;
+        let byte = |text| u8::from_str_radix(text, 16).ok();
+        bytes.split(' ').map(byte).collect::<Option<Vec<u8>>>()
+    };
+    text.lines().filter_map(line).flatten().collect()
+}
+
+/// The commands that write this.
+pub(crate) fn writes(content: &Content) -> Vec<String> {
+    content.to_write().into_iter().flat_map(write).collect()
+}
+
+fn write((byte, range): (u8, Range<u64>)) -> impl Iterator<Item = String> {
+    pieces(&range).map(move |piece| match byte {
+        0 => format!("write -z {} {}", piece.start, piece.end - piece.start),
+        byte => io_command("write -P", byte, &piece),
+    })
+}
+
+fn read((byte, range): (u8, Range<u64>)) -> impl Iterator<Item = String> {
+    pieces(&range).map(move |piece| io_command("read -P", byte, &piece))
+}
+
+/// All that the content has lies below the end.
+pub(crate) fn fits(storage: &impl fmt::Display, content: &Content, size: u64) -> CaseResult {
+    match content.end() {
+        end if end <= size => Ok(()),
+        end => Err(Failure::new(format!(
+            "{storage} has {size} bytes, expected {end} at least"
+        ))),
+    }
+}
+
+/// Other data than expected, as a failure.
+pub(crate) fn differs(storage: &impl fmt::Display, wrong: &[Wrong]) -> Failure {
+    let (expected, found) = Wrong::both(wrong);
+    let first = wrong.first().map(Wrong::to_string).unwrap_or_default();
+    let difference = Difference {
+        expected,
+        found,
+        diff: None,
+    };
+    Failure::differs(format!("{storage} holds {first}"), difference)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeroes_are_written_as_such_and_long_ranges_in_pieces() {
+        const GIB: u64 = 1 << 30;
+        let lines: Vec<String> = write((0, 0..512)).chain(write((7, 1..GIB + 3))).collect();
+        assert_eq!(
+            lines,
+            [
+                "write -z 0 512",
+                "write -P 0x07 1 1073741824",
+                "write -P 0x07 1073741825 2"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_dump_of_qemu_io_is_read() {
+        let text = "00000200:  11 11 00 0a ff 11 11 11 11 11 11 11 11 11 11 11  ..  ............\n\
+                    00000210:  01 02  ..\nread 18/18 bytes at offset 512\n";
+        let bytes = dumped(text);
+        assert_eq!(
+            (bytes.len(), &bytes[..5]),
+            (18, &[0x11, 0x11, 0, 0x0a, 0xff][..])
+        );
+        assert_eq!(bytes[16..], [1, 2]);
+    }
+}
