@@ -1,21 +1,38 @@
-//! qemu-img and qemu-io as typed Rust, and the process runner of the harness.
+//! qemu-img and qemu-io as typed Rust, and a process runner that leaves nothing behind.
 //!
 //! - [`process`] runs programs: pipes drained, deadlines kept, secrets hidden, nothing left behind.
 //! - [`tools`] finds QEMU's programs, and says where it looked when it does not.
-//! - [`img`] and [`io`] are qemu-img and qemu-io, with the truth about their exit statuses, their
-//!   output and their hangs; [`image`] is how images and secrets are named to them.
-//! - [`probe`] finds out what a set of tools can really do.
-//! - [`raw`] and [`qcow2`] make, verify and damage image files without any tool.
+#![cfg_attr(
+    all(feature = "img", feature = "io"),
+    doc = "- [`img`] and [`io`] are qemu-img and qemu-io, with the truth about their exit statuses, their
+  output and their hangs; [`image`] is how images and secrets are named to them."
+)]
+#![cfg_attr(
+    feature = "probe",
+    doc = "- [`probe`] finds out what a set of tools can really do."
+)]
+#![cfg_attr(
+    all(feature = "raw", feature = "qcow2"),
+    doc = "- [`raw`] and [`qcow2`] make, verify and damage image files without any tool."
+)]
+//!
+//! All but the first two is behind a feature of its name; all are on by default.
 //!
 //! Everything works inside and outside of async code: what waits is an `async fn`, and has a twin
 //! whose name ends in `_blocking`. No particular runtime is needed, nor any at all.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "image")]
 pub mod image;
+#[cfg(feature = "img")]
 pub mod img;
+#[cfg(feature = "io")]
 pub mod io;
+#[cfg(feature = "probe")]
 pub mod probe;
 pub mod process;
+#[cfg(feature = "qcow2")]
 pub mod qcow2;
+#[cfg(feature = "raw")]
 pub mod raw;
 pub mod tools;

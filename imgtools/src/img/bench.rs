@@ -127,7 +127,7 @@ impl Operation for Bench {
         args.image(&self.image)
     }
 
-    fn answer(&self, output: Output) -> Result<BenchResult, ImgError> {
+    fn answer(self, output: Output) -> Result<BenchResult, ImgError> {
         let output = output.check()?;
         match elapsed(&output.stdout_text()) {
             Some(elapsed) => Ok(BenchResult {

@@ -84,7 +84,7 @@ impl Operation for Bitmap {
         Ok(())
     }
 
-    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+    fn answer(self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }

@@ -10,7 +10,7 @@ use crate::image::{FileName, ImageSpec, NameError, Options, Secret};
 use crate::process::{Command, Output, block_on};
 
 /// A subcommand of qemu-img: its arguments, and what it makes of the output.
-pub trait Operation {
+pub trait Operation: Sized {
     /// What a run gives.
     type Answer;
 
@@ -20,8 +20,14 @@ pub trait Operation {
     /// Adds the arguments of the subcommand.
     fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError>;
 
+    /// Whether standard output is given to [`Operation::take`] as it comes, and not kept.
+    const PULLS: bool = false;
+
+    /// Takes a piece of standard output.
+    fn take(&mut self, _bytes: &[u8]) {}
+
     /// Reads the output. Signals are dealt with before.
-    fn answer(&self, output: Output) -> Result<Self::Answer, ImgError>;
+    fn answer(self, output: Output) -> Result<Self::Answer, ImgError>;
 
     /// The file of this machine that it makes, if it makes one.
     fn makes(&self) -> Option<&Path> {
@@ -136,7 +142,11 @@ impl<Op: Operation> Call<Op> {
 
     async fn started(self) -> Result<Running<Op>, ImgError> {
         let made = Made::before(self.op.makes());
-        let child = self.command()?.spawn_async().await?;
+        let mut command = self.command()?;
+        if Op::PULLS {
+            command = command.pull_stdout();
+        }
+        let child = command.spawn_async().await?;
         Ok(Running::new(child, made, self.op))
     }
 }

@@ -39,7 +39,7 @@ impl Operation for Amend {
         args.image(&self.image)
     }
 
-    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+    fn answer(self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }
@@ -91,7 +91,7 @@ impl Operation for Commit {
         args.image(&self.image)
     }
 
-    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+    fn answer(self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }
@@ -155,7 +155,7 @@ impl Operation for Rebase {
         args.image(&self.image)
     }
 
-    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+    fn answer(self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }
@@ -213,7 +213,7 @@ impl Operation for Resize {
         Ok(())
     }
 
-    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+    fn answer(self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }
@@ -246,7 +246,7 @@ impl Operation for Snapshot {
         args.image_without_format_flag(&self.image)
     }
 
-    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+    fn answer(self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }
@@ -263,7 +263,7 @@ impl Operation for Raw {
         Ok(())
     }
 
-    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+    fn answer(self, output: Output) -> Result<Output, ImgError> {
         Ok(output)
     }
 }

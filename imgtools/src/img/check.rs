@@ -131,7 +131,7 @@ impl Operation for Check {
         args.image(&self.image)
     }
 
-    fn answer(&self, output: Output) -> Result<CheckOutcome, ImgError> {
+    fn answer(self, output: Output) -> Result<CheckOutcome, ImgError> {
         // The report is printed if the check itself was done; with 1 only then is it an answer.
         let report = serde_json::from_slice(&output.stdout);
         let (verdict, report) = match (output.status.code(), report) {

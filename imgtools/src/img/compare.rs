@@ -99,7 +99,7 @@ impl Operation for Compare {
         Ok(())
     }
 
-    fn answer(&self, output: Output) -> Result<Comparison, ImgError> {
+    fn answer(self, output: Output) -> Result<Comparison, ImgError> {
         let text = output.stdout_text();
         let phase = match output.status.code() {
             Some(0) => {

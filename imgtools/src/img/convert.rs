@@ -178,7 +178,7 @@ impl Operation for Convert {
         self.target.local()
     }
 
-    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+    fn answer(self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }
@@ -259,7 +259,7 @@ impl Operation for Dd {
         self.target.local()
     }
 
-    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+    fn answer(self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }

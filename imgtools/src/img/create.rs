@@ -158,7 +158,7 @@ impl Operation for Create {
         self.file.local()
     }
 
-    fn answer(&self, output: Output) -> Result<Output, ImgError> {
+    fn answer(self, output: Output) -> Result<Output, ImgError> {
         Ok(output.check()?)
     }
 }

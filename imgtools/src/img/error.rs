@@ -32,15 +32,17 @@ pub enum ImgError {
     #[error("failed to read what `{}` printed{}", .0.command, .0.tail())]
     Text(Box<Output>),
 
-    /// `map` failed on its way. Here are the extents that it had found before.
+    /// `map` failed on its way.
     #[error(
-        "failed to map the whole image: `{}` {} after {} extents{}",
-        output.command, output.status, extents.len(), output.tail()
+        "failed to map the whole image: `{}` {} after {found} extents{}",
+        output.command, output.status, output.tail()
     )]
     TruncatedMap {
         /// What it printed.
         output: Box<Output>,
-        /// The extents before the failure.
+        /// How many extents it had found before.
+        found: u64,
+        /// Those extents, unless they were given out as they came.
         extents: Vec<MapExtent>,
     },
 

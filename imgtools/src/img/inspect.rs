@@ -2,11 +2,12 @@
 
 use serde::de::DeserializeOwned;
 
+use super::extents::{Extents, Parser};
 use super::{
     Arguments, Call, ImageInfo, ImgError, MapExtent, MeasureReport, Operation, SnapshotInfo,
 };
 use crate::image::{ImageSpec, NameError, Options};
-use crate::process::Output;
+use crate::process::{Output, block_on};
 
 /// `info`.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Map {
     image: ImageSpec,
     start: Option<u64>,
     length: Option<u64>,
+    parser: Parser,
+    extents: Vec<MapExtent>,
 }
 
 /// `measure`.
@@ -60,7 +63,7 @@ impl Operation for Info {
         args.image(&self.0)
     }
 
-    fn answer(&self, output: Output) -> Result<ImageInfo, ImgError> {
+    fn answer(self, output: Output) -> Result<ImageInfo, ImgError> {
         json(output)
     }
 }
@@ -75,7 +78,7 @@ impl Operation for BackingChain {
         args.image(&self.0)
     }
 
-    fn answer(&self, output: Output) -> Result<Vec<ImageInfo>, ImgError> {
+    fn answer(self, output: Output) -> Result<Vec<ImageInfo>, ImgError> {
         json(output)
     }
 }
@@ -89,7 +92,7 @@ impl Operation for SnapshotList {
         args.image(&self.0)
     }
 
-    fn answer(&self, output: Output) -> Result<Vec<SnapshotInfo>, ImgError> {
+    fn answer(self, output: Output) -> Result<Vec<SnapshotInfo>, ImgError> {
         json(output).map(|info: ImageInfo| info.snapshots)
     }
 }
@@ -112,11 +115,35 @@ impl Map {
             image,
             start: None,
             length: None,
+            parser: Parser::default(),
+            extents: Vec::new(),
         }
     }
 }
 
 impl Call<Map> {
+    /// Starts it, to give one extent after the other: [`Call::run`] has all of them in memory.
+    ///
+    /// ```no_run
+    /// # async fn example(img: imgtools::img::QemuImg) -> Result<(), imgtools::img::ImgError> {
+    /// let mut extents = img.map("disk.qcow2").stream().await?;
+    /// let mut data = 0;
+    /// while let Some(extent) = extents.next().await.transpose()? {
+    ///     data += if extent.data { extent.length } else { 0 };
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn stream(self) -> Result<Extents, ImgError> {
+        let child = self.command()?.pull_stdout().spawn_async().await?;
+        Ok(Extents::new(child))
+    }
+
+    /// [`Call::stream`] outside of async code.
+    pub fn stream_blocking(self) -> Result<Extents, ImgError> {
+        block_on(self.stream())
+    }
+
     /// Begins at this byte.
     pub fn start(self, offset: u64) -> Call<Map> {
         self.with(|op| op.start = Some(offset))
@@ -139,33 +166,24 @@ impl Operation for Map {
         args.image(&self.image)
     }
 
-    fn answer(&self, output: Output) -> Result<Vec<MapExtent>, ImgError> {
-        // It prints as it goes: what begins but does not end is what a failure leaves.
-        let began = output.stdout.first() == Some(&b'[');
-        match serde_json::from_slice::<Vec<MapExtent>>(&output.stdout) {
-            Err(error) if began && (error.is_eof() || !output.status.is_success()) => {
-                let extents = extents_before_the_end(&output.stdout_text());
-                Err(ImgError::TruncatedMap {
-                    output: output.into(),
-                    extents,
-                })
-            }
-            _ => json(output),
-        }
-    }
-}
+    const PULLS: bool = true;
 
-/// The complete entries of a list that lacks its end.
-fn extents_before_the_end(text: &str) -> Vec<MapExtent> {
-    let mut rest = text.trim_start().strip_prefix('[').unwrap_or("");
-    let mut extents = Vec::new();
-    loop {
-        let mut entries = serde_json::Deserializer::from_str(rest).into_iter();
-        let Some(Ok(extent)) = entries.next() else {
-            return extents;
-        };
-        extents.push(extent);
-        rest = rest[entries.byte_offset()..].trim_start_matches([',', '\n', ' ']);
+    fn take(&mut self, bytes: &[u8]) {
+        let extents = &mut self.extents;
+        self.parser.feed(bytes, |extent| extents.push(extent));
+    }
+
+    fn answer(self, output: Output) -> Result<Vec<MapExtent>, ImgError> {
+        let extents = self.extents;
+        match self.parser.end(output, extents.len() as u64) {
+            Ok(()) => Ok(extents),
+            Err(ImgError::TruncatedMap { output, found, .. }) => Err(ImgError::TruncatedMap {
+                output,
+                found,
+                extents,
+            }),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -221,54 +239,7 @@ impl Operation for Measure {
         Ok(())
     }
 
-    fn answer(&self, output: Output) -> Result<MeasureReport, ImgError> {
+    fn answer(self, output: Output) -> Result<MeasureReport, ImgError> {
         json(output)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn extent(start: u64, length: u64, data: bool) -> MapExtent {
-        MapExtent {
-            start,
-            length,
-            depth: 0,
-            present: Some(data),
-            zero: !data,
-            data,
-            compressed: None,
-            offset: data.then_some(start),
-            other: Default::default(),
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_cut_map_has_all_entries_before_the_cut(
-            parts in prop::collection::vec((any::<u32>(), any::<u32>(), any::<bool>()), 0..8),
-            cut in any::<prop::sample::Index>(),
-        ) {
-            let extents: Vec<MapExtent> = parts
-                .iter()
-                .map(|(start, length, data)| extent((*start).into(), (*length).into(), *data))
-                .collect();
-            let lines: Vec<String> =
-                extents.iter().map(|extent| serde_json::to_string(extent).unwrap()).collect();
-            let text = format!("[{}", lines.join(",\n"));
-            prop_assert_eq!(&extents_before_the_end(&text), &extents);
-            let cut = cut.index(text.len() + 1);
-            let found = extents_before_the_end(&text[..cut]);
-            let whole = text[..cut].matches('}').count();
-            prop_assert_eq!(found, &extents[..whole]);
-        }
-
-        #[test]
-        fn no_text_is_too_strange(text in "\\PC{0,60}") {
-            let _ = extents_before_the_end(&text);
-        }
     }
 }

@@ -28,6 +28,7 @@ mod compare;
 mod convert;
 mod create;
 mod error;
+mod extents;
 mod inspect;
 mod json;
 mod qemu_img;
@@ -42,6 +43,7 @@ pub use compare::{Compare, Comparison, Difference};
 pub use convert::{Convert, Dd};
 pub use create::Create;
 pub use error::{ComparePhase, ImgError};
+pub use extents::Extents;
 pub use inspect::{BackingChain, Info, Map, Measure, SnapshotList};
 pub use json::{
     BitmapInfo, CheckReport, ChildInfo, EncryptInfo, FileInfo, FormatSpecific, ImageInfo, LuksInfo,

@@ -3,17 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
+use super::block_on::{block_on, block_on_at_most};
 use super::shared::{Shared, State};
-use super::{Captured, CommandLine, Output, ProcessError, Status, Stream, dying};
+use super::{Captured, CommandLine, Output, ProcessError, Signal, Status, Stream};
 
 /// How long dropping a handle waits for a killed process. Only one that hangs in the kernel takes
 /// longer than moments, and it is then left to its minder's thread.
 const DROP_BOUND: Duration = Duration::from_secs(10);
-
-/// How long [`Child::ended`] waits for a process that is on its way out: one that dumps a large core takes its time.
-const DYING: Duration = Duration::from_secs(60);
 
 /// A running process. Its pipes are served, its deadline is kept and its end is noticed whether or
 /// not anybody waits.
@@ -65,12 +61,6 @@ impl Child {
             .map(|()| self)
     }
 
-    pub(super) fn started_blocking(self) -> Result<Child, ProcessError> {
-        self.shared
-            .wait_blocking(|state| self.start_outcome(state))
-            .map(|()| self)
-    }
-
     fn start_outcome(&self, state: &mut State) -> Option<Result<(), ProcessError>> {
         match state.is_started() {
             true => Some(Ok(())),
@@ -99,27 +89,12 @@ impl Child {
 
     /// [`Child::wait`] outside of async code.
     pub fn wait_blocking(&self) -> Result<Output, ProcessError> {
-        self.shared
-            .wait_blocking(|state| self.shared.outcome(state))
+        block_on(self.wait())
     }
 
     /// How the process ended, if it has.
     pub fn try_wait(&self) -> Option<Status> {
         self.shared.lock().status
-    }
-
-    /// How it ended, or is about to end by itself; `None` while it lives on. Unlike [`Child::try_wait`] this does not depend on what
-    /// has been noticed so far: one that a signal is killing, or that dumps core, is waited for, at most a minute. Ask this before
-    /// killing it, to know whether the kill was the cause.
-    pub fn ended(&self) -> Option<Status> {
-        if let Some(status) = self.try_wait() {
-            return Some(status);
-        }
-        if !dying::is_dying(self.pid()) {
-            return self.try_wait();
-        }
-        self.set_deadline(Some(DYING));
-        self.exited_blocking()
     }
 
     /// Waits for the process alone, not for others that may still hold its output open. All that it
@@ -130,7 +105,7 @@ impl Child {
 
     /// [`Child::exited`] outside of async code.
     pub fn exited_blocking(&self) -> Option<Status> {
-        self.shared.wait_blocking(exit_of)
+        block_on(self.exited())
     }
 
     /// Waits until both its output pipes are closed, by whoever holds them.
@@ -161,9 +136,20 @@ impl Child {
     }
 
     /// [`Child::until`] outside of async code.
-    pub fn until_blocking<T>(&self, mut ask: impl FnMut(&View<'_>) -> Option<T>) -> Option<T> {
-        self.shared
-            .wait_blocking(|state| answer_or_end(state, &mut ask))
+    pub fn until_blocking<T>(&self, ask: impl FnMut(&View<'_>) -> Option<T>) -> Option<T> {
+        block_on(self.until(ask))
+    }
+
+    /// Waits for more of a standard output that is pulled (see
+    /// [`Command::pull_stdout`](super::Command::pull_stdout)), and takes it. Empty at its end, which
+    /// may be that of the process by its deadline: [`Child::wait`] then tells.
+    pub async fn pull(&self) -> Vec<u8> {
+        self.shared.pull().await
+    }
+
+    /// [`Child::pull`] outside of async code.
+    pub fn pull_blocking(&self) -> Vec<u8> {
+        block_on(self.pull())
     }
 
     /// Looks at the process once.
@@ -171,11 +157,6 @@ impl Child {
         look(&View {
             state: &self.shared.lock(),
         })
-    }
-
-    /// A receiver that is told of each change: output, closed pipes, exit.
-    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.shared.subscribe()
     }
 
     /// Queues input for a process with [`Command::stdin_piped`](super::Command::stdin_piped). False
@@ -235,9 +216,8 @@ impl Drop for Child {
             return;
         }
         self.shared.kill(true);
-        let ended = self
-            .shared
-            .wait_at_most(DROP_BOUND, |state| state.end.as_ref().map(|_| ()));
+        let end = self.shared.wait(|state| state.end.as_ref().map(|_| ()));
+        let ended = block_on_at_most(DROP_BOUND, end);
         if ended.is_none() {
             tracing::error!(command = %self.shared.command, "killed process does not go away");
         }

@@ -9,6 +9,7 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::block_on::block_on;
 use super::echo::Echo;
 use super::exec::FdMap;
 use super::minder::{self, Hook, Plan};
@@ -41,6 +42,7 @@ pub struct Command {
     deadline: Option<Duration>,
     grace: Duration,
     cap: usize,
+    pull: bool,
     echo: bool,
     until_exit: bool,
     end_group: bool,
@@ -74,6 +76,7 @@ impl Command {
             deadline: None,
             grace: DEFAULT_GRACE,
             cap: DEFAULT_CAP,
+            pull: false,
             echo: false,
             until_exit: false,
             end_group: false,
@@ -203,8 +206,16 @@ impl Command {
         self
     }
 
+    /// Keeps nothing of its standard output, which is taken by [`Child::pull`] as it comes. The
+    /// process waits where nobody does, so that memory is bounded however much it prints.
+    pub fn pull_stdout(mut self) -> Command {
+        self.pull = true;
+        self
+    }
+
     /// Whether its output is also copied to our standard error as it comes, without its secrets
-    /// (default: no). What may be the beginning of a secret comes with what follows it.
+    /// (default: no). What may be the beginning of a secret comes with what follows it. Where our
+    /// standard error takes nothing for long, some is left out, with a note that says so.
     pub fn echo(mut self, yes: bool) -> Command {
         self.echo = yes;
         self
@@ -264,13 +275,13 @@ impl Command {
 
     /// [`Command::run`] outside of async code.
     pub fn run_blocking(self) -> Result<Output, ProcessError> {
-        self.start()?.wait_blocking()
+        block_on(self.run())
     }
 
     /// Starts it. Returns when the program is running, within a millisecond or so, and so may be
     /// called from async code; [`Command::spawn_async`] does not even block for that.
     pub fn spawn(self) -> Result<Child, ProcessError> {
-        self.start()?.started_blocking()
+        block_on(self.spawn_async())
     }
 
     /// Starts it, and waits without blocking until the program is running.
@@ -312,6 +323,7 @@ impl Command {
             self.group,
             self.cap,
             self.deadline,
+            self.pull,
             self.input,
         )?);
         let plan = Plan {
@@ -321,7 +333,7 @@ impl Command {
             grace: self.grace,
             until_exit: self.until_exit,
             end_group: self.end_group,
-            echo: self.echo.then(Echo::default),
+            echo: self.echo.then(Echo::start).transpose()?,
             hook: self.hook,
         };
         minder::start(plan, Arc::clone(&shared), has_stdin)?;

@@ -1,30 +1,148 @@
 //! Copying the output of a process to our standard error, without its secrets.
 
-use std::io::{self, Write as _};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::{CommandLine, REDACTED, Stream};
 
+/// How much waits for a standard error that takes nothing. What comes then is left out.
+const BACKLOG: usize = 1 << 20;
+
 /// Output comes in pieces of any size. What may be the beginning of a secret is held back until more
 /// has come, so that none is shown in parts.
-#[derive(Debug, Default)]
+///
+/// Our standard error may be a full pipe or a stopped terminal. So it is written to by a thread of
+/// its own, and who looks after the process never waits for it.
 pub(super) struct Echo {
+    held: Held,
+    writer: Arc<Writer>,
+}
+
+#[derive(Default)]
+struct Held {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
 
-impl Echo {
-    /// Shows what has come.
-    pub(super) fn show(&mut self, command: &CommandLine, stream: Stream, bytes: &[u8]) {
-        write(&self.pass(command, stream, bytes, false));
+#[derive(Default)]
+struct Writer {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    bytes: VecDeque<u8>,
+    left_out: u64,
+    /// Nothing more will come.
+    is_closed: bool,
+    /// All is written.
+    is_done: bool,
+}
+
+impl Writer {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows what is held back: no more will come.
-    pub(super) fn finish(&mut self, command: &CommandLine) {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            write(&self.pass(command, stream, &[], true));
+    fn wait<'q>(&self, queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+        let waited = self.changed.wait(queue);
+        waited.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut queue = self.lock();
+        if queue.bytes.len() + bytes.len() > BACKLOG {
+            queue.left_out += bytes.len() as u64;
+        } else {
+            queue.bytes.extend(bytes);
+        }
+        drop(queue);
+        self.changed.notify_all();
+    }
+
+    /// Writes what comes, until it is closed.
+    fn run(&self, mut to: impl io::Write) {
+        let mut queue = self.lock();
+        loop {
+            let mut bytes = Vec::from(std::mem::take(&mut queue.bytes));
+            if queue.left_out > 0 {
+                let note = format!("\n[{} bytes of output left out]\n", queue.left_out);
+                bytes.extend(note.bytes());
+                queue.left_out = 0;
+            }
+            if !bytes.is_empty() {
+                drop(queue);
+                // Who has closed our standard error does not want to read it.
+                let _ = to.write_all(&bytes);
+                queue = self.lock();
+            } else if queue.is_closed {
+                queue.is_done = true;
+                drop(queue);
+                self.changed.notify_all();
+                return;
+            } else {
+                queue = self.wait(queue);
+            }
         }
     }
+}
 
+impl Echo {
+    /// Starts the thread that writes.
+    pub(super) fn start() -> io::Result<Echo> {
+        let writer = Arc::new(Writer::default());
+        let theirs = Arc::clone(&writer);
+        std::thread::Builder::new()
+            .name("process-echo".to_owned())
+            .stack_size(128 * 1024)
+            .spawn(move || theirs.run(io::stderr()))?;
+        let held = Held::default();
+        Ok(Echo { held, writer })
+    }
+
+    /// Shows what has come.
+    pub(super) fn show(&mut self, command: &CommandLine, stream: Stream, bytes: &[u8]) {
+        self.writer
+            .push(&self.held.pass(command, stream, bytes, false));
+    }
+
+    /// Shows what is held back: no more will come. Waits until all is written, but no longer than
+    /// this; not at all with `None`, and without an end with `Some(None)`.
+    pub(super) fn finish(mut self, command: &CommandLine, until: Option<Option<Instant>>) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.writer
+                .push(&self.held.pass(command, stream, &[], true));
+        }
+        let Some(until) = until else { return };
+        let mut queue = self.writer.lock();
+        queue.is_closed = true;
+        self.writer.changed.notify_all();
+        while !queue.is_done {
+            let Some(until) = until else {
+                queue = self.writer.wait(queue);
+                continue;
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.writer.changed.wait_timeout(queue, left);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.writer.lock().is_closed = true;
+        self.writer.changed.notify_all();
+    }
+}
+
+impl Held {
     fn pass(
         &mut self,
         command: &CommandLine,
@@ -62,11 +180,6 @@ impl Echo {
     }
 }
 
-fn write(bytes: &[u8]) {
-    // Who has closed our standard error does not want to read it.
-    let _ = io::stderr().write_all(bytes);
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -89,7 +202,7 @@ mod tests {
                     _ => text.as_str(),
                 })
                 .collect();
-            let mut echo = Echo::default();
+            let mut echo = Held::default();
             let mut shown = Vec::new();
             let mut bytes = text.as_bytes();
             for cut in cuts.iter().cycle() {

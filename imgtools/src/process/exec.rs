@@ -2,18 +2,19 @@
 
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::libc;
-use nix::sys::signal::Signal;
+use rustix::fs::{FileType, Mode, OFlags, RawDir};
+use rustix::io::{Errno, FdFlags};
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
 /// What the child says if a number that it is to take over is suddenly that of some channel. No system
 /// call that it makes, and no exec, fails with this.
-const TAKEN: i32 = libc::ENOTUNIQ;
+const TAKEN: Errno = Errno::NOTUNIQ;
 
 /// How often a child may be started anew because of that. Other threads would have to let go of one of
 /// the numbers at the wrong moment each time.
@@ -49,7 +50,7 @@ impl FdMap {
     fn lift(&mut self) -> io::Result<Arc<[Move]>> {
         // The standard streams are channels of our own.
         if self.moves.iter().any(|(_, number)| *number < 3) {
-            return Err(nix::errno::Errno::EBADF.into());
+            return Err(Errno::BADF.into());
         }
         let highest = self.moves.iter().map(|(_, number)| *number).max();
         let above = highest.unwrap_or_default().saturating_add(1);
@@ -87,13 +88,13 @@ pub(super) fn spawn(
 ) -> io::Result<process::Child> {
     let moves = fds.lift()?;
     let moves_in_child = Arc::clone(&moves);
-    let parent = nix::unistd::getpid();
+    let parent = getpid();
     let in_child = move || {
         if die_with_thread {
-            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            set_parent_process_death_signal(Some(Signal::KILL))?;
             // Had the parent died before the line above, no signal would ever come.
-            if nix::unistd::getppid() != parent {
-                return Err(nix::errno::Errno::ESRCH.into());
+            if getppid() != Some(parent) {
+                return Err(Errno::SRCH.into());
             }
         }
         let is_known = |entry: &Move| {
@@ -101,7 +102,7 @@ pub(super) fn spawn(
             found == 0 || found == entry.known.load(Ordering::Relaxed)
         };
         if !moves_in_child.iter().all(is_known) {
-            return Err(io::Error::from_raw_os_error(TAKEN));
+            return Err(TAKEN.into());
         }
         close_all_on_exec();
         for entry in &*moves_in_child {
@@ -119,13 +120,16 @@ pub(super) fn spawn(
         Ok(())
     };
     // SAFETY: the closure runs in the child between fork and exec. It makes system calls (prctl,
-    // getppid, fstat, close_range, dup2) only; it neither allocates nor takes locks.
+    // getppid, fstat, open, getdents64, fcntl, dup2) only, all with buffers on the stack; it neither
+    // allocates nor takes locks.
     unsafe { command.pre_exec(in_child) };
     let mut tries = 1;
     loop {
         fds.occupy(&moves)?;
         match command.spawn() {
-            Err(error) if error.raw_os_error() == Some(TAKEN) && tries < TRIES => tries += 1,
+            Err(error) if error.raw_os_error() == Some(TAKEN.raw_os_error()) && tries < TRIES => {
+                tries += 1
+            }
             started => return started,
         }
     }
@@ -133,30 +137,36 @@ pub(super) fn spawn(
 
 /// Which pipe or socket has this number here; 0 if none has.
 fn channel_at(number: RawFd) -> u64 {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: writes into `stat`, which has room for it, if the number is in use, else nothing.
-    if unsafe { libc::fstat(number, stat.as_mut_ptr()) } != 0 {
-        return 0;
-    }
-    // SAFETY: it was written.
-    let stat = unsafe { stat.assume_init() };
-    match stat.st_mode & libc::S_IFMT {
-        libc::S_IFIFO | libc::S_IFSOCK => stat.st_ino,
-        _ => 0,
+    // SAFETY: the descriptor is used for one system call, which fails if the number is not in use.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    match rustix::fs::fstat(fd) {
+        Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Fifo | FileType::Socket => stat.st_ino,
+            _ => 0,
+        },
+        Err(_) => 0,
     }
 }
 
 /// Also what we were started with ourselves, or a careless library opened, goes no further: a stray
 /// descriptor keeps image locks and pipes alive.
+///
+/// Where `/proc` is missing, all is as with any other way to start a process.
 fn close_all_on_exec() {
-    // SAFETY: sets a flag on descriptors and touches no memory. Linux before 5.11 does not know it
-    // and refuses; then all is as with any other way to start a process.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3u32,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        );
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(folder) = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()) else {
+        return;
+    };
+    let mut buffer = [MaybeUninit::uninit(); 2048];
+    let mut entries = RawDir::new(&folder, &mut buffer);
+    while let Some(Ok(entry)) = entries.next() {
+        let name = entry.file_name().to_str().ok();
+        if let Some(number) = name.and_then(|name| name.parse::<RawFd>().ok())
+            && number > 2
+        {
+            // SAFETY: the descriptor is used for one system call, which sets a flag on it.
+            let fd = unsafe { BorrowedFd::borrow_raw(number) };
+            let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
+        }
     }
 }

@@ -17,8 +17,8 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
 use super::echo::Echo;
 use super::exec::{self, FdMap};
-use super::shared::{End, Shared};
-use super::{Status, Stream};
+use super::shared::{End, Open, Reading, Shared, Wants};
+use super::{Signal, Status, Stream};
 
 /// How much is read at once: what a pipe holds, unless someone enlarges it or pages are large.
 const CHUNK: usize = 64 * 1024;
@@ -150,8 +150,13 @@ impl<'s> Minder<'s> {
                 }
             }
         };
-        if let Some(echo) = &mut plan.echo {
-            echo.finish(&self.shared.command);
+        if let Some(echo) = plan.echo.take() {
+            // Who ends the process has no time for the rest.
+            let until = match self.ladder {
+                Ladder::Running => Some(self.shared.wants().deadline),
+                Ladder::Terminated { .. } | Ladder::Killed { .. } => None,
+            };
+            echo.finish(&self.shared.command, until);
         }
         if matches!(end, End::Stuck) {
             self.shared.finish(end);
@@ -175,7 +180,8 @@ impl<'s> Minder<'s> {
 
     /// Waits for one thing to happen, and deals with all that have.
     fn turn(&mut self, plan: &mut Plan) -> io::Result<Option<End>> {
-        let ready = self.poll()?;
+        let wants = self.shared.wants();
+        let ready = self.poll(&wants)?;
         let now = Instant::now();
         if ready.wake {
             self.shared.clear_wake();
@@ -194,7 +200,11 @@ impl<'s> Minder<'s> {
         let (asked, done) = self.shared.drains();
         let whole = exited.is_some() || asked != done;
         let mut news = Vec::new();
-        self.read(Stream::Stdout, whole, &mut news)?;
+        match wants.stdout {
+            Reading::Capture => self.read(Stream::Stdout, whole, &mut news)?,
+            Reading::Pull => self.read(Stream::Stdout, false, &mut news)?,
+            Reading::Wait => {}
+        }
         self.read(Stream::Stderr, true, &mut news)?;
         for (stream, bytes) in &news {
             if let Some(echo) = &mut plan.echo {
@@ -204,10 +214,11 @@ impl<'s> Minder<'s> {
                 hook(*stream, bytes);
             }
         }
-        let open = (
-            self.stdin.is_some(),
-            self.stdout.is_some() || self.stderr.is_some(),
-        );
+        let open = Open {
+            stdin: self.stdin.is_some(),
+            stdout: self.stdout.is_some(),
+            stderr: self.stderr.is_some(),
+        };
         let state = self.shared.advance(news, exited, open, asked);
 
         // The ladder: deadline, SIGTERM, grace, SIGKILL, grace, given up.
@@ -223,7 +234,7 @@ impl<'s> Minder<'s> {
                 };
             }
             Ladder::Running if state.deadline.is_some_and(|deadline| now >= deadline) => {
-                self.shared.signal_group(nix::sys::signal::Signal::SIGTERM);
+                self.shared.signal_group(Signal::SIGTERM);
                 self.ladder = Ladder::Terminated {
                     until: grace_ends,
                     exited,
@@ -261,8 +272,7 @@ impl<'s> Minder<'s> {
         }
     }
 
-    fn poll(&mut self) -> io::Result<Ready> {
-        let wants = self.shared.wants();
+    fn poll(&mut self, wants: &Wants) -> io::Result<Ready> {
         if wants.close_stdin {
             self.stdin = None;
         }
@@ -285,11 +295,13 @@ impl<'s> Minder<'s> {
             PollFlags::empty()
         };
         let pidfd = (!wants.exited).then_some(&self.pidfd);
+        let stdout = self.stdout.as_ref();
+        let stdout = stdout.filter(|_| wants.stdout != Reading::Wait);
         let slots = [
             (Some(self.shared.wake_fd()), PollFlags::IN),
             (self.stdin.as_ref(), stdin_wish),
             (pidfd, PollFlags::IN),
-            (self.stdout.as_ref(), PollFlags::IN),
+            (stdout, PollFlags::IN),
             (self.stderr.as_ref(), PollFlags::IN),
         ];
         let mut fds: Vec<PollFd<'_>> = slots

@@ -25,7 +25,6 @@ mod capture;
 mod child;
 mod command;
 mod command_line;
-mod dying;
 mod echo;
 mod error;
 #[allow(unsafe_code)]
@@ -33,6 +32,7 @@ mod exec;
 mod minder;
 mod output;
 mod shared;
+mod signal;
 mod status;
 
 pub(crate) use block_on::block_on;
@@ -41,7 +41,6 @@ pub use child::{Child, View};
 pub use command::{Command, DEFAULT_CAP, DEFAULT_GRACE};
 pub use command_line::{CommandLine, REDACTED};
 pub use error::ProcessError;
-/// The signals that can be sent.
-pub use nix::sys::signal::Signal;
 pub use output::Output;
+pub use signal::Signal;
 pub use status::{Convention, Status, VALGRIND_ERROR};

@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{self, Signal};
-use nix::unistd::Pid;
 use rustix::event::EventfdFlags;
-use tokio::sync::watch;
+use rustix::process::{Pid, kill_process, kill_process_group};
 
 use super::capture::Capture;
-use super::{CommandLine, Convention, Output, ProcessError, Status, Stream};
+use super::{CommandLine, Convention, Output, ProcessError, Signal, Status, Stream};
+
+/// How much of a standard output that is pulled may wait for its reader.
+const PULL_AHEAD: usize = 256 * 1024;
 
 /// How the minder's work ended.
 #[derive(Debug)]
@@ -34,9 +36,6 @@ pub(super) struct Shared {
     convention: Convention,
     group: bool,
     state: Mutex<State>,
-    changed: Condvar,
-    /// Counts the changes. Sending needs no runtime, receiving works on any.
-    version: watch::Sender<u64>,
     wake: OwnedFd,
 }
 
@@ -47,6 +46,11 @@ pub(super) struct State {
     pub(super) capture: Capture,
     pub(super) status: Option<Status>,
     pub(super) output_open: bool,
+    /// What of a standard output that is pulled waits for its reader; `None` if it is captured.
+    pulled: Option<Vec<u8>>,
+    stdout_open: bool,
+    /// Who waits for a change. No runtime is needed for that.
+    waiting: Vec<Waker>,
     reaped: bool,
     deadline: Option<(Instant, Duration)>,
     killed: bool,
@@ -83,7 +87,27 @@ pub(super) struct Wants {
     pub(super) feed: bool,
     pub(super) close_stdin: bool,
     pub(super) exited: bool,
+    pub(super) stdout: Reading,
     pub(super) deadline: Option<Instant>,
+}
+
+/// What is to be done about standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// It is captured.
+    Capture,
+    /// It is read for who pulls it.
+    Pull,
+    /// Who pulls it has enough to do.
+    Wait,
+}
+
+/// Which of the pipes are open.
+#[derive(Clone, Copy)]
+pub(super) struct Open {
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
 }
 
 /// What the minder must know to go on.
@@ -107,6 +131,7 @@ impl Shared {
         group: bool,
         cap: usize,
         deadline: Option<Duration>,
+        pull: bool,
         input: Option<Input>,
     ) -> io::Result<Shared> {
         let now = Instant::now();
@@ -117,6 +142,9 @@ impl Shared {
             capture: Capture::new(cap),
             status: None,
             output_open: true,
+            pulled: pull.then(Vec::new),
+            stdout_open: true,
+            waiting: Vec::new(),
             reaped: false,
             deadline: deadline.and_then(|time| Some((now.checked_add(time)?, time))),
             killed: false,
@@ -132,8 +160,6 @@ impl Shared {
             convention,
             group,
             state: Mutex::new(state),
-            changed: Condvar::new(),
-            version: watch::Sender::new(0),
             wake: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
@@ -159,7 +185,7 @@ impl Shared {
 
     pub(super) fn started(&self, pid: u32) {
         let mut state = self.lock();
-        state.pid = i32::try_from(pid).ok().map(Pid::from_raw);
+        state.pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         self.notify(state);
     }
 
@@ -169,6 +195,11 @@ impl Shared {
             feed: !state.input.is_empty(),
             close_stdin: state.input.is_empty() && state.input_ends,
             exited: state.status.is_some(),
+            stdout: match &state.pulled {
+                None => Reading::Capture,
+                Some(pulled) if pulled.len() < PULL_AHEAD || state.abandoned => Reading::Pull,
+                Some(_) => Reading::Wait,
+            },
             deadline: state.deadline.map(|(at, _)| at),
         }
     }
@@ -198,21 +229,26 @@ impl Shared {
         &self,
         news: Vec<(Stream, Vec<u8>)>,
         exited: Option<Status>,
-        (stdin_open, output_open): (bool, bool),
+        open: Open,
         drained: u64,
     ) -> Progress {
         let mut state = self.lock();
         let changed = !news.is_empty()
             || exited.is_some()
             || state.drains.1 != drained
-            || (state.input_open, state.output_open) != (stdin_open, output_open);
+            || (state.input_open, state.stdout_open) != (open.stdin, open.stdout)
+            || state.output_open != (open.stdout || open.stderr);
         for (stream, bytes) in news {
-            state.capture.push(stream, &bytes);
+            match (&mut state.pulled, stream) {
+                (Some(pulled), Stream::Stdout) => pulled.extend(bytes),
+                _ => state.capture.push(stream, &bytes),
+            }
         }
         if let Some(status) = exited {
             state.status = Some(status.under(self.convention));
         }
-        (state.input_open, state.output_open) = (stdin_open, output_open);
+        (state.input_open, state.stdout_open) = (open.stdin, open.stdout);
+        state.output_open = open.stdout || open.stderr;
         state.drains.1 = drained;
         let progress = Progress {
             status: state.status,
@@ -242,15 +278,15 @@ impl Shared {
             "process ended",
         );
         state.end = Some(end);
-        state.output_open = false;
+        (state.output_open, state.stdout_open) = (false, false);
         state.input_open = false;
         self.notify(state);
     }
 
-    fn notify(&self, state: MutexGuard<'_, State>) {
+    fn notify(&self, mut state: MutexGuard<'_, State>) {
+        let waiting = std::mem::take(&mut state.waiting);
         drop(state);
-        self.version.send_modify(|version| *version += 1);
-        self.changed.notify_all();
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     // ---- For the handle.
@@ -266,9 +302,9 @@ impl Shared {
         match state.pid {
             Some(pid) if !state.reaped => {
                 if to_group && self.group {
-                    signal::killpg(pid, signal).is_ok()
+                    kill_process_group(pid, signal.system()).is_ok()
                 } else {
-                    state.status.is_none() && signal::kill(pid, signal).is_ok()
+                    state.status.is_none() && kill_process(pid, signal.system()).is_ok()
                 }
             }
             _ => false,
@@ -298,7 +334,9 @@ impl Shared {
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
-        self.lock().pid.map(|pid| pid.as_raw().unsigned_abs())
+        self.lock()
+            .pid
+            .map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
     pub(super) fn set_deadline(&self, deadline: Option<Duration>) {
@@ -336,52 +374,34 @@ impl Shared {
             .await;
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+    /// Waits for more of a standard output that is pulled; empty at its end.
+    pub(super) async fn pull(&self) -> Vec<u8> {
+        let pulled = self.wait(|state| match &mut state.pulled {
+            Some(pulled) if !pulled.is_empty() => Some(std::mem::take(pulled)),
+            Some(_) if state.stdout_open => None,
+            _ => Some(Vec::new()),
+        });
+        let pulled = pulled.await;
+        self.wake();
+        pulled
     }
 
     /// Waits until the function gives an answer, asking it at each change. It must give one when
     /// the end is there.
-    pub(super) fn wait_blocking<T>(&self, mut ask: impl FnMut(&mut State) -> Option<T>) -> T {
-        let mut state = self.lock();
-        loop {
-            if let Some(answer) = ask(&mut state) {
-                return answer;
-            }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// As [`Shared::wait_blocking`], but no longer than this.
-    pub(super) fn wait_at_most<T>(
-        &self,
-        time: Duration,
-        mut ask: impl FnMut(&mut State) -> Option<T>,
-    ) -> Option<T> {
-        let mut found = None;
-        let state = self.lock();
-        let waited = self.changed.wait_timeout_while(state, time, |state| {
-            found = ask(state);
-            found.is_none()
-        });
-        drop(waited);
-        found
-    }
-
-    /// As [`Shared::wait_blocking`], for tasks.
     pub(super) async fn wait<T>(&self, mut ask: impl FnMut(&mut State) -> Option<T>) -> T {
-        let mut changes = self.subscribe();
-        loop {
-            changes.borrow_and_update();
-            if let Some(answer) = ask(&mut self.lock()) {
-                return answer;
+        std::future::poll_fn(|context| {
+            let mut state = self.lock();
+            if let Some(answer) = ask(&mut state) {
+                return Poll::Ready(answer);
             }
-            // The sender lives as long as `self`, so this cannot fail.
-            let _ = changes.changed().await;
-        }
+            // Whoever is polled for another reason waits here already.
+            let waker = context.waker();
+            if !state.waiting.iter().any(|known| known.will_wake(waker)) {
+                state.waiting.push(waker.clone());
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// What the process has come to, once it has come to its end.

@@ -4,16 +4,16 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
+use super::Signal;
 
 /// The exit status that `valgrind --error-exitcode=99` reports by QEMU's convention
 /// (`tests/qemu-iotests/common.rc`).
 pub const VALGRIND_ERROR: i32 = 99;
 
 /// How a process ended: by itself, or by a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Status {
     /// It called `exit` with this status (0 to 255).
     Exited(i32),
@@ -51,12 +51,12 @@ impl Status {
     /// What this status of a program means for the program that was really asked for.
     pub fn under(self, convention: Convention) -> Status {
         match (convention, self) {
-            (Convention::Shell, Status::Exited(code)) => match Signal::try_from(code - 128) {
-                Ok(signal) => Status::Signaled {
-                    signal: signal as i32,
+            (Convention::Shell, Status::Exited(code)) => match Signal::new(code - 128) {
+                Some(signal) => Status::Signaled {
+                    signal: signal.number(),
                     core: false,
                 },
-                Err(_) => self,
+                None => self,
             },
             _ => self,
         }
@@ -96,7 +96,7 @@ impl fmt::Display for Status {
             Status::Exited(code) => write!(f, "exited with status {code}"),
             Status::Signaled { signal, core } => {
                 write!(f, "was killed by signal {signal}")?;
-                if let Ok(known) = Signal::try_from(signal) {
+                if let Some(known) = Signal::new(signal) {
                     write!(f, " ({known})")?;
                 }
                 f.write_str(if core { ", core dumped" } else { "" })

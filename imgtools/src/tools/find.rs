@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::AccessFlags;
+use rustix::fs::Access;
 
 use super::{Tool, ToolKind, Version};
 use crate::process::ProcessError;
@@ -246,7 +246,7 @@ impl Finder {
 
     fn look(&self, kind: ToolKind, path: &Path) -> Result<Tool, Problem> {
         let metadata = std::fs::metadata(path).map_err(|_| Problem::Missing)?;
-        let executable = metadata.is_file() && nix::unistd::access(path, AccessFlags::X_OK).is_ok();
+        let executable = metadata.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok();
         if !executable {
             return Err(Problem::NotExecutable);
         }

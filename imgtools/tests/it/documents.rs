@@ -15,6 +15,7 @@ use imgtools::img::{
     BitmapAction, CheckReport, FormatSpecific, ImageInfo, MapExtent, MeasureReport, Other, Repair,
 };
 use imgtools::qcow2;
+use imgtools::tools::{Tool, ToolKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -515,4 +516,29 @@ fn make_documents() {
             std::fs::write(folder.join(file), text).unwrap();
         }
     }
+}
+
+/// What a very fragmented image has: more than is ever kept of an output.
+#[test]
+fn a_map_of_700_000_extents_is_read_whole_and_one_by_one() {
+    const COUNT: u64 = 700_000;
+    let folder = Folder::new();
+    let map = format!(
+        "exec awk 'BEGIN {{ for (i = 0; i < {COUNT}; i++) \
+         printf \"%s{{ \\\"start\\\": %d, \\\"length\\\": 512, \\\"depth\\\": 0, \\\"present\\\": true, \
+         \\\"zero\\\": false, \\\"data\\\": true, \\\"offset\\\": %d}}\", (i ? \",\\n\" : \"[\"), i * 512, i * 512; \
+         print \"]\" }}'"
+    );
+    let fake = Tool::new(ToolKind::Img, folder.script("qemu-img", &map));
+    let img = imgtools::img::QemuImg::new(fake);
+    let mut extents = img.map("x").stream_blocking().unwrap();
+    let mut next = 0;
+    while let Some(extent) = extents.next_blocking() {
+        let extent = extent.unwrap();
+        assert_eq!(extent.start, next);
+        next = extent.end();
+    }
+    assert_eq!(next, COUNT * 512);
+    let all = img.map("x").run_blocking().unwrap();
+    assert_eq!(all.len() as u64, COUNT);
 }

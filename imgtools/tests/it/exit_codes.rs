@@ -353,11 +353,25 @@ fn a_map_that_ends_too_early_is_an_error_with_what_there_was() {
         let entry = qcow2::Image::open(&image).unwrap().header().l1_table_offset + 8;
         qcow2::poke(&image, entry, &((1u64 << 63) | 512).to_be_bytes()).unwrap();
         let error = tools.img.map(&spec).run_blocking().unwrap_err();
-        let ImgError::TruncatedMap { output, extents } = error else {
+        let ImgError::TruncatedMap {
+            output,
+            found,
+            extents,
+        } = error
+        else {
             panic!("{error}")
         };
         assert_eq!(output.status, Status::Exited(1));
-        assert_eq!(extents, whole[..1]);
+        assert_eq!((extents, found), (whole[..1].to_vec(), 1));
+        // As a stream they come first, and then the error.
+        let mut stream = tools.img.map(&spec).stream_blocking().unwrap();
+        assert_eq!(stream.next_blocking().unwrap().unwrap(), whole[0]);
+        let error = stream.next_blocking().unwrap().unwrap_err();
+        assert!(
+            matches!(error, ImgError::TruncatedMap { found: 1, .. }),
+            "{error}"
+        );
+        assert!(stream.next_blocking().is_none());
 
         let error = tools
             .img

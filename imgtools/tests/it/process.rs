@@ -757,3 +757,87 @@ fn echoed_output_is_on_our_stderr_as_it_comes_and_without_secrets() {
         .unwrap();
     assert_eq!(output.stderr_text(), "spoken REDACTED é open-s");
 }
+
+/// Who looks after a process must never wait for our standard error.
+#[test]
+fn a_deadline_holds_though_nobody_reads_our_stderr() {
+    use std::io::Read as _;
+
+    if std::env::var_os("IMGTOOLS_TEST_STUCK_ECHO").is_some() {
+        let late = sh("head -c 4000000 /dev/zero; exec sleep 100").echo(true);
+        let error = late.deadline(Duration::from_millis(300)).run_blocking();
+        assert!(matches!(error, Err(ProcessError::Deadline { .. })));
+        println!("in time");
+        return;
+    }
+    // A pipe that stays full.
+    let mut stuck = std::process::Command::new("timeout")
+        .arg(LONG.as_secs().to_string())
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "process::a_deadline_holds_though_nobody_reads_our_stderr",
+            "--nocapture",
+        ])
+        .env("IMGTOOLS_TEST_STUCK_ECHO", "1")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut stdout = stuck.stdout.take().unwrap();
+    stdout.read_to_string(&mut said).unwrap();
+    assert!(said.contains("in time"), "{said}");
+    drop(stuck.stderr.take());
+    stuck.wait().unwrap();
+}
+
+#[test]
+fn a_process_whose_stdout_is_pulled_waits_for_its_reader_and_loses_nothing() {
+    let numbers = || sh("seq 1000000; echo end >&2").pull_stdout();
+    let child = numbers().spawn().unwrap();
+    let mut pulled = Vec::new();
+    loop {
+        let piece = child.pull_blocking();
+        if piece.is_empty() {
+            break;
+        }
+        // What may wait, and what is read at once.
+        assert!(piece.len() <= (256 + 64) << 10, "{}", piece.len());
+        pulled.extend(piece);
+    }
+    let output = child.wait_blocking().unwrap();
+    assert_eq!(
+        (&*output.stdout, &*output.stderr),
+        (&b""[..], &b"end\n"[..])
+    );
+    let text = String::from_utf8(pulled).unwrap();
+    assert!(text.lines().eq((1..=1_000_000).map(|n| n.to_string())));
+
+    // Nobody reads: it comes no further, and its deadline holds.
+    let child = numbers().deadline(Duration::from_millis(300)).spawn();
+    let error = child.unwrap().wait_blocking().unwrap_err();
+    assert!(
+        matches!(error, ProcessError::Deadline { exited: false, .. }),
+        "{error}"
+    );
+    assert_eq!(error.output().unwrap().stderr_text(), "");
+    // Nor does dropping it wait.
+    drop(numbers().spawn().unwrap());
+}
+
+#[test]
+fn descriptors_that_are_open_by_accident_do_not_reach_a_child() {
+    let file = tempfile::tempfile().unwrap();
+    let stray = file.as_fd().try_clone_to_owned().unwrap();
+    rustix::io::fcntl_setfd(&stray, rustix::io::FdFlags::empty()).unwrap();
+    let output = sh("ls /proc/self/fd").run_blocking().unwrap();
+    let numbers: Vec<i32> = output
+        .stdout_text()
+        .lines()
+        .map(|number| number.parse().unwrap())
+        .collect();
+    // The standard ones, and that of ls itself.
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    drop(stray);
+}

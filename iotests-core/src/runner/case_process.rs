@@ -75,7 +75,7 @@ fn run(spec_file: &Path, supervisor: &str) -> Result<(), CaseProcessError> {
         let (sink, panicked) = (sink.clone(), Arc::clone(&panics));
         async move {
             let mut test = Test::new(spec, sink);
-            let _explainer = test.explain_on_signals();
+            let _watchdog = test.watch();
             let result = match case.call(&mut test, row.as_deref()) {
                 Some(body) => Test::guard(body, || take(&panicked)).await,
                 None => {

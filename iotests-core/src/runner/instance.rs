@@ -88,11 +88,6 @@ impl Runner {
         self.supervisors.order_all(order);
     }
 
-    /// Suspends the run; see [`Supervisors::suspend`].
-    pub(crate) fn suspend(&self) {
-        self.supervisors.suspend();
-    }
-
     /// Ends the run directory.
     pub(crate) fn finish(self, kept: bool) {
         self.run_dir.finish(kept);
@@ -119,7 +114,6 @@ impl Runner {
             let number = self.number.fetch_add(1, Ordering::Relaxed);
             let directories = self.run_dir.instance(number, &job.info.id)?;
             let spec = self.spec(job, &directories.test, &directories.sockets);
-            let (mut metrics, mut pending_goldens) = (Vec::new(), Vec::new());
             let executed = execute(
                 &self.run_dir,
                 &self.supervisors,
@@ -127,21 +121,15 @@ impl Runner {
                 &spec,
                 self.env(&spec),
                 |said| {
-                    match &said {
-                        CaseEvent::Metric { name, value, unit } => metrics.push(Metric {
-                            name: name.clone(),
-                            value: *value,
-                            unit: unit.clone(),
-                        }),
-                        CaseEvent::PendingGolden { path, .. } => pending_goldens.push(path.clone()),
-                        _ => {}
-                    }
-                    let id = job.info.id.clone();
-                    tell(RunEvent::Case { id, said });
+                    tell(RunEvent::Case {
+                        id: job.info.id.clone(),
+                        said: said.clone(),
+                    })
                 },
             );
             let Executed {
                 attempt,
+                events,
                 stdout_tail,
                 stderr_tail,
             } = match executed {
@@ -151,7 +139,6 @@ impl Runner {
                     return Err(error);
                 }
             };
-            let attempt = attempt.judged();
             let own = attempt.verdict.unwrap_or(Verdict::Crash);
             attempts.push(attempt);
             let (verdict, note) = weigh(own, &attempts, &meta, version, &self.settings.today);
@@ -184,8 +171,8 @@ impl Runner {
                     spec.seed,
                     job.info.base_id()
                 ),
-                metrics,
-                pending_goldens,
+                metrics: metrics(&events),
+                pending_goldens: pending(&events),
             });
         }
     }
@@ -307,6 +294,26 @@ fn weigh(
         }
     }
     (verdict, (!notes.is_empty()).then(|| notes.join("; ")))
+}
+
+fn metrics(events: &[CaseEvent]) -> Vec<Metric> {
+    let metric = |event: &CaseEvent| match event {
+        CaseEvent::Metric { name, value, unit } => Some(Metric {
+            name: name.clone(),
+            value: *value,
+            unit: unit.clone(),
+        }),
+        _ => None,
+    };
+    events.iter().filter_map(metric).collect()
+}
+
+fn pending(events: &[CaseEvent]) -> Vec<PathBuf> {
+    let golden = |event: &CaseEvent| match event {
+        CaseEvent::PendingGolden { path, .. } => Some(path.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(golden).collect()
 }
 
 #[cfg(test)]

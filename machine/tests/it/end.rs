@@ -22,7 +22,7 @@ async fn a_crash_is_an_error_with_signal_and_log() {
         let EndError::Status { exit, .. } = &error else {
             panic!("{error:?}")
         };
-        assert_eq!(exit.status().signal(), Some(Signal::SIGSEGV as i32));
+        assert_eq!(exit.status().signal(), Some(Signal::SIGSEGV.number()));
         let text = error.to_string();
         assert!(
             text.contains("SIGSEGV") && text.contains("before the crash"),
@@ -44,7 +44,7 @@ async fn an_expected_end_is_no_error() {
     assert!(daemon.wait_exit().await.unwrap().status().is_success());
 
     let mut daemon = builder.launch().await.unwrap();
-    daemon.expect_exit(Expected::signal(Signal::SIGUSR2 as i32));
+    daemon.expect_exit(Expected::signal(Signal::SIGUSR2.number()));
     daemon.signal(Signal::SIGUSR2);
     daemon.wait_exit().await.unwrap();
 

@@ -3,8 +3,7 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use imgtools::process::{Captured, Child, Command, Output, Status};
-use nix::sys::signal::Signal;
+use imgtools::process::{Captured, Child, Command, Output, Signal, Status};
 
 use super::builder::{Listen, QemuNbd};
 use super::error::QemuNbdError;

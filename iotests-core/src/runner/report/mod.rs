@@ -8,7 +8,7 @@ mod palette;
 mod summary;
 mod tap;
 mod terminal;
-pub(crate) mod text;
+mod text;
 
 use std::io;
 
