@@ -11,3 +11,4 @@ pub use crate::author::{CaseResult, Context, Drive, Ended, Failure, Image, Job, 
 pub use crate::author::{ErrorText, JobBuilder, Target, Test, exactly};
 pub use crate::case::names::*;
 pub use crate::case::{Backend, Row};
+pub use crate::check;

@@ -54,7 +54,7 @@ impl ErrorText {
             found: found.to_owned(),
             diff: None,
         };
-        let message = format!("{what} failed with another error");
+        let message = format!("{what} failed with \"{found}\", expected {self}");
         Err(Failure::differs(message, difference))
     }
 }
@@ -80,7 +80,8 @@ mod tests {
         assert!(exactly("").allows(""));
 
         let wrong = exactly("No space").check("the job", found).unwrap_err();
-        assert_eq!(wrong.message(), "the job failed with another error");
+        let text = "the job failed with \"No space left on device\", expected \"No space\"";
+        assert_eq!(wrong.message(), text);
         let wrong = ErrorText::from("").check("the job", found).unwrap_err();
         assert!(wrong.message().ends_with(found), "{wrong}");
     }

@@ -79,7 +79,7 @@ fn the_end_of_a_job_is_a_success_or_the_expected_error() {
                 .await
                 .unwrap_err();
             assert!(
-                wrong.message().ends_with("failed with another error"),
+                wrong.message().ends_with("expected \"No space\""),
                 "{wrong}"
             );
             let part = exactly("Input/output");
