@@ -21,6 +21,10 @@ pub struct Console {
     input: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
 }
 
+/// A position in what a console has printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(usize);
+
 #[derive(Debug, Default)]
 struct Log {
     bytes: Vec<u8>,
@@ -108,12 +112,48 @@ impl Console {
         self.with(|log| log.dropped)
     }
 
+    /// The end of what was printed so far: where a [`wait_after`](Console::wait_after) begins to
+    /// look.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark(self.with(|log| log.bytes.len()))
+    }
+
     /// Waits until the text has been printed, also if it was before the call; returns the
-    /// whole log up to then.
+    /// whole log up to the end of the text.
     ///
     /// # Errors
     /// If the console is closed first, or the deadline passes.
     pub async fn wait_for(&self, wanted: &str, deadline: Duration) -> Result<String, ConsoleError> {
+        let start = Mark(0);
+        let (text, _) = self.wait_after(start, wanted, deadline).await?;
+        Ok(text)
+    }
+
+    /// Waits until the text has been printed behind the mark; returns what lies between the mark
+    /// and the end of the text, and the mark there, from which the next one is awaited.
+    ///
+    /// What is typed comes back as an echo: to wait for the output of a command and not for its
+    /// echo, wait for the echo first, then for the output behind it.
+    ///
+    /// ```no_run
+    /// # async fn example(console: &machine::Console, limit: std::time::Duration) -> Result<(), machine::ConsoleError> {
+    /// let mark = console.mark();
+    /// console.send(b"uname -s\n", limit).await?;
+    /// let (_, echoed) = console.wait_after(mark, "uname -s", limit).await?;
+    /// let (answer, _) = console.wait_after(echoed, "# ", limit).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If the console is closed first, or the deadline passes.
+    pub async fn wait_after(
+        &self,
+        mark: Mark,
+        wanted: &str,
+        deadline: Duration,
+    ) -> Result<(String, Mark), ConsoleError> {
         let mut changed = self.changed.clone();
         let tail = || {
             let text = self.text();
@@ -122,15 +162,20 @@ impl Console {
         };
         let search = async {
             // Where it can begin that was not looked at yet.
-            let mut from = 0;
+            let mut from = mark.0;
             loop {
                 changed.mark_unchanged();
                 let (found, length, closed) = self.with(|log| {
                     let found = position(&log.bytes[from..], wanted.as_bytes());
+                    let found = found.map(|at| {
+                        let end = from + at + wanted.len();
+                        let text = String::from_utf8_lossy(&log.bytes[mark.0..end]).into_owned();
+                        (text, Mark(end))
+                    });
                     (found, log.bytes.len(), log.closed)
                 });
-                if found.is_some() {
-                    return Ok(self.text());
+                if let Some(found) = found {
+                    return Ok(found);
                 }
                 from = from.max((length + 1).saturating_sub(wanted.len()));
                 // The sender is gone when the task is, with its runtime.
@@ -217,12 +262,29 @@ mod tests {
         theirs.write_all(b"login: ").unwrap();
         assert_eq!(
             console.wait_for("login", LONG).await.unwrap(),
-            "SeaBIOS\r\nlogin: "
+            "SeaBIOS\r\nlogin"
         );
         console.send(b"root\n", LONG).await.unwrap();
         let mut typed = [0; 5];
         theirs.read_exact(&mut typed).unwrap();
         assert_eq!(&typed, b"root\n");
+    }
+
+    #[tokio::test]
+    async fn a_second_prompt_is_not_the_first_one_and_an_echo_is_not_the_answer() {
+        let (ours, mut theirs) = StdUnixStream::pair().unwrap();
+        let console = Console::new(ours).unwrap();
+        theirs.write_all(b"boot\r\n# ").unwrap();
+        let (_, prompt) = console.wait_after(Mark(0), "# ", LONG).await.unwrap();
+        assert_eq!(prompt, console.mark());
+        let again = console.wait_after(prompt, "# ", Duration::from_millis(5));
+        let error = again.await.unwrap_err();
+        assert!(matches!(error, ConsoleError::TimedOut { .. }), "{error}");
+        theirs.write_all(b"echo up\r\nup\r\n# ").unwrap();
+        let (_, echoed) = console.wait_after(prompt, "echo up", LONG).await.unwrap();
+        let (answer, end) = console.wait_after(echoed, "# ", LONG).await.unwrap();
+        assert_eq!(answer, "\r\nup\r\n# ");
+        assert_eq!(end, console.mark());
     }
 
     #[tokio::test]

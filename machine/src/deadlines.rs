@@ -16,8 +16,6 @@ pub struct Deadlines {
     pub quit: Duration,
     /// From SIGTERM to the end of the process; before SIGKILL.
     pub terminate: Duration,
-    /// For a process that is to end by itself ([`crate::Machine::wait_exit`]).
-    pub exit: Duration,
     /// Each QMP command of a diagnosis.
     pub diagnose_command: Duration,
     /// Each backtrace of a diagnosis.
@@ -32,7 +30,6 @@ impl Default for Deadlines {
             command: s(60),
             quit: s(30),
             terminate: s(5),
-            exit: s(60),
             diagnose_command: s(2),
             diagnose_backtrace: s(10),
         }
@@ -54,7 +51,6 @@ impl Deadlines {
             command: scale(self.command),
             quit: scale(self.quit),
             terminate: scale(self.terminate),
-            exit: scale(self.exit),
             diagnose_command: scale(self.diagnose_command),
             diagnose_backtrace: scale(self.diagnose_backtrace),
         }

@@ -4,8 +4,11 @@
 //!   [`Machine`] that is ready to be talked to over QMP, or an error with everything the
 //!   process said.
 //! - A [`Machine`] cannot be lost: ended explicitly, its end is checked; dropped, it is killed
-//!   and reaped. It never outlives the process that launched it.
-//! - [`host::BlockHost`] is what emulator and storage daemon have in common.
+//!   and reaped. It never outlives the process that launched it, unless it was
+//!   [launched to](Builder::launch_detached); then any program can [attach](Attached) to it.
+//! - Devices are [plugged](Machine::plug) and [unplugged](Machine::unplug), the guest
+//!   [migrated](Machine::migrate), [saved](Machine::save_snapshot) and
+//!   [powered down](Machine::powerdown); everything else is QMP on [`Machine::qmp`].
 //! - [`probe`](probe::probe) asks a binary what it can do, [`accel::Mode`] turns that into a
 //!   way to start a machine whose guest does nothing.
 //! - [`Machine::diagnose`] explains one that hangs.
@@ -13,7 +16,6 @@
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use machine::args::Blockdev;
-//! use machine::host::BlockHost;
 //! use machine::imgtools::tools::{Finder, ToolKind};
 //! use machine::StorageDaemon;
 //!
@@ -36,6 +38,7 @@
 
 pub mod accel;
 pub mod args;
+mod attach;
 mod builder;
 mod console;
 mod deadlines;
@@ -43,6 +46,7 @@ pub mod diagnose;
 mod end;
 mod error;
 pub mod evidence;
+mod guest;
 pub mod host;
 mod launch;
 mod machine;
@@ -53,10 +57,12 @@ mod wrapper;
 
 pub use {imgtools, qmp};
 
-pub use builder::{Builder, Monitor, Qemu, StorageDaemon};
-pub use console::{Console, ConsoleError};
+pub use attach::{AttachError, Attached, Detached, DetachedEndError};
+pub use builder::{Builder, Kind, Monitor, Qemu, StorageDaemon};
+pub use console::{Console, ConsoleError, Mark};
 pub use deadlines::Deadlines;
 pub use end::{DropReport, EndError, Exit, Expected, Stage, StageOutcome, StageRecord};
 pub use error::{BuildError, LaunchError, StartFailure};
+pub use guest::{Migration, MigrationError, Progress, SnapshotError, UnplugError};
 pub use machine::Machine;
 pub use wrapper::Wrapper;

@@ -5,7 +5,6 @@ use crate::console::Console;
 use crate::deadlines::Deadlines;
 use crate::diagnose::{Diagnoser, Diagnosis};
 use crate::end::{DropReport, Expected};
-use crate::host::NodeIo;
 use crate::launch::Cleanup;
 use crate::probe::Program;
 use crate::qtest::Qtest;
@@ -13,7 +12,8 @@ use imgtools::process::{Captured, Child, CommandLine, Signal, Status};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 /// What a launch produced.
@@ -25,11 +25,11 @@ pub(crate) struct Parts {
     pub(crate) qtest: Option<Qtest>,
     pub(crate) console: Option<Console>,
     pub(crate) deadlines: Deadlines,
-    pub(crate) expected: Expected,
+    pub(crate) expected: Mutex<Expected>,
+    pub(crate) findings_are_errors: bool,
     pub(crate) started: SystemTime,
     pub(crate) current_dir: Option<PathBuf>,
     pub(crate) report_file: Option<PathBuf>,
-    pub(crate) node_io: Option<Arc<dyn NodeIo>>,
     pub(crate) on_drop: Option<DropHook>,
     /// Held for its drop.
     pub(crate) _cleanup: Cleanup,
@@ -37,12 +37,16 @@ pub(crate) struct Parts {
 
 /// One QEMU process with its monitor.
 ///
-/// Its end is explicit: [`shutdown`](Machine::shutdown), [`wait_exit`](Machine::wait_exit) or
-/// [`kill`](Machine::kill), which check how it ended and what it printed. Dropped alive it is
-/// killed and reaped before the drop returns, on any thread, with or without a runtime.
+/// Its end is explicit: [`shutdown`](Machine::shutdown), [`powerdown`](Machine::powerdown),
+/// [`end_within`](Machine::end_within) or [`kill`](Machine::kill), which check how it ended.
+/// [`wait_exit`](Machine::wait_exit) only waits. Dropped alive it is killed and reaped before the
+/// drop returns, on any thread, with or without a runtime.
+///
+/// Everything takes `&self`: share a machine in an [`Arc`] between the task that supervises it
+/// and those that use it (see `examples/supervisor.rs`).
 pub struct Machine {
     pub(crate) parts: Parts,
-    pub(crate) ended: bool,
+    pub(crate) ended: AtomicBool,
 }
 
 impl std::fmt::Debug for Machine {
@@ -59,7 +63,7 @@ impl Machine {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
             parts,
-            ended: false,
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -131,26 +135,12 @@ impl Machine {
     }
 
     /// Changes which ends are no error, from now on.
-    pub fn expect_exit(&mut self, expected: Expected) {
-        self.parts.expected = expected;
+    pub fn expect_exit(&self, expected: Expected) {
+        *lock(&self.parts.expected) = expected;
     }
 
-    pub(crate) fn node_io(&self) -> Option<&Arc<dyn NodeIo>> {
-        self.parts.node_io.as_ref()
-    }
-
-    /// Sets how I/O on a node is done where there is no HMP.
-    pub fn set_node_io(&mut self, io: Arc<dyn NodeIo>) {
-        self.parts.node_io = Some(io);
-    }
-
-    /// Runs a command of the human monitor and returns what it printed.
-    ///
-    /// # Errors
-    /// As QMP's `human-monitor-command`, which a storage daemon does not have. That the HMP
-    /// command itself failed is only to be seen in its text.
-    pub async fn hmp(&self, command: &str) -> Result<String, qmp::Error> {
-        crate::host::hmp(self.qmp(), command).await
+    pub(crate) fn expected(&self) -> Expected {
+        lock(&self.parts.expected).clone()
     }
 
     /// Sends a descriptor under a name (QMP `getfd`), for `fd:NAME` in later commands.
@@ -220,9 +210,13 @@ impl qmp::Command for AddFd {
     type Return = AddedFd;
 }
 
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
-        if self.ended {
+        if *self.ended.get_mut() {
             return;
         }
         let child = &self.parts.child;

@@ -36,6 +36,15 @@ impl Chardev {
             .flag("wait", false)
     }
 
+    /// A UNIX socket that QEMU makes and listens on, without waiting for the first client.
+    #[must_use]
+    pub fn listening(id: impl Into<String>, path: impl fmt::Display) -> Self {
+        Self::new("socket", id)
+            .set("path", path)
+            .flag("server", true)
+            .flag("wait", false)
+    }
+
     /// A UNIX socket to which QEMU connects.
     #[must_use]
     pub fn connecting(id: impl Into<String>, path: impl fmt::Display) -> Self {

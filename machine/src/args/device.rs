@@ -52,7 +52,17 @@ impl Device {
 }
 
 impl fmt::Display for Device {
+    /// A key-value list; JSON where a property is a list or an object (such as
+    /// `iothread-vq-mapping`), for which there is no other spelling. Not JSON throughout: QEMU
+    /// 6.2 sends no `DEVICE_DELETED` for devices that came as JSON.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self
+            .properties
+            .values()
+            .any(|v| v.is_array() || v.is_object())
+        {
+            return self.to_value().fmt(f);
+        }
         flatten(&Value::Object(self.properties.clone()))
             .into_iter()
             .fold(Opts::with_first(&self.driver), |o, (k, v)| o.set(k, v))
@@ -63,6 +73,16 @@ impl fmt::Display for Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_property_that_is_a_list_makes_it_json() {
+        let mapping = serde_json::json!([{"iothread": "io0"}, {"iothread": "io1"}]);
+        let device = Device::new("virtio-blk-pci").set("iothread-vq-mapping", mapping);
+        assert_eq!(
+            device.to_string(),
+            r#"{"driver":"virtio-blk-pci","iothread-vq-mapping":[{"iothread":"io0"},{"iothread":"io1"}]}"#
+        );
+    }
 
     #[test]
     fn a_device_has_a_command_line_and_a_qmp_form() {

@@ -10,6 +10,7 @@ mod device;
 mod drive;
 mod export;
 mod incoming;
+mod netdev;
 mod object;
 mod opts;
 
@@ -19,5 +20,6 @@ pub use device::Device;
 pub use drive::Drive;
 pub use export::{Export, NbdServer};
 pub use incoming::Incoming;
+pub use netdev::Netdev;
 pub use object::Object;
 pub use opts::Opts;

@@ -5,7 +5,6 @@ use crate::builder::Monitor;
 use crate::deadlines::Deadlines;
 use crate::end::{DropReport, Expected};
 use crate::error::BuildError;
-use crate::host::NodeIo;
 use crate::probe::Program;
 use crate::socket::{self, ShortPath};
 use crate::wrapper::Wrapper;
@@ -29,8 +28,22 @@ impl fmt::Debug for DropHook {
     }
 }
 
-/// What differs between the kinds of process.
-pub(crate) trait Specific: Clone + fmt::Debug + Send + Sync {
+/// A kind of process: [`Qemu`](super::Qemu) or [`StorageDaemon`](super::StorageDaemon).
+///
+/// Bound by it, a function works on the builder of either:
+///
+/// ```
+/// use machine::args::Blockdev;
+/// use machine::{Builder, Kind};
+///
+/// fn with_disk<K: Kind>(builder: Builder<K>) -> Builder<K> {
+///     builder.blockdev(&Blockdev::new("null-co").node("disk"))
+/// }
+/// ```
+pub trait Kind: Specific {}
+
+/// What differs between the kinds of process; sealed.
+pub trait Specific: Clone + fmt::Debug + Send + Sync {
     const PROGRAM: Program;
 
     /// How the options are spelled: one dash or two.
@@ -48,7 +61,7 @@ pub(crate) trait Specific: Clone + fmt::Debug + Send + Sync {
 
 /// The common part, apart from the kind so that launching needs no generics.
 #[derive(Debug, Clone)]
-pub(crate) struct Common {
+pub struct Common {
     pub(crate) tool: Tool,
     pub(crate) name: String,
     pub(crate) wrapper: Option<Wrapper>,
@@ -60,7 +73,7 @@ pub(crate) struct Common {
     pub(crate) fds: Vec<(Arc<OwnedFd>, i32)>,
     pub(crate) monitor: Monitor,
     pub(crate) expected: Expected,
-    pub(crate) node_io: Option<Arc<dyn NodeIo>>,
+    pub(crate) findings_are_errors: bool,
     pub(crate) on_drop: Option<DropHook>,
     pub(crate) error: Option<Arc<BuildError>>,
 }
@@ -120,8 +133,7 @@ pub struct Builder<K> {
     pub(crate) own: K,
 }
 
-#[allow(private_bounds)]
-impl<K: Specific> Builder<K> {
+impl<K: Kind> Builder<K> {
     pub(crate) fn new(tool: Tool, own: K) -> Self {
         let common = Common {
             tool,
@@ -135,7 +147,7 @@ impl<K: Specific> Builder<K> {
             fds: Vec::new(),
             monitor: Monitor::SocketPair,
             expected: Expected::default(),
-            node_io: None,
+            findings_are_errors: false,
             on_drop: None,
             error: None,
         };
@@ -279,10 +291,12 @@ impl<K: Specific> Builder<K> {
         self
     }
 
-    /// Sets how I/O on a node is done where there is no HMP.
+    /// Whether reports of memory errors and failed assertions that it printed
+    /// ([`Exit::findings`](crate::Exit::findings)) make an otherwise good end an error. They do
+    /// not by default.
     #[must_use]
-    pub fn node_io(mut self, io: Arc<dyn NodeIo>) -> Self {
-        self.common.node_io = Some(io);
+    pub fn findings_are_errors(mut self, yes: bool) -> Self {
+        self.common.findings_are_errors = yes;
         self
     }
 

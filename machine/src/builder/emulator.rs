@@ -1,9 +1,9 @@
 //! qemu-system-*.
 
-use super::common::{Builder, Common, Specific};
+use super::common::{Builder, Common, Kind, Specific};
 use crate::accel::{Accel, Mode, Plan, idle_rom};
-use crate::args::{Device, Drive, Incoming, Opts};
-use crate::probe::{Capabilities, Program};
+use crate::args::{Device, Drive, Incoming, Netdev, Opts};
+use crate::probe::Program;
 use imgtools::tools::Tool;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -92,14 +92,57 @@ impl Builder<Qemu> {
     /// Chooses accelerator, `-S`, firmware and, if it is of no concern, the machine type, so
     /// that the guest is in this mode. An accelerator or machine type given explicitly stays,
     /// and the rest is chosen to suit it.
+    ///
+    /// `usable` are the accelerators that work here, best first, and `target` is the emulated
+    /// architecture, such as `x86_64`: what
+    /// [`usable_accelerators`](crate::probe::Capabilities::usable_accelerators) and
+    /// [`target`](crate::probe::Capabilities::target) of a probe are.
     #[must_use]
-    pub fn mode(mut self, mode: Mode, of: &Capabilities) -> Self {
+    pub fn mode(mut self, mode: Mode, usable: &[Accel], target: &str) -> Self {
         self.own.mode = Some(ModeRequest {
             mode,
-            usable: of.usable_accelerators(),
-            target: of.target.clone().unwrap_or_default(),
+            usable: usable.to_vec(),
+            target: target.to_owned(),
         });
         self
+    }
+
+    /// Sets the size of the guest's memory, in bytes (`-m`). QEMU's default is 128 MiB.
+    #[must_use]
+    pub fn memory(self, bytes: u64) -> Self {
+        self.option("m", format!("{bytes}B"))
+    }
+
+    /// Sets the number of CPUs (`-smp`).
+    #[must_use]
+    pub fn cpus(self, count: u32) -> Self {
+        self.option("smp", count.to_string())
+    }
+
+    /// Sets the CPU model, with features if any (`-cpu`): `host`, `qemu64,+avx`.
+    #[must_use]
+    pub fn cpu(self, model: impl Into<OsString>) -> Self {
+        self.option("cpu", model)
+    }
+
+    /// Boots a Linux kernel directly, with this command line (`-kernel`, `-append`).
+    #[must_use]
+    pub fn kernel(mut self, image: impl Into<PathBuf>, command_line: &str) -> Self {
+        self.own.board_needed = true;
+        self.option("kernel", image.into())
+            .option("append", command_line)
+    }
+
+    /// Sets the initial ramdisk of a [`kernel`](Self::kernel) (`-initrd`).
+    #[must_use]
+    pub fn initrd(self, image: impl Into<PathBuf>) -> Self {
+        self.option("initrd", image.into())
+    }
+
+    /// Adds a network backend for a guest device to name (`-netdev`).
+    #[must_use]
+    pub fn netdev(self, netdev: &Netdev) -> Self {
+        self.option("netdev", netdev.to_string())
     }
 
     /// Says that guest devices will be plugged in later, so that a machine type without a
@@ -183,6 +226,8 @@ impl Builder<Qemu> {
     }
 }
 
+impl Kind for Qemu {}
+
 impl Specific for Qemu {
     const PROGRAM: Program = Program::Emulator;
     const DASH: &'static str = "-";
@@ -235,29 +280,7 @@ impl Specific for Qemu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::AccelTrial;
-    use imgtools::tools::{ToolKind, Version};
-
-    fn can(usable: &[Accel], target: &str) -> Capabilities {
-        let trial = |accel: &Accel| AccelTrial {
-            accel: accel.clone(),
-            refused: None,
-        };
-        Capabilities {
-            program: Program::Emulator,
-            version: Version::new(9, 0, 0),
-            package: String::new(),
-            target: Some(target.to_owned()),
-            accelerators: usable.iter().map(trial).collect(),
-            machines: Vec::new(),
-            devices: Vec::new(),
-            formats: None,
-            drivers: Vec::new(),
-            commands: Vec::new(),
-            objects: Vec::new(),
-            exports: Vec::new(),
-        }
-    }
+    use imgtools::tools::ToolKind;
 
     fn line(mut builder: Builder<Qemu>) -> String {
         let args = builder.own.base_args(&mut builder.common).unwrap();
@@ -271,8 +294,8 @@ mod tests {
 
     #[test]
     fn a_mode_suits_the_accelerator_that_was_chosen() {
-        let can = can(&[Accel::Qtest, Accel::Tcg], "x86_64");
-        let stopped = || qemu().mode(Mode::Stopped, &can);
+        let usable = [Accel::Qtest, Accel::Tcg];
+        let stopped = || qemu().mode(Mode::Stopped, &usable, "x86_64");
         assert!(line(stopped()).ends_with("-accel qtest"));
         // Under qtest nothing runs anyway; under this one it would.
         assert!(line(stopped().accel(Accel::Tcg)).ends_with("-accel tcg -S"));
@@ -282,18 +305,42 @@ mod tests {
         let both = stopped().accel(Accel::Tcg).accel(Accel::Qtest);
         assert!(line(both).ends_with("-accel tcg -accel qtest -S"));
         assert!(line(stopped().accel(Accel::Kvm)).ends_with("-accel kvm -S"));
-        let clock = qemu().mode(Mode::VirtualClock, &can).accel(Accel::Tcg);
+        let clock = qemu()
+            .mode(Mode::VirtualClock, &usable, "x86_64")
+            .accel(Accel::Tcg);
         let mut common = clock.common.clone();
         assert!(clock.own.base_args(&mut common).is_err());
     }
 
     #[test]
     fn a_machine_without_a_board_is_idle_on_every_target() {
-        let can = can(&[Accel::Tcg], "aarch64");
-        let idle = || qemu().mode(Mode::RunningIdle, &can);
+        let idle = || qemu().mode(Mode::RunningIdle, &[Accel::Tcg], "aarch64");
         assert!(line(idle()).contains("-machine none"));
         assert!(line(idle().machine("none")).contains("-machine none"));
         let mut board = idle().machine("virt");
         assert!(board.own.base_args(&mut board.common).is_err());
+    }
+
+    #[test]
+    fn common_parts_of_a_machine_have_words_of_their_own() {
+        let net = Netdev::user("net0").set("hostfwd", "tcp::2222-:22");
+        let builder = qemu()
+            .memory(512 << 20)
+            .cpus(2)
+            .cpu("max")
+            .kernel("/boot/vmlinuz", "console=ttyS0 quiet")
+            .initrd("/boot/initrd,1")
+            .netdev(&net);
+        let words: Vec<_> = builder
+            .common
+            .args
+            .iter()
+            .map(|a| a.to_string_lossy())
+            .collect();
+        assert_eq!(
+            words.join(" "),
+            "-m 536870912B -smp 2 -cpu max -kernel /boot/vmlinuz -append console=ttyS0 quiet \
+             -initrd /boot/initrd,1 -netdev user,id=net0,hostfwd=tcp::2222-:22"
+        );
     }
 }

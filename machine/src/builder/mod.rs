@@ -9,10 +9,10 @@ mod emulator;
 mod monitor;
 mod storage_daemon;
 
-pub use common::Builder;
+pub use common::{Builder, Kind};
 pub use emulator::Qemu;
 pub use monitor::Monitor;
 pub use storage_daemon::StorageDaemon;
 
-pub(crate) use common::{Common, DropHook, Specific};
+pub(crate) use common::{Common, DropHook};
 pub(crate) use monitor::MONITOR_ID;

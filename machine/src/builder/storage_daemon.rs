@@ -1,6 +1,6 @@
 //! qemu-storage-daemon.
 
-use super::common::{Builder, Common, Specific};
+use super::common::{Builder, Common, Kind, Specific};
 use crate::args::{Export, NbdServer};
 use crate::probe::Program;
 use imgtools::tools::Tool;
@@ -45,6 +45,8 @@ impl Builder<StorageDaemon> {
         self.option("export", export.to_string())
     }
 }
+
+impl Kind for StorageDaemon {}
 
 impl Specific for StorageDaemon {
     const PROGRAM: Program = Program::StorageDaemon;

@@ -13,6 +13,8 @@ use std::time::Duration;
 pub enum Stage {
     /// QMP `quit`.
     Quit,
+    /// QMP `system_powerdown`, on which a guest may shut down.
+    Powerdown,
     /// Nothing; the process is to end by itself.
     Wait,
     /// SIGTERM, on which QEMU shuts down in order.
@@ -60,6 +62,7 @@ impl fmt::Display for StageRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match self.stage {
             Stage::Quit => "quit",
+            Stage::Powerdown => "the power button",
             Stage::Wait => "waiting",
             Stage::Terminate => "SIGTERM",
             Stage::Kill => "SIGKILL",
@@ -189,17 +192,23 @@ pub(super) struct Judgement {
     pub(super) expected: Expected,
     /// Whether it did not end as it was asked to.
     pub(super) escalated: bool,
+    /// Whether what it printed can make a good end a bad one.
+    pub(super) findings_count: bool,
 }
 
 impl Judgement {
     pub(super) fn of(self, exit: Exit) -> Result<Exit, EndError> {
         let exit = Box::new(exit);
+        let accepted = self.expected.accepts(exit.status());
+        // The assertion of an abort that was expected was expected as well.
+        let explained = accepted && exit.status().signal().is_some();
+        let found = self.findings_count && !exit.findings.is_empty();
         // The gravest first: a report of a memory error explains a bad status.
-        if !exit.findings.is_empty() || exit.output.valgrind_found_errors() {
+        if (found || exit.output.valgrind_found_errors()) && !explained {
             Err(EndError::Findings(exit))
         } else if self.escalated {
             Err(EndError::Escalated(exit))
-        } else if !self.expected.accepts(exit.status()) {
+        } else if !accepted {
             Err(EndError::Status {
                 expected: self.expected,
                 exit,

@@ -1,5 +1,6 @@
 //! The block graph as `x-debug-query-block-graph` shows it.
 
+use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -97,6 +98,25 @@ impl BlockGraph {
                 .ok_or_else(|| no_such(&at.name, edge))?;
         }
         Ok(at)
+    }
+}
+
+/// `x-debug-query-block-graph`.
+#[derive(Serialize)]
+struct QueryBlockGraph {}
+
+impl qmp::Command for QueryBlockGraph {
+    const NAME: &'static str = "x-debug-query-block-graph";
+    type Return = BlockGraph;
+}
+
+impl Machine {
+    /// The block graph.
+    ///
+    /// # Errors
+    /// As the command.
+    pub async fn graph(&self) -> Result<BlockGraph, qmp::Error> {
+        self.qmp().call(QueryBlockGraph {}).await
     }
 }
 

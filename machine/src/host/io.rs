@@ -1,8 +1,8 @@
-//! I/O on a node: qemu-io commands over HMP, or whatever the caller plugs in.
+//! I/O on a node of an emulator: qemu-io commands over HMP.
 
-use super::BlockHost;
-use async_trait::async_trait;
-use serde_json::{Value, json};
+use super::hmp::refusal;
+use crate::machine::Machine;
+use crate::probe::Program;
 use std::fmt;
 
 /// What a qemu-io command works on.
@@ -35,27 +35,15 @@ impl fmt::Display for IoTarget {
     }
 }
 
-/// I/O on a node where there is no HMP, such as through an NBD export of a storage daemon.
-#[async_trait]
-pub trait NodeIo: Send + Sync + fmt::Debug {
-    /// Runs one qemu-io command on a target of this host and returns what it printed.
-    async fn io(
-        &self,
-        host: &dyn BlockHost,
-        target: &IoTarget,
-        command: &str,
-    ) -> Result<String, IoError>;
-}
-
 /// Why I/O on a node failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IoError {
-    /// The host has no HMP, and nothing was plugged in instead.
+    /// A storage daemon has no HMP; its nodes are reached through an export.
     #[error(
-        "failed to run {command:?} on {target}: a storage daemon has no HMP, and no other way of I/O was set"
+        "failed to run {command:?} on {target}: a storage daemon has no HMP, export the node instead"
     )]
-    NoWay {
+    NoHmp {
         /// What was to be worked on.
         target: IoTarget,
         /// The qemu-io command.
@@ -71,14 +59,14 @@ pub enum IoError {
         /// Why.
         source: Box<qmp::Error>,
     },
-    /// HMP, or the plugged in way, says that it did not work.
+    /// HMP reports that it did not work.
     #[error("failed to run {command:?} on {target}: {message}")]
     Refused {
         /// What was to be worked on.
         target: IoTarget,
         /// The qemu-io command.
         command: String,
-        /// Its words.
+        /// QEMU's words.
         message: String,
     },
     /// A text that HMP cannot take.
@@ -87,16 +75,6 @@ pub enum IoError {
         /// The text.
         text: String,
     },
-}
-
-/// Runs a command of the human monitor.
-pub(crate) async fn hmp(client: &qmp::Client, command: &str) -> Result<String, qmp::Error> {
-    let args = json!({ "command-line": command });
-    match client.execute("human-monitor-command", args).await? {
-        Value::String(text) => Ok(text.replace("\r\n", "\n")),
-        // The command's return type is a string; anything else prints as it is.
-        other => Ok(other.to_string()),
-    }
 }
 
 /// One HMP argument in quotes (`get_str`, monitor/hmp.c).
@@ -112,43 +90,45 @@ fn quoted(text: &str) -> Result<String, IoError> {
     ))
 }
 
-/// Runs a qemu-io command by HMP.
-///
-/// What the qemu-io command itself prints ("wrote 512/512 bytes …", "write failed: …") goes to
-/// QEMU's standard output, which is line buffered (`os_set_line_buffering`): it is written
-/// before the reply, but through another pipe, so wait for
-/// [`Child::drained`](imgtools::process::Child::drained) before reading it. The reply tells of unknown targets and
-/// malformed commands.
-pub(super) async fn hmp_qemu_io(
-    client: &qmp::Client,
-    target: &IoTarget,
-    command: &str,
-) -> Result<String, IoError> {
-    let line = match target {
-        IoTarget::Node(name) | IoTarget::Drive(name) => {
-            format!("qemu-io {} {}", quoted(name)?, quoted(command)?)
-        }
-        IoTarget::Qdev(name) => format!("qemu-io -d {} {}", quoted(name)?, quoted(command)?),
-    };
-    let (target, command) = (target.clone(), command.to_owned());
-    let text = match hmp(client, &line).await {
-        Ok(text) => text,
-        Err(source) => {
-            return Err(IoError::Qmp {
-                target,
-                command,
-                source: Box::new(source),
+impl Machine {
+    /// Runs a qemu-io command on a node, drive or device of an emulator, and returns what HMP
+    /// printed, as a rule nothing.
+    ///
+    /// What the qemu-io command itself prints ("wrote 512/512 bytes …", "write failed: …") goes to
+    /// QEMU's standard output, which is line buffered (`os_set_line_buffering`): it is written
+    /// before the reply, but through another pipe, so wait for
+    /// [`Child::drained`](imgtools::process::Child::drained) before reading it. The reply tells of
+    /// unknown targets and malformed commands.
+    ///
+    /// # Errors
+    /// See [`IoError`].
+    pub async fn io(&self, target: &IoTarget, command: &str) -> Result<String, IoError> {
+        let (at, of) = (|| target.clone(), || command.to_owned());
+        if self.program() == Program::StorageDaemon {
+            return Err(IoError::NoHmp {
+                target: at(),
+                command: of(),
             });
         }
-    };
-    // HMP has no status; its errors begin like this (hmp_handle_error).
-    match text.strip_prefix("Error: ") {
-        Some(message) => Err(IoError::Refused {
-            target,
-            command,
-            message: message.trim_end().to_owned(),
-        }),
-        None => Ok(text),
+        let line = match target {
+            IoTarget::Node(name) | IoTarget::Drive(name) => {
+                format!("qemu-io {} {}", quoted(name)?, quoted(command)?)
+            }
+            IoTarget::Qdev(name) => format!("qemu-io -d {} {}", quoted(name)?, quoted(command)?),
+        };
+        let text = self.hmp(&line).await.map_err(|source| IoError::Qmp {
+            target: at(),
+            command: of(),
+            source: Box::new(source),
+        })?;
+        match refusal(&text) {
+            Some(message) => Err(IoError::Refused {
+                target: at(),
+                command: of(),
+                message: message.to_owned(),
+            }),
+            None => Ok(text),
+        }
     }
 }
 

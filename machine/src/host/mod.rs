@@ -1,16 +1,14 @@
-//! What both kinds of process can do with block nodes.
+//! What the monitor is asked for without guest devices: the human monitor, I/O on a node, the
+//! block graph.
 //!
-//! A test that needs no guest device is written against [`BlockHost`] and runs on an emulator
-//! or on a storage daemon. They differ in three things: a storage daemon has no HMP (so I/O on
-//! a node goes another way, see [`NodeIo`]), no block backends with names of their own (so a
-//! job needs an explicit id), and no guest.
+//! All of it are methods of [`Machine`](crate::Machine). What both kinds of process share of QMP
+//! is in [`qmp`]; a storage daemon has no HMP, no block backends with names of their own (so a job
+//! needs an explicit id), and no guest.
 
-mod block_host;
 mod graph;
+mod hmp;
 mod io;
 
-pub use block_host::BlockHost;
 pub use graph::{BlockGraph, GraphEdge, GraphNode, NoSuchPath};
-pub use io::{IoError, IoTarget, NodeIo};
-
-pub(crate) use io::hmp;
+pub use hmp::HmpError;
+pub use io::{IoError, IoTarget};

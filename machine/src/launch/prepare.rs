@@ -2,7 +2,7 @@
 
 use super::monitor::MonitorEnd;
 use crate::args::Chardev;
-use crate::builder::{Builder, Common, MONITOR_ID, Monitor, Specific};
+use crate::builder::{Builder, Common, Kind, MONITOR_ID, Monitor};
 use crate::error::LaunchError;
 use crate::socket;
 use imgtools::process::Command;
@@ -36,7 +36,7 @@ pub(super) struct Prepared {
 
 /// Makes sockets and descriptors, and puts the command line together: what the kind of
 /// process begins with, then the sockets, then what the caller added.
-pub(super) fn prepare<K: Specific>(builder: &Builder<K>) -> Result<Prepared, LaunchError> {
+pub(super) fn prepare<K: Kind>(builder: &Builder<K>) -> Result<Prepared, LaunchError> {
     let mut common = builder.common.clone();
     let args = builder.own.base_args(&mut common)?;
     if let Some(error) = &common.error {

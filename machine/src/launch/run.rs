@@ -3,16 +3,16 @@
 use super::failure::{end, failed, not_started};
 use super::monitor::{NotReady, connect};
 use super::prepare::{Prepared, prepare};
-use crate::builder::{Builder, Specific};
+use crate::builder::{Builder, Kind};
 use crate::console::Console;
 use crate::diagnose::Diagnoser;
 use crate::error::LaunchError;
 use crate::machine::{Machine, Parts};
 use crate::qtest::Qtest;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-pub(crate) async fn launch<K: Specific>(builder: &Builder<K>) -> Result<Machine, LaunchError> {
+pub(crate) async fn launch<K: Kind>(builder: &Builder<K>) -> Result<Machine, LaunchError> {
     let common = &builder.common;
     let mut deadlines = common.deadlines;
     if let Some(wrapper) = &common.wrapper {
@@ -82,11 +82,11 @@ pub(crate) async fn launch<K: Specific>(builder: &Builder<K>) -> Result<Machine,
         qtest: qtest.map_err(descriptor("the qtest connection"))?,
         console: console.map_err(descriptor("the console"))?,
         deadlines,
-        expected: common.expected.clone(),
+        expected: Mutex::new(common.expected.clone()),
+        findings_are_errors: common.findings_are_errors,
         started,
         current_dir: common.current_dir.clone(),
         report_file,
-        node_io: common.node_io.clone(),
         on_drop: common.on_drop.clone(),
         _cleanup: cleanup,
     }))

@@ -29,6 +29,7 @@ fn shown(line: &str) -> String {
 
 /// Why a qtest request failed. Of a long request the errors keep the beginning.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum QtestError {
     /// The accelerator has no virtual clock that can be moved.
     #[error(
@@ -56,13 +57,24 @@ pub enum QtestError {
         /// The values of the reply.
         values: Vec<String>,
     },
-    /// A line outside the protocol.
+    /// A line outside the protocol. Which reply belongs to which request is not known any more, so
+    /// that every later request fails with [`QtestError::OutOfStep`].
     #[error("failed to read the reply to {request:?}")]
     BadLine {
         /// The line sent.
         request: String,
         /// The line received.
         source: LineError,
+    },
+    /// An earlier line was outside the protocol.
+    #[error(
+        "failed to send the qtest request {request:?}: an earlier line from QEMU was no reply ({line:?})"
+    )]
+    OutOfStep {
+        /// The request, which was not sent.
+        request: String,
+        /// The line.
+        line: String,
     },
     /// A request that cannot be one line.
     #[error("failed to send the qtest request {request:?}: it holds a newline")]
@@ -115,6 +127,8 @@ struct Connection {
     scanned: usize,
     /// Replies still to come for requests whose callers went away.
     owed: usize,
+    /// A line that was no reply, after which replies cannot be told apart.
+    stray: Option<String>,
     irqs: VecDeque<Irq>,
 }
 
@@ -136,6 +150,7 @@ impl Qtest {
             taken: 0,
             scanned: 0,
             owed: 0,
+            stray: None,
             irqs: VecDeque::new(),
         };
         Ok(Self {
@@ -292,6 +307,12 @@ impl Qtest {
 
 impl Connection {
     async fn exchange(&mut self, request: &str) -> Answer {
+        if let Some(line) = &self.stray {
+            return Err(QtestError::OutOfStep {
+                request: shown(request),
+                line: line.clone(),
+            });
+        }
         self.outgoing.extend_from_slice(request.as_bytes());
         self.outgoing.push(b'\n');
         // Counted before the first await: from here on QEMU will answer, whether or not
@@ -362,8 +383,9 @@ impl Connection {
                     Err(QtestError::Refused { request, reply })
                 }
                 Err(source) => {
+                    self.stray = Some(shown(&source.0));
                     let request = request.to_owned();
-                    Err(QtestError::BadLine { request, source })
+                    return Err(QtestError::BadLine { request, source });
                 }
             };
             self.owed = self.owed.saturating_sub(1);

@@ -1,4 +1,4 @@
-//! The end: ladder, crashes, drops.
+//! The end: its steps, crashes, drops.
 
 use crate::tools::{
     LONG, all, daemon, emulator, exists, fake_monitor, idle_vm, impatient, prelude, wait_all_gone,
@@ -43,7 +43,7 @@ async fn an_expected_end_is_no_error() {
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait_exit().await.unwrap().status().is_success());
 
-    let mut daemon = builder.launch().await.unwrap();
+    let daemon = builder.launch().await.unwrap();
     daemon.expect_exit(Expected::signal(Signal::SIGUSR2.number()));
     daemon.signal(Signal::SIGUSR2);
     daemon.wait_exit().await.unwrap();
@@ -157,7 +157,10 @@ async fn a_process_that_does_not_end_by_itself_is_terminated() {
         .launch()
         .await
         .unwrap();
-    let error = daemon.wait_exit().await.unwrap_err();
+    let error = daemon
+        .end_within(Duration::from_millis(200))
+        .await
+        .unwrap_err();
     let EndError::Escalated(exit) = &error else {
         panic!("{error:?}")
     };
@@ -186,6 +189,7 @@ async fn reports_of_memory_errors_in_the_log_are_errors() {
     let Some(tool) = daemon() else { return };
     let report = "echo '==1==ERROR: AddressSanitizer: heap-use-after-free on address 0x1' >&2";
     let daemon = StorageDaemon::builder(prelude(&tool, report))
+        .findings_are_errors(true)
         .launch()
         .await
         .unwrap();
@@ -237,7 +241,7 @@ async fn an_explicit_end_is_no_lost_machine() {
 }
 
 #[tokio::test]
-async fn a_dropped_shutdown_leaves_nothing_behind() {
+async fn a_dropped_shutdown_leaves_the_machine_to_its_owner() {
     let Some(tool) = daemon() else { return };
     let daemon = StorageDaemon::builder(tool).launch().await.unwrap();
     let pid = daemon.pid();
@@ -249,6 +253,8 @@ async fn a_dropped_shutdown_leaves_nothing_behind() {
             .await
             .is_err()
     );
+    assert!(exists(pid));
+    drop(daemon);
     assert!(!exists(pid));
 }
 

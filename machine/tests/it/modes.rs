@@ -53,10 +53,14 @@ async fn reads(machine: &Machine) -> i64 {
 #[tokio::test]
 async fn a_stopped_machine_reads_no_disk() {
     for (tool, can) in each().await {
-        let vm = with_disk(Qemu::builder(tool).mode(Mode::Stopped, &can))
-            .launch()
-            .await
-            .unwrap();
+        let vm = with_disk(Qemu::builder(tool).mode(
+            Mode::Stopped,
+            &can.usable_accelerators(),
+            can.target.as_deref().unwrap_or_default(),
+        ))
+        .launch()
+        .await
+        .unwrap();
         let expected = if can.usable_accelerators().contains(&Accel::Qtest) {
             "running"
         } else {
@@ -71,7 +75,11 @@ async fn a_stopped_machine_reads_no_disk() {
 #[tokio::test]
 async fn an_idle_machine_runs_stops_and_resumes_but_reads_no_disk() {
     for (tool, can) in each().await {
-        let builder = Qemu::builder(tool).mode(Mode::RunningIdle, &can);
+        let builder = Qemu::builder(tool).mode(
+            Mode::RunningIdle,
+            &can.usable_accelerators(),
+            can.target.as_deref().unwrap_or_default(),
+        );
         // With a disk by the idle ROM, without a board otherwise; under qtest as it is.
         for builder in [with_disk(builder.clone()), builder] {
             let vm = builder.launch().await.unwrap();
@@ -96,10 +104,14 @@ async fn the_idle_rom_halts_the_processor() {
         if can.usable_accelerators().contains(&Accel::Qtest) {
             continue;
         }
-        let vm = with_disk(Qemu::builder(tool).mode(Mode::RunningIdle, &can))
-            .launch()
-            .await
-            .unwrap();
+        let vm = with_disk(Qemu::builder(tool).mode(
+            Mode::RunningIdle,
+            &can.usable_accelerators(),
+            can.target.as_deref().unwrap_or_default(),
+        ))
+        .launch()
+        .await
+        .unwrap();
         assert!(
             vm.command_line()
                 .to_string()
@@ -120,7 +132,12 @@ async fn the_idle_rom_halts_the_processor() {
 #[tokio::test]
 async fn a_native_machine_runs_its_firmware() {
     for (tool, can) in each().await {
-        let builder = with_disk(Qemu::builder(tool).mode(Mode::Native, &can)).console();
+        let builder = with_disk(Qemu::builder(tool).mode(
+            Mode::Native,
+            &can.usable_accelerators(),
+            can.target.as_deref().unwrap_or_default(),
+        ))
+        .console();
         let vm = builder.launch().await.unwrap();
         assert_eq!(run_state(&vm).await, "running");
         // The firmware reads the boot sector.
@@ -134,7 +151,11 @@ async fn a_native_machine_runs_its_firmware() {
 async fn a_virtual_clock_is_moved_or_its_lack_is_told() {
     for (tool, can) in each().await {
         let builder = Qemu::builder(tool.clone())
-            .mode(Mode::VirtualClock, &can)
+            .mode(
+                Mode::VirtualClock,
+                &can.usable_accelerators(),
+                can.target.as_deref().unwrap_or_default(),
+            )
             .machine("none")
             .qtest();
         if can.usable_accelerators().contains(&Accel::Qtest) {

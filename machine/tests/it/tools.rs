@@ -99,7 +99,6 @@ pub(crate) const LONG: Duration = Duration::from_secs(120);
 pub(crate) fn impatient() -> Deadlines {
     let mut deadlines = Deadlines::default();
     deadlines.quit = Duration::from_millis(200);
-    deadlines.exit = Duration::from_millis(200);
     deadlines.terminate = LONG;
     deadlines.diagnose_backtrace = Duration::from_millis(1);
     deadlines

@@ -106,6 +106,7 @@ exec "$@"
         log_file: Some("reports.%p".into()),
     };
     let builder = StorageDaemon::builder(tool)
+        .findings_are_errors(true)
         .wrapper(wrapper)
         .current_dir(dir.path())
         .env("PATH", path);

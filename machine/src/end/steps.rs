@@ -1,4 +1,4 @@
-//! Bringing the end about, rung by rung, and taking down what was done.
+//! Ending a machine, step by step, with a record of what was done.
 
 use super::exit::{EndError, Exit, Judgement, Stage, StageOutcome, StageRecord};
 use crate::diagnose::Diagnosis;
@@ -9,6 +9,7 @@ use imgtools::process::{Output, Signal, Status};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The most that is read of a wrapper's reports.
@@ -22,14 +23,17 @@ impl Machine {
     /// [`wait_exit`](Machine::wait_exit): the storage daemon of QEMU 10.0 hangs in its clean-up
     /// (`monitor_cleanup`) if a command arrives then.
     ///
+    /// Like all ends it can be called by anybody who shares the machine, at the same time, and
+    /// again afterwards: all get the same [`Exit`], judged by what was done until then.
+    ///
     /// # Errors
     /// See [`EndError`]; the process is gone and reaped in any case.
-    pub async fn shutdown(self) -> Result<Exit, EndError> {
+    pub async fn shutdown(&self) -> Result<Exit, EndError> {
         let budget = self.parts.deadlines.quit;
         let record = match self.parts.qmp.closed_cause() {
             // It left, so it is on its way out, and cannot be asked for anything.
-            Some(cause) if has_left(&cause) => self.rung(Stage::Wait, budget, self.exited()).await,
-            _ => self.rung(Stage::Quit, budget, self.quit()).await,
+            Some(cause) if has_left(&cause) => self.step(Stage::Wait, budget, self.exited()).await,
+            _ => self.step(Stage::Quit, budget, self.quit()).await,
         };
         self.end_after(record).await
     }
@@ -49,14 +53,40 @@ impl Machine {
         self.exited().await
     }
 
-    /// Waits for a machine that ends by itself; ends it if it does not in time.
+    /// Waits until the machine ends by itself or is ended by somebody else, however long that
+    /// takes. Dropping the future leaves the machine as it is.
     ///
     /// # Errors
-    /// See [`EndError`]; the process is gone and reaped in any case.
-    pub async fn wait_exit(self) -> Result<Exit, EndError> {
-        let record = self
-            .rung(Stage::Wait, self.parts.deadlines.exit, self.exited())
-            .await;
+    /// See [`EndError`].
+    pub async fn wait_exit(&self) -> Result<Exit, EndError> {
+        self.end_within(Duration::MAX).await
+    }
+
+    /// Gives a machine this long to end by itself, then ends it: by SIGTERM, then by SIGKILL.
+    ///
+    /// # Errors
+    /// See [`EndError`], of which [`EndError::Escalated`] says that it did not; the process is
+    /// gone and reaped in any case.
+    pub async fn end_within(&self, limit: Duration) -> Result<Exit, EndError> {
+        let record = self.step(Stage::Wait, limit, self.exited()).await;
+        self.end_after(record).await
+    }
+
+    /// Has the guest shut itself down, as if its power button were pressed (ACPI), and gives it
+    /// this long; then ends the machine by SIGTERM and SIGKILL. Which guests react to the button
+    /// is up to them.
+    ///
+    /// # Errors
+    /// See [`EndError`], of which [`EndError::Escalated`] says that the guest did not react; the
+    /// process is gone and reaped in any case.
+    pub async fn powerdown(&self, limit: Duration) -> Result<Exit, EndError> {
+        let press = async {
+            match self.qmp().execute("system_powerdown", ()).await {
+                Err(error) if self.qmp().closed_cause().is_none() => Err(chain(&error)),
+                _ => self.exited().await,
+            }
+        };
+        let record = self.step(Stage::Powerdown, limit, press).await;
         self.end_after(record).await
     }
 
@@ -65,22 +95,18 @@ impl Machine {
     /// # Errors
     /// See [`EndError`]: if it had crashed before, or printed reports of errors. To be killed
     /// is no error.
-    pub async fn kill(mut self) -> Result<Exit, EndError> {
+    pub async fn kill(&self) -> Result<Exit, EndError> {
         let record = self.put_down().await;
-        let expected = self
-            .parts
-            .expected
-            .clone()
-            .or_signal(Signal::SIGKILL.number());
         let judgement = Judgement {
-            expected,
+            expected: self.expected().or_signal(Signal::SIGKILL.number()),
             escalated: false,
+            findings_count: self.parts.findings_are_errors,
         };
         judgement.of(self.reap(vec![record], None).await?)
     }
 
-    /// The rest of the ladder after its first rung.
-    async fn end_after(mut self, first: StageRecord) -> Result<Exit, EndError> {
+    /// The steps after the first.
+    async fn end_after(&self, first: StageRecord) -> Result<Exit, EndError> {
         let escalated = !first.has_ended();
         let mut stages = vec![first];
         let mut diagnosis = None;
@@ -92,7 +118,7 @@ impl Machine {
                 self.parts.child.signal_group(Signal::SIGTERM);
                 self.exited().await
             };
-            let second = self.rung(Stage::Terminate, budget, terminate).await;
+            let second = self.step(Stage::Terminate, budget, terminate).await;
             let lives = !second.has_ended();
             stages.push(second);
             if lives {
@@ -100,8 +126,9 @@ impl Machine {
             }
         }
         let judgement = Judgement {
-            expected: self.parts.expected.clone(),
+            expected: self.expected(),
             escalated,
+            findings_count: self.parts.findings_are_errors,
         };
         judgement.of(self.reap(stages, diagnosis).await?)
     }
@@ -111,19 +138,19 @@ impl Machine {
         Ok(())
     }
 
-    /// The last rung. It has no deadline of its own: the minder gives up a process that hangs
+    /// The last step. It has no deadline of its own: the minder gives up a process that hangs
     /// in the kernel.
     async fn put_down(&self) -> StageRecord {
-        self.rung(Stage::Kill, Duration::MAX, async {
+        self.step(Stage::Kill, Duration::MAX, async {
             self.parts.child.kill();
             self.exited().await
         })
         .await
     }
 
-    /// Does one thing that is to end the process, and takes down how it went. If it has ended
+    /// Does one thing that is to end the process, and records how it went. If it has ended
     /// already, nothing is done.
-    async fn rung(
+    async fn step(
         &self,
         stage: Stage,
         budget: Duration,
@@ -148,13 +175,13 @@ impl Machine {
 
     /// Takes the output of a process that has ended.
     async fn reap(
-        &mut self,
+        &self,
         stages: Vec<StageRecord>,
         diagnosis: Option<Box<Diagnosis>>,
     ) -> Result<Exit, EndError> {
         let name = self.parts.name.clone();
         let waited = self.parts.child.wait().await;
-        self.ended = true;
+        self.ended.store(true, Ordering::Release);
         if let Some(console) = &self.parts.console {
             // The last words are on their way; the time is for a daemon that holds it open.
             let budget = self.parts.deadlines.terminate;

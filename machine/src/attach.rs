@@ -1,0 +1,252 @@
+//! Machines that outlive the program that launched them.
+
+use crate::builder::{Builder, Kind};
+use crate::deadlines::Deadlines;
+use crate::error::{LaunchError, chain};
+use crate::socket;
+use imgtools::process::Signal;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A process that was launched to outlive its launcher: what has to be remembered of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Detached {
+    /// The process.
+    pub pid: u32,
+    /// Where its monitor listens, for [`Attached::connect`].
+    pub monitor: PathBuf,
+}
+
+/// Why a running process could not be attached to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// Nobody listens there.
+    #[error("failed to connect to the monitor at {}", path.display())]
+    Connect {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its process could not be found or watched.
+    #[error("failed to watch the process behind the monitor at {}", path.display())]
+    Process {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The monitor is no QMP, or has another client.
+    #[error("failed to negotiate with the monitor at {}", path.display())]
+    Monitor {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: Box<qmp::Error>,
+    },
+}
+
+/// Why a process that is not ours could not be ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DetachedEndError {
+    /// It did not end after `quit` and had to be terminated or killed.
+    #[error("failed to end process {pid} in time, {signal} ended it: {reason}")]
+    Escalated {
+        /// The process.
+        pid: u32,
+        /// What ended it.
+        signal: Signal,
+        /// What became of `quit`.
+        reason: String,
+    },
+    /// It could not be signalled or watched.
+    #[error("failed to end process {pid}")]
+    Process {
+        /// The process.
+        pid: u32,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A running process that is nobody's child here: its monitor and a handle of the process.
+///
+/// Dropping it leaves the process running. As it is no child, its output and its exit status are
+/// not known.
+#[derive(Debug)]
+pub struct Attached {
+    process: Process,
+    qmp: qmp::Client,
+    deadlines: Deadlines,
+}
+
+impl<K: Kind> Builder<K> {
+    /// Starts the process so that it outlives this program (`-daemonize`), with its monitor at
+    /// this path, and waits until it is ready. The path is removed by QEMU at its end, if that is
+    /// an orderly one; it has to fit a socket address, for later clients.
+    ///
+    /// What the builder says of wrappers, consoles, qtest and drops does not hold for such a
+    /// process; what it prints after its start is lost.
+    ///
+    /// # Errors
+    /// See [`LaunchError`].
+    pub async fn launch_detached(&self, monitor: &Path) -> Result<Detached, LaunchError> {
+        crate::launch::launch_detached(self, monitor).await
+    }
+}
+
+impl Attached {
+    /// Attaches to the process whose monitor listens at this path. QMP serves one client at a
+    /// time, so whoever was connected has to have left.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub async fn connect(monitor: &Path, deadlines: Deadlines) -> Result<Self, AttachError> {
+        let path = || monitor.to_owned();
+        let stream = socket::connect(monitor).map_err(|source| AttachError::Connect {
+            path: path(),
+            source,
+        })?;
+        let process = Process::behind(&stream).map_err(|source| AttachError::Process {
+            path: path(),
+            source,
+        })?;
+        let options = qmp::Options::default()
+            .connect_deadline(deadlines.launch)
+            .call_deadline(deadlines.command)
+            .peer_pid(process.pid)
+            .endpoint(monitor.display().to_string());
+        let qmp = qmp::Client::from_fd(stream, options).await;
+        let qmp = qmp.map_err(|source| AttachError::Monitor {
+            path: path(),
+            source: Box::new(source),
+        })?;
+        Ok(Self {
+            process,
+            qmp,
+            deadlines,
+        })
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    /// The monitor.
+    #[must_use]
+    pub fn qmp(&self) -> &qmp::Client {
+        &self.qmp
+    }
+
+    /// Waits until the process has ended, however long that takes.
+    pub async fn wait_exit(&self) {
+        self.process.exited().await;
+    }
+
+    /// Ends the process: `quit`, then SIGTERM, then SIGKILL, each with its deadline.
+    ///
+    /// # Errors
+    /// See [`DetachedEndError`]; the process is gone, unless it cannot be signalled.
+    pub async fn shutdown(self) -> Result<(), DetachedEndError> {
+        let quit = async {
+            match self.qmp.quit().await {
+                Err(error) if self.qmp.closed_cause().is_none() => Err(chain(&error)),
+                _ => {
+                    self.wait_exit().await;
+                    Ok(())
+                }
+            }
+        };
+        let limit = self.deadlines.quit;
+        let reason = match tokio::time::timeout(limit, quit).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(reason)) => reason,
+            Err(_) => format!("it did not follow `quit` within {limit:?}"),
+        };
+        let pid = self.pid();
+        let failed = |source| DetachedEndError::Process { pid, source };
+        self.process
+            .signal(rustix::process::Signal::TERM)
+            .map_err(failed)?;
+        let terminated = tokio::time::timeout(self.deadlines.terminate, self.wait_exit());
+        let signal = match terminated.await {
+            Ok(()) => Signal::SIGTERM,
+            Err(_) => {
+                self.process
+                    .signal(rustix::process::Signal::KILL)
+                    .map_err(failed)?;
+                // The kernel ends it as soon as it can.
+                self.wait_exit().await;
+                Signal::SIGKILL
+            }
+        };
+        Err(DetachedEndError::Escalated {
+            pid,
+            signal,
+            reason,
+        })
+    }
+}
+
+/// A process that is no child, by its descriptor; a thread waits for its end.
+#[derive(Debug)]
+struct Process {
+    pid: u32,
+    fd: Arc<OwnedFd>,
+    ended: watch::Receiver<bool>,
+    /// Closed with us, which ends the thread.
+    _watched: UnixStream,
+}
+
+impl Process {
+    /// The one that listens at the other end.
+    fn behind(stream: &UnixStream) -> io::Result<Self> {
+        let peer: Pid = rustix::net::sockopt::socket_peercred(stream)?.pid;
+        let fd = Arc::new(pidfd_open(peer, PidfdFlags::empty())?);
+        let (watched, watcher) = UnixStream::pair()?;
+        let (sender, ended) = watch::channel(false);
+        let process = Arc::clone(&fd);
+        std::thread::Builder::new()
+            .name(format!("pid {}", peer.as_raw_nonzero()))
+            .spawn(move || {
+                // A pidfd is readable from the end of the process on (pidfd_open(2)).
+                let mut fds = [
+                    PollFd::new(&process, PollFlags::IN),
+                    PollFd::new(&watcher, PollFlags::IN),
+                ];
+                while let Err(Errno::INTR) = poll(&mut fds, None) {}
+                sender.send_replace(fds[0].revents().contains(PollFlags::IN));
+            })?;
+        Ok(Self {
+            pid: peer.as_raw_nonzero().get().unsigned_abs(),
+            fd,
+            ended,
+            _watched: watched,
+        })
+    }
+
+    async fn exited(&self) {
+        // The sender lives until it has sent.
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+
+    /// A process that has ended is fine as well.
+    fn signal(&self, signal: rustix::process::Signal) -> io::Result<()> {
+        match pidfd_send_signal(&self.fd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

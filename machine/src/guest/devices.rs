@@ -1,0 +1,84 @@
+//! Hot-plug.
+
+use crate::args::Device;
+use crate::machine::Machine;
+use qmp::{Matcher, RecvError};
+use serde_json::json;
+use std::time::Duration;
+
+/// Why a device was not unplugged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnplugError {
+    /// QEMU refused: there is no such device, or its bus has no hot-plug.
+    #[error("failed to unplug {id:?}")]
+    Qmp {
+        /// The device.
+        id: String,
+        /// Why.
+        source: Box<qmp::Error>,
+    },
+    /// The guest refused to give it up.
+    #[error("failed to unplug {id:?}: the guest refused")]
+    Refused {
+        /// The device.
+        id: String,
+    },
+    /// The guest did not give it up in time. It still may: the request stays pending.
+    #[error("failed to unplug {id:?} within {limit:?}: the guest has not released it")]
+    TimedOut {
+        /// The device.
+        id: String,
+        /// The time it was given.
+        limit: Duration,
+    },
+    /// The session ended, or events were lost, before the device was gone.
+    #[error("failed to see whether {id:?} was unplugged")]
+    Lost {
+        /// The device.
+        id: String,
+        /// Why.
+        source: RecvError,
+    },
+}
+
+impl Machine {
+    /// Plugs a device into the running guest (`device_add`). Give it an id to unplug it by.
+    ///
+    /// # Errors
+    /// As the command.
+    pub async fn plug(&self, device: &Device) -> Result<(), qmp::Error> {
+        let added = self.qmp().execute("device_add", device.to_value()).await;
+        added.map(drop)
+    }
+
+    /// Unplugs a device (`device_del`) and waits until it is gone: most buses ask the guest, whose
+    /// driver has to release it. A guest that runs no code never does, unless it is reset.
+    ///
+    /// # Errors
+    /// See [`UnplugError`].
+    pub async fn unplug(&self, id: &str, limit: Duration) -> Result<(), UnplugError> {
+        let names = ["DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"];
+        // Events of the devices behind it come as well, with a path alone.
+        let own = id.to_owned();
+        let mine = Matcher::one_of(names).when(move |event| event.text("device") == Some(&own));
+        let mut events = self.qmp().subscribe(mine);
+        let id = || id.to_owned();
+        let deleted = async {
+            let asked = self.qmp().execute("device_del", json!({ "id": id() }));
+            asked.await.map_err(|source| UnplugError::Qmp {
+                id: id(),
+                source: Box::new(source),
+            })?;
+            match events.recv().await {
+                Ok(event) if event.name == "DEVICE_DELETED" => Ok(()),
+                Ok(_) => Err(UnplugError::Refused { id: id() }),
+                Err(source) => Err(UnplugError::Lost { id: id(), source }),
+            }
+        };
+        let timed_out = UnplugError::TimedOut { id: id(), limit };
+        tokio::time::timeout(limit, deleted)
+            .await
+            .unwrap_or(Err(timed_out))
+    }
+}
