@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use machine::host::BlockHost;
 use serde_json::{Map, Value};
 
 use super::action::Action;

@@ -2,6 +2,7 @@
 
 use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::fmt;
 
 /// All block nodes, backends and jobs, and the edges between them (`XDbgBlockGraph`,
@@ -111,6 +112,17 @@ impl qmp::Command for QueryBlockGraph {
 }
 
 impl Machine {
+    /// One block node by name (`BlockDeviceInfo`), without its backing chain.
+    ///
+    /// # Errors
+    /// As `query-named-block-nodes`.
+    pub async fn node(&self, name: &str) -> Result<Option<Value>, qmp::Error> {
+        let flat = json!({ "flat": true });
+        let nodes = self.qmp().execute("query-named-block-nodes", flat).await?;
+        let mut nodes = nodes.as_array().into_iter().flatten();
+        Ok(nodes.find(|node| node["node-name"] == *name).cloned())
+    }
+
     /// The block graph.
     ///
     /// # Errors
@@ -167,7 +179,6 @@ impl fmt::Display for BlockGraph {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn sample() -> BlockGraph {
         serde_json::from_value(json!({

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use machine::accel::{Accel, Mode};
 use machine::args::{self, Blockdev};
-use machine::probe::{AccelTrial, Capabilities, Program};
 use machine::{Builder, Deadlines, LaunchError, Qemu, StorageDaemon};
 use serde_json::Value;
 
@@ -323,7 +322,6 @@ impl MachineBuilder {
             &mut deadlines.launch,
             &mut deadlines.command,
             &mut deadlines.quit,
-            &mut deadlines.exit,
         ] {
             *deadline = (*deadline).min(patience);
         }
@@ -333,12 +331,14 @@ impl MachineBuilder {
     fn emulator(&self) -> CaseResult<Builder<Qemu>> {
         let shared = &self.shared;
         let tool = shared.tool(Backend::System.tool())?;
+        let (accelerators, target) = emulator_facts(shared);
         let mut builder = Qemu::builder(tool)
             .name(&self.name)
             .deadlines(self.deadlines())
             .print(shared.spec.print)
             .on_drop(running::on_drop(shared))
-            .mode(mode(shared.spec.guest), &emulator_facts(shared));
+            .findings_are_errors(true)
+            .mode(mode(shared.spec.guest), &accelerators, &target);
         if shared.spec.guest == Guest::VirtualClock {
             builder = builder.qtest();
         }
@@ -368,7 +368,8 @@ impl MachineBuilder {
             .name(&self.name)
             .deadlines(self.deadlines())
             .print(shared.spec.print)
-            .on_drop(running::on_drop(shared));
+            .on_drop(running::on_drop(shared))
+            .findings_are_errors(true);
         for part in &self.parts {
             builder = match part {
                 Part::Drive(Drive {
@@ -414,28 +415,18 @@ fn mode(guest: Guest) -> Mode {
     }
 }
 
-/// What the plan of a launch has to know, from what the runner found out.
-fn emulator_facts(shared: &Shared) -> Capabilities {
-    let trial = |name: &String| AccelTrial {
-        accel: Accel::from(name.clone()),
-        refused: None,
-    };
-    let facts = shared
-        .capabilities()
-        .ok()
-        .and_then(|c| c.host(Backend::System));
-    facts.cloned().unwrap_or_else(|| Capabilities {
-        program: Program::Emulator,
-        version: imgtools::tools::Version::new(0, 0, 0),
-        package: String::new(),
-        target: None,
-        accelerators: shared.spec.accelerators.iter().map(trial).collect(),
-        machines: Vec::new(),
-        devices: Vec::new(),
-        formats: None,
-        drivers: Vec::new(),
-        commands: Vec::new(),
-        objects: Vec::new(),
-        exports: Vec::new(),
-    })
+/// What the plan of a launch has to know, from what the runner found out: the accelerators that
+/// work, best first, and the emulated architecture.
+fn emulator_facts(shared: &Shared) -> (Vec<Accel>, String) {
+    let facts = shared.capabilities().ok();
+    match facts.and_then(|c| c.host(Backend::System)) {
+        Some(facts) => (
+            facts.usable_accelerators(),
+            facts.target.clone().unwrap_or_default(),
+        ),
+        None => {
+            let names = shared.spec.accelerators.iter().cloned();
+            (names.map(Accel::from).collect(), String::new())
+        }
+    }
 }

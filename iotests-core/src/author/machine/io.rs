@@ -186,7 +186,7 @@ impl Machine {
     }
 
     async fn io_by_hmp(&self, target: &Target, command: &str) -> CaseResult<String> {
-        use machine::host::{BlockHost, IoTarget};
+        use machine::host::IoTarget;
         let machine = self.inner()?;
         let target = match target {
             // A drive's own requests do not conflict with those of its guest device, and follow the

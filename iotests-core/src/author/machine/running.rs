@@ -247,16 +247,16 @@ impl Machine {
     /// Waits until it ends by itself; what must hold is as for [`Machine::shutdown`].
     #[track_caller]
     pub fn wait_exit(self) -> Action<'static, String> {
-        self.end("exit", |machine| Box::pin(machine.wait_exit()))
+        self.end("exit", until_exit)
     }
 
     /// Waits until it ends by itself with this exit status.
     #[track_caller]
-    pub fn wait_exit_status(mut self, status: i32) -> Action<'static, String> {
-        if let Some(machine) = &mut self.machine {
+    pub fn wait_exit_status(self, status: i32) -> Action<'static, String> {
+        if let Some(machine) = &self.machine {
             machine.expect_exit(Expected::code(status));
         }
-        self.end("exit", |machine| Box::pin(machine.wait_exit()))
+        self.end("exit", until_exit)
     }
 
     /// Kills it, as a power cut would, and returns what it printed.
@@ -274,7 +274,7 @@ impl Machine {
                 return Err(Failure::new(format!("{} has ended already", self.name())));
             };
             let command_line = machine.command_line().to_string();
-            let ended = how(machine).await;
+            let ended = how(&machine).await;
             let exit = match &ended {
                 Ok(exit) => Some(exit),
                 Err(error) => error.exit(),
@@ -330,7 +330,15 @@ impl Machine {
     }
 }
 
-type End = fn(machine::Machine) -> Pin<Box<dyn Future<Output = Result<Exit, EndError>>>>;
+/// What ends by itself does so within the time for one command, which is the case's budget.
+fn until_exit(
+    machine: &machine::Machine,
+) -> Pin<Box<dyn Future<Output = Result<Exit, EndError>> + '_>> {
+    Box::pin(machine.end_within(machine.deadlines().command))
+}
+
+type End =
+    for<'m> fn(&'m machine::Machine) -> Pin<Box<dyn Future<Output = Result<Exit, EndError>> + 'm>>;
 
 impl Drop for Machine {
     fn drop(&mut self) {
