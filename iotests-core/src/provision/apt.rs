@@ -1,4 +1,5 @@
-//! Debian's package manager as a downloader: private lists and cache, no root, nothing installed.
+//! Debian's package manager as a downloader: lists, cache and packages of our own, no root, nothing
+//! installed. Its sources, keys and proxies apply.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,31 +8,38 @@ use std::time::Duration;
 
 use imgtools::process::{Command, Output};
 
-use super::distribution::Family;
 use super::error::ProvisionError;
+use super::files::{create_dir, write};
+use super::source::{Archive, Source};
 
 /// A download that has not ended by then never will; a mirror over a slow line still fits.
 const DOWNLOAD: Duration = Duration::from_secs(15 * 60);
 /// For what works on local files only.
 const LOCAL: Duration = Duration::from_secs(5 * 60);
 
-/// The package with this machine's own emulator.
-fn emulator_package() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86" | "x86_64" => "qemu-system-x86",
-        "arm" | "aarch64" => "qemu-system-arm",
-        "powerpc64" => "qemu-system-ppc",
-        "riscv64" => "qemu-system-riscv",
-        "s390x" => "qemu-system-s390x",
-        _ => "qemu-system-misc",
-    }
-}
+/// What holds for every call. Nothing counts as installed, so that all libraries down to the C
+/// library are fetched; and nothing that the system does after its own updates is done.
+const SETTINGS: &str = r#"
+APT::Get::List-Cleanup "false";
+APT::Install-Recommends "false";
+APT::Sandbox::User "";
+APT::Update::Error-Mode "any";
+Acquire::Languages { "none"; };
+Acquire::Retries "3";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
+Debug::NoLocking "true";
+Dir::State::status "/dev/null";
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+"#;
 
-/// apt and dpkg, with lists, cache and archives below one scratch folder.
+/// apt and dpkg, with everything that they keep below one folder.
 #[derive(Debug)]
 pub(super) struct Apt {
-    scratch: PathBuf,
+    home: PathBuf,
     programs: Programs,
+    archive: Option<Archive>,
 }
 
 /// Where the package manager's programs are; replaced by stand-ins in tests.
@@ -60,68 +68,111 @@ impl Programs {
     }
 }
 
+/// One row of `apt-cache madison`: a package, a version, and the suite that has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) package: String,
+    pub(super) version: String,
+    pub(super) suite: String,
+}
+
 impl Apt {
-    /// Prepares the private folders.
-    pub(super) fn new(scratch: PathBuf, programs: Programs) -> Result<Self, ProvisionError> {
-        for folder in ["lists/partial", "cache/archives/partial"] {
-            let path = scratch.join(folder);
-            fs::create_dir_all(&path).map_err(|source| ProvisionError::File {
-                verb: "create",
-                path,
-                source,
-            })?;
+    /// Prepares the folders below `home`. `archive` is where suites are looked for.
+    pub(super) fn new(
+        home: &Path,
+        programs: Programs,
+        archive: Option<Archive>,
+    ) -> Result<Self, ProvisionError> {
+        for folder in ["lists/partial", "archives/partial", "cache"] {
+            create_dir(&home.join(folder))?;
         }
-        Ok(Self { scratch, programs })
-    }
-
-    /// Brings the private lists up to date.
-    pub(super) fn update(&self) -> Result<(), ProvisionError> {
-        let command = self.command(&self.programs.apt_get, DOWNLOAD).arg("update");
-        run("read the package sources", command).map(drop)
-    }
-
-    /// The newest emulator and the tools of the same version, as `package=version`.
-    pub(super) fn choose(&self) -> Result<Vec<String>, ProvisionError> {
-        let emulator = emulator_package();
-        let command = self.command(&self.programs.apt_cache, LOCAL).args([
-            "madison",
-            emulator,
-            "qemu-utils",
-            "qemu-block-extra",
-        ]);
-        let output = run("look up QEMU's packages", command)?;
-        choose(emulator, &madison(&output.stdout_text())).map_err(|why| ProvisionError::NoPackage {
-            why,
-            command: Family::Debian.install_command(),
+        write(&home.join("apt.conf"), SETTINGS.as_bytes())?;
+        Ok(Self {
+            home: home.to_owned(),
+            programs,
+            archive,
         })
     }
 
-    /// Downloads these packages and the libraries this machine lacks for them.
-    pub(super) fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>, ProvisionError> {
+    /// The folder with the downloaded packages.
+    pub(super) fn archives(&self) -> PathBuf {
+        self.home.join("archives")
+    }
+
+    /// The addresses of the lists that the machine's own sources name.
+    pub(super) fn own_lists(&self) -> Result<Vec<String>, ProvisionError> {
         let command = self
-            .command(&self.programs.apt_get, DOWNLOAD)
-            // --reinstall: what is installed already in this version is wanted here too.
-            .args([
-                "--yes",
-                "--download-only",
-                "--no-install-recommends",
-                "--reinstall",
-            ])
-            .args(["--allow-downgrades", "install"])
+            .command(&self.programs.apt_get, &Source::Machine, LOCAL)?
+            .args(["update", "--print-uris"]);
+        let output = run("read the package sources", command)?;
+        let text = output.stdout_text();
+        let address = |line: &str| {
+            let (address, _) = line.strip_prefix('\'')?.split_once('\'')?;
+            Some(address.to_owned())
+        };
+        Ok(text.lines().filter_map(address).collect())
+    }
+
+    /// Brings our lists of one source up to date. An error of one entry of the machine's own
+    /// sources is not ours: what can be had is seen later.
+    pub(super) fn update(&self, source: &Source) -> Result<(), ProvisionError> {
+        let command = self
+            .command(&self.programs.apt_get, source, DOWNLOAD)?
+            .arg("update");
+        match (run("read the package lists", command), source) {
+            (Err(ProvisionError::Step { .. }), Source::Machine) => Ok(()),
+            (result, _) => result.map(drop),
+        }
+    }
+
+    /// What a source offers of these packages, newest first within each.
+    pub(super) fn versions(
+        &self,
+        source: &Source,
+        packages: &[&str],
+    ) -> Result<Vec<Row>, ProvisionError> {
+        let command = self
+            .command(&self.programs.apt_cache, source, LOCAL)?
+            .arg("madison")
             .args(packages);
-        run("download QEMU's packages", command)?;
-        let folder = self.scratch.join("cache/archives");
-        let listing = fs::read_dir(&folder).map_err(|source| ProvisionError::File {
-            verb: "list",
-            path: folder,
-            source,
-        })?;
-        let mut archives: Vec<PathBuf> = listing
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .collect();
-        archives.sort();
-        Ok(archives)
+        let output = run("look up QEMU's packages", command)?;
+        let mut rows = madison(&output.stdout_text());
+        if let Source::Suite(suite) = source {
+            rows.retain(|row| row.suite == *suite);
+        }
+        Ok(rows)
+    }
+
+    /// Downloads these packages, given as `package=version`, with all that they need. Returns the
+    /// files; what is there already is not fetched.
+    pub(super) fn download(
+        &self,
+        source: &Source,
+        packages: &[String],
+    ) -> Result<Vec<PathBuf>, ProvisionError> {
+        let install = |extra: &[OsString]| {
+            let command = self.command(&self.programs.apt_get, source, DOWNLOAD)?;
+            let command = command.args(extra).args(["--yes", "--quiet"]);
+            let output = run(
+                "download QEMU's packages",
+                command.arg("install").args(packages),
+            )?;
+            Ok::<String, ProvisionError>(output.stdout_text().into_owned())
+        };
+        // With an empty cache nothing counts as there already, so that all are named.
+        let empty = self.home.join("none");
+        create_dir(&empty.join("partial"))?;
+        let mut nowhere = OsString::from("Dir::Cache::archives=");
+        nowhere.push(&empty);
+        let printed = install(&["-o".into(), nowhere, "--print-uris".into()])?;
+        let archives: Vec<Archived> = printed.lines().filter_map(archived).collect();
+        install(&["--download-only".into()])?;
+        // What is in a file system already is not copied from there.
+        let path = |one: Archived| match one.address.strip_prefix("file:") {
+            Some(path) => PathBuf::from(path),
+            None => self.archives().join(one.name),
+        };
+        Ok(archives.into_iter().map(path).collect())
     }
 
     /// Unpacks one package below `root`; its scripts are not run.
@@ -134,31 +185,64 @@ impl Apt {
         run("unpack a package", command).map(drop)
     }
 
-    fn command(&self, program: &Path, deadline: Duration) -> Command {
-        let option = |name: &str, value: &Path| {
+    /// Deletes the downloaded packages that are not in `kept`.
+    pub(super) fn forget_archives(&self, kept: &[PathBuf]) -> Result<(), ProvisionError> {
+        for name in super::files::file_names(&self.archives()) {
+            let path = self.archives().join(&name);
+            if path.is_file() && !kept.contains(&path) {
+                fs::remove_file(&path).map_err(super::files::file("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn command(
+        &self,
+        program: &Path,
+        source: &Source,
+        deadline: Duration,
+    ) -> Result<Command, ProvisionError> {
+        let mut folders = vec![
+            ("Dir::State::Lists", self.home.join("lists")),
+            ("Dir::Cache", self.home.join("cache")),
+            ("Dir::Cache::archives", self.archives()),
+        ];
+        if let Source::Suite(suite) = source {
+            let archive = self.archive.as_ref().ok_or(ProvisionError::NoArchive)?;
+            let list = self.home.join(format!("{suite}.sources"));
+            write(&list, archive.entry(suite).as_bytes())?;
+            folders.push(("Dir::Etc::SourceList", list));
+            // What the machine has beside that, or prefers, has no say.
+            let none = [
+                "Dir::Etc::SourceParts",
+                "Dir::Etc::Preferences",
+                "Dir::Etc::PreferencesParts",
+            ];
+            folders.extend(none.map(|name| (name, PathBuf::from("/dev/null"))));
+        }
+        let release = match source {
+            // Backports are taken only where they are asked for, their libraries as well.
+            Source::Suite(suite) => Some(format!("APT::Default-Release={suite}")),
+            Source::Machine => None,
+        };
+        let release = release.into_iter().flat_map(|it| ["-o".to_owned(), it]);
+        let options = folders.into_iter().flat_map(|(name, value)| {
             let mut text = OsString::from(format!("{name}="));
             text.push(value);
             [OsString::from("-o"), text]
-        };
-        Command::new(program)
+        });
+        Ok(Command::new(program)
             .env("LC_ALL", "C")
             .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(option("Dir::State::Lists", &self.scratch.join("lists")))
-            .args(option("Dir::Cache", &self.scratch.join("cache")))
-            // The system's lock is another's, and as root apt would drop to a user who cannot
-            // write here.
-            .args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User="])
-            .args([
-                "-o",
-                "Acquire::Retries=3",
-                "-o",
-                "Acquire::http::Timeout=30",
-            ])
-            .deadline(deadline)
+            .arg("-c")
+            .arg(self.home.join("apt.conf"))
+            .args(options)
+            .args(release)
+            .deadline(deadline))
     }
 }
 
-/// Runs one step; anything but success is an error with the end of its output.
+/// Runs one step; anything but success is an error with what it complained about.
 pub(super) fn run(what: &'static str, command: Command) -> Result<Output, ProvisionError> {
     let line = command.command_line().to_string();
     let output = command
@@ -168,133 +252,116 @@ pub(super) fn run(what: &'static str, command: Command) -> Result<Output, Provis
         return Ok(output);
     }
     let text = format!("{}{}", output.stdout_text(), output.stderr_text());
-    let lines: Vec<&str> = text.lines().collect();
-    let tail = &lines[lines.len().saturating_sub(20)..];
     Err(ProvisionError::Step {
         what,
         command: line,
         status: output.status.to_string(),
-        output: tail.iter().map(|line| format!("  {line}\n")).collect(),
+        output: complaints(&text),
     })
 }
 
-/// The `(package, version)` rows of `apt-cache madison`, newest first within a package.
-fn madison(text: &str) -> Vec<(&str, &str)> {
+/// The errors and warnings among what apt printed; of another program the end of its output.
+fn complaints(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut told: Vec<&str> = Vec::new();
+    for line in &lines {
+        if (line.starts_with("E: ") || line.starts_with("W: ")) && !told.contains(line) {
+            told.push(line);
+        }
+    }
+    if told.is_empty() {
+        told = lines[lines.len().saturating_sub(20)..].to_vec();
+    }
+    told.iter().map(|line| format!("  {line}\n")).collect()
+}
+
+/// A package in an archive.
+#[derive(Debug, PartialEq, Eq)]
+struct Archived {
+    address: String,
+    /// The name that its file gets.
+    name: String,
+}
+
+/// A line of `apt-get --print-uris`: `'ADDRESS' NAME SIZE HASH`.
+fn archived(line: &str) -> Option<Archived> {
+    let (address, rest) = line.strip_prefix('\'')?.split_once("' ")?;
+    let name = rest.split(' ').next()?;
+    (name.ends_with(".deb") && !name.contains('/')).then(|| Archived {
+        address: address.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// The rows that `apt-cache madison` prints: `PACKAGE | VERSION | URI SUITE/COMPONENT ARCH Packages`.
+fn madison(text: &str) -> Vec<Row> {
     text.lines()
         .filter_map(|line| {
             let mut columns = line.split('|').map(str::trim);
-            Some((columns.next()?, columns.next()?))
-                .filter(|(name, version)| !name.is_empty() && !version.is_empty())
+            let (package, version) = (columns.next()?, columns.next()?);
+            let mut place = columns.next()?.split_whitespace().skip(1);
+            let suite = place.next().and_then(|suite| suite.split('/').next());
+            let row = Row {
+                package: package.to_owned(),
+                version: version.to_owned(),
+                suite: suite.unwrap_or_default().to_owned(),
+            };
+            (!package.is_empty() && !version.is_empty() && !line.ends_with("Sources"))
+                .then_some(row)
         })
         .collect()
-}
-
-/// The newest emulator that has tools of its own version, and those.
-fn choose(emulator: &str, rows: &[(&str, &str)]) -> Result<Vec<String>, String> {
-    let of = |package: &str| {
-        rows.iter()
-            .filter(|row| row.0 == package)
-            .map(|row| row.1)
-            .collect::<Vec<_>>()
-    };
-    let (emulators, tools) = (of(emulator), of("qemu-utils"));
-    if emulators.is_empty() {
-        return Err(format!("no package {emulator}"));
-    }
-    for version in &emulators {
-        // A rebuild of one package for one architecture ("+b3") does not change the source.
-        let Some(tool) = tools
-            .iter()
-            .find(|tool| source_version(tool) == source_version(version))
-        else {
-            continue;
-        };
-        let mut chosen = vec![
-            format!("{emulator}={version}"),
-            format!("qemu-utils={tool}"),
-        ];
-        let extra = of("qemu-block-extra");
-        if let Some(extra) = extra
-            .iter()
-            .find(|x| source_version(x) == source_version(version))
-        {
-            chosen.push(format!("qemu-block-extra={extra}"));
-        }
-        return Ok(chosen);
-    }
-    Err(format!(
-        "{emulator} is offered as {}, qemu-utils only as {}",
-        emulators.join(", "),
-        if tools.is_empty() {
-            "nothing".to_owned()
-        } else {
-            tools.join(", ")
-        }
-    ))
-}
-
-/// A version without the suffix of a binary-only rebuild.
-fn source_version(version: &str) -> &str {
-    match version.rsplit_once("+b") {
-        Some((source, rebuild)) if rebuild.bytes().all(|b| b.is_ascii_digit()) => source,
-        _ => version,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LISTING: &str = "\
-qemu-system-x86 | 1:7.2+dfsg-7+deb12u18+b3 | mirror bookworm/main amd64 Packages
-qemu-system-x86 | 1:7.2+dfsg-7+deb12u15 | mirror bookworm-security/main amd64 Packages
-qemu-utils | 1:10.0.2+ds-2+deb13u1~bpo12+1 | mirror bookworm-backports/main amd64 Packages
-qemu-utils | 1:7.2+dfsg-7+deb12u18+b1 | mirror bookworm/main amd64 Packages
-qemu-block-extra | 1:7.2+dfsg-7+deb12u15 | mirror bookworm-security/main amd64 Packages
-";
-
     #[test]
-    fn the_tools_are_of_the_emulators_version_even_when_newer_ones_exist() {
+    fn rows_of_madison_have_a_package_a_version_and_a_suite() {
+        let text = "\
+qemu-system-x86 | 1:7.2+dfsg-7+deb12u18+b3 | http://mirror/debian bookworm/main amd64 Packages
+qemu-utils | 1:10.0.2+ds-2+deb13u1~bpo12+1 | http://mirror/debian bookworm-backports/main amd64 Packages
+      qemu | 1:7.2+dfsg-7+deb12u18 | http://mirror/debian bookworm/main Sources
+";
+        let row = |package: &str, version: &str, suite: &str| Row {
+            package: package.to_owned(),
+            version: version.to_owned(),
+            suite: suite.to_owned(),
+        };
         assert_eq!(
-            choose("qemu-system-x86", &madison(LISTING)).unwrap(),
+            madison(text),
             [
-                "qemu-system-x86=1:7.2+dfsg-7+deb12u18+b3",
-                "qemu-utils=1:7.2+dfsg-7+deb12u18+b1",
+                row("qemu-system-x86", "1:7.2+dfsg-7+deb12u18+b3", "bookworm"),
+                row(
+                    "qemu-utils",
+                    "1:10.0.2+ds-2+deb13u1~bpo12+1",
+                    "bookworm-backports"
+                ),
             ]
         );
     }
 
     #[test]
-    fn an_older_emulator_is_taken_when_the_newest_has_no_tools() {
-        let rows = [
-            ("e", "9"),
-            ("e", "8"),
-            ("qemu-utils", "8"),
-            ("qemu-block-extra", "8+b2"),
+    fn the_files_of_a_download_are_read_from_its_addresses() {
+        let line = "'http://m/q_1%3a7.2%2bdfsg-7_amd64.deb' q_1%3a7.2+dfsg-7_amd64.deb 9 SHA256:x";
+        let read = archived(line).unwrap();
+        assert_eq!(read.address, "http://m/q_1%3a7.2%2bdfsg-7_amd64.deb");
+        assert_eq!(read.name, "q_1%3a7.2+dfsg-7_amd64.deb");
+        let others = [
+            "Reading package lists...",
+            "  libc6",
+            "'x' ../a.deb 1 y",
+            "'x' list 1 y",
         ];
-        assert_eq!(
-            choose("e", &rows).unwrap(),
-            ["e=8", "qemu-utils=8", "qemu-block-extra=8+b2"]
-        );
+        for other in others {
+            assert_eq!(archived(other), None, "{other}");
+        }
     }
 
     #[test]
-    fn what_is_missing_is_named() {
-        assert_eq!(choose("e", &[]).unwrap_err(), "no package e");
-        assert_eq!(
-            choose("e", &[("e", "9"), ("qemu-utils", "8")]).unwrap_err(),
-            "e is offered as 9, qemu-utils only as 8"
-        );
-        assert_eq!(
-            choose("e", &[("e", "9")]).unwrap_err(),
-            "e is offered as 9, qemu-utils only as nothing"
-        );
-    }
-
-    #[test]
-    fn only_a_numeric_rebuild_suffix_is_dropped() {
-        assert_eq!(source_version("1:7.2-1+b3"), "1:7.2-1");
-        assert_eq!(source_version("1:7.2-1+bpo1"), "1:7.2-1+bpo1");
-        assert_eq!(source_version("1:7.2-1"), "1:7.2-1");
+    fn what_apt_complains_about_is_told_once_and_without_its_progress() {
+        let text = "Get:1 x\nE: no such host\nReading lists\nE: no such host\nW: old\n";
+        assert_eq!(complaints(text), "  E: no such host\n  W: old\n");
+        assert_eq!(complaints("a\nb\n"), "  a\n  b\n");
     }
 }

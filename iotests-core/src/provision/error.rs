@@ -43,16 +43,53 @@ pub enum ProvisionError {
         #[source]
         source: imgtools::process::ProcessError,
     },
-    /// The package sources offer no emulator, or no tools of the emulator's version.
+    /// A source offers no emulator, or no tools of the emulator's version.
     #[error(
-        "failed to find a QEMU in this system's package sources: {why}; \
-         add a source that has one, or install QEMU with\n  {command}"
+        "failed to find a QEMU in {source_name}: {why}; \
+         choose another source, or install QEMU with\n  {command}"
     )]
     NoPackage {
+        /// Where was looked.
+        source_name: String,
         /// What was missing.
         why: String,
         /// What a person types instead.
         command: &'static str,
+    },
+    /// The machine's package sources do not name Debian's archive.
+    #[error(
+        "failed to find Debian's archive in this machine's package sources; \
+         say where it is in the environment variable {variable}",
+        variable = super::source::MIRROR_VARIABLE
+    )]
+    NoArchive,
+    /// A part of the archive could not be read.
+    #[error("failed to learn what {source_name} offers: {why}")]
+    Silent {
+        /// The suite.
+        source_name: String,
+        /// What the package manager said.
+        why: String,
+    },
+    /// The archive has no such version.
+    #[error("failed to find QEMU {wanted}; there is {offers}")]
+    NotOffered {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        offers: String,
+    },
+    /// More than one of the sets could not be made.
+    #[error("{0}")]
+    Several(String),
+    /// A program or a library is not what its format says.
+    #[error("failed to bind {path} to its own libraries", path = path.display())]
+    Elf {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: super::elf::ElfError,
     },
     /// The unpacked QEMU does not run here.
     #[error("failed to use the unpacked {program}: {why}")]
@@ -79,4 +116,25 @@ pub enum ProvisionError {
         /// The folder.
         path: PathBuf,
     },
+}
+
+impl ProvisionError {
+    /// One error of all of them.
+    pub(super) fn several(all: Vec<(String, Self)>) -> Self {
+        let each = all
+            .iter()
+            .map(|(source, error)| format!("{source}: {}", chain(error)));
+        Self::Several(each.collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &ProvisionError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
 }

@@ -28,7 +28,7 @@ use super::sets::{self, HOST, ToolSet, is_named};
 use super::{called_as, console, imgopts, list, review, signals};
 use crate::author::golden;
 use crate::case::{Backend, CASES, Capabilities, Case};
-use crate::provision::{self, ProvisionError};
+use crate::provision::{self, ProvisionError, Request};
 use crate::wire::GoldenMode;
 
 /// Runs the program with the arguments of this process.
@@ -85,12 +85,20 @@ impl App {
             ));
         }
         let cases: Vec<&'static Case> = CASES.iter().collect();
-        let unprovisioned = cli.tools.provision.then(|| {
-            let mut note = |text: &str| self.progress(text);
-            provision::ensure(&self.places.prefixes(), &mut note).err()
-        });
+        let unprovisioned = match &cli.tools.provision {
+            None => None,
+            Some(Request::List) => return self.provisioned(),
+            Some(request) => {
+                let mut note = |text: &str| self.progress(text);
+                provision::provision(&self.places.prefixes(), request, &mut note).err()
+            }
+        };
+        // What was named must be there.
+        if let (Some(error), Some(Request::These { .. })) = (&unprovisioned, &cli.tools.provision) {
+            return Err(RunError::Provision(unprefixed(&chain(error))));
+        }
         let sets = self.sets(&cli.tools)?;
-        if let Some(error) = unprovisioned.flatten() {
+        if let Some(error) = unprovisioned {
             self.without_provision(&error, &sets)?;
         }
         if cli.what.probe {
@@ -137,6 +145,15 @@ impl App {
         tell(&self.aside.dim(text));
     }
 
+    /// `--provision=list`.
+    fn provisioned(&self) -> Result<Exit, RunError> {
+        let mut note = |text: &str| self.progress(text);
+        match provision::overview(&self.places.prefixes(), &mut note) {
+            Ok(text) => print(&text).map(|()| Exit::Passed),
+            Err(error) => Err(RunError::Provision(unprefixed(&chain(&error)))),
+        }
+    }
+
     fn need_tools(&self, sets: &Sets) -> Result<(), RunError> {
         if sets.found.iter().any(|set| !set.tools.is_empty()) {
             return Ok(());
@@ -161,8 +178,7 @@ impl App {
             ));
             return Ok(());
         }
-        // The program says "failed to" itself.
-        let mut text = why.strip_prefix("failed to ").unwrap_or(&why).to_owned();
+        let mut text = unprefixed(&why);
         let command = provision::install_command();
         if !text.contains(command) {
             text += &format!("\nor install QEMU with\n  {command}");
@@ -431,6 +447,11 @@ fn named_tools_work(args: &ToolArgs, capabilities: &Capabilities) -> Result<(), 
         ))),
         None => Ok(()),
     }
+}
+
+/// The program says "failed to" itself.
+fn unprefixed(text: &str) -> String {
+    text.strip_prefix("failed to ").unwrap_or(text).to_owned()
 }
 
 /// To standard error; where nobody reads it any more, there is nobody to tell.

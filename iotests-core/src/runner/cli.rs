@@ -8,6 +8,7 @@ use clap::{Parser, ValueEnum};
 
 use super::exit::Exit;
 use crate::case::{Aio, Cache, Format, Protocol, UnknownName};
+use crate::provision::{MIRROR_VARIABLE, Request};
 
 /// Run QEMU's block-layer test cases.
 ///
@@ -118,9 +119,11 @@ pub(crate) struct ToolArgs {
     /// on each), or `auto`: each instance on the first set that can run it, host first.
     #[arg(long, value_name = "SET", default_value = "auto")]
     pub(crate) set: String,
-    /// Fetch a distribution's emulator into a private prefix first, if there is none yet.
-    #[arg(long)]
-    pub(crate) provision: bool,
+    /// Fetch QEMUs of a distribution into private prefixes first: without a list the emulator of this machine's own package sources,
+    /// if there is none yet. With a list those of Debian's archive, by version (7.2, 10.0.2), suite (trixie-backports), `newest` or `all`;
+    /// `list` shows what there is, `prune` deletes all others.
+    #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) provision: Option<Request>,
     /// Ask the programs again what they can do, whatever the cache says.
     #[arg(long)]
     pub(crate) reprobe: bool,
@@ -267,6 +270,7 @@ fn after_help() -> String {
   {me} shrink --list         cases with `shrink` in the name
   {me} -g quick --junit FILE a group, with a report
   {me} --provision           and with an emulator, fetched
+  {me} --provision=all --set all   on every QEMU that Debian has
   {me} --qemu-build DIR      the programs of a build folder
   {me} --failed              what failed the last time
   {me} new nbd::sees_holes   a new case, which passes
@@ -274,6 +278,7 @@ fn after_help() -> String {
 Environment:
   QEMU_PROG, QEMU_IMG_PROG, QEMU_IO_PROG, QEMU_NBD_PROG, QSD_PROG name programs, QEMU_OPTIONS and so on their options.
   The order is: flag, environment, build folder, PATH, provisioned prefix.
+  {MIRROR_VARIABLE} is where Debian's archive is, if this machine's package sources do not name it.
 
 Signals:
   Ctrl-C or SIGTERM ends what runs with a grace, the second kills, the third exits at once.

@@ -11,14 +11,18 @@ use crate::task::iotests;
 /// Options of the gate.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Fetches a distribution's QEMU with its emulator into the target folder first, so that
-    /// everything which needs an emulator runs as well.
-    #[arg(long)]
-    provision: bool,
+    /// Fetches QEMUs with their emulators into the target folder first, so that everything which
+    /// needs an emulator runs as well, on more than one version: the oldest, the middle and the newest
+    /// of Debian's archive, or those of a list as `cargo xtask iotests --help` has it (`all`).
+    #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = USUAL)]
+    provision: Option<String>,
     /// Stops at the first step that fails.
     #[arg(long)]
     fail_fast: bool,
 }
+
+/// Stable releases keep their versions; the newest is whatever there is on the day.
+const USUAL: &str = "7.2,10.0,newest";
 
 struct Step {
     name: &'static str,
@@ -30,7 +34,7 @@ struct Step {
 pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     let target = cargo::target_dir()?;
     let mut done: Vec<Step> = Vec::new();
-    for (name, step) in steps(args.provision) {
+    for (name, step) in steps(args.provision.as_deref()) {
         println!("==> {name}");
         let start = Instant::now();
         let error = step(&target).err();
@@ -70,7 +74,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
 
 type Run = Box<dyn Fn(&Path) -> Result<(), XtaskError>>;
 
-fn steps(provision: bool) -> Vec<(&'static str, Run)> {
+fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
     let mut steps: Vec<(&'static str, Run)> = vec![
         (
             "format",
@@ -91,15 +95,17 @@ fn steps(provision: bool) -> Vec<(&'static str, Run)> {
             Box::new(|_| cargo::check(&mut bare("nbd"))),
         ),
     ];
-    if provision {
+    let provisioned = provision.is_some();
+    if let Some(list) = provision {
+        let list = format!("--provision={list}");
         steps.push((
-            "a distribution's emulator in the target folder",
-            Box::new(provision_step),
+            "a distribution's QEMUs in the target folder",
+            Box::new(move |_| provision_step(&list)),
         ));
     }
     steps.push((
         "unit, property and integration tests, runner self-tests",
-        Box::new(move |target| cargo::check(&mut tests(target, provision))),
+        Box::new(move |target| cargo::check(&mut tests(target, provisioned))),
     ));
     // Every instance on every set of programs: the installed ones and the provisioned ones.
     steps.push((
@@ -168,9 +174,9 @@ fn prefixes(target: &Path) -> Option<OsString> {
         .flatten()
 }
 
-fn provision_step(_: &Path) -> Result<(), XtaskError> {
+fn provision_step(list: &str) -> Result<(), XtaskError> {
     let binary = iotests::build()?;
-    cargo::check(iotests::command(&binary)?.args(["--provision", "--probe"]))
+    cargo::check(iotests::command(&binary)?.args([list, "--probe"]))
 }
 
 fn quick(args: &[&str]) -> Result<(), XtaskError> {
