@@ -12,3 +12,8 @@ mod image_create;
 mod migration;
 mod nbd;
 mod qemu_img;
+
+/// Upstream's tests, for the ids that cases declare.
+#[iotests_core::case::linkme::distributed_slice(iotests_core::case::UPSTREAM)]
+#[linkme(crate = iotests_core::case::linkme)]
+static UPSTREAM: &str = include_str!("../../data/upstream-methods.tsv");

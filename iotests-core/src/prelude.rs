@@ -1,6 +1,6 @@
 //! All that a case needs: `use iotests_core::prelude::*;`.
 
-pub use iotests_macros::case;
+pub use iotests_macros::{case, defaults, rows};
 pub use qmp::Matcher;
 pub use serde_json::{Value, json};
 
@@ -9,6 +9,6 @@ pub use crate::author::log::Entry;
 pub use crate::author::{CLUSTER, Content, FileBytes, State, Storage, clusters};
 pub use crate::author::{CaseResult, Context, Drive, Ended, Failure, Image, Job, Machine, Outcome};
 pub use crate::author::{ErrorText, JobBuilder, Target, Test, exactly};
+pub use crate::case::Row;
 pub use crate::case::names::*;
-pub use crate::case::{Backend, Row};
 pub use crate::check;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::case::{Aio, Backend, Cache, Format, Guest, Protocol, Skip, Tool, ToolKind};
+use crate::case::{Aio, Backend, Cache, Format, Guest, Point, Protocol, Skip, Tool, ToolKind};
 
 /// The descriptor on which a case process finds its event pipe.
 pub const EVENT_FD: i32 = 3;
@@ -68,6 +68,17 @@ pub struct CaseSpec {
 }
 
 impl CaseSpec {
+    /// Where the instance is in the matrix.
+    pub fn point(&self) -> Point {
+        Point {
+            format: self.format,
+            protocol: self.protocol,
+            cache: self.cache,
+            aio: self.aio,
+            backend: self.backend,
+        }
+    }
+
     /// The deadline of the whole case: budget times scale.
     pub fn deadline(&self) -> Duration {
         self.budget.mul_f64(self.scale)

@@ -6,6 +6,13 @@ use std::ops::Range;
 use iotests_core::author::MachineBuilder;
 use iotests_core::prelude::*;
 
+defaults! {
+    formats = [QCOW2],
+    groups = [RW, QUICK, BITMAP],
+    unsupported_imgopts = ["compat", "cluster_size"],
+    host = Any,
+}
+
 /// Regions that are not all aligned to the bitmap's granularity, which is [`GRANULARITY`].
 const FIRST: [Range<u64>; 2] = [0xf_ff00..0x10_ff00, 0x20_0000..0x30_0000];
 const SECOND: [Range<u64>; 2] = [0x1000_0000..0x1002_0000, 0x3fff_0000..0x4000_0000];
@@ -15,7 +22,7 @@ const GRANULARITY: u64 = 32 * KIB;
 
 /// A persistent bitmap is there after a restart, with all that it has recorded, and records on; a
 /// read-only machine in between neither loses nor changes it.
-#[case(upstream = "165::TestPersistentDirtyBitmap::test_persistent", formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], host = Host::Any)]
+#[case(upstream = "165::TestPersistentDirtyBitmap::test_persistent")]
 async fn survives_restarts(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
     let writable = t.host().drive(&disk);
@@ -47,7 +54,10 @@ async fn survives_restarts(t: &mut Test) -> CaseResult {
 
 /// A persistent bitmap on a read-only node cannot change; when the node is reopened for writing, the
 /// bitmap records on, and is stored at the end.
-#[case(upstream = "165::TestPersistentDirtyBitmap::test_reopen_rw", formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], needs = [Command("blockdev-reopen")], host = Host::Any)]
+#[case(
+    upstream = "165::TestPersistentDirtyBitmap::test_reopen_rw",
+    needs = [Command("blockdev-reopen")]
+)]
 async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
     let writable = t.host().drive(&disk);
@@ -96,7 +106,7 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
 
 /// A bitmap that nobody stored, because its machine was killed, is inconsistent: it is told so, is of
 /// no use, and can only be removed.
-#[case(formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], host = Host::Any)]
+#[case]
 async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
     let writable = t.host().drive(&disk);
@@ -124,7 +134,7 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
 
 /// When a node becomes read-only, its bitmap is stored at once, so that not even a crash loses it, and
 /// does not change any more.
-#[case(formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], needs = [Command("blockdev-reopen")], host = Host::Any)]
+#[case(needs = [Command("blockdev-reopen")])]
 async fn is_stored_when_its_node_becomes_read_only(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
     let mut node = disk.node();
@@ -160,7 +170,7 @@ async fn is_stored_when_its_node_becomes_read_only(t: &mut Test) -> CaseResult {
 
 /// A machine that has migrated has stored its bitmaps, where others can use them; if it goes on after
 /// all, it takes them back.
-#[case(formats = [QCOW2], groups = [RW, QUICK, BITMAP, MIGRATION], unsupported_imgopts = ["compat", "cluster_size"], host = Host::System, guest = Guest::RunningIdle)]
+#[case(groups = [MIGRATION], host = System, guest = RunningIdle)]
 async fn is_stored_when_its_machine_migrates(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
     let vm = t.host().drive(&disk).launch().await?;
@@ -186,7 +196,7 @@ async fn is_stored_when_its_machine_migrates(t: &mut Test) -> CaseResult {
 
 /// Of several bitmaps each is stored as it is: one that records, one that was disabled, and not one
 /// that is transient. When one of them is removed, the others stay.
-#[case(formats = [QCOW2], groups = [RW, QUICK, BITMAP], unsupported_imgopts = ["compat", "cluster_size"], needs = [Command("blockdev-reopen")], host = Host::Any)]
+#[case(needs = [Command("blockdev-reopen")])]
 async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).create().await?;
     let writable = t.host().blockdev(disk.node());

@@ -19,29 +19,13 @@ struct Kind {
     auto_dismiss: bool,
 }
 
-const KINDS: &[Row<Kind>] = &[
-    kind("mirror", "drive-mirror", true, true),
-    kind("backup", "drive-backup", true, true),
-    kind("backup-dismissed-by-hand", "drive-backup", true, false),
-    kind("backup-finalized-by-hand", "drive-backup", false, true),
-    kind("backup-all-by-hand", "drive-backup", false, false),
-];
-
-const fn kind(
-    name: &'static str,
-    command: &'static str,
-    auto_finalize: bool,
-    auto_dismiss: bool,
-) -> Row<Kind> {
-    Row::new(
-        name,
-        Kind {
-            command,
-            auto_finalize,
-            auto_dismiss,
-        },
-    )
-    .upstream("219")
+rows! {
+    KINDS: Kind { command, auto_finalize, auto_dismiss };
+    "mirror" => "drive-mirror", true, true;
+    "backup" => "drive-backup", true, true;
+    "backup-dismissed-by-hand" => "drive-backup", true, false;
+    "backup-finalized-by-hand" => "drive-backup", false, true;
+    "backup-all-by-hand" => "drive-backup", false, false;
 }
 
 impl Kind {
@@ -96,7 +80,7 @@ fn refused_verbs(status: &str) -> &'static [&'static str] {
 
 /// A job goes through its states in order, rests when it is paused by either command, refuses in
 /// each state what does not belong there, and in the end has copied everything.
-#[case(formats = [QCOW2], groups = [RW, JOB], host = Host::Any, rows = KINDS)]
+#[case(upstream = "219", formats = [QCOW2], rows = KINDS)]
 async fn passes_through_its_states(t: &mut Test, kind: &Kind) -> CaseResult {
     let quarter = SIZE / 4;
     let mut source = t.image("disk").size(SIZE);
@@ -170,14 +154,15 @@ async fn passes_through_its_states(t: &mut Test, kind: &Kind) -> CaseResult {
     source.assert_clean().await
 }
 
-const COPIES: &[Row<&str>] = &[
-    Row::new("backup", "blockdev-backup"),
-    Row::new("mirror", "blockdev-mirror"),
-];
+rows! {
+    COPIES: &str;
+    "backup" => "blockdev-backup";
+    "mirror" => "blockdev-mirror";
+}
 
 /// What a guest writes while a job runs is on the target of a mirror, and not on that of a backup,
 /// which has what there was when the job began.
-#[case(formats = [QCOW2, RAW], groups = [RW, JOB], host = Host::Any, rows = COPIES)]
+#[case(formats = [QCOW2, RAW], rows = COPIES)]
 async fn copies_what_it_has_to_while_a_guest_writes(t: &mut Test, command: &&str) -> CaseResult {
     let source = t.image("disk").size(SIZE).fill(0x11).create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;

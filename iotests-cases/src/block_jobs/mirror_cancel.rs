@@ -7,6 +7,8 @@ use nbd::proto::CommandType;
 use nbd::server::backend::MemoryBackend;
 use nbd::server::{Event, Export, Server};
 
+defaults! { formats = [QCOW2, RAW], groups = [QUICK] }
+
 /// When and how a mirror is cancelled, and what becomes of it then.
 struct Cancel {
     /// The state that it is cancelled in.
@@ -15,31 +17,16 @@ struct Cancel {
     outcome: Outcome,
 }
 
-const CANCELS: &[Row<Cancel>] = &[
-    cancel("before-ready", "running", false, Outcome::Cancelled).upstream("218"),
-    cancel("before-ready-by-force", "running", true, Outcome::Cancelled).upstream("218"),
-    cancel("when-ready", "ready", false, Outcome::Completed).upstream("218"),
-    cancel("when-ready-by-force", "ready", true, Outcome::Cancelled).upstream("218"),
-    cancel("when-paused-by-force", "paused", true, Outcome::Cancelled),
-    cancel("in-standby-by-force", "standby", true, Outcome::Cancelled),
-    cancel("when-pending", "pending", false, Outcome::Cancelled),
-    cancel("when-pending-by-force", "pending", true, Outcome::Cancelled),
-];
-
-const fn cancel(
-    name: &'static str,
-    status: &'static str,
-    force: bool,
-    outcome: Outcome,
-) -> Row<Cancel> {
-    Row::new(
-        name,
-        Cancel {
-            status,
-            force,
-            outcome,
-        },
-    )
+rows! {
+    CANCELS: Cancel { status, force, outcome };
+    "before-ready" => "running", false, Outcome::Cancelled, upstream = "218";
+    "before-ready-by-force" => "running", true, Outcome::Cancelled, upstream = "218";
+    "when-ready" => "ready", false, Outcome::Completed, upstream = "218";
+    "when-ready-by-force" => "ready", true, Outcome::Cancelled, upstream = "218";
+    "when-paused-by-force" => "paused", true, Outcome::Cancelled;
+    "in-standby-by-force" => "standby", true, Outcome::Cancelled;
+    "when-pending" => "pending", false, Outcome::Cancelled;
+    "when-pending-by-force" => "pending", true, Outcome::Cancelled;
 }
 
 fn null(name: &str, size: u64) -> Value {
@@ -76,7 +63,7 @@ async fn mirror(vm: &Machine, status: &str) -> CaseResult<Job> {
 
 /// A mirror that is cancelled counts as cancelled, unless it was ready and is not forced: then it
 /// has completed. It rests with its result until it is dismissed.
-#[case(formats = [QCOW2, RAW], groups = [RW, QUICK, JOB], host = Host::Any, rows = CANCELS)]
+#[case(rows = CANCELS)]
 async fn cancelled_or_completed(t: &mut Test, cancel: &Cancel) -> CaseResult {
     let host = t
         .host()
@@ -132,11 +119,15 @@ async fn cancelled_or_completed(t: &mut Test, cancel: &Cancel) -> CaseResult {
     Ok(())
 }
 
-const COMPLETIONS: &[Row<bool>] = &[Row::new("cancelled", true), Row::new("completed", false)];
+rows! {
+    COMPLETIONS: bool;
+    "cancelled" => true;
+    "completed" => false;
+}
 
 /// When a mirror has completed, whether it was cancelled or asked to, all that the guest wrote until
 /// then is on the target, and was flushed there.
-#[case(formats = [RAW], groups = [RW, QUICK, JOB], host = Host::Any, rows = COMPLETIONS)]
+#[case(formats = [RAW], rows = COMPLETIONS)]
 async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResult {
     let source = t.image("source").size(MIB).fill(0x11).create().await?;
     let disk = Arc::new(MemoryBackend::new(MIB));
@@ -174,10 +165,7 @@ async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResul
 }
 
 /// A machine quits at once although a mirror waits for its throttled source.
-#[case(
-    upstream = ["218"], formats = [QCOW2, RAW], groups = [RW, QUICK, JOB, THROTTLE],
-    needs = [Driver("throttle")], host = Host::Any
-)]
+#[case(upstream = "218", groups = [THROTTLE], needs = [Driver("throttle")])]
 async fn quitting_cancels_a_throttled_mirror(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(64 * MIB).fill(42).create().await?;
     let limits = json!({"bps-read": 4 * KIB});

@@ -6,6 +6,15 @@ use imgtools::qcow2;
 use iotests_core::author::{ImageBuilder, KEY, KEY_ID, NO_CPU_TIME, Run};
 use iotests_core::prelude::*;
 
+defaults! {
+    formats = [QCOW2, LUKS],
+    groups = [RW, CRYPTO],
+    needs = [Luks, Command("x-blockdev-amend")],
+    host = Any,
+    budget = secs(600),
+    known_bugs = [LUKS_ABORTS],
+}
+
 /// Key 0 is the one that the image was made with.
 const KEYS: usize = 6;
 const SLOTS: usize = 8;
@@ -212,12 +221,11 @@ impl<'t> Disk<'t> {
 /// {"driver": "luks", "state": "active", "new-secret": "key1"}}}`: the process aborts. The header is
 /// read and written from the job's coroutine by functions that, since 1f051dcbdf and a4b740db5e, take
 /// the graph lock as only the main loop may.
-const LUKS_ABORTS: ExpectedFailure = known(
+const LUKS_ABORTS: KnownBug = known(
     "x-blockdev-amend of a LUKS node aborts",
     "bdrv_graph_rdlock_main_loop: Assertion `!qemu_in_coroutine()'",
-    VersionRange::since(8, 2),
-)
-.only(&[LUKS]);
+    AllOf(&[since(8, 2), OnFormat(LUKS)]),
+);
 
 const NO_SLOT: &str = "Invalid password, cannot unlock any keyslot";
 
@@ -270,10 +278,7 @@ fn erase(key: usize) -> Value {
 
 /// A key is added to the first free slot or the one that is named, and a key that was erased no
 /// longer opens the image.
-#[case(
-    upstream = "295::EncryptionSetupTestCase::testChangeKey", formats = [QCOW2, LUKS], groups = [RW, CRYPTO],
-    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(600), xfail = LUKS_ABORTS
-)]
+#[case(upstream = "295::EncryptionSetupTestCase::testChangeKey")]
 async fn keys_are_changed(t: &mut Test) -> CaseResult {
     let disk = Disk::open(t).await?;
     disk.assert_keys(&[(0, 0)]).await?;
@@ -304,10 +309,7 @@ async fn keys_are_changed(t: &mut Test) -> CaseResult {
 
 /// When the key with which the image was opened is erased, keys can still be added, but only with
 /// another valid key at hand.
-#[case(
-    upstream = "295::EncryptionSetupTestCase::testOldPassword", formats = [QCOW2, LUKS], groups = [RW, CRYPTO],
-    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(600), xfail = LUKS_ABORTS
-)]
+#[case(upstream = "295::EncryptionSetupTestCase::testOldPassword")]
 async fn keys_are_added_with_another_key_at_hand(t: &mut Test) -> CaseResult {
     let disk = Disk::with_keys(t, &[(1, 1)]).await?;
     disk.assert_keys(&[(0, 0), (1, 1)]).await?;
@@ -325,10 +327,7 @@ async fn keys_are_added_with_another_key_at_hand(t: &mut Test) -> CaseResult {
 
 /// Only with force is a key overwritten, or the last one erased; then nothing opens the image any
 /// more, but who has it open can go on.
-#[case(
-    upstream = "295::EncryptionSetupTestCase::testUseForceLuke", formats = [QCOW2, LUKS], groups = [RW, CRYPTO],
-    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(600), xfail = LUKS_ABORTS
-)]
+#[case(upstream = "295::EncryptionSetupTestCase::testUseForceLuke")]
 async fn keys_are_destroyed_only_with_force(t: &mut Test) -> CaseResult {
     let disk = Disk::with_keys(t, &[(1, 0), (2, 4), (4, 1)]).await?;
     disk.assert_keys(&[(0, 0), (1, 0), (2, 4), (4, 1)]).await?;
@@ -359,10 +358,7 @@ async fn keys_are_destroyed_only_with_force(t: &mut Test) -> CaseResult {
 }
 
 /// A key is erased from every slot that has it, and from no other.
-#[case(
-    formats = [QCOW2, LUKS], groups = [RW, CRYPTO],
-    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(600), xfail = LUKS_ABORTS
-)]
+#[case]
 async fn a_key_is_erased_from_all_its_slots(t: &mut Test) -> CaseResult {
     let disk = Disk::with_keys(t, &[(1, 1), (3, 2), (7, 1)]).await?;
     let mut stored = Vec::new();
@@ -383,78 +379,40 @@ struct Refusal {
     error: &'static str,
 }
 
-const REFUSALS: &[Row<Refusal>] = &[
-    refusal(
-        "add-to-slot-8",
-        || add_in_slot(2, 8),
-        "Invalid keyslot 8 specified, must be between 0 and 7",
-    ),
-    refusal(
-        "add-nothing",
+rows! {
+    REFUSALS: Refusal { change, error };
+    "add-to-slot-8" => || add_in_slot(2, 8), "Invalid keyslot 8 specified, must be between 0 and 7";
+    "add-nothing" =>
         || json!({"state": "active"}),
-        "'new-secret' is required to activate a keyslot",
-    ),
-    refusal(
-        "add-with-old-key",
+        "'new-secret' is required to activate a keyslot";
+    "add-with-old-key" =>
         || json!({"state": "active", "new-secret": id(2), "old-secret": id(0)}),
-        "'old-secret' must not be given when activating keyslots",
-    ),
-    refusal(
-        "add-a-secret-that-is-not-there",
+        "'old-secret' must not be given when activating keyslots";
+    "add-a-secret-that-is-not-there" =>
         || json!({"state": "active", "new-secret": "nobody"}),
-        "No secret with id 'nobody'",
-    ),
-    refusal(
-        "erase-nothing",
+        "No secret with id 'nobody'";
+    "erase-nothing" =>
         || json!({"state": "inactive"}),
-        "either explicit keyslot index or the password currently contained in them must be given",
-    ),
-    refusal(
-        "erase-slot-8",
-        || erase_slot(8),
-        "Invalid keyslot 8 specified, must be between 0 and 7",
-    ),
-    refusal(
-        "erase-an-empty-slot",
-        || erase_slot(5),
-        "Given keyslot 5 is already erased (inactive)",
-    ),
-    refusal(
-        "erase-a-slot-with-another-key",
+        "either explicit keyslot index or the password currently contained in them must be given";
+    "erase-slot-8" => || erase_slot(8), "Invalid keyslot 8 specified, must be between 0 and 7";
+    "erase-an-empty-slot" => || erase_slot(5), "Given keyslot 5 is already erased (inactive)";
+    "erase-a-slot-with-another-key" =>
         || json!({"state": "inactive", "keyslot": 1, "old-secret": id(0)}),
-        "Given keyslot 1 doesn't contain the given old password",
-    ),
-    refusal(
-        "erase-an-unknown-key",
-        || erase(3),
-        "No keyslots match given (old) password",
-    ),
-    refusal(
-        "erase-with-new-key",
+        "Given keyslot 1 doesn't contain the given old password";
+    "erase-an-unknown-key" => || erase(3), "No keyslots match given (old) password";
+    "erase-with-new-key" =>
         || json!({"state": "inactive", "keyslot": 1, "new-secret": id(2)}),
-        "'new-secret' must not be given when erasing keyslots",
-    ),
-    refusal(
-        "erase-with-iterations",
+        "'new-secret' must not be given when erasing keyslots";
+    "erase-with-iterations" =>
         || json!({"state": "inactive", "keyslot": 1, "iter-time": 1}),
-        "'iter-time' must not be given when erasing keyslots",
-    ),
-    refusal(
-        "erase-with-key-at-hand",
+        "'iter-time' must not be given when erasing keyslots";
+    "erase-with-key-at-hand" =>
         || json!({"state": "inactive", "keyslot": 1, "secret": id(0)}),
-        "'secret' must not be given when erasing keyslots",
-    ),
-];
-
-const fn refusal(name: &'static str, change: fn() -> Value, error: &'static str) -> Row<Refusal> {
-    Row::new(name, Refusal { change, error })
+        "'secret' must not be given when erasing keyslots";
 }
 
 /// A change that makes no sense is refused, and leaves all keys as they are.
-#[case(
-    formats = [QCOW2], groups = [RW, CRYPTO],
-    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(300), rows = REFUSALS
-)]
+#[case(formats = [QCOW2], budget = secs(300), rows = REFUSALS)]
 async fn keys_are_left_alone(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let disk = Disk::with_keys(t, &[(1, 1)]).await?;
     disk.refuse((refusal.change)(), refusal.error).await?;
@@ -463,10 +421,7 @@ async fn keys_are_left_alone(t: &mut Test, refusal: &Refusal) -> CaseResult {
 }
 
 /// Where every slot has a key, there is no room for another one.
-#[case(
-    formats = [QCOW2], groups = [RW, CRYPTO],
-    needs = [Luks, Command("x-blockdev-amend")], host = Host::Any, budget = secs(300)
-)]
+#[case(formats = [QCOW2], budget = secs(300))]
 async fn keys_have_eight_slots(t: &mut Test) -> CaseResult {
     let disk = Disk::with_keys(t, &[1, 2, 3, 4, 5, 6, 7].map(|slot| (slot, 1))).await?;
     let full = "Can't add a keyslot - all keyslots are in use";

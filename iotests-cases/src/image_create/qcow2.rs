@@ -8,6 +8,8 @@ use imgtools::qcow2::{self, Extension};
 use iotests_core::author::{KEY_ID, NO_CPU_TIME};
 use iotests_core::prelude::*;
 
+defaults! { formats = [QCOW2], groups = [RW], host = Any }
+
 /// An image to be made, and what it has to be then.
 struct Made {
     size: u64,
@@ -77,153 +79,119 @@ fn zeroes_take_place(beside: &Path) -> CaseResult<bool> {
     Ok(file.metadata()?.blocks() * 512 >= MIB)
 }
 
-const MADE: &[Row<Made>] = &[
-    Row::new(
-        "defaults",
-        Made {
-            size: 12 * MIB,
-            file: Some(|| json!({})),
-            by_node: true,
-            options: |_| json!({}),
-            info: |_| v3(65536, 16, false),
-            clusters: Clusters::None,
+rows! {
+    MADE: Made;
+    "defaults" => Made {
+        size: 12 * MIB,
+        file: Some(|| json!({})),
+        by_node: true,
+        options: |_| json!({}),
+        info: |_| v3(65536, 16, false),
+        clusters: Clusters::None,
+    }, upstream = "206";
+    "explicit-defaults" => Made {
+        size: 6 * MIB,
+        file: Some(|| json!({"preallocation": "off", "nocow": false})),
+        by_node: false,
+        options: |_| {
+            json!({
+                "version": "v3", "cluster-size": 65536, "preallocation": "off",
+                "lazy-refcounts": false, "refcount-bits": 16,
+            })
         },
-    )
-    .upstream("206"),
-    Row::new(
-        "explicit-defaults",
-        Made {
-            size: 6 * MIB,
-            file: Some(|| json!({"preallocation": "off", "nocow": false})),
-            by_node: false,
-            options: |_| {
-                json!({
-                    "version": "v3", "cluster-size": 65536, "preallocation": "off",
-                    "lazy-refcounts": false, "refcount-bits": 16,
-                })
-            },
-            info: |_| v3(65536, 16, false),
-            clusters: Clusters::None,
+        info: |_| v3(65536, 16, false),
+        clusters: Clusters::None,
+    }, upstream = "206";
+    "v3-other-options" => Made {
+        size: 32 * MIB,
+        file: Some(|| json!({"preallocation": "falloc", "nocow": true})),
+        by_node: false,
+        options: |_| {
+            json!({
+                "version": "v3", "cluster-size": 2 * MIB, "preallocation": "metadata",
+                "lazy-refcounts": true, "refcount-bits": 1,
+            })
         },
-    )
-    .upstream("206"),
-    Row::new(
-        "v3-other-options",
-        Made {
-            size: 32 * MIB,
-            file: Some(|| json!({"preallocation": "falloc", "nocow": true})),
-            by_node: false,
-            options: |_| {
-                json!({
-                    "version": "v3", "cluster-size": 2 * MIB, "preallocation": "metadata",
-                    "lazy-refcounts": true, "refcount-bits": 1,
-                })
-            },
-            info: |_| v3(2 * MIB, 1, true),
-            clusters: Clusters::Places,
+        info: |_| v3(2 * MIB, 1, true),
+        clusters: Clusters::Places,
+    }, upstream = "206";
+    "v2-with-backing-file" => Made {
+        size: 8 * MIB,
+        file: Some(|| json!({})),
+        by_node: false,
+        options: |base| {
+            json!({
+                "version": "v2", "cluster-size": 512,
+                "backing-file": base, "backing-fmt": "qcow2",
+            })
         },
-    )
-    .upstream("206"),
-    Row::new(
-        "v2-with-backing-file",
-        Made {
-            size: 8 * MIB,
-            file: Some(|| json!({})),
-            by_node: false,
-            options: |base| {
-                json!({
-                    "version": "v2", "cluster-size": 512,
-                    "backing-file": base, "backing-fmt": "qcow2",
-                })
-            },
-            info: |base| {
-                json!({
-                    "cluster-size": 512, "backing-filename": base, "backing-filename-format": "qcow2",
-                    "format-specific": {"data": {"compat": "0.10", "refcount-bits": 16}},
-                })
-            },
-            clusters: Clusters::None,
+        info: |base| {
+            json!({
+                "cluster-size": 512, "backing-filename": base, "backing-filename-format": "qcow2",
+                "format-specific": {"data": {"compat": "0.10", "refcount-bits": 16}},
+            })
         },
-    )
-    .upstream("206"),
-    Row::new(
-        "over-an-old-image",
-        Made {
-            size: 8 * MIB,
-            file: None,
-            by_node: false,
-            options: |_| json!({}),
-            info: |_| v3(65536, 16, false),
-            clusters: Clusters::None,
+        clusters: Clusters::None,
+    }, upstream = "206";
+    "over-an-old-image" => Made {
+        size: 8 * MIB,
+        file: None,
+        by_node: false,
+        options: |_| json!({}),
+        info: |_| v3(65536, 16, false),
+        clusters: Clusters::None,
+    };
+    "v3-extended-l2-over-a-backing-file" => Made {
+        size: 8 * MIB,
+        file: Some(|| json!({})),
+        by_node: false,
+        options: |base| {
+            json!({
+                "extended-l2": true, "preallocation": "metadata",
+                "backing-file": base, "backing-fmt": "qcow2",
+            })
         },
-    ),
-    Row::new(
-        "v3-extended-l2-over-a-backing-file",
-        Made {
-            size: 8 * MIB,
-            file: Some(|| json!({})),
-            by_node: false,
-            options: |base| {
-                json!({
-                    "extended-l2": true, "preallocation": "metadata",
-                    "backing-file": base, "backing-fmt": "qcow2",
-                })
-            },
-            info: |base| {
-                json!({
-                    "backing-filename": base, "backing-filename-format": "qcow2",
-                    "format-specific": {"data": {"compat": "1.1", "extended-l2": true}},
-                })
-            },
-            clusters: Clusters::Places,
+        info: |base| {
+            json!({
+                "backing-filename": base, "backing-filename-format": "qcow2",
+                "format-specific": {"data": {"compat": "1.1", "extended-l2": true}},
+            })
         },
-    ),
-    Row::new(
-        "v3-lazy-refcounts",
-        Made {
-            size: 8 * MIB,
-            file: Some(|| json!({})),
-            by_node: false,
-            options: |_| json!({"lazy-refcounts": true}),
-            info: |_| v3(65536, 16, true),
-            clusters: Clusters::None,
-        },
-    ),
-    Row::new(
-        "v3-zstd",
-        Made {
-            size: 8 * MIB,
-            file: Some(|| json!({})),
-            by_node: false,
-            options: |_| json!({"compression-type": "zstd"}),
-            info: |_| json!({"format-specific": {"data": {"compression-type": "zstd"}}}),
-            clusters: Clusters::None,
-        },
-    )
-    .needs(&[Zstd]),
-    Row::new(
-        "allocated-in-full",
-        Made {
-            size: 4 * MIB,
-            file: Some(|| json!({})),
-            by_node: false,
-            options: |_| json!({"preallocation": "full"}),
-            info: |_| v3(65536, 16, false),
-            clusters: Clusters::Filled,
-        },
-    ),
-    Row::new(
-        "allocated-by-the-file-system",
-        Made {
-            size: 4 * MIB,
-            file: Some(|| json!({})),
-            by_node: false,
-            options: |_| json!({"preallocation": "falloc"}),
-            info: |_| v3(65536, 16, false),
-            clusters: Clusters::Filled,
-        },
-    ),
-];
+        clusters: Clusters::Places,
+    };
+    "v3-lazy-refcounts" => Made {
+        size: 8 * MIB,
+        file: Some(|| json!({})),
+        by_node: false,
+        options: |_| json!({"lazy-refcounts": true}),
+        info: |_| v3(65536, 16, true),
+        clusters: Clusters::None,
+    };
+    "v3-zstd" => Made {
+        size: 8 * MIB,
+        file: Some(|| json!({})),
+        by_node: false,
+        options: |_| json!({"compression-type": "zstd"}),
+        info: |_| json!({"format-specific": {"data": {"compression-type": "zstd"}}}),
+        clusters: Clusters::None,
+    }, needs = [Zstd];
+    "allocated-in-full" => Made {
+        size: 4 * MIB,
+        file: Some(|| json!({})),
+        by_node: false,
+        options: |_| json!({"preallocation": "full"}),
+        info: |_| v3(65536, 16, false),
+        clusters: Clusters::Filled,
+    };
+    "allocated-by-the-file-system" => Made {
+        size: 4 * MIB,
+        file: Some(|| json!({})),
+        by_node: false,
+        options: |_| json!({"preallocation": "falloc"}),
+        info: |_| v3(65536, 16, false),
+        clusters: Clusters::Filled,
+    };
+}
 
 fn v3(cluster_size: u64, refcount_bits: u64, lazy_refcounts: bool) -> Value {
     json!({
@@ -237,7 +205,7 @@ fn v3(cluster_size: u64, refcount_bits: u64, lazy_refcounts: bool) -> Value {
 
 /// An image made by blockdev-create is what was asked for, holds nothing of what was there before,
 /// and can be used.
-#[case(formats = [QCOW2], groups = [RW], host = Host::Any, rows = MADE)]
+#[case(rows = MADE)]
 async fn created_as_asked(t: &mut Test, made: &Made) -> CaseResult {
     let base = t.image("t.qcow2.base").size(made.size);
     let base = base.write(0x11, 0..MIB).create().await?;
@@ -295,7 +263,7 @@ async fn created_as_asked(t: &mut Test, made: &Made) -> CaseResult {
 
 /// An encrypted image is encrypted as asked, opens with its key and with no other, and has nothing
 /// readable in its file.
-#[case(upstream = "206", formats = [QCOW2], groups = [RW, CRYPTO], needs = [Luks], host = Host::Any, budget = secs(300))]
+#[case(upstream = "206", groups = [CRYPTO], needs = [Luks], budget = secs(300))]
 async fn created_encrypted(t: &mut Test) -> CaseResult {
     let size = 32 * MIB;
     let image = t.image("t.qcow2").size(size).encrypted().reserve().await?;
@@ -360,7 +328,7 @@ fn with(object: &Value, more: Value) -> Value {
 
 /// An image with a raw data file names it, and has the flag which says that the file alone is all of
 /// the data. Whoever does not know the flag clears it.
-#[case(formats = [QCOW2], groups = [RW, QUICK], unsupported_imgopts = ["compat", "data_file"], host = Host::Any)]
+#[case(groups = [QUICK], unsupported_imgopts = ["compat", "data_file"])]
 async fn created_with_a_raw_data_file(t: &mut Test) -> CaseResult {
     let data = t.image("data").format(RAW).size(MIB).create().await?;
     let image = t.image("t.qcow2").size(MIB).reserve().await?;
@@ -402,158 +370,99 @@ const L1_TOO_LARGE: &str = "Failed to grow the L1 table: File too large";
 const CLUSTER_SIZE: &str = "Cluster size must be a power of two between 512 and 2048k";
 const REFCOUNT_WIDTH: &str = "Refcount width must be a power of two and may not exceed 64 bits";
 
-const REFUSED: &[Row<Refused>] = &[
-    early(
-        "no-such-file-node",
+/// Noticed before anything is written.
+const EARLY: bool = false;
+const LATE: bool = true;
+
+rows! {
+    REFUSED: Refused { options, error, too_late };
+    "no-such-file-node" =>
         || json!({"file": "this doesn't exist"}),
         "Cannot find device='this doesn't exist' nor node-name='this doesn't exist'",
-    ),
-    early("size-1234", || json!({"size": 1234}), MISALIGNED),
-    late(
-        "size-16EiB-less-a-sector",
+        EARLY, upstream = "206";
+    "size-1234" => || json!({"size": 1234}), MISALIGNED, EARLY, upstream = "206";
+    "size-16eib-less-a-sector" =>
         || json!({"size": u64::MAX - 511}),
         NEGATIVE,
-    ),
-    late("size-8EiB", || json!({"size": 1_u64 << 63}), NEGATIVE),
-    late(
-        "size-8EiB-less-a-sector",
+        LATE, upstream = "206";
+    "size-8eib" => || json!({"size": 1_u64 << 63}), NEGATIVE, LATE, upstream = "206";
+    "size-8eib-less-a-sector" =>
         || json!({"size": (1_u64 << 63) - 512}),
         "exceeds maximum(9223372035781033984)",
-    ),
-    late(
-        "size-largest-of-any-image",
+        LATE, upstream = "206";
+    "size-largest-of-any-image" =>
         || json!({"size": 9_223_372_035_781_033_984_u64}),
         L1_TOO_LARGE,
-    ),
-    early(
-        "version-1",
+        LATE, upstream = "206";
+    "version-1" =>
         || json!({"version": "v1"}),
         "does not accept value 'v1'",
-    ),
-    early(
-        "version-2-with-lazy-refcounts",
+        EARLY, upstream = "206";
+    "version-2-with-lazy-refcounts" =>
         || json!({"version": "v2", "lazy-refcounts": true}),
         "Lazy refcounts only supported with compatibility level 1.1 and above",
-    ),
-    early(
-        "version-2-with-8-bit-refcounts",
+        EARLY, upstream = "206";
+    "version-2-with-8-bit-refcounts" =>
         || json!({"version": "v2", "refcount-bits": 8}),
         "Different refcount widths than 16 bits require compatibility level 1.1 or above",
-    ),
-    early(
-        "backing-file-and-preallocation",
+        EARLY, upstream = "206";
+    "backing-file-and-preallocation" =>
         || json!({"backing-file": "/dev/null", "preallocation": "full"}),
         "Backing file and preallocation can only be used at the same time if extended_l2 is on",
-    ),
-    early(
-        "backing-format-without-file",
+        EARLY, upstream = "206";
+    "backing-format-without-file" =>
         || json!({"backing-fmt": "qcow2"}),
         "Backing format cannot be used without backing file",
-    ),
-    early(
-        "cluster-size-1234",
-        || json!({"cluster-size": 1234}),
-        CLUSTER_SIZE,
-    ),
-    early(
-        "cluster-size-128",
-        || json!({"cluster-size": 128}),
-        CLUSTER_SIZE,
-    ),
-    early(
-        "cluster-size-4M",
-        || json!({"cluster-size": 4 * MIB}),
-        CLUSTER_SIZE,
-    ),
-    early(
-        "cluster-size-0",
-        || json!({"cluster-size": 0}),
-        CLUSTER_SIZE,
-    ),
-    late(
-        "too-large-for-512-byte-clusters",
+        EARLY, upstream = "206";
+    "cluster-size-1234" => || json!({"cluster-size": 1234}), CLUSTER_SIZE, EARLY, upstream = "206";
+    "cluster-size-128" => || json!({"cluster-size": 128}), CLUSTER_SIZE, EARLY, upstream = "206";
+    "cluster-size-4m" => || json!({"cluster-size": 4 * MIB}), CLUSTER_SIZE, EARLY, upstream = "206";
+    "cluster-size-0" => || json!({"cluster-size": 0}), CLUSTER_SIZE, EARLY, upstream = "206";
+    "too-large-for-512-byte-clusters" =>
         || json!({"size": 1_u64 << 48, "cluster-size": 512}),
         L1_TOO_LARGE,
-    ),
-    early(
-        "refcounts-of-128-bits",
+        LATE, upstream = "206";
+    "refcounts-of-128-bits" =>
         || json!({"refcount-bits": 128}),
         REFCOUNT_WIDTH,
-    ),
-    early(
-        "refcounts-of-0-bits",
+        EARLY, upstream = "206";
+    "refcounts-of-0-bits" =>
         || json!({"refcount-bits": 0}),
         REFCOUNT_WIDTH,
-    ),
-    early(
-        "refcounts-of-7-bits",
+        EARLY, upstream = "206";
+    "refcounts-of-7-bits" =>
         || json!({"refcount-bits": 7}),
         REFCOUNT_WIDTH,
-    ),
-    also(
-        "version-2-with-extended-l2",
+        EARLY, upstream = "206";
+    "version-2-with-extended-l2" =>
         || json!({"version": "v2", "extended-l2": true}),
         "Extended L2 entries are only supported with compatibility level 1.1",
-    ),
-    also(
-        "extended-l2-in-small-clusters",
+        EARLY;
+    "extended-l2-in-small-clusters" =>
         || json!({"extended-l2": true, "cluster-size": 8192}),
         "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
-    ),
-    also(
-        "version-2-with-zstd",
+        EARLY;
+    "version-2-with-zstd" =>
         || json!({"version": "v2", "compression-type": "zstd"}),
         "Non-zlib compression type is only supported with compatibility level 1.1",
-    )
-    .needs(&[Zstd]),
-    also(
-        "version-2-with-data-file",
+        EARLY, needs = [Zstd];
+    "version-2-with-data-file" =>
         || json!({"version": "v2", "data-file": "node0"}),
         "External data files are only supported with compatibility level 1.1",
-    ),
-    also(
-        "raw-data-file-without-file",
+        EARLY;
+    "raw-data-file-without-file" =>
         || json!({"data-file-raw": true}),
         "data-file-raw requires data-file",
-    ),
-    also(
-        "raw-data-file-and-backing-file",
+        EARLY;
+    "raw-data-file-and-backing-file" =>
         || json!({"data-file": "node0", "data-file-raw": true, "backing-file": "/dev/null"}),
         "Backing file and data-file-raw cannot be used at the same time",
-    ),
-];
-
-const fn early(name: &'static str, options: fn() -> Value, error: &'static str) -> Row<Refused> {
-    also(name, options, error).upstream("206")
-}
-
-/// One that upstream's test leaves out.
-const fn also(name: &'static str, options: fn() -> Value, error: &'static str) -> Row<Refused> {
-    Row::new(
-        name,
-        Refused {
-            options,
-            error,
-            too_late: false,
-        },
-    )
-}
-
-const fn late(name: &'static str, options: fn() -> Value, error: &'static str) -> Row<Refused> {
-    Row::new(
-        name,
-        Refused {
-            options,
-            error,
-            too_late: true,
-        },
-    )
-    .upstream("206")
+        EARLY;
 }
 
 /// An image that cannot be made is refused with the reason. The file is left alone, and nothing of
 /// the attempt stands in the way of the next one.
-#[case(formats = [QCOW2], groups = [RW, QUICK], host = Host::Any, rows = REFUSED)]
+#[case(groups = [QUICK], rows = REFUSED)]
 async fn refused(t: &mut Test, refused: &Refused) -> CaseResult {
     let image = t.image("t.qcow2").size(64 * MIB).reserve().await?;
     std::fs::write(image.file(), vec![0xa5; 64 * KIB as usize])?;

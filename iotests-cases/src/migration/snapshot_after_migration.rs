@@ -5,7 +5,12 @@ use iotests_core::prelude::*;
 
 /// After a migration to a file the disk can be put on a snapshot; the guest goes on with that, and
 /// what it writes can be committed.
-#[case(upstream = "280", formats = [QCOW2], groups = [RW, MIGRATION, QUICK], needs = [Platform("linux"), AnyOf(&[Device("virtio-blk-pci"), Device("virtio-blk-ccw")])], unsupported_imgopts = ["cluster_size"], host = Host::System, guest = Guest::RunningIdle)]
+#[case(
+    upstream = "280", formats = [QCOW2], groups = [RW, MIGRATION, QUICK],
+    host = System, guest = RunningIdle,
+    needs = [Platform(Os::Linux), AnyOf(&[Device("virtio-blk-pci"), Device("virtio-blk-ccw")])],
+    unsupported_imgopts = ["cluster_size"]
+)]
 async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     let base = t
         .image("base")

@@ -5,8 +5,10 @@ use std::ops::Range;
 use iotests_core::prelude::*;
 use nbd::proto::{BaseAllocation, CommandFlags};
 
+defaults! { formats = [QCOW2], groups = [QUICK] }
+
 /// A client sees over qemu-nbd which half of an image has data.
-#[case(upstream = ["209"], formats = [QCOW2], groups = [RW, QUICK], needs = [Tool(ToolKind::Nbd)])]
+#[case(upstream = "209", needs = [Tool(ToolKind::Nbd)])]
 async fn qemu_nbd_tells_data_from_holes(t: &mut Test) -> CaseResult {
     let disk = t
         .image("disk")
@@ -19,7 +21,7 @@ async fn qemu_nbd_tells_data_from_holes(t: &mut Test) -> CaseResult {
 }
 
 /// A client sees over the NBD server of a machine which half of an image has data.
-#[case(upstream = ["209"], formats = [QCOW2], groups = [RW, QUICK, EXPORT], host = Host::Any)]
+#[case(upstream = "209", groups = [EXPORT], host = Any)]
 async fn a_machine_tells_data_from_holes(t: &mut Test) -> CaseResult {
     let disk = t
         .image("disk")
@@ -37,7 +39,7 @@ async fn a_machine_tells_data_from_holes(t: &mut Test) -> CaseResult {
 
 /// Clusters of zeroes take no place in the file, and so are holes to a client like any other; all of
 /// an image is told in one answer, or one piece to a client that wants no more.
-#[case(formats = [QCOW2], groups = [RW, QUICK], needs = [Tool(ToolKind::Nbd)])]
+#[case(needs = [Tool(ToolKind::Nbd)])]
 async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0xcd).create().await?;
     t.qemu_io(["-c", "write -z -u 256k 512k", disk.filename()])

@@ -1,5 +1,9 @@
 //! NBD: what servers tell, what clients survive.
 
+use iotests_core::prelude::*;
+
+defaults! { groups = [RW] }
+
 mod block_status;
 mod reconnect;
 mod server_remove;

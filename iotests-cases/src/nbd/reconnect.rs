@@ -77,14 +77,17 @@ async fn catch(t: &Test, command: &str) -> CaseResult<Caught> {
     })
 }
 
-const SURVIVORS: &[Row<&str>] = &[
-    Row::new("backup", "blockdev-backup").upstream("264::TestNbdReconnect::test_backup"),
-    Row::new("mirror", "blockdev-mirror"),
-];
+rows! {
+    SURVIVORS: &str;
+    "backup" => "blockdev-backup", upstream = "264::TestNbdReconnect::test_backup";
+    "mirror" => "blockdev-mirror";
+}
 
 /// A job whose NBD server was stopped goes on when a new one listens at the same place, and loses
 /// nothing.
-#[case(formats = [QCOW2], groups = [RW, JOB], needs = [Tool(ToolKind::Nbd)], host = Host::Any, rows = SURVIVORS)]
+#[case(
+    formats = [QCOW2], groups = [JOB], needs = [Tool(ToolKind::Nbd)], host = Any, rows = SURVIVORS
+)]
 async fn a_job_survives_a_restart_of_its_server(t: &mut Test, command: &&str) -> CaseResult {
     let Caught {
         source,
@@ -114,14 +117,17 @@ async fn a_job_survives_a_restart_of_its_server(t: &mut Test, command: &&str) ->
     target.assert_clean().await
 }
 
-const CANCELLED: &[Row<&str>] = &[
-    Row::new("backup", "blockdev-backup").upstream("264::TestNbdReconnect::test_backup_cancel"),
-    Row::new("mirror", "blockdev-mirror").upstream("264::TestNbdReconnect::test_mirror_cancel"),
-];
+rows! {
+    CANCELLED: &str;
+    "backup" => "blockdev-backup", upstream = "264::TestNbdReconnect::test_backup_cancel";
+    "mirror" => "blockdev-mirror", upstream = "264::TestNbdReconnect::test_mirror_cancel";
+}
 
 /// A job that waits for its lost NBD server is cancelled at once, not when the client gives up; the
 /// node can be removed, and the source is as it was.
-#[case(formats = [QCOW2], groups = [RW, JOB], needs = [Tool(ToolKind::Nbd)], host = Host::Any, rows = CANCELLED)]
+#[case(
+    formats = [QCOW2], groups = [JOB], needs = [Tool(ToolKind::Nbd)], host = Any, rows = CANCELLED
+)]
 async fn a_job_without_its_server_is_cancelled_at_once(t: &mut Test, command: &&str) -> CaseResult {
     let Caught {
         source, vm, job, ..
@@ -159,71 +165,27 @@ struct Drops {
     faults: usize,
 }
 
-const DROPS: &[Row<Drops>] = &[
-    Row::new(
-        "after-data-then-after-reply",
-        Drops {
-            mode: Mode::ExportName,
-            plan: || {
-                FaultPlan::new()
-                    .rule(Rule::new(On::payload(), Fault::CLOSE).after().connection(1))
-                    .rule(
-                        Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE)
-                            .after()
-                            .connection(2),
-                    )
-            },
-            writes: 2,
-            faults: 2,
-        },
-    )
-    .upstream("277"),
-    once("after-data", || {
-        first(Rule::new(On::payload(), Fault::CLOSE).after())
-    }),
-    once("after-request", || {
-        first(Rule::new(On::request(CommandType::WRITE), Fault::CLOSE).after())
-    }),
-    once("within-data", || {
-        first(Rule::new(On::payload(), Fault::CLOSE).at_byte(MIB))
-    }),
-    once("before-reply", || {
-        first(Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE))
-    }),
-    once("within-reply", || {
-        first(Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE).at_byte(8))
-    }),
-    once("end-of-stream-before-reply", || {
-        first(Rule::new(
-            On::reply(CommandType::WRITE),
-            Fault::Close(Closing::Fin),
-        ))
-    }),
-    Row::new(
-        "after-data-then-in-negotiation",
-        Drops {
-            mode: Mode::Extended,
-            plan: || {
-                FaultPlan::new()
-                    .rule(Rule::new(On::payload(), Fault::CLOSE).after().connection(1))
-                    .rule(Rule::new(On::Greeting, Fault::CLOSE).after().connection(2))
-            },
-            writes: 2,
-            faults: 2,
-        },
-    ),
-];
-
-const fn once(name: &'static str, plan: fn() -> FaultPlan) -> Row<Drops> {
-    Row::new(
-        name,
-        Drops {
-            mode: Mode::Extended,
-            plan,
-            writes: 2,
-            faults: 1,
-        },
-    )
+rows! {
+    DROPS: Drops { mode, faults, plan, writes: 2 };
+    "after-data-then-after-reply" => Mode::ExportName, 2, || {
+        let after_reply = Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE).after();
+        first(Rule::new(On::payload(), Fault::CLOSE).after()).rule(after_reply.connection(2))
+    }, upstream = "277";
+    "after-data" => Mode::Extended, 1, || first(Rule::new(On::payload(), Fault::CLOSE).after());
+    "after-request" => Mode::Extended, 1,
+        || first(Rule::new(On::request(CommandType::WRITE), Fault::CLOSE).after());
+    "within-data" => Mode::Extended, 1,
+        || first(Rule::new(On::payload(), Fault::CLOSE).at_byte(MIB));
+    "before-reply" => Mode::Extended, 1,
+        || first(Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE));
+    "within-reply" => Mode::Extended, 1,
+        || first(Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE).at_byte(8));
+    "end-of-stream-before-reply" => Mode::Extended, 1,
+        || first(Rule::new(On::reply(CommandType::WRITE), Fault::Close(Closing::Fin)));
+    "after-data-then-in-negotiation" => Mode::Extended, 2, || {
+        let in_negotiation = Rule::new(On::Greeting, Fault::CLOSE).after();
+        first(Rule::new(On::payload(), Fault::CLOSE).after()).rule(in_negotiation.connection(2))
+    };
 }
 
 /// The first connection dies by this rule, the next one is left alone.
@@ -233,7 +195,7 @@ fn first(rule: Rule) -> FaultPlan {
 
 /// A client that is dropped in the middle of a write connects again, sends all of it again, and
 /// reports success only when all of it was taken.
-#[case(formats = [RAW], groups = [RW, QUICK], needs = [Tool(ToolKind::Io)], rows = DROPS)]
+#[case(formats = [RAW], groups = [QUICK], rows = DROPS)]
 async fn a_dropped_write_is_sent_again(t: &mut Test, drops: &Drops) -> CaseResult {
     let length = 3 * MIB;
     let disk = std::sync::Arc::new(MemoryBackend::new(8 * MIB));
@@ -290,20 +252,17 @@ struct Request {
     io: &'static str,
 }
 
-const REQUESTS: &[Row<Request>] = &[
-    request("read", CommandType::READ, "read -P 0 512k 1M"),
-    request("zeroes", CommandType::WRITE_ZEROES, "write -z 512k 1M"),
-    request("trim", CommandType::TRIM, "discard 512k 1M"),
-    request("flush", CommandType::FLUSH, "flush"),
-    request("block-status", CommandType::BLOCK_STATUS, "map"),
-];
-
-const fn request(name: &'static str, command: CommandType, io: &'static str) -> Row<Request> {
-    Row::new(name, Request { command, io })
+rows! {
+    REQUESTS: Request { command, io };
+    "read" => CommandType::READ, "read -P 0 512k 1M";
+    "zeroes" => CommandType::WRITE_ZEROES, "write -z 512k 1M";
+    "trim" => CommandType::TRIM, "discard 512k 1M";
+    "flush" => CommandType::FLUSH, "flush";
+    "block-status" => CommandType::BLOCK_STATUS, "map";
 }
 
 /// Whatever request a client is dropped in, it connects again and sends it again.
-#[case(formats = [RAW], groups = [RW, QUICK], needs = [Tool(ToolKind::Io)], rows = REQUESTS)]
+#[case(formats = [RAW], groups = [QUICK], rows = REQUESTS)]
 async fn a_dropped_request_is_sent_again(t: &mut Test, dropped: &Request) -> CaseResult {
     let socket = t.socket("nbd")?;
     let drop = Rule::new(On::reply(dropped.command), Fault::CLOSE);
@@ -339,7 +298,7 @@ async fn a_dropped_request_is_sent_again(t: &mut Test, dropped: &Request) -> Cas
 
 /// A client that may not wait for its server fails a request that is dropped, and connects again for
 /// a later one.
-#[case(formats = [RAW], groups = [RW, QUICK], needs = [Tool(ToolKind::Io)])]
+#[case(formats = [RAW], groups = [QUICK])]
 async fn without_a_delay_only_one_request_fails(t: &mut Test) -> CaseResult {
     let socket = t.socket("nbd")?;
     let drop = Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE);
@@ -370,7 +329,7 @@ async fn without_a_delay_only_one_request_fails(t: &mut Test) -> CaseResult {
 }
 
 /// A client waits for its server as long as it may, then fails the request.
-#[case(formats = [RAW], groups = [RW], needs = [Tool(ToolKind::Io)])]
+#[case(formats = [RAW])]
 async fn a_lost_server_is_given_up(t: &mut Test) -> CaseResult {
     let socket = t.socket("nbd")?;
     let drop = Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE);

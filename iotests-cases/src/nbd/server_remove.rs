@@ -5,6 +5,8 @@ use iotests_core::prelude::*;
 use nbd::client::{RequestChecks, RequestError};
 use nbd::proto::{Errno, TransmissionFlags as Flags};
 
+defaults! { formats = [RAW], groups = [QUICK, EXPORT], host = Any }
+
 /// How an export is removed: the argument `mode`, if there is one.
 type Mode = Option<&'static str>;
 
@@ -137,17 +139,15 @@ impl<'t> Exported<'t> {
     }
 }
 
-const UNUSED: &[Row<Mode>] = &[
-    Row::new("default", None)
-        .upstream("205::TestNbdServerRemove::test_connect_after_remove_default"),
-    Row::new("safe", Some("safe"))
-        .upstream("205::TestNbdServerRemove::test_connect_after_remove_safe"),
-    Row::new("hard", Some("hard"))
-        .upstream("205::TestNbdServerRemove::test_connect_after_remove_force"),
-];
+rows! {
+    UNUSED: Mode;
+    "default" => None, upstream = "test_connect_after_remove_default";
+    "safe" => Some("safe"), upstream = "test_connect_after_remove_safe";
+    "hard" => Some("hard"), upstream = "test_connect_after_remove_force";
+}
 
 /// An export without clients is removed in any mode, and nobody can connect to it any more.
-#[case(formats = [RAW], groups = [RW, QUICK, EXPORT], needs = [Tool(ToolKind::Io)], host = Host::Any, rows = UNUSED)]
+#[case(upstream = "205::TestNbdServerRemove::{mode}", rows = UNUSED)]
 async fn an_unused_export_is_removed(t: &mut Test, mode: &Mode) -> CaseResult {
     let exported = Exported::start(t).await?;
     exported.assert_served("exp").await?;
@@ -156,15 +156,14 @@ async fn an_unused_export_is_removed(t: &mut Test, mode: &Mode) -> CaseResult {
     exported.end().await
 }
 
-const IN_USE: &[Row<Mode>] = &[
-    Row::new("default", None)
-        .upstream("205::TestNbdServerRemove::test_remove_during_connect_default"),
-    Row::new("safe", Some("safe"))
-        .upstream("205::TestNbdServerRemove::test_remove_during_connect_safe"),
-];
+rows! {
+    IN_USE: Mode;
+    "default" => None, upstream = "test_remove_during_connect_default";
+    "safe" => Some("safe"), upstream = "test_remove_during_connect_safe";
+}
 
 /// An export in use is not removed safely, and its client goes on; when the client has left, it is.
-#[case(formats = [RAW], groups = [RW, QUICK, EXPORT], needs = [Tool(ToolKind::Io)], host = Host::Any, rows = IN_USE)]
+#[case(upstream = "205::TestNbdServerRemove::{mode}", rows = IN_USE)]
 async fn an_export_in_use_is_kept(t: &mut Test, mode: &Mode) -> CaseResult {
     let exported = Exported::start(t).await?;
     let mut client = exported.connect("exp").await?;
@@ -177,16 +176,15 @@ async fn an_export_in_use_is_kept(t: &mut Test, mode: &Mode) -> CaseResult {
 /// Whether a safe removal is tried before the hard one.
 type SafeFirst = bool;
 
-const HARD: &[Row<SafeFirst>] = &[
-    Row::new("at-once", false)
-        .upstream("205::TestNbdServerRemove::test_remove_during_connect_hard"),
-    Row::new("after-a-safe-try", true)
-        .upstream("205::TestNbdServerRemove::test_remove_during_connect_safe_hard"),
-];
+rows! {
+    HARD: SafeFirst;
+    "at-once" => false, upstream = "test_remove_during_connect_hard";
+    "after-a-safe-try" => true, upstream = "test_remove_during_connect_safe_hard";
+}
 
 /// A hard removal takes an export away from its client, whose requests fail from then on. A client of
 /// another export goes on.
-#[case(formats = [RAW], groups = [RW, QUICK, EXPORT], needs = [Tool(ToolKind::Io)], host = Host::Any, rows = HARD)]
+#[case(upstream = "205::TestNbdServerRemove::{safe_first}", rows = HARD)]
 async fn an_export_in_use_is_removed_hard(t: &mut Test, safe_first: &SafeFirst) -> CaseResult {
     let exported = Exported::start(t).await?;
     let mut client = exported.connect("exp").await?;
@@ -213,26 +211,17 @@ struct Access {
     writable: Option<bool>,
 }
 
-const ACCESSES: &[Row<Access>] = &[
-    access("default", false, None),
-    access("read-only", false, Some(false)),
-    access("writable", false, Some(true)),
-    access("writable-but-the-disk-is-not", true, Some(true)),
-];
-
-const fn access(name: &'static str, read_only: bool, writable: Option<bool>) -> Row<Access> {
-    Row::new(
-        name,
-        Access {
-            read_only,
-            writable,
-        },
-    )
+rows! {
+    ACCESSES: Access { read_only, writable };
+    "default" => false, None;
+    "read-only" => false, Some(false);
+    "writable" => false, Some(true);
+    "writable-but-the-disk-is-not" => true, Some(true);
 }
 
 /// An export tells what it can do: a client can write only if that was asked for and the disk can be
 /// written to. Its size stays as it is, and it is called like its disk unless it has a name.
-#[case(formats = [RAW], groups = [RW, QUICK, EXPORT], host = Host::Any, rows = ACCESSES)]
+#[case(rows = ACCESSES)]
 async fn an_export_tells_what_it_can_do(t: &mut Test, access: &Access) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
     let mut node = disk.node();
@@ -297,7 +286,7 @@ async fn an_export_tells_what_it_can_do(t: &mut Test, access: &Access) -> CaseRe
 
 /// When the server is stopped all exports go, though a client is connected, and nothing of them is
 /// left; the server can be started again.
-#[case(formats = [RAW], groups = [RW, QUICK, EXPORT], needs = [Tool(ToolKind::Io)], host = Host::Any)]
+#[case]
 async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
     let exported = Exported::start(t).await?;
     let mut client = exported.connect("exp").await?;
@@ -328,7 +317,7 @@ async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
 
 /// When a drive goes, so does the export that was made of it by its name, though a client is
 /// connected.
-#[case(formats = [RAW], groups = [RW, QUICK, EXPORT], needs = [Tool(ToolKind::Io)], host = Host::System)]
+#[case(host = System)]
 async fn an_export_goes_with_its_drive(t: &mut Test) -> CaseResult {
     let exported = Exported::start(t).await?;
     let mut client = exported.connect("exp").await?;

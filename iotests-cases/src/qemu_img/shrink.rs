@@ -3,17 +3,19 @@
 use imgtools::qcow2;
 use iotests_core::prelude::*;
 
+defaults! { formats = [QCOW2], groups = [RW], unsupported_imgopts = ["compat"] }
+
 /// What an image is like before it is made smaller.
 struct Shrink {
     /// Cluster size and refcount width of a qcow2 image.
     clusters: (u64, u32),
     /// From this size to that one.
     sizes: (u64, u64),
-    /// Written in pieces of this size, in this order.
+    /// Written in pieces of this size.
     chunk: u64,
-    order: Order,
 }
 
+/// In which order the pieces are written.
 enum Order {
     Untouched,
     Ascending,
@@ -22,66 +24,28 @@ enum Order {
 
 use Order::{Ascending, Shuffled, Untouched};
 
-const fn clusters_512(order: Order) -> Shrink {
-    Shrink {
-        clusters: (512, 64),
-        sizes: (3 * MIB, MIB),
-        chunk: 256 * KIB,
-        order,
-    }
+rows! {
+    SHRINKS: Shrink { clusters, sizes, chunk };
+    "512-byte-clusters" => (512, 64), (3 * MIB, MIB), 256 * KIB, upstream = "TestShrink512";
+    "64k-clusters" => (64 * KIB, 16), (128 * MIB, 10 * MIB), 16 * MIB, upstream = "TestShrink64K";
+    "64k-clusters-to-the-middle-of-one" => (64 * KIB, 16), (128 * MIB, 10 * MIB + 1536), 16 * MIB;
+    "1m-clusters" => (MIB, 1), (128 * MIB, 10 * MIB), 16 * MIB, upstream = "TestShrink1M";
 }
 
-const fn clusters_64k(order: Order) -> Shrink {
-    Shrink {
-        clusters: (64 * KIB, 16),
-        sizes: (128 * MIB, 10 * MIB),
-        chunk: 16 * MIB,
-        order,
-    }
+rows! {
+    ORDERS: Order;
+    "untouched" => Untouched, upstream = "test_empty_image";
+    "ascending" => Ascending, upstream = "test_sequential_write";
+    "shuffled" => Shuffled, upstream = "test_random_write";
 }
-
-const fn clusters_1m(order: Order) -> Shrink {
-    Shrink {
-        clusters: (MIB, 1),
-        sizes: (128 * MIB, 10 * MIB),
-        chunk: 16 * MIB,
-        order,
-    }
-}
-
-const SHRINKS: &[Row<Shrink>] = &[
-    Row::new("512-byte-clusters-untouched", clusters_512(Untouched))
-        .upstream("163::TestShrink512::test_empty_image"),
-    Row::new("512-byte-clusters-ascending", clusters_512(Ascending))
-        .upstream("163::TestShrink512::test_sequential_write"),
-    Row::new("512-byte-clusters-shuffled", clusters_512(Shuffled))
-        .upstream("163::TestShrink512::test_random_write"),
-    Row::new("64k-clusters-untouched", clusters_64k(Untouched))
-        .upstream("163::TestShrink64K::test_empty_image"),
-    Row::new("64k-clusters-ascending", clusters_64k(Ascending))
-        .upstream("163::TestShrink64K::test_sequential_write"),
-    Row::new("64k-clusters-shuffled", clusters_64k(Shuffled))
-        .upstream("163::TestShrink64K::test_random_write"),
-    Row::new(
-        "64k-clusters-to-the-middle-of-one",
-        Shrink {
-            sizes: (128 * MIB, 10 * MIB + 1536),
-            ..clusters_64k(Ascending)
-        },
-    ),
-    Row::new("1m-clusters-untouched", clusters_1m(Untouched))
-        .upstream("163::TestShrink1M::test_empty_image"),
-    Row::new("1m-clusters-ascending", clusters_1m(Ascending))
-        .upstream("163::TestShrink1M::test_sequential_write"),
-    Row::new("1m-clusters-shuffled", clusters_1m(Shuffled))
-        .upstream("163::TestShrink1M::test_random_write"),
-];
 
 /// A smaller image keeps the data below its new end, and nothing of what was behind it.
-#[case(
-    upstream = ["163"], formats = [RAW, QCOW2], groups = [RW], unsupported_imgopts = ["compat"], rows = SHRINKS
-)]
-async fn keeps_the_data_below_the_new_end(t: &mut Test, shrink: &Shrink) -> CaseResult {
+#[case(upstream = "163::{shrink}::{order}", formats = [RAW, QCOW2], rows = (SHRINKS, ORDERS))]
+async fn keeps_the_data_below_the_new_end(
+    t: &mut Test,
+    shrink: &Shrink,
+    order: &Order,
+) -> CaseResult {
     let (old, new) = shrink.sizes;
     let mut image = t.image("disk").size(old);
     if t.format() == QCOW2 {
@@ -94,7 +58,7 @@ async fn keeps_the_data_below_the_new_end(t: &mut Test, shrink: &Shrink) -> Case
 
     t.step("writing");
     let mut offsets: Vec<u64> = (0..old).step_by(shrink.chunk as usize).collect();
-    match shrink.order {
+    match order {
         Untouched => offsets.clear(),
         Ascending => {}
         Shuffled => t.shuffle(&mut offsets),
@@ -111,7 +75,7 @@ async fn keeps_the_data_below_the_new_end(t: &mut Test, shrink: &Shrink) -> Case
         .await?;
     image.assert_clean().await?;
     if t.format() == QCOW2 {
-        assert_no_tables_behind_the_end(&image, matches!(shrink.order, Shuffled))?;
+        assert_no_tables_behind_the_end(&image, matches!(order, Shuffled))?;
         assert_file_ends_with_the_last_cluster(&image).await?;
     }
 
@@ -139,48 +103,21 @@ struct Refusal {
     error: &'static str,
 }
 
-const REFUSALS: &[Row<Refusal>] = &[
-    refusal(
-        "not-meant",
-        &[],
-        "Use the --shrink option to perform a shrink operation",
-    ),
-    refusal(
-        "with-preallocation",
-        &["--shrink", "--preallocation=metadata"],
-        "Preallocation can only be used for growing images",
-    ),
-    Row::new(
-        "old-version-with-snapshot",
-        Refusal {
-            arguments: &["--shrink"],
-            old_with_snapshot: true,
-            error: "Can't resize a v2 image which has snapshots",
-        },
-    ),
-];
-
-const fn refusal(
-    name: &'static str,
-    arguments: &'static [&'static str],
-    error: &'static str,
-) -> Row<Refusal> {
-    Row::new(
-        name,
-        Refusal {
-            arguments,
-            old_with_snapshot: false,
-            error,
-        },
-    )
+rows! {
+    REFUSALS: Refusal { old_with_snapshot, arguments, error };
+    "not-meant" => false, &[], "Use the --shrink option to perform a shrink operation";
+    "with-preallocation" => false, &["--shrink", "--preallocation=metadata"],
+        "Preallocation can only be used for growing images";
+    "old-version-with-snapshot" => true, &["--shrink"],
+        "Can't resize a v2 image which has snapshots";
 }
 
 /// An image is made smaller only when that is meant and possible; otherwise it is as it was.
 #[case(
-    formats = [QCOW2], groups = [RW, QUICK], rows = REFUSALS,
+    groups = [QUICK], rows = REFUSALS,
     // One row wants an image of the old version, which knows none of these.
     unsupported_imgopts = [
-        "compat", "refcount_bits", "lazy_refcounts", "extended_l2", "compression_type", "data_file",
+        "refcount_bits", "lazy_refcounts", "extended_l2", "compression_type", "data_file",
     ]
 )]
 async fn is_refused(t: &mut Test, refusal: &Refusal) -> CaseResult {
@@ -204,10 +141,7 @@ async fn is_refused(t: &mut Test, refusal: &Refusal) -> CaseResult {
 }
 
 /// A snapshot still has all that the image held before it was made smaller.
-#[case(
-    formats = [QCOW2], groups = [RW, QUICK],
-    unsupported_imgopts = ["compat", "data_file", "refcount_bits=1"]
-)]
+#[case(groups = [QUICK], unsupported_imgopts = ["data_file", "refcount_bits=1"])]
 async fn leaves_a_snapshot_as_it_is(t: &mut Test) -> CaseResult {
     let image = t.image("disk").size(8 * MIB).fill(0x11).create().await?;
     t.qemu_img(["snapshot", "-c", "snapshot", image.filename()])
@@ -227,7 +161,7 @@ async fn leaves_a_snapshot_as_it_is(t: &mut Test) -> CaseResult {
 }
 
 /// An image whose data is in another file cuts that one, too.
-#[case(formats = [QCOW2], groups = [RW, QUICK], unsupported_imgopts = ["compat", "data_file"])]
+#[case(groups = [QUICK], unsupported_imgopts = ["data_file"])]
 async fn cuts_the_data_file(t: &mut Test) -> CaseResult {
     let data = t.image("data").format(RAW).size(8 * MIB).create().await?;
     let image = t.image("disk").size(8 * MIB);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use iotests_core::case::{CASES, Case};
+use iotests_core::case::{CASES, Case, Registry};
 // The cases register themselves; this line is what links them.
 use iotests_cases as _;
 
@@ -13,6 +13,9 @@ const LONGEST: usize = 120;
 
 /// Half of the cases are no longer than this.
 const MEDIAN: usize = 40;
+
+/// A declaration has no longer lines.
+const COLUMNS: usize = 100;
 
 /// The upstream tests that were the first to be written anew, and show what the API is good for.
 const FIRST: [&str; 3] = ["163", "209", "218"];
@@ -119,14 +122,16 @@ fn of_case<'f>(found: &'f [Found], case: &Case) -> Vec<&'f Found> {
     found
 }
 
-/// Whether a case, or one of its rows, covers this upstream test.
-fn covers(case: &Case, number: &str) -> bool {
-    let of_rows = case.rows().into_iter().flatten().map(|row| row.upstream);
-    let mut ids = case.meta.upstream.iter().copied().chain(of_rows);
-    ids.any(|ids| {
-        let mut ids = ids.split_whitespace();
-        ids.any(|id| id.split("::").next() == Some(number))
-    })
+/// The cases of which any row covers this upstream test.
+fn covering(number: &str) -> Vec<&'static Case> {
+    let entries = Registry::get().unwrap().entries().iter();
+    let is_meant = |id: &String| id.split("::").next() == Some(number);
+    let mut cases: Vec<&'static Case> = entries
+        .filter(|entry| entry.meta.upstream.iter().any(is_meant))
+        .map(|entry| entry.case)
+        .collect();
+    cases.dedup_by_key(|case| case.name());
+    cases
 }
 
 fn median(mut lines: Vec<usize>) -> usize {
@@ -185,6 +190,45 @@ fn cases_wait_for_events_and_leave_processes_and_output_to_the_harness() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// Names, upstream ids, known bugs and the rest of what is declared.
+#[test]
+fn the_declarations_are_right() {
+    if let Err(problems) = Registry::get() {
+        panic!("{problems}");
+    }
+}
+
+/// The formatter leaves macros and long attributes alone.
+#[test]
+fn no_line_of_a_declaration_is_longer_than_others() {
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        for (number, line) in declarations(&text) {
+            let columns = line.chars().count();
+            let place = format!("{}:{number}", path.display());
+            assert!(columns <= COLUMNS, "{place}: {columns} columns: {line}");
+        }
+    }
+}
+
+/// The lines of attributes, `defaults!` and `rows!`, with their numbers.
+fn declarations(text: &str) -> Vec<(usize, &str)> {
+    let mut inside = false;
+    let mut found = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let is_macro = ["defaults! {", "rows! {"]
+            .iter()
+            .any(|it| line.starts_with(it));
+        inside |= is_macro || line.starts_with("#[case");
+        if inside {
+            found.push((index + 1, line));
+        }
+        inside &= !line.ends_with(")]") && line != "#[case]" && !line.starts_with('}');
+        inside &= !(is_macro && line.ends_with('}'));
+    }
+    found
+}
+
 #[test]
 fn no_case_is_long_and_most_are_short() {
     let found = all();
@@ -206,7 +250,7 @@ fn the_first_cases_stay_as_short_as_they_were_to_be() {
     let found = all();
     let mut lines = Vec::new();
     for number in FIRST {
-        let cases = CASES.iter().filter(|case| covers(case, number));
+        let cases = covering(number).into_iter();
         let of_test: Vec<&Found> = cases.flat_map(|case| of_case(&found, case)).collect();
         assert!(!of_test.is_empty(), "nothing covers {number}");
         lines.extend(of_test.iter().map(|case| case.lines));
@@ -278,6 +322,13 @@ fn the_lint_itself_finds_what_it_looks_for() {
     ] {
         assert!(!violations("x.rs", line).is_empty(), "{line}");
     }
+    let text = "defaults! { host = Any }\nfn a() {}\nrows! {\n    A: u8;\n}\n#[case]\nfn b() {}\n\
+                #[case(\n    host = Any\n)]\nfn c() {}\n";
+    let numbers: Vec<usize> = declarations(text)
+        .iter()
+        .map(|(number, _)| *number)
+        .collect();
+    assert_eq!(numbers, [1, 3, 4, 5, 6, 8, 9, 10]);
     let harmless = r#"let uri = format!("nbd://{host}"); // sleep( behind a string"#;
     assert_eq!(violations("x.rs", harmless), [""; 0]);
 }

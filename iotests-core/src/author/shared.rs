@@ -9,7 +9,7 @@ use super::filter::Filter;
 use super::golden::Goldens;
 use super::log::{Entry, Log};
 use super::{Failure, Sink};
-use crate::case::{Capabilities, Case, Requirement, Skip};
+use crate::case::{Capabilities, Registered, Registry, Requirement, Skip};
 use crate::wire::{CaseEvent, CaseSpec, MachineReport, Place};
 
 /// The part of the case's time that its waits may use; the rest is for telling what was awaited.
@@ -188,10 +188,9 @@ impl Shared {
     }
 
     /// The case as it is registered, if this process knows it.
-    pub(crate) fn case(&self) -> Option<&'static Case> {
-        crate::case::CASES
-            .iter()
-            .find(|case| case.name() == self.spec.case)
+    pub(crate) fn entry(&self) -> Option<&'static Registered> {
+        let registry = Registry::get().ok()?;
+        registry.find(&self.spec.case, self.spec.row.as_deref())
     }
 
     /// What the programs of this run can do: asked once a run, by the runner.
@@ -210,6 +209,6 @@ impl Shared {
 
     /// Whether a requirement holds for this instance, else why not.
     pub(crate) fn check(&self, requirement: &Requirement) -> Result<Result<(), Skip>, Failure> {
-        Ok(requirement.check(self.capabilities()?, self.spec.backend))
+        Ok(requirement.check(self.capabilities()?, &self.spec.point()))
     }
 }

@@ -133,6 +133,26 @@ axis! {
 }
 
 axis! {
+    /// An operating system, named as `std::env::consts::OS` names it.
+    Os, "operating system" {
+        /// Linux.
+        Linux = "linux",
+        /// macOS.
+        Macos = "macos",
+        /// FreeBSD.
+        Freebsd = "freebsd",
+        /// NetBSD.
+        Netbsd = "netbsd",
+        /// OpenBSD.
+        Openbsd = "openbsd",
+        /// illumos and Solaris.
+        Solaris = "solaris",
+        /// Windows.
+        Windows = "windows",
+    }
+}
+
+axis! {
     /// Which process runs the block layer under test.
     Backend, "backend" {
         /// A qemu-system-* emulator.

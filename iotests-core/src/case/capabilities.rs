@@ -18,8 +18,6 @@ use super::skip::Skip;
 pub enum Feature {
     /// LUKS images can be created.
     Luks,
-    /// The quorum driver opens.
-    Quorum,
     /// qcow2 with `compression_type=zstd` can be created.
     Zstd,
     /// `aio=io_uring` opens a file.
@@ -30,19 +28,12 @@ pub enum Feature {
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Luks,
-        Self::Quorum,
-        Self::Zstd,
-        Self::IoUring,
-        Self::Fuse,
-    ];
+    pub const ALL: [Self; 4] = [Self::Luks, Self::Zstd, Self::IoUring, Self::Fuse];
 
     /// The name in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Luks => "LUKS",
-            Self::Quorum => "quorum",
             Self::Zstd => "zstd",
             Self::IoUring => "io_uring",
             Self::Fuse => "FUSE",
@@ -77,6 +68,19 @@ pub struct HostFacts {
     pub facts: machine::probe::Capabilities,
     /// Where the QMP schema is kept: big, and rarely needed.
     pub schema_file: Option<PathBuf>,
+}
+
+/// What a program may do with a block driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DriverUse {
+    /// It does not have it.
+    No,
+    /// It has it, but its build may not use it (`--block-drv-rw-whitelist`).
+    NotListed,
+    /// Read only (`--block-drv-ro-whitelist`).
+    Read,
+    /// Read and write.
+    Write,
 }
 
 /// What one set of QEMU programs can do.
@@ -123,12 +127,51 @@ impl Capabilities {
         }
     }
 
-    /// The version of the set: the emulator's where the case runs on it, else the first tool's.
+    /// The version that matters to a case: of the program that hosts its block layer, and of
+    /// qemu-img for a case of tools alone. In a mixed set they differ.
     pub fn version(&self, backend: Option<Backend>) -> Option<Version> {
-        match backend.and_then(|backend| self.tools.get(&backend.tool())) {
-            Some(host) => host.version,
-            None => self.tools.values().find_map(|tool| tool.version),
+        self.version_of(backend.map_or(ToolKind::Img, Backend::tool))
+    }
+
+    /// The version of one program.
+    pub fn version_of(&self, tool: ToolKind) -> Option<Version> {
+        self.tools.get(&tool)?.version
+    }
+
+    /// Whether a program has a block driver, and may use it: a build can be limited to a list of
+    /// drivers, some of them for reading only.
+    pub fn driver(&self, driver: &str, backend: Option<Backend>) -> Result<DriverUse, Skip> {
+        let Some(backend) = backend else {
+            return Ok(match self.readable.contains(driver) {
+                true => DriverUse::Write,
+                false => DriverUse::No,
+            });
+        };
+        let host = self
+            .host(backend)
+            .ok_or_else(|| self.lacking(backend.tool()))?;
+        if !host.has_driver(driver) {
+            return Ok(DriverUse::No);
         }
+        let listed = |list: &[String]| list.iter().any(|one| one == driver);
+        Ok(match &host.formats {
+            Some(formats) if listed(&formats.read_write) => DriverUse::Write,
+            Some(formats) if listed(&formats.read_only) => DriverUse::Read,
+            Some(_) => DriverUse::NotListed,
+            // A storage daemon does not show its list; that of qemu-img of the same build is the same.
+            None if self.is_one_build(backend.tool(), ToolKind::Img)
+                && !self.readable.is_empty()
+                && !self.readable.contains(driver) =>
+            {
+                DriverUse::NotListed
+            }
+            None => DriverUse::Write,
+        })
+    }
+
+    fn is_one_build(&self, one: ToolKind, other: ToolKind) -> bool {
+        let version = self.version_of(one);
+        version.is_some() && version == self.version_of(other)
     }
 
     /// The QMP schema of a host, read from its file the first time.

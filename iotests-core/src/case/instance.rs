@@ -3,16 +3,33 @@
 use std::fmt;
 
 use super::axes::{Aio, Backend, Cache, Format, Protocol};
-use super::registry::Case;
-use super::row::RowMeta;
+use super::meta::Meta;
+use super::registry::{Case, Registered};
+
+/// A point of the matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point {
+    /// The image format.
+    pub format: Format,
+    /// What carries the image.
+    pub protocol: Protocol,
+    /// The cache mode.
+    pub cache: Cache,
+    /// The aio mode.
+    pub aio: Aio,
+    /// Which process hosts the block layer, if the case needs one.
+    pub backend: Option<Backend>,
+}
 
 /// A case on one point of the matrix.
 #[derive(Debug, Clone, Copy)]
 pub struct Instance {
     /// The case.
     pub case: &'static Case,
-    /// The row of a family.
-    pub row: Option<RowMeta>,
+    /// The row of a family: the names of its rows, joined.
+    pub row: Option<&'static str>,
+    /// What is declared about it.
+    pub meta: &'static Meta,
     /// The image format.
     pub format: Format,
     /// What carries the image.
@@ -26,12 +43,34 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// An entry of the registry at a point of the matrix.
+    pub fn new(entry: &'static Registered, point: Point) -> Self {
+        Self {
+            case: entry.case,
+            row: entry.row.as_deref(),
+            meta: &entry.meta,
+            format: point.format,
+            protocol: point.protocol,
+            cache: point.cache,
+            aio: point.aio,
+            backend: point.backend,
+        }
+    }
+
+    /// Where it is in the matrix.
+    pub fn at(&self) -> Point {
+        Point {
+            format: self.format,
+            protocol: self.protocol,
+            cache: self.cache,
+            aio: self.aio,
+            backend: self.backend,
+        }
+    }
+
     /// The name of the case, and the row.
     pub fn name(&self) -> String {
-        match self.row {
-            Some(row) => format!("{}/{}", self.case.name(), row.name),
-            None => self.case.name(),
-        }
+        self.case.name_with(self.row)
     }
 
     /// `name@format[.protocol][.cache=X][.aio=X][.system|.qsd]`; what is the default is left out, but the backend is named where there is one.
@@ -57,10 +96,9 @@ impl Instance {
         point
     }
 
-    /// All upstream ids: the case's and the row's.
+    /// All upstream ids.
     pub fn upstream(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let of_row = self.row.map_or("", |row| row.upstream).split_whitespace();
-        of_row.chain(self.case.meta.upstream.iter().copied())
+        self.meta.upstream.iter().map(String::as_str)
     }
 }
 

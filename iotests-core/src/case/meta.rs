@@ -1,68 +1,43 @@
-//! What is declared about a case beside its function.
+//! What holds for one case, or one row of it: its declaration merged with those around it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::axes::{Aio, Cache, Format, Formats, Guest, Host, Protocol};
+use super::axes::{Aio, Cache, Formats, Guest, Host, Protocol};
+use super::declaration::{Declaration, Group};
+use super::known_bug::{Fix, KnownBug, Quarantine};
 use super::requirement::Requirement;
-use super::version::VersionRange;
 
 /// The budget of a case that names none.
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(60);
 
-/// A group of cases, named as QEMU names them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Group(pub &'static str);
+/// Which layer declared a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// `defaults!` of this module.
+    Module(&'static str),
+    /// The attribute of the case.
+    Attribute,
+    /// The row of this name.
+    Row(&'static str),
+}
 
-impl fmt::Display for Group {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.0)
+        match self {
+            Self::Module(module) => write!(f, "defaults of {module}"),
+            Self::Attribute => f.pad("attribute"),
+            Self::Row(name) => write!(f, "row {name}"),
+        }
     }
 }
 
-/// A failure that is known: the case fails with these versions, and that is no news.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExpectedFailure {
-    /// Why, with a reference.
-    pub reason: &'static str,
-    /// What is said then, in the message of the failure or in what a machine printed.
-    pub says: &'static str,
-    /// The versions of QEMU that fail.
-    pub versions: VersionRange,
-    /// The formats it fails with; none means all that the case supports.
-    pub formats: &'static [Format],
-}
-
-impl ExpectedFailure {
-    /// With these formats only.
-    pub const fn only(self, formats: &'static [Format]) -> Self {
-        Self { formats, ..self }
-    }
-}
-
-/// The change in QEMU that a case depends on; shown when the case fails on an older version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fix {
-    /// The first release with the fix, such as "8.1".
-    pub release: &'static str,
-    /// The commit, abbreviated.
-    pub commit: &'static str,
-}
-
-/// A case that is known to be unreliable: its failure does not fail the run until the date.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quarantine {
-    /// Why, with a reference.
-    pub reason: &'static str,
-    /// The last day, `YYYY-MM-DD`; from the next day on failures count.
-    pub until: &'static str,
-}
-
-/// Everything declared in `#[case(…)]`.
-#[derive(Debug, Clone, Copy)]
+/// What holds for one case, or one row of it.
+#[derive(Debug, Clone)]
 pub struct Meta {
-    /// Ids of the upstream tests this case covers, down to `040::TestSingleDrive::test_commit`.
-    pub upstream: &'static [&'static str],
+    /// Ids of the upstream tests it covers.
+    pub upstream: Vec<String>,
     /// Supported formats.
     pub formats: Formats,
     /// Supported protocols.
@@ -71,12 +46,12 @@ pub struct Meta {
     pub caches: &'static [Cache],
     /// Supported aio modes.
     pub aios: &'static [Aio],
-    /// Creation options this case cannot work with, such as "refcount_bits" or "compat=0.10".
-    pub unsupported_imgopts: &'static [&'static str],
+    /// Creation options it cannot work with, such as "refcount_bits" or "compat=0.10".
+    pub unsupported_imgopts: Vec<&'static str>,
     /// The groups.
-    pub groups: &'static [Group],
-    /// What has to be there, else the case is skipped.
-    pub needs: &'static [Requirement],
+    pub groups: Vec<Group>,
+    /// What has to be there, else it is skipped.
+    pub needs: Vec<Requirement>,
     /// Which process hosts the block layer.
     pub host: Host,
     /// What the guest does meanwhile.
@@ -89,179 +64,144 @@ pub struct Meta {
     pub unconfined: bool,
     /// Memory needed at once, in bytes; the scheduler keeps the sum below what the host has.
     pub memory: u64,
-    /// A known failure.
-    pub xfail: Option<ExpectedFailure>,
+    /// Bugs of QEMU that make it fail.
+    pub known_bugs: Vec<KnownBug>,
     /// The change in QEMU that made it work.
     pub fixed_in: Option<Fix>,
     /// Known to be unreliable.
     pub quarantine: Option<Quarantine>,
+    /// Which layers declared a key, outermost first; of a single value the last one counts. A key
+    /// that nobody declared is missing.
+    pub origins: BTreeMap<&'static str, Vec<Origin>>,
 }
 
-impl Meta {
+impl Default for Meta {
     /// Any generic format, on files, with any cache and aio mode, without a host.
-    pub const fn new() -> Self {
+    fn default() -> Self {
         Self {
-            upstream: &[],
+            upstream: Vec::new(),
             formats: Formats::Generic,
             protocols: &[Protocol::File],
             caches: Cache::ALL,
             aios: Aio::ALL,
-            unsupported_imgopts: &[],
-            groups: &[],
-            needs: &[],
+            unsupported_imgopts: Vec::new(),
+            groups: Vec::new(),
+            needs: Vec::new(),
             host: Host::None,
             guest: Guest::Stopped,
             budget: DEFAULT_BUDGET,
             exclusive: false,
             unconfined: false,
             memory: 64 << 20,
-            xfail: None,
+            known_bugs: Vec::new(),
             fixed_in: None,
             quarantine: None,
-        }
-    }
-
-    /// The upstream tests this case covers; several stand in a slice.
-    pub const fn upstream(self, ids: &'static [&'static str]) -> Self {
-        Self {
-            upstream: ids,
-            ..self
-        }
-    }
-
-    /// Exactly these formats.
-    pub const fn formats(self, formats: &'static [Format]) -> Self {
-        Self {
-            formats: Formats::Only(formats),
-            ..self
-        }
-    }
-
-    /// Every generic format but these.
-    pub const fn formats_except(self, formats: &'static [Format]) -> Self {
-        Self {
-            formats: Formats::Except(formats),
-            ..self
-        }
-    }
-
-    /// Every generic format (the default, said aloud).
-    pub const fn generic(self) -> Self {
-        Self {
-            formats: Formats::Generic,
-            ..self
-        }
-    }
-
-    /// Exactly these protocols; `file` alone by default.
-    pub const fn protocols(self, protocols: &'static [Protocol]) -> Self {
-        Self { protocols, ..self }
-    }
-
-    /// Exactly these cache modes; all by default.
-    pub const fn caches(self, caches: &'static [Cache]) -> Self {
-        Self { caches, ..self }
-    }
-
-    /// Exactly these aio modes; all by default.
-    pub const fn aios(self, aios: &'static [Aio]) -> Self {
-        Self { aios, ..self }
-    }
-
-    /// Creation options (`-o`) the case cannot work with.
-    pub const fn unsupported_imgopts(self, options: &'static [&'static str]) -> Self {
-        Self {
-            unsupported_imgopts: options,
-            ..self
-        }
-    }
-
-    /// The groups.
-    pub const fn groups(self, groups: &'static [Group]) -> Self {
-        Self { groups, ..self }
-    }
-
-    /// What has to be there.
-    pub const fn needs(self, needs: &'static [Requirement]) -> Self {
-        Self { needs, ..self }
-    }
-
-    /// Which process hosts the block layer.
-    pub const fn host(self, host: Host) -> Self {
-        Self { host, ..self }
-    }
-
-    /// What the guest does meanwhile.
-    pub const fn guest(self, guest: Guest) -> Self {
-        Self { guest, ..self }
-    }
-
-    /// Time allowed, before the scale.
-    pub const fn budget(self, budget: Duration) -> Self {
-        Self { budget, ..self }
-    }
-
-    /// Nothing else may run at the same time.
-    pub const fn exclusive(self) -> Self {
-        Self {
-            exclusive: true,
-            ..self
-        }
-    }
-
-    /// It mounts something (FUSE) or runs a setuid program (sudo), which a process confined to its directories may not.
-    pub const fn unconfined(self) -> Self {
-        Self {
-            unconfined: true,
-            ..self
-        }
-    }
-
-    /// Memory needed at once, in bytes.
-    pub const fn memory(self, bytes: u64) -> Self {
-        Self {
-            memory: bytes,
-            ..self
-        }
-    }
-
-    /// A known failure: `xfail = known("why", "what it says", VersionRange::since(9, 0))`.
-    pub const fn xfail(self, failure: ExpectedFailure) -> Self {
-        Self {
-            xfail: Some(failure),
-            ..self
-        }
-    }
-
-    /// The change in QEMU that made it work: `fixed_in = fix("8.1", "0123abcdef")`.
-    pub const fn fixed_in(self, fix: Fix) -> Self {
-        Self {
-            fixed_in: Some(fix),
-            ..self
-        }
-    }
-
-    /// What is declared, as far as it holds for this format.
-    pub fn on(&self, format: Format) -> Self {
-        let holds =
-            |known: &ExpectedFailure| known.formats.is_empty() || known.formats.contains(&format);
-        Self {
-            xfail: self.xfail.filter(holds),
-            ..*self
-        }
-    }
-
-    /// Known to be unreliable: `quarantine = until("2027-01-31", "why")`.
-    pub const fn quarantine(self, quarantine: Quarantine) -> Self {
-        Self {
-            quarantine: Some(quarantine),
-            ..self
+            origins: BTreeMap::new(),
         }
     }
 }
 
-impl Default for Meta {
-    fn default() -> Self {
-        Self::new()
+impl Meta {
+    /// Merges the layers, outermost first: lists add up, single values replace those of outer layers.
+    ///
+    /// Upstream ids are left out: those of a family depend on its tables, see
+    /// [`Registered`](super::Registered).
+    pub fn merge(layers: &[(Origin, Declaration)]) -> Self {
+        let mut meta = Self::default();
+        for (origin, layer) in layers {
+            let replace = Self {
+                formats: layer.format_set.unwrap_or(meta.formats),
+                protocols: layer.protocols.unwrap_or(meta.protocols),
+                caches: layer.caches.unwrap_or(meta.caches),
+                aios: layer.aios.unwrap_or(meta.aios),
+                host: layer.host.unwrap_or(meta.host),
+                guest: layer.guest.unwrap_or(meta.guest),
+                budget: layer.budget.unwrap_or(meta.budget),
+                exclusive: layer.exclusive.unwrap_or(meta.exclusive),
+                unconfined: layer.unconfined.unwrap_or(meta.unconfined),
+                memory: layer.memory.unwrap_or(meta.memory),
+                fixed_in: layer.fixed_in.or(meta.fixed_in),
+                quarantine: layer.quarantine.or(meta.quarantine),
+                ..meta
+            };
+            meta = replace;
+            add(&mut meta.unsupported_imgopts, layer.unsupported_imgopts);
+            add(&mut meta.groups, layer.groups);
+            add(&mut meta.needs, layer.needs);
+            add(&mut meta.known_bugs, layer.known_bugs);
+            for key in layer.keys() {
+                meta.origins.entry(key).or_default().push(origin.clone());
+            }
+        }
+        meta
+    }
+}
+
+/// What is declared twice counts once.
+fn add<T: Copy + PartialEq>(all: &mut Vec<T>, more: Option<&'static [T]>) {
+    for one in more.unwrap_or_default() {
+        if !all.contains(one) {
+            all.push(*one);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Format;
+    use crate::case::names::{AUTO, QUICK, RW, known, secs, since};
+
+    const OUTER: Declaration = Declaration::new()
+        .formats(&[Format::Qcow2, Format::Qed])
+        .groups(&[RW])
+        .budget(secs(5))
+        .needs(&[Requirement::Luks]);
+    const INNER: Declaration = Declaration::new()
+        .groups(&[QUICK, RW])
+        .host(Host::Any)
+        .exclusive(true);
+    const ROW: Declaration = Declaration::new()
+        .formats(&[Format::Raw])
+        .needs(&[Requirement::Zstd])
+        .exclusive(false)
+        .known_bugs(&[known("bug", "says", since(8, 0))]);
+
+    #[test]
+    fn lists_add_up_and_values_of_inner_layers_replace_those_of_outer_ones() {
+        let layers = [
+            (Origin::Module("a::b"), OUTER),
+            (Origin::Attribute, INNER),
+            (Origin::Row("row"), ROW),
+        ];
+        let meta = Meta::merge(&layers);
+        assert_eq!(meta.formats.to_vec(), [Format::Raw]);
+        assert_eq!(meta.groups, [RW, QUICK]);
+        assert_eq!(meta.needs, [Requirement::Luks, Requirement::Zstd]);
+        assert_eq!(meta.host, Host::Any);
+        assert_eq!(meta.budget, secs(5));
+        assert!(!meta.exclusive);
+        assert_eq!(meta.known_bugs.len(), 1);
+        let siblings = Meta::merge(&layers[..2]);
+        assert!(siblings.exclusive && siblings.known_bugs.is_empty());
+        assert!(!meta.groups.contains(&AUTO));
+    }
+
+    #[test]
+    fn every_key_knows_who_declared_it() {
+        let layers = [
+            (Origin::Module("a::b"), OUTER),
+            (Origin::Attribute, INNER),
+            (Origin::Row("row"), ROW),
+        ];
+        let meta = Meta::merge(&layers);
+        let of = |key: &str| {
+            let origins = meta.origins.get(key).cloned().unwrap_or_default();
+            origins.iter().map(Origin::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of("groups"), ["defaults of a::b", "attribute"]);
+        assert_eq!(of("format_set"), ["defaults of a::b", "row row"]);
+        assert_eq!(of("host"), ["attribute"]);
+        assert!(of("memory").is_empty());
     }
 }

@@ -1,40 +1,61 @@
-//! What a case is: the registering attribute, its typed metadata, its needs and its place in the matrix.
+//! What a case is: how it is declared, its needs and its place in the matrix.
 //!
 //! ```
 //! use iotests_core::prelude::*;
 //!
+//! defaults! { formats = [QCOW2, RAW], groups = [RW] }
+//!
+//! rows! {
+//!     SIZES: u64;
+//!     "small" => MIB;
+//!     "large" => GIB, needs = [Driver("throttle")];
+//! }
+//!
 //! /// An image can be created.
-//! #[case(upstream = "001", formats = [QCOW2, RAW], groups = [AUTO, QUICK], needs = [Driver("throttle")])]
-//! async fn image_is_created(t: &mut Test) -> CaseResult {
+//! #[case(rows = SIZES, groups = [QUICK], budget = secs(30))]
+//! async fn image_is_created(t: &mut Test, size: &u64) -> CaseResult {
 //!     t.step("create");
+//!     t.image("disk").size(*size).create().await?;
 //!     Ok(())
 //! }
 //! ```
 //!
-//! The attribute only registers: `key = value` becomes `Meta::new().key(value)`, see [`Meta`] for the keys and [`names`] for the names that are
-//! in scope there. A family gives `rows = TABLE`, a `&[Row<T>]`; its function takes `(&mut Test, &T)` and every [`Row`] is an instance of its own.
+//! A module and those below it (`defaults!`), a case (`#[case(…)]`) and a row (`rows!`) are declared with the same keys, those of
+//! [`Declaration`], each optional; [`Meta`] is what they come to for one row. Lists add up from the outside in, single values replace. The
+//! names of [`names`] are in scope there. [`Registry`] holds all of a program, and refuses to start with declarations that are wrong.
+//!
+//! A family gives `rows = TABLE`, or `rows = (TABLE, TABLE)` for every combination; its function takes a reference to the value of a row
+//! of each table, and every combination is an instance of its own.
 
 pub use linkme;
 
 mod axes;
 mod capabilities;
+mod check;
+mod declaration;
 mod instance;
+mod known_bug;
 mod meta;
 pub mod names;
 mod registry;
 mod requirement;
-mod row;
 mod skip;
+mod upstream;
 mod version;
 
-pub use axes::{Aio, Backend, Cache, Format, Formats, Guest, Host, Protocol, UnknownName};
-pub use capabilities::{Broken, Capabilities, Feature, HostFacts, ToolFacts};
+pub use axes::{Aio, Backend, Cache, Format, Formats, Guest, Host, Os, Protocol, UnknownName};
+pub use capabilities::{Broken, Capabilities, DriverUse, Feature, HostFacts, ToolFacts};
+pub use check::Problems;
+pub use declaration::{Declaration, Exclusion, Group, ModuleDefaults, Row, RowMeta, Table};
 pub use imgtools::probe::Support;
 pub use imgtools::tools::{Tool, ToolKind, Version};
-pub use instance::Instance;
-pub use meta::{DEFAULT_BUDGET, ExpectedFailure, Fix, Group, Meta, Quarantine};
-pub use registry::{Body, CASES, Case, CaseFuture};
+pub use instance::{Instance, Point};
+pub use known_bug::{
+    ExpectedBug, Fix, Judgement, Known, KnownBug, Quarantine, judge_failure, judge_pass,
+};
+pub use meta::{DEFAULT_BUDGET, Meta, Origin};
+pub use registry::{Body, CASES, Case, CaseFuture, DEFAULTS, Registered, Registry};
 pub use requirement::Requirement;
-pub use row::{Row, RowMeta, row_metas};
 pub use skip::{Remedy, Skip};
-pub use version::VersionRange;
+pub use upstream::UPSTREAM;
+pub use version::{FixedIn, VersionRange};

@@ -1,13 +1,16 @@
-//! The names that can be used inside `#[case(…)]` without an import.
+//! The names that can be used inside `#[case(…)]`, `defaults!` and `rows!` without an import.
 
 use std::time::Duration;
 
 pub use imgtools::tools::ToolKind;
 
-pub use super::axes::{Aio, Cache, Format, Guest, Host, Protocol};
-pub use super::meta::{ExpectedFailure, Fix, Group, Quarantine};
+pub use super::axes::Guest::{Native, RunningIdle, Stopped, VirtualClock};
+pub use super::axes::Host::{Any, Qsd, System};
+pub use super::axes::{Aio, Backend, Cache, Format, Guest, Host, Os, Protocol};
+pub use super::declaration::{Exclusion, Group};
+pub use super::known_bug::{Fix, KnownBug, Quarantine};
 pub use super::requirement::Requirement::{self, *};
-pub use super::version::VersionRange;
+pub use super::version::{FixedIn, VersionRange};
 
 /// The format raw.
 pub const RAW: Format = Format::Raw;
@@ -90,28 +93,46 @@ pub const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A known failure: why, with a reference; what the case's failure or a machine says then; and on
-/// which versions of QEMU. A failure that says something else is another bug; so is a case that hangs or
+/// These versions: from a release on.
+pub const fn since(major: u32, minor: u32) -> Requirement {
+    Requirement::Version(VersionRange::since(major, minor))
+}
+
+/// These versions: all before a release.
+pub const fn before(major: u32, minor: u32) -> Requirement {
+    Requirement::Version(VersionRange::before(major, minor))
+}
+
+/// Everywhere: a requirement that always holds.
+pub const ALWAYS: Requirement = Requirement::AllOf(&[]);
+
+/// A known bug of QEMU: why the case fails, with a reference; what the failure, or a machine at its
+/// end, says then; and where the bug is. `.fixed_in(["10.0.3", "10.1"])` names the first releases
+/// with the fix. A failure that says something else is another bug; so is a case that hangs or
 /// crashes, which says nothing.
-pub const fn known(
-    reason: &'static str,
-    says: &'static str,
-    versions: VersionRange,
-) -> ExpectedFailure {
-    ExpectedFailure {
+pub const fn known(reason: &'static str, says: &'static str, when: Requirement) -> KnownBug {
+    KnownBug {
         reason,
         says,
-        versions,
-        formats: &[],
+        when,
+        fixed_in: FixedIn::NONE,
     }
 }
 
-/// The change in QEMU that a case depends on.
-pub const fn fix(release: &'static str, commit: &'static str) -> Fix {
-    Fix { release, commit }
+/// The change in QEMU that a case depends on: the first releases with it, and the commit.
+pub const fn fix<const N: usize>(releases: [&'static str; N], commit: &'static str) -> Fix {
+    Fix {
+        releases: FixedIn::new(releases),
+        commit,
+    }
 }
 
 /// Quarantine until the day `YYYY-MM-DD`.
 pub const fn until(day: &'static str, reason: &'static str) -> Quarantine {
     Quarantine { until: day, reason }
+}
+
+/// A combination of rows that does not exist, and why: the name of a row of each table, or `*`.
+pub const fn exclude(rows: &'static [&'static str], reason: &'static str) -> Exclusion {
+    Exclusion { rows, reason }
 }

@@ -1,13 +1,16 @@
-//! The cases that this program knows: one entry for every `#[case(…)]`.
+//! The cases that this program knows: one entry for every `#[case(…)]`, or for every row of it.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::OnceLock;
 
 use linkme::distributed_slice;
 
-use super::meta::Meta;
-use super::row::RowMeta;
+use super::check::{Problems, check};
+use super::declaration::{Declaration, Exclusion, ModuleDefaults, RowMeta, Table};
+use super::meta::{Meta, Origin};
+use super::upstream::{self, UPSTREAM};
 use crate::author::{CaseResult, Test};
 
 /// What a case's function returns once it is boxed.
@@ -16,6 +19,10 @@ pub type CaseFuture<'t> = Pin<Box<dyn Future<Output = CaseResult> + 't>>;
 /// Every registered case; `#[case(…)]` adds to it, the linker puts it together.
 #[distributed_slice]
 pub static CASES: [Case];
+
+/// What modules declare for their cases; `defaults!` adds to it.
+#[distributed_slice]
+pub static DEFAULTS: [ModuleDefaults];
 
 /// One registered function.
 pub struct Case {
@@ -29,8 +36,10 @@ pub struct Case {
     pub file: &'static str,
     /// The line of its attribute.
     pub line: u32,
-    /// What is declared.
-    pub meta: Meta,
+    /// What its attribute declares.
+    pub declaration: Declaration,
+    /// Combinations of rows that do not exist.
+    pub excluded: &'static [Exclusion],
     /// How it is called.
     pub body: Body,
 }
@@ -39,12 +48,12 @@ pub struct Case {
 pub enum Body {
     /// One function, one instance on each point of the matrix.
     Single(for<'t> fn(&'t mut Test) -> CaseFuture<'t>),
-    /// A family: an instance for each row.
+    /// A family: an instance for each row, or each combination of rows of several tables.
     Rows {
-        /// The declarations of the rows.
-        rows: fn() -> Vec<RowMeta>,
-        /// Runs the row of this index.
-        run: for<'t> fn(&'t mut Test, usize) -> CaseFuture<'t>,
+        /// The tables, in the order of the parameters.
+        tables: fn() -> Vec<Table>,
+        /// Runs the combination with these indices.
+        run: for<'t> fn(&'t mut Test, &[usize]) -> CaseFuture<'t>,
     },
 }
 
@@ -57,32 +66,160 @@ impl Case {
         }
     }
 
-    /// The rows of a family; one `None` for a single case.
-    pub fn rows(&self) -> Vec<Option<RowMeta>> {
-        match &self.body {
-            Body::Single(_) => vec![None],
-            Body::Rows { rows, .. } => rows().into_iter().map(Some).collect(),
+    /// The name with a row.
+    pub fn name_with(&self, row: Option<&str>) -> String {
+        match row {
+            Some(row) => format!("{}/{row}", self.name()),
+            None => self.name(),
         }
     }
 
-    /// Calls the function, for a family with the row of this name. `None` when there is no such row.
-    pub fn call<'t>(&self, test: &'t mut Test, row: Option<&str>) -> Option<CaseFuture<'t>> {
-        match (&self.body, row) {
-            (Body::Single(run), None) => Some(run(test)),
-            (Body::Rows { rows, run }, Some(row)) => {
-                let index = rows().iter().position(|meta| meta.name == row)?;
-                Some(run(test, index))
-            }
-            _ => None,
+    /// The tables of a family.
+    pub(super) fn tables(&self) -> Vec<Table> {
+        match &self.body {
+            Body::Single(_) => Vec::new(),
+            Body::Rows { tables, .. } => tables(),
         }
     }
+
+    /// What it comes to: itself, or one entry for each combination of its rows.
+    pub fn entries(&'static self, defaults: &[ModuleDefaults]) -> Vec<Registered> {
+        let mut outer: Vec<&ModuleDefaults> = defaults
+            .iter()
+            .filter(|module| module.covers(self.module))
+            .collect();
+        outer.sort_by_key(|module| module.module.len());
+        let mut layers: Vec<(Origin, Declaration)> = outer
+            .iter()
+            .map(|module| (Origin::Module(module.module), module.declaration))
+            .collect();
+        layers.push((Origin::Attribute, self.declaration));
+        let ids: Vec<&str> = layers
+            .iter()
+            .flat_map(|(_, layer)| layer.upstream.unwrap_or_default())
+            .copied()
+            .collect();
+        let tables = self.tables();
+        let entry = |indices: Vec<usize>| {
+            let rows: Vec<&RowMeta> = std::iter::zip(&tables, &indices)
+                .map(|(table, index)| &table.rows[*index])
+                .collect();
+            if self.excluded.iter().any(|excluded| excluded.matches(&rows)) {
+                return None;
+            }
+            let mut layers = layers.clone();
+            layers.extend(
+                rows.iter()
+                    .map(|row| (Origin::Row(row.name), row.declaration)),
+            );
+            let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
+            Some(Registered {
+                case: self,
+                row: (!names.is_empty()).then(|| names.join("-")),
+                meta: Meta {
+                    upstream: upstream::expand(&ids, &tables, &rows),
+                    ..Meta::merge(&layers)
+                },
+                indices,
+            })
+        };
+        combinations(&tables)
+            .into_iter()
+            .filter_map(entry)
+            .collect()
+    }
+}
+
+/// The indices of all combinations of rows; one without indices if there are no tables.
+pub(super) fn combinations(tables: &[Table]) -> Vec<Vec<usize>> {
+    tables.iter().fold(vec![Vec::new()], |all, table| {
+        let longer = |one: &Vec<usize>| {
+            let one = one.clone();
+            (0..table.rows.len()).map(move |index| [one.as_slice(), &[index]].concat())
+        };
+        all.iter().flat_map(longer).collect()
+    })
 }
 
 impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Case")
             .field("name", &self.name())
-            .field("meta", &self.meta)
             .finish_non_exhaustive()
+    }
+}
+
+/// A case, or one row of it, with all that is declared about it.
+#[derive(Debug)]
+pub struct Registered {
+    /// The case.
+    pub case: &'static Case,
+    /// The names of its rows, joined with `-`.
+    pub row: Option<String>,
+    /// What holds for it.
+    pub meta: Meta,
+    /// The rows, one of each table.
+    indices: Vec<usize>,
+}
+
+impl Registered {
+    /// The name of the case, and the row.
+    pub fn name(&self) -> String {
+        self.case.name_with(self.row.as_deref())
+    }
+
+    /// Calls the function, for a family with its rows.
+    pub fn call<'t>(&self, test: &'t mut Test) -> CaseFuture<'t> {
+        match &self.case.body {
+            Body::Single(run) => run(test),
+            Body::Rows { run, .. } => run(test, &self.indices),
+        }
+    }
+}
+
+/// All entries, checked.
+#[derive(Debug)]
+pub struct Registry {
+    entries: Vec<Registered>,
+}
+
+impl Registry {
+    /// The entries of these cases.
+    ///
+    /// # Errors
+    /// All that is wrong with their declarations, and where.
+    pub fn new(
+        cases: &'static [Case],
+        defaults: &[ModuleDefaults],
+        upstream: &[&str],
+    ) -> Result<Self, Problems> {
+        let entries: Vec<Registered> = cases
+            .iter()
+            .flat_map(|case| case.entries(defaults))
+            .collect();
+        check(cases, defaults, &entries, upstream)?;
+        Ok(Self { entries })
+    }
+
+    /// Those of this program.
+    ///
+    /// # Errors
+    /// All that is wrong with their declarations, and where.
+    pub fn get() -> Result<&'static Self, &'static Problems> {
+        static REGISTRY: OnceLock<Result<Registry, Problems>> = OnceLock::new();
+        REGISTRY
+            .get_or_init(|| Self::new(&CASES, &DEFAULTS, &UPSTREAM))
+            .as_ref()
+    }
+
+    /// All of them.
+    pub fn entries(&self) -> &[Registered] {
+        &self.entries
+    }
+
+    /// The entry of this case and row.
+    pub fn find(&self, case: &str, row: Option<&str>) -> Option<&Registered> {
+        let is_it = |entry: &&Registered| entry.row.as_deref() == row && entry.case.name() == case;
+        self.entries.iter().find(is_it)
     }
 }

@@ -6,34 +6,38 @@ use std::path::Path;
 use imgtools::probe::Support;
 use imgtools::tools::ToolKind;
 
-use super::axes::Backend;
-use super::capabilities::{Capabilities, Feature};
+use super::axes::{Backend, Format, Os, Protocol};
+use super::capabilities::{Capabilities, DriverUse, Feature};
+use super::instance::Point;
 use super::skip::Skip;
 use super::version::VersionRange;
 
-/// Something that has to be there for a case to run.
+/// Something that has to be there for a case to run. Each is asked of the program that will use it:
+/// the host of the block layer, and qemu-img for a case of tools alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requirement {
     /// An emulator, whatever the host of the case is.
-    System,
+    Emulator,
     /// A program of QEMU. qemu-img and qemu-io are always needed and need not be named.
     Tool(ToolKind),
-    /// A block driver: of the host, else of qemu-img.
+    /// A block driver that can be used for reading and writing.
     Driver(&'static str),
-    /// A format that qemu-img can create and write.
+    /// A block driver that can be used for reading.
+    ReadOnlyDriver(&'static str),
+    /// A format that qemu-img can create, and that the host can write.
     WritableFormat(&'static str),
     /// A device of the emulator.
     Device(&'static str),
-    /// A QMP command of the host.
+    /// A QMP command of the host; without one, of a storage daemon.
     Command(&'static str),
     /// A path in the QMP schema of the host: `blockdev-add/arg-type/+qcow2/discard-no-unref`.
     Schema(&'static str),
-    /// A range of versions. Last resort: where a capability tells, name it instead.
+    /// A range of versions. Last resort: where a capability shows it, name that instead.
     Version(VersionRange),
+    /// A range of versions of this program.
+    VersionOf(ToolKind, VersionRange),
     /// Working LUKS.
     Luks,
-    /// Working quorum.
-    Quorum,
     /// Working zstd compression.
     Zstd,
     /// Working io_uring.
@@ -46,10 +50,16 @@ pub enum Requirement {
     Root,
     /// Any user but root.
     NotRoot,
-    /// An operating system as `std::env::consts::OS` names it.
-    Platform(&'static str),
+    /// An operating system.
+    Platform(Os),
     /// A program that is not QEMU's, on PATH.
     Program(&'static str),
+    /// This image format, for what concerns only one of several.
+    OnFormat(Format),
+    /// This protocol, for what concerns only one of several.
+    OnProtocol(Protocol),
+    /// This kind of host, for what concerns only one of both.
+    OnBackend(Backend),
     /// All of these.
     AllOf(&'static [Requirement]),
     /// At least one of these.
@@ -59,112 +69,115 @@ pub enum Requirement {
 }
 
 impl Requirement {
-    /// Whether it holds for an instance on `backend`, else why not.
-    pub fn check(&self, capabilities: &Capabilities, backend: Option<Backend>) -> Result<(), Skip> {
-        let holds = |condition: bool, skip: Skip| if condition { Ok(()) } else { Err(skip) };
+    /// Whether it holds at a point of the matrix, else why not.
+    pub fn check(&self, capabilities: &Capabilities, point: &Point) -> Result<(), Skip> {
+        let backend = point.backend;
+        let emulator = || {
+            capabilities
+                .host(Backend::System)
+                .ok_or_else(|| capabilities.lacking(ToolKind::System))
+        };
         match *self {
-            Self::System => Self::Tool(ToolKind::System).check(capabilities, backend),
-            Self::Tool(tool) => holds(
-                capabilities.tools.contains_key(&tool),
-                capabilities.lacking(tool),
-            ),
-            Self::Driver(driver) => driver_there(driver, capabilities, backend),
-            Self::WritableFormat(format) => holds(
-                capabilities.writable.contains(format),
-                Skip::NotWritable {
-                    format: format.to_owned(),
-                },
-            ),
-            Self::Device(device) => {
-                let host = capabilities
-                    .host(Backend::System)
-                    .ok_or_else(|| capabilities.lacking(ToolKind::System))?;
-                holds(
-                    host.has_device(device),
-                    Skip::NoDevice {
-                        device: device.to_owned(),
-                    },
-                )
+            Self::Emulator => Self::Tool(ToolKind::System).check(capabilities, point),
+            Self::Tool(tool) => holds(capabilities.tools.contains_key(&tool), || {
+                capabilities.lacking(tool)
+            }),
+            Self::Driver(driver) => may_use(driver, DriverUse::Write, capabilities, backend),
+            Self::ReadOnlyDriver(driver) => may_use(driver, DriverUse::Read, capabilities, backend),
+            Self::WritableFormat(format) => {
+                holds(capabilities.writable.contains(format), || {
+                    Skip::NotWritable {
+                        format: format.to_owned(),
+                    }
+                })?;
+                match backend {
+                    Some(_) => may_use(format, DriverUse::Write, capabilities, backend),
+                    None => Ok(()),
+                }
             }
+            Self::Device(device) => holds(emulator()?.has_device(device), || Skip::NoDevice {
+                device: device.to_owned(),
+            }),
             Self::Command(command) => {
                 let backend = backend.unwrap_or(Backend::Qsd);
                 let host = capabilities
                     .host(backend)
                     .ok_or_else(|| capabilities.lacking(backend.tool()))?;
-                holds(
-                    host.has_command(command),
-                    Skip::NoCommand {
-                        command: command.to_owned(),
-                        backend,
-                    },
-                )
+                holds(host.has_command(command), || Skip::NoCommand {
+                    command: command.to_owned(),
+                    backend,
+                })
             }
             Self::Schema(path) => {
                 let backend = backend.unwrap_or(Backend::Qsd);
-                holds(
-                    capabilities.schema_has(backend, path),
-                    Skip::NoSchema {
-                        path: path.to_owned(),
-                        backend,
-                    },
-                )
+                holds(capabilities.schema_has(backend, path), || Skip::NoSchema {
+                    path: path.to_owned(),
+                    backend,
+                })
             }
             Self::Version(range) => {
-                let found = capabilities.version(backend);
-                holds(
-                    found.is_some_and(|version| range.contains(version)),
-                    Skip::Version {
-                        needed: range.to_string(),
-                        found,
-                    },
-                )
+                let tool = backend.map_or(ToolKind::Img, Backend::tool);
+                Self::VersionOf(tool, range).check(capabilities, point)
             }
-            Self::Luks => works(Feature::Luks, capabilities),
-            Self::Quorum => works(Feature::Quorum, capabilities),
-            Self::Zstd => works(Feature::Zstd, capabilities),
-            Self::IoUring => works(Feature::IoUring, capabilities),
+            Self::VersionOf(tool, range) => {
+                let found = capabilities.version_of(tool);
+                let is_in = found.is_some_and(|version| range.contains(version));
+                holds(is_in, || Skip::Version {
+                    of: tool,
+                    needed: range.to_string(),
+                    found,
+                })
+            }
+            Self::Luks => {
+                works(Feature::Luks, capabilities)?;
+                match backend {
+                    Some(_) => may_use("luks", DriverUse::Write, capabilities, backend),
+                    None => Ok(()),
+                }
+            }
+            Self::Zstd => {
+                works(Feature::Zstd, capabilities)?;
+                compiled_in(ZSTD, "zstd", capabilities, backend)
+            }
+            Self::IoUring => {
+                works(Feature::IoUring, capabilities)?;
+                compiled_in(IO_URING, "io_uring", capabilities, backend)
+            }
             Self::Fuse => works(Feature::Fuse, capabilities),
             Self::Accelerator(name) => {
-                let host = capabilities
-                    .host(Backend::System)
-                    .ok_or_else(|| capabilities.lacking(ToolKind::System))?;
-                holds(
-                    host.usable_accelerators()
-                        .iter()
-                        .any(|known| known.to_string() == name),
-                    Skip::Accelerator {
-                        needed: name.to_owned(),
-                    },
-                )
+                let usable = emulator()?.usable_accelerators();
+                let is_usable = usable.iter().any(|known| known.to_string() == name);
+                holds(is_usable, || Skip::Accelerator {
+                    needed: name.to_owned(),
+                })
             }
-            Self::Root => holds(is_root(), Skip::Root),
-            Self::NotRoot => holds(!is_root(), Skip::NotRoot),
-            Self::Platform(os) => holds(
-                env::consts::OS == os,
-                Skip::Platform {
-                    needed: os.to_owned(),
-                },
-            ),
-            Self::Program(program) => holds(
-                on_path(program),
-                Skip::NoProgram {
-                    program: program.to_owned(),
-                },
-            ),
+            Self::Root => holds(is_root(), || Skip::Root),
+            Self::NotRoot => holds(!is_root(), || Skip::NotRoot),
+            Self::Platform(os) => holds(env::consts::OS == os.name(), || Skip::Platform {
+                needed: os.to_string(),
+            }),
+            Self::Program(program) => holds(on_path(program), || Skip::NoProgram {
+                program: program.to_owned(),
+            }),
+            Self::OnFormat(format) => at(point.format == format, "format", format.name()),
+            Self::OnProtocol(protocol) => {
+                at(point.protocol == protocol, "protocol", protocol.name())
+            }
+            Self::OnBackend(wanted) => at(backend == Some(wanted), "backend", wanted.name()),
             Self::AllOf(all) => all
                 .iter()
-                .try_for_each(|one| one.check(capabilities, backend)),
+                .try_for_each(|one| one.check(capabilities, point)),
             Self::AnyOf(any) => {
                 let mut reasons = Vec::new();
                 for one in any {
-                    match one.check(capabilities, backend) {
+                    match one.check(capabilities, point) {
                         Ok(()) => return Ok(()),
                         Err(reason) => reasons.push(reason),
                     }
                 }
                 Err(Skip::NoneOf { reasons })
             }
-            Self::Not(inner) => match inner.check(capabilities, backend) {
+            Self::Not(inner) => match inner.check(capabilities, point) {
                 Ok(()) => Err(Skip::Unwanted {
                     what: format!("{inner:?}"),
                 }),
@@ -172,31 +185,76 @@ impl Requirement {
             },
         }
     }
+
+    /// It and all that it is made of.
+    pub(crate) fn walk(&self, visit: &mut dyn FnMut(&Self)) {
+        visit(self);
+        match self {
+            Self::AllOf(parts) | Self::AnyOf(parts) => {
+                parts.iter().for_each(|part| part.walk(visit));
+            }
+            Self::Not(inner) => inner.walk(visit),
+            _ => {}
+        }
+    }
 }
 
-/// A host answers for its own drivers; without one, qemu-img's list does.
-fn driver_there(
+/// Where the schema shows that zstd is compiled in: since 5.1.
+const ZSTD: &str = "blockdev-create/arg-type/options/+qcow2/compression-type/^zstd";
+/// Where the schema shows that io_uring is compiled in: since 5.0.
+const IO_URING: &str = "blockdev-add/arg-type/+file/aio/^io_uring";
+
+fn holds(condition: bool, skip: impl FnOnce() -> Skip) -> Result<(), Skip> {
+    if condition { Ok(()) } else { Err(skip()) }
+}
+
+fn at(is_there: bool, axis: &str, needed: &str) -> Result<(), Skip> {
+    holds(is_there, || Skip::OtherPoint {
+        axis: axis.to_owned(),
+        needed: needed.to_owned(),
+    })
+}
+
+/// The program that will use a driver has it, and its build may use it so.
+fn may_use(
     driver: &str,
+    needed: DriverUse,
     capabilities: &Capabilities,
     backend: Option<Backend>,
 ) -> Result<(), Skip> {
-    let (there, asked) = match backend {
-        Some(backend) => {
-            let host = capabilities
-                .host(backend)
-                .ok_or_else(|| capabilities.lacking(backend.tool()))?;
-            (host.has_driver(driver), backend.tool())
-        }
-        None => (capabilities.readable.contains(driver), ToolKind::Img),
-    };
-    if there {
-        Ok(())
-    } else {
-        Err(Skip::NoDriver {
-            driver: driver.to_owned(),
-            asked: asked.to_string(),
-        })
+    let found = capabilities.driver(driver, backend)?;
+    let (driver, asked) = (
+        driver.to_owned(),
+        backend.map_or(ToolKind::Img, Backend::tool).to_string(),
+    );
+    match found {
+        DriverUse::No => Err(Skip::NoDriver { driver, asked }),
+        found if found >= needed => Ok(()),
+        found => Err(Skip::Whitelist {
+            driver,
+            asked,
+            read_only: found == DriverUse::Read,
+        }),
     }
+}
+
+/// What works with the tools is compiled into the host as well, which may be of another build.
+fn compiled_in(
+    path: &str,
+    feature: &str,
+    capabilities: &Capabilities,
+    backend: Option<Backend>,
+) -> Result<(), Skip> {
+    let Some(backend) = backend else {
+        return Ok(());
+    };
+    let schema = capabilities.schema(backend);
+    holds(schema.is_none_or(|schema| schema.has(path)), || {
+        Skip::Feature {
+            feature: feature.to_owned(),
+            why: format!("it is not compiled into {}", backend.tool()),
+        }
+    })
 }
 
 fn works(feature: Feature, capabilities: &Capabilities) -> Result<(), Skip> {
@@ -224,34 +282,53 @@ fn on_path(program: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::{HostFacts, ToolFacts};
+    use crate::case::{Aio, Cache, HostFacts, ToolFacts};
+
+    /// A daemon of this version.
+    fn daemon(version: &str, drivers: &[&str]) -> HostFacts {
+        host("storage-daemon", version, drivers, None)
+    }
+
+    fn host(
+        program: &str,
+        version: &str,
+        drivers: &[&str],
+        formats: Option<(&[&str], &[&str])>,
+    ) -> HostFacts {
+        let version: imgtools::tools::Version = version.parse().unwrap();
+        let formats = formats.map(|(read_write, read_only)| {
+            serde_json::json!({"read_write": read_write, "read_only": read_only})
+        });
+        let facts = serde_json::from_value(serde_json::json!({
+            "program": program, "version": version, "package": "", "target": null,
+            "accelerators": [],
+            "machines": [], "devices": [], "formats": formats, "drivers": drivers,
+            "commands": ["block-export-add"], "objects": [], "exports": [],
+        }));
+        HostFacts {
+            facts: facts.unwrap(),
+            schema_file: None,
+        }
+    }
+
+    fn tool(version: &str) -> ToolFacts {
+        ToolFacts {
+            version: version.parse().ok(),
+            ..ToolFacts::default()
+        }
+    }
 
     fn capabilities() -> Capabilities {
         let mut capabilities = Capabilities::default();
-        let version = "7.2.22".parse().ok();
         for kind in [ToolKind::Img, ToolKind::StorageDaemon] {
-            let facts = ToolFacts {
-                version,
-                ..ToolFacts::default()
-            };
-            capabilities.tools.insert(kind, facts);
+            capabilities.tools.insert(kind, tool("7.2.22"));
         }
-        capabilities
-            .readable
-            .extend(["qcow2", "raw", "bochs"].map(str::to_owned));
-        capabilities
-            .writable
-            .extend(["qcow2", "raw"].map(str::to_owned));
-        let facts = serde_json::from_value(serde_json::json!({
-            "program": "storage-daemon", "version": {"major": 7, "minor": 2, "micro": 22}, "package": "",
-            "target": null, "accelerators": [], "machines": [], "devices": [], "formats": null,
-            "drivers": ["throttle"], "commands": ["block-export-add"], "objects": [], "exports": [],
-        }));
-        let host = HostFacts {
-            facts: facts.unwrap(),
-            schema_file: None,
-        };
-        capabilities.hosts.insert(Backend::Qsd, host);
+        capabilities.readable = ["qcow2", "raw", "bochs", "throttle"]
+            .map(str::to_owned)
+            .into();
+        capabilities.writable = ["qcow2", "raw"].map(str::to_owned).into();
+        let daemon = daemon("7.2.22", &["throttle", "qcow2", "quorum"]);
+        capabilities.hosts.insert(Backend::Qsd, daemon);
         capabilities
             .features
             .insert(Feature::Luks, Support::No("no TLS".to_owned()));
@@ -259,23 +336,97 @@ mod tests {
         capabilities
     }
 
-    fn check(requirement: Requirement, backend: Option<Backend>) -> Result<(), String> {
+    /// The same with an emulator whose build may use only these drivers.
+    fn limited(read_write: &[&str], read_only: &[&str]) -> Capabilities {
+        let mut capabilities = capabilities();
+        let all = ["qcow2", "raw", "bochs", "throttle", "quorum", "luks"];
+        let emulator = host("emulator", "7.2.22", &all, Some((read_write, read_only)));
+        capabilities.tools.insert(ToolKind::System, tool("7.2.22"));
+        capabilities.hosts.insert(Backend::System, emulator);
+        capabilities
+    }
+
+    fn point(backend: Option<Backend>) -> Point {
+        Point {
+            format: Format::Qcow2,
+            protocol: Protocol::File,
+            cache: Cache::Writeback,
+            aio: Aio::Threads,
+            backend,
+        }
+    }
+
+    fn check_with(
+        capabilities: &Capabilities,
+        requirement: Requirement,
+        backend: Option<Backend>,
+    ) -> Result<(), String> {
         requirement
-            .check(&capabilities(), backend)
+            .check(capabilities, &point(backend))
             .map_err(|skip| skip.to_string())
+    }
+
+    fn check(requirement: Requirement, backend: Option<Backend>) -> Result<(), String> {
+        check_with(&capabilities(), requirement, backend)
     }
 
     #[test]
     fn a_driver_is_asked_of_the_host_and_without_one_of_qemu_img() {
-        assert_eq!(
-            check(Requirement::Driver("throttle"), Some(Backend::Qsd)),
-            Ok(())
-        );
-        let asked = check(Requirement::Driver("throttle"), None).unwrap_err();
-        assert_eq!(asked, "qemu-img has no block driver `throttle`");
+        let throttle = Requirement::Driver("throttle");
+        assert_eq!(check(throttle, Some(Backend::Qsd)), Ok(()));
+        assert_eq!(check(throttle, None), Ok(()));
+        let asked = check(Requirement::Driver("blkdebug"), None).unwrap_err();
+        assert_eq!(asked, "qemu-img has no block driver `blkdebug`");
         assert_eq!(check(Requirement::Driver("bochs"), None), Ok(()));
-        let absent = check(Requirement::Driver("throttle"), Some(Backend::System)).unwrap_err();
+        let asked = check(Requirement::Driver("bochs"), Some(Backend::Qsd)).unwrap_err();
+        assert_eq!(asked, "qemu-storage-daemon has no block driver `bochs`");
+        let absent = check(throttle, Some(Backend::System)).unwrap_err();
         assert_eq!(absent, "needs an emulator (qemu-system-*)");
+    }
+
+    /// H43: the lists that a build was configured with decide, not what is compiled in.
+    #[test]
+    fn what_a_build_may_not_use_is_missing() {
+        let limited = limited(&["qcow2", "raw"], &["bochs", "quorum"]);
+        let check = |requirement| check_with(&limited, requirement, Some(Backend::System));
+        assert_eq!(check(Requirement::Driver("qcow2")), Ok(()));
+        assert_eq!(check(Requirement::WritableFormat("qcow2")), Ok(()));
+        assert_eq!(
+            check(Requirement::Driver("throttle")).unwrap_err(),
+            "qemu-system may not use the block driver `throttle` (whitelist)"
+        );
+        assert_eq!(
+            check(Requirement::Driver("quorum")).unwrap_err(),
+            "qemu-system may only read with the block driver `quorum` (whitelist)"
+        );
+        assert_eq!(check(Requirement::ReadOnlyDriver("bochs")), Ok(()));
+        assert!(check(Requirement::ReadOnlyDriver("luks")).is_err());
+        // Without a host, the tools use the drivers, which the emulator's lists do not concern.
+        let throttle = Requirement::Driver("throttle");
+        assert_eq!(check_with(&limited, throttle, None), Ok(()));
+    }
+
+    #[test]
+    fn a_format_has_to_be_written_by_the_host_as_well() {
+        let limited = limited(&["raw"], &["qcow2"]);
+        let writable = Requirement::WritableFormat("qcow2");
+        assert_eq!(check_with(&limited, writable, None), Ok(()));
+        assert!(check_with(&limited, writable, Some(Backend::System)).is_err());
+        assert_eq!(
+            check(Requirement::WritableFormat("vmdk"), None).unwrap_err(),
+            "qemu-img cannot create vmdk images"
+        );
+    }
+
+    /// A storage daemon does not show the lists of its build, but qemu-img does.
+    #[test]
+    fn a_daemon_may_use_what_qemu_img_of_the_same_build_may() {
+        let quorum = Requirement::Driver("quorum");
+        let refused = check(quorum, Some(Backend::Qsd)).unwrap_err();
+        assert!(refused.contains("may not use"), "{refused}");
+        let mut mixed = capabilities();
+        mixed.tools.insert(ToolKind::Img, tool("10.0.2"));
+        assert_eq!(check_with(&mixed, quorum, Some(Backend::Qsd)), Ok(()));
     }
 
     #[test]
@@ -286,46 +437,79 @@ mod tests {
         );
         assert_eq!(check(Requirement::Zstd, None), Ok(()));
         assert_eq!(
-            check(Requirement::Quorum, None).unwrap_err(),
-            "quorum does not work here: it could not be tried"
+            check(Requirement::IoUring, None).unwrap_err(),
+            "io_uring does not work here: it could not be tried"
         );
     }
 
     #[test]
-    fn versions_commands_and_combinations_are_checked() {
+    fn luks_has_to_be_in_the_host_as_well() {
+        let mut limited = limited(&["qcow2"], &[]);
+        limited.features.insert(Feature::Luks, Support::Yes);
+        assert_eq!(check_with(&limited, Requirement::Luks, None), Ok(()));
+        assert!(check_with(&limited, Requirement::Luks, Some(Backend::System)).is_err());
+    }
+
+    #[test]
+    fn a_version_is_that_of_the_program_that_uses_it() {
         let old = Requirement::Version(VersionRange::since(9, 1));
         assert_eq!(
             check(old, None).unwrap_err(),
-            "needs QEMU 9.1 or later, this is 7.2.22"
+            "needs qemu-img 9.1 or later, this is 7.2.22"
         );
+        let mut mixed = capabilities();
+        mixed.tools.insert(ToolKind::Img, tool("10.0.2"));
+        assert_eq!(check_with(&mixed, old, None), Ok(()));
+        assert_eq!(
+            check_with(&mixed, old, Some(Backend::Qsd)).unwrap_err(),
+            "needs qemu-storage-daemon 9.1 or later, this is 7.2.22"
+        );
+        let img = Requirement::VersionOf(ToolKind::Img, VersionRange::since(9, 1));
+        assert_eq!(check_with(&mixed, img, Some(Backend::Qsd)), Ok(()));
+    }
+
+    #[test]
+    fn commands_and_combinations_are_checked() {
         assert_eq!(
             check(Requirement::Command("block-export-add"), Some(Backend::Qsd)),
             Ok(())
         );
         assert!(check(Requirement::Command("getfd"), Some(Backend::Qsd)).is_err());
-        assert_eq!(
-            check(
-                Requirement::AnyOf(&[Requirement::Luks, Requirement::Zstd]),
-                None
-            ),
-            Ok(())
-        );
-        assert!(
-            check(
-                Requirement::AnyOf(&[Requirement::Luks, Requirement::System]),
-                None
-            )
-            .is_err()
-        );
-        assert!(
-            check(
-                Requirement::AllOf(&[Requirement::Zstd, Requirement::Luks]),
-                None
-            )
-            .is_err()
-        );
+        let either = Requirement::AnyOf(&[Requirement::Luks, Requirement::Zstd]);
+        assert_eq!(check(either, None), Ok(()));
+        let neither = Requirement::AnyOf(&[Requirement::Luks, Requirement::Emulator]);
+        assert!(check(neither, None).is_err());
+        let both = Requirement::AllOf(&[Requirement::Zstd, Requirement::Luks]);
+        assert!(check(both, None).is_err());
         assert_eq!(check(Requirement::Not(&Requirement::Luks), None), Ok(()));
         assert!(check(Requirement::Not(&Requirement::Zstd), None).is_err());
+    }
+
+    #[test]
+    fn a_point_of_the_matrix_can_be_needed() {
+        assert_eq!(check(Requirement::OnFormat(Format::Qcow2), None), Ok(()));
+        assert_eq!(
+            check(Requirement::OnFormat(Format::Raw), None).unwrap_err(),
+            "only with format raw"
+        );
+        assert_eq!(check(Requirement::OnProtocol(Protocol::File), None), Ok(()));
+        assert!(check(Requirement::OnProtocol(Protocol::Nbd), None).is_err());
+        let daemon = Requirement::OnBackend(Backend::Qsd);
+        assert_eq!(check(daemon, Some(Backend::Qsd)), Ok(()));
+        assert!(check(daemon, None).is_err());
+    }
+
+    #[test]
+    fn exactly_one_operating_system_is_this_one() {
+        let holds = |os: &&Os| check(Requirement::Platform(**os), None).is_ok();
+        let here: Vec<&Os> = Os::ALL.iter().filter(holds).collect();
+        assert_eq!(here.len(), 1, "{here:?}");
+        assert_eq!(here[0].name(), env::consts::OS);
+        let elsewhere = Os::ALL.iter().find(|os| !holds(os)).unwrap();
+        assert_eq!(
+            check(Requirement::Platform(*elsewhere), None).unwrap_err(),
+            format!("runs on {elsewhere} only")
+        );
     }
 
     #[test]
@@ -334,11 +518,17 @@ mod tests {
         assert!(check(Requirement::Program("no-such-program-anywhere"), None).is_err());
     }
 
+    /// H46: a case that relies on permissions is skipped for root, and with that reason.
     #[test]
     fn exactly_one_of_root_and_not_root_holds() {
-        assert_ne!(
-            check(Requirement::Root, None).is_ok(),
-            check(Requirement::NotRoot, None).is_ok()
+        let skips = [Requirement::Root, Requirement::NotRoot].map(|need| check(need, None).err());
+        let expected = match is_root() {
+            true => [None, Some(Skip::NotRoot)],
+            false => [Some(Skip::Root), None],
+        };
+        assert_eq!(
+            skips,
+            expected.map(|skip| skip.map(|skip| skip.to_string()))
         );
     }
 }

@@ -33,6 +33,31 @@ pub enum Skip {
         /// Who was asked.
         asked: String,
     },
+    /// A block driver is there, but the build's whitelist forbids this use of it.
+    Whitelist {
+        /// Its name.
+        driver: String,
+        /// Who was asked.
+        asked: String,
+        /// Reading is allowed.
+        read_only: bool,
+    },
+    /// The case has no point in the matrix for what was asked for.
+    NotInMatrix {
+        /// "format", "protocol", "cache mode"…
+        axis: String,
+        /// What was asked for.
+        asked: String,
+        /// What the case runs on.
+        supported: Vec<String>,
+    },
+    /// The case, or one of its needs, is for another point of the matrix.
+    OtherPoint {
+        /// "format", "protocol", "backend".
+        axis: String,
+        /// What it is for.
+        needed: String,
+    },
     /// The format cannot be created or written by qemu-img.
     NotWritable {
         /// Its name.
@@ -50,7 +75,7 @@ pub enum Skip {
         /// Who was asked.
         backend: Backend,
     },
-    /// The QMP schema lacks something.
+    /// Something is missing in the QMP schema.
     NoSchema {
         /// The path that was looked up.
         path: String,
@@ -59,6 +84,8 @@ pub enum Skip {
     },
     /// The version is too old or too new.
     Version {
+        /// Whose.
+        of: ToolKind,
         /// What is needed.
         needed: String,
         /// What is there.
@@ -112,7 +139,7 @@ pub enum Skip {
     },
 }
 
-/// How a person gets what lacks.
+/// How a person gets what is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Remedy {
     /// An emulator: `--provision` fetches one.
@@ -124,7 +151,7 @@ pub enum Remedy {
 }
 
 impl Skip {
-    /// How to get what lacks, where there is a way.
+    /// How to get what is missing, where there is a way.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             Self::NoTool {
@@ -158,6 +185,30 @@ impl fmt::Display for Skip {
             }
             Self::NoTool { tool } => write!(f, "needs {tool}"),
             Self::NoDriver { driver, asked } => write!(f, "{asked} has no block driver `{driver}`"),
+            Self::Whitelist {
+                driver,
+                asked,
+                read_only: false,
+            } => write!(
+                f,
+                "{asked} may not use the block driver `{driver}` (whitelist)"
+            ),
+            Self::Whitelist { driver, asked, .. } => {
+                write!(
+                    f,
+                    "{asked} may only read with the block driver `{driver}` (whitelist)"
+                )
+            }
+            Self::NotInMatrix {
+                axis,
+                asked,
+                supported,
+            } => write!(
+                f,
+                "does not run with {axis} {asked}, only with {}",
+                supported.join(", ")
+            ),
+            Self::OtherPoint { axis, needed } => write!(f, "only with {axis} {needed}"),
             Self::NotWritable { format } => write!(f, "qemu-img cannot create {format} images"),
             Self::NoDevice { device } => write!(f, "the emulator has no device `{device}`"),
             Self::NoCommand { command, backend } => {
@@ -167,17 +218,22 @@ impl fmt::Display for Skip {
                 write!(f, "the QMP schema of {} has no `{path}`", backend.tool())
             }
             Self::Version {
+                of,
                 needed,
                 found: Some(found),
-            } => write!(f, "needs QEMU {needed}, this is {found}"),
+            } => write!(f, "needs {of} {needed}, this is {found}"),
             Self::Version {
+                of,
                 needed,
                 found: None,
-            } => write!(f, "needs QEMU {needed}, this version is unknown"),
+            } => write!(f, "needs {of} {needed}, its version is unknown"),
             Self::Feature { feature, why } => write!(f, "{feature} does not work here: {why}"),
             Self::Accelerator { needed } => write!(f, "needs the accelerator {needed}"),
             Self::Root => write!(f, "needs root"),
-            Self::NotRoot => write!(f, "cannot be shown as root, whom permissions do not bind"),
+            Self::NotRoot => write!(
+                f,
+                "needs a user other than root, for whom permissions count"
+            ),
             Self::Platform { needed } => write!(f, "runs on {needed} only"),
             Self::NoProgram { program } => write!(f, "needs the program `{program}`"),
             Self::ImageOptions { option } => {
@@ -192,7 +248,7 @@ impl fmt::Display for Skip {
                 }
                 Ok(())
             }
-            Self::Unwanted { what } => write!(f, "only where there is not: {what}"),
+            Self::Unwanted { what } => write!(f, "only without {what}"),
             Self::Case { reason } => write!(f, "{reason}"),
         }
     }
@@ -203,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_skip_says_what_lacks_and_how_to_get_it() {
+    fn a_skip_says_what_is_missing_and_how_to_get_it() {
         let skip = Skip::NoTool {
             tool: ToolKind::System,
         };
@@ -221,6 +277,7 @@ mod tests {
     #[test]
     fn a_skip_survives_the_wire() {
         let skip = Skip::Version {
+            of: ToolKind::Img,
             needed: "9.1 or later".to_owned(),
             found: Some(Version::new(7, 2, 22)),
         };

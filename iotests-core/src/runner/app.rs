@@ -27,7 +27,7 @@ use super::schedule::{Load, available_memory};
 use super::sets::{self, HOST, ToolSet, is_named};
 use super::{called_as, console, imgopts, list, review, signals};
 use crate::author::golden;
-use crate::case::{Backend, CASES, Capabilities, Case};
+use crate::case::{Backend, CASES, Capabilities, Registry};
 use crate::provision::{self, ProvisionError, Request};
 use crate::wire::GoldenMode;
 
@@ -84,7 +84,8 @@ impl App {
                 "--bless is refused where CI is set: goldens are reviewed by people".to_owned(),
             ));
         }
-        let cases: Vec<&'static Case> = CASES.iter().collect();
+        let registry =
+            Registry::get().map_err(|problems| RunError::Declarations(problems.clone()))?;
         let unprovisioned = match &cli.tools.provision {
             None => None,
             Some(Request::List) => return self.provisioned(),
@@ -118,7 +119,7 @@ impl App {
             matrix: &cli.matrix,
             sets: SetChoice::new(choice, &sets.able)?,
         };
-        let mut planned = plan(&cases, &wanted, &sets.able)?;
+        let mut planned = plan(registry.entries(), &wanted, &sets.able)?;
         let (mut records, corrupt) = Records::read(&self.places.records());
         if cli.matrix.failed {
             planned.retain(|one| records.failed(&one.id));
@@ -223,7 +224,6 @@ impl App {
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
-                version: known.capabilities.version(None),
             });
             able.push(Able {
                 name: set.name.clone(),
@@ -339,7 +339,7 @@ impl App {
             planned.into_iter().partition(|one| one.skip.is_some());
         let mut instances = Vec::new();
         for one in &runnable {
-            let meta = &one.instance.case.meta;
+            let meta = one.instance.meta;
             let load = Load {
                 failed: records.failed(&one.id),
                 expected: expected(records, &one.id),
@@ -356,6 +356,7 @@ impl App {
                     info,
                     instance: one.instance,
                     set: one.set,
+                    known: one.known.clone(),
                     goldens_dir,
                     repetition,
                 };

@@ -12,7 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::confine::confine;
 use crate::author::{Sink, Test};
-use crate::case::{CASES, Case};
+use crate::case::{Problems, Registry};
 use crate::wire::{CaseEvent, CaseSpec, EVENT_FD, FailureReport, Place};
 
 /// The first argument that makes this program a case process; then come the file with the [`CaseSpec`] and the supervisor's pid.
@@ -25,10 +25,10 @@ enum CaseProcessError {
     Events(std::io::Error),
     #[error("read the case spec {path}: {reason}")]
     Spec { path: String, reason: String },
+    #[error("use the declarations of this program:\n{0}")]
+    Declarations(Problems),
     #[error("find the case `{0}` in this program")]
     UnknownCase(String),
-    #[error("find the row `{row}` of the case `{case}`")]
-    UnknownRow { case: String, row: String },
     #[error("set up the process: {0}")]
     Process(nix::Error),
     #[error("start the runtime: {0}")]
@@ -60,7 +60,11 @@ fn run(spec_file: &Path, supervisor: &str) -> Result<(), CaseProcessError> {
     if spec.confine {
         confine(&spec).map_err(CaseProcessError::Confine)?;
     }
-    let case = find(&spec.case).ok_or_else(|| CaseProcessError::UnknownCase(spec.case.clone()))?;
+    let registry =
+        Registry::get().map_err(|problems| CaseProcessError::Declarations(problems.clone()))?;
+    let entry = registry
+        .find(&spec.case, spec.row.as_deref())
+        .ok_or_else(|| CaseProcessError::UnknownCase(spec.id.clone()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -70,21 +74,12 @@ fn run(spec_file: &Path, supervisor: &str) -> Result<(), CaseProcessError> {
         pid: std::process::id(),
     });
 
-    let row = spec.row.clone();
     let body = {
         let (sink, panicked) = (sink.clone(), Arc::clone(&panics));
         async move {
             let mut test = Test::new(spec, sink);
             let _watchdog = test.watch();
-            let result = match case.call(&mut test, row.as_deref()) {
-                Some(body) => Test::guard(body, || take(&panicked)).await,
-                None => {
-                    return Err(CaseProcessError::UnknownRow {
-                        case: case.name(),
-                        row: row.unwrap_or_default(),
-                    });
-                }
-            };
+            let result = Test::guard(entry.call(&mut test), || take(&panicked)).await;
             test.finish(result).await;
             Ok(())
         }
@@ -140,10 +135,6 @@ fn read_spec(path: &Path) -> Result<CaseSpec, CaseProcessError> {
     };
     let text = std::fs::read(path).map_err(|cause| error(cause.to_string()))?;
     serde_json::from_slice(&text).map_err(|cause| error(cause.to_string()))
-}
-
-fn find(name: &str) -> Option<&'static Case> {
-    CASES.iter().find(|case| case.name() == name)
 }
 
 fn take(panicked: &Mutex<Option<FailureReport>>) -> Option<FailureReport> {

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use super::exit::Exit;
-use crate::case::UnknownName;
+use crate::case::{Problems, UnknownName};
 
 /// Why a run could not begin or go on. Messages finish "failed to …".
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// Cases of this program are declared wrongly.
+    #[error("use the declarations of this program:\n{0}")]
+    Declarations(Problems),
     /// A selector that matches no case.
     #[error("find a case for `{selector}`{}", near(.nearest))]
     UnknownSelector {
@@ -60,6 +63,7 @@ impl RunError {
         match self {
             Self::UnknownSelector { .. } | Self::NothingSelected(_) => Exit::NothingSelected,
             Self::UnknownName(_) | Self::Usage(_) => Exit::Usage,
+            Self::Declarations(_) => Exit::Declarations,
             Self::NamedTool(_) | Self::NoQemu(_) | Self::Provision(_) => Exit::NoQemu,
             Self::Io { .. } | Self::System { .. } => Exit::Environment,
         }

@@ -19,13 +19,15 @@ pub enum Exit {
     Environment = 5,
     /// Something was skipped, and `--deny-skips` was given.
     SkipsDenied = 6,
+    /// Cases of this program are declared wrongly.
+    Declarations = 7,
     /// A signal ended the run.
     Interrupted = 130,
 }
 
 impl Exit {
     /// All of them with their meaning, for `--help`.
-    pub const DOCUMENTED: [(Self, &'static str); 8] = [
+    pub const DOCUMENTED: [(Self, &'static str); 9] = [
         (Self::Passed, "everything that ran passed"),
         (
             Self::Failed,
@@ -44,6 +46,10 @@ impl Exit {
         (
             Self::SkipsDenied,
             "something was skipped, and --deny-skips was given",
+        ),
+        (
+            Self::Declarations,
+            "cases of this program are declared wrongly",
         ),
         (Self::Interrupted, "stopped by a signal"),
     ];

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use imgtools::tools::{Tool, ToolKind, Version};
+use imgtools::tools::{Tool, ToolKind};
 
 use super::error::RunError;
 use super::event::{InstanceInfo, Metric, Outcome, RunEvent};
@@ -13,7 +13,7 @@ use super::execute::{Executed, Supervisors, execute};
 use super::rundir::RunDir;
 use super::supervise::Order;
 use super::verdict::{Attempt, Verdict};
-use crate::case::{Instance, Meta, Protocol};
+use crate::case::{Instance, Judgement, Known, Protocol, Quarantine, judge_failure, judge_pass};
 use crate::wire::{CaseEvent, CaseSpec, GoldenMode};
 
 /// One instance to run.
@@ -25,6 +25,8 @@ pub(crate) struct InstanceJob {
     pub(crate) instance: Instance,
     /// The set of programs.
     pub(crate) set: usize,
+    /// What is known of it with these programs.
+    pub(crate) known: Known,
     /// Where its pending goldens go.
     pub(crate) goldens_dir: PathBuf,
     /// Which repetition it is, from 0.
@@ -40,8 +42,6 @@ pub(crate) struct SetFiles {
     pub(crate) capabilities: PathBuf,
     /// Accelerators that work, best first.
     pub(crate) accelerators: Vec<String>,
-    /// Its version, for known failures: of the emulator and of the rest.
-    pub(crate) version: Option<Version>,
 }
 
 /// What is the same for all instances of a run.
@@ -102,8 +102,7 @@ impl Runner {
         mut tell: impl FnMut(RunEvent),
     ) -> Result<Outcome, RunError> {
         let begun = Instant::now();
-        let version = self.settings.sets.get(job.set).and_then(|set| set.version);
-        let meta = job.instance.case.meta.on(job.instance.format);
+        let quarantine = job.instance.meta.quarantine;
         let mut attempts: Vec<Attempt> = Vec::new();
         loop {
             tell(RunEvent::InstanceStarted {
@@ -141,7 +140,8 @@ impl Runner {
             };
             let own = attempt.verdict.unwrap_or(Verdict::Crash);
             attempts.push(attempt);
-            let (verdict, note) = weigh(own, &attempts, &meta, version, &self.settings.today);
+            let (verdict, note) =
+                weigh(own, &attempts, &job.known, quarantine, &self.settings.today);
             let failed = verdict.is_failure();
             // What should have failed and did not is to be told, not to be tried until it fails.
             let may_retry = verdict != Verdict::UnexpectedPass
@@ -189,27 +189,27 @@ impl Runner {
         CaseSpec {
             id: job.info.id.clone(),
             case: instance.case.name(),
-            row: instance.row.map(|row| row.name.to_owned()),
+            row: instance.row.map(str::to_owned),
             format: instance.format,
             protocol: instance.protocol,
             cache: instance.cache,
             aio: instance.aio,
             imgopts: settings.imgopts.clone(),
             backend: instance.backend,
-            guest: instance.case.meta.guest,
+            guest: instance.meta.guest,
             accelerators: set.map(|set| set.accelerators.clone()).unwrap_or_default(),
             test_dir: test_dir.to_owned(),
             sock_dir: sock_dir.to_owned(),
             tools: set.map(|set| set.tools.clone()).unwrap_or_default(),
             capabilities_file: set.map(|set| set.capabilities.clone()).unwrap_or_default(),
-            budget: instance.case.meta.budget,
+            budget: instance.meta.budget,
             scale: settings.scale,
             keep: settings.keep,
             goldens: settings.goldens,
             goldens_dir: job.goldens_dir.clone(),
             seed: settings.seed.wrapping_add(u64::from(job.repetition)),
             confine: settings.confine
-                && !instance.case.meta.unconfined
+                && !instance.meta.unconfined
                 && instance.protocol != Protocol::Fuse,
             print: settings.print,
             debug: settings.debug,
@@ -238,42 +238,31 @@ impl Runner {
 fn weigh(
     own: Verdict,
     attempts: &[Attempt],
-    meta: &Meta,
-    version: Option<Version>,
+    known: &Known,
+    quarantine: Option<Quarantine>,
     today: &str,
 ) -> (Verdict, Option<String>) {
-    let known = meta
-        .xfail
-        .filter(|known| version.is_some_and(|version| known.versions.contains(version)));
-    let mut notes = Vec::new();
-    if let Some(known) = known {
-        match own {
-            Verdict::Fail | Verdict::Timeout | Verdict::Crash => {
-                if attempts.last().is_some_and(|last| last.says(known.says)) {
-                    return (Verdict::ExpectedFail, Some(known.reason.to_owned()));
-                }
-                notes.push(format!(
-                    "fails otherwise than expected (\"{}\"): {}",
-                    known.says, known.reason
-                ));
-            }
-            Verdict::Pass => {
-                return (
-                    Verdict::UnexpectedPass,
-                    Some(format!("was expected to fail: {}", known.reason)),
-                );
-            }
-            _ => {}
+    let says = |text: &str| attempts.last().is_some_and(|last| last.says(text));
+    let judged = match own {
+        Verdict::Fail | Verdict::Timeout | Verdict::Crash => judge_failure(&known.bugs, says),
+        Verdict::Pass => judge_pass(&known.bugs),
+        _ => Judgement::Irrelevant,
+    };
+    let mut notes = match judged {
+        Judgement::Expected(reason) => return (Verdict::ExpectedFail, Some(reason.to_owned())),
+        Judgement::UnexpectedPass(reason) => {
+            let note = format!("was expected to fail: {reason}");
+            return (Verdict::UnexpectedPass, Some(note));
         }
-    }
+        Judgement::Otherwise(notes) => notes,
+        Judgement::Irrelevant => Vec::new(),
+    };
     if own == Verdict::Pass && attempts.len() > 1 {
-        return (
-            Verdict::Flaky,
-            Some("passed when it was tried again".to_owned()),
-        );
+        let note = "passed when it was tried again".to_owned();
+        return (Verdict::Flaky, Some(note));
     }
     let mut verdict = own;
-    if let Some(quarantine) = meta.quarantine.filter(|_| own.is_failure()) {
+    if let Some(quarantine) = quarantine.filter(|_| own.is_failure()) {
         // Dates of this form are in the order of their text.
         notes.push(if today <= quarantine.until {
             verdict = Verdict::Quarantined;
@@ -284,14 +273,8 @@ fn weigh(
                 quarantine.until, quarantine.reason
             )
         });
-    } else if let Some(fix) = meta.fixed_in.filter(|_| own.is_failure()) {
-        let release = fix.release.parse::<Version>();
-        if release.is_ok_and(|release| version.is_some_and(|version| version < release)) {
-            notes.push(format!(
-                "this QEMU may lack the fix {} of {}",
-                fix.commit, fix.release
-            ));
-        }
+    } else if own.is_failure() {
+        notes.extend(known.missing_fix.clone());
     }
     (verdict, (!notes.is_empty()).then(|| notes.join("; ")))
 }
@@ -319,11 +302,25 @@ fn pending(events: &[CaseEvent]) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::names::{fix, known, until};
-    use crate::case::{Format, VersionRange};
+    use crate::case::ExpectedBug;
+    use crate::case::names::until;
     use crate::wire::{FailureReport, MachineReport};
 
-    fn weighed(own: Verdict, flaky: bool, meta: Meta) -> Verdict {
+    const TODAY: &str = "2026-06-15";
+
+    fn bug(says: &'static str) -> Known {
+        let bug = ExpectedBug {
+            reason: "bug 1",
+            says,
+            is_certain: true,
+        };
+        Known {
+            bugs: vec![bug],
+            missing_fix: None,
+        }
+    }
+
+    fn attempt(own: Verdict) -> Attempt {
         let mut attempt = Attempt::default();
         if own == Verdict::Fail {
             attempt.failure = Some(FailureReport {
@@ -331,44 +328,43 @@ mod tests {
                 ..FailureReport::default()
             });
         }
-        let attempts = vec![attempt; 1 + usize::from(flaky)];
-        weigh(
-            own,
-            &attempts,
-            &meta,
-            Some(Version::new(7, 2, 22)),
-            "2026-06-15",
-        )
-        .0
+        attempt
+    }
+
+    fn weighed(own: Verdict, known: &Known, quarantine: Option<Quarantine>) -> Verdict {
+        weigh(own, &[attempt(own)], known, quarantine, TODAY).0
     }
 
     #[test]
-    fn a_known_failure_is_expected_with_its_versions_only() {
-        let meta = Meta::new().xfail(known("bug 1", "says bug", VersionRange::before(8, 0)));
-        assert_eq!(weighed(Verdict::Fail, false, meta), Verdict::ExpectedFail);
-        assert_eq!(weighed(Verdict::Pass, false, meta), Verdict::UnexpectedPass);
+    fn a_known_bug_explains_a_failure_that_says_so_and_a_pass_is_unexpected() {
+        let known = bug("says bug");
+        assert_eq!(weighed(Verdict::Fail, &known, None), Verdict::ExpectedFail);
         assert_eq!(
-            weighed(Verdict::Leak, false, meta),
+            weighed(Verdict::Pass, &known, None),
+            Verdict::UnexpectedPass
+        );
+        assert_eq!(
+            weighed(Verdict::Leak, &known, None),
             Verdict::Leak,
             "a leak is another bug"
         );
-        let other = Meta::new().xfail(known("bug 1", "says bug", VersionRange::since(8, 0)));
-        assert_eq!(weighed(Verdict::Fail, false, other), Verdict::Fail);
-        assert_eq!(weighed(Verdict::Pass, false, other), Verdict::Pass);
+        let none = Known::default();
+        assert_eq!(weighed(Verdict::Fail, &none, None), Verdict::Fail);
+        assert_eq!(weighed(Verdict::Pass, &none, None), Verdict::Pass);
     }
 
     #[test]
     fn a_failure_that_says_something_else_than_the_known_one_is_another_bug() {
-        let known = |says| Meta::new().xfail(known("bug 2", says, VersionRange::ANY));
-        let verdict = weighed(Verdict::Fail, false, known("it says bug 2"));
-        assert_eq!(verdict, Verdict::Fail);
+        let other = bug("it says bug 2");
+        assert_eq!(weighed(Verdict::Fail, &other, None), Verdict::Fail);
         // It has not said anything.
-        let verdict = weighed(Verdict::Timeout, false, known("bug"));
-        assert_eq!(verdict, Verdict::Timeout);
+        assert_eq!(
+            weighed(Verdict::Timeout, &bug("bug"), None),
+            Verdict::Timeout
+        );
         // What else is known of the case counts all the same.
-        let races = known("it says bug 2").quarantine(until("2026-06-15", "races"));
-        let verdict = weighed(Verdict::Fail, false, races);
-        assert_eq!(verdict, Verdict::Quarantined);
+        let races = Some(until(TODAY, "races"));
+        assert_eq!(weighed(Verdict::Fail, &other, races), Verdict::Quarantined);
         let mut attempt = Attempt {
             failure: Some(FailureReport::default()),
             ..Attempt::default()
@@ -383,35 +379,32 @@ mod tests {
     }
 
     #[test]
-    fn a_known_failure_of_one_format_is_none_of_another() {
-        let known = known("bug 1", "says bug", VersionRange::ANY).only(&[Format::Luks]);
-        let meta = Meta::new().xfail(known);
-        let with = |format| weighed(Verdict::Fail, false, meta.on(format));
-        assert_eq!(with(Format::Luks), Verdict::ExpectedFail);
-        assert_eq!(with(Format::Qcow2), Verdict::Fail);
-    }
-
-    #[test]
     fn a_later_pass_is_flaky() {
-        assert_eq!(weighed(Verdict::Pass, true, Meta::new()), Verdict::Flaky);
-        assert_eq!(weighed(Verdict::Fail, true, Meta::new()), Verdict::Fail);
+        let twice = |own| {
+            let attempts = [attempt(own), attempt(own)];
+            weigh(own, &attempts, &Known::default(), None, TODAY).0
+        };
+        assert_eq!(twice(Verdict::Pass), Verdict::Flaky);
+        assert_eq!(twice(Verdict::Fail), Verdict::Fail);
     }
 
     #[test]
     fn a_quarantine_holds_up_to_its_last_day() {
-        let valid = Meta::new().quarantine(until("2026-06-15", "races"));
-        assert_eq!(weighed(Verdict::Crash, false, valid), Verdict::Quarantined);
-        assert_eq!(weighed(Verdict::Pass, false, valid), Verdict::Pass);
-        let over = Meta::new().quarantine(until("2026-06-14", "races"));
-        assert_eq!(weighed(Verdict::Crash, false, over), Verdict::Crash);
+        let (none, valid) = (Known::default(), Some(until(TODAY, "races")));
+        assert_eq!(weighed(Verdict::Crash, &none, valid), Verdict::Quarantined);
+        assert_eq!(weighed(Verdict::Pass, &none, valid), Verdict::Pass);
+        let over = Some(until("2026-06-14", "races"));
+        assert_eq!(weighed(Verdict::Crash, &none, over), Verdict::Crash);
     }
 
     #[test]
-    fn a_failure_on_an_older_version_names_the_fix() {
-        let meta = Meta::new().fixed_in(fix("8.1", "abc123"));
-        let (_, note) = weigh(Verdict::Fail, &[], &meta, Some(Version::new(7, 2, 0)), "");
-        assert_eq!(note.unwrap(), "this QEMU may lack the fix abc123 of 8.1");
-        let (_, note) = weigh(Verdict::Fail, &[], &meta, Some(Version::new(8, 1, 0)), "");
-        assert_eq!(note, None);
+    fn a_failure_names_the_fix_that_is_missing() {
+        let known = Known {
+            missing_fix: Some("no fix".to_owned()),
+            ..Known::default()
+        };
+        let note = |own| weigh(own, &[attempt(own)], &known, None, TODAY).1;
+        assert_eq!(note(Verdict::Fail).as_deref(), Some("no fix"));
+        assert_eq!(note(Verdict::Pass), None);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::plan::{Able, Planned};
 use super::report::Palette;
-use crate::case::{Case, Instance, Skip};
+use crate::case::{Instance, Skip};
 
 /// The list of the selected cases, by case and row; points of the matrix share a line.
 pub(crate) fn list(planned: &[Planned], sets: &[Able], palette: Palette) -> String {
@@ -19,7 +19,7 @@ pub(crate) fn list(planned: &[Planned], sets: &[Able], palette: Palette) -> Stri
         };
         let case = first.instance.case;
         text += &format!("{}\n    {}\n", palette.bold(name), case.description);
-        text += &palette.dim(format!("    {}\n", facts(case, &first.instance)));
+        text += &palette.dim(format!("    {}\n", facts(&first.instance)));
         text += &format!("    runs on: {}\n", runs_on(instances, sets));
         for (skip, points) in skipped(instances) {
             text += &palette.warn(format!("    not on {}: {skip}\n", points.join(", ")));
@@ -36,15 +36,15 @@ pub(crate) fn list(planned: &[Planned], sets: &[Able], palette: Palette) -> Stri
 }
 
 /// Formats, groups, upstream ids.
-fn facts(case: &Case, instance: &Instance) -> String {
-    let formats: Vec<&str> = case
+fn facts(instance: &Instance) -> String {
+    let formats: Vec<&str> = instance
         .meta
         .formats
         .to_vec()
         .iter()
         .map(|format| format.name())
         .collect();
-    let groups: Vec<&str> = case.meta.groups.iter().map(|group| group.0).collect();
+    let groups: Vec<&str> = instance.meta.groups.iter().map(|group| group.0).collect();
     let upstream: Vec<&str> = instance.upstream().collect();
     let mut parts = vec![format!("formats: {}", formats.join(" "))];
     if !groups.is_empty() {

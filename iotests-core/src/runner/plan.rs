@@ -10,8 +10,8 @@ use super::event::InstanceInfo;
 use super::select;
 use super::sets::HOST;
 use crate::case::{
-    Aio, Backend, Cache, Capabilities, Case, Format, Guest, Instance, Protocol, Requirement, Skip,
-    names,
+    Aio, Backend, Cache, Capabilities, Format, Guest, Host, Instance, Known, Meta, Point, Protocol,
+    Registered, Requirement, Skip, names,
 };
 use crate::wire::Place;
 
@@ -35,6 +35,8 @@ pub(crate) struct Planned {
     pub(crate) set: usize,
     /// Why it does not run.
     pub(crate) skip: Option<Skip>,
+    /// What is known of it on that set.
+    pub(crate) known: Known,
 }
 
 impl Planned {
@@ -100,65 +102,34 @@ pub(crate) struct Wanted<'a> {
 
 /// Every selected instance, in the order of the names.
 pub(crate) fn plan(
-    cases: &[&'static Case],
+    entries: &'static [Registered],
     wanted: &Wanted<'_>,
     sets: &[Able],
 ) -> Result<Vec<Planned>, RunError> {
     check_groups(wanted.matrix)?;
-    // An id on the command line names its point of the matrix itself, unless options say more.
-    let mut instances: Vec<Instance> = Vec::new();
-    for case in cases {
-        if in_groups(case, wanted.matrix) {
-            for row in case.rows() {
-                expand(case, row, wanted, &mut instances);
-            }
-        }
-    }
-    let everything: Vec<Instance> = cases
+    let anywhere: Vec<Instance> = entries
         .iter()
-        .flat_map(|case| {
-            case.rows().into_iter().map(|row| Instance {
-                row,
-                ..any_point(case)
-            })
-        })
+        .map(|entry| Instance::new(entry, ANY_POINT))
         .collect();
     for selector in wanted.selectors {
-        let (selector, _) = split_set(selector);
-        if selector.is_empty() {
-            return Err(RunError::Usage(
-                "an empty word selects nothing; leave it out for all cases".to_owned(),
-            ));
-        }
-        let known = |instance: &&Instance| match selector.split_once('@') {
-            Some((name, _)) => instance.name().contains(name) || select::matches(name, instance),
-            None => select::matches(selector, instance),
-        };
-        let meant: Vec<&Instance> = everything.iter().filter(known).collect();
-        supports_format(selector, &meant)?;
-        if meant.is_empty() {
-            let nearest = select::nearest(selector, &everything);
-            return Err(RunError::UnknownSelector {
-                selector: selector.to_owned(),
-                nearest,
-            });
-        }
+        check_selector(split_set(selector).0, &anywhere)?;
     }
     let mut planned: Vec<Planned> = Vec::new();
-    for instance in instances {
-        for (id, set, skip) in decide(&instance, wanted, sets) {
-            let chosen = |selector: &String| {
-                let (selector, of_set) = split_set(selector);
-                select::matches(selector, &instance)
-                    && of_set.is_none_or(|name| sets.get(set).is_some_and(|set| set.name == name))
-            };
-            if wanted.selectors.is_empty() || wanted.selectors.iter().any(chosen) {
-                planned.push(Planned {
-                    instance,
-                    id,
-                    set,
-                    skip,
-                });
+    let in_groups = |entry: &&Registered| in_groups(&entry.meta, wanted.matrix);
+    for entry in entries.iter().filter(in_groups) {
+        for (instance, skip) in expand(entry, wanted) {
+            for planned_one in decide(instance, skip, wanted, sets) {
+                let chosen = |selector: &String| {
+                    let (selector, of_set) = split_set(selector);
+                    let is_set = |name| {
+                        sets.get(planned_one.set)
+                            .is_some_and(|set| set.name == name)
+                    };
+                    select::matches(selector, &instance) && of_set.is_none_or(is_set)
+                };
+                if wanted.selectors.is_empty() || wanted.selectors.iter().any(chosen) {
+                    planned.push(planned_one);
+                }
             }
         }
     }
@@ -171,32 +142,49 @@ pub(crate) fn plan(
     Ok(planned)
 }
 
+/// A selector means something, at a point that this has.
+fn check_selector(selector: &str, anywhere: &[Instance]) -> Result<(), RunError> {
+    if selector.is_empty() {
+        return Err(RunError::Usage(
+            "an empty word selects nothing; leave it out for all cases".to_owned(),
+        ));
+    }
+    let known = |instance: &&Instance| match selector.split_once('@') {
+        Some((name, _)) => instance.name().contains(name) || select::matches(name, instance),
+        None => select::matches(selector, instance),
+    };
+    let meant: Vec<&Instance> = anywhere.iter().filter(known).collect();
+    if meant.is_empty() {
+        return Err(RunError::UnknownSelector {
+            selector: selector.to_owned(),
+            nearest: select::nearest(selector, anywhere),
+        });
+    }
+    supports_format(selector, &meant)
+}
+
 /// The cases that a selector means have the format that it names, or some of them do.
 fn supports_format(selector: &str, meant: &[&Instance]) -> Result<(), RunError> {
     let Some(format) = point_words(selector).next() else {
         return Ok(());
     };
-    let has = |case: &Case| {
-        let formats = case.meta.formats.to_vec();
-        formats.iter().any(|one| one.name().starts_with(format))
-    };
-    if meant.is_empty() || meant.iter().any(|one| has(one.case)) {
+    let names = |one: &Instance| names_of(&one.meta.formats.to_vec());
+    let has = |one: &&Instance| names(one).iter().any(|name| name.starts_with(format));
+    if meant.iter().any(has) {
         return Ok(());
     }
-    let mut cases: Vec<String> = meant
-        .iter()
-        .map(|one| {
-            let formats = one.case.meta.formats.to_vec();
-            let names: Vec<&str> = formats.iter().map(|format| format.name()).collect();
-            format!("{} runs on {}", one.case.name(), names.join(", "))
-        })
-        .collect();
+    let runs_on = |one: &&Instance| format!("{} runs on {}", one.name(), names(one).join(", "));
+    let mut cases: Vec<String> = meant.iter().map(runs_on).collect();
     cases.sort();
     cases.dedup();
     Err(RunError::NothingSelected(format!(
         "`{selector}` is no point of its matrix:\n  {}",
         cases.join("\n  ")
     )))
+}
+
+fn names_of<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
 }
 
 /// The suffix of an id that names its set.
@@ -227,82 +215,115 @@ fn check_groups(matrix: &MatrixArgs) -> Result<(), RunError> {
     Ok(())
 }
 
-fn in_groups(case: &Case, matrix: &MatrixArgs) -> bool {
-    let has = |name: &String| case.meta.groups.iter().any(|group| group.0 == name);
+fn in_groups(meta: &Meta, matrix: &MatrixArgs) -> bool {
+    let has = |name: &String| meta.groups.iter().any(|group| group.0 == name);
     (matrix.groups.is_empty() || matrix.groups.iter().any(has))
         && !matrix.exclude_groups.iter().any(has)
 }
 
-fn any_point(case: &'static Case) -> Instance {
-    Instance {
-        case,
-        row: None,
-        format: Format::Raw,
-        protocol: Protocol::File,
-        cache: Cache::Writeback,
-        aio: Aio::Threads,
-        backend: None,
-    }
-}
+/// Where an instance stands of which no more is asked than its name.
+const ANY_POINT: Point = Point {
+    format: Format::Raw,
+    protocol: Protocol::File,
+    cache: Cache::Writeback,
+    aio: Aio::Threads,
+    backend: None,
+};
 
-/// All points of the matrix for one row of a case.
-fn expand(
-    case: &'static Case,
-    row: Option<crate::case::RowMeta>,
-    wanted: &Wanted<'_>,
-    instances: &mut Vec<Instance>,
-) {
-    let matrix = wanted.matrix;
-    let meta = &case.meta;
+/// All points of the matrix for a case or a row. Where it has none for what was asked for, these
+/// points are skips.
+fn expand(entry: &'static Registered, wanted: &Wanted<'_>) -> Vec<(Instance, Option<Skip>)> {
+    let (matrix, meta) = (wanted.matrix, &entry.meta);
+    // An id on the command line names its point of the matrix itself, unless options say more.
     let named = |axis: fn(&str) -> bool| {
-        wanted
-            .selectors
-            .iter()
-            .any(|selector| point_words(selector).any(axis))
+        let mut selectors = wanted.selectors.iter();
+        selectors.any(|selector| point_words(selector).any(axis))
     };
-    let formats = match named(|word| Format::from_str(word).is_ok()) && matrix.formats.is_empty() {
+    let formats = Axis {
+        name: "format",
+        asked: &matrix.formats,
+        supported: &meta.formats.to_vec(),
+        default: &[Format::Qcow2, Format::Raw],
         // `name@vmdk` means vmdk, although it is not among the defaults.
-        true => meta.formats.to_vec(),
-        false => chosen(
-            &matrix.formats,
-            &meta.formats.to_vec(),
-            &[Format::Qcow2, Format::Raw],
-            true,
-        ),
-    };
-    let protocols =
-        match named(|word| Protocol::from_str(word).is_ok()) && matrix.protocols.is_empty() {
-            true => meta.protocols.to_vec(),
-            false => chosen(&matrix.protocols, meta.protocols, &[Protocol::File], true),
-        };
-    let caches = match named(|word| word.starts_with("cache=")) && matrix.caches.is_empty() {
-        true => meta.caches.to_vec(),
-        false => chosen(&matrix.caches, meta.caches, &[Cache::Writeback], false),
-    };
-    let aios = match named(|word| word.starts_with("aio=")) && matrix.aios.is_empty() {
-        true => meta.aios.to_vec(),
-        false => chosen(&matrix.aios, meta.aios, &[Aio::Threads], false),
-    };
-    for &format in &formats {
-        for &protocol in &protocols {
-            for &cache in &caches {
-                for &aio in &aios {
-                    for &backend in meta.host.backends() {
-                        if backend_wanted(matrix.backend, backend) {
-                            instances.push(Instance {
-                                case,
-                                row,
-                                format,
-                                protocol,
-                                cache,
-                                aio,
-                                backend,
-                            });
-                        }
+        all: named(|word| Format::from_str(word).is_ok()),
+        all_else: true,
+    }
+    .choose();
+    let protocols = Axis {
+        name: "protocol",
+        asked: &matrix.protocols,
+        supported: meta.protocols,
+        default: &[Protocol::File],
+        all: named(|word| Protocol::from_str(word).is_ok()),
+        all_else: true,
+    }
+    .choose();
+    let caches = Axis {
+        name: "cache mode",
+        asked: &matrix.caches,
+        supported: meta.caches,
+        default: &[Cache::Writeback],
+        all: named(|word| word.starts_with("cache=")),
+        all_else: false,
+    }
+    .choose();
+    let aios = Axis {
+        name: "aio mode",
+        asked: &matrix.aios,
+        supported: meta.aios,
+        default: &[Aio::Threads],
+        all: named(|word| word.starts_with("aio=")),
+        all_else: false,
+    }
+    .choose();
+    let backends = backends(matrix.backend, meta.host);
+    let mut all = Vec::new();
+    for (format, no_format) in &formats {
+        for (protocol, no_protocol) in &protocols {
+            for (cache, no_cache) in &caches {
+                for (aio, no_aio) in &aios {
+                    for (backend, no_backend) in &backends {
+                        let point = Point {
+                            format: *format,
+                            protocol: *protocol,
+                            cache: *cache,
+                            aio: *aio,
+                            backend: *backend,
+                        };
+                        let skips = [no_format, no_protocol, no_cache, no_aio, no_backend];
+                        let skip = skips.into_iter().flatten().next().cloned();
+                        all.push((Instance::new(entry, point), skip));
                     }
                 }
             }
         }
+    }
+    all
+}
+
+/// The hosts that a case runs on, of those asked for.
+fn backends(choice: BackendChoice, host: Host) -> Vec<(Option<Backend>, Option<Skip>)> {
+    let all = host.backends();
+    let asked = match choice {
+        BackendChoice::Auto => None,
+        BackendChoice::System => Some(Backend::System),
+        BackendChoice::Qsd => Some(Backend::Qsd),
+    };
+    let wanted = |one: &&Option<Backend>| one.is_none() || asked.is_none() || **one == asked;
+    let chosen: Vec<_> = all.iter().filter(wanted).map(|one| (*one, None)).collect();
+    if !chosen.is_empty() {
+        return chosen;
+    }
+    let supported: Vec<Backend> = all.iter().copied().flatten().collect();
+    let skip = |asked: Backend| not_in_matrix("backend", &asked, &supported);
+    vec![(asked, asked.map(skip))]
+}
+
+fn not_in_matrix<T: ToString>(axis: &str, asked: &T, supported: &[T]) -> Skip {
+    Skip::NotInMatrix {
+        axis: axis.to_owned(),
+        asked: asked.to_string(),
+        supported: names_of(supported),
     }
 }
 
@@ -315,105 +336,132 @@ fn point_words(selector: &str) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-/// What of `supported` runs: what was asked for, else the default, else (with `all_else`) all, or the first.
-fn chosen<T: Copy + PartialEq>(
-    asked: &[Choice<T>],
-    supported: &[T],
-    default: &[T],
+/// One axis of the matrix: what was asked for, and what a case supports.
+struct Axis<'a, T> {
+    name: &'static str,
+    asked: &'a [Choice<T>],
+    supported: &'a [T],
+    default: &'a [T],
+    /// Without a choice, everything is meant.
+    all: bool,
+    /// Where the default is not supported, everything is; else the first.
     all_else: bool,
-) -> Vec<T> {
-    let supports = |value: &T| supported.contains(value);
-    if asked.is_empty() {
-        let values: Vec<T> = default.iter().copied().filter(supports).collect();
-        return match (values.is_empty(), all_else) {
-            (false, _) => values,
-            (true, true) => supported.to_vec(),
-            (true, false) => supported.iter().copied().take(1).collect(),
-        };
-    }
-    let mut values = Vec::new();
-    for choice in asked {
-        match choice {
-            Choice::All => {
-                let more: Vec<T> = supported
-                    .iter()
-                    .copied()
-                    .filter(|value| !values.contains(value))
-                    .collect();
-                values.extend(more);
-            }
-            Choice::One(value) if supports(value) && !values.contains(value) => values.push(*value),
-            Choice::One(_) => {}
-        }
-    }
-    values
 }
 
-fn backend_wanted(choice: BackendChoice, backend: Option<Backend>) -> bool {
-    match choice {
-        BackendChoice::Auto => true,
-        BackendChoice::System => backend != Some(Backend::Qsd),
-        BackendChoice::Qsd => backend != Some(Backend::System),
+impl<T: Copy + PartialEq + ToString> Axis<'_, T> {
+    /// What runs. Where nothing of what was asked for is supported, it is a skip.
+    fn choose(&self) -> Vec<(T, Option<Skip>)> {
+        let supports = |value: &T| self.supported.contains(value);
+        let mut values: Vec<T> = Vec::new();
+        if self.asked.is_empty() {
+            values = match self.all {
+                true => self.supported.to_vec(),
+                false => self.default.iter().copied().filter(supports).collect(),
+            };
+            if values.is_empty() {
+                let count = if self.all_else { usize::MAX } else { 1 };
+                values = self.supported.iter().copied().take(count).collect();
+            }
+        }
+        for choice in self.asked {
+            let more = match choice {
+                Choice::All => self.supported,
+                Choice::One(value) => std::slice::from_ref(value),
+            };
+            let is_new = |value: &T| supports(value) && !values.contains(value);
+            let more: Vec<T> = more.iter().copied().filter(is_new).collect();
+            values.extend(more);
+        }
+        if !values.is_empty() {
+            return values.into_iter().map(|value| (value, None)).collect();
+        }
+        let skip = |choice: &Choice<T>| match choice {
+            Choice::One(value) => {
+                let skip = not_in_matrix(self.name, value, self.supported);
+                Some((*value, Some(skip)))
+            }
+            Choice::All => None,
+        };
+        self.asked.iter().filter_map(skip).collect()
     }
 }
 
 /// On which set an instance runs, or why on none; with `--set all` one answer for each.
 fn decide(
-    instance: &Instance,
+    instance: Instance,
+    skip: Option<Skip>,
     wanted: &Wanted<'_>,
     sets: &[Able],
-) -> Vec<(String, usize, Option<Skip>)> {
+) -> Vec<Planned> {
+    let point = instance.at();
+    let on = |set: usize, skip: Option<Skip>| {
+        let known = sets.get(set).map(|set| &set.capabilities);
+        let known = known.map(|able| Known::of(instance.meta, able, &point));
+        Planned {
+            instance,
+            id: instance.id(),
+            set,
+            skip,
+            known: known.unwrap_or_default(),
+        }
+    };
+    if let Some(skip) = skip {
+        // No set of programs could change that.
+        let set = match wanted.sets {
+            SetChoice::One(index) => index,
+            SetChoice::All | SetChoice::Auto => 0,
+        };
+        return vec![on(set, Some(skip))];
+    }
     let check_on = |index: usize| match sets.get(index) {
-        Some(set) => check(instance, &set.capabilities, &wanted.matrix.imgopts).err(),
+        Some(set) => check(&instance, &set.capabilities, &wanted.matrix.imgopts).err(),
         None => Some(Skip::NoTool {
             tool: ToolKind::Img,
         }),
     };
-    let id = instance.id();
     match wanted.sets {
-        SetChoice::One(index) => vec![(id, index, check_on(index))],
+        SetChoice::One(index) => vec![on(index, check_on(index))],
         SetChoice::All => (0..sets.len())
             .map(|index| {
+                let mut planned = on(index, check_on(index));
                 let name = &sets[index].name;
-                let id = if name == HOST {
-                    id.clone()
-                } else {
-                    format!("{id}{SET}{name}")
-                };
-                (id, index, check_on(index))
+                if name != HOST {
+                    planned.id += &format!("{SET}{name}");
+                }
+                planned
             })
             .collect(),
         SetChoice::Auto => {
             let mut best: Option<(usize, Skip)> = None;
             for index in 0..sets.len().max(1) {
                 match check_on(index) {
-                    None => return vec![(id, index, None)],
+                    None => return vec![on(index, None)],
                     // A set that has the programs knows a better reason than one that has not.
                     Some(skip)
-                        if best
-                            .as_ref()
-                            .is_none_or(|(_, best)| lacks_tool(best) && !lacks_tool(&skip)) =>
+                        if best.as_ref().is_none_or(|(_, best)| {
+                            is_tool_missing(best) && !is_tool_missing(&skip)
+                        }) =>
                     {
                         best = Some((index, skip));
                     }
                     Some(_) => {}
                 }
             }
-            best.map(|(index, skip)| (id, index, Some(skip)))
+            best.map(|(index, skip)| on(index, Some(skip)))
                 .into_iter()
                 .collect()
         }
     }
 }
 
-fn lacks_tool(skip: &Skip) -> bool {
+fn is_tool_missing(skip: &Skip) -> bool {
     matches!(skip, Skip::NoTool { .. })
 }
 
 /// Whether an instance can run with these programs: what the matrix implies, then what the case declares.
 fn check(instance: &Instance, capabilities: &Capabilities, imgopts: &[String]) -> Result<(), Skip> {
-    let meta = &instance.case.meta;
-    let need = |requirement: Requirement| requirement.check(capabilities, instance.backend);
+    let (meta, point) = (instance.meta, instance.at());
+    let need = |requirement: Requirement| requirement.check(capabilities, &point);
     need(Requirement::Tool(ToolKind::Img))?;
     // Nearly every case writes or verifies with it, and no distribution has the one without the other.
     need(Requirement::Tool(ToolKind::Io))?;
@@ -423,7 +471,7 @@ fn check(instance: &Instance, capabilities: &Capabilities, imgopts: &[String]) -
     match instance.format {
         Format::Luks => need(Requirement::Luks)?,
         Format::Bochs | Format::Cloop | Format::Dmg | Format::Vvfat => {
-            need(Requirement::Driver(instance.format.name()))?
+            need(Requirement::ReadOnlyDriver(instance.format.name()))?
         }
         format => need(Requirement::WritableFormat(format.name()))?,
     }
@@ -457,20 +505,18 @@ fn check(instance: &Instance, capabilities: &Capabilities, imgopts: &[String]) -
             Guest::VirtualClock => need(Requirement::Accelerator("qtest"))?,
         }
     }
-    for option in meta.unsupported_imgopts {
+    for option in &meta.unsupported_imgopts {
         if imgopts
             .iter()
-            .any(|given| given == option || given.split('=').next() == Some(option))
+            .any(|given| given == option || given.split('=').next() == Some(*option))
         {
             return Err(Skip::ImageOptions {
                 option: (*option).to_owned(),
             });
         }
     }
-    let of_row = instance.row.map_or(&[][..], |row| row.needs);
     meta.needs
         .iter()
-        .chain(of_row)
         .try_for_each(|requirement| need(*requirement))
 }
 
@@ -478,7 +524,7 @@ fn check(instance: &Instance, capabilities: &Capabilities, imgopts: &[String]) -
 mod tests {
     use super::*;
     use crate::case::names::{QCOW2, RAW, VMDK};
-    use crate::case::{Body, Host, HostFacts, Meta, Support, ToolFacts};
+    use crate::case::{Body, Case, Declaration, HostFacts, Support, ToolFacts};
 
     fn able(name: &str, emulator: bool, luks: bool) -> Able {
         let mut capabilities = Capabilities::default();
@@ -492,22 +538,24 @@ mod tests {
             .tools
             .insert(ToolKind::StorageDaemon, ToolFacts::default());
         capabilities.writable = ["raw", "qcow2"].map(str::to_owned).into();
+        let mut hosts = vec![(Backend::Qsd, "storage-daemon")];
         if emulator {
             capabilities
                 .tools
                 .insert(ToolKind::System, ToolFacts::default());
+            hosts.push((Backend::System, "emulator"));
+        }
+        for (backend, program) in hosts {
             let facts = serde_json::from_value(serde_json::json!({
-                "program": "emulator", "version": {"major": 7, "minor": 2, "micro": 0}, "package": "",
+                "program": program, "version": {"major": 7, "minor": 2, "micro": 0}, "package": "",
                 "target": null, "accelerators": [], "machines": [], "devices": [], "formats": null,
-                "drivers": [], "commands": [], "objects": [], "exports": [],
+                "drivers": ["raw", "qcow2", "luks"], "commands": [], "objects": [], "exports": [],
             }));
-            capabilities.hosts.insert(
-                Backend::System,
-                HostFacts {
-                    facts: facts.unwrap(),
-                    schema_file: None,
-                },
-            );
+            let host = HostFacts {
+                facts: facts.unwrap(),
+                schema_file: None,
+            };
+            capabilities.hosts.insert(backend, host);
         }
         if luks {
             capabilities
@@ -520,21 +568,27 @@ mod tests {
         }
     }
 
-    fn case(meta: Meta) -> &'static Case {
-        let body = Body::Single(|_| Box::pin(async { Ok(()) }));
-        let case = Case {
+    /// The entries of a case with this declaration.
+    fn entries(declaration: Declaration) -> &'static [Registered] {
+        let case: &'static Case = Box::leak(Box::new(Case {
             module: "x::area",
             function: "case",
             description: "",
             file: "",
             line: 1,
-            meta,
-            body,
-        };
-        Box::leak(Box::new(case))
+            declaration,
+            excluded: &[],
+            body: Body::Single(|_| Box::pin(async { Ok(()) })),
+        }));
+        case.entries(&[]).leak()
     }
 
-    fn planned(meta: Meta, sets: &[Able], choice: SetChoice, args: &[&str]) -> Vec<String> {
+    fn planned(
+        declaration: Declaration,
+        sets: &[Able],
+        choice: SetChoice,
+        args: &[&str],
+    ) -> Vec<String> {
         let all = ["iotests"].iter().chain(args);
         let cli = <crate::runner::cli::Cli as clap::Parser>::try_parse_from(all).unwrap();
         let wanted = Wanted {
@@ -546,7 +600,7 @@ mod tests {
             Some(skip) => format!("{}: {skip}", one.id),
             None => format!("{} on {}", one.id, sets[one.set].name),
         };
-        plan(&[case(meta)], &wanted, sets)
+        plan(entries(declaration), &wanted, sets)
             .unwrap()
             .iter()
             .map(show)
@@ -556,7 +610,7 @@ mod tests {
     #[test]
     fn each_instance_runs_on_the_first_set_that_can_run_it() {
         let sets = [able("host", false, false), able("7.2", true, false)];
-        let meta = Meta::new().formats(&[QCOW2]).host(Host::Any);
+        let meta = Declaration::new().formats(&[QCOW2]).host(Host::Any);
         let expected = [
             "area::case@qcow2.qsd on host",
             "area::case@qcow2.system on 7.2",
@@ -567,7 +621,7 @@ mod tests {
     #[test]
     fn a_set_that_has_the_programs_gives_the_reason_of_a_skip() {
         let sets = [able("host", false, false), able("7.2", true, false)];
-        let meta = Meta::new()
+        let meta = Declaration::new()
             .formats(&[QCOW2])
             .host(Host::System)
             .needs(&[Requirement::Device("moon")]);
@@ -578,7 +632,7 @@ mod tests {
     #[test]
     fn all_sets_give_each_its_own_instance_and_one_set_only_its() {
         let sets = [able("host", false, false), able("7.2", true, false)];
-        let meta = Meta::new().formats(&[RAW]).host(Host::System);
+        let meta = Declaration::new().formats(&[RAW]).host(Host::System);
         let expected = [
             "area::case@raw.system: needs an emulator (qemu-system-*)",
             "area::case@raw.system.set=7.2 on 7.2",
@@ -602,7 +656,9 @@ mod tests {
     #[test]
     fn an_instance_over_fuse_is_skipped_where_fuse_does_not_work() {
         let mut sets = [able("host", false, false)];
-        let meta = Meta::new().formats(&[RAW]).protocols(&[Protocol::Fuse]);
+        let meta = Declaration::new()
+            .formats(&[RAW])
+            .protocols(&[Protocol::Fuse]);
         let plan = |sets: &[Able]| planned(meta, sets, SetChoice::Auto, &[]);
         let skipped = ["area::case@raw.fuse: FUSE does not work here: it could not be tried"];
         assert_eq!(plan(&sets), skipped);
@@ -619,25 +675,103 @@ mod tests {
     }
 
     #[test]
+    fn a_luks_image_needs_working_luks() {
+        let luks = Declaration::new().formats(&[Format::Luks]);
+        let plan = |works| planned(luks, &[able("host", false, works)], SetChoice::Auto, &[]);
+        assert_eq!(plan(true), ["area::case@luks on host"]);
+        let skipped = ["area::case@luks: LUKS does not work here: it could not be tried"];
+        assert_eq!(plan(false), skipped);
+    }
+
+    #[test]
+    fn io_uring_is_needed_where_it_is_the_aio_mode() {
+        let mut sets = [able("host", false, false)];
+        let raw = Declaration::new().formats(&[RAW]);
+        let plan = |sets: &[Able]| planned(raw, sets, SetChoice::Auto, &["--aio", "io_uring"]);
+        let why = "io_uring does not work here: it could not be tried";
+        assert_eq!(plan(&sets), [format!("area::case@raw.aio=io_uring: {why}")]);
+        let features = &mut sets[0].capabilities.features;
+        features.insert(crate::case::Feature::IoUring, Support::Yes);
+        assert_eq!(plan(&sets), ["area::case@raw.aio=io_uring on host"]);
+    }
+
+    #[test]
+    fn a_case_runs_with_its_cache_modes_only() {
+        let sets = [able("host", false, false)];
+        let caches = Declaration::new()
+            .formats(&[RAW])
+            .caches(&[Cache::None, Cache::Unsafe]);
+        let plan = |args: &[&str]| planned(caches, &sets, SetChoice::Auto, args);
+        let none = "area::case@raw.cache=none on host";
+        assert_eq!(
+            plan(&[]),
+            [none],
+            "the first where the default is none of them"
+        );
+        let both = [none, "area::case@raw.cache=unsafe on host"];
+        assert_eq!(plan(&["-c", "all"]), both);
+        assert_eq!(plan(&["-c", "writeback,none"]), [none]);
+        let why = "does not run with cache mode writeback, only with none, unsafe";
+        assert_eq!(
+            plan(&["-c", "writeback"]),
+            [format!("area::case@raw: {why}")]
+        );
+    }
+
+    #[test]
+    fn what_no_set_could_change_is_skipped_once() {
+        let sets = [able("host", false, false), able("7.2", true, false)];
+        let raw = Declaration::new().formats(&[RAW]).host(Host::System);
+        let skipped = [
+            "area::case@qcow2.system: does not run with format qcow2, only with raw",
+            "area::case@vmdk.system: does not run with format vmdk, only with raw",
+        ];
+        let args = ["-f", "qcow2,vmdk"];
+        assert_eq!(planned(raw, &sets, SetChoice::All, &args), skipped);
+        let args = ["-f", "raw", "--backend", "qsd"];
+        let skipped = "area::case@raw.qsd: does not run with backend qsd, only with system";
+        assert_eq!(planned(raw, &sets, SetChoice::Auto, &args), [skipped]);
+    }
+
+    #[test]
+    fn a_set_whose_build_may_not_use_the_format_does_not_run_it() {
+        let mut sets = [able("host", true, false)];
+        let host = sets[0]
+            .capabilities
+            .hosts
+            .get_mut(&Backend::System)
+            .unwrap();
+        let lists = serde_json::json!({"read_write": ["raw"], "read_only": ["qcow2"]});
+        host.facts.formats = serde_json::from_value(lists).unwrap();
+        let any = Declaration::new().host(Host::System);
+        let expected = [
+            "area::case@qcow2.system: qemu-system may only read with the block driver `qcow2` \
+             (whitelist)",
+            "area::case@raw.system on host",
+        ];
+        assert_eq!(planned(any, &sets, SetChoice::Auto, &[]), expected);
+    }
+
+    #[test]
     fn the_default_formats_are_qcow2_and_raw_and_else_what_the_case_has() {
         let sets = [able("host", false, true)];
         let formats = |meta, args: &[&str]| planned(meta, &sets, SetChoice::Auto, args);
         assert_eq!(
-            formats(Meta::new(), &[]),
+            formats(Declaration::new(), &[]),
             ["area::case@qcow2 on host", "area::case@raw on host"]
         );
         let vmdk = "area::case@vmdk: qemu-img cannot create vmdk images";
-        assert_eq!(formats(Meta::new().formats(&[VMDK]), &[]), [vmdk]);
+        assert_eq!(formats(Declaration::new().formats(&[VMDK]), &[]), [vmdk]);
         assert_eq!(
-            formats(Meta::new(), &["-f", "vmdk,luks"]),
+            formats(Declaration::new(), &["-f", "vmdk,luks"]),
             ["area::case@luks on host", vmdk]
         );
         assert_eq!(
-            formats(Meta::new(), &["-f", "all"]).len(),
+            formats(Declaration::new(), &["-f", "all"]).len(),
             Format::GENERIC.len()
         );
         assert_eq!(
-            formats(Meta::new(), &["area::case@vmdk"]),
+            formats(Declaration::new(), &["area::case@vmdk"]),
             [vmdk],
             "an id names its point itself"
         );

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Layer, Size, UNSUPPORTED, commit_drive};
+use super::chain::{Chain, Layer, Size, commit_drive};
 use super::refused::{MID_TO_MID, REVERSED, Refusal, UNKNOWN_BASE, UNKNOWN_DEVICE, UNKNOWN_TOP};
 
 /// A chain in three folders, each overlay naming its backing file from its own folder.
@@ -62,14 +62,15 @@ fn resolved(name: impl AsRef<Path>) -> CaseResult<PathBuf> {
     std::fs::canonicalize(name).context(format!("resolving {}", name.display()))
 }
 
-const COMMITS: &[Row<Layer>] = &[
-    Row::new("mid", Layer::Mid).upstream("040::TestRelativePaths::test_commit"),
-    Row::new("active", Layer::Top).upstream("040::TestRelativePaths::test_top_is_active"),
-];
+rows! {
+    COMMITS: Layer;
+    "mid" => Layer::Mid, upstream = "040::TestRelativePaths::test_commit";
+    "active" => Layer::Top, upstream = "040::TestRelativePaths::test_top_is_active";
+}
 
 /// A commit finds its layers by the relative names that the overlays have for them, and the new name
 /// in a header leads to the base.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = COMMITS)]
+#[case(rows = COMMITS)]
 async fn may_be_relative(t: &mut Test, from: &Layer) -> CaseResult {
     let chain = relative_chain(t).await?;
     let vm = launch(t, &chain).await?;
@@ -106,17 +107,17 @@ async fn may_be_relative(t: &mut Test, from: &Layer) -> CaseResult {
     json!(resolved(named)?).assert("", json!(resolved(chain.base.filename())?))
 }
 
-const REFUSALS: &[Row<Refusal>] = &[
-    Row::new("unknown-device", UNKNOWN_DEVICE)
-        .upstream("040::TestRelativePaths::test_device_not_found"),
-    Row::new("top-is-base", MID_TO_MID).upstream("040::TestRelativePaths::test_top_same_base"),
-    Row::new("unknown-top", UNKNOWN_TOP).upstream("040::TestRelativePaths::test_top_invalid"),
-    Row::new("unknown-base", UNKNOWN_BASE).upstream("040::TestRelativePaths::test_base_invalid"),
-    Row::new("reversed", REVERSED).upstream("040::TestRelativePaths::test_top_and_base_reversed"),
-];
+rows! {
+    REFUSALS: Refusal;
+    "unknown-device" => UNKNOWN_DEVICE, upstream = "test_device_not_found";
+    "top-is-base" => MID_TO_MID, upstream = "test_top_same_base";
+    "unknown-top" => UNKNOWN_TOP, upstream = "test_top_invalid";
+    "unknown-base" => UNKNOWN_BASE, upstream = "test_base_invalid";
+    "reversed" => REVERSED, upstream = "test_top_and_base_reversed";
+}
 
 /// A commit that names no chain of layers is refused, also by relative names, and changes nothing.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = REFUSALS)]
+#[case(upstream = "040::TestRelativePaths::{refusal}", rows = REFUSALS)]
 async fn are_refused_by_relative_names(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let chain = relative_chain(t).await?;
     let vm = launch(t, &chain).await?;
@@ -128,7 +129,7 @@ async fn are_refused_by_relative_names(t: &mut Test, refusal: &Refusal) -> CaseR
 }
 
 /// An overlay that is itself read-only is reopened for its new header, and is read-only again.
-#[case(upstream = "040::TestReopenOverlay::test_reopen_overlay", formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+#[case(upstream = "040::TestReopenOverlay::test_reopen_overlay")]
 async fn are_renamed_in_a_read_only_overlay(t: &mut Test) -> CaseResult {
     let below = Content::nothing().numbered(0x20, clusters(0..16));
     let data = Content::nothing().numbered(0x60, clusters(0..2));
@@ -162,7 +163,7 @@ async fn are_renamed_in_a_read_only_overlay(t: &mut Test) -> CaseResult {
 
 /// When a layer goes that several overlays have in common, each of them gets the base instead, in its
 /// node and in its header, whether it is read-only or not.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+#[case]
 async fn are_renamed_in_every_overlay(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let mut overlays = Vec::new();
@@ -197,14 +198,15 @@ async fn are_renamed_in_every_overlay(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
-const MASKS: &[Row<Option<bool>>] = &[
-    Row::new("default", None),
-    Row::new("masked", Some(true)).needs(&[Schema("block-commit/arg-type/backing-mask-protocol")]),
-];
+rows! {
+    MASKS: Option<bool>;
+    "default" => None;
+    "masked" => Some(true), needs = [Schema("block-commit/arg-type/backing-mask-protocol")];
+}
 
 /// Of a base without a format, the header names the protocol as its format, or `raw` where that is
 /// asked for.
-#[case(formats = [QCOW2], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = MASKS)]
+#[case(formats = [QCOW2], rows = MASKS)]
 async fn may_have_no_format(t: &mut Test, mask: &Option<bool>) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let mut base = chain.base.protocol_node();
@@ -229,14 +231,15 @@ async fn may_have_no_format(t: &mut Test, mask: &Option<bool>) -> CaseResult {
         .await
 }
 
-const BASES: &[Row<bool>] = &[
-    Row::new("recorded", false).upstream("040::TestCommitWithOverriddenBacking::test_commit_to_a"),
-    Row::new("in-use", true).upstream("040::TestCommitWithOverriddenBacking::test_commit_to_b"),
-];
+rows! {
+    BASES: bool;
+    "recorded" => false, upstream = "040::TestCommitWithOverriddenBacking::test_commit_to_a";
+    "in-use" => true, upstream = "040::TestCommitWithOverriddenBacking::test_commit_to_b";
+}
 
 /// An overlay that was opened with another backing file than it records can be committed to that one
 /// only.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = BASES)]
+#[case(rows = BASES)]
 async fn may_be_overridden(t: &mut Test, in_use: &bool) -> CaseResult {
     let content = |first, range| Content::nothing().numbered(first, clusters(range));
     let contents = [

@@ -4,9 +4,6 @@ use std::ops::Range;
 
 use iotests_core::prelude::*;
 
-/// Creation options that change what the layers allocate, which is looked at cluster by cluster.
-pub(super) const UNSUPPORTED: &[&str] = &["cluster_size", "extended_l2", "preallocation"];
-
 /// A layer of the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Layer {

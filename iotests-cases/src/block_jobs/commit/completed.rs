@@ -4,14 +4,13 @@ use std::ops::Range;
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Layer, Size, UNSUPPORTED, commit, device};
+use super::chain::{Chain, Layer, Size, commit, device};
 
 use Layer::{Base, Mid, Top};
 use Size::{Full, Zero};
 
 /// A commit by the layers that are named to the command.
 struct Commit {
-    size: Size,
     /// What is committed; the active layer if left out.
     top: Option<Named>,
     /// Where to; the bottom of the chain if left out.
@@ -26,40 +25,21 @@ enum Named {
 }
 use Named::{Node, Path};
 
-const COMMITS: &[Row<Commit>] = &[
-    row("mid-by-path", Full, Some(Path(Mid)), Some(Path(Base)))
-        .upstream("040::TestSingleDrive::test_commit"),
-    row("mid-by-node", Full, Some(Node(Mid)), Some(Node(Base)))
-        .upstream("040::TestSingleDrive::test_commit_node"),
-    row("mid-into-default", Full, Some(Node(Mid)), None),
-    row("active-by-path", Full, Some(Path(Top)), Some(Path(Base)))
-        .upstream("040::TestSingleDrive::test_top_is_active"),
-    row("active-by-node", Full, Some(Node(Top)), Some(Node(Base))),
-    row("active-by-default", Full, None, None)
-        .upstream("040::TestSingleDrive::test_top_is_default_active"),
-    row("active-into-mid", Full, None, Some(Node(Mid))),
-    row("empty-mid-by-path", Zero, Some(Path(Mid)), Some(Path(Base)))
-        .upstream("040::TestActiveZeroLengthImage::test_commit"),
-    row("empty-mid-by-node", Zero, Some(Node(Mid)), Some(Node(Base)))
-        .upstream("040::TestActiveZeroLengthImage::test_commit_node"),
-    row(
-        "empty-active-by-path",
-        Zero,
-        Some(Path(Top)),
-        Some(Path(Base)),
-    )
-    .upstream("040::TestActiveZeroLengthImage::test_top_is_active"),
-    row("empty-active-by-default", Zero, None, None)
-        .upstream("040::TestActiveZeroLengthImage::test_top_is_default_active"),
-];
+rows! {
+    pub(super) SIZES: Size;
+    "full" => Full, upstream = "TestSingleDrive";
+    "empty" => Zero, upstream = "TestActiveZeroLengthImage";
+}
 
-const fn row(
-    name: &'static str,
-    size: Size,
-    top: Option<Named>,
-    base: Option<Named>,
-) -> Row<Commit> {
-    Row::new(name, Commit { size, top, base })
+rows! {
+    COMMITS: Commit { top, base };
+    "mid-by-path" => Some(Path(Mid)), Some(Path(Base)), upstream = "test_commit";
+    "mid-by-node" => Some(Node(Mid)), Some(Node(Base)), upstream = "test_commit_node";
+    "mid-into-default" => Some(Node(Mid)), None;
+    "active-by-path" => Some(Path(Top)), Some(Path(Base)), upstream = "test_top_is_active";
+    "active-by-node" => Some(Node(Top)), Some(Node(Base));
+    "active-by-default" => None, None, upstream = "test_top_is_default_active";
+    "active-into-mid" => None, Some(Node(Mid));
 }
 
 impl Commit {
@@ -87,9 +67,9 @@ impl Commit {
 
 /// A commit moves the data of upper layers down and takes them out of the chain, in which everything
 /// reads as before.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = COMMITS)]
-async fn moves_the_data_down(t: &mut Test, row: &Commit) -> CaseResult {
-    let chain = Chain::create(t, row.size).await?;
+#[case(upstream = "040::{size}::{row}", rows = (SIZES, COMMITS))]
+async fn moves_the_data_down(t: &mut Test, size: &Size, row: &Commit) -> CaseResult {
+    let chain = Chain::create(t, *size).await?;
     let vm = chain.launch(t).await?;
     let (top, base) = row.layers();
 
@@ -97,7 +77,7 @@ async fn moves_the_data_down(t: &mut Test, row: &Commit) -> CaseResult {
     let whose = json!({"type": "commit", "device": job.id()});
     let ended = if top == Top {
         job.wait_ready().await?;
-        if row.size == Full {
+        if *size == Full {
             let written = Content::nothing().written(WRITTEN, Chain::FREE);
             let disk = vm.storage(device(&vm));
             disk.write_all(written.zeroes(ZEROED)).await?;
@@ -116,10 +96,14 @@ async fn moves_the_data_down(t: &mut Test, row: &Commit) -> CaseResult {
     assert_files(&chain, top, base).await
 }
 
-const GROWS: &[Row<Layer>] = &[Row::new("mid", Mid), Row::new("active", Top)];
+rows! {
+    GROWS: Layer;
+    "mid" => Mid;
+    "active" => Top;
+}
 
 /// A base that is smaller than what is committed into it grows, and holds what lay behind its end.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = GROWS)]
+#[case(rows = GROWS)]
 async fn grows_a_base_that_is_smaller(t: &mut Test, from: &Layer) -> CaseResult {
     let data = 1536 * KIB..2 * MIB;
     let base = t.image("base").format(RAW).size(MIB).fill(0x11);
@@ -151,7 +135,7 @@ async fn grows_a_base_that_is_smaller(t: &mut Test, from: &Layer) -> CaseResult 
 }
 
 /// When the active layer of a commit is read-only, so is the base that takes its place.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+#[case]
 async fn leaves_a_read_only_chain_read_only(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let mut node = chain.top.node();
@@ -173,7 +157,7 @@ async fn leaves_a_read_only_chain_read_only(t: &mut Test) -> CaseResult {
 
 /// A layer below the active one that somebody writes to is committed like an active one, and the
 /// writer goes on with the base.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+#[case]
 async fn follows_a_writer_of_a_lower_layer(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let (mut mid, mut top) = (chain.mid.node(), chain.top.node());

@@ -2,7 +2,7 @@
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Layer, UNSUPPORTED};
+use super::chain::{Chain, Layer};
 
 /// An error that happens once, and what is to follow.
 struct Injected {
@@ -18,67 +18,32 @@ struct Injected {
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-const ERRORS: &[Row<Injected>] = &[
-    row("active-read-report", true, "read", "report")
-        .upstream("040::TestErrorHandling::testActiveReadErrorReport"),
-    row("active-read-stop", true, "read", "stop")
-        .upstream("040::TestErrorHandling::testActiveReadErrorStop"),
-    row("active-read-ignore", true, "read", "ignore")
-        .upstream("040::TestErrorHandling::testActiveReadErrorIgnore"),
-    row("active-write-report", true, "write", "report")
-        .upstream("040::TestErrorHandling::testActiveWriteErrorReport"),
-    row("active-write-stop", true, "write", "stop")
-        .upstream("040::TestErrorHandling::testActiveWriteErrorStop"),
-    row("active-write-ignore", true, "write", "ignore")
-        .upstream("040::TestErrorHandling::testActiveWriteErrorIgnore"),
-    row("mid-read-report", false, "read", "report")
-        .upstream("040::TestErrorHandling::testIntermediateReadErrorReport"),
-    row("mid-read-stop", false, "read", "stop")
-        .upstream("040::TestErrorHandling::testIntermediateReadErrorStop"),
-    row("mid-read-ignore", false, "read", "ignore")
-        .upstream("040::TestErrorHandling::testIntermediateReadErrorIgnore"),
-    row("mid-write-report", false, "write", "report")
-        .upstream("040::TestErrorHandling::testIntermediateWriteErrorReport"),
-    row("mid-write-stop", false, "write", "stop")
-        .upstream("040::TestErrorHandling::testIntermediateWriteErrorStop"),
-    row("mid-write-ignore", false, "write", "ignore")
-        .upstream("040::TestErrorHandling::testIntermediateWriteErrorIgnore"),
-    row("active-flush-report", true, "flush", "report"),
-    row("active-flush-stop", true, "flush", "stop"),
-    row("active-write-enospc", true, "write", "enospc"),
-    row("mid-write-enospc", false, "write", "enospc"),
-    no_space("active-write-no-space", true),
-    no_space("mid-write-no-space", false),
-];
+/// The active layer is committed.
+const ACTIVE: bool = true;
+/// The layer below it is.
+const MID: bool = false;
 
-const fn row(
-    name: &'static str,
-    active: bool,
-    operation: &'static str,
-    policy: &'static str,
-) -> Row<Injected> {
-    Row::new(
-        name,
-        Injected {
-            active,
-            operation,
-            policy,
-            errno: EIO,
-        },
-    )
-}
-
-/// There is no room for a write, for which alone the policy is to stop.
-const fn no_space(name: &'static str, active: bool) -> Row<Injected> {
-    Row::new(
-        name,
-        Injected {
-            active,
-            operation: "write",
-            policy: "enospc",
-            errno: ENOSPC,
-        },
-    )
+rows! {
+    ERRORS: Injected { active, operation, policy, errno };
+    "active-read-report" => ACTIVE, "read", "report", EIO, upstream = "ActiveReadErrorReport";
+    "active-read-stop" => ACTIVE, "read", "stop", EIO, upstream = "ActiveReadErrorStop";
+    "active-read-ignore" => ACTIVE, "read", "ignore", EIO, upstream = "ActiveReadErrorIgnore";
+    "active-write-report" => ACTIVE, "write", "report", EIO, upstream = "ActiveWriteErrorReport";
+    "active-write-stop" => ACTIVE, "write", "stop", EIO, upstream = "ActiveWriteErrorStop";
+    "active-write-ignore" => ACTIVE, "write", "ignore", EIO, upstream = "ActiveWriteErrorIgnore";
+    "mid-read-report" => MID, "read", "report", EIO, upstream = "IntermediateReadErrorReport";
+    "mid-read-stop" => MID, "read", "stop", EIO, upstream = "IntermediateReadErrorStop";
+    "mid-read-ignore" => MID, "read", "ignore", EIO, upstream = "IntermediateReadErrorIgnore";
+    "mid-write-report" => MID, "write", "report", EIO, upstream = "IntermediateWriteErrorReport";
+    "mid-write-stop" => MID, "write", "stop", EIO, upstream = "IntermediateWriteErrorStop";
+    "mid-write-ignore" => MID, "write", "ignore", EIO, upstream = "IntermediateWriteErrorIgnore";
+    "active-flush-report" => ACTIVE, "flush", "report", EIO;
+    "active-flush-stop" => ACTIVE, "flush", "stop", EIO;
+    // The policy `enospc` is to stop when there is no space, and to report any other error.
+    "active-write-enospc" => ACTIVE, "write", "enospc", EIO;
+    "mid-write-enospc" => MID, "write", "enospc", EIO;
+    "active-write-no-space" => ACTIVE, "write", "enospc", ENOSPC;
+    "mid-write-no-space" => MID, "write", "enospc", ENOSPC;
 }
 
 /// How many clusters of the upper layers are allocated.
@@ -194,7 +159,7 @@ impl Injected {
 
 /// An I/O error ends a commit, pauses it or is tried again, as its error policy says; in the end the
 /// data is all there, or untouched.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("blkdebug")], host = Host::Any, rows = ERRORS)]
+#[case(upstream = "040::TestErrorHandling::test{row}", needs = [Driver("blkdebug")], rows = ERRORS)]
 async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     let contents = [(0x20, 32), (0x60, ALLOCATED), (0xa0, ALLOCATED)];
     let contents = contents.map(|(first, to)| Content::nothing().numbered(first, clusters(0..to)));

@@ -2,7 +2,7 @@
 
 use iotests_core::prelude::*;
 
-use super::chain::UNSUPPORTED;
+defaults! { needs = [Driver("throttle")] }
 
 /// `top-filter -> cow-3 -> cow-2 -> cow-1 -> bottom-filter -> cow-0`. The images know nothing of each
 /// other.
@@ -103,41 +103,21 @@ struct Commit {
     gone: &'static [&'static str],
 }
 
-const COMMITS: &[Row<Commit>] = &[
-    Row::new(
-        "beside-filters",
-        Commit {
-            top: 2,
-            base: 1,
-            line: &["top-filter", "cow-3", "cow-1", "bottom-filter", "cow-0"],
-            gone: &["cow-2"],
-        },
-    )
-    .upstream("040::TestCommitWithFilters::test_filterless_commit"),
-    Row::new(
-        "through-a-filter",
-        Commit {
-            top: 1,
-            base: 0,
-            line: &["top-filter", "cow-3", "cow-2", "cow-0"],
-            gone: &["cow-1", "bottom-filter"],
-        },
-    )
-    .upstream("040::TestCommitWithFilters::test_commit_through_filter"),
-    Row::new(
-        "active-below-a-filter",
-        Commit {
-            top: 3,
-            base: 2,
-            line: &["top-filter", "cow-2", "cow-1", "bottom-filter", "cow-0"],
-            gone: &["cow-3"],
-        },
-    )
-    .upstream("040::TestCommitWithFilters::test_filtered_active_commit_without_filter"),
-];
+rows! {
+    COMMITS: Commit { top, base, line, gone };
+    "beside-filters" => 2, 1,
+        &["top-filter", "cow-3", "cow-1", "bottom-filter", "cow-0"], &["cow-2"],
+        upstream = "test_filterless_commit";
+    "through-a-filter" => 1, 0,
+        &["top-filter", "cow-3", "cow-2", "cow-0"], &["cow-1", "bottom-filter"],
+        upstream = "test_commit_through_filter";
+    "active-below-a-filter" => 3, 2,
+        &["top-filter", "cow-2", "cow-1", "bottom-filter", "cow-0"], &["cow-3"],
+        upstream = "test_filtered_active_commit_without_filter";
+}
 
 /// A commit takes out the filters between its layers, and leaves those above and below.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("throttle")], host = Host::Any, rows = COMMITS)]
+#[case(upstream = "040::TestCommitWithFilters::{row}", rows = COMMITS)]
 async fn between_the_layers_go(t: &mut Test, row: &Commit) -> CaseResult {
     let chain = Filtered::create(t).await?;
     let group = json!({"qom-type": "throttle-group", "id": "group"});
@@ -173,7 +153,7 @@ async fn between_the_layers_go(t: &mut Test, row: &Commit) -> CaseResult {
 
 /// A commit of the active layer takes out the filter on top of it as well: the guest's device, which
 /// kept that from being deleted, then uses the base.
-#[case(upstream = "040::TestCommitWithFilters::test_filtered_active_commit_with_filter", formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("throttle")], host = Host::Any)]
+#[case(upstream = "040::TestCommitWithFilters::test_filtered_active_commit_with_filter")]
 async fn on_top_goes_with_the_active_layer(t: &mut Test) -> CaseResult {
     let chain = Filtered::create(t).await?;
     let group = json!({"qom-type": "throttle-group", "id": "group"});

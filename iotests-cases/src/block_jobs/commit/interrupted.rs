@@ -2,7 +2,7 @@
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Layer, Size, UNSUPPORTED, commit};
+use super::chain::{Chain, Layer, Size, commit};
 
 use Size::{Full, Zero};
 
@@ -16,29 +16,29 @@ enum Filter {
 }
 use Filter::{First, Later};
 
-const QUITS: &[Row<(Size, Filter, u64)>] = &[
-    Row::new("filter-first", (Full, First, 0))
-        .upstream("040::TestSingleDrive::test_commit_with_filter_and_quit"),
-    Row::new("filter-later", (Full, Later, 0))
-        .upstream("040::TestSingleDrive::test_commit_plus_filter_and_quit"),
-    Row::new("empty-filter-first", (Zero, First, 0))
-        .upstream("040::TestActiveZeroLengthImage::test_commit_with_filter_and_quit"),
-    Row::new("empty-filter-later", (Zero, Later, 0))
-        .upstream("040::TestActiveZeroLengthImage::test_commit_plus_filter_and_quit"),
-    Row::new("half-way-filter-first", (Full, First, HELD)),
-    Row::new("half-way-filter-later", (Full, Later, HELD)),
-];
+rows! {
+    HELD_AT: (Size, u64);
+    "full" => (Full, 0), upstream = "TestSingleDrive";
+    "empty" => (Zero, 0), upstream = "TestActiveZeroLengthImage";
+    "half-way" => (Full, HELD);
+}
+
+rows! {
+    FILTERS: Filter;
+    "filter-first" => First, upstream = "test_commit_with_filter_and_quit";
+    "filter-later" => Later, upstream = "test_commit_plus_filter_and_quit";
+}
 
 /// A speed at which a job never gets beyond its first request.
 const HELD: u64 = 1;
 
 /// Quitting in the middle of a commit, which cancels it while everything is drained, ends the
 /// process in good order even though a filter beside the chain uses one of its layers.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("throttle")], host = Host::Any, rows = QUITS)]
-async fn is_cancelled_by_quit(
-    t: &mut Test,
-    (size, filter, speed): &(Size, Filter, u64),
-) -> CaseResult {
+#[case(
+    upstream = "040::{held}::{filter}", needs = [Driver("throttle")], rows = (HELD_AT, FILTERS)
+)]
+async fn is_cancelled_by_quit(t: &mut Test, held: &(Size, u64), filter: &Filter) -> CaseResult {
+    let (size, speed) = held;
     let chain = Chain::create(t, *size).await?;
     let vm = chain.launch(t).await?;
     let group = json!({"qom-type": "throttle-group", "id": "group"});
@@ -60,14 +60,20 @@ async fn is_cancelled_by_quit(
     chain.assert_files_half_committed(Layer::Top).await
 }
 
-const UNPLUGGED: &[Row<Size>] = &[
-    Row::new("half-way", Full).upstream("040::TestSingleDrive::test_hot_unplug"),
-    Row::new("empty", Zero).upstream("040::TestActiveZeroLengthImage::test_hot_unplug"),
-];
+rows! {
+    SIZES: Size;
+    "half-way" => Full, upstream = "TestSingleDrive";
+    "empty" => Zero, upstream = "TestActiveZeroLengthImage";
+}
+
+/// A controller whose disks can be unplugged.
+const SCSI: [Requirement; 2] = [Device("virtio-scsi-pci"), Device("virtio-scsi-ccw")];
 
 /// When the guest's device is unplugged, the drive goes with it and a commit in it is cancelled. (One
 /// without work has ended before.)
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [AnyOf(&[Device("virtio-scsi-pci"), Device("virtio-scsi-ccw")])], host = Host::System, rows = UNPLUGGED)]
+#[case(
+    upstream = "040::{size}::test_hot_unplug", needs = [AnyOf(&SCSI)], host = System, rows = SIZES
+)]
 async fn is_cancelled_by_unplugging(t: &mut Test, size: &Size) -> CaseResult {
     let chain = Chain::create(t, *size).await?;
     let vm = t
@@ -110,14 +116,15 @@ fn assert_cancelled(ended: &Ended) -> CaseResult {
     }
 }
 
-const STAYS_WRITABLE: ExpectedFailure = known(
+const STAYS_WRITABLE: KnownBug = known(
     "the base stays writable when a commit of the active layer is cancelled (7d99ae59a2)",
     "the node base: \"ro\" is false, expected true",
-    VersionRange::before(9, 1),
-);
+    ALWAYS,
+)
+.fixed_in(["9.1"]);
 
 /// Cancelling a commit of the active layer leaves the chain as it was, its base read-only again.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, xfail = STAYS_WRITABLE)]
+#[case(known_bugs = [STAYS_WRITABLE])]
 async fn is_cancelled_in_the_active_layer(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let vm = chain.launch(t).await?;
@@ -128,13 +135,8 @@ async fn is_cancelled_in_the_active_layer(t: &mut Test) -> CaseResult {
     chain.assert_files_half_committed(Layer::Top).await
 }
 
-const LOOKED_AT: &[Row<Size>] = &[
-    Row::new("half-way", Full).upstream("040::TestSingleDrive::test_implicit_node"),
-    Row::new("empty", Zero).upstream("040::TestActiveZeroLengthImage::test_implicit_node"),
-];
-
 /// The node that a commit inserts into the chain is not seen in what is told about the drive.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = LOOKED_AT)]
+#[case(upstream = "040::{size}::test_implicit_node", rows = SIZES)]
 async fn hides_its_own_node(t: &mut Test, size: &Size) -> CaseResult {
     let chain = Chain::create(t, *size).await?;
     let vm = chain.launch(t).await?;
@@ -180,10 +182,14 @@ async fn hides_its_own_node(t: &mut Test, size: &Size) -> CaseResult {
     chain.assert_files_half_committed(Layer::Mid).await
 }
 
-const NAMED: &[Row<Layer>] = &[Row::new("mid", Layer::Mid), Row::new("active", Layer::Top)];
+rows! {
+    NAMED: Layer;
+    "mid" => Layer::Mid;
+    "active" => Layer::Top;
+}
 
 /// The node of a commit can be given a name, is seen in its place under that, and goes with the job.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any, rows = NAMED)]
+#[case(rows = NAMED)]
 async fn shows_a_node_with_a_name(t: &mut Test, top: &Layer) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let vm = t.host().blockdev(chain.top.node()).launch().await?;
@@ -206,7 +212,7 @@ async fn shows_a_node_with_a_name(t: &mut Test, top: &Layer) -> CaseResult {
 
 /// A job keeps the speed that it was given, at its start and later, and stays where it is until it
 /// is cancelled or may go on.
-#[case(upstream = "040::TestSetSpeed::test_set_speed", formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, host = Host::Any)]
+#[case(upstream = "040::TestSetSpeed::test_set_speed")]
 async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let vm = chain.launch(t).await?;

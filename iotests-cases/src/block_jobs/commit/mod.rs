@@ -2,6 +2,15 @@
 //!
 //! The upstream test is 040.
 
+use iotests_core::prelude::*;
+
+defaults! {
+    formats = [QCOW2, QED],
+    groups = [AUTO, BACKING],
+    // These change what the layers allocate, which is looked at cluster by cluster.
+    unsupported_imgopts = ["cluster_size", "extended_l2", "preallocation"],
+}
+
 mod backing_files;
 mod chain;
 mod completed;

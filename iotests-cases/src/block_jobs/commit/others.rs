@@ -2,12 +2,10 @@
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Layer, Size, UNSUPPORTED};
+use super::chain::{Chain, Layer, Size};
 
 /// Something that would spoil a commit.
 struct Attempt {
-    /// What is committed into the base.
-    top: Layer,
     command: &'static str,
     arguments: fn(&Chain) -> Value,
     /// Why it is refused.
@@ -23,105 +21,25 @@ const FROZEN: &str = "Cannot change frozen 'backing' link from 'mid' to 'base'";
 const NO_WRITE: &str = "Permission conflict on node 'base': permissions 'write'";
 const NO_READ: &str = "Permission conflict on node 'mid': permissions 'consistent read'";
 
-const ATTEMPTS: &[Row<Attempt>] = &[
-    attempt(
-        "mid-commit-again",
-        Layer::Mid,
-        "block-commit",
-        again,
-        NO_ROOT,
-    ),
-    attempt(
-        "mid-commit-beside",
-        Layer::Mid,
-        "block-commit",
-        beside,
-        BUSY,
-    ),
-    attempt("mid-stream", Layer::Mid, "block-stream", stream, BUSY),
-    attempt(
-        "mid-resize-base",
-        Layer::Mid,
-        "block_resize",
-        resize,
-        IN_USE,
-    ),
-    attempt(
-        "mid-write-base",
-        Layer::Mid,
-        "block-export-add",
-        write_base,
-        NO_WRITE,
-    ),
-    attempt(
-        "mid-read-mid",
-        Layer::Mid,
-        "block-export-add",
-        read_mid,
-        NO_READ,
-    ),
-    attempt(
-        "mid-reopen",
-        Layer::Mid,
-        "blockdev-reopen",
-        without_backing,
-        FROZEN,
-    ),
-    attempt(
-        "active-commit-again",
-        Layer::Top,
-        "block-commit",
-        again,
-        NO_ROOT,
-    ),
-    attempt(
-        "active-commit-beside",
-        Layer::Top,
-        "block-commit",
-        beside,
-        BUSY,
-    ),
-    attempt("active-stream", Layer::Top, "block-stream", stream, BUSY),
-    attempt(
-        "active-resize-base",
-        Layer::Top,
-        "block_resize",
-        resize,
-        IN_USE,
-    ),
-    attempt(
-        "active-read-mid",
-        Layer::Top,
-        "block-export-add",
-        read_mid,
-        NO_READ,
-    ),
-    attempt(
-        "active-reopen",
-        Layer::Top,
-        "blockdev-reopen",
-        without_backing,
-        FROZEN,
-    ),
-];
-
-const fn attempt(
-    name: &'static str,
-    top: Layer,
-    command: &'static str,
-    arguments: fn(&Chain) -> Value,
-    error: &'static str,
-) -> Row<Attempt> {
-    Row::new(
-        name,
-        Attempt {
-            top,
-            command,
-            arguments,
-            error,
-        },
-    )
+rows! {
+    TOPS: Layer;
+    "mid" => Layer::Mid;
+    "active" => Layer::Top;
 }
+
+rows! {
+    ATTEMPTS: Attempt { command, arguments, error };
+    "commit-again" => "block-commit", again, NO_ROOT;
+    "commit-beside" => "block-commit", beside, BUSY;
+    "stream" => "block-stream", stream, BUSY;
+    "resize-base" => "block_resize", resize, IN_USE;
+    "write-base" => "block-export-add", write_base, NO_WRITE;
+    "read-mid" => "block-export-add", read_mid, NO_READ;
+    "reopen" => "blockdev-reopen", without_backing, FROZEN;
+}
+
+/// The target of an active commit is a part of the source's chain, which shares writing.
+const SHARED: Exclusion = exclude(&["active", "write-base"], "its base may be written to");
 
 fn again(_: &Chain) -> Value {
     json!({"job-id": "other", "device": "top", "top-node": "mid"})
@@ -156,8 +74,11 @@ fn without_backing(chain: &Chain) -> Value {
 
 /// While a commit runs, nobody else may change its layers, or read those that are no longer what they
 /// were; whoever tries changes nothing, and the commit goes on.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("throttle"), Command("blockdev-reopen")], host = Host::Any, rows = ATTEMPTS)]
-async fn are_kept_away(t: &mut Test, row: &Attempt) -> CaseResult {
+#[case(
+    needs = [Driver("throttle"), Command("blockdev-reopen")],
+    rows = (TOPS, ATTEMPTS), excluded = [SHARED]
+)]
+async fn are_kept_away(t: &mut Test, top: &Layer, row: &Attempt) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let group = json!({"qom-type": "throttle-group", "id": "group"});
     let filter = json!({"driver": "throttle", "node-name": "filter", "throttle-group": "group", "file": "mid"});
@@ -165,8 +86,11 @@ async fn are_kept_away(t: &mut Test, row: &Attempt) -> CaseResult {
     let vm = vm.blockdev(filter).launch().await?;
     let _server = vm.start_nbd_server().await?;
 
-    let top = chain.image(row.top);
-    let job = vm.commit("top").top(top).base(&chain.base).speed(1);
+    let job = vm
+        .commit("top")
+        .top(chain.image(*top))
+        .base(&chain.base)
+        .speed(1);
     let job = job.start().await?;
     let before = vm.state().await?;
     let attempt = vm.cmd(row.command, (row.arguments)(&chain));
@@ -175,7 +99,7 @@ async fn are_kept_away(t: &mut Test, row: &Attempt) -> CaseResult {
     json!(vm.exports().await?).assert("", json!([]))?;
 
     job.set_speed(0).await?;
-    if row.top == Layer::Top {
+    if *top == Layer::Top {
         job.complete().await?;
     } else {
         job.wait().await?;
@@ -187,6 +111,6 @@ async fn are_kept_away(t: &mut Test, row: &Attempt) -> CaseResult {
     vm.shutdown().await?;
     chain
         .base
-        .assert_layer(chain.merged(row.top, Layer::Base))
+        .assert_layer(chain.merged(*top, Layer::Base))
         .await
 }

@@ -2,9 +2,8 @@
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Size, UNSUPPORTED, commit};
-
-use Size::{Full, Zero};
+use super::chain::{Chain, Size, commit};
+use super::completed::SIZES;
 
 /// A commit that must not start.
 pub(super) struct Refusal {
@@ -101,57 +100,29 @@ const TOP_ELSEWHERE: Refusal = Refusal::new(
     &[("top-node", "null"), ("base-node", "base")],
     "'null' is not in this backing file chain",
 );
-const REFUSALS: &[Row<(Size, Refusal)>] = &[
-    Row::new("unknown-device", (Full, UNKNOWN_DEVICE))
-        .upstream("040::TestSingleDrive::test_device_not_found"),
-    Row::new("top-is-base", (Full, TOP_IS_BASE))
-        .upstream("040::TestSingleDrive::test_top_same_base"),
-    Row::new("unknown-top", (Full, UNKNOWN_TOP)).upstream("040::TestSingleDrive::test_top_invalid"),
-    Row::new("unknown-base", (Full, UNKNOWN_BASE))
-        .upstream("040::TestSingleDrive::test_base_invalid"),
-    Row::new("unknown-top-node", (Full, UNKNOWN_TOP_NODE))
-        .upstream("040::TestSingleDrive::test_top_node_invalid"),
-    Row::new("unknown-base-node", (Full, UNKNOWN_BASE_NODE))
-        .upstream("040::TestSingleDrive::test_base_node_invalid"),
-    Row::new("top-by-path-and-node", (Full, TOP_TWICE))
-        .upstream("040::TestSingleDrive::test_top_path_and_node"),
-    Row::new("base-by-path-and-node", (Full, BASE_TWICE))
-        .upstream("040::TestSingleDrive::test_base_path_and_node"),
-    Row::new("reversed", (Full, REVERSED))
-        .upstream("040::TestSingleDrive::test_top_and_base_reversed"),
-    Row::new("reversed-nodes", (Full, REVERSED_NODES))
-        .upstream("040::TestSingleDrive::test_top_and_base_node_reversed"),
-    Row::new("same-node", (Full, SAME_NODE)),
-    Row::new("backing-file-of-active", (Full, HEADER_OF_ACTIVE)),
-    Row::new("top-in-another-chain", (Full, TOP_ELSEWHERE))
-        .upstream("040::TestSingleDrive::test_top_node_in_wrong_chain"),
-    Row::new("empty-unknown-device", (Zero, UNKNOWN_DEVICE))
-        .upstream("040::TestActiveZeroLengthImage::test_device_not_found"),
-    Row::new("empty-top-is-base", (Zero, TOP_IS_BASE))
-        .upstream("040::TestActiveZeroLengthImage::test_top_same_base"),
-    Row::new("empty-unknown-top", (Zero, UNKNOWN_TOP))
-        .upstream("040::TestActiveZeroLengthImage::test_top_invalid"),
-    Row::new("empty-unknown-base", (Zero, UNKNOWN_BASE))
-        .upstream("040::TestActiveZeroLengthImage::test_base_invalid"),
-    Row::new("empty-unknown-top-node", (Zero, UNKNOWN_TOP_NODE))
-        .upstream("040::TestActiveZeroLengthImage::test_top_node_invalid"),
-    Row::new("empty-unknown-base-node", (Zero, UNKNOWN_BASE_NODE))
-        .upstream("040::TestActiveZeroLengthImage::test_base_node_invalid"),
-    Row::new("empty-top-by-path-and-node", (Zero, TOP_TWICE))
-        .upstream("040::TestActiveZeroLengthImage::test_top_path_and_node"),
-    Row::new("empty-base-by-path-and-node", (Zero, BASE_TWICE))
-        .upstream("040::TestActiveZeroLengthImage::test_base_path_and_node"),
-    Row::new("empty-reversed", (Zero, REVERSED))
-        .upstream("040::TestActiveZeroLengthImage::test_top_and_base_reversed"),
-    Row::new("empty-reversed-nodes", (Zero, REVERSED_NODES))
-        .upstream("040::TestActiveZeroLengthImage::test_top_and_base_node_reversed"),
-    Row::new("empty-top-in-another-chain", (Zero, TOP_ELSEWHERE))
-        .upstream("040::TestActiveZeroLengthImage::test_top_node_in_wrong_chain"),
-];
+
+rows! {
+    REFUSALS: Refusal;
+    "unknown-device" => UNKNOWN_DEVICE, upstream = "test_device_not_found";
+    "top-is-base" => TOP_IS_BASE, upstream = "test_top_same_base";
+    "unknown-top" => UNKNOWN_TOP, upstream = "test_top_invalid";
+    "unknown-base" => UNKNOWN_BASE, upstream = "test_base_invalid";
+    "unknown-top-node" => UNKNOWN_TOP_NODE, upstream = "test_top_node_invalid";
+    "unknown-base-node" => UNKNOWN_BASE_NODE, upstream = "test_base_node_invalid";
+    "top-by-path-and-node" => TOP_TWICE, upstream = "test_top_path_and_node";
+    "base-by-path-and-node" => BASE_TWICE, upstream = "test_base_path_and_node";
+    "reversed" => REVERSED, upstream = "test_top_and_base_reversed";
+    "reversed-nodes" => REVERSED_NODES, upstream = "test_top_and_base_node_reversed";
+    "same-node" => SAME_NODE;
+    "backing-file-of-active" => HEADER_OF_ACTIVE;
+    "top-in-another-chain" => TOP_ELSEWHERE, upstream = "test_top_node_in_wrong_chain";
+}
 
 /// A commit that names no chain of layers is refused, and changes nothing.
-#[case(formats = [QCOW2, QED], groups = [RW, AUTO, JOB, BACKING], unsupported_imgopts = UNSUPPORTED, needs = [Driver("null-co")], host = Host::Any, rows = REFUSALS)]
-async fn changes_nothing(t: &mut Test, (size, refusal): &(Size, Refusal)) -> CaseResult {
+#[case(
+    upstream = "040::{size}::{refusal}", needs = [Driver("null-co")], rows = (SIZES, REFUSALS)
+)]
+async fn changes_nothing(t: &mut Test, size: &Size, refusal: &Refusal) -> CaseResult {
     let chain = Chain::create(t, *size).await?;
     let vm = chain.launch(t).await?;
     let elsewhere = json!({"driver": "null-co", "node-name": "null", "read-zeroes": true});

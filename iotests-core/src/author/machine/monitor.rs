@@ -120,20 +120,13 @@ pub(crate) fn event_json(event: &qmp::Event) -> Value {
 }
 
 fn declared_drivers(shared: &Shared) -> BTreeSet<&'static str> {
-    fn collect(requirements: &[Requirement], out: &mut BTreeSet<&'static str>) {
-        for requirement in requirements {
-            match *requirement {
-                Requirement::Driver(name) => {
-                    out.insert(name);
-                }
-                Requirement::AllOf(all) | Requirement::AnyOf(all) => collect(all, out),
-                _ => {}
-            }
-        }
-    }
     let mut out = BTreeSet::new();
-    if let Some(case) = shared.case() {
-        collect(case.meta.needs, &mut out);
+    for need in shared.entry().iter().flat_map(|entry| &entry.meta.needs) {
+        need.walk(&mut |part| {
+            if let Requirement::Driver(name) | Requirement::ReadOnlyDriver(name) = *part {
+                out.insert(name);
+            }
+        });
     }
     out
 }

@@ -147,10 +147,6 @@ fn ask_features(set: &ToolSet, capabilities: &mut Capabilities) {
                 Some(daemon) => Ok(fuse::export_works(daemon)),
                 None => no("the tool to try it with is not there"),
             },
-            (Feature::Quorum, Some(_), _) if capabilities.readable.contains("quorum") => {
-                Ok(Support::Yes)
-            }
-            (Feature::Quorum, Some(_), _) => no("it is not compiled in"),
             (_, _, _) => no("the tool to try it with is not there"),
         };
         let support = tried.unwrap_or_else(|error| Support::No(chain(&error)));

@@ -20,7 +20,7 @@ use crate::runner::keep::replace;
 use crate::runner::sets::ToolSet;
 
 /// The format of the files; another number is another format.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 /// Devices on which depends what works: accelerators, exports over FUSE.
 const DEVICES: [&str; 2] = ["/dev/kvm", "/dev/fuse"];

@@ -1,12 +1,13 @@
 //! What the guide and the README show is a part of this file, and is run here.
 
 use iotests_core::author::assert::AssertJson;
+use iotests_core::case::{Backend, Registry};
 use iotests_core::prelude::*;
 
 use super::bench::{Bench, case, hosts, sets};
 
 /// Committing moves the data down and leaves the layers above alone.
-#[case(upstream = ["040"], formats = [QCOW2, QED], groups = [RW, QUICK, JOB], host = Host::Any)]
+#[case(upstream = "040", formats = [QCOW2, QED], groups = [RW, QUICK, JOB], host = Any)]
 async fn commit_moves_the_data_down(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MIB).fill(0x11).create().await?;
     let mid = t
@@ -134,41 +135,93 @@ fn facts_are_asserted_with_a_path() {
     }
 }
 
-struct Shrink {
-    cluster_size: u64,
+mod smaller {
+    //! Making images smaller.
+
+    use iotests_core::prelude::*;
+
+    defaults! { formats = [QCOW2], groups = [RW] }
+
+    struct Shrink {
+        cluster_size: u64,
+    }
+
+    rows! {
+        SHRINKS: Shrink { cluster_size };
+        "512-byte-clusters" => 512, upstream = "163::TestShrink512::test_empty_image";
+        "64k-clusters" => 64 * KIB, needs = [Zstd];
+    }
+
+    /// A smaller image keeps the data below its new end.
+    #[case(rows = SHRINKS)]
+    async fn keeps_the_data(t: &mut Test, shrink: &Shrink) -> CaseResult {
+        let image = t.image("disk").size(MIB).fill(1);
+        let image = image
+            .option("cluster_size", shrink.cluster_size)
+            .create()
+            .await?;
+        image.shrink(64 * KIB).await?;
+        image.assert_fill(1).await
+    }
+
+    rows! {
+        SIZES: u64;
+        "full" => MIB, upstream = "TestSingleDrive";
+        "empty" => 0, upstream = "TestActiveZeroLengthImage";
+    }
+
+    rows! {
+        TOPS: &str;
+        "unknown-top" => "badfile", upstream = "test_top_invalid";
+        "no-top" => "";
+    }
+
+    /// A commit from an image that is not in the chain is refused.
+    #[case(
+        upstream = "040::{size}::{top}", host = Any, rows = (SIZES, TOPS),
+        excluded = [exclude(&["empty", "no-top"], "there is nothing to commit")]
+    )]
+    async fn is_refused(t: &mut Test, size: &u64, top: &&str) -> CaseResult {
+        let disk = t.image("disk").size(*size).create().await?;
+        let vm = t.host().drive(&disk).launch().await?;
+        vm.commit(&disk)
+            .set("top", *top)
+            .expect_error("not found")
+            .await?;
+        vm.shutdown().await?;
+        Ok(())
+    }
 }
 
-const SHRINKS: &[Row<Shrink>] = &[
-    Row::new("512-byte-clusters", Shrink { cluster_size: 512 })
-        .upstream("163::TestShrink512::test_empty_image"),
-    Row::new(
-        "64k-clusters",
-        Shrink {
-            cluster_size: 64 * KIB,
-        },
-    )
-    .needs(&[Zstd]),
-];
-
-/// A smaller image keeps the data below its new end.
-#[case(formats = [QCOW2], groups = [RW], rows = SHRINKS)]
-async fn keeps_the_data(t: &mut Test, shrink: &Shrink) -> CaseResult {
-    let image = t.image("disk").size(MIB).fill(1);
-    let image = image
-        .option("cluster_size", shrink.cluster_size)
-        .create()
-        .await?;
-    image.shrink(64 * KIB).await?;
-    image.assert_fill(1).await
+/// The rows of a case of this file, each run by itself.
+fn run_rows(function: &str, bench: &dyn Fn() -> Bench) -> Vec<String> {
+    let registry = Registry::get().unwrap_or_else(|problems| panic!("{problems}"));
+    let mut names = Vec::new();
+    for entry in registry.entries() {
+        if entry.case.function == function {
+            bench().run(|t| entry.call(t)).assert_passed();
+            names.extend(entry.row.clone());
+        }
+    }
+    names
 }
 
 #[test]
 fn each_row_of_the_family_passes() {
     for set in sets() {
-        for row in SHRINKS {
-            let run = Bench::new(&set).run(|t| Box::pin(keeps_the_data(t, row.value())));
-            run.assert_passed();
-        }
+        let names = run_rows("keeps_the_data", &|| Bench::new(&set));
+        assert_eq!(names, ["512-byte-clusters", "64k-clusters"]);
+    }
+}
+
+#[test]
+fn each_combination_of_the_tables_passes_but_the_excluded_one() {
+    for (set, backend) in hosts() {
+        let names = run_rows("is_refused", &|| Bench::new(&set).backend(backend));
+        assert_eq!(
+            names,
+            ["full-unknown-top", "full-no-top", "empty-unknown-top"]
+        );
     }
 }
 

@@ -17,7 +17,7 @@ fn the_skeleton_of_a_new_case_passes_on_both_kinds_of_machine() {
         panic!("the skeleton is no family")
     };
     for (set, backend) in hosts() {
-        for format in case.meta.formats.to_vec() {
+        for format in case.entries(&[])[0].meta.formats.to_vec() {
             let bench = Bench::new(&set).backend(backend).format(format);
             bench.run(body).assert_passed();
         }

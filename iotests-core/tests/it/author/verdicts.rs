@@ -426,7 +426,7 @@ fn a_case_is_left_out_for_the_formats_that_it_excepts() {
         .iter()
         .find(|case| case.function == "not_for_every_format")
         .unwrap();
-    let formats = case.meta.formats.to_vec();
+    let formats = case.entries(&[])[0].meta.formats.to_vec();
     assert!(!formats.contains(&LUKS) && !formats.contains(&VPC));
     assert!(formats.contains(&QCOW2) && formats.contains(&RAW) && formats.contains(&VMDK));
 }

@@ -16,7 +16,9 @@ pub(super) fn model(has_qemu_nbd: bool) -> BTreeMap<String, Verdict> {
     [
         ("families::runs_each_row/bad@qcow2", Fail),
         ("families::runs_each_row/good@qcow2", Pass),
+        ("families::runs_each_row/known-bad@qcow2", ExpectedFail),
         ("families::runs_each_row/needy@qcow2", Skip),
+        ("families::runs_in_the_page_cache@qcow2", Pass),
         ("families::runs_on_an_emulator@qcow2.system", Skip),
         ("families::runs_on_either_host@qcow2.qsd", Skip),
         ("families::runs_on_either_host@qcow2.system", Skip),

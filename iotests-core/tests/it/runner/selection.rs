@@ -24,7 +24,7 @@ fn a_case_is_selected_by_a_part_of_its_name_an_upstream_number_or_id_and_its_own
     assert_eq!(selected(&bench, &["903::TestRows::test_good"]), good);
     assert_eq!(selected(&bench, &["TestRows.test_good"]), good);
     assert_eq!(selected(&bench, &["runs_each_row/good"]), good);
-    assert_eq!(selected(&bench, &["903"]).len(), 3);
+    assert_eq!(selected(&bench, &["903"]).len(), 4);
 }
 
 #[test]
@@ -40,12 +40,67 @@ fn backends_groups_and_formats_narrow_the_selection() {
         ["verdicts::fails@qcow2"]
     );
     assert_eq!(
-        selected(&bench, &["-f", "vmdk"]),
-        ["families::runs_on_vmdk@vmdk"]
-    );
-    assert_eq!(
         selected(&bench, &["runs_on_vmdk@vmdk", "-f", "all"]),
         ["families::runs_on_vmdk@vmdk"]
+    );
+}
+
+/// H10, H11: what was selected and has no point for what was asked for is a skip, in every report.
+#[test]
+fn a_case_without_the_format_cache_or_backend_asked_for_is_skipped_with_that_reason() {
+    let bench = Bench::new();
+    for (args, id, reason) in [
+        (
+            ["verdicts::fails@", "-f", "vmdk"],
+            "verdicts::fails@vmdk",
+            "does not run with format vmdk, only with qcow2",
+        ),
+        (
+            ["runs_on_an_emulator", "--backend", "qsd"],
+            "families::runs_on_an_emulator@qcow2.qsd",
+            "does not run with backend qsd, only with system",
+        ),
+        (
+            ["in_the_page_cache", "-c", "none"],
+            "families::runs_in_the_page_cache@qcow2.cache=none",
+            "does not run with cache mode none, only with writeback, unsafe",
+        ),
+        (
+            ["verdicts::fails@", "-p", "nbd"],
+            "verdicts::fails@qcow2.nbd",
+            "does not run with protocol nbd, only with file",
+        ),
+    ] {
+        let [jsonl, tap, junit] = ["jsonl", "tap", "junit"].map(|name| bench.path(name));
+        let paths = [&jsonl, &tap, &junit].map(|path| path.display().to_string());
+        let reports = [
+            "--jsonl", &paths[0], "--tap", &paths[1], "--junit", &paths[2],
+        ];
+        let ran = bench.run(&[&args[..], &reports[..]].concat());
+        assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.stderr);
+        let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+        assert!(ran.stdout.contains("1 skipped"), "{}", ran.stdout);
+        assert!(ran.stdout.contains(reason), "{}", ran.stdout);
+        for report in [read(&tap), read(&junit)] {
+            assert!(report.contains(id), "{args:?}: {report}");
+            assert!(report.contains(reason), "{args:?}: {report}");
+        }
+        let events = read(&jsonl);
+        assert!(events.contains(id), "{args:?}: {events}");
+        assert!(
+            events.contains("\"kind\":\"not-in-matrix\""),
+            "{args:?}: {events}"
+        );
+    }
+    // A case with the format is not skipped, and does not make others vanish.
+    let all = selected(&bench, &["runs_on_", "-f", "vmdk"]);
+    assert!(
+        all.contains(&"families::runs_on_vmdk@vmdk".to_owned()),
+        "{all:?}"
+    );
+    assert!(
+        all.contains(&"families::runs_on_an_emulator@vmdk.system".to_owned()),
+        "{all:?}"
     );
 }
 

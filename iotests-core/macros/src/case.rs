@@ -2,13 +2,22 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
-use syn::{Attribute, Expr, ExprLit, ItemFn, Lit, Meta};
+use syn::{Attribute, Expr, ExprLit, FnArg, ItemFn, Lit, Meta, Pat};
 
-use crate::parse::{Setting, Settings};
+use crate::settings::Settings;
 
 /// The function as it was, and a static that registers it.
 pub(crate) fn case(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
-    let settings: Settings = syn::parse2(attribute)?;
+    let mut settings: Settings = syn::parse2(attribute)?;
+    let tables = match settings.take("rows", "rows = TABLE")? {
+        Some(Expr::Tuple(tables)) => tables.elems.into_iter().collect(),
+        Some(table) => vec![table],
+        None => Vec::new(),
+    };
+    let excluded = match settings.take("excluded", "excluded = [exclude(&[…], \"why\")]")? {
+        Some(list) => quote! { const { &#list } },
+        None => quote! { &[] },
+    };
     let function: ItemFn = syn::parse2(item)?;
     if function.sig.asyncness.is_none() {
         return Err(syn::Error::new(
@@ -16,33 +25,38 @@ pub(crate) fn case(attribute: TokenStream, item: TokenStream) -> syn::Result<Tok
             "a case is an `async fn`",
         ));
     }
-    let expected = if settings.rows.is_some() { 2 } else { 1 };
-    if function.sig.inputs.len() != expected {
-        let wanted = match expected {
-            1 => "a case takes `&mut Test` (and a row only with `rows = TABLE`)",
-            _ => "a case with `rows` takes `&mut Test` and a reference to the row's value",
+    if function.sig.inputs.len() != 1 + tables.len() {
+        let wanted = match tables.len() {
+            0 => "a case takes `&mut Test` (and a row only with `rows = TABLE`)".to_owned(),
+            1 => {
+                "a case with `rows` takes `&mut Test` and a reference to the row's value".to_owned()
+            }
+            n => format!("this case takes `&mut Test` and references to the values of {n} rows"),
         };
         return Err(syn::Error::new(function.sig.ident.span(), wanted));
     }
     let description = description(&function.attrs).ok_or_else(|| {
         syn::Error::new(
             function.sig.ident.span(),
-            "a case needs a doc comment: its first line is the description in the list and in reports",
+            "a case needs a doc comment: its first paragraph is the description in the list and in reports",
         )
     })?;
 
     let name = &function.sig.ident;
     let name_text = name.to_string();
     let registration = format_ident!("__CASE_{}", name_text.to_uppercase());
-    let meta = settings.settings.iter().map(call);
-    let body = match &settings.rows {
-        None => quote! { ::iotests_core::case::Body::Single(|t| ::std::boxed::Box::pin(#name(t))) },
-        Some(rows) => quote! {
+    let calls = settings.calls();
+    let body = if tables.is_empty() {
+        quote! { ::iotests_core::case::Body::Single(|t| ::std::boxed::Box::pin(#name(t))) }
+    } else {
+        let parameters = function.sig.inputs.iter().skip(1).map(parameter);
+        let index = 0..tables.len();
+        quote! {
             ::iotests_core::case::Body::Rows {
-                rows: || ::iotests_core::case::row_metas(#rows),
-                run: |t, index| ::std::boxed::Box::pin(#name(t, #rows[index].value())),
+                tables: || ::std::vec![#(::iotests_core::case::Table::new(#parameters, #tables)),*],
+                run: |t, rows| ::std::boxed::Box::pin(#name(t, #(#tables[rows[#index]].value()),*)),
             }
-        },
+        }
     };
     Ok(quote! {
         #function
@@ -55,25 +69,29 @@ pub(crate) fn case(attribute: TokenStream, item: TokenStream) -> syn::Result<Tok
             description: #description,
             file: ::std::file!(),
             line: ::std::line!(),
-            meta: {
+            declaration: {
                 #[allow(unused_imports)]
                 use ::iotests_core::case::names::*;
-                ::iotests_core::case::Meta::new()#(#meta)*
+                ::iotests_core::case::Declaration::new()#(#calls)*
+            },
+            excluded: {
+                #[allow(unused_imports)]
+                use ::iotests_core::case::names::*;
+                #excluded
             },
             body: #body,
         };
     })
 }
 
-/// `.key(value)`; array literals become `'static` slices.
-fn call(setting: &Setting) -> TokenStream {
-    let key = &setting.key;
-    match &setting.value {
-        None => quote! { .#key() },
-        Some(Expr::Array(array)) => quote! { .#key(const { &#array }) },
-        // Most cases cover one upstream test: `upstream = "163"` is short for `upstream = ["163"]`.
-        Some(Expr::Lit(literal)) if key == "upstream" => quote! { .#key(const { &[#literal] }) },
-        Some(value) => quote! { .#key(#value) },
+/// The name of a parameter, by which a template of upstream ids means its row; none of a pattern.
+fn parameter(input: &FnArg) -> String {
+    match input {
+        FnArg::Typed(typed) => match &*typed.pat {
+            Pat::Ident(name) => name.ident.to_string(),
+            _ => String::new(),
+        },
+        FnArg::Receiver(_) => String::new(),
     }
 }
 
@@ -173,20 +191,6 @@ mod tests {
     }
 
     #[test]
-    fn a_key_given_twice_is_refused() {
-        let item = quote!(
-            #[doc = "x"]
-            async fn a(t: &mut Test) -> CaseResult {
-                Ok(())
-            }
-        );
-        assert_eq!(
-            error_of(quote!(generic, generic), item),
-            "`generic` is given twice"
-        );
-    }
-
-    #[test]
     fn the_function_is_emitted_unchanged() {
         let item = quote!(
             #[doc = "x"]
@@ -201,20 +205,18 @@ mod tests {
     }
 
     #[test]
-    fn arrays_become_static_slices_and_bare_keys_calls() {
-        let settings: Settings = syn::parse_quote!(generic, groups = [AUTO], upstream = "163");
-        let calls: Vec<String> = settings
-            .settings
-            .iter()
-            .map(|setting| call(setting).to_string())
-            .collect();
-        assert_eq!(
-            calls,
-            [
-                ". generic ()",
-                ". groups (const { & [AUTO] })",
-                ". upstream (const { & [\"163\"] })"
-            ]
+    fn two_tables_give_two_arguments_and_their_names_to_templates() {
+        let item = quote!(
+            #[doc = "x"]
+            async fn a(t: &mut Test, size: &u64, (b, c): &(u8, u8)) -> CaseResult {
+                Ok(())
+            }
         );
+        let expanded = case(quote!(rows = (SIZES, PAIRS)), item.clone()).unwrap();
+        let text = expanded.to_string();
+        assert!(text.contains("Table :: new (\"size\" , SIZES)"), "{text}");
+        assert!(text.contains("Table :: new (\"\" , PAIRS)"), "{text}");
+        assert!(text.contains("PAIRS [rows [1usize]]"), "{text}");
+        assert!(error_of(quote!(rows = SIZES), item).contains("reference to the row"));
     }
 }
