@@ -52,9 +52,9 @@ mod launch;
 mod machine;
 pub mod probe;
 pub mod qtest;
-pub mod socket;
 mod wrapper;
 
+pub use qmp::socket;
 pub use {imgtools, qmp};
 
 pub use attach::{AttachError, Attached, Detached, DetachedEndError};

@@ -41,8 +41,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
 
     job.wait_ready().await?;
     job.complete().await?;
-    let end = job.wait_end().await?;
-    println!("ended as {} with error {:?}", end.status, end.error);
+    println!("ended: {}", job.wait_end().await?);
     job.dismiss().await?;
 
     while let Some(event) = changes.try_recv()? {

@@ -13,14 +13,13 @@
 //! ```
 
 use std::future::{Future, IntoFuture};
-use std::io;
-use std::net::ToSocketAddrs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
+use tokio::net::ToSocketAddrs;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::error::{ConnectError, Error};
@@ -93,13 +92,11 @@ impl Client {
     ///
     /// # Errors
     /// As [`crate::Client::connect_tcp`].
-    pub fn connect_tcp(address: impl ToSocketAddrs, options: Options) -> Result<Self, Error> {
-        let found = address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-        let addresses = found.map_err(|error: io::Error| ConnectError::Io {
-            endpoint: "the address".to_owned(),
-            source: Arc::new(error),
-        })?;
-        Self::start(async move { crate::Client::connect_tcp(&addresses[..], options).await })
+    pub fn connect_tcp(
+        address: impl ToSocketAddrs + std::fmt::Display,
+        options: Options,
+    ) -> Result<Self, Error> {
+        Self::start(crate::Client::connect_tcp(address, options))
     }
 
     /// Starts a session over a connected socket.

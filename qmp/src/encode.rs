@@ -89,18 +89,19 @@ pub fn arguments<T: Serialize + ?Sized>(value: &T) -> Result<Arguments, EncodeEr
         .map_err(|e| EncodeError::Serialize(e.to_string()))
 }
 
-/// One command as a line, newline included.
+/// One command as a line, newline included. A guest agent is sent no id.
 ///
 /// # Errors
 /// When the whole exceeds QEMU's limits.
 pub fn command(
     name: &str,
     arguments: Option<&RawValue>,
-    id: &str,
+    id: Option<&str>,
     oob: bool,
 ) -> Result<Vec<u8>, EncodeError> {
     let arguments_len = arguments.map_or(0, |raw| raw.get().len() + 13);
-    let mut line = Vec::with_capacity(name.len() + id.len() + arguments_len + 32);
+    let id_len = id.map_or(0, str::len);
+    let mut line = Vec::with_capacity(name.len() + id_len + arguments_len + 32);
     line.extend_from_slice(if oob {
         b"{\"exec-oob\":"
     } else {
@@ -111,8 +112,10 @@ pub fn command(
         line.extend_from_slice(b",\"arguments\":");
         line.extend_from_slice(arguments.get().as_bytes());
     }
-    line.extend_from_slice(b",\"id\":");
-    push_string(&mut line, id)?;
+    if let Some(id) = id {
+        line.extend_from_slice(b",\"id\":");
+        push_string(&mut line, id)?;
+    }
     line.extend_from_slice(b"}");
     check_size(line.len())?;
     // The newline is not needed to end the message, but gives QEMU a place to find its feet again.
@@ -294,7 +297,7 @@ mod tests {
 
     fn line(name: &str, args: &Value) -> String {
         let args = arguments(args).unwrap();
-        String::from_utf8(command(name, args.as_deref(), "a1", false).unwrap()).unwrap()
+        String::from_utf8(command(name, args.as_deref(), Some("a1"), false).unwrap()).unwrap()
     }
 
     fn raw(text: &str) -> Result<Arguments, EncodeError> {
@@ -321,7 +324,7 @@ mod tests {
              {\"driver\":\"null-co\",\"n\":{\"x\":[1,\"a\\nb\"]}},\"id\":\"a1\"}\n"
         );
         assert_eq!(
-            command("yank", None, "a1", true).unwrap(),
+            command("yank", None, Some("a1"), true).unwrap(),
             b"{\"exec-oob\":\"yank\",\"id\":\"a1\"}\n"
         );
     }
@@ -356,7 +359,10 @@ mod tests {
             let want = EncodeError::Noncharacter(u32::from(c));
             assert_eq!(arguments(&json!({"a": format!("x{c}")})).unwrap_err(), want);
             assert_eq!(arguments(&json!({format!("x{c}"): 1})).unwrap_err(), want);
-            assert_eq!(command(&c.to_string(), None, "a", false).unwrap_err(), want);
+            assert_eq!(
+                command(&c.to_string(), None, Some("a"), false).unwrap_err(),
+                want
+            );
         }
         assert_eq!(
             raw(r#"{"a":"\ufffe"}"#).unwrap_err(),

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "client")]
+use crate::client::JobOutcome;
 use crate::decode::DecodeError;
 use crate::encode::EncodeError;
 use crate::frame::FrameError;
@@ -59,12 +61,63 @@ pub enum Error {
         /// The time allowed.
         after: Duration,
     },
+    /// Events that were waited for may be among those that were lost.
+    #[error("failed to {task}: {events} events are lost")]
+    Lagged {
+        /// What could not be done.
+        task: String,
+        /// How many events were lost.
+        events: u64,
+    },
+    /// The condition of a matcher panicked.
+    #[error("failed to {task}: the condition panicked: {message}")]
+    Panicked {
+        /// What could not be done.
+        task: String,
+        /// What the panic says.
+        message: String,
+    },
     /// A job did not do what was waited for.
+    #[cfg(feature = "client")]
     #[error(transparent)]
     Job(#[from] Box<JobError>),
 }
 
+/// An error and its causes on one line, as a program prints it for a person.
+pub(crate) struct Report<'a>(pub(crate) &'a (dyn std::error::Error + 'a));
+
+impl std::fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let causes = std::iter::successors(self.0.source(), |cause| cause.source());
+        for cause in causes {
+            write!(f, ": {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ConnectError {
+    /// This error and its causes on one line.
+    pub fn report(&self) -> impl std::fmt::Display + '_ {
+        Report(self)
+    }
+}
+
 impl Error {
+    /// This error and its causes on one line, as a program prints it for a person.
+    ///
+    /// ```
+    /// # let error = qmp::Error::from(qmp::ConnectError::Refused { endpoint: "/run/vm.qmp".into() });
+    /// assert_eq!(
+    ///     error.report().to_string(),
+    ///     "failed to connect to /run/vm.qmp: nobody listens there",
+    /// );
+    /// ```
+    pub fn report(&self) -> impl std::fmt::Display + '_ {
+        Report(self)
+    }
+
     /// QEMU's answer, if this is one.
     pub fn command(&self) -> Option<&CommandError> {
         match self {
@@ -305,6 +358,7 @@ pub enum Closed {
 }
 
 /// A job that did not get where it was awaited.
+#[cfg(feature = "client")]
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JobError {
@@ -314,22 +368,14 @@ pub enum JobError {
         /// Its id.
         id: String,
     },
-    /// The job ended with an error.
-    #[error("failed to complete job {id}: {message}")]
-    Failed {
-        /// Its id.
-        id: String,
-        /// The error that QEMU reports for it.
-        message: String,
-    },
-    /// The job ended before it reached the status that was waited for.
-    #[error("failed to see job {id} {wanted}: it is {status}")]
-    Passed {
+    /// The job ended, and not as it was waited for.
+    #[error("failed to see job {id} {wanted}: {outcome}")]
+    Ended {
         /// Its id.
         id: String,
         /// The status that was waited for.
         wanted: String,
-        /// The status that it has.
-        status: String,
+        /// How it ended.
+        outcome: JobOutcome,
     },
 }

@@ -27,6 +27,10 @@ impl Limits {
         depth: 1024,
     };
 
+    /// For guest agents: what `guest-file-read` returns at most is 48 MiB (`qga/commands.c`), which
+    /// are 64 MiB in base64 and a little more as a message.
+    pub const AGENT: Self = Self::QEMU.with_message(65 << 20);
+
     /// These limits with another message size.
     pub const fn with_message(self, bytes: usize) -> Self {
         Self {

@@ -112,7 +112,7 @@ pub mod schema;
 pub mod session;
 mod stack;
 pub mod transcript;
-#[cfg(feature = "typed")]
+#[cfg(any(feature = "client", feature = "typed"))]
 pub mod types;
 
 #[cfg(feature = "client")]
@@ -121,16 +121,21 @@ pub mod blocking;
 mod client;
 #[cfg(feature = "client")]
 pub mod mock;
+#[cfg(feature = "client")]
+pub mod socket;
 
 pub use command::{Command, Empty};
-pub use error::{Closed, CommandError, ConnectError, Error, JobError, ReplyError};
+#[cfg(feature = "client")]
+pub use error::JobError;
+pub use error::{Closed, CommandError, ConnectError, Error, ReplyError};
 pub use matcher::Matcher;
 pub use message::{ErrorClass, Event, Greeting, Timestamp, Version};
 pub use schema::Schema;
 
 #[cfg(feature = "client")]
 pub use client::{
-    Call, CallAndEvent, Client, EventCache, EventStream, Job, JobEnd, Listener, Options, RecvError,
+    Call, CallAndEvent, Client, EventCache, EventStream, Job, JobOutcome, JobProgress, Listener,
+    Options, RecvError,
 };
 
 /// The example of the README, compiled.

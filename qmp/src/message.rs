@@ -1,7 +1,9 @@
 //! What QEMU sends: the greeting, replies and events.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use serde::de::{Deserializer as _, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -49,15 +51,17 @@ impl Greeting {
     }
 }
 
-/// The version of QEMU, ordered by age.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The version of QEMU, ordered by age. Only the numbers are compared: the package that a
+/// distributor adds makes no version newer, older or another one.
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Version {
     /// The first number; 10 in "10.0.2".
     pub major: u32,
     /// The second number.
     pub minor: u32,
-    /// The third number; from 50 on it marks a development tree.
+    /// The third number; from 50 on it marks a development tree, from 90 on a release candidate of
+    /// the next version: 9.2.92 is the second candidate of 10.0.
     pub micro: u32,
     /// What the packager added, often empty.
     pub package: String,
@@ -74,9 +78,54 @@ impl Version {
         }
     }
 
-    /// Whether this is `major.minor` or later.
+    /// The release that this belongs to, as major and minor number. A candidate belongs to the
+    /// release that it is a candidate for, a development tree to the one before it.
+    pub fn release(&self) -> (u32, u32) {
+        if self.micro < 90 {
+            return (self.major, self.minor);
+        }
+        // Since 4.0 each major version has three releases.
+        match (self.major, self.minor) {
+            (2, 12) => (3, 0),
+            (3, 1) => (4, 0),
+            (4.., 2..) => (self.major + 1, 0),
+            (major, minor) => (major, minor + 1),
+        }
+    }
+
+    /// Whether this is `major.minor` or later; see [`Version::release`].
     pub fn at_least(&self, major: u32, minor: u32) -> bool {
-        (self.major, self.minor) >= (major, minor)
+        self.release() >= (major, minor)
+    }
+
+    fn numbers(&self) -> (u32, u32, u32) {
+        (self.major, self.minor, self.micro)
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        self.numbers() == other.numbers()
+    }
+}
+
+impl Eq for Version {}
+
+impl PartialOrd for Version {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Version {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.numbers().cmp(&other.numbers())
+    }
+}
+
+impl Hash for Version {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.numbers().hash(state);
     }
 }
 
@@ -404,5 +453,45 @@ impl Serialize for Greeting {
             "capabilities": self.capabilities,
         })
         .serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_candidate_counts_as_its_release_and_a_development_tree_as_the_one_before() {
+        let release = |major, minor, micro| Version::new(major, minor, micro).release();
+        for (version, want) in [
+            ((10, 0, 2), (10, 0)),
+            ((9, 2, 92), (10, 0)),
+            ((10, 0, 90), (10, 1)),
+            ((9, 2, 50), (9, 2)),
+            ((3, 1, 91), (4, 0)),
+            ((2, 12, 90), (3, 0)),
+        ] {
+            assert_eq!(
+                release(version.0, version.1, version.2),
+                want,
+                "{version:?}"
+            );
+        }
+        assert!(Version::new(9, 2, 92).at_least(10, 0));
+        assert!(!Version::new(9, 2, 50).at_least(10, 0));
+    }
+
+    #[test]
+    fn the_package_takes_no_part_in_comparing_versions() {
+        let debian = Version {
+            package: "Debian 1:10.0.2+ds-2".into(),
+            ..Version::new(10, 0, 2)
+        };
+        let own = Version::new(10, 0, 2);
+        assert_eq!(debian.cmp(&own), Ordering::Equal);
+        assert_eq!(debian, own);
+        assert!(Version::new(9, 2, 92) < own && debian < Version::new(10, 0, 3));
+        let set = std::collections::HashSet::from([debian]);
+        assert!(set.contains(&own));
     }
 }

@@ -382,7 +382,7 @@ impl Schema {
 }
 
 /// For the check of the typed layer.
-#[cfg(feature = "typed")]
+#[cfg(any(feature = "client", feature = "typed"))]
 impl Schema {
     /// A member of an object or of one of its variants.
     pub(crate) fn member_or_variant_member<'a>(
@@ -412,7 +412,7 @@ impl Schema {
     }
 }
 
-#[cfg(feature = "typed")]
+#[cfg(any(feature = "client", feature = "typed"))]
 impl Entity {
     pub(crate) fn json_type(&self) -> Option<&str> {
         self.json_type.as_deref()

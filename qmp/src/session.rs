@@ -33,7 +33,9 @@ pub struct Config {
     /// (`QMP_REQ_QUEUE_LEN_MAX`); its dispatcher may be busy with another monitor, so that none of
     /// ours has left the queue. Seven is what is always safe.
     pub in_band: usize,
-    /// Whether the peer is a guest agent: it does not greet, and is synchronized with instead.
+    /// Whether the peer is a guest agent: it does not greet, and is synchronized with instead. It is
+    /// sent one command at a time and never an id: it answers in order, agents before 4.0 refuse
+    /// the member, and many do not send it back.
     pub agent: bool,
 }
 
@@ -208,15 +210,21 @@ pub enum HandshakeFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Greeting,
-    /// A guest agent has not yet said the number.
-    Synchronizing(u64),
+    /// A guest agent has not yet sent back a number of ours.
+    Synchronizing,
     Negotiating,
     Ready,
     Failed,
 }
 
+/// The command with which a guest agent is found and kept in step.
+const SYNC: &str = "guest-sync-delimited";
+
 /// How much that is not QMP may come before the greeting until the peer counts as something else.
 const MAX_NOISE: usize = 64;
+
+/// How many unanswered numbers are remembered: an hour of one per second.
+const MAX_SYNCS: usize = 3600;
 
 /// A command that was sent and not answered.
 #[derive(Debug)]
@@ -252,6 +260,11 @@ pub struct Session {
     calls: u64,
     oob_enabled: bool,
     negotiation: Option<(String, Vec<u8>)>,
+    /// The numbers that a guest agent was sent and has not sent back, oldest first.
+    syncs: Vec<u64>,
+    /// A guest agent may still answer a command that nobody waits for.
+    out_of_step: bool,
+    greeted: bool,
     queue: VecDeque<Queued>,
     oob_queue: VecDeque<Queued>,
     flights: HashMap<String, Flight>,
@@ -265,32 +278,22 @@ pub struct Session {
 impl Session {
     /// A session at its beginning: waiting for the greeting, or about to synchronize.
     pub fn new(config: Config) -> Self {
-        let ids = Ids::new();
-        let (phase, negotiation) = if config.agent {
-            // Below 2^32: a number that every agent gives back as it is.
-            let number = ids::random() >> 32;
-            let id = ids.of_negotiation();
-            // 0xFF makes the agent drop what it has read of an earlier client's command.
-            let mut line = vec![0xFF];
-            line.extend_from_slice(
-                format!(
-                    "{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{number}}},\
-                     \"id\":\"{id}\"}}\n"
-                )
-                .as_bytes(),
-            );
-            (Phase::Synchronizing(number), Some((id, line)))
+        let phase = if config.agent {
+            Phase::Synchronizing
         } else {
-            (Phase::Greeting, None)
+            Phase::Greeting
         };
-        Self {
+        let mut session = Self {
             framer: Framer::new(config.limits),
             config,
             phase,
-            ids,
+            ids: Ids::new(),
             calls: 0,
             oob_enabled: false,
-            negotiation,
+            negotiation: None,
+            syncs: Vec::new(),
+            out_of_step: false,
+            greeted: false,
             queue: VecDeque::new(),
             oob_queue: VecDeque::new(),
             flights: HashMap::new(),
@@ -298,7 +301,45 @@ impl Session {
             notices: VecDeque::new(),
             noise: 0,
             first_noise: None,
+        };
+        if config.agent {
+            session.synchronize();
         }
+        session
+    }
+
+    /// Whether a guest agent is still to send back a number. An agent that starts late has not seen
+    /// the command, so send it anew every second or so: see [`Session::synchronize`].
+    pub fn is_synchronizing(&self) -> bool {
+        self.phase == Phase::Synchronizing
+    }
+
+    /// Asks a guest agent to send back a new number.
+    pub fn synchronize(&mut self) {
+        // Below 2^32: a number that every agent sends back as it is.
+        let number = ids::random() >> 32;
+        self.syncs.push(number);
+        // Their answers, should they still come, are taken for those of another client.
+        if self.syncs.len() > MAX_SYNCS {
+            self.syncs.remove(0);
+        }
+        // 0xFF makes the agent drop what it has read of an unfinished command.
+        let mut line = vec![0xFF];
+        let command = format!("{{\"execute\":\"{SYNC}\",\"arguments\":{{\"id\":{number}}}}}\n");
+        line.extend_from_slice(command.as_bytes());
+        self.negotiation = Some((String::new(), line));
+        self.phase = Phase::Synchronizing;
+    }
+
+    /// Forgets all commands, and closes the descriptors of those that were not sent: the session is
+    /// over.
+    pub fn close(&mut self) {
+        self.queue.clear();
+        self.oob_queue.clear();
+        self.flights.clear();
+        self.in_band.clear();
+        self.negotiation = None;
+        self.phase = Phase::Failed;
     }
 
     /// Whether the handshake is done.
@@ -308,7 +349,7 @@ impl Session {
 
     /// Whether the greeting has come, or the guest agent's answer.
     pub fn is_greeted(&self) -> bool {
-        !matches!(self.phase, Phase::Greeting | Phase::Synchronizing(_))
+        self.greeted
     }
 
     /// Whether out-of-band execution is enabled.
@@ -352,13 +393,8 @@ impl Session {
         }
         let id = self.ids.take();
         let arguments = request.arguments.as_deref();
-        let line = match encode::command(&request.name, arguments, &id, request.oob) {
-            Ok(line) => line,
-            Err(error) => {
-                self.ids.release(&id);
-                return Err(error);
-            }
-        };
+        let sent_id = (!self.config.agent).then_some(id.as_str());
+        let line = encode::command(&request.name, arguments, sent_id, request.oob)?;
         let call = CallId(self.calls);
         self.calls += 1;
         let queue = if request.oob {
@@ -384,17 +420,17 @@ impl Session {
     pub fn abandon(&mut self, call: CallId) {
         for queue in [&mut self.queue, &mut self.oob_queue] {
             if let Some(at) = queue.iter().position(|queued| queued.call == call) {
-                if let Some(queued) = queue.remove(at) {
-                    self.ids.release(&queued.id);
-                }
+                queue.remove(at);
                 return;
             }
         }
         let flight = self.flights.iter_mut().find(|(_, it)| it.call == call);
         let Some((id, flight)) = flight else { return };
         flight.abandoned = true;
-        if !flight.answers {
-            // No reply will ever make room. Its id is not used again: an error may still come.
+        if self.config.agent || !flight.answers {
+            // Either no reply will ever make room, or the next number of ours will tell when it
+            // has come.
+            self.out_of_step = self.config.agent;
             let id = id.clone();
             if let Some(flight) = self.flights.remove(&id) {
                 self.make_room(&id, &flight);
@@ -416,6 +452,11 @@ impl Session {
         }
         if self.phase != Phase::Ready {
             return None;
+        }
+        if self.out_of_step && !self.queue.is_empty() {
+            self.out_of_step = false;
+            self.synchronize();
+            return self.transmit();
         }
         let next = match self.oob_queue.pop_front() {
             Some(next) => next,
@@ -454,7 +495,12 @@ impl Session {
             && self.flights.values().any(|flight| flight.carries_fd);
         #[cfg(not(unix))]
         let fd_conflict = false;
-        self.in_band.len() < self.config.in_band.max(1) && !fd_conflict
+        let limit = if self.config.agent {
+            1
+        } else {
+            self.config.in_band.max(1)
+        };
+        self.in_band.len() < limit && !fd_conflict
     }
 
     /// Takes bytes that were read.
@@ -524,14 +570,15 @@ impl Session {
         let line = format!("{{\"execute\":\"qmp_capabilities\"{arguments},\"id\":\"{id}\"}}\n");
         self.negotiation = Some((id, line.into_bytes()));
         self.phase = Phase::Negotiating;
+        self.greeted = true;
         self.notices.push_back(Notice::Greeting(greeting));
     }
 
     fn reply(&mut self, reply: Reply, frame: &[u8], depth: usize) {
-        let id = reply.id_text();
-        if let Phase::Synchronizing(number) = self.phase {
-            return self.synchronize(number, reply);
+        if self.config.agent {
+            return self.agent_reply(reply, frame, depth);
         }
+        let id = reply.id_text();
         if let (Phase::Negotiating, Some(id), Some((ours, _))) =
             (self.phase, id.as_deref(), &self.negotiation)
             && id == ours
@@ -547,12 +594,22 @@ impl Session {
             None if reply.id.is_none() && reply.result.is_err() => self.in_band.front().cloned(),
             None => None,
         };
-        let Some((id, flight)) = id.and_then(|id| self.flights.remove_entry(&id)) else {
-            let id = reply.id.map(|raw| raw.get().to_owned());
-            self.discard(Discarded::Stale { id });
-            return;
+        match id {
+            Some(id) => self.reply_to(&id, reply, frame, depth),
+            None => self.stale(reply),
+        }
+    }
+
+    fn stale(&mut self, reply: Reply) {
+        let id = reply.id.map(|raw| raw.get().to_owned());
+        self.discard(Discarded::Stale { id });
+    }
+
+    fn reply_to(&mut self, id: &str, reply: Reply, frame: &[u8], depth: usize) {
+        let Some((id, flight)) = self.flights.remove_entry(id) else {
+            return self.stale(reply);
         };
-        self.landed(&id, &flight);
+        self.make_room(&id, &flight);
         if flight.abandoned {
             self.discard(Discarded::Late {
                 id,
@@ -567,6 +624,12 @@ impl Session {
                 raw: String::from_utf8_lossy(frame).into_owned(),
             }),
         };
+        self.answered(id, &flight, result);
+    }
+
+    fn answered(&mut self, id: String, flight: &Flight, result: Result<Returned, Failure>) {
+        // An agent was sent none.
+        let id = if self.config.agent { String::new() } else { id };
         self.notices.push_back(Notice::Reply {
             call: flight.call,
             id,
@@ -574,24 +637,32 @@ impl Session {
         });
     }
 
-    /// Waits for the number that was sent; what comes before is for another client.
-    fn synchronize(&mut self, number: u64, reply: Reply) {
-        let ours = match (&self.negotiation, reply.id_text()) {
-            (Some((ours, _)), Some(id)) => *ours == id,
-            _ => false,
+    /// An agent answers in order and names no command: a reply is for the one in flight, and while
+    /// no number of ours has come back, for another client.
+    fn agent_reply(&mut self, reply: Reply, frame: &[u8], depth: usize) {
+        let number = match &reply.result {
+            Ok(raw) => raw.get().parse::<u64>().ok(),
+            Err(_) => None,
         };
-        match reply.result {
-            // Old agents do not give the id back; the number alone is proof enough.
-            Ok(raw) if raw.get().parse() == Ok(number) => {
-                let greeting = Greeting::new(Version::default(), []);
-                self.notices.push_back(Notice::Greeting(greeting));
-                self.negotiated(None);
+        let at = number.and_then(|number| self.syncs.iter().position(|&sent| sent == number));
+        let synchronizing = self.phase == Phase::Synchronizing;
+        if let Some(at) = at {
+            // Those that were sent after it may be answered as well, between other replies.
+            self.syncs.drain(..=at);
+            if synchronizing {
+                return self.negotiated(None);
             }
-            Err(error) if ours => self.negotiated(Some(error)),
-            _ => {
-                let id = reply.id.map(|raw| raw.get().to_owned());
-                self.discard(Discarded::Stale { id });
+            return self.stale(reply);
+        }
+        match (&reply.result, self.in_band.front().cloned()) {
+            (Err(error), _) if synchronizing && error.desc.contains(SYNC) => {
+                let error = error.clone();
+                self.negotiated(Some(error));
             }
+            (_, Some(id)) if !synchronizing && reply.id.is_none() => {
+                self.reply_to(&id, reply, frame, depth);
+            }
+            _ => self.stale(reply),
         }
     }
 
@@ -600,6 +671,14 @@ impl Session {
         match error {
             None => {
                 self.phase = Phase::Ready;
+                if self.config.agent {
+                    if self.greeted {
+                        return;
+                    }
+                    let greeting = Greeting::new(Version::default(), []);
+                    self.greeted = true;
+                    self.notices.push_back(Notice::Greeting(greeting));
+                }
                 self.notices.push_back(Notice::Ready {
                     oob: self.oob_enabled,
                 });
@@ -612,12 +691,6 @@ impl Session {
         }
     }
 
-    /// Forgets a command that was answered.
-    fn landed(&mut self, id: &str, flight: &Flight) {
-        self.make_room(id, flight);
-        self.ids.release(id);
-    }
-
     fn make_room(&mut self, id: &str, flight: &Flight) {
         if !flight.oob
             && let Some(at) = self.in_band.iter().position(|other| other == id)
@@ -628,24 +701,24 @@ impl Session {
 
     fn undecodable(&mut self, source: Undecodable, bytes: &[u8]) {
         // Whose reply it was can often still be seen, and then its caller should not wait.
-        let named = self
-            .flights
-            .keys()
-            .find(|id| {
-                memchr::memmem::find(bytes, format!("\"id\": \"{id}\"").as_bytes()).is_some()
-                    || memchr::memmem::find(bytes, format!("\"id\":\"{id}\"").as_bytes()).is_some()
-            })
-            .cloned();
+        let named = if self.config.agent {
+            self.in_band.front().cloned()
+        } else {
+            let names = |id: &&String| {
+                [": ", ":"].iter().any(|colon| {
+                    let member = format!("\"id\"{colon}\"{id}\"");
+                    memchr::memmem::find(bytes, member.as_bytes()).is_some()
+                })
+            };
+            self.flights.keys().find(names).cloned()
+        };
         if let Some((id, flight)) = named.and_then(|id| self.flights.remove_entry(&id)) {
-            self.landed(&id, &flight);
+            self.make_room(&id, &flight);
+            // What an agent said may have been something else.
+            self.out_of_step = self.config.agent;
             if !flight.abandoned {
                 let text = String::from_utf8_lossy(bytes).into_owned();
-                let result = Err(Failure::Undecodable { source, text });
-                self.notices.push_back(Notice::Reply {
-                    call: flight.call,
-                    id,
-                    result,
-                });
+                self.answered(id, &flight, Err(Failure::Undecodable { source, text }));
                 return;
             }
         }

@@ -195,10 +195,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
                     Ok(event) => return Ok((returned, Some(event))),
                     // The first event of a queue is never lost, and one is enough.
                     Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed(cause)) => {
-                        let task = format!("see {wanted} after {name}");
-                        return Err(Error::Closed { task, cause });
-                    }
+                    Err(end) => return Err(end.into_error(format!("see {wanted} after {name}"))),
                 }
             }
         });

@@ -22,6 +22,7 @@ use super::shared::{Shared, Stage};
 use super::transport::{Plain, Transport};
 use crate::error::{Closed, ConnectError, Error};
 use crate::session::HandshakeFailure;
+use crate::socket;
 
 impl Client {
     /// Starts a session over any stream, such as a TLS connection, `tokio::io::join` of two pipes,
@@ -143,10 +144,10 @@ impl Client {
     /// # Errors
     /// When nobody listens, or the handshake does not succeed in time.
     pub async fn connect_tcp(
-        address: impl ToSocketAddrs + std::fmt::Debug,
+        address: impl ToSocketAddrs + std::fmt::Display,
         options: Options,
     ) -> Result<Self, Error> {
-        let attempt = Attempt::new(options, format_args!("{address:?}"));
+        let attempt = Attempt::new(options, &address);
         let stream = match attempt.in_time(TcpStream::connect(&address)).await {
             Some(connected) => connected.map_err(|error| attempt.io(error))?,
             None => return Err(attempt.unreachable().into()),
@@ -174,7 +175,9 @@ impl Listener {
     /// When the path exists or cannot be made.
     pub fn bind_unix(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
-        let listener = UnixListener::bind(path)?;
+        let listener = socket::listen(path)?;
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
         Ok(Self {
             socket: Socket::Unix(listener, path.to_owned()),
         })
@@ -235,6 +238,16 @@ impl Drop for Listener {
     }
 }
 
+/// Connects by a path of any length.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    #[cfg(target_os = "linux")]
+    if !socket::fits(path) {
+        let short = socket::ShortPath::open(path)?;
+        return UnixStream::connect(short.path()).await;
+    }
+    UnixStream::connect(path).await
+}
+
 /// One attempt to get a session, with its deadline.
 struct Attempt {
     options: Options,
@@ -279,7 +292,7 @@ impl Attempt {
         tokio::pin!(gone);
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match self.in_time(UnixStream::connect(path)).await {
+            let error = match self.in_time(connect_unix(path)).await {
                 None => return Err(self.silent()),
                 Some(Ok(stream)) => return Ok(stream),
                 // The backlog is full: others wait for this monitor already.
@@ -401,20 +414,15 @@ impl Attempt {
     }
 
     fn finish(self, shared: Arc<Shared>, mut guard: AbortOnDrop) -> Result<Client, ConnectError> {
-        let (Some(greeting), Some(driver)) = (shared.greeting(), guard.0.take()) else {
+        let Some(greeting) = shared.greeting() else {
             return Err(ConnectError::Closed {
                 endpoint: self.endpoint,
                 cause: Closed::Local,
             });
         };
+        guard.0 = None;
         let deadline = self.options.call_deadline;
-        Ok(Client::assemble(
-            shared,
-            driver,
-            greeting,
-            self.endpoint,
-            deadline,
-        ))
+        Ok(Client::assemble(shared, greeting, self.endpoint, deadline))
     }
 
     /// The deadline has passed: says what was missing, and if possible why.

@@ -7,9 +7,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::io::ReadBuf;
+use tokio::time::{Instant, Sleep};
 
 use super::events::Queue;
 use super::shared::{Line, Shared};
@@ -28,7 +30,18 @@ pub(crate) struct Driver<T> {
     buffer: Box<[u8]>,
     outgoing: Option<Outgoing>,
     needs_flush: bool,
+    /// When a guest agent that has not answered is asked again.
+    ask_again: Option<Pin<Box<Sleep>>>,
+    /// How long a line that was begun may take once this side has closed the session.
+    linger: Option<Pin<Box<Sleep>>>,
 }
+
+/// How often a guest agent that has not answered is asked.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a peer that does not read may hold up the end of a session, for the sake of the line
+/// that it has read half of.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// A line that is being written.
 struct Outgoing {
@@ -49,6 +62,8 @@ impl<T: Transport> Driver<T> {
             buffer: vec![0; READ_SIZE].into_boxed_slice(),
             outgoing: None,
             needs_flush: false,
+            ask_again: None,
+            linger: None,
         }
     }
 
@@ -181,8 +196,46 @@ impl<T: Transport> Driver<T> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         self.shared.register(cx.waker());
         let more = self.read(cx)?;
+        self.ask_agent_again(cx);
         self.write(cx)?;
         Ok(more)
+    }
+
+    /// An agent that was started after the command was written has not seen it.
+    fn ask_agent_again(&mut self, cx: &mut Context<'_>) {
+        if !self.shared.is_agent || !self.shared.synchronizes(false) {
+            self.ask_again = None;
+            return;
+        }
+        let pause = self
+            .ask_again
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(ASK_AGAIN)));
+        // A line that is being written may be what the agent does not read.
+        while pause.as_mut().poll(cx).is_ready() {
+            if self.outgoing.is_none() {
+                self.shared.synchronizes(true);
+            }
+            pause.as_mut().reset(Instant::now() + ASK_AGAIN);
+        }
+    }
+
+    /// Writes the rest of a line that was begun, so that whoever reads the stream next does not
+    /// find half of one.
+    fn finish_line(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let linger = self
+            .linger
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        if linger.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        while self.outgoing.as_ref().is_some_and(|line| line.written > 0) {
+            if ready!(self.write_some(cx)).is_err() {
+                return Poll::Ready(());
+            }
+        }
+        self.outgoing = None;
+        // Nobody is left to be told of an error.
+        self.transport.poll_shutdown(cx).map(drop)
     }
 }
 
@@ -202,18 +255,17 @@ impl<T: Transport + Unpin> Future for Driver<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match self.turn(cx) {
-            Ok(_) if self.shared.is_closed() => Poll::Ready(()),
-            Ok(more) => {
-                if more {
-                    cx.waker().wake_by_ref();
-                }
-                Poll::Pending
+        if self.shared.closed_cause().is_none() {
+            match self.turn(cx) {
+                Ok(true) => cx.waker().wake_by_ref(),
+                Ok(false) => {}
+                Err(cause) => self.shared.close(cause),
             }
-            Err(cause) => {
-                self.shared.close(cause);
-                Poll::Ready(())
-            }
+        }
+        match self.shared.closed_cause() {
+            None => Poll::Pending,
+            Some(Closed::Local) => self.finish_line(cx),
+            Some(_) => Poll::Ready(()),
         }
     }
 }
@@ -222,5 +274,6 @@ impl<T> Drop for Driver<T> {
     fn drop(&mut self) {
         // Without its driver a session is over, for instance when the runtime ends.
         self.shared.close(Closed::Local);
+        self.shared.let_go();
     }
 }

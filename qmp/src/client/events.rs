@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
+use super::foreign;
 use super::shared::Shared;
-use crate::error::Closed;
+use crate::error::{Closed, Error};
 use crate::matcher::Matcher;
 use crate::message::Event;
 
@@ -22,10 +23,13 @@ use crate::message::Event;
 pub struct EventStream {
     queue: Arc<Queue>,
     shared: Weak<Shared>,
+    /// As a [`futures_core::Stream`] it has yielded its last item.
+    finished: bool,
 }
 
 /// Why there is no event.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecvError {
     /// The subscriber was too slow.
     #[error("failed to keep up with QEMU: {0} events are lost")]
@@ -36,6 +40,23 @@ pub enum RecvError {
     /// The session has ended; nothing will follow.
     #[error("failed to receive an event: the QMP session has ended")]
     Closed(#[source] Closed),
+    /// The condition of the matcher panicked; nothing will follow. The session goes on.
+    #[error("failed to match an event: the matcher's condition panicked: {0}")]
+    Panicked(
+        /// What the panic says.
+        String,
+    ),
+}
+
+impl RecvError {
+    /// Why `task` cannot be done.
+    pub(crate) fn into_error(self, task: String) -> Error {
+        match self {
+            Self::Lagged(events) => Error::Lagged { task, events },
+            Self::Closed(cause) => Error::Closed { task, cause },
+            Self::Panicked(message) => Error::Panicked { task, message },
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -52,7 +73,8 @@ struct Inner {
     dropped: u64,
     waker: Option<Waker>,
     active: bool,
-    closed: Option<Closed>,
+    /// What follows the last event, for ever.
+    end: Option<RecvError>,
 }
 
 #[derive(Debug)]
@@ -73,7 +95,7 @@ impl Queue {
                 dropped: 0,
                 waker: None,
                 active,
-                closed: None,
+                end: None,
             }),
         })
     }
@@ -88,11 +110,13 @@ impl Queue {
     }
 
     pub(crate) fn offer(&self, event: &Arc<Event>) {
-        if !self.matcher.matches(event) {
-            return;
+        match foreign::call(|| self.matcher.matches(event)) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(panic) => return self.end(RecvError::Panicked(panic)),
         }
         let mut inner = self.lock();
-        if !inner.active || inner.closed.is_some() {
+        if !inner.active || inner.end.is_some() {
             return;
         }
         if inner.events < self.capacity {
@@ -113,8 +137,12 @@ impl Queue {
     }
 
     pub(crate) fn close(&self, cause: &Closed) {
+        self.end(RecvError::Closed(cause.clone()));
+    }
+
+    fn end(&self, why: RecvError) {
         let mut inner = self.lock();
-        inner.closed.get_or_insert_with(|| cause.clone());
+        inner.end.get_or_insert(why);
         let waker = inner.waker.take();
         drop(inner);
         if let Some(waker) = waker {
@@ -131,10 +159,7 @@ impl Inner {
                 Some(Ok(event))
             }
             Some(Item::Gap(count)) => Some(Err(RecvError::Lagged(count))),
-            None => self
-                .closed
-                .clone()
-                .map(|cause| Err(RecvError::Closed(cause))),
+            None => self.end.clone().map(Err),
         }
     }
 }
@@ -142,7 +167,11 @@ impl Inner {
 impl EventStream {
     pub(crate) fn new(queue: Arc<Queue>, shared: &Arc<Shared>) -> Self {
         let shared = Arc::downgrade(shared);
-        Self { queue, shared }
+        Self {
+            queue,
+            shared,
+            finished: false,
+        }
     }
 
     pub(crate) fn queue(&self) -> &Arc<Queue> {
@@ -152,7 +181,8 @@ impl EventStream {
     /// The next event. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`RecvError::Lagged`] where events are missing; [`RecvError::Closed`] at the end.
+    /// [`RecvError::Lagged`] where events are missing; [`RecvError::Closed`] at the end, or
+    /// [`RecvError::Panicked`] after a panic of the matcher's condition.
     pub async fn recv(&mut self) -> Result<Arc<Event>, RecvError> {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
@@ -187,8 +217,15 @@ impl futures_core::Stream for EventStream {
     type Item = Result<Arc<Event>, RecvError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.finished {
+            return Poll::Ready(None);
+        }
         self.poll_recv(cx).map(|item| match item {
             Err(RecvError::Closed(_)) => None,
+            Err(error @ RecvError::Panicked(_)) => {
+                self.finished = true;
+                Some(Err(error))
+            }
             item => Some(item),
         })
     }

@@ -4,12 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::Value;
-use tokio::task::AbortHandle;
-
 use super::cache::EventCache;
-use super::call::{Call, CallAndEvent};
+use super::call::{Call, CallAndEvent, within};
 use super::events::EventStream;
 use super::job::Job;
 use super::shared::{Shared, Stage};
@@ -19,6 +15,8 @@ use crate::error::{Closed, Error};
 use crate::matcher::Matcher;
 use crate::message::Greeting;
 use crate::transcript::Entry;
+use serde::Serialize;
+use serde_json::Value;
 
 /// A session with one monitor. Clones share it; it ends when the last clone is dropped.
 ///
@@ -32,7 +30,6 @@ pub struct Client {
 /// Ends the session when the last client goes.
 struct Handle {
     shared: Arc<Shared>,
-    driver: AbortHandle,
     greeting: Greeting,
     oob: bool,
     endpoint: String,
@@ -40,15 +37,14 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        // The driver finishes the line that it has begun, and lets the stream go.
         self.shared.close(Closed::Local);
-        self.driver.abort();
     }
 }
 
 impl Client {
     pub(crate) fn assemble(
         shared: Arc<Shared>,
-        driver: AbortHandle,
         greeting: Greeting,
         endpoint: String,
         deadline: Option<Duration>,
@@ -57,7 +53,6 @@ impl Client {
         Self {
             handle: Arc::new(Handle {
                 shared,
-                driver,
                 greeting,
                 oob,
                 endpoint,
@@ -172,6 +167,28 @@ impl Client {
             Err(error) if error.is_end_of_stream() => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Ends the session, for all clones of this client: takes no further commands, waits until those
+    /// that were handed over are answered, and lets the stream go. QEMU drops the commands that it
+    /// has queued when a connection ends, so this is how to end one that still works.
+    ///
+    /// Dropping the last client ends the session at once. Both write the rest of a line that was
+    /// begun.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when the commands are not answered within this client's deadline; the
+    /// session has ended nevertheless.
+    pub async fn close(&self) -> Result<(), Error> {
+        let shared = self.shared();
+        let done = within(self.deadline, || "finish the commands".to_owned(), async {
+            shared.finish_calls().await;
+            Ok(())
+        });
+        let done = done.await;
+        shared.close(Closed::Local);
+        shared.driver_gone().await;
+        done
     }
 
     /// Waits until the session has ended, and says why it has.

@@ -1,9 +1,11 @@
-//! Follows one job to a status, by events and by asking.
+//! Follows one job to a status or its end, by events and by asking.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::json;
 
 use super::call::{Call, within};
@@ -12,62 +14,80 @@ use super::handle::Client;
 use crate::error::{Error, JobError};
 use crate::matcher::Matcher;
 use crate::message::Event;
+use crate::types::{JobInfo, JobStatus};
 
 /// How long to wait for an event before asking again. Events tell at once; asking covers those
 /// that QEMU merged or that were lost.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// The error of a job that was cancelled, in QEMU's words: `strerror(ECANCELED)`.
+const CANCELLED: &str = "Operation canceled";
+
 /// A job, followed from the moment [`Client::job`] was called.
 ///
 /// Events wake it, but it believes only what `query-jobs` says and the last event of a job, so an
 /// event that was merged, lost or meant for an earlier job of the same name cannot mislead it for
-/// long.
+/// long. What it cannot know it does not guess: see [`JobOutcome::Unknown`].
+///
+/// Its waits have no limit but [`Job::timeout`]. The questions that they ask are calls and have the
+/// deadline of those.
 #[derive(Debug)]
 pub struct Job {
     client: Client,
     id: String,
     events: EventStream,
+    timeout: Option<Duration>,
     /// There was a job of this name.
     seen: bool,
-    /// The error of a job that was dismissed automatically, from `BLOCK_JOB_COMPLETED`.
-    error: Option<String>,
-    cancelled: bool,
+    told: Told,
+}
+
+/// What the events of the current job of this name have said.
+#[derive(Debug, Default)]
+struct Told {
+    /// By the last event of a block job, or because it concluded without having aborted.
+    end: Option<JobOutcome>,
+    /// It had not aborted when it was last heard of, and no event was lost since.
+    on_course: bool,
+}
+
+impl Told {
+    fn status(&mut self, status: &JobStatus) {
+        match status {
+            JobStatus::Concluded if self.on_course && self.end.is_none() => {
+                self.end = Some(JobOutcome::Completed);
+            }
+            JobStatus::Aborting => self.on_course = false,
+            JobStatus::Concluded | JobStatus::Null | JobStatus::Other(_) => {}
+            _ => self.on_course = true,
+        }
+    }
 }
 
 /// What is known of a job after asking for it.
 enum State {
     /// It is there.
-    Present(Info),
+    Present(JobInfo),
     /// It was there, and is no more.
     Gone,
     /// There is no such job, and no trace that there was one.
     Unknown,
 }
 
-/// How a job ended.
+/// How a job ended, whoever dismissed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct JobEnd {
-    /// `concluded` if it still waits to be dismissed, `null` if it is gone.
-    pub status: String,
-    /// The error that QEMU reports.
-    pub error: Option<String>,
-    /// Whether an event said that it was cancelled.
-    pub cancelled: bool,
-}
-
-/// What `query-jobs` says of a job.
-#[derive(Clone, Debug, Deserialize)]
-struct Info {
-    id: String,
-    status: String,
-    error: Option<String>,
-}
-
-impl Info {
-    fn has_ended(&self) -> bool {
-        matches!(self.status.as_str(), "concluded" | "null")
-    }
+#[must_use = "a job that has ended may have failed"]
+pub enum JobOutcome {
+    /// It did what it was to do. This includes a mirror that was ready when it was cancelled
+    /// without force: it ends with a consistent copy.
+    Completed,
+    /// It was cancelled.
+    Cancelled,
+    /// It failed, for the reason that QEMU reports.
+    Failed(String),
+    /// It is gone, and what it said last was lost: its events came faster than they were read, or
+    /// before it was followed.
+    Unknown,
 }
 
 impl Job {
@@ -91,9 +111,9 @@ impl Job {
             client,
             id,
             events,
+            timeout: None,
             seen: false,
-            error: None,
-            cancelled: false,
+            told: Told::default(),
         }
     }
 
@@ -102,12 +122,58 @@ impl Job {
         &self.id
     }
 
+    /// Limits each wait. Default: none, because only its user knows how much there is to copy.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// What `query-jobs` says of it now; none if it is not there.
+    ///
+    /// # Errors
+    /// As for any call.
+    pub async fn info(&mut self) -> Result<Option<JobInfo>, Error> {
+        Ok(match self.ask().await? {
+            State::Present(info) => Some(info),
+            State::Gone | State::Unknown => None,
+        })
+    }
+
+    /// Its status; [`JobStatus::Null`] if it is not there.
+    ///
+    /// # Errors
+    /// As for any call.
+    pub async fn status(&mut self) -> Result<JobStatus, Error> {
+        let info = self.info().await?;
+        Ok(info.map_or(JobStatus::Null, |info| info.status))
+    }
+
+    /// Its progress: what `query-jobs` says at once, then each time that the status changes and
+    /// at least once per `interval`, until it has ended or is gone.
+    ///
+    /// ```no_run
+    /// # async fn f(mut job: qmp::Job) -> Result<(), qmp::Error> {
+    /// let mut progress = job.progress(std::time::Duration::from_millis(200));
+    /// while let Some(info) = progress.next().await? {
+    ///     println!("{} of {}", info.current_progress, info.total_progress);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn progress(&mut self, interval: Duration) -> JobProgress<'_> {
+        JobProgress {
+            next: Next::Idle(self),
+            interval,
+            first: true,
+        }
+    }
+
     /// Waits until the job waits for `job-complete`.
     ///
     /// # Errors
     /// When it ends before, or time runs out; see [`Job::wait_status`].
     pub async fn wait_ready(&mut self) -> Result<(), Error> {
-        self.wait_status("ready").await
+        self.wait_status(JobStatus::Ready).await
     }
 
     /// Waits until the job waits for `job-finalize`.
@@ -115,82 +181,99 @@ impl Job {
     /// # Errors
     /// When it ends before, or time runs out; see [`Job::wait_status`].
     pub async fn wait_pending(&mut self) -> Result<(), Error> {
-        self.wait_status("pending").await
+        self.wait_status(JobStatus::Pending).await
     }
 
-    /// Waits until the job has this status (`JobStatus` in `qapi/job.json`).
+    /// Waits until the job has this status.
     ///
     /// # Errors
-    /// [`JobError::Failed`] when it ends with an error before, [`JobError::Passed`] when it ends
-    /// without one, [`JobError::Unknown`] when there is no such job; and all of [`Call`](crate::Call).
-    pub async fn wait_status(&mut self, wanted: &str) -> Result<(), Error> {
-        let deadline = self.client.deadline();
+    /// [`JobError::Ended`] when it ends before, [`JobError::Unknown`] when there is no such job,
+    /// [`Error::Timeout`]; and all of [`Call`](crate::Call).
+    pub async fn wait_status(&mut self, wanted: impl Into<JobStatus>) -> Result<(), Error> {
+        let wanted = wanted.into();
         let task = format!("see job {} {wanted}", self.id);
-        within(deadline, || task.clone(), self.follow(wanted)).await
+        within(self.timeout, || task.clone(), self.follow(&wanted)).await
     }
 
     /// Waits until the job has ended: it is concluded, or gone.
     ///
     /// # Errors
-    /// [`JobError::Unknown`] when there is no such job; and all of [`Call`](crate::Call). A job
-    /// that failed is not an error here: see [`JobEnd::error`].
-    pub async fn wait_end(&mut self) -> Result<JobEnd, Error> {
-        let deadline = self.client.deadline();
+    /// [`JobError::Unknown`] when there is no such job, [`Error::Timeout`]; and all of
+    /// [`Call`](crate::Call). A job that failed is no error here, see [`Job::wait_completed`].
+    pub async fn wait_end(&mut self) -> Result<JobOutcome, Error> {
         let task = format!("see job {} end", self.id);
-        within(deadline, || task.clone(), async {
+        within(self.timeout, || task.clone(), async {
             loop {
-                if let Some(end) = self.ended().await? {
-                    return Ok(end);
+                if let Some(outcome) = self.outcome().await? {
+                    return Ok(outcome);
                 }
-                self.next_change().await?;
+                self.next_change(ASK_AGAIN).await?;
             }
         })
         .await
     }
 
-    async fn follow(&mut self, wanted: &str) -> Result<(), Error> {
-        loop {
-            match self.ask().await? {
-                State::Present(info) if info.status == wanted => return Ok(()),
-                State::Present(info) if info.has_ended() => {
-                    return Err(self.missed(wanted, info.status, info.error));
-                }
-                State::Present(_) => {}
-                State::Gone if wanted == "null" => return Ok(()),
-                State::Gone => {
-                    let error = self.error.clone();
-                    return Err(self.missed(wanted, "null".into(), error));
-                }
-                State::Unknown => return Err(self.unknown()),
-            }
-            self.next_change().await?;
+    /// Waits until the job has ended, which it must do as [`JobOutcome::Completed`].
+    ///
+    /// # Errors
+    /// As [`Job::wait_end`], and [`JobError::Ended`] for any other outcome.
+    pub async fn wait_completed(&mut self) -> Result<(), Error> {
+        match self.wait_end().await? {
+            JobOutcome::Completed => Ok(()),
+            outcome => Err(self.ended("completed", outcome)),
         }
     }
 
-    /// Whether the job has ended, and how.
-    async fn ended(&mut self) -> Result<Option<JobEnd>, Error> {
+    async fn follow(&mut self, wanted: &JobStatus) -> Result<(), Error> {
+        loop {
+            match self.ask().await? {
+                State::Present(info) if info.status == *wanted => return Ok(()),
+                State::Present(info) if has_ended(&info) => {
+                    let outcome = self.outcome_of(&info);
+                    return Err(self.ended(wanted.as_str(), outcome));
+                }
+                State::Present(_) => {}
+                State::Gone if *wanted == JobStatus::Null => return Ok(()),
+                State::Gone => {
+                    let outcome = self.told_outcome();
+                    return Err(self.ended(wanted.as_str(), outcome));
+                }
+                State::Unknown => return Err(self.unknown()),
+            }
+            self.next_change(ASK_AGAIN).await?;
+        }
+    }
+
+    /// How the job has ended, if it has.
+    async fn outcome(&mut self) -> Result<Option<JobOutcome>, Error> {
         match self.ask().await? {
-            State::Present(info) if info.has_ended() => Ok(Some(JobEnd {
-                status: info.status,
-                error: info.error,
-                cancelled: self.cancelled,
-            })),
+            State::Present(info) if has_ended(&info) => Ok(Some(self.outcome_of(&info))),
             State::Present(_) => Ok(None),
-            State::Gone => Ok(Some(JobEnd {
-                status: "null".into(),
-                error: self.error.clone(),
-                cancelled: self.cancelled,
-            })),
+            State::Gone => Ok(Some(self.told_outcome())),
             State::Unknown => Err(self.unknown()),
         }
     }
 
+    /// How a job ended that is still there.
+    fn outcome_of(&self, info: &JobInfo) -> JobOutcome {
+        match &info.error {
+            None => JobOutcome::Completed,
+            Some(error) if error == CANCELLED => JobOutcome::Cancelled,
+            Some(_) if self.told.end == Some(JobOutcome::Cancelled) => JobOutcome::Cancelled,
+            Some(error) => JobOutcome::Failed(error.clone()),
+        }
+    }
+
+    /// How a job ended that is gone.
+    fn told_outcome(&self) -> JobOutcome {
+        self.told.end.clone().unwrap_or(JobOutcome::Unknown)
+    }
+
     /// Asks QEMU, and takes in the events up to its answer.
     async fn ask(&mut self) -> Result<State, Error> {
-        let jobs: Vec<Info> = loop {
+        let jobs: Vec<JobInfo> = loop {
             self.take_events();
-            let ask = Call::new(&self.client, "query-jobs", Ok(None));
-            let jobs = ask.no_deadline().await?;
+            let jobs = Call::new(&self.client, "query-jobs", Ok(None)).await?;
             // What happened before the answer has been delivered before it, and perhaps a little
             // more. If a job of this name begins with that, the answer may be about the one before.
             if !self.take_events() {
@@ -200,6 +283,10 @@ impl Job {
         Ok(match jobs.into_iter().find(|job| job.id == self.id) {
             Some(info) => {
                 self.seen = true;
+                self.told.status(&info.status);
+                if has_ended(&info) {
+                    self.told.end = Some(self.outcome_of(&info));
+                }
                 State::Present(info)
             }
             None if self.seen => State::Gone,
@@ -213,8 +300,8 @@ impl Job {
         loop {
             match self.events.try_recv() {
                 Ok(Some(event)) => begins |= self.note(&event),
-                Err(RecvError::Lagged(_)) => {}
-                Ok(None) | Err(RecvError::Closed(_)) => return begins,
+                Err(RecvError::Lagged(_)) => self.told = Told::default(),
+                Ok(None) | Err(_) => return begins,
             }
         }
     }
@@ -224,28 +311,34 @@ impl Job {
         match event.name.as_str() {
             "JOB_STATUS_CHANGE" => {
                 self.seen = true;
-                if event.text("status") == Some("created") {
-                    self.error = None;
-                    self.cancelled = false;
-                    return true;
+                let status = JobStatus::from(event.text("status").unwrap_or_default());
+                let begins = status == JobStatus::Created;
+                if begins {
+                    self.told = Told::default();
                 }
+                self.told.status(&status);
+                return begins;
             }
-            "BLOCK_JOB_CANCELLED" => self.cancelled = true,
-            _ => self.error = event.text("error").map(str::to_owned),
+            "BLOCK_JOB_CANCELLED" => self.told.end = Some(JobOutcome::Cancelled),
+            _ => {
+                self.told.end = Some(match event.text("error") {
+                    Some(error) => JobOutcome::Failed(error.to_owned()),
+                    None => JobOutcome::Completed,
+                });
+            }
         }
         false
     }
 
-    async fn next_change(&mut self) -> Result<(), Error> {
-        match tokio::time::timeout(ASK_AGAIN, self.events.recv()).await {
+    /// Waits for an event, or until it is time to ask again.
+    async fn next_change(&mut self, pause: Duration) -> Result<(), Error> {
+        match tokio::time::timeout(pause, self.events.recv()).await {
             Ok(Ok(event)) => {
                 self.note(&event);
             }
-            Ok(Err(RecvError::Lagged(_))) | Err(_) => {}
-            Ok(Err(RecvError::Closed(cause))) => {
-                let task = format!("follow job {}", self.id);
-                return Err(Error::Closed { task, cause });
-            }
+            Ok(Err(RecvError::Lagged(_))) => self.told = Told::default(),
+            Ok(Err(end)) => return Err(end.into_error(format!("follow job {}", self.id))),
+            Err(_) => {}
         }
         Ok(())
     }
@@ -256,15 +349,11 @@ impl Job {
         }))
     }
 
-    fn missed(&self, wanted: &str, status: String, error: Option<String>) -> Error {
-        let id = self.id.clone();
-        Error::Job(Box::new(match error {
-            Some(message) => JobError::Failed { id, message },
-            None => JobError::Passed {
-                id,
-                wanted: wanted.into(),
-                status,
-            },
+    fn ended(&self, wanted: &str, outcome: JobOutcome) -> Error {
+        Error::Job(Box::new(JobError::Ended {
+            id: self.id.clone(),
+            wanted: wanted.to_owned(),
+            outcome,
         }))
     }
 
@@ -322,5 +411,95 @@ impl Job {
     /// As for any call.
     pub async fn dismiss(&self) -> Result<(), Error> {
         self.command("job-dismiss").await
+    }
+}
+
+fn has_ended(info: &JobInfo) -> bool {
+    matches!(info.status, JobStatus::Concluded | JobStatus::Null)
+}
+
+impl fmt::Display for JobOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Completed => f.write_str("it has completed"),
+            Self::Cancelled => f.write_str("it was cancelled"),
+            Self::Failed(error) => write!(f, "it failed: {error}"),
+            Self::Unknown => f.write_str("it is gone, and how it ended is not known"),
+        }
+    }
+}
+
+/// The progress of a job; see [`Job::progress`]. Also a [`futures_core::Stream`].
+pub struct JobProgress<'a> {
+    next: Next<'a>,
+    interval: Duration,
+    first: bool,
+}
+
+type Asked<'a> = (&'a mut Job, Result<Option<JobInfo>, Error>);
+
+enum Next<'a> {
+    Idle(&'a mut Job),
+    Asking(Pin<Box<dyn Future<Output = Asked<'a>> + Send + 'a>>),
+    Over,
+}
+
+impl JobProgress<'_> {
+    /// What is known of the job next; none once it is gone. A job that has ended and is still there
+    /// is reported once.
+    ///
+    /// # Errors
+    /// As for any call; nothing follows.
+    pub async fn next(&mut self) -> Result<Option<JobInfo>, Error> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<JobInfo>, Error>> {
+        loop {
+            match std::mem::replace(&mut self.next, Next::Over) {
+                Next::Over => return Poll::Ready(Ok(None)),
+                Next::Idle(job) => {
+                    let pause = (!std::mem::take(&mut self.first)).then_some(self.interval);
+                    self.next = Next::Asking(Box::pin(async move {
+                        let waited = match pause {
+                            Some(pause) => job.next_change(pause).await,
+                            None => Ok(()),
+                        };
+                        let info = match waited {
+                            Ok(()) => job.info().await,
+                            Err(error) => Err(error),
+                        };
+                        (job, info)
+                    }));
+                }
+                Next::Asking(mut asking) => match asking.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        self.next = Next::Asking(asking);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready((job, Ok(Some(info)))) => {
+                        if !has_ended(&info) {
+                            self.next = Next::Idle(job);
+                        }
+                        return Poll::Ready(Ok(Some(info)));
+                    }
+                    Poll::Ready((_, end)) => return Poll::Ready(end),
+                },
+            }
+        }
+    }
+}
+
+impl futures_core::Stream for JobProgress<'_> {
+    type Item = Result<JobInfo, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(cx).map(Result::transpose)
+    }
+}
+
+impl fmt::Debug for JobProgress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobProgress").finish_non_exhaustive()
     }
 }

@@ -84,14 +84,18 @@ impl Options {
     ///
     /// An agent does not greet. Its line is shared with whoever spoke to it before, so the session
     /// begins with `guest-sync-delimited` and a random number, and what arrives before the answer
-    /// is dropped. While no agent runs in the guest nothing answers, and connecting ends with
-    /// [`ConnectError::NoAgent`](crate::ConnectError) at its deadline.
-    /// [`Client::greeting`](crate::Client::greeting) then tells version 0.0.0; `guest-info` knows
+    /// is dropped. While no agent runs in the guest nothing answers: the command is sent anew each
+    /// second, so an agent that starts meanwhile is found, and connecting ends with
+    /// [`ConnectError::NoAgent`](crate::ConnectError) at its deadline. One command is sent at a
+    /// time, without an id; where a caller has given up waiting, the session synchronizes again
+    /// before the next one. Also raises [`Options::limits`] to [`Limits::AGENT`].
+    /// [`Client::greeting`](crate::Client::greeting) then has version 0.0.0; `guest-info` returns
     /// the real one. For commands that answer only when they fail there is
     /// [`Call::unless_refused`](crate::Call::unless_refused).
     #[must_use]
     pub fn guest_agent(mut self) -> Self {
         self.config.agent = true;
+        self.config.limits = Limits::AGENT;
         self
     }
 

@@ -1,10 +1,12 @@
 //! What was said, for transcripts, recorders and traces: redacted, and for the latter shortened.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use tracing::trace;
+use tracing::{error, trace};
 
+use super::foreign;
 use super::options::{Options, Recorder};
 use crate::redact::Redaction;
 use crate::transcript::{Direction, Entry, Tail};
@@ -16,6 +18,8 @@ pub(crate) struct Record {
     tail: Mutex<Tail>,
     keeps_tail: bool,
     recorder: Option<Recorder>,
+    /// The recorder has panicked, and is not called again.
+    recorder_failed: AtomicBool,
     redaction: Redaction,
     began: Instant,
 }
@@ -26,6 +30,7 @@ impl Record {
             tail: Mutex::new(Tail::new(options.transcript_lines)),
             keeps_tail: options.transcript_lines > 0,
             recorder: options.recorder.clone(),
+            recorder_failed: AtomicBool::new(false),
             redaction: options.redaction.clone(),
             began: Instant::now(),
         }
@@ -39,20 +44,29 @@ impl Record {
 
     /// Whether anybody wants to know.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.keeps_tail || self.recorder.is_some() || traces()
+        self.keeps_tail || self.recorder().is_some() || traces()
+    }
+
+    fn recorder(&self) -> Option<&Recorder> {
+        let recorder = self.recorder.as_ref()?;
+        (!self.recorder_failed.load(Ordering::Relaxed)).then_some(recorder)
     }
 
     /// Notes a message.
     pub(crate) fn note(&self, direction: Direction, bytes: &[u8]) {
         let at = self.began.elapsed();
-        if let Some(recorder) = &self.recorder {
+        if let Some(recorder) = self.recorder() {
             let text = self.text(bytes);
-            let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
-            recorder(&Entry {
+            let entry = Entry {
                 at,
                 direction,
                 text,
-            });
+            };
+            let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(message) = foreign::call(|| recorder(&entry)) {
+                self.recorder_failed.store(true, Ordering::Relaxed);
+                error!(target: "qmp", message, "the recorder panicked; nothing more is recorded");
+            }
         }
         if !self.keeps_tail && !traces() {
             return;

@@ -1,12 +1,12 @@
 //! The state that a client's handles share with its driver.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tracing::{Span, debug, trace, warn};
 
 use super::cache::Store;
@@ -50,6 +50,10 @@ pub(crate) struct Shared {
     record: Record,
     event_capacity: usize,
     carries_fds: bool,
+    pub(crate) is_agent: bool,
+    /// Something was answered, or the driver has gone.
+    progress: Notify,
+    driver_gone: AtomicBool,
 }
 
 struct State {
@@ -57,6 +61,8 @@ struct State {
     calls: HashMap<CallId, Pending>,
     greeting: Option<Greeting>,
     closed: Option<Closed>,
+    /// No further commands are taken.
+    closing: bool,
     waker: Option<Waker>,
     /// Subscriptions that begin after the message that is just arriving.
     begin_next: Vec<Arc<Queue>>,
@@ -104,6 +110,7 @@ impl Shared {
                 calls: HashMap::new(),
                 greeting: None,
                 closed: None,
+                closing: false,
                 waker: None,
                 begin_next: Vec::new(),
             }),
@@ -113,6 +120,9 @@ impl Shared {
             record: Record::new(options),
             event_capacity: options.event_capacity,
             carries_fds,
+            is_agent: options.config.agent,
+            progress: Notify::new(),
+            driver_gone: AtomicBool::new(false),
         })
     }
 
@@ -175,7 +185,8 @@ impl Shared {
     ) -> Result<(Option<CallId>, oneshot::Receiver<Outcome>), EncodeError> {
         let (reply, outcome) = oneshot::channel();
         let mut state = self.lock();
-        if let Some(cause) = state.closed.clone() {
+        let closed = state.closed.clone();
+        if let Some(cause) = closed.or(state.closing.then_some(Closed::Local)) {
             drop(state);
             // The receiver is right here.
             let _ = reply.send(Outcome::Closed(cause));
@@ -209,7 +220,13 @@ impl Shared {
         if pending.is_some() {
             state.session.abandon(call);
         }
+        let waker = state.waker.take();
         drop(state);
+        self.progress.notify_waiters();
+        // A command that waited behind this one may be sent now.
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         // Unlocked: a matcher that goes with it is foreign code.
         drop(pending);
     }
@@ -222,9 +239,14 @@ impl Shared {
         }
         debug!(target: "qmp", cause = &cause as &dyn std::error::Error, "session ended");
         state.closed = Some(cause.clone());
-        state.waker = None;
+        let waker = state.waker.take();
         let calls = std::mem::take(&mut state.calls);
+        // With the descriptors of those that were not sent.
+        state.session.close();
         drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         for pending in calls.into_values() {
             // A caller that has gone needs no answer.
             let _ = pending.reply.send(Outcome::Closed(cause.clone()));
@@ -235,9 +257,57 @@ impl Shared {
         }
         self.store.close(&cause);
         self.stage.send_replace(Stage::Closed(cause));
+        self.progress.notify_waiters();
+    }
+
+    /// Takes no further commands, and waits until all are answered.
+    pub(crate) async fn finish_calls(&self) {
+        self.lock().closing = true;
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            {
+                let state = self.lock();
+                let open = state.session.in_flight() + state.session.queued();
+                if state.closed.is_some() || open == 0 {
+                    return;
+                }
+            }
+            progress.await;
+        }
+    }
+
+    /// Waits until the stream is let go.
+    pub(crate) async fn driver_gone(&self) {
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            if self.driver_gone.load(Ordering::Acquire) {
+                return;
+            }
+            progress.await;
+        }
     }
 
     // For the driver.
+
+    /// Says that the stream is let go.
+    pub(crate) fn let_go(&self) {
+        self.driver_gone.store(true, Ordering::Release);
+        self.progress.notify_waiters();
+    }
+
+    /// Whether a guest agent is still to answer; sends it a new number if `again`.
+    pub(crate) fn synchronizes(&self, again: bool) -> bool {
+        let mut state = self.lock();
+        let waits = state.session.is_synchronizing();
+        if waits && again {
+            state.session.synchronize();
+        }
+        waits
+    }
 
     /// Remembers whom to wake when there is something to write.
     pub(crate) fn register(&self, waker: &Waker) {
@@ -329,7 +399,11 @@ impl Shared {
             // The first notice is about the message that was arriving before.
             deliveries.extend(state.begin_next.drain(..).map(Delivery::Activate));
         }
+        let closing = state.closing;
         drop(state);
+        if closing {
+            self.progress.notify_waiters();
+        }
         if ready {
             self.stage.send_if_modified(|stage| {
                 let handshake = matches!(stage, Stage::Handshake);
@@ -379,10 +453,6 @@ impl Shared {
             Some(cut) => Closed::Cut(cut),
             None => Closed::Eof,
         }
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.lock().closed.is_some()
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) trait Transport: Send {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// The descriptor that the bytes come from, to read what has arrived before the runtime
     /// notices; none where only [`Transport::poll_read`] knows.
@@ -91,6 +92,10 @@ impl<S: AsyncRead + AsyncWrite + Send> Transport for Plain<S> {
         self.stream.as_mut().poll_flush(cx)
     }
 
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_shutdown(cx)
+    }
+
     fn source(&self) -> Option<BorrowedFd<'_>> {
         (self.source)(&self.stream)
     }
@@ -107,6 +112,10 @@ impl Transport for UnixStream {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         AsyncWrite::poll_flush(Pin::new(self), cx)
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(self), cx)
     }
 
     fn poll_write_with_fd(

@@ -108,6 +108,7 @@ pub(super) type Handler = Arc<dyn Fn(&Request) -> Answer + Send + Sync>;
 #[derive(Clone)]
 pub struct Monitor {
     pub(super) greeting: Option<Greeting>,
+    pub(super) agent: bool,
     pub(super) pretty: bool,
     pub(super) before_greeting: Vec<u8>,
     pub(super) before_negotiated: Vec<u8>,
@@ -129,6 +130,7 @@ impl Monitor {
         let greeting = Greeting::new(Version::new(10, 0, 2), ["oob".to_owned()]);
         Self {
             greeting: Some(greeting),
+            agent: false,
             pretty: false,
             before_greeting: Vec::new(),
             before_negotiated: Vec::new(),
@@ -136,6 +138,15 @@ impl Monitor {
             fallback: None,
             allow_oob: HashSet::new(),
             throttle: HashMap::new(),
+        }
+    }
+
+    /// A guest agent, as strict as those before 4.0: it does not greet, knows
+    /// `guest-sync-delimited`, refuses the member `id` and sends none back.
+    pub fn agent() -> Self {
+        Self {
+            agent: true,
+            ..Self::new().silent()
         }
     }
 

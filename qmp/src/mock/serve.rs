@@ -49,7 +49,6 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
         let (reader, writer) = tokio::io::split(stream);
         Self {
             throttle: Throttle::new(config.throttle.clone()),
-            config,
             reader,
             writer,
             inbox,
@@ -57,10 +56,11 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
             framer: Framer::default(),
             out: Vec::new(),
             queue: VecDeque::new(),
-            negotiated: false,
+            negotiated: config.agent,
             oob: false,
             blocked: false,
             closing: false,
+            config,
         }
     }
 
@@ -150,6 +150,11 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
                 return Ok(());
             }
         };
+        if self.config.agent && value.get("id").is_some() {
+            let desc = "QMP input object member 'id' is unexpected";
+            self.fail(ErrorObject::new(ErrorClass::GenericError, desc), None);
+            return Ok(());
+        }
         let id = value.get("id").cloned();
         match to_request(value) {
             Ok(request) if request.oob => self.out_of_band(request).await,
@@ -188,6 +193,12 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
             );
             return Ok(());
         }
+        if self.config.agent && request.name == "guest-sync-delimited" {
+            self.out.push(0xFF);
+            let number = request.arguments.get("id").cloned();
+            self.reply("return", number.unwrap_or_default(), None);
+            return Ok(());
+        }
         let answer = self.answer(&request);
         self.perform(answer, request.id.as_ref()).await
     }
@@ -208,6 +219,12 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
             let desc = "Expecting capabilities negotiation with 'qmp_capabilities'";
             let error = ErrorObject::new(ErrorClass::CommandNotFound, desc);
             self.fail(error, request.id.as_ref());
+            return Ok(());
+        }
+        if self.config.agent && request.name == "guest-sync-delimited" {
+            self.out.push(0xFF);
+            let number = request.arguments.get("id").cloned();
+            self.reply("return", number.unwrap_or_default(), None);
             return Ok(());
         }
         let answer = self.answer(&request);

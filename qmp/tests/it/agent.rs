@@ -6,13 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use qmp::mock::Monitor;
+use qmp::mock::{Answer, Monitor};
 use qmp::session::{Config, Session};
 use qmp::{Client, ConnectError, Error, Options};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::calls::{connect, connect_with, echo};
-use crate::peer::{Peer, reply};
+use crate::peer::Peer;
 
 fn pair() -> (OwnedFd, Peer<UnixStream>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -24,34 +25,121 @@ fn pair() -> (OwnedFd, Peer<UnixStream>) {
 
 #[tokio::test]
 async fn what_an_agent_told_its_last_client_is_dropped_up_to_the_answer_to_our_number() {
-    for gives_ids_back in [true, false] {
-        let (ours, mut peer) = pair();
-        peer.say("4, \"x\": 1}\n{\"return\": 5}\n{\"return\": {}, \"id\": \"ab0\"}\n");
-        peer.say("{\"error\": {\"class\": \"GenericError\", \"desc\": \"JSON parse error\"}}\n");
-        let serve = async {
-            let sync = peer.command().await;
-            assert_eq!(sync["execute"], "guest-sync-delimited");
-            let number = sync["arguments"]["id"].as_u64().unwrap();
-            // An answer to somebody else's number, and a message that was cut.
-            peer.say(&format!("{{\"return\": {}}}\n{{\"return\": {{", number ^ 1));
-            peer.say_bytes(b"\xFF");
-            peer.say(&match gives_ids_back {
-                true => format!("{}\n", json!({"return": number, "id": sync["id"]})),
-                false => format!("{{\"return\": {number}}}\n"),
-            });
-            let ping = peer.command().await;
-            assert_eq!(ping["execute"], "guest-ping");
-            peer.say(&reply(&ping));
+    let (ours, mut peer) = pair();
+    peer.say("4, \"x\": 1}\n{\"return\": 5}\n{\"return\": {}, \"id\": \"ab0\"}\n");
+    peer.say("{\"error\": {\"class\": \"GenericError\", \"desc\": \"JSON parse error\"}}\n");
+    let serve = async {
+        let sync = peer.command().await;
+        assert_eq!(sync["execute"], "guest-sync-delimited");
+        assert_eq!(sync.get("id"), None, "agents before 4.0 refuse it");
+        let number = sync["arguments"]["id"].as_u64().unwrap();
+        // An answer to somebody else's number, and a message that was cut.
+        peer.say(&format!("{{\"return\": {}}}\n{{\"return\": {{", number ^ 1));
+        peer.say_bytes(b"\xFF");
+        peer.say(&format!("{{\"return\": {number}}}\n"));
+        let ping = peer.command().await;
+        assert_eq!(ping, json!({"execute": "guest-ping"}));
+        peer.say("{\"return\": {}}\n");
+    };
+    let talk = async {
+        let client = Client::from_fd(ours, Options::default().guest_agent())
+            .await
+            .unwrap();
+        assert!(!client.oob_enabled());
+        client.execute("guest-ping", ()).await.unwrap();
+    };
+    tokio::join!(talk, serve);
+}
+
+async fn agent(monitor: Monitor) -> (Client, qmp::mock::Control) {
+    connect_with(monitor, Options::default().guest_agent()).await
+}
+
+/// An agent that refuses ids and sends none back.
+#[tokio::test(start_paused = true)]
+async fn an_old_agent_is_talked_to_and_answers_go_to_their_calls() {
+    let monitor = Monitor::agent()
+        .on("guest-ping", |_| Answer::value(json!({})))
+        .on("guest-info", |_| Answer::value(json!({"version": "2.5"})))
+        .on("guest-shutdown", |_| Answer::silence());
+    let (client, control) = agent(monitor).await;
+    let (ping, info, unknown) = tokio::join!(
+        client.execute("guest-ping", ()).into_future(),
+        client.execute("guest-info", ()).into_future(),
+        client.execute("guest-none", ()).into_future(),
+    );
+    assert_eq!(ping.unwrap(), json!({}));
+    assert_eq!(info.unwrap()["version"], "2.5");
+    let unknown = unknown.unwrap_err();
+    assert!(unknown.desc().unwrap().contains("guest-none"), "{unknown}");
+    // One that is not answered, and one whose answer nobody waits for: the next is not mixed up.
+    let shutdown = client.execute("guest-shutdown", ());
+    shutdown
+        .unless_refused(Duration::from_secs(1))
+        .await
+        .unwrap();
+    control.block();
+    let given_up = client
+        .execute("guest-ping", ())
+        .deadline(Duration::from_secs(1));
+    assert!(given_up.await.unwrap_err().is_timeout());
+    control.unblock();
+    assert_eq!(
+        client.execute("guest-info", ()).await.unwrap()["version"],
+        "2.5"
+    );
+    assert_eq!(control.requests().len(), 5, "{:?}", control.requests());
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_after_the_connection_was_made_is_found() {
+    tokio::time::pause();
+    let (ours, mut theirs) = tokio::io::duplex(4096);
+    let serve = async {
+        // The channel is there, and nobody has it open: what is written first is lost.
+        let mut lost = [0; 4096];
+        let first = theirs.read(&mut lost).await.unwrap();
+        let count = theirs.read(&mut lost[first..]).await.unwrap();
+        let second = lost[first..][..count].to_vec();
+        let number = |line: &[u8]| {
+            let sync: Value = serde_json::from_slice(&line[1..]).unwrap();
+            sync["arguments"]["id"].as_u64().unwrap()
         };
-        let talk = async {
-            let client = Client::from_fd(ours, Options::default().guest_agent())
-                .await
-                .unwrap();
-            assert!(!client.oob_enabled());
-            client.execute("guest-ping", ()).await.unwrap();
+        let (first, second) = (number(&lost[..first]), number(&second));
+        assert_ne!(first, second);
+        let third = {
+            let count = theirs.read(&mut lost).await.unwrap();
+            number(&lost[..count])
         };
-        tokio::join!(talk, serve);
-    }
+        // It answers both that it has seen; the later answer is not one to a command.
+        let answers = format!("{{\"return\": {second}}}\n{{\"return\": {third}}}\n");
+        theirs.write_all(answers.as_bytes()).await.unwrap();
+        let count = theirs.read(&mut lost).await.unwrap();
+        assert!(lost[..count].starts_with(b"{\"execute\":\"guest-ping\""));
+        theirs.write_all(b"{\"return\": {}}").await.unwrap();
+    };
+    let talk = async {
+        let options = Options::default().guest_agent();
+        let client = Client::from_stream(ours, options).await.unwrap();
+        assert_eq!(client.execute("guest-ping", ()).await.unwrap(), json!({}));
+    };
+    tokio::join!(talk, serve);
+}
+
+#[tokio::test]
+async fn the_largest_file_read_that_an_agent_grants_arrives() {
+    // 48 MiB in base64, as `guest-file-read` returns them.
+    let piece = || "QUJD".repeat(16 << 20);
+    let monitor = Monitor::agent().on("guest-file-read", move |_| {
+        Answer::value(json!({"count": 48 << 20, "buf-b64": piece(), "eof": false}))
+    });
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let _control = monitor.spawn(theirs);
+    let options = Options::default().guest_agent().transcript_lines(0);
+    let client = Client::from_stream(ours, options).await.unwrap();
+    let read = client.execute("guest-file-read", json!({"handle": 1}));
+    let raw = read.raw().await.unwrap();
+    assert!(raw.get().len() > 64 << 20, "{}", raw.get().len());
 }
 
 #[test]
@@ -87,8 +175,10 @@ async fn an_agent_that_does_not_run_is_silent_and_one_that_refuses_says_why() {
     let (ours, mut peer) = pair();
     let refuse = async {
         let sync = peer.command().await;
-        let error = json!({"class": "CommandNotFound", "desc": "not here"});
-        peer.say(&json!({"error": error, "id": sync["id"]}).to_string());
+        let error =
+            json!({"class": "CommandNotFound", "desc": "Command guest-sync-delimited is not here"});
+        assert_eq!(sync.get("id"), None);
+        peer.say(&json!({"error": error}).to_string());
     };
     let attempt = Client::from_fd(ours, Options::default().guest_agent());
     let (result, ()) = tokio::join!(attempt, refuse);

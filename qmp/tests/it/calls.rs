@@ -215,11 +215,7 @@ async fn when_the_stream_ends_all_pending_calls_fail_with_the_cause() {
         ));
         assert!(client.events().wait("STOP").await.unwrap_err().is_closed());
         assert!(client.execute("echo", ()).await.unwrap_err().is_closed());
-        assert_eq!(
-            client.outstanding().0,
-            7,
-            "the session itself is left as it was"
-        );
+        assert_eq!(client.outstanding(), (0, 0), "nothing is kept");
         let mut late = client.subscribe("STOP");
         assert!(late.recv().await.is_err());
         client.closed().await;
@@ -498,4 +494,184 @@ async fn deep_replies_are_read_on_a_small_stack_and_deep_arguments_sent() {
     tokio::task::spawn_blocking(|| client.unwrap().join().unwrap())
         .await
         .unwrap();
+}
+
+/// A panic in the user's code is the user's: the session goes on without it.
+#[tokio::test]
+async fn a_matcher_or_recorder_that_panics_ends_itself_and_not_the_session() {
+    let (options, recorded) = {
+        let count = Arc::new(AtomicU64::new(0));
+        let recorder = Arc::clone(&count);
+        let options = Options::default().record(move |entry| {
+            recorder.fetch_add(1, Ordering::Relaxed);
+            assert!(!entry.text.contains("\"STOP\""), "the recorder's own fault");
+        });
+        (options, count)
+    };
+    let (client, control) = connect_with(echo(), options).await;
+    let faulty = qmp::Matcher::any().when(|_| panic!("the matcher's own fault"));
+    let mut events = client.subscribe(faulty.clone());
+    let mut others = client.subscribe("STOP");
+    let both = client.execute("echo", ()).and_event(faulty);
+    let both = tokio::spawn(both.into_future());
+    while control.requests().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    control.event(qmp::Event::new("STOP"));
+    assert_eq!(others.recv().await.unwrap().name, "STOP");
+    for _ in 0..2 {
+        let error = events.recv().await.unwrap_err().to_string();
+        assert!(error.contains("the matcher's own fault"), "{error}");
+    }
+    let error = both.await.unwrap().unwrap_err().to_string();
+    assert!(
+        error.contains("see any event that meets a condition") && error.contains("own fault"),
+        "{error}"
+    );
+    let recorded_before = recorded.load(Ordering::Relaxed);
+    client.execute("echo", ()).await.unwrap();
+    assert_eq!(
+        recorded.load(Ordering::Relaxed),
+        recorded_before,
+        "it is not called again"
+    );
+    assert!(client.closed_cause().is_none());
+}
+
+#[tokio::test]
+async fn closing_waits_for_the_answers_and_takes_nothing_more() {
+    let (client, control) = connect(echo()).await;
+    control.block();
+    let calls: Vec<_> = (0..10)
+        .map(|_| tokio::spawn(client.execute("echo", ()).into_future()))
+        .collect();
+    while client.outstanding() != (7, 3) {
+        tokio::task::yield_now().await;
+    }
+    let closing = tokio::spawn({
+        let client = client.clone();
+        async move { client.close().await }
+    });
+    let refused = || client.execute("echo", ()).deadline(Duration::ZERO);
+    while !refused().await.unwrap_err().is_closed() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!closing.is_finished());
+    control.unblock();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    closing.await.unwrap().unwrap();
+    assert!(matches!(client.closed_cause(), Some(Closed::Local)));
+    assert_eq!(control.requests().len(), 10);
+
+    let (client, control) = connect(echo()).await;
+    control.block();
+    let call = tokio::spawn(client.execute("echo", ()).into_future());
+    while client.outstanding() != (1, 0) {
+        tokio::task::yield_now().await;
+    }
+    let hasty = client.with_deadline(Duration::from_millis(5));
+    assert!(hasty.close().await.unwrap_err().is_timeout());
+    assert!(call.await.unwrap().unwrap_err().is_closed());
+}
+
+#[tokio::test]
+async fn a_client_that_is_dropped_inside_a_line_leaves_all_of_it() {
+    use tokio::io::AsyncReadExt;
+    for closes in [true, false] {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let (mut reader, mut writer) = tokio::io::split(theirs);
+        let greeting = "{\"QMP\":{\"version\":{\"qemu\":{\"major\":10,\"minor\":0,\"micro\":0}}}}";
+        let greet = async {
+            use tokio::io::AsyncWriteExt;
+            writer.write_all(greeting.as_bytes()).await.unwrap();
+            let mut line = Vec::new();
+            while line.last() != Some(&b'\n') {
+                line.push(reader.read_u8().await.unwrap());
+            }
+            let command: Value = serde_json::from_slice(&line).unwrap();
+            let reply = json!({"return": {}, "id": command["id"]}).to_string();
+            writer.write_all(reply.as_bytes()).await.unwrap();
+        };
+        let (client, ()) = tokio::join!(session(ours, Options::default()), greet);
+        let text = "x".repeat(10_000);
+        let mut call = client.execute("echo", json!({"text": text})).into_future();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(call.as_mut().poll(&mut cx).is_pending());
+        let mut first = [0; 10];
+        reader.read_exact(&mut first).await.unwrap();
+        let closing = closes.then(|| {
+            let hasty = client.with_deadline(Duration::ZERO);
+            tokio::spawn(async move { hasty.close().await })
+        });
+        // The call holds a client as well.
+        drop((client, call));
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.ends_with("}\n") && rest.len() > 10_000, "{rest:?}");
+        if let Some(closing) = closing {
+            // The call was given up: there is nothing to wait for but its reply.
+            assert!(closing.await.unwrap().unwrap_err().is_timeout());
+        }
+    }
+}
+
+#[test]
+fn the_report_of_an_error_names_the_causes_on_one_line() {
+    let missing = qmp::ConnectError::Missing {
+        path: "/no/such/socket".into(),
+    };
+    let error = Error::from(missing);
+    assert_eq!(
+        error.report().to_string(),
+        "failed to connect: there is no socket /no/such/socket"
+    );
+    let closed = Error::Closed {
+        task: "execute stop".into(),
+        cause: Closed::Io(Arc::new(std::io::Error::other("the cable"))),
+    };
+    assert_eq!(
+        closed.report().to_string(),
+        "failed to execute stop: the QMP session has ended: the connection broke: the cable"
+    );
+}
+
+/// A pipe shows whether its other end is still open anywhere.
+#[tokio::test]
+async fn the_descriptors_of_commands_that_were_never_sent_are_closed_with_the_session() {
+    use std::io::Read;
+    let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+    let control = Monitor::new()
+        .on("getfd", |_| Answer::silence())
+        .spawn(theirs);
+    let client = Client::from_unix_stream(ours, Options::default())
+        .await
+        .unwrap();
+    let (mut kept, calls): (Vec<_>, Vec<_>) = (0..5)
+        .map(|n| {
+            let (kept, given) = std::os::unix::net::UnixStream::pair().unwrap();
+            let call = client.execute("getfd", json!({"fdname": format!("f{n}")}));
+            let call = tokio::spawn(call.fd(given).into_future());
+            (kept, call)
+        })
+        .unzip();
+    while client.outstanding() != (1, 4) {
+        tokio::task::yield_now().await;
+    }
+    control.close();
+    for call in calls {
+        assert!(call.await.unwrap().unwrap_err().is_closed());
+    }
+    // The client lives on; the mock drops what it was sent.
+    for kept in &mut kept[1..] {
+        kept.set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        assert_eq!(
+            kept.read(&mut [0]).unwrap(),
+            0,
+            "end of file: nobody has it"
+        );
+    }
+    assert!(client.closed_cause().is_some());
 }

@@ -304,3 +304,72 @@ async fn a_connection_attempt_that_is_dropped_closes_its_socket() {
     theirs.readable().await.unwrap();
     assert_eq!(theirs.try_read(&mut buf).unwrap(), 0);
 }
+
+/// A socket address holds 107 bytes; folders of users may be deeper.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn sockets_at_paths_of_any_length_are_listened_at_waited_for_and_connected_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut deep = folder.path().to_owned();
+    (0..4).for_each(|_| deep.push("d".repeat(60)));
+    std::fs::create_dir_all(&deep).unwrap();
+    let path = deep.join("s".repeat(120));
+
+    let error = Client::connect_unix(&path, Options::default()).await;
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.starts_with("failed to connect: there is no socket"),
+        "{error}"
+    );
+
+    let waiting = tokio::spawn({
+        let path = path.clone();
+        async move { Client::wait_unix(&path, Options::default(), std::future::pending()).await }
+    });
+    let listener = qmp::socket::listen(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+    for connect in [
+        waiting,
+        tokio::spawn({
+            let path = path.clone();
+            async move { Client::connect_unix(&path, Options::default()).await }
+        }),
+    ] {
+        let (theirs, _) = listener.accept().await.unwrap();
+        let _control = qmp::mock::Monitor::new().spawn(theirs);
+        connect.await.unwrap().unwrap().quit().await.unwrap();
+    }
+    drop(listener);
+    std::fs::remove_file(&path).unwrap();
+
+    let listener = qmp::Listener::bind_unix(&path).unwrap();
+    let theirs = qmp::socket::connect(&path).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let theirs = tokio::net::UnixStream::from_std(theirs).unwrap();
+    let _control = qmp::mock::Monitor::new().spawn(theirs);
+    let client = listener.accept_one(Options::default()).await.unwrap();
+    client.quit().await.unwrap();
+    assert!(!path.exists(), "the listener has removed it");
+}
+
+#[tokio::test]
+async fn a_tcp_address_is_named_in_errors_as_it_was_given() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let named = address.to_string();
+    for error in [
+        Client::connect_tcp(address, Options::default()).await,
+        Client::connect_tcp(named.as_str(), Options::default()).await,
+    ] {
+        let error = error.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("failed to connect to {named}: nobody listens there")
+        );
+    }
+    let error = Client::connect_tcp("no address", Options::default()).await;
+    let error = error.unwrap_err().to_string();
+    assert_eq!(error, "failed to connect to no address");
+}

@@ -31,7 +31,7 @@ fn the_blocking_client_works_without_a_runtime_and_reads_while_the_program_does_
                 json!({"job-id": "j", "options": options}),
             )
             .unwrap();
-        assert_eq!(client.wait(job.wait_end()).unwrap().error, None);
+        client.wait(job.wait_completed()).unwrap();
         assert_eq!(
             changes.next().unwrap().unwrap().text("status"),
             Some("created")

@@ -7,6 +7,7 @@ mod events;
 mod examples;
 mod facade;
 mod fuzz;
+mod jobs;
 mod leaks;
 mod own_event;
 mod peer;

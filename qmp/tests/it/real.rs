@@ -3,8 +3,8 @@
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use qmp::types::{AddFd, QueryFdsets};
-use qmp::{Client, Closed, ConnectError, Error, ErrorClass, Matcher, Options, Schema};
+use qmp::types::{AddFd, JobStatus, QueryFdsets};
+use qmp::{Client, Closed, ConnectError, Error, ErrorClass, JobOutcome, Matcher, Options, Schema};
 use serde_json::{Value, json};
 
 use crate::qemu::{self, Qemu};
@@ -85,10 +85,11 @@ async fn a_job_is_followed_from_its_start_to_its_end() {
             )
             .await
             .unwrap();
-        let end = job.wait_end().await.unwrap();
-        assert_eq!((end.status.as_str(), end.error), ("concluded", None));
+        job.wait_completed().await.unwrap();
+        assert_eq!(job.status().await.unwrap(), JobStatus::Concluded);
         job.dismiss().await.unwrap();
-        assert_eq!(job.wait_end().await.unwrap().status, "null");
+        assert_eq!(job.wait_end().await.unwrap(), JobOutcome::Completed);
+        assert_eq!(job.status().await.unwrap(), JobStatus::Null);
         assert_eq!(std::fs::metadata(&file).unwrap().len(), 1 << 20);
         client.quit().await.unwrap();
     }

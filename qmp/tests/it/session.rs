@@ -408,7 +408,7 @@ fn an_abandoned_command_is_never_sent_or_its_reply_is_dropped() {
 }
 
 #[test]
-fn an_id_stays_short_and_comes_back_only_after_its_reply() {
+fn an_id_is_of_four_characters_and_not_that_of_an_unanswered_command() {
     let mut session = ready(Config::default(), true);
     let late = submit(&mut session, "late");
     let unanswered = sent(&mut session).unwrap()["id"].clone();
@@ -417,7 +417,7 @@ fn an_id_stays_short_and_comes_back_only_after_its_reply() {
         let queued = submit(&mut session, "a");
         let id = sent(&mut session).expect("room")["id"].clone();
         assert_ne!(id, unanswered);
-        assert_eq!(id.as_str().map(str::len), Some(3));
+        assert_eq!(id.as_str().map(str::len), Some(4));
         let never_sent = submit(&mut session, "b");
         session.abandon(never_sent);
         receive(&mut session, &json!({"return": 1, "id": id}).to_string());

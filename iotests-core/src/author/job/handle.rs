@@ -3,6 +3,7 @@
 use std::future::IntoFuture;
 use std::panic::Location;
 
+use qmp::JobOutcome;
 use serde_json::{Value, json};
 
 use crate::author::action::Action;
@@ -126,7 +127,7 @@ impl Job {
     pub fn wait_status(&mut self, status: &str) -> Action<'_, ()> {
         let status = status.to_owned();
         Action::new(format!("job {} to be {status}", self.id), async move {
-            self.reach(&status, async |job| job.wait_status(&status).await)
+            self.reach(&status, async |job| job.wait_status(status.as_str()).await)
                 .await
         })
     }
@@ -259,14 +260,14 @@ impl Job {
         let end = self.reach("end", async |job| job.wait_end().await).await?;
         self.finished = true;
         let event = self.narrate();
-        let error = end
-            .error
-            .or_else(|| event["data"]["error"].as_str().map(str::to_owned));
-        let cancelled = end.cancelled || event["event"] == "BLOCK_JOB_CANCELLED";
-        let outcome = match error {
-            _ if cancelled => Outcome::Cancelled,
-            Some(error) => Outcome::Failed(error),
-            None => Outcome::Completed,
+        let outcome = match end {
+            JobOutcome::Completed => Outcome::Completed,
+            JobOutcome::Cancelled => Outcome::Cancelled,
+            JobOutcome::Failed(error) => Outcome::Failed(error),
+            JobOutcome::Unknown => {
+                let what = format!("job {} is gone, and how it ended is not known", self.id);
+                return Err(Failure::new(what));
+            }
         };
         Ok(Ended { outcome, event })
     }

@@ -1,18 +1,24 @@
-//! UNIX sockets at paths of any length.
+//! Unix sockets at paths of any length.
 //!
-//! A socket address holds at most 107 bytes of path (`sun_path`). The kernel does not mind
-//! how a path reaches the socket's inode, though, so a directory or a socket that was opened
-//! before can be named through `/proc/self/fd`, which is always short.
+//! A socket address holds at most 107 bytes of path (`sun_path`). Linux does not mind how a path
+//! reaches the socket's inode, though, so a directory or a socket that was opened before can be
+//! named through `/proc/self/fd`, which is always short. Elsewhere a longer path is an error of the
+//! system's.
 
-use rustix::fs::{CWD, Mode, OFlags};
+#[cfg(target_os = "linux")]
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::path::PathBuf;
 
 /// The longest path that fits a socket address, with its terminating zero.
+#[cfg(target_os = "linux")]
 pub const MAX_PATH: usize = 107;
+/// The longest path that fits a socket address, with its terminating zero.
+#[cfg(not(target_os = "linux"))]
+pub const MAX_PATH: usize = 103;
 
 /// Whether this path can be used as a socket address as it is.
 #[must_use]
@@ -22,17 +28,20 @@ pub fn fits(path: &Path) -> bool {
 
 /// A short name for an inode, valid while this value lives, in this process and in
 /// children that inherit the descriptor under the same number.
+#[cfg(target_os = "linux")]
 #[derive(Debug)]
 pub struct ShortPath {
     fd: OwnedFd,
 }
 
+#[cfg(target_os = "linux")]
 impl ShortPath {
     /// Opens the file, socket or directory only as a name.
     ///
     /// # Errors
     /// If it does not exist or cannot be reached.
     pub fn open(path: &Path) -> std::io::Result<Self> {
+        use rustix::fs::{CWD, Mode, OFlags};
         let fd = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { fd })
     }
@@ -51,15 +60,10 @@ impl ShortPath {
 }
 
 /// The name of whatever the process has open under this number.
+#[cfg(target_os = "linux")]
 #[must_use]
 pub fn fd_path(number: i32) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{number}"))
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
 }
 
 /// Listens at this path, however long it is.
@@ -70,19 +74,7 @@ pub fn listen(path: &Path) -> std::io::Result<UnixListener> {
     if fits(path) {
         return UnixListener::bind(path);
     }
-    // Bound under a short name in the same directory, then renamed: an address that was
-    // bound stays bound. A hard link instead of a rename refuses an existing target.
-    static COUNTER: AtomicU32 = AtomicU32::new(0);
-    let dir = ShortPath::open(parent(path))?;
-    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let short = dir
-        .path()
-        .join(format!(".s{}.{unique}", std::process::id()));
-    let listener = UnixListener::bind(&short)?;
-    let linked = std::fs::hard_link(&short, path);
-    std::fs::remove_file(&short)?;
-    linked?;
-    Ok(listener)
+    listen_long(path)
 }
 
 /// Connects to the socket at this path, however long it is.
@@ -93,11 +85,47 @@ pub fn connect(path: &Path) -> std::io::Result<UnixStream> {
     if fits(path) {
         return UnixStream::connect(path);
     }
+    connect_long(path)
+}
+
+/// Bound under a short name in the same directory, then renamed: an address that was bound stays
+/// bound. A hard link instead of a rename refuses an existing target.
+#[cfg(target_os = "linux")]
+fn listen_long(path: &Path) -> std::io::Result<UnixListener> {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let dir = ShortPath::open(parent.unwrap_or(Path::new(".")))?;
+    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let name = format!(".s{}.{unique}", std::process::id());
+    let short = dir.path().join(name);
+    let listener = UnixListener::bind(&short)?;
+    let linked = std::fs::hard_link(&short, path);
+    std::fs::remove_file(&short)?;
+    linked?;
+    Ok(listener)
+}
+
+#[cfg(target_os = "linux")]
+fn connect_long(path: &Path) -> std::io::Result<UnixStream> {
     UnixStream::connect(ShortPath::open(path)?.path())
 }
 
-#[cfg(test)]
+#[cfg(not(target_os = "linux"))]
+fn listen_long(path: &Path) -> std::io::Result<UnixListener> {
+    UnixListener::bind(path)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn connect_long(path: &Path) -> std::io::Result<UnixStream> {
+    UnixStream::connect(path)
+}
+
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use std::io::{Read, Write};
 
