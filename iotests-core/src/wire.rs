@@ -83,6 +83,11 @@ impl CaseSpec {
     pub fn deadline(&self) -> Duration {
         self.budget.mul_f64(self.scale)
     }
+
+    /// Where the case process puts what explains a failure; in `test_dir`, since it may write nowhere else.
+    pub fn evidence_dir(&self) -> PathBuf {
+        self.test_dir.join(".evidence")
+    }
 }
 
 /// What to do with a golden that differs.
@@ -132,8 +137,10 @@ pub enum CaseEvent {
         /// The golden it would replace, from the root of the workspace.
         golden: String,
     },
-    /// The deadline has passed (or a person asked): where the case hangs.
-    Hang(Box<HangReport>),
+    /// A process of the case ended by itself, and not in good order.
+    Died(Box<Death>),
+    /// Time is up, or a person asked: what the case waits for, and how its processes are.
+    Explained(Box<HangReport>),
     /// The last word: it passed.
     Passed,
     /// The last word: it cannot run here.
@@ -169,10 +176,50 @@ impl From<&std::panic::Location<'_>> for Place {
     }
 }
 
+/// A process of a case that ended by itself: by a signal, or with an exit status that nobody expected.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Death {
+    /// Its name in the case: `vm`, `the NBD server`.
+    pub name: String,
+    /// How it ended, to be read after the name: `died of SIGABRT, core dumped`, `exited with status 1`.
+    pub status: String,
+    /// The number of the signal that killed it.
+    pub signal: Option<i32>,
+    /// Its last words: the assertion or the sanitizer's first line, else the last line it printed.
+    pub words: String,
+    /// What else may explain it, such as the kernel's OOM killer.
+    pub hint: Option<String>,
+    /// The step in which it was noticed.
+    pub step: Option<String>,
+    /// The program, for a debugger.
+    pub program: String,
+    /// Its core file.
+    pub core: Option<PathBuf>,
+    /// The stacks of its threads when it died, if a debugger could read them from the core.
+    pub backtrace: String,
+}
+
+impl Death {
+    /// `vm died of SIGABRT: qemu: x.c:1: Assertion `y' failed.`
+    pub fn headline(&self) -> String {
+        let mut text = format!("{} {}", self.name, self.status);
+        if !self.words.is_empty() {
+            text += &format!(": {}", self.words);
+        }
+        if let Some(hint) = &self.hint {
+            text += &format!(" ({hint})");
+        }
+        text
+    }
+}
+
 /// Why a case failed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FailureReport {
+    /// The failure in one line, for lists and reports: what was expected and what was found, not just that something differs.
+    pub headline: String,
     /// One or more lines; the first says what is wrong.
     pub message: String,
     /// Where it was noticed.
@@ -203,15 +250,29 @@ pub struct MachineReport {
     pub status: String,
     /// The last lines it printed.
     pub stderr_tail: String,
-    /// The last QMP lines, both directions.
+    /// The last QMP lines of the case, both directions, without what a diagnosis asked.
     pub qmp_tail: Vec<String>,
+    /// How it was found when it was diagnosed, the most telling first: threads, stacks, jobs, block graph.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub diagnosis: Vec<Finding>,
 }
 
-/// Where a case hangs.
+/// One part of a diagnosis.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What it is: `threads`, `stacks`, `query-jobs`.
+    pub title: String,
+    /// One line or more.
+    pub text: String,
+}
+
+/// What a case waits for and how its processes are, when its time is up or when somebody asks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HangReport {
-    /// Why the report was made: the deadline, or a signal.
+    /// In one line: which machine does not go on and why, or what the case waits for.
+    pub headline: String,
+    /// Why the report was made: time is up, or a signal.
     pub cause: String,
     /// How long the case has been running.
     pub elapsed: Duration,
@@ -221,10 +282,10 @@ pub struct HangReport {
     pub waiting: Option<String>,
     /// The place of that wait.
     pub place: Option<Place>,
-    /// The processes of the case: QMP tails, jobs, block graph, stacks; one block of text each.
+    /// The QEMUs of the case.
     pub machines: Vec<MachineReport>,
-    /// Other evidence: stacks, `/proc` states.
-    pub evidence: Vec<String>,
+    /// The case's own process: all that it waits for, its stack, its threads, and what was seen from outside.
+    pub evidence: Vec<Finding>,
 }
 
 #[cfg(test)]

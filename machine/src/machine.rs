@@ -128,10 +128,10 @@ impl Machine {
         &self.parts.child
     }
 
-    /// How it ended, if it has; `None` means that it lives.
+    /// How it ended, if it has or is about to by itself ([`Child::ended`]); `None` means that it lives.
     #[must_use]
     pub fn try_exit(&self) -> Option<Status> {
-        self.parts.child.try_wait()
+        self.parts.child.ended()
     }
 
     /// Changes which ends are no error, from now on.
@@ -220,6 +220,8 @@ impl Drop for Machine {
             return;
         }
         let child = &self.parts.child;
+        // Before the kill, which would be taken for the cause.
+        let by_itself = child.ended().is_some();
         child.kill();
         // Without a runtime, and bounded: the minder gives up a process that SIGKILL does
         // not end. Not only for its death: it is to be reaped, also if a diagnoser keeps the
@@ -233,6 +235,8 @@ impl Drop for Machine {
                 pid: child.pid(),
                 command: child.command().clone(),
                 status,
+                by_itself,
+                core: status.and_then(|status| self.core(status)),
                 log: child.output().combined_text(),
                 panicking: std::thread::panicking(),
             });

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use super::block_on::{block_on, block_on_at_most};
 use super::shared::{Shared, State};
-use super::{Captured, CommandLine, Output, ProcessError, Signal, Status, Stream};
+use super::{Captured, CommandLine, Output, ProcessError, Signal, Status, Stream, dying};
 
 /// How long dropping a handle waits for a killed process. Only one that hangs in the kernel takes
 /// longer than moments, and it is then left to its minder's thread.
 const DROP_BOUND: Duration = Duration::from_secs(10);
+
+/// How long [`Child::ended`] waits for a process that is on its way out: one that dumps a large core takes its time.
+const DYING: Duration = Duration::from_secs(60);
 
 /// A running process. Its pipes are served, its deadline is kept and its end is noticed whether or
 /// not anybody waits.
@@ -95,6 +98,20 @@ impl Child {
     /// How the process ended, if it has.
     pub fn try_wait(&self) -> Option<Status> {
         self.shared.lock().status
+    }
+
+    /// How it ended, or is about to end by itself; `None` while it lives on. Unlike [`Child::try_wait`] this does not depend on what
+    /// has been noticed so far: one that a signal is killing, or that dumps core, is waited for, at most a minute. Ask this before
+    /// killing it, to know whether the kill was the cause.
+    pub fn ended(&self) -> Option<Status> {
+        if let Some(status) = self.try_wait() {
+            return Some(status);
+        }
+        if !dying::is_dying(self.pid()) {
+            return self.try_wait();
+        }
+        self.set_deadline(Some(DYING));
+        self.exited_blocking()
     }
 
     /// Waits for the process alone, not for others that may still hold its output open. All that it

@@ -25,6 +25,7 @@ mod capture;
 mod child;
 mod command;
 mod command_line;
+mod dying;
 mod echo;
 mod error;
 #[allow(unsafe_code)]

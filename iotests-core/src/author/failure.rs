@@ -8,6 +8,7 @@
 use std::fmt;
 use std::panic::Location;
 
+use super::death::short;
 use crate::case::Skip;
 use crate::wire::{FailureReport, Place};
 
@@ -22,6 +23,7 @@ pub struct Failure(Box<Inner>);
 
 struct Inner {
     kind: Kind,
+    headline: Option<String>,
     message: String,
     context: Vec<String>,
     place: Place,
@@ -92,11 +94,19 @@ impl Failure {
     fn build(kind: Kind, message: String, place: Place) -> Self {
         Failure(Box::new(Inner {
             kind,
+            headline: None,
             message,
             context: Vec::new(),
             place,
             difference: None,
         }))
+    }
+
+    /// The same failure, which lists and reports show by this line instead of one that is taken from its message and its values.
+    #[must_use]
+    pub fn headline(mut self, line: impl Into<String>) -> Self {
+        self.0.headline = Some(line.into());
+        self
     }
 
     /// The same failure, said to have happened while doing `what`; the outermost comes first.
@@ -133,8 +143,10 @@ impl Failure {
             .map(|text| format!("{text}: "))
             .collect();
         let difference = self.0.difference.as_ref();
+        let message = contexts + &self.0.message;
         FailureReport {
-            message: contexts + &self.0.message,
+            headline: headline(self.0.headline.as_deref(), &message, difference),
+            message,
             place: Some(self.0.place.clone()),
             expected: difference.map(|difference| difference.expected.clone()),
             found: difference.map(|difference| difference.found.clone()),
@@ -165,6 +177,7 @@ impl Failure {
     #[must_use]
     pub(crate) fn map_text(mut self, hide: impl Fn(&str) -> String) -> Self {
         let inner = &mut *self.0;
+        inner.headline = inner.headline.as_deref().map(&hide);
         inner.message = hide(&inner.message);
         inner.context.iter_mut().for_each(|text| *text = hide(text));
         if let Some(difference) = &mut inner.difference {
@@ -174,6 +187,46 @@ impl Failure {
         }
         self
     }
+}
+
+/// The failure in one line: what its maker said, else the first that informs of its message, with the two values unless they are
+/// there already.
+fn headline(said: Option<&str>, message: &str, difference: Option<&Difference>) -> String {
+    if let Some(line) = said {
+        return short(line);
+    }
+    let mut lines = message
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    let mut line = lines.next().unwrap_or_default().to_owned();
+    // A line that ends so only announces what comes.
+    while let (true, Some(next)) = (line.ends_with(':'), lines.next()) {
+        line += &format!(" {}", next.trim_start_matches("| "));
+    }
+    let values = difference.filter(|values| values.diff.is_none() && !line.contains(&values.found));
+    if let Some(Difference {
+        expected, found, ..
+    }) = values
+    {
+        let first = |text: &str| short(text.lines().next().unwrap_or_default());
+        line += &format!(": expected {}, found {}", first(expected), first(found));
+    } else if let Some(diff) = difference.and_then(|values| values.diff.as_deref()) {
+        let changed = |sign: char| {
+            let mut lines = diff.lines();
+            let line = lines.find(|line| line.starts_with(sign));
+            line.map(|line| short(line[1..].trim()))
+        };
+        match (changed('-'), changed('+')) {
+            (Some(expected), Some(found)) => {
+                line += &format!(": expected `{expected}`, found `{found}`");
+            }
+            (Some(expected), None) => line += &format!(": `{expected}` is missing"),
+            (None, Some(found)) => line += &format!(": `{found}` was not expected"),
+            (None, None) => {}
+        }
+    }
+    short(line.trim_end_matches(':'))
 }
 
 impl<E> From<E> for Failure
@@ -303,6 +356,62 @@ mod tests {
             text.contains("expected: 7") && text.contains("found:    8"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_headline_informs() {
+        let of = |message: &str, difference: Option<(&str, &str, Option<&str>)>| {
+            let failure = match difference {
+                None => Failure::new(message),
+                Some((expected, found, diff)) => Failure::differs(
+                    message,
+                    Difference {
+                        expected: expected.into(),
+                        found: found.into(),
+                        diff: diff.map(str::to_owned),
+                    },
+                ),
+            };
+            failure.report().headline
+        };
+        let table = [
+            (of("plain\nmore", None), "plain"),
+            (
+                of("the value differs:\n  \"a\" is 1, expected 2", None),
+                "the value differs: \"a\" is 1, expected 2",
+            ),
+            (
+                of("vm printed:\n  | qemu: no\n  and more", None),
+                "vm printed: qemu: no",
+            ),
+            (of("nothing follows:", None), "nothing follows"),
+            (
+                of("wrong size", Some(("7", "8", None))),
+                "wrong size: expected 7, found 8",
+            ),
+            (
+                of("it is 8, expected 7", Some(("7", "8", None))),
+                "it is 8, expected 7",
+            ),
+            (
+                of(
+                    "the log differs from the golden x",
+                    Some(("", "", Some("@@ expected lines 1-1\n-a: 1\n+a: 2\n"))),
+                ),
+                "the log differs from the golden x: expected `a: 1`, found `a: 2`",
+            ),
+            (
+                of("the log differs", Some(("", "", Some("@@\n+more\n")))),
+                "the log differs: `more` was not expected",
+            ),
+        ];
+        for (found, expected) in table {
+            assert_eq!(found, expected);
+        }
+        let failure = Failure::new("text").headline("the fact");
+        assert_eq!(failure.report().headline, "the fact");
+        let long = Failure::new("x".repeat(3 << 20)).report().headline;
+        assert!(long.len() < 400, "{}", long.len());
     }
 
     #[test]

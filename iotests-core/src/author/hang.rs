@@ -1,68 +1,70 @@
-//! Explaining a case that hangs, before it is ended.
+//! Explaining what a case waits for.
 //!
-//! A thread of its own, with a runtime of its own, so that it speaks even when the case blocks its
-//! thread. It wakes at the deadline of the case and on SIGABRT, tells the current step, the lines
-//! that wait and for what, how each machine is, and where this process' own threads are; then it
-//! ends the process. Whoever supervises the process ends it anyway a little later.
+//! A thread of its own, with a runtime of its own, so that it speaks even when the case blocks its thread. It keeps no time: the
+//! supervisor does, and sends SIGABRT when that is up, as a person may; SIGUSR1 asks the same of a case that then goes on. It reports
+//! the step, the lines that wait and for what, the stack of the case, and how each machine is.
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Handle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::action::current_waits;
+use super::action::{Wait, current_waits};
 use super::shared::Shared;
+use super::stack;
 use super::test::Test;
-use crate::wire::{CaseEvent, HangReport};
+use crate::wire::{CaseEvent, Finding, HangReport, MachineReport};
 
-/// The exit status of a case process that explained its hang.
+/// The exit status of a case process that explained what it waits for, and ended because it was to.
 pub const EXIT_HANG: i32 = 86;
 
-/// The signal that asks a case where it hangs.
-const SIGABRT: i32 = 6;
+/// How long each question to a machine may take, before the scale; an answer that comes at all comes at once.
+pub(crate) const QUESTION: Duration = Duration::from_secs(2);
 
-/// How long each question to a machine may take. Whoever supervises the case waits little longer
-/// than its deadline, and an answer that comes at all comes at once.
-pub(crate) const ASKING: Duration = Duration::from_millis(500);
+/// How long the stacks of a machine may take, before the scale.
+pub(crate) const STACKS: Duration = Duration::from_secs(6);
 
-/// How long the questions to all machines may take.
-const TELLING: Duration = Duration::from_millis(1200);
+/// How long the machines may take in all, before the scale. The supervisor waits longer.
+const MACHINES: Duration = Duration::from_secs(10);
 
-/// Watches a case until it goes.
-#[must_use = "the case is watched for as long as this lives"]
-pub struct Watchdog {
+/// Explains a case until it goes.
+#[must_use = "the case can be explained for as long as this lives"]
+pub struct Explainer {
     done: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Test {
-    /// Begins to watch the case: at its deadline, or on SIGABRT, it is explained and the process
-    /// exits with [`EXIT_HANG`]. For the case process; a case has no use for it.
-    pub fn watch(&self) -> Watchdog {
+    /// From now on the case explains itself when it is asked: on SIGUSR1 it then goes on, on SIGABRT the process exits with
+    /// [`EXIT_HANG`]. For the case process, on its main thread; a case has no use for it.
+    pub fn explain_on_signals(&self) -> Explainer {
         let shared = self.shared.clone();
-        let (done, watched) = oneshot::channel();
+        let case = Handle::try_current().ok();
+        stack::prepare();
+        let (done, ended) = oneshot::channel();
         let thread = std::thread::Builder::new()
-            .name("watchdog".to_owned())
+            .name("explainer".to_owned())
             .spawn(move || {
-                // Without a runtime there is no watchdog; the supervisor still ends the case.
+                // Without a runtime nothing is explained; the supervisor still ends the case, and looks from outside.
                 if let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()
                 {
-                    runtime.block_on(watch(shared, watched));
+                    runtime.block_on(listen(shared, case, ended));
                 }
             });
-        Watchdog {
+        Explainer {
             done: Some(done),
             thread: thread.ok(),
         }
     }
 }
 
-impl Drop for Watchdog {
+impl Drop for Explainer {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {
             // It may have ended already.
@@ -74,62 +76,113 @@ impl Drop for Watchdog {
     }
 }
 
-async fn watch(shared: Arc<Shared>, done: oneshot::Receiver<()>) {
-    let deadline = shared
-        .spec
-        .deadline()
-        .saturating_sub(shared.started.elapsed());
-    let abort = async {
-        match signal(SignalKind::from_raw(SIGABRT)) {
-            Ok(mut abort) => drop(abort.recv().await),
-            Err(_) => std::future::pending().await,
+async fn listen(shared: Arc<Shared>, case: Option<Handle>, mut ended: oneshot::Receiver<()>) {
+    let mut go_on = signal(SignalKind::user_defined1()).ok();
+    let mut end = signal(SignalKind::from_raw(
+        nix::sys::signal::Signal::SIGABRT as i32,
+    ))
+    .ok();
+    loop {
+        let (cause, ends) = tokio::select! {
+            _ = &mut ended => return,
+            () = next(&mut go_on) => ("SIGUSR1", false),
+            () = next(&mut end) => ("SIGABRT", true),
+        };
+        let report = report(&shared, case.as_ref(), cause).await;
+        if ends {
+            for machine in shared.live() {
+                if let Some(death) = machine.death() {
+                    shared.death(death);
+                }
+            }
         }
-    };
-    let cause = tokio::select! {
-        _ = done => return,
-        () = tokio::time::sleep(deadline) => "the deadline has passed",
-        () = abort => "SIGABRT",
-    };
-    let report = report(&shared, cause).await;
-    shared.sink.put(CaseEvent::Hang(Box::new(report)));
-    std::process::exit(EXIT_HANG);
+        shared.sink.put(CaseEvent::Explained(Box::new(report)));
+        if ends {
+            shared.keep_transcripts();
+            std::process::exit(EXIT_HANG);
+        }
+    }
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the runtime of the case gets to its tasks: one that spins or blocks its thread does not.
+async fn runs(case: Option<&Handle>, within: Duration) -> bool {
+    let Some(case) = case else { return false };
+    let (answer, heard) = oneshot::channel();
+    // Its end is awaited by its answer.
+    drop(case.spawn(async move { answer.send(()) }));
+    matches!(tokio::time::timeout(within, heard).await, Ok(Ok(())))
 }
 
 /// All that can be said at this moment.
-async fn report(shared: &Shared, cause: &str) -> HangReport {
+async fn report(shared: &Shared, case: Option<&Handle>, cause: &str) -> HangReport {
     let waits = current_waits();
-    let innermost = waits.last();
-    let waiting: Vec<String> = waits.iter().map(ToString::to_string).collect();
+    let scale = |time: Duration| time.mul_f64(shared.spec.scale);
+    let stack = stack::of_case(scale(QUESTION));
+    let runs = runs(case, scale(QUESTION)).await;
     let mut evidence = Vec::new();
-    if !waiting.is_empty() {
-        evidence.push(format!(
-            "waits, outermost first:\n  {}",
-            waiting.join("\n  ")
-        ));
-    }
-    evidence.push(threads(Path::new("/proc/self/task")));
-    // The outermost wait is the line of the case; what it waits for is told by the innermost.
-    let place = waits.first().map(|wait| wait.place.clone());
+    let mut found = |title: &str, text: String| {
+        if !text.is_empty() {
+            let title = title.to_owned();
+            evidence.push(Finding { title, text });
+        }
+    };
+    let lines: Vec<String> = waits.iter().map(ToString::to_string).collect();
+    found("waits of the case, outermost first", lines.join("\n"));
+    found("stack of the case", stack.join("\n"));
+    found("threads of the case", threads(Path::new("/proc/self/task")));
+    let end = std::time::Instant::now() + scale(MACHINES);
     let mut machines = Vec::new();
-    let end = std::time::Instant::now() + TELLING;
     for machine in shared.live() {
         let left = end.saturating_duration_since(std::time::Instant::now());
-        machines.push(machine.diagnose(left).await);
+        machines.push(machine.diagnose(left, runs).await);
     }
     HangReport {
+        headline: headline(&waits, runs, &stack, &machines),
         cause: cause.to_owned(),
         elapsed: shared.started.elapsed(),
         step: shared.current_step().map(|(step, _)| step),
-        waiting: innermost.map(|wait| wait.what.clone()),
-        place,
+        waiting: waits.last().map(|wait| wait.what.clone()),
+        // The outermost wait is the line of the case; the innermost knows what it waits for.
+        place: waits.first().map(|wait| wait.place.clone()),
         machines,
         evidence,
     }
 }
 
+/// A machine that is at fault comes first, then a case that does not run, then what it waits for.
+fn headline(waits: &[Wait], runs: bool, stack: &[String], machines: &[MachineReport]) -> String {
+    let waiting = match (waits.first(), waits.last()) {
+        (Some(outer), Some(inner)) => {
+            format!("the case waits for {} at {}", inner.what, outer.place)
+        }
+        _ => "the case waits for nothing of the harness".to_owned(),
+    };
+    if let Some(machine) = machines.iter().find(|one| one.status != RUNNING) {
+        return format!("{} {}; {waiting}", machine.name, machine.status);
+    }
+    if !runs {
+        let place = stack.first().map(|frame| format!(", in {frame}"));
+        return format!(
+            "the case spins or blocks its thread{}",
+            place.unwrap_or_default()
+        );
+    }
+    waiting
+}
+
+/// The status of a machine with which nothing is wrong.
+pub(crate) const RUNNING: &str = "is running";
+
 /// The threads of a process: name, state, and where each is in the kernel.
 fn threads(task: &Path) -> String {
-    let mut out = "threads of the case:".to_owned();
+    let mut out = String::new();
     let read = |path: &Path| {
         std::fs::read_to_string(path)
             .unwrap_or_default()
@@ -146,9 +199,9 @@ fn threads(task: &Path) -> String {
             .lines()
             .find_map(|line| line.strip_prefix("State:"))
             .unwrap_or("?");
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "\n  {} {}: {}, in {}",
+            "{} {}: {}, in {}",
             entry.file_name().to_string_lossy(),
             read(&path.join("comm")),
             state.trim(),
@@ -161,11 +214,44 @@ fn threads(task: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Place;
 
     #[test]
-    fn the_own_threads_are_told_with_name_and_state() {
-        let told = threads(Path::new("/proc/self/task"));
-        assert!(told.lines().count() > 1, "{told}");
-        assert!(told.contains("R (running)"), "{told}");
+    fn the_own_threads_are_listed_with_name_and_state() {
+        let listed = threads(Path::new("/proc/self/task"));
+        assert!(listed.contains("R (running)"), "{listed}");
+    }
+
+    #[test]
+    fn the_headline_names_who_does_not_go_on() {
+        let wait = |what: &str| Wait {
+            what: what.to_owned(),
+            place: Place {
+                file: "a.rs".to_owned(),
+                line: 7,
+            },
+            elapsed: Duration::ZERO,
+        };
+        let machine = |status: &str| MachineReport {
+            name: "vm".to_owned(),
+            status: status.to_owned(),
+            ..MachineReport::default()
+        };
+        let waits = [wait("a job to end"), wait("query-jobs on vm")];
+        let stack = ["case::spin at a.rs:9".to_owned()];
+        let fine = [machine(RUNNING)];
+        let stopped = [machine("hangs: stopped by a signal, in ppoll")];
+        assert_eq!(
+            headline(&waits, true, &stack, &stopped),
+            "vm hangs: stopped by a signal, in ppoll; the case waits for query-jobs on vm at a.rs:7"
+        );
+        assert_eq!(
+            headline(&waits, true, &stack, &fine),
+            "the case waits for query-jobs on vm at a.rs:7"
+        );
+        assert_eq!(
+            headline(&[], false, &stack, &fine),
+            "the case spins or blocks its thread, in case::spin at a.rs:9"
+        );
     }
 }

@@ -3,14 +3,13 @@
 use std::panic::Location;
 use std::sync::Arc;
 
-use imgtools::process::Status;
 use imgtools::tools::ToolKind;
 use nbd::qemu_nbd::QemuNbdTemplate;
 use nbd::{QemuNbd, QemuNbdServer};
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 
 use super::action::Action;
+use super::death::Found;
 use super::failure::{CaseResult, Failure};
 use super::files::TestFile;
 use super::image::{Image, key_object};
@@ -211,6 +210,7 @@ impl NbdServer {
                 return Err(Failure::new("the NBD server has ended already"));
             };
             let template = server.template();
+            note_death(&self.shared, &server, "the NBD server");
             self.shared.narrate(|| "Kill NBD server".into());
             match kill {
                 true => drop(server.kill().await?),
@@ -258,17 +258,17 @@ impl StoppedNbdServer {
     }
 }
 
-/// How it ended by itself, if it has, though it may be so lately that nobody was told.
-fn ended(server: &QemuNbdServer) -> Option<Status> {
-    if let Some(status) = server.status() {
-        return Some(status);
-    }
-    let pid = Pid::from_raw(i32::try_from(server.pid()).ok()?)?;
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    match waitid(WaitId::Pid(pid), look) {
-        Ok(None) => None,
-        // It has, or was even reaped meanwhile.
-        _ => server.child().exited_blocking(),
+/// Reports a qemu-nbd that has ended by itself.
+pub(crate) fn note_death(shared: &Shared, server: &QemuNbdServer, name: &str) {
+    if let Some(status) = server.child().ended() {
+        let found = Found {
+            name,
+            status,
+            command: server.child().command(),
+            printed: &server.output().combined_text(),
+            core: None,
+        };
+        shared.death(found.death(shared));
     }
 }
 
@@ -277,13 +277,7 @@ impl Drop for NbdServer {
         let Some(server) = self.server.take() else {
             return;
         };
-        if let Some(status) = ended(&server) {
-            let command = server.child().command();
-            let printed = server.output().combined_text();
-            self.shared.death(format!(
-                "`{command}` ended by itself: it {status}\n{printed}"
-            ));
-        }
+        note_death(&self.shared, &server, "the NBD server");
         self.shared.narrate(|| "Kill NBD server".into());
     }
 }

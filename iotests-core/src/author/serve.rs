@@ -9,8 +9,10 @@ use machine::{Deadlines, StorageDaemon};
 use nbd::{QemuNbd, QemuNbdServer};
 use serde_json::{Value, json};
 
+use super::death::Found;
 use super::failure::{CaseResult, Failure};
 use super::files::TestFile;
+use super::nbd::note_death;
 use super::shared::Shared;
 use crate::case::{Protocol, Requirement};
 
@@ -22,7 +24,7 @@ pub(crate) enum Served {
     Nbd {
         uri: String,
         socket: TestFile,
-        _server: Box<QemuNbdServer>,
+        _server: Box<Server>,
     },
     /// By sshd on this machine.
     Ssh { uri: String, user: String },
@@ -30,8 +32,22 @@ pub(crate) enum Served {
     Fuse(Box<Mount>),
 }
 
+/// The qemu-nbd below an image. That it ended before the image fails the case.
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    name: String,
+    server: QemuNbdServer,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        note_death(&self.shared, &self.server, &self.name);
+    }
+}
+
 /// A file that a storage daemon serves over FUSE, as raw bytes.
 pub(crate) struct Mount {
+    shared: Arc<Shared>,
     daemon: machine::Machine,
     patience: std::time::Duration,
     // After the daemon in the order of dropping: while it is served it cannot be removed.
@@ -39,7 +55,7 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    async fn new(shared: &Shared, served: &TestFile, name: &str) -> CaseResult<Self> {
+    async fn new(shared: &Arc<Shared>, served: &TestFile, name: &str) -> CaseResult<Self> {
         let file = shared.directories.file(&format!("{name}.fuse"))?;
         std::fs::write(&file, "")?;
         let node = json!({"driver": "file", "node-name": "file", "filename": served});
@@ -58,6 +74,7 @@ impl Mount {
             .launch()
             .await?;
         Ok(Mount {
+            shared: shared.clone(),
             daemon,
             patience,
             file,
@@ -68,6 +85,17 @@ impl Mount {
 impl Drop for Mount {
     /// In good order: a daemon that is killed leaves a dead mount behind.
     fn drop(&mut self) {
+        if let Some(status) = self.daemon.try_exit() {
+            let found = Found {
+                name: self.daemon.name(),
+                status,
+                command: self.daemon.command_line(),
+                printed: &self.daemon.output().combined_text(),
+                core: None,
+            };
+            self.shared.death(found.death(&self.shared));
+            return;
+        }
         let process = self.daemon.process();
         process.set_deadline(Some(self.patience));
         self.daemon.signal(Signal::SIGTERM);
@@ -94,7 +122,11 @@ impl Served {
                 Ok(Served::Nbd {
                     uri,
                     socket,
-                    _server: Box::new(server),
+                    _server: Box::new(Server {
+                        shared: shared.clone(),
+                        name: format!("the NBD server of {name}"),
+                        server,
+                    }),
                 })
             }
             Protocol::Ssh => {

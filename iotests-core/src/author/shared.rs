@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use machine::DropReport;
+
 use super::files::Directories;
 use super::filter::Filter;
 use super::golden::Goldens;
 use super::log::{Entry, Log};
 use super::{Failure, Sink};
 use crate::case::{Capabilities, Registered, Registry, Requirement, Skip};
-use crate::wire::{CaseEvent, CaseSpec, MachineReport, Place};
+use crate::wire::{CaseEvent, CaseSpec, Death, MachineReport, Place};
 
-/// The part of the case's time that its waits may use; the rest is for telling what was awaited.
-const PATIENCE: f64 = 0.9;
+/// Longer than any case, and short enough to be added to the time of day.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Shared by the [`Test`](super::Test) and all that it handed out.
 pub(crate) struct Shared {
@@ -23,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) log: Log,
     pub(crate) goldens: Goldens,
     pub(crate) started: Instant,
+    /// How often the kernel had run out of memory before the case.
+    pub(crate) out_of_memory_kills: u64,
     capabilities: OnceLock<Result<Capabilities, String>>,
     state: Mutex<State>,
 }
@@ -32,12 +36,12 @@ struct State {
     step: Option<(String, Place)>,
     narrating: bool,
     problems: Vec<String>,
-    deaths: Vec<String>,
+    deaths: Vec<Death>,
     ended: Vec<MachineReport>,
     live: Vec<(u64, Arc<dyn Evidence>)>,
     counter: u64,
-    /// What machines that were dropped alive had printed, by name.
-    outputs: BTreeMap<String, String>,
+    /// Machines that were dropped instead of being ended, by name, for who reports them.
+    dropped: BTreeMap<String, DropReport>,
 }
 
 /// A running process which can be asked how it is, by the watchdog and for failure reports.
@@ -45,11 +49,19 @@ pub(crate) trait Evidence: Send + Sync {
     /// What is known without asking it anything.
     fn report(&self) -> MachineReport;
 
-    /// What it says when asked, in this time, and what can be said without that; free of side effects.
+    /// What it says when asked, in this time, and what can be said without that; free of side effects. `monitor`: whether an answer
+    /// of it could be heard.
     fn diagnose<'a>(
         &'a self,
         time: Duration,
+        monitor: bool,
     ) -> std::pin::Pin<Box<dyn std::future::Future<Output = MachineReport> + 'a>>;
+
+    /// How it ended, if it has by itself and not in good order.
+    fn death(&self) -> Option<Death>;
+
+    /// All that is kept of its monitor's traffic.
+    fn transcript(&self) -> String;
 }
 
 impl Shared {
@@ -63,6 +75,7 @@ impl Shared {
             log,
             goldens: Goldens::embedded(),
             started: Instant::now(),
+            out_of_memory_kills: super::death::out_of_memory_kills(),
             capabilities: OnceLock::new(),
             state: Mutex::default(),
         })
@@ -112,13 +125,13 @@ impl Shared {
         std::mem::take(&mut self.state().problems)
     }
 
-    /// Notes a process that ended by itself: a problem like others, and where the case fails anyway
-    /// perhaps the cause of that.
-    pub(crate) fn death(&self, text: impl Into<String>) {
-        self.state().deaths.push(text.into());
+    /// A process ended by itself. The runner hears of it at once, whatever becomes of the case.
+    pub(crate) fn death(&self, death: Death) {
+        self.sink.put(CaseEvent::Died(Box::new(death.clone())));
+        self.state().deaths.push(death);
     }
 
-    pub(crate) fn take_deaths(&self) -> Vec<String> {
+    pub(crate) fn take_deaths(&self) -> Vec<Death> {
         std::mem::take(&mut self.state().deaths)
     }
 
@@ -143,16 +156,44 @@ impl Shared {
         state.ended.push(last);
     }
 
-    /// Keeps what a machine printed that was dropped alive.
-    pub(crate) fn keep_output(&self, machine: &str, output: &str) {
-        self.state()
-            .outputs
-            .insert(machine.to_owned(), output.to_owned());
+    /// Writes down what is kept of the monitors of running machines, for a process that ends here.
+    pub(crate) fn keep_transcripts(&self) {
+        for machine in self.live() {
+            self.keep_evidence(
+                &format!("{}.qmp", machine.report().name),
+                &machine.transcript(),
+            );
+        }
     }
 
-    /// What was kept of this machine's output.
-    pub(crate) fn kept_output(&self, machine: &str) -> String {
-        self.state().outputs.remove(machine).unwrap_or_default()
+    /// A file beside the images, for whoever looks at a case that did not pass. What cannot be written is missing there.
+    pub(crate) fn keep_evidence(&self, name: &str, text: &str) {
+        let name: String = name
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        let folder = self.spec.evidence_dir();
+        let written = std::fs::create_dir_all(&folder)
+            .and_then(|()| std::fs::write(folder.join(&name), text));
+        if let Err(error) = written {
+            tracing::debug!(name, %error, "evidence is lost");
+        }
+    }
+
+    /// Keeps how a machine ended that was dropped.
+    pub(crate) fn keep_drop(&self, report: DropReport) {
+        self.state().dropped.insert(report.name.clone(), report);
+    }
+
+    /// How this machine ended, if it was dropped.
+    pub(crate) fn take_drop(&self, machine: &str) -> Option<DropReport> {
+        self.state().dropped.remove(machine)
     }
 
     pub(crate) fn live(&self) -> Vec<Arc<dyn Evidence>> {
@@ -173,18 +214,10 @@ impl Shared {
             .collect()
     }
 
-    /// How long a wait that begins now may take: what is left of the case's own budget, less what
-    /// it takes to tell the story. Never a number of seconds in the code.
+    /// How long a wait that begins now may take: as long as the case. Time is kept by the supervisor alone, which has a case that runs
+    /// out of it explained and ended; a wait that gave up before would hide what it waits for.
     pub(crate) fn patience(&self) -> Duration {
-        self.spec
-            .deadline()
-            .mul_f64(PATIENCE)
-            .saturating_sub(self.started.elapsed())
-    }
-
-    /// The time that is always left for telling what went wrong.
-    pub(crate) fn reserve(&self) -> Duration {
-        self.spec.deadline().mul_f64((1.0 - PATIENCE) / 2.0)
+        NO_LIMIT
     }
 
     /// The case as it is registered, if this process knows it.

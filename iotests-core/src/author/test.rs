@@ -10,7 +10,7 @@ use super::golden::{Selection, is_ci};
 use super::log::Entry;
 use super::shared::Shared;
 use crate::case::{Backend, CaseFuture, Format, Protocol, Requirement, Skip};
-use crate::wire::{CaseEvent, CaseSpec, FailureReport, GoldenMode, Place};
+use crate::wire::{CaseEvent, CaseSpec, Death, FailureReport, GoldenMode, Place};
 
 /// Where a case process puts its events.
 #[derive(Clone)]
@@ -265,19 +265,17 @@ impl Test {
         result.unwrap_or_else(|panic| Err(Failure::from_panic(&*panic, told())))
     }
 
-    /// The verdict: what the body returned, then what must hold at the end of every case.
+    /// The last word: what the body returned, then what must hold at the end of every case. The runner, which has heard of every
+    /// death as well, judges.
     pub async fn finish(self, result: CaseResult) {
         let shared = self.shared;
         let (deaths, problems) = (shared.take_deaths(), shared.take_problems());
-        let problems = [deaths.clone(), problems].concat();
         let result = match result {
+            Ok(()) if !deaths.is_empty() => Err(Failure::new(headlines(&deaths).join("\n"))),
+            Ok(()) if !problems.is_empty() => Err(Failure::new(problems.join("\n"))),
             Ok(()) if shared.log.is_uncompared() => Err(Failure::new(
                 "the case logs, but never compares its log: end it with `t.golden()`",
             )),
-            Ok(()) if !problems.is_empty() => {
-                let failure = Failure::new(problems.join("\n"));
-                return shared.sink.put(failed(&shared, failure, Vec::new()));
-            }
             result => result,
         };
         shared.sink.put(match result {
@@ -286,18 +284,24 @@ impl Test {
                 Some(reason) => CaseEvent::Skipped {
                     reason: reason.clone(),
                 },
-                None => failed(&shared, failure, deaths),
+                None => failed(&shared, failure, &deaths),
             },
         });
     }
 }
 
+fn headlines(deaths: &[Death]) -> Vec<String> {
+    deaths.iter().map(Death::headline).collect()
+}
+
 /// The last word on a case that failed, and what may have been the cause.
-fn failed(shared: &Shared, failure: Failure, deaths: Vec<String>) -> CaseEvent {
-    let redact = |text: &str| shared.directories.redact(text);
-    let mut report = failure.map_text(redact).report();
+fn failed(shared: &Shared, failure: Failure, deaths: &[Death]) -> CaseEvent {
+    let mut report = failure
+        .map_text(|text| shared.directories.redact(text))
+        .report();
     report.step = shared.current_step().map(|(step, _)| step);
-    report.causes = deaths.iter().map(|text| redact(text)).collect();
+    let told = |cause: &String| !report.message.contains(cause.as_str());
+    report.causes = headlines(deaths).into_iter().filter(told).collect();
     report.machines = shared.machine_reports();
     CaseEvent::Failed(Box::new(report))
 }

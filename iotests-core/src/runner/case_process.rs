@@ -78,7 +78,7 @@ fn run(spec_file: &Path, supervisor: &str) -> Result<(), CaseProcessError> {
         let (sink, panicked) = (sink.clone(), Arc::clone(&panics));
         async move {
             let mut test = Test::new(spec, sink);
-            let _watchdog = test.watch();
+            let _explainer = test.explain_on_signals();
             let result = Test::guard(entry.call(&mut test), || take(&panicked)).await;
             test.finish(result).await;
             Ok(())

@@ -16,14 +16,18 @@ use super::error::{RunError, io as io_error};
 use super::rundir::{InstanceDir, RunDir};
 use super::supervise::{Order, SUPERVISE, SuperviseSpec, SupervisorReport, kill_children_of_self};
 use super::this_program;
-use super::verdict::{Attempt, judge};
+use super::verdict::Attempt;
 use crate::wire::{CaseEvent, CaseSpec, EVENT_FD};
 
 /// The descriptor through which supervisors hold the lock of the run.
 pub(crate) const LOCK_FD: i32 = 4;
 
-/// How long after the deadline a supervisor may still be silent before it is killed itself.
-const SUPERVISOR_GRACE: Duration = Duration::from_secs(10);
+/// How long after the deadline a supervisor may still be silent before it is killed itself, before the scale: no measure of a case's
+/// time, but the net below a supervisor that is itself stopped.
+const SUPERVISOR_GRACE: Duration = Duration::from_secs(60);
+
+/// The longest line of an event: a case cuts what it says well below this.
+const LINE: usize = 64 << 20;
 
 /// What is kept of the output of a case for reports.
 const OUTPUT_TAIL: u64 = 16 << 10;
@@ -39,6 +43,7 @@ struct All {
     living: BTreeMap<u32, Living>,
     /// The last order to end: it holds for one that starts at this moment as well.
     ending: Option<Order>,
+    rested: Duration,
 }
 
 #[derive(Debug)]
@@ -53,8 +58,6 @@ struct Living {
 pub(crate) struct Executed {
     /// The verdict and what it rests on.
     pub(crate) attempt: Attempt,
-    /// All that the case said.
-    pub(crate) events: Vec<CaseEvent>,
     /// The end of its standard output.
     pub(crate) stdout_tail: String,
     /// The end of its standard error.
@@ -75,6 +78,21 @@ impl Supervisors {
         for living in all.living.values_mut() {
             living.order(order);
         }
+    }
+
+    /// Suspends what runs, then this process, until it is continued; no time passes meanwhile.
+    pub(crate) fn suspend(&self) {
+        self.order_all(Order::Suspend);
+        let since = Instant::now();
+        // Not SIGTSTP, which is caught to get here.
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+        self.all().rested += since.elapsed();
+        self.order_all(Order::Resume);
+    }
+
+    /// For how long the run was suspended so far.
+    pub(crate) fn rested(&self) -> Duration {
+        self.all().rested
     }
 
     /// Whether they were told to end their cases.
@@ -111,7 +129,7 @@ pub(crate) fn execute(
     directories: &InstanceDir,
     spec: &CaseSpec,
     env: Vec<(String, String)>,
-    mut said: impl FnMut(&CaseEvent),
+    mut said: impl FnMut(CaseEvent),
 ) -> Result<Executed, RunError> {
     let files = write_specs(directories, spec, env)?;
     let system = |doing: &'static str| move |source: io::Error| RunError::System { doing, source };
@@ -155,11 +173,11 @@ pub(crate) fn execute(
     // It holds our copies of the descriptors that the supervisor got.
     drop(command);
 
-    let give_up = Instant::now() + spec.deadline() + SUPERVISOR_GRACE;
-    let mut events = Vec::new();
-    let report = listen(&mut child, events_out, give_up, |event| {
-        said(&event);
-        events.push(event);
+    let give_up = spec.deadline() + SUPERVISOR_GRACE.mul_f64(spec.scale);
+    let mut attempt = Attempt::default();
+    let report = listen(&mut child, events_out, supervisors, give_up, |event| {
+        attempt.hear(&event);
+        said(event);
     });
     // Either it has ended, or it must now.
     if report.is_none() {
@@ -175,9 +193,9 @@ pub(crate) fn execute(
         }
         ended.is_some_and(|one| one.interrupted)
     };
+    attempt.see(report, interrupted);
     Ok(Executed {
-        attempt: judge(&events, report.as_ref(), interrupted),
-        events,
+        attempt,
         stdout_tail: tail(&files.stdout),
         stderr_tail: tail(&files.stderr),
     })
@@ -208,6 +226,7 @@ fn write_specs(
         stderr: files.stderr.clone(),
         current_dir: directories.test.clone(),
         deadline: spec.deadline(),
+        scale: spec.scale,
         env,
     };
     write_json(&supervise.case_spec, spec)?;
@@ -231,7 +250,8 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 fn listen(
     child: &mut Child,
     events: OwnedFd,
-    give_up: Instant,
+    supervisors: &Supervisors,
+    give_up: Duration,
     mut said: impl FnMut(CaseEvent),
 ) -> Option<SupervisorReport> {
     let report_pipe = OwnedFd::from(child.stdout.take()?);
@@ -239,14 +259,16 @@ fn listen(
     let mut report = Vec::new();
     let (mut events_open, mut report_open) = (true, true);
     let mut buffer = vec![0; 64 << 10];
+    let (started, rested) = (Instant::now(), supervisors.rested());
     // The end of the report is the end of the supervisor; the events ended before, or with it.
     while report_open {
         let mut fds = vec![PollFd::new(report_pipe.as_fd(), PollFlags::POLLIN)];
         if events_open {
             fds.push(PollFd::new(events.as_fd(), PollFlags::POLLIN));
         }
-        let left = give_up
-            .saturating_duration_since(Instant::now())
+        let rested = supervisors.rested().saturating_sub(rested);
+        let left = (give_up + rested)
+            .saturating_sub(started.elapsed())
             .as_millis();
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
@@ -274,17 +296,34 @@ fn listen(
 /// Puts lines together from pieces.
 #[derive(Default)]
 struct Lines {
+    /// The beginning of a line whose end has not come.
     rest: Vec<u8>,
+    /// That line is too long, and what is left of it is passed over.
+    too_long: bool,
 }
 
 impl Lines {
+    /// In the time that the bytes take, however they are cut: none is looked at twice.
     fn push(&mut self, bytes: &[u8], said: &mut impl FnMut(CaseEvent)) {
-        self.rest.extend_from_slice(bytes);
-        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            // Only our own code writes here; what a broken case scribbles into the pipe is no event.
-            if let Ok(event) = serde_json::from_slice(&line) {
-                said(event);
+        let mut pieces = bytes.split(|byte| *byte == b'\n').peekable();
+        while let Some(piece) = pieces.next() {
+            if !self.too_long {
+                self.rest.extend_from_slice(piece);
+                self.too_long = self.rest.len() > LINE;
+            }
+            // Only the last piece has no line break after it.
+            if pieces.peek().is_some() {
+                // Only our own code writes here; what a broken case scribbles into the pipe is no event.
+                if !self.too_long
+                    && let Ok(event) = serde_json::from_slice(&self.rest)
+                {
+                    said(event);
+                }
+                self.too_long = false;
+                self.rest.clear();
+            }
+            if self.too_long {
+                self.rest = Vec::new();
             }
         }
     }

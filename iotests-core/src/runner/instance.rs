@@ -88,6 +88,11 @@ impl Runner {
         self.supervisors.order_all(order);
     }
 
+    /// Suspends the run; see [`Supervisors::suspend`].
+    pub(crate) fn suspend(&self) {
+        self.supervisors.suspend();
+    }
+
     /// Ends the run directory.
     pub(crate) fn finish(self, kept: bool) {
         self.run_dir.finish(kept);
@@ -113,6 +118,7 @@ impl Runner {
             let number = self.number.fetch_add(1, Ordering::Relaxed);
             let directories = self.run_dir.instance(number, &job.info.id)?;
             let spec = self.spec(job, &directories.test, &directories.sockets);
+            let (mut metrics, mut pending_goldens) = (Vec::new(), Vec::new());
             let executed = execute(
                 &self.run_dir,
                 &self.supervisors,
@@ -120,15 +126,21 @@ impl Runner {
                 &spec,
                 self.env(&spec),
                 |said| {
-                    tell(RunEvent::Case {
-                        id: job.info.id.clone(),
-                        said: said.clone(),
-                    })
+                    match &said {
+                        CaseEvent::Metric { name, value, unit } => metrics.push(Metric {
+                            name: name.clone(),
+                            value: *value,
+                            unit: unit.clone(),
+                        }),
+                        CaseEvent::PendingGolden { path, .. } => pending_goldens.push(path.clone()),
+                        _ => {}
+                    }
+                    let id = job.info.id.clone();
+                    tell(RunEvent::Case { id, said });
                 },
             );
             let Executed {
                 attempt,
-                events,
                 stdout_tail,
                 stderr_tail,
             } = match executed {
@@ -138,6 +150,7 @@ impl Runner {
                     return Err(error);
                 }
             };
+            let attempt = attempt.judged();
             let own = attempt.verdict.unwrap_or(Verdict::Crash);
             attempts.push(attempt);
             let (verdict, note) =
@@ -171,8 +184,8 @@ impl Runner {
                     spec.seed,
                     job.info.base_id()
                 ),
-                metrics: metrics(&events),
-                pending_goldens: pending(&events),
+                metrics,
+                pending_goldens,
             });
         }
     }
@@ -277,26 +290,6 @@ fn weigh(
         notes.extend(known.missing_fix.clone());
     }
     (verdict, (!notes.is_empty()).then(|| notes.join("; ")))
-}
-
-fn metrics(events: &[CaseEvent]) -> Vec<Metric> {
-    let metric = |event: &CaseEvent| match event {
-        CaseEvent::Metric { name, value, unit } => Some(Metric {
-            name: name.clone(),
-            value: *value,
-            unit: unit.clone(),
-        }),
-        _ => None,
-    };
-    events.iter().filter_map(metric).collect()
-}
-
-fn pending(events: &[CaseEvent]) -> Vec<PathBuf> {
-    let golden = |event: &CaseEvent| match event {
-        CaseEvent::PendingGolden { path, .. } => Some(path.clone()),
-        _ => None,
-    };
-    events.iter().filter_map(golden).collect()
 }
 
 #[cfg(test)]

@@ -144,6 +144,7 @@ impl Dispatcher<'_> {
             match message {
                 Message::Event(event) => self.report(&event),
                 Message::Signal(Signal::SIGUSR1) => self.runner.order_all(Order::Explain),
+                Message::Signal(Signal::SIGTSTP) => self.runner.suspend(),
                 Message::Signal(signal) => self.signal(signal),
                 Message::Finished(load, result) => {
                     self.running -= 1;

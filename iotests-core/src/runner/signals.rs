@@ -6,7 +6,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::error::RunError;
 
-/// The signals that end a run, and the one that asks what it does.
+/// The signals that end a run, the one that asks what it does, and the one that suspends it.
 fn taken() -> SigSet {
     SigSet::from_iter([
         Signal::SIGINT,
@@ -14,6 +14,7 @@ fn taken() -> SigSet {
         Signal::SIGHUP,
         Signal::SIGQUIT,
         Signal::SIGUSR1,
+        Signal::SIGTSTP,
     ])
 }
 

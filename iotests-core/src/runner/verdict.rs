@@ -1,13 +1,15 @@
 //! How an instance ended, and from what that follows.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::report::text::duration;
 use super::supervise::{End, Leak, SupervisorReport};
 use crate::case::Skip;
-use crate::wire::{CaseEvent, FailureReport, HangReport};
+use crate::wire::{CaseEvent, Death, FailureReport, Finding, HangReport};
 
 /// How an instance ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -17,9 +19,9 @@ pub enum Verdict {
     Pass,
     /// It failed.
     Fail,
-    /// It was not at its end at the deadline.
+    /// It was not at its end when its time was up.
     Timeout,
-    /// Its process died without a verdict.
+    /// A process of it, QEMU or its own, died.
     Crash,
     /// It passed, but something was alive afterwards.
     Leak,
@@ -102,208 +104,351 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What one attempt at an instance came to, before what is known about the case is weighed in.
+/// All that is known of one attempt at an instance, and what it comes to before what is known about the case is weighed in.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Attempt {
     /// The verdict; `None` only before it was judged.
     pub verdict: Option<Verdict>,
+    /// Why, in one line.
+    pub headline: String,
     /// Why it failed, where the case said so.
     pub failure: Option<FailureReport>,
-    /// Where it hung.
+    /// The case said that it passed.
+    pub passed: bool,
+    /// Where it was when its time was up, or when it was last asked.
     pub hang: Option<HangReport>,
     /// Why it was skipped.
     pub skip: Option<Skip>,
+    /// Processes of the case that ended by themselves.
+    pub deaths: Vec<Death>,
     /// What was alive afterwards.
     pub leaks: Vec<Leak>,
-    /// How the process ended.
+    /// How the case process ended; `None` if its supervisor was killed.
     pub end: Option<End>,
-    /// From the start of the case process to its end.
+    /// Its time was up.
+    pub overdue: bool,
+    /// The runner ended it.
+    pub interrupted: bool,
+    /// From the start of the case process to its end, without the time in which the run was suspended.
     pub elapsed: Duration,
+    /// Its directory, where it was kept.
+    pub kept: Option<PathBuf>,
+    /// What explains it, as files in that directory.
+    pub evidence: Vec<Evidence>,
+}
+
+/// A file that explains an attempt which did not pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Its path below the directory of the attempt.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
 }
 
 impl Attempt {
-    /// Whether the failure, or a machine at its end, said this.
+    /// Whether the failure, a machine at its end or a death said this.
     pub(crate) fn says(&self, text: &str) -> bool {
-        self.failure.as_ref().is_some_and(|failure| {
+        let failed = self.failure.as_ref().is_some_and(|failure| {
             let printed = failure.machines.iter().map(|machine| &machine.stderr_tail);
             std::iter::once(&failure.message)
                 .chain(printed)
                 .any(|said| said.contains(text))
-        })
+        });
+        failed
+            || self
+                .deaths
+                .iter()
+                .any(|death| death.headline().contains(text))
     }
-}
 
-/// Judges one attempt by what the case said and what its supervisor saw.
-///
-/// `interrupted`: the runner itself told the supervisor to end the case. `report` is `None` when the supervisor died.
-pub fn judge(
-    events: &[CaseEvent],
-    report: Option<&SupervisorReport>,
-    interrupted: bool,
-) -> Attempt {
-    let mut attempt = Attempt::default();
-    let mut passed = false;
-    for event in events {
+    /// Takes in what the case says.
+    pub(crate) fn hear(&mut self, event: &CaseEvent) {
         match event {
-            CaseEvent::Passed => passed = true,
-            CaseEvent::Failed(failure) => attempt.failure = Some((**failure).clone()),
-            CaseEvent::Skipped { reason } => attempt.skip = Some(reason.clone()),
-            CaseEvent::Hang(hang) => attempt.hang = Some((**hang).clone()),
+            CaseEvent::Passed => self.passed = true,
+            CaseEvent::Failed(failure) => self.failure = Some((**failure).clone()),
+            CaseEvent::Skipped { reason } => self.skip = Some(reason.clone()),
+            CaseEvent::Explained(hang) => self.hang = Some((**hang).clone()),
+            CaseEvent::Died(death) => self.deaths.push((**death).clone()),
             _ => {}
         }
     }
-    let finished = passed || attempt.failure.is_some() || attempt.skip.is_some();
-    let overdue = report.is_some_and(|report| report.overdue);
-    if let Some(report) = report {
-        attempt.leaks.clone_from(&report.leaks);
-        attempt.end = Some(report.end.clone());
-        attempt.elapsed = report.elapsed;
-        if overdue {
-            let hang = attempt.hang.get_or_insert_with(|| HangReport {
-                cause: "the deadline passed and the case did not explain itself".to_owned(),
-                elapsed: report.elapsed,
-                ..HangReport::default()
-            });
-            hang.evidence.extend(report.evidence.iter().cloned());
+
+    /// Takes in what its supervisor saw; `None` when that was killed.
+    pub(crate) fn see(&mut self, report: Option<SupervisorReport>, interrupted: bool) {
+        self.interrupted = interrupted;
+        let Some(report) = report else { return };
+        self.leaks = report.leaks;
+        self.end = Some(report.end);
+        self.elapsed = report.elapsed;
+        self.overdue = report.overdue;
+        if !report.overdue {
+            return;
+        }
+        let hang = self.hang.get_or_insert_with(|| HangReport {
+            headline: match report.stopped {
+                true => "the case is stopped by a signal".to_owned(),
+                false => "the case does not explain itself".to_owned(),
+            },
+            elapsed: report.elapsed,
+            ..HangReport::default()
+        });
+        hang.cause = format!("time is up after {}", duration(report.elapsed));
+        let seen = |text: String| Finding {
+            title: "from outside".to_owned(),
+            text,
+        };
+        hang.evidence.extend(report.evidence.into_iter().map(seen));
+    }
+
+    /// Judges it by all that is known; see [`judge`].
+    pub(crate) fn judged(mut self) -> Self {
+        let (verdict, headline) = judge(&self);
+        (self.verdict, self.headline) = (Some(verdict), headline);
+        self
+    }
+}
+
+/// The signals by which a run that is stopped ends what runs.
+const ENDING: [i32; 3] = [2, 9, 15];
+
+/// What an attempt comes to, and why in one line. A death outranks a hang, that a failure, that a leak, that a skip.
+pub fn judge(attempt: &Attempt) -> (Verdict, String) {
+    let finished = attempt.passed || attempt.failure.is_some() || attempt.skip.is_some();
+    // What the runner itself ended has neither crashed nor hung.
+    let cut = attempt.interrupted && !finished;
+    let crash = attempt.deaths.iter().find(|death| {
+        death
+            .signal
+            .is_some_and(|signal| !(attempt.interrupted && ENDING.contains(&signal)))
+    });
+    if let Some(death) = crash {
+        return (Verdict::Crash, death.headline());
+    }
+    let aborted = attempt.end == Some(End::Exited(crate::author::hang::EXIT_HANG));
+    if let End::Signaled { .. } = attempt.end.as_ref().unwrap_or(&End::Exited(0))
+        && !attempt.overdue
+        && !cut
+    {
+        let end = attempt.end.as_ref().map(ToString::to_string);
+        return (
+            Verdict::Crash,
+            format!("the case process was {}", end.unwrap_or_default()),
+        );
+    }
+    if cut {
+        return (Verdict::Interrupted, "the run was stopped".to_owned());
+    }
+    if let Some(hang) = attempt
+        .hang
+        .as_ref()
+        .filter(|_| attempt.overdue || (aborted && !finished))
+    {
+        return (
+            Verdict::Timeout,
+            format!("{} ({})", hang.headline, hang.cause),
+        );
+    }
+    match &attempt.end {
+        Some(End::Exited(0)) if finished => {}
+        Some(end) => {
+            return (
+                Verdict::Crash,
+                format!("the case process ended without a verdict: {end}"),
+            );
+        }
+        None => {
+            let text = "the supervisor of the case was killed";
+            return (Verdict::Crash, text.to_owned());
         }
     }
-    let ended_well = attempt.end == Some(End::Exited(0));
-    attempt.verdict = Some(if overdue || (attempt.hang.is_some() && !finished) {
-        if interrupted {
-            Verdict::Interrupted
-        } else {
-            Verdict::Timeout
-        }
-    } else if interrupted && !finished {
-        Verdict::Interrupted
-    } else if !finished || !ended_well {
-        Verdict::Crash
-    } else if attempt.failure.is_some() {
-        Verdict::Fail
-    } else if !attempt.leaks.is_empty() {
-        Verdict::Leak
-    } else if attempt.skip.is_some() {
-        Verdict::Skip
-    } else {
-        Verdict::Pass
-    });
-    attempt
+    if let Some(death) = attempt.deaths.first() {
+        return (Verdict::Fail, death.headline());
+    }
+    if let Some(failure) = &attempt.failure {
+        return (Verdict::Fail, failure.headline.clone());
+    }
+    if let Some(leak) = attempt.leaks.first() {
+        return (Verdict::Leak, format!("left behind: {leak}"));
+    }
+    match &attempt.skip {
+        Some(skip) => (Verdict::Skip, skip.to_string()),
+        None => (Verdict::Pass, String::new()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn report(end: End) -> SupervisorReport {
-        SupervisorReport {
-            end,
-            leaks: Vec::new(),
-            overdue: false,
-            evidence: Vec::new(),
-            elapsed: Duration::ZERO,
+    /// One thing that can be true of an attempt.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    enum Cause {
+        Death,
+        CaseDeath,
+        Hang,
+        NoWord,
+        Quit,
+        Failure,
+        Leak,
+        Skip,
+        Pass,
+    }
+
+    use Cause::*;
+
+    /// In their rank.
+    const CAUSES: [Cause; 9] = [
+        Death, CaseDeath, Hang, NoWord, Quit, Failure, Leak, Skip, Pass,
+    ];
+
+    fn death(signal: Option<i32>) -> crate::wire::Death {
+        crate::wire::Death {
+            name: "vm".to_owned(),
+            status: "died".to_owned(),
+            signal,
+            ..Default::default()
         }
     }
 
-    fn failed() -> CaseEvent {
-        CaseEvent::Failed(Box::default())
+    fn add(attempt: &mut Attempt, cause: Cause) {
+        match cause {
+            Death => attempt.deaths.push(death(Some(6))),
+            CaseDeath => {
+                attempt.end = Some(End::Signaled {
+                    signal: 11,
+                    core: false,
+                });
+            }
+            Hang => {
+                attempt.overdue = true;
+                attempt.hang = Some(HangReport::default());
+            }
+            NoWord => {
+                if attempt.end == Some(End::Exited(0)) {
+                    attempt.end = Some(End::Exited(3));
+                }
+            }
+            Quit => attempt.deaths.push(death(None)),
+            Failure => attempt.failure = Some(FailureReport::default()),
+            Leak => attempt.leaks.push(super::Leak {
+                pid: 1,
+                argv: vec!["sleep".to_owned()],
+            }),
+            Skip => attempt.skip = Some(crate::case::Skip::Root),
+            Pass => attempt.passed = true,
+        }
     }
 
-    fn hang() -> CaseEvent {
-        CaseEvent::Hang(Box::default())
+    fn expected(cause: Cause) -> Verdict {
+        match cause {
+            Death | CaseDeath | NoWord => Verdict::Crash,
+            Hang => Verdict::Timeout,
+            Quit | Failure => Verdict::Fail,
+            Leak => Verdict::Leak,
+            Skip => Verdict::Skip,
+            Pass => Verdict::Pass,
+        }
     }
 
-    fn verdict(events: &[CaseEvent], report: &SupervisorReport) -> Verdict {
-        judge(events, Some(report), false).verdict.unwrap()
+    fn attempt(causes: &[Cause]) -> Attempt {
+        let mut attempt = Attempt {
+            end: Some(End::Exited(0)),
+            ..Attempt::default()
+        };
+        for cause in causes {
+            add(&mut attempt, *cause);
+        }
+        attempt
     }
 
     #[test]
-    fn the_last_word_of_the_case_decides_when_its_process_ended_well() {
-        let fine = report(End::Exited(0));
-        assert_eq!(verdict(&[CaseEvent::Passed], &fine), Verdict::Pass);
-        assert_eq!(verdict(&[failed()], &fine), Verdict::Fail);
-        assert_eq!(
-            verdict(&[CaseEvent::Skipped { reason: Skip::Root }], &fine),
-            Verdict::Skip
-        );
+    fn of_each_pair_of_causes_the_graver_one_decides() {
+        for one in CAUSES {
+            for other in CAUSES {
+                let mut both = [one, other];
+                both.sort();
+                let mut attempt = attempt(&both);
+                // A leak alone has the case's own word beside it.
+                attempt.passed |= !both.iter().any(|cause| matches!(cause, Failure | Skip));
+                let graver = match both {
+                    // A case that hangs is killed: its signal is no crash of its own.
+                    [CaseDeath, Hang] => Hang,
+                    [graver, _] => graver,
+                };
+                assert_eq!(judge(&attempt).0, expected(graver), "{both:?}");
+            }
+        }
     }
 
     #[test]
-    fn a_process_that_dies_has_crashed_whatever_it_said() {
-        let signaled = report(End::Signaled {
-            signal: 11,
+    fn what_the_runner_ended_is_interrupted_unless_it_had_finished_or_crashed_before() {
+        let killed = |signal| End::Signaled {
+            signal,
             core: false,
-        });
-        assert_eq!(verdict(&[], &signaled), Verdict::Crash);
-        assert_eq!(verdict(&[CaseEvent::Passed], &signaled), Verdict::Crash);
-        assert_eq!(verdict(&[], &report(End::Exited(3))), Verdict::Crash);
-        assert_eq!(
-            verdict(&[], &report(End::Exited(0))),
-            Verdict::Crash,
-            "no last word"
-        );
-        assert_eq!(
-            judge(&[CaseEvent::Passed], None, false).verdict,
-            Some(Verdict::Crash),
-            "no supervisor"
-        );
-    }
-
-    #[test]
-    fn something_left_makes_a_leak_of_a_pass_and_of_a_skip_but_not_of_a_failure() {
-        let mut left = report(End::Exited(0));
-        left.leaks.push(Leak {
-            pid: 1,
-            argv: vec!["sleep".to_owned()],
-        });
-        assert_eq!(verdict(&[CaseEvent::Passed], &left), Verdict::Leak);
-        assert_eq!(
-            verdict(&[CaseEvent::Skipped { reason: Skip::Root }], &left),
-            Verdict::Leak
-        );
-        assert_eq!(verdict(&[failed()], &left), Verdict::Fail);
-        assert_eq!(judge(&[failed()], Some(&left), false).leaks.len(), 1);
-    }
-
-    #[test]
-    fn a_hang_is_a_timeout_whether_the_case_explained_it_or_not() {
-        assert_eq!(
-            verdict(&[hang()], &report(End::Exited(1))),
-            Verdict::Timeout
-        );
-        let mut overdue = report(End::Signaled {
-            signal: 9,
-            core: false,
-        });
-        overdue.overdue = true;
-        overdue.evidence.push("stopped".to_owned());
-        let attempt = judge(&[], Some(&overdue), false);
-        assert_eq!(attempt.verdict, Some(Verdict::Timeout));
-        assert_eq!(attempt.hang.unwrap().evidence, ["stopped"]);
+        };
+        let judged = |causes: &[Cause], end, deaths: &[i32]| {
+            let mut attempt = attempt(causes);
+            attempt.interrupted = true;
+            attempt.end = Some(end);
+            let deaths = deaths.iter().map(|signal| death(Some(*signal)));
+            attempt.deaths.extend(deaths);
+            judge(&attempt).0
+        };
+        assert_eq!(judged(&[], killed(15), &[]), Verdict::Interrupted);
+        assert_eq!(judged(&[], killed(15), &[15]), Verdict::Interrupted);
+        assert_eq!(judged(&[Hang], killed(9), &[9]), Verdict::Interrupted);
+        assert_eq!(judged(&[], killed(15), &[6]), Verdict::Crash);
+        assert_eq!(judged(&[Pass], End::Exited(0), &[]), Verdict::Pass);
     }
 
     #[test]
     fn a_case_that_explained_itself_on_demand_and_went_on_is_judged_by_its_last_word() {
+        let mut attempt = attempt(&[Pass]);
+        attempt.hang = Some(HangReport::default());
+        assert_eq!(judge(&attempt).0, Verdict::Pass);
+        attempt.passed = false;
+        attempt.end = Some(End::Exited(crate::author::hang::EXIT_HANG));
         assert_eq!(
-            verdict(&[hang(), CaseEvent::Passed], &report(End::Exited(0))),
-            Verdict::Pass
+            judge(&attempt).0,
+            Verdict::Timeout,
+            "and one that was to end"
         );
     }
 
     #[test]
-    fn what_the_runner_ended_is_interrupted_unless_it_had_finished() {
-        let killed = report(End::Signaled {
-            signal: 15,
-            core: false,
-        });
+    fn no_supervisor_and_no_word_are_crashes() {
+        let mut attempt = attempt(&[Pass]);
+        attempt.end = None;
+        assert_eq!(judge(&attempt).0, Verdict::Crash);
+        assert_eq!(judge(&super::tests::attempt(&[])).0, Verdict::Crash);
+    }
+
+    #[test]
+    fn a_hang_says_what_was_seen_from_outside() {
+        let mut attempt = Attempt::default();
+        let report = SupervisorReport {
+            end: End::Signaled {
+                signal: 9,
+                core: false,
+            },
+            leaks: Vec::new(),
+            overdue: true,
+            stopped: true,
+            evidence: vec!["process 7 is stopped".to_owned()],
+            elapsed: Duration::from_secs(2),
+        };
+        attempt.see(Some(report), false);
+        let attempt = attempt.judged();
+        assert_eq!(attempt.verdict, Some(Verdict::Timeout));
         assert_eq!(
-            judge(&[], Some(&killed), true).verdict,
-            Some(Verdict::Interrupted)
+            attempt.headline,
+            "the case is stopped by a signal (time is up after 2.0 s)"
         );
-        let fine = report(End::Exited(0));
         assert_eq!(
-            judge(&[CaseEvent::Passed], Some(&fine), true).verdict,
-            Some(Verdict::Pass)
+            attempt.hang.unwrap().evidence[0].text,
+            "process 7 is stopped"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! The collection, step by step.
 
-use super::report::{Backtrace, Diagnosis, QmpFact};
+use super::report::{Backtrace, Diagnosis, QmpFact, SILENT};
 use super::{backtrace, procfs};
 use crate::deadlines::Deadlines;
 use crate::error::chain;
@@ -60,6 +60,21 @@ impl Diagnoser {
         &self.name
     }
 
+    /// The process.
+    #[must_use]
+    pub fn process(&self) -> &Child {
+        &self.child
+    }
+
+    /// The same, which asks the monitor nothing: for when the task that would hear the answers is known not to run.
+    #[must_use]
+    pub fn without_monitor(&self) -> Self {
+        Self {
+            qmp: None,
+            ..self.clone()
+        }
+    }
+
     /// Collects. Takes no longer than the sum of its steps' deadlines, in practice the QMP
     /// deadline once and the backtrace deadline once for each process.
     pub async fn collect(&self) -> Diagnosis {
@@ -88,9 +103,10 @@ impl Diagnoser {
         };
         let processes = processes.unwrap_or_default();
         let stopped = processes.iter().any(procfs::ProcessState::is_stopped);
-        let qmp = self.ask(ended.is_some(), stopped, left).await;
+        // Before it is asked, so that the last lines are those of its user.
         let transcript = self.qmp.iter().flat_map(|q| q.transcript_tail(TRANSCRIPT));
         let transcript = transcript.map(|line| line.to_string()).collect();
+        let qmp = self.ask(ended.is_some(), stopped, left).await;
         let mut backtraces = Vec::new();
         for process in processes.iter().filter(|p| !p.is_dead()) {
             if self.child.try_wait().is_some() {
@@ -129,6 +145,7 @@ impl Diagnoser {
         }
     }
 
+    /// Asks what QEMU says of itself; after one question without an answer no other is asked.
     async fn ask(
         &self,
         ended: bool,
@@ -140,7 +157,7 @@ impl Diagnoser {
             answer,
         };
         let why_not = match &self.qmp {
-            None => Some("there is no connection yet"),
+            None => Some("there is no monitor to ask"),
             Some(_) if ended => Some("the process has ended"),
             Some(_) if stopped => Some("the process is stopped"),
             Some(_) => None,
@@ -152,7 +169,7 @@ impl Diagnoser {
                     let answer =
                         question(client, command, left(self.deadlines.diagnose_command)).await;
                     let silent = answer.is_none();
-                    let answer = answer.unwrap_or_else(|| Err("the monitor is silent".to_owned()));
+                    let answer = answer.unwrap_or_else(|| Err(SILENT.to_owned()));
                     facts.push(fact(command, answer));
                     if silent {
                         break;

@@ -32,6 +32,9 @@ pub struct Diagnosis {
     pub took: Duration,
 }
 
+/// Why there is no answer, when none came in time.
+pub(super) const SILENT: &str = "the monitor is silent";
+
 /// The answer to one question over QMP.
 #[derive(Debug, Clone, Serialize)]
 pub struct QmpFact {
@@ -51,6 +54,13 @@ pub struct Backtrace {
 }
 
 impl Diagnosis {
+    /// Whether it was asked something and its monitor did not answer in time.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let silent = |fact: &QmpFact| matches!(&fact.answer, Err(why) if why == SILENT);
+        self.qmp.iter().any(silent)
+    }
+
     /// The answer to this QMP command, if there was one.
     #[must_use]
     pub fn answer(&self, command: &str) -> Option<&Value> {

@@ -219,7 +219,7 @@ impl Judgement {
     }
 }
 
-/// A machine that was dropped while its process lived.
+/// A machine that was dropped instead of being ended.
 #[derive(Debug, Clone)]
 pub struct DropReport {
     /// The machine's name in messages.
@@ -228,8 +228,12 @@ pub struct DropReport {
     pub pid: u32,
     /// Its command.
     pub command: CommandLine,
-    /// How it ended after it was killed; `None` if it hangs in the kernel.
+    /// How it ended; `None` if it hangs in the kernel.
     pub status: Option<Status>,
+    /// Whether it had ended by itself before the drop killed it, so that the status is its own.
+    pub by_itself: bool,
+    /// Its core file, if it dumped one that could be found.
+    pub core: Option<PathBuf>,
     /// What it had printed.
     pub log: String,
     /// Whether the drop happened because of a panic.

@@ -5,7 +5,7 @@ use crate::diagnose::Diagnosis;
 use crate::error::chain;
 use crate::evidence::{CorePattern, find_core, find_reports};
 use crate::machine::Machine;
-use imgtools::process::{Output, Signal, Status};
+use imgtools::process::{Signal, Status};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -198,7 +198,7 @@ impl Machine {
         if let Some(file) = &self.parts.report_file {
             findings.extend(find_reports(&self.read_reports(file)));
         }
-        let core = self.core(&output);
+        let core = self.core(output.status);
         Ok(Exit {
             name,
             output,
@@ -222,8 +222,9 @@ impl Machine {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn core(&self, output: &Output) -> Option<std::path::PathBuf> {
-        let Status::Signaled { core: true, .. } = output.status else {
+    /// The core file of a process that dumped one.
+    pub(crate) fn core(&self, status: Status) -> Option<std::path::PathBuf> {
+        let Status::Signaled { core: true, .. } = status else {
             return None;
         };
         let dir = self.parts.current_dir.as_deref().unwrap_or(Path::new("."));

@@ -73,7 +73,6 @@ impl Job {
         let events = monitor
             .client
             .subscribe(qmp::Matcher::one_of(names).when(mine));
-        // Longer than any wait for it: those have what is left by then.
         let client = monitor.client.with_deadline(monitor.shared.patience());
         Job {
             monitor: monitor.clone(),
@@ -127,8 +126,7 @@ impl Job {
     pub fn wait_status(&mut self, status: &str) -> Action<'_, ()> {
         let status = status.to_owned();
         Action::new(format!("job {} to be {status}", self.id), async move {
-            self.reach(&status, async |job| job.wait_status(status.as_str()).await)
-                .await
+            self.reach(async |job| job.wait_status(status.as_str()).await).await
         })
     }
 
@@ -159,25 +157,21 @@ impl Job {
     #[track_caller]
     pub fn wait_ready(&mut self) -> Action<'_, ()> {
         Action::new(format!("job {} to be ready", self.id), async move {
-            self.reach("ready", async |job| job.wait_ready().await)
-                .await?;
+            self.reach(async |job| job.wait_ready().await).await?;
             self.narrate();
             self.is_ready = true;
             Ok(())
         })
     }
 
-    /// Waits for the job with what is left of the case's time now; adds its events so far to an error.
+    /// Waits for the job; adds its events so far to an error.
     async fn reach<T>(
         &mut self,
-        what: &str,
         wait: impl AsyncFnOnce(&mut qmp::Job) -> Result<T, qmp::Error>,
     ) -> CaseResult<T> {
-        let patience = self.monitor.shared.patience();
-        let error = match tokio::time::timeout(patience, wait(&mut self.status)).await {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => Failure::from(error),
-            Err(_) => Failure::new(format!("failed to see it {what} in time")),
+        let error = match wait(&mut self.status).await {
+            Ok(value) => return Ok(value),
+            Err(error) => Failure::from(error),
         };
         let seen = self.seen().join(", ");
         Err(error.context(format!("job {} (events: {seen})", self.id)))
@@ -257,7 +251,7 @@ impl Job {
     }
 
     pub(super) async fn end(&mut self) -> CaseResult<Ended> {
-        let end = self.reach("end", async |job| job.wait_end().await).await?;
+        let end = self.reach(async |job| job.wait_end().await).await?;
         self.finished = true;
         let event = self.narrate();
         let outcome = match end {

@@ -101,30 +101,21 @@ impl Run {
                 Err(refused) => return Ok(Some(refused.desc)),
             },
         };
-        let patience = job.monitor.shared.patience();
         let mut through = Through {
             job,
             error: None,
-            statuses: Vec::new(),
             hook: self.before_finalize.take(),
             cancel: self.cancel,
         };
-        match tokio::time::timeout(patience, through.go()).await {
-            Ok(result) => {
-                result?;
-                through.job.finish();
-                Ok(through.error)
-            }
-            Err(_) => Err(through.late().await),
-        }
+        through.go().await?;
+        through.job.finish();
+        Ok(through.error)
     }
 }
 
 struct Through {
     job: Job,
     error: Option<String>,
-    /// Every status it was seen in, for the report of one that does not come to its end.
-    statuses: Vec<String>,
     hook: Option<Hook>,
     cancel: bool,
 }
@@ -137,7 +128,6 @@ impl Through {
         loop {
             let event = self.job.events.recv().await?;
             if event.name != "JOB_STATUS_CHANGE" {
-                self.statuses.push(event.name.clone());
                 self.job.monitor.narrate_event(&event);
                 if event.name == "BLOCK_JOB_COMPLETED" {
                     // In time even for a job that dismisses itself.
@@ -146,7 +136,6 @@ impl Through {
                 continue;
             }
             let status = event.text("status").unwrap_or_default().to_owned();
-            self.statuses.push(status.clone());
             match status.as_str() {
                 "aborting" | "concluded" => {
                     self.note_error().await?;
@@ -197,24 +186,6 @@ impl Through {
             self.error = Some(error.to_owned());
         }
         Ok(())
-    }
-
-    /// The job did not come to its end: where it is, and what it went through.
-    async fn late(&mut self) -> Failure {
-        let monitor = &self.job.monitor;
-        let question = monitor
-            .client
-            .execute("query-jobs", ())
-            .deadline(monitor.shared.reserve());
-        let state = match question.await {
-            Ok(jobs) => jobs.to_string(),
-            Err(error) => Failure::from(error).to_string(),
-        };
-        Failure::new(format!(
-            "failed to see job {} through in time; it went through {}; now: {state}",
-            self.job.id,
-            self.statuses.join(", ")
-        ))
     }
 }
 

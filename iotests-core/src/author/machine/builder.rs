@@ -313,17 +313,18 @@ impl MachineBuilder {
     }
 
     fn deadlines(&self) -> Deadlines {
-        // All are budgets for a loaded machine; none may outlast the case.
-        let mut deadlines = Deadlines::default().scaled(self.shared.spec.scale);
+        // A wait has no time of its own: see `Shared::patience`. Only an end that was asked for is enforced.
+        let scale = self.shared.spec.scale;
         let patience = self.shared.patience();
-        deadlines.diagnose_command = crate::author::hang::ASKING;
-        deadlines.diagnose_backtrace = crate::author::hang::ASKING;
+        let mut deadlines = Deadlines::default().scaled(scale);
+        deadlines.diagnose_command = crate::author::hang::QUESTION.mul_f64(scale);
+        deadlines.diagnose_backtrace = crate::author::hang::STACKS.mul_f64(scale);
         for deadline in [
             &mut deadlines.launch,
             &mut deadlines.command,
             &mut deadlines.quit,
         ] {
-            *deadline = (*deadline).min(patience);
+            *deadline = patience;
         }
         deadlines
     }

@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::command::Cmd;
 use crate::author::action::Action;
-use crate::author::failure::{CaseResult, Failure};
+use crate::author::failure::CaseResult;
 use crate::author::log::Entry;
 use crate::author::shared::Shared;
 use crate::case::{Backend, Requirement};
@@ -74,7 +73,7 @@ impl Monitor {
     }
 
     /// Asks until the answer satisfies: at once, after each of these events, and now and then without
-    /// one, as QEMU does not tell of everything. It ends with the patience of the case.
+    /// one, as QEMU does not tell of everything.
     #[track_caller]
     pub(crate) fn until<T: 'static>(
         &self,
@@ -86,30 +85,16 @@ impl Monitor {
         let monitor = self.clone();
         let place = Location::caller();
         Action::at(place, what.clone(), async move {
-            let deadline = Instant::now() + monitor.shared.patience();
             // Before the first question, so that nothing happens unseen after its answer.
             let mut events = monitor.client.subscribe(told_by);
-            let mut last = Value::Null;
             loop {
-                let answer = match monitor.ask(command, Value::Null).await {
-                    Ok(answer) => answer,
-                    // The question itself had only what was left of the time.
-                    Err(_) if Instant::now() >= deadline && !last.is_null() => last,
-                    Err(error) => return Err(error),
-                };
+                let answer = monitor.ask(command, Value::Null).await?;
                 if let Some(found) = look(&answer)? {
                     return Ok(found);
                 }
-                if Instant::now() >= deadline {
-                    return Err(Failure::new(format!(
-                        "failed to see {what} in time; the last answer to {command} was {answer}"
-                    )));
-                }
-                last = answer;
-                let again = deadline.min(Instant::now() + ASK_AGAIN);
                 // Whatever comes of it, the next answer tells: an event that was lost among others
                 // is in it, and the end of the session is its error.
-                let _ = tokio::time::timeout_at(again, events.recv()).await;
+                let _ = tokio::time::timeout(ASK_AGAIN, events.recv()).await;
             }
         })
     }
@@ -154,6 +139,7 @@ mod tests {
     use crate::author::mocked;
     use qmp::mock::{Answer, Monitor as Mock};
     use std::sync::atomic::AtomicUsize;
+    use tokio::time::Instant;
 
     /// A QEMU that answers `query-status` with how often it was asked.
     fn counting() -> Mock {

@@ -5,10 +5,10 @@ use std::future::Future;
 use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use imgtools::process::Signal;
-use machine::diagnose::Diagnoser;
+use machine::diagnose::{Diagnoser, Diagnosis};
 use machine::{DropReport, EndError, Exit, Expected};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,10 +17,12 @@ use super::command::Cmd;
 use super::io::{NodeAccess, Printed};
 use super::monitor::Monitor;
 use crate::author::action::Action;
+use crate::author::death::{self, Found};
 use crate::author::failure::{CaseResult, Failure};
+use crate::author::hang::RUNNING;
 use crate::author::shared::{Evidence, Shared};
 use crate::case::Backend;
-use crate::wire::MachineReport;
+use crate::wire::{Death, Finding, MachineReport};
 
 /// How many lines of a monitor's traffic a report shows.
 const TAIL: usize = 20;
@@ -34,49 +36,160 @@ pub struct Machine {
     number: u64,
     tolerated: Vec<String>,
     pub(super) printed: Printed,
+    /// The last signal that the case sent, which is no crash; 0 for none.
+    signalled: Arc<AtomicI32>,
     /// The drive of an emulator that each image is in.
     pub(super) drives: BTreeMap<String, String>,
 }
 
-/// What is told of a machine that still runs.
+/// What is known of a machine that still runs.
 struct Live {
     monitor: Monitor,
     command_line: String,
     diagnoser: Diagnoser,
+    signalled: Arc<AtomicI32>,
 }
 
 impl Live {
-    fn report_with(&self, status: String, stderr_tail: String) -> MachineReport {
+    fn report_with(&self, status: String) -> MachineReport {
         MachineReport {
             name: self.monitor.name.clone(),
             command_line: self.command_line.clone(),
             status,
-            stderr_tail,
-            qmp_tail: self
-                .monitor
-                .client
-                .transcript_tail(TAIL)
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            qmp_tail: transcript(&self.monitor.client, TAIL),
+            ..MachineReport::default()
         }
     }
 }
 
+/// The last messages of a monitor, one a line.
+fn transcript(client: &qmp::Client, lines: usize) -> Vec<String> {
+    let entries = client.transcript_tail(lines);
+    entries.iter().map(ToString::to_string).collect()
+}
+
 impl Evidence for Live {
     fn report(&self) -> MachineReport {
-        self.report_with("running".to_owned(), String::new())
+        self.report_with(RUNNING.to_owned())
     }
 
     fn diagnose<'a>(
         &'a self,
         time: std::time::Duration,
+        monitor: bool,
     ) -> Pin<Box<dyn Future<Output = MachineReport> + 'a>> {
         Box::pin(async move {
-            let diagnosis = self.diagnoser.collect_within(time).await;
-            self.report_with("running".to_owned(), diagnosis.to_string())
+            // Before anything is asked on the same connection.
+            let mut report = self.report();
+            let diagnosis = match monitor {
+                true => self.diagnoser.collect_within(time).await,
+                false => self.diagnoser.without_monitor().collect_within(time).await,
+            };
+            report.status = state_of(&diagnosis);
+            report.stderr_tail.clone_from(&diagnosis.log_tail);
+            report.diagnosis = findings(&diagnosis);
+            report
         })
     }
+
+    fn death(&self) -> Option<Death> {
+        let status = self.diagnoser.process().ended()?;
+        let sent = self.signalled.load(Ordering::Relaxed);
+        if status.is_success() || status.signal() == Some(sent) {
+            return None;
+        }
+        let found = Found {
+            name: &self.monitor.name,
+            status,
+            command: self.diagnoser.process().command(),
+            printed: &self.diagnoser.process().output().combined_text(),
+            core: None,
+        };
+        Some(found.death(&self.monitor.shared))
+    }
+
+    fn transcript(&self) -> String {
+        transcript(&self.monitor.client, usize::MAX).join("\n")
+    }
+}
+
+/// What is wrong with a machine, to be read after its name; [`RUNNING`] if nothing is.
+fn state_of(diagnosis: &Diagnosis) -> String {
+    if let Some(status) = diagnosis.ended {
+        return death::status(status);
+    }
+    let stopped = diagnosis.processes.iter().find(|one| one.is_stopped());
+    let silent = diagnosis.is_silent();
+    let what = match (stopped, silent) {
+        (Some(_), _) => "stopped by a signal",
+        (None, true) => "its monitor does not answer",
+        (None, false) => return RUNNING.to_owned(),
+    };
+    match innermost(diagnosis) {
+        Some(function) => format!("hangs: {what}, in {function}"),
+        None => format!("hangs: {what}"),
+    }
+}
+
+/// The function that the main thread is in, by its stack, or else where in the kernel it is.
+fn innermost(diagnosis: &Diagnosis) -> Option<String> {
+    let stacks = diagnosis.backtraces.first();
+    let stack = stacks.and_then(|one| one.text.as_ref().ok());
+    // The main thread comes last in a debugger's list.
+    let frame = stack.and_then(|text| {
+        text.lines()
+            .rev()
+            .find(|line| line.trim_start().starts_with("#0"))
+    });
+    let named = frame.and_then(|line| {
+        let name = line.split_once(" in ").map_or(
+            line.trim_start().trim_start_matches("#0").trim_start(),
+            |(_, rest)| rest,
+        );
+        let name = name.split([' ', '(']).next()?;
+        let name = name.trim_start_matches("__GI_").trim_start_matches('_');
+        (!name.is_empty() && !name.contains('?')).then(|| name.to_owned())
+    });
+    let main = diagnosis.processes.first()?.threads.first();
+    named.or_else(|| main?.wait_channel.clone())
+}
+
+/// The parts of a diagnosis, the most telling first.
+fn findings(diagnosis: &Diagnosis) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut found = |title: &str, text: String| {
+        let (title, text) = (title.to_owned(), text);
+        findings.push(Finding { title, text });
+    };
+    let mut threads = String::new();
+    for process in &diagnosis.processes {
+        for thread in &process.threads {
+            let waits = thread.wait_channel.as_deref().unwrap_or("-");
+            threads += &format!(
+                "{} {}: {} in {waits}\n",
+                thread.tid, thread.name, thread.state
+            );
+        }
+    }
+    found("threads", threads);
+    for backtrace in &diagnosis.backtraces {
+        found(
+            "stacks",
+            backtrace
+                .text
+                .clone()
+                .unwrap_or_else(|why| format!("none: {why}")),
+        );
+    }
+    for fact in &diagnosis.qmp {
+        let text = match &fact.answer {
+            Ok(value) => value.to_string(),
+            Err(why) => format!("no answer: {why}"),
+        };
+        found(&fact.command, text);
+    }
+    findings.retain(|one| !one.text.is_empty());
+    findings
 }
 
 /// Takes a machine that was launched into the case.
@@ -94,7 +207,9 @@ pub(super) fn adopt(
         client: machine.qmp().clone(),
         ended: Arc::new(AtomicBool::new(false)),
     };
+    let signalled = Arc::new(AtomicI32::new(0));
     let live = Live {
+        signalled: signalled.clone(),
         monitor: monitor.clone(),
         command_line: machine.command_line().to_string(),
         diagnoser: machine.diagnoser(),
@@ -108,21 +223,18 @@ pub(super) fn adopt(
         number,
         tolerated,
         printed: Printed::default(),
+        signalled,
         drives,
     })
 }
 
-/// What happens when a machine is dropped alive: the case is told, and keeps the evidence.
+/// How a machine ended that was dropped, for [`Machine`]'s own drop.
 pub(super) fn on_drop(shared: &Arc<Shared>) -> impl Fn(&DropReport) + Send + Sync + 'static {
     // Weak: the machine's builder, which holds this, may itself be held by what the case shares.
     let shared = Arc::downgrade(shared);
     move |report| {
         if let Some(shared) = shared.upgrade() {
-            shared.problem(format!(
-                "{} was still running at the end of the case: shut it down",
-                report.name
-            ));
-            shared.keep_output(&report.name, &report.log);
+            shared.keep_drop(report.clone());
         }
     }
 }
@@ -232,6 +344,7 @@ impl Machine {
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         if let Some(machine) = &self.machine {
+            self.signalled.store(signal.number(), Ordering::Relaxed);
             machine.signal(signal);
         }
     }
@@ -282,21 +395,36 @@ impl Machine {
             let report = MachineReport {
                 name: self.name().to_owned(),
                 command_line,
-                status: exit.map_or_else(|| "lost".to_owned(), |exit| exit.status().to_string()),
+                status: exit.map_or_else(|| "lost".to_owned(), |exit| death::status(exit.status())),
                 stderr_tail: exit.map(Exit::tail).unwrap_or_default(),
-                qmp_tail: self
-                    .monitor
-                    .client
-                    .transcript_tail(TAIL)
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect(),
+                qmp_tail: transcript(&self.monitor.client, TAIL),
+                ..MachineReport::default()
             };
             self.monitor.shared.forget(self.number, report);
+            if let Err(error @ (EndError::Status { .. } | EndError::Findings(_))) = &ended
+                && let Some(exit) = error.exit()
+            {
+                let found = Found {
+                    name: &exit.name,
+                    status: exit.status(),
+                    command: &exit.output.command,
+                    printed: &exit.log(),
+                    core: exit.core.as_deref(),
+                };
+                self.note_death(&found);
+            }
             let exit = ended?;
             self.check_output(&exit)?;
             Ok(exit.log())
         })
+    }
+
+    /// A process that a signal ended has crashed, unless the case sent it.
+    fn note_death(&self, found: &Found<'_>) {
+        let sent = self.signalled.load(Ordering::Relaxed);
+        if found.status.signal().is_some_and(|signal| signal != sent) {
+            self.monitor.shared.death(found.death(&self.monitor.shared));
+        }
     }
 
     /// Whether the case said that it expects such a line.
@@ -345,20 +473,50 @@ impl Drop for Machine {
         if let Some(machine) = self.machine.take() {
             self.monitor.ended.store(true, Ordering::Relaxed);
             let command_line = machine.command_line().to_string();
-            let qmp_tail = self
-                .monitor
-                .client
-                .transcript_tail(TAIL)
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-            let status = match machine.try_exit() {
-                Some(status) => format!("had ended by itself: {status}"),
-                None => "killed at the end of the case".to_owned(),
-            };
-            // Its hook tells the case, and keeps what it printed.
+            let qmp_tail = transcript(&self.monitor.client, TAIL);
+            // Its hook keeps how it ended.
             drop(machine);
-            let stderr_tail = self.monitor.shared.kept_output(self.name());
+            let shared = &self.monitor.shared;
+            let dropped = shared.take_drop(self.name());
+            let stderr_tail = dropped
+                .as_ref()
+                .map(|dropped| dropped.log.clone())
+                .unwrap_or_default();
+            let status = match dropped {
+                Some(DropReport {
+                    by_itself: true,
+                    status: Some(status),
+                    command,
+                    core,
+                    ..
+                }) => {
+                    let words = death::status(status);
+                    let sent = self.signalled.load(Ordering::Relaxed);
+                    if status.is_success() || status.signal() == Some(sent) {
+                        shared.problem(format!(
+                            "{} {words} before the case was done with it: wait for its end",
+                            self.name()
+                        ));
+                    } else {
+                        let found = Found {
+                            name: self.name(),
+                            status,
+                            command: &command,
+                            printed: &stderr_tail,
+                            core: core.as_deref(),
+                        };
+                        shared.death(found.death(shared));
+                    }
+                    words
+                }
+                _ => {
+                    shared.problem(format!(
+                        "{} was still running at the end of the case: shut it down",
+                        self.name()
+                    ));
+                    "killed at the end of the case".to_owned()
+                }
+            };
             let name = self.name().to_owned();
             let report = MachineReport {
                 name,
@@ -366,6 +524,7 @@ impl Drop for Machine {
                 status,
                 stderr_tail,
                 qmp_tail,
+                ..MachineReport::default()
             };
             self.monitor.shared.forget(self.number, report);
         }

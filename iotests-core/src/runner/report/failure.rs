@@ -1,15 +1,21 @@
 //! The block that explains one failure: where, what was expected and found, what the processes said, how to run it again.
 
 use super::palette::Palette;
-use super::text::{cut, duration, indented, tail};
+use super::text::{cut, duration, head, indented, tail};
 use crate::runner::event::Outcome;
 use crate::runner::verdict::{Attempt, Verdict};
-use crate::wire::{FailureReport, HangReport, MachineReport};
+use crate::wire::{Death, FailureReport, Finding, HangReport, MachineReport};
 
 /// Lines of a diff that are shown; all of it stands in the directory of the instance.
 const DIFF_LINES: usize = 80;
 /// Lines of the output of processes that are shown.
 const TAIL_LINES: usize = 20;
+/// Lines of a stack that are shown.
+const STACK_LINES: usize = 60;
+/// Lines of another part of a diagnosis that are shown.
+const FINDING_LINES: usize = 16;
+/// Lines of a failure's message that are shown.
+const MESSAGE_LINES: usize = 60;
 
 /// The whole block, with a line break at its end.
 pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
@@ -57,47 +63,24 @@ fn shortened(attempt: &Attempt) -> Attempt {
     attempt
 }
 
-/// One line that says why, for reports that have only one.
-pub(crate) fn headline(attempt: &Attempt) -> String {
-    if let Some(failure) = &attempt.failure {
-        return failure
-            .message
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned();
-    }
-    if let Some(hang) = &attempt.hang {
-        let step = hang
-            .step
-            .as_ref()
-            .map(|step| format!(" in step \"{step}\""))
-            .unwrap_or_default();
-        return format!("{} after {}{step}", hang.cause, duration(hang.elapsed));
-    }
-    if let Some(leak) = attempt.leaks.first() {
-        return format!("left behind: {leak}");
-    }
-    if attempt.verdict == Some(Verdict::Pass) {
-        return "the case passed".to_owned();
-    }
-    match &attempt.end {
-        Some(end) => format!("the case process ended without a verdict: {end}"),
-        None => "the supervisor of the case was killed".to_owned(),
-    }
-}
-
-/// What one attempt has to say, for every reporter that shows text.
+/// What one attempt has to say, for every reporter that shows text: the headline first, then what it rests on.
 pub(crate) fn attempt_text(attempt: &Attempt, palette: Palette) -> String {
-    let mut text = String::new();
-    if let Some(failure) = &attempt.failure {
-        text += &failure_text(failure, palette);
+    let mut text = match attempt.headline.is_empty() {
+        true => String::new(),
+        false => format!("  {}\n", palette.bad(&attempt.headline)),
+    };
+    for death in &attempt.deaths {
+        text += &death_text(death, &attempt.headline, palette);
     }
-    if let Some(hang) = &attempt.hang {
+    if let Some(hang) = attempt
+        .hang
+        .as_ref()
+        .filter(|_| attempt.verdict != Some(Verdict::Pass))
+    {
         text += &hang_text(hang, palette);
     }
-    if attempt.failure.is_none() && attempt.hang.is_none() && attempt.leaks.is_empty() {
-        text += &format!("  {}\n", palette.bad(headline(attempt)));
+    if let Some(failure) = &attempt.failure {
+        text += &failure_text(failure, &attempt.headline, palette);
     }
     if !attempt.leaks.is_empty() {
         text += "  left behind, and killed:\n";
@@ -108,7 +91,25 @@ pub(crate) fn attempt_text(attempt: &Attempt, palette: Palette) -> String {
     text
 }
 
-fn failure_text(failure: &FailureReport, palette: Palette) -> String {
+fn death_text(death: &Death, headline: &str, palette: Palette) -> String {
+    let mut text = String::new();
+    if death.headline() != headline {
+        text += &format!("  {}\n", palette.bad(death.headline()));
+    }
+    if let Some(step) = &death.step {
+        text += &format!("  in step:  {step}\n");
+    }
+    if let Some(core) = &death.core {
+        text += &format!("  core:     {}\n", core.display());
+    }
+    if !death.backtrace.is_empty() {
+        text += "  where it died:\n";
+        text += &indented(&head(&death.backtrace, STACK_LINES), "    ");
+    }
+    text
+}
+
+fn failure_text(failure: &FailureReport, headline: &str, palette: Palette) -> String {
     let mut text = String::new();
     if let Some(step) = &failure.step {
         text += &format!("  step:     {step}\n");
@@ -116,18 +117,22 @@ fn failure_text(failure: &FailureReport, palette: Palette) -> String {
     if let Some(place) = &failure.place {
         text += &format!("  at:       {place}\n");
     }
-    text += &palette.bad(indented(&failure.message, "  "));
+    if failure.message != headline {
+        text += &palette.bad(indented(&head(&failure.message, MESSAGE_LINES), "  "));
+    }
     for cause in &failure.causes {
         text += &indented(&format!("because: {cause}"), "    ");
     }
-    if let Some(expected) = &failure.expected {
-        text += &labelled("expected", &palette.good(expected));
-    }
-    if let Some(found) = &failure.found {
-        text += &labelled("found", &palette.bad(found));
-    }
+    // A diff shows both.
     if let Some(diff) = &failure.diff {
         text += &diff_text(diff, palette);
+    } else {
+        if let Some(expected) = &failure.expected {
+            text += &labelled("expected", &palette.good(expected));
+        }
+        if let Some(found) = &failure.found {
+            text += &labelled("found", &palette.bad(found));
+        }
     }
     for machine in &failure.machines {
         text += &machine_text(machine, palette);
@@ -172,13 +177,30 @@ fn machine_text(machine: &MachineReport, palette: Palette) -> String {
     for line in machine.qmp_tail.iter().rev().take(TAIL_LINES).rev() {
         text += &palette.dim(format!("    {line}\n"));
     }
+    for finding in &machine.diagnosis {
+        text += &finding_text(finding);
+    }
     text
+}
+
+/// One part of a diagnosis, as much of it as a person reads; all of it is among the evidence.
+fn finding_text(finding: &Finding) -> String {
+    let lines = match finding.title.as_str() {
+        "stacks" => STACK_LINES,
+        _ => FINDING_LINES,
+    };
+    let shown: Vec<String> = finding.text.lines().map(cut).collect();
+    format!(
+        "    {}:\n{}",
+        finding.title,
+        indented(&head(&shown.join("\n"), lines), "      ")
+    )
 }
 
 fn hang_text(hang: &HangReport, palette: Palette) -> String {
     let mut text = format!(
         "  {}\n",
-        palette.bad(format!("{} after {}", hang.cause, duration(hang.elapsed)))
+        palette.dim(format!("{}, after {}", hang.cause, duration(hang.elapsed)))
     );
     if let Some(step) = &hang.step {
         text += &format!("  step:     {step}\n");
@@ -194,8 +216,8 @@ fn hang_text(hang: &HangReport, palette: Palette) -> String {
     for machine in &hang.machines {
         text += &machine_text(machine, palette);
     }
-    for evidence in &hang.evidence {
-        text += &indented(evidence, "    ");
+    for finding in &hang.evidence {
+        text += &finding_text(finding);
     }
     text
 }
@@ -222,7 +244,7 @@ mod tests {
             ..Attempt::default()
         };
         let text = attempt_text(&attempt, Palette::new(false));
-        let expected = "  step:     shrink\n  at:       a.rs:7\n  the length differs\n  expected: 1\n  found:\n    2\n    3\n    @@ x\n    -a\n    +b\n";
+        let expected = "  step:     shrink\n  at:       a.rs:7\n  the length differs\n    @@ x\n    -a\n    +b\n";
         assert_eq!(text, expected);
         let coloured = attempt_text(&attempt, Palette::new(true));
         assert!(

@@ -130,7 +130,7 @@ fn failed(outcome: &Outcome, kind: NonSuccessKind) -> TestCaseStatus {
     let mut status = TestCaseStatus::non_success(kind);
     status.set_type(outcome.verdict.word());
     if let Some((last, earlier)) = outcome.attempts.split_last() {
-        status.set_message(failure::headline(last));
+        status.set_message(last.headline.as_str());
         status.set_description(failure::attempt_text(last, Palette::new(false)));
         status.add_reruns(earlier.iter().map(rerun));
     }
@@ -139,7 +139,7 @@ fn failed(outcome: &Outcome, kind: NonSuccessKind) -> TestCaseStatus {
 
 fn rerun(attempt: &Attempt) -> TestRerun {
     let mut rerun = TestRerun::new(NonSuccessKind::Failure);
-    rerun.set_message(failure::headline(attempt));
+    rerun.set_message(attempt.headline.as_str());
     rerun.set_time(attempt.elapsed);
     rerun
 }

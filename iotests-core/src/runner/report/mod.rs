@@ -8,7 +8,7 @@ mod palette;
 mod summary;
 mod tap;
 mod terminal;
-mod text;
+pub(crate) mod text;
 
 use std::io;
 

@@ -157,7 +157,10 @@ impl Terminal {
         let palette = self.palette;
         self.line("")?;
         for outcome in &self.failures {
-            let why = outcome.last().map(failure::headline).unwrap_or_default();
+            let why = outcome
+                .last()
+                .map(|attempt| attempt.headline.as_str())
+                .unwrap_or_default();
             self.line(&format!(
                 "{} {}",
                 palette.verdict(outcome.verdict, outcome.verdict),
@@ -183,7 +186,7 @@ impl Reporter for Terminal {
             RunEvent::Warning { text } => self.line(&self.palette.warn(format!("warning: {text}"))),
             RunEvent::Case { id, said } => self.said(id, said),
             RunEvent::AttemptFailed { id, attempt } => {
-                let why = failure::headline(attempt);
+                let why = &attempt.headline;
                 self.line(&self.palette.warn(format!("{:>15} {id}: {why}", "retry")))
             }
             RunEvent::InstanceFinished(outcome) => self.finished(outcome),

@@ -38,6 +38,17 @@ pub(crate) fn tail(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
+/// The first `lines` lines, and how many there are more.
+pub(crate) fn head(text: &str, lines: usize) -> String {
+    let text = text.trim_end();
+    let more = text.lines().count().saturating_sub(lines);
+    let mut head: Vec<String> = text.lines().take(lines).map(str::to_owned).collect();
+    if more > 0 {
+        head.push(format!("… {}", count(more, "more line")));
+    }
+    head.join("\n")
+}
+
 /// A line of which the rest is only counted when it is endless.
 pub(crate) fn cut(line: &str) -> String {
     match line.char_indices().nth(LINE) {
@@ -61,6 +72,8 @@ mod tests {
     fn a_tail_is_the_last_lines() {
         assert_eq!(tail("a\nb\nc\n", 2), "b\nc");
         assert_eq!(tail("a\n", 2), "a");
+        assert_eq!(head("a\nb\nc\nd\n", 2), "a\nb\n… 2 more lines");
+        assert_eq!(head("a\nb\n", 2), "a\nb");
         assert_eq!(
             tail(&"x".repeat(1000), 2),
             format!("{}… (1000 bytes)", "x".repeat(LINE))

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
+use nix::sys::signal::Signal;
+
 /// One process of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Process {
@@ -48,6 +50,16 @@ impl Process {
     pub(crate) fn is_zombie(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }
+}
+
+/// Whether this process has a handler for this signal.
+pub(crate) fn catches(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(proc_file(pid, "status")).unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
 }
 
 pub(crate) fn proc_file(pid: u32, name: &str) -> PathBuf {

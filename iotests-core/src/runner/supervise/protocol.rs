@@ -25,6 +25,8 @@ pub(crate) struct SuperviseSpec {
     pub(crate) current_dir: PathBuf,
     /// When the case is to end, counted from its start.
     pub(crate) deadline: Duration,
+    /// What the graces of the supervisor are multiplied with.
+    pub(crate) scale: f64,
     /// What is set in the environment of the case.
     pub(crate) env: Vec<(String, String)>,
 }
@@ -36,8 +38,12 @@ pub(crate) enum Order {
     Terminate,
     /// SIGKILL to all.
     Kill,
-    /// SIGABRT to the case: it prints where it is.
+    /// SIGUSR1 to the case: it says where it is, and goes on.
     Explain,
+    /// Everything is stopped, and the time as well.
+    Suspend,
+    /// It all goes on.
+    Resume,
 }
 
 impl Order {
@@ -52,6 +58,8 @@ impl Order {
             Self::Terminate => b't',
             Self::Kill => b'k',
             Self::Explain => b'e',
+            Self::Suspend => b's',
+            Self::Resume => b'r',
         }
     }
 
@@ -61,6 +69,8 @@ impl Order {
             b't' => Some(Self::Terminate),
             b'k' => Some(Self::Kill),
             b'e' => Some(Self::Explain),
+            b's' => Some(Self::Suspend),
+            b'r' => Some(Self::Resume),
             _ => None,
         }
     }
@@ -125,10 +135,13 @@ pub struct SupervisorReport {
     pub end: End,
     /// What was alive afterwards.
     pub leaks: Vec<Leak>,
-    /// The deadline passed and the supervisor ended the case.
+    /// Time was up and the supervisor ended the case.
     pub overdue: bool,
+    /// The case was stopped by a signal then, so that it could not explain itself.
+    #[serde(default)]
+    pub stopped: bool,
     /// What the supervisor saw from outside when the deadline had passed.
     pub evidence: Vec<String>,
-    /// From the start of the case process to its end.
+    /// From the start of the case process to its end, without the time in which it was suspended.
     pub elapsed: Duration,
 }

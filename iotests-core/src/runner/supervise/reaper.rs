@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -58,8 +59,13 @@ pub(super) fn alive() -> Vec<Process> {
     processes
 }
 
-/// Kills one process; a pid that was reused since it was seen is left alone.
+/// Kills one process.
 pub(super) fn kill(process: &Process) {
+    send(process, Signal::SIGKILL);
+}
+
+/// Sends a signal to one process; a pid that was reused since it was seen is left alone.
+pub(super) fn send(process: &Process, signal: Signal) {
     let Some(pid) = i32::try_from(process.pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw)
@@ -72,7 +78,8 @@ pub(super) fn kill(process: &Process) {
     };
     if Process::of(process.pid).is_some_and(|now| now.start_time == process.start_time) {
         // It may have ended in between, which is as good.
-        let _ = pidfd_send_signal(&descriptor, rustix::process::Signal::KILL);
+        let signal = rustix::process::Signal::from_named_raw(signal as i32);
+        let _ = signal.map(|signal| pidfd_send_signal(&descriptor, signal));
     }
 }
 

@@ -15,20 +15,22 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
-use super::evidence;
 use super::process_table::Process;
 use super::protocol::{End, Leak, Order, SuperviseSpec, SupervisorReport};
-use super::reaper::{Reaped, alive, kill, kill_all, reap, timeout, wait_readable};
+use super::reaper::{Reaped, alive, kill, kill_all, reap, send, timeout, wait_readable};
+use super::{evidence, process_table};
 use crate::runner::case_process::CASE;
 use crate::runner::this_program;
 use crate::wire::EVENT_FD;
 
-/// What a case may take beyond its deadline to explain itself; then it is looked at from outside.
-const EXPLAIN: Duration = Duration::from_millis(1200);
-/// When looking from outside ends.
-const LOOK: Duration = Duration::from_millis(1600);
+/// What a case may take to explain itself when its time is up; then it is looked at from outside, and killed.
+const EXPLAIN: Duration = Duration::from_secs(30);
+/// When to look again whether a case that is only starting can be asked.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// What a debugger may take to look at it from outside.
+const LOOK: Duration = Duration::from_secs(8);
 /// What a case may take to end after SIGTERM.
-const TERMINATE_GRACE: Duration = Duration::from_millis(1000);
+const TERMINATE_GRACE: Duration = Duration::from_secs(1);
 /// A process that is just ending when its case ends is no leak.
 const LEAK_GRACE: Duration = Duration::from_millis(250);
 
@@ -73,6 +75,7 @@ fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
             end: End::NotStarted(error.to_string()),
             leaks: Vec::new(),
             overdue: false,
+            stopped: false,
             evidence: Vec::new(),
             elapsed: started.elapsed(),
         }),
@@ -125,6 +128,69 @@ fn spawn(spec: &SuperviseSpec) -> std::io::Result<Pid> {
     ))
 }
 
+/// Where a case is on its way to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// It was sent SIGTERM.
+    Terminating,
+    /// Time is up, and it was asked to explain itself and to end.
+    Explaining,
+}
+
+/// The one clock of a case: it rests while the run is suspended.
+struct Clock {
+    started: Instant,
+    rested: Duration,
+    suspended: Option<Suspended>,
+}
+
+/// What is stopped while the run is suspended; what was stopped before is left so afterwards.
+struct Suspended {
+    since: Instant,
+    stopped: Vec<Process>,
+}
+
+impl Clock {
+    /// Time that counted.
+    fn elapsed(&self) -> Duration {
+        let resting = self.suspended.as_ref().map(|one| one.since.elapsed());
+        self.started
+            .elapsed()
+            .saturating_sub(self.rested + resting.unwrap_or_default())
+    }
+
+    /// When so much time will have counted; never while it rests.
+    fn at(&self, elapsed: Duration) -> Option<Instant> {
+        match self.suspended {
+            Some(_) => None,
+            None => self.started.checked_add(elapsed + self.rested),
+        }
+    }
+
+    fn suspend(&mut self) {
+        if self.suspended.is_some() {
+            return;
+        }
+        let mut stopped = alive();
+        stopped.retain(|process| process.state != 'T');
+        stopped
+            .iter()
+            .for_each(|process| send(process, Signal::SIGSTOP));
+        let since = Instant::now();
+        self.suspended = Some(Suspended { since, stopped });
+    }
+
+    fn resume(&mut self) {
+        if let Some(one) = self.suspended.take() {
+            self.rested += one.since.elapsed();
+            one.stopped
+                .iter()
+                .for_each(|process| send(process, Signal::SIGCONT));
+        }
+    }
+}
+
 /// Watches the case to its end and what it left. `None` when the runner is gone, so that there is nobody to report to.
 fn watch(
     spec: &SuperviseSpec,
@@ -132,15 +198,20 @@ fn watch(
     wakes: &Wakes,
     started: Instant,
 ) -> Option<SupervisorReport> {
-    let deadline = started + spec.deadline;
-    let mut next = Some(deadline);
-    let mut terminating = false;
-    let mut overdue = false;
-    let mut seen = Vec::new();
+    let grace = |time: Duration| time.mul_f64(spec.scale);
+    let mut clock = Clock {
+        started,
+        rested: Duration::ZERO,
+        suspended: None,
+    };
+    let mut next = spec.deadline;
+    let mut explained = Duration::ZERO;
+    let mut phase = Phase::Running;
+    let (mut seen, mut stopped) = (Vec::new(), false);
     let mut end = None;
     let mut reaped = Reaped::default();
     while end.is_none() {
-        match wakes.next(next) {
+        match wakes.next(clock.at(next)) {
             Wake::ChildEnded => {
                 reaped = reap(case);
                 end = reaped.case.take();
@@ -149,54 +220,71 @@ fn watch(
                 kill_all(case, &wakes.signals);
                 return None;
             }
+            Wake::Order(Order::Suspend) => clock.suspend(),
+            Wake::Order(Order::Resume) => clock.resume(),
+            Wake::Order(Order::Explain) => {
+                // One that is only starting would die of it, and has nothing to say.
+                if process_table::catches(case.as_raw().unsigned_abs(), Signal::SIGUSR1) {
+                    let _ = nix::sys::signal::kill(case, Signal::SIGUSR1);
+                }
+            }
             Wake::Order(Order::Terminate) => {
+                clock.resume();
                 // The whole group: tools that the case waits for end as well.
                 let _ = killpg(case, Signal::SIGTERM);
-                terminating = true;
-                next = Some(Instant::now() + TERMINATE_GRACE);
-            }
-            Wake::Order(Order::Explain) => {
-                let _ = nix::sys::signal::kill(case, Signal::SIGABRT);
+                if phase == Phase::Running {
+                    phase = Phase::Terminating;
+                    next = clock.elapsed() + grace(TERMINATE_GRACE);
+                }
             }
             Wake::Order(Order::Kill) => end = kill_all(case, &wakes.signals),
-            Wake::Time if terminating => end = kill_all(case, &wakes.signals),
-            // One that is stopped cannot explain itself; the others get their time for it.
-            Wake::Time if Instant::now() < deadline + EXPLAIN && !is_stopped(case) => {
-                next = Some(deadline + EXPLAIN);
-            }
-            Wake::Time => {
-                overdue = true;
-                seen = look(case, deadline + LOOK);
-                wakes.child_ended_before(deadline + LOOK);
-                end = kill_all(case, &wakes.signals);
-            }
+            Wake::Time => match phase {
+                Phase::Running => {
+                    phase = Phase::Explaining;
+                    seen = evidence::states(&alive());
+                    stopped = is_stopped(case);
+                    // One that is stopped cannot explain itself.
+                    let time = if stopped {
+                        Duration::ZERO
+                    } else {
+                        grace(EXPLAIN)
+                    };
+                    explained = clock.elapsed() + time;
+                    next = clock.elapsed();
+                }
+                Phase::Explaining if clock.elapsed() < explained => {
+                    let pid = case.as_raw().unsigned_abs();
+                    if process_table::catches(pid, Signal::SIGABRT) {
+                        let _ = nix::sys::signal::kill(case, Signal::SIGABRT);
+                        next = explained;
+                    } else {
+                        next = explained.min(clock.elapsed() + ASK_AGAIN);
+                    }
+                }
+                Phase::Terminating => end = kill_all(case, &wakes.signals),
+                Phase::Explaining => {
+                    let until = Instant::now() + grace(LOOK);
+                    let process = Process::of(case.as_raw().unsigned_abs());
+                    seen.extend(process.and_then(|process| evidence::stacks(&process, until)));
+                    end = kill_all(case, &wakes.signals);
+                }
+            },
         }
     }
-    let elapsed = started.elapsed();
+    let elapsed = clock.elapsed();
     let leaks = if reaped.none_left {
         Vec::new()
     } else {
-        collect_leaks(case, wakes)
+        collect_leaks(case, wakes, grace(LEAK_GRACE))
     };
     Some(SupervisorReport {
         end: end.unwrap_or_else(|| End::NotStarted("its end was not seen".to_owned())),
         leaks,
-        overdue,
+        overdue: phase == Phase::Explaining,
+        stopped,
         evidence: seen,
         elapsed,
     })
-}
-
-/// What can be seen of a case that did not explain itself. One that is stopped cannot, so a debugger is asked.
-fn look(case: Pid, until: Instant) -> Vec<String> {
-    let processes = alive();
-    let mut seen = evidence::states(&processes);
-    let stopped = processes
-        .iter()
-        .find(|process| process.pid == case.as_raw().unsigned_abs())
-        .filter(|_| is_stopped(case));
-    seen.extend(stopped.and_then(|process| evidence::stacks(process, until)));
-    seen
 }
 
 fn is_stopped(case: Pid) -> bool {
@@ -204,8 +292,8 @@ fn is_stopped(case: Pid) -> bool {
 }
 
 /// Names and kills what is alive although the case has ended.
-fn collect_leaks(case: Pid, wakes: &Wakes) -> Vec<Leak> {
-    let until = Instant::now() + LEAK_GRACE;
+fn collect_leaks(case: Pid, wakes: &Wakes, grace: Duration) -> Vec<Leak> {
+    let until = Instant::now() + grace;
     while Instant::now() < until {
         if reap(case).none_left {
             return Vec::new();

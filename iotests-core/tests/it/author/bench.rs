@@ -5,7 +5,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use imgtools::tools::{Tool, ToolKind};
 use iotests_core::author::{CaseResult, Sink, Test};
@@ -125,7 +125,6 @@ pub(super) struct Bench {
 #[derive(Debug)]
 pub(super) struct Run {
     pub events: Vec<CaseEvent>,
-    pub elapsed: Duration,
 }
 
 impl Run {
@@ -264,19 +263,6 @@ impl Bench {
         self
     }
 
-    /// A budget in which a launch is sure to succeed on this machine as busy as it is, and which a
-    /// test can wait to be over all the same.
-    pub(super) fn short_budget(mut self) -> Bench {
-        let started = Instant::now();
-        let launch = self.run(case!(|t| {
-            t.host().launch().await?.shutdown().await?;
-        }));
-        launch.assert_passed();
-        self.spec.scale = 1.0;
-        self.spec.budget = (started.elapsed() * 10).max(Duration::from_secs(4));
-        self
-    }
-
     pub(super) fn format(mut self, format: Format) -> Bench {
         self.spec.format = format;
         self
@@ -294,7 +280,6 @@ impl Bench {
             .enable_all()
             .build()
             .unwrap();
-        let started = Instant::now();
         runtime.block_on(async {
             let mut test = Test::new(self.spec.clone(), sink);
             let result = Test::guard(body(&mut test), || None).await;
@@ -302,7 +287,6 @@ impl Bench {
         });
         Run {
             events: std::mem::take(&mut *events.lock().unwrap()),
-            elapsed: started.elapsed(),
         }
     }
 }

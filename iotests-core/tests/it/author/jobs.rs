@@ -147,60 +147,6 @@ fn a_job_rests_when_it_is_paused_and_goes_on_when_resumed() {
     }
 }
 
-/// H26: a job that does not come to rest is waited for as long as the case may take, neither longer
-/// nor shorter.
-#[test]
-fn a_job_that_does_not_rest_has_all_the_time_of_the_case() {
-    for (set, backend) in hosts() {
-        if backend != Backend::System {
-            continue;
-        }
-        let bench = Bench::new(&set).backend(backend).short_budget();
-        let run = bench.run(case!(|t| {
-            let disk = t.image("disk").size(MIB).fill(1).create().await?;
-            let drive = Drive::of(&disk).interface("none").with_breakpoints();
-            let vm = t.vm().drive(drive).blockdev(null("b")).launch().await?;
-            let held = vm.hold(&disk, "read_aio").await?;
-            let job = vm.mirror(&disk, "b").start().await?;
-            held.wait_hit().await?;
-            job.pause().await?;
-        }));
-        let report = run.failure();
-        assert!(
-            report.message.contains("at rest in time"),
-            "{}",
-            report.message
-        );
-        let (elapsed, deadline) = (run.elapsed, bench.spec.deadline());
-        assert!(
-            elapsed > deadline.mul_f64(0.85),
-            "{elapsed:?} of {deadline:?}"
-        );
-        assert!(elapsed < deadline * 15, "{elapsed:?} of {deadline:?}");
-    }
-}
-
-/// H26: what was used up before a wait began is not given again.
-#[test]
-fn a_wait_for_a_job_has_what_is_left_of_the_time_of_the_case() {
-    for (set, backend) in hosts() {
-        let bench = Bench::new(&set).backend(backend).short_budget();
-        let run = bench.run(case!(|t| {
-            let vm = two_nodes(t).await?;
-            let slow = vm.mirror("a", "b").set("buf-size", 65536).speed(1);
-            let mut job = slow.start().await?;
-            vm.event("NEVER").await.unwrap_err();
-            job.wait_ready().await?;
-        }));
-        let report = run.failure();
-        assert!(report.message.contains("ready in time"), "{report:?}");
-        // A wait that goes on asks every second.
-        let told = &report.machines[0].qmp_tail;
-        let asked = told.iter().filter(|line| line.contains("query-jobs"));
-        assert!(asked.count() <= 1, "{told:#?}");
-    }
-}
-
 /// H36: run completes, finalizes and dismisses; calls back before; cancels; returns the error.
 #[test]
 fn run_takes_a_job_through_all_its_states() {
@@ -296,30 +242,6 @@ fn run_logs_nothing_at_all_unless_it_is_narrated() {
         ] {
             assert!(log.contains(line), "{line} is not in:\n{log}");
         }
-    }
-}
-
-/// H37: the deadline really ends a run, with the job's state and what it went through.
-#[test]
-fn a_run_that_does_not_end_is_ended_with_the_story_of_the_job() {
-    for (set, backend) in hosts() {
-        let bench = Bench::new(&set).backend(backend).short_budget();
-        let run = bench.run(case!(|t| {
-            let vm = two_nodes(t).await?;
-            let job = vm
-                .mirror("a", "b")
-                .set("buf-size", 65536)
-                .speed(1)
-                .start()
-                .await?;
-            job.run().await?;
-        }));
-        let message = &run.failure().message;
-        assert!(
-            message.contains("through in time; it went through created, running"),
-            "{message}"
-        );
-        assert!(message.contains("\"current-progress\""), "{message}");
     }
 }
 

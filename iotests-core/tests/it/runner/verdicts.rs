@@ -61,8 +61,23 @@ fn a_hang_is_explained_by_the_case_and_a_stopped_case_from_outside() {
         hang("verdicts::hangs@qcow2").step.as_deref(),
         Some("wait for ever")
     );
-    let stopped = hang("verdicts::stops_itself@qcow2").evidence.join("\n");
-    assert!(stopped.contains("is stopped"), "{stopped}");
+    let stopped = hang("verdicts::stops_itself@qcow2");
+    assert_eq!(stopped.headline, "the case is stopped by a signal");
+    let seen = &stopped.evidence;
+    assert!(
+        seen.iter().any(|one| one.text.contains("is stopped")),
+        "{seen:?}"
+    );
+    // One that spins is explained with the line where it does.
+    let spins = hang("verdicts::spins@qcow2");
+    assert!(
+        spins
+            .headline
+            .starts_with("the case spins or blocks its thread, in ")
+            && spins.headline.contains("fixture/verdicts.rs:"),
+        "{}",
+        spins.headline
+    );
 }
 
 #[test]

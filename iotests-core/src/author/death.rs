@@ -1,0 +1,139 @@
+//! Processes of a case that end by themselves.
+//!
+//! QEMU's end is known twice: as the end of its monitor, at once, and as its exit status, a moment later. Only the second is reported,
+//! so whoever notices the first waits for it ([`imgtools::process::Child::ended`]).
+
+use std::path::Path;
+
+use imgtools::process::{CommandLine, Status};
+use machine::evidence::find_reports;
+use nix::sys::signal::Signal;
+
+use super::shared::Shared;
+use crate::wire::Death;
+
+/// The longest line that is quoted.
+const WORDS: usize = 300;
+
+/// A process as it was found dead.
+pub(crate) struct Found<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) status: Status,
+    pub(crate) command: &'a CommandLine,
+    /// All that it printed, or the end of it.
+    pub(crate) printed: &'a str,
+    pub(crate) core: Option<&'a Path>,
+}
+
+impl Found<'_> {
+    /// What the reports say of it.
+    pub(crate) fn death(&self, shared: &Shared) -> Death {
+        let hint = matches!(self.status, Status::Signaled { signal, .. } if signal == Signal::SIGKILL as i32)
+            .then(|| hint_at_kill(shared.out_of_memory_kills, out_of_memory_kills()));
+        Death {
+            name: self.name.to_owned(),
+            status: status(self.status),
+            signal: self.status.signal(),
+            words: shared.directories.redact(&last_words(self.printed)),
+            hint,
+            step: shared.current_step().map(|(step, _)| step),
+            program: self.command.program().into_owned(),
+            core: self.core.map(Path::to_path_buf),
+            backtrace: String::new(),
+        }
+    }
+}
+
+/// To be read after a name.
+pub(crate) fn status(status: Status) -> String {
+    match status {
+        Status::Exited(code) => format!("exited with status {code}"),
+        Status::Signaled { signal, core } => {
+            let name = Signal::try_from(signal)
+                .map_or_else(|_| format!("signal {signal}"), |name| name.to_string());
+            let core = if core { ", core dumped" } else { "" };
+            format!("died of {name}{core}")
+        }
+    }
+}
+
+/// What a process said of its end: an assertion, a sanitizer's report, else its last line.
+fn last_words(printed: &str) -> String {
+    let report = find_reports(printed).into_iter().next_back();
+    let line = match &report {
+        Some(report) => report.summary.as_str(),
+        None => {
+            let mut lines = printed.lines().rev();
+            lines
+                .find(|line| !line.trim().is_empty())
+                .unwrap_or_default()
+        }
+    };
+    short(line.trim())
+}
+
+/// A line of at most [`WORDS`] characters.
+pub(crate) fn short(line: &str) -> String {
+    match line.char_indices().nth(WORDS) {
+        Some((end, _)) => format!("{}… ({} bytes)", &line[..end], line.len()),
+        None => line.to_owned(),
+    }
+}
+
+/// How often the kernel has killed something on this computer for want of memory; 0 where it does not count.
+pub(crate) fn out_of_memory_kills() -> u64 {
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+fn hint_at_kill(before: u64, now: u64) -> String {
+    match now.saturating_sub(before) {
+        0 => {
+            "nothing in the case sent it; the kernel's OOM killer did not run meanwhile".to_owned()
+        }
+        _ => "the kernel's OOM killer ran meanwhile: out of memory".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_the_assertion_or_the_last_line() {
+        let assertion = "qemu: x.c:1: f: Assertion `y' failed.";
+        for (printed, words) in [
+            (
+                format!("warning: a\n{assertion}\nunder the last line\n"),
+                assertion,
+            ),
+            ("warning: a\ncannot go on\n\n".to_owned(), "cannot go on"),
+            (String::new(), ""),
+        ] {
+            assert_eq!(last_words(&printed), words);
+        }
+        let long = last_words(&"é".repeat(3 << 20));
+        assert!(
+            long.len() < 1000 && long.ends_with("bytes)"),
+            "{}",
+            long.len()
+        );
+    }
+
+    #[test]
+    fn a_status_reads_after_a_name() {
+        let signaled = |signal, core| status(Status::Signaled { signal, core });
+        assert_eq!(signaled(6, true), "died of SIGABRT, core dumped");
+        assert_eq!(signaled(63, false), "died of signal 63");
+        assert_eq!(status(Status::Exited(1)), "exited with status 1");
+    }
+
+    #[test]
+    fn a_kill_names_the_oom_killer_where_it_was_at_work() {
+        assert!(hint_at_kill(3, 4).contains("out of memory"));
+        assert!(hint_at_kill(3, 3).contains("did not run"));
+    }
+}

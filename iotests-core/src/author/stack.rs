@@ -1,0 +1,189 @@
+//! The stack of the case's own thread, also while that spins, taken without a debugger.
+//!
+//! The thread is sent a signal, whose handler walks the stack and stores the addresses; only the thread that asked turns them into
+//! names. The handler neither allocates nor locks.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// Rarely used by anybody, and harmless: urgent data on a socket.
+const ASK: Signal = Signal::SIGURG;
+
+/// How many frames are stored, and how many of them are shown.
+const DEPTH: usize = 192;
+const SHOWN: usize = 24;
+
+static FRAMES: [AtomicUsize; DEPTH] = [const { AtomicUsize::new(0) }; DEPTH];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// The write end of the pipe on which the handler says that it is done.
+static DONE: AtomicI32 = AtomicI32::new(-1);
+static CASE: OnceLock<CaseThread> = OnceLock::new();
+
+struct CaseThread {
+    thread: Pthread,
+    answer: OwnedFd,
+    /// Held open for the handler.
+    _done: OwnedFd,
+}
+
+/// Makes the calling thread the one whose stack [`of_case`] gives. Once a process; where it fails, explanations have no stack.
+pub(super) fn prepare() {
+    if CASE.get().is_some() {
+        return;
+    }
+    let flags = nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK;
+    let Ok((answer, done)) = nix::unistd::pipe2(flags) else {
+        return;
+    };
+    DONE.store(done.as_raw_fd(), Ordering::SeqCst);
+    let handler = SigHandler::Handler(walk);
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: `walk` does only what a signal handler may: atomics, write(2), and the unwinder, which neither allocates nor takes
+    // a lock here (the C library finds unwind tables without one).
+    if unsafe { sigaction(ASK, &action) }.is_ok() {
+        let thread = pthread_self();
+        let case = CaseThread {
+            thread,
+            answer,
+            _done: done,
+        };
+        // Somebody else was first: then it is theirs.
+        let _ = CASE.set(case);
+    }
+}
+
+extern "C" fn walk(_: i32) {
+    let mut count = 0;
+    // SAFETY: not synchronised with other walks, of which there are none: one thread asks, and one walks.
+    unsafe {
+        backtrace::trace_unsynchronized(|frame| {
+            if let Some(slot) = FRAMES.get(count) {
+                slot.store(frame.ip().addr(), Ordering::Relaxed);
+                count += 1;
+            }
+            count < DEPTH
+        });
+    }
+    COUNT.store(count, Ordering::Release);
+    let done = DONE.load(Ordering::Relaxed);
+    if done >= 0 {
+        // SAFETY: the descriptor is held open by `CASE` for as long as the process lives.
+        let done = unsafe { BorrowedFd::borrow_raw(done) };
+        // A full pipe has an answer in it already.
+        let _ = nix::unistd::write(done, &[0]);
+    }
+}
+
+/// Where the case's thread is, innermost first: `function at file:line`, without the frames of the runtime. Empty if it does not
+/// answer `within` this time.
+pub(super) fn of_case(within: Duration) -> Vec<String> {
+    let Some(case) = CASE.get() else {
+        return Vec::new();
+    };
+    let mut old = [0; 64];
+    while matches!(nix::unistd::read(&case.answer, &mut old), Ok(count) if count > 0) {}
+    if pthread_kill(case.thread, ASK).is_err() {
+        return Vec::new();
+    }
+    let mut fds = [PollFd::new(
+        std::os::fd::AsFd::as_fd(&case.answer),
+        PollFlags::POLLIN,
+    )];
+    let timeout = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
+    if !poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) {
+        return Vec::new();
+    }
+    let count = COUNT.load(Ordering::Acquire).min(DEPTH);
+    let addresses = FRAMES[..count]
+        .iter()
+        .map(|slot| slot.load(Ordering::Relaxed));
+    let mut frames: Vec<String> = addresses.flat_map(names).collect();
+    // What is below the walk is the place where the signal came.
+    if let Some(handler) = frames
+        .iter()
+        .position(|frame| frame.contains("stack::walk"))
+    {
+        frames.drain(..=handler);
+    }
+    frames.retain(|frame| !is_runtime(frame));
+    frames.truncate(SHOWN);
+    frames
+}
+
+/// The functions of one address; more than one where some are inlined.
+fn names(address: usize) -> Vec<String> {
+    let mut names = Vec::new();
+    // An address on the stack is that of the instruction after the call.
+    let call = std::ptr::without_provenance_mut(address.saturating_sub(1));
+    backtrace::resolve(call, |symbol| {
+        let Some(name) = symbol.name() else { return };
+        // `{:#}` leaves the hash out.
+        let name = format!("{name:#}");
+        names.push(match (symbol.filename(), symbol.lineno()) {
+            (Some(file), Some(line)) => format!("{name} at {}:{line}", file.display()),
+            _ => name,
+        });
+    });
+    names
+}
+
+/// Frames that say nothing: signal trampolines, futures that poll futures, the start of the program.
+fn is_runtime(frame: &str) -> bool {
+    const NOTHING: [&str; 12] = [
+        "core::",
+        "<core::",
+        "std::",
+        "<std::",
+        "alloc::",
+        "<alloc::",
+        "tokio::",
+        "<tokio::",
+        "__restore_rt",
+        "__libc_start",
+        "_start",
+        "backtrace::",
+    ];
+    NOTHING.iter().any(|start| frame.starts_with(start)) || frame.contains("::{{vtable}}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    static STOP: AtomicBool = AtomicBool::new(false);
+
+    #[inline(never)]
+    fn spins_until_it_is_told() {
+        while !STOP.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn the_stack_of_a_thread_that_spins_names_its_function_and_it_goes_on() {
+        let (ready, started) = std::sync::mpsc::channel();
+        let spinning = std::thread::spawn(move || {
+            prepare();
+            ready.send(()).unwrap();
+            spins_until_it_is_told();
+        });
+        started.recv().unwrap();
+        let mut stack = of_case(Duration::from_secs(60));
+        // It may not have got there yet.
+        while !stack.iter().any(|frame| frame.contains("spins_until")) {
+            stack = of_case(Duration::from_secs(60));
+        }
+        assert!(stack[0].contains("stack.rs:"), "{stack:?}");
+        STOP.store(true, Ordering::Relaxed);
+        spinning.join().unwrap();
+    }
+}
