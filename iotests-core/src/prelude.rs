@@ -6,9 +6,11 @@ pub use serde_json::{Value, json};
 
 pub use crate::author::assert::{AssertJson, any_of};
 pub use crate::author::log::Entry;
-pub use crate::author::{CLUSTER, Content, FileBytes, State, Storage, clusters};
-pub use crate::author::{CaseResult, Context, Drive, Ended, Failure, Image, Job, Machine, Outcome};
-pub use crate::author::{ErrorText, JobBuilder, Target, Test, exactly};
+pub use crate::author::{
+    CLUSTER, CaseResult, Content, Context, Disk, Drive, Ended, ErrorText, Export, Failure,
+    FileBytes, Image, Job, JobBuilder, Machine, Node, Outcome, State, Storage, Target, Test,
+    clusters, exactly,
+};
 pub use crate::case::Row;
 pub use crate::case::names::*;
 pub use crate::check;

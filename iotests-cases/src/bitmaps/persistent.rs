@@ -25,7 +25,7 @@ const GRANULARITY: u64 = 32 * KIB;
 #[case(upstream = "165::TestPersistentDirtyBitmap::test_persistent")]
 async fn survives_restarts(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
-    let writable = t.host().drive(&disk);
+    let writable = t.host().blockdev(&disk);
     let vm = writable.launch().await?;
     add_bitmap(&vm).await?;
     let first = record(&vm, &[&FIRST]).await?;
@@ -60,7 +60,7 @@ async fn survives_restarts(t: &mut Test) -> CaseResult {
 )]
 async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
-    let writable = t.host().drive(&disk);
+    let writable = t.host().blockdev(&disk);
     let vm = writable.launch().await?;
     add_bitmap(&vm).await?;
     let first = record(&vm, &[&FIRST]).await?;
@@ -76,7 +76,10 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     t.step("read-only");
     let vm = read_only(t, &disk).launch().await?;
     assert_recorded(&vm, &first, &[&FIRST], false).await?;
-    assert_write_refused(&vm).await?;
+    vm.export("disk")
+        .writable()
+        .expect_error("read-only")
+        .await?;
     for command in ["block-dirty-bitmap-clear", "block-dirty-bitmap-remove"] {
         let call = vm.cmd(command, &bitmap);
         call.expect_error("readonly").await?;
@@ -84,14 +87,7 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     assert_recorded(&vm, &first, &[&FIRST], false).await?;
 
     t.step("reopened");
-    let mut node = disk.node();
-    node["read-only"] = false.into();
-    if vm.backend() == Backend::System {
-        // What a drive is given beside its file counts as the default here.
-        node["file"] = json!({"driver": "file", "filename": disk});
-    }
-    vm.cmd("blockdev-reopen", json!({"options": [node]}))
-        .await?;
+    vm.reopen("disk", |node| node.read_only(false)).await?;
     assert_recorded(&vm, &first, &[&FIRST], true).await?;
     let reopened = record(&vm, &[&FIRST, &SECOND]).await?;
     json!(reopened).assert("", both.as_str())?;
@@ -109,7 +105,7 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
 #[case]
 async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
-    let writable = t.host().drive(&disk);
+    let writable = t.host().blockdev(&disk);
     let vm = writable.launch().await?;
     add_bitmap(&vm).await?;
     vm.shutdown().await?;
@@ -137,23 +133,17 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
 #[case(needs = [Command("blockdev-reopen")])]
 async fn is_stored_when_its_node_becomes_read_only(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
-    let mut node = disk.node();
-    let vm = t.host().blockdev(node.clone()).launch().await?;
+    let vm = t.host().blockdev(&disk).launch().await?;
     let bitmap = json!({"node": "disk", "name": "bitmap0"});
     let add = json!({
         "node": "disk", "name": "bitmap0", "persistent": true, "granularity": GRANULARITY,
     });
     vm.cmd("block-dirty-bitmap-add", add).await?;
     for region in FIRST {
-        vm.write("disk", 1, region).await?;
+        vm.node("disk").write(1, region).await?;
     }
     let sha256 = vm.bitmap_sha256("disk", "bitmap0").await?;
-    // Nobody who writes may be left.
-    let _server = vm.start_nbd_server().await?;
-
-    node["read-only"] = true.into();
-    vm.cmd("blockdev-reopen", json!({"options": [node]}))
-        .await?;
+    vm.reopen("disk", |node| node.read_only(true)).await?;
     assert_flags(t, &disk, json!({"bitmap0": ["auto"]})).await?;
     vm.assert_read_only(&[("disk", true)]).await?;
     let clear = vm.cmd("block-dirty-bitmap-clear", &bitmap);
@@ -173,7 +163,7 @@ async fn is_stored_when_its_node_becomes_read_only(t: &mut Test) -> CaseResult {
 #[case(groups = [MIGRATION], host = System, guest = RunningIdle)]
 async fn is_stored_when_its_machine_migrates(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
-    let vm = t.host().drive(&disk).launch().await?;
+    let vm = t.host().blockdev(&disk).launch().await?;
     add_bitmap(&vm).await?;
     let first = record(&vm, &[&FIRST]).await?;
     vm.migration_capabilities(&[]).await?;
@@ -199,7 +189,7 @@ async fn is_stored_when_its_machine_migrates(t: &mut Test) -> CaseResult {
 #[case(needs = [Command("blockdev-reopen")])]
 async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).create().await?;
-    let writable = t.host().blockdev(disk.node());
+    let writable = t.host().blockdev(&disk);
     let vm = writable.launch().await?;
     for (name, persistent) in [
         ("on", true),
@@ -211,24 +201,20 @@ async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
         vm.cmd("block-dirty-bitmap-add", bitmap).await?;
     }
     let off = json!({"node": "disk", "name": "off"});
-    vm.write("disk", 1, 0..64 * KIB).await?;
+    vm.node("disk").write(1, 0..64 * KIB).await?;
     vm.cmd("block-dirty-bitmap-disable", &off).await?;
-    vm.write("disk", 1, 64 * KIB..128 * KIB).await?;
+    vm.node("disk").write(1, 64 * KIB..128 * KIB).await?;
     vm.shutdown().await?;
     let stored = json!({"off": [], "on": ["auto"], "second": ["auto"]});
     assert_flags(t, &disk, stored).await?;
 
     t.step("again");
-    let mut node = disk.node();
-    node["read-only"] = true.into();
-    let vm = t.host().blockdev(node.clone()).launch().await?;
-    node["read-only"] = false.into();
-    vm.cmd("blockdev-reopen", json!({"options": [node]}))
-        .await?;
+    let vm = read_only(t, &disk).launch().await?;
+    vm.reopen("disk", |node| node.read_only(false)).await?;
     let used = json!(["in-use", "auto"]);
     let in_use = json!({"off": ["in-use"], "on": used, "second": used});
     assert_flags(t, &disk, in_use).await?;
-    vm.write("disk", 2, 512 * KIB..576 * KIB).await?;
+    vm.node("disk").write(2, 512 * KIB..576 * KIB).await?;
     for (name, recording, count) in [("on", true, 192), ("off", false, 64), ("second", true, 192)] {
         let told = json!({"recording": recording, "count": count * KIB, "persistent": true});
         vm.assert_bitmap("disk", name, told).await?;
@@ -257,27 +243,12 @@ async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
 
 /// The same disk, read-only.
 fn read_only(t: &Test, disk: &Image) -> MachineBuilder {
-    match t.backend() {
-        Some(Backend::System) => t.host().drive(Drive::of(disk).option("read-only", "on")),
-        _ => {
-            let mut node = disk.node();
-            node["read-only"] = true.into();
-            t.host().blockdev(node)
-        }
-    }
-}
-
-/// The name of the drive, or of the node where there are only nodes.
-fn drive(vm: &Machine) -> &'static str {
-    match vm.backend() {
-        Backend::System => "drive0",
-        Backend::Qsd => "disk",
-    }
+    t.host().blockdev(disk.node().read_only(true))
 }
 
 async fn add_bitmap(vm: &Machine) -> CaseResult {
     let bitmap = json!({
-        "node": drive(vm), "name": "bitmap0", "persistent": true, "granularity": GRANULARITY,
+        "node": "disk", "name": "bitmap0", "persistent": true, "granularity": GRANULARITY,
     });
     vm.cmd("block-dirty-bitmap-add", bitmap).await?;
     Ok(())
@@ -286,12 +257,13 @@ async fn add_bitmap(vm: &Machine) -> CaseResult {
 /// Writes the last of these regions, after which the bitmap has all of them. Returns the hash of its
 /// contents.
 async fn record(vm: &Machine, regions: &[&[Range<u64>]]) -> CaseResult<String> {
-    let before = vm.bitmap_sha256(drive(vm), "bitmap0").await?;
+    let before = vm.bitmap_sha256("disk", "bitmap0").await?;
     for region in regions[regions.len() - 1] {
-        vm.write(drive(vm), regions.len() as u8, region.clone())
+        vm.node("disk")
+            .write(regions.len() as u8, region.clone())
             .await?;
     }
-    let after = vm.bitmap_sha256(drive(vm), "bitmap0").await?;
+    let after = vm.bitmap_sha256("disk", "bitmap0").await?;
     if before == after {
         return Err(Failure::new("the bitmap has not recorded the writes"));
     }
@@ -319,25 +291,7 @@ async fn assert_recorded(
     bitmaps.assert_absent("dirty-bitmaps[0]/inconsistent")?;
     bitmaps.assert_absent("dirty-bitmaps[1]")?;
     vm.assert_read_only(&[("disk", !writable)]).await?;
-    json!(vm.bitmap_sha256(drive(vm), "bitmap0").await?).assert("", sha256)
-}
-
-/// Nobody can write to the disk.
-async fn assert_write_refused(vm: &Machine) -> CaseResult {
-    match vm.backend() {
-        Backend::System => {
-            let answer = vm.hmp("qemu-io drive0 \"write 256M 128k\"").await?;
-            json!(answer.contains("read-only"))
-                .assert("", true)
-                .context(answer)
-        }
-        Backend::Qsd => {
-            let writable =
-                json!({"type": "nbd", "id": "export", "node-name": "disk", "writable": true});
-            let call = vm.cmd("block-export-add", writable);
-            call.expect_error("read-only").await
-        }
-    }
+    json!(vm.bitmap_sha256("disk", "bitmap0").await?).assert("", sha256)
 }
 
 /// The image names the bitmap, which is not in use, and is in good order.

@@ -166,18 +166,16 @@ rows! {
 async fn copies_what_it_has_to_while_a_guest_writes(t: &mut Test, command: &&str) -> CaseResult {
     let source = t.image("disk").size(SIZE).fill(0x11).create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;
-    let vm = t.host().drive(&source).blockdev(copy.node());
+    let vm = t.host().disk(&source).blockdev(copy.node());
     let vm = vm.launch().await?;
-    // This makes the guest's device be there before the job.
-    vm.assert_pattern("disk", 0x11, 0..CHUNK).await?;
 
     let arguments = json!({"device": "disk", "target": "copy", "sync": "full"});
     let job = vm.job(command, arguments).speed(1).start().await?;
     // Both where the job has been already and where it has not, and parts of what it copies at once.
     let (half, last) = (SIZE / 2, SIZE - CHUNK);
-    vm.write("disk", 0x22, 512..1024).await?;
-    vm.io("disk", &format!("write -z {half} {CHUNK}")).await?;
-    vm.write("disk", 0x33, last + 512..last + 1024).await?;
+    vm.disk("disk").write(0x22, 512..1024).await?;
+    vm.disk("disk").zero(half..half + CHUNK).await?;
+    vm.disk("disk").write(0x33, last + 512..last + 1024).await?;
     job.set_speed(0).await?;
     match *command {
         "blockdev-mirror" => job.complete().await?,

@@ -136,13 +136,11 @@ async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResul
     let server = server.listen_unix(&*socket)?;
     let target =
         json!({"driver": "nbd", "node-name": "target", "server": {"type": "unix", "path": socket}});
-    let vm = t.host().drive(&source).blockdev(target).launch().await?;
+    let vm = t.host().disk(&source).blockdev(target).launch().await?;
 
-    // This makes the guest's device be there before the job.
-    vm.assert_pattern("source", 0x11, 0..MIB).await?;
     let mut job = vm.mirror("source", "target").start().await?;
     job.wait_ready().await?;
-    vm.write("source", 0x22, 0..64 * KIB).await?;
+    vm.disk("source").write(0x22, 0..64 * KIB).await?;
     let ended = match cancel {
         true => job.cancel().await?,
         false => job.complete().await?,
@@ -169,10 +167,10 @@ async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResul
 async fn quitting_cancels_a_throttled_mirror(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(64 * MIB).fill(42).create().await?;
     let limits = json!({"bps-read": 4 * KIB});
-    let throttled = json!({"driver": "throttle", "node-name": "throttled", "throttle-group": "tg", "file": "disk"});
+    let throttled = Node::throttle("tg", "disk").node_name("throttled");
     let vm = t
         .host()
-        .object(json!({"qom-type": "throttle-group", "id": "tg", "limits": limits}))
+        .throttle_group("tg", limits)
         .blockdev(disk.node())
         .blockdev(throttled)
         .blockdev(null("target", 64 * MIB))

@@ -72,7 +72,7 @@ impl<'t> Disk<'t> {
         let mut node = self.nested(json!({"key-secret": id(key)}));
         node["driver"] = self.t.format().name().into();
         node["node-name"] = name.into();
-        node["file"] = self.image.protocol_node();
+        node["file"] = json!(self.image.protocol_node());
         node
     }
 
@@ -194,7 +194,7 @@ impl<'t> Disk<'t> {
     /// The machine can still write, whatever happened to the keys; afterwards those keys that are
     /// left show all data to a tool, and no other does.
     async fn close(self, left: &[usize]) -> CaseResult {
-        self.vm.write(&self.image, 0x43, 0..64 * KIB).await?;
+        self.vm.node(&self.image).write(0x43, 0..64 * KIB).await?;
         self.vm.shutdown().await?;
         for key in 0..KEYS {
             let secret = format!("secret,id={KEY_ID},data={}", password(key));

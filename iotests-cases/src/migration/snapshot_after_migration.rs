@@ -20,14 +20,13 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
         .await?;
     let vm = t
         .host()
-        .object(json!({"qom-type": "iothread", "id": "thread"}))
-        .blockdev(base.node())
-        .device("virtio-blk,drive=base,iothread=thread,id=disk")
+        .iothread("thread")
+        .disk(Disk::of(&base).id("disk").iothread("thread"))
         .launch()
         .await?;
-    let disk = || Target::device("disk/virtio-backend");
+    let disk = vm.disk("disk");
     let written = (0x44, 2 * MIB..2 * MIB + 4 * KIB);
-    vm.write(disk(), written.0, written.1.clone()).await?;
+    disk.write(written.0, written.1.clone()).await?;
 
     t.step("migrate to a file");
     vm.migration_capabilities(&[]).await?;
@@ -77,8 +76,8 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
         .await?;
     let other = t.qemu_io(["-f", t.format().name(), "-c", "quit", base.filename()]);
     other.expect_error("Failed to get").await?;
-    vm.write(disk(), 0x22, 4 * KIB..8 * KIB).await?;
-    vm.assert_pattern(disk(), 0x11, 8 * KIB..MIB).await?;
+    disk.write(0x22, 4 * KIB..8 * KIB).await?;
+    disk.assert_pattern(0x11, 8 * KIB..MIB).await?;
 
     t.step("commit");
     let job = vm.commit("top").top("top").set("auto-dismiss", false);
@@ -92,10 +91,10 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     vm.assert_no_jobs().await?;
     let drives = vm.cmd("query-block", ()).await?;
     drives.find(&json!({"inserted": {"node-name": "base", "ro": false}}))?;
-    vm.write(disk(), 0x33, 16 * KIB..20 * KIB).await?;
+    disk.write(0x33, 16 * KIB..20 * KIB).await?;
     // Nothing is remembered that another has changed since.
     let by_another = 3 * MIB..3 * MIB + 4 * KIB;
-    vm.assert_pattern(disk(), 0x55, by_another.clone()).await?;
+    disk.assert_pattern(0x55, by_another.clone()).await?;
     vm.cmd("blockdev-del", json!({"node-name": "top"})).await?;
     vm.assert_no_nodes(&["top"]).await?;
     vm.shutdown().await?;

@@ -29,10 +29,9 @@ async fn a_machine_tells_data_from_holes(t: &mut Test) -> CaseResult {
         .write(0xcd, 0..512 * KIB)
         .create()
         .await?;
-    let vm = t.host().drive(&disk).launch().await?;
-    let server = vm.start_nbd_server().await?;
-    vm.export("exp", &disk, json!({"type": "nbd"})).await?;
-    assert_first_half_has_data(t, &server.uri("disk")).await?;
+    let vm = t.host().disk(&disk).launch().await?;
+    let export = vm.export(&disk).await?;
+    assert_first_half_has_data(t, &export.uri()?).await?;
     vm.shutdown().await?;
     Ok(())
 }

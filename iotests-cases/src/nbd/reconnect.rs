@@ -40,11 +40,10 @@ async fn catch(t: &Test, command: &str) -> CaseResult<Caught> {
     let source = source.create().await?;
     let target = t.image("target").size(SIZE).create().await?;
     let server = t.nbd_server(&target).hold_address().start().await?;
-    let vm = t.host().drive(&source).launch().await?;
-    let mut client = server.node();
-    client["reconnect-delay"] = FOREVER.into();
-    let node = json!({"driver": "raw", "node-name": "remote", "file": client});
-    vm.cmd("blockdev-add", node).await?;
+    let vm = t.host().disk(&source).launch().await?;
+    let client = server.node().set("reconnect-delay", FOREVER);
+    let node = Node::new("raw").node_name("remote").file(client);
+    vm.add_node(node).await?;
 
     t.step("the server goes");
     let arguments = json!({"device": "source", "target": "remote", "sync": "full"});
@@ -108,8 +107,7 @@ async fn a_job_survives_a_restart_of_its_server(t: &mut Test, command: &&str) ->
     json!(vm.take_events("BLOCK_JOB_ERROR")).assert("", json!([]))?;
     vm.assert_no_jobs().await?;
     if *command == "blockdev-backup" {
-        vm.cmd("blockdev-del", json!({"node-name": "remote"}))
-            .await?;
+        vm.remove_node("remote").await?;
     }
     vm.shutdown().await?;
     server.stop().await?;
@@ -144,8 +142,7 @@ async fn a_job_without_its_server_is_cancelled_at_once(t: &mut Test, command: &&
     }
     json!(vm.take_events("BLOCK_JOB_COMPLETED")).assert("", json!([]))?;
     vm.assert_no_jobs().await?;
-    vm.cmd("blockdev-del", json!({"node-name": "remote"}))
-        .await?;
+    vm.remove_node("remote").await?;
     vm.assert_chain("source").await?;
     vm.shutdown().await?;
     let part = |n: u8| (0x11 + n, u64::from(n) * MIB..u64::from(n + 1) * MIB);

@@ -15,6 +15,7 @@ struct Exported<'t> {
     t: &'t Test,
     vm: Machine,
     disk: Image,
+    device: &'static str,
     server: MachineNbd,
     /// What the machine was like without exports.
     before: State,
@@ -23,13 +24,19 @@ struct Exported<'t> {
 impl<'t> Exported<'t> {
     async fn start(t: &'t Test) -> CaseResult<Self> {
         let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
-        let vm = t.host().drive(&disk).launch().await?;
-        let server = vm.start_nbd_server().await?;
+        let vm = t.host().blockdev(&disk).launch().await?;
+        Exported::with(t, vm, disk, "disk").await
+    }
+
+    /// With exports of this node or drive.
+    async fn with(t: &'t Test, vm: Machine, disk: Image, device: &'static str) -> CaseResult<Self> {
+        let server = vm.nbd_server().start().await?;
         let before = vm.state().await?;
         let exported = Exported {
             t,
             vm,
             disk,
+            device,
             server,
             before,
         };
@@ -40,12 +47,7 @@ impl<'t> Exported<'t> {
     }
 
     async fn add(&self, name: &str) -> CaseResult {
-        // By the drive where there is one, as upstream does.
-        let device = match self.vm.backend() {
-            Backend::System => "drive0",
-            Backend::Qsd => self.disk.name(),
-        };
-        let arguments = json!({"device": device, "name": name});
+        let arguments = json!({"device": self.device, "name": name});
         self.vm.cmd("nbd-server-add", arguments).await?;
         Ok(())
     }
@@ -224,10 +226,9 @@ rows! {
 #[case(rows = ACCESSES)]
 async fn an_export_tells_what_it_can_do(t: &mut Test, access: &Access) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
-    let mut node = disk.node();
-    node["read-only"] = access.read_only.into();
+    let node = disk.node().read_only(access.read_only);
     let vm = t.host().blockdev(node).launch().await?;
-    let server = vm.start_nbd_server().await?;
+    let server = vm.nbd_server().start().await?;
     let mut add = json!({"device": "disk", "description": "the disk"});
     if let Some(writable) = access.writable {
         add["writable"] = writable.into();
@@ -291,7 +292,7 @@ async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
     let exported = Exported::start(t).await?;
     let mut client = exported.connect("exp").await?;
     let vm = &exported.vm;
-    vm.cmd("nbd-server-stop", ()).await?;
+    exported.server.stop().await?;
     for id in ["exp", "other"] {
         let deleted = Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
         vm.event(deleted).await?;
@@ -306,7 +307,7 @@ async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
     let stop = vm.cmd("nbd-server-stop", ());
     stop.expect_error("NBD server not running").await?;
 
-    let server = vm.start_nbd_server().await?;
+    let server = vm.nbd_server().start().await?;
     exported.add("exp").await?;
     let uri = server.uri("exp");
     t.qemu_io(["-r", "-f", "raw", "-c", "read -P 0x11 0 1M", &uri])
@@ -319,7 +320,9 @@ async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
 /// connected.
 #[case(host = System)]
 async fn an_export_goes_with_its_drive(t: &mut Test) -> CaseResult {
-    let exported = Exported::start(t).await?;
+    let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
+    let vm = t.host().drive(&disk).launch().await?;
+    let exported = Exported::with(t, vm, disk, "drive0").await?;
     let mut client = exported.connect("exp").await?;
     exported.vm.hmp("drive_del drive0").await?;
     for _ in ["exp", "other"] {

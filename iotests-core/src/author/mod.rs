@@ -2,22 +2,17 @@
 
 pub mod action;
 pub mod assert;
-mod bitmap;
 mod content;
 mod death;
 mod expect;
-mod export;
 mod failure;
 pub mod files;
 pub mod filter;
 pub mod golden;
-mod graph;
 pub mod hang;
 mod image;
-mod job;
 pub mod log;
 mod machine;
-mod migration;
 #[cfg(test)]
 mod mocked;
 mod nbd;
@@ -31,18 +26,18 @@ mod storage;
 mod test;
 mod tool;
 
-pub use bitmap::{Bitmap, dirty_ranges};
 pub use content::{CLUSTER, Content, clusters};
 pub use expect::{ErrorText, exactly};
-pub use export::MachineNbd;
 pub use failure::{CaseResult, Context, Difference, Failure};
-pub use graph::{assert_json_filename, flatten, to_opts};
 pub use image::{FileBytes, Image, ImageBuilder, KEY, KEY_ID, Layer, NO_CPU_TIME};
-pub use job::{Ended, Ending, Job, JobBuilder, Outcome, Run, Transaction};
-pub use machine::{Cmd, Drive, Held, Machine, MachineBuilder, Target};
+pub use machine::{
+    Access, Bitmap, BlockNode, Change, Child, Cmd, Disk, DiskBuilder, Drive, Ended, Ending, Export,
+    ExportBuilder, Held, Job, JobBuilder, Machine, MachineBuilder, MachineNbd, NbdSetup, Node,
+    Outcome, Run, Target, Transaction, assert_json_filename, dirty_ranges,
+};
 pub use nbd::{NbdServer, NbdServerBuilder, StoppedNbdServer};
 pub use session::IoSession;
-pub use state::{NodeStorage, State};
+pub use state::State;
 pub use storage::Storage;
 pub use test::{Sink, Test};
 pub use tool::ToolCall;

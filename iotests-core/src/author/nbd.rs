@@ -13,6 +13,7 @@ use super::death::Found;
 use super::failure::{CaseResult, Failure};
 use super::files::TestFile;
 use super::image::{Image, key_object};
+use super::machine::Node;
 use super::shared::Shared;
 use super::test::Test;
 
@@ -169,11 +170,11 @@ impl NbdServer {
         self.socket.as_ref()
     }
 
-    /// A client of it, as `blockdev-add` takes it.
+    /// A client of it, as a node of a machine.
     #[must_use]
-    pub fn node(&self) -> Value {
+    pub fn node(&self) -> Node {
         let Some(server) = &self.server else {
-            return Value::Null;
+            return Node::from(Value::Null);
         };
         let address = match server.address() {
             nbd::uri::Address::Tcp { host, port } => {
@@ -182,7 +183,7 @@ impl NbdServer {
             _ => json!({"type": "unix", "path": self.socket}),
         };
         let export = server.uri().export;
-        json!({"driver": "nbd", "server": address, "export": export})
+        Node::from(json!({"driver": "nbd", "server": address, "export": export}))
     }
 
     /// Its process id.

@@ -8,9 +8,7 @@ use super::action::Action;
 use super::assert::AssertJson;
 use super::expect::ErrorText;
 use super::failure::{CaseResult, Context, Failure};
-use super::job::JobBuilder;
-use super::machine::{Cmd, Machine, Monitor, Target};
-use super::storage::Storage;
+use super::machine::{Cmd, JobBuilder, Machine, Monitor, Target};
 
 /// All nodes, with the permissions that their users hold.
 const GRAPH: &str = "x-debug-query-block-graph";
@@ -126,54 +124,6 @@ impl Machine {
             }
             Ok(())
         })
-    }
-
-    /// A node, a drive or a device of the machine, to be written and read as [`Storage`].
-    #[must_use]
-    pub fn storage(&self, target: impl Into<Target>) -> NodeStorage<'_> {
-        NodeStorage {
-            machine: self,
-            target: target.into(),
-        }
-    }
-}
-
-/// A node, a drive or a device of a machine, as [`Storage`].
-pub struct NodeStorage<'m> {
-    machine: &'m Machine,
-    target: Target,
-}
-
-impl std::fmt::Display for NodeStorage<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {}", self.target, self.machine.name())
-    }
-}
-
-impl Storage for NodeStorage<'_> {
-    #[track_caller]
-    fn size(&self) -> Action<'_, u64> {
-        let name = self.target.to_string();
-        Action::new(format!("the size of {self}"), async move {
-            let monitor = &self.machine.monitor;
-            let nodes = monitor.ask("query-named-block-nodes", Value::Null).await?;
-            let size = match nodes.find(&json!({"node-name": name})) {
-                Ok(node) => node["image"]["virtual-size"].as_u64(),
-                Err(_) => {
-                    let devices = monitor.ask("query-block", Value::Null).await?;
-                    let device = devices
-                        .find(&json!({"device": name}))
-                        .or_else(|_| devices.find(&json!({"qdev": name})))?;
-                    device["inserted"]["image"]["virtual-size"].as_u64()
-                }
-            };
-            size.ok_or_else(|| Failure::new(format!("{self} has no size")))
-        })
-    }
-
-    #[track_caller]
-    fn io_all(&self, commands: Vec<String>) -> Action<'_, String> {
-        self.machine.io_all(self.target.clone(), commands)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Layer, Size, commit_drive};
+use super::chain::{Chain, Layer, Size};
 use super::refused::{MID_TO_MID, REVERSED, Refusal, UNKNOWN_BASE, UNKNOWN_DEVICE, UNKNOWN_TOP};
 
 /// A chain in three folders, each overlay naming its backing file from its own folder.
@@ -36,11 +36,8 @@ const RELATIVE: [&str; 2] = ["../dir1/base", "../mid"];
 
 /// A machine that finds the chain by the names in the files.
 async fn launch(t: &Test, chain: &Chain) -> CaseResult<Machine> {
-    let mut node = chain.top.node();
-    if let Some(node) = node.as_object_mut() {
-        node.remove("backing");
-    }
-    t.host().blockdev(node).launch().await
+    let node = chain.top.node().without("backing");
+    t.host().disk(node).launch().await
 }
 
 /// The files of the chain below a node are these, by whatever names.
@@ -85,7 +82,7 @@ async fn may_be_relative(t: &mut Test, from: &Layer) -> CaseResult {
         assert_files(&vm, &[&chain.top, &chain.base]).await?;
     }
     vm.assert_no_jobs().await?;
-    vm.storage("top").assert_reads(&all).await?;
+    vm.disk("top").assert_reads(&all).await?;
     vm.shutdown().await?;
 
     chain
@@ -139,9 +136,9 @@ async fn are_renamed_in_a_read_only_overlay(t: &mut Test) -> CaseResult {
     img1.write_all(&data).await?;
     let img2 = t.image("img2").backing(&img1).create().await?;
     let img3 = t.image("img3").backing(&img2).create().await?;
-    let vm = t.host().drive(&img3).launch().await?;
+    let vm = t.host().disk(&img3).launch().await?;
 
-    let job = commit_drive(&vm, "img3");
+    let job = vm.commit("img3");
     let job = job.set("top", img1.filename()).set("base", img0.filename());
     job.start().await?.wait().await?;
     vm.assert_no_jobs().await?;
@@ -172,10 +169,8 @@ async fn are_renamed_in_every_overlay(t: &mut Test) -> CaseResult {
     }
     let mut vm = t.host().blockdev(chain.top.node());
     for (number, overlay) in overlays.iter().enumerate() {
-        let mut node = overlay.node();
-        node["backing"] = "mid".into();
-        node["read-only"] = (number == 0).into();
-        vm = vm.blockdev(node);
+        let node = overlay.node().backing("mid");
+        vm = vm.blockdev(node.read_only(number == 0));
     }
     let vm = vm.launch().await?;
 
@@ -209,10 +204,8 @@ rows! {
 #[case(formats = [QCOW2], rows = MASKS)]
 async fn may_have_no_format(t: &mut Test, mask: &Option<bool>) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
-    let mut base = chain.base.protocol_node();
-    base["node-name"] = "base".into();
-    let mut top = chain.top.node();
-    top["backing"]["backing"] = "base".into();
+    let base = chain.base.protocol_node().node_name("base");
+    let top = chain.top.node().set("backing.backing", "base");
     let vm = t.host().blockdev(base).blockdev(top).launch().await?;
     let mut job = vm.commit("top").top(&chain.mid).base(&chain.base);
     if let Some(mask) = mask {
@@ -253,8 +246,7 @@ async fn may_be_overridden(t: &mut Test, in_use: &bool) -> CaseResult {
     for (image, content) in [&recorded, &other, &top].into_iter().zip(&contents) {
         image.write_all(content).await?;
     }
-    let mut node = top.node();
-    node["backing"] = other.node();
+    let node = top.node().backing(&other);
     let vm = t.host().blockdev(node).launch().await?;
 
     let mut committed = contents[1].clone();

@@ -128,29 +128,19 @@ impl Chain {
     /// A machine with the chain as its drive. A guest's device is at work, and has read from each
     /// layer.
     pub(super) async fn launch(&self, t: &Test) -> CaseResult<Machine> {
-        let vm = t.host().drive(&self.top).launch().await?;
+        let vm = t.host().disk(&self.top).launch().await?;
         let all = self.merged(Layer::Top, Layer::Base);
         let read = |at: u64| format!("read -P {} {at} {CLUSTER}", all.byte_at(at));
         let places = Chain::IN_EACH_LAYER.map(|cluster| cluster * CLUSTER);
         let reads = places.into_iter().filter(|at| *at < self.size).map(read);
-        vm.io_all(device(&vm), reads).await?;
+        vm.disk("top").io_all(reads).await?;
         Ok(vm)
     }
 
     /// A guest reads what the whole chain held at first.
     pub(super) async fn assert_guest_reads(&self, vm: &Machine) -> CaseResult {
         let all = self.merged(Layer::Top, Layer::Base);
-        vm.storage(device(vm)).assert_reads(all).await
-    }
-
-    /// The guest's device uses this layer's node.
-    pub(super) async fn assert_root(&self, vm: &Machine, layer: Layer) -> CaseResult {
-        let root = self.image(layer).name();
-        let (command, path) = match vm.backend() {
-            Backend::System => ("query-block", "[0]/inserted/node-name"),
-            Backend::Qsd => ("query-block-exports", "[0]/node-name"),
-        };
-        vm.cmd(command, ()).await?.assert(path, root)
+        vm.disk("top").assert_reads(all).await
     }
 
     /// A machine has its chain as at first, and no job: the nodes, who may write to them, and what a
@@ -160,7 +150,7 @@ impl Chain {
         vm.assert_chain("top -> mid -> base").await?;
         vm.assert_read_only(&[("top", false), ("mid", true), ("base", true)])
             .await?;
-        self.assert_root(vm, Layer::Top).await?;
+        vm.disk("top").assert_node("top").await?;
         self.assert_guest_reads(vm).await
     }
 
@@ -195,26 +185,5 @@ impl Chain {
             header.assert("virtual-size", self.size)?;
         }
         Ok(())
-    }
-}
-
-/// By which name commands and I/O reach the guest's end of the chain.
-pub(super) fn device(vm: &Machine) -> &'static str {
-    match vm.backend() {
-        Backend::System => "drive0",
-        Backend::Qsd => "top",
-    }
-}
-
-/// A commit of that device.
-pub(super) fn commit(vm: &Machine) -> JobBuilder {
-    commit_drive(vm, "top")
-}
-
-/// A commit of the drive whose node this is. The job is called like the drive, where that has a name.
-pub(super) fn commit_drive(vm: &Machine, node: &str) -> JobBuilder {
-    match vm.backend() {
-        Backend::System => vm.commit("drive0").named_by_device(),
-        Backend::Qsd => vm.commit(node),
     }
 }

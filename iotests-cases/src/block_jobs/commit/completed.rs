@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Layer, Size, commit, device};
+use super::chain::{Chain, Layer, Size};
 
 use Layer::{Base, Mid, Top};
 use Size::{Full, Zero};
@@ -44,7 +44,7 @@ rows! {
 
 impl Commit {
     fn job(&self, chain: &Chain, vm: &Machine) -> JobBuilder {
-        let mut job = commit(vm);
+        let mut job = vm.commit("top");
         for (key, named) in [("top", self.top), ("base", self.base)] {
             job = match named {
                 Some(Path(layer)) => job.set(key, chain.image(layer).filename()),
@@ -79,7 +79,7 @@ async fn moves_the_data_down(t: &mut Test, size: &Size, row: &Commit) -> CaseRes
         job.wait_ready().await?;
         if *size == Full {
             let written = Content::nothing().written(WRITTEN, Chain::FREE);
-            let disk = vm.storage(device(&vm));
+            let disk = vm.disk("top");
             disk.write_all(written.zeroes(ZEROED)).await?;
         }
         job.complete().await?
@@ -111,9 +111,9 @@ async fn grows_a_base_that_is_smaller(t: &mut Test, from: &Layer) -> CaseResult 
     let mid = t.image("mid").backing(&base).size(2 * MIB);
     let mid = mid.write(0x22, data.clone()).create().await?;
     let top = t.image("top").backing(&mid).create().await?;
-    let vm = t.host().drive(&top).launch().await?;
+    let vm = t.host().disk(&top).launch().await?;
 
-    let job = commit(&vm).base(&base);
+    let job = vm.commit("top").base(&base);
     if *from == Top {
         job.start().await?.complete().await?;
     } else {
@@ -138,8 +138,7 @@ async fn grows_a_base_that_is_smaller(t: &mut Test, from: &Layer) -> CaseResult 
 #[case]
 async fn leaves_a_read_only_chain_read_only(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
-    let mut node = chain.top.node();
-    node["read-only"] = true.into();
+    let node = chain.top.node().read_only(true);
     let vm = t.host().blockdev(node).launch().await?;
 
     let job = vm.commit("top").start().await?;
@@ -160,31 +159,19 @@ async fn leaves_a_read_only_chain_read_only(t: &mut Test) -> CaseResult {
 #[case]
 async fn follows_a_writer_of_a_lower_layer(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
-    let (mut mid, mut top) = (chain.mid.node(), chain.top.node());
-    mid["read-only"] = false.into();
-    mid["backing"] = chain.base.node();
-    top["read-only"] = true.into();
-    top["backing"] = "mid".into();
+    let mid = chain.mid.node().read_only(false);
+    let top = chain.top.node().read_only(true).backing("mid");
     let vm = t.host().blockdev(mid).blockdev(top).launch().await?;
-    let server = vm.start_nbd_server().await?;
-    let writable = json!({"type": "nbd", "writable": true});
-    vm.export("writer", "mid", writable).await?;
-    let uri = server.uri("mid");
-    let free = Chain::FREE.start.to_string();
-    let write = async |byte: u8, at: &str| {
-        let write = format!("write -P {byte} {at} {CLUSTER}");
-        t.qemu_io(["-f", "raw", "-c", &write, &uri]).await
-    };
+    let writer = vm.plug(Disk::of("mid").id("writer")).await?;
 
     let job = vm.commit("top").top(&chain.mid).base(&chain.base);
     let mut job = job.start().await?;
     job.wait_ready().await?;
-    write(WRITTEN, &free).await?;
+    writer.write(WRITTEN, Chain::FREE).await?;
     job.complete().await?;
-    let exports = vm.cmd("query-block-exports", ()).await?;
-    exports.assert("[0]/node-name", "base")?;
+    writer.assert_node("base").await?;
     vm.assert_chain("top -> base").await?;
-    write(WRITTEN + 1, "0").await?;
+    writer.write(WRITTEN + 1, 0..CLUSTER).await?;
     vm.shutdown().await?;
     let merged = chain.merged(Mid, Base).written(WRITTEN, Chain::FREE);
     let merged = merged.written(WRITTEN + 1, clusters(0..1));
@@ -214,23 +201,16 @@ async fn assert_nodes(chain: &Chain, vm: &Machine, top: Layer, base: Layer) -> C
     vm.assert_no_jobs().await?;
     let (active, name) = (top == Top, chain.image(base).name());
     let all = merged(chain, Top, Base, active);
-    vm.storage(device(vm)).assert_reads(all).await?;
+    vm.disk("top").assert_reads(all).await?;
     vm.assert_read_only(&[(name, !active)]).await?;
     if !active {
-        chain.assert_root(vm, Top).await?;
+        vm.disk("top").assert_node("top").await?;
         vm.assert_chain("top -> base").await?;
         return vm.assert_read_only(&[("top", false)]).await;
     }
-    chain.assert_root(vm, base).await?;
-    match base {
-        Mid => vm.assert_chain("mid -> base").await?,
-        _ => vm.assert_chain("base").await?,
-    }
-    match vm.backend() {
-        Backend::System => vm.assert_no_nodes(&["top"]).await,
-        // It was made by the monitor, which keeps it.
-        Backend::Qsd => vm.assert_chain("top -> mid -> base").await,
-    }
+    vm.disk("top").assert_node(name).await?;
+    // They were made by the monitor, which keeps them.
+    vm.assert_chain("top -> mid -> base").await
 }
 
 /// The base holds all that was committed, and nothing else changed but the header that names it.

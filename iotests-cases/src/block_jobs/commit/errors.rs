@@ -74,11 +74,11 @@ impl Injected {
     }
 
     /// A layer as a node, which fails once: where its first data lies, or when it is flushed.
-    async fn node(&self, chain: &Chain, layer: Layer) -> CaseResult<Value> {
+    async fn node(&self, chain: &Chain, layer: Layer) -> CaseResult<Node> {
         let image = chain.image(layer);
         let mut node = image.node();
         if let Some(below) = image.backing() {
-            node["backing"] = below.name().into();
+            node = node.backing(below.name());
         }
         if self.is_in(layer) {
             let map = image.own_map().await?;
@@ -90,8 +90,8 @@ impl Injected {
             };
             error["once"] = true.into();
             error["errno"] = self.errno.into();
-            let image = image.protocol_node();
-            node["file"] = json!({"driver": "blkdebug", "image": image, "inject-error": [error]});
+            let blkdebug = Node::new("blkdebug").child("image", image.protocol_node());
+            node = node.file(blkdebug.set("inject-error", [error]));
         }
         Ok(node)
     }

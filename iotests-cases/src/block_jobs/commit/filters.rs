@@ -29,19 +29,14 @@ impl Filtered {
         Ok(Filtered { images, contents })
     }
 
-    /// The whole chain as one node.
-    fn node(&self) -> Value {
-        let filter = |name: &str, file: Value| json!({"driver": "throttle", "node-name": name, "throttle-group": "group", "file": file});
-        let above = |image: &Image, below: Value| {
-            let mut node = image.node();
-            node["backing"] = below;
-            node
-        };
+    /// A machine with the whole chain as its disk.
+    async fn launch(&self, t: &Test) -> CaseResult<Machine> {
+        let filter = |name: &str, file: Node| Node::throttle("group", file).node_name(name);
         let bottom = filter("bottom-filter", self.images[0].node());
-        let chain = self.images[1..]
-            .iter()
-            .fold(bottom, |below, image| above(image, below));
-        filter("top-filter", chain)
+        let overlays = self.images[1..].iter();
+        let chain = overlays.fold(bottom, |below, image| image.node().backing(below));
+        let vm = t.host().throttle_group("group", json!({}));
+        vm.disk(filter("top-filter", chain)).launch().await
     }
 
     /// What these layers hold together.
@@ -53,9 +48,7 @@ impl Filtered {
     }
 
     async fn assert_guest_reads(&self, vm: &Machine) -> CaseResult {
-        vm.storage("top-filter")
-            .assert_reads(self.merged(3, 0))
-            .await
+        vm.disk("top-filter").assert_reads(self.merged(3, 0)).await
     }
 
     /// What was committed from `top` into `base` is there, and no other layer changed; of the headers
@@ -120,13 +113,7 @@ rows! {
 #[case(upstream = "040::TestCommitWithFilters::{row}", rows = COMMITS)]
 async fn between_the_layers_go(t: &mut Test, row: &Commit) -> CaseResult {
     let chain = Filtered::create(t).await?;
-    let group = json!({"qom-type": "throttle-group", "id": "group"});
-    let vm = t
-        .host()
-        .object(group)
-        .blockdev(chain.node())
-        .launch()
-        .await?;
+    let vm = chain.launch(t).await?;
     chain.assert_guest_reads(&vm).await?;
 
     let (top, base) = (&chain.images[row.top], &chain.images[row.base]);
@@ -156,47 +143,25 @@ async fn between_the_layers_go(t: &mut Test, row: &Commit) -> CaseResult {
 #[case(upstream = "040::TestCommitWithFilters::test_filtered_active_commit_with_filter")]
 async fn on_top_goes_with_the_active_layer(t: &mut Test) -> CaseResult {
     let chain = Filtered::create(t).await?;
-    let group = json!({"qom-type": "throttle-group", "id": "group"});
-    let vm = t.host().object(group);
-    let vm = match t.backend() {
-        Some(Backend::System) => vm.device("virtio-scsi,id=scsi").launch().await?,
-        _ => vm.launch().await?,
-    };
-    vm.cmd("blockdev-add", chain.node()).await?;
-    if vm.backend() == Backend::System {
-        let disk =
-            json!({"driver": "scsi-hd", "id": "disk", "bus": "scsi.0", "drive": "top-filter"});
-        vm.cmd("device_add", disk).await?;
-    }
-    // On a storage daemon this makes an export, which stands for the device.
+    let vm = chain.launch(t).await?;
     chain.assert_guest_reads(&vm).await?;
 
-    let top_filter = json!({"node-name": "top-filter"});
-    let in_use = vm.cmd("blockdev-del", &top_filter);
-    in_use.expect_error("Node top-filter is in use").await?;
+    let in_use = "Node top-filter is in use";
+    vm.remove_node("top-filter").expect_error(in_use).await?;
     vm.commit("top-filter")
         .base("cow-2")
         .start()
         .await?
         .complete()
         .await?;
-    vm.cmd("blockdev-del", &top_filter).await?;
+    vm.remove_node("top-filter").await?;
 
     vm.assert_no_jobs().await?;
     vm.assert_no_nodes(&["top-filter", "cow-3"]).await?;
     assert_line(&vm, &["cow-2", "cow-1", "bottom-filter", "cow-0"]).await?;
     vm.assert_read_only(&[("cow-2", false), ("cow-1", true)])
         .await?;
-    match vm.backend() {
-        Backend::System => {
-            let drives = vm.cmd("query-block", ()).await?;
-            drives.find(&json!({"qdev": "disk", "inserted": {"node-name": "cow-2"}}))?;
-        }
-        Backend::Qsd => {
-            let exports = vm.cmd("query-block-exports", ()).await?;
-            exports.assert("[0]/node-name", "cow-2")?;
-        }
-    }
+    vm.disk("top-filter").assert_node("cow-2").await?;
     vm.shutdown().await?;
     chain.assert_files(3, 2, None).await
 }

@@ -2,7 +2,7 @@
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Layer, Size, commit};
+use super::chain::{Chain, Layer, Size};
 
 use Size::{Full, Zero};
 
@@ -43,14 +43,14 @@ async fn is_cancelled_by_quit(t: &mut Test, held: &(Size, u64), filter: &Filter)
     let vm = chain.launch(t).await?;
     let group = json!({"qom-type": "throttle-group", "id": "group"});
     vm.cmd("object-add", group).await?;
-    let node = json!({"driver": "throttle", "node-name": "filter", "throttle-group": "group", "file": "mid"});
+    let node = Node::throttle("group", "mid").node_name("filter");
 
     if *filter == First {
-        vm.cmd("blockdev-add", &node).await?;
+        vm.add_node(&node).await?;
     }
-    let job = commit(&vm).speed(*speed).start().await?;
+    let job = vm.commit("top").speed(*speed).start().await?;
     if *filter == Later {
-        vm.cmd("blockdev-add", &node).await?;
+        vm.add_node(&node).await?;
     }
     // It cannot end by itself, for nobody completes it.
     job.info().await?.assert("type", "commit")?;
@@ -84,7 +84,8 @@ async fn is_cancelled_by_unplugging(t: &mut Test, size: &Size) -> CaseResult {
         .launch()
         .await?;
 
-    let job = commit(&vm).top(&chain.mid).base(&chain.base).speed(HELD);
+    let job = vm.commit("drive0").top(&chain.mid).base(&chain.base);
+    let job = job.speed(HELD);
     let mut job = Some(job.start().await?);
     if let Some(done) = job.take_if(|_| *size == Zero) {
         done.wait().await?;
@@ -128,7 +129,7 @@ const STAYS_WRITABLE: KnownBug = known(
 async fn is_cancelled_in_the_active_layer(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let vm = chain.launch(t).await?;
-    let job = commit(&vm).speed(HELD).start().await?;
+    let job = vm.commit("top").speed(HELD).start().await?;
     assert_cancelled(&job.cancel().await?)?;
     chain.assert_nodes_unchanged(&vm).await?;
     vm.shutdown().await?;
@@ -140,7 +141,11 @@ async fn is_cancelled_in_the_active_layer(t: &mut Test) -> CaseResult {
 async fn hides_its_own_node(t: &mut Test, size: &Size) -> CaseResult {
     let chain = Chain::create(t, *size).await?;
     let vm = chain.launch(t).await?;
-    let job = commit(&vm).top(&chain.mid).base(&chain.base).speed(HELD);
+    let job = vm
+        .commit("top")
+        .top(&chain.mid)
+        .base(&chain.base)
+        .speed(HELD);
     // One without work rests before it takes its node out again.
     let mut job = job.set("auto-finalize", *size != Zero).start().await?;
     if *size == Zero {
@@ -216,7 +221,12 @@ async fn shows_a_node_with_a_name(t: &mut Test, top: &Layer) -> CaseResult {
 async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let vm = chain.launch(t).await?;
-    let slow = || commit(&vm).top(&chain.mid).base(&chain.base).speed(HELD);
+    let slow = || {
+        vm.commit("top")
+            .top(&chain.mid)
+            .base(&chain.base)
+            .speed(HELD)
+    };
 
     let job = slow().start().await?;
     job.block_info().await?.assert("speed", HELD)?;

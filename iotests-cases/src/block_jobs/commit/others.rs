@@ -67,9 +67,7 @@ fn read_mid(_: &Chain) -> Value {
 }
 
 fn without_backing(chain: &Chain) -> Value {
-    let mut node = chain.mid.node();
-    node["backing"] = Value::Null;
-    json!({"options": [node]})
+    json!({"options": [chain.mid.node().no_backing()]})
 }
 
 /// While a commit runs, nobody else may change its layers, or read those that are no longer what they
@@ -80,11 +78,10 @@ fn without_backing(chain: &Chain) -> Value {
 )]
 async fn are_kept_away(t: &mut Test, top: &Layer, row: &Attempt) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
-    let group = json!({"qom-type": "throttle-group", "id": "group"});
-    let filter = json!({"driver": "throttle", "node-name": "filter", "throttle-group": "group", "file": "mid"});
-    let vm = t.host().object(group).blockdev(chain.top.node());
-    let vm = vm.blockdev(filter).launch().await?;
-    let _server = vm.start_nbd_server().await?;
+    let filter = Node::throttle("group", "mid").node_name("filter");
+    let vm = t.host().throttle_group("group", json!({}));
+    let vm = vm.blockdev(&chain.top).blockdev(filter).launch().await?;
+    let _server = vm.nbd_server().start().await?;
 
     let job = vm
         .commit("top")

@@ -2,7 +2,7 @@
 
 use iotests_core::prelude::*;
 
-use super::chain::{Chain, Size, commit};
+use super::chain::{Chain, Size};
 use super::completed::SIZES;
 
 /// A commit that must not start.
@@ -128,7 +128,7 @@ async fn changes_nothing(t: &mut Test, size: &Size, refusal: &Refusal) -> CaseRe
     let elsewhere = json!({"driver": "null-co", "node-name": "null", "read-zeroes": true});
     vm.cmd("blockdev-add", elsewhere).await?;
 
-    refusal.assert(commit(&vm), chain.names()).await?;
+    refusal.assert(vm.commit("top"), chain.names()).await?;
 
     chain.assert_nodes_unchanged(&vm).await?;
     vm.shutdown().await?;

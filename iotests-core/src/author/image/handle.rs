@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::author::files::TestFile;
+use crate::author::machine::Node;
 use crate::author::serve::Served;
 use crate::author::shared::Shared;
 use crate::author::tool::ToolCall;
@@ -83,6 +84,11 @@ impl Image {
         self.0.encrypted.is_some()
     }
 
+    /// Whether it or an image below it can be opened only with its key.
+    pub(crate) fn needs_key(&self) -> bool {
+        self.is_encrypted() || self.backing().is_some_and(Image::needs_key)
+    }
+
     /// The name under which an overlay records it: a file is found beside the overlay.
     pub(super) fn backing_name(&self) -> String {
         self.filename().to_owned()
@@ -98,7 +104,7 @@ impl Image {
 
     /// Its protocol node, as `blockdev-add` takes it, with the cache and aio mode of the run.
     #[must_use]
-    pub fn protocol_node(&self) -> Value {
+    pub fn protocol_node(&self) -> Node {
         let spec = &self.0.shared.spec;
         let mut node = self.0.served.node(&self.0.file);
         if let Some(object) = node.as_object_mut() {
@@ -109,27 +115,24 @@ impl Image {
             let cache = json!({"direct": spec.cache.is_direct(), "no-flush": no_flush});
             object.insert("cache".to_owned(), cache);
         }
-        node
+        Node::from(node)
     }
 
     /// Itself and its whole backing chain, as `blockdev-add` takes it. Each layer's node is called
     /// like its image.
     #[must_use]
-    pub fn node(&self) -> Value {
-        let mut node = json!({
-            "driver": self.0.format.name(),
-            "node-name": self.0.name,
-            "file": self.protocol_node(),
-        });
+    pub fn node(&self) -> Node {
+        let mut node = Node::new(self.0.format.name())
+            .node_name(&self.0.name)
+            .file(self.protocol_node());
         if let Some(base) = &self.0.backing {
-            node["backing"] = base.node();
+            node = node.backing(base.node());
         }
         match self.0.encrypted {
-            Some(Format::Luks) => node["key-secret"] = KEY_ID.into(),
-            Some(_) => node["encrypt"] = json!({"format": "luks", "key-secret": KEY_ID}),
-            None => {}
+            Some(Format::Luks) => node.set("key-secret", KEY_ID),
+            Some(_) => node.set("encrypt", json!({"format": "luks", "key-secret": KEY_ID})),
+            None => node,
         }
-        node
     }
 
     /// Its options for `--image-opts`. An encrypted image also needs the object of its key.
@@ -145,14 +148,11 @@ impl Image {
 
     /// Its options as a `json:` file name, and these as well.
     pub(super) fn json_name(&self, with: Value) -> String {
-        let mut node = self.node();
-        if let Some(object) = node.as_object_mut() {
-            // The name of a node belongs to a machine, and the backing chain to the image.
-            object.remove("node-name");
-            object.remove("backing");
-            object.extend(with.as_object().cloned().unwrap_or_default());
-        }
-        format!("json:{node}")
+        // The name of a node belongs to a machine, and the backing chain to the image.
+        let node = self.node().without("node-name").without("backing");
+        let with = with.as_object().cloned().unwrap_or_default();
+        let set = |node: Node, (name, value): (String, Value)| node.set(&name, value);
+        with.into_iter().fold(node, set).filename()
     }
 
     /// How a tool's command line names it: format and file, or options with the key.

@@ -1,14 +1,15 @@
 //! What a machine is to be started with.
 
-use std::collections::BTreeMap;
 use std::panic::Location;
 use std::sync::Arc;
 
 use machine::accel::{Accel, Mode};
-use machine::args::{self, Blockdev};
+use machine::args;
 use machine::{Builder, Deadlines, LaunchError, Qemu, StorageDaemon};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::disk::{Attached, DiskBuilder, Way};
+use super::node::Node;
 use super::running::{self, Machine};
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Failure};
@@ -30,8 +31,9 @@ pub struct MachineBuilder {
 
 #[derive(Clone)]
 enum Part {
+    Disk(DiskBuilder),
     Drive(Drive),
-    Node(Value),
+    Node(Node),
     Object(Value),
     Device(String),
     Incoming(String),
@@ -175,23 +177,31 @@ impl MachineBuilder {
         self
     }
 
-    /// A drive, with the image's whole backing chain.
+    /// A disk on this image, with its whole backing chain, on a node with these options, or on a node
+    /// that the machine has otherwise.
+    pub fn disk(mut self, disk: impl Into<DiskBuilder>) -> Self {
+        let disk = disk.into();
+        if disk.image.as_ref().is_some_and(Image::needs_key) {
+            self = self.key();
+        }
+        self.parts.push(Part::Disk(disk));
+        self
+    }
+
+    /// A drive (`-drive`), with the image's whole backing chain. It is a disk called like the image.
+    /// For cases about `-drive`; [`MachineBuilder::disk`] is what others want.
     pub fn drive(mut self, drive: impl Into<Drive>) -> Self {
         let drive = drive.into();
-        let mut layer = drive.image.as_ref();
-        while let Some(image) = layer {
-            if image.is_encrypted() && !drive.has_own_key() {
-                self = self.key();
-            }
-            layer = image.backing();
+        if drive.image.as_ref().is_some_and(Image::needs_key) && !drive.has_own_key() {
+            self = self.key();
         }
         self.parts.push(Part::Drive(drive));
         self
     }
 
     /// A block node, as `blockdev-add` takes it.
-    pub fn blockdev(mut self, node: Value) -> Self {
-        self.parts.push(Part::Node(node));
+    pub fn blockdev(mut self, node: impl Into<Node>) -> Self {
+        self.parts.push(Part::Node(node.into()));
         self
     }
 
@@ -199,6 +209,17 @@ impl MachineBuilder {
     pub fn object(mut self, object: Value) -> Self {
         self.parts.push(Part::Object(object));
         self
+    }
+
+    /// An iothread.
+    pub fn iothread(self, id: &str) -> Self {
+        self.object(json!({"qom-type": "iothread", "id": id}))
+    }
+
+    /// A throttle group with these limits (`ThrottleLimits` in QEMU's `qapi/block-core.json`), for
+    /// [`Node::throttle`].
+    pub fn throttle_group(self, id: &str, limits: Value) -> Self {
+        self.object(json!({"qom-type": "throttle-group", "id": id, "limits": limits}))
     }
 
     /// A guest device, as after `-device`; emulators only.
@@ -256,8 +277,10 @@ impl MachineBuilder {
                     self.backend()?,
                     machine,
                     self.tolerated.clone(),
-                    self.drive_names(),
+                    &self.nodes(),
+                    self.disks()?,
                 )
+                .await
             },
         )
     }
@@ -287,16 +310,39 @@ impl MachineBuilder {
         )
     }
 
-    /// Which drive of an emulator each image is in.
-    fn drive_names(&self) -> BTreeMap<String, String> {
-        let drive = |part: &Part| match part {
-            Part::Drive(drive) => Some(drive.image.as_ref().map(|image| image.name().to_owned())),
+    /// The nodes that it has from the start.
+    fn nodes(&self) -> Vec<Node> {
+        let node = |part: &Part| match part {
+            Part::Node(node) => Some(node.clone()),
+            Part::Disk(disk) => disk.node().cloned(),
             _ => None,
         };
-        let images = self.parts.iter().filter_map(drive).enumerate();
-        images
-            .filter_map(|(number, image)| Some((image?, format!("drive{number}"))))
-            .collect()
+        self.parts.iter().filter_map(node).collect()
+    }
+
+    /// The disks that it has from the start.
+    fn disks(&self) -> CaseResult<Vec<Attached>> {
+        let backend = self.backend()?;
+        let (mut disks, mut drives) = (Vec::new(), 0);
+        for part in &self.parts {
+            match part {
+                Part::Disk(disk) => disks.push(disk.attached(backend)),
+                Part::Drive(drive) => {
+                    if let Some(image) = &drive.image {
+                        disks.push(match backend {
+                            Backend::System => Attached {
+                                id: image.name().to_owned(),
+                                way: Way::Drive(format!("drive{drives}")),
+                            },
+                            Backend::Qsd => DiskBuilder::from(image).attached(backend),
+                        });
+                    }
+                    drives += 1;
+                }
+                _ => {}
+            }
+        }
+        Ok(disks)
     }
 
     fn backend(&self) -> CaseResult<Backend> {
@@ -350,7 +396,13 @@ impl MachineBuilder {
                     drives += 1;
                     builder.drive(&drive.to_args(drives - 1, shared))
                 }
-                Part::Node(node) => builder.blockdev(&blockdev(node)?),
+                Part::Disk(disk) => {
+                    let node = disk.node().map(Node::to_blockdev).transpose()?;
+                    let builder = node.iter().fold(builder, Builder::blockdev);
+                    let devices = disk.devices(shared.spec.cache);
+                    devices.iter().fold(builder, Builder::device)
+                }
+                Part::Node(node) => builder.blockdev(&node.to_blockdev()?),
                 Part::Object(object) => builder.args(["-object", &object.to_string()]),
                 Part::Device(device) => builder.needs_board().args(["-device", device]),
                 Part::Incoming(from) => builder.args(["-incoming", from]),
@@ -377,8 +429,12 @@ impl MachineBuilder {
                     image: Some(image),
                     options,
                     ..
-                }) if options.is_empty() => builder.blockdev(&blockdev(&image.node())?),
-                Part::Node(node) => builder.blockdev(&blockdev(node)?),
+                }) if options.is_empty() => builder.blockdev(&image.node().to_blockdev()?),
+                Part::Disk(disk) => {
+                    let node = disk.node().map(Node::to_blockdev).transpose()?;
+                    node.iter().fold(builder, Builder::blockdev)
+                }
+                Part::Node(node) => builder.blockdev(&node.to_blockdev()?),
                 Part::Object(object) => builder.args(["--object", &object.to_string()]),
                 Part::Arguments(arguments) => builder.args(arguments),
                 Part::Key => builder.secret(KEY_ID, KEY),
@@ -400,11 +456,6 @@ fn only_emulator(what: &str) -> Failure {
     Failure::new(format!(
         "a storage daemon has no {what}: the case must declare Host::System"
     ))
-}
-
-fn blockdev(node: &Value) -> CaseResult<Blockdev> {
-    Blockdev::try_from(node.clone())
-        .map_err(|node| Failure::new(format!("a block node is a JSON object, and this is {node}")))
 }
 
 fn mode(guest: Guest) -> Mode {

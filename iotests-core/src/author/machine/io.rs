@@ -1,46 +1,53 @@
-//! Reading and writing on a node of a machine, as a guest would.
+//! Reading and writing on a machine: as a guest on a disk, or on any node.
 //!
 //! On an emulator, commands go through the human monitor's `qemu-io`, whose reply says nothing of how
 //! they went; what they print is a part of the machine's output. QEMU writes that line by line, so it
-//! is there before the reply, and is read after it. On a storage daemon the node is exported over NBD on a private socket, and a qemu-io process works on
-//! that; the export stays, so that it follows the node's place in the graph as a guest device does.
+//! is there before the reply, and is read after it. On a storage daemon, a qemu-io process works on an
+//! NBD export of the disk, or on one of the node that exists for as long as the commands take.
 
-use std::collections::BTreeSet;
+use std::fmt;
+use std::future::IntoFuture;
 use std::ops::Range;
+use std::panic::Location;
 use std::sync::PoisonError;
 
 use imgtools::process::{Child, Stream};
-use serde_json::json;
-use tokio::sync::Mutex;
+use machine::host::IoTarget;
+use serde_json::{Value, json};
 
 use super::Machine;
+use super::disk::Way;
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Failure};
-use crate::author::files::TestFile;
 use crate::author::image::{Image, io_command, pieces};
+use crate::author::storage::Storage;
 use crate::author::tool::ToolCall;
 use crate::case::{Backend, ToolKind};
 
-/// Where a command reads or writes.
+/// A node of a machine, or the disk that stands on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A block node, or a drive of an emulator (`drive0`).
     Node(String),
-    /// A guest device of an emulator, by id or path, through its own backend.
-    Device(String),
-}
-
-impl Target {
-    /// A guest device of an emulator.
-    #[must_use]
-    pub fn device(id: &str) -> Self {
-        Target::Device(id.to_owned())
-    }
+    /// A disk: the node that it stands on at the time.
+    Disk(String),
 }
 
 impl From<&str> for Target {
     fn from(node: &str) -> Self {
         Target::Node(node.to_owned())
+    }
+}
+
+impl From<&String> for Target {
+    fn from(node: &String) -> Self {
+        Target::Node(node.clone())
+    }
+}
+
+impl From<String> for Target {
+    fn from(node: String) -> Self {
+        Target::Node(node)
     }
 }
 
@@ -51,62 +58,296 @@ impl From<&Image> for Target {
     }
 }
 
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Target::Node(name) | Target::Device(name)) = self;
+impl From<&super::Node> for Target {
+    fn from(node: &super::Node) -> Self {
+        Target::Node(node.name().unwrap_or_default().to_owned())
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Target::Node(name) | Target::Disk(name)) = self;
         f.write_str(name)
     }
 }
 
-/// The exports through which a storage daemon's nodes are accessed.
-#[derive(Default)]
-pub(crate) struct NodeAccess(Mutex<Option<Exports>>);
-
-struct Exports {
-    socket: TestFile,
-    nodes: BTreeSet<String>,
-}
-
-impl NodeAccess {
-    /// Ends all access, because the case starts an NBD server of its own: a process has only one.
-    pub(crate) async fn close(&self, machine: &Machine) -> CaseResult {
-        if self.0.lock().await.take().is_some() {
-            machine
-                .monitor
-                .ask("nbd-server-stop", serde_json::Value::Null)
-                .await?;
+impl Machine {
+    /// The name of the node that is meant.
+    pub(super) async fn resolve(&self, target: &Target) -> CaseResult<String> {
+        match target {
+            Target::Node(name) => Ok(name.clone()),
+            Target::Disk(id) => self.node_of(id).await,
         }
-        Ok(())
     }
 
-    /// The URI under which a node of a storage daemon can be reached.
-    async fn uri(&self, machine: &Machine, node: &str) -> CaseResult<String> {
-        let mut access = self.0.lock().await;
-        let monitor = &machine.monitor;
-        let exports = match access.take() {
-            Some(exports) => exports,
-            None => {
-                let number = monitor.shared.next_number();
-                let socket = monitor.shared.directories.socket(&format!("io{number}"))?;
-                let addr = json!({"type": "unix", "data": {"path": socket}});
-                monitor
-                    .ask("nbd-server-start", json!({"addr": addr}))
-                    .await?;
-                Exports {
-                    socket,
-                    nodes: BTreeSet::new(),
+    /// A block node of the machine, for looking at it and for I/O as nobody's disk. Awaited, it is
+    /// what `query-named-block-nodes` says of the node.
+    #[must_use]
+    #[track_caller]
+    pub fn node(&self, name: impl Into<Target>) -> BlockNode<'_> {
+        BlockNode {
+            access: Access::new(self, name.into()),
+            place: Location::caller(),
+        }
+    }
+}
+
+/// A block node of a running machine.
+#[derive(Clone)]
+pub struct BlockNode<'m> {
+    access: Access<'m>,
+    place: &'static Location<'static>,
+}
+
+impl<'m> std::ops::Deref for BlockNode<'m> {
+    type Target = Access<'m>;
+
+    fn deref(&self) -> &Access<'m> {
+        &self.access
+    }
+}
+
+impl<'m> IntoFuture for BlockNode<'m> {
+    type Output = CaseResult<Value>;
+    type IntoFuture = Action<'m, Value>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let what = format!("the node {}", self.access);
+        Action::at(self.place, what, async move {
+            let (machine, name) = (self.access.machine, self.access.node_name().await?);
+            let node = machine.inner()?.node(&name).await?;
+            node.ok_or_else(|| Failure::new(format!("there is no node {name}")))
+        })
+    }
+}
+
+/// Where a case reads and writes on a machine: [`Machine::disk`] or [`Machine::node`].
+#[derive(Clone)]
+pub struct Access<'m> {
+    machine: &'m Machine,
+    target: Target,
+}
+
+impl<'m> Access<'m> {
+    pub(super) fn new(machine: &'m Machine, target: Target) -> Self {
+        Access { machine, target }
+    }
+
+    pub(super) fn machine(&self) -> &'m Machine {
+        self.machine
+    }
+
+    pub(super) fn name(&self) -> &str {
+        let (Target::Node(name) | Target::Disk(name)) = &self.target;
+        name
+    }
+
+    async fn node_name(&self) -> CaseResult<String> {
+        self.machine.resolve(&self.target).await
+    }
+
+    /// Its size now, in bytes.
+    #[track_caller]
+    pub fn size(&self) -> Action<'_, u64> {
+        Action::new(format!("the size of {self}"), async move {
+            let info = self.machine.node(self.node_name().await?).await?;
+            let size = info.pointer("/image/virtual-size").and_then(Value::as_u64);
+            size.ok_or_else(|| Failure::new(format!("{self} has no size: {info}")))
+        })
+    }
+
+    /// Runs a qemu-io command, and returns what it printed; on an emulator also what the machine has
+    /// printed to its standard output since the last command, such as the ends of asynchronous
+    /// requests. A command that fails is an error; an asynchronous one is as soon as it is looked at
+    /// again, at the latest when the machine ends.
+    #[track_caller]
+    pub fn io(&self, command: &str) -> Action<'_, String> {
+        self.io_all([command])
+    }
+
+    /// Runs several qemu-io commands one after another, as [`Access::io`] runs one.
+    #[track_caller]
+    pub fn io_all(
+        &self,
+        commands: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Action<'_, String> {
+        let commands: Vec<String> = commands.into_iter().map(Into::into).collect();
+        let first = commands.first().map(String::as_str).unwrap_or_default();
+        Action::new(format!("\"{first}\" on {self}"), async move {
+            if self.machine.backend() == Backend::Qsd {
+                return self.io_by_nbd(&commands).await;
+            }
+            let mut printed = String::new();
+            for command in &commands {
+                printed += &self.io_by_hmp(command).await?;
+            }
+            Ok(printed)
+        })
+    }
+
+    async fn io_by_hmp(&self, command: &str) -> CaseResult<String> {
+        let machine = self.machine;
+        let target = match &self.target {
+            Target::Node(name) => IoTarget::Node(name.clone()),
+            Target::Disk(id) => {
+                let disk = machine.disks.find(id);
+                // A disk's own requests do not conflict with those of its guest, and follow the disk
+                // when a job moves it to another node.
+                match disk.map(|disk| (disk.qdev(), disk.way)) {
+                    Some((None, Way::Drive(name))) => IoTarget::Drive(name),
+                    Some((Some(device), _)) => IoTarget::Qdev(device),
+                    // A device that the case plugged by hand.
+                    _ => IoTarget::Qdev(id.clone()),
                 }
             }
         };
-        let exports = access.insert(exports);
-        if !exports.nodes.contains(node) {
-            let export = json!({
-                "type": "nbd", "id": format!("io-{node}"), "node-name": node, "name": node, "writable": true,
-            });
-            monitor.ask("block-export-add", export).await?;
-            exports.nodes.insert(node.to_owned());
+        let inner = machine.inner()?;
+        let reply = inner.io(&target, command).await?;
+        inner.process().drained().await;
+        let printed = machine.printed.news(inner.process());
+        let failed: Vec<&str> = imgtools::io::failures(&printed)
+            .into_iter()
+            .filter(|line| !machine.tolerates(line))
+            .collect();
+        if failed.is_empty() {
+            return Ok(reply + &printed);
         }
-        Ok(nbd::Uri::unix(&*exports.socket, node).to_string())
+        machine.printed.tell(&failed);
+        Err(Failure::new(format!(
+            "failed to run `{command}` on {self}:\n  {}",
+            failed.join("\n  ")
+        )))
+    }
+
+    async fn io_by_nbd(&self, commands: &[String]) -> CaseResult<String> {
+        if commands.is_empty() {
+            // qemu-io would ask for commands.
+            return Ok(String::new());
+        }
+        let (machine, shared) = (self.machine, &self.machine.monitor.shared);
+        let mut call = ToolCall::new(shared, ToolKind::Io).args(["-f", "raw"]);
+        for command in commands {
+            call = call.args(["-c", command]);
+        }
+        match &self.target {
+            Target::Disk(id) => {
+                let Way::Export(export) = machine.attached(id)?.way else {
+                    return Err(Failure::new(format!("the disk {id} is not exported")));
+                };
+                let name = export["name"].as_str().unwrap_or_default();
+                let uri = machine.nbd.uri(machine, name).await?;
+                Ok(call.arg(&uri).await?.combined_text())
+            }
+            Target::Node(node) => {
+                let id = format!("io{}", shared.next_number());
+                let info = machine.node(node).await?;
+                let export = json!({
+                    "type": "nbd", "id": id, "name": id, "node-name": node,
+                    "writable": info["ro"] != true,
+                });
+                machine.nbd.add(machine, export).await?;
+                let uri = machine.nbd.uri(machine, &id).await?;
+                let output = call.arg(&uri).await;
+                machine.nbd.remove(machine, &id).await?;
+                Ok(output?.combined_text())
+            }
+        }
+    }
+
+    /// Writes this byte to a range.
+    #[track_caller]
+    pub fn write(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
+        let piece = |piece| io_command("write -P", pattern, &piece);
+        self.run(pieces(&range).map(piece).collect())
+    }
+
+    /// Writes zeroes to a range, as a request for just that.
+    #[track_caller]
+    pub fn zero(&self, range: Range<u64>) -> Action<'_, ()> {
+        self.each_piece("write -z", &range)
+    }
+
+    /// Discards a range.
+    #[track_caller]
+    pub fn discard(&self, range: Range<u64>) -> Action<'_, ()> {
+        self.each_piece("discard", &range)
+    }
+
+    /// Flushes what was written.
+    #[track_caller]
+    pub fn flush(&self) -> Action<'_, ()> {
+        self.run(vec!["flush".to_owned()])
+    }
+
+    /// Every byte in this range is this one.
+    #[track_caller]
+    pub fn assert_pattern(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
+        let piece = |piece| io_command("read -P", pattern, &piece);
+        self.run(pieces(&range).map(piece).collect())
+    }
+
+    #[track_caller]
+    fn each_piece(&self, verb: &str, range: &Range<u64>) -> Action<'_, ()> {
+        let piece = |piece: Range<u64>| {
+            let length = piece.end - piece.start;
+            format!("{verb} {} {length}", piece.start)
+        };
+        self.run(pieces(range).map(piece).collect())
+    }
+
+    #[track_caller]
+    fn run(&self, commands: Vec<String>) -> Action<'_, ()> {
+        let first = commands.first().cloned().unwrap_or_default();
+        Action::new(format!("\"{first}\" on {self}"), async move {
+            self.io_all(commands).await?;
+            Ok(())
+        })
+    }
+
+    /// Holds back the requests of a disk that raise this blkdebug event, from now on and until the
+    /// value is resumed. Emulators only; for a disk
+    /// [`with_breakpoints`](super::DiskBuilder::with_breakpoints).
+    #[track_caller]
+    pub fn hold(&self, event: &str) -> Action<'_, Held<'m>> {
+        let event = event.to_owned();
+        Action::new(format!("a breakpoint on {self}"), async move {
+            let tag = format!("bp{}", self.machine.monitor.shared.next_number());
+            self.io(&format!("break {event} {tag}")).await?;
+            Ok(Held {
+                access: self.clone(),
+                tag,
+            })
+        })
+    }
+}
+
+impl Storage for Access<'_> {
+    #[track_caller]
+    fn size(&self) -> Action<'_, u64> {
+        Access::size(self)
+    }
+
+    #[track_caller]
+    fn io_all(&self, commands: Vec<String>) -> Action<'_, String> {
+        Access::io_all(self, commands)
+    }
+}
+
+impl fmt::Display for Access<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl From<&Access<'_>> for Target {
+    fn from(access: &Access<'_>) -> Self {
+        access.target.clone()
+    }
+}
+
+impl From<&BlockNode<'_>> for Target {
+    fn from(node: &BlockNode<'_>) -> Self {
+        node.access.target.clone()
     }
 }
 
@@ -148,145 +389,10 @@ impl Printed {
     }
 }
 
-impl Machine {
-    /// Runs a qemu-io command on a node, and returns what it printed; on an emulator also what the
-    /// machine has printed to its standard output since the last command, such as the ends of
-    /// asynchronous requests. A command that fails is an error; an asynchronous one is as soon as
-    /// it is looked at again, at the latest when the machine ends.
-    #[track_caller]
-    pub fn io(&self, target: impl Into<Target>, command: &str) -> Action<'_, String> {
-        self.io_all(target, [command])
-    }
-
-    /// Runs several qemu-io commands on a node one after another, as [`Machine::io`] runs one.
-    #[track_caller]
-    pub fn io_all(
-        &self,
-        target: impl Into<Target>,
-        commands: impl IntoIterator<Item = impl Into<String>>,
-    ) -> Action<'_, String> {
-        let target = target.into();
-        let commands: Vec<String> = commands.into_iter().map(Into::into).collect();
-        let first = commands.first().map(String::as_str).unwrap_or_default();
-        Action::new(format!("\"{first}\" on {target}"), async move {
-            match (self.backend(), &target) {
-                (Backend::System, target) => {
-                    let mut printed = String::new();
-                    for command in &commands {
-                        printed += &self.io_by_hmp(target, command).await?;
-                    }
-                    Ok(printed)
-                }
-                (Backend::Qsd, Target::Node(node)) => self.io_by_nbd(node, &commands).await,
-                (Backend::Qsd, Target::Device(_)) => {
-                    Err(Failure::new("a storage daemon has no guest devices"))
-                }
-            }
-        })
-    }
-
-    async fn io_by_hmp(&self, target: &Target, command: &str) -> CaseResult<String> {
-        use machine::host::IoTarget;
-        let machine = self.inner()?;
-        let target = match target {
-            // A drive's own requests do not conflict with those of its guest device, and follow the
-            // drive when a job moves it to another node.
-            Target::Node(name) => match self.drives.get(name) {
-                Some(drive) => IoTarget::Drive(drive.clone()),
-                None => IoTarget::Node(name.clone()),
-            },
-            Target::Device(name) => IoTarget::Qdev(name.clone()),
-        };
-        let reply = machine.io(&target, command).await?;
-        machine.process().drained().await;
-        let printed = self.printed.news(machine.process());
-        let failed: Vec<&str> = imgtools::io::failures(&printed)
-            .into_iter()
-            .filter(|line| !self.tolerates(line))
-            .collect();
-        if failed.is_empty() {
-            return Ok(reply + &printed);
-        }
-        self.printed.tell(&failed);
-        Err(Failure::new(format!(
-            "failed to run `{command}` on {target}:\n  {}",
-            failed.join("\n  ")
-        )))
-    }
-
-    async fn io_by_nbd(&self, node: &str, commands: &[String]) -> CaseResult<String> {
-        let uri = self.access.uri(self, node).await?;
-        if commands.is_empty() {
-            // The node is exported from now on all the same; qemu-io would ask for commands.
-            return Ok(String::new());
-        }
-        let mut call = ToolCall::new(&self.monitor.shared, ToolKind::Io).args(["-f", "raw"]);
-        for command in commands {
-            call = call.args(["-c", command]);
-        }
-        Ok(call.arg(&uri).await?.combined_text())
-    }
-
-    /// Writes this byte to a range of a node.
-    #[track_caller]
-    pub fn write(
-        &self,
-        target: impl Into<Target>,
-        pattern: u8,
-        range: Range<u64>,
-    ) -> Action<'_, ()> {
-        self.each_piece("write -P", target.into(), pattern, range)
-    }
-
-    /// Every byte in this range of a node is this one.
-    #[track_caller]
-    pub fn assert_pattern(
-        &self,
-        target: impl Into<Target>,
-        pattern: u8,
-        range: Range<u64>,
-    ) -> Action<'_, ()> {
-        self.each_piece("read -P", target.into(), pattern, range)
-    }
-
-    #[track_caller]
-    fn each_piece(
-        &self,
-        verb: &'static str,
-        target: Target,
-        pattern: u8,
-        range: Range<u64>,
-    ) -> Action<'_, ()> {
-        Action::new(format!("\"{verb}\" on {target}"), async move {
-            let commands = pieces(&range).map(|piece| io_command(verb, pattern, &piece));
-            self.io_all(target, commands).await?;
-            Ok(())
-        })
-    }
-
-    /// Holds back the requests of a drive that raise this blkdebug event, from now on and until the
-    /// value is resumed. Emulators only; for a drive [`with_breakpoints`](super::Drive::with_breakpoints).
-    #[track_caller]
-    pub fn hold(&self, target: impl Into<Target>, event: &str) -> Action<'_, Held<'_>> {
-        let (target, event) = (target.into(), event.to_owned());
-        Action::new(format!("a breakpoint on {target}"), async move {
-            let tag = format!("bp{}", self.monitor.shared.next_number());
-            self.io(target.clone(), &format!("break {event} {tag}"))
-                .await?;
-            Ok(Held {
-                machine: self,
-                target,
-                tag,
-            })
-        })
-    }
-}
-
 /// A breakpoint that holds back requests.
 #[must_use = "requests are held back until they are resumed"]
 pub struct Held<'m> {
-    machine: &'m Machine,
-    target: Target,
+    access: Access<'m>,
     tag: String,
 }
 
@@ -295,26 +401,20 @@ impl<'m> Held<'m> {
     /// good, so resuming always waits first.
     #[track_caller]
     pub fn wait_hit(&self) -> Action<'_, ()> {
-        Action::new(
-            format!("a request to hit the breakpoint on {}", self.target),
-            async move {
-                self.machine
-                    .io(self.target.clone(), &format!("wait_break {}", self.tag))
-                    .await?;
-                Ok(())
-            },
-        )
+        let what = format!("a request to hit the breakpoint on {}", self.access);
+        Action::new(what, async move {
+            self.access.io(&format!("wait_break {}", self.tag)).await?;
+            Ok(())
+        })
     }
 
     /// Waits until a request has hit the breakpoint, then lets it pass. Later ones are not held: the
     /// first to hit a breakpoint has removed it.
     #[track_caller]
     pub fn resume(self) -> Action<'m, ()> {
-        Action::new(format!("the requests on {}", self.target), async move {
+        Action::new(format!("the requests on {}", self.access), async move {
             self.wait_hit().await?;
-            self.machine
-                .io(self.target.clone(), &format!("resume {}", self.tag))
-                .await?;
+            self.access.io(&format!("resume {}", self.tag)).await?;
             Ok(())
         })
     }
@@ -322,9 +422,9 @@ impl<'m> Held<'m> {
     /// Removes the breakpoint, whether or not a request has hit it; a held one passes.
     #[track_caller]
     pub fn remove(self) -> Action<'m, ()> {
-        Action::new(format!("the breakpoint on {}", self.target), async move {
+        Action::new(format!("the breakpoint on {}", self.access), async move {
             let command = format!("remove_break {}", self.tag);
-            match self.machine.io(self.target.clone(), &command).await {
+            match self.access.io(&command).await {
                 // QEMU says so also when it has let a request pass that was held.
                 Err(failure) if failure.message().contains(NO_BREAKPOINT) => Ok(()),
                 removed => removed.map(drop),

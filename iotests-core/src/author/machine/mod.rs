@@ -1,16 +1,33 @@
-//! Machines: emulators and storage daemons through one interface.
+//! Machines, and all that a machine has.
 //!
-//! [`Test::host`](super::Test::host) builds whichever of the two the instance is for; [`Test::vm`](super::Test::vm) and [`Test::qsd`](super::Test::qsd)
-//! name one. A case that needs no guest device uses `host` and runs on both.
+//! [`Test::host`](super::Test::host) builds an emulator or a storage daemon, whichever the instance is
+//! for; [`Test::vm`](super::Test::vm) and [`Test::qsd`](super::Test::qsd) name one. A case that needs
+//! no guest device uses `host` and runs on both.
+//!
+//! One noun a module: a [`Disk`] is what a guest has, a [`Node`] the options of a block node, an
+//! [`Export`] what others open, a [`Job`] what runs in the background, a [`Bitmap`] what was written.
 
+mod bitmap;
 mod builder;
 mod command;
+mod disk;
+mod export;
+mod graph;
 mod io;
-pub(super) mod monitor;
+mod job;
+mod migration;
+mod monitor;
+mod node;
 mod running;
 
+pub use bitmap::{Bitmap, dirty_ranges};
 pub use builder::{Drive, MachineBuilder};
 pub use command::Cmd;
-pub use io::{Held, Target};
+pub use disk::{Disk, DiskBuilder};
+pub use export::{Export, ExportBuilder, MachineNbd, NbdSetup};
+pub use graph::assert_json_filename;
+pub use io::{Access, BlockNode, Held, Target};
+pub use job::{Ended, Ending, Job, JobBuilder, Outcome, Run, Transaction};
 pub(crate) use monitor::Monitor;
+pub use node::{Change, Child, Node};
 pub use running::Machine;

@@ -1,6 +1,5 @@
 //! A running machine.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::Location;
 use std::pin::Pin;
@@ -14,8 +13,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::command::Cmd;
-use super::io::{NodeAccess, Printed};
+use super::disk::{Attached, Disks};
+use super::export::NbdServerOf;
+use super::io::Printed;
 use super::monitor::Monitor;
+use super::node::{Made, Node};
 use crate::author::action::Action;
 use crate::author::death::{self, Found};
 use crate::author::failure::{CaseResult, Failure};
@@ -31,15 +33,15 @@ const TAIL: usize = 20;
 /// [`Machine::kill`]. Dropped alive it is killed, and the case fails unless it has failed already.
 pub struct Machine {
     pub(crate) monitor: Monitor,
-    pub(crate) access: NodeAccess,
     machine: Option<machine::Machine>,
     number: u64,
     tolerated: Vec<String>,
     pub(super) printed: Printed,
     /// The last signal that the case sent, which is no crash; 0 for none.
     signalled: Arc<AtomicI32>,
-    /// The drive of an emulator that each image is in.
-    pub(super) drives: BTreeMap<String, String>,
+    pub(super) disks: Disks,
+    pub(super) nbd: NbdServerOf,
+    pub(super) made: Made,
 }
 
 /// What is known of a machine that still runs.
@@ -193,12 +195,13 @@ fn findings(diagnosis: &Diagnosis) -> Vec<Finding> {
 }
 
 /// Takes a machine that was launched into the case.
-pub(super) fn adopt(
+pub(super) async fn adopt(
     shared: &Arc<Shared>,
     backend: Backend,
     machine: machine::Machine,
     tolerated: Vec<String>,
-    drives: BTreeMap<String, String>,
+    nodes: &[Node],
+    disks: Vec<Attached>,
 ) -> CaseResult<Machine> {
     let monitor = Monitor {
         shared: shared.clone(),
@@ -215,17 +218,22 @@ pub(super) fn adopt(
         diagnoser: machine.diagnoser(),
     };
     let number = shared.watch(Arc::new(live));
-    let access = NodeAccess::default();
-    Ok(Machine {
+    let machine = Machine {
         monitor,
-        access,
         machine: Some(machine),
         number,
         tolerated,
         printed: Printed::default(),
         signalled,
-        drives,
-    })
+        disks: Disks::default(),
+        nbd: NbdServerOf::default(),
+        made: Made::default(),
+    };
+    nodes.iter().for_each(|node| machine.made.note(node));
+    for disk in disks {
+        machine.attach(disk).await?;
+    }
+    Ok(machine)
 }
 
 /// How a machine ended that was dropped, for [`Machine`]'s own drop.

@@ -105,7 +105,7 @@ fn a_node_of_a_machine_is_written_and_read_as_an_image_is() {
             let disk = t.image("disk").size(4 * MIB).content(&PATTERNS);
             let disk = disk.create().await?;
             let vm = t.host().drive(&disk).launch().await?;
-            let node = vm.storage(&disk);
+            let node = vm.disk(&disk);
             node.assert_reads(&PATTERNS).await?;
             let now = PATTERNS.written(0x33, 96 * KIB + 512..2 * MIB);
             node.write_all(&now).await?;
@@ -113,7 +113,9 @@ fn a_node_of_a_machine_is_written_and_read_as_an_image_is() {
             assert_eq!(node.size().await?, 4 * MIB);
 
             // Where it is, to the byte, also in a range in which few bytes are wrong.
-            vm.write(&disk, 0x44, MIB + 3 * KIB..MIB + 4 * KIB).await?;
+            vm.disk(&disk)
+                .write(0x44, MIB + 3 * KIB..MIB + 4 * KIB)
+                .await?;
             let failure = node.assert_reads(&now).await.unwrap_err();
             assert!(
                 failure

@@ -302,8 +302,8 @@ fn requests_are_held() {
                 .drive(Drive::of(&disk).with_breakpoints())
                 .launch()
                 .await?;
-            let held = vm.hold(&disk, "write_aio").await?;
-            vm.io(&disk, "aio_write 0 64k").await?;
+            let held = vm.disk(&disk).hold("write_aio").await?;
+            vm.disk(&disk).io("aio_write 0 64k").await?;
             held.resume().await?;
             vm.shutdown().await?;
         }));

@@ -240,8 +240,8 @@ fn a_test_directory_300_bytes_deep_works_with_sockets() {
                 .run(case!(|t| {
                     let disk = t.image("disk").size(MIB).create().await?;
                     let vm = t.host().drive(&disk).launch().await?;
-                    let nbd = vm.start_nbd_server().await?;
-                    assert!(nbd.socket().as_str().len() <= 107);
+                    let nbd = vm.nbd_server().start().await?;
+                    assert!(nbd.socket().unwrap().as_str().len() <= 107);
                     vm.shutdown().await?;
                     let server = t.nbd_server(&disk).start().await?;
                     assert!(server.uri().len() < 160);

@@ -1,7 +1,7 @@
 //! Machines of both kinds.
 
+use iotests_core::author::Drive;
 use iotests_core::author::assert::AssertJson;
-use iotests_core::author::{Drive, Target};
 use iotests_core::prelude::*;
 use iotests_core::wire::CaseEvent;
 use serde_json::json;
@@ -24,9 +24,9 @@ fn a_chain_is_written_through_a_machine_and_read_again() {
             let top = t.image("top").backing(&base).create().await?;
             let vm = t.host().drive(&top).launch().await?;
             vm.assert_chain("top -> base").await?;
-            vm.write(&top, 0x22, 0..64 * KIB).await?;
-            vm.assert_pattern(&top, 0x22, 0..64 * KIB).await?;
-            vm.assert_pattern(&top, 0x11, 64 * KIB..MIB).await?;
+            vm.disk(&top).write(0x22, 0..64 * KIB).await?;
+            vm.disk(&top).assert_pattern(0x22, 0..64 * KIB).await?;
+            vm.disk(&top).assert_pattern(0x11, 64 * KIB..MIB).await?;
             vm.shutdown().await?;
             top.assert_pattern(0x22, 0..64 * KIB).await?;
             base.assert_fill(0x11).await?;
@@ -43,7 +43,7 @@ fn reading_other_data_than_expected_fails_at_once_and_only_once() {
         let run = bench.run(case!(|t| {
             let disk = t.image("disk").size(MIB).fill(1).create().await?;
             let vm = t.host().drive(&disk).launch().await?;
-            vm.assert_pattern(&disk, 2, 0..KIB).await?;
+            vm.disk(&disk).assert_pattern(2, 0..KIB).await?;
             vm.shutdown().await?;
         }));
         let report = run.failure();
@@ -59,7 +59,7 @@ fn reading_other_data_than_expected_fails_at_once_and_only_once() {
                 let disk = t.image("disk").size(MIB).fill(1).create().await?;
                 let vm = t.host().drive(&disk).launch().await?;
                 for _ in 0..2 {
-                    let wrong = vm.io(&disk, "read -P 2 0 512").await.unwrap_err();
+                    let wrong = vm.disk(&disk).io("read -P 2 0 512").await.unwrap_err();
                     assert!(wrong.message().contains("offset 0, 512 bytes"), "{wrong}");
                 }
                 vm.shutdown().await?;
@@ -77,7 +77,7 @@ fn a_command_on_a_node_returns_what_it_printed() {
             let vm = t.host().drive(&disk).launch().await?;
             for sector in 0..64 {
                 let offset = sector * 512;
-                let printed = vm.io(&disk, &format!("write {offset} 512")).await?;
+                let printed = vm.disk(&disk).io(&format!("write {offset} 512")).await?;
                 let told = format!("wrote 512/512 bytes at offset {offset}\n");
                 assert!(printed.starts_with(&told), "{printed}");
                 assert_eq!(printed.lines().count(), 2, "{printed}");
@@ -171,7 +171,7 @@ fn bitmaps_are_found_by_node_name_with_their_status() {
             let vm = t.host().drive(&disk).launch().await?;
             let add = json!({"node": "disk", "name": "b0", "granularity": 64 * KIB});
             vm.cmd("block-dirty-bitmap-add", add).await?;
-            vm.write(&disk, 1, 100 * KIB..101 * KIB).await?;
+            vm.disk(&disk).write(1, 100 * KIB..101 * KIB).await?;
             let bitmap = vm.bitmap("disk", "b0").await?;
             assert_eq!(
                 (bitmap.count, bitmap.granularity, bitmap.recording),
@@ -253,9 +253,9 @@ fn the_human_monitor_answers_and_qemu_io_goes_by_drive_node_or_device() {
             vm.hmp("info name").await?;
             t.narrate(false);
             vm.hmp("info status").await?;
-            vm.write("drive0", 1, 0..KIB).await?;
-            vm.write(Target::device("hd0"), 2, KIB..2 * KIB).await?;
-            assert!(vm.write("nobody", 2, KIB..2 * KIB).await.is_err());
+            vm.disk("drive0").write(1, 0..KIB).await?;
+            vm.disk("hd0").write(2, KIB..2 * KIB).await?;
+            assert!(vm.disk("nobody").write(2, KIB..2 * KIB).await.is_err());
             let log = vm.shutdown().await?;
             assert_eq!(log.matches("wrote 1024/1024 bytes").count(), 2, "{log}");
             disk.assert_pattern(1, 0..KIB).await?;
@@ -508,19 +508,19 @@ fn requests_are_held_at_a_breakpoint_and_resumed() {
             let disk = t.image("disk").size(MIB).create().await?;
             let drive = Drive::of(&disk).interface("none").with_breakpoints();
             let vm = t.vm().drive(drive).launch().await?;
-            let held = vm.hold(&disk, "write_aio").await?;
-            vm.io(&disk, "aio_write 0 512").await?;
+            let held = vm.disk(&disk).hold("write_aio").await?;
+            vm.disk(&disk).io("aio_write 0 512").await?;
             held.wait_hit().await?;
             held.resume().await?;
-            vm.io(&disk, "aio_flush").await?;
+            vm.disk(&disk).io("aio_flush").await?;
 
-            vm.hold(&disk, "write_aio").await?.remove().await?;
-            vm.io(&disk, "write 0 512").await?;
-            let held = vm.hold(&disk, "write_aio").await?;
-            vm.io(&disk, "aio_write 0 512").await?;
+            vm.disk(&disk).hold("write_aio").await?.remove().await?;
+            vm.disk(&disk).io("write 0 512").await?;
+            let held = vm.disk(&disk).hold("write_aio").await?;
+            vm.disk(&disk).io("aio_write 0 512").await?;
             held.wait_hit().await?;
             held.remove().await?;
-            vm.io(&disk, "aio_flush").await?;
+            vm.disk(&disk).io("aio_flush").await?;
             vm.shutdown().await?;
         }));
         run.assert_passed();

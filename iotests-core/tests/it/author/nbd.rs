@@ -134,25 +134,18 @@ fn a_machine_exports_its_nodes_and_the_exports_go() {
                 .launch()
                 .await?;
             // Private access comes first on a storage daemon, and gives way.
-            vm.assert_pattern(&disk, 9, 0..KIB).await?;
-            let nbd = vm.start_nbd_server().await?;
-            vm.export(
-                "e0",
-                &disk,
-                json!({"type": "nbd", "name": "exp", "writable": true}),
-            )
-            .await?;
-            t.qemu_io(["-f", "raw", "-c", "write -P 8 0 1k", &nbd.uri("exp")])
+            vm.disk(&disk).assert_pattern(9, 0..KIB).await?;
+            let e0 = || vm.export(&disk).id("e0").name("exp");
+            let export = e0().writable().await?;
+            t.qemu_io(["-f", "raw", "-c", "write -P 8 0 1k", &export.uri()?])
                 .await?;
             assert_eq!(vm.exports().await?, ["e0"]);
-            vm.remove_export("e0").await?;
+            export.remove().await?;
             assert!(vm.exports().await?.is_empty());
             // The end of an export is not taken for that of the next one of the same name.
-            let plain = || json!({"type": "nbd", "name": "exp"});
-            vm.export("e0", &disk, plain()).await?;
+            e0().await?;
             vm.cmd("block-export-del", json!({"id": "e0"})).await?;
-            vm.export("e0", &disk, plain()).await?;
-            vm.remove_export("e0").await?;
+            e0().await?.remove_unused().await?;
             let gone = Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": "e0"}));
             vm.assert_no_event(gone).await?;
             vm.cmd("query-version", ()).await?.at("qemu")?;

@@ -341,9 +341,9 @@ fn the_cache_and_aio_mode_of_the_run_are_used_everywhere() {
             vm.node("disk")
                 .await?
                 .assert("cache/no-flush", backend == Backend::System)?;
-            disk.node()
-                .assert("file/cache", json!({"direct": false, "no-flush": true}))?;
-            disk.node().assert("file/aio", "threads")?;
+            let node = json!(disk.node());
+            node.assert("file/cache", json!({"direct": false, "no-flush": true}))?;
+            node.assert("file/aio", "threads")?;
             vm.shutdown().await?;
             let wrong = t.qemu_io(["--nonsense"]).await.unwrap_err();
             assert!(
@@ -384,7 +384,7 @@ fn a_machine_does_its_requests_in_the_aio_mode_of_the_run() {
                 let disk = t.image("disk").size(MIB).fill(1).create().await?;
                 let vm = t.host().drive(&disk).launch().await?;
                 // Newer versions make it for the first request.
-                vm.assert_pattern(&disk, 1, 0..MIB).await?;
+                vm.disk(&disk).assert_pattern(1, 0..MIB).await?;
                 let maps = format!("/proc/{}/maps", vm.pid().unwrap());
                 let is_native = std::fs::read_to_string(maps)?.contains("/[aio]");
                 assert_eq!(is_native, aio == Aio::Native, "{aio}");

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::action::Action;
-use super::failure::Failure;
-use super::machine::{Machine, monitor::event_json};
+use super::{Machine, monitor::event_json};
+use crate::author::action::Action;
+use crate::author::failure::Failure;
 
 impl Machine {
     /// Turns migration capabilities on. `events` is always among them: [`Machine::wait_migration`]

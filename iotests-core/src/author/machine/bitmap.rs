@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::action::Action;
-use super::assert::differences;
-use super::failure::{CaseResult, Failure};
-use super::machine::{Machine, Target};
+use super::{Machine, Target};
+use crate::author::action::Action;
+use crate::author::assert::differences;
+use crate::author::failure::{CaseResult, Failure};
 
 /// A dirty bitmap, as `query-named-block-nodes` tells it.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,13 +1,13 @@
 //! The block graph: who is whose child, and what a node is.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use serde_json::{Map, Value};
+use machine::args;
+use serde_json::Value;
 
-use super::action::Action;
-use super::failure::{CaseResult, Difference, Failure};
-use super::machine::{Machine, Target};
+use super::{Machine, Target};
+use crate::author::action::Action;
+use crate::author::failure::{CaseResult, Difference, Failure};
 
 impl Machine {
     /// The backing chain below the first of these nodes is exactly this: `"top -> mid -> base"`.
@@ -91,16 +91,6 @@ impl Machine {
         })
     }
 
-    /// What `query-named-block-nodes` says of this node.
-    #[track_caller]
-    pub fn node(&self, name: impl Into<Target>) -> Action<'_, Value> {
-        let name = name.into().to_string();
-        Action::new(format!("the node {name}"), async move {
-            let node = self.inner()?.node(&name).await?;
-            node.ok_or_else(|| Failure::new(format!("there is no node {name}")))
-        })
-    }
-
     /// There is such a node, or there is none.
     #[track_caller]
     pub fn has_node(&self, name: impl Into<Target>) -> Action<'_, bool> {
@@ -109,62 +99,6 @@ impl Machine {
             Ok(self.inner()?.node(&name).await?.is_some())
         })
     }
-}
-
-/// An object with all nested objects and lists unfolded into dotted keys: `file.0.driver`.
-#[must_use]
-pub fn flatten(value: &Value) -> BTreeMap<String, Value> {
-    let mut out = BTreeMap::new();
-    unfold(String::new(), value, &mut out);
-    out
-}
-
-fn unfold(prefix: String, value: &Value, out: &mut BTreeMap<String, Value>) {
-    let key = |name: &dyn fmt::Display| {
-        if prefix.is_empty() {
-            name.to_string()
-        } else {
-            format!("{prefix}.{name}")
-        }
-    };
-    match value {
-        Value::Object(object) => {
-            object
-                .iter()
-                .for_each(|(name, value)| unfold(key(name), value, out));
-        }
-        Value::Array(items) => {
-            items
-                .iter()
-                .enumerate()
-                .for_each(|(index, item)| unfold(key(&index), item, out));
-        }
-        leaf => {
-            out.insert(prefix, leaf.clone());
-        }
-    }
-}
-
-/// A QMP object as the value of a command-line option: `driver=qcow2,file.filename=…`.
-#[must_use]
-pub fn to_opts(value: &Value) -> String {
-    let option = |(name, value): (String, Value)| {
-        let text = match value {
-            Value::String(text) => text.replace(',', ",,"),
-            Value::Bool(on) => if on { "on" } else { "off" }.to_owned(),
-            other => other.to_string(),
-        };
-        format!("{name}={text}")
-    };
-    let mut out = Vec::new();
-    // In the order of the object: of `driver` and its options, the driver comes first.
-    if let Value::Object(object) = value {
-        for (name, value) in object {
-            let one: Map<String, Value> = [(name.clone(), value.clone())].into_iter().collect();
-            out.extend(flatten(&Value::Object(one)).into_iter().map(option));
-        }
-    }
-    out.join(",")
 }
 
 /// A `json:{…}` file name says the same as `reference`, whatever the nesting.
@@ -177,7 +111,8 @@ pub fn assert_json_filename(filename: &str, reference: &Value) -> CaseResult {
         .strip_prefix("json:")
         .ok_or_else(|| Failure::new(format!("\"{filename}\" is no json: file name")))?;
     let found: Value = serde_json::from_str(text)?;
-    if flatten(&found) == flatten(reference) {
+    let flat = |value| -> BTreeMap<_, _> { args::flatten(value).into_iter().collect() };
+    if flat(&found) == flat(reference) {
         return Ok(());
     }
     let difference = Difference {
@@ -195,16 +130,6 @@ pub fn assert_json_filename(filename: &str, reference: &Value) -> CaseResult {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn objects_are_flattened_into_dotted_keys_and_options() {
-        let node = json!({"driver": "quorum", "children": [{"driver": "file", "filename": "a,b"}], "ro": true});
-        assert_eq!(flatten(&node)["children.0.filename"], "a,b");
-        assert_eq!(
-            to_opts(&node),
-            "driver=quorum,children.0.driver=file,children.0.filename=a,,b,ro=on"
-        );
-    }
 
     #[test]
     fn json_file_names_are_compared_by_what_they_say() {

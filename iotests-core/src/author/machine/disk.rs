@@ -1,0 +1,509 @@
+//! Disks: what a guest has.
+//!
+//! On an emulator a disk is a guest device, on a storage daemon an export to which the harness is the
+//! only client. Either stands on a node of the block graph, holds it, and goes along when a job moves
+//! it to another node. A case names the disk and need not know which of the two it is.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use machine::args::Device;
+use serde_json::{Value, json};
+
+use super::node::{Child, Node};
+use super::{Access, Machine, Target};
+use crate::author::action::Action;
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::image::Image;
+use crate::case::{Backend, Cache};
+
+/// A disk to be attached: to a machine that is to be launched, or that runs.
+#[derive(Clone, Debug)]
+#[must_use = "a disk is attached by disk() of a machine's builder, or by plug()"]
+pub struct DiskBuilder {
+    id: String,
+    /// The node it stands on.
+    node: String,
+    /// That node's options, unless it exists.
+    options: Option<Node>,
+    pub(super) image: Option<Image>,
+    interface: String,
+    iothread: Option<String>,
+    read_only: bool,
+    properties: Vec<(String, Value)>,
+}
+
+impl Disk<'_> {
+    /// A disk on this image, on a node with these options, or on the node of this name. The disk has
+    /// the name of its node.
+    pub fn of(on: impl Into<DiskBuilder>) -> DiskBuilder {
+        on.into()
+    }
+}
+
+impl From<&Image> for DiskBuilder {
+    fn from(image: &Image) -> Self {
+        DiskBuilder {
+            image: Some(image.clone()),
+            ..DiskBuilder::from(image.node())
+        }
+    }
+}
+
+impl From<Node> for DiskBuilder {
+    fn from(node: Node) -> Self {
+        let name = node.name().unwrap_or_default().to_owned();
+        let read_only = node.get("read-only") == Some(&Value::Bool(true));
+        DiskBuilder {
+            options: Some(node),
+            read_only,
+            ..DiskBuilder::from(name.as_str())
+        }
+    }
+}
+
+impl From<&Node> for DiskBuilder {
+    fn from(node: &Node) -> Self {
+        node.clone().into()
+    }
+}
+
+impl From<&str> for DiskBuilder {
+    fn from(name: &str) -> Self {
+        DiskBuilder {
+            id: name.to_owned(),
+            node: name.to_owned(),
+            options: None,
+            image: None,
+            interface: "virtio-blk".to_owned(),
+            iothread: None,
+            read_only: false,
+            properties: Vec::new(),
+        }
+    }
+}
+
+impl DiskBuilder {
+    /// Another name than that of its node.
+    pub fn id(mut self, id: &str) -> Self {
+        id.clone_into(&mut self.id);
+        self
+    }
+
+    /// On an emulator a SCSI disk, with a controller of its own.
+    pub fn scsi(self) -> Self {
+        self.interface("scsi-hd")
+    }
+
+    /// On an emulator an IDE disk.
+    pub fn ide(self) -> Self {
+        self.interface("ide-hd")
+    }
+
+    /// On an emulator a device of this driver; `virtio-blk` otherwise.
+    pub fn interface(mut self, driver: &str) -> Self {
+        driver.clone_into(&mut self.interface);
+        self
+    }
+
+    /// Served by this iothread: an object of the machine.
+    pub fn iothread(mut self, id: &str) -> Self {
+        self.iothread = Some(id.to_owned());
+        self
+    }
+
+    /// Nothing can be written to it.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        if let Some(node) = self.options.take() {
+            self.options = Some(node.read_only(true));
+        }
+        self
+    }
+
+    /// Requests can be held back with [`Disk::hold`]; emulators only.
+    pub fn with_breakpoints(mut self) -> Self {
+        if let Some(node) = self.options.take() {
+            let file = node.get("file").cloned().unwrap_or_default();
+            let blkdebug = Node::new("blkdebug").set("image", file);
+            self.options = Some(node.set("file", blkdebug));
+        }
+        self
+    }
+
+    /// Any property of the device; it has no effect on a storage daemon.
+    pub fn property(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.properties.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The node to be made for it.
+    pub(super) fn node(&self) -> Option<&Node> {
+        self.options.as_ref()
+    }
+
+    fn needs_controller(&self) -> bool {
+        self.interface.starts_with("scsi-")
+    }
+
+    /// The devices of an emulator, in the order in which they are plugged.
+    pub(super) fn devices(&self, cache: Cache) -> Vec<Device> {
+        let mut devices = Vec::new();
+        let mut disk = Device::new(&self.interface).id(&self.id).drive(&self.node);
+        if matches!(cache, Cache::Writethrough | Cache::Directsync) {
+            disk = disk.set("write-cache", "off");
+        }
+        let mut controller = Device::new("virtio-scsi").id(self.controller());
+        if let Some(iothread) = &self.iothread {
+            match self.needs_controller() {
+                true => controller = controller.set("iothread", iothread.as_str()),
+                false => disk = disk.set("iothread", iothread.as_str()),
+            }
+        }
+        if self.needs_controller() {
+            disk = disk.set("bus", format!("{}.0", self.controller()));
+            devices.push(controller);
+        }
+        let properties = self.properties.iter();
+        devices.push(properties.fold(disk, |disk, (name, value)| disk.set(name, value.clone())));
+        devices
+    }
+
+    fn controller(&self) -> String {
+        format!("{}-bus", self.id)
+    }
+
+    /// The export of a storage daemon.
+    fn export(&self) -> Value {
+        let id = export_id(&self.id);
+        let mut export = json!({
+            "type": "nbd", "id": id, "name": id, "node-name": self.node,
+            "writable": !self.read_only,
+        });
+        if let Some(iothread) = &self.iothread {
+            export["iothread"] = iothread.as_str().into();
+        }
+        export
+    }
+
+    pub(super) fn attached(&self, backend: Backend) -> Attached {
+        Attached {
+            id: self.id.clone(),
+            way: match backend {
+                Backend::System => Way::Device {
+                    virtio: self.interface.starts_with("virtio-"),
+                },
+                Backend::Qsd => Way::Export(self.export()),
+            },
+        }
+    }
+}
+
+/// The id of the export that stands for a guest's device, and its name.
+fn export_id(disk: &str) -> String {
+    format!("{GUEST}{disk}")
+}
+
+/// How the ids of exports begin that stand for guests' devices.
+pub(super) const GUEST: &str = "guest-";
+
+/// The disks that a machine has.
+#[derive(Default)]
+pub(super) struct Disks(Mutex<Vec<Attached>>);
+
+/// A disk, and how a guest reaches it.
+#[derive(Clone, Debug)]
+pub(super) struct Attached {
+    pub(super) id: String,
+    pub(super) way: Way,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Way {
+    /// A guest device, called like the disk.
+    Device {
+        /// Its requests are those of a device in it.
+        virtio: bool,
+    },
+    /// A drive (`-drive`) of this name.
+    Drive(String),
+    /// An export, made with these arguments.
+    Export(Value),
+}
+
+impl Attached {
+    /// The guest device as HMP and QMP know it.
+    pub(super) fn qdev(&self) -> Option<String> {
+        match self.way {
+            Way::Device { virtio: true } => Some(format!("{}/virtio-backend", self.id)),
+            Way::Device { virtio: false } => Some(self.id.clone()),
+            Way::Drive(_) | Way::Export(_) => None,
+        }
+    }
+}
+
+impl Disks {
+    fn list(&self) -> std::sync::MutexGuard<'_, Vec<Attached>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, disk: Attached) {
+        self.list().push(disk);
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<Attached> {
+        let is_it = |disk: &&Attached| match &disk.way {
+            Way::Drive(name) => disk.id == id || name == id,
+            _ => disk.id == id,
+        };
+        self.list().iter().find(is_it).cloned()
+    }
+
+    fn remove(&self, id: &str) {
+        self.list().retain(|disk| disk.id != id);
+    }
+
+    /// The arguments of all exports that stand for disks.
+    pub(super) fn exports(&self) -> Vec<Value> {
+        let export = |disk: &Attached| match &disk.way {
+            Way::Export(export) => Some(export.clone()),
+            _ => None,
+        };
+        self.list().iter().filter_map(export).collect()
+    }
+
+    fn moved(&self, id: &str, node: &str) {
+        if let Some(disk) = self.list().iter_mut().find(|disk| disk.id == id)
+            && let Way::Export(export) = &mut disk.way
+        {
+            export["node-name"] = node.into();
+        }
+    }
+
+    fn names(&self) -> String {
+        let list = self.list();
+        let names: Vec<&str> = list.iter().map(|disk| disk.id.as_str()).collect();
+        match names.is_empty() {
+            true => "none".to_owned(),
+            false => names.join(", "),
+        }
+    }
+}
+
+/// A disk of a running machine. It reads and writes as the guest would: see [`Access`].
+#[derive(Clone)]
+pub struct Disk<'m> {
+    access: Access<'m>,
+}
+
+impl Machine {
+    /// The disk of this name, or of this image. On an emulator also any device, by its id or path,
+    /// though only for I/O, or a drive by its name.
+    #[must_use]
+    pub fn disk(&self, id: impl Into<Target>) -> Disk<'_> {
+        let (Target::Disk(id) | Target::Node(id)) = id.into();
+        Disk {
+            access: Access::new(self, Target::Disk(id)),
+        }
+    }
+
+    /// Attaches a disk to the running machine.
+    #[track_caller]
+    pub fn plug(&self, disk: impl Into<DiskBuilder>) -> Action<'_, Disk<'_>> {
+        let disk = disk.into();
+        Action::new(format!("the disk {} to be plugged", disk.id), async move {
+            if let Some(node) = disk.node() {
+                self.add_node(node).await?;
+            }
+            if self.backend() == Backend::System {
+                for device in disk.devices(self.monitor.shared.spec.cache) {
+                    self.cmd("device_add", device.to_value()).await?;
+                }
+            }
+            self.attach(disk.attached(self.backend())).await?;
+            Ok(self.disk(disk.id.as_str()))
+        })
+    }
+
+    /// Knows the disk from now on; on a storage daemon it is exported.
+    pub(super) async fn attach(&self, disk: Attached) -> CaseResult {
+        if self.disks.find(&disk.id).is_some() {
+            return Err(Failure::new(format!("there are two disks {}", disk.id)));
+        }
+        if let Way::Export(export) = &disk.way {
+            self.nbd.add(self, export.clone()).await?;
+        }
+        self.disks.add(disk);
+        Ok(())
+    }
+
+    /// The disk, which must be there.
+    pub(super) fn attached(&self, id: &str) -> CaseResult<Attached> {
+        self.disks.find(id).ok_or_else(|| {
+            let (name, disks) = (self.name(), self.disks.names());
+            Failure::new(format!("{name} has no disk {id}; its disks: {disks}"))
+        })
+    }
+
+    /// The node that a disk stands on now.
+    pub(super) async fn node_of(&self, id: &str) -> CaseResult<String> {
+        let disk = self.attached(id)?;
+        let (command, key, value, path) = match &disk.way {
+            Way::Drive(name) => ("query-block", "device", name.clone(), "/inserted/node-name"),
+            Way::Device { .. } => (
+                "query-block",
+                "qdev",
+                qom_path(&disk),
+                "/inserted/node-name",
+            ),
+            Way::Export(_) => ("query-block-exports", "id", export_id(id), "/node-name"),
+        };
+        let all = self.monitor.ask(command, Value::Null).await?;
+        let is_it = |one: &&Value| {
+            let found = one[key].as_str().unwrap_or_default();
+            // Before 8.0, or so, the qdev of a device with an id is that id.
+            found == value
+                || (key == "qdev" && (found == id || found.starts_with(&format!("{id}/"))))
+        };
+        let found = all.as_array().into_iter().flatten().find(is_it);
+        let node = found
+            .and_then(|one| one.pointer(path))
+            .and_then(Value::as_str);
+        node.map(str::to_owned)
+            .ok_or_else(|| Failure::new(format!("the disk {id} stands on no node: {all}")))
+    }
+}
+
+fn qom_path(disk: &Attached) -> String {
+    let qdev = disk.qdev().unwrap_or_default();
+    format!("/machine/peripheral/{qdev}")
+}
+
+impl<'m> Disk<'m> {
+    /// Its name, which on an emulator is the id of its device.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.access.name()
+    }
+
+    /// The QOM path of its device, or of the part of it that has the drive; emulators only.
+    ///
+    /// # Errors
+    /// When it has no such device.
+    #[track_caller]
+    pub fn qom_path(&self) -> CaseResult<String> {
+        let disk = self.machine().attached(self.id())?;
+        match disk.way {
+            Way::Device { .. } => Ok(qom_path(&disk)),
+            _ => Err(Failure::new(format!("the disk {self} is no guest device"))),
+        }
+    }
+
+    /// The node that it stands on now.
+    #[track_caller]
+    pub fn node(&self) -> Action<'_, String> {
+        Action::new(
+            format!("the node of {self}"),
+            self.machine().node_of(self.id()),
+        )
+    }
+
+    /// It stands on this node.
+    #[track_caller]
+    pub fn assert_node(&self, node: impl Into<Target>) -> Action<'_, ()> {
+        let node = node.into().to_string();
+        Action::new(format!("the node of {self}"), async move {
+            match self.machine().node_of(self.id()).await? {
+                found if found == node => Ok(()),
+                found => Err(Failure::new(format!(
+                    "the disk {self} stands on node {found}, expected {node}"
+                ))),
+            }
+        })
+    }
+
+    /// Puts it on another node, as `qom-set` of a device's `drive` does. A storage daemon has no such
+    /// command: there it is exported anew, so that for a moment nobody holds either node.
+    #[track_caller]
+    pub fn move_to(&self, node: impl Into<Target>) -> Action<'_, ()> {
+        let node = node.into().to_string();
+        Action::new(format!("{self} to move to {node}"), async move {
+            let (machine, id) = (self.machine(), self.id());
+            let disk = machine.attached(id)?;
+            match disk.way {
+                Way::Device { .. } => {
+                    let path = qom_path(&disk);
+                    let drive = json!({"path": path, "property": "drive", "value": node});
+                    machine.cmd("qom-set", drive).await?;
+                }
+                Way::Export(mut export) => {
+                    machine.nbd.remove(machine, &export_id(id)).await?;
+                    export["node-name"] = node.as_str().into();
+                    machine.nbd.add(machine, export).await?;
+                    machine.disks.moved(id, &node);
+                }
+                Way::Drive(_) => {
+                    let why = "a drive of -drive cannot be moved to another node";
+                    return Err(Failure::new(format!("{id}: {why}")));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes it away from the guest, and waits until it is gone. Its node stays, unless it is that of
+    /// a `-drive`.
+    #[track_caller]
+    pub fn unplug(self) -> Action<'m, ()> {
+        let (machine, id) = (self.machine(), self.id().to_owned());
+        Action::new(format!("the disk {id} to be unplugged"), async move {
+            let disk = machine.attached(&id)?;
+            match disk.way {
+                Way::Export(_) => machine.nbd.remove(machine, &export_id(&id)).await?,
+                Way::Device { virtio } => {
+                    let gone = qmp::Matcher::event("DEVICE_DELETED").data(json!({"device": id}));
+                    machine.cmd("device_del", json!({"id": id})).await?;
+                    if virtio {
+                        // A guest would have to agree; none does, but a reset takes it for granted.
+                        machine.cmd("system_reset", ()).await?;
+                    }
+                    machine.event(gone).await?;
+                }
+                Way::Drive(_) => {
+                    return Err(Failure::new(format!(
+                        "the disk {id} is a drive without an id"
+                    )));
+                }
+            }
+            machine.disks.remove(&id);
+            Ok(())
+        })
+    }
+}
+
+impl<'m> std::ops::Deref for Disk<'m> {
+    type Target = Access<'m>;
+
+    fn deref(&self) -> &Access<'m> {
+        &self.access
+    }
+}
+
+impl fmt::Display for Disk<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id())
+    }
+}
+
+impl From<&Disk<'_>> for Target {
+    fn from(disk: &Disk<'_>) -> Self {
+        Target::Disk(disk.id().to_owned())
+    }
+}
+
+impl From<&Disk<'_>> for Child {
+    /// The node of the same name, on which the disk was made.
+    fn from(disk: &Disk<'_>) -> Self {
+        Child::from(disk.id())
+    }
+}

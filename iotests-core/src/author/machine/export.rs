@@ -1,0 +1,524 @@
+//! The NBD server of a machine, and exports of its nodes.
+//!
+//! A process has one NBD server. It is started by whoever needs it first: the case for an export, the
+//! harness for the disks of a storage daemon. A case that wants another address says so with
+//! [`Machine::nbd_server`], and the disks move there.
+
+use std::future::IntoFuture;
+use std::panic::Location;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use tokio::sync::Mutex;
+
+use super::disk::GUEST;
+use super::{Machine, Monitor, Node, Target};
+use crate::author::action::Action;
+use crate::author::expect::ErrorText;
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::files::TestFile;
+
+/// The NBD server of a machine, if it runs.
+#[derive(Clone, Default)]
+pub(super) struct NbdServerOf(Arc<Mutex<Option<Listening>>>);
+
+/// Where an NBD server listens.
+#[derive(Clone, Debug)]
+struct Listening {
+    /// As `SocketAddress` in QEMU's `qapi/sockets.json`, flat.
+    address: Value,
+    /// Removed with the last clone.
+    socket: Option<Arc<TestFile>>,
+}
+
+impl Listening {
+    fn unix(socket: TestFile) -> Self {
+        Listening {
+            address: json!({"type": "unix", "path": socket}),
+            socket: Some(Arc::new(socket)),
+        }
+    }
+
+    /// The address as `nbd-server-start` takes it (`SocketAddressLegacy`).
+    fn legacy(&self) -> Value {
+        let mut data = self.address.clone();
+        let kind = data
+            .as_object_mut()
+            .and_then(|data| data.shift_remove("type"));
+        json!({"type": kind, "data": data})
+    }
+
+    fn uri(&self, export: &str) -> String {
+        match &self.socket {
+            Some(socket) => nbd::Uri::unix(&***socket, export).to_string(),
+            None => {
+                let text = |key: &str| self.address[key].as_str().unwrap_or_default();
+                let port = text("port").parse().unwrap_or_default();
+                nbd::Uri::tcp(text("host"), port, export).to_string()
+            }
+        }
+    }
+
+    fn node(&self, export: &str) -> Node {
+        let node = Node::new("nbd").set("server", &self.address);
+        node.set("export", export)
+    }
+}
+
+impl NbdServerOf {
+    /// Where the server listens; it is started if it does not.
+    async fn listening(&self, machine: &Machine) -> CaseResult<Listening> {
+        let mut state = self.0.lock().await;
+        if let Some(listening) = &*state {
+            return Ok(listening.clone());
+        }
+        let shared = &machine.monitor.shared;
+        let number = shared.next_number();
+        let listening = Listening::unix(shared.directories.socket(&format!("nbd{number}"))?);
+        let start = json!({"addr": listening.legacy()});
+        machine.monitor.ask("nbd-server-start", start).await?;
+        machine.export_disks().await?;
+        Ok(state.insert(listening).clone())
+    }
+
+    /// Adds an export for the harness's own use.
+    pub(super) async fn add(&self, machine: &Machine, export: Value) -> CaseResult {
+        self.listening(machine).await?;
+        machine.monitor.ask("block-export-add", export).await?;
+        Ok(())
+    }
+
+    /// Removes an export, and waits until it is gone.
+    pub(super) async fn remove(&self, machine: &Machine, id: &str) -> CaseResult {
+        let monitor = &machine.monitor;
+        let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
+        let mut events = monitor.client.subscribe(gone);
+        let remove = json!({"id": id, "mode": "hard"});
+        monitor.ask("block-export-del", remove).await?;
+        let patience = monitor.shared.patience();
+        match tokio::time::timeout(patience, events.recv()).await {
+            Ok(event) => drop(event?),
+            Err(_) => return Err(Failure::new(format!("failed to see the export {id} go"))),
+        }
+        // It is nothing that the case did.
+        let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
+        monitor.client.events().drain_matching(gone);
+        Ok(())
+    }
+
+    /// The URI of an export.
+    pub(super) async fn uri(&self, machine: &Machine, export: &str) -> CaseResult<String> {
+        Ok(self.listening(machine).await?.uri(export))
+    }
+}
+
+impl Machine {
+    /// Exports the disks again, after the server was started anew.
+    async fn export_disks(&self) -> CaseResult {
+        for export in self.disks.exports() {
+            self.monitor.ask("block-export-add", export).await?;
+        }
+        Ok(())
+    }
+
+    /// The machine's NBD server at an address that the case chooses.
+    #[track_caller]
+    pub fn nbd_server(&self) -> NbdSetup<'_> {
+        NbdSetup {
+            machine: self,
+            address: Address::Unix(None),
+            arguments: Map::new(),
+            place: Location::caller(),
+        }
+    }
+
+    /// An export of a node or a disk, over NBD unless something else is asked for.
+    #[track_caller]
+    pub fn export(&self, of: impl Into<Target>) -> ExportBuilder<'_> {
+        ExportBuilder {
+            machine: self,
+            of: of.into(),
+            id: None,
+            nbd: true,
+            arguments: [("type".to_owned(), "nbd".into())].into_iter().collect(),
+            place: Location::caller(),
+        }
+    }
+
+    /// Removes an export, whether or not it has clients, and waits until it is gone.
+    #[track_caller]
+    pub fn remove_export(&self, id: &str) -> Action<'_, ()> {
+        let id = id.to_owned();
+        Action::new(format!("the export {id} to go"), async move {
+            let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
+            // An earlier export may have been called the same.
+            self.take_events(gone.clone());
+            self.cmd("block-export-del", json!({"id": id, "mode": "hard"}))
+                .await?;
+            self.event(gone).await?;
+            Ok(())
+        })
+    }
+
+    /// The ids of the exports of the case. (Those that stand for disks are not among them.)
+    #[track_caller]
+    pub fn exports(&self) -> Action<'_, Vec<String>> {
+        Action::new("the list of exports", async move {
+            let exports = self.monitor.ask("query-block-exports", Value::Null).await?;
+            let id = |export: &Value| Some(export["id"].as_str()?.to_owned());
+            let ids = exports.as_array().into_iter().flatten().filter_map(id);
+            Ok(ids.filter(|id| !id.starts_with(GUEST)).collect())
+        })
+    }
+}
+
+/// The NBD server of a machine, to be started.
+#[must_use = "a server is started by start()"]
+pub struct NbdSetup<'m> {
+    machine: &'m Machine,
+    address: Address,
+    arguments: Map<String, Value>,
+    place: &'static Location<'static>,
+}
+
+enum Address {
+    Unix(Option<TestFile>),
+    /// On some free port.
+    Tcp(String),
+    /// As QEMU has it.
+    Other(Value),
+}
+
+impl<'m> NbdSetup<'m> {
+    /// Listens on this UNIX socket; on one of its own otherwise.
+    pub fn unix(mut self, socket: TestFile) -> Self {
+        self.address = Address::Unix(Some(socket));
+        self
+    }
+
+    /// Listens on a free TCP port of this host: `127.0.0.1`, `::1`.
+    pub fn tcp(mut self, host: &str) -> Self {
+        self.address = Address::Tcp(host.to_owned());
+        self
+    }
+
+    /// Listens at any address (`SocketAddress` in QEMU's `qapi/sockets.json`).
+    pub fn address(mut self, address: Value) -> Self {
+        self.address = Address::Other(address);
+        self
+    }
+
+    /// Any other argument of `nbd-server-start`: `tls-creds`, `max-connections` …
+    pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.arguments.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Starts it. What the machine's server served for the harness so far moves there.
+    pub fn start(self) -> Action<'m, MachineNbd> {
+        Action::at(self.place, "the NBD server of a machine", async move {
+            let machine = self.machine;
+            let mut state = machine.nbd.0.lock().await;
+            if state.take().is_some() {
+                machine.monitor.ask("nbd-server-stop", Value::Null).await?;
+                let disk = qmp::Matcher::event("BLOCK_EXPORT_DELETED")
+                    .when(|event| event.text("id").is_some_and(|id| id.starts_with(GUEST)));
+                machine.monitor.client.events().drain_matching(disk);
+            }
+            let listening = match self.address {
+                Address::Tcp(host) => start_on_a_port(machine, &self.arguments, &host).await?,
+                address => {
+                    let listening = match address {
+                        Address::Unix(Some(socket)) => Listening::unix(socket),
+                        Address::Other(address) => Listening {
+                            address,
+                            socket: None,
+                        },
+                        _ => {
+                            let shared = &machine.monitor.shared;
+                            let name = format!("nbd{}", shared.next_number());
+                            Listening::unix(shared.directories.socket(&name)?)
+                        }
+                    };
+                    start(machine, &self.arguments, &listening).await??;
+                    listening
+                }
+            };
+            machine.export_disks().await?;
+            *state = Some(listening.clone());
+            Ok(MachineNbd {
+                monitor: machine.monitor.clone(),
+                state: machine.nbd.clone(),
+                listening,
+            })
+        })
+    }
+}
+
+async fn start(
+    machine: &Machine,
+    arguments: &Map<String, Value>,
+    listening: &Listening,
+) -> CaseResult<Result<Value, qmp::CommandError>> {
+    let mut arguments = arguments.clone();
+    arguments.insert("addr".to_owned(), listening.legacy());
+    machine.cmd("nbd-server-start", arguments).outcome().await
+}
+
+/// No command says which port QEMU has taken, so it is told one; a port in use is no reason to fail.
+async fn start_on_a_port(
+    machine: &Machine,
+    arguments: &Map<String, Value>,
+    host: &str,
+) -> CaseResult<Listening> {
+    const PORTS: std::ops::Range<u16> = 32768..60000;
+    loop {
+        let port = fastrand::u16(PORTS).to_string();
+        let address = json!({"type": "inet", "host": host, "port": port});
+        let listening = Listening {
+            address,
+            socket: None,
+        };
+        match start(machine, arguments, &listening).await? {
+            Ok(_) => return Ok(listening),
+            Err(error) if error.desc.contains("Address already in use") => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The running NBD server of a machine. It ends with the machine, or with [`MachineNbd::stop`].
+pub struct MachineNbd {
+    monitor: Monitor,
+    state: NbdServerOf,
+    listening: Listening,
+}
+
+impl MachineNbd {
+    /// The URI of an export.
+    #[must_use]
+    pub fn uri(&self, export: &str) -> String {
+        self.listening.uri(export)
+    }
+
+    /// Its UNIX socket, if it listens on one.
+    #[must_use]
+    pub fn socket(&self) -> Option<&TestFile> {
+        self.listening.socket.as_deref()
+    }
+
+    /// A client of an export, as a node of another machine.
+    #[must_use]
+    pub fn node(&self, export: &str) -> Node {
+        self.listening.node(export)
+    }
+
+    /// Stops it, and with it all exports.
+    #[track_caller]
+    pub fn stop(&self) -> Action<'_, ()> {
+        Action::new("the NBD server of a machine to stop", async move {
+            self.state.0.lock().await.take();
+            self.monitor.cmd("nbd-server-stop", ()).await?;
+            Ok(())
+        })
+    }
+}
+
+/// An export to be made. Awaiting it makes it.
+#[must_use = "an export is made when this is awaited"]
+pub struct ExportBuilder<'m> {
+    machine: &'m Machine,
+    of: Target,
+    id: Option<String>,
+    nbd: bool,
+    arguments: Map<String, Value>,
+    place: &'static Location<'static>,
+}
+
+impl<'m> ExportBuilder<'m> {
+    /// Its id; that of its name otherwise.
+    pub fn id(mut self, id: &str) -> Self {
+        self.id = Some(id.to_owned());
+        self
+    }
+
+    /// Its name for clients; that of its node otherwise.
+    pub fn name(self, name: &str) -> Self {
+        self.set("name", name)
+    }
+
+    /// Clients can write to it.
+    pub fn writable(self) -> Self {
+        self.set("writable", true)
+    }
+
+    /// Shows a dirty bitmap of the node, or of a node below it, to clients
+    /// (`qemu:dirty-bitmap:NAME`). May be repeated.
+    pub fn bitmap(mut self, name: &str) -> Self {
+        let bitmaps = self.arguments.entry("bitmaps").or_insert_with(|| json!([]));
+        if let Some(bitmaps) = bitmaps.as_array_mut() {
+            bitmaps.push(name.into());
+        }
+        self
+    }
+
+    /// Served by this iothread.
+    pub fn iothread(self, id: &str) -> Self {
+        self.set("iothread", id)
+    }
+
+    /// Over FUSE instead: this file, which must exist, is the disk.
+    pub fn fuse(self, file: &TestFile) -> Self {
+        let mountpoint = file.as_str().to_owned();
+        self.kind("fuse").set("mountpoint", mountpoint)
+    }
+
+    /// Over vhost-user-blk instead, on this UNIX socket.
+    pub fn vhost_user_blk(self, socket: &TestFile) -> Self {
+        let address = json!({"type": "unix", "path": socket});
+        self.kind("vhost-user-blk").set("addr", address)
+    }
+
+    /// Of any other type.
+    pub fn kind(mut self, kind: &str) -> Self {
+        self.nbd = kind == "nbd";
+        self.set("type", kind)
+    }
+
+    /// Any argument of `block-export-add`.
+    pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.arguments.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// It must be refused with this text.
+    pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'m, ()> {
+        let (place, text) = (self.place, text.into());
+        Action::at(place, "an export to be refused", async move {
+            let machine = self.machine;
+            let (arguments, _) = self.prepare().await?;
+            let add = machine.cmd("block-export-add", arguments);
+            add.expect_error(text).await
+        })
+    }
+
+    /// The arguments, and where the server listens that is to serve it.
+    async fn prepare(mut self) -> CaseResult<(Map<String, Value>, Option<Listening>)> {
+        let listening = match self.nbd {
+            true => Some(self.machine.nbd.listening(self.machine).await?),
+            false => None,
+        };
+        let node = self.machine.resolve(&self.of).await?;
+        let name = self.arguments.get("name").and_then(Value::as_str);
+        let id = self.id.as_deref().or(name).unwrap_or(&node).to_owned();
+        self.arguments.insert("id".to_owned(), id.into());
+        self.arguments.insert("node-name".to_owned(), node.into());
+        Ok((self.arguments, listening))
+    }
+}
+
+impl<'m> IntoFuture for ExportBuilder<'m> {
+    type Output = CaseResult<Export>;
+    type IntoFuture = Action<'m, Export>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Action::at(self.place, "an export", async move {
+            let machine = self.machine;
+            let (arguments, listening) = self.prepare().await?;
+            let text = |key: &str| arguments.get(key).and_then(Value::as_str);
+            let id = text("id").unwrap_or_default().to_owned();
+            let name = text("name").or(text("node-name")).unwrap_or_default();
+            let name = name.to_owned();
+            machine.cmd("block-export-add", &arguments).await?;
+            Ok(Export {
+                monitor: machine.monitor.clone(),
+                id,
+                name,
+                listening,
+            })
+        })
+    }
+}
+
+/// An export of a machine. It stays until it is removed, or its machine ends.
+pub struct Export {
+    monitor: Monitor,
+    id: String,
+    name: String,
+    listening: Option<Listening>,
+}
+
+impl Export {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its name for clients.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The URI under which tools open it.
+    ///
+    /// # Errors
+    /// When it is no NBD export.
+    #[track_caller]
+    pub fn uri(&self) -> CaseResult<String> {
+        Ok(self.listening()?.uri(&self.name))
+    }
+
+    /// A client of it, as a node of another machine.
+    ///
+    /// # Errors
+    /// When it is no NBD export.
+    #[track_caller]
+    pub fn node(&self) -> CaseResult<Node> {
+        Ok(self.listening()?.node(&self.name))
+    }
+
+    #[track_caller]
+    fn listening(&self) -> CaseResult<&Listening> {
+        let not = || Failure::new(format!("the export {} is not served over NBD", self.id));
+        self.listening.as_ref().ok_or_else(not)
+    }
+
+    /// Connects our own client to it.
+    #[track_caller]
+    pub fn client(&self) -> Action<'_, nbd::Client> {
+        Action::new(format!("a client of the export {}", self.id), async move {
+            let uri = self.uri()?.parse()?;
+            Ok(nbd::Client::builder().connect_uri(&uri).await?)
+        })
+    }
+
+    /// Removes it, whether or not it has clients, and waits until it is gone.
+    #[track_caller]
+    pub fn remove(self) -> Action<'static, ()> {
+        self.removed("hard")
+    }
+
+    /// Removes it, which QEMU does only if it has no client, and waits until it is gone.
+    #[track_caller]
+    pub fn remove_unused(self) -> Action<'static, ()> {
+        self.removed("safe")
+    }
+
+    #[track_caller]
+    fn removed(self, mode: &'static str) -> Action<'static, ()> {
+        Action::new(format!("the export {} to go", self.id), async move {
+            let monitor = &self.monitor;
+            let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": self.id}));
+            // An earlier export may have had the same id.
+            monitor.client.events().drain_matching(gone.clone());
+            let remove = json!({"id": self.id, "mode": mode});
+            monitor.cmd("block-export-del", remove).await?;
+            let events = monitor.client.events();
+            let events = events.with_deadline(monitor.shared.patience());
+            events.wait(gone).await?;
+            Ok(())
+        })
+    }
+}
