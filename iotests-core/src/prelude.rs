@@ -7,9 +7,9 @@ pub use serde_json::{Value, json};
 pub use crate::author::assert::{AssertJson, any_of};
 pub use crate::author::log::Entry;
 pub use crate::author::{
-    CLUSTER, CaseResult, Content, Context, Disk, Drive, Ended, ErrorText, Export, Failure,
-    FileBytes, Image, Job, JobBuilder, Machine, Node, Outcome, State, Storage, Target, Test,
-    clusters, exactly,
+    CLUSTER, CaseResult, Channel, Content, Context, Destination, Disk, Drive, Ended, ErrorText,
+    Export, Failure, FileBytes, Image, Job, JobBuilder, Machine, Node, Outcome, State, Storage,
+    Target, Test, clusters, exactly,
 };
 pub use crate::case::Row;
 pub use crate::case::names::*;

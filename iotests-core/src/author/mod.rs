@@ -31,9 +31,10 @@ pub use expect::{ErrorText, exactly};
 pub use failure::{CaseResult, Context, Difference, Failure};
 pub use image::{FileBytes, Image, ImageBuilder, KEY, KEY_ID, Layer, NO_CPU_TIME};
 pub use machine::{
-    Access, Bitmap, BlockNode, Change, Child, Cmd, Disk, DiskBuilder, Drive, Ended, Ending, Export,
-    ExportBuilder, Held, Job, JobBuilder, Machine, MachineBuilder, MachineNbd, NbdSetup, Node,
-    Outcome, Run, Target, Transaction, assert_json_filename, dirty_ranges,
+    Access, Bitmap, BlockNode, Change, Channel, Child, Cmd, Destination, Disk, DiskBuilder, Drive,
+    Ended, Ending, Export, ExportBuilder, Held, Job, JobBuilder, Machine, MachineBuilder,
+    MachineNbd, Migrated, Migrating, Migration, NbdSetup, Node, Outcome, Run, Target, Transaction,
+    assert_json_filename, dirty_ranges,
 };
 pub use nbd::{NbdServer, NbdServerBuilder, StoppedNbdServer};
 pub use session::IoSession;

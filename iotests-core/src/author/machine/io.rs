@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::Machine;
 use super::disk::Way;
+use super::running;
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::image::{Image, io_command, pieces};
@@ -202,17 +203,26 @@ impl<'m> Access<'m> {
             }
         };
         let inner = machine.inner()?;
+        let process = inner.process();
+        // Nothing that was printed before is due to this command.
+        let _ = machine.printed.news(process, Stream::Stderr);
         let reply = inner.io(&target, command).await?;
-        inner.process().drained().await;
-        let printed = machine.printed.news(inner.process());
-        let failed: Vec<&str> = imgtools::io::failures(&printed)
-            .into_iter()
+        process.drained().await;
+        let printed = machine.printed.news(process, Stream::Stdout);
+        // Here it complains of commands that it does not know.
+        let complaints = machine.printed.news(process, Stream::Stderr);
+        let failures = imgtools::io::failures(&printed).into_iter();
+        let complaints = complaints
+            .lines()
+            .filter(|line| running::is_complaint(line));
+        let failed: Vec<&str> = failures
+            .chain(complaints)
             .filter(|line| !machine.tolerates(line))
             .collect();
         if failed.is_empty() {
             return Ok(reply + &printed);
         }
-        machine.printed.tell(&failed);
+        machine.printed.know(&failed);
         Err(Failure::new(format!(
             "failed to run `{command}` on {self}:\n  {}",
             failed.join("\n  ")
@@ -351,41 +361,67 @@ impl From<&BlockNode<'_>> for Target {
     }
 }
 
-/// How far a machine's standard output was looked at, and which failures in it the case was told.
+/// How far what a machine printed was looked at, and which failures in it the case knows of.
 #[derive(Default)]
-pub(super) struct Printed(std::sync::Mutex<(u64, Vec<String>)>);
+pub(super) struct Printed(std::sync::Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    stdout: u64,
+    stderr: u64,
+    known: Vec<String>,
+}
 
 impl Printed {
-    fn state(&self) -> std::sync::MutexGuard<'_, (u64, Vec<String>)> {
+    fn state(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was printed since the last time.
-    fn news(&self, process: &Child) -> String {
+    /// What was printed to this stream since the last time.
+    fn news(&self, process: &Child, stream: Stream) -> String {
         let mut state = self.state();
+        let from = match stream {
+            Stream::Stdout => &mut state.stdout,
+            Stream::Stderr => &mut state.stderr,
+        };
         process.view(|view| {
-            let news = String::from_utf8_lossy(view.from(Stream::Stdout, state.0)).into_owned();
-            state.0 = view.end(Stream::Stdout);
+            let news = String::from_utf8_lossy(view.from(stream, *from)).into_owned();
+            *from = view.end(stream);
             news
         })
     }
 
-    fn tell(&self, failures: &[&str]) {
-        let told = failures.iter().map(|line| (*line).to_owned());
-        self.state().1.extend(told);
+    fn know(&self, lines: &[&str]) {
+        let lines = lines.iter().map(|line| (*line).to_owned());
+        self.state().known.extend(lines);
     }
 
-    /// These failures but for those that the case was told, each as often as it was.
-    pub(super) fn untold<'a>(&self, failures: Vec<&'a str>) -> Vec<&'a str> {
-        let told = &mut self.state().1;
-        let is_news = |line: &&str| match told.iter().position(|old| old == line) {
+    /// These lines but for those that the case knows of, each as often as it does.
+    pub(super) fn unknown<'a>(&self, lines: Vec<&'a str>) -> Vec<&'a str> {
+        let known = &mut self.state().known;
+        let is_news = |line: &&str| match known.iter().position(|old| old == line) {
             Some(at) => {
-                told.swap_remove(at);
+                known.swap_remove(at);
                 false
             }
             None => true,
         };
-        failures.into_iter().filter(is_news).collect()
+        lines.into_iter().filter(is_news).collect()
+    }
+}
+
+impl Machine {
+    /// What it has printed to stderr since somebody looked; the case knows of it from here on.
+    pub(super) async fn printed_to_stderr(&self) -> CaseResult<Vec<String>> {
+        let process = self.inner()?.process();
+        process.drained().await;
+        let news = self.printed.news(process, Stream::Stderr);
+        let lines: Vec<&str> = news
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .collect();
+        self.printed.know(&lines);
+        Ok(lines.into_iter().map(str::to_owned).collect())
     }
 }
 

@@ -1,58 +1,450 @@
-//! Migration of a guest from one machine to another.
+//! Migration of a guest from one machine to another, or away.
 
-use serde_json::{Value, json};
+use std::future::IntoFuture;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::panic::Location;
 
-use super::{Machine, monitor::event_json};
+use serde_json::{Map, Value, json};
+
+use super::Machine;
+use super::monitor::event_json;
 use crate::author::action::Action;
-use crate::author::failure::Failure;
+use crate::author::expect::ErrorText;
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::files::TestFile;
+use crate::author::test::Test;
 
-impl Machine {
-    /// Turns migration capabilities on. `events` is always among them: [`Machine::wait_migration`]
-    /// waits for those.
+/// Where a guest goes.
+#[derive(Clone, Copy)]
+pub enum Destination<'m> {
+    /// To this machine, which was launched with `.incoming("defer")`.
+    Machine(&'m Machine),
+    /// Nowhere: its state is thrown away, and its disks are left for others to use.
+    Nowhere,
+}
+
+impl<'m> From<&'m Machine> for Destination<'m> {
+    fn from(machine: &'m Machine) -> Self {
+        Destination::Machine(machine)
+    }
+}
+
+/// What carries the state of a guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Channel {
+    /// A UNIX socket.
+    #[default]
+    Unix,
+    /// A pair of connected descriptors that both machines are given.
+    Fd,
+    /// A command that writes the state to a file, and one that reads it from there when the source
+    /// is done.
+    Exec,
+    /// The same file, written and read by QEMU itself. Since 8.2.
+    File,
+}
+
+/// A migration to be run. Awaiting it runs it to its end, which must be a success on both sides.
+#[must_use = "a guest migrates when this is awaited"]
+pub struct Migration<'m> {
+    source: &'m Machine,
+    target: Destination<'m>,
+    channel: Channel,
+    capabilities: Vec<String>,
+    parameters: [Map<String, Value>; 2],
+    arguments: Map<String, Value>,
+    ends_in: Option<String>,
+    place: &'static Location<'static>,
+}
+
+/// A migration that has ended.
+#[derive(Clone, Debug)]
+pub struct Migrated {
+    /// What `query-migrate` says at the source.
+    pub source: Value,
+    /// What `query-migrate` says at the target; `null` if there is none, or if it has ended.
+    pub target: Value,
+}
+
+impl Test {
+    /// Migrates a guest.
     #[track_caller]
-    pub fn migration_capabilities<'a>(&'a self, names: &[&str]) -> Action<'a, ()> {
-        let on = |name: &&str| json!({"capability": name, "state": true});
-        let mut all: Vec<Value> = names.iter().map(on).collect();
-        if !names.contains(&"events") {
-            all.push(on(&"events"));
+    pub fn migrate<'m>(
+        &self,
+        source: &'m Machine,
+        target: impl Into<Destination<'m>>,
+    ) -> Migration<'m> {
+        Migration {
+            source,
+            target: target.into(),
+            channel: Channel::default(),
+            capabilities: vec!["events".to_owned()],
+            parameters: Default::default(),
+            arguments: Map::new(),
+            ends_in: None,
+            place: Location::caller(),
         }
-        let call = self.cmd("migrate-set-capabilities", json!({"capabilities": all}));
-        Action::new("the migration capabilities", async move {
-            call.await?;
-            Ok(())
+    }
+}
+
+impl<'m> Migration<'m> {
+    /// By another way than a UNIX socket.
+    pub fn over(mut self, channel: Channel) -> Self {
+        self.channel = channel;
+        self
+    }
+
+    /// Turns a capability on at both ends: `dirty-bitmaps`, `postcopy-ram` …
+    pub fn capability(mut self, name: &str) -> Self {
+        self.capabilities.push(name.to_owned());
+        self
+    }
+
+    /// Sets a parameter of both ends (`MigrateSetParameters` in QEMU's `qapi/migration.json`).
+    pub fn parameter(self, name: &str, value: impl Into<Value>) -> Self {
+        let value = value.into();
+        self.source_parameter(name, value.clone())
+            .target_parameter(name, value)
+    }
+
+    /// Sets a parameter of the source.
+    pub fn source_parameter(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.parameters[0].insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Sets a parameter of the target.
+    pub fn target_parameter(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.parameters[1].insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Migrates dirty bitmaps, under these names (`block-bitmap-mapping`) at the source and at the
+    /// target, where one is given.
+    pub fn bitmaps(
+        mut self,
+        source: impl Into<Option<Value>>,
+        target: impl Into<Option<Value>>,
+    ) -> Self {
+        const MAPPING: &str = "block-bitmap-mapping";
+        if let Some(mapping) = source.into() {
+            self = self.source_parameter(MAPPING, mapping);
+        }
+        if let Some(mapping) = target.into() {
+            self = self.target_parameter(MAPPING, mapping);
+        }
+        self.capability("dirty-bitmaps")
+    }
+
+    /// Any argument of the command `migrate`.
+    pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.arguments.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The run state of the guest at the target, which is waited for: `running`, `paused` …
+    pub fn ends_in(mut self, run_state: &str) -> Self {
+        self.ends_in = Some(run_state.to_owned());
+        self
+    }
+
+    /// Starts it, for what has to be done while it runs.
+    pub fn start(self) -> Action<'m, Migrating<'m>> {
+        Action::at(self.place, "a migration to start", self.begin())
+    }
+
+    /// The migration must fail, and one of the two ends must say this. A target that gives up ends
+    /// with status 1, for [`Machine::wait_exit_status`].
+    pub fn expect_failure(self, text: impl Into<ErrorText>) -> Action<'m, Migrated> {
+        let (place, text) = (self.place, text.into());
+        Action::at(place, "a migration to fail", async move {
+            self.begin().await?.fail(&text).await
         })
     }
 
-    /// Waits for the end of the migration, and on success for the run state that the case expects;
-    /// `None` if it expects none. Returns whether it succeeded: a migration that fails or is
-    /// cancelled is told, not waited for. Needs the capability `events`, which [`Machine::migration_capabilities`] sets.
-    #[track_caller]
-    pub fn wait_migration<'a>(&'a self, run_state: impl Into<Option<&'a str>>) -> Action<'a, bool> {
-        let run_state = run_state.into();
-        Action::new(format!("the migration of {}", self.name()), async move {
-            let monitor = &self.monitor;
-            let events = monitor.client.events();
-            let completed = loop {
-                let events = events.with_deadline(monitor.shared.patience());
-                let event = events.wait(qmp::Matcher::event("MIGRATION")).await?;
-                monitor.narrate_event(&event);
-                match event.text("status") {
-                    Some("completed") => break true,
-                    Some("failed" | "cancelled") => break false,
-                    Some(_) => {}
-                    None => {
-                        let event = event_json(&event);
-                        return Err(Failure::new(format!(
-                            "a migration event without status: {event}"
-                        )));
-                    }
-                }
-            };
-            if let (true, Some(run_state)) = (completed, run_state) {
-                self.wait_run_state(run_state).await?;
+    async fn begin(mut self) -> CaseResult<Migrating<'m>> {
+        let source = self.source;
+        let status = source.monitor.ask("query-status", Value::Null).await?;
+        if status["status"] == "running" && self.ends_in.is_none() {
+            self.ends_in = Some("running".to_owned());
+        }
+        let way = Way::new(source, self.target, self.channel).await?;
+        source
+            .prepare_migration(&self.capabilities, &self.parameters[0])
+            .await?;
+        let mut pending = None;
+        if let Destination::Machine(target) = self.target {
+            target
+                .prepare_migration(&self.capabilities, &self.parameters[1])
+                .await?;
+            let incoming = json!({"uri": way.incoming});
+            match way.is_stored {
+                true => pending = Some(incoming),
+                false => drop(target.cmd("migrate-incoming", incoming).await?),
             }
-            Ok(completed)
+        }
+        let uri = self.arguments.entry("uri");
+        uri.or_insert(way.outgoing.into());
+        source.cmd("migrate", &self.arguments).await?;
+        Ok(Migrating {
+            source,
+            target: self.target,
+            ends_in: self.ends_in,
+            pending,
+            _file: way.file,
         })
+    }
+}
+
+impl<'m> IntoFuture for Migration<'m> {
+    type Output = CaseResult<Migrated>;
+    type IntoFuture = Action<'m, Migrated>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Action::at(self.place, "a migration", async move {
+            self.begin().await?.succeed().await
+        })
+    }
+}
+
+/// A migration that runs.
+#[must_use = "a migration is seen through by finish()"]
+pub struct Migrating<'m> {
+    source: &'m Machine,
+    target: Destination<'m>,
+    ends_in: Option<String>,
+    /// What lets the target read the state when the source has written all of it.
+    pending: Option<Value>,
+    // Has the state, where a file does.
+    _file: Option<TestFile>,
+}
+
+impl<'m> Migrating<'m> {
+    /// Waits for its end, which must be a success on both sides.
+    #[track_caller]
+    pub fn finish(self) -> Action<'m, Migrated> {
+        Action::new("a migration", self.succeed())
+    }
+
+    /// Waits for its end, which must be a failure: one of the two ends must say this.
+    #[track_caller]
+    pub fn expect_failure(self, text: impl Into<ErrorText>) -> Action<'m, Migrated> {
+        let text = text.into();
+        Action::new("a migration to fail", async move { self.fail(&text).await })
+    }
+
+    async fn succeed(self) -> CaseResult<Migrated> {
+        let end = self.end().await?;
+        if end.is_success() {
+            return Ok(end.migrated);
+        }
+        let story = end.story().await?;
+        Err(Failure::new(format!("the migration failed\n{story}")))
+    }
+
+    async fn fail(self, text: &ErrorText) -> CaseResult<Migrated> {
+        let end = self.end().await?;
+        if end.is_success() {
+            return Err(Failure::new(format!(
+                "the migration should have failed with {text}, but it has completed"
+            )));
+        }
+        let story = end.story().await?;
+        let said = |line: &str| text.allows(line.split_once(": ").map_or(line, |(_, line)| line));
+        if !story.lines().any(|line| text.allows(line) || said(line)) {
+            text.check("the migration", &story)?;
+        }
+        Ok(end.migrated)
+    }
+
+    async fn end(self) -> CaseResult<End<'m>> {
+        let source = self.source;
+        let mut migrated = Migrated {
+            source: source.migration_end().await?,
+            target: Value::Null,
+        };
+        let left = migrated.source["status"] == "completed";
+        if left {
+            source.wait_run_state("postmigrate").await?;
+        }
+        let arrived = match self.target {
+            Destination::Nowhere => left,
+            // It may go on waiting for another attempt.
+            Destination::Machine(_) if !left => false,
+            Destination::Machine(target) => {
+                if let Some(incoming) = self.pending {
+                    target.cmd("migrate-incoming", incoming).await?;
+                }
+                migrated.target = target.migration_end().await?;
+                let arrived = migrated.target["status"] == "completed";
+                if let (true, Some(state)) = (arrived, &self.ends_in) {
+                    target.wait_run_state(state).await?;
+                }
+                arrived
+            }
+        };
+        Ok(End {
+            source,
+            target: self.target,
+            migrated,
+            arrived,
+        })
+    }
+}
+
+/// How both sides came out of a migration.
+struct End<'m> {
+    source: &'m Machine,
+    target: Destination<'m>,
+    migrated: Migrated,
+    /// Whether the target has the guest, or there is none to have it.
+    arrived: bool,
+}
+
+impl End<'_> {
+    fn is_success(&self) -> bool {
+        self.arrived && self.migrated.source["status"] == "completed"
+    }
+
+    /// All that is known of a failure, a line each. What the machines printed is known to the case
+    /// from here on.
+    async fn story(&self) -> CaseResult<String> {
+        let mut story = Vec::new();
+        let target = match self.target {
+            Destination::Machine(target) => Some((target, &self.migrated.target)),
+            Destination::Nowhere => None,
+        };
+        for (machine, info) in [(self.source, &self.migrated.source)]
+            .into_iter()
+            .chain(target)
+        {
+            if let Some(status) = info["status"].as_str() {
+                story.push(format!("{}: {status}", machine.name()));
+            }
+            if let Some(error) = info["error-desc"].as_str() {
+                story.push(format!("{}: {error}", machine.name()));
+                // It is printed as well, perhaps later than now.
+                machine.tolerate(error);
+            }
+            let printed = machine.printed_to_stderr().await?;
+            story.extend(
+                printed
+                    .iter()
+                    .map(|line| format!("{}: {line}", machine.name())),
+            );
+        }
+        Ok(story.join("\n"))
+    }
+}
+
+/// How the state goes from one machine to the other.
+struct Way {
+    outgoing: String,
+    incoming: String,
+    /// The socket or file that it goes through.
+    file: Option<TestFile>,
+    /// Whether all of it is there before the target reads it.
+    is_stored: bool,
+}
+
+impl Way {
+    async fn new(source: &Machine, target: Destination<'_>, channel: Channel) -> CaseResult<Way> {
+        let shared = &source.monitor.shared;
+        let name = format!("migration{}", shared.next_number());
+        let Destination::Machine(target) = target else {
+            return Ok(Way {
+                outgoing: "exec:cat > /dev/null".to_owned(),
+                incoming: String::new(),
+                file: None,
+                is_stored: true,
+            });
+        };
+        let same = |uri: String, file| Way {
+            outgoing: uri.clone(),
+            incoming: uri,
+            file,
+            is_stored: channel == Channel::File,
+        };
+        Ok(match channel {
+            Channel::Unix => {
+                let socket = shared.directories.socket(&name)?;
+                same(format!("unix:{}", socket.as_str()), Some(socket))
+            }
+            Channel::Fd => {
+                let (one, other) = UnixStream::pair()?;
+                for (machine, end) in [(source, one), (target, other)] {
+                    let get = machine.cmd("getfd", json!({"fdname": name}));
+                    get.fd(OwnedFd::from(end)).await?;
+                }
+                same(format!("fd:{name}"), None)
+            }
+            Channel::Exec => {
+                let file = shared.directories.file(&name)?;
+                // A word of the shell, whatever the directory is called.
+                let word = format!("'{}'", file.as_str().replace('\'', "'\\''"));
+                Way {
+                    outgoing: format!("exec:cat > {word}"),
+                    incoming: format!("exec:cat {word}"),
+                    file: Some(file),
+                    is_stored: true,
+                }
+            }
+            Channel::File => {
+                let file = shared.directories.file(&name)?;
+                same(format!("file:{}", file.as_str()), Some(file))
+            }
+        })
+    }
+}
+
+impl Machine {
+    async fn prepare_migration(
+        &self,
+        capabilities: &[String],
+        parameters: &Map<String, Value>,
+    ) -> CaseResult {
+        let on = |name: &String| json!({"capability": name, "state": true});
+        let all: Vec<Value> = capabilities.iter().map(on).collect();
+        self.cmd("migrate-set-capabilities", json!({"capabilities": all}))
+            .await?;
+        if !parameters.is_empty() {
+            self.cmd("migrate-set-parameters", parameters).await?;
+        }
+        Ok(())
+    }
+
+    /// What `query-migrate` says when the migration is over; less where the process ended with it.
+    async fn migration_end(&self) -> CaseResult<Value> {
+        let monitor = &self.monitor;
+        let status = loop {
+            let events = monitor.client.events();
+            let events = events.with_deadline(monitor.shared.patience());
+            let event = match events.wait(qmp::Matcher::event("MIGRATION")).await {
+                Ok(event) => event,
+                Err(_) if monitor.client.closed_cause().is_some() => {
+                    return Ok(json!({"status": "ended"}));
+                }
+                Err(error) => return Err(Failure::from(error).context(self.name())),
+            };
+            monitor.narrate_event(&event);
+            match event.text("status") {
+                Some(status @ ("completed" | "failed" | "cancelled")) => break status.to_owned(),
+                Some(_) => {}
+                None => {
+                    let event = event_json(&event);
+                    return Err(Failure::new(format!(
+                        "a migration event without status: {event}"
+                    )));
+                }
+            }
+        };
+        match monitor.ask("query-migrate", Value::Null).await {
+            Ok(info) => Ok(info),
+            // A target that has failed ends.
+            Err(_) if status == "failed" => Ok(json!({"status": "failed"})),
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits until the guest is in this run state: `running`, `postmigrate`, `paused` …
@@ -60,11 +452,11 @@ impl Machine {
     pub fn wait_run_state(&self, run_state: &str) -> Action<'static, ()> {
         let expected = run_state.to_owned();
         let what = format!("{} in run state {expected}", self.name());
-        // Most run states begin or end with one of these; of `postmigrate` none tells.
-        let told_by = ["STOP", "RESUME", "SUSPEND", "WAKEUP", "MIGRATION"];
-        let told_by = qmp::Matcher::one_of(told_by);
+        // Most run states begin or end with one of these; none announces `postmigrate`.
+        let announced = ["STOP", "RESUME", "SUSPEND", "WAKEUP", "MIGRATION"];
+        let announced = qmp::Matcher::one_of(announced);
         self.monitor
-            .until(what, "query-status", told_by, move |status| {
+            .until(what, "query-status", announced, move |status| {
                 Ok((status["status"] == expected.as_str()).then_some(()))
             })
     }

@@ -28,6 +28,7 @@ pub use export::{Export, ExportBuilder, MachineNbd, NbdSetup};
 pub use graph::assert_json_filename;
 pub use io::{Access, BlockNode, Held, Target};
 pub use job::{Ended, Ending, Job, JobBuilder, Outcome, Run, Transaction};
+pub use migration::{Channel, Destination, Migrated, Migrating, Migration};
 pub(crate) use monitor::Monitor;
 pub use node::{Change, Child, Node};
 pub use running::Machine;

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::panic::Location;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use imgtools::process::Signal;
 use machine::diagnose::{Diagnoser, Diagnosis};
@@ -35,7 +35,7 @@ pub struct Machine {
     pub(crate) monitor: Monitor,
     machine: Option<machine::Machine>,
     number: u64,
-    tolerated: Vec<String>,
+    tolerated: Mutex<Vec<String>>,
     pub(super) printed: Printed,
     /// The last signal that the case sent, which is no crash; 0 for none.
     signalled: Arc<AtomicI32>,
@@ -222,7 +222,7 @@ pub(super) async fn adopt(
         monitor,
         machine: Some(machine),
         number,
-        tolerated,
+        tolerated: Mutex::new(tolerated),
         printed: Printed::default(),
         signalled,
         disks: Disks::default(),
@@ -437,24 +437,30 @@ impl Machine {
 
     /// Whether the case said that it expects such a line.
     pub(super) fn tolerates(&self, line: &str) -> bool {
-        self.tolerated.iter().any(|text| line.contains(text))
+        let tolerated = self
+            .tolerated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        tolerated.iter().any(|text| line.contains(text))
+    }
+
+    /// From here on the case expects lines that hold this text.
+    pub(super) fn tolerate(&self, text: &str) {
+        let mut tolerated = self
+            .tolerated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        tolerated.push(text.to_owned());
     }
 
     /// Nothing on stderr, and no failed qemu-io command, but what the case tolerates or was told.
     fn check_output(&self, exit: &Exit) -> CaseResult {
-        let wanting = |line: &&str| {
-            let warning = line.starts_with("warning:") || line.contains(": warning:");
-            !warning && !self.tolerates(line)
-        };
         let stderr = exit.output.captured.stderr_text();
         let stdout = exit.output.captured.stdout_text();
-        let mut wrong: Vec<&str> = stderr
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .filter(wanting)
-            .collect();
-        let failures = self.printed.untold(imgtools::io::failures(&stdout));
-        wrong.extend(failures.into_iter().filter(wanting));
+        let mut wrong: Vec<&str> = stderr.lines().filter(|line| is_complaint(line)).collect();
+        wrong.extend(imgtools::io::failures(&stdout));
+        let mut wrong = self.printed.unknown(wrong);
+        wrong.retain(|line| !self.tolerates(line));
         if wrong.is_empty() {
             return Ok(());
         }
@@ -464,6 +470,12 @@ impl Machine {
             wrong.join("\n  ")
         )))
     }
+}
+
+/// Whether a line on stderr has to be accounted for. Which warnings there are depends on the version.
+pub(super) fn is_complaint(line: &str) -> bool {
+    let warning = line.starts_with("warning:") || line.contains(": warning:");
+    !warning && !line.trim().is_empty()
 }
 
 /// What ends by itself does so within the time for one command, which is the case's budget.

@@ -346,21 +346,17 @@ fn a_guest_is_migrated() {
         bench.spec.guest = Guest::RunningIdle;
         let run = bench.run(case!(|t| {
             let disk = t.image("disk").size(MIB).create().await?;
-            let socket = t.socket("migrate")?;
-            let uri = format!("unix:{}", socket.as_str());
-            let source = t.vm().name("source").drive(&disk).launch().await?;
+            let source = t.vm().name("source").disk(&disk).launch().await?;
             let target = t
                 .vm()
                 .name("target")
-                .drive(&disk)
-                .incoming(&uri)
+                .disk(&disk)
+                .incoming("defer")
                 .launch()
                 .await?;
-            source.migration_capabilities(&["dirty-bitmaps"]).await?;
-            target.migration_capabilities(&["dirty-bitmaps"]).await?;
-            source.cmd("migrate", json!({"uri": uri})).await?;
-            assert!(source.wait_migration("postmigrate").await?);
-            assert!(target.wait_migration("running").await?);
+            t.migrate(&source, &target)
+                .capability("dirty-bitmaps")
+                .await?;
             source.shutdown().await?;
             target.shutdown().await?;
         }));

@@ -333,34 +333,31 @@ fn events_are_taken_by_what_they_are() {
     }
 }
 
-/// H33: the migration's events are narrated; its end and the run state are awaited; failure is told.
+/// H33: the migration's events are narrated; its end and the run state are awaited; a failure is
+/// reported at once, not waited for.
 #[test]
 fn a_migration_is_waited_for_with_the_run_state_after_it() {
     for set in systems() {
         let mut bench = Bench::new(&set).backend(Backend::System);
         bench.spec.guest = Guest::RunningIdle;
         let run = bench.run(case!(|t| {
-            let socket = t.socket("migrate")?;
-            let uri = format!("unix:{}", socket.as_str());
-            let source = t.vm().name("source").launch().await?;
-            let target = t.vm().name("target").incoming(&uri).launch().await?;
-            source.migration_capabilities(&[]).await?;
-            target.migration_capabilities(&[]).await?;
-            t.narrate(true);
-            source.cmd("migrate", json!({"uri": uri})).await?;
-            assert!(source.wait_migration("postmigrate").await?);
-            t.narrate(false);
-            assert!(target.wait_migration("running").await?);
-            source.shutdown().await?;
-            target.shutdown().await?;
-            let lonely = t.vm().tolerate("nowhere").launch().await?;
-            lonely.migration_capabilities(&[]).await?;
-            // Taken, and it fails then: nobody listens there.
-            lonely
-                .cmd("migrate", json!({"uri": "unix:/nowhere/at/all"}))
-                .await?;
-            assert!(!lonely.wait_migration("postmigrate").await?);
-            lonely.shutdown().await?;
+            let target = t.vm().name("target").incoming("defer");
+            for channel in [Channel::Unix, Channel::Fd, Channel::Exec] {
+                let source = t.vm().name("source").launch().await?;
+                let target = target.launch().await?;
+                t.narrate(true);
+                let migrated = t.migrate(&source, &target).over(channel).await?;
+                t.narrate(false);
+                migrated.target.assert("status", "completed")?;
+                for (vm, state) in [(&source, "postmigrate"), (&target, "running")] {
+                    vm.cmd("query-status", ()).await?.assert("status", state)?;
+                }
+                source.shutdown().await?;
+                target.shutdown().await?;
+            }
+            let away = t.vm().launch().await?;
+            t.migrate(&away, Destination::Nowhere).await?;
+            away.shutdown().await?;
             let _ = t.golden();
         }));
         run.assert_passed();
@@ -376,6 +373,53 @@ fn a_migration_is_waited_for_with_the_run_state_after_it() {
     }
 }
 
+/// A migration that fails fails the case, unless that is expected, with its reason.
+#[test]
+fn a_migration_that_fails_is_explained_or_expected() {
+    for set in systems() {
+        let mut bench = Bench::new(&set).backend(Backend::System);
+        bench.spec.guest = Guest::RunningIdle;
+        let run = bench.run(case!(|t| {
+            // The target has another machine than the source.
+            let source = t.vm().name("source").device("virtio-rng");
+            let target = t.vm().name("target").incoming("defer").board("pc");
+            let says = "load of migration failed";
+            let (a, b) = (source.launch().await?, target.launch().await?);
+            let failure = t.migrate(&a, &b).await.unwrap_err();
+            assert!(failure.message().contains(says), "{failure}");
+            a.shutdown().await?;
+            b.wait_exit_status(1).await?;
+
+            let (a, b) = (source.launch().await?, target.launch().await?);
+            t.migrate(&a, &b).expect_failure(says).await?;
+            a.shutdown().await?;
+            b.wait_exit_status(1).await?;
+
+            let (a, b) = (source.launch().await?, target.launch().await?);
+            let other = t.migrate(&a, &b).expect_failure("other words").await;
+            assert!(other.unwrap_err().to_string().contains("other words"));
+            a.shutdown().await?;
+            b.wait_exit_status(1).await?;
+
+            let (a, b) = (source.launch().await?, target.launch().await?);
+            let gone = "exec:false";
+            let failure = t.migrate(&a, &b).set("uri", gone).expect_failure("x").await;
+            assert!(failure.is_err());
+            a.kill().await?;
+            b.kill().await?;
+
+            let a = t.vm().launch().await?;
+            let done = t
+                .migrate(&a, Destination::Nowhere)
+                .expect_failure("x")
+                .await;
+            assert!(done.unwrap_err().message().contains("it has completed"));
+            a.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
 /// H33: the end of a migration is not the end of waiting: the run state is.
 #[test]
 fn a_migration_is_over_when_the_expected_run_state_is_reached() {
@@ -383,24 +427,19 @@ fn a_migration_is_over_when_the_expected_run_state_is_reached() {
         let mut bench = Bench::new(&set).backend(Backend::System);
         bench.spec.guest = Guest::RunningIdle;
         let run = bench.run(case!(|t| {
-            let socket = t.socket("migrate")?;
-            let uri = format!("unix:{}", socket.as_str());
             let source = t.vm().name("source").launch().await?;
             // Does not go on by itself.
-            let target = t.vm().name("target").args(["-S"]).incoming(&uri);
+            let target = t.vm().name("target").args(["-S"]).incoming("defer");
             let target = target.launch().await?;
-            source.migration_capabilities(&[]).await?;
-            target.migration_capabilities(&[]).await?;
-            source.cmd("migrate", json!({"uri": uri})).await?;
+            let migration = t.migrate(&source, &target).start().await?;
             let order = std::cell::RefCell::new(Vec::new());
             let waiting = async {
-                assert!(target.wait_migration("running").await?);
+                migration.finish().await?;
                 order.borrow_mut().push("waited");
                 CaseResult::Ok(())
             };
             let going_on = async {
                 target.wait_run_state("paused").await?;
-                assert!(source.wait_migration("postmigrate").await?);
                 for _ in 0..20 {
                     target.cmd("query-version", ()).await?;
                 }
@@ -485,16 +524,13 @@ fn a_migration_that_is_cancelled_is_told_and_not_waited_for() {
         let run = bench.run(case!(|t| {
             // With a board there is memory, whose transfer takes its time.
             let vm = t.vm().board("pc").launch().await?;
-            vm.migration_capabilities(&[]).await?;
             // Less than ten bytes a second are no limit for QEMU: it counts in tenths.
-            let slow = json!({"max-bandwidth": 1000});
-            vm.cmd("migrate-set-parameters", slow).await?;
-            vm.cmd("migrate", json!({"uri": "exec:cat >/dev/null"}))
-                .await?;
+            let slowly = t.migrate(&vm, Destination::Nowhere);
+            let slowly = slowly.parameter("max-bandwidth", 1000).start().await?;
             let active = qmp::Matcher::event("MIGRATION").data(json!({"status": "active"}));
             vm.event(active).await?;
             vm.cmd("migrate_cancel", ()).await?;
-            assert!(!vm.wait_migration("postmigrate").await?);
+            slowly.expect_failure("cancelled").await?;
             vm.shutdown().await?;
         }));
         run.assert_passed();

@@ -126,7 +126,8 @@ impl Job {
     pub fn wait_status(&mut self, status: &str) -> Action<'_, ()> {
         let status = status.to_owned();
         Action::new(format!("job {} to be {status}", self.id), async move {
-            self.reach(async |job| job.wait_status(status.as_str()).await).await
+            self.reach(async |job| job.wait_status(status.as_str()).await)
+                .await
         })
     }
 
