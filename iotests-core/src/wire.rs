@@ -153,7 +153,7 @@ pub enum CaseEvent {
 }
 
 /// A place in the source.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The file, from the root of the workspace.
     pub file: String,

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use imgtools::process::{CommandLine, Status};
+use imgtools::process::{CommandLine, Output, Status};
 use machine::evidence::find_reports;
 use nix::sys::signal::Signal;
 
@@ -23,6 +23,27 @@ pub(crate) struct Found<'a> {
     /// All that it printed, or the end of it.
     pub(crate) printed: &'a str,
     pub(crate) core: Option<&'a Path>,
+}
+
+impl Shared {
+    /// Writes down what a program did that ran to its end; one that a signal ended has died.
+    pub(crate) fn note_output(&self, output: &Output) {
+        let printed = output.combined_text();
+        let (command, status) = (&output.command, output.status);
+        self.append_evidence("tools", &format!("$ {command}\nit {status}\n{printed}\n"));
+        if status.signal().is_some() {
+            let name = command.program();
+            let name = Path::new(&*name).file_name().unwrap_or_default();
+            let found = Found {
+                name: &name.to_string_lossy(),
+                status,
+                command,
+                printed: &printed,
+                core: None,
+            };
+            self.death(found.death(self));
+        }
+    }
 }
 
 impl Found<'_> {
@@ -70,6 +91,15 @@ fn last_words(printed: &str) -> String {
         }
     };
     short(line.trim())
+}
+
+/// How much of a machine's output a report carries; all of it is kept as a file.
+const TAIL: usize = 16 << 10;
+
+/// The end of what a process printed.
+pub(crate) fn tail(printed: &str) -> String {
+    let start = printed.ceil_char_boundary(printed.len().saturating_sub(TAIL));
+    printed[start..].to_owned()
 }
 
 /// A line of at most [`WORDS`] characters.

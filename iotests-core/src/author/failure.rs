@@ -204,6 +204,18 @@ fn headline(said: Option<&str>, message: &str, difference: Option<&Difference>) 
     while let (true, Some(next)) = (line.ends_with(':'), lines.next()) {
         line += &format!(" {}", next.trim_start_matches("| "));
     }
+    // The last words of a program that failed, which its status alone does not explain.
+    let printed = message
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("| "));
+    let words = printed.filter(|words| !words.trim().is_empty()).next_back();
+    let ended = ["exited with status", "was killed by"];
+    if let Some(words) = words
+        && ended.iter().any(|how| line.contains(how))
+        && !line.contains(words.trim())
+    {
+        line += &format!(": {}", words.trim());
+    }
     let values = difference.filter(|values| values.diff.is_none() && !line.contains(&values.found));
     if let Some(Difference {
         expected, found, ..
@@ -383,6 +395,13 @@ mod tests {
             (
                 of("vm printed:\n  | qemu: no\n  and more", None),
                 "vm printed: qemu: no",
+            ),
+            (
+                of(
+                    "`qemu-img create a` exited with status 1\n  | Formatting 'a'\n  | qemu-img: a: No space left on device",
+                    None,
+                ),
+                "`qemu-img create a` exited with status 1: qemu-img: a: No space left on device",
             ),
             (of("nothing follows:", None), "nothing follows"),
             (

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Serialize, Serializer};
 
@@ -11,6 +12,9 @@ use crate::author::filter::{Filter, Hidden};
 
 /// The longest path of a UNIX socket that the kernel takes, without the final zero.
 const LONGEST_SOCKET_PATH: usize = 107;
+
+/// The folder, in the test directory, for files that were dropped.
+pub(crate) const DROPPED: &str = ".dropped";
 
 /// Why a directory or a name cannot serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +55,8 @@ struct Inner {
     test: String,
     sock: String,
     hidden: Vec<Hidden>,
+    /// How many files were dropped.
+    dropped: AtomicU64,
 }
 
 impl Directories {
@@ -65,7 +71,12 @@ impl Directories {
             Hidden::new(&test, "TEST_DIR"),
             Hidden::new(&sock, "SOCK_DIR"),
         ];
-        Ok(Directories(Arc::new(Inner { test, sock, hidden })))
+        Ok(Directories(Arc::new(Inner {
+            test,
+            sock,
+            hidden,
+            dropped: AtomicU64::new(0),
+        })))
     }
 
     /// No directories at all: nothing is hidden, and no name leads anywhere that exists.
@@ -75,7 +86,26 @@ impl Directories {
             test: nowhere.clone(),
             sock: nowhere,
             hidden: Vec::new(),
+            dropped: AtomicU64::new(0),
         }))
+    }
+
+    /// Where a file of the test directory is put that is dropped: in a folder of its own, which is made. `None` if there is no such
+    /// file, it is a directory, or it lies elsewhere.
+    fn aside(&self, path: &str) -> Option<PathBuf> {
+        let below = path.strip_prefix(&self.0.test)?.strip_prefix('/')?;
+        let data = std::fs::symlink_metadata(path).ok()?;
+        if !data.is_file() {
+            return None;
+        }
+        let number = self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        let to = self
+            .test()
+            .join(DROPPED)
+            .join(number.to_string())
+            .join(below);
+        std::fs::create_dir_all(to.parent()?).ok()?;
+        Some(to)
     }
 
     /// The directory for files.
@@ -234,9 +264,15 @@ impl Serialize for TestFile {
 }
 
 impl Drop for TestFile {
-    /// A file that cannot be removed stays for the runner, which removes the whole directory.
+    /// A file of the test directory is put aside, from where the runner puts it back if the case does not pass: a case that fails
+    /// drops its images before anybody can look at them. What cannot be removed stays for the runner, which removes the whole directory.
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path)
+        let aside = self.directories.aside(&self.path);
+        let gone = match &aside {
+            Some(aside) => std::fs::rename(&self.path, aside),
+            None => std::fs::remove_file(&self.path),
+        };
+        if let Err(error) = gone
             && error.kind() != std::io::ErrorKind::NotFound
             && std::fs::remove_dir(&self.path).is_err()
         {

@@ -23,13 +23,13 @@ use crate::wire::{CaseEvent, Finding, HangReport, MachineReport};
 pub const EXIT_HANG: i32 = 86;
 
 /// How long each question to a machine may take, before the scale; an answer that comes at all comes at once.
-pub(crate) const QUESTION: Duration = Duration::from_secs(2);
+pub(crate) const QUESTION: Duration = Duration::from_secs(5);
 
 /// How long the stacks of a machine may take, before the scale.
-pub(crate) const STACKS: Duration = Duration::from_secs(6);
+pub(crate) const STACKS: Duration = Duration::from_secs(20);
 
 /// How long the machines may take in all, before the scale. The supervisor waits longer.
-const MACHINES: Duration = Duration::from_secs(10);
+const MACHINES: Duration = Duration::from_secs(40);
 
 /// Explains a case until it goes.
 #[must_use = "the case can be explained for as long as this lives"]
@@ -98,7 +98,10 @@ async fn listen(shared: Arc<Shared>, case: Option<Handle>, mut ended: oneshot::R
         }
         shared.sink.put(CaseEvent::Explained(Box::new(report)));
         if ends {
-            shared.keep_transcripts();
+            for machine in shared.live() {
+                let name = machine.report().name;
+                shared.keep_evidence(&format!("{name}.output"), &machine.output());
+            }
             std::process::exit(EXIT_HANG);
         }
     }
@@ -143,11 +146,12 @@ async fn report(shared: &Shared, case: Option<&Handle>, cause: &str) -> HangRepo
         let left = end.saturating_duration_since(std::time::Instant::now());
         machines.push(machine.diagnose(left, runs).await);
     }
+    let step = shared.current_step().map(|(step, _)| step);
     HangReport {
-        headline: headline(&waits, runs, &stack, &machines),
+        headline: headline(&waits, step.as_deref(), runs, &stack, &machines),
         cause: cause.to_owned(),
         elapsed: shared.started.elapsed(),
-        step: shared.current_step().map(|(step, _)| step),
+        step,
         waiting: waits.last().map(|wait| wait.what.clone()),
         // The outermost wait is the line of the case; the innermost knows what it waits for.
         place: waits.first().map(|wait| wait.place.clone()),
@@ -157,18 +161,28 @@ async fn report(shared: &Shared, case: Option<&Handle>, cause: &str) -> HangRepo
 }
 
 /// A machine that is at fault comes first, then a case that does not run, then what it waits for.
-fn headline(waits: &[Wait], runs: bool, stack: &[String], machines: &[MachineReport]) -> String {
+fn headline(
+    waits: &[Wait],
+    step: Option<&str>,
+    runs: bool,
+    stack: &[String],
+    machines: &[MachineReport],
+) -> String {
     let waiting = match (waits.first(), waits.last()) {
         (Some(outer), Some(inner)) => {
             format!("the case waits for {} at {}", inner.what, outer.place)
         }
-        _ => "the case waits for nothing of the harness".to_owned(),
+        _ => match step {
+            Some(step) => format!("the case waits for something of its own in the step \"{step}\""),
+            None => "the case waits for something of its own".to_owned(),
+        },
     };
     if let Some(machine) = machines.iter().find(|one| one.status != RUNNING) {
         return format!("{} {}; {waiting}", machine.name, machine.status);
     }
     if !runs {
-        let place = stack.first().map(|frame| format!(", in {frame}"));
+        let own = stack.iter().find(|frame| stack::is_own(frame));
+        let place = own.or(stack.first()).map(|frame| format!(", in {frame}"));
         return format!(
             "the case spins or blocks its thread{}",
             place.unwrap_or_default()
@@ -242,16 +256,20 @@ mod tests {
         let fine = [machine(RUNNING)];
         let stopped = [machine("hangs: stopped by a signal, in ppoll")];
         assert_eq!(
-            headline(&waits, true, &stack, &stopped),
+            headline(&waits, None, true, &stack, &stopped),
             "vm hangs: stopped by a signal, in ppoll; the case waits for query-jobs on vm at a.rs:7"
         );
         assert_eq!(
-            headline(&waits, true, &stack, &fine),
+            headline(&waits, None, true, &stack, &fine),
             "the case waits for query-jobs on vm at a.rs:7"
         );
         assert_eq!(
-            headline(&[], false, &stack, &fine),
+            headline(&[], Some("a step"), false, &stack, &fine),
             "the case spins or blocks its thread, in case::spin at a.rs:9"
+        );
+        assert_eq!(
+            headline(&[], Some("a step"), true, &stack, &fine),
+            "the case waits for something of its own in the step \"a step\""
         );
     }
 }

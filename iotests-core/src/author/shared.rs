@@ -1,6 +1,9 @@
 //! What everything in one case shares: its spec, directories, log, and what was noticed on the way.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +16,9 @@ use super::log::{Entry, Log};
 use super::{Failure, Sink};
 use crate::case::{Capabilities, Registered, Registry, Requirement, Skip};
 use crate::wire::{CaseEvent, CaseSpec, Death, MachineReport, Place};
+
+/// How much of one entry of the log the runner hears of; a golden is compared with all of it.
+const LONGEST: usize = 1 << 20;
 
 /// Longer than any case, and short enough to be added to the time of day.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -60,8 +66,8 @@ pub(crate) trait Evidence: Send + Sync {
     /// How it ended, if it has by itself and not in good order.
     fn death(&self) -> Option<Death>;
 
-    /// All that is kept of its monitor's traffic.
-    fn transcript(&self) -> String;
+    /// All that it has printed.
+    fn output(&self) -> String;
 }
 
 impl Shared {
@@ -96,7 +102,13 @@ impl Shared {
 
     /// Logs, and tells the runner.
     pub(crate) fn say(&self, entry: impl Into<Entry>) {
-        if let Some(text) = self.log.say(entry) {
+        if let Some(mut text) = self.log.say(entry) {
+            if text.len() > LONGEST {
+                let cut = text.floor_char_boundary(LONGEST);
+                let missing = text.len() - cut;
+                text.truncate(cut);
+                text += &format!("… ({missing} bytes more)");
+            }
             self.sink.put(CaseEvent::Log { text });
         }
     }
@@ -156,31 +168,53 @@ impl Shared {
         state.ended.push(last);
     }
 
-    /// Writes down what is kept of the monitors of running machines, for a process that ends here.
-    pub(crate) fn keep_transcripts(&self) {
-        for machine in self.live() {
-            self.keep_evidence(
-                &format!("{}.qmp", machine.report().name),
-                &machine.transcript(),
-            );
+    /// Writes a machine's traffic with its monitor into a file, as it goes: it must be there whatever ends the case.
+    pub(crate) fn transcript_file(
+        &self,
+        machine: &str,
+    ) -> impl Fn(&qmp::transcript::Entry) + Send + Sync + use<> {
+        let path = self.evidence(&format!("{machine}.qmp"));
+        let file = path.and_then(|path| File::options().create(true).append(true).open(path));
+        let file = file
+            .map_err(|error| tracing::debug!(machine, %error, "no transcript"))
+            .ok();
+        move |entry| {
+            if let Some(mut file) = file.as_ref() {
+                // What is missing there is no reason to fail.
+                let _ = file.write_all(format!("{entry}\n").as_bytes());
+            }
         }
     }
 
-    /// A file beside the images, for whoever looks at a case that did not pass. What cannot be written is missing there.
-    pub(crate) fn keep_evidence(&self, name: &str, text: &str) {
-        let name: String = name
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || "._-".contains(c) {
-                    c
-                } else {
-                    '-'
-                }
-            })
-            .collect();
+    /// The path of a piece of evidence; its folder is made.
+    fn evidence(&self, name: &str) -> std::io::Result<PathBuf> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let name = name.replace(|c| !is_plain(c), "-");
         let folder = self.spec.evidence_dir();
-        let written = std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::write(folder.join(&name), text));
+        std::fs::create_dir_all(&folder)?;
+        Ok(folder.join(name))
+    }
+
+    /// Adds to a file for whoever looks at a case that did not pass.
+    pub(crate) fn append_evidence(&self, name: &str, text: &str) {
+        let open = |path| File::options().create(true).append(true).open(path);
+        let written = self
+            .evidence(name)
+            .and_then(open)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        if let Err(error) = written {
+            tracing::debug!(name, %error, "evidence is lost");
+        }
+    }
+
+    /// A file for whoever looks at a case that did not pass. What cannot be written is missing there.
+    pub(crate) fn keep_evidence(&self, name: &str, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        let written = self
+            .evidence(name)
+            .and_then(|path| std::fs::write(path, text));
         if let Err(error) = written {
             tracing::debug!(name, %error, "evidence is lost");
         }

@@ -102,17 +102,14 @@ pub(super) fn of_case(within: Duration) -> Vec<String> {
         return Vec::new();
     }
     let count = COUNT.load(Ordering::Acquire).min(DEPTH);
-    let addresses = FRAMES[..count]
-        .iter()
-        .map(|slot| slot.load(Ordering::Relaxed));
-    let mut frames: Vec<String> = addresses.flat_map(names).collect();
-    // What is below the walk is the place where the signal came.
-    if let Some(handler) = frames
-        .iter()
-        .position(|frame| frame.contains("stack::walk"))
-    {
-        frames.drain(..=handler);
-    }
+    let addresses = FRAMES[..count].iter();
+    let all: Vec<Vec<String>> = addresses
+        .map(|slot| names(slot.load(Ordering::Relaxed)))
+        .collect();
+    let is_walk = |names: &Vec<String>| names.iter().any(|name| name.contains("stack::walk"));
+    // Below the walk is the trampoline of the signal, and below that the place where it came.
+    let below = all.iter().rposition(is_walk).map_or(0, |walk| walk + 2);
+    let mut frames: Vec<String> = all.into_iter().skip(below).flatten().collect();
     frames.retain(|frame| !is_runtime(frame));
     frames.truncate(SHOWN);
     frames
@@ -133,6 +130,15 @@ fn names(address: usize) -> Vec<String> {
         });
     });
     names
+}
+
+/// Whether a frame is of code that was built with the case, and not of a library.
+pub(super) fn is_own(frame: &str) -> bool {
+    let file = frame.rsplit_once(" at ").map(|(_, file)| file);
+    const LIBRARIES: [&str; 4] = ["/rustc/", "/registry/src/", "sysdeps/", "/library/std/"];
+    file.is_some_and(|file| {
+        !file.starts_with("./") && !LIBRARIES.iter().any(|library| file.contains(library))
+    })
 }
 
 /// Frames that say nothing: signal trampolines, futures that poll futures, the start of the program.
@@ -182,7 +188,8 @@ mod tests {
         while !stack.iter().any(|frame| frame.contains("spins_until")) {
             stack = of_case(Duration::from_secs(60));
         }
-        assert!(stack[0].contains("stack.rs:"), "{stack:?}");
+        let own = stack.iter().find(|frame| is_own(frame));
+        assert!(own.unwrap().contains("spins_until"), "{stack:?}");
         STOP.store(true, Ordering::Relaxed);
         spinning.join().unwrap();
     }

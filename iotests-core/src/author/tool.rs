@@ -125,7 +125,9 @@ impl ToolCall {
                 // `qemu-nbd --fork` leaves a daemon behind that may hold the output open.
                 command = command.until_exit();
             }
-            read(command.run().await?)
+            let output = command.run().await?;
+            self.shared.note_output(&output);
+            read(output)
         })
     }
 

@@ -1,14 +1,16 @@
 //! The program: from the arguments to the exit code.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Write, stderr, stdout};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use clap::Parser;
+use imgtools::tools::ToolKind;
 use tempfile::TempDir;
 
 use super::cli::{Cli, ToolArgs};
@@ -19,13 +21,15 @@ use super::instance::{InstanceJob, Runner, SetFiles, Settings};
 use super::places::{Places, check_utf8};
 use super::plan::{Able, Planned, SetChoice, Wanted, names_set, plan};
 use super::probe::{Cache, Note, probe, show};
+use super::record::{self, Recorder};
+use super::recordings::{self, Recording};
 use super::records::Records;
-use super::report::{self, Palette, Reporter, Terminal, Ways};
-use super::run::{Job, expected, run};
+use super::report::{self, Palette, Terminal, Ways};
+use super::run::{Job, Skips, expected, run};
 use super::rundir::RunDir;
 use super::schedule::{Load, available_memory};
 use super::sets::{self, HOST, ToolSet, is_named};
-use super::{called_as, console, imgopts, list, review, signals};
+use super::{CALLED_AS, called_as, console, imgopts, list, review, signals};
 use crate::author::golden;
 use crate::case::{Backend, CASES, Capabilities, Registry};
 use crate::provision::{self, ProvisionError, Request};
@@ -71,6 +75,7 @@ struct Sets {
 impl App {
     fn main(&self) -> Result<Exit, RunError> {
         let cli = &self.cli;
+        signals::bear_file_limits()?;
         self.places.check()?;
         if cli.what.review {
             let folders = CASES
@@ -83,6 +88,9 @@ impl App {
             return Err(RunError::Usage(
                 "--bless is refused where CI is set: goldens are reviewed by people".to_owned(),
             ));
+        }
+        if !cli.what.from_record.is_empty() {
+            return self.report_on_records();
         }
         let registry =
             Registry::get().map_err(|problems| RunError::Declarations(problems.clone()))?;
@@ -121,6 +129,11 @@ impl App {
         };
         let mut planned = plan(registry.entries(), &wanted, &sets.able)?;
         let (mut records, corrupt) = Records::read(&self.places.records());
+        if let Err(error) = recordings::tidy(&self.places.recordings(), &mut records) {
+            self.warn(&format!(
+                "a record of a former run could not be read: {error}"
+            ));
+        }
         if cli.matrix.failed {
             planned.retain(|one| records.failed(&one.id));
             if planned.is_empty() {
@@ -240,12 +253,12 @@ impl App {
 
     fn run(
         &self,
-        planned: Vec<Planned>,
+        mut planned: Vec<Planned>,
         sets: &Sets,
         records: &mut Records,
     ) -> Result<Exit, RunError> {
         let cli = &self.cli;
-        imgopts::check(&cli.matrix.imgopts, &planned, &sets.files)?;
+        imgopts::check(&cli.matrix.imgopts, &mut planned, &sets.files)?;
         // Before anything else that may take its time: a signal from here on ends the run in order.
         signals::block()?;
         // When a supervisor is killed, what was below it comes to us, and we can end it.
@@ -258,7 +271,17 @@ impl App {
             None => self.places.scratch(),
         };
         check_utf8("the scratch folder", &scratch)?;
-        let mut reporters = self.reporters(&sets.able)?;
+        let reports = self.reports();
+        for (_, path) in &reports {
+            report::check(path).map_err(io_error("create the report", path))?;
+        }
+        let recording = Recording::create(&self.places.recordings())?;
+        let mut files = vec![recording.file()?];
+        if let Some(path) = &cli.report.jsonl {
+            files.push(File::create(path).map_err(io_error("create the record", path))?);
+        }
+        let mut recorder = Recorder::new(files);
+        let mut terminal = self.terminal(&sets.able);
         let run_dir = RunDir::create(&scratch)?;
         let seed = cli.run.seed.unwrap_or_else(draw_seed);
         let job = self.job(planned, sets, records, seed, run_dir.path());
@@ -281,24 +304,103 @@ impl App {
             today: today(),
         };
         let runner = Arc::new(Runner::new(run_dir, settings));
+        let path = recording.path().to_owned();
+        let write_reports = || self.write_reports(&reports, std::slice::from_ref(&path));
+        let skips = match (cli.run.deny_skips, cli.run.allow_all_skipped) {
+            (true, _) => Skips::Denied,
+            (false, true) => Skips::Allowed,
+            (false, false) => Skips::Some,
+        };
         let result = run(
             job,
             Arc::clone(&runner),
-            records,
-            &mut reporters,
-            cli.run.deny_skips,
+            &mut recorder,
+            &mut terminal,
+            // In a hurry: what cannot be written is not.
+            &|| drop(write_reports()),
+            skips,
         );
-        let kept = result.as_ref().is_ok_and(|(_, kept)| !kept.is_empty());
         // The threads of the instances gave theirs back before they told their end, so this is the last.
         if let Some(runner) = Arc::into_inner(runner) {
-            runner.finish(kept);
+            runner.finish();
         }
-        result.map(|(exit, _)| exit)
+        let reported = write_reports();
+        match record::read(&path) {
+            Ok(events) => records.learn(events),
+            Err(error) => self.warn(&format!("the record cannot be read: {error}")),
+        }
+        match records.write() {
+            Ok(()) => recording.finish(),
+            Err(error) => self.warn(&format!(
+                "the times and verdicts of this run could not be recorded: {error}"
+            )),
+        }
+        let exit = result?;
+        reported.map(|()| exit)
     }
 
-    fn reporters(&self, sets: &[Able]) -> Result<Vec<Box<dyn Reporter>>, RunError> {
+    /// The reports that are files, with where they go.
+    fn reports(&self) -> Vec<(report::Kind, PathBuf)> {
         let paths = &self.cli.report;
-        let create = |path: &Path| File::create(path).map_err(io_error("create the report", path));
+        let all = [
+            (report::Kind::Tap, &paths.tap),
+            (report::Kind::Junit, &paths.junit),
+            (report::Kind::Html, &paths.html),
+        ];
+        all.into_iter()
+            .filter_map(|(kind, path)| Some((kind, path.clone()?)))
+            .collect()
+    }
+
+    /// Writes them from these records.
+    fn write_reports(
+        &self,
+        reports: &[(report::Kind, PathBuf)],
+        records: &[PathBuf],
+    ) -> Result<(), RunError> {
+        if reports.is_empty() {
+            return Ok(());
+        }
+        let mut events = Vec::new();
+        for path in records {
+            events.push(record::read(path).map_err(io_error("read the record", path))?);
+        }
+        let story: report::Story = events.into_iter().flatten().collect();
+        for (kind, path) in reports {
+            let written = kind.of(&story).and_then(|text| report::write(path, &text));
+            written.map_err(io_error("write the report", path))?;
+        }
+        Ok(())
+    }
+
+    /// `--from-record`: the reports on runs of which only the records are there.
+    fn report_on_records(&self) -> Result<Exit, RunError> {
+        let paths = &self.cli.what.from_record;
+        let mut terminal = self.terminal(&[]);
+        let shown = |source| RunError::System {
+            doing: "write to standard output",
+            source,
+        };
+        let mut failed = false;
+        for path in paths {
+            let mut events = record::read(path)
+                .map_err(io_error("read the record", path))?
+                .peekable();
+            if events.peek().is_none() {
+                return Err(RunError::Usage(format!(
+                    "{} is no record of a run",
+                    path.display()
+                )));
+            }
+            let story: report::Story = events.collect();
+            failed |= story.summary.failures() > 0;
+            terminal.story(&story).map_err(shown)?;
+        }
+        self.write_reports(&self.reports(), paths)?;
+        Ok(if failed { Exit::Failed } else { Exit::Passed })
+    }
+
+    fn terminal(&self, sets: &[Able]) -> Terminal {
         let with_emulator = sets
             .iter()
             .find(|set| set.capabilities.host(Backend::System).is_some());
@@ -309,21 +411,7 @@ impl App {
             only_set: (!["auto", "all"].contains(&set.as_str())).then(|| set.clone()),
         };
         let moving = console::can_move(&stdout());
-        let terminal = Terminal::new(self.palette, ways, moving, self.cli.run.print);
-        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(terminal)];
-        if let Some(path) = &paths.jsonl {
-            reporters.push(Box::new(report::JsonLines::new(create(path)?)));
-        }
-        if let Some(path) = &paths.tap {
-            reporters.push(Box::new(report::Tap::new(create(path)?)));
-        }
-        if let Some(path) = &paths.junit {
-            reporters.push(Box::new(report::Junit::new(create(path)?)));
-        }
-        if let Some(path) = &paths.html {
-            reporters.push(Box::new(report::Html::new(create(path)?)));
-        }
-        Ok(reporters)
+        Terminal::new(self.palette, ways, moving, self.cli.run.print)
     }
 
     fn job(
@@ -371,7 +459,7 @@ impl App {
                 .join(" ")
         });
         let started = RunStarted {
-            command: std::env::args_os()
+            command: env::args_os()
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
             sets: sets.found.iter().map(ToolSet::info).collect(),
@@ -402,10 +490,26 @@ impl App {
         }
     }
 
-    /// The command that a rerun repeats: all options that change what an instance does, but its seed.
+    /// The command that a rerun repeats: the program, and all options and variables that change what an instance does, but its seed.
     fn rerun(&self) -> String {
         let cli = &self.cli;
-        let mut words = vec![called_as()];
+        let mut words = Vec::new();
+        // What names programs and their options, and has no flag that says the same.
+        for kind in ToolKind::ALL {
+            for name in [kind.program_variable(), kind.options_variable()] {
+                if let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) {
+                    let value = value.to_string_lossy();
+                    let path = Path::new(&*value);
+                    let is_path = name == kind.program_variable() && path.components().count() > 1;
+                    let value = match is_path {
+                        true => absolute(path),
+                        false => value.into_owned(),
+                    };
+                    words.push(format!("{name}={}", quoted(&value)));
+                }
+            }
+        }
+        words.push(program());
         let mut option =
             |name: &str, value: String| words.extend([name.to_owned(), quoted(&value)]);
         let paths = [
@@ -415,11 +519,18 @@ impl App {
             ("--qemu-io", &cli.tools.qemu_io),
             ("--qemu-nbd", &cli.tools.qemu_nbd),
             ("--qsd", &cli.tools.qsd),
+            ("--scratch", &cli.run.scratch),
         ];
         for (name, path) in paths {
             if let Some(path) = path {
-                option(name, path.display().to_string());
+                option(name, absolute(path));
             }
+        }
+        // `cargo xtask iotests` names its own.
+        if let Some(folder) = &cli.run.build_dir
+            && env::var_os(CALLED_AS).is_none()
+        {
+            option("--build-dir", absolute(folder));
         }
         if cli.tools.set != "auto" && cli.tools.set != "all" {
             option("--set", cli.tools.set.clone());
@@ -435,6 +546,26 @@ impl App {
         }
         words.join(" ")
     }
+}
+
+/// As a person starts this program again, from wherever.
+fn program() -> String {
+    let called = env::args_os().next().unwrap_or_default();
+    let path = Path::new(&called);
+    match env::var(CALLED_AS) {
+        Ok(name) => name,
+        // A bare name is one of PATH.
+        Err(_) if path.components().count() > 1 => quoted(&absolute(path)),
+        Err(_) => called_as(),
+    }
+}
+
+fn absolute(path: &Path) -> String {
+    let absolute = std::path::absolute(path);
+    absolute
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
 }
 
 /// Who named a program does not want to be told by skips that it cannot be used.

@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::prctl;
@@ -14,9 +13,6 @@ use super::confine::confine;
 use crate::author::{Sink, Test};
 use crate::case::{Problems, Registry};
 use crate::wire::{CaseEvent, CaseSpec, EVENT_FD, FailureReport, Place};
-
-/// The first argument that makes this program a case process; then come the file with the [`CaseSpec`] and the supervisor's pid.
-pub(crate) const CASE: &str = "__case";
 
 /// Why a case process could not even begin.
 #[derive(Debug, thiserror::Error)]
@@ -39,18 +35,18 @@ enum CaseProcessError {
     Orphan,
 }
 
-/// Entry of `__case SPEC SUPERVISOR`.
-pub(crate) fn main(spec_file: &Path, supervisor: &str) -> ExitCode {
+/// The life of a case process, from the file with its [`CaseSpec`] to its exit status.
+pub(crate) fn main(spec_file: &Path, supervisor: u32) -> i32 {
     match run(spec_file, supervisor) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("case process: failed to {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }
 
-fn run(spec_file: &Path, supervisor: &str) -> Result<(), CaseProcessError> {
+fn run(spec_file: &Path, supervisor: u32) -> Result<(), CaseProcessError> {
     set_up_process(supervisor)?;
     let sink = sink(open_events().map_err(CaseProcessError::Events)?);
     let spec = read_spec(spec_file)?;
@@ -96,13 +92,14 @@ fn run(spec_file: &Path, supervisor: &str) -> Result<(), CaseProcessError> {
 }
 
 /// The signal mask of a supervisor is inherited and must not be; the death of the supervisor is ours.
-fn set_up_process(supervisor: &str) -> Result<(), CaseProcessError> {
-    SigSet::empty()
+fn set_up_process(supervisor: u32) -> Result<(), CaseProcessError> {
+    // A limit on the size of files is an error of the write.
+    SigSet::from(Signal::SIGXFSZ)
         .thread_set_mask()
         .map_err(CaseProcessError::Process)?;
     prctl::set_name(c"iot-case").map_err(CaseProcessError::Process)?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(CaseProcessError::Process)?;
-    if std::os::unix::process::parent_id().to_string() != supervisor {
+    if std::os::unix::process::parent_id() != supervisor {
         return Err(CaseProcessError::Orphan);
     }
     Ok(())

@@ -45,6 +45,10 @@ pub(crate) struct WhatArgs {
     /// Print what the programs of QEMU can do.
     #[arg(long)]
     pub(crate) probe: bool,
+    /// Read these records of runs (what --jsonl writes, and `records/` in the build folder holds), also of one that was cut short, and
+    /// report on them: on the terminal, and with --junit, --tap and --html. Several are put together.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) from_record: Vec<PathBuf>,
     /// Show the goldens that `--bless` wrote, one by one, and accept or reject them.
     #[arg(long)]
     pub(crate) review: bool,
@@ -151,6 +155,9 @@ pub(crate) struct RunArgs {
     /// A skip fails the run.
     #[arg(long)]
     pub(crate) deny_skips: bool,
+    /// A run in which everything is skipped is a success.
+    #[arg(long, conflicts_with = "deny_skips")]
+    pub(crate) allow_all_skipped: bool,
     /// Keep the directories of passed instances as well.
     #[arg(long)]
     pub(crate) keep: bool,
@@ -187,7 +194,7 @@ pub(crate) struct ReportArgs {
     /// Write a TAP 14 report.
     #[arg(long, value_name = "PATH")]
     pub(crate) tap: Option<PathBuf>,
-    /// Write every event as a line of JSON, as it happens.
+    /// Write the record of the run, a line of JSON for each event as it happens, also to this file.
     #[arg(long, value_name = "PATH")]
     pub(crate) jsonl: Option<PathBuf>,
     /// Write a page for a browser.
@@ -282,7 +289,8 @@ Environment:
 
 Signals:
   Ctrl-C or SIGTERM ends what runs with a grace, the second kills, the third exits at once.
-  SIGUSR1 has every running case explain where it is, and end.
+  SIGUSR1 has every running case explain what it waits for, and go on; SIGABRT to a case process ends it as well.
+  Ctrl-Z suspends all that runs, and its time.
 
 Exit codes:
 "

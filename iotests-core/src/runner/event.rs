@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::verdict::{Attempt, Verdict};
-use crate::case::{Skip, ToolKind};
+use crate::case::{Aio, Backend, Cache, Format, Protocol, Skip, ToolKind};
 use crate::wire::{CaseEvent, Place};
 
 /// Something that happened in a run.
@@ -108,7 +108,8 @@ pub struct ToolInfo {
 }
 
 /// What reports say about an instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InstanceInfo {
     /// The id.
     pub id: String,
@@ -122,6 +123,29 @@ pub struct InstanceInfo {
     pub upstream: Vec<String>,
     /// The set of QEMU programs it runs on.
     pub set: String,
+    /// Its point of the matrix.
+    pub point: Option<PointInfo>,
+}
+
+/// A point of the matrix, and what the case says of itself there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointInfo {
+    /// The row of a family.
+    pub row: Option<String>,
+    /// The image format.
+    pub format: Format,
+    /// What carries the image.
+    pub protocol: Protocol,
+    /// The cache mode.
+    pub cache: Cache,
+    /// The aio mode.
+    pub aio: Aio,
+    /// Which process hosts the block layer; `None` for a case of tools only.
+    pub backend: Option<Backend>,
+    /// The groups of the case.
+    pub groups: Vec<String>,
+    /// Its time, before the scale.
+    pub budget: Duration,
 }
 
 impl InstanceInfo {
@@ -170,6 +194,23 @@ pub struct Metric {
 }
 
 impl Outcome {
+    /// One attempt that came to this, and nothing else.
+    pub fn new(instance: InstanceInfo, verdict: Verdict, attempt: Attempt) -> Self {
+        Self {
+            instance,
+            verdict,
+            note: None,
+            elapsed: attempt.elapsed,
+            kept: attempt.kept.clone(),
+            attempts: vec![attempt],
+            stdout_tail: String::new(),
+            stderr_tail: String::new(),
+            rerun: String::new(),
+            metrics: Vec::new(),
+            pending_goldens: Vec::new(),
+        }
+    }
+
     /// The attempt that decided.
     pub fn last(&self) -> Option<&Attempt> {
         self.attempts.last()

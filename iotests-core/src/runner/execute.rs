@@ -24,7 +24,7 @@ pub(crate) const LOCK_FD: i32 = 4;
 
 /// How long after the deadline a supervisor may still be silent before it is killed itself, before the scale: no measure of a case's
 /// time, but the net below a supervisor that is itself stopped.
-const SUPERVISOR_GRACE: Duration = Duration::from_secs(60);
+const SUPERVISOR_GRACE: Duration = Duration::from_secs(180);
 
 /// The longest line of an event: a case cuts what it says well below this.
 const LINE: usize = 64 << 20;
@@ -81,13 +81,14 @@ impl Supervisors {
     }
 
     /// Suspends what runs, then this process, until it is continued; no time passes meanwhile.
-    pub(crate) fn suspend(&self) {
+    pub(crate) fn suspend(&self) -> Duration {
         self.order_all(Order::Suspend);
         let since = Instant::now();
         // Not SIGTSTP, which is caught to get here.
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
         self.all().rested += since.elapsed();
         self.order_all(Order::Resume);
+        self.rested()
     }
 
     /// For how long the run was suspended so far.
@@ -131,7 +132,7 @@ pub(crate) fn execute(
     env: Vec<(String, String)>,
     mut said: impl FnMut(CaseEvent),
 ) -> Result<Executed, RunError> {
-    let files = write_specs(directories, spec, env)?;
+    let files = write_specs(directories, spec)?;
     let system = |doing: &'static str| move |source: io::Error| RunError::System { doing, source };
     let (events_out, events_in) = pipe().map_err(system("make a pipe for events"))?;
     let (control_out, control_in) = pipe().map_err(system("make a control pipe"))?;
@@ -139,6 +140,9 @@ pub(crate) fn execute(
     command
         .arg(SUPERVISE)
         .arg(&files.supervise)
+        // The case is a copy of it.
+        .envs(env)
+        .current_dir(&directories.test)
         .stdin(Stdio::from(control_out))
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());
@@ -193,7 +197,7 @@ pub(crate) fn execute(
         }
         ended.is_some_and(|one| one.interrupted)
     };
-    attempt.see(report, interrupted);
+    attempt.see(report, interrupted, spec.deadline());
     Ok(Executed {
         attempt,
         stdout_tail: tail(&files.stdout),
@@ -208,11 +212,7 @@ struct Files {
     stderr: std::path::PathBuf,
 }
 
-fn write_specs(
-    directories: &InstanceDir,
-    spec: &CaseSpec,
-    env: Vec<(String, String)>,
-) -> Result<Files, RunError> {
+fn write_specs(directories: &InstanceDir, spec: &CaseSpec) -> Result<Files, RunError> {
     let file = |name: &str| directories.path.join(name);
     let files = Files {
         supervise: file("supervise.json"),
@@ -224,10 +224,8 @@ fn write_specs(
         case_spec: file("case.json"),
         stdout: files.stdout.clone(),
         stderr: files.stderr.clone(),
-        current_dir: directories.test.clone(),
         deadline: spec.deadline(),
         scale: spec.scale,
-        env,
     };
     write_json(&supervise.case_spec, spec)?;
     write_json(&files.supervise, &supervise)?;
@@ -235,8 +233,7 @@ fn write_specs(
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), RunError> {
-    let text =
-        serde_json::to_vec_pretty(value).map_err(|error| io_error("write", path)(error.into()))?;
+    let text = serde_json::to_vec(value).map_err(|error| io_error("write", path)(error.into()))?;
     File::create(path)
         .and_then(|mut file| file.write_all(&text))
         .map_err(io_error("write", path))
@@ -359,6 +356,20 @@ mod tests {
             lines.push(piece.as_bytes(), &mut said);
         }
         assert_eq!(events, [CaseEvent::Started { pid: 7 }, CaseEvent::Passed]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_over_and_not_kept() {
+        let mut lines = Lines::default();
+        let mut events = Vec::new();
+        let mut said = |event| events.push(event);
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..=LINE >> 20 {
+            lines.push(&piece, &mut said);
+        }
+        assert_eq!(lines.rest.capacity(), 0);
+        lines.push(b"xx\n{\"event\":\"passed\"}\n", &mut said);
+        assert_eq!(events, [CaseEvent::Passed]);
     }
 
     #[test]

@@ -21,13 +21,15 @@ pub enum Exit {
     SkipsDenied = 6,
     /// Cases of this program are declared wrongly.
     Declarations = 7,
+    /// Everything that was selected was skipped, and `--allow-all-skipped` was not given.
+    NothingRan = 8,
     /// A signal ended the run.
     Interrupted = 130,
 }
 
 impl Exit {
     /// All of them with their meaning, for `--help`.
-    pub const DOCUMENTED: [(Self, &'static str); 9] = [
+    pub const DOCUMENTED: [(Self, &'static str); 10] = [
         (Self::Passed, "everything that ran passed"),
         (
             Self::Failed,
@@ -50,6 +52,10 @@ impl Exit {
         (
             Self::Declarations,
             "cases of this program are declared wrongly",
+        ),
+        (
+            Self::NothingRan,
+            "everything was skipped, and --allow-all-skipped was not given",
         ),
         (Self::Interrupted, "stopped by a signal"),
     ];

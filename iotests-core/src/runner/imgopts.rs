@@ -1,6 +1,6 @@
 //! Whether the formats of a run know the options that all its images are to be created with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use imgtools::tools::{Tool, ToolKind};
@@ -8,15 +8,16 @@ use imgtools::tools::{Tool, ToolKind};
 use super::error::RunError;
 use super::instance::SetFiles;
 use super::plan::Planned;
+use crate::case::Skip;
 
 /// How long qemu-img may take to print its help: far more than it needs.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Refuses an option that a format of the run does not know: one error instead of one in each case.
-/// Values are left to qemu-img, which may need more than the option to judge them.
+/// Skips the instances of formats that do not know an option. If none knows it, that is one error instead of a skip of each. Values are
+/// left to qemu-img, which may need more than the option to judge them.
 pub(super) fn check(
     imgopts: &[String],
-    planned: &[Planned],
+    planned: &mut [Planned],
     sets: &[SetFiles],
 ) -> Result<(), RunError> {
     if imgopts.is_empty() {
@@ -29,20 +30,34 @@ pub(super) fn check(
     }
     let runnable = planned.iter().filter(|one| one.skip.is_none());
     let pairs: BTreeSet<_> = runnable.map(|one| (one.set, one.instance.format)).collect();
-    for (set, format) in pairs {
-        let Some(img) = sets.get(set).and_then(|set| set.tools.get(&ToolKind::Img)) else {
+    let name = |option: &String| option.split('=').next().unwrap_or_default().to_owned();
+    let mut lacking: BTreeMap<_, (String, String)> = BTreeMap::new();
+    for (set, format) in &pairs {
+        let Some(img) = sets.get(*set).and_then(|set| set.tools.get(&ToolKind::Img)) else {
             continue;
         };
         let known = known(img, format.name());
-        let name = |option: &String| option.split('=').next().unwrap_or_default().to_owned();
         // Where the list cannot be had, the cases find out.
         let unknown = imgopts.iter().map(name).find(|name| !known.contains(name));
         if let (Some(unknown), false) = (unknown, known.is_empty()) {
-            return Err(RunError::Usage(format!(
+            let why = format!(
                 "`--imgopts {unknown}=…`: {} knows no such option of the format {format}; it knows {}",
                 img.path.display(),
                 known.into_iter().collect::<Vec<_>>().join(", ")
-            )));
+            );
+            lacking.insert((*set, *format), (unknown, why));
+        }
+    }
+    if lacking.len() == pairs.len()
+        && let Some((_, why)) = lacking.values().next()
+    {
+        return Err(RunError::Usage(why.clone()));
+    }
+    for one in planned.iter_mut().filter(|one| one.skip.is_none()) {
+        if let Some((option, _)) = lacking.get(&(one.set, one.instance.format)) {
+            one.skip = Some(Skip::ImageOptions {
+                option: option.clone(),
+            });
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use imgtools::tools::{Tool, ToolKind};
 
 use super::error::RunError;
 use super::event::{InstanceInfo, Metric, Outcome, RunEvent};
+use super::evidence;
 use super::execute::{Executed, Supervisors, execute};
 use super::rundir::RunDir;
 use super::supervise::Order;
@@ -89,13 +90,13 @@ impl Runner {
     }
 
     /// Suspends the run; see [`Supervisors::suspend`].
-    pub(crate) fn suspend(&self) {
-        self.supervisors.suspend();
+    pub(crate) fn suspend(&self) -> Duration {
+        self.supervisors.suspend()
     }
 
     /// Ends the run directory.
-    pub(crate) fn finish(self, kept: bool) {
-        self.run_dir.finish(kept);
+    pub(crate) fn finish(self) {
+        self.run_dir.finish();
     }
 
     /// Runs one instance, more than once where retries are allowed and needed. `tell` hears all that happens but its end; `expected` is
@@ -117,7 +118,7 @@ impl Runner {
             });
             let number = self.number.fetch_add(1, Ordering::Relaxed);
             let directories = self.run_dir.instance(number, &job.info.id)?;
-            let spec = self.spec(job, &directories.test, &directories.sockets);
+            let spec = self.spec(job, &directories.given, &directories.sockets);
             let (mut metrics, mut pending_goldens) = (Vec::new(), Vec::new());
             let executed = execute(
                 &self.run_dir,
@@ -150,34 +151,40 @@ impl Runner {
                     return Err(error);
                 }
             };
+            let mut attempt = attempt;
+            evidence::take(&directories, &spec, &mut attempt);
             let attempt = attempt.judged();
             let own = attempt.verdict.unwrap_or(Verdict::Crash);
             attempts.push(attempt);
             let (verdict, note) =
                 weigh(own, &attempts, &job.known, quarantine, &self.settings.today);
             let failed = verdict.is_failure();
+            let last = attempts.len() - 1;
+            if self.settings.keep || failed || verdict == Verdict::Quarantined {
+                directories.remove(true);
+                evidence::keep(&directories, &mut attempts[last]);
+            } else {
+                directories.remove(false);
+            }
             // What should have failed and did not is to be told, not to be tried until it fails.
             let may_retry = verdict != Verdict::UnexpectedPass
                 && attempts.len() <= self.settings.retries as usize;
             if failed && may_retry && !self.supervisors.are_ending() {
-                directories.remove(false);
                 tell(RunEvent::AttemptFailed {
                     id: job.info.id.clone(),
-                    attempt: Box::new(attempts[attempts.len() - 1].clone()),
+                    attempt: Box::new(attempts[last].clone()),
                 });
                 continue;
             }
-            let keep = self.settings.keep || failed || verdict == Verdict::Quarantined;
-            directories.remove(keep);
             return Ok(Outcome {
                 instance: job.info.clone(),
                 verdict,
                 note,
+                kept: attempts[last].kept.clone(),
                 attempts,
                 elapsed: begun.elapsed(),
                 stdout_tail: if failed { stdout_tail } else { String::new() },
                 stderr_tail: if failed { stderr_tail } else { String::new() },
-                kept: keep.then_some(directories.path),
                 rerun: format!(
                     "{} --seed {} '{}'",
                     self.settings.rerun,

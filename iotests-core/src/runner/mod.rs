@@ -1,6 +1,6 @@
 //! What runs the cases: from the command line to the report.
 //!
-//! The program plays three parts: the *runner*, for each instance a *supervisor* (`__supervise`), and below it a *case process* (`__case`).
+//! The program plays three parts: the *runner*, for each instance a *supervisor* (`__supervise`), and below it, as a copy of that, a *case process*.
 //! The runner plans, schedules and reports; a supervisor proves that nothing is left of its case; only the case process touches QEMU.
 
 mod app;
@@ -10,6 +10,7 @@ mod confine;
 mod console;
 mod error;
 pub mod event;
+mod evidence;
 mod execute;
 mod exit;
 mod imgopts;
@@ -21,6 +22,8 @@ mod new;
 mod places;
 mod plan;
 mod probe;
+pub mod record;
+mod recordings;
 mod records;
 mod report;
 mod review;
@@ -50,9 +53,6 @@ pub fn main() -> ExitCode {
     let word = |index: usize| arguments.get(index).and_then(|word| word.to_str());
     match (word(1), word(2)) {
         (Some(supervise::SUPERVISE), Some(spec)) => supervise::main(Path::new(spec)),
-        (Some(case_process::CASE), Some(spec)) => {
-            case_process::main(Path::new(spec), word(3).unwrap_or_default())
-        }
         (Some(new::NEW), name) => new::main(name).into(),
         _ => {
             trace::show(tracing::Level::WARN);
@@ -69,7 +69,10 @@ fn this_program() -> Command {
     command
 }
 
-/// How a person started this program: `cargo xtask iotests` says so itself.
+/// The variable that says how a person started this program, where that is not its own name: `cargo xtask iotests`.
+const CALLED_AS: &str = "IOTESTS_CALLED_AS";
+
+/// How a person started this program.
 fn called_as() -> String {
-    std::env::var("IOTESTS_CALLED_AS").unwrap_or_else(|_| "iotests".to_owned())
+    std::env::var(CALLED_AS).unwrap_or_else(|_| "iotests".to_owned())
 }

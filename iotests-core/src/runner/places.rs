@@ -50,6 +50,11 @@ impl Places {
         self.own().join("records.json")
     }
 
+    /// The records of former runs.
+    pub(crate) fn recordings(&self) -> PathBuf {
+        self.own().join("records")
+    }
+
     /// Where goldens of a case in this source file wait for review: beside the accepted ones, or where there is no workspace, apart.
     pub(crate) fn goldens(&self, file: &str) -> PathBuf {
         let sources = self.sources.as_ref().zip(file.split_once("/src/"));

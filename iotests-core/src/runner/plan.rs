@@ -1,13 +1,13 @@
 //! The plan: every point of the matrix as an instance, runnable or skipped with a reason, before anything runs.
 
-use std::str::FromStr;
+use std::collections::BTreeMap;
 
 use imgtools::tools::ToolKind;
 
 use super::cli::{BackendChoice, Choice, MatrixArgs};
 use super::error::RunError;
-use super::event::InstanceInfo;
-use super::select;
+use super::event::{InstanceInfo, PointInfo};
+use super::select::{self, At, SET, Selector};
 use super::sets::HOST;
 use crate::case::{
     Aio, Backend, Cache, Capabilities, Format, Guest, Host, Instance, Known, Meta, Point, Protocol,
@@ -56,6 +56,22 @@ impl Planned {
                 .get(self.set)
                 .map(|set| set.name.clone())
                 .unwrap_or_default(),
+            point: Some(PointInfo {
+                row: self.instance.row.map(str::to_owned),
+                format: self.instance.format,
+                protocol: self.instance.protocol,
+                cache: self.instance.cache,
+                aio: self.instance.aio,
+                backend: self.instance.backend,
+                groups: self
+                    .instance
+                    .meta
+                    .groups
+                    .iter()
+                    .map(|group| group.0.to_owned())
+                    .collect(),
+                budget: self.instance.meta.budget,
+            }),
         }
     }
 }
@@ -111,29 +127,35 @@ pub(crate) fn plan(
         .iter()
         .map(|entry| Instance::new(entry, ANY_POINT))
         .collect();
-    for selector in wanted.selectors {
-        check_selector(split_set(selector).0, &anywhere)?;
+    let selectors = wanted.selectors.iter().map(|text| Selector::parse(text));
+    let selectors = selectors.collect::<Result<Vec<_>, _>>()?;
+    for selector in &selectors {
+        check_selector(selector, &anywhere)?;
     }
-    let mut planned: Vec<Planned> = Vec::new();
+    // Each selector for itself: the point that one names is none of what another means.
+    let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
     let in_groups = |entry: &&Registered| in_groups(&entry.meta, wanted.matrix);
     for entry in entries.iter().filter(in_groups) {
-        for (instance, skip) in expand(entry, wanted) {
-            for planned_one in decide(instance, skip, wanted, sets) {
-                let chosen = |selector: &String| {
-                    let (selector, of_set) = split_set(selector);
-                    let is_set = |name| {
-                        sets.get(planned_one.set)
-                            .is_some_and(|set| set.name == name)
-                    };
-                    select::matches(selector, &instance) && of_set.is_none_or(is_set)
-                };
-                if wanted.selectors.is_empty() || wanted.selectors.iter().any(chosen) {
-                    planned.push(planned_one);
+        let any = Instance::new(entry, ANY_POINT);
+        let meant = selectors.iter().filter(|selector| selector.names(&any));
+        let mut meant: Vec<Option<&Selector>> = meant.map(Some).collect();
+        if selectors.is_empty() {
+            meant.push(None);
+        }
+        for selector in meant {
+            let at = selector.and_then(|selector| selector.point.as_ref());
+            let of_set = selector.and_then(|selector| selector.set.as_deref());
+            for (instance, skip) in expand(entry, wanted.matrix, at.unwrap_or(&At::default())) {
+                for one in decide(instance, skip, wanted, sets) {
+                    let set = sets.get(one.set).map(|set| set.name.as_str());
+                    if of_set.is_none() || of_set == set {
+                        planned.entry(one.id.clone()).or_insert(one);
+                    }
                 }
             }
         }
     }
-    planned.sort_by(|a, b| a.id.cmp(&b.id));
+    let planned: Vec<Planned> = planned.into_values().collect();
     if planned.is_empty() {
         return Err(RunError::NothingSelected(
             "these options leave none".to_owned(),
@@ -143,58 +165,47 @@ pub(crate) fn plan(
 }
 
 /// A selector means something, at a point that this has.
-fn check_selector(selector: &str, anywhere: &[Instance]) -> Result<(), RunError> {
-    if selector.is_empty() {
-        return Err(RunError::Usage(
-            "an empty word selects nothing; leave it out for all cases".to_owned(),
-        ));
-    }
-    let known = |instance: &&Instance| match selector.split_once('@') {
-        Some((name, _)) => instance.name().contains(name) || select::matches(name, instance),
-        None => select::matches(selector, instance),
-    };
-    let meant: Vec<&Instance> = anywhere.iter().filter(known).collect();
+fn check_selector(selector: &Selector, anywhere: &[Instance]) -> Result<(), RunError> {
+    let meant = anywhere.iter().filter(|instance| selector.names(instance));
+    let meant: Vec<&Instance> = meant.collect();
     if meant.is_empty() {
         return Err(RunError::UnknownSelector {
-            selector: selector.to_owned(),
-            nearest: select::nearest(selector, anywhere),
+            selector: selector.text.clone(),
+            nearest: select::nearest(&selector.text, anywhere),
         });
     }
-    supports_format(selector, &meant)
+    match selector.point.as_ref().and_then(|at| at.format) {
+        Some(format) => supports_format(selector, format, &meant),
+        None => Ok(()),
+    }
 }
 
 /// The cases that a selector means have the format that it names, or some of them do.
-fn supports_format(selector: &str, meant: &[&Instance]) -> Result<(), RunError> {
-    let Some(format) = point_words(selector).next() else {
-        return Ok(());
-    };
-    let names = |one: &Instance| names_of(&one.meta.formats.to_vec());
-    let has = |one: &&Instance| names(one).iter().any(|name| name.starts_with(format));
-    if meant.iter().any(has) {
+fn supports_format(
+    selector: &Selector,
+    format: Format,
+    meant: &[&Instance],
+) -> Result<(), RunError> {
+    if meant
+        .iter()
+        .any(|one| one.meta.formats.to_vec().contains(&format))
+    {
         return Ok(());
     }
+    let names = |one: &Instance| names_of(&one.meta.formats.to_vec());
     let runs_on = |one: &&Instance| format!("{} runs on {}", one.name(), names(one).join(", "));
     let mut cases: Vec<String> = meant.iter().map(runs_on).collect();
     cases.sort();
     cases.dedup();
     Err(RunError::NothingSelected(format!(
-        "`{selector}` is no point of its matrix:\n  {}",
+        "`{}` is no point of its matrix:\n  {}",
+        selector.text,
         cases.join("\n  ")
     )))
 }
 
 fn names_of<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
-}
-
-/// The suffix of an id that names its set.
-const SET: &str = ".set=";
-
-fn split_set(selector: &str) -> (&str, Option<&str>) {
-    match selector.split_once(SET) {
-        Some((rest, name)) => (rest, Some(name)),
-        None => (selector, None),
-    }
 }
 
 /// Whether any selector names a set, so that `--set` need not.
@@ -230,53 +241,52 @@ const ANY_POINT: Point = Point {
     backend: None,
 };
 
-/// All points of the matrix for a case or a row. Where it has none for what was asked for, these
+/// All points of the matrix for a case or a row that a selector leaves open. Where it has none for what was asked for, these
 /// points are skips.
-fn expand(entry: &'static Registered, wanted: &Wanted<'_>) -> Vec<(Instance, Option<Skip>)> {
-    let (matrix, meta) = (wanted.matrix, &entry.meta);
-    // An id on the command line names its point of the matrix itself, unless options say more.
-    let named = |axis: fn(&str) -> bool| {
-        let mut selectors = wanted.selectors.iter();
-        selectors.any(|selector| point_words(selector).any(axis))
-    };
+fn expand(
+    entry: &'static Registered,
+    matrix: &MatrixArgs,
+    at: &At,
+) -> Vec<(Instance, Option<Skip>)> {
+    let meta = &entry.meta;
     let formats = Axis {
         name: "format",
-        asked: &matrix.formats,
+        asked: &asked(at.format, &matrix.formats),
         supported: &meta.formats.to_vec(),
         default: &[Format::Qcow2, Format::Raw],
-        // `name@vmdk` means vmdk, although it is not among the defaults.
-        all: named(|word| Format::from_str(word).is_ok()),
         all_else: true,
     }
     .choose();
     let protocols = Axis {
         name: "protocol",
-        asked: &matrix.protocols,
+        asked: &asked(at.protocol, &matrix.protocols),
         supported: meta.protocols,
         default: &[Protocol::File],
-        all: named(|word| Protocol::from_str(word).is_ok()),
         all_else: true,
     }
     .choose();
     let caches = Axis {
         name: "cache mode",
-        asked: &matrix.caches,
+        asked: &asked(at.cache, &matrix.caches),
         supported: meta.caches,
         default: &[Cache::Writeback],
-        all: named(|word| word.starts_with("cache=")),
         all_else: false,
     }
     .choose();
     let aios = Axis {
         name: "aio mode",
-        asked: &matrix.aios,
+        asked: &asked(at.aio, &matrix.aios),
         supported: meta.aios,
         default: &[Aio::Threads],
-        all: named(|word| word.starts_with("aio=")),
         all_else: false,
     }
     .choose();
-    let backends = backends(matrix.backend, meta.host);
+    let backend = match at.backend {
+        Some(Backend::System) => BackendChoice::System,
+        Some(Backend::Qsd) => BackendChoice::Qsd,
+        None => matrix.backend,
+    };
+    let backends = backends(backend, meta.host);
     let mut all = Vec::new();
     for (format, no_format) in &formats {
         for (protocol, no_protocol) in &protocols {
@@ -327,13 +337,12 @@ fn not_in_matrix<T: ToString>(axis: &str, asked: &T, supported: &[T]) -> Skip {
     }
 }
 
-/// The words of a selector after its `@`.
-fn point_words(selector: &str) -> impl Iterator<Item = &str> {
-    selector
-        .split_once('@')
-        .map_or("", |(_, point)| point)
-        .split('.')
-        .filter(|word| !word.is_empty())
+/// What an id names comes before what the options say.
+fn asked<T: Copy>(at: Option<T>, options: &[Choice<T>]) -> Vec<Choice<T>> {
+    match at {
+        Some(value) => vec![Choice::One(value)],
+        None => options.to_vec(),
+    }
 }
 
 /// One axis of the matrix: what was asked for, and what a case supports.
@@ -342,8 +351,6 @@ struct Axis<'a, T> {
     asked: &'a [Choice<T>],
     supported: &'a [T],
     default: &'a [T],
-    /// Without a choice, everything is meant.
-    all: bool,
     /// Where the default is not supported, everything is; else the first.
     all_else: bool,
 }
@@ -354,10 +361,7 @@ impl<T: Copy + PartialEq + ToString> Axis<'_, T> {
         let supports = |value: &T| self.supported.contains(value);
         let mut values: Vec<T> = Vec::new();
         if self.asked.is_empty() {
-            values = match self.all {
-                true => self.supported.to_vec(),
-                false => self.default.iter().copied().filter(supports).collect(),
-            };
+            values = self.default.iter().copied().filter(supports).collect();
             if values.is_empty() {
                 let count = if self.all_else { usize::MAX } else { 1 };
                 values = self.supported.iter().copied().take(count).collect();

@@ -9,7 +9,9 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::event::RunEvent;
 use super::keep;
+use super::record::Record;
 use super::verdict::Verdict;
 
 /// How many verdicts are kept for each instance.
@@ -20,7 +22,7 @@ const FORMAT: u32 = 1;
 
 /// What is known about one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct History {
     /// What it took in the last run in which it came to an end.
     pub(crate) elapsed: Duration,
     /// The last verdicts, the newest last.
@@ -31,14 +33,14 @@ pub(crate) struct Record {
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     path: PathBuf,
-    known: BTreeMap<String, Record>,
+    known: BTreeMap<String, History>,
     new: BTreeMap<String, (Duration, Verdict)>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct FileContent {
     format: u32,
-    instances: BTreeMap<String, Record>,
+    instances: BTreeMap<String, History>,
 }
 
 impl Records {
@@ -65,7 +67,7 @@ impl Records {
     }
 
     /// What is known about an instance.
-    pub(crate) fn get(&self, id: &str) -> Option<&Record> {
+    pub(crate) fn get(&self, id: &str) -> Option<&History> {
         self.known.get(id)
     }
 
@@ -77,7 +79,7 @@ impl Records {
     }
 
     /// Notes how an instance ended. Of several repetitions in a run the failed one counts, and the longest.
-    pub(crate) fn note(&mut self, id: &str, elapsed: Duration, verdict: Verdict) {
+    fn note(&mut self, id: &str, elapsed: Duration, verdict: Verdict) {
         if matches!(verdict, Verdict::Interrupted | Verdict::Skip) {
             return;
         }
@@ -85,6 +87,16 @@ impl Records {
         noted.0 = noted.0.max(elapsed);
         if !noted.1.is_failure() {
             noted.1 = verdict;
+        }
+    }
+
+    /// Notes what a record of a run tells.
+    pub(crate) fn learn(&mut self, records: impl Iterator<Item = Record>) {
+        for record in records {
+            if let RunEvent::InstanceFinished(outcome) = record.event {
+                let id = outcome.instance.base_id();
+                self.note(id, outcome.elapsed, outcome.verdict);
+            }
         }
     }
 
@@ -99,7 +111,7 @@ impl Records {
         let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
         let mut known = read_file(&self.path).unwrap_or_default();
         for (id, (elapsed, verdict)) in std::mem::take(&mut self.new) {
-            let record = known.entry(id).or_insert_with(|| Record {
+            let record = known.entry(id).or_insert_with(|| History {
                 elapsed,
                 verdicts: Vec::new(),
             });
@@ -118,7 +130,7 @@ impl Records {
     }
 }
 
-fn read_file(path: &Path) -> Result<BTreeMap<String, Record>, String> {
+fn read_file(path: &Path) -> Result<BTreeMap<String, History>, String> {
     let text = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         result => result.map_err(|error| error.to_string())?,

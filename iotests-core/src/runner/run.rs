@@ -1,12 +1,12 @@
 //! The dispatcher: starts instances as the schedule allows, hears how they end, and tells the reporters.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -15,8 +15,9 @@ use super::event::{InstanceInfo, Outcome, RunEvent, RunStarted, Summary};
 use super::exit::Exit;
 use super::instance::{InstanceJob, Runner};
 use super::plan::Planned;
+use super::record::Recorder;
 use super::records::Records;
-use super::report::Reporter;
+use super::report::Terminal;
 use super::schedule::{Load, Schedule};
 use super::signals;
 use super::supervise::Order;
@@ -36,18 +37,25 @@ pub(crate) struct Job {
     pub(crate) max_fail: Option<usize>,
 }
 
-/// What other threads tell the dispatcher.
+/// How many messages may wait. A case that says more than is recorded waits itself, instead of filling the memory.
+const WAITING: usize = 1024;
+
+/// What other threads tell the dispatcher, from which slot.
 enum Message {
-    Event(RunEvent),
-    Finished(Load, Result<Box<Outcome>, RunError>),
+    Event(u16, RunEvent),
+    Finished(u16, Load, Result<Box<Outcome>, RunError>),
     Signal(Signal),
 }
 
 /// A run in progress.
 struct Dispatcher<'r> {
-    reporters: &'r mut [Box<dyn Reporter>],
-    records: &'r mut Records,
+    recorder: &'r mut Recorder,
+    terminal: &'r mut Terminal,
+    /// Writes the reports, for a run that is left in a hurry.
+    reports: &'r dyn Fn(),
     runner: Arc<Runner>,
+    /// The slots in use.
+    slots: BTreeSet<u16>,
     schedule: Schedule<InstanceJob>,
     summary: Summary,
     running: usize,
@@ -58,22 +66,24 @@ struct Dispatcher<'r> {
     error: Option<RunError>,
 }
 
-/// Runs all of it. `Ok` is the exit code of the run and whether some directory was kept.
+/// Runs all of it, and gives the exit code. `reports` writes the reports from what is recorded so far.
 pub(crate) fn run(
     job: Job,
     runner: Arc<Runner>,
-    records: &mut Records,
-    reporters: &mut [Box<dyn Reporter>],
-    deny_skips: bool,
-) -> Result<(Exit, Vec<PathBuf>), RunError> {
-    let begun = Instant::now();
-    let (sender, receiver) = channel();
+    recorder: &mut Recorder,
+    terminal: &mut Terminal,
+    reports: &dyn Fn(),
+    skips: Skips,
+) -> Result<Exit, RunError> {
+    let (sender, receiver) = sync_channel(WAITING);
     signals::forward(sender.clone(), Message::Signal);
     let jobs = job.started.jobs;
     let mut dispatcher = Dispatcher {
-        reporters,
-        records,
+        recorder,
+        terminal,
+        reports,
         runner,
+        slots: BTreeSet::new(),
         schedule: Schedule::new(job.instances, jobs, job.memory),
         summary: Summary::default(),
         running: 0,
@@ -82,118 +92,136 @@ pub(crate) fn run(
         broken: None,
         error: None,
     };
-    dispatcher.report(&RunEvent::RunStarted(Box::new(job.started)));
+    dispatcher.report(None, &RunEvent::RunStarted(Box::new(job.started)));
     for (instance, planned) in job.skipped {
         if let Some(reason) = planned.skip {
             dispatcher.summary.add(Verdict::Skip, Some(&reason));
-            dispatcher.report(&RunEvent::InstanceSkipped { instance, reason });
+            dispatcher.report(None, &RunEvent::InstanceSkipped { instance, reason });
         }
     }
-    let kept = dispatcher.turn(&sender, &receiver);
-    dispatcher.summary.elapsed = begun.elapsed();
-    let summary = dispatcher.summary.clone();
-    dispatcher.report(&RunEvent::RunFinished(Box::new(summary.clone())));
-    if let Err(error) = dispatcher.records.write() {
-        let text = format!("the times and verdicts of this run could not be recorded: {error}");
-        dispatcher.report(&RunEvent::Warning { text });
-    }
+    dispatcher.turn(&sender, &receiver);
+    dispatcher.end();
+    let summary = &dispatcher.summary;
     if let Some(error) = dispatcher.error {
         return Err(error);
     }
     if let Some(source) = dispatcher.broken {
         return Err(RunError::System {
-            doing: "write the reports",
+            doing: "write the record of the run",
             source,
         });
     }
-    let exit = if dispatcher.signals > 0 {
+    Ok(if dispatcher.signals > 0 {
         Exit::Interrupted
     } else if summary.failures() > 0 {
         Exit::Failed
-    } else if deny_skips && summary.count(Verdict::Skip) > 0 {
+    } else if skips == Skips::Denied && summary.count(Verdict::Skip) > 0 {
         Exit::SkipsDenied
+    } else if skips != Skips::Allowed && summary.count(Verdict::Skip) == summary.total() {
+        Exit::NothingRan
     } else {
         Exit::Passed
-    };
-    Ok((exit, kept))
+    })
+}
+
+/// What skips do to the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Skips {
+    /// They fail it only when there is nothing else.
+    Some,
+    /// `--deny-skips`: each fails it.
+    Denied,
+    /// `--allow-all-skipped`: none fails it.
+    Allowed,
 }
 
 impl Dispatcher<'_> {
-    fn report(&mut self, event: &RunEvent) {
-        for reporter in self.reporters.iter_mut() {
-            if let Err(error) = reporter.event(event) {
-                self.broken.get_or_insert(error);
-            }
+    /// One that cannot be recorded is shown all the same, and the other way round.
+    fn report(&mut self, slot: Option<u16>, event: &RunEvent) {
+        let recorded = self.recorder.record(slot, event);
+        let shown = self.terminal.event(event);
+        if let Err(error) = recorded.and(shown) {
+            self.broken.get_or_insert(error);
         }
     }
 
-    /// Until nothing runs and nothing waits. Returns the directories that were kept.
-    fn turn(&mut self, sender: &Sender<Message>, receiver: &Receiver<Message>) -> Vec<PathBuf> {
-        let mut kept = Vec::new();
+    /// The last event.
+    fn end(&mut self) {
+        self.summary.elapsed = self.recorder.elapsed();
+        let end = RunEvent::RunFinished(Box::new(self.summary.clone()));
+        self.report(None, &end);
+    }
+
+    /// Until nothing runs and nothing waits.
+    fn turn(&mut self, sender: &SyncSender<Message>, receiver: &Receiver<Message>) {
         loop {
             while let Some((load, job)) = self.schedule.start() {
                 self.start(load, job, sender);
             }
             if self.running == 0 {
-                return kept;
+                return;
             }
             // The sender of this thread lives, so this cannot fail.
             let Ok(message) = receiver.recv() else {
-                return kept;
+                return;
             };
             match message {
-                Message::Event(event) => self.report(&event),
+                Message::Event(slot, event) => self.report(Some(slot), &event),
                 Message::Signal(Signal::SIGUSR1) => self.runner.order_all(Order::Explain),
-                Message::Signal(Signal::SIGTSTP) => self.runner.suspend(),
-                Message::Signal(signal) => self.signal(signal),
-                Message::Finished(load, result) => {
-                    self.running -= 1;
-                    self.schedule.end(load);
-                    match result {
-                        Ok(outcome) => kept.extend(self.finished(&outcome)),
-                        Err(error) => self.failed(error),
-                    }
+                Message::Signal(Signal::SIGTSTP) => {
+                    let rested = self.runner.suspend();
+                    self.recorder.rested(rested);
                 }
+                Message::Signal(signal) => self.signal(signal),
+                Message::Finished(slot, load, result) => self.ended(slot, load, result),
             }
         }
     }
 
-    fn start(&mut self, load: Load, job: InstanceJob, sender: &Sender<Message>) {
+    fn ended(&mut self, slot: u16, load: Load, result: Result<Box<Outcome>, RunError>) {
+        self.running -= 1;
+        self.slots.remove(&slot);
+        self.schedule.end(load);
+        match result {
+            Ok(outcome) => self.finished(slot, *outcome),
+            Err(error) => self.failed(error),
+        }
+    }
+
+    fn start(&mut self, load: Load, job: InstanceJob, sender: &SyncSender<Message>) {
         self.running += 1;
+        let slot = (0..u16::MAX).find(|slot| !self.slots.contains(slot));
+        let slot = slot.unwrap_or(u16::MAX);
+        self.slots.insert(slot);
         let runner = Arc::clone(&self.runner);
-        let (tell, end) = (sender.clone(), sender.clone());
+        let tell = sender.clone();
         // The supervisor dies with the thread that spawned it, so this thread lives as long as the supervisor.
         let thread = thread::Builder::new().spawn(move || {
             let result = caught(|| {
                 // Nobody listens only when the run is over.
                 runner.run(&job, load.expected, |event| {
-                    let _ = tell.send(Message::Event(event));
+                    let _ = tell.send(Message::Event(slot, event));
                 })
             });
             // Whoever hears of the end may take the runner apart.
             drop(runner);
-            let _ = tell.send(Message::Finished(load, result.map(Box::new)));
+            let _ = tell.send(Message::Finished(slot, load, result.map(Box::new)));
         });
         if let Err(source) = thread {
             let doing = "start a thread";
-            let error = RunError::System { doing, source };
-            // The receiver lives as long as we do.
-            let _ = end.send(Message::Finished(load, Err(error)));
+            self.ended(slot, load, Err(RunError::System { doing, source }));
         }
     }
 
-    fn finished(&mut self, outcome: &Outcome) -> Option<PathBuf> {
+    fn finished(&mut self, slot: u16, outcome: Outcome) {
         self.summary.add(outcome.verdict, outcome.skip());
-        self.records
-            .note(outcome.instance.base_id(), outcome.elapsed, outcome.verdict);
-        self.report(&RunEvent::InstanceFinished(Box::new(outcome.clone())));
+        self.report(Some(slot), &RunEvent::InstanceFinished(Box::new(outcome)));
         if self
             .max_fail
             .is_some_and(|limit| self.summary.failures() >= limit)
         {
             self.stop(format!("{} failures", self.summary.failures()));
         }
-        outcome.kept.clone()
     }
 
     /// Something that fails every instance: nothing more is started.
@@ -209,7 +237,7 @@ impl Dispatcher<'_> {
         let left = self.schedule.stop();
         if left > 0 {
             self.summary.not_run += left;
-            self.report(&RunEvent::Stopping { why });
+            self.report(None, &RunEvent::Stopping { why });
         }
     }
 
@@ -229,9 +257,14 @@ impl Dispatcher<'_> {
                 self.runner.order_all(Order::Kill);
                 format!("{signal}; {} are killed", self.running)
             }
-            _ => std::process::exit(i32::from(Exit::Interrupted.code())),
+            _ => {
+                // What runs is left to the supervisors; what is known is not lost.
+                self.end();
+                (self.reports)();
+                std::process::exit(i32::from(Exit::Interrupted.code()))
+            }
         };
-        self.report(&RunEvent::Stopping { why });
+        self.report(None, &RunEvent::Stopping { why });
     }
 }
 

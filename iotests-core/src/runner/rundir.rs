@@ -41,6 +41,8 @@ pub(crate) struct InstanceDir {
     pub(crate) path: PathBuf,
     /// Where the case works.
     pub(crate) test: PathBuf,
+    /// The same place by a name that does no harm in an option, a URI or a line of a log.
+    pub(crate) given: PathBuf,
     /// A short path for sockets.
     pub(crate) sockets: PathBuf,
 }
@@ -100,11 +102,17 @@ impl RunDir {
     /// Makes the directories of an instance; `number` is unique in the run.
     pub(crate) fn instance(&self, number: usize, name: &str) -> Result<InstanceDir, RunError> {
         let path = self.path.join(format!("{number}-{}", file_name(name)));
-        let directories = InstanceDir {
+        let mut directories = InstanceDir {
             test: path.join("test"),
+            given: path.join("test"),
             path,
             sockets: self.sockets.join(number.to_string()),
         };
+        if !is_harmless(&directories.test, LONGEST) {
+            directories.given = self.sockets.join(format!("{number}.test"));
+            std::os::unix::fs::symlink(&directories.test, &directories.given)
+                .map_err(io_error("create the link", &directories.given))?;
+        }
         for folder in [&directories.path, &directories.test, &directories.sockets] {
             fs::create_dir(folder).map_err(io_error("create the directory", folder))?;
         }
@@ -112,10 +120,12 @@ impl RunDir {
     }
 
     /// Ends the run: without kept instances the directory goes, with some it stays until newer ones take its place.
-    pub(crate) fn finish(self, kept: bool) {
+    pub(crate) fn finish(self) {
         // What cannot be removed now is left for the next run.
         let _ = remove_tree(&self.sockets);
-        if kept {
+        let is_instance = |entry: fs::DirEntry| entry.path().is_dir();
+        let mut entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        if entries.any(is_instance) {
             let _ = fs::write(self.path.join(FINISHED), "");
         } else {
             let _ = remove_tree(&self.path);
@@ -127,6 +137,9 @@ impl InstanceDir {
     /// Removes the sockets, and unless `keep` the rest.
     pub(crate) fn remove(&self, keep: bool) {
         let _ = remove_tree(&self.sockets);
+        if self.given != self.test {
+            let _ = fs::remove_file(&self.given);
+        }
         if keep {
             // Who looks at it shall see files, and be able to remove them.
             let _ = mounts::detach_below(&self.path);
@@ -144,14 +157,23 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Paths of UNIX sockets are limited to 107 bytes, so a long TMPDIR is of no use.
+/// Paths of UNIX sockets are limited to 107 bytes, so a long TMPDIR is of no use. Neither is one with characters that mean something in a
+/// URI: QEMU 10.0 decodes the `socket=` of one twice.
 fn short_temp_dir() -> PathBuf {
     let folder = std::env::temp_dir();
-    if folder.as_os_str().len() <= 40 {
-        folder
-    } else {
-        PathBuf::from("/tmp")
+    match is_harmless(&folder, 40) {
+        true => folder,
+        false => PathBuf::from("/tmp"),
     }
+}
+
+/// The longest path of a test directory: QEMU's own limit for the name of a file is 1023 bytes, in which some names have it three times.
+const LONGEST: usize = 200;
+
+/// Whether a path does no harm wherever a case may have to write it.
+fn is_harmless(path: &Path, longest: usize) -> bool {
+    let harmful = |c: char| c.is_control() || "%&#?".contains(c);
+    path.as_os_str().len() <= longest && path.to_str().is_some_and(|text| !text.contains(harmful))
 }
 
 /// A readable file name for an instance.
@@ -268,8 +290,8 @@ mod tests {
         let next = RunDir::create(scratch.path()).unwrap();
         assert!(!dead.exists() && !sockets.exists());
         assert!(alive.path().exists() && next.path().exists() && alive.path() != next.path());
-        alive.finish(false);
-        next.finish(false);
+        alive.finish();
+        next.finish();
     }
 
     #[test]
@@ -289,7 +311,7 @@ mod tests {
         fs::write(path("run-18-x").join(LOCK), "").unwrap();
         let other = path("runs").display().to_string();
         fs::write(path("run-18-x").join(SOCKETS), other).unwrap();
-        RunDir::create(scratch.path()).unwrap().finish(false);
+        RunDir::create(scratch.path()).unwrap().finish();
         for folder in ["run-results", "run-", "run-2024-06", "runs"] {
             assert!(path(folder).join("data").exists(), "{folder}");
         }
@@ -305,7 +327,7 @@ mod tests {
             fs::write(path.join(LOCK), "").unwrap();
             fs::write(path.join(FINISHED), "").unwrap();
         }
-        RunDir::create(scratch.path()).unwrap().finish(false);
+        RunDir::create(scratch.path()).unwrap().finish();
         let left = fs::read_dir(scratch.path())
             .unwrap()
             .filter(|entry| entry.as_ref().unwrap().path().is_dir())
@@ -323,8 +345,31 @@ mod tests {
         assert!(instance.sockets.as_os_str().len() < 60, "{instance:?}");
         instance.remove(true);
         let (path, sockets) = (run.path.clone(), run.sockets.clone());
-        run.finish(true);
+        run.finish();
         assert!(path.join("1-a--b-c-qcow2/test").exists() && !sockets.exists());
+    }
+
+    #[test]
+    fn a_case_gets_a_harmless_name_of_a_place_that_has_none() {
+        let scratch = tempfile::tempdir().unwrap();
+        let long = "d".repeat(250);
+        for name in ["a\nb", "a%20b", "a&b", "a#b", "a?b", long.as_str()] {
+            let odd = scratch.path().join(name);
+            let run = RunDir::create(&odd).unwrap();
+            let instance = run.instance(1, "a@raw").unwrap();
+            assert!(is_harmless(&instance.given, 60), "{:?}", instance.given);
+            fs::write(instance.given.join("image"), "x").unwrap();
+            assert!(instance.test.join("image").exists());
+            instance.remove(true);
+            assert!(!instance.given.exists() && instance.test.join("image").exists());
+            run.finish();
+        }
+        // Spaces, commas and quotes are no harm: whoever cannot deal with them is to be found out.
+        let odd = scratch.path().join("a, \"b\" 'c'");
+        let run = RunDir::create(&odd).unwrap();
+        let instance = run.instance(1, "a@raw").unwrap();
+        assert_eq!(instance.given, instance.test);
+        run.finish();
     }
 
     #[test]

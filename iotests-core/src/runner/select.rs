@@ -1,32 +1,116 @@
-//! Selectors: which instances a word on the command line means.
+//! Selectors: what a word on the command line means, read once into a name, a point of the matrix and a set.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
-use crate::case::Instance;
+use super::error::RunError;
+use crate::case::{Aio, Backend, Cache, Format, Instance, Protocol};
 
 /// How many near names an error lists.
 const NEAREST: usize = 3;
 
-/// Whether `selector` means this instance: its id, a part of its name, or an upstream test it covers.
-pub(crate) fn matches(selector: &str, instance: &Instance) -> bool {
-    if selector.contains('@') {
-        return instance.id().contains(selector) || upstream_at_point(selector, instance);
-    }
-    if instance.upstream().any(|id| upstream_matches(selector, id)) {
-        return true;
-    }
-    // A bare number is an upstream test and nothing else: `512` must not select every name that has it.
-    let is_number = selector.len() == 3 && selector.bytes().all(|byte| byte.is_ascii_digit());
-    !is_number && instance.name().contains(selector)
+/// The part of an id that names its set.
+pub(crate) const SET: &str = ".set=";
+
+/// A word on the command line: a part of a name, an upstream test, or an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Selector {
+    /// As it was given, for messages.
+    pub(crate) text: String,
+    name: String,
+    /// What follows an `@`; then the name is compared whole, not as a part.
+    pub(crate) point: Option<At>,
+    /// The set that the id names.
+    pub(crate) set: Option<String>,
 }
 
-/// `163@qcow2`: an upstream test at some points of the matrix.
-fn upstream_at_point(selector: &str, instance: &Instance) -> bool {
-    selector.split_once('@').is_some_and(|(id, point)| {
-        !id.is_empty()
-            && instance.point().starts_with(point)
-            && instance.upstream().any(|known| upstream_matches(id, known))
-    })
+/// A point of the matrix as far as an id says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) format: Option<Format>,
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) aio: Option<Aio>,
+    pub(crate) backend: Option<Backend>,
+}
+
+impl Selector {
+    /// Reads one word.
+    pub(crate) fn parse(text: &str) -> Result<Self, RunError> {
+        if text.is_empty() {
+            return Err(RunError::Usage(
+                "an empty word selects nothing; leave it out for all cases".to_owned(),
+            ));
+        }
+        let (rest, set) = match text.split_once(SET) {
+            Some((rest, set)) => (rest, Some(set.to_owned())),
+            None => (text, None),
+        };
+        let (name, point) = match rest.split_once('@') {
+            Some((name, point)) => (name, Some(At::parse(text, point)?)),
+            None => (rest, None),
+        };
+        Ok(Self {
+            text: text.to_owned(),
+            name: name.to_owned(),
+            point,
+            set,
+        })
+    }
+
+    /// Whether it means this case and row, at whatever point.
+    pub(crate) fn names(&self, instance: &Instance) -> bool {
+        let upstream = |id: &str| upstream_matches(&self.name, id);
+        if !self.name.is_empty() && instance.upstream().any(upstream) {
+            return true;
+        }
+        // A bare number is an upstream test and nothing else: `512` must not select every name that has it.
+        let is_number = self.name.len() == 3 && self.name.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number {
+            return false;
+        }
+        let name = instance.name();
+        match self.point {
+            None => name.contains(&self.name),
+            Some(_) => is_whole(&self.name, &name) || is_whole(&self.name, &instance.case.name()),
+        }
+    }
+}
+
+/// Whether this is the name, or its end from some `::` on. The empty name is every one's.
+fn is_whole(wanted: &str, name: &str) -> bool {
+    match name.strip_suffix(wanted) {
+        Some(before) => wanted.is_empty() || before.is_empty() || before.ends_with("::"),
+        None => false,
+    }
+}
+
+impl At {
+    fn parse(selector: &str, text: &str) -> Result<Self, RunError> {
+        let mut point = Self::default();
+        for word in text.split('.').filter(|word| !word.is_empty()) {
+            point.add(word).map_err(|why| {
+                RunError::Usage(format!("`{selector}`: `{word}` is no part of an id: {why}"))
+            })?;
+        }
+        Ok(point)
+    }
+
+    fn add(&mut self, word: &str) -> Result<(), String> {
+        let unknown = |error: crate::case::UnknownName| error.to_string();
+        if let Some(mode) = word.strip_prefix("cache=") {
+            self.cache = Some(mode.parse().map_err(unknown)?);
+        } else if let Some(mode) = word.strip_prefix("aio=") {
+            self.aio = Some(mode.parse().map_err(unknown)?);
+        } else if let Ok(protocol) = Protocol::from_str(word) {
+            self.protocol = Some(protocol);
+        } else if let Some(backend) = Backend::ALL.iter().find(|one| one.to_string() == word) {
+            self.backend = Some(*backend);
+        } else {
+            self.format = Some(word.parse().map_err(unknown)?);
+        }
+        Ok(())
+    }
 }
 
 /// `163`, `163::TestShrink512`, `TestShrink512.test_empty_image` and so on: whole segments of the id, next to each other.
@@ -117,6 +201,55 @@ mod tests {
             "163::TestShrink512::test_empty_image::x",
         ] {
             assert!(!upstream_matches(selector, id), "{selector}");
+        }
+    }
+
+    #[test]
+    fn a_selector_is_read_into_name_point_and_set() {
+        let read = |text: &str| Selector::parse(text).unwrap();
+        let whole = read("a::b/c@qcow2.nbd.cache=none.aio=native.qsd.set=7.2.22");
+        assert_eq!(
+            (whole.name.as_str(), whole.set.as_deref()),
+            ("a::b/c", Some("7.2.22"))
+        );
+        let point = whole.point.unwrap();
+        assert_eq!(point.format, Some(Format::Qcow2));
+        assert_eq!(point.protocol, Some(Protocol::Nbd));
+        assert_eq!(point.cache, Some(Cache::None));
+        assert_eq!(point.aio, Some(Aio::Native));
+        assert_eq!(point.backend, Some(Backend::Qsd));
+        assert_eq!(read("mirror").point, None);
+        assert_eq!(read("mirror@").point, Some(At::default()));
+        for bad in ["", "a@qcow9", "a@qcow2.cache=never"] {
+            let error = Selector::parse(bad).unwrap_err();
+            assert_eq!(error.exit(), crate::runner::Exit::Usage, "{bad}");
+        }
+        let error = Selector::parse("a@qcow9").unwrap_err().to_string();
+        assert!(
+            error.contains("`qcow9` is unknown; there is raw, qcow2"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn before_a_point_a_name_is_compared_whole() {
+        for (wanted, name, whole) in [
+            ("a::b/c", "a::b/c", true),
+            ("b/c", "a::b/c", true),
+            ("c", "a::b/c", false),
+            ("b", "a::b", true),
+            ("b", "a::bb", false),
+            ("b", "a::b_more", false),
+            ("", "a::b", true),
+        ] {
+            assert_eq!(is_whole(wanted, name), whole, "{wanted} {name}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_selector_makes_it_panic(text in ".{0,40}") {
+            let _ = Selector::parse(&text);
         }
     }
 }

@@ -6,6 +6,9 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use imgtools::tools::{FindError, Finder, Place, Problem, Tool, ToolKind};
 
@@ -95,6 +98,10 @@ pub(crate) fn find(
     for set in &mut sets {
         let mut unusable = Vec::new();
         set.tools.retain(|_, tool| {
+            // Cases run elsewhere, where a relative path would lead to something else.
+            if let Ok(path) = std::path::absolute(&tool.path) {
+                tool.path = path;
+            }
             let checked = check_utf8("the program", &tool.path);
             checked.map_err(|error| unusable.push(error)).is_ok()
         });
@@ -145,7 +152,8 @@ fn host(
     }
     let mut tools = BTreeMap::new();
     for kind in ToolKind::ALL {
-        match finder.find(kind) {
+        let found = unhurried(warn, kind, || finder.find(kind));
+        match found {
             Ok(tool) => {
                 tools.insert(kind, tool);
             }
@@ -163,6 +171,35 @@ fn host(
         name: HOST.to_owned(),
         tools,
     })
+}
+
+/// After what time a person is told what takes so long.
+const LONG: Duration = Duration::from_secs(3);
+
+/// Does this, and says so if it takes long: a program may not answer when it is asked for its version.
+fn unhurried<T: Send>(
+    warn: &mut dyn FnMut(&str),
+    kind: ToolKind,
+    ask: impl FnOnce() -> T + Send,
+) -> T {
+    let (done, answer) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            // This function waits until there is an answer.
+            let _ = done.send(ask());
+        });
+        match answer.recv_timeout(LONG) {
+            Ok(found) => Some(found),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                warn(&format!(
+                    "{kind} takes long to say its version; it is given a minute"
+                ));
+                answer.recv().ok()
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+        }
+    })
+    .unwrap_or_else(|| unreachable!("a panic of that thread is one of the scope"))
 }
 
 fn flags(args: &ToolArgs) -> [(ToolKind, &Option<PathBuf>); 5] {

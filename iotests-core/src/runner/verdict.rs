@@ -122,6 +122,8 @@ pub struct Attempt {
     pub skip: Option<Skip>,
     /// Processes of the case that ended by themselves.
     pub deaths: Vec<Death>,
+    /// The last step that it began.
+    pub step: Option<String>,
     /// What was alive afterwards.
     pub leaks: Vec<Leak>,
     /// How the case process ended; `None` if its supervisor was killed.
@@ -170,13 +172,19 @@ impl Attempt {
             CaseEvent::Failed(failure) => self.failure = Some((**failure).clone()),
             CaseEvent::Skipped { reason } => self.skip = Some(reason.clone()),
             CaseEvent::Explained(hang) => self.hang = Some((**hang).clone()),
+            CaseEvent::Step { text, .. } => self.step = Some(text.clone()),
             CaseEvent::Died(death) => self.deaths.push((**death).clone()),
             _ => {}
         }
     }
 
-    /// Takes in what its supervisor saw; `None` when that was killed.
-    pub(crate) fn see(&mut self, report: Option<SupervisorReport>, interrupted: bool) {
+    /// Takes in what its supervisor saw, `None` when that was killed; `time` is what the case had.
+    pub(crate) fn see(
+        &mut self,
+        report: Option<SupervisorReport>,
+        interrupted: bool,
+        time: Duration,
+    ) {
         self.interrupted = interrupted;
         let Some(report) = report else { return };
         self.leaks = report.leaks;
@@ -194,12 +202,24 @@ impl Attempt {
             elapsed: report.elapsed,
             ..HangReport::default()
         });
-        hang.cause = format!("time is up after {}", duration(report.elapsed));
+        // One that is not known to the case as a machine, such as one that was only starting.
+        if let Some(stopped) = report.stopped_below.first()
+            && !hang.headline.contains("hangs:")
+        {
+            hang.headline = format!("{stopped} is stopped by a signal; {}", hang.headline);
+        }
+        hang.cause = format!("time was up after {}", duration(time));
         let seen = |text: String| Finding {
             title: "from outside".to_owned(),
             text,
         };
         hang.evidence.extend(report.evidence.into_iter().map(seen));
+    }
+
+    fn in_step(&self) -> String {
+        let step = self.step.as_ref();
+        step.map(|step| format!(", in the step \"{step}\""))
+            .unwrap_or_default()
     }
 
     /// Judges it by all that is known; see [`judge`].
@@ -234,7 +254,11 @@ pub fn judge(attempt: &Attempt) -> (Verdict, String) {
         let end = attempt.end.as_ref().map(ToString::to_string);
         return (
             Verdict::Crash,
-            format!("the case process was {}", end.unwrap_or_default()),
+            format!(
+                "the case process was {}{}",
+                end.unwrap_or_default(),
+                attempt.in_step()
+            ),
         );
     }
     if cut {
@@ -255,7 +279,10 @@ pub fn judge(attempt: &Attempt) -> (Verdict, String) {
         Some(end) => {
             return (
                 Verdict::Crash,
-                format!("the case process ended without a verdict: {end}"),
+                format!(
+                    "the case process ended without a verdict: {end}{}",
+                    attempt.in_step()
+                ),
             );
         }
         None => {
@@ -436,15 +463,16 @@ mod tests {
             leaks: Vec::new(),
             overdue: true,
             stopped: true,
+            stopped_below: Vec::new(),
             evidence: vec!["process 7 is stopped".to_owned()],
             elapsed: Duration::from_secs(2),
         };
-        attempt.see(Some(report), false);
+        attempt.see(Some(report), false, Duration::from_secs(2));
         let attempt = attempt.judged();
         assert_eq!(attempt.verdict, Some(Verdict::Timeout));
         assert_eq!(
             attempt.headline,
-            "the case is stopped by a signal (time is up after 2.0 s)"
+            "the case is stopped by a signal (time was up after 2.0 s)"
         );
         assert_eq!(
             attempt.hang.unwrap().evidence[0].text,

@@ -22,6 +22,16 @@ const FIRST_FD: i32 = 3;
 #[derive(Clone)]
 pub(crate) struct DropHook(pub(crate) Arc<dyn Fn(&DropReport) + Send + Sync>);
 
+/// See [`super::Builder::record`].
+#[derive(Clone)]
+pub(crate) struct Recorder(pub(crate) Arc<dyn Fn(&qmp::transcript::Entry) + Send + Sync>);
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recorder")
+    }
+}
+
 impl fmt::Debug for DropHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DropHook")
@@ -75,6 +85,7 @@ pub struct Common {
     pub(crate) expected: Expected,
     pub(crate) findings_are_errors: bool,
     pub(crate) on_drop: Option<DropHook>,
+    pub(crate) record: Option<Recorder>,
     pub(crate) error: Option<Arc<BuildError>>,
 }
 
@@ -149,6 +160,7 @@ impl<K: Kind> Builder<K> {
             expected: Expected::default(),
             findings_are_errors: false,
             on_drop: None,
+            record: None,
             error: None,
         };
         Self { common, own }
@@ -297,6 +309,17 @@ impl<K: Kind> Builder<K> {
     #[must_use]
     pub fn findings_are_errors(mut self, yes: bool) -> Self {
         self.common.findings_are_errors = yes;
+        self
+    }
+
+    /// Has this function called with every message of the monitor, redacted, in the order of the wire. It runs on the client's task
+    /// and must not block for long.
+    #[must_use]
+    pub fn record(
+        mut self,
+        recorder: impl Fn(&qmp::transcript::Entry) + Send + Sync + 'static,
+    ) -> Self {
+        self.common.record = Some(Recorder(Arc::new(recorder)));
         self
     }
 

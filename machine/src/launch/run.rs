@@ -39,11 +39,14 @@ pub(crate) async fn launch<K: Kind>(builder: &Builder<K>) -> Result<Machine, Lau
     tracing::debug!(name = common.name, pid = child.pid(), command = %child.command(), "started");
     // The whole launch has the deadline. The client has none of its own: if we are held up, both
     // could pass before we look, and the wrong one would be told.
-    let options = qmp::Options::default()
+    let mut options = qmp::Options::default()
         .connect_deadline(Duration::MAX)
         .call_deadline(deadlines.command)
         .peer_pid(child.pid())
         .endpoint(&common.name);
+    if let Some(record) = common.record.clone() {
+        options = options.record(move |entry| (record.0)(entry));
+    }
     let ready = tokio::time::timeout(deadlines.launch, async {
         tokio::select! {
             biased;

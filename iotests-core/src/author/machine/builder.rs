@@ -12,6 +12,7 @@ use super::disk::{Attached, DiskBuilder, Way};
 use super::node::Node;
 use super::running::{self, Machine};
 use crate::author::action::Action;
+use crate::author::death::Found;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::image::{Image, KEY, KEY_ID};
 use crate::author::shared::Shared;
@@ -271,7 +272,13 @@ impl MachineBuilder {
             Location::caller(),
             format!("{} to start", self.name),
             async move {
-                let machine = self.start().await??;
+                let machine = match self.start().await? {
+                    Ok(machine) => machine,
+                    Err(error) => {
+                        self.note_death(&error);
+                        return Err(error.into());
+                    }
+                };
                 running::adopt(
                     &self.shared,
                     self.backend()?,
@@ -299,6 +306,7 @@ impl MachineBuilder {
                         self.name
                     ))),
                     Err(error) => {
+                        self.note_death(&error);
                         let printed = error.output().map(|output| output.combined_text());
                         match printed {
                             Some(printed) if printed.contains(&text) => Ok(printed),
@@ -308,6 +316,22 @@ impl MachineBuilder {
                 }
             },
         )
+    }
+
+    /// One that a signal ended while it started has died.
+    fn note_death(&self, error: &LaunchError) {
+        if let LaunchError::Exited { output, .. } = error
+            && output.status.signal().is_some()
+        {
+            let found = Found {
+                name: &self.name,
+                status: output.status,
+                command: &output.command,
+                printed: &output.combined_text(),
+                core: None,
+            };
+            self.shared.death(found.death(&self.shared));
+        }
     }
 
     /// The nodes that it has from the start.
@@ -385,6 +409,7 @@ impl MachineBuilder {
             .print(shared.spec.print)
             .on_drop(running::on_drop(shared))
             .findings_are_errors(true)
+            .record(shared.transcript_file(&self.name))
             .mode(mode(shared.spec.guest), &accelerators, &target);
         if shared.spec.guest == Guest::VirtualClock {
             builder = builder.qtest();
@@ -422,7 +447,8 @@ impl MachineBuilder {
             .deadlines(self.deadlines())
             .print(shared.spec.print)
             .on_drop(running::on_drop(shared))
-            .findings_are_errors(true);
+            .findings_are_errors(true)
+            .record(shared.transcript_file(&self.name));
         for part in &self.parts {
             builder = match part {
                 Part::Drive(Drive {

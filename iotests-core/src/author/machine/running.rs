@@ -110,8 +110,8 @@ impl Evidence for Live {
         Some(found.death(&self.monitor.shared))
     }
 
-    fn transcript(&self) -> String {
-        transcript(&self.monitor.client, usize::MAX).join("\n")
+    fn output(&self) -> String {
+        self.diagnoser.process().output().combined_text()
     }
 }
 
@@ -404,10 +404,15 @@ impl Machine {
                 name: self.name().to_owned(),
                 command_line,
                 status: exit.map_or_else(|| "lost".to_owned(), |exit| death::status(exit.status())),
-                stderr_tail: exit.map(Exit::tail).unwrap_or_default(),
+                stderr_tail: exit
+                    .map(|exit| death::tail(&exit.log()))
+                    .unwrap_or_default(),
                 qmp_tail: transcript(&self.monitor.client, TAIL),
                 ..MachineReport::default()
             };
+            let printed = exit.map(Exit::log).unwrap_or_default();
+            let file = format!("{}.output", self.name());
+            self.monitor.shared.keep_evidence(&file, &printed);
             self.monitor.shared.forget(self.number, report);
             if let Err(error @ (EndError::Status { .. } | EndError::Findings(_))) = &ended
                 && let Some(exit) = error.exit()
@@ -502,6 +507,7 @@ impl Drop for Machine {
                 .as_ref()
                 .map(|dropped| dropped.log.clone())
                 .unwrap_or_default();
+            shared.keep_evidence(&format!("{}.output", self.name()), &stderr_tail);
             let status = match dropped {
                 Some(DropReport {
                     by_itself: true,
@@ -542,7 +548,7 @@ impl Drop for Machine {
                 name,
                 command_line,
                 status,
-                stderr_tail,
+                stderr_tail: death::tail(&stderr_tail),
                 qmp_tail,
                 ..MachineReport::default()
             };

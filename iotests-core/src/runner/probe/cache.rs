@@ -22,6 +22,9 @@ use crate::runner::sets::ToolSet;
 /// The format of the files; another number is another format.
 const FORMAT: u32 = 5;
 
+/// For how many sets answers are kept.
+const KEPT: usize = 32;
+
 /// Devices on which depends what works: accelerators, exports over FUSE.
 const DEVICES: [&str; 2] = ["/dev/kvm", "/dev/fuse"];
 
@@ -210,7 +213,43 @@ impl Cache {
                 stamps,
             },
         )?;
+        self.tidy();
         Ok(file)
+    }
+
+    /// Removes what is known of programs that are gone, and of the sets that were asked longest ago.
+    fn tidy(&self) {
+        let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let content = fs::read(&path)
+                .ok()
+                .and_then(|text| serde_json::from_slice::<Content>(&text).ok());
+            let Some(content) = content else { continue };
+            if content.stamps.values().all(|stamp| stamp.path.exists()) {
+                let modified = entry.metadata().and_then(|data| data.modified());
+                kept.push((modified.unwrap_or(SystemTime::UNIX_EPOCH), path));
+            } else {
+                self.remove(&path);
+            }
+        }
+        kept.sort();
+        let excess = kept.len().saturating_sub(KEPT);
+        kept[..excess]
+            .iter()
+            .for_each(|(_, path)| self.remove(path));
+    }
+
+    /// Removes all files of a set: they begin with the name of the one that vouches for the others, which goes first.
+    fn remove(&self, content_file: &Path) {
+        let _ = fs::remove_file(content_file);
+        let stem = content_file.file_stem().unwrap_or_default();
+        let prefix = format!("{}.", stem.to_string_lossy());
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Keeps the versions of the programs of a set.
@@ -343,6 +382,29 @@ mod tests {
         assert!(!is_kept(|here| here.user += 1));
         assert!(!is_kept(|here| here.kernel.push('+')));
         assert!(!is_kept(|here| here.devices.push("/dev/other".to_owned())));
+    }
+
+    #[test]
+    fn what_is_known_of_programs_that_are_gone_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().join("probes"));
+        let sets = ["a", "b"].map(|name| {
+            let folder = folder.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            set(&folder)
+        });
+        let put = |set| {
+            cache
+                .put(set, &mut capabilities(), &BTreeMap::new())
+                .unwrap()
+        };
+        sets.iter().for_each(|set| drop(put(set)));
+        let gone = cache.files(&stamps(&sets[0]));
+        assert!(gone.iter().all(|file| file.exists()));
+        fs::remove_file(&sets[0].tools[&ToolKind::Img].path).unwrap();
+        put(&sets[1]);
+        assert!(!gone.iter().any(|file| file.exists()));
+        assert!(matches!(cache.get(&sets[1]), Kept::Valid(_)));
     }
 
     #[test]

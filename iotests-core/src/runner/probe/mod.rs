@@ -10,11 +10,12 @@ pub(crate) use show::show;
 
 use std::path::PathBuf;
 
+use imgtools::probe::Support;
 use tempfile::TempDir;
 
 use super::error::{RunError, io as io_error};
 use super::sets::ToolSet;
-use crate::case::Capabilities;
+use crate::case::{Capabilities, Feature};
 
 /// What is known of a set, and where a case process reads it.
 #[derive(Debug)]
@@ -48,11 +49,20 @@ pub(crate) fn probe(
     for problem in &capabilities.problems {
         note(Note::Warning(problem.clone()));
     }
-    let (file, spare) = match cache.put(set, &mut capabilities, &schemas) {
-        Ok(file) => (file, None),
-        Err(error) => {
+    let trouble = trouble(&capabilities);
+    let kept = match &trouble {
+        None => cache.put(set, &mut capabilities, &schemas),
+        Some(_) => Ok(PathBuf::new()),
+    };
+    let (file, spare) = match kept {
+        Ok(file) if trouble.is_none() => (file, None),
+        kept => {
+            let why = trouble.unwrap_or_else(|| match kept {
+                Err(error) => error.to_string(),
+                Ok(_) => String::new(),
+            });
             note(Note::Warning(format!(
-                "the next run asks again, for the answers are not kept: {error}"
+                "the next run asks again, for the answers are not kept: {why}"
             )));
             let spare = tempfile::Builder::new()
                 .prefix("iot-probes-")
@@ -69,6 +79,38 @@ pub(crate) fn probe(
     })
 }
 
+/// What went wrong and may go well the next time, so that the answers must not be kept: a program that does not work, and a trial that a
+/// full disk, a killed process or the like put an end to.
+fn trouble(capabilities: &Capabilities) -> Option<String> {
+    if let Some(broken) = capabilities.broken.values().next() {
+        return Some(format!("{}: {}", broken.path.display(), broken.why));
+    }
+    let passing = |(feature, support): (&Feature, &Support)| {
+        let reason = support.reason().filter(|reason| is_passing(reason))?;
+        Some(format!("{} could not be tried: {reason}", feature.name()))
+    };
+    capabilities.features.iter().find_map(passing)
+}
+
+/// Whether a reason is one of this moment, and not of the program.
+fn is_passing(reason: &str) -> bool {
+    const MOMENTS: [&str; 11] = [
+        "no space left",
+        "quota exceeded",
+        "cannot allocate memory",
+        "out of memory",
+        "temporarily unavailable",
+        "too many open files",
+        "file too large",
+        "input/output error",
+        "was killed by signal",
+        "within",
+        "in time",
+    ];
+    let reason = reason.to_lowercase();
+    MOMENTS.iter().any(|moment| reason.contains(moment))
+}
+
 /// What a probe has to tell a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Note {
@@ -76,4 +118,29 @@ pub(crate) enum Note {
     Progress(String),
     /// Something is not as it should be.
     Warning(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Broken;
+    use imgtools::tools::ToolKind;
+
+    #[test]
+    fn what_may_go_well_the_next_time_is_told_from_what_the_program_cannot_do() {
+        let with = |reason: &str| {
+            let mut capabilities = Capabilities::default();
+            let no = Support::No(reason.to_owned());
+            capabilities.features.insert(Feature::Luks, no);
+            trouble(&capabilities)
+        };
+        assert_eq!(with("Unsupported cipher algorithm 'aes-256'"), None);
+        assert_eq!(with("it is not compiled in"), None);
+        let full = with("Could not write: No space left on device").unwrap();
+        assert!(full.starts_with("LUKS could not be tried"), "{full}");
+        assert!(with("qemu-storage-daemon was killed by signal 9 (SIGKILL)").is_some());
+        let mut broken = Capabilities::default();
+        broken.broken.insert(ToolKind::Img, Broken::default());
+        assert!(trouble(&broken).is_some());
+    }
 }

@@ -1,9 +1,11 @@
 //! The block that explains one failure: where, what was expected and found, what the processes said, how to run it again.
 
+use std::path::Path;
+
 use super::palette::Palette;
-use super::text::{cut, duration, head, indented, tail};
+use super::text::{bytes, cut, duration, head, indented, tail};
 use crate::runner::event::Outcome;
-use crate::runner::verdict::{Attempt, Verdict};
+use crate::runner::verdict::{Attempt, Evidence, Verdict};
 use crate::wire::{Death, FailureReport, Finding, HangReport, MachineReport};
 
 /// Lines of a diff that are shown; all of it stands in the directory of the instance.
@@ -37,7 +39,7 @@ pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
     }
     if !outcome.stderr_tail.is_empty() {
         text += "  standard error of the case:\n";
-        text += &indented(&tail(&outcome.stderr_tail, TAIL_LINES), "    | ");
+        text += &indented(&telling(&outcome.stderr_tail), "    | ");
     }
     if !outcome.stdout_tail.is_empty() {
         text += "  standard output of the case:\n";
@@ -45,8 +47,41 @@ pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
     }
     if let Some(kept) = &outcome.kept {
         text += &format!("  kept in: {}\n", kept.display());
+        for attempt in &outcome.attempts {
+            text += &evidence_text(attempt, kept);
+        }
     }
     text += &format!("  rerun:   {}\n", palette.bold(&outcome.rerun));
+    text
+}
+
+/// Of what a case that panicked printed, what it said then, and not the end of its backtrace; of any other the end.
+fn telling(printed: &str) -> String {
+    match printed.rfind(" panicked at ") {
+        Some(at) => {
+            let start = printed[..at].rfind('\n').map_or(0, |end| end + 1);
+            let shown: Vec<String> = printed[start..].lines().map(cut).collect();
+            head(&shown.join("\n"), TAIL_LINES)
+        }
+        None => tail(printed, TAIL_LINES),
+    }
+}
+
+/// The files that explain an attempt, by their size.
+fn evidence_text(attempt: &Attempt, kept: &Path) -> String {
+    let Some(folder) = attempt.kept.as_ref() else {
+        return String::new();
+    };
+    let mut text = String::new();
+    if folder != kept {
+        text += &format!("  an earlier attempt: {}\n", folder.display());
+    }
+    for evidence in &attempt.evidence {
+        let Evidence { path, bytes: size } = evidence;
+        if *size > 0 {
+            text += &format!("    {path} ({})\n", bytes(*size));
+        }
+    }
     text
 }
 
@@ -197,7 +232,7 @@ fn finding_text(finding: &Finding) -> String {
     )
 }
 
-fn hang_text(hang: &HangReport, palette: Palette) -> String {
+pub(super) fn hang_text(hang: &HangReport, palette: Palette) -> String {
     let mut text = format!(
         "  {}\n",
         palette.dim(format!("{}, after {}", hang.cause, duration(hang.elapsed)))
@@ -271,6 +306,16 @@ mod tests {
         let short = attempt_text(&shortened(&attempt), Palette::new(false));
         assert!(short.contains("x… (5003 bytes)") && !short.contains(&line));
         assert!(attempt_text(&attempt, Palette::new(false)).contains(&line));
+    }
+
+    #[test]
+    fn a_panic_is_shown_from_its_message_on() {
+        let frames = "  12: tokio::runtime\n".repeat(40);
+        let printed = format!("before\nthread 'main' panicked at a.rs:1:\nboom\n{frames}");
+        let shown = telling(&printed);
+        assert!(shown.starts_with("thread 'main' panicked at a.rs:1:\nboom\n"));
+        assert!(shown.ends_with("more lines"), "{shown}");
+        assert!(telling("a\nb\n").ends_with('b'));
     }
 
     #[test]

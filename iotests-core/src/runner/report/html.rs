@@ -1,13 +1,10 @@
 //! One page for a browser, without anything from elsewhere: counts, failures in full, a line for every instance.
 
-use std::fs::File;
-use std::io::{self, Write};
-
+use super::story::{Row, Story};
 use super::text::duration;
-use super::{Palette, Reporter, failure, summary};
-use crate::runner::event::{InstanceInfo, Outcome, RunEvent, RunStarted, Summary};
+use super::{Palette, failure, summary};
+use crate::runner::event::{Outcome, RunStarted};
 use crate::runner::verdict::Verdict;
-use crate::wire::CaseEvent;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; }
@@ -18,142 +15,88 @@ pre { overflow-x: auto; padding: .8em; border: 1px solid var(--line); border-rad
 summary { cursor: pointer; }
 ";
 
-/// Collects the rows, and writes the page when the run has ended.
-pub(crate) struct Html {
-    file: File,
-    head: String,
-    rows: Vec<String>,
-    failures: Vec<String>,
-    steps: Vec<(String, String)>,
+/// The page of a run.
+pub(crate) fn html(story: &Story) -> String {
+    let counts = escaped(&summary::counts(&story.summary, Palette::new(false)));
+    let head = story.run.as_ref().map(head).unwrap_or_default();
+    let failed = story
+        .rows
+        .iter()
+        .filter(|row| row.outcome.verdict.is_failure());
+    let failures: String = failed.map(failure).collect();
+    let failures = match failures.is_empty() {
+        true => failures,
+        false => format!("<h2>Failures</h2>{failures}\n"),
+    };
+    let rows: String = story.rows.iter().map(|row| line(&row.outcome)).collect();
+    format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><title>iotests: {counts}</title>\n\
+         <style>{STYLE}</style><h1>{counts}</h1>{head}\n{failures}\
+         <h2>Instances</h2><table><tr><th>verdict<th>time<th>instance<th>remarks\n{rows}</table></html>\n"
+    )
 }
 
-impl Html {
-    /// Into this file.
-    pub(crate) fn new(file: File) -> Self {
-        Self {
-            file,
-            head: String::new(),
-            rows: Vec::new(),
-            failures: Vec::new(),
-            steps: Vec::new(),
-        }
+fn head(run: &RunStarted) -> String {
+    let mut head = format!(
+        "<p><code>{}</code></p><table>",
+        escaped(&run.command.join(" "))
+    );
+    for set in &run.sets {
+        let tools: Vec<String> = set
+            .tools
+            .iter()
+            .map(|(kind, tool)| format!("{kind} {}", tool.version))
+            .collect();
+        let (name, tools) = (escaped(&set.name), escaped(&tools.join(", ")));
+        head += &format!("<tr><th>set {name}<td>{tools}");
     }
-
-    fn started(&mut self, run: &RunStarted) {
-        self.head += &format!(
-            "<p><code>{}</code></p><table>",
-            escaped(&run.command.join(" "))
-        );
-        for set in &run.sets {
-            let tools = set
-                .tools
-                .iter()
-                .map(|(kind, tool)| format!("{kind} {}", tool.version))
-                .collect::<Vec<_>>();
-            self.head += &format!(
-                "<tr><th>set {}<td>{}",
-                escaped(&set.name),
-                escaped(&tools.join(", "))
-            );
-        }
-        self.head += &format!(
-            "<tr><th>system<td>{}<tr><th>seed<td>{}</table>",
-            escaped(&run.system),
-            run.seed
-        );
-    }
-
-    fn row(&mut self, instance: &InstanceInfo, verdict: Verdict, time: &str, why: &str) {
-        self.rows.push(format!(
-            "<tr><td class={}>{}<td>{}<td><code>{}</code><br>{}<td>{}\n",
-            class(verdict),
-            escaped(verdict.word()),
-            escaped(time),
-            escaped(&instance.id),
-            escaped(&instance.description),
-            escaped(why),
-        ));
-    }
-
-    fn finished(&mut self, outcome: &Outcome) {
-        let why = outcome
-            .skip()
-            .map(ToString::to_string)
-            .or_else(|| outcome.note.clone())
-            .unwrap_or_default();
-        self.row(
-            &outcome.instance,
-            outcome.verdict,
-            &duration(outcome.elapsed),
-            &why,
-        );
-        let id = &outcome.instance.id;
-        if outcome.verdict.is_failure() {
-            let block = failure::block(outcome, Palette::new(false));
-            let steps: String = self
-                .steps
-                .iter()
-                .filter(|(of, _)| of == id)
-                .map(|(_, step)| format!("<li>{}", escaped(step)))
-                .collect();
-            let steps = if steps.is_empty() {
-                steps
-            } else {
-                format!("<ol>{steps}</ol>")
-            };
-            self.failures.push(format!(
-                "<details open><summary class=fail>{} {}</summary>{steps}<pre>{}</pre></details>\n",
-                escaped(outcome.verdict.word()),
-                escaped(id),
-                escaped(block.trim()),
-            ));
-        }
-        self.steps.retain(|(of, _)| of != id);
-    }
-
-    fn write(&mut self, end: &Summary) -> io::Result<()> {
-        let counts = summary::counts(end, Palette::new(false));
-        writeln!(
-            self.file,
-            "<!doctype html><html lang=en><meta charset=utf-8><title>iotests: {}</title>",
-            escaped(&counts)
-        )?;
-        writeln!(
-            self.file,
-            "<style>{STYLE}</style><h1>{}</h1>{}",
-            escaped(&counts),
-            self.head
-        )?;
-        if !self.failures.is_empty() {
-            writeln!(self.file, "<h2>Failures</h2>{}", self.failures.concat())?;
-        }
-        writeln!(
-            self.file,
-            "<h2>Instances</h2><table><tr><th>verdict<th>time<th>instance<th>remarks\n{}</table></html>",
-            self.rows.concat()
-        )
-    }
+    let system = escaped(&run.system);
+    head + &format!(
+        "<tr><th>system<td>{system}<tr><th>seed<td>{}</table>",
+        run.seed
+    )
 }
 
-impl Reporter for Html {
-    fn event(&mut self, event: &RunEvent) -> io::Result<()> {
-        match event {
-            RunEvent::RunStarted(run) => self.started(run),
-            RunEvent::InstanceSkipped { instance, reason } => {
-                self.row(instance, Verdict::Skip, "", &reason.to_string())
-            }
-            RunEvent::Case {
-                id,
-                said: CaseEvent::Step { text, .. },
-            } => self.steps.push((id.clone(), text.clone())),
-            // What is shown is the last attempt.
-            RunEvent::AttemptFailed { id, .. } => self.steps.retain(|(of, _)| of != id),
-            RunEvent::InstanceFinished(outcome) => self.finished(outcome),
-            RunEvent::RunFinished(end) => self.write(end)?,
-            _ => {}
-        }
-        Ok(())
-    }
+fn line(outcome: &Outcome) -> String {
+    let why = match (outcome.skip(), &outcome.note, outcome.last()) {
+        (Some(skip), _, _) => skip.to_string(),
+        (None, Some(note), _) => note.clone(),
+        (None, None, Some(last)) => last.headline.clone(),
+        (None, None, None) => String::new(),
+    };
+    let time = match outcome.elapsed.is_zero() {
+        true => String::new(),
+        false => duration(outcome.elapsed),
+    };
+    format!(
+        "<tr><td class={}>{}<td>{}<td><code>{}</code><br>{}<td>{}\n",
+        class(outcome.verdict),
+        escaped(outcome.verdict.word()),
+        escaped(&time),
+        escaped(&outcome.instance.id),
+        escaped(&outcome.instance.description),
+        escaped(&why),
+    )
+}
+
+fn failure(row: &Row) -> String {
+    let outcome = &row.outcome;
+    let block = failure::block(outcome, Palette::new(false));
+    let steps: String = row
+        .steps
+        .iter()
+        .map(|step| format!("<li>{}", escaped(step)))
+        .collect();
+    let steps = match steps.is_empty() {
+        true => steps,
+        false => format!("<ol>{steps}</ol>"),
+    };
+    format!(
+        "<details open><summary class=fail>{} {}</summary>{steps}<pre>{}</pre></details>\n",
+        escaped(outcome.verdict.word()),
+        escaped(&outcome.instance.id),
+        escaped(block.trim()),
+    )
 }
 
 const fn class(verdict: Verdict) -> &'static str {

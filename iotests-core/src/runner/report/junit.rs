@@ -1,98 +1,54 @@
 //! JUnit: one file at the end of a run, for CI systems.
 
-use std::fs::File;
-use std::io;
-use std::time::Duration;
-
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
 
+use super::Palette;
 use super::failure;
-use super::{Palette, Reporter};
-use crate::runner::event::{InstanceInfo, Outcome, RunEvent};
+use super::story::Story;
+use crate::runner::event::Outcome;
 use crate::runner::verdict::{Attempt, Verdict};
 
-/// Collects instances, and writes them when the run has ended.
-pub(crate) struct Junit {
-    file: File,
-    suite: TestSuite,
+/// The report of a run.
+pub(crate) fn junit(story: &Story) -> Report {
+    let mut suite = TestSuite::new("iotests");
+    if let Some(run) = &story.run {
+        suite.add_property(("seed", run.seed.to_string().as_str()));
+        suite.add_property(("system", run.system.as_str()));
+        for set in &run.sets {
+            for (kind, tool) in &set.tools {
+                let name = format!("{}.{kind}", set.name);
+                let value = format!("{} {}", tool.version, tool.path.display());
+                suite.add_property((name.as_str(), value.as_str()));
+            }
+        }
+    }
+    suite.set_time(story.summary.elapsed);
+    suite.add_test_cases(story.rows.iter().map(|row| case(&row.outcome)));
+    let mut report = Report::new("iotests");
+    report.set_time(story.summary.elapsed);
+    report.add_test_suite(suite);
+    report
 }
 
-impl Junit {
-    /// Into this file.
-    pub(crate) fn new(file: File) -> Self {
-        Self {
-            file,
-            suite: TestSuite::new("iotests"),
+fn case(outcome: &Outcome) -> TestCase {
+    let instance = &outcome.instance;
+    let mut case = TestCase::new(instance.id.as_str(), status(outcome));
+    case.set_classname(instance.case.as_str());
+    case.set_time(outcome.elapsed);
+    case.add_property(("description", instance.description.as_str()));
+    case.add_property(("set", instance.set.as_str()));
+    if outcome.verdict.is_failure() {
+        case.add_property(("rerun", outcome.rerun.as_str()));
+        if let Some(kept) = &outcome.kept {
+            case.add_property(("kept", kept.display().to_string().as_str()));
         }
+        case.set_system_out(outcome.stdout_tail.as_str());
+        case.set_system_err(outcome.stderr_tail.as_str());
     }
-
-    fn add(
-        &mut self,
-        instance: &InstanceInfo,
-        status: TestCaseStatus,
-        time: Duration,
-    ) -> &mut TestCase {
-        let mut case = TestCase::new(instance.id.as_str(), status);
-        case.set_classname(instance.case.as_str());
-        case.set_time(time);
-        case.add_property(("description", instance.description.as_str()));
-        case.add_property(("set", instance.set.as_str()));
-        self.suite.test_cases.push(case);
-        let last = self.suite.test_cases.len() - 1;
-        &mut self.suite.test_cases[last]
+    if let Some(note) = &outcome.note {
+        case.add_property(("note", note.as_str()));
     }
-
-    fn finished(&mut self, outcome: &Outcome) {
-        let status = status(outcome);
-        let (out, err) = (outcome.stdout_tail.clone(), outcome.stderr_tail.clone());
-        let case = self.add(&outcome.instance, status, outcome.elapsed);
-        if outcome.verdict.is_failure() {
-            case.add_property(("rerun", outcome.rerun.as_str()));
-            case.set_system_out(out);
-            case.set_system_err(err);
-        }
-        if let Some(note) = &outcome.note {
-            case.add_property(("note", note.as_str()));
-        }
-    }
-}
-
-impl Reporter for Junit {
-    fn event(&mut self, event: &RunEvent) -> io::Result<()> {
-        match event {
-            RunEvent::RunStarted(run) => {
-                self.suite
-                    .add_property(("seed", run.seed.to_string().as_str()));
-                self.suite.add_property(("system", run.system.as_str()));
-                for set in &run.sets {
-                    for (kind, tool) in &set.tools {
-                        let value = format!("{} {}", tool.version, tool.path.display());
-                        self.suite.add_property((
-                            format!("{}.{kind}", set.name).as_str(),
-                            value.as_str(),
-                        ));
-                    }
-                }
-            }
-            RunEvent::InstanceSkipped { instance, reason } => {
-                self.add(instance, skipped(&reason.to_string()), Duration::ZERO);
-            }
-            RunEvent::InstanceFinished(outcome) => self.finished(outcome),
-            RunEvent::RunFinished(summary) => {
-                let mut suite = std::mem::replace(&mut self.suite, TestSuite::new("iotests"));
-                suite.set_time(summary.elapsed);
-                let counted = suite.test_cases;
-                suite.test_cases = Vec::new();
-                suite.add_test_cases(counted);
-                let mut report = Report::new("iotests");
-                report.set_time(summary.elapsed);
-                report.add_test_suite(suite);
-                report.serialize(&mut self.file).map_err(io::Error::other)?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
+    case
 }
 
 fn status(outcome: &Outcome) -> TestCaseStatus {

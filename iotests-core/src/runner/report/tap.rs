@@ -1,80 +1,52 @@
 //! TAP version 14: one line for each instance, what explains a failure as YAML below it.
 
-use std::fs::File;
-use std::io::{self, Write};
-
 use serde::Serialize;
 
+use super::Palette;
 use super::failure;
+use super::story::Story;
 use super::text::indented;
-use super::{Palette, Reporter};
-use crate::runner::event::{Outcome, RunEvent};
+use crate::runner::event::Outcome;
 use crate::runner::verdict::Verdict;
 
-/// Writes TAP as instances end; the plan stands at the end, where it is known.
-pub(crate) struct Tap {
-    file: File,
-    number: usize,
+/// The report of a run; the plan stands at its end.
+pub(crate) fn tap(story: &Story) -> String {
+    let mut text = "TAP version 14\n".to_owned();
+    for note in &story.notes {
+        text += &format!("# {}\n", one_line(note));
+    }
+    for (index, row) in story.rows.iter().enumerate() {
+        text += &point(index + 1, &row.outcome);
+    }
+    text += &format!("1..{}\n", story.rows.len());
+    text
 }
 
-impl Tap {
-    /// Into this file.
-    pub(crate) fn new(file: File) -> Self {
-        Self { file, number: 0 }
-    }
-
-    fn point(&mut self, ok: bool, id: &str, directive: &str, yaml: &str) -> io::Result<()> {
-        self.number += 1;
-        let not = if ok { "" } else { "not " };
-        let directive = if directive.is_empty() {
-            String::new()
-        } else {
-            format!(" # {}", one_line(directive))
-        };
-        write!(
-            self.file,
-            "{not}ok {} - {}{directive}\n{yaml}",
-            self.number,
-            escaped(id)
-        )
-    }
-
-    fn finished(&mut self, outcome: &Outcome) -> io::Result<()> {
-        let directive = match outcome.verdict {
-            Verdict::Skip => format!(
-                "SKIP {}",
-                outcome.skip().map(ToString::to_string).unwrap_or_default()
-            ),
-            Verdict::ExpectedFail | Verdict::Quarantined => {
-                format!("TODO {}", outcome.note.clone().unwrap_or_default())
-            }
-            Verdict::Interrupted => "SKIP interrupted".to_owned(),
-            _ => String::new(),
-        };
-        // A known failure is `not ok` with TODO; all readers count it as no failure.
-        let ok = !outcome.verdict.is_failure()
-            && !matches!(
-                outcome.verdict,
-                Verdict::ExpectedFail | Verdict::Quarantined
-            );
-        self.point(ok, &outcome.instance.id, &directive, &yaml(outcome))
-    }
-}
-
-impl Reporter for Tap {
-    fn event(&mut self, event: &RunEvent) -> io::Result<()> {
-        match event {
-            RunEvent::RunStarted(_) => writeln!(self.file, "TAP version 14"),
-            RunEvent::InstanceSkipped { instance, reason } => {
-                self.point(true, &instance.id, &format!("SKIP {reason}"), "")
-            }
-            RunEvent::InstanceFinished(outcome) => self.finished(outcome),
-            RunEvent::Warning { text } => writeln!(self.file, "# {}", one_line(text)),
-            RunEvent::Stopping { why } => writeln!(self.file, "# stopping: {}", one_line(why)),
-            RunEvent::RunFinished(_) => writeln!(self.file, "1..{}", self.number),
-            _ => Ok(()),
-        }
-    }
+fn point(number: usize, outcome: &Outcome) -> String {
+    let directive = match outcome.verdict {
+        Verdict::Skip => format!(
+            " # SKIP {}",
+            one_line(&outcome.skip().map(ToString::to_string).unwrap_or_default())
+        ),
+        Verdict::ExpectedFail | Verdict::Quarantined => format!(
+            " # TODO {}",
+            one_line(outcome.note.as_deref().unwrap_or_default())
+        ),
+        Verdict::Interrupted => format!(
+            " # SKIP {}",
+            one_line(outcome.note.as_deref().unwrap_or("interrupted"))
+        ),
+        _ => String::new(),
+    };
+    // A known failure is `not ok` with TODO; all readers count it as no failure.
+    let ok = !outcome.verdict.is_failure()
+        && !matches!(
+            outcome.verdict,
+            Verdict::ExpectedFail | Verdict::Quarantined
+        );
+    let not = if ok { "" } else { "not " };
+    let id = escaped(&outcome.instance.id);
+    format!("{not}ok {number} - {id}{directive}\n{}", yaml(outcome))
 }
 
 /// `#` and `\` have a meaning in descriptions.
@@ -94,6 +66,8 @@ fn yaml(outcome: &Outcome) -> String {
         let details = outcome
             .last()
             .map(|attempt| failure::attempt_text(attempt, Palette::new(false)));
+        let headline = outcome.last().map(|attempt| attempt.headline.as_str());
+        text += &format!("  message: {}\n", quoted(&headline.unwrap_or_default()));
         text += &format!("  rerun: {}\n  details: |\n", quoted(&outcome.rerun));
         text += &indented(&printable(&details.unwrap_or_default()), "    ");
     }

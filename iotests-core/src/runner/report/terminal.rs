@@ -9,8 +9,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::palette::Palette;
 use super::summary::Ways;
 use super::text::{count, duration, indented};
-use super::{Reporter, failure, summary};
+use super::{Story, failure, summary};
 use crate::runner::event::{Outcome, RunEvent, RunStarted};
+use crate::runner::verdict::Verdict;
 use crate::wire::CaseEvent;
 
 /// How many running instances have a line of their own.
@@ -81,6 +82,24 @@ impl Terminal {
         }
     }
 
+    /// Shows what a record tells of a run that is over.
+    pub(crate) fn story(&mut self, story: &Story) -> io::Result<()> {
+        if let Some(run) = &story.run {
+            self.header(run)?;
+        }
+        for note in &story.notes {
+            self.line(&self.palette.warn(note))?;
+        }
+        for row in &story.rows {
+            if row.outcome.verdict != Verdict::Skip {
+                self.finished(&row.outcome)?;
+            }
+        }
+        self.summary(&story.summary)?;
+        self.failures.clear();
+        Ok(())
+    }
+
     fn header(&self, run: &RunStarted) -> io::Result<()> {
         let palette = self.palette;
         for set in &run.sets {
@@ -141,6 +160,11 @@ impl Terminal {
                 self.line(&self.palette.dim(format!("{id}: ── {text}")))
             }
             CaseEvent::Log { text } if self.print => self.line(&indented(text, &format!("{id}: "))),
+            // Somebody asked; what ends a case is shown with its failure.
+            CaseEvent::Explained(report) if report.cause == "SIGUSR1" => {
+                let what = failure::hang_text(report, self.palette);
+                self.line(&format!("{id}: {}\n{what}", report.headline))
+            }
             CaseEvent::Metric { name, value, unit } => {
                 self.line(&self.palette.dim(format!("{id}: {name} = {value} {unit}")))
             }
@@ -176,8 +200,9 @@ impl Terminal {
     }
 }
 
-impl Reporter for Terminal {
-    fn event(&mut self, event: &RunEvent) -> io::Result<()> {
+impl Terminal {
+    /// Shows one thing that happened.
+    pub(crate) fn event(&mut self, event: &RunEvent) -> io::Result<()> {
         if let Some(bars) = &mut self.bars {
             bars.event(event);
         }

@@ -21,6 +21,17 @@ pub(crate) fn count(number: usize, singular: &str) -> String {
     }
 }
 
+/// `12 bytes`, `3 KiB`, `1.5 MiB`.
+pub(crate) fn bytes(number: u64) -> String {
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+    match number {
+        0..KIB => format!("{number} bytes"),
+        KIB..MIB => format!("{} KiB", number.div_ceil(KIB)),
+        _ => format!("{:.1} MiB", number as f64 / MIB as f64),
+    }
+}
+
 /// Every line of `text` with `indent` before it.
 pub(crate) fn indented(text: &str, indent: &str) -> String {
     text.trim_end()
@@ -70,6 +81,8 @@ mod tests {
 
     #[test]
     fn a_tail_is_the_last_lines() {
+        let sizes = [7, 1025, 3 << 19].map(bytes);
+        assert_eq!(sizes, ["7 bytes", "2 KiB", "1.5 MiB"]);
         assert_eq!(tail("a\nb\nc\n", 2), "b\nc");
         assert_eq!(tail("a\n", 2), "a");
         assert_eq!(head("a\nb\nc\nd\n", 2), "a\nb\n… 2 more lines");

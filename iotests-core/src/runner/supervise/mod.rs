@@ -5,6 +5,7 @@
 //! It never outlives the runner: the control pipe on its stdin ends with the runner, and it then kills all that is below it.
 
 mod evidence;
+mod fork;
 mod process_table;
 mod protocol;
 mod reaper;

@@ -15,20 +15,16 @@ pub(crate) const SUPERVISE: &str = "__supervise";
 pub(crate) struct SuperviseSpec {
     /// The process that started it: when its parent is another, the runner is already gone.
     pub(crate) runner_pid: u32,
-    /// The file with the `CaseSpec`, the argument of the case process.
+    /// The file with the `CaseSpec`.
     pub(crate) case_spec: PathBuf,
     /// Where the standard output of the case goes.
     pub(crate) stdout: PathBuf,
     /// Where the standard error of the case goes.
     pub(crate) stderr: PathBuf,
-    /// The working directory of the case.
-    pub(crate) current_dir: PathBuf,
     /// When the case is to end, counted from its start.
     pub(crate) deadline: Duration,
     /// What the graces of the supervisor are multiplied with.
     pub(crate) scale: f64,
-    /// What is set in the environment of the case.
-    pub(crate) env: Vec<(String, String)>,
 }
 
 /// One byte on the control pipe.
@@ -140,6 +136,9 @@ pub struct SupervisorReport {
     /// The case was stopped by a signal then, so that it could not explain itself.
     #[serde(default)]
     pub stopped: bool,
+    /// Other processes below that were stopped by a signal then: their names and ids.
+    #[serde(default)]
+    pub stopped_below: Vec<String>,
     /// What the supervisor saw from outside when the deadline had passed.
     pub evidence: Vec<String>,
     /// From the start of the case process to its end, without the time in which it was suspended.

@@ -1,16 +1,15 @@
 //! The life of a supervisor process, from its start to its report.
 
-use std::fs::File;
 use std::io::{Write, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -18,17 +17,14 @@ use nix::unistd::Pid;
 use super::process_table::Process;
 use super::protocol::{End, Leak, Order, SuperviseSpec, SupervisorReport};
 use super::reaper::{Reaped, alive, kill, kill_all, reap, send, timeout, wait_readable};
-use super::{evidence, process_table};
-use crate::runner::case_process::CASE;
-use crate::runner::this_program;
-use crate::wire::EVENT_FD;
+use super::{evidence, fork, process_table};
 
 /// What a case may take to explain itself when its time is up; then it is looked at from outside, and killed.
-const EXPLAIN: Duration = Duration::from_secs(30);
+const EXPLAIN: Duration = Duration::from_secs(60);
 /// When to look again whether a case that is only starting can be asked.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// What a debugger may take to look at it from outside.
-const LOOK: Duration = Duration::from_secs(8);
+const LOOK: Duration = Duration::from_secs(20);
 /// What a case may take to end after SIGTERM.
 const TERMINATE_GRACE: Duration = Duration::from_secs(1);
 /// A process that is just ending when its case ends is no leak.
@@ -69,13 +65,14 @@ struct Wakes {
 fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
     let wakes = prepare(spec.runner_pid)?;
     let started = Instant::now();
-    let report = match spawn(spec) {
+    let report = match fork::start(&spec.case_spec, &spec.stdout, &spec.stderr) {
         Ok(case) => watch(spec, case, &wakes, started),
         Err(error) => Some(SupervisorReport {
             end: End::NotStarted(error.to_string()),
             leaks: Vec::new(),
             overdue: false,
             stopped: false,
+            stopped_below: Vec::new(),
             evidence: Vec::new(),
             elapsed: started.elapsed(),
         }),
@@ -90,7 +87,10 @@ fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
 /// Makes this process a sub-reaper that learns of the runner's death in two ways.
 fn prepare(runner_pid: u32) -> Result<Wakes, String> {
     let mask = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT]);
-    mask.thread_set_mask()
+    let mut blocked = mask;
+    blocked.add(Signal::SIGXFSZ);
+    blocked
+        .thread_set_mask()
         .map_err(|error| format!("block signals: {error}"))?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| format!("make a signalfd: {error}"))?;
@@ -102,30 +102,16 @@ fn prepare(runner_pid: u32) -> Result<Wakes, String> {
     if std::os::unix::process::parent_id() != runner_pid {
         return Err("start: the runner is gone".to_owned());
     }
+    // What crashes below leaves its core, where that is a file: it lands in the directory of the case, and is kept if that is.
+    let limit = Resource::RLIMIT_CORE;
+    if let Ok((_, most)) = getrlimit(limit) {
+        let _ = setrlimit(limit, most, most);
+    }
     let control = stdin()
         .as_fd()
         .try_clone_to_owned()
         .map_err(|error| format!("open the control pipe: {error}"))?;
     Ok(Wakes { signals, control })
-}
-
-fn spawn(spec: &SuperviseSpec) -> std::io::Result<Pid> {
-    let child = this_program()
-        .arg(CASE)
-        .arg(&spec.case_spec)
-        .arg(std::process::id().to_string())
-        .envs(spec.env.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(File::create(&spec.stdout)?)
-        .stderr(File::create(&spec.stderr)?)
-        .current_dir(&spec.current_dir)
-        .process_group(0)
-        .spawn();
-    // The runner sees the end of the case's events when nobody holds this pipe any more.
-    let _ = nix::unistd::close(EVENT_FD);
-    Ok(Pid::from_raw(
-        i32::try_from(child?.id()).map_err(std::io::Error::other)?,
-    ))
 }
 
 /// Where a case is on its way to its end.
@@ -208,6 +194,7 @@ fn watch(
     let mut explained = Duration::ZERO;
     let mut phase = Phase::Running;
     let (mut seen, mut stopped) = (Vec::new(), false);
+    let mut stopped_below = Vec::new();
     let mut end = None;
     let mut reaped = Reaped::default();
     while end.is_none() {
@@ -241,8 +228,12 @@ fn watch(
             Wake::Time => match phase {
                 Phase::Running => {
                     phase = Phase::Explaining;
-                    seen = evidence::states(&alive());
+                    let processes = alive();
+                    seen = evidence::states(&processes);
                     stopped = is_stopped(case);
+                    let pid = case.as_raw().unsigned_abs();
+                    let below = |one: &&Process| one.state == 'T' && one.pid != pid;
+                    stopped_below = processes.iter().filter(below).map(named).collect();
                     // One that is stopped cannot explain itself.
                     let time = if stopped {
                         Duration::ZERO
@@ -282,9 +273,18 @@ fn watch(
         leaks,
         overdue: phase == Phase::Explaining,
         stopped,
+        stopped_below,
         evidence: seen,
         elapsed,
     })
+}
+
+/// A process by the name of its program, and its id.
+fn named(process: &Process) -> String {
+    let argv = process.argv();
+    let program = argv.first().map(Path::new).and_then(Path::file_name);
+    let program = program.unwrap_or_default().to_string_lossy();
+    format!("{program} (process {})", process.pid)
 }
 
 fn is_stopped(case: Pid) -> bool {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use iotests_core::runner::Verdict;
 use iotests_core::runner::event::{Outcome, RunEvent, Summary};
+use iotests_core::runner::record::Record;
 
 /// A qemu-img that has the formats of the fixture and says yes to everything.
 const FAKE_QEMU_IMG: &str = "#!/bin/sh
@@ -186,12 +187,18 @@ impl Ran {
     }
 }
 
-/// The events of a run, as the JSON lines tell them.
-pub(super) fn events(jsonl: &str) -> Vec<RunEvent> {
+/// The records of a run, as the JSON lines tell them.
+pub(super) fn records(jsonl: &str) -> Vec<Record> {
     jsonl
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect()
+}
+
+/// The events among them.
+pub(super) fn events(jsonl: &str) -> Vec<RunEvent> {
+    let records = records(jsonl).into_iter();
+    records.map(|record| record.event).collect()
 }
 
 /// The outcomes among them, by id.

@@ -16,13 +16,13 @@ use super::bench::{Bench, Ran, events, mounts_below};
 const LONG: Duration = Duration::from_secs(60);
 
 /// A run whose events can be waited for.
-struct Running {
+pub(super) struct Running {
     child: Child,
     events: BufReader<std::fs::File>,
 }
 
 impl Running {
-    fn start(bench: &Bench, args: &[&str]) -> Self {
+    pub(super) fn start(bench: &Bench, args: &[&str]) -> Self {
         Self::start_command(bench, bench.command(args), || ())
     }
 
@@ -45,13 +45,13 @@ impl Running {
     }
 
     /// The next event; `None` at the end of the run.
-    fn next(&mut self) -> Option<RunEvent> {
+    pub(super) fn next(&mut self) -> Option<RunEvent> {
         let mut line = String::new();
         self.events.read_line(&mut line).unwrap();
         events(&line).pop()
     }
 
-    fn wait_for_running_cases(&mut self, number: usize) {
+    pub(super) fn wait_for_running_cases(&mut self, number: usize) {
         let mut seen = 0;
         while seen < number {
             let event = self.next().expect("the run goes on");
@@ -65,7 +65,7 @@ impl Running {
         }
     }
 
-    fn wait_for_a_step(&mut self) {
+    pub(super) fn wait_for_a_step(&mut self) {
         let is_step = |event: &RunEvent| match event {
             RunEvent::Case { said, .. } => matches!(said, CaseEvent::Step { .. }),
             _ => false,
@@ -73,11 +73,20 @@ impl Running {
         while !is_step(&self.next().expect("the run goes on")) {}
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the runner itself is gone.
+    pub(super) fn wait_for_death(&mut self) {
+        self.child.wait().unwrap();
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    fn finish(mut self) -> Ran {
+    pub(super) fn finish(mut self) -> Ran {
         while self.next().is_some() {}
         Ran::new(self.child.wait_with_output().unwrap())
     }

@@ -6,4 +6,5 @@ mod input;
 mod model;
 mod reports;
 mod selection;
+mod truth;
 mod verdicts;

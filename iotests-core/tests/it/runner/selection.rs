@@ -129,11 +129,35 @@ fn points_of_the_matrix_that_are_no_default_have_their_own_ids() {
 }
 
 #[test]
+fn an_id_means_itself_and_opens_nothing_for_another_selector() {
+    let bench = Bench::new();
+    let one = ["verdicts::passes@raw"];
+    assert_eq!(selected(&bench, &one), one);
+    // Neither its beginning nor its format is a part of another's.
+    assert_eq!(
+        selected(&bench, &["verdicts::passes@raw", "is_quarantined@"]),
+        ["verdicts::is_quarantined@qcow2", "verdicts::passes@raw"]
+    );
+    let two = ["runs_on_vmdk@vmdk", "verdicts::passes"];
+    let found = selected(&bench, &two);
+    assert!(found.contains(&"families::runs_on_vmdk@vmdk".to_owned()));
+    assert!(found.contains(&"verdicts::passes@qcow2".to_owned()));
+    bench
+        .run(&["verdicts::passes@qcow"])
+        .assert_code(3)
+        .assert_says("is no point of its matrix");
+    bench
+        .run(&["verdicts::pass@qcow2"])
+        .assert_code(3)
+        .assert_says("near to it:\n  verdicts::passes");
+}
+
+#[test]
 fn an_image_option_that_a_case_cannot_work_with_skips_it() {
     let bench = Bench::new();
     bench
         .run(&["runs_on_vmdk", "-o", "subformat=twoGbMaxExtentSparse"])
-        .assert_code(0)
+        .assert_code(8)
         .assert_says(
             "1 skipped: does not work with the image option `subformat=twoGbMaxExtentSparse`",
         );

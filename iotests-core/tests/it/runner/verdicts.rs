@@ -160,17 +160,16 @@ fn a_case_cannot_write_outside_of_its_directory_where_the_kernel_can_prevent_it(
 fn what_passed_is_dropped_and_what_failed_is_kept() {
     assert_eq!(outcome("verdicts::passes@qcow2").kept, None);
     let kept = outcome("verdicts::fails@qcow2").kept.unwrap();
-    assert!(kept.join("case.json").exists() && kept.join("stderr").exists());
+    assert!(kept.join("case.json").exists() && kept.join("evidence/report").exists());
     let folders = kept
         .parent()
         .unwrap()
         .read_dir()
         .unwrap()
         .filter(|entry| entry.as_ref().unwrap().path().is_dir());
-    let failures = verdicts(&ALL.jsonl)
-        .values()
-        .filter(|verdict| verdict.is_failure() || **verdict == Verdict::Quarantined)
-        .count();
+    let outcomes = outcomes(&ALL.jsonl);
+    let attempts = outcomes.values().flat_map(|outcome| &outcome.attempts);
+    let failures = attempts.filter(|attempt| attempt.kept.is_some()).count();
     assert_eq!(folders.count(), failures);
 }
 

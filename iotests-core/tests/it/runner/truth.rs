@@ -1,0 +1,481 @@
+//! The moments for which a runner exists: what it says when QEMU dies or hangs, when the run itself is cut, and where it runs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Stdio};
+
+use iotests_core::runner::Verdict;
+use iotests_core::runner::event::{Outcome, RunEvent};
+use iotests_core::wire::CaseEvent;
+use nix::sys::signal::Signal;
+
+use super::bench::{Bench, Ran, events, outcomes};
+use super::death::Running;
+
+/// A bench with a real storage daemon; says so where there is none.
+fn bench_with_daemon() -> Option<Bench> {
+    let bench = Bench::new();
+    if bench.link("qemu-storage-daemon") {
+        // For the stacks.
+        bench.link("gdb");
+        return Some(bench);
+    }
+    println!("skipped: there is no qemu-storage-daemon in PATH");
+    assert!(
+        std::env::var_os("QEMU_TEST_REQUIRE").is_none_or(|value| value != "1"),
+        "qemu-storage-daemon is required"
+    );
+    None
+}
+
+/// The outcomes of a run, with its reports by name.
+fn reported(
+    bench: &Bench,
+    args: &[&str],
+) -> (
+    Ran,
+    BTreeMap<String, Outcome>,
+    BTreeMap<&'static str, String>,
+) {
+    let names = ["jsonl", "junit", "tap", "html"];
+    let mut all: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    for name in names {
+        all.push(format!("--{name}={}", bench.path(name).display()));
+    }
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let ran = bench.run(&all);
+    let read = |name| fs::read_to_string(bench.path(name)).unwrap_or_default();
+    let outcomes = outcomes(&events(&read("jsonl")));
+    (ran, outcomes, names.map(|name| (name, read(name))).into())
+}
+
+/// The processes of a bench that are called so.
+fn named(bench: &Bench, wanted: &'static str) -> impl Iterator<Item = u32> + use<> {
+    let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let processes = bench.processes().into_iter();
+    processes.filter(move |pid| name(pid).trim_end() == wanted)
+}
+
+fn headline(outcome: &Outcome) -> &str {
+    &outcome.attempts.last().unwrap().headline
+}
+
+#[test]
+fn a_machine_that_dies_is_reported_as_dead_whatever_the_case_does_next() {
+    let Some(bench) = bench_with_daemon() else {
+        return;
+    };
+    let (ran, outcomes, _) = reported(&bench, &["loses_its_machine", "--repeat", "2", "-j4"]);
+    ran.assert_code(1);
+    assert_eq!(outcomes.len(), 22);
+    for (id, outcome) in &outcomes {
+        let signal = match id {
+            id if id.contains("/kill") => "died of SIGKILL",
+            id if id.contains("/segv") => "died of SIGSEGV",
+            _ => "died of SIGABRT",
+        };
+        assert_eq!(outcome.verdict, Verdict::Crash, "{id}: {outcome:#?}");
+        assert!(
+            headline(outcome).contains(signal),
+            "{id}: {}",
+            headline(outcome)
+        );
+    }
+}
+
+#[test]
+fn a_machine_that_dies_while_the_case_waits_for_something_else_has_died() {
+    let Some(bench) = bench_with_daemon() else {
+        return;
+    };
+    let (_, outcomes, _) = reported(&bench, &["waits_although_its_machine_is_dead"]);
+    let outcome = outcomes.values().next().unwrap();
+    assert_eq!(outcome.verdict, Verdict::Crash, "{outcome:#?}");
+    assert!(
+        headline(outcome).contains("died of SIGSEGV"),
+        "{outcome:#?}"
+    );
+}
+
+#[test]
+fn a_failed_assertion_stands_in_the_first_three_lines_of_every_report() {
+    let Some(bench) = bench_with_daemon() else {
+        return;
+    };
+    let (ran, _, reports) = reported(&bench, &["loses_its_machine/abort-ask@"]);
+    let text = "Assertion `bs-&gt;refcnt' failed.";
+    let plain = "Assertion `bs->refcnt' failed.";
+    // Three lines below the title of the block.
+    let mut block = ran
+        .stdout
+        .lines()
+        .skip_while(|line| !line.starts_with("── "));
+    let place = block.position(|line| line.contains(plain));
+    assert!(place.is_some_and(|place| place <= 3), "{}", ran.stdout);
+    let junit = quick_junit::Report::deserialize_from_str(&reports["junit"]).unwrap();
+    let message = match &junit.test_suites[0].test_cases[0].status {
+        quick_junit::TestCaseStatus::NonSuccess { message, .. } => message.clone().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert!(message.as_str().contains(plain), "{message:?}");
+    let mut point = reports["tap"]
+        .lines()
+        .skip_while(|line| !line.starts_with("not ok"));
+    let place = point.position(|line| line.contains(plain));
+    assert!(place.is_some(), "{}", reports["tap"]);
+    assert!(
+        reports["html"].contains(text)
+            || reports["html"].contains(plain.replace('>', "&gt;").as_str())
+    );
+}
+
+#[test]
+fn a_machine_that_is_stopped_is_a_hang_with_its_state_and_not_a_failed_question() {
+    let Some(bench) = bench_with_daemon() else {
+        return;
+    };
+    let (ran, outcomes, _) = reported(&bench, &["stops_its_machine"]);
+    let outcome = outcomes.values().next().unwrap();
+    assert_eq!(outcome.verdict, Verdict::Timeout, "{outcome:#?}");
+    let headline = headline(outcome);
+    assert!(
+        headline.contains("hangs: stopped by a signal"),
+        "{headline}"
+    );
+    assert!(headline.contains("query-jobs"), "{headline}");
+    ran.assert_says("threads:").assert_says("step:     ask it");
+    let kept = outcome.kept.as_ref().unwrap();
+    let diagnosis = fs::read_to_string(kept.join("evidence/diagnosis")).unwrap();
+    assert!(diagnosis.contains("stacks of"), "{diagnosis}");
+}
+
+#[test]
+fn sigusr1_has_a_case_explained_and_it_goes_on_to_pass() {
+    let bench = Bench::new();
+    let mut running = Running::start(&bench, &["waits_for_a_file"]);
+    running.wait_for_a_step();
+    running.signal(Signal::SIGUSR1);
+    let is_explained = |event: &RunEvent| match event {
+        RunEvent::Case { said, .. } => matches!(said, CaseEvent::Explained(_)),
+        _ => false,
+    };
+    while !is_explained(&running.next().expect("the run goes on")) {}
+    fs::write(bench.path("tmp/state"), "").unwrap();
+    running.finish().assert_code(0).assert_says("1 passed");
+}
+
+#[test]
+fn a_suspended_run_stands_still_as_a_whole_and_goes_on() {
+    let bench = Bench::new();
+    let mut running = Running::start(&bench, &["waits_for_a_file"]);
+    running.wait_for_a_step();
+    running.signal(Signal::SIGTSTP);
+    let stopped = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('T'))
+    };
+    let runner = running.id();
+    while !stopped(runner) {
+        std::thread::yield_now();
+    }
+    while !named(&bench, "iot-case").all(stopped) {
+        std::thread::yield_now();
+    }
+    running.signal(Signal::SIGCONT);
+    fs::write(bench.path("tmp/state"), "").unwrap();
+    running.finish().assert_code(0).assert_says("1 passed");
+}
+
+#[test]
+fn what_explains_a_failure_is_kept_and_named_for_every_attempt() {
+    let Some(bench) = bench_with_daemon() else {
+        return;
+    };
+    let (ran, outcomes, _) = reported(&bench, &["fails_with_evidence", "--retries", "1"]);
+    let outcome = outcomes.values().next().unwrap();
+    assert_eq!(outcome.attempts.len(), 2);
+    for attempt in &outcome.attempts {
+        let kept = attempt.kept.as_ref().unwrap();
+        let read = |name: &str| fs::read_to_string(kept.join(name)).unwrap_or_default();
+        assert_eq!(read("test/disk"), "as it was");
+        let qmp = fs::read_dir(kept.join("evidence")).unwrap().flatten();
+        let qmp = qmp
+            .map(|entry| entry.path())
+            .find(|path| path.extension().is_some_and(|end| end == "qmp"));
+        let qmp = fs::read_to_string(qmp.expect("no transcript")).unwrap();
+        assert!(
+            qmp.contains("qmp_capabilities") && qmp.contains("query-jobs"),
+            "{qmp}"
+        );
+        assert!(read("evidence/report").contains("so that somebody looks"));
+        let named = |path: &str| attempt.evidence.iter().any(|one| one.path == path);
+        assert!(
+            named("test/disk") && named("evidence/report"),
+            "{:?}",
+            attempt.evidence
+        );
+    }
+    ran.assert_says("test/disk (9 bytes)")
+        .assert_says("an earlier attempt: ");
+}
+
+#[test]
+fn the_files_of_a_passed_case_are_kept_only_when_that_is_asked_for() {
+    let bench = Bench::new();
+    let (_, outcomes, _) = reported(&bench, &["passes_with_a_file", "--keep"]);
+    let kept = outcomes.values().next().unwrap().kept.clone().unwrap();
+    assert_eq!(
+        fs::read_to_string(kept.join("test/disk")).unwrap(),
+        "as it was"
+    );
+    let bench = Bench::new();
+    bench.run(&["passes_with_a_file"]).assert_code(0);
+    assert_eq!(bench.left().len(), 0);
+}
+
+#[test]
+fn a_run_in_which_everything_is_skipped_is_no_success_unless_that_is_allowed() {
+    let bench = Bench::new();
+    for selector in ["skips@", "is_skipped@"] {
+        bench.run(&[selector]).assert_code(8);
+        bench.run(&[selector, "--allow-all-skipped"]).assert_code(0);
+        bench
+            .run(&[selector, "verdicts::passes@raw"])
+            .assert_code(0);
+    }
+}
+
+#[test]
+fn a_run_that_was_killed_leaves_the_report_before_it_and_a_record_to_make_another_from() {
+    let bench = Bench::new();
+    let junit = bench.path("junit").display().to_string();
+    bench
+        .run(&["verdicts::passes@raw", "--junit", &junit])
+        .assert_code(0);
+    let before = fs::read_to_string(&junit).unwrap();
+    let args = [
+        "verdicts::fails@qcow2",
+        "waits_with_a_tree/a",
+        "-j2",
+        "--junit",
+        &junit,
+    ];
+    let mut running = Running::start(&bench, &args);
+    while !matches!(running.next(), Some(RunEvent::InstanceFinished(_))) {}
+    running.signal(Signal::SIGKILL);
+    running.wait_for_death();
+    assert_eq!(fs::read_to_string(&junit).unwrap(), before);
+    let mut records: Vec<_> = fs::read_dir(bench.path("build/iotests/records"))
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    records.sort();
+    let record = records.pop().unwrap().display().to_string();
+    let ran = bench.run(&["--from-record", &record, "--junit", &junit]);
+    ran.assert_says("1 interrupted")
+        .assert_says("the runner was killed meanwhile");
+    let report = quick_junit::Report::deserialize_from_str(&fs::read_to_string(&junit).unwrap());
+    assert_eq!(report.unwrap().test_suites[0].test_cases.len(), 2);
+}
+
+#[test]
+fn the_third_ctrl_c_leaves_whole_reports() {
+    let bench = Bench::new();
+    let junit = bench.path("junit").display().to_string();
+    let mut running = Running::start(
+        &bench,
+        &["is_deaf", "verdicts::passes@raw", "-j2", "--junit", &junit],
+    );
+    while !matches!(running.next(), Some(RunEvent::InstanceFinished(_))) {}
+    // So that nothing ends before the third.
+    let supervisors: Vec<u32> = named(&bench, "iot-supervisor").collect();
+    let send = |signal| {
+        for pid in &supervisors {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid as i32), signal).unwrap();
+        }
+    };
+    send(Signal::SIGSTOP);
+    for _ in 0..2 {
+        running.signal(Signal::SIGINT);
+        while !matches!(running.next(), Some(RunEvent::Stopping { .. })) {}
+    }
+    running.signal(Signal::SIGINT);
+    running.wait_for_death();
+    send(Signal::SIGCONT);
+    running.finish().assert_code(130);
+    let report = quick_junit::Report::deserialize_from_str(&fs::read_to_string(&junit).unwrap());
+    assert_eq!(report.unwrap().test_suites[0].test_cases.len(), 2);
+}
+
+#[test]
+fn a_long_log_is_recorded_with_its_beginning_and_its_end() {
+    let bench = Bench::new();
+    let (ran, _, reports) = reported(&bench, &["logs_much"]);
+    ran.assert_code(1);
+    let record = &reports["jsonl"];
+    assert!(record.contains("line 000000") && record.contains("line 099999"));
+    assert!(record.contains("bytes left out"));
+    assert!(record.len() < 4 << 20, "{}", record.len());
+}
+
+#[test]
+fn a_trouble_that_passes_is_not_remembered() {
+    let bench = Bench::new();
+    let daemon = "#!/bin/sh\ncase \"$1\" in --version) echo 'qemu-storage-daemon version 7.2.22 (a fake)'; exit 0 ;; esac\n: > asked.$$\nexit 1\n";
+    bench.script("bin/qemu-storage-daemon", daemon);
+    for _ in 0..2 {
+        bench
+            .run(&["verdicts::passes@raw"])
+            .assert_code(0)
+            .assert_says("the next run asks again");
+    }
+    fs::remove_file(bench.path("bin/qemu-storage-daemon")).unwrap();
+    bench
+        .run(&["verdicts::passes@raw"])
+        .assert_code(0)
+        .assert_does_not_say("asks again");
+}
+
+#[test]
+fn odd_places_make_no_case_fail() {
+    let bench = Bench::new();
+    let long = "d".repeat(200) + "/" + &"e".repeat(100);
+    for folder in ["a%20b", "a&b", "a\nb", long.as_str()] {
+        let folder = bench.path("odd").join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        let mut command =
+            bench.command(&["passes_with_a_file", "verdicts::passes@raw", "--scratch"]);
+        command.arg(&folder).env("TMPDIR", &folder);
+        Ran::new(command.output().unwrap()).assert_code(0);
+    }
+}
+
+#[test]
+fn a_program_may_be_named_by_a_relative_path() {
+    let bench = Bench::new();
+    for (flag, variable) in [(Some("--qemu-img"), None), (None, Some("QEMU_IMG_PROG"))] {
+        let mut command = bench.command(&["verdicts::passes@raw"]);
+        if let Some(flag) = flag {
+            command.args([flag, "bin/qemu-img"]);
+        }
+        if let Some(variable) = variable {
+            command.env(variable, "bin/qemu-img");
+        }
+        Ran::new(command.output().unwrap()).assert_code(0);
+    }
+}
+
+#[test]
+fn an_option_that_one_format_lacks_skips_it_and_one_that_all_lack_is_an_error() {
+    let bench = Bench::new();
+    let img = "#!/bin/sh
+case \"$1\" in
+--version) echo 'qemu-img version 7.2.22 (a fake)' ;;
+--help) printf 'x\\n\\nSupported formats: raw qcow2 vmdk\\n\\nSee nothing\\n' ;;
+create) printf 'Supported options:\\n  size=<size> - Virtual size\\n'
+  [ \"$3\" = raw ] || printf '  cluster_size=<size> - Cluster\\n' ;;
+esac
+exit 0
+";
+    bench.script("bin/qemu-img", img);
+    bench
+        .run(&["verdicts::passes@", "-o", "cluster_size=4k"])
+        .assert_code(0)
+        .assert_says("1 passed")
+        .assert_says("1 skipped");
+    bench
+        .run(&["verdicts::passes@raw", "-o", "cluster_size=4k"])
+        .assert_code(2)
+        .assert_says("knows no such option of the format raw");
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_and_no_death() {
+    let bench = Bench::new();
+    let program = env!("CARGO_BIN_EXE_iotests-fixture");
+    let like = bench.command(&[]);
+    let mut limited = Command::new("sh");
+    limited
+        .args([
+            "-c",
+            "ulimit -f 8; exec \"$0\" \"$@\"",
+            program,
+            "--repeat",
+            "50",
+            "verdicts::passes",
+        ])
+        .env_clear()
+        .envs(
+            like.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(bench.path(""))
+        .stdin(Stdio::null());
+    Ran::new(limited.output().unwrap())
+        .assert_code(5)
+        .assert_says("File too large");
+}
+
+#[test]
+fn a_rerun_line_names_the_program_and_the_variables_that_matter() {
+    let bench = Bench::new();
+    let mut first = bench.command(&["verdicts::fails@qcow2", "--seed", "3"]);
+    first
+        .env("QEMU_IMG_PROG", bench.path("bin/qemu-img"))
+        .env("QEMU_IO_OPTIONS", "--nothing 'at all'");
+    let first = Ran::new(first.output().unwrap());
+    let line = first
+        .stdout
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("rerun:"));
+    let line = line.expect("no line").trim();
+    for word in [
+        format!("QEMU_IMG_PROG={}", bench.path("bin/qemu-img").display()),
+        "QEMU_IO_OPTIONS='--nothing".to_owned(),
+        env!("CARGO_BIN_EXE_iotests-fixture").to_owned(),
+        format!("--build-dir {}", bench.path("build").display()),
+        "--seed 3 'verdicts::fails@qcow2'".to_owned(),
+    ] {
+        assert!(line.contains(&word), "{word} is not in {line}");
+    }
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", line])
+        .env_clear()
+        .env("PATH", bench.path("bin"))
+        .current_dir("/")
+        .stdin(Stdio::null());
+    Ran::new(shell.output().unwrap())
+        .assert_code(1)
+        .assert_says("FAIL verdicts::fails@qcow2")
+        .assert_says("1 failed in");
+}
+
+#[test]
+fn a_program_that_does_not_say_its_version_is_waited_for_with_a_word() {
+    let bench = Bench::new();
+    // It answers when it is told to, which is when the program has said that it waits.
+    let slow = "#!/bin/sh\nif [ \"$1\" = --version ]; then while [ ! -e go ]; do sleep 0.1; done; echo 'qemu-io version 7.2.22 (a fake)'; fi\nexit 0\n";
+    bench.script("bin/qemu-io", slow);
+    let mut child = bench
+        .command(&["verdicts::passes@raw"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("qemu-io takes long to say its version") {
+        line.clear();
+        assert_ne!(
+            std::io::BufRead::read_line(&mut said, &mut line).unwrap(),
+            0
+        );
+    }
+    fs::write(bench.path("go"), "").unwrap();
+    std::io::copy(&mut said, &mut std::io::sink()).unwrap();
+    Ran::new(child.wait_with_output().unwrap()).assert_code(0);
+}
