@@ -9,7 +9,7 @@ pub use crate::author::log::Entry;
 pub use crate::author::{
     CLUSTER, CaseResult, Channel, Content, Context, Destination, Disk, Drive, Ended, ErrorText,
     Export, Failure, FileBytes, Image, Job, JobBuilder, Machine, Node, Outcome, State, Storage,
-    Target, Test, clusters, exactly,
+    Target, Test, clusters, either, exactly,
 };
 pub use crate::case::Row;
 pub use crate::case::names::*;

@@ -34,7 +34,7 @@ enum Task {
     Test(task::test::Args),
     /// Runs the benchmarks; every figure is a ratio measured in one run.
     Bench(task::bench::Args),
-    /// Writes COVERAGE.md: what of upstream's Python tests is ported, and where it ran.
+    /// Writes COVERAGE.md (what of upstream's tests is ported, and where it ran) and docs/versions.md.
     Coverage(task::coverage::Args),
 }
 

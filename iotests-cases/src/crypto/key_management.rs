@@ -220,12 +220,14 @@ impl<'t> Disk<'t> {
 /// `{"execute": "x-blockdev-amend", "arguments": {"job-id": "j", "node-name": "disk", "options":
 /// {"driver": "luks", "state": "active", "new-secret": "key1"}}}`: the process aborts. The header is
 /// read and written from the job's coroutine by functions that, since 1f051dcbdf and a4b740db5e, take
-/// the graph lock as only the main loop may.
+/// the graph lock as only the main loop may; "block: fix luks 'amend' when run in coroutine" has them
+/// take it as a coroutine does.
 const LUKS_ABORTS: KnownBug = known(
     "x-blockdev-amend of a LUKS node aborts",
     "bdrv_graph_rdlock_main_loop: Assertion `!qemu_in_coroutine()'",
     AllOf(&[since(8, 2), OnFormat(LUKS)]),
-);
+)
+.fixed_in(["10.0.7", "10.2"]);
 
 const NO_SLOT: &str = "Invalid password, cannot unlock any keyslot";
 

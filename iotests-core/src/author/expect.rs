@@ -9,6 +9,8 @@ use super::failure::{CaseResult, Difference, Failure};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorText {
     text: String,
+    /// What another version says.
+    other: Option<String>,
     whole: bool,
 }
 
@@ -17,7 +19,18 @@ pub struct ErrorText {
 pub fn exactly(text: impl Into<String>) -> ErrorText {
     ErrorText {
         text: text.into(),
+        other: None,
         whole: true,
+    }
+}
+
+/// A part of the text of an error, in the words of one version of QEMU or of another.
+#[must_use]
+pub fn either(text: impl Into<String>, other: impl Into<String>) -> ErrorText {
+    ErrorText {
+        text: text.into(),
+        other: Some(other.into()),
+        whole: false,
     }
 }
 
@@ -25,6 +38,7 @@ impl<T: Into<String>> From<T> for ErrorText {
     fn from(text: T) -> Self {
         ErrorText {
             text: text.into(),
+            other: None,
             whole: false,
         }
     }
@@ -33,9 +47,10 @@ impl<T: Into<String>> From<T> for ErrorText {
 impl ErrorText {
     /// Whether an error that says `found` is the expected one.
     pub(crate) fn allows(&self, found: &str) -> bool {
+        let mut texts = std::iter::once(&self.text).chain(&self.other);
         match self.whole {
-            true => found == self.text,
-            false => !self.text.is_empty() && found.contains(&self.text),
+            true => texts.any(|text| found == text),
+            false => texts.any(|text| !text.is_empty() && found.contains(text)),
         }
     }
 
@@ -61,7 +76,11 @@ impl ErrorText {
 
 impl fmt::Display for ErrorText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.text)
+        write!(f, "\"{}\"", self.text)?;
+        match &self.other {
+            Some(other) => write!(f, " or \"{other}\""),
+            None => Ok(()),
+        }
     }
 }
 
@@ -82,6 +101,13 @@ mod tests {
         let wrong = exactly("No space").check("the job", found).unwrap_err();
         let text = "the job failed with \"No space left on device\", expected \"No space\"";
         assert_eq!(wrong.message(), text);
+        assert!(either("full", "No space").allows(found));
+        let wrong = either("full", "no room").check("it", found).unwrap_err();
+        assert!(
+            wrong
+                .message()
+                .ends_with("expected \"full\" or \"no room\"")
+        );
         let wrong = ErrorText::from("").check("the job", found).unwrap_err();
         assert!(wrong.message().ends_with(found), "{wrong}");
     }

@@ -27,7 +27,7 @@ mod test;
 mod tool;
 
 pub use content::{CLUSTER, Content, clusters};
-pub use expect::{ErrorText, exactly};
+pub use expect::{ErrorText, either, exactly};
 pub use failure::{CaseResult, Context, Difference, Failure};
 pub use image::{FileBytes, Image, ImageBuilder, KEY, KEY_ID, Layer, NO_CPU_TIME};
 pub use machine::{

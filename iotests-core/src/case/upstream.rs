@@ -4,8 +4,8 @@ use linkme::distributed_slice;
 
 use super::declaration::{RowMeta, Table};
 
-/// Lists of upstream's test methods, as tab-separated text with a heading: test, class, method; a
-/// script has the class `-`. An id that no list has is refused; a program without a list knows no
+/// Lists of upstream's test methods, as tab-separated text with a heading: test, class, method, and the
+/// release with which it came; a script has the class `-`. An id that no list has is refused; a program without a list knows no
 /// upstream test.
 #[distributed_slice]
 pub static UPSTREAM: [&'static str];
@@ -14,7 +14,7 @@ pub static UPSTREAM: [&'static str];
 pub(super) fn is_known(lists: &[&str], id: &str) -> bool {
     let wanted: Vec<&str> = id.split("::").collect();
     let is_meant = |line: &str| {
-        let have: Vec<&str> = line.split('\t').map(str::trim).collect();
+        let have: Vec<&str> = line.split('\t').take(3).map(str::trim).collect();
         wanted.len() <= have.len() && std::iter::zip(&wanted, &have).all(|(a, b)| a == b)
     };
     lists

@@ -15,4 +15,4 @@ pub use monitor::Monitor;
 pub use storage_daemon::StorageDaemon;
 
 pub(crate) use common::{Common, DropHook};
-pub(crate) use monitor::MONITOR_ID;
+pub(crate) use monitor::{MONITOR_ID, option as monitor_option};

@@ -1,9 +1,28 @@
 //! How the QMP connection is made.
 
+use imgtools::tools::Version;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Id of the monitor's character device.
 pub(crate) const MONITOR_ID: &str = "qmp";
+
+/// The first release with monitors that are objects. It warns of the options that made one before,
+/// and a warning on every start would hide the others.
+const OBJECTS_SINCE: Version = Version::new(11, 1, 0);
+
+/// The option that makes the character device [`MONITOR_ID`] a monitor, in the way that this version
+/// likes best; of a version that is not known in the way that all understand.
+pub(crate) fn option(dash: &str, before: &str, version: Option<Version>) -> [OsString; 2] {
+    let (name, value) = match version {
+        Some(version) if version >= OBJECTS_SINCE => (
+            "object",
+            format!("monitor-qmp,id={MONITOR_ID}-monitor,chardev={MONITOR_ID}"),
+        ),
+        _ => (before, format!("chardev={MONITOR_ID},mode=control")),
+    };
+    [format!("{dash}{name}").into(), value.into()]
+}
 
 /// The transport of the monitor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,4 +37,25 @@ pub enum Monitor {
     Listen(PathBuf),
     /// QEMU connects to this path, where we listen. Removed with the machine.
     Connect(PathBuf),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_monitor_is_an_object_where_there_are_such() {
+        let line = |dash, before, version: &str| {
+            let [name, value] = option(dash, before, version.parse().ok());
+            format!("{} {}", name.display(), value.display())
+        };
+        assert_eq!(line("-", "mon", "11.0.2"), "-mon chardev=qmp,mode=control");
+        assert_eq!(
+            line("--", "monitor", "?"),
+            "--monitor chardev=qmp,mode=control"
+        );
+        let object = "object monitor-qmp,id=qmp-monitor,chardev=qmp";
+        assert_eq!(line("-", "mon", "11.1.0"), format!("-{object}"));
+        assert_eq!(line("--", "monitor", "11.1.3"), format!("--{object}"));
+    }
 }

@@ -3,7 +3,7 @@
 use super::failure::not_started;
 use crate::args::Chardev;
 use crate::attach::Detached;
-use crate::builder::{Builder, Kind, MONITOR_ID};
+use crate::builder::{Builder, Kind, MONITOR_ID, monitor_option};
 use crate::error::{BuildError, LaunchError};
 use crate::socket;
 use std::ffi::OsString;
@@ -36,8 +36,11 @@ pub(crate) async fn launch_detached<K: Kind>(
     let device = Chardev::listening(MONITOR_ID, monitor.display());
     let option = |name: &str| OsString::from(format!("{}{name}", K::DASH));
     args.extend([option("chardev"), device.to_string().into()]);
-    let value = format!("chardev={MONITOR_ID},mode=control");
-    args.extend([option(K::MONITOR_OPTION), value.into()]);
+    args.extend(monitor_option(
+        K::DASH,
+        K::MONITOR_OPTION,
+        common.tool.version,
+    ));
     args.append(&mut common.args);
     args.push(option("daemonize"));
 

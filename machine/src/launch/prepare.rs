@@ -2,7 +2,7 @@
 
 use super::monitor::MonitorEnd;
 use crate::args::Chardev;
-use crate::builder::{Builder, Common, Kind, MONITOR_ID, Monitor};
+use crate::builder::{Builder, Common, Kind, MONITOR_ID, Monitor, monitor_option};
 use crate::error::LaunchError;
 use crate::socket;
 use imgtools::process::Command;
@@ -154,7 +154,10 @@ impl Draft {
                 (MonitorEnd::Listening(listener), device)
             }
         };
-        self.chardev(&device, user, format!("chardev={MONITOR_ID},mode=control"));
+        let words = [format!("{}chardev", self.dash), device.to_string()];
+        self.args.extend(words.map(OsString::from));
+        let version = self.common.tool.version;
+        self.args.extend(monitor_option(self.dash, user, version));
         Ok(end)
     }
 

@@ -1,4 +1,5 @@
-//! `cargo xtask coverage`: COVERAGE.md, what of upstream's Python tests is ported and where it ran.
+//! `cargo xtask coverage`: COVERAGE.md, what of upstream's tests is ported and where it ran, and
+//! docs/versions.md, what differs between versions of QEMU.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use serde_json::Value;
 
 use crate::cargo::{self, XtaskError};
 use crate::task::iotests;
+use crate::task::versions::Differences;
 
 /// Options of the coverage report.
 #[derive(clap::Args)]
@@ -20,7 +22,7 @@ pub(crate) struct Args {
     from: Vec<PathBuf>,
 }
 
-/// Writes COVERAGE.md.
+/// Writes COVERAGE.md and docs/versions.md.
 pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     let files = if args.from.is_empty() {
         vec![run_all()?]
@@ -46,6 +48,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     let path = cargo::root().join("COVERAGE.md");
     fs::write(&path, render(&methods, &notes, &runs)).map_err(file_error("write", &path))?;
     println!("{} written", path.display());
+    let path = cargo::root().join("docs/versions.md");
+    fs::write(&path, runs.differences.render()).map_err(file_error("write", &path))?;
+    println!("{} written", path.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -62,7 +67,8 @@ fn run_all() -> Result<PathBuf, XtaskError> {
     }
 }
 
-/// One upstream method; a script is a test with the single method `script`.
+/// One upstream method; a script is a test with the single method `script`, and one for bash has the
+/// method `bash`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Method {
     test: String,
@@ -73,6 +79,10 @@ struct Method {
 impl Method {
     fn is_script(&self) -> bool {
         self.class == "-"
+    }
+
+    fn is_bash(&self) -> bool {
+        self.is_script() && self.name == "bash"
     }
 
     /// Whether `id`, as cases write it, stands for this method: the test, its class or itself.
@@ -86,7 +96,7 @@ impl Method {
 }
 
 fn read_methods(path: &Path) -> Result<Vec<Method>, XtaskError> {
-    let rows = read_table(path, 3)?;
+    let rows = read_table(path, 4)?;
     Ok(rows
         .into_iter()
         .map(|row| Method {
@@ -148,6 +158,7 @@ struct Ran {
 #[derive(Debug, Default)]
 struct Runs {
     ran: Vec<Ran>,
+    differences: Differences,
 }
 
 impl Runs {
@@ -164,6 +175,7 @@ impl Runs {
         for (number, line) in text.lines().enumerate() {
             let event: Value = serde_json::from_str(line)
                 .map_err(|error| format!("line {}: {error}", number + 1))?;
+            self.differences.add(&event, &versions);
             match event["event"].as_str().unwrap_or_default() {
                 "run-started" => versions = set_versions(&event),
                 "instance-finished" => {
@@ -241,20 +253,30 @@ fn render(methods: &[Method], notes: &[(String, String)], runs: &Runs) -> String
     }
     let mut table = String::new();
     let mut details = String::new();
-    let mut missing: Vec<&str> = Vec::new();
-    let mut totals = (0, 0);
+    let (mut missing, mut missing_bash) = (Vec::new(), Vec::new());
+    // Python's tests and methods, and bash's tests.
+    let mut totals = (0, 0, 0);
     for (test, methods) in &tests {
         let ported: Vec<(&Method, Vec<&Ran>)> = methods
             .iter()
             .map(|method| (*method, runs.of(method)))
             .filter(|(_, ran)| !ran.is_empty())
             .collect();
+        let is_bash = methods.iter().all(|method| method.is_bash());
         if ported.is_empty() {
-            missing.push(test);
+            if is_bash {
+                missing_bash.push(*test);
+            } else {
+                missing.push(*test);
+            }
             continue;
         }
-        totals.0 += 1;
-        totals.1 += ported.len();
+        if is_bash {
+            totals.2 += 1;
+        } else {
+            totals.0 += 1;
+            totals.1 += ported.len();
+        }
         let said: Vec<&str> = notes
             .iter()
             .filter(|(id, _)| id.split("::").next() == Some(test))
@@ -296,20 +318,23 @@ fn render(methods: &[Method], notes: &[(String, String)], runs: &Runs) -> String
             let _ = writeln!(details, "| {} | not yet | |", label(method));
         }
     }
+    let all_bash = methods.iter().filter(|method| method.is_bash()).count();
     format!(
-        "# Coverage of upstream's Python tests\n\n\
+        "# Coverage of upstream's tests\n\n\
          Written by `cargo xtask coverage` from the cases' own upstream ids and from runs on every\n\
-         set of QEMU programs at hand; do not edit. Upstream's tests are those of QEMU 10.0; a test\n\
+         set of QEMU programs at hand; do not edit. Upstream's tests are those of QEMU 10.2.2; a test\n\
          without methods counts as one. `system` is an emulator, `qsd` the storage daemon; a version\n\
          alone means that only the image tools were needed.\n\n\
-         **{} of {} tests, {} of {} methods.**\n\n\
+         **{} of {} Python tests, {} of {} methods; {} of {all_bash} bash tests.**\n\n\
          | upstream test | state | methods | passed on |\n|---|---|---|---|\n{table}\n\
-         ## By method\n{details}\n## Not yet\n\n{}\n",
+         ## By method\n{details}\n## Not yet\n\nPython: {}\n\nBash: {}\n",
         totals.0,
-        tests.len(),
+        tests.len() - all_bash,
         totals.1,
-        methods.len(),
-        missing.join(", ")
+        methods.len() - all_bash,
+        totals.2,
+        missing.join(", "),
+        missing_bash.join(", "),
     )
 }
 
@@ -394,11 +419,15 @@ mod tests {
             method("040", "T", "one"),
             method("040", "T", "two"),
             method("041", "-", "script"),
+            method("001", "-", "bash"),
         ];
         let mut runs = Runs::default();
         runs.add_events(&events()).unwrap();
         let text = render(&methods, &[], &runs);
-        assert!(text.contains("**1 of 2 tests, 1 of 3 methods.**"), "{text}");
+        assert!(
+            text.contains("**1 of 2 Python tests, 1 of 3 methods; 0 of 1 bash tests.**"),
+            "{text}"
+        );
         assert!(
             text.contains(
                 "| 040 | partly | 1 of 2 | 10.0.2 qsd, 10.0.2 qsd (fail), 10.0.2 system |"
@@ -410,7 +439,10 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("| T::two | not yet | |"), "{text}");
-        assert!(text.ends_with("## Not yet\n\n041\n"), "{text}");
+        assert!(
+            text.ends_with("## Not yet\n\nPython: 041\n\nBash: 001\n"),
+            "{text}"
+        );
     }
 
     #[test]

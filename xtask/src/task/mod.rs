@@ -3,4 +3,6 @@
 pub(crate) mod bench;
 pub(crate) mod coverage;
 pub(crate) mod iotests;
+mod skips;
 pub(crate) mod test;
+pub(crate) mod versions;

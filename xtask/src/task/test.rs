@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use crate::cargo::{self, XtaskError, cargo as call};
-use crate::task::iotests;
+use crate::task::{iotests, skips};
 
 /// Options of the gate.
 #[derive(clap::Args)]
@@ -27,6 +27,8 @@ const USUAL: &str = "7.2,10.0,newest";
 struct Step {
     name: &'static str,
     elapsed: Duration,
+    /// What there is to say of it beside that it passed.
+    note: String,
     error: Option<XtaskError>,
 }
 
@@ -37,7 +39,10 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     for (name, step) in steps(args.provision.as_deref()) {
         println!("==> {name}");
         let start = Instant::now();
-        let error = step(&target).err();
+        let (note, error) = match step(&target) {
+            Ok(note) => (note, None),
+            Err(error) => (String::new(), Some(error)),
+        };
         if let Some(error) = &error {
             println!("==> {name}: {error}");
         }
@@ -45,6 +50,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
         done.push(Step {
             name,
             elapsed: start.elapsed(),
+            note,
             error,
         });
         if failed && args.fail_fast {
@@ -56,7 +62,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
         let result = step
             .error
             .as_ref()
-            .map_or_else(|| "ok".to_owned(), ToString::to_string);
+            .map_or_else(|| format!("ok{}", step.note), ToString::to_string);
         println!(
             "{:<52} {:>8.1}  {result}",
             step.name,
@@ -72,27 +78,28 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     })
 }
 
-type Run = Box<dyn Fn(&Path) -> Result<(), XtaskError>>;
+/// A step; it may have a note beside its success.
+type Run = Box<dyn Fn(&Path) -> Result<String, XtaskError>>;
 
 fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
     let mut steps: Vec<(&'static str, Run)> = vec![
         (
             "format",
-            Box::new(|_| cargo::check(&mut call(["fmt", "--all", "--check"]))),
+            Box::new(|_| plain(&mut call(["fmt", "--all", "--check"]))),
         ),
-        ("clippy", Box::new(|_| cargo::check(&mut clippy()))),
-        ("documentation", Box::new(|_| cargo::check(&mut rustdoc()))),
+        ("clippy", Box::new(|_| plain(&mut clippy()))),
+        ("documentation", Box::new(|_| plain(&mut rustdoc()))),
         (
             "qmp alone, without its features",
-            Box::new(|_| cargo::check(&mut bare("qmp"))),
+            Box::new(|_| plain(&mut bare("qmp"))),
         ),
         (
             "qmp from outside of the workspace",
-            Box::new(|target| cargo::check(&mut consumer(target))),
+            Box::new(|target| plain(&mut consumer(target))),
         ),
         (
             "nbd alone, without its features",
-            Box::new(|_| cargo::check(&mut bare("nbd"))),
+            Box::new(|_| plain(&mut bare("nbd"))),
         ),
     ];
     let provisioned = provision.is_some();
@@ -105,7 +112,11 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
     }
     steps.push((
         "unit, property and integration tests, runner self-tests",
-        Box::new(move |target| cargo::check(&mut tests(target, provisioned))),
+        Box::new(move |target| {
+            let (skipped, result) = skips::run(&mut tests(target, provisioned));
+            println!("{skipped}");
+            result.map(|()| format!(", {skipped}"))
+        }),
     ));
     // Every instance on every set of programs: the installed ones and the provisioned ones.
     steps.push((
@@ -113,6 +124,10 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
         Box::new(|_| quick(&["--set", "all"])),
     ));
     steps
+}
+
+fn plain(command: &mut Command) -> Result<String, XtaskError> {
+    cargo::check(command).map(|()| String::new())
 }
 
 fn clippy() -> Command {
@@ -147,7 +162,7 @@ fn consumer(target: &Path) -> Command {
 const PREFIXES: &str = "QEMU_TEST_PREFIXES";
 
 fn tests(target: &Path, provisioned: bool) -> Command {
-    let mut command = call(["test", "--workspace", "--no-fail-fast"]);
+    let mut command = call(["test", "--workspace", "--no-fail-fast", "--"]);
     if provisioned {
         // With an emulator promised, a test that finds none must fail instead of skipping.
         command.env("QEMU_TEST_REQUIRE", "1");
@@ -174,14 +189,14 @@ fn prefixes(target: &Path) -> Option<OsString> {
         .flatten()
 }
 
-fn provision_step(list: &str) -> Result<(), XtaskError> {
+fn provision_step(list: &str) -> Result<String, XtaskError> {
     let binary = iotests::build()?;
-    cargo::check(iotests::command(&binary)?.args([list, "--probe"]))
+    plain(iotests::command(&binary)?.args([list, "--probe"]))
 }
 
-fn quick(args: &[&str]) -> Result<(), XtaskError> {
+fn quick(args: &[&str]) -> Result<String, XtaskError> {
     let binary = iotests::build()?;
-    cargo::check(
+    plain(
         iotests::command(&binary)?
             .args(["--group", "quick"])
             .args(args),

@@ -1,0 +1,136 @@
+//! Tests that passed without having tested anything: they say so in a line `skipped: WHY`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::cargo::{self, XtaskError};
+
+/// How a test says that it was skipped.
+const SKIPPED: &str = "skipped: ";
+
+/// The tests that were skipped, by the reason.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Skips(BTreeMap<String, Vec<String>>);
+
+impl fmt::Display for Skips {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count: usize = self.0.values().map(Vec::len).sum();
+        write!(f, "{count} skipped")?;
+        for (reason, tests) in &self.0 {
+            write!(f, "\n  {}, {reason}: {}", tests.len(), tests.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs tests with `cargo test`, whose `command` goes on after `--` with options of the test
+/// programs, and shows what they print; of tests that passed only how they were skipped.
+pub(crate) fn run(command: &mut Command) -> (Skips, Result<(), XtaskError>) {
+    command.arg("--show-output").stdout(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(source) => {
+            let program = cargo::display(command);
+            return (Skips::default(), Err(XtaskError::Start { program, source }));
+        }
+    };
+    let mut reader = Reader::default();
+    if let Some(output) = child.stdout.take() {
+        // The output of a test need not be text.
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            if reader.line(&line) {
+                println!("{line}");
+            }
+        }
+    }
+    let result = match child.wait() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(XtaskError::Failed {
+            command: cargo::display(command),
+            status,
+        }),
+        Err(source) => Err(XtaskError::Start {
+            program: cargo::display(command),
+            source,
+        }),
+    };
+    (reader.skips, result)
+}
+
+/// Goes through the output of test programs.
+#[derive(Debug, Default)]
+struct Reader {
+    skips: Skips,
+    /// Within what passed tests printed.
+    in_successes: bool,
+    test: String,
+}
+
+impl Reader {
+    /// Takes a line, and says whether it is to be shown.
+    fn line(&mut self, line: &str) -> bool {
+        if line == "successes:" {
+            self.in_successes = true;
+        } else if line == "failures:" || line.starts_with("test result: ") {
+            self.in_successes = false;
+        } else if let Some(name) = line.strip_prefix("---- ").filter(|_| self.in_successes) {
+            name.split(' ')
+                .next()
+                .unwrap_or(name)
+                .clone_into(&mut self.test);
+        } else if let Some(reason) = line.strip_prefix(SKIPPED).filter(|_| self.in_successes) {
+            let tests = self.skips.0.entry(reason.to_owned()).or_default();
+            // One that goes through several versions may skip more than one of them.
+            if tests.last() != Some(&self.test) {
+                tests.push(self.test.clone());
+            }
+        }
+        !self.in_successes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passed_tests_say_of_skips_is_counted_and_the_rest_of_their_output_is_not_shown() {
+        let output = "\
+running 3 tests
+test a::one ... ok
+
+successes:
+
+---- a::one stdout ----
+some output
+skipped: no emulator
+
+---- a::two stdout ----
+skipped: no emulator
+skipped: no emulator
+
+successes:
+    a::one
+    a::two
+
+failures:
+
+---- a::three stdout ----
+skipped: is what it failed with
+
+test result: FAILED.
+";
+        let mut reader = Reader::default();
+        let shown: Vec<&str> = output.lines().filter(|line| reader.line(line)).collect();
+        assert_eq!(
+            reader.skips.to_string(),
+            "2 skipped\n  2, no emulator: a::one, a::two"
+        );
+        assert!(shown.contains(&"---- a::three stdout ----"));
+        assert!(!shown.contains(&"some output"));
+        assert_eq!(shown.first(), Some(&"running 3 tests"));
+    }
+}
