@@ -12,11 +12,15 @@
     doc = "- [`probe`] finds out what a set of tools can really do."
 )]
 #![cfg_attr(
+    feature = "luks",
+    doc = "- [`luks`] makes encrypted images with keys at once, where QEMU takes a second for each."
+)]
+#![cfg_attr(
     all(feature = "raw", feature = "qcow2"),
     doc = "- [`raw`] and [`qcow2`] make, verify and damage image files without any tool."
 )]
 //!
-//! All but the first two is behind a feature of its name; all are on by default.
+//! All but the first two is behind a feature of its name; all but `luks` are on by default.
 //!
 //! Everything works inside and outside of async code: what waits is an `async fn`, and has a twin
 //! whose name ends in `_blocking`. No particular runtime is needed, nor any at all.
@@ -28,6 +32,8 @@ pub mod image;
 pub mod img;
 #[cfg(feature = "io")]
 pub mod io;
+#[cfg(feature = "luks")]
+pub mod luks;
 #[cfg(feature = "probe")]
 pub mod probe;
 pub mod process;

@@ -5,7 +5,7 @@ pub use qmp::Matcher;
 pub use serde_json::{Value, json};
 
 pub use crate::author::assert::{AssertJson, any_of};
-pub use crate::author::log::Entry;
+pub use crate::author::log::{Entry, Narration};
 pub use crate::author::{
     CLUSTER, CaseResult, Channel, Content, Context, Destination, Disk, Drive, Ended, ErrorText,
     Export, Failure, FileBytes, Image, Job, JobBuilder, Machine, Node, Outcome, State, Storage,

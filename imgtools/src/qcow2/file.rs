@@ -82,6 +82,28 @@ impl Source {
         })
     }
 
+    /// Fills a buffer with what is there; behind the end of the file there are zeroes.
+    pub(super) fn read_to_the_end(
+        &self,
+        mut offset: u64,
+        mut data: &mut [u8],
+    ) -> Result<(), Qcow2Error> {
+        while !data.is_empty() {
+            let read = self.file.read_at(data, offset);
+            match read.map_err(at("read", &self.path))? {
+                0 => {
+                    data.fill(0);
+                    break;
+                }
+                count => {
+                    offset += count as u64;
+                    data = &mut data[count..];
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a piece. Its length is checked before memory is taken for it.
     pub(super) fn read(
         &self,

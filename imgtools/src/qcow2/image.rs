@@ -10,7 +10,7 @@ use super::{
 /// A qcow2 image, open for reading.
 #[derive(Debug)]
 pub struct Image {
-    source: Source,
+    pub(super) source: Source,
     header: Header,
 }
 

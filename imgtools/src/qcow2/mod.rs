@@ -22,6 +22,7 @@ mod entry;
 mod file;
 mod header;
 mod image;
+mod layer;
 mod snapshot;
 
 pub use bitmap::{Bitmap, BitmapTableEntry};
@@ -29,4 +30,5 @@ pub use entry::{L1Entry, L2Entry, Mapping};
 pub use file::{Qcow2Error, peek, poke};
 pub use header::{Extension, Header, field};
 pub use image::Image;
+pub use layer::Layer;
 pub use snapshot::Snapshot;

@@ -127,7 +127,7 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     vm.cmd("block-dirty-bitmap-remove", &bitmap).await?;
     vm.shutdown().await?;
     disk.assert_clean().await?;
-    let info = disk.info().await?;
+    let info = disk.info().json().await?;
     info.assert_absent("format-specific/data/bitmaps")
 }
 
@@ -235,6 +235,7 @@ async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
     vm.shutdown().await?;
     disk.assert_clean().await?;
     disk.info()
+        .json()
         .await?
         .assert_absent("format-specific/data/bitmaps")
 }
@@ -295,7 +296,7 @@ async fn assert_recorded(
 /// The image names the bitmap, which is not in use, and is in good order.
 async fn assert_stored(disk: &Image) -> CaseResult {
     disk.assert_clean().await?;
-    let info = disk.info().await?;
+    let info = disk.info().json().await?;
     let bitmap = json!({"name": "bitmap0", "granularity": GRANULARITY, "flags": ["auto"]});
     info.assert("format-specific/data/bitmaps", json!([bitmap]))
 }

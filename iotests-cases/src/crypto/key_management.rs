@@ -116,16 +116,8 @@ impl<'t> Disk<'t> {
 
     /// What qemu-img tells of the LUKS header.
     async fn luks(&self) -> CaseResult<Value> {
-        let file = self.image.filename();
-        let info = [
-            "info",
-            "-U",
-            "--output=json",
-            "-f",
-            self.t.format().name(),
-            file,
-        ];
-        let info = self.t.qemu_img(info).json().await?;
+        let info = self.image.info().with(|call| call.force_share());
+        let info = info.json().await?;
         match self.t.format() {
             Format::Luks => info.at("format-specific/data").cloned(),
             _ => info.at("format-specific/data/encrypt").cloned(),
@@ -197,11 +189,11 @@ impl<'t> Disk<'t> {
         self.vm.node(&self.image).write(0x43, 0..64 * KIB).await?;
         self.vm.shutdown().await?;
         for key in 0..KEYS {
-            let secret = format!("secret,id={KEY_ID},data={}", password(key));
+            let secret = password(key);
             let options = self.image.image_opts();
             let read = ["-c", "read -P 0x43 0 64k", "-c", "read -P 0x42 64k 960k"];
             let io = self.t.qemu_io(["--image-opts", &options]).args(read);
-            let io = io.arg("--object").secret_arg(&secret);
+            let io = io.secret(KEY_ID, &secret);
             if !left.contains(&key) {
                 io.expect_error(NO_SLOT).await?;
                 continue;
@@ -209,7 +201,7 @@ impl<'t> Disk<'t> {
             io.await?;
             if self.t.format() == Format::Qcow2 {
                 let check = self.t.qemu_img(["check", "--image-opts", &options]);
-                check.arg("--object").secret_arg(secret).await?;
+                check.secret(KEY_ID, &secret).await?;
             }
         }
         Ok(())

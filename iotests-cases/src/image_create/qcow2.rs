@@ -233,12 +233,12 @@ async fn created_as_asked(t: &mut Test, made: &Made) -> CaseResult {
 
     t.log(image.info_text().await?);
     t.golden()?;
-    let info = image.info().await?;
+    let info = image.info().json().await?;
     info.assert("virtual-size", made.size)?;
     info.assert_includes(&(made.info)(base.filename()))?;
     made.assert_file(&image)?;
     let has_base = info.get("backing-filename").is_some();
-    let check = image.check().await?;
+    let check = image.check().json().await?;
     check.assert_absent("leaks")?;
     check.assert_absent("corruptions")?;
     if made.clusters != Clusters::None {
@@ -287,7 +287,7 @@ async fn created_encrypted(t: &mut Test) -> CaseResult {
     vm.assert_no_jobs().await?;
     vm.shutdown().await?;
 
-    let info = image.info().await?;
+    let info = image.info().json().await?;
     info.assert("virtual-size", size)?;
     info.assert("encrypted", true)?;
     info.assert_includes(&v3(65536, 16, false))?;
@@ -311,7 +311,7 @@ async fn created_encrypted(t: &mut Test) -> CaseResult {
     check!(!readable, "the data can be read in the file without a key");
     let other = image.image_opts();
     t.qemu_io(["--image-opts", &other, "-c", "read 0 512"])
-        .args(["--object", "secret,id=keysec0,data=another"])
+        .secret(KEY_ID, "another")
         .expect_error("Invalid password, cannot unlock any keyslot")
         .await?;
     Ok(())
@@ -485,7 +485,7 @@ async fn refused(t: &mut Test, refused: &Refused) -> CaseResult {
     vm.blockdev_create(usual).await?;
     vm.assert_same_graph_as(&before).await?;
     vm.shutdown().await?;
-    let info = image.info().await?;
+    let info = image.info().json().await?;
     info.assert("virtual-size", 64 * MIB)?;
     info.assert_includes(&v3(65536, 16, false))?;
     image.assert_clean().await?;

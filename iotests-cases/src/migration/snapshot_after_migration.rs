@@ -93,7 +93,7 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
 
     t.step("look at the files");
     base.assert_clean().await?;
-    let info = base.info().await?;
+    let info = base.info().json().await?;
     info.assert("virtual-size", 64 * MIB)?;
     info.assert_absent("backing-filename")?;
     let patterns = [

@@ -127,13 +127,11 @@ async fn is_refused(t: &mut Test, refusal: &Refusal) -> CaseResult {
         false => image.create().await?,
     };
     if refusal.old_with_snapshot {
-        t.qemu_img(["snapshot", "-c", "snapshot", image.filename()])
-            .await?;
+        image.snapshot("snapshot").await?;
     }
     let before = image.file_bytes()?;
-    let resize = t.qemu_img(["resize", "-q", "-f", t.format().name()]);
-    let resize = resize.args(refusal.arguments);
-    let resize = resize.args([image.filename(), "512k"]);
+    let resize = image.resize(512 * KIB);
+    let resize = resize.with(|call| call.args(refusal.arguments));
     resize.expect_error(refusal.error).await?;
     before.assert_unchanged()?;
     image.assert_clean().await?;
@@ -144,8 +142,7 @@ async fn is_refused(t: &mut Test, refusal: &Refusal) -> CaseResult {
 #[case(groups = [QUICK], unsupported_imgopts = ["data_file", "refcount_bits=1"])]
 async fn leaves_a_snapshot_as_it_is(t: &mut Test) -> CaseResult {
     let image = t.image("disk").size(8 * MIB).fill(0x11).create().await?;
-    t.qemu_img(["snapshot", "-c", "snapshot", image.filename()])
-        .await?;
+    image.snapshot("snapshot").await?;
     image.write(0x22, 0..64 * KIB).await?;
     image.shrink(MIB).await?;
     image.assert_clean().await?;
@@ -153,8 +150,7 @@ async fn leaves_a_snapshot_as_it_is(t: &mut Test) -> CaseResult {
         .assert_reads(&[(0x11, 0..MIB), (0x22, 0..64 * KIB)])
         .await?;
 
-    t.qemu_img(["snapshot", "-a", "snapshot", image.filename()])
-        .await?;
+    image.go_back_to("snapshot").await?;
     check!(image.size().await? == 8 * MIB);
     image.assert_fill(0x11).await?;
     image.assert_clean().await
@@ -168,10 +164,8 @@ async fn cuts_the_data_file(t: &mut Test) -> CaseResult {
     let image = image.option("data_file", data.filename()).fill(0x11);
     let image = image.create().await?;
     for (size, held) in [(MIB, MIB), (8 * MIB, MIB)] {
-        match size == MIB {
-            true => image.shrink(size).await?,
-            false => image.resize(size).await?,
-        }
+        // To make it larger nothing must be meant.
+        image.shrink(size).await?;
         for one in [&image, &data] {
             check!(one.size().await? == size, "{one}");
             one.assert_reads(&[(0x11, 0..held)]).await?;
@@ -184,7 +178,11 @@ async fn cuts_the_data_file(t: &mut Test) -> CaseResult {
 /// The file was cut as well, as far as its last cluster in use allows.
 async fn assert_file_ends_with_the_last_cluster(image: &Image) -> CaseResult {
     let length = std::fs::metadata(image.file())?.len();
-    image.check().await?.assert("image-end-offset", length)
+    image
+        .check()
+        .json()
+        .await?
+        .assert("image-end-offset", length)
 }
 
 /// No L1 entry is left for what is behind the end, and no refcount block that counts nothing.

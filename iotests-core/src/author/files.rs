@@ -1,10 +1,11 @@
 //! The directories of a case and the files in it, which remove themselves and print redacted.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, Serializer};
 
@@ -41,6 +42,9 @@ pub enum PathError {
         /// Its length in bytes.
         length: usize,
     },
+    /// It is the file of somebody else in the same case, who would remove it.
+    #[error("there is a {0} in this case already; names must differ")]
+    Taken(String),
     /// It would lie outside the directory.
     #[error("{0:?} is not the name of a file in a directory")]
     NotAName(String),
@@ -57,6 +61,14 @@ struct Inner {
     hidden: Vec<Hidden>,
     /// How many files were dropped.
     dropped: AtomicU64,
+    /// The paths that somebody has now.
+    taken: Mutex<BTreeSet<String>>,
+}
+
+impl Inner {
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Directories {
@@ -76,6 +88,7 @@ impl Directories {
             sock,
             hidden,
             dropped: AtomicU64::new(0),
+            taken: Mutex::default(),
         })))
     }
 
@@ -87,6 +100,7 @@ impl Directories {
             sock: nowhere,
             hidden: Vec::new(),
             dropped: AtomicU64::new(0),
+            taken: Mutex::default(),
         }))
     }
 
@@ -137,18 +151,38 @@ impl Directories {
     /// A file in the test directory. It is removed when the value goes, if it exists then.
     ///
     /// # Errors
-    /// When `name` is not the name of a file.
+    /// When `name` is not the name of a file, or somebody has that file.
     pub fn file(&self, name: &str) -> Result<TestFile, PathError> {
+        self.take(join(&self.0.test, name)?)
+    }
+
+    fn take(&self, path: String) -> Result<TestFile, PathError> {
+        if !self.0.taken().insert(path.clone()) {
+            return Err(PathError::Taken(self.redact(&path)));
+        }
+        let directories = self.clone();
         Ok(TestFile {
-            directories: self.clone(),
-            path: join(&self.0.test, name)?,
+            directories,
+            path,
+            is_ours: true,
         })
+    }
+
+    /// What lies somewhere, and stays when the value goes.
+    pub(crate) fn elsewhere(&self, path: String) -> TestFile {
+        let directories = self.clone();
+        TestFile {
+            directories,
+            path,
+            is_ours: false,
+        }
     }
 
     /// A file in a folder below the test directory, such as `deep/deeper`; the folder is made.
     ///
     /// # Errors
-    /// When `folder` leads out of the test directory, or `name` is not the name of a file.
+    /// When `folder` leads out of the test directory, `name` is not the name of a file, or somebody has
+    /// that file.
     pub fn file_in(&self, folder: &str, name: &str) -> Result<TestFile, PathError> {
         let mut path = self.0.test.clone();
         for part in folder.split('/') {
@@ -158,16 +192,14 @@ impl Directories {
         if let Err(error) = std::fs::create_dir_all(&path) {
             tracing::debug!(%path, %error, "a test folder cannot be made");
         }
-        Ok(TestFile {
-            directories: self.clone(),
-            path: join(&path, name)?,
-        })
+        self.take(join(&path, name)?)
     }
 
     /// A socket in the socket directory. It is removed when the value goes, if it exists then.
     ///
     /// # Errors
-    /// When `name` is not the name of a file, or the path would be too long for the kernel.
+    /// When `name` is not the name of a file, somebody has that file, or the path would be too long for
+    /// the kernel.
     pub fn socket(&self, name: &str) -> Result<TestFile, PathError> {
         let path = join(&self.0.sock, name)?;
         if path.len() > LONGEST_SOCKET_PATH {
@@ -177,10 +209,7 @@ impl Directories {
                 length,
             });
         }
-        Ok(TestFile {
-            directories: self.clone(),
-            path,
-        })
+        self.take(path)
     }
 }
 
@@ -209,6 +238,8 @@ fn join(directory: &str, name: &str) -> Result<String, PathError> {
 pub struct TestFile {
     directories: Directories,
     path: String,
+    /// What is not ours stays.
+    is_ours: bool,
 }
 
 impl TestFile {
@@ -267,6 +298,9 @@ impl Drop for TestFile {
     /// A file of the test directory is put aside, from where the runner puts it back if the case does not pass: a case that fails
     /// drops its images before anybody can look at them. What cannot be removed stays for the runner, which removes the whole directory.
     fn drop(&mut self) {
+        if !self.is_ours {
+            return;
+        }
         let aside = self.directories.aside(&self.path);
         let gone = match &aside {
             Some(aside) => std::fs::rename(&self.path, aside),
@@ -278,6 +312,7 @@ impl Drop for TestFile {
         {
             tracing::debug!(file = %self, %error, "a test file stays");
         }
+        self.directories.0.taken().remove(&self.path);
     }
 }
 
@@ -307,14 +342,38 @@ mod tests {
             directories.socket("two").unwrap(),
         );
         let full = directories.file("full").unwrap();
+        let empty = directories.file("empty").unwrap();
+        std::fs::create_dir(&empty).unwrap();
         std::fs::write(&one, "x").unwrap();
         std::fs::write(&two, "x").unwrap();
         std::fs::create_dir(&full).unwrap();
         std::fs::write(full.join("inside"), "x").unwrap();
-        let paths = [one.to_path_buf(), two.to_path_buf()];
+        let paths = [one.to_path_buf(), two.to_path_buf(), empty.to_path_buf()];
         // The middle one cannot be removed: it is a directory with something in it.
-        drop((one, full, two));
+        drop((one, full, two, empty));
         assert!(paths.iter().all(|path| !path.exists()));
+    }
+
+    /// H41: a file has one owner at a time.
+    #[test]
+    fn two_of_one_name_are_refused_while_both_would_live() {
+        let (_temporary, directories) = directories();
+        let first = directories.file("a").unwrap();
+        let in_folder = directories.file_in("b", "a").unwrap();
+        let socket = directories.socket("a").unwrap();
+        for second in [
+            directories.file("a"),
+            directories.file_in("b", "a"),
+            directories.socket("a"),
+        ] {
+            let error = second.unwrap_err().to_string();
+            assert!(
+                error.ends_with("in this case already; names must differ"),
+                "{error}"
+            );
+        }
+        drop((first, in_folder, socket));
+        directories.file("a").unwrap();
     }
 
     /// H42: sockets lie in the socket directory, however deep the test directory is.

@@ -78,6 +78,57 @@ impl Entry {
     }
 }
 
+/// How what the harness does for a case enters the log: `t.narrate(true)`, or with the format hidden and
+/// JSON over several lines `t.narrate(Narration::new().indent(2).filter(…))`.
+#[derive(Clone, Debug, Default)]
+pub struct Narration {
+    off: bool,
+    indent: Option<usize>,
+    filters: Vec<Filter>,
+}
+
+impl Narration {
+    /// One line for each message, with nothing hidden but what differs between any two runs.
+    #[must_use]
+    pub fn new() -> Self {
+        Narration::default()
+    }
+
+    /// JSON over several lines, each level indented by this many spaces.
+    #[must_use]
+    pub fn indent(mut self, spaces: usize) -> Self {
+        self.indent = Some(spaces);
+        self
+    }
+
+    /// Hides more, such as the format, so that one golden serves all formats.
+    #[must_use]
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filters.push(filter);
+        self
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        !self.off
+    }
+
+    /// The entry as it is to be logged.
+    pub(crate) fn style(&self, entry: Entry) -> Entry {
+        let mut entry = self.filters.iter().cloned().fold(entry, Entry::filter);
+        entry.indent = entry.indent.or(self.indent);
+        entry
+    }
+}
+
+impl From<bool> for Narration {
+    fn from(on: bool) -> Self {
+        Narration {
+            off: !on,
+            ..Narration::default()
+        }
+    }
+}
+
 impl From<&str> for Entry {
     fn from(text: &str) -> Self {
         Entry::of(Content::Text(text.to_owned()))
@@ -275,6 +326,22 @@ mod tests {
              {\"b\": [1, {\"d\": null, \"c\": \"TEST_DIR/x\"}], \"a\": {}, \"e\": []}\n\
              {\n  \"a\": {},\n  \"b\": [\n    1,\n    {\n      \"c\": \"TEST_DIR/x\",\n      \"d\": null\n    }\n  ],\n  \"e\": []\n}\n"
         );
+    }
+
+    /// H13: one golden serves several formats when the format is hidden in what is narrated.
+    #[test]
+    fn narration_has_its_own_indentation_and_filters() {
+        let log = log();
+        let format = Filter::ImageFormat("qcow2".into());
+        let narration = Narration::new().indent(2).filter(format);
+        log.say(narration.style(Entry::from(json!({"driver": "qcow2", "file": "/w/x"}))));
+        log.say(narration.style(Entry::from("a qcow2 image")));
+        log.say(narration.style(Entry::from(json!([1])).indent(1)));
+        assert_eq!(
+            log.take(),
+            "{\n  \"driver\": \"IMGFMT\",\n  \"file\": \"TEST_DIR/x\"\n}\na IMGFMT image\n[\n 1\n]\n"
+        );
+        assert!(Narration::from(true).is_on() && !Narration::from(false).is_on());
     }
 
     #[test]

@@ -19,7 +19,6 @@ mod nbd;
 mod serve;
 mod session;
 mod shared;
-pub mod skeleton;
 mod stack;
 mod state;
 mod storage;
@@ -29,7 +28,9 @@ mod tool;
 pub use content::{CLUSTER, Content, clusters};
 pub use expect::{ErrorText, either, exactly};
 pub use failure::{CaseResult, Context, Difference, Failure};
-pub use image::{FileBytes, Image, ImageBuilder, KEY, KEY_ID, Layer, NO_CPU_TIME};
+pub use image::{
+    FileBytes, Image, ImageBuilder, ImageOpener, ImgCall, KEY, KEY_ID, Layer, NO_CPU_TIME,
+};
 pub use machine::{
     Access, Bitmap, BlockNode, Change, Channel, Child, Cmd, Destination, Disk, DiskBuilder, Drive,
     Ended, Ending, Export, ExportBuilder, Held, Job, JobBuilder, Machine, MachineBuilder,

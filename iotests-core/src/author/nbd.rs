@@ -12,7 +12,7 @@ use super::action::Action;
 use super::death::Found;
 use super::failure::{CaseResult, Failure};
 use super::files::TestFile;
-use super::image::{Image, key_object};
+use super::image::Image;
 use super::machine::Node;
 use super::shared::Shared;
 use super::test::Test;
@@ -110,14 +110,16 @@ impl NbdServerBuilder {
         if self.hold_address {
             server = server.hold_address();
         }
+        // Until it serves, its file is there.
+        let mut secret = None;
         let target = if self.raw {
             server = server.format("raw");
             image.file().as_str().to_owned()
         } else if image.is_encrypted() {
-            server = server
-                .secret(key_object())
-                .object(key_object())
-                .image_opts();
+            let key = shared.key()?;
+            server = server.secret(key.value()).image_opts();
+            server = server.object(key.object().as_os_str());
+            secret = Some(key);
             image.image_opts()
         } else {
             server = server.format(image.format().name());
@@ -128,6 +130,7 @@ impl NbdServerBuilder {
             true => server.serve_tcp(target).await?,
             false => server.serve_unix(target, &*socket).await?,
         };
+        drop(secret);
         Ok(NbdServer {
             shared,
             image: self.image,

@@ -30,6 +30,10 @@ pub(crate) enum Served {
     Ssh { uri: String, user: String },
     /// By a storage daemon, as a file of a FUSE file system.
     Fuse(Box<Mount>),
+    /// By somebody else, with this protocol node.
+    Elsewhere(Value),
+    /// By a whole node, which a `json:` name says.
+    Json(Value),
 }
 
 /// The qemu-nbd below an image. That it ended before the image fails the case.
@@ -147,7 +151,7 @@ impl Served {
     /// The URI or path, unless it is the file itself.
     pub(crate) fn uri(&self) -> Option<&str> {
         match self {
-            Served::File => None,
+            Served::File | Served::Elsewhere(_) | Served::Json(_) => None,
             Served::Fuse(mount) => Some(mount.file.as_str()),
             Served::Nbd { uri, .. } | Served::Ssh { uri, .. } => Some(uri),
         }
@@ -157,6 +161,7 @@ impl Served {
     pub(crate) fn node(&self, file: &TestFile) -> Value {
         match self {
             Served::File => json!({"driver": "file", "filename": file}),
+            Served::Elsewhere(node) | Served::Json(node) => node.clone(),
             Served::Fuse(mount) => json!({"driver": "file", "filename": mount.file}),
             Served::Nbd { socket, .. } => {
                 json!({"driver": "nbd", "server": {"type": "unix", "path": socket}})

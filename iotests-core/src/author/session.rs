@@ -1,19 +1,16 @@
 //! An interactive qemu-io on an image: commands one by one, in one process.
 
-use imgtools::image::{ImageSpec, Secret};
 use imgtools::io::{IoCommand, IoDefaults, QemuIo, Session};
 use imgtools::tools::ToolKind;
 
 use super::action::Action;
-use super::failure::{CaseResult, Failure};
-use super::image::{Image, KEY, KEY_ID};
+use super::failure::Failure;
+use super::image::Image;
 use super::tool::ToolCall;
 
 /// A qemu-io that waits for commands. It ends with [`IoSession::close`], or is killed with the value.
 pub struct IoSession {
     session: Session,
-    // Holds the file of the key, which qemu-io reads when it reopens the image.
-    _key: Option<Secret>,
     // Its file stays for as long as it is open.
     _image: Option<Image>,
     name: String,
@@ -49,34 +46,16 @@ impl Image {
                 misalign: false,
             };
             let tool = QemuIo::new(shared.tool(ToolKind::Io)?).defaults(defaults);
-            let (spec, key) = self.spec()?;
-            let open = tool.deadline(shared.patience()).open(spec);
+            let open = tool.open(self.spec()?);
             let open = arguments
                 .into_iter()
                 .fold(open, |open, argument| open.arg(argument));
             Ok(IoSession {
                 session: open.session().await?,
-                _key: key,
                 _image: Some(self.clone()),
                 name: self.to_string(),
             })
         })
-    }
-
-    /// How a tool is told to open it.
-    fn spec(&self) -> CaseResult<(ImageSpec, Option<Secret>)> {
-        if !self.is_encrypted() {
-            return Ok((
-                ImageSpec::file(self.filename()).format(self.format().name()),
-                None,
-            ));
-        }
-        let secret = Secret::in_dir(self.shared().directories.test(), KEY_ID, KEY)?;
-        let options = self.image_opts();
-        Ok((
-            ImageSpec::options(options.as_str()).secret(&secret),
-            Some(secret),
-        ))
     }
 }
 
@@ -85,8 +64,7 @@ impl ToolCall {
     /// as an export of a machine.
     pub fn session(self) -> Action<'static, IoSession> {
         Action::at(self.place(), "qemu-io to start", async move {
-            let (tool, patience) = self.io_tool()?;
-            let open = QemuIo::new(tool).deadline(patience).open_nothing();
+            let open = QemuIo::new(self.io_tool()?).open_nothing();
             let arguments = self.plain_arguments()?;
             let name = arguments.last().map(|name| name.display().to_string());
             let open = arguments
@@ -94,7 +72,6 @@ impl ToolCall {
                 .fold(open, |open, argument| open.arg(argument));
             Ok(IoSession {
                 session: open.session().await?,
-                _key: None,
                 _image: None,
                 name: name.unwrap_or_default(),
             })

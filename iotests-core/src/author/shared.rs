@@ -12,7 +12,7 @@ use machine::DropReport;
 use super::files::Directories;
 use super::filter::Filter;
 use super::golden::Goldens;
-use super::log::{Entry, Log};
+use super::log::{Entry, Log, Narration};
 use super::{Failure, Sink};
 use crate::case::{Capabilities, Registered, Registry, Requirement, Skip};
 use crate::wire::{CaseEvent, CaseSpec, Death, MachineReport, Place};
@@ -40,7 +40,7 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct State {
     step: Option<(String, Place)>,
-    narrating: bool,
+    narration: Option<Narration>,
     problems: Vec<String>,
     deaths: Vec<Death>,
     ended: Vec<MachineReport>,
@@ -115,17 +115,14 @@ impl Shared {
 
     /// Logs what the harness does on behalf of the case, if the case wants that.
     pub(crate) fn narrate(&self, entry: impl FnOnce() -> Entry) {
-        if self.is_narrating() {
-            self.say(entry());
+        let narration = self.state().narration.clone();
+        if let Some(narration) = narration {
+            self.say(narration.style(entry()));
         }
     }
 
-    pub(crate) fn turn_narration(&self, on: bool) {
-        self.state().narrating = on;
-    }
-
-    pub(crate) fn is_narrating(&self) -> bool {
-        self.state().narrating
+    pub(crate) fn turn_narration(&self, how: Narration) {
+        self.state().narration = Some(how).filter(Narration::is_on);
     }
 
     /// Notes something that makes a case fail which otherwise passes.

@@ -7,7 +7,7 @@ use std::task::Poll;
 use super::failure::{CaseResult, Failure};
 use super::files::{Directories, TestFile};
 use super::golden::{Selection, is_ci};
-use super::log::Entry;
+use super::log::{Entry, Narration};
 use super::shared::Shared;
 use crate::case::{Backend, CaseFuture, Format, Protocol, Requirement, Skip};
 use crate::wire::{CaseEvent, CaseSpec, Death, FailureReport, GoldenMode, Place};
@@ -94,8 +94,8 @@ impl Test {
     /// commands and replies, the events of jobs and migrations, servers started and stopped.
     ///
     /// Off at first, because most cases assert on what they get instead.
-    pub fn narrate(&self, on: bool) {
-        self.shared.turn_narration(on);
+    pub fn narrate(&self, how: impl Into<Narration>) {
+        self.shared.turn_narration(how.into());
     }
 
     /// Compares what was logged since the last comparison with the golden of this case.
@@ -222,18 +222,7 @@ impl Test {
     /// Puts these in another order: at random, but the same one for the same seed of a run, so that a
     /// failure can be had again.
     pub fn shuffle<T>(&self, items: &mut [T]) {
-        // SplitMix64; nothing here has to be unpredictable.
-        let mut state = self.shared.spec.seed;
-        let mut next = || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            mixed ^ (mixed >> 31)
-        };
-        for last in (1..items.len()).rev() {
-            let other = next() % (last as u64 + 1);
-            items.swap(last, other as usize);
-        }
+        fastrand::Rng::with_seed(self.shared.spec.seed).shuffle(items);
     }
 
     #[track_caller]

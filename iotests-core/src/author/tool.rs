@@ -4,13 +4,15 @@ use std::ffi::{OsStr, OsString};
 use std::future::IntoFuture;
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::Duration;
 
+use imgtools::image::Secret;
 use imgtools::process::{Command, Output};
 use serde_json::Value;
 
 use super::action::Action;
+use super::expect::ErrorText;
 use super::failure::{CaseResult, Failure};
+use super::image::{KEY, KEY_ID};
 use super::log::Entry;
 use super::shared::Shared;
 use super::test::Test;
@@ -30,7 +32,8 @@ pub struct ToolCall {
 #[derive(Clone)]
 enum Argument {
     Plain(OsString),
-    Secret(OsString),
+    /// The id and the value of an object with a secret.
+    Secret(String, String),
 }
 
 impl ToolCall {
@@ -60,17 +63,20 @@ impl ToolCall {
         self
     }
 
-    /// Adds an argument that holds a secret: it is shown nowhere.
-    pub fn secret_arg(mut self, argument: impl AsRef<OsStr>) -> Self {
-        self.arguments
-            .push(Argument::Secret(argument.as_ref().to_owned()));
+    /// Makes a secret known under this id, as `--object secret` does: its value is in a file, and shown
+    /// nowhere.
+    pub fn secret(mut self, id: &str, value: &str) -> Self {
+        let secret = Argument::Secret(id.to_owned(), value.to_owned());
+        self.arguments.push(secret);
         self
     }
 
     /// Whether one of these stands among the arguments, alone or as the start of one.
     pub(crate) fn has_any(&self, options: &[&str]) -> bool {
         self.arguments.iter().any(|argument| {
-            let (Argument::Plain(text) | Argument::Secret(text)) = argument;
+            let Argument::Plain(text) = argument else {
+                return false;
+            };
             text.to_str().is_some_and(|text| {
                 options.iter().any(|option| {
                     text == *option
@@ -85,33 +91,40 @@ impl ToolCall {
         self.place
     }
 
-    /// The program, which must be qemu-io, and how long a command may take.
-    pub(crate) fn io_tool(&self) -> CaseResult<(Tool, Duration)> {
+    /// The program, which must be qemu-io.
+    pub(crate) fn io_tool(&self) -> CaseResult<Tool> {
         if self.kind != ToolKind::Io {
             return Err(Failure::new(format!("{} takes no commands", self.kind)));
         }
-        Ok((self.shared.tool(self.kind)?, self.shared.patience()))
+        self.shared.tool(self.kind)
     }
 
     /// The arguments, for those who put the command together in another way. None may be secret.
     pub(crate) fn plain_arguments(&self) -> CaseResult<Vec<OsString>> {
         let plain = |argument: &Argument| match argument {
             Argument::Plain(text) => Ok(text.clone()),
-            Argument::Secret(_) => Err(Failure::new("a secret cannot be given this way")),
+            Argument::Secret(..) => Err(Failure::new("a secret cannot be given this way")),
         };
         self.arguments.iter().map(plain).collect()
     }
 
-    /// The command, for those who run it in another way.
-    pub(crate) fn command(&self) -> CaseResult<Command> {
+    /// The command, and the files of its secrets, which it needs until it ends.
+    fn command(&self) -> CaseResult<(Command, Vec<Secret>)> {
         let mut command = self.shared.tool(self.kind)?.command();
+        let mut secrets = Vec::new();
         for argument in &self.arguments {
             command = match argument {
                 Argument::Plain(text) => command.arg(text),
-                Argument::Secret(text) => command.secret_arg(text),
+                Argument::Secret(id, value) => {
+                    let secret = self.shared.secret(id, value)?;
+                    let object = secret.object();
+                    secrets.push(secret);
+                    let command = command.secret(value).arg("--object");
+                    command.arg(object.as_os_str())
+                }
             };
         }
-        Ok(command.deadline(self.shared.patience()))
+        Ok((command, secrets))
     }
 
     fn run<T: 'static>(
@@ -120,7 +133,7 @@ impl ToolCall {
     ) -> Action<'static, T> {
         let (place, kind) = (self.place, self.kind);
         Action::at(place, format!("{kind}"), async move {
-            let mut command = self.command()?;
+            let (mut command, _secrets) = self.command()?;
             if kind == ToolKind::Nbd {
                 // `qemu-nbd --fork` leaves a daemon behind that may hold the output open.
                 command = command.until_exit();
@@ -141,19 +154,10 @@ impl ToolCall {
         self.run(move |output| Ok(output.check_code(|code| code == status)?))
     }
 
-    /// Runs the tool, which must fail and say `text` on the way.
-    pub fn expect_error(self, text: impl Into<String>) -> Action<'static, Output> {
-        let text = text.into();
-        self.run(move |output| {
-            let output = output.check_code(|code| code != 0)?;
-            let printed = output.combined_text();
-            if printed.contains(&text) {
-                return Ok(output);
-            }
-            Err(Failure::new(format!(
-                "the tool should have said \"{text}\", but it said: {printed}"
-            )))
-        })
+    /// Runs the tool, which must fail and say this on the way.
+    pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, Output> {
+        let (text, kind) = (text.into(), self.kind);
+        self.run(move |output| expect_error(&kind.to_string(), output, &text))
     }
 
     /// Runs the tool and returns all that it printed, both streams in the order of printing.
@@ -166,19 +170,34 @@ impl ToolCall {
     /// An exit status that only tells of a finding (`qemu-img check` has 2 and 3) is no error if
     /// there is JSON.
     pub fn json(self) -> Action<'static, Value> {
-        self.run(|output| match serde_json::from_slice(&output.stdout) {
-            Ok(value) => {
-                output.check_code(|_| true)?;
-                Ok(value)
-            }
-            Err(error) => {
-                let output = output.check()?;
-                let text = output.stdout_text().into_owned();
-                Err(Failure::new(format!(
-                    "failed to read JSON: {error}; the tool printed: {text}"
-                )))
-            }
-        })
+        self.run(json)
+    }
+}
+
+/// The output of a tool that must have failed and said this.
+#[track_caller]
+pub(crate) fn expect_error(what: &str, output: Output, text: &ErrorText) -> CaseResult<Output> {
+    let output = output.check_code(|code| code != 0)?;
+    let printed = output.combined_text();
+    text.check(what, printed.trim_end())?;
+    Ok(output)
+}
+
+/// What a tool printed to its standard output, as JSON.
+#[track_caller]
+pub(crate) fn json(output: Output) -> CaseResult<Value> {
+    match serde_json::from_slice(&output.stdout) {
+        Ok(value) => {
+            output.check_code(|_| true)?;
+            Ok(value)
+        }
+        Err(error) => {
+            let output = output.check()?;
+            let text = output.stdout_text().into_owned();
+            Err(Failure::new(format!(
+                "failed to read JSON: {error}; the tool printed: {text}"
+            )))
+        }
     }
 }
 
@@ -220,6 +239,16 @@ impl From<Output> for Entry {
 }
 
 impl Shared {
+    /// A secret, which is in a file of the test directory for as long as the value.
+    pub(crate) fn secret(&self, id: &str, value: &str) -> CaseResult<Secret> {
+        Ok(Secret::in_dir(self.directories.test(), id, value)?)
+    }
+
+    /// The key of encrypted images.
+    pub(crate) fn key(&self) -> CaseResult<Secret> {
+        self.secret(KEY_ID, KEY)
+    }
+
     /// The tool of this run.
     #[track_caller]
     pub(crate) fn tool(&self, kind: ToolKind) -> CaseResult<Tool> {
@@ -232,8 +261,8 @@ impl Shared {
 }
 
 impl Test {
-    /// Calls qemu-img with exactly these arguments. Images made with [`Test::image`] need it only
-    /// for what has no method there.
+    /// Calls qemu-img with exactly these arguments, for what has no typed call on an
+    /// [`Image`](super::Image), or is wrong on purpose.
     #[track_caller]
     pub fn qemu_img(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ToolCall {
         ToolCall::new(&self.shared, ToolKind::Img).args(arguments)
@@ -258,7 +287,8 @@ impl Test {
 impl Shared {
     /// Adds what every qemu-io of the run gets.
     pub(crate) fn with_io_defaults(&self, call: ToolCall) -> ToolCall {
-        let given = call.has_any(&["-f", "--format", "--image-opts"]);
+        // A `json:` name says it as well.
+        let given = call.has_any(&["-f", "--format", "--image-opts", "json:"]);
         let mut options = vec![
             "--cache".to_owned(),
             self.spec.cache.to_string(),

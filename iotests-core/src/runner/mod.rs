@@ -33,6 +33,7 @@ mod schedule;
 mod select;
 mod sets;
 mod signals;
+mod skeleton;
 mod supervise;
 mod trace;
 mod verdict;

@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 use super::Exit;
-use crate::author::skeleton::{self, SkeletonError};
+use super::skeleton::{self, SkeletonError};
 
 /// The first argument that asks for it; no case can be called so.
 pub(super) const NEW: &str = "new";

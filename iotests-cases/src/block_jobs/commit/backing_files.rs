@@ -92,7 +92,7 @@ async fn may_be_relative(t: &mut Test, from: &Layer) -> CaseResult {
     chain.mid.assert_layer(chain.content(Layer::Mid)).await?;
     chain.top.assert_layer(chain.content(Layer::Top)).await?;
     chain.top.assert_reads(all).await?;
-    let info = chain.top.info().await?;
+    let info = chain.top.info().json().await?;
     if *from == Layer::Top {
         return info.assert("backing-filename", RELATIVE[1]);
     }

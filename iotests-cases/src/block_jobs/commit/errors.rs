@@ -81,7 +81,7 @@ impl Injected {
             node = node.backing(below.name());
         }
         if self.is_in(layer) {
-            let map = image.own_map().await?;
+            let map = image.own_map().json().await?;
             let first = map.find(&json!({"start": 0, "data": true}))?;
             let sector = first.at("offset")?.as_u64().unwrap_or_default() / 512;
             let mut error = match self.operation {

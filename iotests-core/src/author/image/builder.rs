@@ -3,13 +3,15 @@
 use std::fmt;
 use std::ops::Range;
 use std::panic::Location;
+use std::path::Path;
 use std::sync::Arc;
 
+use imgtools::image::FileName;
+use imgtools::img::{Call, Create};
 use imgtools::probe::NO_CPU_TIME;
-use imgtools::raw;
+use imgtools::{luks, raw};
 
-use super::handle::{Image, Inner, KEY, KEY_ID, key_object};
-use super::luks;
+use super::handle::{Image, Inner, KEY, KEY_ID};
 use crate::author::action::Action;
 use crate::author::content::Content;
 use crate::author::failure::{CaseResult, Failure};
@@ -17,8 +19,7 @@ use crate::author::serve::Served;
 use crate::author::shared::Shared;
 use crate::author::storage::Storage;
 use crate::author::test::Test;
-use crate::author::tool::ToolCall;
-use crate::case::{Format, Protocol, Requirement, ToolKind};
+use crate::case::{Format, Protocol, Requirement};
 
 /// How an image is to be made.
 #[must_use = "an image is made by create()"]
@@ -198,11 +199,6 @@ impl ImageBuilder {
             None => shared.directories.file(&name)?,
             Some(folder) => shared.directories.file_in(folder, &name)?,
         };
-        if file.exists() {
-            return Err(Failure::new(format!(
-                "there is a {file} already; names must differ"
-            )));
-        }
         let encrypted = self.encrypted || format == Format::Luks;
         if encrypted && let Err(skip) = shared.check(&Requirement::Luks)? {
             return Err(Failure::skip(skip));
@@ -212,30 +208,30 @@ impl ImageBuilder {
             false => &[],
         };
         let options = creation_options(format, self.encrypted, of_the_run, self.options);
-        let mut call =
-            ToolCall::new(&shared, ToolKind::Img).args(["create", "-q", "-f", format.name()]);
+        let mut call = shared.img()?.create(Path::new(file.as_str()));
+        call = call.format(format.name());
         if encrypted {
-            call = call.arg("--object").secret_arg(key_object());
+            call = call.object(&shared.key()?);
         }
         for (name, value) in &options {
-            call = call
-                .arg("-o")
-                .arg(format!("{name}={}", value.replace(',', ",,")));
+            call = call.option(name, value);
         }
         if let Some(base) = &backing {
-            let recorded = self.recorded.unwrap_or_else(|| base.backing_name());
-            call = call.args(["-b", &recorded, "-F", base.format().name()]);
+            let recorded = self
+                .recorded
+                .map_or_else(|| base.file_name(), FileName::from);
+            call = call.backing(recorded, base.format().name());
         }
-        // Path before size, as everywhere in qemu-img.
-        call = call.arg(file.as_str());
         if let Some(size) = self.size {
-            call = call.arg(size.to_string());
+            call = call.size(size);
         }
         let plain = format == Format::Raw && options.is_empty() && backing.is_none();
         match self.size {
             // Nothing is in it but its size, which is in whole sectors.
             Some(size) if plain && size % raw::SECTOR == 0 => raw::create_sparse(&*file, size)?,
-            Some(size) if !self.keys.is_empty() => luks::create(&file, format, size, &self.keys)?,
+            Some(size) if !self.keys.is_empty() => {
+                create_with_keys(&file, format, size, &self.keys)?
+            }
             _ => create(call).await?,
         }
         let served = Served::new(&shared, protocol, &file, &name).await?;
@@ -276,9 +272,27 @@ impl ImageBuilder {
     }
 }
 
+/// Makes an image with these keys, without QEMU.
+fn create_with_keys(
+    path: &Path,
+    format: Format,
+    size: u64,
+    keys: &[(usize, String)],
+) -> CaseResult {
+    let keys: Vec<_> = keys
+        .iter()
+        .map(|(slot, key)| (*slot, key.as_str()))
+        .collect();
+    match format {
+        Format::Luks => Ok(luks::create(path, size, &keys)?),
+        Format::Qcow2 => Ok(luks::create_qcow2(path, size, &keys)?),
+        other => Err(Failure::new(format!("{other} has no LUKS header"))),
+    }
+}
+
 /// Lets qemu-img make an image.
-async fn create(call: ToolCall) -> CaseResult {
-    while let Err(error) = call.clone().any_status().await?.check() {
+async fn create(call: Call<Create>) -> CaseResult {
+    while let Err(error) = call.clone().run().await {
         // Of LUKS; see the constant.
         if !error.to_string().contains(NO_CPU_TIME) {
             return Err(error.into());

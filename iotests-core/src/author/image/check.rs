@@ -77,12 +77,12 @@ enum Plain {
 }
 
 impl Plain {
-    async fn of(image: &Image, with: Value) -> CaseResult<Self> {
+    async fn of(image: &Image) -> CaseResult<Self> {
         let open = |path: &Path| File::open(path).context(format!("opening the data of {image}"));
         if let Some(path) = image.raw_file() {
             return Ok(Plain::Own(open(path)?));
         }
-        let copy = image.raw_copy(with).await?;
+        let copy = image.raw_copy(image.spec()?).await?;
         Ok(Plain::Copy(open(&copy)?, copy))
     }
 
@@ -108,7 +108,7 @@ impl Image {
     }
 
     async fn compare_with(&self, contents: &[&Content]) -> CaseResult {
-        let data = Plain::of(self, json!({})).await?;
+        let data = Plain::of(self).await?;
         let size = data.file().metadata()?.len();
         for content in contents {
             fits(self, content, size)?;

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 use std::panic::Location;
+use std::path::Path;
 
+use imgtools::image::ImageSpec;
 use imgtools::process::Output;
-use serde_json::{Value, json};
 
-use super::handle::{Image, key_object};
+use super::handle::Image;
 use crate::author::action::Action;
-use crate::author::failure::{CaseResult, Context, Difference, Failure};
+use crate::author::failure::{CaseResult, Context, Failure};
 use crate::author::files::TestFile;
 use crate::author::storage::Storage;
 use crate::author::tool::ToolCall;
@@ -22,7 +23,7 @@ impl Image {
         for command in commands {
             call = call.args(["-c", command.as_ref()]);
         }
-        self.0.shared.with_io_defaults(self.named(call, "-f"))
+        self.0.shared.with_io_defaults(self.named(call))
     }
 
     /// Writes this byte to a range.
@@ -98,98 +99,34 @@ impl Image {
     /// All that it holds, as a guest would read it.
     #[track_caller]
     pub fn bytes(&self) -> Action<'_, Vec<u8>> {
-        self.read_all(json!({}))
+        self.read_all(Image::spec)
     }
 
     /// All that this layer holds itself: what it would take from its backing image reads as zeroes.
     #[track_caller]
     pub fn own_bytes(&self) -> Action<'_, Vec<u8>> {
-        self.read_all(json!({"backing": null}))
+        self.read_all(Image::own_spec)
     }
 
     #[track_caller]
-    fn read_all(&self, with: Value) -> Action<'_, Vec<u8>> {
+    fn read_all(&self, of: fn(&Image) -> CaseResult<ImageSpec>) -> Action<'_, Vec<u8>> {
         let place = Location::caller();
         Action::at(place, format!("a read of {self}"), async move {
             if let Some(path) = self.raw_file() {
                 return std::fs::read(path).context(format!("reading {self}"));
             }
-            let copy = self.raw_copy(with).await?;
+            let copy = self.raw_copy(of(self)?).await?;
             std::fs::read(&copy).context(format!("reading the copy of {self}"))
         })
     }
 
-    /// A copy of what it holds, opened with these options as well, as a raw file.
-    pub(super) async fn raw_copy(&self, with: Value) -> CaseResult<TestFile> {
+    /// A raw copy of what this is.
+    pub(super) async fn raw_copy(&self, of: ImageSpec) -> CaseResult<TestFile> {
         let number = self.0.shared.next_number();
         let copy = self.0.shared.directories.file(&format!("bytes{number}"))?;
-        let call = self.img(&["convert", "-O", "raw"]);
-        self.with_key(call)
-            .arg(self.json_name(with))
-            .arg(copy.as_str())
-            .await?;
+        let call = self.0.shared.img()?.convert(of, Path::new(copy.as_str()));
+        call.output_format("raw").run().await?;
         Ok(copy)
-    }
-
-    /// Whether both hold the same data; a different size does not matter where the rest is zeroes.
-    #[track_caller]
-    pub fn is_same_as<'a>(&'a self, other: &'a Image) -> Action<'a, bool> {
-        let call = self.compare(other);
-        Action::new(format!("a comparison of {self} and {other}"), async move {
-            let output = call.any_status().await?;
-            match output.status.code() {
-                Some(0) => Ok(true),
-                Some(1) => Ok(false),
-                _ => {
-                    output.check()?;
-                    Ok(false)
-                }
-            }
-        })
-    }
-
-    /// Both hold the same data.
-    #[track_caller]
-    pub fn assert_same_as<'a>(&'a self, other: &'a Image) -> Action<'a, ()> {
-        let call = self.compare(other);
-        Action::new(format!("a comparison of {self} and {other}"), async move {
-            let output = call.any_status().await?;
-            if output.status.code() == Some(0) {
-                return Ok(());
-            }
-            let found = output.combined_text().trim_end().to_owned();
-            let expected = "Images are identical.".to_owned();
-            let difference = Difference {
-                expected,
-                found,
-                diff: None,
-            };
-            Err(Failure::differs(
-                format!("{self} and {other} differ"),
-                difference,
-            ))
-        })
-    }
-
-    #[track_caller]
-    fn compare(&self, other: &Image) -> ToolCall {
-        let call = self.img(&["compare"]);
-        match (self.is_encrypted(), other.is_encrypted()) {
-            (false, false) => call.args([
-                "-f",
-                self.format().name(),
-                "-F",
-                other.format().name(),
-                self.filename(),
-                other.filename(),
-            ]),
-            // With options for one, qemu-img takes options for both.
-            _ => call.arg("--object").secret_arg(key_object()).args([
-                "--image-opts",
-                &self.image_opts(),
-                &other.image_opts(),
-            ]),
-        }
     }
 }
 

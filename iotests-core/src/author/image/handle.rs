@@ -4,25 +4,20 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::author::files::TestFile;
 use crate::author::machine::Node;
 use crate::author::serve::Served;
 use crate::author::shared::Shared;
 use crate::author::tool::ToolCall;
-use crate::case::{Cache, Format, ToolKind};
+use crate::case::{Cache, Format};
 
 /// The id of the object that holds the key of encrypted images, in tools and machines.
 pub const KEY_ID: &str = "keysec0";
 
 /// The key of encrypted images. It protects nothing, but is treated as if it did.
 pub const KEY: &str = "hunter2 of the tests";
-
-/// The `--object` argument with the key of encrypted images.
-pub(crate) fn key_object() -> String {
-    format!("secret,id={KEY_ID},data={KEY}")
-}
 
 /// An image of the case. It is removed with the last clone; an overlay keeps its backing image.
 ///
@@ -78,6 +73,11 @@ impl Image {
         self.0.served.uri().unwrap_or(self.0.file.as_str())
     }
 
+    /// Whether it is a file of its own, that holds it and nothing else.
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self.0.served, Served::File)
+    }
+
     /// Whether it can be opened only with its key.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
@@ -87,11 +87,6 @@ impl Image {
     /// Whether it or an image below it can be opened only with its key.
     pub(crate) fn needs_key(&self) -> bool {
         self.is_encrypted() || self.backing().is_some_and(Image::needs_key)
-    }
-
-    /// The name under which an overlay records it: a file is found beside the overlay.
-    pub(super) fn backing_name(&self) -> String {
-        self.filename().to_owned()
     }
 
     /// The option that names the key, for the format and nested in it.
@@ -122,6 +117,9 @@ impl Image {
     /// like its image.
     #[must_use]
     pub fn node(&self) -> Node {
+        if let Served::Json(node) = &self.0.served {
+            return Node::from(node.clone()).node_name(&self.0.name);
+        }
         let mut node = Node::new(self.0.format.name())
             .node_name(&self.0.name)
             .file(self.protocol_node());
@@ -146,41 +144,24 @@ impl Image {
         format!("driver={},{key}file.filename={file}", self.0.format.name())
     }
 
-    /// Its options as a `json:` file name, and these as well.
-    pub(super) fn json_name(&self, with: Value) -> String {
-        // The name of a node belongs to a machine, and the backing chain to the image.
-        let node = self.node().without("node-name").without("backing");
-        let with = with.as_object().cloned().unwrap_or_default();
-        let set = |node: Node, (name, value): (String, Value)| node.set(&name, value);
-        with.into_iter().fold(node, set).filename()
+    /// Its options as a `json:` file name, without the backing chain.
+    pub(super) fn json_name(&self) -> String {
+        // The name of a node belongs to a machine.
+        let node = self.node().without("node-name");
+        node.no_backing().filename()
     }
 
     /// How a tool's command line names it: format and file, or options with the key.
-    pub(crate) fn named(&self, mut call: ToolCall, format_option: &str) -> ToolCall {
-        match self.key_option() {
-            None => call.args([format_option, self.0.format.name(), self.filename()]),
-            Some(key) => {
-                let file = self.filename().replace(',', ",,");
-                call = call.arg("--object").secret_arg(key_object());
-                call.arg("--image-opts").arg(format!(
-                    "driver={},{key}={KEY_ID},file.filename={file}",
-                    self.0.format.name()
-                ))
-            }
+    pub(crate) fn named(&self, call: ToolCall) -> ToolCall {
+        if let Served::Json(_) = self.0.served {
+            return call.arg(self.filename());
         }
-    }
-
-    /// The object with the key, for an image that needs it.
-    pub(super) fn with_key(&self, call: ToolCall) -> ToolCall {
-        match self.0.encrypted {
-            None => call,
-            Some(_) => call.arg("--object").secret_arg(key_object()),
+        match self.is_encrypted() {
+            false => call.args(["-f", self.format().name(), self.filename()]),
+            true => call
+                .secret(KEY_ID, KEY)
+                .args(["--image-opts", &self.image_opts()]),
         }
-    }
-
-    #[track_caller]
-    pub(super) fn img(&self, words: &[&str]) -> ToolCall {
-        ToolCall::new(&self.0.shared, ToolKind::Img).args(words)
     }
 }
 

@@ -4,12 +4,11 @@
 //! and what QEMU wrote is better judged by somebody else. So raw and plain qcow2 files are read here,
 //! and qemu-img is asked about what is left: other formats, encryption, other protocols.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use imgtools::qcow2::{self, Extension, Mapping};
+use imgtools::img::MapExtent;
+use imgtools::qcow2::{self, Extension};
 use serde_json::{Value, json};
 
 use super::handle::Image;
@@ -57,67 +56,23 @@ impl Layer {
 
     /// Nothing if the image has parts that are not read here.
     fn qcow2(path: &Path) -> CaseResult<Option<Self>> {
-        /// A data file, compression other than zlib, extended L2 entries.
-        const ELSEWHERE: u64 = 0b11100;
         let image = qcow2::Image::open(path)?;
-        let header = image.header();
-        if header.crypt_method != 0 || header.incompatible_features & ELSEWHERE != 0 {
-            return Ok(None);
-        }
-        let file = File::open(path).context(format!("opening {}", path.display()))?;
-        let bytes = vec![0; usize::try_from(header.size)?];
-        let mut layer = Layer::new(bytes, header.cluster_size());
-        let (size, entries) = (header.cluster_size(), header.l2_entries());
-        let tables = header.size.div_ceil(size * entries);
-        for index in 0..tables {
-            let Some((_, table)) = image.l2_table(usize::try_from(index)?)? else {
-                continue;
-            };
-            for (start, entry) in (index * size * entries..header.size)
-                .step_by(usize::try_from(size)?)
-                .zip(table)
-            {
-                let range = start..header.size.min(start + size);
-                let bytes = &mut layer.bytes[range.start as usize..range.end as usize];
-                match entry.mapping(header) {
-                    Mapping::Unallocated => continue,
-                    Mapping::Zero { .. } => {}
-                    Mapping::Data { host, .. } => read_at(&file, host, bytes)?,
-                    Mapping::Compressed { .. } => return Ok(None),
-                }
-                layer.add(range);
-            }
-        }
-        Ok(Some(layer))
+        let cluster_size = image.header().cluster_size();
+        Ok(image.layer()?.map(|layer| Layer {
+            bytes: layer.bytes,
+            present: layer.present,
+            cluster_size,
+        }))
     }
 
     /// From what qemu-img says.
-    fn mapped(bytes: Vec<u8>, map: &Value) -> Self {
+    fn mapped(bytes: Vec<u8>, map: &[MapExtent]) -> Self {
         let mut layer = Layer::new(bytes, CLUSTER);
-        for extent in map.as_array().into_iter().flatten() {
-            let number = |key: &str| extent[key].as_u64().unwrap_or_default();
-            if extent["present"] == true {
-                layer.add(number("start")..number("start") + number("length"));
-            }
+        for extent in map.iter().filter(|extent| extent.present == Some(true)) {
+            layer.add(extent.start..extent.end());
         }
         layer
     }
-}
-
-/// Behind the end of the file there are zeroes.
-fn read_at(file: &File, mut offset: u64, mut bytes: &mut [u8]) -> CaseResult {
-    while !bytes.is_empty() {
-        let count = file
-            .read_at(bytes, offset)
-            .context("reading a cluster of an image")?;
-        if count == 0 {
-            bytes.fill(0);
-            break;
-        }
-        offset += count as u64;
-        bytes = &mut bytes[count..];
-    }
-    Ok(())
 }
 
 /// The size and the backing file in a header, as `qemu-img info` calls them.
@@ -142,12 +97,12 @@ impl Image {
     /// Its file, if that holds nothing but what a guest reads.
     #[must_use]
     pub fn raw_file(&self) -> Option<&Path> {
-        let plain = self.format() == Format::Raw && self.0.served.uri().is_none();
+        let plain = self.format() == Format::Raw && self.is_file();
         plain.then_some(&*self.0.file)
     }
 
     fn qcow2_file(&self) -> Option<&Path> {
-        let plain = self.format() == Format::Qcow2 && self.0.served.uri().is_none();
+        let plain = self.format() == Format::Qcow2 && self.is_file();
         plain.then_some(&*self.0.file)
     }
 
@@ -188,7 +143,7 @@ impl Image {
     /// `backing-filename-format`, called as [`Image::info`] has them (which has more).
     #[track_caller]
     pub fn header(&self) -> Action<'_, Value> {
-        let info = self.info();
+        let info = self.info().json();
         Action::new(format!("the header of {self}"), async move {
             if let Some(path) = self.raw_file() {
                 let file = std::fs::metadata(path).context(format!("looking at {self}"))?;

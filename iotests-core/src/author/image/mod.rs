@@ -4,14 +4,15 @@ mod builder;
 mod check;
 mod content;
 mod handle;
-mod inspect;
+mod img;
 mod layer;
-mod luks;
+mod open;
 
 pub use builder::ImageBuilder;
 pub use check::FileBytes;
 pub(crate) use content::{io_command, pieces};
-pub(crate) use handle::key_object;
 pub use handle::{Image, KEY, KEY_ID};
+pub use img::ImgCall;
 pub use imgtools::probe::NO_CPU_TIME;
 pub use layer::Layer;
+pub use open::ImageOpener;

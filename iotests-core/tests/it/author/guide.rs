@@ -115,7 +115,7 @@ fn facts_are_asserted_with_a_path() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let image = t.image("disk").size(MIB).option("lazy_refcounts", "on");
             let disk = image.create().await?;
-            let info = disk.info().await?;
+            let info = disk.info().json().await?;
             let null = json!({"driver": "null-co", "node-name": "b", "size": MIB});
             let vm = t.vm().drive(&disk).blockdev(null).launch().await?;
             let blocks = vm.cmd("query-block", ()).await?;
@@ -227,7 +227,7 @@ fn each_combination_of_the_tables_passes_but_the_excluded_one() {
 
 async fn logs(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).create().await?;
-    let reply = disk.map().await?;
+    let reply = disk.map().json().await?;
     t.log("=== map ===");
     t.log(t.qemu_img(["map", disk.filename()]).await?);
     t.log(Entry::from(reply).indent(2));

@@ -5,7 +5,7 @@ use iotests_core::prelude::*;
 
 use super::bench::{Bench, hosts};
 
-include!("../../../src/author/skeleton/case.rs.in");
+include!("../../../src/runner/skeleton/case.rs.in");
 
 #[test]
 fn the_skeleton_of_a_new_case_passes_on_both_kinds_of_machine() {

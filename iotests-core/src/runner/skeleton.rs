@@ -13,7 +13,7 @@ const HEAD: &str = "//! (Say here in one line what the cases of this module are 
 
 /// Why no case was made.
 #[derive(Debug, thiserror::Error)]
-pub enum SkeletonError {
+pub(super) enum SkeletonError {
     /// The name is no path of modules with a function at its end.
     #[error(
         "`{0}` is no name for a case: write modules and function in snake_case, such as nbd::block_status::sees_holes"
@@ -52,15 +52,15 @@ pub enum SkeletonError {
 
 /// What was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Created {
+pub(super) struct Created {
     /// The name by which the case can be run.
-    pub name: String,
+    pub(super) name: String,
     /// The file it is in.
-    pub file: PathBuf,
+    pub(super) file: PathBuf,
     /// The line of its function.
-    pub line: usize,
+    pub(super) line: usize,
     /// The modules that were made for it.
-    pub modules: Vec<PathBuf>,
+    pub(super) modules: Vec<PathBuf>,
 }
 
 /// Makes the case `name` (`area::module::function`, or with slashes) below `sources`, the `src` of
@@ -68,7 +68,7 @@ pub struct Created {
 ///
 /// # Errors
 /// When the name cannot be one, when there is such a case, and when a file cannot be written.
-pub fn create(sources: &Path, name: &str) -> Result<Created, SkeletonError> {
+pub(super) fn create(sources: &Path, name: &str) -> Result<Created, SkeletonError> {
     let normal = name.replace('/', "::");
     let mut parts: Vec<&str> = normal.split("::").collect();
     let valid = parts.len() >= 2 && parts.iter().all(|part| is_name(part));

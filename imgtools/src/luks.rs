@@ -1,26 +1,26 @@
-//! LUKS images whose keys are made here.
+//! LUKS images whose keys are made here, without QEMU.
 //!
-//! For each key that QEMU makes, it first measures for about a second how fast the machine is. A case
-//! that only starts from an image with keys has no use for that.
+//! For each key that QEMU makes, it first measures for about a second how fast the machine is. Whoever
+//! only starts from an image with keys has no use for that. Nothing here is fit for a real secret: the
+//! master key is the same every time, and few iterations protect it.
 //!
 //! The layout is that of the LUKS on-disk format 1.2.3, with QEMU's cipher, sizes and places.
 
 use std::fs::File;
-use std::io::Write;
-use std::path::Path;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use aes::Aes256;
 use aes::cipher::KeyInit;
-use imgtools::qcow2::Extension;
 use pbkdf2::pbkdf2_hmac;
 use sha2::{Digest, Sha256};
 use xts_mode::{Xts128, get_tweak_default};
 
-use crate::author::failure::{CaseResult, Context, Failure};
-use crate::case::Format;
+use crate::qcow2::Extension;
 
 const SECTOR: usize = 512;
-const SLOTS: usize = 8;
+/// How many keys an image can have.
+pub const SLOTS: usize = 8;
 /// Two keys of 256 bits, as XTS wants.
 const KEY: usize = 64;
 /// Into how many parts a key is split, all of which are needed to have it again.
@@ -34,36 +34,68 @@ const MATERIAL: usize = 8;
 const ROOM: usize = (KEY * STRIPES).div_ceil(SECTOR).next_multiple_of(MATERIAL);
 const PAYLOAD: usize = MATERIAL + SLOTS * ROOM;
 
-/// Makes an image of this size that is encrypted, with these passwords in these slots.
-pub(super) fn create(
-    path: &Path,
-    format: Format,
-    size: u64,
-    keys: &[(usize, String)],
-) -> CaseResult {
+/// Why no image was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LuksError {
+    /// There is no such slot, or it is given twice.
+    #[error("failed to put a key into slot {0}: the slots are 0 to 7, each for one key")]
+    Slot(usize),
+    /// A qcow2 image made here has one cluster for its L1 table, and one for its refcounts.
+    #[error("failed to make an image of {0} bytes: it is too large to be made here")]
+    TooLarge(u64),
+    /// The system refused.
+    #[error("failed to make {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Makes a LUKS image of this virtual size, in bytes, with these passwords in these slots.
+///
+/// # Errors
+/// See [`LuksError`].
+pub fn create(path: impl AsRef<Path>, size: u64, keys: &[(usize, &str)]) -> Result<(), LuksError> {
     let header = header(keys)?;
-    let (bytes, end) = match format {
-        Format::Luks => {
-            let end = header.len() as u64 + size;
-            (header, end)
-        }
-        Format::Qcow2 => {
-            let bytes = in_qcow2(&header, size)?;
-            let end = bytes.len() as u64;
-            (bytes, end)
-        }
-        other => return Err(Failure::new(format!("{other} has no LUKS header"))),
-    };
-    let make = || {
+    let end = header.len() as u64 + size;
+    write(path.as_ref(), &header, end)
+}
+
+/// Makes a qcow2 image of this virtual size, in bytes, that is encrypted with LUKS.
+///
+/// # Errors
+/// See [`LuksError`].
+pub fn create_qcow2(
+    path: impl AsRef<Path>,
+    size: u64,
+    keys: &[(usize, &str)],
+) -> Result<(), LuksError> {
+    let image = in_qcow2(&header(keys)?, size)?;
+    write(path.as_ref(), &image, image.len() as u64)
+}
+
+fn write(path: &Path, start: &[u8], end: u64) -> Result<(), LuksError> {
+    let write = || {
         let mut file = File::create(path)?;
-        file.write_all(&bytes)?;
+        file.write_all(start)?;
         file.set_len(end)
     };
-    make().context(format!("making {}", path.display()))
+    write().map_err(|source| LuksError::Io {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// All that is before the data.
-fn header(keys: &[(usize, String)]) -> CaseResult<Vec<u8>> {
+fn header(keys: &[(usize, &str)]) -> Result<Vec<u8>, LuksError> {
+    for (number, (slot, _)) in keys.iter().enumerate() {
+        if *slot >= SLOTS || keys[..number].iter().any(|(other, _)| other == slot) {
+            return Err(LuksError::Slot(*slot));
+        }
+    }
     let mut random = fastrand::Rng::with_seed(0);
     let mut bytes = |length: usize| -> Vec<u8> { (0..length).map(|_| random.u8(..)).collect() };
     let master = bytes(KEY);
@@ -99,7 +131,7 @@ fn header(keys: &[(usize, String)]) -> CaseResult<Vec<u8>> {
             let mut key = [0; KEY];
             pbkdf2_hmac::<Sha256>(password.as_bytes(), &salt, ITERATIONS, &mut key);
             let mut split = split(&master, bytes(KEY * (STRIPES - 1)));
-            cipher(&key)?.encrypt_area(&mut split, SECTOR, 0, get_tweak_default);
+            cipher(&key).encrypt_area(&mut split, SECTOR, 0, get_tweak_default);
             split_keys.push((offset * SECTOR, split));
         }
     }
@@ -116,10 +148,13 @@ fn padded(text: &str, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn cipher(key: &[u8; KEY]) -> CaseResult<Xts128<Aes256>> {
-    let (data, tweak) = key.split_at(KEY / 2);
-    let half = |key: &[u8]| Aes256::new_from_slice(key).map_err(|e| Failure::new(e.to_string()));
-    Ok(Xts128::new(half(data)?, half(tweak)?))
+fn cipher(key: &[u8; KEY]) -> Xts128<Aes256> {
+    let half = |start: usize| {
+        let mut half = [0; KEY / 2];
+        half.copy_from_slice(&key[start..start + KEY / 2]);
+        Aes256::new(&half.into())
+    };
+    Xts128::new(half(0), half(KEY / 2))
 }
 
 /// The key in parts, of which all but the last are given: the anti-forensic splitter of LUKS.
@@ -142,7 +177,7 @@ fn diffused(block: &[u8]) -> Vec<u8> {
 }
 
 /// A qcow2 image with that header in it and no data.
-fn in_qcow2(luks: &[u8], size: u64) -> CaseResult<Vec<u8>> {
+fn in_qcow2(luks: &[u8], size: u64) -> Result<Vec<u8>, LuksError> {
     const BITS: u32 = 16;
     const CLUSTER: usize = 1 << BITS;
     // The clusters of the file: the refcounts, the L1 table, and the LUKS header to the end.
@@ -154,7 +189,7 @@ fn in_qcow2(luks: &[u8], size: u64) -> CaseResult<Vec<u8>> {
     let l1_entries = size.div_ceil((CLUSTER * CLUSTER / 8) as u64);
     let clusters = LUKS + luks.len().div_ceil(CLUSTER);
     if l1_entries * 8 > CLUSTER as u64 || clusters * 2 > CLUSTER {
-        return Err(Failure::new("the image is too large to be made here"));
+        return Err(LuksError::TooLarge(size));
     }
 
     let mut head = b"QFI\xfb\0\0\0\x03".to_vec();
@@ -187,4 +222,45 @@ fn in_qcow2(luks: &[u8], size: u64) -> CaseResult<Vec<u8>> {
     put(REFCOUNT_BLOCK * CLUSTER, &[0, 1].repeat(clusters));
     put(LUKS * CLUSTER, luks);
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_that_are_not_there_or_taken_are_refused_and_so_is_an_image_that_is_too_large() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        for keys in [&[(8, "a")][..], &[(1, "a"), (1, "b")]] {
+            assert!(matches!(
+                create(&path, 512, keys),
+                Err(LuksError::Slot(8 | 1))
+            ));
+        }
+        let large = create_qcow2(&path, 1 << 50, &[(0, "a")]);
+        assert!(matches!(large, Err(LuksError::TooLarge(_))));
+        assert!(!path.exists());
+        let nowhere = create(folder.path().join("b/c"), 512, &[(0, "a")]);
+        let text = nowhere.unwrap_err().to_string();
+        assert!(
+            text.starts_with("failed to make /") && text.ends_with("b/c"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_qcow2_image_is_consistent_and_points_to_its_header() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        create_qcow2(&path, 1 << 20, &[(0, "a")]).unwrap();
+        let image = crate::qcow2::Image::open(&path).unwrap();
+        assert_eq!(
+            (image.header().size, image.header().crypt_method),
+            (1 << 20, 2)
+        );
+        assert!(image.refcounts().unwrap().iter().all(|count| *count == 1));
+        let extensions = image.extensions().unwrap();
+        assert!(extensions.iter().any(|it| it.kind == Extension::CRYPTO));
+    }
 }

@@ -1,0 +1,300 @@
+//! qemu-img on the images of a case: every subcommand by its typed call.
+
+use std::future::IntoFuture;
+use std::panic::Location;
+use std::path::Path;
+
+use imgtools::image::{FileName, ImageSpec, Options};
+use imgtools::img::{
+    Amend, Bitmap, Call, Check, CheckVerdict, Commit, Compare, Comparison, Convert, Dd, Difference,
+    Info, Map, Measure, Operation, QemuImg, Rebase, Resize, Size, Snapshot,
+};
+use imgtools::process::Output;
+use serde_json::Value;
+
+use super::handle::Image;
+use crate::author::action::Action;
+use crate::author::expect::ErrorText;
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::filter::{Filter, Hidden};
+use crate::author::log::Entry;
+use crate::author::serve::Served;
+use crate::author::shared::Shared;
+use crate::author::tool::{ToolCall, expect_error, json};
+use crate::case::{Format, ToolKind};
+
+/// A call of qemu-img. Awaiting it runs it, which must succeed, and gives what it answers; the methods
+/// ask for something else.
+#[must_use = "qemu-img runs when the call is awaited"]
+pub struct ImgCall<Op> {
+    call: CaseResult<Call<Op>>,
+    what: String,
+    place: &'static Location<'static>,
+}
+
+impl<Op: Operation + 'static> ImgCall<Op> {
+    /// Options of the subcommand: `image.resize(MIB).with(|call| call.shrink())`.
+    pub fn with(mut self, options: impl FnOnce(Call<Op>) -> Call<Op>) -> Self {
+        self.call = self.call.map(options);
+        self
+    }
+
+    /// Runs it; it must fail and say this on the way.
+    pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, Output> {
+        let text = text.into();
+        let what = self.what.clone();
+        self.run(async move |call| expect_error(&what, call.output().await?, &text))
+    }
+
+    /// Runs it; any exit status will do. A signal is a failure all the same.
+    pub fn any_status(self) -> Action<'static, Output> {
+        self.run(async |call| Ok(call.output().await?))
+    }
+
+    /// Runs it, and gives its JSON as it is, for facts with a path into it.
+    pub fn json(self) -> Action<'static, Value> {
+        self.run(async |call| json(call.output().await?))
+    }
+
+    fn run<T: 'static>(
+        self,
+        run: impl AsyncFnOnce(Call<Op>) -> CaseResult<T> + 'static,
+    ) -> Action<'static, T> {
+        Action::at(self.place, self.what, async move { run(self.call?).await })
+    }
+}
+
+impl<Op: Operation + 'static> IntoFuture for ImgCall<Op> {
+    type Output = CaseResult<Op::Answer>;
+    type IntoFuture = Action<'static, Op::Answer>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.run(async |call| Ok(call.run().await?))
+    }
+}
+
+impl Shared {
+    #[track_caller]
+    pub(crate) fn img(&self) -> CaseResult<QemuImg> {
+        Ok(QemuImg::new(self.tool(ToolKind::Img)?))
+    }
+}
+
+impl Image {
+    #[track_caller]
+    fn img<Op: Operation>(
+        &self,
+        make: impl FnOnce(QemuImg, ImageSpec) -> CaseResult<Call<Op>>,
+    ) -> ImgCall<Op> {
+        let image = || Ok((self.0.shared.img()?, self.spec()?));
+        ImgCall {
+            call: image().and_then(|(img, spec)| make(img, spec)),
+            what: format!("qemu-img {} of {self}", Op::NAME),
+            place: Location::caller(),
+        }
+    }
+
+    /// What `qemu-img info` says of it.
+    #[track_caller]
+    pub fn info(&self) -> ImgCall<Info> {
+        self.img(|img, image| Ok(img.info(image)))
+    }
+
+    /// The text of `qemu-img info`, for the log: with the filters for that text.
+    #[track_caller]
+    pub fn info_text(&self) -> Action<'_, Entry> {
+        let text = self.named(ToolCall::new(&self.0.shared, ToolKind::Img).arg("info"));
+        Action::new(format!("the information on {self}"), async move {
+            let text = text.text().await?.trim_end().to_owned();
+            Ok(Entry::from(text).filter(self.info_filter()))
+        })
+    }
+
+    fn info_filter(&self) -> Filter {
+        Filter::ImgInfo {
+            // The log has hidden the directory by then.
+            image: Hidden::new(&self.to_string(), "TEST_IMG"),
+            directories: self.0.shared.directories.hidden().to_vec(),
+            format: self.0.format.to_string(),
+            child_nodes: false,
+        }
+    }
+
+    /// Which parts of it are where.
+    #[track_caller]
+    pub fn map(&self) -> ImgCall<Map> {
+        self.img(|img, image| Ok(img.map(image)))
+    }
+
+    /// Which parts of this layer alone are where: what it takes from its backing image is not
+    /// `present`.
+    #[track_caller]
+    pub fn own_map(&self) -> ImgCall<Map> {
+        self.img(|img, _| Ok(img.map(self.own_spec()?)))
+    }
+
+    /// How large a file would be that holds its content.
+    #[track_caller]
+    pub fn measure(&self) -> ImgCall<Measure> {
+        self.img(|img, image| Ok(img.measure(image)))
+    }
+
+    /// Looks for errors in it, whatever it finds.
+    #[track_caller]
+    pub fn check(&self) -> ImgCall<Check> {
+        self.img(|img, image| Ok(img.check(image)))
+    }
+
+    /// `qemu-img check` finds neither corruption nor leaks. Formats without a check pass.
+    #[track_caller]
+    pub fn assert_clean(&self) -> Action<'_, ()> {
+        let check = self.check();
+        Action::new(format!("a check of {self}"), async move {
+            if self.format() == Format::Raw {
+                return Ok(());
+            }
+            let found = check.await?;
+            match found.verdict {
+                CheckVerdict::Clean | CheckVerdict::Unsupported => Ok(()),
+                _ => Err(Failure::new(format!("{self} is not clean: {found}"))),
+            }
+        })
+    }
+
+    /// Changes its virtual size. To lose data at the end must be meant: `.with(|call| call.shrink())`.
+    #[track_caller]
+    pub fn resize(&self, size: u64) -> ImgCall<Resize> {
+        self.img(|img, image| Ok(img.resize(image, Size::To(size))))
+    }
+
+    /// Makes it smaller; what is behind the new end is gone.
+    #[track_caller]
+    pub fn shrink(&self, size: u64) -> ImgCall<Resize> {
+        self.resize(size).with(Call::<Resize>::shrink)
+    }
+
+    /// Changes options of its format, such as `compat=1.1`.
+    #[track_caller]
+    pub fn amend(&self, options: impl Into<Options>) -> ImgCall<Amend> {
+        self.img(|img, image| Ok(img.amend(image, options)))
+    }
+
+    /// Gives it this backing image, keeping what it reads as.
+    #[track_caller]
+    pub fn rebase(&self, backing: &Image) -> ImgCall<Rebase> {
+        self.img(|img, image| {
+            let call = img.rebase(image, backing.file_name());
+            Ok(call.backing_format(backing.format().name()))
+        })
+    }
+
+    /// Takes what it has from its backing image into itself, and then has none.
+    #[track_caller]
+    pub fn rebase_to_nothing(&self) -> ImgCall<Rebase> {
+        self.img(|img, image| Ok(img.rebase(image, "")))
+    }
+
+    /// Writes what it has into its backing image.
+    #[track_caller]
+    pub fn commit(&self) -> ImgCall<Commit> {
+        self.img(|img, image| Ok(img.commit(image)))
+    }
+
+    /// Copies its content into an image that is only [reserved](super::ImageBuilder::reserve) so far,
+    /// in that one's format.
+    #[track_caller]
+    pub fn convert(&self, target: &Image) -> ImgCall<Convert> {
+        self.img(|img, image| {
+            let call = img.convert(image, target.file_name());
+            Ok(call.output_format(target.format().name()))
+        })
+    }
+
+    /// Copies blocks of it into an image that is only reserved so far.
+    #[track_caller]
+    pub fn dd(&self, target: &Image) -> ImgCall<Dd> {
+        self.img(|img, image| {
+            let call = img.dd(image, target.file_name());
+            Ok(call.output_format(target.format().name()))
+        })
+    }
+
+    /// Changes a persistent bitmap: `image.bitmap("b0").with(|call| call.action(BitmapAction::Add))`.
+    #[track_caller]
+    pub fn bitmap(&self, name: &str) -> ImgCall<Bitmap> {
+        self.img(|img, image| Ok(img.bitmap(image, name)))
+    }
+
+    /// Takes an internal snapshot.
+    #[track_caller]
+    pub fn snapshot(&self, name: &str) -> ImgCall<Snapshot> {
+        self.img(|img, image| Ok(img.snapshot_create(image, name)))
+    }
+
+    /// Goes back to an internal snapshot.
+    #[track_caller]
+    pub fn go_back_to(&self, name: &str) -> ImgCall<Snapshot> {
+        self.img(|img, image| Ok(img.snapshot_apply(image, name)))
+    }
+
+    /// Deletes an internal snapshot.
+    #[track_caller]
+    pub fn delete_snapshot(&self, name: &str) -> ImgCall<Snapshot> {
+        self.img(|img, image| Ok(img.snapshot_delete(image, name)))
+    }
+
+    /// Whether both hold the same data. Sizes may differ where the rest is zeroes.
+    #[track_caller]
+    pub fn compare(&self, other: &Image) -> ImgCall<Compare> {
+        self.img(|img, image| Ok(img.compare(image, other.spec()?)))
+    }
+
+    /// Both hold the same data.
+    #[track_caller]
+    pub fn assert_same_as<'a>(&'a self, other: &'a Image) -> Action<'a, ()> {
+        let compare = self.compare(other);
+        Action::new(format!("a comparison of {self} and {other}"), async move {
+            let from = match compare.await? {
+                Comparison::Same { .. } => return Ok(()),
+                Comparison::Differ(Difference::Content { offset }) => offset,
+                // It is not strict.
+                Comparison::Differ(_) => 0,
+            };
+            Err(Failure::new(format!(
+                "{self} and {other} differ from byte {from:#x} on, expected the same content"
+            )))
+        })
+    }
+
+    /// How qemu-img and qemu-io open it: by its file and format, or by options with its key.
+    pub(crate) fn spec(&self) -> CaseResult<ImageSpec> {
+        if let Served::Json(_) = self.0.served {
+            return Ok(ImageSpec::file(self.filename()));
+        }
+        let spec = match self.is_encrypted() {
+            false => ImageSpec::file(self.file_name()).format(self.format().name()),
+            true => ImageSpec::options(self.image_opts()),
+        };
+        self.with_key(spec)
+    }
+
+    /// The same, without what is below it.
+    pub(super) fn own_spec(&self) -> CaseResult<ImageSpec> {
+        self.with_key(ImageSpec::file(self.json_name()))
+    }
+
+    fn with_key(&self, spec: ImageSpec) -> CaseResult<ImageSpec> {
+        match self.is_encrypted() {
+            false => Ok(spec),
+            true => Ok(spec.secret(&self.0.shared.key()?)),
+        }
+    }
+
+    /// A file is named as such, whatever it is called.
+    pub(super) fn file_name(&self) -> FileName {
+        match &self.0.served {
+            Served::File | Served::Fuse(_) => Path::new(self.filename()).into(),
+            _ => self.filename().into(),
+        }
+    }
+}
