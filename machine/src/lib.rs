@@ -36,6 +36,11 @@
 //! Nothing here knows that tests exist. The crate is silent but for `tracing` events.
 #![forbid(unsafe_code)]
 
+/// The examples of the README are compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod accel;
 pub mod args;
 mod attach;
