@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use nbd::Client;
-use nbd::client::{Builder, Pattern, RequestChecks};
+use nbd::client::{Builder, Pattern, StrictMode};
 use nbd::proto::*;
 use nbd::server::backend::PatternBackend;
 use nbd::server::{Export, FaultPlan, Server};
@@ -65,7 +65,7 @@ fn run<F: Future>(f: F) -> F::Output {
 fn builder() -> Builder {
     Client::builder()
         .contexts(["base:allocation", "qemu:"])
-        .provoke(RequestChecks::all())
+        .not_strict(StrictMode::all())
         .max_payload(1 << 20)
 }
 

@@ -1,32 +1,37 @@
-//! NBD for tests: see exactly what a server says, be exactly as evil as a test needs, and hold a
-//! real qemu-nbd without races.
+//! NBD: the protocol without I/O, a client and a server on top, and a real qemu-nbd held without
+//! races.
 //!
-//! - [`proto`]: the wire format without I/O; all there is without default features.
-//! - [`Client`]: async, strict, pipelined; reaches any of the five [`proto::Mode`]s.
-//! - [`server::Server`]: any of the five modes, with faults as data.
-//! - [`QemuNbd`]: a real qemu-nbd, started by socket activation.
-//! - [`Uri`]: NBD URIs, QEMU's dialect of them, and its older `nbd:` names.
-//!
-//! Each part begins with an example: [`client::Builder`], [`server::plan`], [`qemu_nbd::QemuNbd`].
-//! A backend of one's own: [`server::Backend`].
+//! - [`proto`]: wire format and both sides of the conversation as state machines; all there is
+//!   without default features.
+//! - `client`: async, strict, pipelined; reaches any of the five [`proto::Mode`]s.
+//! - `server`: any backend on any listener; with the feature `faults` as evil as a test needs.
+//! - `qemu_nbd`: a real qemu-nbd, started by socket activation.
+//! - `uri`: NBD URIs, QEMU's dialect of them, and its older `nbd:` names.
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "io")]
-pub mod client;
 pub mod proto;
+
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "qemu-nbd")]
 pub mod qemu_nbd;
-#[cfg(feature = "io")]
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "tokio")]
+mod socket;
+#[cfg(feature = "tokio")]
+mod unix;
+#[cfg(feature = "uri")]
 pub mod uri;
 
-#[cfg(feature = "io")]
+#[cfg(feature = "client")]
 pub use client::{Client, list};
 #[cfg(feature = "qemu-nbd")]
 pub use qemu_nbd::{QemuNbd, QemuNbdServer};
+#[cfg(feature = "uri")]
 pub use uri::Uri;
 
 /// The examples there are compiled, and run, with the tests.
-#[cfg(all(doctest, feature = "qemu-nbd"))]
+#[cfg(all(doctest, feature = "qemu-nbd", feature = "faults"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -29,6 +29,45 @@ pub enum Address {
     Abstract(Vec<u8>),
 }
 
+impl Address {
+    /// Of a socket that has no address, or none that is known.
+    #[cfg(feature = "client")]
+    pub(crate) fn unknown() -> Address {
+        Address::Unix(PathBuf::new())
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn of_unix(name: &std::os::unix::net::SocketAddr) -> Address {
+        use std::os::linux::net::SocketAddrExt;
+        match (name.as_pathname(), name.as_abstract_name()) {
+            (Some(path), _) => Address::Unix(path.to_owned()),
+            (None, Some(name)) => Address::Abstract(name.to_owned()),
+            (None, None) => Address::unknown(),
+        }
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn of_tcp(name: std::net::SocketAddr) -> Address {
+        Address::Tcp {
+            host: name.ip().to_string(),
+            port: name.port(),
+        }
+    }
+}
+
+/// `host:port`, `[host]:port` for IPv6, `unix:/path`, `unix:@name` for an abstract name.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Address::Unix(path) if path.as_os_str().is_empty() => f.write_str("a socket"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
+        }
+    }
+}
+
 /// A server and one of its exports.
 ///
 /// `Display` gives the canonical form, which parses to the same value again.
@@ -132,6 +171,11 @@ impl Uri {
             },
             export,
         )
+    }
+
+    /// An export of the server at this address, without TLS.
+    pub fn at(address: Address, export: impl Into<String>) -> Uri {
+        Self::plain(address, export)
     }
 
     fn plain(address: Address, export: impl Into<String>) -> Uri {

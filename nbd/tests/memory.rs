@@ -3,7 +3,7 @@
 //! A binary of its own: the allocator counts for the whole process, so one test at a time.
 
 use nbd::Client;
-use nbd::client::RequestChecks;
+use nbd::client::StrictMode;
 use nbd::proto::chunk::{Extent, Status};
 use nbd::proto::*;
 use nbd::server::backend::{MemoryBackend, ZeroBackend};
@@ -316,7 +316,7 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
                 .detached();
             server.serve(b);
             let client = Client::builder()
-                .provoke(RequestChecks::all())
+                .not_strict(StrictMode::all())
                 .connect_stream(a)
                 .await
                 .unwrap();

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use nbd::client::{ConnectError, ExportInfo, HandshakeError, ListedExport, MapEntry};
+use nbd::client::{ExportInfo, HandshakeError, ListedExport, MapEntry};
 use nbd::{Client, Uri};
 use serde_json::{Value, json};
 
@@ -84,10 +84,7 @@ async fn list(args: &Args) -> Result<String, Failure> {
 async fn probe(args: &Args) -> Result<String, Failure> {
     let uri = uri(args)?;
     let builder = Client::builder().contexts(args.context.clone());
-    if uri.tls {
-        return Err(ConnectError::Tls(uri.to_string()).into());
-    }
-    let mut options = builder.negotiate(&uri.address).await?;
+    let mut options = builder.negotiate_uri(&uri).await?;
     // Which contexts there are has to be asked before any can be selected; a server that has no
     // options, or refuses this one, has none.
     if args.context.is_empty()

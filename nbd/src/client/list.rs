@@ -1,9 +1,9 @@
 //! Everything a server offers, as `qemu-nbd --list` and `nbdinfo --list` show it.
 
 use super::builder::Builder;
-use super::error::{ConnectError, HandshakeError};
-use super::export::ExportInfo;
+use super::error::ConnectError;
 use crate::proto::OptionReplyCode;
+use crate::proto::client::{ExportInfo, HandshakeError};
 use crate::uri::Uri;
 
 /// What a server offers.
@@ -41,14 +41,9 @@ pub async fn list(uri: &Uri) -> Result<Listing, ConnectError> {
 impl Builder {
     /// Lists exports with this builder's features and deadlines.
     pub async fn list(&self, uri: &Uri) -> Result<Listing, ConnectError> {
-        if uri.tls {
-            return Err(ConnectError::Tls(uri.to_string()));
-        }
-        let wrap = |source| ConnectError::Handshake {
-            address: uri.to_string(),
-            source,
-        };
-        let mut server = self.negotiate(&uri.address).await?;
+        let builder = self.for_uri(uri)?;
+        let wrap = |source| builder.failed(&uri.address.to_string(), source);
+        let mut server = builder.negotiate(&uri.address).await?;
         let mut exports = Vec::new();
         for (name, comment) in server.list().await.map_err(wrap)? {
             let info = optional(server.info(&name).await).map_err(wrap)?;

@@ -1,19 +1,15 @@
-//! The handshake: greeting, flags, and the way to transmission.
+//! Driving a handshake, and what can be asked before an export is chosen.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::builder::{Builder, Feature};
+use super::builder::Builder;
 use super::connection::Client;
-use super::error::{HandshakeError, Phase};
-use super::export::{Context, ExportInfo};
-use super::transport::Stream;
-use crate::proto::{
-    ClientFlags, ExportReply, Greeting, GreetingKind, HandshakeFlags, Mode, OptionCode,
-    OptionReplyCode, OptionRequest,
-};
+use crate::proto::client::{Context, Event, ExportInfo, Handshake, HandshakeError};
+use crate::proto::{Mode, OptionReply, OptionRequest};
+use crate::socket::Socket;
 
 /// So long that nobody sees the end, and short enough to be added to the time of day.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
@@ -22,277 +18,195 @@ const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 ///
 /// The usual way is [`Builder::connect`]; this is for listing and for tests of the negotiation.
 pub struct Negotiation {
-    stream: Stream,
-    pub(super) builder: Builder,
+    socket: Socket,
+    machine: Handshake,
+    builder: Builder,
     deadline: Instant,
-    pub(super) mode: Mode,
-    no_zeroes: bool,
-    /// What an oldstyle server said at once.
-    oldstyle: Option<ExportReply>,
-    /// Export and contexts of the last `SET_META_CONTEXT`.
-    pub(super) selected: (String, Vec<Context>),
 }
 
 impl std::fmt::Debug for Negotiation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut f = f.debug_struct("Negotiation");
-        f.field("mode", &self.mode)
-            .field("selected", &self.selected)
+        f.field("mode", &self.machine.mode())
+            .field("selected", &self.machine.selected())
             .finish_non_exhaustive()
     }
 }
 
 impl Negotiation {
-    /// Reads the greeting and agrees on structured replies or extended headers.
-    pub(super) async fn start(stream: Stream, builder: Builder) -> Result<Self, HandshakeError> {
-        let deadline = Instant::now() + builder.deadlines.handshake.min(FOREVER);
+    /// Goes as far as the first choice of the caller.
+    pub(super) async fn start(socket: Socket, builder: Builder) -> Result<Self, HandshakeError> {
         let mut this = Negotiation {
-            stream,
+            socket,
+            machine: Handshake::new(builder.config.clone()),
+            deadline: Instant::now() + builder.deadlines.handshake.min(FOREVER),
             builder,
-            deadline,
-            mode: Mode::Oldstyle,
-            no_zeroes: false,
-            oldstyle: None,
-            selected: Default::default(),
         };
-        this.greet().await?;
-        if this.mode >= Mode::Simple {
-            this.choose_headers().await?;
-        }
+        this.event().await?;
         Ok(this)
     }
 
-    /// What has been agreed on so far.
-    pub fn mode(&self) -> Mode {
-        self.mode
-    }
-
-    async fn greet(&mut self) -> Result<(), HandshakeError> {
-        let phase = Phase::Greeting;
-        let decode = |source| HandshakeError::Decode { phase, source };
-        let mut bytes = self.read(Greeting::PREFIX_LEN, phase).await?;
-        let kind = Greeting::kind(&bytes).map_err(decode)?;
-        if kind == GreetingKind::Oldstyle && self.builder.requires(Feature::Newstyle) {
-            return Err(missing(Feature::Newstyle, "the server is oldstyle"));
-        }
-        let rest = Greeting::len_of(kind) - Greeting::PREFIX_LEN;
-        bytes.extend(self.read(rest, phase).await?);
-        let flags = match Greeting::decode(&bytes).map_err(decode)? {
-            Greeting::Oldstyle { size, flags } => {
-                self.oldstyle = Some(ExportReply { size, flags });
-                return Ok(());
-            }
-            Greeting::Newstyle { flags } => flags,
-        };
-        if !self.builder.wants(Feature::Newstyle) {
-            return Err(missing(
-                Feature::Newstyle,
-                "forbidden, but the server is newstyle",
-            ));
-        }
-        let mut answer = ClientFlags::empty();
-        if self.agree(
-            Feature::FixedNewstyle,
-            flags.contains(HandshakeFlags::FIXED_NEWSTYLE),
-        )? {
-            answer |= ClientFlags::FIXED_NEWSTYLE;
-            self.mode = Mode::Simple;
-        } else {
-            self.mode = Mode::ExportName;
-        }
-        if self.agree(Feature::NoZeroes, flags.contains(HandshakeFlags::NO_ZEROES))? {
-            answer |= ClientFlags::NO_ZEROES;
-            self.no_zeroes = true;
-        }
-        self.send(&answer.bits().to_be_bytes(), phase).await
-    }
-
-    fn agree(&self, feature: Feature, offered: bool) -> Result<bool, HandshakeError> {
-        if !offered && self.builder.requires(feature) {
-            return Err(missing(feature, "the server does not offer it"));
-        }
-        Ok(offered && self.builder.wants(feature))
-    }
-
-    async fn choose_headers(&mut self) -> Result<(), HandshakeError> {
-        let ladder = [
-            (
-                Feature::ExtendedHeaders,
-                OptionRequest::ExtendedHeaders,
-                Mode::Extended,
-            ),
-            (
-                Feature::StructuredReplies,
-                OptionRequest::StructuredReply,
-                Mode::Structured,
-            ),
-        ];
-        for (feature, option, mode) in ladder {
-            if self.mode < mode && self.builder.wants(feature) {
-                match self.simple_option(&option).await {
-                    Ok(()) => self.mode = mode,
-                    Err(HandshakeError::Refused { .. }) if !self.builder.requires(feature) => {}
-                    Err(HandshakeError::Refused { .. }) => {
-                        return Err(missing(feature, "the server refuses it"));
+    /// Moves bytes until something has happened.
+    async fn event(&mut self) -> Result<Event, HandshakeError> {
+        loop {
+            self.flush().await?;
+            match self.machine.event()? {
+                Some(Event::StartTls) => self.start_tls().await?,
+                Some(event) => return Ok(event),
+                None => {
+                    let reading = self.socket.read(self.machine.space());
+                    match tokio::time::timeout_at(self.deadline, reading).await {
+                        Ok(Ok(0)) => self.machine.end_of_stream(),
+                        Ok(Ok(n)) => self.machine.filled(n),
+                        Ok(Err(error)) => self.machine.io_failed(error),
+                        Err(_) => self.machine.timed_out(self.builder.deadlines.handshake),
                     }
-                    Err(error) => return Err(error),
                 }
             }
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), HandshakeError> {
+        let bytes = self.machine.transmit();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let sending = async {
+            self.socket.write_all(&bytes).await?;
+            self.socket.flush().await
+        };
+        match tokio::time::timeout_at(self.deadline, sending).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => self.machine.io_failed(error),
+            Err(_) => self.machine.timed_out(self.builder.deadlines.handshake),
+        }
+        self.machine.event().map(drop)
+    }
+
+    #[cfg(feature = "tls")]
+    async fn start_tls(&mut self) -> Result<(), HandshakeError> {
+        let (ours, _) = tokio::io::duplex(1);
+        let plain = std::mem::replace(&mut self.socket, Socket::Other(Box::new(ours)));
+        let Some(tls) = &self.builder.tls else {
+            return Err(HandshakeError::Feature {
+                feature: super::Feature::Tls,
+                detail: "there are no credentials for it",
+            });
+        };
+        match tokio::time::timeout_at(self.deadline, tls.connect(plain)).await {
+            Ok(Ok(stream)) => {
+                self.socket = stream;
+                self.machine.tls_started();
+            }
+            Ok(Err(error)) => self.machine.io_failed(error),
+            Err(_) => self.machine.timed_out(self.builder.deadlines.handshake),
         }
         Ok(())
     }
 
+    #[cfg(not(feature = "tls"))]
+    async fn start_tls(&mut self) -> Result<(), HandshakeError> {
+        Err(HandshakeError::Feature {
+            feature: super::Feature::Tls,
+            detail: "this program is built without it (the feature `tls`)",
+        })
+    }
+
+    /// What has been agreed on so far.
+    pub fn mode(&self) -> Mode {
+        self.machine.mode()
+    }
+
+    /// Whether the connection is protected.
+    pub fn is_tls(&self) -> bool {
+        self.machine.is_tls()
+    }
+
     /// Like [`Negotiation::go`], for this export instead of the builder's.
     pub async fn go_to(mut self, export: impl Into<String>) -> Result<Client, HandshakeError> {
-        self.builder.export = export.into();
+        self.builder.config.export = export.into();
         self.go().await
     }
 
     /// Chooses the builder's export and starts transmission.
     pub async fn go(mut self) -> Result<Client, HandshakeError> {
-        let export = self.builder.export.clone();
-        let contexts = self.select_contexts(&export).await?;
-        let mut info = match self.oldstyle {
-            Some(reply) => self.info_of(&export, reply),
-            None => self.choose(&export).await?,
-        };
-        info.contexts = contexts;
-        Ok(Client::start(self.stream, self.builder, info))
+        self.machine.go(&self.builder.config.export)?;
+        self.event().await?;
+        let machine = self.machine.into_transmission()?;
+        Ok(Client::start(
+            self.socket,
+            machine,
+            &self.builder.config.peer,
+            self.builder.deadlines,
+        ))
     }
 
-    async fn select_contexts(&mut self, export: &str) -> Result<Vec<Context>, HandshakeError> {
-        let wanted = self.builder.contexts.clone();
-        if wanted.is_empty() && self.selected.0 == export {
-            return Ok(std::mem::take(&mut self.selected.1));
-        }
-        if wanted.is_empty() || !self.builder.wants(Feature::MetaContexts) {
-            return Ok(Vec::new());
-        }
-        let required = self.builder.requires(Feature::MetaContexts);
-        if !self.mode.has_chunks() {
-            return match required {
-                true => Err(missing(
-                    Feature::MetaContexts,
-                    "they need structured replies",
-                )),
-                false => Ok(Vec::new()),
-            };
-        }
-        let found = match self.set_contexts(export, &wanted).await {
-            Err(HandshakeError::Refused { .. }) if !required => Vec::new(),
-            result => result?,
-        };
-        let has = |query: &String| {
-            found
-                .iter()
-                .any(|c| &c.name == query || query.ends_with(':') && c.name.starts_with(query))
-        };
-        if required && !wanted.iter().all(has) {
-            return Err(missing(
-                Feature::MetaContexts,
-                "the server does not have all of them",
-            ));
-        }
-        Ok(found)
-    }
-
-    async fn choose(&mut self, export: &str) -> Result<ExportInfo, HandshakeError> {
-        if self.mode >= Mode::Simple && self.builder.wants(Feature::Go) {
-            let option = OptionRequest::Go(self.info_request(export));
-            match self.option(&option).await {
-                Err(HandshakeError::Refused {
-                    code: OptionReplyCode::ERR_UNSUP,
-                    ..
-                }) if self.mode != Mode::Extended && !self.builder.requires(Feature::Go) => {}
-                result => return self.gather(export, option.code(), result?),
-            }
-        }
-        let option = OptionRequest::ExportName(export.to_owned());
-        let phase = Phase::Option(option.code());
-        self.send(&option.encode(), phase).await?;
-        let bytes = self
-            .read(ExportReply::wire_len(self.no_zeroes), phase)
-            .await?;
-        let reply = ExportReply::decode(&bytes)
-            .map_err(|source| HandshakeError::Decode { phase, source })?;
-        Ok(self.info_of(export, reply))
-    }
-
-    fn info_of(&self, export: &str, reply: ExportReply) -> ExportInfo {
-        let empty = ExportInfo::empty(export, self.mode);
-        ExportInfo {
-            size: reply.size,
-            flags: reply.flags,
-            ..empty
-        }
-    }
-
-    /// Says goodbye politely.
+    /// Leaves politely.
     pub async fn abort(mut self) -> Result<(), HandshakeError> {
-        if self.mode < Mode::Simple {
+        if self.mode() < Mode::Simple {
             return Ok(());
         }
-        match self.simple_option(&OptionRequest::Abort).await {
+        match self.option(&OptionRequest::Abort).await {
             // Servers may close at once (proto.md, `NBD_OPT_ABORT`).
-            Err(HandshakeError::Closed { .. } | HandshakeError::Io { .. }) => Ok(()),
-            result => result,
+            Ok(_) | Err(HandshakeError::Closed { .. } | HandshakeError::Io { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
     /// Sends bytes as they are, to see what the server does about them.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), HandshakeError> {
-        self.send(bytes, Phase::Option(OptionCode(0))).await
+        self.machine.send_raw(bytes);
+        self.flush().await
     }
 
-    pub(super) async fn send(&mut self, bytes: &[u8], phase: Phase) -> Result<(), HandshakeError> {
-        let sending = async {
-            self.stream.tx.write_all(bytes).await?;
-            self.stream.tx.flush().await
-        };
-        within(
-            self.deadline,
-            self.builder.deadlines.handshake,
-            phase,
-            sending,
-        )
-        .await
-    }
-
-    pub(super) async fn read(
+    /// Sends an option and collects every reply up to the final one, which is dropped if it is
+    /// `ACK` and returned as [`HandshakeError::Refused`] if it is an error.
+    pub async fn option(
         &mut self,
-        len: usize,
-        phase: Phase,
-    ) -> Result<Vec<u8>, HandshakeError> {
-        let mut bytes = vec![0; len];
-        let reading = async { self.stream.rx.read_exact(&mut bytes).await.map(drop) };
-        within(
-            self.deadline,
-            self.builder.deadlines.handshake,
-            phase,
-            reading,
-        )
-        .await?;
-        Ok(bytes)
+        option: &OptionRequest,
+    ) -> Result<Vec<OptionReply>, HandshakeError> {
+        self.machine.option(option)?;
+        loop {
+            if let Event::Answer(answer) = self.event().await? {
+                return answer;
+            }
+        }
     }
-}
 
-async fn within(
-    deadline: Instant,
-    after: Duration,
-    phase: Phase,
-    io: impl Future<Output = std::io::Result<()>>,
-) -> Result<(), HandshakeError> {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    match tokio::time::timeout_at(deadline, io).await {
-        Err(_) => Err(HandshakeError::Deadline { phase, after }),
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(source)) => Err(match source.kind() {
-            UnexpectedEof | BrokenPipe | ConnectionReset => HandshakeError::Closed { phase },
-            _ => HandshakeError::Io { phase, source },
-        }),
+    /// Names and descriptions of the exports (`LIST`).
+    pub async fn list(&mut self) -> Result<Vec<(String, String)>, HandshakeError> {
+        let replies = self.option(&OptionRequest::List).await?;
+        Handshake::exports_of(replies)
     }
-}
 
-pub(super) fn missing(feature: Feature, detail: &'static str) -> HandshakeError {
-    HandshakeError::Feature { feature, detail }
+    /// What the server says of an export, without choosing it (`INFO`).
+    pub async fn info(&mut self, export: &str) -> Result<ExportInfo, HandshakeError> {
+        let option = self.machine.info_option(export);
+        let replies = self.option(&option).await?;
+        self.machine.info_of(export, replies)
+    }
+
+    /// Contexts that match the queries; no query means all (`LIST_META_CONTEXT`).
+    pub async fn list_contexts(
+        &mut self,
+        export: &str,
+        queries: &[&str],
+    ) -> Result<Vec<String>, HandshakeError> {
+        let option = Handshake::list_contexts_option(export, queries);
+        let replies = self.option(&option).await?;
+        let found = Handshake::contexts_of(&option, replies)?;
+        Ok(found.into_iter().map(|context| context.name).collect())
+    }
+
+    /// Selects contexts for the transmission phase (`SET_META_CONTEXT`), instead of those that were
+    /// selected before. [`Negotiation::go`] asks for the builder's own, if it has any.
+    pub async fn set_contexts(
+        &mut self,
+        export: &str,
+        queries: &[impl AsRef<str>],
+    ) -> Result<Vec<Context>, HandshakeError> {
+        let option = Handshake::set_contexts_option(export, queries);
+        let replies = self.option(&option).await?;
+        Handshake::contexts_of(&option, replies)
+    }
 }

@@ -5,10 +5,9 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::connection::Client;
-use super::error::RequestError;
-use super::requests::request;
 use crate::proto::chunk::Extent;
-use crate::proto::{BaseAllocation, CommandFlags, CommandType, Mode, StatusFilter, limits};
+use crate::proto::client::{Command, RequestError};
+use crate::proto::{BaseAllocation, CommandFlags, Mode, limits};
 
 /// What one reply said of one context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +62,8 @@ impl Client {
         len: u64,
         flags: CommandFlags,
     ) -> Result<Vec<ContextExtents>, RequestError> {
-        let ids = self.export().contexts.iter().map(|c| c.id).collect();
-        self.query(offset, len, flags, ids, None).await
+        self.query(Command::block_status(offset, len).flags(flags))
+            .await
     }
 
     /// Status of some of the selected contexts (extended headers with
@@ -79,35 +78,14 @@ impl Client {
         for name in contexts {
             match self.export().context_id(name) {
                 Some(id) => ids.push(id),
-                None => return Err(unselected(name, offset, len)),
+                None => return Err(self.unselected(name, offset, len)),
             }
         }
-        let filter = StatusFilter {
-            effect_len: len,
-            contexts: ids.clone(),
-        };
-        self.query(offset, len, CommandFlags::PAYLOAD_LEN, ids, Some(filter))
-            .await
+        self.query(Command::block_status_of(ids, offset, len)).await
     }
 
-    async fn query(
-        &self,
-        offset: u64,
-        len: u64,
-        flags: CommandFlags,
-        ids: Vec<u32>,
-        filter: Option<StatusFilter>,
-    ) -> Result<Vec<ContextExtents>, RequestError> {
-        if ids.is_empty() {
-            return Err(unselected("any", offset, len));
-        }
-        let payload = filter.map_or(Bytes::new(), |f| Bytes::from(f.encode()));
-        let mut request = request(CommandType::BLOCK_STATUS, flags, offset, len);
-        self.permit(&request, len, 0)?;
-        if !payload.is_empty() {
-            request.len = payload.len() as u64;
-        }
-        let reply = self.submit(request, len, payload, ids, Vec::new()).await?;
+    async fn query(&self, command: Command<Bytes>) -> Result<Vec<ContextExtents>, RequestError> {
+        let reply = self.submit(command).await?;
         let name = |id| {
             let known = self.export().contexts.iter().find(|c| c.id == id);
             known.map_or_else(|| format!("#{id}"), |c| c.name.clone())
@@ -130,14 +108,14 @@ impl Client {
         let mut maps = self.maps(range).await?;
         match maps.iter().position(|(name, _)| name == context) {
             Some(at) => Ok(maps.swap_remove(at).1),
-            None => Err(unselected(context, 0, 0)),
+            None => Err(self.unselected(context, 0, 0)),
         }
     }
 
     /// The maps of all selected contexts, from the same requests.
     ///
-    /// They take as much memory as the server finds extents to tell of; where it is not trusted that
-    /// far, [`Client::block_status`] goes step by step.
+    /// They take as much memory as the server reports extents; where it is not trusted that far,
+    /// [`Client::block_status`] goes step by step.
     pub async fn maps(
         &self,
         range: Range<u64>,
@@ -165,11 +143,7 @@ impl Client {
             let covered = replies.iter().map(reach).min().unwrap_or(len).min(len);
             if covered == 0 {
                 // Only where `Checks::STATUS` is tolerated does such a reply come this far.
-                return Err(unsendable(
-                    at,
-                    len,
-                    "the server told of no bytes before".into(),
-                ));
+                return Err(self.misuse(at, len, "the server reports no extents".into()));
             }
             for reply in replies {
                 if let Some((_, map)) = maps.iter_mut().find(|(name, _)| *name == reply.context) {
@@ -202,16 +176,15 @@ fn append(map: &mut Vec<MapEntry>, mut at: u64, mut room: u64, extents: &[Extent
     }
 }
 
-fn unselected(context: &str, offset: u64, len: u64) -> RequestError {
-    unsendable(offset, len, format!("context {context} was not selected"))
-}
+impl Client {
+    fn unselected(&self, context: &str, offset: u64, len: u64) -> RequestError {
+        self.misuse(offset, len, format!("context {context} was not selected"))
+    }
 
-fn unsendable(offset: u64, len: u64, reason: String) -> RequestError {
-    RequestError::Unsendable {
-        command: CommandType::BLOCK_STATUS,
-        offset,
-        len,
-        reason,
+    fn misuse(&self, offset: u64, len: u64, reason: String) -> RequestError {
+        let command = Command::<Bytes>::block_status(offset, len);
+        let origin = command.origin(&self.export().name, self.peer());
+        RequestError::Misuse { origin, reason }
     }
 }
 

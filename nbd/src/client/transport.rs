@@ -12,77 +12,41 @@ use nix::sys::socket::{
     sockopt,
 };
 use nix::sys::time::TimeVal;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::error::ConnectError;
+use crate::socket::Socket;
 use crate::uri::Address;
 
-/// The two directions of a connection, of whatever kind.
-pub(super) struct Stream {
-    pub(super) rx: Box<dyn AsyncRead + Send + Unpin>,
-    pub(super) tx: Box<dyn AsyncWrite + Send + Unpin>,
+fn tcp(stream: TcpStream) -> io::Result<Socket> {
+    // Requests are small and must not wait for each other.
+    stream.set_nodelay(true)?;
+    Ok(Socket::Tcp(stream))
 }
 
-impl Stream {
-    pub(super) fn new<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> Stream {
-        let (rx, tx) = tokio::io::split(stream);
-        Stream {
-            rx: Box::new(rx),
-            tx: Box::new(tx),
-        }
-    }
-
-    fn unix(stream: UnixStream) -> Stream {
-        let (rx, tx) = stream.into_split();
-        Stream {
-            rx: Box::new(rx),
-            tx: Box::new(tx),
-        }
-    }
-
-    fn tcp(stream: TcpStream) -> io::Result<Stream> {
-        // Requests are small and must not wait for each other.
-        stream.set_nodelay(true)?;
-        let (rx, tx) = stream.into_split();
-        Ok(Stream {
-            rx: Box::new(rx),
-            tx: Box::new(tx),
-        })
-    }
-}
-
-/// Opens a socket; also returns the address as text, for errors.
-pub(super) async fn open(
-    address: &Address,
-    deadline: Duration,
-) -> Result<(Stream, String), ConnectError> {
-    let (text, opened) = match address {
-        Address::Unix(path) => {
-            let opened = open_unix(UnixAddr::new(path), deadline).await;
-            (path.display().to_string(), opened.transpose())
-        }
-        Address::Abstract(name) => {
-            let opened = open_unix(UnixAddr::new_abstract(name), deadline).await;
-            let text = format!("@{}", String::from_utf8_lossy(name));
-            (text, opened.transpose())
-        }
+/// Opens a socket.
+pub(super) async fn open(address: &Address, deadline: Duration) -> Result<Socket, ConnectError> {
+    let opened = match address {
+        Address::Unix(path) => match crate::unix::short(path) {
+            Ok((_directory, path)) => open_unix(UnixAddr::new(&*path), deadline).await.transpose(),
+            Err(error) => Some(Err(error)),
+        },
+        Address::Abstract(name) => open_unix(UnixAddr::new_abstract(name), deadline)
+            .await
+            .transpose(),
         Address::Tcp { host, port } => {
             let opened = within(deadline, TcpStream::connect((host.as_str(), *port))).await;
-            (
-                format!("{host}:{port}"),
-                opened.map(|r| r.and_then(Stream::tcp)),
-            )
+            opened.map(|r| r.and_then(tcp))
         }
     };
     match opened {
-        Some(Ok(stream)) => Ok((stream, text)),
+        Some(Ok(socket)) => Ok(socket),
         Some(Err(source)) => Err(ConnectError::Socket {
-            address: text,
+            address: address.clone(),
             source,
         }),
         None => Err(ConnectError::Deadline {
-            address: text,
+            address: address.clone(),
             after: deadline,
         }),
     }
@@ -96,7 +60,7 @@ async fn within<T>(deadline: Duration, opening: impl Future<Output = T>) -> Opti
 async fn open_unix(
     address: nix::Result<UnixAddr>,
     deadline: Duration,
-) -> io::Result<Option<Stream>> {
+) -> io::Result<Option<Socket>> {
     let address = address?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -108,7 +72,7 @@ async fn open_unix(
     let Some(fd) = connected else { return Ok(None) };
     let stream = std_unix::UnixStream::from(fd);
     stream.set_nonblocking(true)?;
-    Ok(Some(Stream::unix(UnixStream::from_std(stream)?)))
+    Ok(Some(Socket::Unix(UnixStream::from_std(stream)?)))
 }
 
 /// Waits for room in the queue of a server. No readiness is ever reported for that: only a
@@ -134,21 +98,21 @@ async fn queue(fd: OwnedFd, address: UnixAddr, deadline: Duration) -> io::Result
 }
 
 /// Takes over a connected socket.
-pub(super) fn from_fd(fd: OwnedFd) -> Result<Stream, ConnectError> {
+pub(super) fn from_fd(fd: OwnedFd) -> Result<Socket, ConnectError> {
     adopt(fd).map_err(|source| ConnectError::Socket {
-        address: "descriptor".into(),
+        address: Address::unknown(),
         source,
     })
 }
 
-fn adopt(fd: OwnedFd) -> io::Result<Stream> {
+fn adopt(fd: OwnedFd) -> io::Result<Socket> {
     let name: SockaddrStorage = getsockname(fd.as_fd().as_raw_fd())?;
     if name.family() == Some(AddressFamily::Unix) {
         let stream = std_unix::UnixStream::from(fd);
         stream.set_nonblocking(true)?;
-        return UnixStream::from_std(stream).map(Stream::unix);
+        return UnixStream::from_std(stream).map(Socket::Unix);
     }
     let stream = std::net::TcpStream::from(fd);
     stream.set_nonblocking(true)?;
-    Stream::tcp(TcpStream::from_std(stream)?)
+    tcp(TcpStream::from_std(stream)?)
 }

@@ -1,15 +1,17 @@
 //! Comparing an export with what it should hold, holes skipped.
 
-use std::convert::Infallible;
+use std::collections::VecDeque;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::connection::Client;
-use super::error::RequestError;
 use super::status::MapEntry;
 use crate::proto::BaseAllocation;
+use crate::proto::client::{Command, RequestError};
 
 /// Content that is known without being stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +42,6 @@ impl Pattern {
             }
         }
     }
-
-    fn is_zero(self) -> bool {
-        self == Pattern::Byte(0)
-    }
 }
 
 /// The first byte that is not what it should be.
@@ -58,124 +56,248 @@ pub struct Difference {
     pub found: u8,
 }
 
-/// Bytes per read: large enough to be fast, small enough for every server.
+/// An export could not be compared with a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompareError {
+    /// The export could not be read.
+    #[error("failed to read the export")]
+    Export(#[from] RequestError),
+    /// The file could not be read.
+    #[error("failed to read {path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Bytes per read, where the server takes that much.
 const STEP: u64 = 1 << 20;
 /// Reads under way at once.
 const DEPTH: usize = 8;
 
+/// What is expected at each offset.
+#[derive(Clone)]
+enum Expected {
+    Pattern(Pattern),
+    File(Arc<File>),
+}
+
+impl Expected {
+    async fn at(self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        match self {
+            Expected::Pattern(pattern) => {
+                let mut data = vec![0; len];
+                pattern.fill(offset, &mut data);
+                Ok(data)
+            }
+            Expected::File(file) => blocking(move || read_file(&file, offset, len)).await,
+        }
+    }
+}
+
+/// Runs what blocks where it blocks nobody.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other)?
+}
+
+/// Bytes of a file, zeroes behind its end.
+fn read_file(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut data = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        match file.read_at(&mut data[done..], offset + done as u64)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(data)
+}
+
 impl Client {
     /// Compares a range with a pattern; `None` means that all is as it should be.
     ///
-    /// With `base:allocation` selected, zeroes that the server knows of are not read.
+    /// Reads are as large and as aligned as the server asks for. With `base:allocation` selected,
+    /// zeroes that the server knows of are not read.
+    ///
+    /// # Errors
+    /// Also when the range ends in a part of the export that no request can address
+    /// ([`ExportInfo::reachable_size`](super::ExportInfo::reachable_size)) and all before it is as it should be.
     pub async fn verify(
         &self,
         range: Range<u64>,
         pattern: Pattern,
     ) -> Result<Option<Difference>, RequestError> {
+        let end = range.end;
         for piece in self.pieces(range).await? {
-            if zeroes(&piece) && pattern.is_zero() {
+            if is_zero(&piece) && pattern == Pattern::Byte(0) {
                 continue;
             }
-            let expected = |at: u64, data: &mut [u8]| -> Result<(), Infallible> {
-                pattern.fill(at, data);
-                Ok(())
+            let expected = Expected::Pattern(pattern);
+            let found = match self.compare_piece(&piece, &expected).await {
+                Ok(found) => found,
+                Err(CompareError::Export(error)) => return Err(error),
+                // A pattern cannot fail.
+                Err(CompareError::File { .. }) => None,
             };
-            let Ok(found) = self.compare_piece(&piece, &expected).await?;
             if found.is_some() {
                 return Ok(found);
             }
         }
-        Ok(None)
+        self.reaches(end).map(|()| None)
     }
 
     /// Compares the whole export with a file; what the longer one has beyond the end of the other
-    /// must be zero.
+    /// must be zero. Zeroes that the server knows of are not read from it.
     ///
-    /// Zeroes that the server knows of are not read from it.
-    pub async fn compare(&self, path: &Path) -> std::io::Result<Option<Difference>> {
-        let file = File::open(path)?;
-        let expected = |at: u64, data: &mut [u8]| -> std::io::Result<()> {
-            let mut done = 0;
-            while done < data.len() {
-                match file.read_at(&mut data[done..], at + done as u64)? {
-                    0 => break,
-                    n => done += n,
-                }
-            }
-            data[done..].fill(0);
-            Ok(())
+    /// # Errors
+    /// As [`Client::verify`], and those of the file.
+    pub async fn compare(&self, path: &Path) -> Result<Option<Difference>, CompareError> {
+        let failed = |source| CompareError::File {
+            path: path.to_owned(),
+            source,
         };
+        let opened = path.to_owned();
+        let file = blocking(move || File::open(opened)).await.map_err(failed)?;
+        let file = Arc::new(file);
         let size = self.export().size;
-        let pieces = self.pieces(0..size).await.map_err(std::io::Error::other)?;
-        for piece in pieces {
-            let found = if zeroes(&piece) {
-                file_is_zero(&file, &piece)?
+        for piece in self.pieces(0..size).await? {
+            let found = if is_zero(&piece) {
+                let file = file.clone();
+                let looked = blocking(move || file_is_zero(&file, &piece)).await;
+                looked.map_err(failed)?
             } else {
-                self.compare_piece(&piece, &expected)
-                    .await
-                    .map_err(std::io::Error::other)??
+                let expected = Expected::File(file.clone());
+                match self.compare_piece(&piece, &expected).await {
+                    Err(CompareError::File { source, .. }) => return Err(failed(source)),
+                    found => found?,
+                }
             };
             if found.is_some() {
                 return Ok(found);
             }
         }
-        let end = nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekEnd)? as u64;
-        let beyond = MapEntry {
-            offset: size,
-            len: end.saturating_sub(size),
-            status: 0,
+        let beyond = move || {
+            let end = nix::unistd::lseek(&*file, 0, nix::unistd::Whence::SeekEnd)? as u64;
+            let beyond = MapEntry {
+                offset: size,
+                len: end.saturating_sub(size),
+                status: 0,
+            };
+            file_is_zero(&file, &beyond)
         };
-        file_is_zero(&file, &beyond)
-    }
-
-    async fn pieces(&self, range: Range<u64>) -> Result<Vec<MapEntry>, RequestError> {
-        let has_map = self.export().context_id("base:allocation").is_some();
-        match has_map && !range.is_empty() {
-            true => self.map("base:allocation", range).await,
-            false => {
-                let (offset, len) = (range.start, range.end.saturating_sub(range.start));
-                Ok(vec![MapEntry {
-                    offset,
-                    len,
-                    status: 0,
-                }])
-            }
+        let found = blocking(beyond).await.map_err(failed)?;
+        if found.is_none() {
+            self.reaches(size)?;
         }
+        Ok(found)
     }
 
-    /// The outer error is the connection's, the inner one that of what is compared with.
-    async fn compare_piece<E>(
+    /// Whether requests can reach as far as this.
+    fn reaches(&self, end: u64) -> Result<(), RequestError> {
+        let export = self.export();
+        let reachable = export.reachable_size();
+        if end <= reachable || end > export.size {
+            return Ok(());
+        }
+        let (minimum, missing) = (export.sizes().minimum, end - reachable);
+        let origin =
+            Command::<bytes::Bytes>::read(reachable, missing).origin(&export.name, self.peer());
+        let reason = format!(
+            "the size of the export ({}) is not a multiple of its minimum block size {minimum}, so \
+             no request can address its last {missing} bytes",
+            export.size
+        );
+        Err(RequestError::Misuse { origin, reason })
+    }
+
+    /// Parts of a range by their status, or the whole range if that is not known.
+    async fn pieces(&self, range: Range<u64>) -> Result<Vec<MapEntry>, RequestError> {
+        let reachable = match range.end <= self.export().size {
+            true => self.export().reachable_size(),
+            // A range that no request may ask for is refused as such.
+            false => range.end,
+        };
+        let range = range.start..range.end.min(reachable);
+        let has_map = self.export().context_id("base:allocation").is_some();
+        if !has_map || range.is_empty() {
+            let (offset, len) = (range.start, range.end.saturating_sub(range.start));
+            return Ok(vec![MapEntry {
+                offset,
+                len,
+                status: 0,
+            }]);
+        }
+        let wide = self.widen(range.start, range.end - range.start);
+        let mut pieces = self.map("base:allocation", wide.0..wide.0 + wide.1).await?;
+        for piece in &mut pieces {
+            let (start, end) = (piece.offset.max(range.start), piece.end().min(range.end));
+            (piece.offset, piece.len) = (start, end.saturating_sub(start));
+        }
+        pieces.retain(|piece| piece.len > 0);
+        Ok(pieces)
+    }
+
+    /// The smallest range around this one that a request may ask for.
+    fn widen(&self, offset: u64, len: u64) -> (u64, u64) {
+        let minimum = u64::from(self.export().sizes().minimum.max(1));
+        let start = offset - offset % minimum;
+        let end = (offset + len).next_multiple_of(minimum);
+        (start, end - start)
+    }
+
+    /// Reads a range that need not be aligned.
+    async fn read_unaligned(&self, offset: u64, len: u64) -> Result<Vec<u8>, RequestError> {
+        let (start, wide) = self.widen(offset, len);
+        let mut data = self.read(start, wide).await?;
+        data.drain(..(offset - start) as usize);
+        data.truncate(len as usize);
+        Ok(data)
+    }
+
+    async fn compare_piece(
         &self,
         piece: &MapEntry,
-        expected: &impl Fn(u64, &mut [u8]) -> Result<(), E>,
-    ) -> Result<Result<Option<Difference>, E>, RequestError> {
-        let mut reads = std::collections::VecDeque::new();
+        expected: &Expected,
+    ) -> Result<Option<Difference>, CompareError> {
+        let sizes = self.export().sizes();
+        let minimum = u64::from(sizes.minimum.max(1));
+        let step = STEP.min(u64::from(sizes.maximum)) / minimum * minimum;
+        let step = step.max(minimum);
+        let mut reads = VecDeque::new();
         let mut next = piece.offset;
-        let mut want = vec![0; STEP as usize];
         loop {
             while next < piece.end() && reads.len() < DEPTH {
-                let (at, len) = (next, STEP.min(piece.end() - next));
-                let client = self.clone();
-                reads.push_back((
-                    at,
-                    AbortOnDrop(tokio::spawn(async move { client.read(at, len).await })),
-                ));
-                next += len;
+                // Steps end where blocks do, so only the first and the last read is widened.
+                let end = (next + 1).next_multiple_of(step).min(piece.end());
+                let (at, len) = (next, end - next);
+                let (client, expected) = (self.clone(), expected.clone());
+                reads.push_back(AbortOnDrop(tokio::spawn(async move {
+                    let found = client.read_unaligned(at, len).await?;
+                    let want = expected.at(at, found.len()).await;
+                    let want = want.map_err(|source| CompareError::File {
+                        path: PathBuf::new(),
+                        source,
+                    })?;
+                    Ok(difference(at, &want, &found))
+                })));
+                next = end;
             }
-            let Some((at, mut read)) = reads.pop_front() else {
-                return Ok(Ok(None));
+            let Some(mut read) = reads.pop_front() else {
+                return Ok(None);
             };
-            let found = match (&mut read.0).await {
-                Ok(found) => found?,
+            let found: Result<_, CompareError> = match (&mut read.0).await {
+                Ok(found) => found,
                 // The task is not cancelled while we wait for it, so it has panicked.
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             };
-            let want = &mut want[..found.len()];
-            if let Err(error) = expected(at, want) {
-                return Ok(Err(error));
-            }
-            if found != want {
-                return Ok(Ok(difference(at, want, &found)));
+            if let Some(found) = found? {
+                return Ok(Some(found));
             }
         }
     }
@@ -189,11 +311,14 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-fn zeroes(piece: &MapEntry) -> bool {
+fn is_zero(piece: &MapEntry) -> bool {
     piece.base().contains(BaseAllocation::ZERO)
 }
 
 fn difference(at: u64, want: &[u8], found: &[u8]) -> Option<Difference> {
+    if want == found {
+        return None;
+    }
     let n = want.iter().zip(found).position(|(a, b)| a != b)?;
     Some(Difference {
         offset: at + n as u64,

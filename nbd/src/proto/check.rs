@@ -13,12 +13,11 @@ use super::request::Request;
 use super::spans::Spans;
 use super::violation::Violation;
 
-bitflags::bitflags! {
+super::bits::flag_words! {
     /// Rules that can be switched off, one by one, to talk to a server that breaks them.
     ///
     /// What is not in this list (an unknown cookie, data outside the request, a chunk of the wrong
     /// kind) cannot be tolerated, because there would be no place for what the server sent.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Checks: u32 {
         /// A successful read must cover the whole range.
         const GAP = 1 << 0;
@@ -312,6 +311,18 @@ impl ReplyCheck {
             return Err(Violation::TooManyFragments);
         }
         Ok(offset - from)
+    }
+
+    /// Fills with zeroes what a tolerated gap left of the buffer's old content.
+    pub(super) fn clear_gaps(&self, data: &mut [u8]) {
+        let (from, to) = self.range();
+        let mut at = from;
+        while let Some((start, end)) = self.spans.first_gap(at, to) {
+            if let Some(gap) = data.get_mut((start - from) as usize..(end - from) as usize) {
+                gap.fill(0);
+            }
+            at = end;
+        }
     }
 
     /// Takes note of zeroes; returns where in the request they belong.

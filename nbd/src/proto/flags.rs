@@ -1,30 +1,25 @@
 //! Flag words of the handshake, the export, requests, chunks and `base:allocation`.
 
-use bitflags::bitflags;
+use super::bits::flag_words;
 
-bitflags! {
+flag_words! {
     /// What a newstyle server says about itself (proto.md, "Handshake flags").
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct HandshakeFlags: u16 {
         /// Options other than `EXPORT_NAME` may be used.
         const FIXED_NEWSTYLE = 1 << 0;
         /// The 124 zeroes can be left out.
         const NO_ZEROES = 1 << 1;
-        const _ = !0;
     }
 
     /// A client's answer to [`HandshakeFlags`] (proto.md, "Client flags").
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct ClientFlags: u32 {
         /// The client knows fixed newstyle.
         const FIXED_NEWSTYLE = 1 << 0;
         /// The client does not want the 124 zeroes.
         const NO_ZEROES = 1 << 1;
-        const _ = !0;
     }
 
     /// What an export can do (proto.md, "Transmission flags").
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct TransmissionFlags: u16 {
         /// Always set.
         const HAS_FLAGS = 1 << 0;
@@ -52,11 +47,9 @@ bitflags! {
         const SEND_FAST_ZERO = 1 << 11;
         /// `BLOCK_STATUS` can carry a payload that selects contexts.
         const BLOCK_STATUS_PAYLOAD = 1 << 12;
-        const _ = !0;
     }
 
     /// Flags of a request (proto.md, "Command flags").
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct CommandFlags: u16 {
         /// The data must be stable before the reply.
         const FUA = 1 << 0;
@@ -70,25 +63,20 @@ bitflags! {
         const FAST_ZERO = 1 << 4;
         /// The length is that of a payload (extended headers only).
         const PAYLOAD_LEN = 1 << 5;
-        const _ = !0;
     }
 
     /// Flags of a reply chunk.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct ChunkFlags: u16 {
         /// The last chunk of its reply.
         const DONE = 1 << 0;
-        const _ = !0;
     }
 
     /// Status bits of the context `base:allocation`.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct BaseAllocation: u32 {
         /// Not allocated.
         const HOLE = 1 << 0;
         /// Reads as zeroes.
         const ZERO = 1 << 1;
-        const _ = !0;
     }
 }
 

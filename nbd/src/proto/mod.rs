@@ -1,4 +1,5 @@
-//! The NBD wire format without I/O: bytes in, typed values out, and back.
+//! The NBD protocol without I/O: the wire format, and both sides of the conversation as state
+//! machines. Bytes in, typed values out, and back.
 //!
 //! Nothing here reads from a socket, waits or depends on an async runtime. Each message has a
 //! fixed-size header that is decoded first; the header tells how many bytes follow, and that
@@ -13,18 +14,24 @@
 //! | option haggling | [`OptionHeader`], [`OptionRequest`], [`OptionReplyHeader`], [`OptionReply`] |
 //! | transmission | [`Request`], [`ReplyHeader`], [`chunk`], [`StatusFilter`] |
 //! | what a reply must look like | [`ReplyCheck`] |
+//! | the whole conversation | [`client`], [`server`] |
 
+mod bits;
 mod check;
 pub mod chunk;
+pub mod client;
 mod codes;
 mod error;
 mod flags;
 mod handshake;
+mod intake;
 pub mod limits;
 mod option;
 mod option_reply;
 mod reply;
 mod request;
+mod send_queue;
+pub mod server;
 mod spans;
 mod violation;
 mod wire;
@@ -40,6 +47,7 @@ pub use option::{InfoRequest, MetaContextRequest, OptionHeader, OptionRequest};
 pub use option_reply::{Info, OptionReply, OptionReplyHeader};
 pub use reply::ReplyHeader;
 pub use request::{HeaderStyle, Request, StatusFilter};
+pub use send_queue::SendQueue;
 pub use violation::Violation;
 
 /// What client and server agreed on; each mode can do all that the one before it can.

@@ -10,6 +10,7 @@ use imgtools::tools::Tool;
 
 use super::error::QemuNbdError;
 use super::forked::{self, Forked};
+use super::image::Image;
 use super::listing::QemuListing;
 use super::server::QemuNbdServer;
 use crate::uri::{Address, Uri};
@@ -57,7 +58,7 @@ impl Listen {
 
 /// A qemu-nbd to be started. Clones share nothing, so one can be kept as a template.
 ///
-/// It stays when a client leaves, and takes any number of them (`-t -e 0`), unless told otherwise.
+/// It stays when a client leaves, and takes any number of them (`-t -e 0`), unless said otherwise.
 ///
 /// ```no_run
 /// # async fn f(tool: imgtools::tools::Tool) -> Result<(), Box<dyn std::error::Error>> {
@@ -78,6 +79,7 @@ pub struct QemuNbd {
     persistent: bool,
     shared: u32,
     export: Option<String>,
+    tls: bool,
     directory: Option<PathBuf>,
     pub(super) hold_address: bool,
     pub(super) ready_within: Duration,
@@ -94,6 +96,7 @@ impl QemuNbd {
             persistent: true,
             shared: 0,
             export: None,
+            tls: false,
             directory: None,
             hold_address: false,
             ready_within: Duration::from_secs(30),
@@ -154,7 +157,8 @@ impl QemuNbd {
     }
 
     /// Uses these TLS credentials (`--tls-creds`).
-    pub fn tls_creds(self, id: impl AsRef<OsStr>) -> Self {
+    pub fn tls_creds(mut self, id: impl AsRef<OsStr>) -> Self {
+        self.tls = true;
         self.arg("--tls-creds").arg(id)
     }
 
@@ -216,7 +220,7 @@ impl QemuNbd {
     }
 
     /// How long it may take to be ready, and to stop (30 s each unless said otherwise).
-    pub fn patience(mut self, limit: Duration) -> Self {
+    pub fn timeout(mut self, limit: Duration) -> Self {
         self.ready_within = limit;
         self.stop_within = limit;
         self
@@ -225,30 +229,31 @@ impl QemuNbd {
     /// Serves an image on a unix socket that we make, which must not exist yet.
     pub async fn serve_unix(
         self,
-        image: impl AsRef<OsStr>,
+        image: impl Into<Image>,
         socket: impl Into<PathBuf>,
     ) -> Result<QemuNbdServer, QemuNbdError> {
         self.serve(image, Listen::Unix(socket.into())).await
     }
 
     /// Serves an image on a free port of 127.0.0.1.
-    pub async fn serve_tcp(self, image: impl AsRef<OsStr>) -> Result<QemuNbdServer, QemuNbdError> {
+    pub async fn serve_tcp(self, image: impl Into<Image>) -> Result<QemuNbdServer, QemuNbdError> {
         self.serve(image, Listen::Tcp("127.0.0.1".into(), 0)).await
     }
 
     /// Serves an image and returns when the greeting has arrived.
     pub async fn serve(
         self,
-        image: impl AsRef<OsStr>,
+        image: impl Into<Image>,
         listen: Listen,
     ) -> Result<QemuNbdServer, QemuNbdError> {
-        QemuNbdServer::start(self, image.as_ref().to_owned(), listen, None).await
+        let image = image.into();
+        QemuNbdServer::start(self, image, listen, None).await
     }
 
     /// A server that lives exactly as long as `with` runs; then it is stopped, and must stop well.
     pub async fn run<T, F: Future<Output = T>>(
         self,
-        image: impl AsRef<OsStr>,
+        image: impl Into<Image>,
         socket: impl Into<PathBuf>,
         with: impl FnOnce(Uri) -> F,
     ) -> Result<T, QemuNbdError> {
@@ -261,10 +266,10 @@ impl QemuNbd {
     /// Starts it with `--fork`, for the test that is about that.
     pub async fn fork(
         self,
-        image: impl AsRef<OsStr>,
+        image: impl Into<Image>,
         socket: impl AsRef<Path>,
     ) -> Result<Forked, QemuNbdError> {
-        forked::start(&self, image.as_ref(), socket.as_ref()).await
+        forked::start(&self, image.into().as_os_str(), socket.as_ref()).await
     }
 
     /// Runs it to its end with just the options set here, `--persistent` and `--shared` aside; for
@@ -344,14 +349,9 @@ impl QemuNbd {
     }
 
     pub(super) fn uri(&self, address: Address) -> Uri {
-        let export = self.export.clone().unwrap_or_default();
-        Uri {
-            tls: false,
-            address,
-            export,
-            user: None,
-            parameters: Vec::new(),
-        }
+        let mut uri = Uri::at(address, self.export.clone().unwrap_or_default());
+        uri.tls = self.tls;
+        uri
     }
 }
 

@@ -13,7 +13,7 @@ use crate::uri::Address;
 #[non_exhaustive]
 pub enum QemuNbdError {
     /// The socket that was to be handed over could not be made.
-    #[error("failed to listen on {address:?}: {source}")]
+    #[error("failed to listen on {address}")]
     Listen {
         /// Where.
         address: Address,
@@ -23,10 +23,10 @@ pub enum QemuNbdError {
     /// The process could not be run.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// It ended before it said its greeting.
+    /// It ended before its greeting came.
     #[error("failed to serve: `{}` {} before it was ready{}", .0.command, .0.status, .0.tail())]
     Exited(Box<Output>),
-    /// It did not say its greeting in time.
+    /// Its greeting did not come in time.
     #[error("failed to serve within {after:?}: `{}` was killed{}", output.command, output.tail())]
     NotReady {
         /// What it had printed, and how it ended when it was killed.
@@ -38,7 +38,7 @@ pub enum QemuNbdError {
     #[error("failed to stop: `{}` had to be killed{}", .0.command, .0.tail())]
     Killed(Box<Output>),
     /// A file of ours could not be made, read or removed.
-    #[error("failed to use {path}: {source}", path = path.display())]
+    #[error("failed to use {path}", path = path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -46,7 +46,7 @@ pub enum QemuNbdError {
         source: io::Error,
     },
     /// The daemon could not be watched.
-    #[error("failed to watch process {pid}: {source}")]
+    #[error("failed to watch process {pid}")]
     Watch {
         /// Its id.
         pid: u32,
@@ -54,7 +54,7 @@ pub enum QemuNbdError {
         source: io::Error,
     },
     /// What `--list` printed has a line that is not understood.
-    #[error("failed to read the list of exports: line {line:?}")]
+    #[error("failed to read the list of exports: line {line:?} can be read in two ways or in none")]
     Listing {
         /// The line.
         line: String,

@@ -5,7 +5,8 @@
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use imgtools::process::Output;
@@ -15,6 +16,7 @@ use tokio::net::unix::pipe::Receiver;
 use super::builder::QemuNbd;
 use super::error::QemuNbdError;
 use super::pid_file::PidFile;
+use crate::unix::SocketFile;
 use crate::uri::{Address, Uri};
 
 /// What came of `--fork`.
@@ -54,6 +56,7 @@ pub struct ForkedQemuNbd {
     /// Names the process even after its number has been given to another one.
     process: Receiver,
     uri: Uri,
+    file: SocketFile,
     stop_within: Duration,
 }
 
@@ -70,10 +73,16 @@ pub(super) async fn start(
     let forking = builder.clone().arg("--fork");
     // The daemon may keep our pipes for as long as it lives (`-v` does), so the end of the output
     // is not waited for.
+    // If this future is dropped, the daemon goes with it, whether its id is known by then or not.
+    let mut guard = Abandoned {
+        pid_file: pid_file.path().to_owned(),
+        socket: (!socket.exists()).then(|| socket.to_owned()),
+    };
     let command = forking
         .unactivated(image, &address, pid_file.path())
         .until_exit();
     let output = Box::new(command.deadline(builder.ready_within).run().await?);
+    guard.pid_file = PathBuf::new();
     // By now the file has its final content: the parent waited for the daemon to get that far.
     let Some(pid) = pid_file.pid() else {
         return Ok(Forked::Failed(output));
@@ -86,7 +95,10 @@ pub(super) async fn start(
     };
     // A pidfd is readable when the process has ended, zombies included; it is never read.
     let process = Receiver::from_owned_fd_unchecked(process).map_err(watch)?;
+    let file = SocketFile::default();
+    file.made(socket);
     let daemon = ForkedQemuNbd {
+        file,
         pid,
         process,
         uri: builder.uri(address),
@@ -99,6 +111,59 @@ pub(super) async fn start(
         true => Forked::Serving(daemon, output),
         false => Forked::ServingDespite(daemon, output),
     })
+}
+
+/// A daemon whose start nobody waits for any more. The parent is dead by the time this is dropped
+/// (its handle goes first), so no further process can come from it, and what there is has the path
+/// of our own pid file in its command line.
+struct Abandoned {
+    pid_file: PathBuf,
+    /// Where the daemon makes its socket, if nothing was there before.
+    socket: Option<PathBuf>,
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if self.pid_file.as_os_str().is_empty() {
+            return;
+        }
+        let mut quiet = 0;
+        // Between two looks a process may have forked and ended, so one clean look is not enough.
+        while quiet < 2 {
+            quiet = match kill_all_with(self.pid_file.as_os_str().as_bytes()) {
+                0 => quiet + 1,
+                _ => 0,
+            };
+        }
+        if let Some(socket) = &self.socket {
+            // It may not have come that far.
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+}
+
+/// Kills each process that has this argument, and returns how many there were.
+fn kill_all_with(argument: &[u8]) -> usize {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = processes.filter_map(|p| p.file_name().to_str()?.parse::<i32>().ok());
+    let mut found = 0;
+    for id in ids {
+        let Some(pid) = Pid::from_raw(id) else {
+            continue;
+        };
+        // Opened first: what is read then is of this process, and what is killed is it.
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        let arguments = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let mut arguments = arguments.split(|b| *b == 0);
+        if arguments.any(|a| a == argument) {
+            found += 1;
+            // It may have ended in between, which is what is wanted.
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+        }
+    }
+    found
 }
 
 impl ForkedQemuNbd {
@@ -149,9 +214,7 @@ impl ForkedQemuNbd {
 impl Drop for ForkedQemuNbd {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
-        if let Address::Unix(path) = &self.uri.address {
-            // A daemon that ended well has removed it itself.
-            let _ = std::fs::remove_file(path);
-        }
+        // A daemon that ended well has removed it itself; what is there since is not ours.
+        self.file.remove();
     }
 }

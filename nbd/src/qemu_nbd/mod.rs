@@ -10,6 +10,7 @@
 mod builder;
 mod error;
 mod forked;
+mod image;
 mod listing;
 mod pid_file;
 mod ready;
@@ -19,5 +20,6 @@ mod socket;
 pub use builder::{Listen, QemuNbd};
 pub use error::QemuNbdError;
 pub use forked::{Forked, ForkedQemuNbd};
+pub use image::Image;
 pub use listing::{QemuListedExport, QemuListing};
 pub use server::{QemuNbdServer, QemuNbdTemplate};

@@ -12,7 +12,10 @@ pub(super) async fn greeting(address: &Address) -> std::io::Result<()> {
         Address::Tcp { host, port } => {
             probe(TcpStream::connect((host.as_str(), *port)).await?).await
         }
-        Address::Unix(path) => probe(UnixStream::connect(path).await?).await,
+        Address::Unix(path) => {
+            let (_directory, path) = crate::unix::short(path)?;
+            probe(UnixStream::connect(&*path).await?).await
+        }
         Address::Abstract(_) => Err(std::io::ErrorKind::Unsupported.into()),
     }
 }

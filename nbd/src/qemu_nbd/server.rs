@@ -1,12 +1,12 @@
 //! A running qemu-nbd.
 
-use std::ffi::OsString;
 use std::sync::Arc;
 
 use imgtools::process::{Captured, Child, Command, Output, Signal, Status};
 
 use super::builder::{Listen, QemuNbd};
 use super::error::QemuNbdError;
+use super::image::Image;
 use super::pid_file::PidFile;
 use super::ready;
 use super::socket::{Listening, SocketFile};
@@ -17,19 +17,19 @@ use crate::uri::{Address, Uri};
 pub struct QemuNbdServer {
     child: Child,
     builder: QemuNbd,
-    image: OsString,
+    image: Image,
     listen: Listen,
     address: Address,
     /// The socket, if it goes on listening when the process has ended.
     held: Option<Arc<Listening>>,
     /// Removed after the process is gone: fields are dropped in this order.
-    _file: Option<Arc<SocketFile>>,
+    file: Option<Arc<SocketFile>>,
 }
 
 impl QemuNbdServer {
     pub(super) async fn start(
         builder: QemuNbd,
-        image: OsString,
+        image: Image,
         listen: Listen,
         held: Option<Arc<Listening>>,
     ) -> Result<QemuNbdServer, QemuNbdError> {
@@ -44,14 +44,14 @@ impl QemuNbdServer {
             listen,
             address: started.address,
             held: started.held,
-            _file: started.file,
+            file: started.file,
         };
         server.until_ready(started.pid_file).await
     }
 
     fn activate(
         builder: &QemuNbd,
-        image: &OsString,
+        image: &Image,
         listen: &Listen,
         held: Option<Arc<Listening>>,
     ) -> Result<Start, QemuNbdError> {
@@ -65,7 +65,7 @@ impl QemuNbdServer {
             None => Arc::new(Listening::at(&address).map_err(wrap)?),
         };
         Ok(Start {
-            command: builder.activated(image, listening.share().map_err(wrap)?),
+            command: builder.activated(image.as_os_str(), listening.share().map_err(wrap)?),
             address: listening.address.clone(),
             file: listening.file.clone(),
             // Otherwise nobody but the process listens, and its end is the end of that.
@@ -76,7 +76,7 @@ impl QemuNbdServer {
 
     fn leave_alone(
         builder: &QemuNbd,
-        image: &OsString,
+        image: &Image,
         listen: &Listen,
     ) -> Result<Start, QemuNbdError> {
         let address = listen.address();
@@ -85,11 +85,11 @@ impl QemuNbdServer {
             source,
         })?;
         let file = match &address {
-            Address::Unix(path) => Some(Arc::new(SocketFile(path.clone()))),
+            Address::Unix(_) => Some(Arc::new(SocketFile::default())),
             _ => None,
         };
         Ok(Start {
-            command: builder.unactivated(image, &address, pid_file.path()),
+            command: builder.unactivated(image.as_os_str(), &address, pid_file.path()),
             address,
             file,
             held: None,
@@ -110,7 +110,15 @@ impl QemuNbdServer {
             _ = self.child.exited() => Ok(Err(std::io::ErrorKind::NotConnected.into())),
         };
         match greeted {
-            Ok(Ok(())) => Ok(self),
+            Ok(Ok(())) => {
+                // One that qemu-nbd has made is known only now.
+                if let (false, Address::Unix(path), Some(file)) =
+                    (self.listen.is_activation(), &self.address, &self.file)
+                {
+                    file.made(path);
+                }
+                Ok(self)
+            }
             Ok(Err(_)) => {
                 // A server that drops a client before its greeting is on its way out. Its end has
                 // the reason.
@@ -158,7 +166,7 @@ impl QemuNbdServer {
     /// Ends it with SIGTERM, and waits. Any exit status is fine here; see [`Output::check`].
     ///
     /// # Errors
-    /// That SIGTERM was not enough within the builder's patience is one.
+    /// That SIGTERM was not enough within the builder's timeout is one.
     pub async fn stop(self) -> Result<Output, QemuNbdError> {
         self.child.signal(Signal::SIGTERM);
         let waiting = tokio::time::timeout(self.builder.stop_within, self.child.wait());
@@ -217,7 +225,7 @@ struct Start {
 #[derive(Clone, Debug)]
 pub struct QemuNbdTemplate {
     builder: QemuNbd,
-    image: OsString,
+    image: Image,
     listen: Listen,
     held: Option<Arc<Listening>>,
 }

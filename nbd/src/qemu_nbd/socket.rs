@@ -4,20 +4,27 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::unix;
 use crate::uri::Address;
 
 /// A socket file that nobody else removes: an activated qemu-nbd leaves it, and so does a killed
-/// one.
-#[derive(Debug)]
-pub(super) struct SocketFile(pub(super) PathBuf);
+/// one. What another server has made at the path since stays.
+#[derive(Debug, Default)]
+pub(super) struct SocketFile(unix::SocketFile);
+
+impl SocketFile {
+    /// The file that is at this path now.
+    pub(super) fn made(&self, path: &Path) {
+        self.0.made(path);
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may be gone already: a qemu-nbd that made it removes it when it ends well.
-        let _ = std::fs::remove_file(&self.0);
+        self.0.remove();
     }
 }
 
@@ -51,11 +58,13 @@ impl Listening {
                 })
             }
             Address::Unix(path) => {
-                let listener = UnixListener::bind(path)?;
+                let listener = unix::bind(path)?;
+                let file = SocketFile::default();
+                file.made(path);
                 Ok(Listening {
                     address: address.clone(),
                     listener: Listener::Unix(listener),
-                    file: Some(Arc::new(SocketFile(path.clone()))),
+                    file: Some(Arc::new(file)),
                 })
             }
             Address::Abstract(_) => Err(io::ErrorKind::Unsupported.into()),

@@ -3,29 +3,40 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
 
-use super::clock::Clock;
 use super::error::ServerError;
-use super::export::Export;
+use super::export::{Export, Exports};
+#[cfg(feature = "faults")]
+use super::faults::{
+    clock::Clock,
+    journal::{self, Journal},
+    plan::{Engine, FaultPlan},
+    shadow::WriteShadow,
+};
 use super::handle::Server;
-use super::journal::Event;
-use super::listener::Listener;
-use super::plan::{Engine, FaultPlan};
-use super::shadow::WriteShadow;
-use super::state::{Orders, Parts, Shared};
-use crate::proto::{Mode, limits};
+use super::listener::{Listener, ListeningSocket};
+use super::state::{Note, Orders, Shared};
+use crate::proto::Mode;
+use crate::proto::server::Config;
 use crate::uri::Address;
 
 /// Prepares a [`Server`].
 #[derive(Debug)]
 pub struct ServerBuilder {
     exports: Vec<Export>,
-    mode: Mode,
-    no_zeroes: bool,
-    max_payload: u64,
+    config: Config,
+    max_connections: usize,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::tls::ServerTls>,
+    #[cfg(feature = "faults")]
     plan: FaultPlan,
+    #[cfg(feature = "faults")]
+    journal_limit: usize,
+    #[cfg(feature = "faults")]
     clock: Clock,
+    #[cfg(feature = "faults")]
     shadow: Option<WriteShadow>,
 }
 
@@ -33,18 +44,24 @@ impl Default for ServerBuilder {
     fn default() -> Self {
         ServerBuilder {
             exports: Vec::new(),
-            mode: Mode::Extended,
-            no_zeroes: true,
-            max_payload: limits::MAX_PAYLOAD,
+            config: Config::default(),
+            max_connections: usize::MAX,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "faults")]
             plan: FaultPlan::new(),
+            #[cfg(feature = "faults")]
+            journal_limit: journal::LIMIT,
+            #[cfg(feature = "faults")]
             clock: Clock::real(),
+            #[cfg(feature = "faults")]
             shadow: None,
         }
     }
 }
 
 impl ServerBuilder {
-    /// Adds an export.
+    /// Adds an export; the first one is what an oldstyle client gets.
     pub fn export(mut self, export: Export) -> Self {
         self.exports.push(export);
         self
@@ -52,35 +69,68 @@ impl ServerBuilder {
 
     /// The richest mode that it speaks (extended, unless said otherwise).
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
+        self.config.mode = mode;
         self
     }
 
     /// Does not offer to leave out the zeroes after `EXPORT_NAME`.
     pub fn with_zeroes(mut self) -> Self {
-        self.no_zeroes = false;
+        self.config.no_zeroes = false;
         self
     }
 
-    /// Largest payload in bytes (32 MiB unless said otherwise).
+    /// Largest payload in bytes, and the most that is kept for one connection (32 MiB unless said
+    /// otherwise).
     pub fn max_payload(mut self, bytes: u64) -> Self {
-        self.max_payload = bytes;
+        self.config.max_payload = bytes;
+        self
+    }
+
+    /// Most requests of a connection that are carried out at once (16 unless said otherwise, at
+    /// least 1).
+    pub fn in_flight(mut self, requests: usize) -> Self {
+        self.config.in_flight = requests.max(1);
+        self
+    }
+
+    /// Most connections at once; further clients wait to be accepted.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections.max(1);
+        self
+    }
+
+    /// Offers TLS, or demands it.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: crate::tls::ServerTls) -> Self {
+        self.config.tls = tls.policy();
+        self.tls = Some(tls);
         self
     }
 
     /// How it misbehaves.
+    #[cfg(feature = "faults")]
     pub fn plan(mut self, plan: FaultPlan) -> Self {
         self.plan = plan;
         self
     }
 
+    /// How many entries its journal keeps, the newest ones (65,536 unless said otherwise). With 0
+    /// there is none.
+    #[cfg(feature = "faults")]
+    pub fn journal_limit(mut self, entries: usize) -> Self {
+        self.journal_limit = entries;
+        self
+    }
+
     /// The time of delays (real, unless said otherwise).
+    #[cfg(feature = "faults")]
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
     /// Has writes noted.
+    #[cfg(feature = "faults")]
     pub fn shadow(mut self, shadow: WriteShadow) -> Self {
         self.shadow = Some(shadow);
         self
@@ -99,6 +149,46 @@ impl ServerBuilder {
         })
     }
 
+    /// Listens on an address; port 0 is any that is free.
+    pub fn listen(self, address: Address) -> Result<Server, ServerError> {
+        self.listen_all([address])
+    }
+
+    /// Listens on several addresses.
+    pub fn listen_all(
+        self,
+        addresses: impl IntoIterator<Item = Address>,
+    ) -> Result<Server, ServerError> {
+        let open = |address: Address| {
+            Listener::new(&address).map_err(|source| ServerError::Listen { address, source })
+        };
+        let listeners = addresses.into_iter().map(open).collect::<Result<_, _>>()?;
+        Ok(self.start(listeners))
+    }
+
+    /// Takes sockets that listen already, of the standard library or of tokio.
+    pub fn from_listener(
+        self,
+        listener: impl Into<ListeningSocket>,
+    ) -> Result<Server, ServerError> {
+        let listener = Listener::adopt(listener.into())?;
+        Ok(self.start(vec![listener]))
+    }
+
+    /// Takes the sockets that systemd, or who speaks its protocol, has handed to this process
+    /// (`LISTEN_FDS`).
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn from_activation(self) -> Result<Server, ServerError> {
+        let sockets = super::listener::activated()?;
+        let listeners = sockets
+            .into_iter()
+            .map(Listener::adopt)
+            .collect::<Result<_, _>>()?;
+        Ok(self.start(listeners))
+    }
+
     /// Listens nowhere; [`Server::serve`] hands connections over.
     pub fn detached(self) -> Server {
         // Where nobody listens, nobody takes orders.
@@ -106,29 +196,51 @@ impl ServerBuilder {
         Server::new(shared, None)
     }
 
-    pub(super) fn build(self) -> (Arc<Shared>, Orders) {
-        let (orders, taken) = mpsc::unbounded_channel();
-        let shared = Shared::new(Parts {
-            exports: self.exports,
-            mode: self.mode,
-            no_zeroes: self.no_zeroes,
-            max_payload: self.max_payload,
-            engine: Engine::new(self.plan),
-            clock: self.clock,
-            shadow: self.shadow,
-            orders,
-        });
-        (Arc::new(shared), taken)
+    /// Serves one connection to its end, and nothing else.
+    pub async fn serve_stream<S>(self, stream: S) -> Result<(), ServerError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let server = self.detached();
+        // It ends with the connection; a panic in it is not ours to pass on.
+        let _ = server.serve(stream).await;
+        server.finish().await.map(drop)
     }
 
-    fn listen(self, address: Address) -> Result<Server, ServerError> {
-        let wrap = |source| ServerError::Listen {
-            address: format!("{address:?}"),
-            source,
-        };
-        let listener = Listener::new(&address).map_err(wrap)?;
+    fn start(self, listeners: Vec<Listener>) -> Server {
         let (shared, orders) = self.build();
-        shared.note(0, Event::Listening);
-        Ok(Server::new(shared, Some((listener, orders))))
+        shared.note(0, Note::Listening);
+        Server::new(shared, Some((listeners, orders)))
+    }
+
+    pub(super) fn build(self) -> (Arc<Shared>, Orders) {
+        let (orders, taken) = mpsc::unbounded_channel();
+        #[cfg(feature = "faults")]
+        let faults = {
+            let needed =
+                !self.plan.rules.is_empty() || self.journal_limit > 0 || self.shadow.is_some();
+            needed.then(|| {
+                Arc::new(super::FaultState::new(
+                    Engine::new(self.plan),
+                    Journal::new(self.journal_limit),
+                    self.clock,
+                    self.shadow,
+                ))
+            })
+        };
+        #[cfg(not(feature = "faults"))]
+        let faults = None;
+        let shared = Shared {
+            config: self.config,
+            exports: Arc::new(Exports::new(self.exports)),
+            faults,
+            max_connections: self.max_connections,
+            #[cfg(feature = "tls")]
+            tls: self.tls.map(|tls| tls.config()),
+            orders,
+            connected: watch::Sender::new(0),
+            over: watch::Sender::new(false),
+        };
+        (Arc::new(shared), taken)
     }
 }

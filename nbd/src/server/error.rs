@@ -1,35 +1,47 @@
-//! What a server reports to its test.
+//! What a server reports to its owner.
 
 use std::io;
+#[cfg(feature = "faults")]
 use std::time::Duration;
 
-/// A server did not do what the test wanted.
+use crate::uri::Address;
+
+/// A server could not do what its owner wanted.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServerError {
     /// The socket could not be made.
-    #[error("failed to listen on {address}: {source}")]
+    #[error("failed to listen on {address}")]
     Listen {
         /// Where.
-        address: String,
+        address: Address,
         /// Why not.
         source: io::Error,
     },
     /// The socket could not be closed or opened again.
-    #[error("{address}: failed to {what}")]
-    Failed {
+    #[error("failed to {what} on {address}")]
+    Socket {
         /// Where.
-        address: String,
-        /// What, and why not.
-        what: String,
+        address: Address,
+        /// What was to be done.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
     },
+    /// Something failed that nobody was waiting for.
+    #[error("the server failed to do something by itself: {}", .0.join(", "))]
+    Failed(Vec<String>),
     /// Rules never fired: the test did not test what it was to test.
-    #[error("failed to fire: {}", .0.join(", "))]
+    #[cfg(feature = "faults")]
+    #[error("rules of the fault plan never fired: {}", .0.join(", "))]
     Unfired(Vec<String>),
     /// Rules fired where their action means nothing.
-    #[error("failed to apply: {}", .0.join(", "))]
-    Misfit(Vec<String>),
+    #[cfg(feature = "faults")]
+    #[error("rules of the fault plan fired where their action means nothing: {}", .0.join(", "))]
+    Inapplicable(Vec<String>),
     /// What was waited for did not happen in time.
-    #[error("failed to see {what} within {after:?}")]
+    #[cfg(feature = "faults")]
+    #[error("{what} did not come within {after:?}")]
     Missing {
         /// What.
         what: String,

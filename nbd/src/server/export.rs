@@ -1,18 +1,20 @@
 //! An export: a backend with a name and what is said about it.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use super::backend::Backend;
-use crate::client::BlockSizes;
-use crate::proto::{Mode, TransmissionFlags};
+use super::backend::{Backend, DynBackend};
+use crate::proto::TransmissionFlags;
+use crate::proto::client::BlockSizes;
+use crate::proto::server::Description;
 
-/// An export of a [`super::Server`].
+/// An export of a [`super::Server`]. Clones are the same export.
 #[derive(Clone)]
 pub struct Export {
-    pub(super) name: String,
-    pub(super) description: String,
-    pub(super) backend: Arc<dyn Backend>,
-    read_only: bool,
+    name: String,
+    description: String,
+    pub(super) backend: Arc<dyn DynBackend>,
+    read_only: Arc<AtomicBool>,
     flags: Option<TransmissionFlags>,
     block_sizes: Option<BlockSizes>,
 }
@@ -23,13 +25,13 @@ impl Export {
         Export::shared(Arc::new(backend))
     }
 
-    /// An export whose backend the test keeps a hand on.
-    pub fn shared(backend: Arc<dyn Backend>) -> Export {
+    /// An export whose backend the caller keeps a hand on.
+    pub fn shared<B: Backend>(backend: Arc<B>) -> Export {
         Export {
             name: String::new(),
             description: String::new(),
             backend,
-            read_only: false,
+            read_only: Arc::default(),
             flags: None,
             block_sizes: None,
         }
@@ -48,9 +50,15 @@ impl Export {
     }
 
     /// Refuses writes.
-    pub fn read_only(mut self) -> Export {
-        self.read_only = true;
+    pub fn read_only(self) -> Export {
+        self.set_read_only(true);
         self
+    }
+
+    /// Refuses writes of clients that connect from now on, or takes them. Who is connected was told
+    /// otherwise, and stays served as it was told.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.read_only.store(read_only, Ordering::Relaxed);
     }
 
     /// Advertises exactly these flags instead of what the backend can do.
@@ -65,26 +73,23 @@ impl Export {
         self
     }
 
-    /// What is advertised in this mode, to a client that has selected contexts or not.
-    pub(super) fn advertised(&self, mode: Mode, contexts: bool) -> TransmissionFlags {
-        if let Some(flags) = self.flags {
-            return flags;
-        }
-        let mut flags = self.backend.flags() | TransmissionFlags::HAS_FLAGS;
-        if self.read_only {
-            flags |= TransmissionFlags::READ_ONLY;
-        }
-        if mode.has_chunks() {
-            flags |= TransmissionFlags::SEND_DF;
-        }
-        if mode == Mode::Extended && contexts {
-            flags |= TransmissionFlags::BLOCK_STATUS_PAYLOAD;
-        }
-        flags
+    /// Bytes, as of now.
+    pub(super) fn size(&self) -> u64 {
+        self.backend.size()
     }
 
-    pub(super) fn sizes(&self) -> Option<BlockSizes> {
-        self.block_sizes.or_else(|| self.backend.block_sizes())
+    pub(super) fn describe(&self) -> Description {
+        let read_only = self.read_only.load(Ordering::Relaxed);
+        let own = || self.backend.flags() | TransmissionFlags::READ_ONLY.only_if(read_only);
+        Description {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            size: self.size(),
+            flags: self.flags.unwrap_or_else(own),
+            exact_flags: self.flags.is_some(),
+            block_sizes: self.block_sizes.or_else(|| self.backend.block_sizes()),
+            contexts: self.backend.contexts(),
+        }
     }
 }
 
@@ -92,7 +97,52 @@ impl std::fmt::Debug for Export {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut f = f.debug_struct("Export");
         f.field("name", &self.name)
-            .field("size", &self.backend.size())
+            .field("size", &self.size())
             .finish_non_exhaustive()
+    }
+}
+
+/// The exports of a server, which may come and go while it runs.
+#[derive(Debug, Default)]
+pub(super) struct Exports(RwLock<Vec<Export>>);
+
+impl Exports {
+    pub(super) fn new(exports: Vec<Export>) -> Exports {
+        Exports(RwLock::new(exports))
+    }
+
+    pub(super) fn list(&self) -> Vec<(String, String)> {
+        let entry = |e: &Export| (e.name.clone(), e.description.clone());
+        self.read(|all| all.iter().map(entry).collect())
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<Export> {
+        self.read(|all| all.iter().find(|e| e.name == name).cloned())
+    }
+
+    pub(super) fn first(&self) -> Option<Export> {
+        self.read(|all| all.first().cloned())
+    }
+
+    pub(super) fn first_name(&self) -> String {
+        self.first().map(|e| e.name).unwrap_or_default()
+    }
+
+    /// Adds an export; one of the same name is replaced.
+    pub(super) fn add(&self, export: Export) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|e| e.name != export.name);
+        all.push(export);
+    }
+
+    pub(super) fn remove(&self, name: &str) -> bool {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let before = all.len();
+        all.retain(|e| e.name != name);
+        all.len() < before
+    }
+
+    fn read<T>(&self, f: impl FnOnce(&[Export]) -> T) -> T {
+        f(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

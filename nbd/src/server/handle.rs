@@ -1,29 +1,30 @@
-//! The server as a test holds it.
+//! A running server, as its owner holds it.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
 use super::builder::ServerBuilder;
-use super::clock::Clock;
 use super::connection::{self, Connection};
 use super::error::ServerError;
-use super::journal::{Entry, Event, Journal};
-use super::listener::{Listener, SocketFile};
+use super::export::Export;
+use super::listener::{self, Listener};
 use super::state::{Order, Orders, Shared};
-use super::trigger::Trigger;
-use super::wire::Socket;
-use crate::proto::CommandType;
+use crate::socket::Socket;
+use crate::unix::SocketFile;
 use crate::uri::{Address, Uri};
+
+#[cfg(feature = "faults")]
+type Report = Arc<super::faults::journal::Journal>;
+#[cfg(not(feature = "faults"))]
+type Report = ();
 
 /// A server that runs. Dropping it ends all its connections.
 #[derive(Debug)]
 pub struct Server {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     listening: Option<Listening>,
     connections: Arc<AtomicU64>,
 }
@@ -31,17 +32,20 @@ pub struct Server {
 /// What a server has that listens.
 #[derive(Debug)]
 struct Listening {
-    address: Address,
-    file: Arc<SocketFile>,
+    addresses: Vec<Address>,
+    files: Vec<Arc<SocketFile>>,
     accepting: JoinHandle<()>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.over.send_replace(true);
-        if let Some(listening) = &self.listening {
-            listening.accepting.abort();
-            listening.file.remove();
+        #[cfg(feature = "faults")]
+        if let Some(faults) = &self.shared.faults {
+            faults.journal.end();
+        }
+        for file in self.listening.iter().flat_map(|l| &l.files) {
+            file.remove();
         }
     }
 }
@@ -52,14 +56,15 @@ impl Server {
         ServerBuilder::default()
     }
 
-    pub(super) fn new(shared: Arc<Shared>, listening: Option<(Listener, Orders)>) -> Server {
+    pub(super) fn new(shared: Arc<Shared>, listening: Option<(Vec<Listener>, Orders)>) -> Server {
         let connections = Arc::new(AtomicU64::new(0));
-        let listening = listening.map(|(listener, orders)| {
-            let (address, file) = (listener.address().clone(), listener.socket_file());
-            let run = listener.run(shared.clone(), connections.clone(), orders);
+        let listening = listening.map(|(listeners, orders)| {
+            let addresses = listeners.iter().map(|l| l.address().clone()).collect();
+            let files = listeners.iter().map(Listener::socket_file).collect();
+            let run = listener::run(listeners, shared.clone(), connections.clone(), orders);
             Listening {
-                address,
-                file,
+                addresses,
+                files,
                 accepting: tokio::spawn(run),
             }
         });
@@ -70,40 +75,33 @@ impl Server {
         }
     }
 
-    /// What a client connects to: the first export. `None` for a detached server.
+    /// Where it listens, ports known. Empty for a detached server.
+    pub fn addresses(&self) -> &[Address] {
+        self.listening.as_ref().map_or(&[], |l| &l.addresses)
+    }
+
+    /// What a client connects to: the first export at the first address. `None` for a detached
+    /// server.
     pub fn uri(&self) -> Option<Uri> {
-        let export = self
-            .shared
-            .exports
-            .first()
-            .map(|e| e.name.clone())
-            .unwrap_or_default();
-        Some(match self.listening.as_ref()?.address.clone() {
-            Address::Tcp { host, port } => Uri::tcp(host, port, export),
-            Address::Unix(path) => Uri::unix(path, export),
-            address => Uri {
-                tls: false,
-                address,
-                export,
-                user: None,
-                parameters: Vec::new(),
-            },
-        })
+        let address = self.addresses().first()?.clone();
+        let mut uri = Uri::at(address, self.shared.exports.first_name());
+        uri.tls = self.shared.config.tls == crate::proto::server::TlsPolicy::Required;
+        Some(uri)
     }
 
-    /// What happened so far.
-    pub fn journal(&self) -> Arc<Journal> {
-        self.shared.journal.clone()
+    /// Adds an export, or replaces the one of its name; clients that are connected stay with theirs.
+    pub fn add_export(&self, export: Export) {
+        self.shared.exports.add(export);
     }
 
-    /// A switch that rules name.
-    pub fn trigger(&self, name: &str) -> Trigger {
-        self.shared.triggers.get(name)
+    /// Takes an export off; clients that are connected stay with it. `false` if there is none.
+    pub fn remove_export(&self, name: &str) -> bool {
+        self.shared.exports.remove(name)
     }
 
-    /// The clock of its delays.
-    pub fn clock(&self) -> &Clock {
-        &self.shared.clock
+    /// How many clients are connected.
+    pub fn connected(&self) -> usize {
+        *self.shared.connected.borrow()
     }
 
     /// Serves this connection, as if a client had connected.
@@ -113,135 +111,66 @@ impl Server {
     {
         let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let connection = Connection::accepted(number, self.shared.clone());
-        tokio::spawn(connection::serve(
-            Socket::Other(Box::new(stream)),
-            connection,
-        ))
+        let socket = Socket::Other(Box::new(stream));
+        tokio::spawn(connection::serve(Some(socket), connection))
     }
 
     /// Stops listening. Connections stay. New clients are refused; a port stays reserved.
     pub async fn stop_listening(&self) -> Result<(), ServerError> {
-        self.shared.order(Order::Stop).await;
-        self.failures()
+        self.order(Order::Stop, "stop listening").await
     }
 
     /// Listens again at the same address.
     pub async fn listen_again(&self) -> Result<(), ServerError> {
-        self.shared.order(Order::Listen).await;
-        self.failures()
+        self.order(Order::Listen, "listen again").await
     }
 
-    /// What the server itself could not do.
-    fn failures(&self) -> Result<(), ServerError> {
-        let failed = |e: Entry| match e.event {
-            Event::Failed { what, why } => Some(format!("{what}: {why}")),
-            _ => None,
+    async fn order(&self, order: Order, what: &'static str) -> Result<(), ServerError> {
+        let wrap = |source| ServerError::Socket {
+            address: self
+                .addresses()
+                .first()
+                .cloned()
+                .unwrap_or_else(Address::unknown),
+            what,
+            source,
         };
-        let failed: Vec<_> = self
-            .shared
-            .journal
-            .entries()
-            .into_iter()
-            .filter_map(failed)
-            .collect();
-        if failed.is_empty() {
-            return Ok(());
-        }
-        Err(ServerError::Failed {
-            address: self.uri().map(|uri| uri.to_string()).unwrap_or_default(),
-            what: failed.join(", "),
-        })
+        self.shared.order(order).await.map_err(wrap)
     }
 
-    /// Waits until so many connections have reached the transmission phase.
-    pub async fn expect_connections(&self, n: usize, within: Duration) -> Result<(), ServerError> {
-        let begun = |e: &Entry| matches!(e.event, Event::Transmission { .. });
-        self.expect(&format!("connection {n}"), within, n, begun)
-            .await
-    }
-
-    /// Waits until a client that was here before is back: one more connection has reached the
-    /// transmission phase than have ended after they had reached it.
-    pub async fn expect_reconnect(&self, within: Duration) -> Result<(), ServerError> {
-        self.expect("the end of a connection", within, 1, losses())
-            .await?;
-        let ended = self.shared.journal.count(losses());
-        let begun = |e: &Entry| matches!(e.event, Event::Transmission { .. });
-        self.expect("a reconnection", within, ended + 1, begun)
-            .await
-    }
-
-    /// Waits until so many requests of a kind have come.
-    pub async fn expect_requests(
-        &self,
-        command: CommandType,
-        n: usize,
-        within: Duration,
-    ) -> Result<(), ServerError> {
-        let wanted =
-            |e: &Entry| matches!(&e.event, Event::Request { command: c, .. } if *c == command);
-        self.expect(&format!("{n} requests to {command}"), within, n, wanted)
-            .await
-    }
-
-    async fn expect(
-        &self,
-        what: &str,
-        within: Duration,
-        n: usize,
-        matches: impl FnMut(&Entry) -> bool,
-    ) -> Result<(), ServerError> {
-        let seen = tokio::time::timeout(within, self.shared.journal.wait_for(n, matches)).await;
-        seen.map_err(|_| ServerError::Missing {
-            what: what.to_owned(),
-            after: within,
-        })
-    }
-
-    /// Rules that should have fired and have not yet.
-    pub fn unfired(&self) -> Vec<String> {
-        self.shared.unfired()
-    }
-
-    /// Ends the server. That a rule never fired, or fired in vain, is an error.
-    pub async fn finish(mut self) -> Result<Arc<Journal>, ServerError> {
+    /// Ends the server, and waits until what is under way has ended: afterwards no backend is used
+    /// any more. With a fault plan, that a rule never fired, or fired in vain, is an error; what is
+    /// returned is the journal.
+    pub async fn finish(mut self) -> Result<Report, ServerError> {
         self.shared.over.send_replace(true);
         if let Some(listening) = &mut self.listening {
             // It ends by itself, and takes its connections with it.
             let _ = (&mut listening.accepting).await;
         }
         self.shared.deserted().await;
-        self.failures()?;
-        let misfits = self
-            .shared
-            .journal
-            .entries()
-            .into_iter()
-            .filter_map(|e| match e.event {
-                Event::Misfit { rule, action } => Some(format!("{rule}: {action}")),
-                _ => None,
-            });
-        let misfits: Vec<String> = misfits.collect();
-        if !misfits.is_empty() {
-            return Err(ServerError::Misfit(misfits));
-        }
-        let unfired = self.shared.unfired();
-        if !unfired.is_empty() {
-            return Err(ServerError::Unfired(unfired));
-        }
-        Ok(self.shared.journal.clone())
+        self.report()
     }
-}
 
-/// The end of a connection that had reached the transmission phase. For one pass over a journal.
-fn losses() -> impl FnMut(&Entry) -> bool {
-    let mut begun = HashSet::new();
-    move |entry| match entry.event {
-        Event::Transmission { .. } => {
-            begun.insert(entry.connection);
-            false
-        }
-        Event::Closed(_) => begun.contains(&entry.connection),
-        _ => false,
+    #[cfg(not(feature = "faults"))]
+    fn report(&self) -> Result<Report, ServerError> {
+        Ok(())
+    }
+
+    #[cfg(feature = "faults")]
+    fn report(&self) -> Result<Report, ServerError> {
+        let Some(faults) = &self.shared.faults else {
+            return Ok(Arc::new(super::faults::journal::Journal::new(0)));
+        };
+        let found = |list: Vec<String>, error: fn(Vec<String>) -> ServerError| {
+            if list.is_empty() {
+                Ok(())
+            } else {
+                Err(error(list))
+            }
+        };
+        found(faults.failures(), ServerError::Failed)?;
+        found(faults.inapplicable_rules(), ServerError::Inapplicable)?;
+        found(faults.unfired(), ServerError::Unfired)?;
+        Ok(faults.journal.clone())
     }
 }

@@ -1,13 +1,13 @@
-//! The socket of a server: it accepts clients, and can be closed and opened again.
+//! The sockets of a server: they accept clients, and can be closed and opened again.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, Backlog, Shutdown, sockopt};
@@ -15,19 +15,43 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::task::JoinSet;
 
 use super::connection::{self, Connection};
-use super::journal::Event;
-use super::state::{Order, Orders, Shared};
-use super::wire::Socket;
+use super::error::ServerError;
+use super::state::{Note, Order, Orders, Shared};
+use crate::socket::Socket;
+use crate::unix::SocketFile;
 use crate::uri::Address;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: u32 = 128;
+
+/// A socket that listens already.
+#[derive(Debug)]
+pub enum ListeningSocket {
+    /// A unix socket. Its file, if it has one, stays its maker's.
+    Unix(std::os::unix::net::UnixListener),
+    /// A TCP socket.
+    Tcp(std::net::TcpListener),
+}
+
+impl From<std::os::unix::net::UnixListener> for ListeningSocket {
+    fn from(listener: std::os::unix::net::UnixListener) -> Self {
+        ListeningSocket::Unix(listener)
+    }
+}
+
+impl From<std::net::TcpListener> for ListeningSocket {
+    fn from(listener: std::net::TcpListener) -> Self {
+        ListeningSocket::Tcp(listener)
+    }
+}
 
 /// A listening socket that can be closed and opened again.
 pub(super) struct Listener {
     address: Address,
     socket: Listening,
     file: Arc<SocketFile>,
+    /// Somebody else made the socket, and could not make another one for us.
+    adopted: bool,
 }
 
 enum Listening {
@@ -41,34 +65,13 @@ enum Listening {
     Reserved(std::net::TcpListener),
 }
 
-/// The file of a unix socket, while it is ours to remove: what somebody else made at the path
-/// after us is not.
-#[derive(Debug, Default)]
-pub(super) struct SocketFile(Mutex<Option<PathBuf>>);
-
-impl SocketFile {
-    fn made(&self, path: &Path) {
-        *self.lock() = Some(path.to_owned());
-    }
-
-    pub(super) fn remove(&self) {
-        if let Some(path) = self.lock().take() {
-            // It may have been removed by the test.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<PathBuf>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Listener {
     pub(super) fn new(address: &Address) -> io::Result<Listener> {
         let mut listener = Listener {
             address: address.clone(),
             socket: Listening::Closed,
             file: Arc::default(),
+            adopted: false,
         };
         // A first socket finds a free port, and holds it until the one that listens is bound to it
         // by its number: only so the kernel leaves a socket its port when it stops listening.
@@ -88,6 +91,40 @@ impl Listener {
         Ok(listener)
     }
 
+    /// Takes a socket that listens.
+    pub(super) fn adopt(socket: ListeningSocket) -> Result<Listener, ServerError> {
+        let address = match &socket {
+            ListeningSocket::Unix(unix) => match unix.local_addr() {
+                Ok(name) => Address::of_unix(&name),
+                Err(_) => Address::unknown(),
+            },
+            ListeningSocket::Tcp(tcp) => match tcp.local_addr() {
+                Ok(name) => Address::of_tcp(name),
+                Err(_) => Address::unknown(),
+            },
+        };
+        let wrap = |source| ServerError::Listen {
+            address: address.clone(),
+            source,
+        };
+        let socket = match socket {
+            ListeningSocket::Unix(unix) => unix
+                .set_nonblocking(true)
+                .and_then(|()| UnixListener::from_std(unix))
+                .map(Listening::Unix),
+            ListeningSocket::Tcp(tcp) => tcp
+                .set_nonblocking(true)
+                .and_then(|()| TcpListener::from_std(tcp))
+                .map(Listening::Tcp),
+        };
+        Ok(Listener {
+            socket: socket.map_err(wrap)?,
+            address,
+            file: Arc::default(),
+            adopted: true,
+        })
+    }
+
     /// Where it listens, its port known.
     pub(super) fn address(&self) -> &Address {
         &self.address
@@ -101,15 +138,24 @@ impl Listener {
     fn open(&mut self) -> io::Result<()> {
         self.socket = match std::mem::replace(&mut self.socket, Listening::Closed) {
             Listening::Closed => match &self.address {
+                _ if self.adopted => {
+                    let text = "the socket was made by somebody else, and is closed";
+                    return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+                }
                 Address::Unix(path) => {
-                    let listener = UnixListener::bind(path)?;
+                    let listener = crate::unix::bind(path)?;
+                    listener.set_nonblocking(true)?;
                     self.file.made(path);
-                    Listening::Unix(listener)
+                    Listening::Unix(UnixListener::from_std(listener)?)
+                }
+                Address::Abstract(name) => {
+                    let listener = crate::unix::bind_abstract(name)?;
+                    listener.set_nonblocking(true)?;
+                    Listening::Unix(UnixListener::from_std(listener)?)
                 }
                 Address::Tcp { host, port } => {
                     Listening::Tcp(bind_tcp(host, *port)?.listen(BACKLOG)?)
                 }
-                Address::Abstract(_) => return Err(io::ErrorKind::Unsupported.into()),
             },
             Listening::Reserved(socket) => {
                 socket::listen(&socket, Backlog::new(BACKLOG as i32)?)?;
@@ -137,87 +183,159 @@ impl Listener {
         Ok(())
     }
 
-    async fn accept(&self) -> io::Result<Socket> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
         match &self.socket {
-            Listening::Closed | Listening::Reserved(_) => pending().await,
-            Listening::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
-            Listening::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+            Listening::Closed | Listening::Reserved(_) => Poll::Pending,
+            Listening::Unix(listener) => listener
+                .poll_accept(cx)
+                .map_ok(|(stream, _)| Socket::Unix(stream)),
+            Listening::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| {
                 // This fails where the client is gone already, which is for others to notice.
                 let _ = stream.set_nodelay(true);
-                Ok(Socket::Tcp(stream))
+                Socket::Tcp(stream)
+            }),
+        }
+    }
+}
+
+/// The next client of any of them.
+async fn accept(listeners: &[Listener]) -> io::Result<Socket> {
+    poll_fn(|cx| {
+        for listener in listeners {
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Accepts until the server is over, then waits for the connections to end.
+pub(super) async fn run(
+    mut listeners: Vec<Listener>,
+    shared: Arc<Shared>,
+    numbers: Arc<AtomicU64>,
+    mut orders: Orders,
+) {
+    let mut connections = JoinSet::new();
+    let mut pause: Pause = Box::pin(pending());
+    loop {
+        let room = connections.len() < shared.max_connections;
+        tokio::select! {
+            biased;
+            () = shared.ended() => break,
+            Some((order, done)) = orders.recv() => {
+                let (next, outcome) = obey(&mut listeners, order, &shared);
+                pause = next;
+                // Who gave the order may be gone.
+                let _ = done.send(outcome);
+            }
+            () = &mut pause => pause = obey(&mut listeners, Order::Listen, &shared).0,
+            Some(_) = connections.join_next() => {}
+            accepted = accept(&listeners), if room => {
+                let socket = match accepted {
+                    Ok(socket) => socket,
+                    Err(error) if is_ours(&error) => {
+                        let (what, why) = ("accept a client", error.to_string());
+                        shared.note(0, Note::Failed { what, why });
+                        // It would fail again at once, and for ever.
+                        pause = obey(&mut listeners, Order::Stop, &shared).0;
+                        continue;
+                    }
+                    // A client that is gone before it was accepted is none.
+                    Err(_) => continue,
+                };
+                let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
+                let connection = Connection::accepted(number, shared.clone());
+                connections.spawn(connection::serve(Some(socket), connection));
             }
         }
     }
+    // With this the sockets are gone, whether they could be closed before or not.
+    for listener in &mut listeners {
+        let _ = listener.close();
+        listener.socket = Listening::Closed;
+    }
+    while connections.join_next().await.is_some() {}
+}
 
-    /// Accepts until the server is over, then waits for the connections to end.
-    pub(super) async fn run(
-        mut self,
-        shared: Arc<Shared>,
-        numbers: Arc<AtomicU64>,
-        mut orders: Orders,
-    ) {
-        let mut connections = JoinSet::new();
-        let mut pause: Pause = Box::pin(pending());
-        loop {
-            tokio::select! {
-                biased;
-                () = shared.ended() => break,
-                Some((order, done)) = orders.recv() => {
-                    pause = self.obey(order, &shared);
-                    // Who gave the order may be gone.
-                    let _ = done.send(());
-                }
-                () = &mut pause => pause = self.obey(Order::Listen, &shared),
-                accepted = self.accept() => {
-                    let socket = match accepted {
-                        Ok(socket) => socket,
-                        Err(error) if is_ours(&error) => {
-                            shared.note(0, Event::failed("accept a client", &error));
-                            // It would fail again at once, and for ever.
-                            pause = self.obey(Order::Stop, &shared);
-                            continue;
-                        }
-                        // A client that is gone before it was accepted is none.
-                        Err(_) => continue,
-                    };
-                    let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
-                    let connection = Connection::accepted(number, shared.clone());
-                    connections.spawn(connection::serve(socket, connection));
-                }
-                Some(_) = connections.join_next() => {}
+/// Carries an order out, and returns what to wait for before listening again.
+fn obey(listeners: &mut [Listener], order: Order, shared: &Arc<Shared>) -> (Pause, io::Result<()>) {
+    let opens = matches!(order, Order::Listen);
+    let each = |listener: &mut Listener| match opens {
+        true => listener.open(),
+        false => listener.close(),
+    };
+    let outcome = listeners.iter_mut().try_for_each(each);
+    let (what, note) = match opens {
+        true => ("listen again", Note::Listening),
+        false => ("stop listening", Note::StoppedListening),
+    };
+    match &outcome {
+        Ok(()) => shared.note(0, note),
+        Err(error) => {
+            let why = error.to_string();
+            shared.note(0, Note::Failed { what, why });
+        }
+    }
+    let pause: Pause = match order {
+        #[cfg(feature = "faults")]
+        Order::StopUntil(trigger) => Box::pin(async move { trigger.wait().await }),
+        #[cfg(feature = "faults")]
+        Order::StopFor(time) => match &shared.faults {
+            Some(faults) => {
+                let clock = faults.clock.clone();
+                let at = clock.after(time);
+                Box::pin(async move { clock.reach(at).await })
             }
-        }
-        // With this the socket is gone, whether it could be closed before or not.
-        let _ = self.close();
-        self.socket = Listening::Closed;
-        while connections.join_next().await.is_some() {}
-    }
+            None => Box::pin(pending()),
+        },
+        Order::Listen | Order::Stop => Box::pin(pending()),
+    };
+    (pause, outcome)
+}
 
-    /// Carries an order out, and returns what to wait for before listening again.
-    fn obey(&mut self, order: Order, shared: &Arc<Shared>) -> Pause {
-        let (done, event, what) = match order {
-            Order::Listen => (self.open(), Event::Listening, "listen again"),
-            _ => (self.close(), Event::StoppedListening, "stop listening"),
-        };
-        let event = match done {
-            Ok(()) => event,
-            Err(error) => Event::failed(what, &error),
-        };
-        shared.note(0, event);
-        let shared = shared.clone();
-        match order {
-            Order::StopUntil(trigger) => Box::pin(async move { trigger.wait().await }),
-            Order::StopFor(time) => Box::pin(async move { shared.clock.sleep(time).await }),
-            Order::Listen | Order::Stop => Box::pin(pending()),
-        }
+/// The sockets that were handed to this process (`sd_listen_fds(3)`). Each is a duplicate, since
+/// nobody can know who else uses the number.
+pub(super) fn activated() -> Result<Vec<ListeningSocket>, ServerError> {
+    let none = |why: &str| ServerError::Listen {
+        address: Address::unknown(),
+        source: io::Error::new(io::ErrorKind::NotFound, why.to_owned()),
+    };
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Err(none("no socket was handed to this process (LISTEN_PID)"));
     }
+    let count = number("LISTEN_FDS").unwrap_or(0) as i32;
+    if count == 0 {
+        return Err(none("no socket was handed to this process (LISTEN_FDS)"));
+    }
+    let wrap = |source: io::Error| ServerError::Listen {
+        address: Address::unknown(),
+        source,
+    };
+    (3..3 + count)
+        .map(|fd| crate::unix::duplicate_of(fd).and_then(listening))
+        .collect::<io::Result<_>>()
+        .map_err(wrap)
+}
+
+fn listening(fd: std::os::fd::OwnedFd) -> io::Result<ListeningSocket> {
+    use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
+    let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+    Ok(match name.family() {
+        Some(AddressFamily::Unix) => ListeningSocket::Unix(fd.into()),
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => ListeningSocket::Tcp(fd.into()),
+        _ => return Err(io::ErrorKind::Unsupported.into()),
+    })
 }
 
 type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 fn bind_tcp(host: &str, port: u16) -> io::Result<TcpSocket> {
-    let address: SocketAddr = format!("{host}:{port}").parse().map_err(io::Error::other)?;
+    let none = || io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    let address: SocketAddr = (host, port).to_socket_addrs()?.next().ok_or_else(none)?;
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -235,13 +353,13 @@ fn is_ours(error: &io::Error) -> bool {
     errno.is_some_and(|errno| [EBADF, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&errno))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "faults"))]
 mod tests {
     use std::net::TcpStream;
     use std::time::Duration;
 
-    use super::super::Server;
     use super::*;
+    use crate::server::{Event, Server};
 
     fn tcp() -> (Listener, SocketAddr) {
         let listener = Listener::new(&Address::Tcp {
@@ -270,7 +388,7 @@ mod tests {
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
             listener.open().unwrap();
             let client = TcpStream::connect(address).unwrap();
-            listener.accept().await.unwrap();
+            accept(std::slice::from_ref(&listener)).await.unwrap();
             drop((client, copy));
         }
     }
@@ -306,19 +424,20 @@ mod tests {
             address: Address::Unix("/nonexistent/socket".into()),
             socket: Listening::Unix(UnixListener::from_std(socket).unwrap()),
             file: Arc::default(),
+            adopted: false,
         };
         let (shared, orders) = Server::builder().build();
-        let accepting = tokio::spawn(listener.run(shared.clone(), Arc::default(), orders));
-        let failed = Event::failed("accept a client", &Errno::EINVAL.into());
-        let count = |event: &Event| shared.journal.count(|entry| entry.event == *event);
-        let stopped = async {
-            while count(&Event::StoppedListening) == 0 {
-                tokio::task::yield_now().await;
-            }
+        let accepting = tokio::spawn(run(vec![listener], shared.clone(), Arc::default(), orders));
+        let journal = shared.faults.clone().unwrap().journal.clone();
+        let (what, why) = ("accept a client".into(), Errno::EINVAL);
+        let failed = Event::Failed {
+            what,
+            why: io::Error::from(why).to_string(),
         };
+        let stopped = journal.wait_for(1, |e| e.event == Event::StoppedListening);
         let limit = Duration::from_secs(60);
-        tokio::time::timeout(limit, stopped).await.unwrap();
-        assert_eq!(count(&failed), 1);
+        tokio::time::timeout(limit, stopped).await.unwrap().unwrap();
+        assert_eq!(journal.count(|e| e.event == failed), 1);
         accepting.abort();
     }
 }

@@ -1,45 +1,66 @@
-//! An NBD server that is exactly as evil as a test needs.
+//! An NBD server: any [`Backend`] on any listener, in any of the five modes.
 //!
-//! [`Server`] speaks any of the five modes on top of a [`Backend`]. A [`FaultPlan`] says, as data,
-//! where it misbehaves: each [`Rule`] names a point of the conversation, an action and a budget.
-//! Everything that happens is in the [`Journal`]; [`Server::finish`] fails if a rule never fired.
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use nbd::server::backend::FileBackend;
+//! use nbd::server::{Export, Server};
+//! let server = Server::builder()
+//!     .export(Export::new(FileBackend::open("disk.raw", false)?).name("disk"))
+//!     .listen_unix("/run/nbd.sock")?;
+//! // It serves until it is dropped, or until this has waited for what is under way.
+//! server.finish().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! A connection is a reader, an executor, a queue and a writer: requests are carried out as they
+//! come, many at once, and replies go out in the order in which they are ready. The protocol itself
+//! is [`crate::proto::server`]; here are only sockets and tasks.
+//!
+//! With the feature `faults` a server is as evil as a test needs: a [`FaultPlan`] says, as data,
+//! where it misbehaves; a fault is an operation on the queue of what is sent, or a gate for what is
+//! received. Everything that happens is in the [`Journal`]; [`Server::finish`] fails if a rule never
+//! fired.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`backend`] | what the exports hold: zeroes, a pattern, memory, a file, another server |
-//! | [`plan`] | fault plans: rules, the old INI grammar, which rule fires when |
-//! | [`journal`] | what happened |
-//! | [`shadow`] | what became of each write |
-//! | [`clock`] | delays that can be virtual |
+//! | [`backend`] | what the exports hold: zeroes, a pattern, memory, a file, another server, your own |
+//! | `plan` | fault plans: rules, the old INI grammar, which rule fires when |
+//! | `journal` | what happened |
+//! | `shadow` | what became of each write |
+//! | `clock` | delays that can be virtual |
 
 pub mod backend;
 mod builder;
-pub mod clock;
 mod connection;
-mod deceit;
+mod conversation;
 mod error;
 mod execute;
 mod export;
+#[cfg(feature = "faults")]
+mod faults;
 mod handle;
-pub mod journal;
-mod layout;
 mod listener;
-mod negotiate;
-pub mod plan;
-mod reply;
-pub mod shadow;
+#[cfg(not(feature = "faults"))]
+mod no_faults;
 mod state;
-mod transmit;
-mod trigger;
-mod wire;
+mod tls;
 
 pub use backend::Backend;
 pub use builder::ServerBuilder;
-pub use clock::Clock;
 pub use error::ServerError;
 pub use export::Export;
 pub use handle::Server;
-pub use journal::{Entry, Event, Journal};
-pub use plan::{Action, FaultPlan, On, Rule};
-pub use shadow::WriteShadow;
-pub use trigger::Trigger;
+
+#[cfg(feature = "faults")]
+pub use faults::{
+    Trigger,
+    clock::{self, Clock},
+    journal::{self, Entry, Event, Journal},
+    plan::{self, Action, FaultPlan, On, Rule},
+    shadow::{self, WriteShadow},
+};
+
+#[cfg(feature = "faults")]
+use faults::{Effect, FaultState, Faults};
+#[cfg(not(feature = "faults"))]
+use no_faults::{Effect, FaultState, Faults};

@@ -10,7 +10,7 @@ use nbd::Client;
 use nbd::client::{Builder, ConnectionError, Deadlines, RequestError};
 use nbd::proto::{Checks, CommandFlags, CommandType as C, Mode, Request, Violation};
 use nbd::server::backend::{BackendError, MemoryBackend, Piece, ZeroBackend};
-use nbd::server::plan::{Action, FaultPlan, Lie, On, Rule, Side};
+use nbd::server::plan::{Action, FaultPlan, Malformed, On, Rule, Side};
 use nbd::server::{Backend, Entry, Event, Export, Server};
 
 use crate::support::{block_on, short_dir};
@@ -42,7 +42,7 @@ async fn give_up(client: &Client, server: &Server) {
     tokio::select! {
         biased;
         read = client.read(0, 512) => panic!("{read:?}"),
-        () = journal.wait_for(sent, replied) => {}
+        done = journal.wait_for(sent, replied) => done.unwrap(),
     }
 }
 
@@ -53,7 +53,7 @@ fn a_server_that_never_answers_gets_no_more_requests_than_the_window_has() {
     runtime.build().unwrap().block_on(async {
         let silence = Rule::new(On::reply(C::READ), Action::Drop).forever();
         let server = server(Mode::Structured, FaultPlan::new().rule(silence));
-        let client = connect(&server, Client::builder().window(2)).await;
+        let client = connect(&server, Client::builder().in_flight(2)).await;
         give_up(&client, &server).await;
         let error = client.read(0, 512).await.unwrap_err();
         assert!(matches!(error, RequestError::Deadline { .. }), "{error}");
@@ -68,7 +68,7 @@ fn room_in_the_window_comes_back_with_the_reply_to_a_caller_that_gave_up() {
     block_on(async {
         let hold = Rule::new(On::reply(C::READ), Action::HoldReply("go".into()));
         let server = server(Mode::Structured, FaultPlan::new().rule(hold));
-        let client = connect(&server, Client::builder().window(1)).await;
+        let client = connect(&server, Client::builder().in_flight(1)).await;
         give_up(&client, &server).await;
         let mut flush = std::pin::pin!(client.flush());
         let waits = std::future::poll_fn(|cx| std::task::Poll::Ready(flush.as_mut().poll(cx)));
@@ -85,7 +85,7 @@ fn room_in_the_window_comes_back_with_the_reply_to_a_caller_that_gave_up() {
 fn a_window_without_end_is_one_of_all_the_requests_there_can_be() {
     block_on(async {
         let server = server(Mode::Structured, FaultPlan::new());
-        let client = connect(&server, Client::builder().window(usize::MAX)).await;
+        let client = connect(&server, Client::builder().in_flight(usize::MAX)).await;
         client.flush().await.unwrap();
     });
 }
@@ -124,7 +124,7 @@ fn a_read_beyond_our_payload_limit_must_not_be_answered_with_data() {
 fn extents_beyond_all_numbers_are_survived_where_they_are_tolerated() {
     block_on(async {
         for mode in [Mode::Structured, Mode::Extended] {
-            let lie = Action::Lie(Lie::HugeExtents);
+            let lie = Action::Malform(Malformed::HugeExtents);
             let rule = Rule::new(On::reply(C::BLOCK_STATUS), lie);
             let server = server(mode, FaultPlan::new().rule(rule));
             let builder = Client::builder().tolerate(Checks::STATUS);
@@ -182,7 +182,6 @@ fn an_export_and_its_contexts_can_be_chosen_when_they_are_known() {
 /// Says how often it was flushed.
 struct Flushes(Arc<AtomicU32>);
 
-#[async_trait::async_trait]
 impl Backend for Flushes {
     fn size(&self) -> u64 {
         4096
@@ -236,7 +235,7 @@ fn requests_fail_at_once_when_the_server_has_stopped_receiving() {
         let client = builder.connect_unix(&path).await.unwrap();
         client.read(0, 512).await.unwrap();
         let fault = |e: &Entry| matches!(e.event, Event::Fault { .. });
-        server.journal().wait_for(1, fault).await;
+        server.journal().wait_for(1, fault).await.unwrap();
 
         for _ in 0..2 {
             let error = client.read(0, 512).await.unwrap_err();

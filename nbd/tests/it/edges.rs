@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nbd::client::{BlockSizes, Builder, RequestChecks};
+use nbd::client::{BlockSizes, Builder, StrictMode};
 use nbd::proto::{
     CommandFlags, CommandType as C, Errno, Mode, Request, StatusFilter, TransmissionFlags,
 };
@@ -25,7 +25,7 @@ async fn connect(server: &Server, builder: Builder) -> Client {
 }
 
 fn provoking(mode: Mode) -> Builder {
-    Client::builder().mode(mode).provoke(RequestChecks::all())
+    Client::builder().mode(mode).not_strict(StrictMode::all())
 }
 
 fn memory(size: u64) -> ServerBuilder {
@@ -101,7 +101,7 @@ fn a_goodbye_is_a_request_that_rules_can_wait_for() {
             let fired = |e: &Entry| matches!(e.event, Event::Fault { .. });
             let journal = server.journal();
             let seen = tokio::time::timeout(PATIENCE, journal.wait_for(1, fired)).await;
-            seen.expect("the rule was not asked");
+            seen.expect("the rule was not asked").unwrap();
             let journal = server.finish().await.unwrap();
             let end = match action {
                 Action::Stall => Closed::Shutdown,

@@ -4,7 +4,9 @@ use nbd::client::BlockSizes;
 use nbd::proto::{
     ChunkType, CommandType as C, Errno, Mode, OptionCode, OptionReplyCode, TransmissionFlags,
 };
-use nbd::server::plan::{Action, Closing, Edit, FaultPlan, Field, Lie, On, ReplyKind, Rule, Side};
+use nbd::server::plan::{
+    Action, Closing, Edit, FaultPlan, Field, Malformed, On, ReplyKind, Rule, Side,
+};
 
 /// What the client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,16 +257,16 @@ fn handshake(k: &mut Kinds) {
         "size-lie-tiny",
         Read,
         all,
-        Rule::new(On::Export, Action::LieSize(512)),
+        Rule::new(On::Export, Action::AdvertiseSize(512)),
     );
     k.add(
         "size-lie-huge",
         Read,
         all,
-        Rule::new(On::Export, Action::LieSize(u64::MAX)),
+        Rule::new(On::Export, Action::AdvertiseSize(u64::MAX)),
     );
     let clear = TransmissionFlags::HAS_FLAGS;
-    let flags = Action::LieFlags {
+    let flags = Action::AdvertiseFlags {
         set: TransmissionFlags::empty(),
         clear,
     };
@@ -275,7 +277,7 @@ fn handshake(k: &mut Kinds) {
             preferred,
             maximum: 1 << 25,
         };
-        let rule = Rule::new(On::Export, Action::LieBlockSizes(sizes));
+        let rule = Rule::new(On::Export, Action::AdvertiseBlockSizes(sizes));
         k.add(&format!("block-sizes-lie-{name}"), Read, FIXED, rule);
     }
 }
@@ -334,12 +336,12 @@ fn connection(k: &mut Kinds) {
     let restart = Rule::new(On::reply(C::READ), Action::RestartAfter(1));
     k.add("restart-reconnecting", Story::Reconnect, all, restart);
     let smaller = Rule::new(On::reply(C::READ), Action::CLOSE);
-    let lie = Rule::new(On::Export, Action::LieSize(512)).connection(2);
+    let lie = Rule::new(On::Export, Action::AdvertiseSize(512)).connection(2);
     let kind = k.add("smaller-after-reconnect", Story::Reconnect, all, smaller);
     kind.plan.rules.push(lie.optional());
     let close = Rule::new(On::reply(C::READ), Action::CLOSE);
     let set = TransmissionFlags::READ_ONLY;
-    let flags = Action::LieFlags {
+    let flags = Action::AdvertiseFlags {
         set,
         clear: TransmissionFlags::SEND_FLUSH,
     };
@@ -453,24 +455,25 @@ fn replies(k: &mut Kinds) {
 
 fn lies(k: &mut Kinds) {
     for (name, lie, cut) in [
-        ("missing-done", Lie::MissingDone, true),
-        ("empty", Lie::Empty, false),
-        ("half", Lie::Half, false),
-        ("gap", Lie::Gap, false),
-        ("overlap", Lie::Overlap, false),
-        ("out-of-range", Lie::OutOfRange, false),
-        ("oversize", Lie::Oversize, false),
-        ("empty-hole", Lie::EmptyHole, false),
-        ("hole-for-data", Lie::HoleForData, false),
-        ("unknown-chunk", Lie::UnknownChunk, false),
-        ("foreign-chunk", Lie::ForeignChunk, false),
-        ("error-zero", Lie::ErrorZero, false),
-        ("error-elsewhere", Lie::ErrorElsewhere, false),
-        ("error-text-too-long", Lie::TextTooLong, false),
-        ("none-with-payload", Lie::NoneWithPayload, false),
-        ("after-done", Lie::AfterDone, false),
+        ("missing-done", Malformed::MissingDone, true),
+        ("empty", Malformed::Empty, false),
+        ("half", Malformed::Half, false),
+        ("gap", Malformed::Gap, false),
+        ("overlap", Malformed::Overlap, false),
+        ("out-of-range", Malformed::OutOfRange, false),
+        ("oversize", Malformed::Oversize, false),
+        ("empty-hole", Malformed::EmptyHole, false),
+        ("hole-for-data", Malformed::HoleForData, false),
+        ("unknown-chunk", Malformed::UnknownChunk, false),
+        ("foreign-chunk", Malformed::ForeignChunk, false),
+        ("error-zero", Malformed::ErrorZero, false),
+        ("error-elsewhere", Malformed::ErrorElsewhere, false),
+        ("error-text-too-long", Malformed::TextTooLong, false),
+        ("none-with-payload", Malformed::NoneWithPayload, false),
+        ("after-done", Malformed::AfterDone, false),
     ] {
-        k.read(&format!("lie-{name}"), CHUNKS, Action::Lie(lie)).cut = cut;
+        k.read(&format!("lie-{name}"), CHUNKS, Action::Malform(lie))
+            .cut = cut;
     }
 }
 
@@ -503,14 +506,14 @@ fn writes_and_maps(k: &mut Kinds) {
         Rule::new(On::reply(C::WRITE), errno),
     );
     for (name, lie) in [
-        ("zero-extent", Lie::ZeroExtent),
-        ("huge-extents", Lie::HugeExtents),
-        ("no-extents", Lie::NoExtents),
-        ("repeated-context", Lie::RepeatedContext),
-        ("missing-context", Lie::MissingContext),
-        ("foreign-chunk", Lie::ForeignChunk),
+        ("zero-extent", Malformed::ZeroExtent),
+        ("huge-extents", Malformed::HugeExtents),
+        ("no-extents", Malformed::NoExtents),
+        ("repeated-context", Malformed::RepeatedContext),
+        ("missing-context", Malformed::MissingContext),
+        ("foreign-chunk", Malformed::ForeignChunk),
     ] {
-        let rule = Rule::new(On::reply(C::BLOCK_STATUS), Action::Lie(lie));
+        let rule = Rule::new(On::reply(C::BLOCK_STATUS), Action::Malform(lie));
         k.add(&format!("map-{name}"), Story::Map, CHUNKS, rule);
     }
     let context = Action::set(Field::ContextId, 99);

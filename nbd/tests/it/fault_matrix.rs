@@ -60,7 +60,7 @@ async fn outcome(tools: &Tools, kind: &Kind, mode: Mode, tcp: bool) -> String {
         .unwrap();
     let fired = |e: &nbd::server::Entry| matches!(e.event, Event::Fault { .. });
     if kind.cut {
-        server.journal().wait_for(1, fired).await;
+        server.journal().wait_for(1, fired).await.unwrap();
         // What was to be sent with the fault is sent before the end: the journal has it, or the
         // client has reacted by going away.
         if kind.name != "greeting-stall" && kind.name != "reply-stall" {
@@ -86,7 +86,7 @@ async fn settle(server: &Server, child: &imgtools::process::Child) {
     };
     tokio::select! {
         _ = child.exited() => {}
-        () = journal.wait_for(1, answered) => {}
+        done = journal.wait_for(1, answered) => done.unwrap(),
     }
 }
 

@@ -7,7 +7,7 @@ mod edges;
 mod fault_kinds;
 mod fault_matrix;
 mod hostile;
-mod lies_to_us;
+
 mod old_grammar;
 mod plans;
 mod probe;
@@ -20,3 +20,4 @@ mod server_modes;
 mod support;
 mod traps;
 mod uris;
+mod violations;

@@ -131,7 +131,7 @@ async fn cell(tools: Tools, tcp: bool, event: &str, when: &str, expected: &str) 
     // A client that was served before the fault may be gone before it.
     let journal = server.journal();
     let fault = tokio::time::timeout(Duration::from_secs(120), journal.wait_for(1, closed));
-    fault.await.unwrap();
+    fault.await.unwrap().unwrap();
     let journal = server.finish().await.unwrap();
     assert_eq!(journal.count(closed), 1, "{event} {when}");
 }
@@ -158,7 +158,7 @@ fn the_two_faults_of_277_are_survived_by_a_client_that_reconnects() {
                     .args(["-c", "write -P 0x7 0 3M", "--image-opts", &opts]);
             let client = client.spawn_async().await.unwrap();
             let closed = |e: &nbd::server::Entry| matches!(e.event, Event::Closed(_));
-            first.journal().wait_for(1, closed).await;
+            first.journal().wait_for(1, closed).await.unwrap();
             first.finish().await.unwrap();
             let second = start("reply");
             let output = client.wait().await.unwrap();
@@ -232,6 +232,9 @@ fn an_event_in_the_wrong_direction_never_fires() {
             .plan(plan)
             .detached();
         let error = server.finish().await.unwrap_err();
-        assert_eq!(error.to_string(), "failed to fire: inject-error");
+        assert_eq!(
+            error.to_string(),
+            "rules of the fault plan never fired: inject-error"
+        );
     });
 }

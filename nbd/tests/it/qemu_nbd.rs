@@ -115,7 +115,8 @@ fn an_address_that_is_not_held_cannot_be_hung_up_on() {
         let template = server.template();
         server.stop().await.unwrap();
         let error = template.hang_up().await.unwrap_err();
-        assert!(error.to_string().contains("hold_address"), "{error}");
+        let error = crate::support::chain(&error);
+        assert!(error.contains("hold_address"), "{error}");
     });
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nbd::client::{ConnectError, Deadlines, Feature, Pattern, RequestChecks};
+use nbd::client::{ConnectError, Deadlines, Feature, Pattern, StrictMode};
 use nbd::proto::{CommandFlags, CommandType, Errno, Mode, Request, StatusFilter};
 use nbd::server::backend::{FileBackend, MemoryBackend, PatternBackend, ProxyBackend, ZeroBackend};
 use nbd::server::journal::Closed;
@@ -27,7 +27,7 @@ fn our_client_and_our_server_agree_in_all_five_modes() {
             let client = Client::builder()
                 .mode(mode)
                 .context("base:allocation")
-                .provoke(RequestChecks::BOUNDS)
+                .not_strict(StrictMode::BOUNDS)
                 .connect_uri(&server.uri().unwrap())
                 .await
                 .unwrap();
@@ -276,7 +276,7 @@ fn a_proxy_passes_data_errors_and_every_context_on() {
             let uri = proxy.uri().unwrap();
             let client = Client::builder()
                 .contexts(names)
-                .provoke(RequestChecks::all());
+                .not_strict(StrictMode::all());
             let client = client.connect_uri(&uri).await.unwrap();
             assert!(client.export().is_read_only());
             assert_eq!(client.maps(0..4 * MIB).await.unwrap().len(), 2);

@@ -136,3 +136,14 @@ pub(crate) fn each<F: Future<Output = ()>>(test: impl Fn(Tools, TempDir) -> F) {
         block_on(test(tools, short_dir()));
     }
 }
+
+/// An error with all its reasons.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text += &format!(": {source}");
+        next = source.source();
+    }
+    text
+}

@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
@@ -46,7 +45,6 @@ impl FileBackend {
     }
 }
 
-#[async_trait]
 impl Backend for FileBackend {
     fn size(&self) -> u64 {
         self.size
@@ -120,7 +118,13 @@ impl Backend for FileBackend {
         self.blocking(File::sync_data).await
     }
 
-    async fn status(&self, _: &str, offset: u64, len: u64) -> Result<Vec<Extent>, BackendError> {
+    async fn status(
+        &self,
+        _: &str,
+        offset: u64,
+        len: u64,
+        _one: bool,
+    ) -> Result<Vec<Extent>, BackendError> {
         self.blocking(move |file| {
             let (mut at, end) = (offset, offset + len);
             let mut extents = Vec::new();

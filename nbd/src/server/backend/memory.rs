@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{Backend, BackendError, HOLE, Piece, push};
@@ -101,7 +100,6 @@ fn release(blocks: &mut Blocks, offset: u64, len: u64) {
     }
 }
 
-#[async_trait]
 impl Backend for MemoryBackend {
     fn size(&self) -> u64 {
         self.size
@@ -176,7 +174,13 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
-    async fn status(&self, _: &str, offset: u64, len: u64) -> Result<Vec<Extent>, BackendError> {
+    async fn status(
+        &self,
+        _: &str,
+        offset: u64,
+        len: u64,
+        _one: bool,
+    ) -> Result<Vec<Extent>, BackendError> {
         let blocks = self.lock();
         let mut extents = Vec::new();
         let mut at = offset;
@@ -273,7 +277,7 @@ mod tests {
             }
             prop_assert_eq!(read, plain);
             for (n, allocated) in allocated.iter().enumerate() {
-                let status = runtime.block_on(memory.status("", n as u64 * BLOCK, 1)).unwrap();
+                let status = runtime.block_on(memory.status("", n as u64 * BLOCK, 1, false)).unwrap();
                 prop_assert_eq!(status[0].status, if *allocated { 0 } else { HOLE });
             }
         }

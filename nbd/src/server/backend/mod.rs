@@ -5,11 +5,14 @@ mod memory;
 mod proxy;
 mod synthetic;
 
-use async_trait::async_trait;
+use std::future::Future;
+use std::pin::Pin;
+
 use bytes::Bytes;
 
-use crate::client::BlockSizes;
 use crate::proto::chunk::Extent;
+use crate::proto::client::BlockSizes;
+pub use crate::proto::server::Failure as BackendError;
 use crate::proto::{BaseAllocation, CommandFlags, Errno, TransmissionFlags};
 
 pub use file::FileBackend;
@@ -18,48 +21,7 @@ pub use proxy::ProxyBackend;
 pub use synthetic::{PatternBackend, ZeroBackend};
 
 /// Part of a read: bytes, or zeroes that need not be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// Bytes.
-    Data(Bytes),
-    /// This many zeroes.
-    Hole(u64),
-}
-
-impl Piece {
-    /// Bytes that this stands for.
-    pub fn len(&self) -> u64 {
-        match self {
-            Piece::Data(data) => data.len() as u64,
-            Piece::Hole(len) => *len,
-        }
-    }
-
-    /// Whether it stands for nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// A command that a backend could not carry out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{errno}: {message}")]
-pub struct BackendError {
-    /// What the client is told.
-    pub errno: Errno,
-    /// Text for people, sent in structured and extended replies.
-    pub message: String,
-}
-
-impl BackendError {
-    /// An error with a text.
-    pub fn new(errno: Errno, message: impl Into<String>) -> BackendError {
-        BackendError {
-            errno,
-            message: message.into(),
-        }
-    }
-}
+pub type Piece = crate::proto::server::Piece<Bytes>;
 
 impl From<std::io::Error> for BackendError {
     fn from(error: std::io::Error) -> Self {
@@ -68,10 +30,9 @@ impl From<std::io::Error> for BackendError {
             None => Errno::EIO,
         };
         // Only some numbers may be sent (proto.md, "Error values").
-        let errno = if Errno::NAMED.contains(&errno) {
-            errno
-        } else {
-            Errno::EIO
+        let errno = match Errno::NAMED.contains(&errno) {
+            true => errno,
+            false => Errno::EIO,
         };
         BackendError::new(errno, error.to_string())
     }
@@ -79,17 +40,15 @@ impl From<std::io::Error> for BackendError {
 
 /// What an export holds. Ranges are inside [`Backend::size`]: the server has checked them.
 ///
-/// Backends of one's own are written with the crate `async-trait`:
+/// Several requests are carried out at once, of one connection and of several; each ends on its own.
 ///
 /// ```
-/// use async_trait::async_trait;
 /// use nbd::proto::{CommandFlags, Errno};
 /// use nbd::server::backend::{Backend, BackendError, Piece};
 ///
 /// /// Four KiB of zeroes that cannot be changed.
 /// struct Stone;
 ///
-/// #[async_trait]
 /// impl Backend for Stone {
 ///     fn size(&self) -> u64 {
 ///         4096
@@ -100,19 +59,13 @@ impl From<std::io::Error> for BackendError {
 ///     async fn write(&self, _: u64, _: bytes::Bytes, _: bool) -> Result<(), BackendError> {
 ///         Err(BackendError::new(Errno::EPERM, "a stone"))
 ///     }
-///     async fn zero(&self, _: u64, _: u64, _: CommandFlags) -> Result<(), BackendError> {
-///         Err(BackendError::new(Errno::EPERM, "a stone"))
-///     }
-///     async fn trim(&self, _: u64, _: u64) -> Result<(), BackendError> {
-///         Ok(())
-///     }
 /// }
 /// let server = nbd::server::Server::builder().export(nbd::server::Export::new(Stone));
 /// # let _ = server;
 /// ```
-#[async_trait]
 pub trait Backend: Send + Sync + 'static {
-    /// Bytes.
+    /// Bytes. May change while it is served: requests are compared with what it is then; a client
+    /// learns of it when it connects again.
     fn size(&self) -> u64;
 
     /// What it can do; `HAS_FLAGS` and `SEND_DF` are the server's business.
@@ -131,43 +84,196 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Metadata contexts that [`Backend::status`] knows.
+    /// Metadata contexts that [`Backend::status`] knows: `base:allocation`, or any of its own.
     fn contexts(&self) -> Vec<String> {
         vec!["base:allocation".into()]
     }
 
     /// Reads; the pieces make up exactly `len` bytes.
-    async fn read(&self, offset: u64, len: u64) -> Result<Vec<Piece>, BackendError>;
+    fn read(
+        &self,
+        offset: u64,
+        len: u64,
+    ) -> impl Future<Output = Result<Vec<Piece>, BackendError>> + Send;
 
     /// Writes. With `fua` the data must be stable afterwards.
-    async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<(), BackendError>;
+    fn write(
+        &self,
+        offset: u64,
+        data: Bytes,
+        fua: bool,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
-    /// Writes zeroes.
-    async fn zero(&self, offset: u64, len: u64, flags: CommandFlags) -> Result<(), BackendError>;
-
-    /// Discards, or does nothing. The server flushes afterwards where that was asked for.
-    async fn trim(&self, offset: u64, len: u64) -> Result<(), BackendError>;
-
-    /// Prefetches, or does nothing.
-    async fn cache(&self, _offset: u64, _len: u64) -> Result<(), BackendError> {
-        Ok(())
+    /// Writes zeroes. Flags: [`CommandFlags::NO_HOLE`], `FAST_ZERO`, `FUA`.
+    fn zero(
+        &self,
+        offset: u64,
+        len: u64,
+        flags: CommandFlags,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send {
+        async move {
+            if flags.contains(CommandFlags::FAST_ZERO) {
+                // As proto.md asks of who is no faster than a write.
+                return Err(BackendError::new(Errno::ENOTSUP, "zeroes are written"));
+            }
+            let fua = flags.contains(CommandFlags::FUA);
+            let (mut at, end) = (offset, offset + len);
+            while at < end {
+                let n = (end - at).min(ZEROES.len() as u64);
+                let last = at + n == end;
+                self.write(at, Bytes::from_static(&ZEROES[..n as usize]), fua && last)
+                    .await?;
+                at += n;
+            }
+            Ok(())
+        }
     }
 
-    /// Makes all writes stable.
-    async fn flush(&self) -> Result<(), BackendError> {
-        Ok(())
+    /// Discards, or does nothing. The server flushes afterwards where that was asked for.
+    fn trim(
+        &self,
+        _offset: u64,
+        _len: u64,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Prefetches, or does nothing.
+    fn cache(
+        &self,
+        _offset: u64,
+        _len: u64,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Makes all writes stable that have ended.
+    fn flush(&self) -> impl Future<Output = Result<(), BackendError>> + Send {
+        async { Ok(()) }
     }
 
     /// Extents from `offset` on that cover at least one byte and need not cover all of `len`.
-    async fn status(
+    /// With `one`, the first is enough.
+    fn status(
         &self,
         _context: &str,
         _offset: u64,
         len: u64,
-    ) -> Result<Vec<Extent>, BackendError> {
-        Ok(vec![Extent { len, status: 0 }])
+        _one: bool,
+    ) -> impl Future<Output = Result<Vec<Extent>, BackendError>> + Send {
+        async move { Ok(vec![Extent { len, status: 0 }]) }
     }
 }
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
+
+/// Any backend behind a pointer.
+pub(super) trait DynBackend: Send + Sync {
+    fn size(&self) -> u64;
+    fn flags(&self) -> TransmissionFlags;
+    fn block_sizes(&self) -> Option<BlockSizes>;
+    fn contexts(&self) -> Vec<String>;
+    fn read(&self, offset: u64, len: u64) -> Boxed<'_, Vec<Piece>>;
+    fn write(&self, offset: u64, data: Bytes, fua: bool) -> Boxed<'_, ()>;
+    fn zero(&self, offset: u64, len: u64, flags: CommandFlags) -> Boxed<'_, ()>;
+    fn trim(&self, offset: u64, len: u64) -> Boxed<'_, ()>;
+    fn cache(&self, offset: u64, len: u64) -> Boxed<'_, ()>;
+    fn flush(&self) -> Boxed<'_, ()>;
+    fn status<'a>(
+        &'a self,
+        context: &'a str,
+        offset: u64,
+        len: u64,
+        one: bool,
+    ) -> Boxed<'a, Vec<Extent>>;
+}
+
+impl<B: Backend> DynBackend for B {
+    fn size(&self) -> u64 {
+        Backend::size(self)
+    }
+    fn flags(&self) -> TransmissionFlags {
+        Backend::flags(self)
+    }
+    fn block_sizes(&self) -> Option<BlockSizes> {
+        Backend::block_sizes(self)
+    }
+    fn contexts(&self) -> Vec<String> {
+        Backend::contexts(self)
+    }
+    fn read(&self, offset: u64, len: u64) -> Boxed<'_, Vec<Piece>> {
+        Box::pin(Backend::read(self, offset, len))
+    }
+    fn write(&self, offset: u64, data: Bytes, fua: bool) -> Boxed<'_, ()> {
+        Box::pin(Backend::write(self, offset, data, fua))
+    }
+    fn zero(&self, offset: u64, len: u64, flags: CommandFlags) -> Boxed<'_, ()> {
+        Box::pin(Backend::zero(self, offset, len, flags))
+    }
+    fn trim(&self, offset: u64, len: u64) -> Boxed<'_, ()> {
+        Box::pin(Backend::trim(self, offset, len))
+    }
+    fn cache(&self, offset: u64, len: u64) -> Boxed<'_, ()> {
+        Box::pin(Backend::cache(self, offset, len))
+    }
+    fn flush(&self) -> Boxed<'_, ()> {
+        Box::pin(Backend::flush(self))
+    }
+    fn status<'a>(
+        &'a self,
+        context: &'a str,
+        offset: u64,
+        len: u64,
+        one: bool,
+    ) -> Boxed<'a, Vec<Extent>> {
+        Box::pin(Backend::status(self, context, offset, len, one))
+    }
+}
+
+/// Shared backends are backends.
+impl<B: Backend> Backend for std::sync::Arc<B> {
+    fn size(&self) -> u64 {
+        Backend::size(&**self)
+    }
+    fn flags(&self) -> TransmissionFlags {
+        Backend::flags(&**self)
+    }
+    fn block_sizes(&self) -> Option<BlockSizes> {
+        Backend::block_sizes(&**self)
+    }
+    fn contexts(&self) -> Vec<String> {
+        Backend::contexts(&**self)
+    }
+    async fn read(&self, offset: u64, len: u64) -> Result<Vec<Piece>, BackendError> {
+        Backend::read(&**self, offset, len).await
+    }
+    async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<(), BackendError> {
+        Backend::write(&**self, offset, data, fua).await
+    }
+    async fn zero(&self, offset: u64, len: u64, flags: CommandFlags) -> Result<(), BackendError> {
+        Backend::zero(&**self, offset, len, flags).await
+    }
+    async fn trim(&self, offset: u64, len: u64) -> Result<(), BackendError> {
+        Backend::trim(&**self, offset, len).await
+    }
+    async fn cache(&self, offset: u64, len: u64) -> Result<(), BackendError> {
+        Backend::cache(&**self, offset, len).await
+    }
+    async fn flush(&self) -> Result<(), BackendError> {
+        Backend::flush(&**self).await
+    }
+    async fn status(
+        &self,
+        context: &str,
+        offset: u64,
+        len: u64,
+        one: bool,
+    ) -> Result<Vec<Extent>, BackendError> {
+        Backend::status(&**self, context, offset, len, one).await
+    }
+}
+
+static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 
 /// The status of a hole that reads as zeroes.
 const HOLE: u64 = (BaseAllocation::HOLE.bits() | BaseAllocation::ZERO.bits()) as u64;

@@ -1,6 +1,5 @@
 //! Another server: faults between any client and any real server.
 
-use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{Backend, BackendError, Piece};
@@ -45,14 +44,13 @@ impl ProxyBackend {
 impl From<RequestError> for BackendError {
     fn from(error: RequestError) -> Self {
         match error {
-            RequestError::Nbd { errno, message, .. } => BackendError { errno, message },
-            RequestError::Unsendable { .. } => BackendError::new(Errno::EINVAL, error.to_string()),
+            RequestError::Refused { errno, message, .. } => BackendError { errno, message },
+            RequestError::Misuse { .. } => BackendError::new(Errno::EINVAL, error.to_string()),
             other => BackendError::new(Errno::EIO, other.to_string()),
         }
     }
 }
 
-#[async_trait]
 impl Backend for ProxyBackend {
     fn size(&self) -> u64 {
         self.client.export().size
@@ -84,11 +82,7 @@ impl Backend for ProxyBackend {
     }
 
     async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<(), BackendError> {
-        let flags = if fua {
-            CommandFlags::FUA
-        } else {
-            CommandFlags::empty()
-        };
+        let flags = CommandFlags::FUA.only_if(fua);
         Ok(self.client.write_with(offset, data, flags).await?)
     }
 
@@ -122,10 +116,12 @@ impl Backend for ProxyBackend {
         context: &str,
         offset: u64,
         len: u64,
+        one: bool,
     ) -> Result<Vec<Extent>, BackendError> {
         // The answer may be short.
         let len = len.min(self.most());
-        let replies = self.client.block_status(offset, len).await?;
+        let flags = CommandFlags::REQ_ONE.only_if(one);
+        let replies = self.client.block_status_with(offset, len, flags).await?;
         let found = replies.into_iter().find(|reply| reply.context == context);
         found.map(|reply| reply.extents).ok_or_else(|| {
             BackendError::new(Errno::EINVAL, format!("context {context} is not selected"))

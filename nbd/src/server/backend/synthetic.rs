@@ -1,9 +1,8 @@
 //! Content that is computed, of any size without storage.
 
-use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Backend, BackendError, HOLE, Piece};
+use super::{Backend, BackendError, HOLE, Piece, ZEROES};
 use crate::client::Pattern;
 use crate::proto::chunk::Extent;
 use crate::proto::{CommandFlags, Errno, TransmissionFlags};
@@ -30,9 +29,6 @@ impl ZeroBackend {
     }
 }
 
-static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
-
-#[async_trait]
 impl Backend for ZeroBackend {
     fn size(&self) -> u64 {
         self.size
@@ -61,7 +57,13 @@ impl Backend for ZeroBackend {
         Ok(())
     }
 
-    async fn status(&self, _: &str, _: u64, len: u64) -> Result<Vec<Extent>, BackendError> {
+    async fn status(
+        &self,
+        _: &str,
+        _: u64,
+        len: u64,
+        _one: bool,
+    ) -> Result<Vec<Extent>, BackendError> {
         Ok(vec![Extent {
             len,
             status: if self.sparse { HOLE } else { 0 },
@@ -87,7 +89,6 @@ fn read_only() -> BackendError {
     BackendError::new(Errno::EPERM, "a pattern cannot be changed")
 }
 
-#[async_trait]
 impl Backend for PatternBackend {
     fn size(&self) -> u64 {
         self.size

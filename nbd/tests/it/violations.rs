@@ -5,7 +5,7 @@ use std::task::Poll;
 use nbd::client::{ConnectError, ConnectionError, HandshakeError, Pattern, RequestError};
 use nbd::proto::{Checks, CommandType as C, Errno, Mode, OptionCode, Violation};
 use nbd::server::backend::{MemoryBackend, PatternBackend};
-use nbd::server::plan::{Action, Edit, FaultPlan, Field, Lie, On, ReplyKind, Rule};
+use nbd::server::plan::{Action, Edit, FaultPlan, Field, Malformed, On, ReplyKind, Rule};
 use nbd::server::{Clock, Export, Server};
 use nbd::{Client, client::Builder};
 
@@ -47,54 +47,60 @@ fn every_lie_about_a_read_is_found_out_by_its_name() {
     use Violation as V;
     block_on(async {
         for mode in [Mode::Structured, Mode::Extended] {
-            let found = async |lie| violation(mode, C::READ, Action::Lie(lie)).await;
+            let found = async |lie| violation(mode, C::READ, Action::Malform(lie)).await;
             assert!(matches!(
-                found(Lie::Empty).await,
+                found(Malformed::Empty).await,
                 V::Gap {
                     start: 4096,
                     end: 12288
                 }
             ));
             assert!(matches!(
-                found(Lie::Half).await,
+                found(Malformed::Half).await,
                 V::Gap {
                     start: 8192,
                     end: 12288
                 }
             ));
             assert!(matches!(
-                found(Lie::Gap).await,
+                found(Malformed::Gap).await,
                 V::Gap {
                     start: 8191,
                     end: 8193
                 }
             ));
             assert!(matches!(
-                found(Lie::Overlap).await,
+                found(Malformed::Overlap).await,
                 V::Overlap { start: 4096, .. }
             ));
             assert!(matches!(
-                found(Lie::OutOfRange).await,
+                found(Malformed::OutOfRange).await,
                 V::OutOfRange { start: 3584, .. }
             ));
-            assert!(matches!(found(Lie::Oversize).await, V::ChunkLength { .. }));
-            assert!(matches!(found(Lie::EmptyHole).await, V::OutOfRange { .. }));
             assert!(matches!(
-                found(Lie::UnknownChunk).await,
-                V::UnexpectedChunk { .. }
+                found(Malformed::Oversize).await,
+                V::ChunkLength { .. }
             ));
             assert!(matches!(
-                found(Lie::ForeignChunk).await,
-                V::UnexpectedChunk { .. }
-            ));
-            assert!(matches!(found(Lie::ErrorZero).await, V::ErrorZero));
-            assert!(matches!(
-                found(Lie::ErrorElsewhere).await,
+                found(Malformed::EmptyHole).await,
                 V::OutOfRange { .. }
             ));
-            assert!(matches!(found(Lie::TextTooLong).await, V::Decode(_)));
             assert!(matches!(
-                found(Lie::NoneWithPayload).await,
+                found(Malformed::UnknownChunk).await,
+                V::UnexpectedChunk { .. }
+            ));
+            assert!(matches!(
+                found(Malformed::ForeignChunk).await,
+                V::UnexpectedChunk { .. }
+            ));
+            assert!(matches!(found(Malformed::ErrorZero).await, V::ErrorZero));
+            assert!(matches!(
+                found(Malformed::ErrorElsewhere).await,
+                V::OutOfRange { .. }
+            ));
+            assert!(matches!(found(Malformed::TextTooLong).await, V::Decode(_)));
+            assert!(matches!(
+                found(Malformed::NoneWithPayload).await,
                 V::ChunkLength { .. }
             ));
             let huge = Action::set(Field::Length, 0x7fff_ffff);
@@ -112,20 +118,26 @@ fn every_lie_about_block_status_is_found_out_by_its_name() {
     block_on(async {
         for mode in [Mode::Structured, Mode::Extended] {
             let found = async |action| violation(mode, C::BLOCK_STATUS, action).await;
-            let lie = async |lie| found(Action::Lie(lie)).await;
-            assert!(matches!(lie(Lie::ZeroExtent).await, V::Extents { .. }));
-            assert!(matches!(lie(Lie::HugeExtents).await, V::Extents { .. }));
-            assert!(matches!(lie(Lie::NoExtents).await, V::Decode(_)));
+            let lie = async |lie| found(Action::Malform(lie)).await;
             assert!(matches!(
-                lie(Lie::RepeatedContext).await,
+                lie(Malformed::ZeroExtent).await,
+                V::Extents { .. }
+            ));
+            assert!(matches!(
+                lie(Malformed::HugeExtents).await,
+                V::Extents { .. }
+            ));
+            assert!(matches!(lie(Malformed::NoExtents).await, V::Decode(_)));
+            assert!(matches!(
+                lie(Malformed::RepeatedContext).await,
                 V::DuplicateContext { context: 0 }
             ));
             assert!(matches!(
-                lie(Lie::MissingContext).await,
+                lie(Malformed::MissingContext).await,
                 V::MissingContext { context: 0 }
             ));
             assert!(matches!(
-                lie(Lie::ForeignChunk).await,
+                lie(Malformed::ForeignChunk).await,
                 V::UnexpectedChunk { .. }
             ));
             let other = Action::set(Field::ContextId, 9);
@@ -181,7 +193,12 @@ fn cookies_kinds_and_magics_are_compared_in_every_mode() {
                 got: 4608
             }
         ));
-        let none = violation(Mode::Structured, C::FLUSH, Action::Lie(Lie::MissingDone)).await;
+        let none = violation(
+            Mode::Structured,
+            C::FLUSH,
+            Action::Malform(Malformed::MissingDone),
+        )
+        .await;
         assert!(matches!(none, V::MissingDone));
     });
 }
@@ -207,7 +224,7 @@ fn a_second_reply_ends_the_connection_before_the_next_request_is_fooled() {
 #[test]
 fn a_reply_that_ends_with_the_connection_is_told_from_one_that_never_came() {
     block_on(async {
-        let rule = Rule::new(On::reply(C::READ), Action::Lie(Lie::MissingDone));
+        let rule = Rule::new(On::reply(C::READ), Action::Malform(Malformed::MissingDone));
         let server = server(Mode::Structured, rule);
         let client = connect(&server, Client::builder()).await.unwrap();
         let reading = tokio::spawn({
@@ -215,7 +232,7 @@ fn a_reply_that_ends_with_the_connection_is_told_from_one_that_never_came() {
             async move { client.read(0, 512).await }
         });
         let replied = |e: &nbd::server::Entry| matches!(e.event, nbd::server::Event::Reply { .. });
-        server.journal().wait_for(1, replied).await;
+        server.journal().wait_for(1, replied).await.unwrap();
         // The reply lies in the pipe; the status request after it shows that it was read.
         client.block_status(0, 512).await.unwrap();
         server.finish().await.unwrap();
@@ -230,15 +247,15 @@ fn a_reply_that_ends_with_the_connection_is_told_from_one_that_never_came() {
 #[test]
 fn what_is_tolerated_is_tolerated_and_zeroes_fill_the_gap() {
     block_on(async {
-        let lie = |lie| Rule::new(On::reply(C::READ), Action::Lie(lie));
-        let gap = server(Mode::Structured, lie(Lie::Half));
+        let lie = |lie| Rule::new(On::reply(C::READ), Action::Malform(lie));
+        let gap = server(Mode::Structured, lie(Malformed::Half));
         let client = connect(&gap, Client::builder().tolerate(Checks::GAP))
             .await
             .unwrap();
         let data = client.read(0, 1024).await.unwrap();
         assert_eq!(data.len(), 1024);
         assert!(data[..512].iter().any(|b| *b != 0) && data[512..].iter().all(|b| *b == 0));
-        let twice = server(Mode::Extended, lie(Lie::Overlap));
+        let twice = server(Mode::Extended, lie(Malformed::Overlap));
         let client = connect(&twice, Client::builder().tolerate(Checks::OVERLAP))
             .await
             .unwrap();
@@ -265,7 +282,7 @@ fn out_of_order_replies_find_their_requests() {
             let trigger = server.trigger("go");
             let replied =
                 |e: &nbd::server::Entry| matches!(e.event, nbd::server::Event::Reply { .. });
-            server.journal().wait_for(8, replied).await;
+            server.journal().wait_for(8, replied).await.unwrap();
             trigger.set();
             for read in reads {
                 let (n, data) = read.await.unwrap();
@@ -291,7 +308,7 @@ fn a_held_reply_comes_after_its_trigger_and_not_before() {
             tokio::select! {
                 biased;
                 data = &mut held => panic!("{mode}: {data:?}"),
-                () = due => {}
+                done = due => done.unwrap(),
             }
             // Its reply is read after that of the held one, had that been sent.
             client.read(512, 512).await.unwrap();
@@ -337,7 +354,7 @@ fn errors_come_with_text_and_offset_where_the_mode_has_them() {
             let server = server(mode, Rule::new(On::request(C::READ), action));
             let client = connect(&server, Client::builder()).await.unwrap();
             let error = client.read(4096, 4096).await.unwrap_err();
-            let RequestError::Nbd {
+            let RequestError::Refused {
                 errno, message, at, ..
             } = &error
             else {
@@ -362,7 +379,7 @@ fn a_list_bomb_is_defused() {
         for option in [OptionCode::LIST, OptionCode::LIST_META_CONTEXT] {
             let server = server(
                 Mode::Structured,
-                Rule::new(On::option(option), Action::Bomb(u64::MAX)),
+                Rule::new(On::option(option), Action::Flood(u64::MAX)),
             );
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             server.serve(theirs);
@@ -436,7 +453,7 @@ fn a_manual_clock_holds_a_delay_until_the_test_moves_it() {
         let journal = server.journal();
         tokio::select! {
             _ = &mut reading => panic!("the delay was not kept"),
-            () = journal.wait_for(1, fired) => {}
+            done = journal.wait_for(1, fired) => done.unwrap(),
         }
         // The delay is counted from when it began, which the journal's entry may precede.
         let advance = async {

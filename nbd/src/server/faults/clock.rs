@@ -53,16 +53,22 @@ impl Clock {
         }
     }
 
-    /// Waits.
-    pub async fn sleep(&self, duration: Duration) {
+    /// When a delay that begins now is over. On a clock that is moved by delays, it is over at once.
+    pub(crate) fn after(&self, delay: Duration) -> Duration {
+        if let Kind::Instant(_) = &self.0 {
+            self.advance(delay);
+            return self.now();
+        }
+        self.now() + delay
+    }
+
+    /// Waits until it is this late.
+    pub(crate) async fn reach(&self, at: Duration) {
         match &self.0 {
-            Kind::Real(_) => tokio::time::sleep(duration).await,
-            Kind::Instant(_) => self.advance(duration),
-            Kind::Manual(now) => {
-                let until = *now.borrow() + duration;
-                let mut changes = now.subscribe();
+            Kind::Real(start) => tokio::time::sleep_until(*start + at).await,
+            Kind::Instant(now) | Kind::Manual(now) => {
                 // The sender is ours, so this ends with the time only.
-                let _ = changes.wait_for(|now| *now >= until).await;
+                let _ = now.subscribe().wait_for(|now| *now >= at).await;
             }
         }
     }

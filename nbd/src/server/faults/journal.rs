@@ -1,28 +1,14 @@
 //! What happened, in order.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use crate::proto::server::Closed;
 use crate::proto::{CommandFlags, CommandType, Errno, Mode, OptionCode, OptionReplyCode};
-
-/// Why a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Closed {
-    /// A rule closed it.
-    Fault,
-    /// The client closed it, or it broke.
-    Peer,
-    /// The client said goodbye (`DISC` or `ABORT`).
-    Goodbye,
-    /// The client broke the protocol, or asked for an export that does not exist.
-    Refused(String),
-    /// The server was shut down.
-    Shutdown,
-}
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -87,7 +73,7 @@ pub enum Event {
         action: String,
     },
     /// A rule fired where its action has no meaning: the plan is wrong.
-    Misfit {
+    Inapplicable {
         /// Which.
         rule: String,
         /// What it was to do.
@@ -104,15 +90,6 @@ pub enum Event {
     },
 }
 
-impl Event {
-    pub(super) fn failed(what: &str, why: &std::io::Error) -> Event {
-        Event::Failed {
-            what: what.to_owned(),
-            why: why.to_string(),
-        }
-    }
-}
-
 /// An event, where and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
@@ -125,46 +102,85 @@ pub struct Entry {
     pub event: Event,
 }
 
-/// All that happened on a server.
+/// Entries that a journal keeps unless told otherwise.
+pub(in crate::server) const LIMIT: usize = 1 << 16;
+
+/// What happened on a server: the newest entries, as many as its limit.
 #[derive(Debug)]
 pub struct Journal {
-    entries: Mutex<Vec<Entry>>,
-    length: watch::Sender<usize>,
+    entries: Mutex<Entries>,
+    limit: usize,
+    /// Counts entries; `None` when no more will come.
+    length: watch::Sender<Option<u64>>,
 }
 
-impl Default for Journal {
-    fn default() -> Self {
-        Journal {
-            entries: Mutex::default(),
-            length: watch::Sender::new(0),
-        }
-    }
+#[derive(Debug, Default)]
+struct Entries {
+    kept: VecDeque<Entry>,
+    /// How many older ones were dropped.
+    dropped: u64,
+}
+
+/// The server has ended, so what was waited for will not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server has ended, and {found} of {wanted} entries were found")]
+pub struct Ended {
+    /// How many there were.
+    pub found: usize,
+    /// How many were waited for.
+    pub wanted: usize,
 }
 
 impl Journal {
-    pub(super) fn add(&self, connection: u64, at: Option<Duration>, event: Event) {
+    pub(in crate::server) fn new(limit: usize) -> Journal {
+        Journal {
+            entries: Mutex::default(),
+            limit,
+            length: watch::Sender::new(Some(0)),
+        }
+    }
+
+    pub(in crate::server) fn add(&self, connection: u64, at: Option<Duration>, event: Event) {
         tracing::debug!(connection, ?event);
+        if self.limit == 0 {
+            return;
+        }
         let mut entries = self.lock();
-        entries.push(Entry {
+        if entries.kept.len() == self.limit {
+            entries.kept.pop_front();
+            entries.dropped += 1;
+        }
+        entries.kept.push_back(Entry {
             connection,
             at,
             event,
         });
-        let length = entries.len();
+        let length = entries.dropped + entries.kept.len() as u64;
         drop(entries);
         if self.length.receiver_count() > 0 {
-            self.length.send_replace(length);
+            self.length
+                .send_modify(|known| *known = known.map(|_| length));
         }
     }
 
-    /// A copy of everything so far.
-    pub fn entries(&self) -> Vec<Entry> {
-        self.lock().clone()
+    /// No more entries will come: who waits for one is told so.
+    pub(in crate::server) fn end(&self) {
+        self.length.send_replace(None);
     }
 
-    /// How many entries match. They are looked at in their order, each once.
+    /// A copy of everything that is kept.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.lock().kept.iter().cloned().collect()
+    }
+
+    /// How many older entries were dropped, because there were more than are kept.
+    pub fn dropped(&self) -> u64 {
+        self.lock().dropped
+    }
+
+    /// How many kept entries match. They are looked at in their order, each once.
     pub fn count(&self, mut matches: impl FnMut(&Entry) -> bool) -> usize {
-        self.lock().iter().filter(|e| matches(e)).count()
+        self.lock().kept.iter().filter(|e| matches(e)).count()
     }
 
     /// As JSON lines, grouped by connection: the same for two runs in which each connection had the
@@ -178,22 +194,36 @@ impl Journal {
 
     /// Waits until so many entries match. They may be there already. They are looked at in their
     /// order, each once.
-    pub async fn wait_for(&self, n: usize, mut matches: impl FnMut(&Entry) -> bool) {
+    ///
+    /// # Errors
+    /// When the server has ended before.
+    pub async fn wait_for(
+        &self,
+        n: usize,
+        mut matches: impl FnMut(&Entry) -> bool,
+    ) -> Result<(), Ended> {
         let mut length = self.length.subscribe();
         let (mut seen, mut found) = (0, 0);
         loop {
+            let ended = length.borrow_and_update().is_none();
             {
                 let entries = self.lock();
-                found += entries[seen..].iter().filter(|e| matches(e)).count();
-                seen = entries.len();
+                let skip = (seen - entries.dropped.min(seen)) as usize;
+                let new = entries.kept.iter().skip(skip);
+                found += new.filter(|e| matches(e)).count();
+                seen = entries.dropped + entries.kept.len() as u64;
             }
-            if found >= n || length.changed().await.is_err() {
-                return;
+            if found >= n {
+                return Ok(());
+            }
+            // We hold the sender ourselves, so waiting cannot fail otherwise.
+            if ended || length.changed().await.is_err() {
+                return Err(Ended { found, wanted: n });
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,7 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::backend::{Backend, BackendError, Piece};
+use super::Faults;
+use crate::proto::CommandType;
+use crate::proto::server::Answer;
+use crate::server::backend::{Backend, BackendError, Piece};
+use crate::server::conversation::Job;
+use crate::server::execute::execute;
 
 /// Notes on writes, shared between a test and a server.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +99,7 @@ impl WriteShadow {
     }
 
     /// The server has carried out a write.
-    pub(super) fn applied(&self, connection: u64, offset: u64, data: &Bytes) {
+    pub(in crate::server) fn applied(&self, connection: u64, offset: u64, data: &Bytes) {
         let data = data.clone();
         self.lock().applied.push(Applied {
             connection,
@@ -112,7 +117,7 @@ impl WriteShadow {
     }
 
     /// Compares the backend with what was intended.
-    pub async fn verify(&self, backend: &dyn Backend) -> Result<ShadowReport, BackendError> {
+    pub async fn verify(&self, backend: &impl Backend) -> Result<ShadowReport, BackendError> {
         let mut report = self.compare_notes();
         let intents: Vec<(u64, Bytes, bool)> = {
             let notes = self.lock();
@@ -171,7 +176,27 @@ impl WriteShadow {
     }
 }
 
-async fn contents(backend: &dyn Backend, offset: u64, len: u64) -> Result<Vec<u8>, BackendError> {
+/// Carries a request out, and notes a write that succeeded.
+pub(in crate::server) fn noting(
+    job: Job,
+    faults: Option<&mut Faults>,
+) -> impl Future<Output = Answer<Bytes>> + Send + use<> {
+    let shadow = faults.and_then(|f| f.shadow());
+    async move {
+        let shadow = shadow.filter(|_| job.incoming.command() == CommandType::WRITE);
+        let Some((shadow, connection)) = shadow else {
+            return execute(job).await;
+        };
+        let (offset, data) = (job.incoming.request.offset, job.incoming.payload.clone());
+        let answer = execute(job).await;
+        if answer == Answer::Done {
+            shadow.applied(connection, offset, &data.into());
+        }
+        answer
+    }
+}
+
+async fn contents(backend: &impl Backend, offset: u64, len: u64) -> Result<Vec<u8>, BackendError> {
     let mut data = Vec::with_capacity(len as usize);
     for piece in backend.read(offset, len).await? {
         match piece {

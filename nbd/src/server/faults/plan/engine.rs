@@ -6,11 +6,11 @@ use super::FaultPlan;
 use super::action::Action;
 use super::rule::{At, Connections, On, Range, Rule, Times};
 use crate::proto::{ChunkType, CommandType, OptionCode, OptionReplyCode, Request};
-use crate::server::trigger::Triggers;
+use crate::server::faults::trigger::Triggers;
 
 /// A passage of a point, with what is known about it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Point {
+pub(in crate::server) enum Point {
     Accept,
     Greeting,
     ClientFlags,
@@ -31,7 +31,7 @@ pub(crate) enum Point {
 
 /// Whether the content of what is received is known yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(in crate::server) enum Stage {
     /// Something is sent: all is known.
     Whole,
     /// About to be received: only rules without a condition on the content.
@@ -42,17 +42,17 @@ pub(crate) enum Stage {
 
 /// A rule that fires.
 #[derive(Clone, Debug)]
-pub(crate) struct Firing {
-    pub(crate) rule: String,
-    pub(crate) at: At,
-    pub(crate) action: Action,
+pub(in crate::server) struct Firing {
+    pub(in crate::server) rule: String,
+    pub(in crate::server) at: At,
+    pub(in crate::server) action: Action,
     /// Random bits for the action.
-    pub(crate) random: u64,
+    pub(in crate::server) random: u64,
 }
 
 /// A plan with the state of its rules.
 #[derive(Debug)]
-pub(crate) struct Engine {
+pub(in crate::server) struct Engine {
     rules: Vec<Armed>,
     phase: String,
 }
@@ -68,7 +68,7 @@ struct Armed {
 }
 
 impl Engine {
-    pub(crate) fn new(plan: FaultPlan) -> Engine {
+    pub(in crate::server) fn new(plan: FaultPlan) -> Engine {
         let arm = |(n, rule): (usize, Rule)| Armed {
             name: if rule.name.is_empty() {
                 format!("rule {n}")
@@ -88,12 +88,12 @@ impl Engine {
     }
 
     /// Whether there are no rules at all.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(in crate::server) fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
     /// The rules that fire at this passage, in the plan's order.
-    pub(crate) fn consult(
+    pub(in crate::server) fn consult(
         &mut self,
         connection: u64,
         point: &Point,
@@ -149,7 +149,7 @@ impl Engine {
     }
 
     /// Names of the rules that should have fired and did not.
-    pub(crate) fn unfired(&self) -> Vec<String> {
+    pub(in crate::server) fn unfired(&self) -> Vec<String> {
         let idle = self
             .rules
             .iter()
@@ -187,7 +187,7 @@ fn judges_content(action: &Action) -> bool {
         Action::Refuse(_)
             | Action::Ignore
             | Action::AckAndForget
-            | Action::Bomb(_)
+            | Action::Flood(_)
             | Action::Error { .. }
             | Action::LoseWrite
             | Action::TearWrite(_)

@@ -1,20 +1,66 @@
-//! Where the fields of a message are.
+//! Where the fields of a message are, and how a fault changes them.
 
 use std::ops::Range;
 
-use super::plan::{Edit, Field};
+use serde::{Deserialize, Serialize};
+
+use super::Layout;
 use crate::proto::{ChunkType, InfoType, OptionReplyCode};
 
-/// A kind of message that a server sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Layout {
-    Oldstyle,
-    Newstyle,
-    ExportReply,
-    OptionReply(OptionReplyCode, Option<InfoType>),
-    Simple,
-    Structured(ChunkType),
-    Extended(ChunkType),
+/// A field of a message that the server sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Field {
+    /// The magic at its start.
+    Magic,
+    /// The second magic of a greeting.
+    OptionMagic,
+    /// Flags of the greeting, the export or a chunk.
+    Flags,
+    /// Size of the export.
+    Size,
+    /// The option that a reply answers.
+    Option,
+    /// Type of an option reply or a chunk.
+    Type,
+    /// Length of what follows.
+    Length,
+    /// Error number.
+    Errno,
+    /// Length of the text of an error chunk.
+    TextLength,
+    /// Cookie.
+    Cookie,
+    /// The request's offset in an extended header.
+    EchoedOffset,
+    /// Offset in the payload of a chunk of data, of a hole, or of an error at an offset.
+    Offset,
+    /// Length in the payload of a hole chunk.
+    HoleLength,
+    /// Context id of a block status chunk or of a context reply.
+    ContextId,
+    /// Number of extents in an extended block status chunk.
+    Count,
+    /// Length of the first extent.
+    ExtentLength,
+    /// Status of the first extent.
+    ExtentStatus,
+    /// Length of the export's name in a list.
+    NameLength,
+    /// Type of an `INFO` reply.
+    InfoType,
+}
+
+/// How a field is changed. Fields are unsigned and wrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Edit {
+    /// To this value.
+    To(u64),
+    /// By this much.
+    Add(i64),
+    /// These bits are turned over.
+    Xor(u64),
 }
 
 /// Where a field of this message is, or `None` if it does not have it.
@@ -76,7 +122,7 @@ fn in_chunk(bytes: &[u8], kind: ChunkType, field: Field, head: usize) -> Option<
 }
 
 /// Changes a field; `false` if the message does not have it.
-pub(super) fn edit(bytes: &mut [u8], layout: Layout, field: Field, edit: Edit) -> bool {
+pub(crate) fn edit(bytes: &mut [u8], layout: Layout, field: Field, edit: Edit) -> bool {
     let Some(slot) = locate(bytes, layout, field).and_then(|range| bytes.get_mut(range)) else {
         return false;
     };

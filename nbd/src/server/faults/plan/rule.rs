@@ -226,7 +226,7 @@ pub struct Rule {
     /// With which probability at each passage, drawn from the plan's seed.
     #[serde(default)]
     pub probability: Option<f64>,
-    /// Only while this switch is on ([`super::super::Server::trigger`]).
+    /// Only while this switch is on ([`crate::server::Server::trigger`]).
     #[serde(default)]
     pub when: Option<String>,
     /// Only in this phase; a plan starts in the phase named by the empty text.

@@ -37,6 +37,7 @@ pub struct Context {
 
 /// An export as its server described it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExportInfo {
     /// The name that was asked for.
     pub name: String,
@@ -54,10 +55,12 @@ pub struct ExportInfo {
     pub contexts: Vec<Context>,
     /// What was negotiated.
     pub mode: Mode,
+    /// Whether the connection is protected.
+    pub tls: bool,
 }
 
 impl ExportInfo {
-    pub(super) fn empty(name: &str, mode: Mode) -> ExportInfo {
+    pub(crate) fn empty(name: &str, mode: Mode) -> ExportInfo {
         ExportInfo {
             name: name.to_owned(),
             canonical_name: None,
@@ -67,12 +70,25 @@ impl ExportInfo {
             block_sizes: None,
             contexts: Vec::new(),
             mode,
+            tls: false,
         }
     }
 
     /// The id of a context that was selected.
     pub fn context_id(&self, name: &str) -> Option<u32> {
         self.contexts.iter().find(|c| c.name == name).map(|c| c.id)
+    }
+
+    /// Size constraints, or what proto.md says is to be assumed of a silent server.
+    pub fn sizes(&self) -> BlockSizes {
+        self.block_sizes.unwrap_or_default()
+    }
+
+    /// Bytes that requests can reach. A size that is no multiple of the minimum block size leaves a
+    /// tail that no request can address (proto.md, "Block size constraints": the size SHOULD be a
+    /// multiple for that reason).
+    pub fn reachable_size(&self) -> u64 {
+        self.size - self.size % u64::from(self.sizes().minimum.max(1))
     }
 
     /// Whether writes can succeed.

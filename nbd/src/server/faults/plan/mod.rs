@@ -18,8 +18,9 @@ mod engine;
 mod ini;
 mod rule;
 
-pub use action::{Action, Closing, Edit, Field, Lie, ReplyKind, Side};
-pub(crate) use engine::{Engine, Firing, Point, Stage};
+pub use crate::proto::server::{Edit, Field, ReplyKind};
+pub use action::{Action, Closing, Malformed, Side};
+pub(in crate::server) use engine::{Engine, Firing, Point, Stage};
 pub use ini::IniError;
 pub use rule::{At, Connections, On, Range, Rule, Times};
 

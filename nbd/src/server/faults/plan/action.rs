@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::BlockSizes;
+use crate::proto::client::BlockSizes;
+use crate::proto::server::{Edit, Field, ReplyKind};
 use crate::proto::{Errno, OptionReplyCode, TransmissionFlags};
 
 /// How a connection is closed.
@@ -27,78 +28,10 @@ pub enum Side {
     Tx,
 }
 
-/// A field of a message that the server sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Field {
-    /// The magic at its start.
-    Magic,
-    /// The second magic of a greeting.
-    OptionMagic,
-    /// Flags of the greeting, the export or a chunk.
-    Flags,
-    /// Size of the export.
-    Size,
-    /// The option that a reply answers.
-    Option,
-    /// Type of an option reply or a chunk.
-    Type,
-    /// Length of what follows.
-    Length,
-    /// Error number.
-    Errno,
-    /// Length of the text of an error chunk.
-    TextLength,
-    /// Cookie.
-    Cookie,
-    /// The request's offset in an extended header.
-    EchoedOffset,
-    /// Offset in the payload of a chunk of data, of a hole, or of an error at an offset.
-    Offset,
-    /// Length in the payload of a hole chunk.
-    HoleLength,
-    /// Context id of a block status chunk or of a context reply.
-    ContextId,
-    /// Number of extents in an extended block status chunk.
-    Count,
-    /// Length of the first extent.
-    ExtentLength,
-    /// Status of the first extent.
-    ExtentStatus,
-    /// Length of the export's name in a list.
-    NameLength,
-    /// Type of an `INFO` reply.
-    InfoType,
-}
-
-/// How a field is changed. Fields are unsigned and wrap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Edit {
-    /// To this value.
-    To(u64),
-    /// By this much.
-    Add(i64),
-    /// These bits are turned over.
-    Xor(u64),
-}
-
-/// Which kind of reply is sent instead of the negotiated one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReplyKind {
-    /// Simple.
-    Simple,
-    /// Structured.
-    Structured,
-    /// Extended.
-    Extended,
-}
-
 /// Replies that are well-formed and wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Lie {
+pub enum Malformed {
     /// The last chunk does not say that it is the last.
     MissingDone,
     /// Success without any content.
@@ -159,9 +92,9 @@ pub enum Action {
     RestartOn(String),
     /// Closes the connection and does not listen for so many milliseconds.
     RestartAfter(u64),
-    /// Does nothing any more on this connection.
+    /// Sends and takes nothing any more on this connection, from here on.
     Stall,
-    /// Waits until this switch is on.
+    /// Waits until this switch is on: with what is sent, or with what is received.
     Hold(String),
     /// Waits so many milliseconds.
     Delay(u64),
@@ -204,8 +137,8 @@ pub enum Action {
         #[serde(default)]
         offset: Option<u64>,
     },
-    /// Sends a reply that is wrong in content.
-    Lie(Lie),
+    /// Sends a reply that is well-formed and wrong.
+    Malform(Malformed),
     /// Answers an option with this error.
     Refuse(OptionReplyCode),
     /// Does not answer an option.
@@ -213,11 +146,11 @@ pub enum Action {
     /// Says yes to an option and does not act on it.
     AckAndForget,
     /// Answers an option with this reply over and over, so many times.
-    Bomb(u64),
-    /// Names another size.
-    LieSize(u64),
+    Flood(u64),
+    /// Advertises another size.
+    AdvertiseSize(u64),
     /// Advertises flags it does not have, and hides others.
-    LieFlags {
+    AdvertiseFlags {
         /// To be set.
         #[serde(default)]
         set: TransmissionFlags,
@@ -225,11 +158,11 @@ pub enum Action {
         #[serde(default)]
         clear: TransmissionFlags,
     },
-    /// Announces other size constraints.
-    LieBlockSizes(BlockSizes),
-    /// Says that a write succeeded which was not carried out.
+    /// Advertises other size constraints.
+    AdvertiseBlockSizes(BlockSizes),
+    /// Reports success of a write that was not carried out.
     LoseWrite,
-    /// Says that a write succeeded of which only so many bytes were written.
+    /// Reports success of a write of which only so many bytes were written.
     TearWrite(u64),
 }
 

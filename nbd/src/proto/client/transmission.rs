@@ -1,0 +1,622 @@
+//! Requests and replies, after an export is chosen.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::command::Command;
+use super::config::Config;
+use super::error::{ConnectionError, Origin, RequestError};
+use super::export::ExportInfo;
+use crate::proto::chunk::{self, Hole, Status};
+use crate::proto::intake::Intake;
+use crate::proto::send_queue::SendQueue;
+use crate::proto::{
+    Body, CommandFlags, CommandType, Errno, Outcome, ReplyCheck, ReplyHeader, Request, Violation,
+};
+
+/// What a reply brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// Data of a read, from the request's offset on.
+    pub data: Vec<u8>,
+    /// Status of each context.
+    pub statuses: Vec<Status>,
+}
+
+/// A request has ended.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// What [`Transmission::submit`] returned.
+    pub cookie: u64,
+    /// How it ended.
+    pub result: Result<Reply, RequestError>,
+}
+
+#[derive(Debug)]
+enum Life {
+    Open,
+    /// The server announced its end: what is under way is answered, then `DISC` is sent.
+    ShuttingDown,
+    /// The caller wants to leave: what was submitted is sent, then `DISC`.
+    Leaving,
+    /// `DISC` is sent, and nothing may follow it.
+    Goodbye(ConnectionError),
+    Dead(Arc<ConnectionError>),
+}
+
+#[derive(Debug)]
+struct Pending {
+    request: Request,
+    effect_len: u64,
+    check: ReplyCheck,
+    reply: Reply,
+    started: bool,
+    deadline: Option<(Instant, Duration)>,
+    /// Nobody waits for the reply any more.
+    given_up: bool,
+}
+
+/// What is being read.
+#[derive(Clone, Copy, Debug)]
+enum Input {
+    Header,
+    /// The offset in front of the data of a chunk.
+    DataOffset {
+        cookie: u64,
+        len: u64,
+    },
+    Data {
+        cookie: u64,
+    },
+    Hole {
+        cookie: u64,
+    },
+    Status {
+        cookie: u64,
+        wide: bool,
+    },
+    Error {
+        cookie: u64,
+        with_offset: bool,
+        known: bool,
+    },
+}
+
+/// A connection in the transmission phase.
+#[derive(Debug)]
+pub struct Transmission<B> {
+    export: ExportInfo,
+    config: Config,
+    name: Arc<str>,
+    intake: Intake,
+    input: Input,
+    life: Life,
+    out: SendQueue<B>,
+    /// Submitted, and not sent yet for want of room among those under way.
+    waiting: VecDeque<(u64, Command<B>)>,
+    pending: HashMap<u64, Pending>,
+    deadlines: BTreeSet<(Instant, u64)>,
+    next_cookie: u64,
+    notices: VecDeque<Notice>,
+    bytes_in: u64,
+    requests: u64,
+}
+
+impl<B: AsRef<[u8]>> Transmission<B> {
+    pub(super) fn new(export: ExportInfo, config: Config, intake: Intake) -> Transmission<B> {
+        let mut this = Transmission {
+            name: export.name.as_str().into(),
+            export,
+            config,
+            intake,
+            input: Input::Header,
+            life: Life::Open,
+            out: SendQueue::default(),
+            waiting: VecDeque::new(),
+            pending: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            // 0 is what a careless server sends; starting at 1 tells the two apart.
+            next_cookie: 1,
+            notices: VecDeque::new(),
+            bytes_in: 0,
+            requests: 0,
+        };
+        // A server may have sent more than the handshake took.
+        this.advance();
+        this
+    }
+
+    /// What the server said of the export.
+    pub fn export(&self) -> &ExportInfo {
+        &self.export
+    }
+
+    /// Requests that were sent.
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Bytes received in this phase.
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in
+    }
+
+    /// Bytes sent in this phase.
+    pub fn bytes_out(&self) -> u64 {
+        self.out.total()
+    }
+
+    /// Why the connection is over, if it is, or is about to be.
+    pub fn error(&self) -> Option<Arc<ConnectionError>> {
+        match &self.life {
+            Life::Open => None,
+            Life::ShuttingDown => Some(Arc::new(ConnectionError::Shutdown)),
+            Life::Leaving => Some(Arc::new(ConnectionError::Disconnected)),
+            Life::Goodbye(why) => Some(Arc::new(why.clone())),
+            Life::Dead(why) => Some(why.clone()),
+        }
+    }
+
+    /// Whether the connection is dead: there is nothing left to read or to send.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.life, Life::Dead(_))
+    }
+
+    /// Whether `DISC` is written, so that the stream may be closed.
+    pub fn has_said_goodbye(&self) -> bool {
+        matches!(self.life, Life::Goodbye(_)) && self.out.is_empty()
+    }
+
+    /// What a request was about, for errors.
+    fn origin(&self, request: &Request, effect_len: u64) -> Box<Origin> {
+        Box::new(Origin {
+            command: request.command,
+            offset: request.offset,
+            len: effect_len,
+            export: self.name.clone(),
+            peer: self.config.peer.clone(),
+        })
+    }
+
+    /// Takes a request; its end comes as a [`Notice`] with the cookie that is returned. It is
+    /// given up when `deadline` has passed: at that time, after so long.
+    ///
+    /// # Errors
+    /// What strict mode has against it, or the end of the connection. Nothing is sent then.
+    pub fn submit(
+        &mut self,
+        mut command: Command<B>,
+        deadline: Option<(Instant, Duration)>,
+    ) -> Result<u64, RequestError> {
+        let origin = |this: &Self| this.origin(&command.request, command.effect_len);
+        if let Some(source) = self.error() {
+            let origin = origin(self);
+            return Err(RequestError::Connection { origin, source });
+        }
+        if let Some(reason) = command.objection(&self.export, &self.config) {
+            let origin = origin(self);
+            return Err(RequestError::Misuse { origin, reason });
+        }
+        let cookie = self.next_cookie;
+        self.next_cookie += 1;
+        command.finish(self.export.mode);
+        command.request.cookie = cookie;
+        let all = || self.export.contexts.iter().map(|c| c.id).collect();
+        let contexts = match command.request.command {
+            CommandType::BLOCK_STATUS => command.contexts.take().unwrap_or_else(all),
+            _ => Vec::new(),
+        };
+        let check = ReplyCheck::new(
+            command.request,
+            command.effect_len,
+            self.export.mode,
+            contexts,
+        );
+        let pending = Pending {
+            request: command.request,
+            effect_len: command.effect_len,
+            check: check
+                .with_checks(self.config.checks)
+                .with_max_payload(self.config.max_payload),
+            reply: Reply {
+                data: std::mem::take(&mut command.buffer),
+                statuses: Vec::new(),
+            },
+            started: false,
+            deadline,
+            given_up: false,
+        };
+        if let Some((at, _)) = deadline {
+            self.deadlines.insert((at, cookie));
+        }
+        self.pending.insert(cookie, pending);
+        self.waiting.push_back((cookie, command));
+        self.send_waiting();
+        Ok(cookie)
+    }
+
+    /// Sends what there is room for.
+    fn send_waiting(&mut self) {
+        while self.pending.len() - self.waiting.len() < self.config.in_flight.max(1) {
+            let Some((_, command)) = self.waiting.pop_front() else {
+                break;
+            };
+            let header = command.request.encode(self.export.mode.header_style());
+            self.out.push(header, command.payload, 0);
+            self.requests += 1;
+            if command.request.command == CommandType::DISC {
+                // Nothing may follow, whoever said it.
+                self.life = Life::Goodbye(ConnectionError::Disconnected);
+                self.refuse_waiting(&ConnectionError::Disconnected);
+            }
+        }
+        match self.life {
+            Life::Leaving if self.waiting.is_empty() => {
+                self.goodbye(ConnectionError::Disconnected);
+            }
+            Life::ShuttingDown if self.pending.is_empty() => {
+                self.goodbye(ConnectionError::Shutdown);
+            }
+            _ => {}
+        }
+    }
+
+    fn goodbye(&mut self, why: ConnectionError) {
+        let request = Request {
+            flags: CommandFlags::empty(),
+            command: CommandType::DISC,
+            cookie: 0,
+            offset: 0,
+            len: 0,
+        };
+        let header = request.encode(self.export.mode.header_style());
+        self.out.push(header, None, 0);
+        self.life = Life::Goodbye(why);
+    }
+
+    /// Says goodbye once what was submitted has been sent; further requests are refused.
+    pub fn disconnect(&mut self) {
+        if matches!(self.life, Life::Open) {
+            self.life = Life::Leaving;
+            self.send_waiting();
+        }
+    }
+
+    /// The next bytes to be sent, as many slices as fit; returns how many there are.
+    #[must_use]
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.out.slices(slices)
+    }
+
+    /// Whether there is something to send.
+    pub fn wants_to_send(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// So many bytes were sent.
+    pub fn sent(&mut self, n: usize) {
+        self.out.advance(n);
+    }
+
+    /// All bytes to be sent, for those who have no use for slices.
+    #[must_use]
+    pub fn transmit(&mut self) -> Vec<u8> {
+        let bytes = self.out.take();
+        self.out.advance(bytes.len());
+        bytes
+    }
+
+    /// How a request ended, once each.
+    #[must_use]
+    pub fn notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// When [`Transmission::timeout`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Gives up what should have been answered by now.
+    pub fn timeout(&mut self, now: Instant) {
+        while let Some(&(at, cookie)) = self.deadlines.first()
+            && at <= now
+        {
+            self.deadlines.pop_first();
+            let waited = self.waiting.iter().position(|(c, _)| *c == cookie);
+            let Some(pending) = self.pending.get_mut(&cookie) else {
+                continue;
+            };
+            let after = pending.deadline.map_or(Duration::ZERO, |(_, after)| after);
+            let (request, len) = (pending.request, pending.effect_len);
+            pending.given_up = true;
+            if let Some(at) = waited {
+                // Never sent, so no reply will come.
+                self.waiting.remove(at);
+                self.pending.remove(&cookie);
+            }
+            let origin = self.origin(&request, len);
+            let result = Err(RequestError::Deadline { origin, after });
+            self.notices.push_back(Notice { cookie, result });
+        }
+        self.send_waiting();
+    }
+
+    /// Where the next bytes from the server belong.
+    pub fn space(&mut self) -> &mut [u8] {
+        self.intake.space()
+    }
+
+    /// Whether a payload is being received, of which more is sure to follow at once.
+    pub fn is_amid_payload(&self) -> bool {
+        matches!(self.input, Input::Data { .. })
+    }
+
+    /// So many bytes have come.
+    pub fn filled(&mut self, n: usize) {
+        if self.is_dead() {
+            return;
+        }
+        self.bytes_in += n as u64;
+        self.intake.filled(n);
+        self.advance();
+    }
+
+    /// Bytes have come; all of them are taken.
+    pub fn receive(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && !self.is_dead() {
+            let n = self.intake.feed(bytes);
+            self.bytes_in += n as u64;
+            self.advance();
+            bytes = &bytes[n..];
+        }
+    }
+
+    /// The server has closed the connection, which is in order between two messages only.
+    pub fn end_of_stream(&mut self) {
+        let unfinished = self.pending.iter().find(|(_, p)| p.started);
+        let error = match (unfinished, self.intake.is_between(), &self.life) {
+            (_, false, _) => {
+                let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+                ConnectionError::Io(Arc::new(error))
+            }
+            (Some((cookie, _)), ..) => Violation::Unfinished { cookie: *cookie }.into(),
+            (None, true, Life::ShuttingDown) => ConnectionError::Shutdown,
+            (None, true, Life::Goodbye(why)) => why.clone(),
+            (None, true, _) => ConnectionError::Closed,
+        };
+        self.die(error);
+    }
+
+    /// The connection broke.
+    pub fn io_failed(&mut self, error: io::Error) {
+        self.die(ConnectionError::Io(Arc::new(error)));
+    }
+
+    /// Ends the connection for everyone; the first reason stays.
+    fn die(&mut self, error: ConnectionError) {
+        if self.is_dead() {
+            return;
+        }
+        let source = Arc::new(error);
+        self.life = Life::Dead(source.clone());
+        self.waiting.clear();
+        self.deadlines.clear();
+        self.out.clear();
+        self.intake.abandon();
+        let mut pending: Vec<_> = std::mem::take(&mut self.pending).into_iter().collect();
+        pending.sort_unstable_by_key(|(cookie, _)| *cookie);
+        for (cookie, pending) in pending {
+            if !pending.given_up {
+                let origin = self.origin(&pending.request, pending.effect_len);
+                let source = source.clone();
+                let result = Err(RequestError::Connection { origin, source });
+                self.notices.push_back(Notice { cookie, result });
+            }
+        }
+    }
+
+    fn advance(&mut self) {
+        while !self.is_dead() {
+            match self.step() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(violation) => self.die(violation.into()),
+            }
+        }
+    }
+
+    /// Takes one part of a message; `false` if it has not come wholly.
+    fn step(&mut self) -> Result<bool, Violation> {
+        match self.input {
+            Input::Header => {
+                let Some(start) = self.intake.peek(4) else {
+                    return Ok(false);
+                };
+                let len = ReplyHeader::len_from_magic(start)?;
+                let Some(bytes) = self.intake.take(len) else {
+                    return Ok(false);
+                };
+                let header = ReplyHeader::decode(bytes)?;
+                self.header(header)?;
+            }
+            Input::DataOffset { cookie, len } => {
+                let Some(bytes) = self.intake.take(8) else {
+                    return Ok(false);
+                };
+                let offset = bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b));
+                let pending = self.pending(cookie)?;
+                let at = pending.check.content(offset, len)?;
+                self.place(cookie, at, len)?;
+            }
+            Input::Data { cookie } => {
+                let Some(data) = self.intake.finish() else {
+                    return Ok(false);
+                };
+                self.pending(cookie)?.reply.data = data;
+                self.chunk_done(cookie)?;
+            }
+            Input::Hole { cookie } => {
+                let Some(bytes) = self.intake.take(chunk::HOLE_LEN as usize) else {
+                    return Ok(false);
+                };
+                let hole = Hole::decode(bytes)?;
+                let pending = self.pending(cookie)?;
+                let at = pending.check.hole(hole)?;
+                zero(&mut pending.reply.data, at, u64::from(hole.len));
+                self.chunk_done(cookie)?;
+            }
+            Input::Status { cookie, wide } => {
+                let Some(bytes) = self.intake.finish() else {
+                    return Ok(false);
+                };
+                let status = Status::decode(&bytes, wide)?;
+                let pending = self.pending(cookie)?;
+                pending.check.status(&status)?;
+                pending.reply.statuses.push(status);
+                self.chunk_done(cookie)?;
+            }
+            Input::Error {
+                cookie,
+                with_offset,
+                known,
+            } => {
+                let Some(bytes) = self.intake.finish() else {
+                    return Ok(false);
+                };
+                let error = chunk::Error::decode(&bytes, with_offset, known)?;
+                self.pending(cookie)?.check.error(error)?;
+                self.chunk_done(cookie)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// A request that was sent and has no complete reply.
+    fn pending(&mut self, cookie: u64) -> Result<&mut Pending, Violation> {
+        let known = cookie != 0 && cookie < self.next_cookie;
+        // In the order of submission, so all from the first that waits on are unsent.
+        let unsent = self.waiting.front().is_some_and(|(c, _)| cookie >= *c);
+        match self.pending.get_mut(&cookie) {
+            Some(pending) if !unsent => Ok(pending),
+            None if known => Err(Violation::DuplicateReply { cookie }),
+            _ => Err(Violation::UnknownCookie { cookie }),
+        }
+    }
+
+    fn header(&mut self, header: ReplyHeader) -> Result<(), Violation> {
+        let cookie = header.cookie();
+        let pending = self.pending(cookie)?;
+        self.input = match pending.check.header(&header)? {
+            Body::Nothing => return self.chunk_done(cookie),
+            Body::Simple { len } => return self.place(cookie, 0, len),
+            Body::Data { len } => Input::DataOffset { cookie, len },
+            Body::Hole => Input::Hole { cookie },
+            Body::Status { wide, len } => {
+                self.intake.begin(Vec::new(), 0, len as usize);
+                Input::Status { cookie, wide }
+            }
+            Body::Error {
+                with_offset,
+                known,
+                len,
+            } => {
+                self.intake.begin(Vec::new(), 0, len as usize);
+                Input::Error {
+                    cookie,
+                    with_offset,
+                    known,
+                }
+            }
+        };
+        Ok(())
+    }
+
+    /// Has data read to its place. The request stays where it is: only its buffer moves.
+    fn place(&mut self, cookie: u64, at: u64, len: u64) -> Result<(), Violation> {
+        let data = std::mem::take(&mut self.pending(cookie)?.reply.data);
+        self.intake.begin(data, at as usize, len as usize);
+        self.input = Input::Data { cookie };
+        Ok(())
+    }
+
+    /// A chunk is complete, and with it perhaps the reply.
+    fn chunk_done(&mut self, cookie: u64) -> Result<(), Violation> {
+        self.input = Input::Header;
+        let pending = self.pending(cookie)?;
+        pending.started = true;
+        let Some(outcome) = pending.check.finish()? else {
+            return Ok(());
+        };
+        let Some(mut pending) = self.pending.remove(&cookie) else {
+            return Ok(());
+        };
+        if let Some((at, _)) = pending.deadline {
+            self.deadlines.remove(&(at, cookie));
+        }
+        let mut shut_down = false;
+        let result = match outcome {
+            Outcome::Done => {
+                if pending.request.command == CommandType::READ {
+                    let len = pending.effect_len as usize;
+                    // Short only where gaps are tolerated, long only if the buffer was.
+                    pending.reply.data.resize(len, 0);
+                    pending.check.clear_gaps(&mut pending.reply.data);
+                }
+                Ok(pending.reply)
+            }
+            Outcome::Failed(error) => {
+                shut_down = error.errno == Errno::ESHUTDOWN;
+                Err(RequestError::Refused {
+                    origin: self.origin(&pending.request, pending.effect_len),
+                    errno: error.errno,
+                    message: error.message,
+                    at: error.offset,
+                })
+            }
+        };
+        if !pending.given_up {
+            self.notices.push_back(Notice { cookie, result });
+        }
+        if shut_down && matches!(self.life, Life::Open | Life::Leaving) {
+            self.shut_down();
+        }
+        self.send_waiting();
+        Ok(())
+    }
+
+    /// The server announced its end (proto.md: a client MUST start a soft disconnect).
+    fn shut_down(&mut self) {
+        self.life = Life::ShuttingDown;
+        self.refuse_waiting(&ConnectionError::Shutdown);
+    }
+
+    /// Ends the requests that will never be sent.
+    fn refuse_waiting(&mut self, why: &ConnectionError) {
+        for (cookie, command) in std::mem::take(&mut self.waiting) {
+            if let Some(pending) = self.pending.remove(&cookie)
+                && let Some((at, _)) = pending.deadline
+            {
+                self.deadlines.remove(&(at, cookie));
+            }
+            let origin = self.origin(&command.request, command.effect_len);
+            let source = Arc::new(why.clone());
+            let result = Err(RequestError::Connection { origin, source });
+            self.notices.push_back(Notice { cookie, result });
+        }
+    }
+}
+
+fn zero(data: &mut Vec<u8>, at: u64, len: u64) {
+    let (at, end) = (at as usize, (at + len) as usize);
+    if data.capacity() == 0 {
+        *data = vec![0; end];
+        return;
+    }
+    if data.len() < end {
+        data.resize(end, 0);
+    }
+    data[at..end].fill(0);
+}

@@ -1,0 +1,130 @@
+//! Bytes on their way out, in order, with what they cost until they are gone.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+/// Messages that wait to be written: an encoded head each, and a body that is not copied.
+#[derive(Debug)]
+pub struct SendQueue<B> {
+    items: VecDeque<Item<B>>,
+    /// Bytes of the first item that are written.
+    sent: usize,
+    total: u64,
+}
+
+#[derive(Debug)]
+struct Item<B> {
+    head: Vec<u8>,
+    body: Option<B>,
+    cost: u64,
+}
+
+impl<B> Default for SendQueue<B> {
+    fn default() -> Self {
+        SendQueue {
+            items: VecDeque::new(),
+            sent: 0,
+            total: 0,
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>> SendQueue<B> {
+    /// Appends a message. `cost` is given back by [`SendQueue::advance`] once it is written.
+    pub fn push(&mut self, head: Vec<u8>, body: Option<B>, cost: u64) {
+        let len = head.len() + body.as_ref().map_or(0, |b| b.as_ref().len());
+        if len > 0 || cost > 0 {
+            self.items.push_back(Item { head, body, cost });
+        }
+    }
+
+    /// Whether all is written.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The next bytes to be written, as many slices as fit; returns how many there are.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut skip = self.sent;
+        let mut used = 0;
+        for item in &self.items {
+            for part in [
+                &item.head[..],
+                item.body.as_ref().map_or(&[], |b| b.as_ref()),
+            ] {
+                let from = skip.min(part.len());
+                skip -= from;
+                if from == part.len() {
+                    continue;
+                }
+                if used == slices.len() {
+                    return used;
+                }
+                slices[used] = IoSlice::new(&part[from..]);
+                used += 1;
+            }
+        }
+        used
+    }
+
+    /// So many bytes are written; returns the cost of the messages that are gone with them.
+    pub fn advance(&mut self, n: usize) -> u64 {
+        self.total += n as u64;
+        self.sent += n;
+        let mut cost = 0;
+        while let Some(first) = self.items.front() {
+            let len = first.head.len() + first.body.as_ref().map_or(0, |b| b.as_ref().len());
+            if self.sent < len {
+                break;
+            }
+            self.sent -= len;
+            cost += first.cost;
+            self.items.pop_front();
+        }
+        cost
+    }
+
+    /// Takes all bytes at once, for those who have no use for slices.
+    pub fn take(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut skip = self.sent;
+        for item in &self.items {
+            all.extend_from_slice(&item.head);
+            all.extend_from_slice(item.body.as_ref().map_or(&[], |b| b.as_ref()));
+        }
+        skip = skip.min(all.len());
+        all.drain(..skip);
+        all
+    }
+
+    /// Forgets what is not written.
+    pub fn clear(&mut self) {
+        self.items.clear();
+        self.sent = 0;
+    }
+
+    /// Bytes written so far.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_go_on_where_the_last_write_stopped_and_costs_come_back_once() {
+        let mut queue = SendQueue::default();
+        queue.push(b"ab".to_vec(), Some(b"cde".to_vec()), 7);
+        queue.push(b"f".to_vec(), None, 1);
+        assert_eq!(queue.advance(3), 0);
+        let mut slices = [IoSlice::new(&[]); 4];
+        let n = queue.slices(&mut slices);
+        let rest: Vec<u8> = slices[..n].iter().flat_map(|s| s.to_vec()).collect();
+        assert_eq!(rest, b"def");
+        assert_eq!(queue.advance(2), 7);
+        assert_eq!(queue.advance(1), 1);
+        assert!(queue.is_empty() && queue.total() == 6);
+    }
+}

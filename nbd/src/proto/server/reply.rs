@@ -1,0 +1,417 @@
+//! Messages of a server before they are bytes.
+
+use super::layout::Layout;
+use super::types::Failure;
+use crate::proto::chunk::{Error, Hole, Status};
+use crate::proto::{
+    ChunkFlags, ChunkType, CommandFlags, CommandType, Errno, Mode, OptionCode, OptionReply,
+    ReplyHeader, Request, SendQueue, limits,
+};
+
+/// Part of a read: bytes, or zeroes that need not be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece<B> {
+    /// Bytes.
+    Data(B),
+    /// This many zeroes.
+    Hole(u64),
+}
+
+impl<B: AsRef<[u8]>> Piece<B> {
+    /// Bytes that this stands for.
+    pub fn len(&self) -> u64 {
+        match self {
+            Piece::Data(data) => data.as_ref().len() as u64,
+            Piece::Hole(len) => *len,
+        }
+    }
+
+    /// Whether it stands for nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How a request is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<B> {
+    /// Success, and nothing to be said about it.
+    Done,
+    /// The data of a read, in order and without gaps.
+    Data(Vec<Piece<B>>),
+    /// Extents of each context that was asked for.
+    Status(Vec<Status>),
+    /// An error.
+    Failed {
+        /// Which.
+        failure: Failure,
+        /// Where, for structured and extended replies.
+        at: Option<u64>,
+    },
+}
+
+impl<B> Answer<B> {
+    /// An error without a place.
+    pub fn fail(errno: Errno, message: impl Into<String>) -> Answer<B> {
+        Failure::new(errno, message).into()
+    }
+
+    /// The error number that is sent.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Answer::Failed { failure, .. } => failure.errno,
+            _ => Errno::OK,
+        }
+    }
+}
+
+impl<B> From<Failure> for Answer<B> {
+    fn from(failure: Failure) -> Answer<B> {
+        Answer::Failed { failure, at: None }
+    }
+}
+
+impl<B> From<Result<(), Failure>> for Answer<B> {
+    fn from(result: Result<(), Failure>) -> Answer<B> {
+        match result {
+            Ok(()) => Answer::Done,
+            Err(failure) => failure.into(),
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>> Answer<B> {
+    /// Makes an answer one that the protocol allows for this request, whatever its author gave.
+    pub(super) fn legalise(&mut self, request: &Request, effect_len: u64, mode: Mode) {
+        match self {
+            Answer::Data(pieces) => {
+                let total: u64 = pieces.iter().map(Piece::len).sum();
+                if total != effect_len {
+                    let text = format!("the backend gave {total} bytes of {effect_len}");
+                    *self = Answer::fail(Errno::EIO, text);
+                }
+            }
+            Answer::Status(statuses) => {
+                let one = request.flags.contains(CommandFlags::REQ_ONE);
+                for status in &mut *statuses {
+                    limit_extents(status, effect_len, one, mode);
+                }
+                if statuses.iter().any(|s| s.extents.is_empty()) {
+                    *self = Answer::fail(Errno::EIO, "the backend gave no extent");
+                }
+            }
+            Answer::Done if request.command == CommandType::READ && effect_len > 0 => {
+                *self = Answer::fail(Errno::EIO, "the backend gave no data");
+            }
+            Answer::Done | Answer::Failed { .. } => {}
+        }
+    }
+}
+
+/// Keeps the extents that concern the request. Only the last one may reach beyond it, and not
+/// even that with `REQ_ONE` (proto.md, `NBD_CMD_FLAG_REQ_ONE`).
+fn limit_extents(status: &mut Status, effect_len: u64, one: bool, mode: Mode) {
+    let mut covered = 0u64;
+    let most = if one { 1 } else { limits::MAX_EXTENTS };
+    status.extents.retain(|extent| {
+        let keep = extent.len > 0 && covered < effect_len;
+        covered = covered.saturating_add(extent.len);
+        keep
+    });
+    status.extents.truncate(most);
+    if let Some(last) = status.extents.last_mut() {
+        if mode != Mode::Extended {
+            last.len = last.len.min(limits::MAX_COMPACT_LEN);
+        }
+        if one {
+            last.len = last.len.min(effect_len);
+        }
+    }
+}
+
+/// Which kind of reply is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+pub enum ReplyKind {
+    /// Simple.
+    Simple,
+    /// Structured.
+    Structured,
+    /// Extended.
+    Extended,
+}
+
+/// One chunk.
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk<B> {
+    pub(crate) kind: ChunkType,
+    pub(crate) flags: ChunkFlags,
+    pub(crate) fixed: Vec<u8>,
+    pub(crate) data: Option<B>,
+}
+
+impl<B> Chunk<B> {
+    pub(crate) fn new(kind: ChunkType, fixed: Vec<u8>) -> Chunk<B> {
+        Chunk {
+            kind,
+            flags: ChunkFlags::empty(),
+            fixed,
+            data: None,
+        }
+    }
+
+    pub(crate) fn data(offset: u64, data: B) -> Chunk<B> {
+        let fixed = offset.to_be_bytes().to_vec();
+        Chunk {
+            data: Some(data),
+            ..Chunk::new(ChunkType::OFFSET_DATA, fixed)
+        }
+    }
+
+    pub(crate) fn hole(offset: u64, len: u64) -> Chunk<B> {
+        let len = len as u32;
+        Chunk::new(ChunkType::OFFSET_HOLE, Hole { offset, len }.encode())
+    }
+
+    pub(crate) fn error(failure: &Failure, at: Option<u64>) -> Chunk<B> {
+        let kind = match at {
+            Some(_) => ChunkType::ERROR_OFFSET,
+            None => ChunkType::ERROR,
+        };
+        let body = Error {
+            errno: failure.errno,
+            message: shorten(&failure.message).to_owned(),
+            offset: at,
+        };
+        Chunk::new(kind, body.encode())
+    }
+}
+
+/// As much of a text as a message may carry (proto.md, "Values").
+fn shorten(text: &str) -> &str {
+    let mut end = text.len().min(limits::MAX_STRING);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A reply before it is bytes.
+#[derive(Clone, Debug)]
+pub struct Reply<B> {
+    pub(crate) request: Request,
+    pub(crate) kind: ReplyKind,
+    /// The request's number within the connection.
+    pub(crate) id: u64,
+    /// What the request counts for until its reply is gone.
+    pub(crate) cost: u64,
+    /// Used by simple replies.
+    pub(crate) errno: Errno,
+    /// Used by simple replies.
+    pieces: Vec<Piece<B>>,
+    pub(crate) chunks: Vec<Chunk<B>>,
+}
+
+impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Reply<B> {
+    pub(crate) fn new(request: Request, mode: Mode, answer: Answer<B>) -> Reply<B> {
+        let kind = match mode {
+            Mode::Extended => ReplyKind::Extended,
+            Mode::Structured => ReplyKind::Structured,
+            _ => ReplyKind::Simple,
+        };
+        let mut reply = Reply {
+            request,
+            kind,
+            id: 0,
+            cost: 0,
+            errno: answer.errno(),
+            pieces: Vec::new(),
+            chunks: Vec::new(),
+        };
+        reply.fill(answer, mode);
+        if reply.chunks.is_empty() {
+            // Nothing was asked for. That has to be said all the same, or the client waits for it.
+            reply.chunks.push(Chunk::new(ChunkType::NONE, Vec::new()));
+        }
+        if let Some(last) = reply.chunks.last_mut() {
+            last.flags = ChunkFlags::DONE;
+        }
+        reply
+    }
+
+    fn fill(&mut self, answer: Answer<B>, mode: Mode) {
+        let wide = mode == Mode::Extended;
+        let status = match wide {
+            true => ChunkType::BLOCK_STATUS_EXT,
+            false => ChunkType::BLOCK_STATUS,
+        };
+        match answer {
+            Answer::Done => self.chunks.push(Chunk::new(ChunkType::NONE, Vec::new())),
+            Answer::Failed { failure, at } => self.chunks.push(Chunk::error(&failure, at)),
+            Answer::Status(all) => {
+                let chunk = |s: Status| Chunk::new(status, s.encode(wide));
+                self.chunks.extend(all.into_iter().map(chunk));
+            }
+            Answer::Data(mut pieces) => {
+                if self.request.flags.contains(CommandFlags::DF) && pieces.len() > 1 {
+                    pieces = vec![Piece::Data(flatten(&pieces))];
+                }
+                let mut at = self.request.offset;
+                for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+                    match piece {
+                        Piece::Data(data) => self.chunks.push(Chunk::data(at, data.clone())),
+                        // A read is never above 4 GiB, so its holes are not either.
+                        Piece::Hole(len) => self.chunks.push(Chunk::hole(at, *len)),
+                    }
+                    at += piece.len();
+                }
+                self.pieces = pieces;
+            }
+        }
+    }
+
+    /// The messages on the wire.
+    pub(crate) fn messages(self) -> Vec<Message<B>> {
+        let Request { cookie, offset, .. } = self.request;
+        if self.kind == ReplyKind::Simple {
+            let error = self.errno;
+            let head = ReplyHeader::Simple { error, cookie }.encode();
+            let data = match <[Piece<B>; 1]>::try_from(self.pieces) {
+                Ok([Piece::Data(data)]) => Some(data),
+                Ok(pieces) => Some(flatten(&pieces)),
+                Err(pieces) if pieces.is_empty() => None,
+                Err(pieces) => Some(flatten(&pieces)),
+            };
+            return vec![Message {
+                layout: Layout::Simple,
+                head,
+                data,
+            }];
+        }
+        let extended = self.kind == ReplyKind::Extended;
+        let message = |chunk: Chunk<B>| {
+            let Chunk {
+                kind,
+                flags,
+                fixed,
+                data,
+            } = chunk;
+            let len = fixed.len() + data.as_ref().map_or(0, |d| d.as_ref().len());
+            let (layout, header) = match extended {
+                true => {
+                    let len = len as u64;
+                    let header = ReplyHeader::Extended {
+                        flags,
+                        kind,
+                        cookie,
+                        offset,
+                        len,
+                    };
+                    (Layout::Extended(kind), header)
+                }
+                false => {
+                    let len = len as u32;
+                    let header = ReplyHeader::Structured {
+                        flags,
+                        kind,
+                        cookie,
+                        len,
+                    };
+                    (Layout::Structured(kind), header)
+                }
+            };
+            let mut head = header.encode();
+            head.extend(fixed);
+            Message { layout, head, data }
+        };
+        self.chunks.into_iter().map(message).collect()
+    }
+}
+
+fn flatten<B: AsRef<[u8]> + From<Vec<u8>>>(pieces: &[Piece<B>]) -> B {
+    let mut all = Vec::with_capacity(pieces.iter().map(|p| p.len() as usize).sum());
+    for piece in pieces {
+        match piece {
+            Piece::Data(data) => all.extend_from_slice(data.as_ref()),
+            Piece::Hole(len) => all.resize(all.len() + *len as usize, 0),
+        }
+    }
+    all.into()
+}
+
+/// An encoded message.
+#[derive(Clone, Debug)]
+pub(crate) struct Message<B> {
+    #[cfg_attr(
+        not(feature = "faults"),
+        expect(dead_code, reason = "only faults look at it")
+    )]
+    pub(crate) layout: Layout,
+    /// Header and fixed part.
+    pub(crate) head: Vec<u8>,
+    /// Data of a read.
+    pub(crate) data: Option<B>,
+}
+
+#[cfg(feature = "faults")]
+impl<B: AsRef<[u8]>> Message<B> {
+    pub(crate) fn new(layout: Layout, head: Vec<u8>) -> Message<B> {
+        Message {
+            layout,
+            head,
+            data: None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.data.as_ref().map_or(0, |d| d.as_ref().len())
+    }
+}
+
+/// Something to be sent.
+#[derive(Clone, Debug)]
+pub enum Outgoing<B> {
+    /// The greeting, encoded.
+    Greeting {
+        /// Whether it is the old one.
+        oldstyle: bool,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// A reply to an option.
+    OptionReply {
+        /// To which.
+        option: OptionCode,
+        /// The reply.
+        reply: OptionReply,
+    },
+    /// The reply to `EXPORT_NAME`, encoded.
+    ExportReply(Vec<u8>),
+    /// The reply to a request.
+    Reply(Reply<B>),
+}
+
+impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Outgoing<B> {
+    /// Appends the message to what is to be written; the cost is to be given to
+    /// [`super::Server::sent`] when it is.
+    pub fn enqueue(self, queue: &mut SendQueue<B>) {
+        match self {
+            Outgoing::Greeting { bytes, .. } | Outgoing::ExportReply(bytes) => {
+                queue.push(bytes, None, 0);
+            }
+            Outgoing::OptionReply { option, reply } => queue.push(reply.encode(option), None, 0),
+            Outgoing::Reply(reply) => {
+                let cost = reply.cost;
+                let mut messages = reply.messages();
+                let last = messages.pop();
+                for message in messages {
+                    queue.push(message.head, message.data, 0);
+                }
+                if let Some(last) = last {
+                    queue.push(last.head, last.data, cost);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Starting TLS on a connection that was accepted.
+
+use std::io;
+
+use super::state::Shared;
+use crate::socket::Socket;
+
+/// Replaces the socket by a protected stream over it.
+#[cfg(feature = "tls")]
+pub(super) async fn accept(socket: &mut Option<Socket>, shared: &Shared) -> io::Result<()> {
+    let (Some(config), Some(plain)) = (shared.tls.clone(), socket.take()) else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let stream = acceptor.accept(plain).await?;
+    *socket = Some(Socket::Other(Box::new(stream)));
+    Ok(())
+}
+
+#[cfg(not(feature = "tls"))]
+pub(super) async fn accept(_: &mut Option<Socket>, _: &Shared) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

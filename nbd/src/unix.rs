@@ -1,0 +1,115 @@
+//! Unix sockets with paths of any length, their files, and descriptors that were handed over.
+//!
+//! An address holds 107 bytes of path. A longer one is reached through its directory, which is
+//! opened first and named by its descriptor.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+#[cfg(feature = "server")]
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+#[cfg(any(feature = "server", feature = "qemu-nbd"))]
+pub(crate) use file::{SocketFile, bind};
+
+/// Longest path that an address holds.
+const LONGEST: usize = 107;
+
+/// A path that an address holds; good for as long as the file is open.
+pub(crate) fn short(path: &Path) -> io::Result<(Option<File>, Cow<'_, Path>)> {
+    if path.as_os_str().as_bytes().len() <= LONGEST {
+        return Ok((None, Cow::Borrowed(path)));
+    }
+    let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
+    let name = path.file_name().ok_or_else(no_name)?;
+    let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
+    let directory = File::options()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path.parent().unwrap_or(Path::new(".")))?;
+    let by_number = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let path = Path::new(&by_number).join(name);
+    Ok((Some(directory), Cow::Owned(path)))
+}
+
+/// Listens at a name in the abstract namespace.
+#[cfg(feature = "server")]
+pub(crate) fn bind_abstract(name: &[u8]) -> io::Result<std::os::unix::net::UnixListener> {
+    use std::os::linux::net::SocketAddrExt;
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+    std::os::unix::net::UnixListener::bind_addr(&address)
+}
+
+/// A descriptor of this process by its number, duplicated: only so it can be owned safely.
+#[cfg(feature = "server")]
+pub(crate) fn duplicate_of(fd: i32) -> io::Result<OwnedFd> {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+    Ok(pidfd_getfd(this, fd, PidfdGetfdFlags::empty())?)
+}
+
+#[cfg(any(feature = "server", feature = "qemu-nbd"))]
+mod file {
+    //! The file of a socket that listens.
+
+    use std::io;
+    use std::os::unix::net::UnixListener;
+    use std::path::{Path, PathBuf};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::time::SystemTime;
+
+    /// Listens at a path, which must not exist yet.
+    pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+        let (_directory, path) = super::short(path)?;
+        UnixListener::bind(path)
+    }
+
+    /// The file of a unix socket, while it is ours to remove: what somebody else made at the path
+    /// after us is not.
+    #[derive(Debug, Default)]
+    pub(crate) struct SocketFile(Mutex<Option<(PathBuf, Identity)>>);
+
+    /// What tells a file from another one at the same path, even if it got the same inode.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Identity {
+        device: u64,
+        inode: u64,
+        born: Option<SystemTime>,
+    }
+
+    impl Identity {
+        fn of(path: &Path) -> io::Result<Identity> {
+            use std::os::unix::fs::MetadataExt;
+            let metadata = std::fs::symlink_metadata(path)?;
+            Ok(Identity {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+                born: metadata.created().ok(),
+            })
+        }
+    }
+
+    impl SocketFile {
+        /// A socket was made at this path, by us or by a child of ours.
+        pub(crate) fn made(&self, path: &Path) {
+            *self.lock() = Identity::of(path).ok().map(|id| (path.to_owned(), id));
+        }
+
+        pub(crate) fn remove(&self) {
+            if let Some((path, identity)) = self.lock().take()
+                && Identity::of(&path).is_ok_and(|now| now == identity)
+            {
+                // It may go in this very moment.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+
+        fn lock(&self) -> MutexGuard<'_, Option<(PathBuf, Identity)>> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+}
