@@ -19,6 +19,8 @@ pub mod qemu_nbd;
 pub mod server;
 #[cfg(feature = "tokio")]
 mod socket;
+#[cfg(feature = "tls")]
+pub mod tls;
 #[cfg(feature = "tokio")]
 mod unix;
 #[cfg(feature = "uri")]

@@ -11,7 +11,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use crate::proto::limits::DEFAULT_PORT;
 
 mod qemu;
-pub use qemu::{QemuDialect, QemuRejection};
+pub use qemu::{Dialect, QemuDialect, QemuRejection};
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -287,8 +287,36 @@ impl Uri {
         }
     }
 
-    /// QEMU's `--image-opts` form: `driver=nbd,server.type=…`. Commas in values are doubled.
+    /// QEMU's `--image-opts` form: `driver=nbd,server.type=…`. Commas in values are doubled. `None`
+    /// where QEMU has no words for it, and for `nbds…`, which needs the name of a credentials object
+    /// ([`Uri::to_image_opts_with_tls`]).
     pub fn to_image_opts(&self) -> Option<String> {
+        match self.tls {
+            true => None,
+            false => self.image_opts(),
+        }
+    }
+
+    /// The same for `nbds…`, with the id of the `tls-creds-x509` or `tls-creds-psk` object that is
+    /// given to QEMU besides.
+    pub fn to_image_opts_with_tls(&self, creds: &str) -> Option<String> {
+        let opts = self.image_opts()?;
+        Some(format!("{opts},tls-creds={}", creds.replace(',', ",,")))
+    }
+
+    /// A URI that every QEMU takes for this very server and export, or `None` if there is none: it
+    /// has no TLS in URIs and no abstract names, and newer ones (GLib's parser) resolve `.` and `..` in the export's
+    /// name, escaped or not. [`Uri::to_image_opts`] has words for most of that.
+    pub fn to_qemu(&self) -> Option<String> {
+        let text = self.to_string();
+        let same = |dialect| {
+            let read = QemuDialect::parse_as(&text, dialect);
+            read.is_ok_and(|read| read.uri == *self)
+        };
+        (same(Dialect::UriC) && same(Dialect::Glib)).then_some(text)
+    }
+
+    fn image_opts(&self) -> Option<String> {
         let quote = |text: &str| text.replace(',', ",,");
         let server = match &self.address {
             Address::Unix(path) => {
@@ -487,7 +515,7 @@ fn query(text: &str) -> Result<Query, UriError> {
         let allowed: Option<&[&str]> = match name {
             "tls-type" => Some(&["anon", "x509", "psk"]),
             "tls-verify-peer" => Some(&["0", "1"]),
-            "tls-hostname" => None,
+            "tls-hostname" | "tls-certificates" | "tls-psk-file" => None,
             name if name.starts_with("x-") && plain(name) => None,
             _ => return Err(UriError::Parameter(name.to_owned())),
         };

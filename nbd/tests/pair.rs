@@ -194,3 +194,224 @@ fn replies_find_their_requests_in_any_order() {
         assert_eq!(answered, cookies);
     }
 }
+
+/// Fault 4: proto.md has a client that is told `ESHUTDOWN` start a soft disconnect.
+#[test]
+fn after_eshutdown_what_is_under_way_is_answered_and_then_goodbye_is_said() {
+    for mode in Mode::ALL {
+        let mut pair = connect(mode);
+        pair.prompt = false;
+        for n in 0..3 {
+            pair.submit(Command::read(n * 512, 512));
+        }
+        pair.run();
+        let first = pair.server.requests.pop_front().unwrap();
+        let gone = Answer::fail(Errno::ESHUTDOWN, "going");
+        pair.server.machine.reply(first.id, gone);
+        pair.run();
+        let refused = pair.client.submit(Command::flush(), None).unwrap_err();
+        let why = refused.connection();
+        assert!(matches!(why, Some(ConnectionError::Shutdown)), "{why:?}");
+        assert_eq!(pair.server.closed, None, "two requests are under way");
+        pair.prompt = true;
+        pair.run();
+        let results: Vec<bool> = std::iter::from_fn(|| pair.client.notice())
+            .map(|notice| notice.result.is_ok())
+            .collect();
+        assert_eq!(results, [false, true, true], "{mode}");
+        assert_eq!(pair.server.closed, Some(Closed::Goodbye));
+        pair.client.end_of_stream();
+        assert!(matches!(
+            pair.client.error().as_deref(),
+            Some(ConnectionError::Shutdown)
+        ));
+    }
+}
+
+/// Fault 4: after `DISC` nothing is sent, whoever said it.
+#[test]
+fn nothing_follows_a_goodbye() {
+    let mut pair = connect(Mode::Structured);
+    pair.submit(Command::read(0, 512));
+    pair.client.disconnect();
+    let sent = pair.client.transmit();
+    assert_eq!(sent.len(), 2 * 28, "the request, then DISC");
+    let refused = pair.client.submit(Command::read(0, 512), None).unwrap_err();
+    assert!(matches!(
+        refused.connection(),
+        Some(ConnectionError::Disconnected)
+    ));
+    assert!(pair.client.transmit().is_empty());
+}
+
+/// Fault 2: a request whose reply is half read dies with the connection like all others.
+#[test]
+fn death_reaches_every_request_at_once_also_one_whose_reply_is_half_read() {
+    for mode in Mode::ALL {
+        let mut pair = connect(mode);
+        pair.prompt = false;
+        let (a, b) = (
+            pair.submit(Command::read(0, 4096)),
+            pair.submit(Command::read(4096, 4096)),
+        );
+        pair.run();
+        let first = pair.server.requests.pop_front().unwrap();
+        pair.server.answer(&first);
+        let bytes = pair.server.machine.transmit();
+        pair.client.receive(&bytes[..bytes.len() - 1000]);
+        pair.client.end_of_stream();
+        let ended: Vec<Notice> = std::iter::from_fn(|| pair.client.notice()).collect();
+        let cookies: Vec<u64> = ended.iter().map(|notice| notice.cookie).collect();
+        assert_eq!(cookies, [a, b], "{mode}");
+        for notice in ended {
+            assert!(matches!(
+                notice.result,
+                Err(RequestError::Connection { .. })
+            ));
+        }
+    }
+}
+
+#[test]
+fn the_first_reason_of_a_death_stays() {
+    let mut pair = connect(Mode::Structured);
+    pair.client.receive(&[0; 4]);
+    let violated = |pair: &Pair| {
+        let why = pair.client.error();
+        matches!(
+            why.as_deref(),
+            Some(ConnectionError::Violation(Violation::Decode(_)))
+        )
+    };
+    assert!(violated(&pair));
+    pair.client.end_of_stream();
+    pair.client.io_failed(std::io::ErrorKind::BrokenPipe.into());
+    assert!(violated(&pair));
+}
+
+/// Fault 7: REQ_ONE is one extent of at most the request, whatever the backend says.
+#[test]
+fn req_one_is_answered_within_the_request() {
+    use nbd::proto::CommandFlags;
+    use nbd::proto::chunk::{Extent, Status};
+    for mode in [Mode::Structured, Mode::Extended] {
+        let mut pair = connect(mode);
+        pair.prompt = false;
+        let one = Command::block_status(0, 512).flags(CommandFlags::REQ_ONE);
+        pair.submit(one);
+        pair.run();
+        let incoming = pair.server.requests.pop_front().unwrap();
+        let extent = |len| Extent { len, status: 0 };
+        let extents = vec![extent(4096), extent(4096)];
+        let status = Status {
+            context: 0,
+            extents,
+        };
+        let answer = Answer::Status(vec![status]);
+        pair.server.machine.reply(incoming.id, answer);
+        pair.run();
+        let reply = pair.client.notice().unwrap().result.unwrap();
+        assert_eq!(reply.statuses[0].extents, [extent(512)], "{mode}");
+    }
+}
+
+/// Fault 7: PAYLOAD_LEN belongs to extended headers.
+#[test]
+fn payload_len_without_extended_headers_is_refused() {
+    use nbd::proto::{CommandFlags, Request};
+    for mode in Mode::ALL {
+        let mut pair = connect(mode);
+        let request = Request {
+            flags: CommandFlags::PAYLOAD_LEN,
+            command: CommandType::WRITE,
+            cookie: 0,
+            offset: 0,
+            len: 512,
+        };
+        pair.submit(Command::raw(request, vec![1; 512]));
+        pair.run();
+        let result = pair.client.notice().unwrap().result;
+        let errno = result.err().and_then(|error| error.errno());
+        match mode {
+            Mode::Extended => assert_eq!(errno, None),
+            _ => assert_eq!(errno, Some(Errno::EINVAL), "{mode}"),
+        }
+    }
+}
+
+#[test]
+fn a_client_that_reads_nothing_cannot_make_a_server_keep_more_than_its_limit() {
+    let mut pair = connect(Mode::Structured);
+    pair.prompt = false;
+    // Far more than the 32 MiB of one connection.
+    let sent = 200;
+    for _ in 0..sent {
+        pair.submit(Command::read(0, 1 << 16));
+    }
+    let mut bytes = pair.client.transmit();
+    pair.server.receive(&mut bytes);
+    pair.server.events();
+    assert_eq!(
+        pair.server.requests.len(),
+        16,
+        "no more at once than allowed"
+    );
+}
+
+/// A whole handshake with injected bytes: what comes in plain text after STARTTLS is no part of it.
+#[test]
+fn what_is_sent_in_plain_text_after_starttls_is_refused_by_both_sides() {
+    use nbd::proto::client::{Feature, HandshakeError, Policy};
+    use nbd::proto::server::TlsPolicy;
+    use nbd::proto::{ClientFlags, OptionRequest};
+    let mut config = Config::default();
+    config.policies.insert(Feature::Tls, Policy::Require);
+    let mut client = Handshake::new(config);
+    let mut server: Server<Bytes> = Server::new(ServerConfig {
+        tls: TlsPolicy::Required,
+        ..ServerConfig::default()
+    });
+    client.receive(&server.transmit());
+    server.receive(&client.transmit());
+    let mut acknowledged = server.transmit();
+    assert!(matches!(server.event(), Some(Event::StartTls)));
+    acknowledged.extend(b"more");
+    client.receive(&acknowledged);
+    let error = client.event().unwrap_err();
+    assert!(
+        matches!(error, HandshakeError::Injected { bytes: 4 }),
+        "{error}"
+    );
+
+    let mut server: Server<Bytes> = Server::new(ServerConfig {
+        tls: TlsPolicy::Offered,
+        ..ServerConfig::default()
+    });
+    let mut bytes = ClientFlags::FIXED_NEWSTYLE.bits().to_be_bytes().to_vec();
+    bytes.extend(OptionRequest::StartTls.encode());
+    bytes.extend(OptionRequest::List.encode());
+    server.receive(&bytes);
+    assert!(matches!(
+        server.event(),
+        Some(Event::Closed(Closed::Refused(_)))
+    ));
+}
+
+#[test]
+fn a_server_that_requires_tls_answers_nothing_before_it_and_the_client_says_so() {
+    use nbd::proto::client::HandshakeError;
+    use nbd::proto::server::TlsPolicy;
+    let mut client = Handshake::new(Config::default());
+    let mut server: Server<Bytes> = Server::new(ServerConfig {
+        tls: TlsPolicy::Required,
+        ..ServerConfig::default()
+    });
+    client.receive(&server.transmit());
+    server.receive(&client.transmit());
+    client.receive(&server.transmit());
+    let error = client.event().unwrap_err();
+    assert!(
+        matches!(error, HandshakeError::TlsRequired { .. }),
+        "{error}"
+    );
+}

@@ -2,7 +2,7 @@
 
 use iotests_core::author::{IoSession, MachineNbd};
 use iotests_core::prelude::*;
-use nbd::client::{RequestChecks, RequestError};
+use nbd::client::{RequestError, StrictMode};
 use nbd::proto::{Errno, TransmissionFlags as Flags};
 
 defaults! { formats = [RAW], groups = [QUICK, EXPORT], host = Any }
@@ -242,7 +242,7 @@ async fn an_export_tells_what_it_can_do(t: &mut Test, access: &Access) -> CaseRe
     }
     let uri = server.uri("disk").parse()?;
     // It is the server that has to refuse what is not allowed.
-    let client = nbd::Client::builder().provoke(RequestChecks::COMMANDS | RequestChecks::BOUNDS);
+    let client = nbd::Client::builder().not_strict(StrictMode::COMMANDS | StrictMode::BOUNDS);
     let client = client.connect_uri(&uri).await?;
     let mut flags = Flags::HAS_FLAGS | Flags::SEND_FLUSH | Flags::SEND_FUA;
     flags |= Flags::SEND_DF | Flags::SEND_CACHE;

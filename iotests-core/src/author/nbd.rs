@@ -105,7 +105,7 @@ impl NbdServerBuilder {
                 .socket(&format!("nbd{}", shared.next_number()))?,
         };
         let image = &self.image;
-        let mut server = QemuNbd::new(shared.tool(ToolKind::Nbd)?).patience(shared.patience());
+        let mut server = QemuNbd::new(shared.tool(ToolKind::Nbd)?).timeout(shared.patience());
         server = server.export_name(&self.export).args(&self.arguments);
         if self.hold_address {
             server = server.hold_address();

@@ -120,7 +120,7 @@ impl Served {
             Protocol::Nbd => {
                 let socket = shared.directories.socket(&format!("{name}.nbd"))?;
                 let server = QemuNbd::new(shared.tool(ToolKind::Nbd)?).format("raw");
-                let server = server.patience(shared.patience());
+                let server = server.timeout(shared.patience());
                 let server = server.serve_unix(file.as_str(), &*socket).await?;
                 let uri = server.uri().to_string();
                 Ok(Served::Nbd {

@@ -47,6 +47,7 @@ pub(super) struct Job {
 enum Decision {
     Option(Option<Vec<OptionReply>>),
     Request,
+    Execute(Incoming),
 }
 
 /// One connection without I/O.
@@ -104,7 +105,6 @@ impl Conversation {
 
     /// One round; `false` if nothing happened.
     fn turn(&mut self) -> bool {
-        self.begin_message();
         let mut busy = self.decide();
         while let Some(event) = self.machine.event() {
             busy = true;
@@ -118,6 +118,8 @@ impl Conversation {
                 None => outgoing.enqueue(&mut self.wire),
             }
         }
+        // Last, so that what happens when a message is awaited follows what was said before.
+        self.begin_message();
         busy | self.stage()
     }
 
@@ -162,6 +164,7 @@ impl Conversation {
             None => return false,
             Some(Decision::Option(Some(replies))) => self.machine.answer(replies),
             Some(Decision::Option(None) | Decision::Request) => self.machine.proceed(),
+            Some(Decision::Execute(incoming)) => self.execute(incoming),
         }
         true
     }
@@ -169,11 +172,15 @@ impl Conversation {
     fn take_event(&mut self, event: Event) {
         match event {
             Event::Option { option, len } => {
-                let judged = self.faults.as_mut().and_then(|f| f.option(option, len));
+                let judged = self.faults.as_mut().and_then(|faults| {
+                    faults.completed();
+                    faults.option(option, len)
+                });
                 self.decision = Some(Decision::Option(judged));
             }
             Event::Received { id, request } => {
                 if let Some(faults) = &mut self.faults {
+                    faults.completed();
                     faults.request(id, &request);
                 }
                 self.decision = Some(Decision::Request);
@@ -223,7 +230,18 @@ impl Conversation {
             });
     }
 
-    fn carry_out(&mut self, mut incoming: Incoming) {
+    fn carry_out(&mut self, incoming: Incoming) {
+        if let Some(faults) = &mut self.faults {
+            faults.completed();
+            if !faults.intake_is_open() {
+                self.decision = Some(Decision::Execute(incoming));
+                return;
+            }
+        }
+        self.execute(incoming);
+    }
+
+    fn execute(&mut self, mut incoming: Incoming) {
         let id = incoming.id;
         let verdict = self.faults.as_mut().map(|f| f.verdict(id));
         let verdict = verdict.unwrap_or_default();
@@ -254,6 +272,9 @@ impl Conversation {
             return false;
         };
         let mut busy = false;
+        // A request that is not let through yet is not owed an answer.
+        let not_begun = matches!(self.decision, Some(Decision::Execute(_)));
+        faults.settle(under_way - usize::from(not_begun));
         while faults.release(under_way) {
             busy = true;
         }

@@ -35,6 +35,7 @@ nothing! {
     awaits_option();
     awaits_request();
     awaits_payload(&Request);
+    completed();
     progress(usize);
     intake_limit(usize) -> usize;
     intake_is_open() -> bool;
@@ -44,6 +45,7 @@ nothing! {
     verdict(u64) -> Verdict;
     advertise(Advertised) -> Advertised;
     send(Outgoing<Bytes>, usize);
+    settle(usize);
     release(usize) -> bool;
     next_write() -> Option<Write>;
     next_of_flood() -> Option<Write>;

@@ -6,6 +6,15 @@
 use super::{Address, DEFAULT_PORT, Uri};
 use percent_encoding::percent_decode_str;
 
+/// Which parser a QEMU has. They differ in the path: GLib resolves dot segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// QEMU's own `util/uri.c` (7.2).
+    UriC,
+    /// GLib's `g_uri_parse` (10.0).
+    Glib,
+}
+
 /// A URI as QEMU would read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QemuDialect {
@@ -31,8 +40,13 @@ pub enum QemuRejection {
 }
 
 impl QemuDialect {
-    /// Predicts what QEMU does with this text.
+    /// Predicts what a QEMU with GLib's parser does with this text (measured with 10.0).
     pub fn parse(text: &str) -> Result<QemuDialect, QemuRejection> {
+        QemuDialect::parse_as(text, Dialect::Glib)
+    }
+
+    /// Predicts what a QEMU with this parser does with it.
+    pub fn parse_as(text: &str, dialect: Dialect) -> Result<QemuDialect, QemuRejection> {
         use QemuRejection::{Authority, Parameters, Scheme, Syntax};
         let (scheme, rest) = text.split_once(':').ok_or(Syntax)?;
         if !scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -74,6 +88,10 @@ impl QemuDialect {
         if parameters.len() > 1 || (query.is_some() && parameters.is_empty() == unix) {
             return Err(Parameters);
         }
+        let path = match dialect {
+            Dialect::UriC => path,
+            Dialect::Glib => remove_dot_segments(&path),
+        };
         let export = path.strip_prefix('/').unwrap_or(&path).to_owned();
         let address = if unix {
             let socket = parameters
@@ -95,6 +113,31 @@ impl QemuDialect {
             uri: Uri::plain(address, export),
         })
     }
+}
+
+/// RFC 3986, section 5.2.4, as GLib applies it to a path that is unescaped already.
+fn remove_dot_segments(path: &str) -> String {
+    let Some(rest) = path.strip_prefix('/') else {
+        return path.to_owned();
+    };
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = rest.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match segment {
+            "." | ".." => {
+                if segment == ".." {
+                    kept.pop();
+                }
+                // What was a folder stays one.
+                if last {
+                    kept.push("");
+                }
+            }
+            segment => kept.push(segment),
+        }
+    }
+    format!("/{}", kept.join("/"))
 }
 
 /// GLib keys parameters by name, so a repeated one counts once and the last value stays.

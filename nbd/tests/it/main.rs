@@ -6,6 +6,7 @@ mod dialect;
 mod edges;
 mod fault_kinds;
 mod fault_matrix;
+mod faults_of_ours;
 mod hostile;
 
 mod old_grammar;
@@ -18,6 +19,7 @@ mod real_servers;
 mod reconnect;
 mod server_modes;
 mod support;
+mod tls;
 mod traps;
 mod uris;
 mod violations;

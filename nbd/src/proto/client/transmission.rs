@@ -392,7 +392,11 @@ impl<B: AsRef<[u8]>> Transmission<B> {
 
     /// The connection broke.
     pub fn io_failed(&mut self, error: io::Error) {
-        self.die(ConnectionError::Io(Arc::new(error)));
+        self.die(match &self.life {
+            // Nothing was expected any more, so it does not matter how it ends.
+            Life::Goodbye(why) if self.pending.is_empty() => why.clone(),
+            _ => ConnectionError::Io(Arc::new(error)),
+        });
     }
 
     /// Ends the connection for everyone; the first reason stays.

@@ -82,6 +82,8 @@ pub(in crate::server) struct Faults {
     /// Number of the connection.
     number: u64,
     queue: VecDeque<Op>,
+    /// Actions on what is received, which follow when all requests are answered.
+    after_owed: VecDeque<Op>,
     held: Vec<Held>,
     /// A reply that waits for another one to swap cookies with.
     to_swap: Option<Reply<Bytes>>,
@@ -101,6 +103,7 @@ impl Faults {
         let mut this = Faults {
             number,
             queue: VecDeque::new(),
+            after_owed: VecDeque::new(),
             held: Vec::new(),
             to_swap: None,
             stops: Vec::new(),
@@ -112,7 +115,7 @@ impl Faults {
             state,
         };
         for firing in this.consult(&Point::Accept, Stage::Whole) {
-            this.act(&firing, None);
+            this.act(&firing);
         }
         this
     }
@@ -154,10 +157,7 @@ impl Faults {
 
     /// A message begins to be awaited; rules that do not ask for its content fire.
     fn awaits(&mut self, point: &Point) {
-        // What was to happen after more bytes than the last message had happens after its last.
-        for (_, firing) in std::mem::take(&mut self.stops) {
-            self.act_on_intake(&firing);
-        }
+        self.completed();
         let stage = match point {
             Point::Payload(_) => Stage::Whole,
             _ => Stage::Before,
@@ -170,6 +170,13 @@ impl Faults {
             }
         }
         self.stops.sort_by_key(|(n, _)| *n);
+    }
+
+    /// The message is there: what was to happen after it, or after more bytes than it has, happens.
+    pub(in crate::server) fn completed(&mut self) {
+        for (_, firing) in std::mem::take(&mut self.stops) {
+            self.act_on_intake(&firing);
+        }
     }
 
     /// So many bytes of the message have come.
@@ -439,7 +446,7 @@ impl Faults {
         }
         if self.held.is_empty() && self.to_swap.is_none() && others_under_way == 0 {
             for firing in self.consult(&Point::Idle, Stage::Whole) {
-                self.act(&firing, None);
+                self.act(&firing);
             }
         }
     }
@@ -561,7 +568,7 @@ impl Faults {
         }
         let (flow, edits): (Vec<_>, Vec<_>) = firings.iter().partition(|f| is_flow(&f.action));
         for firing in flow.iter().filter(|f| f.at == At::Before) {
-            self.act(firing, None);
+            self.act(firing);
         }
         // What is sent before a stop is cut from the whole message, data included.
         let mut bytes = message.head;
@@ -587,7 +594,7 @@ impl Faults {
         for (firing, n) in stops {
             self.write_all(&bytes[sent..n], dribble);
             sent = n;
-            self.act(firing, None);
+            self.act(firing);
         }
         self.write_all(&bytes[sent..], dribble);
         self.released += cost;
@@ -616,41 +623,57 @@ impl Faults {
             Action::Delay(ms) => Gate::Delay(Duration::from_millis(*ms)),
             Action::Stall => {
                 // Nothing is sent either.
-                self.queue.push_back(Op::Wait(Gate::Never));
+                self.after_owed.push_back(Op::Wait(Gate::Never));
                 Gate::Never
             }
             action => {
-                let ends = !matches!(action, Action::StopListening | Action::HalfClose(Side::Tx));
-                self.act(firing, Some(ends));
-                return;
+                let goes_on = matches!(action, Action::StopListening | Action::HalfClose(Side::Tx));
+                if let Some(op) = self.operation(firing) {
+                    self.after_owed.push_back(op);
+                }
+                if goes_on {
+                    return;
+                }
+                Gate::Never
             }
         };
         self.gates.push_back(gate);
     }
 
     /// Queues an action on the connection as a whole.
-    fn act(&mut self, firing: &Firing, intake_ends: Option<bool>) {
-        let effect = match &firing.action {
+    fn act(&mut self, firing: &Firing) {
+        if let Some(op) = self.operation(firing) {
+            self.queue.push_back(op);
+        }
+    }
+
+    /// What an action on the connection as a whole does to the queue.
+    fn operation(&self, firing: &Firing) -> Option<Op> {
+        Some(Op::Act(match &firing.action {
             Action::Close(how) => Effect::Close(*how),
             Action::Die => Effect::Die,
             Action::RestartOn(name) => Effect::RestartOn(self.state.triggers.get(name)),
             Action::RestartAfter(ms) => Effect::RestartAfter(Duration::from_millis(*ms)),
             Action::StopListening => Effect::StopListening,
             Action::HalfClose(side) => Effect::HalfClose(*side),
-            Action::Stall => return self.queue.push_back(Op::Wait(Gate::Never)),
+            Action::Stall => return Some(Op::Wait(Gate::Never)),
             Action::Hold(name) => {
-                let gate = Gate::Trigger(self.state.triggers.get(name));
-                return self.queue.push_back(Op::Wait(gate));
+                return Some(Op::Wait(Gate::Trigger(self.state.triggers.get(name))));
             }
             Action::Delay(ms) => {
-                let gate = Gate::Delay(Duration::from_millis(*ms));
-                return self.queue.push_back(Op::Wait(gate));
+                return Some(Op::Wait(Gate::Delay(Duration::from_millis(*ms))));
             }
-            _ => return self.inapplicable(firing),
-        };
-        self.queue.push_back(Op::Act(effect));
-        if intake_ends == Some(true) {
-            self.gates.push_back(Gate::Never);
+            _ => {
+                self.inapplicable(firing);
+                return None;
+            }
+        }))
+    }
+
+    /// What was to follow the answers to all requests follows, if there are none any more.
+    pub(in crate::server) fn settle(&mut self, under_way: usize) {
+        if under_way == 0 {
+            self.queue.append(&mut self.after_owed);
         }
     }
 
@@ -707,7 +730,7 @@ impl Faults {
 
     /// Whether everything that was due has been taken.
     pub(in crate::server) fn is_drained(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.after_owed.is_empty()
     }
 
     /// Cost of what will not be written, once.

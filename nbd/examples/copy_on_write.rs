@@ -1,0 +1,128 @@
+//! Serves a file that stays as it is: what clients write is kept in memory, for as long as this runs.
+//!
+//! ```sh
+//! cargo run -p nbd --example copy_on_write -- disk.raw /tmp/nbd.sock
+//! qemu-io -f raw -c 'write -P 7 0 4k' 'nbd+unix:///?socket=/tmp/nbd.sock'
+//! ```
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use nbd::proto::TransmissionFlags;
+use nbd::server::backend::{Backend, BackendError, FileBackend, Piece};
+use nbd::server::{Export, Server};
+use tokio::io::AsyncReadExt;
+
+/// What is copied when a part of it is written.
+const CLUSTER: u64 = 64 * 1024;
+
+struct CopyOnWrite {
+    base: FileBackend,
+    /// Clusters that were written, by their number.
+    written: Mutex<HashMap<u64, Vec<u8>>>,
+    /// One write at a time, so that none is lost while another copies the same cluster.
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl CopyOnWrite {
+    fn new(base: FileBackend) -> CopyOnWrite {
+        CopyOnWrite {
+            base,
+            written: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn written(&self) -> MutexGuard<'_, HashMap<u64, Vec<u8>>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A whole cluster as it is now; the last one may be shorter.
+    async fn cluster(&self, number: u64) -> Result<Vec<u8>, BackendError> {
+        if let Some(data) = self.written().get(&number) {
+            return Ok(data.clone());
+        }
+        let start = number * CLUSTER;
+        let len = CLUSTER.min(self.size() - start);
+        let mut data = Vec::with_capacity(len as usize);
+        for piece in self.base.read(start, len).await? {
+            match piece {
+                Piece::Data(bytes) => data.extend_from_slice(&bytes),
+                Piece::Hole(n) => data.resize(data.len() + n as usize, 0),
+            }
+        }
+        Ok(data)
+    }
+}
+
+/// Cuts a range at clusters: number, first byte in it, bytes.
+fn parts(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize, usize)> {
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        let left = offset + len - at;
+        let n = left.min(CLUSTER - at % CLUSTER);
+        let part = (at / CLUSTER, (at % CLUSTER) as usize, n as usize);
+        at += n;
+        (n > 0).then_some(part)
+    })
+}
+
+impl Backend for CopyOnWrite {
+    fn size(&self) -> u64 {
+        self.base.size()
+    }
+
+    fn flags(&self) -> TransmissionFlags {
+        // Nothing is stable here, so nothing has to be made so.
+        TransmissionFlags::SEND_FLUSH | TransmissionFlags::SEND_FUA
+    }
+
+    fn contexts(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn read(&self, offset: u64, len: u64) -> Result<Vec<Piece>, BackendError> {
+        let mut pieces = Vec::new();
+        for (number, start, n) in parts(offset, len) {
+            let data = self.cluster(number).await?;
+            pieces.push(Piece::Data(Bytes::from(data).slice(start..start + n)));
+        }
+        Ok(pieces)
+    }
+
+    async fn write(&self, offset: u64, data: Bytes, _fua: bool) -> Result<(), BackendError> {
+        let _alone = self.writing.lock().await;
+        let mut rest = &data[..];
+        for (number, start, n) in parts(offset, data.len() as u64) {
+            let mut cluster = self.cluster(number).await?;
+            let (now, later) = rest.split_at(n);
+            cluster[start..start + n].copy_from_slice(now);
+            rest = later;
+            self.written().insert(number, cluster);
+        }
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
+    let (Some(file), Some(socket)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: copy_on_write FILE SOCKET".into());
+    };
+    let backend = CopyOnWrite::new(FileBackend::open(&file, true)?);
+    let server = Server::builder()
+        .export(Export::new(backend))
+        .listen_unix(socket)?;
+    if let Some(uri) = server.uri() {
+        println!(
+            "serving {} at {uri} until the end of the input",
+            file.display()
+        );
+    }
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    server.finish().await?;
+    Ok(())
+}

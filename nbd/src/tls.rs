@@ -1,0 +1,266 @@
+//! TLS by rustls, for clients and servers.
+//!
+//! Certificates are read in the layout of QEMU's `tls-creds-x509` and libnbd's `tls-certificates`:
+//! a folder with `ca-cert.pem`, `client-cert.pem`, `client-key.pem`, `server-cert.pem` and
+//! `server-key.pem`. Pre-shared keys (`tls-type=psk`, `tls-psk-file`) and anonymous TLS are not to be
+//! had: rustls has neither, and says so in an error here rather than in a failed handshake.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::socket::Socket;
+use crate::uri::{Address, Uri};
+
+/// How a client proves who it is, and whom it believes.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+    /// The name that must be in the server's certificate.
+    name: ServerName<'static>,
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
+/// A PEM file that cannot be read is named.
+fn named(path: &Path) -> impl Fn(rustls::pki_types::pem::Error) -> io::Error + use<'_> {
+    move |error| invalid(format!("{}: {error}", path.display()))
+}
+
+fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let all = CertificateDer::pem_file_iter(path).map_err(named(path))?;
+    all.collect::<Result<_, _>>().map_err(named(path))
+}
+
+fn authorities(folder: &Path) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&folder.join("ca-cert.pem"))? {
+        roots.add(certificate).map_err(invalid)?;
+    }
+    Ok(roots)
+}
+
+/// A certificate and its key, if both files are there.
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn identity(folder: &Path, who: &str) -> io::Result<Option<Identity>> {
+    let (certificate, key) = (
+        folder.join(format!("{who}-cert.pem")),
+        folder.join(format!("{who}-key.pem")),
+    );
+    if !certificate.exists() && !key.exists() {
+        return Ok(None);
+    }
+    let chain = certificates(&certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&key).map_err(named(&key))?;
+    Ok(Some((chain, key)))
+}
+
+impl ClientTls {
+    /// Any configuration of rustls, and the name that must be in the server's certificate.
+    ///
+    /// # Errors
+    /// When the name is neither a host name nor an address.
+    pub fn new(config: Arc<ClientConfig>, name: &str) -> io::Result<ClientTls> {
+        let name = ServerName::try_from(name.to_owned()).map_err(invalid)?;
+        Ok(ClientTls { config, name })
+    }
+
+    /// Believes servers that `ca-cert.pem` in this folder vouches for under this name, and shows
+    /// `client-cert.pem` if there is one.
+    pub fn from_certificates(folder: impl AsRef<Path>, name: &str) -> io::Result<ClientTls> {
+        let folder = folder.as_ref();
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(invalid)?
+            .with_root_certificates(authorities(folder)?);
+        let config = match identity(folder, "client")? {
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(invalid)?,
+            None => builder.with_no_client_auth(),
+        };
+        ClientTls::new(Arc::new(config), name)
+    }
+
+    /// Believes any server, as `tls-verify-peer=0` asks: protects against who listens, and not
+    /// against who answers instead. Shows `client-cert.pem` of this folder if there is one.
+    pub fn without_verification(folder: Option<&Path>, name: &str) -> io::Result<ClientTls> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(invalid)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer(provider())));
+        let own = folder.map(|folder| identity(folder, "client"));
+        let config = match own.transpose()?.flatten() {
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(invalid)?,
+            None => builder.with_no_client_auth(),
+        };
+        ClientTls::new(Arc::new(config), name)
+    }
+
+    /// What the parameters of an `nbds…` URI say: `tls-certificates`, `tls-hostname`,
+    /// `tls-verify-peer`.
+    ///
+    /// # Errors
+    /// Also for `tls-type=psk`, `tls-type=anon` and `tls-psk-file`, which rustls cannot do, and
+    /// when there is nobody to vouch for the server.
+    pub fn from_uri(uri: &Uri) -> io::Result<ClientTls> {
+        let parameter = |name: &str| {
+            let found = uri.parameters.iter().find(|(n, _)| n == name);
+            found.map(|(_, value)| value.as_str())
+        };
+        let kind = parameter("tls-type").unwrap_or("x509");
+        if kind != "x509" || parameter("tls-psk-file").is_some() {
+            let text = "pre-shared keys and anonymous TLS are not supported (by rustls)";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        let own = match &uri.address {
+            Address::Tcp { host, .. } => host.as_str(),
+            _ => "localhost",
+        };
+        let name = parameter("tls-hostname").unwrap_or(own);
+        let folder = parameter("tls-certificates").map(Path::new);
+        match (parameter("tls-verify-peer"), folder) {
+            (Some("0"), folder) => ClientTls::without_verification(folder, name),
+            (_, Some(folder)) => ClientTls::from_certificates(folder, name),
+            (_, None) => Err(invalid(
+                "tls-certificates=FOLDER (with ca-cert.pem) has to say who vouches for the server, \
+                 or tls-verify-peer=0 that nobody has to",
+            )),
+        }
+    }
+
+    pub(crate) async fn connect(&self, socket: Socket) -> io::Result<Socket> {
+        let connector = tokio_rustls::TlsConnector::from(self.config.clone());
+        let stream = connector.connect(self.name.clone(), socket).await?;
+        Ok(Socket::Other(Box::new(stream)))
+    }
+
+    /// The configuration, for drivers of one's own.
+    pub fn config(&self) -> (Arc<ClientConfig>, ServerName<'static>) {
+        (self.config.clone(), self.name.clone())
+    }
+}
+
+/// Takes every certificate, but not every signature: whoever shows one must have its key.
+#[derive(Debug)]
+struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let known = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(feature = "server")]
+pub use server::ServerTls;
+
+#[cfg(feature = "server")]
+mod server {
+    use std::io;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use rustls::ServerConfig;
+    use rustls::server::WebPkiClientVerifier;
+
+    use super::{authorities, identity, invalid, provider};
+    use crate::proto::server::TlsPolicy;
+
+    /// How a server proves who it is, and whom it lets in.
+    #[derive(Clone, Debug)]
+    pub struct ServerTls {
+        config: Arc<ServerConfig>,
+        policy: TlsPolicy,
+    }
+
+    impl ServerTls {
+        /// Any configuration of rustls.
+        pub fn new(config: Arc<ServerConfig>) -> ServerTls {
+            let policy = TlsPolicy::Required;
+            ServerTls { config, policy }
+        }
+
+        /// Shows `server-cert.pem` of this folder. With `verify_peer`, clients have to show a
+        /// certificate that `ca-cert.pem` vouches for.
+        pub fn from_certificates(
+            folder: impl AsRef<Path>,
+            verify_peer: bool,
+        ) -> io::Result<ServerTls> {
+            let folder = folder.as_ref();
+            let builder = ServerConfig::builder_with_provider(provider())
+                .with_safe_default_protocol_versions()
+                .map_err(invalid)?;
+            let builder = match verify_peer {
+                true => {
+                    let roots = Arc::new(authorities(folder)?);
+                    let verifier =
+                        WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+                    builder.with_client_cert_verifier(verifier.map_err(invalid)?)
+                }
+                false => builder.with_no_client_auth(),
+            };
+            let missing = || {
+                let text = format!("{}: no server-cert.pem", folder.display());
+                io::Error::new(io::ErrorKind::NotFound, text)
+            };
+            let (chain, key) = identity(folder, "server")?.ok_or_else(missing)?;
+            let config = builder.with_single_cert(chain, key).map_err(invalid)?;
+            Ok(ServerTls::new(Arc::new(config)))
+        }
+
+        /// Serves clients without TLS as well.
+        pub fn optional(mut self) -> ServerTls {
+            self.policy = TlsPolicy::Offered;
+            self
+        }
+
+        pub(crate) fn policy(&self) -> TlsPolicy {
+            self.policy
+        }
+
+        pub(crate) fn config(self) -> Arc<ServerConfig> {
+            self.config
+        }
+    }
+}
