@@ -126,6 +126,7 @@ impl NbdServerBuilder {
             image.filename().to_owned()
         };
         shared.narrate(|| "Start NBD server".into());
+        let target = nbd::qemu_nbd::Image::verbatim(target);
         let server = match self.tcp {
             true => server.serve_tcp(target).await?,
             false => server.serve_unix(target, &*socket).await?,
