@@ -224,6 +224,9 @@ pub struct FailureReport {
     pub message: String,
     /// Where it was noticed.
     pub place: Option<Place>,
+    /// The line of the case that led there, where `place` is in code that cases share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub case_place: Option<Place>,
     /// The step it happened in.
     pub step: Option<String>,
     /// What should have been.

@@ -65,9 +65,9 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     add_bitmap(&vm).await?;
     let first = record(&vm, &[&FIRST]).await?;
     let both = record(&vm, &[&FIRST, &SECOND]).await?;
-    let bitmap = json!({"node": "disk", "name": "bitmap0"});
-    vm.cmd("block-dirty-bitmap-clear", &bitmap).await?;
-    vm.assert_bitmap("disk", "bitmap0", json!({"count": 0}))
+    vm.bitmap("disk", "bitmap0").clear().await?;
+    vm.bitmap("disk", "bitmap0")
+        .assert(json!({"count": 0}))
         .await?;
     let again = record(&vm, &[&FIRST]).await?;
     json!(again).assert("", first.as_str())?;
@@ -80,13 +80,11 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
         .writable()
         .expect_error("read-only")
         .await?;
-    vm.cmd("block-dirty-bitmap-clear", &bitmap)
-        .expect_error("readonly")
-        .await?;
+    let bitmap = vm.bitmap("disk", "bitmap0");
+    bitmap.clear().expect_error("readonly").await?;
     // Since 11 it is the node that is asked first.
-    vm.cmd("block-dirty-bitmap-remove", &bitmap)
-        .expect_error(either("readonly", "no write access to node 'disk'"))
-        .await?;
+    let refused = either("readonly", "no write access to node 'disk'");
+    bitmap.remove().expect_error(refused).await?;
     assert_recorded(&vm, &first, &[&FIRST], false).await?;
 
     t.step("reopened");
@@ -118,13 +116,11 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
 
     let vm = writable.launch().await?;
     let told = json!({"inconsistent": true, "recording": false, "persistent": true});
-    vm.assert_bitmap("disk", "bitmap0", told).await?;
-    let bitmap = json!({"node": "disk", "name": "bitmap0"});
-    for command in ["block-dirty-bitmap-clear", "block-dirty-bitmap-enable"] {
-        let call = vm.cmd(command, &bitmap);
-        call.expect_error("inconsistent").await?;
-    }
-    vm.cmd("block-dirty-bitmap-remove", &bitmap).await?;
+    vm.bitmap("disk", "bitmap0").assert(told).await?;
+    let bitmap = vm.bitmap("disk", "bitmap0");
+    bitmap.clear().expect_error("inconsistent").await?;
+    bitmap.enable().expect_error("inconsistent").await?;
+    bitmap.remove().await?;
     vm.shutdown().await?;
     disk.assert_clean().await?;
     let info = disk.info().json().await?;
@@ -137,21 +133,17 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
 async fn is_stored_when_its_node_becomes_read_only(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
     let vm = t.host().blockdev(&disk).launch().await?;
-    let bitmap = json!({"node": "disk", "name": "bitmap0"});
-    let add = json!({
-        "node": "disk", "name": "bitmap0", "persistent": true, "granularity": GRANULARITY,
-    });
-    vm.cmd("block-dirty-bitmap-add", add).await?;
+    add_bitmap(&vm).await?;
     for region in FIRST {
         vm.node("disk").write(1, region).await?;
     }
-    let sha256 = vm.bitmap_sha256("disk", "bitmap0").await?;
+    let sha256 = vm.bitmap("disk", "bitmap0").sha256().await?;
     vm.reopen("disk", |node| node.read_only(true)).await?;
     assert_flags(t, &disk, json!({"bitmap0": ["auto"]})).await?;
     vm.assert_read_only(&[("disk", true)]).await?;
-    let clear = vm.cmd("block-dirty-bitmap-clear", &bitmap);
+    let clear = vm.bitmap("disk", "bitmap0").clear();
     clear.expect_error("readonly").await?;
-    json!(vm.bitmap_sha256("disk", "bitmap0").await?).assert("", sha256.as_str())?;
+    json!(vm.bitmap("disk", "bitmap0").sha256().await?).assert("", sha256.as_str())?;
     vm.kill().await?;
 
     assert_stored(&disk).await?;
@@ -195,12 +187,14 @@ async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
         ("second", true),
         ("gone", false),
     ] {
-        let bitmap = json!({"node": "disk", "name": name, "persistent": persistent});
-        vm.cmd("block-dirty-bitmap-add", bitmap).await?;
+        let bitmap = vm.bitmap("disk", name).add();
+        match persistent {
+            true => bitmap.persistent().await?,
+            false => bitmap.await?,
+        }
     }
-    let off = json!({"node": "disk", "name": "off"});
     vm.node("disk").write(1, 0..64 * KIB).await?;
-    vm.cmd("block-dirty-bitmap-disable", &off).await?;
+    vm.bitmap("disk", "off").disable().await?;
     vm.node("disk").write(1, 64 * KIB..128 * KIB).await?;
     vm.shutdown().await?;
     let stored = json!({"off": [], "on": ["auto"], "second": ["auto"]});
@@ -215,10 +209,9 @@ async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
     vm.node("disk").write(2, 512 * KIB..576 * KIB).await?;
     for (name, recording, count) in [("on", true, 192), ("off", false, 64), ("second", true, 192)] {
         let told = json!({"recording": recording, "count": count * KIB, "persistent": true});
-        vm.assert_bitmap("disk", name, told).await?;
+        vm.bitmap("disk", name).assert(told).await?;
     }
-    let on = json!({"node": "disk", "name": "on"});
-    vm.cmd("block-dirty-bitmap-remove", &on).await?;
+    vm.bitmap("disk", "on").remove().await?;
     vm.shutdown().await?;
     assert_flags(t, &disk, json!({"off": [], "second": ["auto"]})).await?;
     disk.assert_clean().await?;
@@ -227,10 +220,10 @@ async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
     let vm = writable.launch().await?;
     assert_flags(t, &disk, json!({"off": ["in-use"], "second": used})).await?;
     for (name, count) in [("off", 64), ("second", 192)] {
-        vm.assert_bitmap("disk", name, json!({"count": count * KIB}))
+        vm.bitmap("disk", name)
+            .assert(json!({"count": count * KIB}))
             .await?;
-        let bitmap = json!({"node": "disk", "name": name});
-        vm.cmd("block-dirty-bitmap-remove", bitmap).await?;
+        vm.bitmap("disk", name).remove().await?;
     }
     vm.shutdown().await?;
     disk.assert_clean().await?;
@@ -246,23 +239,20 @@ fn read_only(t: &Test, disk: &Image) -> MachineBuilder {
 }
 
 async fn add_bitmap(vm: &Machine) -> CaseResult {
-    let bitmap = json!({
-        "node": "disk", "name": "bitmap0", "persistent": true, "granularity": GRANULARITY,
-    });
-    vm.cmd("block-dirty-bitmap-add", bitmap).await?;
-    Ok(())
+    let bitmap = vm.bitmap("disk", "bitmap0").add();
+    bitmap.persistent().granularity(GRANULARITY).await
 }
 
 /// Writes the last of these regions, after which the bitmap has all of them. Returns the hash of its
 /// contents.
 async fn record(vm: &Machine, regions: &[&[Range<u64>]]) -> CaseResult<String> {
-    let before = vm.bitmap_sha256("disk", "bitmap0").await?;
+    let before = vm.bitmap("disk", "bitmap0").sha256().await?;
     for region in regions[regions.len() - 1] {
         vm.node("disk")
             .write(regions.len() as u8, region.clone())
             .await?;
     }
-    let after = vm.bitmap_sha256("disk", "bitmap0").await?;
+    let after = vm.bitmap("disk", "bitmap0").sha256().await?;
     if before == after {
         return Err(Failure::new("the bitmap has not recorded the writes"));
     }
@@ -285,12 +275,12 @@ async fn assert_recorded(
         "count": dirty.len() as u64 * GRANULARITY, "granularity": GRANULARITY,
         "recording": true, "persistent": true, "busy": false,
     });
-    vm.assert_bitmap("disk", "bitmap0", told).await?;
+    vm.bitmap("disk", "bitmap0").assert(told).await?;
     let bitmaps = vm.node("disk").await?;
     bitmaps.assert_absent("dirty-bitmaps[0]/inconsistent")?;
     bitmaps.assert_absent("dirty-bitmaps[1]")?;
     vm.assert_read_only(&[("disk", !writable)]).await?;
-    json!(vm.bitmap_sha256("disk", "bitmap0").await?).assert("", sha256)
+    json!(vm.bitmap("disk", "bitmap0").sha256().await?).assert("", sha256)
 }
 
 /// The image names the bitmap, which is not in use, and is in good order.

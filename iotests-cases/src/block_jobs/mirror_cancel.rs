@@ -39,7 +39,7 @@ const FAST: u64 = 1 << 40;
 /// Starts a mirror, and brings it into a state: before it is ready one piece is copied, and then the
 /// job waits.
 async fn mirror(vm: &Machine, status: &str) -> CaseResult<Job> {
-    let mirror = vm.mirror("source", "target").manual();
+    let mirror = vm.mirror("source").to("target").manual();
     let mirror = match status {
         "running" | "paused" => mirror.speed(1).set("buf-size", 64 * KIB),
         _ => mirror.speed(FAST),
@@ -138,7 +138,7 @@ async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResul
         json!({"driver": "nbd", "node-name": "target", "server": {"type": "unix", "path": socket}});
     let vm = t.host().disk(&source).blockdev(target).launch().await?;
 
-    let mut job = vm.mirror("source", "target").start().await?;
+    let mut job = vm.mirror("source").to("target").start().await?;
     job.wait_ready().await?;
     vm.disk("source").write(0x22, 0..64 * KIB).await?;
     let ended = match cancel {
@@ -176,7 +176,7 @@ async fn quitting_cancels_a_throttled_mirror(t: &mut Test) -> CaseResult {
         .blockdev(null("target", 64 * MIB))
         .launch()
         .await?;
-    vm.mirror("throttled", "target").start().await?.leave();
+    vm.mirror("throttled").to("target").start().await?.leave();
 
     // Left to the throttle, the mirror would take hours, and the requests already under way minutes.
     vm.shutdown().await?;

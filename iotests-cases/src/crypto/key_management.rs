@@ -94,7 +94,7 @@ impl<'t> Disk<'t> {
         }
     }
 
-    fn change(&self, change: Value, force: bool) -> Run {
+    fn change(&self, change: Value, force: bool) -> Run<'_> {
         let mut options = self.nested(change);
         options["driver"] = self.t.format().name().into();
         let arguments = json!({"node-name": self.image.name(), "options": options});

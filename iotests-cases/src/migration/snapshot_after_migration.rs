@@ -53,11 +53,7 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
         .await?;
     let node = json!({"driver": format, "node-name": "top", "file": "top-file"});
     vm.cmd("blockdev-add", node).await?;
-    vm.cmd(
-        "blockdev-snapshot",
-        json!({"node": "base", "overlay": "top"}),
-    )
-    .await?;
+    vm.snapshot("base", "top").await?;
     vm.assert_chain("top -> base").await?;
 
     t.step("go on, and write");

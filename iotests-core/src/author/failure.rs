@@ -9,6 +9,7 @@ use std::fmt;
 use std::panic::Location;
 
 use super::death::short;
+use super::origin::Origin;
 use crate::case::Skip;
 use crate::wire::{FailureReport, Place};
 
@@ -26,7 +27,7 @@ struct Inner {
     headline: Option<String>,
     message: String,
     context: Vec<String>,
-    place: Place,
+    origin: Origin,
     difference: Option<Difference>,
 }
 
@@ -79,16 +80,16 @@ impl Failure {
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())
             .or_else(|| payload.downcast_ref::<String>().cloned());
-        let (message, place) = match told {
-            Some(told) => (Some(told.message), told.place),
-            None => (text, None),
+        let (message, place, case_place) = match told {
+            Some(told) => (Some(told.message), told.place, told.case_place),
+            None => (text, None, None),
         };
         let message = message.unwrap_or_else(|| "the case panicked".to_owned());
         let place = place.unwrap_or(Place {
             file: "unknown".to_owned(),
             line: 0,
         });
-        Self::build(Kind::Failed, message, place)
+        Self::from_origin(&Origin::known(place, case_place), message)
     }
 
     fn build(kind: Kind, message: String, place: Place) -> Self {
@@ -97,7 +98,7 @@ impl Failure {
             headline: None,
             message,
             context: Vec::new(),
-            place,
+            origin: Origin::of(place),
             difference: None,
         }))
     }
@@ -120,7 +121,7 @@ impl Failure {
     /// place a person wants to see, so harness calls put theirs over the one inside them.
     #[must_use]
     pub fn at(mut self, place: &Location<'_>) -> Self {
-        self.0.place = place.into();
+        self.0.origin.place = place.into();
         self
     }
 
@@ -131,6 +132,18 @@ impl Failure {
             Kind::Skipped(reason) => Some(reason),
             Kind::Failed => None,
         }
+    }
+
+    /// A failure that was noticed elsewhere than where its cause lies.
+    pub(crate) fn from_origin(origin: &Origin, message: impl Into<String>) -> Self {
+        let mut failure = Self::build(Kind::Failed, message.into(), origin.place.clone());
+        failure.0.origin = origin.clone();
+        failure
+    }
+
+    /// The line of the case that led to a failure in code that cases share.
+    pub(crate) fn case_line(&self, file: &str) -> Option<Place> {
+        self.0.origin.case_line(file)
     }
 
     /// The failure as the runner and the reports want it.
@@ -147,7 +160,7 @@ impl Failure {
         FailureReport {
             headline: headline(self.0.headline.as_deref(), &message, difference),
             message,
-            place: Some(self.0.place.clone()),
+            place: Some(self.0.origin.place.clone()),
             expected: difference.map(|difference| difference.expected.clone()),
             found: difference.map(|difference| difference.found.clone()),
             diff: difference.and_then(|difference| difference.diff.clone()),
@@ -164,7 +177,7 @@ impl Failure {
     /// The line of the case.
     #[must_use]
     pub fn place(&self) -> &Place {
-        &self.0.place
+        &self.0.origin.place
     }
 
     /// Both values, when two values should have agreed.
@@ -291,7 +304,7 @@ impl fmt::Debug for Failure {
             Kind::Failed => "failed",
             _ => "skipped",
         };
-        write!(f, "{kind} at {}: {self}", self.0.place)
+        write!(f, "{kind} at {}: {self}", self.0.origin.place)
     }
 }
 

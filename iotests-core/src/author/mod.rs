@@ -16,6 +16,7 @@ mod machine;
 #[cfg(test)]
 mod mocked;
 mod nbd;
+pub(crate) mod origin;
 mod serve;
 mod session;
 mod shared;
@@ -32,10 +33,10 @@ pub use image::{
     FileBytes, Image, ImageBuilder, ImageOpener, ImgCall, KEY, KEY_ID, Layer, NO_CPU_TIME,
 };
 pub use machine::{
-    Access, Bitmap, BlockNode, Change, Channel, Child, Cmd, Destination, Disk, DiskBuilder, Drive,
-    Ended, Ending, Export, ExportBuilder, Held, Job, JobBuilder, Machine, MachineBuilder,
-    MachineNbd, Migrated, Migrating, Migration, NbdSetup, Node, Outcome, Run, Target, Transaction,
-    assert_json_filename, dirty_ranges,
+    Access, Bitmap, BitmapInfo, BlockNode, Change, Channel, Child, Cmd, Destination, Disk,
+    DiskBuilder, Drive, Ended, Ending, Export, ExportBuilder, Frozen, Held, Job, JobBuilder,
+    Machine, MachineBuilder, MachineNbd, Migrated, Migrating, Migration, NbdSetup, NewBitmap, Node,
+    Outcome, Run, Target, Transaction, assert_json_filename, dirty_ranges,
 };
 pub use nbd::{NbdServer, NbdServerBuilder, StoppedNbdServer};
 pub use session::IoSession;

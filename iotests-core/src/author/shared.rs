@@ -13,6 +13,7 @@ use super::files::Directories;
 use super::filter::Filter;
 use super::golden::Goldens;
 use super::log::{Entry, Log, Narration};
+use super::origin::Origin;
 use super::{Failure, Sink};
 use crate::case::{Capabilities, Registered, Registry, Requirement, Skip};
 use crate::wire::{CaseEvent, CaseSpec, Death, MachineReport, Place};
@@ -41,7 +42,7 @@ pub(crate) struct Shared {
 struct State {
     step: Option<(String, Place)>,
     narration: Option<Narration>,
-    problems: Vec<String>,
+    problems: Vec<(Origin, String)>,
     deaths: Vec<Death>,
     ended: Vec<MachineReport>,
     live: Vec<(u64, Arc<dyn Evidence>)>,
@@ -126,11 +127,11 @@ impl Shared {
     }
 
     /// Notes something that makes a case fail which otherwise passes.
-    pub(crate) fn problem(&self, text: impl Into<String>) {
-        self.state().problems.push(text.into());
+    pub(crate) fn problem(&self, origin: &Origin, text: impl Into<String>) {
+        self.state().problems.push((origin.clone(), text.into()));
     }
 
-    pub(crate) fn take_problems(&self) -> Vec<String> {
+    pub(crate) fn take_problems(&self) -> Vec<(Origin, String)> {
         std::mem::take(&mut self.state().problems)
     }
 

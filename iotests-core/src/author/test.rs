@@ -261,7 +261,10 @@ impl Test {
         let (deaths, problems) = (shared.take_deaths(), shared.take_problems());
         let result = match result {
             Ok(()) if !deaths.is_empty() => Err(Failure::new(headlines(&deaths).join("\n"))),
-            Ok(()) if !problems.is_empty() => Err(Failure::new(problems.join("\n"))),
+            Ok(()) if !problems.is_empty() => {
+                let texts: Vec<&str> = problems.iter().map(|(_, text)| text.as_str()).collect();
+                Err(Failure::from_origin(&problems[0].0, texts.join("\n")))
+            }
             Ok(()) if shared.log.is_uncompared() => Err(Failure::new(
                 "the case logs, but never compares its log: end it with `t.golden()`",
             )),
@@ -285,9 +288,12 @@ fn headlines(deaths: &[Death]) -> Vec<String> {
 
 /// The last word on a case that failed, and what may have been the cause.
 fn failed(shared: &Shared, failure: Failure, deaths: &[Death]) -> CaseEvent {
+    let file = shared.entry().map(|entry| entry.case.file);
+    let case_place = file.and_then(|file| failure.case_line(file));
     let mut report = failure
         .map_text(|text| shared.directories.redact(text))
         .report();
+    report.case_place = case_place;
     report.step = shared.current_step().map(|(step, _)| step);
     let told = |cause: &String| !report.message.contains(cause.as_str());
     report.causes = headlines(deaths).into_iter().filter(told).collect();

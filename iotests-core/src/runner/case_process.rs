@@ -10,6 +10,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::confine::confine;
+use crate::author::origin::Origin;
 use crate::author::{Sink, Test};
 use crate::case::{Problems, Registry};
 use crate::wire::{CaseEvent, CaseSpec, EVENT_FD, FailureReport, Place};
@@ -65,7 +66,7 @@ fn run(spec_file: &Path, supervisor: u32) -> Result<(), CaseProcessError> {
         .enable_all()
         .build()
         .map_err(CaseProcessError::Runtime)?;
-    let panics = record_panics();
+    let panics = record_panics(entry.case.file);
     sink.put(CaseEvent::Started {
         pid: std::process::id(),
     });
@@ -142,15 +143,20 @@ fn take(panicked: &Mutex<Option<FailureReport>>) -> Option<FailureReport> {
 }
 
 /// Keeps the first panic for the verdict; it is printed as well.
-fn record_panics() -> Arc<Mutex<Option<FailureReport>>> {
+fn record_panics(file: &'static str) -> Arc<Mutex<Option<FailureReport>>> {
     let first = Arc::new(Mutex::new(None));
     let record = Arc::clone(&first);
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
+        let place = info.location().map(Place::from);
+        let case_place = place
+            .clone()
+            .and_then(|place| Origin::of(place).case_line(file));
         let message = info.payload_as_str().unwrap_or("a panic without a message");
         let report = FailureReport {
             message: format!("panicked: {message}"),
-            place: info.location().map(Place::from),
+            place,
+            case_place,
             ..FailureReport::default()
         };
         record

@@ -1,17 +1,21 @@
 //! Dirty bitmaps, found by the name of their node.
 
+use std::fmt;
+use std::future::IntoFuture;
 use std::ops::Range;
+use std::panic::Location;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Machine, Target};
+use super::{Cmd, Machine, Monitor, Target};
 use crate::author::action::Action;
-use crate::author::assert::differences;
-use crate::author::failure::{CaseResult, Failure};
+use crate::author::assert::AssertJson;
+use crate::author::expect::ErrorText;
+use crate::author::failure::{CaseResult, Context, Failure};
 
-/// A dirty bitmap, as `query-named-block-nodes` tells it.
+/// What `query-named-block-nodes` says of a dirty bitmap.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Bitmap {
+pub struct BitmapInfo {
     /// Its name; empty for one without.
     pub name: String,
     /// How many bytes are dirty.
@@ -26,15 +30,15 @@ pub struct Bitmap {
     pub persistent: bool,
     /// Whether it was found inconsistent in the image.
     pub inconsistent: bool,
-    /// All that was told.
+    /// All of the answer.
     pub info: Value,
 }
 
-impl Bitmap {
+impl BitmapInfo {
     fn read(info: &Value) -> Self {
         let flag = |name: &str| info[name] == true;
         let number = |name: &str| info[name].as_u64().unwrap_or_default();
-        Bitmap {
+        BitmapInfo {
             name: info["name"].as_str().unwrap_or_default().to_owned(),
             count: number("count"),
             granularity: number("granularity"),
@@ -50,81 +54,228 @@ impl Bitmap {
 impl Machine {
     /// The bitmaps of a node.
     #[track_caller]
-    pub fn bitmaps(&self, node: impl Into<Target>) -> Action<'_, Vec<Bitmap>> {
+    pub fn bitmaps(&self, node: impl Into<Target>) -> Action<'_, Vec<BitmapInfo>> {
         let node = node.into();
         Action::new(format!("the bitmaps of {node}"), async move {
             let info = self.node(node).await?;
             let list = info["dirty-bitmaps"].as_array();
-            Ok(list.into_iter().flatten().map(Bitmap::read).collect())
+            Ok(list.into_iter().flatten().map(BitmapInfo::read).collect())
         })
     }
 
-    /// The bitmap of this name; there may be none.
+    /// The bitmap of this name, of this node or of the one that a disk stands on. Awaited, it is what
+    /// QEMU says of it, and there must be exactly one.
+    #[must_use]
     #[track_caller]
-    pub fn find_bitmap(&self, node: impl Into<Target>, name: &str) -> Action<'_, Option<Bitmap>> {
-        let (node, name) = (node.into(), name.to_owned());
-        Action::new(format!("the bitmap {name} of {node}"), async move {
-            Ok(self
-                .bitmaps(node)
-                .await?
-                .into_iter()
-                .find(|bitmap| bitmap.name == name))
+    pub fn bitmap(&self, node: impl Into<Target>, name: &str) -> Bitmap<'_> {
+        Bitmap {
+            machine: self,
+            node: node.into(),
+            name: name.to_owned(),
+            recording: None,
+            place: Location::caller(),
+        }
+    }
+}
+
+/// A dirty bitmap of a machine.
+#[derive(Clone)]
+pub struct Bitmap<'m> {
+    machine: &'m Machine,
+    node: Target,
+    name: String,
+    recording: Option<bool>,
+    place: &'static Location<'static>,
+}
+
+impl<'m> Bitmap<'m> {
+    /// Only one that records, or only one that does not. (Bitmaps without a name are told apart so.)
+    #[must_use]
+    pub fn recording(mut self, on: bool) -> Self {
+        self.recording = Some(on);
+        self
+    }
+
+    /// Adds it.
+    #[track_caller]
+    pub fn add(&self) -> NewBitmap {
+        NewBitmap {
+            arguments: json!({"node": self.node.to_string(), "name": self.name}),
+            monitor: self.machine.monitor.clone(),
+            place: Location::caller(),
+        }
+    }
+
+    /// Removes it.
+    #[track_caller]
+    pub fn remove(&self) -> Cmd {
+        self.cmd("block-dirty-bitmap-remove")
+    }
+
+    /// Makes all of it clean.
+    #[track_caller]
+    pub fn clear(&self) -> Cmd {
+        self.cmd("block-dirty-bitmap-clear")
+    }
+
+    /// It records from now on.
+    #[track_caller]
+    pub fn enable(&self) -> Cmd {
+        self.cmd("block-dirty-bitmap-enable")
+    }
+
+    /// It does not record any more.
+    #[track_caller]
+    pub fn disable(&self) -> Cmd {
+        self.cmd("block-dirty-bitmap-disable")
+    }
+
+    /// Makes dirty what is dirty in these: names of bitmaps of the same node, or objects with `node`
+    /// and `name`.
+    #[track_caller]
+    pub fn merge(&self, bitmaps: impl IntoIterator<Item = impl Into<Value>>) -> Cmd {
+        let bitmaps: Vec<Value> = bitmaps.into_iter().map(Into::into).collect();
+        let (node, target) = (self.node.to_string(), &self.name);
+        let arguments = json!({"node": node, "target": target, "bitmaps": bitmaps});
+        self.machine.cmd("block-dirty-bitmap-merge", arguments)
+    }
+
+    #[track_caller]
+    fn cmd(&self, command: &str) -> Cmd {
+        let arguments = json!({"node": self.node.to_string(), "name": self.name});
+        self.machine.cmd(command, arguments)
+    }
+
+    /// Whether there is one.
+    #[track_caller]
+    pub fn exists(&self) -> Action<'_, bool> {
+        Action::new(format!("the bitmap {self}"), async move {
+            Ok(!self.found().await?.0.is_empty())
         })
     }
 
-    /// The bitmap of this name.
+    /// What QEMU says of it includes these members.
     #[track_caller]
-    pub fn bitmap(&self, node: impl Into<Target>, name: &str) -> Action<'_, Bitmap> {
-        let (node, name) = (node.into(), name.to_owned());
-        Action::new(format!("the bitmap {name} of {node}"), async move {
-            let bitmaps = self.bitmaps(node.clone()).await?;
-            let names: Vec<&str> = bitmaps.iter().map(|bitmap| bitmap.name.as_str()).collect();
-            let names = names.join(", ");
-            let found = bitmaps.iter().find(|bitmap| bitmap.name == name);
-            found.cloned().ok_or_else(|| {
-                Failure::new(format!("{node} has no bitmap {name}; it has: {names}"))
-            })
+    pub fn assert(&self, members: Value) -> Action<'_, ()> {
+        Action::new(format!("the bitmap {self}"), async move {
+            let info = self.find().await?.info;
+            info.assert_includes(&members)
+                .context(format!("the bitmap {self}"))
         })
     }
 
-    /// The bitmap is told with these members, among others.
+    /// The SHA-256 of its contents.
     #[track_caller]
-    pub fn assert_bitmap(
-        &self,
-        node: impl Into<Target>,
-        name: &str,
-        members: Value,
-    ) -> Action<'_, ()> {
-        let (node, name) = (node.into(), name.to_owned());
-        Action::new(format!("the bitmap {name} of {node}"), async move {
-            let bitmap = self.bitmap(node.clone(), &name).await?;
-            let wrong = differences(&members, &bitmap.info);
-            if wrong.is_empty() {
-                return Ok(());
-            }
-            let wrong: String = wrong
-                .iter()
-                .map(|mismatch| format!("\n  {mismatch}"))
-                .collect();
-            Err(Failure::new(format!(
-                "bitmap {name} of {node} differs:{wrong}"
-            )))
-        })
-    }
-
-    /// The SHA-256 of a bitmap's contents.
-    #[track_caller]
-    pub fn bitmap_sha256(&self, node: impl Into<Target>, name: &str) -> Action<'_, String> {
-        let (node, name) = (node.into().to_string(), name.to_owned());
-        Action::new(format!("the contents of bitmap {name}"), async move {
-            let arguments = serde_json::json!({"node": node, "name": name});
-            let answer = self
-                .monitor
-                .ask("x-debug-block-dirty-bitmap-sha256", arguments)
-                .await?;
+    pub fn sha256(&self) -> Action<'_, String> {
+        Action::new(format!("the contents of bitmap {self}"), async move {
+            let arguments = json!({"node": self.node.to_string(), "name": self.name});
+            let monitor = &self.machine.monitor;
+            let answer = monitor.ask("x-debug-block-dirty-bitmap-sha256", arguments);
+            let answer = answer.await?;
             let hash = answer["sha256"].as_str();
             hash.map(str::to_owned)
                 .ok_or_else(|| Failure::new(format!("no SHA-256 in {answer}")))
+        })
+    }
+
+    /// Those that are meant, and the names of all.
+    async fn found(&self) -> CaseResult<(Vec<BitmapInfo>, String)> {
+        let bitmaps = self.machine.bitmaps(self.node.clone()).await?;
+        let names: Vec<&str> = bitmaps.iter().map(|bitmap| bitmap.name.as_str()).collect();
+        let names = names.join(", ");
+        let is_it = |bitmap: &BitmapInfo| {
+            bitmap.name == self.name && self.recording.is_none_or(|on| bitmap.recording == on)
+        };
+        Ok((bitmaps.into_iter().filter(is_it).collect(), names))
+    }
+
+    async fn find(&self) -> CaseResult<BitmapInfo> {
+        let (mut found, names) = self.found().await?;
+        let recording = match self.recording {
+            None => "",
+            Some(true) => " that records",
+            Some(false) => " that does not record",
+        };
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(Failure::new(format!(
+                "{} has no bitmap {}{recording}; it has: {names}",
+                self.node, self.name
+            ))),
+            count => Err(Failure::new(format!(
+                "{} has {count} bitmaps {}{recording}",
+                self.node, self.name
+            ))),
+        }
+    }
+}
+
+impl<'m> IntoFuture for Bitmap<'m> {
+    type Output = CaseResult<BitmapInfo>;
+    type IntoFuture = Action<'m, BitmapInfo>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let what = format!("the bitmap {self}");
+        Action::at(self.place, what, async move { self.find().await })
+    }
+}
+
+impl fmt::Display for Bitmap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.name, self.node)
+    }
+}
+
+/// A bitmap to be added. Awaiting it adds it.
+#[must_use = "a bitmap is added when this is awaited"]
+pub struct NewBitmap {
+    monitor: Monitor,
+    arguments: Value,
+    place: &'static Location<'static>,
+}
+
+impl NewBitmap {
+    /// It is stored in the image.
+    pub fn persistent(self) -> Self {
+        self.set("persistent", true)
+    }
+
+    /// One bit stands for this many bytes.
+    pub fn granularity(self, bytes: u64) -> Self {
+        self.set("granularity", bytes)
+    }
+
+    /// It does not record at first.
+    pub fn disabled(self) -> Self {
+        self.set("disabled", true)
+    }
+
+    fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.arguments[name] = value.into();
+        self
+    }
+
+    /// It must be refused with this text.
+    pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        let (place, text) = (self.place, text.into());
+        Action::at(place, "a bitmap to be refused", async move {
+            self.cmd().expect_error(text).await
+        })
+    }
+
+    fn cmd(self) -> Cmd {
+        self.monitor.cmd("block-dirty-bitmap-add", self.arguments)
+    }
+}
+
+impl IntoFuture for NewBitmap {
+    type Output = CaseResult;
+    type IntoFuture = Action<'static, ()>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Action::at(self.place, "a bitmap to be added", async move {
+            self.cmd().await?;
+            Ok(())
         })
     }
 }

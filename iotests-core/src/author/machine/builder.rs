@@ -1,5 +1,6 @@
 //! What a machine is to be started with.
 
+use std::os::fd::OwnedFd;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::author::action::Action;
 use crate::author::death::Found;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::image::{Image, KEY, KEY_ID};
+use crate::author::origin::Origin;
 use crate::author::shared::Shared;
 use crate::author::test::Test;
 use crate::case::{Backend, Guest};
@@ -38,6 +40,7 @@ enum Part {
     Object(Value),
     Device(String),
     Incoming(String),
+    Fd(u32, Arc<OwnedFd>),
     Arguments(Vec<String>),
     Board(String),
     Key,
@@ -79,6 +82,8 @@ impl Test {
 #[derive(Clone)]
 pub struct Drive {
     image: Option<Image>,
+    /// What is in it where that is no image of the case.
+    file: Option<String>,
     interface: String,
     options: Vec<(String, String)>,
     breakpoints: bool,
@@ -90,6 +95,20 @@ impl Drive {
     pub fn of(image: &Image) -> Self {
         Drive {
             image: Some(image.clone()),
+            file: None,
+            interface: "virtio".to_owned(),
+            options: Vec::new(),
+            breakpoints: false,
+        }
+    }
+
+    /// A drive with anything else that `file=` takes: a path, a URI, a `json:` name, `/dev/fdset/1`. It
+    /// has no format but that of [`Drive::option`].
+    #[must_use]
+    pub fn file(name: &str) -> Self {
+        Drive {
+            image: None,
+            file: Some(name.to_owned()),
             interface: "virtio".to_owned(),
             options: Vec::new(),
             breakpoints: false,
@@ -102,6 +121,7 @@ impl Drive {
         let cdrom = ("media".to_owned(), "cdrom".to_owned());
         Drive {
             image: None,
+            file: None,
             interface: "ide".to_owned(),
             options: vec![cdrom],
             breakpoints: false,
@@ -141,13 +161,19 @@ impl Drive {
         let mut drive = args::Drive::new()
             .interface(&self.interface)
             .id(format!("drive{number}"));
+        let own = |name: &str| self.options.iter().any(|(own, _)| own == name);
+        if let Some(file) = &self.file {
+            drive = drive.file(file);
+        }
         if let Some(image) = &self.image {
             let blkdebug = if self.breakpoints { "blkdebug::" } else { "" };
             drive = drive
                 .file(format!("{blkdebug}{}", image.filename()))
-                .format(image.format())
                 .cache(shared.spec.cache)
                 .aio(shared.spec.aio);
+            if !own("format") {
+                drive = drive.format(image.format());
+            }
             let mut layer = Some(image);
             let mut prefix = String::new();
             while let Some(image) = layer {
@@ -223,6 +249,13 @@ impl MachineBuilder {
         self.object(json!({"qom-type": "throttle-group", "id": id, "limits": limits}))
     }
 
+    /// Puts a descriptor into an fd set, which `/dev/fdset/SET` names, before the machine starts
+    /// (`-add-fd`); emulators only.
+    pub fn add_fd(mut self, set: u32, fd: impl Into<OwnedFd>) -> Self {
+        self.parts.push(Part::Fd(set, Arc::new(fd.into())));
+        self
+    }
+
     /// A guest device, as after `-device`; emulators only.
     pub fn device(mut self, device: &str) -> Self {
         self.parts.push(Part::Device(device.to_owned()));
@@ -268,28 +301,26 @@ impl MachineBuilder {
     /// Starts it and waits until its monitor answers.
     #[track_caller]
     pub fn launch(&self) -> Action<'_, Machine> {
-        Action::at(
-            Location::caller(),
-            format!("{} to start", self.name),
-            async move {
-                let machine = match self.start().await? {
-                    Ok(machine) => machine,
-                    Err(error) => {
-                        self.note_death(&error);
-                        return Err(error.into());
-                    }
-                };
-                running::adopt(
-                    &self.shared,
-                    self.backend()?,
-                    machine,
-                    self.tolerated.clone(),
-                    &self.nodes(),
-                    self.disks()?,
-                )
-                .await
-            },
-        )
+        let place = Location::caller();
+        Action::at(place, format!("{} to start", self.name), async move {
+            let machine = match self.start().await? {
+                Ok(machine) => machine,
+                Err(error) => {
+                    self.note_death(&error);
+                    return Err(error.into());
+                }
+            };
+            running::adopt(
+                &self.shared,
+                self.backend()?,
+                machine,
+                self.tolerated.clone(),
+                &self.nodes(),
+                self.disks()?,
+                Origin::of(place.into()),
+            )
+            .await
+        })
     }
 
     /// Starts it, which must fail; returns what it printed.
@@ -431,6 +462,7 @@ impl MachineBuilder {
                 Part::Object(object) => builder.args(["-object", &object.to_string()]),
                 Part::Device(device) => builder.needs_board().args(["-device", device]),
                 Part::Incoming(from) => builder.args(["-incoming", from]),
+                Part::Fd(set, fd) => builder.add_fd(*set, fd.clone(), None),
                 Part::Arguments(arguments) => builder.args(arguments),
                 Part::Board(board) => builder.machine(board),
                 Part::Key => builder.secret(KEY_ID, KEY),
@@ -471,6 +503,7 @@ impl MachineBuilder {
                 }
                 Part::Device(_) => return Err(only_emulator("guest devices")),
                 Part::Incoming(_) => return Err(only_emulator("incoming migrations")),
+                Part::Fd(..) => return Err(only_emulator("fd sets")),
                 Part::Board(_) => return Err(only_emulator("machine types")),
             };
         }

@@ -232,6 +232,16 @@ pub(super) enum Way {
 }
 
 impl Attached {
+    /// Whether an item of `query-block`, `query-blockstats` or `query-block-exports` is this disk.
+    fn is(&self, item: &Value) -> bool {
+        match &self.way {
+            Way::Drive(name) => item["device"] == name.as_str(),
+            Way::Export(_) => item["id"] == export_id(&self.id),
+            // A device with an id is called by that, a part of one by its path.
+            Way::Device { .. } => item["qdev"] == self.id || item["qdev"] == qom_path(self),
+        }
+    }
+
     /// The guest device as HMP and QMP know it.
     pub(super) fn qdev(&self) -> Option<String> {
         match self.way {
@@ -345,27 +355,34 @@ impl Machine {
         })
     }
 
+    /// What `query-blockstats` says of a disk.
+    pub(super) async fn stats_of(&self, id: &str) -> CaseResult<Value> {
+        let disk = self.attached(id)?;
+        let (nodes, node) = match &disk.way {
+            Way::Export(_) => (true, Some(self.node_of(id).await?)),
+            _ => (false, None),
+        };
+        let query = json!({"query-nodes": nodes});
+        let all = self.monitor.ask("query-blockstats", query).await?;
+        let is_it = |one: &&Value| match &node {
+            Some(node) => one["node-name"] == node.as_str(),
+            None => disk.is(one),
+        };
+        let found = all.as_array().into_iter().flatten().find(is_it);
+        let none = || Failure::new(format!("there are no statistics of the disk {id}: {all}"));
+        found.cloned().ok_or_else(none)
+    }
+
     /// The node that a disk stands on now.
     pub(super) async fn node_of(&self, id: &str) -> CaseResult<String> {
         let disk = self.attached(id)?;
-        let (command, key, value, path) = match &disk.way {
-            Way::Drive(name) => ("query-block", "device", name.clone(), "/inserted/node-name"),
-            Way::Device { .. } => (
-                "query-block",
-                "qdev",
-                qom_path(&disk),
-                "/inserted/node-name",
-            ),
-            Way::Export(_) => ("query-block-exports", "id", export_id(id), "/node-name"),
+        let (command, path) = match &disk.way {
+            Way::Export(_) => ("query-block-exports", "/node-name"),
+            _ => ("query-block", "/inserted/node-name"),
         };
         let all = self.monitor.ask(command, Value::Null).await?;
-        let is_it = |one: &&Value| {
-            let found = one[key].as_str().unwrap_or_default();
-            // Before 8.0, or so, the qdev of a device with an id is that id.
-            found == value
-                || (key == "qdev" && (found == id || found.starts_with(&format!("{id}/"))))
-        };
-        let found = all.as_array().into_iter().flatten().find(is_it);
+        let found = all.as_array().into_iter().flatten();
+        let found = found.into_iter().find(|one| disk.is(one));
         let node = found
             .and_then(|one| one.pointer(path))
             .and_then(Value::as_str);

@@ -21,6 +21,7 @@ use super::running;
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::image::{Image, io_command, pieces};
+use crate::author::origin::Origin;
 use crate::author::storage::Storage;
 use crate::author::tool::ToolCall;
 use crate::case::{Backend, ToolKind};
@@ -211,7 +212,9 @@ impl<'m> Access<'m> {
         let printed = machine.printed.news(process, Stream::Stdout);
         // Here it complains of commands that it does not know.
         let complaints = machine.printed.news(process, Stream::Stderr);
-        let failures = imgtools::io::failures(&printed).into_iter();
+        // A command that did well says so on standard output, and the monitor says nothing.
+        let refusals = reply.lines().filter(|line| !line.trim().is_empty());
+        let failures = imgtools::io::failures(&printed).into_iter().chain(refusals);
         let complaints = complaints
             .lines()
             .filter(|line| running::is_complaint(line));
@@ -220,7 +223,7 @@ impl<'m> Access<'m> {
             .filter(|line| !machine.tolerates(line))
             .collect();
         if failed.is_empty() {
-            return Ok(reply + &printed);
+            return Ok(printed);
         }
         machine.printed.know(&failed);
         Err(Failure::new(format!(
@@ -319,13 +322,14 @@ impl<'m> Access<'m> {
     /// [`with_breakpoints`](super::DiskBuilder::with_breakpoints).
     #[track_caller]
     pub fn hold(&self, event: &str) -> Action<'_, Held<'m>> {
-        let event = event.to_owned();
-        Action::new(format!("a breakpoint on {self}"), async move {
+        let (place, event) = (Location::caller(), event.to_owned());
+        Action::at(place, format!("a breakpoint on {self}"), async move {
             let tag = format!("bp{}", self.machine.monitor.shared.next_number());
             self.io(&format!("break {event} {tag}")).await?;
             Ok(Held {
                 access: self.clone(),
                 tag,
+                set: Some(Origin::of(place.into())),
             })
         })
     }
@@ -425,14 +429,32 @@ impl Machine {
     }
 }
 
-/// A breakpoint that holds back requests.
+/// A breakpoint that holds back requests. It has to be resumed or removed: a machine with a request
+/// that is held does not end.
 #[must_use = "requests are held back until they are resumed"]
 pub struct Held<'m> {
     access: Access<'m>,
     tag: String,
+    /// Where it was set, until it is resumed or removed.
+    set: Option<Origin>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let monitor = &self.access.machine.monitor;
+        if let (Some(set), false) = (&self.set, monitor.has_ended()) {
+            let problem = format!("the breakpoint on {} was never resumed", self.access);
+            monitor.shared.problem(set, problem);
+        }
+    }
 }
 
 impl<'m> Held<'m> {
+    /// There is nothing left to resume.
+    fn settle(&mut self) {
+        self.set = None;
+    }
+
     /// Waits until a request has hit the breakpoint. To resume one that has not can hang QEMU for
     /// good, so resuming always waits first.
     #[track_caller]
@@ -447,19 +469,21 @@ impl<'m> Held<'m> {
     /// Waits until a request has hit the breakpoint, then lets it pass. Later ones are not held: the
     /// first to hit a breakpoint has removed it.
     #[track_caller]
-    pub fn resume(self) -> Action<'m, ()> {
+    pub fn resume(mut self) -> Action<'m, ()> {
         Action::new(format!("the requests on {}", self.access), async move {
             self.wait_hit().await?;
             self.access.io(&format!("resume {}", self.tag)).await?;
+            self.settle();
             Ok(())
         })
     }
 
     /// Removes the breakpoint, whether or not a request has hit it; a held one passes.
     #[track_caller]
-    pub fn remove(self) -> Action<'m, ()> {
+    pub fn remove(mut self) -> Action<'m, ()> {
         Action::new(format!("the breakpoint on {}", self.access), async move {
             let command = format!("remove_break {}", self.tag);
+            self.settle();
             match self.access.io(&command).await {
                 // QEMU says so also when it has let a request pass that was held.
                 Err(failure) if failure.message().contains(NO_BREAKPOINT) => Ok(()),

@@ -19,8 +19,9 @@ mod migration;
 mod monitor;
 mod node;
 mod running;
+mod snapshot;
 
-pub use bitmap::{Bitmap, dirty_ranges};
+pub use bitmap::{Bitmap, BitmapInfo, NewBitmap, dirty_ranges};
 pub use builder::{Drive, MachineBuilder};
 pub use command::Cmd;
 pub use disk::{Disk, DiskBuilder};
@@ -32,3 +33,4 @@ pub use migration::{Channel, Destination, Migrated, Migrating, Migration};
 pub(crate) use monitor::Monitor;
 pub use node::{Change, Child, Node};
 pub use running::Machine;
+pub use snapshot::Frozen;

@@ -57,6 +57,19 @@ impl Node {
             .file(file)
     }
 
+    /// A quorum of these children, of which this many must agree.
+    #[must_use]
+    pub fn quorum(threshold: u64, children: impl IntoIterator<Item = impl Into<Child>>) -> Self {
+        let node = Node::new("quorum").set("vote-threshold", threshold);
+        let children = children.into_iter().enumerate();
+        children.fold(node.set("children", json!([])), |mut node, (at, child)| {
+            if let Some(Value::Array(children)) = node.options.get_mut("children") {
+                children.push(Value::Null);
+            }
+            node.child(&format!("children.{at}"), child)
+        })
+    }
+
     /// Its name; QEMU generates one otherwise.
     #[must_use]
     pub fn node_name(self, name: &str) -> Self {

@@ -16,12 +16,14 @@ use super::command::Cmd;
 use super::disk::{Attached, Disks};
 use super::export::NbdServerOf;
 use super::io::Printed;
+use super::job::Numbers;
 use super::monitor::Monitor;
 use super::node::{Made, Node};
 use crate::author::action::Action;
 use crate::author::death::{self, Found};
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::hang::RUNNING;
+use crate::author::origin::Origin;
 use crate::author::shared::{Evidence, Shared};
 use crate::case::Backend;
 use crate::wire::{Death, Finding, MachineReport};
@@ -39,9 +41,13 @@ pub struct Machine {
     pub(super) printed: Printed,
     /// The last signal that the case sent, which is no crash; 0 for none.
     signalled: Arc<AtomicI32>,
+    /// Where it was launched.
+    launched: Origin,
     pub(super) disks: Disks,
     pub(super) nbd: NbdServerOf,
     pub(super) made: Made,
+    /// Those in the ids of jobs that create images.
+    pub(super) numbers: Numbers,
 }
 
 /// What is known of a machine that still runs.
@@ -202,6 +208,7 @@ pub(super) async fn adopt(
     tolerated: Vec<String>,
     nodes: &[Node],
     disks: Vec<Attached>,
+    launched: Origin,
 ) -> CaseResult<Machine> {
     let monitor = Monitor {
         shared: shared.clone(),
@@ -225,9 +232,11 @@ pub(super) async fn adopt(
         tolerated: Mutex::new(tolerated),
         printed: Printed::default(),
         signalled,
+        launched,
         disks: Disks::default(),
         nbd: NbdServerOf::default(),
         made: Made::default(),
+        numbers: Numbers::default(),
     };
     nodes.iter().for_each(|node| machine.made.note(node));
     for disk in disks {
@@ -519,10 +528,9 @@ impl Drop for Machine {
                     let words = death::status(status);
                     let sent = self.signalled.load(Ordering::Relaxed);
                     if status.is_success() || status.signal() == Some(sent) {
-                        shared.problem(format!(
-                            "{} {words} before the case was done with it: wait for its end",
-                            self.name()
-                        ));
+                        let early = "before the case was done with it: wait for its end";
+                        let problem = format!("{} {words} {early}", self.name());
+                        shared.problem(&self.launched, problem);
                     } else {
                         let found = Found {
                             name: self.name(),
@@ -536,10 +544,8 @@ impl Drop for Machine {
                     words
                 }
                 _ => {
-                    shared.problem(format!(
-                        "{} was still running at the end of the case: shut it down",
-                        self.name()
-                    ));
+                    let late = "was still running at the end of the case: shut it down";
+                    shared.problem(&self.launched, format!("{} {late}", self.name()));
                     "killed at the end of the case".to_owned()
                 }
             };

@@ -152,6 +152,9 @@ fn failure_text(failure: &FailureReport, headline: &str, palette: Palette) -> St
     if let Some(place) = &failure.place {
         text += &format!("  at:       {place}\n");
     }
+    if let Some(place) = &failure.case_place {
+        text += &format!("  from:     {place}\n");
+    }
     if failure.message != headline {
         text += &palette.bad(indented(&head(&failure.message, MESSAGE_LINES), "  "));
     }

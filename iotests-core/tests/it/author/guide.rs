@@ -61,7 +61,8 @@ fn expectations_are_said_on_the_thing_itself() {
             vm.commit("nowhere")
                 .refused_class("DeviceNotFound", "nowhere")
                 .await?; // and nothing has changed
-            vm.backup("a", "full")
+            vm.backup("a")
+                .to("full")
                 .start()
                 .await?
                 .wait()
@@ -119,7 +120,7 @@ fn facts_are_asserted_with_a_path() {
             let null = json!({"driver": "null-co", "node-name": "b", "size": MIB});
             let vm = t.vm().drive(&disk).blockdev(null).launch().await?;
             let blocks = vm.cmd("query-block", ()).await?;
-            let job = vm.mirror(&disk, "b").start().await?;
+            let job = vm.mirror(&disk).to("b").start().await?;
             let event = vm.event("BLOCK_JOB_READY").await?;
             info.assert("format-specific/data/lazy-refcounts", true)?;
             info.assert("format", any_of(["qcow2", "raw"]))?;
@@ -324,7 +325,12 @@ fn a_server_crashes_and_comes_back() {
             remote["file"]["reconnect-delay"] = 60.into();
             let vm = t.host().drive(&source).blockdev(remote).launch().await?;
             // So slow that it cannot end before, however busy the machine is.
-            let job = vm.backup(&source, "remote").speed(64 * KIB).start().await?;
+            let job = vm
+                .backup(&source)
+                .to("remote")
+                .speed(64 * KIB)
+                .start()
+                .await?;
             let server = server.kill().await?.start().await?; // crashes, and comes back at the same address
             job.set_speed(0).await?;
             job.wait().await?;

@@ -41,7 +41,7 @@ fn helper_that_hangs_when_it_is_told_to() {
                 text: "hanging".to_owned(),
             })
         };
-        let job = || vm.mirror("n0", "n1").set("buf-size", 65536).speed(1);
+        let job = || vm.mirror("n0").to("n1").set("buf-size", 65536).speed(1);
         // The wait begins first, then the other process is told.
         let told = async { hanging() };
         match how.to_str().unwrap() {

@@ -62,7 +62,7 @@ fn the_end_of_a_job_is_a_success_or_the_expected_error() {
                 .blockdev(broken)
                 .blockdev(null("b"));
             let vm = host.launch().await?;
-            let mirror = || vm.backup("errors", "b");
+            let mirror = || vm.backup("errors").to("b");
             mirror()
                 .start()
                 .await?
@@ -86,8 +86,8 @@ fn the_end_of_a_job_is_a_success_or_the_expected_error() {
             let part = mirror().start().await?.wait().expect_error(part).await;
             let both = "expected: Input/output\n  found:    Input/output error";
             assert!(part.unwrap_err().to_string().contains(both));
-            vm.backup("nobody", "b").expect_error("nobody").await?;
-            assert!(vm.backup("nobody", "b").start().await.is_err());
+            vm.backup("nobody").to("b").expect_error("nobody").await?;
+            assert!(vm.backup("nobody").to("b").start().await.is_err());
             vm.shutdown().await?;
         }));
         run.assert_passed();
@@ -99,7 +99,7 @@ fn a_mirror_is_cancelled_softly_and_by_force_before_and_after_it_is_ready() {
     for (set, backend) in hosts() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let vm = two_nodes(t).await?;
-            let slow = || vm.mirror("a", "b").speed(1);
+            let slow = || vm.mirror("a").to("b").speed(1);
             assert_eq!(
                 slow().start().await?.cancel().await?.outcome,
                 Outcome::Cancelled
@@ -108,10 +108,10 @@ fn a_mirror_is_cancelled_softly_and_by_force_before_and_after_it_is_ready() {
                 slow().start().await?.force_cancel().await?.outcome,
                 Outcome::Cancelled
             );
-            let mut job = vm.mirror("a", "b").start().await?;
+            let mut job = vm.mirror("a").to("b").start().await?;
             job.wait_ready().await?;
             assert_eq!(job.cancel().await?.outcome, Outcome::Completed);
-            let mut job = vm.mirror("a", "b").start().await?;
+            let mut job = vm.mirror("a").to("b").start().await?;
             job.wait_ready().await?;
             let ended = job.force_cancel().await?;
             assert_eq!(ended.outcome, Outcome::Cancelled);
@@ -130,7 +130,8 @@ fn a_job_rests_when_it_is_paused_and_goes_on_when_resumed() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let vm = two_nodes(t).await?;
             let job = vm
-                .mirror("a", "b")
+                .mirror("a")
+                .to("b")
                 .set("buf-size", 65536)
                 .speed(65536)
                 .start()
@@ -153,15 +154,16 @@ fn run_takes_a_job_through_all_its_states() {
     for (set, backend) in hosts() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let vm = two_nodes(t).await?;
-            vm.mirror("a", "b").start().await?.run().await?;
-            vm.mirror("a", "b").manual().start().await?.run().await?;
+            vm.mirror("a").to("b").start().await?.run().await?;
+            vm.mirror("a").to("b").manual().start().await?.run().await?;
             let (called, seen) = (std::rc::Rc::new(std::cell::Cell::new(false)), t.format());
             let flag = called.clone();
             let hook = move || async move {
                 flag.set(seen == QCOW2);
                 Ok(())
             };
-            vm.backup("a", "b")
+            vm.backup("a")
+                .to("b")
                 .manual()
                 .start()
                 .await?
@@ -169,7 +171,7 @@ fn run_takes_a_job_through_all_its_states() {
                 .before_finalize(hook)
                 .await?;
             assert!(called.get());
-            let cancelled = vm.backup("a", "b").manual().run().cancel();
+            let cancelled = vm.backup("a").to("b").manual().run().cancel();
             let error = cancelled.error().await?;
             assert_eq!(error.as_deref(), Some("Operation canceled"));
             assert_eq!(vm.cmd("query-jobs", ()).await?, json!([]));
@@ -218,7 +220,8 @@ fn run_logs_nothing_at_all_unless_it_is_narrated() {
             Bench::new(&set).backend(backend).run(case!(|t| {
                 let vm = two_nodes(t).await?;
                 t.narrate(on);
-                vm.mirror("a", "b")
+                vm.mirror("a")
+                    .to("b")
                     .id("m")
                     .manual()
                     .start()
@@ -264,24 +267,24 @@ fn the_actions_of_a_transaction_are_done_together() {
                 begin.action("block-dirty-bitmap-add", bitmap.clone())
             };
 
-            let refused = begin().job(vm.backup("a", "nobody"));
+            let refused = begin().job(vm.backup("a").to("nobody"));
             refused.expect_error("nobody").await?;
-            let refused = begin().job(vm.backup("a", "nobody")).start::<1>();
+            let refused = begin().job(vm.backup("a").to("nobody")).start::<1>();
             assert!(refused.await.is_err());
-            let miscounted = begin().job(vm.backup("a", "b")).start::<2>().await;
+            let miscounted = begin().job(vm.backup("a").to("b")).start::<2>().await;
             let wrong = miscounted.err().unwrap();
             assert_eq!(wrong.message(), "the transaction has 1 jobs, not 2");
-            assert!(vm.find_bitmap("a", "since").await?.is_none());
+            assert!(!vm.bitmap("a", "since").exists().await?);
             vm.assert_no_jobs().await?;
 
-            let both = begin().job(vm.backup("a", "b"));
+            let both = begin().job(vm.backup("a").to("b"));
             let [job] = both.start().await?;
             job.wait().await?;
             vm.bitmap("a", "since").await?;
 
             let group = vm.transaction().grouped();
-            let group = group.job(vm.backup("a", "b").speed(1));
-            let [slow, fails] = group.job(vm.backup("errors", "c")).start().await?;
+            let group = group.job(vm.backup("a").to("b").speed(1));
+            let [slow, fails] = group.job(vm.backup("errors").to("c")).start().await?;
             let error = Outcome::Failed("Input/output error".to_owned());
             assert_eq!(fails.wait().outcome().await?.outcome, error);
             assert_eq!(slow.wait().outcome().await?.outcome, Outcome::Cancelled);
@@ -296,7 +299,7 @@ fn a_job_left_to_the_end_of_its_machine_is_no_problem() {
     for (set, backend) in hosts() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let vm = two_nodes(t).await?;
-            vm.mirror("a", "b").speed(1).start().await?.leave();
+            vm.mirror("a").to("b").speed(1).start().await?.leave();
             vm.shutdown().await?;
         }));
         run.assert_passed();

@@ -177,20 +177,22 @@ fn bitmaps_are_found_by_node_name_with_their_status() {
                 (bitmap.count, bitmap.granularity, bitmap.recording),
                 (64 * KIB, 64 * KIB, true)
             );
-            vm.assert_bitmap("disk", "b0", json!({"count": 64 * KIB, "busy": false}))
+            vm.bitmap("disk", "b0")
+                .assert(json!({"count": 64 * KIB, "busy": false}))
                 .await?;
             let wrong = vm
-                .assert_bitmap("disk", "b0", json!({"count": 1}))
+                .bitmap("disk", "b0")
+                .assert(json!({"count": 1}))
                 .await
                 .unwrap_err();
             assert!(
                 wrong.message().contains("\"count\" is 65536, expected 1"),
                 "{wrong}"
             );
-            assert!(vm.find_bitmap("disk", "b1").await?.is_none());
+            assert!(!vm.bitmap("disk", "b1").exists().await?);
             let wrong = vm.bitmap("disk", "b1").await.unwrap_err();
             assert!(wrong.message().contains("it has: b0"), "{wrong}");
-            assert_eq!(vm.bitmap_sha256("disk", "b0").await?.len(), 64);
+            assert_eq!(vm.bitmap("disk", "b0").sha256().await?.len(), 64);
             vm.shutdown().await?;
         }));
         run.assert_passed();
@@ -317,7 +319,7 @@ fn events_are_taken_by_what_they_are() {
                 .blockdev(node("b"))
                 .launch()
                 .await?;
-            let job = vm.mirror("a", "b").id("m").start().await?;
+            let job = vm.mirror("a").to("b").id("m").start().await?;
             job.complete().await?;
             let matcher = qmp::Matcher::event("JOB_STATUS_CHANGE").data(json!({"status": "null"}));
             vm.event(matcher).await?.assert("data/id", "m")?;
@@ -403,7 +405,11 @@ fn a_migration_that_fails_is_explained_or_expected() {
 
             let (a, b) = (source.launch().await?, target.launch().await?);
             let gone = "exec:false";
-            let failure = t.migrate(&a, &b).set("uri", gone).expect_failure("x").await;
+            let failure = t
+                .migrate(&a, &b)
+                .set("uri", gone)
+                .expect_failure("no such words")
+                .await;
             assert!(failure.is_err());
             a.kill().await?;
             b.kill().await?;
@@ -411,7 +417,7 @@ fn a_migration_that_fails_is_explained_or_expected() {
             let a = t.vm().launch().await?;
             let done = t
                 .migrate(&a, Destination::Nowhere)
-                .expect_failure("x")
+                .expect_failure("no such words")
                 .await;
             assert!(done.unwrap_err().message().contains("it has completed"));
             a.shutdown().await?;

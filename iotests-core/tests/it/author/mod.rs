@@ -9,6 +9,7 @@ mod images;
 mod jobs;
 mod machines;
 mod nbd;
+mod nouns;
 mod open;
 mod skeleton;
 mod tools;

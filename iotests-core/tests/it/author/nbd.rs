@@ -109,7 +109,7 @@ fn a_backup_goes_on_after_its_nbd_target_was_restarted() {
             node["file"]["reconnect-delay"] = 60.into();
             vm.cmd("blockdev-add", node).await?;
             // At this speed it takes a minute, however busy the machine is.
-            let job = vm.backup(&source, "remote").speed(64 * KIB);
+            let job = vm.backup(&source).to("remote").speed(64 * KIB);
             let job = job.start().await?;
             let server = server.kill().await?.start().await?;
             job.set_speed(0).await?;

@@ -153,7 +153,7 @@ fn a_job_that_is_dropped_unfinished_fails_a_case_that_else_passes() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let node = |name: &str| serde_json::json!({"driver": "null-co", "node-name": name, "size": MIB});
             let vm = t.host().blockdev(node("a")).blockdev(node("b")).launch().await?;
-            let job = vm.mirror("a", "b").speed(1).start().await?;
+            let job = vm.mirror("a").to("b").speed(1).start().await?;
             drop(job);
             vm.shutdown().await?;
         }));
@@ -287,7 +287,7 @@ fn nothing_of_a_case_is_left_for_the_next_one() {
                 more.shutdown().await?;
                 let vm = host.launch().await?;
                 assert!(!vm.has_node("b").await?);
-                let job = vm.backup("a", "a").expect_error("same").await;
+                let job = vm.backup("a").to("a").expect_error("same").await;
                 assert!(job.is_ok(), "{job:?}");
                 vm.shutdown().await?;
                 if first {

@@ -2,9 +2,11 @@
 
 use std::panic::Location;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::handle::Job;
+use super::number::Number;
 use crate::author::action::Action;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
@@ -18,6 +20,8 @@ pub struct JobBuilder {
     id: String,
     /// Whether the id is sent; else it is that of the job's device.
     sends_id: bool,
+    /// The number in its id, which nobody else has meanwhile.
+    number: Option<Number>,
     arguments: CaseResult<Map<String, Value>>,
     place: &'static Location<'static>,
 }
@@ -38,6 +42,7 @@ impl Machine {
             command: command.to_owned(),
             id: format!("job{}", self.monitor.shared.next_number()),
             sends_id: true,
+            number: None,
             arguments,
             place: Location::caller(),
         }
@@ -46,45 +51,46 @@ impl Machine {
     /// Commits this node, or what [`JobBuilder::top`] says, into the layers below.
     #[track_caller]
     pub fn commit(&self, node: impl Into<Target>) -> JobBuilder {
-        self.job("block-commit", Value::Null)
-            .set("device", node.into().to_string())
+        self.job("block-commit", Value::Null).of(node.into())
     }
 
     /// Copies what this node has from its backing layers into it.
     #[track_caller]
     pub fn stream(&self, node: impl Into<Target>) -> JobBuilder {
-        self.job("block-stream", Value::Null)
-            .set("device", node.into().to_string())
+        self.job("block-stream", Value::Null).of(node.into())
     }
 
-    /// Mirrors this node to another one, all of it unless [`JobBuilder::sync`] says otherwise.
+    /// Mirrors a node [to](JobBuilder::to) another one, all of it unless [`JobBuilder::sync`] says
+    /// otherwise.
     #[track_caller]
-    pub fn mirror(&self, node: impl Into<Target>, target: impl Into<Target>) -> JobBuilder {
-        self.copy("blockdev-mirror", node.into(), target.into())
+    pub fn mirror(&self, node: impl Into<Target>) -> JobBuilder {
+        self.job("blockdev-mirror", Value::Null)
+            .of(node.into())
+            .sync("full")
     }
 
-    /// Backs this node up to another one, all of it unless [`JobBuilder::sync`] says otherwise.
+    /// Backs a node up [to](JobBuilder::to) another one, all of it unless [`JobBuilder::sync`] says
+    /// otherwise.
     #[track_caller]
-    pub fn backup(&self, node: impl Into<Target>, target: impl Into<Target>) -> JobBuilder {
-        self.copy("blockdev-backup", node.into(), target.into())
+    pub fn backup(&self, node: impl Into<Target>) -> JobBuilder {
+        self.job("blockdev-backup", Value::Null)
+            .of(node.into())
+            .sync("full")
     }
 
+    /// Makes an image with `blockdev-create`: starts the job, sees it through and dismisses it. Its id
+    /// is `job0`, or the next number where that is in use, unless [`Run::id`](super::Run::id) says
+    /// otherwise.
     #[track_caller]
-    fn copy(&self, command: &str, node: Target, target: Target) -> JobBuilder {
-        let job = self
-            .job(command, Value::Null)
-            .set("device", node.to_string());
-        job.set("target", target.to_string()).sync("full")
-    }
-
-    /// Makes an image with `blockdev-create`: starts the job, sees it through and dismisses it.
-    #[track_caller]
-    pub fn blockdev_create(&self, options: Value) -> super::Run {
-        let mut job = self
-            .job("blockdev-create", Value::Null)
-            .set("options", options);
-        // This job has no device to take its id from, and is always dismissed by hand.
-        job.id = "job0".to_owned();
+    pub fn blockdev_create<'a>(&self, options: impl Serialize) -> super::Run<'a> {
+        let mut job = self.job("blockdev-create", Value::Null);
+        match serde_json::to_value(options) {
+            Ok(options) => job = job.set("options", options),
+            Err(error) => job.arguments = Err(error.into()),
+        }
+        // This job has no device to take its id from.
+        job.number = Some(self.numbers.take());
+        job.id = format!("job{}", job.number.as_ref().map_or(0, Number::get));
         job.run()
     }
 }
@@ -102,7 +108,16 @@ impl JobBuilder {
         self
     }
 
-    /// Its id; one is made up otherwise.
+    fn of(self, node: Target) -> Self {
+        self.set("device", node.to_string())
+    }
+
+    /// Copies to this node.
+    pub fn to(self, target: impl Into<Target>) -> Self {
+        self.set("target", target.into().to_string())
+    }
+
+    /// Its id; one is generated otherwise.
     pub fn id(mut self, id: &str) -> Self {
         id.clone_into(&mut self.id);
         self
@@ -168,7 +183,7 @@ impl JobBuilder {
     }
 
     /// Starts it, and sees it through to its dismissal.
-    pub fn run(self) -> super::Run {
+    pub fn run<'a>(self) -> super::Run<'a> {
         super::Run::starting(self)
     }
 
@@ -210,8 +225,12 @@ impl JobBuilder {
     pub(super) fn follow(self) -> CaseResult<(String, Map<String, Value>, Job)> {
         let automatic = (self.is_auto("auto-finalize"), self.is_auto("auto-dismiss"));
         let arguments = with_id(self.arguments?, &self.id, self.sends_id);
-        let job = Job::follow(&self.monitor, self.id, automatic);
+        let job = Job::follow(&self.monitor, self.id, automatic, self.place);
         Ok((self.command, arguments, job))
+    }
+
+    pub(super) fn take_number(&mut self) -> Option<Number> {
+        self.number.take()
     }
 
     pub(crate) fn place(&self) -> &'static Location<'static> {

@@ -10,6 +10,7 @@ use crate::author::action::Action;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::machine::{Machine, Monitor};
+use crate::author::origin::Origin;
 
 /// A job that was started. It has to be brought to its end: [`Job::wait`], [`Job::complete`],
 /// [`Job::cancel`], [`Job::run`] …, or be left to the end of its machine with [`Job::leave`]. A job
@@ -24,6 +25,8 @@ pub struct Job {
     /// It was seen to become ready, so the events that are left do not tell of it.
     pub(super) is_ready: bool,
     finished: bool,
+    /// Where it was started.
+    started: Origin,
 }
 
 /// How a job went to its end.
@@ -57,7 +60,12 @@ const BLOCK_JOB_EVENTS: [&str; 4] = [
 
 impl Job {
     /// Follows a job that is about to be started.
-    pub(super) fn follow(monitor: &Monitor, id: String, (finalize, dismiss): (bool, bool)) -> Self {
+    pub(super) fn follow(
+        monitor: &Monitor,
+        id: String,
+        (finalize, dismiss): (bool, bool),
+        place: &'static Location<'static>,
+    ) -> Self {
         let own = id.clone();
         let mine = move |event: &qmp::Event| {
             let key = if BLOCK_JOB_EVENTS.contains(&event.name.as_str()) {
@@ -83,6 +91,7 @@ impl Job {
             events,
             is_ready: false,
             finished: false,
+            started: Origin::of(place.into()),
         }
     }
 
@@ -158,11 +167,29 @@ impl Job {
     #[track_caller]
     pub fn wait_ready(&mut self) -> Action<'_, ()> {
         Action::new(format!("job {} to be ready", self.id), async move {
-            self.reach(async |job| job.wait_ready().await).await?;
-            self.narrate();
-            self.is_ready = true;
-            Ok(())
+            match self.ready_or_ended().await? {
+                None => Ok(()),
+                Some(Ended { outcome, .. }) => Err(Failure::new(format!(
+                    "job {} ended before it was ready: {outcome:?}",
+                    self.id
+                ))),
+            }
         })
+    }
+
+    /// Waits until it is ready, or has ended before.
+    async fn ready_or_ended(&mut self) -> CaseResult<Option<Ended>> {
+        match self.status.wait_ready().await {
+            Ok(()) => {
+                self.narrate();
+                self.is_ready = true;
+                Ok(None)
+            }
+            Err(qmp::Error::Job(error)) if matches!(*error, qmp::JobError::Ended { .. }) => {
+                Ok(Some(self.end().await?))
+            }
+            Err(error) => self.reach(async |_| Err(error)).await,
+        }
     }
 
     /// Waits for the job; adds its events so far to an error.
@@ -347,10 +374,11 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         if !self.finished && !self.monitor.has_ended() {
-            self.monitor.shared.problem(format!(
+            let problem = format!(
                 "job {} on {} was still running when the case was done with it",
                 self.id, self.monitor.name
-            ));
+            );
+            self.monitor.shared.problem(&self.started, problem);
         }
     }
 }
@@ -376,7 +404,10 @@ impl Ending {
         match self.way {
             Way::ByItself => job.end().await,
             Way::Completed => {
-                job.wait_ready().await?;
+                // One that fails before has its error to show.
+                if let Some(ended) = job.ready_or_ended().await? {
+                    return Ok(ended);
+                }
                 let arguments = json!({"device": job.id});
                 job.monitor.cmd("block-job-complete", arguments).await?;
                 job.end().await

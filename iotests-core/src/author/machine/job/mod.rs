@@ -6,6 +6,7 @@
 
 mod builder;
 mod handle;
+mod number;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -13,5 +14,6 @@ mod transaction;
 
 pub use builder::JobBuilder;
 pub use handle::{Ended, Ending, Job, Outcome};
+pub(super) use number::Numbers;
 pub use run::Run;
 pub use transaction::Transaction;

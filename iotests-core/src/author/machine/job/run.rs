@@ -13,7 +13,7 @@ use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::log::Entry;
 
-type Hook = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = CaseResult>>>>;
+type Hook<'a> = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = CaseResult> + 'a>> + 'a>;
 
 /// Sees a job through: completes it when it is ready, finalizes it when it is pending, dismisses it
 /// when it is concluded. Awaiting it requires that the job succeeds.
@@ -21,9 +21,9 @@ type Hook = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = CaseResult>>>>;
 /// While the case has its doings [narrated](crate::author::Test::narrate), the job's events and the
 /// commands enter the log; otherwise nothing does.
 #[must_use = "a job is seen through when this is awaited"]
-pub struct Run {
+pub struct Run<'a> {
     job: Begun,
-    before_finalize: Option<Hook>,
+    before_finalize: Option<Hook<'a>>,
     cancel: bool,
     place: &'static Location<'static>,
 }
@@ -36,7 +36,7 @@ enum Begun {
 impl Job {
     /// Sees it through to its dismissal.
     #[track_caller]
-    pub fn run(self) -> Run {
+    pub fn run<'a>(self) -> Run<'a> {
         let place = Location::caller();
         Run {
             job: Begun::Started(Box::new(self)),
@@ -47,7 +47,7 @@ impl Job {
     }
 }
 
-impl Run {
+impl<'a> Run<'a> {
     /// A run whose job is still to be started.
     pub(super) fn starting(job: JobBuilder) -> Self {
         let place = job.place();
@@ -59,13 +59,29 @@ impl Run {
         }
     }
 
-    /// Does this before a pending job is finalized. The job must have been started
-    /// [`manual`](JobBuilder::manual).
-    pub fn before_finalize<F>(mut self, hook: impl FnOnce() -> F + 'static) -> Self
+    /// Does this before a pending job is finalized, such as with the machine it runs on. The job must
+    /// have been started [`manual`](JobBuilder::manual).
+    pub fn before_finalize<'b, F>(self, hook: impl FnOnce() -> F + 'b) -> Run<'b>
     where
-        F: Future<Output = CaseResult> + 'static,
+        F: Future<Output = CaseResult> + 'b,
     {
-        self.before_finalize = Some(Box::new(move || Box::pin(hook())));
+        let Run {
+            job, cancel, place, ..
+        } = self;
+        let before_finalize: Option<Hook<'b>> = Some(Box::new(move || Box::pin(hook())));
+        Run {
+            job,
+            before_finalize,
+            cancel,
+            place,
+        }
+    }
+
+    /// The id of a job that is still to be started.
+    pub fn id(mut self, id: &str) -> Self {
+        if let Begun::NotYet(job) = self.job {
+            self.job = Begun::NotYet(job.id(id));
+        }
         self
     }
 
@@ -76,7 +92,7 @@ impl Run {
     }
 
     /// The job must fail, or be refused at its start, with this error.
-    pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
+    pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'a, ()> {
         let text = text.into();
         Action::at(self.place, "a job to fail", async move {
             match self.reach().await? {
@@ -89,17 +105,22 @@ impl Run {
     }
 
     /// Returns the error if the job fails or is refused.
-    pub fn error(self) -> Action<'static, Option<String>> {
+    pub fn error(self) -> Action<'a, Option<String>> {
         Action::at(self.place, "a job to end", self.reach())
     }
 
     async fn reach(mut self) -> CaseResult<Option<String>> {
+        // Nobody else may have the id before this job is gone.
+        let mut _number = None;
         let job = match self.job {
             Begun::Started(job) => *job,
-            Begun::NotYet(builder) => match builder.begin().await? {
-                Ok(job) => job,
-                Err(refused) => return Ok(Some(refused.desc)),
-            },
+            Begun::NotYet(mut builder) => {
+                _number = builder.take_number();
+                match builder.begin().await? {
+                    Ok(job) => job,
+                    Err(refused) => return Ok(Some(refused.desc)),
+                }
+            }
         };
         let mut through = Through {
             job,
@@ -113,14 +134,14 @@ impl Run {
     }
 }
 
-struct Through {
+struct Through<'a> {
     job: Job,
     error: Option<String>,
-    hook: Option<Hook>,
+    hook: Option<Hook<'a>>,
     cancel: bool,
 }
 
-impl Through {
+impl Through<'_> {
     async fn go(&mut self) -> CaseResult {
         if self.job.is_ready {
             self.command("job-complete").await?;
@@ -189,9 +210,9 @@ impl Through {
     }
 }
 
-impl IntoFuture for Run {
+impl<'a> IntoFuture for Run<'a> {
     type Output = CaseResult;
-    type IntoFuture = Action<'static, ()>;
+    type IntoFuture = Action<'a, ()>;
 
     fn into_future(self) -> Self::IntoFuture {
         Action::at(self.place, "a job to end", async move {

@@ -21,7 +21,12 @@ fn status(status: &str) -> qmp::Event {
 /// A QEMU with a job `j` that has just been started, manual or not.
 async fn started(qemu: Mock, automatic: bool) -> (Job, Control) {
     let (monitor, qemu) = mocked::monitor(qemu).await;
-    let job = Job::follow(&monitor, "j".to_owned(), (automatic, automatic));
+    let job = Job::follow(
+        &monitor,
+        "j".to_owned(),
+        (automatic, automatic),
+        std::panic::Location::caller(),
+    );
     qemu.event(status("created"));
     qemu.event(status("running"));
     (job, qemu)

@@ -1,0 +1,113 @@
+//! Where something was done: a line, and the calls that led to it.
+//!
+//! A failure in code that cases share has a line there and another one in the case. That one is found
+//! on the stack: a future that is polled has those that wait for it above it. What is stored are
+//! addresses, which costs next to nothing; they become names only for a report.
+
+use std::path::Path;
+
+use backtrace::Backtrace;
+
+use crate::wire::Place;
+
+/// A line, and the calls that led to it.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    pub(crate) place: Place,
+    calls: Backtrace,
+    /// The line of the case, where it was looked up already.
+    known: Option<Place>,
+}
+
+impl Origin {
+    /// This line, and the calls that led here.
+    pub(crate) fn of(place: Place) -> Self {
+        let calls = Backtrace::new_unresolved();
+        Origin {
+            place,
+            calls,
+            known: None,
+        }
+    }
+
+    /// A line, and that of the case which led there.
+    pub(crate) fn known(place: Place, case_line: Option<Place>) -> Self {
+        let calls = Backtrace::from(Vec::new());
+        Origin {
+            place,
+            calls,
+            known: case_line,
+        }
+    }
+
+    /// The line at which the case called what went wrong, unless that is its own line. `file` is the
+    /// case's: of the calls in it, the outermost is the case itself.
+    pub(crate) fn case_line(&self, file: &str) -> Option<Place> {
+        if self.known.is_some() {
+            return self.known.clone();
+        }
+        let mut line = None;
+        for frame in self.calls.frames() {
+            // An address on the stack is that of the instruction after the call.
+            let call = frame.ip().addr().saturating_sub(1);
+            backtrace::resolve(std::ptr::without_provenance_mut(call), |symbol| {
+                let found = symbol.filename().zip(symbol.lineno()).map(place);
+                line = found.filter(|place| place.file == file).or(line.take());
+            });
+        }
+        line.filter(|line| !self.is_in_the_same_statement_as(line))
+    }
+
+    /// An operation is placed at its own line, and awaited at the end of its statement.
+    fn is_in_the_same_statement_as(&self, line: &Place) -> bool {
+        const LONGEST: u32 = 20;
+        let lines = self.place.line..=self.place.line + LONGEST;
+        self.place.file == line.file && lines.contains(&line.line)
+    }
+}
+
+/// A place as a compiler names it: from the root of the workspace.
+fn place((file, line): (&Path, u32)) -> Place {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let inside = root.and_then(|root| file.strip_prefix(root).ok());
+    Place {
+        file: inside.unwrap_or(file).display().to_string(),
+        line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[inline(never)]
+    fn shared_code() -> Origin {
+        Origin::of(std::panic::Location::caller().into())
+    }
+
+    async fn shared_async_code() -> Origin {
+        shared_code()
+    }
+
+    #[test]
+    fn the_line_of_the_case_is_found_among_the_calls() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let (origin, line) = (runtime.block_on(shared_async_code()), line!());
+        let file = origin.place.file.clone();
+        assert_eq!(origin.case_line(&file), Some(Place { file, line }));
+        assert_eq!(origin.case_line("another/file.rs"), None);
+        let known = Origin::known(origin.place.clone(), Some(origin.place.clone()));
+        assert_eq!(known.case_line("another/file.rs"), Some(origin.place));
+    }
+
+    #[test]
+    fn what_the_case_does_itself_has_one_line() {
+        let origin = Origin::of(Place {
+            file: file!().to_owned(),
+            line: line!() - 2,
+        });
+        assert_eq!(origin.case_line(file!()), None);
+    }
+}
