@@ -88,8 +88,12 @@ fn options_that_leave_nothing_are_told_apart_from_a_typing_error() {
     let bench = Bench::new();
     bench
         .run(&["passes@", "-f", "vmdk"])
+        .assert_code(8)
+        .assert_says("1 skipped: does not run with format vmdk, only with raw, qcow2");
+    bench
+        .run(&["no_such_case"])
         .assert_code(3)
-        .assert_says("failed to select a case: these options leave none");
+        .assert_says("failed to find a case for `no_such_case`");
 }
 
 #[test]

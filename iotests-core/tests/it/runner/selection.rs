@@ -77,7 +77,7 @@ fn a_case_without_the_format_cache_or_backend_asked_for_is_skipped_with_that_rea
             "--jsonl", &paths[0], "--tap", &paths[1], "--junit", &paths[2],
         ];
         let ran = bench.run(&[&args[..], &reports[..]].concat());
-        assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.stderr);
+        assert_eq!(ran.code, Some(8), "{args:?}: {}", ran.stderr);
         let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
         assert!(ran.stdout.contains("1 skipped"), "{}", ran.stdout);
         assert!(ran.stdout.contains(reason), "{}", ran.stdout);
