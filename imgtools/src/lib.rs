@@ -42,3 +42,8 @@ pub mod qcow2;
 #[cfg(feature = "raw")]
 pub mod raw;
 pub mod tools;
+
+// The examples of the README are compiled with the documentation's.
+#[cfg(all(doctest, feature = "img"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -64,6 +64,7 @@ fn reason(message: &str, file: &str) -> String {
 
 /// What qemu-img can do. Found once for a run; it can be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ImgCapabilities {
     /// Its version, if it said it.
     pub version: Option<Version>,
@@ -113,7 +114,7 @@ pub enum ProbeError {
     #[error(transparent)]
     Io(#[from] IoError),
     /// A file for it could not be made.
-    #[error("failed to make a file to probe with: {0}")]
+    #[error("failed to make a file to probe with")]
     File(#[from] std::io::Error),
     /// An image for it could not be made.
     #[error(transparent)]

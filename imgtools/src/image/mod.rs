@@ -1,11 +1,14 @@
 //! How images, their options and their secrets are named to the tools.
 
+mod failure;
 mod file_name;
 mod node;
 mod options;
 mod secret;
 mod spec;
 
+pub use failure::FailureKind;
+pub(crate) use failure::failure_kinds;
 pub use file_name::FileName;
 pub use node::NameError;
 pub use options::Options;

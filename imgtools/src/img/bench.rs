@@ -25,6 +25,7 @@ pub struct Bench {
 
 /// The outcome of a benchmark.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct BenchResult {
     /// How long it took by qemu-img's own clock, in whole milliseconds.
     pub elapsed: Duration,

@@ -16,6 +16,7 @@ pub struct Bitmap {
 
 /// What is done to a bitmap.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BitmapAction {
     /// It is made, enabled.
     Add,

@@ -26,6 +26,7 @@ pub enum Repair {
 
 /// What the exit status says. After a repair it is about the image as it is then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum CheckVerdict {
     /// Nothing wrong (status 0).
     Clean,
@@ -53,6 +54,7 @@ impl fmt::Display for CheckVerdict {
 
 /// The outcome of a check.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct CheckOutcome {
     /// What the exit status says.
     pub verdict: CheckVerdict,

@@ -16,6 +16,7 @@ pub struct Compare {
 
 /// The outcome of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Comparison {
     /// The same content. Unless the comparison was strict, one image may be longer by zeroes.
     Same {
@@ -28,6 +29,7 @@ pub enum Comparison {
 
 /// The first difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Difference {
     /// The data from this byte on.
     Content {

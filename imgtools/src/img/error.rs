@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{CheckOutcome, MapExtent};
-use crate::image::NameError;
+use crate::image::{FailureKind, NameError, failure_kinds};
 use crate::process::{Output, ProcessError};
 
 /// Why a call of qemu-img has no answer. Messages show the command and the tail of its output.
@@ -20,7 +20,7 @@ pub enum ImgError {
     Process(#[from] ProcessError),
 
     /// It printed JSON that is not what this subcommand prints.
-    #[error("failed to read the JSON that `{}` printed: {source}{}", output.command, output.tail())]
+    #[error("failed to read the JSON that `{}` printed{}", output.command, output.tail())]
     Json {
         /// What it printed.
         output: Box<Output>,
@@ -74,14 +74,22 @@ impl ImgError {
         }
     }
 
+    /// What kind of failure it is, by QEMU's message.
+    pub fn kind(&self) -> Option<FailureKind> {
+        FailureKind::of(&self.output()?.stderr_text())
+    }
+
     /// The exit status, if it exited.
     pub fn code(&self) -> Option<i32> {
         self.output().and_then(|output| output.status.code())
     }
 }
 
+failure_kinds!(ImgError);
+
 /// What `compare` was doing when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ComparePhase {
     /// Reading its command line, or anything else that ends with status 1 and no word on a
     /// difference. (QEMU exits with 1 for both "the images differ" and "wrong usage".)

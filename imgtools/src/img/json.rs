@@ -13,6 +13,7 @@ pub type Other = Map<String, Value>;
 /// `info`: what an image says of itself (`ImageInfo`, in newer versions `BlockGraphInfo`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct ImageInfo {
     /// The name by which it was opened.
     pub filename: String,
@@ -60,6 +61,7 @@ pub struct ImageInfo {
 
 /// A node below another one (`BlockChildInfo`, 8.0).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ChildInfo {
     /// What it is to its parent, such as `file`.
     pub name: String,
@@ -73,6 +75,7 @@ pub struct ChildInfo {
 /// An internal snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct SnapshotInfo {
     /// The id, a number as text.
     pub id: String,
@@ -99,6 +102,7 @@ pub struct SnapshotInfo {
 /// What only one format or protocol has (`ImageInfoSpecific`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum FormatSpecific {
     /// Of qcow2.
     Qcow2(Qcow2Info),
@@ -118,6 +122,7 @@ pub enum FormatSpecific {
 /// What only qcow2 has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct Qcow2Info {
     /// The compatibility level, `0.10` or `1.1`.
     pub compat: String,
@@ -154,6 +159,7 @@ pub struct Qcow2Info {
 
 /// A persistent bitmap of a qcow2 image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BitmapInfo {
     /// The name.
     pub name: String,
@@ -169,6 +175,7 @@ pub struct BitmapInfo {
 /// The encryption of a qcow2 image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "format", rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum EncryptInfo {
     /// The old and weak one.
     Aes,
@@ -182,6 +189,7 @@ pub enum EncryptInfo {
 /// A LUKS header. It can be read without the secret.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct LuksInfo {
     /// The cipher, such as `aes-256`.
     pub cipher_alg: String,
@@ -213,6 +221,7 @@ pub struct LuksInfo {
 /// A key slot of a LUKS header.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct LuksSlot {
     /// Whether it is used.
     pub active: bool,
@@ -232,6 +241,7 @@ pub struct LuksSlot {
 /// What only vmdk has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct VmdkInfo {
     /// The kind of the image, such as `monolithicSparse`.
     pub create_type: String,
@@ -249,6 +259,7 @@ pub struct VmdkInfo {
 /// An extent of a vmdk image: before 8.0 a whole `ImageInfo` of which only these members matter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct VmdkExtent {
     /// The file.
     pub filename: String,
@@ -270,6 +281,7 @@ pub struct VmdkExtent {
 /// What only rbd has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct RbdInfo {
     /// The encryption, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -282,6 +294,7 @@ pub struct RbdInfo {
 /// What only a file has (8.0).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct FileInfo {
     /// The extent size hint of the file system, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -294,6 +307,7 @@ pub struct FileInfo {
 /// `check`: what was found in an image (`ImageCheck`). A count that is absent in the JSON is 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct CheckReport {
     /// The name by which it was opened.
     pub filename: String,
@@ -339,6 +353,7 @@ fn is_zero(count: &u64) -> bool {
 
 /// `map`: a part of an image in which everything is of the same kind (`MapEntry`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MapExtent {
     /// Where it begins for a guest.
     pub start: u64,
@@ -374,6 +389,7 @@ impl MapExtent {
 /// `measure`: how large a file would be (`BlockMeasureInfo`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub struct MeasureReport {
     /// For this content.
     pub required: u64,

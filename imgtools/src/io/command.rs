@@ -14,15 +14,15 @@ pub struct IoCommand {
     verb: String,
     flags: Vec<String>,
     operands: Vec<String>,
-    quiet: bool,
 }
 
 /// Why a text cannot be sent as one command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LineError {
     /// It is too long.
     #[error(
-        "failed to send a command of {length} bytes to qemu-io: it reads {MAX_LINE} at most ({start:?}…)"
+        "failed to send a command of {length} bytes to qemu-io: it reads {MAX_LINE} at most (`{start}…`)"
     )]
     TooLong {
         /// Its length.
@@ -31,7 +31,7 @@ pub enum LineError {
         start: String,
     },
     /// It has a newline, which would make two commands of it, or a NUL, which would end it.
-    #[error("failed to send a command to qemu-io: it has a newline or NUL in it ({0:?})")]
+    #[error("failed to send a command to qemu-io: it has a newline or NUL in it (`{}`)", .0.escape_default())]
     ControlCharacter(String),
 }
 
@@ -45,7 +45,6 @@ impl IoCommand {
             verb: verb.to_owned(),
             flags: Vec::new(),
             operands,
-            quiet: false,
         }
     }
 
@@ -234,8 +233,7 @@ impl IoCommand {
     }
 
     /// Prints no statistics (`-q`). Nor then is success printed.
-    pub fn quiet(mut self) -> IoCommand {
-        self.quiet = true;
+    pub fn quiet(self) -> IoCommand {
         self.flag("-q")
     }
 
@@ -269,15 +267,36 @@ impl IoCommand {
         self.flag("-b")
     }
 
-    /// How the line begins by which this command says that it succeeded, if it says it at once.
-    pub(super) fn success(&self) -> Option<&'static str> {
-        match self.verb.as_str() {
-            _ if self.quiet => None,
-            "read" | "readv" if !self.operands.is_empty() => Some("read "),
-            "write" | "writev" if !self.operands.is_empty() => Some("wrote "),
-            "discard" if !self.operands.is_empty() => Some("discard "),
-            _ => None,
+    /// How this command says that it succeeded.
+    pub(super) fn success(&self) -> Success {
+        let line = self.to_string();
+        let mut words = line.split_ascii_whitespace();
+        let verb = words.next().unwrap_or_default();
+        let mut flags = words.filter(|word| word.starts_with('-'));
+        // Short flags can be put together, as in `-qz`.
+        let has = |flag: char| flags.clone().any(|word| word.contains(flag));
+        let is_quiet = has('q');
+        let is_condensed = flags.any(|word| word.contains('C'));
+        let line = match verb {
+            "read" | "r" | "readv" | "aio_read" => "read ",
+            "write" | "w" | "writev" | "aio_write" => "wrote ",
+            "discard" | "d" => "discard ",
+            "flush" | "f" | "truncate" | "t" | "aio_flush" | "reopen" | "break"
+            | "remove_break" | "resume" | "wait_break" | "sleep" | "close" | "c" | "zone_open"
+            | "zone_close" | "zone_finish" | "zone_reset" => return Success::Silence,
+            _ => return Success::Any,
+        };
+        match verb.starts_with("aio_") {
+            _ if is_quiet => Success::Silence,
+            true => Success::LaterLine(line),
+            false if is_condensed => Success::Any,
+            false => Success::Line(line),
         }
+    }
+
+    /// Whether it ends qemu-io.
+    pub(super) fn is_quit(&self) -> bool {
+        matches!(self.to_string().trim(), "quit" | "q")
     }
 
     /// The line for a session.
@@ -295,6 +314,20 @@ impl IoCommand {
         }
         Ok(line)
     }
+}
+
+/// How a command says that it succeeded. qemu-io prints a refusal like any other line, so that only
+/// what is said of a success can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Success {
+    /// By a line that begins like this.
+    Line(&'static str),
+    /// By such a line, but perhaps only after later commands.
+    LaterLine(&'static str),
+    /// By saying nothing of its own.
+    Silence,
+    /// In no way that is known: every command that reports no failure is a success.
+    Any,
 }
 
 impl fmt::Display for IoCommand {
@@ -357,6 +390,26 @@ mod tests {
             ("read 0 64k".into(), "read 0 64k"),
         ] {
             assert_eq!(command.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_success_is_known_by_the_verb_in_whatever_way_it_is_written() {
+        for (command, expected) in [
+            (IoCommand::read(0, 1), Success::Line("read ")),
+            ("r 0 64k".into(), Success::Line("read ")),
+            ("write -b -z 0 64k".into(), Success::Line("wrote ")),
+            ("write -P 0x0 -q 0 64k".into(), Success::Silence),
+            (IoCommand::writev(0, [1]).quiet(), Success::Silence),
+            ("writev -zq 0 1".into(), Success::Silence),
+            ("read -C 0 1".into(), Success::Any),
+            (IoCommand::aio_write(0, 1), Success::LaterLine("wrote ")),
+            ("d 0 1".into(), Success::Line("discard ")),
+            (IoCommand::flush(), Success::Silence),
+            (IoCommand::map(), Success::Any),
+            ("".into(), Success::Any),
+        ] {
+            assert_eq!(command.success(), expected, "{command}");
         }
     }
 

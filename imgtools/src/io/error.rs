@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{LineError, Reply};
-use crate::image::NameError;
-use crate::process::{Output, ProcessError};
+use crate::image::{FailureKind, NameError, failure_kinds};
+use crate::process::{Output, ProcessError, Time};
 
 /// Why something done with qemu-io failed. Messages show the command and the tail of the output.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub enum IoError {
     },
 
     /// A command took too long. qemu-io was killed.
-    #[error("failed to run `{}` in qemu-io within {deadline:?}{}", reply.shown_command(), indent(reply))]
+    #[error("failed to run `{}` in qemu-io within {}{}", reply.shown_command(), Time(*deadline), indent(reply))]
     Deadline {
         /// The command, and what it had printed up to then.
         reply: Box<Reply>,
@@ -61,6 +61,14 @@ pub enum IoError {
 }
 
 impl IoError {
+    /// What kind of failure it is, by QEMU's message.
+    pub fn kind(&self) -> Option<FailureKind> {
+        match self {
+            IoError::Reply(reply) => FailureKind::of(&reply.shown_text()),
+            _ => FailureKind::of(&self.output()?.combined_text()),
+        }
+    }
+
     /// What qemu-io printed and how it exited, if it came to its end.
     pub fn output(&self) -> Option<&Output> {
         match self {
@@ -73,6 +81,8 @@ impl IoError {
         }
     }
 }
+
+failure_kinds!(IoError);
 
 fn list(failures: &[String]) -> String {
     failures

@@ -1,10 +1,12 @@
 //! The program and its defaults, and command lists that run to their end.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::command::Success;
 use super::{IoCommand, IoError, Session, failures};
 use crate::image::{ImageSpec, NameError, add_secret};
 use crate::process::{Command, Output, block_on};
@@ -236,7 +238,8 @@ impl Open {
     /// Runs the commands. An exit status that is not 0 is an error, and so is any line that reports
     /// a failure: those of aio requests do not show in the status.
     pub async fn run(&self) -> Result<Output, IoError> {
-        verified(self.output().await?)
+        let output = self.output().await?;
+        verified(output, &self.commands)
     }
 
     /// [`Open::run`] outside of async code.
@@ -269,10 +272,39 @@ impl Open {
     }
 }
 
-fn verified(output: Output) -> Result<Output, IoError> {
+/// The commands whose success was not reported: qemu-io prints a refusal like any other line.
+fn unreported(commands: &[IoCommand], stdout: &str) -> Vec<String> {
+    let mut expected: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for command in commands.iter().take_while(|command| !command.is_quit()) {
+        if let Success::Line(line) | Success::LaterLine(line) = command.success() {
+            expected.entry(line).or_default().push(command.to_string());
+        }
+    }
+    let missing = |(line, commands): (&str, Vec<String>)| {
+        let reported = stdout
+            .lines()
+            .filter(|found| found.starts_with(line))
+            .count();
+        (reported < commands.len()).then(|| {
+            format!(
+                "{reported} of {} reported success: {}",
+                commands.len(),
+                commands.join("; ")
+            )
+        })
+    };
+    expected.into_iter().filter_map(missing).collect()
+}
+
+fn verified(output: Output, commands: &[IoCommand]) -> Result<Output, IoError> {
     let output = output.check()?;
-    let failures: Vec<String> = failures(&output.stdout_text())
-        .into_iter()
+    let stdout = output.stdout_text();
+    let mut failures: Vec<String> = failures(&stdout).into_iter().map(str::to_owned).collect();
+    if failures.is_empty() {
+        failures = unreported(commands, &stdout);
+    }
+    let failures: Vec<String> = failures
+        .iter()
         .map(|line| output.command.redact(line).into_owned())
         .collect();
     match failures.is_empty() {

@@ -15,6 +15,7 @@ pub struct Transfer {
 
 /// What a request did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verb {
     /// It read.
     Read,
@@ -68,6 +69,13 @@ fn mismatch(line: &str) -> Option<Mismatch> {
         offset: offset.parse().ok()?,
         length: length.parse().ok()?,
     })
+}
+
+/// Whether a line is about a request: one that was done, how fast, or that blkdebug holds it.
+pub(super) fn is_report(line: &str) -> bool {
+    transfer(line).is_some()
+        || (line.contains(" ops; ") && line.ends_with(" ops/sec)"))
+        || line.starts_with("blkdebug: ")
 }
 
 /// How lines begin that report a failure in no common form.

@@ -18,12 +18,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::command::Success;
+use super::report::is_report;
 use super::{IoCommand, IoError, Mismatch, Open, Transfer, failures, mismatches, transfers};
 use crate::image::NameError;
 use crate::process::{Child, Command, CommandLine, Output, ProcessError, Stream, View, block_on};
 
 /// What a command of a session printed.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Reply {
     /// The command.
     pub command: String,
@@ -31,7 +34,7 @@ pub struct Reply {
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
-    success: Option<&'static str>,
+    success: Success,
     /// How the session was started: it knows the secrets.
     session: Arc<CommandLine>,
 }
@@ -71,10 +74,16 @@ impl Reply {
     }
 
     /// Whether the command did what it should: it reported no failure, printed nothing on standard
-    /// error, and reported success if it is one that does so.
+    /// error, and reported its success as such a command does.
     pub fn is_success(&self) -> bool {
-        let said = |word| self.stdout.lines().any(|line| line.starts_with(word));
-        self.stderr.is_empty() && failures(&self.stdout).is_empty() && self.success.is_none_or(said)
+        let only_reports = || self.stdout.lines().all(is_report);
+        let said = match self.success {
+            Success::Line(word) => self.stdout.lines().any(|line| line.starts_with(word)),
+            // Here may be what earlier requests have to say.
+            Success::LaterLine(_) | Success::Silence => only_reports(),
+            Success::Any => true,
+        };
+        self.stderr.is_empty() && failures(&self.stdout).is_empty() && said
     }
 
     /// Passes on a success; everything else is an error.

@@ -14,6 +14,7 @@ pub enum Stream {
 
 /// A copy of what a process has printed up to some moment.
 #[derive(Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Captured {
     /// Standard output; its last bytes, if it was longer than the cap.
     pub stdout: Vec<u8>,

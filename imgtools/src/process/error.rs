@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::{CommandLine, Output, Status};
+use super::{CommandLine, Output, Status, Time};
 
 /// Why a process could not be run, or what was wrong with its end.
 ///
@@ -13,7 +13,7 @@ use super::{CommandLine, Output, Status};
 #[non_exhaustive]
 pub enum ProcessError {
     /// The process never came to be.
-    #[error("failed to start `{command}`: {source}")]
+    #[error("failed to start `{command}`")]
     Spawn {
         /// The command that was to be run.
         command: Box<CommandLine>,
@@ -23,8 +23,8 @@ pub enum ProcessError {
 
     /// The deadline passed. The process group was terminated, and killed if that did not help.
     #[error(
-        "failed to finish within {deadline:?}: `{}` {}{}",
-        output.command, late(output, *exited), output.tail()
+        "failed to finish within {}: `{}` {}{}",
+        Time(*deadline), output.command, late(output, *exited), output.tail()
     )]
     Deadline {
         /// What there was of the process when it had been stopped.
@@ -49,7 +49,7 @@ pub enum ProcessError {
     Valgrind(Box<Output>),
 
     /// The process could not be watched any longer; it was killed.
-    #[error("failed to watch `{command}`: {source}")]
+    #[error("failed to watch `{command}`")]
     Watch {
         /// The command that was run.
         command: Box<CommandLine>,

@@ -35,6 +35,7 @@ mod output;
 mod shared;
 mod signal;
 mod status;
+mod time;
 
 pub(crate) use block_on::block_on;
 pub use capture::{Captured, Stream};
@@ -45,3 +46,4 @@ pub use error::ProcessError;
 pub use output::Output;
 pub use signal::Signal;
 pub use status::{Convention, Status, VALGRIND_ERROR};
+pub(crate) use time::Time;

@@ -12,6 +12,7 @@ const TAIL: usize = 4096;
 /// The outcome of a process that has ended. The fields of [`Captured`] (`stdout`, `stderr`, …) can be
 /// read directly from it.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Output {
     /// The command, without its secrets.
     pub command: CommandLine,

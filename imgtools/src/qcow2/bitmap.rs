@@ -5,6 +5,7 @@ use super::{Extension, Qcow2Error};
 
 /// A bitmap, as the bitmap directory has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Bitmap {
     /// Where its entry of the directory is in the file.
     pub entry_offset: u64,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Qcow2Error {
     /// The system refused.
-    #[error("failed to {action} {}: {source}", path.display())]
+    #[error("failed to {action} {}", path.display())]
     Io {
         /// What was to be done.
         action: &'static str,
@@ -26,6 +26,17 @@ pub enum Qcow2Error {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The image has incompatible features that this reader does not know, so what it read could be
+    /// wrong.
+    #[error("failed to read {} as a qcow2 image: it has unknown incompatible features: {features}", path.display())]
+    UnknownFeatures {
+        /// Which file.
+        path: PathBuf,
+        /// The bits that are set and unknown.
+        bits: u64,
+        /// Those bits with the names that the image has for them.
+        features: String,
     },
     /// Something is said to be larger than QEMU makes or takes it, in whatever file.
     #[error("failed to read the {what} of {}: it is said to have {length} bytes at {offset:#x}", path.display())]

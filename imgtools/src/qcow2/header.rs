@@ -50,6 +50,7 @@ pub mod field {
 /// The header. The names are those of the specification; offsets are bytes in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // Each is explained in `field`.
+#[non_exhaustive]
 pub struct Header {
     pub version: u32,
     pub backing_file_offset: u64,
@@ -73,6 +74,7 @@ pub struct Header {
 
 /// A header extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Extension {
     /// What it is, such as [`Extension::BITMAPS`].
     pub kind: u32,

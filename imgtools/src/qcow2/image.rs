@@ -7,6 +7,10 @@ use super::{
     Bitmap, BitmapTableEntry, Extension, Header, L1Entry, L2Entry, Mapping, Qcow2Error, Snapshot,
 };
 
+/// The incompatible features that are understood here: dirty, corrupt, data file, compression type
+/// and extended L2 entries.
+const KNOWN_FEATURES: u64 = 0b1_1111;
+
 /// A qcow2 image, open for reading.
 #[derive(Debug)]
 pub struct Image {
@@ -15,8 +19,46 @@ pub struct Image {
 }
 
 impl Image {
-    /// Opens a file and reads its header.
+    /// Opens a file and reads its header. One with incompatible features that are not known here is
+    /// an error.
     pub fn open(path: impl AsRef<Path>) -> Result<Image, Qcow2Error> {
+        let image = Image::open_with_any_features(path)?;
+        let bits = image.header.incompatible_features & !KNOWN_FEATURES;
+        match bits {
+            0 => Ok(image),
+            bits => Err(Qcow2Error::UnknownFeatures {
+                path: image.source.path().to_owned(),
+                bits,
+                features: image.feature_names(bits),
+            }),
+        }
+    }
+
+    /// The bits, each with the name that the image has for it.
+    fn feature_names(&self, bits: u64) -> String {
+        let extensions = self.extensions().unwrap_or_default();
+        let table = extensions
+            .iter()
+            .find(|extension| extension.kind == Extension::FEATURE_NAMES);
+        let name = |bit: u8| {
+            let entries = table.map_or(&[][..], |table| &table.data).chunks_exact(48);
+            // The kind of feature, 0 for the incompatible ones; the bit; the name, padded by zeroes.
+            let entry = entries.into_iter().find(|entry| entry[..2] == [0, bit])?;
+            let name = entry[2..].split(|byte| *byte == 0).next()?;
+            Some(String::from_utf8_lossy(name).into_owned())
+        };
+        let named = (0..64u8)
+            .filter(|bit| bits >> bit & 1 == 1)
+            .map(|bit| match name(bit) {
+                Some(name) => format!("bit {bit} ({name})"),
+                None => format!("bit {bit}"),
+            });
+        named.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Opens a file and reads its header, whatever features it has: what is then read may mean
+    /// something else than it says here.
+    pub fn open_with_any_features(path: impl AsRef<Path>) -> Result<Image, Qcow2Error> {
         let source = Source::open(path.as_ref())?;
         let header = Header::read(&source)?;
         Ok(Image { source, header })

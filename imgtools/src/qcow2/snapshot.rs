@@ -5,6 +5,7 @@ use super::{Header, Qcow2Error};
 
 /// An internal snapshot, as the snapshot table has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Where its entry is in the file.
     pub entry_offset: u64,

@@ -38,6 +38,7 @@ pub struct Finder {
 
 /// Where was looked.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Place {
     /// Where a flag said.
     Flag,
@@ -68,6 +69,7 @@ impl fmt::Display for Place {
 
 /// What was wrong with a file.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Problem {
     /// There is none.
     Missing,
@@ -81,6 +83,7 @@ pub enum Problem {
 
 /// One file that was looked at.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Looked {
     /// Why we looked there.
     pub place: Place,
@@ -96,8 +99,14 @@ impl fmt::Display for Looked {
         match &self.problem {
             Problem::Missing => f.write_str("does not exist"),
             Problem::NotExecutable => f.write_str("is not an executable file"),
-            Problem::NotQemu(said) => write!(f, "is not this program of QEMU; it says {said:?}"),
-            Problem::Broken(error) => write!(f, "does not run: {error}"),
+            Problem::NotQemu(said) => write!(f, "is not this program of QEMU; it says `{said}`"),
+            Problem::Broken(error) => {
+                write!(f, "does not run: {error}")?;
+                match std::error::Error::source(error) {
+                    Some(why) => write!(f, ": {why}"),
+                    None => Ok(()),
+                }
+            }
         }
     }
 }
@@ -105,6 +114,7 @@ impl fmt::Display for Looked {
 /// A program was not found.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to find {kind}{}", list(looked))]
+#[non_exhaustive]
 pub struct FindError {
     /// Which one.
     pub kind: ToolKind,

@@ -52,7 +52,7 @@ impl fmt::Display for Version {
 
 /// A text that is no version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("failed to read {0:?} as a version of QEMU, such as 7.2.22")]
+#[error("failed to read `{0}` as a version of QEMU, such as 7.2.22")]
 pub struct NoVersion(String);
 
 impl FromStr for Version {

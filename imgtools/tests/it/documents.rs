@@ -352,6 +352,7 @@ fn examine_info(name: &str, info: &ImageInfo) {
         Some(FormatSpecific::File(file)) => unknown(&file.other),
         Some(FormatSpecific::Rbd(rbd)) => unknown(&rbd.other),
         Some(FormatSpecific::Other(other)) => panic!("{name}: {other}"),
+        Some(other) => panic!("{name}: {other:?}"),
     }
 }
 

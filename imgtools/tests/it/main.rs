@@ -3,6 +3,7 @@
 mod cut;
 mod documents;
 mod exit_codes;
+mod kinds;
 mod names;
 mod probe;
 mod process;

@@ -344,6 +344,49 @@ fn a_poked_feature_bit_is_what_qemu_then_sees() {
 }
 
 #[test]
+fn an_image_with_features_that_nobody_knows_is_refused_unless_that_is_wanted() {
+    for tools in all_tools() {
+        let folder = Folder::new();
+        let (path, _) = create(&tools, &folder, "image", "");
+        for (bits, expected) in [
+            (1u64 << 40, "unknown incompatible features: bit 40"),
+            (1 << 40 | 1 << 63, "bit 40, bit 63"),
+        ] {
+            poke(&path, field::INCOMPATIBLE_FEATURES, &bits.to_be_bytes()).unwrap();
+            let error = Image::open(&path).unwrap_err();
+            assert!(
+                matches!(error, Qcow2Error::UnknownFeatures { bits: found, .. } if found == bits)
+            );
+            assert!(error.to_string().ends_with(expected), "{error}");
+            let image = Image::open_with_any_features(&path).unwrap();
+            assert_eq!(image.header().incompatible_features, bits);
+        }
+        // The image can name its features.
+        let image = Image::open_with_any_features(&path).unwrap();
+        let names = image.extensions().unwrap();
+        let names = names
+            .iter()
+            .find(|names| names.kind == Extension::FEATURE_NAMES);
+        poke(&path, names.unwrap().offset, b"\0\x28shiny\0").unwrap();
+        poke(
+            &path,
+            field::INCOMPATIBLE_FEATURES,
+            &(1u64 << 40).to_be_bytes(),
+        )
+        .unwrap();
+        let error = Image::open(&path).unwrap_err().to_string();
+        assert!(error.ends_with("bit 40 (shiny)"), "{error}");
+        poke(
+            &path,
+            field::INCOMPATIBLE_FEATURES,
+            &0b1_1011u64.to_be_bytes(),
+        )
+        .unwrap();
+        Image::open(&path).unwrap();
+    }
+}
+
+#[test]
 fn what_is_no_image_is_an_error() {
     let folder = Folder::new();
     let path = folder.path("x");
