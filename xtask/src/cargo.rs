@@ -41,6 +41,14 @@ pub(crate) enum XtaskError {
         #[source]
         source: std::io::Error,
     },
+    /// A package would hold too much or too little.
+    #[error("failed to find the package of {library} clean: {problems}")]
+    Package {
+        /// Which library.
+        library: &'static str,
+        /// What is wrong with it.
+        problems: String,
+    },
     /// A data file has a line that cannot be used.
     #[error("failed to use {path}: {why}", path = path.display())]
     Data {

@@ -33,12 +33,14 @@ impl<Op: Operation> Running<Op> {
 
     /// Waits for its end, and reads its answer.
     pub async fn wait(mut self) -> Result<Op::Answer, ImgError> {
-        while Op::PULLS {
-            let bytes = self.child.pull().await;
-            if bytes.is_empty() {
-                break;
+        if Op::PULLS {
+            loop {
+                let bytes = self.child.pull().await;
+                if bytes.is_empty() {
+                    break;
+                }
+                self.op.take(&bytes);
             }
-            self.op.take(&bytes);
         }
         let output = self.child.wait().await?.check_code(|_| true)?;
         let answer = self.op.answer(output)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{LineError, Reply};
 use crate::image::{FailureKind, NameError, failure_kinds};
-use crate::process::{Output, ProcessError, Time};
+use crate::process::{Output, ProcessError, Time, end_of};
 
 /// Why something done with qemu-io failed. Messages show the command and the tail of the output.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +95,6 @@ fn indent(reply: &Reply) -> String {
     let text = reply.shown_text();
     // A read with -v may print a lot; the end is what matters. Cut after the secrets were hidden, so
     // that no half of one is left.
-    let end = &text[text.ceil_char_boundary(text.len().saturating_sub(4096))..];
+    let end = end_of(&text, 4096);
     end.lines().map(|line| format!("\n  | {line}")).collect()
 }

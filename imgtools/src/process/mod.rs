@@ -44,6 +44,8 @@ pub use command::{Command, DEFAULT_CAP, DEFAULT_GRACE};
 pub use command_line::{CommandLine, REDACTED};
 pub use error::ProcessError;
 pub use output::Output;
+#[cfg(feature = "io")]
+pub(crate) use output::end_of;
 pub use signal::Signal;
 pub use status::{Convention, Status, VALGRIND_ERROR};
 pub(crate) use time::Time;

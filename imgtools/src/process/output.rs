@@ -72,7 +72,7 @@ impl Output {
     /// nothing was printed.
     pub fn tail(&self) -> String {
         let text = self.combined_text();
-        let cut = text.ceil_char_boundary(text.len().saturating_sub(TAIL));
+        let cut = text.len() - end_of(&text, TAIL).len();
         let mut tail = String::new();
         let missing = cut as u64 + self.truncated;
         if missing > 0 {
@@ -82,9 +82,7 @@ impl Output {
         let redacted = self.command.redact(&text);
         let shown = match redacted {
             std::borrow::Cow::Borrowed(text) => &text[cut..],
-            std::borrow::Cow::Owned(ref text) => {
-                &text[text.ceil_char_boundary(text.len().saturating_sub(TAIL))..]
-            }
+            std::borrow::Cow::Owned(ref text) => end_of(text, TAIL),
         };
         for line in shown.lines() {
             // As a terminal shows it: a report of progress is overwritten by what follows.
@@ -93,6 +91,15 @@ impl Output {
         }
         tail
     }
+}
+
+/// The last bytes of a text, so many at most, without half of a character.
+pub(crate) fn end_of(text: &str, bytes: usize) -> &str {
+    let mut start = text.len().saturating_sub(bytes);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
 }
 
 #[cfg(test)]

@@ -20,7 +20,10 @@ const MAX_SHOWN: usize = 200;
 
 /// A request as errors show it: the whole line, unless it carries much data.
 fn shown(line: &str) -> String {
-    let cut = line.floor_char_boundary(MAX_SHOWN);
+    let mut cut = line.len().min(MAX_SHOWN);
+    while !line.is_char_boundary(cut) {
+        cut -= 1;
+    }
     match line.len() - cut {
         0 => line.to_owned(),
         more => format!("{}… ({more} bytes more)", &line[..cut]),

@@ -91,7 +91,11 @@ impl Record {
         };
         let cut =
             text.len() > MAX_TEXT || matches!(direction, Direction::In) && bytes.len() > MAX_TEXT;
-        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        let mut end = text.len().min(MAX_TEXT);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
         if cut {
             text.push_str(&format!(" ... ({} bytes)", bytes.len()));
         }

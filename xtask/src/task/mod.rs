@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod coverage;
 pub(crate) mod iotests;
+mod libraries;
 mod skips;
 pub(crate) mod test;
 pub(crate) mod versions;

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use crate::cargo::{self, XtaskError, cargo as call};
-use crate::task::{iotests, skips};
+use crate::task::{iotests, libraries, skips};
 
 /// Options of the gate.
 #[derive(clap::Args)]
@@ -96,6 +96,18 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
         (
             "qmp from outside of the workspace",
             Box::new(|target| plain(&mut consumer(target))),
+        ),
+        (
+            "each library from outside, feature by feature",
+            Box::new(libraries::from_outside),
+        ),
+        (
+            "what the libraries' packages hold",
+            Box::new(libraries::packages),
+        ),
+        (
+            "examples that run by themselves",
+            Box::new(libraries::examples),
         ),
         (
             "nbd alone, without its features",
