@@ -218,10 +218,10 @@ fn headline(said: Option<&str>, message: &str, difference: Option<&Difference>) 
         line += &format!(" {}", next.trim_start_matches("| "));
     }
     // The last words of a program that failed, which its status alone does not explain.
-    let printed = message
+    let mut printed = message
         .lines()
         .filter_map(|line| line.trim().strip_prefix("| "));
-    let words = printed.filter(|words| !words.trim().is_empty()).next_back();
+    let words = printed.rfind(|words| !words.trim().is_empty());
     let ended = ["exited with status", "was killed by"];
     if let Some(words) = words
         && ended.iter().any(|how| line.contains(how))
