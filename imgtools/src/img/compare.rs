@@ -16,7 +16,6 @@ pub struct Compare {
 
 /// The outcome of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Comparison {
     /// The same content. Unless the comparison was strict, one image may be longer by zeroes.
     Same {
