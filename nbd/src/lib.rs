@@ -17,11 +17,11 @@ pub mod client;
 pub mod qemu_nbd;
 #[cfg(feature = "server")]
 pub mod server;
-#[cfg(feature = "tokio")]
+#[cfg(feature = "client")]
 mod socket;
 #[cfg(feature = "tls")]
 pub mod tls;
-#[cfg(feature = "tokio")]
+#[cfg(feature = "client")]
 mod unix;
 #[cfg(feature = "uri")]
 pub mod uri;

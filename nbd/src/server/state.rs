@@ -29,6 +29,7 @@ pub(super) type Orders = mpsc::UnboundedReceiver<(Order, oneshot::Sender<io::Res
 
 /// Something that happened beside the conversations.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "faults"), allow(dead_code, reason = "only printed"))]
 pub(super) enum Note {
     Listening,
     StoppedListening,
@@ -42,6 +43,7 @@ pub(super) enum Note {
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) exports: Arc<Exports>,
+    #[cfg_attr(not(feature = "faults"), allow(dead_code, reason = "there are none"))]
     pub(super) faults: Option<Arc<FaultState>>,
     pub(super) max_connections: usize,
     #[cfg(feature = "tls")]
