@@ -19,7 +19,7 @@ defaults! {
 const KEYS: usize = 6;
 const SLOTS: usize = 8;
 
-/// Where a LUKS header tells of its first slot, and how much it tells of each.
+/// Where a LUKS header describes its first slot, and how long each description is.
 const SLOT: u64 = 208;
 const SLOT_SIZE: u64 = 48;
 
@@ -114,7 +114,7 @@ impl<'t> Disk<'t> {
         content.assert_unchanged()
     }
 
-    /// What qemu-img tells of the LUKS header.
+    /// What qemu-img reports of the LUKS header.
     async fn luks(&self) -> CaseResult<Value> {
         let info = self.image.info().with(|call| call.force_share());
         let info = info.json().await?;
@@ -137,7 +137,7 @@ impl<'t> Disk<'t> {
     async fn stored_key(&self, slot: u64) -> CaseResult<Vec<Vec<u8>>> {
         let luks = self.luks().await?;
         let at = luks.at(&format!("slots[{slot}]/key-offset"))?.as_u64();
-        let at = at.ok_or_else(|| Failure::new("no place of the key is told"))?;
+        let at = at.ok_or_else(|| Failure::new("qemu-img reports no offset of the key"))?;
         // In the header stand the length of a key and how often a slot has it.
         let number = |at| self.header_bytes(at, 4);
         let [length, stripes] = [number(108)?, number(SLOT + slot * SLOT_SIZE + 44)?];

@@ -96,7 +96,7 @@ async fn keeps_the_data_below_the_new_end(
 
 /// A way to make an image smaller that is refused.
 struct Refusal {
-    /// What `qemu-img resize` is told besides.
+    /// More arguments of `qemu-img resize`.
     arguments: &'static [&'static str],
     /// Whether the image is of an old version and has a snapshot.
     old_with_snapshot: bool,

@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(directories.socket("nbd").unwrap().as_str(), "/s/nbd");
     }
 
-    /// H31: a socket path is never longer than the kernel allows; the reason is told.
+    /// H31: a socket path is never longer than the kernel allows; the error says why.
     #[test]
     fn a_socket_path_that_is_too_long_is_refused_with_the_reason() {
         let sock = format!("/{}", "s".repeat(100));

@@ -1,7 +1,7 @@
 //! The diffable log of a case: the lines that a golden holds.
 //!
 //! It belongs to one case, is off in a library and is turned on once. Everything that enters it goes
-//! through the filters of the case, so no path, time or made-up name can reach a golden. What the
+//! through the filters of the case, so no path, time or generated name can reach a golden. What the
 //! harness says for debugging is `tracing`, a different thing.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

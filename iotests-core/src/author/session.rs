@@ -117,7 +117,7 @@ impl IoSession {
     #[track_caller]
     pub fn close(self) -> Action<'static, ()> {
         Action::new("qemu-io to end", async move {
-            // Its status tells of commands that failed before, each of which was looked at.
+            // Its status reports commands that failed earlier, each of which was checked then.
             self.session.quit().await?;
             Ok(())
         })

@@ -34,12 +34,12 @@ impl Sink {
 /// itself; a case has nothing to tear down.
 pub struct Test {
     pub(crate) shared: Arc<Shared>,
-    /// Why nothing can work here, told by the first thing that is asked for.
+    /// Why nothing can work here; the first thing that is asked for reports it.
     unusable: Option<String>,
 }
 
 impl Test {
-    /// A test for this instance, which tells what happens to `sink`.
+    /// A test for this instance, which reports what happens to `sink`.
     #[must_use]
     pub fn new(spec: CaseSpec, sink: Sink) -> Self {
         let (directories, unusable) = match Directories::new(&spec.test_dir, &spec.sock_dir) {
@@ -84,7 +84,7 @@ impl Test {
             .step(text.into(), Place::from(Location::caller()));
     }
 
-    /// Adds text or JSON to the log that [`Test::golden`] compares. Paths, times and made-up names
+    /// Adds text or JSON to the log that [`Test::golden`] compares. Paths, times and generated names
     /// are hidden.
     pub fn log(&self, entry: impl Into<Entry>) {
         self.shared.say(entry);

@@ -167,7 +167,7 @@ impl ToolCall {
 
     /// Runs the tool and reads what it printed to its standard output as JSON.
     ///
-    /// An exit status that only tells of a finding (`qemu-img check` has 2 and 3) is no error if
+    /// An exit status that only reports a finding (`qemu-img check` has 2 and 3) is no error if
     /// there is JSON.
     pub fn json(self) -> Action<'static, Value> {
         self.run(json)
@@ -210,7 +210,7 @@ impl IntoFuture for ToolCall {
         self.run(move |output| {
             let output = output.check()?;
             let printed = output.combined_text();
-            // The status of qemu-io tells nothing of asynchronous requests.
+            // The status of qemu-io says nothing about asynchronous requests.
             match imgtools::io::failures(&printed).as_slice() {
                 failures @ [_, ..] if kind == ToolKind::Io => {
                     let failures = failures.join("\n  ");

@@ -1,4 +1,4 @@
-//! The laws of filters, tried on made-up texts: see the module's documentation.
+//! The laws of filters, tried on generated texts: see the module's documentation.
 
 use std::time::Duration;
 

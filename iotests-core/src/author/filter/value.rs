@@ -51,7 +51,7 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// What differs between any two runs: carriage returns, paths, times and made-up node names.
+    /// What differs between any two runs: carriage returns, paths, times and generated node names.
     #[must_use]
     pub fn unsteady(directories: &[Hidden]) -> Self {
         Filter::All(vec![

@@ -380,10 +380,10 @@ mod tests {
         let again = goldens.bless(sources.path(), "a/new", &raw, "text", false);
         assert_eq!(again.unwrap(), new);
         let other = goldens.bless(sources.path(), "a/new", &raw, "other", false);
-        let told = other.unwrap_err().to_string();
+        let text = other.unwrap_err().to_string();
         assert!(
-            told.contains("a variant such as a/new@raw.golden"),
-            "{told}"
+            text.contains("a variant such as a/new@raw.golden"),
+            "{text}"
         );
         assert_eq!(std::fs::read_to_string(&new).unwrap(), "text\n");
         let left = std::fs::read_dir(new.parent().unwrap()).unwrap().count();

@@ -130,7 +130,7 @@ impl Image {
     }
 }
 
-/// What is wrong, if qemu-io did not read just what it was to find: the status alone does not tell.
+/// What is wrong, if qemu-io did not read what it should find: its status alone does not show that.
 fn wrong(output: &Output) -> Option<String> {
     let text = output.combined_text();
     let failure = imgtools::io::failures(&text).first().copied();

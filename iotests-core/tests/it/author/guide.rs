@@ -129,6 +129,14 @@ fn facts_are_asserted_with_a_path() {
                 .find(&json!({"device": "drive0"}))?
                 .assert("inserted/ro", false)?;
             event.assert_includes(&json!({"data": {"type": "mirror"}}))?;
+            let header = imgtools::qcow2::Image::open(disk.file())?.header().clone();
+            let file = std::fs::metadata(disk.file())?;
+            check!(disk.size().await? == MIB);
+            check!(
+                header.incompatible_features == 0,
+                "nobody has the image open"
+            );
+            check!(file.len() < MIB, "the file has {} bytes", file.len());
             job.complete().await?;
             vm.shutdown().await?;
         }));
@@ -372,7 +380,7 @@ fn a_guest_is_migrated() {
 
 /// Code without what a formatter decides about: white space, and the comma after the last of several
 /// things; without comments behind code as well.
-fn plain(code: &str) -> String {
+pub(super) fn plain(code: &str) -> String {
     let code = code.lines().map(|line| match line.split_once(" // ") {
         Some((code, _)) => code,
         None => line,
@@ -387,7 +395,7 @@ fn plain(code: &str) -> String {
 }
 
 /// The blocks of Rust in a text of Markdown.
-fn blocks(text: &str) -> Vec<String> {
+pub(super) fn blocks(text: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut lines = text.lines();
     while lines.by_ref().any(|line| line == "```rust") {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod content;
+mod examples;
 mod guide;
 mod hang;
 mod house;
