@@ -173,11 +173,12 @@ impl Runs {
     fn add_events(&mut self, text: &str) -> Result<(), String> {
         let mut versions: BTreeMap<String, String> = BTreeMap::new();
         for (number, line) in text.lines().enumerate() {
-            let event: Value = serde_json::from_str(line)
+            let record: Value = serde_json::from_str(line)
                 .map_err(|error| format!("line {}: {error}", number + 1))?;
-            self.differences.add(&event, &versions);
+            let event = &record["event"];
+            self.differences.add(event, &versions);
             match event["event"].as_str().unwrap_or_default() {
-                "run-started" => versions = set_versions(&event),
+                "run-started" => versions = set_versions(event),
                 "instance-finished" => {
                     let verdict = event["verdict"].as_str().unwrap_or("unknown");
                     self.ran.push(ran(&event["instance"], verdict, &versions));
@@ -392,7 +393,7 @@ mod tests {
                 "instance": instance("a::b@raw.system.set=10.0.2", "040::T::one")}),
             json!({"event": "instance-skipped", "instance": instance("a::b@raw.system", "040::T::one")}),
         ]
-        .map(|event| event.to_string())
+        .map(|event| json!({"at": 1, "event": event}).to_string())
         .join("\n")
     }
 

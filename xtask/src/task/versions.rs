@@ -113,23 +113,19 @@ impl Differences {
     }
 }
 
-/// Why it did not simply pass: what is known of it, or the failure's first line.
+/// Why it did not simply pass: what is known of it, or the headline of its failure.
 fn reason_of_end(event: &Value) -> Option<String> {
     if matches!(event["verdict"].as_str(), Some("pass" | "flaky")) {
         return None;
     }
     let attempts = event["attempts"].as_array();
     let last = attempts.and_then(|all| all.last());
-    let failure = last.and_then(|one| one["failure"]["message"].as_str());
+    let headline = last.and_then(|one| one["headline"].as_str());
     let skipped = last.map(|one| &one["skip"]).filter(|skip| skip.is_object());
     let text = event["note"]
         .as_str()
         .map(str::to_owned)
-        .or_else(|| {
-            failure
-                .and_then(|text| text.lines().next())
-                .map(str::to_owned)
-        })
+        .or_else(|| headline.map(str::to_owned))
         .or_else(|| skipped.map(reason_of_skip))?;
     Some(text.replace('|', "\\|"))
 }
