@@ -4,6 +4,7 @@
 //! harness for the disks of a storage daemon. A case that wants another address says so with
 //! [`Machine::nbd_server`], and the disks move there.
 
+use std::fmt;
 use std::future::IntoFuture;
 use std::panic::Location;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use crate::author::action::Action;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::files::TestFile;
+use crate::author::storage::Storage;
+use crate::author::tool::ToolCall;
+use crate::case::ToolKind;
 
 /// The NBD server of a machine, if it runs.
 #[derive(Clone, Default)]
@@ -429,11 +433,13 @@ impl<'m> IntoFuture for ExportBuilder<'m> {
             let id = text("id").unwrap_or_default().to_owned();
             let name = text("name").or(text("node-name")).unwrap_or_default();
             let name = name.to_owned();
+            let writable = arguments.get("writable") == Some(&Value::Bool(true));
             machine.cmd("block-export-add", &arguments).await?;
             Ok(Export {
                 monitor: machine.monitor.clone(),
                 id,
                 name,
+                writable,
                 listening,
             })
         })
@@ -445,7 +451,47 @@ pub struct Export {
     monitor: Monitor,
     id: String,
     name: String,
+    writable: bool,
     listening: Option<Listening>,
+}
+
+/// As a client that is a tool reads and writes it, over NBD.
+impl Storage for Export {
+    #[track_caller]
+    fn size(&self) -> Action<'_, u64> {
+        let client = self.client();
+        Action::new(format!("the size of the export {self}"), async move {
+            let client = client.await?;
+            let size = client.export().size;
+            client.disconnect().await?;
+            Ok(size)
+        })
+    }
+
+    #[track_caller]
+    fn io_all(&self, commands: Vec<String>) -> Action<'_, String> {
+        let first = commands.first().map(String::as_str).unwrap_or_default();
+        Action::new(format!("\"{first}\" on the export {self}"), async move {
+            if commands.is_empty() {
+                // qemu-io would ask for commands.
+                return Ok(String::new());
+            }
+            let mut call = ToolCall::new(&self.monitor.shared, ToolKind::Io).args(["-f", "raw"]);
+            if !self.writable {
+                call = call.arg("-r");
+            }
+            for command in &commands {
+                call = call.args(["-c", command]);
+            }
+            Ok(call.arg(self.uri()?).await?.combined_text())
+        })
+    }
+}
+
+impl fmt::Display for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.id)
+    }
 }
 
 impl Export {

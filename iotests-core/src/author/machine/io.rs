@@ -247,16 +247,22 @@ impl<'m> Access<'m> {
                 let Way::Export(export) = machine.attached(id)?.way else {
                     return Err(Failure::new(format!("the disk {id} is not exported")));
                 };
+                if export["writable"] != true {
+                    call = call.arg("-r");
+                }
                 let name = export["name"].as_str().unwrap_or_default();
                 let uri = machine.nbd.uri(machine, name).await?;
                 Ok(call.arg(&uri).await?.combined_text())
             }
             Target::Node(node) => {
                 let id = format!("io{}", shared.next_number());
-                let info = machine.node(node).await?;
+                let read_only = machine.node(node).await?["ro"] == true;
+                if read_only {
+                    call = call.arg("-r");
+                }
                 let export = json!({
                     "type": "nbd", "id": id, "name": id, "node-name": node,
-                    "writable": info["ro"] != true,
+                    "writable": !read_only,
                 });
                 machine.nbd.add(machine, export).await?;
                 let uri = machine.nbd.uri(machine, &id).await?;
