@@ -5,5 +5,7 @@ use iotests_core::prelude::*;
 defaults! { groups = [RW, JOB], host = Any }
 
 mod commit;
+mod fleecing;
 mod lifecycle;
+mod mirror_backing_chain;
 mod mirror_cancel;
