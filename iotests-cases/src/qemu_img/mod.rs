@@ -1,3 +1,4 @@
 //! qemu-img on images that nobody else has open.
 
+mod info;
 mod shrink;
