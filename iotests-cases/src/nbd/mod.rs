@@ -5,5 +5,6 @@ use iotests_core::prelude::*;
 defaults! { groups = [RW] }
 
 mod block_status;
+mod client_blockdev;
 mod reconnect;
 mod server_remove;

@@ -7,7 +7,6 @@ mod edges;
 mod fault_kinds;
 mod fault_matrix;
 mod faults_of_ours;
-mod handle;
 mod hostile;
 
 mod old_grammar;
