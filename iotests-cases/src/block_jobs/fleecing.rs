@@ -219,9 +219,16 @@ async fn assert_shows_only(export: &Export, content: &Content) -> CaseResult {
     Ok(())
 }
 
+/// See docs/qemu-findings.md; which commit fixed it is not known yet.
+const ZEROES: KnownBug = known(
+    "what the guest zeroed before the backup got there is zero in the backup",
+    "copy holds 0x00 in 0x410000",
+    before(8, 0),
+);
+
 /// A full backup of a frozen disk has the disk as it was, though the guest writes before the backup
 /// gets there.
-#[case(needs = [Driver("snapshot-access")])]
+#[case(needs = [Driver("snapshot-access")], known_bugs = [ZEROES])]
 async fn a_backup_has_the_disk_as_it_was(t: &mut Test) -> CaseResult {
     let disk = make_disk(t).await?;
     let copy = t.image("copy").size(SIZE).create().await?;
