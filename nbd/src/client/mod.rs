@@ -6,11 +6,16 @@
 //! Everything a server sends is checked by [`crate::proto::client`]; the first violation ends the
 //! connection with a [`ConnectionError`] that says what was wrong. Cookies are never used twice
 //! within a connection. Each phase has a deadline.
+//!
+//! [`Handle`] is for work: several connections as one disk, any length, connections that are lost are
+//! made again, copies from and to files.
 
 mod builder;
 mod connection;
+mod copy;
 mod driver;
 mod error;
+mod handle;
 mod list;
 mod negotiation;
 mod status;
@@ -24,6 +29,7 @@ pub use crate::proto::client::{
 pub use builder::{Builder, Deadlines};
 pub use connection::{Client, Stats};
 pub use error::ConnectError;
+pub use handle::{Extents, Handle, HandleBuilder, HandleError, Reconnect};
 pub use list::{ListedExport, Listing, list};
 pub use negotiation::Negotiation;
 pub use status::{ContextExtents, MapEntry};

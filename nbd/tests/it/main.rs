@@ -7,6 +7,7 @@ mod edges;
 mod fault_kinds;
 mod fault_matrix;
 mod faults_of_ours;
+mod handle;
 mod hostile;
 
 mod old_grammar;

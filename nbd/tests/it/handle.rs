@@ -1,0 +1,165 @@
+//! The client for work: several connections, any length, reconnection, copies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nbd::client::{BlockSizes, Handle, HandleError, Reconnect};
+use nbd::proto::CommandType;
+use nbd::server::backend::MemoryBackend;
+use nbd::server::{Action, Event, Export, FaultPlan, On, Rule, Server};
+use nbd::{Client, Uri};
+
+use crate::support::{MIB, block_on, short_dir};
+
+/// More than any machine needs.
+const LONG: Duration = Duration::from_secs(60);
+
+fn pattern(len: u64) -> Vec<u8> {
+    (0..len).map(|n| (n / 509) as u8).collect()
+}
+
+async fn open(uri: &Uri, connections: usize, reconnect: Reconnect) -> Handle {
+    let builder = Client::builder().context("base:allocation").handle();
+    let builder = builder.connections(connections).reconnect(reconnect);
+    builder.connect_uri(uri).await.unwrap()
+}
+
+#[test]
+fn requests_of_any_length_go_over_all_connections_within_the_servers_limits() {
+    block_on(async {
+        let memory = Arc::new(MemoryBackend::new(4 * MIB));
+        let sizes = BlockSizes {
+            minimum: 512,
+            preferred: 4096,
+            maximum: 65536,
+        };
+        let export = Export::shared(memory.clone()).block_sizes(sizes);
+        let server = Server::builder().export(export).listen_tcp().unwrap();
+        let disk = open(&server.uri().unwrap(), 4, Reconnect::Never).await;
+        assert_eq!(disk.connections(), 4);
+        let data = pattern(3 * MIB);
+        disk.write(512, data.clone()).await.unwrap();
+        assert_eq!(disk.read(512, 3 * MIB).await.unwrap(), data);
+        assert_eq!(memory.snapshot(512, 3 * MIB), data);
+        disk.flush().await.unwrap();
+        let journal = server.journal();
+        let flushes = |e: &nbd::server::Entry| {
+            matches!(
+                e.event,
+                Event::Request {
+                    command: CommandType::FLUSH,
+                    ..
+                }
+            )
+        };
+        assert_eq!(journal.count(flushes), 4, "a flush means all connections");
+        let begun = |e: &nbd::server::Entry| matches!(e.event, Event::Transmission { .. });
+        assert_eq!(journal.count(begun), 4);
+        let large =
+            |e: &nbd::server::Entry| matches!(e.event, Event::Request { len, .. } if len > 65536);
+        assert_eq!(journal.count(large), 0);
+        disk.trim(0, 4 * MIB).await.unwrap();
+        assert_eq!(disk.read(0, MIB).await.unwrap(), vec![0; MIB as usize]);
+        disk.disconnect().await;
+        server.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn a_lost_connection_is_made_again_and_the_request_sent_again() {
+    block_on(async {
+        let memory = Arc::new(MemoryBackend::new(MIB));
+        let lost = Rule::new(On::payload(), Action::CLOSE).at_byte(100).nth(2);
+        let absent = Rule::new(On::Accept, Action::CLOSE).connection(2);
+        let server = Server::builder()
+            .export(Export::shared(memory.clone()))
+            .plan(FaultPlan::new().rule(lost).rule(absent))
+            .listen_tcp()
+            .unwrap();
+        let uri = server.uri().unwrap();
+        let disk = open(&uri, 1, Reconnect::Within(LONG)).await;
+        for n in 0..4 {
+            disk.write(n * 4096, vec![n as u8 + 1; 4096]).await.unwrap();
+        }
+        for n in 0..4 {
+            assert_eq!(memory.snapshot(n * 4096, 4096), vec![n as u8 + 1; 4096]);
+        }
+        disk.disconnect().await;
+        server.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn without_a_policy_a_lost_connection_is_an_error_and_another_export_is_never_taken_for_it() {
+    block_on(async {
+        let plan =
+            || FaultPlan::new().rule(Rule::new(On::request(CommandType::READ), Action::CLOSE));
+        let server = |size| {
+            let export = Export::new(MemoryBackend::new(size));
+            Server::builder().export(export).plan(plan())
+        };
+        let first = server(MIB).listen_tcp().unwrap();
+        let disk = open(&first.uri().unwrap(), 1, Reconnect::Never).await;
+        let error = disk.read(0, 512).await.unwrap_err();
+        assert!(matches!(error, HandleError::Request(_)), "{error}");
+        let disk = open(&first.uri().unwrap(), 1, Reconnect::Within(LONG)).await;
+        first.remove_export("");
+        first.add_export(Export::new(MemoryBackend::new(2 * MIB)));
+        first.stop_listening().await.unwrap();
+        first.listen_again().await.unwrap();
+        // The rule has fired; this connection is ended by its owner.
+        disk.clone().disconnect().await;
+        let error = disk.read(0, 512).await.unwrap_err();
+        assert!(matches!(error, HandleError::Changed { .. }), "{error}");
+        first.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn copies_keep_content_and_holes_both_ways() {
+    use std::os::unix::fs::MetadataExt;
+    block_on(async {
+        let dir = short_dir();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let mut content = vec![0; 8 * MIB as usize];
+        content[MIB as usize..2 * MIB as usize].copy_from_slice(&pattern(MIB));
+        let file = std::fs::File::create(&from).unwrap();
+        file.set_len(8 * MIB).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &pattern(MIB), MIB).unwrap();
+        let memory = Arc::new(MemoryBackend::new(8 * MIB));
+        let server = Server::builder().export(Export::shared(memory.clone()));
+        let server = server.listen_tcp().unwrap();
+        let disk = open(&server.uri().unwrap(), 2, Reconnect::Never).await;
+        let mut seen = Vec::new();
+        disk.copy_from_file(&from, |done, total| seen.push((done, total)))
+            .await
+            .unwrap();
+        assert_eq!(seen.last(), Some(&(8 * MIB, 8 * MIB)));
+        assert!(seen.is_sorted());
+        assert_eq!(memory.snapshot(0, 8 * MIB), content);
+        let mut last = (0, 0);
+        disk.copy_to_file(&to, |done, total| last = (done, total))
+            .await
+            .unwrap();
+        assert_eq!(last, (8 * MIB, 8 * MIB));
+        assert_eq!(std::fs::read(&to).unwrap(), content);
+        let blocks = std::fs::metadata(&to).unwrap().blocks() * 512;
+        assert!(blocks < 4 * MIB, "{blocks} bytes are allocated");
+        let mut extents = disk.extents("base:allocation", 0..8 * MIB);
+        let mut at = 0;
+        while let Some(extent) = extents.next().await {
+            let extent = extent.unwrap();
+            assert_eq!(extent.offset, at);
+            at = extent.end();
+        }
+        assert_eq!(at, 8 * MIB);
+        let missing = disk
+            .copy_from_file(dir.path().join("none"), |_, _| {})
+            .await;
+        assert!(
+            matches!(missing, Err(HandleError::File { .. })),
+            "{missing:?}"
+        );
+        server.finish().await.unwrap();
+    });
+}
