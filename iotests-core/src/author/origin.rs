@@ -80,13 +80,11 @@ fn place((file, line): (&Path, u32)) -> Place {
 mod tests {
     use super::*;
 
-    #[inline(never)]
-    fn shared_code() -> Origin {
-        Origin::of(std::panic::Location::caller().into())
-    }
-
-    async fn shared_async_code() -> Origin {
-        shared_code()
+    async fn shared_code() -> Origin {
+        Origin::of(Place {
+            file: "shared.rs".to_owned(),
+            line: 7,
+        })
     }
 
     #[test]
@@ -94,20 +92,25 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
-        let (origin, line) = (runtime.block_on(shared_async_code()), line!());
-        let file = origin.place.file.clone();
-        assert_eq!(origin.case_line(&file), Some(Place { file, line }));
+        let origin = runtime.block_on(shared_code());
+        let found = origin.case_line(file!()).unwrap();
+        assert_eq!(found.file, file!());
         assert_eq!(origin.case_line("another/file.rs"), None);
-        let known = Origin::known(origin.place.clone(), Some(origin.place.clone()));
-        assert_eq!(known.case_line("another/file.rs"), Some(origin.place));
+        let known = Origin::known(found.clone(), Some(found.clone()));
+        assert_eq!(known.case_line("another/file.rs"), Some(found));
     }
 
     #[test]
-    fn what_the_case_does_itself_has_one_line() {
-        let origin = Origin::of(Place {
-            file: file!().to_owned(),
-            line: line!() - 2,
-        });
-        assert_eq!(origin.case_line(file!()), None);
+    fn an_operation_and_the_end_of_its_statement_are_one_place() {
+        let at = |file: &str, line| Place {
+            file: file.to_owned(),
+            line,
+        };
+        let origin = Origin::known(at("a.rs", 10), None);
+        assert!(origin.is_in_the_same_statement_as(&at("a.rs", 10)));
+        assert!(origin.is_in_the_same_statement_as(&at("a.rs", 14)));
+        assert!(!origin.is_in_the_same_statement_as(&at("a.rs", 9)));
+        assert!(!origin.is_in_the_same_statement_as(&at("a.rs", 40)));
+        assert!(!origin.is_in_the_same_statement_as(&at("b.rs", 10)));
     }
 }

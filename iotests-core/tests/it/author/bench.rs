@@ -185,7 +185,7 @@ impl Bench {
                 "machines": [],
                 "devices": [],
                 "formats": null,
-                "drivers": ["null-co", "qcow2", "raw", "file", "nbd"],
+                "drivers": ["null-co", "qcow2", "raw", "file", "nbd", "luks"],
                 "commands": [],
                 "objects": [],
                 "exports": [],

@@ -32,13 +32,22 @@ async fn started(qemu: Mock, automatic: bool) -> (Job, Control) {
     (job, qemu)
 }
 
+/// A job as QEMU answers with it: with the members that it always has.
+fn with_all_members(state: &Value) -> Value {
+    let mut job = json!({"type": "backup", "current-progress": 0, "total-progress": 0});
+    if let (Some(job), Some(state)) = (job.as_object_mut(), state.as_object()) {
+        job.extend(state.clone());
+    }
+    job
+}
+
 /// `query-jobs` answers with each of these in turn, and goes on with the last; `null` for no job.
 fn jobs(states: &[Value]) -> Mock {
     let states: Vec<Value> = states
         .iter()
         .map(|state| match state {
             Value::Null => json!([]),
-            state => json!([state]),
+            state => json!([with_all_members(state)]),
         })
         .collect();
     let asked = AtomicUsize::new(0);
