@@ -69,13 +69,13 @@ impl Machine {
                 .file(node.as_str())
                 .child("target", target.node_name(&name("copies")));
             self.add_node(filter).await?;
-            disk.move_to(&name("copy")).await?;
+            disk.move_to(name("copy")).await?;
             let access = Node::new("snapshot-access").node_name(&name("frozen"));
             self.add_node(access.file(name("copy").as_str())).await?;
             Ok(Frozen {
                 disk,
-                node,
-                access: name("frozen"),
+                below: node,
+                node: name("frozen"),
                 filter: name("copy"),
                 _copies: copies,
             })
@@ -88,8 +88,8 @@ impl Machine {
 pub struct Frozen<'m> {
     disk: Disk<'m>,
     /// What the disk stood on.
+    below: String,
     node: String,
-    access: String,
     filter: String,
     _copies: TestFile,
 }
@@ -98,7 +98,7 @@ impl<'m> Frozen<'m> {
     /// The node with the disk as it was.
     #[must_use]
     pub fn node(&self) -> &str {
-        &self.access
+        &self.node
     }
 
     /// Gives it up: the disk stands on its own node again. Nobody may use the frozen one.
@@ -106,8 +106,8 @@ impl<'m> Frozen<'m> {
     pub fn thaw(self) -> Action<'m, ()> {
         Action::new(format!("{} to be thawed", self.disk), async move {
             let machine = self.disk.machine();
-            machine.remove_node(&self.access).await?;
-            self.disk.move_to(&self.node).await?;
+            machine.remove_node(&self.node).await?;
+            self.disk.move_to(&self.below).await?;
             machine.remove_node(&self.filter).await?;
             Ok(())
         })
@@ -116,7 +116,7 @@ impl<'m> Frozen<'m> {
 
 impl From<&Frozen<'_>> for Target {
     fn from(frozen: &Frozen<'_>) -> Self {
-        Target::Node(frozen.access.clone())
+        Target::Node(frozen.node.clone())
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Run<'a> {
 
 enum Begun {
     Started(Box<Job>),
-    NotYet(JobBuilder),
+    NotYet(Box<JobBuilder>),
 }
 
 impl Job {
@@ -52,7 +52,7 @@ impl<'a> Run<'a> {
     pub(super) fn starting(job: JobBuilder) -> Self {
         let place = job.place();
         Run {
-            job: Begun::NotYet(job),
+            job: Begun::NotYet(Box::new(job)),
             before_finalize: None,
             cancel: false,
             place,
@@ -80,7 +80,7 @@ impl<'a> Run<'a> {
     /// The id of a job that is still to be started.
     pub fn id(mut self, id: &str) -> Self {
         if let Begun::NotYet(job) = self.job {
-            self.job = Begun::NotYet(job.id(id));
+            self.job = Begun::NotYet(Box::new(job.id(id)));
         }
         self
     }
