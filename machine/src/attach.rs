@@ -129,7 +129,7 @@ impl Attached {
         let qmp = qmp::Client::from_fd(stream, options).await;
         let qmp = qmp.map_err(|source| AttachError::Monitor {
             path: path(),
-            source: Box::new(source),
+            source: Box::new(source.into()),
         })?;
         Ok(Self {
             process,

@@ -9,7 +9,7 @@ use crate::launch::Cleanup;
 use crate::probe::Program;
 use crate::qtest::Qtest;
 use imgtools::process::{Captured, Child, CommandLine, Signal, Status};
-use serde::{Deserialize, Serialize};
+use qmp::types::AddFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -149,10 +149,7 @@ impl Machine {
     /// As the command, which a storage daemon does not have.
     pub async fn getfd(&self, name: &str, fd: OwnedFd) -> Result<(), qmp::Error> {
         let args = serde_json::json!({ "fdname": name });
-        self.qmp()
-            .execute_with_fd("getfd", args, fd)
-            .await
-            .map(drop)
+        self.qmp().execute("getfd", args).fd(fd).await.map(drop)
     }
 
     /// Sends a descriptor into an fd set (QMP `add-fd`), new if none is named; returns the
@@ -161,8 +158,10 @@ impl Machine {
     /// # Errors
     /// As the command, which a storage daemon does not have.
     pub async fn add_fd(&self, set: Option<u64>, fd: OwnedFd) -> Result<u64, qmp::Error> {
-        let added = self.qmp().call(AddFd { fdset_id: set }).fd(fd).await?;
-        Ok(added.fdset_id)
+        let mut add = AddFd::new();
+        add.fdset_id = set.map(u64::cast_signed);
+        let added = self.qmp().call(add).fd(fd).await?;
+        Ok(added.fdset_id.cast_unsigned())
     }
 
     /// Sends a signal to the process. False if it has ended.
@@ -188,26 +187,6 @@ impl Machine {
     pub async fn diagnose(&self) -> Diagnosis {
         self.diagnoser().collect().await
     }
-}
-
-/// `add-fd`.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct AddFd {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fdset_id: Option<u64>,
-}
-
-/// The part of `AddfdInfo` that matters.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct AddedFd {
-    fdset_id: u64,
-}
-
-impl qmp::Command for AddFd {
-    const NAME: &'static str = "add-fd";
-    type Return = AddedFd;
 }
 
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {

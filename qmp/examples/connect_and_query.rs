@@ -7,7 +7,10 @@ mod support;
 use std::error::Error;
 use std::process::Stdio;
 
-use qmp::types::{BlockdevAdd, BlockdevDel, BlockdevDriver, QueryNamedBlockNodes};
+use qmp::types::{
+    BlockdevAdd, BlockdevDel, BlockdevOptions, BlockdevOptionsNull, BlockdevOptionsVariant,
+    QueryNamedBlockNodes,
+};
 use qmp::{Client, Options, Schema};
 use serde_json::json;
 
@@ -36,10 +39,9 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
             json!({"driver": "null-co", "node-name": "raw", "size": 4096}),
         )
         .await?;
-    // The same, typed. What this crate does not know yet can be set by name.
-    let add = BlockdevAdd::new(BlockdevDriver::NullCo)
-        .node_name("typed")
-        .set("size", 8192);
+    // The same, typed.
+    let null = BlockdevOptionsVariant::NullCo(Box::new(BlockdevOptionsNull::new().size(8192)));
+    let add = BlockdevAdd(BlockdevOptions::new(null).node_name("typed"));
     client.call(add).await?;
 
     for node in client.call(QueryNamedBlockNodes::new().flat(true)).await? {

@@ -23,7 +23,7 @@ use tokio::net::ToSocketAddrs;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::error::{ConnectError, Error};
-use crate::{Command, Event, Greeting, Matcher, Options, RecvError};
+use crate::{Closed, Command, Event, Greeting, Matcher, Options, RecvError};
 
 /// A session with one monitor. Must not be used inside an async runtime.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct Client {
 struct Background(Option<Runtime>);
 
 impl Background {
-    fn start() -> Result<Self, Error> {
+    fn start() -> Result<Self, ConnectError> {
         let built = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("qmp")
@@ -50,18 +50,11 @@ impl Background {
                 endpoint,
                 source: Arc::new(error),
             }
-            .into()
         })
     }
 
-    fn block_on<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        match &self.0 {
-            Some(runtime) => runtime.block_on(work),
-            None => Err(Error::Closed {
-                task: "use the client".to_owned(),
-                cause: crate::Closed::Local,
-            }),
-        }
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.0.as_ref().map(|runtime| runtime.block_on(work))
     }
 }
 
@@ -74,9 +67,15 @@ impl Drop for Background {
 }
 
 impl Client {
-    fn start(connect: impl Future<Output = Result<crate::Client, Error>>) -> Result<Self, Error> {
+    fn start(
+        connect: impl Future<Output = Result<crate::Client, ConnectError>>,
+    ) -> Result<Self, ConnectError> {
         let runtime = Background::start()?;
-        let client = runtime.block_on(connect)?;
+        let gone = ConnectError::Closed {
+            endpoint: "the monitor".to_owned(),
+            cause: Closed::Local,
+        };
+        let client = runtime.block_on(connect).unwrap_or(Err(gone))?;
         Ok(Self { client, runtime })
     }
 
@@ -84,7 +83,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`crate::Client::connect_unix`].
-    pub fn connect_unix(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+    pub fn connect_unix(path: impl AsRef<Path>, options: Options) -> Result<Self, ConnectError> {
         Self::start(crate::Client::connect_unix(path, options))
     }
 
@@ -95,7 +94,7 @@ impl Client {
     pub fn connect_tcp(
         address: impl ToSocketAddrs + std::fmt::Display,
         options: Options,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, ConnectError> {
         Self::start(crate::Client::connect_tcp(address, options))
     }
 
@@ -103,7 +102,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`crate::Client::from_fd`].
-    pub fn from_fd(fd: impl Into<OwnedFd>, options: Options) -> Result<Self, Error> {
+    pub fn from_fd(fd: impl Into<OwnedFd>, options: Options) -> Result<Self, ConnectError> {
         Self::start(crate::Client::from_fd(fd, options))
     }
 
@@ -124,7 +123,13 @@ impl Client {
     /// # Errors
     /// As the work itself.
     pub fn wait<T>(&self, work: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, Error> {
-        self.runtime.block_on(work.into_future())
+        let gone = Error::Closed {
+            task: "use the client".to_owned(),
+            cause: Closed::Local,
+        };
+        self.runtime
+            .block_on(work.into_future())
+            .unwrap_or(Err(gone))
     }
 
     /// The greeting.

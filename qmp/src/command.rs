@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 /// A command with typed arguments and a typed return value.
 ///
 /// The value of the implementing type is the command's arguments; it serializes to an object, to
-/// an empty one if there are none. Implement it for commands that the `typed` feature lacks:
+/// an empty one if there are none. Implement it for commands that [`types`](crate::types) does not have:
 ///
 /// ```
 /// #[derive(serde::Serialize)]
@@ -25,6 +25,16 @@ pub trait Command: Serialize {
 
     /// Whether it may be executed out of band.
     const ALLOW_OOB: bool = false;
+
+    /// Whether it is answered when it succeeds, as all commands of QEMU are; some of the guest
+    /// agent's are not.
+    const ANSWERS: bool = true;
+
+    /// Whether it is to be removed.
+    const DEPRECATED: bool = false;
+
+    /// Whether it may change or go without notice.
+    const UNSTABLE: bool = false;
 
     /// What it returns.
     type Return: DeserializeOwned + Send + 'static;

@@ -62,6 +62,15 @@ pub enum EncodeError {
     /// The transport cannot carry file descriptors.
     #[error("failed to send a file descriptor: only Unix sockets carry them")]
     NoDescriptors,
+    /// A command that may not be executed out of band, by its type.
+    #[error("failed to encode the command: it cannot be executed out of band")]
+    NotOutOfBand,
+    /// A deprecated command, and only stable ones are wanted.
+    #[error("failed to encode the command: it is deprecated")]
+    Deprecated,
+    /// An unstable command, and only stable ones are wanted.
+    #[error("failed to encode the command: it is unstable")]
+    Unstable,
     /// A file descriptor with an out-of-band command.
     #[error(
         "failed to encode the command: a file descriptor cannot go with an out-of-band command"

@@ -13,7 +13,7 @@
 //! let mut job = client.job("copy");                                // before it starts
 //! client.call(BlockdevMirror::new("src", "dst", MirrorSyncMode::Full).job_id("copy")).await?;
 //! job.wait_ready().await?;
-//! let (_, event) = client.execute_and_wait("stop", (), "STOP").await?;
+//! let (_, event) = client.execute("stop", ()).and_event("STOP").await?;
 //! client.quit().await?;
 //! # Ok(()) }
 //! ```
@@ -48,7 +48,7 @@
 //!   flight and lets the others wait on its own side ([`Options::in_band_limit`]).
 //! - **Ids.** Replies carry the id of their command. A reply to the client before us may come
 //!   over our connection, so ids differ between connections. QEMU reads one byte per system call,
-//!   so ids are of three characters: a command without one would be a little faster (on a busy
+//!   so ids are of four characters: a command without one would be a little faster (on a busy
 //!   machine up to a third), but then one reply that cannot be read, or one error too many, would
 //!   shift all later replies to the wrong commands.
 //! - **Events** come at any time: before the greeting, before or after the reply of the command
@@ -59,9 +59,8 @@
 //! - **`quit`** may be answered, or the stream may end first ([`Client::quit`]).
 //! - **File descriptors** travel with the bytes of a command (`getfd`, `add-fd`), over Unix
 //!   sockets only, one at a time ([`Call::fd`]).
-//! - **The guest agent** speaks the same language without greeting, events or out-of-band
-//!   execution, over a line that may still hold an earlier conversation
-//!   ([`Options::guest_agent`]).
+//! - **The guest agent** speaks the same language without greeting, ids, events or out-of-band
+//!   execution, over a line that may still hold an earlier conversation ([`agent`]).
 //! - **The schema** of commands, events and types is part of QEMU and can be asked for
 //!   ([`Schema`]).
 //!
@@ -70,10 +69,12 @@
 //! | layer | modules | needs |
 //! |---|---|---|
 //! | core, without I/O | [`frame`], [`message`], [`encode`], [`decode`], [`session`], [`schema`], [`matcher`], [`transcript`], [`redact`] | nothing |
-//! | client | [`Client`], [`Call`], [`EventStream`], [`EventCache`], [`Job`], [`blocking`], [`mock`] | feature `client`, tokio |
-//! | typed commands and events | [`types`] | feature `typed` |
+//! | client | [`Client`], [`Call`], [`EventStream`], [`EventCache`], [`Job`], [`blocking`], [`socket`] | feature `client`, tokio |
+//! | all of QAPI | [`types`] | features `types-block`, `types-migration`, `types-system` |
+//! | guest agent | [`agent`] | feature `agent` |
+//! | tests | [`mock`] | feature `mock` |
 //!
-//! Both features are on by default. A client runs in a tokio runtime with I/O and time enabled;
+//! `client` and `types-block` are on by default. A client runs in a tokio runtime with I/O and time enabled;
 //! one task per session reads and writes, whatever its callers do. Dropping the last [`Client`] of
 //! a session ends it.
 //!
@@ -95,7 +96,12 @@
 #![forbid(unsafe_code)]
 // The page above speaks of all features, whichever are on.
 #![cfg_attr(
-    not(all(feature = "client", feature = "typed")),
+    not(all(
+        feature = "agent",
+        feature = "client",
+        feature = "mock",
+        feature = "types-system"
+    )),
     allow(rustdoc::broken_intra_doc_links)
 )]
 
@@ -112,14 +118,16 @@ pub mod schema;
 pub mod session;
 mod stack;
 pub mod transcript;
-#[cfg(any(feature = "client", feature = "typed"))]
+#[cfg(any(feature = "client", feature = "types-block"))]
 pub mod types;
 
+#[cfg(feature = "agent")]
+pub mod agent;
 #[cfg(feature = "client")]
 pub mod blocking;
 #[cfg(feature = "client")]
 mod client;
-#[cfg(feature = "client")]
+#[cfg(feature = "mock")]
 pub mod mock;
 #[cfg(feature = "client")]
 pub mod socket;
@@ -139,6 +147,6 @@ pub use client::{
 };
 
 /// The example of the README, compiled.
-#[cfg(all(doctest, feature = "client", feature = "typed"))]
+#[cfg(all(doctest, feature = "client", feature = "types-block"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -56,9 +56,6 @@ pub(crate) struct Entity {
     json_type: Option<String>,
     pub(crate) arg_type: Option<String>,
     pub(crate) ret_type: Option<String>,
-    #[serde(default)]
-    #[cfg_attr(not(feature = "typed"), allow(dead_code))]
-    pub(crate) allow_oob: bool,
     element_type: Option<String>,
     /// Of objects, alternates and, since 6.2, enumerations.
     #[serde(default)]
@@ -378,48 +375,6 @@ impl Schema {
             }
         }
         found
-    }
-}
-
-/// For the check of the typed layer.
-#[cfg(any(feature = "client", feature = "typed"))]
-impl Schema {
-    /// A member of an object or of one of its variants.
-    pub(crate) fn member_or_variant_member<'a>(
-        &'a self,
-        entity: &'a Entity,
-        name: &str,
-    ) -> Option<Place<'a>> {
-        let variants = entity
-            .variants
-            .iter()
-            .filter_map(|v| self.entity(&v.type_name));
-        std::iter::once(entity)
-            .chain(variants)
-            .find_map(|entity| self.member(entity, name))
-    }
-
-    /// The names of the members that an object must have, whatever its variant.
-    pub(crate) fn required_members<'a>(
-        &'a self,
-        entity: &'a Entity,
-    ) -> impl Iterator<Item = &'a str> {
-        let required = entity
-            .members
-            .iter()
-            .filter(|member| member.default.is_none());
-        required.filter_map(|member| member.name.as_deref())
-    }
-}
-
-#[cfg(any(feature = "client", feature = "typed"))]
-impl Entity {
-    pub(crate) fn json_type(&self) -> Option<&str> {
-        self.json_type.as_deref()
-    }
-
-    pub(crate) fn values(&self) -> &[String] {
-        &self.values
     }
 }
 

@@ -30,6 +30,9 @@ pub(crate) enum XtaskError {
     /// `cargo build` printed what this program does not understand.
     #[error("failed to read what `cargo build` says: {0}")]
     Build(String),
+    /// The typed layer could not be generated.
+    #[error("failed to generate the typed layer: {0}")]
+    Codegen(String),
     /// A file could not be read or written.
     #[error("failed to {verb} {path}", path = path.display())]
     File {

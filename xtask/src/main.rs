@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod arrows;
 mod cargo;
+mod codegen;
 mod task;
 
 use std::ffi::OsString;
@@ -36,6 +37,8 @@ enum Task {
     Bench(task::bench::Args),
     /// Writes COVERAGE.md (what of upstream's tests is ported, and where it ran) and docs/versions.md.
     Coverage(task::coverage::Args),
+    /// Generates the typed layer of qmp from the facts in qmp/qapi.
+    Codegen(task::codegen::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Test(args) => task::test::run(args),
         Task::Bench(args) => task::bench::run(args),
         Task::Coverage(args) => task::coverage::run(args),
+        Task::Codegen(args) => task::codegen::run(args),
     };
     match result {
         Ok(code) => code,

@@ -1,68 +1,48 @@
 //! The block graph as `x-debug-query-block-graph` shows it.
 
 use crate::machine::Machine;
+use qmp::types::{
+    BlockPermission, XDbgBlockGraph, XDbgBlockGraphEdge as GraphEdge,
+    XDbgBlockGraphNode as GraphNode, XDbgBlockGraphNodeType, XDebugQueryBlockGraph,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fmt;
 
-/// All block nodes, backends and jobs, and the edges between them (`XDbgBlockGraph`,
-/// qapi/block-core.json).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockGraph {
-    /// What the edges connect.
-    pub nodes: Vec<GraphNode>,
-    /// From parent to child.
-    pub edges: Vec<GraphEdge>,
-}
+/// All block nodes, backends and jobs, and the edges between them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BlockGraph(XDbgBlockGraph);
 
-/// One vertex.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GraphNode {
-    /// Number in this reply only.
-    pub id: u64,
-    /// `block-backend`, `block-job` or `block-driver`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Node name, job id, or name of the backend (which may be empty).
-    pub name: String,
-}
+impl std::ops::Deref for BlockGraph {
+    type Target = XDbgBlockGraph;
 
-/// One edge.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GraphEdge {
-    /// Id of the user.
-    pub parent: u64,
-    /// Id of the node used.
-    pub child: u64,
-    /// Name of the child as the parent sees it: `file`, `backing`, `root`, …
-    pub name: String,
-    /// Permissions taken.
-    #[serde(default)]
-    pub perm: Vec<String>,
-    /// Permissions that others may take.
-    #[serde(rename = "shared-perm", default)]
-    pub shared_perm: Vec<String>,
+    fn deref(&self) -> &XDbgBlockGraph {
+        &self.0
+    }
 }
 
 impl BlockGraph {
     /// The block node with this name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&GraphNode> {
-        self.nodes
+        self.0
+            .nodes
             .iter()
-            .find(|n| n.kind == "block-driver" && n.name == name)
+            .find(|n| n.kind == XDbgBlockGraphNodeType::BlockDriver && n.name == name)
     }
 
     /// The vertex with this id.
     #[must_use]
     pub fn by_id(&self, id: u64) -> Option<&GraphNode> {
-        self.nodes.iter().find(|n| n.id == id)
+        self.0.nodes.iter().find(|n| n.id == id)
     }
 
     /// The child of a vertex under this edge name.
     #[must_use]
     pub fn child(&self, parent: u64, edge: &str) -> Option<&GraphNode> {
         let edge = self
+            .0
             .edges
             .iter()
             .find(|e| e.parent == parent && e.name == edge)?;
@@ -75,7 +55,8 @@ impl BlockGraph {
         name: &str,
     ) -> impl Iterator<Item = (&'a GraphEdge, &'a GraphNode)> {
         let id = self.node(name).map(|n| n.id);
-        self.edges
+        self.0
+            .edges
             .iter()
             .filter(move |e| Some(e.child) == id)
             .filter_map(|e| Some((e, self.by_id(e.parent)?)))
@@ -102,15 +83,6 @@ impl BlockGraph {
     }
 }
 
-/// `x-debug-query-block-graph`.
-#[derive(Serialize)]
-struct QueryBlockGraph {}
-
-impl qmp::Command for QueryBlockGraph {
-    const NAME: &'static str = "x-debug-query-block-graph";
-    type Return = BlockGraph;
-}
-
 impl Machine {
     /// One block node by name (`BlockDeviceInfo`), without its backing chain.
     ///
@@ -128,7 +100,10 @@ impl Machine {
     /// # Errors
     /// As the command.
     pub async fn graph(&self) -> Result<BlockGraph, qmp::Error> {
-        self.qmp().call(QueryBlockGraph {}).await
+        self.qmp()
+            .call(XDebugQueryBlockGraph::new())
+            .await
+            .map(BlockGraph)
     }
 }
 
@@ -153,27 +128,33 @@ impl fmt::Display for BlockGraph {
     /// One line for each edge, then the vertices without any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let label = |id: u64| match self.by_id(id) {
-            Some(n) if n.kind == "block-driver" => n.name.clone(),
+            Some(n) if n.kind == XDbgBlockGraphNodeType::BlockDriver => n.name.clone(),
             Some(n) => format!("{}:{}", n.kind, n.name),
             None => format!("#{id}"),
         };
-        for edge in &self.edges {
+        for edge in &self.0.edges {
             writeln!(
                 f,
                 "{} -{}-> {} (perm {}; shared {})",
                 label(edge.parent),
                 edge.name,
                 label(edge.child),
-                edge.perm.join("+"),
-                edge.shared_perm.join("+")
+                names(&edge.perm),
+                names(&edge.shared_perm)
             )?;
         }
-        let alone = |id| !self.edges.iter().any(|e| e.parent == id || e.child == id);
-        self.nodes
+        let alone = |id| !self.0.edges.iter().any(|e| e.parent == id || e.child == id);
+        self.0
+            .nodes
             .iter()
             .filter(|n| alone(n.id))
             .try_for_each(|n| writeln!(f, "{}", label(n.id)))
     }
+}
+
+fn names(permissions: &[BlockPermission]) -> String {
+    let names: Vec<&str> = permissions.iter().map(BlockPermission::as_str).collect();
+    names.join("+")
 }
 
 #[cfg(test)]
@@ -203,7 +184,10 @@ mod tests {
         let graph = sample();
         assert_eq!(graph.at_path("top", "backing/file").unwrap().name, "proto");
         assert_eq!(graph.at_path("top", "/backing").unwrap().name, "base");
-        assert_eq!(graph.at_path("top", "").unwrap().kind, "block-driver");
+        assert_eq!(
+            graph.at_path("top", "").unwrap().kind.as_str(),
+            "block-driver"
+        );
         let error = graph.at_path("top", "backing/data").unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -9,6 +9,7 @@ mod graph;
 mod hmp;
 mod io;
 
-pub use graph::{BlockGraph, GraphEdge, GraphNode, NoSuchPath};
+pub use graph::{BlockGraph, NoSuchPath};
 pub use hmp::HmpError;
 pub use io::{IoError, IoTarget};
+pub use qmp::types::{XDbgBlockGraphEdge as GraphEdge, XDbgBlockGraphNode as GraphNode};

@@ -34,7 +34,7 @@ pub(super) async fn connect(
     let stream = stream.map_err(NotReady::Socket)?;
     qmp::Client::from_fd(stream, options)
         .await
-        .map_err(NotReady::Qmp)
+        .map_err(|error| NotReady::Qmp(error.into()))
 }
 
 async fn accept(listener: UnixListener) -> std::io::Result<UnixStream> {

@@ -21,7 +21,8 @@ async fn migrate(source: &Machine, destination: &Machine, uri: &str) {
     let there = destination.qmp().subscribe(matcher.clone());
     source
         .qmp()
-        .execute_and_wait("migrate", json!({"uri": uri}), matcher)
+        .execute("migrate", json!({"uri": uri}))
+        .and_event(matcher)
         .await
         .unwrap();
     { there }.recv().await.unwrap();

@@ -84,11 +84,17 @@ async fn an_idle_machine_runs_stops_and_resumes_but_reads_no_disk() {
         for builder in [with_disk(builder.clone()), builder] {
             let vm = builder.launch().await.unwrap();
             assert_eq!(run_state(&vm).await, "running");
-            let (_, event) = vm.qmp().execute_and_wait("stop", (), "STOP").await.unwrap();
+            let (_, event) = vm
+                .qmp()
+                .execute("stop", ())
+                .and_event("STOP")
+                .await
+                .unwrap();
             assert_eq!(event.name, "STOP");
             assert_eq!(run_state(&vm).await, "paused");
             vm.qmp()
-                .execute_and_wait("cont", (), "RESUME")
+                .execute("cont", ())
+                .and_event("RESUME")
                 .await
                 .unwrap();
             assert_eq!(run_state(&vm).await, "running");

@@ -13,17 +13,29 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tracing::field::Empty;
-use tracing::{Instrument, debug_span};
+use tracing::{Instrument, debug, debug_span};
 
 use super::events::RecvError;
 use super::handle::Client;
 use super::shared::{OnWay, Outcome, Shared};
+use crate::command::Command;
 use crate::decode;
-use crate::encode::{Arguments, EncodeError};
+use crate::encode::{self, Arguments, EncodeError};
 use crate::error::{Closed, CommandError, Error, ReplyError};
 use crate::matcher::Matcher;
 use crate::message::Event;
 use crate::session::{CallId, Failure, Request, Returned, Undecodable};
+
+/// How long a peer may say nothing to a command that it answers only when it fails.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// What a command returns that returns nothing.
+fn nothing() -> Returned {
+    Returned {
+        raw: serde_json::value::RawValue::from_string("{}".to_owned()).unwrap_or_default(),
+        depth: 1,
+    }
+}
 
 /// A command that is sent when this is awaited.
 ///
@@ -43,6 +55,8 @@ pub struct Call<R = Value> {
     name: String,
     arguments: Result<Arguments, EncodeError>,
     oob: bool,
+    allow_oob: bool,
+    answers: bool,
     /// For a command that is only answered when it fails: whether all of it was written.
     unanswered: Option<Arc<AtomicBool>>,
     fd: Option<OwnedFd>,
@@ -61,10 +75,32 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
             name: name.to_owned(),
             arguments,
             oob: false,
+            allow_oob: true,
+            answers: true,
             unanswered: None,
             fd: None,
             deadline: client.deadline(),
             returns: PhantomData,
+        }
+    }
+
+    /// A typed command, with what its type says of it.
+    pub(crate) fn typed<C: Command<Return = R>>(client: &Client, command: &C) -> Self {
+        if C::DEPRECATED || C::UNSTABLE {
+            debug!(
+                target: "qmp", command = C::NAME, deprecated = C::DEPRECATED, unstable = C::UNSTABLE,
+                "a command that may change or go"
+            );
+        }
+        let arguments = match (client.stable_only(), C::DEPRECATED, C::UNSTABLE) {
+            (true, true, _) => Err(EncodeError::Deprecated),
+            (true, _, true) => Err(EncodeError::Unstable),
+            _ => encode::arguments(command),
+        };
+        Self {
+            allow_oob: C::ALLOW_OOB,
+            answers: C::ANSWERS,
+            ..Self::new(client, C::NAME, arguments)
         }
     }
 
@@ -150,11 +186,16 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
             name,
             arguments,
             oob,
+            allow_oob,
             unanswered,
             fd,
             deadline,
             ..
         } = self;
+        let arguments = match arguments {
+            _ if oob && !allow_oob => Err(EncodeError::NotOutOfBand),
+            arguments => arguments,
+        };
         let arguments = arguments.map_err(|source| Error::Encode {
             command: name.clone(),
             source,
@@ -213,6 +254,10 @@ impl<R: DeserializeOwned + Send + 'static> IntoFuture for Call<R> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let name = self.name.clone();
+            if !self.answers {
+                self.unless_refused(SILENCE).await?;
+                return decode_return(&name, &nothing());
+            }
             let (returned, _) = self.run(None).await?;
             decode_return(&name, &returned)
         })

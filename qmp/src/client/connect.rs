@@ -20,7 +20,7 @@ use super::options::Options;
 use super::process;
 use super::shared::{Shared, Stage};
 use super::transport::{Plain, Transport};
-use crate::error::{Closed, ConnectError, Error};
+use crate::error::{Closed, ConnectError};
 use crate::session::HandshakeFailure;
 use crate::socket;
 
@@ -30,15 +30,12 @@ impl Client {
     ///
     /// # Errors
     /// When the handshake does not succeed in time; see [`ConnectError`].
-    pub async fn from_stream<S>(stream: S, options: Options) -> Result<Self, Error>
+    pub async fn from_stream<S>(stream: S, options: Options) -> Result<Self, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let attempt = Attempt::new(options, "the stream");
-        attempt
-            .handshake(Plain::any(stream))
-            .await
-            .map_err(Error::from)
+        attempt.handshake(Plain::any(stream)).await
     }
 
     /// Starts a session over the stdout and stdin of a child, as with `-qmp stdio`. Both must be
@@ -46,7 +43,7 @@ impl Client {
     ///
     /// # Errors
     /// When they are not, or the handshake does not succeed in time.
-    pub async fn from_child(child: &mut Child, mut options: Options) -> Result<Self, Error> {
+    pub async fn from_child(child: &mut Child, mut options: Options) -> Result<Self, ConnectError> {
         options.peer_pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let attempt = Attempt::new(options, "the stdio of the child");
         let (Some(stdout), Some(stdin)) = (child.stdout.take(), child.stdin.take()) else {
@@ -54,21 +51,21 @@ impl Client {
                 io::ErrorKind::InvalidInput,
                 "stdin and stdout of the child are not pipes of ours",
             );
-            return Err(attempt.io(error).into());
+            return Err(attempt.io(error));
         };
-        attempt
-            .handshake(Plain::stdio(stdout, stdin))
-            .await
-            .map_err(Error::from)
+        attempt.handshake(Plain::stdio(stdout, stdin)).await
     }
 
     /// Starts a session over a connected Unix socket.
     ///
     /// # Errors
     /// When the handshake does not succeed in time; see [`ConnectError`].
-    pub async fn from_unix_stream(stream: UnixStream, options: Options) -> Result<Self, Error> {
+    pub async fn from_unix_stream(
+        stream: UnixStream,
+        options: Options,
+    ) -> Result<Self, ConnectError> {
         let attempt = Attempt::new(options, "the socket");
-        attempt.handshake(stream).await.map_err(Error::from)
+        attempt.handshake(stream).await
     }
 
     /// Starts a session over a connected socket: one end of a socket pair, an inherited
@@ -76,7 +73,7 @@ impl Client {
     ///
     /// # Errors
     /// When the descriptor is no stream socket, or the handshake does not succeed in time.
-    pub async fn from_fd(fd: impl Into<OwnedFd>, options: Options) -> Result<Self, Error> {
+    pub async fn from_fd(fd: impl Into<OwnedFd>, options: Options) -> Result<Self, ConnectError> {
         let fd = fd.into();
         let attempt = Attempt::new(options, "the socket");
         let domain = stream_domain(&fd).map_err(|error| attempt.io(error))?;
@@ -86,7 +83,7 @@ impl Client {
                 .set_nonblocking(true)
                 .and_then(|()| UnixStream::from_std(stream))
                 .map_err(|error| attempt.io(error))?;
-            attempt.handshake(stream).await.map_err(Error::from)
+            attempt.handshake(stream).await
         } else {
             let stream = std::net::TcpStream::from(fd);
             let stream = stream
@@ -101,20 +98,23 @@ impl Client {
     ///
     /// # Errors
     /// When there is no such socket, nobody listens, or the handshake does not succeed in time.
-    pub async fn connect_unix(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+    pub async fn connect_unix(
+        path: impl AsRef<Path>,
+        options: Options,
+    ) -> Result<Self, ConnectError> {
         let path = path.as_ref();
         let attempt = Attempt::new(options, path.display());
         let connected = attempt
             .connect(path, |_| false, std::future::pending::<String>())
             .await?;
-        attempt.handshake(connected).await.map_err(Error::from)
+        attempt.handshake(connected).await
     }
 
     /// Connects to a Unix socket that a process is about to make: waits until the path exists and
     /// somebody listens, until `gone` says why that will not happen, or until the deadline.
     ///
     /// ```no_run
-    /// # async fn f(mut qemu: tokio::process::Child) -> Result<(), qmp::Error> {
+    /// # async fn f(mut qemu: tokio::process::Child) -> Result<(), qmp::ConnectError> {
     /// let gone = async { format!("QEMU has exited: {:?}", qemu.wait().await) };
     /// let client = qmp::Client::wait_unix("/run/vm.qmp", qmp::Options::default(), gone).await?;
     /// # Ok(()) }
@@ -126,7 +126,7 @@ impl Client {
         path: impl AsRef<Path>,
         options: Options,
         gone: impl Future<Output = String>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, ConnectError> {
         let path = path.as_ref();
         let attempt = Attempt::new(options, path.display());
         let absent = |error: &ConnectError| {
@@ -136,7 +136,7 @@ impl Client {
             )
         };
         let connected = attempt.connect(path, absent, gone).await?;
-        attempt.handshake(connected).await.map_err(Error::from)
+        attempt.handshake(connected).await
     }
 
     /// Connects over TCP.
@@ -146,11 +146,11 @@ impl Client {
     pub async fn connect_tcp(
         address: impl ToSocketAddrs + std::fmt::Display,
         options: Options,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, ConnectError> {
         let attempt = Attempt::new(options, &address);
         let stream = match attempt.in_time(TcpStream::connect(&address)).await {
             Some(connected) => connected.map_err(|error| attempt.io(error))?,
-            None => return Err(attempt.unreachable().into()),
+            None => return Err(attempt.unreachable()),
         };
         attempt.over_tcp(stream, AddressFamily::INET).await
     }
@@ -205,22 +205,22 @@ impl Listener {
     ///
     /// # Errors
     /// When nobody connects, or the handshake does not succeed, in time.
-    pub async fn accept_one(self, options: Options) -> Result<Client, Error> {
+    pub async fn accept_one(self, options: Options) -> Result<Client, ConnectError> {
         match &self.socket {
             Socket::Unix(listener, path) => {
                 let attempt = Attempt::new(options, path.display());
                 let (stream, _) = match attempt.in_time(listener.accept()).await {
                     Some(accepted) => accepted.map_err(|error| attempt.io(error))?,
-                    None => return Err(attempt.nobody().into()),
+                    None => return Err(attempt.nobody()),
                 };
                 drop(self);
-                attempt.handshake(stream).await.map_err(Error::from)
+                attempt.handshake(stream).await
             }
             Socket::Tcp(listener) => {
                 let attempt = Attempt::new(options, "the TCP listener");
                 let (stream, _) = match attempt.in_time(listener.accept()).await {
                     Some(accepted) => accepted.map_err(|error| attempt.io(error))?,
-                    None => return Err(attempt.nobody().into()),
+                    None => return Err(attempt.nobody()),
                 };
                 drop(self);
                 attempt.over_tcp(stream, AddressFamily::INET).await
@@ -345,14 +345,16 @@ impl Attempt {
     }
 
     /// A session over TCP, or over a socket of another family that can be used like TCP.
-    async fn over_tcp(self, stream: TcpStream, domain: AddressFamily) -> Result<Client, Error> {
+    async fn over_tcp(
+        self,
+        stream: TcpStream,
+        domain: AddressFamily,
+    ) -> Result<Client, ConnectError> {
         // Commands are small and wait for replies. Others, such as vsock, have no such option.
         if matches!(domain, AddressFamily::INET | AddressFamily::INET6) {
             stream.set_nodelay(true).map_err(|error| self.io(error))?;
         }
-        self.handshake(Plain::tcp(stream))
-            .await
-            .map_err(Error::from)
+        self.handshake(Plain::tcp(stream)).await
     }
 
     fn unreachable(&self) -> ConnectError {

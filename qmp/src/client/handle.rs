@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::EventCache;
-use super::call::{Call, CallAndEvent, within};
+use super::call::{Call, within};
 use super::events::EventStream;
 use super::job::Job;
 use super::shared::{Shared, Stage};
@@ -65,6 +65,10 @@ impl Client {
         &self.handle.shared
     }
 
+    pub(crate) fn stable_only(&self) -> bool {
+        self.shared().stable_only
+    }
+
     pub(crate) fn deadline(&self) -> Option<Duration> {
         self.deadline
     }
@@ -104,32 +108,7 @@ impl Client {
 
     /// A typed command. Await it to send it.
     pub fn call<C: Command>(&self, command: C) -> Call<C::Return> {
-        Call::new(self, C::NAME, encode::arguments(&command))
-    }
-
-    /// A command that is executed out of band; see [`Call::oob`].
-    pub fn execute_oob(&self, name: &str, arguments: impl Serialize) -> Call {
-        self.execute(name, arguments).oob()
-    }
-
-    /// A command that a file descriptor goes with; see [`Call::fd`].
-    pub fn execute_with_fd(
-        &self,
-        name: &str,
-        arguments: impl Serialize,
-        fd: impl Into<std::os::fd::OwnedFd>,
-    ) -> Call {
-        self.execute(name, arguments).fd(fd)
-    }
-
-    /// A command and an event that it causes; see [`Call::and_event`].
-    pub fn execute_and_wait(
-        &self,
-        name: &str,
-        arguments: impl Serialize,
-        event: impl Into<Matcher>,
-    ) -> CallAndEvent {
-        self.execute(name, arguments).and_event(event)
+        Call::typed(self, &command)
     }
 
     /// All events from now on that match.

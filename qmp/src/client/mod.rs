@@ -20,6 +20,7 @@ mod transport;
 
 pub use cache::EventCache;
 pub use call::{Call, CallAndEvent};
+#[cfg(feature = "mock")]
 pub(crate) use connect::FOREVER;
 pub use connect::Listener;
 pub use events::{EventStream, RecvError};

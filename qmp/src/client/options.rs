@@ -31,6 +31,7 @@ pub struct Options {
     pub(crate) recorder: Option<Recorder>,
     pub(crate) peer_pid: Option<i32>,
     pub(crate) endpoint: Option<String>,
+    pub(crate) stable_only: bool,
 }
 
 impl Default for Options {
@@ -46,6 +47,7 @@ impl Default for Options {
             recorder: None,
             peer_pid: None,
             endpoint: None,
+            stable_only: false,
         }
     }
 }
@@ -152,6 +154,14 @@ impl Options {
     #[must_use]
     pub fn peer_pid(mut self, pid: u32) -> Self {
         self.peer_pid = i32::try_from(pid).ok();
+        self
+    }
+
+    /// Refuses typed commands that are deprecated or unstable in the newest version that their type
+    /// knows, before they are sent. Default: no.
+    #[must_use]
+    pub fn stable_only(mut self) -> Self {
+        self.stable_only = true;
         self
     }
 

@@ -51,6 +51,7 @@ pub(crate) struct Shared {
     event_capacity: usize,
     carries_fds: bool,
     pub(crate) is_agent: bool,
+    pub(crate) stable_only: bool,
     /// Something was answered, or the driver has gone.
     progress: Notify,
     driver_gone: AtomicBool,
@@ -121,6 +122,7 @@ impl Shared {
             event_capacity: options.event_capacity,
             carries_fds,
             is_agent: options.config.agent,
+            stable_only: options.stable_only,
             progress: Notify::new(),
             driver_gone: AtomicBool::new(false),
         })

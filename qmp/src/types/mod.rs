@@ -1,78 +1,64 @@
-//! Commands, events and types of QAPI, typed by hand for what block-layer work needs.
+//! All of QAPI: commands, events and types, generated from its definitions in the versions that the
+//! README names.
 //!
-//! Nothing here is closed: enumerations keep values that they do not know (`Other`), structures
-//! keep members that they do not know (`extra`), and any member can be added with `set`. So one
-//! build of this crate works with QEMU versions before and after those that it was checked
-//! against. [`check`](check()) holds all of it against the schema of a running QEMU.
+//! Nothing here is closed: enumerations keep values that they do not know (`Other`), objects keep
+//! members that they do not know (`extra`), unions keep variants that they do not know (`Other`),
+//! and any member can be added with `set`. So one build of this crate works with QEMU versions
+//! before and after those.
 //!
-//! Names are QAPI's, in Rust's spelling. A member called `type` in QAPI is called `kind` here.
-//! Required members are the parameters of `new`, optional ones have a method each:
+//! Names are QAPI's in Rust's spelling. A member called `type` in QAPI is called `kind` here; a
+//! command or event whose name a type has already ends in `Command` or `Event`. What a value must
+//! have are the parameters of its `new`, or, of more than three, the fields of a structure that
+//! `new` takes; what it may have are methods:
 //!
+#![cfg_attr(feature = "types-block", doc = "```")]
+#![cfg_attr(not(feature = "types-block"), doc = "```ignore")]
+//! use qmp::types::{BlockdevAdd, BlockdevMirror, BlockdevOptions, MirrorSyncMode};
+//! use qmp::types::{BlockdevOptionsFile, BlockdevOptionsQcow2};
+//!
+//! let file = BlockdevOptions::new(BlockdevOptionsFile::new("/srv/disk.qcow2"));
+//! let disk = BlockdevOptions::new(BlockdevOptionsQcow2::new(file)).node_name("disk");
+//! let add = BlockdevAdd(disk);
+//! let mirror = BlockdevMirror::new("disk", "copy", MirrorSyncMode::Full)
+//!     .job_id("job0")
+//!     .set("of-the-next-version", true);
+//! # let json = serde_json::to_value(&add).unwrap();
+//! # assert_eq!(json["file"]["filename"], "/srv/disk.qcow2");
+//! # assert_eq!(json["node-name"], "disk");
+//! # assert_eq!(serde_json::to_value(&mirror).unwrap()["of-the-next-version"], true);
 //! ```
-//! use qmp::types::{BlockCommit, MirrorSyncMode, BlockdevMirror};
 //!
-//! let commit = BlockCommit::new("top").job_id("job0").speed(1024 * 1024);
-//! let mirror = BlockdevMirror::new("src", "dst", MirrorSyncMode::Full).set("new-option", true);
-//! # let json = serde_json::to_value(&commit).unwrap();
-//! # assert_eq!(json["job-id"], "job0");
-//! # assert_eq!(serde_json::to_value(&mirror).unwrap()["new-option"], true);
-//! ```
+//! A member that only some versions have, or only some builds, is optional here, whatever it is
+//! there; its documentation says which.
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `client` | jobs |
+//! | `types-block` | block nodes, block jobs, exports, bitmaps, transactions, objects, the monitor itself |
+//! | `types-migration` | migration |
+//! | `types-system` | everything else: the machine and its devices, network, character devices, displays |
 
-#[macro_use]
-mod macros;
+#[allow(unused_imports, clippy::enum_variant_names, clippy::large_enum_variant)]
+mod areas;
+pub(crate) mod prelude;
 
-mod bitmap;
-mod block;
-mod blockjob;
-mod check;
-mod device;
-mod enums;
-mod event;
-mod export;
-mod io;
-mod job;
-mod machine;
-mod migration;
-mod monitor;
-mod shape;
-mod snapshot;
+pub use areas::*;
 
-pub use bitmap::*;
-pub use block::*;
-pub use blockjob::*;
-pub use check::{Mismatch, check};
-pub use device::*;
-pub use enums::*;
-pub use event::*;
-pub use export::*;
-pub use io::*;
-pub use job::*;
-pub use machine::*;
-pub use migration::*;
-pub use monitor::*;
-pub use shape::{
-    CommandInfo, Describe, EnumInfo, EventInfo, MemberInfo, ObjectInfo, Shape, ValueInfo,
-};
-pub use snapshot::*;
+use serde::de::DeserializeOwned;
 
-/// All typed commands.
-pub fn commands() -> impl Iterator<Item = &'static CommandInfo> {
-    let modules: [&[CommandInfo]; 10] = [
-        bitmap::COMMANDS,
-        block::COMMANDS,
-        blockjob::COMMANDS,
-        device::COMMANDS,
-        export::COMMANDS,
-        io::COMMANDS,
-        job::COMMANDS,
-        machine::COMMANDS,
-        migration::COMMANDS,
-        monitor::COMMANDS,
-    ];
-    modules.into_iter().flatten().chain(snapshot::COMMANDS)
-}
+use crate::decode::DecodeError;
+use crate::message::Event;
 
-/// All typed events.
-pub fn events() -> impl Iterator<Item = &'static EventInfo> {
-    event::EVENTS.iter()
+/// The typed data of one event.
+pub trait EventData: DeserializeOwned {
+    /// The event's name.
+    const NAME: &'static str;
+
+    /// Gives an event's data this type; `None` if it is another event.
+    ///
+    /// # Errors
+    /// When the data does not have the known form.
+    fn from_event(event: &Event) -> Option<Result<Self, DecodeError>> {
+        (event.name == Self::NAME).then(|| prelude::data(event))
+    }
 }

@@ -124,7 +124,8 @@ async fn what_qemu_could_not_attribute_is_refused_and_nothing_is_sent() {
     }
     let fd = std::fs::File::open("/dev/null").unwrap();
     let error = client
-        .execute_with_fd("getfd", json!({"fdname": "a"}), fd)
+        .execute("getfd", json!({"fdname": "a"}))
+        .fd(fd)
         .await
         .unwrap_err();
     assert!(
@@ -340,7 +341,7 @@ async fn an_oob_command_passes_a_thousand_that_wait() {
     while client.outstanding() != (7, 993) {
         tokio::task::yield_now().await;
     }
-    client.execute_oob("yank", ()).await.unwrap();
+    client.execute("yank", ()).oob().await.unwrap();
     assert_eq!(done.load(Ordering::Relaxed), 0);
     assert_eq!(control.most_queued(), 7);
     control.unblock();
@@ -363,7 +364,8 @@ async fn eight_commands_in_flight_would_stop_a_monitor_from_reading_oob() {
         tokio::task::yield_now().await;
     }
     let stuck = client
-        .execute_oob("yank", ())
+        .execute("yank", ())
+        .oob()
         .deadline(Duration::from_millis(50))
         .await;
     assert!(stuck.unwrap_err().is_timeout());
@@ -385,7 +387,7 @@ async fn an_oob_command_without_oob_is_refused_and_disturbs_nobody() {
     {
         tokio::task::yield_now().await;
     }
-    let error = client.execute_oob("yank", ()).await.unwrap_err();
+    let error = client.execute("yank", ()).oob().await.unwrap_err();
     assert!(error.desc().unwrap().contains("exec-oob"), "{error}");
     assert!(!never.is_finished());
     let reply = client.execute("echo", json!({"n": 1})).await.unwrap();

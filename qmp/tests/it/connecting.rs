@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use qmp::mock::{Answer, Control, Monitor};
-use qmp::{Client, ConnectError, Error, Listener, Options};
+use qmp::{Client, ConnectError, Listener, Options};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -34,11 +34,8 @@ fn short() -> Options {
     Options::default().connect_deadline(SHORT)
 }
 
-fn connect_error(result: Result<Client, Error>) -> ConnectError {
-    match result {
-        Err(Error::Connect(error)) => *error,
-        other => panic!("{other:?}"),
-    }
+fn connect_error(result: Result<Client, ConnectError>) -> ConnectError {
+    result.unwrap_err()
 }
 
 #[tokio::test]

@@ -157,7 +157,7 @@ async fn a_flood_of_events_holds_up_no_command() {
         .await
         .unwrap();
     // Waiting for the own event drains the stream first, which has no end here.
-    let (_, event) = client.execute_and_wait("go", (), "FLOOD").await.unwrap();
+    let (_, event) = client.execute("go", ()).and_event("FLOOD").await.unwrap();
     assert_eq!(event.name, "FLOOD");
     client.execute("go", ()).await.unwrap();
 }
@@ -251,7 +251,11 @@ async fn a_full_cache_loses_its_oldest_events_and_counts_them() {
 #[tokio::test]
 async fn a_failed_command_does_not_wait_for_its_event() {
     let (client, _control) = connect(Monitor::new().on("go", |_| Answer::error("no"))).await;
-    let error = client.execute_and_wait("go", (), "DONE").await.unwrap_err();
+    let error = client
+        .execute("go", ())
+        .and_event("DONE")
+        .await
+        .unwrap_err();
     assert_eq!(error.desc(), Some("no"));
 }
 

@@ -158,7 +158,7 @@ async fn a_few_hundred_sessions() {
         let client = attempt.await.unwrap();
         let _events = client.subscribe(Matcher::any());
         let file = std::fs::File::open("/dev/null").unwrap();
-        poll_and_drop(client.execute_with_fd("echo", (), file), roll / 4 % 4).await;
+        poll_and_drop(client.execute("echo", ()).fd(file), roll / 4 % 4).await;
     }
 }
 

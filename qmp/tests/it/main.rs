@@ -6,6 +6,7 @@ mod connecting;
 mod events;
 mod examples;
 mod facade;
+mod facts_check;
 mod fuzz;
 mod jobs;
 mod leaks;

@@ -85,7 +85,7 @@ async fn exchange<S: Read + Write>(client: &Client, peer: &mut Peer<S>, kind: u6
             }
         }
     };
-    let call = client.execute_and_wait("go", (), "DONE");
+    let call = client.execute("go", ()).and_event("DONE");
     let (result, ()) = tokio::join!(call.into_future(), serve);
     let (_, event) = result.expect("a reply and an event");
     assert_eq!(
@@ -143,7 +143,7 @@ async fn an_event_that_comes_while_the_command_is_being_written_does_not_count()
         let command = peer.command().await;
         peer.say(&format!("{}{}", reply(&command), done("own")));
     };
-    let call = client.execute_and_wait("go", arguments, "DONE");
+    let call = client.execute("go", arguments).and_event("DONE");
     let (result, ()) = tokio::join!(call.into_future(), serve);
     assert_eq!(result.unwrap().1.text("whose"), Some("own"));
 }
@@ -153,7 +153,11 @@ async fn a_stream_that_ends_just_before_a_command_fails_it_with_the_cause() {
     let (client, mut peer) = unix().await;
     peer.say(&format!("{}{{\"cut", done("old")));
     drop(peer);
-    let error = client.execute_and_wait("go", (), "DONE").await.unwrap_err();
+    let error = client
+        .execute("go", ())
+        .and_event("DONE")
+        .await
+        .unwrap_err();
     assert!(error.is_closed(), "{error}");
     assert!(matches!(client.closed().await, qmp::Closed::Cut(_)));
     assert_eq!(client.events().drain().len(), 1);

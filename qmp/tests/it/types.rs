@@ -1,74 +1,121 @@
-//! The typed layer: against live schemas, and open to what it does not know.
+//! The typed layer: its facts against live schemas, and open to what it does not know.
 
 use qmp::types::{
-    self, BlockInfo, BlockJobCompleted, BlockdevAdd, BlockdevDriver, EventData, JobStatus,
-    JobStatusChange, QueryJobs, QueryNamedBlockNodes, Shape, TransactionAction, TypedEvent,
+    BlockInfo, BlockJobCompleted, BlockdevAdd, BlockdevOptions, BlockdevOptionsFile,
+    BlockdevOptionsQcow2, BlockdevOptionsVariant, BlockdevRef, EventData, JobStatus,
+    JobStatusChange, QueryJobs, QueryNamedBlockNodes, SocketAddress, TransactionAction, TypedEvent,
 };
-use qmp::{Event, Schema};
+use qmp::{Event, Version};
 use serde_json::{Value, json};
 
+use crate::facts_check::{check, facts};
 use crate::qemu::{self, Qemu};
 
 async fn expect_agreement(qemu: &mut Qemu) {
     let client = qemu.client().await;
-    let schema = Schema::query(&client).await.unwrap();
-    let found = types::check(&schema, &client.greeting().version);
-    let report: Vec<String> = found.iter().map(ToString::to_string).collect();
-    assert!(
-        found.is_empty(),
-        "{}:\n{}",
-        client.greeting().version,
-        report.join("\n")
-    );
+    let schema = client.execute("query-qmp-schema", ()).await.unwrap();
+    let found = check(&facts(), &schema, &client.greeting().version);
+    let report = found.join("\n");
+    assert!(found.is_empty(), "{}:\n{report}", client.greeting().version);
 }
 
 #[tokio::test]
-async fn every_typed_name_agrees_with_the_schema_of_every_storage_daemon() {
+async fn every_name_type_and_member_agrees_with_the_schema_of_every_storage_daemon() {
     for program in qemu::all("qemu-storage-daemon") {
         expect_agreement(&mut Qemu::storage_daemon(&program)).await;
     }
 }
 
 #[tokio::test]
-async fn every_typed_name_agrees_with_the_schema_of_every_emulator() {
+async fn every_name_type_and_member_agrees_with_the_schema_of_every_emulator() {
     for program in qemu::all("qemu-system-x86_64") {
         expect_agreement(&mut Qemu::emulator(&program)).await;
     }
 }
 
 #[test]
-fn names_are_unique_and_many() {
-    let mut commands: Vec<_> = types::commands().map(|command| command.name).collect();
-    let mut events: Vec<_> = types::events().map(|event| event.name).collect();
-    let counts = (commands.len(), events.len());
-    assert!(counts.0 >= 75 && counts.1 >= 13, "{counts:?}");
-    commands.sort_unstable();
-    commands.dedup();
-    events.sort_unstable();
-    events.dedup();
-    assert_eq!((commands.len(), events.len()), counts);
+fn the_readme_counts_commands_and_events_by_version() {
+    let facts = facts();
+    let readme = include_str!("../../README.md");
+    for release in [(6, 2), (7, 2), (8, 2), (9, 2), (10, 0), (10, 2), (11, 1)] {
+        let count = |kind| {
+            let definitions = facts.definitions.iter().filter(|d| d.kind == kind);
+            definitions.filter(|d| d.range.holds(release)).count()
+        };
+        let (commands, events) = (
+            count(crate::facts_check::Kind::Command),
+            count(crate::facts_check::Kind::Event),
+        );
+        let line = format!("| {}.{} | {commands} | {events} |", release.0, release.1);
+        assert!(readme.contains(&line), "README.md should say: {line}");
+    }
 }
 
 #[test]
 fn arguments_go_out_with_qapi_names_and_only_when_given() {
-    let add = BlockdevAdd::new(BlockdevDriver::Qcow2)
+    let file = BlockdevOptions::new(BlockdevOptionsFile::new("x"));
+    let disk = BlockdevOptions::new(BlockdevOptionsQcow2::new(file).lazy_refcounts(true))
         .node_name("n0")
-        .read_only(true)
-        .set("file", json!({"driver": "file", "filename": "x"}));
+        .read_only(true);
     assert_eq!(
-        serde_json::to_value(&add).unwrap(),
+        serde_json::to_value(BlockdevAdd(disk)).unwrap(),
         json!({
-            "driver": "qcow2", "node-name": "n0", "read-only": true,
+            "driver": "qcow2", "node-name": "n0", "read-only": true, "lazy-refcounts": true,
             "file": {"driver": "file", "filename": "x"},
         })
     );
     assert_eq!(serde_json::to_value(QueryJobs::new()).unwrap(), json!({}));
-    let flat = QueryNamedBlockNodes::new().flat(true);
-    let action = TransactionAction::of(&flat).unwrap();
     assert_eq!(
-        serde_json::to_value(&action).unwrap(),
-        json!({"type": "query-named-block-nodes", "data": {"flat": true}})
+        serde_json::to_value(QueryNamedBlockNodes::new().flat(true).set("new", 1)).unwrap(),
+        json!({"flat": true, "new": 1})
     );
+}
+
+#[test]
+fn unions_and_alternates_are_read_and_written_as_they_are_and_keep_what_they_do_not_know() {
+    let disk = json!({
+        "driver": "qcow2", "node-name": "n0", "backing": null, "new-option": {"a": 1},
+        "file": {"driver": "nbd", "server": {"type": "unix", "path": "/run/nbd"}},
+    });
+    let options: BlockdevOptions = serde_json::from_value(disk.clone()).unwrap();
+    assert_eq!(options.node_name.as_deref(), Some("n0"));
+    let BlockdevOptionsVariant::Qcow2(qcow2) = &options.driver else {
+        panic!("{options:?}")
+    };
+    assert_eq!(qcow2.extra["new-option"]["a"], 1);
+    let BlockdevRef::Definition(file) = &qcow2.file else {
+        panic!("{qcow2:?}")
+    };
+    let BlockdevOptionsVariant::Nbd(nbd) = &file.driver else {
+        panic!("{file:?}")
+    };
+    assert!(matches!(&nbd.server, SocketAddress::Unix(unix) if unix.path == "/run/nbd"));
+    assert_eq!(serde_json::to_value(&options).unwrap(), disk);
+
+    let future = json!({"driver": "of-tomorrow", "node-name": "n1", "x": [1]});
+    let options: BlockdevOptions = serde_json::from_value(future.clone()).unwrap();
+    assert!(
+        matches!(&options.driver, BlockdevOptionsVariant::Other { tag, .. } if tag == "of-tomorrow")
+    );
+    assert_eq!(serde_json::to_value(&options).unwrap(), future);
+
+    let action = json!({"type": "block-dirty-bitmap-add", "data": {"node": "n0", "name": "b"}});
+    let typed: TransactionAction = serde_json::from_value(action.clone()).unwrap();
+    assert!(
+        matches!(typed, TransactionAction::BlockDirtyBitmapAdd(_)),
+        "{typed:?}"
+    );
+    assert_eq!(serde_json::to_value(&typed).unwrap(), action);
+
+    let wrong = json!({"driver": "nbd", "server": {"type": "unix"}});
+    let error = serde_json::from_value::<BlockdevOptions>(wrong).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("server") && error.contains("`path`"),
+        "{error}"
+    );
+    let nowhere = serde_json::from_value::<BlockdevOptions>(json!({"node-name": "n"}));
+    assert!(nowhere.unwrap_err().to_string().contains("`driver`"));
 }
 
 #[test]
@@ -99,15 +146,44 @@ fn unknown_values_members_and_events_are_kept() {
 }
 
 #[test]
-fn every_enumeration_value_survives_the_way_there_and_back() {
-    let Shape::Enum(info) = <JobStatus as types::Describe>::shape() else {
-        panic!("an enum")
-    };
-    for value in info.values {
+fn every_value_of_an_enumeration_survives_the_way_there_and_back() {
+    let facts = facts();
+    let statuses = facts
+        .definitions
+        .iter()
+        .find(|d| d.name == "JobStatus")
+        .unwrap();
+    assert_eq!(statuses.members.len(), 11);
+    for value in &statuses.members {
         let status: JobStatus = serde_json::from_value(json!(value.name)).unwrap();
         assert!(!matches!(status, JobStatus::Other(_)), "{}", value.name);
         assert_eq!(serde_json::to_value(&status).unwrap(), json!(value.name));
     }
+}
+
+/// What a type says of its command is obeyed before anything is sent.
+#[tokio::test]
+async fn a_typed_call_obeys_out_of_band_stability_and_silence() {
+    use crate::calls::{connect, connect_with, echo};
+    use qmp::encode::EncodeError;
+    use qmp::types::{QueryStatus, QueryYank, XDebugQueryBlockGraph};
+    let encode = |error: qmp::Error| match error {
+        qmp::Error::Encode { source, .. } => source,
+        other => panic!("{other:?}"),
+    };
+    let monitor = echo()
+        .on("query-yank", |_| qmp::mock::Answer::value(json!([])))
+        .allow_oob("query-yank");
+    let (client, control) = connect(monitor).await;
+    let refused = client.call(QueryStatus::new()).oob().await.unwrap_err();
+    assert_eq!(encode(refused), EncodeError::NotOutOfBand);
+    client.call(QueryYank::new()).oob().await.unwrap();
+    assert_eq!(control.requests().len(), 1);
+    let options = qmp::Options::default().stable_only();
+    let (client, control) = connect_with(echo(), options).await;
+    let refused = client.call(XDebugQueryBlockGraph::new()).await.unwrap_err();
+    assert_eq!(encode(refused), EncodeError::Unstable);
+    assert!(control.requests().is_empty());
 }
 
 #[test]
@@ -139,4 +215,64 @@ fn two_hundred_backing_images_have_a_type() {
         .unwrap()
         .join()
         .unwrap();
+}
+
+/// The check itself: each kind of difference is reported, and what a version or a build lacks is not.
+#[test]
+fn differences_between_facts_and_a_schema_are_reported() {
+    let facts = crate::facts_check::Facts::parse(
+        "versions 7.2 10.2\nmodule job\ncommand job-pause\n  id str\n  later? str since=8.0\n\
+         command job-new since=9.0\ncommand job-built if=CONFIG_X\nenum Mode\n  a\n  b since=9.0\n\
+         event STOP\n  mode Mode\n",
+    )
+    .unwrap();
+    let schema = |members: Value, values: Value| {
+        json!([
+            {"name": "job-pause", "meta-type": "command", "arg-type": "0", "ret-type": "1"},
+            {"name": "STOP", "meta-type": "event", "arg-type": "2"},
+            {"name": "0", "meta-type": "object", "members": members},
+            {"name": "1", "meta-type": "object", "members": []},
+            {"name": "2", "meta-type": "object", "members": [{"name": "mode", "type": "3"}]},
+            {"name": "3", "meta-type": "enum", "values": values},
+            {"name": "int", "meta-type": "builtin", "json-type": "int"},
+            {"name": "str", "meta-type": "builtin", "json-type": "string"},
+        ])
+    };
+    let id = json!({"name": "id", "type": "str"});
+    let old = Version::new(7, 2, 22);
+    let good = check(&facts, &schema(json!([id]), json!(["a"])), &old);
+    assert_eq!(good, [""; 0]);
+    for (members, values, version, place) in [
+        (json!([id]), json!(["a"]), Version::new(10, 0, 0), "job-new"),
+        (json!([]), json!(["a"]), old.clone(), "job-pause/id"),
+        (
+            json!([{"name": "id", "type": "int"}]),
+            json!(["a"]),
+            old.clone(),
+            "job-pause/id",
+        ),
+        (
+            json!([{"name": "id", "type": "str", "default": null}]),
+            json!(["a"]),
+            old.clone(),
+            "job-pause/id",
+        ),
+        (
+            json!([id, {"name": "new", "type": "str"}]),
+            json!(["a"]),
+            old.clone(),
+            "job-pause/new",
+        ),
+        (json!([id]), json!(["a", "b"]), old.clone(), "STOP/mode/^b"),
+        (json!([id]), json!(["a", "c"]), old.clone(), "STOP/mode/^c"),
+        (json!([id]), json!([]), old.clone(), "STOP/mode/^a"),
+    ] {
+        let found = check(&facts, &schema(members, values), &version);
+        assert!(
+            found
+                .iter()
+                .any(|line| line.starts_with(&format!("{place}: "))),
+            "{place}: {found:?}"
+        );
+    }
 }

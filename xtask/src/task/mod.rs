@@ -1,6 +1,7 @@
 //! One module per task.
 
 pub(crate) mod bench;
+pub(crate) mod codegen;
 pub(crate) mod coverage;
 pub(crate) mod iotests;
 mod libraries;

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use crate::cargo::{self, XtaskError, cargo as call};
-use crate::task::{iotests, libraries, skips};
+use crate::task::{codegen, iotests, libraries, skips};
 
 /// Options of the gate.
 #[derive(clap::Args)]
@@ -89,6 +89,10 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
         ),
         ("clippy", Box::new(|_| plain(&mut clippy()))),
         ("documentation", Box::new(|_| plain(&mut rustdoc()))),
+        (
+            "the typed layer is what its facts generate",
+            Box::new(|_| codegen::check().map(|()| String::new())),
+        ),
         (
             "qmp alone, without its features",
             Box::new(|_| plain(&mut bare("qmp"))),

@@ -1,0 +1,73 @@
+//! What a VMM does: connects, adds nodes, mirrors one to another with live progress, handles a
+//! failure, and quits. Everything is typed.
+//!
+//! `cargo run --example mirror [qemu-storage-daemon]`
+
+mod support;
+
+use std::error::Error;
+use std::process::Stdio;
+use std::time::Duration;
+
+use qmp::types::{
+    BlockdevAdd, BlockdevDel, BlockdevMirror, BlockdevOptions, BlockdevOptionsFile,
+    BlockdevOptionsRaw, JobStatus, MirrorSyncMode,
+};
+use qmp::{Client, JobOutcome, Options};
+
+#[allow(dead_code)]
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let program = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "qemu-storage-daemon".into());
+    run(&program).await
+}
+
+pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let (_qemu, socket) = support::start(program, &[], Stdio::null())?;
+    let client = Client::from_fd(socket, Options::default()).await?;
+    println!("QEMU {}", client.greeting().version);
+
+    for name in ["disk", "copy"] {
+        let path = folder.path().join(name);
+        std::fs::File::create(&path)?.set_len(8 << 20)?;
+        let file = BlockdevOptionsFile::new(path.display().to_string());
+        let raw = BlockdevOptionsRaw::new(BlockdevOptions::new(file));
+        let node = BlockdevOptions::new(raw).node_name(name);
+        client.call(BlockdevAdd(node)).await?;
+    }
+
+    // Followed from before it starts, so that nothing is missed.
+    let mut job = client.job("copying");
+    let mirror = BlockdevMirror::new("disk", "copy", MirrorSyncMode::Full).job_id("copying");
+    client.call(mirror).await?;
+    let mut progress = job.progress(Duration::from_millis(100));
+    while let Some(info) = progress.next().await? {
+        println!(
+            "{}: {} of {}",
+            info.status, info.current_progress, info.total_progress
+        );
+        if info.status == JobStatus::Ready {
+            break;
+        }
+    }
+    drop(progress);
+    job.complete().await?;
+    match job.wait_end().await? {
+        JobOutcome::Completed => println!("the guest's disk is the copy now"),
+        outcome => return Err(format!("the mirror did not complete: {outcome}").into()),
+    }
+
+    // A refused command is an error with QEMU's words; the session goes on.
+    let mirror = BlockdevMirror::new("copy", "nowhere", MirrorSyncMode::Full).job_id("refused");
+    match client.call(mirror).await {
+        Err(error) if error.command().is_some() => println!("refused: {}", error.report()),
+        Err(error) => return Err(error.into()),
+        Ok(_) => return Err("a mirror to a node that does not exist has begun".into()),
+    }
+    client.call(BlockdevDel::new("disk")).await?;
+    client.quit().await?;
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! `cargo xtask codegen`: see [`crate::codegen`].
+
+use std::process::ExitCode;
+
+use crate::cargo::{self, XtaskError};
+use crate::codegen;
+
+/// Options of the generator.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only says what differs from the facts, and fails then.
+    #[arg(long, conflicts_with = "read")]
+    check: bool,
+    /// First reads the facts anew from QEMU's source trees, all of them at once.
+    #[arg(long, value_name = "VERSION=FOLDER", num_args = 1..)]
+    read: Vec<String>,
+}
+
+/// Reads facts if there are trees to read, then generates.
+pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
+    let root = cargo::root();
+    if !args.read.is_empty() {
+        codegen::read(&root, &args.read).map_err(XtaskError::Codegen)?;
+    }
+    codegen::generate(&root, args.check).map_err(XtaskError::Codegen)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The gate's step.
+pub(crate) fn check() -> Result<(), XtaskError> {
+    codegen::generate(&cargo::root(), true).map_err(XtaskError::Codegen)
+}
