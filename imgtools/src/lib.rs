@@ -27,6 +27,10 @@
 #![deny(unsafe_code)]
 
 #[cfg(feature = "image")]
+#[cfg_attr(
+    not(any(feature = "img", feature = "io")),
+    allow(dead_code, reason = "`img` and `io` use it")
+)]
 pub mod image;
 #[cfg(feature = "img")]
 pub mod img;

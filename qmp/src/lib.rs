@@ -118,7 +118,7 @@ pub mod schema;
 pub mod session;
 mod stack;
 pub mod transcript;
-#[cfg(any(feature = "client", feature = "types-block"))]
+#[cfg(feature = "types-job")]
 pub mod types;
 
 #[cfg(feature = "agent")]

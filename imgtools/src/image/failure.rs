@@ -70,6 +70,7 @@ impl FailureKind {
 }
 
 /// Gives an error that has an `output` the questions that callers ask.
+#[cfg(any(feature = "img", feature = "io"))]
 macro_rules! failure_kinds {
     ($error:ty) => {
         impl $error {
@@ -105,6 +106,7 @@ macro_rules! failure_kinds {
         }
     };
 }
+#[cfg(any(feature = "img", feature = "io"))]
 pub(crate) use failure_kinds;
 
 #[cfg(test)]

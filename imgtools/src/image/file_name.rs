@@ -55,6 +55,7 @@ impl FileName {
     }
 
     /// The same file, from wherever it is looked for. A text is left as it is.
+    #[cfg(feature = "img")]
     pub(crate) fn absolute(self) -> FileName {
         match std::path::absolute(&self.name) {
             Ok(path) if self.is_path => path.into(),

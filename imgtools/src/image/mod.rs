@@ -8,6 +8,7 @@ mod secret;
 mod spec;
 
 pub use failure::FailureKind;
+#[cfg(any(feature = "img", feature = "io"))]
 pub(crate) use failure::failure_kinds;
 pub use file_name::FileName;
 pub use node::NameError;

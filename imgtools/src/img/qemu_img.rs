@@ -58,6 +58,7 @@ impl QemuImg {
     }
 
     /// The same without a format under test.
+    #[cfg(feature = "probe")]
     pub(crate) fn without_image_format(&self) -> QemuImg {
         QemuImg {
             defaults: None,

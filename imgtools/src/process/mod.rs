@@ -37,6 +37,7 @@ mod signal;
 mod status;
 mod time;
 
+#[cfg(any(feature = "img", feature = "io"))]
 pub(crate) use block_on::block_on;
 pub use capture::{Captured, Stream};
 pub use child::{Child, View};

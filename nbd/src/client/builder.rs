@@ -171,7 +171,7 @@ impl Builder {
     }
 
     /// Connects to a URI, whose export is used instead of [`Builder::export`]. An `nbds…` URI
-    /// demands TLS, with what its parameters say unless [`Builder::tls`] says otherwise.
+    /// demands TLS, with what its parameters say unless `tls` says otherwise.
     pub async fn connect_uri(&self, uri: &Uri) -> Result<Client, ConnectError> {
         self.for_uri(uri)?.connect(&uri.address).await
     }

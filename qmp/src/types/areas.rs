@@ -86,10 +86,10 @@ pub use ebpf::*;
 mod introspect;
 #[cfg(feature = "types-block")]
 pub use introspect::*;
-#[cfg(feature = "client")]
+#[cfg(feature = "types-job")]
 #[path = "job.rs"]
 mod job;
-#[cfg(feature = "client")]
+#[cfg(feature = "types-job")]
 pub use job::*;
 #[cfg(feature = "types-system")]
 #[path = "machine.rs"]
@@ -267,7 +267,7 @@ pub enum TypedEvent {
     #[cfg(feature = "types-system")]
     DumpCompleted(Box<DumpCompleted>),
     /// `JOB_STATUS_CHANGE`
-    #[cfg(feature = "client")]
+    #[cfg(feature = "types-job")]
     JobStatusChange(Box<JobStatusChange>),
     /// `BALLOON_CHANGE`
     #[cfg(feature = "types-system")]
@@ -450,7 +450,7 @@ impl TypedEvent {
             "VSERPORT_CHANGE" => data(event).map(|data| Self::VserportChange(Box::new(data))),
             #[cfg(feature = "types-system")]
             "DUMP_COMPLETED" => data(event).map(|data| Self::DumpCompleted(Box::new(data))),
-            #[cfg(feature = "client")]
+            #[cfg(feature = "types-job")]
             "JOB_STATUS_CHANGE" => data(event).map(|data| Self::JobStatusChange(Box::new(data))),
             #[cfg(feature = "types-system")]
             "BALLOON_CHANGE" => data(event).map(|data| Self::BalloonChange(Box::new(data))),

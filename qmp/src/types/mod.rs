@@ -33,13 +33,18 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `client` | jobs |
+//! | `types-job`, a part of all others and of `client` | jobs |
 //! | `types-block` | block nodes, block jobs, exports, bitmaps, transactions, objects, the monitor itself |
 //! | `types-migration` | migration |
 //! | `types-system` | everything else: the machine and its devices, network, character devices, displays |
 
 #[allow(unused_imports, clippy::enum_variant_names, clippy::large_enum_variant)]
 mod areas;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "each area uses a part of it, and areas are features"
+)]
 pub(crate) mod prelude;
 
 pub use areas::*;

@@ -20,7 +20,7 @@ use merge::Tree;
 
 /// Which feature of `qmp` brings a module. What is not named is part of `types-system`.
 const AREAS: &[(&str, &[&str])] = &[
-    ("client", &["job"]),
+    ("types-job", &["job"]),
     (
         "types-block",
         &[
@@ -144,7 +144,7 @@ pub(crate) fn generate(root: &Path, check: bool) -> Result<(), String> {
 
 /// Every module's needs must be in its own area or in one that comes with it.
 fn check_areas(emitter: &Emitter<'_>) -> Result<(), String> {
-    let order = ["client", "types-block", "types-migration", REST];
+    let order = ["types-job", "types-block", "types-migration", REST];
     let rank = |module: &str| order.iter().position(|name| *name == area(module));
     for (module, needs) in emitter.needs() {
         for need in needs {

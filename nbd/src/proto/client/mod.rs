@@ -3,7 +3,7 @@
 //! [`Handshake`] negotiates until an export is chosen, [`Transmission`] carries requests and
 //! replies after that. Both take bytes (`space` and `filled`, or `receive`), give bytes, and report
 //! what happened; neither knows of sockets, tasks or a clock. A driver moves the bytes: this crate
-//! has one on tokio ([`crate::client`]) and one that blocks ([`crate::blocking`]).
+//! has one on tokio (`client`).
 //!
 //! | state of [`Handshake`] | what it waits for | what ends it |
 //! |---|---|---|
