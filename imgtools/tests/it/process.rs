@@ -112,7 +112,7 @@ async fn a_tool_that_never_ends_is_terminated_at_its_deadline() {
     assert!(output.elapsed >= deadline);
     let message = error.to_string();
     assert!(
-        message.contains("failed to finish within 100ms: `sh -c "),
+        message.contains("failed to finish within 100 ms: `sh -c "),
         "{message}"
     );
     assert!(
@@ -563,7 +563,9 @@ fn a_hook_that_panics_ends_the_process_and_leaves_nobody_waiting() {
     let child = child.spawn().unwrap();
     let error = child.wait_blocking().unwrap_err();
     assert!(matches!(error, ProcessError::Watch { .. }), "{error}");
-    assert!(error.to_string().ends_with(" has panicked"), "{error}");
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    let source = source.unwrap_or_default();
+    assert!(source.ends_with(" has panicked"), "{source}");
     assert!(!exists(child.pid()));
 }
 

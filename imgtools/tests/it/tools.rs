@@ -85,7 +85,7 @@ fn an_error_says_where_was_looked_and_what_was_wrong() {
         "failed to find qemu-img\
          \n  PATH: DIR/one/qemu-img does not exist\
          \n  PATH: DIR/two/qemu-img is not an executable file\
-         \n  PATH: DIR/three/qemu-img is not this program of QEMU; it says \"ls (GNU coreutils) 9.1\"\
+         \n  PATH: DIR/three/qemu-img is not this program of QEMU; it says `ls (GNU coreutils) 9.1`\
          \n  PATH: DIR/four/qemu-img does not run: failed to run `DIR/four/qemu-img --version`: \
          it exited with status 127\
          \n  | broken library"

@@ -4,7 +4,9 @@ use iotests_core::prelude::*;
 
 defaults! {
     formats = [QCOW2], protocols = [FILE], groups = [QUICK],
-    unsupported_imgopts = ["data_file", "encrypt", "extended_l2", "lazy_refcounts", "refcount_bits"],
+    unsupported_imgopts = [
+        "data_file", "encrypt", "extended_l2", "lazy_refcounts", "refcount_bits",
+    ],
 }
 
 /// The properties of a qcow2 image that are reported.

@@ -136,7 +136,7 @@ impl Drive {
         self
     }
 
-    /// Requests can be held back with [`Machine::hold`]; emulators only.
+    /// Requests can be held back with [`hold`](super::Access::hold); emulators only.
     #[must_use]
     pub fn with_breakpoints(mut self) -> Self {
         self.breakpoints = true;

@@ -121,7 +121,7 @@ impl DiskBuilder {
         self
     }
 
-    /// Requests can be held back with [`Disk::hold`]; emulators only.
+    /// Requests can be held back with [`hold`](super::Access::hold); emulators only.
     pub fn with_breakpoints(mut self) -> Self {
         if let Some(node) = self.options.take() {
             let file = node.get("file").cloned().unwrap_or_default();
