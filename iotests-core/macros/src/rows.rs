@@ -178,7 +178,7 @@ mod tests {
             "one" => 1, || 2, needs = [Zstd];
         });
         assert!(
-            text.contains("\"one\" , Pair { a : 1 , b : 7 , c : || 2 }"),
+            text.contains("\"one\" , Pair { a : 1 , b : 7 , c : | | 2 }"),
             "{text}"
         );
         assert!(text.contains(". needs (const { & [Zstd] })"), "{text}");
