@@ -52,6 +52,14 @@ pub(crate) enum XtaskError {
         /// What is wrong with it.
         problems: String,
     },
+    /// No step of the gate has such a name.
+    #[error("failed to find a step whose name contains {text:?}; the steps are\n  {names}")]
+    NoStep {
+        /// What was asked for.
+        text: String,
+        /// The steps that there are, a line each.
+        names: String,
+    },
     /// A data file has a line that cannot be used.
     #[error("failed to use {path}: {why}", path = path.display())]
     Data {

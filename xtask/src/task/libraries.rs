@@ -19,13 +19,7 @@ pub(super) fn from_outside(target: &Path) -> Result<String, XtaskError> {
     let metadata = cargo::metadata()?;
     for library in LIBRARIES {
         let package = package(&metadata, library)?;
-        let known = package["features"].as_object();
-        let features = known.into_iter().flat_map(|known| known.keys());
-        for feature in ["", "default"].into_iter().chain(
-            features
-                .map(String::as_str)
-                .filter(|name| *name != "default"),
-        ) {
+        for feature in choices(package) {
             let folder = target.join("consumer").join(library);
             let manifest = folder.join("Cargo.toml");
             write(&folder.join("src/lib.rs"), &consumer_source(library))?;
@@ -55,6 +49,15 @@ pub(super) fn from_outside(target: &Path) -> Result<String, XtaskError> {
         }
     }
     Ok(String::new())
+}
+
+/// What a consumer may choose: nothing, or one of the features that there are.
+fn choices(package: &Value) -> Vec<&str> {
+    let features = package["features"].as_object();
+    let features = features.into_iter().flat_map(|features| features.keys());
+    std::iter::once("")
+        .chain(features.map(String::as_str))
+        .collect()
 }
 
 fn package<'m>(metadata: &'m Value, library: &str) -> Result<&'m Value, XtaskError> {
@@ -150,6 +153,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_consumer_chooses_nothing_or_a_feature_that_there_is() {
+        assert_eq!(choices(&json!({"features": {}})), [""]);
+        let package = json!({"features": {"default": ["a"], "a": []}});
+        assert_eq!(choices(&package).len(), 3);
+        assert!(choices(&package).contains(&"default"));
+    }
 
     #[test]
     fn a_consumer_depends_on_one_library_with_one_feature() {

@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Stops at the first step that fails.
     #[arg(long)]
     fail_fast: bool,
+    /// Runs the steps whose name contains this text, and no other; may be given more than once.
+    #[arg(long, value_name = "TEXT")]
+    step: Vec<String>,
 }
 
 /// Stable releases keep their versions; the newest is whatever there is on the day.
@@ -36,7 +39,8 @@ struct Step {
 pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     let target = cargo::target_dir()?;
     let mut done: Vec<Step> = Vec::new();
-    for (name, step) in steps(args.provision.as_deref()) {
+    let steps = steps(args.provision.as_deref());
+    for (name, step) in chosen(steps, &args.step)? {
         println!("==> {name}");
         let start = Instant::now();
         let (note, error) = match step(&target) {
@@ -142,6 +146,25 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
     steps
 }
 
+/// The steps that `wanted` names; all of them where it is empty.
+fn chosen<S>(
+    steps: Vec<(&'static str, S)>,
+    wanted: &[String],
+) -> Result<Vec<(&'static str, S)>, XtaskError> {
+    let names: Vec<&str> = steps.iter().map(|(name, _)| *name).collect();
+    if let Some(text) = wanted
+        .iter()
+        .find(|text| !names.iter().any(|name| name.contains(text.as_str())))
+    {
+        return Err(XtaskError::NoStep {
+            text: text.clone(),
+            names: names.join("\n  "),
+        });
+    }
+    let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|text| name.contains(text));
+    Ok(steps.into_iter().filter(|(name, _)| chosen(name)).collect())
+}
+
 fn plain(command: &mut Command) -> Result<String, XtaskError> {
     cargo::check(command).map(|()| String::new())
 }
@@ -222,6 +245,24 @@ fn quick(args: &[&str]) -> Result<String, XtaskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_are_chosen_by_a_part_of_their_names() {
+        let steps = || vec![("format", 1), ("clippy", 2), ("clippy again", 3)];
+        let chosen = |wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            let steps = super::chosen(steps(), &wanted);
+            steps.map(|steps| steps.into_iter().map(|(_, it)| it).collect::<Vec<i32>>())
+        };
+        assert_eq!(chosen(&[]).unwrap(), [1, 2, 3]);
+        assert_eq!(chosen(&["again"]).unwrap(), [3]);
+        assert_eq!(chosen(&["mat", "again"]).unwrap(), [1, 3]);
+        let error = chosen(&["format", "lint"]).unwrap_err().to_string();
+        assert!(
+            error.contains("\"lint\"") && error.contains("\n  clippy\n"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn the_tests_are_told_of_sets_in_any_target_folder() {
