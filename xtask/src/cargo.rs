@@ -24,6 +24,14 @@ pub(crate) enum XtaskError {
         /// Its exit status.
         status: std::process::ExitStatus,
     },
+    /// Tests failed.
+    #[error("{source}; {summary}")]
+    Tests {
+        /// How the command ended.
+        source: Box<XtaskError>,
+        /// Which tests were skipped, and which failed.
+        summary: String,
+    },
     /// `cargo metadata` printed what this program does not understand.
     #[error("failed to read `cargo metadata`: {0}")]
     Metadata(String),

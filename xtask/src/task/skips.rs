@@ -1,4 +1,5 @@
-//! Tests that passed without having tested anything: they say so in a line `skipped: WHY`.
+//! What there is to say of a run of tests: which failed, and which passed without having tested
+//! anything; those say so in a line `skipped: WHY`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,16 +11,22 @@ use crate::cargo::{self, XtaskError};
 /// How a test says that it was skipped.
 const SKIPPED: &str = "skipped: ";
 
-/// The tests that were skipped, by the reason.
+/// The tests that were skipped, by the reason, and those that failed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Skips(BTreeMap<String, Vec<String>>);
+pub(crate) struct Summary {
+    skipped: BTreeMap<String, Vec<String>>,
+    failed: Vec<String>,
+}
 
-impl fmt::Display for Skips {
+impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count: usize = self.0.values().map(Vec::len).sum();
+        let count: usize = self.skipped.values().map(Vec::len).sum();
         write!(f, "{count} skipped")?;
-        for (reason, tests) in &self.0 {
+        for (reason, tests) in &self.skipped {
             write!(f, "\n  {}, {reason}: {}", tests.len(), tests.join(", "))?;
+        }
+        for test in &self.failed {
+            write!(f, "\n  failed: {test}")?;
         }
         Ok(())
     }
@@ -27,13 +34,16 @@ impl fmt::Display for Skips {
 
 /// Runs tests with `cargo test`, whose `command` goes on after `--` with options of the test
 /// programs, and shows what they print; of tests that passed only how they were skipped.
-pub(crate) fn run(command: &mut Command) -> (Skips, Result<(), XtaskError>) {
+pub(crate) fn run(command: &mut Command) -> (Summary, Result<(), XtaskError>) {
     command.arg("--show-output").stdout(Stdio::piped());
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(source) => {
             let program = cargo::display(command);
-            return (Skips::default(), Err(XtaskError::Start { program, source }));
+            return (
+                Summary::default(),
+                Err(XtaskError::Start { program, source }),
+            );
         }
     };
     let mut reader = Reader::default();
@@ -57,13 +67,13 @@ pub(crate) fn run(command: &mut Command) -> (Skips, Result<(), XtaskError>) {
             source,
         }),
     };
-    (reader.skips, result)
+    (reader.summary, result)
 }
 
 /// Goes through the output of test programs.
 #[derive(Debug, Default)]
 struct Reader {
-    skips: Skips,
+    summary: Summary,
     /// Within what passed tests printed.
     in_successes: bool,
     test: String,
@@ -82,14 +92,21 @@ impl Reader {
                 .unwrap_or(name)
                 .clone_into(&mut self.test);
         } else if let Some(reason) = line.strip_prefix(SKIPPED).filter(|_| self.in_successes) {
-            let tests = self.skips.0.entry(reason.to_owned()).or_default();
+            let tests = self.summary.skipped.entry(reason.to_owned()).or_default();
             // One that goes through several versions may skip more than one of them.
             if tests.last() != Some(&self.test) {
                 tests.push(self.test.clone());
             }
+        } else if let Some(name) = failed(line).filter(|_| !self.in_successes) {
+            self.summary.failed.push(name.to_owned());
         }
         !self.in_successes
     }
+}
+
+/// The test of a line that says that one failed.
+fn failed(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 #[cfg(test)]
@@ -101,6 +118,7 @@ mod tests {
         let output = "\
 running 3 tests
 test a::one ... ok
+test a::three ... FAILED
 
 successes:
 
@@ -126,8 +144,8 @@ test result: FAILED.
         let mut reader = Reader::default();
         let shown: Vec<&str> = output.lines().filter(|line| reader.line(line)).collect();
         assert_eq!(
-            reader.skips.to_string(),
-            "2 skipped\n  2, no emulator: a::one, a::two"
+            reader.summary.to_string(),
+            "2 skipped\n  2, no emulator: a::one, a::two\n  failed: a::three"
         );
         assert!(shown.contains(&"---- a::three stdout ----"));
         assert!(!shown.contains(&"some output"));

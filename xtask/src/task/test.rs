@@ -133,9 +133,15 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
     steps.push((
         "unit, property and integration tests, runner self-tests",
         Box::new(move |target| {
-            let (skipped, result) = skips::run(&mut tests(target, provisioned));
-            println!("{skipped}");
-            result.map(|()| format!(", {skipped}"))
+            let (summary, result) = skips::run(&mut tests(target, provisioned));
+            println!("{summary}");
+            match result {
+                Ok(()) => Ok(format!(", {summary}")),
+                Err(source) => Err(XtaskError::Tests {
+                    source: Box::new(source),
+                    summary: summary.to_string(),
+                }),
+            }
         }),
     ));
     // Every instance on every set of programs: the installed ones and the provisioned ones.
