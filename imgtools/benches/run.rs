@@ -1,7 +1,7 @@
 //! What the process runner costs over a bare process, and a session over its commands.
 //!
 //! ```text
-//! cargo bench -p imgtools
+//! cargo bench -p qemu-imgtools
 //! ```
 //!
 //! The first lines printed are the comparison that is promised: bare and ours in turn, in one run,

@@ -2,7 +2,7 @@
 //! the fault layer armed but idle against none.
 //!
 //! Absolute numbers say something about the machine only. A and B are run in turns, and the
-//! median of each is compared: `cargo bench -p nbd`. Needs the tools of QEMU on PATH.
+//! median of each is compared: `cargo bench -p qemu-nbd`. Needs the tools of QEMU on PATH.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! Serves a file that stays as it is: what clients write is kept in memory, for as long as this runs.
 //!
 //! ```sh
-//! cargo run -p nbd --example copy_on_write -- disk.raw /tmp/nbd.sock
+//! cargo run -p qemu-nbd --example copy_on_write -- disk.raw /tmp/nbd.sock
 //! qemu-io -f raw -c 'write -P 7 0 4k' 'nbd+unix:///?socket=/tmp/nbd.sock'
 //! ```
 

@@ -6,18 +6,30 @@ use serde_json::Value;
 ///
 /// `iotests-macros` holds the registering attribute and is a part of `iotests-core`.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("qmp", &[]),
-    ("imgtools", &[]),
-    ("nbd", &["imgtools"]),
-    ("machine", &["qmp", "imgtools"]),
+    ("qemu-qmp", &[]),
+    ("qemu-imgtools", &[]),
+    ("qemu-nbd", &["qemu-imgtools"]),
+    ("qemu-machine", &["qemu-qmp", "qemu-imgtools"]),
     ("iotests-macros", &[]),
     (
         "iotests-core",
-        &["qmp", "imgtools", "nbd", "machine", "iotests-macros"],
+        &[
+            "qemu-qmp",
+            "qemu-imgtools",
+            "qemu-nbd",
+            "qemu-machine",
+            "iotests-macros",
+        ],
     ),
     (
         "iotests-cases",
-        &["iotests-core", "qmp", "imgtools", "nbd", "machine"],
+        &[
+            "iotests-core",
+            "qemu-qmp",
+            "qemu-imgtools",
+            "qemu-nbd",
+            "qemu-machine",
+        ],
     ),
     ("xtask", &[]),
 ];
@@ -71,12 +83,12 @@ mod tests {
     #[test]
     fn a_forbidden_arrow_is_found_even_when_only_tests_use_it() {
         let metadata = json!({"packages": [
-            {"name": "qmp", "dependencies": [
-                {"name": "serde"}, {"name": "qmp", "kind": "dev"}, {"name": "imgtools", "kind": "dev"},
+            {"name": "qemu-qmp", "dependencies": [
+                {"name": "serde"}, {"name": "qemu-qmp", "kind": "dev"}, {"name": "qemu-imgtools", "kind": "dev"},
             ]},
-            {"name": "imgtools", "dependencies": []},
+            {"name": "qemu-imgtools", "dependencies": []},
         ]});
-        assert_eq!(forbidden(&metadata), ["qmp -> imgtools"]);
+        assert_eq!(forbidden(&metadata), ["qemu-qmp -> qemu-imgtools"]);
     }
 
     #[test]

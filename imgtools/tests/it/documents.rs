@@ -3,7 +3,7 @@
 //! The documents under `tests/data` were made by this module:
 //!
 //! ```text
-//! cargo test -p imgtools --test it -- --ignored documents::make_documents
+//! cargo test -p qemu-imgtools --test it -- --ignored documents::make_documents
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};

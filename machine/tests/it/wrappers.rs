@@ -149,7 +149,7 @@ async fn gdbserver_waits_for_a_debugger_and_serves_it() {
 }
 
 #[tokio::test]
-#[ignore = "slow: valgrind needs about 15 s for a start; cargo test -p machine --test it -- --ignored valgrind"]
+#[ignore = "slow: valgrind needs about 15 s for a start; cargo test -p qemu-machine --test it -- --ignored valgrind"]
 async fn valgrind_runs_the_process_and_its_verdict_counts() {
     let Some(tool) = daemon() else { return };
     if !on_path("valgrind") {

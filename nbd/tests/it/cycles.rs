@@ -40,7 +40,7 @@ fn fifty_starts_and_stops_leave_nothing_and_never_fail() {
     block_on(cycles(50));
 }
 
-/// `cargo test -p nbd --test it -- --ignored a_thousand_starts --nocapture`
+/// `cargo test -p qemu-nbd --test it -- --ignored a_thousand_starts --nocapture`
 #[test]
 #[ignore = "takes a minute; prints the median time to be ready"]
 fn a_thousand_starts_and_stops_never_fail() {

@@ -165,7 +165,7 @@ async fn the_tail_of_the_transcript_is_bounded_in_lines_and_length() {
 }
 
 /// Builds and runs a crate that is not of this workspace. It compiles the dependencies once more,
-/// so it is not part of the quick tests: `cargo test -p qmp --test it -- --ignored consumer`.
+/// so it is not part of the quick tests: `cargo test -p qemu-qmp --test it -- --ignored consumer`.
 #[test]
 #[ignore = "compiles all dependencies once more"]
 fn a_consumer_outside_the_workspace_builds_and_runs() {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cargo::{self, XtaskError, cargo as call};
 
-/// The libraries that others can use without the harness.
+/// The libraries that others can use without the harness; the package of each is `qemu-` and its name.
 const LIBRARIES: [&str; 4] = ["qmp", "imgtools", "nbd", "machine"];
 
 /// The examples that run by themselves where QEMU's tools are installed.
@@ -61,11 +61,16 @@ fn choices(package: &Value) -> Vec<&str> {
 }
 
 fn package<'m>(metadata: &'m Value, library: &str) -> Result<&'m Value, XtaskError> {
+    let name = package_name(library);
     let packages = metadata["packages"].as_array();
     let mut packages = packages.into_iter().flatten();
     packages
-        .find(|package| package["name"] == library)
-        .ok_or_else(|| XtaskError::Metadata(format!("`cargo metadata` has no package {library}")))
+        .find(|package| package["name"] == name)
+        .ok_or_else(|| XtaskError::Metadata(format!("`cargo metadata` has no package {name}")))
+}
+
+fn package_name(library: &str) -> String {
+    format!("qemu-{library}")
 }
 
 fn consumer_source(library: &str) -> String {
@@ -104,7 +109,13 @@ fn write(path: &Path, text: &str) -> Result<(), XtaskError> {
 /// What each package would hold: its sources, its licences, and nothing that only we need.
 pub(super) fn packages(_: &Path) -> Result<String, XtaskError> {
     for library in LIBRARIES {
-        let mut list = call(["package", "--list", "--allow-dirty", "--package", library]);
+        let mut list = call([
+            "package",
+            "--list",
+            "--allow-dirty",
+            "--package",
+            &package_name(library),
+        ]);
         let files = String::from_utf8_lossy(&cargo::read(&mut list)?).into_owned();
         let problems = package_problems(&files);
         if !problems.is_empty() {
@@ -140,7 +151,7 @@ pub(super) fn examples(_: &Path) -> Result<String, XtaskError> {
             "run",
             "--quiet",
             "--package",
-            library,
+            &package_name(library),
             "--example",
             example,
         ]))?;
@@ -155,6 +166,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn packages_are_a_family_that_is_not_published_and_libraries_have_short_names() {
+        let metadata = cargo::metadata().unwrap();
+        for library in LIBRARIES {
+            let package = package(&metadata, library).unwrap();
+            assert_eq!(package["publish"], json!([]), "{library}");
+            let targets = package["targets"].as_array().unwrap();
+            let lib = targets.iter().find(|target| target["kind"][0] == "lib");
+            assert_eq!(lib.unwrap()["name"], library);
+        }
+    }
+
+    /// The registry's `qmp`, `nbd` and `machine` are other programs.
+    #[test]
+    fn no_readme_names_a_package_of_the_registry_as_ours() {
+        for library in LIBRARIES {
+            let path = cargo::root().join(library).join("README.md");
+            let text = std::fs::read_to_string(&path).unwrap();
+            let names = LIBRARIES.map(package_name);
+            let names = LIBRARIES
+                .into_iter()
+                .chain(names.iter().map(String::as_str));
+            for name in names {
+                let name = format!("{name} = ");
+                let mut lines = text.lines().map(|line| line.trim_start_matches("# "));
+                let bad = lines.find(|line| line.starts_with(&name) && !line.contains("path = "));
+                assert_eq!(bad, None, "{}", path.display());
+            }
+            assert!(text.contains(&format!("\n{} = {{ path = ", package_name(library))));
+        }
+    }
+
+    #[test]
     fn a_consumer_chooses_nothing_or_a_feature_that_there_is() {
         assert_eq!(choices(&json!({"features": {}})), [""]);
         let package = json!({"features": {"default": ["a"], "a": []}});
@@ -164,9 +207,9 @@ mod tests {
 
     #[test]
     fn a_consumer_depends_on_one_library_with_one_feature() {
-        let package = json!({"name": "qmp", "manifest_path": "/w/qmp/Cargo.toml"});
+        let package = json!({"name": "qemu-qmp", "manifest_path": "/w/qmp/Cargo.toml"});
         let expected =
-            "qmp = { path = \"/w/qmp\", default-features = false, features = [\"typed\"] }\n";
+            "qemu-qmp = { path = \"/w/qmp\", default-features = false, features = [\"typed\"] }\n";
         assert!(consumer_manifest(&package, "typed").ends_with(expected));
         assert!(consumer_manifest(&package, "").ends_with("features = [] }\n"));
     }

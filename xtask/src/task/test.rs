@@ -99,7 +99,7 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
         ),
         (
             "qmp alone, without its features",
-            Box::new(|_| plain(&mut bare("qmp"))),
+            Box::new(|_| plain(&mut bare("qemu-qmp"))),
         ),
         (
             "qmp from outside of the workspace",
@@ -119,7 +119,7 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
         ),
         (
             "nbd alone, without its features",
-            Box::new(|_| plain(&mut bare("nbd"))),
+            Box::new(|_| plain(&mut bare("qemu-nbd"))),
         ),
     ];
     let provisioned = provision.is_some();
