@@ -12,7 +12,72 @@ pub(crate) enum Socket {
     Unix(UnixStream),
     Tcp(TcpStream),
     /// Anything else, such as a protected stream.
-    Other(Box<dyn Duplex>),
+    Other(Other),
+}
+
+/// A stream that may take more than it passes on, as TLS does.
+pub(crate) struct Other {
+    stream: Box<dyn Duplex>,
+    unflushed: bool,
+}
+
+impl Socket {
+    pub(crate) fn other(stream: impl Duplex + 'static) -> Socket {
+        Socket::Other(Other {
+            stream: Box::new(stream),
+            unflushed: false,
+        })
+    }
+
+    /// Whether something that was written is to be flushed yet. It is not gone before that, however
+    /// often the stream has to be asked.
+    pub(crate) fn is_unflushed(&self) -> bool {
+        matches!(self, Socket::Other(other) if other.unflushed)
+    }
+}
+
+impl Other {
+    fn wrote<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.unflushed |= matches!(written, Poll::Ready(Ok(_)));
+        written
+    }
+}
+
+impl AsyncRead for Other {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Other {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(written)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(written)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unflushed &= flushed.is_pending();
+        flushed
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// Any stream of bytes in both directions.

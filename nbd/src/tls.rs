@@ -142,7 +142,7 @@ impl ClientTls {
     pub(crate) async fn connect(&self, socket: Socket) -> io::Result<Socket> {
         let connector = tokio_rustls::TlsConnector::from(self.config.clone());
         let stream = connector.connect(self.name.clone(), socket).await?;
-        Ok(Socket::Other(Box::new(stream)))
+        Ok(Socket::other(stream))
     }
 
     /// The configuration, for drivers of one's own.

@@ -205,7 +205,7 @@ impl Builder {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.over(Socket::Other(Box::new(stream)), "a stream").await
+        self.over(Socket::other(stream), "a stream").await
     }
 
     async fn over(&self, socket: Socket, peer: &str) -> Result<Client, ConnectError> {
@@ -246,7 +246,6 @@ impl Builder {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.begin(Socket::Other(Box::new(stream)), "a stream")
-            .await
+        self.begin(Socket::other(stream), "a stream").await
     }
 }

@@ -72,6 +72,10 @@ impl Driver {
         if let Some(why) = self.machine.error() {
             self.shared.over.send_replace(Some(why));
         }
+        // An order that is on its way in this moment is taken out as well: one that stayed behind
+        // would keep its caller waiting for as long as the caller has the channel.
+        self.orders.close();
+        while self.orders.recv().await.is_some() {}
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -142,8 +146,12 @@ impl Driver {
             }
             busy = true;
         }
-        if busy && let Poll::Ready(Err(error)) = Pin::new(&mut self.socket).poll_flush(cx) {
-            self.write_failed(error);
+        if self.socket.is_unflushed() {
+            match Pin::new(&mut self.socket).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => self.write_failed(error),
+                Poll::Pending => return busy,
+            }
         }
         if self.machine.has_said_goodbye() && !self.shut_down {
             // That it fails is for the reader to find out.

@@ -86,7 +86,7 @@ impl Negotiation {
     #[cfg(feature = "tls")]
     async fn start_tls(&mut self) -> Result<(), HandshakeError> {
         let (ours, _) = tokio::io::duplex(1);
-        let plain = std::mem::replace(&mut self.socket, Socket::Other(Box::new(ours)));
+        let plain = std::mem::replace(&mut self.socket, Socket::other(ours));
         let Some(tls) = &self.builder.tls else {
             return Err(HandshakeError::Feature {
                 feature: super::Feature::Tls,

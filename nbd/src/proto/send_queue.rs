@@ -30,10 +30,11 @@ impl<B> Default for SendQueue<B> {
 }
 
 impl<B: AsRef<[u8]>> SendQueue<B> {
-    /// Appends a message. `cost` is given back by [`SendQueue::advance`] once it is written.
+    /// Appends a message. `cost` is given back by [`SendQueue::advance`] once it is written. One
+    /// without bytes is never written, and is left out: it would be taken for a write that failed.
     pub fn push(&mut self, head: Vec<u8>, body: Option<B>, cost: u64) {
         let len = head.len() + body.as_ref().map_or(0, |b| b.as_ref().len());
-        if len > 0 || cost > 0 {
+        if len > 0 {
             self.items.push_back(Item { head, body, cost });
         }
     }

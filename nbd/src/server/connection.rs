@@ -84,7 +84,8 @@ async fn drive(
             // Its reply may be there already, and makes room for further requests.
             conversation.pump();
         }
-        if let Some(effect) = conversation.effect() {
+        let flushed = socket.as_ref().is_none_or(|s| !s.is_unflushed());
+        if flushed && let Some(effect) = conversation.effect() {
             if let Some(end) = carry_out(effect, socket, conversation, shared).await {
                 return end;
             }
@@ -150,15 +151,15 @@ async fn move_bytes(stream: &mut Socket, conversation: &mut Conversation) -> io:
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     conversation.written(n);
-                    if !conversation.wants_output() {
-                        // Of a stream that collects before it sends.
-                        let _ = Pin::new(&mut *stream).poll_flush(cx)?;
-                    }
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
+        } else if stream.is_unflushed()
+            && let Poll::Ready(flushed) = Pin::new(&mut *stream).poll_flush(cx)
+        {
+            return Poll::Ready(flushed);
         }
         if conversation.wants_input() {
             let mut room = ReadBuf::new(conversation.space());

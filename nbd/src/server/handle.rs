@@ -111,7 +111,7 @@ impl Server {
     {
         let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let connection = Connection::accepted(number, self.shared.clone());
-        let socket = Socket::Other(Box::new(stream));
+        let socket = Socket::other(stream);
         tokio::spawn(connection::serve(Some(socket), connection))
     }
 

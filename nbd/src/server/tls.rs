@@ -13,7 +13,7 @@ pub(super) async fn accept(socket: &mut Option<Socket>, shared: &Shared) -> io::
     };
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let stream = acceptor.accept(plain).await?;
-    *socket = Some(Socket::Other(Box::new(stream)));
+    *socket = Some(Socket::other(stream));
     Ok(())
 }
 

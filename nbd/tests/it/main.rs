@@ -19,6 +19,7 @@ mod qemu_nbd;
 mod real_servers;
 mod reconnect;
 mod server_modes;
+mod streams;
 mod support;
 mod tls;
 mod traps;

@@ -607,6 +607,10 @@ impl Faults {
     }
 
     fn write(&mut self, head: Vec<u8>, data: Option<Bytes>, cost: u64, alone: bool) {
+        if head.is_empty() && data.as_ref().is_none_or(|data| data.is_empty()) {
+            self.released += cost;
+            return;
+        }
         self.queue.push_back(Op::Write(Write {
             head,
             data,
