@@ -8,6 +8,7 @@ mod bitmaps;
 mod block_jobs;
 mod crypto;
 mod goldens;
+mod graph;
 mod image_create;
 mod migration;
 mod nbd;

@@ -8,7 +8,7 @@ use super::action::Action;
 use super::assert::AssertJson;
 use super::expect::ErrorText;
 use super::failure::{CaseResult, Context, Failure};
-use super::machine::{Cmd, JobBuilder, Machine, Monitor, Target};
+use super::machine::{Change, Cmd, JobBuilder, Machine, Monitor, Target};
 
 /// All nodes, with the permissions that their users hold.
 const GRAPH: &str = "x-debug-query-block-graph";
@@ -139,6 +139,13 @@ impl Cmd {
     pub fn refused_class(self, class: &str, text: impl Into<ErrorText>) -> Action<'static, ()> {
         let (place, monitor) = (self.place(), self.monitor().clone());
         unchanged(place, monitor, self.expect_error_class(class, text))
+    }
+}
+
+impl Change<'_> {
+    /// Sends it; it must be refused with this text, and nothing of the machine may have changed.
+    pub fn refused(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
+        self.into_cmd().refused(text)
     }
 }
 

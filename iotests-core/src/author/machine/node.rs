@@ -361,6 +361,10 @@ impl Change<'_> {
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
         self.call.expect_error(text)
     }
+
+    pub(crate) fn into_cmd(self) -> Cmd {
+        self.call
+    }
 }
 
 impl<'m> IntoFuture for Change<'m> {

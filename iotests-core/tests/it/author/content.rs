@@ -145,6 +145,7 @@ fn a_command_that_is_refused_must_say_why_and_change_nothing() {
             vm.commit("elsewhere")
                 .refused_class("DeviceNotFound", "elsewhere")
                 .await?;
+            vm.add_node(nonsense.clone()).refused("nonsense").await?;
             vm.assert_unchanged_since(&before).await?;
             vm.assert_read_only(&[("disk", false)]).await?;
             vm.assert_no_nodes(&["a"]).await?;
@@ -162,6 +163,11 @@ fn a_command_that_is_refused_must_say_why_and_change_nothing() {
                 .await;
             let text = other.unwrap_err().message().to_owned();
             assert!(text.ends_with("expected \"something else\""), "{text}");
+
+            // A change that is not refused fails this one.
+            let done = vm.add_node(json!({"driver": "null-co", "node-name": "b"}));
+            assert!(done.refused("nonsense").await.is_err());
+            vm.remove_node("b").await?;
 
             let null = json!({"driver": "null-co", "node-name": "a"});
             vm.cmd("blockdev-add", &null).await?;
