@@ -7,8 +7,8 @@
 //! # fn main() -> Result<(), qmp::Error> {
 //! let client = qmp::blocking::Client::connect_unix("/run/vm.qmp", qmp::Options::default())?;
 //! println!("{}", client.greeting().version);
-//! client.execute("stop", ())?;
-//! client.wait_event("STOP")?;
+//! let (_, event) = client.wait(client.as_async().execute("stop", ()).and_event("STOP"))?;
+//! println!("stopped at {}", event.timestamp.seconds);
 //! # Ok(()) }
 //! ```
 
@@ -151,15 +151,6 @@ impl Client {
     /// As [`crate::Call`].
     pub fn call<C: Command>(&self, command: C) -> Result<C::Return, Error> {
         self.wait(self.client.call(command))
-    }
-
-    /// Takes an event out of the session's cache; waits for it if needed.
-    ///
-    /// # Errors
-    /// As [`crate::EventCache::wait`].
-    pub fn wait_event(&self, matcher: impl Into<Matcher>) -> Result<Arc<Event>, Error> {
-        let (cache, matcher) = (self.client.events(), matcher.into());
-        self.wait(async move { cache.wait(matcher).await })
     }
 
     /// All events from now on that match, until the session ends.

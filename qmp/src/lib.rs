@@ -26,13 +26,13 @@
 //! ```text
 //! <- {"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""},
 //!             "capabilities": ["oob"]}}
-//! -> {"execute":"qmp_capabilities","arguments":{"enable":["oob"]},"id":"x7Gf0qLs2Tqa"}
-//! <- {"return": {}, "id": "x7Gf0qLs2Tqa"}
-//! -> {"execute":"stop","id":"x70"}
+//! -> {"execute":"qmp_capabilities","arguments":{"enable":["oob"]},"id":"qxkvbhduwes"}
+//! <- {"return": {}, "id": "qxkvbhduwes"}
+//! -> {"execute":"stop","id":"kfz0"}
 //! <- {"timestamp": {"seconds": 1700000000, "microseconds": 17}, "event": "STOP"}
-//! <- {"return": {}, "id": "x70"}
-//! -> {"execute":"eject","arguments":{"id":"cd"},"id":"x71"}
-//! <- {"id": "x71", "error": {"class": "GenericError", "desc": "Device 'cd' not found"}}
+//! <- {"return": {}, "id": "kfz0"}
+//! -> {"execute":"eject","arguments":{"id":"cd"},"id":"kfz1"}
+//! <- {"id": "kfz1", "error": {"class": "GenericError", "desc": "Device 'cd' not found"}}
 //! ```
 //!
 //! - **A message ends where its braces balance.** QEMU sends CR LF after each line, with
@@ -48,7 +48,7 @@
 //!   flight and lets the others wait on its own side ([`Options::in_band_limit`]).
 //! - **Ids.** Replies carry the id of their command. A reply to the client before us may come
 //!   over our connection, so ids differ between connections. QEMU reads one byte per system call,
-//!   so ids are of four characters: a command without one would be a little faster (on a busy
+//!   so ids are short: a command without one would be a little faster (on a busy
 //!   machine up to a third), but then one reply that cannot be read, or one error too many, would
 //!   shift all later replies to the wrong commands.
 //! - **Events** come at any time: before the greeting, before or after the reply of the command
@@ -110,7 +110,6 @@ pub mod decode;
 pub mod encode;
 pub mod error;
 pub mod frame;
-mod ids;
 pub mod matcher;
 pub mod message;
 pub mod redact;
@@ -120,6 +119,9 @@ mod stack;
 pub mod transcript;
 #[cfg(feature = "types-job")]
 pub mod types;
+
+#[cfg(all(feature = "client", not(unix)))]
+compile_error!("the feature `client` of qemu-qmp needs Unix sockets; the core builds everywhere");
 
 #[cfg(feature = "agent")]
 pub mod agent;

@@ -7,6 +7,7 @@
 //! [`Session::notice`] says what became of it.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 #[cfg(unix)]
 use std::os::fd::OwnedFd;
@@ -16,7 +17,6 @@ use serde_json::value::RawValue;
 use crate::decode::DecodeError;
 use crate::encode::{self, Arguments, EncodeError};
 use crate::frame::{FrameError, Framer, Limits};
-use crate::ids::{self, Ids};
 use crate::message::{ErrorObject, Event, Greeting, Message, Reply, Version};
 
 /// How a session behaves.
@@ -217,6 +217,15 @@ enum Phase {
     Failed,
 }
 
+/// The length of what ids begin with. QEMU may answer a command of the client before us over our
+/// connection, so ids differ between connections; it reads one byte per system call, so they are
+/// short.
+const PREFIX: usize = 3;
+
+/// The length of the negotiation's id. It is sent once, and it is what stands between us and the
+/// replies to the client before us: QEMU answers in order.
+const NEGOTIATION: usize = 11;
+
 /// The command with which a guest agent is found and kept in step.
 const SYNC: &str = "guest-sync-delimited";
 
@@ -256,7 +265,8 @@ pub struct Session {
     config: Config,
     framer: Framer,
     phase: Phase,
-    ids: Ids,
+    /// What the ids of this session begin with; their number follows.
+    prefix: String,
     calls: u64,
     oob_enabled: bool,
     negotiation: Option<(String, Vec<u8>)>,
@@ -287,7 +297,7 @@ impl Session {
             framer: Framer::new(config.limits),
             config,
             phase,
-            ids: Ids::new(),
+            prefix: letters(PREFIX),
             calls: 0,
             oob_enabled: false,
             negotiation: None,
@@ -317,7 +327,7 @@ impl Session {
     /// Asks a guest agent to send back a new number.
     pub fn synchronize(&mut self) {
         // Below 2^32: a number that every agent sends back as it is.
-        let number = ids::random() >> 32;
+        let number = random() >> 32;
         self.syncs.push(number);
         // Their answers, should they still come, are taken for those of another client.
         if self.syncs.len() > MAX_SYNCS {
@@ -391,7 +401,7 @@ impl Session {
         if request.oob && request.fd.is_some() {
             return Err(EncodeError::DescriptorOutOfBand);
         }
-        let id = self.ids.take();
+        let id = format!("{}{}", self.prefix, self.calls);
         let arguments = request.arguments.as_deref();
         let sent_id = (!self.config.agent).then_some(id.as_str());
         let line = encode::command(&request.name, arguments, sent_id, request.oob)?;
@@ -559,7 +569,7 @@ impl Session {
     }
 
     fn greeted(&mut self, greeting: Greeting) {
-        let id = self.ids.of_negotiation();
+        let id = letters(NEGOTIATION);
         let enable = self.config.oob && greeting.offers_oob();
         self.oob_enabled = enable;
         let arguments = if enable {
@@ -746,6 +756,22 @@ impl Session {
                 .push_back(Notice::Failed(HandshakeFailure::NotQmp { sample }));
         }
     }
+}
+
+/// A number that nobody can guess.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// Random letters, at most 13.
+fn letters(count: usize) -> String {
+    let mut number = random();
+    let mut letter = || {
+        let letter = b'a' + (number % 26) as u8;
+        number /= 26;
+        char::from(letter)
+    };
+    (0..count).map(|_| letter()).collect()
 }
 
 /// The beginning of bytes that are not understood, as text.

@@ -2,7 +2,8 @@
 //!
 //! `query-block` nests `backing-image` once per layer of a chain, so depth is real data, and a
 //! thread's usual 2 MiB are not enough for it in a debug build. Deep values are rare; they are
-//! handled on a short-lived thread with a stack of the right size.
+//! handled on a short-lived thread with a stack of the right size. The crate for this, `stacker`,
+//! builds more than all of this one without types, and needs a C compiler for each target.
 
 use std::thread;
 

@@ -46,13 +46,15 @@ fn spec() -> CaseSpec {
 pub(crate) async fn monitor(qemu: qmp::mock::Monitor) -> (Monitor, qmp::mock::Control) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let qemu = qemu.spawn(theirs);
-    let client = qmp::Client::from_stream(ours, qmp::Options::default()).await;
+    let options = qmp::Options::default().cache_events(100);
+    let client = qmp::Client::from_stream(ours, options).await.unwrap();
     let directories = Directories::new(Path::new("/t"), Path::new("/s"));
     let monitor = Monitor {
         shared: Shared::new(spec(), Sink::new(drop), directories.unwrap()),
         name: "made-up".to_owned(),
         backend: Backend::Qsd,
-        client: client.unwrap(),
+        events: client.event_cache().unwrap(),
+        client,
         ended: Arc::new(AtomicBool::new(false)),
     };
     (monitor, qemu)

@@ -86,6 +86,7 @@ pub struct Common {
     pub(crate) findings_are_errors: bool,
     pub(crate) on_drop: Option<DropHook>,
     pub(crate) record: Option<Recorder>,
+    pub(crate) cached_events: Option<usize>,
     pub(crate) error: Option<Arc<BuildError>>,
 }
 
@@ -161,6 +162,7 @@ impl<K: Kind> Builder<K> {
             findings_are_errors: false,
             on_drop: None,
             record: None,
+            cached_events: None,
             error: None,
         };
         Self { common, own }
@@ -320,6 +322,14 @@ impl<K: Kind> Builder<K> {
         recorder: impl Fn(&qmp::transcript::Entry) + Send + Sync + 'static,
     ) -> Self {
         self.common.record = Some(Recorder(Arc::new(recorder)));
+        self
+    }
+
+    /// Keeps the last `events` events of the monitor until they are taken; see
+    /// [`qmp::Options::cache_events`].
+    #[must_use]
+    pub fn cache_events(mut self, events: usize) -> Self {
+        self.common.cached_events = Some(events);
         self
     }
 

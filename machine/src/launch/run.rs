@@ -47,6 +47,9 @@ pub(crate) async fn launch<K: Kind>(builder: &Builder<K>) -> Result<Machine, Lau
     if let Some(record) = common.record.clone() {
         options = options.record(move |entry| (record.0)(entry));
     }
+    if let Some(events) = common.cached_events {
+        options = options.cache_events(events);
+    }
     let ready = tokio::time::timeout(deadlines.launch, async {
         tokio::select! {
             biased;

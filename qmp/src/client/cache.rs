@@ -11,14 +11,13 @@ use crate::error::{Closed, Error};
 use crate::matcher::Matcher;
 use crate::message::Event;
 
-/// All events of a session that nobody has taken yet, since its beginning.
+/// The last events of a session that nobody has taken yet, from its beginning.
 ///
-/// One store for the whole session: whoever takes an event takes it from all. Events that do not
-/// match stay for later, in order. The store is bounded
-/// ([`Options::cache_capacity`](crate::Options::cache_capacity)); when it is full the oldest event
-/// goes, and [`EventCache::dropped`] counts it.
+/// Kept where [`Options::cache_events`](crate::Options::cache_events) asks for it. There is one for
+/// the whole session: whoever takes an event takes it from all. Events that do not match stay for
+/// later, in order. When it is full the oldest event goes, and [`EventCache::dropped`] counts it.
 ///
-/// A matcher's condition is called while the store is locked; it must not use the cache.
+/// A matcher's condition is called while the cache is locked; it must not use the cache.
 #[derive(Clone, Debug)]
 pub struct EventCache {
     store: Arc<Store>,
@@ -40,9 +39,10 @@ struct Inner {
 }
 
 impl Store {
+    /// For so many events, at least one.
     pub(crate) fn new(capacity: usize) -> Arc<Self> {
         Arc::new(Self {
-            capacity,
+            capacity: capacity.max(1),
             inner: Mutex::default(),
             changed: Notify::new(),
         })
@@ -53,9 +53,6 @@ impl Store {
     }
 
     pub(crate) fn push(&self, event: &Arc<Event>) {
-        if self.capacity == 0 {
-            return;
-        }
         let mut inner = self.lock();
         if inner.events.len() == self.capacity {
             inner.events.pop_front();
@@ -87,8 +84,8 @@ impl EventCache {
     }
 
     /// Takes the oldest event that matches, if there is one.
-    pub fn poll(&self, matcher: impl Into<Matcher>) -> Option<Arc<Event>> {
-        take(&mut self.store.lock(), &[matcher.into()]).map(|(_, event)| event)
+    pub fn take(&self, matcher: impl Into<Matcher>) -> Option<Arc<Event>> {
+        take(&mut self.store.lock(), &matcher.into())
     }
 
     /// Takes the oldest event that matches; waits for it if needed.
@@ -96,25 +93,8 @@ impl EventCache {
     /// # Errors
     /// When the session ends, or the deadline passes, before one has come.
     pub async fn wait(&self, matcher: impl Into<Matcher>) -> Result<Arc<Event>, Error> {
-        self.wait_any([matcher.into()])
-            .await
-            .map(|(_, event)| event)
-    }
-
-    /// Takes the oldest event that one of the matchers describes, and says which; the first of
-    /// them if several do.
-    ///
-    /// # Errors
-    /// As [`EventCache::wait`].
-    pub async fn wait_any(
-        &self,
-        matchers: impl IntoIterator<Item = Matcher>,
-    ) -> Result<(usize, Arc<Event>), Error> {
-        let matchers: Vec<Matcher> = matchers.into_iter().collect();
-        let task = || {
-            let names: Vec<String> = matchers.iter().map(Matcher::to_string).collect();
-            format!("see {}", names.join(", or "))
-        };
+        let matcher = matcher.into();
+        let task = || format!("see {matcher}");
         within(self.deadline, task, async {
             loop {
                 // Listening starts before looking, so that nothing comes between the two.
@@ -123,8 +103,8 @@ impl EventCache {
                 changed.as_mut().enable();
                 {
                     let mut inner = self.store.lock();
-                    if let Some(found) = take(&mut inner, &matchers) {
-                        return Ok(found);
+                    if let Some(event) = take(&mut inner, &matcher) {
+                        return Ok(event);
                     }
                     if let Some(cause) = inner.closed.clone() {
                         return Err(Error::Closed {
@@ -139,13 +119,8 @@ impl EventCache {
         .await
     }
 
-    /// Takes all events.
-    pub fn drain(&self) -> Vec<Arc<Event>> {
-        self.store.lock().events.drain(..).collect()
-    }
-
     /// Takes all events that match, oldest first.
-    pub fn drain_matching(&self, matcher: impl Into<Matcher>) -> Vec<Arc<Event>> {
+    pub fn take_all(&self, matcher: impl Into<Matcher>) -> Vec<Arc<Event>> {
         let matcher = matcher.into();
         let mut inner = self.store.lock();
         let (taken, kept): (Vec<_>, Vec<_>) = inner
@@ -156,23 +131,16 @@ impl EventCache {
         taken
     }
 
-    /// All events, without taking them.
-    pub fn peek(&self) -> Vec<Arc<Event>> {
-        self.store.lock().events.iter().cloned().collect()
-    }
-
     /// How many events were lost because the store was full.
     pub fn dropped(&self) -> u64 {
         self.store.lock().dropped
     }
 }
 
-fn take(inner: &mut Inner, matchers: &[Matcher]) -> Option<(usize, Arc<Event>)> {
-    let (at, which) = inner.events.iter().enumerate().find_map(|(at, event)| {
-        matchers
-            .iter()
-            .position(|matcher| matcher.matches(event))
-            .map(|which| (at, which))
-    })?;
-    inner.events.remove(at).map(|event| (which, event))
+fn take(inner: &mut Inner, matcher: &Matcher) -> Option<Arc<Event>> {
+    let at = inner
+        .events
+        .iter()
+        .position(|event| matcher.matches(event))?;
+    inner.events.remove(at)
 }

@@ -462,7 +462,8 @@ fn stream_domain(fd: &OwnedFd) -> io::Result<AddressFamily> {
         let problem = "it is not a stream socket";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
-    Ok(sockopt::socket_domain(fd)?)
+    // Not every system can be asked for the family itself.
+    Ok(rustix::net::getsockname(fd)?.address_family())
 }
 
 struct AbortOnDrop(Option<tokio::task::AbortHandle>);

@@ -111,15 +111,18 @@ impl Client {
         Call::typed(self, &command)
     }
 
-    /// All events from now on that match.
+    /// All events from now on that match, for one reader. For the event that a command causes there
+    /// is [`Call::and_event`].
     pub fn subscribe(&self, matcher: impl Into<Matcher>) -> EventStream {
         self.shared().subscribe(matcher.into(), true)
     }
 
-    /// The events of the whole session that nobody has taken from here yet. Its waits have this
+    /// The events that nobody has taken from here yet, where
+    /// [`Options::cache_events`](crate::Options::cache_events) has them kept. Its waits have this
     /// client's deadline.
-    pub fn events(&self) -> EventCache {
-        EventCache::new(Arc::clone(&self.shared().store), self.deadline)
+    pub fn event_cache(&self) -> Option<EventCache> {
+        let store = self.shared().store.clone()?;
+        Some(EventCache::new(store, self.deadline))
     }
 
     /// Follows the job `id` from now on. Call it before the command that starts the job, so that

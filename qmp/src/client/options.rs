@@ -25,7 +25,7 @@ pub struct Options {
     pub(crate) connect_deadline: Duration,
     pub(crate) call_deadline: Option<Duration>,
     pub(crate) event_capacity: usize,
-    pub(crate) cache_capacity: usize,
+    pub(crate) cached_events: Option<usize>,
     pub(crate) transcript_lines: usize,
     pub(crate) redaction: Redaction,
     pub(crate) recorder: Option<Recorder>,
@@ -41,7 +41,7 @@ impl Default for Options {
             connect_deadline: Duration::from_secs(30),
             call_deadline: None,
             event_capacity: 16384,
-            cache_capacity: 8192,
+            cached_events: None,
             transcript_lines: 256,
             redaction: Redaction::default(),
             recorder: None,
@@ -117,11 +117,11 @@ impl Options {
         self
     }
 
-    /// How many events the [`EventCache`](crate::EventCache) keeps. Default: 8192. With 0 it never
-    /// has one, and waiting on it ends only with the session or a deadline.
+    /// Keeps the last `events` events of the session, at least one, until they are taken from
+    /// [`Client::event_cache`](crate::Client::event_cache). Default: none are kept.
     #[must_use]
-    pub fn cache_capacity(mut self, events: usize) -> Self {
-        self.cache_capacity = events;
+    pub fn cache_events(mut self, events: usize) -> Self {
+        self.cached_events = Some(events);
         self
     }
 
@@ -180,7 +180,7 @@ impl fmt::Debug for Options {
             .field("connect_deadline", &self.connect_deadline)
             .field("call_deadline", &self.call_deadline)
             .field("event_capacity", &self.event_capacity)
-            .field("cache_capacity", &self.cache_capacity)
+            .field("cached_events", &self.cached_events)
             .field("transcript_lines", &self.transcript_lines)
             .field("records", &self.recorder.is_some())
             .finish_non_exhaustive()

@@ -10,7 +10,8 @@ pub(crate) fn peer_of(socket: &UnixStream) -> Option<i32> {
     (peer > 0 && peer != own).then_some(peer)
 }
 
-/// Whether a process is stopped, by a signal or a debugger.
+/// Whether a process is stopped, by a signal or a debugger; false where that cannot be known, as
+/// there is no `/proc`.
 pub(crate) fn is_stopped(pid: i32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return false;

@@ -45,7 +45,7 @@ pub(crate) enum Stage {
 pub(crate) struct Shared {
     state: Mutex<State>,
     queues: Mutex<Arc<Vec<Arc<Queue>>>>,
-    pub(crate) store: Arc<Store>,
+    pub(crate) store: Option<Arc<Store>>,
     stage: watch::Sender<Stage>,
     record: Record,
     event_capacity: usize,
@@ -116,7 +116,7 @@ impl Shared {
                 begin_next: Vec::new(),
             }),
             queues: Mutex::default(),
-            store: Store::new(options.cache_capacity),
+            store: options.cached_events.map(Store::new),
             stage: watch::Sender::new(Stage::Handshake),
             record: Record::new(options),
             event_capacity: options.event_capacity,
@@ -257,7 +257,9 @@ impl Shared {
         for queue in queues.iter() {
             queue.close(&cause);
         }
-        self.store.close(&cause);
+        if let Some(store) = &self.store {
+            store.close(&cause);
+        }
         self.stage.send_replace(Stage::Closed(cause));
         self.progress.notify_waiters();
     }
@@ -437,7 +439,9 @@ impl Shared {
                 Delivery::Activate(queue) => queue.activate(),
                 Delivery::Event(event) => {
                     let event = Arc::new(event);
-                    self.store.push(&event);
+                    if let Some(store) = &self.store {
+                        store.push(&event);
+                    }
                     let queues = queues.get_or_insert_with(|| {
                         Arc::clone(&self.queues.lock().unwrap_or_else(PoisonError::into_inner))
                     });

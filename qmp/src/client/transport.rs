@@ -153,11 +153,15 @@ fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io:
     if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other("no space for the file descriptor"));
     }
-    let sent = sendmsg(
+    // Where there is no such flag, the option of the socket says so.
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = SendFlags::NOSIGNAL;
+    #[cfg(target_vendor = "apple")]
+    let flags = SendFlags::empty();
+    Ok(sendmsg(
         socket,
         &[IoSlice::new(bytes)],
         &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
-    Ok(sent)
+        flags,
+    )?)
 }

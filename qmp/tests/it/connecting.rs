@@ -24,8 +24,9 @@ async fn exercise(client: Client, control: Control) {
         .execute("other", json!({"a": "y".repeat(200_000)}))
         .await;
     assert!(large.unwrap_err().command().is_some());
+    let mut stops = client.subscribe("STOP");
     control.event(qmp::Event::new("STOP"));
-    client.events().wait("STOP").await.unwrap();
+    stops.recv().await.unwrap();
     client.quit().await.unwrap();
     client.closed().await;
 }

@@ -10,7 +10,7 @@ use qmp::{Client, Event, Matcher, Options, RecvError};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::calls::{connect, connect_with, echo};
+use crate::calls::{cache, connect, connect_with, echo, options};
 use crate::peer::{GREETING, reply};
 
 pub(crate) fn event(name: &str, data: Value) -> Event {
@@ -26,7 +26,7 @@ async fn send(client: &qmp::Client, control: &qmp::mock::Control, numbers: std::
         control.event(event("N", json!({"n": n})));
     }
     control.event(Event::new("LAST"));
-    client.events().wait("LAST").await.unwrap();
+    cache(&client).wait("LAST").await.unwrap();
 }
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn each_subscriber_gets_what_it_asked_for_in_order() {
 
 #[tokio::test]
 async fn a_slow_subscriber_loses_a_counted_number_at_a_known_place_and_hurts_nobody() {
-    let (client, control) = connect_with(echo(), Options::default().event_capacity(5)).await;
+    let (client, control) = connect_with(echo(), options().event_capacity(5)).await;
     let mut slow = client.subscribe("N");
     let mut fast = client.subscribe("N");
     for round in 0..3u64 {
@@ -82,7 +82,7 @@ async fn a_slow_subscriber_loses_a_counted_number_at_a_known_place_and_hurts_nob
 
 #[tokio::test]
 async fn a_subscriber_has_room_for_one_event_at_least() {
-    let (client, control) = connect_with(echo(), Options::default().event_capacity(0)).await;
+    let (client, control) = connect_with(echo(), options().event_capacity(0)).await;
     let mut events = client.subscribe("N");
     send(&client, &control, 0..3).await;
     assert_eq!(events.recv().await.unwrap().data["n"], 0);
@@ -91,7 +91,7 @@ async fn a_subscriber_has_room_for_one_event_at_least() {
 
 #[tokio::test]
 async fn a_subscriber_that_never_reads_does_not_stop_the_stream() {
-    let (client, control) = connect_with(echo(), Options::default().event_capacity(10)).await;
+    let (client, control) = connect_with(echo(), options().event_capacity(10)).await;
     let stuck = client.subscribe(Matcher::any());
     for batch in 0..20 {
         send(&client, &control, batch * 1000..batch * 1000 + 1000).await;
@@ -153,9 +153,7 @@ async fn a_flood_of_events_holds_up_no_command() {
         to_read: GREETING.as_bytes().to_vec(),
         written: Vec::new(),
     };
-    let client = Client::from_stream(flood, Options::default())
-        .await
-        .unwrap();
+    let client = Client::from_stream(flood, options()).await.unwrap();
     // Waiting for the own event drains the stream first, which has no end here.
     let (_, event) = client.execute("go", ()).and_event("FLOOD").await.unwrap();
     assert_eq!(event.name, "FLOOD");
@@ -189,38 +187,45 @@ async fn nothing_of_a_subscription_is_left_when_its_stream_is_dropped() {
 #[tokio::test]
 async fn the_cache_gives_events_by_description_and_keeps_the_others() {
     let (client, control) = connect(echo()).await;
-    let cache = client.events();
+    let kept = cache(&client);
     control.event(event("A", json!({"id": "x", "more": {"k": 1, "l": 2}})));
     control.event(event("B", json!({"id": "x"})));
     control.event(event("A", json!({"id": "y"})));
     send(&client, &control, 0..2).await;
 
     assert!(
-        cache
-            .poll(Matcher::event("A").data(json!({"id": "z"})))
+        kept.take(Matcher::event("A").data(json!({"id": "z"})))
             .is_none()
     );
-    let found = cache
+    let found = kept
         .wait(Matcher::event("A").data(json!({"more": {"l": 2}})))
         .await
         .unwrap();
     assert_eq!(found.text("id"), Some("x"));
-    let (which, found) = cache
-        .wait_any([Matcher::event("C"), Matcher::any().data(json!({"id": "y"}))])
-        .await
-        .unwrap();
-    assert_eq!((which, found.name.as_str()), (1, "A"));
-    assert_eq!(cache.peek().len(), 3);
-    assert_eq!(cache.drain_matching("N").len(), 2);
-    assert_eq!(cache.drain()[0].name, "B");
-    assert!(cache.drain().is_empty());
+    let found = kept.wait(Matcher::any().data(json!({"id": "y"}))).await;
+    assert_eq!(found.unwrap().name, "A");
+    assert_eq!(kept.take_all("N").len(), 2);
+    let rest = kept.take_all(Matcher::any());
+    assert_eq!((rest.len(), rest[0].name.as_str()), (1, "B"));
+}
+
+#[tokio::test]
+async fn no_event_is_kept_unless_asked_for() {
+    let (client, control) = connect_with(echo(), Options::default()).await;
+    control.event(Event::new("STOP"));
+    assert!(client.event_cache().is_none());
+    let (client, control) = connect_with(echo(), Options::default().cache_events(0)).await;
+    control.event(Event::new("A"));
+    control.event(Event::new("B"));
+    assert_eq!(cache(&client).wait("B").await.unwrap().name, "B");
+    assert_eq!(cache(&client).dropped(), 1);
 }
 
 #[tokio::test]
 async fn a_wait_sees_events_that_come_later_and_can_be_dropped_without_loss() {
     let (client, control) = connect(echo()).await;
-    let cache = client.events().with_deadline(Duration::from_millis(10));
-    let error = cache
+    let kept = cache(&client).with_deadline(Duration::from_millis(10));
+    let error = kept
         .wait(Matcher::event("A").data(json!({"n": 1})))
         .await
         .unwrap_err();
@@ -229,23 +234,23 @@ async fn a_wait_sees_events_that_come_later_and_can_be_dropped_without_loss() {
         "failed to see A with {\"n\":1} within 10ms"
     );
     let waiting = tokio::spawn({
-        let cache = client.events();
-        async move { cache.wait("A").await.unwrap().data["n"].clone() }
+        let kept = cache(&client);
+        async move { kept.wait("A").await.unwrap().data["n"].clone() }
     });
     tokio::task::yield_now().await;
     control.event(event("B", json!({"n": 1})));
     control.event(event("A", json!({"n": 2})));
     assert_eq!(waiting.await.unwrap(), 2);
-    assert!(client.events().poll("B").is_some());
+    assert!(cache(&client).take("B").is_some());
 }
 
 #[tokio::test]
 async fn a_full_cache_loses_its_oldest_events_and_counts_them() {
-    let (client, control) = connect_with(echo(), Options::default().cache_capacity(10)).await;
+    let (client, control) = connect_with(echo(), options().cache_events(10)).await;
     send(&client, &control, 0..25).await;
-    let cache = client.events();
-    assert_eq!(cache.dropped(), 16);
-    assert_eq!(cache.poll("N").unwrap().data["n"], 16);
+    let kept = cache(&client);
+    assert_eq!(kept.dropped(), 16);
+    assert_eq!(kept.take("N").unwrap().data["n"], 16);
 }
 
 #[tokio::test]
@@ -265,7 +270,7 @@ async fn timestamps_may_be_negative_and_data_absent() {
     control.raw(
         "{\"event\": \"A\", \"timestamp\": {\"seconds\": -1, \"microseconds\": -1}, \"new\": []}\r\n",
     );
-    let event = client.events().wait("A").await.unwrap();
+    let event = cache(&client).wait("A").await.unwrap();
     assert_eq!(
         (event.timestamp.seconds, event.timestamp.microseconds),
         (-1, -1)
@@ -282,10 +287,10 @@ async fn a_throttled_event_comes_once_per_period_and_the_last_one_wins() {
     }
     let mut seen = Vec::new();
     for _ in 0..2 {
-        seen.push(client.events().wait("RTC_CHANGE").await.unwrap().data["offset"].clone());
+        seen.push(cache(&client).wait("RTC_CHANGE").await.unwrap().data["offset"].clone());
     }
     assert_eq!(seen, [0, 4]);
-    assert!(client.events().poll("RTC_CHANGE").is_none());
+    assert!(cache(&client).take("RTC_CHANGE").is_none());
 }
 
 #[tokio::test]
@@ -296,10 +301,7 @@ async fn a_period_beyond_all_time_lets_one_event_through() {
         control.event(event("RTC_CHANGE", json!({"offset": n})));
     }
     control.event(event("LAST", json!({})));
-    client.events().wait("LAST").await.unwrap();
-    assert_eq!(
-        client.events().poll("RTC_CHANGE").unwrap().data["offset"],
-        0
-    );
-    assert!(client.events().poll("RTC_CHANGE").is_none());
+    cache(&client).wait("LAST").await.unwrap();
+    assert_eq!(cache(&client).take("RTC_CHANGE").unwrap().data["offset"], 0);
+    assert!(cache(&client).take("RTC_CHANGE").is_none());
 }

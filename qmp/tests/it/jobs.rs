@@ -8,7 +8,7 @@ use qmp::types::JobStatus;
 use qmp::{Error, JobError, JobOutcome, Matcher, Options};
 use serde_json::{Value, json};
 
-use crate::calls::{connect, connect_with};
+use crate::calls::{cache, connect, connect_with};
 use crate::events::event;
 
 /// What `query-jobs` returns of the job `j`.
@@ -143,8 +143,7 @@ async fn a_job_that_dismissed_itself_is_known_from_its_events() {
         "JOB_STATUS_CHANGE",
         json!({"id": "j", "status": "null"}),
     ));
-    client
-        .events()
+    cache(&client)
         .wait(Matcher::any().data(json!({"status": "null"})))
         .await
         .unwrap();

@@ -21,6 +21,9 @@ use crate::author::shared::Shared;
 use crate::author::test::Test;
 use crate::case::{Backend, Guest};
 
+/// How many events a case may leave before the oldest go.
+const EVENTS: usize = 8192;
+
 /// A machine to be launched, any number of times.
 #[derive(Clone)]
 #[must_use = "a machine is started by launch()"]
@@ -441,6 +444,7 @@ impl MachineBuilder {
             .on_drop(running::on_drop(shared))
             .findings_are_errors(true)
             .record(shared.transcript_file(&self.name))
+            .cache_events(EVENTS)
             .mode(mode(shared.spec.guest), &accelerators, &target);
         if shared.spec.guest == Guest::VirtualClock {
             builder = builder.qtest();
@@ -480,7 +484,8 @@ impl MachineBuilder {
             .print(shared.spec.print)
             .on_drop(running::on_drop(shared))
             .findings_are_errors(true)
-            .record(shared.transcript_file(&self.name));
+            .record(shared.transcript_file(&self.name))
+            .cache_events(EVENTS);
         for part in &self.parts {
             builder = match part {
                 Part::Drive(Drive {

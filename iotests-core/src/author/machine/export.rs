@@ -106,7 +106,7 @@ impl NbdServerOf {
         }
         // It is nothing that the case did.
         let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
-        monitor.client.events().drain_matching(gone);
+        monitor.events.take_all(gone);
         Ok(())
     }
 
@@ -227,7 +227,7 @@ impl<'m> NbdSetup<'m> {
                 machine.monitor.ask("nbd-server-stop", Value::Null).await?;
                 let disk = qmp::Matcher::event("BLOCK_EXPORT_DELETED")
                     .when(|event| event.text("id").is_some_and(|id| id.starts_with(GUEST)));
-                machine.monitor.client.events().drain_matching(disk);
+                machine.monitor.events.take_all(disk);
             }
             let listening = match self.address {
                 Address::Tcp(host) => start_on_a_port(machine, &self.arguments, &host).await?,
@@ -558,11 +558,10 @@ impl Export {
             let monitor = &self.monitor;
             let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": self.id}));
             // An earlier export may have had the same id.
-            monitor.client.events().drain_matching(gone.clone());
+            monitor.events.take_all(gone.clone());
             let remove = json!({"id": self.id, "mode": mode});
             monitor.cmd("block-export-del", remove).await?;
-            let events = monitor.client.events();
-            let events = events.with_deadline(monitor.shared.patience());
+            let events = monitor.events.with_deadline(monitor.shared.patience());
             events.wait(gone).await?;
             Ok(())
         })

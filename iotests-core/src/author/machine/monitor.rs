@@ -26,6 +26,8 @@ pub(crate) struct Monitor {
     pub(crate) name: String,
     pub(crate) backend: Backend,
     pub(crate) client: qmp::Client,
+    /// What has happened and no case or wait has taken yet.
+    pub(crate) events: qmp::EventCache,
     /// Set when the machine was ended, or has ended by itself: what ran on it is gone.
     pub(crate) ended: Arc<AtomicBool>,
 }

@@ -210,11 +210,14 @@ pub(super) async fn adopt(
     disks: Vec<Attached>,
     launched: Origin,
 ) -> CaseResult<Machine> {
+    let client = machine.qmp().clone();
+    let events = client.event_cache();
     let monitor = Monitor {
         shared: shared.clone(),
         name: machine.name().to_owned(),
         backend,
-        client: machine.qmp().clone(),
+        events: events.ok_or_else(|| Failure::new("the machine keeps no events"))?,
+        client,
         ended: Arc::new(AtomicBool::new(false)),
     };
     let signalled = Arc::new(AtomicI32::new(0));
@@ -305,13 +308,8 @@ impl Machine {
             format!("the event {matcher} of {}", self.name()),
             async move {
                 let patience = self.monitor.shared.patience();
-                let event = self
-                    .monitor
-                    .client
-                    .events()
-                    .with_deadline(patience)
-                    .wait(matcher)
-                    .await?;
+                let events = self.monitor.events.with_deadline(patience);
+                let event = events.wait(matcher).await?;
                 self.monitor.narrate_event(&event);
                 Ok(super::monitor::event_json(&event))
             },
@@ -320,7 +318,7 @@ impl Machine {
 
     /// Takes all events like this that have come, without waiting.
     pub fn take_events(&self, which: impl Into<qmp::Matcher>) -> Vec<Value> {
-        let events = self.monitor.client.events().drain_matching(which);
+        let events = self.monitor.events.take_all(which);
         events
             .iter()
             .map(|event| super::monitor::event_json(event))
@@ -334,7 +332,7 @@ impl Machine {
         Action::new(format!("{} to answer", self.name()), async move {
             // An event that was sent before the answer is there when the answer is.
             self.monitor.ask("query-version", Value::Null).await?;
-            match self.monitor.client.events().poll(matcher) {
+            match self.monitor.events.take(matcher) {
                 Some(event) => Err(Failure::new(format!(
                     "expected no such event, but there is {}",
                     super::monitor::event_json(&event)
