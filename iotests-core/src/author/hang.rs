@@ -46,6 +46,8 @@ impl Test {
         let case = Handle::try_current().ok();
         stack::prepare();
         let (done, ended) = oneshot::channel();
+        // A signal that comes before it is listened for would be lost. Hanging up is an answer as well.
+        let (listens, ready) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("explainer".to_owned())
             .spawn(move || {
@@ -54,9 +56,10 @@ impl Test {
                     .enable_all()
                     .build()
                 {
-                    runtime.block_on(listen(shared, case, ended));
+                    runtime.block_on(listen(shared, case, ended, listens));
                 }
             });
+        let _ = ready.recv();
         Explainer {
             done: Some(done),
             thread: thread.ok(),
@@ -76,12 +79,18 @@ impl Drop for Explainer {
     }
 }
 
-async fn listen(shared: Arc<Shared>, case: Option<Handle>, mut ended: oneshot::Receiver<()>) {
+async fn listen(
+    shared: Arc<Shared>,
+    case: Option<Handle>,
+    mut ended: oneshot::Receiver<()>,
+    listens: std::sync::mpsc::Sender<()>,
+) {
     let mut go_on = signal(SignalKind::user_defined1()).ok();
     let mut end = signal(SignalKind::from_raw(
         nix::sys::signal::Signal::SIGABRT as i32,
     ))
     .ok();
+    drop(listens);
     loop {
         let (cause, ends) = tokio::select! {
             _ = &mut ended => return,
