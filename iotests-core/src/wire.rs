@@ -130,6 +130,11 @@ pub enum CaseEvent {
         /// Its unit.
         unit: String,
     },
+    /// A part of the case was left out; the rest goes on.
+    NotRun {
+        /// Why, and which part.
+        reason: String,
+    },
     /// A golden that differs was written down for review.
     PendingGolden {
         /// The file with what was found.

@@ -70,7 +70,7 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
         .assert(json!({"count": 0}))
         .await?;
     let again = record(&vm, &[&FIRST]).await?;
-    json!(again).assert("", first.as_str())?;
+    check!(again == first);
     vm.shutdown().await?;
 
     t.step("read-only");
@@ -91,7 +91,7 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     vm.reopen("disk", |node| node.read_only(false)).await?;
     assert_recorded(&vm, &first, &[&FIRST], true).await?;
     let reopened = record(&vm, &[&FIRST, &SECOND]).await?;
-    json!(reopened).assert("", both.as_str())?;
+    check!(reopened == both);
     vm.shutdown().await?;
     assert_stored(&disk).await?;
 
@@ -101,7 +101,7 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     assert_data(&disk).await
 }
 
-/// A bitmap that nobody stored, because its machine was killed, is inconsistent: it is told so, is of
+/// A bitmap that nobody stored, because its machine was killed, is inconsistent: QEMU says so, it is of
 /// no use, and can only be removed.
 #[case]
 async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
@@ -115,8 +115,8 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     vm.kill().await?;
 
     let vm = writable.launch().await?;
-    let told = json!({"inconsistent": true, "recording": false, "persistent": true});
-    vm.bitmap("disk", "bitmap0").assert(told).await?;
+    let expected = json!({"inconsistent": true, "recording": false, "persistent": true});
+    vm.bitmap("disk", "bitmap0").assert(expected).await?;
     let bitmap = vm.bitmap("disk", "bitmap0");
     bitmap.clear().expect_error("inconsistent").await?;
     bitmap.enable().expect_error("inconsistent").await?;
@@ -143,7 +143,7 @@ async fn is_stored_when_its_node_becomes_read_only(t: &mut Test) -> CaseResult {
     vm.assert_read_only(&[("disk", true)]).await?;
     let clear = vm.bitmap("disk", "bitmap0").clear();
     clear.expect_error("readonly").await?;
-    json!(vm.bitmap("disk", "bitmap0").sha256().await?).assert("", sha256.as_str())?;
+    check!(vm.bitmap("disk", "bitmap0").sha256().await? == sha256);
     vm.kill().await?;
 
     assert_stored(&disk).await?;
@@ -208,8 +208,8 @@ async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
     assert_flags(t, &disk, in_use).await?;
     vm.node("disk").write(2, 512 * KIB..576 * KIB).await?;
     for (name, recording, count) in [("on", true, 192), ("off", false, 64), ("second", true, 192)] {
-        let told = json!({"recording": recording, "count": count * KIB, "persistent": true});
-        vm.bitmap("disk", name).assert(told).await?;
+        let expected = json!({"recording": recording, "count": count * KIB, "persistent": true});
+        vm.bitmap("disk", name).assert(expected).await?;
     }
     vm.bitmap("disk", "on").remove().await?;
     vm.shutdown().await?;
@@ -253,9 +253,7 @@ async fn record(vm: &Machine, regions: &[&[Range<u64>]]) -> CaseResult<String> {
             .await?;
     }
     let after = vm.bitmap("disk", "bitmap0").sha256().await?;
-    if before == after {
-        return Err(Failure::new("the bitmap has not recorded the writes"));
-    }
+    check!(before != after, "the bitmap has not recorded the writes");
     assert_recorded(vm, &after, regions, true).await?;
     Ok(after)
 }
@@ -271,16 +269,17 @@ async fn assert_recorded(
     for region in regions.concat() {
         dirty.extend(region.start / GRANULARITY..region.end.div_ceil(GRANULARITY));
     }
-    let told = json!({
+    let expected = json!({
         "count": dirty.len() as u64 * GRANULARITY, "granularity": GRANULARITY,
         "recording": true, "persistent": true, "busy": false,
     });
-    vm.bitmap("disk", "bitmap0").assert(told).await?;
+    vm.bitmap("disk", "bitmap0").assert(expected).await?;
     let bitmaps = vm.node("disk").await?;
     bitmaps.assert_absent("dirty-bitmaps[0]/inconsistent")?;
     bitmaps.assert_absent("dirty-bitmaps[1]")?;
     vm.assert_read_only(&[("disk", !writable)]).await?;
-    json!(vm.bitmap("disk", "bitmap0").sha256().await?).assert("", sha256)
+    check!(vm.bitmap("disk", "bitmap0").sha256().await? == sha256);
+    Ok(())
 }
 
 /// The image names the bitmap, which is not in use, and is in good order.
@@ -316,5 +315,6 @@ async fn assert_flags(t: &Test, disk: &Image, expected: Value) -> CaseResult {
         .flatten()
         .filter_map(named)
         .collect();
-    found.assert("", expected)
+    check!(found == expected);
+    Ok(())
 }

@@ -1,11 +1,12 @@
 //! Fleecing: a disk as it was at one time is read, while the guest goes on to write.
 
+use iotests_core::author::{Frozen, Keeper};
 use iotests_core::prelude::*;
 
 defaults! {
     upstream = "image-fleecing", formats = [QCOW2], groups = [QUICK, EXPORT],
     needs = [Driver("copy-before-write")],
-    // An old qcow2 cannot tell zeroes from nothing, and bigger clusters copy more than is dirty.
+    // An old qcow2 cannot record zeroes, and with bigger clusters more is copied than is dirty.
     unsupported_imgopts = ["compat", "cluster_size"],
 }
 
@@ -29,94 +30,26 @@ const OVERWRITES: Content = Content::of(&[
     (0xea, SIZE - 2 * CLUSTER..SIZE - CLUSTER),
 ]);
 
-/// What keeps the old data.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keeper {
-    /// A backup that copies nothing but what is overwritten, to an overlay of the disk.
-    Backup,
-    /// A filter that copies what is overwritten, to an overlay of the disk.
-    Filter,
-    /// The same, to a plain file; a node reads from that and from the disk.
-    Access,
-}
-use Keeper::{Access, Backup, Filter};
-
 rows! {
     KEEPERS: Keeper;
-    "backup" => Backup;
-    "filter" => Filter;
-    "snapshot-access" => Access, needs = [Driver("snapshot-access")];
+    "backup" => Keeper::Backup;
+    "filter" => Keeper::Filter;
+    "snapshot-access" => Keeper::Access, needs = [Driver("snapshot-access")];
 }
 
-/// A disk as it was, on the node that is named.
-struct Frozen<'m> {
-    vm: &'m Machine,
-    keeper: Keeper,
-    node: &'static str,
-    job: Option<Job>,
-    _copies: Image,
-}
-
-impl<'m> Frozen<'m> {
-    /// Freezes the disk `disk`; of a bitmap that is given, only what is dirty in it.
-    async fn new(
-        t: &Test,
-        vm: &'m Machine,
-        keeper: Keeper,
-        bitmap: Option<&str>,
-    ) -> CaseResult<Self> {
-        let format = if keeper == Access { RAW } else { QCOW2 };
-        let copies = t.image("copies").format(format).size(SIZE).create().await?;
-        let node = copies.node();
-        let node = if keeper == Access {
-            node
-        } else {
-            node.backing("disk")
-        };
-        vm.add_node(node).await?;
-        let mut frozen = Frozen {
-            vm,
-            keeper,
-            node: if keeper == Access { "frozen" } else { "copies" },
-            job: None,
-            _copies: copies,
-        };
-        if keeper == Backup {
-            let job = vm.backup("disk").to("copies").sync("none");
-            frozen.job = Some(job.start().await?);
-            return Ok(frozen);
-        }
-        let mut filter = Node::new("copy-before-write").node_name("filter");
-        filter = filter.file("disk").child("target", "copies");
-        if let Some(name) = bitmap {
-            filter = filter.set("bitmap", json!({"node": "disk", "name": name}));
-        }
-        vm.add_node(filter).await?;
-        vm.disk("disk").move_to("filter").await?;
-        if keeper == Access {
-            let access = Node::new("snapshot-access").node_name("frozen");
-            vm.add_node(access.file("filter")).await?;
-        }
-        Ok(frozen)
-    }
-
-    /// Gives it up: the guest goes on, on nothing but its disk.
-    async fn thaw(self) -> CaseResult {
-        let vm = self.vm;
-        if let Some(job) = self.job {
-            check!(job.cancel().await?.outcome == Outcome::Cancelled);
-        } else {
-            if self.keeper == Access {
-                vm.remove_node("frozen").await?;
-            }
-            vm.disk("disk").move_to("disk").await?;
-            vm.remove_node("filter").await?;
-        }
-        vm.remove_node("copies").await?;
-        vm.assert_no_nodes(&["frozen", "filter", "copies"]).await?;
-        vm.disk("disk").assert_node("disk").await?;
-        vm.assert_no_jobs().await
-    }
+/// Nothing is left but the disk on its own node.
+async fn thaw(vm: &Machine, frozen: Frozen<'_>) -> CaseResult {
+    frozen.thaw().await?;
+    vm.assert_chain("disk").await?;
+    vm.disk("disk").assert_node("disk").await?;
+    check!(
+        vm.cmd("query-named-block-nodes", ())
+            .await?
+            .as_array()
+            .map(Vec::len)
+            == Some(2)
+    );
+    vm.assert_no_jobs().await
 }
 
 async fn make_disk(t: &Test) -> CaseResult<Image> {
@@ -135,8 +68,8 @@ async fn assert_disk(vm: Machine, disk: &Image) -> CaseResult {
 async fn an_export_stands_still(t: &mut Test, keeper: &Keeper) -> CaseResult {
     let disk = make_disk(t).await?;
     let vm = t.host().disk(&disk).launch().await?;
-    let frozen = Frozen::new(t, &vm, *keeper, None).await?;
-    let export = vm.export(frozen.node).await?;
+    let frozen = vm.freeze("disk").by(*keeper).await?;
+    let export = vm.export(&frozen).await?;
     export.assert_reads(&PATTERNS).await?;
 
     vm.disk("disk").write_all(&OVERWRITES).await?;
@@ -149,7 +82,7 @@ async fn an_export_stands_still(t: &mut Test, keeper: &Keeper) -> CaseResult {
         .assert_reads(OVERWRITES.over(&PATTERNS))
         .await?;
     export.remove().await?;
-    frozen.thaw().await?;
+    thaw(&vm, frozen).await?;
     vm.disk("disk")
         .assert_reads(OVERWRITES.over(&PATTERNS))
         .await?;
@@ -161,16 +94,16 @@ async fn an_export_stands_still(t: &mut Test, keeper: &Keeper) -> CaseResult {
 async fn a_second_time_shows_the_second_state(t: &mut Test, keeper: &Keeper) -> CaseResult {
     let disk = make_disk(t).await?;
     let vm = t.host().disk(&disk).launch().await?;
-    let first = Frozen::new(t, &vm, *keeper, None).await?;
+    let first = vm.freeze("disk").by(*keeper).await?;
     vm.disk("disk").write_all(&OVERWRITES).await?;
-    first.thaw().await?;
+    thaw(&vm, first).await?;
 
-    let second = Frozen::new(t, &vm, *keeper, None).await?;
-    let export = vm.export(second.node).await?;
+    let second = vm.freeze("disk").by(*keeper).await?;
+    let export = vm.export(&second).await?;
     vm.disk("disk").write(0x77, 0..SIZE).await?;
     export.assert_reads(OVERWRITES.over(&PATTERNS)).await?;
     export.remove().await?;
-    second.thaw().await?;
+    thaw(&vm, second).await?;
     vm.shutdown().await?;
     disk.assert_fill(0x77).await?;
     disk.assert_clean().await
@@ -181,18 +114,18 @@ async fn a_second_time_shows_the_second_state(t: &mut Test, keeper: &Keeper) -> 
 async fn a_bitmap_limits_what_is_shown(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(SIZE).create().await?;
     let vm = t.host().disk(&disk).launch().await?;
-    let bitmap = json!({"node": "disk", "name": "changed", "granularity": CLUSTER});
-    vm.cmd("block-dirty-bitmap-add", bitmap).await?;
+    let bitmap = vm.bitmap("disk", "changed").add();
+    bitmap.granularity(CLUSTER).await?;
     vm.disk("disk").write_all(&PATTERNS).await?;
-    let frozen = Frozen::new(t, &vm, Access, Some("changed")).await?;
-    let export = vm.export(frozen.node).await?;
+    let frozen = vm.freeze("disk").bitmap("changed").await?;
+    let export = vm.export(&frozen).await?;
     assert_shows_only(&export, &PATTERNS).await?;
 
     vm.disk("disk").write_all(&OVERWRITES).await?;
 
     assert_shows_only(&export, &PATTERNS).await?;
     export.remove().await?;
-    frozen.thaw().await?;
+    thaw(&vm, frozen).await?;
     vm.disk("disk")
         .assert_reads(OVERWRITES.over(&PATTERNS))
         .await?;
@@ -233,8 +166,8 @@ async fn a_backup_has_the_disk_as_it_was(t: &mut Test) -> CaseResult {
     let disk = make_disk(t).await?;
     let copy = t.image("copy").size(SIZE).create().await?;
     let vm = t.host().disk(&disk).blockdev(&copy).launch().await?;
-    let frozen = Frozen::new(t, &vm, Access, None).await?;
-    let job = vm.backup(frozen.node).to("copy").speed(1).start().await?;
+    let frozen = vm.freeze("disk").await?;
+    let job = vm.backup(&frozen).to("copy").speed(1).start().await?;
 
     vm.disk("disk").write_all(&OVERWRITES).await?;
 
@@ -245,7 +178,7 @@ async fn a_backup_has_the_disk_as_it_was(t: &mut Test) -> CaseResult {
     job.wait().await?;
     vm.node("copy").assert_reads(&PATTERNS).await?;
     vm.remove_node("copy").await?;
-    frozen.thaw().await?;
+    thaw(&vm, frozen).await?;
     assert_disk(vm, &disk).await?;
     copy.assert_reads(&PATTERNS).await?;
     copy.assert_clean().await

@@ -33,7 +33,7 @@ fn null(name: &str, size: u64) -> Value {
     json!({"driver": "null-co", "node-name": name, "size": size})
 }
 
-/// This is as good as no limit, and is told.
+/// In effect no limit, but one that QEMU reports.
 const FAST: u64 = 1 << 40;
 
 /// Starts a mirror, and brings it into a state: before it is ready one piece is copied, and then the
@@ -94,7 +94,7 @@ async fn cancelled_or_completed(t: &mut Test, cancel: &Cancel) -> CaseResult {
         false => info.assert("error", "Operation canceled")?,
     }
     let ended = job.dismiss().outcome().await?;
-    assert_eq!(ended.outcome, cancel.outcome);
+    check!(ended.outcome == cancel.outcome);
     let name = if completed {
         "BLOCK_JOB_COMPLETED"
     } else {
@@ -104,13 +104,13 @@ async fn cancelled_or_completed(t: &mut Test, cancel: &Cancel) -> CaseResult {
         "BLOCK_JOB_COMPLETED",
         "BLOCK_JOB_CANCELLED",
     ]));
-    json!(ends.len()).assert("", 1)?;
+    check!(ends.len() == 1);
     ends[0].assert("event", name)?;
     let data = ends[0].at("data")?;
     data.assert_includes(&json!({"device": id, "type": "mirror", "len": MIB}))?;
     let done = data.at("offset")?.as_u64().unwrap_or_default();
     let half_way = ["running", "paused"].contains(&cancel.status);
-    assert_eq!(done < MIB, half_way, "{done} bytes were done");
+    check!((done < MIB) == half_way, "{done} bytes were copied");
     data.assert("speed", if half_way { 1 } else { FAST })?;
     data.assert_absent("error")?;
     vm.assert_no_jobs().await?;
@@ -145,18 +145,21 @@ async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResul
         true => job.cancel().await?,
         false => job.complete().await?,
     };
-    assert_eq!(ended.outcome, Outcome::Completed);
+    check!(ended.outcome == Outcome::Completed);
     let requests = server.journal().entries();
     let last = |wanted: CommandType| {
         let is =
             |event: &Event| matches!(event, Event::Request { command, .. } if *command == wanted);
         requests.iter().rposition(|entry| is(&entry.event))
     };
-    assert!(last(CommandType::WRITE) < last(CommandType::FLUSH));
+    check!(
+        last(CommandType::WRITE) < last(CommandType::FLUSH),
+        "no flush follows the last write"
+    );
     let content = disk.snapshot(0, MIB);
     let (written, rest) = content.split_at(64 * KIB as usize);
-    assert!(written.iter().all(|byte| *byte == 0x22));
-    assert!(rest.iter().all(|byte| *byte == 0x11));
+    check!(written.iter().all(|byte| *byte == 0x22));
+    check!(rest.iter().all(|byte| *byte == 0x11));
     vm.shutdown().await?;
     server.finish().await?;
     Ok(())

@@ -53,7 +53,7 @@ impl<'t> Disk<'t> {
         let image = image.size(MIB).fill(0x42).create().await?;
         let mut host = t.host().key().blockdev(image.node());
         for key in 1..KEYS {
-            host = host.object(json!({"qom-type": "secret", "id": id(key), "data": password(key)}));
+            host = host.secret(&id(key), &password(key));
         }
         let vm = host.launch().await?;
         Ok(Disk { t, vm, image })
@@ -85,13 +85,10 @@ impl<'t> Disk<'t> {
 
     /// Adds or erases a key.
     async fn amend(&self, change: Value, force: bool) -> CaseResult {
-        loop {
-            match self.change(change.clone(), force).error().await? {
-                None => return Ok(()),
-                Some(error) if error.contains(NO_CPU_TIME) => {}
-                Some(error) => return Err(Failure::new(format!("the job failed: {error}"))),
-            }
+        while let Some(error) = self.change(change.clone(), force).error().await? {
+            check!(error.contains(NO_CPU_TIME), "the job failed: {error}");
         }
+        Ok(())
     }
 
     fn change(&self, change: Value, force: bool) -> Run<'_> {

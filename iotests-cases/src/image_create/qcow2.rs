@@ -280,9 +280,7 @@ async fn created_encrypted(t: &mut Test) -> CaseResult {
         "file": {"driver": "file", "filename": image},
     });
     while let Some(error) = vm.blockdev_create(options.clone()).error().await? {
-        if !error.contains(NO_CPU_TIME) {
-            return Err(Failure::new(format!("the job failed: {error}")));
-        }
+        check!(error.contains(NO_CPU_TIME), "the job failed: {error}");
     }
     vm.assert_no_jobs().await?;
     vm.shutdown().await?;

@@ -1,4 +1,4 @@
-//! What an NBD server tells of the allocation of an image.
+//! What an NBD server reports of the allocation of an image.
 
 use std::ops::Range;
 
@@ -37,7 +37,7 @@ async fn a_machine_tells_data_from_holes(t: &mut Test) -> CaseResult {
 }
 
 /// Clusters of zeroes take no place in the file, and so are holes to a client like any other; all of
-/// an image is told in one answer, or one piece to a client that wants no more.
+/// an image is reported in one answer, or one piece to a client that wants no more.
 #[case(needs = [Tool(ToolKind::Nbd)])]
 async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0xcd).create().await?;
@@ -47,21 +47,24 @@ async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {
     let client = nbd::Client::builder().context("base:allocation");
     let client = client.connect_uri(&server.uri().parse()?).await?;
     let (first, second) = (256 * KIB, 768 * KIB);
-    assert_told(&client, &[0..first, second..MIB]).await?;
+    assert_reported(&client, &[0..first, second..MIB]).await?;
     for (flags, pieces) in [(CommandFlags::empty(), 3), (CommandFlags::REQ_ONE, 1)] {
-        let told = client.block_status_with(0, MIB, flags).await?;
-        let told: Vec<_> = told.iter().flat_map(|told| &told.extents).collect();
-        assert_eq!(told.len(), pieces, "with {flags:?}: {told:?}");
+        let reported = client.block_status_with(0, MIB, flags).await?;
+        let reported: Vec<_> = reported
+            .iter()
+            .flat_map(|reported| &reported.extents)
+            .collect();
+        check!(reported.len() == pieces, "with {flags:?}: {reported:?}");
     }
     client.disconnect().await?;
     Ok(())
 }
 
-/// A client is told that there is data in these parts and in no other; it reads that, and zeroes
+/// A client sees data in these parts and in no other; it reads that, and zeroes
 /// elsewhere.
-async fn assert_told(client: &nbd::Client, data: &[Range<u64>]) -> CaseResult {
-    let told = client.map("base:allocation", 0..MIB).await?;
-    let told: Vec<_> = told
+async fn assert_reported(client: &nbd::Client, data: &[Range<u64>]) -> CaseResult {
+    let reported = client.map("base:allocation", 0..MIB).await?;
+    let reported: Vec<_> = reported
         .iter()
         .map(|piece| (piece.offset..piece.end(), piece.base()))
         .collect();
@@ -76,11 +79,10 @@ async fn assert_told(client: &nbd::Client, data: &[Range<u64>]) -> CaseResult {
     }
     expected.push((end..MIB, hole));
     expected.retain(|(part, _)| !part.is_empty());
-    assert_eq!(told, expected);
+    check!(reported == expected);
     // With holes in the middle, an answer comes in pieces.
-    if client.read(0, MIB).await? != bytes {
-        return Err(Failure::new("a client reads something else"));
-    }
+    let read = client.read(0, MIB).await?;
+    check!(read.iter().eq(&bytes), "a client reads something else");
     Ok(())
 }
 
@@ -91,19 +93,19 @@ async fn assert_first_half_has_data(t: &Test, uri: &str) -> CaseResult {
         .json()
         .await?;
     for extent in map.as_array().into_iter().flatten() {
-        // What newer versions tell besides is not under test.
-        let told = [
+        // What newer versions report as well is not under test.
+        let reported = [
             "start", "length", "depth", "present", "zero", "data", "offset",
         ];
-        let told: Value = told
+        let reported: Value = reported
             .into_iter()
             .map(|key| (key, extent[key].clone()))
             .collect();
-        t.log(Entry::from(told).ordered());
+        t.log(Entry::from(reported).ordered());
     }
     let client = nbd::Client::builder().context("base:allocation");
     let client = client.connect_uri(&uri.parse()?).await?;
-    assert_told(&client, std::slice::from_ref(&(0..512 * KIB))).await?;
+    assert_reported(&client, std::slice::from_ref(&(0..512 * KIB))).await?;
     client.disconnect().await?;
     t.golden()
 }

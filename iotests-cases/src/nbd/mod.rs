@@ -1,4 +1,4 @@
-//! NBD: what servers tell, what clients survive.
+//! NBD: what servers report, what clients survive.
 
 use iotests_core::prelude::*;
 

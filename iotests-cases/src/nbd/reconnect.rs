@@ -12,7 +12,7 @@ use nbd::server::{Action as Fault, Event, Export, FaultPlan, On, Rule, Server};
 /// for that to pass is noticed.
 const FOREVER: u32 = 24 * 60 * 60;
 
-/// So slow that a job stays at its first steps until it is told to hurry.
+/// So slow that a job stays at its first steps until its speed is raised.
 const SLOW: u64 = 64 * KIB;
 const SIZE: u64 = 8 * MIB;
 
@@ -64,11 +64,7 @@ async fn catch(t: &Test, command: &str, may_print: &[&str]) -> CaseResult<Caught
 
     let info = job.info().await?;
     info.assert("status", "running")?;
-    if progress(&info) >= SIZE {
-        return Err(Failure::new(format!(
-            "the job was not caught in its middle: {info}"
-        )));
-    }
+    check!(progress(&info) < SIZE, "the job is not half done: {info}");
     Ok(Caught {
         source,
         target,
@@ -106,7 +102,7 @@ async fn a_job_survives_a_restart_of_its_server(t: &mut Test, command: &&str) ->
     };
     ended.event.assert("data/offset", SIZE)?;
     ended.event.assert_absent("data/error")?;
-    json!(vm.take_events("BLOCK_JOB_ERROR")).assert("", json!([]))?;
+    check!(vm.take_events("BLOCK_JOB_ERROR") == [Value::Null; 0]);
     vm.assert_no_jobs().await?;
     if *command == "blockdev-backup" {
         vm.remove_node("remote").await?;
@@ -139,13 +135,8 @@ async fn a_job_without_its_server_is_cancelled_at_once(t: &mut Test, command: &&
     t.step("cancel");
     let ended = job.force_cancel().await?;
     ended.event.assert("event", "BLOCK_JOB_CANCELLED")?;
-    if ended.outcome != Outcome::Cancelled {
-        return Err(Failure::new(format!(
-            "the job should be cancelled, but is {:?}",
-            ended.outcome
-        )));
-    }
-    json!(vm.take_events("BLOCK_JOB_COMPLETED")).assert("", json!([]))?;
+    check!(ended.outcome == Outcome::Cancelled);
+    check!(vm.take_events("BLOCK_JOB_COMPLETED") == [Value::Null; 0]);
     vm.assert_no_jobs().await?;
     vm.remove_node("remote").await?;
     vm.assert_chain("source").await?;
@@ -216,35 +207,23 @@ async fn a_dropped_write_is_sent_again(t: &mut Test, drops: &Drops) -> CaseResul
         "-c",
         "read -P 0 3M 5M",
     ];
-    let output = t.qemu_io(["--image-opts", &client]).args(write).await?;
-    let said = "wrote 3145728/3145728 bytes at offset 0";
-    if !output.stdout_text().contains(said) {
-        return Err(Failure::new(format!(
-            "qemu-io did not say \"{said}\": {}",
-            output.combined_text()
-        )));
-    }
+    let write = t.qemu_io(["--image-opts", &client]).args(write);
+    let printed = write.text().await?;
+    let all = "wrote 3145728/3145728 bytes at offset 0";
+    check!(printed.contains(all), "not all was written: {printed}");
 
     // That every fault really happened is for `finish` to say.
     let journal = server.finish().await?;
     let is_write = |event: &Event| matches!(event, Event::Request { command, offset: 0, len, .. } if *command == CommandType::WRITE && *len == length);
     let writes = journal.count(|entry| is_write(&entry.event));
     let faults = journal.count(|entry| entry.event == Event::Closed(Closed::Fault));
-    if (writes, faults) != (drops.writes, drops.faults) {
-        return Err(Failure::new(format!(
-            "expected {} whole writes and {} drops:\n{}",
-            drops.writes,
-            drops.faults,
-            journal.to_json_lines()
-        )));
-    }
+    let journal = journal.to_json_lines();
+    check!(writes == drops.writes, "{journal}");
+    check!(faults == drops.faults, "{journal}");
     let content = disk.snapshot(0, 8 * MIB);
     let (written, rest) = content.split_at(usize::try_from(length)?);
-    if written.iter().any(|byte| *byte != 7) || rest.iter().any(|byte| *byte != 0) {
-        return Err(Failure::new(
-            "the server does not hold what was written, and nothing else",
-        ));
-    }
+    check!(written.iter().all(|byte| *byte == 7));
+    check!(rest.iter().all(|byte| *byte == 0));
     Ok(())
 }
 
@@ -289,13 +268,12 @@ async fn a_dropped_request_is_sent_again(t: &mut Test, dropped: &Request) -> Cas
             _ => {}
         }
     }
-    match sent[..] {
-        [(1, offset, len), (2, again, length), ..] if (offset, len) == (again, length) => Ok(()),
-        _ => Err(Failure::new(format!(
-            "expected the same request on two connections:\n{}",
-            journal.to_json_lines()
-        ))),
-    }
+    let is_sent_again = match sent[..] {
+        [(1, offset, len), (2, again, length), ..] => (offset, len) == (again, length),
+        _ => false,
+    };
+    check!(is_sent_again, "the requests: {sent:?}");
+    Ok(())
 }
 
 /// A client that may not wait for its server fails a request that is dropped, and connects again for

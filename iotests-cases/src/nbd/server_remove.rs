@@ -65,7 +65,8 @@ impl<'t> Exported<'t> {
         self.assert_served("other").await?;
         let arguments = Self::arguments(mode);
         let answer = self.vm.cmd("nbd-server-remove", arguments).await?;
-        answer.assert("", json!({}))
+        check!(answer == json!({}));
+        Ok(())
     }
 
     /// The removal is refused, because of a client, and changes nothing.
@@ -82,11 +83,12 @@ impl<'t> Exported<'t> {
     async fn assert_exports(&self, expected: &[&str]) -> CaseResult {
         let exports = self.vm.cmd("query-block-exports", ()).await?;
         for id in expected {
-            let told = json!({"id": id, "type": "nbd", "node-name": self.disk.name(), "shutting-down": false});
-            exports.find(&told)?;
+            let expected = json!({"id": id, "type": "nbd", "node-name": self.disk.name(), "shutting-down": false});
+            exports.find(&expected)?;
         }
         let number = exports.as_array().map(Vec::len);
-        json!(number).assert("", expected.len())
+        check!(number == Some(expected.len()), "{exports}");
+        Ok(())
     }
 
     fn client(&self, export: &str) -> [String; 4] {
@@ -114,7 +116,7 @@ impl<'t> Exported<'t> {
         Ok(())
     }
 
-    /// The export is gone: told of once, not listed, not served, not removed again. The other one is
+    /// The export is gone: reported once, not listed, not served, not removed again. The other one is
     /// as it was, and the name can be used again. The disk has not changed.
     async fn end(self) -> CaseResult {
         let deleted = self.vm.event("BLOCK_EXPORT_DELETED").await?;
@@ -221,10 +223,10 @@ rows! {
     "writable-but-the-disk-is-not" => true, Some(true);
 }
 
-/// An export tells what it can do: a client can write only if that was asked for and the disk can be
+/// An export announces what it can do: a client can write only if that was asked for and the disk can be
 /// written to. Its size stays as it is, and it is called like its disk unless it has a name.
 #[case(rows = ACCESSES)]
-async fn an_export_tells_what_it_can_do(t: &mut Test, access: &Access) -> CaseResult {
+async fn an_export_announces_what_it_can_do(t: &mut Test, access: &Access) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
     let node = disk.node().read_only(access.read_only);
     let vm = t.host().blockdev(node).launch().await?;
@@ -255,19 +257,19 @@ async fn an_export_tells_what_it_can_do(t: &mut Test, access: &Access) -> CaseRe
         true => Flags::SEND_TRIM | Flags::SEND_WRITE_ZEROES | Flags::SEND_FAST_ZERO,
         false => Flags::READ_ONLY,
     };
-    let told = client.export();
-    assert_eq!(told.flags - Flags::BLOCK_STATUS_PAYLOAD, flags);
-    assert_eq!(told.size, MIB);
-    assert_eq!(told.description.as_deref(), Some("the disk"));
+    let export = client.export();
+    check!(export.flags - Flags::BLOCK_STATUS_PAYLOAD == flags);
+    check!(export.size == MIB);
+    check!(export.description.as_deref() == Some("the disk"));
     let errno = |error: RequestError| error.errno();
     let beyond = client.read(MIB - 512, 1024).await.map_err(errno);
-    assert_eq!(beyond, Err(Some(Errno::EINVAL)));
+    check!(beyond == Err(Some(Errno::EINVAL)));
     let written = client.write(0, vec![0x22; 512]).await.map_err(errno);
     match written {
-        Ok(()) => assert!(writable, "a client wrote to a read-only export"),
+        Ok(()) => check!(writable, "a client wrote to a read-only export"),
         // The protocol would have the first one.
-        Err(Some(Errno::EPERM | Errno::EINVAL)) if !writable => {}
-        Err(errno) => return Err(Failure::new(format!("a write failed: {errno:?}"))),
+        Err(Some(Errno::EPERM | Errno::EINVAL)) => check!(!writable, "a write was refused"),
+        Err(errno) => check!(errno == None, "a write failed"),
     }
     client.disconnect().await?;
 

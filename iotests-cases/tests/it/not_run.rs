@@ -1,4 +1,4 @@
-//! What is told of cases that cannot run.
+//! What is reported of cases that cannot run.
 
 use std::path::Path;
 use std::process::Command;
@@ -54,10 +54,10 @@ fn the_reason_for_a_skip_reaches_the_console_and_every_report() {
         .unwrap();
     let console = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    let told = |text: &str| {
+    let says = |text: &str| {
         text.contains("needs an emulator") || text.contains("needs qemu-storage-daemon")
     };
-    assert!(told(&console) || told(&errors), "{console}\n{errors}");
+    assert!(says(&console) || says(&errors), "{console}\n{errors}");
     assert!(
         !errors.contains("DEBUG") && !errors.contains("panicked"),
         "{errors}"
@@ -67,7 +67,7 @@ fn the_reason_for_a_skip_reaches_the_console_and_every_report() {
         // For programs it is a value with a type, which says the same.
         let typed = report == "jsonl" && text.contains("\"no-tool\"");
         assert!(
-            told(&text) || typed,
+            says(&text) || typed,
             "no reason in the {report} report: {text}\n{console}\n{errors}"
         );
     }

@@ -33,7 +33,7 @@ impl<'a, T> Action<'a, T> {
         Self::at(Location::caller(), what, future)
     }
 
-    /// The same for a builder, which was told its line before it was awaited.
+    /// The same for a builder, which knew its line before it was awaited.
     pub fn at(
         place: &'static Location<'static>,
         what: impl Into<String>,

@@ -73,15 +73,15 @@ impl Failure {
         failure
     }
 
-    /// What a panic said, as a failure; `told` is what a panic hook made of it.
+    /// What a panic said, as a failure; `hooked` is what the panic hook made of it.
     #[must_use]
-    pub fn from_panic(payload: &(dyn std::any::Any + Send), told: Option<FailureReport>) -> Self {
+    pub fn from_panic(payload: &(dyn std::any::Any + Send), hooked: Option<FailureReport>) -> Self {
         let text = payload
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())
             .or_else(|| payload.downcast_ref::<String>().cloned());
-        let (message, place, case_place) = match told {
-            Some(told) => (Some(told.message), told.place, told.case_place),
+        let (message, place, case_place) = match hooked {
+            Some(hooked) => (Some(hooked.message), hooked.place, hooked.case_place),
             None => (text, None, None),
         };
         let message = message.unwrap_or_else(|| "the case panicked".to_owned());

@@ -1,4 +1,4 @@
-//! A case with a made-up QEMU, for what a real one does only by chance.
+//! A case with a simulated QEMU, for what a real one does only by chance.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn spec() -> CaseSpec {
     }
 }
 
-/// The monitor of a QEMU that is made up.
+/// The monitor of a simulated QEMU.
 pub(crate) async fn monitor(qemu: qmp::mock::Monitor) -> (Monitor, qmp::mock::Control) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let qemu = qemu.spawn(theirs);
@@ -51,7 +51,7 @@ pub(crate) async fn monitor(qemu: qmp::mock::Monitor) -> (Monitor, qmp::mock::Co
     let directories = Directories::new(Path::new("/t"), Path::new("/s"));
     let monitor = Monitor {
         shared: Shared::new(spec(), Sink::new(drop), directories.unwrap()),
-        name: "made-up".to_owned(),
+        name: "simulated".to_owned(),
         backend: Backend::Qsd,
         events: client.event_cache().unwrap(),
         client,

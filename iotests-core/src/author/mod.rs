@@ -24,6 +24,7 @@ mod stack;
 mod state;
 mod storage;
 mod test;
+mod tls;
 mod tool;
 
 pub use content::{CLUSTER, Content, clusters};
@@ -34,13 +35,15 @@ pub use image::{
 };
 pub use machine::{
     Access, Bitmap, BitmapInfo, BlockNode, Change, Channel, Child, Cmd, Destination, Disk,
-    DiskBuilder, Drive, Ended, Ending, Export, ExportBuilder, Frozen, Held, Job, JobBuilder,
-    Machine, MachineBuilder, MachineNbd, Migrated, Migrating, Migration, NbdSetup, NewBitmap, Node,
-    Outcome, Run, Target, Transaction, assert_json_filename, dirty_ranges,
+    DiskBuilder, Drive, Ended, Ending, Export, ExportBuilder, Freeze, Frozen, Held, Job,
+    JobBuilder, Keeper, Machine, MachineBuilder, MachineNbd, Migrated, Migrating, Migration,
+    NbdSetup, NewBitmap, Node, Outcome, Run, Target, Transaction, assert_json_filename,
+    dirty_ranges,
 };
-pub use nbd::{NbdServer, NbdServerBuilder, StoppedNbdServer};
+pub use nbd::{NbdServer, NbdServerBuilder, NbdSource, StoppedNbdServer};
 pub use session::IoSession;
 pub use state::State;
 pub use storage::Storage;
 pub use test::{Sink, Test};
+pub use tls::Tls;
 pub use tool::ToolCall;

@@ -1,8 +1,10 @@
 //! qemu-nbd servers of a case.
 
 use std::panic::Location;
+use std::path::Path;
 use std::sync::Arc;
 
+use imgtools::image::FileName;
 use imgtools::tools::ToolKind;
 use nbd::qemu_nbd::QemuNbdTemplate;
 use nbd::{QemuNbd, QemuNbdServer};
@@ -16,32 +18,84 @@ use super::image::Image;
 use super::machine::Node;
 use super::shared::Shared;
 use super::test::Test;
+use super::tls::Tls;
+use crate::case::Format;
+
+/// What a qemu-nbd serves.
+#[derive(Clone)]
+pub enum NbdSource {
+    /// An image of the case, in its own format.
+    Image(Image),
+    /// A file, a URI or a `json:` name. Its format is probed unless it is said.
+    Name(FileName),
+}
+
+impl From<&Image> for NbdSource {
+    fn from(image: &Image) -> Self {
+        NbdSource::Image(image.clone())
+    }
+}
+
+impl From<&Node> for NbdSource {
+    /// What a block node of these options is.
+    fn from(node: &Node) -> Self {
+        NbdSource::Name(node.clone().without("node-name").filename().into())
+    }
+}
+
+impl From<&Path> for NbdSource {
+    fn from(path: &Path) -> Self {
+        NbdSource::Name(path.into())
+    }
+}
+
+impl From<&TestFile> for NbdSource {
+    fn from(file: &TestFile) -> Self {
+        NbdSource::Name(Path::new(file.as_str()).into())
+    }
+}
+
+impl From<&str> for NbdSource {
+    /// As QEMU reads it.
+    fn from(name: &str) -> Self {
+        NbdSource::Name(name.into())
+    }
+}
+
+impl From<String> for NbdSource {
+    fn from(name: String) -> Self {
+        NbdSource::Name(name.into())
+    }
+}
 
 /// A qemu-nbd to be started.
 #[must_use = "a server is started by start()"]
 pub struct NbdServerBuilder {
     shared: Arc<Shared>,
-    image: Image,
+    source: NbdSource,
     export: String,
     socket: Option<TestFile>,
     tcp: bool,
-    raw: bool,
+    format: Option<Format>,
+    tls: Option<Tls>,
     hold_address: bool,
     arguments: Vec<String>,
     place: &'static Location<'static>,
 }
 
 impl Test {
-    /// A qemu-nbd that serves this image on a UNIX socket, to any number of clients.
+    /// A qemu-nbd that serves this on a UNIX socket, to any number of clients: an image, a file that
+    /// nobody made here, a URI, a node, a `json:` name.
     #[track_caller]
-    pub fn nbd_server(&self, image: &Image) -> NbdServerBuilder {
+    pub fn nbd_server(&self, source: impl Into<NbdSource>) -> NbdServerBuilder {
         NbdServerBuilder {
             shared: self.shared.clone(),
-            image: image.clone(),
+            source: source.into(),
             export: String::new(),
             socket: None,
             tcp: false,
-            raw: false,
+            format: None,
+            tls: None,
             hold_address: false,
             arguments: Vec::new(),
             place: Location::caller(),
@@ -72,9 +126,26 @@ impl NbdServerBuilder {
         self
     }
 
+    /// Listens on this UNIX socket instead of one of its own.
+    pub fn unix(mut self, socket: TestFile) -> Self {
+        self.socket = Some(socket);
+        self
+    }
+
     /// Serves the image's file as it is, not what the format makes of it.
-    pub fn raw(mut self) -> Self {
-        self.raw = true;
+    pub fn raw(self) -> Self {
+        self.format(Format::Raw)
+    }
+
+    /// Serves it as an image of this format, whatever it is.
+    pub fn format(mut self, format: Format) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// Serves only clients that prove who they are with these credentials.
+    pub fn tls(mut self, tls: &Tls) -> Self {
+        self.tls = Some(tls.clone());
         self
     }
 
@@ -104,26 +175,36 @@ impl NbdServerBuilder {
                 .directories
                 .socket(&format!("nbd{}", shared.next_number()))?,
         };
-        let image = &self.image;
         let mut server = QemuNbd::new(shared.tool(ToolKind::Nbd)?).timeout(shared.patience());
         server = server.export_name(&self.export).args(&self.arguments);
         if self.hold_address {
             server = server.hold_address();
         }
+        if let Some(tls) = &self.tls {
+            let object = tls.server("tls0").to_string();
+            server = server.object(object).tls_creds("tls0");
+        }
+        if let Some(format) = self.format {
+            server = server.format(format.name());
+        }
         // Until it serves, its file is there.
         let mut secret = None;
-        let target = if self.raw {
-            server = server.format("raw");
-            image.file().as_str().to_owned()
-        } else if image.is_encrypted() {
-            let key = shared.key()?;
-            server = server.secret(key.value()).image_opts();
-            server = server.object(key.object().as_os_str());
-            secret = Some(key);
-            image.image_opts()
-        } else {
-            server = server.format(image.format().name());
-            image.filename().to_owned()
+        let target = match &self.source {
+            NbdSource::Name(name) => name.to_string(),
+            NbdSource::Image(image) if self.format.is_some() => image.file().as_str().to_owned(),
+            NbdSource::Image(image) if image.is_encrypted() => {
+                let key = shared.key()?;
+                server = server.secret(key.value()).image_opts();
+                server = server.object(key.object().as_os_str());
+                secret = Some(key);
+                image.image_opts()
+            }
+            NbdSource::Image(image) => {
+                if !image.says_format() {
+                    server = server.format(image.format().name());
+                }
+                image.filename().to_owned()
+            }
         };
         shared.narrate(|| "Start NBD server".into());
         let target = nbd::qemu_nbd::Image::verbatim(target);
@@ -134,7 +215,7 @@ impl NbdServerBuilder {
         drop(secret);
         Ok(NbdServer {
             shared,
-            image: self.image,
+            source: self.source,
             server: Some(server),
             socket: Some(socket),
         })
@@ -144,8 +225,8 @@ impl NbdServerBuilder {
 /// A running qemu-nbd. It ends with the value; that it ended before fails the case.
 pub struct NbdServer {
     shared: Arc<Shared>,
-    // Kept for as long as it is served.
-    image: Image,
+    // An image is kept for as long as it is served.
+    source: NbdSource,
     server: Option<QemuNbdServer>,
     socket: Option<TestFile>,
 }
@@ -153,7 +234,7 @@ pub struct NbdServer {
 /// A qemu-nbd that was ended, and can be started again at the same address.
 pub struct StoppedNbdServer {
     shared: Arc<Shared>,
-    image: Image,
+    source: NbdSource,
     template: QemuNbdTemplate,
     socket: Option<TestFile>,
 }
@@ -223,7 +304,7 @@ impl NbdServer {
             }
             Ok(StoppedNbdServer {
                 shared: self.shared.clone(),
-                image: self.image.clone(),
+                source: self.source.clone(),
                 template,
                 socket: self.socket.take(),
             })
@@ -247,7 +328,7 @@ impl StoppedNbdServer {
         Action::new("an NBD server to start again", async move {
             let StoppedNbdServer {
                 shared,
-                image,
+                source,
                 template,
                 socket,
             } = self;
@@ -255,7 +336,7 @@ impl StoppedNbdServer {
             let server = Some(template.start().await?);
             Ok(NbdServer {
                 shared,
-                image,
+                source,
                 server,
                 socket,
             })

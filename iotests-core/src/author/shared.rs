@@ -101,7 +101,7 @@ impl Shared {
         self.state().step.clone()
     }
 
-    /// Logs, and tells the runner.
+    /// Logs, and passes it on to the runner.
     pub(crate) fn say(&self, entry: impl Into<Entry>) {
         if let Some(mut text) = self.log.say(entry) {
             if text.len() > LONGEST {

@@ -1,7 +1,5 @@
 //! What a machine answers about its block layer, to see that nothing of it has changed.
 
-use std::panic::Location;
-
 use serde_json::{Value, json};
 
 use super::action::Action;
@@ -138,7 +136,12 @@ impl Cmd {
     /// have changed.
     pub fn refused_class(self, class: &str, text: impl Into<ErrorText>) -> Action<'static, ()> {
         let (place, monitor) = (self.place(), self.monitor().clone());
-        unchanged(place, monitor, self.expect_error_class(class, text))
+        let refusal = self.expect_error_class(class, text);
+        Action::at(place, "a refusal that changes nothing", async move {
+            let before = State::of(&monitor).await?;
+            refusal.await?;
+            before.assert_same(&monitor, |_| true).await
+        })
     }
 }
 
@@ -159,19 +162,6 @@ impl JobBuilder {
     /// Starts it; the command must be refused with this text and this class, and nothing of the
     /// machine may have changed.
     pub fn refused_class(self, class: &str, text: impl Into<ErrorText>) -> Action<'static, ()> {
-        let (place, monitor) = (self.place(), self.monitor().clone());
-        unchanged(place, monitor, self.expect_error_class(class, text))
+        self.into_cmd().refused_class(class, text)
     }
-}
-
-fn unchanged(
-    place: &'static Location<'static>,
-    monitor: Monitor,
-    refusal: Action<'static, ()>,
-) -> Action<'static, ()> {
-    Action::at(place, "a refusal that changes nothing", async move {
-        let before = State::of(&monitor).await?;
-        refusal.await?;
-        before.assert_same(&monitor, |_| true).await
-    })
 }

@@ -6,11 +6,14 @@ use std::task::Poll;
 
 use super::failure::{CaseResult, Failure};
 use super::files::{Directories, TestFile};
-use super::golden::{Selection, is_ci};
+use super::golden::{Selection, golden_name, is_ci};
 use super::log::{Entry, Narration};
 use super::shared::Shared;
 use crate::case::{Backend, CaseFuture, Format, Protocol, Requirement, Skip};
 use crate::wire::{CaseEvent, CaseSpec, Death, FailureReport, GoldenMode, Place};
+
+/// What a version counts as that is not known.
+const NEWEST: (u32, u32) = (u32::MAX, 0);
 
 /// Where a case process puts its events.
 #[derive(Clone)]
@@ -107,33 +110,26 @@ impl Test {
     pub fn golden(&self) -> CaseResult {
         let shared = &self.shared;
         let text = shared.log.take();
-        let (name, selection) = (self.golden_name(), self.selection());
+        let name = golden_name(&shared.spec.case, shared.spec.row.as_deref());
+        let selection = self.selection();
         let Err(error) = shared.goldens.compare(&name, &selection, &text) else {
             return Ok(());
         };
         if shared.spec.goldens == GoldenMode::Compare {
             return Err(error.into_failure());
         }
-        let path =
-            shared
-                .goldens
-                .bless(&shared.spec.goldens_dir, &name, &selection, &text, is_ci())?;
+        let (folder, id) = (&shared.spec.goldens_dir, &shared.spec.id);
+        let (major, minor) = selection.version;
+        let mut origin = format!("{id} at {}", Place::from(Location::caller()));
+        if selection.version != NEWEST {
+            origin += &format!(", with QEMU {major}.{minor}");
+        }
+        let path = shared
+            .goldens
+            .bless(folder, &name, &selection, &text, &origin, is_ci())?;
         let golden = path.with_extension("").display().to_string();
         shared.sink.put(CaseEvent::PendingGolden { path, golden });
         Ok(())
-    }
-
-    /// `nbd/block_status.map` for the case `nbd::block_status::map`.
-    fn golden_name(&self) -> String {
-        let spec = &self.shared.spec;
-        let name = match spec.case.rsplit_once("::") {
-            Some((module, function)) => format!("{}.{function}", module.replace("::", "/")),
-            None => spec.case.clone(),
-        };
-        match &spec.row {
-            Some(row) => format!("{name}.{row}"),
-            None => name,
-        }
     }
 
     fn selection(&self) -> Selection {
@@ -147,7 +143,7 @@ impl Test {
             format: spec.format.to_string(),
             protocol: spec.protocol.to_string(),
             backend: spec.backend.map(|backend| backend.to_string()),
-            version: version.map_or((u32::MAX, 0), |version| (version.major, version.minor)),
+            version: version.map_or(NEWEST, |version| (version.major, version.minor)),
         }
     }
 
@@ -160,6 +156,14 @@ impl Test {
         Err(Failure::skip(Skip::Case {
             reason: reason.into(),
         }))
+    }
+
+    /// Notes that a part of the case is left out here, and why; the case goes on. Every report says so.
+    ///
+    /// For what cannot be declared beforehand, and is too little for a skip of the whole case.
+    pub fn not_run(&self, reason: impl AsRef<str>) {
+        let reason = self.shared.directories.redact(reason.as_ref());
+        self.shared.sink.put(CaseEvent::NotRun { reason });
     }
 
     /// Ends the case here as skipped if this does not hold, for needs that only the running case
@@ -234,11 +238,11 @@ impl Test {
     }
 
     /// Runs the body of a case; a panic in it, such as a failed `assert_eq!`, becomes its failure, so
-    /// that it is told like any other one. `told` gives what the panic hook was told, where there is
-    /// one. The body is gone when this returns, and with it all that it made.
+    /// that it is reported like any other one. `hooked` gives what the panic hook has seen, where there
+    /// is one. The body is gone when this returns, and with it all that it made.
     pub async fn guard(
         body: CaseFuture<'_>,
-        told: impl FnOnce() -> Option<FailureReport>,
+        hooked: impl FnOnce() -> Option<FailureReport>,
     ) -> CaseResult {
         let mut body = body;
         let result = std::future::poll_fn(|cx| {
@@ -251,7 +255,7 @@ impl Test {
         })
         .await;
         drop(body);
-        result.unwrap_or_else(|panic| Err(Failure::from_panic(&*panic, told())))
+        result.unwrap_or_else(|panic| Err(Failure::from_panic(&*panic, hooked())))
     }
 
     /// The last word: what the body returned, then what must hold at the end of every case. The runner, which has heard of every
@@ -295,8 +299,8 @@ fn failed(shared: &Shared, failure: Failure, deaths: &[Death]) -> CaseEvent {
         .report();
     report.case_place = case_place;
     report.step = shared.current_step().map(|(step, _)| step);
-    let told = |cause: &String| !report.message.contains(cause.as_str());
-    report.causes = headlines(deaths).into_iter().filter(told).collect();
+    let is_news = |cause: &String| !report.message.contains(cause.as_str());
+    report.causes = headlines(deaths).into_iter().filter(is_news).collect();
     report.machines = shared.machine_reports();
     CaseEvent::Failed(Box::new(report))
 }

@@ -116,7 +116,7 @@ impl Capabilities {
     }
 
     /// Why a program cannot be used that is not among the tools: it is not there, or it does not work.
-    pub fn lacking(&self, tool: ToolKind) -> Skip {
+    pub fn missing(&self, tool: ToolKind) -> Skip {
         match self.broken.get(&tool) {
             Some(broken) => Skip::BrokenTool {
                 tool,
@@ -149,7 +149,7 @@ impl Capabilities {
         };
         let host = self
             .host(backend)
-            .ok_or_else(|| self.lacking(backend.tool()))?;
+            .ok_or_else(|| self.missing(backend.tool()))?;
         if !host.has_driver(driver) {
             return Ok(DriverUse::No);
         }

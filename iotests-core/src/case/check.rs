@@ -222,3 +222,206 @@ fn is_date(text: &str) -> bool {
         && number(month, 2).is_some_and(|month| (1..=12).contains(&month))
         && number(day, 2).is_some_and(|day| (1..=31).contains(&day))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::author::Test;
+    use crate::case::names::{ALWAYS, exclude, known, secs, until};
+    use crate::case::{Body, CaseFuture, Exclusion, Group, Registry, Row, Table};
+
+    const LIST: &str = "test\tclass\tmethod\n040\tTestA\ttest_b\n";
+
+    fn nothing<'t>(_: &'t mut Test) -> CaseFuture<'t> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn nothing_with<'t>(_: &'t mut Test, _: &[usize]) -> CaseFuture<'t> {
+        Box::pin(async { Ok(()) })
+    }
+
+    const CASE: Case = Case {
+        module: "x::area",
+        function: "case",
+        description: "It shows something.",
+        file: "x/area.rs",
+        line: 7,
+        declaration: Declaration::new(),
+        excluded: &[],
+        body: Body::Single(nothing),
+    };
+
+    fn family(tables: fn() -> Vec<Table>, excluded: &'static [Exclusion]) -> Case {
+        Case {
+            excluded,
+            body: Body::Rows {
+                tables,
+                run: nothing_with,
+            },
+            ..CASE
+        }
+    }
+
+    /// All that is wrong with these cases.
+    fn problems(cases: Vec<Case>) -> Vec<String> {
+        match Registry::new(cases.leak(), &[], &[LIST]) {
+            Ok(_) => Vec::new(),
+            Err(Problems(problems)) => problems,
+        }
+    }
+
+    fn declared(declaration: Declaration) -> Vec<String> {
+        problems(vec![Case {
+            declaration,
+            ..CASE
+        }])
+    }
+
+    #[test]
+    fn what_is_right_is_accepted() {
+        let right = Declaration::new().upstream(&["040::TestA::test_b", "040"]);
+        assert_eq!(declared(right), [""; 0]);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_refused_and_both_places_are_named() {
+        let other = Case { line: 9, ..CASE };
+        assert_eq!(
+            problems(vec![CASE, other]),
+            ["x/area.rs:9: area::case: this name is taken, see x/area.rs:7"]
+        );
+    }
+
+    #[test]
+    fn rows_have_names_of_their_own_in_kebab_case() {
+        let tables = || {
+            let rows = [
+                Row::new("a", ()),
+                Row::new("a", ()),
+                Row::new("Bad_one", ()),
+            ];
+            vec![Table::new("row", &rows)]
+        };
+        let found = problems(vec![family(tables, &[])]).join("\n");
+        assert!(found.contains("there are two rows `a`"), "{found}");
+        assert!(
+            found.contains("the row `Bad_one` is not kebab-case"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn joined_names_that_are_equal_are_refused() {
+        let tables = || {
+            vec![
+                Table::new("one", &[Row::new("a", ()), Row::new("a-b", ())]),
+                Table::new("two", &[Row::new("b-c", ()), Row::new("c", ())]),
+            ]
+        };
+        let found = problems(vec![family(tables, &[])]).join("\n");
+        assert!(
+            found.contains("area::case/a-b-c: this name is taken"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn an_exclusion_needs_a_combination_and_a_reason() {
+        let tables = || vec![Table::new("row", &[Row::new("a", ()), Row::new("b", ())])];
+        let found = problems(vec![family(
+            tables,
+            const { &[exclude(&["c"], "why"), exclude(&["b"], " ")] },
+        )])
+        .join("\n");
+        assert!(
+            found.contains("there is no combination (c) to exclude"),
+            "{found}"
+        );
+        assert!(found.contains("excluding (b) needs a reason"), "{found}");
+    }
+
+    #[test]
+    fn an_upstream_id_has_to_exist_and_its_parameters_too() {
+        let found = declared(Declaration::new().upstream(&["999::Nonsense"]));
+        assert_eq!(
+            found,
+            ["x/area.rs:7: area::case: upstream has no test `999::Nonsense`"]
+        );
+        let found = declared(Declaration::new().upstream(&["040::{size}"])).join("\n");
+        assert!(
+            found.contains("no table has the parameter `size`"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn reasons_texts_and_dates_are_demanded() {
+        for (declaration, expected) in [
+            (
+                Declaration::new().known_bugs(const { &[known("", "says", ALWAYS)] }),
+                "a known bug needs a reason",
+            ),
+            (
+                Declaration::new().known_bugs(const { &[known("why", "", ALWAYS)] }),
+                "the known bug \"why\" needs the text of the failure",
+            ),
+            (
+                Declaration::new().quarantine(until("31.12.2026", "why")),
+                "a quarantine ends on a day YYYY-MM-DD, not `31.12.2026`",
+            ),
+            (
+                Declaration::new().groups(&[Group("quik")]),
+                "there is no group `quik`",
+            ),
+            (
+                Declaration::new().needs(&[Requirement::Accelerator("kmv")]),
+                "there is no accelerator `kmv`",
+            ),
+            (
+                Declaration::new().formats(&[]),
+                "it has no format to run with",
+            ),
+            (
+                Declaration::new().caches(&[]),
+                "it has no cache mode to run with",
+            ),
+            (
+                Declaration::new().budget(secs(0)),
+                "it has no time to run with",
+            ),
+        ] {
+            let found = declared(declaration).join("\n");
+            assert!(found.contains(expected), "{expected}: {found}");
+        }
+        let empty = problems(vec![Case {
+            description: " ",
+            ..CASE
+        }])
+        .join("\n");
+        assert!(empty.contains("it needs a doc comment"), "{empty}");
+    }
+
+    #[test]
+    fn a_module_has_its_defaults_once() {
+        let module = ModuleDefaults {
+            module: "x::area",
+            file: "x/area.rs",
+            line: 3,
+            declaration: Declaration::new().exclusive(true),
+        };
+        let cases: &'static [Case] = Box::leak(Box::new([CASE]));
+        let once = Registry::new(cases, &[module], &[]).unwrap();
+        assert!(once.entries()[0].meta.exclusive);
+        let twice = Registry::new(cases, &[module, module], &[]).unwrap_err();
+        assert!(twice.to_string().contains("`defaults!` already"), "{twice}");
+        let elsewhere = ModuleDefaults {
+            module: "x::are",
+            ..module
+        };
+        let other = Registry::new(cases, &[elsewhere], &[]).unwrap();
+        assert!(
+            !other.entries()[0].meta.exclusive,
+            "a part of a name is no module"
+        );
+    }
+}

@@ -92,7 +92,7 @@ impl Known {
 pub enum Judgement {
     /// It failed as one of them makes it fail, for this reason.
     Expected(&'static str),
-    /// It failed, and says nothing of them: these notes tell what was expected.
+    /// It failed, and says nothing of them: these notes say what was expected.
     Otherwise(Vec<String>),
     /// It passed although it should not: these reasons.
     UnexpectedPass(String),

@@ -75,12 +75,12 @@ impl Requirement {
         let emulator = || {
             capabilities
                 .host(Backend::System)
-                .ok_or_else(|| capabilities.lacking(ToolKind::System))
+                .ok_or_else(|| capabilities.missing(ToolKind::System))
         };
         match *self {
             Self::Emulator => Self::Tool(ToolKind::System).check(capabilities, point),
             Self::Tool(tool) => holds(capabilities.tools.contains_key(&tool), || {
-                capabilities.lacking(tool)
+                capabilities.missing(tool)
             }),
             Self::Driver(driver) => may_use(driver, DriverUse::Write, capabilities, backend),
             Self::ReadOnlyDriver(driver) => may_use(driver, DriverUse::Read, capabilities, backend),
@@ -102,7 +102,7 @@ impl Requirement {
                 let backend = backend.unwrap_or(Backend::Qsd);
                 let host = capabilities
                     .host(backend)
-                    .ok_or_else(|| capabilities.lacking(backend.tool()))?;
+                    .ok_or_else(|| capabilities.missing(backend.tool()))?;
                 holds(host.has_command(command), || Skip::NoCommand {
                     command: command.to_owned(),
                     backend,

@@ -176,6 +176,9 @@ pub struct Outcome {
     pub kept: Option<PathBuf>,
     /// The command that runs exactly this.
     pub rerun: String,
+    /// Parts that its last attempt left out, and why.
+    #[serde(default)]
+    pub not_run: Vec<String>,
     /// What it measured.
     pub metrics: Vec<Metric>,
     /// Goldens that wait for review.
@@ -206,9 +209,20 @@ impl Outcome {
             stdout_tail: String::new(),
             stderr_tail: String::new(),
             rerun: String::new(),
+            not_run: Vec::new(),
             metrics: Vec::new(),
             pending_goldens: Vec::new(),
         }
+    }
+
+    /// It did not run: known before anything ran.
+    pub fn skipped(instance: InstanceInfo, reason: Skip) -> Self {
+        let attempt = Attempt {
+            verdict: Some(Verdict::Skip),
+            skip: Some(reason),
+            ..Attempt::default()
+        };
+        Self::new(instance, Verdict::Skip, attempt)
     }
 
     /// The attempt that decided.
@@ -231,6 +245,9 @@ pub struct Summary {
     pub not_run: usize,
     /// The reasons of the skips, most frequent first.
     pub skips: Vec<(Skip, usize)>,
+    /// Why parts of cases were left out, most frequent first.
+    #[serde(default)]
+    pub parts: Vec<(String, usize)>,
     /// From the start to the end.
     pub elapsed: Duration,
 }
@@ -255,16 +272,24 @@ impl Summary {
         self.counts.values().sum()
     }
 
-    /// Counts one instance.
-    pub fn add(&mut self, verdict: Verdict, skip: Option<&Skip>) {
+    /// Counts one instance that has ended.
+    pub fn add(&mut self, outcome: &Outcome) {
+        let verdict = outcome.verdict;
         *self.counts.entry(verdict).or_default() += 1;
-        if let Some(skip) = skip.filter(|_| verdict == Verdict::Skip) {
-            match self.skips.iter_mut().find(|(known, _)| known == skip) {
-                Some((_, count)) => *count += 1,
-                None => self.skips.push((skip.clone(), 1)),
-            }
-            self.skips
-                .sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        if let Some(skip) = outcome.skip().filter(|_| verdict == Verdict::Skip) {
+            tally(&mut self.skips, skip);
+        }
+        for reason in &outcome.not_run {
+            tally(&mut self.parts, reason);
         }
     }
+}
+
+/// Counts one more of these; the most frequent ones come first.
+fn tally<T: Clone + PartialEq>(counts: &mut Vec<(T, usize)>, item: &T) {
+    match counts.iter_mut().find(|(known, _)| known == item) {
+        Some((_, count)) => *count += 1,
+        None => counts.push((item.clone(), 1)),
+    }
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
 }

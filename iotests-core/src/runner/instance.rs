@@ -120,6 +120,7 @@ impl Runner {
             let directories = self.run_dir.instance(number, &job.info.id)?;
             let spec = self.spec(job, &directories.given, &directories.sockets);
             let (mut metrics, mut pending_goldens) = (Vec::new(), Vec::new());
+            let mut not_run = Vec::new();
             let executed = execute(
                 &self.run_dir,
                 &self.supervisors,
@@ -133,6 +134,7 @@ impl Runner {
                             value: *value,
                             unit: unit.clone(),
                         }),
+                        CaseEvent::NotRun { reason } => not_run.push(reason.clone()),
                         CaseEvent::PendingGolden { path, .. } => pending_goldens.push(path.clone()),
                         _ => {}
                     }
@@ -191,6 +193,7 @@ impl Runner {
                     spec.seed,
                     job.info.base_id()
                 ),
+                not_run,
                 metrics,
                 pending_goldens,
             });

@@ -53,6 +53,9 @@ fn show(pending: &Pending, palette: Palette) {
     };
     // Where nobody reads any more, nobody answers either.
     let _ = writeln!(stdout(), "\n{} {kind}", palette.bold(&pending.name));
+    if let Some(origin) = &pending.origin {
+        let _ = writeln!(stdout(), "{}", palette.dim(format!("from {origin}")));
+    }
     let style = if palette.is_enabled() {
         Style::Coloured
     } else {

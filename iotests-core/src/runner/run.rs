@@ -95,7 +95,8 @@ pub(crate) fn run(
     dispatcher.report(None, &RunEvent::RunStarted(Box::new(job.started)));
     for (instance, planned) in job.skipped {
         if let Some(reason) = planned.skip {
-            dispatcher.summary.add(Verdict::Skip, Some(&reason));
+            let skipped = Outcome::skipped(instance.clone(), reason.clone());
+            dispatcher.summary.add(&skipped);
             dispatcher.report(None, &RunEvent::InstanceSkipped { instance, reason });
         }
     }
@@ -214,7 +215,7 @@ impl Dispatcher<'_> {
     }
 
     fn finished(&mut self, slot: u16, outcome: Outcome) {
-        self.summary.add(outcome.verdict, outcome.skip());
+        self.summary.add(&outcome);
         self.report(Some(slot), &RunEvent::InstanceFinished(Box::new(outcome)));
         if self
             .max_fail

@@ -51,7 +51,8 @@ async fn assert_files(vm: &Machine, images: &[&Image]) -> CaseResult {
     }
     let expected: CaseResult<Vec<PathBuf>> =
         images.iter().map(|i| resolved(i.filename())).collect();
-    json!(files).assert("", json!(expected?))
+    check!(files == expected?);
+    Ok(())
 }
 
 fn resolved(name: impl AsRef<Path>) -> CaseResult<PathBuf> {
@@ -101,7 +102,8 @@ async fn may_be_relative(t: &mut Test, from: &Layer) -> CaseResult {
         .at("full-backing-filename")?
         .as_str()
         .unwrap_or_default();
-    json!(resolved(named)?).assert("", json!(resolved(chain.base.filename())?))
+    check!(resolved(named)? == resolved(chain.base.filename())?);
+    Ok(())
 }
 
 rows! {

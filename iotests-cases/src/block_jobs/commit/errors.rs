@@ -210,7 +210,7 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     json!(events).assert_includes(&json!(row.events(&id)))?;
     let last = &events[events.len() - 1]["data"];
     let all_copied = !failed || row.operation == "flush";
-    json!(last["offset"] == last["len"]).assert("", all_copied)?;
+    check!((last["offset"] == last["len"]) == all_copied, "{last}");
     vm.assert_no_jobs().await?;
     if failed || row.active {
         vm.assert_unchanged_since(&before).await?;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::store::split_origin;
 use super::{Style, diff};
 
 /// A golden that waits for a person.
@@ -11,6 +12,8 @@ pub struct Pending {
     pub name: String,
     /// The pending file.
     pub path: PathBuf,
+    /// Where the text is from: the instance, its line, the version of QEMU.
+    pub origin: Option<String>,
     /// What the golden holds now, if there is one.
     pub accepted: Option<String>,
     /// What it would hold.
@@ -107,11 +110,13 @@ fn read(sources: &Path, path: PathBuf) -> Result<Pending, ReviewError> {
             });
         }
     };
+    let (origin, text) = split_origin(&text);
     Ok(Pending {
         name,
         path,
+        origin: origin.map(str::to_owned),
         accepted,
-        text,
+        text: text.to_owned(),
     })
 }
 
@@ -131,6 +136,8 @@ pub fn review(
         };
         match ask(&pending) {
             Answer::Accept => {
+                // Without its origin, which would be a change in each review.
+                std::fs::write(&pending.path, &pending.text).map_err(failed)?;
                 std::fs::rename(&pending.path, pending.golden()).map_err(failed)?;
                 summary.accepted += 1;
             }
@@ -157,7 +164,10 @@ mod tests {
             std::fs::write(path, text).unwrap();
         };
         write("a/x.one.golden", "old\n");
-        write("a/x.one.golden.pending", "new\n");
+        write(
+            "a/x.one.golden.pending",
+            "# from a::x::one@raw, QEMU 9\nnew\n",
+        );
         write("a/y.two.golden.pending", "new\n");
         write("b/z.three.golden.pending", "new\n");
         write("b/z.rs", "");
@@ -165,6 +175,11 @@ mod tests {
         let mut asked = Vec::new();
         let summary = review(sources.path(), &mut |pending| {
             asked.push((pending.name.clone(), pending.diff(Style::Plain)));
+            let origin = pending
+                .name
+                .starts_with("a/x")
+                .then_some("a::x::one@raw, QEMU 9");
+            assert_eq!(pending.origin.as_deref(), origin);
             [Answer::Accept, Answer::Reject, Answer::Skip][asked.len() - 1]
         });
 

@@ -181,7 +181,8 @@ impl Goldens {
     }
 
     /// Writes the text as a pending golden below `sources`, in place of the variant that it was
-    /// compared with, and returns the file.
+    /// compared with, and returns the file. Its first line says where the text is from, in one line;
+    /// it goes when the golden is accepted.
     ///
     /// # Errors
     /// Where CI is set, where there is no source tree, when another text waits there already, and
@@ -192,6 +193,7 @@ impl Goldens {
         name: &str,
         selection: &Selection,
         text: &str,
+        origin: &str,
         ci: bool,
     ) -> Result<PathBuf, BlessError> {
         if ci {
@@ -214,10 +216,11 @@ impl Goldens {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
             let mut builder = tempfile::Builder::new();
             let mut file = builder.permissions(mode).tempfile_in(folder)?;
-            std::io::Write::write_all(&mut file, text.as_bytes())?;
+            let whole = format!("{ORIGIN}{origin}\n{text}");
+            std::io::Write::write_all(&mut file, whole.as_bytes())?;
             match file.persist_noclobber(&path) {
                 Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
-                    Ok(std::fs::read_to_string(&path)? == text)
+                    Ok(split_origin(&std::fs::read_to_string(&path)?).1 == text)
                 }
                 Err(error) => Err(error.error),
                 Ok(_) => Ok(true),
@@ -232,6 +235,34 @@ impl Goldens {
             Err(source) => return Err(BlessError::Write { path, source }),
         }
         Ok(path)
+    }
+}
+
+/// What the golden of a case is called, without variant and ending: `nbd/block_status.map` for the case
+/// `nbd::block_status::map`.
+#[must_use]
+pub fn golden_name(case: &str, row: Option<&str>) -> String {
+    let name = match case.rsplit_once("::") {
+        Some((module, function)) => format!("{}.{function}", module.replace("::", "/")),
+        None => case.to_owned(),
+    };
+    match row {
+        Some(row) => format!("{name}.{row}"),
+        None => name,
+    }
+}
+
+/// How the first line of a pending golden begins.
+const ORIGIN: &str = "# from ";
+
+/// Where the text of a pending golden is from, and the text.
+pub(super) fn split_origin(text: &str) -> (Option<&str>, &str) {
+    match text
+        .strip_prefix(ORIGIN)
+        .and_then(|rest| rest.split_once('\n'))
+    {
+        Some((origin, text)) => (Some(origin), text),
+        None => (None, text),
     }
 }
 
@@ -368,18 +399,18 @@ mod tests {
             ..Selection::default()
         };
         let path = goldens
-            .bless(sources.path(), "nbd/map.one", &raw, "text", false)
+            .bless(sources.path(), "nbd/map.one", &raw, "text", "a case", false)
             .unwrap();
         assert!(path.ends_with("nbd/map.one@raw.golden.pending"));
         assert_eq!(std::fs::read_to_string(path).unwrap(), "text\n");
         let new = goldens
-            .bless(sources.path(), "a/new", &raw, "text", false)
+            .bless(sources.path(), "a/new", &raw, "text", "a case", false)
             .unwrap();
         assert!(new.ends_with("a/new.golden.pending"));
         // The same text again is no news; another one is not written over it.
-        let again = goldens.bless(sources.path(), "a/new", &raw, "text", false);
+        let again = goldens.bless(sources.path(), "a/new", &raw, "text", "a case", false);
         assert_eq!(again.unwrap(), new);
-        let other = goldens.bless(sources.path(), "a/new", &raw, "other", false);
+        let other = goldens.bless(sources.path(), "a/new", &raw, "other", "a case", false);
         let text = other.unwrap_err().to_string();
         assert!(
             text.contains("a variant such as a/new@raw.golden"),
@@ -388,10 +419,10 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&new).unwrap(), "text\n");
         let left = std::fs::read_dir(new.parent().unwrap()).unwrap().count();
         assert_eq!(left, 1);
-        let refused = goldens.bless(sources.path(), "a/new", &raw, "text", true);
+        let refused = goldens.bless(sources.path(), "a/new", &raw, "text", "a case", true);
         assert!(matches!(refused, Err(BlessError::Ci)));
         let nowhere = sources.path().join("nowhere");
-        let refused = goldens.bless(&nowhere, "a/new", &raw, "text", false);
+        let refused = goldens.bless(&nowhere, "a/new", &raw, "text", "a case", false);
         assert!(matches!(refused, Err(BlessError::NoSources(_))));
     }
 }

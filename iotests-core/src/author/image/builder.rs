@@ -164,19 +164,30 @@ impl ImageBuilder {
 
     /// Makes nothing, because the case does it in another way, such as `blockdev-create`; but has
     /// the image's name, format, key and size known, and removes the file with the image.
+    ///
+    /// Over NBD and FUSE there is a file, empty or full of zeroes, since that is what is served. An NBD
+    /// export cannot grow: it has room for the size and what a format adds to it.
     pub fn reserve(self) -> Action<'static, Image> {
         let what = format!("the image {}", self.name);
         Action::at(self.place, what, async move {
             self.unusable?;
             let file = self.shared.directories.file(&self.name)?;
+            let size = self.size.unwrap_or_default();
+            match (self.protocol, self.format) {
+                (Protocol::Nbd, Format::Raw) => raw::create_sparse(&*file, size)?,
+                (Protocol::Nbd, _) => raw::create_sparse(&*file, room_for(size))?,
+                (Protocol::Fuse, _) => raw::create_sparse(&*file, 0)?,
+                (Protocol::File | Protocol::Ssh, _) => {}
+            }
             let served = Served::new(&self.shared, self.protocol, &file, &self.name).await?;
             let encrypted = self.encrypted || self.format == Format::Luks;
             Ok(Image(Arc::new(Inner {
                 shared: self.shared,
                 name: self.name,
                 format: self.format,
-                size: self.size.unwrap_or_default(),
+                size,
                 encrypted: encrypted.then_some(self.format),
+                read_only: false,
                 served,
                 file,
                 backing: self.backing,
@@ -251,6 +262,7 @@ impl ImageBuilder {
             format,
             size,
             encrypted,
+            read_only: false,
             served,
             file,
             backing,
@@ -270,6 +282,12 @@ impl ImageBuilder {
         image.write_all(writes).await?;
         Ok(image)
     }
+}
+
+/// How large a file of this virtual size may get: an eighth more for tables, and headers of LUKS.
+fn room_for(size: u64) -> u64 {
+    const HEADERS: u64 = 16 << 20;
+    (size + size / 8 + HEADERS).next_multiple_of(raw::SECTOR)
 }
 
 /// Makes an image with these keys, without QEMU.

@@ -20,6 +20,9 @@ impl Image {
     #[track_caller]
     pub fn io(&self, commands: impl IntoIterator<Item = impl AsRef<str>>) -> ToolCall {
         let mut call = ToolCall::new(&self.0.shared, ToolKind::Io);
+        if self.0.read_only {
+            call = call.arg("--read-only");
+        }
         for command in commands {
             call = call.args(["-c", command.as_ref()]);
         }

@@ -32,6 +32,8 @@ pub(super) struct Inner {
     pub(super) size: u64,
     /// How it is encrypted, if it is.
     pub(super) encrypted: Option<Format>,
+    /// Whether it can only be read.
+    pub(super) read_only: bool,
     // Before the file: whatever serves it goes first.
     pub(super) served: Served,
     pub(super) file: TestFile,
@@ -76,6 +78,11 @@ impl Image {
     /// Whether it is a file of its own, that holds it and nothing else.
     pub(super) fn is_file(&self) -> bool {
         matches!(self.0.served, Served::File)
+    }
+
+    /// Whether the name by which tools open it says its format as well.
+    pub(crate) fn says_format(&self) -> bool {
+        matches!(self.0.served, Served::Json(_))
     }
 
     /// Whether it can be opened only with its key.
@@ -123,6 +130,9 @@ impl Image {
         let mut node = Node::new(self.0.format.name())
             .node_name(&self.0.name)
             .file(self.protocol_node());
+        if self.0.read_only {
+            node = node.read_only(true);
+        }
         if let Some(base) = &self.0.backing {
             node = node.backing(base.node());
         }
@@ -153,7 +163,7 @@ impl Image {
 
     /// How a tool's command line names it: format and file, or options with the key.
     pub(crate) fn named(&self, call: ToolCall) -> ToolCall {
-        if let Served::Json(_) = self.0.served {
+        if self.says_format() {
             return call.arg(self.filename());
         }
         match self.is_encrypted() {

@@ -268,7 +268,7 @@ impl Image {
 
     /// How qemu-img and qemu-io open it: by its file and format, or by options with its key.
     pub(crate) fn spec(&self) -> CaseResult<ImageSpec> {
-        if let Served::Json(_) = self.0.served {
+        if self.says_format() {
             return Ok(ImageSpec::file(self.filename()));
         }
         let spec = match self.is_encrypted() {

@@ -20,9 +20,10 @@ use crate::case::Format;
 #[must_use = "an image is opened when this is awaited"]
 pub struct ImageOpener {
     shared: Arc<Shared>,
-    file: FileName,
+    file: CaseResult<FileName>,
     name: Option<String>,
     format: Option<Format>,
+    read_only: bool,
     place: &'static Location<'static>,
 }
 
@@ -32,17 +33,23 @@ impl Test {
     /// `json:{…}`. The format is probed unless it is said.
     #[track_caller]
     pub fn open(&self, file: impl Into<FileName>) -> ImageOpener {
-        ImageOpener {
-            shared: self.shared.clone(),
-            file: file.into(),
-            name: None,
-            format: None,
-            place: Location::caller(),
-        }
+        ImageOpener::new(&self.shared, Ok(file.into()))
     }
 }
 
 impl ImageOpener {
+    #[track_caller]
+    pub(crate) fn new(shared: &Arc<Shared>, file: CaseResult<FileName>) -> Self {
+        ImageOpener {
+            shared: shared.clone(),
+            file,
+            name: None,
+            format: None,
+            read_only: false,
+            place: Location::caller(),
+        }
+    }
+
     /// What it is, instead of what QEMU takes it for.
     pub fn format(mut self, format: Format) -> Self {
         self.format = Some(format);
@@ -55,8 +62,15 @@ impl ImageOpener {
         self
     }
 
+    /// Opens it for reading alone, also in a machine.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
     async fn open(self) -> CaseResult<Image> {
         let ImageOpener { shared, file, .. } = self;
+        let file = file?;
         let text = file.to_string();
         let mut spec = ImageSpec::file(&file);
         if let Some(format) = self.format {
@@ -97,6 +111,7 @@ impl ImageOpener {
             format,
             size: info.virtual_size,
             encrypted: None,
+            read_only: self.read_only,
             served,
             file,
             backing: None,
@@ -109,11 +124,11 @@ impl IntoFuture for ImageOpener {
     type IntoFuture = Action<'static, Image>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Action::at(
-            self.place,
-            format!("{} to be opened", self.file),
-            self.open(),
-        )
+        let what = match &self.file {
+            Ok(file) => format!("{file} to be opened"),
+            Err(_) => "an image to be opened".to_owned(),
+        };
+        Action::at(self.place, what, self.open())
     }
 }
 

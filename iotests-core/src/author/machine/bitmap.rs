@@ -89,7 +89,7 @@ pub struct Bitmap<'m> {
 }
 
 impl<'m> Bitmap<'m> {
-    /// Only one that records, or only one that does not. (Bitmaps without a name are told apart so.)
+    /// Only one that records, or only one that does not. (That distinguishes bitmaps without a name.)
     #[must_use]
     pub fn recording(mut self, on: bool) -> Self {
         self.recording = Some(on);
@@ -281,7 +281,7 @@ impl IntoFuture for NewBitmap {
 }
 
 /// The ranges that are dirty in a bitmap, joined where they touch, from the extents in which an NBD
-/// server tells them (`qemu:dirty-bitmap:NAME`, or `qemu-img map` of such an export).
+/// server reports them (`qemu:dirty-bitmap:NAME`, or `qemu-img map` of such an export).
 ///
 /// # Errors
 /// When the extents leave a gap or overlap.

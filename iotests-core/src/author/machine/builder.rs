@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use machine::accel::{Accel, Mode};
 use machine::args;
+use machine::probe::MachineType;
 use machine::{Builder, Deadlines, LaunchError, Qemu, StorageDaemon};
 use serde_json::{Value, json};
 
@@ -46,7 +47,8 @@ enum Part {
     Fd(u32, Arc<OwnedFd>),
     Arguments(Vec<String>),
     Board(String),
-    Key,
+    /// The id and the value.
+    Secret(String, String),
 }
 
 impl Test {
@@ -279,10 +281,18 @@ impl MachineBuilder {
 
     /// The key of encrypted images, under the id [`KEY_ID`]. A drive of such an image brings it
     /// along.
-    pub fn key(mut self) -> Self {
-        if !self.parts.iter().any(|part| matches!(part, Part::Key)) {
-            self.parts.push(Part::Key);
+    pub fn key(self) -> Self {
+        let is_key = |part: &Part| matches!(part, Part::Secret(id, _) if id == KEY_ID);
+        match self.parts.iter().any(is_key) {
+            true => self,
+            false => self.secret(KEY_ID, KEY),
         }
+    }
+
+    /// A secret under this id. Its value is on no command line and in no report.
+    pub fn secret(mut self, id: &str, value: &str) -> Self {
+        let secret = Part::Secret(id.to_owned(), value.to_owned());
+        self.parts.push(secret);
         self
     }
 
@@ -446,6 +456,9 @@ impl MachineBuilder {
             .record(shared.transcript_file(&self.name))
             .cache_events(EVENTS)
             .mode(mode(shared.spec.guest), &accelerators, &target);
+        if let Some(board) = self.default_board() {
+            builder = builder.machine(board);
+        }
         if shared.spec.guest == Guest::VirtualClock {
             builder = builder.qtest();
         }
@@ -457,22 +470,38 @@ impl MachineBuilder {
                     builder.drive(&drive.to_args(drives - 1, shared))
                 }
                 Part::Disk(disk) => {
-                    let node = disk.node().map(Node::to_blockdev).transpose()?;
-                    let builder = node.iter().fold(builder, Builder::blockdev);
+                    let nodes = disk.node().map_or(Ok(Vec::new()), Node::to_blockdevs)?;
+                    let builder = nodes.iter().fold(builder, Builder::blockdev);
                     let devices = disk.devices(shared.spec.cache);
                     devices.iter().fold(builder, Builder::device)
                 }
-                Part::Node(node) => builder.blockdev(&node.to_blockdev()?),
+                Part::Node(node) => node.to_blockdevs()?.iter().fold(builder, Builder::blockdev),
                 Part::Object(object) => builder.args(["-object", &object.to_string()]),
                 Part::Device(device) => builder.needs_board().args(["-device", device]),
                 Part::Incoming(from) => builder.args(["-incoming", from]),
                 Part::Fd(set, fd) => builder.add_fd(*set, fd.clone(), None),
                 Part::Arguments(arguments) => builder.args(arguments),
                 Part::Board(board) => builder.machine(board),
-                Part::Key => builder.secret(KEY_ID, KEY),
+                Part::Secret(id, value) => builder.secret(id, value),
             };
         }
         Ok(builder)
+    }
+
+    /// The machine type for targets that have none by default, where one is needed.
+    fn default_board(&self) -> Option<&'static str> {
+        let has_device = |part: &Part| match part {
+            Part::Disk(_) | Part::Device(_) => true,
+            Part::Drive(drive) => drive.interface != "none",
+            _ => false,
+        };
+        // Without devices, an idle guest is one without a board, on every target.
+        let idle = self.shared.spec.guest == Guest::RunningIdle;
+        if idle && !self.parts.iter().any(has_device) {
+            return None;
+        }
+        let facts = self.shared.capabilities().ok()?;
+        board_of(&facts.host(Backend::System)?.machines)
     }
 
     fn storage_daemon(&self) -> CaseResult<Builder<StorageDaemon>> {
@@ -492,15 +521,18 @@ impl MachineBuilder {
                     image: Some(image),
                     options,
                     ..
-                }) if options.is_empty() => builder.blockdev(&image.node().to_blockdev()?),
-                Part::Disk(disk) => {
-                    let node = disk.node().map(Node::to_blockdev).transpose()?;
-                    node.iter().fold(builder, Builder::blockdev)
+                }) if options.is_empty() => {
+                    let nodes = image.node().to_blockdevs()?;
+                    nodes.iter().fold(builder, Builder::blockdev)
                 }
-                Part::Node(node) => builder.blockdev(&node.to_blockdev()?),
+                Part::Disk(disk) => {
+                    let nodes = disk.node().map_or(Ok(Vec::new()), Node::to_blockdevs)?;
+                    nodes.iter().fold(builder, Builder::blockdev)
+                }
+                Part::Node(node) => node.to_blockdevs()?.iter().fold(builder, Builder::blockdev),
                 Part::Object(object) => builder.args(["--object", &object.to_string()]),
                 Part::Arguments(arguments) => builder.args(arguments),
-                Part::Key => builder.secret(KEY_ID, KEY),
+                Part::Secret(id, value) => builder.secret(id, value),
                 Part::Drive(_) => {
                     return Err(only_emulator(
                         "empty drives, options of drives, breakpoints",
@@ -514,6 +546,30 @@ impl MachineBuilder {
         }
         Ok(builder)
     }
+}
+
+/// The best of these machine types for a guest with disks, unless QEMU takes one by itself.
+fn board_of(machines: &[MachineType]) -> Option<&'static str> {
+    // In order: what is made for virtual machines, then what can be had.
+    const BOARDS: [&str; 7] = [
+        "virt",
+        "r2d",
+        "or1k-sim",
+        "mega2560",
+        "tricore_testboard",
+        "gdbsim-r5f562n8",
+        "none",
+    ];
+    if machines.iter().any(|machine| machine.default) {
+        return None;
+    }
+    let is = |board: &&str| {
+        let called = |machine: &MachineType| {
+            machine.name == *board || machine.alias.as_deref() == Some(board)
+        };
+        machines.iter().any(called)
+    };
+    BOARDS.into_iter().find(is)
 }
 
 fn only_emulator(what: &str) -> Failure {
@@ -544,5 +600,28 @@ fn emulator_facts(shared: &Shared) -> (Vec<Accel>, String) {
             let names = shared.spec.accelerators.iter().cloned();
             (names.map(Accel::from).collect(), String::new())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_without_a_default_board_gets_one_with_room_for_disks() {
+        let machine = |name: &str, alias: Option<&str>, default| MachineType {
+            name: name.to_owned(),
+            alias: alias.map(str::to_owned),
+            default,
+            deprecated: false,
+        };
+        let none = machine("none", None, false);
+        let arm = machine("virt-10.0", Some("virt"), false);
+        let tiny = machine("akita", None, false);
+        assert_eq!(board_of(&[none.clone(), tiny.clone(), arm]), Some("virt"));
+        assert_eq!(board_of(&[none.clone(), tiny]), Some("none"));
+        let pc = machine("pc-i440fx-10.0", Some("pc"), true);
+        assert_eq!(board_of(&[none, pc]), None);
+        assert_eq!(board_of(&[]), None, "nobody has asked");
     }
 }

@@ -26,12 +26,22 @@ pub struct Cmd {
 impl Cmd {
     #[track_caller]
     pub(crate) fn new(monitor: &Monitor, name: &str, arguments: impl Serialize) -> Self {
+        let arguments = serde_json::to_value(arguments).map_err(Failure::from);
+        Cmd::at(Location::caller(), monitor, name, arguments)
+    }
+
+    pub(super) fn at(
+        place: &'static Location<'static>,
+        monitor: &Monitor,
+        name: &str,
+        arguments: CaseResult<Value>,
+    ) -> Self {
         Cmd {
             monitor: monitor.clone(),
             name: name.to_owned(),
-            arguments: serde_json::to_value(arguments).map_err(Failure::from),
+            arguments,
             fd: None,
-            place: Location::caller(),
+            place,
         }
     }
 

@@ -7,8 +7,10 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::panic::Location;
+use std::path::Path;
 use std::sync::Arc;
 
+use imgtools::image::FileName;
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 
@@ -18,9 +20,11 @@ use crate::author::action::Action;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::files::TestFile;
+use crate::author::image::ImageOpener;
 use crate::author::storage::Storage;
+use crate::author::tls::Tls;
 use crate::author::tool::ToolCall;
-use crate::case::ToolKind;
+use crate::case::Format;
 
 /// The NBD server of a machine, if it runs.
 #[derive(Clone, Default)]
@@ -33,13 +37,24 @@ struct Listening {
     address: Value,
     /// Removed with the last clone.
     socket: Option<Arc<TestFile>>,
+    /// What it proves itself with, and wants of its clients.
+    tls: Option<Tls>,
 }
 
 impl Listening {
-    fn unix(socket: TestFile) -> Self {
+    fn at(address: Value) -> Self {
         Listening {
-            address: json!({"type": "unix", "path": socket}),
+            address,
+            socket: None,
+            tls: None,
+        }
+    }
+
+    fn unix(socket: TestFile) -> Self {
+        let address = json!({"type": "unix", "path": socket});
+        Listening {
             socket: Some(Arc::new(socket)),
+            ..Listening::at(address)
         }
     }
 
@@ -66,6 +81,21 @@ impl Listening {
     fn node(&self, export: &str) -> Node {
         let node = Node::new("nbd").set("server", &self.address);
         node.set("export", export)
+    }
+
+    /// Names an export to a tool of QEMU.
+    fn named(&self, export: &str, call: ToolCall) -> CaseResult<ToolCall> {
+        let Some(tls) = &self.tls else {
+            return Ok(call.args(["-f", "raw", &self.uri(export)]));
+        };
+        let mut node = self.node(export).set("tls-creds", "tls0");
+        if self.socket.is_some() {
+            // There is no host name to compare the certificate with.
+            node = node.set("tls-hostname", "localhost");
+        }
+        let options = Node::new("raw").file(node).image_opts()?;
+        let object = tls.client("tls0").to_string();
+        Ok(call.args(["--object", &object, "--image-opts", &options]))
     }
 }
 
@@ -110,9 +140,14 @@ impl NbdServerOf {
         Ok(())
     }
 
-    /// The URI of an export.
-    pub(super) async fn uri(&self, machine: &Machine, export: &str) -> CaseResult<String> {
-        Ok(self.listening(machine).await?.uri(export))
+    /// Names an export to a tool of QEMU.
+    pub(super) async fn named(
+        &self,
+        machine: &Machine,
+        export: &str,
+        call: ToolCall,
+    ) -> CaseResult<ToolCall> {
+        self.listening(machine).await?.named(export, call)
     }
 }
 
@@ -131,6 +166,7 @@ impl Machine {
         NbdSetup {
             machine: self,
             address: Address::Unix(None),
+            tls: None,
             arguments: Map::new(),
             place: Location::caller(),
         }
@@ -181,6 +217,7 @@ impl Machine {
 pub struct NbdSetup<'m> {
     machine: &'m Machine,
     address: Address,
+    tls: Option<Tls>,
     arguments: Map<String, Value>,
     place: &'static Location<'static>,
 }
@@ -212,7 +249,13 @@ impl<'m> NbdSetup<'m> {
         self
     }
 
-    /// Any other argument of `nbd-server-start`: `tls-creds`, `max-connections` …
+    /// Serves only clients that prove who they are with these credentials.
+    pub fn tls(mut self, tls: &Tls) -> Self {
+        self.tls = Some(tls.clone());
+        self
+    }
+
+    /// Any other argument of `nbd-server-start`: `max-connections` …
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.arguments.insert(name.to_owned(), value.into());
         self
@@ -229,25 +272,29 @@ impl<'m> NbdSetup<'m> {
                     .when(|event| event.text("id").is_some_and(|id| id.starts_with(GUEST)));
                 machine.monitor.events.take_all(disk);
             }
+            let mut arguments = self.arguments;
+            let shared = &machine.monitor.shared;
+            if let Some(tls) = &self.tls {
+                let id = format!("tls{}", shared.next_number());
+                machine.monitor.ask("object-add", tls.server(&id)).await?;
+                arguments.insert("tls-creds".to_owned(), id.into());
+            }
             let listening = match self.address {
-                Address::Tcp(host) => start_on_a_port(machine, &self.arguments, &host).await?,
-                address => {
-                    let listening = match address {
-                        Address::Unix(Some(socket)) => Listening::unix(socket),
-                        Address::Other(address) => Listening {
-                            address,
-                            socket: None,
-                        },
-                        _ => {
-                            let shared = &machine.monitor.shared;
-                            let name = format!("nbd{}", shared.next_number());
-                            Listening::unix(shared.directories.socket(&name)?)
-                        }
-                    };
-                    start(machine, &self.arguments, &listening).await??;
-                    listening
+                Address::Tcp(host) => start_on_a_port(machine, &arguments, &host).await?,
+                Address::Unix(Some(socket)) => {
+                    start(machine, &arguments, Listening::unix(socket)).await??
+                }
+                Address::Unix(None) => {
+                    let name = format!("nbd{}", shared.next_number());
+                    let socket = shared.directories.socket(&name)?;
+                    start(machine, &arguments, Listening::unix(socket)).await??
+                }
+                Address::Other(address) => {
+                    start(machine, &arguments, Listening::at(address)).await??
                 }
             };
+            let tls = self.tls;
+            let listening = Listening { tls, ..listening };
             machine.export_disks().await?;
             *state = Some(listening.clone());
             Ok(MachineNbd {
@@ -262,14 +309,15 @@ impl<'m> NbdSetup<'m> {
 async fn start(
     machine: &Machine,
     arguments: &Map<String, Value>,
-    listening: &Listening,
-) -> CaseResult<Result<Value, qmp::CommandError>> {
+    listening: Listening,
+) -> CaseResult<Result<Listening, qmp::CommandError>> {
     let mut arguments = arguments.clone();
     arguments.insert("addr".to_owned(), listening.legacy());
-    machine.cmd("nbd-server-start", arguments).outcome().await
+    let started = machine.cmd("nbd-server-start", arguments).outcome().await?;
+    Ok(started.map(|_| listening))
 }
 
-/// No command says which port QEMU has taken, so it is told one; a port in use is no reason to fail.
+/// QEMU does not report the port that it picks, so one is picked here; if it is in use, the next one is tried.
 async fn start_on_a_port(
     machine: &Machine,
     arguments: &Map<String, Value>,
@@ -279,12 +327,8 @@ async fn start_on_a_port(
     loop {
         let port = fastrand::u16(PORTS).to_string();
         let address = json!({"type": "inet", "host": host, "port": port});
-        let listening = Listening {
-            address,
-            socket: None,
-        };
-        match start(machine, arguments, &listening).await? {
-            Ok(_) => return Ok(listening),
+        match start(machine, arguments, Listening::at(address)).await? {
+            Ok(listening) => return Ok(listening),
             Err(error) if error.desc.contains("Address already in use") => {}
             Err(error) => return Err(error.into()),
         }
@@ -434,6 +478,7 @@ impl<'m> IntoFuture for ExportBuilder<'m> {
             let name = text("name").or(text("node-name")).unwrap_or_default();
             let name = name.to_owned();
             let writable = arguments.get("writable") == Some(&Value::Bool(true));
+            let mountpoint = text("mountpoint").map(str::to_owned);
             machine.cmd("block-export-add", &arguments).await?;
             Ok(Export {
                 monitor: machine.monitor.clone(),
@@ -441,6 +486,7 @@ impl<'m> IntoFuture for ExportBuilder<'m> {
                 name,
                 writable,
                 listening,
+                mountpoint,
             })
         })
     }
@@ -453,18 +499,16 @@ pub struct Export {
     name: String,
     writable: bool,
     listening: Option<Listening>,
+    /// The file that it is, over FUSE.
+    mountpoint: Option<String>,
 }
 
-/// As a client that is a tool reads and writes it, over NBD.
+/// As a client that is a tool reads and writes it.
 impl Storage for Export {
     #[track_caller]
     fn size(&self) -> Action<'_, u64> {
-        let client = self.client();
         Action::new(format!("the size of the export {self}"), async move {
-            let client = client.await?;
-            let size = client.export().size;
-            client.disconnect().await?;
-            Ok(size)
+            self.open().await?.size().await
         })
     }
 
@@ -476,14 +520,7 @@ impl Storage for Export {
                 // qemu-io would ask for commands.
                 return Ok(String::new());
             }
-            let mut call = ToolCall::new(&self.monitor.shared, ToolKind::Io).args(["-f", "raw"]);
-            if !self.writable {
-                call = call.arg("-r");
-            }
-            for command in &commands {
-                call = call.args(["-c", command]);
-            }
-            Ok(call.arg(self.uri()?).await?.combined_text())
+            Ok(self.open().await?.io(commands).await?.combined_text())
         })
     }
 }
@@ -516,6 +553,26 @@ impl Export {
         Ok(self.listening()?.uri(&self.name))
     }
 
+    /// It as an image, for all that is done with images: checks, tools, a place below an overlay,
+    /// another machine ([`Image::node`](crate::author::Image::node)). The node is called like the
+    /// export. Over NBD or FUSE.
+    #[track_caller]
+    pub fn open(&self) -> ImageOpener {
+        let file = match (&self.mountpoint, self.listening()) {
+            (Some(path), _) => Ok(Path::new(path).into()),
+            (None, Ok(Listening { tls: Some(_), .. })) => Err(Failure::new(format!(
+                "the export {self} is served over TLS: open its node() in a machine, or its client()"
+            ))),
+            (None, listening) => listening.map(|one| FileName::from(one.uri(&self.name))),
+        };
+        let opener = ImageOpener::new(&self.monitor.shared, file);
+        let opener = opener.format(Format::Raw).node_name(&self.name);
+        match self.writable {
+            true => opener,
+            false => opener.read_only(),
+        }
+    }
+
     /// A client of it, as a node of another machine.
     ///
     /// # Errors
@@ -536,7 +593,11 @@ impl Export {
     pub fn client(&self) -> Action<'_, nbd::Client> {
         Action::new(format!("a client of the export {}", self.id), async move {
             let uri = self.uri()?.parse()?;
-            Ok(nbd::Client::builder().connect_uri(&uri).await?)
+            let mut client = nbd::Client::builder();
+            if let Some(tls) = &self.listening()?.tls {
+                client = client.tls(tls.for_our_client()?);
+            }
+            Ok(client.connect_uri(&uri).await?)
         })
     }
 

@@ -238,7 +238,7 @@ impl<'m> Access<'m> {
             return Ok(String::new());
         }
         let (machine, shared) = (self.machine, &self.machine.monitor.shared);
-        let mut call = ToolCall::new(shared, ToolKind::Io).args(["-f", "raw"]);
+        let mut call = ToolCall::new(shared, ToolKind::Io);
         for command in commands {
             call = call.args(["-c", command]);
         }
@@ -251,8 +251,8 @@ impl<'m> Access<'m> {
                     call = call.arg("-r");
                 }
                 let name = export["name"].as_str().unwrap_or_default();
-                let uri = machine.nbd.uri(machine, name).await?;
-                Ok(call.arg(&uri).await?.combined_text())
+                let call = machine.nbd.named(machine, name, call).await?;
+                Ok(call.await?.combined_text())
             }
             Target::Node(node) => {
                 let id = format!("io{}", shared.next_number());
@@ -265,8 +265,8 @@ impl<'m> Access<'m> {
                     "writable": !read_only,
                 });
                 machine.nbd.add(machine, export).await?;
-                let uri = machine.nbd.uri(machine, &id).await?;
-                let output = call.arg(&uri).await;
+                let call = machine.nbd.named(machine, &id, call).await?;
+                let output = call.await;
                 machine.nbd.remove(machine, &id).await?;
                 Ok(output?.combined_text())
             }

@@ -381,8 +381,7 @@ impl Way {
             }
             Channel::Exec => {
                 let file = shared.directories.file(&name)?;
-                // A word of the shell, whatever the directory is called.
-                let word = format!("'{}'", file.as_str().replace('\'', "'\\''"));
+                let word = shlex::try_quote(file.as_str())?;
                 Way {
                     outgoing: format!("exec:cat > {word}"),
                     incoming: format!("exec:cat {word}"),

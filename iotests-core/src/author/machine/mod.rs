@@ -33,4 +33,4 @@ pub use migration::{Channel, Destination, Migrated, Migrating, Migration};
 pub(crate) use monitor::Monitor;
 pub use node::{Change, Child, Node};
 pub use running::Machine;
-pub use snapshot::Frozen;
+pub use snapshot::{Freeze, Frozen, Keeper};

@@ -75,7 +75,7 @@ impl Monitor {
     }
 
     /// Asks until the answer satisfies: at once, after each of these events, and now and then without
-    /// one, as QEMU does not tell of everything.
+    /// one, as QEMU does not report everything.
     #[track_caller]
     pub(crate) fn until<T: 'static>(
         &self,
@@ -94,7 +94,7 @@ impl Monitor {
                 if let Some(found) = look(&answer)? {
                     return Ok(found);
                 }
-                // Whatever comes of it, the next answer tells: an event that was lost among others
+                // Whatever comes of it, the next answer shows it: an event that was lost among others
                 // is in it, and the end of the session is its error.
                 let _ = tokio::time::timeout(ASK_AGAIN, events.recv()).await;
             }

@@ -180,6 +180,34 @@ impl Node {
         }
     }
 
+    /// As the options of `-blockdev`, one or more: a backing node is one of its own where QEMU would
+    /// confuse its options with the file name that the overlay records, which it does unless they have
+    /// a file name themselves.
+    #[track_caller]
+    pub(crate) fn to_blockdevs(&self) -> CaseResult<Vec<Blockdev>> {
+        self.parts().iter().map(Node::to_blockdev).collect()
+    }
+
+    fn parts(&self) -> Vec<Node> {
+        let below = self.get("backing").filter(|below| below.is_object());
+        let Some(below) = below.cloned().map(Node::from) else {
+            return vec![self.clone()];
+        };
+        let mut parts = below.parts();
+        // Itself, without what has become a node of its own.
+        let below = parts.pop().unwrap_or(below);
+        let has_file_name = below.get("file.filename").is_some();
+        let node = match below.name().filter(|_| !has_file_name).map(str::to_owned) {
+            Some(name) => {
+                parts.push(below);
+                self.clone().backing(name.as_str())
+            }
+            None => self.clone().backing(below),
+        };
+        parts.push(node);
+        parts
+    }
+
     /// Each node in it that has a name, itself first.
     fn named(&self) -> Vec<Node> {
         let mut out = Vec::new();
@@ -409,6 +437,20 @@ mod tests {
             .without("x.y");
         assert_eq!(node.get("children"), Some(&json!([{"driver": "file"}])));
         assert_eq!(node.get("a"), None);
+    }
+
+    #[test]
+    fn a_backing_node_without_a_file_name_is_one_of_its_own() {
+        let file = |name: &str| Node::new("file").set("filename", name);
+        let layer = |name: &str| Node::new("qcow2").node_name(name).file(file(name));
+        let chain = layer("top").backing(layer("base"));
+        assert_eq!(chain.parts().len(), 1);
+        let remote = Node::new("raw").node_name("remote").file(Node::new("nbd"));
+        let chain = layer("top").backing(layer("mid").backing(remote.clone()));
+        let parts: Vec<Value> = chain.parts().iter().map(json).collect();
+        let expected = layer("top").backing(layer("mid").backing("remote"));
+        assert_eq!(parts, [json(&remote), json(&expected)]);
+        assert_eq!(layer("top").no_backing().parts().len(), 1);
     }
 
     #[test]

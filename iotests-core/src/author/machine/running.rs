@@ -465,7 +465,7 @@ impl Machine {
         tolerated.push(text.to_owned());
     }
 
-    /// Nothing on stderr, and no failed qemu-io command, but what the case tolerates or was told.
+    /// Nothing on stderr, and no failed qemu-io command, but what the case tolerates or has seen.
     fn check_output(&self, exit: &Exit) -> CaseResult {
         let stderr = exit.output.captured.stderr_text();
         let stdout = exit.output.captured.stdout_text();

@@ -58,12 +58,16 @@ fn head(run: &RunStarted) -> String {
 }
 
 fn line(outcome: &Outcome) -> String {
-    let why = match (outcome.skip(), &outcome.note, outcome.last()) {
+    let mut why = match (outcome.skip(), &outcome.note, outcome.last()) {
         (Some(skip), _, _) => skip.to_string(),
         (None, Some(note), _) => note.clone(),
         (None, None, Some(last)) => last.headline.clone(),
         (None, None, None) => String::new(),
     };
+    for reason in &outcome.not_run {
+        let gap = if why.is_empty() { "" } else { "; " };
+        why += &format!("{gap}part not run: {reason}");
+    }
     let time = match outcome.elapsed.is_zero() {
         true => String::new(),
         false => duration(outcome.elapsed),

@@ -45,6 +45,9 @@ fn case(outcome: &Outcome) -> TestCase {
         case.set_system_out(outcome.stdout_tail.as_str());
         case.set_system_err(outcome.stderr_tail.as_str());
     }
+    for reason in &outcome.not_run {
+        case.add_property(("not-run", reason.as_str()));
+    }
     if let Some(note) = &outcome.note {
         case.add_property(("note", note.as_str()));
     }

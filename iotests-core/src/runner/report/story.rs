@@ -30,10 +30,27 @@ pub(crate) struct Row {
     pub(crate) steps: Vec<String>,
 }
 
+/// An instance that has not ended yet, and what its attempt has said so far.
+struct Begun {
+    instance: InstanceInfo,
+    steps: Vec<String>,
+    not_run: Vec<String>,
+}
+
+impl Begun {
+    const fn new(instance: InstanceInfo) -> Self {
+        Self {
+            instance,
+            steps: Vec::new(),
+            not_run: Vec::new(),
+        }
+    }
+}
+
 impl FromIterator<Record> for Story {
     fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Self {
         let mut story = Self::default();
-        let mut begun: BTreeMap<String, (InstanceInfo, Vec<String>)> = BTreeMap::new();
+        let mut begun: BTreeMap<String, Begun> = BTreeMap::new();
         let mut elapsed = Duration::ZERO;
         for record in records {
             elapsed = elapsed.max(record.elapsed);
@@ -46,27 +63,30 @@ impl FromIterator<Record> for Story {
                 RunEvent::Warning { text } => story.notes.push(text),
                 RunEvent::Stopping { why } => story.notes.push(format!("stopping: {why}")),
                 RunEvent::InstanceSkipped { instance, reason } => {
-                    let attempt = Attempt {
-                        verdict: Some(Verdict::Skip),
-                        skip: Some(reason),
-                        ..Attempt::default()
-                    };
-                    story.add(Outcome::new(instance, Verdict::Skip, attempt), Vec::new());
+                    story.add(Outcome::skipped(instance, reason), Vec::new());
                 }
                 RunEvent::InstanceStarted { instance, .. } => {
-                    begun.insert(instance.id.clone(), (instance, Vec::new()));
+                    begun.insert(instance.id.clone(), Begun::new(instance));
                 }
                 RunEvent::Case {
                     id,
                     said: CaseEvent::Step { text, .. },
                 } => {
-                    if let Some((_, steps)) = begun.get_mut(&id) {
-                        steps.push(text);
+                    if let Some(begun) = begun.get_mut(&id) {
+                        begun.steps.push(text);
+                    }
+                }
+                RunEvent::Case {
+                    id,
+                    said: CaseEvent::NotRun { reason },
+                } => {
+                    if let Some(begun) = begun.get_mut(&id) {
+                        begun.not_run.push(reason);
                     }
                 }
                 RunEvent::InstanceFinished(outcome) => {
-                    let steps = begun.remove(&outcome.instance.id);
-                    story.add(*outcome, steps.map(|(_, steps)| steps).unwrap_or_default());
+                    let begun = begun.remove(&outcome.instance.id);
+                    story.add(*outcome, begun.map(|begun| begun.steps).unwrap_or_default());
                 }
                 RunEvent::RunFinished(end) => story.summary.not_run += end.not_run,
                 RunEvent::Case { .. } | RunEvent::AttemptFailed { .. } => {}
@@ -80,19 +100,21 @@ impl FromIterator<Record> for Story {
 
 impl Story {
     fn add(&mut self, outcome: Outcome, steps: Vec<String>) {
-        self.summary.add(outcome.verdict, outcome.skip());
+        self.summary.add(&outcome);
         self.rows.push(Row { outcome, steps });
     }
 
     /// What had begun when the record ends was interrupted.
-    fn cut(&mut self, begun: &mut BTreeMap<String, (InstanceInfo, Vec<String>)>) {
-        for (instance, steps) in std::mem::take(begun).into_values() {
+    fn cut(&mut self, begun: &mut BTreeMap<String, Begun>) {
+        for begun in std::mem::take(begun).into_values() {
+            let steps = begun.steps;
             let attempt = Attempt {
                 verdict: Some(Verdict::Interrupted),
                 headline: "the runner was killed meanwhile".to_owned(),
                 ..Attempt::default()
             };
-            let mut outcome = Outcome::new(instance, Verdict::Interrupted, attempt);
+            let mut outcome = Outcome::new(begun.instance, Verdict::Interrupted, attempt);
+            outcome.not_run = begun.not_run;
             outcome.note = Some(match steps.last() {
                 Some(step) => format!("the runner was killed meanwhile, in the step \"{step}\""),
                 None => "the runner was killed meanwhile".to_owned(),

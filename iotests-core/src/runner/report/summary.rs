@@ -41,7 +41,7 @@ pub(crate) fn counts(summary: &Summary, palette: Palette) -> String {
     format!("{} in {}", parts.join(", "), duration(summary.elapsed))
 }
 
-/// The reasons of the skips, one a line, and then in one line how to get what lacks.
+/// The reasons of the skips and of parts left out, one a line, and then how to get what is missing.
 pub(crate) fn skips(summary: &Summary, ways: &Ways, palette: Palette) -> String {
     let mut text = String::new();
     let mut remedies: BTreeMap<Remedy, usize> = BTreeMap::new();
@@ -50,6 +50,9 @@ pub(crate) fn skips(summary: &Summary, ways: &Ways, palette: Palette) -> String 
         if let Some(remedy) = skip.remedy() {
             *remedies.entry(remedy).or_default() += number;
         }
+    }
+    for (reason, number) in &summary.parts {
+        text += &palette.dim(format!("  {number:>4} in part not run: {reason}\n"));
     }
     for (remedy, number) in remedies {
         text += &how(remedy, number, ways);
@@ -90,13 +93,16 @@ mod tests {
 
     use super::*;
     use crate::case::Skip;
+    use crate::runner::event::{InstanceInfo, Outcome};
+    use crate::runner::verdict::Attempt;
 
     #[test]
     fn counts_name_only_what_there_is() {
         let mut summary = Summary::default();
-        summary.add(Verdict::Pass, None);
-        summary.add(Verdict::Pass, None);
-        summary.add(Verdict::Timeout, None);
+        for verdict in [Verdict::Pass, Verdict::Pass, Verdict::Timeout] {
+            let instance = InstanceInfo::default();
+            summary.add(&Outcome::new(instance, verdict, Attempt::default()));
+        }
         assert_eq!(
             counts(&summary, Palette::new(false)),
             "2 passed, 1 timed out in 0 ms"
@@ -107,20 +113,16 @@ mod tests {
     #[test]
     fn skips_are_grouped_and_end_with_how_to_get_what_lacks() {
         let mut summary = Summary::default();
+        let mut skipped = |reason| {
+            let instance = InstanceInfo::default();
+            summary.add(&Outcome::skipped(instance, reason));
+        };
         for _ in 0..3 {
-            summary.add(
-                Verdict::Skip,
-                Some(&Skip::NoTool {
-                    tool: ToolKind::System,
-                }),
-            );
+            let tool = ToolKind::System;
+            skipped(Skip::NoTool { tool });
         }
-        summary.add(
-            Verdict::Skip,
-            Some(&Skip::Case {
-                reason: "too small a disk".to_owned(),
-            }),
-        );
+        let reason = "too small a disk".to_owned();
+        skipped(Skip::Case { reason });
         let mut ways = Ways {
             called_as: "cargo xtask iotests".to_owned(),
             ..Ways::default()

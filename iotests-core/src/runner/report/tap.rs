@@ -62,6 +62,9 @@ fn yaml(outcome: &Outcome) -> String {
     let mut text = format!("  ---\n  verdict: {}\n", quoted(&outcome.verdict));
     text += &format!("  duration_ms: {}\n", outcome.elapsed.as_millis());
     text += &format!("  at: {}\n", quoted(&outcome.instance.place.to_string()));
+    if !outcome.not_run.is_empty() {
+        text += &format!("  not_run: {}\n", quoted(&outcome.not_run));
+    }
     if outcome.verdict.is_failure() {
         let details = outcome
             .last()

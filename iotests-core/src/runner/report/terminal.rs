@@ -140,6 +140,10 @@ impl Terminal {
             line += &self.palette.dim(format!("  ({note})"));
         }
         self.line(&line)?;
+        for reason in &outcome.not_run {
+            let part = format!("{:>15} {reason}", "part not run:");
+            self.line(&self.palette.dim(part))?;
+        }
         if outcome.verdict.is_failure() {
             self.line(&failure::block(outcome, self.palette))?;
             self.failures.push(outcome.clone());

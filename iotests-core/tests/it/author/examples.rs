@@ -38,7 +38,7 @@ async fn a_mirror_follows_the_guest(t: &mut Test) -> CaseResult {
         .create()
         .await?;
     let copy = t.image("copy").size(4 * MIB).create().await?;
-    let vm = t.host().disk(&disk).blockdev(copy.node()).launch().await?;
+    let vm = t.host().disk(&disk).blockdev(&copy).launch().await?;
 
     let mut job = vm.mirror(&disk).to(&copy).start().await?;
     job.wait_ready().await?;
@@ -55,11 +55,11 @@ async fn a_mirror_follows_the_guest(t: &mut Test) -> CaseResult {
 async fn a_bitmap_records_writes(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(4 * MIB).create().await?;
     let vm = t.host().disk(&disk).launch().await?;
-    let bitmap = json!({"node": "disk", "name": "b0"});
-    vm.cmd("block-dirty-bitmap-add", &bitmap).await?;
+    vm.bitmap(&disk, "b0").add().await?;
     vm.disk(&disk).write(0x11, MIB..MIB + 64 * KIB).await?;
     check!(vm.bitmap(&disk, "b0").await?.count == 64 * KIB);
-    vm.cmd("block-dirty-bitmap-add", &bitmap)
+    let again = json!({"node": "disk", "name": "b0"});
+    vm.cmd("block-dirty-bitmap-add", again)
         .refused("already exists")
         .await?;
     vm.shutdown().await?;
@@ -75,10 +75,10 @@ async fn an_export_is_read_and_written(t: &mut Test) -> CaseResult {
         .content(&PATTERNS)
         .create()
         .await?;
-    let vm = t.host().blockdev(disk.node()).launch().await?;
+    let vm = t.host().blockdev(&disk).launch().await?;
     let export = vm.export(&disk).writable().await?;
 
-    let client = t.open(export.uri()?).await?;
+    let client = export.open().await?;
     client.assert_reads(&PATTERNS).await?;
     client.write(0x33, 0..64 * KIB).await?;
 
@@ -95,7 +95,7 @@ async fn a_reopened_node_is_read_only(t: &mut Test) -> CaseResult {
         .content(&PATTERNS)
         .create()
         .await?;
-    let vm = t.host().blockdev(disk.node()).launch().await?;
+    let vm = t.host().blockdev(&disk).launch().await?;
     vm.reopen(&disk, |node| node.read_only(true)).await?;
     vm.assert_read_only(&[("disk", true)]).await?;
     vm.shutdown().await?;

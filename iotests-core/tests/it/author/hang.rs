@@ -1,5 +1,5 @@
 //! A case that hangs is explained. The process exits then, so it is another one: this test binary,
-//! told by its environment what to do.
+//! by its environment it knows what to do.
 
 use std::process::{Command, Stdio};
 
@@ -42,8 +42,8 @@ fn helper_that_hangs_when_it_is_told_to() {
             })
         };
         let job = || vm.mirror("n0").to("n1").set("buf-size", 65536).speed(1);
-        // The wait begins first, then the other process is told.
-        let told = async { hanging() };
+        // The wait begins first, then the other process hears of it.
+        let signal = async { hanging() };
         match how.to_str().unwrap() {
             "blocking" => {
                 hanging();
@@ -51,7 +51,7 @@ fn helper_that_hangs_when_it_is_told_to() {
             }
             "stopped" => {
                 vm.signal(imgtools::process::Signal::SIGSTOP);
-                let (answer, ()) = tokio::join!(vm.cmd("query-jobs", ()).into_future(), told);
+                let (answer, ()) = tokio::join!(vm.cmd("query-jobs", ()).into_future(), signal);
                 panic!("{answer:?}");
             }
             "dead" => {
@@ -62,16 +62,16 @@ fn helper_that_hangs_when_it_is_told_to() {
             }
             "ready" => {
                 let mut job = job().start().await.unwrap();
-                let (ready, ()) = tokio::join!(job.wait_ready(), told);
+                let (ready, ()) = tokio::join!(job.wait_ready(), signal);
                 panic!("{ready:?}");
             }
             "run" => {
                 let run = job().start().await.unwrap().run();
-                let (end, ()) = tokio::join!(run.into_future(), told);
+                let (end, ()) = tokio::join!(run.into_future(), signal);
                 panic!("{end:?}");
             }
             _ => {
-                let (event, ()) = tokio::join!(vm.event("NO_SUCH_EVENT"), told);
+                let (event, ()) = tokio::join!(vm.event("NO_SUCH_EVENT"), signal);
                 panic!("{event:?}");
             }
         }

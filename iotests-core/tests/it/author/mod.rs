@@ -12,6 +12,7 @@ mod machines;
 mod nbd;
 mod nouns;
 mod open;
+mod parts;
 mod skeleton;
 mod tools;
 mod verdicts;

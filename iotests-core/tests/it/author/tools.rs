@@ -147,7 +147,7 @@ fn an_interactive_qemu_io_takes_more_arguments() {
     }
 }
 
-/// H04: an interactive qemu-io that does not start tells all that it printed, its status and its
+/// H04: an interactive qemu-io that does not start reports all that it printed, its status and its
 /// arguments.
 #[test]
 fn an_interactive_qemu_io_that_does_not_start_tells_why() {
@@ -158,13 +158,16 @@ fn an_interactive_qemu_io_that_does_not_start_tells_why() {
             disk.session().await?;
         }));
         let message = &run.failure().message;
-        for told in [
+        for expected in [
             "not in qcow2 format",
             "status 1",
             "TEST_DIR/disk",
             "qemu-io",
         ] {
-            assert!(message.contains(told), "no \"{told}\" in: {message}");
+            assert!(
+                message.contains(expected),
+                "no \"{expected}\" in: {message}"
+            );
         }
     }
 }
@@ -221,7 +224,7 @@ fn a_parent_that_leaves_a_daemon_with_its_output_does_not_hang_the_caller() {
     }
 }
 
-/// H09: the three outcomes of `qemu-nbd --fork` are told apart: ok, error, alive with a warning.
+/// H09: the three outcomes of `qemu-nbd --fork` differ: ok, error, alive with a warning.
 #[test]
 fn the_outcomes_of_a_forking_qemu_nbd_are_told_apart() {
     use nbd::qemu_nbd::Forked;

@@ -93,7 +93,11 @@ fn a_log_without_a_golden_fails_and_blessing_leaves_a_pending_one() {
             .spec
             .goldens_dir
             .join("area/module.case.golden.pending");
-        assert_eq!(std::fs::read_to_string(&pending).unwrap(), "hello\n");
+        let text = std::fs::read_to_string(&pending).unwrap();
+        let (origin, text) = text.split_once('\n').unwrap();
+        let start = "# from area::module::case@qcow2 at iotests-core/tests/it/author/verdicts.rs:";
+        assert!(origin.starts_with(start), "{origin}");
+        assert_eq!(text, "hello\n");
         // Another instance has another text.
         let run = bench.run(case!(|t| {
             t.log("goodbye");
@@ -105,7 +109,8 @@ fn a_log_without_a_golden_fails_and_blessing_leaves_a_pending_one() {
         let place = report.place.as_ref().unwrap();
         assert!(place.file.ends_with("verdicts.rs"), "{place}");
         assert_eq!(place.line, line);
-        assert_eq!(std::fs::read_to_string(pending).unwrap(), "hello\n");
+        let text = std::fs::read_to_string(pending).unwrap();
+        assert!(text.ends_with("\nhello\n"), "{text}");
     }
 }
 
@@ -223,8 +228,8 @@ fn a_case_that_relies_on_permissions_skips_for_root() {
     };
     for set in sets() {
         let bench = Bench::new(&set);
-        let (told, root) = relies_on_permissions(&bench);
-        assert_eq!(told, Some(expected(root)));
+        let (found, root) = relies_on_permissions(&bench);
+        assert_eq!(found, Some(expected(root)));
         if std::env::var_os(AS_USER).is_some() {
             // This is the other user already.
             assert!(root);
@@ -232,11 +237,11 @@ fn a_case_that_relies_on_permissions_skips_for_root() {
         }
         // The other one of the two.
         if root {
-            // Anybody may read what the case is told; a thread can be another user by itself.
+            // Anybody may read the spec of a case; a thread can be another user by itself.
             let folder = bench.spec.capabilities_file.parent().unwrap();
             let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(folder, open).unwrap();
-            let (told, root) = std::thread::scope(|scope| {
+            let (found, root) = std::thread::scope(|scope| {
                 let (nobody, bench) = (rustix::process::Uid::from_raw(65534), &bench);
                 let case = move || {
                     rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
@@ -245,7 +250,7 @@ fn a_case_that_relies_on_permissions_skips_for_root() {
                 scope.spawn(case).join().unwrap()
             });
             assert!(!root);
-            assert_eq!(told, Some(expected(false)));
+            assert_eq!(found, Some(expected(false)));
         } else {
             // Root of a user namespace, where the kernel lets anybody make one.
             let mut test = std::process::Command::new("unshare");
@@ -355,8 +360,8 @@ fn the_cache_and_aio_mode_of_the_run_are_used_everywhere() {
             std::fs::write(disk.file(), "no longer qcow2")?;
             let wrong = disk.session().await.err().unwrap();
             let options = ["--cache unsafe", "--aio threads"];
-            let told = options.map(|option| wrong.message().contains(option));
-            assert_eq!(told, [true; 2], "{wrong}");
+            let found = options.map(|option| wrong.message().contains(option));
+            assert_eq!(found, [true; 2], "{wrong}");
         }));
         run.assert_passed();
     }

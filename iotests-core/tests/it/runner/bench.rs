@@ -25,7 +25,7 @@ exit 0
 const FAKE_QEMU_IO: &str =
     "#!/bin/sh\n[ \"$1\" = --version ] && echo 'qemu-io version 7.2.22 (a fake)'\nexit 0\n";
 
-/// The variable by which the processes of one bench are told from all others.
+/// The variable by which the processes of one bench are distinguished from all others.
 const MARK: &str = "IOTESTS_SELF_TEST";
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -187,7 +187,7 @@ impl Ran {
     }
 }
 
-/// The records of a run, as the JSON lines tell them.
+/// The records of a run, as the JSON lines have them.
 pub(super) fn records(jsonl: &str) -> Vec<Record> {
     jsonl
         .lines()

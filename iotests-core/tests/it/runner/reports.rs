@@ -307,3 +307,71 @@ fn the_page_has_a_row_for_each_instance_and_no_markup_of_the_cases() {
         number(|verdict| verdict.is_failure())
     );
 }
+
+/// H45: what a case leaves out while it goes on (upstream's `case_notrun`) is in every report, whatever
+/// becomes of the case, once, and with the case that said so.
+#[test]
+fn a_part_that_was_not_run_is_in_every_report() {
+    for (function, reason) in [
+        ("leaves_a_part_out", "the <tide> is too low for ships"),
+        ("leaves_a_part_out_and_fails", "there is no harbour master"),
+    ] {
+        let id = format!("verdicts::{function}@qcow2");
+        // In all formats but one each instance has a block of its own, which begins with its id.
+        let block = |text: &str, start: &str, end: &str| {
+            let from = text
+                .find(start)
+                .unwrap_or_else(|| panic!("{start}: {text}"));
+            let rest = &text[from + start.len()..];
+            rest[..rest.find(end).unwrap_or(rest.len())].to_owned()
+        };
+        let shown = block(&ALL.ran.stdout, &format!("{id}\n"), "\n");
+        assert_eq!(shown, format!("  part not run: {reason}"));
+        ALL.ran
+            .assert_says(&format!("   1 in part not run: {reason}\n"));
+        let tap = block(&ALL.tap, &format!(" - {id}\n"), "...");
+        assert!(tap.contains(&format!("not_run: [\"{reason}\"]")), "{tap}");
+
+        let report = Report::deserialize_from_str(&ALL.junit).unwrap();
+        let cases = &report.test_suites[0].test_cases;
+        let case = cases.iter().find(|case| case.name.as_str() == id).unwrap();
+        let mut notes = case.properties.iter();
+        let notes = notes.by_ref().filter(|one| one.name.as_str() == "not-run");
+        let notes: Vec<&str> = notes.map(|one| one.value.as_str()).collect();
+        assert_eq!(notes, [reason]);
+
+        let row = block(&ALL.html, &format!("<code>{id}</code>"), "\n");
+        let escaped = reason.replace('<', "&lt;").replace('>', "&gt;");
+        assert!(row.contains(&format!("part not run: {escaped}")), "{row}");
+
+        let outcome = ALL.jsonl.iter().find_map(|event| match event {
+            RunEvent::InstanceFinished(outcome) if outcome.instance.id == id => Some(outcome),
+            _ => None,
+        });
+        assert_eq!(outcome.unwrap().not_run, [reason]);
+    }
+    assert_eq!(ALL.jsonl.iter().filter(|event| matches!(event, RunEvent::InstanceFinished(outcome) if !outcome.not_run.is_empty())).count(), 2);
+}
+
+/// A failure in code that cases share names that code and the case's own line.
+#[test]
+fn a_failure_in_shared_code_names_the_line_of_the_case() {
+    let line = |text: &str, part: &str| 1 + text.lines().position(|it| it.contains(part)).unwrap();
+    let (case, shared) = (
+        line(include_str!("../../fixture/verdicts.rs"), "assert_answer("),
+        line(include_str!("../../fixture/shared.rs"), "check!(answer"),
+    );
+    let block = ALL
+        .ran
+        .stdout
+        .split("── FAIL verdicts::fails_in_shared_code")
+        .nth(1);
+    let block = block.unwrap_or_else(|| panic!("{}", ALL.ran.stdout));
+    let block = block.split("rerun:").next().unwrap();
+    for place in [
+        format!("fixture/shared.rs:{shared}"),
+        format!("from:     iotests-core/tests/fixture/verdicts.rs:{case}\n"),
+    ] {
+        assert!(block.contains(&place), "{place}: {block}");
+    }
+}

@@ -457,7 +457,7 @@ fn a_rerun_line_names_the_program_and_the_variables_that_matter() {
 #[test]
 fn a_program_that_does_not_say_its_version_is_waited_for_with_a_word() {
     let bench = Bench::new();
-    // It answers when it is told to, which is when the program has said that it waits.
+    // It answers when it is asked to, which is when the program has said that it waits.
     let slow = "#!/bin/sh\nif [ \"$1\" = --version ]; then while [ ! -e go ]; do sleep 0.1; done; echo 'qemu-io version 7.2.22 (a fake)'; fi\nexit 0\n";
     bench.script("bin/qemu-io", slow);
     let mut child = bench

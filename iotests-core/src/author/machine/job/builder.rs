@@ -10,7 +10,7 @@ use super::number::Number;
 use crate::author::action::Action;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
-use crate::author::machine::{Machine, Monitor, Target};
+use crate::author::machine::{Cmd, Machine, Monitor, Target};
 
 /// A job to be started.
 #[must_use = "a job is started by start()"]
@@ -96,10 +96,6 @@ impl Machine {
 }
 
 impl JobBuilder {
-    pub(crate) fn monitor(&self) -> &Monitor {
-        &self.monitor
-    }
-
     /// Any argument of the command, as in the QMP reference.
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
         if let Ok(arguments) = &mut self.arguments {
@@ -198,13 +194,16 @@ impl JobBuilder {
         class: &str,
         text: impl Into<ErrorText>,
     ) -> Action<'static, ()> {
-        let (class, text) = (class.to_owned(), text.into());
-        let what = format!("{} to be refused", self.command);
-        Action::at(self.place, what, async move {
-            let arguments = with_id(self.arguments?, &self.id, self.sends_id);
-            let command = self.monitor.cmd(&self.command, arguments);
-            command.expect_error_class(&class, text).await
-        })
+        self.into_cmd().expect_error_class(class, text)
+    }
+
+    /// The command that starts it, for who expects it to be refused.
+    pub(crate) fn into_cmd(self) -> Cmd {
+        let (id, sent) = (self.id, self.sends_id);
+        let arguments = self
+            .arguments
+            .map(|arguments| with_id(arguments, &id, sent).into());
+        Cmd::at(self.place, &self.monitor, &self.command, arguments)
     }
 
     /// Starts it, and returns the job, or the error if it is refused.

@@ -22,7 +22,7 @@ pub struct Job {
     pub(super) auto_dismiss: bool,
     pub(super) events: qmp::EventStream,
     status: qmp::Job,
-    /// It was seen to become ready, so the events that are left do not tell of it.
+    /// It was seen to become ready, so none of the events that are left says so.
     pub(super) is_ready: bool,
     finished: bool,
     /// Where it was started.
@@ -158,7 +158,7 @@ impl Job {
             })
     }
 
-    /// The events with which its state changes. (None tells of its progress.)
+    /// The events with which its state changes. (There is none for its progress.)
     fn told_by(&self) -> qmp::Matcher {
         qmp::Matcher::event("JOB_STATUS_CHANGE").data(json!({"id": self.id}))
     }

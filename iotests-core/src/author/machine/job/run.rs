@@ -190,7 +190,7 @@ impl Through<'_> {
         Ok(())
     }
 
-    /// A job that dismisses itself may be gone already; then its last event has told the error.
+    /// A job that dismisses itself may be gone already; then its last event has the error.
     async fn note_error(&mut self) -> CaseResult {
         if self.error.is_some() {
             return Ok(());

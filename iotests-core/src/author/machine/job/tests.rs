@@ -1,4 +1,4 @@
-//! Jobs of a made-up QEMU, in situations that a real one comes into only by chance.
+//! Jobs of a simulated QEMU, in situations that a real one gets into only by chance.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -65,14 +65,14 @@ fn completed(offset: u64, len: u64) -> qmp::Event {
 /// H34: a job that ends without an error, but before it was done, has not completed.
 #[tokio::test(start_paused = true)]
 async fn a_job_that_leaves_work_undone_has_not_completed() {
-    for (offset, told) in [(4096, None), (1024, Some("left work undone"))] {
+    for (offset, error) in [(4096, None), (1024, Some("left work undone"))] {
         let (job, qemu) = started(jobs(&[Value::Null]), true).await;
         qemu.event(completed(offset, 4096));
         qemu.event(status("null"));
         let ended = job.wait().await;
-        assert_eq!(ended.is_ok(), told.is_none(), "{ended:?}");
-        if let (Err(failure), Some(told)) = (ended, told) {
-            assert!(failure.message().contains(told), "{failure}");
+        assert_eq!(ended.is_ok(), error.is_none(), "{ended:?}");
+        if let (Err(failure), Some(error)) = (ended, error) {
+            assert!(failure.message().contains(error), "{failure}");
         }
         let (job, qemu) = started(jobs(&[Value::Null]), true).await;
         qemu.event(completed(offset, 4096));
@@ -84,10 +84,10 @@ async fn a_job_that_leaves_work_undone_has_not_completed() {
     }
 }
 
-/// A QEMU whose job `j` is ready and goes to its end when it is told to, and what it was told.
+/// A QEMU whose job `j` is ready and goes to its end when asked to, and what it was asked for.
 fn obedient() -> (Mock, Arc<Mutex<Vec<String>>>) {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let kept = told.clone();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let kept = asked.clone();
     let note = move |request: &Request| {
         let name = request.name.clone();
         kept.lock().unwrap().push(name.clone());
@@ -104,22 +104,22 @@ fn obedient() -> (Mock, Arc<Mutex<Vec<String>>>) {
         let note = note.clone();
         qemu = qemu.on(name, move |request| note(request));
     }
-    (qemu, told)
+    (qemu, asked)
 }
 
 /// H36: a job that the case has seen to become ready is seen through like any other.
 #[tokio::test(start_paused = true)]
 async fn a_job_that_was_awaited_until_it_is_ready_is_seen_through() {
     for wait_first in [true, false] {
-        let (qemu, told) = obedient();
+        let (qemu, asked) = obedient();
         let (mut job, qemu) = started(qemu, false).await;
         qemu.event(status("ready"));
         if wait_first {
             job.wait_ready().await.unwrap();
         }
         job.run().await.unwrap();
-        let told = told.lock().unwrap();
-        assert_eq!(*told, ["job-complete", "job-finalize", "job-dismiss"]);
+        let asked = asked.lock().unwrap();
+        assert_eq!(*asked, ["job-complete", "job-finalize", "job-dismiss"]);
     }
 }
 
@@ -134,8 +134,8 @@ async fn dismissing_a_job_that_failed_tells_its_error() {
         let qemu = jobs(&[concluded]).on("job-dismiss", |_| Answer::empty());
         let (job, qemu) = started(qemu, false).await;
         let dismissed = job.dismiss().await.map(drop);
-        let told = dismissed.map_err(|failure| failure.message().contains(error.unwrap_or("?")));
-        assert_eq!(told, error.map_or(Ok(()), |_| Err(true)));
+        let asked = dismissed.map_err(|failure| failure.message().contains(error.unwrap_or("?")));
+        assert_eq!(asked, error.map_or(Ok(()), |_| Err(true)));
         assert_eq!(qemu.requests().last().unwrap().name, "job-dismiss");
     }
 }
