@@ -65,7 +65,7 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     let job = vm.commit("top").top("top").set("auto-dismiss", false);
     let job = job.start().await?;
     let done = json!({
-        "device": job.id(), "type": "commit", "len": SIZE, "offset": SIZE, "speed": 0,
+        "device": job.id(), "type": "commit", "len": 64 * KIB, "offset": 64 * KIB, "speed": 0,
     });
     job.run().await?;
     for name in ["BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"] {
