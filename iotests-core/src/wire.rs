@@ -84,10 +84,20 @@ impl CaseSpec {
         self.budget.mul_f64(self.scale)
     }
 
+    /// A grace for what takes a moment on an idle machine; see [`grace`].
+    pub fn grace(&self, time: Duration) -> Duration {
+        grace(time, self.scale)
+    }
+
     /// Where the case process puts what explains a failure; in `test_dir`, since it may write nowhere else.
     pub fn evidence_dir(&self) -> PathBuf {
         self.test_dir.join(".evidence")
     }
+}
+
+/// A grace grows with the scale and never shrinks: a case that is given less time does not explain itself faster.
+pub(crate) fn grace(time: Duration, scale: f64) -> Duration {
+    time.mul_f64(scale.max(1.0))
 }
 
 /// What to do with a golden that differs.

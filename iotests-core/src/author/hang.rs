@@ -22,6 +22,9 @@ use crate::wire::{CaseEvent, Finding, HangReport, MachineReport};
 /// The exit status of a case process that explained what it waits for, and ended because it was to.
 pub const EXIT_HANG: i32 = 86;
 
+/// The cause of an explanation after which a case ends.
+pub(crate) const ENDED_BY: &str = "SIGABRT";
+
 /// How long each question to a machine may take, before the scale; an answer that comes at all comes at once.
 pub(crate) const QUESTION: Duration = Duration::from_secs(5);
 
@@ -95,7 +98,7 @@ async fn listen(
         let (cause, ends) = tokio::select! {
             _ = &mut ended => return,
             () = next(&mut go_on) => ("SIGUSR1", false),
-            () = next(&mut end) => ("SIGABRT", true),
+            () = next(&mut end) => (ENDED_BY, true),
         };
         let report = report(&shared, case.as_ref(), cause).await;
         if ends {
@@ -135,9 +138,9 @@ async fn runs(case: Option<&Handle>, within: Duration) -> bool {
 /// All that can be said at this moment.
 async fn report(shared: &Shared, case: Option<&Handle>, cause: &str) -> HangReport {
     let waits = current_waits();
-    let scale = |time: Duration| time.mul_f64(shared.spec.scale);
-    let stack = stack::of_case(scale(QUESTION));
-    let runs = runs(case, scale(QUESTION)).await;
+    let question = shared.spec.grace(QUESTION);
+    let stack = stack::of_case(question);
+    let runs = runs(case, question).await;
     let mut evidence = Vec::new();
     let mut found = |title: &str, text: String| {
         if !text.is_empty() {
@@ -149,7 +152,7 @@ async fn report(shared: &Shared, case: Option<&Handle>, cause: &str) -> HangRepo
     found("waits of the case, outermost first", lines.join("\n"));
     found("stack of the case", stack.join("\n"));
     found("threads of the case", threads(Path::new("/proc/self/task")));
-    let end = std::time::Instant::now() + scale(MACHINES);
+    let end = std::time::Instant::now() + shared.spec.grace(MACHINES);
     let mut machines = Vec::new();
     for machine in shared.live() {
         let left = end.saturating_duration_since(std::time::Instant::now());

@@ -35,6 +35,7 @@ pub(crate) struct Shared {
     /// How often the kernel had run out of memory before the case.
     pub(crate) out_of_memory_kills: u64,
     capabilities: OnceLock<Result<Capabilities, String>>,
+    entry: OnceLock<Option<Registered>>,
     state: Mutex<State>,
 }
 
@@ -84,6 +85,7 @@ impl Shared {
             started: Instant::now(),
             out_of_memory_kills: super::death::out_of_memory_kills(),
             capabilities: OnceLock::new(),
+            entry: OnceLock::new(),
             state: Mutex::default(),
         })
     }
@@ -253,9 +255,9 @@ impl Shared {
     }
 
     /// The case as it is registered, if this process knows it.
-    pub(crate) fn entry(&self) -> Option<&'static Registered> {
-        let registry = Registry::get().ok()?;
-        registry.find(&self.spec.case, self.spec.row.as_deref())
+    pub(crate) fn entry(&self) -> Option<&Registered> {
+        let find = || Registry::one(&self.spec.case, self.spec.row.as_deref());
+        self.entry.get_or_init(find).as_ref()
     }
 
     /// What the programs of this run can do: asked once a run, by the runner.

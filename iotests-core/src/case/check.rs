@@ -60,6 +60,7 @@ pub(super) fn check(
         declaration(&case.declaration, &mut add);
         family(case, &mut add);
     }
+    let known = upstream::Known::of(lists);
     let mut names: BTreeMap<String, &Case> = BTreeMap::new();
     for entry in entries {
         let (case, name) = (entry.case, entry.name());
@@ -71,7 +72,7 @@ pub(super) fn check(
             ));
         }
         for id in &entry.meta.upstream {
-            if !upstream::is_known(lists, id) {
+            if !known.has(id) {
                 add(format!("upstream has no test `{id}`"));
             }
         }

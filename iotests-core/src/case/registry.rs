@@ -212,6 +212,17 @@ impl Registry {
             .as_ref()
     }
 
+    /// The entry of this case and row of this program. Unchecked, for who runs one case: the runner has checked all of them, and to do so
+    /// again for each would take longer than most cases.
+    pub(crate) fn one(case: &str, row: Option<&str>) -> Option<Registered> {
+        let entries = |one: &'static Case| one.entries(&DEFAULTS);
+        let mut entries = CASES
+            .iter()
+            .filter(|one| one.name() == case)
+            .flat_map(entries);
+        entries.find(|entry| entry.row.as_deref() == row)
+    }
+
     /// All of them.
     pub fn entries(&self) -> &[Registered] {
         &self.entries

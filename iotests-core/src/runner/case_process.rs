@@ -12,7 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::confine::confine;
 use crate::author::origin::Origin;
 use crate::author::{Sink, Test};
-use crate::case::{Problems, Registry};
+use crate::case::Registry;
 use crate::wire::{CaseEvent, CaseSpec, EVENT_FD, FailureReport, Place};
 
 /// Why a case process could not even begin.
@@ -22,8 +22,6 @@ enum CaseProcessError {
     Events(std::io::Error),
     #[error("read the case spec {path}: {reason}")]
     Spec { path: String, reason: String },
-    #[error("use the declarations of this program:\n{0}")]
-    Declarations(Problems),
     #[error("find the case `{0}` in this program")]
     UnknownCase(String),
     #[error("set up the process: {0}")]
@@ -57,10 +55,7 @@ fn run(spec_file: &Path, supervisor: u32) -> Result<(), CaseProcessError> {
     if spec.confine {
         confine(&spec).map_err(CaseProcessError::Confine)?;
     }
-    let registry =
-        Registry::get().map_err(|problems| CaseProcessError::Declarations(problems.clone()))?;
-    let entry = registry
-        .find(&spec.case, spec.row.as_deref())
+    let entry = Registry::one(&spec.case, spec.row.as_deref())
         .ok_or_else(|| CaseProcessError::UnknownCase(spec.id.clone()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -14,7 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::{RunError, io as io_error};
 use super::rundir::{InstanceDir, RunDir};
-use super::supervise::{Order, SUPERVISE, SuperviseSpec, SupervisorReport, kill_children_of_self};
+use super::supervise::{
+    Order, SUPERVISE, SuperviseSpec, SupervisorReport, is_stopped, kill_children_of_self,
+    state_name,
+};
 use super::this_program;
 use super::verdict::Attempt;
 use crate::wire::{CaseEvent, CaseSpec, EVENT_FD};
@@ -22,9 +25,12 @@ use crate::wire::{CaseEvent, CaseSpec, EVENT_FD};
 /// The descriptor through which supervisors hold the lock of the run.
 pub(crate) const LOCK_FD: i32 = 4;
 
-/// How long after the deadline a supervisor may still be silent before it is killed itself, before the scale: no measure of a case's
-/// time, but the net below a supervisor that is itself stopped.
+/// How long after the deadline of a case a supervisor may still be silent, before the scale: no measure of a case's time, but the net
+/// below a supervisor that does not go on.
 const SUPERVISOR_GRACE: Duration = Duration::from_secs(180);
+
+/// How long after that deadline it is looked at whether the supervisor was stopped, before the scale.
+const SUPERVISOR_LOOK: Duration = Duration::from_secs(5);
 
 /// The longest line of an event: a case cuts what it says well below this.
 const LINE: usize = 64 << 20;
@@ -132,7 +138,7 @@ pub(crate) fn execute(
     env: Vec<(String, String)>,
     mut said: impl FnMut(CaseEvent),
 ) -> Result<Executed, RunError> {
-    let files = write_specs(directories, spec)?;
+    let files = write_specs(directories, spec, env)?;
     let system = |doing: &'static str| move |source: io::Error| RunError::System { doing, source };
     let (events_out, events_in) = pipe().map_err(system("make a pipe for events"))?;
     let (control_out, control_in) = pipe().map_err(system("make a control pipe"))?;
@@ -140,8 +146,6 @@ pub(crate) fn execute(
     command
         .arg(SUPERVISE)
         .arg(&files.supervise)
-        // The case is a copy of it.
-        .envs(env)
         .current_dir(&directories.test)
         .stdin(Stdio::from(control_out))
         .stdout(Stdio::piped())
@@ -177,21 +181,22 @@ pub(crate) fn execute(
     // It holds our copies of the descriptors that the supervisor got.
     drop(command);
 
-    let give_up = spec.deadline() + SUPERVISOR_GRACE.mul_f64(spec.scale);
+    let patience =
+        [SUPERVISOR_LOOK, SUPERVISOR_GRACE].map(|time| spec.deadline() + spec.grace(time));
     let mut attempt = Attempt::default();
-    let report = listen(&mut child, events_out, supervisors, give_up, |event| {
+    let report = listen(&mut child, events_out, supervisors, patience, |event| {
         attempt.hear(&event);
         said(event);
     });
     // Either it has ended, or it must now.
-    if report.is_none() {
+    if report.is_err() {
         let _ = child.kill();
     }
     let _ = child.wait();
     let interrupted = {
         let mut all = supervisors.all();
         let ended = all.living.remove(&child.id());
-        if report.is_none() {
+        if report.is_err() {
             // Its orphans are ours now.
             kill_children_of_self(|pid| all.living.contains_key(&pid));
         }
@@ -212,7 +217,11 @@ struct Files {
     stderr: std::path::PathBuf,
 }
 
-fn write_specs(directories: &InstanceDir, spec: &CaseSpec) -> Result<Files, RunError> {
+fn write_specs(
+    directories: &InstanceDir,
+    spec: &CaseSpec,
+    env: Vec<(String, String)>,
+) -> Result<Files, RunError> {
     let file = |name: &str| directories.path.join(name);
     let files = Files {
         supervise: file("supervise.json"),
@@ -222,6 +231,7 @@ fn write_specs(directories: &InstanceDir, spec: &CaseSpec) -> Result<Files, RunE
     let supervise = SuperviseSpec {
         runner_pid: std::process::id(),
         case_spec: file("case.json"),
+        env,
         stdout: files.stdout.clone(),
         stderr: files.stderr.clone(),
         deadline: spec.deadline(),
@@ -243,15 +253,17 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
 }
 
-/// Reads events and the report until both pipes have ended. `None`: there is no report.
+/// Reads events and the report until both pipes have ended. The error is what became of the supervisor, to be read after its name. From
+/// the first time on it is looked at whether it was stopped, after the second it is not waited for any more.
 fn listen(
     child: &mut Child,
     events: OwnedFd,
     supervisors: &Supervisors,
-    give_up: Duration,
+    [look, give_up]: [Duration; 2],
     mut said: impl FnMut(CaseEvent),
-) -> Option<SupervisorReport> {
-    let report_pipe = OwnedFd::from(child.stdout.take()?);
+) -> Result<SupervisorReport, String> {
+    let killed = || "was killed".to_owned();
+    let report_pipe = OwnedFd::from(child.stdout.take().ok_or_else(killed)?);
     let mut lines = Lines::default();
     let mut report = Vec::new();
     let (mut events_open, mut report_open) = (true, true);
@@ -263,16 +275,26 @@ fn listen(
         if events_open {
             fds.push(PollFd::new(events.as_fd(), PollFlags::POLLIN));
         }
-        let rested = supervisors.rested().saturating_sub(rested);
-        let left = (give_up + rested)
-            .saturating_sub(started.elapsed())
-            .as_millis();
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let elapsed = started.elapsed();
+        let left = |time: Duration| {
+            let rested = supervisors.rested().saturating_sub(rested);
+            (time + rested).saturating_sub(elapsed)
+        };
+        let end = [look, give_up].map(left);
+        let next = if end[0].is_zero() {
+            end[1].min(SUPERVISOR_LOOK)
+        } else {
+            end[0]
+        };
+        let timeout = PollTimeout::try_from(next.as_millis()).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
-            Ok(0) if left == 0 => return None,
+            Ok(0) if end[0].is_zero() && is_stopped(child.id()) => {
+                return Err(state_name('T').to_owned());
+            }
+            Ok(0) if end[1].is_zero() => return Err("does not report".to_owned()),
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,
-            Err(_) => return None,
+            Err(error) => return Err(format!("cannot be heard: {error}")),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         if ready.get(1).copied().unwrap_or(false) {
@@ -287,7 +309,7 @@ fn listen(
             }
         }
     }
-    serde_json::from_slice(&report).ok()
+    serde_json::from_slice(&report).map_err(|_| killed())
 }
 
 /// Puts lines together from pieces.

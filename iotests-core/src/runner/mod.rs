@@ -45,7 +45,7 @@ use std::process::{Command, ExitCode};
 
 pub use error::RunError;
 pub use exit::Exit;
-pub use supervise::{End, Leak, SupervisorReport};
+pub use supervise::{End, Leak, Seen, SupervisorReport};
 pub use verdict::{Attempt, Verdict, judge};
 
 /// The whole program: `fn main() -> ExitCode { iotests_core::runner::main() }`, in a binary that links the cases.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::report::text::duration;
 use super::supervise::{End, Leak, SupervisorReport};
+use crate::author::hang::ENDED_BY;
 use crate::case::Skip;
 use crate::wire::{CaseEvent, Death, FailureReport, Finding, HangReport};
 
@@ -128,6 +129,8 @@ pub struct Attempt {
     pub leaks: Vec<Leak>,
     /// How the case process ended; `None` if its supervisor was killed.
     pub end: Option<End>,
+    /// What became of its supervisor, where that did not report: `was killed`.
+    pub unsupervised: Option<String>,
     /// Its time was up.
     pub overdue: bool,
     /// The runner ended it.
@@ -178,42 +181,56 @@ impl Attempt {
         }
     }
 
-    /// Takes in what its supervisor saw, `None` when that was killed; `time` is what the case had.
+    /// Takes in what its supervisor saw, or what became of that; `time` is what the case had.
     pub(crate) fn see(
         &mut self,
-        report: Option<SupervisorReport>,
+        report: Result<SupervisorReport, String>,
         interrupted: bool,
         time: Duration,
     ) {
         self.interrupted = interrupted;
-        let Some(report) = report else { return };
+        let report = match report {
+            Ok(report) => report,
+            Err(why) => {
+                self.unsupervised = Some(why);
+                return;
+            }
+        };
         self.leaks = report.leaks;
         self.end = Some(report.end);
         self.elapsed = report.elapsed;
-        self.overdue = report.overdue;
-        if !report.overdue {
+        let Some(seen) = report.overdue else { return };
+        // It got to its end after all, at the last moment.
+        if self.finished() && self.end == Some(End::Exited(0)) {
             return;
         }
+        self.overdue = true;
+        // What it said when it was only asked is no explanation of what came later.
+        self.hang.take_if(|hang| hang.cause != ENDED_BY);
+        let explained = self.hang.is_some();
         let hang = self.hang.get_or_insert_with(|| HangReport {
-            headline: match report.stopped {
-                true => "the case is stopped by a signal".to_owned(),
-                false => "the case does not explain itself".to_owned(),
-            },
+            headline: format!("the case {}", seen.case),
             elapsed: report.elapsed,
             ..HangReport::default()
         });
-        // One that is not known to the case as a machine, such as one that was only starting.
-        if let Some(stopped) = report.stopped_below.first()
-            && !hang.headline.contains("hangs:")
-        {
-            hang.headline = format!("{stopped} is stopped by a signal; {}", hang.headline);
+        // One that is not known to the case as a machine, such as one that was only starting, or that was stopped too late for it.
+        match seen.stopped.first() {
+            _ if hang.headline.contains("stopped by a") => {}
+            Some(stopped) => hang.headline = format!("{stopped}; {}", hang.headline),
+            None if !explained => hang.headline += ", and does not explain itself",
+            None => {}
         }
         hang.cause = format!("time was up after {}", duration(time));
-        let seen = |text: String| Finding {
+        let found = |text: String| Finding {
             title: "from outside".to_owned(),
             text,
         };
-        hang.evidence.extend(report.evidence.into_iter().map(seen));
+        hang.evidence.extend(seen.evidence.into_iter().map(found));
+    }
+
+    /// It had its last word.
+    fn finished(&self) -> bool {
+        self.passed || self.failure.is_some() || self.skip.is_some()
     }
 
     fn in_step(&self) -> String {
@@ -235,7 +252,7 @@ const ENDING: [i32; 3] = [2, 9, 15];
 
 /// What an attempt comes to, and why in one line. A death outranks a hang, that a failure, that a leak, that a skip.
 pub fn judge(attempt: &Attempt) -> (Verdict, String) {
-    let finished = attempt.passed || attempt.failure.is_some() || attempt.skip.is_some();
+    let finished = attempt.finished();
     // What the runner itself ended has neither crashed nor hung.
     let cut = attempt.interrupted && !finished;
     let crash = attempt.deaths.iter().find(|death| {
@@ -286,8 +303,9 @@ pub fn judge(attempt: &Attempt) -> (Verdict, String) {
             );
         }
         None => {
-            let text = "the supervisor of the case was killed";
-            return (Verdict::Crash, text.to_owned());
+            let why = attempt.unsupervised.as_deref().unwrap_or("was killed");
+            let text = format!("the supervisor of the case {why}");
+            return (Verdict::Crash, text);
         }
     }
     if let Some(death) = attempt.deaths.first() {
@@ -308,6 +326,7 @@ pub fn judge(attempt: &Attempt) -> (Verdict, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runner::supervise::Seen;
 
     /// One thing that can be true of an attempt.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -461,13 +480,14 @@ mod tests {
                 core: false,
             },
             leaks: Vec::new(),
-            overdue: true,
-            stopped: true,
-            stopped_below: Vec::new(),
-            evidence: vec!["process 7 is stopped".to_owned()],
+            overdue: Some(Seen {
+                case: "is stopped by a signal".to_owned(),
+                stopped: Vec::new(),
+                evidence: vec!["process 7 is stopped".to_owned()],
+            }),
             elapsed: Duration::from_secs(2),
         };
-        attempt.see(Some(report), false, Duration::from_secs(2));
+        attempt.see(Ok(report), false, Duration::from_secs(2));
         let attempt = attempt.judged();
         assert_eq!(attempt.verdict, Some(Verdict::Timeout));
         assert_eq!(

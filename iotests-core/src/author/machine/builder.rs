@@ -428,11 +428,11 @@ impl MachineBuilder {
 
     fn deadlines(&self) -> Deadlines {
         // A wait has no time of its own: see `Shared::patience`. Only an end that was asked for is enforced.
-        let scale = self.shared.spec.scale;
+        let spec = &self.shared.spec;
         let patience = self.shared.patience();
-        let mut deadlines = Deadlines::default().scaled(scale);
-        deadlines.diagnose_command = crate::author::hang::QUESTION.mul_f64(scale);
-        deadlines.diagnose_backtrace = crate::author::hang::STACKS.mul_f64(scale);
+        let mut deadlines = Deadlines::default().scaled(spec.scale.max(1.0));
+        deadlines.diagnose_command = spec.grace(crate::author::hang::QUESTION);
+        deadlines.diagnose_backtrace = spec.grace(crate::author::hang::STACKS);
         for deadline in [
             &mut deadlines.launch,
             &mut deadlines.command,

@@ -2,50 +2,74 @@
 
 use std::fs;
 use std::io::Read;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use super::process_table::{Process, proc_file};
+use super::protocol::Seen;
 use super::reaper::wait_readable;
 
 /// How much of a debugger's output is worth a report.
 const STACK_LIMIT: u64 = 32 << 10;
 
-/// For every process: what it is, its state, where in the kernel it waits, and for root the kernel's stack.
-pub(super) fn states(processes: &[Process]) -> Vec<String> {
-    processes
-        .iter()
-        .map(|process| {
-            let read =
-                |name: &str| fs::read_to_string(proc_file(process.pid, name)).unwrap_or_default();
-            let channel = match read("wchan").trim() {
-                "" | "0" => String::new(),
-                channel => format!(", waits in {channel}"),
-            };
-            let state = state_name(process.state);
-            let stack: String = read("stack")
-                .lines()
-                .map(|line| format!("\n  {line}"))
-                .collect();
-            format!(
-                "process {} is {state}{channel}: {}{stack}",
-                process.pid,
-                process.argv().join(" ")
-            )
-        })
-        .collect()
+impl Seen {
+    /// Looks again: how the case is now, and what else is known by now.
+    pub(super) fn look(&mut self, case: u32, processes: &[Process]) {
+        let own = processes.iter().find(|process| process.pid == case);
+        self.case = own.map_or_else(|| "has ended".to_owned(), state);
+        let below = processes.iter().filter(|process| process.pid != case);
+        for process in below.filter(|process| matches!(process.state, 'T' | 't')) {
+            let stopped = format!("{} {}", named(process), state_name(process.state));
+            if !self.stopped.contains(&stopped) {
+                self.stopped.push(stopped);
+            }
+        }
+        self.evidence.extend(processes.iter().map(described));
+    }
 }
 
-/// The state letter in words.
-fn state_name(letter: char) -> &'static str {
+/// What a process is, its state, where in the kernel it waits, and for root the kernel's stack.
+fn described(process: &Process) -> String {
+    let stack = fs::read_to_string(proc_file(process.pid, "stack")).unwrap_or_default();
+    let stack: String = stack.lines().map(|line| format!("\n  {line}")).collect();
+    format!(
+        "process {} {}: {}{stack}",
+        process.pid,
+        state(process),
+        process.argv().join(" ")
+    )
+}
+
+/// Its state, and where in the kernel it waits.
+fn state(process: &Process) -> String {
+    let channel = fs::read_to_string(proc_file(process.pid, "wchan")).unwrap_or_default();
+    let state = state_name(process.state);
+    match channel.trim() {
+        _ if process.state == 'T' => state.to_owned(),
+        "" | "0" => state.to_owned(),
+        channel => format!("{state}, in {channel}"),
+    }
+}
+
+/// A process by the name of its program, and its id.
+fn named(process: &Process) -> String {
+    let argv = process.argv();
+    let program = argv.first().map(Path::new).and_then(Path::file_name);
+    let program = program.unwrap_or_default().to_string_lossy();
+    format!("{program} (process {})", process.pid)
+}
+
+/// The state letter in words, to be read after a name.
+pub(crate) fn state_name(letter: char) -> &'static str {
     match letter {
-        'R' => "running",
-        'S' => "sleeping",
-        'D' => "in uninterruptible sleep",
-        'T' => "stopped",
-        't' => "stopped by a debugger",
-        'Z' => "dead and not reaped",
-        _ => "in an unknown state",
+        'R' => "is running",
+        'S' => "is sleeping",
+        'D' => "is in uninterruptible sleep",
+        'T' => "is stopped by a signal",
+        't' => "is stopped by a debugger",
+        'Z' => "is dead and not reaped",
+        _ => "is in an unknown state",
     }
 }
 

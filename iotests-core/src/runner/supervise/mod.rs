@@ -11,7 +11,9 @@ mod protocol;
 mod reaper;
 mod stage;
 
-pub use protocol::{End, Leak, SupervisorReport};
+pub(crate) use evidence::state_name;
+pub(crate) use process_table::is_stopped;
+pub use protocol::{End, Leak, Seen, SupervisorReport};
 pub(crate) use protocol::{Order, SUPERVISE, SuperviseSpec};
 pub(crate) use reaper::kill_children_of_self;
 pub(crate) use stage::main;

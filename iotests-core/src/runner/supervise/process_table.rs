@@ -62,6 +62,11 @@ pub(crate) fn catches(pid: u32, signal: Signal) -> bool {
     mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
 }
 
+/// Whether this process was stopped by a signal.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    Process::of(pid).is_some_and(|process| process.state == 'T')
+}
+
 pub(crate) fn proc_file(pid: u32, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{name}"))
 }

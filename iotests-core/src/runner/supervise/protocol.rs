@@ -17,6 +17,8 @@ pub(crate) struct SuperviseSpec {
     pub(crate) runner_pid: u32,
     /// The file with the `CaseSpec`.
     pub(crate) case_spec: PathBuf,
+    /// Variables of the case and of the programs that it starts.
+    pub(crate) env: Vec<(String, String)>,
     /// Where the standard output of the case goes.
     pub(crate) stdout: PathBuf,
     /// Where the standard error of the case goes.
@@ -124,6 +126,17 @@ impl fmt::Display for Leak {
     }
 }
 
+/// A case whose time is up, as it is seen from outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// How the case process is, to be read after "the case": `is stopped by a signal`.
+    pub case: String,
+    /// Other processes below that do not run because somebody stopped them, and how: `qemu-img (process 7) is stopped by a signal`.
+    pub stopped: Vec<String>,
+    /// Every process with its state, and the stacks of a case that did not explain itself.
+    pub evidence: Vec<String>,
+}
+
 /// The last word of a supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SupervisorReport {
@@ -131,16 +144,8 @@ pub struct SupervisorReport {
     pub end: End,
     /// What was alive afterwards.
     pub leaks: Vec<Leak>,
-    /// Time was up and the supervisor ended the case.
-    pub overdue: bool,
-    /// The case was stopped by a signal then, so that it could not explain itself.
-    #[serde(default)]
-    pub stopped: bool,
-    /// Other processes below that were stopped by a signal then: their names and ids.
-    #[serde(default)]
-    pub stopped_below: Vec<String>,
-    /// What the supervisor saw from outside when the deadline had passed.
-    pub evidence: Vec<String>,
+    /// What was seen when the time was up and the supervisor had to end the case.
+    pub overdue: Option<Seen>,
     /// From the start of the case process to its end, without the time in which it was suspended.
     pub elapsed: Duration,
 }

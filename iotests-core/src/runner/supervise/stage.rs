@@ -15,9 +15,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use super::process_table::Process;
-use super::protocol::{End, Leak, Order, SuperviseSpec, SupervisorReport};
+use super::process_table::is_stopped;
+use super::protocol::{End, Leak, Order, Seen, SuperviseSpec, SupervisorReport};
 use super::reaper::{Reaped, alive, kill, kill_all, reap, send, timeout, wait_readable};
 use super::{evidence, fork, process_table};
+use crate::wire;
 
 /// What a case may take to explain itself when its time is up; then it is looked at from outside, and killed.
 const EXPLAIN: Duration = Duration::from_secs(60);
@@ -65,15 +67,12 @@ struct Wakes {
 fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
     let wakes = prepare(spec.runner_pid)?;
     let started = Instant::now();
-    let report = match fork::start(&spec.case_spec, &spec.stdout, &spec.stderr) {
+    let report = match fork::start(spec) {
         Ok(case) => watch(spec, case, &wakes, started),
         Err(error) => Some(SupervisorReport {
             end: End::NotStarted(error.to_string()),
             leaks: Vec::new(),
-            overdue: false,
-            stopped: false,
-            stopped_below: Vec::new(),
-            evidence: Vec::new(),
+            overdue: None,
             elapsed: started.elapsed(),
         }),
     };
@@ -146,6 +145,11 @@ impl Clock {
             .saturating_sub(self.rested + resting.unwrap_or_default())
     }
 
+    /// From now on as if no time had passed.
+    fn begin_again(&mut self) {
+        self.rested = self.started.elapsed();
+    }
+
     /// When so much time will have counted; never while it rests.
     fn at(&self, elapsed: Duration) -> Option<Instant> {
         match self.suspended {
@@ -184,7 +188,7 @@ fn watch(
     wakes: &Wakes,
     started: Instant,
 ) -> Option<SupervisorReport> {
-    let grace = |time: Duration| time.mul_f64(spec.scale);
+    let grace = |time: Duration| wire::grace(time, spec.scale);
     let mut clock = Clock {
         started,
         rested: Duration::ZERO,
@@ -193,8 +197,8 @@ fn watch(
     let mut next = spec.deadline;
     let mut explained = Duration::ZERO;
     let mut phase = Phase::Running;
-    let (mut seen, mut stopped) = (Vec::new(), false);
-    let mut stopped_below = Vec::new();
+    let pid = case.as_raw().unsigned_abs();
+    let mut seen = Seen::default();
     let mut end = None;
     let mut reaped = Reaped::default();
     while end.is_none() {
@@ -211,7 +215,7 @@ fn watch(
             Wake::Order(Order::Resume) => clock.resume(),
             Wake::Order(Order::Explain) => {
                 // One that is only starting would die of it, and has nothing to say.
-                if process_table::catches(case.as_raw().unsigned_abs(), Signal::SIGUSR1) {
+                if process_table::catches(pid, Signal::SIGUSR1) {
                     let _ = nix::sys::signal::kill(case, Signal::SIGUSR1);
                 }
             }
@@ -226,16 +230,13 @@ fn watch(
             }
             Wake::Order(Order::Kill) => end = kill_all(case, &wakes.signals),
             Wake::Time => match phase {
+                // Nobody reads what a case says meanwhile, so that it may wait for that: it has its time once more.
+                Phase::Running if is_stopped(spec.runner_pid) => clock.begin_again(),
                 Phase::Running => {
                     phase = Phase::Explaining;
-                    let processes = alive();
-                    seen = evidence::states(&processes);
-                    stopped = is_stopped(case);
-                    let pid = case.as_raw().unsigned_abs();
-                    let below = |one: &&Process| one.state == 'T' && one.pid != pid;
-                    stopped_below = processes.iter().filter(below).map(named).collect();
+                    seen.look(pid, &alive());
                     // One that is stopped cannot explain itself.
-                    let time = if stopped {
+                    let time = if is_stopped(pid) {
                         Duration::ZERO
                     } else {
                         grace(EXPLAIN)
@@ -244,7 +245,6 @@ fn watch(
                     next = clock.elapsed();
                 }
                 Phase::Explaining if clock.elapsed() < explained => {
-                    let pid = case.as_raw().unsigned_abs();
                     if process_table::catches(pid, Signal::SIGABRT) {
                         let _ = nix::sys::signal::kill(case, Signal::SIGABRT);
                         next = explained;
@@ -254,9 +254,11 @@ fn watch(
                 }
                 Phase::Terminating => end = kill_all(case, &wakes.signals),
                 Phase::Explaining => {
+                    // What was stopped only after its time was up explains the silence as well.
+                    seen.look(pid, &alive());
                     let until = Instant::now() + grace(LOOK);
-                    let process = Process::of(case.as_raw().unsigned_abs());
-                    seen.extend(process.and_then(|process| evidence::stacks(&process, until)));
+                    let stacks = Process::of(pid).and_then(|case| evidence::stacks(&case, until));
+                    seen.evidence.extend(stacks);
                     end = kill_all(case, &wakes.signals);
                 }
             },
@@ -271,24 +273,9 @@ fn watch(
     Some(SupervisorReport {
         end: end.unwrap_or_else(|| End::NotStarted("its end was not seen".to_owned())),
         leaks,
-        overdue: phase == Phase::Explaining,
-        stopped,
-        stopped_below,
-        evidence: seen,
+        overdue: (phase == Phase::Explaining).then_some(seen),
         elapsed,
     })
-}
-
-/// A process by the name of its program, and its id.
-fn named(process: &Process) -> String {
-    let argv = process.argv();
-    let program = argv.first().map(Path::new).and_then(Path::file_name);
-    let program = program.unwrap_or_default().to_string_lossy();
-    format!("{program} (process {})", process.pid)
-}
-
-fn is_stopped(case: Pid) -> bool {
-    Process::of(case.as_raw().unsigned_abs()).is_some_and(|process| process.state == 'T')
 }
 
 /// Names and kills what is alive although the case has ended.

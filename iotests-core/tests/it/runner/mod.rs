@@ -1,6 +1,7 @@
 //! The runner's self-tests: the real program with misbehaving cases, against a model of what each must yield.
 
 mod bench;
+mod campaign;
 mod death;
 mod input;
 mod model;

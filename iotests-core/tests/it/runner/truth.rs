@@ -13,7 +13,7 @@ use super::bench::{Bench, Ran, events, outcomes};
 use super::death::Running;
 
 /// A bench with a real storage daemon; says so where there is none.
-fn bench_with_daemon() -> Option<Bench> {
+pub(super) fn bench_with_daemon() -> Option<Bench> {
     let bench = Bench::new();
     if bench.link("qemu-storage-daemon") {
         // For the stacks.
@@ -50,10 +50,16 @@ fn reported(
 }
 
 /// The processes of a bench that are called so.
-fn named(bench: &Bench, wanted: &'static str) -> impl Iterator<Item = u32> + use<> {
+pub(super) fn named(bench: &Bench, wanted: &'static str) -> impl Iterator<Item = u32> + use<> {
     let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let processes = bench.processes().into_iter();
     processes.filter(move |pid| name(pid).trim_end() == wanted)
+}
+
+/// The letter of its state; `None` when it is gone.
+pub(super) fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
 }
 
 fn headline(outcome: &Outcome) -> &str {
@@ -170,12 +176,7 @@ fn a_suspended_run_stands_still_as_a_whole_and_goes_on() {
     let mut running = Running::start(&bench, &["waits_for_a_file"]);
     running.wait_for_a_step();
     running.signal(Signal::SIGTSTP);
-    let stopped = |pid: u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit(") ")
-            .next()
-            .is_some_and(|rest| rest.starts_with('T'))
-    };
+    let stopped = |pid: u32| state(pid) == Some('T');
     let runner = running.id();
     while !stopped(runner) {
         std::thread::yield_now();
