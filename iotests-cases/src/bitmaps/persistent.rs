@@ -20,7 +20,7 @@ const SECOND: [Range<u64>; 2] = [0x1000_0000..0x1002_0000, 0x3fff_0000..0x4000_0
 /// Not the default, which is the size of a cluster: it has to be kept as well.
 const GRANULARITY: u64 = 32 * KIB;
 
-/// A persistent bitmap is there after a restart, with all that it has recorded, and records on; a
+/// A persistent bitmap is there after a restart, with all that it has recorded, and keeps recording; a
 /// read-only machine in between neither loses nor changes it.
 #[case(upstream = "165::TestPersistentDirtyBitmap::test_persistent")]
 async fn survives_restarts(t: &mut Test) -> CaseResult {
@@ -53,7 +53,7 @@ async fn survives_restarts(t: &mut Test) -> CaseResult {
 }
 
 /// A persistent bitmap on a read-only node cannot change; when the node is reopened for writing, the
-/// bitmap records on, and is stored at the end.
+/// bitmap keeps recording, and is stored at the end.
 #[case(
     upstream = "165::TestPersistentDirtyBitmap::test_reopen_rw",
     needs = [Command("blockdev-reopen")]
@@ -101,8 +101,8 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     assert_data(&disk).await
 }
 
-/// A bitmap that nobody stored, because its machine was killed, is inconsistent: QEMU says so, it is of
-/// no use, and can only be removed.
+/// A bitmap that nobody stored, because its machine was killed, is reported as inconsistent, cannot be
+/// used, and can only be removed.
 #[case]
 async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;

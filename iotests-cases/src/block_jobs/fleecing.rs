@@ -159,8 +159,8 @@ const ZEROES: KnownBug = known(
     before(8, 0),
 );
 
-/// A full backup of a frozen disk has the disk as it was, though the guest writes before the backup
-/// gets there.
+/// A full backup of a frozen disk has the disk as it was, even where the guest writes before the
+/// backup gets there.
 #[case(needs = [Driver("snapshot-access")], known_bugs = [ZEROES])]
 async fn a_backup_has_the_disk_as_it_was(t: &mut Test) -> CaseResult {
     let disk = make_disk(t).await?;

@@ -78,8 +78,8 @@ fn refused_verbs(status: &str) -> &'static [&'static str] {
     }
 }
 
-/// A job goes through its states in order, rests when it is paused by either command, refuses in
-/// each state what does not belong there, and in the end has copied everything.
+/// A job goes through its states in order, pauses by either command, refuses in each state the
+/// commands that do not belong there, and in the end has copied everything.
 #[case(upstream = "219", formats = [QCOW2], rows = KINDS)]
 async fn passes_through_its_states(t: &mut Test, kind: &Kind) -> CaseResult {
     let quarter = SIZE / 4;

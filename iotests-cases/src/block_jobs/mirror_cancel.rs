@@ -165,7 +165,7 @@ async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResul
     Ok(())
 }
 
-/// A machine quits at once although a mirror waits for its throttled source.
+/// A machine quits at once even if a mirror waits for its throttled source.
 #[case(upstream = "218", groups = [THROTTLE], needs = [Driver("throttle")])]
 async fn quitting_cancels_a_throttled_mirror(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(64 * MIB).fill(42).create().await?;

@@ -316,8 +316,8 @@ async fn keys_are_added_with_another_key_at_hand(t: &mut Test) -> CaseResult {
     disk.close(&[1, 2]).await
 }
 
-/// Only with force is a key overwritten, or the last one erased; then nothing opens the image any
-/// more, but who has it open can go on.
+/// A key is overwritten, or the last one erased, only with force; after that nothing opens the image,
+/// but a machine that has it open carries on.
 #[case(upstream = "295::EncryptionSetupTestCase::testUseForceLuke")]
 async fn keys_are_destroyed_only_with_force(t: &mut Test) -> CaseResult {
     let disk = Disk::with_keys(t, &[(1, 0), (2, 4), (4, 1)]).await?;

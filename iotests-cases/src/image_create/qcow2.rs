@@ -458,8 +458,8 @@ rows! {
         EARLY;
 }
 
-/// An image that cannot be made is refused with the reason. The file is left alone, and nothing of
-/// the attempt stands in the way of the next one.
+/// An image that cannot be made is refused with the reason. The file is left alone, and nothing that
+/// is left of the attempt blocks the next one.
 #[case(groups = [QUICK], rows = REFUSED)]
 async fn refused(t: &mut Test, refused: &Refused) -> CaseResult {
     let image = t.image("t.qcow2").size(64 * MIB).reserve().await?;

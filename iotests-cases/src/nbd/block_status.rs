@@ -36,7 +36,7 @@ async fn a_machine_tells_data_from_holes(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
-/// Clusters of zeroes take no place in the file, and so are holes to a client like any other; all of
+/// Clusters of zeroes take no space in the file, and so are holes to a client like any other; all of
 /// an image is reported in one answer, or one piece to a client that wants no more.
 #[case(needs = [Tool(ToolKind::Nbd)])]
 async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {

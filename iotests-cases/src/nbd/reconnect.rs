@@ -186,8 +186,8 @@ fn first(rule: Rule) -> FaultPlan {
     FaultPlan::new().rule(rule.connection(1))
 }
 
-/// A client that is dropped in the middle of a write connects again, sends all of it again, and
-/// reports success only when all of it was taken.
+/// A client that is dropped in the middle of a write reconnects, sends all of it again, and reports
+/// success only when all of it was taken.
 #[case(formats = [RAW], groups = [QUICK], rows = DROPS)]
 async fn a_dropped_write_is_sent_again(t: &mut Test, drops: &Drops) -> CaseResult {
     let length = 3 * MIB;
@@ -242,7 +242,7 @@ rows! {
     "block-status" => CommandType::BLOCK_STATUS, "map";
 }
 
-/// Whatever request a client is dropped in, it connects again and sends it again.
+/// Whatever request it is dropped in, a client reconnects and sends that again.
 #[case(formats = [RAW], groups = [QUICK], rows = REQUESTS)]
 async fn a_dropped_request_is_sent_again(t: &mut Test, dropped: &Request) -> CaseResult {
     let socket = t.socket("nbd")?;
@@ -276,8 +276,7 @@ async fn a_dropped_request_is_sent_again(t: &mut Test, dropped: &Request) -> Cas
     Ok(())
 }
 
-/// A client that may not wait for its server fails a request that is dropped, and connects again for
-/// a later one.
+/// A client without a reconnect delay fails a request that is dropped, and reconnects for a later one.
 #[case(formats = [RAW], groups = [QUICK])]
 async fn without_a_delay_only_one_request_fails(t: &mut Test) -> CaseResult {
     let socket = t.socket("nbd")?;
@@ -308,7 +307,7 @@ async fn without_a_delay_only_one_request_fails(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
-/// A client waits for its server as long as it may, then fails the request.
+/// A client waits for its server as long as its delay allows, then fails the request.
 #[case(formats = [RAW])]
 async fn a_lost_server_is_given_up(t: &mut Test) -> CaseResult {
     let socket = t.socket("nbd")?;

@@ -287,7 +287,7 @@ async fn an_export_announces_what_it_can_do(t: &mut Test, access: &Access) -> Ca
         .await
 }
 
-/// When the server is stopped all exports go, though a client is connected, and nothing of them is
+/// When the server is stopped all exports go, even with a client connected, and nothing of them is
 /// left; the server can be started again.
 #[case]
 async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
@@ -318,7 +318,7 @@ async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
     exported.disk.assert_fill(0x11).await
 }
 
-/// When a drive goes, so does the export that was made of it by its name, though a client is
+/// When a drive goes, so does the export that was made of it by its name, even with a client
 /// connected.
 #[case(host = System)]
 async fn an_export_goes_with_its_drive(t: &mut Test) -> CaseResult {

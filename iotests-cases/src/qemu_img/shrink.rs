@@ -112,7 +112,7 @@ rows! {
         "Can't resize a v2 image which has snapshots";
 }
 
-/// An image is made smaller only when that is meant and possible; otherwise it is as it was.
+/// An image shrinks only when that is asked for explicitly and possible; otherwise it is unchanged.
 #[case(
     groups = [QUICK], rows = REFUSALS,
     // One row wants an image of the old version, which knows none of these.

@@ -175,7 +175,7 @@ impl NbdServerBuilder {
                 .directories
                 .socket(&format!("nbd{}", shared.next_number()))?,
         };
-        let mut server = QemuNbd::new(shared.tool(ToolKind::Nbd)?).timeout(shared.patience());
+        let mut server = QemuNbd::new(shared.tool(ToolKind::Nbd)?).timeout(shared.wait_limit());
         server = server.export_name(&self.export).args(&self.arguments);
         if self.hold_address {
             server = server.hold_address();

@@ -53,7 +53,7 @@ impl Drop for Server {
 pub(crate) struct Mount {
     shared: Arc<Shared>,
     daemon: machine::Machine,
-    patience: std::time::Duration,
+    limit: std::time::Duration,
     // After the daemon in the order of dropping: while it is served it cannot be removed.
     file: TestFile,
 }
@@ -69,7 +69,7 @@ impl Mount {
             .writable(true)
             .set("growable", true)
             .set("mountpoint", file.as_str());
-        let patience = shared.patience();
+        let limit = shared.wait_limit();
         let daemon = StorageDaemon::builder(shared.tool(ToolKind::StorageDaemon)?)
             .name(format!("the FUSE export of {name}"))
             .deadlines(Deadlines::default().scaled(shared.spec.scale))
@@ -80,7 +80,7 @@ impl Mount {
         Ok(Mount {
             shared: shared.clone(),
             daemon,
-            patience,
+            limit,
             file,
         })
     }
@@ -101,7 +101,7 @@ impl Drop for Mount {
             return;
         }
         let process = self.daemon.process();
-        process.set_deadline(Some(self.patience));
+        process.set_deadline(Some(self.limit));
         self.daemon.signal(Signal::SIGTERM);
         process.exited_blocking();
     }
@@ -120,7 +120,7 @@ impl Served {
             Protocol::Nbd => {
                 let socket = shared.directories.socket(&format!("{name}.nbd"))?;
                 let server = QemuNbd::new(shared.tool(ToolKind::Nbd)?).format("raw");
-                let server = server.timeout(shared.patience());
+                let server = server.timeout(shared.wait_limit());
                 let server = server.serve_unix(file.as_str(), &*socket).await?;
                 let uri = server.uri().to_string();
                 Ok(Served::Nbd {

@@ -250,7 +250,7 @@ impl Shared {
 
     /// How long a wait that begins now may take: as long as the case. Time is kept by the supervisor alone, which has a case that runs
     /// out of it explained and ended; a wait that gave up before would hide what it waits for.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn wait_limit(&self) -> Duration {
         NO_LIMIT
     }
 

@@ -162,6 +162,11 @@ impl JobBuilder {
     /// Starts it; the command must be refused with this text and this class, and nothing of the
     /// machine may have changed.
     pub fn refused_class(self, class: &str, text: impl Into<ErrorText>) -> Action<'static, ()> {
-        self.into_cmd().refused_class(class, text)
+        let (class, text) = (class.to_owned(), text.into());
+        let what = "a refusal that changes nothing";
+        Action::at(self.place(), what, async move {
+            let command = self.resolved().await?.into_cmd();
+            command.refused_class(&class, text).await
+        })
     }
 }

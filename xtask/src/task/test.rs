@@ -270,6 +270,17 @@ mod tests {
         );
     }
 
+    /// H17, H20, H24: the format, with it the order of imports, and lints that deny come first.
+    #[test]
+    fn the_gate_begins_with_the_format_and_the_lints() {
+        let names: Vec<&str> = steps(None).iter().map(|(name, _)| *name).collect();
+        assert!(names.starts_with(&["format", "clippy"]), "{names:?}");
+        let clippy = clippy();
+        let words: Vec<_> = clippy.get_args().filter_map(|word| word.to_str()).collect();
+        assert!(words.contains(&"--all-targets"), "{words:?}");
+        assert!(words.ends_with(&["--", "--deny", "warnings"]), "{words:?}");
+    }
+
     #[test]
     fn the_tests_are_told_of_sets_in_any_target_folder() {
         let target = tempfile::tempdir().unwrap();

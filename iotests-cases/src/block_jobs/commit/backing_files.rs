@@ -115,7 +115,8 @@ rows! {
     "reversed" => REVERSED, upstream = "test_top_and_base_reversed";
 }
 
-/// A commit that names no chain of layers is refused, also by relative names, and changes nothing.
+/// A commit between layers that are not a chain is refused, also by relative names, and changes
+/// nothing.
 #[case(upstream = "040::TestRelativePaths::{refusal}", rows = REFUSALS)]
 async fn are_refused_by_relative_names(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let chain = relative_chain(t).await?;

@@ -109,7 +109,7 @@ rows! {
         upstream = "test_filtered_active_commit_without_filter";
 }
 
-/// A commit takes out the filters between its layers, and leaves those above and below.
+/// A commit removes the filters between its layers, and leaves those above and below.
 #[case(upstream = "040::TestCommitWithFilters::{row}", rows = COMMITS)]
 async fn between_the_layers_go(t: &mut Test, row: &Commit) -> CaseResult {
     let chain = Filtered::create(t).await?;
@@ -138,7 +138,7 @@ async fn between_the_layers_go(t: &mut Test, row: &Commit) -> CaseResult {
     chain.assert_files(row.top, row.base, renamed).await
 }
 
-/// A commit of the active layer takes out the filter on top of it as well: the guest's device, which
+/// A commit of the active layer removes the filter on top of it as well: the guest's device, which
 /// kept that from being deleted, then uses the base.
 #[case(upstream = "040::TestCommitWithFilters::test_filtered_active_commit_with_filter")]
 async fn on_top_goes_with_the_active_layer(t: &mut Test) -> CaseResult {

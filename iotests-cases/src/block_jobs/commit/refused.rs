@@ -118,7 +118,7 @@ rows! {
     "top-in-another-chain" => TOP_ELSEWHERE, upstream = "test_top_node_in_wrong_chain";
 }
 
-/// A commit that names no chain of layers is refused, and changes nothing.
+/// A commit between layers that are not a chain is refused, and changes nothing.
 #[case(
     upstream = "040::{size}::{refusal}", needs = [Driver("null-co")], rows = (SIZES, REFUSALS)
 )]

@@ -427,9 +427,9 @@ impl MachineBuilder {
     }
 
     fn deadlines(&self) -> Deadlines {
-        // A wait has no time of its own: see `Shared::patience`. Only an end that was asked for is enforced.
+        // A wait has no time of its own: see `Shared::wait_limit`. Only an end that was asked for is enforced.
         let spec = &self.shared.spec;
-        let patience = self.shared.patience();
+        let limit = self.shared.wait_limit();
         let mut deadlines = Deadlines::default().scaled(spec.scale.max(1.0));
         deadlines.diagnose_command = spec.grace(crate::author::hang::QUESTION);
         deadlines.diagnose_backtrace = spec.grace(crate::author::hang::STACKS);
@@ -438,7 +438,7 @@ impl MachineBuilder {
             &mut deadlines.command,
             &mut deadlines.quit,
         ] {
-            *deadline = patience;
+            *deadline = limit;
         }
         deadlines
     }

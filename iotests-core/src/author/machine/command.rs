@@ -109,7 +109,7 @@ impl Cmd {
         let mut call = monitor
             .client
             .execute(&name, &arguments)
-            .deadline(shared.patience());
+            .deadline(shared.wait_limit());
         if let Some(fd) = fd {
             call = call.fd(fd);
         }

@@ -11,7 +11,7 @@ use machine::args::Device;
 use serde_json::{Value, json};
 
 use super::node::{Child, Node};
-use super::{Access, Machine, Target};
+use super::{Access, Machine, Monitor, Target};
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::image::Image;
@@ -290,6 +290,31 @@ impl Disks {
         }
     }
 
+    /// The disk, which must be there.
+    fn attached(&self, monitor: &Monitor, id: &str) -> CaseResult<Attached> {
+        self.find(id).ok_or_else(|| {
+            let (name, disks) = (&monitor.name, self.names());
+            Failure::new(format!("{name} has no disk {id}; its disks: {disks}"))
+        })
+    }
+
+    /// The node that a disk stands on now.
+    pub(super) async fn node_of(&self, monitor: &Monitor, id: &str) -> CaseResult<String> {
+        let disk = self.attached(monitor, id)?;
+        let (command, path) = match &disk.way {
+            Way::Export(_) => ("query-block-exports", "/node-name"),
+            _ => ("query-block", "/inserted/node-name"),
+        };
+        let all = monitor.ask(command, Value::Null).await?;
+        let found = all.as_array().into_iter().flatten();
+        let found = found.into_iter().find(|one| disk.is(one));
+        let node = found
+            .and_then(|one| one.pointer(path))
+            .and_then(Value::as_str);
+        node.map(str::to_owned)
+            .ok_or_else(|| Failure::new(format!("the disk {id} stands on no node: {all}")))
+    }
+
     fn names(&self) -> String {
         let list = self.list();
         let names: Vec<&str> = list.iter().map(|disk| disk.id.as_str()).collect();
@@ -349,10 +374,7 @@ impl Machine {
 
     /// The disk, which must be there.
     pub(super) fn attached(&self, id: &str) -> CaseResult<Attached> {
-        self.disks.find(id).ok_or_else(|| {
-            let (name, disks) = (self.name(), self.disks.names());
-            Failure::new(format!("{name} has no disk {id}; its disks: {disks}"))
-        })
+        self.disks.attached(&self.monitor, id)
     }
 
     /// What `query-blockstats` says of a disk.
@@ -375,19 +397,7 @@ impl Machine {
 
     /// The node that a disk stands on now.
     pub(super) async fn node_of(&self, id: &str) -> CaseResult<String> {
-        let disk = self.attached(id)?;
-        let (command, path) = match &disk.way {
-            Way::Export(_) => ("query-block-exports", "/node-name"),
-            _ => ("query-block", "/inserted/node-name"),
-        };
-        let all = self.monitor.ask(command, Value::Null).await?;
-        let found = all.as_array().into_iter().flatten();
-        let found = found.into_iter().find(|one| disk.is(one));
-        let node = found
-            .and_then(|one| one.pointer(path))
-            .and_then(Value::as_str);
-        node.map(str::to_owned)
-            .ok_or_else(|| Failure::new(format!("the disk {id} stands on no node: {all}")))
+        self.disks.node_of(&self.monitor, id).await
     }
 }
 

@@ -129,8 +129,8 @@ impl NbdServerOf {
         let mut events = monitor.client.subscribe(gone);
         let remove = json!({"id": id, "mode": "hard"});
         monitor.ask("block-export-del", remove).await?;
-        let patience = monitor.shared.patience();
-        match tokio::time::timeout(patience, events.recv()).await {
+        let limit = monitor.shared.wait_limit();
+        match tokio::time::timeout(limit, events.recv()).await {
             Ok(event) => drop(event?),
             Err(_) => return Err(Failure::new(format!("failed to see the export {id} go"))),
         }
@@ -622,7 +622,7 @@ impl Export {
             monitor.events.take_all(gone.clone());
             let remove = json!({"id": self.id, "mode": mode});
             monitor.cmd("block-export-del", remove).await?;
-            let events = monitor.events.with_deadline(monitor.shared.patience());
+            let events = monitor.events.with_deadline(monitor.shared.wait_limit());
             events.wait(gone).await?;
             Ok(())
         })

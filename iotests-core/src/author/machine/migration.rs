@@ -417,7 +417,7 @@ impl Machine {
     async fn migration_end(&self) -> CaseResult<Value> {
         let monitor = &self.monitor;
         let status = loop {
-            let events = monitor.events.with_deadline(monitor.shared.patience());
+            let events = monitor.events.with_deadline(monitor.shared.wait_limit());
             let event = match events.wait(qmp::Matcher::event("MIGRATION")).await {
                 Ok(event) => event,
                 Err(_) if monitor.client.closed_cause().is_some() => {

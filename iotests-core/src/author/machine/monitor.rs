@@ -40,12 +40,8 @@ impl Monitor {
 
     /// Asks something on behalf of the harness, which never enters the log.
     pub(crate) async fn ask(&self, name: &str, arguments: Value) -> CaseResult<Value> {
-        let patience = self.shared.patience();
-        Ok(self
-            .client
-            .execute(name, arguments)
-            .deadline(patience)
-            .await?)
+        let limit = self.shared.wait_limit();
+        Ok(self.client.execute(name, arguments).deadline(limit).await?)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -81,14 +77,14 @@ impl Monitor {
         &self,
         what: String,
         command: &'static str,
-        told_by: qmp::Matcher,
+        shown_by: qmp::Matcher,
         mut look: impl FnMut(&Value) -> CaseResult<Option<T>> + 'static,
     ) -> Action<'static, T> {
         let monitor = self.clone();
         let place = Location::caller();
         Action::at(place, what.clone(), async move {
             // Before the first question, so that nothing happens unseen after its answer.
-            let mut events = monitor.client.subscribe(told_by);
+            let mut events = monitor.client.subscribe(shown_by);
             loop {
                 let answer = monitor.ask(command, Value::Null).await?;
                 if let Some(found) = look(&answer)? {

@@ -43,7 +43,7 @@ pub struct Machine {
     signalled: Arc<AtomicI32>,
     /// Where it was launched.
     launched: Origin,
-    pub(super) disks: Disks,
+    pub(super) disks: Arc<Disks>,
     pub(super) nbd: NbdServerOf,
     pub(super) made: Made,
     /// Those in the ids of jobs that create images.
@@ -236,7 +236,7 @@ pub(super) async fn adopt(
         printed: Printed::default(),
         signalled,
         launched,
-        disks: Disks::default(),
+        disks: Arc::default(),
         nbd: NbdServerOf::default(),
         made: Made::default(),
         numbers: Numbers::default(),
@@ -307,8 +307,8 @@ impl Machine {
         Action::new(
             format!("the event {matcher} of {}", self.name()),
             async move {
-                let patience = self.monitor.shared.patience();
-                let events = self.monitor.events.with_deadline(patience);
+                let limit = self.monitor.shared.wait_limit();
+                let events = self.monitor.events.with_deadline(limit);
                 let event = events.wait(matcher).await?;
                 self.monitor.narrate_event(&event);
                 Ok(super::monitor::event_json(&event))

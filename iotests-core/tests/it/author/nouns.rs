@@ -31,6 +31,13 @@ fn a_disk_is_one_value_on_an_emulator_and_on_a_storage_daemon() {
             disk.assert_node("top").await?;
             vm.commit("top").start().await?.complete().await?;
             disk.assert_node("base").await?;
+            // A job on a disk is one on the node that the disk stands on by then.
+            let null = Node::new("null-co").node_name("null").set("size", MIB);
+            vm.add_node(null).await?;
+            vm.backup(&disk).to("null").start().await?.wait().await?;
+            let backup = vm.backup(&disk).to("nowhere");
+            backup.refused("nowhere").await?;
+            vm.remove_node("null").await?;
             let wrong = disk.assert_node("top").await.unwrap_err();
             check!(wrong.message() == "the disk top stands on node base, expected top");
             disk.write(0x33, 0..KIB).await?;

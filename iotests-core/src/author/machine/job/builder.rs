@@ -1,6 +1,7 @@
 //! Starting a job.
 
 use std::panic::Location;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -10,6 +11,7 @@ use super::number::Number;
 use crate::author::action::Action;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
+use crate::author::machine::disk::Disks;
 use crate::author::machine::{Cmd, Machine, Monitor, Target};
 
 /// A job to be started.
@@ -18,11 +20,12 @@ pub struct JobBuilder {
     monitor: Monitor,
     command: String,
     id: String,
-    /// Whether the id is sent; else it is that of the job's device.
-    sends_id: bool,
     /// The number in its id, which nobody else has meanwhile.
     number: Option<Number>,
     arguments: CaseResult<Map<String, Value>>,
+    disks: Arc<Disks>,
+    /// Arguments that are the node on which this disk stands when the job starts.
+    on_disks: Vec<(&'static str, String)>,
     place: &'static Location<'static>,
 }
 
@@ -41,7 +44,8 @@ impl Machine {
             monitor: self.monitor.clone(),
             command: command.to_owned(),
             id: format!("job{}", self.monitor.shared.next_number()),
-            sends_id: true,
+            disks: self.disks.clone(),
+            on_disks: Vec::new(),
             number: None,
             arguments,
             place: Location::caller(),
@@ -105,12 +109,31 @@ impl JobBuilder {
     }
 
     fn of(self, node: Target) -> Self {
-        self.set("device", node.to_string())
+        self.node("device", node)
+    }
+
+    fn node(mut self, name: &'static str, target: Target) -> Self {
+        match target {
+            Target::Node(node) => self.set(name, node),
+            Target::Disk(disk) => {
+                self.on_disks.push((name, disk));
+                self
+            }
+        }
+    }
+
+    /// Looks up where the disks stand that it names.
+    pub(crate) async fn resolved(mut self) -> CaseResult<Self> {
+        for (name, disk) in std::mem::take(&mut self.on_disks) {
+            let node = self.disks.node_of(&self.monitor, &disk).await?;
+            self = self.set(name, node);
+        }
+        Ok(self)
     }
 
     /// Copies to this node.
     pub fn to(self, target: impl Into<Target>) -> Self {
-        self.set("target", target.into().to_string())
+        self.node("target", target.into())
     }
 
     /// Its id; one is generated otherwise.
@@ -119,25 +142,14 @@ impl JobBuilder {
         self
     }
 
-    /// No id is sent, so it is that of the job's device. Only drives of an emulator have one.
-    pub fn named_by_device(mut self) -> Self {
-        if let Ok(device) = &self.arguments
-            && let Some(device) = device.get("device").and_then(Value::as_str)
-        {
-            device.clone_into(&mut self.id);
-        }
-        self.sends_id = false;
-        self
-    }
-
     /// The topmost node that is committed.
     pub fn top(self, node: impl Into<Target>) -> Self {
-        self.set("top-node", node.into().to_string())
+        self.node("top-node", node.into())
     }
 
     /// The node that is committed into, or that streaming stops at.
     pub fn base(self, node: impl Into<Target>) -> Self {
-        self.set("base-node", node.into().to_string())
+        self.node("base-node", node.into())
     }
 
     /// Which part is copied: `full`, `top`, `none`, `incremental`, `bitmap`.
@@ -194,22 +206,27 @@ impl JobBuilder {
         class: &str,
         text: impl Into<ErrorText>,
     ) -> Action<'static, ()> {
-        self.into_cmd().expect_error_class(class, text)
+        let (class, text) = (class.to_owned(), text.into());
+        let what = format!("{} to be refused", self.command);
+        Action::at(self.place, what, async move {
+            let command = self.resolved().await?.into_cmd();
+            command.expect_error_class(&class, text).await
+        })
     }
 
     /// The command that starts it, for who expects it to be refused.
     pub(crate) fn into_cmd(self) -> Cmd {
-        let (id, sent) = (self.id, self.sends_id);
+        let id = self.id;
         let arguments = self
             .arguments
-            .map(|arguments| with_id(arguments, &id, sent).into());
+            .map(|arguments| with_id(arguments, &id).into());
         Cmd::at(self.place, &self.monitor, &self.command, arguments)
     }
 
     /// Starts it, and returns the job, or the error if it is refused.
     pub(super) async fn begin(self) -> CaseResult<Result<Job, qmp::CommandError>> {
         let monitor = self.monitor.clone();
-        let (command, arguments, job) = self.follow()?;
+        let (command, arguments, job) = self.resolved().await?.follow()?;
         match monitor.cmd(&command, arguments).outcome().await? {
             Ok(_) => Ok(Ok(job)),
             Err(error) => {
@@ -223,7 +240,7 @@ impl JobBuilder {
     /// job come before the reply.
     pub(super) fn follow(self) -> CaseResult<(String, Map<String, Value>, Job)> {
         let automatic = (self.is_auto("auto-finalize"), self.is_auto("auto-dismiss"));
-        let arguments = with_id(self.arguments?, &self.id, self.sends_id);
+        let arguments = with_id(self.arguments?, &self.id);
         let job = Job::follow(&self.monitor, self.id, automatic, self.place);
         Ok((self.command, arguments, job))
     }
@@ -237,9 +254,7 @@ impl JobBuilder {
     }
 }
 
-fn with_id(mut arguments: Map<String, Value>, id: &str, sent: bool) -> Map<String, Value> {
-    if sent {
-        arguments.insert("job-id".to_owned(), id.into());
-    }
+fn with_id(mut arguments: Map<String, Value>, id: &str) -> Map<String, Value> {
+    arguments.insert("job-id".to_owned(), id.into());
     arguments
 }

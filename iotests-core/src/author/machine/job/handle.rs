@@ -81,7 +81,7 @@ impl Job {
         let events = monitor
             .client
             .subscribe(qmp::Matcher::one_of(names).when(mine));
-        let client = monitor.client.with_deadline(monitor.shared.patience());
+        let client = monitor.client.with_deadline(monitor.shared.wait_limit());
         Job {
             monitor: monitor.clone(),
             status: client.job(&id),
@@ -150,7 +150,7 @@ impl Job {
         let id = self.id.clone();
         let what = format!("job {id}: {what}");
         self.monitor
-            .until(what, "query-jobs", self.told_by(), move |jobs| {
+            .until(what, "query-jobs", self.shown_by(), move |jobs| {
                 let mut all = jobs.as_array().into_iter().flatten();
                 let job = all.find(|job| job["id"] == id.as_str());
                 let job = job.ok_or_else(|| Failure::new(format!("job {id} is gone: {jobs}")))?;
@@ -159,7 +159,7 @@ impl Job {
     }
 
     /// The events with which its state changes. (There is none for its progress.)
-    fn told_by(&self) -> qmp::Matcher {
+    fn shown_by(&self) -> qmp::Matcher {
         qmp::Matcher::event("JOB_STATUS_CHANGE").data(json!({"id": self.id}))
     }
 
@@ -306,7 +306,7 @@ impl Job {
             let id = self.id.clone();
             let what = format!("job {id} at rest");
             monitor
-                .until(what, "query-block-jobs", self.told_by(), move |jobs| {
+                .until(what, "query-block-jobs", self.shown_by(), move |jobs| {
                     let job = jobs
                         .as_array()
                         .into_iter()

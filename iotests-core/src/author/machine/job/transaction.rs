@@ -63,7 +63,7 @@ impl Transaction {
     pub fn start<const N: usize>(self) -> Action<'static, [Job; N]> {
         Action::at(self.place, "a transaction", async move {
             let monitor = self.monitor.clone();
-            let (arguments, jobs) = self.begin()?;
+            let (arguments, jobs) = self.begin().await?;
             let jobs: [Job; N] = match jobs.try_into() {
                 Ok(jobs) => jobs,
                 Err(jobs) => {
@@ -87,7 +87,7 @@ impl Transaction {
         let text = text.into();
         Action::at(self.place, "a transaction to be refused", async move {
             let monitor = self.monitor.clone();
-            let (arguments, jobs) = self.begin()?;
+            let (arguments, jobs) = self.begin().await?;
             jobs.into_iter().for_each(Job::leave);
             let command = monitor.cmd("transaction", arguments);
             command.expect_error(text).await
@@ -95,13 +95,13 @@ impl Transaction {
     }
 
     /// The arguments of the command, and its jobs, which are followed from now on.
-    fn begin(self) -> CaseResult<(Value, Vec<Job>)> {
+    async fn begin(self) -> CaseResult<(Value, Vec<Job>)> {
         let (mut actions, mut jobs) = (Vec::new(), Vec::new());
         for part in self.actions {
             match part {
                 Part::Plain(action) => actions.push(action),
                 Part::Job(builder) => {
-                    let (kind, data, job) = builder.follow()?;
+                    let (kind, data, job) = builder.resolved().await?.follow()?;
                     actions.push(json!({"type": kind, "data": data}));
                     jobs.push(job);
                 }
