@@ -1,17 +1,22 @@
-//! Ratios within one run: our client against `qemu-img bench`, our server against qemu-nbd, and
-//! the fault layer armed but idle against none.
+//! Ratios within one run: our client against `qemu-img bench`, our server against qemu-nbd and
+//! nbdkit, both with TLS as well, and the fault layer armed but idle against none.
 //!
 //! Absolute numbers say something about the machine only. A and B are run in turns, and the
-//! median of each is compared: `cargo bench -p qemu-nbd`. Needs the tools of QEMU on PATH.
+//! median of each is compared: `cargo bench -p qemu-nbd`. Needs the tools of QEMU on PATH, and
+//! nbdkit for what is compared with it.
 
 use std::time::{Duration, Instant};
 
+use imgtools::process::Command;
 use imgtools::tools::{Finder, Tool, ToolKind};
+use nbd::client::Builder;
 use nbd::proto::CommandType;
 use nbd::qemu_nbd::QemuNbdServer;
-use nbd::server::backend::ZeroBackend;
+use nbd::server::backend::{MemoryBackend, ZeroBackend};
 use nbd::server::plan::{Action, FaultPlan, On, Rule};
 use nbd::server::{Export, Server};
+use nbd::tls::{ClientTls, ServerTls};
+use nbd::uri::Address;
 use nbd::{Client, QemuNbd, Uri};
 use tempfile::TempDir;
 
@@ -58,11 +63,14 @@ async fn all() -> Result<(), Failure> {
     let theirs = async || qemu_img_bench(&img, &uri).await;
     compare(
         "server / qemu-nbd on null-co, read by qemu-img",
-        0.9,
+        1.0,
         ours,
         theirs,
     )
     .await?;
+
+    memory(&img, &dir).await?;
+    protected(&img, &nbd, &dir).await?;
 
     let armed = FaultPlan::new()
         .rule(Rule::new(On::reply(CommandType::TRIM), Action::Drop))
@@ -74,6 +82,78 @@ async fn all() -> Result<(), Failure> {
     let theirs = async || client_reads(&plain_uri).await;
     compare("armed but idle / no faults", 0.95, ours, theirs).await?;
     Ok(())
+}
+
+/// Our memory against nbdkit's.
+async fn memory(img: &Tool, dir: &TempDir) -> Result<(), Failure> {
+    let socket = dir.path().join("kit");
+    let listener = std::os::unix::net::UnixListener::bind(&socket)?;
+    let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec nbdkit -f memory 1G";
+    let kit = Command::new("/bin/sh").fd(listener, 3);
+    let kit = kit.args(["-c", script]).spawn_async().await?;
+    let theirs_uri = Uri::at(Address::Unix(socket), "");
+    if Client::builder().connect_uri(&theirs_uri).await.is_err() {
+        println!("skipped: nbdkit did not start: {:?}", kit.output());
+        return Ok(());
+    }
+    let export = Export::new(MemoryBackend::new(SIZE));
+    let server = Server::builder().export(export).journal_limit(0);
+    let server = server.listen_unix(dir.path().join("memory"))?;
+    let ours_uri = server.uri().ok_or("the server listens")?;
+    for uri in [&ours_uri, &theirs_uri] {
+        fill(uri).await?;
+    }
+    let ours = async || qemu_img_bench(img, &ours_uri).await;
+    let theirs = async || qemu_img_bench(img, &theirs_uri).await;
+    let what = "server / nbdkit, both from memory, read by qemu-img";
+    compare(what, 1.0, ours, theirs).await
+}
+
+/// Writes the whole export: memory that was never written costs nothing to read.
+async fn fill(uri: &Uri) -> Result<(), Failure> {
+    let client = Client::builder().connect_uri(uri).await?;
+    let data = bytes::Bytes::from(vec![0x5a; 1 << 20]);
+    for n in 0..SIZE >> 20 {
+        client.write(n << 20, data.clone()).await?;
+    }
+    Ok(())
+}
+
+/// The same under TLS: rustls against GnuTLS.
+async fn protected(img: &Tool, nbd: &Tool, dir: &TempDir) -> Result<(), Failure> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
+    let name = "disks.example";
+    let image = format!("driver=null-co,size={SIZE},read-zeroes=off");
+    let creds = format!("tls-creds-x509,id=tls0,endpoint=server,dir={folder},verify-peer=on");
+    let real = QemuNbd::new(nbd.clone()).image_opts();
+    let real = real.tls_creds("tls0").object(creds);
+    let real = real.serve_unix(image, dir.path().join("real-tls")).await?;
+    let theirs_uri = real.uri();
+
+    let export = Export::new(ZeroBackend::new(SIZE));
+    let server = Server::builder().export(export).journal_limit(0);
+    let server = server.tls(ServerTls::from_certificates(folder, true)?);
+    let server = server.listen_unix(dir.path().join("tls"))?;
+    let ours_uri = server.uri().ok_or("the server listens")?;
+
+    let tls = ClientTls::from_certificates(folder, name)?;
+    let bench = async |uri: &Uri| {
+        let opts = uri
+            .to_image_opts_with_tls("tls0")
+            .ok_or("a path for QEMU")?;
+        let creds = format!("tls-creds-x509,id=tls0,endpoint=client,dir={folder}");
+        let opts = format!("{opts},tls-hostname={name}");
+        let args = ["--object", &creds, "--image-opts", &opts];
+        bench_with(img, &args).await
+    };
+    let ours = async || reads_with(Client::builder().tls(tls.clone()), &theirs_uri).await;
+    let theirs = async || bench(&theirs_uri).await;
+    let what = "client / qemu-img bench, both with TLS from qemu-nbd";
+    compare(what, 1.0, ours, theirs).await?;
+    let ours = async || bench(&ours_uri).await;
+    let theirs = async || bench(&theirs_uri).await;
+    let what = "server / qemu-nbd, both with TLS, read by qemu-img";
+    compare(what, 1.0, ours, theirs).await
 }
 
 /// Runs A and B in turns and compares the medians of their speed.
@@ -113,11 +193,14 @@ fn zero_server(plan: FaultPlan, dir: &TempDir, name: &str) -> Result<Server, Fai
 }
 
 async fn qemu_img_bench(img: &Tool, uri: &Uri) -> Result<Duration, Failure> {
+    bench_with(img, &["-f", "raw", &uri.to_string()]).await
+}
+
+async fn bench_with(img: &Tool, image: &[&str]) -> Result<Duration, Failure> {
     let (count, size, depth) = (REQUESTS.to_string(), BLOCK.to_string(), DEPTH.to_string());
-    let command = img.command().args(["bench", "-f", "raw", "-t", "none"]);
-    let command = command
-        .args(["-c", &count, "-s", &size, "-d", &depth])
-        .arg(uri.to_string());
+    let command = img.command().args(["bench", "-t", "none"]);
+    let command = command.args(["-c", &count, "-s", &size, "-d", &depth]);
+    let command = command.args(image);
     let text = command.run().await?.check()?.stdout_text().into_owned();
     let seconds = text
         .split("completed in ")
@@ -129,7 +212,11 @@ async fn qemu_img_bench(img: &Tool, uri: &Uri) -> Result<Duration, Failure> {
 }
 
 async fn client_reads(uri: &Uri) -> Result<Duration, Failure> {
-    let client = Client::builder().connect_uri(uri).await?;
+    reads_with(Client::builder(), uri).await
+}
+
+async fn reads_with(builder: Builder, uri: &Uri) -> Result<Duration, Failure> {
+    let client = builder.connect_uri(uri).await?;
     let start = Instant::now();
     let workers = (0..DEPTH as u64).map(|worker| {
         let client = client.clone();

@@ -87,6 +87,7 @@ pub struct Uri {
 
 /// Why text is not an NBD URI.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum UriError {
     /// There is no `scheme:`.
     #[error("not a URI: {0:?}")]

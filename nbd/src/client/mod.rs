@@ -10,6 +10,7 @@
 //! [`Handle`] is for work: several connections as one disk, any length, connections that are lost are
 //! made again, copies from and to files.
 
+pub mod blocking;
 mod builder;
 mod connection;
 mod copy;
@@ -23,8 +24,8 @@ mod transport;
 mod verify;
 
 pub use crate::proto::client::{
-    BlockSizes, ConnectionError, Context, ExportInfo, Feature, HandshakeError, Origin, Phase,
-    Policy, RequestError, StrictMode,
+    BlockSizes, Command, ConnectionError, Context, ExportInfo, Feature, HandshakeError, Origin,
+    Phase, Policy, Reply, RequestError, StrictMode,
 };
 pub use builder::{Builder, Deadlines};
 pub use connection::{Client, Stats};

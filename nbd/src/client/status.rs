@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::connection::Client;
 use crate::proto::chunk::Extent;
-use crate::proto::client::{Command, RequestError};
+use crate::proto::client::{Command, ExportInfo, Reply, RequestError};
+
 use crate::proto::{BaseAllocation, CommandFlags, Mode, limits};
 
 /// What one reply said of one context.
@@ -42,6 +43,20 @@ impl MapEntry {
     pub fn end(&self) -> u64 {
         self.offset + self.len
     }
+}
+
+/// The status of each context by its name.
+pub(super) fn named(reply: Reply, export: &ExportInfo) -> Vec<ContextExtents> {
+    let name = |id| {
+        let known = export.contexts.iter().find(|c| c.id == id);
+        known.map_or_else(|| format!("#{id}"), |c| c.name.clone())
+    };
+    let statuses = reply.statuses.into_iter();
+    let extents = statuses.map(|s| ContextExtents {
+        context: name(s.context),
+        extents: s.extents,
+    });
+    extents.collect()
 }
 
 impl Client {
@@ -86,17 +101,7 @@ impl Client {
 
     async fn query(&self, command: Command<Bytes>) -> Result<Vec<ContextExtents>, RequestError> {
         let reply = self.submit(command).await?;
-        let name = |id| {
-            let known = self.export().contexts.iter().find(|c| c.id == id);
-            known.map_or_else(|| format!("#{id}"), |c| c.name.clone())
-        };
-        let statuses = reply.statuses.into_iter();
-        Ok(statuses
-            .map(|s| ContextExtents {
-                context: name(s.context),
-                extents: s.extents,
-            })
-            .collect())
+        Ok(named(reply, self.export()))
     }
 
     /// The whole map of one context: as many requests as needed, equal neighbours joined.

@@ -78,23 +78,49 @@ async fn open_unix(
 /// Waits for room in the queue of a server. No readiness is ever reported for that: only a
 /// connect that blocks waits for it, so it gets a thread, and the deadline.
 async fn queue(fd: OwnedFd, address: UnixAddr, deadline: Duration) -> io::Result<Option<OwnedFd>> {
-    let connecting = tokio::task::spawn_blocking(move || {
-        let stream = std_unix::UnixStream::from(fd);
-        stream.set_nonblocking(false)?;
-        // To the kernel, no time at all means for ever.
-        let limit = deadline.max(Duration::from_micros(1));
-        let seconds = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
-        let limit = TimeVal::new(seconds, limit.subsec_micros().into());
-        socket::setsockopt(&stream, sockopt::SendTimeout, &limit)?;
-        loop {
-            match socket::connect(stream.as_raw_fd(), &address) {
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(None),
-                connected => return connected.map(|()| Some(stream.into())).map_err(Into::into),
-            }
+    let connecting = tokio::task::spawn_blocking(move || connect_within(fd, &address, deadline));
+    let connected = connecting.await.map_err(io::Error::other)??;
+    Ok(connected.map(Into::into))
+}
+
+/// Connects a local socket, which then blocks; `None` if there was no room within the deadline.
+fn connect_within(
+    fd: OwnedFd,
+    address: &UnixAddr,
+    deadline: Duration,
+) -> io::Result<Option<std_unix::UnixStream>> {
+    let stream = std_unix::UnixStream::from(fd);
+    stream.set_nonblocking(false)?;
+    // To the kernel, no time at all means for ever.
+    let limit = deadline.max(Duration::from_micros(1));
+    let seconds = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+    let limit = TimeVal::new(seconds, limit.subsec_micros().into());
+    socket::setsockopt(&stream, sockopt::SendTimeout, &limit)?;
+    loop {
+        match socket::connect(stream.as_raw_fd(), address) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Ok(None),
+            connected => return connected.map(|()| Some(stream)).map_err(Into::into),
         }
-    });
-    connecting.await.map_err(io::Error::other)?
+    }
+}
+
+/// Connects to a local socket in a thread that may block; `None` if there was no room in time.
+pub(super) fn connect_unix(
+    address: &Address,
+    deadline: Duration,
+) -> io::Result<Option<std_unix::UnixStream>> {
+    let (_directory, name) = match address {
+        Address::Unix(path) => {
+            let (directory, path) = crate::unix::short(path)?;
+            (directory, UnixAddr::new(&*path)?)
+        }
+        Address::Abstract(name) => (None, UnixAddr::new_abstract(name)?),
+        Address::Tcp { .. } => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect_within(fd, &name, deadline)
 }
 
 /// Takes over a connected socket.

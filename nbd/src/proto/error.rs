@@ -4,6 +4,7 @@
 ///
 /// Every variant names the message, what was expected and what came.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DecodeError {
     /// A magic number is wrong.
     #[error("{what}: expected magic {expected:#x}, got {got:#x}")]

@@ -7,6 +7,7 @@ use super::limits::MAX_FRAGMENTS;
 
 /// How a reply broke the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Violation {
     /// No request with this cookie was ever sent.
     #[error("reply with the unknown cookie {cookie:#x}")]

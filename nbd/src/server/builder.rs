@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -22,12 +23,17 @@ use crate::proto::Mode;
 use crate::proto::server::Config;
 use crate::uri::Address;
 
+/// How long a client may take to choose an export.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+
 /// Prepares a [`Server`].
 #[derive(Debug)]
 pub struct ServerBuilder {
     exports: Vec<Export>,
     config: Config,
     max_connections: usize,
+    /// `None` is the default.
+    handshake_limit: Option<Option<Duration>>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::ServerTls>,
     #[cfg(feature = "faults")]
@@ -46,6 +52,7 @@ impl Default for ServerBuilder {
             exports: Vec::new(),
             config: Config::default(),
             max_connections: usize::MAX,
+            handshake_limit: None,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "faults")]
@@ -96,6 +103,14 @@ impl ServerBuilder {
     /// Most connections at once; further clients wait to be accepted.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
+        self
+    }
+
+    /// How long a client may take to choose an export, TLS included; after that it is disconnected
+    /// (30 seconds unless said otherwise; with a fault plan, which may take its time, no limit
+    /// unless one is set here). `None` is no limit.
+    pub fn handshake_limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.handshake_limit = Some(limit.into());
         self
     }
 
@@ -216,6 +231,11 @@ impl ServerBuilder {
     pub(super) fn build(self) -> (Arc<Shared>, Orders) {
         let (orders, taken) = mpsc::unbounded_channel();
         #[cfg(feature = "faults")]
+        let patient = !self.plan.rules.is_empty();
+        #[cfg(not(feature = "faults"))]
+        let patient = false;
+        let default = (!patient).then_some(HANDSHAKE_LIMIT);
+        #[cfg(feature = "faults")]
         let faults = {
             let needed =
                 !self.plan.rules.is_empty() || self.journal_limit > 0 || self.shadow.is_some();
@@ -235,6 +255,7 @@ impl ServerBuilder {
             exports: Arc::new(Exports::new(self.exports)),
             faults,
             max_connections: self.max_connections,
+            handshake_limit: self.handshake_limit.unwrap_or(default),
             #[cfg(feature = "tls")]
             tls: self.tls.map(|tls| tls.config()),
             orders,

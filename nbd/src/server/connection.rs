@@ -7,10 +7,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 
 use super::conversation::{Conversation, Job};
 #[cfg(not(feature = "faults"))]
@@ -77,6 +79,7 @@ async fn drive(
     shared: &Arc<Shared>,
 ) -> Closed {
     let mut over = shared.over.subscribe();
+    let mut limit = shared.handshake_limit.map(Limit::new);
     loop {
         conversation.pump();
         while let Some(job) = conversation.job() {
@@ -96,15 +99,27 @@ async fn drive(
         };
         if let Some(why) = conversation.finished() {
             // Of TLS, and of a stream that ends when its writer says so. Who is gone cannot mind.
-            let _ = stream.shutdown().await;
+            tokio::select! {
+                _ = stream.shutdown() => {}
+                _ = over.wait_for(|over| *over) => {}
+                _ = expired(&mut limit) => {}
+            }
             return why;
         }
         if conversation.wants_tls() {
-            match super::tls::accept(socket, shared).await {
-                Ok(()) => conversation.tls_started(),
-                Err(error) => return Closed::Refused(format!("TLS: {error}")),
+            tokio::select! {
+                biased;
+                _ = over.wait_for(|over| *over) => return Closed::Shutdown,
+                why = expired(&mut limit) => return why,
+                accepted = super::tls::accept(socket, shared) => match accepted {
+                    Ok(()) => conversation.tls_started(),
+                    Err(error) => return Closed::Refused(format!("TLS: {error}")),
+                }
             }
             continue;
+        }
+        if conversation.is_transmitting() {
+            limit = None;
         }
         let changes = conversation.faults().filter(|f| f.is_armed());
         let changes = changes.map(|faults| faults.changes());
@@ -120,6 +135,7 @@ async fn drive(
                     conversation.reply(id, answer);
                 }
             }
+            why = expired(&mut limit) => return why,
             () = changed(changes) => {}
             moved = move_bytes(stream, conversation) => if let Err(error) = moved {
                 tracing::debug!(%error, "connection");
@@ -131,6 +147,29 @@ async fn drive(
             // The client gets a chance to see these bytes alone.
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// The time that a handshake has.
+struct Limit {
+    after: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Limit {
+    fn new(after: Duration) -> Limit {
+        let timer = Box::pin(tokio::time::sleep(after));
+        Limit { after, timer }
+    }
+}
+
+async fn expired(limit: &mut Option<Limit>) -> Closed {
+    match limit {
+        Some(limit) => {
+            limit.timer.as_mut().await;
+            Closed::Refused(format!("no export was chosen within {:?}", limit.after))
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -215,7 +254,14 @@ async fn carry_out(
     use super::state::Order;
     // What an order could not do is noted by the listener.
     match effect {
-        Effect::Close(how) => close(socket, how).await,
+        Effect::Close(how) => {
+            // A client that never leaves does not keep the server from ending.
+            let mut over = shared.over.subscribe();
+            tokio::select! {
+                () = close(socket, how) => {}
+                _ = over.wait_for(|over| *over) => {}
+            }
+        }
         Effect::Die => {
             // First, so that who sees its connection close finds nobody.
             let _ = shared.order(Order::Stop).await;

@@ -65,6 +65,7 @@ pub(super) struct Conversation {
     seen: u64,
     awaits_client_flags: bool,
     wants_tls: bool,
+    is_transmitting: bool,
     closed: Option<Closed>,
     /// The message that is being written goes alone.
     alone: bool,
@@ -90,6 +91,7 @@ impl Conversation {
             seen: 0,
             awaits_client_flags: false,
             wants_tls: false,
+            is_transmitting: false,
             closed: None,
             alone: false,
         }
@@ -199,6 +201,7 @@ impl Conversation {
             } => {
                 tracing::debug!(export = export.name, %mode, size = advertised.size, "transmission");
                 self.contexts = contexts.into();
+                self.is_transmitting = true;
                 #[cfg(feature = "faults")]
                 if let Some(faults) = &self.faults {
                     faults.note(super::faults::journal::Event::Transmission {
@@ -385,6 +388,11 @@ impl Conversation {
     pub(super) fn tls_started(&mut self) {
         self.wants_tls = false;
         self.machine.tls_started();
+    }
+
+    /// Whether the handshake is over.
+    pub(super) fn is_transmitting(&self) -> bool {
+        self.is_transmitting
     }
 
     fn is_flushed(&self) -> bool {

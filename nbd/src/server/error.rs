@@ -29,7 +29,7 @@ pub enum ServerError {
         source: io::Error,
     },
     /// Something failed that nobody was waiting for.
-    #[error("the server failed to do something by itself: {}", .0.join(", "))]
+    #[error("the server failed to {}", .0.join(", to "))]
     Failed(Vec<String>),
     /// Rules never fired: the test did not test what it was to test.
     #[cfg(feature = "faults")]

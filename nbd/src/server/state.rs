@@ -46,6 +46,7 @@ pub(super) struct Shared {
     #[cfg_attr(not(feature = "faults"), allow(dead_code, reason = "there are none"))]
     pub(super) faults: Option<Arc<FaultState>>,
     pub(super) max_connections: usize,
+    pub(super) handshake_limit: Option<std::time::Duration>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) orders: mpsc::UnboundedSender<(Order, oneshot::Sender<io::Result<()>>)>,

@@ -24,18 +24,19 @@ pub struct QemuDialect {
 
 /// Why QEMU answers "No valid URL specified".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum QemuRejection {
     /// GLib cannot parse it.
-    #[error("not a URI for g_uri_parse")]
+    #[error("QEMU cannot parse it as a URI")]
     Syntax,
     /// Only `nbd`, `nbd+tcp` and `nbd+unix` are known.
-    #[error("unknown scheme")]
+    #[error("QEMU knows the schemes nbd, nbd+tcp and nbd+unix only")]
     Scheme,
     /// Unix needs exactly `socket=`, TCP takes no parameter.
-    #[error("wrong parameters")]
+    #[error("QEMU takes exactly socket=PATH for a unix socket, and no parameter for TCP")]
     Parameters,
     /// Unix with a host or port, or TCP without a host.
-    #[error("wrong authority")]
+    #[error("QEMU takes no host or port for a unix socket, and needs a host for TCP")]
     Authority,
 }
 

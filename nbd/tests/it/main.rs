@@ -1,15 +1,18 @@
 //! Integration tests of the crate, in one binary because linking is what costs.
 
+mod blocking;
 mod client_edges;
 mod cycles;
 mod dialect;
 mod edges;
+mod errors;
 mod fault_kinds;
 mod fault_matrix;
 mod faults_of_ours;
 mod handle;
 mod hostile;
-
+mod interop;
+mod limits;
 mod old_grammar;
 mod plans;
 mod probe;

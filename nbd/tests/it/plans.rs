@@ -147,7 +147,7 @@ fn an_option_has_one_answer_and_a_second_rule_for_it_is_misplaced() {
         let Err(ServerError::Inapplicable(rules)) = server.finish().await else {
             panic!("it was taken for done")
         };
-        assert_eq!(rules, ["second: Ignore"]);
+        assert_eq!(rules, ["second: ignore"]);
     });
 }
 

@@ -60,7 +60,8 @@ fn tools(name: &str, find: impl Fn(ToolKind) -> Option<Tool>) -> Option<Tools> {
     let version = nbd.version?;
     Some(Tools {
         name: name.to_owned(),
-        major: version.major,
+        // A candidate counts as the release it is to become: 9.2.92 as 10.0.
+        major: version.major + u32::from(version.minor == 2 && version.micro >= 90),
         img: find(ToolKind::Img)?,
         io: find(ToolKind::Io)?,
         nbd,

@@ -11,7 +11,7 @@ use crate::cargo::{self, XtaskError, cargo as call};
 const LIBRARIES: [&str; 4] = ["qmp", "imgtools", "nbd", "machine"];
 
 /// The examples that run by themselves where QEMU's tools are installed.
-const EXAMPLES: [(&str, &str); 1] = [("imgtools", "images")];
+const EXAMPLES: [(&str, &str); 2] = [("imgtools", "images"), ("nbd", "both_sides")];
 
 /// Checks a crate outside of the workspace that depends on one library with one feature, for each.
 /// Nothing may be missing then, and nothing unused.

@@ -172,10 +172,16 @@ impl Handshake {
 
     /// What has happened, once.
     pub fn event(&mut self) -> Result<Option<Event>, HandshakeError> {
-        if let State::Failed(error) = &self.state {
-            return Err(error.clone());
-        }
+        self.failure()?;
         Ok(self.event.take())
+    }
+
+    /// Why the handshake has failed, if it has.
+    pub fn failure(&self) -> Result<(), HandshakeError> {
+        match &self.state {
+            State::Failed(error) => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// TLS runs on the stream; the negotiation goes on under it.

@@ -56,7 +56,7 @@ impl FaultState {
         let firings = engine.consult(connection, point, stage, &self.triggers);
         drop(engine);
         for firing in &firings {
-            let (rule, action) = (firing.rule.clone(), format!("{:?}", firing.action));
+            let (rule, action) = (firing.rule.clone(), firing.action.to_string());
             self.note(connection, Event::Fault { rule, action });
         }
         firings
@@ -64,7 +64,7 @@ impl FaultState {
 
     /// A rule fired at a point where its action means nothing.
     pub(super) fn inapplicable(&self, connection: u64, firing: &Firing) {
-        let (rule, action) = (firing.rule.clone(), format!("{:?}", firing.action));
+        let (rule, action) = (firing.rule.clone(), firing.action.to_string());
         self.note(connection, Event::Inapplicable { rule, action });
     }
 

@@ -131,10 +131,10 @@ pub enum Action {
         /// With this error.
         errno: Errno,
         /// And this text, in structured and extended replies.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         text: String,
         /// At this offset, in structured and extended replies.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         offset: Option<u64>,
     },
     /// Sends a reply that is well-formed and wrong.
@@ -182,5 +182,14 @@ impl Action {
     /// Sets a field to a value.
     pub fn set(field: Field, value: u64) -> Action {
         Action::Set(field, Edit::To(value))
+    }
+}
+
+/// As it stands in a plan.
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = serde_json::to_string(self).map_err(|_| std::fmt::Error)?;
+        // A word needs no quotes.
+        f.write_str(text.trim_matches('"'))
     }
 }

@@ -10,6 +10,7 @@ use super::rule::{At, On, Rule};
 
 /// Why text is not a fault injector's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum IniError {
     /// A line that is neither a section, a key, a comment nor a continuation.
     #[error("line {line}: not understood: {text:?}")]

@@ -1,0 +1,629 @@
+//! A blocking client, driven by the same machines as the async one: no runtime, no thread.
+//!
+//! ```no_run
+//! # fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use nbd::Client;
+//! let mut client = Client::builder().connect_uri_blocking(&"nbd://localhost/disk".parse()?)?;
+//! let data = client.read(0, 4096)?;
+//! // Several requests under way at once.
+//! let reads = [0, 4096, 8192].map(|at| client.submit(nbd::client::Command::read(at, 512)));
+//! for read in reads {
+//!     let reply = client.wait(read?)?;
+//!     assert_eq!(reply.data.len(), 512);
+//! }
+//! client.disconnect()?;
+//! # Ok(()) }
+//! ```
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::builder::{Builder, Deadlines};
+use super::error::ConnectError;
+use super::status::{ContextExtents, named};
+use super::transport;
+use crate::proto::CommandFlags;
+use crate::proto::client::{
+    Command, ConnectionError, Event, ExportInfo, Handshake, HandshakeError, Origin, Reply,
+    RequestError, Transmission,
+};
+use crate::uri::{Address, Uri};
+
+/// Slices that are written at once.
+const SLICES: usize = 32;
+
+/// A connection to an export, for threads that may block.
+pub struct Client {
+    stream: Stream,
+    machine: Transmission<Vec<u8>>,
+    /// Requests that somebody has a ticket for; with their results, once they have ended.
+    tickets: HashMap<u64, Option<Result<Reply, RequestError>>>,
+    peer: Arc<str>,
+    deadlines: Deadlines,
+}
+
+/// A request that is under way; [`Client::wait`] takes it. The result of one that is dropped is
+/// kept for as long as the client is.
+#[derive(Debug)]
+#[must_use = "the result is kept until somebody waits for it"]
+pub struct Ticket {
+    cookie: u64,
+    origin: Box<Origin>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut f = f.debug_struct("Client");
+        f.field("export", self.machine.export())
+            .field("error", &self.machine.error())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// Connects to an address, for threads that may block.
+    pub fn connect_blocking(&self, address: &Address) -> Result<Client, ConnectError> {
+        let until = Instant::now().checked_add(self.deadlines.connect);
+        let stream = match open(address, self.deadlines.connect) {
+            Ok(stream) => stream,
+            Err(e) if e.kind() == io::ErrorKind::TimedOut && passed(until) => {
+                return Err(ConnectError::Deadline {
+                    address: address.clone(),
+                    after: self.deadlines.connect,
+                });
+            }
+            Err(source) => {
+                return Err(ConnectError::Socket {
+                    address: address.clone(),
+                    source,
+                });
+            }
+        };
+        let peer = address.to_string();
+        let mut this = self.clone();
+        this.config.peer = peer.as_str().into();
+        let started = this.start_blocking(stream);
+        started.map_err(|source| self.failed(&peer, source))
+    }
+
+    /// Connects to a URI, as [`Builder::connect_uri`] does, for threads that may block.
+    pub fn connect_uri_blocking(&self, uri: &Uri) -> Result<Client, ConnectError> {
+        self.for_uri(uri)?.connect_blocking(&uri.address)
+    }
+
+    fn start_blocking(self, mut stream: Stream) -> Result<Client, HandshakeError> {
+        let after = self.deadlines.handshake;
+        let until = Instant::now().checked_add(after);
+        let mut machine = Handshake::new(self.config.clone());
+        loop {
+            match next(&mut machine, &mut stream, until, after)? {
+                Event::StartTls => {
+                    stream = self.start_tls(stream, &machine, until)?;
+                    machine.tls_started();
+                }
+                Event::Ready => machine.go(&self.config.export)?,
+                Event::Chosen => break,
+                // Nobody has asked for anything else.
+                Event::Answer(_) => {}
+            }
+        }
+        Ok(Client {
+            stream,
+            machine: machine.into_transmission()?,
+            tickets: HashMap::new(),
+            peer: self.config.peer,
+            deadlines: self.deadlines,
+        })
+    }
+
+    #[cfg(feature = "tls")]
+    fn start_tls(
+        &self,
+        stream: Stream,
+        machine: &Handshake,
+        until: Option<Instant>,
+    ) -> Result<Stream, HandshakeError> {
+        let Some(tls) = &self.tls else {
+            return Err(HandshakeError::Feature {
+                feature: super::Feature::Tls,
+                detail: "there are no credentials for it",
+            });
+        };
+        Tls::handshake(tls, stream, until)
+            .map(|tls| Stream::Tls(Box::new(tls)))
+            .map_err(|error| {
+                let (phase, after) = (machine.phase(), self.deadlines.handshake);
+                match error.kind() {
+                    io::ErrorKind::TimedOut => HandshakeError::Deadline { phase, after },
+                    _ => HandshakeError::Io {
+                        phase,
+                        source: Arc::new(error),
+                    },
+                }
+            })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn start_tls(
+        &self,
+        _: Stream,
+        _: &Handshake,
+        _: Option<Instant>,
+    ) -> Result<Stream, HandshakeError> {
+        Err(HandshakeError::Feature {
+            feature: super::Feature::Tls,
+            detail: "this program is built without it (the feature `tls`)",
+        })
+    }
+}
+
+/// Moves bytes until something has happened in a handshake.
+fn next(
+    machine: &mut Handshake,
+    stream: &mut Stream,
+    until: Option<Instant>,
+    after: Duration,
+) -> Result<Event, HandshakeError> {
+    let mut out = Vec::new();
+    loop {
+        out.extend(machine.transmit());
+        if out.is_empty()
+            && let Some(event) = machine.event()?
+        {
+            return Ok(event);
+        }
+        let moved = match (out.is_empty(), stream.wants_flush()) {
+            (true, false) => stream.read(machine.space()).map(Moved::In),
+            (true, true) => stream.flush().map(|()| Moved::Out(0)),
+            (false, _) => stream.write(&out).map(Moved::Out),
+        };
+        match moved {
+            Ok(Moved::In(0)) => machine.end_of_stream(),
+            Ok(Moved::In(n)) => machine.filled(n),
+            Ok(Moved::Out(n)) => drop(out.drain(..n)),
+            Err(error) if waits(&error) => match stream.wait(!out.is_empty(), until) {
+                Ok(true) => {}
+                Ok(false) => machine.timed_out(after),
+                Err(error) => machine.io_failed(error),
+            },
+            Err(error) => machine.io_failed(error),
+        }
+        // What was not sent when it failed does not matter any more.
+        machine.failure()?;
+    }
+}
+
+enum Moved {
+    In(usize),
+    Out(usize),
+}
+
+fn waits(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+fn passed(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() >= until)
+}
+
+impl Client {
+    /// What the server said of the export.
+    pub fn export(&self) -> &ExportInfo {
+        self.machine.export()
+    }
+
+    /// Who the server is, for messages.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// Why the connection is over, if it is.
+    pub fn error(&self) -> Option<Arc<ConnectionError>> {
+        self.machine.error()
+    }
+
+    /// Submits a request. It is sent by [`Client::wait`], for whichever request that is called.
+    ///
+    /// # Errors
+    /// What strict mode has against it, or the end of the connection. Nothing is sent then.
+    pub fn submit(&mut self, command: Command<Vec<u8>>) -> Result<Ticket, RequestError> {
+        let after = self.deadlines.request;
+        let deadline = Instant::now().checked_add(after).map(|at| (at, after));
+        let origin = command.origin(&self.machine.export().name, &self.peer);
+        let cookie = self.machine.submit(command, deadline)?;
+        self.tickets.insert(cookie, None);
+        Ok(Ticket { cookie, origin })
+    }
+
+    /// Waits for the end of a request. Others go on meanwhile.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub fn wait(&mut self, ticket: Ticket) -> Result<Reply, RequestError> {
+        loop {
+            self.collect();
+            match self.tickets.get_mut(&ticket.cookie).map(Option::take) {
+                Some(Some(result)) => {
+                    self.tickets.remove(&ticket.cookie);
+                    return result;
+                }
+                Some(None) if !self.machine.is_dead() => self.turn(None),
+                // Of another client, or one that died without a word.
+                _ => {
+                    let source = self.machine.error();
+                    let source = source.unwrap_or_else(|| Arc::new(ConnectionError::Closed));
+                    let origin = ticket.origin;
+                    return Err(RequestError::Connection { origin, source });
+                }
+            }
+        }
+    }
+
+    fn collect(&mut self) {
+        while let Some(notice) = self.machine.notice() {
+            if let Some(result) = self.tickets.get_mut(&notice.cookie) {
+                *result = Some(notice.result);
+            }
+        }
+    }
+
+    /// Moves what can be moved, or waits until something can, or the time is up.
+    fn turn(&mut self, until: Option<Instant>) {
+        let written = self.push();
+        let read = self.read_ready();
+        if written || read || self.machine.is_dead() {
+            return;
+        }
+        let writes = self.machine.wants_to_send();
+        let until = self.machine.deadline().into_iter().chain(until).min();
+        match self.stream.wait(writes, until) {
+            Ok(true) => {}
+            Ok(false) => self.machine.timeout(Instant::now()),
+            Err(error) => self.machine.io_failed(error),
+        }
+    }
+
+    /// `true` if anything was written.
+    fn push(&mut self) -> bool {
+        let mut wrote = false;
+        while self.machine.wants_to_send() && !self.machine.is_dead() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let n = self.machine.slices(&mut slices);
+            match self.stream.write_vectored(&slices[..n]) {
+                Ok(0) => self.machine.io_failed(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.machine.sent(n),
+                Err(error) if waits(&error) => break,
+                Err(error) => self.write_failed(error),
+            }
+            wrote = true;
+        }
+        if self.stream.wants_flush() && !self.machine.is_dead() {
+            match self.stream.flush() {
+                Err(error) if !waits(&error) => self.write_failed(error),
+                _ => {}
+            }
+        }
+        wrote
+    }
+
+    /// A server that has closed may have left a last word, which is read before the end.
+    fn write_failed(&mut self, error: io::Error) {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            while !self.machine.is_dead() && self.read_ready() {}
+        }
+        self.machine.io_failed(error);
+    }
+
+    /// `true` if anything was read.
+    fn read_ready(&mut self) -> bool {
+        if self.machine.is_dead() {
+            return false;
+        }
+        match self.stream.read(self.machine.space()) {
+            Ok(0) => self.machine.end_of_stream(),
+            Ok(n) => self.machine.filled(n),
+            Err(error) if waits(&error) => return false,
+            Err(error) => self.machine.io_failed(error),
+        }
+        true
+    }
+
+    fn run(&mut self, command: Command<Vec<u8>>) -> Result<Reply, RequestError> {
+        let ticket = self.submit(command)?;
+        self.wait(ticket)
+    }
+
+    /// Reads `len` bytes at `offset`.
+    pub fn read(&mut self, offset: u64, len: u64) -> Result<Vec<u8>, RequestError> {
+        Ok(self.run(Command::read(offset, len))?.data)
+    }
+
+    /// Writes data at `offset`.
+    pub fn write(&mut self, offset: u64, data: impl Into<Vec<u8>>) -> Result<(), RequestError> {
+        self.run(Command::write(offset, data.into())).map(drop)
+    }
+
+    /// Writes zeroes. Flags: [`CommandFlags::NO_HOLE`], `FAST_ZERO`, `FUA`.
+    pub fn write_zeroes(
+        &mut self,
+        offset: u64,
+        len: u64,
+        flags: CommandFlags,
+    ) -> Result<(), RequestError> {
+        let command = Command::write_zeroes(offset, len).flags(flags);
+        self.run(command).map(drop)
+    }
+
+    /// Discards.
+    pub fn trim(&mut self, offset: u64, len: u64) -> Result<(), RequestError> {
+        self.run(Command::trim(offset, len)).map(drop)
+    }
+
+    /// Waits until what was written is on stable storage.
+    pub fn flush(&mut self) -> Result<(), RequestError> {
+        self.run(Command::flush()).map(drop)
+    }
+
+    /// Status of every selected context.
+    pub fn block_status(
+        &mut self,
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<ContextExtents>, RequestError> {
+        let reply = self.run(Command::block_status(offset, len))?;
+        Ok(named(reply, self.export()))
+    }
+
+    /// Says goodbye, once what was submitted has been sent, and waits until the server has closed
+    /// the connection.
+    pub fn disconnect(mut self) -> Result<(), Arc<ConnectionError>> {
+        let until = Instant::now().checked_add(self.deadlines.request);
+        self.machine.disconnect();
+        while !self.machine.is_dead() && !passed(until) {
+            self.turn(until);
+            self.collect();
+            if self.machine.has_said_goodbye() {
+                // That it fails is for the reader to find out.
+                let _ = self.stream.shut_down();
+            }
+        }
+        match self.machine.error() {
+            Some(why) if self.machine.is_dead() => match *why {
+                ConnectionError::Closed | ConnectionError::Disconnected => Ok(()),
+                _ => Err(why),
+            },
+            _ => {
+                let error = io::Error::from(io::ErrorKind::TimedOut);
+                Err(Arc::new(ConnectionError::Io(Arc::new(error))))
+            }
+        }
+    }
+}
+
+/// A socket that does not block; [`Stream::wait`] does.
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<Tls>),
+}
+
+/// Opens a socket.
+fn open(address: &Address, limit: Duration) -> io::Result<Stream> {
+    match address {
+        Address::Tcp { host, port } => {
+            let until = Instant::now().checked_add(limit);
+            let mut failed = io::Error::from(io::ErrorKind::NotFound);
+            for address in (host.as_str(), *port).to_socket_addrs()? {
+                // No time at all is none that a socket takes.
+                let left = left(until).max(Duration::from_millis(1));
+                match TcpStream::connect_timeout(&address, left) {
+                    Ok(stream) => {
+                        stream.set_nodelay(true)?;
+                        stream.set_nonblocking(true)?;
+                        return Ok(Stream::Tcp(stream));
+                    }
+                    Err(error) => failed = error,
+                }
+            }
+            Err(failed)
+        }
+        _ => match transport::connect_unix(address, limit)? {
+            Some(stream) => {
+                stream.set_nonblocking(true)?;
+                Ok(Stream::Unix(stream))
+            }
+            None => Err(io::ErrorKind::TimedOut.into()),
+        },
+    }
+}
+
+fn left(until: Option<Instant>) -> Duration {
+    until.map_or(Duration::MAX, |until| {
+        until.saturating_duration_since(Instant::now())
+    })
+}
+
+impl Stream {
+    /// Waits until it can be read, or written if that is wanted; `false` when the time is up.
+    fn wait(&self, writes: bool, until: Option<Instant>) -> io::Result<bool> {
+        let mut flags = PollFlags::POLLIN;
+        flags.set(PollFlags::POLLOUT, writes || self.wants_flush());
+        loop {
+            let left = left(until);
+            // Rounded up: who waits for less than that is there too early.
+            let millis = left.as_nanos().div_ceil(1_000_000);
+            let limit = match until {
+                Some(_) => i32::try_from(millis).unwrap_or(i32::MAX),
+                None => -1,
+            };
+            let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+            let mut ready = [PollFd::new(self.as_fd(), flags)];
+            match poll(&mut ready, limit) {
+                Ok(0) if passed(until) => return Ok(false),
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(true),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Whether it has taken something that is not gone yet.
+    fn wants_flush(&self) -> bool {
+        match self {
+            Stream::Unix(_) | Stream::Tcp(_) => false,
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.session.wants_write(),
+        }
+    }
+
+    fn shut_down(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
+            Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => {
+                tls.session.send_close_notify();
+                tls.session.write_tls(&mut tls.stream).map(drop)
+            }
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self {
+            Stream::Unix($stream) => $call,
+            Stream::Tcp($stream) => $call,
+            #[cfg(feature = "tls")]
+            Stream::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        each!(self, s => s.as_fd())
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        each!(self, s => s.read(buf))
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        each!(self, s => s.write(buf))
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        each!(self, s => s.write_vectored(bufs))
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        each!(self, s => s.flush())
+    }
+}
+
+#[cfg(feature = "tls")]
+use tls::Tls;
+
+#[cfg(feature = "tls")]
+mod tls {
+    use std::io::{self, IoSlice, Read, Write};
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::time::Instant;
+
+    use rustls::ClientConnection;
+
+    use super::Stream;
+    use crate::tls::ClientTls;
+
+    /// A protected stream.
+    pub(super) struct Tls {
+        pub(super) session: ClientConnection,
+        pub(super) stream: Stream,
+    }
+
+    impl Tls {
+        pub(super) fn handshake(
+            tls: &ClientTls,
+            stream: Stream,
+            until: Option<Instant>,
+        ) -> io::Result<Tls> {
+            let (config, name) = tls.config();
+            let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
+            let mut this = Tls { session, stream };
+            while this.session.is_handshaking() || this.session.wants_write() {
+                match this.session.complete_io(&mut this.stream) {
+                    Ok(_) => {}
+                    Err(error) if super::waits(&error) => {
+                        if !this.stream.wait(this.session.wants_write(), until)? {
+                            return Err(io::ErrorKind::TimedOut.into());
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(this)
+        }
+    }
+
+    impl AsFd for Tls {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.stream.as_fd()
+        }
+    }
+
+    impl Read for Tls {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            loop {
+                match self.session.reader().read(buf) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return read,
+                }
+                // The end of the stream is for the next look.
+                self.session.read_tls(&mut self.stream)?;
+                let taken = self.session.process_new_packets();
+                taken.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            }
+        }
+    }
+
+    impl Write for Tls {
+        /// Takes as much as there is room for; what the socket does not take at once stays.
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.write_vectored(&[IoSlice::new(buf)])
+        }
+        fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+            let mut taken = self.session.writer().write_vectored(bufs)?;
+            match self.flush() {
+                Err(error) if !super::waits(&error) => return Err(error),
+                flushed if taken == 0 => {
+                    // There was no room; now there is, or the socket has none.
+                    flushed?;
+                    taken = self.session.writer().write_vectored(bufs)?;
+                }
+                _ => {}
+            }
+            Ok(taken)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            while self.session.wants_write() {
+                self.session.write_tls(&mut self.stream)?;
+            }
+            Ok(())
+        }
+    }
+}

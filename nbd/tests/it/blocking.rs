@@ -1,0 +1,207 @@
+//! The blocking client: the same machines, without a runtime of its own.
+
+use std::time::{Duration, Instant};
+
+use nbd::Client;
+use nbd::client::blocking::Client as Blocking;
+use nbd::client::{Builder, Command, ConnectError, Deadlines, HandshakeError, RequestError};
+use nbd::proto::{CommandFlags, CommandType as C, Errno, Mode};
+use nbd::server::backend::MemoryBackend;
+use nbd::server::plan::{Action, FaultPlan, Malformed, On, Rule};
+use nbd::server::{Export, Server, ServerBuilder};
+use nbd::tls::{ClientTls, ServerTls};
+use nbd::uri::Address;
+
+use crate::support::{MIB, block_on, chain, each, served, short_dir};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
+
+fn memory() -> ServerBuilder {
+    Server::builder().export(Export::new(MemoryBackend::new(64 * MIB)))
+}
+
+fn builder() -> Builder {
+    Client::builder().context("base:allocation")
+}
+
+/// Runs blocking work beside a server.
+async fn beside(work: impl FnOnce() + Send + 'static) {
+    tokio::task::spawn_blocking(work).await.unwrap();
+}
+
+/// All that a client does.
+fn exercise(mut client: Blocking) {
+    client.write(4096, vec![7; MIB as usize]).unwrap();
+    assert_eq!(client.read(4096, MIB).unwrap(), vec![7; MIB as usize]);
+    let flags = CommandFlags::empty();
+    client.write_zeroes(4096, 4096, flags).unwrap();
+    assert_eq!(client.read(4096, 4096).unwrap(), [0; 4096]);
+    client.trim(8192, 4096).unwrap();
+    client.flush().unwrap();
+    if client.export().mode.has_chunks() {
+        let status = client.block_status(0, MIB).unwrap();
+        assert_eq!(status[0].context, "base:allocation");
+    }
+    client.disconnect().unwrap();
+}
+
+#[test]
+fn it_does_in_each_mode_over_each_transport_what_the_other_client_does() {
+    block_on(async {
+        let dir = short_dir();
+        for mode in Mode::ALL {
+            let path = dir.path().join(mode.to_string());
+            let long = dir.path().join("x".repeat(90)).join(mode.to_string());
+            std::fs::create_dir_all(long.parent().unwrap()).unwrap();
+            let abstracted = Address::Abstract(path.to_str().unwrap().into());
+            let tcp = Address::Tcp {
+                host: "127.0.0.1".into(),
+                port: 0,
+            };
+            let all = [Address::Unix(path), Address::Unix(long), abstracted, tcp];
+            let server = memory().mode(mode).listen_all(all).unwrap();
+            let addresses = server.addresses().to_vec();
+            beside(move || {
+                for address in addresses {
+                    let mut builder = Client::builder().mode(mode);
+                    if mode.has_chunks() {
+                        builder = builder.context("base:allocation");
+                    }
+                    exercise(builder.connect_blocking(&address).unwrap());
+                }
+            })
+            .await;
+            server.finish().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn many_requests_are_under_way_at_once_whatever_stands_in_whose_buffer() {
+    block_on(async {
+        let dir = short_dir();
+        let tls = ServerTls::from_certificates(FOLDER, false).unwrap();
+        for tls in [None, Some(tls)] {
+            let mut server = memory();
+            if let Some(tls) = tls.clone() {
+                server = server.tls(tls);
+            }
+            let server = server.listen_unix(dir.path().join("s")).unwrap();
+            let address = server.addresses()[0].clone();
+            beside(move || {
+                let mut builder = builder();
+                if tls.is_some() {
+                    let name = "disks.example";
+                    builder = builder.tls(ClientTls::from_certificates(FOLDER, name).unwrap());
+                }
+                let mut client = builder.connect_blocking(&address).unwrap();
+                // Both sides have far more to say than the socket holds.
+                let mut tickets = Vec::new();
+                for n in 0..32u8 {
+                    let at = u64::from(n) * 2 * MIB;
+                    let data = vec![n; MIB as usize];
+                    tickets.push((n, client.submit(Command::write(at, data)).unwrap()));
+                    let read = Command::read(at + MIB, MIB);
+                    tickets.push((0, client.submit(read).unwrap()));
+                }
+                for (n, ticket) in tickets.into_iter().rev() {
+                    let reply = client.wait(ticket).unwrap();
+                    assert!(
+                        reply.data.is_empty() || reply.data == vec![0; MIB as usize],
+                        "{n}"
+                    );
+                }
+                for n in 0..32u8 {
+                    let read = client.read(u64::from(n) * 2 * MIB, MIB).unwrap();
+                    assert_eq!(read, vec![n; MIB as usize]);
+                }
+                client.disconnect().unwrap();
+            })
+            .await;
+            server.finish().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn its_errors_are_those_of_the_other_client() {
+    block_on(async {
+        let dir = short_dir();
+        let plan = FaultPlan::new()
+            .rule(Rule::new(On::request(C::READ), Action::error(Errno::EIO)))
+            .rule(Rule::new(On::reply(C::FLUSH), Action::Drop))
+            .rule(Rule::new(On::reply(C::READ), Action::Malform(Malformed::Gap)).nth(2));
+        let server = memory().plan(plan).listen_unix(dir.path().join("s"));
+        let server = server.unwrap();
+        let address = server.addresses()[0].clone();
+        beside(move || {
+            let short = Deadlines {
+                request: Duration::from_millis(50),
+                ..Deadlines::default()
+            };
+            let patient = builder().connect_blocking(&address);
+            drop(patient.unwrap());
+            let builder = builder().deadlines(short);
+            let mut client = builder.connect_blocking(&address).unwrap();
+            assert_eq!(client.read(0, 512).unwrap_err().errno(), Some(Errno::EIO));
+            let late = client.flush().unwrap_err();
+            assert!(matches!(late, RequestError::Deadline { .. }), "{late}");
+            let misuse = client.read(64 * MIB, 1).unwrap_err();
+            assert!(matches!(misuse, RequestError::Misuse { .. }), "{misuse}");
+        })
+        .await;
+        let address = server.addresses()[0].clone();
+        beside(move || {
+            let mut client = builder().connect_blocking(&address).unwrap();
+            let lie = client.read(0, 8192).unwrap_err();
+            assert!(lie.violation().is_some(), "{}", chain(&lie));
+            // It stays dead, and says why.
+            let again = client.read(0, 8192).unwrap_err();
+            assert!(again.violation().is_some(), "{}", chain(&again));
+            let wrong = Client::builder().export("nobody");
+            let error = wrong.connect_blocking(&address).unwrap_err();
+            let refused = matches!(error.handshake(), Some(HandshakeError::Refused { .. }));
+            assert!(refused, "{}", chain(&error));
+        })
+        .await;
+        server.finish().await.unwrap();
+        let nobody = Address::Unix(dir.path().join("nobody"));
+        let error = builder().connect_blocking(&nobody).unwrap_err();
+        assert!(matches!(error, ConnectError::Socket { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up() {
+    let dir = short_dir();
+    let path = dir.path().join("s");
+    let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let limit = Duration::from_millis(50);
+    let short = Deadlines {
+        connect: limit,
+        handshake: limit,
+        request: limit,
+    };
+    let since = Instant::now();
+    let builder = Client::builder().deadlines(short);
+    let error = builder.connect_blocking(&Address::Unix(path)).unwrap_err();
+    let late = matches!(error.handshake(), Some(HandshakeError::Deadline { .. }));
+    assert!(late, "{}", chain(&error));
+    assert!(since.elapsed() >= limit);
+}
+
+#[test]
+fn it_talks_with_every_qemu_nbd() {
+    each(|tools, dir| async move {
+        let server = served(&tools, &dir).await;
+        let uri = server.uri();
+        beside(move || {
+            let mut client = builder().connect_uri_blocking(&uri).unwrap();
+            client.write(0, vec![3; 4096]).unwrap();
+            assert_eq!(client.read(0, 4096).unwrap(), [3; 4096]);
+            client.disconnect().unwrap();
+        })
+        .await;
+        server.stop().await.unwrap().check().unwrap();
+    });
+}

@@ -1,0 +1,379 @@
+//! Which of the others understand us, in which mode: measured, and written into the README.
+//!
+//! `NBD_INTEROP=1 cargo test -p qemu-nbd --all-features --test it -- interop` writes the table anew.
+//! Without it the table there is held against what is measured, and, where programs are missing,
+//! against its own rows and columns.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use imgtools::process::{Child, Command};
+use nbd::client::{Builder, ConnectError, HandshakeError};
+use nbd::proto::{Errno, Mode};
+use nbd::server::backend::MemoryBackend;
+use nbd::server::{Export, Server};
+use nbd::tls::{ClientTls, ServerTls};
+use nbd::{Client, QemuNbd, Uri};
+use tempfile::TempDir;
+
+use crate::support::{MIB, Tools, all_tools, block_on, chain, img, program, short_dir};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
+const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+/// What the certificates are for.
+const NAME: &str = "disks.example";
+const BEGIN: &str = "<!-- written by tests/it/interop.rs -->\n";
+const END: &str = "<!-- end -->";
+
+/// A column: a mode in plain text, or TLS in the richest one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Column {
+    Plain(Mode),
+    Tls,
+}
+
+fn columns() -> Vec<Column> {
+    let modes = Mode::ALL.into_iter().map(Column::Plain);
+    modes.chain([Column::Tls]).collect()
+}
+
+fn head(column: Column) -> String {
+    match column {
+        Column::Plain(mode) => mode.to_string(),
+        Column::Tls => "TLS".into(),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cell {
+    Yes,
+    /// The other side does not speak this, and both say so.
+    NotSpoken,
+}
+
+/// Servers that our client talks to.
+const SERVERS: [&str; 6] = [
+    "qemu-nbd",
+    "nbdkit memory",
+    "nbdkit file",
+    "nbdkit sparse-random",
+    "nbdkit --filter=error",
+    "nbdkit data, three connections",
+];
+/// Clients that our server talks to.
+const CLIENTS: [&str; 5] = [
+    "qemu-io",
+    "qemu-img convert",
+    "nbdinfo",
+    "nbdcopy from us",
+    "nbdcopy to us",
+];
+
+fn builder(column: Column) -> Builder {
+    let builder = Client::builder();
+    match column {
+        Column::Plain(mode) if mode.has_chunks() => builder.mode(mode).context("base:allocation"),
+        Column::Plain(mode) => builder.mode(mode),
+        Column::Tls => builder.tls(ClientTls::from_certificates(FOLDER, NAME).unwrap()),
+    }
+}
+
+/// nbdkit on a socket that listens before it starts, so nobody has to wait for it.
+async fn nbdkit(
+    program: &Path,
+    column: Column,
+    dir: &TempDir,
+    args: &[String],
+) -> (Child, PathBuf) {
+    let socket = dir.path().join("k");
+    // That of the column before.
+    let _ = std::fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).unwrap();
+    let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+    let mut command = Command::new("/bin/sh").fd(OwnedFd::from(listener), 3);
+    command = command.args(["-c", script, "sh"]).arg(program).arg("-f");
+    match column {
+        Column::Plain(Mode::Oldstyle) => command = command.arg("--oldstyle"),
+        Column::Plain(_) => {}
+        Column::Tls => {
+            command = command.args(["--tls=require", "--tls-verify-peer"]);
+            command = command.arg(format!("--tls-certificates={FOLDER}"));
+        }
+    }
+    let child = command.args(args).spawn_async().await.unwrap();
+    (child, socket)
+}
+
+/// Writes, reads, compares and maps; or, without the right to write, all but the first.
+async fn exercise(row: &str, client: &Client) {
+    let size = client.export().size;
+    if !client.export().is_read_only() {
+        // sparse-random takes back only what it has given.
+        let data = match row {
+            "nbdkit sparse-random" => client.read(MIB, 65536).await.unwrap(),
+            _ => vec![5; 65536],
+        };
+        client.write(MIB, data.clone()).await.unwrap();
+        assert_eq!(client.read(MIB, 65536).await.unwrap(), data);
+    }
+    let twice = (client.read(0, 65536).await, client.read(0, 65536).await);
+    assert_eq!(twice.0.unwrap(), twice.1.unwrap());
+    if client.export().context_id("base:allocation").is_some() {
+        let map = client.map("base:allocation", 0..size).await.unwrap();
+        assert_eq!(map.iter().map(|entry| entry.len).sum::<u64>(), size);
+    }
+}
+
+/// Whether our client and this server understand each other.
+async fn with_server(row: &str, column: Column, tools: &Tools, dir: &TempDir) -> Option<Cell> {
+    let path = |name: &str| dir.path().join(name);
+    let (_alive, socket): (Box<dyn std::any::Any + Send>, PathBuf) = if row == "qemu-nbd" {
+        let image = path("raw").to_str().unwrap().to_owned();
+        img(tools, ["create", "-q", "-f", "raw", &image, "4M"]).await;
+        let mut nbd = QemuNbd::new(tools.nbd.clone()).format("raw").shared(4);
+        if column == Column::Tls {
+            let creds =
+                format!("tls-creds-x509,id=tls0,endpoint=server,dir={FOLDER},verify-peer=on");
+            nbd = nbd.tls_creds("tls0").object(creds);
+        }
+        let server = nbd.serve_unix(image, path("q")).await.unwrap();
+        (Box::new(server), path("q"))
+    } else {
+        let program = program("nbdkit")?;
+        let args: Vec<String> = match row {
+            "nbdkit memory" => vec!["memory".into(), "4M".into()],
+            "nbdkit file" => {
+                std::fs::write(path("f"), vec![1; 4 << 20]).unwrap();
+                vec!["file".into(), path("f").display().to_string()]
+            }
+            "nbdkit sparse-random" => vec!["sparse-random".into(), "64M".into(), "seed=1".into()],
+            "nbdkit --filter=error" => {
+                let text = "--filter=error memory 4M error-pread=ESHUTDOWN error-pread-rate=0 \
+                            error-pwrite=ENOSPC error-pwrite-rate=1";
+                text.split_whitespace().map(Into::into).collect()
+            }
+            "nbdkit data, three connections" => {
+                vec![
+                    "data".into(),
+                    "@0x100000 1 2 3 @0x400000".into(),
+                    "size=4M".into(),
+                ]
+            }
+            _ => unreachable!(),
+        };
+        let (child, socket) = nbdkit(&program, column, dir, &args).await;
+        (Box::new(child), socket)
+    };
+    let client = match builder(column).connect_unix(&socket).await {
+        Ok(client) => client,
+        Err(ConnectError::Handshake {
+            source: HandshakeError::Feature { .. },
+            ..
+        }) => return Some(Cell::NotSpoken),
+        Err(error) => panic!("{row}, {}: {}", head(column), chain(&error)),
+    };
+    match row {
+        "nbdkit --filter=error" => {
+            let refused = client.write(0, vec![1; 512]).await.unwrap_err();
+            assert_eq!(refused.errno(), Some(Errno::ENOSPC), "{refused}");
+            assert_eq!(client.read(0, 512).await.unwrap(), [0; 512]);
+        }
+        "nbdkit data, three connections" => {
+            let handle = builder(column).handle().connections(3);
+            let uri = Uri::at(nbd::uri::Address::Unix(socket), "");
+            let handle = handle.connect_uri(&uri).await.unwrap();
+            assert_eq!(handle.read(MIB, 3).await.unwrap(), [1, 2, 3]);
+            let copy = path("copy");
+            handle.copy_to_file(&copy, |_, _| {}).await.unwrap();
+            assert_eq!(client.compare(&copy).await.unwrap(), None);
+        }
+        _ => exercise(row, &client).await,
+    }
+    client.disconnect().await.unwrap();
+    Some(Cell::Yes)
+}
+
+/// Whether this client and our server understand each other.
+async fn with_client(row: &str, column: Column, tools: &Tools, dir: &TempDir) -> Option<Cell> {
+    let content: Vec<u8> = (0..4 * MIB).map(|n| (n / 4096) as u8).collect();
+    let memory = std::sync::Arc::new(MemoryBackend::with_content(&content));
+    let mut server = Server::builder().export(Export::shared(memory.clone()));
+    match column {
+        Column::Plain(mode) => server = server.mode(mode),
+        Column::Tls => server = server.tls(ServerTls::from_certificates(FOLDER, true).unwrap()),
+    }
+    let server = server.listen_tcp().unwrap();
+    let uri = server.uri().unwrap();
+    let tls = column == Column::Tls;
+    let copy = dir.path().join("copy");
+    // What QEMU calls the server.
+    let name = |command: Command| {
+        let Some(opts) = uri.to_image_opts_with_tls("tls0") else {
+            return command;
+        };
+        let creds = format!("tls-creds-x509,id=tls0,endpoint=client,dir={FOLDER}");
+        command
+            .args(["--object", &creds, "--image-opts"])
+            .arg(format!("{opts},tls-hostname={NAME}"))
+    };
+    // libnbd compares the certificate with the host of the URI, which is an address.
+    let their_uri = match tls {
+        true => format!("{uri}?tls-certificates={FOLDER}&tls-verify-peer=0"),
+        false => uri.to_string(),
+    };
+    match row {
+        "qemu-io" => {
+            let command = tools.io.command();
+            let command = command.args(["-c", "write -P 3 64k 64k", "-c", "read -P 3 64k 64k"]);
+            let command = match tls {
+                true => name(command),
+                false => command.args(["-f", "raw"]).arg(&their_uri),
+            };
+            let output = command.run().await.unwrap().check().unwrap();
+            let text = output.stdout_text();
+            assert!(!text.contains("failed"), "{text}");
+            assert_eq!(memory.snapshot(65536, 65536), vec![3; 65536]);
+        }
+        "qemu-img convert" => {
+            let command = tools.img.command().args(["convert", "-O", "raw"]);
+            let command = match tls {
+                true => name(command),
+                false => command.args(["-f", "raw"]).arg(&their_uri),
+            };
+            command.arg(&copy).run().await.unwrap().check().unwrap();
+            assert_eq!(std::fs::read(&copy).unwrap(), content);
+        }
+        "nbdinfo" => {
+            let command = Command::new(program("nbdinfo")?)
+                .arg("--size")
+                .arg(&their_uri);
+            let output = command.run().await.unwrap().check().unwrap();
+            assert_eq!(output.stdout_text().trim(), (4 * MIB).to_string());
+        }
+        "nbdcopy from us" => {
+            let command = Command::new(program("nbdcopy")?).arg(&their_uri).arg(&copy);
+            command.run().await.unwrap().check().unwrap();
+            assert_eq!(std::fs::read(&copy).unwrap(), content);
+        }
+        "nbdcopy to us" => {
+            let new = vec![9; 4 << 20];
+            std::fs::write(&copy, &new).unwrap();
+            let command = Command::new(program("nbdcopy")?).arg(&copy).arg(&their_uri);
+            command.run().await.unwrap().check().unwrap();
+            assert_eq!(memory.snapshot(0, 4 * MIB), new);
+        }
+        _ => unreachable!(),
+    }
+    server.finish().await.unwrap();
+    Some(Cell::Yes)
+}
+
+type Table = BTreeMap<(String, Column), Cell>;
+
+async fn measure(tools: &Tools) -> Table {
+    let mut table = Table::new();
+    for column in columns() {
+        for row in SERVERS {
+            if row == "qemu-nbd" && column == Column::Plain(Mode::Extended) && tools.major < 9 {
+                continue;
+            }
+            if let Some(cell) = with_server(row, column, tools, &short_dir()).await {
+                table.insert((row.into(), column), cell);
+            }
+        }
+        for row in CLIENTS {
+            if let Some(cell) = with_client(row, column, tools, &short_dir()).await {
+                table.insert((row.into(), column), cell);
+            }
+        }
+    }
+    table
+}
+
+fn text(cell: Option<&Cell>) -> &'static str {
+    match cell {
+        Some(Cell::Yes) => "yes",
+        Some(Cell::NotSpoken) => "–",
+        None => "?",
+    }
+}
+
+fn rows() -> Vec<(&'static str, &'static str)> {
+    let servers = SERVERS.iter().map(|row| ("our client", *row));
+    servers
+        .chain(CLIENTS.iter().map(|row| ("our server", *row)))
+        .collect()
+}
+
+fn print(table: &Table) -> String {
+    let heads: Vec<String> = columns().into_iter().map(head).collect();
+    let mut out = format!(
+        "| | with | {} |\n|---|---|{}\n",
+        heads.join(" | "),
+        "---|".repeat(heads.len())
+    );
+    for (side, row) in rows() {
+        let cells = columns()
+            .into_iter()
+            .map(|c| text(table.get(&(row.to_owned(), c))));
+        let cells: Vec<&str> = cells.collect();
+        out += &format!("| {side} | {row} | {} |\n", cells.join(" | "));
+    }
+    out
+}
+
+/// The table in the README, as its lines.
+fn written() -> (String, String, String) {
+    let readme = std::fs::read_to_string(README).unwrap();
+    let (before, rest) = readme.split_once(BEGIN).expect("the table begins");
+    let (table, after) = rest.split_once(END).expect("the table ends");
+    (before.into(), table.into(), after.into())
+}
+
+/// The first columns of each line, and the heads.
+fn shape(table: &str) -> Vec<String> {
+    let lines = table.lines().enumerate();
+    let shape = lines.map(|(n, line)| match n {
+        0 | 1 => line.to_owned(),
+        _ => line.split('|').take(3).collect::<Vec<_>>().join("|"),
+    });
+    shape.collect()
+}
+
+#[test]
+fn the_table_in_the_readme_has_the_rows_and_columns_that_are_measured() {
+    let (_, table, _) = written();
+    assert_eq!(shape(&table), shape(&print(&Table::new())));
+    assert!(
+        !table.contains('?'),
+        "not everything was measured:\n{table}"
+    );
+}
+
+#[test]
+fn others_understand_us_as_the_table_in_the_readme_says() {
+    let Some(tools) = all_tools().into_iter().max_by_key(|tools| tools.major) else {
+        return;
+    };
+    let measured = block_on(measure(&tools));
+    let (before, table, after) = written();
+    if std::env::var_os("NBD_INTEROP").is_some() {
+        let new = format!("{before}{BEGIN}{}{END}{after}", print(&measured));
+        std::fs::write(README, new).unwrap();
+        return;
+    }
+    let lines: Vec<Vec<&str>> = table.lines().map(|l| l.split(" | ").collect()).collect();
+    for ((row, column), cell) in &measured {
+        let line = lines.iter().find(|line| line.get(1) == Some(&row.as_str()));
+        let at = 2 + columns().iter().position(|c| c == column).unwrap();
+        let says = line
+            .and_then(|line| line.get(at))
+            .map(|cell| cell.trim_end_matches(" |"));
+        let is = text(Some(cell));
+        // Others learn: what a newer one speaks is no reason to fail.
+        let fits = says == Some(is) || says == Some("–") && is == "yes";
+        assert!(fits, "{row}, {}: {is} and not {says:?}", head(*column));
+    }
+}
