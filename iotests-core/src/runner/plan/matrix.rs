@@ -1,0 +1,165 @@
+//! The points of the matrix: what was asked for, against what a case supports.
+
+use crate::case::{Aio, Backend, Cache, Format, Host, Instance, Point, Protocol, Registered, Skip};
+use crate::runner::cli::{BackendChoice, Choice, MatrixArgs};
+use crate::runner::select::At;
+
+use super::names_of;
+
+/// Where an instance stands of which no more is asked than its name.
+pub(super) const ANY_POINT: Point = Point {
+    format: Format::Raw,
+    protocol: Protocol::File,
+    cache: Cache::Writeback,
+    aio: Aio::Threads,
+    backend: None,
+};
+
+/// All points of the matrix for a case or a row that a selector leaves open. Where it has none for what was asked for, these
+/// points are skips.
+pub(super) fn expand(
+    entry: &'static Registered,
+    matrix: &MatrixArgs,
+    at: &At,
+) -> Vec<(Instance, Option<Skip>)> {
+    let meta = &entry.meta;
+    let formats = Axis {
+        name: "format",
+        asked: &asked(at.format, &matrix.formats),
+        supported: &meta.formats.to_vec(),
+        default: &[Format::Qcow2, Format::Raw],
+        all_else: true,
+    }
+    .choose();
+    let protocols = Axis {
+        name: "protocol",
+        asked: &asked(at.protocol, &matrix.protocols),
+        supported: meta.protocols,
+        default: &[Protocol::File],
+        all_else: true,
+    }
+    .choose();
+    let caches = Axis {
+        name: "cache mode",
+        asked: &asked(at.cache, &matrix.caches),
+        supported: meta.caches,
+        default: &[Cache::Writeback],
+        all_else: false,
+    }
+    .choose();
+    let aios = Axis {
+        name: "aio mode",
+        asked: &asked(at.aio, &matrix.aios),
+        supported: meta.aios,
+        default: &[Aio::Threads],
+        all_else: false,
+    }
+    .choose();
+    let backend = match at.backend {
+        Some(Backend::System) => BackendChoice::System,
+        Some(Backend::Qsd) => BackendChoice::Qsd,
+        None => matrix.backend,
+    };
+    let backends = backends(backend, meta.host);
+    let mut all = Vec::new();
+    for (format, no_format) in &formats {
+        for (protocol, no_protocol) in &protocols {
+            for (cache, no_cache) in &caches {
+                for (aio, no_aio) in &aios {
+                    for (backend, no_backend) in &backends {
+                        let point = Point {
+                            format: *format,
+                            protocol: *protocol,
+                            cache: *cache,
+                            aio: *aio,
+                            backend: *backend,
+                        };
+                        let skips = [no_format, no_protocol, no_cache, no_aio, no_backend];
+                        let skip = skips.into_iter().flatten().next().cloned();
+                        all.push((Instance::new(entry, point), skip));
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The hosts that a case runs on, of those asked for.
+fn backends(choice: BackendChoice, host: Host) -> Vec<(Option<Backend>, Option<Skip>)> {
+    let all = host.backends();
+    let asked = match choice {
+        BackendChoice::Auto => None,
+        BackendChoice::System => Some(Backend::System),
+        BackendChoice::Qsd => Some(Backend::Qsd),
+    };
+    let wanted = |one: &&Option<Backend>| one.is_none() || asked.is_none() || **one == asked;
+    let chosen: Vec<_> = all.iter().filter(wanted).map(|one| (*one, None)).collect();
+    if !chosen.is_empty() {
+        return chosen;
+    }
+    let supported: Vec<Backend> = all.iter().copied().flatten().collect();
+    let skip = |asked: Backend| not_in_matrix("backend", &asked, &supported);
+    vec![(asked, asked.map(skip))]
+}
+
+fn not_in_matrix<T: ToString>(axis: &str, asked: &T, supported: &[T]) -> Skip {
+    Skip::NotInMatrix {
+        axis: axis.to_owned(),
+        asked: asked.to_string(),
+        supported: names_of(supported),
+    }
+}
+
+/// What an id names comes before what the options say.
+fn asked<T: Copy>(at: Option<T>, options: &[Choice<T>]) -> Vec<Choice<T>> {
+    match at {
+        Some(value) => vec![Choice::One(value)],
+        None => options.to_vec(),
+    }
+}
+
+/// One axis of the matrix: what was asked for, and what a case supports.
+struct Axis<'a, T> {
+    name: &'static str,
+    asked: &'a [Choice<T>],
+    supported: &'a [T],
+    default: &'a [T],
+    /// Where the default is not supported, everything is; else the first.
+    all_else: bool,
+}
+
+impl<T: Copy + PartialEq + ToString> Axis<'_, T> {
+    /// What runs. Where nothing of what was asked for is supported, it is a skip.
+    fn choose(&self) -> Vec<(T, Option<Skip>)> {
+        let supports = |value: &T| self.supported.contains(value);
+        let mut values: Vec<T> = Vec::new();
+        if self.asked.is_empty() {
+            values = self.default.iter().copied().filter(supports).collect();
+            if values.is_empty() {
+                let count = if self.all_else { usize::MAX } else { 1 };
+                values = self.supported.iter().copied().take(count).collect();
+            }
+        }
+        for choice in self.asked {
+            let more = match choice {
+                Choice::All => self.supported,
+                Choice::One(value) => std::slice::from_ref(value),
+            };
+            let is_new = |value: &T| supports(value) && !values.contains(value);
+            let more: Vec<T> = more.iter().copied().filter(is_new).collect();
+            values.extend(more);
+        }
+        if !values.is_empty() {
+            return values.into_iter().map(|value| (value, None)).collect();
+        }
+        let skip = |choice: &Choice<T>| match choice {
+            Choice::One(value) => {
+                let skip = not_in_matrix(self.name, value, self.supported);
+                Some((*value, Some(skip)))
+            }
+            Choice::All => None,
+        };
+        self.asked.iter().filter_map(skip).collect()
+    }
+}
