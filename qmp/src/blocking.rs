@@ -123,17 +123,14 @@ impl Client {
     /// # Errors
     /// As the work itself.
     pub fn wait<T>(&self, work: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, Error> {
-        let gone = Error::Closed {
-            task: "use the client".to_owned(),
-            cause: Closed::Local,
-        };
+        let gone = Error::closed("use the client", Closed::Local);
         self.runtime
             .block_on(work.into_future())
             .unwrap_or(Err(gone))
     }
 
     /// The greeting.
-    pub fn greeting(&self) -> &Greeting {
+    pub fn greeting(&self) -> Arc<Greeting> {
         self.client.greeting()
     }
 

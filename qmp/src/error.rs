@@ -45,13 +45,19 @@ pub enum Error {
         source: Box<ReplyError>,
     },
     /// The session has ended.
-    #[error("failed to {task}: the QMP session has ended")]
+    #[error(
+        "failed to {task}: the QMP session has ended{}",
+        if *sent { " before the reply" } else { "" }
+    )]
     Closed {
         /// What could not be done, such as "execute query-block".
         task: String,
         /// Why it ended.
         #[source]
         cause: Closed,
+        /// Whether a command was sent, so that QEMU may have executed it. One that was not has had
+        /// no effect, and may be sent again in another session.
+        sent: bool,
     },
     /// The time allowed for something was over.
     #[error("failed to {task} within {after:?}")]
@@ -139,6 +145,16 @@ impl Error {
     /// Whether the session has ended, so that no further command can succeed.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed { .. })
+    }
+
+    /// The session ended before anything was sent.
+    #[cfg(feature = "client")]
+    pub(crate) fn closed(task: impl Into<String>, cause: Closed) -> Self {
+        Self::Closed {
+            task: task.into(),
+            cause,
+            sent: false,
+        }
     }
 
     /// Whether the peer has left.

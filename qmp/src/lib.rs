@@ -64,12 +64,24 @@
 //! - **The schema** of commands, events and types is part of QEMU and can be asked for
 //!   ([`Schema`]).
 //!
+//! # What a program uses
+//!
+//! 1. [`Client`], connected in the way that suits: [`connect_unix`](Client::connect_unix),
+//!    [`wait_unix`](Client::wait_unix) for a QEMU that is starting, [`from_fd`](Client::from_fd) …
+//! 2. [`Client::call`] for a command of [`types`], [`Client::execute`] for any other. Both make a
+//!    [`Call`], which is sent when it is awaited; a deadline, a descriptor or out-of-band execution
+//!    are set on it before.
+//! 3. For events, [`Call::and_event`] for the one that the command causes, and
+//!    [`Client::subscribe`] for all that match.
+//! 4. [`Client::job`] for block jobs and everything else that `query-jobs` lists.
+//! 5. [`Client::quit`], and [`Error`], whose [`report`](Error::report) is what a person should read.
+//!
 //! # Parts
 //!
 //! | layer | modules | needs |
 //! |---|---|---|
 //! | core, without I/O | [`frame`], [`message`], [`encode`], [`decode`], [`session`], [`schema`], [`matcher`], [`transcript`], [`redact`] | nothing |
-//! | client | [`Client`], [`Call`], [`EventStream`], [`EventCache`], [`Job`], [`blocking`], [`socket`] | feature `client`, tokio |
+//! | client | [`Client`], [`Options`], [`Call`], [`EventStream`], [`Job`]; behind them [`EventCache`], [`Listener`], [`blocking`], [`socket`] | feature `client`, tokio |
 //! | all of QAPI | [`types`] | features `types-block`, `types-migration`, `types-system` |
 //! | guest agent | [`agent`] | feature `agent` |
 //! | tests | [`mock`] | feature `mock` |
@@ -84,8 +96,10 @@
 //! - When a stream ends, everything that waits fails at once, with the reason ([`Closed`]).
 //! - A message that cannot be read is skipped and traced; if it was the reply to a call, that call
 //!   fails. The session goes on.
-//! - The socket is always read. A subscriber that does not read loses events, and is told how many
+//! - The socket is always read. A subscriber that does not read loses events, and gets their number
 //!   ([`RecvError::Lagged`]); nobody else notices.
+//! - After the end of a session all clones of a client can go on in another ([`Client::resume`]).
+//!   Nothing is repeated: a call that was cut off says whether QEMU may have executed it.
 //! - A command that QEMU would reject without saying which one it was is not sent
 //!   ([`encode::EncodeError`]).
 //!

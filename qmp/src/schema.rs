@@ -214,6 +214,21 @@ impl Schema {
             .collect())
     }
 
+    /// The names of the members of the objects at a path, such as the arguments of
+    /// `job-pause/arg-type`; empty if there is none. Those of a variant of a union are at `+case`.
+    ///
+    /// # Errors
+    /// When the path does not follow the rules of the [module](self) page.
+    pub fn members(&self, path: &str) -> Result<Vec<&str>, PathError> {
+        let places = self.places(path)?;
+        let objects = places.iter().filter_map(|place| place.entity());
+        Ok(objects
+            .flat_map(|entity| self.flatten(entity))
+            .filter(|entity| entity.meta_type == "object")
+            .flat_map(|entity| entity.members.iter().filter_map(|m| m.name.as_deref()))
+            .collect())
+    }
+
     fn names(&self, meta_type: &str) -> Vec<&str> {
         let mut names: Vec<&str> = self
             .entities

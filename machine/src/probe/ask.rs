@@ -10,6 +10,8 @@ use crate::error::LaunchError;
 use crate::machine::Machine;
 use imgtools::process::{Output, ProcessError, Status};
 use imgtools::tools::{Tool, ToolKind, Version};
+use qmp::Command as _;
+use qmp::types::QueryCommands;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -190,13 +192,17 @@ fn reason(status: Status, stderr: &str) -> String {
 
 /// What both kinds of process answer.
 async fn common(machine: &Machine) -> Result<(Capabilities, Value), ProbeError> {
-    let version: VersionInfo = query(machine, "query-version").await?;
-    let commands: Vec<Named> = query(machine, "query-commands").await?;
+    let version = machine.qmp().greeting().version.clone();
+    let commands = machine.qmp().call(QueryCommands::new()).await;
+    let commands = commands.map_err(|error| ProbeError::Query {
+        command: QueryCommands::NAME,
+        source: Box::new(error),
+    })?;
     let schema: Value = query(machine, "query-qmp-schema").await?;
     let values = |command, member| super::schema::enum_values(&schema, command, member);
     let capabilities = Capabilities {
         program: machine.program(),
-        version: version.qemu.into(),
+        version: Version::new(version.major, version.minor, version.micro),
         package: version.package,
         target: None,
         accelerators: Vec::new(),
@@ -228,40 +234,12 @@ async fn query<T: for<'de> Deserialize<'de>>(
     serde_json::from_value(answer).map_err(|source| ProbeError::Answer { command, source })
 }
 
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-}
+// These two are typed in qmp as well, with the machine and all its devices, which cost every user of
+// this crate more to build than they are worth here.
 
 #[derive(Deserialize)]
 struct Target {
     arch: String,
-}
-
-#[derive(Deserialize)]
-struct VersionInfo {
-    qemu: VersionTriple,
-    #[serde(default)]
-    package: String,
-}
-
-#[derive(Deserialize)]
-struct VersionTriple {
-    major: u32,
-    minor: u32,
-    micro: u32,
-}
-
-impl From<VersionTriple> for Version {
-    fn from(
-        VersionTriple {
-            major,
-            minor,
-            micro,
-        }: VersionTriple,
-    ) -> Self {
-        Version::new(major, minor, micro)
-    }
 }
 
 #[derive(Deserialize)]

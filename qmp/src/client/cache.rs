@@ -107,10 +107,7 @@ impl EventCache {
                         return Ok(event);
                     }
                     if let Some(cause) = inner.closed.clone() {
-                        return Err(Error::Closed {
-                            task: task(),
-                            cause,
-                        });
+                        return Err(Error::closed(task(), cause));
                     }
                 }
                 changed.await;

@@ -149,8 +149,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
     /// When the peer refuses, or the session had ended before.
     pub async fn unless_refused(mut self, silence: Duration) -> Result<(), Error> {
         if let Some(cause) = self.client.closed_cause() {
-            let task = format!("execute {}", self.name);
-            return Err(Error::Closed { task, cause });
+            return Err(Error::closed(format!("execute {}", self.name), cause));
         }
         let written = Arc::new(AtomicBool::new(false));
         self.unanswered = Some(Arc::clone(&written));
@@ -223,7 +222,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
                 written: unanswered,
             };
             let waiting =
-                Waiting::submit(shared, request, on_way).map_err(|source| Error::Encode {
+                Waiting::submit(&shared, request, on_way).map_err(|source| Error::Encode {
                     command: name.clone(),
                     source,
                 })?;
@@ -289,10 +288,7 @@ impl<R: DeserializeOwned + Send + 'static> IntoFuture for CallAndEvent<R> {
             let name = self.call.name.clone();
             match self.call.run(Some(self.matcher)).await? {
                 (returned, Some(event)) => Ok((decode_return(&name, &returned)?, event)),
-                (_, None) => Err(Error::Closed {
-                    task: format!("execute {name}"),
-                    cause: Closed::Local,
-                }),
+                (_, None) => Err(Error::closed(format!("execute {name}"), Closed::Local)),
             }
         })
     }
@@ -361,15 +357,13 @@ impl<'a> Waiting<'a> {
                 command: command.to_owned(),
                 source: EncodeError::NoDescriptors,
             }),
-            Ok(Outcome::Closed(cause)) => Err(Error::Closed {
+            Ok(Outcome::Closed { cause, sent }) => Err(Error::Closed {
                 task: format!("execute {command}"),
                 cause,
+                sent,
             }),
             // The state that held the sender is gone.
-            Err(_) => Err(Error::Closed {
-                task: format!("execute {command}"),
-                cause: Closed::Local,
-            }),
+            Err(_) => Err(Error::closed(format!("execute {command}"), Closed::Local)),
         }
     }
 }

@@ -53,7 +53,7 @@ impl RecvError {
     pub(crate) fn into_error(self, task: String) -> Error {
         match self {
             Self::Lagged(events) => Error::Lagged { task, events },
-            Self::Closed(cause) => Error::Closed { task, cause },
+            Self::Closed(cause) => Error::closed(task, cause),
             Self::Panicked(message) => Error::Panicked { task, message },
         }
     }
@@ -172,6 +172,11 @@ impl EventStream {
             shared,
             finished: false,
         }
+    }
+
+    /// Whether it is of this session.
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        std::ptr::eq(self.shared.as_ptr(), Arc::as_ptr(shared))
     }
 
     pub(crate) fn queue(&self) -> &Arc<Queue> {

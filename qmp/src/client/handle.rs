@@ -1,7 +1,7 @@
 //! The client as its users hold it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::cache::EventCache;
@@ -18,7 +18,8 @@ use crate::transcript::Entry;
 use serde::Serialize;
 use serde_json::Value;
 
-/// A session with one monitor. Clones share it; it ends when the last clone is dropped.
+/// A session with one monitor. Clones share it; it ends when the last clone is dropped. After its
+/// end they can go on together in another: [`Client::resume`].
 ///
 /// See the [crate] page for an introduction.
 #[derive(Clone)]
@@ -27,15 +28,18 @@ pub struct Client {
     deadline: Option<Duration>,
 }
 
-/// Ends the session when the last client goes.
-struct Handle {
+/// What the clones of a client share: the link that they use now.
+struct Handle(Mutex<Arc<Link>>);
+
+/// A session, as long as a client uses it.
+struct Link {
     shared: Arc<Shared>,
-    greeting: Greeting,
+    greeting: Arc<Greeting>,
     oob: bool,
     endpoint: String,
 }
 
-impl Drop for Handle {
+impl Drop for Link {
     fn drop(&mut self) {
         // The driver finishes the line that it has begun, and lets the stream go.
         self.shared.close(Closed::Local);
@@ -50,19 +54,59 @@ impl Client {
         deadline: Option<Duration>,
     ) -> Self {
         let oob = shared.with_session(|session| session.oob_enabled());
+        let link = Link {
+            shared,
+            greeting: Arc::new(greeting),
+            oob,
+            endpoint,
+        };
         Self {
-            handle: Arc::new(Handle {
-                shared,
-                greeting,
-                oob,
-                endpoint,
-            }),
+            handle: Arc::new(Handle(Mutex::new(Arc::new(link)))),
             deadline,
         }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.handle.shared
+    fn link(&self) -> Arc<Link> {
+        let link = self.handle.0.lock();
+        Arc::clone(&link.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        let link = self.handle.0.lock();
+        Arc::clone(&link.unwrap_or_else(PoisonError::into_inner).shared)
+    }
+
+    /// Goes on with another session: that of `next`, which was made in any of the ways that there
+    /// are. All clones of this client use it from now on. The session before ends, if it has not.
+    ///
+    /// Nothing that was under way is repeated, because only its user knows whether it may be:
+    ///
+    /// - A call that was waiting has failed with [`Error::Closed`], which says whether QEMU may have
+    ///   executed the command.
+    /// - A subscription has ended with [`RecvError::Closed`](crate::RecvError); subscribe anew, and
+    ///   query the state, since what happened meanwhile was not reported.
+    /// - The events that were kept stay with their session; [`Client::event_cache`] has those of the
+    ///   next.
+    /// - A wait for a [`Job`] has failed with [`Error::Closed`]. The same [`Job`] can be waited for
+    ///   again, and learns from QEMU what has become of it; if it is gone, and no event said how it
+    ///   ended, its outcome is [`JobOutcome::Unknown`](crate::JobOutcome).
+    ///
+    /// ```no_run
+    /// # async fn f(client: qmp::Client) -> Result<(), qmp::ConnectError> {
+    /// use qmp::{Client, Options};
+    ///
+    /// let cause = client.closed().await;
+    /// println!("the connection is lost: {cause}");
+    /// client.resume(Client::connect_unix("/run/vm.qmp", Options::default()).await?);
+    /// # Ok(()) }
+    /// ```
+    pub fn resume(&self, next: Self) {
+        let next = next.link();
+        let mut link = self.handle.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *link, next);
+        drop(link);
+        // Unlocked: its end calls the wakers of those who wait.
+        drop(before);
     }
 
     pub(crate) fn stable_only(&self) -> bool {
@@ -74,13 +118,13 @@ impl Client {
     }
 
     /// The greeting: QEMU's version and what it offers.
-    pub fn greeting(&self) -> &Greeting {
-        &self.handle.greeting
+    pub fn greeting(&self) -> Arc<Greeting> {
+        Arc::clone(&self.link().greeting)
     }
 
     /// Whether out-of-band execution is enabled.
     pub fn oob_enabled(&self) -> bool {
-        self.handle.oob
+        self.link().oob
     }
 
     /// This client, with another deadline for calls that do not set their own.
@@ -139,10 +183,7 @@ impl Client {
     /// When QEMU refuses, or the session had ended before.
     pub async fn quit(&self) -> Result<(), Error> {
         if let Some(cause) = self.closed_cause() {
-            return Err(Error::Closed {
-                task: "execute quit".into(),
-                cause,
-            });
+            return Err(Error::closed("execute quit", cause));
         }
         match self.execute("quit", ()).await {
             Ok(Value::Null | _) => Ok(()),
@@ -205,9 +246,10 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let link = self.link();
         f.debug_struct("Client")
-            .field("endpoint", &self.handle.endpoint)
-            .field("version", &self.handle.greeting.version)
+            .field("endpoint", &link.endpoint)
+            .field("version", &link.greeting.version)
             .field("closed", &self.closed_cause())
             .finish_non_exhaustive()
     }

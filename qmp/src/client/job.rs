@@ -85,14 +85,26 @@ pub enum JobOutcome {
     Cancelled,
     /// It failed, for the reason that QEMU reports.
     Failed(String),
-    /// It is gone, and what it said last was lost: its events came faster than they were read, or
-    /// before it was followed.
+    /// It is gone, and what it said last was lost: its events came faster than they were read,
+    /// before it was followed, or between two sessions ([`Client::resume`]).
     Unknown,
 }
 
 impl Job {
     pub(crate) fn new(client: Client, id: String) -> Self {
-        let own = id.clone();
+        let events = Self::follow_events(&client, &id);
+        Self {
+            client,
+            id,
+            events,
+            timeout: None,
+            seen: false,
+            told: Told::default(),
+        }
+    }
+
+    fn follow_events(client: &Client, id: &str) -> EventStream {
+        let own = id.to_owned();
         let names = [
             "JOB_STATUS_CHANGE",
             "BLOCK_JOB_COMPLETED",
@@ -106,15 +118,18 @@ impl Job {
             };
             event.text(member) == Some(&own)
         };
-        let events = client.subscribe(Matcher::one_of(names).when(mine));
-        Self {
-            client,
-            id,
-            events,
-            timeout: None,
-            seen: false,
-            told: Told::default(),
+        client.subscribe(Matcher::one_of(names).when(mine))
+    }
+
+    /// Follows it in the session that the client has now, if that is another.
+    fn rejoin(&mut self) {
+        if self.events.is_of(&self.client.shared()) {
+            return;
         }
+        self.take_events();
+        self.events = Self::follow_events(&self.client, &self.id);
+        // What happened between the sessions was not told; an end that was told before them stands.
+        self.told.on_course = false;
     }
 
     /// The job's id.
@@ -272,6 +287,7 @@ impl Job {
     /// Asks QEMU, and takes in the events up to its answer.
     async fn ask(&mut self) -> Result<State, Error> {
         let jobs: Vec<JobInfo> = loop {
+            self.rejoin();
             self.take_events();
             let jobs = Call::new(&self.client, "query-jobs", Ok(None)).await?;
             // What happened before the answer has been delivered before it, and perhaps a little
@@ -337,6 +353,7 @@ impl Job {
                 self.note(&event);
             }
             Ok(Err(RecvError::Lagged(_))) => self.told = Told::default(),
+            Ok(Err(_)) if !self.events.is_of(&self.client.shared()) => {}
             Ok(Err(end)) => return Err(end.into_error(format!("follow job {}", self.id))),
             Err(_) => {}
         }

@@ -31,7 +31,11 @@ pub(crate) enum Outcome {
     },
     /// The transport cannot carry file descriptors.
     Unsendable,
-    Closed(Closed),
+    Closed {
+        cause: Closed,
+        /// QEMU may have executed the command.
+        sent: bool,
+    },
 }
 
 /// How far a session has come.
@@ -62,6 +66,8 @@ struct State {
     calls: HashMap<CallId, Pending>,
     greeting: Option<Greeting>,
     closed: Option<Closed>,
+    /// The command whose line is not all written.
+    writing: Option<CallId>,
     /// No further commands are taken.
     closing: bool,
     waker: Option<Waker>,
@@ -111,6 +117,7 @@ impl Shared {
                 calls: HashMap::new(),
                 greeting: None,
                 closed: None,
+                writing: None,
                 closing: false,
                 waker: None,
                 begin_next: Vec::new(),
@@ -191,7 +198,8 @@ impl Shared {
         if let Some(cause) = closed.or(state.closing.then_some(Closed::Local)) {
             drop(state);
             // The receiver is right here.
-            let _ = reply.send(Outcome::Closed(cause));
+            let sent = false;
+            let _ = reply.send(Outcome::Closed { cause, sent });
             return Ok((None, outcome));
         }
         if request.fd.is_some() && !self.carries_fds {
@@ -243,15 +251,19 @@ impl Shared {
         state.closed = Some(cause.clone());
         let waker = state.waker.take();
         let calls = std::mem::take(&mut state.calls);
+        // A line that was begun is finished where this side closes the session.
+        let cut = state.writing.filter(|_| !matches!(cause, Closed::Local));
         // With the descriptors of those that were not sent.
         state.session.close();
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
-        for pending in calls.into_values() {
+        for (call, pending) in calls {
+            let sent = pending.sent.is_some() && cut != Some(call);
+            let cause = cause.clone();
             // A caller that has gone needs no answer.
-            let _ = pending.reply.send(Outcome::Closed(cause.clone()));
+            let _ = pending.reply.send(Outcome::Closed { cause, sent });
         }
         let queues = Arc::clone(&self.queues.lock().unwrap_or_else(PoisonError::into_inner));
         for queue in queues.iter() {
@@ -324,7 +336,10 @@ impl Shared {
 
     pub(crate) fn transmit(&self) -> Option<Line> {
         let mut state = self.lock();
+        // The line before is written.
+        state.writing = None;
         let transmit = state.session.transmit()?;
+        state.writing = transmit.call;
         let (mut queue, mut written) = (None, None);
         if let Some(pending) = transmit.call.and_then(|call| state.calls.get_mut(&call)) {
             pending.sent = Some(Instant::now());

@@ -17,14 +17,19 @@
 //!     .spawn(theirs);
 //! let client = qmp::Client::from_stream(ours, qmp::Options::default()).await?;
 //! assert_eq!(client.execute("query-name", ()).await?, json!({"name": "vm0"}));
+//! let asked = monitor.next_request().await.expect("it was executed");
+//! assert_eq!(asked.name, "query-name");
+//!
+//! let mut stops = client.subscribe("STOP");
 //! monitor.event(qmp::Event::new("STOP"));
-//! client.events().wait("STOP").await?;
+//! assert!(stops.recv().await.is_ok());
 //! # Ok(()) }
 //! ```
 
 mod monitor;
 mod replay;
 mod serve;
+mod socket;
 mod throttle;
 
 pub use monitor::{Answer, Control, Monitor, Request};

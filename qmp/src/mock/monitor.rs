@@ -1,19 +1,22 @@
-//! What a mock monitor is told: its commands, its manners, and what happens meanwhile.
+//! How a mock monitor is configured, controlled while it runs, and looked at.
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::serve::Server;
+use super::socket::{Received, Socket};
 use crate::client::FOREVER;
 use crate::message::{ErrorClass, ErrorObject, Event, Greeting, Version};
 
 /// A command as a monitor receives it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Request {
     /// The command's name.
@@ -24,6 +27,9 @@ pub struct Request {
     pub id: Option<Value>,
     /// Whether it was sent with `exec-oob`.
     pub oob: bool,
+    /// The descriptor that was sent with it, or that an earlier command has left: of `getfd` and
+    /// `add-fd`, to a monitor on a Unix socket ([`Monitor::spawn_unix`]).
+    pub fd: Option<Arc<OwnedFd>>,
 }
 
 /// What a command does, in order. Everything up to a [`Answer::flush`] is written at once.
@@ -235,13 +241,35 @@ impl Monitor {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
+        self.start(stream, Received::default())
+    }
+
+    /// Serves one client on this socket, in a task of its own, and receives the descriptors that it
+    /// sends.
+    pub fn spawn_unix(self, socket: UnixStream) -> Control {
+        let received = Received::default();
+        self.start(Socket::new(socket, received.clone()), received)
+    }
+
+    fn start<S>(self, stream: S, received: Received) -> Control
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
         let (orders, inbox) = mpsc::unbounded_channel();
+        let (executed, requests) = mpsc::unbounded_channel();
         let record = Arc::new(Mutex::new(Record::default()));
-        let server = Server::new(self, stream, inbox, Arc::clone(&record));
+        let server = Server::new(
+            self,
+            stream,
+            inbox,
+            (Arc::clone(&record), executed),
+            received,
+        );
         let task = tokio::spawn(server.run());
         Control {
             orders,
             record,
+            requests: tokio::sync::Mutex::new(requests),
             task: task.abort_handle(),
         }
     }
@@ -267,6 +295,7 @@ pub(super) enum Order {
 pub struct Control {
     orders: mpsc::UnboundedSender<Order>,
     record: Arc<Mutex<Record>>,
+    requests: tokio::sync::Mutex<mpsc::UnboundedReceiver<Request>>,
     task: tokio::task::AbortHandle,
 }
 
@@ -308,6 +337,12 @@ impl Control {
             .unwrap_or_else(PoisonError::into_inner)
             .requests
             .clone()
+    }
+
+    /// Waits until a command is executed, each in its turn, and returns it; none once the monitor has
+    /// ended and all were returned.
+    pub async fn next_request(&self) -> Option<Request> {
+        self.requests.lock().await.recv().await
     }
 
     /// The largest number of commands that were queued at one time.

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::sync::mpsc;
 
 use super::monitor::{Answer, Monitor, Order, Record, Request, Step};
+use super::socket::Received;
 use super::throttle::Throttle;
 use crate::frame::Framer;
 use crate::message::{ErrorClass, ErrorObject};
@@ -29,6 +30,8 @@ pub(super) struct Server<S> {
     writer: WriteHalf<S>,
     inbox: mpsc::UnboundedReceiver<Order>,
     record: Arc<Mutex<Record>>,
+    executed: mpsc::UnboundedSender<Request>,
+    received: Received,
     framer: Framer,
     throttle: Throttle,
     out: Vec<u8>,
@@ -44,7 +47,8 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
         config: Monitor,
         stream: S,
         inbox: mpsc::UnboundedReceiver<Order>,
-        record: Arc<Mutex<Record>>,
+        (record, executed): (Arc<Mutex<Record>>, mpsc::UnboundedSender<Request>),
+        received: Received,
     ) -> Self {
         let (reader, writer) = tokio::io::split(stream);
         Self {
@@ -53,6 +57,8 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
             writer,
             inbox,
             record,
+            executed,
+            received,
             framer: Framer::default(),
             out: Vec::new(),
             queue: VecDeque::new(),
@@ -193,18 +199,12 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
             );
             return Ok(());
         }
-        if self.config.agent && request.name == "guest-sync-delimited" {
-            self.out.push(0xFF);
-            let number = request.arguments.get("id").cloned();
-            self.reply("return", number.unwrap_or_default(), None);
-            return Ok(());
-        }
         let answer = self.answer(&request);
         self.perform(answer, request.id.as_ref()).await
     }
 
     async fn execute(&mut self, entry: Queued) -> io::Result<()> {
-        let request = match entry {
+        let mut request = match entry {
             Queued::Request(request) => request,
             Queued::Unparsable(desc) => {
                 self.fail(ErrorObject::new(ErrorClass::GenericError, desc), None);
@@ -226,6 +226,9 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
             let number = request.arguments.get("id").cloned();
             self.reply("return", number.unwrap_or_default(), None);
             return Ok(());
+        }
+        if matches!(request.name.as_str(), "getfd" | "add-fd") {
+            request.fd = self.received.take().map(Arc::new);
         }
         let answer = self.answer(&request);
         self.perform(answer, request.id.as_ref()).await
@@ -269,6 +272,8 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
             .unwrap_or_else(PoisonError::into_inner)
             .requests
             .push(request.clone());
+        // Nobody may be left to wait for it.
+        let _ = self.executed.send(request.clone());
         let handler = self
             .config
             .handlers
@@ -377,6 +382,7 @@ fn to_request(value: Value) -> Result<Request, String> {
         arguments: Map::new(),
         id: None,
         oob: false,
+        fd: None,
     };
     let mut named = false;
     for (member, value) in members {

@@ -4,9 +4,13 @@
 use std::future::IntoFuture;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use qmp::mock::{Answer, Monitor};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use qmp::agent::Agent;
+use qmp::mock::{Answer, Control, Monitor};
 use qmp::session::{Config, Session};
 use qmp::{Client, ConnectError, Options};
 use serde_json::{Value, json};
@@ -247,4 +251,88 @@ async fn a_command_that_is_not_all_written_has_not_succeeded_in_silence() {
     control.unblock();
     first.await.unwrap().unwrap();
     client.execute("echo", ()).await.unwrap();
+}
+
+/// A guest with one file, whose agent takes at most `most` bytes with a command.
+fn guest_file(most: usize) -> (Monitor, Arc<Mutex<Vec<u8>>>) {
+    let content = Arc::new(Mutex::new(b"what it held".to_vec()));
+    let (opened, written) = (Arc::clone(&content), Arc::clone(&content));
+    let monitor = Monitor::agent()
+        .on("guest-file-open", move |request| {
+            assert_eq!(request.arguments["path"], "/etc/motd");
+            assert_eq!(request.arguments["mode"], "w");
+            opened.lock().unwrap().clear();
+            Answer::value(json!(7))
+        })
+        .on("guest-file-write", move |request| {
+            assert_eq!(request.arguments["handle"], 7);
+            let piece = request.arguments["buf-b64"].as_str().unwrap();
+            let piece = STANDARD.decode(piece).unwrap();
+            let count = piece.len().min(most);
+            written.lock().unwrap().extend(&piece[..count]);
+            Answer::value(json!({"count": count, "eof": false}))
+        })
+        .on("guest-file-flush", |_| Answer::empty())
+        .on("guest-file-close", |_| Answer::empty());
+    (monitor, content)
+}
+
+fn commands(control: &Control) -> Vec<String> {
+    let requests = control.requests();
+    requests.into_iter().map(|request| request.name).collect()
+}
+
+#[tokio::test]
+async fn a_file_is_written_in_pieces_until_the_agent_has_taken_all_of_it() {
+    let content: Vec<u8> = (0..5 << 19).map(|n: u32| (n % 251) as u8).collect();
+    for (most, pieces) in [(usize::MAX, 3), (700_000, 4)] {
+        let (monitor, file) = guest_file(most);
+        let (client, control) = agent(monitor).await;
+        let agent = Agent::new(client);
+        agent.write_file("/etc/motd", &content).await.unwrap();
+        assert!(*file.lock().unwrap() == content, "at most {most} at once");
+        let mut expected = vec!["guest-file-open"];
+        expected.extend(vec!["guest-file-write"; pieces]);
+        expected.extend(["guest-file-flush", "guest-file-close"]);
+        assert_eq!(commands(&control), expected);
+        let longest = control.requests().into_iter().filter_map(|request| {
+            let piece = request.arguments.get("buf-b64")?.as_str()?.len();
+            Some(piece)
+        });
+        assert!(
+            longest.max() < Some(2 << 20),
+            "a piece fits an agent's memory"
+        );
+    }
+    let (monitor, file) = guest_file(0);
+    let (client, control) = agent(monitor).await;
+    let error = Agent::new(client).write_file("/etc/motd", b"x").await;
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "failed to write /etc/motd in the guest: the agent took nothing after 0 bytes"
+    );
+    assert!(file.lock().unwrap().is_empty());
+    assert_eq!(commands(&control).last().unwrap(), "guest-file-close");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_away_for_a_while_is_waited_for() {
+    let (client, control) = agent(Monitor::agent().on("guest-ping", |_| Answer::empty())).await;
+    let agent = Agent::new(client);
+    agent.wait_ready().await.unwrap();
+    control.block();
+    let mut waiting = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.wait_ready().await }
+    });
+    let early = tokio::time::timeout(Duration::from_secs(100), &mut waiting).await;
+    assert!(early.is_err(), "nothing has answered");
+    control.unblock();
+    waiting.await.unwrap().unwrap();
+    // It is in step: answers go to their commands.
+    assert!(agent.client().execute("guest-none", ()).await.is_err());
+    agent.wait_ready().await.unwrap();
+
+    control.close();
+    assert!(agent.wait_ready().await.unwrap_err().is_closed());
 }

@@ -267,6 +267,7 @@ fn an_error_and_its_causes_tell_everything_and_nothing_twice() {
     let closed = |cause| Error::Closed {
         task: "execute stop".into(),
         cause,
+        sent: false,
     };
     let decode = qmp::decode::DecodeError {
         path: "return[1].size".into(),
@@ -641,6 +642,7 @@ fn the_report_of_an_error_names_the_causes_on_one_line() {
     let closed = Error::Closed {
         task: "execute stop".into(),
         cause: Closed::Io(Arc::new(std::io::Error::other("the cable"))),
+        sent: false,
     };
     assert_eq!(
         closed.report().to_string(),

@@ -14,6 +14,8 @@ mod own_event;
 mod peer;
 mod qemu;
 mod real;
+mod resume;
 mod session;
+mod shell;
 mod spans;
 mod types;

@@ -112,7 +112,7 @@ async fn the_schema_answers_what_each_version_can_do() {
             assert_eq!(schema.check(path), Ok(true), "{path}");
         }
         // Two members that came between the versions under test.
-        let version = &client.greeting().version;
+        let version = client.greeting().version.clone();
         for (path, since) in [
             ("blockdev-add/arg-type/+qcow2/discard-no-unref", (8, 1)),
             ("blockdev-add/arg-type/*active", (10, 0)),
