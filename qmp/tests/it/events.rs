@@ -26,7 +26,7 @@ async fn send(client: &qmp::Client, control: &qmp::mock::Control, numbers: std::
         control.event(event("N", json!({"n": n})));
     }
     control.event(Event::new("LAST"));
-    cache(&client).wait("LAST").await.unwrap();
+    cache(client).wait("LAST").await.unwrap();
 }
 
 #[tokio::test]
