@@ -20,13 +20,13 @@
     doc = "- [`raw`] and [`qcow2`] make, verify and damage image files without any tool."
 )]
 //!
-//! All but the first two is behind a feature of its name; all but `luks` are on by default.
+//! All but the first two is behind a feature of its name, apart from the names of files and options in
+//! [`image`]; all but `luks` are on by default.
 //!
 //! Everything works inside and outside of async code: what waits is an `async fn`, and has a twin
 //! whose name ends in `_blocking`. No particular runtime is needed, nor any at all.
 #![deny(unsafe_code)]
 
-#[cfg(feature = "image")]
 #[cfg_attr(
     not(any(feature = "img", feature = "io")),
     allow(dead_code, reason = "`img` and `io` use it")

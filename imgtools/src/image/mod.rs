@@ -1,25 +1,37 @@
 //! How images, their options and their secrets are named to the tools.
+//!
+//! [`FileName`] and [`Options`] are there without any feature, the rest with `image`.
 
+#[cfg(feature = "image")]
 mod failure;
 mod file_name;
+#[cfg(feature = "image")]
 mod node;
 mod options;
+#[cfg(feature = "image")]
 mod secret;
+#[cfg(feature = "image")]
 mod spec;
 
+#[cfg(feature = "image")]
 pub use failure::FailureKind;
 #[cfg(any(feature = "img", feature = "io"))]
 pub(crate) use failure::failure_kinds;
 pub use file_name::FileName;
+#[cfg(feature = "image")]
 pub use node::NameError;
 pub use options::Options;
+#[cfg(feature = "image")]
 pub use secret::Secret;
+#[cfg(feature = "image")]
 pub use spec::ImageSpec;
 
-use crate::process::Command;
-
 /// Makes a secret known to a tool, and hides it in what that prints.
-pub(crate) fn add_secret(command: Command, secret: &Secret) -> Command {
+#[cfg(feature = "image")]
+pub(crate) fn add_secret(
+    command: crate::process::Command,
+    secret: &Secret,
+) -> crate::process::Command {
     command
         .secret(secret.value())
         .arg("--object")

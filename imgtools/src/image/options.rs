@@ -22,6 +22,11 @@ impl Options {
         Options::default()
     }
 
+    /// A value without a key in front, such as the driver of `-device` or the backend of `-chardev`.
+    pub fn with_first(value: impl fmt::Display) -> Options {
+        Options::new().push_value(value.to_string().as_bytes())
+    }
+
     /// Adds an option. Where a key comes twice, QEMU takes the last.
     pub fn set(self, key: &str, value: impl fmt::Display) -> Options {
         self.set_bytes(key, value.to_string().as_bytes())
@@ -36,6 +41,10 @@ impl Options {
         self.separate();
         self.0.push(key);
         self.0.push("=");
+        self.push_value(value)
+    }
+
+    fn push_value(mut self, value: &[u8]) -> Options {
         for (index, part) in value.split(|byte| *byte == b',').enumerate() {
             self.0.push(if index == 0 { "" } else { ",," });
             self.0.push(OsStr::from_bytes(part));
@@ -137,6 +146,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_value_without_a_key_comes_first() {
+        let options = Options::with_first("socket,1").set("wait", "off");
+        assert_eq!(options.to_string(), "socket,,1,wait=off");
+    }
 
     #[test]
     fn the_last_of_several_values_is_the_one() {

@@ -27,6 +27,7 @@ pub enum Verb {
 
 /// Data that was not what it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Mismatch {
     /// Where the part that was verified begins, in bytes. qemu-io does not say which byte differs.
     pub offset: u64,

@@ -26,6 +26,7 @@ impl L1Entry {
 
 /// An entry of an L2 table, as it is in the file, and the bitmap of its subclusters (0 without them).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct L2Entry {
     /// The entry.
     pub entry: u64,
@@ -35,6 +36,7 @@ pub struct L2Entry {
 
 /// What a part of an image is, by its L2 entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Mapping {
     /// Not here: what the backing file has, or zeroes.
     Unallocated,

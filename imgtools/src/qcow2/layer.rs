@@ -7,6 +7,7 @@ use super::{Image, Mapping, Qcow2Error};
 
 /// What an image holds by itself: what it would take from its backing file reads as zeroes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Layer {
     /// All its bytes.
     pub bytes: Vec<u8>,

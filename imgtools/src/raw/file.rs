@@ -16,6 +16,7 @@ const CHUNK: usize = 1 << 20;
 
 /// The first byte that is not what it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Wrong {
     /// Where it is.
     pub offset: u64,

@@ -521,7 +521,7 @@ fn make_documents() {
 
 /// What a very fragmented image has: more than is ever kept of an output.
 #[test]
-fn a_map_of_700_000_extents_is_read_whole_and_one_by_one() {
+fn a_map_of_700_000_extents_is_read_whole() {
     const COUNT: u64 = 700_000;
     let folder = Folder::new();
     let map = format!(
@@ -532,14 +532,7 @@ fn a_map_of_700_000_extents_is_read_whole_and_one_by_one() {
     );
     let fake = Tool::new(ToolKind::Img, folder.script("qemu-img", &map));
     let img = imgtools::img::QemuImg::new(fake);
-    let mut extents = img.map("x").stream_blocking().unwrap();
-    let mut next = 0;
-    while let Some(extent) = extents.next_blocking() {
-        let extent = extent.unwrap();
-        assert_eq!(extent.start, next);
-        next = extent.end();
-    }
-    assert_eq!(next, COUNT * 512);
     let all = img.map("x").run_blocking().unwrap();
     assert_eq!(all.len() as u64, COUNT);
+    assert_eq!(all.last().map(|last| last.end()), Some(COUNT * 512));
 }

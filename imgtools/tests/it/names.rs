@@ -9,7 +9,7 @@ use imgtools::img::{BitmapAction, ImgError, QemuImg, Size};
 use imgtools::io::{IoCommand, QemuIo};
 use imgtools::qcow2;
 use imgtools::raw;
-use imgtools::tools::Tool;
+use imgtools::tools::{Finder, Tool, ToolKind};
 
 use crate::support::{Folder, Tools, all_tools, create_luks};
 
@@ -187,6 +187,10 @@ fn a_backing_file_can_have_any_name() {
         let [top, other] = ["top", "other"].map(Path::new);
         create(other).size(MIB).run_blocking().unwrap();
         create(top).backing(name, "qcow2").run_blocking().unwrap();
+        // It is found, but QEMU wants its format.
+        let refused = create(Path::new("refused")).backing_without_format(name);
+        let error = refused.run_blocking().unwrap_err().to_string();
+        assert!(error.contains("without backing format"), "{error}");
         let chain = || img.backing_chain(top).run_blocking().unwrap();
         assert_eq!(chain().len(), 2);
         let write = |image: &Path| {
@@ -255,6 +259,112 @@ fn an_encrypted_image_can_have_any_name() {
         let read = tools.io.open(&image).command(IoCommand::read(0, 512));
         read.run_blocking().unwrap();
     }
+}
+
+#[test]
+fn what_is_read_and_written_without_a_tool_is_that_file() {
+    for name in hostile() {
+        let folder = Folder::new();
+        let path = folder.dir().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        raw::create_sparse(&path, MIB).unwrap();
+        raw::create_filled(&path, MIB, 7).unwrap();
+        raw::verify_fill(&path, 0..MIB, 7).unwrap();
+        raw::fill(&path, 0..512, 8).unwrap();
+        raw::verify_fill(&path, 0..512, 8).unwrap();
+        raw::create_marked(&path, MIB).unwrap();
+        raw::verify_marked(&path, 0..2).unwrap();
+        assert_eq!(raw::first_difference(&path, &path).unwrap(), None);
+        raw::punch_hole(&path, 0..MIB).unwrap();
+        assert_eq!(raw::allocated(&path).unwrap(), 0);
+        assert_eq!(raw::extents(&path).unwrap().len(), 1);
+        qcow2::poke(&path, 0, b"QFI").unwrap();
+        assert_eq!(qcow2::peek(&path, 0, 3).unwrap(), b"QFI");
+        for open in [qcow2::Image::open, qcow2::Image::open_with_any_features] {
+            let error = open(&path).unwrap_err().to_string();
+            assert!(error.contains("as a qcow2 image"), "{error}");
+        }
+        assert_eq!(files(folder.dir()), [path]);
+    }
+}
+
+#[cfg(feature = "luks")]
+#[test]
+fn encrypted_images_are_made_under_any_name() {
+    use imgtools::luks;
+    for name in hostile() {
+        let folder = Folder::new();
+        let path = folder.dir().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        luks::create(&path, MIB, &[(0, "key")]).unwrap();
+        luks::create_qcow2(&path, MIB, &[(0, "key")]).unwrap();
+        assert_eq!(files(folder.dir()), [path]);
+    }
+}
+
+/// What programs are, and where they run and look.
+#[test]
+fn a_tool_can_have_any_name_and_run_anywhere() {
+    let Some(tools) = all_tools().pop() else {
+        return;
+    };
+    for name in hostile() {
+        let folder = Folder::new();
+        let dir = folder.dir().join(name);
+        std::fs::create_dir_all(dir.join("bin")).unwrap();
+        for link in ["bin/qemu-img", "qemu-img"] {
+            std::os::unix::fs::symlink(&tools.img.tool().path, dir.join(link)).unwrap();
+        }
+        let nowhere = Finder::new().environment([("PATH", "")]);
+        for (finder, path) in [
+            (nowhere.clone().prefix(&dir), "bin/qemu-img"),
+            (nowhere.clone().build_dir(&dir), "qemu-img"),
+            (
+                nowhere.clone().flag(ToolKind::Img, dir.join("qemu-img")),
+                "qemu-img",
+            ),
+        ] {
+            let found = finder.find(ToolKind::Img).unwrap();
+            assert_eq!(found.path, dir.join(path));
+        }
+        std::os::unix::fs::symlink("/bin/pwd", dir.join("pwd")).unwrap();
+        let tool = Tool::new(ToolKind::Img, dir.join("pwd"));
+        let output = tool.command().current_dir(&dir).run_blocking().unwrap();
+        let mut expected = dir.canonicalize().unwrap().into_os_string().into_vec();
+        expected.push(b'\n');
+        assert_eq!(output.captured.stdout, expected);
+        let secret = Secret::in_dir(&dir, "s", "secret").unwrap();
+        assert!(secret.path().starts_with(&dir) && secret.path().exists());
+    }
+}
+
+/// Whoever adds a call that takes a file adds it to the tests above.
+#[test]
+fn every_call_that_takes_a_file_is_tested_here() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let tests = include_str!("names.rs");
+    let takes = ["ImageSpec>", "FileName>", "AsRef<Path>", "Into<PathBuf>"];
+    let mut found = 0;
+    for file in files(&source) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for item in text.split("pub fn ").skip(1) {
+            let end = item.find(['{', ';']).unwrap_or(item.len());
+            let signature = &item[..end];
+            if takes.iter().any(|takes| signature.contains(takes)) {
+                found += 1;
+                let name: String = signature
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
+                let used = ["(", ")", "]", ","]
+                    .iter()
+                    .any(|next| tests.contains(&format!("{name}{next}")));
+                assert!(used, "{name} of {} is not tested", file.display());
+            }
+        }
+    }
+    println!("{found} calls take a file");
+    assert!(found >= 45, "{found}: they are looked for in the wrong way");
 }
 
 #[test]
