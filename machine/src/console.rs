@@ -25,6 +25,11 @@ pub struct Console {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(usize);
 
+impl Mark {
+    /// Before all that was printed.
+    pub const START: Mark = Mark(0);
+}
+
 #[derive(Debug, Default)]
 struct Log {
     bytes: Vec<u8>,
@@ -125,8 +130,7 @@ impl Console {
     /// # Errors
     /// If the console is closed first, or the deadline passes.
     pub async fn wait_for(&self, wanted: &str, deadline: Duration) -> Result<String, ConsoleError> {
-        let start = Mark(0);
-        let (text, _) = self.wait_after(start, wanted, deadline).await?;
+        let (text, _) = self.wait_after(Mark::START, wanted, deadline).await?;
         Ok(text)
     }
 

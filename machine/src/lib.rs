@@ -55,6 +55,8 @@ mod guest;
 pub mod host;
 mod launch;
 mod machine;
+#[cfg(test)]
+mod messages;
 pub mod probe;
 pub mod qtest;
 mod wrapper;
@@ -68,6 +70,6 @@ pub use console::{Console, ConsoleError, Mark};
 pub use deadlines::Deadlines;
 pub use end::{DropReport, EndError, Exit, Expected, Stage, StageOutcome, StageRecord};
 pub use error::{BuildError, LaunchError, StartFailure};
-pub use guest::{Migration, MigrationError, Progress, SnapshotError, UnplugError};
+pub use guest::{Migration, MigrationError, Progress, SnapshotAction, SnapshotError, UnplugError};
 pub use machine::Machine;
 pub use wrapper::Wrapper;

@@ -57,6 +57,7 @@ impl fmt::Display for Accel {
 /// What a test needs of the guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Mode {
     /// No guest code runs. The run state may be `prelaunch` or, under qtest, `running`;
     /// block jobs, device commands and HMP qemu-io work in both.
@@ -84,6 +85,7 @@ impl fmt::Display for Mode {
 
 /// How a machine is started so that it is in a [`Mode`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Plan {
     /// Given by `-accel`.
     pub accel: Accel,
@@ -98,6 +100,7 @@ pub struct Plan {
 /// No way was found to start a machine in this mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("failed to find a way to start the machine in mode \"{mode}\": {reason}")]
+#[non_exhaustive]
 pub struct NoPlan {
     /// The mode asked for.
     pub mode: Mode,

@@ -1,18 +1,25 @@
 //! Block nodes as JSON, for `-blockdev`, `--blockdev` and `blockdev-add` alike.
 
+use super::path::{PathError, utf8};
+use imgtools::image::Options;
 use serde_json::{Map, Value};
 use std::fmt;
+use std::path::Path;
 
 /// Options of one block node (`BlockdevOptions`, qapi/block-core.json).
 ///
 /// ```
 /// use machine::args::Blockdev;
-/// let file = Blockdev::new("file").set("filename", "/tmp/a,b.img");
+/// # fn example() -> Result<(), machine::args::PathError> {
+/// let file = Blockdev::file("/tmp/a,b.img")?;
 /// let top = Blockdev::new("qcow2").node("top").child("file", file);
 /// assert_eq!(
 ///     top.to_string(),
 ///     r#"{"driver":"qcow2","node-name":"top","file":{"driver":"file","filename":"/tmp/a,b.img"}}"#
 /// );
+/// # Ok(())
+/// # }
+/// # example().unwrap();
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Blockdev {
@@ -26,6 +33,15 @@ impl Blockdev {
         let mut options = Map::new();
         options.insert("driver".to_owned(), Value::String(driver.into()));
         Self { options }
+    }
+
+    /// A node of the driver `file`, of this file, whatever it is called.
+    ///
+    /// # Errors
+    /// If the path is not UTF-8.
+    pub fn file(path: impl AsRef<Path>) -> Result<Self, PathError> {
+        let path = utf8(path.as_ref())?;
+        Ok(Self::new("file").set("filename", path))
     }
 
     /// Sets the node's name.
@@ -68,10 +84,10 @@ impl Blockdev {
     /// The options as a flat key-value list (`file.driver=file,…`), for `-drive` and
     /// `--image-opts`.
     #[must_use]
-    pub fn to_opts(&self) -> super::Opts {
+    pub fn to_options(&self) -> Options {
         flatten(&self.to_value())
             .into_iter()
-            .fold(super::Opts::new(), |o, (k, v)| o.set(k, v))
+            .fold(Options::new(), |o, (k, v)| o.set(&k, v))
     }
 }
 
@@ -160,11 +176,10 @@ mod tests {
 
     #[test]
     fn a_nested_file_name_with_commas_is_quoted_once_in_key_value_form() {
-        let node = Blockdev::new("raw")
-            .child("file", Blockdev::new("file").set("filename", "a,b"))
-            .set("read-only", true);
+        let file = Blockdev::file("a,b").unwrap();
+        let node = Blockdev::new("raw").child("file", file);
         assert_eq!(
-            node.to_opts().to_string(),
+            node.set("read-only", true).to_options().to_string(),
             "driver=raw,file.driver=file,file.filename=a,,b,read-only=on"
         );
     }

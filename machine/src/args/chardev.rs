@@ -1,22 +1,24 @@
 //! Character devices (`-chardev`, `--chardev`).
 
-use super::Opts;
+use imgtools::image::Options;
+use std::ffi::OsStr;
 use std::fmt;
+use std::path::Path;
 
 /// One character device; the backend comes first, the id next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chardev {
     id: String,
-    opts: Opts,
+    options: Options,
 }
 
 impl Chardev {
     /// A device of any backend.
     #[must_use]
-    pub fn new(backend: impl Into<String>, id: impl Into<String>) -> Self {
+    pub fn new(backend: impl fmt::Display, id: impl Into<String>) -> Self {
         let id = id.into();
         Self {
-            opts: Opts::with_first(backend).set("id", &id),
+            options: Options::with_first(backend).set("id", &id),
             id,
         }
     }
@@ -38,17 +40,22 @@ impl Chardev {
 
     /// A UNIX socket that QEMU makes and listens on, without waiting for the first client.
     #[must_use]
-    pub fn listening(id: impl Into<String>, path: impl fmt::Display) -> Self {
-        Self::new("socket", id)
-            .set("path", path)
+    pub fn listening(id: impl Into<String>, path: impl AsRef<Path>) -> Self {
+        Self::at("socket", id, path)
             .flag("server", true)
             .flag("wait", false)
     }
 
     /// A UNIX socket to which QEMU connects.
     #[must_use]
-    pub fn connecting(id: impl Into<String>, path: impl fmt::Display) -> Self {
-        Self::new("socket", id).set("path", path)
+    pub fn connecting(id: impl Into<String>, path: impl AsRef<Path>) -> Self {
+        Self::at("socket", id, path)
+    }
+
+    fn at(backend: &str, id: impl Into<String>, path: impl AsRef<Path>) -> Self {
+        let mut device = Self::new(backend, id);
+        device.options = device.options.set_path("path", path);
+        device
     }
 
     /// Swallows output and never has input.
@@ -59,16 +66,21 @@ impl Chardev {
 
     /// Sets one more option.
     #[must_use]
-    pub fn set(mut self, key: impl Into<String>, value: impl fmt::Display) -> Self {
-        self.opts = self.opts.set(key, value);
+    pub fn set(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.options = self.options.set(key, value);
         self
+    }
+
+    /// The word for a command line.
+    #[must_use]
+    pub fn as_os_str(&self) -> &OsStr {
+        self.options.as_os_str()
     }
 
     /// Sets one more option to `on` or `off`.
     #[must_use]
-    pub fn flag(mut self, key: impl Into<String>, on: bool) -> Self {
-        self.opts = self.opts.flag(key, on);
-        self
+    pub fn flag(self, key: &str, on: bool) -> Self {
+        self.set(key, if on { "on" } else { "off" })
     }
 
     /// The id by which `-mon`, `-serial chardev:…` and others refer to it.
@@ -78,9 +90,10 @@ impl Chardev {
     }
 }
 
+/// For messages: bytes that are not UTF-8 become U+FFFD.
 impl fmt::Display for Chardev {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.opts.fmt(f)
+        self.options.fmt(f)
     }
 }
 

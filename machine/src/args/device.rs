@@ -1,6 +1,7 @@
 //! Guest devices (`-device`, and the arguments of `device_add`).
 
-use super::{Opts, flatten};
+use super::flatten;
+use imgtools::image::Options;
 use serde_json::{Map, Value};
 use std::fmt;
 
@@ -65,7 +66,7 @@ impl fmt::Display for Device {
         }
         flatten(&Value::Object(self.properties.clone()))
             .into_iter()
-            .fold(Opts::with_first(&self.driver), |o, (k, v)| o.set(k, v))
+            .fold(Options::with_first(&self.driver), |o, (k, v)| o.set(&k, v))
             .fmt(f)
     }
 }

@@ -1,12 +1,13 @@
 //! Drives (`-drive`): a block backend with a name, and optionally its guest device.
 
-use super::Opts;
+use imgtools::image::{FileName, Options};
+use std::ffi::OsStr;
 use std::fmt;
 
 /// One drive. Without a file it is an empty drive, which only some interfaces accept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drive {
-    opts: Opts,
+    options: Options,
 }
 
 impl Drive {
@@ -16,10 +17,12 @@ impl Drive {
         Self::default()
     }
 
-    /// Sets the image.
+    /// Sets the image: a path, or what else QEMU takes for one, see [`FileName`].
     #[must_use]
-    pub fn file(self, file: impl fmt::Display) -> Self {
-        self.set("file", file)
+    pub fn file(mut self, file: impl Into<FileName>) -> Self {
+        let file = file.into();
+        self.options = self.options.set_path("file", file.as_os_str());
+        self
     }
 
     /// Sets the name of the block backend.
@@ -56,26 +59,27 @@ impl Drive {
     /// leaving it out means the board's default one.
     #[must_use]
     pub fn has_guest_device(&self) -> bool {
-        self.opts.get("if") != Some("none")
+        self.options.get("if").as_deref() != Some("none")
     }
 
     /// Sets any other option; dotted keys reach into child nodes.
     #[must_use]
-    pub fn set(mut self, key: impl Into<String>, value: impl fmt::Display) -> Self {
-        self.opts = self.opts.set(key, value);
+    pub fn set(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.options = self.options.set(key, value);
         self
     }
-}
 
-impl From<Opts> for Drive {
-    fn from(opts: Opts) -> Self {
-        Self { opts }
+    /// The word for a command line.
+    #[must_use]
+    pub fn as_os_str(&self) -> &OsStr {
+        self.options.as_os_str()
     }
 }
 
+/// For messages: bytes that are not UTF-8 become U+FFFD.
 impl fmt::Display for Drive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.opts.fmt(f)
+        self.options.fmt(f)
     }
 }
 

@@ -1,30 +1,37 @@
 //! What a storage daemon serves: its NBD server and its exports.
 
-use super::{Opts, flatten};
+use super::flatten;
+use imgtools::image::Options;
 use serde_json::{Map, Value};
+use std::ffi::OsStr;
 use std::fmt;
+use std::path::Path;
 
 /// Address of the daemon's one NBD server (`--nbd-server`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NbdServer {
-    opts: Opts,
+    options: Options,
 }
 
 impl NbdServer {
     /// Serves on a UNIX socket.
     #[must_use]
-    pub fn unix(path: impl fmt::Display) -> Self {
+    pub fn unix(path: impl AsRef<Path>) -> Self {
         Self {
-            opts: Opts::new().set("addr.type", "unix").set("addr.path", path),
+            options: Options::new()
+                .set("addr.type", "unix")
+                .set_path("addr.path", path),
         }
     }
 
     /// Serves on TCP; port 0 lets the kernel choose.
     #[must_use]
     pub fn inet(host: impl fmt::Display, port: u16) -> Self {
-        let opts = Opts::new().set("addr.type", "inet").set("addr.host", host);
+        let options = Options::new()
+            .set("addr.type", "inet")
+            .set("addr.host", host);
         Self {
-            opts: opts.set("addr.port", port),
+            options: options.set("addr.port", port),
         }
     }
 
@@ -32,21 +39,28 @@ impl NbdServer {
     #[must_use]
     pub fn listening_fd(fd: i32) -> Self {
         Self {
-            opts: Opts::new().set("addr.type", "fd").set("addr.str", fd),
+            options: Options::new().set("addr.type", "fd").set("addr.str", fd),
         }
     }
 
     /// Sets one more option, such as `max-connections`.
     #[must_use]
-    pub fn set(mut self, key: impl Into<String>, value: impl fmt::Display) -> Self {
-        self.opts = self.opts.set(key, value);
+    pub fn set(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.options = self.options.set(key, value);
         self
+    }
+
+    /// The word for a command line.
+    #[must_use]
+    pub fn as_os_str(&self) -> &OsStr {
+        self.options.as_os_str()
     }
 }
 
+/// For messages: bytes that are not UTF-8 become U+FFFD.
 impl fmt::Display for NbdServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.opts.fmt(f)
+        self.options.fmt(f)
     }
 }
 
@@ -100,7 +114,7 @@ impl fmt::Display for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flat = flatten(&self.to_value());
         flat.into_iter()
-            .fold(Opts::new(), |o, (k, v)| o.set(k, v))
+            .fold(Options::new(), |o, (k, v)| o.set(&k, v))
             .fmt(f)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 /// Source of an incoming migration.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Incoming {
     /// Decided later by `migrate-incoming`.
     Defer,

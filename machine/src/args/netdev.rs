@@ -1,20 +1,21 @@
 //! Network backends (`-netdev`).
 
-use super::Opts;
+use imgtools::image::Options;
+use std::ffi::OsStr;
 use std::fmt;
 
 /// A network backend, for a guest device whose `netdev` property names its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Netdev {
-    opts: Opts,
+    options: Options,
 }
 
 impl Netdev {
     /// A backend of any type.
     #[must_use]
-    pub fn new(kind: impl Into<String>, id: impl fmt::Display) -> Self {
+    pub fn new(kind: impl fmt::Display, id: impl fmt::Display) -> Self {
         Self {
-            opts: Opts::with_first(kind).set("id", id),
+            options: Options::with_first(kind).set("id", id),
         }
     }
 
@@ -35,14 +36,21 @@ impl Netdev {
 
     /// Sets one option.
     #[must_use]
-    pub fn set(mut self, key: impl Into<String>, value: impl fmt::Display) -> Self {
-        self.opts = self.opts.set(key, value);
+    pub fn set(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.options = self.options.set(key, value);
         self
+    }
+
+    /// The word for a command line.
+    #[must_use]
+    pub fn as_os_str(&self) -> &OsStr {
+        self.options.as_os_str()
     }
 }
 
+/// For messages: bytes that are not UTF-8 become U+FFFD.
 impl fmt::Display for Netdev {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.opts.fmt(f)
+        self.options.fmt(f)
     }
 }

@@ -196,7 +196,7 @@ impl<K: Kind> Builder<K> {
     /// Adds a character device.
     #[must_use]
     pub fn chardev(self, chardev: &Chardev) -> Self {
-        self.option("chardev", chardev.to_string())
+        self.option("chardev", chardev.as_os_str())
     }
 
     /// Adds a `secret` object. Its value travels in an anonymous file, so that it stands

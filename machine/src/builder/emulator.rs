@@ -2,8 +2,9 @@
 
 use super::common::{Builder, Common, Kind, Specific};
 use crate::accel::{Accel, Mode, Plan, idle_rom};
-use crate::args::{Device, Drive, Incoming, Netdev, Opts};
+use crate::args::{Device, Drive, Incoming, Netdev};
 use crate::probe::Program;
+use imgtools::image::Options;
 use imgtools::tools::Tool;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -142,7 +143,7 @@ impl Builder<Qemu> {
     /// Adds a network backend for a guest device to name (`-netdev`).
     #[must_use]
     pub fn netdev(self, netdev: &Netdev) -> Self {
-        self.option("netdev", netdev.to_string())
+        self.option("netdev", netdev.as_os_str())
     }
 
     /// Says that guest devices will be plugged in later, so that a machine type without a
@@ -194,7 +195,7 @@ impl Builder<Qemu> {
     #[must_use]
     pub fn drive(mut self, drive: &Drive) -> Self {
         self.own.board_needed |= drive.has_guest_device();
-        self.option("drive", drive.to_string())
+        self.option("drive", drive.as_os_str())
     }
 
     /// Waits for an incoming migration.
@@ -218,11 +219,11 @@ impl Builder<Qemu> {
     #[must_use]
     pub fn add_fd(mut self, set: u32, fd: impl Into<Arc<OwnedFd>>, opaque: Option<&str>) -> Self {
         let number = self.inherit(fd);
-        let opts = Opts::new().set("fd", number).set("set", set);
-        let opts = opaque
+        let options = Options::new().set("fd", number).set("set", set);
+        let options = opaque
             .into_iter()
-            .fold(opts, |o, text| o.set("opaque", text));
-        self.option("add-fd", opts.to_string())
+            .fold(options, |o, text| o.set("opaque", text));
+        self.option("add-fd", options)
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn option(dash: &str, before: &str, version: Option<Version>) -> [OsS
 
 /// The transport of the monitor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Monitor {
     /// One end of a socket pair is inherited: no path, no race, and the end of the process is
     /// the end of the stream.

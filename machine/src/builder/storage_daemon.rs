@@ -36,7 +36,7 @@ impl Builder<StorageDaemon> {
     /// Starts the NBD server; there can be one.
     #[must_use]
     pub fn nbd_server(self, server: &NbdServer) -> Self {
-        self.option("nbd-server", server.to_string())
+        self.option("nbd-server", server.as_os_str())
     }
 
     /// Adds an export.

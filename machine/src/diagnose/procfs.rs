@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// One process as /proc showed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ProcessState {
     /// Process id.
     pub pid: u32,
@@ -24,6 +25,7 @@ pub struct ProcessState {
 
 /// One thread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ThreadState {
     /// Thread id.
     pub tid: u32,

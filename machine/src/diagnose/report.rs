@@ -9,6 +9,7 @@ use std::time::Duration;
 
 /// What was found out about a machine.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Diagnosis {
     /// The machine's name in messages.
     pub name: String,
@@ -37,6 +38,7 @@ pub(super) const SILENT: &str = "the monitor is silent";
 
 /// The answer to one question over QMP.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct QmpFact {
     /// The command.
     pub command: String,
@@ -46,6 +48,7 @@ pub struct QmpFact {
 
 /// The stacks of one process.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Backtrace {
     /// The process.
     pub pid: u32,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 /// One thing done to end a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Stage {
     /// QMP `quit`.
     Quit,
@@ -39,6 +40,7 @@ pub enum StageOutcome {
 
 /// A stage as it happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StageRecord {
     /// What was done.
     pub stage: Stage,
@@ -84,6 +86,7 @@ impl fmt::Display for StageRecord {
 
 /// A process that has ended: everything known about it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Exit {
     /// The machine's name in messages.
     pub name: String,

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 /// `/proc/sys/kernel/core_pattern`, as far as it leads to a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CorePattern {
     /// A file name pattern with `%` specifiers; relative to the process's directory.
     File {

@@ -20,6 +20,7 @@ pub enum FindingKind {
 
 /// One report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// Whose report it is.
     pub kind: FindingKind,

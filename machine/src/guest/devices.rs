@@ -11,30 +11,38 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum UnplugError {
     /// QEMU refused: there is no such device, or its bus has no hot-plug.
-    #[error("failed to unplug {id:?}")]
+    #[error("failed to unplug {id:?} of {name}")]
     Qmp {
+        /// The machine's name in messages.
+        name: String,
         /// The device.
         id: String,
         /// Why.
         source: Box<qmp::Error>,
     },
     /// The guest refused to give it up.
-    #[error("failed to unplug {id:?}: the guest refused")]
+    #[error("failed to unplug {id:?} of {name}: the guest refused")]
     Refused {
+        /// The machine's name in messages.
+        name: String,
         /// The device.
         id: String,
     },
     /// The guest did not give it up in time. It still may: the request stays pending.
-    #[error("failed to unplug {id:?} within {limit:?}: the guest has not released it")]
+    #[error("failed to unplug {id:?} of {name} within {limit:?}: the guest has not released it")]
     TimedOut {
+        /// The machine's name in messages.
+        name: String,
         /// The device.
         id: String,
         /// The time it was given.
         limit: Duration,
     },
     /// The session ended, or events were lost, before the device was gone.
-    #[error("failed to see whether {id:?} was unplugged")]
+    #[error("failed to see whether {id:?} of {name} was unplugged")]
     Lost {
+        /// The machine's name in messages.
+        name: String,
         /// The device.
         id: String,
         /// Why.
@@ -63,20 +71,32 @@ impl Machine {
         let own = id.to_owned();
         let mine = Matcher::one_of(names).when(move |event| event.text("device") == Some(&own));
         let mut events = self.qmp().subscribe(mine);
-        let id = || id.to_owned();
+        let (name, id) = (|| self.name().to_owned(), || id.to_owned());
         let deleted = async {
             let asked = self.qmp().execute("device_del", json!({ "id": id() }));
             asked.await.map_err(|source| UnplugError::Qmp {
+                name: name(),
                 id: id(),
                 source: Box::new(source),
             })?;
             match events.recv().await {
                 Ok(event) if event.name == "DEVICE_DELETED" => Ok(()),
-                Ok(_) => Err(UnplugError::Refused { id: id() }),
-                Err(source) => Err(UnplugError::Lost { id: id(), source }),
+                Ok(_) => Err(UnplugError::Refused {
+                    name: name(),
+                    id: id(),
+                }),
+                Err(source) => Err(UnplugError::Lost {
+                    name: name(),
+                    id: id(),
+                    source,
+                }),
             }
         };
-        let timed_out = UnplugError::TimedOut { id: id(), limit };
+        let timed_out = UnplugError::TimedOut {
+            name: name(),
+            id: id(),
+            limit,
+        };
         tokio::time::timeout(limit, deleted)
             .await
             .unwrap_or(Err(timed_out))

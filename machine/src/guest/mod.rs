@@ -6,4 +6,4 @@ mod snapshot;
 
 pub use devices::UnplugError;
 pub use migration::{Migration, MigrationError, Progress};
-pub use snapshot::SnapshotError;
+pub use snapshot::{SnapshotAction, SnapshotError};

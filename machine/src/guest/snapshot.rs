@@ -1,40 +1,60 @@
 //! Snapshots of a whole guest, memory included.
 
 use crate::machine::Machine;
-use qmp::{Matcher, RecvError};
+use qmp::JobOutcome;
 use serde_json::{Value, json};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is done with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SnapshotAction {
+    /// `snapshot-save`.
+    Save,
+    /// `snapshot-load`.
+    Load,
+    /// `snapshot-delete`.
+    Delete,
+}
+
+impl fmt::Display for SnapshotAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SnapshotAction::Save => "save",
+            SnapshotAction::Load => "load",
+            SnapshotAction::Delete => "delete",
+        })
+    }
+}
 
 /// Why a snapshot was not saved, loaded or deleted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// The monitor refused.
-    #[error("failed to {doing} the snapshot {tag:?}")]
+    /// The monitor refused, or its session ended before the job did.
+    #[error("failed to {action} the snapshot {tag:?} of {name}")]
     Qmp {
+        /// The machine's name in messages.
+        name: String,
         /// What was asked for.
-        doing: &'static str,
+        action: SnapshotAction,
         /// The snapshot.
         tag: String,
         /// Why.
         source: Box<qmp::Error>,
     },
-    /// The job failed.
-    #[error("failed to {doing} the snapshot {tag:?}: {reason}")]
-    Failed {
+    /// The job ended, but not well.
+    #[error("failed to {action} the snapshot {tag:?} of {name}: {outcome}")]
+    Job {
+        /// The machine's name in messages.
+        name: String,
         /// What was asked for.
-        doing: &'static str,
+        action: SnapshotAction,
         /// The snapshot.
         tag: String,
-        /// QEMU's words.
-        reason: String,
-    },
-    /// The session ended, or events were lost, before the job's end was seen.
-    #[error("failed to see whether the snapshot {tag:?} came about")]
-    Lost {
-        /// The snapshot.
-        tag: String,
-        /// Why.
-        source: RecvError,
+        /// How it ended.
+        outcome: JobOutcome,
     },
 }
 
@@ -51,7 +71,7 @@ impl Machine {
         devices: &[&str],
     ) -> Result<(), SnapshotError> {
         let arguments = json!({"tag": tag, "vmstate": vmstate, "devices": devices});
-        self.snapshot("save", "snapshot-save", tag, arguments).await
+        self.snapshot(SnapshotAction::Save, tag, arguments).await
     }
 
     /// Takes the guest back to a snapshot (`snapshot-load`). The machine is stopped afterwards if
@@ -66,7 +86,7 @@ impl Machine {
         devices: &[&str],
     ) -> Result<(), SnapshotError> {
         let arguments = json!({"tag": tag, "vmstate": vmstate, "devices": devices});
-        self.snapshot("load", "snapshot-load", tag, arguments).await
+        self.snapshot(SnapshotAction::Load, tag, arguments).await
     }
 
     /// Deletes a snapshot from these nodes (`snapshot-delete`).
@@ -75,58 +95,43 @@ impl Machine {
     /// See [`SnapshotError`].
     pub async fn delete_snapshot(&self, tag: &str, devices: &[&str]) -> Result<(), SnapshotError> {
         let arguments = json!({"tag": tag, "devices": devices});
-        self.snapshot("delete", "snapshot-delete", tag, arguments)
-            .await
+        self.snapshot(SnapshotAction::Delete, tag, arguments).await
     }
 
     async fn snapshot(
         &self,
-        doing: &'static str,
-        command: &str,
+        action: SnapshotAction,
         tag: &str,
         mut arguments: Value,
     ) -> Result<(), SnapshotError> {
-        let id = format!("{command}-{tag}");
+        // Not the tag, which may hold what no id can.
+        static JOBS: AtomicU64 = AtomicU64::new(0);
+        let command = format!("snapshot-{action}");
+        let id = format!("{command}-{}", JOBS.fetch_add(1, Ordering::Relaxed));
         arguments["job-id"] = id.as_str().into();
-        let refused = |source: qmp::Error| SnapshotError::Qmp {
-            doing,
-            tag: tag.to_owned(),
-            source: Box::new(source),
+        let mut job = self.qmp().job(id);
+        let end = async {
+            self.qmp().execute(&command, arguments).await?;
+            let outcome = job.wait_end().await?;
+            // These jobs stay until then, so that their error can be read.
+            job.dismiss().await?;
+            Ok(outcome)
         };
-        let own = id.clone();
-        let concluded = move |event: &qmp::Event| {
-            event.text("id") == Some(&own) && event.text("status") == Some("concluded")
-        };
-        let mut end = self
-            .qmp()
-            .subscribe(Matcher::event("JOB_STATUS_CHANGE").when(concluded));
-        self.qmp()
-            .execute(command, arguments)
-            .await
-            .map_err(refused)?;
-        // These jobs stay until they are dismissed, so that their error can be read.
-        end.recv().await.map_err(|source| SnapshotError::Lost {
-            tag: tag.to_owned(),
-            source,
-        })?;
-        let jobs = self
-            .qmp()
-            .execute("query-jobs", ())
-            .await
-            .map_err(refused)?;
-        let job = jobs
-            .as_array()
-            .and_then(|jobs| jobs.iter().find(|job| job["id"] == *id));
-        let reason = job.and_then(|job| job["error"].as_str()).map(str::to_owned);
-        let dismiss = self.qmp().execute("job-dismiss", json!({ "id": id }));
-        dismiss.await.map_err(refused)?;
-        match reason {
-            Some(reason) => Err(SnapshotError::Failed {
-                doing,
-                tag: tag.to_owned(),
-                reason,
+        let (name, tag) = (self.name().to_owned(), tag.to_owned());
+        match end.await {
+            Ok(JobOutcome::Completed) => Ok(()),
+            Ok(outcome) => Err(SnapshotError::Job {
+                name,
+                action,
+                tag,
+                outcome,
             }),
-            None => Ok(()),
+            Err(source) => Err(SnapshotError::Qmp {
+                name,
+                action,
+                tag,
+                source: Box::new(source),
+            }),
         }
     }
 }

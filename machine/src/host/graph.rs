@@ -113,6 +113,7 @@ impl Machine {
     "" => format!("there is no block node {missing:?}"),
     node => format!("{node:?} has no child {missing:?}"),
 })]
+#[non_exhaustive]
 pub struct NoSuchPath {
     /// Where the path began.
     pub root: String,

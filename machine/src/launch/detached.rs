@@ -33,9 +33,9 @@ pub(crate) async fn launch_detached<K: Kind>(
         let source = Arc::clone(error);
         return Err(LaunchError::Build { name, source });
     }
-    let device = Chardev::listening(MONITOR_ID, monitor.display());
+    let device = Chardev::listening(MONITOR_ID, &monitor);
     let option = |name: &str| OsString::from(format!("{}{name}", K::DASH));
-    args.extend([option("chardev"), device.to_string().into()]);
+    args.extend([option("chardev"), device.as_os_str().to_owned()]);
     args.extend(monitor_option(
         K::DASH,
         K::MONITOR_OPTION,

@@ -90,13 +90,12 @@ impl Draft {
     /// Adds a character device and the option that uses it.
     fn chardev(&mut self, device: &Chardev, user: &str, value: String) {
         let dash = self.dash;
-        let words = [
-            format!("{dash}chardev"),
-            device.to_string(),
-            format!("{dash}{user}"),
-            value,
-        ];
-        self.args.extend(words.map(OsString::from));
+        self.args.extend([
+            format!("{dash}chardev").into(),
+            device.as_os_str().to_owned(),
+            format!("{dash}{user}").into(),
+            value.into(),
+        ]);
     }
 
     /// Adds a character device whose other end is ours.
@@ -150,12 +149,13 @@ impl Draft {
                     let short = short.map_err(self.failed("a name for the monitor's socket"))?;
                     socket::fd_path(self.common.pass(Arc::new(short.into_fd())))
                 };
-                let device = Chardev::connecting(MONITOR_ID, name.display());
+                let device = Chardev::connecting(MONITOR_ID, &name);
                 (MonitorEnd::Listening(listener), device)
             }
         };
-        let words = [format!("{}chardev", self.dash), device.to_string()];
-        self.args.extend(words.map(OsString::from));
+        let option = format!("{}chardev", self.dash);
+        self.args
+            .extend([option.into(), device.as_os_str().to_owned()]);
         let version = self.common.tool.version;
         self.args.extend(monitor_option(self.dash, user, version));
         Ok(end)

@@ -38,29 +38,33 @@ pub enum ProbeError {
         last: Option<Box<Output>>,
     },
     /// It could not be launched.
-    #[error("failed to launch it for a probe")]
+    #[error("failed to launch a program for a probe")]
     Launch(#[from] LaunchError),
     /// A help text could not be had.
-    #[error("failed to ask it for help")]
+    #[error("failed to ask a program for help")]
     Help(#[from] ProcessError),
     /// A question was refused.
-    #[error("failed to ask it by {command}")]
+    #[error("failed to ask {machine} by {command}")]
     Query {
+        /// The program.
+        machine: String,
         /// The QMP command.
         command: &'static str,
         /// Why.
         source: Box<qmp::Error>,
     },
     /// An answer was not what QMP's schema promises.
-    #[error("failed to understand its answer to {command}")]
+    #[error("failed to understand the answer of {machine} to {command}")]
     Answer {
+        /// The program.
+        machine: String,
         /// The QMP command.
         command: &'static str,
         /// Why.
         source: serde_json::Error,
     },
     /// It did not end well.
-    #[error("failed to end it after a probe")]
+    #[error("failed to end a program after a probe")]
     End(#[from] EndError),
 }
 
@@ -79,6 +83,7 @@ fn list(trials: &[AccelTrial]) -> String {
 
 /// What a probe gives.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Probed {
     /// What the binary can do.
     pub capabilities: Capabilities,
@@ -227,11 +232,17 @@ async fn query<T: for<'de> Deserialize<'de>>(
     command: &'static str,
 ) -> Result<T, ProbeError> {
     let answer = machine.qmp().execute(command, ()).await;
+    let asked = || machine.command_line().to_string();
     let answer = answer.map_err(|e| ProbeError::Query {
+        machine: asked(),
         command,
         source: Box::new(e),
     })?;
-    serde_json::from_value(answer).map_err(|source| ProbeError::Answer { command, source })
+    serde_json::from_value(answer).map_err(|source| ProbeError::Answer {
+        machine: asked(),
+        command,
+        source,
+    })
 }
 
 // These two are typed in qmp as well, with the machine and all its devices, which cost every user of

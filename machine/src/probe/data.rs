@@ -26,6 +26,7 @@ impl fmt::Display for Program {
 
 /// Whether an accelerator works, found by launching it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AccelTrial {
     /// The accelerator.
     pub accel: Accel,
@@ -35,6 +36,7 @@ pub struct AccelTrial {
 
 /// A machine type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MachineType {
     /// Its full name, such as `pc-q35-7.2`.
     pub name: String,
@@ -46,8 +48,22 @@ pub struct MachineType {
     pub deprecated: bool,
 }
 
+impl MachineType {
+    /// One of this name, without anything else said of it.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            alias: None,
+            default: false,
+            deprecated: false,
+        }
+    }
+}
+
 /// A device that `-device` accepts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DeviceType {
     /// Its name.
     pub name: String,
@@ -59,6 +75,7 @@ pub struct DeviceType {
 
 /// The block drivers that the build allows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Formats {
     /// For reading and writing.
     pub read_write: Vec<String>,
@@ -68,6 +85,7 @@ pub struct Formats {
 
 /// All that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// Which program answered.
     pub program: Program,

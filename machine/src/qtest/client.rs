@@ -53,7 +53,7 @@ pub enum QtestError {
         reply: String,
     },
     /// The reply lacks the value that this request returns.
-    #[error("failed to read the reply to {request:?}: {values:?}")]
+    #[error("failed to read the reply to {request:?}: {:?} is not what it returns", values.join(" "))]
     BadReply {
         /// The line sent.
         request: String,

@@ -28,6 +28,7 @@ impl Width {
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Request {
     /// Moves the virtual clock on, to the next deadline or by so many nanoseconds.
     ClockStep(Option<u64>),

@@ -5,7 +5,9 @@ use imgtools::process::Signal;
 use imgtools::tools::{Tool, ToolKind};
 use machine::accel::Accel;
 use machine::args::{Blockdev, Device, Incoming};
-use machine::{Builder, EndError, Expected, MigrationError, Qemu, Stage, UnplugError};
+use machine::{
+    Builder, EndError, Expected, MigrationError, Qemu, SnapshotError, Stage, UnplugError,
+};
 use std::time::Duration;
 
 fn board(tool: &Tool) -> Builder<Qemu> {
@@ -171,13 +173,23 @@ async fn a_snapshot_is_saved_loaded_and_deleted() {
             .launch()
             .await
             .unwrap();
-        vm.save_snapshot("s", "disk", &["disk"]).await.unwrap();
-        vm.load_snapshot("s", "disk", &["disk"]).await.unwrap();
+        // No id of a job could be like this.
+        let tag = "before: an update, \"1\"";
+        vm.save_snapshot(tag, "disk", &["disk"]).await.unwrap();
+        vm.load_snapshot(tag, "disk", &["disk"]).await.unwrap();
         let error = vm.load_snapshot("other", "disk", &["disk"]).await;
-        let error = error.unwrap_err().to_string();
-        assert!(error.contains("load the snapshot \"other\": "), "{error}");
-        vm.delete_snapshot("s", &["disk"]).await.unwrap();
-        assert!(vm.load_snapshot("s", "disk", &["disk"]).await.is_err());
+        let error = error.unwrap_err();
+        assert!(matches!(error, SnapshotError::Job { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains("to load the snapshot \"other\" of "),
+            "{text}"
+        );
+        assert!(text.contains("other' "), "QEMU's words: {text}");
+        let refused = vm.save_snapshot("s", "nobody", &["nobody"]).await;
+        assert!(refused.unwrap_err().to_string().contains("save"));
+        vm.delete_snapshot(tag, &["disk"]).await.unwrap();
+        assert!(vm.load_snapshot(tag, "disk", &["disk"]).await.is_err());
         let jobs = vm.qmp().execute("query-jobs", ()).await.unwrap();
         assert_eq!(jobs, serde_json::json!([]));
         vm.shutdown().await.unwrap();

@@ -151,7 +151,7 @@ async fn a_socket_of_the_callers_may_have_a_long_path() {
     let mut builder = StorageDaemon::builder(tool).blockdev(&Blockdev::new("null-co").node("n"));
     let short = builder.socket_path(&path);
     let daemon = builder
-        .nbd_server(&machine::args::NbdServer::unix(short.display()))
+        .nbd_server(&machine::args::NbdServer::unix(&short))
         .export(&machine::args::Export::nbd("e", "n"))
         .launch()
         .await

@@ -14,6 +14,7 @@ mod killed_harness;
 mod launch;
 mod migration;
 mod modes;
+mod names;
 mod probe;
 mod talk;
 mod tools;

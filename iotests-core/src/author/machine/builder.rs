@@ -182,9 +182,9 @@ impl Drive {
             let mut layer = Some(image);
             let mut prefix = String::new();
             while let Some(image) = layer {
-                drive = drive.set(format!("{prefix}node-name"), image.name());
+                drive = drive.set(&format!("{prefix}node-name"), image.name());
                 if let Some(key) = image.key_option().filter(|_| !self.has_own_key()) {
-                    drive = drive.set(format!("{prefix}{key}"), KEY_ID);
+                    drive = drive.set(&format!("{prefix}{key}"), KEY_ID);
                 }
                 prefix.push_str("backing.");
                 layer = image.backing();
@@ -609,11 +609,11 @@ mod tests {
 
     #[test]
     fn a_target_without_a_default_board_gets_one_with_room_for_disks() {
-        let machine = |name: &str, alias: Option<&str>, default| MachineType {
-            name: name.to_owned(),
-            alias: alias.map(str::to_owned),
-            default,
-            deprecated: false,
+        let machine = |name: &str, alias: Option<&str>, default| {
+            let mut machine = MachineType::new(name);
+            machine.alias = alias.map(str::to_owned);
+            machine.default = default;
+            machine
         };
         let none = machine("none", None, false);
         let arm = machine("virt-10.0", Some("virt"), false);

@@ -162,7 +162,7 @@ impl Node {
             let why = "options of a tool cannot set a child to nothing: use its file name";
             return Err(Failure::new(format!("{why}: {self}")));
         }
-        Ok(self.to_blockdev()?.to_opts().to_string())
+        Ok(self.to_blockdev()?.to_options().to_string())
     }
 
     /// As a `json:` file name.
