@@ -60,6 +60,9 @@ pub(crate) enum XtaskError {
         /// What is wrong with it.
         problems: String,
     },
+    /// Examples need programs that are not there.
+    #[error("failed to run these examples: {0}")]
+    Examples(String),
     /// No step of the gate has such a name.
     #[error("failed to find a step whose name contains {text:?}; the steps are\n  {names}")]
     NoStep {
@@ -126,12 +129,13 @@ pub(crate) fn read(command: &mut Command) -> Result<Vec<u8>, XtaskError> {
 
 /// `cargo metadata` of the members, without the outside dependencies.
 pub(crate) fn metadata() -> Result<serde_json::Value, XtaskError> {
-    let text = read(&mut cargo([
-        "metadata",
-        "--no-deps",
-        "--format-version=1",
-        "--offline",
-    ]))?;
+    metadata_with(&["--no-deps"])
+}
+
+/// `cargo metadata` with these options beside the usual ones.
+pub(crate) fn metadata_with(options: &[&str]) -> Result<serde_json::Value, XtaskError> {
+    let usual = ["metadata", "--format-version=1", "--offline"];
+    let text = read(cargo(usual).args(options))?;
     serde_json::from_slice(&text).map_err(|e| XtaskError::Metadata(e.to_string()))
 }
 

@@ -5,12 +5,16 @@
 
 use crate::qemu;
 
+#[path = "../../examples/blocking.rs"]
+mod blocking;
 #[path = "../../examples/connect_and_query.rs"]
 mod connect_and_query;
 #[path = "../../examples/guest_exec.rs"]
 mod guest_exec;
 #[path = "../../examples/mirror.rs"]
 mod mirror;
+#[path = "../../examples/mock_monitor.rs"]
+mod mock_monitor;
 #[path = "../../examples/pass_fd.rs"]
 mod pass_fd;
 #[path = "../../examples/replay_transcript.rs"]
@@ -27,6 +31,13 @@ async fn the_examples_run_with_every_storage_daemon() {
     }
 }
 
+#[test]
+fn the_example_without_async_runs_with_every_storage_daemon() {
+    for program in qemu::all("qemu-storage-daemon") {
+        blocking::run(program.path()).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn the_descriptor_example_runs_with_every_emulator() {
     for program in qemu::all("qemu-system-x86_64") {
@@ -35,6 +46,7 @@ async fn the_descriptor_example_runs_with_every_emulator() {
 }
 
 #[tokio::test]
-async fn the_example_of_the_guest_agent_runs_against_the_mock() {
+async fn the_examples_of_a_mock_run() {
     guest_exec::run().await.unwrap();
+    mock_monitor::run().await.unwrap();
 }

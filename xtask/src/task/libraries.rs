@@ -1,7 +1,8 @@
 //! The libraries as strangers meet them: each alone, feature by feature, outside of the workspace;
 //! what their packages hold; and their examples.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -10,8 +11,40 @@ use crate::cargo::{self, XtaskError, cargo as call};
 /// The libraries that others can use without the harness; the package of each is `qemu-` and its name.
 const LIBRARIES: [&str; 4] = ["qmp", "imgtools", "nbd", "machine"];
 
-/// The examples that run by themselves where QEMU's tools are installed.
-const EXAMPLES: [(&str, &str); 2] = [("imgtools", "images"), ("nbd", "both_sides")];
+/// A program as a user of a library would write it.
+struct Example {
+    library: &'static str,
+    name: &'static str,
+    /// The programs of QEMU that it starts.
+    needs: &'static [&'static str],
+}
+
+const fn example(
+    library: &'static str,
+    name: &'static str,
+    needs: &'static [&'static str],
+) -> Example {
+    Example {
+        library,
+        name,
+        needs,
+    }
+}
+
+const DAEMON: &[&str] = &["qemu-storage-daemon"];
+
+const EXAMPLES: [Example; 10] = [
+    example("qmp", "connect_and_query", DAEMON),
+    example("qmp", "mirror", DAEMON),
+    example("qmp", "blocking", DAEMON),
+    example("qmp", "pass_fd", DAEMON),
+    example("qmp", "replay_transcript", DAEMON),
+    example("qmp", "mock_monitor", &[]),
+    example("imgtools", "images", &["qemu-img", "qemu-io"]),
+    example("machine", "lifecycle", &["qemu-system-x86_64"]),
+    example("machine", "supervisor", DAEMON),
+    example("nbd", "both_sides", &[]),
+];
 
 /// Checks a crate outside of the workspace that depends on one library with one feature, for each.
 /// Nothing may be missing then, and nothing unused.
@@ -144,19 +177,64 @@ fn package_problems(files: &str) -> Vec<String> {
     missing.chain(needless).collect()
 }
 
-/// Runs the examples.
-pub(super) fn examples(_: &Path) -> Result<String, XtaskError> {
-    for (library, example) in EXAMPLES {
-        cargo::check(&mut call([
-            "run",
-            "--quiet",
-            "--package",
-            &package_name(library),
-            "--example",
-            example,
-        ]))?;
+/// Runs the examples on every set of QEMU's programs that has what they need: those on `PATH`, and
+/// those of the prefixes. With `required`, each must have run.
+pub(super) fn examples(
+    target: &Path,
+    prefixes: &[PathBuf],
+    required: bool,
+) -> Result<String, XtaskError> {
+    // With the features that the tests have, so that they are not built twice.
+    cargo::check(&mut call(["build", "--quiet", "--workspace", "--examples"]))?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let mut sets = vec![usual.clone()];
+    for prefix in prefixes {
+        let own = std::iter::once(prefix.join("bin"));
+        sets.push(own.chain(usual.clone()).collect());
     }
-    Ok(String::new())
+    let mut skipped = Vec::new();
+    for example in &EXAMPLES {
+        let usable = usable(&sets, example.needs);
+        if usable.is_empty() {
+            let (name, programs) = (example.name, example.needs.join(", "));
+            skipped.push(format!("{} {name} (no {programs})", example.library));
+        }
+        for set in usable {
+            println!("    {} {}", example.library, example.name);
+            let program = target.join("debug/examples").join(example.name);
+            let mut command = Command::new(program);
+            let path = std::env::join_paths(set);
+            command.env("PATH", path.unwrap_or_default());
+            cargo::check(&mut command)?;
+        }
+    }
+    match skipped.is_empty() {
+        true => Ok(String::new()),
+        false if required => Err(XtaskError::Examples(skipped.join(", "))),
+        false => Ok(format!(
+            ", {} skipped: {}",
+            skipped.len(),
+            skipped.join(", ")
+        )),
+    }
+}
+
+/// The sets that have these programs, the same programs once; the first set where none is needed.
+fn usable<'s>(sets: &'s [Vec<PathBuf>], needs: &[&str]) -> Vec<&'s Vec<PathBuf>> {
+    let find = |set: &[PathBuf], program: &&str| {
+        let mut files = set.iter().map(|folder| folder.join(program));
+        files.find(|file| file.is_file())
+    };
+    let mut known: Vec<Vec<PathBuf>> = Vec::new();
+    sets.iter()
+        .filter(|set| {
+            let found: Option<Vec<PathBuf>> = needs.iter().map(|need| find(set, need)).collect();
+            let is_new = found.as_ref().is_some_and(|found| !known.contains(found));
+            known.extend(found.filter(|_| is_new));
+            is_new
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -197,6 +275,55 @@ mod tests {
         }
     }
 
+    /// A version such as 1.88 or 1.88.0.
+    fn version(text: &str) -> (u32, u32) {
+        let mut parts = text.split('.').map(|part| part.parse().unwrap());
+        (parts.next().unwrap(), parts.next().unwrap_or(0))
+    }
+
+    /// Clippy holds our own lines against `rust-version`; this, what they are built on.
+    #[test]
+    fn no_dependency_of_a_library_needs_a_newer_rust_than_it_says() {
+        let host = [
+            "--all-features",
+            "--filter-platform",
+            "x86_64-unknown-linux-gnu",
+        ];
+        let metadata = cargo::metadata_with(&host).unwrap();
+        let packages = metadata["packages"].as_array().unwrap();
+        let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+        for library in LIBRARIES {
+            let own = package(&metadata, library).unwrap();
+            let promised = version(own["rust_version"].as_str().unwrap());
+            let mut queue = vec![&own["id"]];
+            let mut seen = std::collections::BTreeSet::new();
+            while let Some(id) = queue.pop() {
+                if !seen.insert(id.as_str().unwrap()) {
+                    continue;
+                }
+                let it = packages
+                    .iter()
+                    .find(|package| package["id"] == *id)
+                    .unwrap();
+                if let Some(needed) = it["rust_version"].as_str() {
+                    assert!(
+                        version(needed) <= promised,
+                        "{library}: {} needs {needed}",
+                        it["name"]
+                    );
+                }
+                let node = nodes.iter().find(|node| node["id"] == *id).unwrap();
+                for dependency in node["deps"].as_array().unwrap() {
+                    let kinds = dependency["dep_kinds"].as_array().unwrap();
+                    if kinds.iter().any(|kind| kind["kind"] != "dev") {
+                        queue.push(&dependency["pkg"]);
+                    }
+                }
+            }
+            assert!(seen.len() > 3, "{seen:?}");
+        }
+    }
+
     #[test]
     fn a_consumer_chooses_nothing_or_a_feature_that_there_is() {
         assert_eq!(choices(&json!({"features": {}})), [""]);
@@ -212,6 +339,46 @@ mod tests {
             "qemu-qmp = { path = \"/w/qmp\", default-features = false, features = [\"typed\"] }\n";
         assert!(consumer_manifest(&package, "typed").ends_with(expected));
         assert!(consumer_manifest(&package, "").ends_with("features = [] }\n"));
+    }
+
+    #[test]
+    fn an_example_runs_on_each_set_that_has_its_programs() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders: Vec<PathBuf> = ["a", "b"].map(|name| folder.path().join(name)).into();
+        for at in &folders {
+            std::fs::create_dir(at).unwrap();
+            std::fs::write(at.join("qemu-img"), "").unwrap();
+        }
+        std::fs::write(folders[1].join("qemu-io"), "").unwrap();
+        let sets = [
+            vec![folders[0].clone()],
+            vec![folders[1].clone(), folders[0].clone()],
+            vec![folders[0].clone(), folders[1].clone()],
+        ];
+        assert_eq!(usable(&sets, &[]).len(), 1);
+        assert_eq!(usable(&sets, &["qemu-img"]), [&sets[0], &sets[1]]);
+        let both = usable(&sets, &["qemu-img", "qemu-io"]);
+        assert_eq!(both, [&sets[1], &sets[2]]);
+        assert!(usable(&sets, &["qemu-nbd"]).is_empty());
+    }
+
+    #[test]
+    fn every_example_of_a_library_is_run_or_needs_arguments() {
+        // One waits for its input to end, the other for a guest agent; the tests of qmp run that.
+        let by_hand = ["copy_on_write", "guest_exec"];
+        for library in LIBRARIES {
+            let entries = std::fs::read_dir(cargo::root().join(library).join("examples"));
+            for file in entries.unwrap().map(|entry| entry.unwrap().path()) {
+                let name = file.file_stem().unwrap().to_str().unwrap();
+                let listed = EXAMPLES
+                    .iter()
+                    .any(|example| example.library == library && example.name == name);
+                assert!(
+                    listed || file.is_dir() || by_hand.contains(&name),
+                    "{library}: {name} is not run"
+                );
+            }
+        }
     }
 
     #[test]

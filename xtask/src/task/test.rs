@@ -1,6 +1,5 @@
 //! `cargo xtask test`: the gate, step by step.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -98,10 +97,6 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
             Box::new(|_| codegen::check().map(|()| String::new())),
         ),
         (
-            "qmp alone, without its features",
-            Box::new(|_| plain(&mut bare("qemu-qmp"))),
-        ),
-        (
             "qmp from outside of the workspace",
             Box::new(|target| plain(&mut consumer(target))),
         ),
@@ -113,14 +108,6 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
             "what the libraries' packages hold",
             Box::new(libraries::packages),
         ),
-        (
-            "examples that run by themselves",
-            Box::new(libraries::examples),
-        ),
-        (
-            "nbd alone, without its features",
-            Box::new(|_| plain(&mut bare("qemu-nbd"))),
-        ),
     ];
     let provisioned = provision.is_some();
     if let Some(list) = provision {
@@ -130,6 +117,10 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
             Box::new(move |_| provision_step(&list)),
         ));
     }
+    steps.push((
+        "the libraries' examples on every QEMU there is",
+        Box::new(move |target| libraries::examples(target, &prefixes(target), provisioned)),
+    ));
     steps.push((
         "unit, property and integration tests, runner self-tests",
         Box::new(move |target| {
@@ -192,10 +183,6 @@ fn rustdoc() -> Command {
     command
 }
 
-fn bare(package: &str) -> Command {
-    call(["check", "--package", package, "--no-default-features"])
-}
-
 /// A crate of its own that depends on qmp and on nothing else of ours.
 fn consumer(target: &Path) -> Command {
     let mut command = call(["check", "--manifest-path", "qmp/tests/consumer/Cargo.toml"]);
@@ -213,25 +200,30 @@ fn tests(target: &Path, provisioned: bool) -> Command {
         command.env("QEMU_TEST_REQUIRE", "1");
     }
     // By themselves the tests look in the usual target folder only.
-    if std::env::var_os(PREFIXES).is_none()
-        && let Some(prefixes) = prefixes(target)
-    {
-        command.env(PREFIXES, prefixes);
+    let prefixes = prefixes(target);
+    if let (false, Ok(list)) = (prefixes.is_empty(), std::env::join_paths(&prefixes)) {
+        command.env(PREFIXES, list);
     }
     command
 }
 
-/// The sets of programs that were provisioned into this target folder, if there are any.
-fn prefixes(target: &Path) -> Option<OsString> {
-    let entries = std::fs::read_dir(target.join("qemu")).ok()?;
+/// The sets of programs beside those on `PATH`: those that the environment names, or else those that
+/// were provisioned into this target folder.
+fn prefixes(target: &Path) -> Vec<PathBuf> {
+    match std::env::var_os(PREFIXES) {
+        Some(list) => std::env::split_paths(&list).collect(),
+        None => provisioned_into(target),
+    }
+}
+
+fn provisioned_into(target: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(target.join("qemu")).into_iter().flatten();
     let mut prefixes: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.join("bin").is_dir())
         .collect();
     prefixes.sort();
-    (!prefixes.is_empty())
-        .then(|| std::env::join_paths(prefixes).ok())
-        .flatten()
+    prefixes
 }
 
 fn provision_step(list: &str) -> Result<String, XtaskError> {
@@ -287,8 +279,7 @@ mod tests {
         let target = target.path();
         std::fs::create_dir_all(target.join("qemu/7.2.22/bin")).unwrap();
         std::fs::create_dir_all(target.join("qemu/.unpacking-1")).unwrap();
-        let expected = target.join("qemu/7.2.22").into_os_string();
-        assert_eq!(prefixes(target), Some(expected));
-        assert_eq!(prefixes(&target.join("qemu")), None);
+        assert_eq!(provisioned_into(target), [target.join("qemu/7.2.22")]);
+        assert!(provisioned_into(&target.join("qemu")).is_empty());
     }
 }
