@@ -204,7 +204,9 @@ fn latencies_are_counted_and_a_write_behind_the_threshold_is_reported() {
             if vm.backend() == Backend::System {
                 vm.disk("disk").io("aio_flush").await?;
                 let stats = vm.disk("disk").stats().await?;
-                let bins = stats.at("stats/wr_latency_histogram/bins")?;
+                let histogram = stats.at("stats/wr_latency_histogram")?;
+                histogram.assert("boundaries", json!([1000, 1_000_000_000]))?;
+                let bins = histogram.at("bins")?;
                 let bins = bins.as_array().into_iter().flatten();
                 let counted = bins.filter_map(Value::as_u64).sum::<u64>();
                 check!(counted == 2, "{stats}");
