@@ -1,7 +1,8 @@
 //! However a run is ended, nothing of it stays: neither processes nor directories.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use iotests_core::runner::event::RunEvent;
@@ -18,6 +19,8 @@ const LONG: Duration = Duration::from_secs(60);
 /// A run whose events can be waited for.
 pub(super) struct Running {
     child: Child,
+    /// What it prints, read all the time: one that waits for a reader would not end.
+    printed: [JoinHandle<Vec<u8>>; 2],
     events: BufReader<std::fs::File>,
 }
 
@@ -36,10 +39,15 @@ impl Running {
             .arg(&fifo)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let child = command.spawn().unwrap();
+        let mut child = command.spawn().unwrap();
+        let printed = [
+            read_all(child.stdout.take().unwrap()),
+            read_all(child.stderr.take().unwrap()),
+        ];
         before_any_case();
         Self {
             child,
+            printed,
             events: BufReader::new(std::fs::File::open(fifo).unwrap()),
         }
     }
@@ -89,8 +97,22 @@ impl Running {
 
     pub(super) fn finish(mut self) -> Ran {
         while self.next().is_some() {}
-        Ran::new(self.child.wait_with_output().unwrap())
+        let status = self.child.wait().unwrap();
+        let [stdout, stderr] = self.printed.map(|stream| stream.join().unwrap());
+        Ran::new(Output {
+            status,
+            stdout,
+            stderr,
+        })
     }
+}
+
+fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
 }
 
 /// Waits until no process of the bench is left; the ends of processes are awaited, not polled for.
