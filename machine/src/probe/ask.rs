@@ -200,6 +200,7 @@ async fn common(machine: &Machine) -> Result<(Capabilities, Value), ProbeError> 
     let version = machine.qmp().greeting().version.clone();
     let commands = machine.qmp().call(QueryCommands::new()).await;
     let commands = commands.map_err(|error| ProbeError::Query {
+        machine: machine.command_line().to_string(),
         command: QueryCommands::NAME,
         source: Box::new(error),
     })?;
