@@ -84,7 +84,7 @@ impl CaseSpec {
         self.budget.mul_f64(self.scale)
     }
 
-    /// A grace for what takes a moment on an idle machine; see [`grace`].
+    /// A grace for what takes a moment on an idle machine: it grows with the scale, and never shrinks.
     pub fn grace(&self, time: Duration) -> Duration {
         grace(time, self.scale)
     }

@@ -53,8 +53,10 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
     }
 
     // An error keeps its class and description.
-    if let Err(error) = client.call(BlockdevDel::new("missing")).await {
-        println!("{error} (class {:?})", error.class());
+    if let Err(error) = client.call(BlockdevDel::new("missing")).await
+        && let Some(class) = error.class()
+    {
+        println!("{error} (class {class})");
     }
 
     // What can this QEMU do?

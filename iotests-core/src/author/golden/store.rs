@@ -402,7 +402,10 @@ mod tests {
             .bless(sources.path(), "nbd/map.one", &raw, "text", "a case", false)
             .unwrap();
         assert!(path.ends_with("nbd/map.one@raw.golden.pending"));
-        assert_eq!(std::fs::read_to_string(path).unwrap(), "text\n");
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap(),
+            "# from a case\ntext\n"
+        );
         let new = goldens
             .bless(sources.path(), "a/new", &raw, "text", "a case", false)
             .unwrap();
