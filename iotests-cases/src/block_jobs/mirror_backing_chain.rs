@@ -29,6 +29,10 @@ fn contents() -> [Content; 4] {
 /// What a backing image that is none of the source's holds: where only the base has data.
 const OTHER: Content = Content::of(&[(0x99, CLUSTER..2 * CLUSTER)]);
 
+/// And where nothing of the source has data, if it is behind the target from the beginning: a full copy
+/// must hide it.
+const HIDDEN: (u8, Range<u64>) = (0x9a, clusters(20..21));
+
 /// What the guest writes while the mirror is ready, when it is about to complete, and afterwards.
 const WRITES: [(u8, Range<u64>); 3] = [
     (0x31, clusters(5..6)),
@@ -195,6 +199,14 @@ impl Onto {
         }
     }
 
+    /// What the other backing image holds.
+    fn other(&self) -> Content {
+        match self.backing {
+            Recorded | Forced => OTHER.written(HIDDEN.0, HIDDEN.1),
+            _ => OTHER,
+        }
+    }
+
     /// The backing images that the target has in the end, from the top down, and what they hold.
     fn below<'i>(
         &self,
@@ -206,7 +218,7 @@ impl Onto {
             (Nothing, _) | (OfTheSource, "full") => (Vec::new(), Content::nothing()),
             (OfTheSource, "top") => (source.below("top"), Source::merged(3)),
             (OfTheSource, _) => (source.below("nobody"), Source::merged(4)),
-            _ => (vec![other], OTHER),
+            _ => (vec![other], self.other()),
         }
     }
 }
@@ -220,7 +232,7 @@ async fn ends_with_the_chain_that_was_asked_for(
     sync: &&str,
 ) -> CaseResult {
     let source = Source::create(t).await?;
-    let other = t.image("other").size(SIZE).content(&OTHER).create().await?;
+    let other = t.image("other").size(SIZE).content(onto.other()).create().await?;
     let copy = onto.create(t, &other).await?;
     let disk = Disk::of(source.top()).scsi();
     let disk = if onto.iothread {
@@ -257,7 +269,7 @@ async fn ends_with_the_chain_that_was_asked_for(
     disk.assert_reads(own.over(&held)).await?;
     vm.shutdown().await?;
     source.assert_files().await?;
-    other.assert_reads(&OTHER).await?;
+    other.assert_reads(onto.other()).await?;
     assert_header(&copy, if onto.backing == Forced { &[] } else { &below }).await?;
     let held = if onto.backing == Forced {
         Content::nothing()
@@ -271,7 +283,7 @@ async fn ends_with_the_chain_that_was_asked_for(
 /// What the target of a mirror holds by itself.
 fn mirrored(sync: &str) -> Content {
     let copied = match sync {
-        "full" => Source::merged(4),
+        "full" => Source::merged(4).zeroes(HIDDEN.1),
         "top" => contents()[3].clone(),
         _ => Content::nothing(),
     };
