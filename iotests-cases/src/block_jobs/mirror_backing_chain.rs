@@ -232,7 +232,12 @@ async fn ends_with_the_chain_that_was_asked_for(
     sync: &&str,
 ) -> CaseResult {
     let source = Source::create(t).await?;
-    let other = t.image("other").size(SIZE).content(onto.other()).create().await?;
+    let other = t
+        .image("other")
+        .size(SIZE)
+        .content(onto.other())
+        .create()
+        .await?;
     let copy = onto.create(t, &other).await?;
     let disk = Disk::of(source.top()).scsi();
     let disk = if onto.iothread {

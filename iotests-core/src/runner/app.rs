@@ -388,7 +388,7 @@ impl App {
                 .peekable();
             if events.peek().is_none() {
                 return Err(RunError::Usage(format!(
-                    "{} is no record of a run",
+                    "{} holds no event: it is no record of a run, or its run was killed before it began",
                     path.display()
                 )));
             }
