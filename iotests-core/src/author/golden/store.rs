@@ -419,7 +419,10 @@ mod tests {
             text.contains("a variant such as a/new@raw.golden"),
             "{text}"
         );
-        assert_eq!(std::fs::read_to_string(&new).unwrap(), "text\n");
+        assert_eq!(
+            std::fs::read_to_string(&new).unwrap(),
+            "# from a case\ntext\n"
+        );
         let left = std::fs::read_dir(new.parent().unwrap()).unwrap().count();
         assert_eq!(left, 1);
         let refused = goldens.bless(sources.path(), "a/new", &raw, "text", "a case", true);
