@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::declaration::{Declaration, ModuleDefaults};
+use super::declaration::{Declaration, ModuleDefaults, is_combination};
 use super::names::GROUPS;
 use super::registry::{Case, Registered, combinations};
 use super::requirement::Requirement;
@@ -119,19 +119,31 @@ fn family(case: &Case, add: &mut dyn FnMut(String)) {
             });
         }
     }
+    let combinations = combinations(&tables);
+    let exists = |names: &[&str]| {
+        combinations.iter().any(|indices| {
+            let rows: Vec<_> = std::iter::zip(&tables, indices)
+                .map(|(table, index)| &table.rows[*index])
+                .collect();
+            is_combination(names, &rows)
+        })
+    };
     for excluded in case.excluded {
         let names = excluded.rows.join(", ");
         if excluded.reason.trim().is_empty() {
             add(format!("excluding ({names}) needs a reason"));
         }
-        let matches = |indices: &Vec<usize>| {
-            let rows: Vec<_> = std::iter::zip(&tables, indices)
-                .map(|(table, index)| &table.rows[*index])
-                .collect();
-            excluded.matches(&rows)
-        };
-        if !combinations(&tables).iter().any(matches) {
+        if !exists(excluded.rows) {
             add(format!("there is no combination ({names}) to exclude"));
+        }
+    }
+    for bug in case.declaration.known_bugs.unwrap_or_default() {
+        for names in bug.rows.iter().filter(|names| !exists(names)) {
+            add(format!(
+                "the known bug \"{}\": there is no combination ({})",
+                bug.reason,
+                names.join(", ")
+            ));
         }
     }
     for id in case.declaration.upstream.unwrap_or_default() {
@@ -229,7 +241,7 @@ mod tests {
     use super::*;
     use crate::author::Test;
     use crate::case::names::{ALWAYS, exclude, known, secs, until};
-    use crate::case::{Body, CaseFuture, Exclusion, Group, Registry, Row, Table};
+    use crate::case::{Body, CaseFuture, Exclusion, Group, KnownBug, Registry, Row, Table};
 
     const LIST: &str = "test\tclass\tmethod\n040\tTestA\ttest_b\n";
 
@@ -339,6 +351,28 @@ mod tests {
             "{found}"
         );
         assert!(found.contains("excluding (b) needs a reason"), "{found}");
+    }
+
+    #[test]
+    fn a_known_bug_of_some_rows_needs_their_combinations_and_concerns_no_others() {
+        const BUGS: &[KnownBug] = &[known("why", "says", ALWAYS).only(&[&["b"], &["c"]])];
+        let tables = || vec![Table::new("row", &[Row::new("a", ()), Row::new("b", ())])];
+        let case = || Case {
+            declaration: Declaration::new().known_bugs(BUGS),
+            ..family(tables, &[])
+        };
+        let known: Vec<usize> = Box::leak(Box::new(case()))
+            .entries(&[])
+            .iter()
+            .map(|entry| entry.meta.known_bugs.len())
+            .collect();
+        assert_eq!(known, [0, 1]);
+        let found = problems(vec![case()]).join("\n");
+        assert!(
+            found.contains("the known bug \"why\": there is no combination (c)"),
+            "{found}"
+        );
+        assert!(!found.contains("(b)"), "{found}");
     }
 
     #[test]

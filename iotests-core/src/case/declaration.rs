@@ -209,9 +209,14 @@ pub struct Exclusion {
 impl Exclusion {
     /// Whether it means this combination.
     pub(super) fn matches(&self, rows: &[&RowMeta]) -> bool {
-        self.rows.len() == rows.len()
-            && std::iter::zip(self.rows, rows).all(|(name, row)| ["*", row.name].contains(name))
+        is_combination(self.rows, rows)
     }
+}
+
+/// Whether these names, one for each table, `*` for all of a table, mean this combination of rows.
+pub(super) fn is_combination(names: &[&str], rows: &[&RowMeta]) -> bool {
+    names.len() == rows.len()
+        && std::iter::zip(names, rows).all(|(name, row)| ["*", row.name].contains(name))
 }
 
 /// What a module and those below it declare: `defaults!`.

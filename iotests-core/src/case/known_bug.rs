@@ -3,6 +3,7 @@
 use imgtools::tools::Version;
 
 use super::capabilities::Capabilities;
+use super::declaration::{RowMeta, is_combination};
 use super::instance::Point;
 use super::meta::Meta;
 use super::requirement::Requirement;
@@ -22,6 +23,9 @@ pub struct KnownBug {
     pub when: Requirement,
     /// The first release with the fix, of each branch that has one.
     pub fixed_in: FixedIn,
+    /// The combinations of rows that it makes fail, each as the name of a row of each table, or `*`;
+    /// all rows if there are none.
+    pub rows: &'static [&'static [&'static str]],
 }
 
 impl KnownBug {
@@ -31,6 +35,16 @@ impl KnownBug {
             fixed_in: FixedIn::new(releases),
             ..self
         }
+    }
+
+    /// Only these combinations of rows: `.only(&[&["empty", "half-way"]])`.
+    pub const fn only(self, rows: &'static [&'static [&'static str]]) -> Self {
+        Self { rows, ..self }
+    }
+
+    /// Whether it makes this combination of rows fail.
+    pub(super) fn concerns(&self, rows: &[&RowMeta]) -> bool {
+        self.rows.is_empty() || self.rows.iter().any(|names| is_combination(names, rows))
     }
 
     /// What to expect of a case at this point; nothing where the bug is not.

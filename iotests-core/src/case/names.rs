@@ -108,7 +108,7 @@ pub const ALWAYS: Requirement = Requirement::AllOf(&[]);
 
 /// A known bug of QEMU: why the case fails, with a reference; what the failure, or a machine at its
 /// end, says then; and where the bug is. `.fixed_in(["10.0.3", "10.1"])` names the first releases
-/// with the fix. A failure that says something else is another bug; so is a case that hangs or
+/// with the fix, and `.only(&[&["row", "row"]])` the combinations of rows that fail. A failure that says something else is another bug; so is a case that hangs or
 /// crashes, which says nothing.
 pub const fn known(reason: &'static str, says: &'static str, when: Requirement) -> KnownBug {
     KnownBug {
@@ -116,6 +116,7 @@ pub const fn known(reason: &'static str, says: &'static str, when: Requirement) 
         says,
         when,
         fixed_in: FixedIn::NONE,
+        rows: &[],
     }
 }
 

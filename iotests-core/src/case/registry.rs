@@ -113,12 +113,14 @@ impl Case {
                     .map(|row| (Origin::Row(row.name), row.declaration)),
             );
             let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
+            let mut meta = Meta::merge(&layers);
+            meta.known_bugs.retain(|bug| bug.concerns(&rows));
             Some(Registered {
                 case: self,
                 row: (!names.is_empty()).then(|| names.join("-")),
                 meta: Meta {
                     upstream: upstream::expand(&ids, &tables, &rows),
-                    ..Meta::merge(&layers)
+                    ..meta
                 },
                 indices,
             })
