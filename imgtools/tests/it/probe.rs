@@ -97,7 +97,7 @@ fn ways_of_asynchronous_io_are_tried() {
     }
 }
 
-/// On a busy machine a 7.2 fails now and then: that is no lack of LUKS.
+/// On a busy machine a 7.2 fails now and then, though it has LUKS.
 #[tokio::test]
 async fn luks_is_tried_again_where_qemu_could_not_measure_the_processor() {
     let folder = Folder::new();

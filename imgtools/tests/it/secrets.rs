@@ -132,7 +132,7 @@ fn a_secret_appears_in_no_log_no_error_and_no_command_line() {
     assert!(!log.contains(SECRET));
 }
 
-/// A session of a qemu-io that tells everything it is told.
+/// A session of a qemu-io that prints everything it reads.
 #[test]
 fn a_secret_that_a_session_prints_is_in_no_error() {
     let folder = Folder::new();

@@ -76,7 +76,7 @@ fn run(spec_file: &Path, supervisor: u32) -> Result<(), CaseProcessError> {
             Ok(())
         }
     };
-    // Unwinding drops the machines of the case, which kills and reaps them, before the verdict is told.
+    // Unwinding drops the machines of the case, which kills and reaps them, before the verdict is reported.
     match panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(body))) {
         Ok(result) => result,
         Err(_) => {

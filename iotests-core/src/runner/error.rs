@@ -25,7 +25,7 @@ pub enum RunError {
     /// A format, protocol or mode that does not exist.
     #[error("understand the command line: {0}")]
     UnknownName(#[from] UnknownName),
-    /// Options that contradict each other or lack something.
+    /// Options that contradict each other, or are incomplete.
     #[error("understand the command line: {0}")]
     Usage(String),
     /// A program that was named is no good.

@@ -162,7 +162,7 @@ pub struct Outcome {
     pub instance: InstanceInfo,
     /// How it ended.
     pub verdict: Verdict,
-    /// What is to be said to the verdict: why it was expected, why it is in quarantine, which fix lacks.
+    /// What explains the verdict: why it was expected, why it is in quarantine, which fix is missing.
     pub note: Option<String>,
     /// Its attempts, the last one last.
     pub attempts: Vec<Attempt>,

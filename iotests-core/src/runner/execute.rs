@@ -102,7 +102,7 @@ impl Supervisors {
         self.all().rested
     }
 
-    /// Whether they were told to end their cases.
+    /// Whether they were asked to end their cases.
     pub(crate) fn are_ending(&self) -> bool {
         self.all().ending.is_some()
     }

@@ -239,7 +239,7 @@ impl Runner {
         }
     }
 
-    /// What tools are told by the environment and must be the same everywhere, whatever the user has set.
+    /// What tools read from the environment, and must be the same everywhere, whatever the user has set.
     fn env(&self, spec: &CaseSpec) -> Vec<(String, String)> {
         let mut env = vec![
             ("TMPDIR".to_owned(), spec.test_dir.display().to_string()),

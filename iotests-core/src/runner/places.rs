@@ -79,7 +79,7 @@ impl Places {
     }
 }
 
-/// Everything below such a folder could be named neither in QMP nor in what a case is told, both of
+/// Everything below such a folder could be named neither in QMP nor in what a case receives, both of
 /// which are JSON.
 pub(crate) fn check_utf8(what: &str, path: &Path) -> Result<(), RunError> {
     match path.to_str() {

@@ -50,20 +50,21 @@ const EXAMPLES: [Example; 10] = [
 /// Nothing may be missing then, and nothing unused.
 pub(super) fn from_outside(target: &Path) -> Result<String, XtaskError> {
     let metadata = cargo::metadata()?;
+    // The versions of the workspace, so that nothing is fetched.
+    let lock = cargo::root().join("Cargo.lock");
+    let lock = std::fs::read_to_string(&lock).map_err(|source| XtaskError::File {
+        verb: "read",
+        path: lock,
+        source,
+    })?;
     for library in LIBRARIES {
         let package = package(&metadata, library)?;
+        let folder = target.join("consumer").join(library);
+        let manifest = folder.join("Cargo.toml");
+        write(&folder.join("src/lib.rs"), &consumer_source(library))?;
         for feature in choices(package) {
-            let folder = target.join("consumer").join(library);
-            let manifest = folder.join("Cargo.toml");
-            write(&folder.join("src/lib.rs"), &consumer_source(library))?;
             write(&manifest, &consumer_manifest(package, feature))?;
-            // The versions of the workspace, so that nothing is fetched.
-            let lock = cargo::root().join("Cargo.lock");
-            let lock = std::fs::read_to_string(&lock).map_err(|source| XtaskError::File {
-                verb: "read",
-                path: lock,
-                source,
-            })?;
+            // Cargo leaves out of it what one feature does not need, and another may.
             write(&folder.join("Cargo.lock"), &lock)?;
             println!(
                 "    {library} with {}",
