@@ -181,10 +181,9 @@ pub(crate) fn execute(
     // It holds our copies of the descriptors that the supervisor got.
     drop(command);
 
-    let patience =
-        [SUPERVISOR_LOOK, SUPERVISOR_GRACE].map(|time| spec.deadline() + spec.grace(time));
+    let limits = [SUPERVISOR_LOOK, SUPERVISOR_GRACE].map(|time| spec.deadline() + spec.grace(time));
     let mut attempt = Attempt::default();
-    let report = listen(&mut child, events_out, supervisors, patience, |event| {
+    let report = listen(&mut child, events_out, supervisors, limits, |event| {
         attempt.hear(&event);
         said(event);
     });

@@ -41,7 +41,8 @@ pub(crate) enum Kind {
     Event,
 }
 
-const KINDS: [(&str, Kind); 6] = [
+/// Their names, in facts as in QAPI.
+pub(crate) const KINDS: [(&str, Kind); 6] = [
     ("struct", Kind::Struct),
     ("enum", Kind::Enum),
     ("union", Kind::Union),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::facts::{Definition, Kind, Member, Range, Release};
+use super::facts::{Definition, KINDS, Kind, Member, Range, Release};
 
 /// A value of QAPI's dialect of JSON.
 #[derive(Clone, Debug)]
@@ -285,15 +285,7 @@ fn values(value: Option<&Value>) -> Result<Vec<Member>, String> {
 }
 
 fn definition(value: &Value, module: &str) -> Result<Definition, String> {
-    let kinds = [
-        ("struct", Kind::Struct),
-        ("enum", Kind::Enum),
-        ("union", Kind::Union),
-        ("alternate", Kind::Alternate),
-        ("command", Kind::Command),
-        ("event", Kind::Event),
-    ];
-    let named = kinds
+    let named = KINDS
         .iter()
         .find_map(|(key, kind)| Some((*kind, value.text(key)?)));
     let (kind, name) = named.ok_or_else(|| format!("no definition: {value:?}"))?;

@@ -14,8 +14,7 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
-use super::process_table::Process;
-use super::process_table::is_stopped;
+use super::process_table::{Process, is_stopped};
 use super::protocol::{End, Leak, Order, Seen, SuperviseSpec, SupervisorReport};
 use super::reaper::{Reaped, alive, kill, kill_all, reap, send, timeout, wait_readable};
 use super::{evidence, fork, process_table};
