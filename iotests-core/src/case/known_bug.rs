@@ -26,6 +26,8 @@ pub struct KnownBug {
     /// The combinations of rows that it makes fail, each as the name of a row of each table, or `*`;
     /// all rows if there are none.
     pub rows: &'static [&'static [&'static str]],
+    /// It depends on what happens first, so that a pass is no surprise.
+    pub is_intermittent: bool,
 }
 
 impl KnownBug {
@@ -40,6 +42,14 @@ impl KnownBug {
     /// Only these combinations of rows: `.only(&[&["empty", "half-way"]])`.
     pub const fn only(self, rows: &'static [&'static [&'static str]]) -> Self {
         Self { rows, ..self }
+    }
+
+    /// It does not show every time: a failure that says so is expected, and so is a pass.
+    pub const fn intermittent(self) -> Self {
+        Self {
+            is_intermittent: true,
+            ..self
+        }
     }
 
     /// Whether it makes this combination of rows fail.
@@ -59,7 +69,7 @@ impl KnownBug {
         (fixed != Fixed::Yes).then_some(ExpectedBug {
             reason: self.reason,
             says: self.says,
-            is_certain: fixed == Fixed::No,
+            is_certain: fixed == Fixed::No && !self.is_intermittent,
         })
     }
 }
@@ -71,7 +81,7 @@ pub struct ExpectedBug {
     pub reason: &'static str,
     /// What is said then.
     pub says: &'static str,
-    /// False for a development version of the release with the fix, which may have it already.
+    /// False where either end is right: the bug does not show every time, or this is a development version of the release with the fix.
     pub is_certain: bool,
 }
 
@@ -225,6 +235,24 @@ mod tests {
         let set = mixed("10.0.2", "7.2.22");
         assert!(bug.expected(&set, &point(Format::Luks, None)).is_some());
         assert_eq!(bug.expected(&set, &point(Format::Qcow2, None)), None);
+    }
+
+    #[test]
+    fn of_an_intermittent_bug_either_end_is_right_until_it_is_fixed() {
+        let bug = known("bug 1", "says", since(7, 0)).fixed_in(["10.1"]);
+        let expected = |version: &str| {
+            let set = mixed(version, version);
+            Vec::from_iter(bug.intermittent().expected(&set, &point(Format::Raw, None)))
+        };
+        let bugs = expected("10.0.2");
+        let fails = judge_failure(&bugs, |text| text == "says");
+        assert_eq!(fails, Judgement::Expected("bug 1"));
+        assert_eq!(judge_pass(&bugs), Judgement::Irrelevant);
+        assert!(matches!(
+            judge_failure(&bugs, |_| false),
+            Judgement::Otherwise(_)
+        ));
+        assert_eq!(expected("10.1.0"), []);
     }
 
     #[test]

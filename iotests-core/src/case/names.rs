@@ -117,6 +117,7 @@ pub const fn known(reason: &'static str, says: &'static str, when: Requirement) 
         when,
         fixed_in: FixedIn::NONE,
         rows: &[],
+        is_intermittent: false,
     }
 }
 
