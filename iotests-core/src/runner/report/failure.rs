@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::palette::Palette;
-use super::text::{bytes, cut, duration, head, indented, tail};
+use super::text::{bytes, cut, cut_to, duration, head, indented, tail};
 use crate::runner::event::Outcome;
 use crate::runner::verdict::{Attempt, Evidence, Verdict};
 use crate::wire::{Death, FailureReport, Finding, HangReport, MachineReport};
@@ -16,16 +16,22 @@ const TAIL_LINES: usize = 20;
 const STACK_LINES: usize = 60;
 /// Lines of another part of a diagnosis that are shown.
 const FINDING_LINES: usize = 16;
-/// Lines of a failure's message that are shown.
+/// Lines of a failure's message, or of a value, that are shown.
 const MESSAGE_LINES: usize = 60;
+/// Characters that are shown of a line of these.
+const VALUE_LINE: usize = 2000;
 
-/// The whole block, with a line break at its end.
+/// The whole block, with a line break at its end: what happened comes first.
 pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
     let head = format!("{} {}", outcome.verdict, outcome.instance.id);
     let mut text = format!(
         "\n{}\n",
         palette.verdict(outcome.verdict, format!("── {head} ──"))
     );
+    let last = outcome.last().map(shortened);
+    if let Some(attempt) = &last {
+        text += &headline(attempt, palette);
+    }
     text += &format!("  {}\n", outcome.instance.description);
     text += &palette.dim(format!(
         "  {}, set {}\n",
@@ -34,8 +40,8 @@ pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
     if let Some(note) = &outcome.note {
         text += &format!("  {}\n", palette.warn(note));
     }
-    if let Some(attempt) = outcome.last() {
-        text += &attempt_text(&shortened(attempt), palette);
+    if let Some(attempt) = &last {
+        text += &grounds(attempt, palette);
     }
     if !outcome.stderr_tail.is_empty() {
         text += "  standard error of the case:\n";
@@ -85,9 +91,17 @@ fn evidence_text(attempt: &Attempt, kept: &Path) -> String {
     text
 }
 
-/// Without the rest of endless QMP lines, which stand in full in the files.
+/// Without the rest of values, lists and lines that do not end, which stand in full among the evidence.
 fn shortened(attempt: &Attempt) -> Attempt {
     let mut attempt = attempt.clone();
+    if let Some(failure) = &mut attempt.failure {
+        let values = failure.expected.iter_mut().chain(&mut failure.found);
+        let texts = values.chain(&mut failure.causes);
+        for text in std::iter::once(&mut failure.message).chain(texts) {
+            *text = head(&cut_to(text, VALUE_LINE), MESSAGE_LINES);
+        }
+        failure.diff = failure.diff.take().map(|diff| cut_to(&diff, VALUE_LINE));
+    }
     let failed = attempt.failure.iter_mut().map(|one| &mut one.machines);
     let hung = attempt.hang.iter_mut().map(|one| &mut one.machines);
     for machine in failed.chain(hung).flatten() {
@@ -98,12 +112,27 @@ fn shortened(attempt: &Attempt) -> Attempt {
     attempt
 }
 
-/// What one attempt has to say, for every reporter that shows text: the headline first, then what it rests on.
-pub(crate) fn attempt_text(attempt: &Attempt, palette: Palette) -> String {
-    let mut text = match attempt.headline.is_empty() {
+/// What one attempt has to say, as much of it as a report holds: the headline first, then what it rests on.
+pub(crate) fn attempt_text(attempt: &Attempt) -> String {
+    whole_text(&shortened(attempt))
+}
+
+/// All that one attempt has to say, however long it is.
+pub(crate) fn whole_text(attempt: &Attempt) -> String {
+    let plain = Palette::new(false);
+    headline(attempt, plain) + &grounds(attempt, plain)
+}
+
+fn headline(attempt: &Attempt, palette: Palette) -> String {
+    match attempt.headline.is_empty() {
         true => String::new(),
         false => format!("  {}\n", palette.bad(&attempt.headline)),
-    };
+    }
+}
+
+/// What the headline rests on.
+fn grounds(attempt: &Attempt, palette: Palette) -> String {
+    let mut text = String::new();
     for death in &attempt.deaths {
         text += &death_text(death, &attempt.headline, palette);
     }
@@ -156,7 +185,7 @@ fn failure_text(failure: &FailureReport, headline: &str, palette: Palette) -> St
         text += &format!("  from:     {place}\n");
     }
     if failure.message != headline {
-        text += &palette.bad(indented(&head(&failure.message, MESSAGE_LINES), "  "));
+        text += &palette.bad(indented(&failure.message, "  "));
     }
     for cause in &failure.causes {
         text += &indented(&format!("because: {cause}"), "    ");
@@ -281,10 +310,10 @@ mod tests {
             }),
             ..Attempt::default()
         };
-        let text = attempt_text(&attempt, Palette::new(false));
+        let text = attempt_text(&attempt);
         let expected = "  step:     shrink\n  at:       a.rs:7\n  the length differs\n    @@ x\n    -a\n    +b\n";
         assert_eq!(text, expected);
-        let coloured = attempt_text(&attempt, Palette::new(true));
+        let coloured = grounds(&attempt, Palette::new(true));
         assert!(
             coloured.contains("\u{1b}[31m-a\u{1b}[0m")
                 && coloured.contains("\u{1b}[32m+b\u{1b}[0m"),
@@ -306,9 +335,28 @@ mod tests {
             }),
             ..Attempt::default()
         };
-        let short = attempt_text(&shortened(&attempt), Palette::new(false));
+        let short = attempt_text(&attempt);
         assert!(short.contains("x… (5003 bytes)") && !short.contains(&line));
-        assert!(attempt_text(&attempt, Palette::new(false)).contains(&line));
+        assert!(whole_text(&attempt).contains(&line));
+    }
+
+    #[test]
+    fn values_without_an_end_are_cut_in_the_block_only() {
+        let long = format!("{}\n{}end", "x".repeat(5000), "line\n".repeat(500));
+        let attempt = Attempt {
+            failure: Some(FailureReport {
+                message: long.clone(),
+                expected: Some(long.clone()),
+                found: Some(long.clone()),
+                causes: vec![long.clone()],
+                ..FailureReport::default()
+            }),
+            ..Attempt::default()
+        };
+        let short = attempt_text(&attempt);
+        assert_eq!(short.matches("… (5000 bytes)").count(), 4, "{short}");
+        assert_eq!(short.matches("… 442 more lines").count(), 4, "{short}");
+        assert_eq!(whole_text(&attempt).matches("end\n").count(), 4);
     }
 
     #[test]

@@ -96,9 +96,10 @@ fn failure(row: &Row) -> String {
         false => format!("<ol>{steps}</ol>"),
     };
     format!(
-        "<details open><summary class=fail>{} {}</summary>{steps}<pre>{}</pre></details>\n",
+        "<details open><summary class=fail>{} {}<br>{}</summary>{steps}<pre>{}</pre></details>\n",
         escaped(outcome.verdict.word()),
         escaped(&outcome.instance.id),
+        escaped(outcome.last().map_or("", |last| &last.headline)),
         escaped(block.trim()),
     )
 }

@@ -2,7 +2,6 @@
 
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
 
-use super::Palette;
 use super::failure;
 use super::story::Story;
 use crate::runner::event::Outcome;
@@ -90,7 +89,7 @@ fn failed(outcome: &Outcome, kind: NonSuccessKind) -> TestCaseStatus {
     status.set_type(outcome.verdict.word());
     if let Some((last, earlier)) = outcome.attempts.split_last() {
         status.set_message(last.headline.as_str());
-        status.set_description(failure::attempt_text(last, Palette::new(false)));
+        status.set_description(failure::attempt_text(last));
         status.add_reruns(earlier.iter().map(rerun));
     }
     status

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-pub(crate) use failure::attempt_text;
+pub(crate) use failure::whole_text;
 pub(crate) use palette::Palette;
 pub(crate) use story::Story;
 pub(crate) use summary::Ways;

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::Palette;
 use super::failure;
 use super::story::Story;
 use super::text::indented;
@@ -59,20 +58,20 @@ fn one_line(text: &str) -> String {
 }
 
 fn yaml(outcome: &Outcome) -> String {
-    let mut text = format!("  ---\n  verdict: {}\n", quoted(&outcome.verdict));
+    let mut text = "  ---\n".to_owned();
+    let failed = outcome.last().filter(|_| outcome.verdict.is_failure());
+    if let Some(attempt) = failed {
+        text += &format!("  message: {}\n", quoted(&attempt.headline));
+    }
+    text += &format!("  verdict: {}\n", quoted(&outcome.verdict));
     text += &format!("  duration_ms: {}\n", outcome.elapsed.as_millis());
     text += &format!("  at: {}\n", quoted(&outcome.instance.place.to_string()));
     if !outcome.not_run.is_empty() {
         text += &format!("  not_run: {}\n", quoted(&outcome.not_run));
     }
-    if outcome.verdict.is_failure() {
-        let details = outcome
-            .last()
-            .map(|attempt| failure::attempt_text(attempt, Palette::new(false)));
-        let headline = outcome.last().map(|attempt| attempt.headline.as_str());
-        text += &format!("  message: {}\n", quoted(&headline.unwrap_or_default()));
+    if let Some(attempt) = failed {
         text += &format!("  rerun: {}\n  details: |\n", quoted(&outcome.rerun));
-        text += &indented(&printable(&details.unwrap_or_default()), "    ");
+        text += &indented(&printable(&failure::attempt_text(attempt)), "    ");
     }
     text + "  ...\n"
 }

@@ -62,10 +62,19 @@ pub(crate) fn head(text: &str, lines: usize) -> String {
 
 /// A line of which the rest is only counted when it is endless.
 pub(crate) fn cut(line: &str) -> String {
-    match line.char_indices().nth(LINE) {
-        Some((end, _)) => format!("{}… ({} bytes)", &line[..end], line.len()),
-        None => line.to_owned(),
-    }
+    cut_to(line, LINE)
+}
+
+/// Lines of which what follows the first `longest` characters is only counted.
+pub(crate) fn cut_to(text: &str, longest: usize) -> String {
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| match line.char_indices().nth(longest) {
+            Some((end, _)) => format!("{}… ({} bytes)", &line[..end], line.len()),
+            None => line.to_owned(),
+        })
+        .collect();
+    lines.join("\n")
 }
 
 #[cfg(test)]
