@@ -26,7 +26,7 @@ pub(crate) fn html(story: &Story) -> String {
     let failures: String = failed.map(failure).collect();
     let failures = match failures.is_empty() {
         true => failures,
-        false => format!("<h2>Failures</h2>{failures}\n"),
+        false => format!("<h2>Failures</h2>\n{failures}\n"),
     };
     let rows: String = story.rows.iter().map(|row| line(&row.outcome)).collect();
     format!(
