@@ -100,7 +100,29 @@ pub(super) struct Provisioner<'a> {
     suites: Vec<String>,
     note: &'a mut dyn FnMut(&str),
     /// Held to the end: two runs at once would make the same.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The folder is ours for as long as this lives.
+struct Lock(File);
+
+impl Lock {
+    fn take(root: &Path, note: &mut dyn FnMut(&str)) -> Result<Self, ProvisionError> {
+        let path = root.join(".lock");
+        let lock = File::create(&path).map_err(file("create", &path))?;
+        if lock.try_lock().is_err() {
+            note("waiting for another run, which provisions already");
+            lock.lock().map_err(file("lock", &path))?;
+        }
+        Ok(Self(lock))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closed alone, it would stay locked by a process that has been forked and still has our files open.
+        let _ = self.0.unlock();
+    }
 }
 
 impl<'a> Provisioner<'a> {
@@ -111,12 +133,7 @@ impl<'a> Provisioner<'a> {
     ) -> Result<Self, ProvisionError> {
         create_dir(root)?;
         let root = fs::canonicalize(root).map_err(file("resolve", root))?;
-        let lock_path = root.join(".lock");
-        let lock = File::create(&lock_path).map_err(file("create", &lock_path))?;
-        if lock.try_lock().is_err() {
-            note("waiting for another run, which provisions already");
-            lock.lock().map_err(file("lock", &lock_path))?;
-        }
+        let lock = Lock::take(&root, note)?;
         // Hundreds of megabytes of one that was killed: nobody else is here.
         for name in file_names(&root) {
             if name.starts_with(UNPACKING) {
@@ -483,4 +500,22 @@ fn now() -> u64 {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_owner_whoever_still_has_the_file_open() {
+        let root = tempfile::tempdir().unwrap();
+        let mut notes = 0;
+        let mut note = |_: &str| notes += 1;
+        let lock = Lock::take(root.path(), &mut note).unwrap();
+        let forked = lock.0.try_clone().unwrap();
+        drop(lock);
+        Lock::take(root.path(), &mut note).unwrap();
+        drop(forked);
+        assert_eq!(notes, 0);
+    }
 }

@@ -7,11 +7,13 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use imgtools::process::Output;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::net::unix::pipe::Receiver;
+use tokio::time::Instant;
 
 use super::builder::QemuNbd;
 use super::error::QemuNbdError;
@@ -166,6 +168,27 @@ fn kill_all_with(argument: &[u8]) -> usize {
     found
 }
 
+/// Asks until it has ended; `None` when the time is up. The parent's end is the sign that the daemon serves, but qemu-nbd
+/// forgets a SIGTERM that arrives between that and its main loop, so asking once is not enough.
+async fn ask_until<T>(
+    within: Duration,
+    ask: impl Fn(),
+    ended: impl Future<Output = T>,
+) -> Option<T> {
+    let mut ended = pin!(ended);
+    let last = Instant::now() + within;
+    let mut patience = Duration::from_millis(20);
+    loop {
+        ask();
+        let next = last.min(Instant::now() + patience);
+        match tokio::time::timeout_at(next, ended.as_mut()).await {
+            Ok(ended) => return Some(ended),
+            Err(_) if next == last => return None,
+            Err(_) => patience *= 2,
+        }
+    }
+}
+
 impl ForkedQemuNbd {
     /// Its process id.
     pub fn pid(&self) -> u32 {
@@ -186,10 +209,10 @@ impl ForkedQemuNbd {
 
     /// Ends it with SIGTERM and waits. `false` if it had to be killed.
     pub async fn stop(self) -> Result<bool, QemuNbdError> {
-        self.signal(Signal::TERM);
-        match tokio::time::timeout(self.stop_within, self.ended()).await {
-            Ok(ended) => ended.map(|()| true),
-            Err(_) => {
+        let ended = ask_until(self.stop_within, || self.signal(Signal::TERM), self.ended());
+        match ended.await {
+            Some(ended) => ended.map(|()| true),
+            None => {
                 self.signal(Signal::KILL);
                 self.ended().await.map(|()| false)
             }
@@ -216,5 +239,27 @@ impl Drop for ForkedQemuNbd {
         self.signal(Signal::KILL);
         // A daemon that ended well has removed it itself; what is there since is not ours.
         self.file.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn who_forgets_that_it_was_asked_is_asked_again_until_the_time_is_up() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_time().build().unwrap();
+        runtime.block_on(async {
+            let asked = Semaphore::new(0);
+            let ask = || asked.add_permits(1);
+            let hours = Duration::from_secs(9999);
+            let third = asked.acquire_many(3);
+            assert!(ask_until(hours, ask, third).await.unwrap().is_ok());
+            let never = std::future::pending::<()>();
+            assert_eq!(ask_until(Duration::ZERO, ask, never).await, None);
+        });
     }
 }

@@ -130,7 +130,11 @@ fn a_failed_assertion_stands_in_the_first_three_lines_of_every_report() {
     first_three(&reports["tap"], "not ok", plain);
     let in_html = plain.replace('>', "&gt;");
     first_three(&reports["html"], "<details open>", &in_html);
-    first_three(&reports["html"], "<details open>", "<br>qsd died of SIGABRT");
+    first_three(
+        &reports["html"],
+        "<details open>",
+        "<br>qsd died of SIGABRT",
+    );
 }
 
 #[test]
