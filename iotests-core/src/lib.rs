@@ -4,6 +4,8 @@
 //! - the *author side* ([`author`]): [`Test`](author::Test) and what a case does with it;
 //! - the *runner side* ([`runner`]): registry, plan, processes, events, reports;
 //! - between them only data: [`case`], what a case declares, and [`wire`], what crosses the process boundary.
+//!
+//! Upstream's own scripts ([`script`]) are cases as well, whose body is another program.
 
 // `#[case]` names this crate by its outside name, inside of it as well.
 extern crate self as iotests_core;
@@ -13,4 +15,5 @@ pub mod case;
 pub mod prelude;
 pub mod provision;
 pub mod runner;
+pub mod script;
 pub mod wire;

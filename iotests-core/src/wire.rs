@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::case::{Aio, Backend, Cache, Format, Guest, Point, Protocol, Skip, Tool, ToolKind};
+use crate::script::ScriptSpec;
 
 /// The descriptor on which a case process finds its event pipe.
 pub const EVENT_FD: i32 = 3;
@@ -65,6 +66,9 @@ pub struct CaseSpec {
     pub print: bool,
     /// Trace everything.
     pub debug: bool,
+    /// What is run in place of a function of this program.
+    #[serde(default)]
+    pub script: Option<ScriptSpec>,
 }
 
 impl CaseSpec {

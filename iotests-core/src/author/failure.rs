@@ -141,6 +141,13 @@ impl Failure {
         failure
     }
 
+    /// The same failure, with both values.
+    #[must_use]
+    pub(crate) fn with_difference(mut self, difference: Difference) -> Self {
+        self.0.difference = Some(difference);
+        self
+    }
+
     /// The line of the case that led to a failure in code that cases share.
     pub(crate) fn case_line(&self, file: &str) -> Option<Place> {
         self.0.origin.case_line(file)

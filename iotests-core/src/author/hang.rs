@@ -17,6 +17,7 @@ use super::action::{Wait, current_waits};
 use super::shared::Shared;
 use super::stack;
 use super::test::Test;
+use crate::script;
 use crate::wire::{CaseEvent, Finding, HangReport, MachineReport};
 
 /// The exit status of a case process that explained what it waits for, and ended because it was to.
@@ -100,7 +101,12 @@ async fn listen(
             () = next(&mut go_on) => ("SIGUSR1", false),
             () = next(&mut end) => (ENDED_BY, true),
         };
-        let report = report(&shared, case.as_ref(), cause).await;
+        let mut report = report(&shared, case.as_ref(), cause).await;
+        if let Some(own) = &shared.spec.script {
+            let (headline, findings) = script::explain(&shared.spec, own, ends);
+            report.headline = headline;
+            report.evidence = findings;
+        }
         if ends {
             for machine in shared.live() {
                 if let Some(death) = machine.death() {

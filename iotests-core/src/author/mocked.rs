@@ -39,6 +39,7 @@ fn spec() -> CaseSpec {
         confine: false,
         print: false,
         debug: false,
+        script: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! `Test`: the one argument of every case.
 
 use std::panic::Location;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
@@ -127,8 +128,7 @@ impl Test {
         let path = shared
             .goldens
             .bless(folder, &name, &selection, &text, &origin, is_ci())?;
-        let golden = path.with_extension("").display().to_string();
-        shared.sink.put(CaseEvent::PendingGolden { path, golden });
+        self.pending_golden(path);
         Ok(())
     }
 
@@ -227,6 +227,20 @@ impl Test {
     /// failure can be had again.
     pub fn shuffle<T>(&self, items: &mut [T]) {
         fastrand::Rng::with_seed(self.shared.spec.seed).shuffle(items);
+    }
+
+    /// Shows what another program printed, as it is.
+    pub(crate) fn say_printed(&self, text: &str) {
+        let text = text.to_owned();
+        self.shared.sink.put(CaseEvent::Log { text });
+    }
+
+    /// Tells of a text that waits for review.
+    pub(crate) fn pending_golden(&self, path: PathBuf) {
+        let golden = path.with_extension("").display().to_string();
+        self.shared
+            .sink
+            .put(CaseEvent::PendingGolden { path, golden });
     }
 
     #[track_caller]

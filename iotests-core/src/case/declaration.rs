@@ -100,6 +100,8 @@ keys! {
         budget: Duration,
         /// Nothing else may run at the same time.
         exclusive: bool,
+        /// Something of the machine that only one may use at a time, by any name: `"tcp-ports"`.
+        lock: &'static str,
         /// It mounts something (FUSE) or runs a setuid program (sudo), which a process confined to
         /// its directories may not.
         unconfined: bool,

@@ -60,6 +60,8 @@ pub struct Meta {
     pub budget: Duration,
     /// Nothing else may run at the same time.
     pub exclusive: bool,
+    /// Something of the machine that only one may use at a time.
+    pub lock: Option<&'static str>,
     /// It mounts, or runs a setuid program, which a confined process may not.
     pub unconfined: bool,
     /// Memory needed at once, in bytes; the scheduler keeps the sum below what the host has.
@@ -91,6 +93,7 @@ impl Default for Meta {
             guest: Guest::Stopped,
             budget: DEFAULT_BUDGET,
             exclusive: false,
+            lock: None,
             unconfined: false,
             memory: 64 << 20,
             known_bugs: Vec::new(),
@@ -118,6 +121,7 @@ impl Meta {
                 guest: layer.guest.unwrap_or(meta.guest),
                 budget: layer.budget.unwrap_or(meta.budget),
                 exclusive: layer.exclusive.unwrap_or(meta.exclusive),
+                lock: layer.lock.or(meta.lock),
                 unconfined: layer.unconfined.unwrap_or(meta.unconfined),
                 memory: layer.memory.unwrap_or(meta.memory),
                 fixed_in: layer.fixed_in.or(meta.fixed_in),

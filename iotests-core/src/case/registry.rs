@@ -11,7 +11,8 @@ use super::check::{Problems, check};
 use super::declaration::{Declaration, Exclusion, ModuleDefaults, RowMeta, Table};
 use super::meta::{Meta, Origin};
 use super::upstream::{self, UPSTREAM};
-use crate::author::{CaseResult, Test};
+use crate::author::{CaseResult, Failure, Test};
+use crate::script::Script;
 
 /// What a case's function returns once it is boxed.
 pub type CaseFuture<'t> = Pin<Box<dyn Future<Output = CaseResult> + 't>>;
@@ -55,6 +56,8 @@ pub enum Body {
         /// Runs the combination with these indices.
         run: for<'t> fn(&'t mut Test, &[usize]) -> CaseFuture<'t>,
     },
+    /// A script of upstream's, in a process of its own.
+    Script(Script),
 }
 
 impl Case {
@@ -77,7 +80,7 @@ impl Case {
     /// The tables of a family.
     pub(super) fn tables(&self) -> Vec<Table> {
         match &self.body {
-            Body::Single(_) => Vec::new(),
+            Body::Single(_) | Body::Script(_) => Vec::new(),
             Body::Rows { tables, .. } => tables(),
         }
     }
@@ -165,6 +168,16 @@ pub struct Registered {
 }
 
 impl Registered {
+    /// A script with what holds for it.
+    pub(crate) fn script(case: &'static Case, meta: Meta) -> Self {
+        Self {
+            case,
+            row: None,
+            meta,
+            indices: Vec::new(),
+        }
+    }
+
     /// The name of the case, and the row.
     pub fn name(&self) -> String {
         self.case.name_with(self.row.as_deref())
@@ -175,6 +188,10 @@ impl Registered {
         match &self.case.body {
             Body::Single(run) => run(test),
             Body::Rows { run, .. } => run(test, &self.indices),
+            Body::Script(script) => {
+                let text = format!("{} has no function to be called", script.name);
+                Box::pin(async { Err(Failure::new(text)) })
+            }
         }
     }
 }

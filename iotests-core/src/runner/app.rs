@@ -13,11 +13,11 @@ use clap::Parser;
 use imgtools::tools::ToolKind;
 use tempfile::TempDir;
 
-use super::cli::{Cli, ToolArgs};
+use super::cli::{Choice, Cli, ToolArgs};
 use super::error::{RunError, chain, io as io_error};
 use super::event::RunStarted;
 use super::exit::Exit;
-use super::instance::{InstanceJob, Runner, SetFiles, Settings};
+use super::instance::{InstanceJob, Runner, ScriptSettings, SetFiles, Settings};
 use super::places::{Places, check_utf8};
 use super::plan::{Able, Planned, SetChoice, Wanted, names_set, plan};
 use super::probe::{Cache, Note, probe, show};
@@ -31,8 +31,11 @@ use super::schedule::{Load, available_memory};
 use super::sets::{self, HOST, ToolSet, is_named};
 use super::{CALLED_AS, called_as, console, imgopts, list, review, signals};
 use crate::author::golden;
-use crate::case::{Backend, CASES, Capabilities, Registry};
+use crate::case::{
+    Backend, Body, CASES, Cache as CacheMode, Capabilities, Case, Registered, Registry,
+};
 use crate::provision::{self, ProvisionError, Request};
+use crate::script::{self, Tooling};
 use crate::wire::GoldenMode;
 
 /// Runs the program with the arguments of this process.
@@ -78,10 +81,14 @@ impl App {
         signals::bear_file_limits()?;
         self.places.check()?;
         if cli.what.review {
-            let folders = CASES
-                .iter()
-                .map(|case| self.places.goldens(case.file))
-                .collect();
+            let folders = match &cli.scripts.upstream {
+                Some(_) => self
+                    .entries()?
+                    .iter()
+                    .map(|one| self.goldens(one.case))
+                    .collect(),
+                None => CASES.iter().map(|case| self.goldens(case)).collect(),
+            };
             return review::review(&folders, self.palette);
         }
         if cli.run.bless && golden::is_ci() {
@@ -92,8 +99,7 @@ impl App {
         if !cli.what.from_record.is_empty() {
             return self.report_on_records();
         }
-        let registry =
-            Registry::get().map_err(|problems| RunError::Declarations(problems.clone()))?;
+        let entries = self.entries()?;
         let unprovisioned = match &cli.tools.provision {
             None => None,
             Some(Request::List) => return self.provisioned(),
@@ -127,7 +133,7 @@ impl App {
             matrix: &cli.matrix,
             sets: SetChoice::new(choice, &sets.able)?,
         };
-        let mut planned = plan(registry.entries(), &wanted, &sets.able)?;
+        let mut planned = plan(entries, &wanted, &sets.able)?;
         let (mut records, corrupt) = Records::read(&self.places.records());
         if let Err(error) = recordings::tidy(&self.places.recordings(), &mut records) {
             self.warn(&format!(
@@ -149,6 +155,45 @@ impl App {
         self.need_tools(&sets)?;
         corrupt.iter().for_each(|warning| self.warn(warning));
         self.run(planned, &sets, &mut records)
+    }
+
+    /// What can run: the cases of this program, or the scripts of a tree.
+    fn entries(&self) -> Result<&'static [Registered], RunError> {
+        match &self.cli.scripts.upstream {
+            Some(tree) => Ok(script::entries(tree)?),
+            None => match Registry::get() {
+                Ok(registry) => Ok(registry.entries()),
+                Err(problems) => Err(RunError::Declarations(problems.clone())),
+            },
+        }
+    }
+
+    /// Where the goldens of a case, or the references of a script, wait for review.
+    fn goldens(&self, case: &Case) -> PathBuf {
+        match &case.body {
+            Body::Script(script) => script.folder.clone(),
+            Body::Single(_) | Body::Rows { .. } => self.places.goldens(case.file),
+        }
+    }
+
+    /// What holds for all scripts of this run.
+    fn scripts(&self) -> Result<ScriptSettings, RunError> {
+        let args = &self.cli.scripts;
+        if args.upstream.is_none() {
+            return Ok(ScriptSettings::default());
+        }
+        let bytecode = self.places.bytecode();
+        std::fs::create_dir_all(&bytecode).map_err(io_error("create the folder", &bytecode))?;
+        Ok(ScriptSettings {
+            python: script::python(args.python.as_deref(), self.cli.tools.qemu_build.as_deref())?,
+            bytecode,
+            cache_is_default: self.cli.matrix.caches.is_empty(),
+            tooling: Tooling {
+                valgrind: args.valgrind,
+                gdb: args.gdb.clone(),
+                misalign: args.misalign,
+            },
+        })
     }
 
     fn warn(&self, text: &str) {
@@ -229,7 +274,18 @@ impl App {
                 self.warn(&format!("failed to {error}"));
             }
             spares.extend(known.spare);
+            let default_machine = known
+                .capabilities
+                .host(Backend::System)
+                .and_then(|facts| facts.default_machine())
+                .map(|machine| {
+                    machine
+                        .alias
+                        .clone()
+                        .unwrap_or_else(|| machine.name.clone())
+                });
             files.push(SetFiles {
+                default_machine: default_machine.unwrap_or_default(),
                 tools: set.tools.clone(),
                 capabilities: known.file,
                 accelerators: accelerators
@@ -302,6 +358,7 @@ impl App {
             retries: cli.run.retries,
             rerun: self.rerun(),
             today: today(),
+            scripts: self.scripts()?,
         };
         let runner = Arc::new(Runner::new(run_dir, settings));
         let path = recording.path().to_owned();
@@ -432,6 +489,7 @@ impl App {
                 failed: records.failed(&one.id),
                 expected: expected(records, &one.id),
                 exclusive: meta.exclusive,
+                lock: meta.lock,
                 memory: meta.memory,
             };
             for repetition in 0..cli.run.repeat {
@@ -439,7 +497,7 @@ impl App {
                 if cli.run.repeat > 1 {
                     info.id += &format!("#{}", repetition + 1);
                 }
-                let goldens_dir = self.places.goldens(one.instance.case.file);
+                let goldens_dir = self.goldens(one.instance.case);
                 let job = InstanceJob {
                     info,
                     instance: one.instance,
@@ -520,6 +578,8 @@ impl App {
             ("--qemu-nbd", &cli.tools.qemu_nbd),
             ("--qsd", &cli.tools.qsd),
             ("--scratch", &cli.run.scratch),
+            ("--upstream", &cli.scripts.upstream),
+            ("--python", &cli.scripts.python),
         ];
         for (name, path) in paths {
             if let Some(path) = path {
@@ -540,6 +600,24 @@ impl App {
         }
         if cli.run.timeout_scale != 1.0 {
             option("--timeout-scale", cli.run.timeout_scale.to_string());
+        }
+        // A script may choose another mode, unless this one was asked for.
+        if cli.scripts.upstream.is_some()
+            && cli
+                .matrix
+                .caches
+                .contains(&Choice::One(CacheMode::Writeback))
+        {
+            words.extend(["-c", CacheMode::Writeback.name()].map(str::to_owned));
+        }
+        if let Some(gdb) = &cli.scripts.gdb {
+            words.push(format!("--gdb={}", quoted(gdb)));
+        }
+        for (is_given, name) in [
+            (cli.scripts.valgrind, "--valgrind"),
+            (cli.scripts.misalign, "--misalign"),
+        ] {
+            words.extend(is_given.then(|| name.to_owned()));
         }
         if cli.run.no_confine {
             words.push("--no-confine".to_owned());

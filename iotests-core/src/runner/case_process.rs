@@ -12,7 +12,8 @@ use nix::sys::signal::{SigSet, Signal};
 use super::confine::confine;
 use crate::author::origin::Origin;
 use crate::author::{Sink, Test};
-use crate::case::Registry;
+use crate::case::{CaseFuture, Registered, Registry};
+use crate::script::{self, ScriptSpec};
 use crate::wire::{CaseEvent, CaseSpec, EVENT_FD, FailureReport, Place};
 
 /// Why a case process could not even begin.
@@ -55,13 +56,12 @@ fn run(spec_file: &Path, supervisor: u32) -> Result<(), CaseProcessError> {
     if spec.confine {
         confine(&spec).map_err(CaseProcessError::Confine)?;
     }
-    let entry = Registry::one(&spec.case, spec.row.as_deref())
-        .ok_or_else(|| CaseProcessError::UnknownCase(spec.id.clone()))?;
+    let work = Work::of(&spec)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(CaseProcessError::Runtime)?;
-    let panics = record_panics(entry.case.file);
+    let panics = record_panics(work.file());
     sink.put(CaseEvent::Started {
         pid: std::process::id(),
     });
@@ -71,7 +71,7 @@ fn run(spec_file: &Path, supervisor: u32) -> Result<(), CaseProcessError> {
         async move {
             let mut test = Test::new(spec, sink);
             let _explainer = test.explain_on_signals();
-            let result = Test::guard(entry.call(&mut test), || take(&panicked)).await;
+            let result = Test::guard(work.start(&mut test), || take(&panicked)).await;
             test.finish(result).await;
             Ok(())
         }
@@ -83,6 +83,38 @@ fn run(spec_file: &Path, supervisor: u32) -> Result<(), CaseProcessError> {
             let report = take(&panics).unwrap_or_default();
             sink.put(CaseEvent::Failed(Box::new(report)));
             Ok(())
+        }
+    }
+}
+
+/// What is run: a function of this program, or a script.
+enum Work {
+    Case(Box<Registered>),
+    Script(ScriptSpec),
+}
+
+impl Work {
+    fn of(spec: &CaseSpec) -> Result<Self, CaseProcessError> {
+        match &spec.script {
+            Some(script) => Ok(Self::Script(script.clone())),
+            None => Registry::one(&spec.case, spec.row.as_deref())
+                .map(|entry| Self::Case(Box::new(entry)))
+                .ok_or_else(|| CaseProcessError::UnknownCase(spec.id.clone())),
+        }
+    }
+
+    /// The source file, as a panic names it; a script has none here.
+    fn file(&self) -> &'static str {
+        match self {
+            Self::Case(entry) => entry.case.file,
+            Self::Script(_) => "",
+        }
+    }
+
+    fn start<'t>(&'t self, test: &'t mut Test) -> CaseFuture<'t> {
+        match self {
+            Self::Case(entry) => entry.call(test),
+            Self::Script(script) => script::body(test, script),
         }
     }
 }

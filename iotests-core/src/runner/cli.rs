@@ -29,6 +29,8 @@ pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) tools: ToolArgs,
     #[command(flatten)]
+    pub(crate) scripts: ScriptArgs,
+    #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) report: ReportArgs,
@@ -131,6 +133,30 @@ pub(crate) struct ToolArgs {
     /// Ask the programs again what they can do, whatever the cache says.
     #[arg(long)]
     pub(crate) reprobe: bool,
+}
+
+/// Upstream's own tests.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Upstream's scripts")]
+pub(crate) struct ScriptArgs {
+    /// Run the scripts of this tree, as they stand there, instead of the cases of this program: a source tree of QEMU, its
+    /// `tests/qemu-iotests`, or a build folder that links to it. Each has the name `upstream::040`, what upstream's `check` gives it,
+    /// and its own reference output.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) upstream: Option<PathBuf>,
+    /// The interpreter for scripts in Python. Default: that of the build folder, else python3.
+    #[arg(long, value_name = "FILE", env = "PYTHON")]
+    pub(crate) python: Option<PathBuf>,
+    /// Run the programs of scripts under valgrind.
+    #[arg(long, requires = "upstream")]
+    pub(crate) valgrind: bool,
+    /// Run the emulators of scripts under gdbserver.
+    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "localhost:12345",
+        requires = "upstream", conflicts_with = "valgrind")]
+    pub(crate) gdb: Option<String>,
+    /// Have qemu-io of scripts misalign its buffers.
+    #[arg(long, requires = "upstream")]
+    pub(crate) misalign: bool,
 }
 
 /// How to run.
@@ -279,6 +305,7 @@ fn after_help() -> String {
   {me} --provision           and with an emulator, fetched
   {me} --provision=all --set all   on every QEMU that Debian has
   {me} --qemu-build DIR      the programs of a build folder
+  {me} --upstream ~/qemu 040 -f qcow2   upstream's own test 040
   {me} --failed              what failed the last time
   {me} new nbd::sees_holes   a new case, which passes
 

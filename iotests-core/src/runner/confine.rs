@@ -19,6 +19,7 @@ const ALWAYS: [&str; 2] = ["/dev", "/proc"];
 pub(super) fn confine(spec: &CaseSpec) -> Result<(), RulesetError> {
     let mut writable: Vec<&Path> = vec![&spec.test_dir, &spec.sock_dir];
     writable.extend(ALWAYS.map(Path::new));
+    writable.extend(spec.script.as_ref().map(|script| script.bytecode.as_path()));
     if spec.goldens == GoldenMode::Pending {
         writable.push(&spec.goldens_dir);
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::exit::Exit;
 use crate::case::{Problems, UnknownName};
+use crate::script::TreeError;
 
 /// Why a run could not begin or go on. Messages finish "failed to …".
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,9 @@ pub enum RunError {
     /// There is no QEMU.
     #[error("find QEMU's tools: {0}")]
     NoQemu(String),
+    /// The scripts of upstream cannot be had.
+    #[error(transparent)]
+    Upstream(#[from] TreeError),
     /// An emulator could not be fetched.
     #[error("{0}")]
     Provision(String),
@@ -62,7 +66,7 @@ impl RunError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::UnknownSelector { .. } | Self::NothingSelected(_) => Exit::NothingSelected,
-            Self::UnknownName(_) | Self::Usage(_) => Exit::Usage,
+            Self::UnknownName(_) | Self::Usage(_) | Self::Upstream(_) => Exit::Usage,
             Self::Declarations(_) => Exit::Declarations,
             Self::NamedTool(_) | Self::NoQemu(_) | Self::Provision(_) => Exit::NoQemu,
             Self::Io { .. } | Self::System { .. } => Exit::Environment,

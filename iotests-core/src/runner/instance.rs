@@ -14,7 +14,10 @@ use super::execute::{Executed, Supervisors, execute};
 use super::rundir::RunDir;
 use super::supervise::Order;
 use super::verdict::{Attempt, Verdict};
-use crate::case::{Instance, Judgement, Known, Protocol, Quarantine, judge_failure, judge_pass};
+use crate::case::{
+    Body, Cache, Instance, Judgement, Known, Protocol, Quarantine, judge_failure, judge_pass,
+};
+use crate::script::{ScriptSpec, Tooling};
 use crate::wire::{CaseEvent, CaseSpec, GoldenMode};
 
 /// One instance to run.
@@ -43,6 +46,8 @@ pub(crate) struct SetFiles {
     pub(crate) capabilities: PathBuf,
     /// Accelerators that work, best first.
     pub(crate) accelerators: Vec<String>,
+    /// The machine that its emulator uses by default, by its short name.
+    pub(crate) default_machine: String,
 }
 
 /// What is the same for all instances of a run.
@@ -62,6 +67,20 @@ pub(crate) struct Settings {
     pub(crate) rerun: String,
     /// Today, `YYYY-MM-DD`, for quarantines.
     pub(crate) today: String,
+    pub(crate) scripts: ScriptSettings,
+}
+
+/// What is the same for all scripts of a run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ScriptSettings {
+    /// The interpreter for Python.
+    pub(crate) python: Option<PathBuf>,
+    /// Where Python keeps what it has compiled.
+    pub(crate) bytecode: PathBuf,
+    /// The command line names no cache mode.
+    pub(crate) cache_is_default: bool,
+    /// What their programs are run under.
+    pub(crate) tooling: Tooling,
 }
 
 /// Runs instances; shared by their threads.
@@ -236,7 +255,26 @@ impl Runner {
                 && instance.protocol != Protocol::Fuse,
             print: settings.print,
             debug: settings.debug,
+            script: self.script(instance, set),
         }
+    }
+
+    /// What a script gets besides.
+    fn script(&self, instance: &Instance, set: Option<&SetFiles>) -> Option<ScriptSpec> {
+        let Body::Script(script) = &instance.case.body else {
+            return None;
+        };
+        let settings = &self.settings.scripts;
+        Some(ScriptSpec {
+            script: script.clone(),
+            python: settings.python.clone(),
+            bytecode: settings.bytecode.clone(),
+            default_machine: set
+                .map(|set| set.default_machine.clone())
+                .unwrap_or_default(),
+            cache_is_default: settings.cache_is_default && instance.cache == Cache::Writeback,
+            tooling: settings.tooling.clone(),
+        })
     }
 
     /// What tools read from the environment, and must be the same everywhere, whatever the user has set.

@@ -35,6 +35,7 @@ mod sets;
 mod signals;
 mod skeleton;
 mod supervise;
+pub(crate) mod supervised;
 mod trace;
 mod verdict;
 

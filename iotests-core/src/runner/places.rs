@@ -64,6 +64,11 @@ impl Places {
         }
     }
 
+    /// Where Python keeps what it has compiled of upstream's scripts.
+    pub(crate) fn bytecode(&self) -> PathBuf {
+        self.own().join("bytecode")
+    }
+
     /// Where run directories are made when `--scratch` does not say.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.own().join("runs")

@@ -4,7 +4,7 @@ mod matrix;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use imgtools::tools::ToolKind;
 use matrix::{ANY_POINT, expand};
@@ -15,9 +15,10 @@ use super::event::{InstanceInfo, PointInfo};
 use super::select::{self, At, SET, Selector};
 use super::sets::HOST;
 use crate::case::{
-    Aio, Backend, Capabilities, Format, Guest, Instance, Known, Meta, Protocol, Registered,
+    Aio, Backend, Body, Capabilities, Format, Guest, Instance, Known, Meta, Protocol, Registered,
     Requirement, Skip, names,
 };
+use crate::script::DISABLED;
 use crate::wire::Place;
 
 /// What a set of programs can do, for the plan.
@@ -127,7 +128,7 @@ pub(crate) fn plan(
     wanted: &Wanted<'_>,
     sets: &[Able],
 ) -> Result<Vec<Planned>, RunError> {
-    check_groups(wanted.matrix)?;
+    check_groups(wanted.matrix, entries)?;
     let anywhere: Vec<Instance> = entries
         .iter()
         .map(|entry| Instance::new(entry, ANY_POINT))
@@ -139,8 +140,11 @@ pub(crate) fn plan(
     }
     // Each selector for itself: the point that one names is none of what another means.
     let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
-    let in_groups = |entry: &&Registered| in_groups(&entry.meta, wanted.matrix);
-    for entry in entries.iter().filter(in_groups) {
+    let is_wanted = |entry: &&Registered| {
+        in_groups(&entry.meta, wanted.matrix)
+            && (!selectors.is_empty() || !is_disabled(entry, wanted.matrix))
+    };
+    for entry in entries.iter().filter(is_wanted) {
         let any = Instance::new(entry, ANY_POINT);
         let meant = selectors.iter().filter(|selector| selector.names(&any));
         let mut meant: Vec<Option<&Selector>> = meant.map(Some).collect();
@@ -218,10 +222,18 @@ pub(crate) fn names_set(selectors: &[String]) -> bool {
     selectors.iter().any(|selector| selector.contains(SET))
 }
 
-fn check_groups(matrix: &MatrixArgs) -> Result<(), RunError> {
+/// The groups that the command line names exist: those of the harness, and those that scripts have besides.
+fn check_groups(matrix: &MatrixArgs, entries: &[Registered]) -> Result<(), RunError> {
+    let mut known: Vec<&str> = names::GROUPS.iter().map(|group| group.0).collect();
+    let of_entries = entries.iter().flat_map(|entry| &entry.meta.groups);
+    let others: BTreeSet<&str> = of_entries.map(|group| group.0).collect();
+    known.extend(
+        others
+            .into_iter()
+            .filter(|name| !names::GROUPS.iter().any(|group| group.0 == *name)),
+    );
     for group in matrix.groups.iter().chain(&matrix.exclude_groups) {
-        if !names::GROUPS.iter().any(|known| known.0 == group) {
-            let known: Vec<&str> = names::GROUPS.iter().map(|known| known.0).collect();
+        if !known.contains(&group.as_str()) {
             return Err(RunError::Usage(format!(
                 "group `{group}` is unknown; there is {}",
                 known.join(", ")
@@ -229,6 +241,12 @@ fn check_groups(matrix: &MatrixArgs) -> Result<(), RunError> {
         }
     }
     Ok(())
+}
+
+/// A script that its authors have put aside runs only where it, or its group, is named.
+fn is_disabled(entry: &Registered, matrix: &MatrixArgs) -> bool {
+    matches!(&entry.case.body, Body::Script(script) if script.disabled)
+        && !matrix.groups.iter().any(|group| group == DISABLED)
 }
 
 fn in_groups(meta: &Meta, matrix: &MatrixArgs) -> bool {

@@ -12,6 +12,8 @@ pub(crate) struct Load {
     pub(crate) expected: Option<Duration>,
     /// Nothing else may run at the same time.
     pub(crate) exclusive: bool,
+    /// What nothing that runs at the same time may use.
+    pub(crate) lock: Option<&'static str>,
     /// Memory it needs, in bytes.
     pub(crate) memory: u64,
 }
@@ -59,8 +61,12 @@ impl<T> Schedule<T> {
         let used: u64 = self.running.iter().map(|load| load.memory).sum();
         let alone = self.running.is_empty();
         // One that is too big for this computer still gets its chance, alone.
+        let is_free = |lock| self.running.iter().all(|load| load.lock != Some(lock));
         let fits = |load: &Load| {
-            alone || (!load.exclusive && used.saturating_add(load.memory) <= self.memory)
+            alone
+                || (!load.exclusive
+                    && load.lock.is_none_or(is_free)
+                    && used.saturating_add(load.memory) <= self.memory)
         };
         let index = self.waiting.iter().position(|(load, _)| fits(load))?;
         let next = self.waiting.remove(index)?;
@@ -100,6 +106,7 @@ mod tests {
             failed: false,
             expected: Some(Duration::from_secs(seconds)),
             exclusive: false,
+            lock: None,
             memory: 1,
         }
     }
@@ -155,6 +162,26 @@ mod tests {
         assert_eq!(order(&mut schedule), [""; 0]);
         schedule.end(load(1));
         assert_eq!(order(&mut schedule), ["alone"]);
+    }
+
+    #[test]
+    fn two_that_use_the_same_do_not_run_beside_each_other() {
+        let with = |lock, seconds| Load {
+            lock: Some(lock),
+            ..load(seconds)
+        };
+        let all = [
+            (with("ports", 9), "a"),
+            (with("ports", 8), "b"),
+            (with("loop", 7), "c"),
+            (load(1), "d"),
+        ];
+        let mut schedule = Schedule::new(all, 9, 99);
+        assert_eq!(order(&mut schedule), ["a", "c", "d"]);
+        schedule.end(load(1));
+        assert_eq!(order(&mut schedule), [""; 0]);
+        schedule.end(with("ports", 9));
+        assert_eq!(order(&mut schedule), ["b"]);
     }
 
     #[test]

@@ -14,4 +14,6 @@ mod store;
 
 pub use diff::{Style, diff};
 pub use review::{Answer, Pending, ReviewError, Summary, pending, review};
-pub use store::{BlessError, GOLDENS, Golden, GoldenError, Goldens, Selection, golden_name, is_ci};
+pub use store::{
+    BlessError, GOLDENS, Golden, GoldenError, Goldens, Selection, golden_name, is_ci, write_pending,
+};

@@ -80,7 +80,7 @@ pub fn pending(sources: &Path) -> Result<Vec<Pending>, ReviewError> {
             let path = entry.map_err(failed)?.path();
             if path.is_dir() {
                 directories.push(path);
-            } else if path.to_string_lossy().ends_with(".golden.pending") {
+            } else if path.to_string_lossy().ends_with(".pending") {
                 found.push(read(sources, path)?);
             }
         }

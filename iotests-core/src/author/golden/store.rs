@@ -94,14 +94,14 @@ pub enum BlessError {
     NoSources(PathBuf),
     /// Another text waits already, and neither may be lost.
     #[error(
-        "{} waits for review with another text: of an earlier run, so review that first; or of another instance, so one of them needs a variant such as {variant}: make an empty file of that name, and bless again",
-        path.display()
+        "{} waits for review with another text: of an earlier run, so review that first; or of another instance{}",
+        path.display(), needs_variant(.variant.as_deref())
     )]
     Conflict {
         /// The pending file.
         path: PathBuf,
-        /// What a golden for this instance alone could be called.
-        variant: String,
+        /// What a golden for this instance alone could be called, where that is for us to say.
+        variant: Option<String>,
     },
     /// The file system refused.
     #[error("failed to write {}", path.display())]
@@ -111,6 +111,15 @@ pub enum BlessError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+fn needs_variant(name: Option<&str>) -> String {
+    name.map(|name| {
+        format!(
+            ", so one of them needs a variant such as {name}: make an empty file of that name, and bless again"
+        )
+    })
+    .unwrap_or_default()
 }
 
 /// The goldens to choose from.
@@ -206,35 +215,59 @@ impl Goldens {
             Some(golden) => golden.path.to_owned(),
             None => format!("{name}.golden"),
         };
-        let path = sources.join(format!("{file}.pending"));
         let text = format!("{}\n", text.trim_end());
-        // The instances of a case run at the same time, so whole files are put there, and only once.
-        let write = || {
-            let folder = path.parent().unwrap_or(sources);
-            std::fs::create_dir_all(folder)?;
-            // As any file that is made by hand: less what the umask says.
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-            let mut builder = tempfile::Builder::new();
-            let mut file = builder.permissions(mode).tempfile_in(folder)?;
-            let whole = format!("{ORIGIN}{origin}\n{text}");
-            std::io::Write::write_all(&mut file, whole.as_bytes())?;
-            match file.persist_noclobber(&path) {
-                Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
-                    Ok(split_origin(&std::fs::read_to_string(&path)?).1 == text)
-                }
-                Err(error) => Err(error.error),
-                Ok(_) => Ok(true),
+        let variant = format!("{name}@{}.golden", selection.format);
+        write_pending_or(&sources.join(file), &text, origin, Some(variant))
+    }
+}
+
+/// Writes a text as one that is to take the place of this file once a person has accepted it, and returns where it waits.
+///
+/// # Errors
+/// Where CI is set, when another text waits there already, and when the file cannot be written.
+pub fn write_pending(
+    golden: &Path,
+    text: &str,
+    origin: &str,
+    ci: bool,
+) -> Result<PathBuf, BlessError> {
+    if ci {
+        return Err(BlessError::Ci);
+    }
+    write_pending_or(golden, text, origin, None)
+}
+
+fn write_pending_or(
+    golden: &Path,
+    text: &str,
+    origin: &str,
+    variant: Option<String>,
+) -> Result<PathBuf, BlessError> {
+    let mut path = golden.as_os_str().to_owned();
+    path.push(".pending");
+    let path = PathBuf::from(path);
+    // The instances of a case run at the same time, so whole files are put there, and only once.
+    let write = || {
+        let folder = path.parent().unwrap_or(golden);
+        std::fs::create_dir_all(folder)?;
+        // As any file that is made by hand: less what the umask says.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        let mut builder = tempfile::Builder::new();
+        let mut file = builder.permissions(mode).tempfile_in(folder)?;
+        let whole = format!("{ORIGIN}{origin}\n{text}");
+        std::io::Write::write_all(&mut file, whole.as_bytes())?;
+        match file.persist_noclobber(&path) {
+            Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
+                Ok(split_origin(&std::fs::read_to_string(&path)?).1 == text)
             }
-        };
-        match write() {
-            Ok(true) => {}
-            Ok(false) => {
-                let variant = format!("{name}@{}.golden", selection.format);
-                return Err(BlessError::Conflict { path, variant });
-            }
-            Err(source) => return Err(BlessError::Write { path, source }),
+            Err(error) => Err(error.error),
+            Ok(_) => Ok(true),
         }
-        Ok(path)
+    };
+    match write() {
+        Ok(true) => Ok(path),
+        Ok(false) => Err(BlessError::Conflict { path, variant }),
+        Err(source) => Err(BlessError::Write { path, source }),
     }
 }
 

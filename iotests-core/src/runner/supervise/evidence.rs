@@ -74,7 +74,7 @@ pub(crate) fn state_name(letter: char) -> &'static str {
 }
 
 /// The stacks of all threads by gdb, as far as it gets until `until`; `None` where there is no gdb or it says nothing.
-pub(super) fn stacks(process: &Process, until: Instant) -> Option<String> {
+pub(crate) fn stacks(process: &Process, until: Instant) -> Option<String> {
     let mut debugger = Command::new("gdb")
         .args([
             "--nx",

@@ -11,8 +11,8 @@ mod protocol;
 mod reaper;
 mod stage;
 
-pub(crate) use evidence::state_name;
-pub(crate) use process_table::is_stopped;
+pub(crate) use evidence::{stacks, state_name};
+pub(crate) use process_table::{Process, is_stopped};
 pub use protocol::{End, Leak, Seen, SupervisorReport};
 pub(crate) use protocol::{Order, SUPERVISE, SuperviseSpec};
 pub(crate) use reaper::kill_children_of_self;

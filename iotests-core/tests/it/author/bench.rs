@@ -228,6 +228,7 @@ impl Bench {
             confine: false,
             print: false,
             debug: false,
+            script: None,
         };
         Bench {
             spec,

@@ -8,4 +8,5 @@ mod model;
 mod reports;
 mod selection;
 mod truth;
+mod upstream;
 mod verdicts;

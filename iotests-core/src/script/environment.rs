@@ -1,0 +1,141 @@
+//! The variables that a script finds: those that upstream's `check` sets, by their meaning.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::ScriptSpec;
+use crate::case::{Format, ToolKind};
+use crate::wire::CaseSpec;
+
+/// Machines without which an emulator of this architecture does not start.
+const MACHINES: [(&str, &str); 11] = [
+    ("aarch64", "virt"),
+    ("arm", "virt"),
+    ("avr", "mega2560"),
+    ("m68k", "virt"),
+    ("or1k", "virt"),
+    ("riscv32", "virt"),
+    ("riscv64", "virt"),
+    ("rx", "gdbsim-r5f562n8"),
+    ("sh4", "r2d"),
+    ("sh4eb", "r2d"),
+    ("tricore", "tricore_testboard"),
+];
+
+/// Image options that a format is tested with unless others are given: LUKS without them takes seconds for each image, and VMDK cannot
+/// write zeroes.
+const DEFAULT_OPTIONS: [(Format, &str); 2] = [
+    (Format::Luks, "iter-time=10"),
+    (Format::Vmdk, "zeroed_grain=on"),
+];
+
+/// The passphrase of all LUKS images of a script; no secret.
+const LUKS_KEY: &str = "123456";
+
+/// All variables with their values; without a value a variable is to be absent.
+pub(super) fn variables(
+    spec: &CaseSpec,
+    own: &ScriptSpec,
+) -> Vec<(&'static str, Option<OsString>)> {
+    let mut all: Vec<(&'static str, Option<OsString>)> = Vec::new();
+    let mut set = |name: &'static str, value: OsString| all.push((name, Some(value)));
+    let truth = |value: bool| OsString::from(if value { "true" } else { "false" });
+    let is_luks = spec.format == Format::Luks;
+
+    let emulator = program(spec, ToolKind::System);
+    let mut options = "-nodefaults -display none -accel qtest".to_owned();
+    let architecture = emulator.to_string_lossy();
+    let architecture = architecture
+        .rsplit("qemu-system-")
+        .next()
+        .unwrap_or_default();
+    if let Some((_, machine)) = MACHINES.iter().find(|(name, _)| *name == architecture) {
+        options += &format!(" -machine {machine}");
+    }
+    set("QEMU_PROG", emulator);
+    set("QEMU_OPTIONS", options.into());
+    set("QEMU_IMG_PROG", program(spec, ToolKind::Img));
+    set("QEMU_IO_PROG", program(spec, ToolKind::Io));
+    set("QEMU_NBD_PROG", program(spec, ToolKind::Nbd));
+    set("QSD_PROG", program(spec, ToolKind::StorageDaemon));
+    set("QEMU_DEFAULT_MACHINE", own.default_machine.clone().into());
+
+    let mut io = format!("--cache {} --aio {}", spec.cache, spec.aio);
+    if own.tooling.misalign {
+        io += " --misalign";
+    }
+    set("QEMU_IO_OPTIONS_NO_FMT", io.clone().into());
+    if !is_luks {
+        io += &format!(" -f {}", spec.format);
+    }
+    set("QEMU_IO_OPTIONS", io.into());
+
+    set("IMGFMT", spec.format.name().into());
+    set("IMGPROTO", spec.protocol.name().into());
+    set(
+        "IMGFMT_GENERIC",
+        truth(Format::GENERIC.contains(&spec.format)),
+    );
+    set("IMGOPTSSYNTAX", truth(is_luks));
+    set("CACHEMODE", spec.cache.name().into());
+    set("CACHEMODE_IS_DEFAULT", truth(own.cache_is_default));
+    set("AIOMODE", spec.aio.name().into());
+    set("TEST_DIR", spec.test_dir.clone().into());
+    set("SOCK_DIR", spec.sock_dir.clone().into());
+    set("PYTHONPATH", python_path(&own.script.folder));
+    set("PYTHONPYCACHEPREFIX", own.bytecode.clone().into());
+    // When its time is up, Python says where it was.
+    set("PYTHONFAULTHANDLER", "1".into());
+
+    let absent = |name: &'static str, value: Option<OsString>| (name, value);
+    let samples = env::var_os("SAMPLE_IMG_DIR");
+    let samples = samples.unwrap_or_else(|| own.script.folder.join("sample_images").into());
+    all.push(absent("SAMPLE_IMG_DIR", Some(samples)));
+    all.push(absent("PYTHON", own.python.clone().map(OsString::from)));
+    all.push(absent("IMGOPTS", image_options(spec).map(OsString::from)));
+    all.push(absent("IMGKEYSECRET", is_luks.then(|| LUKS_KEY.into())));
+    all.push(absent(
+        "VALGRIND_QEMU",
+        own.tooling.valgrind.then(|| "y".into()),
+    ));
+    all.push(absent(
+        "GDB_OPTIONS",
+        own.tooling.gdb.clone().map(OsString::from),
+    ));
+    all.push(absent("PRINT_QEMU", spec.print.then(|| "y".into())));
+    all
+}
+
+/// A program of the set, or its bare name, by which a script that asks whether it is there finds out that it is not.
+fn program(spec: &CaseSpec, kind: ToolKind) -> OsString {
+    match spec.tools.get(&kind) {
+        Some(tool) => tool.path.clone().into(),
+        None => format!("{}-is-missing", kind.name()).into(),
+    }
+}
+
+/// The helpers of the tests, the library of the tree, and what the user has.
+fn python_path(folder: &Path) -> OsString {
+    let library = folder.join("../../python");
+    let library = std::fs::canonicalize(&library).unwrap_or(library);
+    let user = env::var_os("PYTHONPATH").filter(|path| !path.is_empty());
+    let mut path = folder.as_os_str().to_owned();
+    for part in [Some(library.into_os_string()), user].into_iter().flatten() {
+        path.push(":");
+        path.push(part);
+    }
+    path
+}
+
+fn image_options(spec: &CaseSpec) -> Option<String> {
+    let mut options = spec.imgopts.clone();
+    for (format, option) in DEFAULT_OPTIONS {
+        let name = option.split('=').next().unwrap_or_default();
+        let is_given = |given: &String| given.split('=').next() == Some(name);
+        if spec.format == format && !options.iter().any(is_given) {
+            options.push(option.to_owned());
+        }
+    }
+    (!options.is_empty()).then(|| options.join(","))
+}

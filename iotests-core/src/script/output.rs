@@ -1,0 +1,96 @@
+//! What a script printed, against its reference.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::ScriptSpec;
+use crate::author::golden::{Style, diff};
+use crate::case::Cache;
+use crate::wire::CaseSpec;
+
+/// The reference for this point of the matrix: the first that is there, of those that say most; the plain one even if it is not.
+pub(super) fn reference(spec: &CaseSpec, own: &ScriptSpec) -> PathBuf {
+    let path = |ending: &str| {
+        let mut path = own.script.path.clone().into_os_string();
+        path.push(ending);
+        PathBuf::from(path)
+    };
+    let mut variants = Vec::new();
+    if spec.cache == Cache::None {
+        variants.push(path(".out.nocache"));
+    }
+    variants.push(path(&format!(".out.{}", spec.format)));
+    variants.push(path(&format!(".{}.out", own.default_machine)));
+    let found = variants.into_iter().find(|path| path.is_file());
+    found.unwrap_or_else(|| path(".out"))
+}
+
+/// The lines in which both differ; `None` where they are the same but for white space at the ends of lines.
+pub(super) fn difference(expected: &[u8], found: &[u8]) -> Option<String> {
+    if lines(expected).eq(lines(found)) {
+        return None;
+    }
+    let text = diff(&shown(expected), &shown(found), Style::Plain);
+    Some(match text.is_empty() {
+        // Such as an escape, and the same one written out.
+        true => "they differ in bytes that look the same when they are written out\n".to_owned(),
+        false => text,
+    })
+}
+
+/// Lines without the white space at their ends, which does not count.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_empty = bytes.is_empty();
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let lines = bytes
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii_end);
+    lines.take(if is_empty { 0 } else { usize::MAX })
+}
+
+/// As text that is safe to show: what a terminal would obey, or what is not UTF-8, is written out.
+pub(super) fn shown(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for line in lines(bytes) {
+        for chunk in line.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    '\t' => text.push(c),
+                    c if c.is_control() => text.extend(c.escape_default()),
+                    c => text.push(c),
+                }
+            }
+            for byte in chunk.invalid() {
+                let _ = write!(text, "\\x{byte:02x}");
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_at_the_ends_of_lines_does_not_count_and_all_other_does() {
+        let same = |a: &[u8], b: &[u8]| difference(a, b).is_none();
+        assert!(same(b"a\nb\n", b"a  \nb\t\r\n"));
+        assert!(same(b"a\n", b"a") && same(b"", b""));
+        assert!(difference(b"a\n", b" a\n").unwrap().contains("+ a"));
+        for (a, b) in [("a\n", "a\n\n"), ("", "\n"), ("", "x\n"), ("a\nb\n", "a\n")] {
+            assert!(!same(a.as_bytes(), b.as_bytes()) && !same(b.as_bytes(), a.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn escapes_and_bytes_that_are_no_text_are_written_out() {
+        let text = shown(b"a\x1b[31mred\x07 \xff\xfe \xc3\xa9\n");
+        assert_eq!(text, "a\\u{1b}[31mred\\u{7} \\xff\\xfe \u{e9}\n");
+        let escapes = difference(b"\x1b[2J", b"\x1b[3J\xff").unwrap();
+        assert!(!escapes.contains('\x1b') && escapes.contains("[3J\\xff"));
+        // What is written out the same is not the same.
+        assert!(difference(b"\\u{1b}", b"\x1b").is_some());
+    }
+}

@@ -1,0 +1,464 @@
+//! Scripts that behave as upstream's do, run from a tree; and where `IOTESTS_UPSTREAM` names one, the real ones.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use iotests_core::runner::Verdict;
+use iotests_core::runner::event::{Outcome, RunEvent};
+use iotests_core::wire::CaseEvent;
+
+use super::bench::{Bench, Ran, events, outcomes, summary, verdicts};
+use super::death::Running;
+
+/// A bench with a source tree in it.
+struct Tree {
+    bench: Bench,
+}
+
+impl Tree {
+    fn new() -> Self {
+        let bench = Bench::new();
+        for program in ["bash", "env", "cat", "kill", "printf", "rm"] {
+            assert!(bench.link(program), "{program} is needed");
+        }
+        fs::create_dir_all(bench.path("tree/tests/qemu-iotests/tests")).unwrap();
+        Self { bench }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.bench.path("tree/tests/qemu-iotests").join(name)
+    }
+
+    /// A script with its reference.
+    fn script(&self, name: &str, text: &str, reference: &[u8]) -> &Self {
+        self.text(name, &format!("#!/usr/bin/env bash\n{text}"), reference)
+    }
+
+    fn text(&self, name: &str, text: &str, reference: &[u8]) -> &Self {
+        self.bench
+            .script(&format!("tree/tests/qemu-iotests/{name}"), text);
+        fs::write(self.path(&format!("{name}.out")), reference).unwrap();
+        self
+    }
+
+    /// Runs scripts, by default on qcow2.
+    fn run(&self, args: &[&str]) -> (Ran, BTreeMap<String, Outcome>) {
+        let jsonl = self.bench.path("jsonl").display().to_string();
+        let fixed = ["--upstream", "tree", "--jsonl", &jsonl];
+        let ran = self.bench.run(&[&fixed[..], args].concat());
+        let text = fs::read_to_string(jsonl).unwrap_or_default();
+        (ran, outcomes(&events(&text)))
+    }
+}
+
+/// What a script needs to say where it can run.
+const GENERIC: &str = "_supported_fmt() { :; }\n_supported_fmt generic\n";
+
+#[test]
+fn a_script_passes_when_its_status_and_output_are_as_they_should() {
+    let tree = Tree::new();
+    tree.script("001", &format!("{GENERIC}echo 'one  '\n"), b"one\n");
+    tree.script(
+        "tests/named",
+        "_supported_fmt() { :; }\n_supported_fmt raw\necho two\n",
+        b"two\n",
+    );
+    let (ran, outcomes) = tree.run(&[]);
+    ran.assert_code(0);
+    let ids: Vec<&str> = outcomes.keys().map(String::as_str).collect();
+    assert_eq!(
+        ids,
+        [
+            "upstream::001@qcow2",
+            "upstream::001@raw",
+            "upstream::named@raw"
+        ]
+    );
+    // By its number, by its name, by its id.
+    for (selector, id) in [
+        ("001", "upstream::001@raw"),
+        ("named", "upstream::named@raw"),
+    ] {
+        let (_, outcomes) = tree.run(&[selector, "-f", "raw"]);
+        assert_eq!(outcomes.keys().collect::<Vec<_>>(), [id]);
+        let (_, again) = tree.run(&[id]);
+        assert_eq!(again.keys().collect::<Vec<_>>(), [id]);
+    }
+    // Nothing is written into the tree.
+    let mut names: Vec<_> = fs::read_dir(tree.path(""))
+        .unwrap()
+        .map(|one| one.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["001", "001.out", "tests"]);
+}
+
+#[test]
+fn a_script_fails_by_its_output_by_its_status_and_by_a_signal() {
+    let tree = Tree::new();
+    tree.script("001", "echo one; echo three\n", b"one\ntwo\n");
+    tree.script("002", "echo one; exit 3\n", b"one\n");
+    tree.script("003", "echo one; kill -SEGV $$\n", b"one\n");
+    tree.script("004", "echo more; exit 1\n", b"one\n");
+    let (ran, outcomes) = tree.run(&["-f", "raw"]);
+    ran.assert_code(1);
+    let headline = |id: &str| {
+        let outcome = &outcomes[&format!("upstream::{id}@raw")];
+        assert_eq!(outcome.verdict, Verdict::Fail, "{id}");
+        outcome.last().unwrap().headline.clone()
+    };
+    assert_eq!(
+        headline("001"),
+        "the output differs from 001.out: expected `two`, found `three`"
+    );
+    assert_eq!(headline("002"), "002 exited with status 3");
+    assert_eq!(headline("003"), "003 was killed by SIGSEGV");
+    assert!(headline("004").starts_with("004 exited with status 1: expected `one`, found `more`"));
+    ran.assert_says("-two").assert_says("+three");
+    ran.assert_says("rerun:").assert_says("--upstream");
+    // What it printed is kept as it is.
+    let kept = outcomes["upstream::001@raw"].kept.clone().unwrap();
+    assert_eq!(
+        fs::read(kept.join("test/001.out.bad")).unwrap(),
+        b"one\nthree\n"
+    );
+}
+
+#[test]
+fn what_a_script_says_it_did_not_run_is_a_skip_of_it_or_of_a_part() {
+    let tree = Tree::new();
+    tree.script(
+        "001",
+        "echo 'no such thing here' > $TEST_DIR/001.notrun; exit 0\n",
+        b"never\n",
+    );
+    tree.script(
+        "tests/part",
+        "echo '    [case not run] not this part' >> $TEST_DIR/part.casenotrun; echo done\n",
+        b"done\n",
+    );
+    tree.script("003", "echo x > $TEST_DIR/003.notrun; exit 1\n", b"");
+    let (ran, outcomes) = tree.run(&["-f", "raw"]);
+    ran.assert_code(1);
+    let skipped = &outcomes["upstream::001@raw"];
+    assert_eq!(skipped.verdict, Verdict::Skip);
+    assert_eq!(skipped.skip().unwrap().to_string(), "no such thing here");
+    let part = &outcomes["upstream::part@raw"];
+    assert_eq!(
+        (part.verdict, part.not_run.as_slice()),
+        (Verdict::Pass, &["not this part".to_owned()][..])
+    );
+    ran.assert_says("not this part");
+    // A status comes first.
+    assert_eq!(outcomes["upstream::003@raw"].verdict, Verdict::Fail);
+}
+
+#[test]
+fn a_numbered_script_without_a_reference_is_skipped_with_that_reason() {
+    let tree = Tree::new();
+    tree.script("001", "echo one\n", b"one\n");
+    fs::remove_file(tree.path("001.out")).unwrap();
+    let (ran, outcomes) = tree.run(&["-f", "raw"]);
+    ran.assert_code(8)
+        .assert_says("it has no reference output (001.out)");
+    assert_eq!(outcomes["upstream::001@raw"].verdict, Verdict::Skip);
+}
+
+#[test]
+fn the_reference_is_that_of_the_cache_mode_else_of_the_format() {
+    let tree = Tree::new();
+    tree.script(
+        "001",
+        "echo $IMGFMT $CACHEMODE $CACHEMODE_IS_DEFAULT\n",
+        b"other\n",
+    );
+    let file =
+        |ending: &str, text: &str| fs::write(tree.path(&format!("001.out{ending}")), text).unwrap();
+    file(".qcow2", "qcow2 writeback true\n");
+    file("", "raw writeback true\n");
+    let (ran, _) = tree.run(&["-f", "raw,qcow2"]);
+    ran.assert_code(0);
+    file("", "raw writeback false\n");
+    let (ran, _) = tree.run(&["-f", "raw", "-c", "writeback"]);
+    ran.assert_code(0);
+    file(".nocache", "raw none false\n");
+    let (ran, _) = tree.run(&["-f", "raw", "-c", "none"]);
+    ran.assert_code(0);
+}
+
+/// What `check` sets, seen by a script.
+#[test]
+fn a_script_finds_the_variables_that_it_is_to_have() {
+    let tree = Tree::new();
+    let shown = "for name in IMGFMT IMGPROTO IMGOPTS IMGFMT_GENERIC IMGOPTSSYNTAX IMGKEYSECRET AIOMODE QEMU_IO_OPTIONS \
+                 QEMU_IO_OPTIONS_NO_FMT QEMU_OPTIONS GDB_OPTIONS VALGRIND_QEMU PRINT_QEMU; do echo \"$name=${!name-absent}\"; done\n\
+                 [ \"$PWD\" -ef \"${0%/*}\" ] || echo wrong folder\n\
+                 [ -d \"$TEST_DIR\" -a -d \"$SOCK_DIR\" -a -x \"$QEMU_IMG_PROG\" -a -n \"$MALLOC_PERTURB_\" ] || echo no place\n\
+                 case \"$PYTHONPATH:\" in */tests/qemu-iotests:*/python:*) ;; *) echo \"$PYTHONPATH\" ;; esac\n\
+                 case \"$SAMPLE_IMG_DIR\" in */sample_images) ;; *) echo no samples ;; esac\n\
+                 read line && echo there is input\ntrue\n";
+    let reference = "IMGFMT=vmdk\nIMGPROTO=file\nIMGOPTS=size=3,zeroed_grain=on\nIMGFMT_GENERIC=true\nIMGOPTSSYNTAX=false\n\
+                     IMGKEYSECRET=absent\nAIOMODE=threads\nQEMU_IO_OPTIONS=--cache writeback --aio threads --misalign -f vmdk\n\
+                     QEMU_IO_OPTIONS_NO_FMT=--cache writeback --aio threads --misalign\n\
+                     QEMU_OPTIONS=-nodefaults -display none -accel qtest\nGDB_OPTIONS=localhost:7\nVALGRIND_QEMU=absent\n\
+                     PRINT_QEMU=absent\n";
+    tree.script("001", shown, reference.as_bytes());
+    let args = [
+        "-f",
+        "vmdk",
+        "-o",
+        "size=3",
+        "--misalign",
+        "--gdb=localhost:7",
+    ];
+    let (ran, _) = tree.run(&args);
+    ran.assert_code(0);
+}
+
+#[test]
+fn escapes_and_bytes_that_are_no_text_are_harmless_in_every_report() {
+    let tree = Tree::new();
+    tree.script("001", "printf 'a\\033[2Jb \\377\\n'\nexit 1\n", b"a\n");
+    tree.script(
+        "002",
+        "printf 'why \\033[2J \\377\\n' > $TEST_DIR/002.notrun\n",
+        b"",
+    );
+    let reports = ["junit", "tap", "html"].map(|name| tree.bench.path(name));
+    let paths = reports.each_ref().map(|path| path.display().to_string());
+    let (ran, _) = tree.run(&[
+        "-f", "raw", "--junit", &paths[0], "--tap", &paths[1], "--html", &paths[2],
+    ]);
+    ran.assert_code(1).assert_says("\\u{1b}[2Jb \\xff");
+    ran.assert_does_not_say("\x1b");
+    for report in reports {
+        let text = fs::read_to_string(&report).unwrap();
+        assert!(
+            !text.contains('\x1b') && text.contains("[2J"),
+            "{}: {text}",
+            report.display()
+        );
+    }
+}
+
+#[test]
+fn what_a_script_leaves_behind_is_a_leak_with_its_name() {
+    let tree = Tree::new();
+    tree.script(
+        "001",
+        "setsid sleep 1000 > /dev/null 2>&1 < /dev/null &\necho one\n",
+        b"one\n",
+    );
+    let (ran, outcomes) = tree.run(&["-f", "raw"]);
+    ran.assert_code(1);
+    let outcome = &outcomes["upstream::001@raw"];
+    assert_eq!(outcome.verdict, Verdict::Leak);
+    assert!(outcome.last().unwrap().headline.contains("sleep 1000"));
+    assert_eq!(tree.bench.processes(), [0_u32; 0]);
+}
+
+#[test]
+fn a_script_that_hangs_is_shown_with_its_line_and_its_processes() {
+    let tree = Tree::new();
+    let fifo = tree.bench.path("ready");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let text = format!(
+        "echo begun\ntrue\nsh -c 'echo > {}; exec sleep 1000'\necho end\n",
+        fifo.display()
+    );
+    tree.script("001", &text, b"begun\nend\n");
+    let args = ["--upstream", "tree", "-f", "raw", "--no-confine"];
+    let mut running = Running::start(&tree.bench, &args);
+    let case = loop {
+        let event = running.next().expect("the run goes on");
+        if let RunEvent::Case {
+            said: CaseEvent::Started { pid },
+            ..
+        } = event
+        {
+            break pid;
+        }
+    };
+    // It is in its third command when it has written.
+    assert_eq!(fs::read(&fifo).unwrap(), b"\n");
+    // What the supervisor does when the time is up.
+    let case = nix::unistd::Pid::from_raw(i32::try_from(case).unwrap());
+    nix::sys::signal::kill(case, nix::sys::signal::Signal::SIGABRT).unwrap();
+    let ran = running.finish();
+    ran.assert_code(1)
+        .assert_says("TIMEOUT upstream::001@raw")
+        .assert_says("001 is at line 4")
+        .assert_says("sleep 1000")
+        .assert_says("begun");
+    assert_eq!(tree.bench.processes(), [0_u32; 0]);
+}
+
+#[test]
+fn python_is_needed_by_its_scripts_alone_and_runs_them() {
+    let tree = Tree::new();
+    tree.script("001", "echo one\n", b"one\n");
+    tree.text(
+        "002",
+        "#!/usr/bin/env python3\necho by $IT\n",
+        b"by python\n",
+    );
+    let (ran, outcomes) = tree.run(&["-f", "raw"]);
+    ran.assert_code(0)
+        .assert_says("needs the program `python3`");
+    assert_eq!(outcomes.keys().collect::<Vec<_>>(), ["upstream::001@raw"]);
+    let python =
+        "#!/bin/sh\n[ \"$1\" = -c ] && { echo \"$0\"; exit; }\nIT=python exec bash \"$@\"\n";
+    tree.bench.script("bin/python3", python);
+    let (ran, outcomes) = tree.run(&["-f", "raw"]);
+    ran.assert_code(0);
+    assert_eq!(outcomes.len(), 2);
+    // One that is named and does not work is no reason to skip.
+    let bad = tree.bench.path("bin/false").display().to_string();
+    let (ran, _) = tree.run(&["--python", &bad]);
+    ran.assert_code(2).assert_says("use the Python");
+}
+
+#[test]
+fn the_list_shows_what_the_files_say() {
+    let tree = Tree::new();
+    let text = "# group: rw strange\n#\n# Reads what it wrote\n#\n# Copyright (C) nobody\n#\n_supported_fmt() { :; }\n_supported_fmt qcow2 raw\n";
+    tree.script("001", text, b"");
+    tree.script("002", "# group: disabled\n", b"");
+    tree.script("003", "_supported_fmt vmdk\n$QEMU -version\n", b"");
+    fs::write(tree.path("group.local"), "# mine\n1 local\n").unwrap();
+    let (ran, _) = tree.run(&["--list", "-f", "raw"]);
+    ran.assert_code(0)
+        .assert_says("Reads what it wrote (bash)")
+        .assert_says("formats: raw qcow2; groups: rw strange local; upstream: 001")
+        .assert_says("does not run with format raw, only with vmdk")
+        .assert_does_not_say("002");
+    let (ran, outcomes) = tree.run(&["-g", "strange", "-x", "auto", "-f", "raw"]);
+    ran.assert_code(0);
+    assert_eq!(outcomes.keys().collect::<Vec<_>>(), ["upstream::001@raw"]);
+    // What was put aside runs where it is named.
+    for args in [["002", "-f", "raw"], ["-gdisabled", "-f", "raw"]] {
+        assert_eq!(
+            tree.run(&args).1.keys().collect::<Vec<_>>(),
+            ["upstream::002@raw"]
+        );
+    }
+    tree.run(&["-g", "nonsense"]).0.assert_code(2);
+    let (ran, _) = tree.run(&["--list", "003", "-f", "vmdk"]);
+    ran.assert_says("needs an emulator");
+    fs::write(tree.path("group.local"), "777 local\n").unwrap();
+    tree.run(&["--list"])
+        .0
+        .assert_code(2)
+        .assert_says("there is no test `777`");
+}
+
+#[test]
+fn a_tree_is_found_by_its_root_its_tests_or_a_build_folder_with_a_link() {
+    let tree = Tree::new();
+    tree.script("001", "echo one\n", b"one\n");
+    fs::write(tree.path("check"), "").unwrap();
+    fs::create_dir_all(tree.bench.path("built/tests/qemu-iotests")).unwrap();
+    let link = tree.bench.path("built/tests/qemu-iotests/check");
+    std::os::unix::fs::symlink(tree.path("check"), link).unwrap();
+    for given in [
+        "tree",
+        "tree/tests/qemu-iotests",
+        "built",
+        "built/tests/qemu-iotests",
+    ] {
+        tree.bench
+            .run(&["--upstream", given, "-f", "raw"])
+            .assert_code(0);
+    }
+    for (given, says) in [
+        ("bin", "there is neither a test"),
+        ("nowhere", "No such file"),
+    ] {
+        let ran = tree.bench.run(&["--upstream", given]);
+        ran.assert_code(2).assert_says(given).assert_says(says);
+    }
+}
+
+#[test]
+fn a_reference_is_blessed_for_review_and_never_changed() {
+    let tree = Tree::new();
+    tree.script("001", "echo new  \necho\n", b"old\n");
+    let (ran, outcomes) = tree.run(&["-f", "raw", "--bless"]);
+    ran.assert_code(0);
+    assert_eq!(
+        outcomes["upstream::001@raw"].pending_goldens,
+        [tree.path("001.out.pending")]
+    );
+    assert_eq!(fs::read(tree.path("001.out")).unwrap(), b"old\n");
+    let pending = fs::read_to_string(tree.path("001.out.pending")).unwrap();
+    // As it was printed, as upstream's own way to write references does.
+    assert!(pending.ends_with("\nnew\n\n"), "{pending:?}");
+    let review = tree.bench.run(&["--upstream", "tree", "--review"]);
+    review
+        .assert_code(0)
+        .assert_says("001.out changes")
+        .assert_says("-old")
+        .assert_says("1 left");
+}
+
+#[test]
+fn records_retries_and_failed_work_as_they_do_for_cases() {
+    let tree = Tree::new();
+    let second = "[ -e $FIXTURE_STATE ] && { echo one; exit; }\necho x > $FIXTURE_STATE; exit 1\n";
+    tree.script("001", second, b"one\n")
+        .script("002", "exit 1\n", b"")
+        .script("003", "true\n", b"");
+    let (ran, outcomes) = tree.run(&["-f", "raw", "--retries", "1", "--no-confine"]);
+    ran.assert_code(1);
+    assert_eq!(outcomes["upstream::001@raw"].verdict, Verdict::Flaky);
+    let (_, outcomes) = tree.run(&["-f", "raw", "--failed"]);
+    assert_eq!(outcomes.keys().collect::<Vec<_>>(), ["upstream::002@raw"]);
+    let (_, outcomes) = tree.run(&["003", "-f", "raw", "--repeat", "2"]);
+    assert_eq!(
+        outcomes.keys().collect::<Vec<_>>(),
+        ["upstream::003@raw#1", "upstream::003@raw#2"]
+    );
+}
+
+#[test]
+fn a_script_that_writes_into_the_tree_is_refused() {
+    let tree = Tree::new();
+    tree.script(
+        "001",
+        "echo x 2> /dev/null > stray && echo written\ntrue\n",
+        b"",
+    );
+    tree.run(&["-f", "raw"]).0.assert_code(0);
+    assert!(!tree.path("stray").exists());
+}
+
+/// The real scripts that need no emulator and are quick, on the programs of PATH.
+#[test]
+fn real_scripts_run_where_a_tree_is_given() {
+    let Some(real) = std::env::var_os("IOTESTS_UPSTREAM") else {
+        return;
+    };
+    let tree = Tree::new();
+    let jsonl = tree.bench.path("jsonl").display().to_string();
+    let mut command = tree.bench.command(&[
+        "001",
+        "002",
+        "-f",
+        "raw,qcow2",
+        "--set",
+        "host",
+        "--jsonl",
+        &jsonl,
+    ]);
+    let output = command
+        .arg("--upstream")
+        .arg(real)
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .output()
+        .unwrap();
+    Ran::new(output).assert_code(0);
+    let events = events(&fs::read_to_string(jsonl).unwrap());
+    assert_eq!(verdicts(&events).len(), 4);
+    assert_eq!(summary(&events).count(Verdict::Pass), 4);
+}
