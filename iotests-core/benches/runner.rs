@@ -1,7 +1,8 @@
-//! What the runner costs: an empty case, and `--list`.
+//! What the runner costs: an empty case, `--list`, and a long log.
 //!
 //! `cargo bench -p iotests-core` prints the medians, how many starts of a bare process each is worth
-//! in the same run, and fails where an empty case costs more than 20 ms or a list more than 100 ms.
+//! in the same run, and fails where an empty case costs more than 20 ms or a list more than 100 ms, or a log
+//! of 100 MiB more than five times one of 25 MiB.
 //! An empty case is three processes (runner, supervisor, case) that share two directories, and
 //! the proof that nothing is left of them; its cost is what each further repetition adds to a run.
 
@@ -17,6 +18,11 @@ const LIST_LIMIT: Duration = Duration::from_millis(100);
 
 /// How long this takes, which must end well.
 fn time(command: &mut Command) -> Duration {
+    time_to(command, 0)
+}
+
+/// How long this takes, which must end with this exit status.
+fn time_to(command: &mut Command, code: i32) -> Duration {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -24,7 +30,7 @@ fn time(command: &mut Command) -> Duration {
     let begun = Instant::now();
     let status = command.status().expect("the program is there");
     let took = begun.elapsed();
-    assert!(status.success(), "{command:?}: {status}");
+    assert_eq!(status.code(), Some(code), "{command:?}: {status}");
     took
 }
 
@@ -39,6 +45,16 @@ fn empty_cases(dir: &Path, repeat: u32) -> Duration {
     let repeat = repeat.to_string();
     let args = ["verdicts::passes@raw", "-j1", "--repeat", &repeat];
     time(&mut program(dir, &args))
+}
+
+/// A case that logs this much, and fails.
+fn log(dir: &Path, mebibytes: &str) -> Duration {
+    let id = format!("deaths::logs_mebibytes/{mebibytes}@qcow2");
+    median(
+        (0..5)
+            .map(|_| time_to(&mut program(dir, &[&id]), 1))
+            .collect(),
+    )
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -67,9 +83,14 @@ fn main() {
         println!("{what}: {took:.1?} (at most {limit:?}), {ratio:.1} bare processes of {bare:.1?}");
         took <= limit
     };
+    // Linear: four times the log is four times the time.
+    let (short, long) = (log(dir, "25"), log(dir, "100"));
+    let ratio = long.as_secs_f64() / short.as_secs_f64();
+    println!("a log of 100 MiB: {long:.1?}, {ratio:.1} of one of 25 MiB");
     let within = [
+        ratio <= 5.0,
         report("an empty case", cases, CASE_LIMIT),
         report("--list", lists, LIST_LIMIT),
     ];
-    assert_eq!(within, [true, true], "something costs too much");
+    assert_eq!(within, [true; 3], "something costs too much");
 }

@@ -324,6 +324,27 @@ fn a_long_log_is_recorded_with_its_beginning_and_its_end() {
     assert!(record.len() < 4 << 20, "{}", record.len());
 }
 
+/// The greatest memory that a process has had, in KiB.
+fn most_memory(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_log_of_100_mib_takes_no_more_memory_than_a_short_one() {
+    let bench = Bench::new();
+    let mut running = Running::start(&bench, &["logs_mebibytes/100"]);
+    running.wait_for_running_cases(1);
+    let before = most_memory(running.id());
+    let is_end = |event: &RunEvent| matches!(event, RunEvent::InstanceFinished(_));
+    while !is_end(&running.next().expect("the run goes on")) {}
+    let after = most_memory(running.id());
+    assert!(after < before + (16 << 10), "{before} KiB, {after} KiB");
+    running.finish().assert_code(1);
+}
+
 #[test]
 fn a_trouble_that_passes_is_not_remembered() {
     let bench = Bench::new();
