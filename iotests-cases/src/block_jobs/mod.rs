@@ -7,5 +7,6 @@ defaults! { groups = [RW, JOB], host = Any }
 mod commit;
 mod fleecing;
 mod lifecycle;
+mod mirror;
 mod mirror_backing_chain;
 mod mirror_cancel;

@@ -1,0 +1,22 @@
+//! `drive-mirror` and `blockdev-mirror`: a disk is copied while the guest uses it, which then goes on
+//! with the copy.
+//!
+//! The upstream test is 041, with some smaller ones.
+
+use iotests_core::prelude::*;
+
+defaults! {
+    formats = [QCOW2, QED],
+    protocols = [FILE],
+    // These change what the layers allocate, which is looked at cluster by cluster.
+    unsupported_imgopts = ["cluster_size", "extended_l2", "preallocation"],
+}
+
+mod errors;
+mod graph;
+mod interrupted;
+mod pair;
+mod quorum;
+mod refused;
+mod targets;
+mod whole;
