@@ -13,6 +13,7 @@ mod image_create;
 mod migration;
 mod nbd;
 mod qemu_img;
+mod walk;
 
 /// Upstream's tests, for the ids that cases declare.
 #[iotests_core::case::linkme::distributed_slice(iotests_core::case::UPSTREAM)]

@@ -74,11 +74,13 @@ pub const CRYPTO: Group = Group("crypto");
 pub const TIMING: Group = Group("timing");
 /// Uses sudo.
 pub const SUDO: Group = Group("sudo");
+/// Cases that do something else with each seed: `iotests explore`.
+pub const EXPLORE: Group = Group("explore");
 
 /// Every group, for the command line.
 pub const GROUPS: &[Group] = &[
     RW, AUTO, QUICK, SLOW, BACKING, SNAPSHOT, IMG, MIGRATION, EXPORT, THROTTLE, JOB, BITMAP,
-    CRYPTO, TIMING, SUDO,
+    CRYPTO, TIMING, SUDO, EXPLORE,
 ];
 
 /// 1024 bytes.

@@ -545,6 +545,7 @@ impl App {
             instances,
             memory: available_memory(),
             max_fail,
+            time: cli.run.time,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::styling::AnsiColor;
 use clap::builder::{RangedI64ValueParser, Styles};
@@ -169,6 +170,9 @@ pub(crate) struct RunArgs {
     /// Run every instance N times.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(1))]
     pub(crate) repeat: u32,
+    /// Run every instance again and again, each time with the next seed, until this much time has passed: 90s, 10m, 8h.
+    #[arg(long = "for", value_name = "TIME", value_parser = time, conflicts_with = "repeat")]
+    pub(crate) time: Option<Duration>,
     /// Try a failed instance up to N times more; a later pass makes it flaky.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = number(0))]
     pub(crate) retries: u32,
@@ -284,6 +288,27 @@ fn number(least: i64) -> RangedI64ValueParser<u32> {
 /// The most of what can be counted on the command line.
 const MOST: i64 = 100_000;
 
+/// A time with its unit.
+fn time(text: &str) -> Result<Duration, String> {
+    let unit = |unit: char| match unit {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(60 * 60),
+        _ => None,
+    };
+    let parsed = text.char_indices().last().and_then(|(end, last)| {
+        let number: u64 = text[..end].parse().ok()?;
+        number.checked_mul(unit(last)?)
+    });
+    match parsed {
+        Some(seconds) if (1..=MOST_TIME).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        _ => Err("it must be a number and a unit, such as 90s, 10m or 8h, up to 8760h".to_owned()),
+    }
+}
+
+/// The longest time to run for, in seconds: a year.
+const MOST_TIME: u64 = 8760 * 60 * 60;
+
 /// Enough for any debugger and emulated processor; still a time that clocks can add up.
 const MOST_SCALE: f64 = 10_000.0;
 
@@ -308,6 +333,7 @@ fn after_help() -> String {
   {me} --upstream ~/qemu 040 -f qcow2   upstream's own test 040
   {me} --failed              what failed the last time
   {me} new nbd::sees_holes   a new case, which passes
+  {me} explore --for 1h      what the group `explore` does by chance, with other seeds each time
 
 Environment:
   QEMU_PROG, QEMU_IMG_PROG, QEMU_IO_PROG, QEMU_NBD_PROG, QSD_PROG name programs, QEMU_OPTIONS and so on their options.
@@ -369,6 +395,30 @@ mod tests {
         }
         assert!(parsed(&["--repeat", "100000"]).is_ok());
         assert!(parsed(&["--repeat", "100001"]).is_err());
+    }
+
+    #[test]
+    fn a_time_has_a_unit_and_an_end() {
+        let parsed = |text| Cli::try_parse_from(["iotests", "--for", text]);
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("8h", 28800)] {
+            let time = parsed(text).unwrap().run.time;
+            assert_eq!(time, Some(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in [
+            "",
+            "1",
+            "h",
+            "0s",
+            "-1h",
+            "1d",
+            "1µ",
+            "8761h",
+            "99999999999999999999h",
+        ] {
+            let why = parsed(bad).unwrap_err().to_string();
+            assert!(why.contains("a number and a unit"), "{bad}: {why}");
+        }
+        assert!(Cli::try_parse_from(["iotests", "--for", "1h", "--repeat", "2"]).is_err());
     }
 
     #[test]

@@ -37,6 +37,15 @@ pub(crate) struct InstanceJob {
     pub(crate) repetition: u32,
 }
 
+impl InstanceJob {
+    /// The same once more, with the next seed.
+    pub(crate) fn next(mut self) -> Self {
+        self.repetition += 1;
+        self.info.id = format!("{}#{}", self.info.base_id(), self.repetition + 1);
+        self
+    }
+}
+
 /// A set of programs as a case process gets it.
 #[derive(Debug, Clone)]
 pub(crate) struct SetFiles {

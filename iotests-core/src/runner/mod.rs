@@ -13,6 +13,7 @@ pub mod event;
 mod evidence;
 mod execute;
 mod exit;
+mod explore;
 mod imgopts;
 mod instance;
 mod keep;
@@ -56,6 +57,10 @@ pub fn main() -> ExitCode {
     match (word(1), word(2)) {
         (Some(supervise::SUPERVISE), Some(spec)) => supervise::main(Path::new(spec)),
         (Some(new::NEW), name) => new::main(name).into(),
+        (Some(explore::EXPLORE), _) => {
+            trace::show(tracing::Level::WARN);
+            app::main(explore::arguments(arguments))
+        }
         _ => {
             trace::show(tracing::Level::WARN);
             app::main(arguments)

@@ -35,6 +35,8 @@ pub(crate) struct Job {
     pub(crate) memory: u64,
     /// Stop after so many failures.
     pub(crate) max_fail: Option<usize>,
+    /// Run each instance again until so much time has passed.
+    pub(crate) time: Option<Duration>,
 }
 
 /// How many messages may wait. A case that says more than is recorded waits itself, instead of filling the memory.
@@ -43,7 +45,7 @@ const WAITING: usize = 1024;
 /// What other threads tell the dispatcher, from which slot.
 enum Message {
     Event(u16, RunEvent),
-    Finished(u16, Load, Result<Box<Outcome>, RunError>),
+    Finished(u16, Load, Box<InstanceJob>, Result<Box<Outcome>, RunError>),
     Signal(Signal),
 }
 
@@ -60,6 +62,8 @@ struct Dispatcher<'r> {
     summary: Summary,
     running: usize,
     max_fail: Option<usize>,
+    /// How long instances are run again.
+    time: Option<Duration>,
     signals: u32,
     /// A report could not be written: told once, by the file.
     broken: Option<io::Error>,
@@ -88,6 +92,7 @@ pub(crate) fn run(
         summary: Summary::default(),
         running: 0,
         max_fail: job.max_fail,
+        time: job.time,
         signals: 0,
         broken: None,
         error: None,
@@ -174,7 +179,10 @@ impl Dispatcher<'_> {
                     self.recorder.rested(rested);
                 }
                 Message::Signal(signal) => self.signal(signal),
-                Message::Finished(slot, load, result) => self.ended(slot, load, result),
+                Message::Finished(slot, load, job, result) => {
+                    self.ended(slot, load, result);
+                    self.again(load, *job);
+                }
             }
         }
     }
@@ -189,6 +197,14 @@ impl Dispatcher<'_> {
         }
     }
 
+    /// One that has ended begins anew while there is time.
+    fn again(&mut self, load: Load, job: InstanceJob) {
+        let elapsed = self.recorder.elapsed();
+        if self.time.is_some_and(|time| elapsed < time) {
+            self.schedule.add(load, job.next());
+        }
+    }
+
     fn start(&mut self, load: Load, job: InstanceJob, sender: &SyncSender<Message>) {
         self.running += 1;
         let slot = (0..u16::MAX).find(|slot| !self.slots.contains(slot));
@@ -198,6 +214,7 @@ impl Dispatcher<'_> {
         let tell = sender.clone();
         // The supervisor dies with the thread that spawned it, so this thread lives as long as the supervisor.
         let thread = thread::Builder::new().spawn(move || {
+            let job = Box::new(job);
             let result = caught(|| {
                 // Nobody listens only when the run is over.
                 runner.run(&job, load.expected, |event| {
@@ -206,7 +223,7 @@ impl Dispatcher<'_> {
             });
             // Whoever hears of the end may take the runner apart.
             drop(runner);
-            let _ = tell.send(Message::Finished(slot, load, result.map(Box::new)));
+            let _ = tell.send(Message::Finished(slot, load, job, result.map(Box::new)));
         });
         if let Err(source) = thread {
             let doing = "start a thread";

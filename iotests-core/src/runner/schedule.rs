@@ -28,6 +28,7 @@ pub(crate) struct Schedule<T> {
     running: Vec<Load>,
     jobs: usize,
     memory: u64,
+    stopped: bool,
 }
 
 impl<T> Schedule<T> {
@@ -50,6 +51,7 @@ impl<T> Schedule<T> {
             running: Vec::new(),
             jobs,
             memory,
+            stopped: false,
         }
     }
 
@@ -74,6 +76,13 @@ impl<T> Schedule<T> {
         Some(next)
     }
 
+    /// One more, behind all that wait; nothing once [stopped](Self::stop).
+    pub(crate) fn add(&mut self, load: Load, one: T) {
+        if !self.stopped {
+            self.waiting.push_back((load, one));
+        }
+    }
+
     /// One with this load has ended.
     pub(crate) fn end(&mut self, load: Load) {
         if let Some(index) = self.running.iter().position(|other| *other == load) {
@@ -83,6 +92,7 @@ impl<T> Schedule<T> {
 
     /// Nothing more is to start; returns how many are left.
     pub(crate) fn stop(&mut self) -> usize {
+        self.stopped = true;
         self.waiting.drain(..).count()
     }
 }
@@ -215,6 +225,18 @@ mod tests {
         assert_eq!(order(&mut schedule), ["a"]);
         assert_eq!(schedule.stop(), 1);
         schedule.end(load(1));
+        schedule.add(load(1), "c");
         assert!(schedule.start().is_none());
+    }
+
+    #[test]
+    fn one_that_is_added_waits_behind_the_others() {
+        let mut schedule = Schedule::new([(load(1), "a"), (load(1), "b")], 1, 99);
+        assert_eq!(order(&mut schedule), ["a"]);
+        schedule.add(load(9), "a again");
+        schedule.end(load(1));
+        assert_eq!(order(&mut schedule), ["b"]);
+        schedule.end(load(1));
+        assert_eq!(order(&mut schedule), ["a again"]);
     }
 }

@@ -250,6 +250,11 @@ impl Bars {
                 bar.set_message(instance.id.clone());
                 bar.enable_steady_tick(Duration::from_millis(250));
                 self.planned.remove(&instance.id);
+                // With `--for` there are more than were planned.
+                let begun = self.total.position() + self.running.len() as u64 + 1;
+                if self.total.length().is_some_and(|length| length < begun) {
+                    self.total.set_length(begun);
+                }
                 let running = Running {
                     bar,
                     started: Instant::now(),

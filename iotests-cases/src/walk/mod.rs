@@ -1,0 +1,289 @@
+//! A random walk: generated programs of snapshots, jobs, bitmaps and I/O, compared with a model.
+//!
+//! Each program has a seed. One that fails is made smaller, and the rest of it runs once more as the case itself, so that it is
+//! reported like any other failure; the report shows it as a case to paste.
+
+mod bytes;
+mod model;
+mod play;
+mod program;
+mod step;
+
+use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use iotests_core::author::Sink;
+use iotests_core::case::Backend;
+use iotests_core::prelude::*;
+use iotests_core::wire::{CaseEvent, FailureReport};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use self::program::{Program, program};
+use self::step::{Step, image_text, launch_text};
+
+/// How many programs an instance runs.
+const PROGRAMS: u64 = 20;
+/// The seed of each program of an instance lies this far from that of the one before: the instances of a run have seeds that follow
+/// each other.
+const NEXT: u64 = 1 << 32;
+/// How long a program may take: one that hangs is a finding.
+const LONGEST: Duration = secs(30);
+/// How long a program is made smaller.
+const SHRINKING: Duration = secs(120);
+
+/// Whatever is done to a chain of images, in whatever order, it reads as it should, and what must be refused is refused.
+#[case(formats = [QCOW2], host = Any, groups = [RW, QUICK, JOB, BITMAP, EXPLORE], budget = secs(400))]
+async fn programs(t: &mut Test) -> CaseResult {
+    for number in 0..PROGRAMS {
+        let seed = t.spec().seed.wrapping_add(number * NEXT);
+        t.step(format!("the program of seed {seed}"));
+        let mut tree = generated(seed)?;
+        let Some(first) = attempt(t, &tree.current()).await? else {
+            continue;
+        };
+        let time = SHRINKING.mul_f64(t.spec().scale);
+        let fails = async |program: &Program| Ok(attempt(t, program).await?.is_some());
+        let small = shrink(&mut *tree, time, fails).await?;
+        return show(t, seed, &small, &first).await;
+    }
+    Ok(())
+}
+
+/// The program of a seed.
+fn generated(seed: u64) -> CaseResult<Box<dyn ValueTree<Value = Program>>> {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let tree = program().new_tree(&mut runner);
+    Ok(Box::new(tree.map_err(|why| Failure::new(why.to_string()))?))
+}
+
+/// Makes a program that fails smaller as long as what is left fails, for this time.
+async fn shrink(
+    tree: &mut dyn ValueTree<Value = Program>,
+    time: Duration,
+    fails: impl AsyncFn(&Program) -> CaseResult<bool>,
+) -> CaseResult<Program> {
+    let begun = Instant::now();
+    let mut smallest = tree.current();
+    let mut goes_on = tree.simplify();
+    while goes_on && begun.elapsed() < time {
+        let program = tree.current();
+        goes_on = match fails(&program).await? {
+            true => {
+                smallest = program;
+                tree.simplify()
+            }
+            false => tree.complicate(),
+        };
+    }
+    Ok(smallest)
+}
+
+/// Runs a program as a case of its own, in a directory of its own; returns how it failed, if it did.
+async fn attempt(t: &Test, program: &Program) -> CaseResult<Option<FailureReport>> {
+    let mut spec = t.spec().clone();
+    spec.test_dir = spec.test_dir.join("program");
+    fs::create_dir_all(&spec.test_dir)?;
+    let folder = spec.test_dir.clone();
+    let last = Arc::new(Mutex::new(None));
+    let heard = Arc::clone(&last);
+    let sink = Sink::new(move |event| {
+        if matches!(
+            event,
+            CaseEvent::Passed | CaseEvent::Skipped { .. } | CaseEvent::Failed(_)
+        ) {
+            *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(event);
+        }
+    });
+    let inner = Test::new(spec, sink);
+    let steps = program.steps(t.backend());
+    let body = Box::pin(async {
+        let time = LONGEST.mul_f64(t.spec().scale);
+        let played = play::play(&inner, program.model(t.backend()), &steps);
+        match tokio::time::timeout(time, played).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::new(format!(
+                "it hangs: it takes more than {time:?}"
+            ))),
+        }
+    });
+    let result = Test::guard(body, || None).await;
+    inner.finish(result).await;
+    fs::remove_dir_all(&folder)?;
+    let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match last {
+        Some(CaseEvent::Failed(report)) => Ok(Some(*report)),
+        Some(CaseEvent::Skipped { reason }) => Err(Failure::skip(reason)),
+        _ => Ok(None),
+    }
+}
+
+/// Runs what is left of a program as this case, and reports it as a case to paste.
+async fn show(t: &Test, seed: u64, program: &Program, first: &FailureReport) -> CaseResult {
+    let text = text(program, t.backend());
+    let file = t.spec().evidence_dir();
+    fs::create_dir_all(&file)?;
+    fs::write(file.join("found.rs"), &text)?;
+    let found = format!("the program of seed {seed} fails; what is left of it is\n\n{text}\n");
+    let model = program.model(t.backend());
+    match play::play(t, model, &program.steps(t.backend())).await {
+        Err(failure) => {
+            let headline = failure.report().headline;
+            Err(failure.context(found).headline(headline))
+        }
+        Ok(()) => Err(Failure::new(format!(
+            "{found}\nwhich passes when it is run once more; before, it said: {}",
+            first.message
+        ))
+        .headline(format!("not each time: {}", first.headline))),
+    }
+}
+
+/// A program as a case: `use iotests_core::prelude::*;`, and `nbd` where there is a second client.
+fn text(program: &Program, backend: Option<Backend>) -> String {
+    let mut model = program.model(backend);
+    let steps = program.steps(backend);
+    let mut lines = Vec::new();
+    let mut below = None;
+    for layer in &model.chain {
+        lines.push(image_text(&layer.name, &layer.shape, below));
+        below = Some(layer.name.as_str());
+    }
+    for (name, shape, below) in steps.iter().filter_map(Step::image) {
+        lines.push(image_text(name, shape, below));
+    }
+    let names = |model: &model::Model| -> Vec<String> {
+        model.chain.iter().map(|layer| layer.name.clone()).collect()
+    };
+    let chain = names(&model);
+    let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
+    lines.push(format!("let vm = {};", launch_text(&chain, model.discards)));
+    lines.push(format!("let disk = vm.disk(\"{}\");", model.disk_name));
+    for step in &steps {
+        let chain = names(&model);
+        let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
+        let active = model.active().name.clone();
+        lines.extend(step.text(&active, &chain, model.discards));
+        let left = model.apply(step);
+        lines.extend(
+            left.iter()
+                .map(|node| format!("vm.remove_node(\"{node}\").await?;")),
+        );
+    }
+    lines.push(format!(
+        "vm.assert_chain(\"{}\").await?;",
+        model.chain_text()
+    ));
+    for layer in &model.chain {
+        lines.extend(step::reads_text(
+            &format!("vm.node(\"{}\")", layer.name),
+            layer,
+        ));
+    }
+    lines.push("vm.shutdown().await?;".to_owned());
+    for layer in model.chain.iter().chain(&model.copies) {
+        lines.push(format!("{}.assert_clean().await?;", layer.name));
+        lines.extend(step::reads_text(&layer.name, layer));
+    }
+    let body: String = lines.iter().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "/// Found by the random walk.\n#[case(formats = [QCOW2], host = Any)]\nasync fn found(t: &mut Test) -> CaseResult {{\n{body}    Ok(())\n}}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(seed: u64) -> Vec<Step> {
+        let program = generated(seed).unwrap().current();
+        program.steps(Some(Backend::System))
+    }
+
+    #[test]
+    fn a_seed_always_has_the_same_program_and_another_seed_another_one() {
+        assert_eq!(steps(7), steps(7));
+        assert_ne!(steps(7), steps(8));
+        assert_ne!(steps(7), steps(7 + NEXT));
+    }
+
+    #[test]
+    fn programs_have_steps_of_every_kind() {
+        let all: Vec<Step> = (0..300).flat_map(steps).collect();
+        let kinds: [fn(&Step) -> bool; 11] = [
+            |step| matches!(step, Step::Io(_)),
+            |step| matches!(step, Step::Together(_)),
+            |step| matches!(step, Step::Snapshot { .. }),
+            |step| matches!(step, Step::Commit { .. }),
+            |step| matches!(step, Step::Stream { .. }),
+            |step| matches!(step, Step::Mirror { .. }),
+            |step| matches!(step, Step::Backup { .. }),
+            |step| matches!(step, Step::Bitmap { .. }),
+            |step| matches!(step, Step::Resize { .. }),
+            |step| matches!(step, Step::Restart),
+            |step| matches!(step, Step::Refused(_)),
+        ];
+        for (number, kind) in kinds.into_iter().enumerate() {
+            let count = all.iter().filter(|step| kind(step)).count();
+            assert!(count > 20, "kind {number}: {count} of {}", all.len());
+        }
+    }
+
+    #[test]
+    fn a_program_that_fails_is_made_as_small_as_can_be() {
+        let is_wrong = |steps: &[Step]| {
+            let written = |step: &Step| matches!(step, Step::Io(io) if io.range.end > 4096);
+            let has_commit = steps.iter().any(|step| matches!(step, Step::Commit { .. }));
+            has_commit && steps.iter().any(written)
+        };
+        let mut tried = 0;
+        for seed in 0..300 {
+            let mut tree = generated(seed).unwrap();
+            if !is_wrong(&tree.current().steps(None)) {
+                continue;
+            }
+            tried += 1;
+            let fails = async |program: &Program| Ok(is_wrong(&program.steps(None)));
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap();
+            let smallest = runtime
+                .block_on(shrink(&mut *tree, SHRINKING, fails))
+                .unwrap();
+            let steps = smallest.steps(None);
+            assert!(is_wrong(&steps));
+            // The two, and at most the snapshots without which this commit would be another one.
+            let is_needed = |step: &&Step| matches!(step, Step::Snapshot { .. });
+            let snapshots = steps.iter().filter(is_needed).count();
+            assert_eq!(steps.len() - snapshots, 2, "seed {seed}: {steps:?}");
+            assert!(snapshots <= 3, "seed {seed}: {steps:?}");
+        }
+        assert!(tried > 20, "{tried}");
+    }
+
+    #[test]
+    fn a_program_reads_as_a_case() {
+        let has = |seed: &u64| {
+            let steps = steps(*seed);
+            steps.iter().any(|step| matches!(step, Step::Mirror { .. }))
+                && steps.contains(&Step::Restart)
+        };
+        let seed = (0..1000).find(has).unwrap();
+        let program = generated(seed).unwrap().current();
+        let text = text(&program, Some(Backend::System));
+        for part in [
+            "async fn found(t: &mut Test) -> CaseResult {",
+            "let image1 = t.image(\"image1\").size(",
+            "    let vm = t.host().disk(",
+            "vm.mirror(\"image",
+            "    vm.shutdown().await?;\n    let vm = t.host()",
+            ".assert_clean().await?;",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}
