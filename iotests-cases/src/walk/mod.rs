@@ -43,6 +43,10 @@ async fn programs(t: &mut Test) -> CaseResult {
         let Some(first) = attempt(t, &tree.current()).await? else {
             continue;
         };
+        t.step(format!(
+            "the program of seed {seed} fails, and is made smaller: {}",
+            first.headline
+        ));
         let time = SHRINKING.mul_f64(t.spec().scale);
         let fails = async |program: &Program| Ok(attempt(t, program).await?.is_some());
         let small = shrink(&mut *tree, time, fails).await?;
