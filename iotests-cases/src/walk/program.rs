@@ -133,7 +133,7 @@ fn op() -> impl Strategy<Value = Op> {
                 .prop_map(|(name, kind, more)| Op::Bitmap(name, kind, more))
                 .boxed(),
         ),
-        (2, (1_u8..9).prop_map(Op::Resize).boxed()),
+        (3, (1_u8..9).prop_map(Op::Resize).boxed()),
         (1, Just(Op::Restart).boxed()),
         (
             3,
