@@ -13,6 +13,8 @@ pub(super) struct Shape {
     pub(super) size: u64,
     pub(super) cluster: u64,
     pub(super) subclusters: bool,
+    /// What is written to it before anything else, in this order.
+    pub(super) data: Vec<(u8, Range<u64>)>,
 }
 
 /// An image of the chain, or one that was made of it.
@@ -35,6 +37,9 @@ impl Layer {
         };
         if let Some(reads) = &mut reads {
             reads.resize(shape.size);
+            for (byte, range) in &shape.data {
+                reads.fill(*byte, range.clone());
+            }
         }
         Layer {
             name,
@@ -344,6 +349,7 @@ mod tests {
             size,
             cluster: 4096,
             subclusters: false,
+            data: Vec::new(),
         }
     }
 
@@ -385,6 +391,18 @@ mod tests {
         assert_eq!(byte(&model, "image2", 199), Some(7));
         assert_eq!(byte(&model, "image2", 200), Some(0));
         assert_eq!(byte(&model, "image1", 199), Some(0));
+    }
+
+    #[test]
+    fn what_an_image_has_at_first_lies_over_what_is_below() {
+        let mut upper = shape(65536);
+        upper.data = vec![(3, 0..10), (4, 5..6)];
+        let mut lower = shape(65536);
+        lower.data = vec![(2, 0..100)];
+        let model = Model::new(&[lower, upper], true, true);
+        let bytes = [0, 5, 10, 100].map(|place| byte(&model, "image2", place));
+        assert_eq!(bytes, [Some(3), Some(4), Some(2), Some(0)]);
+        assert_eq!(byte(&model, "image1", 5), Some(2));
     }
 
     #[test]

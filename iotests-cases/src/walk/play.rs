@@ -65,6 +65,9 @@ impl Images<'_> {
         if let Some(below) = below {
             image = image.backing(self.get(below)?);
         }
+        for (byte, range) in &shape.data {
+            image = image.write(*byte, range.clone());
+        }
         self.made.insert(name.to_owned(), image.create().await?);
         Ok(())
     }

@@ -14,7 +14,8 @@ use super::step::{Change, End, Io, IoKind, Job, Refusal, Step};
 /// A program: the images at first, and what is done.
 #[derive(Clone, Debug)]
 pub(super) struct Program {
-    shapes: Vec<RawShape>,
+    /// With what they hold.
+    shapes: Vec<(RawShape, Vec<RawIo>)>,
     discards: bool,
     ops: Vec<Op>,
 }
@@ -147,7 +148,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// All programs.
 pub(super) fn program() -> impl Strategy<Value = Program> {
-    let shapes = proptest::collection::vec(shape(), 1..4);
+    let shapes = proptest::collection::vec((shape(), ios()), 1..4);
     let ops = proptest::collection::vec(op(), 1..14);
     (shapes, any::<bool>(), ops).prop_map(|(shapes, discards, ops)| Program {
         shapes,
@@ -174,6 +175,7 @@ impl RawShape {
             size: SIZES[usize::from(self.size % 8)],
             cluster,
             subclusters: self.subclusters && cluster >= 16 * KIB,
+            data: Vec::new(),
         }
     }
 }
@@ -207,7 +209,19 @@ impl RawIo {
 impl Program {
     /// The model before the first step.
     pub(super) fn model(&self, backend: Option<Backend>) -> Model {
-        let shapes: Vec<Shape> = self.shapes.iter().map(RawShape::shape).collect();
+        let shape = |(at, (raw, data)): (usize, &(RawShape, Vec<RawIo>))| {
+            let mut shape = raw.shape();
+            for (number, raw) in data.iter().enumerate() {
+                let io = raw.io(shape.size, 0xa0 + 4 * at + number);
+                shape.data.extend(io.and_then(|io| match io.kind {
+                    IoKind::Write(byte) => Some((byte, io.range)),
+                    IoKind::Zero | IoKind::Discard => Some((0, io.range)),
+                    IoKind::Flush => None,
+                }));
+            }
+            shape
+        };
+        let shapes: Vec<Shape> = self.shapes.iter().enumerate().map(shape).collect();
         Model::new(&shapes, self.discards, backend == Some(Backend::System))
     }
 

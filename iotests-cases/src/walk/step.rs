@@ -257,6 +257,9 @@ pub(super) fn image_text(name: &str, shape: &Shape, backing: Option<&str>) -> St
     for (option, value) in shape.options() {
         let _ = write!(text, ".option(\"{option}\", \"{value}\")");
     }
+    for (byte, bytes) in &shape.data {
+        let _ = write!(text, ".write({byte:#04x}, {})", range(bytes));
+    }
     text + ".create().await?;"
 }
 
