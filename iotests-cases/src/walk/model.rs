@@ -486,6 +486,7 @@ mod tests {
                 shape: shape(65536),
                 below: below.map(str::to_owned),
                 mode: "background",
+                granularity: 65536,
                 job: job(held.clone(), Vec::new(), End::Complete),
             });
             assert_eq!(

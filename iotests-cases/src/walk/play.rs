@@ -8,7 +8,7 @@ use nbd::proto::CommandFlags;
 
 use super::bytes::Bytes;
 use super::model::{Layer, Model, Shape};
-use super::step::{Change, End, Io, IoKind, Job, Step};
+use super::step::{BUFFER, Change, End, Io, IoKind, Job, Step};
 
 /// Runs all of it.
 pub(super) async fn play(t: &Test, mut model: Model, steps: &[Step]) -> CaseResult {
@@ -244,6 +244,7 @@ async fn run(vm: &Machine, images: &Images<'_>, model: &Model, step: &Step) -> C
             target,
             below,
             mode,
+            granularity,
             job,
             ..
         } => {
@@ -255,7 +256,11 @@ async fn run(vm: &Machine, images: &Images<'_>, model: &Model, step: &Step) -> C
                 None => copy = copy.no_backing(),
             }
             vm.add_node(copy).await?;
-            run_job(&disk, start.set("copy-mode", *mode), job).await?;
+            let start = start.set("copy-mode", *mode);
+            let start = start
+                .set("granularity", *granularity)
+                .set("buf-size", BUFFER);
+            run_job(&disk, start, job).await?;
             if job.end == End::Cancel {
                 vm.remove_node(target).await?;
             }
@@ -263,7 +268,9 @@ async fn run(vm: &Machine, images: &Images<'_>, model: &Model, step: &Step) -> C
         }
         Step::Backup { target, job, .. } => {
             vm.add_node(node(target)?).await?;
-            run_job(&disk, vm.backup(active).to(target), job).await?;
+            let start = vm.backup(active).to(target);
+            let start = start.set("x-perf", json!({"max-workers": 1}));
+            run_job(&disk, start, job).await?;
             vm.remove_node(target).await?;
             Ok(())
         }

@@ -118,7 +118,7 @@ fn op() -> impl Strategy<Value = Op> {
         ),
         (
             3,
-            (shape(), any::<bool>(), 0_u8..2, job())
+            (shape(), any::<bool>(), 0_u8..6, job())
                 .prop_map(|(shape, full, mode, job)| Op::Mirror(shape, full, mode, job))
                 .boxed(),
         ),
@@ -354,6 +354,7 @@ impl Resolver {
                     shape,
                     below,
                     mode: ["background", "write-blocking"][usize::from(mode % 2)],
+                    granularity: [64 * KIB, 4 * KIB, 512][usize::from(mode / 2 % 3)],
                     job: self.job(job, true, true),
                 }
             }

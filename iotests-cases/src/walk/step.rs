@@ -84,6 +84,7 @@ pub(super) enum Step {
         /// What stays below the copy, if not all is copied.
         below: Option<String>,
         mode: &'static str,
+        granularity: u64,
         job: Job,
     },
     /// To an image that is made for it.
@@ -104,6 +105,9 @@ pub(super) enum Step {
     Restart,
     Refused(Refusal),
 }
+
+/// How much a mirror has in flight: with more, all of a small image is copied before the speed holds the job.
+pub(super) const BUFFER: u64 = 64 * KIB;
 
 /// What happens to a bitmap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -361,6 +365,7 @@ impl Step {
                 target,
                 below,
                 mode,
+                granularity,
                 job,
                 ..
             } => {
@@ -373,7 +378,10 @@ impl Step {
                     }
                     None => node += ".no_backing()",
                 }
-                let _ = write!(start, ".set(\"copy-mode\", \"{mode}\")");
+                let _ = write!(
+                    start,
+                    ".set(\"copy-mode\", \"{mode}\").set(\"granularity\", {granularity}).set(\"buf-size\", {BUFFER})"
+                );
                 let mut lines = vec![format!("vm.add_node({node}).await?;")];
                 lines.extend(job_text(&start, job));
                 if job.end == End::Cancel {
@@ -384,7 +392,9 @@ impl Step {
             Step::Backup { target, job, .. } => {
                 let node = node_text(target, discards);
                 let mut lines = vec![format!("vm.add_node({node}).await?;")];
-                let start = format!("vm.backup(\"{active}\").to(\"{target}\")");
+                let start = format!(
+                    "vm.backup(\"{active}\").to(\"{target}\").set(\"x-perf\", json!({{\"max-workers\": 1}}))"
+                );
                 lines.extend(job_text(&start, job));
                 lines.push(format!("vm.remove_node(\"{target}\").await?;"));
                 lines
