@@ -27,6 +27,8 @@ pub(super) struct Layer {
     pub(super) bitmaps: BTreeMap<String, Bits>,
     /// The node was added by name, and stays until it is removed.
     pub(super) stays: bool,
+    /// A job has streamed into it: newer QEMUs leave it writable (docs/qemu-findings.md).
+    pub(super) streamed: bool,
 }
 
 impl Layer {
@@ -47,6 +49,7 @@ impl Layer {
             reads,
             bitmaps: BTreeMap::new(),
             stays: true,
+            streamed: false,
         }
     }
 
@@ -169,6 +172,7 @@ impl Model {
         let last = self.chain.len() - 1;
         for (at, layer) in self.chain.iter_mut().enumerate() {
             layer.stays = at == last;
+            layer.streamed = false;
         }
         if let Some(active) = self.chain.last() {
             (self.disk, self.disk_name) = (active.shape.size, active.name.clone());
@@ -229,6 +233,9 @@ impl Model {
             Step::Stream { top, base, job } => {
                 self.play(job);
                 let top = self.position(top);
+                if let Some(top) = top {
+                    self.chain[top].streamed = true;
+                }
                 let base = base.as_ref().and_then(|base| self.position(base));
                 if let (Some(top), End::Complete) = (top, job.end) {
                     let first = base.map_or(0, |base| base + 1);
