@@ -17,7 +17,9 @@ use super::cli::{Choice, Cli, ToolArgs};
 use super::error::{RunError, chain, io as io_error};
 use super::event::RunStarted;
 use super::exit::Exit;
+use super::filter::{Filter, FilterError};
 use super::instance::{InstanceJob, Runner, ScriptSettings, SetFiles, Settings};
+use super::list::List;
 use super::places::{Places, check_utf8};
 use super::plan::{Able, Planned, SetChoice, Wanted, names_set, plan};
 use super::probe::{Cache, Note, probe, show};
@@ -29,7 +31,7 @@ use super::run::{Job, Skips, expected, run};
 use super::rundir::RunDir;
 use super::schedule::{Load, available_memory};
 use super::sets::{self, HOST, ToolSet, is_named};
-use super::{CALLED_AS, called_as, console, imgopts, list, review, signals};
+use super::{CALLED_AS, called_as, console, imgopts, review, signals};
 use crate::author::golden;
 use crate::case::{
     Backend, Body, CASES, Cache as CacheMode, Capabilities, Case, Registered, Registry,
@@ -148,8 +150,24 @@ impl App {
                 ));
             }
         }
-        if cli.what.list {
-            print(&list::list(&planned, &sets.able, self.palette))?;
+        if let Some(expression) = &cli.matrix.expression {
+            let filter: Filter = expression
+                .parse()
+                .map_err(|error: FilterError| RunError::Usage(error.to_string()))?;
+            planned.retain(|one| filter.means(one, &sets.able, &records));
+            if planned.is_empty() {
+                return Err(RunError::NothingSelected(format!(
+                    "`{expression}` means none of what is selected"
+                )));
+            }
+        }
+        if let Some(how) = cli.what.list {
+            let list = List {
+                planned: &planned,
+                sets: &sets.able,
+                records: &records,
+            };
+            print(&list.print(how, self.palette)?)?;
             return Ok(Exit::Passed);
         }
         self.need_tools(&sets)?;

@@ -18,8 +18,9 @@ use crate::provision::{MIRROR_VARIABLE, Request};
 #[derive(Debug, Parser)]
 #[command(name = "iotests", bin_name = super::called_as(), version, after_help = after_help(), max_term_width = 120, styles = STYLES)]
 pub(crate) struct Cli {
-    /// Cases to run: a part of the name, an upstream number (163) or id (163::TestShrink512::test_empty_image), or the id of an instance.
-    /// All cases when none is given.
+    /// Cases to run: a part of the name, the whole name with * and ?, an upstream number (163), range (040-060), path
+    /// (tests/qemu-iotests/163) or id (163::TestShrink512::test_empty_image), a place in a source file (shrink.rs:80), or the id of an
+    /// instance. All cases when none is given.
     #[arg(value_name = "SELECTOR")]
     pub(crate) selectors: Vec<String>,
 
@@ -42,9 +43,10 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Instead of running")]
 #[group(multiple = false)]
 pub(crate) struct WhatArgs {
-    /// List the selected cases: name, description, formats, groups, upstream id, and why something cannot run here.
-    #[arg(long)]
-    pub(crate) list: bool,
+    /// List the selected cases instead: as text for a person (name, description, formats, groups, upstream id, how the last run
+    /// ended, and why something cannot run here), the ids of what runs here, or all of it as JSON.
+    #[arg(long, value_enum, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    pub(crate) list: Option<ListHow>,
     /// Print what the programs of QEMU can do.
     #[arg(long)]
     pub(crate) probe: bool,
@@ -55,6 +57,17 @@ pub(crate) struct WhatArgs {
     /// Show the goldens that `--bless` wrote, one by one, and accept or reject them.
     #[arg(long)]
     pub(crate) review: bool,
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListHow {
+    /// For a person.
+    Text,
+    /// An id on each line.
+    Ids,
+    /// One JSON object for each instance, a line each.
+    Json,
 }
 
 /// Which points of the matrix.
@@ -98,6 +111,12 @@ pub(crate) struct MatrixArgs {
     /// Only what failed in the last run.
     #[arg(long)]
     pub(crate) failed: bool,
+    /// Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.
+    #[arg(short = 'E', long = "expression", value_name = "EXPRESSION", long_help = format!(
+        "Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.\n\n{}",
+        super::filter::HELP
+    ))]
+    pub(crate) expression: Option<String>,
 }
 
 /// Which programs of QEMU.

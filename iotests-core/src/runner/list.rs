@@ -2,12 +2,67 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
+use super::cli::ListHow;
+use super::error::RunError;
+use super::event::InstanceInfo;
 use super::plan::{Able, Planned};
+use super::records::{History, Records};
 use super::report::Palette;
+use super::report::text::duration;
 use crate::case::{Instance, Skip};
 
-/// The list of the selected cases, by case and row; points of the matrix share a line.
-pub(crate) fn list(planned: &[Planned], sets: &[Able], palette: Palette) -> String {
+/// The selected instances, and what former runs tell of them.
+pub(crate) struct List<'a> {
+    pub(crate) planned: &'a [Planned],
+    pub(crate) sets: &'a [Able],
+    pub(crate) records: &'a Records,
+}
+
+/// An instance as a program reads it.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    info: InstanceInfo,
+    /// Why it cannot run here.
+    skip: Option<String>,
+    /// How it ended in the last runs, the newest last, and how long the last one took.
+    last: Option<&'a History>,
+}
+
+impl List<'_> {
+    /// The list as it is asked for.
+    pub(crate) fn print(&self, how: ListHow, palette: Palette) -> Result<String, RunError> {
+        Ok(match how {
+            ListHow::Text => list(self, palette),
+            ListHow::Ids => {
+                let runs = self.planned.iter().filter(|one| one.skip.is_none());
+                runs.map(|one| format!("{}\n", one.id)).collect()
+            }
+            ListHow::Json => {
+                let written = |source: serde_json::Error| RunError::System {
+                    doing: "write the list",
+                    source: source.into(),
+                };
+                let lines = self.planned.iter().map(|one| {
+                    let line = Line {
+                        info: one.info(self.sets),
+                        skip: one.skip.as_ref().map(ToString::to_string),
+                        last: self.records.get(&one.id),
+                    };
+                    let line = serde_json::to_string(&line).map_err(written)?;
+                    Ok(line + "\n")
+                });
+                lines.collect::<Result<_, RunError>>()?
+            }
+        })
+    }
+}
+
+/// By case and row; points of the matrix share a line.
+fn list(all: &List<'_>, palette: Palette) -> String {
+    let planned = all.planned;
     let mut by_name: BTreeMap<String, Vec<&Planned>> = BTreeMap::new();
     for one in planned {
         by_name.entry(one.instance.name()).or_default().push(one);
@@ -20,7 +75,7 @@ pub(crate) fn list(planned: &[Planned], sets: &[Able], palette: Palette) -> Stri
         let case = first.instance.case;
         text += &format!("{}\n    {}\n", palette.bold(name), case.description);
         text += &palette.dim(format!("    {}\n", facts(&first.instance)));
-        text += &format!("    runs on: {}\n", runs_on(instances, sets));
+        text += &format!("    runs on: {}\n", runs_on(instances, all));
         for (skip, points) in skipped(instances) {
             text += &palette.warn(format!("    not on {}: {skip}\n", points.join(", ")));
         }
@@ -56,16 +111,22 @@ fn facts(instance: &Instance) -> String {
     parts.join("; ")
 }
 
-fn runs_on(instances: &[&Planned], sets: &[Able]) -> String {
+fn runs_on(instances: &[&Planned], all: &List<'_>) -> String {
     let points: Vec<String> = instances
         .iter()
         .filter(|one| one.skip.is_none())
         .map(|one| {
-            let set = sets
-                .get(one.set)
-                .map(|set| set.name.as_str())
-                .unwrap_or_default();
-            format!("{} ({set})", one.instance.point())
+            let set = all.sets.get(one.set);
+            let set = set.map(|set| set.name.as_str()).unwrap_or_default();
+            let last = all.records.get(&one.id).and_then(|last| {
+                let verdict = last.verdicts.last()?;
+                Some(format!("; {verdict}, {}", duration(last.elapsed)))
+            });
+            format!(
+                "{} ({set}{})",
+                one.instance.point(),
+                last.unwrap_or_default()
+            )
         })
         .collect();
     if points.is_empty() {

@@ -14,6 +14,7 @@ mod evidence;
 mod execute;
 mod exit;
 mod explore;
+mod filter;
 mod imgopts;
 mod instance;
 mod keep;

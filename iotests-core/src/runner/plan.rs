@@ -146,7 +146,9 @@ pub(crate) fn plan(
     };
     for entry in entries.iter().filter(is_wanted) {
         let any = Instance::new(entry, ANY_POINT);
-        let meant = selectors.iter().filter(|selector| selector.names(&any));
+        let meant = selectors
+            .iter()
+            .filter(|selector| selector.names(&any, &anywhere));
         let mut meant: Vec<Option<&Selector>> = meant.map(Some).collect();
         if selectors.is_empty() {
             meant.push(None);
@@ -175,7 +177,9 @@ pub(crate) fn plan(
 
 /// A selector means something, at a point that this has.
 fn check_selector(selector: &Selector, anywhere: &[Instance]) -> Result<(), RunError> {
-    let meant = anywhere.iter().filter(|instance| selector.names(instance));
+    let meant = anywhere
+        .iter()
+        .filter(|instance| selector.names(instance, anywhere));
     let meant: Vec<&Instance> = meant.collect();
     if meant.is_empty() {
         return Err(RunError::UnknownSelector {

@@ -1,9 +1,13 @@
 //! Selectors: what a word on the command line means, read once into a name, a point of the matrix and a set.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use regex::Regex;
+
 use super::error::RunError;
+use super::filter;
 use crate::case::{Aio, Backend, Cache, Format, Instance, Protocol};
 
 /// How many near names an error lists.
@@ -13,15 +17,28 @@ const NEAREST: usize = 3;
 pub(crate) const SET: &str = ".set=";
 
 /// A word on the command line: a part of a name, an upstream test, or an id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Selector {
     /// As it was given, for messages.
     pub(crate) text: String,
-    name: String,
+    name: Name,
     /// What follows an `@`; then the name is compared whole, not as a part.
     pub(crate) point: Option<At>,
     /// The set that the id names.
     pub(crate) set: Option<String>,
+}
+
+/// What comes before the point.
+#[derive(Debug, Clone)]
+enum Name {
+    /// A part of a name, or segments of an upstream id.
+    Part(String),
+    /// The whole name, with `*` and `?`.
+    Glob(Regex),
+    /// Upstream tests by their numbers.
+    Numbers(RangeInclusive<u32>),
+    /// A source file, by the end of its path, and a line of it.
+    Source { file: String, line: Option<u32> },
 }
 
 /// A point of the matrix as far as an id says it.
@@ -52,29 +69,97 @@ impl Selector {
         };
         Ok(Self {
             text: text.to_owned(),
-            name: name.to_owned(),
+            name: Name::parse(name),
             point,
             set,
         })
     }
 
-    /// Whether it means this case and row, at whatever point.
-    pub(crate) fn names(&self, instance: &Instance) -> bool {
-        let upstream = |id: &str| upstream_matches(&self.name, id);
-        if !self.name.is_empty() && instance.upstream().any(upstream) {
+    /// Whether it means this case and row, at whatever point; `all` is what it could mean.
+    pub(crate) fn names(&self, instance: &Instance, all: &[Instance]) -> bool {
+        match &self.name {
+            Name::Part(part) => self.has_part(part, instance),
+            Name::Glob(glob) => glob.is_match(&instance.name()),
+            Name::Numbers(numbers) => instance.upstream().any(|id| {
+                let number = id.split("::").next().and_then(|part| part.parse().ok());
+                number.is_some_and(|number| numbers.contains(&number))
+            }),
+            Name::Source { file, line } => {
+                let case = instance.case;
+                if !is_file(file, case.file) {
+                    return false;
+                }
+                // A case goes on up to the next one.
+                let others = all.iter().map(|one| one.case);
+                let next = others
+                    .filter(|other| other.file == case.file && other.line > case.line)
+                    .map(|other| other.line)
+                    .min();
+                line.is_none_or(|line| case.line <= line && next.is_none_or(|next| line < next))
+            }
+        }
+    }
+
+    fn has_part(&self, part: &str, instance: &Instance) -> bool {
+        if !part.is_empty() && instance.upstream().any(|id| upstream_matches(part, id)) {
             return true;
         }
         // A bare number is an upstream test and nothing else: `512` must not select every name that has it.
-        let is_number = self.name.len() == 3 && self.name.bytes().all(|byte| byte.is_ascii_digit());
-        if is_number {
+        if is_number(part) {
             return false;
         }
         let name = instance.name();
         match self.point {
-            None => name.contains(&self.name),
-            Some(_) => is_whole(&self.name, &name) || is_whole(&self.name, &instance.case.name()),
+            None => name.contains(part),
+            Some(_) => is_whole(part, &name) || is_whole(part, &instance.case.name()),
         }
     }
+}
+
+/// As upstream's tests are numbered.
+fn is_number(text: &str) -> bool {
+    text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+impl Name {
+    fn parse(text: &str) -> Self {
+        if let Some((first, last)) = text.split_once('-')
+            && is_number(first)
+            && is_number(last)
+            && let (Ok(first), Ok(last)) = (first.parse(), last.parse())
+        {
+            return Self::Numbers(first..=last);
+        }
+        // The path of a script, in whichever tree.
+        if let Some((_, script)) = text.rsplit_once("qemu-iotests/") {
+            let name = script.strip_prefix("tests/").unwrap_or(script);
+            return Self::Part(name.to_owned());
+        }
+        let (file, line) = match text.rsplit_once(".rs:") {
+            Some((file, line)) if line.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (Some(format!("{file}.rs")), line.parse().ok())
+            }
+            _ => (text.ends_with(".rs").then(|| text.to_owned()), None),
+        };
+        if let Some(file) = file {
+            return Self::Source { file, line };
+        }
+        let glob = format!("^(.*::)?{}$", filter::glob(text));
+        match Regex::new(&glob) {
+            Ok(glob) if text.contains(['*', '?']) => Self::Glob(glob),
+            _ => Self::Part(text.to_owned()),
+        }
+    }
+}
+
+/// Whether one path is the end of the other, whichever knows more of where it lies.
+fn is_file(given: &str, file: &str) -> bool {
+    let is_end = |end: &str, whole: &str| match whole.strip_suffix(end) {
+        Some(before) => before.is_empty() || before.ends_with('/'),
+        None => false,
+    };
+    let given = given.trim_start_matches("./");
+    is_end(given, file) || is_end(file, given)
 }
 
 /// Whether this is the name, or its end from some `::` on. The empty name is every one's.
@@ -208,10 +293,8 @@ mod tests {
     fn a_selector_is_read_into_name_point_and_set() {
         let read = |text: &str| Selector::parse(text).unwrap();
         let whole = read("a::b/c@qcow2.nbd.cache=none.aio=native.qsd.set=7.2.22");
-        assert_eq!(
-            (whole.name.as_str(), whole.set.as_deref()),
-            ("a::b/c", Some("7.2.22"))
-        );
+        assert!(matches!(&whole.name, Name::Part(name) if name == "a::b/c"));
+        assert_eq!(whole.set.as_deref(), Some("7.2.22"));
         let point = whole.point.unwrap();
         assert_eq!(point.format, Some(Format::Qcow2));
         assert_eq!(point.protocol, Some(Protocol::Nbd));
@@ -229,6 +312,32 @@ mod tests {
             error.contains("`qcow9` is unknown; there is raw, qcow2"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_name_is_a_part_a_glob_a_range_of_numbers_a_script_or_a_place_in_a_file() {
+        let read = |text: &str| match Name::parse(text) {
+            Name::Part(part) => part,
+            Name::Glob(glob) => glob.to_string(),
+            Name::Numbers(numbers) => format!("{numbers:?}"),
+            Name::Source { file, line } => format!("{file} at {line:?}"),
+        };
+        for (text, expected) in [
+            ("mirror", "mirror"),
+            ("040", "040"),
+            ("040-060", "40..=60"),
+            ("040-060x", "040-060x"),
+            ("tests/qemu-iotests/040", "040"),
+            ("~/q/tests/qemu-iotests/tests/mirror-top", "mirror-top"),
+            ("a::*/b?", "^(.*::)?a::.*/b.$"),
+            ("a/b.rs", "a/b.rs at None"),
+            ("b.rs:87", "b.rs at Some(87)"),
+            ("b.rs:x", "b.rs:x"),
+        ] {
+            assert_eq!(read(text), expected, "{text}");
+        }
+        assert!(is_file("a/b.rs", "src/a/b.rs") && is_file("/q/src/a/b.rs", "src/a/b.rs"));
+        assert!(!is_file("b.rs", "src/ab.rs") && is_file("./src/b.rs", "src/b.rs"));
     }
 
     #[test]

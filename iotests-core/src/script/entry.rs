@@ -24,7 +24,7 @@ struct Special {
     memory: Option<u64>,
 }
 
-/// What must not run beside each other, or beside much else. Found by reading all scripts for fixed names outside of their directories.
+/// What must not run beside each other, or beside much else. Found by looking through the scripts for ports, `sudo` and mounts.
 const SPECIAL: &[Special] = &[
     // Both bind ports of the same range, chosen at random, and take one that is in use for a failure.
     Special::lock("147", "tcp-ports"),

@@ -1,5 +1,7 @@
 //! What the command line selects, and what the list says.
 
+use serde_json::Value;
+
 use super::bench::{Bench, Ran, events, verdicts};
 
 fn selected(bench: &Bench, args: &[&str]) -> Vec<String> {
@@ -25,6 +27,85 @@ fn a_case_is_selected_by_a_part_of_its_name_an_upstream_number_or_id_and_its_own
     assert_eq!(selected(&bench, &["TestRows.test_good"]), good);
     assert_eq!(selected(&bench, &["runs_each_row/good"]), good);
     assert_eq!(selected(&bench, &["903"]).len(), 4);
+}
+
+#[test]
+fn a_case_is_selected_by_a_glob_a_range_a_script_and_a_place_in_a_file() {
+    let bench = Bench::new();
+    let both = ["verdicts::passes@qcow2", "verdicts::passes@raw"];
+    assert_eq!(selected(&bench, &["verdicts::pas*s"]), both);
+    assert_eq!(selected(&bench, &["pa?ses@raw"]), both[1..]);
+    assert_eq!(selected(&bench, &["900-901"]), both);
+    assert_eq!(selected(&bench, &["~/qemu/tests/qemu-iotests/901"]), both);
+    let listed = bench.run(&["--list=json", "verdicts::passes@"]).stdout;
+    let listed: Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
+    let line = listed["place"]["line"].as_u64().unwrap();
+    for line in [line, line + 1] {
+        let place = format!("tests/fixture/verdicts.rs:{line}");
+        assert_eq!(selected(&bench, &[&place]), both, "{place}");
+    }
+    assert_ne!(selected(&bench, &["fixture/verdicts.rs"]), both);
+    bench.run(&["verdicts.rs:1"]).assert_code(3);
+}
+
+#[test]
+fn an_expression_narrows_the_selection_and_points_at_its_errors() {
+    let bench = Bench::new();
+    let means = |expression: &str| selected(&bench, &["-E", expression]);
+    assert_eq!(
+        means("name(=verdicts::passes) & !format(qcow2)"),
+        ["verdicts::passes@raw"]
+    );
+    assert_eq!(
+        means("upstream(/^901/) & fmt(raw)"),
+        ["verdicts::passes@raw"]
+    );
+    // Both have run now.
+    let both = ["verdicts::fails@qcow2", "verdicts::passes@raw"];
+    selected(&bench, &both);
+    assert_eq!(means("last(fail) & name(verdicts::fails)"), both[..1]);
+    assert_eq!(means("last(pass) & took(<1min) & format(raw)"), both[1..]);
+    assert_eq!(
+        selected(&bench, &["verdicts::passes@", "-E", "last(never)"]),
+        ["verdicts::passes@qcow2"]
+    );
+    let wrong = bench.run(&["-E", "name(a) & fmt(raw9)"]);
+    wrong.assert_code(2).assert_says("`raw9` is unknown");
+    wrong.assert_says("\n                  ^");
+    bench
+        .run(&["-E", "none()"])
+        .assert_code(3)
+        .assert_says("none of what is selected");
+}
+
+#[test]
+fn a_list_is_ids_or_json_with_how_the_last_run_ended() {
+    let bench = Bench::new();
+    let ids = bench.run(&["--list=ids", "verdicts::passes@"]).stdout;
+    assert_eq!(ids, "verdicts::passes@qcow2\nverdicts::passes@raw\n");
+    bench.run(&["verdicts::passes@raw"]).assert_code(0);
+    let text = bench.run(&["--list", "verdicts::passes@"]);
+    text.assert_says("qcow2 (host), raw (host; pass, ");
+    let lines = bench
+        .run(&[
+            "--list=json",
+            "verdicts::passes@raw",
+            "verdicts::fails@",
+            "-f",
+            "raw",
+        ])
+        .stdout;
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines: Vec<Value> = lines.collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[1]["id"], "verdicts::passes@raw");
+    assert_eq!(lines[1]["last"]["verdicts"][0], "pass");
+    assert_eq!(lines[1]["skip"], Value::Null);
+    assert_eq!(lines[1]["point"]["format"], "raw");
+    let skip = lines[0]["skip"].as_str().unwrap();
+    assert!(skip.contains("does not run with format raw"), "{skip}");
 }
 
 #[test]

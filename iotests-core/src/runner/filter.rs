@@ -1,0 +1,490 @@
+//! Filter expressions: `group(quick) & format(qcow2) & !name(/luks/)`, read once and then asked of each instance.
+
+use std::iter::Peekable;
+use std::str::{CharIndices, FromStr};
+use std::time::Duration;
+
+use regex::Regex;
+
+use super::plan::{Able, Planned};
+use super::records::{History, Records};
+use super::verdict::Verdict;
+use crate::case::{Aio, Backend, Cache, Format, Protocol};
+
+/// What `--help` says of the language.
+pub(crate) const HELP: &str = "\
+An expression is made of these, with `&`, `|`, `!` (or `and`, `or`, `not`) and parentheses:
+  name(TEXT) id(TEXT) upstream(TEXT) file(TEXT)   TEXT is a part; =TEXT the whole; #GLOB with * and ?; /REGEX/
+  group(NAME) set(NAME)   the whole name; or #GLOB, /REGEX/
+  format(F) protocol(P) cache(MODE) aio(MODE) backend(system|qsd)
+  last(VERDICT)   the last run: pass, fail (in any way), crash, timeout, leak, flaky, expected-fail, quarantined, never
+  took(>2s)       the time of the last run: < or >, with ms, s or min
+  skipped(TEXT)   cannot run here, for a reason that says TEXT
+  all() none()";
+
+/// An expression.
+#[derive(Debug)]
+pub(crate) enum Filter {
+    All,
+    None,
+    Not(Box<Self>),
+    Both(Box<Self>, Box<Self>),
+    Either(Box<Self>, Box<Self>),
+    Text(Field, Text),
+    Format(Format),
+    Protocol(Protocol),
+    Cache(Cache),
+    Aio(Aio),
+    Backend(Backend),
+    Last(Last),
+    Took { longer: bool, than: Duration },
+}
+
+/// What of an instance is text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Field {
+    Name,
+    Id,
+    Upstream,
+    File,
+    Group,
+    Set,
+    Skipped,
+}
+
+/// How a text is compared.
+#[derive(Debug)]
+pub(crate) enum Text {
+    Part(String),
+    Whole(String),
+    Regex(Regex),
+}
+
+/// How the last run ended.
+#[derive(Debug)]
+pub(crate) enum Last {
+    Never,
+    AnyFailure,
+    Verdict(Verdict),
+}
+
+/// An expression that cannot be read, with the place.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}\n    {text}\n    {:>at$}", "^")]
+pub(crate) struct FilterError {
+    why: String,
+    text: String,
+    /// Characters up to the place, and that one.
+    at: usize,
+}
+
+impl FromStr for Filter {
+    type Err = FilterError;
+
+    fn from_str(text: &str) -> Result<Self, FilterError> {
+        let mut parser = Parser {
+            text,
+            rest: text.char_indices().peekable(),
+        };
+        let filter = parser.either()?;
+        match parser.peek() {
+            None => Ok(filter),
+            Some((at, found)) => Err(parser.error(
+                at,
+                format!("`{found}` follows where `&`, `|` or the end could"),
+            )),
+        }
+    }
+}
+
+impl Filter {
+    /// Whether it means this instance.
+    pub(crate) fn means(&self, one: &Planned, sets: &[Able], records: &Records) -> bool {
+        let last = || records.get(&one.id);
+        let instance = &one.instance;
+        match self {
+            Self::All => true,
+            Self::None => false,
+            Self::Not(inner) => !inner.means(one, sets, records),
+            Self::Both(a, b) => a.means(one, sets, records) && b.means(one, sets, records),
+            Self::Either(a, b) => a.means(one, sets, records) || b.means(one, sets, records),
+            Self::Text(field, text) => field.of(one, sets).iter().any(|value| text.is_in(value)),
+            Self::Format(format) => instance.format == *format,
+            Self::Protocol(protocol) => instance.protocol == *protocol,
+            Self::Cache(cache) => instance.cache == *cache,
+            Self::Aio(aio) => instance.aio == *aio,
+            Self::Backend(backend) => instance.backend == Some(*backend),
+            Self::Last(wanted) => wanted.is_of(last()),
+            Self::Took { longer, than } => last().is_some_and(|last| match longer {
+                true => last.elapsed > *than,
+                false => last.elapsed < *than,
+            }),
+        }
+    }
+}
+
+impl Field {
+    fn of(self, one: &Planned, sets: &[Able]) -> Vec<String> {
+        let instance = &one.instance;
+        match self {
+            Self::Name => vec![instance.name()],
+            Self::Id => vec![one.id.clone()],
+            Self::Upstream => instance.upstream().map(str::to_owned).collect(),
+            Self::File => vec![instance.case.file.to_owned()],
+            Self::Group => {
+                let groups = instance.meta.groups.iter();
+                groups.map(|group| group.0.to_owned()).collect()
+            }
+            Self::Set => sets
+                .get(one.set)
+                .map(|set| set.name.clone())
+                .into_iter()
+                .collect(),
+            Self::Skipped => one.skip.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl Text {
+    fn is_in(&self, value: &str) -> bool {
+        match self {
+            Self::Part(part) => value.contains(part),
+            Self::Whole(whole) => value == whole,
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+impl Last {
+    fn is_of(&self, last: Option<&History>) -> bool {
+        let verdict = last.and_then(|last| last.verdicts.last().copied());
+        match (self, verdict) {
+            (Self::Never, verdict) => verdict.is_none(),
+            (Self::AnyFailure, Some(verdict)) => verdict.is_failure(),
+            (Self::Verdict(wanted), Some(verdict)) => verdict == *wanted,
+            (_, None) => false,
+        }
+    }
+}
+
+/// `*` stands for any text and `?` for one character, as in a shell.
+pub(crate) fn glob(pattern: &str) -> String {
+    let mut regex = String::new();
+    for c in pattern.chars() {
+        match c {
+            '*' => regex += ".*",
+            '?' => regex += ".",
+            c => regex += &regex::escape(c.encode_utf8(&mut [0; 4])),
+        }
+    }
+    regex
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    rest: Peekable<CharIndices<'a>>,
+}
+
+impl Parser<'_> {
+    fn error(&self, at: usize, why: impl Into<String>) -> FilterError {
+        FilterError {
+            why: why.into(),
+            text: self.text.to_owned(),
+            at: self.text[..at].chars().count() + 1,
+        }
+    }
+
+    /// The next character that is no space, and its place.
+    fn peek(&mut self) -> Option<(usize, char)> {
+        while self.rest.next_if(|(_, c)| c.is_whitespace()).is_some() {}
+        self.rest.peek().copied()
+    }
+
+    fn takes(&mut self, wanted: char) -> bool {
+        self.peek().is_some_and(|(_, c)| c == wanted) && self.rest.next().is_some()
+    }
+
+    fn takes_word(&mut self, wanted: &str) -> bool {
+        let Some((at, _)) = self.peek() else {
+            return false;
+        };
+        let is_there = self.text[at..]
+            .strip_prefix(wanted)
+            .is_some_and(|after| !after.starts_with(|c: char| c.is_alphanumeric() || c == '('));
+        if is_there {
+            self.rest.nth(wanted.chars().count() - 1);
+        }
+        is_there
+    }
+
+    fn either(&mut self) -> Result<Filter, FilterError> {
+        let mut all = self.both()?;
+        while self.takes('|') || self.takes_word("or") {
+            all = Filter::Either(Box::new(all), Box::new(self.both()?));
+        }
+        Ok(all)
+    }
+
+    fn both(&mut self) -> Result<Filter, FilterError> {
+        let mut all = self.one()?;
+        while self.takes('&') || self.takes_word("and") {
+            all = Filter::Both(Box::new(all), Box::new(self.one()?));
+        }
+        Ok(all)
+    }
+
+    fn one(&mut self) -> Result<Filter, FilterError> {
+        if self.takes('!') || self.takes_word("not") {
+            return Ok(Filter::Not(Box::new(self.one()?)));
+        }
+        if self.takes('(') {
+            let inner = self.either()?;
+            return match self.takes(')') {
+                true => Ok(inner),
+                false => Err(self.missing("`)`")),
+            };
+        }
+        let Some((at, _)) = self.peek() else {
+            return Err(self.missing("a condition, such as `name(commit)`,"));
+        };
+        let mut word = String::new();
+        while let Some((_, c)) = self.rest.next_if(|(_, c)| c.is_alphanumeric()) {
+            word.push(c);
+        }
+        if !self.takes('(') {
+            let (place, _) = self.peek().unwrap_or((self.text.len(), ' '));
+            let why = match word.is_empty() {
+                true => "here is no condition, such as `name(commit)`".to_owned(),
+                false => format!("`{word}` needs what it means in parentheses"),
+            };
+            return Err(self.error(place, why));
+        }
+        let (value_at, value) = self.value()?;
+        self.condition(&word, &value)
+            .map_err(|(is_word, why)| self.error(if is_word { at } else { value_at }, why))
+    }
+
+    fn missing(&self, what: &str) -> FilterError {
+        self.error(self.text.len(), format!("{what} is missing at the end"))
+    }
+
+    /// What stands up to the closing parenthesis; a regular expression may have its own.
+    fn value(&mut self) -> Result<(usize, String), FilterError> {
+        let (at, first) = self.peek().unwrap_or((self.text.len(), ' '));
+        let is_regex = first == '/';
+        let mut value = String::new();
+        let mut ends = !is_regex;
+        while let Some((_, c)) = self.rest.next() {
+            match c {
+                ')' if ends => return Ok((at, value.trim().to_owned())),
+                '/' if is_regex && !value.is_empty() && !value.ends_with('\\') => ends = true,
+                _ => {}
+            }
+            value.push(c);
+        }
+        Err(self.missing(if ends { "`)`" } else { "`/)`" }))
+    }
+
+    /// The error says whether the word is to blame, or the value.
+    fn condition(&self, word: &str, value: &str) -> Result<Filter, (bool, String)> {
+        let of_value = |why: String| (false, why);
+        let text = |field| Ok(Filter::Text(field, text(value).map_err(of_value)?));
+        // Nobody means `rw` by a group whose name has these letters somewhere.
+        let whole = |field| match text(field)? {
+            Filter::Text(field, Text::Part(name)) => Ok(Filter::Text(field, Text::Whole(name))),
+            other => Ok(other),
+        };
+        match word {
+            "all" | "none" if !value.is_empty() => {
+                Err((false, format!("`{word}()` takes nothing")))
+            }
+            "all" => Ok(Filter::All),
+            "none" => Ok(Filter::None),
+            "name" => text(Field::Name),
+            "id" => text(Field::Id),
+            "upstream" => text(Field::Upstream),
+            "file" => text(Field::File),
+            "group" => whole(Field::Group),
+            "set" => whole(Field::Set),
+            "skipped" => text(Field::Skipped),
+            "format" | "fmt" => named(value).map(Filter::Format),
+            "protocol" | "proto" => named(value).map(Filter::Protocol),
+            "cache" => named(value).map(Filter::Cache),
+            "aio" => named(value).map(Filter::Aio),
+            "backend" => {
+                let backend = Backend::ALL.iter().find(|one| one.to_string() == value);
+                let unknown = || format!("backend `{value}` is unknown; there is system, qsd");
+                backend
+                    .map(|one| Filter::Backend(*one))
+                    .ok_or_else(|| of_value(unknown()))
+            }
+            "last" => last(value).map(Filter::Last).map_err(of_value),
+            "took" => took(value)
+                .ok_or_else(|| of_value(format!("`{value}` is no time such as `>2s` or `<500ms`"))),
+            _ => Err((
+                true,
+                format!("there is no `{word}()`; --help has what there is"),
+            )),
+        }
+    }
+}
+
+fn named<T: FromStr>(value: &str) -> Result<T, (bool, String)>
+where
+    T::Err: ToString,
+{
+    value
+        .parse()
+        .map_err(|error: T::Err| (false, error.to_string()))
+}
+
+fn text(value: &str) -> Result<Text, String> {
+    let regex = |pattern: &str| {
+        Regex::new(pattern)
+            .map(Text::Regex)
+            .map_err(|error| error.to_string())
+    };
+    match value.split_at_checked(1) {
+        Some(("=", whole)) => Ok(Text::Whole(whole.to_owned())),
+        Some(("#", pattern)) => regex(&format!("^{}$", glob(pattern))),
+        Some(("/", pattern)) => regex(pattern.strip_suffix('/').unwrap_or(pattern)),
+        _ => Ok(Text::Part(value.to_owned())),
+    }
+}
+
+fn last(value: &str) -> Result<Last, String> {
+    let word = |verdict: &Verdict| verdict.word().to_lowercase().replace(' ', "-");
+    match value {
+        "never" => Ok(Last::Never),
+        "fail" => Ok(Last::AnyFailure),
+        value => match Verdict::ALL.iter().find(|verdict| word(verdict) == value) {
+            Some(verdict) => Ok(Last::Verdict(*verdict)),
+            None => {
+                let known: Vec<String> = Verdict::ALL.iter().map(word).collect();
+                Err(format!(
+                    "`{value}` is no verdict; there is never, {}",
+                    known.join(", ")
+                ))
+            }
+        },
+    }
+}
+
+fn took(value: &str) -> Option<Filter> {
+    let (sign, time) = value.split_at_checked(1)?;
+    let longer = match sign {
+        ">" => true,
+        "<" => false,
+        _ => return None,
+    };
+    let (number, unit) = time.split_at(time.find(|c: char| c.is_alphabetic())?);
+    let factor = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "min" => 60.0,
+        _ => return None,
+    };
+    let seconds = number.trim().parse::<f64>().ok()? * factor;
+    let than = Duration::try_from_secs_f64(seconds).ok()?;
+    Some(Filter::Took { longer, than })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        text.parse::<Filter>().unwrap_err().to_string()
+    }
+
+    /// The structure, without what the leaves are.
+    fn shape(filter: &Filter) -> String {
+        match filter {
+            Filter::Not(inner) => format!("!{}", shape(inner)),
+            Filter::Both(a, b) => format!("({}&{})", shape(a), shape(b)),
+            Filter::Either(a, b) => format!("({}|{})", shape(a), shape(b)),
+            Filter::Text(_, Text::Part(text)) => text.clone(),
+            Filter::Text(_, Text::Whole(text)) => format!("={text}"),
+            Filter::Text(_, Text::Regex(regex)) => format!("/{regex}/"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn and_binds_stronger_than_or_and_not_strongest() {
+        for (text, expected) in [
+            ("name(a)", "a"),
+            ("name(a) | name(b) & !name(c)", "(a|(b&!c))"),
+            ("(name(a)|name(b))&name(c)", "((a|b)&c)"),
+            ("not name(a) and name(b) or name(c)", "((!a&b)|c)"),
+            ("name(=a::b)", "=a::b"),
+            ("name(#a*b?.)", "/^a.*b.\\.$/"),
+            ("name(/(a|b)\\/c/) & all()", "(/(a|b)\\/c/&All)"),
+            ("fmt(qcow2) | proto(nbd)", "(Format(Qcow2)|Protocol(Nbd))"),
+            ("took(>1.5s)", "Took { longer: true, than: 1.5s }"),
+            ("took(< 2min)", "Took { longer: false, than: 120s }"),
+            ("last(expected-fail)", "Last(Verdict(ExpectedFail))"),
+            ("last(fail) | last(never)", "(Last(AnyFailure)|Last(Never))"),
+            ("  backend( qsd )  ", "Backend(Qsd)"),
+        ] {
+            assert_eq!(shape(&text.parse().unwrap()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_points_at_its_place() {
+        for (text, place, why) in [
+            (
+                "name(a) & fmt(qcow9)",
+                "fmt(",
+                "`qcow9` is unknown; there is raw, qcow2",
+            ),
+            ("name(a) & size(1)", "name(a) & ", "there is no `size()`"),
+            ("name(a) name(b)", "name(a) ", "`n` follows"),
+            ("name(a) &", "name(a) &", "is missing at the end"),
+            ("(name(a)", "(name(a)", "`)` is missing at the end"),
+            ("name(a", "name(a", "`)` is missing"),
+            ("name(/a", "name(/a", "`/)` is missing"),
+            ("quick", "quick", "needs what it means in parentheses"),
+            ("", "", "is missing at the end"),
+            ("name(/[/)", "name(", "unclosed character class"),
+            (
+                "last(green)",
+                "last(",
+                "is no verdict; there is never, pass",
+            ),
+            ("took(2s)", "took(", "is no time such as"),
+            ("backend(vm)", "backend(", "there is system, qsd"),
+            ("all(x)", "all(", "takes nothing"),
+        ] {
+            let error = error(text);
+            assert!(error.contains(why), "{text}: {error}");
+            let column = error.lines().last().unwrap().chars().count() - 5;
+            let expected = match text.find("qcow9") {
+                Some(at) => at,
+                None => place.chars().count(),
+            };
+            assert_eq!(column, expected, "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_a_history_says_is_compared() {
+        let of = |verdict| History {
+            elapsed: Duration::from_secs(1),
+            verdicts: vec![Verdict::Pass, verdict],
+        };
+        assert!(Last::Never.is_of(None) && !Last::Never.is_of(Some(&of(Verdict::Pass))));
+        assert!(Last::AnyFailure.is_of(Some(&of(Verdict::Crash))));
+        assert!(!Last::AnyFailure.is_of(Some(&of(Verdict::Pass))) && !Last::AnyFailure.is_of(None));
+        let passed = Last::Verdict(Verdict::Pass);
+        assert!(passed.is_of(Some(&of(Verdict::Pass))) && !passed.is_of(Some(&of(Verdict::Flaky))));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_expression_makes_it_panic(text in ".{0,40}|[a-z()&|!/# ]{0,40}") {
+            let _ = text.parse::<Filter>();
+        }
+    }
+}
