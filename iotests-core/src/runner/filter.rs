@@ -274,7 +274,7 @@ impl Parser<'_> {
         let is_regex = first == '/';
         let mut value = String::new();
         let mut ends = !is_regex;
-        while let Some((_, c)) = self.rest.next() {
+        for (_, c) in self.rest.by_ref() {
             match c {
                 ')' if ends => return Ok((at, value.trim().to_owned())),
                 '/' if is_regex && !value.is_empty() && !value.ends_with('\\') => ends = true,
