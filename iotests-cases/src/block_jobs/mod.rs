@@ -4,9 +4,13 @@ use iotests_core::prelude::*;
 
 defaults! { groups = [RW, JOB], host = Any }
 
+mod chain;
 mod commit;
+mod ejected;
 mod fleecing;
 mod lifecycle;
 mod mirror;
 mod mirror_backing_chain;
 mod mirror_cancel;
+mod stopped;
+mod stream;

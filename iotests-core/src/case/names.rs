@@ -100,6 +100,12 @@ pub const fn since(major: u32, minor: u32) -> Requirement {
     Requirement::Version(VersionRange::since(major, minor))
 }
 
+/// This release or a later one, also of a later branch: for what came with a stable release.
+#[must_use]
+pub const fn since_release(major: u32, minor: u32, micro: u32) -> Requirement {
+    Requirement::Version(VersionRange::since_release(major, minor, micro))
+}
+
 /// These versions: all before a release.
 pub const fn before(major: u32, minor: u32) -> Requirement {
     Requirement::Version(VersionRange::before(major, minor))

@@ -50,6 +50,15 @@ impl VersionRange {
         }
     }
 
+    /// This release or later.
+    #[must_use]
+    pub const fn since_release(major: u32, minor: u32, micro: u32) -> Self {
+        Self {
+            since: Some(Version::new(major, minor, micro)),
+            before: None,
+        }
+    }
+
     /// All before this one.
     pub const fn before(major: u32, minor: u32) -> Self {
         Self {
@@ -198,6 +207,9 @@ mod tests {
         assert!(!range.contains(Version::new(9, 1, 0)));
         assert!(range.contains(Version::new(9, 0, 2)));
         assert_eq!(range.to_string(), "7.0 or later, but older than 9.1");
+        let range = VersionRange::since_release(9, 0, 2);
+        assert!(range.contains(Version::new(9, 0, 2)) && range.contains(Version::new(10, 0, 0)));
+        assert!(!range.contains(Version::new(9, 0, 1)));
     }
 
     #[test]

@@ -11,8 +11,9 @@ defaults! {
     unsupported_imgopts = ["cluster_size", "extended_l2", "preallocation"],
 }
 
+use super::chain;
+
 mod backing_files;
-mod chain;
 mod completed;
 mod errors;
 mod filters;

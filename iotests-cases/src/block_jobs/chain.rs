@@ -1,4 +1,4 @@
-//! The chain `top -> mid -> base` that most cases commit in.
+//! The chain `top -> mid -> base` that most cases commit and stream in.
 
 use std::ops::Range;
 

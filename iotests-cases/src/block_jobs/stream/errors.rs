@@ -1,0 +1,157 @@
+//! Streams that meet an I/O error, and what their error policy makes of it.
+
+use std::ops::Range;
+
+use iotests_core::prelude::*;
+
+use super::chain::{Chain, Layer};
+
+use Layer::{Base, Mid, Top};
+
+/// A request that fails once.
+struct Place {
+    layer: Layer,
+    /// As blkdebug has it.
+    event: &'static str,
+    /// The clusters that the job copies at once when that happens.
+    chunk: Range<u64>,
+}
+
+/// What the job is to make of an error.
+struct Policy {
+    on_error: &'static str,
+    errno: i32,
+    action: &'static str,
+}
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+rows! {
+    PLACES: Place { layer, event, chunk };
+    "base-read" => Base, "read_aio", clusters(20..28), upstream = "030";
+    "mid-read" => Mid, "read_aio", clusters(8..16);
+    "top-write" => Top, "write_aio", clusters(0..8);
+}
+
+rows! {
+    POLICIES: Policy { on_error, errno, action };
+    "report" => "report", EIO, "report", upstream = "TestEIO::test_report";
+    "ignore" => "ignore", EIO, "ignore", upstream = "TestEIO::test_ignore";
+    "stop" => "stop", EIO, "stop", upstream = "TestEIO::test_stop";
+    "enospc" => "enospc", EIO, "report", upstream = "TestEIO::test_enospc";
+    "no-space" => "enospc", ENOSPC, "stop", upstream = "TestENOSPC::test_enospc";
+}
+
+impl Place {
+    /// A layer as a node, which fails once if it is this one.
+    async fn node(&self, chain: &Chain, layer: Layer, errno: i32) -> CaseResult<Node> {
+        let image = chain.image(layer);
+        let mut node = image.node();
+        if let Some(below) = image.backing() {
+            node = node.backing(below.name());
+        }
+        if layer != self.layer {
+            return Ok(node);
+        }
+        let mut error = json!({"event": self.event, "once": true, "errno": errno});
+        if self.event == "read_aio" {
+            let offset = match layer {
+                Mid => {
+                    let map = image.own_map().json().await?;
+                    let here = json!({"start": self.chunk.start, "data": true});
+                    map.find(&here)?.at("offset")?.as_u64()
+                }
+                _ => Some(self.chunk.start),
+            };
+            error["sector"] = (offset.unwrap_or_default() / 512).into();
+        }
+        let blkdebug = Node::new("blkdebug").child("image", image.protocol_node());
+        Ok(node.file(blkdebug.set("inject-error", [error])))
+    }
+}
+
+/// What the top holds when the stream was over but for this part.
+fn streamed(chain: &Chain, without: Range<u64>) -> Content {
+    let zeroes = Content::nothing().zeroes(0..chain.size);
+    let all = chain.merged(Top, Base).over(&zeroes);
+    all.with_part_of(chain.content(Top), without)
+}
+
+/// An I/O error ends a stream, pauses it or is passed over, as its error policy says. Backing files
+/// go only when all is copied, and nobody ever reads anything else than before.
+#[case(upstream = "{place}::{policy}", needs = [Driver("blkdebug")], rows = (PLACES, POLICIES))]
+async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> CaseResult {
+    let contents = [(0x20, 0..24), (0x60, 8..16), (0xa0, 16..20)];
+    let contents = contents.map(|(first, at)| Content::nothing().numbered(first, clusters(at)));
+    let chain = Chain::with(t, 2 * MIB, contents).await?;
+    let mut vm = t.host();
+    for layer in [Base, Mid, Top] {
+        vm = vm.blockdev(place.node(&chain, layer, policy.errno).await?);
+    }
+    let vm = vm.launch().await?;
+    let before = vm.state().await?;
+
+    let mut job = vm
+        .stream("top")
+        .set("on-error", policy.on_error)
+        .start()
+        .await?;
+    let id = job.id().to_owned();
+    if policy.action == "stop" {
+        job.wait_status("paused").await?;
+        let why = if policy.errno == ENOSPC {
+            "nospace"
+        } else {
+            "failed"
+        };
+        let paused = json!({"paused": true, "io-status": why, "offset": place.chunk.start});
+        job.block_info().await?.assert_includes(&paused)?;
+        job.resume().await?;
+        job.wait().await?;
+    } else {
+        job.wait()
+            .expect_error(exactly("Input/output error"))
+            .await?;
+    }
+
+    let names = ["ERROR", "CANCELLED", "COMPLETED"].map(|name| format!("BLOCK_JOB_{name}"));
+    let done = if policy.action == "report" {
+        place.chunk.start
+    } else {
+        chain.size
+    };
+    json!(vm.take_events(Matcher::one_of(names))).assert_includes(&json!([
+        {"event": "BLOCK_JOB_ERROR",
+         "data": {"device": id, "operation": "read", "action": policy.action}},
+        {"event": "BLOCK_JOB_COMPLETED",
+         "data": {"device": id, "type": "stream", "len": chain.size, "offset": done}},
+    ]))?;
+    vm.assert_no_jobs().await?;
+    match policy.action {
+        "stop" => vm.assert_chain("top").await?,
+        _ => vm.assert_same_graph_as(&before).await?,
+    }
+    vm.node("top").assert_reads(chain.merged(Top, Base)).await?;
+    vm.shutdown().await?;
+    let own = match policy.action {
+        "stop" => streamed(&chain, 0..0),
+        "ignore" => streamed(&chain, place.chunk.clone()),
+        _ => streamed(&chain, place.chunk.start..chain.size),
+    };
+    chain.top.assert_reads(chain.merged(Top, Base)).await?;
+    // QED copies cluster by cluster, and loses the clusters that it could not write.
+    if chain.top.format() == QCOW2 {
+        chain.top.assert_layer(own).await?;
+        chain.top.assert_clean().await?;
+    }
+    match policy.action {
+        "stop" => chain
+            .top
+            .header()
+            .await?
+            .assert_absent("backing-filename")?,
+        _ => drop(chain.top.assert_backing(&chain.mid).await?),
+    }
+    chain.assert_unchanged(&[Base, Mid])
+}

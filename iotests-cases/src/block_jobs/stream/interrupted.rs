@@ -1,0 +1,230 @@
+//! Streams that are held in their middle, looked at, hurried, and ended before their time.
+
+use iotests_core::prelude::*;
+
+use super::chain::{Chain, Layer, Size};
+use super::{HELD, HURRIED};
+
+use Layer::{Base, Mid, Top};
+
+/// What a stream has done when it is held.
+const FIRST: u64 = 8 * CLUSTER;
+
+/// A stream of everything, which has copied the first clusters and then waits.
+async fn held(vm: &Machine) -> CaseResult<Job> {
+    let job = vm.stream("top").speed(HELD).start().await?;
+    job.until("its first step", |job: &Value| {
+        job["current-progress"] == FIRST
+    })
+    .await?;
+    Ok(job)
+}
+
+/// What the top holds when a stream was stopped after its first step.
+fn half_way(chain: &Chain) -> Content {
+    let first = chain.merged(Top, Base).cut(FIRST);
+    chain.content(Top).over(&first)
+}
+
+/// A stream was cancelled after its first step: the copied data stays, and all else is as it was.
+async fn assert_half_streamed(chain: &Chain) -> CaseResult {
+    chain.assert_unchanged(&[Base, Mid])?;
+    chain.top.assert_layer(half_way(chain)).await?;
+    chain.assert_headers(Mid).await
+}
+
+/// A paused stream rests, also without a limit on its speed, until it is resumed.
+#[case(upstream = "030::TestSingleDrive::test_stream_pause")]
+async fn rests_while_it_is_paused(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = chain.launch(t).await?;
+    let job = held(&vm).await?;
+    job.pause().await?;
+    job.set_speed(0).await?;
+    let at_rest = job.info().await?;
+    at_rest.assert("current-progress", FIRST)?;
+    // Whatever it did would be done by the end of these.
+    chain.assert_guest_reads(&vm).await?;
+    check!(job.info().await? == at_rest);
+    job.resume().await?;
+    job.wait().await?;
+    vm.assert_chain("top").await?;
+    chain.assert_guest_reads(&vm).await?;
+    vm.shutdown().await?;
+    chain.assert_unchanged(&[Base, Mid])?;
+    chain.top.assert_reads(chain.merged(Top, Base)).await
+}
+
+rows! {
+    FORCE: bool;
+    "cancelled" => false, upstream = "030::TestStreamStop::test_stream_stop";
+    "by-force" => true;
+}
+
+/// Cancelling a stream leaves the chain as it was.
+#[case(upstream = "{force}", rows = FORCE)]
+async fn leaves_the_chain(t: &mut Test, force: &bool) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = chain.launch(t).await?;
+    let job = held(&vm).await?;
+    let ended = match force {
+        true => job.force_cancel().await?,
+        false => job.cancel().await?,
+    };
+    check!(ended.outcome == Outcome::Cancelled);
+    let data = json!({"type": "stream", "len": chain.size, "offset": FIRST, "speed": HELD});
+    ended.event.at("data")?.assert_includes(&data)?;
+    chain.assert_nodes_unchanged(&vm).await?;
+    vm.shutdown().await?;
+    assert_half_streamed(&chain).await
+}
+
+/// A read-only layer that is streamed into is read-only again when the stream is cancelled.
+#[case(known_bugs = [super::STAYS_WRITABLE])]
+async fn makes_it_read_only_again(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = chain.launch(t).await?;
+    let job = vm.stream("mid").speed(HELD).start().await?;
+    vm.assert_read_only(&[("mid", false), ("base", true)])
+        .await?;
+    check!(job.cancel().await?.outcome == Outcome::Cancelled);
+    chain.assert_nodes_unchanged(&vm).await?;
+    vm.shutdown().await?;
+    chain.assert_unchanged(&[Base, Top])?;
+    chain.mid.assert_reads(chain.merged(Mid, Base)).await
+}
+
+/// Quitting in the middle of a stream cancels it, and leaves files in good order.
+#[case]
+async fn is_cancelled_by_quit(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = chain.launch(t).await?;
+    held(&vm).await?.leave();
+    vm.cmd("quit", ()).await?;
+    vm.wait_exit().await?;
+    chain.assert_unchanged(&[Base, Mid])?;
+    chain.assert_headers(Mid).await?;
+    chain.top.assert_reads(chain.merged(Top, Base)).await
+}
+
+/// A stream keeps the speed that it was given, at its start and later.
+#[case(upstream = "030::TestSetSpeed::test_set_speed")]
+async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = chain.launch(t).await?;
+    let job = held(&vm).await?;
+    job.block_info().await?.assert("speed", HELD)?;
+    job.set_speed(2).await?;
+    let now = json!({"speed": 2, "type": "stream", "paused": false});
+    job.block_info().await?.assert_includes(&now)?;
+    job.set_speed(0).await?;
+    let ended = job.wait().await?;
+    ended.event.assert("data/speed", 0)?;
+    vm.assert_chain("top").await?;
+    vm.shutdown().await?;
+    Ok(())
+}
+
+/// A speed below nothing is refused, at the start and later, and changes nothing.
+#[case(upstream = "030::TestSetSpeed::test_set_speed_invalid")]
+async fn refuses_a_negative_speed(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = chain.launch(t).await?;
+    let why = "speed' expects a non-negative value";
+    vm.stream("top").set("speed", -1).refused(why).await?;
+    chain.assert_nodes_unchanged(&vm).await?;
+
+    let job = held(&vm).await?;
+    let slower = json!({"device": job.id(), "speed": -1});
+    vm.cmd("block-job-set-speed", slower).refused(why).await?;
+    check!(job.cancel().await?.outcome == Outcome::Cancelled);
+    chain.assert_nodes_unchanged(&vm).await?;
+    vm.shutdown().await?;
+    assert_half_streamed(&chain).await
+}
+
+/// A job that something else wakes up early, here by draining its nodes, does not do more for it.
+#[case(known_bugs = [HURRIED], needs = [Command("blockdev-reopen")])]
+async fn is_not_hurried(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = chain.launch(t).await?;
+    let job = held(&vm).await?;
+    for _ in 0..3 {
+        vm.reopen("top", |node| node).await?;
+    }
+    job.info().await?.assert("current-progress", FIRST)?;
+    check!(job.cancel().await?.outcome == Outcome::Cancelled);
+    chain.assert_nodes_unchanged(&vm).await?;
+    vm.shutdown().await?;
+    assert_half_streamed(&chain).await
+}
+
+/// A controller whose disks can be unplugged.
+const SCSI: [Requirement; 2] = [Device("virtio-scsi-pci"), Device("virtio-scsi-ccw")];
+
+/// When the guest's device is unplugged, the drive goes with it and a stream in it is cancelled.
+#[case(needs = [AnyOf(&SCSI)], host = System)]
+async fn is_cancelled_by_unplugging(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = t.host().drive(Drive::of(&chain.top).interface("none"));
+    let vm = vm
+        .device("virtio-scsi")
+        .device("scsi-hd,id=disk,drive=drive0");
+    let vm = vm.launch().await?;
+    let job = vm.stream("drive0").speed(HELD).start().await?;
+    vm.cmd("device_del", json!({"id": "disk"})).await?;
+    check!(job.wait().outcome().await?.outcome == Outcome::Cancelled);
+    vm.assert_no_jobs().await?;
+    vm.shutdown().await?;
+    chain.assert_unchanged(&[Base, Mid])?;
+    chain.top.assert_reads(chain.merged(Top, Base)).await
+}
+
+rows! {
+    ENDS: Outcome;
+    "completed" => Outcome::Completed;
+    "cancelled" => Outcome::Cancelled;
+}
+
+/// What a guest writes while a stream ends is neither lost nor does it keep the stream from ending.
+#[case(needs = [Driver("throttle")], rows = ENDS)]
+async fn ends_while_a_guest_writes(t: &mut Test, end: &Outcome) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    // All but the first of the writes wait, until the node is drained.
+    let slow = Node::throttle("slow", chain.top.protocol_node());
+    let vm = t.host().throttle_group("slow", json!({"iops-write": 20}));
+    let vm = vm.disk(chain.top.node().file(slow)).launch().await?;
+    let job = vm.stream("top").speed(HELD).start().await?;
+    let disk = vm.disk("top");
+    let written = [
+        (0x77, clusters(10..11)),
+        (0x78, clusters(26..27)),
+        (0x79, clusters(28..30)),
+    ];
+    for (byte, range) in &written {
+        let length = range.end - range.start;
+        disk.io(&format!("aio_write -P {byte} {} {length}", range.start))
+            .await?;
+    }
+    match end {
+        Outcome::Cancelled => check!(job.cancel().await?.outcome == Outcome::Cancelled),
+        _ => {
+            job.set_speed(0).await?;
+            job.wait().await?;
+        }
+    }
+    disk.io("aio_flush").await?;
+
+    let all = Content::from(&written).over(&chain.merged(Top, Base));
+    disk.assert_reads(&all).await?;
+    let line = if *end == Outcome::Completed {
+        "top"
+    } else {
+        "top -> mid -> base"
+    };
+    vm.assert_chain(line).await?;
+    vm.shutdown().await?;
+    chain.assert_unchanged(&[Base, Mid])?;
+    chain.top.assert_clean().await?;
+    chain.top.assert_reads(&all).await
+}

@@ -1,0 +1,170 @@
+//! Streams that are refused, and then have changed nothing.
+
+use iotests_core::prelude::*;
+
+use super::HELD;
+use super::chain::{Chain, Layer, Size};
+
+use Layer::{Base, Mid, Top};
+
+/// A stream that must not start.
+struct Refusal {
+    /// What is asked for. `{base}`, `{mid}` and `{top}` stand for the names of the files.
+    arguments: &'static [(&'static str, &'static str)],
+    class: &'static str,
+    text: &'static str,
+}
+
+const GENERIC: &str = "GenericError";
+const NOT_BELOW: &str = "is not a backing image of 'top'";
+const ENTIRE: &str = "backing file specified, but streaming the entire chain";
+const BOTH: &str = "cannot be specified at the same time";
+
+rows! {
+    REFUSALS: Refusal { arguments, class, text };
+    "unknown-device" => &[("device", "nonexistent")], GENERIC,
+        "Cannot find device='nonexistent' nor node-name='nonexistent'",
+        upstream = "030::TestSingleDrive::test_device_not_found";
+    "no-id" => &[("device", "mid"), ("job-id", "")], GENERIC, "Invalid job ID ''",
+        upstream = "030::TestSingleDrive::test_job_id_missing";
+    "bad-id" => &[("job-id", "1 2")], GENERIC, "Invalid job ID '1 2'";
+    "unknown-base" => &[("base", "badfile")], GENERIC, "Can't find 'badfile' in the backing chain";
+    "base-is-top" => &[("base", "{top}")], GENERIC, "Can't find '{top}' in the backing chain";
+    "unknown-base-node" => &[("base-node", "none")], GENERIC,
+        "Cannot find device='' nor node-name='none'",
+        upstream = "030::TestParallelOps::test_stream_base_node_name";
+    "base-node-elsewhere" => &[("base-node", "null")], GENERIC, NOT_BELOW,
+        upstream = "030::TestParallelOps::test_stream_base_node_name";
+    "base-node-is-top" => &[("base-node", "top")], GENERIC, NOT_BELOW,
+        upstream = "030::TestParallelOps::test_stream_base_node_name";
+    "base-node-above" => &[("device", "mid"), ("base-node", "top")], GENERIC,
+        "'top' is not a backing image of 'mid'";
+    "base-by-path-and-node" => &[("base", "{base}"), ("base-node", "base")], GENERIC, BOTH,
+        upstream = "030::TestParallelOps::test_stream_base_node_name";
+    "base-and-bottom" => &[("base-node", "base"), ("bottom", "mid")], GENERIC, BOTH;
+    "bottom-and-backing-file" => &[("bottom", "mid"), ("backing-file", "x")], GENERIC, ENTIRE;
+    "unknown-bottom" => &[("bottom", "none")], GENERIC,
+        "Cannot find device='' nor node-name='none'";
+    "bottom-elsewhere" => &[("bottom", "null")], GENERIC,
+        "Node 'null' is not in a chain starting from 'top'";
+    "backing-file-without-base" => &[("backing-file", "x")], GENERIC,
+        ENTIRE;
+    "filter-name-in-use" => &[("filter-node-name", "null")], GENERIC, "null";
+    "unknown-policy" => &[("on-error", "retry")], GENERIC, "retry";
+}
+
+/// A stream that cannot be done is refused, and changes nothing.
+#[case(needs = [Driver("null-co")], rows = REFUSALS)]
+async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = chain.launch(t).await?;
+    let elsewhere = json!({"driver": "null-co", "node-name": "null", "read-zeroes": true});
+    vm.cmd("blockdev-add", elsewhere).await?;
+
+    let [base, mid, top] = chain.names();
+    let expand = |text: &str| {
+        let text = text.replace("{base}", base).replace("{mid}", mid);
+        text.replace("{top}", top)
+    };
+    let mut arguments = json!({"device": "top", "job-id": "job"});
+    for (key, value) in refusal.arguments {
+        // Without an id, QEMU takes the name of the drive, which a node has not.
+        arguments[*key] = if value.is_empty() {
+            Value::Null
+        } else {
+            expand(value).into()
+        };
+    }
+    if let Some(arguments) = arguments.as_object_mut() {
+        arguments.retain(|_, value| !value.is_null());
+    }
+    vm.cmd("block-stream", arguments)
+        .refused_class(refusal.class, &*expand(refusal.text))
+        .await?;
+
+    chain.assert_nodes_unchanged(&vm).await?;
+    vm.shutdown().await?;
+    chain.assert_files_unchanged()
+}
+
+/// Where there is nothing to be written to, nothing is streamed.
+#[case(upstream = "030::TestSingleDrive::test_read_only")]
+async fn a_read_only_file_is_left_alone(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let other = t.image("other").size(chain.size).create().await?;
+    let vm = chain.launch(t).await?;
+    let file = other.protocol_node().read_only(true);
+    let node = other.node().read_only(true).file(file).backing("mid");
+    vm.add_node(node).await?;
+    vm.stream("other")
+        .base("base")
+        .refused("Block node is read-only")
+        .await?;
+    vm.remove_node("other").await?;
+    chain.assert_nodes_unchanged(&vm).await?;
+    vm.shutdown().await?;
+    chain.assert_files_unchanged()
+}
+
+/// The middle layer, which is writable, and the top, which is not.
+async fn writable_mid(t: &Test, chain: &Chain) -> CaseResult<Machine> {
+    let mid = chain.mid.node().read_only(false);
+    let top = chain.top.node().read_only(true).backing("mid");
+    t.host().blockdev(mid).blockdev(top).launch().await
+}
+
+const CONFLICT: &str = "Permission conflict on node 'mid'";
+
+/// A middle layer that a client may write to cannot be streamed away, and one that is streamed away
+/// cannot be written to.
+#[case]
+async fn a_layer_that_is_written_to_stays(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = writable_mid(t, &chain).await?;
+    let export = vm.export("mid").writable().await?;
+    let client = export.open().await?;
+    vm.stream("top").base("base").expect_error(CONFLICT).await?;
+    vm.stream("top").expect_error(CONFLICT).await?;
+    vm.assert_chain("top -> mid -> base").await?;
+    vm.assert_read_only(&[("top", true), ("mid", false), ("base", true)])
+        .await?;
+    client.write(0x77, Chain::FREE).await?;
+    export.remove().await?;
+
+    let job = vm.stream("top").base("base").speed(HELD).start().await?;
+    vm.export("mid")
+        .id("late")
+        .writable()
+        .expect_error(CONFLICT)
+        .await?;
+    job.set_speed(0).await?;
+    job.wait().await?;
+    vm.assert_chain("top -> base").await?;
+    vm.shutdown().await?;
+    let mid = chain.content(Mid).clone().written(0x77, Chain::FREE);
+    chain.mid.assert_layer(&mid).await?;
+    chain
+        .top
+        .assert_layer(chain.content(Top).over(&mid))
+        .await?;
+    chain.assert_unchanged(&[Base])
+}
+
+const LEFT_BEHIND: KnownBug = known(
+    "a stream that is refused for a lower layer leaves a user of the upper one behind",
+    "x-debug-query-block-graph shows a change",
+    ALWAYS,
+);
+
+/// A stream that is refused because of a lower layer leaves no user of a node behind.
+#[case(known_bugs = [LEFT_BEHIND])]
+async fn leaves_no_user_behind(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = writable_mid(t, &chain).await?;
+    let _export = vm.export("mid").writable().await?;
+    let before = vm.state().await?;
+    vm.stream("top").expect_error(CONFLICT).await?;
+    vm.assert_same_graph_as(&before).await?;
+    vm.shutdown().await?;
+    chain.assert_files_unchanged()
+}
