@@ -38,9 +38,9 @@ async fn is_refused_while_a_job_runs(t: &mut Test, row: &Uses) -> CaseResult {
         true => Content::nothing().written(0x11, 0..MIB),
         false => Content::nothing(),
     };
-    let bottom = t.image("bottom").size(MIB).content(&data("bottom"));
+    let bottom = t.image("bottom").size(MIB).content(data("bottom"));
     let bottom = bottom.create().await?;
-    let middle = t.image("middle").backing(&bottom).content(&data("middle"));
+    let middle = t.image("middle").backing(&bottom).content(data("middle"));
     let middle = middle.create().await?;
     let top = t.image("drv0").backing(&middle).create().await?;
     let target = t.image("target").size(MIB).create().await?;

@@ -158,7 +158,11 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
         }
         _ => copy.assert_reads(numbered()).await?,
     }
-    copy.assert_clean().await
+    // QED leaves the cluster of a write that failed allocated, for its check to find.
+    match t.format() {
+        QED => Ok(()),
+        _ => copy.assert_clean().await,
+    }
 }
 
 /// Where a chunk is only a part of a cluster of the target, the rest of the cluster is copied as well; an
