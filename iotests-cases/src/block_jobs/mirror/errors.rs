@@ -287,10 +287,16 @@ rows! {
     "stop" => "stop";
 }
 
+rows! {
+    MODES: &str;
+    "copied-later" => "background";
+    "copied-at-once" => "write-blocking";
+}
+
 /// What the guest writes while the mirror is ready may fail on the target, which the guest does not
 /// notice: the policy is kept to, and the guest's data is not lost.
-#[case(rows = POLICIES)]
-async fn after_it_was_ready(t: &mut Test, policy: &&str) -> CaseResult {
+#[case(rows = (POLICIES, MODES))]
+async fn after_it_was_ready(t: &mut Test, policy: &&str, mode: &&str) -> CaseResult {
     let source = t.image("source").size(SIZE).content(numbered());
     let source = source.create().await?;
     let copy = t.image("copy").format(RAW).size(SIZE).create().await?;
@@ -309,7 +315,7 @@ async fn after_it_was_ready(t: &mut Test, policy: &&str) -> CaseResult {
         .mirror("source")
         .to("copy")
         .set("on-target-error", *policy);
-    let mut job = job.start().await?;
+    let mut job = job.set("copy-mode", *mode).start().await?;
     job.wait_ready().await?;
     vm.disk("source").write(0x77, at).await?;
     let error = vm.event("BLOCK_JOB_ERROR").await?;

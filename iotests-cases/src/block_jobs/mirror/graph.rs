@@ -85,6 +85,28 @@ async fn users_that_do_not_get_along_stay_where_they_are(t: &mut Test) -> CaseRe
     Ok(())
 }
 
+/// When the source is read-only, so is the copy that takes its place.
+#[case]
+async fn a_read_only_source_stays_read_only(t: &mut Test) -> CaseResult {
+    let content = Content::nothing().numbered(0x20, clusters(2..9));
+    let source = t.image("source").size(MIB).content(&content);
+    let source = source.create().await?;
+    let file = source.file_bytes()?;
+    let copy = t.image("copy").size(MIB).create().await?;
+    let vm = t.host().blockdev(source.node().read_only(true));
+    let vm = vm.blockdev(&copy).launch().await?;
+    let mut job = vm.mirror("source").to("copy").start().await?;
+    job.wait_ready().await?;
+    vm.assert_read_only(&[("source", true), ("copy", false)])
+        .await?;
+    job.complete().await?;
+    vm.assert_read_only(&[("source", true), ("copy", true)])
+        .await?;
+    vm.shutdown().await?;
+    file.assert_unchanged()?;
+    copy.assert_reads(&content).await
+}
+
 /// A filter below the source can be replaced by the copy.
 #[case(
     upstream = "041::TestReplaces::test_replace_filter", formats = [RAW],

@@ -12,6 +12,7 @@ defaults! {
     unsupported_imgopts = ["cluster_size", "extended_l2", "preallocation"],
 }
 
+mod active;
 mod errors;
 mod graph;
 mod interrupted;

@@ -231,6 +231,39 @@ async fn at_a_speed(t: &mut Test) -> CaseResult {
     copy.assert_fill(0x11).await
 }
 
+const WOKEN: KnownBug = known(
+    "a job that is woken early goes beyond its speed (018e5987b5)",
+    "in effect a higher speed",
+    before(8, 1),
+);
+
+/// A mirror keeps to its speed although the machine is drained time and again, which wakes it early.
+#[case(needs = [Command("blockdev-reopen")])]
+async fn at_a_speed_although_it_is_woken(t: &mut Test) -> CaseResult {
+    let source = t.image("source").size(SIZE).fill(0x11).create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let null = json!({"driver": "null-co", "node-name": "other", "size": MIB});
+    let vm = t.host().disk(&source).blockdev(&copy).blockdev(null);
+    let vm = vm.launch().await?;
+    let job = vm.mirror("source").to("copy").set("buf-size", CLUSTER);
+    let job = job.speed(1).start().await?;
+    let begun = |job: &Value| job["current-progress"].as_u64() > Some(0);
+    let first = job.until("its first piece", begun).await?;
+    for round in 0..16 {
+        vm.reopen("other", |node| node.read_only(round % 2 == 0))
+            .await?;
+    }
+    let now = job.info().await?;
+    let number = |info: &Value| info["current-progress"].as_u64().unwrap_or_default();
+    check!(
+        number(&now) <= number(&first) + 2 * CLUSTER,
+        "in effect a higher speed"
+    );
+    check!(job.force_cancel().await?.outcome == Outcome::Cancelled);
+    vm.shutdown().await?;
+    source.assert_fill(0x11).await
+}
+
 /// When a mirror begins to copy what a guest discards.
 #[derive(PartialEq)]
 enum When {

@@ -147,12 +147,33 @@ impl Job {
         what: &str,
         satisfies: impl Fn(&Value) -> bool + 'static,
     ) -> Action<'static, Value> {
+        self.until_in("query-jobs", "id", what, satisfies)
+    }
+
+    /// Waits until what `query-block-jobs` says of it satisfies, and returns that.
+    #[track_caller]
+    pub fn until_block_info(
+        &self,
+        what: &str,
+        satisfies: impl Fn(&Value) -> bool + 'static,
+    ) -> Action<'static, Value> {
+        self.until_in("query-block-jobs", "device", what, satisfies)
+    }
+
+    #[track_caller]
+    fn until_in(
+        &self,
+        command: &'static str,
+        key: &'static str,
+        what: &str,
+        satisfies: impl Fn(&Value) -> bool + 'static,
+    ) -> Action<'static, Value> {
         let id = self.id.clone();
         let what = format!("job {id}: {what}");
         self.monitor
-            .until(what, "query-jobs", self.shown_by(), move |jobs| {
+            .until(what, command, self.shown_by(), move |jobs| {
                 let mut all = jobs.as_array().into_iter().flatten();
-                let job = all.find(|job| job["id"] == id.as_str());
+                let job = all.find(|job| job[key] == id.as_str());
                 let job = job.ok_or_else(|| Failure::new(format!("job {id} is gone: {jobs}")))?;
                 Ok(satisfies(job).then(|| job.clone()))
             })

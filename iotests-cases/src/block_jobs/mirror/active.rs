@@ -1,0 +1,373 @@
+//! What a guest writes while its disk is mirrored, by a copy later on or in the same request.
+
+use std::sync::Arc;
+
+use iotests_core::author::DiskBuilder;
+use iotests_core::prelude::*;
+use nbd::proto::CommandType;
+use nbd::server::backend::MemoryBackend;
+use nbd::server::{Action as Fault, Event, Export, FaultPlan, On, Rule, Server};
+
+defaults! { formats = [QCOW2, RAW] }
+
+const SIZE: u64 = 4 * MIB;
+
+fn content() -> Content {
+    Content::nothing().numbered(0x10, clusters(0..64))
+}
+
+/// A disk with data, a node for its copy, and a mirror that writes to both at once and stays in its middle.
+async fn active(
+    t: &Test,
+    disk: impl Fn(&Image) -> DiskBuilder,
+) -> CaseResult<(Image, Image, Machine, Job)> {
+    let source = t.image("source").size(SIZE).content(content());
+    let source = source.create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let vm = t
+        .host()
+        .disk(disk(&source))
+        .blockdev(&copy)
+        .launch()
+        .await?;
+    let job = vm
+        .mirror("source")
+        .to("copy")
+        .set("copy-mode", "write-blocking");
+    let job = job.set("buf-size", 4 * CLUSTER).speed(1).start().await?;
+    Ok((source, copy, vm, job))
+}
+
+rows! {
+    FLUSHED: bool;
+    "flushed" => true, upstream = "testActiveIOFlushed";
+    "in-flight" => false, upstream = "testActiveIO";
+}
+
+/// All that a guest writes before a mirror copies it, while it does and when it is ready is on the copy,
+/// whether or not the guest has waited for it when the mirror is completed.
+#[case(upstream = "151::TestActiveMirror::{flushed}", rows = FLUSHED)]
+async fn is_all_on_the_copy(t: &mut Test, flushed: &bool) -> CaseResult {
+    let (source, copy, vm, mut job) = active(t, |source| Disk::of(source)).await?;
+    let disk = vm.disk("source");
+    let mut all = content();
+    for phase in [0_u8, 1, 2] {
+        if phase == 1 {
+            job.set_speed(0).await?;
+        }
+        if phase == 2 {
+            job.wait_ready().await?;
+        }
+        let first = 8 + 18 * u64::from(phase);
+        let (written, zeroed) = (clusters(first..first + 8), clusters(first + 8..first + 12));
+        let byte = 0x90 + phase;
+        let mut writes = Vec::new();
+        for at in (written.start..written.end).step_by(CLUSTER as usize) {
+            writes.push(format!("aio_write -P {byte} {at} {CLUSTER}"));
+        }
+        writes.push(format!("aio_write -z {} {}", zeroed.start, 4 * CLUSTER));
+        disk.io_all(writes).await?;
+        all = all.written(byte, written).zeroes(zeroed);
+    }
+    if *flushed {
+        disk.io("aio_flush").await?;
+        disk.flush().await?;
+    }
+    job.complete().await?;
+    disk.assert_node("copy").await?;
+    disk.assert_reads(&all).await?;
+    vm.shutdown().await?;
+    copy.assert_reads(&all).await?;
+    copy.assert_clean().await?;
+    if *flushed {
+        source.assert_reads(&all).await?;
+    }
+    source.assert_clean().await
+}
+
+/// A write of a few bytes, where the mirror has not copied the piece around it yet.
+#[case(upstream = "151::TestActiveMirror::testUnalignedActiveIO")]
+async fn in_a_part_of_a_piece_keeps_the_rest(t: &mut Test) -> CaseResult {
+    let (source, copy, vm, job) = active(t, |source| Disk::of(source)).await?;
+    let mut all = content();
+    for (byte, at) in [
+        (0x91, MIB + 42..MIB + 43),
+        (0x92, 40 * CLUSTER - 1..40 * CLUSTER + 1),
+        (0x93, 50 * CLUSTER + 512..51 * CLUSTER + 512),
+    ] {
+        vm.disk("source").write(byte, at.clone()).await?;
+        all = all.written(byte, at);
+    }
+    let at = 60 * CLUSTER + 512..61 * CLUSTER + 4096;
+    vm.disk("source").zero(at.clone()).await?;
+    let all = all.zeroes(at);
+    job.set_speed(0).await?;
+    job.complete().await?;
+    vm.disk("source").assert_reads(&all).await?;
+    vm.shutdown().await?;
+    copy.assert_reads(&all).await?;
+    source.assert_reads(&all).await
+}
+
+/// Writes that overlap wait for each other, and none for itself.
+#[case(upstream = "151::TestActiveMirror::testIntersectingActiveIO", host = System)]
+async fn in_overlapping_requests_gets_done(t: &mut Test) -> CaseResult {
+    let disk = |source: &Image| Disk::of(source).with_breakpoints();
+    let (source, copy, vm, job) = active(t, disk).await?;
+    let disk = vm.disk("source");
+    let first = disk.hold("write_aio").await?;
+    disk.io("aio_write -P 0x91 0 1M").await?;
+    first.wait_hit().await?;
+    // These wait for the first one.
+    disk.io("aio_write -P 0x92 0 2M").await?;
+    disk.io("aio_write -P 0x92 0 2M").await?;
+    let last = disk.hold("write_aio").await?;
+    disk.io("aio_write -P 0x93 1M 2M").await?;
+    last.wait_hit().await?;
+    // They go on waiting, now for the last one.
+    first.resume().await?;
+    last.resume().await?;
+    job.set_speed(0).await?;
+    job.complete().await?;
+    let lower = Content::nothing().written(0x92, 0..MIB);
+    disk.assert_pattern(0x92, 0..MIB).await?;
+    disk.assert_pattern(0x93, 2 * MIB..3 * MIB).await?;
+    vm.shutdown().await?;
+    source.assert_same_as(&copy).await?;
+    let all = lower.written(0x93, 2 * MIB..3 * MIB);
+    let either = |byte: u8| all.clone().written(byte, MIB..2 * MIB);
+    let rest = content().with_part_of(&either(0x92), 0..3 * MIB);
+    let other = content().with_part_of(&either(0x93), 0..3 * MIB);
+    copy.assert_reads_either(rest, other).await
+}
+
+/// Under a full load of active writes a mirror goes on copying what was there before.
+#[case(
+    upstream = "151::TestLowThrottledWithNbdExport::testUnderLoad", host = System,
+    guest = VirtualClock, needs = [Driver("throttle")]
+)]
+async fn leaves_the_copy_its_share(t: &mut Test) -> CaseResult {
+    const IOPS: u64 = 16;
+    let source = t.image("source").size(SIZE).write(1, 0..SIZE / 2);
+    let source = source.create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let slow = Node::throttle("group", &source).node_name("slow");
+    let limits = json!({"iops-total": IOPS, "iops-total-max": IOPS});
+    let vm = t
+        .host()
+        .throttle_group("group", limits)
+        .disk(slow)
+        .blockdev(&copy);
+    let vm = vm.launch().await?;
+    let job = vm
+        .mirror("slow")
+        .to("copy")
+        .set("copy-mode", "write-blocking");
+    let job = job.set("buf-size", CLUSTER).start().await?;
+    let step = || vm.step_clock(secs(1) / IOPS as u32);
+
+    let mut at = SIZE / 2;
+    let mut remaining = Vec::new();
+    for _ in 0..2 {
+        let writes =
+            (0..8 * IOPS).map(|number| format!("aio_write -P 42 {} 4k", at + number * 4096));
+        vm.disk("slow").io_all(writes.collect::<Vec<_>>()).await?;
+        at += 8 * IOPS * 4096;
+        for _ in 0..6 * IOPS {
+            step().await?;
+        }
+        let info = job.info().await?;
+        let number = |key: &str| info[key].as_u64().unwrap_or_default();
+        remaining.push(number("total-progress") - number("current-progress"));
+    }
+    check!(remaining[1] < remaining[0]);
+    vm.set_throttle_limits("group", json!({"iops-total": 0, "iops-total-max": 0}))
+        .await?;
+    job.complete().await?;
+    vm.shutdown().await?;
+    copy.assert_pattern(1, 0..SIZE / 2).await?;
+    copy.assert_pattern(42, SIZE / 2..at).await
+}
+
+/// Requests may come at any time while a mirror starts and ends, again and again.
+#[case(upstream = "151::TestHighThrottledWithNbdExport::testActiveOnCreation")]
+async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
+    let source = t.image("source").size(SIZE).create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let vm = t.host().blockdev(&source).blockdev(&copy).launch().await?;
+    let export = vm.export("source").writable().await?;
+    let uri = export.uri()?;
+    let bench = [
+        "bench", "-w", "-d", "64", "-f", "raw", "-c", "20000", "-s", "4096", &uri,
+    ];
+    let bench = t.qemu_img(bench);
+    let mirrors = async {
+        for _ in 0..8 {
+            let job = vm
+                .mirror("source")
+                .to("copy")
+                .set("copy-mode", "write-blocking");
+            let mut job = job.start().await?;
+            job.wait_ready().await?;
+            check!(job.cancel().await?.outcome == Outcome::Completed);
+        }
+        Ok(())
+    };
+    let (bench, mirrors) = tokio::join!(bench.text(), mirrors);
+    bench?;
+    mirrors?;
+    vm.mirror("source")
+        .to("copy")
+        .start()
+        .await?
+        .complete()
+        .await?;
+    drop(export);
+    vm.shutdown().await?;
+    source.assert_same_as(&copy).await?;
+    copy.assert_clean().await
+}
+
+/// A mirror that copies later on can be told, while it runs, to write to both at once; it cannot be told
+/// the opposite.
+#[case(
+    upstream = "mirror-change-copy-mode::TestMirrorChangeCopyMode::test_background_to_active",
+    needs = [Command("block-job-change")]
+)]
+async fn is_copied_at_once_from_then_on(t: &mut Test) -> CaseResult {
+    let source = t.image("source").size(SIZE).content(content());
+    let source = source.create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let vm = t.host().disk(&source).blockdev(&copy).launch().await?;
+    let mut job = vm.mirror("source").to("copy").start().await?;
+    let id = job.id().to_owned();
+    let change = |mode: &str| {
+        let how = json!({"id": id, "type": "mirror", "copy-mode": mode});
+        vm.cmd("block-job-change", how)
+    };
+    job.wait_ready().await?;
+    job.block_info().await?.assert("actively-synced", false)?;
+    // A mirror that rests copies nothing later on.
+    job.pause().await?;
+    vm.disk("source").write(0x91, clusters(1..2)).await?;
+    vm.node("copy").assert_pattern(0x11, clusters(1..2)).await?;
+    change("write-blocking").await?;
+    vm.disk("source").write(0x92, clusters(2..3)).await?;
+    vm.node("copy").assert_pattern(0x92, clusters(2..3)).await?;
+    vm.node("copy").assert_pattern(0x11, clusters(1..2)).await?;
+    change("background").expect_error("not implemented").await?;
+    change("write-blocking").await?;
+    job.resume().await?;
+    job.until_block_info("both sides the same", |job| job["actively-synced"] == true)
+        .await?;
+    vm.node("copy").assert_pattern(0x91, clusters(1..2)).await?;
+    job.complete().await?;
+    vm.shutdown().await?;
+    let all = content()
+        .written(0x91, clusters(1..2))
+        .written(0x92, clusters(2..3));
+    copy.assert_reads(&all).await?;
+    source.assert_reads(&all).await
+}
+
+rows! {
+    MODES: &str;
+    "copied-later" => "background";
+    "copied-at-once" => "write-blocking";
+}
+
+rows! {
+    VERBS: &str;
+    "completed" => "block-job-complete";
+    "cancelled" => "block-job-cancel";
+}
+
+/// A write that is still on its way when a mirror that is ready is completed, or cancelled, is waited for,
+/// and is on the copy.
+#[case(formats = [RAW], rows = (MODES, VERBS))]
+async fn and_is_on_its_way_is_waited_for(t: &mut Test, mode: &&str, verb: &&str) -> CaseResult {
+    let disk = Arc::new(MemoryBackend::new(SIZE));
+    let socket = t.socket("nbd")?;
+    let held = Rule::new(
+        On::reply(CommandType::WRITE),
+        Fault::HoldReply("go".to_owned()),
+    );
+    let server = Server::builder().export(Export::shared(disk.clone()));
+    let server = server
+        .plan(FaultPlan::new().rule(held))
+        .listen_unix(&*socket)?;
+    let source =
+        json!({"driver": "nbd", "node-name": "source", "server": {"type": "unix", "path": socket}});
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let vm = t
+        .host()
+        .disk(Node::from(source))
+        .blockdev(&copy)
+        .launch()
+        .await?;
+    let mut job = vm
+        .mirror("source")
+        .to("copy")
+        .set("copy-mode", *mode)
+        .start()
+        .await?;
+    job.wait_ready().await?;
+
+    let journal = server.journal();
+    let go = server.trigger("go");
+    let disk = vm.disk("source");
+    let write = disk.io("aio_write -P 0x77 64k 64k");
+    let end = async {
+        let is = |event: &Event| matches!(event, Event::Request { command, .. } if *command == CommandType::WRITE);
+        journal.wait_for(1, |entry| is(&entry.event)).await?;
+        let id = json!({"device": job.id()});
+        vm.cmd(verb, id).await?;
+        go.set();
+        CaseResult::Ok(())
+    };
+    let (write, end) = tokio::join!(write, end);
+    write?;
+    end?;
+    job.wait().await?;
+
+    let node = if *verb == "block-job-complete" {
+        "copy"
+    } else {
+        "source"
+    };
+    disk.assert_node(node).await?;
+    let all = Content::nothing().written(0x77, clusters(1..2));
+    disk.assert_reads(&all).await?;
+    vm.shutdown().await?;
+    server.finish().await?;
+    copy.assert_reads(&all).await
+}
+
+/// A mirror that rests in standby takes the order to complete, and does so when it goes on.
+#[case(formats = [RAW], rows = MODES)]
+async fn is_not_lost_when_completed_in_standby(t: &mut Test, mode: &&str) -> CaseResult {
+    let source = t.image("source").size(SIZE).content(content());
+    let source = source.create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let vm = t.host().disk(&source).blockdev(&copy).launch().await?;
+    let job = vm.mirror("source").to("copy").set("copy-mode", *mode);
+    let mut job = job.start().await?;
+    job.wait_ready().await?;
+    job.pause().await?;
+    vm.disk("source").write(0x91, clusters(1..2)).await?;
+    vm.cmd("block-job-complete", json!({"device": job.id()}))
+        .await?;
+    job.info().await?.assert("status", "standby")?;
+    vm.disk("source").write(0x92, clusters(2..3)).await?;
+    vm.disk("source").assert_node("source").await?;
+    job.resume().await?;
+    job.wait().await?;
+    vm.disk("source").assert_node("copy").await?;
+    vm.assert_no_jobs().await?;
+    vm.shutdown().await?;
+    let all = content()
+        .written(0x91, clusters(1..2))
+        .written(0x92, clusters(2..3));
+    copy.assert_reads(&all).await?;
+    source.assert_reads(&all).await
+}
