@@ -238,7 +238,7 @@ const WOKEN: KnownBug = known(
 );
 
 /// A mirror keeps to its speed although the machine is drained time and again, which wakes it early.
-#[case(needs = [Command("blockdev-reopen")])]
+#[case(needs = [Command("blockdev-reopen")], known_bugs = [WOKEN])]
 async fn at_a_speed_although_it_is_woken(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(SIZE).fill(0x11).create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;
