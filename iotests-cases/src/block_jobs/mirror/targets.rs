@@ -231,14 +231,8 @@ async fn at_a_speed(t: &mut Test) -> CaseResult {
     copy.assert_fill(0x11).await
 }
 
-const WOKEN: KnownBug = known(
-    "a job that is woken early goes beyond its speed (018e5987b5)",
-    "in effect a higher speed",
-    before(8, 1),
-);
-
 /// A mirror keeps to its speed although the machine is drained time and again, which wakes it early.
-#[case(needs = [Command("blockdev-reopen")], known_bugs = [WOKEN])]
+#[case(needs = [Command("blockdev-reopen")])]
 async fn at_a_speed_although_it_is_woken(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(SIZE).fill(0x11).create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;
