@@ -183,8 +183,8 @@ async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
 /// A mirror that copies later on can be told, while it runs, to write to both at once; it cannot be told
 /// the opposite.
 #[case(
-    upstream = "mirror-change-copy-mode::TestMirrorChangeCopyMode::test_background_to_active", host = System,
-    needs = [Command("block-job-change")]
+    upstream = "mirror-change-copy-mode::TestMirrorChangeCopyMode::test_background_to_active",
+    host = System, needs = [Command("block-job-change")]
 )]
 async fn is_copied_at_once_from_then_on(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(SIZE).content(content());
