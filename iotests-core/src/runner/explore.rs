@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 
+use crate::case::names;
+
 /// The word, and the group of the cases.
-pub(super) const EXPLORE: &str = "explore";
+pub(super) const EXPLORE: &str = names::EXPLORE.0;
 
 /// How long it takes when nothing is said.
 const TIME: &str = "10m";

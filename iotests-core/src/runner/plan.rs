@@ -15,7 +15,7 @@ use super::event::{InstanceInfo, PointInfo};
 use super::select::{self, At, SET, Selector};
 use super::sets::HOST;
 use crate::case::{
-    Aio, Backend, Body, Capabilities, Format, Guest, Instance, Known, Meta, Protocol, Registered,
+    Aio, Backend, Capabilities, Format, Guest, Instance, Known, Meta, Protocol, Registered,
     Requirement, Skip, names,
 };
 use crate::script::DISABLED;
@@ -142,7 +142,7 @@ pub(crate) fn plan(
     let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
     let is_wanted = |entry: &&Registered| {
         in_groups(&entry.meta, wanted.matrix)
-            && (!selectors.is_empty() || !is_disabled(entry, wanted.matrix))
+            && (!selectors.is_empty() || !waits_to_be_named(&entry.meta, wanted.matrix))
     };
     for entry in entries.iter().filter(is_wanted) {
         let any = Instance::new(entry, ANY_POINT);
@@ -247,10 +247,16 @@ fn check_groups(matrix: &MatrixArgs, entries: &[Registered]) -> Result<(), RunEr
     Ok(())
 }
 
-/// A script that its authors have put aside runs only where it, or its group, is named.
-fn is_disabled(entry: &Registered, matrix: &MatrixArgs) -> bool {
-    matches!(&entry.case.body, Body::Script(script) if script.disabled)
-        && !matrix.groups.iter().any(|group| group == DISABLED)
+/// What runs only where it, or its group, is named: scripts that their authors have put aside, and what does something else with each
+/// seed.
+const ON_REQUEST: [&str; 2] = [DISABLED, names::EXPLORE.0];
+
+fn waits_to_be_named(meta: &Meta, matrix: &MatrixArgs) -> bool {
+    let is_in = |wanted: &str| meta.groups.iter().any(|group| group.0 == wanted);
+    let is_named = |wanted: &str| matrix.groups.iter().any(|group| group == wanted);
+    ON_REQUEST
+        .iter()
+        .any(|group| is_in(group) && !is_named(group))
 }
 
 fn in_groups(meta: &Meta, matrix: &MatrixArgs) -> bool {

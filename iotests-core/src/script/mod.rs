@@ -58,8 +58,6 @@ pub struct Script {
     pub folder: PathBuf,
     /// What it is written in.
     pub language: Language,
-    /// Its authors have put it aside.
-    pub disabled: bool,
 }
 
 /// A script as a case process gets it, with what holds for the whole run.

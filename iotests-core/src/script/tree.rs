@@ -68,14 +68,10 @@ pub(crate) fn scripts(given: &Path) -> Result<Vec<(Script, Facts)>, TreeError> {
             path: path.clone(),
             folder: folder.clone(),
             language,
-            disabled: false,
         };
         found.push((script, Facts::read(&text, language)));
     }
     add_local_groups(&folder.join("group.local"), &mut found)?;
-    for (script, facts) in &mut found {
-        script.disabled = facts.groups.iter().any(|group| group == super::DISABLED);
-    }
     Ok(found)
 }
 

@@ -97,6 +97,22 @@ fn each_instance_runs_on_the_first_set_that_can_run_it() {
 }
 
 #[test]
+fn what_explores_runs_only_where_it_or_its_group_is_named() {
+    let sets = [able("host", false, false)];
+    let meta = Declaration::new().formats(&[RAW]).groups(&[names::EXPLORE]);
+    for named in [&["-g", "explore"][..], &["area::case"]] {
+        let planned = planned(meta, &sets, SetChoice::Auto, named);
+        assert_eq!(planned, ["area::case@raw on host"]);
+    }
+    let wanted = Wanted {
+        selectors: &[],
+        matrix: &<crate::runner::cli::Cli as clap::Parser>::parse_from(["iotests"]).matrix,
+        sets: SetChoice::Auto,
+    };
+    assert!(plan(entries(meta), &wanted, &sets).is_err());
+}
+
+#[test]
 fn a_set_that_has_the_programs_gives_the_reason_of_a_skip() {
     let sets = [able("host", false, false), able("7.2", true, false)];
     let meta = Declaration::new()
