@@ -352,7 +352,7 @@ fn after_help() -> String {
   {me} --upstream ~/qemu 040 -f qcow2   upstream's own test 040
   {me} --failed              what failed the last time
   {me} new nbd::sees_holes   a new case, which passes
-  {me} explore --for 1h      what the group `explore` does by chance, with other seeds each time
+  {me} explore --for 1h      other random programs each time
 
 Environment:
   QEMU_PROG, QEMU_IMG_PROG, QEMU_IO_PROG, QEMU_NBD_PROG, QSD_PROG name programs, QEMU_OPTIONS and so on their options.
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_time_has_a_unit_and_an_end() {
-        let parsed = |text| Cli::try_parse_from(["iotests", "--for", text]);
+        let parsed = |text| Cli::try_parse_from(["iotests".to_owned(), format!("--for={text}")]);
         for (text, seconds) in [("90s", 90), ("10m", 600), ("8h", 28800)] {
             let time = parsed(text).unwrap().run.time;
             assert_eq!(time, Some(Duration::from_secs(seconds)), "{text}");
