@@ -12,5 +12,9 @@ mod lifecycle;
 mod mirror;
 mod mirror_backing_chain;
 mod mirror_cancel;
+mod refusals;
 mod stopped;
 mod stream;
+
+/// A speed at which a job never gets beyond its first request.
+const HELD: u64 = 1;

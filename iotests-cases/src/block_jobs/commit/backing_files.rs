@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size};
-use super::refused::{MID_TO_MID, REVERSED, Refusal, UNKNOWN_BASE, UNKNOWN_DEVICE, UNKNOWN_TOP};
+use super::refusals::Refusal;
+use super::refused::{MID_TO_MID, REVERSED, UNKNOWN_BASE, UNKNOWN_DEVICE, UNKNOWN_TOP};
 
 /// A chain in three folders, each overlay naming its backing file from its own folder.
 async fn relative_chain(t: &Test) -> CaseResult<Chain> {

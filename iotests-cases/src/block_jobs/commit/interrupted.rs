@@ -2,6 +2,7 @@
 
 use iotests_core::prelude::*;
 
+use super::HELD;
 use super::chain::{Chain, Layer, Size};
 
 use Size::{Full, Zero};
@@ -28,9 +29,6 @@ rows! {
     "filter-first" => First, upstream = "test_commit_with_filter_and_quit";
     "filter-later" => Later, upstream = "test_commit_plus_filter_and_quit";
 }
-
-/// A speed at which a job never gets beyond its first request.
-const HELD: u64 = 1;
 
 /// Quitting in the middle of a commit, which cancels it while everything is drained, ends the
 /// process in good order even though a filter beside the chain uses one of its layers.

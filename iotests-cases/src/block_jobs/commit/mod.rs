@@ -11,7 +11,7 @@ defaults! {
     unsupported_imgopts = ["cluster_size", "extended_l2", "preallocation"],
 }
 
-use super::chain;
+use super::{HELD, chain, refusals};
 
 mod backing_files;
 mod completed;

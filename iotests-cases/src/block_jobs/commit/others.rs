@@ -2,15 +2,9 @@
 
 use iotests_core::prelude::*;
 
+use super::HELD;
 use super::chain::{Chain, Layer, Size};
-
-/// Something that would spoil a commit.
-struct Attempt {
-    command: &'static str,
-    arguments: fn(&Chain) -> Value,
-    /// Why it is refused.
-    error: &'static str,
-}
+use super::refusals::Attempt;
 
 const BUSY: &str = "is in use by block job: commit";
 /// The job uses it as well.
@@ -87,13 +81,9 @@ async fn are_kept_away(t: &mut Test, top: &Layer, row: &Attempt) -> CaseResult {
         .commit("top")
         .top(chain.image(*top))
         .base(&chain.base)
-        .speed(1);
+        .speed(HELD);
     let job = job.start().await?;
-    let before = vm.state().await?;
-    let attempt = vm.cmd(row.command, (row.arguments)(&chain));
-    attempt.expect_error(row.error).await?;
-    vm.assert_same_graph_as(&before).await?;
-    check!(vm.exports().await? == [""; 0]);
+    row.assert_refused(&vm, &chain).await?;
 
     job.set_speed(0).await?;
     if *top == Layer::Top {

@@ -4,38 +4,7 @@ use iotests_core::prelude::*;
 
 use super::chain::{Chain, Size};
 use super::completed::SIZES;
-
-/// A commit that must not start.
-pub(super) struct Refusal {
-    /// What is asked for. `{base}`, `{mid}` and `{top}` stand for the names of the files.
-    arguments: &'static [(&'static str, &'static str)],
-    class: &'static str,
-    text: &'static str,
-}
-
-impl Refusal {
-    const fn new(arguments: &'static [(&'static str, &'static str)], text: &'static str) -> Self {
-        Refusal {
-            arguments,
-            class: "GenericError",
-            text,
-        }
-    }
-
-    /// The job is refused, and the machine is as it was. `names` are those of the files of base, mid
-    /// and top.
-    pub(super) async fn assert(&self, mut job: JobBuilder, names: [&str; 3]) -> CaseResult {
-        let [base, mid, top] = names;
-        let expand = |text: &str| {
-            let text = text.replace("{base}", base).replace("{mid}", mid);
-            text.replace("{top}", top)
-        };
-        for (name, value) in self.arguments {
-            job = job.set(name, expand(value));
-        }
-        job.refused_class(self.class, &*expand(self.text)).await
-    }
-}
+use super::refusals::Refusal;
 
 pub(super) const UNKNOWN_DEVICE: Refusal = Refusal {
     class: "DeviceNotFound",

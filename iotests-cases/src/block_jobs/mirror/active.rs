@@ -16,6 +16,12 @@ fn content() -> Content {
     Content::nothing().numbered(0x10, clusters(0..64))
 }
 
+/// With what a guest writes before and after a change.
+fn written_twice() -> Content {
+    let first = content().written(0x91, clusters(1..2));
+    first.written(0x92, clusters(2..3))
+}
+
 /// A disk with data, a node for its copy, and a mirror that writes to both at once and stays in its middle.
 async fn active(
     t: &Test,
@@ -215,9 +221,7 @@ async fn is_copied_at_once_from_then_on(t: &mut Test) -> CaseResult {
     vm.node("copy").assert_pattern(0x91, clusters(1..2)).await?;
     job.complete().await?;
     vm.shutdown().await?;
-    let all = content()
-        .written(0x91, clusters(1..2))
-        .written(0x92, clusters(2..3));
+    let all = written_twice();
     copy.assert_reads(&all).await?;
     source.assert_reads(&all).await
 }
@@ -317,9 +321,7 @@ async fn is_not_lost_when_completed_in_standby(t: &mut Test, mode: &&str) -> Cas
     vm.disk("source").assert_node("copy").await?;
     vm.assert_no_jobs().await?;
     vm.shutdown().await?;
-    let all = content()
-        .written(0x91, clusters(1..2))
-        .written(0x92, clusters(2..3));
+    let all = written_twice();
     copy.assert_reads(&all).await?;
     source.assert_reads(&all).await
 }

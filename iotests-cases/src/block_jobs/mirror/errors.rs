@@ -206,7 +206,7 @@ async fn in_a_cluster_of_the_target(t: &mut Test) -> CaseResult {
     copy.assert_clean().await
 }
 
-/// What a mirror is told to do when it is ready, and how often its target then cannot be flushed.
+/// What a mirror is to do when it is ready, and how often its target then cannot be flushed.
 struct Last {
     cancel: bool,
     once: bool,

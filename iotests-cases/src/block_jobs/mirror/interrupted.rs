@@ -2,7 +2,8 @@
 
 use iotests_core::prelude::*;
 
-use super::pair::{HELD, NODES, ONTO, Onto, Pair};
+use super::HELD;
+use super::pair::{NODES, ONTO, Onto, Pair};
 
 rows! {
     FORCE: bool;

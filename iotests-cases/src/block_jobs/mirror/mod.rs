@@ -5,6 +5,8 @@
 
 use iotests_core::prelude::*;
 
+use super::HELD;
+
 defaults! {
     formats = [QCOW2, QED],
     protocols = [FILE],

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use iotests_core::prelude::*;
 
+use super::HELD;
+
 /// A command, and the size of the disk.
 pub(super) struct Onto {
     pub(super) command: &'static str,
@@ -29,10 +31,7 @@ rows! {
     "unaligned" => 1025 * KIB, upstream = "TestSingleBlockdevUnalignedLength";
 }
 
-/// A speed at which a job never gets beyond its first request.
-pub(super) const HELD: u64 = 1;
-
-/// The size of that request.
+/// The size of the first request of a mirror.
 pub(super) const CHUNK: u64 = CLUSTER;
 
 /// What the guest writes while the mirror is ready: into a hole, and zeroes over data.

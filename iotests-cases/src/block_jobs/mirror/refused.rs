@@ -2,7 +2,8 @@
 
 use iotests_core::prelude::*;
 
-use super::pair::{HELD, NODES, ONTO, Onto, Pair};
+use super::HELD;
+use super::pair::{NODES, ONTO, Onto, Pair};
 
 /// A mirror of nobody is refused, and changes nothing.
 #[case(upstream = "041::{onto}::test_device_not_found", rows = ONTO)]

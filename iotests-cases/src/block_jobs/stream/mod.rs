@@ -4,7 +4,7 @@
 
 use iotests_core::prelude::*;
 
-use super::chain;
+use super::{HELD, chain, refusals};
 
 defaults! {
     formats = [QCOW2, QED],
@@ -21,9 +21,6 @@ mod others;
 mod overlapping;
 mod refused;
 mod verbs;
-
-/// A speed at which a job never gets beyond its first request.
-const HELD: u64 = 1;
 
 const HURRIED: KnownBug = known(
     "a drain wakes a job up, which then does a step more than its speed allows (018e5987b5)",

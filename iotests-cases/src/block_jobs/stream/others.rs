@@ -4,16 +4,9 @@ use iotests_core::prelude::*;
 
 use super::HELD;
 use super::chain::{Chain, Layer, Size};
+use super::refusals::Attempt;
 
 use Layer::{Base, Mid, Top};
-
-/// Something that would spoil a stream of the whole chain.
-struct Attempt {
-    command: &'static str,
-    arguments: fn(&Chain) -> Value,
-    /// Why it is refused.
-    error: &'static str,
-}
 
 const BUSY: &str = "is in use by block job: stream";
 /// The filter of the job uses it.
@@ -76,12 +69,7 @@ async fn are_kept_away(t: &mut Test, row: &Attempt) -> CaseResult {
     let job = job.speed(HELD).start().await?;
     vm.assert_block_path("named", "/file", "top").await?;
     vm.assert_chain("top -> mid -> base").await?;
-
-    let before = vm.state().await?;
-    let attempt = vm.cmd(row.command, (row.arguments)(&chain));
-    attempt.expect_error(row.error).await?;
-    vm.assert_same_graph_as(&before).await?;
-    check!(vm.exports().await? == [""; 0]);
+    row.assert_refused(&vm, &chain).await?;
 
     job.set_speed(0).await?;
     job.wait().await?;

@@ -4,53 +4,45 @@ use iotests_core::prelude::*;
 
 use super::HELD;
 use super::chain::{Chain, Layer, Size};
+use super::refusals::Refusal;
 
 use Layer::{Base, Mid, Top};
 
-/// A stream that must not start.
-struct Refusal {
-    /// What is asked for. `{base}`, `{mid}` and `{top}` stand for the names of the files.
-    arguments: &'static [(&'static str, &'static str)],
-    class: &'static str,
-    text: &'static str,
-}
-
-const GENERIC: &str = "GenericError";
 const NOT_BELOW: &str = "is not a backing image of 'top'";
 const ENTIRE: &str = "backing file specified, but streaming the entire chain";
 const BOTH: &str = "cannot be specified at the same time";
 
 rows! {
-    REFUSALS: Refusal { arguments, class, text };
-    "unknown-device" => &[("device", "nonexistent")], GENERIC,
+    REFUSALS: Refusal { class: "GenericError", arguments, text };
+    "unknown-device" => &[("device", "nonexistent")],
         "Cannot find device='nonexistent' nor node-name='nonexistent'",
         upstream = "030::TestSingleDrive::test_device_not_found";
-    "no-id" => &[("device", "mid"), ("job-id", "")], GENERIC, "Invalid job ID ''",
+    "no-id" => &[("device", "mid"), ("job-id", "")], "Invalid job ID ''",
         upstream = "030::TestSingleDrive::test_job_id_missing";
-    "bad-id" => &[("job-id", "1 2")], GENERIC, "Invalid job ID '1 2'";
-    "unknown-base" => &[("base", "badfile")], GENERIC, "Can't find 'badfile' in the backing chain";
-    "base-is-top" => &[("base", "{top}")], GENERIC, "Can't find '{top}' in the backing chain";
-    "unknown-base-node" => &[("base-node", "none")], GENERIC,
+    "bad-id" => &[("job-id", "1 2")], "Invalid job ID '1 2'";
+    "unknown-base" => &[("base", "badfile")], "Can't find 'badfile' in the backing chain";
+    "base-is-top" => &[("base", "{top}")], "Can't find '{top}' in the backing chain";
+    "unknown-base-node" => &[("base-node", "none")],
         "Cannot find device='' nor node-name='none'",
         upstream = "030::TestParallelOps::test_stream_base_node_name";
-    "base-node-elsewhere" => &[("base-node", "null")], GENERIC, NOT_BELOW,
+    "base-node-elsewhere" => &[("base-node", "null")], NOT_BELOW,
         upstream = "030::TestParallelOps::test_stream_base_node_name";
-    "base-node-is-top" => &[("base-node", "top")], GENERIC, NOT_BELOW,
+    "base-node-is-top" => &[("base-node", "top")], NOT_BELOW,
         upstream = "030::TestParallelOps::test_stream_base_node_name";
-    "base-node-above" => &[("device", "mid"), ("base-node", "top")], GENERIC,
+    "base-node-above" => &[("device", "mid"), ("base-node", "top")],
         "'top' is not a backing image of 'mid'";
-    "base-by-path-and-node" => &[("base", "{base}"), ("base-node", "base")], GENERIC, BOTH,
+    "base-by-path-and-node" => &[("base", "{base}"), ("base-node", "base")], BOTH,
         upstream = "030::TestParallelOps::test_stream_base_node_name";
-    "base-and-bottom" => &[("base-node", "base"), ("bottom", "mid")], GENERIC, BOTH;
-    "bottom-and-backing-file" => &[("bottom", "mid"), ("backing-file", "x")], GENERIC, ENTIRE;
-    "unknown-bottom" => &[("bottom", "none")], GENERIC,
+    "base-and-bottom" => &[("base-node", "base"), ("bottom", "mid")], BOTH;
+    "bottom-and-backing-file" => &[("bottom", "mid"), ("backing-file", "x")], ENTIRE;
+    "unknown-bottom" => &[("bottom", "none")],
         "Cannot find device='' nor node-name='none'";
-    "bottom-elsewhere" => &[("bottom", "null")], GENERIC,
+    "bottom-elsewhere" => &[("bottom", "null")],
         "Node 'null' is not in a chain starting from 'top'";
-    "backing-file-without-base" => &[("backing-file", "x")], GENERIC,
+    "backing-file-without-base" => &[("backing-file", "x")],
         ENTIRE;
-    "filter-name-in-use" => &[("filter-node-name", "null")], GENERIC, "null";
-    "unknown-policy" => &[("on-error", "retry")], GENERIC, "retry";
+    "filter-name-in-use" => &[("filter-node-name", "null")], "null";
+    "unknown-policy" => &[("on-error", "retry")], "retry";
 }
 
 /// A stream that cannot be done is refused, and changes nothing.
@@ -61,11 +53,7 @@ async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let elsewhere = json!({"driver": "null-co", "node-name": "null", "read-zeroes": true});
     vm.cmd("blockdev-add", elsewhere).await?;
 
-    let [base, mid, top] = chain.names();
-    let expand = |text: &str| {
-        let text = text.replace("{base}", base).replace("{mid}", mid);
-        text.replace("{top}", top)
-    };
+    let expand = |text| Refusal::expand(text, chain.names());
     let mut arguments = json!({"device": "top", "job-id": "job"});
     for (key, value) in refusal.arguments {
         // Without an id, QEMU takes the name of the drive, which a node has not.
