@@ -235,7 +235,7 @@ impl Test {
         self.shared.sink.put(CaseEvent::Log { text });
     }
 
-    /// Tells of a text that waits for review.
+    /// Reports a text that waits for review.
     pub(crate) fn pending_golden(&self, path: PathBuf) {
         let golden = path.with_extension("").display().to_string();
         self.shared

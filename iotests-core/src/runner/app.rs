@@ -17,7 +17,6 @@ use super::cli::{Choice, Cli, ToolArgs};
 use super::error::{RunError, chain, io as io_error};
 use super::event::RunStarted;
 use super::exit::Exit;
-use super::filter::{Filter, FilterError};
 use super::instance::{InstanceJob, Runner, ScriptSettings, SetFiles, Settings};
 use super::list::List;
 use super::places::{Places, check_utf8};
@@ -150,15 +149,12 @@ impl App {
                 ));
             }
         }
-        if let Some(expression) = &cli.matrix.expression {
-            let filter: Filter = expression
-                .parse()
-                .map_err(|error: FilterError| RunError::Usage(error.to_string()))?;
+        if let Some(filter) = &cli.matrix.expression {
             planned.retain(|one| filter.means(one, &sets.able, &records));
             if planned.is_empty() {
-                return Err(RunError::NothingSelected(format!(
-                    "`{expression}` means none of what is selected"
-                )));
+                return Err(RunError::NothingSelected(
+                    "the expression means none of what is selected".to_owned(),
+                ));
             }
         }
         if let Some(how) = cli.what.list {

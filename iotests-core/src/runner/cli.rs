@@ -8,6 +8,7 @@ use clap::builder::{RangedI64ValueParser, Styles};
 use clap::{Parser, ValueEnum};
 
 use super::exit::Exit;
+use super::filter::{self, Filter};
 use crate::case::{Aio, Cache, Format, Protocol, UnknownName};
 use crate::provision::{MIRROR_VARIABLE, Request};
 
@@ -112,11 +113,11 @@ pub(crate) struct MatrixArgs {
     #[arg(long)]
     pub(crate) failed: bool,
     /// Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.
-    #[arg(short = 'E', long = "expression", value_name = "EXPRESSION", long_help = format!(
+    #[arg(short = 'E', long = "expression", value_name = "EXPRESSION", value_parser = str::parse::<Filter>, long_help = format!(
         "Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.\n\n{}",
-        super::filter::HELP
+        filter::HELP
     ))]
-    pub(crate) expression: Option<String>,
+    pub(crate) expression: Option<Filter>,
 }
 
 /// Which programs of QEMU.

@@ -23,7 +23,7 @@ An expression is made of these, with `&`, `|`, `!` (or `and`, `or`, `not`) and p
   all() none()";
 
 /// An expression.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Filter {
     All,
     None,
@@ -53,7 +53,7 @@ pub(crate) enum Field {
 }
 
 /// How a text is compared.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Text {
     Part(String),
     Whole(String),
@@ -61,7 +61,7 @@ pub(crate) enum Text {
 }
 
 /// How the last run ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Last {
     Never,
     AnyFailure,

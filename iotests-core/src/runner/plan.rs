@@ -12,7 +12,7 @@ use matrix::{ANY_POINT, expand};
 use super::cli::MatrixArgs;
 use super::error::RunError;
 use super::event::{InstanceInfo, PointInfo};
-use super::select::{self, At, SET, Selector};
+use super::select::{self, At, Places, SET, Selector};
 use super::sets::HOST;
 use crate::case::{
     Aio, Backend, Capabilities, Format, Guest, Instance, Known, Meta, Protocol, Registered,
@@ -135,8 +135,9 @@ pub(crate) fn plan(
         .collect();
     let selectors = wanted.selectors.iter().map(|text| Selector::parse(text));
     let selectors = selectors.collect::<Result<Vec<_>, _>>()?;
+    let places = Places::of(&anywhere);
     for selector in &selectors {
-        check_selector(selector, &anywhere)?;
+        check_selector(selector, &anywhere, &places)?;
     }
     // Each selector for itself: the point that one names is none of what another means.
     let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
@@ -148,7 +149,7 @@ pub(crate) fn plan(
         let any = Instance::new(entry, ANY_POINT);
         let meant = selectors
             .iter()
-            .filter(|selector| selector.names(&any, &anywhere));
+            .filter(|selector| selector.names(&any, &places));
         let mut meant: Vec<Option<&Selector>> = meant.map(Some).collect();
         if selectors.is_empty() {
             meant.push(None);
@@ -176,10 +177,14 @@ pub(crate) fn plan(
 }
 
 /// A selector means something, at a point that this has.
-fn check_selector(selector: &Selector, anywhere: &[Instance]) -> Result<(), RunError> {
+fn check_selector(
+    selector: &Selector,
+    anywhere: &[Instance],
+    places: &Places,
+) -> Result<(), RunError> {
     let meant = anywhere
         .iter()
-        .filter(|instance| selector.names(instance, anywhere));
+        .filter(|instance| selector.names(instance, places));
     let meant: Vec<&Instance> = meant.collect();
     if meant.is_empty() {
         return Err(RunError::UnknownSelector {

@@ -1,6 +1,6 @@
 //! Selectors: what a word on the command line means, read once into a name, a point of the matrix and a set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -8,7 +8,7 @@ use regex::Regex;
 
 use super::error::RunError;
 use super::filter;
-use crate::case::{Aio, Backend, Cache, Format, Instance, Protocol};
+use crate::case::{Aio, Backend, Cache, Case, Format, Instance, Protocol};
 
 /// How many near names an error lists.
 const NEAREST: usize = 3;
@@ -39,6 +39,26 @@ enum Name {
     Numbers(RangeInclusive<u32>),
     /// A source file, by the end of its path, and a line of it.
     Source { file: String, line: Option<u32> },
+}
+
+/// Where cases begin.
+#[derive(Debug)]
+pub(crate) struct Places(BTreeSet<(&'static str, u32)>);
+
+impl Places {
+    pub(crate) fn of(all: &[Instance]) -> Self {
+        Self(
+            all.iter()
+                .map(|one| (one.case.file, one.case.line))
+                .collect(),
+        )
+    }
+
+    /// Whether this line of its file is one of the case, which goes on up to the next one.
+    fn is_within(&self, line: u32, case: &Case) -> bool {
+        let mut begun = self.0.range((case.file, 0)..=(case.file, line));
+        begun.next_back() == Some(&(case.file, case.line))
+    }
 }
 
 /// A point of the matrix as far as an id says it.
@@ -75,8 +95,8 @@ impl Selector {
         })
     }
 
-    /// Whether it means this case and row, at whatever point; `all` is what it could mean.
-    pub(crate) fn names(&self, instance: &Instance, all: &[Instance]) -> bool {
+    /// Whether it means this case and row, at whatever point.
+    pub(crate) fn names(&self, instance: &Instance, places: &Places) -> bool {
         match &self.name {
             Name::Part(part) => self.has_part(part, instance),
             Name::Glob(glob) => glob.is_match(&instance.name()),
@@ -89,13 +109,7 @@ impl Selector {
                 if !is_file(file, case.file) {
                     return false;
                 }
-                // A case goes on up to the next one.
-                let others = all.iter().map(|one| one.case);
-                let next = others
-                    .filter(|other| other.file == case.file && other.line > case.line)
-                    .map(|other| other.line)
-                    .min();
-                line.is_none_or(|line| case.line <= line && next.is_none_or(|next| line < next))
+                line.is_none_or(|line| places.is_within(line, case))
             }
         }
     }
@@ -144,11 +158,12 @@ impl Name {
         if let Some(file) = file {
             return Self::Source { file, line };
         }
-        let glob = format!("^(.*::)?{}$", filter::glob(text));
-        match Regex::new(&glob) {
-            Ok(glob) if text.contains(['*', '?']) => Self::Glob(glob),
-            _ => Self::Part(text.to_owned()),
+        if text.contains(['*', '?'])
+            && let Ok(glob) = Regex::new(&format!("^(.*::)?{}$", filter::glob(text)))
+        {
+            return Self::Glob(glob);
         }
+        Self::Part(text.to_owned())
     }
 }
 

@@ -88,22 +88,15 @@ pub(super) fn variables(
     // When its time is up, Python says where it was.
     set("PYTHONFAULTHANDLER", "1".into());
 
-    let absent = |name: &'static str, value: Option<OsString>| (name, value);
     let samples = env::var_os("SAMPLE_IMG_DIR");
     let samples = samples.unwrap_or_else(|| own.script.folder.join("sample_images").into());
-    all.push(absent("SAMPLE_IMG_DIR", Some(samples)));
-    all.push(absent("PYTHON", own.python.clone().map(OsString::from)));
-    all.push(absent("IMGOPTS", image_options(spec).map(OsString::from)));
-    all.push(absent("IMGKEYSECRET", is_luks.then(|| LUKS_KEY.into())));
-    all.push(absent(
-        "VALGRIND_QEMU",
-        own.tooling.valgrind.then(|| "y".into()),
-    ));
-    all.push(absent(
-        "GDB_OPTIONS",
-        own.tooling.gdb.clone().map(OsString::from),
-    ));
-    all.push(absent("PRINT_QEMU", spec.print.then(|| "y".into())));
+    all.push(("SAMPLE_IMG_DIR", Some(samples)));
+    all.push(("PYTHON", own.python.clone().map(OsString::from)));
+    all.push(("IMGOPTS", image_options(spec).map(OsString::from)));
+    all.push(("IMGKEYSECRET", is_luks.then(|| LUKS_KEY.into())));
+    all.push(("VALGRIND_QEMU", own.tooling.valgrind.then(|| "y".into())));
+    all.push(("GDB_OPTIONS", own.tooling.gdb.clone().map(OsString::from)));
+    all.push(("PRINT_QEMU", spec.print.then(|| "y".into())));
     all
 }
 

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Language, ScriptSpec, output};
-use crate::runner::supervised::{Process, stacks};
+use crate::runner::supervised::{Process, send, stacks};
 use crate::wire::{CaseSpec, Finding};
 
 /// How much of the end of its output is shown.
@@ -121,21 +121,12 @@ fn runs(process: &Process, script: &Path) -> bool {
 
 /// Python prints its stack to its standard error when it is to abort, because its environment says so.
 fn python_stack(process: &Process, printed: &Path, before: usize) -> String {
-    let Ok(pid) = i32::try_from(process.pid) else {
+    let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+    let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let Some(handle) = handle else {
         return String::new();
     };
-    let Ok(handle) = rustix::process::pidfd_open(
-        match rustix::process::Pid::from_raw(pid) {
-            Some(pid) => pid,
-            None => return String::new(),
-        },
-        rustix::process::PidfdFlags::empty(),
-    ) else {
-        return String::new();
-    };
-    if kill(Pid::from_raw(pid), Signal::SIGABRT).is_err() {
-        return String::new();
-    }
+    send(process, Signal::SIGABRT);
     let mut fds = [nix::poll::PollFd::new(
         std::os::fd::AsFd::as_fd(&handle),
         nix::poll::PollFlags::POLLIN,

@@ -44,7 +44,7 @@ fn executable(python: &Path) -> Result<PathBuf, String> {
     let asked = Command::new(&program)
         .args(["-c", "import sys; print(sys.executable)"])
         .deadline(DEADLINE);
-    let told = asked.run_blocking().map_err(|error| error.to_string())?;
-    let told = told.check().map_err(|error| error.to_string())?;
-    Ok(PathBuf::from(told.stdout_text().trim()))
+    let printed = asked.run_blocking().map_err(|error| error.to_string())?;
+    let printed = printed.check().map_err(|error| error.to_string())?;
+    Ok(PathBuf::from(printed.stdout_text().trim()))
 }

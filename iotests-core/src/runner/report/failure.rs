@@ -66,8 +66,7 @@ fn telling(printed: &str) -> String {
     match printed.rfind(" panicked at ") {
         Some(at) => {
             let start = printed[..at].rfind('\n').map_or(0, |end| end + 1);
-            let shown: Vec<String> = printed[start..].lines().map(cut).collect();
-            head(&shown.join("\n"), TAIL_LINES)
+            cut(&head(&printed[start..], TAIL_LINES))
         }
         None => tail(printed, TAIL_LINES),
     }
@@ -98,7 +97,7 @@ fn shortened(attempt: &Attempt) -> Attempt {
         let values = failure.expected.iter_mut().chain(&mut failure.found);
         let texts = values.chain(&mut failure.causes);
         for text in std::iter::once(&mut failure.message).chain(texts) {
-            *text = head(&cut_to(text, VALUE_LINE), MESSAGE_LINES);
+            *text = cut_to(&head(text, MESSAGE_LINES), VALUE_LINE);
         }
         failure.diff = failure.diff.take().map(|diff| cut_to(&diff, VALUE_LINE));
     }
@@ -256,11 +255,10 @@ fn finding_text(finding: &Finding) -> String {
         "stacks" => STACK_LINES,
         _ => FINDING_LINES,
     };
-    let shown: Vec<String> = finding.text.lines().map(cut).collect();
     format!(
         "    {}:\n{}",
         finding.title,
-        indented(&head(&shown.join("\n"), lines), "      ")
+        indented(&cut(&head(&finding.text, lines)), "      ")
     )
 }
 

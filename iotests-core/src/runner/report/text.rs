@@ -60,9 +60,9 @@ pub(crate) fn head(text: &str, lines: usize) -> String {
     head.join("\n")
 }
 
-/// A line of which the rest is only counted when it is endless.
-pub(crate) fn cut(line: &str) -> String {
-    cut_to(line, LINE)
+/// Lines of which the rest is only counted when they are endless.
+pub(crate) fn cut(text: &str) -> String {
+    cut_to(text, LINE)
 }
 
 /// Lines of which what follows the first `longest` characters is only counted.

@@ -15,5 +15,5 @@ pub(crate) use evidence::{stacks, state_name};
 pub(crate) use process_table::{Process, is_stopped};
 pub use protocol::{End, Leak, Seen, SupervisorReport};
 pub(crate) use protocol::{Order, SUPERVISE, SuperviseSpec};
-pub(crate) use reaper::kill_children_of_self;
+pub(crate) use reaper::{kill_children_of_self, send};
 pub(crate) use stage::main;

@@ -65,7 +65,7 @@ pub(super) fn kill(process: &Process) {
 }
 
 /// Sends a signal to one process; a pid that was reused since it was seen is left alone.
-pub(super) fn send(process: &Process, signal: Signal) {
+pub(crate) fn send(process: &Process, signal: Signal) {
     let Some(pid) = i32::try_from(process.pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw)
