@@ -1,0 +1,224 @@
+//! A run: from what is planned to the exit code.
+
+use std::env;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::App;
+use super::sets::Sets;
+use super::time::{draw_seed, since_epoch, today};
+use crate::case::{Body, Case};
+use crate::runner::error::{RunError, io as io_error};
+use crate::runner::event::RunStarted;
+use crate::runner::instance::{InstanceJob, Runner, ScriptSettings, Settings};
+use crate::runner::places::check_utf8;
+use crate::runner::plan::Planned;
+use crate::runner::record::{self, Recorder};
+use crate::runner::recordings::Recording;
+use crate::runner::records::Records;
+use crate::runner::report;
+use crate::runner::run::{Job, Skips, expected, run};
+use crate::runner::rundir::RunDir;
+use crate::runner::schedule::{Load, available_memory};
+use crate::runner::sets::ToolSet;
+use crate::runner::{Exit, imgopts, signals};
+use crate::script::{self, Tooling};
+use crate::wire::GoldenMode;
+
+impl App {
+    /// Where the goldens of a case, or the references of a script, wait for review.
+    pub(super) fn goldens(&self, case: &Case) -> PathBuf {
+        match &case.body {
+            Body::Script(script) => script.folder.clone(),
+            Body::Single(_) | Body::Rows { .. } => self.places.goldens(case.file),
+        }
+    }
+
+    /// What holds for all scripts of this run.
+    fn scripts(&self) -> Result<ScriptSettings, RunError> {
+        let args = &self.cli.scripts;
+        if args.upstream.is_none() {
+            return Ok(ScriptSettings::default());
+        }
+        let bytecode = self.places.bytecode();
+        std::fs::create_dir_all(&bytecode).map_err(io_error("create the folder", &bytecode))?;
+        Ok(ScriptSettings {
+            python: script::python(args.python.as_deref(), self.cli.tools.qemu_build.as_deref())?,
+            bytecode,
+            cache_is_default: self.cli.matrix.caches.is_empty(),
+            tooling: Tooling {
+                valgrind: args.valgrind,
+                gdb: args.gdb.clone(),
+                misalign: args.misalign,
+            },
+        })
+    }
+
+    pub(super) fn run(
+        &self,
+        mut planned: Vec<Planned>,
+        sets: &Sets,
+        records: &mut Records,
+    ) -> Result<Exit, RunError> {
+        let cli = &self.cli;
+        imgopts::check(&cli.matrix.imgopts, &mut planned, &sets.files)?;
+        // Before anything else that may take its time: a signal from here on ends the run in order.
+        signals::block()?;
+        // When a supervisor is killed, what was below it comes to us, and we can end it.
+        nix::sys::prctl::set_child_subreaper(true).map_err(|error| RunError::System {
+            doing: "become a sub-reaper",
+            source: error.into(),
+        })?;
+        let scratch = match &cli.run.scratch {
+            Some(folder) => std::path::absolute(folder).unwrap_or_else(|_| folder.clone()),
+            None => self.places.scratch(),
+        };
+        check_utf8("the scratch folder", &scratch)?;
+        let reports = self.reports();
+        for (_, path) in &reports {
+            report::check(path).map_err(io_error("create the report", path))?;
+        }
+        let recording = Recording::create(&self.places.recordings())?;
+        let mut files = vec![recording.file()?];
+        if let Some(path) = &cli.report.jsonl {
+            files.push(File::create(path).map_err(io_error("create the record", path))?);
+        }
+        let mut recorder = Recorder::new(files);
+        let mut terminal = self.terminal(&sets.able);
+        let run_dir = RunDir::create(&scratch)?;
+        let seed = cli.run.seed.unwrap_or_else(draw_seed);
+        let job = self.job(planned, sets, records, seed, run_dir.path());
+        let settings = Settings {
+            sets: sets.files.clone(),
+            imgopts: cli.matrix.imgopts.clone(),
+            scale: cli.run.timeout_scale,
+            keep: cli.run.keep,
+            goldens: if cli.run.bless {
+                GoldenMode::Pending
+            } else {
+                GoldenMode::Compare
+            },
+            seed,
+            print: cli.run.print,
+            debug: cli.run.debug,
+            confine: !cli.run.no_confine,
+            retries: cli.run.retries,
+            rerun: self.rerun(),
+            today: today(),
+            scripts: self.scripts()?,
+        };
+        let runner = Arc::new(Runner::new(run_dir, settings));
+        let path = recording.path().to_owned();
+        let write_reports = || self.write_reports(&reports, std::slice::from_ref(&path));
+        let skips = match (cli.run.deny_skips, cli.run.allow_all_skipped) {
+            (true, _) => Skips::Denied,
+            (false, true) => Skips::Allowed,
+            (false, false) => Skips::Some,
+        };
+        let result = run(
+            job,
+            Arc::clone(&runner),
+            &mut recorder,
+            &mut terminal,
+            // In a hurry: what cannot be written is not.
+            &|| drop(write_reports()),
+            skips,
+        );
+        // The threads of the instances gave theirs back before they told their end, so this is the last.
+        if let Some(runner) = Arc::into_inner(runner) {
+            runner.finish();
+        }
+        let reported = write_reports();
+        match record::read(&path) {
+            Ok(events) => records.learn(events),
+            Err(error) => self.warn(&format!("the record cannot be read: {error}")),
+        }
+        match records.write() {
+            Ok(()) => recording.finish(),
+            Err(error) => self.warn(&format!(
+                "the times and verdicts of this run could not be recorded: {error}"
+            )),
+        }
+        let exit = result?;
+        reported.map(|()| exit)
+    }
+
+    fn job(
+        &self,
+        planned: Vec<Planned>,
+        sets: &Sets,
+        records: &Records,
+        seed: u64,
+        run_dir: &Path,
+    ) -> Job {
+        let cli = &self.cli;
+        let (skipped, runnable): (Vec<Planned>, Vec<Planned>) =
+            planned.into_iter().partition(|one| one.skip.is_some());
+        let mut instances = Vec::new();
+        for one in &runnable {
+            let meta = one.instance.meta;
+            let load = Load {
+                failed: records.failed(&one.id),
+                expected: expected(records, &one.id),
+                exclusive: meta.exclusive,
+                lock: meta.lock,
+                memory: meta.memory,
+            };
+            for repetition in 0..cli.run.repeat {
+                let mut info = one.info(&sets.able);
+                if cli.run.repeat > 1 {
+                    info.id += &format!("#{}", repetition + 1);
+                }
+                let goldens_dir = self.goldens(one.instance.case);
+                let job = InstanceJob {
+                    info,
+                    instance: one.instance,
+                    set: one.set,
+                    known: one.known.clone(),
+                    goldens_dir,
+                    repetition,
+                };
+                instances.push((load, job));
+            }
+        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let system = nix::sys::utsname::uname().map(|name| {
+            let parts = [name.sysname(), name.release(), name.machine()];
+            parts
+                .map(|part| part.to_string_lossy().into_owned())
+                .join(" ")
+        });
+        let started = RunStarted {
+            command: env::args_os()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+            sets: sets.found.iter().map(ToolSet::info).collect(),
+            system: system.unwrap_or_default(),
+            seed,
+            jobs: cli.run.jobs.map_or(processors, |jobs| jobs as usize),
+            scale: cli.run.timeout_scale,
+            run_dir: run_dir.to_owned(),
+            planned: instances.len(),
+            skipped: skipped.len(),
+            expected: instances
+                .iter()
+                .filter_map(|(load, one)| Some((one.info.id.clone(), load.expected?)))
+                .collect(),
+            started: since_epoch(),
+        };
+        let skipped = skipped
+            .into_iter()
+            .map(|one| (one.info(&sets.able), one))
+            .collect();
+        let max_fail = cli.run.max_fail.map(|limit| limit as usize);
+        Job {
+            started,
+            skipped,
+            instances,
+            memory: available_memory(),
+            max_fail,
+            time: cli.run.time,
+        }
+    }
+}
