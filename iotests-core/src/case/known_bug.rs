@@ -79,7 +79,7 @@ impl KnownBug {
 pub struct ExpectedBug {
     /// Why the case fails.
     pub reason: &'static str,
-    /// What is said then.
+    /// What is said then; empty where any failure is expected.
     pub says: &'static str,
     /// False where either end is right: the bug does not show every time, or this is a development version of the release with the fix.
     pub is_certain: bool,
@@ -92,6 +92,8 @@ pub struct Known {
     pub bugs: Vec<ExpectedBug>,
     /// That these programs do not have the fix that the case depends on.
     pub missing_fix: Option<String>,
+    /// That the case is unreliable with them.
+    pub quarantine: Option<Quarantine>,
 }
 
 impl Known {
@@ -107,6 +109,7 @@ impl Known {
                 .fixed_in
                 .zip(version)
                 .and_then(|(fix, version)| fix.note(version)),
+            quarantine: meta.quarantine,
         }
     }
 }
@@ -126,7 +129,8 @@ pub enum Judgement {
 
 /// Judges a failure by what was said.
 pub fn judge_failure(bugs: &[ExpectedBug], says: impl Fn(&str) -> bool) -> Judgement {
-    if let Some(bug) = bugs.iter().find(|bug| says(bug.says)) {
+    let explains = |bug: &&ExpectedBug| bug.says.is_empty() || says(bug.says);
+    if let Some(bug) = bugs.iter().find(explains) {
         return Judgement::Expected(bug.reason);
     }
     let note = |bug: &ExpectedBug| {
@@ -182,6 +186,11 @@ pub struct Quarantine {
     pub reason: &'static str,
     /// The last day, `YYYY-MM-DD`; from the next day on failures count.
     pub until: &'static str,
+}
+
+impl Quarantine {
+    /// The last day of one that has no end.
+    pub(crate) const FOREVER: &'static str = "9999-12-31";
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a case needs, as constant data, and the check of it against what is there.
 
 use std::env;
+use std::fmt;
 use std::path::Path;
 
 use imgtools::probe::Support;
@@ -195,6 +196,43 @@ impl Requirement {
             }
             Self::Not(inner) => inner.walk(visit),
             _ => {}
+        }
+    }
+}
+
+/// What is needed, as a person names it.
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = |f: &mut fmt::Formatter<'_>, parts: &[Self], word: &str| {
+            let parts: Vec<String> = parts.iter().map(Self::to_string).collect();
+            write!(f, "({})", parts.join(word))
+        };
+        match self {
+            Self::Emulator => write!(f, "emulator"),
+            Self::Tool(tool) => write!(f, "{tool}"),
+            Self::Driver(driver) => write!(f, "driver {driver}"),
+            Self::ReadOnlyDriver(driver) => write!(f, "driver {driver} (reading)"),
+            Self::WritableFormat(format) => write!(f, "writable format {format}"),
+            Self::Device(device) => write!(f, "device {device}"),
+            Self::Command(command) => write!(f, "command {command}"),
+            Self::Schema(path) => write!(f, "schema {path}"),
+            Self::Version(range) => write!(f, "version {range}"),
+            Self::VersionOf(tool, range) => write!(f, "{tool} {range}"),
+            Self::Luks => write!(f, "LUKS"),
+            Self::Zstd => write!(f, "zstd"),
+            Self::IoUring => write!(f, "io_uring"),
+            Self::Fuse => write!(f, "FUSE"),
+            Self::Accelerator(name) => write!(f, "accelerator {name}"),
+            Self::Root => write!(f, "root"),
+            Self::NotRoot => write!(f, "a user other than root"),
+            Self::Platform(os) => write!(f, "{os}"),
+            Self::Program(program) => write!(f, "program {program}"),
+            Self::OnFormat(format) => write!(f, "format {format}"),
+            Self::OnProtocol(protocol) => write!(f, "protocol {protocol}"),
+            Self::OnBackend(backend) => write!(f, "backend {backend}"),
+            Self::AllOf(parts) => all(f, parts, " and "),
+            Self::AnyOf(parts) => all(f, parts, " or "),
+            Self::Not(inner) => write!(f, "not {inner}"),
         }
     }
 }

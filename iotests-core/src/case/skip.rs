@@ -132,6 +132,13 @@ pub enum Skip {
         /// What.
         what: String,
     },
+    /// Somebody has written down that it is not to run here.
+    Expectation {
+        /// Why.
+        reason: String,
+        /// Where that is written: `FILE:LINE`.
+        place: String,
+    },
     /// The case itself found while running that it cannot work here.
     Case {
         /// In its words.
@@ -151,6 +158,11 @@ pub enum Remedy {
 }
 
 impl Skip {
+    /// Whether somebody wants it so, so that nothing is missing.
+    pub fn is_intended(&self) -> bool {
+        matches!(self, Self::Expectation { .. })
+    }
+
     /// How to get what is missing, where there is a way.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
@@ -248,6 +260,7 @@ impl fmt::Display for Skip {
                 }
                 Ok(())
             }
+            Self::Expectation { reason, place } => write!(f, "{reason} ({place})"),
             Self::Unwanted { what } => write!(f, "only without {what}"),
             Self::Case { reason } => write!(f, "{reason}"),
         }

@@ -10,10 +10,9 @@ use std::ffi::OsString;
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use super::cli::Cli;
-use super::error::{RunError, chain};
+use super::cli::{Cli, ColorChoice};
+use super::config::{self, Asked, Config};
+use super::error::{RunError, chain, io as io_error};
 use super::exit::Exit;
 use super::list::List;
 use super::places::Places;
@@ -22,7 +21,7 @@ use super::probe::show;
 use super::recordings;
 use super::records::Records;
 use super::report::Palette;
-use super::{console, review, signals};
+use super::{console, review, signals, words};
 use crate::author::golden;
 use crate::case::{CASES, Registered, Registry};
 use crate::provision::{self, Request};
@@ -30,11 +29,20 @@ use crate::script;
 
 /// Runs the program with the arguments of this process.
 pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
-    let cli = Cli::parse_from(arguments);
+    let read = words::translate(arguments).and_then(|words| Ok(config::read(words)?));
+    let (cli, config) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            let aside = console::palette(ColorChoice::Auto, &stderr());
+            tell(&format!("{} failed to {error}", aside.bad("error:")));
+            return error.exit().into();
+        }
+    };
     let color = cli.report.color;
     let app = App {
         places: Places::new(cli.run.build_dir.as_deref()),
         cli,
+        config,
         palette: console::palette(color, &stdout()),
         aside: console::palette(color, &stderr()),
     };
@@ -49,6 +57,7 @@ pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
 
 struct App {
     cli: Cli,
+    config: Config,
     places: Places,
     /// The colours of standard output.
     palette: Palette,
@@ -80,7 +89,9 @@ impl App {
         if !cli.what.from_record.is_empty() {
             return self.report_on_records();
         }
+        let rules = self.config.rules()?;
         let entries = self.entries()?;
+        words::ignored().iter().for_each(|text| self.warn(text));
         let unprovisioned = match &cli.tools.provision {
             None => None,
             Some(Request::List) => return self.provisioned(),
@@ -121,6 +132,24 @@ impl App {
                 "a record of a former run could not be read: {error}"
             ));
         }
+        let asked = Asked {
+            entries,
+            sets: &sets.able,
+            records: &records,
+            today: &time::today(),
+        };
+        let warnings = rules.apply(&mut planned, &asked);
+        if cli.matrix.unfinished {
+            let folder = self.places.recordings();
+            let left =
+                recordings::unfinished(&folder).map_err(io_error("read the records in", folder))?;
+            planned.retain(|one| left.contains(&one.id));
+            if planned.is_empty() {
+                return Err(RunError::NothingSelected(
+                    "the last run has run all of these that it was to run".to_owned(),
+                ));
+            }
+        }
         if cli.matrix.failed {
             planned.retain(|one| records.failed(&one.id));
             if planned.is_empty() {
@@ -143,12 +172,13 @@ impl App {
                 sets: &sets.able,
                 records: &records,
             };
+            warnings.iter().for_each(|text| self.warn(text));
             print(&list.print(how, self.palette)?)?;
             return Ok(Exit::Passed);
         }
         self.need_tools(&sets)?;
         corrupt.iter().for_each(|warning| self.warn(warning));
-        self.run(planned, &sets, &mut records)
+        self.run(planned, warnings, &sets, &mut records)
     }
 
     /// What can run: the cases of this program, or the scripts of a tree.

@@ -37,11 +37,16 @@ pub(crate) struct Cli {
     pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) report: ReportArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
 }
+
+/// The heading of what is no run.
+pub(crate) const INSTEAD_OF_RUNNING: &str = "Instead of running";
 
 /// What to do, when it is not to run cases.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Instead of running")]
+#[command(next_help_heading = INSTEAD_OF_RUNNING)]
 #[group(multiple = false)]
 pub(crate) struct WhatArgs {
     /// List the selected cases instead: as text for a person (name, description, formats, groups, upstream id, how the last run
@@ -99,19 +104,35 @@ pub(crate) struct MatrixArgs {
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) backend: BackendChoice,
     /// Only cases of these groups.
-    #[arg(short, long = "group", value_delimiter = ',', value_name = "GROUP")]
+    #[arg(
+        short,
+        long = "group",
+        alias = "groups",
+        value_delimiter = ',',
+        value_name = "GROUP"
+    )]
     pub(crate) groups: Vec<String>,
     /// No cases of these groups.
     #[arg(
         short = 'x',
         long = "exclude-group",
+        alias = "exclude-groups",
         value_delimiter = ',',
         value_name = "GROUP"
     )]
     pub(crate) exclude_groups: Vec<String>,
+    /// None of these cases; the words are those of SELECTOR.
+    #[arg(long, value_delimiter = ',', value_name = "SELECTOR")]
+    pub(crate) exclude: Vec<String>,
+    /// In the order of the names, only from the first that this means.
+    #[arg(long, value_name = "SELECTOR")]
+    pub(crate) start_from: Option<String>,
     /// Only what failed in the last run.
     #[arg(long)]
     pub(crate) failed: bool,
+    /// Only what the last run was to run and did not, because it was stopped or killed.
+    #[arg(long, conflicts_with = "failed")]
+    pub(crate) unfinished: bool,
     /// Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.
     #[arg(short = 'E', long = "expression", value_name = "EXPRESSION", value_parser = str::parse::<Filter>, long_help = format!(
         "Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.\n\n{}",
@@ -255,6 +276,22 @@ pub(crate) struct ReportArgs {
     pub(crate) color: ColorChoice,
 }
 
+/// Where defaults come from.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Configuration")]
+pub(crate) struct ConfigArgs {
+    /// Read defaults of options, profiles, and what holds for and is expected of cases from this file (docs/config.md). Of several
+    /// the later ones are stronger. Default: `iotests.toml` in the current folder, if there is one.
+    #[arg(long, value_name = "FILE", env = "IOTESTS_CONFIG")]
+    pub(crate) config: Vec<PathBuf>,
+    /// Read no such file.
+    #[arg(long)]
+    pub(crate) no_config: bool,
+    /// Take the options of `[profile.NAME]` as well, which are stronger than `[defaults]`.
+    #[arg(long, value_name = "NAME", env = "IOTESTS_PROFILE")]
+    pub(crate) profile: Option<String>,
+}
+
 /// One value of an axis, or all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice<T> {
@@ -281,8 +318,10 @@ pub(crate) enum ColorChoice {
     /// On a terminal.
     Auto,
     /// Always.
+    #[value(alias = "on")]
     Always,
     /// Never.
+    #[value(alias = "off")]
     Never,
 }
 
@@ -309,7 +348,7 @@ fn number(least: i64) -> RangedI64ValueParser<u32> {
 const MOST: i64 = 100_000;
 
 /// A time with its unit.
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let unit = |unit: char| match unit {
         's' => Some(1),
         'm' => Some(60),
@@ -358,6 +397,7 @@ fn after_help() -> String {
 Environment:
   QEMU_PROG, QEMU_IMG_PROG, QEMU_IO_PROG, QEMU_NBD_PROG, QSD_PROG name programs, QEMU_OPTIONS and so on their options.
   The order is: flag, environment, build folder, PATH, provisioned prefix.
+  Of options: command line, environment, profile, [defaults] of a configuration.
   {MIRROR_VARIABLE} is where Debian's archive is, if this machine's package sources do not name it.
 
 Signals:

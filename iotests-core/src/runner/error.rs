@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::config::ConfigError;
 use super::exit::Exit;
 use crate::case::{Problems, UnknownName};
 use crate::script::TreeError;
@@ -35,6 +36,9 @@ pub enum RunError {
     /// There is no QEMU.
     #[error("find QEMU's tools: {0}")]
     NoQemu(String),
+    /// A configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The scripts of upstream cannot be had.
     #[error(transparent)]
     Upstream(#[from] TreeError),
@@ -66,7 +70,9 @@ impl RunError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::UnknownSelector { .. } | Self::NothingSelected(_) => Exit::NothingSelected,
-            Self::UnknownName(_) | Self::Usage(_) | Self::Upstream(_) => Exit::Usage,
+            Self::UnknownName(_) | Self::Usage(_) | Self::Upstream(_) | Self::Config(_) => {
+                Exit::Usage
+            }
             Self::Declarations(_) => Exit::Declarations,
             Self::NamedTool(_) | Self::NoQemu(_) | Self::Provision(_) => Exit::NoQemu,
             Self::Io { .. } | Self::System { .. } => Exit::Environment,

@@ -83,6 +83,12 @@ pub struct RunStarted {
     pub planned: usize,
     /// Of all instances, those that are skipped.
     pub skipped: usize,
+    /// The configuration files that were read, and the profile.
+    #[serde(default)]
+    pub config: Vec<String>,
+    /// The ids of the instances that run.
+    #[serde(default)]
+    pub selected: Vec<String>,
     /// What the instances that run took the last time, by id.
     pub expected: BTreeMap<String, Duration>,
     /// When, in seconds of the Unix epoch.

@@ -9,12 +9,13 @@ use regex::Regex;
 use super::plan::{Able, Planned};
 use super::records::{History, Records};
 use super::verdict::Verdict;
-use crate::case::{Aio, Backend, Cache, Format, Protocol};
+use crate::case::{Aio, Backend, Cache, Format, Instance, Protocol, Requirement};
 
 /// What `--help` says of the language.
 pub(crate) const HELP: &str = "\
 An expression is made of these, with `&`, `|`, `!` (or `and`, `or`, `not`) and parentheses:
   name(TEXT) id(TEXT) upstream(TEXT) file(TEXT)   TEXT is a part; =TEXT the whole; #GLOB with * and ?; /REGEX/
+  needs(TEXT)             one of the things it needs, such as needs(emulator) or needs(driver throttle)
   group(NAME) set(NAME)   the whole name; or #GLOB, /REGEX/
   format(F) protocol(P) cache(MODE) aio(MODE) backend(system|qsd)
   last(VERDICT)   the last run: pass, fail (in any way), crash, timeout, leak, flaky, expected-fail, quarantined, never
@@ -49,6 +50,7 @@ pub(crate) enum Field {
     File,
     Group,
     Set,
+    Needs,
     Skipped,
 }
 
@@ -123,18 +125,66 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Whether it can mean the case at some point, on some set, with some history.
+    pub(crate) fn may_mean(&self, instance: &Instance) -> bool {
+        self.ends(instance).0
+    }
+
+    /// Whether it can be true of the case, and whether it can be false.
+    fn ends(&self, instance: &Instance) -> (bool, bool) {
+        match self {
+            Self::All => (true, false),
+            Self::None => (false, true),
+            Self::Not(inner) => {
+                let (yes, no) = inner.ends(instance);
+                (no, yes)
+            }
+            Self::Both(a, b) => {
+                let (a, b) = (a.ends(instance), b.ends(instance));
+                (a.0 && b.0, a.1 || b.1)
+            }
+            Self::Either(a, b) => {
+                let (a, b) = (a.ends(instance), b.ends(instance));
+                (a.0 || b.0, a.1 && b.1)
+            }
+            Self::Text(field, text) => match field.of_case(instance) {
+                Some(values) => {
+                    let is_so = values.iter().any(|value| text.is_in(value));
+                    (is_so, !is_so)
+                }
+                None => (true, true),
+            },
+            Self::Format(format) => (instance.meta.formats.to_vec().contains(format), true),
+            Self::Protocol(protocol) => (instance.meta.protocols.contains(protocol), true),
+            _ => (true, true),
+        }
+    }
+}
+
 impl Field {
+    /// What is the same wherever the case runs.
+    fn of_case(self, instance: &Instance) -> Option<Vec<String>> {
+        match self {
+            Self::Name => Some(vec![instance.name()]),
+            Self::Upstream => Some(instance.upstream().map(str::to_owned).collect()),
+            Self::File => Some(vec![instance.case.file.to_owned()]),
+            Self::Group => {
+                let groups = instance.meta.groups.iter();
+                Some(groups.map(|group| group.0.to_owned()).collect())
+            }
+            Self::Id | Self::Set | Self::Needs | Self::Skipped => None,
+        }
+    }
+
     fn of(self, one: &Planned, sets: &[Able]) -> Vec<String> {
         let instance = &one.instance;
         match self {
-            Self::Name => vec![instance.name()],
-            Self::Id => vec![one.id.clone()],
-            Self::Upstream => instance.upstream().map(str::to_owned).collect(),
-            Self::File => vec![instance.case.file.to_owned()],
-            Self::Group => {
-                let groups = instance.meta.groups.iter();
-                groups.map(|group| group.0.to_owned()).collect()
+            Self::Name | Self::Upstream | Self::File | Self::Group => {
+                self.of_case(instance).unwrap_or_default()
             }
+            Self::Id => vec![one.id.clone()],
+            Self::Needs => needs(instance),
             Self::Set => sets
                 .get(one.set)
                 .map(|set| set.name.clone())
@@ -143,6 +193,20 @@ impl Field {
             Self::Skipped => one.skip.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+/// All that an instance needs: what is declared, piece by piece, and what hosts its block layer.
+fn needs(instance: &Instance) -> Vec<String> {
+    let mut all = Vec::new();
+    match instance.backend {
+        Some(Backend::System) => all.push(Requirement::Emulator.to_string()),
+        Some(Backend::Qsd) => all.push(Backend::Qsd.tool().to_string()),
+        None => {}
+    }
+    for requirement in &instance.meta.needs {
+        requirement.walk(&mut |part| all.push(part.to_string()));
+    }
+    all
 }
 
 impl Text {
@@ -306,6 +370,7 @@ impl Parser<'_> {
             "file" => text(Field::File),
             "group" => whole(Field::Group),
             "set" => whole(Field::Set),
+            "needs" => text(Field::Needs),
             "skipped" => text(Field::Skipped),
             "format" | "fmt" => named(value).map(Filter::Format),
             "protocol" | "proto" => named(value).map(Filter::Protocol),

@@ -136,7 +136,6 @@ impl Runner {
         mut tell: impl FnMut(RunEvent),
     ) -> Result<Outcome, RunError> {
         let begun = Instant::now();
-        let quarantine = job.instance.meta.quarantine;
         let mut attempts: Vec<Attempt> = Vec::new();
         loop {
             tell(RunEvent::InstanceStarted {
@@ -186,8 +185,7 @@ impl Runner {
             let attempt = attempt.judged();
             let own = attempt.verdict.unwrap_or(Verdict::Crash);
             attempts.push(attempt);
-            let (verdict, note) =
-                weigh(own, &attempts, &job.known, quarantine, &self.settings.today);
+            let (verdict, note) = weigh(own, &attempts, &job.known, &self.settings.today);
             let failed = verdict.is_failure();
             let last = attempts.len() - 1;
             if self.settings.keep || failed || verdict == Verdict::Quarantined {
@@ -309,7 +307,6 @@ fn weigh(
     own: Verdict,
     attempts: &[Attempt],
     known: &Known,
-    quarantine: Option<Quarantine>,
     today: &str,
 ) -> (Verdict, Option<String>) {
     let says = |text: &str| attempts.last().is_some_and(|last| last.says(text));
@@ -332,11 +329,14 @@ fn weigh(
         return (Verdict::Flaky, Some(note));
     }
     let mut verdict = own;
-    if let Some(quarantine) = quarantine.filter(|_| own.is_failure()) {
+    if let Some(quarantine) = known.quarantine.filter(|_| own.is_failure()) {
         // Dates of this form are in the order of their text.
         notes.push(if today <= quarantine.until {
             verdict = Verdict::Quarantined;
-            format!("{} (until {})", quarantine.reason, quarantine.until)
+            match quarantine.until {
+                Quarantine::FOREVER => quarantine.reason.to_owned(),
+                until => format!("{} (until {until})", quarantine.reason),
+            }
         } else {
             format!(
                 "its quarantine ended on {}: {}",
@@ -366,7 +366,7 @@ mod tests {
         };
         Known {
             bugs: vec![bug],
-            missing_fix: None,
+            ..Known::default()
         }
     }
 
@@ -382,7 +382,12 @@ mod tests {
     }
 
     fn weighed(own: Verdict, known: &Known, quarantine: Option<Quarantine>) -> Verdict {
-        weigh(own, &[attempt(own)], known, quarantine, TODAY).0
+        let quarantine = quarantine.or(known.quarantine);
+        let known = Known {
+            quarantine,
+            ..known.clone()
+        };
+        weigh(own, &[attempt(own)], &known, TODAY).0
     }
 
     #[test]
@@ -432,7 +437,7 @@ mod tests {
     fn a_later_pass_is_flaky() {
         let twice = |own| {
             let attempts = [attempt(own), attempt(own)];
-            weigh(own, &attempts, &Known::default(), None, TODAY).0
+            weigh(own, &attempts, &Known::default(), TODAY).0
         };
         assert_eq!(twice(Verdict::Pass), Verdict::Flaky);
         assert_eq!(twice(Verdict::Fail), Verdict::Fail);
@@ -453,7 +458,7 @@ mod tests {
             missing_fix: Some("no fix".to_owned()),
             ..Known::default()
         };
-        let note = |own| weigh(own, &[attempt(own)], &known, None, TODAY).1;
+        let note = |own| weigh(own, &[attempt(own)], &known, TODAY).1;
         assert_eq!(note(Verdict::Fail).as_deref(), Some("no fix"));
         assert_eq!(note(Verdict::Pass), None);
     }

@@ -6,6 +6,7 @@
 mod app;
 mod case_process;
 mod cli;
+mod config;
 mod confine;
 mod console;
 mod error;
@@ -40,12 +41,14 @@ mod supervise;
 pub(crate) mod supervised;
 mod trace;
 mod verdict;
+mod words;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+pub use config::ConfigError;
 pub use error::RunError;
 pub use exit::Exit;
 pub use supervise::{End, Leak, Seen, SupervisorReport};

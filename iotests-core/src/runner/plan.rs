@@ -7,7 +7,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use imgtools::tools::ToolKind;
-use matrix::{ANY_POINT, expand};
+use matrix::expand;
 
 use super::cli::MatrixArgs;
 use super::error::RunError;
@@ -20,6 +20,8 @@ use crate::case::{
 };
 use crate::script::DISABLED;
 use crate::wire::Place;
+
+pub(crate) use matrix::ANY_POINT;
 
 /// What a set of programs can do, for the plan.
 #[derive(Debug)]
@@ -136,9 +138,18 @@ pub(crate) fn plan(
     let selectors = wanted.selectors.iter().map(|text| Selector::parse(text));
     let selectors = selectors.collect::<Result<Vec<_>, _>>()?;
     let places = Places::of(&anywhere);
-    for selector in &selectors {
+    let others = wanted
+        .matrix
+        .exclude
+        .iter()
+        .chain(&wanted.matrix.start_from);
+    let others = others
+        .map(|text| Selector::parse(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    for selector in selectors.iter().chain(&others) {
         check_selector(selector, &anywhere, &places)?;
     }
+    let (excluded, start) = others.split_at(wanted.matrix.exclude.len());
     // Each selector for itself: the point that one names is none of what another means.
     let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
     let is_wanted = |entry: &&Registered| {
@@ -160,14 +171,28 @@ pub(crate) fn plan(
             for (instance, skip) in expand(entry, wanted.matrix, at.unwrap_or(&At::default())) {
                 for one in decide(instance, skip, wanted, sets) {
                     let set = sets.get(one.set).map(|set| set.name.as_str());
-                    if of_set.is_none() || of_set == set {
+                    let is_excluded = |selector: &Selector| selector.means(&instance, set, &places);
+                    if (of_set.is_none() || of_set == set) && !excluded.iter().any(is_excluded) {
                         planned.entry(one.id.clone()).or_insert(one);
                     }
                 }
             }
         }
     }
-    let planned: Vec<Planned> = planned.into_values().collect();
+    let mut planned: Vec<Planned> = planned.into_values().collect();
+    if let Some(start) = start.first() {
+        let is_start = |one: &Planned| {
+            let set = sets.get(one.set).map(|set| set.name.as_str());
+            start.means(&one.instance, set, &places)
+        };
+        let Some(first) = planned.iter().position(is_start) else {
+            return Err(RunError::NothingSelected(format!(
+                "`{}` (--start-from) is none of what the other options select",
+                start.text
+            )));
+        };
+        planned.drain(..first);
+    }
     if planned.is_empty() {
         return Err(RunError::NothingSelected(
             "these options leave none".to_owned(),

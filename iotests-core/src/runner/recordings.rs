@@ -2,6 +2,7 @@
 //!
 //! A run that ended in order has put what it learnt into the history itself. One that was killed has not; the next run does.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,8 +12,10 @@ use std::time::SystemTime;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::error::{RunError, io as io_error};
+use super::event::RunEvent;
 use super::record;
 use super::records::Records;
+use super::verdict::Verdict;
 
 /// How many records are kept, and how many bytes of them in all.
 const KEPT: usize = 20;
@@ -105,6 +108,28 @@ pub(crate) fn tidy(folder: &Path, records: &mut Records) -> io::Result<()> {
     Ok(())
 }
 
+/// The ids of what the last run that is over was to run, and did not run to its end.
+pub(crate) fn unfinished(folder: &Path) -> io::Result<BTreeSet<String>> {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let over = names.filter(|name| name.ends_with(LEARNT) && !name.ends_with(OPEN));
+    let mut left = BTreeSet::new();
+    // The names begin with the time.
+    let Some(newest) = over.max() else {
+        return Ok(left);
+    };
+    for record in record::read(&folder.join(newest))? {
+        match record.event {
+            RunEvent::RunStarted(run) => left.extend(run.selected),
+            RunEvent::InstanceFinished(outcome) if outcome.verdict != Verdict::Interrupted => {
+                left.remove(outcome.instance.base_id());
+            }
+            _ => {}
+        }
+    }
+    Ok(left)
+}
+
 fn learnt(path: &Path) -> PathBuf {
     let name = path.to_string_lossy();
     PathBuf::from(format!("{}{LEARNT}", name.trim_end_matches(OPEN)))
@@ -113,9 +138,9 @@ fn learnt(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::event::{InstanceInfo, Outcome, RunEvent};
+    use crate::runner::event::{InstanceInfo, Outcome};
     use crate::runner::record::Recorder;
-    use crate::runner::verdict::{Attempt, Verdict};
+    use crate::runner::verdict::Attempt;
 
     fn outcome(id: &str) -> RunEvent {
         let instance = InstanceInfo {

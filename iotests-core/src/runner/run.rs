@@ -27,6 +27,8 @@ use super::verdict::Verdict;
 pub(crate) struct Job {
     /// What is shown first.
     pub(crate) started: RunStarted,
+    /// What a person should know besides.
+    pub(crate) warnings: Vec<String>,
     /// What does not run, with the reason.
     pub(crate) skipped: Vec<(InstanceInfo, Planned)>,
     /// What runs.
@@ -98,6 +100,9 @@ pub(crate) fn run(
         error: None,
     };
     dispatcher.report(None, &RunEvent::RunStarted(Box::new(job.started)));
+    for text in job.warnings {
+        dispatcher.report(None, &RunEvent::Warning { text });
+    }
     for (instance, planned) in job.skipped {
         if let Some(reason) = planned.skip {
             let skipped = Outcome::skipped(instance.clone(), reason.clone());
@@ -121,7 +126,7 @@ pub(crate) fn run(
         Exit::Interrupted
     } else if summary.failures() > 0 {
         Exit::Failed
-    } else if skips == Skips::Denied && summary.count(Verdict::Skip) > 0 {
+    } else if skips == Skips::Denied && summary.skips.iter().any(|(skip, _)| !skip.is_intended()) {
         Exit::SkipsDenied
     } else if skips != Skips::Allowed && summary.count(Verdict::Skip) == summary.total() {
         Exit::NothingRan

@@ -114,6 +114,13 @@ impl Selector {
         }
     }
 
+    /// Whether it means this instance, which runs on the set of this name.
+    pub(crate) fn means(&self, instance: &Instance, set: Option<&str>, places: &Places) -> bool {
+        self.names(instance, places)
+            && self.point.as_ref().is_none_or(|at| at.is_of(instance))
+            && (self.set.is_none() || self.set.as_deref() == set)
+    }
+
     fn has_part(&self, part: &str, instance: &Instance) -> bool {
         if !part.is_empty() && instance.upstream().any(|id| upstream_matches(part, id)) {
             return true;
@@ -186,6 +193,17 @@ fn is_whole(wanted: &str, name: &str) -> bool {
 }
 
 impl At {
+    /// Whether the instance is at this point, as far as the point is said.
+    fn is_of(&self, instance: &Instance) -> bool {
+        self.format.is_none_or(|format| format == instance.format)
+            && self
+                .protocol
+                .is_none_or(|protocol| protocol == instance.protocol)
+            && self.cache.is_none_or(|cache| cache == instance.cache)
+            && self.aio.is_none_or(|aio| aio == instance.aio)
+            && (self.backend.is_none() || self.backend == instance.backend)
+    }
+
     fn parse(selector: &str, text: &str) -> Result<Self, RunError> {
         let mut point = Self::default();
         for word in text.split('.').filter(|word| !word.is_empty()) {

@@ -18,6 +18,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// What the names of all scripts begin with.
+pub(crate) const SCRIPTS: &str = "upstream::";
+
 /// The group of scripts that their authors have put aside.
 pub(crate) const DISABLED: &str = "disabled";
 

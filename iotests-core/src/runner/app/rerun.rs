@@ -55,6 +55,9 @@ impl App {
         {
             option("--build-dir", absolute(folder));
         }
+        for path in self.config.paths() {
+            option("--config", absolute(path));
+        }
         if cli.tools.set != "auto" && cli.tools.set != "all" {
             option("--set", cli.tools.set.clone());
         }

@@ -58,6 +58,7 @@ impl App {
     pub(super) fn run(
         &self,
         mut planned: Vec<Planned>,
+        warnings: Vec<String>,
         sets: &Sets,
         records: &mut Records,
     ) -> Result<Exit, RunError> {
@@ -88,7 +89,10 @@ impl App {
         let mut terminal = self.terminal(&sets.able);
         let run_dir = RunDir::create(&scratch)?;
         let seed = cli.run.seed.unwrap_or_else(draw_seed);
-        let job = self.job(planned, sets, records, seed, run_dir.path());
+        let job = Job {
+            warnings,
+            ..self.job(planned, sets, records, seed, run_dir.path())
+        };
         let settings = Settings {
             sets: sets.files.clone(),
             imgopts: cli.matrix.imgopts.clone(),
@@ -142,6 +146,18 @@ impl App {
         }
         let exit = result?;
         reported.map(|()| exit)
+    }
+
+    /// What was read besides the command line, for the head of the report.
+    fn configuration(&self) -> Vec<String> {
+        let files = self.config.paths().map(|path| path.display().to_string());
+        let profile = self
+            .cli
+            .config
+            .profile
+            .iter()
+            .map(|name| format!("profile {name}"));
+        files.chain(profile).collect()
     }
 
     fn job(
@@ -201,6 +217,8 @@ impl App {
             run_dir: run_dir.to_owned(),
             planned: instances.len(),
             skipped: skipped.len(),
+            config: self.configuration(),
+            selected: runnable.iter().map(|one| one.id.clone()).collect(),
             expected: instances
                 .iter()
                 .filter_map(|(load, one)| Some((one.info.id.clone(), load.expected?)))
@@ -214,6 +232,7 @@ impl App {
         let max_fail = cli.run.max_fail.map(|limit| limit as usize);
         Job {
             started,
+            warnings: Vec::new(),
             skipped,
             instances,
             memory: available_memory(),

@@ -7,7 +7,7 @@ use crate::runner::select::At;
 use super::names_of;
 
 /// Where an instance stands of which no more is asked than its name.
-pub(super) const ANY_POINT: Point = Point {
+pub(crate) const ANY_POINT: Point = Point {
     format: Format::Raw,
     protocol: Protocol::File,
     cache: Cache::Writeback,

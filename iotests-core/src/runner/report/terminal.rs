@@ -115,6 +115,9 @@ impl Terminal {
             };
             self.line(&palette.dim(format!("set {}: {tools}", set.name)))?;
         }
+        if !run.config.is_empty() {
+            self.line(&palette.dim(format!("configuration: {}", run.config.join(", "))))?;
+        }
         let jobs = run.jobs;
         let what = count(run.planned, "instance");
         let scale = if run.scale == 1.0 {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod campaign;
+mod config;
 mod death;
 mod input;
 mod model;

@@ -1,0 +1,166 @@
+//! What people type who come from upstream's `check`: its words as ours, or what to write instead.
+
+use std::env;
+use std::ffi::OsString;
+
+use super::error::RunError;
+use crate::case::{Format, Protocol};
+
+/// What a word of `check` comes to here.
+enum Meaning {
+    /// This word.
+    Is(String),
+    /// No word; this is what to do.
+    Instead(&'static str),
+}
+
+/// Protocols that `check` has and that need a server of their own.
+const ELSEWHERE: [&str; 5] = ["-gluster", "-nfs", "-rbd", "-sheepdog", "-vxhs"];
+
+fn meaning(word: &str) -> Option<Meaning> {
+    let name = word.strip_prefix('-').unwrap_or_default();
+    if Format::ALL.iter().any(|format| format.name() == name) {
+        return Some(Meaning::Is(format!("--format={name}")));
+    }
+    if Protocol::ALL.iter().any(|protocol| protocol.name() == name) {
+        return Some(Meaning::Is(format!("--protocol={name}")));
+    }
+    if ELSEWHERE.contains(&word) {
+        return Some(Meaning::Instead(
+            "no case runs on this protocol; those that there are can be named with -p: file, nbd, fuse, ssh",
+        ));
+    }
+    Some(match word {
+        "-nocache" => Meaning::Is("--cache=none".to_owned()),
+        "-n" | "--dry-run" => Meaning::Is("--list".to_owned()),
+        "-d" => Meaning::Is("--debug".to_owned()),
+        "-i" => Meaning::Is("--aio".to_owned()),
+        "-gdb" | "-valgrind" | "-misalign" => Meaning::Is(format!("-{word}")),
+        "-T" => Meaning::Instead(
+            "each line has the time of its instance; the record (--jsonl FILE) has it for every event",
+        ),
+        "-v" => {
+            Meaning::Instead("--print shows what cases log and print, --debug all that they do")
+        }
+        "-xdiff" => {
+            Meaning::Instead("a difference is shown as it is; --html FILE has it in colours")
+        }
+        "-tap" => Meaning::Instead("write --tap FILE"),
+        "-s" | "-r" => Meaning::Instead("--failed runs what failed, --unfinished what was not run"),
+        "--source-iotests" => Meaning::Instead("write --upstream DIR"),
+        _ => return None,
+    })
+}
+
+/// The command line in our words.
+pub(super) fn translate(arguments: Vec<OsString>) -> Result<Vec<OsString>, RunError> {
+    let mut translated = Vec::with_capacity(arguments.len());
+    let mut rest = arguments.into_iter().peekable();
+    while let Some(word) = rest.next() {
+        if word == "--" {
+            translated.push(word);
+            translated.extend(rest);
+            break;
+        }
+        let next = rest.peek().and_then(|next| next.to_str());
+        match word.to_str().and_then(meaning) {
+            Some(Meaning::Is(ours)) => translated.push(ours.into()),
+            Some(Meaning::Instead(what)) => {
+                let word = word.to_string_lossy();
+                return Err(RunError::Usage(format!(
+                    "`{word}` is a word of check: {what}"
+                )));
+            }
+            None if word == "-p" && !next.is_some_and(are_protocols) => {
+                return Err(RunError::Usage(
+                    "`-p` names a protocol here, such as `-p nbd`; what it is for check, --print is here"
+                        .to_owned(),
+                ));
+            }
+            None => translated.push(word),
+        }
+    }
+    Ok(translated)
+}
+
+fn are_protocols(words: &str) -> bool {
+    let mut words = words.split(',');
+    words.any(|word| word == "all" || word.parse::<Protocol>().is_ok())
+}
+
+/// Variables of `check`, and what says the same here.
+const VARIABLES: [(&str, &str); 10] = [
+    ("IMGFMT", "write -f FORMAT"),
+    ("IMGPROTO", "write -p PROTOCOL"),
+    ("IMGOPTS", "write -o OPTIONS"),
+    ("CACHEMODE", "write -c MODE"),
+    ("AIOMODE", "write --aio MODE"),
+    ("TEST_DIR", "write --scratch DIR"),
+    (
+        "SOCK_DIR",
+        "each instance has a short folder of its own for sockets",
+    ),
+    ("VALGRIND_QEMU", "write --valgrind"),
+    ("GDB_OPTIONS", "write --gdb"),
+    ("QEMU_IOTESTS_REGEN", "write --bless, and then --review"),
+];
+
+/// What to say of variables that are set and have no effect.
+pub(super) fn ignored() -> Vec<String> {
+    let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let set = VARIABLES.iter().filter(|(name, _)| is_set(name));
+    set.map(|(name, instead)| format!("{name} is set and has no effect here: {instead}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours(line: &str) -> Result<String, String> {
+        let words = line.split_whitespace().map(OsString::from).collect();
+        let translated = translate(words).map_err(|error| error.to_string())?;
+        let words: Vec<String> = translated
+            .into_iter()
+            .map(|word| word.into_string().unwrap())
+            .collect();
+        Ok(words.join(" "))
+    }
+
+    #[test]
+    fn words_of_check_are_ours_or_are_refused_with_what_to_write() {
+        for (line, expected) in [
+            ("x -qcow2 -nbd 040", "x --format=qcow2 --protocol=nbd 040"),
+            (
+                "x -raw -luks -fuse",
+                "x --format=raw --format=luks --protocol=fuse",
+            ),
+            (
+                "x -nocache -n -d -i native",
+                "x --cache=none --list --debug --aio native",
+            ),
+            (
+                "x -gdb -valgrind -misalign",
+                "x --gdb --valgrind --misalign",
+            ),
+            (
+                "x -p nbd,fuse -f qcow2 -- -n",
+                "x -p nbd,fuse -f qcow2 -- -n",
+            ),
+            ("x -g rw -x quick -j 4", "x -g rw -x quick -j 4"),
+        ] {
+            assert_eq!(ours(line).as_deref(), Ok(expected));
+        }
+        for (line, wanted) in [
+            ("x -T", "`-T` is a word of check"),
+            ("x -rbd", "no case runs on this protocol"),
+            ("x -tap", "--tap FILE"),
+            ("x -p 040", "--print is here"),
+            ("x -p", "--print is here"),
+            ("x -v", "--debug"),
+        ] {
+            let error = ours(line).unwrap_err();
+            assert!(error.contains(wanted), "{line}: {error}");
+        }
+    }
+}
