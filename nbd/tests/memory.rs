@@ -98,6 +98,59 @@ async fn reads(ours: DuplexStream, theirs: DuplexStream, reply: Vec<Vec<u8>>, le
     talking.await.unwrap();
 }
 
+/// Says the same until the server takes no more, reads nothing, and returns how often that was.
+fn unread(first: &[u8], again: &[u8]) -> usize {
+    use nbd::proto::server::{Answer, Config, Description, Event, Piece, Server};
+    let mut server: Server<Vec<u8>> = Server::new(Config::default());
+    // What its driver wants to write, and cannot.
+    let mut queue = SendQueue::default();
+    let mut said = 0;
+    let mut bytes = first;
+    loop {
+        if server.receive(bytes) < bytes.len() {
+            return said;
+        }
+        (bytes, said) = (again, said + 1);
+        assert!(said < 10_000_000, "it goes on for ever");
+        while let Some(event) = server.event() {
+            match event {
+                Event::List => server.list([("name".repeat(100), "text".repeat(500))]),
+                Event::Describe { .. } => server.describe(Some(Description {
+                    size: 1 << 40,
+                    flags: TransmissionFlags::SEND_FLUSH,
+                    contexts: vec!["base:allocation".into()],
+                    ..Description::default()
+                })),
+                Event::Request(request) => {
+                    let answer = match request.command() {
+                        CommandType::READ => {
+                            Answer::Data(vec![Piece::Data(vec![1; request.effect_len as usize])])
+                        }
+                        CommandType::BLOCK_STATUS => {
+                            let extent = |n: u64| Extent {
+                                len: 512,
+                                status: n & 1,
+                            };
+                            Answer::Status(vec![Status {
+                                context: 0,
+                                extents: (0..1 << 16).map(extent).collect(),
+                            }])
+                        }
+                        _ => Answer::Done,
+                    };
+                    server.reply(request.id, answer);
+                }
+                Event::Closed(why) => panic!("{why:?}"),
+                Event::Transmission { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        while let Some(outgoing) = server.outgoing() {
+            outgoing.enqueue(&mut queue);
+        }
+    }
+}
+
 #[test]
 fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
     let mut costs = Vec::new();
@@ -305,6 +358,70 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
                 }
             }),
         );
+    }
+
+    // Data and holes in turns: no piece is to take the room of all of them.
+    let striped = std::sync::Arc::new(MemoryBackend::new(1 << 25));
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(async {
+        use nbd::server::Backend;
+        for n in (0..1 << 25).step_by(1 << 17) {
+            striped
+                .write(n, vec![1; 1 << 16].into(), false)
+                .await
+                .unwrap();
+        }
+    });
+    let whole = request(CommandType::READ, CommandFlags::empty(), 1 << 25);
+    let last = [flags.clone(), extended.clone(), go.clone(), whole].concat();
+    note(
+        "read of stripes",
+        cost(async |a, b| {
+            let export = Export::shared(striped);
+            let server = Server::builder().export(export).detached();
+            let served = server.serve(b);
+            tokio::select! {
+                () = says(a, vec![last], None) => {}
+                _ = served => {}
+            }
+        }),
+    );
+
+    // A client that reads no reply. What it says is taken until that costs too much.
+    let list = OptionRequest::List.encode();
+    let info = OptionRequest::Info(InfoRequest::default()).encode();
+    let known = OptionRequest::SetMetaContext(MetaContextRequest {
+        export: String::new(),
+        queries: vec!["base:allocation".into()],
+    });
+    let chosen = [flags.clone(), extended.clone(), known.encode(), go.clone()].concat();
+    let none = CommandFlags::empty();
+    for (name, first, again) in [
+        ("lists", flags.clone(), list),
+        ("informations", flags.clone(), info),
+        (
+            "flushes",
+            chosen.clone(),
+            request(CommandType::FLUSH, none, 0),
+        ),
+        ("errors", chosen.clone(), request(CommandType(99), none, 0)),
+        (
+            "block status",
+            chosen.clone(),
+            request(CommandType::BLOCK_STATUS, none, 1 << 30),
+        ),
+        (
+            "reads",
+            chosen.clone(),
+            request(CommandType::READ, none, 1 << 16),
+        ),
+    ] {
+        let before = COUNTER.current_usage();
+        COUNTER.reset_peak_usage();
+        let taken = unread(&first, &again);
+        let cost = COUNTER.peak_usage().saturating_sub(before);
+        assert!(taken > 10, "{name}: the server stops after {taken}");
+        note(&format!("{taken} unread {name}"), cost);
     }
 
     // A rule that is switched off must cost no memory either.

@@ -415,3 +415,20 @@ fn a_server_that_requires_tls_answers_nothing_before_it_and_the_client_says_so()
         "{error}"
     );
 }
+
+/// There is no TLS where there is no negotiation: nobody is served in plain text by mistake.
+#[test]
+fn an_oldstyle_server_that_requires_tls_serves_nobody() {
+    use nbd::proto::server::TlsPolicy;
+    let mut server: Server<Bytes> = Server::new(ServerConfig {
+        mode: Mode::Oldstyle,
+        tls: TlsPolicy::Required,
+        ..ServerConfig::default()
+    });
+    let closed = server.event();
+    assert!(
+        matches!(closed, Some(Event::Closed(Closed::Refused(_)))),
+        "{closed:?}"
+    );
+    assert!(server.transmit().is_empty());
+}

@@ -113,7 +113,8 @@ impl Status {
 
     /// The bytes a server sends; the 32-bit form keeps the lower halves.
     pub fn encode(&self, wide: bool) -> Vec<u8> {
-        let mut out = self.context.to_be_bytes().to_vec();
+        let mut out = Vec::with_capacity(8 + self.extents.len() * if wide { 16 } else { 8 });
+        out.extend(self.context.to_be_bytes());
         if wide {
             out.extend((self.extents.len() as u32).to_be_bytes());
         }

@@ -26,6 +26,14 @@ pub const MAX_OPTION_REPLY_TOTAL: usize = 1024 * 1024;
 /// Most extents in one status chunk: 2^20 (proto.md, `NBD_CMD_BLOCK_STATUS`).
 pub const MAX_EXTENTS: usize = 1 << 20;
 
+/// Most extents in one reply that a server sends, those of all contexts together: half a MiB. A
+/// shorter answer is always allowed, and a client that wants more asks again from where it ends.
+pub const MAX_SENT_EXTENTS: usize = 1 << 15;
+
+/// Most bytes of replies to options that a server keeps for a client that does not read them before
+/// it listens to the next option.
+pub const MAX_UNREAD_OPTION_REPLIES: u64 = 1024 * 1024;
+
 /// Largest length that fits the 32 bits of a compact header and is a multiple of every minimum block
 /// size (at most 64 KiB: proto.md, "Block size constraints").
 pub const MAX_COMPACT_LEN: u64 = u32::MAX as u64 & !0xffff;

@@ -184,6 +184,22 @@ impl OptionReply {
         }
     }
 
+    /// Bytes of text and data that it keeps.
+    pub(super) fn kept(&self) -> u64 {
+        let len = match self {
+            OptionReply::Ack => 0,
+            OptionReply::Server { name, description } => name.len() + description.len(),
+            OptionReply::Info(Info::Name(text) | Info::Description(text)) => text.len(),
+            OptionReply::MetaContext { name, .. } => name.len(),
+            OptionReply::Error { message, .. } => message.len(),
+            OptionReply::Info(Info::Other { data, .. }) | OptionReply::Other { data, .. } => {
+                data.len()
+            }
+            OptionReply::Info(Info::Export { .. } | Info::BlockSize { .. }) => 0,
+        };
+        len as u64
+    }
+
     /// Decodes the data that came after a header with this code.
     pub fn decode(code: OptionReplyCode, data: &[u8]) -> Result<OptionReply, DecodeError> {
         let mut r = Reader::new("option reply data", data);

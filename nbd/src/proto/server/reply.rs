@@ -2,7 +2,7 @@
 
 use super::layout::Layout;
 use super::types::Failure;
-use crate::proto::chunk::{Error, Hole, Status};
+use crate::proto::chunk::{Error, Extent, Hole, Status};
 use crate::proto::{
     ChunkFlags, ChunkType, CommandFlags, CommandType, Errno, Mode, OptionCode, OptionReply,
     ReplyHeader, Request, SendQueue, limits,
@@ -81,6 +81,19 @@ impl<B> From<Result<(), Failure>> for Answer<B> {
 }
 
 impl<B: AsRef<[u8]>> Answer<B> {
+    /// Bytes that are kept until it is sent.
+    pub(super) fn kept(&self) -> u64 {
+        match self {
+            Answer::Done => 0,
+            Answer::Data(pieces) => pieces.iter().map(Piece::len).sum(),
+            Answer::Status(all) => all
+                .iter()
+                .map(|status| (status.extents.len() * size_of::<Extent>()) as u64)
+                .sum(),
+            Answer::Failed { failure, .. } => failure.message.len() as u64,
+        }
+    }
+
     /// Makes an answer one that the protocol allows for this request, whatever its author gave.
     pub(super) fn legalise(&mut self, request: &Request, effect_len: u64, mode: Mode) {
         match self {
@@ -93,8 +106,12 @@ impl<B: AsRef<[u8]>> Answer<B> {
             }
             Answer::Status(statuses) => {
                 let one = request.flags.contains(CommandFlags::REQ_ONE);
+                let most = match one {
+                    true => 1,
+                    false => (limits::MAX_SENT_EXTENTS / statuses.len().max(1)).max(1),
+                };
                 for status in &mut *statuses {
-                    limit_extents(status, effect_len, one, mode);
+                    limit_extents(status, effect_len, most, one, mode);
                 }
                 if statuses.iter().any(|s| s.extents.is_empty()) {
                     *self = Answer::fail(Errno::EIO, "the backend gave no extent");
@@ -110,9 +127,8 @@ impl<B: AsRef<[u8]>> Answer<B> {
 
 /// Keeps the extents that concern the request. Only the last one may reach beyond it, and not
 /// even that with `REQ_ONE` (proto.md, `NBD_CMD_FLAG_REQ_ONE`).
-fn limit_extents(status: &mut Status, effect_len: u64, one: bool, mode: Mode) {
+fn limit_extents(status: &mut Status, effect_len: u64, most: usize, one: bool, mode: Mode) {
     let mut covered = 0u64;
-    let most = if one { 1 } else { limits::MAX_EXTENTS };
     status.extents.retain(|extent| {
         let keep = extent.len > 0 && covered < effect_len;
         covered = covered.saturating_add(extent.len);
@@ -385,6 +401,8 @@ pub enum Outgoing<B> {
         option: OptionCode,
         /// The reply.
         reply: OptionReply,
+        /// To be given to [`super::Server::sent`] when it is sent.
+        cost: u64,
     },
     /// The reply to `EXPORT_NAME`, encoded.
     ExportReply(Vec<u8>),
@@ -400,7 +418,11 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Outgoing<B> {
             Outgoing::Greeting { bytes, .. } | Outgoing::ExportReply(bytes) => {
                 queue.push(bytes, None, 0);
             }
-            Outgoing::OptionReply { option, reply } => queue.push(reply.encode(option), None, 0),
+            Outgoing::OptionReply {
+                option,
+                reply,
+                cost,
+            } => queue.push(reply.encode(option), None, cost),
             Outgoing::Reply(reply) => {
                 let cost = reply.cost;
                 let mut messages = reply.messages();

@@ -3,12 +3,14 @@
 use super::negotiation::{Server, State};
 use super::reply::{Answer, Outgoing, Reply};
 use super::types::{Closed, Event, Incoming};
+use crate::proto::chunk::Extent;
 use crate::proto::{
     CommandFlags, CommandType, Errno, Mode, Request, SendQueue, StatusFilter, TransmissionFlags,
+    limits,
 };
 
-/// What a request counts for beside its data.
-const OVERHEAD: u64 = 64;
+/// What a request, or a reply that is not sent yet, counts for beside its data.
+pub(super) const OVERHEAD: u64 = 256;
 
 impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
     /// Takes one part of a request; `false` if it has not come wholly, or has to wait.
@@ -67,12 +69,16 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.state = State::Room(id, request);
     }
 
-    /// What has to be kept in memory for a request until it is answered.
+    /// What may have to be kept in memory for a request until it is answered.
     fn cost(&self, request: &Request) -> u64 {
         let payload = request.payload_len(self.mode.header_style());
         let data = match request.command {
             // What is above the limit is refused.
             CommandType::READ if request.len <= self.config.max_payload => request.len,
+            CommandType::BLOCK_STATUS if !request.flags.contains(CommandFlags::REQ_ONE) => {
+                // As its backend gives it, and encoded.
+                2 * (limits::MAX_SENT_EXTENTS * size_of::<Extent>()) as u64
+            }
             _ => 0,
         };
         OVERHEAD + payload + data
@@ -208,10 +214,14 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
 
     /// Answers a request. What the protocol does not allow as its answer becomes an error.
     pub fn reply(&mut self, id: u64, mut answer: Answer<B>) {
-        let Some((request, effect_len, cost)) = self.under_way.remove(&id) else {
+        let Some((request, effect_len, reserved)) = self.under_way.remove(&id) else {
             return;
         };
         answer.legalise(&request, effect_len, self.mode);
+        // What it really takes, until it is sent: a client that reads nothing is not to fill the
+        // memory with small replies either.
+        let cost = OVERHEAD + answer.kept();
+        self.kept = (self.kept + cost).saturating_sub(reserved);
         let mut reply = Reply::new(request, self.mode, answer);
         (reply.id, reply.cost) = (id, cost);
         self.out.push_back(Outgoing::Reply(reply));

@@ -109,10 +109,18 @@ impl Backend for MemoryBackend {
         let blocks = self.lock();
         let mut pieces: Vec<Piece> = Vec::new();
         let mut data: Vec<u8> = Vec::new();
-        for (index, _, range) in parts(offset, len) {
+        for (index, at, range) in parts(offset, len) {
             match blocks.get(&index) {
                 Some(block) => {
-                    data.reserve_exact(if data.is_empty() { len as usize } else { 0 });
+                    if data.is_empty() {
+                        // As far as there is no hole.
+                        let following = blocks.range(index..).zip(index..);
+                        let run = following.take_while(|((have, _), next)| **have == *next);
+                        let left = len as usize - at;
+                        let most = left.div_ceil(BLOCK as usize) + 1;
+                        let run = run.take(most).count() * BLOCK as usize;
+                        data.reserve_exact((run - range.start).min(left));
+                    }
                     match block {
                         Some(block) => data.extend_from_slice(&block[range]),
                         None => data.resize(data.len() + range.len(), 0),

@@ -32,9 +32,13 @@ impl Faults {
                     true => Layout::Oldstyle,
                     false => Layout::Newstyle,
                 };
-                self.send_at(&Point::Greeting, Message::new(layout, bytes));
+                self.send_at(&Point::Greeting, Message::new(layout, bytes), 0);
             }
-            Outgoing::OptionReply { option, reply } => {
+            Outgoing::OptionReply {
+                option,
+                reply,
+                cost,
+            } => {
                 let code = reply.code();
                 let info = match &reply {
                     OptionReply::Info(info) => Some(info.kind()),
@@ -45,19 +49,19 @@ impl Faults {
                     reply: code,
                 });
                 let message = Message::new(Layout::OptionReply(code, info), reply.encode(option));
-                self.send_at(&Point::OptionReply(option, code), message);
+                self.send_at(&Point::OptionReply(option, code), message, cost);
             }
             Outgoing::ExportReply(bytes) => {
                 let message = Message::new(Layout::ExportReply, bytes);
-                self.send_at(&Point::ExportReply, message);
+                self.send_at(&Point::ExportReply, message, 0);
             }
             Outgoing::Reply(reply) => self.reply(reply, others_under_way),
         }
     }
 
-    pub(super) fn send_at(&mut self, point: &Point, message: Message<Bytes>) {
+    fn send_at(&mut self, point: &Point, message: Message<Bytes>, cost: u64) {
         let firings = self.consult(point, Stage::Whole);
-        self.push(message, &firings, 0);
+        self.push(message, &firings, cost);
     }
 
     fn reply(&mut self, mut reply: Reply<Bytes>, others_under_way: usize) {

@@ -70,7 +70,15 @@ impl Faults {
         let (option, reply, left) = self.flood.as_mut().filter(|_| self.queue.is_empty())?;
         *left = left.checked_sub(1)?;
         let (option, reply) = (*option, reply.clone());
-        self.send(Outgoing::OptionReply { option, reply }, 0);
+        let cost = 0;
+        self.send(
+            Outgoing::OptionReply {
+                option,
+                reply,
+                cost,
+            },
+            0,
+        );
         match self.queue.pop_front() {
             Some(Op::Write(write)) => Some(write),
             other => {
