@@ -25,6 +25,8 @@ pub mod tls;
 mod unix;
 #[cfg(feature = "uri")]
 pub mod uri;
+#[cfg(feature = "client")]
+mod vsock;
 
 #[cfg(feature = "client")]
 pub use client::{Client, list};

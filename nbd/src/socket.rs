@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket.
 pub(crate) enum Socket {
+    /// A vsock as well, which is read and written in the same way.
     Unix(UnixStream),
     Tcp(TcpStream),
     /// Anything else, such as a protected stream.

@@ -120,7 +120,8 @@ impl ClientTls {
         };
         let kind = parameter("tls-type").unwrap_or("x509");
         if kind != "x509" || parameter("tls-psk-file").is_some() {
-            let text = "pre-shared keys and anonymous TLS are not supported (by rustls)";
+            let text = "pre-shared keys and anonymous TLS are not to be had (rustls has neither): \
+                        use certificates (tls-certificates=FOLDER)";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
         let own = match &uri.address {

@@ -17,25 +17,25 @@
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::builder::{Builder, Deadlines};
 use super::error::ConnectError;
 use super::status::{ContextExtents, named};
-use super::transport;
 use crate::proto::CommandFlags;
 use crate::proto::client::{
     Command, ConnectionError, Event, ExportInfo, Handshake, HandshakeError, Origin, Reply,
     RequestError, Transmission,
 };
 use crate::uri::{Address, Uri};
+use stream::{Stream, open, passed, waits};
+#[cfg(feature = "tls")]
+use tls::Tls;
+
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 
 /// Slices that are written at once.
 const SLICES: usize = 32;
@@ -204,17 +204,6 @@ fn next(
 enum Moved {
     In(usize),
     Out(usize),
-}
-
-fn waits(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
-}
-
-fn passed(until: Option<Instant>) -> bool {
-    until.is_some_and(|until| Instant::now() >= until)
 }
 
 impl Client {
@@ -407,223 +396,6 @@ impl Client {
                 let error = io::Error::from(io::ErrorKind::TimedOut);
                 Err(Arc::new(ConnectionError::Io(Arc::new(error))))
             }
-        }
-    }
-}
-
-/// A socket that does not block; [`Stream::wait`] does.
-enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-    #[cfg(feature = "tls")]
-    Tls(Box<Tls>),
-}
-
-/// Opens a socket.
-fn open(address: &Address, limit: Duration) -> io::Result<Stream> {
-    match address {
-        Address::Tcp { host, port } => {
-            let until = Instant::now().checked_add(limit);
-            let mut failed = io::Error::from(io::ErrorKind::NotFound);
-            for address in (host.as_str(), *port).to_socket_addrs()? {
-                // No time at all is none that a socket takes.
-                let left = left(until).max(Duration::from_millis(1));
-                match TcpStream::connect_timeout(&address, left) {
-                    Ok(stream) => {
-                        stream.set_nodelay(true)?;
-                        stream.set_nonblocking(true)?;
-                        return Ok(Stream::Tcp(stream));
-                    }
-                    Err(error) => failed = error,
-                }
-            }
-            Err(failed)
-        }
-        _ => match transport::connect_unix(address, limit)? {
-            Some(stream) => {
-                stream.set_nonblocking(true)?;
-                Ok(Stream::Unix(stream))
-            }
-            None => Err(io::ErrorKind::TimedOut.into()),
-        },
-    }
-}
-
-fn left(until: Option<Instant>) -> Duration {
-    until.map_or(Duration::MAX, |until| {
-        until.saturating_duration_since(Instant::now())
-    })
-}
-
-impl Stream {
-    /// Waits until it can be read, or written if that is wanted; `false` when the time is up.
-    fn wait(&self, writes: bool, until: Option<Instant>) -> io::Result<bool> {
-        let mut flags = PollFlags::POLLIN;
-        flags.set(PollFlags::POLLOUT, writes || self.wants_flush());
-        loop {
-            let left = left(until);
-            // Rounded up: who waits for less than that is there too early.
-            let millis = left.as_nanos().div_ceil(1_000_000);
-            let limit = match until {
-                Some(_) => i32::try_from(millis).unwrap_or(i32::MAX),
-                None => -1,
-            };
-            let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-            let mut ready = [PollFd::new(self.as_fd(), flags)];
-            match poll(&mut ready, limit) {
-                Ok(0) if passed(until) => return Ok(false),
-                Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) => return Ok(true),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Whether it has taken something that is not gone yet.
-    fn wants_flush(&self) -> bool {
-        match self {
-            Stream::Unix(_) | Stream::Tcp(_) => false,
-            #[cfg(feature = "tls")]
-            Stream::Tls(tls) => tls.session.wants_write(),
-        }
-    }
-
-    fn shut_down(&mut self) -> io::Result<()> {
-        match self {
-            Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
-            Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
-            #[cfg(feature = "tls")]
-            Stream::Tls(tls) => {
-                tls.session.send_close_notify();
-                tls.session.write_tls(&mut tls.stream).map(drop)
-            }
-        }
-    }
-}
-
-macro_rules! each {
-    ($self:expr, $stream:ident => $call:expr) => {
-        match $self {
-            Stream::Unix($stream) => $call,
-            Stream::Tcp($stream) => $call,
-            #[cfg(feature = "tls")]
-            Stream::Tls($stream) => $call,
-        }
-    };
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        each!(self, s => s.as_fd())
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        each!(self, s => s.read(buf))
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        each!(self, s => s.write(buf))
-    }
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        each!(self, s => s.write_vectored(bufs))
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        each!(self, s => s.flush())
-    }
-}
-
-#[cfg(feature = "tls")]
-use tls::Tls;
-
-#[cfg(feature = "tls")]
-mod tls {
-    use std::io::{self, IoSlice, Read, Write};
-    use std::os::fd::{AsFd, BorrowedFd};
-    use std::time::Instant;
-
-    use rustls::ClientConnection;
-
-    use super::Stream;
-    use crate::tls::ClientTls;
-
-    /// A protected stream.
-    pub(super) struct Tls {
-        pub(super) session: ClientConnection,
-        pub(super) stream: Stream,
-    }
-
-    impl Tls {
-        pub(super) fn handshake(
-            tls: &ClientTls,
-            stream: Stream,
-            until: Option<Instant>,
-        ) -> io::Result<Tls> {
-            let (config, name) = tls.config();
-            let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
-            let mut this = Tls { session, stream };
-            while this.session.is_handshaking() || this.session.wants_write() {
-                match this.session.complete_io(&mut this.stream) {
-                    Ok(_) => {}
-                    Err(error) if super::waits(&error) => {
-                        if !this.stream.wait(this.session.wants_write(), until)? {
-                            return Err(io::ErrorKind::TimedOut.into());
-                        }
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(this)
-        }
-    }
-
-    impl AsFd for Tls {
-        fn as_fd(&self) -> BorrowedFd<'_> {
-            self.stream.as_fd()
-        }
-    }
-
-    impl Read for Tls {
-        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            loop {
-                match self.session.reader().read(buf) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => return read,
-                }
-                // The end of the stream is for the next look.
-                self.session.read_tls(&mut self.stream)?;
-                let taken = self.session.process_new_packets();
-                taken.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            }
-        }
-    }
-
-    impl Write for Tls {
-        /// Takes as much as there is room for; what the socket does not take at once stays.
-        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-            self.write_vectored(&[IoSlice::new(buf)])
-        }
-        fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-            let mut taken = self.session.writer().write_vectored(bufs)?;
-            match self.flush() {
-                Err(error) if !super::waits(&error) => return Err(error),
-                flushed if taken == 0 => {
-                    // There was no room; now there is, or the socket has none.
-                    flushed?;
-                    taken = self.session.writer().write_vectored(bufs)?;
-                }
-                _ => {}
-            }
-            Ok(taken)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            while self.session.wants_write() {
-                self.session.write_tls(&mut self.stream)?;
-            }
-            Ok(())
         }
     }
 }

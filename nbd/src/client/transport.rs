@@ -1,4 +1,4 @@
-//! Opening sockets: unix (also abstract), TCP, and descriptors that are open already.
+//! Opening sockets: unix (also abstract), TCP, vsock, and descriptors that are open already.
 
 use std::future::Future;
 use std::io;
@@ -38,6 +38,7 @@ pub(super) async fn open(address: &Address, deadline: Duration) -> Result<Socket
             let opened = within(deadline, TcpStream::connect((host.as_str(), *port))).await;
             opened.map(|r| r.and_then(tcp))
         }
+        Address::Vsock { cid, port } => within(deadline, open_vsock(*cid, *port)).await,
     };
     match opened {
         Some(Ok(socket)) => Ok(socket),
@@ -73,6 +74,13 @@ async fn open_unix(
     let stream = std_unix::UnixStream::from(fd);
     stream.set_nonblocking(true)?;
     Ok(Some(Socket::Unix(UnixStream::from_std(stream)?)))
+}
+
+async fn open_vsock(cid: u32, port: u32) -> io::Result<Socket> {
+    let stream = UnixStream::from_std(crate::vsock::begin(cid, port)?)?;
+    stream.writable().await?;
+    crate::vsock::outcome(&stream)?;
+    Ok(Socket::Unix(stream))
 }
 
 /// Waits for room in the queue of a server. No readiness is ever reported for that: only a
@@ -116,7 +124,9 @@ pub(super) fn connect_unix(
             (directory, UnixAddr::new(&*path)?)
         }
         Address::Abstract(name) => (None, UnixAddr::new_abstract(name)?),
-        Address::Tcp { .. } => return Err(io::ErrorKind::Unsupported.into()),
+        Address::Tcp { .. } | Address::Vsock { .. } => {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
     };
     let flags = SockFlag::SOCK_CLOEXEC;
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -133,7 +143,8 @@ pub(super) fn from_fd(fd: OwnedFd) -> Result<Socket, ConnectError> {
 
 fn adopt(fd: OwnedFd) -> io::Result<Socket> {
     let name: SockaddrStorage = getsockname(fd.as_fd().as_raw_fd())?;
-    if name.family() == Some(AddressFamily::Unix) {
+    // A vsock is read and written like a unix socket.
+    if let Some(AddressFamily::Unix | AddressFamily::Vsock) = name.family() {
         let stream = std_unix::UnixStream::from(fd);
         stream.set_nonblocking(true)?;
         return UnixStream::from_std(stream).map(Socket::Unix);

@@ -367,12 +367,9 @@ fn address_args(address: &Address) -> Vec<OsString> {
                 port.to_string().into(),
             ]
         }
-        // qemu-nbd has no option for these; what it says about the NUL is its own.
-        Address::Abstract(name) => {
-            vec![
-                "-k".into(),
-                String::from_utf8_lossy(name).into_owned().into(),
-            ]
+        // qemu-nbd has no option for these; what it says about the name is its own.
+        Address::Abstract(_) | Address::Vsock { .. } => {
+            vec!["-k".into(), address.to_string().into()]
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) async fn greeting(address: &Address) -> std::io::Result<()> {
             let (_directory, path) = crate::unix::short(path)?;
             probe(UnixStream::connect(&*path).await?).await
         }
-        Address::Abstract(_) => Err(std::io::ErrorKind::Unsupported.into()),
+        Address::Abstract(_) | Address::Vsock { .. } => Err(std::io::ErrorKind::Unsupported.into()),
     }
 }
 

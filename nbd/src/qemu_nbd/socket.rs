@@ -67,7 +67,8 @@ impl Listening {
                     file: Some(Arc::new(file)),
                 })
             }
-            Address::Abstract(_) => Err(io::ErrorKind::Unsupported.into()),
+            // qemu-nbd takes no such socket.
+            Address::Abstract(_) | Address::Vsock { .. } => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,17 +20,21 @@ use super::state::{Note, Order, Orders, Shared};
 use crate::socket::Socket;
 use crate::unix::SocketFile;
 use crate::uri::Address;
+use crate::vsock;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: u32 = 128;
 
 /// A socket that listens already.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum ListeningSocket {
     /// A unix socket. Its file, if it has one, stays its maker's.
     Unix(std::os::unix::net::UnixListener),
     /// A TCP socket.
     Tcp(std::net::TcpListener),
+    /// A vsock.
+    Vsock(OwnedFd),
 }
 
 impl From<std::os::unix::net::UnixListener> for ListeningSocket {
@@ -57,6 +61,7 @@ pub(super) struct Listener {
 enum Listening {
     Unix(UnixListener),
     Tcp(TcpListener),
+    Vsock(vsock::Listener),
     /// Closed, with nothing left at the path.
     Closed,
     /// Not listening, the port still bound to this socket: nobody else is given it meanwhile, and
@@ -102,6 +107,9 @@ impl Listener {
                 Ok(name) => Address::of_tcp(name),
                 Err(_) => Address::unknown(),
             },
+            ListeningSocket::Vsock(fd) => {
+                vsock::Listener::address(fd).unwrap_or_else(|_| Address::unknown())
+            }
         };
         let wrap = |source| ServerError::Listen {
             address: address.clone(),
@@ -116,6 +124,7 @@ impl Listener {
                 .set_nonblocking(true)
                 .and_then(|()| TcpListener::from_std(tcp))
                 .map(Listening::Tcp),
+            ListeningSocket::Vsock(fd) => vsock::Listener::new(fd).map(Listening::Vsock),
         };
         Ok(Listener {
             socket: socket.map_err(wrap)?,
@@ -156,6 +165,12 @@ impl Listener {
                 Address::Tcp { host, port } => {
                     Listening::Tcp(bind_tcp(host, *port)?.listen(BACKLOG)?)
                 }
+                Address::Vsock { cid, port } => {
+                    let fd = vsock::bind(*cid, *port, BACKLOG as i32)?;
+                    // The port is known from here on.
+                    self.address = vsock::Listener::address(&fd)?;
+                    Listening::Vsock(vsock::Listener::new(fd)?)
+                }
             },
             Listening::Reserved(socket) => {
                 socket::listen(&socket, Backlog::new(BACKLOG as i32)?)?;
@@ -177,7 +192,7 @@ impl Listener {
                 socket::shutdown(socket.as_raw_fd(), Shutdown::Both)?;
                 Listening::Reserved(socket)
             }
-            Listening::Unix(_) => Listening::Closed,
+            Listening::Unix(_) | Listening::Vsock(_) => Listening::Closed,
             closed => closed,
         };
         Ok(())
@@ -189,6 +204,7 @@ impl Listener {
             Listening::Unix(listener) => listener
                 .poll_accept(cx)
                 .map_ok(|(stream, _)| Socket::Unix(stream)),
+            Listening::Vsock(listener) => listener.poll_accept(cx).map_ok(Socket::Unix),
             Listening::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| {
                 // This fails where the client is gone already, which is for others to notice.
                 let _ = stream.set_nodelay(true);
@@ -307,26 +323,30 @@ pub(super) fn activated() -> Result<Vec<ListeningSocket>, ServerError> {
     if number("LISTEN_PID") != Some(std::process::id()) {
         return Err(none("no socket was handed to this process (LISTEN_PID)"));
     }
-    let count = number("LISTEN_FDS").unwrap_or(0) as i32;
-    if count == 0 {
+    let count = number("LISTEN_FDS").and_then(|count| i32::try_from(count).ok());
+    let Some(last) = count
+        .filter(|count| *count > 0)
+        .and_then(|count| count.checked_add(2))
+    else {
         return Err(none("no socket was handed to this process (LISTEN_FDS)"));
-    }
+    };
     let wrap = |source: io::Error| ServerError::Listen {
         address: Address::unknown(),
         source,
     };
-    (3..3 + count)
+    (3..=last)
         .map(|fd| crate::unix::duplicate_of(fd).and_then(listening))
         .collect::<io::Result<_>>()
         .map_err(wrap)
 }
 
-fn listening(fd: std::os::fd::OwnedFd) -> io::Result<ListeningSocket> {
+fn listening(fd: OwnedFd) -> io::Result<ListeningSocket> {
     use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
     let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
     Ok(match name.family() {
         Some(AddressFamily::Unix) => ListeningSocket::Unix(fd.into()),
         Some(AddressFamily::Inet | AddressFamily::Inet6) => ListeningSocket::Tcp(fd.into()),
+        Some(AddressFamily::Vsock) => ListeningSocket::Vsock(fd),
         _ => return Err(io::ErrorKind::Unsupported.into()),
     })
 }

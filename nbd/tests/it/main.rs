@@ -13,6 +13,7 @@ mod handle;
 mod hostile;
 mod interop;
 mod limits;
+mod listening;
 mod old_grammar;
 mod plans;
 mod probe;

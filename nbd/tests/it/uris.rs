@@ -58,7 +58,7 @@ fn what_is_not_understood_is_refused() {
         "1nbd://h",
         "http://h/",
         "nbd+ssh://h/",
-        "nbd+vsock://2/",
+        "nbd+vsock://a/",
         "nbd:///x",
         "nbd://:10809/x",
         "nbd://h:0/",

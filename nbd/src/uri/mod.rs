@@ -6,67 +6,17 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::proto::limits::DEFAULT_PORT;
+use parse::{Parts, authority, decode, parse_port, query};
 
+mod address;
+mod parse;
 mod qemu;
+
+pub use address::Address;
 pub use qemu::{Dialect, QemuDialect, QemuRejection};
-
-/// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
-    /// TCP.
-    Tcp {
-        /// Name or address; IPv6 without brackets.
-        host: String,
-        /// Port, 10809 unless said otherwise.
-        port: u16,
-    },
-    /// A socket file.
-    Unix(PathBuf),
-    /// A name in Linux' abstract namespace, without the leading NUL.
-    Abstract(Vec<u8>),
-}
-
-impl Address {
-    /// Of a socket that has no address, or none that is known.
-    #[cfg(feature = "client")]
-    pub(crate) fn unknown() -> Address {
-        Address::Unix(PathBuf::new())
-    }
-
-    #[cfg(feature = "server")]
-    pub(crate) fn of_unix(name: &std::os::unix::net::SocketAddr) -> Address {
-        use std::os::linux::net::SocketAddrExt;
-        match (name.as_pathname(), name.as_abstract_name()) {
-            (Some(path), _) => Address::Unix(path.to_owned()),
-            (None, Some(name)) => Address::Abstract(name.to_owned()),
-            (None, None) => Address::unknown(),
-        }
-    }
-
-    #[cfg(feature = "server")]
-    pub(crate) fn of_tcp(name: std::net::SocketAddr) -> Address {
-        Address::Tcp {
-            host: name.ip().to_string(),
-            port: name.port(),
-        }
-    }
-}
-
-/// `host:port`, `[host]:port` for IPv6, `unix:/path`, `unix:@name` for an abstract name.
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Address::Unix(path) if path.as_os_str().is_empty() => f.write_str("a socket"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-            Address::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
-        }
-    }
-}
 
 /// A server and one of its exports.
 ///
@@ -93,7 +43,9 @@ pub enum UriError {
     #[error("not a URI: {0:?}")]
     NoScheme(String),
     /// A scheme of another protocol.
-    #[error("{0:?} is not a scheme of NBD (nbd, nbds, nbd+unix, nbds+unix)")]
+    #[error(
+        "{0:?} is not a scheme of NBD (nbd, nbd+unix, nbd+vsock; with TLS nbds, nbds+unix, nbds+vsock)"
+    )]
     Scheme(String),
     /// The host is missing where one is needed.
     #[error("no host in {0:?}")]
@@ -104,7 +56,7 @@ pub enum UriError {
     /// The host has characters no host has, or a bracket is not closed.
     #[error("not a host: {0:?}")]
     Host(String),
-    /// The port is not a number from 1 to 65535.
+    /// The port is not a number from 1 to 65535 (of a vsock, to 4294967295).
     #[error("not a port: {0:?}")]
     Port(String),
     /// A unix URI without `socket=`.
@@ -134,6 +86,9 @@ pub enum UriError {
     #[error("not a legacy nbd: name: {0:?}")]
     Legacy(String),
 }
+
+/// Whom a vsock URI without a host means: the host of this virtual machine.
+const HOST_CID: u32 = 2;
 
 /// What has to be escaped in the path; `/`, `:` and `@` may stand there.
 const PATH: &AsciiSet = &CONTROLS
@@ -174,6 +129,11 @@ impl Uri {
         )
     }
 
+    /// A vsock without TLS.
+    pub fn vsock(cid: u32, port: u32, export: impl Into<String>) -> Uri {
+        Self::plain(Address::Vsock { cid, port }, export)
+    }
+
     /// An export of the server at this address, without TLS.
     pub fn at(address: Address, export: impl Into<String>) -> Uri {
         Self::plain(address, export)
@@ -198,38 +158,45 @@ impl Uri {
     /// Parses a URI; strict as `uri.md` asks: what is not understood is refused.
     pub fn parse(text: &str) -> Result<Uri, UriError> {
         let parts = Parts::split(text)?;
-        let (tls, unix) = match parts.scheme.to_ascii_lowercase().as_str() {
-            "nbd" | "nbd+tcp" => (false, false),
-            "nbds" | "nbds+tcp" => (true, false),
-            "nbd+unix" => (false, true),
-            "nbds+unix" => (true, true),
+        let scheme = parts.scheme.to_ascii_lowercase();
+        let (protocol, transport) = scheme.split_once('+').unwrap_or((&scheme, "tcp"));
+        let tls = match protocol {
+            "nbd" => false,
+            "nbds" => true,
             _ => return Err(UriError::Scheme(parts.scheme.to_owned())),
         };
         let (socket, parameters) = query(parts.query.unwrap_or_default())?;
         let (user, host, port) = authority(parts.authority)?;
-        let address = if unix {
-            if let Some(host) = host {
-                return Err(UriError::HostOnUnix(host));
+        let misplaced = || UriError::Socket(text.to_owned());
+        let address = match (transport, socket) {
+            ("unix", socket) => {
+                if let Some(host) = host {
+                    return Err(UriError::HostOnUnix(host));
+                }
+                if let Some(port) = port {
+                    return Err(UriError::HostOnUnix(format!(":{port}")));
+                }
+                let socket = socket.ok_or_else(|| UriError::NoSocket(text.to_owned()))?;
+                match socket.split_first() {
+                    None => return Err(misplaced()),
+                    Some((0, name)) => Address::Abstract(name.to_vec()),
+                    Some(_) if socket.contains(&0) => return Err(misplaced()),
+                    Some(_) => Address::Unix(OsString::from_vec(socket).into()),
+                }
             }
-            if let Some(port) = port {
-                return Err(UriError::HostOnUnix(format!(":{port}")));
-            }
-            let socket = socket.ok_or_else(|| UriError::NoSocket(text.to_owned()))?;
-            match socket.split_first() {
-                None => return Err(UriError::Socket(text.to_owned())),
-                Some((0, name)) => Address::Abstract(name.to_vec()),
-                Some(_) if socket.contains(&0) => return Err(UriError::Socket(text.to_owned())),
-                Some(_) => Address::Unix(OsString::from_vec(socket).into()),
-            }
-        } else {
-            if socket.is_some() {
-                return Err(UriError::Socket(text.to_owned()));
-            }
-            let host = host.ok_or_else(|| UriError::NoHost(text.to_owned()))?;
-            Address::Tcp {
-                host,
-                port: port.unwrap_or(DEFAULT_PORT),
-            }
+            ("tcp" | "vsock", Some(_)) => return Err(misplaced()),
+            ("tcp", None) => Address::Tcp {
+                host: host.ok_or_else(|| UriError::NoHost(text.to_owned()))?,
+                port: port.map_or(Ok(DEFAULT_PORT), parse_port)?,
+            },
+            ("vsock", None) => Address::Vsock {
+                cid: match host {
+                    Some(cid) => cid.parse().map_err(|_| UriError::Host(cid))?,
+                    None => HOST_CID,
+                },
+                port: port.map_or(Ok(DEFAULT_PORT.into()), parse_port)?,
+            },
+            _ => return Err(UriError::Scheme(parts.scheme.to_owned())),
         };
         let export = decode(parts.path.strip_prefix('/').unwrap_or(parts.path))?;
         Ok(Uri {
@@ -284,7 +251,7 @@ impl Uri {
                 Some(format!("nbd:[{host}]:{port}{name}"))
             }
             Address::Tcp { host, port } => Some(format!("nbd:{host}:{port}{name}")),
-            Address::Abstract(_) => None,
+            Address::Abstract(_) | Address::Vsock { .. } => None,
         }
     }
 
@@ -306,7 +273,7 @@ impl Uri {
     }
 
     /// A URI that every QEMU takes for this very server and export, or `None` if there is none: it
-    /// has no TLS in URIs and no abstract names, and newer ones (GLib's parser) resolve `.` and `..` in the export's
+    /// has no TLS in URIs, no abstract names and no vsock, and newer ones (GLib's parser) resolve `.` and `..` in the export's
     /// name, escaped or not. [`Uri::to_image_opts`] has words for most of that.
     pub fn to_qemu(&self) -> Option<String> {
         let text = self.to_string();
@@ -333,6 +300,9 @@ impl Uri {
                 "server.type=unix,server.abstract=on,server.tight=on,server.path={}",
                 quote(std::str::from_utf8(name).ok()?)
             ),
+            Address::Vsock { cid, port } => {
+                format!("server.type=vsock,server.cid={cid},server.port={port}")
+            }
         };
         Some(match self.export.as_str() {
             "" => format!("driver=nbd,{server}"),
@@ -387,6 +357,12 @@ impl fmt::Display for Uri {
                 write!(f, "+unix://{user}")?;
                 query.push(format!("socket=%00{}", percent_encode(name, QUERY)));
             }
+            Address::Vsock { cid, port } => {
+                write!(f, "+vsock://{user}{cid}")?;
+                if *port != u32::from(DEFAULT_PORT) {
+                    write!(f, ":{port}")?;
+                }
+            }
         }
         if !self.export.is_empty() || !query.is_empty() {
             write!(f, "/{}", percent_encode(self.export.as_bytes(), PATH))?;
@@ -403,156 +379,4 @@ impl fmt::Display for Uri {
             write!(f, "?{}", query.join("&"))
         }
     }
-}
-
-/// A URI cut at its separators, nothing decoded.
-struct Parts<'a> {
-    scheme: &'a str,
-    authority: Option<&'a str>,
-    path: &'a str,
-    query: Option<&'a str>,
-}
-
-impl<'a> Parts<'a> {
-    fn split(text: &'a str) -> Result<Parts<'a>, UriError> {
-        // RFC 3986 knows no blanks, controls, quotes or brackets outside a host.
-        let odd = |c: &char| {
-            c.is_control()
-                || matches!(
-                    c,
-                    ' ' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}' | '#'
-                )
-        };
-        if let Some(c) = text.chars().find(odd) {
-            return Err(UriError::Character(c));
-        }
-        let no_scheme = || UriError::NoScheme(text.to_owned());
-        let (scheme, rest) = text.split_once(':').ok_or_else(no_scheme)?;
-        if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            return Err(no_scheme());
-        }
-        let (rest, query) = match rest.split_once('?') {
-            Some((rest, query)) => (rest, Some(query)),
-            None => (rest, None),
-        };
-        let (authority, path) = match rest.strip_prefix("//") {
-            Some(rest) => {
-                let end = rest.find('/').unwrap_or(rest.len());
-                (Some(&rest[..end]), &rest[end..])
-            }
-            None => (None, rest),
-        };
-        Ok(Parts {
-            scheme,
-            authority,
-            path,
-            query,
-        })
-    }
-}
-
-type Authority = (Option<String>, Option<String>, Option<u16>);
-
-fn authority(text: Option<&str>) -> Result<Authority, UriError> {
-    let Some(text) = text.filter(|t| !t.is_empty()) else {
-        return Ok((None, None, None));
-    };
-    let (user, rest) = match text.rsplit_once('@') {
-        Some((user, rest)) => (Some(decode(user)?), rest),
-        None => (None, text),
-    };
-    let bad = || UriError::Host(rest.to_owned());
-    let (host, port) = if let Some(inner) = rest.strip_prefix('[') {
-        let (host, after) = inner.split_once(']').ok_or_else(bad)?;
-        let host = decode(host)?;
-        if !host.contains(':') || host.contains(['[', ']']) {
-            return Err(bad());
-        }
-        match after.strip_prefix(':') {
-            Some(port) => (host, Some(port)),
-            None if after.is_empty() => (host, None),
-            None => return Err(bad()),
-        }
-    } else {
-        let (host, port) = match rest.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (rest, None),
-        };
-        let host = decode(host)?;
-        if host.contains(['[', ']', ':']) {
-            return Err(bad());
-        }
-        (host, port)
-    };
-    let port = match port {
-        None | Some("") => None,
-        Some(port) => Some(parse_port(port)?),
-    };
-    Ok((user, (!host.is_empty()).then_some(host), port))
-}
-
-fn parse_port(text: &str) -> Result<u16, UriError> {
-    let bad = || UriError::Port(text.to_owned());
-    if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(bad());
-    }
-    text.parse().ok().filter(|port| *port != 0).ok_or_else(bad)
-}
-
-type Query = (Option<Vec<u8>>, Vec<(String, String)>);
-
-fn query(text: &str) -> Result<Query, UriError> {
-    let mut socket = None;
-    let mut parameters: Vec<(String, String)> = Vec::new();
-    for pair in text.split('&').filter(|p| !p.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if name == "socket" {
-            if socket.replace(decode_bytes(value)?).is_some() {
-                return Err(UriError::Socket(text.to_owned()));
-            }
-            continue;
-        }
-        let value = decode(value)?;
-        let allowed: Option<&[&str]> = match name {
-            "tls-type" => Some(&["anon", "x509", "psk"]),
-            "tls-verify-peer" => Some(&["0", "1"]),
-            "tls-hostname" | "tls-certificates" | "tls-psk-file" => None,
-            name if name.starts_with("x-") && plain(name) => None,
-            _ => return Err(UriError::Parameter(name.to_owned())),
-        };
-        if parameters.iter().any(|(known, _)| known == name) {
-            return Err(UriError::Parameter(name.to_owned()));
-        }
-        if allowed.is_some_and(|values| !values.contains(&value.as_str())) {
-            return Err(UriError::ParameterValue {
-                name: name.to_owned(),
-                value,
-            });
-        }
-        parameters.push((name.to_owned(), value));
-    }
-    Ok((socket, parameters))
-}
-
-fn plain(name: &str) -> bool {
-    name.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-}
-
-fn decode(text: &str) -> Result<String, UriError> {
-    String::from_utf8(decode_bytes(text)?)
-        .ok()
-        .filter(|s| !s.contains('\0'))
-        .ok_or_else(|| UriError::Escape(text.to_owned()))
-}
-
-fn decode_bytes(text: &str) -> Result<Vec<u8>, UriError> {
-    let hex = |at: usize| text.as_bytes().get(at).is_some_and(u8::is_ascii_hexdigit);
-    if text
-        .match_indices('%')
-        .any(|(at, _)| !hex(at + 1) || !hex(at + 2))
-    {
-        return Err(UriError::Escape(text.to_owned()));
-    }
-    Ok(percent_decode_str(text).collect())
 }

@@ -1,0 +1,163 @@
+//! Sockets that a server is given, and those between virtual machines.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use imgtools::process::Command;
+use nbd::client::{ConnectError, Deadlines};
+use nbd::server::backend::MemoryBackend;
+use nbd::server::{Event, Export, Server};
+use nbd::uri::Address;
+use nbd::{Client, Uri};
+
+use crate::support::{MIB, block_on, chain, short_dir};
+
+fn export() -> Export {
+    Export::new(MemoryBackend::with_content(&vec![0x5a; MIB as usize]))
+}
+
+#[test]
+fn a_server_takes_the_sockets_that_systemd_hands_over() {
+    block_on(async {
+        let dir = short_dir();
+        let path = dir.path().join("s");
+        let unix = UnixListener::bind(&path).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let script = "export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$@\"";
+        let itself = std::env::current_exe().unwrap();
+        let server = Command::new("/bin/sh").args(["-c", script, "sh"]);
+        let server = server.arg(itself).args(["--ignored", "--exact"]);
+        let server = server.arg("listening::a_server_that_was_activated");
+        let server = server.fd(unix, 3).fd(tcp, 4);
+        let server = server.pdeathsig(true).spawn_async().await.unwrap();
+        for address in [
+            Address::Unix(path.clone()),
+            Address::Tcp {
+                host: "127.0.0.1".into(),
+                port,
+            },
+        ] {
+            let client = Client::builder().connect(&address).await.unwrap();
+            assert_eq!(client.read(0, 512).await.unwrap(), [0x5a; 512]);
+            client.disconnect().await.unwrap();
+        }
+        server.wait().await.unwrap().check().unwrap();
+        assert!(path.exists(), "the file is not ours to remove");
+    });
+}
+
+#[test]
+#[ignore = "run by another test, which hands it sockets"]
+fn a_server_that_was_activated() {
+    if std::env::var_os("LISTEN_PID").is_none() {
+        return;
+    }
+    block_on(async {
+        let server = Server::builder().export(export()).from_activation();
+        let server = server.unwrap();
+        assert_eq!(server.addresses().len(), 2);
+        let gone = |e: &nbd::server::Entry| matches!(e.event, Event::Closed(_));
+        server.journal().wait_for(2, gone).await.unwrap();
+        server.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn who_was_handed_no_socket_is_told_so() {
+    block_on(async {
+        let none = Server::builder().export(export()).from_activation();
+        let text = chain(&none.unwrap_err());
+        assert!(text.contains("LISTEN_PID"), "{text}");
+    });
+}
+
+#[test]
+fn a_vsock_has_an_address_in_every_form() {
+    for (text, cid, port) in [
+        ("nbd+vsock:///", 2, 10809),
+        ("nbd+vsock://3/x", 3, 10809),
+        (
+            "nbds+vsock://4294967295:100000/x",
+            Address::ANY_CID,
+            100_000,
+        ),
+    ] {
+        let uri: Uri = text.parse().unwrap();
+        assert_eq!(uri.address, Address::Vsock { cid, port }, "{text}");
+        assert_eq!(uri.tls, text.starts_with("nbds"));
+    }
+    for text in [
+        "nbd+vsock://host/",
+        "nbd+vsock://-1/",
+        "nbd+vsock://4294967296/",
+        "nbd+vsock://2:0/",
+        "nbd+vsock://2/?socket=/s",
+    ] {
+        assert!(Uri::parse(text).is_err(), "{text}");
+    }
+    let uri = Uri::vsock(3, 1234, "x");
+    assert_eq!(uri.to_string(), "nbd+vsock://3:1234/x");
+    assert_eq!(uri.address.to_string(), "vsock:3:1234");
+    assert_eq!((uri.to_qemu(), uri.to_legacy()), (None, None));
+    let opts = "driver=nbd,server.type=vsock,server.cid=3,server.port=1234,export=x";
+    assert_eq!(uri.to_image_opts().as_deref(), Some(opts));
+}
+
+/// Where the kernel reaches this machine itself by vsock (`vsock_loopback`), data moves; elsewhere
+/// the address is known, and who does not get through is told where to.
+#[test]
+fn a_vsock_is_listened_on_and_connected_to() {
+    const LOCAL: u32 = 1;
+    block_on(async {
+        let any = Address::Vsock {
+            cid: Address::ANY_CID,
+            port: 0,
+        };
+        let server = match Server::builder().export(export()).listen(any) {
+            Ok(server) => server,
+            Err(error) => {
+                println!("skipped: no vsock: {}", chain(&error));
+                return;
+            }
+        };
+        let Address::Vsock { cid, port } = server.addresses()[0] else {
+            panic!("{:?}", server.addresses())
+        };
+        assert_eq!(cid, Address::ANY_CID);
+        assert!(port != 0 && port != u32::MAX, "{port}");
+        let uri = Uri::vsock(LOCAL, port, "");
+        let hurried = Deadlines {
+            connect: Duration::from_millis(300),
+            ..Deadlines::default()
+        };
+        let builder = Client::builder().deadlines(hurried);
+        let blocking = std::thread::spawn({
+            let (builder, uri) = (builder.clone(), uri.clone());
+            move || {
+                builder
+                    .connect_uri_blocking(&uri)
+                    .map(|mut c| c.read(0, 512))
+            }
+        });
+        let reads = match builder.connect_uri(&uri).await {
+            Ok(client) => Ok(client.read(0, 512).await),
+            Err(error) => Err(error),
+        };
+        for read in [reads, blocking.join().unwrap()] {
+            match read {
+                Ok(data) => assert_eq!(data.unwrap(), [0x5a; 512]),
+                Err(error @ (ConnectError::Socket { .. } | ConnectError::Deadline { .. })) => {
+                    let text = chain(&error);
+                    assert!(text.contains(&format!("vsock:1:{port}")), "{text}");
+                    println!("skipped: no vsock loopback here: {text}");
+                }
+                Err(error) => panic!("{}", chain(&error)),
+            }
+        }
+        server.stop_listening().await.unwrap();
+        server.listen_again().await.unwrap();
+        server.finish().await.unwrap();
+    });
+}
