@@ -8,7 +8,8 @@ use std::sync::Arc;
 use nix::unistd::{Whence, lseek};
 use tokio::task::JoinSet;
 
-use super::handle::{Handle, HandleError, joined};
+use super::error::HandleError;
+use super::handle::{Handle, next_of};
 use super::status::MapEntry;
 use crate::proto::{BaseAllocation, CommandFlags, TransmissionFlags};
 
@@ -35,13 +36,18 @@ impl Handle {
     ///
     /// Dropping the future cancels the copy: no further request is sent. The file stays as far as it
     /// has come.
+    ///
+    /// # Errors
+    /// Also, before anything is done, when no request can address the end of the export
+    /// ([`ExportInfo::reachable_size`](super::ExportInfo::reachable_size)).
     pub async fn copy_to_file(
         &self,
         path: impl AsRef<Path>,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<(), HandleError> {
         let path = path.as_ref().to_owned();
-        let size = self.export().reachable_size();
+        let size = self.export().size;
+        self.export().reaches(size, &self.peer())?;
         let target = path.clone();
         let file = blocking(&path, move || {
             let file = File::create(target)?;
@@ -73,7 +79,7 @@ impl Handle {
             while at < piece.end() {
                 let len = STEP.min(piece.end() - at);
                 if running.len() == DEPTH {
-                    done += joined(running.join_next().await)?;
+                    done += next_of(&mut running).await?.unwrap_or(0);
                     progress(done, size);
                 }
                 let (this, file, path) = (self.clone(), file.clone(), path.clone());
@@ -85,8 +91,8 @@ impl Handle {
                 at += len;
             }
         }
-        while !running.is_empty() {
-            done += joined(running.join_next().await)?;
+        while let Some(len) = next_of(&mut running).await? {
+            done += len;
             progress(done, size);
         }
         blocking(&path, move || file.sync_data()).await
@@ -97,6 +103,9 @@ impl Handle {
     ///
     /// Dropping the future cancels the copy: no further request is sent. The export stays as far as
     /// it has come. At the end all is flushed.
+    ///
+    /// # Errors
+    /// Also, before anything is done, when the file is larger than the export.
     pub async fn copy_from_file(
         &self,
         path: impl AsRef<Path>,
@@ -110,20 +119,33 @@ impl Handle {
             Ok((Arc::new(file), size))
         });
         let (file, size) = opened.await?;
+        let room = self.export().reachable_size();
+        if size > room {
+            let export = self.export().name.clone();
+            return Err(HandleError::TooLarge {
+                path,
+                size,
+                export,
+                room,
+            });
+        }
+        // The end of the file may be in the middle of a block.
+        let minimum = u64::from(self.export().sizes().minimum.max(1));
+        let whole = size - size % minimum;
         let flags = self.export().flags;
         let zeroes = flags.contains(TransmissionFlags::SEND_WRITE_ZEROES);
         let (mut at, mut done) = (0, 0);
         let mut running = JoinSet::new();
-        while at < size {
+        while at < whole {
             let looked = file.clone();
-            let piece = blocking(&path, move || next_piece(&looked, at, size)).await?;
-            let (is_hole, end) = piece;
+            let piece = blocking(&path, move || next_piece(&looked, at, whole)).await?;
+            let (is_hole, end) = aligned(piece, at, minimum);
             let len = match is_hole && zeroes {
                 true => end - at,
                 false => STEP.min(end - at),
             };
             if running.len() == DEPTH {
-                done += joined(running.join_next().await)?;
+                done += next_of(&mut running).await?.unwrap_or(0);
                 progress(done, size);
             }
             let (this, file, path) = (self.clone(), file.clone(), path.clone());
@@ -143,11 +165,31 @@ impl Handle {
             });
             at += len;
         }
-        while !running.is_empty() {
-            done += joined(running.join_next().await)?;
+        while let Some(len) = next_of(&mut running).await? {
+            done += len;
             progress(done, size);
         }
+        if whole < size {
+            // What the export has beyond the end of the file stays.
+            let mut block = self.read(whole, minimum).await?;
+            let read = move || {
+                file.read_exact_at(&mut block[..(size - whole) as usize], whole)?;
+                Ok(block)
+            };
+            let block = blocking(&path, read).await?;
+            self.write(whole, block).await?;
+            progress(size, size);
+        }
         self.flush().await
+    }
+}
+
+/// A piece that ends where a block does: what a hole leaves over of one belongs to the data.
+fn aligned((is_hole, end): (bool, u64), at: u64, minimum: u64) -> (bool, u64) {
+    let down = end - end % minimum;
+    match is_hole {
+        true if down > at => (true, down),
+        _ => (false, end.next_multiple_of(minimum)),
     }
 }
 

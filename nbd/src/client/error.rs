@@ -1,9 +1,10 @@
-//! A connection never came to the transmission phase.
+//! What can go wrong beside the conversation itself.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::proto::client::HandshakeError;
+use crate::proto::client::{HandshakeError, RequestError};
 use crate::uri::Address;
 
 /// A connection never came to the transmission phase.
@@ -54,4 +55,46 @@ impl ConnectError {
             _ => None,
         }
     }
+}
+
+/// A [`Handle`](super::Handle) could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandleError {
+    /// A request failed.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// No connection could be made (again).
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// What was found after a connection was lost is not the export that was there before.
+    #[error("export {export:?} of {peer} has changed while the connection was lost: {what}")]
+    Changed {
+        /// The export.
+        export: String,
+        /// Its server.
+        peer: String,
+        /// What is different.
+        what: String,
+    },
+    /// A local file is larger than what the export can take.
+    #[error("{path} has {size} bytes, export {export:?} takes {room}", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        size: u64,
+        /// The export.
+        export: String,
+        /// Bytes that requests can reach.
+        room: u64,
+    },
+    /// A local file could not be read or written.
+    #[error("failed to use {path}", path = path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
 }

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::builder::Builder;
 use super::connection::Client;
-use super::error::ConnectError;
-use super::status::MapEntry;
-use crate::proto::client::{ExportInfo, RequestError};
-use crate::proto::{CommandFlags, Mode, TransmissionFlags, limits};
+use super::error::{ConnectError, HandleError};
+use super::extents::Extents;
+use crate::proto::client::{ExportInfo, Origin, RequestError, StrictMode};
+use crate::proto::{CommandFlags, CommandType, Errno, Mode, TransmissionFlags, limits};
 use crate::uri::Uri;
 
 /// What becomes of a request whose connection is lost.
@@ -25,40 +25,11 @@ pub enum Reconnect {
     /// It fails.
     #[default]
     Never,
-    /// It is sent again on a new connection, for so long since it was first sent. A write may so be
-    /// carried out twice, with the same data. What was written before and not flushed is only as
+    /// It is sent again on a new connection, for so long since it was first sent; so is one that a
+    /// server refuses because it shuts down (`ESHUTDOWN`). A write may so be carried out twice, with
+    /// the same data. What was written before and not flushed is only as
     /// safe as the server's end was orderly.
     Within(Duration),
-}
-
-/// A [`Handle`] could not do what was asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HandleError {
-    /// A request failed.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// No connection could be made (again).
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// What was found after a connection was lost is not the export that was there before.
-    #[error("export {export:?} of {peer} has changed while the connection was lost: {what}")]
-    Changed {
-        /// The export.
-        export: String,
-        /// Its server.
-        peer: String,
-        /// What is different.
-        what: String,
-    },
-    /// A local file could not be read or written.
-    #[error("failed to use {path}", path = path.display())]
-    File {
-        /// Which.
-        path: std::path::PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
 }
 
 /// Prepares a [`Handle`].
@@ -100,7 +71,11 @@ impl HandleBuilder {
         let export = first.export().clone();
         let several = export.flags.contains(TransmissionFlags::CAN_MULTI_CONN);
         let count = if several { self.connections } else { 1 };
-        let mut slots = vec![Mutex::new(Some(first))];
+        let first = Slot {
+            client: Some(first),
+            lost: false,
+        };
+        let mut slots = vec![Mutex::new(first)];
         // The others are made when they are first used.
         slots.resize_with(count, Mutex::default);
         Ok(Handle {
@@ -143,8 +118,16 @@ struct Inner {
     uri: Uri,
     reconnect: Reconnect,
     export: ExportInfo,
-    slots: Vec<Mutex<Option<Client>>>,
+    slots: Vec<Mutex<Slot>>,
     next: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// None before it is first used.
+    client: Option<Client>,
+    /// A request was lost with it, so another one is to be made.
+    lost: bool,
 }
 
 /// Pause between two attempts to connect, at first and at most.
@@ -159,13 +142,18 @@ impl Handle {
         &self.inner.export
     }
 
+    /// Who the server is, for messages.
+    pub fn peer(&self) -> String {
+        self.inner.uri.address.to_string()
+    }
+
     /// How many connections are used at most.
     pub fn connections(&self) -> usize {
         self.inner.slots.len()
     }
 
     /// Carries a request out on one of the connections, in turns.
-    async fn run<T, F>(&self, request: impl Fn(Client) -> F) -> Result<T, HandleError>
+    pub(super) async fn run<T, F>(&self, request: impl Fn(Client) -> F) -> Result<T, HandleError>
     where
         F: Future<Output = Result<T, RequestError>>,
     {
@@ -186,11 +174,19 @@ impl Handle {
             Reconnect::Never => None,
             Reconnect::Within(time) => Instant::now().checked_add(time),
         };
+        let mut pause = Duration::ZERO;
         loop {
             let client = self.client(slot, until).await?;
             match request(client).await {
-                Err(RequestError::Connection { .. })
-                    if until.is_some_and(|until| Instant::now() < until) => {}
+                Err(error)
+                    if is_lost(&error)
+                        && until.is_some_and(|until| Instant::now() + pause < until) =>
+                {
+                    self.inner.slots[slot].lock().await.lost = true;
+                    // A server that takes connections only to drop them is not asked incessantly.
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).clamp(PAUSE.0, PAUSE.1);
+                }
                 result => return Ok(result?),
             }
         }
@@ -200,8 +196,8 @@ impl Handle {
     async fn client(&self, slot: usize, until: Option<Instant>) -> Result<Client, HandleError> {
         let inner = &self.inner;
         let mut kept = inner.slots[slot].lock().await;
-        if let Some(client) = &*kept
-            && (client.error().is_none() || until.is_none())
+        if let Some(client) = &kept.client
+            && (until.is_none() || client.error().is_none() && !kept.lost)
         {
             return Ok(client.clone());
         }
@@ -210,7 +206,10 @@ impl Handle {
             match inner.builder.connect_uri(&inner.uri).await {
                 Ok(client) => {
                     self.same(client.export())?;
-                    *kept = Some(client.clone());
+                    *kept = Slot {
+                        client: Some(client.clone()),
+                        lost: false,
+                    };
                     return Ok(client);
                 }
                 Err(error) if until.is_none_or(|until| Instant::now() + pause >= until) => {
@@ -236,7 +235,7 @@ impl Handle {
         };
         Err(HandleError::Changed {
             export: before.name.clone(),
-            peer: self.inner.uri.address.to_string(),
+            peer: self.peer(),
             what,
         })
     }
@@ -247,11 +246,24 @@ impl Handle {
         let step = (most / minimum * minimum).max(minimum);
         let mut at = range.start;
         std::iter::from_fn(move || {
-            let end = (at + 1).next_multiple_of(step).min(range.end);
-            let part = at..end;
-            at = end;
+            let part = at..next_step(at, step).min(range.end);
+            at = part.end;
             (part.start < part.end).then_some(part)
         })
+    }
+
+    /// Refuses what is beyond the end of the export before any part of it is carried out.
+    fn inside(&self, command: CommandType, offset: u64, len: u64) -> Result<(), HandleError> {
+        let (export, config) = (self.export(), &self.inner.builder.config);
+        let end = offset.checked_add(len);
+        if end.is_some_and(|end| end <= export.size) || !config.strict.contains(StrictMode::BOUNDS)
+        {
+            return Ok(());
+        }
+        let origin = Origin::new(command, offset, len, export.name.as_str(), self.peer());
+        let origin = Box::new(origin);
+        let reason = format!("beyond the end of the export ({} bytes)", export.size);
+        Err(RequestError::Misuse { origin, reason }.into())
     }
 
     /// Most that one request may carry.
@@ -271,30 +283,30 @@ impl Handle {
     /// Carries out a part each, several at once.
     async fn each<F>(
         &self,
-        range: Range<u64>,
+        command: CommandType,
+        (offset, len): (u64, u64),
         most: u64,
         work: impl Fn(Handle, Range<u64>) -> F,
     ) -> Result<(), HandleError>
     where
         F: Future<Output = Result<(), HandleError>> + Send + 'static,
     {
+        self.inside(command, offset, len)?;
         let mut running = JoinSet::new();
-        for part in self.parts(range, most) {
+        for part in self.parts(offset..offset.saturating_add(len), most) {
             if running.len() == DEPTH {
-                joined(running.join_next().await)?;
+                next_of(&mut running).await?;
             }
             running.spawn(work(self.clone(), part));
         }
-        while !running.is_empty() {
-            joined(running.join_next().await)?;
-        }
+        while next_of(&mut running).await?.is_some() {}
         Ok(())
     }
 
     /// Reads any length, in as many requests as the server's limits ask for.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, HandleError> {
-        let range = offset..offset.saturating_add(len);
-        let mut parts = self.parts(range, self.payload());
+        self.inside(CommandType::READ, offset, len)?;
+        let mut parts = self.parts(offset..offset.saturating_add(len), self.payload());
         let mut running = JoinSet::new();
         let mut data = vec![0; len as usize];
         loop {
@@ -310,10 +322,9 @@ impl Handle {
                     this.run(read).await.map(|data| (part.start, data))
                 });
             }
-            let Some(done) = running.join_next().await else {
+            let Some((at, bytes)) = next_of(&mut running).await? else {
                 return Ok(data);
             };
-            let (at, bytes) = joined(Some(done))?;
             let at = (at - offset) as usize;
             data[at..at + bytes.len()].copy_from_slice(&bytes);
         }
@@ -322,8 +333,8 @@ impl Handle {
     /// Writes any length, in as many requests as the server's limits ask for.
     pub async fn write(&self, offset: u64, data: impl Into<Bytes>) -> Result<(), HandleError> {
         let data = data.into();
-        let range = offset..offset.saturating_add(data.len() as u64);
-        self.each(range, self.payload(), |this, part| {
+        let whole = (offset, data.len() as u64);
+        self.each(CommandType::WRITE, whole, self.payload(), |this, part| {
             let from = (part.start - offset) as usize..(part.end - offset) as usize;
             let data = data.slice(from);
             async move {
@@ -344,23 +355,33 @@ impl Handle {
         len: u64,
         flags: CommandFlags,
     ) -> Result<(), HandleError> {
-        let range = offset..offset.saturating_add(len);
-        self.each(range, self.reach(), |this, part| async move {
-            let len = part.end - part.start;
-            this.run(|client| async move { client.write_zeroes(part.start, len, flags).await })
-                .await
-        })
+        let command = CommandType::WRITE_ZEROES;
+        self.each(
+            command,
+            (offset, len),
+            self.reach(),
+            |this, part| async move {
+                let len = part.end - part.start;
+                this.run(|client| async move { client.write_zeroes(part.start, len, flags).await })
+                    .await
+            },
+        )
         .await
     }
 
     /// Discards any length.
     pub async fn trim(&self, offset: u64, len: u64) -> Result<(), HandleError> {
-        let range = offset..offset.saturating_add(len);
-        self.each(range, self.reach(), |this, part| async move {
-            let len = part.end - part.start;
-            this.run(|client| async move { client.trim(part.start, len).await })
-                .await
-        })
+        let command = CommandType::TRIM;
+        self.each(
+            command,
+            (offset, len),
+            self.reach(),
+            |this, part| async move {
+                let len = part.end - part.start;
+                this.run(|client| async move { client.trim(part.start, len).await })
+                    .await
+            },
+        )
         .await
     }
 
@@ -371,7 +392,7 @@ impl Handle {
         }
         for (slot, kept) in self.inner.slots.iter().enumerate() {
             // What was never used has nothing to flush.
-            if kept.lock().await.is_some() {
+            if kept.lock().await.client.is_some() {
                 self.run_on(slot, |client| async move { client.flush().await })
                     .await?;
             }
@@ -381,18 +402,13 @@ impl Handle {
 
     /// The status of a range in a context that was selected, piece by piece as it is asked for.
     pub fn extents(&self, context: &str, range: Range<u64>) -> Extents {
-        Extents {
-            handle: self.clone(),
-            context: context.to_owned(),
-            range,
-            ready: Vec::new().into_iter(),
-        }
+        Extents::new(self.clone(), context, range)
     }
 
     /// Says goodbye on each connection.
     pub async fn disconnect(self) {
         for kept in &self.inner.slots {
-            if let Some(client) = kept.lock().await.take() {
+            if let Some(client) = kept.lock().await.client.take() {
                 // All was answered; a server that does not say goodbye changes nothing about that.
                 let _ = client.disconnect().await;
             }
@@ -400,63 +416,28 @@ impl Handle {
     }
 }
 
-/// What a task came to. A panic in it goes on here.
-pub(super) fn joined<T>(
-    done: Option<Result<Result<T, HandleError>, tokio::task::JoinError>>,
-) -> Result<T, HandleError> {
-    match done {
-        Some(Ok(result)) => result,
+/// Whether a request may be sent again on another connection.
+fn is_lost(error: &RequestError) -> bool {
+    error.connection().is_some() || error.errno() == Some(Errno::ESHUTDOWN)
+}
+
+/// The end of the step in which this offset is.
+pub(super) fn next_step(at: u64, step: u64) -> u64 {
+    let end = at.saturating_add(1).checked_next_multiple_of(step);
+    end.unwrap_or(u64::MAX)
+}
+
+/// What the next task comes to; `None` if there is none. A panic in it goes on here.
+pub(super) async fn next_of<T: 'static>(
+    running: &mut JoinSet<Result<T, HandleError>>,
+) -> Result<Option<T>, HandleError> {
+    match running.join_next().await {
+        None => Ok(None),
+        Some(Ok(result)) => result.map(Some),
         Some(Err(error)) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => unreachable_end(),
+            // Only the end of the runtime cancels it, and that ends us as well.
+            Err(_) => std::future::pending().await,
         },
-        None => unreachable_end(),
-    }
-}
-
-/// Tasks are neither cancelled nor waited for when there are none.
-fn unreachable_end<T>() -> Result<T, HandleError> {
-    Err(HandleError::File {
-        path: "a task".into(),
-        source: std::io::ErrorKind::Interrupted.into(),
-    })
-}
-
-/// The status of a range, in order: a stream of [`MapEntry`]. Neighbours may be alike.
-#[derive(Debug)]
-pub struct Extents {
-    handle: Handle,
-    context: String,
-    range: Range<u64>,
-    ready: std::vec::IntoIter<MapEntry>,
-}
-
-/// Bytes that are asked about at once; a reply may say less.
-const STATUS_STEP: u64 = 1 << 30;
-
-impl Extents {
-    /// The next piece; `None` at the end.
-    pub async fn next(&mut self) -> Option<Result<MapEntry, HandleError>> {
-        loop {
-            if let Some(entry) = self.ready.next() {
-                return Some(Ok(entry));
-            }
-            if self.range.is_empty() {
-                return None;
-            }
-            let asked = self.range.start..self.range.end.min(self.range.start + STATUS_STEP);
-            let map = self.handle.run(|client| {
-                let (context, asked) = (self.context.clone(), asked.clone());
-                async move { client.map(&context, asked).await }
-            });
-            match map.await {
-                Ok(map) => self.ready = map.into_iter(),
-                Err(error) => {
-                    self.range.start = self.range.end;
-                    return Some(Err(error));
-                }
-            }
-            self.range.start = asked.end;
-        }
     }
 }

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::connection::Client;
+use super::handle::next_step;
 use super::status::MapEntry;
 use crate::proto::BaseAllocation;
-use crate::proto::client::{Command, RequestError};
+use crate::proto::client::RequestError;
 
 /// Content that is known without being stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +150,7 @@ impl Client {
                 return Ok(found);
             }
         }
-        self.reaches(end).map(|()| None)
+        self.export().reaches(end, self.peer()).map(|()| None)
     }
 
     /// Compares the whole export with a file; what the longer one has beyond the end of the other
@@ -193,27 +194,9 @@ impl Client {
         };
         let found = blocking(beyond).await.map_err(failed)?;
         if found.is_none() {
-            self.reaches(size)?;
+            self.export().reaches(size, self.peer())?;
         }
         Ok(found)
-    }
-
-    /// Whether requests can reach as far as this.
-    fn reaches(&self, end: u64) -> Result<(), RequestError> {
-        let export = self.export();
-        let reachable = export.reachable_size();
-        if end <= reachable || end > export.size {
-            return Ok(());
-        }
-        let (minimum, missing) = (export.sizes().minimum, end - reachable);
-        let origin =
-            Command::<bytes::Bytes>::read(reachable, missing).origin(&export.name, self.peer());
-        let reason = format!(
-            "the size of the export ({}) is not a multiple of its minimum block size {minimum}, so \
-             no request can address its last {missing} bytes",
-            export.size
-        );
-        Err(RequestError::Misuse { origin, reason })
     }
 
     /// Parts of a range by their status, or the whole range if that is not known.
@@ -247,7 +230,8 @@ impl Client {
     fn widen(&self, offset: u64, len: u64) -> (u64, u64) {
         let minimum = u64::from(self.export().sizes().minimum.max(1));
         let start = offset - offset % minimum;
-        let end = (offset + len).next_multiple_of(minimum);
+        let end = (offset + len).checked_next_multiple_of(minimum);
+        let end = end.unwrap_or(u64::MAX);
         (start, end - start)
     }
 
@@ -274,7 +258,7 @@ impl Client {
         loop {
             while next < piece.end() && reads.len() < DEPTH {
                 // Steps end where blocks do, so only the first and the last read is widened.
-                let end = (next + 1).next_multiple_of(step).min(piece.end());
+                let end = next_step(next, step).min(piece.end());
                 let (at, len) = (next, end - next);
                 let (client, expected) = (self.clone(), expected.clone());
                 reads.push_back(AbortOnDrop(tokio::spawn(async move {

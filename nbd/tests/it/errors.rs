@@ -33,7 +33,7 @@ const SHORT: Duration = Duration::from_millis(30);
 
 /// Where each enum of errors is declared.
 const ENUMS: [(&str, &str); 13] = [
-    ("UriError", include_str!("../../src/uri.rs")),
+    ("UriError", include_str!("../../src/uri/mod.rs")),
     ("QemuRejection", include_str!("../../src/uri/qemu.rs")),
     (
         "IniError",
@@ -54,7 +54,7 @@ const ENUMS: [(&str, &str); 13] = [
         include_str!("../../src/proto/client/error.rs"),
     ),
     ("ConnectError", include_str!("../../src/client/error.rs")),
-    ("HandleError", include_str!("../../src/client/handle.rs")),
+    ("HandleError", include_str!("../../src/client/error.rs")),
     ("CompareError", include_str!("../../src/client/verify.rs")),
     ("ServerError", include_str!("../../src/server/error.rs")),
     ("QemuNbdError", include_str!("../../src/qemu_nbd/error.rs")),
@@ -572,6 +572,10 @@ async fn handles(seen: &mut Seen) {
     seen.note("HandleError", &handle.read(0, 512).await.unwrap_err());
     let nowhere = dir.path().join("no/such");
     let error = handle.copy_to_file(&nowhere, |_, _| {}).await.unwrap_err();
+    seen.note("HandleError", &error);
+    let large = dir.path().join("large");
+    std::fs::write(&large, vec![0; MIB as usize + 512]).unwrap();
+    let error = handle.copy_from_file(&large, |_, _| {}).await.unwrap_err();
     seen.note("HandleError", &error);
     let client = Client::builder().connect_uri(&uri).await.unwrap();
     let error: CompareError = client.compare(&nowhere).await.unwrap_err();

@@ -163,3 +163,97 @@ fn copies_keep_content_and_holes_both_ways() {
         server.finish().await.unwrap();
     });
 }
+
+/// A server that shuts down has not carried the request out, and one that comes after it may.
+#[test]
+fn a_request_that_a_server_refuses_at_its_end_is_sent_to_the_next_one() {
+    block_on(async {
+        let going = Action::error(nbd::proto::Errno::ESHUTDOWN);
+        let going = Rule::new(On::request(CommandType::READ), going).nth(2);
+        let export = Export::new(MemoryBackend::with_content(&pattern(MIB)));
+        let server = Server::builder().export(export);
+        let server = server.plan(FaultPlan::new().rule(going));
+        let server = server.listen_tcp().unwrap();
+        let uri = server.uri().unwrap();
+        let disk = open(&uri, 1, Reconnect::Within(LONG)).await;
+        let half = MIB / 2;
+        for at in [0, half] {
+            let data = disk.read(at, half).await.unwrap();
+            assert_eq!(data, pattern(MIB)[at as usize..][..half as usize]);
+        }
+        let begun = |e: &nbd::server::Entry| matches!(e.event, Event::Transmission { .. });
+        assert_eq!(server.journal().count(begun), 2);
+        disk.disconnect().await;
+        server.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_beyond_the_end_is_refused_before_any_part_of_it_is_carried_out() {
+    block_on(async {
+        let memory = Arc::new(MemoryBackend::new(MIB));
+        let server = Server::builder().export(Export::shared(memory.clone()));
+        let server = server.max_payload(4 * MIB).listen_tcp().unwrap();
+        let disk = open(&server.uri().unwrap(), 1, Reconnect::Never).await;
+        let none = nbd::proto::CommandFlags::empty();
+        let refused = [
+            disk.read(0, u64::MAX).await.err(),
+            disk.read(u64::MAX, 1).await.err(),
+            disk.write(512, vec![1; MIB as usize]).await.err(),
+            disk.write_zeroes(0, u64::MAX, none).await.err(),
+            disk.trim(MIB, 512).await.err(),
+        ];
+        for error in refused {
+            let error = error.unwrap();
+            assert!(error.to_string().contains("beyond the end"), "{error}");
+        }
+        assert_eq!(memory.snapshot(0, MIB), vec![0; MIB as usize]);
+        server.finish().await.unwrap();
+    });
+}
+
+/// Holes of a file end where its file system says, and its end is where it is: neither has to be
+/// where a block of the export ends.
+#[test]
+fn a_file_of_any_size_is_copied_to_an_export_with_large_blocks() {
+    use std::os::unix::fs::FileExt;
+    block_on(async {
+        let dir = short_dir();
+        let path = dir.path().join("from");
+        let file = std::fs::File::create(&path).unwrap();
+        let (size, at) = (3 * MIB + 1000, MIB + 4096);
+        file.set_len(size).unwrap();
+        file.write_all_at(&pattern(4096), at).unwrap();
+        file.write_all_at(&pattern(900), 3 * MIB + 50).unwrap();
+        let sizes = BlockSizes {
+            minimum: 65536,
+            preferred: 65536,
+            maximum: 1 << 20,
+        };
+        let before = vec![9; 4 * MIB as usize];
+        let memory = Arc::new(MemoryBackend::with_content(&before));
+        let export = Export::shared(memory.clone()).block_sizes(sizes);
+        let server = Server::builder().export(export).listen_tcp().unwrap();
+        let disk = open(&server.uri().unwrap(), 2, Reconnect::Never).await;
+        let mut seen = (0, 0);
+        let copied = disk.copy_from_file(&path, |done, total| seen = (done, total));
+        copied.await.unwrap();
+        assert_eq!(seen, (size, size));
+        let content = std::fs::read(&path).unwrap();
+        assert!(memory.snapshot(0, size) == content, "the content differs");
+        let rest = memory.snapshot(size, 4 * MIB - size);
+        assert!(rest.iter().all(|b| *b == 9), "what was behind it is gone");
+        // And back, which no request can do to the end.
+        let export = Export::new(MemoryBackend::new(MIB + 1)).block_sizes(sizes);
+        server.add_export(export.name("odd"));
+        let odd = server.uri().unwrap().with_export("odd");
+        let odd = open(&odd, 1, Reconnect::Never).await;
+        let to = dir.path().join("to");
+        let error = odd.copy_to_file(&to, |_, _| {}).await.unwrap_err();
+        assert!(error.to_string().contains("last 1 bytes"), "{error}");
+        assert!(!to.exists());
+        let error = odd.copy_from_file(&path, |_, _| {}).await.unwrap_err();
+        assert!(matches!(error, HandleError::TooLarge { .. }), "{error}");
+        server.finish().await.unwrap();
+    });
+}

@@ -1,5 +1,9 @@
 //! What a server said about an export.
 
+#[cfg(feature = "client")]
+use super::error::{Origin, RequestError};
+#[cfg(feature = "client")]
+use crate::proto::CommandType;
 use crate::proto::{Mode, TransmissionFlags, limits};
 
 /// Size constraints of an export in bytes (proto.md, "Block size constraints").
@@ -89,6 +93,30 @@ impl ExportInfo {
     /// multiple for that reason).
     pub fn reachable_size(&self) -> u64 {
         self.size - self.size % u64::from(self.sizes().minimum.max(1))
+    }
+
+    /// Refuses a range that ends in the tail that no request can address.
+    #[cfg(feature = "client")]
+    pub(crate) fn reaches(&self, end: u64, peer: &str) -> Result<(), RequestError> {
+        let reachable = self.reachable_size();
+        if end <= reachable || end > self.size {
+            return Ok(());
+        }
+        let (minimum, missing) = (self.sizes().minimum, end - reachable);
+        let origin = Origin::new(
+            CommandType::READ,
+            reachable,
+            missing,
+            self.name.as_str(),
+            peer,
+        );
+        let reason = format!(
+            "the size of the export ({}) is not a multiple of its minimum block size {minimum}, so \
+             no request can address its last {missing} bytes",
+            self.size
+        );
+        let origin = Box::new(origin);
+        Err(RequestError::Misuse { origin, reason })
     }
 
     /// Whether writes can succeed.

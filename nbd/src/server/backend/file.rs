@@ -14,7 +14,7 @@ use super::{Backend, BackendError, HOLE, Piece, push};
 use crate::proto::chunk::Extent;
 use crate::proto::{CommandFlags, TransmissionFlags};
 
-/// A raw file.
+/// A raw file, or a block device.
 #[derive(Clone, Debug)]
 pub struct FileBackend {
     file: Arc<File>,
@@ -26,7 +26,8 @@ impl FileBackend {
     /// Opens a file, whose size is that of the export.
     pub fn open(path: impl AsRef<Path>, read_only: bool) -> io::Result<FileBackend> {
         let file = File::options().read(true).write(!read_only).open(path)?;
-        let size = file.metadata()?.len();
+        // What the metadata of a device says is not its size.
+        let size = lseek(&file, 0, Whence::SeekEnd)? as u64;
         Ok(FileBackend {
             file: Arc::new(file),
             size,
