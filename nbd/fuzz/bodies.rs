@@ -59,7 +59,13 @@ fn run<F: Future>(f: F) -> F::Output {
             .build()
             .expect("a runtime");
     }
-    RUNTIME.with(|runtime| runtime.block_on(f))
+    let all = async {
+        let done = f.await;
+        // What was spawned gets its turn, and ends.
+        tokio::task::yield_now().await;
+        done
+    };
+    RUNTIME.with(|runtime| runtime.block_on(all))
 }
 
 fn builder() -> Builder {

@@ -12,7 +12,7 @@ use nbd::server::backend::MemoryBackend;
 use nbd::server::journal::Closed;
 use nbd::server::plan::{Action, FaultPlan, On, Rule};
 use nbd::server::{Event, Export, Server};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncWrite, DuplexStream, Join, ReadHalf, WriteHalf, join, split};
 
 use crate::support::{MIB, block_on};
 
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Takes whatever is written, and sends it when flushed, in pieces, with a pause after each.
 struct Collects {
-    stream: DuplexStream,
+    stream: WriteHalf<DuplexStream>,
     taken: Vec<u8>,
     paused: bool,
 }
@@ -28,22 +28,16 @@ struct Collects {
 impl Collects {
     const PIECE: usize = 4096;
 
-    fn new(stream: DuplexStream) -> Collects {
-        Collects {
+    /// A stream that writes like this.
+    fn over(stream: DuplexStream) -> Join<ReadHalf<DuplexStream>, Collects> {
+        let (reader, stream) = split(stream);
+        let (taken, paused) = (Vec::new(), false);
+        let writer = Collects {
             stream,
-            taken: Vec::new(),
-            paused: false,
-        }
-    }
-}
-
-impl AsyncRead for Collects {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+            taken,
+            paused,
+        };
+        join(reader, writer)
     }
 }
 
@@ -89,10 +83,10 @@ fn a_stream_is_flushed_until_everything_is_gone() {
         let export = Export::new(MemoryBackend::new(MIB));
         let server = Server::builder().export(export).detached();
         let (ours, theirs) = tokio::io::duplex(1 << 14);
-        server.serve(Collects::new(theirs));
+        server.serve(Collects::over(theirs));
         let work = async {
             let builder = Client::builder();
-            let client = builder.connect_stream(Collects::new(ours)).await.unwrap();
+            let client = builder.connect_stream(Collects::over(ours)).await.unwrap();
             client.write(0, vec![9; MIB as usize]).await.unwrap();
             let found = client.verify(0..MIB, Pattern::Byte(9)).await.unwrap();
             assert_eq!(found, None);
@@ -112,7 +106,7 @@ fn a_close_by_plan_comes_after_what_is_still_in_the_stream() {
         let server = Server::builder().export(export);
         let server = server.plan(FaultPlan::new().rule(close)).detached();
         let (ours, theirs) = tokio::io::duplex(1 << 14);
-        server.serve(Collects::new(theirs));
+        server.serve(Collects::over(theirs));
         let client = Client::builder().connect_stream(ours).await.unwrap();
         let read = tokio::time::timeout(PATIENCE, client.read(0, MIB)).await;
         assert_eq!(read.unwrap().unwrap().len(), MIB as usize);

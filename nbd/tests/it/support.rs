@@ -14,6 +14,8 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) struct Tools {
     pub(crate) name: String,
     pub(crate) major: u32,
+    /// Such as 7.2.
+    pub(crate) release: String,
     pub(crate) img: Tool,
     pub(crate) io: Tool,
     pub(crate) nbd: Tool,
@@ -58,10 +60,15 @@ pub(crate) fn all_tools() -> Vec<Tools> {
 fn tools(name: &str, find: impl Fn(ToolKind) -> Option<Tool>) -> Option<Tools> {
     let nbd = find(ToolKind::Nbd)?;
     let version = nbd.version?;
+    // A candidate counts as the release it is to become: 9.2.92 as 10.0.
+    let (major, minor) = match (version.minor, version.micro) {
+        (2, 90..) => (version.major + 1, 0),
+        (minor, _) => (version.major, minor),
+    };
     Some(Tools {
         name: name.to_owned(),
-        // A candidate counts as the release it is to become: 9.2.92 as 10.0.
-        major: version.major + u32::from(version.minor == 2 && version.micro >= 90),
+        major,
+        release: format!("{major}.{minor}"),
         img: find(ToolKind::Img)?,
         io: find(ToolKind::Io)?,
         nbd,
