@@ -12,6 +12,9 @@ use crate::wire::{CaseSpec, GoldenMode};
 /// Linux 6.2 knows all kinds of writing; an older kernel enforces those it knows, one before 5.13 none.
 const KINDS: ABI = ABI::V3;
 
+/// Where upstream's `QEMUMachine` keeps its files unless it is told otherwise.
+const OF_SCRIPTS: &str = "/var/tmp";
+
 /// Devices and processes are no files that could be left behind.
 const ALWAYS: [&str; 2] = ["/dev", "/proc"];
 
@@ -19,7 +22,9 @@ const ALWAYS: [&str; 2] = ["/dev", "/proc"];
 pub(super) fn confine(spec: &CaseSpec) -> Result<(), RulesetError> {
     let mut writable: Vec<&Path> = vec![&spec.test_dir, &spec.sock_dir];
     writable.extend(ALWAYS.map(Path::new));
-    writable.extend(spec.script.as_ref().map(|script| script.bytecode.as_path()));
+    if let Some(script) = &spec.script {
+        writable.extend([script.bytecode.as_path(), Path::new(OF_SCRIPTS)]);
+    }
     if spec.goldens == GoldenMode::Pending {
         writable.push(&spec.goldens_dir);
     }

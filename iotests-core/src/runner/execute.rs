@@ -32,6 +32,12 @@ const SUPERVISOR_GRACE: Duration = Duration::from_secs(180);
 /// How long after that deadline it is looked at whether the supervisor was stopped, before the scale.
 const SUPERVISOR_LOOK: Duration = Duration::from_secs(5);
 
+/// A process that is just ending when its case ends is no leak.
+const LEAK_GRACE: Duration = Duration::from_millis(250);
+
+/// The same for a script: pipelines that bash has put into the background end some time after the program at their front.
+const SCRIPT_LEAK_GRACE: Duration = Duration::from_secs(5);
+
 /// The longest line of an event: a case cuts what it says well below this.
 const LINE: usize = 64 << 20;
 
@@ -234,6 +240,10 @@ fn write_specs(
         stdout: files.stdout.clone(),
         stderr: files.stderr.clone(),
         deadline: spec.deadline(),
+        leak_grace: match spec.script {
+            Some(_) => SCRIPT_LEAK_GRACE,
+            None => LEAK_GRACE,
+        },
         scale: spec.scale,
     };
     write_json(&supervise.case_spec, spec)?;

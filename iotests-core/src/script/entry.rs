@@ -104,8 +104,11 @@ fn needs(facts: &Facts) -> Vec<Requirement> {
     }
     if facts.emulator {
         needs.push(Requirement::Emulator);
-        // The options that every script gets, and every machine of a script of Python, name it.
-        needs.push(Requirement::Accelerator("qtest"));
+        // The options that every script gets, and every machine of a script of Python, name it. Of several accelerators
+        // QEMU takes the first one that works, and does not look at the others.
+        if !facts.accelerator {
+            needs.push(Requirement::Accelerator("qtest"));
+        }
     }
     if facts.daemon {
         needs.push(Requirement::Tool(ToolKind::StorageDaemon));

@@ -26,6 +26,8 @@ pub(crate) struct Facts {
     pub(crate) aios: Vec<Aio>,
     /// It starts an emulator.
     pub(crate) emulator: bool,
+    /// It brings an accelerator of its own, before the one that all get.
+    pub(crate) accelerator: bool,
     /// It starts a storage daemon.
     pub(crate) daemon: bool,
     /// It starts qemu-nbd.
@@ -76,6 +78,7 @@ impl Facts {
                 Language::Shell => &SHELL_EMULATOR,
                 Language::Python => &PYTHON_EMULATOR,
             }),
+            accelerator: mentions(&ACCELERATOR),
             daemon: mentions(&DAEMON),
             nbd: mentions(&NBD),
             python: language == Language::Python || mentions(&SHELL_PYTHON),
@@ -98,6 +101,7 @@ pattern!(
     PYTHON_EMULATOR,
     r"\bVM\(|\bQEMUMachine\(|\bqemu_prog\b|\bqemu_pipe\(|\bQMPTestCase\b"
 );
+pattern!(ACCELERATOR, r#"-accel\b['",\s]+(tcg|kvm)\b"#);
 pattern!(
     DAEMON,
     r"\$\{?(QSD|QSD_PROG)\b|\bQemuStorageDaemon\b|\bqsd_prog\b|\bqsd_create\b|'fuse'"
@@ -316,6 +320,9 @@ mod tests {
         assert!(python("vm = iotests.VM()\n").emulator);
         assert!(!python("iotests.qemu_img('create')\n").emulator);
         assert!(!shell("# $QEMU in a comment\n").emulator);
+        assert!(shell("$QEMU -accel tcg\n").accelerator);
+        assert!(python("args = ['-accel', 'tcg']\n").accelerator);
+        assert!(!python("args = ['-accel', 'qtest']\n").accelerator);
     }
 
     proptest::proptest! {

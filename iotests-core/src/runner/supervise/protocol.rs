@@ -25,6 +25,8 @@ pub(crate) struct SuperviseSpec {
     pub(crate) stderr: PathBuf,
     /// When the case is to end, counted from its start.
     pub(crate) deadline: Duration,
+    /// How long what is still alive when the case has ended may take to end by itself, before the scale.
+    pub(crate) leak_grace: Duration,
     /// What the graces of the supervisor are multiplied with.
     pub(crate) scale: f64,
 }

@@ -28,8 +28,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_secs(20);
 /// What a case may take to end after SIGTERM.
 const TERMINATE_GRACE: Duration = Duration::from_secs(1);
-/// A process that is just ending when its case ends is no leak.
-const LEAK_GRACE: Duration = Duration::from_millis(250);
 
 /// Entry of `__supervise SPEC`.
 pub(crate) fn main(spec_file: &Path) -> ExitCode {
@@ -267,7 +265,7 @@ fn watch(
     let leaks = if reaped.none_left {
         Vec::new()
     } else {
-        collect_leaks(case, wakes, grace(LEAK_GRACE))
+        collect_leaks(case, wakes, grace(spec.leak_grace))
     };
     Some(SupervisorReport {
         end: end.unwrap_or_else(|| End::NotStarted("its end was not seen".to_owned())),

@@ -19,7 +19,9 @@ struct Tree {
 impl Tree {
     fn new() -> Self {
         let bench = Bench::new();
-        for program in ["bash", "env", "cat", "kill", "printf", "rm"] {
+        for program in [
+            "bash", "env", "cat", "kill", "mktemp", "printf", "rm", "rmdir",
+        ] {
             assert!(bench.link(program), "{program} is needed");
         }
         fs::create_dir_all(bench.path("tree/tests/qemu-iotests/tests")).unwrap();
@@ -259,6 +261,18 @@ fn what_a_script_leaves_behind_is_a_leak_with_its_name() {
 }
 
 #[test]
+fn what_ends_by_itself_after_a_script_is_no_leak() {
+    let tree = Tree::new();
+    // Longer than a case's processes may take.
+    tree.script(
+        "001",
+        "(sleep 1; :) > /dev/null 2>&1 < /dev/null &\necho one\n",
+        b"one\n",
+    );
+    tree.run(&["-f", "raw"]).0.assert_code(0);
+}
+
+#[test]
 fn a_script_that_hangs_is_shown_with_its_line_and_its_processes() {
     let tree = Tree::new();
     let fifo = tree.bench.path("ready");
@@ -428,6 +442,12 @@ fn a_script_that_writes_into_the_tree_is_refused() {
         "001",
         "echo x 2> /dev/null > stray && echo written\ntrue\n",
         b"",
+    );
+    // Upstream's machines have a folder there.
+    tree.script(
+        "002",
+        "folder=$(mktemp -d /var/tmp/iotests-XXXXXX) && echo written && rmdir $folder\n",
+        b"written\n",
     );
     tree.run(&["-f", "raw"]).0.assert_code(0);
     assert!(!tree.path("stray").exists());
