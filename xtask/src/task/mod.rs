@@ -7,4 +7,3 @@ pub(crate) mod iotests;
 mod libraries;
 mod skips;
 pub(crate) mod test;
-pub(crate) mod versions;

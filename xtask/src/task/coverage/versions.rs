@@ -14,24 +14,28 @@ struct Ended {
 
 /// The instances of all runs, by case, by what stands behind it, and by version.
 #[derive(Debug, Default)]
-pub(crate) struct Differences {
+pub(super) struct Differences {
     ended: BTreeMap<String, BTreeMap<String, BTreeMap<Version, Ended>>>,
 }
 
 /// A version, in the order of its numbers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Version(Vec<u64>, String);
+pub(super) struct Version(Vec<u64>, String);
 
 impl Version {
-    fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         let numbers = text.split('.').filter_map(|part| part.parse().ok());
         Self(numbers.collect(), text.to_owned())
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.1
     }
 }
 
 impl Differences {
     /// Adds an event of a run, given the versions of its sets.
-    pub(crate) fn add(&mut self, event: &Value, versions: &BTreeMap<String, String>) {
+    pub(super) fn add(&mut self, event: &Value, versions: &BTreeMap<String, String>) {
         let ended = match event["event"].as_str() {
             Some("instance-finished") => Ended {
                 verdict: event["verdict"].as_str().unwrap_or("unknown").to_owned(),
@@ -61,7 +65,7 @@ impl Differences {
     }
 
     /// The page.
-    pub(crate) fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let points = || self.ended.values().flat_map(BTreeMap::values);
         let versions: BTreeSet<&Version> = points().flat_map(BTreeMap::keys).collect();
         let mut text = String::from(
@@ -72,7 +76,7 @@ impl Differences {
              applies.\n\n| case | instances |",
         );
         for version in &versions {
-            let _ = write!(text, " {} |", version.1);
+            let _ = write!(text, " {} |", version.text());
         }
         let columns = versions.len() + 2;
         let _ = writeln!(text, "\n|{}", "---|".repeat(columns));
@@ -93,7 +97,11 @@ impl Differences {
                 *lines.entry(verdicts).or_default() += 1;
                 for (version, one) in ended {
                     if let Some(reason) = &one.reason {
-                        reasons.insert((case, &one.verdict, format!("{}: {reason}", version.1)));
+                        reasons.insert((
+                            case,
+                            &one.verdict,
+                            format!("{}: {reason}", version.text()),
+                        ));
                     }
                 }
             }
@@ -114,7 +122,7 @@ impl Differences {
 }
 
 /// Why it did not simply pass: what is known of it, or the headline of its failure.
-fn reason_of_end(event: &Value) -> Option<String> {
+pub(super) fn reason_of_end(event: &Value) -> Option<String> {
     if matches!(event["verdict"].as_str(), Some("pass" | "flaky")) {
         return None;
     }
@@ -131,7 +139,7 @@ fn reason_of_end(event: &Value) -> Option<String> {
 }
 
 /// The kind of a skip and what it names.
-fn reason_of_skip(reason: &Value) -> String {
+pub(super) fn reason_of_skip(reason: &Value) -> String {
     let mut words = Vec::new();
     for value in reason.as_object().into_iter().flat_map(|all| all.values()) {
         match value {
