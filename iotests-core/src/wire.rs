@@ -135,6 +135,11 @@ pub enum CaseEvent {
         /// The line or lines.
         text: String,
     },
+    /// What it or a program of it printed, as it came; only where somebody wants to see it.
+    Printed {
+        /// The line or lines.
+        text: String,
+    },
     /// A number that is worth comparing with other runs.
     Metric {
         /// What was measured.

@@ -101,6 +101,9 @@ pub struct Tool {
     pub options: Vec<String>,
     /// What it is run by, such as `valgrind --error-exitcode=99`; empty for nothing.
     pub wrapper: Vec<String>,
+    /// What it prints is copied to our standard error as it comes, without its secrets.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub echo: bool,
     /// The version, if it was asked for it.
     pub version: Option<Version>,
 }
@@ -114,6 +117,7 @@ impl Tool {
             env: Vec::new(),
             options: Vec::new(),
             wrapper: Vec::new(),
+            echo: false,
             version: None,
         }
     }
@@ -140,7 +144,8 @@ impl Tool {
     pub fn command(&self) -> Command {
         let command = Command::new(&self.path)
             .envs(self.env.iter().map(|(key, value)| (key, value)))
-            .args(&self.options);
+            .args(&self.options)
+            .echo(self.echo);
         match self.wrapper.is_empty() {
             true => command,
             false => command.wrapper(&self.wrapper),

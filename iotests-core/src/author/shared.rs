@@ -95,6 +95,7 @@ impl Shared {
     }
 
     pub(crate) fn step(&self, text: String, place: Place) {
+        tracing::debug!("── {text}");
         self.state().step = Some((text.clone(), place.clone()));
         self.sink.put(CaseEvent::Step { text, place });
     }
@@ -178,7 +179,9 @@ impl Shared {
         let file = file
             .map_err(|error| tracing::debug!(machine, %error, "no transcript"))
             .ok();
+        let name = machine.to_owned();
         move |entry| {
+            tracing::debug!("{name}: {entry}");
             if let Some(mut file) = file.as_ref() {
                 // What is missing there is no reason to fail.
                 let _ = file.write_all(format!("{entry}\n").as_bytes());

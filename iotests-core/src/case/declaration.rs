@@ -105,6 +105,8 @@ keys! {
         /// It mounts something (FUSE) or runs a setuid program (sudo), which a process confined to
         /// its directories may not.
         unconfined: bool,
+        /// Processors that it keeps busy at once; as many of the jobs (`-j`) are left to it.
+        cpus: u32,
         /// Memory needed at once, in bytes; the scheduler keeps the sum below what the host has.
         memory: u64,
         /// The change in QEMU that made it work: shown when it fails on an older version.

@@ -64,6 +64,8 @@ pub struct Meta {
     pub lock: Option<&'static str>,
     /// It mounts, or runs a setuid program, which a confined process may not.
     pub unconfined: bool,
+    /// Processors that it keeps busy at once: as many of the jobs are left to it.
+    pub cpus: u32,
     /// Memory needed at once, in bytes; the scheduler keeps the sum below what the host has.
     pub memory: u64,
     /// Bugs of QEMU that make it fail.
@@ -95,6 +97,7 @@ impl Default for Meta {
             exclusive: false,
             lock: None,
             unconfined: false,
+            cpus: 1,
             memory: 64 << 20,
             known_bugs: Vec::new(),
             fixed_in: None,
@@ -123,6 +126,7 @@ impl Meta {
                 exclusive: layer.exclusive.unwrap_or(meta.exclusive),
                 lock: layer.lock.or(meta.lock),
                 unconfined: layer.unconfined.unwrap_or(meta.unconfined),
+                cpus: layer.cpus.unwrap_or(meta.cpus),
                 memory: layer.memory.unwrap_or(meta.memory),
                 fixed_in: layer.fixed_in.or(meta.fixed_in),
                 quarantine: layer.quarantine.or(meta.quarantine),

@@ -178,6 +178,9 @@ impl App {
         }
         self.need_tools(&sets)?;
         corrupt.iter().for_each(|warning| self.warn(warning));
+        if cli.what.env {
+            return self.surround(planned, &sets, &records);
+        }
         self.run(planned, warnings, &sets, &mut records)
     }
 

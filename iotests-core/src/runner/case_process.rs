@@ -51,7 +51,7 @@ fn run(spec_file: &Path, supervisor: u32) -> Result<(), CaseProcessError> {
     let sink = sink(open_events().map_err(CaseProcessError::Events)?);
     let spec = read_spec(spec_file)?;
     if spec.debug {
-        super::trace::show(tracing::Level::TRACE);
+        super::trace::show_all();
     }
     if spec.confine {
         confine(&spec).map_err(CaseProcessError::Confine)?;

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ pub(crate) struct Cli {
     /// instance. All cases when none is given.
     #[arg(value_name = "SELECTOR")]
     pub(crate) selectors: Vec<String>,
+    /// What `iotests env` runs; a shell where it is left out.
+    #[arg(last = true, value_name = "COMMAND", requires = "env")]
+    pub(crate) command: Vec<OsString>,
 
     #[command(flatten)]
     pub(crate) what: WhatArgs,
@@ -35,6 +39,8 @@ pub(crate) struct Cli {
     pub(crate) scripts: ScriptArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) debug: DebugArgs,
     #[command(flatten)]
     pub(crate) report: ReportArgs,
     #[command(flatten)]
@@ -60,6 +66,9 @@ pub(crate) struct WhatArgs {
     /// report on them: on the terminal, and with --junit, --tap and --html. Several are put together.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) from_record: Vec<PathBuf>,
+    /// As `iotests env CASE -- COMMAND`: run the command, or a shell, in a directory and with the variables of one instance.
+    #[arg(long, hide = true)]
+    pub(crate) env: bool,
     /// Show the goldens that `--bless` wrote, one by one, and accept or reject them.
     #[arg(long)]
     pub(crate) review: bool,
@@ -189,13 +198,6 @@ pub(crate) struct ScriptArgs {
     /// The interpreter for scripts in Python. Default: that of the build folder, else python3.
     #[arg(long, value_name = "FILE", env = "PYTHON")]
     pub(crate) python: Option<PathBuf>,
-    /// Run the programs of scripts under valgrind.
-    #[arg(long, requires = "upstream")]
-    pub(crate) valgrind: bool,
-    /// Run the emulators of scripts under gdbserver.
-    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "localhost:12345",
-        requires = "upstream", conflicts_with = "valgrind")]
-    pub(crate) gdb: Option<String>,
     /// Have qemu-io of scripts misalign its buffers.
     #[arg(long, requires = "upstream")]
     pub(crate) misalign: bool,
@@ -211,7 +213,8 @@ pub(crate) struct RunArgs {
     /// Run every instance N times.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(1))]
     pub(crate) repeat: u32,
-    /// Run every instance again and again, each time with the next seed, until this much time has passed: 90s, 10m, 8h.
+    /// Run every instance again and again, each time with the next seed, until this much time has passed: 90s, 10m, 8h. With
+    /// --max-fail 1, until the first failure.
     #[arg(long = "for", value_name = "TIME", value_parser = time, conflicts_with = "repeat")]
     pub(crate) time: Option<Duration>,
     /// Try a failed instance up to N times more; a later pass makes it flaky.
@@ -247,12 +250,34 @@ pub(crate) struct RunArgs {
     /// Let cases write outside their directories (they are confined where the kernel can).
     #[arg(long)]
     pub(crate) no_confine: bool,
-    /// Show what cases log and print, as they do.
+}
+
+/// Ways to look at what happens.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Debugging")]
+pub(crate) struct DebugArgs {
+    /// Show what cases log, and what they and the programs of QEMU print, as they do; also of what passes.
     #[arg(long)]
     pub(crate) print: bool,
-    /// Trace everything the cases do.
+    /// Show each step, message of QMP, start and end of a program, with its time; and what is printed.
     #[arg(long)]
     pub(crate) debug: bool,
+    /// Run emulators and storage daemons under gdbserver, one instance at a time and without deadlines. It prints where it
+    /// listens.
+    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "localhost:0",
+        conflicts_with = "valgrind")]
+    pub(crate) gdb: Option<String>,
+    /// Run the programs of QEMU under valgrind; deadlines are multiplied by 20.
+    #[arg(long)]
+    pub(crate) valgrind: bool,
+    /// Run the programs of QEMU under strace, each process with a file of its own in the directory of its instance, which is kept;
+    /// deadlines are multiplied by 5.
+    #[arg(long)]
+    pub(crate) strace: bool,
+    /// Run all programs of QEMU by this command, or one: `qemu-img=COMMAND`, `qemu-io=`, `qemu-nbd=`, `qsd=`, `qemu=`, `machines=`
+    /// (both). `{}` in it is a file in the directory of the instance, which is kept: `--wrap 'qemu-img=ltrace -o {}'`.
+    #[arg(long, value_name = "[PROGRAM=]COMMAND")]
+    pub(crate) wrap: Vec<String>,
 }
 
 /// What to report, and where.
@@ -271,6 +296,9 @@ pub(crate) struct ReportArgs {
     /// Write a page for a browser.
     #[arg(long, value_name = "PATH")]
     pub(crate) html: Option<PathBuf>,
+    /// Show only what failed, is flaky or took much longer than the last times, and the summary.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
     /// Colours.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) color: ColorChoice,
@@ -369,7 +397,7 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
 const MOST_TIME: u64 = 8760 * 60 * 60;
 
 /// Enough for any debugger and emulated processor; still a time that clocks can add up.
-const MOST_SCALE: f64 = 10_000.0;
+pub(crate) const MOST_SCALE: f64 = 10_000.0;
 
 fn scale(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -391,6 +419,7 @@ fn after_help() -> String {
   {me} --qemu-build DIR      the programs of a build folder
   {me} --upstream ~/qemu 040 -f qcow2   upstream's own test 040
   {me} --failed              what failed the last time
+  {me} env 163@qcow2 -- sh   a shell in a case's place
   {me} new nbd::sees_holes   a new case, which passes
   {me} explore --for 1h      other random programs each time
 
@@ -402,7 +431,7 @@ Environment:
 
 Signals:
   Ctrl-C or SIGTERM ends what runs with a grace, the second kills, the third exits at once.
-  SIGUSR1 has every running case explain what it waits for, and go on; SIGABRT to a case process ends it as well.
+  SIGUSR1 shows how far the run is, and has every running case explain what it waits for, and go on; SIGABRT to a case process ends it as well.
   Ctrl-Z suspends all that runs, and its time.
 
 Exit codes:

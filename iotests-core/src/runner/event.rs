@@ -174,6 +174,9 @@ pub struct Outcome {
     pub attempts: Vec<Attempt>,
     /// From the start of the first attempt to the end of the last.
     pub elapsed: Duration,
+    /// The longest of what it took the last times, where it took much longer now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slower_than: Option<Duration>,
     /// The end of what the case process printed to standard output.
     pub stdout_tail: String,
     /// The end of what the case process printed to standard error.
@@ -212,6 +215,7 @@ impl Outcome {
             elapsed: attempt.elapsed,
             kept: attempt.kept.clone(),
             attempts: vec![attempt],
+            slower_than: None,
             stdout_tail: String::new(),
             stderr_tail: String::new(),
             rerun: String::new(),

@@ -13,6 +13,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::{RunError, io as io_error};
+use super::follow::Follower;
 use super::rundir::{InstanceDir, RunDir};
 use super::supervise::{
     Order, SUPERVISE, SuperviseSpec, SupervisorReport, is_stopped, kill_children_of_self,
@@ -145,6 +146,13 @@ pub(crate) fn execute(
     mut said: impl FnMut(CaseEvent),
 ) -> Result<Executed, RunError> {
     let files = write_specs(directories, spec, env)?;
+    let follower = match spec.print || spec.debug {
+        true => Some(
+            Follower::new(&[&files.stdout, &files.stderr])
+                .map_err(io_error("follow the output in", &directories.path))?,
+        ),
+        false => None,
+    };
     let system = |doing: &'static str| move |source: io::Error| RunError::System { doing, source };
     let (events_out, events_in) = pipe().map_err(system("make a pipe for events"))?;
     let (control_out, control_in) = pipe().map_err(system("make a control pipe"))?;
@@ -189,10 +197,17 @@ pub(crate) fn execute(
 
     let limits = [SUPERVISOR_LOOK, SUPERVISOR_GRACE].map(|time| spec.deadline() + spec.grace(time));
     let mut attempt = Attempt::default();
-    let report = listen(&mut child, events_out, supervisors, limits, |event| {
-        attempt.hear(&event);
-        said(event);
-    });
+    let report = listen(
+        &mut child,
+        events_out,
+        follower,
+        supervisors,
+        limits,
+        |event| {
+            attempt.hear(&event);
+            said(event);
+        },
+    );
     // Either it has ended, or it must now.
     if report.is_err() {
         let _ = child.kill();
@@ -267,6 +282,7 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 fn listen(
     child: &mut Child,
     events: OwnedFd,
+    mut follower: Option<Follower>,
     supervisors: &Supervisors,
     [look, give_up]: [Duration; 2],
     mut said: impl FnMut(CaseEvent),
@@ -283,6 +299,9 @@ fn listen(
         let mut fds = vec![PollFd::new(report_pipe.as_fd(), PollFlags::POLLIN)];
         if events_open {
             fds.push(PollFd::new(events.as_fd(), PollFlags::POLLIN));
+        }
+        if let Some(follower) = &follower {
+            fds.push(PollFd::new(follower.fd(), PollFlags::POLLIN));
         }
         let elapsed = started.elapsed();
         let left = |time: Duration| {
@@ -306,7 +325,10 @@ fn listen(
             Err(error) => return Err(format!("cannot be heard: {error}")),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-        if ready.get(1).copied().unwrap_or(false) {
+        if let Some(follower) = &mut follower {
+            follower.read(false, &mut |text| said(CaseEvent::Printed { text }));
+        }
+        if events_open && ready.get(1).copied().unwrap_or(false) {
             match nix::unistd::read(&events, &mut buffer) {
                 Ok(0) | Err(_) => events_open = false,
                 Ok(count) => lines.push(&buffer[..count], &mut said),
@@ -317,6 +339,9 @@ fn listen(
                 Ok(count) => report.extend_from_slice(&buffer[..count]),
             }
         }
+    }
+    if let Some(follower) = &mut follower {
+        follower.read(true, &mut |text| said(CaseEvent::Printed { text }));
     }
     serde_json::from_slice(&report).map_err(|_| killed())
 }

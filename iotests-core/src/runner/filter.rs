@@ -538,6 +538,7 @@ mod tests {
         let of = |verdict| History {
             elapsed: Duration::from_secs(1),
             verdicts: vec![Verdict::Pass, verdict],
+            times: Vec::new(),
         };
         assert!(Last::Never.is_of(None) && !Last::Never.is_of(Some(&of(Verdict::Pass))));
         assert!(Last::AnyFailure.is_of(Some(&of(Verdict::Crash))));

@@ -11,9 +11,10 @@ use super::error::RunError;
 use super::event::{InstanceInfo, Metric, Outcome, RunEvent};
 use super::evidence;
 use super::execute::{Executed, Supervisors, execute};
-use super::rundir::RunDir;
+use super::rundir::{InstanceDir, RunDir};
 use super::supervise::Order;
 use super::verdict::{Attempt, Verdict};
+use super::wrap::{self, Wrap};
 use crate::case::{
     Body, Cache, Instance, Judgement, Known, Protocol, Quarantine, judge_failure, judge_pass,
 };
@@ -33,6 +34,8 @@ pub(crate) struct InstanceJob {
     pub(crate) known: Known,
     /// Where its pending goldens go.
     pub(crate) goldens_dir: PathBuf,
+    /// The longest of what it took the last times.
+    pub(crate) usual: Option<Duration>,
     /// Which repetition it is, from 0.
     pub(crate) repetition: u32,
 }
@@ -66,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) imgopts: Vec<String>,
     pub(crate) scale: f64,
     pub(crate) keep: bool,
+    /// What its programs are run by.
+    pub(crate) wrap: Wrap,
     pub(crate) goldens: GoldenMode,
     pub(crate) seed: u64,
     pub(crate) print: bool,
@@ -143,9 +148,8 @@ impl Runner {
                 attempt: u32::try_from(attempts.len() + 1).unwrap_or(u32::MAX),
                 expected,
             });
-            let number = self.number.fetch_add(1, Ordering::Relaxed);
-            let directories = self.run_dir.instance(number, &job.info.id)?;
-            let spec = self.spec(job, &directories.given, &directories.sockets);
+            let directories = self.directories(job)?;
+            let spec = self.spec(job, &directories.given, &directories.sockets)?;
             let (mut metrics, mut pending_goldens) = (Vec::new(), Vec::new());
             let mut not_run = Vec::new();
             let executed = execute(
@@ -204,13 +208,15 @@ impl Runner {
                 });
                 continue;
             }
+            let elapsed = begun.elapsed();
             return Ok(Outcome {
+                slower_than: job.usual.filter(|usual| is_slower(elapsed, *usual)),
                 instance: job.info.clone(),
                 verdict,
                 note,
                 kept: attempts[last].kept.clone(),
                 attempts,
-                elapsed: begun.elapsed(),
+                elapsed,
                 stdout_tail: if failed { stdout_tail } else { String::new() },
                 stderr_tail: if failed { stderr_tail } else { String::new() },
                 rerun: format!(
@@ -226,16 +232,22 @@ impl Runner {
         }
     }
 
-    fn spec(
+    /// New directories for an attempt.
+    pub(super) fn directories(&self, job: &InstanceJob) -> Result<InstanceDir, RunError> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        self.run_dir.instance(number, &job.info.id)
+    }
+
+    pub(super) fn spec(
         &self,
         job: &InstanceJob,
         test_dir: &std::path::Path,
         sock_dir: &std::path::Path,
-    ) -> CaseSpec {
+    ) -> Result<CaseSpec, RunError> {
         let settings = &self.settings;
         let set = settings.sets.get(job.set);
         let instance = &job.instance;
-        CaseSpec {
+        let mut spec = CaseSpec {
             id: job.info.id.clone(),
             case: instance.case.name(),
             row: instance.row.map(str::to_owned),
@@ -249,7 +261,7 @@ impl Runner {
             accelerators: set.map(|set| set.accelerators.clone()).unwrap_or_default(),
             test_dir: test_dir.to_owned(),
             sock_dir: sock_dir.to_owned(),
-            tools: set.map(|set| set.tools.clone()).unwrap_or_default(),
+            tools: BTreeMap::new(),
             capabilities_file: set.map(|set| set.capabilities.clone()).unwrap_or_default(),
             budget: instance.meta.budget,
             scale: settings.scale,
@@ -263,7 +275,19 @@ impl Runner {
             print: settings.print,
             debug: settings.debug,
             script: self.script(instance, set),
+        };
+        let Some(set) = set else {
+            return Ok(spec);
+        };
+        let folder = spec.evidence_dir();
+        spec.tools = settings.wrap.around(&set.tools, &folder)?;
+        for tool in spec.tools.values_mut() {
+            tool.echo = spec.print || spec.debug;
+            if spec.script.is_some() && !tool.wrapper.is_empty() {
+                tool.path = wrap::as_program(tool, &folder.join("bin"))?;
+            }
         }
+        Ok(spec)
     }
 
     /// What a script gets besides.
@@ -285,7 +309,7 @@ impl Runner {
     }
 
     /// What tools read from the environment, and must be the same everywhere, whatever the user has set.
-    fn env(&self, spec: &CaseSpec) -> Vec<(String, String)> {
+    pub(super) fn env(&self, spec: &CaseSpec) -> Vec<(String, String)> {
         let mut env = vec![
             ("TMPDIR".to_owned(), spec.test_dir.display().to_string()),
             ("LC_ALL".to_owned(), "C".to_owned()),
@@ -300,6 +324,11 @@ impl Runner {
         }
         env
     }
+}
+
+/// Whether this is no longer what a busy machine explains: twice the longest of the last times, and a second.
+fn is_slower(elapsed: Duration, usual: Duration) -> bool {
+    elapsed > usual * 2 + Duration::from_secs(1)
 }
 
 /// Weighs in what is known about the case.

@@ -16,6 +16,7 @@ mod execute;
 mod exit;
 mod explore;
 mod filter;
+mod follow;
 mod imgopts;
 mod instance;
 mod keep;
@@ -39,9 +40,11 @@ mod signals;
 mod skeleton;
 mod supervise;
 pub(crate) mod supervised;
+mod surroundings;
 mod trace;
 mod verdict;
 mod words;
+mod wrap;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -61,6 +64,10 @@ pub fn main() -> ExitCode {
     match (word(1), word(2)) {
         (Some(supervise::SUPERVISE), Some(spec)) => supervise::main(Path::new(spec)),
         (Some(new::NEW), name) => new::main(name).into(),
+        (Some(surroundings::ENV), _) => {
+            trace::show(tracing::Level::WARN);
+            app::main(surroundings::arguments(arguments))
+        }
         (Some(explore::EXPLORE), _) => {
             trace::show(tracing::Level::WARN);
             app::main(explore::arguments(arguments))

@@ -76,6 +76,11 @@ impl Recorder {
                     return Ok(());
                 }
             }
+            // For whoever looks on; the files with all of it are kept where they explain something.
+            RunEvent::Case {
+                said: CaseEvent::Printed { .. },
+                ..
+            } => return Ok(()),
             RunEvent::AttemptFailed { id, .. } => self.end_of_log(slot, id)?,
             RunEvent::InstanceFinished(outcome) => self.end_of_log(slot, &outcome.instance.id)?,
             _ => {}

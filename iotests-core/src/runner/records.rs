@@ -17,6 +17,9 @@ use super::verdict::Verdict;
 /// How many verdicts are kept for each instance.
 const HISTORY: usize = 10;
 
+/// How many times of each instance are compared.
+const TIMES: usize = 5;
+
 /// The format of the file; another number is another format.
 const FORMAT: u32 = 1;
 
@@ -27,6 +30,17 @@ pub(crate) struct History {
     pub(crate) elapsed: Duration,
     /// The last verdicts, the newest last.
     pub(crate) verdicts: Vec<Verdict>,
+    /// What it took in the last runs in which it passed, the newest last.
+    #[serde(default)]
+    pub(crate) times: Vec<Duration>,
+}
+
+impl History {
+    /// The longest of the last times, where there are enough of them to compare with.
+    pub(crate) fn longest(&self) -> Option<Duration> {
+        let enough = self.times.len() >= 2;
+        self.times.iter().max().copied().filter(|_| enough)
+    }
 }
 
 /// What is known about all instances.
@@ -114,8 +128,14 @@ impl Records {
             let record = known.entry(id).or_insert_with(|| History {
                 elapsed,
                 verdicts: Vec::new(),
+                times: Vec::new(),
             });
             record.elapsed = elapsed;
+            if verdict == Verdict::Pass {
+                record.times.push(elapsed);
+                let excess = record.times.len().saturating_sub(TIMES);
+                record.times.drain(..excess);
+            }
             record.verdicts.push(verdict);
             let excess = record.verdicts.len().saturating_sub(HISTORY);
             record.verdicts.drain(..excess);
@@ -202,8 +222,14 @@ mod tests {
             records.note("b", Duration::ZERO, Verdict::Skip);
             records.write().unwrap();
         }
-        let (records, _) = Records::read(&path);
+        let (mut records, _) = Records::read(&path);
         assert_eq!(records.get("a").unwrap().verdicts.len(), HISTORY);
+        assert_eq!(records.get("a").unwrap().times.len(), TIMES);
+        assert_eq!(records.get("a").unwrap().longest(), Some(Duration::ZERO));
+        records.note("c", Duration::from_secs(1), Verdict::Pass);
+        records.write().unwrap();
+        let once = records.get("c").unwrap().longest();
+        assert_eq!(once, None, "one time is nothing to compare with");
         assert_eq!(records.get("b"), None);
     }
 }

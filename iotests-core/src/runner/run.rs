@@ -178,7 +178,12 @@ impl Dispatcher<'_> {
             };
             match message {
                 Message::Event(slot, event) => self.report(Some(slot), &event),
-                Message::Signal(Signal::SIGUSR1) => self.runner.order_all(Order::Explain),
+                Message::Signal(Signal::SIGUSR1) => {
+                    if let Err(error) = self.terminal.status(&self.summary) {
+                        self.broken.get_or_insert(error);
+                    }
+                    self.runner.order_all(Order::Explain);
+                }
                 Message::Signal(Signal::SIGTSTP) => {
                     let rested = self.runner.suspend();
                     self.recorder.rested(rested);

@@ -1,6 +1,7 @@
 //! The order of instances, and which of them may run beside each other.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// What the schedule has to know of an instance.
@@ -14,14 +15,23 @@ pub(crate) struct Load {
     pub(crate) exclusive: bool,
     /// What nothing that runs at the same time may use.
     pub(crate) lock: Option<&'static str>,
+    /// Of the jobs, how many it stands for.
+    pub(crate) cpus: u32,
     /// Memory it needs, in bytes.
     pub(crate) memory: u64,
+}
+
+impl Load {
+    fn time(&self) -> Duration {
+        self.expected.unwrap_or(UNKNOWN)
+    }
 }
 
 /// What an instance is taken to need when nothing is recorded: neither first nor last.
 const UNKNOWN: Duration = Duration::from_secs(2);
 
-/// The instances that wait, in order: failed first, then longest first; exclusive ones at the end.
+/// The instances that wait, in order: failed first, then longest first; exclusive ones at the end. Those that share a lock follow each
+/// other, so that all of them together are as one that is as long.
 #[derive(Debug)]
 pub(crate) struct Schedule<T> {
     waiting: VecDeque<(Load, T)>,
@@ -39,11 +49,19 @@ impl<T> Schedule<T> {
         memory: u64,
     ) -> Self {
         let mut waiting: Vec<(Load, T)> = instances.into_iter().collect();
+        let mut locked: BTreeMap<&str, Duration> = BTreeMap::new();
+        for (load, _) in &waiting {
+            if let Some(lock) = load.lock {
+                *locked.entry(lock).or_default() += load.time();
+            }
+        }
+        let all = |load: &Load| load.lock.and_then(|lock| locked.get(lock)).copied();
         waiting.sort_by_key(|(load, _)| {
             (
                 load.exclusive,
                 !load.failed,
-                std::cmp::Reverse(load.expected.unwrap_or(UNKNOWN)),
+                Reverse(all(load).unwrap_or(load.time())),
+                Reverse(load.time()),
             )
         });
         Self {
@@ -57,7 +75,8 @@ impl<T> Schedule<T> {
 
     /// The next instance that may start now, if any.
     pub(crate) fn start(&mut self) -> Option<(Load, T)> {
-        if self.running.len() >= self.jobs || self.running.iter().any(|load| load.exclusive) {
+        let busy: usize = self.running.iter().map(|load| load.cpus as usize).sum();
+        if busy >= self.jobs || self.running.iter().any(|load| load.exclusive) {
             return None;
         }
         let used: u64 = self.running.iter().map(|load| load.memory).sum();
@@ -68,6 +87,7 @@ impl<T> Schedule<T> {
             alone
                 || (!load.exclusive
                     && load.lock.is_none_or(is_free)
+                    && busy + load.cpus as usize <= self.jobs
                     && used.saturating_add(load.memory) <= self.memory)
         };
         let index = self.waiting.iter().position(|(load, _)| fits(load))?;
@@ -117,6 +137,7 @@ mod tests {
             expected: Some(Duration::from_secs(seconds)),
             exclusive: false,
             lock: None,
+            cpus: 1,
             memory: 1,
         }
     }
@@ -238,5 +259,89 @@ mod tests {
         assert_eq!(order(&mut schedule), ["b"]);
         schedule.end(load(1));
         assert_eq!(order(&mut schedule), ["a again"]);
+    }
+
+    #[test]
+    fn one_that_keeps_several_processors_busy_takes_as_many_jobs() {
+        let wide = Load { cpus: 3, ..load(5) };
+        let all = [(load(9), "long"), (wide, "wide"), (load(1), "short")];
+        let mut schedule = Schedule::new(all, 3, 99);
+        assert_eq!(
+            order(&mut schedule),
+            ["long", "short"],
+            "an overtaker uses what is left"
+        );
+        schedule.end(load(9));
+        assert_eq!(order(&mut schedule), [""; 0]);
+        schedule.end(load(1));
+        assert_eq!(order(&mut schedule), ["wide"]);
+        // Where there are not as many, it is alone.
+        let mut narrow = Schedule::new([(load(9), "a"), (wide, "wide")], 2, 99);
+        assert_eq!(order(&mut narrow), ["a"]);
+        narrow.end(load(9));
+        assert_eq!(order(&mut narrow), ["wide"]);
+    }
+
+    /// When the last of them ends, in a world where time passes only by them.
+    fn makespan(loads: &[Load], jobs: usize) -> f64 {
+        let named = loads.iter().map(|load| (*load, ()));
+        let mut schedule = Schedule::new(named, jobs, u64::MAX);
+        let mut running: Vec<(Duration, Load)> = Vec::new();
+        let mut now = Duration::ZERO;
+        loop {
+            while let Some((load, ())) = schedule.start() {
+                running.push((now + load.time(), load));
+            }
+            let Some(next) = (0..running.len()).min_by_key(|index| running[*index].0) else {
+                return now.as_secs_f64();
+            };
+            let (end, load) = running.swap_remove(next);
+            now = end;
+            schedule.end(load);
+        }
+    }
+
+    /// So many times as a suite has them: most are short, a few very long (log-normal).
+    fn suite(random: &mut fastrand::Rng, count: usize) -> Vec<Load> {
+        let mut time = || {
+            // The sum of twelve is as good as normal.
+            let normal: f64 = (0..12).map(|_| random.f64()).sum::<f64>() - 6.0;
+            Duration::from_secs_f64(normal.exp())
+        };
+        (0..count)
+            .map(|_| Load {
+                expected: Some(time()),
+                ..load(0)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_whole_takes_hardly_more_than_it_must() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for jobs in [2, 8, 16] {
+            for _ in 0..5 {
+                let mut loads = suite(&mut random, 300);
+                let seconds = |load: &Load| load.time().as_secs_f64();
+                let bound = |loads: &[Load]| {
+                    let sum: f64 = loads.iter().map(seconds).sum();
+                    let longest = loads.iter().map(seconds).fold(0.0, f64::max);
+                    (sum / jobs as f64).max(longest)
+                };
+                let ratio = makespan(&loads, jobs) / bound(&loads);
+                assert!(ratio <= 1.05, "-j{jobs}: {ratio}");
+                // Short ones that share a lock are a long one: nothing else may delay them.
+                let chain = bound(&loads) * 0.9;
+                for _ in 0..30 {
+                    loads.push(Load {
+                        lock: Some("ports"),
+                        expected: Some(Duration::from_secs_f64(chain / 30.0)),
+                        ..load(0)
+                    });
+                }
+                let ratio = makespan(&loads, jobs) / bound(&loads).max(chain);
+                assert!(ratio <= 1.05, "-j{jobs} with a lock: {ratio}");
+            }
+        }
     }
 }

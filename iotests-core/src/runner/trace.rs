@@ -1,5 +1,7 @@
 //! What the libraries trace, in the words of this program.
 
+use std::time::Instant;
+
 use tracing::Level;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
@@ -10,10 +12,19 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Shows what the libraries trace, on standard error. Once for a process.
 pub(super) fn show(level: Level) {
     // Whoever installed one before us wants it otherwise.
-    let _ = subscriber(level, std::io::stderr).try_init();
+    let _ = subscriber(level, std::io::stderr, None).try_init();
 }
 
-fn subscriber<W>(level: Level, writer: W) -> impl tracing::Subscriber + Send + Sync
+/// Shows all of it, each with the time since now. Once for a process.
+pub(super) fn show_all() {
+    let _ = subscriber(Level::TRACE, std::io::stderr, Some(Instant::now())).try_init();
+}
+
+fn subscriber<W>(
+    level: Level,
+    writer: W,
+    since: Option<Instant>,
+) -> impl tracing::Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -23,12 +34,15 @@ where
         .with_ansi(false)
         // A closed standard error is nothing to panic about.
         .log_internal_errors(false)
-        .event_format(Traced)
+        .event_format(Traced { since })
         .finish()
 }
 
 /// Traces look as the program's own messages do: `warning: text`.
-struct Traced;
+struct Traced {
+    /// What the time of each is counted from; `None` where nobody wants to see it.
+    since: Option<Instant>,
+}
 
 impl<S, N> FormatEvent<S, N> for Traced
 where
@@ -48,6 +62,9 @@ where
             Level::DEBUG => "debug",
             Level::TRACE => "trace",
         };
+        if let Some(since) = self.since {
+            write!(writer, "{:>8.3} s ", since.elapsed().as_secs_f64())?;
+        }
         write!(writer, "{word}: ")?;
         for span in context.event_scope().into_iter().flatten() {
             write!(writer, "{}: ", span.name())?;
@@ -68,7 +85,7 @@ mod tests {
     fn a_trace_looks_as_our_own_warnings_do_and_has_no_colours() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let writer = Arc::new(file.reopen().unwrap());
-        tracing::subscriber::with_default(subscriber(Level::WARN, writer), || {
+        tracing::subscriber::with_default(subscriber(Level::WARN, writer, None), || {
             tracing::warn!(count = 2, "odd");
             tracing::info!("not shown");
         });

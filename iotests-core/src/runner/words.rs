@@ -1,4 +1,4 @@
-//! What people type who come from upstream's `check`: its words as ours, or what to write instead.
+//! What people type who come from upstream's `check`, or from nextest: its words as ours, or what to write instead.
 
 use std::env;
 use std::ffi::OsString;
@@ -47,6 +47,12 @@ fn meaning(word: &str) -> Option<Meaning> {
         }
         "-tap" => Meaning::Instead("write --tap FILE"),
         "-s" | "-r" => Meaning::Instead("--failed runs what failed, --unfinished what was not run"),
+        "--stress-count" => {
+            Meaning::Instead("write --repeat N; with --max-fail 1, until the first failure")
+        }
+        "--stress-duration" => {
+            Meaning::Instead("write --for TIME; with --max-fail 1, until the first failure")
+        }
         "--source-iotests" => Meaning::Instead("write --upstream DIR"),
         _ => return None,
     })
@@ -68,7 +74,7 @@ pub(super) fn translate(arguments: Vec<OsString>) -> Result<Vec<OsString>, RunEr
             Some(Meaning::Instead(what)) => {
                 let word = word.to_string_lossy();
                 return Err(RunError::Usage(format!(
-                    "`{word}` is a word of check: {what}"
+                    "`{word}` is a word of another runner: {what}"
                 )));
             }
             None if word == "-p" && !next.is_some_and(are_protocols) => {
@@ -152,12 +158,13 @@ mod tests {
             assert_eq!(ours(line).as_deref(), Ok(expected));
         }
         for (line, wanted) in [
-            ("x -T", "`-T` is a word of check"),
+            ("x -T", "`-T` is a word of another runner"),
             ("x -rbd", "no case runs on this protocol"),
             ("x -tap", "--tap FILE"),
             ("x -p 040", "--print is here"),
             ("x -p", "--print is here"),
             ("x -v", "--debug"),
+            ("x --stress-duration 1h", "write --for TIME"),
         ] {
             let error = ours(line).unwrap_err();
             assert!(error.contains(wanted), "{line}: {error}");

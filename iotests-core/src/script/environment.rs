@@ -34,7 +34,7 @@ const DEFAULT_OPTIONS: [(Format, &str); 2] = [
 const LUKS_KEY: &str = "123456";
 
 /// All variables with their values; without a value a variable is to be absent.
-pub(super) fn variables(
+pub(crate) fn variables(
     spec: &CaseSpec,
     own: &ScriptSpec,
 ) -> Vec<(&'static str, Option<OsString>)> {

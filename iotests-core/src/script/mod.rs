@@ -25,6 +25,7 @@ pub(crate) const SCRIPTS: &str = "upstream::";
 pub(crate) const DISABLED: &str = "disabled";
 
 pub(crate) use entry::entries;
+pub(crate) use environment::variables;
 pub(crate) use hang::explain;
 pub(crate) use interpreter::python;
 pub(crate) use run::body;

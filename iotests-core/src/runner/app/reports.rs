@@ -83,6 +83,13 @@ impl App {
             only_set: (!["auto", "all"].contains(&set.as_str())).then(|| set.clone()),
         };
         let moving = console::can_move(&stdout());
-        Terminal::new(self.palette, ways, moving, self.cli.run.print)
+        let (debug, quiet) = (&self.cli.debug, self.cli.report.quiet);
+        Terminal::new(
+            self.palette,
+            ways,
+            moving,
+            debug.print && !debug.debug,
+            quiet,
+        )
     }
 }

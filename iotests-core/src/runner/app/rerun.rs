@@ -73,11 +73,15 @@ impl App {
         {
             words.extend(["-c", Cache::Writeback.name()].map(str::to_owned));
         }
-        if let Some(gdb) = &cli.scripts.gdb {
+        if let Some(gdb) = &cli.debug.gdb {
             words.push(format!("--gdb={}", quoted(gdb)));
         }
+        for wrap in &cli.debug.wrap {
+            words.extend(["--wrap".to_owned(), quoted(wrap)]);
+        }
         for (is_given, name) in [
-            (cli.scripts.valgrind, "--valgrind"),
+            (cli.debug.valgrind, "--valgrind"),
+            (cli.debug.strace, "--strace"),
             (cli.scripts.misalign, "--misalign"),
         ] {
             words.extend(is_given.then(|| name.to_owned()));

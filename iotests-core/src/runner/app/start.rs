@@ -9,6 +9,7 @@ use super::App;
 use super::sets::Sets;
 use super::time::{draw_seed, since_epoch, today};
 use crate::case::{Body, Case};
+use crate::runner::cli::MOST_SCALE;
 use crate::runner::error::{RunError, io as io_error};
 use crate::runner::event::RunStarted;
 use crate::runner::instance::{InstanceJob, Runner, ScriptSettings, Settings};
@@ -16,12 +17,13 @@ use crate::runner::places::check_utf8;
 use crate::runner::plan::Planned;
 use crate::runner::record::{self, Recorder};
 use crate::runner::recordings::Recording;
-use crate::runner::records::Records;
+use crate::runner::records::{History, Records};
 use crate::runner::report;
 use crate::runner::run::{Job, Skips, expected, run};
 use crate::runner::rundir::RunDir;
 use crate::runner::schedule::{Load, available_memory};
 use crate::runner::sets::ToolSet;
+use crate::runner::wrap::Wrap;
 use crate::runner::{Exit, imgopts, signals};
 use crate::script::{self, Tooling};
 use crate::wire::GoldenMode;
@@ -48,8 +50,8 @@ impl App {
             bytecode,
             cache_is_default: self.cli.matrix.caches.is_empty(),
             tooling: Tooling {
-                valgrind: args.valgrind,
-                gdb: args.gdb.clone(),
+                valgrind: self.cli.debug.valgrind,
+                gdb: self.cli.debug.gdb.clone(),
                 misalign: args.misalign,
             },
         })
@@ -71,11 +73,10 @@ impl App {
             doing: "become a sub-reaper",
             source: error.into(),
         })?;
-        let scratch = match &cli.run.scratch {
-            Some(folder) => std::path::absolute(folder).unwrap_or_else(|_| folder.clone()),
-            None => self.places.scratch(),
-        };
-        check_utf8("the scratch folder", &scratch)?;
+        let scratch = self.scratch()?;
+        let seed = cli.run.seed.unwrap_or_else(draw_seed);
+        // What is wrong with the command line is said before anything is made.
+        let settings = self.settings(sets, seed)?;
         let reports = self.reports();
         for (_, path) in &reports {
             report::check(path).map_err(io_error("create the report", path))?;
@@ -88,30 +89,11 @@ impl App {
         let mut recorder = Recorder::new(files);
         let mut terminal = self.terminal(&sets.able);
         let run_dir = RunDir::create(&scratch)?;
-        let seed = cli.run.seed.unwrap_or_else(draw_seed);
-        let job = Job {
+        let mut job = Job {
             warnings,
             ..self.job(planned, sets, records, seed, run_dir.path())
         };
-        let settings = Settings {
-            sets: sets.files.clone(),
-            imgopts: cli.matrix.imgopts.clone(),
-            scale: cli.run.timeout_scale,
-            keep: cli.run.keep,
-            goldens: if cli.run.bless {
-                GoldenMode::Pending
-            } else {
-                GoldenMode::Compare
-            },
-            seed,
-            print: cli.run.print,
-            debug: cli.run.debug,
-            confine: !cli.run.no_confine,
-            retries: cli.run.retries,
-            rerun: self.rerun(),
-            today: today(),
-            scripts: self.scripts()?,
-        };
+        job.started.scale = settings.scale;
         let runner = Arc::new(Runner::new(run_dir, settings));
         let path = recording.path().to_owned();
         let write_reports = || self.write_reports(&reports, std::slice::from_ref(&path));
@@ -148,6 +130,83 @@ impl App {
         reported.map(|()| exit)
     }
 
+    /// What is the same for all instances.
+    fn settings(&self, sets: &Sets, seed: u64) -> Result<Settings, RunError> {
+        let cli = &self.cli;
+        let wrap = Wrap::of(&cli.debug, cli.scripts.upstream.is_some())?;
+        Ok(Settings {
+            sets: sets.files.clone(),
+            imgopts: cli.matrix.imgopts.clone(),
+            scale: (cli.run.timeout_scale * wrap.slowdown).min(MOST_SCALE),
+            keep: cli.run.keep || !wrap.is_empty(),
+            wrap,
+            goldens: if cli.run.bless {
+                GoldenMode::Pending
+            } else {
+                GoldenMode::Compare
+            },
+            seed,
+            // Who waits for a debugger must be told where.
+            print: cli.debug.print || (cli.debug.gdb.is_some() && cli.scripts.upstream.is_none()),
+            debug: cli.debug.debug,
+            confine: !cli.run.no_confine,
+            retries: cli.run.retries,
+            rerun: self.rerun(),
+            today: today(),
+            scripts: self.scripts()?,
+        })
+    }
+
+    /// Runs a command in the place of the one instance that is selected; its status becomes that of this process.
+    pub(super) fn surround(
+        &self,
+        planned: Vec<Planned>,
+        sets: &Sets,
+        records: &Records,
+    ) -> Result<Exit, RunError> {
+        let mut runnable = planned.iter().filter(|one| one.skip.is_none());
+        let one = match (runnable.next(), runnable.next()) {
+            (Some(one), None) => one.clone(),
+            (Some(one), Some(_)) => {
+                let more = runnable.count() + 2;
+                return Err(RunError::Usage(format!(
+                    "`env` is for one instance, and {more} are selected; name one by its id, such as {}",
+                    one.id
+                )));
+            }
+            (None, _) => {
+                let skip = planned.first().and_then(|one| one.skip.as_ref());
+                let why = skip.map(ToString::to_string).unwrap_or_default();
+                return Err(RunError::NothingSelected(format!(
+                    "it cannot run here: {why}"
+                )));
+            }
+        };
+        let run_dir = RunDir::create(&self.scratch()?)?;
+        let seed = self.cli.run.seed.unwrap_or_else(draw_seed);
+        let mut job = self.job(vec![one], sets, records, seed, run_dir.path());
+        let runner = Runner::new(run_dir, self.settings(sets, seed)?);
+        let Some((_, job)) = job.instances.pop() else {
+            return Ok(Exit::NothingSelected);
+        };
+        let status = runner.surround(&job, &self.cli.command);
+        runner.finish();
+        let status = status?;
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+        let code = status.code().or(signal.map(|signal| 128 + signal));
+        std::process::exit(code.unwrap_or(1))
+    }
+
+    /// Where run directories are made.
+    fn scratch(&self) -> Result<PathBuf, RunError> {
+        let scratch = match &self.cli.run.scratch {
+            Some(folder) => std::path::absolute(folder).unwrap_or_else(|_| folder.clone()),
+            None => self.places.scratch(),
+        };
+        check_utf8("the scratch folder", &scratch)?;
+        Ok(scratch)
+    }
+
     /// What was read besides the command line, for the head of the report.
     fn configuration(&self) -> Vec<String> {
         let files = self.config.paths().map(|path| path.display().to_string());
@@ -179,6 +238,7 @@ impl App {
                 expected: expected(records, &one.id),
                 exclusive: meta.exclusive,
                 lock: meta.lock,
+                cpus: meta.cpus,
                 memory: meta.memory,
             };
             for repetition in 0..cli.run.repeat {
@@ -192,6 +252,7 @@ impl App {
                     instance: one.instance,
                     set: one.set,
                     known: one.known.clone(),
+                    usual: records.get(&one.id).and_then(History::longest),
                     goldens_dir,
                     repetition,
                 };
@@ -212,7 +273,11 @@ impl App {
             sets: sets.found.iter().map(ToolSet::info).collect(),
             system: system.unwrap_or_default(),
             seed,
-            jobs: cli.run.jobs.map_or(processors, |jobs| jobs as usize),
+            jobs: match (cli.run.jobs, &cli.debug.gdb) {
+                (Some(jobs), _) => jobs as usize,
+                (None, Some(_)) => 1,
+                (None, None) => processors,
+            },
             scale: cli.run.timeout_scale,
             run_dir: run_dir.to_owned(),
             planned: instances.len(),

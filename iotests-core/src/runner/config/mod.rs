@@ -98,6 +98,7 @@ struct CaseTable {
     version: Option<Spanned<String>>,
     set: Option<String>,
     timeout: Option<Spanned<String>>,
+    cpus: Option<u32>,
     memory: Option<Spanned<String>>,
     exclusive: Option<bool>,
     lock: Option<String>,

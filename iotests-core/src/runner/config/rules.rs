@@ -41,6 +41,7 @@ enum Effect {
 #[derive(Debug)]
 struct Change {
     budget: Option<Duration>,
+    cpus: Option<u32>,
     memory: Option<u64>,
     exclusive: Option<bool>,
     lock: Option<&'static str>,
@@ -155,6 +156,7 @@ fn change(file: &ConfigFile, table: &CaseTable) -> Result<Change, ConfigError> {
     });
     Ok(Change {
         budget: budget.transpose()?,
+        cpus: table.cpus,
         memory: memory.transpose()?,
         exclusive: table.exclusive,
         // A declaration lives as long as the program.
@@ -289,6 +291,7 @@ impl Rules {
         for index in changes {
             if let Effect::Change(change) = &self.0[*index].effect {
                 meta.budget = change.budget.unwrap_or(meta.budget);
+                meta.cpus = change.cpus.unwrap_or(meta.cpus);
                 meta.memory = change.memory.unwrap_or(meta.memory);
                 meta.exclusive = change.exclusive.unwrap_or(meta.exclusive);
                 meta.lock = change.lock.or(meta.lock);
@@ -467,7 +470,7 @@ mod tests {
     #[test]
     fn what_a_table_says_replaces_what_is_declared() {
         let rules = rules(
-            "[[case]]\nselect = \"a\"\ntimeout = \"5m\"\nmemory = \"1GiB\"\nexclusive = true\nlock = \"ports\"\n[[case]]\nselect = \"b\"\ntimeout = \"9s\"",
+            "[[case]]\nselect = \"a\"\ntimeout = \"5m\"\nmemory = \"1GiB\"\nexclusive = true\ncpus = 3\nlock = \"ports\"\n[[case]]\nselect = \"b\"\ntimeout = \"9s\"",
         );
         let rules = rules.unwrap();
         let changed = rules.changed(&Meta::default(), &[0, 1]);
@@ -476,6 +479,7 @@ mod tests {
             (changed.memory, changed.exclusive, changed.lock),
             (1 << 30, true, Some("ports"))
         );
+        assert_eq!(changed.cpus, 3);
         assert_eq!(
             rules.changed(&Meta::default(), &[1]).memory,
             Meta::default().memory

@@ -10,7 +10,7 @@ use super::palette::Palette;
 use super::summary::Ways;
 use super::text::{count, duration, indented};
 use super::{Story, failure, summary};
-use crate::runner::event::{Outcome, RunEvent, RunStarted};
+use crate::runner::event::{Outcome, RunEvent, RunStarted, Summary};
 use crate::runner::verdict::Verdict;
 use crate::wire::CaseEvent;
 
@@ -23,7 +23,13 @@ pub(crate) struct Terminal {
     ways: Ways,
     bars: Option<Bars>,
     print: bool,
+    quiet: bool,
     failures: Vec<Outcome>,
+    /// What took much longer than the last times.
+    slower: Vec<Outcome>,
+    /// What runs, since when, and the step it is in.
+    running: BTreeMap<String, (Instant, String)>,
+    planned: usize,
 }
 
 /// What moves at the bottom of a terminal.
@@ -32,6 +38,7 @@ struct Bars {
     total: ProgressBar,
     running: BTreeMap<String, Running>,
     planned: BTreeMap<String, Duration>,
+    failed: usize,
 }
 
 struct Running {
@@ -42,7 +49,13 @@ struct Running {
 
 impl Terminal {
     /// With bars only where `moving`; with what cases log where `print`.
-    pub(crate) fn new(palette: Palette, ways: Ways, moving: bool, print: bool) -> Self {
+    pub(crate) fn new(
+        palette: Palette,
+        ways: Ways,
+        moving: bool,
+        print: bool,
+        quiet: bool,
+    ) -> Self {
         let bars = moving.then(|| {
             let all = MultiProgress::with_draw_target(ProgressDrawTarget::stdout_with_hz(10));
             let total = all.add(ProgressBar::new(0));
@@ -56,6 +69,7 @@ impl Terminal {
                 total,
                 running: BTreeMap::new(),
                 planned: BTreeMap::new(),
+                failed: 0,
             }
         });
         Self {
@@ -63,7 +77,11 @@ impl Terminal {
             ways,
             bars,
             print,
+            quiet,
             failures: Vec::new(),
+            slower: Vec::new(),
+            running: BTreeMap::new(),
+            planned: 0,
         }
     }
 
@@ -97,6 +115,7 @@ impl Terminal {
         }
         self.summary(&story.summary)?;
         self.failures.clear();
+        self.slower.clear();
         Ok(())
     }
 
@@ -131,7 +150,53 @@ impl Terminal {
         ))
     }
 
+    /// How far the run is, for a person who asks.
+    pub(crate) fn status(&self, so_far: &Summary) -> io::Result<()> {
+        let (ended, failed) = (so_far.total(), so_far.failures());
+        let planned = self.planned.max(ended + self.running.len());
+        let mut text = format!("{ended} of {planned} have ended, {failed} failed; running:");
+        for (id, (since, step)) in &self.running {
+            text += &format!("\n  {:>9} {id}", duration(since.elapsed()));
+            if !step.is_empty() {
+                text += &format!(": {step}");
+            }
+        }
+        self.line(&self.palette.bold(text))
+    }
+
+    fn note_running(&mut self, event: &RunEvent) {
+        match event {
+            RunEvent::RunStarted(run) => self.planned = run.planned + run.skipped,
+            RunEvent::InstanceStarted { instance, .. } => {
+                let begun = (Instant::now(), String::new());
+                self.running.insert(instance.id.clone(), begun);
+            }
+            RunEvent::Case {
+                id,
+                said: CaseEvent::Step { text, .. },
+            } => {
+                if let Some((_, step)) = self.running.get_mut(id) {
+                    step.clone_from(text);
+                }
+            }
+            RunEvent::InstanceFinished(outcome) => {
+                self.running.remove(&outcome.instance.id);
+            }
+            _ => {}
+        }
+    }
+
     fn finished(&mut self, outcome: &Outcome) -> io::Result<()> {
+        if outcome.slower_than.is_some() {
+            self.slower.push(outcome.clone());
+        }
+        let matters = outcome.verdict.is_failure()
+            || outcome.verdict == Verdict::Flaky
+            || outcome.slower_than.is_some()
+            || !outcome.pending_goldens.is_empty();
+        if self.quiet && !matters {
+            return Ok(());
+        }
         let word = self
             .palette
             .verdict(outcome.verdict, format!("{:>15}", outcome.verdict.word()));
@@ -142,7 +207,21 @@ impl Terminal {
         } else if let Some(note) = &outcome.note {
             line += &self.palette.dim(format!("  ({note})"));
         }
+        if let Some(usual) = outcome.slower_than {
+            line += &self.palette.warn(format!(
+                "  (slow: at most {} the last times)",
+                duration(usual)
+            ));
+        }
         self.line(&line)?;
+        if let Some(kept) = outcome
+            .kept
+            .as_ref()
+            .filter(|_| !outcome.verdict.is_failure())
+        {
+            let kept = format!("{:>15} {}", "kept in:", kept.display());
+            self.line(&self.palette.dim(kept))?;
+        }
         for reason in &outcome.not_run {
             let part = format!("{:>15} {reason}", "part not run:");
             self.line(&self.palette.dim(part))?;
@@ -166,6 +245,9 @@ impl Terminal {
             CaseEvent::Step { text, .. } if self.print => {
                 self.line(&self.palette.dim(format!("{id}: ── {text}")))
             }
+            CaseEvent::Printed { text } => {
+                self.line(&indented(text.trim_end_matches('\n'), &format!("{id}| ")))
+            }
             CaseEvent::Log { text } if self.print => self.line(&indented(text, &format!("{id}: "))),
             // Somebody asked; what ends a case is shown with its failure.
             CaseEvent::Explained(report) if report.cause == "SIGUSR1" => {
@@ -179,7 +261,7 @@ impl Terminal {
         }
     }
 
-    fn summary(&mut self, end: &super::super::event::Summary) -> io::Result<()> {
+    fn summary(&mut self, end: &Summary) -> io::Result<()> {
         if let Some(bars) = self.bars.take() {
             bars.total.finish_and_clear();
             // What is still shown as running was interrupted.
@@ -199,6 +281,15 @@ impl Terminal {
             ))?;
             self.line(&format!("    {why}\n    {}", palette.dim(&outcome.rerun)))?;
         }
+        for outcome in &self.slower {
+            let usual = outcome.slower_than.unwrap_or_default();
+            let (took, id) = (duration(outcome.elapsed), &outcome.instance.id);
+            let line = format!(
+                "slow {id}: {took}, at most {} the last times",
+                duration(usual)
+            );
+            self.line(&palette.warn(line))?;
+        }
         let skips = summary::skips(end, &self.ways, palette);
         if !skips.is_empty() {
             self.line(&skips)?;
@@ -210,6 +301,7 @@ impl Terminal {
 impl Terminal {
     /// Shows one thing that happened.
     pub(crate) fn event(&mut self, event: &RunEvent) -> io::Result<()> {
+        self.note_running(event);
         if let Some(bars) = &mut self.bars {
             bars.event(event);
         }
@@ -276,14 +368,19 @@ impl Bars {
             RunEvent::AttemptFailed { id, .. } => self.ended(id),
             RunEvent::InstanceFinished(outcome) => {
                 self.ended(&outcome.instance.id);
+                self.failed += usize::from(outcome.verdict.is_failure());
                 self.total.inc(1);
             }
             _ => {}
         }
-        self.total.set_message(match self.estimate() {
-            Some(left) => format!(", about {} left", duration(left)),
-            None => String::new(),
-        });
+        let failed = match self.failed {
+            0 => String::new(),
+            failed => format!(", {failed} failed"),
+        };
+        let left = self
+            .estimate()
+            .map(|left| format!(", about {} left", duration(left)));
+        self.total.set_message(failed + &left.unwrap_or_default());
     }
 
     fn ended(&mut self, id: &str) {

@@ -198,7 +198,7 @@ fn words_of_check_select_and_variables_without_effect_are_named() {
     bench
         .run(&["-rbd", "901"])
         .assert_code(2)
-        .assert_says("`-rbd` is a word of check: no case runs on this protocol");
+        .assert_says("`-rbd` is a word of another runner: no case runs on this protocol");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod bench;
 mod campaign;
 mod config;
 mod death;
+mod debugging;
 mod input;
 mod model;
 mod reports;

@@ -1,0 +1,88 @@
+//! `iotests env CASE -- COMMAND`: a command in the place of a case, with its programs and variables.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use super::error::{RunError, io as io_error};
+use super::instance::{InstanceJob, Runner};
+use super::wrap;
+use crate::script;
+use crate::wire::CaseSpec;
+
+/// The first argument that asks for it.
+pub(super) const ENV: &str = "env";
+
+/// The arguments of the run that this is.
+pub(super) fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    arguments[1] = "--env".into();
+    arguments
+}
+
+impl Runner {
+    /// Runs a command in the place of an instance, and a shell where there is no command. Nothing confines or watches it.
+    pub(crate) fn surround(
+        &self,
+        job: &InstanceJob,
+        command: &[OsString],
+    ) -> Result<ExitStatus, RunError> {
+        let directories = self.directories(job)?;
+        let spec = self.spec(job, &directories.given, &directories.sockets)?;
+        let shell = || env::var_os("SHELL").unwrap_or_else(|| "sh".into());
+        let (program, words) = match command.split_first() {
+            Some((program, words)) => (program.clone(), words),
+            None => (shell(), &[][..]),
+        };
+        let mut command = Command::new(&program);
+        command
+            .args(words)
+            .current_dir(&directories.test)
+            .envs(self.env(&spec));
+        let variables = match &spec.script {
+            Some(script) => script::variables(&spec, script),
+            None => variables(&spec)?,
+        };
+        for (name, value) in variables {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let status = command.status();
+        directories.remove(spec.keep);
+        if spec.keep {
+            eprintln!("kept in: {}", directories.path.display());
+        }
+        status.map_err(io_error("run", PathBuf::from(program)))
+    }
+}
+
+/// The variables by which QEMU's developers know these things, and PATH with the programs of the set before all others.
+fn variables(spec: &CaseSpec) -> Result<Vec<(&'static str, Option<OsString>)>, RunError> {
+    let mut all: Vec<(&'static str, Option<OsString>)> = vec![
+        ("IMGFMT", Some(spec.format.name().into())),
+        ("IMGPROTO", Some(spec.protocol.name().into())),
+        ("CACHEMODE", Some(spec.cache.name().into())),
+        ("AIOMODE", Some(spec.aio.name().into())),
+        ("TEST_DIR", Some(spec.test_dir.clone().into())),
+        ("SOCK_DIR", Some(spec.sock_dir.clone().into())),
+    ];
+    if !spec.imgopts.is_empty() {
+        all.push(("IMGOPTS", Some(spec.imgopts.join(",").into())));
+    }
+    let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
+    for (kind, tool) in &spec.tools {
+        let program = match tool.wrapper.is_empty() {
+            true => tool.path.clone(),
+            false => wrap::as_program(tool, &spec.evidence_dir().join("bin"))?,
+        };
+        folders.extend(program.parent().map(Path::to_owned));
+        all.push((kind.program_variable(), Some(program.into())));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(folders.into_iter().chain(env::split_paths(&path)));
+    all.push(("PATH", path.ok()));
+    Ok(all)
+}
