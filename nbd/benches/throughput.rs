@@ -2,8 +2,10 @@
 //! nbdkit, both with TLS as well, and the fault layer armed but idle against none.
 //!
 //! Absolute numbers say something about the machine only. A and B are run in turns, and the
-//! median of each is compared: `cargo bench -p qemu-nbd`. Needs the tools of QEMU on PATH, and
-//! nbdkit for what is compared with it.
+//! median of each is compared: `cargo bench -p qemu-nbd --all-features`, or with a word of its title
+//! behind `--` one comparison alone. Needs the tools of QEMU on PATH, and nbdkit for what is compared
+//! with it. On a machine that has other things to do the ratios are those of what it has left, so for
+//! the clients the processor time is compared as well.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,8 @@ use nbd::server::{Export, Server};
 use nbd::tls::{ClientTls, ServerTls};
 use nbd::uri::Address;
 use nbd::{Client, QemuNbd, Uri};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use tempfile::TempDir;
 
 type Failure = Box<dyn std::error::Error>;
@@ -26,7 +30,7 @@ const BLOCK: u64 = 256 * 1024;
 const DEPTH: usize = 16;
 const REQUESTS: u64 = 8 * 1024;
 const SIZE: u64 = 1 << 30;
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 7;
 
 fn main() -> Result<(), Failure> {
     // The test harness asks every target for its list of tests; there are none here.
@@ -49,13 +53,9 @@ async fn all() -> Result<(), Failure> {
     let uri = real.uri();
     let ours = async || client_reads(&uri).await;
     let theirs = async || qemu_img_bench(&img, &uri).await;
-    compare(
-        "client / qemu-img bench, 256 KiB reads at depth 16",
-        1.0,
-        ours,
-        theirs,
-    )
-    .await?;
+    let what = "client / qemu-img bench, 256 KiB reads at depth 16";
+    compare(what, 1.0, &ours, &theirs).await?;
+    processor_times(what, ours, theirs).await?;
 
     let plain = zero_server(FaultPlan::new(), &dir, "plain")?;
     let plain_uri = plain.uri().ok_or("the server listens")?;
@@ -86,6 +86,10 @@ async fn all() -> Result<(), Failure> {
 
 /// Our memory against nbdkit's.
 async fn memory(img: &Tool, dir: &TempDir) -> Result<(), Failure> {
+    let what = "server / nbdkit, both from memory, read by qemu-img";
+    if !is_wanted(what) {
+        return Ok(());
+    }
     let socket = dir.path().join("kit");
     let listener = std::os::unix::net::UnixListener::bind(&socket)?;
     let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec nbdkit -f memory 1G";
@@ -105,7 +109,6 @@ async fn memory(img: &Tool, dir: &TempDir) -> Result<(), Failure> {
     }
     let ours = async || qemu_img_bench(img, &ours_uri).await;
     let theirs = async || qemu_img_bench(img, &theirs_uri).await;
-    let what = "server / nbdkit, both from memory, read by qemu-img";
     compare(what, 1.0, ours, theirs).await
 }
 
@@ -149,11 +152,51 @@ async fn protected(img: &Tool, nbd: &Tool, dir: &TempDir) -> Result<(), Failure>
     let ours = async || reads_with(Client::builder().tls(tls.clone()), &theirs_uri).await;
     let theirs = async || bench(&theirs_uri).await;
     let what = "client / qemu-img bench, both with TLS from qemu-nbd";
-    compare(what, 1.0, ours, theirs).await?;
+    compare(what, 1.0, &ours, &theirs).await?;
+    processor_times(what, ours, theirs).await?;
     let ours = async || bench(&ours_uri).await;
     let theirs = async || bench(&theirs_uri).await;
     let what = "server / qemu-nbd, both with TLS, read by qemu-img";
     compare(what, 1.0, ours, theirs).await
+}
+
+/// Whether a comparison was asked for, by a word of its title.
+fn is_wanted(what: &str) -> bool {
+    let mut words = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"));
+    let all = words.next();
+    all.is_none_or(|first| what.contains(&first) || words.any(|word| what.contains(&word)))
+}
+
+/// Processor time that this process, or those that it has waited for, have had.
+fn processor_time(who: UsageWho) -> Result<f64, Failure> {
+    let usage = getrusage(who)?;
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(micros as f64 / 1e6)
+}
+
+/// Processor time of our client for each second of theirs; both read from the same server.
+async fn processor_times(
+    what: &str,
+    ours: impl AsyncFn() -> Result<Duration, Failure>,
+    theirs: impl AsyncFn() -> Result<Duration, Failure>,
+) -> Result<(), Failure> {
+    if !is_wanted(what) {
+        return Ok(());
+    }
+    let (own, others) = (UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN);
+    let before = (processor_time(own)?, processor_time(others)?);
+    for _ in 0..3 {
+        ours().await?;
+    }
+    let own = processor_time(own)? - before.0;
+    for _ in 0..3 {
+        theirs().await?;
+    }
+    let others = processor_time(others)? - before.1;
+    println!("  processor time, theirs / ours: {:.2}", others / own);
+    Ok(())
 }
 
 /// Runs A and B in turns and compares the medians of their speed.
@@ -163,6 +206,9 @@ async fn compare(
     a: impl AsyncFn() -> Result<Duration, Failure>,
     b: impl AsyncFn() -> Result<Duration, Failure>,
 ) -> Result<(), Failure> {
+    if !is_wanted(what) {
+        return Ok(());
+    }
     let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         of_a.push(a().await?);

@@ -9,9 +9,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use nbd::proto::TransmissionFlags;
-use nbd::server::backend::{Backend, BackendError, FileBackend, Piece};
+use nbd::server::backend::{Backend, BackendError, Bytes, FileBackend, Piece};
 use nbd::server::{Export, Server};
 use tokio::io::AsyncReadExt;
 

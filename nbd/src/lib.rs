@@ -7,6 +7,31 @@
 //! - `server`: any backend on any listener; with the feature `faults` as evil as a test needs.
 //! - `qemu_nbd`: a real qemu-nbd, started by socket activation.
 //! - `uri`: NBD URIs, QEMU's dialect of them, and its older `nbd:` names.
+//! - `tls`: credentials, for both sides (feature `tls`).
+//!
+//! A server and a client of it:
+//!
+//! ```
+//! # #[cfg(feature = "server")]
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use nbd::server::backend::MemoryBackend;
+//! use nbd::server::{Export, Server};
+//!
+//! let export = Export::new(MemoryBackend::new(1 << 30)).name("disk");
+//! let server = Server::builder().export(export).listen_unix("/run/nbd.sock")?;
+//!
+//! let uri: nbd::Uri = "nbd+unix:///disk?socket=/run/nbd.sock".parse()?;
+//! let client = nbd::Client::builder().connect_uri(&uri).await?;
+//! client.write(0, vec![7; 512]).await?;
+//! client.flush().await?;
+//! client.disconnect().await?;
+//! server.finish().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! What to implement for a disk of one's own is `server::Backend`; what to drive with sockets of one's
+//! own is [`proto::client`] and [`proto::server`]. Features: `client` and `server` (default), `tls`,
+//! `faults` (fault injection and the journal, for tests), `qemu-nbd`, `serde`.
 #![forbid(unsafe_code)]
 
 pub mod proto;

@@ -2,8 +2,8 @@
 //!
 //! Certificates are read in the layout of QEMU's `tls-creds-x509` and libnbd's `tls-certificates`:
 //! a folder with `ca-cert.pem`, `client-cert.pem`, `client-key.pem`, `server-cert.pem` and
-//! `server-key.pem`. Pre-shared keys (`tls-type=psk`, `tls-psk-file`) and anonymous TLS are not to be
-//! had: rustls has neither, and says so in an error here rather than in a failed handshake.
+//! `server-key.pem`. Pre-shared keys (`tls-type=psk`, `tls-psk-file`) and anonymous TLS are not
+//! supported, because rustls has neither. Asking for them is an error here, not a failed handshake.
 
 use std::io;
 use std::path::Path;
@@ -16,7 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::socket::Socket;
 use crate::uri::{Address, Uri};
 
-/// How a client proves who it is, and whom it believes.
+/// Credentials of a client: the certificates that it trusts, and its own if it has one.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
@@ -76,8 +76,8 @@ impl ClientTls {
         Ok(ClientTls { config, name })
     }
 
-    /// Believes servers that `ca-cert.pem` in this folder vouches for under this name, and shows
-    /// `client-cert.pem` if there is one.
+    /// Trusts servers whose certificate is for this name and is signed by `ca-cert.pem` of this
+    /// folder. Presents `client-cert.pem` if there is one.
     pub fn from_certificates(folder: impl AsRef<Path>, name: &str) -> io::Result<ClientTls> {
         let folder = folder.as_ref();
         let builder = ClientConfig::builder_with_provider(provider())
@@ -91,8 +91,8 @@ impl ClientTls {
         ClientTls::new(Arc::new(config), name)
     }
 
-    /// Believes any server, as `tls-verify-peer=0` asks: protects against who listens, and not
-    /// against who answers instead. Shows `client-cert.pem` of this folder if there is one.
+    /// Trusts any server, as `tls-verify-peer=0` asks: protects from eavesdroppers, not from an
+    /// impostor. Presents `client-cert.pem` of this folder if there is one.
     pub fn without_verification(folder: Option<&Path>, name: &str) -> io::Result<ClientTls> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -111,8 +111,8 @@ impl ClientTls {
     /// `tls-verify-peer`.
     ///
     /// # Errors
-    /// Also for `tls-type=psk`, `tls-type=anon` and `tls-psk-file`, which rustls cannot do, and
-    /// when there is nobody to vouch for the server.
+    /// Also for `tls-type=psk`, `tls-type=anon` and `tls-psk-file`, which rustls does not support,
+    /// and when nothing says which certificates to trust.
     pub fn from_uri(uri: &Uri) -> io::Result<ClientTls> {
         let parameter = |name: &str| {
             let found = uri.parameters.iter().find(|(n, _)| n == name);
@@ -120,7 +120,7 @@ impl ClientTls {
         };
         let kind = parameter("tls-type").unwrap_or("x509");
         if kind != "x509" || parameter("tls-psk-file").is_some() {
-            let text = "pre-shared keys and anonymous TLS are not to be had (rustls has neither): \
+            let text = "pre-shared keys and anonymous TLS are not supported (rustls has neither): \
                         use certificates (tls-certificates=FOLDER)";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
@@ -134,8 +134,8 @@ impl ClientTls {
             (Some("0"), folder) => ClientTls::without_verification(folder, name),
             (_, Some(folder)) => ClientTls::from_certificates(folder, name),
             (_, None) => Err(invalid(
-                "tls-certificates=FOLDER (with ca-cert.pem) has to say who vouches for the server, \
-                 or tls-verify-peer=0 that nobody has to",
+                "tls-certificates=FOLDER (with ca-cert.pem) must say which certificates to trust, or \
+                 tls-verify-peer=0 to trust any server",
             )),
         }
     }
@@ -152,7 +152,7 @@ impl ClientTls {
     }
 }
 
-/// Takes every certificate, but not every signature: whoever shows one must have its key.
+/// Accepts every certificate, but not every signature: its owner must have the key.
 #[derive(Debug)]
 struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
 
@@ -208,7 +208,7 @@ mod server {
     use super::{authorities, identity, invalid, provider};
     use crate::proto::server::TlsPolicy;
 
-    /// How a server proves who it is, and whom it lets in.
+    /// Credentials of a server: its certificate, and the clients that it accepts.
     #[derive(Clone, Debug)]
     pub struct ServerTls {
         config: Arc<ServerConfig>,
@@ -222,8 +222,8 @@ mod server {
             ServerTls { config, policy }
         }
 
-        /// Shows `server-cert.pem` of this folder. With `verify_peer`, clients have to show a
-        /// certificate that `ca-cert.pem` vouches for.
+        /// Presents `server-cert.pem` of this folder. With `verify_peer`, clients must present a
+        /// certificate that is signed by `ca-cert.pem`.
         pub fn from_certificates(
             folder: impl AsRef<Path>,
             verify_peer: bool,

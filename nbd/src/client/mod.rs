@@ -1,14 +1,14 @@
-//! An async NBD client that believes nothing.
+//! An async NBD client that checks everything a server sends.
 //!
 //! [`Builder`] says what to negotiate, [`Negotiation`] is the option phase (for listing, or for
 //! tests of the negotiation itself), [`Client`] is a connection in the transmission phase.
 //!
-//! Everything a server sends is checked by [`crate::proto::client`]; the first violation ends the
-//! connection with a [`ConnectionError`] that says what was wrong. Cookies are never used twice
+//! The checks are those of [`crate::proto::client`]; the first violation ends the connection with a
+//! [`ConnectionError`] that says what was wrong. Cookies are never used twice
 //! within a connection. Each phase has a deadline.
 //!
-//! [`Handle`] is for work: several connections as one disk, any length, connections that are lost are
-//! made again, copies from and to files.
+//! [`Handle`] is for moving data: several connections as one disk, requests of any length, reconnection,
+//! copies from and to files. [`blocking`] is for programs without async.
 
 pub mod blocking;
 mod builder;

@@ -185,7 +185,7 @@ impl QemuNbdServer {
         Ok(self.child.wait().await?)
     }
 
-    /// Waits until it ends by itself, as one does that was told to end with its last client.
+    /// Waits until it ends by itself, as one does that is to end with its last client.
     pub async fn wait(self) -> Result<Output, QemuNbdError> {
         Ok(self.child.wait().await?)
     }

@@ -1,4 +1,4 @@
-//! An export: a backend with a name and what is said about it.
+//! An export: a backend, its name, and what is advertised about it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,7 +25,7 @@ impl Export {
         Export::shared(Arc::new(backend))
     }
 
-    /// An export whose backend the caller keeps a hand on.
+    /// An export that shares its backend with the caller.
     pub fn shared<B: Backend>(backend: Arc<B>) -> Export {
         Export {
             name: String::new(),
@@ -55,8 +55,8 @@ impl Export {
         self
     }
 
-    /// Refuses writes of clients that connect from now on, or takes them. Who is connected was told
-    /// otherwise, and stays served as it was told.
+    /// Refuses, or accepts, writes of clients that connect from now on. For those that are connected
+    /// nothing changes.
     pub fn set_read_only(&self, read_only: bool) {
         self.read_only.store(read_only, Ordering::Relaxed);
     }

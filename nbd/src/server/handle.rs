@@ -139,7 +139,7 @@ impl Server {
     }
 
     /// Ends the server, and waits until what is under way has ended: afterwards no backend is used
-    /// any more. With a fault plan, that a rule never fired, or fired in vain, is an error; what is
+    /// any more. A rule of a fault plan that never fired, or could not act, is an error. What is
     /// returned is the journal.
     pub async fn finish(mut self) -> Result<Report, ServerError> {
         self.shared.over.send_replace(true);

@@ -71,7 +71,7 @@ pub struct Description {
     pub contexts: Vec<String>,
 }
 
-/// What a client is told of an export.
+/// What is advertised of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advertised {
     /// Bytes.
@@ -113,7 +113,7 @@ impl Incoming {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{errno}: {message}")]
 pub struct Failure {
-    /// What the client is told.
+    /// The error number that is sent.
     pub errno: Errno,
     /// Text for people, sent in structured and extended replies.
     pub message: String,
@@ -157,7 +157,7 @@ pub enum Event {
         export: Description,
         /// What was negotiated.
         mode: Mode,
-        /// What the client was told.
+        /// What was advertised.
         advertised: Advertised,
         /// Selected contexts; the id is the position.
         contexts: Vec<String>,

@@ -8,7 +8,7 @@ mod synthetic;
 use std::future::Future;
 use std::pin::Pin;
 
-use bytes::Bytes;
+pub use bytes::Bytes;
 
 use crate::proto::chunk::Extent;
 use crate::proto::client::BlockSizes;
@@ -44,7 +44,7 @@ impl From<std::io::Error> for BackendError {
 ///
 /// ```
 /// use nbd::proto::{CommandFlags, Errno};
-/// use nbd::server::backend::{Backend, BackendError, Piece};
+/// use nbd::server::backend::{Backend, BackendError, Bytes, Piece};
 ///
 /// /// Four KiB of zeroes that cannot be changed.
 /// struct Stone;
@@ -56,7 +56,7 @@ impl From<std::io::Error> for BackendError {
 ///     async fn read(&self, _offset: u64, len: u64) -> Result<Vec<Piece>, BackendError> {
 ///         Ok(vec![Piece::Hole(len)])
 ///     }
-///     async fn write(&self, _: u64, _: bytes::Bytes, _: bool) -> Result<(), BackendError> {
+///     async fn write(&self, _: u64, _: Bytes, _: bool) -> Result<(), BackendError> {
 ///         Err(BackendError::new(Errno::EPERM, "a stone"))
 ///     }
 /// }

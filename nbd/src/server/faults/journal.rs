@@ -40,7 +40,7 @@ pub enum Event {
         mode: Mode,
         /// Which export.
         export: String,
-        /// Its size as the client was told.
+        /// Its size as it was advertised.
         size: u64,
     },
     /// A request was received.
@@ -163,7 +163,7 @@ impl Journal {
         }
     }
 
-    /// No more entries will come: who waits for one is told so.
+    /// No more entries will come: waiting for one fails.
     pub(in crate::server) fn end(&self) {
         self.length.send_replace(None);
     }

@@ -11,7 +11,7 @@ use crate::proto::{Errno, Mode, OptionReply, Request};
 use crate::server::conversation::{Verdict, Write};
 
 impl Faults {
-    /// What a client is told of an export.
+    /// What is advertised of an export.
     pub(in crate::server) fn advertise(&mut self, mut told: Advertised) -> Advertised {
         for firing in self.consult(&Point::Export, Stage::Whole) {
             match firing.action {

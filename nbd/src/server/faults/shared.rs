@@ -19,7 +19,7 @@ pub(in crate::server) struct FaultState {
     pub(in crate::server) triggers: Triggers,
     pub(in crate::server) clock: Clock,
     pub(super) shadow: Option<WriteShadow>,
-    /// Rules that fired in vain, whatever the journal keeps.
+    /// Rules that fired where their action means nothing, whatever the journal keeps.
     inapplicable: Mutex<Vec<String>>,
     /// What the server could not do by itself.
     failures: Mutex<Vec<String>>,

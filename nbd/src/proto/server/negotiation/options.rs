@@ -146,7 +146,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.describe_with(export, |advertised| advertised);
     }
 
-    /// Like [`Server::describe`], with a last word about what the client is told.
+    /// Like [`Server::describe`], with a last word about what is advertised.
     pub fn describe_with(
         &mut self,
         export: Option<Description>,
@@ -208,7 +208,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.advance();
     }
 
-    /// What a client is told of an export in this mode.
+    /// What is advertised of an export in this mode.
     fn advertise(&self, export: &Description) -> Advertised {
         let selected = self.selected.0 == export.name && !self.selected.1.is_empty();
         let mut flags = export.flags;
