@@ -1,5 +1,6 @@
 //! Reading a URI.
 
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
@@ -67,7 +68,7 @@ pub(super) fn authority(text: Option<&str>) -> Result<Authority<'_>, UriError> {
     let (host, port) = if let Some(inner) = rest.strip_prefix('[') {
         let (host, after) = inner.split_once(']').ok_or_else(bad)?;
         let host = decode(host)?;
-        if !host.contains(':') || host.contains(['[', ']']) {
+        if !is_ipv6(&host) {
             return Err(bad());
         }
         match after.strip_prefix(':') {
@@ -88,6 +89,15 @@ pub(super) fn authority(text: Option<&str>) -> Result<Authority<'_>, UriError> {
     };
     let port = port.filter(|port| !port.is_empty());
     Ok((user, (!host.is_empty()).then_some(host), port))
+}
+
+/// An address, with a zone behind a `%` (RFC 6874) if it has one.
+fn is_ipv6(host: &str) -> bool {
+    let (address, zone) = match host.split_once('%') {
+        Some((address, zone)) => (address, Some(zone)),
+        None => (host, None),
+    };
+    address.parse::<Ipv6Addr>().is_ok() && zone.is_none_or(|zone| !zone.is_empty() && plain(zone))
 }
 
 pub(super) fn parse_port<N: FromStr + PartialEq + Default>(text: &str) -> Result<N, UriError> {

@@ -47,6 +47,14 @@ fn the_examples_of_the_specification_mean_what_it_says() {
 }
 
 #[test]
+fn an_ipv6_address_may_have_a_zone() {
+    let uri = Uri::parse("nbd://[fe80::1%25eth0]:1/x").unwrap();
+    let host = "fe80::1%eth0".to_owned();
+    assert_eq!(uri.address, Address::Tcp { host, port: 1 });
+    assert_eq!(uri.to_string(), "nbd://[fe80::1%25eth0]:1/x");
+}
+
+#[test]
 fn what_is_not_understood_is_refused() {
     for text in [
         "",
@@ -59,6 +67,10 @@ fn what_is_not_understood_is_refused() {
         "http://h/",
         "nbd+ssh://h/",
         "nbd+vsock://a/",
+        "nbd://[r=a&=&xp%2Fport:]",
+        "nbd://[h:1]/",
+        "nbd://[::1%25]/",
+        "nbd://[::1%25a%2Fb]/",
         "nbd:///x",
         "nbd://:10809/x",
         "nbd://h:0/",
