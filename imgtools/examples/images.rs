@@ -106,7 +106,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Errors can be asked what they are.
     match img.info(file("nothing")).run().await {
         Err(error) if error.is_not_found() => println!("there is no such image"),
-        other => println!("{other:?}"),
+        Err(error) => return Err(error.into()),
+        Ok(info) => println!("there is one after all: {}", info.filename),
     }
     Ok(())
 }

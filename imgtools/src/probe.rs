@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,6 @@ use crate::image::Secret;
 use crate::img::{Call, Create, ImgError, QemuImg};
 use crate::io::{IoError, QemuIo};
 use crate::process::{Output, block_on};
-use crate::raw;
 use crate::tools::Version;
 
 /// Whether something works.
@@ -82,11 +82,6 @@ impl ImgCapabilities {
         self.formats.contains(format)
     }
 
-    /// Whether it knows quorum, which is left out of some builds.
-    pub fn supports_quorum(&self) -> bool {
-        self.supports("quorum")
-    }
-
     /// Tries everything.
     pub async fn probe(img: &QemuImg) -> Result<ImgCapabilities, ProbeError> {
         Ok(ImgCapabilities {
@@ -116,9 +111,6 @@ pub enum ProbeError {
     /// A file for it could not be made.
     #[error("failed to make a file to probe with")]
     File(#[from] std::io::Error),
-    /// An image for it could not be made.
-    #[error(transparent)]
-    Image(#[from] raw::RawError),
 }
 
 /// The formats and protocols that qemu-img lists.
@@ -154,8 +146,7 @@ impl Trial {
     fn new(img: &QemuImg, size: u64) -> Result<Trial, ProbeError> {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("probe");
-        // Defaults of a run, such as IMGOPTS, are no part of the question.
-        let call = img.without_image_format().create(&file).size(size);
+        let call = img.create(&file).size(size);
         Ok(Trial {
             call,
             file,
@@ -167,7 +158,11 @@ impl Trial {
         let trial = Trial::new(img, 1 << 30)?;
         let secret = Secret::new("probe", "probe-secret")?;
         Ok(Trial {
-            call: trial.call.format("luks").secret(&secret),
+            call: trial
+                .call
+                .format("luks")
+                .secret(&secret)
+                .iter_time(Duration::from_millis(10)),
             ..trial
         })
     }
@@ -207,7 +202,7 @@ fn unmeasured(found: &Support) -> bool {
     found.reason().is_some_and(|why| why.contains(NO_CPU_TIME))
 }
 
-/// Whether LUKS images can be made (H07).
+/// Whether LUKS images can be made.
 ///
 /// This takes QEMU a second or more of CPU, whatever `iter-time` says: it measures how fast the key
 /// derivation is, for one second each time. So ask once for a run, and keep the answer.
@@ -247,7 +242,7 @@ pub fn aio_blocking(io: &QemuIo, mode: &str) -> Result<Support, ProbeError> {
 fn aio_image() -> Result<(tempfile::TempDir, PathBuf), ProbeError> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("probe");
-    raw::create_sparse(&file, 1 << 20)?;
+    std::fs::File::create(&file)?.set_len(1 << 20)?;
     Ok((folder, file))
 }
 

@@ -240,9 +240,9 @@ mod tests {
                 "driver=luks,file.driver=nbd,file.path=/s",
             ),
             (
-                r#"json:{"driver":"quorum","children":[{"driver":"null-co"},"node"]}"#,
+                r#"json:{"children":[{"driver":"null-co"},"node"],"driver":"quorum"}"#,
                 None,
-                "driver=quorum,children.0.driver=null-co,children.1=node",
+                "children.0.driver=null-co,children.1=node,driver=quorum",
             ),
             (
                 "nbd+unix:///a%20b?socket=/tmp/s%2c",

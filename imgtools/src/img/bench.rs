@@ -113,7 +113,7 @@ impl Operation for Bench {
     type Answer = BenchResult;
     const NAME: &'static str = "bench";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.flag("-w", self.write);
         args.maybe("-c", self.count);
         args.maybe("-d", self.depth);

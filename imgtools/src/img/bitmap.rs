@@ -55,9 +55,9 @@ impl Call<Bitmap> {
         self.with(|op| op.granularity = Some(bytes))
     }
 
-    /// The image, and its format, that has the bitmap to be merged; else it is the same image.
-    pub fn source(self, file: impl Into<FileName>, format: Option<&str>) -> Call<Bitmap> {
-        self.with(|op| op.source = Some((file.into(), format.map(str::to_owned))))
+    /// The image with the bitmap to be merged, and its format; without this, it is the same image.
+    pub fn source(self, file: impl Into<FileName>, format: impl Into<String>) -> Call<Bitmap> {
+        self.with(|op| op.source = Some((file.into(), Some(format.into()))))
     }
 }
 
@@ -65,7 +65,7 @@ impl Operation for Bitmap {
     type Answer = Output;
     const NAME: &'static str = "bitmap";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         for action in &self.actions {
             match action {
                 BitmapAction::Add => args.push("--add"),

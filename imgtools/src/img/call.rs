@@ -18,7 +18,7 @@ pub trait Operation: Sized {
     const NAME: &'static str;
 
     /// Adds the arguments of the subcommand.
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError>;
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError>;
 
     /// Whether standard output is given to [`Operation::take`] as it comes, and not kept.
     const PULLS: bool = false;
@@ -108,7 +108,6 @@ impl<Op: Operation> Call<Op> {
             command = command.arg(Op::NAME);
         }
         let mut args = Arguments {
-            img: &self.img,
             command: command.args(&self.flags),
             known: Vec::new(),
         };
@@ -196,14 +195,13 @@ impl<Op: ReportsProgress> Call<Op> {
 
 /// The argument list of a call while it is made.
 #[derive(Debug)]
-pub struct Arguments<'c> {
-    pub(super) img: &'c QemuImg,
+pub struct Arguments {
     command: Command,
     /// The secrets that are known already: the id of an object can be given only once.
     known: Vec<String>,
 }
 
-impl Arguments<'_> {
+impl Arguments {
     fn change(&mut self, change: impl FnOnce(Command) -> Command) {
         let command = std::mem::replace(&mut self.command, Command::new(""));
         self.command = change(command);

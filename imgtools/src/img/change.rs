@@ -34,7 +34,7 @@ impl Operation for Amend {
     type Answer = Output;
     const NAME: &'static str = "amend";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.options(&self.options);
         args.image(&self.image)
     }
@@ -87,7 +87,7 @@ impl Operation for Commit {
     type Answer = Output;
     const NAME: &'static str = "commit";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.image(&self.image)
     }
 
@@ -150,7 +150,7 @@ impl Operation for Rebase {
     type Answer = Output;
     const NAME: &'static str = "rebase";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.backing("-b", &self.backing, "-F");
         args.image(&self.image)
     }
@@ -202,7 +202,7 @@ impl Operation for Resize {
     type Answer = Output;
     const NAME: &'static str = "resize";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.image(&self.image)?;
         // A size that begins with a minus must be the last word, and is then no option.
         args.push(match self.size {
@@ -240,7 +240,7 @@ impl Operation for Snapshot {
     type Answer = Output;
     const NAME: &'static str = "snapshot";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.pair(self.action, &self.name);
         // Before 9.0 this subcommand has no `-f`.
         args.image_without_format_flag(&self.image)
@@ -259,7 +259,7 @@ impl Operation for Raw {
     type Answer = Output;
     const NAME: &'static str = "";
 
-    fn arguments(&self, _args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, _args: &mut Arguments) -> Result<(), NameError> {
         Ok(())
     }
 

@@ -121,7 +121,7 @@ impl Operation for Check {
     type Answer = CheckOutcome;
     const NAME: &'static str = "check";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.push("--output=json");
         match self.repair {
             None => {}

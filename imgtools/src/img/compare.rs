@@ -84,7 +84,7 @@ impl Operation for Compare {
     type Answer = Comparison;
     const NAME: &'static str = "compare";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.flag("-s", self.strict);
         args.flag("-U", self.force_share);
         args.maybe("-T", self.source_cache.as_ref());

@@ -60,9 +60,9 @@ impl Call<Convert> {
         self.with(|op| op.options = std::mem::take(&mut op.options).append(options))
     }
 
-    /// The target's backing file, and its format; only what differs from it is copied.
-    pub fn backing(self, file: impl Into<FileName>, format: Option<&str>) -> Call<Convert> {
-        self.with(|op| op.backing = Some((file.into(), format.map(str::to_owned))))
+    /// The target's backing file and its format; only what differs from it is copied.
+    pub fn backing(self, file: impl Into<FileName>, format: impl Into<String>) -> Call<Convert> {
+        self.with(|op| op.backing = Some((file.into(), Some(format.into()))))
     }
 
     /// Copies an internal snapshot.
@@ -145,7 +145,7 @@ impl Operation for Convert {
     type Answer = Output;
     const NAME: &'static str = "convert";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         // `--image-opts` and `-f` are about all sources.
         let format = self.sources.first().and_then(ImageSpec::known_format);
         let differs = |source: &ImageSpec| source.is_options() || source.known_format() != format;
@@ -236,7 +236,7 @@ impl Operation for Dd {
     type Answer = Output;
     const NAME: &'static str = "dd";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         let operand = |name: &str, value: &OsStr| {
             let mut word = OsString::from(format!("{name}="));
             word.push(value);

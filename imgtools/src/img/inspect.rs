@@ -58,7 +58,7 @@ impl Operation for Info {
     type Answer = ImageInfo;
     const NAME: &'static str = "info";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.push("--output=json");
         args.image(&self.0)
     }
@@ -72,7 +72,7 @@ impl Operation for BackingChain {
     type Answer = Vec<ImageInfo>;
     const NAME: &'static str = "info";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.push("--output=json");
         args.push("--backing-chain");
         args.image(&self.0)
@@ -87,7 +87,7 @@ impl Operation for SnapshotList {
     type Answer = Vec<SnapshotInfo>;
     const NAME: &'static str = "info";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.push("--output=json");
         args.image(&self.0)
     }
@@ -159,7 +159,7 @@ impl Operation for Map {
     type Answer = Vec<MapExtent>;
     const NAME: &'static str = "map";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.push("--output=json");
         args.maybe("--start-offset", self.start);
         args.maybe("--max-length", self.length);
@@ -227,7 +227,7 @@ impl Operation for Measure {
     type Answer = MeasureReport;
     const NAME: &'static str = "measure";
 
-    fn arguments(&self, args: &mut Arguments<'_>) -> Result<(), NameError> {
+    fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.push("--output=json");
         args.maybe("-O", self.format.as_ref());
         args.options(&self.options);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::image::{FileName, ImageSpec, Options, Secret};
+use crate::image::{FileName, ImageSpec, Options};
 use crate::tools::Tool;
 
 /// qemu-img, with the defaults for all its calls. Cheap to clone.
@@ -13,15 +13,6 @@ use crate::tools::Tool;
 pub struct QemuImg {
     pub(super) tool: Arc<Tool>,
     pub(super) deadline: Option<Duration>,
-    pub(super) defaults: Option<Arc<Defaults>>,
-}
-
-/// What is added when an image of the format under test is created.
-#[derive(Debug)]
-pub(super) struct Defaults {
-    pub(super) format: String,
-    pub(super) options: Options,
-    pub(super) secret: Option<Secret>,
 }
 
 impl QemuImg {
@@ -30,7 +21,6 @@ impl QemuImg {
         QemuImg {
             tool: Arc::new(tool),
             deadline: None,
-            defaults: None,
         }
     }
 
@@ -38,32 +28,6 @@ impl QemuImg {
     pub fn deadline(mut self, deadline: Duration) -> QemuImg {
         self.deadline = Some(deadline);
         self
-    }
-
-    /// The format under test: images *created* with it get these options (`IMGOPTS`), before their
-    /// own, and if they are encrypted and bring no secret, this one.
-    pub fn image_format(
-        mut self,
-        format: impl Into<String>,
-        options: impl Into<Options>,
-        secret: Option<&Secret>,
-    ) -> QemuImg {
-        let (format, options, secret) = (format.into(), options.into(), secret.cloned());
-        self.defaults = Some(Arc::new(Defaults {
-            format,
-            options,
-            secret,
-        }));
-        self
-    }
-
-    /// The same without a format under test.
-    #[cfg(feature = "probe")]
-    pub(crate) fn without_image_format(&self) -> QemuImg {
-        QemuImg {
-            defaults: None,
-            ..self.clone()
-        }
     }
 
     /// The program.
@@ -110,7 +74,7 @@ impl QemuImg {
         Call::new(self, Convert::new(source.into(), target.into()))
     }
 
-    /// `create`: makes a new image of the format that is given, else of the one under test, else raw.
+    /// `create`: makes a new image of the format that is given, else raw.
     pub fn create(&self, file: impl Into<FileName>) -> Call<Create> {
         Call::new(self, Create::new(file.into()))
     }

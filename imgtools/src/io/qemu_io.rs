@@ -12,7 +12,7 @@ use crate::image::{ImageSpec, NameError, add_secret};
 use crate::process::{Command, Output, block_on};
 use crate::tools::Tool;
 
-/// What qemu-io is given where a call says nothing else: the dimensions of a test run.
+/// What qemu-io is given where a call says nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IoDefaults {
     /// The format.
@@ -23,25 +23,6 @@ pub struct IoDefaults {
     pub aio: Option<String>,
     /// Whether buffers are misaligned on purpose.
     pub misalign: bool,
-}
-
-impl IoDefaults {
-    /// From our environment: `IMGFMT`, `CACHEMODE`, `AIOMODE` as in QEMU's own iotests, and
-    /// `MISALIGN` set to anything but nothing.
-    pub fn from_env() -> IoDefaults {
-        IoDefaults::from_vars(|name| std::env::var(name).ok())
-    }
-
-    /// From the variables that this function knows.
-    pub fn from_vars(get: impl Fn(&str) -> Option<String>) -> IoDefaults {
-        let get = |name| get(name).filter(|value| !value.is_empty());
-        IoDefaults {
-            format: get("IMGFMT"),
-            cache: get("CACHEMODE"),
-            aio: get("AIOMODE"),
-            misalign: get("MISALIGN").is_some(),
-        }
-    }
 }
 
 /// qemu-io, with the defaults for all its calls. Cheap to clone.
@@ -335,7 +316,7 @@ mod tests {
         open.process().unwrap().command_line().to_string()
     }
 
-    /// H05: the format is that of the call or of the environment, never both.
+    /// H05: the format is that of the call or the default one, never both.
     #[test]
     fn h05_the_format_is_that_of_the_call_else_the_default_and_never_both() {
         let plain = QemuIo::new(Tool::new(ToolKind::Io, "qemu-io"));
@@ -389,28 +370,5 @@ mod tests {
             shown(&open).replace(secret.path().to_str().unwrap(), "FILE"),
             expected
         );
-    }
-
-    #[test]
-    fn defaults_come_from_the_variables_of_a_run() {
-        let vars = [
-            ("IMGFMT", "qed"),
-            ("CACHEMODE", "none"),
-            ("AIOMODE", ""),
-            ("MISALIGN", "1"),
-        ];
-        let get = |name: &str| {
-            vars.iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| value.to_string())
-        };
-        let expected = IoDefaults {
-            format: Some("qed".to_owned()),
-            cache: Some("none".to_owned()),
-            aio: None,
-            misalign: true,
-        };
-        assert_eq!(IoDefaults::from_vars(get), expected);
-        assert_eq!(IoDefaults::from_vars(|_| None), IoDefaults::default());
     }
 }

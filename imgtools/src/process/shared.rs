@@ -440,3 +440,26 @@ impl Shared {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::block_on::block_on;
+
+    /// No test can have the kernel hang.
+    #[test]
+    fn a_process_that_does_not_go_away_is_told_to_who_waits() {
+        let mut command = CommandLine::default();
+        command.push_word("tool".as_ref());
+        let convention = Convention::Direct;
+        let shared = Shared::new(command, convention, true, 0, None, false, None).unwrap();
+        shared.finish(End::Stuck);
+        let outcome = block_on(shared.wait(|state| shared.outcome(state)));
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, ProcessError::Unkillable { .. }), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "failed to kill `tool`: it does not leave the kernel"
+        );
+    }
+}

@@ -1,4 +1,4 @@
-//! Raw images and plain files: sector markers, patterns, holes. So that a case needs no scripts.
+//! Raw images and plain files: patterns and holes.
 //!
 //! Offsets and lengths are in bytes. The functions block for as long as the file system does; they are
 //! meant for images of megabytes.
@@ -6,10 +6,7 @@
 mod file;
 mod sparse;
 
-pub use file::{
-    SECTOR, Wrong, create_filled, create_marked, fill, first_difference, marker, verify_fill,
-    verify_marked,
-};
+pub use file::{SECTOR, Wrong, fill, verify_fill};
 pub use sparse::{Extent, allocated, create_sparse, extents, punch_hole};
 
 use std::io;

@@ -88,7 +88,7 @@ pub fn punch_hole(path: impl AsRef<Path>, range: Range<u64>) -> Result<(), RawEr
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{create_filled, fill, verify_fill};
+    use super::super::{fill, verify_fill};
     use super::*;
 
     const BLOCK: u64 = 64 * 1024;
@@ -119,7 +119,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let (punched, written) = (folder.path().join("punched"), folder.path().join("written"));
             let size = blocks.len() as u64 * BLOCK;
-            create_filled(&punched, size, 1).unwrap();
+            create_sparse(&punched, size).unwrap();
+            fill(&punched, 0..size, 1).unwrap();
             create_sparse(&written, size).unwrap();
             let mut expected: Vec<Extent> = Vec::new();
             for (index, data) in blocks.iter().enumerate() {

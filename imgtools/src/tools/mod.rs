@@ -1,4 +1,4 @@
-//! Finding QEMU's programs, once for the whole harness.
+//! Finding QEMU's programs.
 //!
 //! ```no_run
 //! use imgtools::tools::{Finder, ToolKind};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::Version;
 use crate::process::Command;
 
-/// The programs of QEMU that the harness knows.
+/// A program of QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -70,7 +70,7 @@ impl ToolKind {
 
     /// What stands before the version in the first line that `--version` prints. (`qemu-io` and
     /// `qemu-nbd` have there the name by which they were started.)
-    pub fn banner_name(self) -> &'static str {
+    pub(super) fn banner_name(self) -> &'static str {
         match self {
             ToolKind::Img => "qemu-img version",
             ToolKind::Io => "qemu-io version",

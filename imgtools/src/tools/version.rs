@@ -30,7 +30,7 @@ impl Version {
     ///
     /// The line is `qemu-img version 7.2.22 (…)`; `qemu-nbd 7.2.22 (…)`, where the name may have a
     /// path; `QEMU emulator version 7.2.22` for qemu-system.
-    pub fn from_banner(banner: &str, names: &[&str]) -> Option<Version> {
+    pub(super) fn from_banner(banner: &str, names: &[&str]) -> Option<Version> {
         let line = banner.lines().next()?;
         // The path may have the name in it as well.
         let version_behind = |name: &str| {

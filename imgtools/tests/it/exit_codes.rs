@@ -5,7 +5,6 @@ use imgtools::img::{CheckVerdict, ComparePhase, Comparison, Difference, ImgError
 use imgtools::io::{IoCommand, IoError};
 use imgtools::process::{ProcessError, Status};
 use imgtools::qcow2;
-use imgtools::raw;
 
 use crate::support::{Folder, Tools, all_tools};
 
@@ -631,20 +630,5 @@ fn valgrind_s_99_is_an_error_of_both_tools_whatever_status_was_expected() {
             matches!(error, IoError::Process(ProcessError::Valgrind(_))),
             "{error}"
         );
-    });
-}
-
-#[test]
-fn a_raw_image_with_sector_markers_is_verified_by_qemu_io_too() {
-    on_all(|tools, folder| {
-        let path = folder.path("a");
-        raw::create_marked(&path, 64 * 512).unwrap();
-        // Each sector holds its own number; the sum of one is enough here.
-        let output = tools
-            .io
-            .open(ImageSpec::file(&path).format("raw"))
-            .command("read -v 512 8");
-        let text = output.run_blocking().unwrap().stdout_text().into_owned();
-        assert!(text.starts_with("00000200:  "), "{text}");
     });
 }

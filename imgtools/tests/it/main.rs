@@ -2,6 +2,7 @@
 
 mod cut;
 mod documents;
+mod errors;
 mod exit_codes;
 mod kinds;
 mod names;

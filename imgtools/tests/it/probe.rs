@@ -26,7 +26,7 @@ fn the_capabilities_of_real_tools_are_found() {
         assert!(!found.supports("Supported") && !found.supports("See"));
         assert_eq!(found.version, Some(tools.version()));
         assert_eq!((&found.luks, &found.zstd), (&Support::Yes, &Support::Yes));
-        assert!(found.supports_quorum());
+        assert!(found.supports("quorum"));
         let stored = serde_json::to_string(&found).unwrap();
         assert_eq!(
             serde_json::from_str::<ImgCapabilities>(&stored).unwrap(),

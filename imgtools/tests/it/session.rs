@@ -433,30 +433,22 @@ fn h04_a_session_that_does_not_start_reports_everything() {
 }
 
 #[test]
-fn a_crash_is_reported_within_100_ms_with_its_status() {
+fn a_crash_is_reported_with_its_status() {
     for tools in all_tools() {
         for (command, signal) in [(IoCommand::abort(), 6), (IoCommand::sigraise(9), 9)] {
-            // The best of many: others use this machine as well.
-            let times = (0..10).map(|_| {
-                let folder = Folder::new();
-                let mut session = open(&tools, &folder).session_blocking().unwrap();
-                session.run_blocking("read 0 512").unwrap();
-                let before = Instant::now();
-                let error = session.run_blocking(&command).unwrap_err();
-                let time = before.elapsed();
-                let IoError::Died { reply, output } = &error else {
-                    panic!("{error}")
-                };
-                assert_eq!(output.status.signal(), Some(signal));
-                assert_eq!(reply.command, command.to_string());
-                // The session is over, and says so for each command.
-                let error = session.run_blocking("length").unwrap_err();
-                assert!(matches!(error, IoError::Died { .. }), "{error}");
-                assert!(session.quit_blocking().is_err());
-                time
-            });
-            let best = times.min().unwrap();
-            assert!(best < Duration::from_millis(100), "{best:?}");
+            let folder = Folder::new();
+            let mut session = open(&tools, &folder).session_blocking().unwrap();
+            session.run_blocking("read 0 512").unwrap();
+            let error = session.run_blocking(&command).unwrap_err();
+            let IoError::Died { reply, output } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!(output.status.signal(), Some(signal));
+            assert_eq!(reply.command, command.to_string());
+            // The session is over, and says so for each command.
+            let error = session.run_blocking("length").unwrap_err();
+            assert!(matches!(error, IoError::Died { .. }), "{error}");
+            assert!(session.quit_blocking().is_err());
         }
     }
 }
@@ -731,28 +723,4 @@ fn a_prompt_is_learned_from_the_binary_if_it_is_not_the_file_s_name() {
     assert_eq!(session.prompt(), "other name> ");
     assert_eq!(session.run_blocking("1").unwrap().stdout, "got 1\n");
     assert_eq!(session.run_blocking("2").unwrap().stdout, "got 2\n");
-}
-
-#[test]
-fn the_overhead_of_a_command_is_small() {
-    for tools in all_tools() {
-        let folder = Folder::new();
-        let mut session = open(&tools, &folder).session_blocking().unwrap();
-        let median = |_| {
-            let mut times: Vec<Duration> = (0..50)
-                .map(|_| {
-                    let before = Instant::now();
-                    session.run_blocking("length").unwrap();
-                    before.elapsed()
-                })
-                .collect();
-            times.sort();
-            times[25]
-        };
-        // The best of many: others use this machine as well.
-        let best = (0..10).map(median).min().unwrap();
-        println!("QEMU {}: median {best:?}", tools.version());
-        // A hang or a poll would show; the exact time is for the benchmark.
-        assert!(best < Duration::from_millis(20));
-    }
 }
