@@ -136,10 +136,10 @@ pub use net::*;
 mod pci;
 #[cfg(feature = "types-system")]
 pub use pci::*;
-#[cfg(feature = "types-system")]
+#[cfg(feature = "types-block")]
 #[path = "qdev.rs"]
 mod qdev;
-#[cfg(feature = "types-system")]
+#[cfg(feature = "types-block")]
 pub use qdev::*;
 #[cfg(feature = "types-block")]
 #[path = "qom.rs"]
@@ -161,10 +161,10 @@ pub use replay::*;
 mod rocker;
 #[cfg(feature = "types-system")]
 pub use rocker::*;
-#[cfg(feature = "types-system")]
+#[cfg(feature = "types-block")]
 #[path = "run_state.rs"]
 mod run_state;
-#[cfg(feature = "types-system")]
+#[cfg(feature = "types-block")]
 pub use run_state::*;
 #[cfg(feature = "types-block")]
 #[path = "sockets.rs"]
@@ -206,10 +206,10 @@ pub use vfio::*;
 mod virtio;
 #[cfg(feature = "types-system")]
 pub use virtio::*;
-#[cfg(feature = "types-system")]
+#[cfg(feature = "types-migration")]
 #[path = "yank.rs"]
 mod yank;
-#[cfg(feature = "types-system")]
+#[cfg(feature = "types-migration")]
 pub use yank::*;
 
 use crate::types::prelude::*;
@@ -324,52 +324,52 @@ pub enum TypedEvent {
     #[cfg(feature = "types-system")]
     NetdevVhostUserDisconnected(Box<NetdevVhostUserDisconnected>),
     /// `DEVICE_DELETED`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     DeviceDeleted(Box<DeviceDeleted>),
     /// `DEVICE_UNPLUG_GUEST_ERROR`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     DeviceUnplugGuestError(Box<DeviceUnplugGuestError>),
     /// `RDMA_GID_STATUS_CHANGED`
     #[cfg(feature = "types-system")]
     RdmaGidStatusChanged(Box<RdmaGidStatusChanged>),
     /// `SHUTDOWN`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     Shutdown(Box<Shutdown>),
     /// `POWERDOWN`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     Powerdown(Box<Powerdown>),
     /// `RESET`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     Reset(Box<Reset>),
     /// `STOP`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     StopEvent(Box<StopEvent>),
     /// `RESUME`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     Resume(Box<Resume>),
     /// `SUSPEND`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     Suspend(Box<Suspend>),
     /// `SUSPEND_DISK`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     SuspendDisk(Box<SuspendDisk>),
     /// `WAKEUP`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     Wakeup(Box<Wakeup>),
     /// `WATCHDOG`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     Watchdog(Box<Watchdog>),
     /// `GUEST_PANICKED`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     GuestPanicked(Box<GuestPanicked>),
     /// `GUEST_CRASHLOADED`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     GuestCrashloaded(Box<GuestCrashloaded>),
     /// `MEMORY_FAILURE`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     MemoryFailure(Box<MemoryFailure>),
     /// `GUEST_PVSHUTDOWN`
-    #[cfg(feature = "types-system")]
+    #[cfg(feature = "types-block")]
     GuestPvshutdown(Box<GuestPvshutdown>),
     /// `SPICE_CONNECTED`
     #[cfg(feature = "types-system")]
@@ -508,9 +508,9 @@ impl TypedEvent {
             "NETDEV_VHOST_USER_DISCONNECTED" => {
                 data(event).map(|data| Self::NetdevVhostUserDisconnected(Box::new(data)))
             }
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "DEVICE_DELETED" => data(event).map(|data| Self::DeviceDeleted(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "DEVICE_UNPLUG_GUEST_ERROR" => {
                 data(event).map(|data| Self::DeviceUnplugGuestError(Box::new(data)))
             }
@@ -518,31 +518,31 @@ impl TypedEvent {
             "RDMA_GID_STATUS_CHANGED" => {
                 data(event).map(|data| Self::RdmaGidStatusChanged(Box::new(data)))
             }
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "SHUTDOWN" => data(event).map(|data| Self::Shutdown(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "POWERDOWN" => data(event).map(|data| Self::Powerdown(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "RESET" => data(event).map(|data| Self::Reset(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "STOP" => data(event).map(|data| Self::StopEvent(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "RESUME" => data(event).map(|data| Self::Resume(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "SUSPEND" => data(event).map(|data| Self::Suspend(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "SUSPEND_DISK" => data(event).map(|data| Self::SuspendDisk(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "WAKEUP" => data(event).map(|data| Self::Wakeup(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "WATCHDOG" => data(event).map(|data| Self::Watchdog(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "GUEST_PANICKED" => data(event).map(|data| Self::GuestPanicked(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "GUEST_CRASHLOADED" => data(event).map(|data| Self::GuestCrashloaded(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "MEMORY_FAILURE" => data(event).map(|data| Self::MemoryFailure(Box::new(data))),
-            #[cfg(feature = "types-system")]
+            #[cfg(feature = "types-block")]
             "GUEST_PVSHUTDOWN" => data(event).map(|data| Self::GuestPvshutdown(Box::new(data))),
             #[cfg(feature = "types-system")]
             "SPICE_CONNECTED" => data(event).map(|data| Self::SpiceConnected(Box::new(data))),

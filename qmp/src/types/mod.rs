@@ -34,7 +34,7 @@
 //! | feature | brings |
 //! |---|---|
 //! | `types-job`, a part of all others and of `client` | jobs |
-//! | `types-block` | block nodes, block jobs, exports, bitmaps, transactions, objects, the monitor itself |
+//! | `types-block` | block nodes, block jobs, exports, bitmaps, transactions, objects, hot-plug, run states, the monitor itself |
 //! | `types-migration` | migration |
 //! | `types-system` | everything else: the machine and its devices, network, character devices, displays |
 

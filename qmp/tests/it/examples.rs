@@ -9,8 +9,12 @@ use crate::qemu;
 mod blocking;
 #[path = "../../examples/connect_and_query.rs"]
 mod connect_and_query;
+#[path = "../../examples/guest_devices.rs"]
+mod guest_devices;
 #[path = "../../examples/guest_exec.rs"]
 mod guest_exec;
+#[path = "../../examples/migrate.rs"]
+mod migrate;
 #[path = "../../examples/mirror.rs"]
 mod mirror;
 #[path = "../../examples/mock_monitor.rs"]
@@ -39,9 +43,12 @@ fn the_example_without_async_runs_with_every_storage_daemon() {
 }
 
 #[tokio::test]
-async fn the_descriptor_example_runs_with_every_emulator() {
+async fn the_examples_run_with_every_emulator() {
     for program in qemu::all("qemu-system-x86_64") {
-        pass_fd::run(program.path()).await.unwrap();
+        let program = program.path();
+        pass_fd::run(program).await.unwrap();
+        migrate::run(program).await.unwrap();
+        guest_devices::run(program).await.unwrap();
     }
 }
 

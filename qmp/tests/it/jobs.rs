@@ -46,6 +46,14 @@ async fn a_job_is_followed_although_all_its_events_are_lost() {
     let (client, _control) =
         connect(job_monitor(&["created", "running", "running", "ready"])).await;
     client.job("j").wait_ready().await.unwrap();
+    let (client, _control) = connect(job_monitor(&["running", "pending"])).await;
+    client.job("j").wait_pending().await.unwrap();
+    let (client, _control) = connect(job_monitor(&["ready", "failed"])).await;
+    let error = client.job("j").wait_pending().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "failed to see job j pending: it failed: disk full"
+    );
     let (client, _control) = connect(job_monitor(&["running", "failed"])).await;
     let end = client.job("j").wait_end().await.unwrap();
     assert_eq!(end, JobOutcome::Failed("disk full".into()));

@@ -10,6 +10,7 @@ mod facts_check;
 mod fuzz;
 mod jobs;
 mod leaks;
+mod mock;
 mod own_event;
 mod peer;
 mod qemu;

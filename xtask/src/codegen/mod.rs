@@ -31,7 +31,9 @@ const AREAS: &[(&str, &[&str])] = &[
             "common",
             "crypto",
             "cryptodev",
+            "qdev",
             "qom",
+            "run-state",
             "sockets",
             "transaction",
             "control",
@@ -39,7 +41,7 @@ const AREAS: &[(&str, &[&str])] = &[
             "misc",
         ],
     ),
-    ("types-migration", &["migration"]),
+    ("types-migration", &["migration", "yank"]),
 ];
 
 const REST: &str = "types-system";

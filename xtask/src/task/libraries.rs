@@ -33,15 +33,19 @@ const fn example(
 
 const DAEMON: &[&str] = &["qemu-storage-daemon"];
 
-const EXAMPLES: [Example; 10] = [
+const EMULATOR: &[&str] = &["qemu-system-x86_64"];
+
+const EXAMPLES: [Example; 12] = [
     example("qmp", "connect_and_query", DAEMON),
     example("qmp", "mirror", DAEMON),
     example("qmp", "blocking", DAEMON),
     example("qmp", "pass_fd", DAEMON),
     example("qmp", "replay_transcript", DAEMON),
+    example("qmp", "migrate", EMULATOR),
+    example("qmp", "guest_devices", EMULATOR),
     example("qmp", "mock_monitor", &[]),
     example("imgtools", "images", &["qemu-img", "qemu-io"]),
-    example("machine", "lifecycle", &["qemu-system-x86_64"]),
+    example("machine", "lifecycle", EMULATOR),
     example("machine", "supervisor", DAEMON),
     example("nbd", "both_sides", &[]),
 ];
