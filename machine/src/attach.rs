@@ -1,8 +1,7 @@
 //! Machines that outlive the program that launched them.
 
-use crate::builder::{Builder, Kind};
+use crate::cause::chain;
 use crate::deadlines::Deadlines;
-use crate::error::{LaunchError, chain};
 use crate::socket;
 use imgtools::process::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -14,16 +13,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
-
-/// A process that was launched to outlive its launcher: what has to be remembered of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Detached {
-    /// The process.
-    pub pid: u32,
-    /// Where its monitor listens, for [`Attached::connect`].
-    pub monitor: PathBuf,
-}
 
 /// Why a running process could not be attached to.
 #[derive(Debug, thiserror::Error)]
@@ -88,21 +77,6 @@ pub struct Attached {
     process: Process,
     qmp: qmp::Client,
     deadlines: Deadlines,
-}
-
-impl<K: Kind> Builder<K> {
-    /// Starts the process so that it outlives this program (`-daemonize`), with its monitor at
-    /// this path, and waits until it is ready. The path is removed by QEMU at its end, if that is
-    /// an orderly one; it has to fit a socket address, for later clients.
-    ///
-    /// What the builder says of wrappers, consoles, qtest and drops does not hold for such a
-    /// process; what it prints after its start is lost.
-    ///
-    /// # Errors
-    /// See [`LaunchError`].
-    pub async fn launch_detached(&self, monitor: &Path) -> Result<Detached, LaunchError> {
-        crate::launch::launch_detached(self, monitor).await
-    }
 }
 
 impl Attached {

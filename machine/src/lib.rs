@@ -45,6 +45,7 @@ pub mod accel;
 pub mod args;
 mod attach;
 mod builder;
+mod cause;
 mod console;
 mod deadlines;
 pub mod diagnose;
@@ -57,19 +58,23 @@ mod launch;
 mod machine;
 #[cfg(test)]
 mod messages;
+#[cfg(test)]
+mod order;
 pub mod probe;
+mod program;
 pub mod qtest;
 mod wrapper;
 
 pub use qmp::socket;
 pub use {imgtools, qmp};
 
-pub use attach::{AttachError, Attached, Detached, DetachedEndError};
+pub use attach::{AttachError, Attached, DetachedEndError};
 pub use builder::{Builder, Kind, Monitor, Qemu, StorageDaemon};
 pub use console::{Console, ConsoleError, Mark};
 pub use deadlines::Deadlines;
 pub use end::{DropReport, EndError, Exit, Expected, Stage, StageOutcome, StageRecord};
 pub use error::{BuildError, LaunchError, StartFailure};
 pub use guest::{Migration, MigrationError, Progress, SnapshotAction, SnapshotError, UnplugError};
+pub use launch::Detached;
 pub use machine::Machine;
 pub use wrapper::Wrapper;

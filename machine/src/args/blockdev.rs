@@ -1,7 +1,9 @@
 //! Block nodes as JSON, for `-blockdev`, `--blockdev` and `blockdev-add` alike.
 
+use super::object;
 use super::path::{PathError, utf8};
 use imgtools::image::Options;
+use qmp::types::BlockdevOptions;
 use serde_json::{Map, Value};
 use std::fmt;
 use std::path::Path;
@@ -88,6 +90,15 @@ impl Blockdev {
         flatten(&self.to_value())
             .into_iter()
             .fold(Options::new(), |o, (k, v)| o.set(&k, v))
+    }
+}
+
+/// What `blockdev-add` takes, for the command line.
+impl From<&BlockdevOptions> for Blockdev {
+    fn from(options: &BlockdevOptions) -> Self {
+        Self {
+            options: object(options),
+        }
     }
 }
 

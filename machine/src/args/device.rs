@@ -1,7 +1,8 @@
 //! Guest devices (`-device`, and the arguments of `device_add`).
 
-use super::flatten;
+use super::{flatten, object};
 use imgtools::image::Options;
+use qmp::types::DeviceAdd;
 use serde_json::{Map, Value};
 use std::fmt;
 
@@ -49,6 +50,33 @@ impl Device {
         all.insert("driver".to_owned(), Value::String(self.driver.clone()));
         all.extend(self.properties.clone());
         Value::Object(all)
+    }
+}
+
+/// For plugging it into a running guest.
+impl From<&Device> for DeviceAdd {
+    fn from(device: &Device) -> Self {
+        let add = DeviceAdd::new(&*device.driver);
+        let properties = device.properties.clone().into_iter();
+        properties.fold(add, |add, (key, value)| add.set(key, value))
+    }
+}
+
+impl From<Device> for DeviceAdd {
+    fn from(device: Device) -> Self {
+        Self::from(&device)
+    }
+}
+
+/// For the command line.
+impl From<&DeviceAdd> for Device {
+    fn from(add: &DeviceAdd) -> Self {
+        let mut properties = object(add);
+        properties.remove("driver");
+        Self {
+            driver: add.driver.clone(),
+            properties,
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a storage daemon serves: its NBD server and its exports.
 
-use super::flatten;
+use super::{flatten, object};
 use imgtools::image::Options;
+use qmp::types::BlockExportOptions;
 use serde_json::{Map, Value};
 use std::ffi::OsStr;
 use std::fmt;
@@ -107,6 +108,15 @@ impl Export {
     #[must_use]
     pub fn to_value(&self) -> Value {
         Value::Object(self.options.clone())
+    }
+}
+
+/// What `block-export-add` takes, for the command line.
+impl From<&BlockExportOptions> for Export {
+    fn from(options: &BlockExportOptions) -> Self {
+        Self {
+            options: object(options),
+        }
     }
 }
 

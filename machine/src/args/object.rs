@@ -1,5 +1,7 @@
 //! User-creatable objects (`-object`, `--object`, and the arguments of `object-add`).
 
+use super::object;
+use qmp::types::ObjectOptions;
 use serde_json::{Map, Value};
 use std::fmt;
 
@@ -44,6 +46,15 @@ impl Object {
     #[must_use]
     pub fn to_value(&self) -> Value {
         Value::Object(self.properties.clone())
+    }
+}
+
+/// What `object-add` takes, for the command line.
+impl From<&ObjectOptions> for Object {
+    fn from(options: &ObjectOptions) -> Self {
+        Self {
+            properties: object(options),
+        }
     }
 }
 

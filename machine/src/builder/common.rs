@@ -5,7 +5,7 @@ use crate::builder::Monitor;
 use crate::deadlines::Deadlines;
 use crate::end::{DropReport, Expected};
 use crate::error::BuildError;
-use crate::probe::Program;
+use crate::program::Program;
 use crate::socket::{self, ShortPath};
 use crate::wrapper::Wrapper;
 use imgtools::tools::Tool;
@@ -339,15 +339,5 @@ impl<K: Kind> Builder<K> {
     pub fn on_drop(mut self, hook: impl Fn(&DropReport) + Send + Sync + 'static) -> Self {
         self.common.on_drop = Some(DropHook(Arc::new(hook)));
         self
-    }
-
-    /// Starts the process and waits until its monitor has been negotiated.
-    ///
-    /// Dropping the future kills what was started.
-    ///
-    /// # Errors
-    /// See [`LaunchError`](crate::LaunchError).
-    pub async fn launch(&self) -> Result<crate::Machine, crate::LaunchError> {
-        crate::launch::launch(self).await
     }
 }

@@ -3,7 +3,7 @@
 use super::common::{Builder, Common, Kind, Specific};
 use crate::accel::{Accel, Mode, Plan, idle_rom};
 use crate::args::{Device, Drive, Incoming, Netdev};
-use crate::probe::Program;
+use crate::program::Program;
 use imgtools::image::Options;
 use imgtools::tools::Tool;
 use std::ffi::OsString;

@@ -2,7 +2,7 @@
 
 use super::common::{Builder, Common, Kind, Specific};
 use crate::args::{Export, NbdServer};
-use crate::probe::Program;
+use crate::program::Program;
 use imgtools::tools::Tool;
 use std::ffi::OsString;
 

@@ -2,8 +2,8 @@
 
 use super::report::{Backtrace, Diagnosis, QmpFact, SILENT};
 use super::{backtrace, procfs};
+use crate::cause::chain;
 use crate::deadlines::Deadlines;
-use crate::error::chain;
 use imgtools::process::Child;
 use serde_json::Value;
 use std::sync::Arc;

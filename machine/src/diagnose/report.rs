@@ -84,7 +84,7 @@ impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "diagnosis of {} (pid {}, took {:?})",
+            "diagnosis of {} (pid {}, took {:.1?})",
             self.name, self.pid, self.took
         )?;
         writeln!(f, "  command: {}", self.command)?;

@@ -73,13 +73,13 @@ impl fmt::Display for StageRecord {
         match (&self.outcome, self.stage) {
             (StageOutcome::HadEnded, Stage::Wait) => f.write_str("it had ended by itself"),
             (StageOutcome::HadEnded, _) => write!(f, "it had ended before {stage}"),
-            (StageOutcome::Ended, Stage::Wait) => write!(f, "it ended by itself after {took:?}"),
-            (StageOutcome::Ended, _) => write!(f, "{stage} ended it after {took:?}"),
+            (StageOutcome::Ended, Stage::Wait) => write!(f, "it ended by itself after {took:.1?}"),
+            (StageOutcome::Ended, _) => write!(f, "{stage} ended it after {took:.1?}"),
             (StageOutcome::TimedOut, Stage::Wait) => {
                 write!(f, "it did not end by itself within {budget:?}")
             }
             (StageOutcome::TimedOut, _) => write!(f, "{stage} did not end it within {budget:?}"),
-            (StageOutcome::Failed(why), _) => write!(f, "{stage} failed after {took:?}: {why}"),
+            (StageOutcome::Failed(why), _) => write!(f, "{stage} failed after {took:.1?}: {why}"),
         }
     }
 }
@@ -191,16 +191,16 @@ impl EndError {
 }
 
 /// What an end is measured by.
-pub(super) struct Judgement {
-    pub(super) expected: Expected,
+pub(crate) struct Judgement {
+    pub(crate) expected: Expected,
     /// Whether it did not end as it was asked to.
-    pub(super) escalated: bool,
+    pub(crate) escalated: bool,
     /// Whether what it printed can make a good end a bad one.
-    pub(super) findings_count: bool,
+    pub(crate) findings_count: bool,
 }
 
 impl Judgement {
-    pub(super) fn of(self, exit: Exit) -> Result<Exit, EndError> {
+    pub(crate) fn of(self, exit: Exit) -> Result<Exit, EndError> {
         let exit = Box::new(exit);
         let accepted = self.expected.accepts(exit.status());
         // The assertion of an abort that was expected was expected as well.

@@ -3,7 +3,7 @@
 
 mod exit;
 mod expected;
-mod steps;
 
+pub(crate) use exit::Judgement;
 pub use exit::{DropReport, EndError, Exit, Stage, StageOutcome, StageRecord};
 pub use expected::Expected;

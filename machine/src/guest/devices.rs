@@ -1,9 +1,8 @@
 //! Hot-plug.
 
-use crate::args::Device;
 use crate::machine::Machine;
+use qmp::types::{DeviceAdd, DeviceDel, DeviceDeleted, DeviceUnplugGuestError, EventData as _};
 use qmp::{Matcher, RecvError};
-use serde_json::json;
 use std::time::Duration;
 
 /// Why a device was not unplugged.
@@ -51,13 +50,13 @@ pub enum UnplugError {
 }
 
 impl Machine {
-    /// Plugs a device into the running guest (`device_add`). Give it an id to unplug it by.
+    /// Plugs a device into the running guest (`device_add`): a [`Device`](crate::args::Device), or
+    /// what QMP has for it. Give it an id to unplug it by.
     ///
     /// # Errors
     /// As the command.
-    pub async fn plug(&self, device: &Device) -> Result<(), qmp::Error> {
-        let added = self.qmp().execute("device_add", device.to_value()).await;
-        added.map(drop)
+    pub async fn plug(&self, device: impl Into<DeviceAdd>) -> Result<(), qmp::Error> {
+        self.qmp().call(device.into()).await.map(drop)
     }
 
     /// Unplugs a device (`device_del`) and waits until it is gone: most buses ask the guest, whose
@@ -66,21 +65,21 @@ impl Machine {
     /// # Errors
     /// See [`UnplugError`].
     pub async fn unplug(&self, id: &str, limit: Duration) -> Result<(), UnplugError> {
-        let names = ["DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"];
+        let names = [DeviceDeleted::NAME, DeviceUnplugGuestError::NAME];
         // Events of the devices behind it come as well, with a path alone.
         let own = id.to_owned();
         let mine = Matcher::one_of(names).when(move |event| event.text("device") == Some(&own));
         let mut events = self.qmp().subscribe(mine);
         let (name, id) = (|| self.name().to_owned(), || id.to_owned());
         let deleted = async {
-            let asked = self.qmp().execute("device_del", json!({ "id": id() }));
+            let asked = self.qmp().call(DeviceDel::new(id()));
             asked.await.map_err(|source| UnplugError::Qmp {
                 name: name(),
                 id: id(),
                 source: Box::new(source),
             })?;
             match events.recv().await {
-                Ok(event) if event.name == "DEVICE_DELETED" => Ok(()),
+                Ok(event) if event.name == DeviceDeleted::NAME => Ok(()),
                 Ok(_) => Err(UnplugError::Refused {
                     name: name(),
                     id: id(),

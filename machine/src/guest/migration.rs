@@ -1,8 +1,13 @@
 //! Live migration.
 
 use crate::machine::Machine;
-use qmp::{EventStream, Matcher, RecvError};
-use serde_json::{Value, json};
+use qmp::types::{
+    EventData as _, Migrate, MigrateCancel, MigrateIncoming, MigrateSetCapabilities,
+    MigrateStartPostcopy, Migration as MigrationEvent, MigrationCapability,
+    MigrationCapabilityStatus, MigrationInfo, MigrationStatus, QueryMigrate, QueryStatus,
+    QueryYank, RunState, YankInstance,
+};
+use qmp::{Command, EventStream, RecvError};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
@@ -54,8 +59,8 @@ pub enum MigrationError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// `MigrationStatus`: `setup`, `active`, `postcopy-active`, `completed`, …
-    pub status: String,
+    /// What it is doing; [`MigrationStatus::None`] where there is none.
+    pub status: MigrationStatus,
     /// Bytes of guest memory sent so far.
     pub transferred: u64,
     /// Bytes of guest memory still to be sent, which grows when the guest writes.
@@ -80,14 +85,12 @@ impl Machine {
     /// # Errors
     /// [`MigrationError::Qmp`], if it does not begin.
     pub async fn migrate(&self, uri: &str) -> Result<Migration<'_>, MigrationError> {
-        self.ask(
-            "enable the migration events",
-            "migrate-set-capabilities",
-            events(),
-        )
-        .await?;
-        let events = self.qmp().subscribe(Matcher::event("MIGRATION"));
-        self.ask("begin the migration", "migrate", json!({ "uri": uri }))
+        // Without this capability there is no `MIGRATION` event.
+        let events = MigrationCapabilityStatus::new(MigrationCapability::Events, true);
+        let events = MigrateSetCapabilities::new([events]);
+        self.ask("enable the migration events", events).await?;
+        let events = self.qmp().subscribe(MigrationEvent::NAME);
+        self.ask("begin the migration", Migrate::new().uri(uri))
             .await?;
         Ok(Migration {
             source: self,
@@ -104,13 +107,8 @@ impl Machine {
         let (ours, theirs) = UnixStream::pair().map_err(MigrationError::Socket)?;
         target.pass(theirs.into()).await?;
         let uri = format!("fd:{FD_NAME}");
-        target
-            .ask(
-                "await the migration",
-                "migrate-incoming",
-                json!({ "uri": uri }),
-            )
-            .await?;
+        let incoming = MigrateIncoming::new().uri(&*uri);
+        target.ask("await the migration", incoming).await?;
         self.pass(ours.into()).await?;
         self.migrate(&uri).await
     }
@@ -125,24 +123,18 @@ impl Machine {
             })
     }
 
-    async fn ask(
+    async fn ask<C: Command>(
         &self,
         doing: &'static str,
-        command: &str,
-        arguments: Value,
-    ) -> Result<Value, MigrationError> {
-        let asked = self.qmp().execute(command, arguments).await;
+        command: C,
+    ) -> Result<C::Return, MigrationError> {
+        let asked = self.qmp().call(command).await;
         asked.map_err(|source| MigrationError::Qmp {
             name: self.name().to_owned(),
             doing,
             source: Box::new(source),
         })
     }
-}
-
-/// Without this capability there is no `MIGRATION` event.
-fn events() -> Value {
-    json!({"capabilities": [{"capability": "events", "state": true}]})
 }
 
 impl Migration<'_> {
@@ -154,9 +146,9 @@ impl Migration<'_> {
         Ok(progress(&self.query().await?))
     }
 
-    async fn query(&self) -> Result<Value, MigrationError> {
+    async fn query(&self) -> Result<MigrationInfo, MigrationError> {
         self.source
-            .ask("query the migration", "query-migrate", json!({}))
+            .ask("query the migration", QueryMigrate::new())
             .await
     }
 
@@ -168,7 +160,7 @@ impl Migration<'_> {
     pub async fn start_postcopy(&self) -> Result<(), MigrationError> {
         let asked = self
             .source
-            .ask("start post-copy", "migrate-start-postcopy", json!({}));
+            .ask("start post-copy", MigrateStartPostcopy::new());
         asked.await.map(drop)
     }
 
@@ -179,7 +171,7 @@ impl Migration<'_> {
     pub async fn cancel(&self) -> Result<(), MigrationError> {
         let asked = self
             .source
-            .ask("cancel the migration", "migrate_cancel", json!({}));
+            .ask("cancel the migration", MigrateCancel::new());
         asked.await.map(drop)
     }
 
@@ -196,19 +188,24 @@ impl Migration<'_> {
                 name: name(),
                 source,
             })?;
-            match event.text("status") {
-                Some("completed") => break,
-                Some("failed") => {
-                    let reason = self.query().await?;
-                    let reason = reason["error-desc"]
-                        .as_str()
-                        .unwrap_or("QEMU gives no reason");
+            // One that cannot be read says nothing; the next one does.
+            let Some(Ok(change)) = MigrationEvent::from_event(&event) else {
+                continue;
+            };
+            match change.status {
+                MigrationStatus::Completed => break,
+                MigrationStatus::Failed => {
+                    self.settle().await?;
+                    let reason = self.query().await?.error_desc;
                     return Err(MigrationError::Failed {
                         name: name(),
-                        reason: reason.to_owned(),
+                        reason: reason.unwrap_or_else(|| "QEMU gives no reason".to_owned()),
                     });
                 }
-                Some("cancelled") => return Err(MigrationError::Cancelled { name: name() }),
+                MigrationStatus::Cancelled => {
+                    self.settle().await?;
+                    return Err(MigrationError::Cancelled { name: name() });
+                }
                 _ => {}
             }
         }
@@ -218,9 +215,9 @@ impl Migration<'_> {
         loop {
             let state = self
                 .source
-                .ask("query the run state", "query-status", json!({}))
+                .ask("query the run state", QueryStatus::new())
                 .await?;
-            if state["status"] != "finish-migrate" {
+            if state.status != RunState::FinishMigrate {
                 break;
             }
         }
@@ -228,12 +225,32 @@ impl Migration<'_> {
     }
 }
 
-fn progress(answer: &Value) -> Progress {
-    let ram = |member: &str| answer["ram"][member].as_u64().unwrap_or(0);
+impl Migration<'_> {
+    /// QEMU announces the end before it has cleaned up, and refuses another migration until then
+    /// ("duplicate yank instance"). No event tells of that, but what it keeps for the migration goes;
+    /// each question is a round trip through the main loop, which is what the clean-up waits for.
+    async fn settle(&self) -> Result<(), MigrationError> {
+        loop {
+            let kept = self
+                .source
+                .ask("query what is left of the migration", QueryYank::new())
+                .await?;
+            let is_ours = |instance: &YankInstance| matches!(instance, YankInstance::Migration(_));
+            if !kept.iter().any(is_ours) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn progress(info: &MigrationInfo) -> Progress {
+    // QEMU's counters are signed, and never negative.
+    let bytes = |count: Option<i64>| count.and_then(|count| count.try_into().ok()).unwrap_or(0);
+    let ram = info.ram.as_ref();
     Progress {
-        status: answer["status"].as_str().unwrap_or("none").to_owned(),
-        transferred: ram("transferred"),
-        remaining: ram("remaining"),
-        total: ram("total"),
+        status: info.status.clone().unwrap_or(MigrationStatus::None),
+        transferred: bytes(ram.map(|ram| ram.transferred)),
+        remaining: bytes(ram.map(|ram| ram.remaining)),
+        total: bytes(ram.map(|ram| ram.total)),
     }
 }

@@ -1,8 +1,10 @@
 //! Snapshots of a whole guest, memory included.
 
 use crate::machine::Machine;
-use qmp::JobOutcome;
-use serde_json::{Value, json};
+use qmp::types::{
+    SnapshotDelete, SnapshotLoad, SnapshotLoadRequired, SnapshotSave, SnapshotSaveRequired,
+};
+use qmp::{Command, JobOutcome};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -70,8 +72,15 @@ impl Machine {
         vmstate: &str,
         devices: &[&str],
     ) -> Result<(), SnapshotError> {
-        let arguments = json!({"tag": tag, "vmstate": vmstate, "devices": devices});
-        self.snapshot(SnapshotAction::Save, tag, arguments).await
+        let save = |job_id| {
+            SnapshotSave::new(SnapshotSaveRequired {
+                job_id,
+                tag: tag.to_owned(),
+                vmstate: vmstate.to_owned(),
+                devices: owned(devices),
+            })
+        };
+        self.snapshot(SnapshotAction::Save, tag, save).await
     }
 
     /// Takes the guest back to a snapshot (`snapshot-load`). The machine is stopped afterwards if
@@ -85,8 +94,15 @@ impl Machine {
         vmstate: &str,
         devices: &[&str],
     ) -> Result<(), SnapshotError> {
-        let arguments = json!({"tag": tag, "vmstate": vmstate, "devices": devices});
-        self.snapshot(SnapshotAction::Load, tag, arguments).await
+        let load = |job_id| {
+            SnapshotLoad::new(SnapshotLoadRequired {
+                job_id,
+                tag: tag.to_owned(),
+                vmstate: vmstate.to_owned(),
+                devices: owned(devices),
+            })
+        };
+        self.snapshot(SnapshotAction::Load, tag, load).await
     }
 
     /// Deletes a snapshot from these nodes (`snapshot-delete`).
@@ -94,24 +110,22 @@ impl Machine {
     /// # Errors
     /// See [`SnapshotError`].
     pub async fn delete_snapshot(&self, tag: &str, devices: &[&str]) -> Result<(), SnapshotError> {
-        let arguments = json!({"tag": tag, "devices": devices});
-        self.snapshot(SnapshotAction::Delete, tag, arguments).await
+        let delete = |job_id: String| SnapshotDelete::new(job_id, tag, owned(devices));
+        self.snapshot(SnapshotAction::Delete, tag, delete).await
     }
 
-    async fn snapshot(
+    async fn snapshot<C: Command>(
         &self,
         action: SnapshotAction,
         tag: &str,
-        mut arguments: Value,
+        command: impl FnOnce(String) -> C,
     ) -> Result<(), SnapshotError> {
         // Not the tag, which may hold what no id can.
         static JOBS: AtomicU64 = AtomicU64::new(0);
-        let command = format!("snapshot-{action}");
-        let id = format!("{command}-{}", JOBS.fetch_add(1, Ordering::Relaxed));
-        arguments["job-id"] = id.as_str().into();
-        let mut job = self.qmp().job(id);
+        let id = format!("{}-{}", C::NAME, JOBS.fetch_add(1, Ordering::Relaxed));
+        let mut job = self.qmp().job(&*id);
         let end = async {
-            self.qmp().execute(&command, arguments).await?;
+            self.qmp().call(command(id)).await?;
             let outcome = job.wait_end().await?;
             // These jobs stay until then, so that their error can be read.
             job.dismiss().await?;
@@ -134,4 +148,8 @@ impl Machine {
             }),
         }
     }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }

@@ -2,11 +2,11 @@
 
 use crate::machine::Machine;
 use qmp::types::{
-    BlockPermission, XDbgBlockGraph, XDbgBlockGraphEdge as GraphEdge,
-    XDbgBlockGraphNode as GraphNode, XDbgBlockGraphNodeType, XDebugQueryBlockGraph,
+    BlockDeviceInfo, BlockPermission, QueryNamedBlockNodes, XDbgBlockGraph,
+    XDbgBlockGraphEdge as GraphEdge, XDbgBlockGraphNode as GraphNode, XDbgBlockGraphNodeType,
+    XDebugQueryBlockGraph,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::fmt;
 
 /// All block nodes, backends and jobs, and the edges between them.
@@ -84,15 +84,14 @@ impl BlockGraph {
 }
 
 impl Machine {
-    /// One block node by name (`BlockDeviceInfo`), without its backing chain.
+    /// One block node by name, without its backing chain.
     ///
     /// # Errors
     /// As `query-named-block-nodes`.
-    pub async fn node(&self, name: &str) -> Result<Option<Value>, qmp::Error> {
-        let flat = json!({ "flat": true });
-        let nodes = self.qmp().execute("query-named-block-nodes", flat).await?;
-        let mut nodes = nodes.as_array().into_iter().flatten();
-        Ok(nodes.find(|node| node["node-name"] == *name).cloned())
+    pub async fn node(&self, name: &str) -> Result<Option<BlockDeviceInfo>, qmp::Error> {
+        let nodes = self.qmp().call(QueryNamedBlockNodes::new().flat(true));
+        let mut nodes = nodes.await?.into_iter();
+        Ok(nodes.find(|node| node.node_name.as_deref() == Some(name)))
     }
 
     /// The block graph.
@@ -163,7 +162,7 @@ mod tests {
     use super::*;
 
     fn sample() -> BlockGraph {
-        serde_json::from_value(json!({
+        serde_json::from_value(serde_json::json!({
             "nodes": [
                 {"id": 1, "type": "block-driver", "name": "top"},
                 {"id": 2, "type": "block-driver", "name": "base"},

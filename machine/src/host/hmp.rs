@@ -1,7 +1,7 @@
 //! The human monitor, through QMP.
 
 use crate::machine::Machine;
-use serde_json::{Value, json};
+use qmp::types::HumanMonitorCommand;
 
 /// Why a command of the human monitor failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +31,8 @@ impl Machine {
     /// # Errors
     /// As QMP's `human-monitor-command`, which a storage daemon does not have.
     pub async fn hmp(&self, command: &str) -> Result<String, qmp::Error> {
-        let args = json!({ "command-line": command });
-        match self.qmp().execute("human-monitor-command", args).await? {
-            Value::String(text) => Ok(text.replace("\r\n", "\n")),
-            // The command's return type is a string; anything else prints as it is.
-            other => Ok(other.to_string()),
-        }
+        let text = self.qmp().call(HumanMonitorCommand::new(command)).await?;
+        Ok(text.replace("\r\n", "\n"))
     }
 
     /// Runs a command of the human monitor, and returns what it printed if that is no error.

@@ -2,7 +2,7 @@
 
 use super::hmp::refusal;
 use crate::machine::Machine;
-use crate::probe::Program;
+use crate::program::Program;
 use std::fmt;
 
 /// What a qemu-io command works on.

@@ -2,16 +2,25 @@
 
 use super::failure::not_started;
 use crate::args::Chardev;
-use crate::attach::Detached;
 use crate::builder::{Builder, Kind, MONITOR_ID, monitor_option};
 use crate::error::{BuildError, LaunchError};
 use crate::socket;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A process that was launched to outlive its launcher: what has to be remembered of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Detached {
+    /// The process.
+    pub pid: u32,
+    /// Where its monitor listens, for [`Attached::connect`](crate::Attached::connect).
+    pub monitor: PathBuf,
+}
+
 /// Starts a process that puts itself into the background once its monitor listens.
-pub(crate) async fn launch_detached<K: Kind>(
+pub(super) async fn launch_detached<K: Kind>(
     builder: &Builder<K>,
     monitor: &Path,
 ) -> Result<Detached, LaunchError> {

@@ -4,26 +4,13 @@ use super::monitor::MonitorEnd;
 use crate::args::Chardev;
 use crate::builder::{Builder, Common, Kind, MONITOR_ID, Monitor, monitor_option};
 use crate::error::LaunchError;
+use crate::machine::Cleanup;
 use crate::socket;
 use imgtools::process::Command;
 use std::ffi::OsString;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-
-/// Files that go with the machine.
-#[derive(Debug, Default)]
-pub(crate) struct Cleanup(Vec<PathBuf>);
-
-impl Drop for Cleanup {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            if let Err(error) = std::fs::remove_file(path) {
-                tracing::debug!(path = %path.display(), %error, "socket was already gone");
-            }
-        }
-    }
-}
 
 /// All that has to exist before the process does.
 pub(super) struct Prepared {
@@ -114,7 +101,7 @@ impl Draft {
     /// Listens where the monitor is to be found; the path goes with the machine.
     fn listen(&mut self, path: &Path) -> Result<UnixListener, LaunchError> {
         let listener = socket::listen(path).map_err(self.failed("the monitor's socket"))?;
-        self.cleanup.0.push(path.to_owned());
+        self.cleanup.add(path.to_owned());
         Ok(listener)
     }
 

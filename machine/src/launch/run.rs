@@ -12,7 +12,7 @@ use crate::qtest::Qtest;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-pub(crate) async fn launch<K: Kind>(builder: &Builder<K>) -> Result<Machine, LaunchError> {
+pub(super) async fn launch<K: Kind>(builder: &Builder<K>) -> Result<Machine, LaunchError> {
     let common = &builder.common;
     let mut deadlines = common.deadlines;
     if let Some(wrapper) = &common.wrapper {

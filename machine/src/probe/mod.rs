@@ -9,5 +9,6 @@ mod data;
 mod help;
 mod schema;
 
+pub use crate::program::Program;
 pub use ask::{ProbeError, Probed, probe};
-pub use data::{AccelTrial, Capabilities, DeviceType, Formats, MachineType, Program};
+pub use data::{AccelTrial, Capabilities, DeviceType, Formats, MachineType};

@@ -8,6 +8,10 @@ use machine::args::{Blockdev, Device, Incoming};
 use machine::{
     Builder, EndError, Expected, MigrationError, Qemu, SnapshotError, Stage, UnplugError,
 };
+use qmp::types::{
+    EventData as _, MigrateSetCapabilities, MigrateSetParameters, Migration, MigrationCapability,
+    MigrationCapabilityStatus, MigrationStatus,
+};
 use std::time::Duration;
 
 fn board(tool: &Tool) -> Builder<Qemu> {
@@ -121,11 +125,47 @@ async fn a_machine_migrates_to_another_of_this_host() {
         let target = target.launch().await.unwrap();
         let migration = source.migrate_to(&target).await.unwrap();
         let end = migration.wait().await.unwrap();
-        assert_eq!(end.status, "completed");
+        assert_eq!(end.status, MigrationStatus::Completed);
         assert!(end.transferred > 0 && end.total >= 16 << 20, "{end:?}");
         assert_eq!(end.remaining, 0);
         let state = source.qmp().execute("query-status", ()).await.unwrap();
         assert_eq!(state["status"], "postmigrate");
+        source.shutdown().await.unwrap();
+        target.shutdown().await.unwrap();
+    }
+}
+
+/// The source sends next to nothing before the switch, so the target fetches what it misses.
+#[tokio::test]
+async fn a_migration_switches_to_postcopy_where_the_kernel_allows_it() {
+    for tool in all(ToolKind::System) {
+        let capability = MigrationCapabilityStatus::new(MigrationCapability::PostcopyRam, true);
+        let postcopy = MigrateSetCapabilities::new([capability]);
+        let vm = board(&tool).memory(64 << 20);
+        let target = vm.clone().incoming(&Incoming::Defer).launch().await;
+        let (source, target) = (vm.launch().await.unwrap(), target.unwrap());
+        if let Err(error) = target.qmp().call(postcopy.clone()).await {
+            let why = error.desc().unwrap_or_default();
+            assert!(why.to_lowercase().contains("postcopy"), "{error}");
+            println!("skipped: {why}");
+            continue;
+        }
+        source.qmp().call(postcopy).await.unwrap();
+        let slowly = MigrateSetParameters::new().max_bandwidth(1024u64);
+        source.qmp().call(slowly).await.unwrap();
+        let mut changes = source.qmp().subscribe(Migration::NAME);
+        let migration = source.migrate_to(&target).await.unwrap();
+        migration.start_postcopy().await.unwrap();
+        let end = migration.wait().await.unwrap();
+        assert_eq!(end.status, MigrationStatus::Completed);
+        let mut statuses = Vec::new();
+        while let Ok(Some(event)) = changes.try_recv() {
+            statuses.push(Migration::from_event(&event).unwrap().unwrap().status);
+        }
+        assert!(
+            statuses.contains(&MigrationStatus::PostcopyActive),
+            "{statuses:?}"
+        );
         source.shutdown().await.unwrap();
         target.shutdown().await.unwrap();
     }
@@ -146,7 +186,10 @@ async fn a_migration_that_fails_or_is_cancelled_leaves_the_guest_at_its_source()
     let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let uri = format!("unix:{}", path.display());
     let stuck = vm.migrate(&uri).await.unwrap();
-    assert_ne!(stuck.progress().await.unwrap().status, "completed");
+    assert_ne!(
+        stuck.progress().await.unwrap().status,
+        MigrationStatus::Completed
+    );
     stuck.cancel().await.unwrap();
     let error = stuck.wait().await.unwrap_err();
     assert!(matches!(error, MigrationError::Cancelled { .. }), "{error}");

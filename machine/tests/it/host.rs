@@ -31,7 +31,7 @@ async fn the_block_graph_is_read_on_every_host() {
         let graph = machine.graph().await.unwrap();
         assert_eq!(graph.at_path("top", "file").unwrap().name, "base");
         let node = machine.node("top").await.unwrap().unwrap();
-        assert_eq!(node["drv"], "raw");
+        assert_eq!(node.drv, "raw");
         assert_eq!(machine.node("nobody").await.unwrap(), None);
         machine.shutdown().await.unwrap();
     }

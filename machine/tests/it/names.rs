@@ -138,7 +138,7 @@ async fn a_file_node_can_have_any_name_that_json_can_hold() {
             let builder = StorageDaemon::builder(tool.clone()).blockdev(&file);
             let machine = builder.launch().await.unwrap();
             let node = machine.node("file").await.unwrap().unwrap();
-            assert_eq!(node["image"]["virtual-size"], 4096);
+            assert_eq!(node.image.virtual_size, 4096);
             machine.shutdown().await.unwrap();
         }
     }

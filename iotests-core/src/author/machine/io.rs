@@ -118,7 +118,8 @@ impl<'m> IntoFuture for BlockNode<'m> {
         Action::at(self.place, what, async move {
             let (machine, name) = (self.access.machine, self.access.node_name().await?);
             let node = machine.inner()?.node(&name).await?;
-            node.ok_or_else(|| Failure::new(format!("there is no node {name}")))
+            let node = node.ok_or_else(|| Failure::new(format!("there is no node {name}")))?;
+            Ok(serde_json::to_value(node)?)
         })
     }
 }

@@ -1,10 +1,10 @@
 //! Ending a machine, step by step, with a record of what was done.
 
-use super::exit::{EndError, Exit, Judgement, Stage, StageOutcome, StageRecord};
+use super::Machine;
+use crate::cause::chain;
 use crate::diagnose::Diagnosis;
-use crate::error::chain;
+use crate::end::{EndError, Exit, Judgement, Stage, StageOutcome, StageRecord};
 use crate::evidence::{CorePattern, find_core, find_reports};
-use crate::machine::Machine;
 use imgtools::process::{Signal, Status};
 use std::fs::File;
 use std::io::Read;
@@ -223,7 +223,7 @@ impl Machine {
     }
 
     /// The core file of a process that dumped one.
-    pub(crate) fn core(&self, status: Status) -> Option<std::path::PathBuf> {
+    pub(super) fn core(&self, status: Status) -> Option<std::path::PathBuf> {
         let Status::Signaled { core: true, .. } = status else {
             return None;
         };

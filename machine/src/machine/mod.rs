@@ -1,20 +1,41 @@
-//! A running machine.
+//! A running machine, and its ends.
+
+mod ends;
 
 use crate::builder::DropHook;
 use crate::console::Console;
 use crate::deadlines::Deadlines;
 use crate::diagnose::{Diagnoser, Diagnosis};
 use crate::end::{DropReport, Expected};
-use crate::launch::Cleanup;
-use crate::probe::Program;
+use crate::program::Program;
 use crate::qtest::Qtest;
 use imgtools::process::{Captured, Child, CommandLine, Signal, Status};
-use qmp::types::AddFd;
+use qmp::types::{AddFd, Getfd};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
+
+/// Files that go with the machine.
+#[derive(Debug, Default)]
+pub(crate) struct Cleanup(Vec<PathBuf>);
+
+impl Cleanup {
+    pub(crate) fn add(&mut self, file: PathBuf) {
+        self.0.push(file);
+    }
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::debug!(path = %path.display(), %error, "socket was already gone");
+            }
+        }
+    }
+}
 
 /// What a launch produced.
 pub(crate) struct Parts {
@@ -148,8 +169,7 @@ impl Machine {
     /// # Errors
     /// As the command, which a storage daemon does not have.
     pub async fn getfd(&self, name: &str, fd: OwnedFd) -> Result<(), qmp::Error> {
-        let args = serde_json::json!({ "fdname": name });
-        self.qmp().execute("getfd", args).fd(fd).await.map(drop)
+        self.qmp().call(Getfd::new(name)).fd(fd).await.map(drop)
     }
 
     /// Sends a descriptor into an fd set (QMP `add-fd`), new if none is named; returns the
