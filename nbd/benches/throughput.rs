@@ -41,10 +41,15 @@ fn main() -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(all())
+    // And several, as nbdkit has.
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(all(threads.handle()))
 }
 
-async fn all() -> Result<(), Failure> {
+async fn all(threads: &tokio::runtime::Handle) -> Result<(), Failure> {
     let finder = Finder::new();
     let (img, nbd) = (finder.find(ToolKind::Img)?, finder.find(ToolKind::Nbd)?);
     let dir = tempfile::Builder::new().prefix("nbd").tempdir()?;
@@ -69,7 +74,7 @@ async fn all() -> Result<(), Failure> {
     )
     .await?;
 
-    memory(&img, &dir).await?;
+    memory(&img, &dir, threads).await?;
     protected(&img, &nbd, &dir).await?;
 
     let armed = FaultPlan::new()
@@ -85,7 +90,11 @@ async fn all() -> Result<(), Failure> {
 }
 
 /// Our memory against nbdkit's.
-async fn memory(img: &Tool, dir: &TempDir) -> Result<(), Failure> {
+async fn memory(
+    img: &Tool,
+    dir: &TempDir,
+    threads: &tokio::runtime::Handle,
+) -> Result<(), Failure> {
     let what = "server / nbdkit, both from memory, read by qemu-img";
     if !is_wanted(what) {
         return Ok(());
@@ -102,7 +111,10 @@ async fn memory(img: &Tool, dir: &TempDir) -> Result<(), Failure> {
     }
     let export = Export::new(MemoryBackend::new(SIZE));
     let server = Server::builder().export(export).journal_limit(0);
-    let server = server.listen_unix(dir.path().join("memory"))?;
+    let server = {
+        let _inside = threads.enter();
+        server.listen_unix(dir.path().join("memory"))?
+    };
     let ours_uri = server.uri().ok_or("the server listens")?;
     for uri in [&ours_uri, &theirs_uri] {
         fill(uri).await?;
@@ -122,18 +134,20 @@ async fn fill(uri: &Uri) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The same under TLS: rustls against GnuTLS.
+/// The same under TLS: rustls against GnuTLS. `qemu-img bench` takes no credentials, so it is
+/// `qemu-img convert` that reads, with as many requests under way.
 async fn protected(img: &Tool, nbd: &Tool, dir: &TempDir) -> Result<(), Failure> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
     let name = "disks.example";
-    let image = format!("driver=null-co,size={SIZE},read-zeroes=off");
+    let size = REQUESTS * BLOCK;
+    let image = format!("driver=null-co,size={size},read-zeroes=off");
     let creds = format!("tls-creds-x509,id=tls0,endpoint=server,dir={folder},verify-peer=on");
     let real = QemuNbd::new(nbd.clone()).image_opts();
     let real = real.tls_creds("tls0").object(creds);
     let real = real.serve_unix(image, dir.path().join("real-tls")).await?;
     let theirs_uri = real.uri();
 
-    let export = Export::new(ZeroBackend::new(SIZE));
+    let export = Export::new(ZeroBackend::new(size));
     let server = Server::builder().export(export).journal_limit(0);
     let server = server.tls(ServerTls::from_certificates(folder, true)?);
     let server = server.listen_unix(dir.path().join("tls"))?;
@@ -146,12 +160,18 @@ async fn protected(img: &Tool, nbd: &Tool, dir: &TempDir) -> Result<(), Failure>
             .ok_or("a path for QEMU")?;
         let creds = format!("tls-creds-x509,id=tls0,endpoint=client,dir={folder}");
         let opts = format!("{opts},tls-hostname={name}");
-        let args = ["--object", &creds, "--image-opts", &opts];
-        bench_with(img, &args).await
+        let target = format!("driver=null-co,size={size}");
+        let depth = DEPTH.to_string();
+        let command = img.command().args(["convert", "-n", "-W", "-m", &depth]);
+        let command = command.args(["--object", &creds, "--image-opts", &opts]);
+        let command = command.args(["--target-image-opts", &target]);
+        let start = Instant::now();
+        command.run().await?.check()?;
+        Ok::<_, Failure>(start.elapsed())
     };
     let ours = async || reads_with(Client::builder().tls(tls.clone()), &theirs_uri).await;
     let theirs = async || bench(&theirs_uri).await;
-    let what = "client / qemu-img bench, both with TLS from qemu-nbd";
+    let what = "client / qemu-img convert, both with TLS from qemu-nbd";
     compare(what, 1.0, &ours, &theirs).await?;
     processor_times(what, ours, theirs).await?;
     let ours = async || bench(&ours_uri).await;
@@ -239,14 +259,10 @@ fn zero_server(plan: FaultPlan, dir: &TempDir, name: &str) -> Result<Server, Fai
 }
 
 async fn qemu_img_bench(img: &Tool, uri: &Uri) -> Result<Duration, Failure> {
-    bench_with(img, &["-f", "raw", &uri.to_string()]).await
-}
-
-async fn bench_with(img: &Tool, image: &[&str]) -> Result<Duration, Failure> {
     let (count, size, depth) = (REQUESTS.to_string(), BLOCK.to_string(), DEPTH.to_string());
     let command = img.command().args(["bench", "-t", "none"]);
     let command = command.args(["-c", &count, "-s", &size, "-d", &depth]);
-    let command = command.args(image);
+    let command = command.args(["-f", "raw", &uri.to_string()]);
     let text = command.run().await?.check()?.stdout_text().into_owned();
     let seconds = text
         .split("completed in ")
