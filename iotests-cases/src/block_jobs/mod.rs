@@ -13,6 +13,7 @@ mod mirror;
 mod mirror_backing_chain;
 mod mirror_cancel;
 mod refusals;
+mod served;
 mod stopped;
 mod stream;
 

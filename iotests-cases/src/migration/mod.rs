@@ -1,4 +1,5 @@
 //! Migration of guests, and what the block layer makes of it.
 
+mod beside_a_mirror;
 mod bitmap_mapping;
 mod snapshot_after_migration;

@@ -174,6 +174,21 @@ async fn over_ipv6(t: &mut Test) -> CaseResult {
     machines.end(&CONTENT).await
 }
 
+/// A client for which IPv6 is off finds no way to an IPv6 address.
+#[case]
+async fn keeps_to_its_family(t: &mut Test) -> CaseResult {
+    let vm = t.host().launch().await?;
+    // Nobody has to listen there: the address is looked at first.
+    let server = json!({"type": "inet", "host": "::1", "port": "10809", "ipv6": false});
+    let client = Node::new("nbd").set("server", server);
+    vm.add_node(remote("remote", client))
+        .expect_error("address resolution failed")
+        .await?;
+    vm.assert_no_nodes(&["remote"]).await?;
+    vm.shutdown().await?;
+    Ok(())
+}
+
 /// A machine is a client over a UNIX socket; what it writes is on the disk.
 #[case(upstream = "147::BuiltinNBD::test_unix")]
 async fn over_a_unix_socket(t: &mut Test) -> CaseResult {

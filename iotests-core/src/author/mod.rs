@@ -30,6 +30,7 @@ mod tool;
 pub use content::{CLUSTER, Content, clusters};
 pub use expect::{ErrorText, either, exactly};
 pub use failure::{CaseResult, Context, Difference, Failure};
+pub use files::TestFile;
 pub use image::{
     FileBytes, Image, ImageBuilder, ImageOpener, ImgCall, KEY, KEY_ID, Layer, NO_CPU_TIME,
 };

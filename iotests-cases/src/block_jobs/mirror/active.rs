@@ -115,6 +115,35 @@ async fn in_a_part_of_a_piece_keeps_the_rest(t: &mut Test) -> CaseResult {
     source.assert_reads(&all).await
 }
 
+const AT: [(u64, u64); 3] = [
+    (512, 1024),
+    (CLUSTER - 512, 1024),
+    (2 * CLUSTER + 4096, 512),
+];
+
+/// Zeroes that the guest writes to less than a piece, or to parts of two, are on the copy, and change
+/// nothing beside them.
+#[case(upstream = "151::TestActiveMirror::testUnalignedSmallerThanGranularityWriteZeroes")]
+async fn that_zeroes_less_than_a_piece_keeps_the_rest(t: &mut Test) -> CaseResult {
+    let (source, copy, vm, mut job) = active(t, |source| Disk::of(source)).await?;
+    let mut all = content();
+    for first in [clusters(10..10).start, clusters(30..30).start] {
+        for (at, length) in AT {
+            let range = first + at..first + at + length;
+            vm.disk("source").zero(range.clone()).await?;
+            all = all.zeroes(range);
+        }
+        // The first ones are in pieces that are still to be copied.
+        job.set_speed(0).await?;
+        job.wait_ready().await?;
+    }
+    job.complete().await?;
+    vm.disk("source").assert_reads(&all).await?;
+    vm.shutdown().await?;
+    copy.assert_reads(&all).await?;
+    source.assert_reads(&all).await
+}
+
 /// Writes that overlap wait for each other, and none for itself.
 #[case(upstream = "151::TestActiveMirror::testIntersectingActiveIO", host = System)]
 async fn in_overlapping_requests_gets_done(t: &mut Test) -> CaseResult {

@@ -165,6 +165,33 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     }
 }
 
+/// Several errors at the same time are one reason to rest, and resuming once is enough.
+#[case]
+async fn that_come_together_are_one_rest(t: &mut Test) -> CaseResult {
+    let source = t.image("source").format(RAW).size(SIZE);
+    let source = source.content(numbered()).create().await?;
+    let copy = t.image("copy").format(RAW).size(SIZE).create().await?;
+    // The mirror has both of these pieces under way at once.
+    let error =
+        |sector: u64| json!({"event": "none", "once": true, "iotype": "write", "sector": sector});
+    let errors = json!({"inject-error": [error(0), error(MIB / 512)]});
+    let vm = t.host().disk(&source).blockdev(failing(&copy, errors));
+    let vm = vm.launch().await?;
+
+    let job = vm
+        .mirror("source")
+        .to("copy")
+        .set("on-target-error", "stop");
+    let mut job = job.start().await?;
+    assert_stopped(&mut job, "paused", EIO).await?;
+    check!(vm.take_events("BLOCK_JOB_ERROR").len() == 2);
+    job.resume().await?;
+    job.complete().await?;
+    vm.disk("source").assert_node("copy").await?;
+    vm.shutdown().await?;
+    copy.assert_reads(numbered()).await
+}
+
 /// Where a chunk is only a part of a cluster of the target, the rest of the cluster is copied as well; an
 /// error there is tried again like any other.
 #[case(upstream = "041::TestReadErrors::test_large_cluster")]

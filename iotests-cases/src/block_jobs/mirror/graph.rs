@@ -107,6 +107,23 @@ async fn a_read_only_source_stays_read_only(t: &mut Test) -> CaseResult {
     copy.assert_reads(&content).await
 }
 
+/// A bitmap of the source records what the guest writes before and while its disk is mirrored.
+#[case(formats = [QCOW2, RAW])]
+async fn a_bitmap_of_the_source_stays_as_it_is(t: &mut Test) -> CaseResult {
+    let source = t.image("source").size(MIB).fill(0x11).create().await?;
+    let copy = t.image("copy").size(MIB).create().await?;
+    let vm = t.host().disk(&source).blockdev(&copy).launch().await?;
+    vm.bitmap("source", "b0").add().await?;
+    vm.disk("source").write(0x22, clusters(1..2)).await?;
+    let mut job = vm.mirror("source").to("copy").start().await?;
+    job.wait_ready().await?;
+    vm.disk("source").write(0x33, clusters(4..6)).await?;
+    check!(job.cancel().await?.outcome == Outcome::Completed);
+    check!(vm.bitmap("source", "b0").await?.count == 3 * CLUSTER);
+    vm.shutdown().await?;
+    source.assert_same_as(&copy).await
+}
+
 /// A filter below the source can be replaced by the copy.
 #[case(
     upstream = "041::TestReplaces::test_replace_filter", formats = [RAW],

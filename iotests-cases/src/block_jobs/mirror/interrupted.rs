@@ -3,7 +3,7 @@
 use iotests_core::prelude::*;
 
 use super::HELD;
-use super::pair::{NODES, ONTO, Onto, Pair};
+use super::pair::{CHUNK, NODES, ONTO, Onto, Pair};
 
 rows! {
     FORCE: bool;
@@ -89,6 +89,30 @@ async fn hides_its_own_node(t: &mut Test, onto: &Onto) -> CaseResult {
     vm.assert_no_jobs().await?;
     vm.shutdown().await?;
     pair.assert_half_copied().await
+}
+
+/// What its target records as its backing file is opened for a mirror that completes, not for one that
+/// is given up: here there is no such file.
+#[case(formats = [QCOW2])]
+async fn opens_no_backing_file_when_given_up(t: &mut Test) -> CaseResult {
+    let source = t.image("source").size(MIB).fill(0x11).create().await?;
+    let base = t.image("base").size(MIB).create().await?;
+    let copy = t.image("copy").backing(&base).create().await?;
+    std::fs::remove_file(base.filename())?;
+    let vm = t.host().disk(&source).launch().await?;
+    let arguments = json!({"device": "source", "node-name": "copy", "target": copy});
+    let job = vm.job("drive-mirror", arguments).sync("full");
+    let job = job
+        .set("mode", "existing")
+        .set("format", copy.format().name());
+    let job = job.set("buf-size", CHUNK).speed(HELD).start().await?;
+
+    check!(job.force_cancel().await?.outcome == Outcome::Cancelled);
+
+    vm.disk("source").assert_node("source").await?;
+    // An error that is printed fails the case.
+    vm.shutdown().await?;
+    source.assert_fill(0x11).await
 }
 
 rows! {

@@ -17,9 +17,11 @@ defaults! {
 mod active;
 mod errors;
 mod graph;
+mod in_flight;
 mod interrupted;
 mod pair;
 mod quorum;
 mod refused;
+mod sparse;
 mod targets;
 mod whole;

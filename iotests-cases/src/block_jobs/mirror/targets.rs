@@ -369,35 +369,3 @@ async fn that_is_slow(t: &mut Test) -> CaseResult {
     vm.shutdown().await?;
     source.assert_clean().await
 }
-
-rows! {
-    DETECTION: &str;
-    "on" => "on";
-    "unmap" => "unmap";
-}
-
-/// Zeroes that were written as data take no space in a target that looks for them.
-#[case(formats = [QCOW2], rows = DETECTION)]
-async fn that_looks_for_zeroes(t: &mut Test, detection: &&str) -> CaseResult {
-    let content = Content::nothing().numbered(0x20, clusters(0..6));
-    let source = t.image("source").format(RAW).size(SIZE).fill(0);
-    let source = source.content(&content).create().await?;
-    let copy = t.image("copy").size(SIZE).create().await?;
-    let looking = copy
-        .node()
-        .set("discard", "unmap")
-        .set("detect-zeroes", *detection);
-    let vm = t.host().disk(&source).blockdev(looking).launch().await?;
-    let mut job = vm.mirror("source").to("copy").set("granularity", CLUSTER);
-    job = job.set("buf-size", CLUSTER);
-    job.start().await?.complete().await?;
-    vm.shutdown().await?;
-    copy.assert_reads(&content).await?;
-    let map = copy.own_map().json().await?;
-    for part in map.as_array().into_iter().flatten() {
-        let stored = part["data"] == true && part["zero"] == false;
-        let start = part["start"].as_u64().unwrap_or_default();
-        check!(stored == (start < 6 * CLUSTER), "{part}");
-    }
-    Ok(())
-}

@@ -123,6 +123,9 @@ async fn moves_the_data_up(t: &mut Test, size: &Size, row: &Stream) -> CaseResul
     if held {
         let disk = vm.disk("top");
         disk.write_all(by_guest(Content::nothing())).await?;
+        // To read what the base alone has moves nothing.
+        let byte = chain.merged(Top, Base).byte_at(0);
+        disk.assert_pattern(byte, 0..CLUSTER).await?;
         vm.assert_read_only(&[(into, false), ("base", true)])
             .await?;
         job.set_speed(0).await?;
@@ -273,6 +276,36 @@ async fn writes_the_name(t: &mut Test, name: &Option<&str>) -> CaseResult {
     header.assert("backing-filename", name.unwrap_or(chain.base.filename()))?;
     header.assert("backing-filename-format", "raw")?;
     chain.assert_unchanged(&[Base, Mid])
+}
+
+rows! {
+    MASKS: Option<bool>;
+    "default" => None;
+    "off" => Some(false), needs = [Schema("block-stream/arg-type/backing-mask-protocol")];
+    "on" => Some(true), needs = [Schema("block-stream/arg-type/backing-mask-protocol")];
+}
+
+/// Where the new backing file is a node without a format, the header says so, or calls it raw.
+#[case(rows = MASKS)]
+async fn writes_the_format(t: &mut Test, mask: &Option<bool>) -> CaseResult {
+    let chain = Chain::create(t, Full).await?;
+    let base = chain.base.protocol_node().node_name("file");
+    let mid = chain.mid.node().backing(base);
+    let vm = t
+        .host()
+        .disk(chain.top.node().backing(mid))
+        .launch()
+        .await?;
+    let mut job = vm.stream("top").base("file");
+    if let Some(mask) = *mask {
+        job = job.set("backing-mask-protocol", mask);
+    }
+    job.start().await?.wait().await?;
+    chain.assert_guest_reads(&vm).await?;
+    vm.shutdown().await?;
+    let header = chain.top.header().await?;
+    let format = if *mask == Some(true) { "raw" } else { "file" };
+    header.assert("backing-filename-format", format)
 }
 
 /// Streaming changes no data, so a bitmap records only what the guest writes.

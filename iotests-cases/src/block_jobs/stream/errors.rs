@@ -32,6 +32,9 @@ rows! {
     "base-read" => Base, "read_aio", clusters(20..28), upstream = "030";
     "mid-read" => Mid, "read_aio", clusters(8..16);
     "top-write" => Top, "write_aio", clusters(0..8);
+    // The job cannot even see what is where, and has copied nothing.
+    "mid-map" => Mid, "l2_load", clusters(0..0);
+    "top-map" => Top, "l2_load", clusters(0..0);
 }
 
 rows! {
@@ -153,5 +156,46 @@ async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> Case
             .assert_absent("backing-filename")?,
         _ => drop(chain.top.assert_backing(&chain.mid).await?),
     }
+    chain.assert_unchanged(&[Base, Mid])
+}
+
+rows! {
+    FORCE: bool;
+    "softly" => false;
+    "by-force" => true;
+}
+
+/// A stream that rests because of an error can be cancelled, by force, and then the chain is as it was;
+/// softly it has to be resumed first.
+#[case(needs = [Driver("blkdebug")], rows = FORCE)]
+async fn that_make_it_rest_let_it_be_cancelled(t: &mut Test, force: &bool) -> CaseResult {
+    let contents = [(0x20, 0..24), (0x60, 8..16), (0xa0, 16..20)];
+    let contents = contents.map(|(first, at)| Content::nothing().numbered(first, clusters(at)));
+    let chain = Chain::with(t, 2 * MIB, contents).await?;
+    let mut vm = t.host();
+    for layer in [Base, Mid, Top] {
+        let place = Place {
+            layer: Base,
+            event: "read_aio",
+            chunk: clusters(20..28),
+        };
+        vm = vm.blockdev(place.node(&chain, layer, EIO).await?);
+    }
+    let vm = vm.launch().await?;
+    let before = vm.state().await?;
+    let mut job = vm.stream("top").set("on-error", "stop").start().await?;
+    job.wait_status("paused").await?;
+    if !force {
+        let softly = vm.cmd("block-job-cancel", json!({"device": job.id()}));
+        softly.expect_error("is currently paused").await?;
+        job.info().await?.assert("status", "paused")?;
+    }
+    check!(job.force_cancel().await?.outcome == Outcome::Cancelled);
+    vm.assert_no_jobs().await?;
+    vm.assert_same_graph_as(&before).await?;
+    vm.node("top").assert_reads(chain.merged(Top, Base)).await?;
+    vm.shutdown().await?;
+    chain.top.assert_reads(chain.merged(Top, Base)).await?;
+    chain.top.assert_backing(&chain.mid).await?;
     chain.assert_unchanged(&[Base, Mid])
 }

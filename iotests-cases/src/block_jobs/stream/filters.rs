@@ -47,6 +47,8 @@ async fn between_the_layers_go(t: &mut Test, row: &Stream) -> CaseResult {
 
     let job = vm.stream("top");
     let job = match row.base {
+        // The header is to name what is behind the filter.
+        Some("base-filter") => job.base("base-filter"),
         // Filters make for names that no header should have.
         Some(base) => job.base(base).set("backing-file", "named"),
         None => job,
@@ -71,6 +73,7 @@ async fn between_the_layers_go(t: &mut Test, row: &Stream) -> CaseResult {
     chain.assert_unchanged(&[Base, Mid])?;
     let header = chain.top.header().await?;
     match row.base {
+        Some("base-filter") => header.assert("backing-filename", chain.base.filename()),
         Some(_) => header.assert("backing-filename", "named"),
         None => header.assert_absent("backing-filename"),
     }

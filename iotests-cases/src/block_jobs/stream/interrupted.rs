@@ -4,6 +4,7 @@ use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size};
 use super::{HELD, HURRIED};
+use crate::block_jobs::served::Served;
 
 use Layer::{Base, Mid, Top};
 
@@ -125,6 +126,25 @@ async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
+/// What is not copied costs a stream nothing of its speed: here all that there is to copy is in its last
+/// step.
+#[case(formats = [QCOW2])]
+async fn passes_over_holes_at_any_speed(t: &mut Test) -> CaseResult {
+    let last = Content::nothing().written(0x11, clusters(31..32));
+    let base = t
+        .image("base")
+        .size(2 * MIB)
+        .content(&last)
+        .create()
+        .await?;
+    let top = t.image("top").backing(&base).create().await?;
+    let vm = t.host().disk(&top).launch().await?;
+    vm.stream("top").speed(HELD).start().await?.wait().await?;
+    vm.assert_chain("top").await?;
+    vm.shutdown().await?;
+    top.assert_layer(&last).await
+}
+
 /// A speed below nothing is refused, at the start and later, and changes nothing.
 #[case(upstream = "030::TestSetSpeed::test_set_speed_invalid")]
 async fn refuses_a_negative_speed(t: &mut Test) -> CaseResult {
@@ -186,36 +206,56 @@ rows! {
     "cancelled" => Outcome::Cancelled;
 }
 
-/// What a guest writes while a stream ends is neither lost nor does it keep the stream from ending.
-#[case(needs = [Driver("throttle")], rows = ENDS)]
+/// A write of the guest that is on its way when a stream ends is waited for, and is not lost.
+#[case(formats = [QCOW2], protocols = [FILE], rows = ENDS)]
 async fn ends_while_a_guest_writes(t: &mut Test, end: &Outcome) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
-    // All but the first of the writes wait, until the node is drained.
-    let slow = Node::throttle("slow", chain.top.protocol_node());
-    let vm = t.host().throttle_group("slow", json!({"iops-write": 20}));
-    let vm = vm.disk(chain.top.node().file(slow)).launch().await?;
-    let job = vm.stream("top").speed(HELD).start().await?;
-    let disk = vm.disk("top");
-    let written = [
-        (0x77, clusters(10..11)),
-        (0x78, clusters(26..27)),
-        (0x79, clusters(28..30)),
-    ];
-    for (byte, range) in &written {
-        let length = range.end - range.start;
-        disk.io(&format!("aio_write -P {byte} {} {length}", range.start))
-            .await?;
-    }
-    match end {
-        Outcome::Cancelled => check!(job.cancel().await?.outcome == Outcome::Cancelled),
-        _ => {
-            job.set_speed(0).await?;
-            job.wait().await?;
-        }
-    }
-    disk.io("aio_flush").await?;
+    // A cluster that the top has data in, which is therefore written to where it is.
+    let map = chain.top.own_map().json().await?;
+    let here = map.find(&json!({"start": WRITTEN.start, "data": true}))?;
+    let at = here.at("offset")?.as_u64().unwrap_or_default();
+    // A server does not let the file grow.
+    std::fs::File::options()
+        .write(true)
+        .open(chain.top.filename())?
+        .set_len(16 * MIB)?;
+    let file = Served::holding(t, &chain.top, at..at + CLUSTER)?;
+    let vm = t.host().disk(chain.top.node().file(file.node()));
+    let vm = vm.launch().await?;
 
-    let all = Content::from(&written).over(&chain.merged(Top, Base));
+    let job = held(&vm).await?;
+    let disk = vm.disk("top");
+    let write = format!("aio_write -P 0x77 {} {CLUSTER}", WRITTEN.start);
+    let write = disk.io(&write);
+    let ending = async {
+        file.wait_write(at..at + CLUSTER).await?;
+        let (order, status) = match end {
+            Outcome::Cancelled => (json!({"device": job.id()}), "aborting"),
+            _ => (json!({"device": job.id(), "speed": 0}), "pending"),
+        };
+        let command = match end {
+            Outcome::Cancelled => "block-job-cancel",
+            _ => "block-job-set-speed",
+        };
+        // From then on QEMU does nothing but wait for the write.
+        let at_its_end = json!({"id": job.id(), "status": status});
+        let at_its_end = vm.event(Matcher::event("JOB_STATUS_CHANGE").data(at_its_end));
+        let order = vm.cmd(command, order);
+        let (order, at_its_end) = tokio::join!(order, async {
+            let event = at_its_end.await;
+            file.release();
+            event
+        });
+        order?;
+        at_its_end?;
+        CaseResult::Ok(())
+    };
+    let (write, ending) = tokio::join!(write, ending);
+    write?;
+    ending?;
+    check!(job.wait().outcome().await?.outcome == *end);
+
+    let all = chain.merged(Top, Base).written(0x77, WRITTEN);
     disk.assert_reads(&all).await?;
     let line = if *end == Outcome::Completed {
         "top"
@@ -224,7 +264,11 @@ async fn ends_while_a_guest_writes(t: &mut Test, end: &Outcome) -> CaseResult {
     };
     vm.assert_chain(line).await?;
     vm.shutdown().await?;
+    file.finish().await?;
     chain.assert_unchanged(&[Base, Mid])?;
     chain.top.assert_clean().await?;
     chain.top.assert_reads(&all).await
 }
+
+/// What the guest writes to.
+const WRITTEN: std::ops::Range<u64> = clusters(12..13);

@@ -294,6 +294,10 @@ async fn others_go_on_together(t: &mut Test, row: &Pair, order: &bool) -> CaseRe
     end(&vm, upper, active).await?;
     links.assert_chain(&vm, row.chain).await?;
     vm.shutdown().await?;
+    for pair in row.chain.windows(2) {
+        let [above, below] = [pair[0], pair[1]].map(|number| &links.images[number]);
+        above.assert_backing(below).await?;
+    }
     links.assert_files(&row.moved).await
 }
 

@@ -1,0 +1,116 @@
+//! What a mirror makes of requests that are on their way, by a guest or of its own.
+
+use iotests_core::prelude::*;
+
+use super::HELD;
+use crate::block_jobs::served::Served;
+
+defaults! { formats = [RAW] }
+
+const SIZE: u64 = 4 * MIB;
+const FIRST: std::ops::Range<u64> = clusters(0..1);
+const LAST: std::ops::Range<u64> = SIZE - CLUSTER..SIZE;
+
+/// How long a client looks for its server: longer than any case may run.
+const FOREVER: u32 = 24 * 60 * 60;
+
+const STARVES: KnownBug = known(
+    "a mirror copies nothing while a guest's write is on its way (d69a879bdf)",
+    "all else copied",
+    before(7, 2),
+);
+
+/// A guest whose writes are on their way all the time does not keep a mirror that writes to both at once
+/// from copying all else.
+#[case(
+    upstream = "151::TestLowThrottledWithNbdExport::testUnderLoad", formats = [QCOW2, RAW],
+    host = System, known_bugs = [STARVES]
+)]
+async fn writes_elsewhere_hold_up_nothing(t: &mut Test) -> CaseResult {
+    let source = t.image("source").size(SIZE).fill(0x11).create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let vm = t.host().disk(Disk::of(&source).with_breakpoints());
+    let vm = vm.blockdev(&copy).launch().await?;
+    let job = vm.mirror("source").to("copy").set("buf-size", CLUSTER);
+    let job = job.set("copy-mode", "write-blocking").speed(HELD);
+    let job = job.start().await?;
+    let begun = |job: &Value| job["current-progress"].as_u64() > Some(0);
+    job.until("its first piece", begun).await?;
+
+    let disk = vm.disk("source");
+    let write = disk.hold("write_aio").await?;
+    disk.io(&format!("aio_write -P 0x77 {} {CLUSTER}", LAST.start))
+        .await?;
+    write.wait_hit().await?;
+    job.set_speed(0).await?;
+    let all_else = |job: &Value| job["current-progress"] == SIZE - CLUSTER;
+    job.until("all else copied", all_else).await?;
+    write.resume().await?;
+    job.complete().await?;
+
+    disk.assert_node("copy").await?;
+    vm.shutdown().await?;
+    let all = Content::nothing().written(0x11, 0..SIZE);
+    copy.assert_reads(all.written(0x77, LAST)).await
+}
+
+/// A mirror that is given up while a piece is on its way does not write anything more to its target: what
+/// the guest then writes is for its disk alone.
+#[case]
+async fn pieces_are_the_last_when_it_is_given_up(t: &mut Test) -> CaseResult {
+    let source = t.image("source").size(SIZE).write(0x11, FIRST);
+    let source = source.create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let file = Served::holding(t, &copy, FIRST)?;
+    let vm = t.host().disk(&source);
+    let vm = vm.blockdev(file.node().node_name("copy")).launch().await?;
+    let job = vm.mirror("source").to("copy").set("buf-size", CLUSTER);
+    let job = job.set("copy-mode", "write-blocking").start().await?;
+
+    file.wait_write(FIRST).await?;
+    let now = json!({"device": job.id(), "force": true});
+    vm.cmd("block-job-cancel", now).await?;
+    vm.disk("source").write(0x77, clusters(20..21)).await?;
+    file.release();
+    check!(job.wait().outcome().await?.outcome == Outcome::Cancelled);
+
+    vm.disk("source").assert_node("source").await?;
+    vm.shutdown().await?;
+    file.finish().await?;
+    copy.assert_pattern(0, clusters(20..21)).await?;
+    let all = Content::nothing().written(0x11, FIRST);
+    source
+        .assert_reads(all.written(0x77, clusters(20..21)))
+        .await
+}
+
+/// A mirror that is ready and is cancelled softly waits for the server of its target to come back, and
+/// loses nothing.
+#[case]
+async fn pieces_are_not_lost_with_the_server(t: &mut Test) -> CaseResult {
+    let source = t.image("source").size(SIZE).create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let file = Served::lost(t, &copy)?;
+    let target = file
+        .node()
+        .node_name("copy")
+        .set("reconnect-delay", FOREVER);
+    let vm = t.host().disk(&source).blockdev(target).launch().await?;
+    let mut job = vm.mirror("source").to("copy").start().await?;
+    job.wait_ready().await?;
+
+    vm.disk("source").write(0x77, clusters(1..2)).await?;
+    file.wait_return().await?;
+    let softly = json!({"device": job.id()});
+    vm.cmd("block-job-cancel", softly).await?;
+    file.release();
+    let ended = job.wait().await?;
+
+    check!(ended.outcome == Outcome::Completed);
+    vm.disk("source").assert_node("source").await?;
+    vm.shutdown().await?;
+    file.finish().await?;
+    let all = Content::nothing().written(0x77, clusters(1..2));
+    copy.assert_reads(&all).await?;
+    source.assert_reads(&all).await
+}

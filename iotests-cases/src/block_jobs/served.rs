@@ -1,0 +1,91 @@
+//! Files behind an NBD server of our own, which keeps requests back until the case lets them go: what a
+//! job meets on its way is there for certain, without a race.
+
+use std::ops::Range;
+
+use iotests_core::author::TestFile;
+use iotests_core::prelude::*;
+use nbd::proto::CommandType;
+use nbd::server::backend::FileBackend;
+use nbd::server::plan::Range as Place;
+use nbd::server::{Action as Fault, Event, Export, FaultPlan, On, Rule, Server};
+
+/// The switch of all rules here.
+const GO: &str = "go";
+
+/// The file of an image, served by one of our servers.
+pub(super) struct Served {
+    server: Server,
+    socket: TestFile,
+}
+
+impl Served {
+    /// Keeps back the answer to the first write into this range of the file.
+    pub(super) fn holding(t: &Test, image: &Image, range: Range<u64>) -> CaseResult<Served> {
+        let to = On::Reply {
+            command: Some(CommandType::WRITE),
+            touching: Some(Place {
+                start: range.start,
+                end: range.end,
+            }),
+            chunk: None,
+        };
+        let held = Rule::new(to, Fault::HoldReply(GO.to_owned()));
+        Served::with(t, image, FaultPlan::new().rule(held))
+    }
+
+    /// Drops the client in its first write, and keeps it waiting when it comes again.
+    pub(super) fn lost(t: &Test, image: &Image) -> CaseResult<Served> {
+        let dropped = Rule::new(On::request(CommandType::WRITE), Fault::CLOSE).connection(1);
+        let waits = Rule::new(On::Greeting, Fault::Hold(GO.to_owned())).connection(2);
+        Served::with(t, image, FaultPlan::new().rule(dropped).rule(waits))
+    }
+
+    fn with(t: &Test, image: &Image, plan: FaultPlan) -> CaseResult<Served> {
+        let socket = t.socket("nbd")?;
+        let file = FileBackend::open(image.filename(), false)?;
+        let server = Server::builder().export(Export::new(file)).plan(plan);
+        let server = server.listen_unix(&*socket)?;
+        Ok(Served { server, socket })
+    }
+
+    /// Its client.
+    pub(super) fn node(&self) -> Node {
+        Node::new("nbd").set("server", json!({"type": "unix", "path": self.socket}))
+    }
+
+    /// Waits until a write to exactly this range has arrived.
+    pub(super) async fn wait_write(&self, range: Range<u64>) -> CaseResult {
+        let is = |event: &Event| {
+            matches!(
+                event,
+                Event::Request { command, offset, len, .. }
+                    if *command == CommandType::WRITE
+                        && *offset == range.start
+                        && *len == range.end - range.start
+            )
+        };
+        let journal = self.server.journal();
+        journal.wait_for(1, |entry| is(&entry.event)).await?;
+        Ok(())
+    }
+
+    /// Waits until its client has come once more.
+    pub(super) async fn wait_return(&self) -> CaseResult {
+        let journal = self.server.journal();
+        let again = |event: &Event| matches!(event, Event::Accepted);
+        journal.wait_for(2, |entry| again(&entry.event)).await?;
+        Ok(())
+    }
+
+    /// Lets go what is kept back.
+    pub(super) fn release(&self) {
+        self.server.trigger(GO).set();
+    }
+
+    /// Ends the server. That something was kept back is made sure here.
+    pub(super) async fn finish(self) -> CaseResult {
+        self.server.finish().await?;
+        Ok(())
+    }
+}
