@@ -1,5 +1,7 @@
 //! What a machine answers about its block layer, to see that nothing of it has changed.
 
+use std::panic::Location;
+
 use serde_json::{Value, json};
 
 use super::action::Action;
@@ -136,19 +138,27 @@ impl Cmd {
     /// have changed.
     pub fn refused_class(self, class: &str, text: impl Into<ErrorText>) -> Action<'static, ()> {
         let (place, monitor) = (self.place(), self.monitor().clone());
-        let refusal = self.expect_error_class(class, text);
-        Action::at(place, "a refusal that changes nothing", async move {
-            let before = State::of(&monitor).await?;
-            refusal.await?;
-            before.assert_same(&monitor, |_| true).await
-        })
+        changes_nothing(place, monitor, self.expect_error_class(class, text))
     }
+}
+
+fn changes_nothing(
+    place: &'static Location<'static>,
+    monitor: Monitor,
+    refusal: Action<'static, ()>,
+) -> Action<'static, ()> {
+    Action::at(place, "a refusal that changes nothing", async move {
+        let before = State::of(&monitor).await?;
+        refusal.await?;
+        before.assert_same(&monitor, |_| true).await
+    })
 }
 
 impl Change<'_> {
     /// Sends it; it must be refused with this text, and nothing of the machine may have changed.
     pub fn refused(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
-        self.into_cmd().refused(text)
+        let (place, monitor) = (self.place(), self.monitor().clone());
+        changes_nothing(place, monitor, self.expect_error(text))
     }
 }
 

@@ -172,12 +172,15 @@ impl Drive {
         }
         if let Some(image) = &self.image {
             let blkdebug = if self.breakpoints { "blkdebug::" } else { "" };
-            drive = drive
-                .file(format!("{blkdebug}{}", image.filename()))
-                .cache(shared.spec.cache)
-                .aio(shared.spec.aio);
-            if !own("format") {
-                drive = drive.format(image.format());
+            drive = drive.file(format!("{blkdebug}{}", image.filename()));
+            for (name, value) in [
+                ("cache", shared.spec.cache.name()),
+                ("aio", shared.spec.aio.name()),
+                ("format", image.format().name()),
+            ] {
+                if !own(name) {
+                    drive = drive.set(name, value);
+                }
             }
             let mut layer = Some(image);
             let mut prefix = String::new();

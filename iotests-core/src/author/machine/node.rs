@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::Location;
 use std::sync::{Mutex, PoisonError};
 
 use machine::args::Blockdev;
@@ -10,7 +11,7 @@ use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::{Cmd, Machine, Target};
+use super::{Cmd, Machine, Monitor, Target};
 use crate::author::action::Action;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
@@ -180,14 +181,15 @@ impl Node {
         }
     }
 
-    /// As the options of `-blockdev`, one or more: a backing node is one of its own where QEMU would
-    /// confuse its options with the file name that the overlay records, which it does unless they have
-    /// a file name themselves.
+    /// As the options of `-blockdev`, one or more.
     #[track_caller]
     pub(crate) fn to_blockdevs(&self) -> CaseResult<Vec<Blockdev>> {
         self.parts().iter().map(Node::to_blockdev).collect()
     }
 
+    /// The nodes to be made one after another, itself last: a backing node is one of its own where QEMU
+    /// would confuse its options with the file name that the overlay records, which it does unless they
+    /// have a file name themselves.
     fn parts(&self) -> Vec<Node> {
         let below = self.get("backing").filter(|below| below.is_object());
         let Some(below) = below.cloned().map(Node::from) else {
@@ -312,7 +314,7 @@ pub(super) struct Made(Mutex<BTreeMap<String, Node>>);
 impl Made {
     pub(super) fn note(&self, node: &Node) {
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for node in node.named() {
+        for node in node.parts().iter().flat_map(Node::named) {
             if let Some(name) = node.name() {
                 made.insert(name.to_owned(), node.clone());
             }
@@ -326,13 +328,18 @@ impl Made {
 }
 
 impl Machine {
-    /// Adds a node.
+    /// Adds a node. A backing node with a name, and without a file name, is added before it as a node
+    /// of its own, as a launch does: QEMU would take the file name that the overlay records. It stays
+    /// when the node is removed.
     #[track_caller]
     pub fn add_node(&self, node: impl Into<Node>) -> Change<'_> {
         let node = node.into();
+        let mut below = node.parts();
+        let top = below.pop().unwrap_or_else(|| node.clone());
         Change {
             machine: self,
-            call: self.cmd("blockdev-add", &node),
+            below,
+            call: self.cmd("blockdev-add", &top),
             nodes: vec![node],
         }
     }
@@ -358,6 +365,7 @@ impl Machine {
         let nodes: Vec<Node> = nodes.into_iter().map(Into::into).collect();
         Change {
             machine: self,
+            below: Vec::new(),
             call: self.cmd("blockdev-reopen", Options { options: &nodes }),
             nodes,
         }
@@ -376,10 +384,13 @@ struct Options<'n> {
     options: &'n [Node],
 }
 
-/// A command that adds or reopens nodes. Awaiting it sends it; an error fails the case.
+/// A command that adds or reopens nodes, all of them or none. Awaiting it sends it; an error fails the
+/// case.
 #[must_use = "a command is sent when it is awaited"]
 pub struct Change<'m> {
     machine: &'m Machine,
+    /// What is added before, each a node of its own.
+    below: Vec<Node>,
     call: Cmd,
     nodes: Vec<Node>,
 }
@@ -387,12 +398,52 @@ pub struct Change<'m> {
 impl Change<'_> {
     /// It must be refused with this text.
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
-        self.call.expect_error(text)
+        let (place, text) = (self.call.place(), text.into());
+        let (monitor, below, call) = (self.call.monitor().clone(), self.below, self.call);
+        Action::at(place, "a change of block nodes to be refused", async move {
+            for (at, node) in below.iter().enumerate() {
+                let add = monitor.cmd("blockdev-add", node);
+                if let Err(refused) = add.outcome().await? {
+                    remove(&monitor, &below[..at]).await?;
+                    return text.check("blockdev-add", &refused.desc);
+                }
+            }
+            call.expect_error(text).await?;
+            remove(&monitor, &below).await
+        })
     }
 
-    pub(crate) fn into_cmd(self) -> Cmd {
-        self.call
+    pub(crate) fn monitor(&self) -> &Monitor {
+        self.call.monitor()
     }
+
+    pub(crate) fn place(&self) -> &'static Location<'static> {
+        self.call.place()
+    }
+}
+
+/// Adds these one after another, and then what the call adds.
+async fn add(monitor: &Monitor, below: &[Node], call: Cmd) -> CaseResult {
+    for (at, node) in below.iter().enumerate() {
+        if let Err(refused) = monitor.cmd("blockdev-add", node).await {
+            remove(monitor, &below[..at]).await?;
+            return Err(refused);
+        }
+    }
+    if let Err(refused) = call.await {
+        remove(monitor, below).await?;
+        return Err(refused);
+    }
+    Ok(())
+}
+
+/// Removes what was added, the last first.
+async fn remove(monitor: &Monitor, added: &[Node]) -> CaseResult {
+    for name in added.iter().rev().filter_map(Node::name) {
+        let name = json!({ "node-name": name });
+        monitor.cmd("blockdev-del", name).await?;
+    }
+    Ok(())
 }
 
 impl<'m> IntoFuture for Change<'m> {
@@ -402,7 +453,7 @@ impl<'m> IntoFuture for Change<'m> {
     fn into_future(self) -> Self::IntoFuture {
         let place = self.call.place();
         Action::at(place, "a change of block nodes", async move {
-            self.call.await?;
+            add(&self.machine.monitor, &self.below, self.call).await?;
             self.nodes
                 .iter()
                 .for_each(|node| self.machine.made.note(node));
@@ -496,5 +547,11 @@ mod tests {
         assert_eq!(made.find("base"), Some(base));
         assert_eq!(made.find("top"), Some(top));
         assert_eq!(made.find("other"), None);
+        // What became a node of its own is reopened by its name.
+        let remote = Node::new("raw").node_name("remote").file(Node::new("nbd"));
+        let over = Node::new("qcow2").node_name("over");
+        made.note(&over.clone().backing(remote.clone()));
+        assert_eq!(made.find("over"), Some(over.backing("remote")));
+        assert_eq!(made.find("remote"), Some(remote));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::case::names::{QCOW2, RAW, VMDK};
-use crate::case::{Body, Cache, Case, Declaration, Host, HostFacts, Support, ToolFacts};
+use crate::case::{Aio, Body, Cache, Case, Declaration, Host, HostFacts, Support, ToolFacts};
 
 fn able(name: &str, emulator: bool, luks: bool) -> Able {
     let mut capabilities = Capabilities::default();
@@ -189,6 +189,7 @@ fn io_uring_is_needed_where_it_is_the_aio_mode() {
     assert_eq!(plan(&sets), ["area::case@raw.aio=io_uring on host"]);
 }
 
+/// H32: a case may restrict the cache modes.
 #[test]
 fn a_case_runs_with_its_cache_modes_only() {
     let sets = [able("host", false, false)];
@@ -208,6 +209,24 @@ fn a_case_runs_with_its_cache_modes_only() {
     let why = "does not run with cache mode writeback, only with none, unsafe";
     assert_eq!(
         plan(&["-c", "writeback"]),
+        [format!("area::case@raw: {why}")]
+    );
+}
+
+/// H32: the aio mode is a dimension of the run like the cache mode.
+#[test]
+fn a_case_runs_with_its_aio_modes_only() {
+    let mut sets = [able("host", false, false)];
+    let features = &mut sets[0].capabilities.features;
+    features.insert(crate::case::Feature::IoUring, Support::Yes);
+    let aios = Declaration::new().formats(&[RAW]).aios(&[Aio::IoUring]);
+    let plan = |args: &[&str]| planned(aios, &sets, SetChoice::Auto, args);
+    let uring = ["area::case@raw.aio=io_uring on host"];
+    assert_eq!(plan(&[]), uring);
+    assert_eq!(plan(&["--aio", "threads,io_uring"]), uring);
+    let why = "does not run with aio mode threads, only with io_uring";
+    assert_eq!(
+        plan(&["--aio", "threads"]),
         [format!("area::case@raw: {why}")]
     );
 }

@@ -212,7 +212,14 @@ fn drives_are_numbered_and_have_what_was_said() {
             let vm = t
                 .vm()
                 .drive(&one)
-                .drive(Drive::of(&two).interface("none").option("read-only", "on"))
+                .drive(
+                    Drive::of(&two)
+                        .interface("none")
+                        .option("read-only", "on")
+                        .option("format", "raw")
+                        .option("cache", "writethrough")
+                        .option("aio", "threads"),
+                )
                 .drive(Drive::empty())
                 .drive(Drive::of(&secret).interface("none"))
                 .launch()
@@ -225,6 +232,15 @@ fn drives_are_numbered_and_have_what_was_said() {
             let drive1 = block.find(&json!({"device": "drive1"}))?;
             drive1.assert("inserted/ro", true)?;
             drive1.assert("inserted/drv", "raw")?;
+            drive1.assert("inserted/cache/no-flush", false)?;
+            // What the case says takes the place of what is said by default.
+            let words = std::fs::read(format!("/proc/{}/cmdline", vm.pid().unwrap()))?;
+            let words = String::from_utf8(words)?;
+            let is_drive1 = |word: &&str| word.contains("id=drive1,");
+            let drive1 = words.split('\0').find(is_drive1).unwrap();
+            for option in ["format=", "cache=", "aio="] {
+                assert_eq!(drive1.matches(option).count(), 1, "{drive1}");
+            }
             block
                 .find(&json!({"device": "drive2"}))?
                 .assert_absent("inserted")?;
@@ -271,6 +287,30 @@ fn the_human_monitor_answers_and_qemu_io_goes_by_drive_node_or_device() {
             "{log}"
         );
         assert!(!log.contains("info status"), "{log}");
+    }
+}
+
+/// QEMU takes no machine type by itself for a target without a default one.
+#[test]
+fn a_target_without_a_default_machine_type_gets_one() {
+    for set in systems() {
+        for (default, named) in [(true, false), (false, true)] {
+            let bench = Bench::new(&set).backend(Backend::System);
+            let bench = bench.capabilities(|it| {
+                let host = it.hosts.get_mut(&Backend::System).unwrap();
+                let mut none = machine::probe::MachineType::new("none");
+                none.default = default;
+                host.facts.machines = vec![none];
+            });
+            let run = bench.run(case!(|t| {
+                let vm = t.vm().launch().await?;
+                let words = std::fs::read(format!("/proc/{}/cmdline", vm.pid().unwrap()))?;
+                let words = String::from_utf8(words)?;
+                assert_eq!(words.contains("\0-machine\0none\0"), named, "{words:?}");
+                vm.shutdown().await?;
+            }));
+            run.assert_passed();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Disks, nodes, exports, bitmaps and jobs: each named once, whatever kind of machine has it.
 
+use iotests_core::author::filter::Filter;
 use iotests_core::prelude::*;
 
 use super::bench::{Bench, case, hosts};
@@ -227,6 +228,65 @@ fn a_bitmap_is_added_used_and_removed() {
                 .remove()
                 .expect_error("not found")
                 .await?;
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
+
+/// H03, H13: what the harness does is narrated as the case says, with neither directory in it.
+#[test]
+fn narration_is_indented_and_filtered_and_shows_no_directory() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let disk = t.image("disk").size(MIB).create().await?;
+            let vm = t.host().launch().await?;
+            let format = Filter::ImageFormat("qcow2".into());
+            t.narrate(Narration::new().indent(2).filter(format));
+            vm.add_node(disk.node()).await?;
+            t.narrate(false);
+            t.log(t.socket("nbd")?.as_str());
+            vm.shutdown().await?;
+            let _ = t.golden();
+        }));
+        run.assert_passed();
+        let log = run.log();
+        for part in [
+            "\n  \"arguments\": {\n    \"driver\": \"IMGFMT\",\n",
+            "\"filename\": \"TEST_DIR/disk\"",
+            "\nSOCK_DIR/nbd\n",
+        ] {
+            assert!(log.contains(part), "{part} is not in:\n{log}");
+        }
+    }
+}
+
+/// A backing node without a file name is added as a node of its own, as at a launch, before what is on
+/// it; all of them or none.
+#[test]
+fn a_chain_on_a_remote_base_is_added_as_a_whole() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let base = t.image("base").size(MIB).fill(7).create().await?;
+            let top = t.image("top").backing(&base).create().await?;
+            let server = t.nbd_server(&base).start().await?;
+            let remote = Node::new("raw").node_name("remote").read_only(true);
+            let remote = remote.file(server.node());
+            let chain = || top.node().backing(&remote);
+            let vm = t.host().launch().await?;
+            vm.add_node(chain()).await?;
+            vm.assert_block_path("top", "/backing", "remote").await?;
+            vm.node("top").assert_pattern(7, 0..MIB).await?;
+            vm.remove_node("top").await?;
+            vm.remove_node("remote").await?;
+
+            let wrong = || chain().set("discard", "maybe");
+            vm.add_node(wrong()).refused("maybe").await?;
+            check!(vm.add_node(wrong()).await.is_err());
+            vm.assert_no_nodes(&["top", "remote"]).await?;
+            server.stop().await?;
+            vm.add_node(chain()).expect_error("onnect").await?;
+            vm.assert_no_nodes(&["top", "remote"]).await?;
             vm.shutdown().await?;
         }));
         run.assert_passed();

@@ -390,6 +390,30 @@ fn a_cache_or_records_that_cannot_be_written_are_a_warning() {
     assert!(bench.left().is_empty(), "{:?}", bench.left());
 }
 
+/// H07, H43: programs are asked once, whatever the number of cases and of runs.
+#[test]
+fn a_program_is_asked_what_it_can_do_only_once() {
+    let bench = Bench::new();
+    let real = bench.path("bin/qemu-img");
+    let asked = bench.path("asked");
+    fs::rename(&real, bench.path("qemu-img")).unwrap();
+    let script = format!(
+        "#!/bin/sh\necho \"$1\" >>{}\nexec {} \"$@\"\n",
+        asked.display(),
+        bench.path("qemu-img").display()
+    );
+    bench.script("bin/qemu-img", &script);
+    for _ in 0..2 {
+        bench
+            .run(&["passes@"])
+            .assert_code(0)
+            .assert_says("2 passed");
+    }
+    let asked = fs::read_to_string(asked).unwrap();
+    let times = asked.lines().filter(|word| *word == "--help").count();
+    assert_eq!(times, 1, "{asked}");
+}
+
 #[test]
 fn what_is_kept_for_later_runs_can_be_read_by_everybody() {
     use std::os::unix::fs::PermissionsExt;
