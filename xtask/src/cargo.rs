@@ -81,10 +81,23 @@ pub(crate) enum XtaskError {
     },
 }
 
-/// The workspace's root folder.
+/// The workspace's root folder: where this runs, not where it was compiled, as clones may share one target folder. Cargo says it in a
+/// variable; for who starts this program by itself, it is around the current folder.
 pub(crate) fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest).to_path_buf()
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    root_of(manifest, std::env::current_dir().ok())
+}
+
+fn root_of(manifest: Option<PathBuf>, current: Option<PathBuf>) -> PathBuf {
+    let is_ours = |folder: &&Path| folder.join("xtask").join("Cargo.toml").is_file();
+    let below = [manifest, current].into_iter().flatten();
+    let found = below
+        .filter_map(|folder| folder.ancestors().find(is_ours).map(Path::to_path_buf))
+        .next();
+    found.unwrap_or_else(|| {
+        let compiled = Path::new(env!("CARGO_MANIFEST_DIR"));
+        compiled.parent().unwrap_or(compiled).to_path_buf()
+    })
 }
 
 /// The cargo that runs us, called in the workspace's root.
@@ -164,5 +177,26 @@ fn start_error(command: &Command, source: std::io::Error) -> XtaskError {
     XtaskError::Start {
         program: display(command),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two clones with one target folder have one program of this name.
+    #[test]
+    fn the_workspace_is_the_one_where_this_runs() {
+        let place = tempfile::tempdir().unwrap();
+        let clone = place.path().join("clone");
+        let xtask = clone.join("xtask");
+        std::fs::create_dir_all(xtask.join("src")).unwrap();
+        std::fs::write(xtask.join("Cargo.toml"), "").unwrap();
+        assert_eq!(root_of(Some(xtask.clone()), None), clone);
+        assert_eq!(root_of(None, Some(xtask.join("src"))), clone);
+        let elsewhere = place.path().to_owned();
+        assert_eq!(root_of(Some(elsewhere.clone()), Some(xtask)), clone);
+        let compiled = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+        assert_eq!(Some(root_of(None, Some(elsewhere)).as_path()), compiled);
     }
 }

@@ -37,6 +37,8 @@ enum Task {
     Bench(task::bench::Args),
     /// Writes COVERAGE.md (what of upstream's tests is ported, and where it ran) and docs/versions.md.
     Coverage(task::coverage::Args),
+    /// Packs the program with its manual page, completions and documents, for machines without these sources.
+    Dist(task::dist::Args),
     /// Generates the typed layer of qmp from the facts in qmp/qapi.
     Codegen(task::codegen::Args),
 }
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Task::Test(args) => task::test::run(args),
         Task::Bench(args) => task::bench::run(args),
         Task::Coverage(args) => task::coverage::run(args),
+        Task::Dist(args) => task::dist::run(args),
         Task::Codegen(args) => task::codegen::run(args),
     };
     match result {

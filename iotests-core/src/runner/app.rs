@@ -1,5 +1,6 @@
 //! The program: from the arguments to the exit code.
 
+mod parts;
 mod reports;
 mod rerun;
 mod sets;
@@ -14,6 +15,7 @@ use super::cli::{Cli, ColorChoice};
 use super::config::{self, Asked, Config};
 use super::error::{RunError, chain, io as io_error};
 use super::exit::Exit;
+use super::explain::Known;
 use super::list::List;
 use super::places::Places;
 use super::plan::{SetChoice, Wanted, names_set, plan};
@@ -86,7 +88,7 @@ impl App {
                 "--bless is refused where CI is set: goldens are reviewed by people".to_owned(),
             ));
         }
-        if !cli.what.from_record.is_empty() {
+        if cli.what.merge || !cli.what.from_record.is_empty() {
             return self.report_on_records();
         }
         let rules = self.config.rules()?;
@@ -166,6 +168,16 @@ impl App {
                 ));
             }
         }
+        let shard = self.partition(&mut planned, &records)?;
+        if cli.what.explain {
+            let known = Known {
+                planned: &planned,
+                sets: &sets.able,
+                records: &records,
+            };
+            print(&known.explain(self.palette))?;
+            return Ok(Exit::Passed);
+        }
         if let Some(how) = cli.what.list {
             let list = List {
                 planned: &planned,
@@ -181,7 +193,7 @@ impl App {
         if cli.what.env {
             return self.surround(planned, &sets, &records);
         }
-        self.run(planned, warnings, &sets, &mut records)
+        self.run(planned, warnings, &sets, &mut records, shard)
     }
 
     /// What can run: the cases of this program, or the scripts of a tree.

@@ -10,6 +10,8 @@ use clap::{Parser, ValueEnum};
 
 use super::exit::Exit;
 use super::filter::{self, Filter};
+use super::partition::Partition;
+use super::report::TapVersion;
 use crate::case::{Aio, Cache, Format, Protocol, UnknownName};
 use crate::provision::{MIRROR_VARIABLE, Request};
 
@@ -69,6 +71,12 @@ pub(crate) struct WhatArgs {
     /// As `iotests env CASE -- COMMAND`: run the command, or a shell, in a directory and with the variables of one instance.
     #[arg(long, hide = true)]
     pub(crate) env: bool,
+    /// What the word `explain` stands for.
+    #[arg(long, hide = true, requires = "selectors")]
+    pub(crate) explain: bool,
+    /// What the word `merge` stands for.
+    #[arg(long, hide = true, requires = "selectors")]
+    pub(crate) merge: bool,
     /// Show the goldens that `--bless` wrote, one by one, and accept or reject them.
     #[arg(long)]
     pub(crate) review: bool,
@@ -142,6 +150,11 @@ pub(crate) struct MatrixArgs {
     /// Only what the last run was to run and did not, because it was stopped or killed.
     #[arg(long, conflicts_with = "failed")]
     pub(crate) unfinished: bool,
+    /// Only the part K of N of what is selected, as 2/5: all parts together are all of it, and take about the same time by what the
+    /// build folder recorded, so that all machines need the same. `auto` takes K and N from the variables of GitLab, Buildkite, CircleCI,
+    /// GitHub Actions, Kubernetes or Slurm, and is all of it where there are none. `merge` puts the records together.
+    #[arg(long, value_name = "K/N", value_parser = str::parse::<Partition>)]
+    pub(crate) partition: Option<Partition>,
     /// Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.
     #[arg(short = 'E', long = "expression", value_name = "EXPRESSION", value_parser = str::parse::<Filter>, long_help = format!(
         "Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.\n\n{}",
@@ -284,12 +297,15 @@ pub(crate) struct DebugArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Reports")]
 pub(crate) struct ReportArgs {
-    /// Write a JUnit report.
+    /// Write a JUnit report. Any report may go to `-`, standard output, on which there is nothing else then.
     #[arg(long, value_name = "PATH")]
     pub(crate) junit: Option<PathBuf>,
-    /// Write a TAP 14 report.
+    /// Write a TAP report; to `-` a line as each instance ends, as meson and prove read it.
     #[arg(long, value_name = "PATH")]
     pub(crate) tap: Option<PathBuf>,
+    /// The version of TAP: 13, which all readers know, or 14.
+    #[arg(long, value_name = "VERSION", default_value_t = TapVersion::V13, value_parser = str::parse::<TapVersion>)]
+    pub(crate) tap_version: TapVersion,
     /// Write the record of the run, a line of JSON for each event as it happens, also to this file.
     #[arg(long, value_name = "PATH")]
     pub(crate) jsonl: Option<PathBuf>,
@@ -420,8 +436,19 @@ fn after_help() -> String {
   {me} --upstream ~/qemu 040 -f qcow2   upstream's own test 040
   {me} --failed              what failed the last time
   {me} env 163@qcow2 -- sh   a shell in a case's place
+  {me} --partition 2/5       the second of five parts of it
+  {me} merge DIR --html FILE one report on all parts
+  {me} explain 163           what its cases do and need
   {me} new nbd::sees_holes   a new case, which passes
   {me} explore --for 1h      other random programs each time
+
+Other words:
+  {me} completions bash      or zsh, fish: what a shell needs to complete
+  {me} man                   the manual page
+  {me} -- merge              the word as a part of a name
+
+Caches, records, provisioned programs and what failures leave are in one folder, which a run names first:
+  --build-dir or IOTESTS_BUILD_DIR, else cargo's target folder if this program lies in one, else ~/.cache/qemu-iotests.
 
 Environment:
   QEMU_PROG, QEMU_IMG_PROG, QEMU_IO_PROG, QEMU_NBD_PROG, QSD_PROG name programs, QEMU_OPTIONS and so on their options.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::host::HostInfo;
+use super::partition::Shard;
 use super::verdict::{Attempt, Verdict};
 use crate::case::{Aio, Backend, Cache, Format, Protocol, Skip, ToolKind};
 use crate::wire::{CaseEvent, Place};
@@ -65,6 +67,9 @@ pub enum RunEvent {
 /// All that is needed to repeat a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunStarted {
+    /// The version of the record's form, [`SCHEMA`]; 0 in records from before there was one.
+    #[serde(default)]
+    pub schema: u32,
     /// The command line.
     pub command: Vec<String>,
     /// The sets of QEMU programs, by name.
@@ -93,7 +98,20 @@ pub struct RunStarted {
     pub expected: BTreeMap<String, Duration>,
     /// When, in seconds of the Unix epoch.
     pub started: u64,
+    /// What of the computer may explain how the run went.
+    #[serde(default)]
+    pub host: HostInfo,
+    /// Where the harness keeps its caches and records.
+    #[serde(default)]
+    pub folder: PathBuf,
+    /// The part of a plan that this run has.
+    #[serde(default)]
+    pub shard: Option<Shard>,
 }
+
+/// The version of the form of a record, which docs/record.md describes. What is added does not change it, and a reader
+/// ignores what it does not know; what is renamed or means something else does.
+pub const SCHEMA: u32 = 1;
 
 /// A set of QEMU programs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -111,6 +129,9 @@ pub struct ToolInfo {
     pub path: PathBuf,
     /// Its version, as far as it is known.
     pub version: String,
+    /// The SHA-256 of the program, in hexadecimal, where it could be read.
+    #[serde(default)]
+    pub sha256: Option<String>,
 }
 
 /// What reports say about an instance.
@@ -158,6 +179,13 @@ impl InstanceInfo {
     /// The id without the number of the repetition (`#2`).
     pub fn base_id(&self) -> &str {
         self.id.split('#').next().unwrap_or(&self.id)
+    }
+
+    /// Whether it is the second repetition or a later one.
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.id
+            .rsplit_once('#')
+            .is_some_and(|(_, number)| number != "1")
     }
 }
 

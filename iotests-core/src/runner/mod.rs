@@ -14,15 +14,18 @@ pub mod event;
 mod evidence;
 mod execute;
 mod exit;
+mod explain;
 mod explore;
 mod filter;
 mod follow;
+pub mod host;
 mod imgopts;
 mod instance;
 mod keep;
 mod list;
 mod mounts;
 mod new;
+pub mod partition;
 mod places;
 mod plan;
 mod probe;
@@ -36,11 +39,14 @@ mod rundir;
 mod schedule;
 mod select;
 mod sets;
+mod shell;
 mod signals;
 mod skeleton;
+mod sums;
 mod supervise;
 pub(crate) mod supervised;
 mod surroundings;
+mod tasks;
 mod trace;
 mod verdict;
 mod words;
@@ -63,6 +69,8 @@ pub fn main() -> ExitCode {
     let word = |index: usize| arguments.get(index).and_then(|word| word.to_str());
     match (word(1), word(2)) {
         (Some(supervise::SUPERVISE), Some(spec)) => supervise::main(Path::new(spec)),
+        (Some(shell::COMPLETIONS), shell) => shell::completions(shell).into(),
+        (Some(shell::MAN), None) => shell::man().into(),
         (Some(new::NEW), name) => new::main(name).into(),
         (Some(surroundings::ENV), _) => {
             trace::show(tracing::Level::WARN);
@@ -74,7 +82,7 @@ pub fn main() -> ExitCode {
         }
         _ => {
             trace::show(tracing::Level::WARN);
-            app::main(arguments)
+            app::main(tasks::arguments(arguments))
         }
     }
 }

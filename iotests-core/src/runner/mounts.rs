@@ -63,6 +63,26 @@ fn mounted_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
+/// The type of the file system on which this lies, and where that is mounted: `ext4 on /`.
+pub(crate) fn file_system(path: &Path) -> Option<String> {
+    let table = fs::read(MOUNTS).ok()?;
+    file_system_in(&fs::canonicalize(path).ok()?, &table)
+}
+
+fn file_system_in(path: &Path, table: &[u8]) -> Option<String> {
+    let lines = table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        let point = PathBuf::from(unescaped(fields.get(MOUNT_POINT)?));
+        // A dash ends the fields of which there may be any number.
+        let dash = fields.iter().position(|field| *field == b"-")?;
+        let kind = String::from_utf8_lossy(fields.get(dash + 1)?).into_owned();
+        path.starts_with(&point).then_some((point, kind))
+    });
+    // Of several on one point the last one hides the others, and `max_by_key` gives the last.
+    let (point, kind) = lines.max_by_key(|(point, _)| point.components().count())?;
+    Some(format!("{kind} on {}", point.display()))
+}
+
 /// The mount points strictly below this folder.
 fn points_below(folder: &Path, table: &[u8]) -> Vec<PathBuf> {
     table
@@ -130,5 +150,20 @@ mod tests {
         assert_eq!(fs::read_to_string(asked).unwrap(), "-u\n-z\n--\n/run/m\n");
         assert!(!unmounts("false", Path::new("/run/m")));
         assert!(!unmounts("no-such-program-anywhere", Path::new("/run/m")));
+    }
+
+    #[test]
+    fn the_file_system_of_a_path_is_that_of_the_nearest_mount() {
+        let table = b"21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+            22 21 0:5 / /tmp rw - tmpfs tmpfs rw\n\
+            23 21 0:6 / /tmp/with\\040space rw,nosuid shared:7 master:1 - xfs /dev/sdb rw\n\
+            24 21 0:7 / /tmp/with\\040space rw - btrfs /dev/sdc rw\n";
+        let on = |path: &str| file_system_in(Path::new(path), table);
+        assert_eq!(on("/home/x").as_deref(), Some("ext4 on /"));
+        assert_eq!(on("/tmpfile").as_deref(), Some("ext4 on /"));
+        assert_eq!(on("/tmp/a/b").as_deref(), Some("tmpfs on /tmp"));
+        let spaced = on("/tmp/with space/a");
+        assert_eq!(spaced.as_deref(), Some("btrfs on /tmp/with space"));
+        assert_eq!(file_system_in(Path::new("/"), b""), None);
     }
 }

@@ -16,7 +16,16 @@ pub(super) fn main(name: Option<&str>) -> Exit {
         return Exit::Usage;
     };
     let root = env::var_os("IOTESTS_SOURCE_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
-    match skeleton::create(&root.join("iotests-cases").join("src"), name) {
+    let cases = root.join("iotests-cases").join("src");
+    if !cases.is_dir() {
+        eprintln!(
+            "{}: a case is written into the sources, and {} is not there: run this in a clone of the repository, or set IOTESTS_SOURCE_DIR to one",
+            super::called_as(),
+            cases.display()
+        );
+        return Exit::Usage;
+    }
+    match skeleton::create(&cases, name) {
         Ok(created) => {
             for module in &created.modules {
                 println!("made     {}", module.display());

@@ -14,9 +14,13 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// `--build-dir`, else the user's cache folder.
+    /// `--build-dir`, else cargo's target folder where this program lies in one, else the user's cache folder.
     pub(crate) fn new(build_dir: Option<&Path>) -> Self {
-        let root = build_dir.map(Path::to_path_buf).unwrap_or_else(|| {
+        let program = env::current_exe().unwrap_or_default();
+        let own = build_dir
+            .map(Path::to_path_buf)
+            .or_else(|| target_of(&program));
+        let root = own.unwrap_or_else(|| {
             let cache = env::var_os("XDG_CACHE_HOME")
                 .filter(|folder| !folder.is_empty())
                 .map(PathBuf::from);
@@ -43,6 +47,11 @@ impl Places {
     /// What the probes found.
     pub(crate) fn probes(&self) -> PathBuf {
         self.own().join("probes")
+    }
+
+    /// The sums of QEMU's programs.
+    pub(crate) fn sums(&self) -> PathBuf {
+        self.own().join("sums.json")
     }
 
     /// Times and verdicts of former runs.
@@ -79,9 +88,20 @@ impl Places {
         self.root.join("qemu")
     }
 
-    fn own(&self) -> PathBuf {
+    /// The folder of all that is not a prefix.
+    pub(crate) fn own(&self) -> PathBuf {
         self.root.join("iotests")
     }
+}
+
+/// Cargo's target folder, if the program lies where cargo puts programs: `debug/`, or `TRIPLE/debug/`.
+fn target_of(program: &Path) -> Option<PathBuf> {
+    let folders = program.ancestors().skip(2).take(2);
+    let is_target = |folder: &&Path| {
+        let tag = std::fs::read_to_string(folder.join("CACHEDIR.TAG"));
+        tag.is_ok_and(|text| text.contains("created by cargo"))
+    };
+    folders.into_iter().find(is_target).map(Path::to_path_buf)
 }
 
 /// Everything below such a folder could be named neither in QMP nor in what a case receives, both of

@@ -104,8 +104,18 @@ impl Records {
         }
     }
 
-    /// Notes what a record of a run tells.
+    /// Notes what a record of a run tells. What a part of a plan tells counts when the parts are put together: else one part that has
+    /// run would have the next one cut the plan in another way.
     pub(crate) fn learn(&mut self, records: impl Iterator<Item = Record>) {
+        let is_part = |record: &Record| match &record.event {
+            RunEvent::RunStarted(run) => run.shard.is_some(),
+            _ => false,
+        };
+        self.learn_all(records.take_while(|record| !is_part(record)));
+    }
+
+    /// Notes what a record tells, also that of a part.
+    pub(crate) fn learn_all(&mut self, records: impl Iterator<Item = Record>) {
         for record in records {
             if let RunEvent::InstanceFinished(outcome) = record.event {
                 let id = outcome.instance.base_id();

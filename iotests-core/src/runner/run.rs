@@ -17,7 +17,7 @@ use super::instance::{InstanceJob, Runner};
 use super::plan::Planned;
 use super::record::Recorder;
 use super::records::Records;
-use super::report::Terminal;
+use super::report::Show;
 use super::schedule::{Load, Schedule};
 use super::signals;
 use super::supervise::Order;
@@ -54,7 +54,7 @@ enum Message {
 /// A run in progress.
 struct Dispatcher<'r> {
     recorder: &'r mut Recorder,
-    terminal: &'r mut Terminal,
+    face: &'r mut dyn Show,
     /// Writes the reports, for a run that is left in a hurry.
     reports: &'r dyn Fn(),
     runner: Arc<Runner>,
@@ -77,7 +77,7 @@ pub(crate) fn run(
     job: Job,
     runner: Arc<Runner>,
     recorder: &mut Recorder,
-    terminal: &mut Terminal,
+    face: &mut dyn Show,
     reports: &dyn Fn(),
     skips: Skips,
 ) -> Result<Exit, RunError> {
@@ -86,7 +86,7 @@ pub(crate) fn run(
     let jobs = job.started.jobs;
     let mut dispatcher = Dispatcher {
         recorder,
-        terminal,
+        face,
         reports,
         runner,
         slots: BTreeSet::new(),
@@ -150,7 +150,7 @@ impl Dispatcher<'_> {
     /// One that cannot be recorded is shown all the same, and the other way round.
     fn report(&mut self, slot: Option<u16>, event: &RunEvent) {
         let recorded = self.recorder.record(slot, event);
-        let shown = self.terminal.event(event);
+        let shown = self.face.event(event);
         if let Err(error) = recorded.and(shown) {
             self.broken.get_or_insert(error);
         }
@@ -179,7 +179,7 @@ impl Dispatcher<'_> {
             match message {
                 Message::Event(slot, event) => self.report(Some(slot), &event),
                 Message::Signal(Signal::SIGUSR1) => {
-                    if let Err(error) = self.terminal.status(&self.summary) {
+                    if let Err(error) = self.face.status(&self.summary) {
                         self.broken.get_or_insert(error);
                     }
                     self.runner.order_all(Order::Explain);

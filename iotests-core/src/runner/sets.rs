@@ -17,6 +17,7 @@ use super::error::RunError;
 use super::event::{SetInfo, ToolInfo};
 use super::places::check_utf8;
 use super::probe::KnownVersions;
+use super::sums::Sums;
 use crate::provision;
 
 /// The name of the set that is not provisioned.
@@ -33,8 +34,9 @@ pub(crate) struct ToolSet {
 
 impl ToolSet {
     /// What reports say about it.
-    pub(crate) fn info(&self) -> SetInfo {
-        let tool = |tool: &Tool| ToolInfo {
+    pub(crate) fn info(&self, sums: &mut Sums) -> SetInfo {
+        let mut tool = |tool: &Tool| ToolInfo {
+            sha256: sums.of(&tool.path),
             path: tool.path.clone(),
             version: tool
                 .version

@@ -1,6 +1,7 @@
 //! `cargo xtask iotests`: builds the harness and becomes it.
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, stderr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -21,29 +22,50 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<ExitCode, XtaskError> {
     })
 }
 
-/// Builds the `iotests` binary and says where it is.
+/// Builds the `iotests` binary and says where it is. Cargo shows its progress; where there was nothing to build, its one line goes again.
 pub(crate) fn build() -> Result<PathBuf, XtaskError> {
-    let messages = cargo::read(&mut cargo::cargo([
+    build_with(&[])
+}
+
+/// The same with these options of cargo.
+pub(crate) fn build_with(options: &[&str]) -> Result<PathBuf, XtaskError> {
+    let usual = [
         "build",
-        "--quiet",
         "--message-format=json-render-diagnostics",
         "--package",
         "iotests-cases",
         "--bin",
         BINARY,
-    ]))?;
+    ];
+    let messages = cargo::read(cargo::cargo(usual).args(options))?;
+    if stderr().is_terminal() && is_fresh(&messages) {
+        // One line up, and empty it.
+        eprint!("\x1b[1A\x1b[2K");
+    }
     executable(&messages)
         .ok_or_else(|| XtaskError::Build(format!("it does not say where `{BINARY}` is")))
 }
 
 const BINARY: &str = "iotests";
 
+/// Whether nothing was compiled, and nothing said but that.
+fn is_fresh(messages: &[u8]) -> bool {
+    parsed(messages).all(|message| match message["reason"].as_str() {
+        Some("compiler-artifact") => message["fresh"] == true,
+        Some("compiler-message") => false,
+        _ => true,
+    })
+}
+
+fn parsed(messages: &[u8]) -> impl Iterator<Item = Value> {
+    messages
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+}
+
 /// Where cargo has put the binary: a configured target or profile has a folder of its own.
 fn executable(messages: &[u8]) -> Option<PathBuf> {
-    let parsed = messages
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<Value>(line).ok());
-    let mut paths = parsed.filter_map(|message| {
+    let paths = parsed(messages).filter_map(|message| {
         let is_ours =
             message["reason"] == "compiler-artifact" && message["target"]["name"] == BINARY;
         message["executable"]
@@ -51,7 +73,7 @@ fn executable(messages: &[u8]) -> Option<PathBuf> {
             .filter(|_| is_ours)
             .map(PathBuf::from)
     });
-    paths.next_back()
+    paths.last()
 }
 
 /// The binary, told where it may keep its own things and how a person calls it.
@@ -78,5 +100,16 @@ mod tests {
         let found = executable(messages);
         assert_eq!(found, Some(PathBuf::from("/t/s390x/debug/iotests")));
         assert_eq!(executable(b"nothing\n{}"), None);
+    }
+
+    #[test]
+    fn cargo_is_quiet_only_where_it_had_nothing_to_say() {
+        let artifact =
+            |fresh: bool| format!("{{\"reason\":\"compiler-artifact\",\"fresh\":{fresh}}}\n");
+        assert!(is_fresh((artifact(true) + &artifact(true)).as_bytes()));
+        assert!(!is_fresh((artifact(true) + &artifact(false)).as_bytes()));
+        assert!(!is_fresh(
+            (artifact(true) + "{\"reason\":\"compiler-message\"}").as_bytes()
+        ));
     }
 }

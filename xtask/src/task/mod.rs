@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod codegen;
 pub(crate) mod coverage;
+pub(crate) mod dist;
 pub(crate) mod iotests;
 mod libraries;
 mod skips;

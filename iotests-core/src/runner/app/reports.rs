@@ -1,35 +1,118 @@
 //! The reports of a run, and those on runs that are over.
 
-use std::io::stdout;
-use std::path::PathBuf;
+use std::fs;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
 
 use super::App;
 use crate::case::Backend;
 use crate::runner::error::{RunError, io as io_error};
+use crate::runner::event::{InstanceInfo, Outcome, RunEvent, RunStarted};
 use crate::runner::plan::Able;
-use crate::runner::report::{self, Terminal, Ways};
-use crate::runner::{Exit, called_as, console, record};
+use crate::runner::record::Record;
+use crate::runner::records::Records;
+use crate::runner::report::{self, Kind, Show, Silent, Story, Tap, Terminal, Ways};
+use crate::runner::verdict::{Attempt, Verdict};
+use crate::runner::{Exit, called_as, console, partition, record};
+
+/// A record of a run, and what the run began with.
+struct Recorded {
+    path: PathBuf,
+    begun: Option<RunStarted>,
+}
+
+impl Recorded {
+    fn read(path: &Path) -> Result<Self, RunError> {
+        let mut events = record::read(path).map_err(io_error("read the record", path))?;
+        let begun = match events.next() {
+            Some(Record {
+                event: RunEvent::RunStarted(run),
+                ..
+            }) => Some(*run),
+            Some(_) => None,
+            None => {
+                return Err(RunError::Usage(format!(
+                    "{} holds no event: it is no record of a run, or its run was killed before it began",
+                    path.display()
+                )));
+            }
+        };
+        let path = path.to_owned();
+        Ok(Self { path, begun })
+    }
+
+    /// The number of its part, then when it began.
+    fn order(&self) -> (u32, u64) {
+        let begun = self.begun.as_ref();
+        let number = begun
+            .and_then(|run| run.shard.as_ref())
+            .map_or(0, |shard| shard.number);
+        (number, begun.map_or(0, |run| run.started))
+    }
+
+    /// Whether both are of one part of one plan.
+    fn is_again(&self, other: &Self) -> bool {
+        let shard = |one: &Self| one.begun.as_ref().and_then(|run| run.shard.clone());
+        shard(self).is_some_and(|this| shard(other) == Some(this))
+    }
+}
 
 impl App {
-    /// The reports that are files, with where they go.
-    pub(super) fn reports(&self) -> Vec<(report::Kind, PathBuf)> {
+    /// The reports that are written when the run has ended, with where they go.
+    pub(super) fn reports(&self) -> Vec<(Kind, PathBuf)> {
         let paths = &self.cli.report;
         let all = [
-            (report::Kind::Tap, &paths.tap),
-            (report::Kind::Junit, &paths.junit),
-            (report::Kind::Html, &paths.html),
+            (Kind::Tap(paths.tap_version), &paths.tap),
+            (Kind::Junit, &paths.junit),
+            (Kind::Html, &paths.html),
         ];
         all.into_iter()
             .filter_map(|(kind, path)| Some((kind, path.clone()?)))
             .collect()
     }
 
+    /// The one report that standard output is for, if there is one.
+    fn on_stdout(&self) -> Result<Option<&'static str>, RunError> {
+        let paths = &self.cli.report;
+        let all = [
+            ("--tap", &paths.tap),
+            ("--junit", &paths.junit),
+            ("--html", &paths.html),
+            ("--jsonl", &paths.jsonl),
+        ];
+        let is_there = |path: &Option<PathBuf>| path.as_deref().is_some_and(report::is_stdout);
+        let mut there = all
+            .iter()
+            .filter(|(_, path)| is_there(path))
+            .map(|(name, _)| *name);
+        match (there.next(), there.next()) {
+            (Some(one), Some(other)) => Err(RunError::Usage(format!(
+                "{one} and {other} both go to standard output; give one of them a file"
+            ))),
+            (one, _) => Ok(one),
+        }
+    }
+
+    /// Who follows the run on standard output.
+    pub(super) fn face(&self, sets: &[Able]) -> Result<Box<dyn Show>, RunError> {
+        Ok(match self.on_stdout()? {
+            None => Box::new(self.terminal(sets)),
+            Some("--tap") => Box::new(Tap::new(self.cli.report.tap_version, stdout())),
+            Some(_) => Box::new(Silent),
+        })
+    }
+
     /// Writes them from these records.
     pub(super) fn write_reports(
         &self,
-        reports: &[(report::Kind, PathBuf)],
+        reports: &[(Kind, PathBuf)],
         records: &[PathBuf],
     ) -> Result<(), RunError> {
+        // TAP on standard output was written as it happened.
+        let is_written = |(kind, path): &&(Kind, PathBuf)| {
+            matches!(kind, Kind::Tap(_)) && report::is_stdout(path)
+        };
+        let reports: Vec<_> = reports.iter().filter(|one| !is_written(one)).collect();
         if reports.is_empty() {
             return Ok(());
         }
@@ -37,42 +120,106 @@ impl App {
         for path in records {
             events.push(record::read(path).map_err(io_error("read the record", path))?);
         }
-        let story: report::Story = events.into_iter().flatten().collect();
-        for (kind, path) in reports {
-            let written = kind.of(&story).and_then(|text| report::write(path, &text));
-            written.map_err(io_error("write the report", path))?;
-        }
-        Ok(())
+        let story: Story = events.into_iter().flatten().collect();
+        reports
+            .into_iter()
+            .try_for_each(|(kind, path)| write(*kind, path, &story))
     }
 
-    /// `--from-record`: the reports on runs of which only the records are there.
+    /// `merge` and `--from-record`: the reports on runs of which only the records are there.
     pub(super) fn report_on_records(&self) -> Result<Exit, RunError> {
-        let paths = &self.cli.what.from_record;
-        let mut terminal = self.terminal(&[]);
-        let shown = |source| RunError::System {
-            doing: "write to standard output",
-            source,
-        };
-        let mut failed = false;
+        let cli = &self.cli;
+        let mut paths = cli.what.from_record.clone();
+        if cli.what.merge {
+            paths.extend(cli.selectors.iter().map(PathBuf::from));
+        }
+        let records = self.chosen(&paths)?;
+        let paths: Vec<&Path> = records.iter().map(|one| one.path.as_path()).collect();
+        let mut events = Vec::new();
+        for path in &paths {
+            events.push(record::read(path).map_err(io_error("read the record", path))?);
+        }
+        let gaps = gaps(&records, events.into_iter().flatten());
+        let story = read(&paths, gaps)?;
+        if self.on_stdout()?.is_none() {
+            let shown = |source| RunError::System {
+                doing: "write to standard output",
+                source,
+            };
+            self.terminal(&[]).story(&story).map_err(shown)?;
+        }
+        for (kind, path) in self.reports() {
+            write(kind, &path, &story)?;
+        }
+        if let Some(path) = &cli.report.jsonl {
+            put_together(&paths, path)?;
+        }
+        if cli.what.merge {
+            self.learn(&paths);
+        }
+        Ok(match story.summary.failures() > 0 {
+            true => Exit::Failed,
+            false => Exit::Passed,
+        })
+    }
+
+    /// These records, a folder being all in it. Of several of one part the last one counts: a job was started again.
+    fn chosen(&self, paths: &[PathBuf]) -> Result<Vec<Recorded>, RunError> {
+        let mut records = Vec::new();
         for path in paths {
-            let mut events = record::read(path)
-                .map_err(io_error("read the record", path))?
-                .peekable();
-            if events.peek().is_none() {
+            if !path.is_dir() {
+                records.push(Recorded::read(path)?);
+                continue;
+            }
+            let entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
+            let files = entries.flatten().map(|entry| entry.path());
+            let mut files: Vec<PathBuf> = files
+                .filter(|file| file.extension().is_some_and(|end| end == "jsonl"))
+                .collect();
+            files.sort();
+            if files.is_empty() {
                 return Err(RunError::Usage(format!(
-                    "{} holds no event: it is no record of a run, or its run was killed before it began",
+                    "{} holds no record, which would be a file *.jsonl",
                     path.display()
                 )));
             }
-            let story: report::Story = events.collect();
-            failed |= story.summary.failures() > 0;
-            terminal.story(&story).map_err(shown)?;
+            for file in files {
+                records.push(Recorded::read(&file)?);
+            }
         }
-        self.write_reports(&self.reports(), paths)?;
-        Ok(if failed { Exit::Failed } else { Exit::Passed })
+        records.sort_by_key(Recorded::order);
+        let mut chosen: Vec<Recorded> = Vec::new();
+        for record in records {
+            if let Some(last) = chosen.last_mut().filter(|last| record.is_again(last)) {
+                self.warn(&format!(
+                    "{} and {} are of one part; the later one counts",
+                    last.path.display(),
+                    record.path.display()
+                ));
+                *last = record;
+            } else {
+                chosen.push(record);
+            }
+        }
+        Ok(chosen)
     }
 
-    pub(super) fn terminal(&self, sets: &[Able]) -> Terminal {
+    /// What was run elsewhere counts in the history here.
+    fn learn(&self, paths: &[&Path]) {
+        let (mut history, _) = Records::read(&self.places.records());
+        for path in paths {
+            if let Ok(events) = record::read(path) {
+                history.learn_all(events);
+            }
+        }
+        if let Err(error) = history.write() {
+            self.warn(&format!(
+                "the times and verdicts could not be recorded: {error}"
+            ));
+        }
+    }
+
+    fn terminal(&self, sets: &[Able]) -> Terminal {
         let with_emulator = sets
             .iter()
             .find(|set| set.capabilities.host(Backend::System).is_some());
@@ -92,4 +239,68 @@ impl App {
             quiet,
         )
     }
+}
+
+fn write(kind: Kind, path: &Path, story: &Story) -> Result<(), RunError> {
+    report::write(kind, path, story).map_err(io_error("write the report", path))
+}
+
+/// What is missing, as failures: no report on a run that is not whole is a success.
+fn gaps(records: &[Recorded], events: impl Iterator<Item = Record>) -> Vec<Record> {
+    let begun = records.iter().filter_map(|one| one.begun.as_ref());
+    let shards: Vec<_> = begun.filter_map(|run| run.shard.clone()).collect();
+    let instances = events.filter(|record| match &record.event {
+        RunEvent::InstanceStarted {
+            instance, attempt, ..
+        } => *attempt == 1 && !instance.is_repeated(),
+        RunEvent::InstanceSkipped { .. } => true,
+        _ => false,
+    });
+    let gaps = partition::gaps(&shards, instances.count());
+    let gap = |why: String| {
+        let instance = InstanceInfo {
+            id: format!("partition: {why}"),
+            case: "partition".to_owned(),
+            description: "All parts of the plan are there.".to_owned(),
+            ..InstanceInfo::default()
+        };
+        let attempt = Attempt {
+            verdict: Some(Verdict::Fail),
+            headline: why,
+            ..Attempt::default()
+        };
+        let outcome = Outcome::new(instance, Verdict::Fail, attempt);
+        Record {
+            at: 0,
+            elapsed: std::time::Duration::ZERO,
+            slot: None,
+            event: RunEvent::InstanceFinished(Box::new(outcome)),
+        }
+    };
+    gaps.into_iter().map(gap).collect()
+}
+
+fn read(paths: &[&Path], gaps: Vec<Record>) -> Result<Story, RunError> {
+    let mut events: Vec<Box<dyn Iterator<Item = Record>>> = Vec::new();
+    for path in paths {
+        let records = record::read(path).map_err(io_error("read the record", path))?;
+        events.push(Box::new(records));
+    }
+    Ok(events.into_iter().flatten().chain(gaps).collect())
+}
+
+/// One record of all of them, without what was cut at their ends.
+fn put_together(paths: &[&Path], to: &Path) -> Result<(), RunError> {
+    let mut text = Vec::new();
+    for path in paths {
+        let read = fs::read(path).map_err(io_error("read the record", path))?;
+        let whole = read
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
+        text.extend_from_slice(&read[..whole]);
+    }
+    let mut file = report::create(to).map_err(io_error("create the record", to))?;
+    file.write_all(&text)
+        .map_err(io_error("write the record", to))
 }

@@ -1,7 +1,6 @@
 //! A run: from what is planned to the exit code.
 
 use std::env;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,8 +10,10 @@ use super::time::{draw_seed, since_epoch, today};
 use crate::case::{Body, Case};
 use crate::runner::cli::MOST_SCALE;
 use crate::runner::error::{RunError, io as io_error};
-use crate::runner::event::RunStarted;
+use crate::runner::event::{RunStarted, SCHEMA};
+use crate::runner::host::HostInfo;
 use crate::runner::instance::{InstanceJob, Runner, ScriptSettings, Settings};
+use crate::runner::partition::Shard;
 use crate::runner::places::check_utf8;
 use crate::runner::plan::Planned;
 use crate::runner::record::{self, Recorder};
@@ -22,7 +23,7 @@ use crate::runner::report;
 use crate::runner::run::{Job, Skips, expected, run};
 use crate::runner::rundir::RunDir;
 use crate::runner::schedule::{Load, available_memory};
-use crate::runner::sets::ToolSet;
+use crate::runner::sums::Sums;
 use crate::runner::wrap::Wrap;
 use crate::runner::{Exit, imgopts, signals};
 use crate::script::{self, Tooling};
@@ -63,6 +64,7 @@ impl App {
         warnings: Vec<String>,
         sets: &Sets,
         records: &mut Records,
+        shard: Option<Shard>,
     ) -> Result<Exit, RunError> {
         let cli = &self.cli;
         imgopts::check(&cli.matrix.imgopts, &mut planned, &sets.files)?;
@@ -84,14 +86,14 @@ impl App {
         let recording = Recording::create(&self.places.recordings())?;
         let mut files = vec![recording.file()?];
         if let Some(path) = &cli.report.jsonl {
-            files.push(File::create(path).map_err(io_error("create the record", path))?);
+            files.push(report::create(path).map_err(io_error("create the record", path))?);
         }
         let mut recorder = Recorder::new(files);
-        let mut terminal = self.terminal(&sets.able);
+        let mut face = self.face(&sets.able)?;
         let run_dir = RunDir::create(&scratch)?;
         let mut job = Job {
             warnings,
-            ..self.job(planned, sets, records, seed, run_dir.path())
+            ..self.job(planned, sets, records, seed, run_dir.path(), shard)
         };
         job.started.scale = settings.scale;
         let runner = Arc::new(Runner::new(run_dir, settings));
@@ -106,7 +108,7 @@ impl App {
             job,
             Arc::clone(&runner),
             &mut recorder,
-            &mut terminal,
+            face.as_mut(),
             // In a hurry: what cannot be written is not.
             &|| drop(write_reports()),
             skips,
@@ -184,7 +186,7 @@ impl App {
         };
         let run_dir = RunDir::create(&self.scratch()?)?;
         let seed = self.cli.run.seed.unwrap_or_else(draw_seed);
-        let mut job = self.job(vec![one], sets, records, seed, run_dir.path());
+        let mut job = self.job(vec![one], sets, records, seed, run_dir.path(), None);
         let runner = Runner::new(run_dir, self.settings(sets, seed)?);
         let Some((_, job)) = job.instances.pop() else {
             return Ok(Exit::NothingSelected);
@@ -226,6 +228,7 @@ impl App {
         records: &Records,
         seed: u64,
         run_dir: &Path,
+        shard: Option<Shard>,
     ) -> Job {
         let cli = &self.cli;
         let (skipped, runnable): (Vec<Planned>, Vec<Planned>) =
@@ -266,11 +269,16 @@ impl App {
                 .map(|part| part.to_string_lossy().into_owned())
                 .join(" ")
         });
+        let mut sums = Sums::read(self.places.sums());
         let started = RunStarted {
+            schema: SCHEMA,
+            host: HostInfo::here(run_dir),
+            shard,
+            folder: self.places.own(),
             command: env::args_os()
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
-            sets: sets.found.iter().map(ToolSet::info).collect(),
+            sets: sets.found.iter().map(|set| set.info(&mut sums)).collect(),
             system: system.unwrap_or_default(),
             seed,
             jobs: match (cli.run.jobs, &cli.debug.gdb) {
@@ -290,6 +298,7 @@ impl App {
                 .collect(),
             started: since_epoch(),
         };
+        sums.write();
         let skipped = skipped
             .into_iter()
             .map(|one| (one.info(&sets.able), one))

@@ -3,16 +3,19 @@
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
 
 use super::failure;
-use super::story::Story;
+use super::story::{Row, Story};
+use super::text::{indented, middle_cut, visible};
 use crate::runner::event::Outcome;
 use crate::runner::verdict::{Attempt, Verdict};
 
 /// The report of a run.
 pub(crate) fn junit(story: &Story) -> Report {
     let mut suite = TestSuite::new("iotests");
-    if let Some(run) = &story.run {
+    if let Some(run) = story.run() {
         suite.add_property(("seed", run.seed.to_string().as_str()));
         suite.add_property(("system", run.system.as_str()));
+        suite.add_property(("jobs", run.jobs.to_string().as_str()));
+        suite.add_property(("file system", run.host.file_system.as_str()));
         for set in &run.sets {
             for (kind, tool) in &set.tools {
                 let name = format!("{}.{kind}", set.name);
@@ -22,18 +25,27 @@ pub(crate) fn junit(story: &Story) -> Report {
         }
     }
     suite.set_time(story.summary.elapsed);
-    suite.add_test_cases(story.rows.iter().map(|row| case(&row.outcome)));
+    suite.add_test_cases(story.rows.iter().map(case));
     let mut report = Report::new("iotests");
     report.set_time(story.summary.elapsed);
     report.add_test_suite(suite);
     report
 }
 
-fn case(outcome: &Outcome) -> TestCase {
+/// What is told of the log of one instance, in bytes: CI systems show it in a page with all others.
+const LOG: usize = 16 << 10;
+
+fn case(row: &Row) -> TestCase {
+    let outcome = &row.outcome;
     let instance = &outcome.instance;
     let mut case = TestCase::new(instance.id.as_str(), status(outcome));
     case.set_classname(instance.case.as_str());
     case.set_time(outcome.elapsed);
+    // Not of the schema, but where GitLab and others look for the place.
+    case.extra
+        .insert("file".into(), instance.place.file.as_str().into());
+    let line = instance.place.line.to_string();
+    case.extra.insert("line".into(), line.as_str().into());
     case.add_property(("description", instance.description.as_str()));
     case.add_property(("set", instance.set.as_str()));
     if outcome.verdict.is_failure() {
@@ -41,8 +53,8 @@ fn case(outcome: &Outcome) -> TestCase {
         if let Some(kept) = &outcome.kept {
             case.add_property(("kept", kept.display().to_string().as_str()));
         }
-        case.set_system_out(outcome.stdout_tail.as_str());
-        case.set_system_err(outcome.stderr_tail.as_str());
+        case.set_system_out(visible(&said(row)));
+        case.set_system_err(visible(&outcome.stderr_tail));
     }
     for reason in &outcome.not_run {
         case.add_property(("not-run", reason.as_str()));
@@ -51,6 +63,19 @@ fn case(outcome: &Outcome) -> TestCase {
         case.add_property(("note", note.as_str()));
     }
     case
+}
+
+/// The steps with their logs, then what it printed.
+fn said(row: &Row) -> String {
+    let mut said = String::new();
+    for step in &row.steps {
+        if !step.text.is_empty() {
+            said += &format!("── {}\n", step.text);
+        }
+        said += &indented(&step.log, "");
+    }
+    said += &row.outcome.stdout_tail;
+    middle_cut(&said, LOG)
 }
 
 fn status(outcome: &Outcome) -> TestCaseStatus {
@@ -71,10 +96,11 @@ fn status(outcome: &Outcome) -> TestCaseStatus {
             outcome.verdict,
             outcome.note.clone().unwrap_or_default()
         )),
-        Verdict::Fail | Verdict::Leak | Verdict::UnexpectedPass => {
-            failed(outcome, NonSuccessKind::Failure)
-        }
-        Verdict::Timeout | Verdict::Crash => failed(outcome, NonSuccessKind::Error),
+        Verdict::Fail
+        | Verdict::Leak
+        | Verdict::UnexpectedPass
+        | Verdict::Timeout
+        | Verdict::Crash => failed(outcome),
     }
 }
 
@@ -84,8 +110,8 @@ fn skipped(reason: &str) -> TestCaseStatus {
     status
 }
 
-fn failed(outcome: &Outcome, kind: NonSuccessKind) -> TestCaseStatus {
-    let mut status = TestCaseStatus::non_success(kind);
+fn failed(outcome: &Outcome) -> TestCaseStatus {
+    let mut status = TestCaseStatus::non_success(kind(outcome.verdict));
     status.set_type(outcome.verdict.word());
     if let Some((last, earlier)) = outcome.attempts.split_last() {
         status.set_message(last.headline.as_str());
@@ -96,8 +122,19 @@ fn failed(outcome: &Outcome, kind: NonSuccessKind) -> TestCaseStatus {
 }
 
 fn rerun(attempt: &Attempt) -> TestRerun {
-    let mut rerun = TestRerun::new(NonSuccessKind::Failure);
+    let verdict = attempt.verdict.unwrap_or(Verdict::Crash);
+    let mut rerun = TestRerun::new(kind(verdict));
+    rerun.set_type(verdict.word());
     rerun.set_message(attempt.headline.as_str());
+    rerun.set_description(failure::attempt_text(attempt));
     rerun.set_time(attempt.elapsed);
     rerun
+}
+
+/// A failure is what the case said, an error what befell it.
+const fn kind(verdict: Verdict) -> NonSuccessKind {
+    match verdict {
+        Verdict::Timeout | Verdict::Crash => NonSuccessKind::Error,
+        _ => NonSuccessKind::Failure,
+    }
 }

@@ -1,6 +1,7 @@
 //! Reports: each says what a record holds to a person or a machine. The terminal follows it as it grows; the others are functions of a
 //! whole one, and of one that was cut.
 
+mod cause;
 mod failure;
 mod html;
 mod junit;
@@ -11,62 +12,102 @@ mod tap;
 mod terminal;
 pub(crate) mod text;
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write, stdout};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 pub(crate) use failure::whole_text;
 pub(crate) use palette::Palette;
 pub(crate) use story::Story;
-pub(crate) use summary::Ways;
+pub(crate) use summary::{Ways, remedies};
+pub(crate) use tap::{Tap, Version as TapVersion};
 pub(crate) use terminal::Terminal;
+
+use crate::runner::event::{RunEvent, Summary};
+
+/// Follows a run.
+pub(crate) trait Show {
+    /// Shows one thing that happened.
+    fn event(&mut self, event: &RunEvent) -> io::Result<()>;
+
+    /// Says how the run is going, for somebody who asked.
+    fn status(&mut self, _: &Summary) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Shows nothing: standard output is for a report that is written when the run has ended.
+#[derive(Debug)]
+pub(crate) struct Silent;
+
+impl Show for Silent {
+    fn event(&mut self, _: &RunEvent) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The path that stands for standard output.
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// A file to which something is written as it happens.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    match is_stdout(path) {
+        true => Ok(File::from(stdout().as_fd().try_clone_to_owned()?)),
+        false => File::create(path),
+    }
+}
 
 /// A report that is a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// JUnit, for CI systems.
     Junit,
-    /// TAP 14.
-    Tap,
+    /// TAP.
+    Tap(TapVersion),
     /// A page for a browser.
     Html,
 }
 
 impl Kind {
-    /// The report on these records.
-    pub(crate) fn of(self, story: &Story) -> io::Result<Vec<u8>> {
+    /// Writes the report on these records; links in it lead from the folder `beside`.
+    fn write(self, story: &Story, beside: &Path, out: &mut dyn Write) -> io::Result<()> {
         match self {
-            Self::Junit => {
-                let mut text = Vec::new();
-                let report = junit::junit(story);
-                report.serialize(&mut text).map_err(io::Error::other)?;
-                Ok(text)
-            }
-            Self::Tap => Ok(tap::tap(story).into_bytes()),
-            Self::Html => Ok(html::html(story).into_bytes()),
+            Self::Junit => junit::junit(story).serialize(out).map_err(io::Error::other),
+            Self::Tap(version) => tap::write(story, version, out),
+            Self::Html => html::write(story, beside, out),
         }
     }
 }
 
 /// Whether a report could be written there: it is better known before a run than after it.
 pub(crate) fn check(path: &Path) -> io::Result<()> {
-    match is_replaceable(path) {
+    match is_replaceable(path) && !is_stdout(path) {
         true => beside(path).map(drop),
         false => Ok(()),
     }
 }
 
 /// Puts a report in the place of the one before, which stays as it is until the new one is whole.
-pub(crate) fn write(path: &Path, text: &[u8]) -> io::Result<()> {
-    if !is_replaceable(path) {
-        return fs::OpenOptions::new()
-            .write(true)
-            .open(path)?
-            .write_all(text);
+pub(crate) fn write(kind: Kind, path: &Path, story: &Story) -> io::Result<()> {
+    let written = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let beside = written.parent().unwrap_or(Path::new("/"));
+    if is_stdout(path) || !is_replaceable(path) {
+        let file = match is_stdout(path) {
+            true => create(path)?,
+            false => fs::OpenOptions::new().write(true).open(path)?,
+        };
+        let mut out = BufWriter::new(file);
+        return kind
+            .write(story, beside, &mut out)
+            .and_then(|()| out.flush());
     }
-    let mut file = beside(path)?;
-    file.write_all(text)?;
+    let mut out = BufWriter::new(self::beside(path)?);
+    kind.write(story, beside, &mut out)?;
+    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.persist(fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()))?;
     Ok(())
 }

@@ -3,22 +3,32 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::text::middle_cut;
 use crate::runner::event::{InstanceInfo, Outcome, RunEvent, RunStarted, Summary};
 use crate::runner::record::Record;
 use crate::runner::verdict::{Attempt, Verdict};
-use crate::wire::CaseEvent;
+use crate::wire::{CaseEvent, Place};
+
+/// What is kept of the log of an instance that passed, in bytes: half of it from the beginning, half from the end…
+const LOG_OF_A_PASS: usize = 2 << 10;
+/// …of any other…
+const LOG: usize = 64 << 10;
+/// …and of all together. The record has all that was recorded.
+const ALL_LOGS: usize = 16 << 20;
 
 /// One run, or several of which the records were put together.
 #[derive(Debug, Default)]
 pub(crate) struct Story {
-    /// What the first of them began with.
-    pub(crate) run: Option<RunStarted>,
+    /// What they began with.
+    pub(crate) runs: Vec<RunStarted>,
     /// Every instance, in the order in which they ended.
     pub(crate) rows: Vec<Row>,
     /// Warnings, and why the run was stopped.
     pub(crate) notes: Vec<String>,
     /// The counts.
     pub(crate) summary: Summary,
+    /// The bytes of all logs.
+    logged: usize,
 }
 
 /// One instance.
@@ -26,23 +36,66 @@ pub(crate) struct Story {
 pub(crate) struct Row {
     /// How it ended.
     pub(crate) outcome: Outcome,
-    /// The steps of its last attempt.
-    pub(crate) steps: Vec<String>,
+    /// What its last attempt said.
+    pub(crate) steps: Vec<Step>,
+    /// Where and when it ran.
+    pub(crate) ran: Option<Ran>,
+}
+
+/// A step of a case, with what was logged in it.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    /// What it is called; nothing for what was logged before the first one.
+    pub(crate) text: String,
+    /// Where it stands.
+    pub(crate) place: Option<Place>,
+    /// Since the begin of the attempt.
+    pub(crate) after: Duration,
+    /// What was logged.
+    pub(crate) log: String,
+}
+
+/// Where and when an instance ran.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ran {
+    /// Which of the runs.
+    pub(crate) run: usize,
+    /// Its place among those that run at once.
+    pub(crate) slot: u16,
+    /// When its first attempt began, since the begin of the run.
+    pub(crate) from: Duration,
+    /// When its last one ended.
+    pub(crate) to: Duration,
 }
 
 /// An instance that has not ended yet, and what its attempt has said so far.
 struct Begun {
     instance: InstanceInfo,
-    steps: Vec<String>,
+    slot: Option<u16>,
+    first: Duration,
+    attempt: Duration,
+    failed: Vec<Attempt>,
+    steps: Vec<Step>,
     not_run: Vec<String>,
 }
 
 impl Begun {
-    const fn new(instance: InstanceInfo) -> Self {
-        Self {
-            instance,
-            steps: Vec::new(),
-            not_run: Vec::new(),
+    fn step(&mut self, text: String, place: Place, now: Duration) {
+        self.steps.push(Step {
+            text,
+            place: Some(place),
+            after: now.saturating_sub(self.attempt),
+            log: String::new(),
+        });
+    }
+
+    fn log(&mut self, text: &str) {
+        if self.steps.is_empty() {
+            self.steps.push(Step::default());
+        }
+        if let Some(step) = self.steps.last_mut() {
+            step.log += text;
+            step.log += if text.ends_with('\n') { "" } else { "\n" };
         }
     }
 }
@@ -51,75 +104,131 @@ impl FromIterator<Record> for Story {
     fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Self {
         let mut story = Self::default();
         let mut begun: BTreeMap<String, Begun> = BTreeMap::new();
-        let mut elapsed = Duration::ZERO;
+        // Of this run, and of the longest one.
+        let (mut now, mut longest) = (Duration::ZERO, Duration::ZERO);
         for record in records {
-            elapsed = elapsed.max(record.elapsed);
+            if let RunEvent::RunStarted(run) = record.event {
+                // Another record begins: what of the one before had not ended was cut.
+                story.cut(&mut begun, now);
+                story.runs.push(*run);
+                now = Duration::ZERO;
+                continue;
+            }
+            now = now.max(record.elapsed);
+            longest = longest.max(now);
             match record.event {
-                RunEvent::RunStarted(run) => {
-                    // Another record begins: what of the one before had not ended was cut.
-                    story.cut(&mut begun);
-                    story.run.get_or_insert(*run);
-                }
+                RunEvent::RunStarted(_) => {}
                 RunEvent::Warning { text } => story.notes.push(text),
                 RunEvent::Stopping { why } => story.notes.push(format!("stopping: {why}")),
                 RunEvent::InstanceSkipped { instance, reason } => {
-                    story.add(Outcome::skipped(instance, reason), Vec::new());
+                    story.add(Outcome::skipped(instance, reason), None, now);
                 }
                 RunEvent::InstanceStarted { instance, .. } => {
-                    begun.insert(instance.id.clone(), Begun::new(instance));
+                    let earlier = begun.remove(&instance.id);
+                    let (first, failed) = match earlier {
+                        Some(earlier) => (earlier.first, earlier.failed),
+                        None => (record.elapsed, Vec::new()),
+                    };
+                    let this = Begun {
+                        slot: record.slot,
+                        first,
+                        attempt: record.elapsed,
+                        failed,
+                        steps: Vec::new(),
+                        not_run: Vec::new(),
+                        instance,
+                    };
+                    begun.insert(this.instance.id.clone(), this);
                 }
-                RunEvent::Case {
-                    id,
-                    said: CaseEvent::Step { text, .. },
-                } => {
-                    if let Some(begun) = begun.get_mut(&id) {
-                        begun.steps.push(text);
+                RunEvent::Case { id, said } => {
+                    let Some(begun) = begun.get_mut(&id) else {
+                        continue;
+                    };
+                    match said {
+                        CaseEvent::Step { text, place } => begun.step(text, place, record.elapsed),
+                        CaseEvent::Log { text } => begun.log(&text),
+                        CaseEvent::NotRun { reason } => begun.not_run.push(reason),
+                        _ => {}
                     }
                 }
-                RunEvent::Case {
-                    id,
-                    said: CaseEvent::NotRun { reason },
-                } => {
+                RunEvent::AttemptFailed { id, attempt } => {
                     if let Some(begun) = begun.get_mut(&id) {
-                        begun.not_run.push(reason);
+                        begun.failed.push(*attempt);
                     }
                 }
                 RunEvent::InstanceFinished(outcome) => {
                     let begun = begun.remove(&outcome.instance.id);
-                    story.add(*outcome, begun.map(|begun| begun.steps).unwrap_or_default());
+                    story.add(*outcome, begun, now);
                 }
                 RunEvent::RunFinished(end) => story.summary.not_run += end.not_run,
-                RunEvent::Case { .. } | RunEvent::AttemptFailed { .. } => {}
             }
         }
-        story.cut(&mut begun);
-        story.summary.elapsed = elapsed;
+        story.cut(&mut begun, now);
+        story.summary.elapsed = longest;
         story
     }
 }
 
 impl Story {
-    fn add(&mut self, outcome: Outcome, steps: Vec<String>) {
+    /// The first of the runs.
+    pub(crate) fn run(&self) -> Option<&RunStarted> {
+        self.runs.first()
+    }
+
+    fn add(&mut self, outcome: Outcome, begun: Option<Begun>, now: Duration) {
         self.summary.add(&outcome);
-        self.rows.push(Row { outcome, steps });
+        let run = self.runs.len().saturating_sub(1);
+        let ran = begun.as_ref().and_then(|begun| {
+            Some(Ran {
+                run,
+                slot: begun.slot?,
+                from: begun.first,
+                to: now,
+            })
+        });
+        let mut steps = begun.map(|begun| begun.steps).unwrap_or_default();
+        let most = match outcome.verdict {
+            Verdict::Pass => LOG_OF_A_PASS,
+            _ => LOG,
+        };
+        let mut left = most.min(ALL_LOGS.saturating_sub(self.logged));
+        for (index, step) in steps.iter_mut().enumerate().rev() {
+            // The last steps tell most; the first ones share what those leave.
+            step.log = middle_cut(&step.log, if index == 0 { left } else { left / 2 });
+            left = left.saturating_sub(step.log.len());
+            self.logged += step.log.len();
+        }
+        self.rows.push(Row {
+            outcome,
+            steps,
+            ran,
+        });
     }
 
     /// What had begun when the record ends was interrupted.
-    fn cut(&mut self, begun: &mut BTreeMap<String, Begun>) {
-        for begun in std::mem::take(begun).into_values() {
-            let steps = begun.steps;
+    fn cut(&mut self, begun: &mut BTreeMap<String, Begun>, now: Duration) {
+        for mut begun in std::mem::take(begun).into_values() {
             let attempt = Attempt {
                 verdict: Some(Verdict::Interrupted),
                 headline: "the runner was killed meanwhile".to_owned(),
                 ..Attempt::default()
             };
-            let mut outcome = Outcome::new(begun.instance, Verdict::Interrupted, attempt);
-            outcome.not_run = begun.not_run;
-            outcome.note = Some(match steps.last() {
-                Some(step) => format!("the runner was killed meanwhile, in the step \"{step}\""),
+            let instance = begun.instance.clone();
+            let mut outcome = Outcome::new(instance, Verdict::Interrupted, attempt);
+            outcome
+                .attempts
+                .splice(0..0, std::mem::take(&mut begun.failed));
+            outcome.not_run = std::mem::take(&mut begun.not_run);
+            outcome.elapsed = now.saturating_sub(begun.first);
+            let step = begun.steps.iter().rfind(|step| !step.text.is_empty());
+            outcome.note = Some(match step {
+                Some(step) => format!(
+                    "the runner was killed meanwhile, in the step \"{}\"",
+                    step.text
+                ),
                 None => "the runner was killed meanwhile".to_owned(),
             });
-            self.add(outcome, steps);
+            self.add(outcome, Some(begun), now);
         }
     }
 }
@@ -127,7 +236,6 @@ impl Story {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Place;
 
     fn info(id: &str) -> InstanceInfo {
         InstanceInfo {
@@ -140,36 +248,75 @@ mod tests {
         Record {
             at: 0,
             elapsed: Duration::from_secs(1),
-            slot: None,
+            slot: Some(2),
             event,
         }
     }
 
-    #[test]
-    fn what_had_begun_when_a_record_ends_is_interrupted_in_its_last_step() {
-        let started = |id| RunEvent::InstanceStarted {
+    fn started(id: &str) -> RunEvent {
+        RunEvent::InstanceStarted {
             instance: info(id),
             attempt: 1,
             expected: None,
+        }
+    }
+
+    fn said(id: &str, said: CaseEvent) -> RunEvent {
+        let id = id.to_owned();
+        RunEvent::Case { id, said }
+    }
+
+    fn finished(id: &str, verdict: Verdict) -> RunEvent {
+        let outcome = Outcome::new(info(id), verdict, Attempt::default());
+        RunEvent::InstanceFinished(Box::new(outcome))
+    }
+
+    #[test]
+    fn what_had_begun_when_a_record_ends_is_interrupted_in_its_last_step() {
+        let step = CaseEvent::Step {
+            text: "the copy".to_owned(),
+            place: Place::default(),
         };
-        let step = RunEvent::Case {
+        let failed = RunEvent::AttemptFailed {
             id: "b".to_owned(),
-            said: CaseEvent::Step {
-                text: "the copy".to_owned(),
-                place: Place {
-                    file: String::new(),
-                    line: 1,
-                },
-            },
+            attempt: Box::default(),
         };
-        let passed = Outcome::new(info("a"), Verdict::Pass, Attempt::default());
-        let finished = RunEvent::InstanceFinished(Box::new(passed));
-        let events = [started("a"), started("b"), finished, step];
+        let events = [
+            started("a"),
+            started("b"),
+            finished("a", Verdict::Pass),
+            failed,
+            started("b"),
+            said("b", step),
+        ];
         let story: Story = events.into_iter().map(record).collect();
         assert_eq!(story.summary.count(Verdict::Pass), 1);
         assert_eq!(story.summary.count(Verdict::Interrupted), 1);
         let cut = story.rows.last().unwrap();
         assert_eq!(cut.outcome.instance.id, "b");
         assert!(cut.outcome.note.as_ref().unwrap().contains("\"the copy\""));
+        assert_eq!(cut.outcome.attempts.len(), 2, "the earlier one is known");
+        assert_eq!(cut.ran.unwrap().slot, 2);
+    }
+
+    #[test]
+    fn a_log_stands_in_its_step_and_all_logs_together_are_limited() {
+        let log = |text: String| CaseEvent::Log { text };
+        let many = 300;
+        let events = (0..many).flat_map(|number| {
+            let id = number.to_string();
+            [
+                started(&id),
+                said(&id, log(format!("first {number}"))),
+                said(&id, log("x".repeat(LOG))),
+                finished(&id, Verdict::Fail),
+            ]
+        });
+        let story: Story = events.map(record).collect();
+        assert!(story.rows[0].steps[0].log.starts_with("first 0\nxxx"));
+        let bytes: usize = story.rows.iter().map(|row| row.steps[0].log.len()).sum();
+        assert!(bytes <= ALL_LOGS + many * 64, "{bytes}");
+        let all_but_cut = story.rows.iter().filter(|row| row.steps[0].log.len() > 100);
+        assert!(all_but_cut.count() >= ALL_LOGS / LOG - 1);
     }
 }

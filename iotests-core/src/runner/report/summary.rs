@@ -44,20 +44,27 @@ pub(crate) fn counts(summary: &Summary, palette: Palette) -> String {
 /// The reasons of the skips and of parts left out, one a line, and then how to get what is missing.
 pub(crate) fn skips(summary: &Summary, ways: &Ways, palette: Palette) -> String {
     let mut text = String::new();
-    let mut remedies: BTreeMap<Remedy, usize> = BTreeMap::new();
     for (skip, number) in &summary.skips {
         text += &palette.dim(format!("  {number:>4} skipped: {skip}\n"));
-        if let Some(remedy) = skip.remedy() {
-            *remedies.entry(remedy).or_default() += number;
-        }
     }
     for (reason, number) in &summary.parts {
         text += &palette.dim(format!("  {number:>4} in part not run: {reason}\n"));
     }
-    for (remedy, number) in remedies {
-        text += &how(remedy, number, ways);
+    text + &remedies(summary, ways)
+}
+
+/// How to get what is missing.
+pub(crate) fn remedies(summary: &Summary, ways: &Ways) -> String {
+    let mut remedies: BTreeMap<Remedy, usize> = BTreeMap::new();
+    for (skip, number) in &summary.skips {
+        if let Some(remedy) = skip.remedy() {
+            *remedies.entry(remedy).or_default() += number;
+        }
     }
-    text
+    remedies
+        .into_iter()
+        .map(|(remedy, number)| how(remedy, number, ways))
+        .collect()
 }
 
 /// Nothing where there is no more to be done.

@@ -1,27 +1,144 @@
-//! TAP version 14: one line for each instance, what explains a failure as YAML below it.
+//! TAP, version 13 or 14: one line for each instance, what explains a failure as YAML below it. Written as the instances end, or at once.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::str::FromStr;
 
 use serde::Serialize;
 
+use super::Show;
+use super::cause::headline;
 use super::failure;
 use super::story::Story;
-use super::text::indented;
-use crate::runner::event::Outcome;
+use crate::runner::event::{Outcome, RunEvent};
 use crate::runner::verdict::Verdict;
 
-/// The report of a run; the plan stands at its end.
-pub(crate) fn tap(story: &Story) -> String {
-    let mut text = "TAP version 14\n".to_owned();
-    for note in &story.notes {
-        text += &format!("# {}\n", one_line(note));
-    }
-    for (index, row) in story.rows.iter().enumerate() {
-        text += &point(index + 1, &row.outcome);
-    }
-    text += &format!("1..{}\n", story.rows.len());
-    text
+/// A version of TAP. The 14th has a way to write `#` and `\` in a description.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    V13,
+    V14,
 }
 
-fn point(number: usize, outcome: &Outcome) -> String {
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V13 => "13",
+            Self::V14 => "14",
+        })
+    }
+}
+
+impl FromStr for Version {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "13" => Ok(Self::V13),
+            "14" => Ok(Self::V14),
+            _ => Err("it must be 13 or 14"),
+        }
+    }
+}
+
+/// Writes TAP. The plan stands at the end: where it is missing, the run was killed.
+pub(crate) struct Tap<W> {
+    version: Version,
+    out: W,
+    /// Points so far.
+    points: usize,
+    has_begun: bool,
+    /// Why the run was stopped.
+    stopped: Option<String>,
+}
+
+/// The report of a run that is over.
+pub(super) fn write(story: &Story, version: Version, out: &mut dyn Write) -> io::Result<()> {
+    let mut tap = Tap::new(version, out);
+    tap.begin()?;
+    for note in &story.notes {
+        tap.note(note)?;
+    }
+    for row in &story.rows {
+        tap.point(&row.outcome)?;
+    }
+    tap.end(story.summary.not_run)
+}
+
+impl<W: Write> Tap<W> {
+    /// Writes there.
+    pub(crate) const fn new(version: Version, out: W) -> Self {
+        Self {
+            version,
+            out,
+            points: 0,
+            has_begun: false,
+            stopped: None,
+        }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.has_begun, true) {
+            return Ok(());
+        }
+        writeln!(self.out, "TAP version {}", self.version)
+    }
+
+    fn note(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out, "# {}", one_line(text))
+    }
+
+    fn point(&mut self, outcome: &Outcome) -> io::Result<()> {
+        self.points += 1;
+        let text = point(self.points, outcome, self.version);
+        self.out.write_all(text.as_bytes())
+    }
+
+    /// The plan; who reads no further than it must hear that something did not run.
+    fn end(&mut self, not_run: usize) -> io::Result<()> {
+        if not_run > 0 {
+            let why = self.stopped.take();
+            let why = why.map(|why| format!(": {}", one_line(&why)));
+            writeln!(
+                self.out,
+                "Bail out! {not_run} not run{}",
+                why.unwrap_or_default()
+            )?;
+        }
+        writeln!(self.out, "1..{}", self.points)?;
+        self.out.flush()
+    }
+}
+
+impl<W: Write> Show for Tap<W> {
+    fn event(&mut self, event: &RunEvent) -> io::Result<()> {
+        let written = match event {
+            RunEvent::RunStarted(_) => self.begin(),
+            RunEvent::Warning { text } => self.note(text),
+            RunEvent::Stopping { why } => {
+                self.stopped.get_or_insert_with(|| why.clone());
+                self.note(&format!("stopping: {why}"))
+            }
+            RunEvent::InstanceSkipped { instance, reason } => {
+                self.point(&Outcome::skipped(instance.clone(), reason.clone()))
+            }
+            RunEvent::InstanceFinished(outcome) => self.point(outcome),
+            RunEvent::RunFinished(end) => self.end(end.not_run),
+            RunEvent::InstanceStarted { .. }
+            | RunEvent::AttemptFailed { .. }
+            | RunEvent::Case { .. } => {
+                return Ok(());
+            }
+        };
+        match written.and_then(|()| self.out.flush()) {
+            // Whoever reads the head only has read enough; the run and its reports go on.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
+    }
+}
+
+fn point(number: usize, outcome: &Outcome, version: Version) -> String {
     let directive = match outcome.verdict {
         Verdict::Skip => format!(
             " # SKIP {}",
@@ -44,7 +161,11 @@ fn point(number: usize, outcome: &Outcome) -> String {
             Verdict::ExpectedFail | Verdict::Quarantined
         );
     let not = if ok { "" } else { "not " };
-    let id = escaped(&outcome.instance.id);
+    let id = &outcome.instance.id;
+    let id = match version {
+        Version::V13 => id.clone(),
+        Version::V14 => escaped(id),
+    };
     format!("{not}ok {number} - {id}{directive}\n{}", yaml(outcome))
 }
 
@@ -57,23 +178,33 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// In the part of YAML that prove knows: words in quotes, and lists with a line for each.
 fn yaml(outcome: &Outcome) -> String {
     let mut text = "  ---\n".to_owned();
     let failed = outcome.last().filter(|_| outcome.verdict.is_failure());
-    if let Some(attempt) = failed {
-        text += &format!("  message: {}\n", quoted(&attempt.headline));
+    if failed.is_some() {
+        text += &format!("  message: {}\n", quoted(&printable(headline(outcome))));
     }
     text += &format!("  verdict: {}\n", quoted(&outcome.verdict));
     text += &format!("  duration_ms: {}\n", outcome.elapsed.as_millis());
     text += &format!("  at: {}\n", quoted(&outcome.instance.place.to_string()));
-    if !outcome.not_run.is_empty() {
-        text += &format!("  not_run: {}\n", quoted(&outcome.not_run));
-    }
+    let not_run = outcome.not_run.iter().map(String::as_str);
+    text += &list("not_run", not_run);
     if let Some(attempt) = failed {
-        text += &format!("  rerun: {}\n  details: |\n", quoted(&outcome.rerun));
-        text += &indented(&printable(&failure::attempt_text(attempt)), "    ");
+        text += &format!("  rerun: {}\n", quoted(&outcome.rerun));
+        text += &list("details", failure::attempt_text(attempt).trim_end().lines());
     }
     text + "  ...\n"
+}
+
+fn list<'l>(name: &str, lines: impl Iterator<Item = &'l str>) -> String {
+    let lines: String = lines
+        .map(|line| format!("    - {}\n", quoted(&printable(line))))
+        .collect();
+    match lines.is_empty() {
+        true => lines,
+        false => format!("  {name}:\n{lines}"),
+    }
 }
 
 /// As JSON, which is YAML as well.
@@ -81,7 +212,7 @@ fn quoted(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// What a process printed may hold bytes that YAML refuses even in a block of text.
+/// What a process printed may hold bytes that YAML refuses even in quotes.
 fn printable(text: &str) -> String {
     let is_refused = |c: char| c.is_control() && c != '\n' && c != '\t';
     text.replace(is_refused, "\u{fffd}")

@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::palette::Palette;
 use super::summary::Ways;
 use super::text::{count, duration, indented};
-use super::{Story, failure, summary};
+use super::{Show, Story, failure, summary};
 use crate::runner::event::{Outcome, RunEvent, RunStarted, Summary};
 use crate::runner::verdict::Verdict;
 use crate::wire::CaseEvent;
@@ -102,7 +102,7 @@ impl Terminal {
 
     /// Shows what a record tells of a run that is over.
     pub(crate) fn story(&mut self, story: &Story) -> io::Result<()> {
-        if let Some(run) = &story.run {
+        if let Some(run) = story.run() {
             self.header(run)?;
         }
         for note in &story.notes {
@@ -136,6 +136,13 @@ impl Terminal {
         }
         if !run.config.is_empty() {
             self.line(&palette.dim(format!("configuration: {}", run.config.join(", "))))?;
+        }
+        if !run.folder.as_os_str().is_empty() {
+            let folder = run.folder.display();
+            self.line(&palette.dim(format!("caches, records and what failures leave: {folder}")))?;
+        }
+        if let Some(shard) = &run.shard {
+            self.line(&palette.dim(format!("part {shard}")))?;
         }
         let jobs = run.jobs;
         let what = count(run.planned, "instance");
@@ -298,9 +305,12 @@ impl Terminal {
     }
 }
 
-impl Terminal {
-    /// Shows one thing that happened.
-    pub(crate) fn event(&mut self, event: &RunEvent) -> io::Result<()> {
+impl Show for Terminal {
+    fn status(&mut self, summary: &Summary) -> io::Result<()> {
+        Self::status(self, summary)
+    }
+
+    fn event(&mut self, event: &RunEvent) -> io::Result<()> {
         self.note_running(event);
         if let Some(bars) = &mut self.bars {
             bars.event(event);

@@ -25,10 +25,12 @@ pub(crate) fn count(number: usize, singular: &str) -> String {
 pub(crate) fn bytes(number: u64) -> String {
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
     match number {
         0..KIB => format!("{number} bytes"),
         KIB..MIB => format!("{} KiB", number.div_ceil(KIB)),
-        _ => format!("{:.1} MiB", number as f64 / MIB as f64),
+        MIB..GIB => format!("{:.1} MiB", number as f64 / MIB as f64),
+        _ => format!("{:.1} GiB", number as f64 / GIB as f64),
     }
 }
 
@@ -77,6 +79,44 @@ pub(crate) fn cut_to(text: &str, longest: usize) -> String {
     lines.join("\n")
 }
 
+/// At most `most` bytes of a text, half of them from its beginning and half from its end, and between them how many are missing.
+pub(crate) fn middle_cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let head = text.floor_char_boundary(most / 2);
+    let tail = text.ceil_char_boundary(text.len() - most / 2);
+    let gap = if head == 0 { "" } else { "\n" };
+    let missing = tail - head;
+    format!(
+        "{}{gap}[{missing} bytes left out]\n{}",
+        &text[..head],
+        &text[tail..]
+    )
+}
+
+/// What a case or a process of it printed, for a place that shows text as it is: characters that control a terminal, or turn the
+/// direction of writing, are shown instead of obeyed.
+pub(crate) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            '\0'..='\u{1f}' => shown.extend(char::from_u32(0x2400 + u32::from(c))),
+            '\u{7f}' => shown.push('\u{2421}'),
+            '\u{80}'..='\u{9f}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => {
+                shown += &format!("<U+{:04X}>", u32::from(c));
+            }
+            _ => shown.push(c),
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,9 +129,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cut_in_its_middle_says_so_and_keeps_both_ends() {
+        assert_eq!(middle_cut("abc", 3), "abc");
+        assert_eq!(middle_cut("aaxxxbb", 4), "aa\n[3 bytes left out]\nbb");
+        assert_eq!(middle_cut("ééé", 2), "[6 bytes left out]\n");
+        assert_eq!(middle_cut("abc", 0), "[3 bytes left out]\n");
+    }
+
+    #[test]
+    fn what_controls_a_terminal_is_shown() {
+        assert_eq!(
+            visible("a\u{1b}[31m\r\n\tb\u{7f}\u{202e}"),
+            "a␛[31m␍\n\tb␡<U+202E>"
+        );
+    }
+
+    #[test]
     fn a_tail_is_the_last_lines() {
-        let sizes = [7, 1025, 3 << 19].map(bytes);
-        assert_eq!(sizes, ["7 bytes", "2 KiB", "1.5 MiB"]);
+        let sizes = [7, 1025, 3 << 19, 5 << 29].map(bytes);
+        assert_eq!(sizes, ["7 bytes", "2 KiB", "1.5 MiB", "2.5 GiB"]);
         assert_eq!(tail("a\nb\nc\n", 2), "b\nc");
         assert_eq!(tail("a\n", 2), "a");
         assert_eq!(head("a\nb\nc\nd\n", 2), "a\nb\n… 2 more lines");

@@ -1,0 +1,56 @@
+//! The part of the plan that is this run's: `--partition`.
+
+use std::env;
+use std::time::Duration;
+
+use super::App;
+use crate::runner::error::RunError;
+use crate::runner::partition::{Piece, Shard, cut};
+use crate::runner::plan::Planned;
+use crate::runner::records::Records;
+
+impl App {
+    /// Leaves of the plan what is of this part, and says which it is.
+    pub(super) fn partition(
+        &self,
+        planned: &mut Vec<Planned>,
+        records: &Records,
+    ) -> Result<Option<Shard>, RunError> {
+        let Some(partition) = self.cli.matrix.partition else {
+            return Ok(None);
+        };
+        let Some(part) = partition.part(|name| env::var(name).ok())? else {
+            self.warn("--partition auto: no variables of a CI system say which part this is, so it is all of it");
+            return Ok(None);
+        };
+        let piece = |one: &Planned| {
+            (
+                one.id.clone(),
+                match one.skip {
+                    Some(_) => Some(Duration::ZERO),
+                    None => records.get(&one.id).map(|known| known.elapsed),
+                },
+            )
+        };
+        let pieces: Vec<(String, Option<Duration>)> = planned.iter().map(piece).collect();
+        let pieces: Vec<Piece<'_>> = pieces
+            .iter()
+            .map(|(id, time)| Piece { id, time: *time })
+            .collect();
+        let (mine, shard) = cut(&pieces, part);
+        let mut mine = mine.into_iter();
+        planned.retain(|_| mine.next().unwrap_or(false));
+        if planned.is_empty() {
+            let Shard {
+                number,
+                of,
+                instances,
+                ..
+            } = shard;
+            return Err(RunError::NothingSelected(format!(
+                "part {number} of {of} has nothing: there are {instances} instances in all"
+            )));
+        }
+        Ok(Some(shard))
+    }
+}

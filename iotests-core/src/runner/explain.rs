@@ -1,0 +1,177 @@
+//! `iotests explain CASE`: what a case does and needs, why it cannot run here, and how its last runs ended.
+
+use std::collections::BTreeMap;
+
+use super::called_as;
+use super::plan::{Able, Planned};
+use super::records::Records;
+use super::report::text::duration;
+use super::report::{Palette, Ways, remedies};
+use crate::case::{Backend, Instance};
+use crate::runner::event::{Outcome, Summary};
+
+/// The selected instances, and what former runs tell of them.
+pub(crate) struct Known<'a> {
+    pub(crate) planned: &'a [Planned],
+    pub(crate) sets: &'a [Able],
+    pub(crate) records: &'a Records,
+}
+
+impl Known<'_> {
+    /// All that is known of them, by case and row.
+    pub(crate) fn explain(&self, palette: Palette) -> String {
+        let mut by_name: BTreeMap<String, Vec<&Planned>> = BTreeMap::new();
+        for one in self.planned {
+            by_name.entry(one.instance.name()).or_default().push(one);
+        }
+        let mut text = String::new();
+        let mut skipped = Summary::default();
+        for (name, instances) in by_name {
+            let Some(first) = instances.first() else {
+                continue;
+            };
+            let case = first.instance.case;
+            text += &format!("{}\n    {}\n", palette.bold(name), case.description);
+            for (label, value) in declared(&first.instance) {
+                if !value.is_empty() {
+                    text += &format!("    {label:<11}{value}\n");
+                }
+            }
+            for one in instances {
+                text += &self.instance(one, palette);
+                if let Some(reason) = &one.skip {
+                    skipped.add(&Outcome::skipped(one.info(self.sets), reason.clone()));
+                }
+            }
+            text.push('\n');
+        }
+        let with_emulator = self
+            .sets
+            .iter()
+            .find(|set| set.capabilities.host(Backend::System).is_some());
+        let ways = Ways {
+            called_as: called_as(),
+            emulator_in: with_emulator.map(|set| set.name.clone()),
+            only_set: None,
+        };
+        text + &remedies(&skipped, &ways)
+    }
+
+    fn instance(&self, one: &Planned, palette: Palette) -> String {
+        let set = self.sets.get(one.set).map_or("", |set| set.name.as_str());
+        let mut text = match &one.skip {
+            Some(reason) => format!(
+                "    {}  {}\n",
+                one.id,
+                palette.warn(format!("cannot run here: {reason}"))
+            ),
+            None => format!(
+                "    {}  {}\n",
+                one.id,
+                palette.good(format!("runs on the set {set}"))
+            ),
+        };
+        for bug in &one.known.bugs {
+            text += &palette.dim(format!("        expected to fail: {}\n", bug.reason));
+        }
+        if let Some(fix) = &one.known.missing_fix {
+            text += &palette.dim(format!("        {fix}\n"));
+        }
+        text += &palette.dim(match self.records.get(&one.id) {
+            None => "        never ran to its end, by what the build folder recorded\n".to_owned(),
+            Some(known) => {
+                let verdicts: Vec<String> = known
+                    .verdicts
+                    .iter()
+                    .rev()
+                    .map(ToString::to_string)
+                    .collect();
+                format!(
+                    "        last runs, the newest first: {}; {}\n",
+                    verdicts.join(", "),
+                    duration(known.elapsed)
+                )
+            }
+        });
+        text
+    }
+}
+
+/// What a case says of itself, in words.
+fn declared(instance: &Instance) -> Vec<(&'static str, String)> {
+    let (case, meta) = (instance.case, instance.meta);
+    let formats = meta.formats.to_vec();
+    let mut special = Vec::new();
+    if meta.exclusive {
+        special.push("runs alone".to_owned());
+    }
+    if let Some(lock) = meta.lock {
+        special.push(format!("one at a time with others that need `{lock}`"));
+    }
+    if meta.unconfined {
+        special.push("may write outside of its directory".to_owned());
+    }
+    if let Some(quarantine) = &meta.quarantine {
+        special.push(format!(
+            "in quarantine until {}: {}",
+            quarantine.until, quarantine.reason
+        ));
+    }
+    let backends: Vec<&str> = meta
+        .host
+        .backends()
+        .iter()
+        .flatten()
+        .map(|one| one.name())
+        .collect();
+    vec![
+        ("source", format!("{}:{}", case.file, case.line)),
+        (
+            "upstream",
+            instance.upstream().collect::<Vec<_>>().join(" "),
+        ),
+        (
+            "groups",
+            meta.groups
+                .iter()
+                .map(|group| group.0)
+                .collect::<Vec<_>>()
+                .join(" "),
+        ),
+        (
+            "formats",
+            formats
+                .iter()
+                .map(|one| one.name())
+                .collect::<Vec<_>>()
+                .join(" "),
+        ),
+        (
+            "protocols",
+            meta.protocols
+                .iter()
+                .map(|one| one.name())
+                .collect::<Vec<_>>()
+                .join(" "),
+        ),
+        ("host", backends.join(" or ")),
+        (
+            "needs",
+            meta.needs
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+        ),
+        ("budget", duration(meta.budget)),
+        (
+            "known bugs",
+            meta.known_bugs
+                .iter()
+                .map(|bug| bug.reason)
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
+        ("besides", special.join("; ")),
+    ]
+}

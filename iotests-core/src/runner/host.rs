@@ -1,0 +1,65 @@
+//! What of this computer may explain how a run went.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User};
+use serde::{Deserialize, Serialize};
+
+use super::mounts;
+
+/// What of a computer may explain how a run went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostInfo {
+    /// How many processors this process may use.
+    pub processors: usize,
+    /// All memory, in bytes; 0 where it is not known.
+    pub memory: u64,
+    /// The name of the user, or the number.
+    pub user: String,
+    /// The type of the file system on which the instances have their directories, and where it is mounted.
+    pub file_system: String,
+    /// Where temporary files are made.
+    pub temporary: PathBuf,
+    /// Variables that change what the run does.
+    pub variables: BTreeMap<String, String>,
+}
+
+impl HostInfo {
+    /// This computer, for instances in this folder.
+    pub(crate) fn here(folder: &Path) -> Self {
+        let id = Uid::effective();
+        let user = User::from_uid(id).ok().flatten();
+        Self {
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: memory(),
+            user: user.map_or_else(|| id.to_string(), |user| user.name),
+            file_system: mounts::file_system(folder).unwrap_or_default(),
+            temporary: env::temp_dir(),
+            variables: variables(),
+        }
+    }
+}
+
+fn memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map_or(0, |kib| kib.saturating_mul(1024))
+}
+
+/// Those that the harness or QEMU's programs read; none of them is a secret.
+fn variables() -> BTreeMap<String, String> {
+    let read = |name: &str| {
+        let qemu = name.starts_with("QEMU_") || name.starts_with("QSD_");
+        let own = name.starts_with("IOTESTS_") && name != super::CALLED_AS;
+        qemu || own || ["MALLOC_PERTURB_", "PYTHON", "CI"].contains(&name)
+    };
+    env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| read(name))
+        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .collect()
+}

@@ -1,0 +1,31 @@
+//! First words that say what to do instead of running: `iotests explain CASE`, `iotests merge FILE…`.
+
+use std::ffi::OsString;
+
+/// A word, and the flag that it stands for; what follows it are the selectors.
+const TASKS: [(&str, &str); 2] = [("explain", "--explain"), ("merge", "--merge")];
+
+/// The arguments with the flag in place of the word.
+pub(super) fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if let Some(first) = arguments.get_mut(1)
+        && let Some((_, flag)) = TASKS.iter().find(|(word, _)| first == word)
+    {
+        *first = OsString::from(flag);
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_word_is_one() {
+        let of = |words: &[&str]| arguments(words.iter().map(OsString::from).collect());
+        assert_eq!(
+            of(&["iotests", "merge", "merge"]),
+            ["iotests", "--merge", "merge"]
+        );
+        assert_eq!(of(&["iotests", "--", "merge"]), ["iotests", "--", "merge"]);
+    }
+}

@@ -1,0 +1,208 @@
+//! One plan on many machines.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use iotests_core::runner::Verdict;
+
+use super::bench::{Bench, Ran, events, verdicts};
+
+/// The ids that this part has.
+fn ids(bench: &Bench, args: &[&str]) -> Vec<String> {
+    let ran = bench.run(&[args, &["--list=ids"]].concat());
+    ran.assert_code(0);
+    ran.stdout.lines().map(str::to_owned).collect()
+}
+
+const WORK: [&str; 6] = [
+    "passes",
+    "verdicts::fails",
+    "skips",
+    "runs_each_row",
+    "-j2",
+    "--allow-all-skipped",
+];
+
+#[test]
+fn parts_are_disjoint_and_together_the_whole_and_merge_into_one_report() {
+    let bench = Bench::new();
+    let mut whole = ids(&bench, &WORK);
+    let (mut all, mut records) = (Vec::new(), Vec::new());
+    let mut expected = BTreeMap::new();
+    for number in 1..=3 {
+        let part = format!("--partition={number}/3");
+        all.extend(ids(&bench, &[&WORK[..], &[&part]].concat()));
+        // On one machine, one after the other: what one part has taken does not change the next one.
+        let record = bench.path(&format!("{number}.jsonl")).display().to_string();
+        let ran = bench.run(&[&WORK[..], &[&part, "--jsonl", &record]].concat());
+        ran.assert_says(&format!("part {number}/3, "));
+        expected.extend(verdicts(&events(&fs::read_to_string(&record).unwrap())));
+        records.push(record);
+    }
+    whole.sort();
+    all.sort();
+    assert_eq!(all, whole);
+    assert!(
+        expected.len() > whole.len(),
+        "skipped ones are of a part as well"
+    );
+
+    let merged = bench.path("all.jsonl").display().to_string();
+    let (junit, html) = (
+        bench.path("junit").display().to_string(),
+        bench.path("html").display().to_string(),
+    );
+    let folder = bench.path("").display().to_string();
+    let ran = bench.run(&[
+        "merge", &folder, "--jsonl", &merged, "--junit", &junit, "--html", &html,
+    ]);
+    ran.assert_code(1).assert_does_not_say("missing");
+    for verdict in Verdict::ALL {
+        let count = expected.values().filter(|other| **other == verdict).count();
+        if count > 0 {
+            ran.assert_says(&format!("{count} {}", verdict.counted()));
+        }
+    }
+    assert_eq!(
+        verdicts(&events(&fs::read_to_string(&merged).unwrap())),
+        expected
+    );
+    let page = fs::read_to_string(&html).unwrap();
+    let page = super::page::Page::read(&page);
+    assert_eq!(page.verdicts(), expected);
+    assert!(
+        page.index["lanes"].as_array().unwrap().len() >= 3,
+        "each machine has lines of its own"
+    );
+    // What ran elsewhere is known here.
+    let known = bench.run(&["--list=json", "verdicts::fails@"]);
+    assert!(
+        known.stdout.contains("\"verdicts\":[\"fail\"]"),
+        "{}",
+        known.stdout
+    );
+
+    // Without one of them it is no success, and every report says so.
+    fs::remove_file(&records[1]).unwrap();
+    fs::remove_file(&merged).unwrap();
+    let ran = bench.run(&["merge", &folder, "--tap", "-"]);
+    ran.assert_code(1)
+        .assert_says("not ok")
+        .assert_says("missing: part 2 of 3");
+    bench
+        .run(&["merge", &records[0], "--junit", &junit])
+        .assert_code(1)
+        .assert_says("missing: part 2-3 of 3");
+    assert!(
+        fs::read_to_string(&junit)
+            .unwrap()
+            .contains("missing: part 2-3 of 3")
+    );
+}
+
+#[test]
+fn a_part_that_was_cut_short_and_one_that_ran_again_are_noticed() {
+    let bench = Bench::new();
+    let mut records = Vec::new();
+    for number in [1, 2] {
+        let record = bench.path(&format!("{number}.jsonl")).display().to_string();
+        let part = format!("{number}/2");
+        bench
+            .run(&[
+                "verdicts::passes@",
+                "--partition",
+                &part,
+                "--jsonl",
+                &record,
+            ])
+            .assert_code(0);
+        records.push(record);
+    }
+    let all = [
+        &["merge"],
+        &records.iter().map(String::as_str).collect::<Vec<_>>()[..],
+    ]
+    .concat();
+    bench.run(&all).assert_code(0).assert_says("2 passed");
+    // Its job was started again.
+    let copy = bench.path("again.jsonl");
+    fs::copy(&records[0], &copy).unwrap();
+    bench
+        .run(&[&all[..], &[&copy.display().to_string()]].concat())
+        .assert_code(0)
+        .assert_says("2 passed")
+        .assert_says("are of one part; the later one counts");
+    // It was killed before it had begun all of it.
+    let text = fs::read_to_string(&records[0]).unwrap();
+    let first: String = text.split_inclusive('\n').take(1).collect();
+    fs::write(&records[0], first).unwrap();
+    bench
+        .run(&all)
+        .assert_code(1)
+        .assert_says("a part was cut short");
+    // Another plan.
+    bench
+        .run(&[
+            "verdicts::passes@raw",
+            "--partition",
+            "1/2",
+            "--jsonl",
+            &records[0],
+        ])
+        .assert_code(0);
+    bench
+        .run(&all)
+        .assert_code(1)
+        .assert_says("the parts are of different plans");
+}
+
+#[test]
+fn a_part_is_balanced_by_recorded_times_and_auto_reads_the_variables_of_ci_systems() {
+    let bench = Bench::new();
+    let whole = ids(&bench, &WORK);
+    assert!(whole.len() > 4);
+    // One that takes as long as all others is alone.
+    fs::create_dir_all(bench.path("build/iotests")).unwrap();
+    let time = |id: &String| {
+        let seconds = if id == "verdicts::passes@raw" { 100 } else { 1 };
+        (
+            id.clone(),
+            serde_json::json!({"elapsed": {"secs": seconds, "nanos": 0}, "verdicts": ["pass"]}),
+        )
+    };
+    let known: BTreeMap<_, _> = whole.iter().map(time).collect();
+    let records = serde_json::json!({"format": 1, "instances": known});
+    fs::write(
+        bench.path("build/iotests/records.json"),
+        records.to_string(),
+    )
+    .unwrap();
+    assert_eq!(
+        ids(&bench, &[&WORK[..], &["--partition", "1/2"]].concat()),
+        ["verdicts::passes@raw"]
+    );
+    assert_eq!(
+        ids(&bench, &[&WORK[..], &["--partition", "2/2"]].concat()).len(),
+        whole.len() - 1
+    );
+
+    let auto = |variables: &[(&str, &str)]| {
+        let mut command =
+            bench.command(&[&WORK[..], &["--partition", "auto", "--list=ids"]].concat());
+        Ran::new(command.envs(variables.iter().copied()).output().unwrap())
+    };
+    let gitlab = auto(&[("CI_NODE_INDEX", "1"), ("CI_NODE_TOTAL", "2")]);
+    assert_eq!(gitlab.assert_code(0).stdout, "verdicts::passes@raw\n");
+    auto(&[]).assert_code(0).assert_says("so it is all of it");
+    auto(&[("GITHUB_ACTIONS", "true")])
+        .assert_code(2)
+        .assert_says("strategy.job-index");
+    bench
+        .run(&["--partition", "3/2"])
+        .assert_code(2)
+        .assert_says("there is no part 3 of 2");
+    bench
+        .run(&["verdicts::passes@raw", "--partition", "2/2"])
+        .assert_code(3)
+        .assert_says("has nothing");
+}

@@ -1,0 +1,191 @@
+//! Finding one's way: explanations, completions, the manual page, and where things are kept.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::bench::{Bench, Ran};
+use super::model::ALL;
+
+#[test]
+fn a_case_is_explained_with_what_it_needs_and_how_it_ended() {
+    let bench = Bench::new();
+    let ran = bench.run(&[
+        "explain",
+        "runs_on_an_emulator",
+        "verdicts::fails@",
+        "is_quarantined@",
+    ]);
+    ran.assert_code(0)
+        .assert_says("Fails in its second step.")
+        .assert_says("fixture/verdicts.rs:")
+        .assert_says("902::TestFailure::test_fails")
+        .assert_says("cannot run here: needs an emulator")
+        .assert_says("`iotests --provision` fetches one")
+        .assert_says("verdicts::fails@qcow2  runs on the set host")
+        .assert_says("in quarantine until")
+        .assert_says("never ran to its end");
+    bench.run(&["verdicts::fails@"]).assert_code(1);
+    bench
+        .run(&["explain", "verdicts::fails@"])
+        .assert_code(0)
+        .assert_says("last runs, the newest first: FAIL");
+    bench
+        .run(&["explain", "verdicts::fail_"])
+        .assert_code(3)
+        .assert_says("verdicts::fails");
+    bench.run(&["explain"]).assert_code(2);
+}
+
+#[test]
+fn shells_complete_options_and_the_names_of_cases() {
+    let bench = Bench::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = bench.run(&["completions", shell]);
+        ran.assert_code(0);
+        for wanted in ["partition", "segfaults", "explain"] {
+            assert!(ran.stdout.contains(wanted), "{shell}: {wanted}");
+        }
+    }
+    for bad in [&["completions"][..], &["completions", "tcsh"]] {
+        bench.run(bad).assert_code(2).assert_says("bash|zsh|fish");
+    }
+    // What bash makes of it.
+    let script = bench.path("completions");
+    fs::write(&script, bench.run(&["completions", "bash"]).stdout).unwrap();
+    let line = format!(
+        "source {}; COMP_WORDS=(iotests verdicts::seg); COMP_CWORD=1; _iotests iotests verdicts::seg iotests; echo \"${{COMPREPLY[@]}}\"",
+        script.display()
+    );
+    match Command::new("bash")
+        .args(["--norc", "-c", &line])
+        .stdin(Stdio::null())
+        .output()
+    {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(
+                said.trim(),
+                "verdicts::segfaults",
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Err(_) => println!("skipped: completions in bash, for there is none in PATH"),
+    }
+}
+
+#[test]
+fn the_manual_page_has_every_option() {
+    let ran = Bench::new().run(&["man"]);
+    ran.assert_code(0);
+    for wanted in [
+        ".TH",
+        "partition",
+        "build\\-dir",
+        "iotests explain",
+        "Exit codes",
+    ] {
+        assert!(ran.stdout.contains(wanted), "{wanted}: {}", ran.stdout);
+    }
+}
+
+/// The program as it lies somewhere, without a word where to keep things.
+fn alone(bench: &Bench, program: &str) -> Ran {
+    let path = bench.path(program);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_iotests-fixture"), &path).unwrap();
+    let like = bench.command(&["verdicts::passes@raw"]);
+    let mut command = Command::new(&path);
+    let set = |(name, value)| Some((name, value?));
+    command
+        .args(like.get_args())
+        .env_clear()
+        .envs(like.get_envs().filter_map(set))
+        .env_remove("IOTESTS_BUILD_DIR")
+        .current_dir(bench.path(""));
+    Ran::new(command.output().unwrap())
+}
+
+#[test]
+fn where_things_are_kept_is_one_rule_and_a_run_names_the_folder() {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("clone/target/debug")).unwrap();
+    let tag = "Signature: 8a477f597d28d172789f06886806bc55\n# This file is a cache directory tag created by cargo.\n";
+    fs::write(bench.path("clone/target/CACHEDIR.TAG"), tag).unwrap();
+    for (program, folder) in [
+        ("clone/target/debug/iotests", "clone/target/iotests"),
+        (
+            "clone/target/x86_64-unknown-linux-musl/release/iotests",
+            "clone/target/iotests",
+        ),
+        ("elsewhere/debug/iotests", ".cache/qemu-iotests/iotests"),
+    ] {
+        let folder = bench.path(folder);
+        let ran = alone(&bench, program);
+        ran.assert_code(0).assert_says(&format!(
+            "caches, records and what failures leave: {}\n",
+            folder.display()
+        ));
+        assert!(folder.join("records.json").exists(), "{program}");
+    }
+}
+
+#[test]
+fn new_without_sources_says_what_it_needs() {
+    let bench = Bench::new();
+    bench
+        .run(&["new", "nbd::sees_holes"])
+        .assert_code(2)
+        .assert_says("run this in a clone of the repository, or set IOTESTS_SOURCE_DIR");
+}
+
+/// Every member of every object that a run of the whole fixture recorded stands in docs/record.md.
+#[test]
+fn the_document_of_the_record_has_every_member_of_it() {
+    let document = include_str!("../../../../docs/record.md");
+    // What the keys of a map are, and values by name, is not the schema's.
+    let maps = ["tools", "counts", "expected", "variables"];
+    let mut missing = std::collections::BTreeSet::new();
+    fn walk(value: &Value, maps: &[&str], see: &mut dyn FnMut(&str)) {
+        match value {
+            Value::Object(members) => {
+                for (name, value) in members {
+                    see(name);
+                    match value {
+                        Value::Object(inner) if maps.contains(&name.as_str()) => {
+                            inner.values().for_each(|value| walk(value, maps, see));
+                        }
+                        value => walk(value, maps, see),
+                    }
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| walk(value, maps, see)),
+            _ => {}
+        }
+    }
+    let text = fs::read_to_string(ALL.bench.path("jsonl")).unwrap();
+    let mut events = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        for event in [&line["event"]["event"], &line["event"]["said"]["event"]] {
+            events.extend(event.as_str().map(str::to_owned));
+        }
+        if line["event"]["event"] == "run-started" {
+            assert_eq!(line["event"]["schema"], 1);
+        }
+        walk(&line, &maps, &mut |name| {
+            if !document.contains(&format!("`{name}`"))
+                && !document.contains(&format!("\"{name}\""))
+            {
+                missing.insert(name.to_owned());
+            }
+        });
+    }
+    events.retain(|event| !document.contains(&format!("`{event}`")));
+    assert!(
+        missing.is_empty() && events.is_empty(),
+        "{missing:?} {events:?}"
+    );
+}

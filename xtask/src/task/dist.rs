@@ -1,0 +1,118 @@
+//! `cargo xtask dist`: a tarball of the program, with its manual page, completions and documents, for machines without these sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use super::iotests;
+use crate::cargo::{self, XtaskError};
+
+/// What to pack.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The profile to build with.
+    #[arg(long, value_name = "NAME", default_value = "release")]
+    profile: String,
+}
+
+/// What the program prints for its surroundings: its arguments, and where that goes.
+const PRINTED: [(&[&str], &str); 4] = [
+    (&["man"], "share/man/man1/iotests.1"),
+    (
+        &["completions", "bash"],
+        "share/bash-completion/completions/iotests",
+    ),
+    (&["completions", "zsh"], "share/zsh/site-functions/_iotests"),
+    (
+        &["completions", "fish"],
+        "share/fish/vendor_completions.d/iotests.fish",
+    ),
+];
+
+/// Documents, from the root of the workspace.
+const DOCUMENTS: [&str; 4] = [
+    "README.md",
+    "docs",
+    "iotests-cases/LICENSE-GPL",
+    "LICENSE-MIT",
+];
+
+pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
+    let binary = iotests::build_with(&["--profile", &args.profile])?;
+    let name = format!(
+        "iotests-{}-linux-{}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::ARCH
+    );
+    let dist = cargo::target_dir()?.join("dist");
+    let folder = dist.join(&name);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(file("remove", &folder))?;
+    }
+    gather(&binary, &folder)?;
+    let tarball = dist.join(format!("{name}.tar.gz"));
+    let mut tar = Command::new("tar");
+    tar.args(["--owner=0", "--group=0", "--sort=name", "-czf"])
+        .arg(&tarball);
+    cargo::check(tar.arg("-C").arg(&dist).arg(&name))?;
+    println!("{}", tarball.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lays out the folder that is packed.
+fn gather(binary: &Path, folder: &Path) -> Result<(), XtaskError> {
+    let place = |path: &str| -> Result<PathBuf, XtaskError> {
+        let to = folder.join(path);
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).map_err(file("create", parent))?;
+        }
+        Ok(to)
+    };
+    let program = place("bin/iotests")?;
+    fs::copy(binary, &program).map_err(file("copy", binary))?;
+    for (args, to) in PRINTED {
+        let text = cargo::read(Command::new(binary).args(args))?;
+        let to = place(to)?;
+        fs::write(&to, text).map_err(file("write", &to))?;
+    }
+    for document in DOCUMENTS {
+        let from = cargo::root().join(document);
+        let to = place(&format!("share/doc/iotests/{document}"))?;
+        let mut copy = Command::new("cp");
+        cargo::check(copy.arg("-r").arg(&from).arg(&to))?;
+    }
+    Ok(())
+}
+
+fn file<'p>(verb: &'static str, path: &'p Path) -> impl FnOnce(std::io::Error) -> XtaskError + 'p {
+    move |source| XtaskError::File {
+        verb,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_has_the_program_and_what_it_prints_and_the_documents() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("dist");
+        // Prints its arguments.
+        gather(Path::new("/bin/echo"), &folder).unwrap();
+        for (args, path) in PRINTED {
+            let text = fs::read_to_string(folder.join(path)).unwrap();
+            assert_eq!(text.trim(), args.join(" "));
+        }
+        for path in [
+            "bin/iotests",
+            "share/doc/iotests/README.md",
+            "share/doc/iotests/docs/running.md",
+            "share/doc/iotests/LICENSE-MIT",
+        ] {
+            assert!(folder.join(path).is_file(), "{path}");
+        }
+    }
+}
