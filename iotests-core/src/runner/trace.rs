@@ -15,9 +15,9 @@ pub(super) fn show(level: Level) {
     let _ = subscriber(level, std::io::stderr, None).try_init();
 }
 
-/// Shows all of it, each with the time since now. Once for a process.
+/// Shows it with the time since now, each; not the messages of monitors once more, which the transcript shows. Once for a process.
 pub(super) fn show_all() {
-    let _ = subscriber(Level::TRACE, std::io::stderr, Some(Instant::now())).try_init();
+    let _ = subscriber(Level::DEBUG, std::io::stderr, Some(Instant::now())).try_init();
 }
 
 fn subscriber<W>(

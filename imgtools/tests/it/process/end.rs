@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use imgtools::process::{Command, Convention, ProcessError, Status, Stream};
 
-use super::{LONG, sh, with_argument};
+use super::{LONG, mark, sh, with_argument};
 
 #[tokio::test]
 async fn a_tool_that_never_ends_is_terminated_at_its_deadline() {
@@ -75,7 +75,7 @@ fn a_grace_beyond_all_time_is_none() {
 
 #[test]
 fn a_deadline_ends_the_whole_group() {
-    let mark = "31415.9261";
+    let mark = mark("31415");
     let tool = sh(&format!("sleep {mark} & sleep {mark} & echo; wait"));
     let child = tool.grace(Duration::from_millis(100)).spawn().unwrap();
     child
@@ -84,7 +84,7 @@ fn a_deadline_ends_the_whole_group() {
     child.set_deadline(Some(Duration::from_millis(1)));
     child.wait_blocking().unwrap_err();
     drop(child);
-    assert_eq!(with_argument(mark), Vec::<String>::new());
+    assert_eq!(with_argument(&mark), Vec::<String>::new());
 }
 
 /// H09: a parent whose daemon keeps stderr open does not hang the caller.

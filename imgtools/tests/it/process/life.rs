@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use imgtools::process::{Command, ProcessError, Signal, Status, Stream};
 
-use super::{LONG, exists, sh, with_argument};
+use super::{LONG, exists, mark, sh, with_argument};
 
 #[test]
 fn a_program_that_is_not_there_is_a_spawn_error() {
@@ -32,10 +32,10 @@ fn dropping_a_handle_kills_and_reaps_before_it_returns() {
 
 #[tokio::test]
 async fn dropping_the_future_of_a_run_kills_it() {
-    let mark = "27182.8182";
+    let mark = mark("27182");
     let mut run = Box::pin(sh(&format!("exec sleep {mark}")).run());
     let running = async {
-        while with_argument(mark).is_empty() {
+        while with_argument(&mark).is_empty() {
             tokio::task::yield_now().await;
         }
     };
@@ -44,12 +44,12 @@ async fn dropping_the_future_of_a_run_kills_it() {
         () = running => {}
     }
     drop(run);
-    assert_eq!(with_argument(mark), Vec::<String>::new());
+    assert_eq!(with_argument(&mark), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn a_run_that_is_dropped_while_it_starts_is_killed_as_well() {
-    let (mark, before) = ("27182.8183", Instant::now());
+    let (mark, before) = (mark("27183"), Instant::now());
     for _ in 0..50 {
         let run = sh(&format!("exec sleep {mark}")).grace(LONG).run();
         tokio::select! {
@@ -58,7 +58,7 @@ async fn a_run_that_is_dropped_while_it_starts_is_killed_as_well() {
             () = std::future::ready(()) => {}
         }
     }
-    assert_eq!(with_argument(mark), Vec::<String>::new());
+    assert_eq!(with_argument(&mark), Vec::<String>::new());
     assert!(before.elapsed() < LONG / 2);
 }
 

@@ -23,6 +23,11 @@ fn exists(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// A time to sleep by which the processes of this run of the tests are known, and no others.
+fn mark(seconds: &str) -> String {
+    format!("{seconds}.{}", std::process::id())
+}
+
 /// The processes that have this text in their arguments.
 fn with_argument(text: &str) -> Vec<String> {
     let mut found = Vec::new();

@@ -82,6 +82,14 @@ impl Running {
         while !is_step(&self.next().expect("the run goes on")) {}
     }
 
+    pub(super) fn wait_for_an_explanation(&mut self) {
+        let is_explained = |event: &RunEvent| match event {
+            RunEvent::Case { said, .. } => matches!(said, CaseEvent::Explained(_)),
+            _ => false,
+        };
+        while !is_explained(&self.next().expect("the run goes on")) {}
+    }
+
     pub(super) fn id(&self) -> u32 {
         self.child.id()
     }

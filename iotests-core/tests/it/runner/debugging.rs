@@ -2,10 +2,12 @@
 
 use std::fs;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use iotests_core::runner::event::RunEvent;
+use iotests_core::wire::CaseEvent;
+use nix::sys::signal::Signal;
 
 use super::bench::{Bench, events, outcomes};
+use super::death::Running;
 
 /// What is printed is shown with the instance before it, also of what passes; without the option it is not.
 #[test]
@@ -138,29 +140,24 @@ fn what_takes_much_longer_than_the_last_times_is_named() {
 #[test]
 fn a_person_who_asks_sees_how_far_the_run_is() {
     let bench = Bench::new();
-    let output = fs::File::create(bench.path("shown")).unwrap();
-    let jsonl = bench.path("asked").display().to_string();
-    let mut command = bench.command(&[
-        "waits_for_a_file",
-        "verdicts::fails@",
-        "--jsonl",
-        &jsonl,
-        "-j2",
-    ]);
-    let mut run = command.stdout(output).spawn().unwrap();
-    let has = |path: &str, text: &str| {
-        fs::read_to_string(bench.path(path)).is_ok_and(|found| found.contains(text))
-    };
-    let wait_for = |path: &str, text: &str| {
-        while !has(path, text) {
-            std::thread::yield_now();
-        }
-    };
-    wait_for("asked", "\"text\":\"wait\"");
-    wait_for("asked", "instance-finished");
-    kill(Pid::from_raw(run.id() as i32), Signal::SIGUSR1).unwrap();
-    wait_for("shown", "1 of 2 have ended, 1 failed; running:");
-    wait_for("shown", "deaths::waits_for_a_file@qcow2: wait");
+    let mut running = Running::start(&bench, &["waits_for_a_file", "verdicts::fails@", "-j2"]);
+    let (mut waits, mut failed) = (false, false);
+    while !(waits && failed) {
+        let event = running.next().expect("the run goes on");
+        let said = match &event {
+            RunEvent::Case { said, .. } => Some(said),
+            _ => None,
+        };
+        waits |= matches!(said, Some(CaseEvent::Step { text, .. }) if text == "wait");
+        failed |= matches!(event, RunEvent::InstanceFinished(_));
+    }
+    running.signal(Signal::SIGUSR1);
+    // It is asked for after the status.
+    running.wait_for_an_explanation();
     fs::write(bench.path("tmp/state"), "").unwrap();
-    assert_eq!(run.wait().unwrap().code(), Some(1));
+    running
+        .finish()
+        .assert_code(1)
+        .assert_says("1 of 2 have ended, 1 failed; running:")
+        .assert_says("deaths::waits_for_a_file@qcow2: wait");
 }

@@ -164,11 +164,7 @@ fn sigusr1_has_a_case_explained_and_it_goes_on_to_pass() {
     let mut running = Running::start(&bench, &["waits_for_a_file"]);
     running.wait_for_a_step();
     running.signal(Signal::SIGUSR1);
-    let is_explained = |event: &RunEvent| match event {
-        RunEvent::Case { said, .. } => matches!(said, CaseEvent::Explained(_)),
-        _ => false,
-    };
-    while !is_explained(&running.next().expect("the run goes on")) {}
+    running.wait_for_an_explanation();
     fs::write(bench.path("tmp/state"), "").unwrap();
     running.finish().assert_code(0).assert_says("1 passed");
 }

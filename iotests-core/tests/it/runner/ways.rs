@@ -95,7 +95,12 @@ fn the_manual_page_has_every_option() {
 fn alone(bench: &Bench, program: &str) -> Ran {
     let path = bench.path(program);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_iotests-fixture"), &path).unwrap();
+    // Written by another process: were it open for writing in ours, a child that another test starts at this moment could hold it open.
+    let copy = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_iotests-fixture"))
+        .arg(&path)
+        .status();
+    assert!(copy.unwrap().success());
     let like = bench.command(&["verdicts::passes@raw"]);
     let mut command = Command::new(&path);
     let set = |(name, value)| Some((name, value?));
