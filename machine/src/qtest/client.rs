@@ -538,6 +538,21 @@ mod tests {
         ));
     }
 
+    /// Which reply belongs to which request is not known behind it, so none is given to any.
+    #[tokio::test]
+    async fn after_a_line_that_is_no_reply_every_request_is_refused() {
+        let qtest = peer(|_| "hello\nOK 1\n".to_owned());
+        let error = qtest.clock_step(1).await.unwrap_err();
+        assert!(matches!(error, QtestError::BadLine { .. }), "{error}");
+        for _ in 0..2 {
+            let error = qtest.clock_step(2).await.unwrap_err();
+            let QtestError::OutOfStep { request, line } = &error else {
+                panic!("{error}")
+            };
+            assert_eq!((&**request, &**line), ("clock_step 2", "hello"));
+        }
+    }
+
     #[tokio::test]
     async fn a_newline_in_a_request_is_refused_before_it_is_sent() {
         let qtest = peer(|_| "OK 1\n".to_owned());
