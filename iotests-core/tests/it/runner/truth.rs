@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 
 use iotests_core::runner::Verdict;
 use iotests_core::runner::event::{Outcome, RunEvent};
-use iotests_core::wire::CaseEvent;
 use nix::sys::signal::Signal;
 
 use super::bench::{Bench, Ran, events, outcomes};
