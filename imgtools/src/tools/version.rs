@@ -92,7 +92,7 @@ mod tests {
                 (7, 2, 22),
             ),
             (
-                "/opt/q/bin/qemu-nbd 7.2.22 (Debian 1:7.2)\nWritten",
+                "/usr/local/bin/qemu-nbd 7.2.22 (Debian 1:7.2)\nWritten",
                 "qemu-nbd",
                 (7, 2, 22),
             ),
