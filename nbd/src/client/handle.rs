@@ -303,6 +303,23 @@ impl Handle {
         Ok(())
     }
 
+    /// The same for a request without data.
+    async fn each_range<F>(
+        &self,
+        command: CommandType,
+        whole: (u64, u64),
+        request: impl Fn(Client, u64, u64) -> F + Copy + Send + Sync + 'static,
+    ) -> Result<(), HandleError>
+    where
+        F: Future<Output = Result<(), RequestError>> + Send,
+    {
+        self.each(command, whole, self.reach(), |this, part| async move {
+            let len = part.end - part.start;
+            this.run(|client| request(client, part.start, len)).await
+        })
+        .await
+    }
+
     /// Reads any length, in as many requests as the server's limits ask for.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, HandleError> {
         self.inside(CommandType::READ, offset, len)?;
@@ -355,33 +372,21 @@ impl Handle {
         len: u64,
         flags: CommandFlags,
     ) -> Result<(), HandleError> {
-        let command = CommandType::WRITE_ZEROES;
-        self.each(
-            command,
-            (offset, len),
-            self.reach(),
-            |this, part| async move {
-                let len = part.end - part.start;
-                this.run(|client| async move { client.write_zeroes(part.start, len, flags).await })
-                    .await
-            },
+        let whole = (offset, len);
+        self.each_range(
+            CommandType::WRITE_ZEROES,
+            whole,
+            move |client, at, len| async move { client.write_zeroes(at, len, flags).await },
         )
         .await
     }
 
     /// Discards any length.
     pub async fn trim(&self, offset: u64, len: u64) -> Result<(), HandleError> {
-        let command = CommandType::TRIM;
-        self.each(
-            command,
-            (offset, len),
-            self.reach(),
-            |this, part| async move {
-                let len = part.end - part.start;
-                this.run(|client| async move { client.trim(part.start, len).await })
-                    .await
-            },
-        )
+        let whole = (offset, len);
+        self.each_range(CommandType::TRIM, whole, |client, at, len| async move {
+            client.trim(at, len).await
+        })
         .await
     }
 
