@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::versions::{Differences, Version, reason_of_end, reason_of_skip};
+use super::versions::{Differences, Version, name_and_point, reason_of_end, reason_of_skip};
 use super::{Method, file_error};
 use crate::cargo::XtaskError;
 
@@ -63,7 +63,7 @@ impl Runs {
             };
             let ran = ran(&event["instance"], verdict, reason, &versions);
             // A script is no port of itself.
-            if ran.case.starts_with("upstream::") {
+            if is_script(&ran.case) {
                 self.scripts.push(ran);
             } else {
                 self.differences.add(event, &versions);
@@ -95,6 +95,11 @@ impl Runs {
     }
 }
 
+/// The id of a script of `--upstream`.
+fn is_script(id: &str) -> bool {
+    id.starts_with("upstream::")
+}
+
 fn set_versions(event: &Value) -> BTreeMap<String, String> {
     let none = Vec::new();
     let sets = event["sets"].as_array().unwrap_or(&none);
@@ -115,11 +120,9 @@ fn ran(
 ) -> Ran {
     let text = |key: &str| instance[key].as_str().unwrap_or_default();
     let set = text("set");
-    // `module::case/row@qcow2.system.set=7.2.22`
-    let (case, point) = text("id").split_once('@').unwrap_or((text("id"), ""));
-    let point = point.split_once("set=").map_or(point, |(point, _)| point);
+    let (case, point) = name_and_point(text("id"));
     let mut parts = point.split('.').filter(|part| !part.is_empty());
-    let kind = match case.starts_with("upstream::") {
+    let kind = match is_script(case) {
         true => parts.next(),
         false => parts.find(|part| ["system", "qsd"].contains(part)),
     };

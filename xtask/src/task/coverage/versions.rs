@@ -33,6 +33,13 @@ impl Version {
     }
 }
 
+/// The parts of an id but its set: `module::case/row@qcow2.system.set=7.2.22`.
+pub(super) fn name_and_point(id: &str) -> (&str, &str) {
+    let (name, point) = id.split_once('@').unwrap_or((id, ""));
+    let point = point.split_once("set=").map_or(point, |(point, _)| point);
+    (name, point.trim_end_matches('.'))
+}
+
 impl Differences {
     /// Adds an event of a run, given the versions of its sets.
     pub(super) fn add(&mut self, event: &Value, versions: &BTreeMap<String, String>) {
@@ -52,10 +59,8 @@ impl Differences {
         let set = text("set");
         let version = Version::new(versions.get(set).map_or(set, String::as_str));
         let id = text("id");
-        // `module::case/row@qcow2.system.set=7.2.22`
-        let (name, point) = id.split_once('@').unwrap_or((id, ""));
-        let point = point.split_once("set=").map_or(point, |(point, _)| point);
-        let point = format!("{name}@{}", point.trim_end_matches('.'));
+        let (name, point) = name_and_point(id);
+        let point = format!("{name}@{point}");
         let of_case = self.ended.entry(text("case").to_owned()).or_default();
         let known = of_case.entry(point).or_default();
         // The programs of the host may be some of a version that is there with all.
