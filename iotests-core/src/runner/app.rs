@@ -18,7 +18,7 @@ use super::exit::Exit;
 use super::explain::Known;
 use super::list::List;
 use super::places::Places;
-use super::plan::{SetChoice, Wanted, names_set, plan};
+use super::plan::{Planned, SetChoice, Wanted, names_set, plan};
 use super::probe::show;
 use super::recordings;
 use super::records::Records;
@@ -145,28 +145,20 @@ impl App {
             let folder = self.places.recordings();
             let left =
                 recordings::unfinished(&folder).map_err(io_error("read the records in", folder))?;
-            planned.retain(|one| left.contains(&one.id));
-            if planned.is_empty() {
-                return Err(RunError::NothingSelected(
-                    "the last run has run all of these that it was to run".to_owned(),
-                ));
-            }
+            let why = "the last run has run all of these that it was to run";
+            narrow(&mut planned, |one| left.contains(&one.id), why)?;
         }
         if cli.matrix.failed {
-            planned.retain(|one| records.failed(&one.id));
-            if planned.is_empty() {
-                return Err(RunError::NothingSelected(
-                    "none of these failed the last time".to_owned(),
-                ));
-            }
+            let why = "none of these failed the last time";
+            narrow(&mut planned, |one| records.failed(&one.id), why)?;
         }
         if let Some(filter) = &cli.matrix.expression {
-            planned.retain(|one| filter.means(one, &sets.able, &records));
-            if planned.is_empty() {
-                return Err(RunError::NothingSelected(
-                    "the expression means none of what is selected".to_owned(),
-                ));
-            }
+            let why = "the expression means none of what is selected";
+            narrow(
+                &mut planned,
+                |one| filter.means(one, &sets.able, &records),
+                why,
+            )?;
         }
         let shard = self.partition(&mut planned, &records)?;
         if cli.what.explain {
@@ -206,12 +198,26 @@ impl App {
             },
         }
     }
+
     fn warn(&self, text: &str) {
         tell(&format!("{} {text}", self.aside.warn("warning:")));
     }
 
     fn progress(&self, text: &str) {
         tell(&self.aside.dim(text));
+    }
+}
+
+/// Keeps those that are meant; `why` is said where none is left.
+fn narrow(
+    planned: &mut Vec<Planned>,
+    is_meant: impl FnMut(&Planned) -> bool,
+    why: &str,
+) -> Result<(), RunError> {
+    planned.retain(is_meant);
+    match planned.is_empty() {
+        true => Err(RunError::NothingSelected(why.to_owned())),
+        false => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::wire::{CaseSpec, GoldenMode};
 /// Linux 6.2 knows all kinds of writing; an older kernel enforces those it knows, one before 5.13 none.
 const KINDS: ABI = ABI::V3;
 
-/// Where upstream's `QEMUMachine` keeps its files unless it is told otherwise.
+/// Where upstream's `QEMUMachine` keeps its files by default.
 const OF_SCRIPTS: &str = "/var/tmp";
 
 /// Devices and processes are no files that could be left behind.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::called_as;
 use super::plan::{Able, Planned};
 use super::records::Records;
 use super::report::text::duration;
 use super::report::{Palette, Ways, remedies};
-use crate::case::{Backend, Instance};
+use crate::case::Instance;
 use crate::runner::event::{Outcome, Summary};
 
 /// The selected instances, and what former runs tell of them.
@@ -45,16 +44,7 @@ impl Known<'_> {
             }
             text.push('\n');
         }
-        let with_emulator = self
-            .sets
-            .iter()
-            .find(|set| set.capabilities.host(Backend::System).is_some());
-        let ways = Ways {
-            called_as: called_as(),
-            emulator_in: with_emulator.map(|set| set.name.clone()),
-            only_set: None,
-        };
-        text + &remedies(&skipped, &ways)
+        text + &remedies(&skipped, &Ways::with(self.sets, None))
     }
 
     fn instance(&self, one: &Planned, palette: Palette) -> String {
@@ -80,15 +70,9 @@ impl Known<'_> {
         text += &palette.dim(match self.records.get(&one.id) {
             None => "        never ran to its end, by what the build folder recorded\n".to_owned(),
             Some(known) => {
-                let verdicts: Vec<String> = known
-                    .verdicts
-                    .iter()
-                    .rev()
-                    .map(ToString::to_string)
-                    .collect();
                 format!(
                     "        last runs, the newest first: {}; {}\n",
-                    verdicts.join(", "),
+                    joined(known.verdicts.iter().rev(), ", "),
                     duration(known.elapsed)
                 )
             }
@@ -100,7 +84,6 @@ impl Known<'_> {
 /// What a case says of itself, in words.
 fn declared(instance: &Instance) -> Vec<(&'static str, String)> {
     let (case, meta) = (instance.case, instance.meta);
-    let formats = meta.formats.to_vec();
     let mut special = Vec::new();
     if meta.exclusive {
         special.push("runs alone".to_owned());
@@ -117,61 +100,32 @@ fn declared(instance: &Instance) -> Vec<(&'static str, String)> {
             quarantine.until, quarantine.reason
         ));
     }
-    let backends: Vec<&str> = meta
-        .host
-        .backends()
-        .iter()
-        .flatten()
-        .map(|one| one.name())
-        .collect();
+    let backends = meta.host.backends();
+    let formats = meta.formats.to_vec();
     vec![
         ("source", format!("{}:{}", case.file, case.line)),
-        (
-            "upstream",
-            instance.upstream().collect::<Vec<_>>().join(" "),
-        ),
-        (
-            "groups",
-            meta.groups
-                .iter()
-                .map(|group| group.0)
-                .collect::<Vec<_>>()
-                .join(" "),
-        ),
-        (
-            "formats",
-            formats
-                .iter()
-                .map(|one| one.name())
-                .collect::<Vec<_>>()
-                .join(" "),
-        ),
+        ("upstream", joined(instance.upstream(), " ")),
+        ("groups", joined(meta.groups.iter().map(|one| one.0), " ")),
+        ("formats", joined(formats.iter().map(|one| one.name()), " ")),
         (
             "protocols",
-            meta.protocols
-                .iter()
-                .map(|one| one.name())
-                .collect::<Vec<_>>()
-                .join(" "),
+            joined(meta.protocols.iter().map(|one| one.name()), " "),
         ),
-        ("host", backends.join(" or ")),
         (
-            "needs",
-            meta.needs
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(", "),
+            "host",
+            joined(backends.iter().flatten().map(|one| one.name()), " or "),
         ),
+        ("needs", joined(&meta.needs, ", ")),
         ("budget", duration(meta.budget)),
         (
             "known bugs",
-            meta.known_bugs
-                .iter()
-                .map(|bug| bug.reason)
-                .collect::<Vec<_>>()
-                .join("; "),
+            joined(meta.known_bugs.iter().map(|one| one.reason), "; "),
         ),
         ("besides", special.join("; ")),
     ]
+}
+
+fn joined(parts: impl IntoIterator<Item = impl ToString>, between: &str) -> String {
+    let parts: Vec<String> = parts.into_iter().map(|one| one.to_string()).collect();
+    parts.join(between)
 }

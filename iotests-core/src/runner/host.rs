@@ -34,7 +34,7 @@ impl HostInfo {
         let user = User::from_uid(id).ok().flatten();
         Self {
             processors: std::thread::available_parallelism().map_or(1, usize::from),
-            memory: memory(),
+            memory: meminfo("MemTotal:").map_or(0, |kib| kib.saturating_mul(1024)),
             user: user.map_or_else(|| id.to_string(), |user| user.name),
             file_system: mounts::file_system(folder).unwrap_or_default(),
             temporary: env::temp_dir(),
@@ -43,11 +43,11 @@ impl HostInfo {
     }
 }
 
-fn memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map_or(0, |kib| kib.saturating_mul(1024))
+/// A line of `/proc/meminfo`, in KiB; `None` where it is not there.
+pub(super) fn meminfo(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// Those that the harness or QEMU's programs read; none of them is a secret.

@@ -72,10 +72,6 @@ pub fn main() -> ExitCode {
         (Some(shell::COMPLETIONS), shell) => shell::completions(shell).into(),
         (Some(shell::MAN), None) => shell::man().into(),
         (Some(new::NEW), name) => new::main(name).into(),
-        (Some(surroundings::ENV), _) => {
-            trace::show(tracing::Level::WARN);
-            app::main(surroundings::arguments(arguments))
-        }
         (Some(explore::EXPLORE), _) => {
             trace::show(tracing::Level::WARN);
             app::main(explore::arguments(arguments))

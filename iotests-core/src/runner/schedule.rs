@@ -4,6 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::host::meminfo;
+
 /// What the schedule has to know of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
@@ -119,12 +121,7 @@ impl<T> Schedule<T> {
 
 /// What `/proc/meminfo` says is available, less a tenth; no limit where it does not say.
 pub(crate) fn available_memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-    kib.map_or(u64::MAX, |kib| kib / 10 * 9 * 1024)
+    meminfo("MemAvailable:").map_or(u64::MAX, |kib| kib / 10 * 9 * 1024)
 }
 
 #[cfg(test)]

@@ -12,15 +12,6 @@ use super::wrap;
 use crate::script;
 use crate::wire::CaseSpec;
 
-/// The first argument that asks for it.
-pub(super) const ENV: &str = "env";
-
-/// The arguments of the run that this is.
-pub(super) fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    arguments[1] = "--env".into();
-    arguments
-}
-
 impl Runner {
     /// Runs a command in the place of an instance, and a shell where there is no command. Nothing confines or watches it.
     pub(crate) fn surround(

@@ -1,9 +1,13 @@
-//! First words that say what to do instead of running: `iotests explain CASE`, `iotests merge FILE…`.
+//! First words that say what to do instead of running: `iotests explain CASE`, `iotests merge FILE…`, `iotests env CASE`.
 
 use std::ffi::OsString;
 
 /// A word, and the flag that it stands for; what follows it are the selectors.
-const TASKS: [(&str, &str); 2] = [("explain", "--explain"), ("merge", "--merge")];
+const TASKS: [(&str, &str); 3] = [
+    ("explain", "--explain"),
+    ("merge", "--merge"),
+    ("env", "--env"),
+];
 
 /// The arguments with the flag in place of the word.
 pub(super) fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {

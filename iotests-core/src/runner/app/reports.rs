@@ -5,7 +5,6 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
 use super::App;
-use crate::case::Backend;
 use crate::runner::error::{RunError, io as io_error};
 use crate::runner::event::{InstanceInfo, Outcome, RunEvent, RunStarted};
 use crate::runner::plan::Able;
@@ -13,7 +12,7 @@ use crate::runner::record::Record;
 use crate::runner::records::Records;
 use crate::runner::report::{self, Kind, Show, Silent, Story, Tap, Terminal, Ways};
 use crate::runner::verdict::{Attempt, Verdict};
-use crate::runner::{Exit, called_as, console, partition, record};
+use crate::runner::{Exit, console, partition, record};
 
 /// A record of a run, and what the run began with.
 struct Recorded {
@@ -116,11 +115,7 @@ impl App {
         if reports.is_empty() {
             return Ok(());
         }
-        let mut events = Vec::new();
-        for path in records {
-            events.push(record::read(path).map_err(io_error("read the record", path))?);
-        }
-        let story: Story = events.into_iter().flatten().collect();
+        let story: Story = events(records)?.collect();
         reports
             .into_iter()
             .try_for_each(|(kind, path)| write(*kind, path, &story))
@@ -135,12 +130,8 @@ impl App {
         }
         let records = self.chosen(&paths)?;
         let paths: Vec<&Path> = records.iter().map(|one| one.path.as_path()).collect();
-        let mut events = Vec::new();
-        for path in &paths {
-            events.push(record::read(path).map_err(io_error("read the record", path))?);
-        }
-        let gaps = gaps(&records, events.into_iter().flatten());
-        let story = read(&paths, gaps)?;
+        let gaps = gaps(&records, events(&paths)?);
+        let story: Story = events(&paths)?.chain(gaps).collect();
         if self.on_stdout()?.is_none() {
             let shown = |source| RunError::System {
                 doing: "write to standard output",
@@ -220,15 +211,9 @@ impl App {
     }
 
     fn terminal(&self, sets: &[Able]) -> Terminal {
-        let with_emulator = sets
-            .iter()
-            .find(|set| set.capabilities.host(Backend::System).is_some());
         let set = &self.cli.tools.set;
-        let ways = Ways {
-            called_as: called_as(),
-            emulator_in: with_emulator.map(|set| set.name.clone()),
-            only_set: (!["auto", "all"].contains(&set.as_str())).then(|| set.clone()),
-        };
+        let only_set = (!["auto", "all"].contains(&set.as_str())).then(|| set.clone());
+        let ways = Ways::with(sets, only_set);
         let moving = console::can_move(&stdout());
         let (debug, quiet) = (&self.cli.debug, self.cli.report.quiet);
         Terminal::new(
@@ -280,13 +265,11 @@ fn gaps(records: &[Recorded], events: impl Iterator<Item = Record>) -> Vec<Recor
     gaps.into_iter().map(gap).collect()
 }
 
-fn read(paths: &[&Path], gaps: Vec<Record>) -> Result<Story, RunError> {
-    let mut events: Vec<Box<dyn Iterator<Item = Record>>> = Vec::new();
-    for path in paths {
-        let records = record::read(path).map_err(io_error("read the record", path))?;
-        events.push(Box::new(records));
-    }
-    Ok(events.into_iter().flatten().chain(gaps).collect())
+/// What these records hold, one after the other.
+fn events(paths: &[impl AsRef<Path>]) -> Result<impl Iterator<Item = Record>, RunError> {
+    let read = |path: &Path| record::read(path).map_err(io_error("read the record", path));
+    let records: Result<Vec<_>, _> = paths.iter().map(|path| read(path.as_ref())).collect();
+    Ok(records?.into_iter().flatten())
 }
 
 /// One record of all of them, without what was cut at their ends.

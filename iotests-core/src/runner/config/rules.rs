@@ -65,6 +65,18 @@ struct Scope<'t> {
     set: &'t Option<String>,
 }
 
+/// Both kinds of tables have the same keys for it; what is shared by `#[serde(flatten)]` would have no places in the file.
+macro_rules! scope {
+    ($table:expr) => {
+        Scope {
+            select: &$table.select,
+            expression: &$table.expression,
+            version: &$table.version,
+            set: &$table.set,
+        }
+    };
+}
+
 impl Config {
     /// The tables about cases, checked as far as that is possible without the cases.
     pub(crate) fn rules(&self) -> Result<Rules, ConfigError> {
@@ -72,36 +84,12 @@ impl Config {
         for file in &self.files {
             for table in &file.content.cases {
                 let effect = Effect::Change(change(file, table.as_ref())?);
-                let CaseTable {
-                    select,
-                    expression,
-                    version,
-                    set,
-                    ..
-                } = table.as_ref();
-                let scope = Scope {
-                    select,
-                    expression,
-                    version,
-                    set,
-                };
+                let scope = scope!(table.as_ref());
                 rules.push(rule(file, table.span(), &scope, effect)?);
             }
             for table in &file.content.expectations {
                 let effect = Effect::Expect(expectation(file, table.as_ref())?);
-                let ExpectTable {
-                    select,
-                    expression,
-                    version,
-                    set,
-                    ..
-                } = table.as_ref();
-                let scope = Scope {
-                    select,
-                    expression,
-                    version,
-                    set,
-                };
+                let scope = scope!(table.as_ref());
                 rules.push(rule(file, table.span(), &scope, effect)?);
             }
         }

@@ -32,7 +32,7 @@ pub(crate) fn junit(story: &Story) -> Report {
     report
 }
 
-/// What is told of the log of one instance, in bytes: CI systems show it in a page with all others.
+/// What is shown of the log of one instance, in bytes: CI systems show it in a page with all others.
 const LOG: usize = 16 << 10;
 
 fn case(row: &Row) -> TestCase {

@@ -1,15 +1,17 @@
-//! The end of a run in a few lines: counts, and what the skipped ones lack and how to get it.
+//! The end of a run in a few lines: counts, and what the skipped ones are missing and how to get it.
 
 use std::collections::BTreeMap;
 
 use super::palette::Palette;
 use super::text::{count, duration};
-use crate::case::Remedy;
+use crate::case::{Backend, Remedy};
 use crate::provision;
+use crate::runner::called_as;
 use crate::runner::event::Summary;
+use crate::runner::plan::Able;
 use crate::runner::verdict::Verdict;
 
-/// What a person can do here about what lacks.
+/// What a person can do here about what is missing.
 #[derive(Debug, Default)]
 pub(crate) struct Ways {
     /// How the program was called.
@@ -18,6 +20,20 @@ pub(crate) struct Ways {
     pub(crate) emulator_in: Option<String>,
     /// The one set that `--set` names.
     pub(crate) only_set: Option<String>,
+}
+
+impl Ways {
+    /// With these sets.
+    pub(crate) fn with(sets: &[Able], only_set: Option<String>) -> Self {
+        let with_emulator = sets
+            .iter()
+            .find(|set| set.capabilities.host(Backend::System).is_some());
+        Self {
+            called_as: called_as(),
+            emulator_in: with_emulator.map(|set| set.name.clone()),
+            only_set,
+        }
+    }
 }
 
 /// The counts in one line: `12 passed, 1 failed, 3 skipped in 4.5 s`.

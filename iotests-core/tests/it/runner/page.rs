@@ -13,7 +13,7 @@ use iotests_core::runner::Attempt;
 use iotests_core::runner::Verdict;
 use iotests_core::runner::event::{InstanceInfo, Outcome, RunEvent};
 use iotests_core::runner::record::Record;
-use iotests_core::wire::FailureReport;
+use iotests_core::wire::{CaseEvent, FailureReport};
 use serde_json::{Value, json};
 
 use super::bench::Bench;
@@ -394,30 +394,18 @@ fn long_record(path: &Path, instances: usize) {
                 expected: None,
             },
         );
+        let mut say = |said| {
+            let id = instance.id.clone();
+            write(begun + 10, slot, RunEvent::Case { id, said });
+        };
         for step in ["first", "second"] {
-            let said = iotests_core::wire::CaseEvent::Step {
+            say(CaseEvent::Step {
                 text: step.to_owned(),
                 place: instance.place.clone(),
-            };
-            write(
-                begun + 10,
-                slot,
-                RunEvent::Case {
-                    id: instance.id.clone(),
-                    said,
-                },
-            );
-            let said = iotests_core::wire::CaseEvent::Log {
+            });
+            say(CaseEvent::Log {
                 text: format!("\u{1b}[31m{step}</script><script>window.broken = 1</script>"),
-            };
-            write(
-                begun + 10,
-                slot,
-                RunEvent::Case {
-                    id: instance.id.clone(),
-                    said,
-                },
-            );
+            });
         }
         let failed = number % 10 == 0;
         let attempt = Attempt {
