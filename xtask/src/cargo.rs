@@ -63,6 +63,20 @@ pub(crate) enum XtaskError {
     /// Examples need programs that are not there.
     #[error("failed to run these examples: {0}")]
     Examples(String),
+    /// The file system of the target folder is too full to build in.
+    #[error(
+        "failed to find room for what is built: {free:.1} GiB are free at {path}, {missing:.1} GiB more are needed. Delete what is old, \
+         or set CARGO_TARGET_DIR to another disk; with CARGO_INCREMENTAL=0 half is enough",
+        path = path.display()
+    )]
+    Room {
+        /// The target folder.
+        path: PathBuf,
+        /// What is free, in GiB.
+        free: f64,
+        /// What is missing, in GiB.
+        missing: f64,
+    },
     /// No step of the gate has such a name.
     #[error("failed to find a step whose name contains {text:?}; the steps are\n  {names}")]
     NoStep {

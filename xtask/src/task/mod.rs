@@ -6,5 +6,6 @@ pub(crate) mod coverage;
 pub(crate) mod dist;
 pub(crate) mod iotests;
 mod libraries;
+mod room;
 mod skips;
 pub(crate) mod test;

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use crate::cargo::{self, XtaskError, cargo as call};
-use crate::task::{codegen, iotests, libraries, skips};
+use crate::task::{codegen, iotests, libraries, room, skips};
 
 /// Options of the gate.
 #[derive(clap::Args)]
@@ -37,6 +37,7 @@ struct Step {
 /// Runs every step, then says which failed.
 pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     let target = cargo::target_dir()?;
+    room::check(&target)?;
     let mut done: Vec<Step> = Vec::new();
     let steps = steps(args.provision.as_deref());
     for (name, step) in chosen(steps, &args.step)? {
