@@ -41,6 +41,9 @@ pub(crate) enum XtaskError {
     /// The typed layer could not be generated.
     #[error("failed to generate the typed layer: {0}")]
     Codegen(String),
+    /// No bug was measured.
+    #[error(transparent)]
+    Sharpness(#[from] crate::task::sharpness::SharpnessError),
     /// A file could not be read or written.
     #[error("failed to {verb} {path}", path = path.display())]
     File {

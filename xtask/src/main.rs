@@ -39,6 +39,8 @@ enum Task {
     Coverage(task::coverage::Args),
     /// Packs the program with its manual page, completions and documents, for machines without these sources.
     Dist(task::dist::Args),
+    /// Puts bugs back into a QEMU build, and says which cases notice.
+    Sharpness(task::sharpness::Args),
     /// Generates the typed layer of qmp from the facts in qmp/qapi.
     Codegen(task::codegen::Args),
 }
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => task::bench::run(args),
         Task::Coverage(args) => task::coverage::run(args),
         Task::Dist(args) => task::dist::run(args),
+        Task::Sharpness(args) => task::sharpness::run(args),
         Task::Codegen(args) => task::codegen::run(args),
     };
     match result {

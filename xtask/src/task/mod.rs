@@ -7,5 +7,6 @@ pub(crate) mod dist;
 pub(crate) mod iotests;
 mod libraries;
 mod room;
+pub(crate) mod sharpness;
 mod skips;
 pub(crate) mod test;
