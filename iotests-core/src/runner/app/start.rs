@@ -1,5 +1,6 @@
 //! A run: from what is planned to the exit code.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -231,6 +232,7 @@ impl App {
         shard: Option<Shard>,
     ) -> Job {
         let cli = &self.cli;
+        let concerned: BTreeSet<usize> = planned.iter().map(|one| one.set).collect();
         let (skipped, runnable): (Vec<Planned>, Vec<Planned>) =
             planned.into_iter().partition(|one| one.skip.is_some());
         let mut instances = Vec::new();
@@ -278,7 +280,11 @@ impl App {
             command: env::args_os()
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
-            sets: sets.found.iter().map(|set| set.info(&mut sums)).collect(),
+            // A set that nobody asked for is no news, and its programs are not summed up.
+            sets: concerned
+                .iter()
+                .filter_map(|&index| Some(sets.found.get(index)?.info(&mut sums)))
+                .collect(),
             system: system.unwrap_or_default(),
             seed,
             jobs: match (cli.run.jobs, &cli.debug.gdb) {

@@ -1,5 +1,7 @@
 //! What the command line selects, and what the list says.
 
+use std::fs;
+
 use serde_json::Value;
 
 use super::bench::{Bench, Ran, events, verdicts};
@@ -326,4 +328,25 @@ fn help_has_examples_and_exit_codes() {
     ] {
         help.assert_says(code);
     }
+}
+
+/// Sets that no instance is planned on are not in the head of the run, nor in its reports.
+#[test]
+fn a_run_names_the_sets_that_it_concerns() {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("build/qemu/9.9.9/bin")).unwrap();
+    for tool in ["qemu-img", "qemu-io"] {
+        let fake = fs::read_to_string(bench.path("bin").join(tool)).unwrap();
+        let name = format!("build/qemu/9.9.9/bin/{tool}");
+        bench.script(&name, &fake.replace("7.2.22", "9.9.9"));
+    }
+    let run = |set: &str| bench.run(&["passes@raw", "--set", set]);
+    run("all")
+        .assert_code(0)
+        .assert_says("set host: qemu-img 7.2.22")
+        .assert_says("set 9.9.9: qemu-img 9.9.9");
+    run("9.9.9")
+        .assert_code(0)
+        .assert_says("set 9.9.9: qemu-img 9.9.9")
+        .assert_does_not_say("set host");
 }
