@@ -457,3 +457,40 @@ fn a_machine_that_was_never_ended_names_its_launch() {
         assert_eq!(place.line, LAUNCH);
     }
 }
+
+/// H48: bitmaps without a name, which jobs make, are distinguished by whether they record; of several
+/// none is taken at random.
+#[test]
+fn of_several_bitmaps_none_is_taken_at_random() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            // Far more than the job copies at once, whatever its speed.
+            let size = 32 * MIB;
+            let disk = t.image("disk").size(size).create().await?;
+            let vm = t.host().disk(&disk).launch().await?;
+            let null = Node::new("null-co").node_name("null").set("size", size);
+            vm.add_node(null).await?;
+            vm.bitmap("disk", "b0").add().await?;
+            vm.disk("disk").write(1, 0..size).await?;
+            let backup = vm.backup("disk").to("null").speed(1);
+            let backup = backup.set("sync", "bitmap").set("bitmap", "b0");
+            let backup = backup.set("bitmap-mode", "on-success");
+            let backup = backup.set("filter-node-name", "filter").start().await?;
+            check!(vm.bitmap("disk", "").recording(true).await?.recording);
+            // The job's own are on the disk's node in old versions, and on its filter in new ones.
+            let mut several = 0;
+            for node in ["disk", "filter"] {
+                let all = vm.bitmaps(node).await?;
+                if all.iter().filter(|bitmap| bitmap.name.is_empty()).count() > 1 {
+                    several += 1;
+                    let wrong = vm.bitmap(node, "").await.unwrap_err();
+                    check!(wrong.message().contains(" bitmaps "), "{wrong}");
+                }
+            }
+            check!(several > 0);
+            backup.force_cancel().await?;
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+    }
+}
