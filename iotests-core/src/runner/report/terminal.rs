@@ -30,6 +30,8 @@ pub(crate) struct Terminal {
     /// What runs, since when, and the step it is in.
     running: BTreeMap<String, (Instant, String)>,
     planned: usize,
+    /// Whether only one instance runs: then lines need not say whose they are.
+    alone: bool,
 }
 
 /// What moves at the bottom of a terminal.
@@ -82,6 +84,7 @@ impl Terminal {
             slower: Vec::new(),
             running: BTreeMap::new(),
             planned: 0,
+            alone: false,
         }
     }
 
@@ -173,7 +176,10 @@ impl Terminal {
 
     fn note_running(&mut self, event: &RunEvent) {
         match event {
-            RunEvent::RunStarted(run) => self.planned = run.planned + run.skipped,
+            RunEvent::RunStarted(run) => {
+                self.planned = run.planned + run.skipped;
+                self.alone = run.planned == 1;
+            }
             RunEvent::InstanceStarted { instance, .. } => {
                 let begun = (Instant::now(), String::new());
                 self.running.insert(instance.id.clone(), begun);
@@ -248,22 +254,28 @@ impl Terminal {
     }
 
     fn said(&self, id: &str, said: &CaseEvent) -> io::Result<()> {
+        let whose = |mark: &str| match self.alone {
+            true => String::new(),
+            false => format!("{id}{mark} "),
+        };
         match said {
             CaseEvent::Step { text, .. } if self.print => {
-                self.line(&self.palette.dim(format!("{id}: ── {text}")))
+                self.line(&self.palette.dim(format!("{}── {text}", whose(":"))))
             }
             CaseEvent::Printed { text } => {
-                self.line(&indented(text.trim_end_matches('\n'), &format!("{id}| ")))
+                self.line(&indented(text.trim_end_matches('\n'), &whose("|")))
             }
-            CaseEvent::Log { text } if self.print => self.line(&indented(text, &format!("{id}: "))),
+            CaseEvent::Log { text } if self.print => self.line(&indented(text, &whose(":"))),
             // Somebody asked; what ends a case is shown with its failure.
             CaseEvent::Explained(report) if report.cause == "SIGUSR1" => {
                 let what = failure::hang_text(report, self.palette);
-                self.line(&format!("{id}: {}\n{what}", report.headline))
+                self.line(&format!("{}{}\n{what}", whose(":"), report.headline))
             }
-            CaseEvent::Metric { name, value, unit } => {
-                self.line(&self.palette.dim(format!("{id}: {name} = {value} {unit}")))
-            }
+            CaseEvent::Metric { name, value, unit } => self.line(
+                &self
+                    .palette
+                    .dim(format!("{}{name} = {value} {unit}", whose(":"))),
+            ),
             _ => Ok(()),
         }
     }

@@ -9,16 +9,22 @@ use nix::sys::signal::Signal;
 use super::bench::{Bench, events, outcomes};
 use super::death::Running;
 
-/// What is printed is shown with the instance before it, also of what passes; without the option it is not.
+/// What is printed is shown, also of what passes, with the instance before it where there are several; without the option it is not.
 #[test]
 fn what_a_case_and_its_tools_print_is_shown_as_it_comes() {
     let bench = Bench::new();
-    let shown = bench.run(&["calls_a_tool", "--print"]);
+    let shown = bench.run(&["calls_a_tool", "passes@raw", "--print"]);
     shown
         .assert_code(0)
         .assert_says("calls_a_tool@qcow2| qemu-img version 7.2.22 (a fake)\n")
         .assert_says("calls_a_tool@qcow2| it was called\n")
         .assert_says("calls_a_tool@qcow2: ── call it\n");
+    let alone = bench.run(&["calls_a_tool", "--print"]);
+    alone
+        .assert_code(0)
+        .assert_says("\nqemu-img version 7.2.22 (a fake)\n")
+        .assert_says("\n── call it\n")
+        .assert_does_not_say("calls_a_tool@qcow2|");
     let plain = bench.run(&["calls_a_tool"]);
     plain.assert_code(0).assert_does_not_say("it was called");
 }
