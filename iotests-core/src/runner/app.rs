@@ -23,6 +23,7 @@ use super::probe::show;
 use super::recordings;
 use super::records::Records;
 use super::report::Palette;
+use super::since::{self, Since};
 use super::{console, review, signals, words};
 use crate::author::golden;
 use crate::case::{CASES, Registered, Registry};
@@ -122,10 +123,12 @@ impl App {
         } else {
             &cli.tools.set
         };
+        let since = self.since()?;
         let wanted = Wanted {
             selectors: &cli.selectors,
             matrix: &cli.matrix,
             sets: SetChoice::new(choice, &sets.able)?,
+            more: since.as_ref().map(Since::points).unwrap_or_default(),
         };
         let mut planned = plan(entries, &wanted, &sets.able)?;
         let (mut records, corrupt) = Records::read(&self.places.records());
@@ -157,6 +160,17 @@ impl App {
             narrow(
                 &mut planned,
                 |one| filter.means(one, &sets.able, &records),
+                why,
+            )?;
+        }
+        if let Some(since) = &since {
+            for line in since.explain(&planned, &sets.able, &records) {
+                self.progress(&line);
+            }
+            let why = "nothing of what changed concerns any of what is selected";
+            narrow(
+                &mut planned,
+                |one| since.means(one, &sets.able, &records),
                 why,
             )?;
         }
@@ -197,6 +211,28 @@ impl App {
                 Err(problems) => Err(RunError::Declarations(problems.clone())),
             },
         }
+    }
+
+    /// What changed, where `--since` asks for it.
+    fn since(&self) -> Result<Option<Since>, RunError> {
+        let cli = &self.cli;
+        let Some(revision) = &cli.matrix.since else {
+            return Ok(None);
+        };
+        let of_build = || {
+            let build = cli.tools.qemu_build.as_deref()?;
+            since::source_of_build(build)
+        };
+        let named = cli.matrix.qemu_source.clone();
+        let source = named
+            .or_else(|| cli.scripts.upstream.clone())
+            .or_else(of_build);
+        let Some(source) = source else {
+            return Err(RunError::Usage(
+                "--since needs QEMU's sources: name the clone with --qemu-source".to_owned(),
+            ));
+        };
+        Since::new(revision, &source).map(Some)
     }
 
     fn warn(&self, text: &str) {

@@ -1,7 +1,8 @@
 //! The case process: one instance, from its spec to its last event.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,8 +37,10 @@ enum CaseProcessError {
 }
 
 /// The life of a case process, from the file with its [`CaseSpec`] to its exit status.
-pub(crate) fn main(spec_file: &Path, supervisor: u32) -> i32 {
-    match run(spec_file, supervisor) {
+///
+/// With `stopped` it waits for a byte there, or for the end of the pipe, after it has told of a step.
+pub(crate) fn main(spec_file: &Path, supervisor: u32, stopped: Option<OwnedFd>) -> i32 {
+    match run(spec_file, supervisor, stopped) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("case process: failed to {error}");
@@ -46,9 +49,14 @@ pub(crate) fn main(spec_file: &Path, supervisor: u32) -> i32 {
     }
 }
 
-fn run(spec_file: &Path, supervisor: u32) -> Result<(), CaseProcessError> {
+fn run(
+    spec_file: &Path,
+    supervisor: u32,
+    stopped: Option<OwnedFd>,
+) -> Result<(), CaseProcessError> {
     set_up_process(supervisor)?;
-    let sink = sink(open_events().map_err(CaseProcessError::Events)?);
+    let events = open_events().map_err(CaseProcessError::Events)?;
+    let sink = sink(events, stopped.map(File::from));
     let spec = read_spec(spec_file)?;
     if spec.debug {
         super::trace::show_all();
@@ -142,7 +150,7 @@ fn open_events() -> std::io::Result<File> {
     Ok(events)
 }
 
-fn sink(mut events: File) -> Sink {
+fn sink(mut events: File, mut stopped: Option<File>) -> Sink {
     Sink::new(move |event| {
         let Ok(mut line) = serde_json::to_vec(&event) else {
             return;
@@ -150,6 +158,10 @@ fn sink(mut events: File) -> Sink {
         line.push(b'\n');
         // A runner that is gone needs no events; the supervisor ends this process at once.
         let _ = events.write_all(&line);
+        if let (CaseEvent::Step { .. }, Some(stopped)) = (&event, &mut stopped) {
+            // Nothing of the case goes on meanwhile: it has one thread.
+            let _ = stopped.read_exact(&mut [0]);
+        }
     })
 }
 

@@ -10,6 +10,7 @@ use clap::{Parser, ValueEnum};
 
 use super::exit::Exit;
 use super::filter::{self, Filter};
+use super::jobs::Jobs;
 use super::partition::Partition;
 use super::report::TapVersion;
 use crate::case::{Aio, Cache, Format, Protocol, UnknownName};
@@ -155,6 +156,13 @@ pub(crate) struct MatrixArgs {
     /// GitHub Actions, Kubernetes or Slurm, and is all of it where there are none. `merge` puts the records together.
     #[arg(long, value_name = "K/N", value_parser = str::parse::<Partition>)]
     pub(crate) partition: Option<Partition>,
+    /// Of what is selected, only what a change of QEMU since this revision can touch, committed or not: by format, job, tool and area. It is
+    /// shown which file chose what; one that is not known chooses everything.
+    #[arg(long, value_name = "REV")]
+    pub(crate) since: Option<String>,
+    /// The clone of QEMU that --since asks. Default: that of --upstream, else what --qemu-build was configured from.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) qemu_source: Option<PathBuf>,
     /// Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.
     #[arg(short = 'E', long = "expression", value_name = "EXPRESSION", value_parser = str::parse::<Filter>, long_help = format!(
         "Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.\n\n{}",
@@ -220,9 +228,10 @@ pub(crate) struct ScriptArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Running")]
 pub(crate) struct RunArgs {
-    /// How many instances run at once. Default: the number of processors.
-    #[arg(short, long, value_name = "N", value_parser = number(1))]
-    pub(crate) jobs: Option<u32>,
+    /// How many instances run at once, or `auto`: from one for each processor up to four, as long as no process has to wait for one, or for
+    /// memory. Default: the number of processors.
+    #[arg(short, long, value_name = "N", value_parser = str::parse::<Jobs>)]
+    pub(crate) jobs: Option<Jobs>,
     /// Run every instance N times.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(1))]
     pub(crate) repeat: u32,
@@ -275,6 +284,9 @@ pub(crate) struct DebugArgs {
     /// Show each step, message of QMP, start and end of a program, with its time; and what is printed.
     #[arg(long)]
     pub(crate) debug: bool,
+    /// Stop before each step of the one instance that is selected, until a line is typed; without deadlines.
+    #[arg(long, conflicts_with_all = ["jobs", "repeat", "time", "retries"])]
+    pub(crate) step: bool,
     /// Run emulators and storage daemons under gdbserver, one instance at a time and without deadlines. It prints where it
     /// listens.
     #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "localhost:0",
@@ -389,7 +401,7 @@ fn number(least: i64) -> RangedI64ValueParser<u32> {
 }
 
 /// The most of what can be counted on the command line.
-const MOST: i64 = 100_000;
+pub(crate) const MOST: i64 = 100_000;
 
 /// A time with its unit.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
@@ -435,6 +447,7 @@ fn after_help() -> String {
   {me} --qemu-build DIR      the programs of a build folder
   {me} --upstream ~/qemu 040 -f qcow2   upstream's own test 040
   {me} --failed              what failed the last time
+  {me} --since master --qemu-build DIR   what my branch touches
   {me} env 163@qcow2 -- sh   a shell in a case's place
   {me} --partition 2/5       the second of five parts of it
   {me} merge DIR --html FILE one report on all parts
@@ -459,6 +472,7 @@ Environment:
 Signals:
   Ctrl-C or SIGTERM ends what runs with a grace, the second kills, the third exits at once.
   SIGUSR1 shows how far the run is, and has every running case explain what it waits for, and go on; SIGABRT to a case process ends it as well.
+  Enter on a terminal shows how far the run is.
   Ctrl-Z suspends all that runs, and its time.
 
 Exit codes:
@@ -505,6 +519,8 @@ mod tests {
             Cli::try_parse_from(all).map_err(|error| error.to_string())
         };
         assert_eq!(parsed(&["-j4", "--repeat", "9"]).unwrap().run.repeat, 9);
+        assert_eq!(parsed(&["-jauto"]).unwrap().run.jobs, Some(Jobs::Auto));
+        assert_eq!(parsed(&["-j4"]).unwrap().run.jobs, Some(Jobs::Number(4)));
         for bad in [["--jobs", "0"], ["--repeat", "0"], ["--max-fail", "0"]] {
             let why = parsed(&bad).unwrap_err();
             assert!(why.contains("0 is not in 1..=100000"), "{why}");

@@ -136,16 +136,18 @@ impl Living {
     }
 }
 
-/// Runs one attempt to its end. `said` is called for every event of the case, as it comes.
+/// Runs one attempt to its end. `said` is called for every event of the case, as it comes; with `step` the case stops after each
+/// [`CaseEvent::Step`] until [`Order::Step`].
 pub(crate) fn execute(
     run: &RunDir,
     supervisors: &Supervisors,
     directories: &InstanceDir,
     spec: &CaseSpec,
     env: Vec<(String, String)>,
+    step: bool,
     mut said: impl FnMut(CaseEvent),
 ) -> Result<Executed, RunError> {
-    let files = write_specs(directories, spec, env)?;
+    let files = write_specs(directories, spec, env, step)?;
     let follower = match spec.print || spec.debug {
         true => Some(
             Follower::new(&[&files.stdout, &files.stderr])
@@ -241,6 +243,7 @@ fn write_specs(
     directories: &InstanceDir,
     spec: &CaseSpec,
     env: Vec<(String, String)>,
+    step: bool,
 ) -> Result<Files, RunError> {
     let file = |name: &str| directories.path.join(name);
     let files = Files {
@@ -259,6 +262,7 @@ fn write_specs(
             Some(_) => SCRIPT_LEAK_GRACE,
             None => LEAK_GRACE,
         },
+        step,
         scale: spec.scale,
     };
     write_json(&supervise.case_spec, spec)?;

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use super::plan::{Able, Planned};
+use super::plan::{Able, MorePoints, Planned};
 use super::records::{History, Records};
 use super::verdict::Verdict;
-use crate::case::{Aio, Backend, Cache, Format, Instance, Protocol, Requirement};
+use crate::case::{Aio, Backend, Body, Cache, Format, Instance, Protocol, Requirement};
 
 /// What `--help` says of the language.
 pub(crate) const HELP: &str = "\
 An expression is made of these, with `&`, `|`, `!` (or `and`, `or`, `not`) and parentheses:
   name(TEXT) id(TEXT) upstream(TEXT) file(TEXT)   TEXT is a part; =TEXT the whole; #GLOB with * and ?; /REGEX/
+  mentions(TEXT)          what can be read of it: name, description, groups, needs; of a script of upstream's its text
   needs(TEXT)             one of the things it needs, such as needs(emulator) or needs(driver throttle)
   group(NAME) set(NAME)   the whole name; or #GLOB, /REGEX/
   format(F) protocol(P) cache(MODE) aio(MODE) backend(system|qsd)
@@ -51,6 +52,7 @@ pub(crate) enum Field {
     Group,
     Set,
     Needs,
+    Mentions,
     Skipped,
 }
 
@@ -131,6 +133,22 @@ impl Filter {
         self.ends(instance).0
     }
 
+    /// The points of the matrix that it names.
+    pub(crate) fn points(&self, points: &mut MorePoints) {
+        match self {
+            Self::Not(inner) => inner.points(points),
+            Self::Both(a, b) | Self::Either(a, b) => {
+                a.points(points);
+                b.points(points);
+            }
+            Self::Format(format) => points.formats.push(*format),
+            Self::Protocol(protocol) => points.protocols.push(*protocol),
+            Self::Cache(cache) => points.caches.push(*cache),
+            Self::Aio(aio) => points.aios.push(*aio),
+            _ => {}
+        }
+    }
+
     /// Whether it can be true of the case, and whether it can be false.
     fn ends(&self, instance: &Instance) -> (bool, bool) {
         match self {
@@ -173,7 +191,7 @@ impl Field {
                 let groups = instance.meta.groups.iter();
                 Some(groups.map(|group| group.0.to_owned()).collect())
             }
-            Self::Id | Self::Set | Self::Needs | Self::Skipped => None,
+            Self::Id | Self::Set | Self::Needs | Self::Mentions | Self::Skipped => None,
         }
     }
 
@@ -185,6 +203,7 @@ impl Field {
             }
             Self::Id => vec![one.id.clone()],
             Self::Needs => needs(instance),
+            Self::Mentions => mentions(instance),
             Self::Set => sets
                 .get(one.set)
                 .map(|set| set.name.clone())
@@ -193,6 +212,20 @@ impl Field {
             Self::Skipped => one.skip.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+/// What can be read of a case, piece by piece.
+fn mentions(instance: &Instance) -> Vec<String> {
+    let mut all = needs(instance);
+    all.extend([instance.name(), instance.case.description.to_owned()]);
+    all.extend(instance.meta.groups.iter().map(ToString::to_string));
+    all.extend(instance.upstream().map(str::to_owned));
+    if let Body::Script(script) = &instance.case.body {
+        // One that is gone says so when it runs.
+        let text = std::fs::read(&script.path).unwrap_or_default();
+        all.push(String::from_utf8_lossy(&text).into_owned());
+    }
+    all
 }
 
 /// All that an instance needs: what is declared, piece by piece, and what hosts its block layer.
@@ -371,6 +404,7 @@ impl Parser<'_> {
             "group" => whole(Field::Group),
             "set" => whole(Field::Set),
             "needs" => text(Field::Needs),
+            "mentions" => text(Field::Mentions),
             "skipped" => text(Field::Skipped),
             "format" | "fmt" => named(value).map(Filter::Format),
             "protocol" | "proto" => named(value).map(Filter::Protocol),

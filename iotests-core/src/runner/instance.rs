@@ -75,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) seed: u64,
     pub(crate) print: bool,
     pub(crate) debug: bool,
+    /// A person lets it go on after each step.
+    pub(crate) step: bool,
     pub(crate) confine: bool,
     pub(crate) retries: u32,
     /// The command and its options that a rerun repeats; seed and id are put behind.
@@ -158,6 +160,7 @@ impl Runner {
                 &directories,
                 &spec,
                 self.env(&spec),
+                self.settings.step,
                 |said| {
                     match &said {
                         CaseEvent::Metric { name, value, unit } => metrics.push(Metric {
@@ -263,7 +266,10 @@ impl Runner {
             sock_dir: sock_dir.to_owned(),
             tools: BTreeMap::new(),
             capabilities_file: set.map(|set| set.capabilities.clone()).unwrap_or_default(),
-            budget: instance.meta.budget,
+            budget: match settings.step {
+                true => NO_HURRY,
+                false => instance.meta.budget,
+            },
             scale: settings.scale,
             keep: settings.keep,
             goldens: settings.goldens,
@@ -325,6 +331,9 @@ impl Runner {
         env
     }
 }
+
+/// The time of a case that waits for a person.
+const NO_HURRY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Whether this is no longer what a busy machine explains: twice the longest of the last times, and a second.
 fn is_slower(elapsed: Duration, usual: Duration) -> bool {

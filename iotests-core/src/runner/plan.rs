@@ -12,7 +12,7 @@ use matrix::expand;
 use super::cli::MatrixArgs;
 use super::error::RunError;
 use super::event::{InstanceInfo, PointInfo};
-use super::select::{self, At, Places, SET, Selector};
+use super::select::{self, Places, SET, Selector};
 use super::sets::HOST;
 use crate::case::{
     Aio, Backend, Capabilities, Format, Guest, Instance, Known, Meta, Protocol, Registered,
@@ -21,7 +21,7 @@ use crate::case::{
 use crate::script::DISABLED;
 use crate::wire::Place;
 
-pub(crate) use matrix::ANY_POINT;
+pub(crate) use matrix::{ANY_POINT, MorePoints};
 
 /// What a set of programs can do, for the plan.
 #[derive(Debug)]
@@ -122,6 +122,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) selectors: &'a [String],
     pub(crate) matrix: &'a MatrixArgs,
     pub(crate) sets: SetChoice,
+    /// What is run by default besides the usual.
+    pub(crate) more: MorePoints,
 }
 
 /// Every selected instance, in the order of the names.
@@ -168,7 +170,8 @@ pub(crate) fn plan(
         for selector in meant {
             let at = selector.and_then(|selector| selector.point.as_ref());
             let of_set = selector.and_then(|selector| selector.set.as_deref());
-            for (instance, skip) in expand(entry, wanted.matrix, at.unwrap_or(&At::default())) {
+            let at = at.cloned().unwrap_or_default();
+            for (instance, skip) in expand(entry, wanted.matrix, &wanted.more, &at) {
                 for one in decide(instance, skip, wanted, sets) {
                     let set = sets.get(one.set).map(|set| set.name.as_str());
                     let is_excluded = |selector: &Selector| selector.means(&instance, set, &places);

@@ -111,16 +111,15 @@ impl Records {
             RunEvent::RunStarted(run) => run.shard.is_some(),
             _ => false,
         };
-        self.learn_all(records.take_while(|record| !is_part(record)));
+        let records = records.take_while(|record| !is_part(record));
+        records.for_each(|record| self.learn_one(&record));
     }
 
-    /// Notes what a record tells, also that of a part.
-    pub(crate) fn learn_all(&mut self, records: impl Iterator<Item = Record>) {
-        for record in records {
-            if let RunEvent::InstanceFinished(outcome) = record.event {
-                let id = outcome.instance.base_id();
-                self.note(id, outcome.elapsed, outcome.verdict);
-            }
+    /// Notes what a line of a record tells, also that of a part.
+    pub(crate) fn learn_one(&mut self, record: &Record) {
+        if let RunEvent::InstanceFinished(outcome) = &record.event {
+            let id = outcome.instance.base_id();
+            self.note(id, outcome.elapsed, outcome.verdict);
         }
     }
 

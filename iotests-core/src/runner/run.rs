@@ -14,6 +14,7 @@ use super::error::RunError;
 use super::event::{InstanceInfo, Outcome, RunEvent, RunStarted, Summary};
 use super::exit::Exit;
 use super::instance::{InstanceJob, Runner};
+use super::jobs::Carried;
 use super::plan::Planned;
 use super::record::Recorder;
 use super::records::Records;
@@ -21,7 +22,9 @@ use super::report::Show;
 use super::schedule::{Load, Schedule};
 use super::signals;
 use super::supervise::Order;
+use super::typed;
 use super::verdict::Verdict;
+use crate::wire::CaseEvent;
 
 /// What a run is to do.
 pub(crate) struct Job {
@@ -39,6 +42,10 @@ pub(crate) struct Job {
     pub(crate) max_fail: Option<usize>,
     /// Run each instance again until so much time has passed.
     pub(crate) time: Option<Duration>,
+    /// How many run at once, where that is not fixed.
+    pub(crate) carried: Option<Carried>,
+    /// A person lets the one instance go on after each step.
+    pub(crate) step: bool,
 }
 
 /// How many messages may wait. A case that says more than is recorded waits itself, instead of filling the memory.
@@ -49,6 +56,19 @@ enum Message {
     Event(u16, RunEvent),
     Finished(u16, Load, Box<InstanceJob>, Result<Box<Outcome>, RunError>),
     Signal(Signal),
+    /// A line on the terminal, or the end of what can be typed.
+    Typed(Option<String>),
+}
+
+/// How the one instance goes through its steps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stepping {
+    /// Without a stop.
+    Not,
+    /// It runs up to the next one.
+    Running,
+    /// It has stopped.
+    Stopped,
 }
 
 /// A run in progress.
@@ -66,6 +86,8 @@ struct Dispatcher<'r> {
     max_fail: Option<usize>,
     /// How long instances are run again.
     time: Option<Duration>,
+    carried: Option<Carried>,
+    stepping: Stepping,
     signals: u32,
     /// A report could not be written: told once, by the file.
     broken: Option<io::Error>,
@@ -83,7 +105,13 @@ pub(crate) fn run(
 ) -> Result<Exit, RunError> {
     let (sender, receiver) = sync_channel(WAITING);
     signals::forward(sender.clone(), Message::Signal);
-    let jobs = job.started.jobs;
+    if typed::can_type() {
+        typed::forward(sender.clone(), Message::Typed);
+    }
+    let mut carried = job.carried;
+    let jobs = carried
+        .as_mut()
+        .map_or(job.started.jobs, |carried| carried.limit(0));
     let mut dispatcher = Dispatcher {
         recorder,
         face,
@@ -95,6 +123,11 @@ pub(crate) fn run(
         running: 0,
         max_fail: job.max_fail,
         time: job.time,
+        carried,
+        stepping: match job.step {
+            true => Stepping::Running,
+            false => Stepping::Not,
+        },
         signals: 0,
         broken: None,
         error: None,
@@ -177,11 +210,13 @@ impl Dispatcher<'_> {
                 return;
             };
             match message {
-                Message::Event(slot, event) => self.report(Some(slot), &event),
+                Message::Event(slot, event) => {
+                    self.report(Some(slot), &event);
+                    self.stop_at_step(&event);
+                }
+                Message::Typed(line) => self.typed(line.as_deref()),
                 Message::Signal(Signal::SIGUSR1) => {
-                    if let Err(error) = self.face.status(&self.summary) {
-                        self.broken.get_or_insert(error);
-                    }
+                    self.status();
                     self.runner.order_all(Order::Explain);
                 }
                 Message::Signal(Signal::SIGTSTP) => {
@@ -198,6 +233,9 @@ impl Dispatcher<'_> {
     }
 
     fn ended(&mut self, slot: u16, load: Load, result: Result<Box<Outcome>, RunError>) {
+        if let Some(carried) = &mut self.carried {
+            self.schedule.set_jobs(carried.limit(self.running));
+        }
         self.running -= 1;
         self.slots.remove(&slot);
         self.schedule.end(load);
@@ -205,6 +243,56 @@ impl Dispatcher<'_> {
             Ok(outcome) => self.finished(slot, *outcome),
             Err(error) => self.failed(error),
         }
+    }
+
+    fn status(&mut self) {
+        if let Err(error) = self.face.status(&self.summary) {
+            self.broken.get_or_insert(error);
+        }
+    }
+
+    /// A case that stops at its steps has come to one.
+    fn stop_at_step(&mut self, event: &RunEvent) {
+        let is_step = matches!(
+            event,
+            RunEvent::Case {
+                said: CaseEvent::Step { .. },
+                ..
+            }
+        );
+        if self.stepping == Stepping::Not || !is_step {
+            return;
+        }
+        self.stepping = Stepping::Stopped;
+        if let Err(error) = self.face.stopped() {
+            self.broken.get_or_insert(error);
+        }
+    }
+
+    /// A person who typed something wants to know how far it is, or wants a case that has stopped to go on.
+    fn typed(&mut self, line: Option<&str>) {
+        match (self.stepping, line) {
+            (Stepping::Not | Stepping::Running, Some(_)) => self.status(),
+            (Stepping::Not, None) => {}
+            (Stepping::Stopped, Some("q")) => self.signal(Signal::SIGINT),
+            (Stepping::Stopped, Some("")) => {
+                self.stepping = Stepping::Running;
+                self.runner.order_all(Order::Step);
+            }
+            (Stepping::Stopped, Some("c")) => self.step_no_more(),
+            (Stepping::Stopped, Some(_)) => {
+                if let Err(error) = self.face.stopped() {
+                    self.broken.get_or_insert(error);
+                }
+            }
+            // Nobody is there any more.
+            (Stepping::Running | Stepping::Stopped, None) => self.step_no_more(),
+        }
+    }
+
+    fn step_no_more(&mut self) {
+        self.stepping = Stepping::Not;
+        self.runner.order_all(Order::Run);
     }
 
     /// One that has ended begins anew while there is time.
@@ -276,10 +364,7 @@ impl Dispatcher<'_> {
         let why = match self.signals {
             1 => {
                 self.runner.order_all(Order::Terminate);
-                format!(
-                    "{signal}; {} are told to end, once more kills them",
-                    self.running
-                )
+                format!("{signal}; {} end now, once more kills them", self.running)
             }
             2 => {
                 self.runner.order_all(Order::Kill);

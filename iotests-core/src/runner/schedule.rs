@@ -75,6 +75,11 @@ impl<T> Schedule<T> {
         }
     }
 
+    /// From now on so many run at once.
+    pub(crate) const fn set_jobs(&mut self, jobs: usize) {
+        self.jobs = jobs;
+    }
+
     /// The next instance that may start now, if any.
     pub(crate) fn start(&mut self) -> Option<(Load, T)> {
         let busy: usize = self.running.iter().map(|load| load.cpus as usize).sum();

@@ -1,8 +1,13 @@
 //! The signals of a runner: blocked everywhere, taken by one thread, told as messages.
 
+use std::io;
+use std::process::ExitStatus;
 use std::sync::mpsc::SyncSender;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal as Listener, SignalKind};
 
 use super::error::RunError;
 
@@ -21,6 +26,60 @@ fn taken() -> SigSet {
 /// Blocks them in this thread, and so in all that it starts from now on.
 pub(crate) fn block() -> Result<(), RunError> {
     block_these(&taken())
+}
+
+/// Outlives the child that this program waits for: the keyboard signals the child as well, and what is sent to this process alone is passed on.
+///
+/// Handlers and not a mask, which the child would inherit.
+pub(crate) struct Outlive {
+    runtime: Runtime,
+    listeners: [Listener; 4],
+}
+
+impl Outlive {
+    /// From now on no such signal ends this process.
+    pub(crate) fn new() -> Result<Self, RunError> {
+        let failed = |source| RunError::System {
+            doing: "handle signals",
+            source,
+        };
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let entered = runtime.enter();
+        let listen = |signal: Signal| {
+            tokio::signal::unix::signal(SignalKind::from_raw(signal as i32)).map_err(failed)
+        };
+        let listeners = [
+            listen(Signal::SIGINT)?,
+            listen(Signal::SIGQUIT)?,
+            listen(Signal::SIGTERM)?,
+            listen(Signal::SIGHUP)?,
+        ];
+        drop(entered);
+        Ok(Self { runtime, listeners })
+    }
+
+    /// Runs a child to its end.
+    pub(crate) fn run(self, command: std::process::Command) -> io::Result<ExitStatus> {
+        let [mut int, mut quit, mut term, mut hup] = self.listeners;
+        self.runtime.block_on(async {
+            let mut child = tokio::process::Command::from(command).spawn()?;
+            let pid = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
+            loop {
+                let passed_on = tokio::select! {
+                    status = child.wait() => return status,
+                    _ = int.recv() => continue,
+                    _ = quit.recv() => continue,
+                    _ = term.recv() => Signal::SIGTERM,
+                    _ = hup.recv() => Signal::SIGHUP,
+                };
+                // It is not reaped yet, so that this is no other's process.
+                let _ = pid.map(|pid| kill(pid, passed_on));
+            }
+        })
+    }
 }
 
 /// Blocks the signal that a limit on the size of files sends, which then is an error of the write.

@@ -8,6 +8,7 @@ use std::process::{Command, ExitStatus};
 
 use super::error::{RunError, io as io_error};
 use super::instance::{InstanceJob, Runner};
+use super::signals::Outlive;
 use super::wrap;
 use crate::script;
 use crate::wire::CaseSpec;
@@ -18,6 +19,7 @@ impl Runner {
         &self,
         job: &InstanceJob,
         command: &[OsString],
+        outlive: Outlive,
     ) -> Result<ExitStatus, RunError> {
         let directories = self.directories(job)?;
         let spec = self.spec(job, &directories.given, &directories.sockets)?;
@@ -41,7 +43,7 @@ impl Runner {
                 None => command.env_remove(name),
             };
         }
-        let status = command.status();
+        let status = outlive.run(command);
         directories.remove(spec.keep);
         if spec.keep {
             eprintln!("kept in: {}", directories.path.display());

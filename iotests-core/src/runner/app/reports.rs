@@ -71,7 +71,7 @@ impl App {
     }
 
     /// The one report that standard output is for, if there is one.
-    fn on_stdout(&self) -> Result<Option<&'static str>, RunError> {
+    pub(super) fn on_stdout(&self) -> Result<Option<&'static str>, RunError> {
         let paths = &self.cli.report;
         let all = [
             ("--tap", &paths.tap),
@@ -130,8 +130,12 @@ impl App {
         }
         let records = self.chosen(&paths)?;
         let paths: Vec<&Path> = records.iter().map(|one| one.path.as_path()).collect();
-        let gaps = gaps(&records, events(&paths)?);
-        let story: Story = events(&paths)?.chain(gaps).collect();
+        let (mut history, _) = Records::read(&self.places.records());
+        let heard = events(&paths)?.inspect(|record| history.learn_one(record));
+        let mut story: Story = heard.collect();
+        for gap in gaps(&records, &story) {
+            story.also(gap);
+        }
         if self.on_stdout()?.is_none() {
             let shown = |source| RunError::System {
                 doing: "write to standard output",
@@ -145,8 +149,13 @@ impl App {
         if let Some(path) = &cli.report.jsonl {
             put_together(&paths, path)?;
         }
-        if cli.what.merge {
-            self.learn(&paths);
+        // What was run elsewhere counts in the history here.
+        if cli.what.merge
+            && let Err(error) = history.write()
+        {
+            self.warn(&format!(
+                "the times and verdicts could not be recorded: {error}"
+            ));
         }
         Ok(match story.summary.failures() > 0 {
             true => Exit::Failed,
@@ -195,32 +204,18 @@ impl App {
         Ok(chosen)
     }
 
-    /// What was run elsewhere counts in the history here.
-    fn learn(&self, paths: &[&Path]) {
-        let (mut history, _) = Records::read(&self.places.records());
-        for path in paths {
-            if let Ok(events) = record::read(path) {
-                history.learn_all(events);
-            }
-        }
-        if let Err(error) = history.write() {
-            self.warn(&format!(
-                "the times and verdicts could not be recorded: {error}"
-            ));
-        }
-    }
-
     fn terminal(&self, sets: &[Able]) -> Terminal {
         let set = &self.cli.tools.set;
         let only_set = (!["auto", "all"].contains(&set.as_str())).then(|| set.clone());
         let ways = Ways::with(sets, only_set);
-        let moving = console::can_move(&stdout());
         let (debug, quiet) = (&self.cli.debug, self.cli.report.quiet);
+        // Nothing moves where somebody types.
+        let moving = console::can_move(&stdout()) && !debug.step;
         Terminal::new(
             self.palette,
             ways,
             moving,
-            debug.print && !debug.debug,
+            (debug.print || debug.step) && !debug.debug,
             quiet,
         )
     }
@@ -231,16 +226,11 @@ fn write(kind: Kind, path: &Path, story: &Story) -> Result<(), RunError> {
 }
 
 /// What is missing, as failures: no report on a run that is not whole is a success.
-fn gaps(records: &[Recorded], events: impl Iterator<Item = Record>) -> Vec<Record> {
+fn gaps(records: &[Recorded], story: &Story) -> Vec<Outcome> {
     let begun = records.iter().filter_map(|one| one.begun.as_ref());
     let shards: Vec<_> = begun.filter_map(|run| run.shard.clone()).collect();
-    let instances = events.filter(|record| match &record.event {
-        RunEvent::InstanceStarted {
-            instance, attempt, ..
-        } => *attempt == 1 && !instance.is_repeated(),
-        RunEvent::InstanceSkipped { .. } => true,
-        _ => false,
-    });
+    let rows = story.rows.iter();
+    let instances = rows.filter(|row| !row.outcome.instance.is_repeated());
     let gaps = partition::gaps(&shards, instances.count());
     let gap = |why: String| {
         let instance = InstanceInfo {
@@ -254,13 +244,7 @@ fn gaps(records: &[Recorded], events: impl Iterator<Item = Record>) -> Vec<Recor
             headline: why,
             ..Attempt::default()
         };
-        let outcome = Outcome::new(instance, Verdict::Fail, attempt);
-        Record {
-            at: 0,
-            elapsed: std::time::Duration::ZERO,
-            slot: None,
-            event: RunEvent::InstanceFinished(Box::new(outcome)),
-        }
+        Outcome::new(instance, Verdict::Fail, attempt)
     };
     gaps.into_iter().map(gap).collect()
 }

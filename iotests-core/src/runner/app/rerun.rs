@@ -1,5 +1,6 @@
 //! The command that repeats one instance.
 
+use std::borrow::Cow;
 use std::env;
 use std::path::Path;
 
@@ -112,14 +113,10 @@ fn absolute(path: &Path) -> String {
         .display()
         .to_string()
 }
-/// As a shell takes it for one word.
+
+/// As a shell takes it for one word. No argument or variable has a NUL, so that each can be quoted.
 fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=,:@+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+    shlex::try_quote(word).map_or_else(|_| word.to_owned(), Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -129,6 +126,9 @@ mod tests {
     #[test]
     fn a_word_for_the_shell_is_quoted_when_it_must_be() {
         assert_eq!(quoted("/a/b-c.d"), "/a/b-c.d");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+        for word in ["it's", "a b", "$(a)", "a\nb", "\"'\\"] {
+            assert_eq!(shlex::split(&quoted(word)), Some(vec![word.to_owned()]));
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::runner::error::{RunError, io as io_error};
 use crate::runner::event::{RunStarted, SCHEMA};
 use crate::runner::host::HostInfo;
 use crate::runner::instance::{InstanceJob, Runner, ScriptSettings, Settings};
+use crate::runner::jobs::{Carried, Jobs};
 use crate::runner::partition::Shard;
 use crate::runner::places::check_utf8;
 use crate::runner::plan::Planned;
@@ -26,9 +27,31 @@ use crate::runner::rundir::RunDir;
 use crate::runner::schedule::{Load, available_memory};
 use crate::runner::sums::Sums;
 use crate::runner::wrap::Wrap;
-use crate::runner::{Exit, imgopts, signals};
+use crate::runner::{Exit, imgopts, signals, typed};
 use crate::script::{self, Tooling};
 use crate::wire::GoldenMode;
+
+/// The only instance that is selected and can run, for what is about one.
+fn the_one<'p>(what: &str, planned: &'p [Planned]) -> Result<&'p Planned, RunError> {
+    let mut runnable = planned.iter().filter(|one| one.skip.is_none());
+    match (runnable.next(), runnable.next()) {
+        (Some(one), None) => Ok(one),
+        (Some(one), Some(_)) => {
+            let more = runnable.count() + 2;
+            Err(RunError::Usage(format!(
+                "`{what}` is for one instance, and {more} are selected; name one by its id, such as {}",
+                one.id
+            )))
+        }
+        (None, _) => {
+            let skip = planned.first().and_then(|one| one.skip.as_ref());
+            let why = skip.map(ToString::to_string).unwrap_or_default();
+            Err(RunError::NothingSelected(format!(
+                "it cannot run here: {why}"
+            )))
+        }
+    }
+}
 
 impl App {
     /// Where the goldens of a case, or the references of a script, wait for review.
@@ -68,6 +91,9 @@ impl App {
         shard: Option<Shard>,
     ) -> Result<Exit, RunError> {
         let cli = &self.cli;
+        if cli.debug.step {
+            self.can_step(&planned)?;
+        }
         imgopts::check(&cli.matrix.imgopts, &mut planned, &sets.files)?;
         // Before anything else that may take its time: a signal from here on ends the run in order.
         signals::block()?;
@@ -150,8 +176,11 @@ impl App {
             },
             seed,
             // Who waits for a debugger must be told where.
-            print: cli.debug.print || (cli.debug.gdb.is_some() && cli.scripts.upstream.is_none()),
+            print: cli.debug.print
+                || cli.debug.step
+                || (cli.debug.gdb.is_some() && cli.scripts.upstream.is_none()),
             debug: cli.debug.debug,
+            step: cli.debug.step,
             confine: !cli.run.no_confine,
             retries: cli.run.retries,
             rerun: self.rerun(),
@@ -167,24 +196,8 @@ impl App {
         sets: &Sets,
         records: &Records,
     ) -> Result<Exit, RunError> {
-        let mut runnable = planned.iter().filter(|one| one.skip.is_none());
-        let one = match (runnable.next(), runnable.next()) {
-            (Some(one), None) => one.clone(),
-            (Some(one), Some(_)) => {
-                let more = runnable.count() + 2;
-                return Err(RunError::Usage(format!(
-                    "`env` is for one instance, and {more} are selected; name one by its id, such as {}",
-                    one.id
-                )));
-            }
-            (None, _) => {
-                let skip = planned.first().and_then(|one| one.skip.as_ref());
-                let why = skip.map(ToString::to_string).unwrap_or_default();
-                return Err(RunError::NothingSelected(format!(
-                    "it cannot run here: {why}"
-                )));
-            }
-        };
+        let one = the_one("env", &planned)?.clone();
+        let outlive = signals::Outlive::new()?;
         let run_dir = RunDir::create(&self.scratch()?)?;
         let seed = self.cli.run.seed.unwrap_or_else(draw_seed);
         let mut job = self.job(vec![one], sets, records, seed, run_dir.path(), None);
@@ -192,12 +205,24 @@ impl App {
         let Some((_, job)) = job.instances.pop() else {
             return Ok(Exit::NothingSelected);
         };
-        let status = runner.surround(&job, &self.cli.command);
+        let status = runner.surround(&job, &self.cli.command, outlive);
         runner.finish();
         let status = status?;
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
         let code = status.code().or(signal.map(|signal| 128 + signal));
         std::process::exit(code.unwrap_or(1))
+    }
+
+    /// Whether somebody can let the one instance go on from step to step.
+    fn can_step(&self, planned: &[Planned]) -> Result<(), RunError> {
+        let why = if self.cli.scripts.upstream.is_some() {
+            "a script has no steps"
+        } else if !typed::can_type() || self.on_stdout()?.is_some() {
+            "it needs a terminal to ask on"
+        } else {
+            return the_one("--step", planned).map(drop);
+        };
+        Err(RunError::Usage(format!("--step: {why}")))
     }
 
     /// Where run directories are made.
@@ -288,7 +313,8 @@ impl App {
             system: system.unwrap_or_default(),
             seed,
             jobs: match (cli.run.jobs, &cli.debug.gdb) {
-                (Some(jobs), _) => jobs as usize,
+                (Some(Jobs::Number(jobs)), _) => jobs,
+                (Some(Jobs::Auto), _) => Carried::most(processors),
                 (None, Some(_)) => 1,
                 (None, None) => processors,
             },
@@ -318,6 +344,8 @@ impl App {
             memory: available_memory(),
             max_fail,
             time: cli.run.time,
+            carried: (cli.run.jobs == Some(Jobs::Auto)).then(|| Carried::new(processors)),
+            step: cli.debug.step,
         }
     }
 }

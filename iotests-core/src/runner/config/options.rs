@@ -18,13 +18,14 @@ use super::{Config, ConfigError, ConfigFile, Options, nearest};
 use crate::runner::cli::{Cli, INSTEAD_OF_RUNNING};
 
 /// What is a decision of the moment, and has no place in a file.
-const OF_THE_MOMENT: [&str; 9] = [
+const OF_THE_MOMENT: [&str; 10] = [
     "bless",
     "config",
     "failed",
     "help",
     "no-config",
     "profile",
+    "since",
     "start-from",
     "unfinished",
     "version",

@@ -15,11 +15,21 @@ pub(crate) const ANY_POINT: Point = Point {
     backend: None,
 };
 
+/// Points that are run besides the defaults, where nothing is asked for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MorePoints {
+    pub(crate) formats: Vec<Format>,
+    pub(crate) protocols: Vec<Protocol>,
+    pub(crate) caches: Vec<Cache>,
+    pub(crate) aios: Vec<Aio>,
+}
+
 /// All points of the matrix for a case or a row that a selector leaves open. Where it has none for what was asked for, these
 /// points are skips.
 pub(super) fn expand(
     entry: &'static Registered,
     matrix: &MatrixArgs,
+    more: &MorePoints,
     at: &At,
 ) -> Vec<(Instance, Option<Skip>)> {
     let meta = &entry.meta;
@@ -27,7 +37,7 @@ pub(super) fn expand(
         name: "format",
         asked: &asked(at.format, &matrix.formats),
         supported: &meta.formats.to_vec(),
-        default: &[Format::Qcow2, Format::Raw],
+        default: &with(&[Format::Qcow2, Format::Raw], &more.formats),
         all_else: true,
     }
     .choose();
@@ -35,7 +45,7 @@ pub(super) fn expand(
         name: "protocol",
         asked: &asked(at.protocol, &matrix.protocols),
         supported: meta.protocols,
-        default: &[Protocol::File],
+        default: &with(&[Protocol::File], &more.protocols),
         all_else: true,
     }
     .choose();
@@ -43,7 +53,7 @@ pub(super) fn expand(
         name: "cache mode",
         asked: &asked(at.cache, &matrix.caches),
         supported: meta.caches,
-        default: &[Cache::Writeback],
+        default: &with(&[Cache::Writeback], &more.caches),
         all_else: false,
     }
     .choose();
@@ -51,7 +61,7 @@ pub(super) fn expand(
         name: "aio mode",
         asked: &asked(at.aio, &matrix.aios),
         supported: meta.aios,
-        default: &[Aio::Threads],
+        default: &with(&[Aio::Threads], &more.aios),
         all_else: false,
     }
     .choose();
@@ -80,6 +90,17 @@ pub(super) fn expand(
                     }
                 }
             }
+        }
+    }
+    all
+}
+
+/// What is new goes behind.
+fn with<T: Copy + PartialEq>(usual: &[T], more: &[T]) -> Vec<T> {
+    let mut all = usual.to_vec();
+    for one in more {
+        if !all.contains(one) {
+            all.push(*one);
         }
     }
     all

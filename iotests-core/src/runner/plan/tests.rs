@@ -73,6 +73,7 @@ fn planned(
         selectors: &cli.selectors,
         matrix: &cli.matrix,
         sets: choice,
+        more: MorePoints::default(),
     };
     let show = |one: &Planned| match &one.skip {
         Some(skip) => format!("{}: {skip}", one.id),
@@ -108,6 +109,7 @@ fn what_explores_runs_only_where_it_or_its_group_is_named() {
         selectors: &[],
         matrix: &<crate::runner::cli::Cli as clap::Parser>::parse_from(["iotests"]).matrix,
         sets: SetChoice::Auto,
+        more: MorePoints::default(),
     };
     assert!(plan(entries(meta), &wanted, &sets).is_err());
 }

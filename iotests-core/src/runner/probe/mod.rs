@@ -28,7 +28,7 @@ pub(crate) struct Known {
     pub(crate) spare: Option<TempDir>,
 }
 
-/// Asks a set of programs, or the cache if nothing has changed since. `note` is told what takes time, and what is wrong with the cache.
+/// Asks a set of programs, or the cache if nothing has changed since. `note` gets what takes time, and what is wrong with the cache.
 pub(crate) fn probe(
     set: &ToolSet,
     cache: &Cache,
@@ -62,7 +62,7 @@ pub(crate) fn probe(
                 Ok(_) => String::new(),
             });
             note(Note::Warning(format!(
-                "the next run asks again, for the answers are not kept: {why}"
+                "the answers are not kept, so the next run asks again: {why}"
             )));
             let spare = tempfile::Builder::new()
                 .prefix("iot-probes-")
@@ -111,7 +111,7 @@ fn is_passing(reason: &str) -> bool {
     MOMENTS.iter().any(|moment| reason.contains(moment))
 }
 
-/// What a probe has to tell a person.
+/// What a person should know of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Note {
     /// It takes a moment.
@@ -127,7 +127,7 @@ mod tests {
     use imgtools::tools::ToolKind;
 
     #[test]
-    fn what_may_go_well_the_next_time_is_told_from_what_the_program_cannot_do() {
+    fn what_may_go_well_the_next_time_is_no_fact_about_the_program() {
         let with = |reason: &str| {
             let mut capabilities = Capabilities::default();
             let no = Support::No(reason.to_owned());

@@ -62,6 +62,9 @@ fn case(row: &Row) -> TestCase {
     if let Some(note) = &outcome.note {
         case.add_property(("note", note.as_str()));
     }
+    if let Some(usual) = outcome.slower_than {
+        case.add_property(("slower-than", usual.as_secs_f64().to_string().as_str()));
+    }
     case
 }
 

@@ -32,6 +32,11 @@ pub(crate) trait Show {
     /// Shows one thing that happened.
     fn event(&mut self, event: &RunEvent) -> io::Result<()>;
 
+    /// Asks how to go on with a case that has stopped at a step.
+    fn stopped(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Says how the run is going, for somebody who asked.
     fn status(&mut self, _: &Summary) -> io::Result<()> {
         Ok(())

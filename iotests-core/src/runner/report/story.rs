@@ -175,6 +175,11 @@ impl Story {
         self.runs.first()
     }
 
+    /// One more that no record tells of.
+    pub(crate) fn also(&mut self, outcome: Outcome) {
+        self.add(outcome, None, Duration::ZERO);
+    }
+
     fn add(&mut self, outcome: Outcome, begun: Option<Begun>, now: Duration) {
         self.summary.add(&outcome);
         let run = self.runs.len().saturating_sub(1);

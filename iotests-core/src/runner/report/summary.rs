@@ -87,26 +87,25 @@ pub(crate) fn remedies(summary: &Summary, ways: &Ways) -> String {
 fn how(remedy: Remedy, number: usize, ways: &Ways) -> String {
     let cases = count(number, "instance");
     let verb = |one: &str, more: &str| if number == 1 { one } else { more }.to_owned();
-    let lack = verb("lacks", "lack");
+    let need = verb("needs", "need");
     match remedy {
         Remedy::Provision => match (&ways.emulator_in, &ways.only_set) {
             (Some(set), Some(only)) => format!(
-                "{cases} {lack} an emulator: the set `{set}` has one; say `--set {set}`, or drop `--set {only}`.\n"
+                "{cases} {need} an emulator: the set `{set}` has one; say `--set {set}`, or drop `--set {only}`.\n"
             ),
             (Some(_), None) => String::new(),
             (None, _) => format!(
-                "{cases} {lack} an emulator: `{} --provision` fetches one and touches nothing installed.\n",
+                "{cases} {need} an emulator: `{} --provision` fetches one and touches nothing installed.\n",
                 ways.called_as
             ),
         },
         Remedy::InstallTools => format!(
-            "{cases} {lack} tools of QEMU: {}\n",
+            "{cases} {need} more of QEMU's tools: {}\n",
             provision::install_command()
         ),
-        Remedy::OtherUser => format!(
-            "{cases} {} another user: run as root, or as anybody but root.\n",
-            verb("wants", "want")
-        ),
+        Remedy::OtherUser => {
+            format!("{cases} {need} another user: run as root, or as anybody but root.\n")
+        }
     }
 }
 
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn skips_are_grouped_and_end_with_how_to_get_what_lacks() {
+    fn skips_are_grouped_and_end_with_how_to_get_what_is_missing() {
         let mut summary = Summary::default();
         let mut skipped = |reason| {
             let instance = InstanceInfo::default();
@@ -152,10 +151,10 @@ mod tests {
         };
         let text = skips(&summary, &ways, Palette::new(false));
         let expected = "     3 skipped: needs an emulator (qemu-system-*)\n     1 skipped: too small a disk\n\
-            3 instances lack an emulator: `cargo xtask iotests --provision` fetches one and touches nothing installed.\n";
+            3 instances need an emulator: `cargo xtask iotests --provision` fetches one and touches nothing installed.\n";
         assert_eq!(text, expected);
         ways.emulator_in = Some("7.2.22".to_owned());
-        assert!(!skips(&summary, &ways, Palette::new(false)).contains("lack"));
+        assert!(!skips(&summary, &ways, Palette::new(false)).contains("need an"));
         ways.only_set = Some("host".to_owned());
         let text = skips(&summary, &ways, Palette::new(false));
         assert!(
@@ -165,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn one_instance_lacks_where_two_lack() {
+    fn one_instance_needs_what_two_need() {
         let ways = Ways::default();
-        assert!(how(Remedy::Provision, 1, &ways).starts_with("1 instance lacks an"));
-        assert!(how(Remedy::InstallTools, 2, &ways).starts_with("2 instances lack tools"));
-        assert!(how(Remedy::OtherUser, 1, &ways).starts_with("1 instance wants"));
+        assert!(how(Remedy::Provision, 1, &ways).starts_with("1 instance needs an"));
+        assert!(how(Remedy::InstallTools, 2, &ways).starts_with("2 instances need more of"));
+        assert!(how(Remedy::OtherUser, 1, &ways).starts_with("1 instance needs another user"));
         assert!(how(Remedy::InstallTools, 1, &ways).contains(provision::install_command()));
     }
 }

@@ -187,6 +187,9 @@ fn yaml(outcome: &Outcome) -> String {
     }
     text += &format!("  verdict: {}\n", quoted(&outcome.verdict));
     text += &format!("  duration_ms: {}\n", outcome.elapsed.as_millis());
+    if let Some(usual) = outcome.slower_than {
+        text += &format!("  slower_than_ms: {}\n", usual.as_millis());
+    }
     text += &format!("  at: {}\n", quoted(&outcome.instance.place.to_string()));
     let not_run = outcome.not_run.iter().map(String::as_str);
     text += &list("not_run", not_run);

@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::palette::Palette;
 use super::summary::Ways;
-use super::text::{count, duration, indented};
+use super::text::{count, duration, indented, slow};
 use super::{Show, Story, failure, summary};
 use crate::runner::event::{Outcome, RunEvent, RunStarted, Summary};
 use crate::runner::verdict::Verdict;
@@ -155,7 +155,7 @@ impl Terminal {
             format!(", deadlines × {}", run.scale)
         };
         self.line(&format!(
-            "running {what}, {jobs} at once; {} skipped; seed {}{scale}",
+            "running {what}, at most {jobs} at once; {} skipped; seed {}{scale}",
             run.skipped, run.seed
         ))
     }
@@ -220,11 +220,8 @@ impl Terminal {
         } else if let Some(note) = &outcome.note {
             line += &self.palette.dim(format!("  ({note})"));
         }
-        if let Some(usual) = outcome.slower_than {
-            line += &self.palette.warn(format!(
-                "  (slow: at most {} the last times)",
-                duration(usual)
-            ));
+        if let Some(slow) = slow(outcome) {
+            line += &self.palette.warn(format!("  ({slow})"));
         }
         self.line(&line)?;
         if let Some(kept) = outcome
@@ -318,6 +315,11 @@ impl Terminal {
 }
 
 impl Show for Terminal {
+    fn stopped(&mut self) -> io::Result<()> {
+        let text = "stopped: Enter to the next step, c to the end, q ends the run";
+        self.line(&self.palette.bold(text))
+    }
+
     fn status(&mut self, summary: &Summary) -> io::Result<()> {
         Self::status(self, summary)
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::runner::event::Outcome;
+
 /// `12 ms`, `3.4 s`, `2 min 05 s`.
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -19,6 +21,12 @@ pub(crate) fn count(number: usize, singular: &str) -> String {
     } else {
         format!("{number} {singular}s")
     }
+}
+
+/// That an instance took much longer than the last times, and than how long, where it did.
+pub(crate) fn slow(outcome: &Outcome) -> Option<String> {
+    let usual = outcome.slower_than?;
+    Some(format!("slow: at most {} the last times", duration(usual)))
 }
 
 /// `12 bytes`, `3 KiB`, `1.5 MiB`.

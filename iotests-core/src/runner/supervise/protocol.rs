@@ -27,6 +27,9 @@ pub(crate) struct SuperviseSpec {
     pub(crate) deadline: Duration,
     /// How long what is still alive when the case has ended may take to end by itself, before the scale.
     pub(crate) leak_grace: Duration,
+    /// The case waits at each step for the order to go on.
+    #[serde(default)]
+    pub(crate) step: bool,
     /// What the graces of the supervisor are multiplied with.
     pub(crate) scale: f64,
 }
@@ -40,6 +43,10 @@ pub(crate) enum Order {
     Kill,
     /// SIGUSR1 to the case: it says where it is, and goes on.
     Explain,
+    /// A case that has stopped at a step goes on.
+    Step,
+    /// It goes on and does not stop at a step any more.
+    Run,
     /// Everything is stopped, and the time as well.
     Suspend,
     /// It all goes on.
@@ -58,6 +65,8 @@ impl Order {
             Self::Terminate => b't',
             Self::Kill => b'k',
             Self::Explain => b'e',
+            Self::Step => b'n',
+            Self::Run => b'c',
             Self::Suspend => b's',
             Self::Resume => b'r',
         }
@@ -69,6 +78,8 @@ impl Order {
             b't' => Some(Self::Terminate),
             b'k' => Some(Self::Kill),
             b'e' => Some(Self::Explain),
+            b'n' => Some(Self::Step),
+            b'c' => Some(Self::Run),
             b's' => Some(Self::Suspend),
             b'r' => Some(Self::Resume),
             _ => None,

@@ -65,7 +65,7 @@ fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
     let wakes = prepare(spec.runner_pid)?;
     let started = Instant::now();
     let report = match fork::start(spec) {
-        Ok(case) => watch(spec, case, &wakes, started),
+        Ok((case, go)) => watch(spec, case, go, &wakes, started),
         Err(error) => Some(SupervisorReport {
             end: End::NotStarted(error.to_string()),
             leaks: Vec::new(),
@@ -182,6 +182,7 @@ impl Clock {
 fn watch(
     spec: &SuperviseSpec,
     case: Pid,
+    mut go: Option<OwnedFd>,
     wakes: &Wakes,
     started: Instant,
 ) -> Option<SupervisorReport> {
@@ -216,6 +217,12 @@ fn watch(
                     let _ = nix::sys::signal::kill(case, Signal::SIGUSR1);
                 }
             }
+            Wake::Order(Order::Step) => {
+                // One that has ended meanwhile does not read it.
+                let _ = go.as_ref().map(|go| nix::unistd::write(go, b"n"));
+            }
+            // Where the pipe ends, nobody waits.
+            Wake::Order(Order::Run) => drop(go.take()),
             Wake::Order(Order::Terminate) => {
                 clock.resume();
                 // The whole group: tools that the case waits for end as well.

@@ -14,7 +14,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use super::bench::{Bench, Ran, events, mounts_below};
 
 /// What a busy machine cannot take for what takes a moment.
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 /// A run whose events can be waited for.
 pub(super) struct Running {

@@ -1,13 +1,20 @@
 //! Ways to look at what happens, and long runs.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
 
 use iotests_core::runner::event::RunEvent;
 use iotests_core::wire::CaseEvent;
-use nix::sys::signal::Signal;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::termios::tcgetattr;
+use nix::unistd::Pid;
 
 use super::bench::{Bench, events, outcomes};
-use super::death::Running;
+use super::death::{LONG, Running};
 
 /// What is printed is shown, also of what passes, with the instance before it where there are several; without the option it is not.
 #[test]
@@ -137,10 +144,29 @@ fn what_takes_much_longer_than_the_last_times_is_named() {
     run("0").assert_code(0).assert_does_not_say("slow");
     run("0").assert_code(0);
     // Twice the longest of both, and a second; as slow as this machine is.
-    let ran = run("4000");
-    ran.assert_code(0)
+    fs::write(bench.path("tmp/state"), "4000").unwrap();
+    let reports = [
+        ("--html", "slow: at most "),
+        ("--junit", "name=\"slower-than\""),
+        ("--tap", "slower_than_ms: "),
+        ("--jsonl", "\"slower_than\":{"),
+    ];
+    let paths = reports.map(|(option, _)| bench.path(option).display().to_string());
+    let options = reports.iter().zip(&paths);
+    let options = options.flat_map(|((option, _), path)| [*option, path]);
+    let options: Vec<&str> = ["takes_its_time", "-q"]
+        .into_iter()
+        .chain(options)
+        .collect();
+    bench
+        .run(&options)
+        .assert_code(0)
         .assert_says("(slow: at most ")
         .assert_says("slow verdicts::takes_its_time@qcow2: ");
+    for ((option, wanted), path) in reports.iter().zip(&paths) {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains(wanted), "{option}: {text}");
+    }
 }
 
 #[test]
@@ -166,4 +192,153 @@ fn a_person_who_asks_sees_how_far_the_run_is() {
         .assert_code(1)
         .assert_says("1 of 2 have ended, 1 failed; running:")
         .assert_says("deaths::waits_for_a_file@qcow2: wait");
+}
+
+/// A run on a terminal, with a person at it.
+struct AtTerminal {
+    child: Child,
+    terminal: File,
+    shown: String,
+}
+
+impl AtTerminal {
+    fn start(bench: &Bench, args: &[&str]) -> Self {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let mut command = bench.command(args);
+        command
+            .env("TERM", "xterm")
+            .stdin(terminal.slave.try_clone().unwrap())
+            .stdout(terminal.slave);
+        let child = command.spawn().unwrap();
+        Self {
+            child,
+            terminal: File::from(terminal.master),
+            shown: String::new(),
+        }
+    }
+
+    /// Reads on until this has been shown since the last time; false at the end of the run.
+    fn shows(&mut self, text: &str) -> bool {
+        loop {
+            if let Some(at) = self.shown.find(text) {
+                self.shown.drain(..at + text.len());
+                return true;
+            }
+            let mut fds = [PollFd::new(self.terminal.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut fds, PollTimeout::try_from(LONG).unwrap());
+            assert_eq!(ready, Ok(1), "`{text}` does not follow {:?}", self.shown);
+            let mut buffer = [0; 4096];
+            match self.terminal.read(&mut buffer) {
+                Ok(count @ 1..) => self.shown += &String::from_utf8_lossy(&buffer[..count]),
+                // The end of a terminal is an error.
+                _ => return false,
+            }
+        }
+    }
+
+    fn type_line(&mut self, line: &str) {
+        self.terminal.write_all(line.as_bytes()).unwrap();
+        self.terminal.write_all(b"\n").unwrap();
+    }
+
+    #[track_caller]
+    fn ends_with(mut self, code: i32) {
+        assert!(!self.shows("there is no such text"));
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.code(), Some(code), "{}", self.shown);
+    }
+}
+
+#[test]
+fn a_case_stops_at_each_step_until_a_person_lets_it_go_on() {
+    let bench = Bench::new();
+    let two_steps = ["verdicts::fails@qcow2", "--step"];
+    let prompt = "stopped: Enter to the next step";
+    let mut run = AtTerminal::start(&bench, &two_steps);
+    assert!(run.shows("── first") && run.shows(prompt));
+    run.type_line("what?");
+    assert!(run.shows(prompt));
+    run.type_line("");
+    assert!(run.shows("── second") && run.shows(prompt));
+    run.type_line("");
+    assert!(run.shows("the <answer> & the question differ"));
+    run.ends_with(1);
+    // To the end without another stop.
+    let mut run = AtTerminal::start(&bench, &two_steps);
+    assert!(run.shows(prompt));
+    run.type_line("c");
+    assert!(run.shows("the <answer> & the question differ"));
+    assert!(!run.shown.contains(prompt));
+    run.ends_with(1);
+    // It has stopped: what would come is not there when it is ended.
+    let mut run = AtTerminal::start(&bench, &two_steps);
+    assert!(run.shows(prompt));
+    run.type_line("q");
+    assert!(run.shows("1 interrupted"));
+    run.ends_with(130);
+    assert!(bench.processes().is_empty());
+}
+
+#[test]
+fn steps_are_for_one_instance_on_a_terminal() {
+    let bench = Bench::new();
+    bench
+        .run(&["verdicts::fails@", "--step"])
+        .assert_code(2)
+        .assert_says("--step: it needs a terminal to ask on");
+    let mut run = AtTerminal::start(&bench, &["verdicts::passes@", "--step"]);
+    assert!(!run.shows("running"));
+    assert_eq!(run.child.wait().unwrap().code(), Some(2));
+}
+
+#[test]
+fn a_line_on_the_terminal_shows_how_far_the_run_is_and_the_terminal_stays_as_it_is() {
+    let bench = Bench::new();
+    let mut run = AtTerminal::start(&bench, &["waits_for_a_file"]);
+    let before = tcgetattr(&run.terminal).unwrap();
+    assert!(run.shows("waits_for_a_file@qcow2: wait"));
+    assert_eq!(tcgetattr(&run.terminal).unwrap(), before);
+    run.type_line("");
+    assert!(run.shows("0 of 1 have ended, 0 failed; running:"));
+    assert!(run.shows("waits_for_a_file@qcow2: wait"));
+    fs::write(bench.path("tmp/state"), "").unwrap();
+    run.ends_with(0);
+}
+
+/// As Ctrl-C and as `kill` end it.
+#[test]
+fn a_command_in_the_place_of_a_case_leaves_nothing_when_it_is_interrupted() {
+    for (signal, to_all) in [(Signal::SIGINT, true), (Signal::SIGTERM, false)] {
+        let bench = Bench::new();
+        let script = "echo started; exec sleep 1000";
+        let mut command = bench.command(&["env", "verdicts::passes@raw", "--", "sh", "-c", script]);
+        let mut child = command
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut started = [0; 8];
+        let mut out = child.stdout.take().unwrap();
+        out.read_exact(&mut started).unwrap();
+        assert_ne!(bench.left().len(), 0);
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        match to_all {
+            true => killpg(pid, signal).unwrap(),
+            false => kill(pid, signal).unwrap(),
+        }
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(128 + signal as i32), "{signal}");
+        assert_eq!(bench.left(), [""; 0].map(std::path::PathBuf::from));
+    }
+}
+
+#[test]
+fn as_many_run_at_once_as_the_machine_carries() {
+    let bench = Bench::new();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    let most = format!("running 2 instances, at most {} at once", processors * 4);
+    let ran = bench.run(&["verdicts::passes@", "-j", "auto"]);
+    ran.assert_code(0).assert_says(&most);
+    fs::write(bench.path("iotests.toml"), "[defaults]\njobs = \"auto\"\n").unwrap();
+    bench.run(&["verdicts::passes@"]).assert_says(&most);
 }

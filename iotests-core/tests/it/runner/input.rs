@@ -227,7 +227,7 @@ fn without_qemu_io_cases_are_skipped_rather_than_failed() {
         .run(&["passes@"])
         .assert_code(8)
         .assert_says("2 skipped: needs qemu-io")
-        .assert_says("2 instances lack");
+        .assert_says("2 instances need more of QEMU's tools");
 }
 
 #[test]
@@ -385,7 +385,7 @@ fn a_cache_or_records_that_cannot_be_written_are_a_warning() {
         .run(&["passes@"])
         .assert_code(0)
         .assert_says("2 passed")
-        .assert_says("warning: the next run asks again")
+        .assert_says("warning: the answers are not kept, so the next run asks again")
         .assert_says("warning: the times and verdicts of this run could not be recorded");
     assert!(bench.left().is_empty(), "{:?}", bench.left());
 }

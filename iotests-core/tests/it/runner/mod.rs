@@ -12,6 +12,7 @@ mod page;
 mod parts;
 mod reports;
 mod selection;
+mod since;
 mod truth;
 mod upstream;
 mod verdicts;

@@ -77,7 +77,7 @@ fn the_terminal_says_what_the_skipped_ones_lack_and_how_to_get_it() {
     ALL.ran
         .assert_says("2 skipped: needs an emulator (qemu-system-*)");
     ALL.ran
-        .assert_says("2 instances lack an emulator: `iotests --provision` fetches one");
+        .assert_says("2 instances need an emulator: `iotests --provision` fetches one");
     ALL.ran
         .assert_says("1 skipped: the moon is in the wrong phase");
 }

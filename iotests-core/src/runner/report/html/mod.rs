@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::cause::{self, causes};
 use super::story::{Row, Story};
-use super::text::{bytes, duration, visible};
+use super::text::{bytes, duration, slow, visible};
 use super::{Palette, summary};
 use crate::runner::event::{InstanceInfo, RunStarted};
 use crate::runner::verdict::Verdict;
@@ -227,9 +227,11 @@ fn remark(row: &Row) -> String {
         (None, false, Some(note)) => note.clone(),
         _ => cause::headline(outcome).to_owned(),
     };
-    for reason in &outcome.not_run {
+    let parts = outcome.not_run.iter();
+    let parts = parts.map(|reason| format!("part not run: {reason}"));
+    for more in parts.chain(slow(outcome)) {
         let gap = if remark.is_empty() { "" } else { "; " };
-        remark += &format!("{gap}part not run: {reason}");
+        remark += &format!("{gap}{more}");
     }
     remark
 }
@@ -246,7 +248,7 @@ fn facts(run: &RunStarted) -> Vec<Table> {
         ("file system", host.file_system.clone()),
         ("directories", run.run_dir.display().to_string()),
         ("TMPDIR", host.temporary.display().to_string()),
-        ("at once", run.jobs.to_string()),
+        ("at once, at most", run.jobs.to_string()),
         ("deadlines", format!("× {}", run.scale)),
         ("seed", run.seed.to_string()),
     ];

@@ -1,0 +1,199 @@
+//! How many instances run at once: a number, or as many as the machine carries.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use super::cli::MOST;
+
+/// `--jobs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Jobs {
+    /// So many.
+    Number(usize),
+    /// As many as the machine carries.
+    Auto,
+}
+
+impl FromStr for Jobs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "auto" => Ok(Self::Auto),
+            Ok(number) if (1..=MOST).contains(&number) => {
+                Ok(Self::Number(usize::try_from(number).unwrap_or(usize::MAX)))
+            }
+            _ => Err(format!("{text} is not in 1..={MOST}, and is not `auto`")),
+        }
+    }
+}
+
+/// How many run for each processor at most: a QEMU waits more than it computes.
+const FOR_A_PROCESSOR: usize = 4;
+
+/// How long the machine is looked at before the next decision.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Of the time, for how much some process may wait for a processor before no more are started…
+const BUSY: f64 = 0.5;
+/// …from where on there are fewer again…
+const TOO_BUSY: f64 = 0.9;
+/// …and for how much one may wait for memory.
+const SHORT: f64 = 0.05;
+
+/// Says how many may run at once, by how the machine bears those that do.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    limit: usize,
+    processors: usize,
+    at: Instant,
+    cpu: Pressure,
+    memory: Pressure,
+}
+
+impl Carried {
+    /// Begins with one for each processor.
+    pub(crate) fn new(processors: usize) -> Self {
+        Self {
+            limit: processors,
+            processors,
+            at: Instant::now(),
+            cpu: Pressure::of("cpu"),
+            memory: Pressure::of("memory"),
+        }
+    }
+
+    /// How many there will be at most.
+    pub(crate) const fn most(processors: usize) -> usize {
+        processors * FOR_A_PROCESSOR
+    }
+
+    /// How many may run now, of whom so many do.
+    pub(crate) fn limit(&mut self, running: usize) -> usize {
+        let passed = self.at.elapsed();
+        if passed >= LOOK {
+            let (cpu, memory) = (self.cpu.share(passed), self.memory.share(passed));
+            let cpu = cpu.unwrap_or_else(|| load(self.processors));
+            self.at = Instant::now();
+            self.limit = self.next(running, cpu, memory.unwrap_or_default());
+        }
+        self.limit
+    }
+
+    /// One more while nothing waits and the limit is what holds them back, one fewer when everything does. Below one for each processor it
+    /// gets only for want of memory: another program that is busy shall not stop the run.
+    fn next(&self, running: usize, cpu: f64, memory: f64) -> usize {
+        if memory > SHORT {
+            (self.limit - 1).max(1)
+        } else if self.limit < self.processors || (cpu < BUSY && running >= self.limit) {
+            (self.limit + 1).min(Self::most(self.processors))
+        } else if cpu > TOO_BUSY && self.limit > self.processors {
+            self.limit - 1
+        } else {
+            self.limit
+        }
+    }
+}
+
+/// What the kernel tells of processes that wait for something (PSI).
+#[derive(Debug)]
+struct Pressure {
+    /// That of the control group, which knows its limits, else that of the machine; `None` where the kernel has neither.
+    file: Option<PathBuf>,
+    waited: Duration,
+}
+
+impl Pressure {
+    fn of(what: &str) -> Self {
+        let files = [group_file(what), Some(format!("/proc/pressure/{what}"))];
+        let mut files = files.into_iter().flatten().map(PathBuf::from);
+        let file = files.find(|file| waited(file).is_some());
+        let waited = file.as_deref().and_then(waited).unwrap_or_default();
+        Self { file, waited }
+    }
+
+    /// For which share of the time since the last question some process waited.
+    fn share(&mut self, passed: Duration) -> Option<f64> {
+        let waited = waited(self.file.as_deref()?)?;
+        let since = waited.saturating_sub(self.waited);
+        self.waited = waited;
+        Some(since.as_secs_f64() / passed.as_secs_f64())
+    }
+}
+
+fn group_file(what: &str) -> Option<String> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(format!("/sys/fs/cgroup{group}/{what}.pressure"))
+}
+
+/// The total of its first line, which is in microseconds.
+fn waited(file: &Path) -> Option<Duration> {
+    let text = fs::read_to_string(file).ok()?;
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let total = some
+        .split(' ')
+        .find_map(|word| word.strip_prefix("total="))?;
+    total.parse().ok().map(Duration::from_micros)
+}
+
+/// Without PSI, how many processes want a processor at this moment, against how many there are: at the number of processors it is as busy as it
+/// should be.
+fn load(processors: usize) -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let wanting = text
+        .split(' ')
+        .nth(3)
+        .and_then(|word| word.split('/').next());
+    // This process is one of them.
+    let wanting: usize = wanting.and_then(|word| word.parse().ok()).unwrap_or(1);
+    wanting.saturating_sub(1) as f64 / processors as f64 * BUSY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_more_while_nothing_waits_and_fewer_when_all_does() {
+        let mut carried = Carried::new(4);
+        for (limit, running, cpu, memory, expected) in [
+            (4, 4, 0.1, 0.0, 5),
+            (4, 3, 0.1, 0.0, 4),
+            (4, 4, 0.7, 0.0, 4),
+            (6, 6, 0.95, 0.0, 5),
+            (4, 4, 1.0, 0.0, 4),
+            (16, 16, 0.0, 0.0, 16),
+            (4, 4, 0.0, 0.2, 3),
+            (1, 1, 1.0, 0.2, 1),
+            (1, 1, 1.0, 0.0, 2),
+        ] {
+            carried.limit = limit;
+            let next = carried.next(running, cpu, memory);
+            assert_eq!(next, expected, "{limit} {running} {cpu} {memory}");
+        }
+    }
+
+    #[test]
+    fn pressure_is_the_share_of_time_since_the_last_question() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("cpu");
+        let write = |total: u64| {
+            let text =
+                format!("some avg10=1.00 avg60=0.00 avg300=0.00 total={total}\nfull total=9\n");
+            fs::write(&file, text).unwrap();
+        };
+        write(1_000_000);
+        let mut pressure = Pressure {
+            waited: waited(&file).unwrap(),
+            file: Some(file.clone()),
+        };
+        write(1_500_000);
+        assert_eq!(pressure.share(Duration::from_secs(2)), Some(0.25));
+        assert_eq!(pressure.share(Duration::from_secs(2)), Some(0.0));
+        fs::write(&file, "nonsense").unwrap();
+        assert_eq!(pressure.share(Duration::from_secs(2)), None);
+    }
+}

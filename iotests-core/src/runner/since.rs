@@ -1,0 +1,181 @@
+//! `--since REV`: the instances that a change of QEMU's sources can concern.
+//!
+//! Each file that git names chooses instances by an expression of [`map`]; what is chosen is shown, file by file. A file that is not on the
+//! map chooses everything, and is named.
+
+mod map;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::error::RunError;
+use super::filter::Filter;
+use super::plan::{Able, MorePoints, Planned};
+use super::records::Records;
+use super::report::text::count;
+use map::{Touched, touched};
+
+/// How many files of a group are named.
+const NAMED: usize = 4;
+
+/// What has changed, and what that chooses.
+#[derive(Debug)]
+pub(crate) struct Since {
+    revision: String,
+    source: PathBuf,
+    groups: Vec<Group>,
+}
+
+/// Files that choose the same.
+#[derive(Debug)]
+struct Group {
+    files: Vec<String>,
+    touched: Touched,
+}
+
+impl Since {
+    /// What has changed in the clone of which this is a folder: in commits since the revision, or since the branch left it, and in what is
+    /// not committed.
+    pub(crate) fn new(revision: &str, source: &Path) -> Result<Self, RunError> {
+        let files = changed(revision, source)?;
+        let mut groups: Vec<Group> = Vec::new();
+        for file in files {
+            let touched = touched(&file);
+            match groups.iter_mut().find(|group| group.touched == touched) {
+                Some(group) => group.files.push(file),
+                None => groups.push(Group {
+                    files: vec![file],
+                    touched,
+                }),
+            }
+        }
+        Ok(Self {
+            revision: revision.to_owned(),
+            source: source.to_owned(),
+            groups,
+        })
+    }
+
+    /// Points of the matrix that are no default, and that the change is about.
+    pub(crate) fn points(&self) -> MorePoints {
+        let mut points = MorePoints::default();
+        for filter in self.groups.iter().filter_map(Group::filter) {
+            filter.points(&mut points);
+        }
+        points
+    }
+
+    /// Whether it concerns this instance.
+    pub(crate) fn means(&self, one: &Planned, sets: &[Able], records: &Records) -> bool {
+        let mut groups = self.groups.iter();
+        groups.any(|group| group.means(one, sets, records))
+    }
+
+    /// Which files choose what, for a person.
+    pub(crate) fn explain(
+        &self,
+        planned: &[Planned],
+        sets: &[Able],
+        records: &Records,
+    ) -> Vec<String> {
+        let files: usize = self.groups.iter().map(|group| group.files.len()).sum();
+        let mut lines = vec![format!(
+            "{} in {} changed since {}{}",
+            count(files, "file"),
+            self.source.display(),
+            self.revision,
+            if files > 0 { ":" } else { "" },
+        )];
+        for group in &self.groups {
+            let chosen = planned
+                .iter()
+                .filter(|one| group.means(one, sets, records))
+                .count();
+            let what = match &group.touched {
+                Touched::Nothing => "nothing, for no test is about it".to_owned(),
+                Touched::These(text, _) => format!("{text}: {chosen} of {}", planned.len()),
+                Touched::Unknown => "everything, for what it touches is not known".to_owned(),
+            };
+            lines.push(format!("  {}: {what}", named(&group.files)));
+        }
+        lines
+    }
+}
+
+impl Group {
+    fn filter(&self) -> Option<&Filter> {
+        match &self.touched {
+            Touched::These(_, filter) => Some(filter),
+            Touched::Nothing | Touched::Unknown => None,
+        }
+    }
+
+    fn means(&self, one: &Planned, sets: &[Able], records: &Records) -> bool {
+        match &self.touched {
+            Touched::Nothing => false,
+            Touched::These(_, filter) => filter.means(one, sets, records),
+            Touched::Unknown => true,
+        }
+    }
+}
+
+/// The first of them, and how many more there are.
+fn named(files: &[String]) -> String {
+    let first = &files[..files.len().min(NAMED)];
+    match files.len() - first.len() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// The sources that a build folder was configured from.
+pub(crate) fn source_of_build(build: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(build.join("config-host.mak")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("SRC_PATH="));
+    path.map(|path| build.join(path.trim()))
+}
+
+/// The paths of the files, from the root of the clone.
+fn changed(revision: &str, source: &Path) -> Result<Vec<String>, RunError> {
+    let git = |args: &[&str]| git(source, args);
+    if revision.starts_with('-') {
+        return Err(RunError::Usage(format!("`{revision}` is no revision")));
+    }
+    let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
+    let commit = commit.trim();
+    // A shallow clone may not know where the branch began.
+    let base = git(&["merge-base", commit, "HEAD"]).unwrap_or_else(|_| commit.to_owned());
+    let diff = [
+        "-c",
+        "diff.relative=false",
+        "diff",
+        "--name-only",
+        "-z",
+        "--no-renames",
+        base.trim(),
+        "--",
+    ];
+    let files = git(&diff)?;
+    let files = files.split('\0').filter(|name| !name.is_empty());
+    Ok(files.map(str::to_owned).collect())
+}
+
+fn git(source: &Path, args: &[impl AsRef<OsStr>]) -> Result<String, RunError> {
+    let failed = |why: &str| {
+        RunError::Usage(format!(
+            "--since: what changed in {} is not known: {why}",
+            source.display()
+        ))
+    };
+    let mut command = Command::new("git");
+    command.arg("-C").arg(source).args(args).env("LC_ALL", "C");
+    let output = command
+        .output()
+        .map_err(|error| failed(&format!("git does not start: {error}")))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(failed(String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
