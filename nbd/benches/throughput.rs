@@ -2,10 +2,10 @@
 //! nbdkit, both with TLS as well, and the fault layer armed but idle against none.
 //!
 //! Absolute numbers say something about the machine only. A and B are run in turns, and the
-//! median of each is compared: `cargo bench -p qemu-nbd --all-features`, or with a word of its title
-//! behind `--` one comparison alone. Needs the tools of QEMU on PATH, and nbdkit for what is compared
-//! with it. On a machine that has other things to do the ratios are those of what it has left, so for
-//! the clients the processor time is compared as well.
+//! median of each is compared: `cargo bench -p qemu-nbd --all-features`, or with words of titles
+//! behind `--` some comparisons alone. Needs the tools of QEMU on PATH, and nbdkit for what is compared
+//! with it. On a machine that has other things to do the time that passes depends on what it has
+//! left, so the processor time of what is compared is compared as well.
 
 use std::time::{Duration, Instant};
 
@@ -59,20 +59,14 @@ async fn all(threads: &tokio::runtime::Handle) -> Result<(), Failure> {
     let ours = async || client_reads(&uri).await;
     let theirs = async || qemu_img_bench(&img, &uri).await;
     let what = "client / qemu-img bench, 256 KiB reads at depth 16";
-    compare(what, 1.0, &ours, &theirs).await?;
-    processor_times(what, ours, theirs).await?;
+    compare(what, 1.0, (Cpu::Own, ours), (Cpu::Children, theirs)).await?;
 
     let plain = zero_server(FaultPlan::new(), &dir, "plain")?;
     let plain_uri = plain.uri().ok_or("the server listens")?;
     let ours = async || qemu_img_bench(&img, &plain_uri).await;
     let theirs = async || qemu_img_bench(&img, &uri).await;
-    compare(
-        "server / qemu-nbd on null-co, read by qemu-img",
-        1.0,
-        ours,
-        theirs,
-    )
-    .await?;
+    let what = "server / qemu-nbd on null-co, read by qemu-img";
+    compare(what, 1.0, (Cpu::Own, ours), (Cpu::Of(real.pid()), theirs)).await?;
 
     memory(&img, &dir, threads).await?;
     protected(&img, &nbd, &dir).await?;
@@ -85,8 +79,8 @@ async fn all(threads: &tokio::runtime::Handle) -> Result<(), Failure> {
     let armed_uri = armed.uri().ok_or("the server listens")?;
     let ours = async || client_reads(&armed_uri).await;
     let theirs = async || client_reads(&plain_uri).await;
-    compare("armed but idle / no faults", 0.95, ours, theirs).await?;
-    Ok(())
+    let what = "armed but idle / no faults";
+    compare(what, 0.95, (Cpu::Own, ours), (Cpu::Own, theirs)).await
 }
 
 /// Our memory against nbdkit's.
@@ -121,7 +115,7 @@ async fn memory(
     }
     let ours = async || qemu_img_bench(img, &ours_uri).await;
     let theirs = async || qemu_img_bench(img, &theirs_uri).await;
-    compare(what, 1.0, ours, theirs).await
+    compare(what, 1.0, (Cpu::Own, ours), (Cpu::Of(kit.pid()), theirs)).await
 }
 
 /// Writes the whole export: memory that was never written costs nothing to read.
@@ -172,12 +166,11 @@ async fn protected(img: &Tool, nbd: &Tool, dir: &TempDir) -> Result<(), Failure>
     let ours = async || reads_with(Client::builder().tls(tls.clone()), &theirs_uri).await;
     let theirs = async || bench(&theirs_uri).await;
     let what = "client / qemu-img convert, both with TLS from qemu-nbd";
-    compare(what, 1.0, &ours, &theirs).await?;
-    processor_times(what, ours, theirs).await?;
+    compare(what, 1.0, (Cpu::Own, ours), (Cpu::Children, theirs)).await?;
     let ours = async || bench(&ours_uri).await;
     let theirs = async || bench(&theirs_uri).await;
     let what = "server / qemu-nbd, both with TLS, read by qemu-img";
-    compare(what, 1.0, ours, theirs).await
+    compare(what, 1.0, (Cpu::Own, ours), (Cpu::Of(real.pid()), theirs)).await
 }
 
 /// Whether a comparison was asked for, by a word of its title.
@@ -189,60 +182,67 @@ fn is_wanted(what: &str) -> bool {
     all.is_none_or(|first| what.contains(&first) || words.any(|word| what.contains(&word)))
 }
 
-/// Processor time that this process, or those that it has waited for, have had.
-fn processor_time(who: UsageWho) -> Result<f64, Failure> {
-    let usage = getrusage(who)?;
-    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-    Ok(micros as f64 / 1e6)
+/// Whose processor time is compared.
+#[derive(Clone, Copy)]
+enum Cpu {
+    /// That of this process.
+    Own,
+    /// That of programs which this process has waited for.
+    Children,
+    /// That of a program which still runs.
+    Of(u32),
 }
 
-/// Processor time of our client for each second of theirs; both read from the same server.
-async fn processor_times(
-    what: &str,
-    ours: impl AsyncFn() -> Result<Duration, Failure>,
-    theirs: impl AsyncFn() -> Result<Duration, Failure>,
-) -> Result<(), Failure> {
-    if !is_wanted(what) {
-        return Ok(());
+impl Cpu {
+    /// Seconds that they have had.
+    fn seconds(self) -> Result<f64, Failure> {
+        let who = match self {
+            Cpu::Own => UsageWho::RUSAGE_SELF,
+            Cpu::Children => UsageWho::RUSAGE_CHILDREN,
+            Cpu::Of(pid) => {
+                // In clock ticks, of threads that have ended as well.
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+                let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+                let ticks: Vec<f64> = fields.skip(11).take(2).flat_map(str::parse).collect();
+                return Ok(ticks.iter().sum::<f64>() / 100.0);
+            }
+        };
+        let usage = getrusage(who)?;
+        let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+        Ok(micros as f64 / 1e6)
     }
-    let (own, others) = (UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN);
-    let before = (processor_time(own)?, processor_time(others)?);
-    for _ in 0..3 {
-        ours().await?;
-    }
-    let own = processor_time(own)? - before.0;
-    for _ in 0..3 {
-        theirs().await?;
-    }
-    let others = processor_time(others)? - before.1;
-    println!("  processor time, theirs / ours: {:.2}", others / own);
-    Ok(())
 }
 
-/// Runs A and B in turns and compares the medians of their speed.
+/// Runs A and B in turns and compares the medians of their speed, and of their processor time.
 async fn compare(
     what: &str,
     wanted: f64,
-    a: impl AsyncFn() -> Result<Duration, Failure>,
-    b: impl AsyncFn() -> Result<Duration, Failure>,
+    (cpu_of_a, a): (Cpu, impl AsyncFn() -> Result<Duration, Failure>),
+    (cpu_of_b, b): (Cpu, impl AsyncFn() -> Result<Duration, Failure>),
 ) -> Result<(), Failure> {
     if !is_wanted(what) {
         return Ok(());
     }
     let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        of_a.push(a().await?);
-        of_b.push(b().await?);
+        let before = cpu_of_a.seconds()?;
+        of_a.push((a().await?.as_secs_f64(), cpu_of_a.seconds()? - before));
+        let before = cpu_of_b.seconds()?;
+        of_b.push((b().await?.as_secs_f64(), cpu_of_b.seconds()? - before));
     }
-    let median = |times: &mut Vec<Duration>| {
-        times.sort();
-        times[times.len() / 2].as_secs_f64()
+    let median = |of: &[(f64, f64)], which: fn(&(f64, f64)) -> f64| {
+        let mut all: Vec<f64> = of.iter().map(which).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
     };
-    let (a, b) = (median(&mut of_a), median(&mut of_b));
-    let speed = (REQUESTS * BLOCK) as f64 / a / (1 << 30) as f64;
-    let ratio = b / a;
+    let passed = median(&of_a, |turn| turn.0);
+    let speed = (REQUESTS * BLOCK) as f64 / passed / (1 << 30) as f64;
+    let ratio = median(&of_b, |turn| turn.0) / passed;
+    let cpu = median(&of_b, |turn| turn.1) / median(&of_a, |turn| turn.1);
     let verdict = if ratio >= wanted { "ok" } else { "MISSED" };
-    println!("{what}: {ratio:.2} (wanted {wanted:.2}, {verdict}); {speed:.2} GiB/s");
+    println!(
+        "{what}: {ratio:.2} (wanted {wanted:.2}, {verdict}); by processor time {cpu:.2}; {speed:.2} GiB/s"
+    );
     Ok(())
 }
 

@@ -28,11 +28,6 @@ pub(super) enum Order {
     Disconnect,
 }
 
-/// How often to look for input before going to sleep: about as long as it takes to be woken. With
-/// one thread the benchmark is faster with 32 than with 16, 4 or none; with several it hardly
-/// matters.
-const LOOKS: u32 = 32;
-
 /// Slices that are written at once.
 const SLICES: usize = 32;
 
@@ -43,7 +38,6 @@ pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     callers: HashMap<u64, oneshot::Sender<Result<Reply, RequestError>>>,
     timer: Option<Pin<Box<Sleep>>>,
-    looks: u32,
     shut_down: bool,
 }
 
@@ -61,7 +55,6 @@ impl Driver {
             shared,
             callers: HashMap::new(),
             timer: None,
-            looks: 0,
             shut_down: false,
         }
     }
@@ -98,23 +91,11 @@ impl Driver {
             if self.machine.is_dead() {
                 return Poll::Ready(());
             }
-            if busy {
-                self.looks = 0;
-            } else {
-                return self.rest(cx);
+            if !busy {
+                self.shared.count(&self.machine);
+                return Poll::Pending;
             }
         }
-    }
-
-    /// Nothing to do: what is missing of a reply follows within microseconds, and to fall asleep and
-    /// be woken takes longer. So all others get their turn a few times, and only then we sleep.
-    fn rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.shared.count(&self.machine);
-        if self.looks < LOOKS && !self.callers.is_empty() {
-            self.looks += 1;
-            cx.waker().wake_by_ref();
-        }
-        Poll::Pending
     }
 
     fn take(&mut self, order: Order) {

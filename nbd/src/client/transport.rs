@@ -65,6 +65,7 @@ async fn open_unix(
     let address = address?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    crate::unix::enlarge(&fd);
     let connected = match socket::connect(fd.as_raw_fd(), &address) {
         // As many clients wait already as the server lets wait.
         Err(Errno::EAGAIN) => queue(fd, address, deadline).await?,
@@ -130,6 +131,7 @@ pub(super) fn connect_unix(
     };
     let flags = SockFlag::SOCK_CLOEXEC;
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    crate::unix::enlarge(&fd);
     connect_within(fd, &name, deadline)
 }
 

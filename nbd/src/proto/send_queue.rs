@@ -39,6 +39,20 @@ impl<B: AsRef<[u8]>> SendQueue<B> {
         }
     }
 
+    /// Appends a message whose body is in several parts.
+    pub fn push_parts(&mut self, mut head: Vec<u8>, parts: Vec<B>, cost: u64) {
+        let mut parts = parts.into_iter().filter(|part| !part.as_ref().is_empty());
+        let mut part = parts.next();
+        loop {
+            let next = parts.next();
+            if next.is_none() {
+                return self.push(head, part, cost);
+            }
+            self.push(std::mem::take(&mut head), part, 0);
+            part = next;
+        }
+    }
+
     /// Whether all is written.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
@@ -113,6 +127,18 @@ impl<B: AsRef<[u8]>> SendQueue<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_make_up_one_message_which_is_gone_with_the_last_of_them() {
+        let parts = |all: &[&[u8]]| all.iter().map(|p| p.to_vec()).collect();
+        let mut queue = SendQueue::default();
+        queue.push_parts(b"a".to_vec(), parts(&[b"", b"bc", b"", b"d", b""]), 7);
+        queue.push_parts(b"e".to_vec(), parts(&[b""]), 1);
+        assert_eq!((queue.advance(3), queue.advance(1)), (0, 7));
+        assert_eq!((queue.advance(1), queue.is_empty()), (1, true));
+        queue.push_parts(b"a".to_vec(), parts(&[b"b", b"c"]), 0);
+        assert_eq!(queue.take(), b"abc");
+    }
 
     #[test]
     fn slices_go_on_where_the_last_write_stopped_and_costs_come_back_once() {

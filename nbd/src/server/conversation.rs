@@ -16,7 +16,7 @@ use crate::proto::{OptionReply, SendQueue};
 #[derive(Debug)]
 pub(super) struct Write {
     pub(super) head: Vec<u8>,
-    pub(super) data: Option<Bytes>,
+    pub(super) data: Vec<Bytes>,
     pub(super) cost: u64,
     /// On its own: the client gets a chance to see it before the next one.
     pub(super) alone: bool,
@@ -288,14 +288,14 @@ impl Conversation {
         while !self.alone
             && let Some(write) = faults.next_write()
         {
-            self.wire.push(write.head, write.data, write.cost);
+            self.wire.push_parts(write.head, write.data, write.cost);
             self.alone = write.alone;
             busy = true;
         }
         if self.wire.is_empty()
             && let Some(write) = faults.next_of_flood()
         {
-            self.wire.push(write.head, write.data, write.cost);
+            self.wire.push_parts(write.head, write.data, write.cost);
         }
         if cost > 0 {
             self.machine.sent(cost);

@@ -201,9 +201,10 @@ impl Listener {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
         match &self.socket {
             Listening::Closed | Listening::Reserved(_) => Poll::Pending,
-            Listening::Unix(listener) => listener
-                .poll_accept(cx)
-                .map_ok(|(stream, _)| Socket::Unix(stream)),
+            Listening::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| {
+                crate::unix::enlarge(&stream);
+                Socket::Unix(stream)
+            }),
             Listening::Vsock(listener) => listener.poll_accept(cx).map_ok(Socket::Unix),
             Listening::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| {
                 // This fails where the client is gone already, which is for others to notice.

@@ -9,6 +9,9 @@ use crate::proto::{
 };
 
 /// Part of a read: bytes, or zeroes that need not be sent.
+///
+/// Bytes that follow each other go out as one chunk, and are not copied for that: a backend gives
+/// what it has as it has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece<B> {
     /// Bytes.
@@ -29,6 +32,16 @@ impl<B: AsRef<[u8]>> Piece<B> {
     /// Whether it stands for nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl<B: From<Vec<u8>>> Piece<B> {
+    /// With its zeroes written out.
+    fn filled(self) -> Piece<B> {
+        match self {
+            Piece::Hole(len) => Piece::Data(vec![0; len as usize].into()),
+            data => data,
+        }
     }
 }
 
@@ -164,7 +177,8 @@ pub(crate) struct Chunk<B> {
     pub(crate) kind: ChunkType,
     pub(crate) flags: ChunkFlags,
     pub(crate) fixed: Vec<u8>,
-    pub(crate) data: Option<B>,
+    /// In the order in which it is sent.
+    pub(crate) data: Vec<B>,
 }
 
 impl<B> Chunk<B> {
@@ -173,14 +187,14 @@ impl<B> Chunk<B> {
             kind,
             flags: ChunkFlags::empty(),
             fixed,
-            data: None,
+            data: Vec::new(),
         }
     }
 
     pub(crate) fn data(offset: u64, data: B) -> Chunk<B> {
         let fixed = offset.to_be_bytes().to_vec();
         Chunk {
-            data: Some(data),
+            data: vec![data],
             ..Chunk::new(ChunkType::OFFSET_DATA, fixed)
         }
     }
@@ -271,14 +285,17 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Reply<B> {
             }
             Answer::Data(mut pieces) => {
                 if self.request.flags.contains(CommandFlags::DF) && pieces.len() > 1 {
-                    pieces = vec![Piece::Data(flatten(&pieces))];
+                    pieces = pieces.into_iter().map(Piece::filled).collect();
                 }
                 let mut at = self.request.offset;
                 for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-                    match piece {
-                        Piece::Data(data) => self.chunks.push(Chunk::data(at, data.clone())),
+                    match (piece, self.chunks.last_mut()) {
+                        (Piece::Data(data), Some(last)) if last.kind == ChunkType::OFFSET_DATA => {
+                            last.data.push(data.clone());
+                        }
+                        (Piece::Data(data), _) => self.chunks.push(Chunk::data(at, data.clone())),
                         // A read is never above 4 GiB, so its holes are not either.
-                        Piece::Hole(len) => self.chunks.push(Chunk::hole(at, *len)),
+                        (Piece::Hole(len), _) => self.chunks.push(Chunk::hole(at, *len)),
                     }
                     at += piece.len();
                 }
@@ -293,12 +310,14 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Reply<B> {
         if self.kind == ReplyKind::Simple {
             let error = self.errno;
             let head = ReplyHeader::Simple { error, cookie }.encode();
-            let data = match <[Piece<B>; 1]>::try_from(self.pieces) {
-                Ok([Piece::Data(data)]) => Some(data),
-                Ok(pieces) => Some(flatten(&pieces)),
-                Err(pieces) if pieces.is_empty() => None,
-                Err(pieces) => Some(flatten(&pieces)),
-            };
+            let parts = self
+                .pieces
+                .into_iter()
+                .filter_map(|piece| match piece.filled() {
+                    Piece::Data(data) => Some(data),
+                    Piece::Hole(_) => None,
+                });
+            let data = parts.collect();
             return vec![Message {
                 layout: Layout::Simple,
                 head,
@@ -313,7 +332,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Reply<B> {
                 fixed,
                 data,
             } = chunk;
-            let len = fixed.len() + data.as_ref().map_or(0, |d| d.as_ref().len());
+            let len = fixed.len() + bytes_of(&data);
             let (layout, header) = match extended {
                 true => {
                     let len = len as u64;
@@ -345,15 +364,8 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Reply<B> {
     }
 }
 
-fn flatten<B: AsRef<[u8]> + From<Vec<u8>>>(pieces: &[Piece<B>]) -> B {
-    let mut all = Vec::with_capacity(pieces.iter().map(|p| p.len() as usize).sum());
-    for piece in pieces {
-        match piece {
-            Piece::Data(data) => all.extend_from_slice(data.as_ref()),
-            Piece::Hole(len) => all.resize(all.len() + *len as usize, 0),
-        }
-    }
-    all.into()
+fn bytes_of<B: AsRef<[u8]>>(parts: &[B]) -> usize {
+    parts.iter().map(|part| part.as_ref().len()).sum()
 }
 
 /// An encoded message.
@@ -366,8 +378,8 @@ pub(crate) struct Message<B> {
     pub(crate) layout: Layout,
     /// Header and fixed part.
     pub(crate) head: Vec<u8>,
-    /// Data of a read.
-    pub(crate) data: Option<B>,
+    /// Data of a read, in the order in which it is sent.
+    pub(crate) data: Vec<B>,
 }
 
 #[cfg(feature = "faults")]
@@ -376,12 +388,12 @@ impl<B: AsRef<[u8]>> Message<B> {
         Message {
             layout,
             head,
-            data: None,
+            data: Vec::new(),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.head.len() + self.data.as_ref().map_or(0, |d| d.as_ref().len())
+        self.head.len() + bytes_of(&self.data)
     }
 }
 
@@ -428,10 +440,10 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Outgoing<B> {
                 let mut messages = reply.messages();
                 let last = messages.pop();
                 for message in messages {
-                    queue.push(message.head, message.data, 0);
+                    queue.push_parts(message.head, message.data, 0);
                 }
                 if let Some(last) = last {
-                    queue.push(last.head, last.data, cost);
+                    queue.push_parts(last.head, last.data, cost);
                 }
             }
         }

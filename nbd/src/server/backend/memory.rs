@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use super::{Backend, BackendError, HOLE, Piece, push};
+use super::{Backend, BackendError, HOLE, Piece, ZEROES, push};
 use crate::proto::chunk::Extent;
 use crate::proto::{CommandFlags, Errno};
 
 /// Granularity of allocation in bytes.
-const BLOCK: u64 = 64 * 1024;
+const BLOCK: u64 = ZEROES.len() as u64;
 
 /// Most that zeroes are allocated for by one request, which has no payload to pay for them.
 const MOST_ZEROES: u64 = 1 << 34;
@@ -27,7 +27,7 @@ pub struct MemoryBackend {
 }
 
 /// Allocated blocks by their number; those without content are zeroes.
-type Blocks = BTreeMap<u64, Option<Box<[u8]>>>;
+type Blocks = BTreeMap<u64, Option<Bytes>>;
 
 impl MemoryBackend {
     /// So many bytes, all unallocated.
@@ -61,10 +61,11 @@ impl MemoryBackend {
     fn put(&self, offset: u64, data: &[u8]) {
         let mut blocks = self.lock();
         for (index, at, range) in parts(offset, data.len() as u64) {
-            let block = blocks.entry(index).or_default();
-            let block = block.get_or_insert_with(|| vec![0; BLOCK as usize].into());
             let n = range.len();
-            block[range].copy_from_slice(&data[at..at + n]);
+            let written = &data[at..at + n];
+            edit(blocks.entry(index).or_default(), |block| {
+                block[range].copy_from_slice(written);
+            });
         }
     }
 
@@ -88,6 +89,25 @@ fn parts(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize, std::ops::R
     })
 }
 
+/// Changes a block; readers who hold it yet keep what they have read.
+fn edit(block: &mut Option<Bytes>, change: impl FnOnce(&mut [u8])) {
+    let mut own = match block.take().map(Bytes::try_into_mut) {
+        Some(Ok(own)) => own,
+        Some(Err(shared)) => BytesMut::from(&*shared),
+        None => BytesMut::zeroed(BLOCK as usize),
+    };
+    change(&mut own);
+    *block = Some(own.freeze());
+}
+
+/// Part of a block. A small one is copied, or a client that keeps it would keep the whole block.
+fn part(block: &Bytes, range: std::ops::Range<usize>) -> Bytes {
+    match 2 * range.len() as u64 >= BLOCK {
+        true => block.slice(range),
+        false => Bytes::copy_from_slice(&block[range]),
+    }
+}
+
 /// Forgets the blocks that lie wholly in a range, however large it is.
 fn release(blocks: &mut Blocks, offset: u64, len: u64) {
     let whole = offset.div_ceil(BLOCK)..(offset + len) / BLOCK;
@@ -108,37 +128,18 @@ impl Backend for MemoryBackend {
     async fn read(&self, offset: u64, len: u64) -> Result<Vec<Piece>, BackendError> {
         let blocks = self.lock();
         let mut pieces: Vec<Piece> = Vec::new();
-        let mut data: Vec<u8> = Vec::new();
-        for (index, at, range) in parts(offset, len) {
-            match blocks.get(&index) {
-                Some(block) => {
-                    if data.is_empty() {
-                        // As far as there is no hole.
-                        let following = blocks.range(index..).zip(index..);
-                        let run = following.take_while(|((have, _), next)| **have == *next);
-                        let left = len as usize - at;
-                        let most = left.div_ceil(BLOCK as usize) + 1;
-                        let run = run.take(most).count() * BLOCK as usize;
-                        data.reserve_exact((run - range.start).min(left));
-                    }
-                    match block {
-                        Some(block) => data.extend_from_slice(&block[range]),
-                        None => data.resize(data.len() + range.len(), 0),
-                    }
+        for (index, _, range) in parts(offset, len) {
+            let n = range.len();
+            let piece = match (blocks.get(&index), pieces.last_mut()) {
+                (Some(Some(block)), _) => Piece::Data(part(block, range)),
+                (Some(None), _) => Piece::Data(Bytes::from_static(&ZEROES[..n])),
+                (None, Some(Piece::Hole(hole))) => {
+                    *hole += n as u64;
+                    continue;
                 }
-                None => {
-                    if !data.is_empty() {
-                        pieces.push(Piece::Data(std::mem::take(&mut data).into()));
-                    }
-                    match pieces.last_mut() {
-                        Some(Piece::Hole(hole)) => *hole += range.len() as u64,
-                        _ => pieces.push(Piece::Hole(range.len() as u64)),
-                    }
-                }
-            }
-        }
-        if !data.is_empty() {
-            pieces.push(Piece::Data(data.into()));
+                (None, _) => Piece::Hole(n as u64),
+            };
+            pieces.push(piece);
         }
         Ok(pieces)
     }
@@ -157,7 +158,9 @@ impl Backend for MemoryBackend {
             }
             for (index, _, range) in parts(offset, len) {
                 match blocks.entry(index).or_default() {
-                    Some(block) if (range.len() as u64) < BLOCK => block[range].fill(0),
+                    block @ Some(_) if (range.len() as u64) < BLOCK => {
+                        edit(block, |block| block[range].fill(0));
+                    }
                     block => *block = None,
                 }
             }
@@ -166,12 +169,13 @@ impl Backend for MemoryBackend {
         release(&mut blocks, offset, len);
         for at in [offset, (offset + len).saturating_sub(1)] {
             let start = at - at % BLOCK;
-            if let Some(Some(block)) = blocks.get_mut(&(at / BLOCK)) {
+            if let Some(block @ Some(_)) = blocks.get_mut(&(at / BLOCK)) {
                 let (from, to) = (
                     offset.max(start),
                     (offset + len).min(start.saturating_add(BLOCK)),
                 );
-                block[(from - start) as usize..(to - start) as usize].fill(0);
+                let range = (from - start) as usize..(to - start) as usize;
+                edit(block, |block| block[range].fill(0));
             }
         }
         Ok(())

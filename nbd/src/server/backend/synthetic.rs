@@ -38,11 +38,10 @@ impl Backend for ZeroBackend {
         if self.sparse {
             return Ok(vec![Piece::Hole(len)]);
         }
-        let data = match ZEROES.get(..len as usize) {
-            Some(zeroes) => Bytes::from_static(zeroes),
-            None => Bytes::from(vec![0; len as usize]),
-        };
-        Ok(vec![Piece::Data(data)])
+        let most = ZEROES.len() as u64;
+        let piece = |n: u64| &ZEROES[..(len - n * most).min(most) as usize];
+        let pieces = (0..len.div_ceil(most)).map(|n| Piece::Data(Bytes::from_static(piece(n))));
+        Ok(pieces.collect())
     }
 
     async fn write(&self, _offset: u64, _data: Bytes, _fua: bool) -> Result<(), BackendError> {

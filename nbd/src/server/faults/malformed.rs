@@ -126,7 +126,9 @@ fn whole(reply: &Reply<Bytes>) -> Bytes {
     for chunk in &reply.chunks {
         match chunk.kind {
             ChunkType::OFFSET_DATA => {
-                all.extend_from_slice(chunk.data.as_deref().unwrap_or_default());
+                for part in &chunk.data {
+                    all.extend_from_slice(part);
+                }
             }
             ChunkType::OFFSET_HOLE => {
                 let len = crate::proto::chunk::Hole::decode(&chunk.fixed).map_or(0, |h| h.len);

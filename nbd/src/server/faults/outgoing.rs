@@ -237,11 +237,9 @@ impl Faults {
                 later = self.consult(&point, Stage::Whole);
                 &later
             };
-            let on_data = match &message.data {
-                Some(data) if !data.is_empty() => {
-                    self.consult(&Point::Data(*request), Stage::Whole)
-                }
-                _ => Vec::new(),
+            let on_data = match message.data.iter().all(Bytes::is_empty) {
+                false => self.consult(&Point::Data(*request), Stage::Whole),
+                true => Vec::new(),
             };
             let cost = if n == last { cost } else { 0 };
             if firings.is_empty() && on_data.is_empty() {
@@ -270,7 +268,9 @@ impl Faults {
         }
         // What is sent before a stop is cut from the whole message, data included.
         let mut bytes = message.head;
-        bytes.extend_from_slice(message.data.as_deref().unwrap_or_default());
+        for part in &message.data {
+            bytes.extend_from_slice(part);
+        }
         let mut dribble = false;
         for firing in edits {
             if firing.action == Action::Dribble {
@@ -300,12 +300,12 @@ impl Faults {
 
     fn write_all(&mut self, bytes: &[u8], dribble: bool) {
         for piece in bytes.chunks(if dribble { 1 } else { bytes.len().max(1) }) {
-            self.write(piece.to_vec(), None, 0, dribble);
+            self.write(piece.to_vec(), Vec::new(), 0, dribble);
         }
     }
 
-    pub(super) fn write(&mut self, head: Vec<u8>, data: Option<Bytes>, cost: u64, alone: bool) {
-        if head.is_empty() && data.as_ref().is_none_or(|data| data.is_empty()) {
+    pub(super) fn write(&mut self, head: Vec<u8>, data: Vec<Bytes>, cost: u64, alone: bool) {
+        if head.is_empty() && data.iter().all(Bytes::is_empty) {
             self.released += cost;
             return;
         }
