@@ -85,8 +85,84 @@ pub(super) fn from_outside(target: &Path) -> Result<String, XtaskError> {
                 .arg(target.join("consumer/target"));
             cargo::check(check.env("RUSTFLAGS", "--deny warnings"))?;
         }
+        println!("    {library} as its README says");
+        as_its_readme_says(library, &lock, target)?;
     }
     Ok(String::new())
+}
+
+/// Checks the programs of a README in a crate outside of the workspace that has the dependencies
+/// which the README names, and no others.
+fn as_its_readme_says(library: &str, lock: &str, target: &Path) -> Result<(), XtaskError> {
+    let path = cargo::root().join(library).join("README.md");
+    let readme = std::fs::read_to_string(&path).map_err(|source| XtaskError::File {
+        verb: "read",
+        path,
+        source,
+    })?;
+    let folder = target.join("consumer").join(format!("{library}-readme"));
+    let programs = folder.join("src/bin");
+    // What an earlier README had; there may be none.
+    let _ = std::fs::remove_dir_all(&programs);
+    for (n, program) in blocks(&readme, "rust").iter().enumerate() {
+        write(&programs.join(format!("readme_{n}.rs")), program)?;
+    }
+    let manifest = folder.join("Cargo.toml");
+    write(&manifest, &readme_manifest(library, &readme))?;
+    write(&folder.join("Cargo.lock"), lock)?;
+    let mut check = call(["check", "--quiet", "--manifest-path"]);
+    check.arg(&manifest);
+    check
+        .arg("--target-dir")
+        .arg(target.join("consumer/target"));
+    cargo::check(check.env("RUSTFLAGS", "--deny warnings"))
+}
+
+/// The blocks of a language in a page.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        let Some(fence) = line.strip_prefix("```") else {
+            continue;
+        };
+        let inside: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        if fence.split(',').next() == Some(language) {
+            found.push(inside.join("\n") + "\n");
+        }
+    }
+    found
+}
+
+/// The dependencies of a README. It names a library once for each choice of features, all but one of
+/// them as comments; the programs may need any of these.
+fn readme_manifest(library: &str, readme: &str) -> String {
+    let block = blocks(readme, "toml").concat();
+    let lines = block.lines().map(|line| {
+        let choice = line.strip_prefix("# ").filter(|l| l.starts_with("qemu-"));
+        choice.unwrap_or(line)
+    });
+    let (ours, others): (Vec<&str>, Vec<&str>) = lines.partition(|l| l.starts_with("qemu-"));
+    let mut features = std::collections::BTreeMap::<&str, Vec<&str>>::new();
+    for line in ours {
+        let name = line.split(' ').next().unwrap_or(line);
+        let list = line.split_once("features = [").map_or("", |(_, rest)| rest);
+        let list = list.split(']').next().unwrap_or_default();
+        let all = features.entry(name).or_default();
+        all.extend(list.split(", ").filter(|feature| !feature.is_empty()));
+    }
+    let root = cargo::root();
+    let mut manifest = format!(
+        "[package]\nname = \"{library}-readme\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n\
+         [workspace]\n\n{}\n",
+        others.join("\n"),
+    );
+    for (name, features) in features {
+        let folder = root.join(name.strip_prefix("qemu-").unwrap_or(name));
+        let (folder, features) = (folder.display().to_string(), features.join(", "));
+        manifest += &format!("{name} = {{ path = {folder:?}, features = [{features}] }}\n");
+    }
+    manifest
 }
 
 /// What a consumer may choose: nothing, or one of the features that there are.
@@ -278,6 +354,23 @@ mod tests {
             }
             assert!(text.contains(&format!("\n{} = {{ path = ", package_name(library))));
         }
+    }
+
+    #[test]
+    fn a_readme_says_what_its_programs_need() {
+        let page = "```toml\n[dependencies]\n# Not on a registry.\nqemu-nbd = { path = \"…/nbd\" }  # both\n\
+            # qemu-nbd = { path = \"…/nbd\", features = [\"a\", \"b\"] }  # more\n\
+            # qemu-imgtools = { path = \"…/imgtools\" }\ntokio = \"1\"\n```\n\
+            ```rust,no_run\nfn main() {}\n```\n```text\nno program\n```\n```rust\nfn main() {}\n```\n";
+        assert_eq!(blocks(page, "rust"), ["fn main() {}\n"; 2]);
+        let manifest = readme_manifest("nbd", page);
+        let root = cargo::root().display().to_string();
+        let ours = format!(
+            "[dependencies]\n# Not on a registry.\ntokio = \"1\"\n\
+             qemu-imgtools = {{ path = \"{root}/imgtools\", features = [] }}\n\
+             qemu-nbd = {{ path = \"{root}/nbd\", features = [\"a\", \"b\"] }}\n"
+        );
+        assert!(manifest.ends_with(&ours), "{manifest}");
     }
 
     /// A version such as 1.88 or 1.88.0.
