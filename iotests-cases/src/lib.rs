@@ -7,6 +7,7 @@
 mod bitmaps;
 mod block_jobs;
 mod crypto;
+mod damaged;
 mod goldens;
 mod graph;
 mod image_create;

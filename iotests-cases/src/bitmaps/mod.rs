@@ -1,3 +1,4 @@
 //! Dirty bitmaps.
 
 mod persistent;
+mod refused;

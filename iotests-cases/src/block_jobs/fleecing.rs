@@ -183,3 +183,64 @@ async fn a_backup_has_the_disk_as_it_was(t: &mut Test) -> CaseResult {
     copy.assert_reads(&PATTERNS).await?;
     copy.assert_clean().await
 }
+
+/// A disk whose metadata are there before its data can be frozen: what was never written reads as zeroes, also when the guest has written
+/// there since.
+#[case(unsupported_imgopts = ["preallocation"], rows = KEEPERS)]
+async fn preallocated_metadata_stand_still(t: &mut Test, keeper: &Keeper) -> CaseResult {
+    let disk = t
+        .image("disk")
+        .size(SIZE)
+        .option("preallocation", "metadata");
+    let disk = disk.content(&PATTERNS).create().await?;
+    let vm = t.host().disk(&disk).launch().await?;
+    let frozen = vm.freeze("disk").by(*keeper).await?;
+    let export = vm.export(&frozen).await?;
+    vm.disk("disk").write_all(&OVERWRITES).await?;
+    export.assert_reads(&PATTERNS).await?;
+    export.remove().await?;
+    thaw(&vm, frozen).await?;
+    vm.shutdown().await?;
+    disk.assert_reads(OVERWRITES.over(&PATTERNS)).await
+}
+
+rows! {
+    DISCARDS: std::ops::Range<u64>;
+    "within-a-cluster" => 512..1024;
+    "over-the-end-of-one" => MIB + CLUSTER / 2..MIB + CLUSTER + 512;
+    "of-the-last-sector" => SIZE - 512..SIZE;
+}
+
+/// A client of a snapshot that discards less than a cluster takes away nothing of the rest of it.
+#[case(needs = [Driver("snapshot-access")], rows = DISCARDS)]
+async fn a_discard_of_a_part_keeps_the_rest(
+    t: &mut Test,
+    discard: &std::ops::Range<u64>,
+) -> CaseResult {
+    let disk = make_disk(t).await?;
+    let vm = t.host().disk(&disk).launch().await?;
+    let frozen = vm.freeze("disk").await?;
+    let export = vm.export(&frozen).writable().await?;
+    vm.disk("disk").write(0x77, 0..CLUSTER).await?;
+    let client = export.client().await?;
+    client
+        .trim(discard.start, discard.end - discard.start)
+        .await?;
+    client.disconnect().await?;
+
+    vm.disk("disk").write_all(&OVERWRITES).await?;
+    let rest = PATTERNS.reads(SIZE).into_iter().flat_map(|(byte, range)| {
+        let (low, high) = (
+            range.start..range.end.min(discard.start),
+            range.start.max(discard.end)..range.end,
+        );
+        [(byte, low), (byte, high)]
+    });
+    for (byte, range) in rest.filter(|(_, range)| range.start < range.end) {
+        export.open().await?.assert_pattern(byte, range).await?;
+    }
+    export.remove().await?;
+    thaw(&vm, frozen).await?;
+    vm.shutdown().await?;
+    disk.assert_reads(OVERWRITES.over(&PATTERNS)).await
+}

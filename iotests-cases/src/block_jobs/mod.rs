@@ -4,6 +4,7 @@ use iotests_core::prelude::*;
 
 defaults! { groups = [RW, JOB], host = Any }
 
+mod backup;
 mod chain;
 mod commit;
 mod ejected;
@@ -16,6 +17,7 @@ mod refusals;
 mod served;
 mod stopped;
 mod stream;
+mod verbs;
 
 /// A speed at which a job never gets beyond its first request.
 const HELD: u64 = 1;

@@ -8,7 +8,7 @@ use super::chain::{Chain, Layer, Size};
 defaults! { formats = [QCOW2] }
 
 rows! {
-    STATES: (usize, &str);
+    pub(in crate::block_jobs) STATES: (usize, &str);
     "running" => (0, "running");
     "paused" => (1, "paused");
     "pending" => (2, "pending");
@@ -16,16 +16,16 @@ rows! {
 }
 
 /// Something that is asked of a job.
-struct Verb {
-    command: &'static str,
+pub(in crate::block_jobs) struct Verb {
+    pub(in crate::block_jobs) command: &'static str,
     /// The argument that names the job.
     key: &'static str,
     /// What follows, when the job runs, is paused, is pending, and has concluded.
-    follows: [Follows; 4],
+    pub(in crate::block_jobs) follows: [Follows; 4],
 }
 
 #[derive(Clone, Copy)]
-enum Follows {
+pub(in crate::block_jobs) enum Follows {
     /// The job is in this state then, perhaps for having been there.
     State(&'static str),
     /// The verb does not belong there.
@@ -44,7 +44,7 @@ const TWICE: Follows = Text("Job is already paused");
 const REST: Follows = Text("is currently paused");
 
 rows! {
-    VERBS: Verb { command, key, follows };
+    pub(in crate::block_jobs) VERBS: Verb { command, key, follows };
     "pause" => "job-pause", "id", [PAUSED, TWICE, NoVerb, NoVerb];
     "pause-block-job" => "block-job-pause", "device", [PAUSED, TWICE, NoVerb, NoVerb];
     "resume" => "job-resume", "id", [NOT_PAUSED, RUNNING, NOT_PAUSED, NOT_PAUSED];
@@ -56,6 +56,35 @@ rows! {
     "set-speed" => "block-job-set-speed", "device", [RUNNING, PAUSED, NoVerb, NoVerb];
 }
 
+impl Verb {
+    /// What is asked of this job.
+    pub(in crate::block_jobs) fn arguments(&self, job: &Job) -> Value {
+        let mut arguments = json!({self.key: job.id()});
+        if self.command == "block-job-set-speed" {
+            arguments["speed"] = (2 * HELD).into();
+        }
+        arguments
+    }
+
+    /// Why it is refused in the state of this number and name, if it is.
+    pub(in crate::block_jobs) fn refusal(
+        &self,
+        number: usize,
+        job: &Job,
+        status: &str,
+    ) -> Option<String> {
+        match self.follows[number] {
+            State(_) => None,
+            Text(text) => Some(text.to_owned()),
+            NoVerb => {
+                let whose = format!("Job '{}' in state '{status}'", job.id());
+                let verb = self.command.rsplit("job-").next().unwrap_or_default();
+                Some(format!("{whose} cannot accept command verb '{verb}'"))
+            }
+        }
+    }
+}
+
 /// Each verb is accepted where it belongs and then has its effect, or is refused and has none; a
 /// stream that was cancelled has changed nothing but where the data lies.
 #[case(rows = (STATES, VERBS))]
@@ -64,20 +93,9 @@ async fn are_accepted_or_refused(t: &mut Test, state: &(usize, &str), verb: &Ver
     let chain = Chain::create(t, Size::Full).await?;
     let vm = chain.launch(t).await?;
     let mut job = stream(&vm, status).await?;
-    let mut arguments = json!({verb.key: job.id()});
-    if verb.command == "block-job-set-speed" {
-        arguments["speed"] = (2 * HELD).into();
-    }
-    let call = vm.cmd(verb.command, arguments);
+    let call = vm.cmd(verb.command, verb.arguments(&job));
     let last = verb.command.rsplit("job-").next().unwrap_or_default();
-    let refused = match verb.follows[*number] {
-        State(_) => None,
-        Text(text) => Some(text.to_owned()),
-        NoVerb => {
-            let whose = format!("Job '{}' in state '{status}'", job.id());
-            Some(format!("{whose} cannot accept command verb '{last}'"))
-        }
-    };
+    let refused = verb.refusal(*number, &job, status);
     let now = match (refused, verb.follows[*number]) {
         // Looking at the nodes kills QEMU then.
         (Some(text), _) if *status == "concluded" => {

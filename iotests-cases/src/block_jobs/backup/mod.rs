@@ -1,0 +1,8 @@
+//! Backups: refused, and with requests on their way.
+
+use iotests_core::prelude::*;
+
+defaults! { formats = [QCOW2], groups = [QUICK] }
+
+mod in_flight;
+mod refused;

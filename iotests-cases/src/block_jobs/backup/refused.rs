@@ -1,0 +1,174 @@
+//! Backups that are refused, and then have changed nothing.
+
+use iotests_core::prelude::*;
+
+/// What is asked for beside a backup of all of the disk, and why it is refused.
+struct Refusal {
+    more: fn() -> Value,
+    error: &'static str,
+}
+
+rows! {
+    REFUSALS: Refusal { more, error };
+    "unknown-disk" => || json!({"device": "nobody"}),
+        "Cannot find device='nobody' nor node-name='nobody'";
+    "unknown-target" => || json!({"target": "nobody"}),
+        "Cannot find device='nobody' nor node-name='nobody'";
+    "to-itself" => || json!({"target": "disk"}), "Source and target cannot be the same";
+    "to-a-smaller-target" => || json!({"target": "small"}), "different";
+    "to-a-larger-target" => || json!({"target": "large"}), "different";
+    "to-a-read-only-target" => || json!({"target": "fixed"}), "read-only";
+    "to-what-a-guest-has" => || json!({"target": "other"}), "Permission conflict on node 'other'",
+        host = System;
+    "bad-id" => || json!({"job-id": "1 2"}), "Invalid job ID '1 2'";
+    "negative-speed" => || json!({"speed": -1}), "speed";
+    "unknown-mode" => || json!({"sync": "some"}), "some";
+    "unknown-policy" => || json!({"on-target-error": "retry"}), "retry";
+    "bitmap-mode-without-bitmap" => || json!({"sync": "incremental"}),
+        "must provide a valid bitmap name for 'incremental' sync mode";
+    "bitmap-without-its-mode" => || json!({"bitmap": "recorded", "sync": "bitmap"}),
+        "Bitmap sync mode must be given";
+    "mode-without-bitmap" => || json!({"bitmap-mode": "always"}),
+        "Cannot specify bitmap sync mode without a bitmap";
+    "unknown-bitmap" => || json!({"bitmap": "nobody", "sync": "incremental"}),
+        "Bitmap 'nobody' could not be found";
+    "wrong-mode-of-a-bitmap" => || json!({"bitmap": "recorded", "sync": "incremental",
+        "bitmap-mode": "never"}),
+        "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'";
+    "full-with-a-bitmap-that-is-never-used" => || json!({"bitmap": "recorded", "sync": "full",
+        "bitmap-mode": "never"}),
+        "no meaningful effect when combined with sync mode 'full'";
+    "none-with-a-bitmap" => || json!({"bitmap": "recorded", "sync": "none",
+        "bitmap-mode": "always"}),
+        "sync mode 'none' does not produce meaningful bitmap outputs";
+    "compressed-to-raw" => || json!({"compress": true, "target": "raw"}),
+        "Compression is not supported";
+    "no-workers" => || json!({"x-perf": {"max-workers": 0}}), "max-workers must be";
+    "more-workers-than-numbers" => || json!({"x-perf": {"max-workers": 1_u64 << 31}}),
+        "max-workers must be";
+    "negative-chunk" => || json!({"x-perf": {"max-chunk": -1}}), "max-chunk must be zero";
+    "chunk-below-a-cluster" => || json!({"x-perf": {"max-chunk": 512}}),
+        "Required max-chunk (512) is less than backup cluster size (65536)";
+    "name-of-a-filter-in-use" => || json!({"filter-node-name": "copy"}), "copy";
+}
+
+/// A backup that cannot be done is refused; the machine, its bitmaps and all files are as they were.
+#[case(rows = REFUSALS)]
+async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
+    let image = |name: &str, size: u64| t.image(name).size(size).create();
+    let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
+    let raw = t.image("raw").format(RAW).size(MIB).create().await?;
+    let (copy, other) = (image("copy", MIB).await?, image("other", MIB).await?);
+    let (small, large) = (
+        image("small", MIB - 512).await?,
+        image("large", MIB + 512).await?,
+    );
+    let fixed = image("fixed", MIB).await?;
+    let host = t
+        .host()
+        .disk(&disk)
+        .disk(&other)
+        .blockdev(&copy)
+        .blockdev(&small);
+    let host = host
+        .blockdev(&large)
+        .blockdev(&raw)
+        .blockdev(fixed.node().read_only(true));
+    let vm = host.launch().await?;
+    vm.bitmap("disk", "recorded").add().await?;
+    vm.disk("disk").write(0x22, 0..CLUSTER).await?;
+    let recorded = vm.bitmap("disk", "recorded").sha256().await?;
+
+    let mut arguments =
+        json!({"job-id": "job", "device": "disk", "target": "copy", "sync": "full"});
+    if let (Some(arguments), Value::Object(more)) = (arguments.as_object_mut(), (refusal.more)()) {
+        arguments.extend(more);
+    }
+    vm.cmd("blockdev-backup", arguments)
+        .refused(refusal.error)
+        .await?;
+
+    check!(vm.bitmap("disk", "recorded").sha256().await? == recorded);
+    vm.assert_no_jobs().await?;
+    // Nothing of it is in the way of one that can be done.
+    vm.backup("disk").to("copy").run().await?;
+    vm.shutdown().await?;
+    copy.assert_same_as(&disk).await?;
+    disk.assert_patterns(&[(0x22, 0..CLUSTER), (0x11, CLUSTER..MIB)])
+        .await
+}
+
+/// What is refused while a backup runs.
+struct Attempt {
+    command: &'static str,
+    arguments: fn() -> Value,
+    error: &'static str,
+}
+
+rows! {
+    ATTEMPTS: Attempt { command, arguments, error };
+    "the-bitmap-is-removed" => "block-dirty-bitmap-remove", bitmap, "in use";
+    "the-bitmap-is-cleared" => "block-dirty-bitmap-clear", bitmap, "in use";
+    "the-bitmap-is-disabled" => "block-dirty-bitmap-disable", bitmap, "in use";
+    "the-bitmap-is-merged-into" => "block-dirty-bitmap-merge",
+        || json!({"node": "disk", "target": "recorded", "bitmaps": ["other"]}), "in use";
+    "the-bitmap-is-backed-up-again" => "blockdev-backup",
+        || json!({"job-id": "again", "device": "disk", "target": "more", "sync": "incremental",
+        "bitmap": "recorded"}), "in use";
+    "another-backup-has-the-target" => "blockdev-backup",
+        || json!({"job-id": "again", "device": "disk", "target": "copy", "sync": "full"}), "in use";
+    "the-target-is-resized" => "block_resize", || json!({"node-name": "copy", "size": 2 * MIB}),
+        "in use";
+    "the-disk-is-resized" => "block_resize", || json!({"node-name": "disk", "size": 2 * MIB}),
+        "resize";
+    "the-target-is-removed" => "blockdev-del", || json!({"node-name": "copy"}), "in use";
+    "the-disk-gets-an-overlay" => "blockdev-snapshot", || json!({"node": "copy",
+        "overlay": "more"}), "in use";
+}
+
+fn bitmap() -> Value {
+    json!({"node": "disk", "name": "recorded"})
+}
+
+/// While a backup runs, what would spoil it is refused, and has no effect: it gets the disk as it was, and its bitmap starts anew.
+#[case(rows = ATTEMPTS)]
+async fn while_one_runs(t: &mut Test, attempt: &Attempt) -> CaseResult {
+    let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
+    let copy = t.image("copy").size(MIB).create().await?;
+    let more = t.image("more").size(MIB).create().await?;
+    let host = t.host().disk(&disk).blockdev(&copy).blockdev(&more);
+    let vm = host.launch().await?;
+    let _server = vm.nbd_server().start().await?;
+    for name in ["recorded", "other"] {
+        vm.bitmap("disk", name).add().await?;
+    }
+    vm.disk("disk").write(0x22, 0..8 * CLUSTER).await?;
+    let backup = vm.backup("disk").to("copy").sync("incremental").id("job");
+    let backup = backup
+        .set("bitmap", "recorded")
+        .set("x-perf", json!({"max-chunk": CLUSTER}));
+    let job = backup.speed(super::super::HELD).start().await?;
+    let begun = |job: &Value| job["current-progress"].as_u64() > Some(0);
+    job.until("its first step", begun).await?;
+
+    let before = vm.state().await?;
+    vm.cmd(attempt.command, (attempt.arguments)())
+        .expect_error(attempt.error)
+        .await?;
+    vm.assert_same_graph_as(&before).await?;
+    vm.disk("disk")
+        .write(0x33, 4 * CLUSTER..5 * CLUSTER)
+        .await?;
+    job.set_speed(0).await?;
+    job.wait().await?;
+
+    vm.bitmap("disk", "recorded")
+        .assert(json!({"count": CLUSTER}))
+        .await?;
+    vm.bitmap("disk", "other")
+        .assert(json!({"count": 8 * CLUSTER}))
+        .await?;
+    vm.shutdown().await?;
+    copy.assert_reads(&[(0x22, 0..8 * CLUSTER)]).await?;
+    disk.assert_pattern(0x33, 4 * CLUSTER..5 * CLUSTER).await
+}

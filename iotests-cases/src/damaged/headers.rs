@@ -1,0 +1,256 @@
+//! Headers that say what cannot be.
+
+use imgtools::qcow2::field;
+use iotests_core::prelude::*;
+
+use super::{Edit, assert_refused};
+use Edit::{Be16, Be32, Be64, Bytes, Cut, Le16, Le32, Le64, VhdChecksum};
+
+/// What is changed in a good image, and what is said of it then.
+struct Damage {
+    edits: &'static [Edit],
+    error: &'static str,
+}
+
+/// A good image, damaged.
+async fn assert_refuses(t: &Test, damage: &Damage) -> CaseResult {
+    let mut image = t.image("disk").size(4 * MIB);
+    if t.format() != LUKS {
+        // With a key, this would take seconds.
+        image = image.write(0x11, 0..MIB);
+    }
+    let image = image.create().await?;
+    for edit in damage.edits {
+        edit.apply(&image)?;
+    }
+    assert_refused(t, &image, damage.error).await
+}
+
+rows! {
+    QCOW2S: Damage { edits, error };
+    "magic" => &[Be32(field::MAGIC, 0x5146_49fa)], "Image is not in qcow2 format";
+    "version-1" => &[Be32(field::VERSION, 1)], "Unsupported qcow2 version 1";
+    "version-4" => &[Be32(field::VERSION, 4)], "Unsupported qcow2 version 4";
+    "small-clusters" => &[Be32(field::CLUSTER_BITS, 8)], "Unsupported cluster size: 2^8";
+    "large-clusters" => &[Be32(field::CLUSTER_BITS, 22)], "Unsupported cluster size: 2^22";
+    "short-header" => &[Be32(field::HEADER_LENGTH, 72)], "qcow2 header too short";
+    "long-header" => &[Be32(field::HEADER_LENGTH, 0x7fff_fff8)],
+        "qcow2 header exceeds cluster size";
+    "unknown-feature" => &[Be64(field::INCOMPATIBLE_FEATURES, 1 << 63)],
+        "Unsupported qcow2 feature(s)";
+    "refcount-order" => &[Be32(field::REFCOUNT_ORDER, 7)], "Reference count entry width too large";
+    "encryption" => &[Be32(field::CRYPT_METHOD, 3)], "Unsupported encryption method 3";
+    "compression" => &[Be64(field::INCOMPATIBLE_FEATURES, 8), Bytes(field::COMPRESSION_TYPE,
+        &[0xff])],
+        "qcow2: unknown compression type: 255";
+    "large-l1" => &[Be32(field::L1_SIZE, 0x7fff_ffff)], "Active L1 table too large";
+    "small-l1" => &[Be32(field::L1_SIZE, 0)], "L1 table is too small";
+    "unaligned-l1" => &[Be64(field::L1_TABLE_OFFSET, 0x1234_5678)],
+        "Active L1 table offset invalid";
+    "l1-beyond-63-bits" => &[Be64(field::L1_TABLE_OFFSET, 0x7fff_ffff_ffff_0000)],
+        "Could not read L1 table";
+    "no-refcounts" => &[Be32(field::REFCOUNT_TABLE_CLUSTERS, 0)],
+        "Image does not contain a reference count table";
+    "large-refcounts" => &[Be32(field::REFCOUNT_TABLE_CLUSTERS, 0x7fff_ffff)],
+        "Reference count table too large";
+    "unaligned-refcounts" => &[Be64(field::REFCOUNT_TABLE_OFFSET, 0x1_0200)],
+        "Reference count table offset invalid";
+    "many-snapshots" => &[Be32(field::NB_SNAPSHOTS, 0x7fff_ffff)], "Snapshot table too large";
+    "unaligned-snapshots" => &[Be32(field::NB_SNAPSHOTS, 1), Be64(field::SNAPSHOTS_OFFSET, 3)],
+        "Snapshot table offset invalid";
+    "backing-name-elsewhere" => &[Be64(field::BACKING_FILE_OFFSET, 1 << 40),
+        Be32(field::BACKING_FILE_SIZE, 8)],
+        "Invalid backing file offset";
+    "long-backing-name" => &[Be64(field::BACKING_FILE_OFFSET, 0x400),
+        Be32(field::BACKING_FILE_SIZE, 5000)],
+        "Backing file name too long";
+    "huge" => &[Be64(field::SIZE, 1 << 62)], "Image is too big";
+    "long-extension" => &[Be32(112, 0x1234), Be32(116, 0xffff_fff0)], "Header extension too large";
+    "cut-in-the-header" => &[Cut(60)], "qcow2 header too short";
+}
+
+/// Who opens a qcow2 image with a damaged header says what is wrong with it, and leaves it alone.
+#[case(rows = QCOW2S)]
+async fn of_qcow2_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
+    assert_refuses(t, damage).await
+}
+
+const SLOT_0: u64 = 208;
+/// The first one that has no key.
+const SLOT_1: u64 = SLOT_0 + 48;
+/// Within a slot.
+const ITERATIONS: u64 = 4;
+const KEY_OFFSET: u64 = 40;
+const STRIPES: u64 = 44;
+
+rows! {
+    LUKSES: Damage { edits, error };
+    "magic" => &[Bytes(0, b"LUKX")], "Volume is not in LUKS format";
+    "version" => &[Be16(6, 2)], "LUKS version 2 is not supported";
+    "endless-cipher" => &[Bytes(8, &[b'a'; 32])], "LUKS header cipher name is not NUL terminated";
+    "endless-mode" => &[Bytes(40, &[b'a'; 32])], "LUKS header cipher mode is not NUL terminated";
+    "endless-hash" => &[Bytes(72, &[b'a'; 32])], "LUKS header hash spec is not NUL terminated";
+    "unknown-cipher" => &[Bytes(8, b"rot13\0")],
+        "Algorithm 'rot13' with key size 32 bytes not supported";
+    "unknown-hash" => &[Bytes(72, b"crc32\0\0")], "'crc32' not supported";
+    "mode-without-iv" => &[Bytes(40, b"xts\0")], "Unexpected cipher mode string format 'xts'";
+    "payload-in-the-header" => &[Be32(104, 3)], "LUKS payload is overlapping with the header";
+    "no-iterations" => &[Be32(164, 0)], "LUKS key iteration count is zero";
+    "stripes" => &[Be32(SLOT_1 + STRIPES, 3999)], "Keyslot 1 is corrupted (stripes 3999 != 4000)";
+    "no-stripes" => &[Be32(SLOT_0 + STRIPES, 0)], "Keyslot 0 is corrupted (stripes 0 != 4000)";
+    "state-of-a-slot" => &[Be32(SLOT_1, 1)], "Keyslot 1 state (active/disable) is corrupted";
+    "no-iterations-of-a-slot" => &[Be32(SLOT_0 + ITERATIONS, 0)],
+        "Keyslot 0 iteration count is zero";
+    "slot-in-the-header" => &[Be32(SLOT_0 + KEY_OFFSET, 2)],
+        "Keyslot 0 is overlapping with the LUKS header";
+    "slot-behind-the-fields" => &[Be32(SLOT_0 + KEY_OFFSET, 4)],
+        "Keyslot 0 is overlapping with the LUKS header";
+    "slot-in-the-payload" => &[Be32(SLOT_1 + KEY_OFFSET, 0x0100_0000)],
+        "Keyslot 1 is overlapping with the encrypted payload";
+    "slot-in-a-slot" => &[Be32(SLOT_1 + KEY_OFFSET, 16)],
+        "Keyslots 0 and 1 are overlapping in the header";
+    "cut-in-the-header" => &[Cut(512)], "Keyslot";
+}
+
+/// Who opens a LUKS volume with a damaged header says what is wrong with it before any key is tried.
+#[case(formats = [LUKS], groups = [CRYPTO], rows = LUKSES)]
+async fn of_luks_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
+    assert_refuses(t, damage).await
+}
+
+const DYNAMIC: u64 = 512;
+
+rows! {
+    VPCS: Damage { edits, error };
+    "magic-in-both-places" => &[Bytes(0, b"conectiy"), Cut(512 * 1024)], "invalid VPC image";
+    "only-the-footer-of-a-dynamic-disk" => &[Bytes(0, b"conectiy")], "invalid VPC image";
+    "checksum" => &[Be32(64, 0)], "Incorrect header checksum";
+    "dynamic-header-elsewhere" => &[Be64(16, 0x300), VhdChecksum], "Invalid header magic";
+    "dynamic-header-behind-the-file" => &[Be64(16, 1 << 40), VhdChecksum], "Invalid header magic";
+    "dynamic-magic" => &[Bytes(DYNAMIC, b"cxspars3")], "Invalid header magic";
+    "no-blocks" => &[Be32(DYNAMIC + 32, 0)], "Invalid block size 0";
+    "odd-blocks" => &[Be32(DYNAMIC + 32, 0x20_0200)], "Invalid block size";
+    "small-blocks" => &[Be32(DYNAMIC + 32, 256)], "Invalid block size 256";
+    "short-table" => &[Be32(DYNAMIC + 28, 1)], "Page table too small";
+    "huge-table" => &[Be32(DYNAMIC + 28, 0x7fff_ffff)], "Max Table Entries too large";
+    "cut-in-a-block" => &[Cut(1024 * 1024)], "The image has been truncated";
+    "block-behind-the-file" => &[Be32(0x600, 0x7fff_ffff)], "The image has been truncated";
+    "cut-in-the-header" => &[Cut(100)], "Invalid header magic";
+}
+
+/// Who opens a VHD with a damaged footer or header says what is wrong with it.
+#[case(formats = [VPC], rows = VPCS)]
+async fn of_vpc_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
+    assert_refuses(t, damage).await
+}
+
+rows! {
+    VDIS: Damage { edits, error };
+    "signature" => &[Le32(64, 1)], "Image not in VDI format (bad signature 00000001)";
+    "version" => &[Le32(68, 0x2_0001)], "unsupported VDI image (version 2.1)";
+    "unaligned-map" => &[Le32(340, 0x201)],
+        "unsupported VDI image (unaligned block map offset 0x201)";
+    "unaligned-data" => &[Le32(344, 0x3)], "unsupported VDI image (unaligned data offset 0x3)";
+    "sectors" => &[Le32(360, 4096)], "unsupported VDI image (sector size 4096 is not 512)";
+    "no-blocks" => &[Le32(376, 0)], "unsupported VDI image (block size 0 is not 1048576)";
+    "large-blocks" => &[Le32(376, 0x20_0000)],
+        "unsupported VDI image (block size 2097152 is not 1048576)";
+    "short-map" => &[Le32(384, 1)], "image bitmap has room for 1048576)";
+    "huge-map" => &[Le32(384, u32::MAX)], "unsupported VDI image (too many blocks 4294967295";
+    "huge" => &[Le64(368, 1 << 62)], "Unsupported VDI image size (size is 0x4000000000000000";
+    "link" => &[Bytes(424, &[1])], "unsupported VDI image (non-NULL link UUID)";
+    "parent" => &[Bytes(440, &[1])], "unsupported VDI image (non-NULL parent UUID)";
+    "cut-in-the-header" => &[Cut(64)], "Image not in VDI format";
+}
+
+/// Who opens a VDI with a damaged header says what is wrong with it.
+#[case(formats = [VDI], rows = VDIS)]
+async fn of_vdi_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
+    assert_refuses(t, damage).await
+}
+
+rows! {
+    QEDS: Damage { edits, error };
+    "magic" => &[Bytes(0, b"QEX\0")], "Image not in QED format";
+    "feature" => &[Le64(16, 1 << 40)], "Unsupported QED features: 10000000000";
+    "small-clusters" => &[Le32(4, 512)], "QED cluster size is invalid";
+    "odd-clusters" => &[Le32(4, 0x1_0001)], "QED cluster size is invalid";
+    "no-tables" => &[Le32(8, 0)], "QED table size is invalid";
+    "large-tables" => &[Le32(8, 32)], "QED table size is invalid";
+    "l1-in-the-header" => &[Le64(40, 0)], "QED table offset is invalid";
+    "unaligned-l1" => &[Le64(40, 0x1_0200)], "QED table offset is invalid";
+    "l1-behind-the-file" => &[Le64(40, 1 << 40)], "QED table offset is invalid";
+    "huge" => &[Le64(48, 1 << 62)], "QED image size is invalid";
+    "odd-size" => &[Le64(48, 513)], "QED image size is invalid";
+    "long-header" => &[Le32(12, 0x7fff_ffff)], "QED table offset is invalid";
+    "backing-name-elsewhere" => &[Le64(16, 1), Le32(56, 0x7fff_0000), Le32(60, 8)],
+        "QED backing filename offset is invalid";
+    "long-backing-name" => &[Le64(16, 1), Le32(56, 64), Le32(60, 5000)],
+        "Failed to read backing filename";
+}
+
+/// Who opens a QED image with a damaged header says what is wrong with it.
+#[case(formats = [QED], rows = QEDS)]
+async fn of_qed_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
+    assert_refuses(t, damage).await
+}
+
+rows! {
+    PARALLELSES: Damage { edits, error };
+    "magic" => &[Bytes(0, b"X")], "Image not in Parallels format";
+    "version" => &[Le32(16, 3)], "Image not in Parallels format";
+    "no-sectors" => &[Le32(28, 0)], "Invalid image: Zero sectors per track";
+    "large-clusters" => &[Le32(28, 0x7fff_ffff)], "Invalid image: Too big cluster";
+    "huge-table" => &[Le32(32, 0x7fff_ffff)], "Catalog too large";
+    "extension-behind-all-offsets" => &[Le64(56, 1 << 55)], "Invalid image: Too big offset";
+    "cut-in-the-header" => &[Cut(10)], "Image not in Parallels format";
+}
+
+/// Who opens a Parallels image with a damaged header says what is wrong with it.
+#[case(formats = [PARALLELS], rows = PARALLELSES)]
+async fn of_parallels_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
+    assert_refuses(t, damage).await
+}
+
+rows! {
+    VMDKS: Damage { edits, error };
+    "magic" => &[Bytes(0, b"KDMX")], "invalid VMDK image descriptor";
+    "version" => &[Le32(4, 4)], "Unsupported VMDK version 4";
+    "large-tables" => &[Le32(44, 513)], "L2 table size too big";
+    "no-tables" => &[Le32(44, 0)], "L1 entry size is invalid";
+    "large-grains" => &[Le64(20, 0x20_0001)], "Invalid granularity, image may be corrupt";
+    "no-grains" => &[Le64(20, 0)], "L1 entry size is invalid";
+    "huge" => &[Le64(12, 1 << 45)], "L1 size too big";
+    "cut-before-the-grains" => &[Cut(30_000)], "File truncated, expecting at least";
+    "footer-that-is-none" => &[Le64(56, u64::MAX)], "Invalid footer";
+}
+
+/// Who opens a VMDK with a damaged header says what is wrong with it.
+#[case(formats = [VMDK], rows = VMDKS)]
+async fn of_vmdk_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
+    assert_refuses(t, damage).await
+}
+
+/// The signatures of the two headers and the two region tables.
+const HEADERS: [u64; 2] = [64 * KIB, 128 * KIB];
+const REGIONS: [u64; 2] = [192 * KIB, 256 * KIB];
+
+rows! {
+    VHDXS: Damage { edits, error };
+    "signature" => &[Bytes(0, b"vhdxfilX")], "Could not open";
+    "both-headers" => &[Bytes(HEADERS[0], b"X"), Bytes(HEADERS[1], b"X")],
+        "No valid VHDX header found";
+    "checksums-of-both-headers" => &[Le32(HEADERS[0] + 4, 0), Le32(HEADERS[1] + 4, 0)],
+        "No valid VHDX header found";
+    "version-of-both-headers" => &[Le16(HEADERS[0] + 66, 9), Le16(HEADERS[1] + 66, 9)],
+        "No valid VHDX header found";
+    "regions" => &[Bytes(REGIONS[0], b"X")], "Could not open";
+    "number-of-regions" => &[Le32(REGIONS[0] + 8, 2048)], "Could not open";
+    "cut-before-the-regions" => &[Cut(REGIONS[0])], "Could not open";
+}
+
+/// Who opens a VHDX with damaged headers refuses it.
+#[case(formats = [VHDX], rows = VHDXS)]
+async fn of_vhdx_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
+    assert_refuses(t, damage).await
+}

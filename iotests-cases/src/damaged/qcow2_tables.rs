@@ -1,0 +1,148 @@
+//! Tables of a qcow2 image that say what cannot be: found before anything is written where it does not belong.
+
+use imgtools::img::{Call, Check, Repair};
+use imgtools::qcow2;
+use iotests_core::prelude::*;
+use nbd::proto::Errno;
+
+use super::Edit;
+
+/// Where the tables of the image are.
+struct Tables {
+    l1: u64,
+    l2: u64,
+    data: u64,
+    refcounts: u64,
+    block: u64,
+}
+
+impl Tables {
+    fn of(image: &Image) -> CaseResult<Tables> {
+        let header = qcow2::Image::open(image.file())?;
+        let (l1, refcounts) = {
+            let header = header.header();
+            (header.l1_table_offset, header.refcount_table_offset)
+        };
+        let bytes = std::fs::read(image.file())?;
+        let entry = |at: u64| -> CaseResult<u64> {
+            let at = usize::try_from(at)?;
+            let entry = bytes.get(at..at + 8).and_then(|it| it.first_chunk());
+            let entry = entry.ok_or_else(|| Failure::new("a table is not in the file"))?;
+            Ok(u64::from_be_bytes(*entry) & 0x00ff_ffff_ffff_fe00)
+        };
+        let l2 = entry(l1)?;
+        let (data, block) = (entry(l2)?, entry(refcounts)?);
+        Ok(Tables {
+            l1,
+            l2,
+            data,
+            refcounts,
+            block,
+        })
+    }
+}
+
+/// The cluster is only used here.
+const COPIED: u64 = 1 << 63;
+
+/// A wrong entry.
+struct Damage {
+    edit: fn(&Tables) -> Edit,
+    /// Where a guest writes, so that somebody looks at it.
+    write: u64,
+    /// What is said of it.
+    error: &'static str,
+    /// Whether it can be repaired.
+    repaired: bool,
+}
+
+/// Beside the first cluster, which holds data.
+const NEW: u64 = CLUSTER;
+
+rows! {
+    DAMAGES: Damage { edit, write, error, repaired };
+    "unaligned-data" => |it| Edit::Be64(it.l2, (it.data + 512) | COPIED), 0, "unaligned", false;
+    "unaligned-l2" => |it| Edit::Be64(it.l1, (it.l2 + 512) | COPIED), 0, "unaligned", false;
+    "unaligned-refcount-block" => |it| Edit::Be64(it.refcounts, it.block + 512), NEW, "unaligned",
+        false;
+    "data-in-the-l1-table" => |it| Edit::Be64(it.l2, it.l1 | COPIED), 0,
+        "overlaps with active L1 table", true;
+    "data-in-the-l2-table" => |it| Edit::Be64(it.l2, it.l2 | COPIED), 0,
+        "overlaps with active L2 table", true;
+    "data-in-a-refcount-block" => |it| Edit::Be64(it.l2, it.block | COPIED), 0,
+        "overlaps with refcount block", true;
+    "data-in-the-refcount-table" =>
+        |it| Edit::Be64(it.l2, it.refcounts | COPIED), 0, "overlaps with refcount table", true;
+    "l1-table-counts-as-free" => |it| Edit::Be16(it.block + it.l1 / CLUSTER * 2, 0), NEW,
+        "overlaps with active L1 table", true;
+    "l2-table-counts-as-free" => |it| Edit::Be16(it.block + it.l2 / CLUSTER * 2, 0), NEW,
+        "overlaps with active L2 table", true;
+    "refcount-block-counts-as-free" =>
+        |it| Edit::Be16(it.block + it.block / CLUSTER * 2, 0), NEW, "overlaps with refcount block",
+        true;
+}
+
+/// A write for which a wrong entry would have been followed fails, and so does each one after it; the machine says why and lives, and the
+/// tables and the data of others are as they were. The image is marked, and is not written to again unless it
+/// can be repaired.
+#[case(rows = DAMAGES)]
+async fn are_found_by_a_write(t: &mut Test, damage: &Damage) -> CaseResult {
+    let image = t
+        .image("disk")
+        .size(4 * MIB)
+        .write(0x11, 0..CLUSTER)
+        .create()
+        .await?;
+    let tables = Tables::of(&image)?;
+    (damage.edit)(&tables).apply(&image)?;
+    let before = std::fs::read(image.file())?;
+
+    let host = t.host().blockdev(&image);
+    let vm = host.tolerate("Marking image as corrupt").launch().await?;
+    let export = vm.export("disk").writable().await?;
+    let client = export.client().await?;
+    for _ in 0..2 {
+        let written = client
+            .write(damage.write, vec![0x22; 64 * KIB as usize])
+            .await;
+        let errno = written.map_err(|error| error.errno());
+        // The second time there is no image any more, for which the protocol has no word.
+        let refused = matches!(errno, Err(Some(Errno::EIO | Errno::EINVAL)));
+        check!(refused, "{errno:?}");
+    }
+    client.disconnect().await?;
+    export.remove().await?;
+    let event = vm.event("BLOCK_IMAGE_CORRUPTED").await?;
+    event.assert_includes(&json!({"data": {"node-name": "disk", "fatal": true}}))?;
+    let said = event.at("data/msg")?.to_string();
+    check!(said.contains(damage.error), "it says {said}");
+    vm.shutdown().await?;
+
+    const CORRUPT: u64 = 2;
+    check!(
+        qcow2::Image::open(image.file())?
+            .header()
+            .incompatible_features
+            == CORRUPT
+    );
+    let after = std::fs::read(image.file())?;
+    check!(
+        after.get(512..before.len()) == before.get(512..),
+        "something but the header was written"
+    );
+    let error = "Image is corrupt; cannot be opened read/write";
+    image.io(["write 0 512"]).expect_error(error).await?;
+    let all = |call: Call<Check>| call.repair(Repair::All);
+    image.check().with(all).any_status().await?;
+    if !damage.repaired {
+        let error = "Image is corrupt; cannot be opened read/write";
+        return image
+            .io(["write 0 512"])
+            .expect_error(error)
+            .await
+            .map(drop);
+    }
+    image.assert_clean().await?;
+    image.write(0x33, NEW..2 * CLUSTER).await?;
+    image.assert_pattern(0x33, NEW..2 * CLUSTER).await
+}
