@@ -33,6 +33,16 @@ impl Bytes {
         self.0 = joined(parts);
     }
 
+    /// Zeroes everywhere but in these ranges.
+    pub(super) fn keep(&mut self, ranges: &[Range<u64>]) {
+        let before = std::mem::replace(self, Bytes::zeroes(self.size()));
+        for range in ranges {
+            for (byte, range) in before.part(range.clone()) {
+                self.fill(byte, range);
+            }
+        }
+    }
+
     /// Another size; what is new is zero.
     pub(super) fn resize(&mut self, size: u64) {
         let old = self.size();
@@ -108,6 +118,13 @@ mod tests {
             other.resize(size);
             plain.resize(size as usize, 0);
             prop_assert_eq!(flat(&other), plain.clone());
+
+            let mut kept = runs.clone();
+            kept.keep(&[3..9, 5..30]);
+            let at = |place| (3..30).contains(&place);
+            let all = flat(&runs).into_iter().enumerate();
+            let expected: Vec<u8> = all.map(|(place, byte)| if at(place) { byte } else { 0 }).collect();
+            prop_assert_eq!(flat(&kept), expected);
 
             let differences = runs.differences(&other);
             for place in 0..60_u64 {

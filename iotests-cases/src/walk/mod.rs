@@ -3,25 +3,30 @@
 //! Each program has a seed. One that fails is made smaller, and the rest of it runs once more as the case itself, so that it is
 //! reported like any other failure; the report shows it as a case to paste.
 
+mod bitmap;
 mod bytes;
+mod host;
 mod model;
 mod play;
 mod program;
+mod refusal;
+mod resolve;
 mod step;
+mod text;
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use iotests_core::author::Sink;
-use iotests_core::case::Backend;
 use iotests_core::prelude::*;
 use iotests_core::wire::{CaseEvent, FailureReport};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use self::host::Host;
 use self::program::{Program, program};
-use self::step::{Step, image_text, launch_text};
+use self::text::text;
 
 /// How many programs an instance runs.
 const PROGRAMS: u64 = 20;
@@ -116,10 +121,9 @@ async fn attempt(t: &Test, program: &Program) -> CaseResult<Option<FailureReport
         }
     });
     let inner = Test::new(spec, sink);
-    let steps = program.steps(t.backend());
     let body = Box::pin(async {
         let time = LONGEST.mul_f64(t.spec().scale);
-        let played = play::play(&inner, program.model(t.backend()), &steps);
+        let played = play(&inner, program);
         match tokio::time::timeout(time, played).await {
             Ok(result) => result,
             Err(_) => Err(Failure::new(format!(
@@ -138,6 +142,12 @@ async fn attempt(t: &Test, program: &Program) -> CaseResult<Option<FailureReport
     }
 }
 
+async fn play(t: &Test, program: &Program) -> CaseResult {
+    let (model, steps) = (program.model(t.backend()), program.steps(t.backend()));
+    let mut host = Host::prepare(t, &model, &steps).await?;
+    play::play(&mut host, model, &steps, |step| t.step(step)).await
+}
+
 /// Runs what is left of a program as this case, and reports it as a case to paste.
 async fn show(t: &Test, seed: u64, program: &Program, first: &FailureReport) -> CaseResult {
     let text = text(program, t.backend());
@@ -145,8 +155,7 @@ async fn show(t: &Test, seed: u64, program: &Program, first: &FailureReport) -> 
     fs::create_dir_all(&file)?;
     fs::write(file.join("found.rs"), &text)?;
     let found = format!("the program of seed {seed} fails; what is left of it is\n\n{text}\n");
-    let model = program.model(t.backend());
-    match play::play(t, model, &program.steps(t.backend())).await {
+    match play(t, program).await {
         Err(failure) => {
             let headline = failure.report().headline;
             Err(failure.context(found).headline(headline))
@@ -159,61 +168,12 @@ async fn show(t: &Test, seed: u64, program: &Program, first: &FailureReport) -> 
     }
 }
 
-/// A program as a case: `use iotests_core::prelude::*;`, and `nbd` where there is a second client.
-fn text(program: &Program, backend: Option<Backend>) -> String {
-    let mut model = program.model(backend);
-    let steps = program.steps(backend);
-    let mut lines = Vec::new();
-    let mut below = None;
-    for layer in &model.chain {
-        lines.push(image_text(&layer.name, &layer.shape, below));
-        below = Some(layer.name.as_str());
-    }
-    for (name, shape, below) in steps.iter().filter_map(Step::image) {
-        lines.push(image_text(name, shape, below));
-    }
-    let names = |model: &model::Model| -> Vec<String> {
-        model.chain.iter().map(|layer| layer.name.clone()).collect()
-    };
-    let chain = names(&model);
-    let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
-    lines.push(format!("let vm = {};", launch_text(&chain, model.discards)));
-    lines.push(format!("let disk = vm.disk(\"{}\");", model.disk_name));
-    for step in &steps {
-        let chain = names(&model);
-        let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
-        let active = model.active().name.clone();
-        lines.extend(step.text(&active, &chain, model.discards));
-        let left = model.apply(step);
-        lines.extend(
-            left.iter()
-                .map(|node| format!("vm.remove_node(\"{node}\").await?;")),
-        );
-    }
-    lines.push(format!(
-        "vm.assert_chain(\"{}\").await?;",
-        model.chain_text()
-    ));
-    for layer in &model.chain {
-        lines.extend(step::reads_text(
-            &format!("vm.node(\"{}\")", layer.name),
-            layer,
-        ));
-    }
-    lines.push("vm.shutdown().await?;".to_owned());
-    for layer in model.chain.iter().chain(&model.copies) {
-        lines.push(format!("{}.assert_clean().await?;", layer.name));
-        lines.extend(step::reads_text(&layer.name, layer));
-    }
-    let body: String = lines.iter().map(|line| format!("    {line}\n")).collect();
-    format!(
-        "/// Found by the random walk.\n#[case(formats = [QCOW2], host = Any)]\nasync fn found(t: &mut Test) -> CaseResult {{\n{body}    Ok(())\n}}\n"
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use iotests_core::case::Backend;
+
     use super::*;
+    use crate::walk::step::Step;
 
     fn steps(seed: u64) -> Vec<Step> {
         let program = generated(seed).unwrap().current();
@@ -230,7 +190,7 @@ mod tests {
     #[test]
     fn programs_have_steps_of_every_kind() {
         let all: Vec<Step> = (0..300).flat_map(steps).collect();
-        let kinds: [fn(&Step) -> bool; 11] = [
+        let kinds: [fn(&Step) -> bool; 15] = [
             |step| matches!(step, Step::Io(_)),
             |step| matches!(step, Step::Together(_)),
             |step| matches!(step, Step::Snapshot { .. }),
@@ -240,7 +200,11 @@ mod tests {
             |step| matches!(step, Step::Backup { .. }),
             |step| matches!(step, Step::Bitmap { .. }),
             |step| matches!(step, Step::Resize { .. }),
-            |step| matches!(step, Step::Restart),
+            |step| matches!(step, Step::Restart { .. }),
+            |step| matches!(step, Step::Broken(..)),
+            |step| matches!(step, Step::Transaction { .. }),
+            |step| matches!(step, Step::Reopen { .. }),
+            |step| matches!(step, Step::Frozen(_)),
             |step| matches!(step, Step::Refused(_)),
         ];
         for (number, kind) in kinds.into_iter().enumerate() {
@@ -273,7 +237,8 @@ mod tests {
             let steps = smallest.steps(None);
             assert!(is_wrong(&steps));
             // The two, and at most the snapshots without which this commit would be another one.
-            let is_needed = |step: &&Step| matches!(step, Step::Snapshot { .. });
+            let is_needed =
+                |step: &&Step| matches!(step, Step::Snapshot { .. } | Step::Transaction { .. });
             let snapshots = steps.iter().filter(is_needed).count();
             assert_eq!(steps.len() - snapshots, 2, "seed {seed}: {steps:?}");
             assert!(snapshots <= 3, "seed {seed}: {steps:?}");
@@ -286,7 +251,7 @@ mod tests {
         let has = |seed: &u64| {
             let steps = steps(*seed);
             steps.iter().any(|step| matches!(step, Step::Mirror { .. }))
-                && steps.contains(&Step::Restart)
+                && steps.contains(&Step::Restart { inside: None })
         };
         let seed = (0..1000).find(has).unwrap();
         let program = generated(seed).unwrap().current();

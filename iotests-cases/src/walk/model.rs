@@ -1,11 +1,13 @@
 //! What QEMU must show: a model of a chain of images, kept in memory.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::ops::Range;
 
+use iotests_core::prelude::*;
+
+use super::bitmap::Bits;
 use super::bytes::Bytes;
-use super::step::{End, Io, IoKind, Job, Step};
+use super::step::{Action, Change, End, Io, IoKind, Job, Part, Step};
 
 /// How an image is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +15,12 @@ pub(super) struct Shape {
     pub(super) size: u64,
     pub(super) cluster: u64,
     pub(super) subclusters: bool,
+    /// Its data lie in another file; whether they lie there as the guest sees them.
+    pub(super) data_file: Option<bool>,
+    /// Its clusters have their places from the start.
+    pub(super) preallocated: bool,
+    /// Whole clusters of what is written at first are compressed.
+    pub(super) compressed: bool,
     /// What is written to it before anything else, in this order.
     pub(super) data: Vec<(u8, Range<u64>)>,
 }
@@ -29,6 +37,10 @@ pub(super) struct Layer {
     pub(super) stays: bool,
     /// A job has streamed into it: newer QEMUs leave it writable (docs/qemu-findings.md).
     pub(super) streamed: bool,
+    /// A request for its tables has failed, which may leave clusters that nothing uses.
+    pub(super) leaks: bool,
+    /// Its internal snapshots, with what is read from those that do not depend on what is below.
+    pub(super) inside: Vec<(String, Option<Bytes>)>,
 }
 
 impl Layer {
@@ -50,6 +62,8 @@ impl Layer {
             bitmaps: BTreeMap::new(),
             stays: true,
             streamed: false,
+            leaks: false,
+            inside: Vec::new(),
         }
     }
 
@@ -58,7 +72,7 @@ impl Layer {
         let range = io.range.start..io.range.end.min(size);
         let (byte, written) = match io.kind {
             IoKind::Write(byte) => (byte, range.clone()),
-            IoKind::Zero => (0, range.clone()),
+            IoKind::Zero | IoKind::Unmap => (0, range.clone()),
             IoKind::Flush => return,
             // Nodes without `discard=unmap` drop the request.
             IoKind::Discard if !discards => return,
@@ -70,6 +84,11 @@ impl Layer {
         for bits in self.bitmaps.values_mut().filter(|bits| bits.records) {
             bits.set(range.clone());
         }
+    }
+
+    /// Whether the image can go back to a snapshot inside of it: not with bitmaps.
+    pub(super) fn can_go_back(&self) -> bool {
+        !self.bitmaps.values().any(|bits| bits.persistent)
     }
 
     /// The clusters that lie in a range; the last one may be cut by the end of the image.
@@ -84,41 +103,6 @@ impl Layer {
     }
 }
 
-/// A dirty bitmap.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Bits {
-    pub(super) granularity: u64,
-    pub(super) records: bool,
-    pub(super) persistent: bool,
-    /// The numbers of the bits that must be set.
-    pub(super) dirty: BTreeSet<u64>,
-    /// A job has written as well, and may have set more.
-    pub(super) at_least: bool,
-}
-
-impl Bits {
-    pub(super) fn set(&mut self, range: Range<u64>) {
-        if !range.is_empty() {
-            let first = range.start / self.granularity;
-            self.dirty
-                .extend(first..range.end.div_ceil(self.granularity));
-        }
-    }
-
-    /// The dirty bytes, in an image of this size.
-    pub(super) fn ranges(&self, size: u64) -> Vec<Range<u64>> {
-        let mut out: Vec<Range<u64>> = Vec::new();
-        for bit in &self.dirty {
-            let range = bit * self.granularity..((bit + 1) * self.granularity).min(size);
-            match out.last_mut() {
-                Some(last) if last.end == range.start => last.end = range.end,
-                _ => out.push(range),
-            }
-        }
-        out
-    }
-}
-
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Model {
@@ -130,6 +114,13 @@ pub(super) struct Model {
     pub(super) discards: bool,
     /// Whether the disk grows with its node: that of a storage daemon is an export, which does not let it.
     pub(super) grows: bool,
+    /// Whether the disk has a thread of its own.
+    pub(super) iothread: bool,
+    /// Whether the file of a layer can be written to while the layer cannot. If not, only that of the active image can be
+    /// replaced: another one would not follow its image when that becomes writable.
+    pub(super) writable_files: bool,
+    /// Whether the tables of an image do not fit into the memory for them.
+    pub(super) small_caches: bool,
     /// What a guest can reach.
     pub(super) disk: u64,
     /// The name of the disk: that of the node on which it was launched.
@@ -145,6 +136,9 @@ impl Model {
             copies: Vec::new(),
             discards,
             grows,
+            iothread: false,
+            writable_files: false,
+            small_caches: false,
             disk: 0,
             disk_name: String::new(),
             images: 0,
@@ -156,6 +150,23 @@ impl Model {
         }
         model.launched();
         model
+    }
+
+    /// The options of its nodes. The default of `discard` depends on whether a node was made within the one above it.
+    pub(super) fn node_options(&self) -> Vec<(&'static str, Value)> {
+        let discard = match self.discards {
+            true => "unmap",
+            false => "ignore",
+        };
+        let mut options = vec![("discard", discard.into())];
+        if self.writable_files {
+            options.push(("file.read-only", false.into()));
+        }
+        if self.small_caches {
+            options.push(("l2-cache-entry-size", json!(512)));
+            options.push(("l2-cache-size", json!(1024)));
+        }
+        options
     }
 
     /// The name of the next image, which is taken.
@@ -209,7 +220,7 @@ impl Model {
     pub(super) fn apply(&mut self, step: &Step) -> Vec<String> {
         let before = self.chain.clone();
         self.change(step);
-        if *step == Step::Restart {
+        if matches!(step, Step::Restart { .. }) {
             return Vec::new();
         }
         let left = before.into_iter().rev();
@@ -217,15 +228,21 @@ impl Model {
         left.map(|layer| layer.name).collect()
     }
 
+    pub(super) fn after(&self, step: &Step) -> Model {
+        let mut after = self.clone();
+        after.apply(step);
+        after
+    }
+
     fn change(&mut self, step: &Step) {
         match step {
             Step::Io(io) => self.write_all(std::slice::from_ref(io)),
             Step::Together(ios) => self.write_all(ios),
-            Step::Snapshot { shape, .. } => {
-                let name = self.next_image();
-                let overlay = Layer::new(name, shape.clone(), self.chain.last());
-                self.chain.push(overlay);
+            Step::Broken(io, fault) => {
+                self.may_leak(&fault.node);
+                self.write_all(std::slice::from_ref(io));
             }
+            Step::Snapshot { shape, .. } => self.snapshot(shape),
             Step::Commit { top, base, job } => {
                 self.play(job);
                 self.commit(top, base, job.end);
@@ -246,7 +263,7 @@ impl Model {
                 shape, below, job, ..
             } => {
                 self.play(job);
-                let copy = self.copy(shape);
+                let copy = self.copy(shape, job);
                 if job.end == End::Complete {
                     match below {
                         None => self.chain.clear(),
@@ -255,17 +272,22 @@ impl Model {
                     self.chain.push(copy);
                 }
             }
-            Step::Backup { shape, job, .. } => {
-                let copy = self.copy(shape);
-                if job.end == End::Complete {
-                    self.copies.push(copy);
-                }
-                self.play(job);
-            }
-            Step::Bitmap { node, name, change } => {
-                let at = self.position(node);
-                if let Some(layer) = at.map(|at| &mut self.chain[at]) {
-                    change.apply(name, &mut layer.bitmaps, layer.shape.size);
+            Step::Backup {
+                shape, what, job, ..
+            } => self.backup(shape, what, job),
+            Step::Bitmap { node, name, change } => self.bitmap(node, name, change),
+            Step::Transaction { node, actions } => {
+                let is_refused = actions.iter().any(Action::is_refused);
+                for action in actions {
+                    match action {
+                        Action::Bitmap(name, change) if !is_refused => {
+                            self.bitmap(node, name, change);
+                        }
+                        Action::Snapshot { shape, .. } if !is_refused => self.snapshot(shape),
+                        // The image was made.
+                        Action::Snapshot { .. } => drop(self.next_image()),
+                        _ => {}
+                    }
                 }
             }
             Step::Resize { size } => {
@@ -276,7 +298,15 @@ impl Model {
                     reads.resize(size);
                 }
             }
-            Step::Restart => {
+            Step::Reopen { ios, .. } => self.write_all(ios),
+            Step::Frozen(ios) => self.filtered(|model| model.write_all(ios)),
+            Step::Restart { inside } => {
+                let is_base = self.chain.len() == 1;
+                if let Some(name) = inside {
+                    let active = self.active_mut();
+                    let reads = active.reads.clone().filter(|_| is_base);
+                    active.inside.push((name.clone(), reads));
+                }
                 for layer in &mut self.chain {
                     layer.bitmaps.retain(|_, bits| bits.persistent);
                 }
@@ -289,23 +319,112 @@ impl Model {
         }
     }
 
-    /// What the guest does meanwhile.
-    fn play(&mut self, job: &Job) {
-        // The filter of a mirror, which the commit of an active layer is as well, drops discards.
-        let discards = self.discards;
-        self.discards &= !job.becomes_ready;
-        self.write_all(&job.held);
-        if job.waits_ready() {
-            self.write_all(&job.ready);
-        }
+    /// Filters below the guest drop its discards.
+    fn filtered(&mut self, act: impl FnOnce(&mut Self)) {
+        let discards = std::mem::take(&mut self.discards);
+        act(self);
         self.discards = discards;
     }
 
+    /// What the guest does meanwhile.
+    fn play(&mut self, job: &Job) {
+        if let Some(fault) = &job.fault {
+            self.may_leak(&fault.node);
+        }
+        let all = [job.held.as_slice(), job.ready.as_slice()].concat();
+        match job.becomes_ready {
+            // The filter of a mirror, which the commit of an active layer is as well.
+            true => self.filtered(|model| model.write_all(&all)),
+            false => self.write_all(&all),
+        }
+    }
+
+    /// What the guest reads when it has done its part while the job of this step is held, where that is known.
+    pub(super) fn during(&self, step: &Step) -> Option<Bytes> {
+        let job = step.job()?;
+        if let Step::Stream { top, .. } = step {
+            let at = self.position(top)?;
+            let is_short = self.chain[at.checked_sub(1)?].shape.size < self.chain[at].shape.size;
+            // Behind the end of the layer below, it then reads anything (docs/qemu-findings.md).
+            if is_short {
+                return None;
+            }
+        }
+        let mut then = self.clone();
+        then.play(&Job {
+            ready: Vec::new(),
+            ..job.clone()
+        });
+        let mut reads = then.active().reads.clone()?;
+        reads.resize(then.disk.min(then.active().shape.size));
+        Some(reads)
+    }
+
+    fn may_leak(&mut self, node: &str) {
+        if let Some(at) = self.position(node) {
+            self.chain[at].leaks = true;
+        }
+    }
+
+    fn snapshot(&mut self, shape: &Shape) {
+        let name = self.next_image();
+        let overlay = Layer::new(name, shape.clone(), self.chain.last());
+        self.chain.push(overlay);
+    }
+
+    fn bitmap(&mut self, node: &str, name: &str, change: &Change) {
+        let other = match change {
+            Change::MergeFrom { node, bitmap } => {
+                let at = self.position(node);
+                at.and_then(|at| self.chain[at].bitmaps.get(bitmap).cloned())
+            }
+            _ => None,
+        };
+        if let Some(at) = self.position(node) {
+            let layer = &mut self.chain[at];
+            let size = layer.shape.size;
+            change.apply(name, &mut layer.bitmaps, size, other.as_ref());
+        }
+    }
+
     /// A copy of the active image as it is.
-    fn copy(&mut self, shape: &Shape) -> Layer {
+    fn copy(&mut self, shape: &Shape, job: &Job) -> Layer {
         let mut copy = Layer::new(self.next_image(), shape.clone(), None);
+        let fault = job.fault.as_ref();
+        copy.leaks = fault.is_some_and(|fault| fault.node == copy.name);
         copy.reads = self.active().reads.clone();
         copy
+    }
+
+    fn backup(&mut self, shape: &Shape, what: &Part, job: &Job) {
+        let mut copy = self.copy(shape, job);
+        let is_done = job.end == End::Complete;
+        let Part::Dirty { bitmap, mode } = what else {
+            self.play(job);
+            self.copies.extend(is_done.then_some(copy));
+            return;
+        };
+        let Some(before) = self.active().bitmaps.get(bitmap).cloned() else {
+            return;
+        };
+        if let Some(reads) = &mut copy.reads {
+            reads.keep(&copied(&before, shape));
+        }
+        self.copies.extend(is_done.then_some(copy));
+        // What is written meanwhile is recorded apart.
+        if let Some(bits) = self.active_mut().bitmaps.get_mut(bitmap) {
+            bits.dirty.clear();
+        }
+        self.play(job);
+        let size = self.active().shape.size;
+        if let Some(bits) = self.active_mut().bitmaps.get_mut(bitmap) {
+            match (is_done, *mode) {
+                (true, "on-success" | "always") => {}
+                // What was not copied any more is dirty.
+                (false, "always") => bits.at_least = true,
+                _ => bits.merge(&before, size),
+            }
+        }
     }
 
     fn commit(&mut self, top: &str, base: &str, end: End) {
@@ -346,215 +465,14 @@ impl Model {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::walk::step::Change;
-
-    fn shape(size: u64) -> Shape {
-        Shape {
-            size,
-            cluster: 4096,
-            subclusters: false,
-            data: Vec::new(),
-        }
-    }
-
-    /// A chain of two images of 64 KiB.
-    fn model() -> Model {
-        Model::new(&[shape(65536), shape(65536)], true, true)
-    }
-
-    fn io(kind: IoKind, range: Range<u64>) -> Io {
-        Io { kind, range }
-    }
-
-    fn job(held: Vec<Io>, ready: Vec<Io>, end: End) -> Job {
-        let becomes_ready = !ready.is_empty();
-        Job {
-            held,
-            ready,
-            becomes_ready,
-            end,
-        }
-    }
-
-    fn byte(model: &Model, image: &str, place: u64) -> Option<u8> {
-        let layer = model.chain.iter().chain(&model.copies);
-        let layer = layer.into_iter().find(|layer| layer.name == image)?;
-        let runs = layer.reads.as_ref()?.runs();
-        let run = runs.iter().find(|(_, range)| range.contains(&place));
-        run.map(|(byte, _)| *byte)
-    }
-
-    fn write(byte: u8, range: Range<u64>) -> Step {
-        Step::Io(io(IoKind::Write(byte), range))
-    }
-
-    #[test]
-    fn a_write_changes_the_active_image_alone() {
-        let mut model = model();
-        model.apply(&write(7, 100..200));
-        assert_eq!(byte(&model, "image2", 199), Some(7));
-        assert_eq!(byte(&model, "image2", 200), Some(0));
-        assert_eq!(byte(&model, "image1", 199), Some(0));
-    }
-
-    #[test]
-    fn what_an_image_has_at_first_lies_over_what_is_below() {
-        let mut upper = shape(65536);
-        upper.data = vec![(3, 0..10), (4, 5..6)];
-        let mut lower = shape(65536);
-        lower.data = vec![(2, 0..100)];
-        let model = Model::new(&[lower, upper], true, true);
-        let bytes = [0, 5, 10, 100].map(|place| byte(&model, "image2", place));
-        assert_eq!(bytes, [Some(3), Some(4), Some(2), Some(0)]);
-        assert_eq!(byte(&model, "image1", 5), Some(2));
-    }
-
-    #[test]
-    fn a_discard_takes_whole_clusters_where_it_has_an_effect() {
-        for (discards, inside) in [(true, 0), (false, 7)] {
-            let mut model = model();
-            model.discards = discards;
-            model.apply(&write(7, 0..65536));
-            model.apply(&Step::Io(io(IoKind::Discard, 4000..8300)));
-            assert_eq!(byte(&model, "image2", 4095), Some(7));
-            assert_eq!(byte(&model, "image2", 4096), Some(inside));
-            assert_eq!(byte(&model, "image2", 8192), Some(7));
-        }
-    }
-
-    #[test]
-    fn a_commit_leaves_the_base_with_all_data_and_a_cancelled_one_with_what_nobody_knows() {
-        for end in [End::Complete, End::Cancel] {
-            let mut model = model();
-            model.apply(&write(7, 0..512));
-            let left = model.apply(&Step::Commit {
-                top: "image2".to_owned(),
-                base: "image1".to_owned(),
-                job: job(
-                    vec![io(IoKind::Write(8), 512..1024)],
-                    vec![
-                        io(IoKind::Write(9), 1024..1025),
-                        io(IoKind::Discard, 0..65536),
-                    ],
-                    end,
-                ),
-            });
-            match end {
-                End::Complete => {
-                    assert_eq!(model.chain_text(), "image1");
-                    assert_eq!(left, ["image2"]);
-                    let bytes = [0, 512, 1024].map(|place| byte(&model, "image1", place));
-                    assert_eq!(bytes, [Some(7), Some(8), Some(9)]);
-                }
-                End::Cancel => {
-                    assert_eq!(model.chain_text(), "image2 -> image1");
-                    assert_eq!(left, [""; 0]);
-                    assert_eq!(byte(&model, "image1", 0), None);
-                    assert_eq!(byte(&model, "image2", 512), Some(8));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_a_stream_drops_is_between_top_and_base() {
-        let mut model = Model::new(&[shape(512), shape(512), shape(512)], false, false);
-        let stream = |base: Option<&str>, end| Step::Stream {
-            top: "image3".to_owned(),
-            base: base.map(str::to_owned),
-            job: job(Vec::new(), Vec::new(), end),
-        };
-        model.apply(&stream(Some("image1"), End::Cancel));
-        assert_eq!(model.chain_text(), "image3 -> image2 -> image1");
-        model.apply(&stream(Some("image1"), End::Complete));
-        assert_eq!(model.chain_text(), "image3 -> image1");
-        model.apply(&stream(None, End::Complete));
-        assert_eq!(model.chain_text(), "image3");
-    }
-
-    #[test]
-    fn a_mirror_has_what_is_written_meanwhile_and_a_backup_has_not() {
-        let held = vec![io(IoKind::Write(9), 0..1)];
-        let mut copied = model();
-        copied.apply(&Step::Backup {
-            target: "image3".to_owned(),
-            shape: shape(65536),
-            job: job(held.clone(), Vec::new(), End::Complete),
-        });
-        assert_eq!(byte(&copied, "image3", 0), Some(0));
-        assert_eq!(byte(&copied, "image2", 0), Some(9));
-        for (below, chain) in [(None, "image3"), (Some("image1"), "image3 -> image1")] {
-            let mut model = model();
-            let left = model.apply(&Step::Mirror {
-                target: "image3".to_owned(),
-                shape: shape(65536),
-                below: below.map(str::to_owned),
-                mode: "background",
-                granularity: 65536,
-                job: job(held.clone(), Vec::new(), End::Complete),
-            });
-            assert_eq!(
-                (model.chain_text().as_str(), byte(&model, "image3", 0)),
-                (chain, Some(9))
-            );
-            assert_eq!(left, ["image2"]);
-        }
-    }
-
-    #[test]
-    fn a_bitmap_has_what_was_written_while_it_recorded() {
-        let mut model = model();
-        let bitmap = |name: &str, change| Step::Bitmap {
-            node: "image2".to_owned(),
-            name: name.to_owned(),
-            change,
-        };
-        let add = |persistent, disabled| Change::Add {
-            granularity: 1024,
-            persistent,
-            disabled,
-        };
-        model.apply(&bitmap("a", add(true, false)));
-        model.apply(&bitmap("b", add(false, true)));
-        model.apply(&write(1, 1000..1025));
-        let dirty = |model: &Model, name: &str| -> Vec<(u64, u64)> {
-            let ranges = model.active().bitmaps[name].ranges(65536).into_iter();
-            ranges.map(|range| (range.start, range.end)).collect()
-        };
-        assert_eq!(dirty(&model, "a"), [(0, 2048)]);
-        assert_eq!(dirty(&model, "b"), []);
-        model.apply(&bitmap("b", Change::Enable));
-        model.apply(&bitmap("a", Change::Disable));
-        model.apply(&write(1, 65535..65536));
-        assert_eq!(dirty(&model, "b"), [(64512, 65536)]);
-        model.apply(&bitmap("a", Change::Merge(vec!["b".to_owned()])));
-        assert_eq!(dirty(&model, "a"), [(0, 2048), (64512, 65536)]);
-        model.apply(&Step::Restart);
-        let names: Vec<&String> = model.active().bitmaps.keys().collect();
-        assert_eq!(names, ["a"]);
-        model.apply(&bitmap("a", Change::Clear));
-        assert_eq!(dirty(&model, "a"), []);
-    }
-
-    #[test]
-    fn an_overlay_shows_what_is_below_as_far_as_that_goes() {
-        let mut model = Model::new(&[shape(1024)], true, true);
-        model.apply(&write(5, 0..1024));
-        model.apply(&Step::Snapshot {
-            node: "image1".to_owned(),
-            overlay: "image2".to_owned(),
-            shape: shape(2048),
-        });
-        assert_eq!(
-            (byte(&model, "image2", 1023), byte(&model, "image2", 1024)),
-            (Some(5), Some(0))
-        );
-        assert_eq!(model.disk, 2048);
-        model.apply(&Step::Resize { size: 4096 });
-        assert_eq!((byte(&model, "image2", 4095), model.disk), (Some(0), 4096));
-        assert_eq!(model.active().shape.size, 4096);
-    }
+/// Where a backup copies for a bitmap: whole clusters of its target, and no less than 64 KiB at once.
+fn copied(bits: &Bits, shape: &Shape) -> Vec<Range<u64>> {
+    let cluster = shape.cluster.max(64 * KIB);
+    let whole = |range: Range<u64>| {
+        range.start / cluster * cluster..range.end.next_multiple_of(cluster).min(shape.size)
+    };
+    bits.ranges(shape.size).into_iter().map(whole).collect()
 }
+
+#[cfg(test)]
+mod tests;

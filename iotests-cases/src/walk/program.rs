@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use proptest::strategy::Union;
 
 use super::model::{Model, Shape};
-use super::step::{Change, End, Io, IoKind, Job, Refusal, Step};
+use super::resolve::Resolver;
+use super::step::{Io, IoKind, Step};
 
 /// A program: the images at first, and what is done.
 #[derive(Clone, Debug)]
@@ -17,65 +18,90 @@ pub(super) struct Program {
     /// With what they hold.
     shapes: Vec<(RawShape, Vec<RawIo>)>,
     discards: bool,
+    /// The disk is served by a thread of its own.
+    iothread: bool,
+    small_caches: bool,
+    writable_files: bool,
     ops: Vec<Op>,
 }
 
 #[derive(Clone, Debug)]
-struct RawShape {
+pub(super) struct RawShape {
     size: u8,
     cluster: u8,
     subclusters: bool,
+    extra: u8,
 }
 
 #[derive(Clone, Debug)]
-struct RawIo {
-    kind: u8,
+pub(super) struct RawIo {
+    pub(super) kind: u8,
     unit: u8,
     start: u32,
     length: u32,
+    at_end: bool,
 }
 
 #[derive(Clone, Debug)]
-struct RawJob {
-    held: Vec<RawIo>,
-    ready: Vec<RawIo>,
-    cancel: bool,
+pub(super) struct RawJob {
+    pub(super) held: Vec<RawIo>,
+    pub(super) ready: Vec<RawIo>,
+    pub(super) cancel: bool,
+    pub(super) fault: Option<RawFault>,
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) struct RawFault {
+    pub(super) node: u8,
+    pub(super) event: u8,
+    pub(super) policy: u8,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct RawBitmap {
+    pub(super) name: u8,
+    pub(super) kind: u8,
+    pub(super) more: u8,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Op {
     Io(RawIo),
     Together(RawIo, RawIo),
+    Broken(RawIo, RawFault),
     Snapshot(RawShape, bool),
     Commit(u8, u8, RawJob),
     Stream(u8, u8, RawJob),
     Mirror(RawShape, bool, u8, RawJob),
-    Backup(RawShape, RawJob),
-    Bitmap(u8, u8, u8),
+    Backup(RawShape, u8, RawJob),
+    Bitmap(RawBitmap),
+    Transaction(Vec<RawBitmap>, Option<RawShape>, u8),
     Resize(u8),
-    Restart,
+    Reopen(u8, u8, Vec<RawIo>),
+    Frozen(Vec<RawIo>),
+    Restart(bool),
     Refused(u8, u8),
 }
 
-/// The most images that a chain has.
-const LONGEST: usize = 5;
-/// The names of bitmaps.
-const BITMAPS: [&str; 3] = ["b0", "b1", "b2"];
-
 fn shape() -> impl Strategy<Value = RawShape> {
-    (0_u8..8, 0_u8..3, any::<bool>()).prop_map(|(size, cluster, subclusters)| RawShape {
+    let numbers = (0_u8..8, 0_u8..3, any::<bool>(), 0_u8..16);
+    numbers.prop_map(|(size, cluster, subclusters, extra)| RawShape {
         size,
         cluster,
         subclusters,
+        extra,
     })
 }
 
 fn io() -> impl Strategy<Value = RawIo> {
-    (0_u8..12, 0_u8..4, any::<u32>(), any::<u32>()).prop_map(|(kind, unit, start, length)| RawIo {
+    let at_end = proptest::bool::weighted(0.2);
+    let numbers = (0_u8..14, 0_u8..4, any::<u32>(), any::<u32>(), at_end);
+    numbers.prop_map(|(kind, unit, start, length, at_end)| RawIo {
         kind,
         unit,
         start: start % 100_000,
         length: length % 100_000,
+        at_end,
     })
 }
 
@@ -83,20 +109,46 @@ fn ios() -> impl Strategy<Value = Vec<RawIo>> {
     proptest::collection::vec(io(), 0..3)
 }
 
-fn job() -> impl Strategy<Value = RawJob> {
-    (ios(), ios(), proptest::bool::weighted(0.2)).prop_map(|(held, ready, cancel)| RawJob {
-        held,
-        ready,
-        cancel,
+fn fault() -> impl Strategy<Value = RawFault> {
+    (0_u8..8, 0_u8..32, 0_u8..3).prop_map(|(node, event, policy)| RawFault {
+        node,
+        event,
+        policy,
     })
 }
 
+fn job() -> impl Strategy<Value = RawJob> {
+    let cancel = proptest::bool::weighted(0.2);
+    let fault = proptest::option::weighted(0.2, fault());
+    let parts = (ios(), ios(), cancel, fault);
+    parts.prop_map(|(held, ready, cancel, fault)| RawJob {
+        held,
+        ready,
+        cancel,
+        fault,
+    })
+}
+
+fn bitmap() -> impl Strategy<Value = RawBitmap> {
+    (0_u8..3, 0_u8..14, any::<u8>()).prop_map(|(name, kind, more)| RawBitmap { name, kind, more })
+}
+
 fn op() -> impl Strategy<Value = Op> {
+    let two = || (0_u8..8, 0_u8..8, job());
+    let mirror = (shape(), any::<bool>(), 0_u8..6, job());
+    let bitmaps = proptest::collection::vec(bitmap(), 1..4);
+    let transaction = (bitmaps, proptest::option::of(shape()), 0_u8..8);
     let op: Vec<(u32, BoxedStrategy<Op>)> = vec![
         (12, io().prop_map(Op::Io).boxed()),
         (
             2,
             (io(), io()).prop_map(|(a, b)| Op::Together(a, b)).boxed(),
+        ),
+        (
+            2,
+            (io(), fault())
+                .prop_map(|(io, fault)| Op::Broken(io, fault))
+                .boxed(),
         ),
         (
             5,
@@ -106,36 +158,44 @@ fn op() -> impl Strategy<Value = Op> {
         ),
         (
             5,
-            (0_u8..8, 0_u8..8, job())
+            two()
                 .prop_map(|(top, base, job)| Op::Commit(top, base, job))
                 .boxed(),
         ),
         (
             4,
-            (0_u8..8, 0_u8..8, job())
+            two()
                 .prop_map(|(top, base, job)| Op::Stream(top, base, job))
                 .boxed(),
         ),
         (
             3,
-            (shape(), any::<bool>(), 0_u8..6, job())
+            mirror
                 .prop_map(|(shape, full, mode, job)| Op::Mirror(shape, full, mode, job))
                 .boxed(),
         ),
         (
             3,
-            (shape(), job())
-                .prop_map(|(shape, job)| Op::Backup(shape, job))
+            (shape(), any::<u8>(), job())
+                .prop_map(|(shape, what, job)| Op::Backup(shape, what, job))
                 .boxed(),
         ),
+        (5, bitmap().prop_map(Op::Bitmap).boxed()),
         (
-            5,
-            (0_u8..3, 0_u8..12, any::<u8>())
-                .prop_map(|(name, kind, more)| Op::Bitmap(name, kind, more))
+            2,
+            transaction
+                .prop_map(|(bitmaps, shape, fails)| Op::Transaction(bitmaps, shape, fails))
                 .boxed(),
         ),
         (3, (1_u8..9).prop_map(Op::Resize).boxed()),
-        (1, Just(Op::Restart).boxed()),
+        (
+            2,
+            (0_u8..8, any::<u8>(), ios())
+                .prop_map(|(node, how, ios)| Op::Reopen(node, how, ios))
+                .boxed(),
+        ),
+        (1, ios().prop_map(Op::Frozen).boxed()),
+        (1, any::<bool>().prop_map(Op::Restart).boxed()),
         (
             3,
             (any::<u8>(), any::<u8>())
@@ -150,15 +210,25 @@ fn op() -> impl Strategy<Value = Op> {
 pub(super) fn program() -> impl Strategy<Value = Program> {
     let shapes = proptest::collection::vec((shape(), ios()), 1..4);
     let ops = proptest::collection::vec(op(), 1..14);
-    (shapes, any::<bool>(), ops).prop_map(|(shapes, discards, ops)| Program {
+    let flags = (
+        any::<bool>(),
+        any::<bool>(),
+        proptest::bool::weighted(0.3),
+        proptest::bool::weighted(0.3),
+    );
+    (shapes, flags, ops).prop_map(|(shapes, flags, ops)| Program {
         shapes,
-        discards,
+        discards: flags.0,
+        writable_files: flags.1,
+        iothread: flags.2,
+        small_caches: flags.3,
         ops,
     })
 }
 
 impl RawShape {
-    fn shape(&self) -> Shape {
+    /// One that can have a backing image, or has none.
+    pub(super) fn shape(&self, has_backing: bool) -> Shape {
         // Not always whole clusters.
         const SIZES: [u64; 8] = [
             64 * KIB,
@@ -171,10 +241,19 @@ impl RawShape {
             2 * MIB,
         ];
         let cluster = [64 * KIB, 4 * KIB, 512][usize::from(self.cluster % 3)];
+        let subclusters = self.subclusters && cluster >= 16 * KIB;
         Shape {
             size: SIZES[usize::from(self.size % 8)],
             cluster,
-            subclusters: self.subclusters && cluster >= 16 * KIB,
+            subclusters,
+            data_file: match self.extra {
+                14 => Some(false),
+                15 => Some(!has_backing),
+                _ => None,
+            },
+            // What is allocated hides what is below, but in subclusters.
+            preallocated: (12..14).contains(&self.extra) && (subclusters || !has_backing),
+            compressed: (8..12).contains(&self.extra),
             data: Vec::new(),
         }
     }
@@ -182,7 +261,7 @@ impl RawShape {
 
 impl RawIo {
     /// The request, which fits into this many bytes; `number` makes its data its own.
-    fn io(&self, size: u64, number: usize) -> Option<Io> {
+    pub(super) fn io(&self, size: u64, number: usize) -> Option<Io> {
         let unit = [512, 64 * KIB, 4 * KIB, 1][usize::from(self.unit % 4)];
         let units = size / unit;
         if units == 0 {
@@ -192,11 +271,15 @@ impl RawIo {
         let start = u64::from(self.start) * 7 % units;
         let length = (1 + u64::from(self.length) % most).min(units - start);
         let mut range = start * unit..(start + length) * unit;
+        if self.at_end {
+            range = size - length * unit..size;
+        }
         let byte = u8::try_from(number % 255).unwrap_or_default() + 1;
         let kind = match self.kind {
             0..=6 => IoKind::Write(byte),
             7 | 8 => IoKind::Zero,
             9 | 10 => IoKind::Discard,
+            11 | 12 => IoKind::Unmap,
             _ => IoKind::Flush,
         };
         if kind == IoKind::Flush {
@@ -210,27 +293,29 @@ impl Program {
     /// The model before the first step.
     pub(super) fn model(&self, backend: Option<Backend>) -> Model {
         let shape = |(at, (raw, data)): (usize, &(RawShape, Vec<RawIo>))| {
-            let mut shape = raw.shape();
+            let mut shape = raw.shape(at > 0);
             for (number, raw) in data.iter().enumerate() {
                 let io = raw.io(shape.size, 0xa0 + 4 * at + number);
                 shape.data.extend(io.and_then(|io| match io.kind {
                     IoKind::Write(byte) => Some((byte, io.range)),
-                    IoKind::Zero | IoKind::Discard => Some((0, io.range)),
+                    IoKind::Zero | IoKind::Unmap | IoKind::Discard => Some((0, io.range)),
                     IoKind::Flush => None,
                 }));
             }
             shape
         };
         let shapes: Vec<Shape> = self.shapes.iter().enumerate().map(shape).collect();
-        Model::new(&shapes, self.discards, backend == Some(Backend::System))
+        let mut model = Model::new(&shapes, self.discards, backend == Some(Backend::System));
+        // A daemon whose disk moves from its iothread to another thread may die (docs/qemu-findings.md).
+        model.iothread = self.iothread && model.grows;
+        model.small_caches = self.small_caches;
+        model.writable_files = self.writable_files;
+        model
     }
 
     /// Its steps. What makes no sense when its turn comes is left out.
     pub(super) fn steps(&self, backend: Option<Backend>) -> Vec<Step> {
-        let mut resolver = Resolver {
-            model: self.model(backend),
-            writes: 0,
-        };
+        let mut resolver = Resolver::new(self.model(backend));
         let mut steps = Vec::new();
         for op in &self.ops {
             if let Some(step) = resolver.step(op) {
@@ -239,298 +324,5 @@ impl Program {
             }
         }
         steps
-    }
-}
-
-struct Resolver {
-    model: Model,
-    /// How many requests there were.
-    writes: usize,
-}
-
-impl Resolver {
-    fn io(&mut self, raw: &RawIo) -> Option<Io> {
-        self.writes += 1;
-        let size = self.model.disk.min(self.model.active().shape.size);
-        raw.io(size, self.writes)
-    }
-
-    fn ios(&mut self, raw: &[RawIo]) -> Vec<Io> {
-        raw.iter().filter_map(|raw| self.io(raw)).collect()
-    }
-
-    /// `filtered`: the job puts a filter below the guest for as long as it takes.
-    fn job(&mut self, raw: &RawJob, becomes_ready: bool, filtered: bool) -> Job {
-        let mut held = self.ios(&raw.held);
-        if filtered && !becomes_ready {
-            // The filter drops discards; whether it is there still, nobody knows.
-            for io in held.iter_mut().filter(|io| io.kind == IoKind::Discard) {
-                io.kind = IoKind::Zero;
-            }
-        }
-        Job {
-            held,
-            ready: match becomes_ready {
-                true => self.ios(&raw.ready),
-                false => Vec::new(),
-            },
-            becomes_ready,
-            end: match raw.cancel {
-                true => End::Cancel,
-                false => End::Complete,
-            },
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.model.chain.iter().map(|l| l.name.clone()).collect()
-    }
-
-    fn step(&mut self, op: &Op) -> Option<Step> {
-        let length = self.model.chain.len();
-        let names = self.names();
-        let active = names.last()?.clone();
-        Some(match op {
-            Op::Io(raw) => Step::Io(self.io(raw)?),
-            Op::Together(a, b) => {
-                let (a, b) = (self.io(a)?, self.io(b)?);
-                let is_apart = a.range.end <= b.range.start || b.range.end <= a.range.start;
-                if !is_apart || a.range.is_empty() || b.range.is_empty() {
-                    return None;
-                }
-                Step::Together(vec![a, b])
-            }
-            Op::Snapshot(raw, same) => {
-                if length >= LONGEST {
-                    return None;
-                }
-                let mut shape = raw.shape();
-                let size = self.model.active().shape.size;
-                if *same || shape.size < size {
-                    shape.size = size;
-                }
-                Step::Snapshot {
-                    node: active,
-                    overlay: self.model.name_of_next_image(),
-                    shape,
-                }
-            }
-            Op::Commit(top, base, raw) => {
-                // The higher ones are likelier to be meant: the disk itself.
-                let top = (length - 1).saturating_sub(usize::from(top / 3));
-                let base = usize::from(*base) % top.max(1);
-                let [low, high] = [base, top].map(|at| &self.model.chain[at]);
-                let is_known = low.reads.is_some() && high.reads.is_some();
-                if top == 0 || low.shape.size > high.shape.size || !is_known {
-                    return None;
-                }
-                Step::Commit {
-                    top: names[top].clone(),
-                    base: names[base].clone(),
-                    job: self.job(raw, top == length - 1, top == length - 1),
-                }
-            }
-            Op::Stream(top, base, raw) => {
-                let top = (length - 1).saturating_sub(usize::from(top / 3));
-                let base = match usize::from(*base) % (top + 1) {
-                    0 => None,
-                    at => Some(at - 1),
-                };
-                if top == 0 {
-                    return None;
-                }
-                Step::Stream {
-                    top: names[top].clone(),
-                    base: base.map(|at| names[at].clone()),
-                    job: self.job(raw, false, top == length - 1),
-                }
-            }
-            Op::Mirror(raw, full, mode, job) => {
-                let below = (!full && length > 1).then(|| names[length - 2].clone());
-                let mut shape = raw.shape();
-                shape.size = self.model.active().shape.size;
-                Step::Mirror {
-                    target: self.model.name_of_next_image(),
-                    shape,
-                    below,
-                    mode: ["background", "write-blocking"][usize::from(mode % 2)],
-                    granularity: [64 * KIB, 4 * KIB, 512][usize::from(mode / 2 % 3)],
-                    job: self.job(job, true, true),
-                }
-            }
-            Op::Backup(raw, job) => {
-                let mut shape = raw.shape();
-                shape.size = self.model.active().shape.size;
-                Step::Backup {
-                    target: self.model.name_of_next_image(),
-                    shape,
-                    job: self.job(job, false, true),
-                }
-            }
-            Op::Bitmap(name, kind, more) => self.bitmap(active, *name, *kind, *more)?,
-            Op::Resize(units) => {
-                let size = self.model.active().shape.size + u64::from(*units) * 33 * KIB;
-                let size = size.next_multiple_of(512);
-                if size > 3 * MIB {
-                    return None;
-                }
-                match self.model.grows {
-                    true => Step::Resize { size },
-                    false => Step::Refused(Refusal {
-                        command: "block_resize",
-                        arguments: json!({"node-name": active, "size": size}),
-                        says: "resize",
-                    }),
-                }
-            }
-            Op::Restart => Step::Restart,
-            Op::Refused(which, more) => Step::Refused(self.refusal(*which, *more)?),
-        })
-    }
-
-    fn bitmap(&self, node: String, name: u8, kind: u8, more: u8) -> Option<Step> {
-        let name = BITMAPS[usize::from(name) % BITMAPS.len()];
-        let bitmaps = &self.model.active().bitmaps;
-        let change = match (kind, bitmaps.contains_key(name)) {
-            (_, false) => Change::Add {
-                granularity: 512 << (more % 9),
-                persistent: more & 64 != 0,
-                disabled: more & 128 != 0 && more & 1 != 0,
-            },
-            (0 | 1, true) => Change::Clear,
-            (2 | 3, true) => Change::Disable,
-            (4 | 5, true) => Change::Enable,
-            (6, true) => Change::Remove,
-            (_, true) => {
-                let others = bitmaps.keys().filter(|other| *other != name);
-                let others: Vec<String> = others.cloned().collect();
-                if others.is_empty() {
-                    return None;
-                }
-                Change::Merge(others)
-            }
-        };
-        Some(Step::Bitmap {
-            node,
-            name: name.to_owned(),
-            change,
-        })
-    }
-
-    /// Something that must be refused as things are.
-    fn refusal(&self, which: u8, more: u8) -> Option<Refusal> {
-        let names = self.names();
-        let (active, base) = (names.last()?, names.first()?);
-        let any = &names[usize::from(more) % names.len()];
-        let bitmap = self.model.active().bitmaps.keys().next();
-        let long = "x".repeat(1024);
-        let (command, arguments, says) = match which % 19 {
-            0 => (
-                "block-commit",
-                json!({"job-id": "no", "device": active, "base-node": active}),
-                "commit an image into itself",
-            ),
-            1 if names.len() > 1 => (
-                "block-commit",
-                json!({"job-id": "no", "device": active, "top-node": base, "base-node": active}),
-                "not in this backing file chain",
-            ),
-            2 => (
-                "block-stream",
-                json!({"job-id": "no", "device": any, "base-node": any}),
-                "is not a backing image of",
-            ),
-            3 if names.len() > 1 => (
-                "block-stream",
-                json!({"job-id": "no", "device": base, "base-node": active}),
-                "is not a backing image of",
-            ),
-            4 => (
-                "blockdev-mirror",
-                json!({"job-id": "no", "device": active, "target": active, "sync": "full"}),
-                "mirror node into itself",
-            ),
-            5 => (
-                "blockdev-backup",
-                json!({"job-id": "no", "device": active, "target": active, "sync": "full"}),
-                "cannot be the same",
-            ),
-            6 => (
-                "block-dirty-bitmap-add",
-                json!({"node": active, "name": bitmap?}),
-                "already exists",
-            ),
-            7 => (
-                "block-dirty-bitmap-add",
-                json!({"node": active, "name": "new", "granularity": 3 + u32::from(more) * 2}),
-                "Granularity must be power of 2",
-            ),
-            8 => (
-                "block-dirty-bitmap-add",
-                json!({"node": active, "name": long, "persistent": true}),
-                "Can't make bitmap",
-            ),
-            9 => (
-                "block-dirty-bitmap-merge",
-                json!({"node": active, "target": bitmap?, "bitmaps": [bitmap?, "missing"]}),
-                "'missing' not found",
-            ),
-            10 => (
-                "block_resize",
-                json!({"node-name": active, "size": -1 - i32::from(more)}),
-                "expects a >0 size",
-            ),
-            11 => ("blockdev-del", json!({"node-name": any}), "use"),
-            12 => (
-                "blockdev-snapshot",
-                json!({"node": active, "overlay": any}),
-                "overlay",
-            ),
-            13 => (
-                "blockdev-add",
-                json!({"driver": "null-co", "node-name": any}),
-                "Duplicate nodes with node-name",
-            ),
-            14 => ("job-complete", json!({"id": "missing"}), "Job not found"),
-            15 => (
-                "transaction",
-                json!({"actions": [
-                    {"type": "block-dirty-bitmap-add", "data": {"node": active, "name": "new"}},
-                    {"type": "block-dirty-bitmap-clear", "data": {"node": active, "name": "missing"}},
-                ]}),
-                "'missing' not found",
-            ),
-            16 => (
-                "transaction",
-                json!({"actions": [
-                    {"type": "block-dirty-bitmap-clear", "data": {"node": active, "name": bitmap?}},
-                    {"type": "block-dirty-bitmap-disable", "data": {"node": active, "name": bitmap?}},
-                    {"type": "blockdev-backup", "data": {"job-id": "no", "device": active, "target": active,
-                        "sync": "full"}},
-                ]}),
-                "cannot be the same",
-            ),
-            17 => (
-                "blockdev-reopen",
-                json!({"options": [{"driver": "qcow2", "node-name": any, "file": "missing"}]}),
-                "missing",
-            ),
-            // The second action undoes what it did before the first one does.
-            18 => (
-                "transaction",
-                json!({"actions": [
-                    {"type": "block-dirty-bitmap-add", "data": {"node": active, "name": "new"}},
-                    {"type": "block-dirty-bitmap-clear", "data": {"node": active, "name": "new"}},
-                    {"type": "block-dirty-bitmap-clear", "data": {"node": active, "name": "missing"}},
-                ]}),
-                "'missing' not found",
-            ),
-            _ => return None,
-        };
-        Some(Refusal {
-            command,
-            arguments,
-            says,
-        })
     }
 }

@@ -1,12 +1,10 @@
-//! The steps of a program: what is done, with all names and numbers, and how it reads in a case.
+//! The steps of a program: what is done, with all names and numbers.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::ops::Range;
 
 use iotests_core::prelude::*;
 
-use super::model::{Bits, Shape};
+use super::model::Shape;
 
 /// One request of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +17,8 @@ pub(super) struct Io {
 pub(super) enum IoKind {
     Write(u8),
     Zero,
+    /// Zeroes whose clusters may go.
+    Unmap,
     Discard,
     Flush,
 }
@@ -39,6 +39,8 @@ pub(super) struct Job {
     pub(super) ready: Vec<Io>,
     pub(super) becomes_ready: bool,
     pub(super) end: End,
+    /// Then the guest does nothing, and the job completes, at the second attempt if it fails.
+    pub(super) fault: Option<Fault>,
 }
 
 impl Job {
@@ -56,12 +58,30 @@ impl Job {
     }
 }
 
+/// The first request on the file of a node fails that comes after this event of blkdebug.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) node: String,
+    pub(super) event: &'static str,
+    /// What a job does about it.
+    pub(super) policy: &'static str,
+}
+
+impl Fault {
+    /// Of the node that it is, between the other one and its file.
+    pub(super) fn name(&self) -> String {
+        format!("{}-fault", self.node)
+    }
+}
+
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
     Io(Io),
     /// By a second client of the same node, all at once; they do not overlap.
     Together(Vec<Io>),
+    /// It may fail, and is tried again.
+    Broken(Io, Fault),
     Snapshot {
         node: String,
         overlay: String,
@@ -91,6 +111,8 @@ pub(super) enum Step {
     Backup {
         target: String,
         shape: Shape,
+        what: Part,
+        compressed: bool,
         job: Job,
     },
     Bitmap {
@@ -98,16 +120,78 @@ pub(super) enum Step {
         name: String,
         change: Change,
     },
+    /// All of it, or nothing where one action is refused.
+    Transaction {
+        node: String,
+        actions: Vec<Action>,
+    },
     Resize {
         size: u64,
     },
+    Reopen {
+        node: String,
+        how: Reopening,
+        /// What the guest does meanwhile.
+        ios: Vec<Io>,
+    },
+    /// While the guest does this, the disk is kept as it was.
+    Frozen(Vec<Io>),
     /// The machine ends, and another one has the same images.
-    Restart,
+    Restart {
+        /// Between the two, the active image keeps itself as an internal snapshot of this name.
+        inside: Option<String>,
+    },
     Refused(Refusal),
 }
 
 /// How much a mirror has in flight: with more, all of a small image is copied before the speed holds the job.
 pub(super) const BUFFER: u64 = 64 * KIB;
+
+/// What of a disk a backup copies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    All,
+    /// What is dirty in this bitmap.
+    Dirty {
+        bitmap: String,
+        mode: &'static str,
+    },
+}
+
+/// An action of a transaction.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Action {
+    Bitmap(String, Change),
+    Snapshot {
+        overlay: String,
+        shape: Shape,
+    },
+    /// It is refused, so that the others are undone.
+    Refused {
+        kind: &'static str,
+        data: Value,
+        says: &'static str,
+    },
+}
+
+impl Action {
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Action::Refused { .. })
+    }
+}
+
+/// What is another one for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reopening {
+    /// An option of the node.
+    Option(&'static str, Value),
+    /// There is a filter between it and its backing node.
+    Filter,
+    /// There is a filter between it and its file.
+    FileFilter,
+    /// It can be written to.
+    Writable,
+}
 
 /// What happens to a bitmap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,58 +205,13 @@ pub(super) enum Change {
     Enable,
     Disable,
     Remove,
+    /// Of these names, on the same node.
     Merge(Vec<String>),
-}
-
-impl Change {
-    pub(super) fn apply(&self, name: &str, bitmaps: &mut BTreeMap<String, Bits>, size: u64) {
-        match self {
-            Change::Add {
-                granularity,
-                persistent,
-                disabled,
-            } => {
-                let bits = Bits {
-                    granularity: *granularity,
-                    records: !disabled,
-                    persistent: *persistent,
-                    dirty: Default::default(),
-                    at_least: false,
-                };
-                bitmaps.insert(name.to_owned(), bits);
-            }
-            Change::Remove => {
-                bitmaps.remove(name);
-            }
-            Change::Merge(sources) => {
-                let sources: Vec<Bits> = sources
-                    .iter()
-                    .filter_map(|source| bitmaps.get(source).cloned())
-                    .collect();
-                if let Some(bits) = bitmaps.get_mut(name) {
-                    for source in sources {
-                        bits.at_least |= source.at_least;
-                        for range in source.ranges(size) {
-                            bits.set(range);
-                        }
-                    }
-                }
-            }
-            Change::Clear | Change::Enable | Change::Disable => {
-                let Some(bits) = bitmaps.get_mut(name) else {
-                    return;
-                };
-                match self {
-                    Change::Clear => {
-                        bits.dirty.clear();
-                        bits.at_least = false;
-                    }
-                    Change::Enable => bits.records = true,
-                    _ => bits.records = false,
-                }
-            }
-        }
-    }
+    /// Of another node.
+    MergeFrom {
+        node: String,
+        bitmap: String,
+    },
 }
 
 /// A command that must be refused, without any effect.
@@ -199,285 +238,42 @@ impl Step {
                 ..
             } => Some((target, shape, below.as_deref())),
             Step::Backup { target, shape, .. } => Some((target, shape, None)),
+            Step::Transaction { node, actions } => actions.iter().find_map(|action| match action {
+                Action::Snapshot { overlay, shape } => {
+                    Some((overlay.as_str(), shape, Some(node.as_str())))
+                }
+                _ => None,
+            }),
             _ => None,
         }
     }
-}
 
-/// A number of bytes as a case has it.
-pub(super) fn number(bytes: u64) -> String {
-    match bytes {
-        0 => "0".to_owned(),
-        MIB => "MIB".to_owned(),
-        _ if bytes.is_multiple_of(MIB) => format!("{} * MIB", bytes / MIB),
-        KIB => "KIB".to_owned(),
-        _ if bytes.is_multiple_of(KIB) => format!("{} * KIB", bytes / KIB),
-        _ => bytes.to_string(),
-    }
-}
-
-fn range(range: &Range<u64>) -> String {
-    format!("{}..{}", number(range.start), number(range.end))
-}
-
-impl Io {
-    fn text(&self) -> String {
-        let range = range(&self.range);
-        match self.kind {
-            IoKind::Write(byte) => format!("disk.write({byte:#04x}, {range}).await?;"),
-            IoKind::Zero => format!("disk.zero({range}).await?;"),
-            IoKind::Discard => format!("disk.discard({range}).await?;"),
-            IoKind::Flush => "disk.flush().await?;".to_owned(),
-        }
-    }
-
-    fn client_text(&self) -> String {
-        let (start, length) = (
-            number(self.range.start),
-            number(self.range.end - self.range.start),
-        );
-        match self.kind {
-            IoKind::Write(byte) => {
-                format!("client.write({start}, vec![{byte:#04x}; ({length}) as usize])")
-            }
-            IoKind::Zero => {
-                format!("client.write_zeroes({start}, {length}, nbd::CommandFlags::empty())")
-            }
-            IoKind::Discard => format!("client.trim({start}, {length})"),
-            IoKind::Flush => "client.flush()".to_owned(),
-        }
-    }
-}
-
-/// How an image is made, as a case has it.
-pub(super) fn image_text(name: &str, shape: &Shape, backing: Option<&str>) -> String {
-    let mut text = format!(
-        "let {name} = t.image(\"{name}\").size({})",
-        number(shape.size)
-    );
-    if let Some(backing) = backing {
-        let _ = write!(text, ".backing(&{backing})");
-    }
-    for (option, value) in shape.options() {
-        let _ = write!(text, ".option(\"{option}\", \"{value}\")");
-    }
-    for (byte, bytes) in &shape.data {
-        let _ = write!(text, ".write({byte:#04x}, {})", range(bytes));
-    }
-    text + ".create().await?;"
-}
-
-impl Shape {
-    /// Its options for `qemu-img create`.
-    pub(super) fn options(&self) -> Vec<(&'static str, String)> {
-        let mut options = vec![("cluster_size", self.cluster.to_string())];
-        if self.subclusters {
-            options.push(("extended_l2", "on".to_owned()));
-        }
-        options
-    }
-}
-
-/// The node of an image, as a case has it.
-pub(super) fn node_text(name: &str, discards: bool) -> String {
-    match discards {
-        true => format!("{name}.node().set(\"discard\", \"unmap\")"),
-        false => format!("{name}.node()"),
-    }
-}
-
-/// A job from its start to its end.
-fn job_text(start: &str, job: &Job) -> Vec<String> {
-    let mut first = format!(
-        "let {}job = {start}",
-        if job.waits_ready() { "mut " } else { "" }
-    );
-    if job.is_held() {
-        first += ".speed(64 * KIB)";
-    }
-    if job.is_cancelled_early() {
-        first += ".set(\"auto-finalize\", false)";
-    }
-    let mut lines = vec![first + ".start().await?;"];
-    lines.extend(job.held.iter().map(Io::text));
-    if job.is_cancelled_early() {
-        lines.push("job.force_cancel().await?;".to_owned());
-        return lines;
-    }
-    if job.is_held() {
-        lines.push("let _ = job.set_speed(0).await; // It may have ended.".to_owned());
-    }
-    if job.waits_ready() {
-        lines.push("job.wait_ready().await?;".to_owned());
-        lines.extend(job.ready.iter().map(Io::text));
-    }
-    let last = match (job.end, job.becomes_ready) {
-        (End::Cancel, _) => "job.force_cancel().await?;",
-        (End::Complete, true) => "job.complete().await?;",
-        (End::Complete, false) => "job.wait().await?;",
-    };
-    lines.push(last.to_owned());
-    lines
-}
-
-impl Step {
-    /// As a case has it, line by line. `active` is the active node before, `chain` all nodes then, the base first.
-    pub(super) fn text(&self, active: &str, chain: &[&str], discards: bool) -> Vec<String> {
+    /// The job that it is.
+    pub(super) fn job(&self) -> Option<&Job> {
         match self {
-            Step::Io(io) => vec![io.text()],
-            Step::Together(ios) => {
-                let mut lines = vec![
-                    format!(
-                        "let export = vm.export(\"{active}\").name(\"second\").writable().await?;"
-                    ),
-                    "let client = export.client().await?;".to_owned(),
-                    "let (a, b) = tokio::join!(".to_owned(),
-                ];
-                lines.extend(ios.iter().map(|io| format!("    {},", io.client_text())));
-                lines.push(");".to_owned());
-                lines.push("a.and(b)?;".to_owned());
-                lines.push("drop(client);".to_owned());
-                lines.push("export.remove().await?;".to_owned());
-                lines
-            }
-            Step::Snapshot { node, overlay, .. } => vec![
-                format!(
-                    "vm.add_node({}.no_backing()).await?;",
-                    node_text(overlay, discards)
-                ),
-                format!("vm.snapshot(\"{node}\", \"{overlay}\").await?;"),
-            ],
-            Step::Commit { top, base, job } => {
-                let start = match top == active {
-                    true => format!("vm.commit(\"{active}\").base(\"{base}\")"),
-                    false => format!("vm.commit(\"{active}\").top(\"{top}\").base(\"{base}\")"),
-                };
-                job_text(&start, job)
-            }
-            Step::Stream { top, base, job } => {
-                let mut start = format!("vm.stream(\"{top}\")");
-                if let Some(base) = base {
-                    let _ = write!(start, ".base(\"{base}\")");
-                }
-                job_text(&start, job)
-            }
-            Step::Mirror {
-                target,
-                below,
-                mode,
-                granularity,
-                job,
-                ..
-            } => {
-                let mut start = format!("vm.mirror(\"{active}\").to(\"{target}\")");
-                let mut node = node_text(target, discards);
-                match below {
-                    Some(below) => {
-                        let _ = write!(node, ".backing(\"{below}\")");
-                        start += ".sync(\"top\")";
-                    }
-                    None => node += ".no_backing()",
-                }
-                let _ = write!(
-                    start,
-                    ".set(\"copy-mode\", \"{mode}\").set(\"granularity\", {granularity}).set(\"buf-size\", {BUFFER})"
-                );
-                let mut lines = vec![format!("vm.add_node({node}).await?;")];
-                lines.extend(job_text(&start, job));
-                if job.end == End::Cancel {
-                    lines.push(format!("vm.remove_node(\"{target}\").await?;"));
-                }
-                lines
-            }
-            Step::Backup { target, job, .. } => {
-                let node = node_text(target, discards);
-                let mut lines = vec![format!("vm.add_node({node}).await?;")];
-                let start = format!(
-                    "vm.backup(\"{active}\").to(\"{target}\").set(\"x-perf\", json!({{\"max-workers\": 1}}))"
-                );
-                lines.extend(job_text(&start, job));
-                lines.push(format!("vm.remove_node(\"{target}\").await?;"));
-                lines
-            }
-            Step::Bitmap { node, name, change } => vec![format!(
-                "vm.bitmap(\"{node}\", \"{name}\"){}.await?;",
-                change.text()
-            )],
-            Step::Resize { size } => vec![format!(
-                "vm.cmd(\"block_resize\", json!({{\"node-name\": \"{active}\", \"size\": {size}}})).await?;"
-            )],
-            Step::Restart => vec![
-                "vm.shutdown().await?;".to_owned(),
-                format!("let vm = {};", launch_text(chain, discards)),
-                format!("let disk = vm.disk(\"{active}\");"),
-            ],
-            Step::Refused(refusal) => vec![format!(
-                "vm.cmd(\"{}\", json!({})).refused(\"{}\").await?;",
-                refusal.command, refusal.arguments, refusal.says
-            )],
+            Step::Commit { job, .. }
+            | Step::Stream { job, .. }
+            | Step::Mirror { job, .. }
+            | Step::Backup { job, .. } => Some(job),
+            _ => None,
         }
     }
-}
 
-impl Change {
-    fn text(&self) -> String {
+    pub(super) fn job_mut(&mut self) -> Option<&mut Job> {
         match self {
-            Change::Add {
-                granularity,
-                persistent,
-                disabled,
-            } => {
-                let mut text = format!(".add().granularity({granularity})");
-                if *persistent {
-                    text += ".persistent()";
-                }
-                if *disabled {
-                    text += ".disabled()";
-                }
-                text
-            }
-            Change::Clear => ".clear()".to_owned(),
-            Change::Enable => ".enable()".to_owned(),
-            Change::Disable => ".disable()".to_owned(),
-            Change::Remove => ".remove()".to_owned(),
-            Change::Merge(sources) => format!(".merge({sources:?})"),
+            Step::Commit { job, .. }
+            | Step::Stream { job, .. }
+            | Step::Mirror { job, .. }
+            | Step::Backup { job, .. } => Some(job),
+            _ => None,
         }
     }
-}
 
-/// The launch of a machine with this chain, the base first.
-pub(super) fn launch_text(chain: &[&str], discards: bool) -> String {
-    let mut node = String::new();
-    for (number, name) in chain.iter().enumerate() {
-        let own = node_text(name, discards);
-        node = match number {
-            0 => own,
-            _ => format!("{own}.backing({node})"),
-        };
-    }
-    format!("t.host().disk(Disk::of({node}).property(\"share-rw\", true)).launch().await?")
-}
-
-/// What is read from a layer, and its bitmaps, as a case has it.
-pub(super) fn reads_text(from: &str, layer: &super::model::Layer) -> Vec<String> {
-    let mut lines = Vec::new();
-    if let Some(reads) = &layer.reads {
-        let mut content = "Content::nothing()".to_owned();
-        for (byte, bytes) in reads.runs().iter().filter(|(byte, _)| *byte != 0) {
-            let _ = write!(content, ".written({byte:#04x}, {})", range(bytes));
-        }
-        lines.push(format!("{from}.assert_reads({content}).await?;"));
-    }
-    if from.starts_with("vm.") {
-        for (name, bits) in &layer.bitmaps {
-            let dirty = bits.dirty.len() as u64 * bits.granularity;
-            if !bits.at_least {
-                lines.push(format!(
-                    "vm.bitmap(\"{}\", \"{name}\").assert(json!({{\"count\": {dirty}, \"recording\": {}}})).await?;",
-                    layer.name, bits.records
-                ));
-            }
+    /// What its job calls what it does about errors.
+    pub(super) fn policies(&self) -> &'static [&'static str] {
+        match self {
+            Step::Commit { .. } | Step::Stream { .. } => &["on-error"],
+            _ => &["on-source-error", "on-target-error"],
         }
     }
-    lines
 }
