@@ -2,6 +2,8 @@
 
 use iotests_core::prelude::*;
 
+defaults! { protocols = [FILE, NBD, FUSE] }
+
 /// At this speed the whole size takes longer than the case may, so the job stays in its middle until
 /// its speed is raised.
 const SPEED: u64 = 128 * KIB;

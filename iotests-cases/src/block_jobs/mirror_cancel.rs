@@ -127,7 +127,7 @@ rows! {
 
 /// When a mirror has completed, whether it was cancelled or asked to, all that the guest wrote until
 /// then is on the target, and was flushed there.
-#[case(formats = [RAW], rows = COMPLETIONS)]
+#[case(formats = [RAW], protocols = [FILE, NBD, FUSE], rows = COMPLETIONS)]
 async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResult {
     let source = t.image("source").size(MIB).fill(0x11).create().await?;
     let disk = Arc::new(MemoryBackend::new(MIB));
@@ -166,7 +166,10 @@ async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResul
 }
 
 /// A machine quits at once even if a mirror waits for its throttled source.
-#[case(upstream = "218", groups = [THROTTLE], needs = [Driver("throttle")])]
+#[case(
+    upstream = "218", groups = [THROTTLE], protocols = [FILE, NBD, FUSE],
+    needs = [Driver("throttle")]
+)]
 async fn quitting_cancels_a_throttled_mirror(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(64 * MIB).fill(42).create().await?;
     let limits = json!({"bps-read": 4 * KIB});

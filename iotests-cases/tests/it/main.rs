@@ -3,3 +3,4 @@
 mod lint;
 mod not_run;
 mod odd_places;
+mod running;

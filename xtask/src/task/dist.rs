@@ -39,24 +39,29 @@ const DOCUMENTS: [&str; 4] = [
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     let binary = iotests::build_with(&["--profile", &args.profile])?;
+    let tarball = pack(&binary, &cargo::target_dir()?.join("dist"))?;
+    println!("{}", tarball.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the tarball in this folder.
+fn pack(binary: &Path, dist: &Path) -> Result<PathBuf, XtaskError> {
     let name = format!(
         "iotests-{}-linux-{}",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::ARCH
     );
-    let dist = cargo::target_dir()?.join("dist");
     let folder = dist.join(&name);
     if folder.exists() {
         fs::remove_dir_all(&folder).map_err(file("remove", &folder))?;
     }
-    gather(&binary, &folder)?;
+    gather(binary, &folder)?;
     let tarball = dist.join(format!("{name}.tar.gz"));
     let mut tar = Command::new("tar");
     tar.args(["--owner=0", "--group=0", "--sort=name", "-czf"])
         .arg(&tarball);
-    cargo::check(tar.arg("-C").arg(&dist).arg(&name))?;
-    println!("{}", tarball.display());
-    Ok(ExitCode::SUCCESS)
+    cargo::check(tar.arg("-C").arg(dist).arg(&name))?;
+    Ok(tarball)
 }
 
 /// Lays out the folder that is packed.
@@ -99,9 +104,16 @@ mod tests {
     #[test]
     fn the_folder_has_the_program_and_what_it_prints_and_the_documents() {
         let place = tempfile::tempdir().unwrap();
-        let folder = place.path().join("dist");
         // Prints its arguments.
-        gather(Path::new("/bin/echo"), &folder).unwrap();
+        let tarball = pack(Path::new("/bin/echo"), &place.path().join("dist")).unwrap();
+        let name = tarball.file_name().unwrap().to_str().unwrap();
+        let name = name.strip_suffix(".tar.gz").unwrap().to_owned();
+        let mut unpack = Command::new("tar");
+        unpack.arg("-xzf").arg(&tarball).arg("-C").arg(place.path());
+        cargo::check(&mut unpack).unwrap();
+        let folder = place.path().join(name);
+        let said = cargo::read(Command::new(folder.join("bin/iotests")).arg("it runs")).unwrap();
+        assert_eq!(said, b"it runs\n");
         for (args, path) in PRINTED {
             let text = fs::read_to_string(folder.join(path)).unwrap();
             assert_eq!(text.trim(), args.join(" "));

@@ -9,6 +9,9 @@ use super::chain::{Chain, Layer, Size};
 use Layer::{Base, Mid, Top};
 use Size::{Full, Zero};
 
+// A layer is looked for by the path of its file, which an export has not.
+defaults! { protocols = [FILE, FUSE] }
+
 /// A commit by the layers that are named to the command.
 struct Commit {
     /// What is committed; the active layer if left out.

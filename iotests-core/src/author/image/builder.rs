@@ -1,6 +1,7 @@
 //! Making an image.
 
 use std::fmt;
+use std::fs::OpenOptions;
 use std::ops::Range;
 use std::panic::Location;
 use std::path::Path;
@@ -245,7 +246,6 @@ impl ImageBuilder {
             }
             _ => create(call).await?,
         }
-        let served = Served::new(&shared, protocol, &file, &name).await?;
         let size = match (self.size, &backing) {
             (Some(size), _) => size,
             (None, Some(base)) => base.0.size,
@@ -255,6 +255,12 @@ impl ImageBuilder {
                 )));
             }
         };
+        if protocol == Protocol::Nbd && format == Format::Qcow2 {
+            // An export cannot grow, and what lies behind its clusters is nothing to qcow2.
+            let file = OpenOptions::new().write(true).open(&*file)?;
+            file.set_len(file.metadata()?.len().max(room_for(size)))?;
+        }
+        let served = Served::new(&shared, protocol, &file, &name).await?;
         let encrypted = encrypted.then_some(format);
         let image = Image(Arc::new(Inner {
             shared,

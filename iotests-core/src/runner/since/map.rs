@@ -203,7 +203,7 @@ fn test(path: &str) -> Option<&str> {
         Some(name) => (true, name),
         None => (false, name),
     };
-    let stem = name.split_once(".out").map_or(name, |(stem, _)| stem);
+    let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
     let is_number = stem.len() == 3 && stem.bytes().all(|byte| byte.is_ascii_digit());
     ((folder || is_number) && !stem.contains('/')).then_some(stem)
 }
@@ -255,7 +255,7 @@ mod tests {
             ("docs/interop/nbd.rst", "nothing"),
             ("tests/unit/test-bdrv-drain.c", "nothing"),
             ("tests/qemu-iotests/040", "upstream(/^040(::|$)/)"),
-            ("tests/qemu-iotests/040.out.qcow2", "upstream(/^040(::|$)/)"),
+            ("tests/qemu-iotests/051.pc.out", "upstream(/^051(::|$)/)"),
             (
                 "tests/qemu-iotests/tests/mirror-top.out",
                 "upstream(/^mirror\\-top(::|$)/)",

@@ -267,8 +267,13 @@ fn a_test_directory_300_bytes_deep_works_with_sockets() {
 
 #[test]
 fn an_image_over_nbd_is_used_like_a_file() {
-    for set in sets() {
-        let mut bench = Bench::new(&set).format(Format::Raw);
+    let formats = [Format::Raw, QCOW2];
+    let sets = sets();
+    let points = sets
+        .iter()
+        .flat_map(|set| formats.map(|format| (set, format)));
+    for (set, format) in points {
+        let mut bench = Bench::new(set).format(format);
         bench.spec.protocol = Protocol::Nbd;
         let run = bench.run(case!(|t| {
             let disk = t.image("disk").size(MIB).fill(5).create().await?;

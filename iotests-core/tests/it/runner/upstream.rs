@@ -218,6 +218,56 @@ fn a_script_finds_the_variables_that_it_is_to_have() {
     ran.assert_code(0);
 }
 
+/// How `check` says it, for the helpers of the scripts.
+#[test]
+fn a_script_is_told_of_valgrind_and_has_time_for_it() {
+    let tree = Tree::new();
+    tree.script(
+        "001",
+        "echo \"$VALGRIND_QEMU ${GDB_OPTIONS-absent}\"\n",
+        b"y absent\n",
+    );
+    let (ran, _) = tree.run(&["-f", "raw", "--valgrind"]);
+    ran.assert_code(0).assert_says("deadlines × 20");
+}
+
+#[test]
+fn scripts_are_parted_and_their_parts_merged_as_cases_are() {
+    let tree = Tree::new();
+    for name in ["001", "002", "003"] {
+        tree.script(name, "echo one\n", b"one\n");
+    }
+    let mut all = Vec::new();
+    let parts = ["1/2", "2/2"].map(|part| {
+        let (ran, outcomes) = tree.run(&["-f", "raw", "--partition", part]);
+        ran.assert_code(0);
+        assert!(!outcomes.is_empty() && outcomes.len() < 3, "{outcomes:?}");
+        all.extend(outcomes.into_keys());
+        let to = tree.bench.path(&part.replace('/', "-"));
+        fs::rename(tree.bench.path("jsonl"), &to).unwrap();
+        to.display().to_string()
+    });
+    all.sort();
+    assert_eq!(
+        all,
+        ["001", "002", "003"].map(|name| format!("upstream::{name}@raw"))
+    );
+    let merged = tree.bench.run(&["merge", &parts[0], &parts[1]]);
+    merged.assert_code(0).assert_says("3 passed");
+    let half = tree.bench.run(&["merge", &parts[0]]);
+    half.assert_code(1).assert_says("2 of 2");
+}
+
+/// That of upstream's test 162, which may.
+#[test]
+fn a_script_writes_beside_itself_only_where_it_is_known_to() {
+    let tree = Tree::new();
+    let writes = "echo x > 42 && rm 42 && echo one\n";
+    tree.script("162", writes, b"one\n");
+    let (ran, _) = tree.run(&["-f", "raw"]);
+    ran.assert_code(0);
+}
+
 #[test]
 fn escapes_and_bytes_that_are_no_text_are_harmless_in_every_report() {
     let tree = Tree::new();
