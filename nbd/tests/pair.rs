@@ -1,6 +1,7 @@
 //! Both sides of the protocol without sockets and without tasks: bytes are moved by hand.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use nbd::proto::client::{
     Command, Config, ConnectionError, Event as ClientEvent, Handshake, Notice, RequestError,
@@ -9,7 +10,7 @@ use nbd::proto::client::{
 use nbd::proto::server::{
     Answer, Closed, Config as ServerConfig, Description, Event, Incoming, Piece, Server,
 };
-use nbd::proto::{CommandType, Errno, Mode, TransmissionFlags, Violation};
+use nbd::proto::{CommandType, Errno, Mode, ReplyHeader, TransmissionFlags, Violation};
 
 type Bytes = Vec<u8>;
 
@@ -87,7 +88,10 @@ impl Side {
 
 /// Negotiates with a server that has one byte in transit at a time.
 fn connect(mode: Mode) -> Pair {
-    let mut config = Config::default();
+    connect_with(mode, Config::default())
+}
+
+fn connect_with(mode: Mode, mut config: Config) -> Pair {
     config.set_mode(mode);
     config.contexts = vec!["base:allocation".into()];
     let mut client = Handshake::new(config);
@@ -242,6 +246,52 @@ fn nothing_follows_a_goodbye() {
         Some(ConnectionError::Disconnected)
     ));
     assert!(pair.client.transmit().is_empty());
+}
+
+#[test]
+fn a_reply_to_what_was_not_sent_yet_is_one_to_nothing() {
+    let config = Config {
+        in_flight: 1,
+        ..Config::default()
+    };
+    let mut pair = connect_with(Mode::Simple, config);
+    pair.submit(Command::flush());
+    let cookie = pair.submit(Command::flush());
+    assert_eq!(pair.client.transmit().len(), 28, "the first alone");
+    let error = Errno::OK;
+    let reply = ReplyHeader::Simple { error, cookie }.encode();
+    pair.client.receive(&reply);
+    let why = pair.client.error();
+    let unknown = Violation::UnknownCookie { cookie };
+    assert!(
+        matches!(why.as_deref(), Some(ConnectionError::Violation(why)) if *why == unknown),
+        "{why:?}"
+    );
+}
+
+#[test]
+fn who_gave_up_hears_of_neither_a_late_reply_nor_a_death() {
+    for dies in [false, true] {
+        let mut pair = connect(Mode::Structured);
+        pair.prompt = false;
+        let after = Duration::from_secs(1);
+        let at = Instant::now() + after;
+        let read = pair.client.submit(Command::read(0, 512), Some((at, after)));
+        pair.run();
+        pair.client.timeout(at);
+        let notice = pair.client.notice().unwrap();
+        assert_eq!(notice.cookie, read.unwrap());
+        assert!(matches!(notice.result, Err(RequestError::Deadline { .. })));
+        if dies {
+            pair.client.end_of_stream();
+        } else {
+            let late = pair.server.requests.pop_front().unwrap();
+            pair.server.answer(&late);
+            pair.run();
+            assert!(pair.client.error().is_none(), "it was awaited all the same");
+        }
+        assert!(pair.client.notice().is_none(), "dies: {dies}");
+    }
 }
 
 /// Fault 2: a request whose reply is half read dies with the connection like all others.
@@ -414,6 +464,30 @@ fn a_server_that_requires_tls_answers_nothing_before_it_and_the_client_says_so()
         matches!(error, HandshakeError::TlsRequired { .. }),
         "{error}"
     );
+}
+
+/// Neither has another way to be refused.
+#[test]
+fn flags_that_nobody_knows_and_an_export_name_before_tls_end_the_connection() {
+    use nbd::proto::server::TlsPolicy;
+    use nbd::proto::{ClientFlags, OptionRequest};
+    let unknown = (1u32 << 5).to_be_bytes().to_vec();
+    let mut early = ClientFlags::FIXED_NEWSTYLE.bits().to_be_bytes().to_vec();
+    early.extend(OptionRequest::ExportName("disk".into()).encode());
+    for (bytes, tls) in [(unknown, TlsPolicy::Off), (early, TlsPolicy::Required)] {
+        let mut server: Server<Bytes> = Server::new(ServerConfig {
+            tls,
+            ..ServerConfig::default()
+        });
+        let _greeting = server.transmit();
+        server.receive(&bytes);
+        let closed = server.event();
+        assert!(
+            matches!(closed, Some(Event::Closed(Closed::Refused(_)))),
+            "{closed:?}"
+        );
+        assert!(server.transmit().is_empty(), "{tls:?}");
+    }
 }
 
 /// There is no TLS where there is no negotiation: nobody is served in plain text by mistake.

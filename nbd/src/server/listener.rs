@@ -8,11 +8,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, Backlog, Shutdown, sockopt};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::connection::{self, Connection};
 use super::error::ServerError;
@@ -24,6 +26,9 @@ use crate::vsock;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: u32 = 128;
+
+/// How long a child that is being started may take until it has let go of our sockets.
+const COPIES_LAST: Duration = Duration::from_secs(5);
 
 /// A socket that listens already.
 #[derive(Debug)]
@@ -181,6 +186,22 @@ impl Listener {
         Ok(())
     }
 
+    /// Listens again. A child that is being started has a copy of each socket until it executes its
+    /// program, and with a copy the address of some kinds stays taken; nothing tells when it is free.
+    async fn reopen(&mut self) -> io::Result<()> {
+        let until = Instant::now() + COPIES_LAST;
+        loop {
+            match self.open() {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until =>
+                {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     /// Stops listening: waiting clients are disconnected, further ones refused.
     fn close(&mut self) -> io::Result<()> {
         self.file.remove();
@@ -243,12 +264,12 @@ pub(super) async fn run(
             biased;
             () = shared.ended() => break,
             Some((order, done)) = orders.recv() => {
-                let (next, outcome) = obey(&mut listeners, order, &shared);
+                let (next, outcome) = obey(&mut listeners, order, &shared).await;
                 pause = next;
                 // Who gave the order may be gone.
                 let _ = done.send(outcome);
             }
-            () = &mut pause => pause = obey(&mut listeners, Order::Listen, &shared).0,
+            () = &mut pause => pause = obey(&mut listeners, Order::Listen, &shared).await.0,
             Some(_) = connections.join_next() => {}
             accepted = accept(&listeners), if room => {
                 let socket = match accepted {
@@ -257,7 +278,7 @@ pub(super) async fn run(
                         let (what, why) = ("accept a client", error.to_string());
                         shared.note(0, Note::Failed { what, why });
                         // It would fail again at once, and for ever.
-                        pause = obey(&mut listeners, Order::Stop, &shared).0;
+                        pause = obey(&mut listeners, Order::Stop, &shared).await.0;
                         continue;
                     }
                     // A client that is gone before it was accepted is none.
@@ -278,13 +299,22 @@ pub(super) async fn run(
 }
 
 /// Carries an order out, and returns what to wait for before listening again.
-fn obey(listeners: &mut [Listener], order: Order, shared: &Arc<Shared>) -> (Pause, io::Result<()>) {
+async fn obey(
+    listeners: &mut [Listener],
+    order: Order,
+    shared: &Arc<Shared>,
+) -> (Pause, io::Result<()>) {
     let opens = matches!(order, Order::Listen);
-    let each = |listener: &mut Listener| match opens {
-        true => listener.open(),
-        false => listener.close(),
-    };
-    let outcome = listeners.iter_mut().try_for_each(each);
+    let mut outcome = Ok(());
+    for listener in listeners {
+        outcome = match opens {
+            true => listener.reopen().await,
+            false => listener.close(),
+        };
+        if outcome.is_err() {
+            break;
+        }
+    }
     let (what, note) = match opens {
         true => ("listen again", Note::Listening),
         false => ("stop listening", Note::StoppedListening),
@@ -377,7 +407,6 @@ fn is_ours(error: &io::Error) -> bool {
 #[cfg(all(test, feature = "faults"))]
 mod tests {
     use std::net::TcpStream;
-    use std::time::Duration;
 
     use super::*;
     use crate::server::{Event, Server};
@@ -412,6 +441,22 @@ mod tests {
             accept(std::slice::from_ref(&listener)).await.unwrap();
             drop((client, copy));
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_comes_back_when_a_child_that_starts_has_let_go_of_its_copy() {
+        let name = format!("nbd-listener-{}", std::process::id());
+        let mut listener = Listener::new(&Address::Abstract(name.into())).unwrap();
+        let Listening::Unix(socket) = &listener.socket else {
+            panic!("not open")
+        };
+        let copy = nix::unistd::dup(socket).unwrap();
+        listener.close().unwrap();
+        let mut again = Box::pin(listener.reopen());
+        let first = poll_fn(|cx| Poll::Ready(again.as_mut().poll(cx).is_pending()));
+        assert!(first.await, "it is taken yet");
+        drop(copy);
+        again.await.unwrap();
     }
 
     #[tokio::test]

@@ -128,7 +128,12 @@ fn has_loopback() -> nix::Result<bool> {
     }
     // A transport that is there connects at once; others take seconds to find nobody.
     let mut ready = [PollFd::new(client.as_fd(), PollFlags::POLLOUT)];
-    let answered = poll(&mut ready, PollTimeout::from(500u16))? > 0;
+    let answered = loop {
+        match poll(&mut ready, PollTimeout::from(500u16)) {
+            Err(Errno::EINTR) => {}
+            answered => break answered? > 0,
+        }
+    };
     Ok(answered && getsockopt(&client, sockopt::SocketError)? == 0)
 }
 
