@@ -49,6 +49,13 @@ rows! {
     "negative-chunk" => || json!({"x-perf": {"max-chunk": -1}}), "max-chunk must be zero";
     "chunk-below-a-cluster" => || json!({"x-perf": {"max-chunk": 512}}),
         "Required max-chunk (512) is less than backup cluster size (65536)";
+    "chunk-below-a-cluster-with-a-bitmap" => || json!({
+            "sync": "incremental", "bitmap": "recorded", "x-perf": {"max-chunk": 512},
+        }),
+        "Required max-chunk (512) is less than backup cluster size (65536)";
+    "to-a-smaller-target-with-a-bitmap" =>
+        || json!({"sync": "incremental", "bitmap": "recorded", "target": "small"}),
+        "different";
     "name-of-a-filter-in-use" => || json!({"filter-node-name": "copy"}), "copy";
 }
 
@@ -89,6 +96,8 @@ async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
         .await?;
 
     check!(vm.bitmap("disk", "recorded").sha256().await? == recorded);
+    let usable = json!({"busy": false, "recording": true});
+    vm.bitmap("disk", "recorded").assert(usable).await?;
     vm.assert_no_jobs().await?;
     // Nothing of it is in the way of one that can be done.
     vm.backup("disk").to("copy").run().await?;

@@ -1,13 +1,14 @@
 //! A program that may be stopped, by its time or by a signal to us.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -46,7 +47,7 @@ pub(super) enum End {
 }
 
 impl Stop {
-    /// One that Ctrl-C, SIGTERM and SIGHUP bring about. What runs gets those of a terminal itself.
+    /// One that Ctrl-C, SIGTERM and SIGHUP bring about.
     pub(super) fn by_signals() -> Result<Stop, XtaskError> {
         let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]);
         let mut signals = signals.map_err(|source| XtaskError::Start {
@@ -97,6 +98,8 @@ pub(super) fn run(
 ) -> Result<End, XtaskError> {
     let output = File::create(log).map_err(file("create", log))?;
     let errors = output.try_clone().map_err(file("open", log))?;
+    // With all that it starts, a wrapper's programs as well, it is one group, which is ended together.
+    command.process_group(0);
     command.stdin(Stdio::null()).stdout(output).stderr(errors);
     let program = cargo::display(command);
     let start = |source| XtaskError::Start {
@@ -121,7 +124,7 @@ pub(super) fn run(
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         if !stop.state().ended {
             // An error means that it is gone.
-            let _ = kill(pid, signal);
+            let _ = killpg(pid, signal);
             stop.wait_end(Instant::now() + GRACE, true);
         }
     }

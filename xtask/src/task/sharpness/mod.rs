@@ -166,9 +166,9 @@ fn measure(args: Args, program: PathBuf, out: &Path, stop: &Stop) -> Result<Repo
             let row = Row::new(bug, started.elapsed(), outcome);
             eprintln!("{}: {}", bug.id, row.in_a_word());
             report.add(row);
+            report.write(out)?;
         }
         applied.restore().map_err(SharpnessError::from)?;
-        report.write(out)?;
         if report.is_stopped() {
             eprintln!("stopped: the sources are as they were; `ninja` makes the programs so");
             return Ok(report);

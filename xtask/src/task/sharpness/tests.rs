@@ -40,7 +40,7 @@ for case in $cases; do
     red) verdict=fail;;
     good) if grep -q BUG "$build/qemu-img" || [ -n "$SWITCH" ]; then verdict=crash; fi;;
     late)
-      if grep -q BUG "$build/qemu-img"; then echo waits > "$build/waits"; exec sleep 1000; fi;;
+      if grep -q BUG "$build/qemu-img"; then sleep 1000 & echo $! > "$build/pid"; echo waits > "$build/waits"; wait; fi;;
   esac
   echo '{"elapsed":{"secs":1,"nanos":500000000},"event":{"event":"instance-finished","instance":{"id":"'$case'@qcow2","case":"'$case'"},"verdict":"'$verdict'","attempts":[{"headline":"why"}]}}' >> "$record"
 done
@@ -321,6 +321,9 @@ fn a_signal_ends_the_run_and_the_sources_are_as_they_were() {
     });
     let report = qemu.measure_until(&stop).unwrap();
     signal.join().unwrap();
+    // Nor is anything left of what a wrapper had started.
+    let left = fs::read_to_string(qemu.path("build/pid")).unwrap();
+    assert!(!Path::new("/proc").join(left.trim()).join("exe").exists());
     assert!(report.is_stopped() && !report.is_complete());
     assert_eq!(qemu.json()["bugs"][0]["outcome"], "stopped");
     qemu.assert_restored();
