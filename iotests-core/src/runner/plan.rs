@@ -15,7 +15,7 @@ use super::event::{InstanceInfo, PointInfo};
 use super::select::{self, Places, SET, Selector};
 use super::sets::HOST;
 use crate::case::{
-    Aio, Backend, Capabilities, Format, Guest, Instance, Known, Meta, Protocol, Registered,
+    Aio, Backend, Body, Capabilities, Format, Guest, Instance, Known, Meta, Protocol, Registered,
     Requirement, Skip, names,
 };
 use crate::script::DISABLED;
@@ -389,7 +389,17 @@ fn check(instance: &Instance, capabilities: &Capabilities, imgopts: &[String]) -
     }
     match instance.protocol {
         Protocol::File => {}
-        Protocol::Nbd => need(Requirement::Tool(ToolKind::Nbd))?,
+        Protocol::Nbd => {
+            need(Requirement::Tool(ToolKind::Nbd))?;
+            // A script makes its own exports.
+            let is_script = matches!(instance.case.body, Body::Script(_));
+            if !is_script && !matches!(instance.format, Format::Raw | Format::Qcow2) {
+                return Err(Skip::Feature {
+                    feature: format!("{} over nbd", instance.format),
+                    why: "an export cannot grow".to_owned(),
+                });
+            }
+        }
         Protocol::Fuse => {
             need(Requirement::Tool(ToolKind::StorageDaemon))?;
             need(Requirement::Fuse)?;

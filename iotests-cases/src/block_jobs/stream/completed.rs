@@ -333,7 +333,7 @@ rows! {
 }
 
 /// What has been streamed can be streamed again, which changes nothing, or further down.
-#[case(rows = AGAIN)]
+#[case(protocols = [FILE, NBD, FUSE], rows = AGAIN)]
 async fn can_be_done_again(t: &mut Test, first: &&str) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let vm = chain.launch(t).await?;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::case::names::{QCOW2, RAW, VMDK};
-use crate::case::{Aio, Body, Cache, Case, Declaration, Host, HostFacts, Support, ToolFacts};
+use crate::case::{Aio, Cache, Case, Declaration, Host, HostFacts, Support, ToolFacts};
 
 fn able(name: &str, emulator: bool, luks: bool) -> Able {
     let mut capabilities = Capabilities::default();
@@ -289,5 +289,24 @@ fn the_default_formats_are_qcow2_and_raw_and_else_what_the_case_has() {
         formats(Declaration::new(), &["area::case@vmdk"]),
         [vmdk],
         "an id names its point itself"
+    );
+}
+
+#[test]
+fn over_nbd_runs_what_need_not_grow() {
+    let mut host = able("host", false, false);
+    host.capabilities.writable.insert("qed".to_owned());
+    let nbd = ToolKind::Nbd;
+    host.capabilities.tools.insert(nbd, ToolFacts::default());
+    let meta = Declaration::new().protocols(&[Protocol::Nbd]);
+    let formats = ["-f", "raw,qcow2,qed"];
+    let planned = planned(meta, &[host], SetChoice::Auto, &formats);
+    assert_eq!(
+        planned,
+        [
+            "area::case@qcow2.nbd on host",
+            "area::case@qed.nbd: qed over nbd does not work here: an export cannot grow",
+            "area::case@raw.nbd on host",
+        ]
     );
 }
