@@ -19,6 +19,8 @@ pub(super) struct Host<'t> {
     /// With the file of their data.
     images: BTreeMap<String, (Image, Option<TestFile>)>,
     vm: Option<Machine>,
+    /// Some requests fail, which QEMU may print.
+    has_faults: bool,
 }
 
 impl<'t> Host<'t> {
@@ -28,6 +30,7 @@ impl<'t> Host<'t> {
             t,
             images: BTreeMap::new(),
             vm: None,
+            has_faults: steps.iter().any(Step::has_fault),
         };
         let mut below = None;
         for layer in &model.chain {
@@ -492,6 +495,9 @@ impl Qemu for Host<'_> {
         if model.iothread {
             host = host.iothread("thread");
             disk = disk.iothread("thread");
+        }
+        if self.has_faults {
+            host = host.tolerate("Failed flush for ");
         }
         self.vm = Some(host.disk(disk).launch().await?);
         Ok(())

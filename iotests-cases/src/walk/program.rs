@@ -180,7 +180,7 @@ fn op() -> impl Strategy<Value = Op> {
                 .prop_map(|(shape, what, job)| Op::Backup(shape, what, job))
                 .boxed(),
         ),
-        (5, bitmap().prop_map(Op::Bitmap).boxed()),
+        (7, bitmap().prop_map(Op::Bitmap).boxed()),
         (
             2,
             transaction
@@ -195,7 +195,7 @@ fn op() -> impl Strategy<Value = Op> {
                 .boxed(),
         ),
         (1, ios().prop_map(Op::Frozen).boxed()),
-        (1, any::<bool>().prop_map(Op::Restart).boxed()),
+        (2, any::<bool>().prop_map(Op::Restart).boxed()),
         (
             3,
             (any::<u8>(), any::<u8>())
@@ -208,7 +208,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// All programs.
 pub(super) fn program() -> impl Strategy<Value = Program> {
-    let shapes = proptest::collection::vec((shape(), ios()), 1..4);
+    let shapes = proptest::collection::vec((shape(), ios()), 1..5);
     let ops = proptest::collection::vec(op(), 1..14);
     let flags = (
         any::<bool>(),

@@ -154,10 +154,15 @@ impl Resolver {
                     return None;
                 }
                 let nodes = &names[base.map_or(0, |base| base + 1)..=top];
+                let mut job = self.job(raw, false, top == length - 1, nodes);
+                if base.is_some_and(|base| base + 1 == top) {
+                    // Then there is nothing to do, and whoever reads meanwhile kills QEMU (docs/qemu-findings.md).
+                    job.held.clear();
+                }
                 Step::Stream {
                     top: names[top].clone(),
                     base: base.map(|at| names[at].clone()),
-                    job: self.job(raw, false, top == length - 1, nodes),
+                    job,
                 }
             }
             Op::Mirror(raw, full, mode, job) => {

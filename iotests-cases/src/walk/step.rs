@@ -248,6 +248,11 @@ impl Step {
         }
     }
 
+    pub(super) fn has_fault(&self) -> bool {
+        let of_job = self.job().is_some_and(|job| job.fault.is_some());
+        of_job || matches!(self, Step::Broken(..))
+    }
+
     /// The job that it is.
     pub(super) fn job(&self) -> Option<&Job> {
         match self {
