@@ -79,10 +79,29 @@ struct Found {
 fn sources() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let entries = walkdir::WalkDir::new(root).sort_by_file_name();
-    entries
+    let mut all: Vec<PathBuf> = entries
         .into_iter()
         .map(|entry| entry.unwrap().into_path())
         .filter(|path| path.extension().is_some_and(|ending| ending == "rs"))
+        .collect();
+    let of_file = |path: &PathBuf| test_modules(path, &fs::read_to_string(path).unwrap());
+    let tests: Vec<PathBuf> = all.iter().flat_map(of_file).collect();
+    all.retain(|path| !tests.contains(path));
+    all
+}
+
+/// The files of the unit tests that a file has elsewhere.
+fn test_modules(path: &Path, text: &str) -> Vec<PathBuf> {
+    let is_folder = ["lib.rs", "main.rs", "mod.rs"].map(Path::new);
+    let folder = match path.file_name() {
+        Some(name) if is_folder.contains(&Path::new(name)) => path.parent().unwrap().to_owned(),
+        _ => path.with_extension(""),
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let pairs = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
+    let names = pairs.filter_map(|pair| pair[1].strip_prefix("mod ")?.strip_suffix(';'));
+    names
+        .map(|name| folder.join(name).with_extension("rs"))
         .collect()
 }
 
@@ -168,8 +187,8 @@ fn code(line: &str) -> &str {
 fn violations(place: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     // Unit tests of what a case consists of are no cases.
-    let cases = text.lines().take_while(|line| *line != "#[cfg(test)]");
-    for (number, line) in cases.enumerate() {
+    let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    for (number, line) in text[..end].lines().enumerate() {
         let code = code(line);
         for (word, instead) in FORBIDDEN {
             if code.contains(word) {
@@ -358,6 +377,11 @@ fn the_lint_itself_finds_what_it_looks_for() {
         .map(|(number, _)| *number)
         .collect();
     assert_eq!(numbers, [1, 3, 4, 5, 6, 8, 9, 10]);
+    let elsewhere = "#[cfg(test)]\nmod tests;\nsleep(1)\n";
+    assert_eq!(violations("x.rs", elsewhere).len(), 1);
+    let files = |path| test_modules(Path::new(path), elsewhere);
+    assert_eq!(files("src/x.rs"), [Path::new("src/x/tests.rs")]);
+    assert_eq!(files("src/x/mod.rs"), [Path::new("src/x/tests.rs")]);
     let harmless = r#"let uri = format!("nbd://{host}"); // sleep( behind a string"#;
     assert_eq!(violations("x.rs", harmless), [""; 0]);
 }

@@ -454,7 +454,7 @@ fn a_rerun_line_names_the_program_and_the_variables_that_matter() {
     let line = line.expect("no line").trim();
     for word in [
         format!("QEMU_IMG_PROG={}", bench.path("bin/qemu-img").display()),
-        "QEMU_IO_OPTIONS='--nothing".to_owned(),
+        "QEMU_IO_OPTIONS=\"--nothing 'at all'\"".to_owned(),
         env!("CARGO_BIN_EXE_iotests-fixture").to_owned(),
         format!("--build-dir {}", bench.path("build").display()),
         "--seed 3 'verdicts::fails@qcow2'".to_owned(),
