@@ -76,19 +76,36 @@ fn executable(messages: &[u8]) -> Option<PathBuf> {
     paths.last()
 }
 
+/// Where the binary is to keep its own things, unless somebody has named another place.
+const BUILD_DIR: &str = "IOTESTS_BUILD_DIR";
+
 /// The binary, told where it may keep its own things and how a person calls it.
 pub(crate) fn command(binary: &Path) -> Result<Command, XtaskError> {
+    let named = std::env::var_os(BUILD_DIR);
     let mut command = Command::new(binary);
     command
-        .env("IOTESTS_BUILD_DIR", cargo::target_dir()?)
+        .env(BUILD_DIR, build_dir(named, cargo::target_dir()?))
         .env("IOTESTS_SOURCE_DIR", cargo::root())
         .env("IOTESTS_CALLED_AS", "cargo xtask iotests");
     Ok(command)
 }
 
+fn build_dir(named: Option<OsString>, target: PathBuf) -> PathBuf {
+    let named = named.filter(|named| !named.is_empty());
+    named.map_or(target, PathBuf::from)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_the_user_names_comes_before_that_of_cargo() {
+        let dir = |named: Option<&str>| build_dir(named.map(OsString::from), "/target".into());
+        assert_eq!(dir(Some("/mine")), Path::new("/mine"));
+        assert_eq!(dir(Some("")), Path::new("/target"));
+        assert_eq!(dir(None), Path::new("/target"));
+    }
 
     #[test]
     fn the_binary_is_where_cargo_says() {
