@@ -33,9 +33,10 @@ impl Version {
     }
 }
 
-/// The parts of an id but its set: `module::case/row@qcow2.system.set=7.2.22`.
+/// The parts of an id but its set and its repetition: `module::case/row@qcow2.system.set=7.2.22#2`.
 pub(super) fn name_and_point(id: &str) -> (&str, &str) {
     let (name, point) = id.split_once('@').unwrap_or((id, ""));
+    let point = point.split_once('#').map_or(point, |(point, _)| point);
     let point = point.split_once("set=").map_or(point, |(point, _)| point);
     (name, point.trim_end_matches('.'))
 }
@@ -161,6 +162,16 @@ pub(super) fn reason_of_skip(reason: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_has_a_name_and_a_point_and_is_the_same_in_each_repetition() {
+        let parts = |id: &'static str| name_and_point(id);
+        assert_eq!(parts("a::b/c@qcow2.system"), ("a::b/c", "qcow2.system"));
+        assert_eq!(parts("a@raw.qsd.set=7.2.22#2"), ("a", "raw.qsd"));
+        assert_eq!(parts("upstream::040@qcow2#12"), ("upstream::040", "qcow2"));
+        assert_eq!(parts("a"), ("a", ""));
+    }
+
     use serde_json::json;
 
     fn finished(case: &str, point: &str, set: &str, verdict: &str, note: Option<&str>) -> Value {
