@@ -98,6 +98,17 @@ pub(crate) enum XtaskError {
     },
 }
 
+impl XtaskError {
+    /// What makes of a failure with this file an error that names it; `verb` is what was to be done.
+    pub(crate) fn file(
+        verb: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::File { verb, path, source }
+    }
+}
+
 /// The workspace's root folder: where this runs, not where it was compiled, as clones may share one target folder. Cargo says it in a
 /// variable; for who starts this program by itself, it is around the current folder.
 pub(crate) fn root() -> PathBuf {

@@ -53,7 +53,7 @@ fn pack(binary: &Path, dist: &Path) -> Result<PathBuf, XtaskError> {
     );
     let folder = dist.join(&name);
     if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(file("remove", &folder))?;
+        fs::remove_dir_all(&folder).map_err(XtaskError::file("remove", &folder))?;
     }
     gather(binary, &folder)?;
     let tarball = dist.join(format!("{name}.tar.gz"));
@@ -69,16 +69,16 @@ fn gather(binary: &Path, folder: &Path) -> Result<(), XtaskError> {
     let place = |path: &str| -> Result<PathBuf, XtaskError> {
         let to = folder.join(path);
         if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent).map_err(file("create", parent))?;
+            fs::create_dir_all(parent).map_err(XtaskError::file("create", parent))?;
         }
         Ok(to)
     };
     let program = place("bin/iotests")?;
-    fs::copy(binary, &program).map_err(file("copy", binary))?;
+    fs::copy(binary, &program).map_err(XtaskError::file("copy", binary))?;
     for (args, to) in PRINTED {
         let text = cargo::read(Command::new(binary).args(args))?;
         let to = place(to)?;
-        fs::write(&to, text).map_err(file("write", &to))?;
+        fs::write(&to, text).map_err(XtaskError::file("write", &to))?;
     }
     for document in DOCUMENTS {
         let from = cargo::root().join(document);
@@ -87,14 +87,6 @@ fn gather(binary: &Path, folder: &Path) -> Result<(), XtaskError> {
         cargo::check(copy.arg("-r").arg(&from).arg(&to))?;
     }
     Ok(())
-}
-
-fn file<'p>(verb: &'static str, path: &'p Path) -> impl FnOnce(std::io::Error) -> XtaskError + 'p {
-    move |source| XtaskError::File {
-        verb,
-        path: path.to_owned(),
-        source,
-    }
 }
 
 #[cfg(test)]

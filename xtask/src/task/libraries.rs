@@ -56,11 +56,7 @@ pub(super) fn from_outside(target: &Path) -> Result<String, XtaskError> {
     let metadata = cargo::metadata()?;
     // The versions of the workspace, so that nothing is fetched.
     let lock = cargo::root().join("Cargo.lock");
-    let lock = std::fs::read_to_string(&lock).map_err(|source| XtaskError::File {
-        verb: "read",
-        path: lock,
-        source,
-    })?;
+    let lock = std::fs::read_to_string(&lock).map_err(XtaskError::file("read", &lock))?;
     for library in LIBRARIES {
         let package = package(&metadata, library)?;
         let folder = target.join("consumer").join(library);
@@ -95,11 +91,7 @@ pub(super) fn from_outside(target: &Path) -> Result<String, XtaskError> {
 /// which the README names, and no others.
 fn as_its_readme_says(library: &str, lock: &str, target: &Path) -> Result<(), XtaskError> {
     let path = cargo::root().join(library).join("README.md");
-    let readme = std::fs::read_to_string(&path).map_err(|source| XtaskError::File {
-        verb: "read",
-        path,
-        source,
-    })?;
+    let readme = std::fs::read_to_string(&path).map_err(XtaskError::file("read", &path))?;
     let folder = target.join("consumer").join(format!("{library}-readme"));
     let programs = folder.join("src/bin");
     // What an earlier README had; there may be none.
@@ -213,11 +205,7 @@ fn write(path: &Path, text: &str) -> Result<(), XtaskError> {
     let folder = path.parent().unwrap_or(path);
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(path, text))
-        .map_err(|source| XtaskError::File {
-            verb: "write",
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(XtaskError::file("write", path))
 }
 
 /// What each package would hold: its sources, its licences, and nothing that only we need.

@@ -1,6 +1,6 @@
 //! Room on the disk, asked for before anything is built: a disk that fills up halfway fails in a hundred ways.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::cargo::XtaskError;
 
@@ -33,11 +33,8 @@ fn judge(target: &Path, free: f64, needed: f64) -> Result<(), XtaskError> {
 /// What a user may still write there, in GiB.
 fn free(path: &Path) -> Result<f64, XtaskError> {
     let there = path.ancestors().find(|it| it.exists()).unwrap_or(path);
-    let stat = rustix::fs::statvfs(there).map_err(|source| XtaskError::File {
-        verb: "find the room at",
-        path: PathBuf::from(there),
-        source: source.into(),
-    })?;
+    let failed = XtaskError::file("find the room at", there);
+    let stat = rustix::fs::statvfs(there).map_err(|source| failed(source.into()))?;
     Ok(stat.f_bavail as f64 * stat.f_frsize as f64 / GIB)
 }
 

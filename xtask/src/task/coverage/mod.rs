@@ -46,10 +46,11 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
         });
     }
     let path = cargo::root().join("COVERAGE.md");
-    fs::write(&path, page::render(&methods, &notes, &runs)).map_err(file_error("write", &path))?;
+    fs::write(&path, page::render(&methods, &notes, &runs))
+        .map_err(XtaskError::file("write", &path))?;
     println!("{} written", path.display());
     let path = cargo::root().join("docs/versions.md");
-    fs::write(&path, runs.differences.render()).map_err(file_error("write", &path))?;
+    fs::write(&path, runs.differences.render()).map_err(XtaskError::file("write", &path))?;
     println!("{} written", path.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -121,7 +122,7 @@ fn read_notes(path: &Path) -> Result<Vec<(String, String)>, XtaskError> {
 
 /// The rows of a tab-separated file below its heading.
 fn read_table(path: &Path, columns: usize) -> Result<Vec<Vec<String>>, XtaskError> {
-    let text = fs::read_to_string(path).map_err(file_error("read", path))?;
+    let text = fs::read_to_string(path).map_err(XtaskError::file("read", path))?;
     let rows = text
         .lines()
         .enumerate()
@@ -146,11 +147,6 @@ fn read_table(path: &Path, columns: usize) -> Result<Vec<Vec<String>>, XtaskErro
         })
     })
     .collect()
-}
-
-fn file_error(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> XtaskError {
-    let path = path.to_owned();
-    move |source| XtaskError::File { verb, path, source }
 }
 
 #[cfg(test)]

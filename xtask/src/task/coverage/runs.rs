@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::Method;
 use super::versions::{Differences, Version, name_and_point, reason_of_end, reason_of_skip};
-use super::{Method, file_error};
 use crate::cargo::XtaskError;
 
 /// One instance, as a run reported it.
@@ -36,7 +36,7 @@ pub(super) struct Runs {
 
 impl Runs {
     pub(super) fn add(&mut self, path: &Path) -> Result<(), XtaskError> {
-        let text = fs::read_to_string(path).map_err(file_error("read", path))?;
+        let text = fs::read_to_string(path).map_err(XtaskError::file("read", path))?;
         self.add_events(&text).map_err(|why| XtaskError::Data {
             path: path.to_owned(),
             why,

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::bugs::Selection;
 use super::child::{self, End, Stop};
-use super::{SharpnessError, file, iotests};
+use super::{SharpnessError, iotests};
 use crate::cargo::{self, XtaskError};
 
 /// How the harness says that nothing is selected.
@@ -106,7 +106,7 @@ impl Harness {
         let record = self.out.join("records").join(format!("{name}.jsonl"));
         // That of an earlier run is none of this one.
         if record.exists() {
-            fs::remove_file(&record).map_err(file("remove", &record))?;
+            fs::remove_file(&record).map_err(XtaskError::file("remove", &record))?;
         }
         let mut command = self.command(selection)?;
         command.arg("--jsonl").arg(&record).envs(env);

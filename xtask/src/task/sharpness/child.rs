@@ -14,7 +14,6 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::file;
 use crate::cargo::{self, XtaskError};
 
 /// How long a program may take to end when it was asked to.
@@ -96,8 +95,8 @@ pub(super) fn run(
     time: Duration,
     stop: &Stop,
 ) -> Result<End, XtaskError> {
-    let output = File::create(log).map_err(file("create", log))?;
-    let errors = output.try_clone().map_err(file("open", log))?;
+    let output = File::create(log).map_err(XtaskError::file("create", log))?;
+    let errors = output.try_clone().map_err(XtaskError::file("open", log))?;
     // With all that it starts, a wrapper's programs as well, it is one group, which is ended together.
     command.process_group(0);
     command.stdin(Stdio::null()).stdout(output).stderr(errors);

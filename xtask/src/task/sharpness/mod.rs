@@ -122,9 +122,9 @@ fn measure(args: Args, program: PathBuf, out: &Path, stop: &Stop) -> Result<Repo
     let bugs = bugs::read(&args.bugs, &args.only)?;
     for part in ["records", "logs"] {
         let part = out.join(part);
-        fs::create_dir_all(&part).map_err(file("create", &part))?;
+        fs::create_dir_all(&part).map_err(XtaskError::file("create", &part))?;
     }
-    let out = &fs::canonicalize(out).map_err(file("find", out))?;
+    let out = &fs::canonicalize(out).map_err(XtaskError::file("find", out))?;
     let mut harness = Harness::new(program, tree.build(), out, args.jobs);
     let mut build = Build {
         ninja: args.ninja,
@@ -282,21 +282,13 @@ impl Build<'_> {
         Ok(match end {
             End::Exited(status) if status.success() => Built::Yes,
             End::Exited(_) | End::Late => {
-                let text = fs::read(&log).map_err(file("read", &log))?;
+                let text = fs::read(&log).map_err(XtaskError::file("read", &log))?;
                 let text = String::from_utf8_lossy(&text).into_owned();
                 let lines: Vec<&str> = text.lines().collect();
                 Built::No(lines[lines.len().saturating_sub(20)..].join("\n"))
             }
             End::Stopped => Built::Stopped,
         })
-    }
-}
-
-fn file<'p>(verb: &'static str, path: &'p Path) -> impl FnOnce(std::io::Error) -> XtaskError + 'p {
-    move |source| XtaskError::File {
-        verb,
-        path: path.to_owned(),
-        source,
     }
 }
 

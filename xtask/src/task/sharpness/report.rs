@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::bugs::Bug;
 use super::cases::Ran;
-use super::file;
 use crate::cargo::XtaskError;
 
 #[derive(Debug, Default)]
@@ -220,7 +219,7 @@ impl Report {
             ("sharpness.json", format!("{json:#}\n")),
         ] {
             let path = out.join(name);
-            fs::write(&path, text).map_err(file("write", &path))?;
+            fs::write(&path, text).map_err(XtaskError::file("write", &path))?;
         }
         Ok(())
     }

@@ -8,7 +8,6 @@ use std::process::{Command, Output};
 use serde::{Deserialize, Serialize};
 
 use super::bugs::{Bug, Source};
-use super::file;
 use crate::cargo::XtaskError;
 
 /// Where copies of the files are that are changed just now, in the build folder.
@@ -138,8 +137,8 @@ impl Tree {
         let tools = ["qemu-img", "qemu-io", "qemu-nbd"];
         let daemon = "storage-daemon/qemu-storage-daemon";
         let mut programs = Vec::new();
-        for entry in fs::read_dir(&self.build).map_err(file("read", &self.build))? {
-            let entry = entry.map_err(file("read", &self.build))?;
+        for entry in fs::read_dir(&self.build).map_err(XtaskError::file("read", &self.build))? {
+            let entry = entry.map_err(XtaskError::file("read", &self.build))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let emulator = name.starts_with("qemu-system-") && !name.contains('.');
             if (emulator || tools.contains(&name.as_str())) && entry.path().is_file() {
