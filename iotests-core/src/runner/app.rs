@@ -164,15 +164,11 @@ impl App {
             )?;
         }
         if let Some(since) = &since {
-            for line in since.explain(&planned, &sets.able, &records) {
-                self.progress(&line);
-            }
+            let (chosen, lines) = since.choose(&planned, &sets.able, &records);
+            lines.iter().for_each(|line| self.progress(line));
+            let mut chosen = chosen.into_iter();
             let why = "nothing of what changed concerns any of what is selected";
-            narrow(
-                &mut planned,
-                |one| since.means(one, &sets.able, &records),
-                why,
-            )?;
+            narrow(&mut planned, |_| chosen.next().unwrap_or(false), why)?;
         }
         let shard = self.partition(&mut planned, &records)?;
         if cli.what.explain {

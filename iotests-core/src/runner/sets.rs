@@ -75,7 +75,7 @@ impl ToolSet {
 }
 
 /// Finds all sets, `host` first, then the provisioned prefixes, newest first. `host` may be empty. `known` are versions that need not be asked;
-/// `warn` is told what a person may not expect.
+/// `warn` gets what a person may not expect.
 pub(crate) fn find(
     args: &ToolArgs,
     prefixes: &Path,
@@ -175,7 +175,7 @@ fn host(
     })
 }
 
-/// After what time a person is told what takes so long.
+/// After what time it is shown what takes so long.
 const LONG: Duration = Duration::from_secs(3);
 
 /// Does this, and says so if it takes long: a program may not answer when it is asked for its version.

@@ -19,7 +19,7 @@ pub(super) const MAN: &str = "man";
 /// The name under which a shell knows the program.
 const NAME: &str = "iotests";
 
-/// What stands in front of the script of bash: there a colon ends a word, unless it is told otherwise, and the names of cases have them.
+/// What stands in front of the script of bash: there a colon ends a word by default, and the names of cases have them.
 const COLONS: &str = "COMP_WORDBREAKS=${COMP_WORDBREAKS//:}\n";
 
 /// Entry of `completions SHELL`.

@@ -67,19 +67,14 @@ impl Since {
         points
     }
 
-    /// Whether it concerns this instance.
-    pub(crate) fn means(&self, one: &Planned, sets: &[Able], records: &Records) -> bool {
-        let mut groups = self.groups.iter();
-        groups.any(|group| group.means(one, sets, records))
-    }
-
-    /// Which files choose what, for a person.
-    pub(crate) fn explain(
+    /// Whether it concerns each of these instances, and which files choose what, for a person.
+    pub(crate) fn choose(
         &self,
         planned: &[Planned],
         sets: &[Able],
         records: &Records,
-    ) -> Vec<String> {
+    ) -> (Vec<bool>, Vec<String>) {
+        let mut all = vec![false; planned.len()];
         let files: usize = self.groups.iter().map(|group| group.files.len()).sum();
         let mut lines = vec![format!(
             "{} in {} changed since {}{}",
@@ -89,10 +84,13 @@ impl Since {
             if files > 0 { ":" } else { "" },
         )];
         for group in &self.groups {
-            let chosen = planned
-                .iter()
-                .filter(|one| group.means(one, sets, records))
-                .count();
+            let mut chosen = 0;
+            for (one, is_chosen) in planned.iter().zip(&mut all) {
+                if group.means(one, sets, records) {
+                    *is_chosen = true;
+                    chosen += 1;
+                }
+            }
             let what = match &group.touched {
                 Touched::Nothing => "nothing, for no test is about it".to_owned(),
                 Touched::These(text, _) => format!("{text}: {chosen} of {}", planned.len()),
@@ -100,7 +98,7 @@ impl Since {
             };
             lines.push(format!("  {}: {what}", named(&group.files)));
         }
-        lines
+        (all, lines)
     }
 }
 

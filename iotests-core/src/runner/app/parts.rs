@@ -23,20 +23,14 @@ impl App {
             self.warn("--partition auto: no variables of a CI system say which part this is, so it is all of it");
             return Ok(None);
         };
-        let piece = |one: &Planned| {
-            (
-                one.id.clone(),
-                match one.skip {
-                    Some(_) => Some(Duration::ZERO),
-                    None => records.get(&one.id).map(|known| known.elapsed),
-                },
-            )
-        };
-        let pieces: Vec<(String, Option<Duration>)> = planned.iter().map(piece).collect();
-        let pieces: Vec<Piece<'_>> = pieces
-            .iter()
-            .map(|(id, time)| Piece { id, time: *time })
-            .collect();
+        let pieces = planned.iter().map(|one| Piece {
+            id: &one.id,
+            time: match one.skip {
+                Some(_) => Some(Duration::ZERO),
+                None => records.get(&one.id).map(|known| known.elapsed),
+            },
+        });
+        let pieces: Vec<Piece<'_>> = pieces.collect();
         let (mine, shard) = cut(&pieces, part);
         let mut mine = mine.into_iter();
         planned.retain(|_| mine.next().unwrap_or(false));

@@ -1,6 +1,8 @@
 //! Which instances a source file of QEMU concerns.
 
-use regex::Regex;
+use std::sync::LazyLock;
+
+use regex::RegexSet;
 
 use crate::runner::filter::Filter;
 
@@ -171,13 +173,19 @@ const MAP: &[(&str, &str)] = &[
     (r"tests/.*", NOTHING),
 ];
 
+/// The paths of all rows. A pattern that cannot be read would leave nothing known; a test reads each of them.
+static PATHS: LazyLock<RegexSet> = LazyLock::new(|| {
+    let whole = MAP.iter().map(|(pattern, _)| format!("^(?:{pattern})$"));
+    RegexSet::new(whole).unwrap_or_else(|_| RegexSet::empty())
+});
+
 /// What a file touches, by its path from the root of the sources.
 pub(super) fn touched(path: &str) -> Touched {
     if let Some(test) = test(path) {
         return these(&format!("upstream(/^{}(::|$)/)", regex::escape(test)));
     }
-    let has = |row: &&(&str, &str)| is_whole(row.0, path);
-    match MAP.iter().find(has) {
+    let row = PATHS.matches(path).iter().next();
+    match row.and_then(|row| MAP.get(row)) {
         Some((_, NOTHING)) => Touched::Nothing,
         Some((_, expression)) => these(expression),
         None => Touched::Unknown,
@@ -190,10 +198,6 @@ fn these(expression: &str) -> Touched {
         // All of them are parsed by a test.
         Err(_) => Touched::Unknown,
     }
-}
-
-fn is_whole(pattern: &str, path: &str) -> bool {
-    Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|pattern| pattern.is_match(path))
 }
 
 /// The test of which this is the script, or its reference.
@@ -210,6 +214,8 @@ fn test(path: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use regex::Regex;
+
     use super::*;
 
     fn shown(path: &str) -> String {

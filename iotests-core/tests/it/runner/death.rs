@@ -219,7 +219,7 @@ fn a_case_that_does_not_listen_to_the_first_ctrl_c_is_killed_by_the_second_or_af
 #[test]
 fn what_fails_because_it_is_told_to_end_is_not_tried_again() {
     let bench = Bench::new();
-    // A busy machine may need longer for the failure than what is told to end is given.
+    // A busy machine may need longer for the failure than what is asked to end gets.
     let args = [
         "fails_when_it_is_told_to_end",
         "--retries",
