@@ -11,6 +11,7 @@ mod damaged;
 mod goldens;
 mod graph;
 mod image_create;
+mod json;
 mod migration;
 mod nbd;
 mod qemu_img;

@@ -2,6 +2,8 @@
 
 use iotests_core::prelude::*;
 
+use crate::json::with;
+
 defaults! { formats = [QCOW2], groups = [RW, QUICK, BITMAP], host = Any }
 
 /// The greatest length of a name that a qcow2 image stores.
@@ -19,11 +21,7 @@ const ADD: &str = "block-dirty-bitmap-add";
 const MERGE: &str = "block-dirty-bitmap-merge";
 
 fn add(name: &str, more: Value) -> Value {
-    let mut arguments = json!({"node": "disk", "name": name});
-    if let (Some(arguments), Value::Object(more)) = (arguments.as_object_mut(), more) {
-        arguments.extend(more);
-    }
-    arguments
+    with(&json!({"node": "disk", "name": name}), more)
 }
 
 fn merge(into: &str, from: Value) -> Value {

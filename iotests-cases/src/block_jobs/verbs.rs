@@ -1,12 +1,84 @@
-//! What may be done to a commit and a backup in each of their states.
+//! What may be done to a job in each of its states; and commits and backups, held to it.
 
 use iotests_core::prelude::*;
 
 use super::HELD;
 use super::chain::{Chain, Layer, Size};
-use super::stream::verbs::{Follows, STATES, VERBS};
 
 defaults! { formats = [QCOW2] }
+
+rows! {
+    pub(super) STATES: (usize, &str);
+    "running" => (0, "running");
+    "paused" => (1, "paused");
+    "pending" => (2, "pending");
+    "concluded" => (3, "concluded");
+}
+
+/// Something that is asked of a job.
+pub(super) struct Verb {
+    pub(super) command: &'static str,
+    /// The argument that names the job.
+    key: &'static str,
+    /// What follows, when the job runs, is paused, is pending, and has concluded.
+    pub(super) follows: [Follows; 4],
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Follows {
+    /// The job is in this state then, perhaps for having been there.
+    State(&'static str),
+    /// The verb does not belong there.
+    NoVerb,
+    /// It is refused with this text.
+    Text(&'static str),
+}
+use Follows::{NoVerb, State, Text};
+
+const PAUSED: Follows = State("paused");
+const RUNNING: Follows = State("running");
+const CONCLUDED: Follows = State("concluded");
+const GONE: Follows = State("null");
+const NOT_PAUSED: Follows = Text("Can't resume a job that was not paused");
+const TWICE: Follows = Text("Job is already paused");
+const REST: Follows = Text("is currently paused");
+
+rows! {
+    pub(super) VERBS: Verb { command, key, follows };
+    "pause" => "job-pause", "id", [PAUSED, TWICE, NoVerb, NoVerb];
+    "pause-block-job" => "block-job-pause", "device", [PAUSED, TWICE, NoVerb, NoVerb];
+    "resume" => "job-resume", "id", [NOT_PAUSED, RUNNING, NOT_PAUSED, NOT_PAUSED];
+    "complete" => "job-complete", "id", [NoVerb; 4];
+    "finalize" => "job-finalize", "id", [NoVerb, NoVerb, CONCLUDED, NoVerb];
+    "dismiss" => "job-dismiss", "id", [NoVerb, NoVerb, NoVerb, GONE];
+    "cancel" => "job-cancel", "id", [CONCLUDED, CONCLUDED, CONCLUDED, NoVerb];
+    "cancel-softly" => "block-job-cancel", "device", [CONCLUDED, REST, CONCLUDED, NoVerb];
+    "set-speed" => "block-job-set-speed", "device", [RUNNING, PAUSED, NoVerb, NoVerb];
+}
+
+impl Verb {
+    /// What is asked of this job.
+    pub(super) fn arguments(&self, job: &Job) -> Value {
+        let mut arguments = json!({self.key: job.id()});
+        if self.command == "block-job-set-speed" {
+            arguments["speed"] = (2 * HELD).into();
+        }
+        arguments
+    }
+
+    /// Why it is refused in the state of this number and name, if it is.
+    pub(super) fn refusal(&self, number: usize, job: &Job, status: &str) -> Option<String> {
+        match self.follows[number] {
+            State(_) => None,
+            Text(text) => Some(text.to_owned()),
+            NoVerb => {
+                let whose = format!("Job '{}' in state '{status}'", job.id());
+                let verb = self.command.rsplit("job-").next().unwrap_or_default();
+                Some(format!("{whose} cannot accept command verb '{verb}'"))
+            }
+        }
+    }
+}
 
 /// A job that copies with a speed, and so can be held in its middle.
 struct Kind {
@@ -50,7 +122,7 @@ async fn are_refused_where_they_do_not_belong(
             job.wait_status(status).await?;
         }
     }
-    finish(job, status).await?;
+    end(job, status, false).await?;
 
     vm.assert_no_jobs().await?;
     vm.assert_chain(kind.chain).await?;
@@ -134,8 +206,8 @@ impl Kind {
     }
 }
 
-/// Brings a job to its end from this state.
-async fn finish(mut job: Job, status: &str) -> CaseResult {
+/// Brings a job to its end from this state; `cancelled` says whether it has been.
+pub(super) async fn end(mut job: Job, status: &str, cancelled: bool) -> CaseResult {
     if status == "paused" {
         job.resume().await?;
     }
@@ -146,6 +218,10 @@ async fn finish(mut job: Job, status: &str) -> CaseResult {
     if status != "concluded" {
         job.finalize().await?;
     }
-    check!(job.dismiss().outcome().await?.outcome == Outcome::Completed);
+    let expected = match cancelled {
+        true => Outcome::Cancelled,
+        false => Outcome::Completed,
+    };
+    check!(job.dismiss().outcome().await?.outcome == expected);
     Ok(())
 }

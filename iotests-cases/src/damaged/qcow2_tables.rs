@@ -135,7 +135,6 @@ async fn are_found_by_a_write(t: &mut Test, damage: &Damage) -> CaseResult {
     let all = |call: Call<Check>| call.repair(Repair::All);
     image.check().with(all).any_status().await?;
     if !damage.repaired {
-        let error = "Image is corrupt; cannot be opened read/write";
         return image
             .io(["write 0 512"])
             .expect_error(error)

@@ -8,6 +8,8 @@ use imgtools::qcow2::{self, Extension};
 use iotests_core::author::{KEY_ID, NO_CPU_TIME};
 use iotests_core::prelude::*;
 
+use crate::json::with;
+
 defaults! { formats = [QCOW2], groups = [RW], host = Any }
 
 /// An image to be made, and what it has to be then.
@@ -313,15 +315,6 @@ async fn created_encrypted(t: &mut Test) -> CaseResult {
         .expect_error("Invalid password, cannot unlock any keyslot")
         .await?;
     Ok(())
-}
-
-/// An object with the members of another one added.
-fn with(object: &Value, more: Value) -> Value {
-    let mut object = object.clone();
-    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
-        object.extend(more);
-    }
-    object
 }
 
 /// An image with a raw data file names it, and has the flag which says that the file alone is all of

@@ -1,9 +1,9 @@
-//! A client that sends whatever it is told to, byte by byte.
+//! A client that sends whatever bytes a case gives it.
 
 use iotests_core::prelude::*;
 use nbd::proto::{
-    CommandFlags, CommandType, Greeting, HeaderStyle, OptionCode, OptionHeader, OptionReplyCode,
-    OptionReplyHeader, OptionRequest, ReplyHeader, Request,
+    CommandFlags, CommandType, Greeting, HeaderStyle, InfoRequest, OptionCode, OptionHeader,
+    OptionReplyCode, OptionReplyHeader, OptionRequest, ReplyHeader, Request,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -37,13 +37,11 @@ impl Wire {
     /// Goes on to the transmission, on the export of this name.
     pub(super) async fn go(&mut self, export: &str) -> CaseResult {
         self.agree().await;
-        let mut name = 0_u32
-            .wrapping_add(u32::try_from(export.len())?)
-            .to_be_bytes()
-            .to_vec();
-        name.extend(export.as_bytes());
-        name.extend([0, 0]);
-        self.send(&option(OptionCode::GO, &name)).await;
+        let go = OptionRequest::Go(InfoRequest {
+            export: export.to_owned(),
+            requests: Vec::new(),
+        });
+        self.send(&go.encode()).await;
         check!(self.answer().await? == Some(OptionReplyCode::ACK));
         Ok(())
     }

@@ -79,7 +79,31 @@ impl Change {
         size: u64,
         other: Option<&Bits>,
     ) {
+        let mut edit = |change: &dyn Fn(&mut Bits)| {
+            if let Some(bits) = bitmaps.get_mut(name) {
+                change(bits);
+            }
+        };
         match self {
+            Change::Clear => edit(&|bits| {
+                bits.dirty.clear();
+                bits.at_least = false;
+            }),
+            Change::Enable => edit(&|bits| bits.records = true),
+            Change::Disable => edit(&|bits| bits.records = false),
+            Change::MergeFrom { .. } => {
+                if let Some(other) = other {
+                    edit(&|bits| bits.merge(other, size));
+                }
+            }
+            Change::Merge(names) => {
+                let named = names.iter().filter_map(|name| bitmaps.get(name));
+                let sources: Vec<Bits> = named.cloned().collect();
+                if let Some(bits) = bitmaps.get_mut(name) {
+                    sources.iter().for_each(|source| bits.merge(source, size));
+                }
+            }
+            Change::Remove => drop(bitmaps.remove(name)),
             Change::Add {
                 granularity,
                 persistent,
@@ -93,30 +117,7 @@ impl Change {
                     at_least: false,
                 };
                 bitmaps.insert(name.to_owned(), bits);
-                return;
             }
-            Change::Remove => {
-                bitmaps.remove(name);
-                return;
-            }
-            _ => {}
-        }
-        let named = |source: &String| bitmaps.get(source).cloned();
-        let sources: Vec<Bits> = match self {
-            Change::Merge(sources) => sources.iter().filter_map(named).collect(),
-            _ => other.cloned().into_iter().collect(),
-        };
-        let Some(bits) = bitmaps.get_mut(name) else {
-            return;
-        };
-        match self {
-            Change::Clear => {
-                bits.dirty.clear();
-                bits.at_least = false;
-            }
-            Change::Enable => bits.records = true,
-            Change::Disable => bits.records = false,
-            _ => sources.iter().for_each(|source| bits.merge(source, size)),
         }
     }
 }

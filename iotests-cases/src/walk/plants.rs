@@ -139,6 +139,18 @@ fn is_done(step: &Step) -> bool {
     step.job().is_some_and(|job| job.end == End::Complete)
 }
 
+/// What a backup of this kind has just made.
+fn new_copy<'m>(
+    model: &'m mut Model,
+    before: &Model,
+    step: &Step,
+    kind: impl Fn(&Part) -> bool,
+) -> Option<&'m mut Layer> {
+    let is_it = matches!(step, Step::Backup { what, .. } if kind(what));
+    let is_new = model.copies.len() > before.copies.len();
+    model.copies.last_mut().filter(|_| is_it && is_new)
+}
+
 fn bitmaps(model: &mut Model) -> impl Iterator<Item = &mut super::bitmap::Bits> {
     let layers = model.chain.iter_mut().rev().take(1);
     layers.flat_map(|layer| layer.bitmaps.values_mut())
@@ -177,36 +189,18 @@ const PLANTS: [(&str, Plant); 16] = [
     (
         "a backup has what is written later",
         |model, before, step| {
-            if matches!(
-                step,
-                Step::Backup {
-                    what: Part::All,
-                    ..
-                }
-            ) && model.copies.len() > before.copies.len()
-            {
-                let new = model.active().reads.clone();
-                if let Some(copy) = model.copies.last_mut() {
-                    copy.reads = new;
-                }
+            let new = model.active().reads.clone();
+            if let Some(copy) = new_copy(model, before, step, |what| matches!(what, Part::All)) {
+                copy.reads = new;
             }
         },
     ),
     (
         "a backup of a bitmap copies everything",
         |model, before, step| {
-            if matches!(
-                step,
-                Step::Backup {
-                    what: Part::Dirty { .. },
-                    ..
-                }
-            ) && model.copies.len() > before.copies.len()
-            {
-                let all = before.active().reads.clone();
-                if let Some(copy) = model.copies.last_mut() {
-                    copy.reads = all;
-                }
+            let is_part = |what: &Part| matches!(what, Part::Dirty { .. });
+            if let Some(copy) = new_copy(model, before, step, is_part) {
+                copy.reads.clone_from(&before.active().reads);
             }
         },
     ),

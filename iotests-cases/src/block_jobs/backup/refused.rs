@@ -2,6 +2,8 @@
 
 use iotests_core::prelude::*;
 
+use crate::json::with;
+
 /// What is asked for beside a backup of all of the disk, and why it is refused.
 struct Refusal {
     more: fn() -> Value,
@@ -86,12 +88,8 @@ async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
     vm.disk("disk").write(0x22, 0..CLUSTER).await?;
     let recorded = vm.bitmap("disk", "recorded").sha256().await?;
 
-    let mut arguments =
-        json!({"job-id": "job", "device": "disk", "target": "copy", "sync": "full"});
-    if let (Some(arguments), Value::Object(more)) = (arguments.as_object_mut(), (refusal.more)()) {
-        arguments.extend(more);
-    }
-    vm.cmd("blockdev-backup", arguments)
+    let usual = json!({"job-id": "job", "device": "disk", "target": "copy", "sync": "full"});
+    vm.cmd("blockdev-backup", with(&usual, (refusal.more)()))
         .refused(refusal.error)
         .await?;
 

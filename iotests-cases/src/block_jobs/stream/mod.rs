@@ -20,7 +20,7 @@ mod interrupted;
 mod others;
 mod overlapping;
 mod refused;
-pub(super) mod verbs;
+mod verbs;
 
 const HURRIED: KnownBug = known(
     "a drain wakes a job up, which then does a step more than its speed allows (018e5987b5)",

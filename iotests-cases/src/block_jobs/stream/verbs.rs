@@ -4,86 +4,9 @@ use iotests_core::prelude::*;
 
 use super::HELD;
 use super::chain::{Chain, Layer, Size};
+use crate::block_jobs::verbs::{Follows, STATES, VERBS, Verb, end};
 
 defaults! { formats = [QCOW2] }
-
-rows! {
-    pub(in crate::block_jobs) STATES: (usize, &str);
-    "running" => (0, "running");
-    "paused" => (1, "paused");
-    "pending" => (2, "pending");
-    "concluded" => (3, "concluded");
-}
-
-/// Something that is asked of a job.
-pub(in crate::block_jobs) struct Verb {
-    pub(in crate::block_jobs) command: &'static str,
-    /// The argument that names the job.
-    key: &'static str,
-    /// What follows, when the job runs, is paused, is pending, and has concluded.
-    pub(in crate::block_jobs) follows: [Follows; 4],
-}
-
-#[derive(Clone, Copy)]
-pub(in crate::block_jobs) enum Follows {
-    /// The job is in this state then, perhaps for having been there.
-    State(&'static str),
-    /// The verb does not belong there.
-    NoVerb,
-    /// It is refused with this text.
-    Text(&'static str),
-}
-use Follows::{NoVerb, State, Text};
-
-const PAUSED: Follows = State("paused");
-const RUNNING: Follows = State("running");
-const CONCLUDED: Follows = State("concluded");
-const GONE: Follows = State("null");
-const NOT_PAUSED: Follows = Text("Can't resume a job that was not paused");
-const TWICE: Follows = Text("Job is already paused");
-const REST: Follows = Text("is currently paused");
-
-rows! {
-    pub(in crate::block_jobs) VERBS: Verb { command, key, follows };
-    "pause" => "job-pause", "id", [PAUSED, TWICE, NoVerb, NoVerb];
-    "pause-block-job" => "block-job-pause", "device", [PAUSED, TWICE, NoVerb, NoVerb];
-    "resume" => "job-resume", "id", [NOT_PAUSED, RUNNING, NOT_PAUSED, NOT_PAUSED];
-    "complete" => "job-complete", "id", [NoVerb; 4];
-    "finalize" => "job-finalize", "id", [NoVerb, NoVerb, CONCLUDED, NoVerb];
-    "dismiss" => "job-dismiss", "id", [NoVerb, NoVerb, NoVerb, GONE];
-    "cancel" => "job-cancel", "id", [CONCLUDED, CONCLUDED, CONCLUDED, NoVerb];
-    "cancel-softly" => "block-job-cancel", "device", [CONCLUDED, REST, CONCLUDED, NoVerb];
-    "set-speed" => "block-job-set-speed", "device", [RUNNING, PAUSED, NoVerb, NoVerb];
-}
-
-impl Verb {
-    /// What is asked of this job.
-    pub(in crate::block_jobs) fn arguments(&self, job: &Job) -> Value {
-        let mut arguments = json!({self.key: job.id()});
-        if self.command == "block-job-set-speed" {
-            arguments["speed"] = (2 * HELD).into();
-        }
-        arguments
-    }
-
-    /// Why it is refused in the state of this number and name, if it is.
-    pub(in crate::block_jobs) fn refusal(
-        &self,
-        number: usize,
-        job: &Job,
-        status: &str,
-    ) -> Option<String> {
-        match self.follows[number] {
-            State(_) => None,
-            Text(text) => Some(text.to_owned()),
-            NoVerb => {
-                let whose = format!("Job '{}' in state '{status}'", job.id());
-                let verb = self.command.rsplit("job-").next().unwrap_or_default();
-                Some(format!("{whose} cannot accept command verb '{verb}'"))
-            }
-        }
-    }
-}
 
 /// Each verb is accepted where it belongs and then has its effect, or is refused and has none; a
 /// stream that was cancelled has changed nothing but where the data lies.
@@ -111,12 +34,12 @@ async fn are_accepted_or_refused(t: &mut Test, state: &(usize, &str), verb: &Ver
         (None, follows) => {
             call.await?;
             match follows {
-                State(state) => state,
+                Follows::State(state) => state,
                 _ => status,
             }
         }
     };
-    if last == "set-speed" && matches!(verb.follows[*number], State(_)) {
+    if last == "set-speed" && matches!(verb.follows[*number], Follows::State(_)) {
         job.block_info().await?.assert("speed", 2 * HELD)?;
     }
     let cancelled = last == "cancel" && now != *status;
@@ -164,23 +87,6 @@ async fn stream(vm: &Machine, status: &str) -> CaseResult<Job> {
     }
     job.wait_status(status).await?;
     Ok(job)
-}
-
-/// Brings a job to its end from this state.
-async fn end(mut job: Job, status: &str, cancelled: bool) -> CaseResult {
-    if status == "paused" {
-        job.resume().await?;
-    }
-    if ["running", "paused"].contains(&status) {
-        job.set_speed(0).await?;
-        job.wait_status("pending").await?;
-    }
-    if ["running", "paused", "pending"].contains(&status) {
-        job.finalize().await?;
-    }
-    let ended = job.dismiss().outcome().await?;
-    check!((ended.outcome == Outcome::Cancelled) == cancelled);
-    Ok(())
 }
 
 const IMPLICIT: KnownBug = known(
