@@ -93,6 +93,16 @@ impl Source {
         })
     }
 
+    /// The whole file, if it is not too large for that.
+    pub(super) fn all(&self) -> Result<Option<Vec<u8>>, Qcow2Error> {
+        if self.size > LARGEST {
+            return Ok(None);
+        }
+        let mut data = vec![0; self.size as usize];
+        self.read_to_the_end(0, &mut data)?;
+        Ok(Some(data))
+    }
+
     /// Fills a buffer with what is there; behind the end of the file there are zeroes.
     pub(super) fn read_to_the_end(
         &self,

@@ -99,11 +99,18 @@ impl Image {
 
     /// Where an L2 table is in the file, and the table; `None` if there is none.
     pub fn l2_table(&self, l1_index: usize) -> Result<Option<(u64, Vec<L2Entry>)>, Qcow2Error> {
-        let offset = self
-            .l1_table()?
-            .get(l1_index)
-            .and_then(|entry| entry.l2_offset());
-        let Some(offset) = offset else {
+        match self.l1_table()?.get(l1_index) {
+            Some(entry) => self.l2_table_of(*entry),
+            None => Ok(None),
+        }
+    }
+
+    /// The L2 table of an entry of the L1 table, and where it is.
+    pub(super) fn l2_table_of(
+        &self,
+        l1: L1Entry,
+    ) -> Result<Option<(u64, Vec<L2Entry>)>, Qcow2Error> {
+        let Some(offset) = l1.l2_offset() else {
             return Ok(None);
         };
         let words = self

@@ -29,6 +29,96 @@ const VARIANTS: [&str; 8] = [
     "extended_l2=on",
 ];
 
+/// A size, and where there are data and zeroes; all in pieces of 64 KiB.
+type Pieces = (u64, &'static [u64], &'static [u64]);
+
+#[test]
+fn a_chain_is_read_as_qemu_reads_it() {
+    const CHAINS: &[&[Pieces]] = &[
+        &[(16, &[1, 2, 15], &[3])],
+        &[(16, &[0, 2, 3, 15], &[4]), (16, &[3], &[2, 5])],
+        &[(4, &[0, 3], &[]), (16, &[1], &[]), (16, &[], &[3])],
+        &[(16, &[0, 3, 15], &[]), (4, &[1], &[]), (16, &[], &[0])],
+        &[
+            (16, &[9], &[]),
+            (8, &[], &[]),
+            (4, &[], &[]),
+            (16, &[], &[]),
+        ],
+    ];
+    const PIECE: u64 = 64 << 10;
+    for tools in all_tools() {
+        for (chain, bottom) in CHAINS
+            .iter()
+            .flat_map(|chain| [(chain, "raw"), (chain, "qcow2")])
+        {
+            let folder = Folder::new();
+            let mut below: Option<&str> = None;
+            let names = ["a", "b", "c", "d"];
+            for (number, ((pieces, writes, zeroes), name)) in chain.iter().zip(names).enumerate() {
+                let format = if number == 0 { bottom } else { "qcow2" };
+                let mut create = tools.img.create(folder.path(name)).format(format);
+                if let Some(below) = below.replace(name) {
+                    // A relative name is one beside the image.
+                    create = create.backing(below, if number == 1 { bottom } else { "qcow2" });
+                }
+                create.size(pieces * PIECE).run_blocking().unwrap();
+                let byte = number as u8 + 1;
+                let write = |at: &u64| IoCommand::write(at * PIECE, PIECE).pattern(byte);
+                let zero = |at: &u64| IoCommand::write_zeroes(at * PIECE, PIECE);
+                let commands = writes.iter().map(write).chain(zeroes.iter().map(zero));
+                let image = ImageSpec::file(folder.path(name)).format(format);
+                let io = tools.io.open(&image).commands(commands.collect::<Vec<_>>());
+                io.run_blocking().unwrap();
+            }
+            let top = folder.path(names[chain.len() - 1]);
+            let format = if chain.len() == 1 { bottom } else { "qcow2" };
+            if format == "raw" {
+                continue;
+            }
+            let (image, raw) = (ImageSpec::file(&top).format(format), folder.path("raw"));
+            let convert = tools.img.convert(&image, &raw).output_format("raw");
+            convert.run_blocking().unwrap();
+            let contents = Image::open(&top).unwrap().contents().unwrap();
+            assert!(
+                contents == Some(std::fs::read(&raw).unwrap()),
+                "{chain:?} on {bottom}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_chain_that_is_not_read_here_is_none() {
+    let tools = &all_tools()[0];
+    let folder = Folder::new();
+    let overlay = |name: &str, backing: &str, format: &str| {
+        let path = folder.path(name);
+        let create = tools.img.create(&path).format("qcow2").unsafe_backing();
+        create
+            .backing(backing, format)
+            .size(MIB)
+            .run_blocking()
+            .unwrap();
+        Image::open(path).unwrap().contents()
+    };
+    assert_eq!(overlay("own", "own", "qcow2").unwrap(), None, "a loop");
+    let json = r#"json:{"driver":"null-co"}"#;
+    assert_eq!(overlay("json", json, "raw").unwrap(), None);
+    assert_eq!(overlay("nbd", "nbd:localhost:1", "raw").unwrap(), None);
+    assert_eq!(overlay("vdi", "own", "vdi").unwrap(), None);
+    let gone = overlay("gone", "nothing", "raw").unwrap_err().to_string();
+    assert!(
+        gone.contains("failed to open") && gone.contains("/nothing"),
+        "{gone}"
+    );
+    std::fs::File::create(folder.path("large"))
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    assert_eq!(overlay("on-large", "large", "raw").unwrap(), None);
+}
+
 #[test]
 fn the_mapping_of_every_cluster_is_the_one_that_qemu_reports() {
     for tools in all_tools() {
@@ -432,7 +522,7 @@ fn read_all(path: &str) {
         image.l2_table(usize::MAX),
         image.l2_entry(MIB / 2),
     );
-    let _ = image.refcounts();
+    let _ = (image.refcounts(), image.layer(), image.contents());
     for bitmap in image.bitmaps().unwrap_or_default() {
         let _ = image.bitmap_table(&bitmap);
     }

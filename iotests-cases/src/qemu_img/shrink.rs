@@ -27,9 +27,9 @@ use Order::{Ascending, Shuffled, Untouched};
 rows! {
     SHRINKS: Shrink { clusters, sizes, chunk };
     "512-byte-clusters" => (512, 64), (3 * MIB, MIB), 256 * KIB, upstream = "TestShrink512";
-    "64k-clusters" => (64 * KIB, 16), (128 * MIB, 10 * MIB), 16 * MIB, upstream = "TestShrink64K";
-    "64k-clusters-to-the-middle-of-one" => (64 * KIB, 16), (128 * MIB, 10 * MIB + 1536), 16 * MIB;
-    "1m-clusters" => (MIB, 1), (128 * MIB, 10 * MIB), 16 * MIB, upstream = "TestShrink1M";
+    "64k-clusters" => (64 * KIB, 16), (32 * MIB, 10 * MIB), 4 * MIB, upstream = "TestShrink64K";
+    "64k-clusters-to-the-middle-of-one" => (64 * KIB, 16), (32 * MIB, 10 * MIB + 1536), 4 * MIB;
+    "1m-clusters" => (MIB, 1), (32 * MIB, 10 * MIB), 4 * MIB, upstream = "TestShrink1M";
 }
 
 rows! {

@@ -198,7 +198,7 @@ async fn a_reset_ends_one_that_fails(t: &mut Test) -> CaseResult {
     let disk = top.node().file(file).backing(slow);
     let vm = t
         .host()
-        .throttle_group("slow", json!({"bps-total": CLUSTER}));
+        .throttle_group("slow", json!({"bps-total": 4 * CLUSTER}));
     let vm = vm.disk(Disk::of(disk).scsi()).launch().await?;
 
     let mut job = vm.stream("top").start().await?;

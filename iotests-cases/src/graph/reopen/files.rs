@@ -122,7 +122,7 @@ fn alone_of(image: &Image, format: Format) -> Node {
 )]
 async fn get_a_throttle_filter(t: &mut Test) -> CaseResult {
     let images = Images::create(t).await?;
-    let vm = t.host().throttle_group("group", json!({"iops-write": 1}));
+    let vm = t.host().throttle_group("group", json!({"iops-write": 10}));
     let vm = vm.disk(Disk::of(alone(&images.other))).launch().await?;
     let before = vm.state().await?;
     let mut held = own("other");
@@ -134,7 +134,7 @@ async fn get_a_throttle_filter(t: &mut Test) -> CaseResult {
         vm.assert_block_path("other", "/file/file", "other-file")
             .await?;
         vm.remove_node("limit").refused("limit is in use").await?;
-        // One a second is let through, unless the filter goes.
+        // One in a tenth of a second is let through, unless the filter goes.
         for at in 0..4 {
             let (byte, cluster) = (0xd0 + at as u8, 26 + turn * 4 + at);
             let command = format!("aio_write -P {byte} {}k 64k", cluster * 64);

@@ -1,8 +1,8 @@
 //! What an image should hold and be: the checks of a whole effect.
 
 use std::fs::File;
+use std::io::{Cursor, Read};
 use std::ops::Range;
-use std::path::Path;
 
 use imgtools::raw;
 use serde_json::{Value, json};
@@ -12,7 +12,6 @@ use crate::author::action::Action;
 use crate::author::assert::AssertJson;
 use crate::author::content::{Content, Wrong, compare};
 use crate::author::failure::{CaseResult, Context, Difference, Failure};
-use crate::author::files::TestFile;
 use crate::author::storage::{Storage, differs, fits, writes};
 use crate::case::Format;
 
@@ -65,34 +64,6 @@ impl Storage for Image {
     }
 }
 
-/// Where the data of an image can be read as it is.
-enum Plain {
-    /// It is the file itself.
-    Own(File),
-    /// A raw copy of it, which goes with the value.
-    Copy(
-        File,
-        #[expect(dead_code, reason = "owns the file")] TestFile,
-    ),
-}
-
-impl Plain {
-    async fn of(image: &Image) -> CaseResult<Self> {
-        let open = |path: &Path| File::open(path).context(format!("opening the data of {image}"));
-        if let Some(path) = image.raw_file() {
-            return Ok(Plain::Own(open(path)?));
-        }
-        let copy = image.raw_copy(image.spec()?).await?;
-        Ok(Plain::Copy(open(&copy)?, copy))
-    }
-
-    fn file(&self) -> &File {
-        match self {
-            Plain::Own(file) | Plain::Copy(file, _) => file,
-        }
-    }
-}
-
 impl Image {
     /// Each of its sectors is as in one of the two: for what a job was writing that did not end.
     #[track_caller]
@@ -108,12 +79,23 @@ impl Image {
     }
 
     async fn compare_with(&self, contents: &[&Content]) -> CaseResult {
-        let data = Plain::of(self).await?;
-        let size = data.file().metadata()?.len();
+        let reading = || format!("reading {self}");
+        let (data, size): (Box<dyn Read>, u64) = match self.raw_file() {
+            Some(path) => {
+                let file = File::open(path).context(reading())?;
+                let size = file.metadata().context(reading())?.len();
+                (Box::new(file), size)
+            }
+            None => {
+                let bytes = self.bytes().await?;
+                let size = bytes.len() as u64;
+                (Box::new(Cursor::new(bytes)), size)
+            }
+        };
         for content in contents {
             fits(self, content, size)?;
         }
-        let wrong = compare(data.file(), size, contents).context(format!("reading {self}"))?;
+        let wrong = compare(data, size, contents).context(reading())?;
         self.no_wrong(&wrong)
     }
 

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use imgtools::image::ImageSpec;
 use imgtools::process::Output;
+use imgtools::qcow2;
 
 use super::handle::Image;
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Context, Failure};
-use crate::author::files::TestFile;
 use crate::author::storage::Storage;
 use crate::author::tool::ToolCall;
 use crate::case::{Format, ToolKind};
@@ -99,37 +99,28 @@ impl Image {
         std::fs::write(&self.0.file, bytes).context(format!("numbering the sectors of {self}"))
     }
 
-    /// All that it holds, as a guest would read it.
+    /// All that it holds, as a guest would read it. Nobody may have the image open for writing.
     #[track_caller]
     pub fn bytes(&self) -> Action<'_, Vec<u8>> {
-        self.read_all(Image::spec)
-    }
-
-    /// All that this layer holds itself: what it would take from its backing image reads as zeroes.
-    #[track_caller]
-    pub fn own_bytes(&self) -> Action<'_, Vec<u8>> {
-        self.read_all(Image::own_spec)
-    }
-
-    #[track_caller]
-    fn read_all(&self, of: fn(&Image) -> CaseResult<ImageSpec>) -> Action<'_, Vec<u8>> {
-        let place = Location::caller();
-        Action::at(place, format!("a read of {self}"), async move {
+        Action::new(format!("a read of {self}"), async move {
             if let Some(path) = self.raw_file() {
                 return std::fs::read(path).context(format!("reading {self}"));
             }
-            let copy = self.raw_copy(of(self)?).await?;
-            std::fs::read(&copy).context(format!("reading the copy of {self}"))
+            let read = self.qcow2_file().map(qcow2::Image::open).transpose()?;
+            match read.map(|image| image.contents()).transpose()?.flatten() {
+                Some(bytes) => Ok(bytes),
+                None => self.converted(self.spec()?).await,
+            }
         })
     }
 
-    /// A raw copy of what this is.
-    pub(super) async fn raw_copy(&self, of: ImageSpec) -> CaseResult<TestFile> {
+    /// The bytes of a raw copy of what this is, which qemu-img makes.
+    pub(super) async fn converted(&self, of: ImageSpec) -> CaseResult<Vec<u8>> {
         let number = self.0.shared.next_number();
         let copy = self.0.shared.directories.file(&format!("bytes{number}"))?;
         let call = self.0.shared.img()?.convert(of, Path::new(copy.as_str()));
         call.output_format("raw").run().await?;
-        Ok(copy)
+        std::fs::read(&copy).context(format!("reading the copy of {self}"))
     }
 }
 

@@ -101,7 +101,7 @@ impl Image {
         plain.then_some(&*self.0.file)
     }
 
-    fn qcow2_file(&self) -> Option<&Path> {
+    pub(super) fn qcow2_file(&self) -> Option<&Path> {
         let plain = self.format() == Format::Qcow2 && self.is_file();
         plain.then_some(&*self.0.file)
     }
@@ -118,10 +118,8 @@ impl Image {
             {
                 return Ok(layer);
             }
-            Ok(Layer::mapped(
-                self.own_bytes().await?,
-                &self.own_map().await?,
-            ))
+            let bytes = self.converted(self.own_spec()?).await?;
+            Ok(Layer::mapped(bytes, &self.own_map().await?))
         })
     }
 
