@@ -1,4 +1,4 @@
-//! Reading the metadata of qcow2 images, and damaging it on purpose.
+//! Reading qcow2 images, metadata and data, and damaging them on purpose.
 //!
 //! This is for checking what QEMU has written, and for the corruption cases; it is no block driver.
 //! Fields and bits are those of QEMU's `docs/interop/qcow2`. Everything is read straight from the
