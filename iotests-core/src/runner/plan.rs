@@ -259,11 +259,13 @@ pub(crate) fn names_set(selectors: &[String]) -> bool {
     selectors.iter().any(|selector| selector.contains(SET))
 }
 
-/// The groups that the command line names exist: those of the harness, and those that scripts have besides.
+/// The groups that the command line names exist: those of the harness, those that scripts have besides, and those that mean something
+/// also where nothing is in them.
 fn check_groups(matrix: &MatrixArgs, entries: &[Registered]) -> Result<(), RunError> {
     let mut known: Vec<&str> = names::GROUPS.iter().map(|group| group.0).collect();
     let of_entries = entries.iter().flat_map(|entry| &entry.meta.groups);
-    let others: BTreeSet<&str> = of_entries.map(|group| group.0).collect();
+    let of_entries = of_entries.map(|group| group.0);
+    let others: BTreeSet<&str> = of_entries.chain(ON_REQUEST).collect();
     known.extend(
         others
             .into_iter()

@@ -41,6 +41,7 @@ const SPECIAL: &[Special] = &[
     Special::lock("108", "block-devices"),
     Special::lock("128", "block-devices"),
     Special::lock("149", "block-devices"),
+    Special::lock("loop-create-file", "block-devices"),
     Special::lock("zoned", "block-devices"),
 ];
 

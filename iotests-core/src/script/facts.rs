@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::Language;
+use super::{Language, output};
 use crate::case::{Aio, Cache, Format, Protocol};
 
 /// What a script declares.
@@ -51,7 +51,9 @@ impl Facts {
         let caches = said("_supported_cache_modes", "supported_cache_modes");
         let mentions = |pattern: &Regex| pattern.is_match(&code);
         Self {
-            description: description(text),
+            description: output::shown(description(text).as_bytes())
+                .trim_end()
+                .to_owned(),
             groups: groups(text),
             formats: of_list(
                 said("_supported_fmt", "supported_fmts"),
@@ -141,7 +143,10 @@ fn joined(text: &str) -> String {
 fn groups(text: &str) -> Vec<String> {
     let line = GROUPS.captures(text).and_then(|found| found.get(1));
     let words = line.map(|line| line.as_str().split_whitespace());
-    words.into_iter().flatten().map(str::to_owned).collect()
+    let words = words.into_iter().flatten();
+    words
+        .map(|word| output::shown(word.as_bytes()).trim_end().to_owned())
+        .collect()
 }
 
 /// The first comment of some words after the line of the groups: upstream writes there what is tested.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::ScriptSpec;
+use crate::author::Difference;
 use crate::author::golden::{Style, diff};
 use crate::case::Cache;
 use crate::wire::CaseSpec;
@@ -25,17 +26,51 @@ pub(super) fn reference(spec: &CaseSpec, own: &ScriptSpec) -> PathBuf {
     found.unwrap_or_else(|| path(".out"))
 }
 
+/// How much of a text a report takes.
+const SHOWN: usize = 4 << 20;
+
+/// How many lines before the first difference are shown of a text that is longer.
+const BEFORE: usize = 3;
+
 /// The lines in which both differ; `None` where they are the same but for white space at the ends of lines.
-pub(super) fn difference(expected: &[u8], found: &[u8]) -> Option<String> {
+pub(super) fn difference(expected: &[u8], found: &[u8]) -> Option<Difference> {
     if lines(expected).eq(lines(found)) {
         return None;
     }
-    let text = diff(&shown(expected), &shown(found), Style::Plain);
-    Some(match text.is_empty() {
+    let from = before_difference(expected, found);
+    let shown = |bytes| shown(cut(bytes, from));
+    let (expected, found) = (shown(expected), shown(found));
+    let text = diff(&expected, &found, Style::Plain);
+    let diff = match text.is_empty() {
         // Such as an escape, and the same one written out.
         true => "they differ in bytes that look the same when they are written out\n".to_owned(),
         false => text,
+    };
+    Some(Difference {
+        expected,
+        found,
+        diff: Some(diff),
     })
+}
+
+/// Where to begin when not all can be shown: a little before the first line that differs.
+fn before_difference(expected: &[u8], found: &[u8]) -> usize {
+    if expected.len().max(found.len()) <= SHOWN {
+        return 0;
+    }
+    let pairs = lines(expected).zip(lines(found));
+    let same = pairs.take_while(|(one, other)| one == other).count();
+    same.saturating_sub(BEFORE)
+}
+
+/// What a report takes of a text, from this line on.
+pub(super) fn cut(bytes: &[u8], from: usize) -> &[u8] {
+    let mut rest = bytes;
+    for _ in 0..from {
+        let end = rest.iter().position(|byte| *byte == b'\n');
+        rest = end.and_then(|end| rest.get(end + 1..)).unwrap_or_default();
+    }
+    rest.get(..SHOWN).unwrap_or(rest)
 }
 
 /// Lines without the white space at their ends, which does not count.
@@ -78,7 +113,8 @@ mod tests {
         let same = |a: &[u8], b: &[u8]| difference(a, b).is_none();
         assert!(same(b"a\nb\n", b"a  \nb\t\r\n"));
         assert!(same(b"a\n", b"a") && same(b"", b""));
-        assert!(difference(b"a\n", b" a\n").unwrap().contains("+ a"));
+        let found = difference(b"a\n", b" a\n").unwrap().diff.unwrap();
+        assert!(found.contains("+ a"));
         for (a, b) in [("a\n", "a\n\n"), ("", "\n"), ("", "x\n"), ("a\nb\n", "a\n")] {
             assert!(!same(a.as_bytes(), b.as_bytes()) && !same(b.as_bytes(), a.as_bytes()));
         }
@@ -89,8 +125,21 @@ mod tests {
         let text = shown(b"a\x1b[31mred\x07 \xff\xfe \xc3\xa9\n");
         assert_eq!(text, "a\\u{1b}[31mred\\u{7} \\xff\\xfe \u{e9}\n");
         let escapes = difference(b"\x1b[2J", b"\x1b[3J\xff").unwrap();
+        let escapes = escapes.diff.unwrap();
         assert!(!escapes.contains('\x1b') && escapes.contains("[3J\\xff"));
         // What is written out the same is not the same.
         assert!(difference(b"\\u{1b}", b"\x1b").is_some());
+    }
+
+    #[test]
+    fn of_what_is_too_long_the_first_difference_is_shown() {
+        let same = "same line\n".repeat(SHOWN / 8);
+        let text = |end: &str| format!("{same}{end}\n").into_bytes();
+        assert!(difference(&text("a"), &text("a ")).is_none());
+        let found = difference(&text("a"), &text("b")).unwrap();
+        assert_eq!(found.found, "same line\nsame line\nsame line\nb\n");
+        assert!(found.diff.unwrap().ends_with("-a\n+b\n"));
+        let found = difference(b"a\n", &text("b")).unwrap();
+        assert!(found.found.len() <= SHOWN + 1 && found.expected == "a\n");
     }
 }

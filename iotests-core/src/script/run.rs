@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -12,12 +13,12 @@ use tokio::process::Command;
 use super::{Language, ScriptSpec, environment, output};
 use crate::author::golden;
 use crate::author::origin::Origin;
-use crate::author::{CaseResult, Difference, Failure, Test};
+use crate::author::{CaseResult, Failure, Test};
 use crate::case::CaseFuture;
 use crate::wire::{GoldenMode, Place};
 
-/// How much of what a script left a report takes.
-const SHOWN: u64 = 4 << 20;
+/// The largest output that is compared: far more than any reference has.
+const LARGEST: u64 = 64 << 20;
 
 /// Runs a script as the body of a case.
 pub(crate) fn body<'t>(test: &'t mut Test, own: &'t ScriptSpec) -> CaseFuture<'t> {
@@ -67,34 +68,40 @@ async fn run(test: &Test, own: &ScriptSpec) -> CaseResult {
     let status =
         status.map_err(|error| failed(format!("{} does not start: {error}", script.name)))?;
 
-    let read = |path: &Path| {
-        read(path).map_err(|error| failed(format!("read {}: {error}", path.display())))
-    };
-    let found = read(&found_file)?;
+    let unreadable =
+        |path: &Path, error: &io::Error| failed(format!("read {}: {error}", path.display()));
+    let whole = |path: &Path| read(path).map_err(|error| unreadable(path, &error));
+    let found = whole(&found_file)?;
     if spec.print {
-        test.say_printed(&output::shown(&found));
+        test.say_printed(&output::shown(output::cut(&found, 0)));
     }
     if !status.success() {
         let failure = failed(format!("{} {}", script.name, ended(status)));
-        let expected = read(&reference)?;
+        let expected = whole(&reference)?;
         return Err(match output::difference(&expected, &found) {
-            Some(diff) => failure.with_difference(difference_of(&expected, &found, diff)),
+            Some(difference) => failure.with_difference(difference),
             None => failure,
         });
     }
-    if let Some(reason) = note(&left(".notrun")) {
-        return test.skip(reason);
+    let note = |ending: &str| match read(&left(ending)) {
+        Ok(bytes) => Ok(Some(output::shown(&bytes).trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(&left(ending), &error)),
+    };
+    match note(".notrun")? {
+        None => {}
+        Some(reason) if reason.is_empty() => {
+            return test.skip(format!("its {}.notrun says nothing", script.name));
+        }
+        Some(reason) => return test.skip(reason),
     }
-    for part in note(&left(".casenotrun"))
-        .iter()
-        .flat_map(|text| text.lines())
-    {
+    for part in note(".casenotrun")?.iter().flat_map(|text| text.lines()) {
         let part = part.trim().trim_start_matches("[case not run]").trim();
         if !part.is_empty() {
             test.not_run(part);
         }
     }
-    let expected = read(&reference)?;
+    let expected = whole(&reference)?;
     let Some(difference) = output::difference(&expected, &found) else {
         // What is kept of an instance that passed is no evidence.
         let _ = fs::remove_file(&found_file);
@@ -110,16 +117,8 @@ async fn run(test: &Test, own: &ScriptSpec) -> CaseResult {
         test.pending_golden(path);
         return Ok(());
     }
-    Err(failed(format!("the output differs from {reference_name}"))
-        .with_difference(difference_of(&expected, &found, difference)))
-}
-
-fn difference_of(expected: &[u8], found: &[u8], diff: String) -> Difference {
-    Difference {
-        expected: output::shown(expected),
-        found: output::shown(found),
-        diff: Some(diff),
-    }
+    let failure = failed(format!("the output differs from {reference_name}"));
+    Err(failure.with_difference(difference))
 }
 
 /// The script, for Python by the chosen interpreter.
@@ -147,19 +146,24 @@ fn ended(status: ExitStatus) -> String {
     }
 }
 
-/// What a script wrote about itself, as text; `None` where it did not.
-fn note(path: &Path) -> Option<String> {
-    let bytes = read(path).ok()?;
-    Some(output::shown(&bytes).trim().to_owned())
-}
-
-/// A file, but not more of it than a report could take.
+/// A file that a script left. What it left in the place of one is neither waited for nor taken for one.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+        .open(path)?;
+    let of = file.metadata()?;
+    if !of.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if of.len() > LARGEST {
+        let (has, most) = (of.len() >> 20, LARGEST >> 20);
+        return Err(io::Error::other(format!(
+            "it has {has} MiB, and at most {most} are compared"
+        )));
+    }
     let mut bytes = Vec::new();
-    io::Read::read_to_end(
-        &mut io::Read::take(fs::File::open(path)?, SHOWN),
-        &mut bytes,
-    )?;
+    io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut bytes)?;
     Ok(bytes)
 }
 

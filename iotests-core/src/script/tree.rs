@@ -36,6 +36,9 @@ pub enum TreeError {
         /// What came of trying it.
         why: String,
     },
+    /// Two files are the test of this name.
+    #[error("understand {}: there is a test of this name beside the numbered ones as well; rename one", .0.display())]
+    Twice(PathBuf),
     /// A line of `group.local` names no test.
     #[error("understand {}: there is no test `{name}`", path.display())]
     UnknownTest {
@@ -49,8 +52,12 @@ pub enum TreeError {
 /// The scripts of a tree, each with what its text declares, in the order of their names.
 pub(crate) fn scripts(given: &Path) -> Result<Vec<(Script, Facts)>, TreeError> {
     let folder = folder(given)?;
-    let mut found = Vec::new();
+    let mut found: Vec<(Script, Facts)> = Vec::new();
     for (name, path) in files(&folder)? {
+        // They are in the order of their names.
+        if found.last().is_some_and(|(last, _)| last.name == name) {
+            return Err(TreeError::Twice(path));
+        }
         let read = |source| TreeError::Read {
             path: path.clone(),
             source,
@@ -117,7 +124,7 @@ fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>, TreeError> {
     Ok(found)
 }
 
-/// The names in a folder. One that is not UTF-8 is none of a test.
+/// The names in a folder. One that is not UTF-8, or that a terminal would obey, is none of a test.
 fn names(folder: &Path) -> Result<Vec<String>, TreeError> {
     let read = |source| TreeError::Read {
         path: folder.to_owned(),
@@ -127,6 +134,7 @@ fn names(folder: &Path) -> Result<Vec<String>, TreeError> {
     for entry in fs::read_dir(folder).map_err(read)? {
         names.extend(entry.map_err(read)?.file_name().into_string());
     }
+    names.retain(|name: &String| !name.contains(char::is_control));
     Ok(names)
 }
 

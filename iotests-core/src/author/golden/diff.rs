@@ -1,6 +1,7 @@
 //! The difference of two texts, as a person reads it.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use similar::{ChangeTag, TextDiff};
 
@@ -16,6 +17,10 @@ pub enum Style {
 /// How many unchanged lines are shown around a change.
 const CONTEXT: usize = 3;
 
+/// How long the smallest difference is looked for. Texts of ten thousands of lines that have nothing in common would take minutes; after
+/// this time what is left counts as changed as a whole.
+const EFFORT: Duration = Duration::from_secs(1);
+
 /// The lines in which the texts differ, with a little around them; empty if they are the same.
 ///
 /// `-` is expected and missing, `+` was found instead. White space at the end of a changed line is
@@ -30,7 +35,10 @@ pub fn diff(expected: &str, found: &str, style: Style) -> String {
     if expected == found {
         return out;
     }
-    let diff = TextDiff::from_lines(expected, found);
+    let until = Instant::now() + EFFORT;
+    let diff = TextDiff::configure()
+        .deadline(until)
+        .diff_lines(expected, found);
     for group in diff.grouped_ops(CONTEXT) {
         if let (Some(first), Some(last)) = (group.first(), group.last()) {
             let old = first.old_range().start + 1..last.old_range().end;
@@ -41,7 +49,7 @@ pub fn diff(expected: &str, found: &str, style: Style) -> String {
             );
         }
         for op in &group {
-            for change in diff.iter_inline_changes(op) {
+            for change in diff.iter_inline_changes_deadline(op, Some(until)) {
                 let (sign, colour) = match change.tag() {
                     ChangeTag::Delete => ('-', red),
                     ChangeTag::Insert => ('+', green),
@@ -100,6 +108,19 @@ mod tests {
     #[test]
     fn a_missing_last_line_feed_is_told() {
         assert!(diff("a\n", "a", Style::Plain).contains("no line feed"));
+    }
+
+    /// Without a limit these take minutes.
+    #[test]
+    fn long_texts_with_nothing_in_common_have_a_difference_soon() {
+        let text = |salt: u32| -> String {
+            (0..40_000_u32)
+                .map(|n| format!("{} {salt}\n", n.wrapping_mul(2_654_435_761)))
+                .collect()
+        };
+        let shown = diff(&text(1), &text(2), Style::Plain);
+        let lines = |sign: char| shown.lines().filter(|line| line.starts_with(sign)).count();
+        assert_eq!((lines('-'), lines('+')), (40_000, 40_000));
     }
 
     #[test]

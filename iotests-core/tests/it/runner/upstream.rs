@@ -20,7 +20,7 @@ impl Tree {
     fn new() -> Self {
         let bench = Bench::new();
         for program in [
-            "bash", "env", "cat", "kill", "mktemp", "printf", "rm", "rmdir",
+            "bash", "env", "cat", "kill", "mkdir", "mkfifo", "mktemp", "printf", "rm", "rmdir",
         ] {
             assert!(bench.link(program), "{program} is needed");
         }
@@ -141,11 +141,26 @@ fn what_a_script_says_it_did_not_run_is_a_skip_of_it_or_of_a_part() {
         b"done\n",
     );
     tree.script("003", "echo x > $TEST_DIR/003.notrun; exit 1\n", b"");
+    tree.script("004", ": > $TEST_DIR/004.notrun\n", b"");
+    tree.script("005", "mkfifo $TEST_DIR/005.notrun\n", b"");
+    tree.script("006", "mkdir $TEST_DIR/006.casenotrun\n", b"");
     let (ran, outcomes) = tree.run(&["-f", "raw"]);
     ran.assert_code(1);
     let skipped = &outcomes["upstream::001@raw"];
     assert_eq!(skipped.verdict, Verdict::Skip);
     assert_eq!(skipped.skip().unwrap().to_string(), "no such thing here");
+    let silent = &outcomes["upstream::004@raw"];
+    assert_eq!(
+        silent.skip().unwrap().to_string(),
+        "its 004.notrun says nothing"
+    );
+    // What is no file is neither waited for nor overlooked.
+    for (id, says) in [("005", "not a regular file"), ("006", "not a regular file")] {
+        let odd = &outcomes[&format!("upstream::{id}@raw")];
+        assert_eq!(odd.verdict, Verdict::Fail, "{id}");
+        let headline = &odd.last().unwrap().headline;
+        assert!(headline.contains(says), "{headline}");
+    }
     let part = &outcomes["upstream::part@raw"];
     assert_eq!(
         (part.verdict, part.not_run.as_slice()),
@@ -154,6 +169,28 @@ fn what_a_script_says_it_did_not_run_is_a_skip_of_it_or_of_a_part() {
     ran.assert_says("not this part");
     // A status comes first.
     assert_eq!(outcomes["upstream::003@raw"].verdict, Verdict::Fail);
+}
+
+/// Behind what a report shows.
+#[test]
+fn the_output_is_compared_as_a_whole() {
+    let tree = Tree::new();
+    let long = "one and the same line\n".repeat(1 << 18);
+    let print = format!("cat {}; echo two\n", tree.bench.path("long").display());
+    fs::write(tree.bench.path("long"), &long).unwrap();
+    tree.script("001", &print, (long.clone() + "two\n").as_bytes());
+    tree.script("002", &print, (long + "three\n").as_bytes());
+    let huge = "printf '%*d\n' 100000000 1\n";
+    tree.script("003", huge, b"1\n");
+    let (ran, outcomes) = tree.run(&["-f", "raw"]);
+    ran.assert_code(1);
+    assert_eq!(outcomes["upstream::001@raw"].verdict, Verdict::Pass);
+    let headline = |id: &str| &outcomes[id].last().unwrap().headline;
+    assert_eq!(
+        headline("upstream::002@raw"),
+        "the output differs from 002.out: expected `three`, found `two`"
+    );
+    assert!(headline("upstream::003@raw").ends_with("it has 95 MiB, and at most 64 are compared"));
 }
 
 #[test]
@@ -277,6 +314,16 @@ fn escapes_and_bytes_that_are_no_text_are_harmless_in_every_report() {
         "printf 'why \\033[2J \\377\\n' > $TEST_DIR/002.notrun\n",
         b"",
     );
+    tree.script("tests/named\x1b[2J", "echo one\n", b"one\n");
+    tree.script(
+        "003",
+        "# group: \x1b[2J\n#\n# It \x1b[2J is\necho one\n",
+        b"one\n",
+    );
+    let (list, _) = tree.run(&["--list", "-f", "raw"]);
+    list.assert_code(0).assert_says("It \\u{1b}[2J is");
+    list.assert_does_not_say("\x1b")
+        .assert_does_not_say("named");
     let reports = ["junit", "tap", "html"].map(|name| tree.bench.path(name));
     let paths = reports.each_ref().map(|path| path.display().to_string());
     let (ran, _) = tree.run(&[
@@ -408,6 +455,9 @@ fn the_list_shows_what_the_files_say() {
         );
     }
     tree.run(&["-g", "nonsense"]).0.assert_code(2);
+    fs::remove_file(tree.path("002")).unwrap();
+    let (_, outcomes) = tree.run(&["001", "-x", "disabled", "-f", "raw"]);
+    assert_eq!(outcomes.keys().collect::<Vec<_>>(), ["upstream::001@raw"]);
     let (ran, _) = tree.run(&["--list", "003", "-f", "vmdk"]);
     ran.assert_says("needs an emulator");
     fs::write(tree.path("group.local"), "777 local\n").unwrap();
@@ -435,6 +485,12 @@ fn a_tree_is_found_by_its_root_its_tests_or_a_build_folder_with_a_link() {
             .run(&["--upstream", given, "-f", "raw"])
             .assert_code(0);
     }
+    tree.script("tests/001", "echo other\n", b"other\n");
+    let twice = tree.bench.run(&["--upstream", "tree"]);
+    twice
+        .assert_code(2)
+        .assert_says("tests/001")
+        .assert_says("rename one");
     for (given, says) in [
         ("bin", "there is neither a test"),
         ("nowhere", "No such file"),
