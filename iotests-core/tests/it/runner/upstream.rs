@@ -295,12 +295,13 @@ fn scripts_are_parted_and_their_parts_merged_as_cases_are() {
     half.assert_code(1).assert_says("2 of 2");
 }
 
-/// That of upstream's test 162, which may.
+/// Those of upstream's tests 162 and 282, which may.
 #[test]
 fn a_script_writes_beside_itself_only_where_it_is_known_to() {
     let tree = Tree::new();
     let writes = "echo x > 42 && rm 42 && echo one\n";
     tree.script("162", writes, b"one\n");
+    tree.script("282", writes, b"one\n");
     let (ran, _) = tree.run(&["-f", "raw"]);
     ran.assert_code(0);
 }
