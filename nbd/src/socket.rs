@@ -1,9 +1,11 @@
 //! A connected socket of whatever kind.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -28,6 +30,24 @@ impl Socket {
             stream: Box::new(stream),
             unflushed: false,
         })
+    }
+
+    /// Reads what has come already. A socket is asked itself, since the runtime may not have noticed
+    /// yet that there is something to read.
+    pub(crate) fn read_now(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let fd = match self {
+            Socket::Unix(stream) => stream.as_raw_fd(),
+            Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Other(other) => {
+                let mut room = ReadBuf::new(buf);
+                let mut context = Context::from_waker(Waker::noop());
+                return match Pin::new(other).poll_read(&mut context, &mut room) {
+                    Poll::Ready(read) => read.map(|()| room.filled().len()),
+                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                };
+            }
+        };
+        Ok(recv(fd, buf, MsgFlags::MSG_DONTWAIT)?)
     }
 
     /// Whether something that was written is to be flushed yet. It is not gone before that, however

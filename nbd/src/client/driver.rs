@@ -146,8 +146,13 @@ impl Driver {
     fn write_failed(&mut self, error: io::Error) {
         match error.kind() {
             io::ErrorKind::BrokenPipe => {
-                let mut context = Context::from_waker(std::task::Waker::noop());
-                while !self.machine.is_dead() && self.poll_read(&mut context) {}
+                while !self.machine.is_dead() {
+                    match self.socket.read_now(self.machine.space()) {
+                        Ok(0) => self.machine.end_of_stream(),
+                        Ok(n) => self.machine.filled(n),
+                        Err(_) => break,
+                    }
+                }
                 self.fail(error);
             }
             _ => self.fail(error),
@@ -171,20 +176,15 @@ impl Driver {
         true
     }
 
-    /// The timer is set for the earliest deadline, or for an earlier one that is gone by now.
+    /// The timer is set for the earliest deadline, or for an earlier one that is gone by now. All
+    /// requests of a connection have the same time, so a later one does not end before the others.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(deadline) = self.machine.deadline() else {
             return false;
         };
         let at = tokio::time::Instant::from_std(deadline);
-        match &mut self.timer {
-            Some(timer) if timer.deadline() > at => timer.as_mut().reset(at),
-            Some(_) => {}
-            None => self.timer = Some(Box::pin(tokio::time::sleep_until(at))),
-        }
-        let Some(timer) = &mut self.timer else {
-            return false;
-        };
+        let set = || Box::pin(tokio::time::sleep_until(at));
+        let timer = self.timer.get_or_insert_with(set);
         if timer.as_mut().poll(cx).is_pending() {
             return false;
         }

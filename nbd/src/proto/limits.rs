@@ -14,13 +14,8 @@ pub const MAX_PAYLOAD: u64 = 32 * 1024 * 1024;
 /// `SET_META_CONTEXT` with as many queries as one wants; 64 KiB is room for 15 of the longest.
 pub const MAX_OPTION_DATA: usize = 64 * 1024;
 
-/// Most replies to one option that a client reads before it calls the peer hostile.
-///
-/// proto.md sets no limit. A list of 10,000 exports is beyond any test; an endless one is an
-/// attack.
-pub const MAX_OPTION_REPLIES: usize = 16 * 1024;
-
-/// Total bytes of replies to one option that a client keeps (a "list bomb" is longer).
+/// Total bytes that replies to one option may take in a client's memory before it calls the server
+/// hostile. proto.md sets no limit. A list of 10,000 exports fits; an endless one is an attack.
 pub const MAX_OPTION_REPLY_TOTAL: usize = 1024 * 1024;
 
 /// Most extents in one status chunk: 2^20 (proto.md, `NBD_CMD_BLOCK_STATUS`).

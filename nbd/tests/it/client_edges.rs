@@ -1,14 +1,20 @@
 //! Our client at the edges: requests whose callers gave up, replies there is no room for, and an
 //! export that is chosen late.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use nbd::Client;
+use nbd::client::{BlockSizes, Pattern};
 use nbd::client::{Builder, ConnectionError, Deadlines, RequestError};
-use nbd::proto::{Checks, CommandFlags, CommandType as C, Mode, Request, Violation};
+use nbd::proto::chunk::Extent;
+use nbd::proto::{
+    Checks, CommandFlags, CommandType as C, Errno, Greeting, Mode, OptionCode, OptionReplyCode,
+    ReplyHeader, Request, TransmissionFlags, Violation,
+};
 use nbd::server::backend::{BackendError, MemoryBackend, Piece, ZeroBackend};
 use nbd::server::plan::{Action, FaultPlan, Malformed, On, Rule, Side};
 use nbd::server::{Backend, Entry, Event, Export, Server};
@@ -246,5 +252,226 @@ fn requests_fail_at_once_when_the_server_has_stopped_receiving() {
         }
         // It waits for an end of its client that it cannot be told of.
         drop(server);
+    });
+}
+
+/// Time passes as soon as everybody waits.
+fn at_once<F: Future>(f: F) -> F::Output {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true);
+    runtime.build().unwrap().block_on(f)
+}
+
+#[test]
+fn a_connection_that_a_violation_has_ended_is_closed_though_its_client_is_kept() {
+    at_once(async {
+        let lie = Rule::new(On::reply(C::READ), Action::Malform(Malformed::Gap));
+        let server = server(Mode::Structured, FaultPlan::new().rule(lie));
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let serving = server.serve(theirs);
+        let client = Client::builder().connect_stream(ours).await.unwrap();
+        let error = client.read(0, 8192).await.unwrap_err();
+        assert!(error.violation().is_some(), "{error}");
+        let ended = tokio::time::timeout(Duration::from_secs(60), serving).await;
+        ended.expect("the server still has a client").unwrap();
+        assert!(client.error().is_some());
+    });
+}
+
+/// An oldstyle server whose requests all fail.
+struct Failing(std::os::unix::net::UnixStream);
+
+impl Failing {
+    fn greet(mut stream: std::os::unix::net::UnixStream) -> Failing {
+        let flags = TransmissionFlags::HAS_FLAGS;
+        let greeting = Greeting::Oldstyle { size: MIB, flags };
+        stream.write_all(&greeting.encode()).unwrap();
+        Failing(stream)
+    }
+
+    /// Waits for a request.
+    fn request(&mut self) -> Request {
+        let style = Mode::Oldstyle.header_style();
+        let mut bytes = [0; 28];
+        self.0.read_exact(&mut bytes).unwrap();
+        Request::decode(style, &bytes).unwrap()
+    }
+
+    fn fail(&mut self, request: &Request) {
+        let reply = ReplyHeader::Simple {
+            error: Errno::EIO,
+            cookie: request.cookie,
+        };
+        self.0.write_all(&reply.encode()).unwrap();
+    }
+}
+
+#[test]
+fn the_last_reply_is_read_though_the_next_request_cannot_be_written() {
+    // One thread, so nothing is noticed between what the server does and the next request.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(async {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut server = Failing::greet(theirs);
+        let client = Client::builder().connect_fd(ours.into()).await.unwrap();
+        let first = tokio::spawn({
+            let client = client.clone();
+            async move { client.read(0, 512).await }
+        });
+        let received = tokio::task::spawn_blocking(move || {
+            let request = server.request();
+            (server, request)
+        });
+        let (mut server, request) = received.await.unwrap();
+        server.fail(&request);
+        drop(server);
+        let second = client.read(512, 512).await.unwrap_err();
+        assert!(second.connection().is_some(), "{second}");
+        let first = first.await.unwrap().unwrap_err();
+        assert_eq!(first.errno(), Some(Errno::EIO), "{first}");
+    });
+}
+
+#[test]
+fn a_blocking_client_reads_the_last_reply_as_well() {
+    let dir = short_dir();
+    let path = dir.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    // The second request is answered at once.
+    let serving = std::thread::spawn(move || {
+        let mut server = Failing::greet(listener.accept().unwrap().0);
+        let (first, second) = (server.request(), server.request());
+        server.fail(&second);
+        (server, first)
+    });
+    let address = nbd::uri::Address::Unix(path);
+    let mut client = Client::builder().connect_blocking(&address).unwrap();
+    let read = |at| nbd::client::Command::read(at, 512);
+    let first = client.submit(read(0)).unwrap();
+    let second = client.submit(read(512)).unwrap();
+    let second = client.wait(second).unwrap_err();
+    assert_eq!(second.errno(), Some(Errno::EIO), "{second}");
+    let (mut server, request) = serving.join().unwrap();
+    server.fail(&request);
+    drop(server);
+    let third = client.submit(read(1024)).unwrap();
+    let third = client.wait(third).unwrap_err();
+    assert!(third.connection().is_some(), "{third}");
+    let first = client.wait(first).unwrap_err();
+    assert_eq!(first.errno(), Some(Errno::EIO), "{first}");
+}
+
+#[test]
+fn zeroes_that_the_server_reports_are_not_another_pattern() {
+    block_on(async {
+        let server = server(Mode::Structured, FaultPlan::new());
+        let builder = Client::builder().context("base:allocation");
+        let client = connect(&server, builder).await;
+        let zeroes = client.verify(0..MIB, Pattern::Byte(0)).await.unwrap();
+        assert_eq!(zeroes, None);
+        let found = client.verify(4096..MIB, Pattern::Byte(5)).await.unwrap();
+        let found = found.expect("zeroes are no fives");
+        assert_eq!((found.offset, found.expected, found.found), (4096, 5, 0));
+    });
+}
+
+/// Knows of the first bytes of a range only, of one context more than of the other.
+struct Reaches;
+
+impl Reaches {
+    fn of(context: &str) -> u64 {
+        if context == "x:short" { 4096 } else { 8192 }
+    }
+}
+
+impl Backend for Reaches {
+    fn size(&self) -> u64 {
+        MIB
+    }
+    fn contexts(&self) -> Vec<String> {
+        vec!["x:long".into(), "x:short".into()]
+    }
+    async fn read(&self, _: u64, len: u64) -> Result<Vec<Piece>, BackendError> {
+        Ok(vec![Piece::Hole(len)])
+    }
+    async fn write(&self, _: u64, _: Bytes, _: bool) -> Result<(), BackendError> {
+        Ok(())
+    }
+    async fn status(
+        &self,
+        context: &str,
+        offset: u64,
+        len: u64,
+        _: bool,
+    ) -> Result<Vec<Extent>, BackendError> {
+        let len = len.min(Reaches::of(context));
+        let status = offset / 4096 % 2;
+        Ok(vec![Extent { len, status }])
+    }
+}
+
+#[test]
+fn the_map_of_a_context_has_no_gap_where_another_one_was_known_further() {
+    block_on(async {
+        let server = Server::builder().export(Export::new(Reaches)).detached();
+        let builder = Client::builder().contexts(["x:long", "x:short"]);
+        let client = connect(&server, builder).await;
+        for (context, map) in client.maps(0..65536).await.unwrap() {
+            let mut at = 0;
+            for piece in map {
+                assert_eq!(piece.offset, at, "{context}");
+                at = piece.end();
+            }
+            assert_eq!(at, 65536, "{context}");
+        }
+    });
+}
+
+#[test]
+fn what_is_not_aligned_is_refused_before_it_is_sent() {
+    block_on(async {
+        let sizes = BlockSizes {
+            minimum: 512,
+            preferred: 4096,
+            maximum: 65536,
+        };
+        let export = Export::new(MemoryBackend::new(MIB)).block_sizes(sizes);
+        let server = Server::builder().export(export).detached();
+        let client = connect(&server, Client::builder()).await;
+        for (at, len) in [(1, 512), (0, 511), (MIB - 1, 1)] {
+            let error = client.read(at, len).await.unwrap_err();
+            assert!(matches!(error, RequestError::Misuse { .. }), "{error}");
+        }
+        client.read(512, 512).await.unwrap();
+        assert_eq!(requests(&server), 1);
+    });
+}
+
+#[test]
+fn a_server_that_shuts_down_while_it_is_listed_has_no_empty_entry() {
+    block_on(async {
+        for (code, option) in [
+            (OptionReplyCode::ERR_SHUTDOWN, OptionCode::INFO),
+            (OptionReplyCode::ERR_SHUTDOWN, OptionCode::LIST_META_CONTEXT),
+            (OptionReplyCode::ERR_POLICY, OptionCode::INFO),
+        ] {
+            let rule = Rule::new(On::option(option), Action::Refuse(code));
+            let export = Export::new(MemoryBackend::new(MIB)).name("disk");
+            let server = Server::builder().export(export);
+            let server = server
+                .plan(FaultPlan::new().rule(rule))
+                .listen_tcp()
+                .unwrap();
+            let listed = nbd::client::list(&server.uri().unwrap()).await;
+            if code == OptionReplyCode::ERR_SHUTDOWN {
+                let error = listed.unwrap_err();
+                assert!(error.handshake().is_some(), "{error}");
+            } else {
+                let listing = listed.unwrap();
+                assert_eq!(listing.exports[0].name, "disk");
+                assert_eq!(listing.exports[0].info, None);
+            }
+            server.finish().await.unwrap();
+        }
     });
 }

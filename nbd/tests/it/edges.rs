@@ -7,7 +7,9 @@ use nbd::client::{BlockSizes, Builder, StrictMode};
 use nbd::proto::{
     CommandFlags, CommandType as C, Errno, Mode, Request, StatusFilter, TransmissionFlags,
 };
-use nbd::server::backend::{MemoryBackend, ProxyBackend, ZeroBackend};
+use nbd::server::backend::{
+    Backend, BackendError, Bytes, FileBackend, MemoryBackend, Piece, ProxyBackend, ZeroBackend,
+};
 use nbd::server::journal::Closed;
 use nbd::server::plan::{Action, FaultPlan, On, Rule};
 use nbd::server::{Entry, Event, Export, Server, ServerBuilder};
@@ -210,7 +212,7 @@ fn errors_are_those_of_the_specification() {
         assert_eq!(errno(trim), Some(Errno::EINVAL));
         server.finish().await.unwrap();
 
-        let backend = nbd::server::backend::FileBackend::open("/dev/null", false);
+        let backend = FileBackend::open("/dev/null", false);
         let server = Server::builder().export(Export::new(backend.unwrap()));
         let server = server.detached();
         let client = connect(&server, provoking(Mode::Structured)).await;
@@ -310,5 +312,108 @@ fn a_socket_that_somebody_else_made_meanwhile_is_left_alone() {
         let server = server.listen_unix(&path).unwrap();
         drop(server);
         assert!(!path.exists(), "our own stays behind");
+    });
+}
+
+#[test]
+fn a_read_only_export_is_said_to_be_one_and_takes_no_writes() {
+    block_on(async {
+        let memory = Arc::new(MemoryBackend::new(4096));
+        let export = Export::shared(memory.clone());
+        let server = Server::builder().export(export.clone()).detached();
+        let before = connect(&server, Client::builder()).await;
+        export.set_read_only(true);
+        let after = connect(&server, provoking(Mode::Structured)).await;
+        assert!(after.export().is_read_only());
+        let error = after.write(0, vec![1; 512]).await.unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::EPERM), "{error}");
+        assert_eq!(memory.snapshot(0, 512), [0; 512]);
+        // For who was connected before, nothing changes.
+        before.write(0, vec![1; 512]).await.unwrap();
+        server.finish().await.unwrap();
+        let server = memory_read_only().detached();
+        let client = connect(&server, Client::builder()).await;
+        assert!(client.export().is_read_only());
+    });
+}
+
+fn memory_read_only() -> ServerBuilder {
+    Server::builder().export(Export::new(MemoryBackend::new(512)).read_only())
+}
+
+/// A device has a size of its own, unlike what its metadata says.
+#[test]
+fn a_block_device_is_as_large_as_the_kernel_says() {
+    let devices = std::fs::read_dir("/sys/class/block").into_iter().flatten();
+    let mut seen = 0;
+    for device in devices.flatten() {
+        let name = device.file_name();
+        let sectors = std::fs::read_to_string(device.path().join("size"));
+        let sectors: u64 = sectors.unwrap_or_default().trim().parse().unwrap_or(0);
+        let path = std::path::Path::new("/dev").join(&name);
+        let Ok(backend) = FileBackend::open(&path, true) else {
+            continue;
+        };
+        assert_eq!(backend.size(), sectors * 512, "{}", path.display());
+        seen += usize::from(sectors > 0);
+    }
+    if seen == 0 {
+        println!("skipped: there is no block device that may be read");
+    }
+}
+
+/// Notes which writes were to be stable, and cannot be read.
+struct Notes(std::sync::Mutex<Vec<(u64, usize, bool)>>);
+
+impl Backend for Notes {
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+    async fn read(&self, _: u64, _: u64) -> Result<Vec<Piece>, BackendError> {
+        panic!("it panics at once, which is what the test is about")
+    }
+    async fn write(&self, at: u64, data: Bytes, fua: bool) -> Result<(), BackendError> {
+        self.0.lock().unwrap().push((at, data.len(), fua));
+        Ok(())
+    }
+    async fn cache(&self, _: u64, _: u64) -> Result<(), BackendError> {
+        tokio::task::yield_now().await;
+        panic!("it panics later, which is what the test is about")
+    }
+}
+
+#[test]
+fn zeroes_that_are_written_are_stable_with_the_last_of_them() {
+    block_on(async {
+        let notes = Arc::new(Notes(std::sync::Mutex::default()));
+        let server = Server::builder().export(Export::shared(notes.clone()));
+        let server = server.detached();
+        let client = connect(&server, Client::builder()).await;
+        let (piece, fua) = (65536, CommandFlags::FUA);
+        client.write_zeroes(512, 65536 + 1024, fua).await.unwrap();
+        let written = std::mem::take(&mut *notes.0.lock().unwrap());
+        assert_eq!(written, [(512, piece, false), (66048, 1024, true)]);
+        let none = CommandFlags::empty();
+        client.write_zeroes(0, 1024, none).await.unwrap();
+        assert_eq!(*notes.0.lock().unwrap(), [(0, 1024, false)]);
+    });
+}
+
+#[test]
+fn a_backend_that_panics_fails_its_request_and_nothing_else() {
+    block_on(async {
+        let notes = Notes(std::sync::Mutex::default());
+        let server = Server::builder().export(Export::new(notes)).detached();
+        let client = connect(&server, Client::builder()).await;
+        for _ in 0..2 {
+            let error = client.read(0, 512).await.unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EIO), "{error}");
+            assert!(error.to_string().contains("panicked"), "{error}");
+            let error = client.cache(0, 512).await.unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EIO), "{error}");
+        }
+        client.write(0, vec![1; 512]).await.unwrap();
+        client.disconnect().await.unwrap();
+        server.finish().await.unwrap();
     });
 }

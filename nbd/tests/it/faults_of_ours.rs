@@ -118,6 +118,67 @@ fn finish_waits_for_a_write_that_runs() {
     });
 }
 
+/// A disk whose write is carried out in a thread, where nobody can end it, when the test says so.
+struct Slow {
+    begun: Notify,
+    go: std::sync::Mutex<Option<std::sync::mpsc::Receiver<()>>>,
+    done: Arc<AtomicBool>,
+}
+
+impl Backend for Slow {
+    fn size(&self) -> u64 {
+        MIB
+    }
+    async fn read(&self, _: u64, len: u64) -> Result<Vec<Piece>, BackendError> {
+        Ok(vec![Piece::Hole(len)])
+    }
+    async fn write(&self, _: u64, _: Bytes, _: bool) -> Result<(), BackendError> {
+        let (go, done) = (self.go.lock().unwrap().take().unwrap(), self.done.clone());
+        let writing = tokio::task::spawn_blocking(move || {
+            // An end of the test is one of the write as well.
+            let _ = go.recv();
+            done.store(true, Ordering::SeqCst);
+        });
+        self.begun.notify_one();
+        writing.await.unwrap();
+        Ok(())
+    }
+}
+
+/// Fault 3, for a write that goes on though its task is dropped, as one to a file does.
+#[test]
+fn finish_waits_for_a_write_in_a_thread_after_its_client_has_gone() {
+    // One thread: what can end without the write has ended when the client knows of the end.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(async {
+        let (go, wait) = std::sync::mpsc::channel();
+        let done = Arc::new(AtomicBool::new(false));
+        let disk = Arc::new(Slow {
+            begun: Notify::new(),
+            go: std::sync::Mutex::new(Some(wait)),
+            done: done.clone(),
+        });
+        let server = Server::builder().export(Export::shared(disk.clone()));
+        let server = server.detached();
+        let client = connect(&server).await;
+        let write = tokio::spawn({
+            let client = client.clone();
+            async move { client.write(0, vec![1; 512]).await }
+        });
+        disk.begun.notified().await;
+        let finish = tokio::spawn(server.finish());
+        client.closed().await;
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!finish.is_finished(), "a write still runs");
+        go.send(()).unwrap();
+        drop(finish.await.unwrap().unwrap());
+        assert!(done.load(Ordering::SeqCst));
+        write.await.unwrap().unwrap_err();
+    });
+}
+
 /// Fault 5: A fork that nobody waits for leaves no daemon, wherever it was cut.
 #[test]
 fn a_fork_that_is_dropped_leaves_nothing_behind() {

@@ -257,3 +257,21 @@ fn a_file_of_any_size_is_copied_to_an_export_with_large_blocks() {
         server.finish().await.unwrap();
     });
 }
+
+#[test]
+fn parts_are_aligned_though_the_largest_payload_is_not() {
+    block_on(async {
+        let sizes = BlockSizes {
+            minimum: 4096,
+            preferred: 4096,
+            maximum: 1 << 20,
+        };
+        let export = Export::new(MemoryBackend::new(MIB)).block_sizes(sizes);
+        let server = Server::builder().export(export).listen_tcp().unwrap();
+        let builder = Client::builder().max_payload(100_000).handle();
+        let disk = builder.connect_uri(&server.uri().unwrap()).await.unwrap();
+        disk.write(0, pattern(MIB)).await.unwrap();
+        assert_eq!(disk.read(0, MIB).await.unwrap(), pattern(MIB));
+        server.finish().await.unwrap();
+    });
+}

@@ -194,3 +194,29 @@ fn a_vsock_is_listened_on_and_connected_to() {
         server.finish().await.unwrap();
     });
 }
+
+#[test]
+fn a_client_beyond_the_limit_is_accepted_when_another_one_has_left() {
+    // One thread: what the server can do, it has done when a request has been answered.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(async {
+        let dir = short_dir();
+        let server = Server::builder().export(export()).max_connections(1);
+        let server = server.listen_unix(dir.path().join("s")).unwrap();
+        let uri = server.uri().unwrap();
+        let first = Client::builder().connect_uri(&uri).await.unwrap();
+        let second = tokio::spawn({
+            let uri = uri.clone();
+            async move { Client::builder().connect_uri(&uri).await }
+        });
+        for _ in 0..20 {
+            first.read(0, 512).await.unwrap();
+            assert_eq!(server.connected(), 1);
+        }
+        assert!(!second.is_finished());
+        first.disconnect().await.unwrap();
+        let second = second.await.unwrap().unwrap();
+        assert_eq!(second.read(0, 512).await.unwrap(), [0x5a; 512]);
+        server.finish().await.unwrap();
+    });
+}

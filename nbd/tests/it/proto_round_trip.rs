@@ -236,3 +236,41 @@ fn the_bytes_are_those_of_the_specification() {
         b"\x67\x44\x66\x98\0\0\0\x05\0\0\0\0\0\0\0\x09"
     );
 }
+
+#[test]
+fn a_message_that_goes_on_behind_its_end_is_refused() {
+    let failed = Error {
+        errno: Errno::EIO,
+        message: "broken".into(),
+        offset: None,
+    };
+    let longer = |mut bytes: Vec<u8>| {
+        bytes.push(0);
+        bytes
+    };
+    let sizes = Info::BlockSize {
+        minimum: 1,
+        preferred: 4096,
+        maximum: 65536,
+    };
+    let info = OptionReply::Info(sizes).encode(OptionCode::GO);
+    let info = info[OptionReplyHeader::LEN..].to_vec();
+    let hole = Hole {
+        offset: 0,
+        len: 512,
+    };
+    let go = OptionRequest::Go(InfoRequest::default()).encode();
+    let go = go[OptionHeader::LEN..].to_vec();
+    let found = [
+        OptionReply::decode(OptionReplyCode::INFO, &longer(info)).err(),
+        OptionRequest::decode(OptionCode::GO, &longer(go)).err(),
+        Hole::decode(&longer(hole.encode())).err(),
+        Error::decode(&longer(failed.encode()), false, true).err(),
+    ];
+    for error in found {
+        assert!(
+            matches!(error, Some(DecodeError::Trailing { extra: 1, .. })),
+            "{error:?}"
+        );
+    }
+}

@@ -186,7 +186,7 @@ impl Handshake {
         }
         // Small replies cost more memory than wire bytes, so each counts for what it costs.
         *bytes += reply.len as usize + std::mem::size_of::<OptionReply>();
-        if *bytes > limits::MAX_OPTION_REPLY_TOTAL || replies.len() >= limits::MAX_OPTION_REPLIES {
+        if *bytes > limits::MAX_OPTION_REPLY_TOTAL {
             return Err(HandshakeError::Endless {
                 option,
                 replies: replies.len(),
