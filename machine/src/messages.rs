@@ -357,7 +357,6 @@ fn all() -> Vec<(Box<dyn Error>, &'static str)> {
         missing: s("top"),
     };
     add(&mut all, "\"top\"", [no_path]);
-    let json = serde_json::from_str::<()>(CAUSE).unwrap_err();
     let machine = s("qemu -S");
     add(
         &mut all,
@@ -393,10 +392,12 @@ fn all() -> Vec<(Box<dyn Error>, &'static str)> {
                 command: "query-version",
                 source: qmp(),
             },
-            ProbeError::Answer {
+            ProbeError::Schema {
                 machine,
-                command: "query-version",
-                source: json,
+                source: qmp::decode::DecodeError {
+                    path: s("[0].name"),
+                    message: s(CAUSE),
+                },
             },
         ],
     );

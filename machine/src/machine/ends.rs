@@ -6,6 +6,7 @@ use crate::diagnose::Diagnosis;
 use crate::end::{EndError, Exit, Judgement, Stage, StageOutcome, StageRecord};
 use crate::evidence::{CorePattern, find_core, find_reports};
 use imgtools::process::{Signal, Status};
+use qmp::types::SystemPowerdown;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -81,7 +82,7 @@ impl Machine {
     /// process is gone and reaped in any case.
     pub async fn powerdown(&self, limit: Duration) -> Result<Exit, EndError> {
         let press = async {
-            match self.qmp().execute("system_powerdown", ()).await {
+            match self.qmp().call(SystemPowerdown::new()).await {
                 Err(error) if self.qmp().closed_cause().is_none() => Err(chain(&error)),
                 _ => self.exited().await,
             }

@@ -10,9 +10,8 @@ use crate::error::LaunchError;
 use crate::machine::Machine;
 use imgtools::process::{Output, ProcessError, Status};
 use imgtools::tools::{Tool, ToolKind, Version};
-use qmp::Command as _;
-use qmp::types::QueryCommands;
-use serde::Deserialize;
+use qmp::types::{MachineInfo, QueryCommands, QueryMachines, QueryTarget};
+use qmp::{Command, Schema};
 use serde_json::Value;
 
 /// Why a binary could not be probed.
@@ -53,15 +52,13 @@ pub enum ProbeError {
         /// Why.
         source: Box<qmp::Error>,
     },
-    /// An answer was not what QMP's schema promises.
-    #[error("failed to understand the answer of {machine} to {command}")]
-    Answer {
+    /// Its schema has another form than QMP's.
+    #[error("failed to understand the schema of {machine}")]
+    Schema {
         /// The program.
         machine: String,
-        /// The QMP command.
-        command: &'static str,
         /// Why.
-        source: serde_json::Error,
+        source: qmp::decode::DecodeError,
     },
     /// It did not end well.
     #[error("failed to end a program after a probe")]
@@ -170,10 +167,10 @@ async fn emulator(tool: &Tool, deadlines: Deadlines) -> Result<Probed, ProbeErro
     };
 
     let (mut capabilities, schema) = common(&machine).await?;
-    let target: Target = query(&machine, "query-target").await?;
-    let machines: Vec<MachineInfo> = query(&machine, "query-machines").await?;
+    let target = query(&machine, QueryTarget::new()).await?;
+    let machines = query(&machine, QueryMachines::new()).await?;
     machine.shutdown().await?;
-    capabilities.target = Some(target.arch);
+    capabilities.target = Some(target.arch.as_str().to_owned());
     capabilities.accelerators = trials;
     capabilities.machines = machines.into_iter().map(MachineType::from).collect();
     capabilities.devices = help::devices(&help(&["-machine", "none", "-device", "help"]).await?);
@@ -198,14 +195,13 @@ fn reason(status: Status, stderr: &str) -> String {
 /// What both kinds of process answer.
 async fn common(machine: &Machine) -> Result<(Capabilities, Value), ProbeError> {
     let version = machine.qmp().greeting().version.clone();
-    let commands = machine.qmp().call(QueryCommands::new()).await;
-    let commands = commands.map_err(|error| ProbeError::Query {
-        machine: machine.command_line().to_string(),
-        command: QueryCommands::NAME,
-        source: Box::new(error),
-    })?;
-    let schema: Value = query(machine, "query-qmp-schema").await?;
-    let values = |command, member| super::schema::enum_values(&schema, command, member);
+    let commands = query(machine, QueryCommands::new()).await?;
+    let (schema, text) = schema(machine).await?;
+    // A path of ours follows the rules, and what is not there has no values.
+    let values = |path| {
+        let values = schema.values(path).unwrap_or_default();
+        sorted(values.into_iter().map(str::to_owned).collect())
+    };
     let capabilities = Capabilities {
         program: machine.program(),
         version: Version::new(version.major, version.minor, version.micro),
@@ -215,12 +211,28 @@ async fn common(machine: &Machine) -> Result<(Capabilities, Value), ProbeError> 
         machines: Vec::new(),
         devices: Vec::new(),
         formats: None,
-        drivers: values("blockdev-add", "driver"),
+        drivers: values("blockdev-add/arg-type/driver"),
         commands: sorted(commands.into_iter().map(|c| c.name).collect()),
-        objects: values("object-add", "qom-type"),
-        exports: values("block-export-add", "type"),
+        objects: values("object-add/arg-type/qom-type"),
+        exports: values("block-export-add/arg-type/type"),
     };
-    Ok((capabilities, schema))
+    Ok((capabilities, text))
+}
+
+/// As it can be asked and as it is stored.
+async fn schema(machine: &Machine) -> Result<(Schema, Value), ProbeError> {
+    let command = "query-qmp-schema";
+    let failed = |source| ProbeError::Query {
+        machine: machine.command_line().to_string(),
+        command,
+        source: Box::new(source),
+    };
+    let text = machine.qmp().execute(command, ()).await.map_err(failed)?;
+    let schema = Schema::parse(&text).map_err(|source| ProbeError::Schema {
+        machine: machine.command_line().to_string(),
+        source,
+    })?;
+    Ok((schema, text))
 }
 
 fn sorted(mut names: Vec<String>) -> Vec<String> {
@@ -228,57 +240,22 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
     names
 }
 
-async fn query<T: for<'de> Deserialize<'de>>(
-    machine: &Machine,
-    command: &'static str,
-) -> Result<T, ProbeError> {
-    let answer = machine.qmp().execute(command, ()).await;
-    let asked = || machine.command_line().to_string();
-    let answer = answer.map_err(|e| ProbeError::Query {
-        machine: asked(),
-        command,
-        source: Box::new(e),
-    })?;
-    serde_json::from_value(answer).map_err(|source| ProbeError::Answer {
-        machine: asked(),
-        command,
-        source,
+async fn query<C: Command>(machine: &Machine, command: C) -> Result<C::Return, ProbeError> {
+    let answer = machine.qmp().call(command).await;
+    answer.map_err(|error| ProbeError::Query {
+        machine: machine.command_line().to_string(),
+        command: C::NAME,
+        source: Box::new(error),
     })
-}
-
-// These two are typed in qmp as well, with the machine and all its devices, which cost every user of
-// this crate more to build than they are worth here.
-
-#[derive(Deserialize)]
-struct Target {
-    arch: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct MachineInfo {
-    name: String,
-    #[serde(default)]
-    alias: Option<String>,
-    #[serde(default)]
-    is_default: bool,
-    #[serde(default)]
-    deprecated: bool,
 }
 
 impl From<MachineInfo> for MachineType {
     fn from(info: MachineInfo) -> Self {
-        let MachineInfo {
-            name,
-            alias,
-            is_default,
-            deprecated,
-        } = info;
         MachineType {
-            name,
-            alias,
-            default: is_default,
-            deprecated,
+            default: info.is_default == Some(true),
+            name: info.name,
+            alias: info.alias,
+            deprecated: info.deprecated,
         }
     }
 }

@@ -7,7 +7,6 @@
 mod ask;
 mod data;
 mod help;
-mod schema;
 
 pub use crate::program::Program;
 pub use ask::{ProbeError, Probed, probe};

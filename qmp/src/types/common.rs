@@ -417,7 +417,7 @@ impl Serialize for HumanReadableText {
     }
 }
 
-/// Object [`String`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#object-QMP-common.String).
+/// Object [`String`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#object-QMP-net.String).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct StringObject {

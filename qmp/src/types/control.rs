@@ -415,3 +415,500 @@ impl Command for Quit {
     const NAME: &'static str = "quit";
     type Return = Empty;
 }
+
+/// Enumeration [`SysEmuTarget`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#enum-QMP-machine.SysEmuTarget).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SysEmuTarget {
+    /// `aarch64`.
+    Aarch64,
+    /// `alpha`.
+    Alpha,
+    /// `arm`.
+    Arm,
+    /// `avr`.
+    Avr,
+    /// `cris`: until 9.1.
+    Cris,
+    /// `hppa`.
+    Hppa,
+    /// `i386`.
+    I386,
+    /// `m68k`.
+    M68k,
+    /// `microblaze`.
+    Microblaze,
+    /// `microblazeel`: until 10.2.
+    Microblazeel,
+    /// `mips`.
+    Mips,
+    /// `mips64`.
+    Mips64,
+    /// `mips64el`.
+    Mips64el,
+    /// `mipsel`.
+    Mipsel,
+    /// `nios2`: until 9.0.
+    Nios2,
+    /// `or1k`.
+    Or1k,
+    /// `ppc`.
+    Ppc,
+    /// `ppc64`.
+    Ppc64,
+    /// `riscv32`.
+    Riscv32,
+    /// `riscv64`.
+    Riscv64,
+    /// `rx`.
+    Rx,
+    /// `s390x`.
+    S390x,
+    /// `sh4`.
+    Sh4,
+    /// `sh4eb`.
+    Sh4eb,
+    /// `sparc`.
+    Sparc,
+    /// `sparc64`.
+    Sparc64,
+    /// `tricore`.
+    Tricore,
+    /// `x86_64`.
+    X86_64,
+    /// `xtensa`.
+    Xtensa,
+    /// `xtensaeb`.
+    Xtensaeb,
+    /// `loongarch64`: since 7.1.
+    Loongarch64,
+    /// `hexagon`: since 11.1.
+    Hexagon,
+    /// A value that this crate does not know.
+    Other(String),
+}
+
+impl SysEmuTarget {
+    /// The text on the wire.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Aarch64 => "aarch64",
+            Self::Alpha => "alpha",
+            Self::Arm => "arm",
+            Self::Avr => "avr",
+            Self::Cris => "cris",
+            Self::Hppa => "hppa",
+            Self::I386 => "i386",
+            Self::M68k => "m68k",
+            Self::Microblaze => "microblaze",
+            Self::Microblazeel => "microblazeel",
+            Self::Mips => "mips",
+            Self::Mips64 => "mips64",
+            Self::Mips64el => "mips64el",
+            Self::Mipsel => "mipsel",
+            Self::Nios2 => "nios2",
+            Self::Or1k => "or1k",
+            Self::Ppc => "ppc",
+            Self::Ppc64 => "ppc64",
+            Self::Riscv32 => "riscv32",
+            Self::Riscv64 => "riscv64",
+            Self::Rx => "rx",
+            Self::S390x => "s390x",
+            Self::Sh4 => "sh4",
+            Self::Sh4eb => "sh4eb",
+            Self::Sparc => "sparc",
+            Self::Sparc64 => "sparc64",
+            Self::Tricore => "tricore",
+            Self::X86_64 => "x86_64",
+            Self::Xtensa => "xtensa",
+            Self::Xtensaeb => "xtensaeb",
+            Self::Loongarch64 => "loongarch64",
+            Self::Hexagon => "hexagon",
+            Self::Other(value) => value,
+        }
+    }
+}
+
+impl From<&str> for SysEmuTarget {
+    fn from(value: &str) -> Self {
+        match value {
+            "aarch64" => Self::Aarch64,
+            "alpha" => Self::Alpha,
+            "arm" => Self::Arm,
+            "avr" => Self::Avr,
+            "cris" => Self::Cris,
+            "hppa" => Self::Hppa,
+            "i386" => Self::I386,
+            "m68k" => Self::M68k,
+            "microblaze" => Self::Microblaze,
+            "microblazeel" => Self::Microblazeel,
+            "mips" => Self::Mips,
+            "mips64" => Self::Mips64,
+            "mips64el" => Self::Mips64el,
+            "mipsel" => Self::Mipsel,
+            "nios2" => Self::Nios2,
+            "or1k" => Self::Or1k,
+            "ppc" => Self::Ppc,
+            "ppc64" => Self::Ppc64,
+            "riscv32" => Self::Riscv32,
+            "riscv64" => Self::Riscv64,
+            "rx" => Self::Rx,
+            "s390x" => Self::S390x,
+            "sh4" => Self::Sh4,
+            "sh4eb" => Self::Sh4eb,
+            "sparc" => Self::Sparc,
+            "sparc64" => Self::Sparc64,
+            "tricore" => Self::Tricore,
+            "x86_64" => Self::X86_64,
+            "xtensa" => Self::Xtensa,
+            "xtensaeb" => Self::Xtensaeb,
+            "loongarch64" => Self::Loongarch64,
+            "hexagon" => Self::Hexagon,
+            value => Self::Other(value.to_owned()),
+        }
+    }
+}
+
+impl From<String> for SysEmuTarget {
+    fn from(value: String) -> Self {
+        Self::from(value.as_str())
+    }
+}
+
+impl fmt::Display for SysEmuTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for SysEmuTarget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer)
+    }
+}
+
+impl Serialize for SysEmuTarget {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Object [`MachineInfo`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#object-QMP-machine.MachineInfo).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct MachineInfo {
+    /// `name`.
+    pub name: String,
+    /// `alias`.
+    pub alias: Option<String>,
+    /// `is-default`.
+    pub is_default: Option<bool>,
+    /// `cpu-max`.
+    pub cpu_max: i64,
+    /// `hotpluggable-cpus`.
+    pub hotpluggable_cpus: bool,
+    /// `numa-mem-supported`.
+    pub numa_mem_supported: bool,
+    /// `deprecated`.
+    pub deprecated: bool,
+    /// `default-cpu-type`.
+    pub default_cpu_type: Option<String>,
+    /// `default-ram-id`.
+    pub default_ram_id: Option<String>,
+    /// `acpi`: since 8.0.
+    pub acpi: Option<bool>,
+    /// `compat-props`: since 9.1; unstable.
+    pub compat_props: Option<Vec<CompatProperty>>,
+    /// Members that this crate does not know.
+    pub extra: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for MachineInfo {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer)
+    }
+}
+
+impl Read for MachineInfo {
+    fn read<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error> {
+        let (mut m0, mut m1, mut m2, mut m3, mut m4, mut m5, mut m6, mut m7, mut m8, mut m9) =
+            (None, None, None, None, None, None, None, None, None, None);
+        let mut m10 = None;
+        let mut extra = Map::new();
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            match key.as_str() {
+                "name" => m0 = Some(map.next_value()?),
+                "alias" => m1 = Some(map.next_value()?),
+                "is-default" => m2 = Some(map.next_value()?),
+                "cpu-max" => m3 = Some(map.next_value()?),
+                "hotpluggable-cpus" => m4 = Some(map.next_value()?),
+                "numa-mem-supported" => m5 = Some(map.next_value()?),
+                "deprecated" => m6 = Some(map.next_value()?),
+                "default-cpu-type" => m7 = Some(map.next_value()?),
+                "default-ram-id" => m8 = Some(map.next_value()?),
+                "acpi" => m9 = Some(map.next_value()?),
+                "compat-props" => m10 = Some(map.next_value()?),
+                _ => key.keep(map, &mut extra)?,
+            }
+        }
+        Ok(Self {
+            name: required(m0, "name")?,
+            alias: m1,
+            is_default: m2,
+            cpu_max: required(m3, "cpu-max")?,
+            hotpluggable_cpus: required(m4, "hotpluggable-cpus")?,
+            numa_mem_supported: required(m5, "numa-mem-supported")?,
+            deprecated: required(m6, "deprecated")?,
+            default_cpu_type: m7,
+            default_ram_id: m8,
+            acpi: m9,
+            compat_props: m10,
+            extra,
+        })
+    }
+}
+
+impl Members for MachineInfo {
+    fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        put(map, "name", &self.name)?;
+        put_optional(map, "alias", &self.alias)?;
+        put_optional(map, "is-default", &self.is_default)?;
+        put(map, "cpu-max", &self.cpu_max)?;
+        put(map, "hotpluggable-cpus", &self.hotpluggable_cpus)?;
+        put(map, "numa-mem-supported", &self.numa_mem_supported)?;
+        put(map, "deprecated", &self.deprecated)?;
+        put_optional(map, "default-cpu-type", &self.default_cpu_type)?;
+        put_optional(map, "default-ram-id", &self.default_ram_id)?;
+        put_optional(map, "acpi", &self.acpi)?;
+        put_optional(map, "compat-props", &self.compat_props)?;
+        put_all(map, &self.extra)
+    }
+}
+
+impl Serialize for MachineInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        object(self, serializer)
+    }
+}
+
+/// Command [`query-machines`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#command-QMP-machine.query-machines).
+#[derive(Clone, Debug, PartialEq, Default)]
+#[non_exhaustive]
+pub struct QueryMachines {
+    /// `compat-props`: since 9.1; unstable.
+    pub compat_props: Option<bool>,
+    /// Members that this crate does not know.
+    pub extra: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for QueryMachines {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer)
+    }
+}
+
+impl Read for QueryMachines {
+    fn read<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error> {
+        let mut m0 = None;
+        let mut extra = Map::new();
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            match key.as_str() {
+                "compat-props" => m0 = Some(map.next_value()?),
+                _ => key.keep(map, &mut extra)?,
+            }
+        }
+        Ok(Self {
+            compat_props: m0,
+            extra,
+        })
+    }
+}
+
+impl Members for QueryMachines {
+    fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        put_optional(map, "compat-props", &self.compat_props)?;
+        put_all(map, &self.extra)
+    }
+}
+
+impl Serialize for QueryMachines {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        object(self, serializer)
+    }
+}
+
+impl QueryMachines {
+    /// With the members that it must have, and no other.
+    pub fn new() -> Self {
+        Self {
+            compat_props: None,
+            extra: Map::new(),
+        }
+    }
+
+    /// Sets [`Self::compat_props`].
+    #[must_use]
+    pub fn compat_props(mut self, value: impl Into<bool>) -> Self {
+        self.compat_props = Some(value.into());
+        self
+    }
+
+    /// Adds a member that this crate does not know, by its name on the wire.
+    #[must_use]
+    pub fn set(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.extra.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl Command for QueryMachines {
+    const NAME: &'static str = "query-machines";
+    type Return = Vec<MachineInfo>;
+}
+
+/// Command [`query-target`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#command-QMP-machine.query-target).
+#[derive(Clone, Debug, PartialEq, Default)]
+#[non_exhaustive]
+pub struct QueryTarget {
+    /// Members that this crate does not know.
+    pub extra: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for QueryTarget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        members(deserializer).map(|extra| Self { extra })
+    }
+}
+
+impl Members for QueryTarget {
+    fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        put_all(map, &self.extra)
+    }
+}
+
+impl Serialize for QueryTarget {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        object(self, serializer)
+    }
+}
+
+impl QueryTarget {
+    /// With the members that it must have, and no other.
+    pub fn new() -> Self {
+        Self { extra: Map::new() }
+    }
+
+    /// Adds a member that this crate does not know, by its name on the wire.
+    #[must_use]
+    pub fn set(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.extra.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl Command for QueryTarget {
+    const NAME: &'static str = "query-target";
+    type Return = QemuTargetInfo;
+}
+
+/// Object [`CompatProperty`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#object-QMP-machine.CompatProperty): since 9.1.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CompatProperty {
+    /// `qom-type`.
+    pub qom_type: String,
+    /// `property`.
+    pub property: String,
+    /// `value`.
+    pub value: String,
+    /// Members that this crate does not know.
+    pub extra: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for CompatProperty {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer)
+    }
+}
+
+impl Read for CompatProperty {
+    fn read<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error> {
+        let (mut m0, mut m1, mut m2) = (None, None, None);
+        let mut extra = Map::new();
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            match key.as_str() {
+                "qom-type" => m0 = Some(map.next_value()?),
+                "property" => m1 = Some(map.next_value()?),
+                "value" => m2 = Some(map.next_value()?),
+                _ => key.keep(map, &mut extra)?,
+            }
+        }
+        Ok(Self {
+            qom_type: required(m0, "qom-type")?,
+            property: required(m1, "property")?,
+            value: required(m2, "value")?,
+            extra,
+        })
+    }
+}
+
+impl Members for CompatProperty {
+    fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        put(map, "qom-type", &self.qom_type)?;
+        put(map, "property", &self.property)?;
+        put(map, "value", &self.value)?;
+        put_all(map, &self.extra)
+    }
+}
+
+impl Serialize for CompatProperty {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        object(self, serializer)
+    }
+}
+
+/// Object [`QemuTargetInfo`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#object-QMP-machine.QemuTargetInfo): since 10.2.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct QemuTargetInfo {
+    /// `arch`.
+    pub arch: SysEmuTarget,
+    /// Members that this crate does not know.
+    pub extra: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for QemuTargetInfo {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read(deserializer)
+    }
+}
+
+impl Read for QemuTargetInfo {
+    fn read<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Self, A::Error> {
+        let mut m0 = None;
+        let mut extra = Map::new();
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            match key.as_str() {
+                "arch" => m0 = Some(map.next_value()?),
+                _ => key.keep(map, &mut extra)?,
+            }
+        }
+        Ok(Self {
+            arch: required(m0, "arch")?,
+            extra,
+        })
+    }
+}
+
+impl Members for QemuTargetInfo {
+    fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        put(map, "arch", &self.arch)?;
+        put_all(map, &self.extra)
+    }
+}
+
+impl Serialize for QemuTargetInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        object(self, serializer)
+    }
+}

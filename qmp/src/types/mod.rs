@@ -34,9 +34,9 @@
 //! | feature | brings |
 //! |---|---|
 //! | `types-job`, a part of all others and of `client` | jobs |
-//! | `types-block` | block nodes, block jobs, exports, bitmaps, transactions, objects, hot-plug, run states, the monitor itself |
+//! | `types-block` | block nodes, block jobs, exports, bitmaps, transactions, objects, hot-plug, run states, machine types, the monitor itself |
 //! | `types-migration` | migration |
-//! | `types-system` | everything else: the machine and its devices, network, character devices, displays |
+//! | `types-system` | everything else: the parts of a machine, its devices, network, character devices, displays |
 
 #[allow(unused_imports, clippy::enum_variant_names, clippy::large_enum_variant)]
 mod areas;

@@ -3,6 +3,141 @@
 
 use crate::types::prelude::*;
 
+/// Command [`system_reset`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#command-QMP-machine.system_reset).
+#[derive(Clone, Debug, PartialEq, Default)]
+#[non_exhaustive]
+pub struct SystemReset {
+    /// Members that this crate does not know.
+    pub extra: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for SystemReset {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        members(deserializer).map(|extra| Self { extra })
+    }
+}
+
+impl Members for SystemReset {
+    fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        put_all(map, &self.extra)
+    }
+}
+
+impl Serialize for SystemReset {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        object(self, serializer)
+    }
+}
+
+impl SystemReset {
+    /// With the members that it must have, and no other.
+    pub fn new() -> Self {
+        Self { extra: Map::new() }
+    }
+
+    /// Adds a member that this crate does not know, by its name on the wire.
+    #[must_use]
+    pub fn set(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.extra.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl Command for SystemReset {
+    const NAME: &'static str = "system_reset";
+    type Return = Empty;
+}
+
+/// Command [`system_powerdown`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#command-QMP-machine.system_powerdown).
+#[derive(Clone, Debug, PartialEq, Default)]
+#[non_exhaustive]
+pub struct SystemPowerdown {
+    /// Members that this crate does not know.
+    pub extra: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for SystemPowerdown {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        members(deserializer).map(|extra| Self { extra })
+    }
+}
+
+impl Members for SystemPowerdown {
+    fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        put_all(map, &self.extra)
+    }
+}
+
+impl Serialize for SystemPowerdown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        object(self, serializer)
+    }
+}
+
+impl SystemPowerdown {
+    /// With the members that it must have, and no other.
+    pub fn new() -> Self {
+        Self { extra: Map::new() }
+    }
+
+    /// Adds a member that this crate does not know, by its name on the wire.
+    #[must_use]
+    pub fn set(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.extra.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl Command for SystemPowerdown {
+    const NAME: &'static str = "system_powerdown";
+    type Return = Empty;
+}
+
+/// Command [`system_wakeup`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#command-QMP-machine.system_wakeup).
+#[derive(Clone, Debug, PartialEq, Default)]
+#[non_exhaustive]
+pub struct SystemWakeup {
+    /// Members that this crate does not know.
+    pub extra: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for SystemWakeup {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        members(deserializer).map(|extra| Self { extra })
+    }
+}
+
+impl Members for SystemWakeup {
+    fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        put_all(map, &self.extra)
+    }
+}
+
+impl Serialize for SystemWakeup {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        object(self, serializer)
+    }
+}
+
+impl SystemWakeup {
+    /// With the members that it must have, and no other.
+    pub fn new() -> Self {
+        Self { extra: Map::new() }
+    }
+
+    /// Adds a member that this crate does not know, by its name on the wire.
+    #[must_use]
+    pub fn set(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.extra.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl Command for SystemWakeup {
+    const NAME: &'static str = "system_wakeup";
+    type Return = Empty;
+}
+
 /// Enumeration [`RunState`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#enum-QMP-run-state.RunState).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

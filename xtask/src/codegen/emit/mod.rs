@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
 
 use super::facts::{Definition, Facts, Kind, Member, Range};
+use super::file;
 use super::names::camel;
 
 /// Own words about items and members, by `name` or `name.member`.
@@ -214,14 +215,12 @@ impl<'a> Emitter<'a> {
     pub(crate) fn files(&self) -> BTreeMap<String, String> {
         let mut files = BTreeMap::<String, String>::new();
         for definition in &self.facts.definitions {
-            let file = files.entry(definition.module.clone()).or_insert_with(|| {
-                format!(
-                    "//! Module `{}` of QAPI.\n{PREAMBLE}use crate::types::prelude::*;\n",
-                    definition.module
-                )
+            let module = file(definition);
+            let text = files.entry(module.to_owned()).or_insert_with(|| {
+                format!("//! Module `{module}` of QAPI.\n{PREAMBLE}use crate::types::prelude::*;\n")
             });
-            file.push('\n');
-            self.definition(file, definition);
+            text.push('\n');
+            self.definition(text, definition);
         }
         files
     }
@@ -255,7 +254,7 @@ impl<'a> Emitter<'a> {
             .iter()
             .filter(|d| d.kind == Kind::Event);
         events
-            .map(|d| (d.name.clone(), self.item_name(d), d.module.clone()))
+            .map(|d| (d.name.clone(), self.item_name(d), file(d).to_owned()))
             .collect()
     }
 
@@ -263,7 +262,7 @@ impl<'a> Emitter<'a> {
     pub(crate) fn needs(&self) -> BTreeMap<&'a str, std::collections::BTreeSet<&'a str>> {
         let mut needs = BTreeMap::<_, std::collections::BTreeSet<_>>::new();
         for definition in &self.facts.definitions {
-            let own = needs.entry(definition.module.as_str()).or_default();
+            let own = needs.entry(file(definition)).or_default();
             let mut uses = self.uses(definition);
             uses.push(definition.returns.trim_matches(['[', ']']));
             if let Some(base) = self.facts.find(&definition.base) {
@@ -271,9 +270,9 @@ impl<'a> Emitter<'a> {
             }
             for name in uses {
                 if let Some(target) = self.facts.find(name)
-                    && target.module != definition.module
+                    && file(target) != file(definition)
                 {
-                    own.insert(target.module.as_str());
+                    own.insert(file(target));
                 }
             }
         }
