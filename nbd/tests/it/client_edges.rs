@@ -362,6 +362,26 @@ fn a_blocking_client_reads_the_last_reply_as_well() {
 }
 
 #[test]
+fn a_blocking_goodbye_that_a_server_does_not_follow_is_given_up() {
+    let dir = short_dir();
+    let path = dir.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let serving = std::thread::spawn(move || Failing::greet(listener.accept().unwrap().0));
+    let deadlines = Deadlines {
+        request: Duration::from_millis(20),
+        ..Deadlines::default()
+    };
+    let builder = Client::builder().deadlines(deadlines);
+    let address = nbd::uri::Address::Unix(path);
+    let client = builder.connect_blocking(&address).unwrap();
+    let _stays = serving.join().unwrap();
+    let error = client.disconnect().unwrap_err();
+    let late = std::io::ErrorKind::TimedOut;
+    let given_up = matches!(&*error, ConnectionError::Io(why) if why.kind() == late);
+    assert!(given_up, "{error:?}");
+}
+
+#[test]
 fn zeroes_that_the_server_reports_are_not_another_pattern() {
     block_on(async {
         let server = server(Mode::Structured, FaultPlan::new());

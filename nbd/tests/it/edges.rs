@@ -176,6 +176,23 @@ fn a_proxy_splits_what_its_server_cannot_take_at_once() {
 }
 
 #[test]
+fn a_proxy_offers_what_its_own_client_can_use() {
+    block_on(async {
+        let behind = memory(4096).detached();
+        for mode in Mode::ALL {
+            let backend = ProxyBackend::new(connect(&behind, Client::builder()).await);
+            let proxy = Server::builder().export(Export::new(backend)).mode(mode);
+            let proxy = proxy.detached();
+            let flags = connect(&proxy, Client::builder()).await.export().flags;
+            let unfragmented = flags.contains(TransmissionFlags::SEND_DF);
+            assert_eq!(unfragmented, mode.has_chunks(), "{mode}");
+            let filter = flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD);
+            assert_eq!(filter, mode == Mode::Extended, "{mode}");
+        }
+    });
+}
+
+#[test]
 fn errors_are_those_of_the_specification() {
     block_on(async {
         let sizes = BlockSizes {
@@ -383,7 +400,7 @@ impl Backend for Notes {
 }
 
 #[test]
-fn zeroes_that_are_written_are_stable_with_the_last_of_them() {
+fn a_backend_knows_what_is_to_be_stable_and_of_zeroes_it_is_the_last() {
     block_on(async {
         let notes = Arc::new(Notes(std::sync::Mutex::default()));
         let server = Server::builder().export(Export::shared(notes.clone()));
@@ -395,7 +412,13 @@ fn zeroes_that_are_written_are_stable_with_the_last_of_them() {
         assert_eq!(written, [(512, piece, false), (66048, 1024, true)]);
         let none = CommandFlags::empty();
         client.write_zeroes(0, 1024, none).await.unwrap();
-        assert_eq!(*notes.0.lock().unwrap(), [(0, 1024, false)]);
+        client.write_with(0, vec![1; 512], fua).await.unwrap();
+        client.write(0, vec![1; 512]).await.unwrap();
+        let written = notes.0.lock().unwrap();
+        assert_eq!(
+            *written,
+            [(0, 1024, false), (0, 512, true), (0, 512, false)]
+        );
     });
 }
 

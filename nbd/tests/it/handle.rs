@@ -239,6 +239,11 @@ fn a_file_of_any_size_is_copied_to_an_export_with_large_blocks() {
         let copied = disk.copy_from_file(&path, |done, total| seen = (done, total));
         copied.await.unwrap();
         assert_eq!(seen, (size, size));
+        let flush = |e: &nbd::server::Entry| {
+            let flush = CommandType::FLUSH;
+            matches!(e.event, Event::Request { command, .. } if command == flush)
+        };
+        assert_eq!(server.journal().count(flush), 2, "it is not flushed");
         let content = std::fs::read(&path).unwrap();
         assert!(memory.snapshot(0, size) == content, "the content differs");
         let rest = memory.snapshot(size, 4 * MIB - size);
