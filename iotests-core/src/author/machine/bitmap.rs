@@ -5,6 +5,10 @@ use std::future::IntoFuture;
 use std::ops::Range;
 use std::panic::Location;
 
+use qmp::types::{
+    BlockDirtyBitmapClear, BlockDirtyBitmapDisable, BlockDirtyBitmapEnable, BlockDirtyBitmapRemove,
+    XDebugBlockDirtyBitmapSha256,
+};
 use serde_json::{Value, json};
 
 use super::{Cmd, Machine, Monitor, Target};
@@ -109,25 +113,25 @@ impl<'m> Bitmap<'m> {
     /// Removes it.
     #[track_caller]
     pub fn remove(&self) -> Cmd {
-        self.cmd("block-dirty-bitmap-remove")
+        self.send(BlockDirtyBitmapRemove::new)
     }
 
     /// Makes all of it clean.
     #[track_caller]
     pub fn clear(&self) -> Cmd {
-        self.cmd("block-dirty-bitmap-clear")
+        self.send(BlockDirtyBitmapClear::new)
     }
 
     /// It records from now on.
     #[track_caller]
     pub fn enable(&self) -> Cmd {
-        self.cmd("block-dirty-bitmap-enable")
+        self.send(BlockDirtyBitmapEnable::new)
     }
 
     /// It does not record any more.
     #[track_caller]
     pub fn disable(&self) -> Cmd {
-        self.cmd("block-dirty-bitmap-disable")
+        self.send(BlockDirtyBitmapDisable::new)
     }
 
     /// Makes dirty what is dirty in these: names of bitmaps of the same node, or objects with `node`
@@ -141,9 +145,9 @@ impl<'m> Bitmap<'m> {
     }
 
     #[track_caller]
-    fn cmd(&self, command: &str) -> Cmd {
-        let arguments = json!({"node": self.node.to_string(), "name": self.name});
-        self.machine.cmd(command, arguments)
+    fn send<C: qmp::Command>(&self, command: impl Fn(String, String) -> C) -> Cmd {
+        let command = command(self.node.to_string(), self.name.clone());
+        self.machine.monitor.send(command)
     }
 
     /// Whether there is one.
@@ -168,13 +172,8 @@ impl<'m> Bitmap<'m> {
     #[track_caller]
     pub fn sha256(&self) -> Action<'_, String> {
         Action::new(format!("the contents of bitmap {self}"), async move {
-            let arguments = json!({"node": self.node.to_string(), "name": self.name});
-            let monitor = &self.machine.monitor;
-            let answer = monitor.ask("x-debug-block-dirty-bitmap-sha256", arguments);
-            let answer = answer.await?;
-            let hash = answer["sha256"].as_str();
-            hash.map(str::to_owned)
-                .ok_or_else(|| Failure::new(format!("no SHA-256 in {answer}")))
+            let query = XDebugBlockDirtyBitmapSha256::new(self.node.to_string(), &self.name);
+            Ok(self.machine.monitor.query(query).await?.sha256)
         })
     }
 

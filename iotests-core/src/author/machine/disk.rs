@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use machine::args::Device;
+use qmp::types::{BlockExportOptions, BlockExportOptionsNbd, DeviceDel, QomSet};
 use serde_json::{Value, json};
 
 use super::node::{Child, Node};
@@ -174,16 +175,12 @@ impl DiskBuilder {
     }
 
     /// The export of a storage daemon.
-    fn export(&self) -> Value {
-        let id = export_id(&self.id);
-        let mut export = json!({
-            "type": "nbd", "id": id, "name": id, "node-name": self.node,
-            "writable": !self.read_only,
-        });
-        if let Some(iothread) = &self.iothread {
-            export["iothread"] = iothread.as_str().into();
+    fn export(&self) -> BlockExportOptions {
+        let export = nbd_export(export_id(&self.id), &self.node, !self.read_only);
+        match &self.iothread {
+            Some(iothread) => export.iothread(iothread.as_str()),
+            None => export,
         }
-        export
     }
 
     pub(super) fn attached(&self, backend: Backend) -> Attached {
@@ -197,6 +194,12 @@ impl DiskBuilder {
             },
         }
     }
+}
+
+/// An export of the harness's own, by a name that is its id.
+pub(super) fn nbd_export(id: String, node: &str, writable: bool) -> BlockExportOptions {
+    let nbd = BlockExportOptionsNbd::new().name(id.as_str());
+    BlockExportOptions::new(id, node, nbd).writable(writable)
 }
 
 /// The id of the export that stands for a guest's device, and its name.
@@ -228,7 +231,7 @@ pub(super) enum Way {
     /// A drive (`-drive`) of this name.
     Drive(String),
     /// An export, made with these arguments.
-    Export(Value),
+    Export(BlockExportOptions),
 }
 
 impl Attached {
@@ -274,7 +277,7 @@ impl Disks {
     }
 
     /// The arguments of all exports that stand for disks.
-    pub(super) fn exports(&self) -> Vec<Value> {
+    pub(super) fn exports(&self) -> Vec<BlockExportOptions> {
         let export = |disk: &Attached| match &disk.way {
             Way::Export(export) => Some(export.clone()),
             _ => None,
@@ -286,7 +289,7 @@ impl Disks {
         if let Some(disk) = self.list().iter_mut().find(|disk| disk.id == id)
             && let Way::Export(export) = &mut disk.way
         {
-            export["node-name"] = node.into();
+            node.clone_into(&mut export.node_name);
         }
     }
 
@@ -460,12 +463,12 @@ impl<'m> Disk<'m> {
             match disk.way {
                 Way::Device { .. } => {
                     let path = qom_path(&disk);
-                    let drive = json!({"path": path, "property": "drive", "value": node});
-                    machine.cmd("qom-set", drive).await?;
+                    let drive = QomSet::new(path, "drive", node);
+                    machine.monitor.send(drive).await?;
                 }
                 Way::Export(mut export) => {
                     machine.nbd.remove(machine, &export_id(id)).await?;
-                    export["node-name"] = node.as_str().into();
+                    node.clone_into(&mut export.node_name);
                     machine.nbd.add(machine, export).await?;
                     machine.disks.moved(id, &node);
                 }
@@ -489,7 +492,7 @@ impl<'m> Disk<'m> {
                 Way::Export(_) => machine.nbd.remove(machine, &export_id(&id)).await?,
                 Way::Device { virtio } => {
                     let gone = qmp::Matcher::event("DEVICE_DELETED").data(json!({"device": id}));
-                    machine.cmd("device_del", json!({"id": id})).await?;
+                    machine.monitor.send(DeviceDel::new(&id)).await?;
                     if virtio {
                         // A guest would have to agree; none does, but a reset takes it for granted.
                         machine.cmd("system_reset", ()).await?;

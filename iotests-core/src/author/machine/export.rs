@@ -11,6 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use imgtools::image::FileName;
+use qmp::types::{
+    BlockExportAdd, BlockExportDel, BlockExportOptions, BlockExportRemoveMode, NbdServerStop,
+    QueryBlockExports,
+};
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 
@@ -116,9 +120,9 @@ impl NbdServerOf {
     }
 
     /// Adds an export for the harness's own use.
-    pub(super) async fn add(&self, machine: &Machine, export: Value) -> CaseResult {
+    pub(super) async fn add(&self, machine: &Machine, export: BlockExportOptions) -> CaseResult {
         self.listening(machine).await?;
-        machine.monitor.ask("block-export-add", export).await?;
+        machine.monitor.query(BlockExportAdd(export)).await?;
         Ok(())
     }
 
@@ -127,8 +131,8 @@ impl NbdServerOf {
         let monitor = &machine.monitor;
         let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
         let mut events = monitor.client.subscribe(gone);
-        let remove = json!({"id": id, "mode": "hard"});
-        monitor.ask("block-export-del", remove).await?;
+        let remove = BlockExportDel::new(id).mode(BlockExportRemoveMode::Hard);
+        monitor.query(remove).await?;
         let limit = monitor.shared.wait_limit();
         match tokio::time::timeout(limit, events.recv()).await {
             Ok(event) => drop(event?),
@@ -155,7 +159,7 @@ impl Machine {
     /// Exports the disks again, after the server was started anew.
     async fn export_disks(&self) -> CaseResult {
         for export in self.disks.exports() {
-            self.monitor.ask("block-export-add", export).await?;
+            self.monitor.query(BlockExportAdd(export)).await?;
         }
         Ok(())
     }
@@ -193,8 +197,8 @@ impl Machine {
             let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
             // An earlier export may have been called the same.
             self.take_events(gone.clone());
-            self.cmd("block-export-del", json!({"id": id, "mode": "hard"}))
-                .await?;
+            let remove = BlockExportDel::new(id).mode(BlockExportRemoveMode::Hard);
+            self.monitor.send(remove).await?;
             self.event(gone).await?;
             Ok(())
         })
@@ -204,9 +208,8 @@ impl Machine {
     #[track_caller]
     pub fn exports(&self) -> Action<'_, Vec<String>> {
         Action::new("the list of exports", async move {
-            let exports = self.monitor.ask("query-block-exports", Value::Null).await?;
-            let id = |export: &Value| Some(export["id"].as_str()?.to_owned());
-            let ids = exports.as_array().into_iter().flatten().filter_map(id);
+            let exports = self.monitor.query(QueryBlockExports::new()).await?;
+            let ids = exports.into_iter().map(|export| export.id);
             Ok(ids.filter(|id| !id.starts_with(GUEST)).collect())
         })
     }
@@ -267,7 +270,7 @@ impl<'m> NbdSetup<'m> {
             let machine = self.machine;
             let mut state = machine.nbd.0.lock().await;
             if state.take().is_some() {
-                machine.monitor.ask("nbd-server-stop", Value::Null).await?;
+                machine.monitor.query(NbdServerStop::new()).await?;
                 let disk = qmp::Matcher::event("BLOCK_EXPORT_DELETED")
                     .when(|event| event.text("id").is_some_and(|id| id.starts_with(GUEST)));
                 machine.monitor.events.take_all(disk);
@@ -604,24 +607,24 @@ impl Export {
     /// Removes it, whether or not it has clients, and waits until it is gone.
     #[track_caller]
     pub fn remove(self) -> Action<'static, ()> {
-        self.removed("hard")
+        self.removed(BlockExportRemoveMode::Hard)
     }
 
     /// Removes it, which QEMU does only if it has no client, and waits until it is gone.
     #[track_caller]
     pub fn remove_unused(self) -> Action<'static, ()> {
-        self.removed("safe")
+        self.removed(BlockExportRemoveMode::Safe)
     }
 
     #[track_caller]
-    fn removed(self, mode: &'static str) -> Action<'static, ()> {
+    fn removed(self, mode: BlockExportRemoveMode) -> Action<'static, ()> {
         Action::new(format!("the export {} to go", self.id), async move {
             let monitor = &self.monitor;
             let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": self.id}));
             // An earlier export may have had the same id.
             monitor.events.take_all(gone.clone());
-            let remove = json!({"id": self.id, "mode": mode});
-            monitor.cmd("block-export-del", remove).await?;
+            let remove = BlockExportDel::new(&self.id).mode(mode);
+            monitor.send(remove).await?;
             let events = monitor.events.with_deadline(monitor.shared.wait_limit());
             events.wait(gone).await?;
             Ok(())

@@ -13,10 +13,10 @@ use std::sync::PoisonError;
 
 use imgtools::process::{Child, Stream};
 use machine::host::IoTarget;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Machine;
-use super::disk::Way;
+use super::disk::{Way, nbd_export};
 use super::running;
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Failure};
@@ -248,11 +248,10 @@ impl<'m> Access<'m> {
                 let Way::Export(export) = machine.attached(id)?.way else {
                     return Err(Failure::new(format!("the disk {id} is not exported")));
                 };
-                if export["writable"] != true {
+                if export.writable != Some(true) {
                     call = call.arg("-r");
                 }
-                let name = export["name"].as_str().unwrap_or_default();
-                let call = machine.nbd.named(machine, name, call).await?;
+                let call = machine.nbd.named(machine, &export.id, call).await?;
                 Ok(call.await?.combined_text())
             }
             Target::Node(node) => {
@@ -261,10 +260,7 @@ impl<'m> Access<'m> {
                 if read_only {
                     call = call.arg("-r");
                 }
-                let export = json!({
-                    "type": "nbd", "id": id, "name": id, "node-name": node,
-                    "writable": !read_only,
-                });
+                let export = nbd_export(id.clone(), node, !read_only);
                 machine.nbd.add(machine, export).await?;
                 let call = machine.nbd.named(machine, &id, call).await?;
                 let output = call.await;

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::Location;
 
+use qmp::types::{Getfd, MigrateSetCapabilities, MigrationCapabilityStatus, QueryStatus, RunState};
 use serde_json::{Map, Value, json};
 
 use super::Machine;
@@ -165,8 +166,8 @@ impl<'m> Migration<'m> {
 
     async fn begin(mut self) -> CaseResult<Migrating<'m>> {
         let source = self.source;
-        let status = source.monitor.ask("query-status", Value::Null).await?;
-        if status["status"] == "running" && self.ends_in.is_none() {
+        let status = source.monitor.query(QueryStatus::new()).await?;
+        if status.status == RunState::Running && self.ends_in.is_none() {
             self.ends_in = Some("running".to_owned());
         }
         let way = Way::new(source, self.target, self.channel).await?;
@@ -374,7 +375,7 @@ impl Way {
             Channel::Fd => {
                 let (one, other) = UnixStream::pair()?;
                 for (machine, end) in [(source, one), (target, other)] {
-                    let get = machine.cmd("getfd", json!({"fdname": name}));
+                    let get = machine.monitor.send(Getfd::new(&name));
                     get.fd(OwnedFd::from(end)).await?;
                 }
                 same(format!("fd:{name}"), None)
@@ -403,10 +404,9 @@ impl Machine {
         capabilities: &[String],
         parameters: &Map<String, Value>,
     ) -> CaseResult {
-        let on = |name: &String| json!({"capability": name, "state": true});
-        let all: Vec<Value> = capabilities.iter().map(on).collect();
-        self.cmd("migrate-set-capabilities", json!({"capabilities": all}))
-            .await?;
+        let on = |name: &String| MigrationCapabilityStatus::new(name.as_str(), true);
+        let all: Vec<_> = capabilities.iter().map(on).collect();
+        self.monitor.send(MigrateSetCapabilities::new(all)).await?;
         if !parameters.is_empty() {
             self.cmd("migrate-set-parameters", parameters).await?;
         }

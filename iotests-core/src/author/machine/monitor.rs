@@ -38,7 +38,19 @@ impl Monitor {
         Cmd::new(self, name, arguments)
     }
 
-    /// Asks something on behalf of the harness, which never enters the log.
+    /// A typed command that the case has ordered in other words, narrated as one of its own.
+    #[track_caller]
+    pub(crate) fn send<C: qmp::Command>(&self, command: C) -> Cmd {
+        Cmd::new(self, C::NAME, command)
+    }
+
+    /// Asks something typed on behalf of the harness, which never enters the log.
+    pub(crate) async fn query<C: qmp::Command>(&self, command: C) -> CaseResult<C::Return> {
+        let limit = self.shared.wait_limit();
+        Ok(self.client.call(command).deadline(limit).await?)
+    }
+
+    /// Asks on behalf of the harness for what a case is shown, or with what a case has said.
     pub(crate) async fn ask(&self, name: &str, arguments: Value) -> CaseResult<Value> {
         let limit = self.shared.wait_limit();
         Ok(self.client.execute(name, arguments).deadline(limit).await?)

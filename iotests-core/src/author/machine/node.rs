@@ -7,6 +7,7 @@ use std::panic::Location;
 use std::sync::{Mutex, PoisonError};
 
 use machine::args::Blockdev;
+use qmp::types::BlockdevDel;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
@@ -375,7 +376,7 @@ impl Machine {
     #[track_caller]
     pub fn remove_node(&self, node: impl Into<Target>) -> Cmd {
         let name = node.into().to_string();
-        self.cmd("blockdev-del", json!({ "node-name": name }))
+        self.monitor.send(BlockdevDel::new(name))
     }
 }
 
@@ -440,8 +441,7 @@ async fn add(monitor: &Monitor, below: &[Node], call: Cmd) -> CaseResult {
 /// Removes what was added, the last first.
 async fn remove(monitor: &Monitor, added: &[Node]) -> CaseResult {
     for name in added.iter().rev().filter_map(Node::name) {
-        let name = json!({ "node-name": name });
-        monitor.cmd("blockdev-del", name).await?;
+        monitor.send(BlockdevDel::new(name)).await?;
     }
     Ok(())
 }

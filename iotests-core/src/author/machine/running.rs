@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use imgtools::process::Signal;
 use machine::diagnose::{Diagnoser, Diagnosis};
 use machine::{DropReport, EndError, Exit, Expected};
+use qmp::types::{HumanMonitorCommand, QueryVersion};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::command::Cmd;
 use super::disk::{Attached, Disks};
@@ -292,7 +293,7 @@ impl Machine {
     /// A command of the human monitor, returning what it prints; emulators only.
     #[track_caller]
     pub fn hmp(&self, command: &str) -> Action<'_, String> {
-        let call = self.cmd("human-monitor-command", json!({"command-line": command}));
+        let call = self.monitor.send(HumanMonitorCommand::new(command));
         Action::new("a command of the human monitor", async move {
             let text = call.await?;
             Ok(text.as_str().unwrap_or_default().replace("\r\n", "\n"))
@@ -331,7 +332,7 @@ impl Machine {
         let matcher = which.into();
         Action::new(format!("{} to answer", self.name()), async move {
             // An event that was sent before the answer is there when the answer is.
-            self.monitor.ask("query-version", Value::Null).await?;
+            self.monitor.query(QueryVersion::new()).await?;
             match self.monitor.events.take(matcher) {
                 Some(event) => Err(Failure::new(format!(
                     "expected no such event, but there is {}",

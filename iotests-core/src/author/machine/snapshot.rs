@@ -4,6 +4,11 @@ use std::future::IntoFuture;
 use std::panic::Location;
 use std::path::Path;
 
+use qmp::types::{
+    BlockLatencyHistogramSet, BlockSetWriteThreshold, BlockdevSnapshotCommand,
+    BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternalSync, BlockdevSnapshotSyncCommand,
+    QomSet,
+};
 use serde_json::{Value, json};
 
 use super::{Cmd, Disk, Job, Machine, Node, Outcome, Target};
@@ -17,10 +22,8 @@ impl Machine {
     #[track_caller]
     pub fn snapshot(&self, node: impl Into<Target>, overlay: impl Into<Target>) -> Cmd {
         let (node, overlay) = (node.into().to_string(), overlay.into().to_string());
-        self.cmd(
-            "blockdev-snapshot",
-            json!({"node": node, "overlay": overlay}),
-        )
+        self.monitor
+            .send(BlockdevSnapshotCommand::new(node, overlay))
     }
 
     /// Makes an overlay of this format in a file, as a node of this name, and puts it on top of a node
@@ -33,25 +36,27 @@ impl Machine {
         format: &str,
         overlay: &str,
     ) -> Cmd {
-        let arguments = json!({
-            "node-name": node.into().to_string(), "snapshot-file": file, "format": format,
-            "snapshot-node-name": overlay,
-        });
-        self.cmd("blockdev-snapshot-sync", arguments)
+        let snapshot = BlockdevSnapshotSyncCommand::new(file.as_str())
+            .node_name(node.into().to_string())
+            .format(format)
+            .snapshot_node_name(overlay);
+        self.monitor.send(snapshot)
     }
 
     /// Makes a snapshot of this name inside the image of a disk or node.
     #[track_caller]
     pub fn internal_snapshot(&self, node: impl Into<Target>, name: &str) -> Cmd {
-        let arguments = json!({"device": node.into().to_string(), "name": name});
-        self.cmd("blockdev-snapshot-internal-sync", arguments)
+        let device = node.into().to_string();
+        let snapshot = BlockdevSnapshotInternalSync::new(device, name);
+        self.monitor.send(snapshot)
     }
 
     /// Deletes a snapshot of this name inside the image of a disk or node.
     #[track_caller]
     pub fn delete_internal_snapshot(&self, node: impl Into<Target>, name: &str) -> Cmd {
-        let arguments = json!({"device": node.into().to_string(), "name": name});
-        self.cmd("blockdev-snapshot-delete-internal-sync", arguments)
+        let device = node.into().to_string();
+        let delete = BlockdevSnapshotDeleteInternalSync::new(device).name(name);
+        self.monitor.send(delete)
     }
 
     /// Keeps a disk as it is now, while the guest goes on: what is overwritten is copied to a file
@@ -231,8 +236,8 @@ impl Disk<'_> {
     /// When it is no guest device.
     #[track_caller]
     pub fn latency_histogram(&self, boundaries: &[u64]) -> CaseResult<Cmd> {
-        let arguments = json!({"id": self.qom_path()?, "boundaries": boundaries});
-        Ok(self.machine().cmd("block-latency-histogram-set", arguments))
+        let set = BlockLatencyHistogramSet::new(self.qom_path()?).boundaries(boundaries);
+        Ok(self.machine().monitor.send(set))
     }
 }
 
@@ -241,15 +246,13 @@ impl Machine {
     #[track_caller]
     pub fn write_threshold(&self, node: impl Into<Target>, bytes: u64) -> Cmd {
         let node = node.into().to_string();
-        let arguments = json!({"node-name": node, "write-threshold": bytes});
-        self.cmd("block-set-write-threshold", arguments)
+        self.monitor.send(BlockSetWriteThreshold::new(node, bytes))
     }
 
     /// Changes the limits of a throttle group (`ThrottleLimits` in QEMU's `qapi/block-core.json`).
     #[track_caller]
     pub fn set_throttle_limits(&self, group: &str, limits: Value) -> Cmd {
         let path = format!("/objects/{group}");
-        let arguments = json!({"path": path, "property": "limits", "value": limits});
-        self.cmd("qom-set", arguments)
+        self.monitor.send(QomSet::new(path, "limits", limits))
     }
 }

@@ -4,6 +4,10 @@ use std::future::IntoFuture;
 use std::panic::Location;
 
 use qmp::JobOutcome;
+use qmp::types::{
+    BlockJobCancel, BlockJobComplete, BlockJobPause, BlockJobResume, BlockJobSetSpeed, JobDismiss,
+    JobFinalize,
+};
 use serde_json::{Value, json};
 
 use crate::author::action::Action;
@@ -293,8 +297,8 @@ impl Job {
     fn cancelled(mut self, force: bool) -> Action<'static, Ended> {
         let what = format!("job {} to be cancelled", self.id);
         Action::new(what, async move {
-            let arguments = json!({"device": self.id, "force": force});
-            self.monitor.cmd("block-job-cancel", arguments).await?;
+            let cancel = BlockJobCancel::new(&self.id).force(force);
+            self.monitor.send(cancel).await?;
             self.end().await
         })
     }
@@ -321,9 +325,7 @@ impl Job {
         let place = Location::caller();
         let monitor = self.monitor.clone();
         Action::at(place, format!("job {} to rest", self.id), async move {
-            monitor
-                .cmd("block-job-pause", json!({"device": self.id}))
-                .await?;
+            monitor.send(BlockJobPause::new(&self.id)).await?;
             let id = self.id.clone();
             let what = format!("job {id} at rest");
             monitor
@@ -344,28 +346,27 @@ impl Job {
     /// Lets it go on.
     #[track_caller]
     pub fn resume(&self) -> Action<'static, ()> {
-        self.send("block-job-resume", json!({"device": self.id}))
+        self.send(BlockJobResume::new(&self.id))
     }
 
     /// At most this many bytes a second from now on; 0 for no limit.
     #[track_caller]
     pub fn set_speed(&self, bytes: u64) -> Action<'static, ()> {
-        self.send(
-            "block-job-set-speed",
-            json!({"device": self.id, "speed": bytes}),
-        )
+        // More than the type holds is no limit that anything reaches.
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.send(BlockJobSetSpeed::new(&self.id, bytes))
     }
 
     /// Finalizes a job that was started [`manual`](super::JobBuilder::manual) and is pending.
     #[track_caller]
     pub fn finalize(&self) -> Action<'static, ()> {
-        self.send("job-finalize", json!({"id": self.id}))
+        self.send(JobFinalize::new(&self.id))
     }
 
     #[track_caller]
-    fn send(&self, command: &'static str, arguments: Value) -> Action<'static, ()> {
-        let call = self.monitor.cmd(command, arguments);
-        Action::new(command, async move {
+    fn send<C: qmp::Command>(&self, command: C) -> Action<'static, ()> {
+        let call = self.monitor.send(command);
+        Action::new(C::NAME, async move {
             call.await?;
             Ok(())
         })
@@ -429,15 +430,13 @@ impl Ending {
                 if let Some(ended) = job.ready_or_ended().await? {
                     return Ok(ended);
                 }
-                let arguments = json!({"device": job.id});
-                job.monitor.cmd("block-job-complete", arguments).await?;
+                job.monitor.send(BlockJobComplete::new(&job.id)).await?;
                 job.end().await
             }
             Way::Dismissed => {
                 job.wait_status("concluded").await?;
                 let ended = job.end().await?;
-                let arguments = json!({"id": job.id});
-                job.monitor.cmd("job-dismiss", arguments).await?;
+                job.monitor.send(JobDismiss::new(&job.id)).await?;
                 Ok(ended)
             }
         }

@@ -4,7 +4,7 @@ use std::future::{Future, IntoFuture};
 use std::panic::Location;
 use std::pin::Pin;
 
-use serde_json::{Value, json};
+use qmp::types::{JobCancel, JobComplete, JobDismiss, JobFinalize, QueryJobs};
 
 use super::builder::JobBuilder;
 use super::handle::Job;
@@ -12,6 +12,7 @@ use crate::author::action::Action;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::log::Entry;
+use crate::author::machine::Monitor;
 
 type Hook<'a> = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = CaseResult> + 'a>> + 'a>;
 
@@ -144,7 +145,7 @@ struct Through<'a> {
 impl Through<'_> {
     async fn go(&mut self) -> CaseResult {
         if self.job.is_ready {
-            self.command("job-complete").await?;
+            self.monitor().send(JobComplete::new(self.id())).await?;
         }
         loop {
             let event = self.job.events.recv().await?;
@@ -161,20 +162,19 @@ impl Through<'_> {
                 "aborting" | "concluded" => {
                     self.note_error().await?;
                     if status == "concluded" && !self.job.auto_dismiss {
-                        self.command("job-dismiss").await?;
+                        self.monitor().send(JobDismiss::new(self.id())).await?;
                     }
                 }
-                "ready" => self.command("job-complete").await?,
+                "ready" => drop(self.monitor().send(JobComplete::new(self.id())).await?),
                 "pending" if !self.job.auto_finalize => {
                     if let Some(hook) = self.hook.take() {
                         hook().await?;
                     }
-                    let command = if self.cancel {
-                        "job-cancel"
-                    } else {
-                        "job-finalize"
+                    let command = match self.cancel {
+                        true => self.monitor().send(JobCancel::new(self.id())),
+                        false => self.monitor().send(JobFinalize::new(self.id())),
                     };
-                    self.command(command).await?;
+                    command.await?;
                 }
                 "null" => return Ok(()),
                 _ => {}
@@ -182,12 +182,12 @@ impl Through<'_> {
         }
     }
 
-    async fn command(&self, name: &str) -> CaseResult {
-        self.job
-            .monitor
-            .cmd(name, json!({"id": self.job.id}))
-            .await?;
-        Ok(())
+    fn monitor(&self) -> &Monitor {
+        &self.job.monitor
+    }
+
+    fn id(&self) -> &str {
+        &self.job.id
     }
 
     /// A job that dismisses itself may be gone already; then its last event has the error.
@@ -195,16 +195,12 @@ impl Through<'_> {
         if self.error.is_some() {
             return Ok(());
         }
-        let jobs = self.job.monitor.ask("query-jobs", Value::Null).await?;
-        let mine = jobs
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|job| job["id"] == self.job.id.as_str());
-        if let Some(error) = mine.and_then(|job| job["error"].as_str()) {
+        let jobs = self.monitor().query(QueryJobs::new()).await?;
+        let mine = jobs.into_iter().find(|job| job.id == self.job.id);
+        if let Some(error) = mine.and_then(|job| job.error) {
             let shared = &self.job.monitor.shared;
             shared.narrate(|| Entry::from(format!("Job failed: {error}")));
-            self.error = Some(error.to_owned());
+            self.error = Some(error);
         }
         Ok(())
     }
