@@ -43,7 +43,7 @@ pub(super) struct Queued {
     pub(super) fd: Option<OwnedFd>,
 }
 
-/// The state machine. See the [module](self) page.
+/// The state machine. See the [module](crate::session) page.
 #[derive(Debug)]
 pub struct Session {
     pub(super) config: Config,
