@@ -68,7 +68,7 @@ pub enum DetachedEndError {
     },
 }
 
-/// A running process that is nobody's child here: its monitor and a handle of the process.
+/// A running process that is not a child of this one: its monitor and a handle of the process.
 ///
 /// Dropping it leaves the process running. As it is no child, its output and its exit status are
 /// not known.

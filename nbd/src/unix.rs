@@ -85,7 +85,7 @@ mod file {
     #[derive(Debug, Default)]
     pub(crate) struct SocketFile(Mutex<Option<(PathBuf, Identity)>>);
 
-    /// What tells a file from another one at the same path, even if it got the same inode.
+    /// What distinguishes a file from another one at the same path, even if it got the same inode.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Identity {
         device: u64,

@@ -62,7 +62,7 @@ mod listening {
     }
 
     /// A socket that listens, of whatever kind. It is no stream; this type is here to have the
-    /// runtime tell when it is ready, and nothing is read from it.
+    /// runtime report when it is ready, and nothing is read from it.
     pub(crate) struct Listener(tokio::net::UnixStream);
 
     impl Listener {

@@ -53,9 +53,9 @@
 //!   shift all later replies to the wrong commands.
 //! - **Events** come at any time: before the greeting, before or after the reply of the command
 //!   that caused them. Some are limited to one per second, and the last one wins. An event is a
-//!   hint; a query tells the state ([`Job`] combines both).
+//!   hint; a query returns the state ([`Job`] combines both).
 //! - **Errors** have a class, almost always `GenericError`, and a description for people.
-//!   Nothing else tells errors apart, and descriptions change.
+//!   Nothing else distinguishes errors, and descriptions change.
 //! - **`quit`** may be answered, or the stream may end first ([`Client::quit`]).
 //! - **File descriptors** travel with the bytes of a command (`getfd`, `add-fd`), over Unix
 //!   sockets only, one at a time ([`Call::fd`]).
@@ -97,7 +97,7 @@
 //! - A message that cannot be read is skipped and traced; if it was the reply to a call, that call
 //!   fails. The session goes on.
 //! - The socket is always read. A subscriber that does not read loses events, and gets their number
-//!   ([`RecvError::Lagged`]); nobody else notices.
+//!   ([`RecvError::Lagged`]); no other subscriber notices.
 //! - After the end of a session all clones of a client can go on in another ([`Client::resume`]).
 //!   Nothing is repeated: a call that was cut off says whether QEMU may have executed it.
 //! - A command that QEMU would reject without saying which one it was is not sent

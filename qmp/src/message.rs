@@ -199,7 +199,7 @@ pub enum ErrorClass {
     DeviceNotActive,
     /// No such device or node.
     DeviceNotFound,
-    /// KVM lacks a capability.
+    /// KVM is missing a capability.
     KvmMissingCap,
     /// Any other class.
     Other(String),

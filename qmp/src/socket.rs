@@ -80,7 +80,7 @@ pub fn listen(path: &Path) -> std::io::Result<UnixListener> {
 /// Connects to the socket at this path, however long it is.
 ///
 /// # Errors
-/// If there is no socket, or nobody listens.
+/// If there is no socket, or nothing listens on it.
 pub fn connect(path: &Path) -> std::io::Result<UnixStream> {
     if fits(path) {
         return UnixStream::connect(path);

@@ -1,7 +1,7 @@
 //! Accelerators, and how to keep a guest from running.
 //!
 //! Most block-layer tests want a machine whose guest does nothing. Upstream uses `-accel
-//! qtest`, which distribution builds lack and which the help never lists; [`Mode`] says what
+//! qtest`, which distribution builds do not have and the help never lists; [`Mode`] says what
 //! a test needs, and [`Mode::plan`] finds the arguments that give it on this binary.
 
 mod plan;

@@ -333,7 +333,7 @@ impl<K: Kind> Builder<K> {
         self
     }
 
-    /// Has this function told when a machine is dropped alive, after it was killed. The
+    /// Calls this function when a machine is dropped alive, after it was killed. The
     /// function runs on the dropping thread.
     #[must_use]
     pub fn on_drop(mut self, hook: impl Fn(&DropReport) + Send + Sync + 'static) -> Self {

@@ -2,7 +2,7 @@
 //!
 //! A builder is a plain value. It can be cloned, launched any number of times, also at the
 //! same time, and added to between launches. What goes wrong while building (a descriptor
-//! that cannot be made, a text that cannot be an argument) is kept and told by the launch.
+//! that cannot be made, a text that cannot be an argument) is kept and reported by the launch.
 
 mod common;
 mod emulator;

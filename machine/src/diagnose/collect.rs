@@ -81,7 +81,7 @@ impl Diagnoser {
         self.collect_in(None).await
     }
 
-    /// Collects what can be had in this time all told. What the kernel and we ourselves know of the
+    /// Collects what can be had in this time overall. What the kernel and we ourselves know of the
     /// process is there also when it is over; for what has to be asked it may be.
     pub async fn collect_within(&self, time: Duration) -> Diagnosis {
         self.collect_in(Instant::now().checked_add(time)).await

@@ -1,4 +1,4 @@
-//! What a process leaves behind that tells of a crime: reports of sanitizers and of
+//! What a process leaves behind after a fault: reports of sanitizers and of
 //! valgrind in its output, core files.
 
 mod core_file;

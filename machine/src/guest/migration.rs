@@ -227,7 +227,7 @@ impl Migration<'_> {
 
 impl Migration<'_> {
     /// QEMU announces the end before it has cleaned up, and refuses another migration until then
-    /// ("duplicate yank instance"). No event tells of that, but what it keeps for the migration goes;
+    /// ("duplicate yank instance"). No event reports that, but what it keeps for the migration goes;
     /// each question is a round trip through the main loop, which is what the clean-up waits for.
     async fn settle(&self) -> Result<(), MigrationError> {
         loop {

@@ -97,7 +97,7 @@ impl Machine {
     /// What the qemu-io command itself prints ("wrote 512/512 bytes …", "write failed: …") goes to
     /// QEMU's standard output, which is line buffered (`os_set_line_buffering`): it is written
     /// before the reply, but through another pipe, so wait for
-    /// [`Child::drained`](imgtools::process::Child::drained) before reading it. The reply tells of
+    /// [`Child::drained`](imgtools::process::Child::drained) before reading it. The reply reports
     /// unknown targets and malformed commands.
     ///
     /// # Errors

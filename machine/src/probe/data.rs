@@ -83,7 +83,7 @@ pub struct Capabilities {
     /// Devices; emulators only.
     pub devices: Vec<DeviceType>,
     /// Block drivers as `-drive format=help` lists them: the build's whitelist. A storage
-    /// daemon does not tell its own; qemu-img of the same build has the same lists.
+    /// daemon does not report its own; qemu-img of the same build has the same lists.
     pub formats: Option<Formats>,
     /// Drivers that the QMP schema knows for `blockdev-add`.
     pub drivers: Vec<String>,

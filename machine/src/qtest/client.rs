@@ -52,7 +52,7 @@ pub enum QtestError {
         /// QEMU's words.
         reply: String,
     },
-    /// The reply lacks the value that this request returns.
+    /// The reply is missing the value that this request returns.
     #[error("failed to read the reply to {request:?}: {:?} is not what it returns", values.join(" "))]
     BadReply {
         /// The line sent.
@@ -112,7 +112,7 @@ pub enum QtestError {
 /// A connection to a machine's qtest socket.
 ///
 /// Calls queue up; dropping a call's future at any point leaves the connection usable: what
-/// was not sent yet is sent before the next request, and the reply nobody waits for is dropped.
+/// was not sent yet is sent before the next request, and the reply that is no longer awaited is dropped.
 #[derive(Debug)]
 pub struct Qtest {
     deadline: Duration,
@@ -130,7 +130,7 @@ struct Connection {
     scanned: usize,
     /// Replies still to come for requests whose callers went away.
     owed: usize,
-    /// A line that was no reply, after which replies cannot be told apart.
+    /// A line that was no reply, after which replies cannot be matched to requests.
     stray: Option<String>,
     irqs: VecDeque<Irq>,
 }
@@ -353,7 +353,7 @@ impl Connection {
     }
 
     /// Receives what is there, without waiting, and past tokio, which may not know of it yet.
-    /// That the connection broke is told by the next request.
+    /// The next request reports that the connection broke.
     fn look(&mut self) {
         let mut chunk = [0; 4096];
         loop {

@@ -1,6 +1,6 @@
 //! Numbers with names: magics, options, replies, commands, chunk types and errors.
 //!
-//! A number that nobody has named yet is still a value of its type, because a test has to be
+//! A number that has no name yet is still a value of its type, because a test has to be
 //! able to send it and a report has to be able to show it.
 
 /// Magic numbers (proto.md, "Magic numbers").

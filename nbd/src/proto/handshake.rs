@@ -33,7 +33,7 @@ pub enum Greeting {
 }
 
 impl Greeting {
-    /// Length of the two magics, which tell how long the rest is.
+    /// Length of the two magics, which determine how long the rest is.
     pub const PREFIX_LEN: usize = 16;
     /// Length of an oldstyle greeting.
     pub const OLDSTYLE_LEN: usize = 28 + ZEROES;

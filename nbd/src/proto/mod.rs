@@ -2,7 +2,7 @@
 //! machines. Bytes in, typed values out, and back.
 //!
 //! Nothing here reads from a socket, waits or depends on an async runtime. Each message has a
-//! fixed-size header that is decoded first; the header tells how many bytes follow, and that
+//! fixed-size header that is decoded first; the header says how many bytes follow, and that
 //! number has been compared with a limit before the caller gets to allocate anything.
 //!
 //! The names are those of `doc/proto.md` of the NBD project (sections are cited where a rule

@@ -61,7 +61,7 @@ impl ReplyHeader {
         }
     }
 
-    /// Decodes a header of the length that [`ReplyHeader::len_from_magic`] told.
+    /// Decodes a header of the length that [`ReplyHeader::len_from_magic`] returned.
     pub fn decode(bytes: &[u8]) -> Result<ReplyHeader, DecodeError> {
         let expected = Self::len_from_magic(bytes)?;
         let mut r = Reader::new("reply", bytes);

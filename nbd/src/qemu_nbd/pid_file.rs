@@ -1,7 +1,7 @@
 //! Knowing when a qemu-nbd that makes its own socket is serving, without polling.
 //!
 //! qemu-nbd writes its pid file after it began to serve. The file exists empty for a moment, so
-//! what counts is the newline; the kernel tells when something is written.
+//! what counts is the newline; the kernel reports when something is written.
 
 use std::io;
 use std::path::{Path, PathBuf};

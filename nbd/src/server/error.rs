@@ -28,7 +28,7 @@ pub enum ServerError {
         /// Why not.
         source: io::Error,
     },
-    /// Something failed that nobody was waiting for.
+    /// Something failed that no caller was waiting for.
     #[error("the server failed to {}", .0.join(", to "))]
     Failed(Vec<String>),
     /// Rules never fired: the test did not test what it was to test.

@@ -69,7 +69,7 @@ enum Listening {
     Vsock(vsock::Listener),
     /// Closed, with nothing left at the path.
     Closed,
-    /// Not listening, the port still bound to this socket: nobody else is given it meanwhile, and
+    /// Not listening, the port still bound to this socket: no other process is given it meanwhile, and
     /// it takes no second `bind`, which would fail as long as a child that is being started holds a
     /// copy of a listening socket.
     Reserved(std::net::TcpListener),
@@ -187,7 +187,7 @@ impl Listener {
     }
 
     /// Listens again. A child that is being started has a copy of each socket until it executes its
-    /// program, and with a copy the address of some kinds stays taken; nothing tells when it is free.
+    /// program, and with a copy the address of some kinds stays taken; nothing reports when it is free.
     async fn reopen(&mut self) -> io::Result<()> {
         let until = Instant::now() + COPIES_LAST;
         loop {
@@ -344,7 +344,7 @@ async fn obey(
 }
 
 /// The sockets that were handed to this process (`sd_listen_fds(3)`). Each is a duplicate, since
-/// nobody can know who else uses the number.
+/// it cannot be known who else uses the number.
 pub(super) fn activated() -> Result<Vec<ListeningSocket>, ServerError> {
     let none = |why: &str| ServerError::Listen {
         address: Address::unknown(),

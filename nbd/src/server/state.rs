@@ -93,7 +93,7 @@ impl Shared {
         }
     }
 
-    /// Has the listener do something, and waits until it is done. Where nobody listens, it is.
+    /// Has the listener do something, and waits until it is done. Where nothing listens, it is.
     pub(super) async fn order(&self, order: Order) -> io::Result<()> {
         let (done, carried_out) = oneshot::channel();
         if self.orders.send((order, done)).is_err() {

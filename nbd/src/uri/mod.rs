@@ -266,7 +266,7 @@ impl Uri {
     }
 
     /// The same for `nbds…`, with the id of the `tls-creds-x509` or `tls-creds-psk` object that is
-    /// given to QEMU besides.
+    /// given to QEMU as well.
     pub fn to_image_opts_with_tls(&self, creds: &str) -> Option<String> {
         let opts = self.image_opts()?;
         Some(format!("{opts},tls-creds={}", creds.replace(',', ",,")))

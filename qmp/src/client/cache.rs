@@ -11,7 +11,7 @@ use crate::error::{Closed, Error};
 use crate::matcher::Matcher;
 use crate::message::Event;
 
-/// The last events of a session that nobody has taken yet, from its beginning.
+/// The last events of a session that have not been taken yet, from its beginning.
 ///
 /// Kept where [`Options::cache_events`](crate::Options::cache_events) asks for it. There is one for
 /// the whole session: whoever takes an event takes it from all. Events that do not match stay for

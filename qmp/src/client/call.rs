@@ -168,7 +168,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
     /// An event that has arrived, or begun to arrive, when the command is written does not count:
     /// the subscription begins with the last byte of the command, after all that the kernel holds
     /// was taken in. (Of a stream that [`Client::from_stream`] was given, what the stream itself
-    /// knows.) An older event that is still inside QEMU cannot be told from the command's own, so
+    /// knows.) An older event that is still inside QEMU looks like the command's own, so
     /// match on an id where there is one. The deadline holds for command and event together. If
     /// the command fails, no event is waited for.
     pub fn and_event(self, matcher: impl Into<Matcher>) -> CallAndEvent<R> {
@@ -307,7 +307,7 @@ fn decode_return<R: DeserializeOwned + Send>(
     })
 }
 
-/// A submitted call; dropping it tells the session that nobody waits any more.
+/// A submitted call; dropping it tells the session that the caller has given up.
 struct Waiting<'a> {
     shared: &'a Shared,
     call: Option<CallId>,

@@ -39,7 +39,7 @@ impl Client {
     }
 
     /// Starts a session over the stdout and stdin of a child, as with `-qmp stdio`. Both must be
-    /// pipes that nobody has taken.
+    /// pipes that have not been taken.
     ///
     /// # Errors
     /// When they are not, or the handshake does not succeed in time.
@@ -97,7 +97,7 @@ impl Client {
     /// Connects to a Unix socket, as made by `-qmp unix:PATH,server=on`.
     ///
     /// # Errors
-    /// When there is no such socket, nobody listens, or the handshake does not succeed in time.
+    /// When there is no such socket, nothing listens on it, or the handshake does not succeed in time.
     pub async fn connect_unix(
         path: impl AsRef<Path>,
         options: Options,
@@ -142,7 +142,7 @@ impl Client {
     /// Connects over TCP.
     ///
     /// # Errors
-    /// When nobody listens, or the handshake does not succeed in time.
+    /// When nothing listens there, or the handshake does not succeed in time.
     pub async fn connect_tcp(
         address: impl ToSocketAddrs + std::fmt::Display,
         options: Options,
@@ -204,7 +204,7 @@ impl Listener {
     /// Waits for one connection, stops listening, and starts a session on it.
     ///
     /// # Errors
-    /// When nobody connects, or the handshake does not succeed, in time.
+    /// When no peer connects, or the handshake does not succeed, in time.
     pub async fn accept_one(self, options: Options) -> Result<Client, ConnectError> {
         match &self.socket {
             Socket::Unix(listener, path) => {

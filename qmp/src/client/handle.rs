@@ -161,7 +161,7 @@ impl Client {
         self.shared().subscribe(matcher.into(), true)
     }
 
-    /// The events that nobody has taken from here yet, where
+    /// The events that have not been taken from here yet, where
     /// [`Options::cache_events`](crate::Options::cache_events) has them kept. Its waits have this
     /// client's deadline.
     pub fn event_cache(&self) -> Option<EventCache> {

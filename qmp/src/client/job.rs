@@ -16,7 +16,7 @@ use crate::matcher::Matcher;
 use crate::message::Event;
 use crate::types::{JobInfo, JobStatus};
 
-/// How long to wait for an event before asking again. Events tell at once; asking covers those
+/// How long to wait for an event before asking again. Events arrive at once; asking covers those
 /// that QEMU merged or that were lost.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 

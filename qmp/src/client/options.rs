@@ -149,7 +149,7 @@ impl Options {
         self
     }
 
-    /// The process that serves the monitor, to tell in errors that it is stopped. Found without
+    /// The process that serves the monitor, so that errors can say that it is stopped. Found without
     /// this for Unix sockets that were connected by path.
     #[must_use]
     pub fn peer_pid(mut self, pid: u32) -> Self {

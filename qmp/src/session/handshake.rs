@@ -129,7 +129,7 @@ impl Session {
     }
 }
 
-/// A number that nobody can guess.
+/// A number that cannot be guessed.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

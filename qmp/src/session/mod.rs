@@ -122,7 +122,7 @@ pub enum Notice {
     },
     /// Something happened in QEMU.
     Event(Event),
-    /// A message that concerns nobody.
+    /// A message that concerns no caller.
     Discarded(Discarded),
     /// The session cannot go on.
     Failed(HandshakeFailure),
@@ -172,7 +172,7 @@ pub enum Undecodable {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Discarded {
-    /// A reply to a command that nobody waits for any more.
+    /// A reply to a command whose caller has given up.
     Late {
         /// The command's id.
         id: String,

@@ -56,7 +56,7 @@ pub struct Session {
     pub(super) negotiation: Option<(String, Vec<u8>)>,
     /// The numbers that a guest agent was sent and has not sent back, oldest first.
     pub(super) syncs: Vec<u64>,
-    /// A guest agent may still answer a command that nobody waits for.
+    /// A guest agent may still answer a command whose caller has given up.
     pub(super) out_of_step: bool,
     pub(super) greeted: bool,
     pub(super) queue: VecDeque<Queued>,
@@ -167,7 +167,7 @@ impl Session {
         Ok(call)
     }
 
-    /// Says that nobody waits for `call` any more. If it was not sent it never will be; if it
+    /// Says that the caller of `call` has given up. If it was not sent it never will be; if it
     /// was, its reply will be discarded.
     pub fn abandon(&mut self, call: CallId) {
         for queue in [&mut self.queue, &mut self.oob_queue] {

@@ -106,7 +106,7 @@ impl<B: AsRef<[u8]>> Command<B> {
         }
     }
 
-    /// With these flags besides.
+    /// With these flags as well.
     pub fn flags(mut self, flags: CommandFlags) -> Command<B> {
         self.request.flags |= flags;
         self

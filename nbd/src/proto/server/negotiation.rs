@@ -62,7 +62,7 @@ pub struct Server<B> {
     pub(super) under_way: HashMap<u64, (Request, u64, u64)>,
     /// Bytes kept for requests and replies.
     pub(super) kept: u64,
-    /// How many messages were begun; tells the owner when a new one is awaited.
+    /// How many messages were begun; shows the owner when a new one is awaited.
     pub(super) messages: u64,
 }
 

@@ -129,7 +129,7 @@ impl Failure {
     }
 }
 
-/// What a server needs from its owner, or tells it.
+/// What a server needs from its owner, or reports to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The header and data of an option are there ([`Config::intercept`]):
@@ -146,7 +146,7 @@ pub enum Event {
     Describe {
         /// Its name.
         export: String,
-        /// Whether size and flags will be told, and not only contexts.
+        /// Whether size and flags will be sent, and not only contexts.
         advertise: bool,
     },
     /// TLS is to be started on the stream once all is sent; then [`super::Server::tls_started`].

@@ -35,7 +35,7 @@ impl FileBackend {
         })
     }
 
-    /// Blocking calls are made where they block nobody.
+    /// Blocking calls are made where they block no other task.
     async fn blocking<T: Send + 'static>(
         &self,
         f: impl FnOnce(&File) -> io::Result<T> + Send + 'static,

@@ -102,7 +102,7 @@ pub struct Entry {
     pub event: Event,
 }
 
-/// Entries that a journal keeps unless told otherwise.
+/// Entries that a journal keeps by default.
 pub(in crate::server) const LIMIT: usize = 1 << 16;
 
 /// What happened on a server: the newest entries, as many as its limit.

@@ -146,7 +146,7 @@ impl WriteShadow {
         Ok(report)
     }
 
-    /// What can be told from the notes alone.
+    /// What follows from the notes alone.
     fn compare_notes(&self) -> ShadowReport {
         let notes = self.lock();
         let mut report = ShadowReport::default();

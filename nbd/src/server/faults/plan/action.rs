@@ -50,7 +50,7 @@ pub enum Malformed {
     EmptyHole,
     /// A hole in place of the data.
     HoleForData,
-    /// A chunk of a type nobody knows.
+    /// A chunk of an unknown type.
     UnknownChunk,
     /// A chunk that belongs to another command.
     ForeignChunk,

@@ -47,7 +47,7 @@ pub enum On {
     },
     /// The reply to `EXPORT_NAME` is sent.
     ExportReply,
-    /// Size and flags of the export are about to be told, in whatever message.
+    /// Size and flags of the export are about to be sent, in whatever message.
     Export,
     /// The header of a request is received.
     Request {
