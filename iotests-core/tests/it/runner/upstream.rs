@@ -299,9 +299,10 @@ fn scripts_are_parted_and_their_parts_merged_as_cases_are() {
 #[test]
 fn a_script_writes_beside_itself_only_where_it_is_known_to() {
     let tree = Tree::new();
-    let writes = "echo x > 42 && rm 42 && echo one\n";
-    tree.script("162", writes, b"one\n");
-    tree.script("282", writes, b"one\n");
+    for name in ["162", "282"] {
+        let writes = format!("echo x > of-{name} && rm of-{name} && echo one\n");
+        tree.script(name, &writes, b"one\n");
+    }
     let (ran, _) = tree.run(&["-f", "raw"]);
     ran.assert_code(0);
 }
