@@ -41,14 +41,8 @@ impl Bitmap {
 
     pub(super) fn read_all(
         source: &Source,
-        extensions: &[Extension],
+        extension: &Extension,
     ) -> Result<Vec<Bitmap>, Qcow2Error> {
-        let Some(extension) = extensions
-            .iter()
-            .find(|found| found.kind == Extension::BITMAPS)
-        else {
-            return Ok(Vec::new());
-        };
         let count = number(&extension.data, 0, 4);
         if count > MOST {
             return Err(source.wrong(format!("it has {count} bitmaps")));

@@ -36,12 +36,9 @@ impl Image {
 
     /// The bits, each with the name that the image has for it.
     fn feature_names(&self, bits: u64) -> String {
-        let extensions = self.extensions().unwrap_or_default();
-        let table = extensions
-            .iter()
-            .find(|extension| extension.kind == Extension::FEATURE_NAMES);
+        let table = self.extension(Extension::FEATURE_NAMES).ok().flatten();
         let name = |bit: u8| {
-            let entries = table.map_or(&[][..], |table| &table.data).chunks_exact(48);
+            let entries = table.iter().flat_map(|table| table.data.chunks_exact(48));
             // The kind of feature, 0 for the incompatible ones; the bit; the name, padded by zeroes.
             let entry = entries.into_iter().find(|entry| entry[..2] == [0, bit])?;
             let name = entry[2..].split(|byte| *byte == 0).next()?;
@@ -85,6 +82,12 @@ impl Image {
     /// The header extensions.
     pub fn extensions(&self) -> Result<Vec<Extension>, Qcow2Error> {
         self.header.extensions(&self.source)
+    }
+
+    /// The first header extension of this kind.
+    pub fn extension(&self, kind: u32) -> Result<Option<Extension>, Qcow2Error> {
+        let mut all = self.extensions()?.into_iter();
+        Ok(all.find(|extension| extension.kind == kind))
     }
 
     /// The L1 table.
@@ -248,7 +251,10 @@ impl Image {
 
     /// The persistent bitmaps.
     pub fn bitmaps(&self) -> Result<Vec<Bitmap>, Qcow2Error> {
-        Bitmap::read_all(&self.source, &self.extensions()?)
+        match self.extension(Extension::BITMAPS)? {
+            Some(extension) => Bitmap::read_all(&self.source, &extension),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The table of a bitmap: where each of its clusters is.

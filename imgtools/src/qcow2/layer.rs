@@ -29,18 +29,68 @@ impl Image {
     /// All that the image holds by itself; `None` if that is more than 256 MiB, or has parts that are
     /// not read here: encryption, a data file, compressed clusters, extended L2 entries.
     pub fn layer(&self) -> Result<Option<Layer>, Qcow2Error> {
+        match self.readable_size() {
+            Some(size) => self.layer_over(vec![0; size]),
+            None => Ok(None),
+        }
+    }
+
+    /// All that a guest reads: what the image does not hold itself comes from its backing files. `None`
+    /// if one of them is not read here: what [`layer`](Self::layer) leaves out, a format that is not
+    /// recorded or neither raw nor qcow2, a name that is no plain path, or a chain of more than 64.
+    pub fn contents(&self) -> Result<Option<Vec<u8>>, Qcow2Error> {
+        self.contents_above(64)
+    }
+
+    fn contents_above(&self, files: usize) -> Result<Option<Vec<u8>>, Qcow2Error> {
+        let Some(size) = self.readable_size() else {
+            return Ok(None);
+        };
+        let below = match self.backing_file()? {
+            None => vec![0; size],
+            Some(name) => match self.below(&name, files)? {
+                None => return Ok(None),
+                Some(mut below) => {
+                    below.resize(size, 0);
+                    below
+                }
+            },
+        };
+        Ok(self.layer_over(below)?.map(|layer| layer.bytes))
+    }
+
+    /// What the backing file of this name holds.
+    fn below(&self, name: &str, files: usize) -> Result<Option<Vec<u8>>, Qcow2Error> {
+        let format = self.extension(Extension::BACKING_FORMAT)?;
+        // A colon before the first slash makes it the name of a protocol.
+        let is_path = !name.split('/').next().unwrap_or_default().contains(':');
+        let (Some(format), true, 1..) = (format, is_path, files) else {
+            return Ok(None);
+        };
+        let path = self.source.path().with_file_name(name);
+        match &*format.data {
+            b"qcow2" => Image::open(path)?.contents_above(files - 1),
+            b"raw" => Source::open(&path)?.all(),
+            _ => Ok(None),
+        }
+    }
+
+    /// The size for the guest, if it is one that is read at once, of an image without anything that is
+    /// not read here but for compressed clusters.
+    fn readable_size(&self) -> Option<usize> {
         /// A data file, compression other than zlib, extended L2 entries.
         const ELSEWHERE: u64 = 0b11100;
         let header = self.header();
-        let is_elsewhere = header.incompatible_features & ELSEWHERE != 0;
-        let Some(bytes) = usize::try_from(header.size)
-            .ok()
-            .filter(|_| header.size <= LARGEST && header.crypt_method == 0 && !is_elsewhere)
-        else {
-            return Ok(None);
-        };
+        let is_here = header.incompatible_features & ELSEWHERE == 0 && header.crypt_method == 0;
+        let is_read = is_here && header.size <= LARGEST;
+        usize::try_from(header.size).ok().filter(|_| is_read)
+    }
+
+    /// What the image holds by itself, over these bytes, as many as a guest reads.
+    fn layer_over(&self, bytes: Vec<u8>) -> Result<Option<Layer>, Qcow2Error> {
+        let header = self.header();
         let mut layer = Layer {
-            bytes: vec![0; bytes],
+            bytes,
             present: Vec::new(),
         };
         let (size, entries) = (header.cluster_size(), header.l2_entries());
@@ -54,7 +104,7 @@ impl Image {
                 let bytes = &mut layer.bytes[range.start as usize..range.end as usize];
                 match entry.mapping(header) {
                     Mapping::Unallocated => continue,
-                    Mapping::Zero { .. } => {}
+                    Mapping::Zero { .. } => bytes.fill(0),
                     Mapping::Data { host, .. } => self.source.read_to_the_end(host, bytes)?,
                     Mapping::Compressed { .. } => return Ok(None),
                 }
@@ -62,56 +112,5 @@ impl Image {
             }
         }
         Ok(Some(layer))
-    }
-}
-
-impl Image {
-    /// All that a guest reads: what the image does not hold itself comes from its backing files. `None`
-    /// if one of them is not read here: what [`layer`](Self::layer) leaves out, a format that is not
-    /// recorded or neither raw nor qcow2, a name that is no plain path, or a chain of more than 64.
-    pub fn contents(&self) -> Result<Option<Vec<u8>>, Qcow2Error> {
-        self.contents_above(64)
-    }
-
-    fn contents_above(&self, files: usize) -> Result<Option<Vec<u8>>, Qcow2Error> {
-        let Some(Layer { mut bytes, present }) = self.layer()? else {
-            return Ok(None);
-        };
-        let Some(backing) = self.backing_file()? else {
-            return Ok(Some(bytes));
-        };
-        let Some(below) = self.below(&backing, files)? else {
-            return Ok(None);
-        };
-        let end = bytes.len() as u64;
-        let starts = present.iter().map(|range| range.end);
-        let ends = present.iter().map(|range| range.start);
-        for (start, end) in std::iter::once(0).chain(starts).zip(ends.chain([end])) {
-            let end = end.min(below.len() as u64).max(start);
-            let hole = start as usize..end as usize;
-            if let Some(data) = below.get(hole.clone()) {
-                bytes[hole].copy_from_slice(data);
-            }
-        }
-        Ok(Some(bytes))
-    }
-
-    /// What the backing file of this name holds.
-    fn below(&self, name: &str, files: usize) -> Result<Option<Vec<u8>>, Qcow2Error> {
-        let extensions = self.extensions()?;
-        let format = extensions
-            .iter()
-            .find(|extension| extension.kind == Extension::BACKING_FORMAT);
-        // A colon before the first slash makes it the name of a protocol.
-        let is_path = !name.split('/').next().unwrap_or_default().contains(':');
-        let (Some(format), true, 1..) = (format, is_path, files) else {
-            return Ok(None);
-        };
-        let path = self.source.path().with_file_name(name);
-        match &*format.data {
-            b"qcow2" => Image::open(path)?.contents_above(files - 1),
-            b"raw" => Source::open(&path)?.all(),
-            _ => Ok(None),
-        }
     }
 }

@@ -51,6 +51,7 @@ fn a_chain_is_read_as_qemu_reads_it() {
         for (chain, bottom) in CHAINS
             .iter()
             .flat_map(|chain| [(chain, "raw"), (chain, "qcow2")])
+            .filter(|(chain, bottom)| chain.len() > 1 || *bottom == "qcow2")
         {
             let folder = Folder::new();
             let mut below: Option<&str> = None;
@@ -72,11 +73,7 @@ fn a_chain_is_read_as_qemu_reads_it() {
                 io.run_blocking().unwrap();
             }
             let top = folder.path(names[chain.len() - 1]);
-            let format = if chain.len() == 1 { bottom } else { "qcow2" };
-            if format == "raw" {
-                continue;
-            }
-            let (image, raw) = (ImageSpec::file(&top).format(format), folder.path("raw"));
+            let (image, raw) = (ImageSpec::file(&top).format("qcow2"), folder.path("raw"));
             let convert = tools.img.convert(&image, &raw).output_format("raw");
             convert.run_blocking().unwrap();
             let contents = Image::open(&top).unwrap().contents().unwrap();

@@ -230,11 +230,10 @@ fn id(key: usize) -> String {
 
 /// Where a qcow2 image has its LUKS header.
 fn luks_header(image: &Image) -> CaseResult<u64> {
-    let extensions = qcow2::Image::open(image.file())?.extensions()?;
-    let pointer = extensions
-        .iter()
-        .find(|it| it.kind == qcow2::Extension::CRYPTO);
+    let image = qcow2::Image::open(image.file())?;
+    let pointer = image.extension(qcow2::Extension::CRYPTO)?;
     let start = pointer
+        .as_ref()
         .and_then(|it| it.data.first_chunk())
         .ok_or_else(|| Failure::new("the image points to no LUKS header"))?;
     Ok(u64::from_be_bytes(*start))

@@ -337,9 +337,8 @@ async fn created_with_a_raw_data_file(t: &mut Test) -> CaseResult {
     const RAW_DATA: u64 = 2;
     let qcow2 = qcow2::Image::open(image.file())?;
     check!(qcow2.header().autoclear_features == RAW_DATA);
-    let names = qcow2.extensions()?;
-    let name = names.iter().find(|it| it.kind == Extension::DATA_FILE);
-    let name = name.map(|it| String::from_utf8_lossy(&it.data));
+    let name = qcow2.extension(Extension::DATA_FILE)?;
+    let name = name.map(|it| String::from_utf8_lossy(&it.data).into_owned());
     check!(name.as_deref() == Some(data.filename()));
     image.assert_clean().await?;
     image.write(0x22, 0..64 * KIB).await?;

@@ -82,11 +82,7 @@ fn qcow2_record(path: &Path) -> CaseResult<Value> {
     if let Some(name) = image.backing_file()? {
         record["backing-filename"] = name.into();
     }
-    let extensions = image.extensions()?;
-    let format = extensions
-        .iter()
-        .find(|extension| extension.kind == Extension::BACKING_FORMAT);
-    if let Some(format) = format {
+    if let Some(format) = image.extension(Extension::BACKING_FORMAT)? {
         let name = String::from_utf8_lossy(&format.data).into_owned();
         record["backing-filename-format"] = name.into();
     }
