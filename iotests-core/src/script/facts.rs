@@ -51,9 +51,7 @@ impl Facts {
         let caches = said("_supported_cache_modes", "supported_cache_modes");
         let mentions = |pattern: &Regex| pattern.is_match(&code);
         Self {
-            description: output::shown(description(text).as_bytes())
-                .trim_end()
-                .to_owned(),
+            description: printable(&description(text)),
             groups: groups(text),
             formats: of_list(
                 said("_supported_fmt", "supported_fmts"),
@@ -144,9 +142,12 @@ fn groups(text: &str) -> Vec<String> {
     let line = GROUPS.captures(text).and_then(|found| found.get(1));
     let words = line.map(|line| line.as_str().split_whitespace());
     let words = words.into_iter().flatten();
-    words
-        .map(|word| output::shown(word.as_bytes()).trim_end().to_owned())
-        .collect()
+    words.map(printable).collect()
+}
+
+/// As it can be shown on a terminal.
+fn printable(text: &str) -> String {
+    output::shown(text.as_bytes()).trim_end().to_owned()
 }
 
 /// The first comment of some words after the line of the groups: upstream writes there what is tested.

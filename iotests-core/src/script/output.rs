@@ -65,11 +65,8 @@ fn before_difference(expected: &[u8], found: &[u8]) -> usize {
 
 /// What a report takes of a text, from this line on.
 pub(super) fn cut(bytes: &[u8], from: usize) -> &[u8] {
-    let mut rest = bytes;
-    for _ in 0..from {
-        let end = rest.iter().position(|byte| *byte == b'\n');
-        rest = end.and_then(|end| rest.get(end + 1..)).unwrap_or_default();
-    }
+    let mut rest = bytes.splitn(from + 1, |byte| *byte == b'\n');
+    let rest = rest.nth(from).unwrap_or_default();
     rest.get(..SHOWN).unwrap_or(rest)
 }
 
