@@ -202,7 +202,7 @@ impl Qtest {
         }
     }
 
-    /// Moves the virtual clock on by so many nanoseconds; returns the new time.
+    /// Advances the virtual clock by this many nanoseconds; returns the new time.
     ///
     /// # Errors
     /// [`QtestError::NoVirtualClock`] unless the machine runs under `-accel qtest`.

@@ -30,7 +30,7 @@ impl Width {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Request {
-    /// Moves the virtual clock on, to the next deadline or by so many nanoseconds.
+    /// Advances the virtual clock, to the next deadline or by this many nanoseconds.
     ClockStep(Option<u64>),
     /// Moves the virtual clock to this time in nanoseconds.
     ClockSet(u64),

@@ -317,7 +317,11 @@ async fn a_drop_reaps_also_while_somebody_could_still_diagnose() {
         let (pid, _diagnoser) = (machine.pid(), machine.diagnoser());
         drop(machine);
         assert!(!exists(pid));
-        assert_eq!(*reaped.lock().unwrap(), Some(true), "it was told too early");
+        assert_eq!(
+            *reaped.lock().unwrap(),
+            Some(true),
+            "it was reported too early"
+        );
     }
 }
 

@@ -22,7 +22,7 @@ async fn an_emulator_tells_version_devices_machines_and_accelerators() {
         assert!(it.has_command("device_add") && it.has_command("human-monitor-command"));
         assert!(it.objects.iter().any(|o| o == "throttle-group"));
         assert!(it.exports.iter().any(|e| e == "nbd"));
-        // qtest was tried though no help lists it, and whatever came of it is told.
+        // qtest was tried though no help lists it, and the outcome is reported.
         assert_eq!(it.accelerators[0].accel, Accel::Qtest);
         assert!(
             it.usable_accelerators().contains(&Accel::Tcg),

@@ -162,7 +162,7 @@ async fn valgrind_runs_the_process_and_its_verdict_counts() {
         .unwrap();
     match daemon.shutdown().await {
         Ok(exit) => assert!(exit.status().is_success()),
-        // A distribution's build may have findings of its own; then they are told.
+        // A distribution's build may have findings of its own; then they are reported.
         Err(EndError::Findings(exit)) => {
             assert!(exit.log().contains("=="), "{}", exit.log());
             assert_eq!(exit.status().code(), Some(99));

@@ -19,7 +19,7 @@ use nbd::server::backend::{BackendError, MemoryBackend, Piece, ZeroBackend};
 use nbd::server::plan::{Action, FaultPlan, Malformed, On, Rule, Side};
 use nbd::server::{Backend, Entry, Event, Export, Server};
 
-use crate::support::{block_on, short_dir};
+use crate::support::{at_once, block_on, on_one_thread, short_dir};
 
 const MIB: u64 = 1 << 20;
 
@@ -54,9 +54,7 @@ async fn give_up(client: &Client, server: &Server) {
 
 #[test]
 fn a_server_that_never_answers_gets_no_more_requests_than_the_window_has() {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().start_paused(true);
-    runtime.build().unwrap().block_on(async {
+    at_once(async {
         let silence = Rule::new(On::reply(C::READ), Action::Drop).forever();
         let server = server(Mode::Structured, FaultPlan::new().rule(silence));
         let client = connect(&server, Client::builder().in_flight(2)).await;
@@ -255,13 +253,6 @@ fn requests_fail_at_once_when_the_server_has_stopped_receiving() {
     });
 }
 
-/// Time passes as soon as everybody waits.
-fn at_once<F: Future>(f: F) -> F::Output {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().start_paused(true);
-    runtime.build().unwrap().block_on(f)
-}
-
 #[test]
 fn a_connection_that_a_violation_has_ended_is_closed_though_its_client_is_kept() {
     at_once(async {
@@ -309,8 +300,7 @@ impl Failing {
 #[test]
 fn the_last_reply_is_read_though_the_next_request_cannot_be_written() {
     // One thread, so nothing is noticed between what the server does and the next request.
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().unwrap().block_on(async {
+    on_one_thread(async {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut server = Failing::greet(theirs);
         let client = Client::builder().connect_fd(ours.into()).await.unwrap();

@@ -167,7 +167,7 @@ fn reason(why: &str) -> String {
         Some((_, rest)) => rest.split_once(": ").map_or(rest, |(_, rest)| rest),
         None => why,
     };
-    // Whether the client is told while it still sends, or only when it reads, is a race.
+    // Whether the client notices while it still sends, or only when it reads, is a race.
     if why.starts_with("Failed to send option request") && why.contains("write to socket") {
         return "Failed to read option reply: the end".to_owned();
     }

@@ -15,7 +15,7 @@ use nbd::uri::{Address, Dialect, QemuDialect};
 use nbd::{Client, QemuNbd, Uri};
 use tokio::sync::{Barrier, Notify, Semaphore};
 
-use crate::support::{MIB, block_on, chain, each, raw, short_dir};
+use crate::support::{MIB, block_on, chain, each, on_one_thread, raw, short_dir};
 
 /// More than any machine needs; a test that gets here has failed.
 const LONG: Duration = Duration::from_secs(60);
@@ -113,7 +113,7 @@ fn finish_waits_for_a_write_that_runs() {
         disk.go.add_permits(1);
         drop(end.await.unwrap());
         assert!(disk.done.load(Ordering::SeqCst));
-        // Its client is told something, one way or the other.
+        // Its client gets an answer, one way or the other.
         let _ = write.await.unwrap();
     });
 }
@@ -149,8 +149,7 @@ impl Backend for Slow {
 #[test]
 fn finish_waits_for_a_write_in_a_thread_after_its_client_has_gone() {
     // One thread: what can end without the write has ended when the client knows of the end.
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().unwrap().block_on(async {
+    on_one_thread(async {
         let (go, wait) = std::sync::mpsc::channel();
         let done = Arc::new(AtomicBool::new(false));
         let disk = Arc::new(Slow {
@@ -284,7 +283,7 @@ fn eight_reads_of_one_connection_are_under_way_at_once() {
     });
 }
 
-/// Fault 9: A journal keeps the newest entries only, and who waits in vain is told.
+/// Fault 9: A journal keeps the newest entries only, and a wait in vain ends with an error.
 #[test]
 fn a_journal_is_bounded_and_ends_with_its_server() {
     block_on(async {

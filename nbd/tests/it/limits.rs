@@ -11,14 +11,9 @@ use nbd::server::{Event, Export, Server, ServerBuilder};
 use nbd::tls::ServerTls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-const HOUR: Duration = Duration::from_secs(3600);
+use crate::support::at_once;
 
-/// Time passes as soon as everybody waits.
-fn block_on<F: Future>(f: F) -> F::Output {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().start_paused(true);
-    runtime.build().unwrap().block_on(f)
-}
+const HOUR: Duration = Duration::from_secs(3600);
 
 fn builder() -> ServerBuilder {
     Server::builder().export(Export::new(MemoryBackend::new(512)))
@@ -42,7 +37,7 @@ async fn left_after(mut client: DuplexStream) -> Duration {
 
 #[test]
 fn a_client_that_says_nothing_is_disconnected_and_the_journal_says_why() {
-    block_on(async {
+    at_once(async {
         let server = builder().detached();
         let after = left_after(client_of(&server).await).await;
         assert_eq!(after.as_secs(), 30);
@@ -60,7 +55,7 @@ fn a_client_that_says_nothing_is_disconnected_and_the_journal_says_why() {
 
 #[test]
 fn a_client_that_goes_on_and_on_about_options_is_disconnected_as_well() {
-    block_on(async {
+    at_once(async {
         let server = builder().detached();
         let mut client = client_of(&server).await;
         let since = tokio::time::Instant::now();
@@ -85,7 +80,7 @@ fn a_client_that_goes_on_and_on_about_options_is_disconnected_as_well() {
 
 #[test]
 fn tls_is_a_part_of_the_handshake() {
-    block_on(async {
+    at_once(async {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
         let tls = ServerTls::from_certificates(folder, false).unwrap();
         let server = builder().tls(tls).detached();
@@ -107,7 +102,7 @@ fn tls_is_a_part_of_the_handshake() {
 
 #[test]
 fn who_has_chosen_stays_as_long_as_it_likes_and_a_plan_takes_its_time() {
-    block_on(async {
+    at_once(async {
         let server = builder().detached();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);

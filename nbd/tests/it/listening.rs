@@ -14,7 +14,7 @@ use nbd::{Client, Uri};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::support::{MIB, block_on, chain, short_dir};
+use crate::support::{MIB, block_on, chain, on_one_thread, short_dir};
 
 fn export() -> Export {
     Export::new(MemoryBackend::with_content(&vec![0x5a; MIB as usize]))
@@ -198,8 +198,7 @@ fn a_vsock_is_listened_on_and_connected_to() {
 #[test]
 fn a_client_beyond_the_limit_is_accepted_when_another_one_has_left() {
     // One thread: what the server can do, it has done when a request has been answered.
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().unwrap().block_on(async {
+    on_one_thread(async {
         let dir = short_dir();
         let server = Server::builder().export(export()).max_connections(1);
         let server = server.listen_unix(dir.path().join("s")).unwrap();

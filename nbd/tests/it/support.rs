@@ -123,6 +123,20 @@ pub(crate) fn block_on<F: Future>(f: F) -> F::Output {
     runtime.unwrap().block_on(f)
 }
 
+/// One thread: what others can do without a wait, they have done whenever this future is polled again
+/// after a wait.
+pub(crate) fn on_one_thread<F: Future>(f: F) -> F::Output {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(f)
+}
+
+/// Time passes as soon as everybody waits.
+pub(crate) fn at_once<F: Future>(f: F) -> F::Output {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true);
+    runtime.build().unwrap().block_on(f)
+}
+
 /// An empty raw image of one MiB.
 pub(crate) async fn raw(tools: &Tools, dir: &TempDir) -> String {
     let path = dir.path().join("raw").to_str().unwrap().to_owned();

@@ -9,7 +9,7 @@ use nbd::server::plan::{Action, Edit, FaultPlan, Field, Malformed, On, ReplyKind
 use nbd::server::{Clock, Export, Server};
 use nbd::{Client, client::Builder};
 
-use crate::support::block_on;
+use crate::support::{at_once, block_on};
 
 fn server(mode: Mode, rule: Rule) -> Server {
     let backend = PatternBackend::new(1 << 20, Pattern::Offset(3));
@@ -403,9 +403,7 @@ fn a_list_bomb_is_defused() {
 #[test]
 fn a_stall_in_any_phase_meets_a_deadline() {
     use std::time::Duration;
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().start_paused(true);
-    runtime.build().unwrap().block_on(async {
+    at_once(async {
         for on in [On::Greeting, On::option(OptionCode::GO), On::reply(C::READ)] {
             let server = server(Mode::Extended, Rule::new(on.clone(), Action::Stall));
             match connect(&server, Client::builder()).await {
