@@ -176,8 +176,25 @@ async fn in_overlapping_requests_gets_done(t: &mut Test) -> CaseResult {
     copy.assert_reads_either(rest, other).await
 }
 
+/// See docs/qemu-findings.md.
+const FREED: KnownBug = known(
+    "a write that is under way when an active mirror ends uses its bitmap, which is gone",
+    "died of SIGSEGV",
+    since(11, 0),
+)
+.intermittent();
+
+/// The same, where the memory has another use by then.
+const CORRUPTED: KnownBug = KnownBug {
+    says: "malloc(): ",
+    ..FREED
+};
+
 /// Requests may come at any time while a mirror starts and ends, again and again.
-#[case(upstream = "151::TestHighThrottledWithNbdExport::testActiveOnCreation")]
+#[case(
+    upstream = "151::TestHighThrottledWithNbdExport::testActiveOnCreation",
+    known_bugs = [FREED, CORRUPTED]
+)]
 async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(SIZE).create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;
