@@ -384,7 +384,8 @@ impl Printed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was printed to this stream since the last time.
+    /// What was printed to this stream since the last time; of stderr, to which a line goes in
+    /// pieces, whole lines while the process runs.
     fn news(&self, process: &Child, stream: Stream) -> String {
         let mut state = self.state();
         let from = match stream {
@@ -392,9 +393,14 @@ impl Printed {
             Stream::Stderr => &mut state.stderr,
         };
         process.view(|view| {
-            let news = String::from_utf8_lossy(view.from(stream, *from)).into_owned();
-            *from = view.end(stream);
-            news
+            let mut news = view.from(stream, *from);
+            let start = view.end(stream) - news.len() as u64;
+            if stream == Stream::Stderr && view.status().is_none() {
+                let whole = news.iter().rposition(|byte| *byte == b'\n');
+                news = &news[..whole.map_or(0, |at| at + 1)];
+            }
+            *from = start + news.len() as u64;
+            String::from_utf8_lossy(news).into_owned()
         })
     }
 
@@ -498,3 +504,29 @@ impl<'m> Held<'m> {
 
 /// What `remove_break` prints of a breakpoint that a request has hit.
 const NO_BREAKPOINT: &str = "Could not remove breakpoint";
+
+#[cfg(test)]
+mod tests {
+    use imgtools::process::{Command, Stream};
+
+    use super::Printed;
+
+    /// Half a line is neither known nor judged: the other half comes later, or the end.
+    #[tokio::test]
+    async fn a_line_is_news_when_all_of_it_is_there() {
+        let script = "printf 'one\\ntwo' >&2; read go; printf ' and three\\nfour' >&2";
+        let command = Command::new("sh").args(["-c", script]).stdin_piped();
+        let child = command.spawn_async().await.unwrap();
+        let half = b"one\ntwo".len() as u64;
+        child
+            .until(|view| (view.end(Stream::Stderr) == half).then_some(()))
+            .await
+            .unwrap();
+        let printed = Printed::default();
+        assert_eq!(printed.news(&child, Stream::Stderr), "one\n");
+        assert_eq!(printed.news(&child, Stream::Stderr), "");
+        assert!(child.write("go\n"));
+        child.exited().await.unwrap();
+        assert_eq!(printed.news(&child, Stream::Stderr), "two and three\nfour");
+    }
+}

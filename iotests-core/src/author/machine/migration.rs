@@ -60,7 +60,7 @@ pub struct Migration<'m> {
 }
 
 /// A migration that has ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Migrated {
     /// What `query-migrate` says at the source.
     pub source: Value,
@@ -174,6 +174,7 @@ impl<'m> Migration<'m> {
         source
             .prepare_migration(&self.capabilities, &self.parameters[0])
             .await?;
+        let connects = !way.is_stored && !self.arguments.contains_key("uri");
         let mut pending = None;
         if let Destination::Machine(target) = self.target {
             target
@@ -193,6 +194,7 @@ impl<'m> Migration<'m> {
             target: self.target,
             ends_in: self.ends_in,
             pending,
+            connects,
             _file: way.file,
         })
     }
@@ -217,6 +219,8 @@ pub struct Migrating<'m> {
     ends_in: Option<String>,
     /// What lets the target read the state when the source has written all of it.
     pending: Option<Value>,
+    /// Whether the source sends straight to the target.
+    connects: bool,
     // Has the state, where a file does.
     _file: Option<TestFile>,
 }
@@ -261,28 +265,28 @@ impl<'m> Migrating<'m> {
 
     async fn end(self) -> CaseResult<End<'m>> {
         let source = self.source;
-        let mut migrated = Migrated {
-            source: source.migration_end().await?,
-            target: Value::Null,
-        };
+        let (mut reached, mut migrated) = (false, Migrated::default());
+        migrated.source = source.migration_end(&mut reached).await?;
         let left = migrated.source["status"] == "completed";
         if left {
             source.wait_run_state("postmigrate").await?;
         }
         let arrived = match self.target {
             Destination::Nowhere => left,
-            // It may go on waiting for another attempt.
-            Destination::Machine(_) if !left => false,
+            // Nothing has come, and it goes on waiting for another attempt.
+            Destination::Machine(_) if !left && !(reached && self.connects) => false,
             Destination::Machine(target) => {
                 if let Some(incoming) = self.pending {
                     target.cmd("migrate-incoming", incoming).await?;
                 }
-                migrated.target = target.migration_end().await?;
-                let arrived = migrated.target["status"] == "completed";
-                if let (true, Some(state)) = (arrived, &self.ends_in) {
+                migrated.target = target.migration_end(&mut reached).await?;
+                let loaded = migrated.target["status"] == "completed";
+                if !loaded {
+                    target.give_up().await?;
+                } else if let (true, Some(state)) = (left, &self.ends_in) {
                     target.wait_run_state(state).await?;
                 }
-                arrived
+                left && loaded
             }
         };
         Ok(End {
@@ -299,13 +303,13 @@ struct End<'m> {
     source: &'m Machine,
     target: Destination<'m>,
     migrated: Migrated,
-    /// Whether the target has the guest, or there is none to have it.
+    /// Whether the source has let go of the guest and the target, if there is one, has it.
     arrived: bool,
 }
 
 impl End<'_> {
     fn is_success(&self) -> bool {
-        self.arrived && self.migrated.source["status"] == "completed"
+        self.arrived
     }
 
     /// All that is known of a failure, a line each. What the machines printed is known to the case
@@ -414,7 +418,8 @@ impl Machine {
     }
 
     /// What `query-migrate` says when the migration is over; less where the process ended with it.
-    async fn migration_end(&self) -> CaseResult<Value> {
+    /// `reached` becomes true if the state began to go over.
+    async fn migration_end(&self, reached: &mut bool) -> CaseResult<Value> {
         let monitor = &self.monitor;
         let status = loop {
             let events = monitor.events.with_deadline(monitor.shared.wait_limit());
@@ -428,6 +433,7 @@ impl Machine {
             monitor.narrate_event(&event);
             match event.text("status") {
                 Some(status @ ("completed" | "failed" | "cancelled")) => break status.to_owned(),
+                Some("active") => *reached = true,
                 Some(_) => {}
                 None => {
                     let event = event_json(&event);
@@ -443,6 +449,17 @@ impl Machine {
             Err(_) if status == "failed" => Ok(json!({"status": "failed"})),
             Err(error) => Err(error),
         }
+    }
+
+    /// Waits for the end of a target that has failed to take the guest: it says why on its way.
+    async fn give_up(&self) -> CaseResult {
+        let limit = self.monitor.shared.wait_limit();
+        let ended = tokio::time::timeout(limit, self.inner()?.process().exited()).await;
+        let runs = || {
+            let name = self.name();
+            Failure::new(format!("{name} failed to take the guest and runs on"))
+        };
+        ended.map(drop).map_err(|_| runs())
     }
 
     /// Waits until the guest is in this run state: `running`, `postmigrate`, `paused` …
