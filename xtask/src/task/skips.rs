@@ -11,11 +11,14 @@ use crate::cargo::{self, XtaskError};
 /// How a test says that it was skipped.
 const SKIPPED: &str = "skipped: ";
 
-/// The tests that were skipped, by the reason, and those that failed.
+/// How many lines of what a failed test printed the summary repeats.
+const SHOWN: usize = 12;
+
+/// The tests that were skipped, by the reason, and those that failed, with how.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     skipped: BTreeMap<String, Vec<String>>,
-    failed: Vec<String>,
+    failed: Vec<(String, Vec<String>)>,
 }
 
 impl fmt::Display for Summary {
@@ -25,8 +28,11 @@ impl fmt::Display for Summary {
         for (reason, tests) in &self.skipped {
             write!(f, "\n  {}, {reason}: {}", tests.len(), tests.join(", "))?;
         }
-        for test in &self.failed {
+        for (test, printed) in &self.failed {
             write!(f, "\n  failed: {test}")?;
+            for line in printed {
+                write!(f, "\n    {line}")?;
+            }
         }
         Ok(())
     }
@@ -86,11 +92,10 @@ impl Reader {
             self.in_successes = true;
         } else if line == "failures:" || line.starts_with("test result: ") {
             self.in_successes = false;
-        } else if let Some(name) = line.strip_prefix("---- ").filter(|_| self.in_successes) {
-            name.split(' ')
-                .next()
-                .unwrap_or(name)
-                .clone_into(&mut self.test);
+            self.test.clear();
+        } else if let Some(name) = line.strip_prefix("---- ") {
+            let name = name.split(' ').next().unwrap_or(name);
+            name.clone_into(&mut self.test);
         } else if let Some(reason) = line.strip_prefix(SKIPPED).filter(|_| self.in_successes) {
             let tests = self.summary.skipped.entry(reason.to_owned()).or_default();
             // One that goes through several versions may skip more than one of them.
@@ -98,7 +103,15 @@ impl Reader {
                 tests.push(self.test.clone());
             }
         } else if let Some(name) = failed(line).filter(|_| !self.in_successes) {
-            self.summary.failed.push(name.to_owned());
+            self.summary.failed.push((name.to_owned(), Vec::new()));
+        } else if line == "stack backtrace:" {
+            self.test.clear();
+        } else if !line.is_empty() {
+            let mut failed = self.summary.failed.iter_mut();
+            let failed = failed.find(|(test, printed)| *test == self.test && printed.len() < SHOWN);
+            if let Some((_, printed)) = failed {
+                printed.push(line.to_owned());
+            }
         }
         !self.in_successes
     }
@@ -137,7 +150,13 @@ successes:
 failures:
 
 ---- a::three stdout ----
+thread 'a::three' panicked at a.rs:1:1:
 skipped: is what it failed with
+stack backtrace:
+   0: many
+
+failures:
+    a::three
 
 test result: FAILED.
 ";
@@ -145,7 +164,8 @@ test result: FAILED.
         let shown: Vec<&str> = output.lines().filter(|line| reader.line(line)).collect();
         assert_eq!(
             reader.summary.to_string(),
-            "2 skipped\n  2, no emulator: a::one, a::two\n  failed: a::three"
+            "2 skipped\n  2, no emulator: a::one, a::two\n  failed: a::three\n    \
+             thread 'a::three' panicked at a.rs:1:1:\n    skipped: is what it failed with"
         );
         assert!(shown.contains(&"---- a::three stdout ----"));
         assert!(!shown.contains(&"some output"));

@@ -274,7 +274,7 @@ impl<'m> Migrating<'m> {
         let arrived = match self.target {
             Destination::Nowhere => left,
             // Nothing has come, and it goes on waiting for another attempt.
-            Destination::Machine(_) if !left && !(reached && self.connects) => false,
+            Destination::Machine(_) if !(left || reached && self.connects) => false,
             Destination::Machine(target) => {
                 if let Some(incoming) = self.pending {
                     target.cmd("migrate-incoming", incoming).await?;
