@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, Backlog, Shutdown, sockopt};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::connection::{self, Connection};
 use super::error::ServerError;
@@ -26,6 +26,10 @@ use crate::vsock;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: u32 = 128;
+
+/// How long clients wait to be accepted when there are no descriptors, or no memory, for them. It
+/// ends early when a connection does.
+const RECOVERY: Duration = Duration::from_millis(100);
 
 /// How long a child that is being started may take until it has let go of our sockets.
 const COPIES_LAST: Duration = Duration::from_secs(5);
@@ -258,8 +262,11 @@ pub(super) async fn run(
 ) {
     let mut connections = JoinSet::new();
     let mut pause: Pause = Box::pin(pending());
+    // Set when a client could not be accepted for want of something that comes back.
+    let mut exhausted: Option<Pin<Box<Sleep>>> = None;
+    let mut is_noted = false;
     loop {
-        let room = connections.len() < shared.max_connections;
+        let room = connections.len() < shared.max_connections && exhausted.is_none();
         tokio::select! {
             biased;
             () = shared.ended() => break,
@@ -270,15 +277,26 @@ pub(super) async fn run(
                 let _ = done.send(outcome);
             }
             () = &mut pause => pause = obey(&mut listeners, Order::Listen, &shared).await.0,
-            Some(_) = connections.join_next() => {}
+            Some(_) = connections.join_next() => exhausted = None,
+            () = recovered(&mut exhausted) => exhausted = None,
             accepted = accept(&listeners), if room => {
                 let socket = match accepted {
-                    Ok(socket) => socket,
-                    Err(error) if is_ours(&error) => {
-                        let (what, why) = ("accept a client", error.to_string());
-                        shared.note(0, Note::Failed { what, why });
+                    Ok(socket) => {
+                        is_noted = false;
+                        socket
+                    }
+                    Err(error) if is_of_the_socket(&error) => {
+                        shared.note(0, failed_to_accept(&error));
                         // It would fail again at once, and for ever.
                         pause = obey(&mut listeners, Order::Stop, &shared).await.0;
+                        continue;
+                    }
+                    Err(error) if is_for_want(&error) => {
+                        if !std::mem::replace(&mut is_noted, true) {
+                            shared.note(0, failed_to_accept(&error));
+                        }
+                        // The client still waits, and is accepted when there is something for it.
+                        exhausted = Some(Box::pin(tokio::time::sleep(RECOVERY)));
                         continue;
                     }
                     // A client that is gone before it was accepted is none.
@@ -397,11 +415,34 @@ fn bind_tcp(host: &str, port: u16) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Whether no client could have been accepted, whoever it is.
-fn is_ours(error: &io::Error) -> bool {
-    use Errno::{EBADF, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+fn failed_to_accept(error: &io::Error) -> Note {
+    Note::Failed {
+        what: "accept a client",
+        why: error.to_string(),
+    }
+}
+
+async fn recovered(exhausted: &mut Option<Pin<Box<Sleep>>>) {
+    match exhausted {
+        Some(sleep) => sleep.as_mut().await,
+        None => pending().await,
+    }
+}
+
+/// Whether this socket will never accept anybody.
+fn is_of_the_socket(error: &io::Error) -> bool {
+    is_one_of(error, &[Errno::EBADF, Errno::EINVAL])
+}
+
+/// Whether nobody can be accepted now, for want of descriptors or memory.
+fn is_for_want(error: &io::Error) -> bool {
+    use Errno::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    is_one_of(error, &[EMFILE, ENFILE, ENOBUFS, ENOMEM])
+}
+
+fn is_one_of(error: &io::Error, these: &[Errno]) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
-    errno.is_some_and(|errno| [EBADF, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&errno))
+    errno.is_some_and(|errno| these.contains(&errno))
 }
 
 #[cfg(all(test, feature = "faults"))]

@@ -72,7 +72,10 @@ impl Shared {
     /// Notes what happened at this time, which may be a while ago.
     pub(super) fn note_at(&self, connection: u64, at: Option<std::time::Duration>, note: Note) {
         let _ = at;
-        tracing::debug!(connection, ?note);
+        match &note {
+            Note::Failed { what, why } => tracing::warn!(why, "cannot {what}"),
+            note => tracing::debug!(connection, ?note),
+        }
         #[cfg(feature = "faults")]
         if let Some(faults) = &self.faults {
             use super::faults::journal::Event;

@@ -5,16 +5,21 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use imgtools::process::Command;
+use imgtools::process::{Command, Stream};
 use nbd::client::{ConnectError, Deadlines};
+use nbd::proto::CommandType;
 use nbd::server::backend::MemoryBackend;
-use nbd::server::{Event, Export, Server};
+use nbd::server::{Entry, Event, Export, Server, ServerError};
 use nbd::uri::Address;
 use nbd::{Client, Uri};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::support::{MIB, block_on, chain, on_one_thread, short_dir};
+use crate::support::{MIB, at_once, block_on, chain, on_one_thread, short_dir};
+
+/// More than any machine needs; a test that gets here has failed.
+const LONG: Duration = Duration::from_secs(120);
 
 fn export() -> Export {
     Export::new(MemoryBackend::with_content(&vec![0x5a; MIB as usize]))
@@ -217,5 +222,86 @@ fn a_client_beyond_the_limit_is_accepted_when_another_one_has_left() {
         let second = second.await.unwrap().unwrap();
         assert_eq!(second.read(0, 512).await.unwrap(), [0x5a; 512]);
         server.finish().await.unwrap();
+    });
+}
+
+const FEW: &str = "NBD_TEST_FEW_DESCRIPTORS";
+
+/// It is a process that runs out of descriptors, so the server has one of its own.
+#[test]
+fn a_server_out_of_descriptors_goes_on_and_accepts_again_when_a_client_leaves() {
+    block_on(async {
+        let dir = short_dir();
+        let path = dir.path().join("s");
+        let server = Command::new(std::env::current_exe().unwrap());
+        let server = server.args(["--ignored", "--exact", "--nocapture"]);
+        let server = server.arg("listening::a_server_with_few_descriptors");
+        let server = server.env(FEW, &path).pdeathsig(true).deadline(LONG);
+        let server = server.spawn_async().await.unwrap();
+        let printed = async |word: &str| {
+            let has = |text: &[u8]| String::from_utf8_lossy(text).lines().any(|l| l == word);
+            let seen = server.until(|view| has(view.from(Stream::Stdout, 0)).then_some(()));
+            assert!(seen.await.is_some(), "no {word:?}: {:?}", server.output());
+        };
+        printed("listening").await;
+        let patient = Client::builder().deadlines(Deadlines {
+            connect: LONG,
+            handshake: LONG,
+            request: LONG,
+        });
+        let mut served = Vec::new();
+        let waiting = loop {
+            let mut client = Box::pin(patient.connect_unix(&path));
+            tokio::select! {
+                client = &mut client => served.push(client.unwrap()),
+                () = printed("out of descriptors") => break client,
+            }
+        };
+        printed("time passes").await;
+        for client in &served {
+            assert_eq!(client.read(0, 512).await.unwrap(), [0x5a; 512]);
+        }
+        served.pop().unwrap().disconnect().await.unwrap();
+        let last = waiting.await.unwrap();
+        assert_eq!(last.read(0, 512).await.unwrap(), [0x5a; 512]);
+        last.flush().await.unwrap();
+        server.wait().await.unwrap().check().unwrap();
+    });
+}
+
+#[test]
+#[ignore = "run by another test, in a process of its own"]
+fn a_server_with_few_descriptors() {
+    let Some(path) = std::env::var_os(FEW) else {
+        return;
+    };
+    // Time passes as soon as everybody waits: it stands still for a server that never does.
+    at_once(async {
+        let server = Server::builder().export(export()).handshake_limit(None);
+        let server = server.listen_unix(path).unwrap();
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        let open = open.map(|fd| fd.unwrap().file_name().into_string().unwrap());
+        let last: u64 = open.map(|fd| fd.parse().unwrap()).max().unwrap();
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, last + 4, hard).unwrap();
+        println!("\nlistening");
+        let journal = server.journal();
+        let failed = |e: &Entry| matches!(e.event, Event::Failed { .. });
+        journal.wait_for(1, failed).await.unwrap();
+        println!("\nout of descriptors");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        println!("\ntime passes");
+        let flush = CommandType::FLUSH;
+        let last =
+            |e: &Entry| matches!(e.event, Event::Request { command, .. } if command == flush);
+        journal.wait_for(1, last).await.unwrap();
+        assert_eq!(journal.count(|e| e.event == Event::StoppedListening), 0);
+        assert_eq!(journal.count(failed), 1, "it is said once");
+        let error = server.finish().await.unwrap_err();
+        let text = "accept a client: Too many open files";
+        assert!(
+            matches!(&error, ServerError::Failed(all) if all.len() == 1 && all[0].contains(text)),
+            "{error}"
+        );
     });
 }
