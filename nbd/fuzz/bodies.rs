@@ -1,11 +1,18 @@
 // What each fuzz target does with its input. Included by the targets and, as bounded property
 // tests, by the crate's own tests. A body fails by panicking or by never ending.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use nbd::Client;
-use nbd::client::{Builder, Pattern, StrictMode};
+use nbd::client::{Builder, Pattern};
+use nbd::proto::chunk::{Extent, Status};
+use nbd::proto::client::{
+    Command, Config, ConnectionError, Event as ClientEvent, Handshake, StrictMode, Transmission,
+};
+use nbd::proto::server::{Answer, Description, Event, Incoming, Piece};
 use nbd::proto::*;
 use nbd::server::backend::PatternBackend;
 use nbd::server::{Export, FaultPlan, Server};
@@ -221,5 +228,252 @@ pub(super) fn uri(data: &[u8]) {
     }
     if let Ok(uri) = nbd::Uri::parse(text) {
         assert_eq!(nbd::Uri::parse(&uri.to_string()).as_ref(), Ok(&uri));
+    }
+}
+
+/// The input says which of the two machines does what next, where the bytes between them are cut,
+/// and which of them change on the way. Whatever happens, each request ends once; and unless bytes
+/// were changed, or a request was none, neither machine breaks a rule in the other's eyes.
+pub(super) fn conversation(data: &[u8]) {
+    let Some((first, script)) = data.split_first() else {
+        return;
+    };
+    let mode = Mode::ALL[usize::from(*first) % Mode::ALL.len()];
+    let mut pair = Conversation::new(mode, first & 0x80 != 0);
+    let mut script = script.iter().copied();
+    while let Some(step) = script.next() {
+        let argument = script.next().unwrap_or(0);
+        pair.step(step, argument);
+        pair.look();
+    }
+    pair.end();
+}
+
+struct Conversation {
+    handshake: Option<Handshake>,
+    client: Option<Transmission<Vec<u8>>>,
+    server: server::Server<Vec<u8>>,
+    to_server: Vec<u8>,
+    to_client: Vec<u8>,
+    /// What the server's owner has not answered yet.
+    requests: Vec<Incoming>,
+    submitted: BTreeSet<u64>,
+    now: Instant,
+    /// Something was sent that no machine would send.
+    is_disturbed: bool,
+}
+
+const DISK: u64 = 1 << 20;
+
+impl Conversation {
+    fn new(mode: Mode, intercept: bool) -> Conversation {
+        let mut config = Config {
+            contexts: vec!["base:allocation".into()],
+            strict: StrictMode::empty(),
+            in_flight: 4,
+            max_payload: 1 << 16,
+            ..Config::default()
+        };
+        config.set_mode(mode);
+        let server = server::Config {
+            mode,
+            in_flight: 3,
+            max_payload: 1 << 16,
+            intercept,
+            exact: intercept,
+            ..server::Config::default()
+        };
+        Conversation {
+            handshake: Some(Handshake::new(config)),
+            client: None,
+            server: server::Server::new(server),
+            to_server: Vec::new(),
+            to_client: Vec::new(),
+            requests: Vec::new(),
+            submitted: BTreeSet::new(),
+            now: Instant::now(),
+            is_disturbed: false,
+        }
+    }
+
+    fn step(&mut self, step: u8, argument: u8) {
+        let (few, at) = (usize::from(argument), u64::from(argument) << 12);
+        let deadline = (step & 0x80 != 0).then(|| {
+            let after = Duration::from_secs(1);
+            (self.now + after, after)
+        });
+        let flags = CommandFlags::from_bits_retain(u16::from(step >> 5 & 3) << 2);
+        let command = match step % 20 {
+            0..4 => return self.deliver_to_server(few.max(1)),
+            4..8 => return self.deliver_to_client(few.max(1)),
+            8 => Command::read(at, 1 << (argument % 18)).flags(flags),
+            9 => Command::write(at, vec![argument; few * 100]).flags(flags),
+            10 => Command::block_status(at, 1 << (argument % 40)).flags(flags),
+            11 => Command::flush(),
+            12 => Command::write_zeroes(at, 1 << (argument % 40)),
+            13 => {
+                self.is_disturbed = true;
+                let request = Request {
+                    flags: CommandFlags::from_bits_retain(few as u16),
+                    command: CommandType(u16::from(step >> 4)),
+                    cookie: 0,
+                    offset: at,
+                    len: few as u64,
+                };
+                Command::raw(request, vec![7; few])
+            }
+            14 | 15 => return self.answer(argument),
+            16 => {
+                let wire = match step & 0x20 {
+                    0 => &mut self.to_server,
+                    _ => &mut self.to_client,
+                };
+                if let Some(byte) = wire.get_mut(few) {
+                    self.is_disturbed = true;
+                    *byte ^= 1 << (step >> 5);
+                }
+                return;
+            }
+            17 => return self.pass(few),
+            18 => return self.goodbye(argument),
+            _ => return self.server.resize(at * 2),
+        };
+        if let Some(client) = &mut self.client
+            && let Ok(cookie) = client.submit(command, deadline)
+        {
+            assert!(self.submitted.insert(cookie), "a cookie is used twice");
+        }
+    }
+
+    fn deliver_to_server(&mut self, few: usize) {
+        let count = self.to_server.len().min(few);
+        let taken = self.server.receive(&self.to_server[..count]);
+        self.to_server.drain(..taken);
+    }
+
+    fn deliver_to_client(&mut self, few: usize) {
+        let count = self.to_client.len().min(few);
+        let bytes: Vec<u8> = self.to_client.drain(..count).collect();
+        match (&mut self.handshake, &mut self.client) {
+            (Some(handshake), _) => handshake.receive(&bytes),
+            (_, Some(client)) => client.receive(&bytes),
+            _ => {}
+        }
+    }
+
+    /// Time passes.
+    fn pass(&mut self, few: usize) {
+        self.now += Duration::from_millis(few as u64 * 10);
+        if let Some(client) = &mut self.client {
+            client.timeout(self.now);
+        }
+    }
+
+    fn goodbye(&mut self, argument: u8) {
+        match (argument % 5, &mut self.client) {
+            (0, Some(client)) => client.disconnect(),
+            (1, Some(client)) => client.end_of_stream(),
+            (2, _) => self.server.end_of_stream(),
+            (3, _) => self.server.close(server::Closed::Shutdown),
+            _ => {}
+        }
+    }
+
+    /// Answers one of the requests, in any order, and not always as it should.
+    fn answer(&mut self, argument: u8) {
+        if self.requests.is_empty() {
+            return;
+        }
+        let at = usize::from(argument >> 4) % self.requests.len();
+        let incoming = self.requests.remove(at);
+        let len = incoming.effect_len;
+        let extent = |len| Extent { len, status: 1 };
+        let status = |extents| Status {
+            context: 0,
+            extents,
+        };
+        let answer = match (argument % 8, incoming.command()) {
+            (0, _) => Answer::fail(Errno::EIO, "no"),
+            (1, _) => Answer::fail(Errno::ESHUTDOWN, ""),
+            (2, _) => Answer::Data(vec![Piece::Hole(len), Piece::Hole(u64::MAX)]),
+            (3, _) => Answer::Status(vec![status(vec![extent(u64::MAX); 2])]),
+            (4, CommandType::READ) if len > 1 => Answer::Data(vec![
+                Piece::Data(vec![1; len as usize / 2]),
+                Piece::Hole(len - len / 2),
+            ]),
+            (_, CommandType::READ) => Answer::Data(vec![Piece::Data(vec![1; len as usize])]),
+            (_, CommandType::BLOCK_STATUS) => {
+                Answer::Status(vec![status(vec![extent(len / 2 + 1); 2])])
+            }
+            _ => Answer::Done,
+        };
+        self.server.reply(incoming.id, answer);
+    }
+
+    /// What each of them has to say.
+    fn look(&mut self) {
+        while let Some(event) = self.server.event() {
+            match event {
+                Event::Option { .. } | Event::Received { .. } => self.server.proceed(),
+                Event::List => self.server.list([("disk".to_owned(), "text".to_owned())]),
+                Event::Describe { export, .. } => {
+                    let description = Description {
+                        name: export,
+                        size: DISK,
+                        flags: TransmissionFlags::all() - TransmissionFlags::READ_ONLY,
+                        contexts: vec!["base:allocation".into()],
+                        ..Description::default()
+                    };
+                    self.server.describe(Some(description));
+                }
+                Event::Request(incoming) => self.requests.push(incoming),
+                Event::StartTls | Event::Transmission { .. } | Event::Closed(_) => {}
+            }
+        }
+        assert!(self.server.under_way() <= 3, "more than allowed at once");
+        self.to_client.extend(self.server.transmit());
+        if let Some(handshake) = &mut self.handshake {
+            let mut chosen = false;
+            loop {
+                match handshake.event() {
+                    Ok(Some(ClientEvent::Ready)) => {
+                        let _ = handshake.go("disk");
+                    }
+                    Ok(Some(ClientEvent::Chosen)) => chosen = true,
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            self.to_server.extend(handshake.transmit());
+            if chosen {
+                let handshake = self.handshake.take();
+                self.client = handshake.and_then(|h| h.into_transmission().ok());
+            }
+        }
+        if let Some(client) = &mut self.client {
+            self.to_server.extend(client.transmit());
+            while let Some(notice) = client.notice() {
+                let known = self.submitted.remove(&notice.cookie);
+                assert!(known, "{} has ended twice", notice.cookie);
+            }
+            if !self.is_disturbed {
+                let why = client.error();
+                let violated = matches!(why.as_deref(), Some(ConnectionError::Violation(_)));
+                assert!(!violated, "{why:?}");
+            }
+        }
+    }
+
+    fn end(mut self) {
+        self.look();
+        if let Some(client) = &mut self.client {
+            client.end_of_stream();
+        }
+        self.look();
+        let left = &self.submitted;
+        assert!(
+            left.is_empty(),
+            "{left:?} have not ended with the connection"
+        );
     }
 }

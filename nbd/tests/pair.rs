@@ -365,6 +365,62 @@ fn req_one_is_answered_within_the_request() {
     }
 }
 
+/// A backend's mistake fails its request, and no client has reason to give the connection up.
+#[test]
+fn an_answer_that_does_not_fit_its_request_becomes_an_error() {
+    use nbd::proto::chunk::{Extent, Status};
+    let data = |len: usize| Answer::Data(vec![Piece::Data(vec![1; len])]);
+    let (hole, endless) = (Piece::Hole(512), Piece::Hole(u64::MAX));
+    let status = |lens: &[u64]| {
+        let extent = |len: &u64| Extent {
+            len: *len,
+            status: 1,
+        };
+        let extents = lens.iter().map(extent).collect();
+        Answer::Status(vec![Status {
+            context: 0,
+            extents,
+        }])
+    };
+    let (read, map) = (Command::read(512, 512), Command::block_status(512, 512));
+    for (command, answer) in [
+        (read.clone(), data(511)),
+        (read.clone(), Answer::Data(vec![hole, endless])),
+        (read.clone(), Answer::Done),
+        (read, status(&[512])),
+        (Command::write(512, vec![7; 512]), data(512)),
+        (Command::flush(), status(&[512])),
+        (map.clone(), data(512)),
+        (map.clone(), Answer::Done),
+        (map.clone(), Answer::Status(Vec::new())),
+        (map.clone(), status(&[0])),
+    ] {
+        let mut pair = connect(Mode::Extended);
+        pair.prompt = false;
+        pair.submit(command);
+        pair.run();
+        let incoming = pair.server.requests.pop_front().unwrap();
+        let name = format!("{answer:?} to {}", incoming.command());
+        pair.server.machine.reply(incoming.id, answer);
+        pair.run();
+        let error = pair.client.notice().unwrap().result.unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::EIO), "{name}: {error}");
+        assert!(pair.client.error().is_none(), "{name}");
+    }
+    // Extents end where the export does.
+    let mut pair = connect(Mode::Extended);
+    pair.prompt = false;
+    pair.submit(map);
+    pair.run();
+    let incoming = pair.server.requests.pop_front().unwrap();
+    let answer = status(&[100, u64::MAX, 7]);
+    pair.server.machine.reply(incoming.id, answer);
+    pair.run();
+    let reply = pair.client.notice().unwrap().result.unwrap();
+    let lens: Vec<u64> = reply.statuses[0].extents.iter().map(|e| e.len).collect();
+    assert_eq!(lens, [100, (1 << 16) - 512 - 100]);
+}
+
 /// Fault 7: PAYLOAD_LEN belongs to extended headers.
 #[test]
 fn payload_len_without_extended_headers_is_refused() {

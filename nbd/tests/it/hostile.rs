@@ -210,6 +210,13 @@ proptest! {
     }
 
     #[test]
+    fn two_machines_agree_wherever_bytes_are_cut(data in prop::collection::vec(any::<u8>(), 0..400)) {
+        // Both are connected before the script begins.
+        let connected = [&[data.len() as u8][..], &[0, 255, 4, 255].repeat(12), &data].concat();
+        bodies::conversation(&connected);
+    }
+
+    #[test]
     fn hostile_text_is_refused(data in prop::collection::vec(any::<u8>(), 0..60)) {
         bodies::ini(&data);
         bodies::uri(&data);
@@ -294,11 +301,12 @@ const URI: &[&str] = &[
 #[test]
 fn the_corpus_of_the_fuzz_targets_holds() {
     type Body = fn(&[u8]);
-    let targets: [(&str, Body); 6] = [
+    let targets: [(&str, Body); 7] = [
         ("client_handshake", bodies::client_handshake),
         ("client_replies", bodies::client_replies),
         ("server_options", bodies::server_options),
         ("server_requests", bodies::server_requests),
+        ("conversation", bodies::conversation),
         ("ini", bodies::ini),
         ("uri", bodies::uri),
     ];

@@ -107,11 +107,22 @@ impl<B: AsRef<[u8]>> Answer<B> {
         }
     }
 
-    /// Makes an answer one that the protocol allows for this request, whatever its author gave.
-    pub(super) fn legalise(&mut self, request: &Request, effect_len: u64, mode: Mode) {
+    /// Makes an answer one that the protocol allows for this request to an export of this size,
+    /// whatever its author gave.
+    pub(super) fn legalise(&mut self, request: &Request, effect_len: u64, mode: Mode, size: u64) {
+        let command = request.command;
         match self {
+            Answer::Data(_) if command != CommandType::READ => {
+                let text = format!("the backend gave data for a {command}");
+                *self = Answer::fail(Errno::EIO, text);
+            }
+            Answer::Status(_) if command != CommandType::BLOCK_STATUS => {
+                let text = format!("the backend gave extents for a {command}");
+                *self = Answer::fail(Errno::EIO, text);
+            }
             Answer::Data(pieces) => {
-                let total: u64 = pieces.iter().map(Piece::len).sum();
+                let lengths = pieces.iter().map(Piece::len);
+                let total = lengths.fold(0, u64::saturating_add);
                 if total != effect_len {
                     let text = format!("the backend gave {total} bytes of {effect_len}");
                     *self = Answer::fail(Errno::EIO, text);
@@ -123,15 +134,21 @@ impl<B: AsRef<[u8]>> Answer<B> {
                     true => 1,
                     false => (limits::MAX_SENT_EXTENTS / statuses.len().max(1)).max(1),
                 };
+                // The export may have shrunk since.
+                let room = effect_len.max(size.saturating_sub(request.offset));
                 for status in &mut *statuses {
                     limit_extents(status, effect_len, most, one, mode);
+                    end_with_export(status, room);
                 }
-                if statuses.iter().any(|s| s.extents.is_empty()) {
+                if statuses.is_empty() || statuses.iter().any(|s| s.extents.is_empty()) {
                     *self = Answer::fail(Errno::EIO, "the backend gave no extent");
                 }
             }
-            Answer::Done if request.command == CommandType::READ && effect_len > 0 => {
+            Answer::Done if command == CommandType::READ && effect_len > 0 => {
                 *self = Answer::fail(Errno::EIO, "the backend gave no data");
+            }
+            Answer::Done if command == CommandType::BLOCK_STATUS => {
+                *self = Answer::fail(Errno::EIO, "the backend gave no extents");
             }
             Answer::Done | Answer::Failed { .. } => {}
         }
@@ -155,6 +172,15 @@ fn limit_extents(status: &mut Status, effect_len: u64, most: usize, one: bool, m
         if one {
             last.len = last.len.min(effect_len);
         }
+    }
+}
+
+/// Cuts the last extent where the export ends.
+fn end_with_export(status: &mut Status, room: u64) {
+    if let Some((last, others)) = status.extents.split_last_mut() {
+        // Those before the last one end within the request.
+        let before: u64 = others.iter().map(|extent| extent.len).sum();
+        last.len = last.len.min(room.saturating_sub(before));
     }
 }
 

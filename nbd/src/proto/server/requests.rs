@@ -217,7 +217,8 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         let Some((request, effect_len, reserved)) = self.under_way.remove(&id) else {
             return;
         };
-        answer.legalise(&request, effect_len, self.mode);
+        let size = self.export.as_ref().map_or(0, |export| export.size);
+        answer.legalise(&request, effect_len, self.mode, size);
         // What it really takes, until it is sent: a client that reads nothing is not to fill the
         // memory with small replies either.
         let cost = OVERHEAD + answer.kept();
