@@ -122,7 +122,7 @@ async fn drive(
             limit = None;
         }
         let changes = conversation.faults().filter(|f| f.is_armed());
-        let changes = changes.map(|faults| faults.changes());
+        let changes = changes.and_then(|faults| faults.changes());
         tokio::select! {
             biased;
             _ = over.wait_for(|over| *over) => return Closed::Shutdown,

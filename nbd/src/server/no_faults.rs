@@ -23,7 +23,7 @@ macro_rules! nothing {
         impl Faults {
             $(#[allow(clippy::too_many_arguments)]
             pub(super) fn $name(&self $(, _: $arg)*) $(-> $out)? { match *self {} })*
-            pub(super) fn changes(&self) -> std::future::Pending<()> { match *self {} }
+            pub(super) fn changes(&self) -> Option<std::future::Pending<()>> { match *self {} }
         }
     };
 }

@@ -73,7 +73,8 @@ async fn connect(server: &Server) -> Client {
 /// Fault 1: A held reply waits for its trigger alone, whatever rules wait for the next request.
 #[test]
 fn a_held_reply_is_released_while_other_rules_wait_for_a_request() {
-    block_on(async {
+    // One thread: the server waits already when the reply is seen to be due.
+    on_one_thread(async {
         let hold = Action::HoldReply("go".into());
         let plan = FaultPlan::new()
             .rule(Rule::new(On::reply(CommandType::READ), hold))

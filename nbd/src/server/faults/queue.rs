@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::plan::{Action, Firing};
-use super::{Effect, Faults, Gate, Op};
+use super::{Effect, Faults, Gate, Held, Op, Until};
 use crate::proto::server::Outgoing;
 use crate::server::conversation::Write;
 
@@ -114,20 +114,25 @@ impl Faults {
         self.changes.borrow_and_update();
     }
 
-    /// Waits until a trigger or the clock may have opened something since the last refresh.
-    pub(in crate::server) fn changes(&self) -> impl Future<Output = ()> + use<> {
-        let mut triggers = self.changes.clone();
+    /// Waits until a trigger or the clock may have opened something since the last refresh. `None`
+    /// where nothing waits for either.
+    pub(in crate::server) fn changes(&self) -> Option<impl Future<Output = ()> + use<>> {
         let waits = match self.queue.front() {
             Some(Op::Wait(gate)) => Some(gate),
             _ => None,
         };
-        let time = [waits, self.gates.front()].into_iter().flatten();
-        let until = time.filter_map(|gate| match gate {
+        let gates = [waits, self.gates.front()];
+        let holds = |held: &Held| matches!(held.until, Until::Trigger(_));
+        if gates.iter().all(Option::is_none) && !self.held.iter().any(holds) {
+            return None;
+        }
+        let until = gates.into_iter().flatten().filter_map(|gate| match gate {
             Gate::Until(at) => Some(*at),
             _ => None,
         });
         let (clock, until) = (self.state.clock.clone(), until.min());
-        async move {
+        let mut triggers = self.changes.clone();
+        Some(async move {
             match until {
                 Some(at) => tokio::select! {
                     () = clock.reach(at) => {}
@@ -136,6 +141,6 @@ impl Faults {
                 // The sender lives as long as the server does.
                 None => drop(triggers.changed().await),
             }
-        }
+        })
     }
 }

@@ -13,8 +13,8 @@ use super::trigger::Triggers;
 #[derive(Debug)]
 pub(in crate::server) struct FaultState {
     engine: Mutex<Engine>,
-    /// Without rules there is nothing to ask the engine, not even its lock.
-    armed: bool,
+    /// Points that rules are about. At others there is nothing to ask the engine, not even its lock.
+    points: u32,
     pub(in crate::server) journal: Arc<Journal>,
     pub(in crate::server) triggers: Triggers,
     pub(in crate::server) clock: Clock,
@@ -33,7 +33,7 @@ impl FaultState {
         shadow: Option<WriteShadow>,
     ) -> FaultState {
         FaultState {
-            armed: !engine.is_empty(),
+            points: engine.points(),
             engine: Mutex::new(engine),
             journal: Arc::new(journal),
             triggers: Triggers::default(),
@@ -45,11 +45,11 @@ impl FaultState {
     }
 
     pub(super) fn is_armed(&self) -> bool {
-        self.armed
+        self.points != 0
     }
 
     pub(super) fn consult(&self, connection: u64, point: &Point, stage: Stage) -> Vec<Firing> {
-        if !self.armed {
+        if self.points & point.bit() == 0 {
             return Vec::new();
         }
         let mut engine = lock(&self.engine);
@@ -82,7 +82,12 @@ impl FaultState {
             Event::Inapplicable { rule, action } => {
                 lock(&self.inapplicable).push(format!("{rule}: {action}"));
             }
-            Event::Failed { what, why } => lock(&self.failures).push(format!("{what}: {why}")),
+            Event::Failed { what, why } => {
+                let (mut failures, text) = (lock(&self.failures), format!("{what}: {why}"));
+                if !failures.contains(&text) {
+                    failures.push(text);
+                }
+            }
             _ => {}
         }
         self.journal.add(connection, at, event);
