@@ -3,6 +3,7 @@
 mod blocking;
 mod client_edges;
 mod cycles;
+mod dependencies;
 mod dialect;
 mod edges;
 mod errors;
