@@ -1,8 +1,8 @@
 //! Which of the others understand us, in which mode: measured, and written into the README.
 //!
-//! `NBD_INTEROP=1 cargo test -p qemu-nbd --all-features --test it -- interop` writes the table anew.
-//! Without it the table there is held against what is measured, and, where programs are missing,
-//! against its own rows and columns.
+//! `NBD_INTEROP=1 cargo test -p qemu-nbd --all-features --test it -- interop` writes the table anew;
+//! the rows of releases that are not at hand stay. Without it the table there is held against what is
+//! measured, and, where programs are missing, against its own rows and columns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -302,28 +302,50 @@ fn releases() -> Vec<Tools> {
     all
 }
 
-fn of_release(row: &str, tools: &Tools) -> String {
-    format!("{row} {}", tools.release)
+/// The releases of what is no part of QEMU; empty where it is missing.
+struct Others {
+    nbdkit: String,
+    libnbd: String,
+}
+
+async fn others() -> Others {
+    let release = async |name: &str, line: usize| {
+        let output = Command::new(program(name)?).arg("--version").run().await;
+        let text = output.unwrap().stdout_text().into_owned();
+        let version = text.lines().nth(line)?.split(' ').next_back()?;
+        Some(version.split('.').take(2).collect::<Vec<_>>().join("."))
+    };
+    Others {
+        nbdkit: release("nbdkit", 0).await.unwrap_or_default(),
+        libnbd: release("nbdinfo", 1).await.unwrap_or_default(),
+    }
+}
+
+/// A row of the table: what is at the other end, and of which release.
+fn of_release(row: &str, tools: &Tools, others: &Others) -> String {
+    match row {
+        _ if OF_QEMU.contains(&row) => format!("{row} {}", tools.release),
+        _ if row.starts_with("nbdkit") => format!("{row} ({})", others.nbdkit),
+        _ => format!("{row} (libnbd {})", others.libnbd),
+    }
 }
 
 async fn measure(all: &[Tools]) -> Table {
-    let mut table = Table::new();
+    let (mut table, others) = (Table::new(), others().await);
     for (n, tools) in all.iter().enumerate() {
         for column in columns() {
             for row in SERVERS.into_iter().chain(CLIENTS) {
-                let name = match OF_QEMU.contains(&row) {
-                    true => of_release(row, tools),
-                    // The others are the same with each QEMU.
-                    false if n == 0 => row.to_owned(),
-                    false => continue,
-                };
+                // The others are the same with each QEMU.
+                if n > 0 && !OF_QEMU.contains(&row) {
+                    continue;
+                }
                 let dir = short_dir();
                 let cell = match CLIENTS.contains(&row) {
                     true => with_client(row, column, tools, &dir).await,
                     false => with_server(row, column, tools, &dir).await,
                 };
                 if let Some(cell) = cell {
-                    table.insert((name, column), cell);
+                    table.insert((of_release(row, tools, &others), column), cell);
                 }
             }
         }
@@ -331,55 +353,45 @@ async fn measure(all: &[Tools]) -> Table {
     table
 }
 
-/// What the others say of their versions.
-async fn versions() -> String {
-    let mut found = Vec::new();
-    for (name, line) in [("nbdkit", 0), ("nbdinfo", 1)] {
-        if let Some(program) = program(name) {
-            let output = Command::new(program).arg("--version").run().await.unwrap();
-            let text = output.stdout_text().into_owned();
-            found.extend(text.lines().nth(line).map(str::to_owned));
-        }
-    }
-    found.join(" and ")
-}
-
-fn text(cell: Option<&Cell>) -> &'static str {
+fn text(cell: Cell) -> &'static str {
     match cell {
-        Some(Cell::Yes) => "yes",
-        Some(Cell::NotSpoken) => "–",
-        None => "?",
+        Cell::Yes => "yes",
+        Cell::NotSpoken => "–",
     }
 }
 
-fn rows(all: &[Tools]) -> Vec<(&'static str, String)> {
-    let servers = SERVERS.iter().map(|row| ("our client", *row));
-    let both = servers.chain(CLIENTS.iter().map(|row| ("our server", *row)));
-    let each = |(side, row): (&'static str, &str)| match OF_QEMU.contains(&row) {
-        true => all.iter().map(|t| (side, of_release(row, t))).collect(),
-        false => vec![(side, row.to_owned())],
-    };
-    both.flat_map(each).collect()
-}
+/// Rows by their names, each with its cells.
+type Rows = BTreeMap<String, Vec<String>>;
 
-fn print(table: &Table, all: &[Tools], versions: &str) -> String {
+/// The table with what was measured, and what it said of other releases.
+fn print(table: &Table, old: Rows) -> String {
+    let mut rows = old;
+    for ((row, column), cell) in table {
+        let cells = rows.entry(row.clone()).or_default();
+        cells.resize(columns().len(), String::new());
+        let at = columns().iter().position(|c| c == column).unwrap();
+        cells[at] = text(*cell).into();
+    }
     let heads: Vec<String> = columns().into_iter().map(head).collect();
     let mut out = format!(
-        "Measured with {versions}.\n\n| | with | {} |\n|---|---|{}\n",
+        "| | with | {} |\n|---|---|{}\n",
         heads.join(" | "),
         "---|".repeat(heads.len())
     );
-    for (side, row) in rows(all) {
-        let cells = columns()
-            .into_iter()
-            .map(|c| text(table.get(&(row.clone(), c))));
-        let cells: Vec<&str> = cells.collect();
-        out += &format!("| {side} | {row} | {} |\n", cells.join(" | "));
+    let servers = SERVERS.iter().map(|row| ("our client", *row));
+    for (side, program) in servers.chain(CLIENTS.iter().map(|row| ("our server", *row))) {
+        let of = |row: &&String| program_of(row) == program;
+        let mut names: Vec<&String> = rows.keys().filter(of).collect();
+        // 7.2 comes before 10.0.
+        names.sort_by_key(|row| (row.len(), (*row).clone()));
+        for row in names {
+            out += &format!("| {side} | {row} | {} |\n", rows[row].join(" | "));
+        }
     }
     out
 }
 
-/// The table in the README, as its lines.
+/// The table in the README, with what is before and behind it.
 fn written() -> (String, String, String) {
     let readme = std::fs::read_to_string(README).unwrap();
     let (before, rest) = readme.split_once(BEGIN).expect("the table begins");
@@ -387,66 +399,76 @@ fn written() -> (String, String, String) {
     (before.into(), table.into(), after.into())
 }
 
-/// A row without the release of QEMU that it is about.
-fn program_of(row: &str) -> &str {
-    let of = OF_QEMU.iter().find(|program| row.starts_with(**program));
-    of.copied().unwrap_or(row)
+/// The rows of a table as it is written.
+fn rows(table: &str) -> Rows {
+    let lines = table.lines().skip(2);
+    let cells = |line: &str| -> Vec<String> {
+        let line = line.trim_matches('|');
+        line.split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let named = |line| {
+        let cells = cells(line);
+        Some((cells.get(1)?.clone(), cells.get(2..)?.to_vec()))
+    };
+    lines.filter_map(named).collect()
 }
 
-/// The heads, and the first columns of the lines.
-fn shape(table: &str) -> (Option<&str>, BTreeSet<(&str, &str)>) {
-    let mut lines = table.lines().filter(|line| line.starts_with('|'));
-    let heads = lines.next();
-    let first = |line| {
-        let mut cells = str::split(line, " | ");
-        (cells.next().unwrap(), program_of(cells.next().unwrap()))
+/// A row without the release that it is about.
+fn program_of(row: &str) -> &str {
+    let of = |program: &&&str| {
+        let rest = row.strip_prefix(**program);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
     };
-    (heads, lines.skip(1).map(first).collect())
+    let all = || SERVERS.iter().chain(&CLIENTS);
+    all().find(of).copied().unwrap_or(row)
 }
 
 #[test]
 fn the_table_in_the_readme_has_the_rows_and_columns_that_are_measured() {
     let (_, table, _) = written();
-    let all = releases();
-    if !all.is_empty() {
-        assert_eq!(shape(&table), shape(&print(&Table::new(), &all, "")));
+    let heads = |table: &str| table.lines().next().map(str::to_owned);
+    assert_eq!(heads(&table), heads(&print(&Table::new(), Rows::new())));
+    let rows = rows(&table);
+    let programs: BTreeSet<&str> = rows.keys().map(|row| program_of(row)).collect();
+    let measured = SERVERS.into_iter().chain(CLIENTS).collect();
+    assert_eq!(programs, measured);
+    for (row, cells) in &rows {
+        let whole = |cell: &String| ["yes", "–"].contains(&&**cell);
+        assert!(
+            cells.len() == columns().len() && cells.iter().all(whole),
+            "{row}: {cells:?}"
+        );
     }
-    assert!(
-        !table.contains('?'),
-        "not everything was measured:\n{table}"
-    );
 }
 
 #[test]
 fn others_understand_us_as_the_table_in_the_readme_says() {
-    let all = releases();
-    let measured = block_on(measure(&all));
+    let measured = block_on(measure(&releases()));
     let (before, table, after) = written();
+    let rows = rows(&table);
     if std::env::var_os("NBD_INTEROP").is_some() {
-        let table = print(&measured, &all, &block_on(versions()));
-        let new = format!("{before}{BEGIN}{table}{END}{after}");
+        let new = format!("{before}{BEGIN}{}{END}{after}", print(&measured, rows));
         std::fs::write(README, new).unwrap();
         return;
     }
-    let lines: Vec<Vec<&str>> = table.lines().map(|l| l.split(" | ").collect()).collect();
     for ((row, column), cell) in &measured {
-        let of = |name: &str, line: &&Vec<&str>| line.get(1).is_some_and(|row| *row == name);
-        let mut says: Vec<_> = lines.iter().filter(|line| of(row, line)).collect();
-        if says.is_empty() {
-            // A release that nobody has measured yet agrees with some that was.
-            let alike = |line: &&Vec<&str>| {
-                let other = line.get(1).map(|row| program_of(row));
-                other == Some(program_of(row))
-            };
-            says = lines.iter().filter(alike).collect();
-        }
-        let at = 2 + columns().iter().position(|c| c == column).unwrap();
-        let is = text(Some(cell));
-        let fits = says.iter().any(|line| {
-            let says = line.get(at).map(|cell| cell.trim_end_matches(" |"));
-            // Others learn: what a newer one speaks is no reason to fail.
-            says == Some(is) || says == Some("–") && is == "yes"
-        });
-        assert!(fits, "{row}, {}: {is} and not {says:?}", head(*column));
+        let at = columns().iter().position(|c| c == column).unwrap();
+        // A release that nobody has measured yet agrees with some that was.
+        let alike = |(other, _): &(&String, _)| program_of(other) == program_of(row);
+        let says: Vec<&str> = match rows.get(row) {
+            Some(cells) => vec![&cells[at]],
+            None => rows
+                .iter()
+                .filter(alike)
+                .map(|(_, cells)| &*cells[at])
+                .collect(),
+        };
+        // Others learn: what a newer one speaks is no reason to fail.
+        let fits = |says: &&str| *says == text(*cell) || (*says, *cell) == ("–", Cell::Yes);
+        assert!(
+            says.iter().any(fits),
+            "{row}, {}: {cell:?} and not {says:?}",
+            head(*column)
+        );
     }
 }
