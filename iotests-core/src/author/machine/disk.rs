@@ -8,7 +8,10 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use machine::args::Device;
-use qmp::types::{BlockExportOptions, BlockExportOptionsNbd, DeviceDel, QomSet};
+use qmp::types::{
+    BlockExportOptions, BlockExportOptionsNbd, BlockInfo, DeviceDel, QomSet, QueryBlock,
+    QueryBlockExports,
+};
 use serde_json::{Value, json};
 
 use super::node::{Child, Node};
@@ -235,13 +238,14 @@ pub(super) enum Way {
 }
 
 impl Attached {
-    /// Whether an item of `query-block`, `query-blockstats` or `query-block-exports` is this disk.
-    fn is(&self, item: &Value) -> bool {
+    /// Whether the block device of this name, which this guest device has, is this disk.
+    fn is(&self, device: Option<&str>, qdev: Option<&str>) -> bool {
         match &self.way {
-            Way::Drive(name) => item["device"] == name.as_str(),
-            Way::Export(_) => item["id"] == export_id(&self.id),
+            Way::Drive(name) => device == Some(name),
+            // An export is no block device.
+            Way::Export(_) => false,
             // A device with an id is called by that, a part of one by its path.
-            Way::Device { .. } => item["qdev"] == self.id || item["qdev"] == qom_path(self),
+            Way::Device { .. } => qdev == Some(&self.id) || qdev == Some(&qom_path(self)),
         }
     }
 
@@ -304,18 +308,20 @@ impl Disks {
     /// The node that a disk stands on now.
     pub(super) async fn node_of(&self, monitor: &Monitor, id: &str) -> CaseResult<String> {
         let disk = self.attached(monitor, id)?;
-        let (command, path) = match &disk.way {
-            Way::Export(_) => ("query-block-exports", "/node-name"),
-            _ => ("query-block", "/inserted/node-name"),
+        let (node, all) = match &disk.way {
+            Way::Export(_) => {
+                let all = monitor.query(QueryBlockExports::new()).await?;
+                let own = all.iter().find(|one| one.id == export_id(&disk.id));
+                (own.map(|own| own.node_name.clone()), json!(all))
+            }
+            _ => {
+                let all = monitor.query(QueryBlock::new()).await?;
+                let is_it = |one: &&BlockInfo| disk.is(Some(&one.device), one.qdev.as_deref());
+                let inserted = all.iter().find(is_it).and_then(|one| one.inserted.as_ref());
+                (inserted.and_then(|it| it.node_name.clone()), json!(all))
+            }
         };
-        let all = monitor.ask(command, Value::Null).await?;
-        let found = all.as_array().into_iter().flatten();
-        let found = found.into_iter().find(|one| disk.is(one));
-        let node = found
-            .and_then(|one| one.pointer(path))
-            .and_then(Value::as_str);
-        node.map(str::to_owned)
-            .ok_or_else(|| Failure::new(format!("the disk {id} stands on no node: {all}")))
+        node.ok_or_else(|| Failure::new(format!("the disk {id} stands on no node: {all}")))
     }
 
     fn names(&self) -> String {
@@ -391,7 +397,7 @@ impl Machine {
         let all = self.monitor.ask("query-blockstats", query).await?;
         let is_it = |one: &&Value| match &node {
             Some(node) => one["node-name"] == node.as_str(),
-            None => disk.is(one),
+            None => disk.is(one["device"].as_str(), one["qdev"].as_str()),
         };
         let found = all.as_array().into_iter().flatten().find(is_it);
         let none = || Failure::new(format!("there are no statistics of the disk {id}: {all}"));

@@ -5,7 +5,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::Location;
 
-use qmp::types::{Getfd, MigrateSetCapabilities, MigrationCapabilityStatus, QueryStatus, RunState};
+use qmp::types::{
+    Getfd, MigrateIncoming, MigrateSetCapabilities, MigrationCapabilityStatus, QueryStatus,
+    RunState,
+};
 use serde_json::{Map, Value, json};
 
 use super::Machine;
@@ -180,10 +183,10 @@ impl<'m> Migration<'m> {
             target
                 .prepare_migration(&self.capabilities, &self.parameters[1])
                 .await?;
-            let incoming = json!({"uri": way.incoming});
+            let incoming = MigrateIncoming::new().uri(way.incoming);
             match way.is_stored {
                 true => pending = Some(incoming),
-                false => drop(target.cmd("migrate-incoming", incoming).await?),
+                false => drop(target.monitor.send(incoming).await?),
             }
         }
         let uri = self.arguments.entry("uri");
@@ -218,7 +221,7 @@ pub struct Migrating<'m> {
     target: Destination<'m>,
     ends_in: Option<String>,
     /// What lets the target read the state when the source has written all of it.
-    pending: Option<Value>,
+    pending: Option<MigrateIncoming>,
     /// Whether the source sends straight to the target.
     connects: bool,
     // Has the state, where a file does.
@@ -277,7 +280,7 @@ impl<'m> Migrating<'m> {
             Destination::Machine(_) if !(left || reached && self.connects) => false,
             Destination::Machine(target) => {
                 if let Some(incoming) = self.pending {
-                    target.cmd("migrate-incoming", incoming).await?;
+                    target.monitor.send(incoming).await?;
                 }
                 migrated.target = target.migration_end(&mut reached).await?;
                 let loaded = migrated.target["status"] == "completed";

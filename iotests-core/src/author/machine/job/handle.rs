@@ -323,23 +323,10 @@ impl Job {
     #[track_caller]
     pub fn pause(&self) -> Action<'_, ()> {
         let place = Location::caller();
-        let monitor = self.monitor.clone();
         Action::at(place, format!("job {} to rest", self.id), async move {
-            monitor.send(BlockJobPause::new(&self.id)).await?;
-            let id = self.id.clone();
-            let what = format!("job {id} at rest");
-            monitor
-                .until(what, "query-block-jobs", self.shown_by(), move |jobs| {
-                    let job = jobs
-                        .as_array()
-                        .into_iter()
-                        .flatten()
-                        .find(|j| j["device"] == id.as_str());
-                    let job =
-                        job.ok_or_else(|| Failure::new(format!("job {id} is gone: {jobs}")))?;
-                    Ok((job["paused"] == true && job["busy"] == false).then_some(()))
-                })
-                .await
+            self.monitor.send(BlockJobPause::new(&self.id)).await?;
+            let rests = |job: &Value| job["paused"] == true && job["busy"] == false;
+            self.until_block_info("at rest", rests).await.map(drop)
         })
     }
 
