@@ -1,5 +1,5 @@
-//! What a VMM does: connects, adds nodes, mirrors one to another with live progress, handles a
-//! failure, and quits. Everything is typed.
+//! What a VMM does: connects, adds nodes, mirrors one to another with live progress, handles a job
+//! that fails and a command that is refused, and quits. Everything is typed.
 //!
 //! `cargo run --example mirror [qemu-storage-daemon]`
 
@@ -10,8 +10,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use qmp::types::{
-    BlockdevAdd, BlockdevDel, BlockdevMirror, BlockdevOptions, BlockdevOptionsFile,
-    BlockdevOptionsRaw, JobStatus, MirrorSyncMode,
+    BlkdebugEvent, BlkdebugInjectErrorOptions, BlockdevAdd, BlockdevDel, BlockdevMirror,
+    BlockdevOptions, BlockdevOptionsBlkdebug, BlockdevOptionsFile, BlockdevOptionsRaw, JobStatus,
+    MirrorSyncMode,
 };
 use qmp::{Client, JobOutcome, Options};
 
@@ -30,12 +31,14 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
     let client = Client::from_fd(socket, Options::default()).await?;
     println!("QEMU {}", client.greeting().version);
 
-    for name in ["disk", "copy"] {
+    let file = |name| {
         let path = folder.path().join(name);
-        std::fs::File::create(&path)?.set_len(8 << 20)?;
+        std::fs::write(&path, vec![1; 8 << 20])?;
         let file = BlockdevOptionsFile::new(path.display().to_string());
-        let raw = BlockdevOptionsRaw::new(BlockdevOptions::new(file));
-        let node = BlockdevOptions::new(raw).node_name(name);
+        Ok::<_, std::io::Error>(BlockdevOptions::new(file))
+    };
+    for name in ["disk", "copy"] {
+        let node = BlockdevOptions::new(BlockdevOptionsRaw::new(file(name)?)).node_name(name);
         client.call(BlockdevAdd(node)).await?;
     }
 
@@ -58,6 +61,19 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
     match job.wait_end().await? {
         JobOutcome::Completed => println!("the guest's disk is the copy now"),
         outcome => return Err(format!("the mirror did not complete: {outcome}").into()),
+    }
+
+    // A job that fails keeps QEMU's reason. This target takes nothing: "no space left", 28.
+    let full = BlkdebugInjectErrorOptions::new(BlkdebugEvent::None).errno(28);
+    let full = BlockdevOptionsBlkdebug::new(file("full")?).inject_error(vec![full]);
+    let node = BlockdevOptions::new(full).node_name("full");
+    client.call(BlockdevAdd(node)).await?;
+    let mut job = client.job("failing");
+    let mirror = BlockdevMirror::new("copy", "full", MirrorSyncMode::Full).job_id("failing");
+    client.call(mirror).await?;
+    match job.wait_end().await? {
+        JobOutcome::Failed(reason) => println!("the second mirror failed: {reason}"),
+        outcome => return Err(format!("the second mirror did not fail: {outcome}").into()),
     }
 
     // A refused command is an error with QEMU's words; the session goes on.

@@ -47,7 +47,7 @@ pub enum Error {
     /// The session has ended.
     #[error(
         "failed to {task}: the QMP session has ended{}",
-        if *sent { " before the reply" } else { "" }
+        if *sent { ", and QEMU may have executed the command" } else { "" }
     )]
     Closed {
         /// What could not be done, such as "execute query-block".

@@ -214,6 +214,9 @@ impl Agent {
 
     /// Executes a program in the guest, waits for its end and returns what it wrote.
     ///
+    /// Each command that this takes has the session's deadline for calls; the program itself has only
+    /// [`Exec::timeout`]. Dropping the future leaves the program running.
+    ///
     /// # Errors
     /// When the agent refuses, the session ends, or the program does not end in time. A program
     /// that fails is no error here; see [`ExecOutput::success`].
@@ -259,7 +262,8 @@ impl Agent {
         }
     }
 
-    /// Reads a whole file of the guest.
+    /// Reads a whole file of the guest into memory, so not one without end, such as `/dev/zero`.
+    /// Dropping the future leaves the file open in the agent.
     ///
     /// # Errors
     /// When the agent refuses, or the session ends.
@@ -285,7 +289,8 @@ impl Agent {
         }
     }
 
-    /// Writes a file of the guest, in place of what it holds.
+    /// Writes a file of the guest, in place of what it holds. Dropping the future leaves the file
+    /// written in part, and open in the agent.
     ///
     /// # Errors
     /// When the agent refuses, or the session ends. The file may be written in part then.

@@ -235,6 +235,13 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
                     Ok(event) => return Ok((returned, Some(event))),
                     // The first event of a queue is never lost, and one is enough.
                     Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed(cause)) => {
+                        return Err(Error::Closed {
+                            task: format!("see {wanted} after {name}"),
+                            cause,
+                            sent: true,
+                        });
+                    }
                     Err(end) => return Err(end.into_error(format!("see {wanted} after {name}"))),
                 }
             }
@@ -362,8 +369,12 @@ impl<'a> Waiting<'a> {
                 cause,
                 sent,
             }),
-            // The state that held the sender is gone.
-            Err(_) => Err(Error::closed(format!("execute {command}"), Closed::Local)),
+            // The state that held the sender is gone, and with it what became of the command.
+            Err(_) => Err(Error::Closed {
+                task: format!("execute {command}"),
+                cause: Closed::Local,
+                sent: true,
+            }),
         }
     }
 }

@@ -2,15 +2,14 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs, UnixListener, UnixStream};
+use tokio::net::{TcpStream, ToSocketAddrs, UnixStream};
 use tokio::process::Child;
 use tokio::time::Instant;
 
@@ -156,88 +155,6 @@ impl Client {
     }
 }
 
-/// A socket on which one monitor is expected, as of QEMU's `-qmp unix:PATH` without `server`.
-#[derive(Debug)]
-pub struct Listener {
-    socket: Socket,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Unix(UnixListener, PathBuf),
-    Tcp(TcpListener),
-}
-
-impl Listener {
-    /// Listens on a Unix socket. The path is removed when the listener goes.
-    ///
-    /// # Errors
-    /// When the path exists or cannot be made.
-    pub fn bind_unix(path: impl AsRef<Path>) -> io::Result<Self> {
-        let path = path.as_ref();
-        let listener = socket::listen(path)?;
-        listener.set_nonblocking(true)?;
-        let listener = UnixListener::from_std(listener)?;
-        Ok(Self {
-            socket: Socket::Unix(listener, path.to_owned()),
-        })
-    }
-
-    /// Listens on a TCP address; port 0 lets the system choose.
-    ///
-    /// # Errors
-    /// When the address cannot be used.
-    pub async fn bind_tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
-        Ok(Self {
-            socket: Socket::Tcp(TcpListener::bind(address).await?),
-        })
-    }
-
-    /// The TCP address, if it is one.
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        match &self.socket {
-            Socket::Unix(..) => None,
-            Socket::Tcp(listener) => listener.local_addr().ok(),
-        }
-    }
-
-    /// Waits for one connection, stops listening, and starts a session on it.
-    ///
-    /// # Errors
-    /// When no peer connects, or the handshake does not succeed, in time.
-    pub async fn accept_one(self, options: Options) -> Result<Client, ConnectError> {
-        match &self.socket {
-            Socket::Unix(listener, path) => {
-                let attempt = Attempt::new(options, path.display());
-                let (stream, _) = match attempt.in_time(listener.accept()).await {
-                    Some(accepted) => accepted.map_err(|error| attempt.io(error))?,
-                    None => return Err(attempt.nobody()),
-                };
-                drop(self);
-                attempt.handshake(stream).await
-            }
-            Socket::Tcp(listener) => {
-                let attempt = Attempt::new(options, "the TCP listener");
-                let (stream, _) = match attempt.in_time(listener.accept()).await {
-                    Some(accepted) => accepted.map_err(|error| attempt.io(error))?,
-                    None => return Err(attempt.nobody()),
-                };
-                drop(self);
-                attempt.over_tcp(stream, AddressFamily::INET).await
-            }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Socket::Unix(_, path) = &self.socket {
-            // It may be gone already; nothing depends on it.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
 /// Connects by a path of any length.
 async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     #[cfg(target_os = "linux")]
@@ -249,7 +166,7 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// One attempt to get a session, with its deadline.
-struct Attempt {
+pub(super) struct Attempt {
     options: Options,
     endpoint: String,
     until: Instant,
@@ -264,7 +181,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 impl Attempt {
-    fn new(options: Options, endpoint: impl std::fmt::Display) -> Self {
+    pub(super) fn new(options: Options, endpoint: impl std::fmt::Display) -> Self {
         let endpoint = options
             .endpoint
             .clone()
@@ -277,7 +194,7 @@ impl Attempt {
         }
     }
 
-    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::time::timeout_at(self.until, work).await.ok()
     }
 
@@ -326,7 +243,7 @@ impl Attempt {
         }
     }
 
-    fn io(&self, error: io::Error) -> ConnectError {
+    pub(super) fn io(&self, error: io::Error) -> ConnectError {
         let endpoint = self.endpoint.clone();
         match error.kind() {
             io::ErrorKind::ConnectionRefused => ConnectError::Refused { endpoint },
@@ -337,7 +254,7 @@ impl Attempt {
         }
     }
 
-    fn nobody(&self) -> ConnectError {
+    pub(super) fn nobody(&self) -> ConnectError {
         ConnectError::Nobody {
             endpoint: self.endpoint.clone(),
             after: self.options.connect_deadline,
@@ -345,7 +262,7 @@ impl Attempt {
     }
 
     /// A session over TCP, or over a socket of another family that can be used like TCP.
-    async fn over_tcp(
+    pub(super) async fn over_tcp(
         self,
         stream: TcpStream,
         domain: AddressFamily,
@@ -375,7 +292,7 @@ impl Attempt {
     }
 
     /// Waits for the greeting and negotiates.
-    async fn handshake<T>(self, transport: T) -> Result<Client, ConnectError>
+    pub(super) async fn handshake<T>(self, transport: T) -> Result<Client, ConnectError>
     where
         T: Transport + Unpin + 'static,
     {

@@ -210,11 +210,8 @@ impl<T: Transport> Driver<T> {
         let pause = self
             .ask_again
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(ASK_AGAIN)));
-        // A line that is being written may be what the agent does not read.
         while pause.as_mut().poll(cx).is_ready() {
-            if self.outgoing.is_none() {
-                self.shared.synchronizes(true);
-            }
+            self.shared.synchronizes(true);
             pause.as_mut().reset(Instant::now() + ASK_AGAIN);
         }
     }

@@ -16,7 +16,6 @@ use crate::matcher::Matcher;
 use crate::message::Greeting;
 use crate::transcript::Entry;
 use serde::Serialize;
-use serde_json::Value;
 
 /// A session with one monitor. Clones share it; it ends when the last clone is dropped. After its
 /// end they can go on together in another: [`Client::resume`].
@@ -87,9 +86,10 @@ impl Client {
     ///   query the state, since what happened meanwhile was not reported.
     /// - The events that were kept stay with their session; [`Client::event_cache`] has those of the
     ///   next.
-    /// - A wait for a [`Job`] has failed with [`Error::Closed`]. The same [`Job`] can be waited for
-    ///   again, and learns from QEMU what has become of it; if it is gone, and no event said how it
-    ///   ended, its outcome is [`JobOutcome::Unknown`](crate::JobOutcome).
+    /// - A wait for a [`Job`] goes on in the next session if that came before the end of this one.
+    ///   Else it has failed with [`Error::Closed`], and the same [`Job`] can be waited for again. It
+    ///   learns from QEMU what has become of it; if it is gone, and no event said how it ended, its
+    ///   outcome is [`JobOutcome::Unknown`](crate::JobOutcome).
     ///
     /// ```no_run
     /// # async fn f(client: qmp::Client) -> Result<(), qmp::ConnectError> {
@@ -186,7 +186,7 @@ impl Client {
             return Err(Error::closed("execute quit", cause));
         }
         match self.execute("quit", ()).await {
-            Ok(Value::Null | _) => Ok(()),
+            Ok(_) => Ok(()),
             Err(error) if error.is_end_of_stream() => Ok(()),
             Err(error) => Err(error),
         }

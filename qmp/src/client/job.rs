@@ -1,20 +1,21 @@
 //! Follows one job to a status or its end, by events and by asking.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use serde_json::json;
-
-use super::call::{Call, within};
+use super::call::within;
 use super::events::{EventStream, RecvError};
 use super::handle::Client;
+use super::progress::JobProgress;
+use crate::command::Command;
 use crate::error::{Error, JobError};
 use crate::matcher::Matcher;
 use crate::message::Event;
-use crate::types::{JobInfo, JobStatus};
+use crate::types::{
+    JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo, JobPause, JobResume, JobStatus,
+    QueryJobs,
+};
 
 /// How long to wait for an event before asking again. Events arrive at once; asking covers those
 /// that QEMU merged or that were lost.
@@ -121,9 +122,14 @@ impl Job {
         client.subscribe(Matcher::one_of(names).when(mine))
     }
 
+    /// Whether the client has gone on in another session.
+    fn is_left_behind(&self) -> bool {
+        !self.events.is_of(&self.client.shared())
+    }
+
     /// Follows it in the session that the client has now, if that is another.
     fn rejoin(&mut self) {
-        if self.events.is_of(&self.client.shared()) {
+        if !self.is_left_behind() {
             return;
         }
         self.take_events();
@@ -176,11 +182,7 @@ impl Job {
     /// # Ok(()) }
     /// ```
     pub fn progress(&mut self, interval: Duration) -> JobProgress<'_> {
-        JobProgress {
-            next: Next::Idle(self),
-            interval,
-            first: true,
-        }
+        JobProgress::new(self, interval)
     }
 
     /// Waits until the job waits for `job-complete`.
@@ -289,7 +291,11 @@ impl Job {
         let jobs: Vec<JobInfo> = loop {
             self.rejoin();
             self.take_events();
-            let jobs = Call::new(&self.client, "query-jobs", Ok(None)).await?;
+            let jobs = match self.client.call(QueryJobs::new()).await {
+                // The client has gone on in another session, where it can be asked as well.
+                Err(error) if error.is_closed() && self.is_left_behind() => continue,
+                jobs => jobs?,
+            };
             // What happened before the answer has been delivered before it, and perhaps a little
             // more. If a job of this name begins with that, the answer may be about the one before.
             if !self.take_events() {
@@ -347,13 +353,13 @@ impl Job {
     }
 
     /// Waits for an event, or until it is time to ask again.
-    async fn next_change(&mut self, pause: Duration) -> Result<(), Error> {
+    pub(super) async fn next_change(&mut self, pause: Duration) -> Result<(), Error> {
         match tokio::time::timeout(pause, self.events.recv()).await {
             Ok(Ok(event)) => {
                 self.note(&event);
             }
             Ok(Err(RecvError::Lagged(_))) => self.told = Told::default(),
-            Ok(Err(_)) if !self.events.is_of(&self.client.shared()) => {}
+            Ok(Err(_)) if self.is_left_behind() => {}
             Ok(Err(end)) => return Err(end.into_error(format!("follow job {}", self.id))),
             Err(_) => {}
         }
@@ -374,20 +380,12 @@ impl Job {
         }))
     }
 
-    /// Sends a job command such as `job-pause` or `job-cancel`.
-    async fn command(&self, name: &str) -> Result<(), Error> {
-        self.client
-            .execute(name, json!({"id": self.id}))
-            .await
-            .map(drop)
-    }
-
     /// `job-pause`.
     ///
     /// # Errors
     /// As for any call.
     pub async fn pause(&self) -> Result<(), Error> {
-        self.command("job-pause").await
+        self.send(JobPause::new(&self.id)).await
     }
 
     /// `job-resume`.
@@ -395,7 +393,7 @@ impl Job {
     /// # Errors
     /// As for any call.
     pub async fn resume(&self) -> Result<(), Error> {
-        self.command("job-resume").await
+        self.send(JobResume::new(&self.id)).await
     }
 
     /// `job-cancel`.
@@ -403,7 +401,7 @@ impl Job {
     /// # Errors
     /// As for any call.
     pub async fn cancel(&self) -> Result<(), Error> {
-        self.command("job-cancel").await
+        self.send(JobCancel::new(&self.id)).await
     }
 
     /// `job-complete`: lets a job that is ready finish.
@@ -411,7 +409,7 @@ impl Job {
     /// # Errors
     /// As for any call.
     pub async fn complete(&self) -> Result<(), Error> {
-        self.command("job-complete").await
+        self.send(JobComplete::new(&self.id)).await
     }
 
     /// `job-finalize`: lets a job that is pending make its changes.
@@ -419,7 +417,7 @@ impl Job {
     /// # Errors
     /// As for any call.
     pub async fn finalize(&self) -> Result<(), Error> {
-        self.command("job-finalize").await
+        self.send(JobFinalize::new(&self.id)).await
     }
 
     /// `job-dismiss`: removes a job that is concluded.
@@ -427,12 +425,17 @@ impl Job {
     /// # Errors
     /// As for any call.
     pub async fn dismiss(&self) -> Result<(), Error> {
-        self.command("job-dismiss").await
+        self.send(JobDismiss::new(&self.id)).await
+    }
+
+    async fn send<C: Command>(&self, order: C) -> Result<(), Error> {
+        self.client.call(order).await.map(drop)
     }
 }
 
-fn has_ended(info: &JobInfo) -> bool {
-    matches!(info.status, JobStatus::Concluded | JobStatus::Null)
+/// One that is gone is not listed at all.
+pub(super) fn has_ended(info: &JobInfo) -> bool {
+    info.status == JobStatus::Concluded
 }
 
 impl fmt::Display for JobOutcome {
@@ -443,80 +446,5 @@ impl fmt::Display for JobOutcome {
             Self::Failed(error) => write!(f, "it failed: {error}"),
             Self::Unknown => f.write_str("it is gone, and how it ended is not known"),
         }
-    }
-}
-
-/// The progress of a job; see [`Job::progress`]. Also a [`futures_core::Stream`].
-pub struct JobProgress<'a> {
-    next: Next<'a>,
-    interval: Duration,
-    first: bool,
-}
-
-type Asked<'a> = (&'a mut Job, Result<Option<JobInfo>, Error>);
-
-enum Next<'a> {
-    Idle(&'a mut Job),
-    Asking(Pin<Box<dyn Future<Output = Asked<'a>> + Send + 'a>>),
-    Over,
-}
-
-impl JobProgress<'_> {
-    /// What is known of the job next; none once it is gone. A job that has ended and is still there
-    /// is reported once.
-    ///
-    /// # Errors
-    /// As for any call; nothing follows.
-    pub async fn next(&mut self) -> Result<Option<JobInfo>, Error> {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<JobInfo>, Error>> {
-        loop {
-            match std::mem::replace(&mut self.next, Next::Over) {
-                Next::Over => return Poll::Ready(Ok(None)),
-                Next::Idle(job) => {
-                    let pause = (!std::mem::take(&mut self.first)).then_some(self.interval);
-                    self.next = Next::Asking(Box::pin(async move {
-                        let waited = match pause {
-                            Some(pause) => job.next_change(pause).await,
-                            None => Ok(()),
-                        };
-                        let info = match waited {
-                            Ok(()) => job.info().await,
-                            Err(error) => Err(error),
-                        };
-                        (job, info)
-                    }));
-                }
-                Next::Asking(mut asking) => match asking.as_mut().poll(cx) {
-                    Poll::Pending => {
-                        self.next = Next::Asking(asking);
-                        return Poll::Pending;
-                    }
-                    Poll::Ready((job, Ok(Some(info)))) => {
-                        if !has_ended(&info) {
-                            self.next = Next::Idle(job);
-                        }
-                        return Poll::Ready(Ok(Some(info)));
-                    }
-                    Poll::Ready((_, end)) => return Poll::Ready(end),
-                },
-            }
-        }
-    }
-}
-
-impl futures_core::Stream for JobProgress<'_> {
-    type Item = Result<JobInfo, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll(cx).map(Result::transpose)
-    }
-}
-
-impl fmt::Debug for JobProgress<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JobProgress").finish_non_exhaustive()
     }
 }

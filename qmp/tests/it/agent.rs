@@ -4,14 +4,16 @@
 use std::future::IntoFuture;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use qmp::agent::Agent;
+use qmp::agent::types::GuestShutdown;
+use qmp::agent::{Agent, AgentError, Exec};
 use qmp::mock::{Answer, Control, Monitor};
-use qmp::session::{Config, Session};
+use qmp::session::{CallId, Config, Discarded, Notice, Request, Session};
 use qmp::{Client, ConnectError, Options};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -164,6 +166,143 @@ fn an_agent_is_told_to_forget_what_it_has_read_and_must_repeat_our_number() {
     assert!(session.is_ready());
 }
 
+/// A session with an agent that has sent back its number.
+fn in_step() -> Session {
+    let mut config = Config::default();
+    config.agent = true;
+    let mut session = Session::new(config);
+    let number = number(&mut session);
+    say(&mut session, json!({"return": number}));
+    assert!(session.is_ready());
+    while session.notice().is_some() {}
+    session
+}
+
+fn say(session: &mut Session, message: Value) {
+    session.receive(format!("{message}\n").as_bytes(), |_| {});
+}
+
+/// The number that the agent is sent next.
+fn number(session: &mut Session) -> u64 {
+    let line = session.transmit().expect("a number").bytes;
+    let sync: Value = serde_json::from_slice(&line[1..]).unwrap();
+    assert_eq!(sync["execute"], "guest-sync-delimited");
+    sync["arguments"]["id"].as_u64().unwrap()
+}
+
+fn submit(session: &mut Session, name: &str) -> CallId {
+    session.submit(Request::new(name, None)).unwrap()
+}
+
+/// To which call the only notice replies, and whether it succeeded.
+fn replied(session: &mut Session) -> (CallId, bool) {
+    let (notice, more) = (session.notice(), session.notice());
+    match (notice, more) {
+        (Some(Notice::Reply { call, result, .. }), None) => (call, result.is_ok()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_agent_gets_numbers_that_it_can_send_back_and_old_ones_are_forgotten() {
+    for _ in 0..64 {
+        let mut config = Config::default();
+        config.agent = true;
+        let number = number(&mut Session::new(config));
+        assert!(number < 1 << 32, "a double, as some agents count, is exact");
+    }
+    let mut config = Config::default();
+    config.agent = true;
+    let mut session = Session::new(config);
+    let first = number(&mut session);
+    // An agent that is away for hours.
+    for _ in 0..10_000 {
+        session.synchronize();
+        number(&mut session);
+    }
+    say(&mut session, json!({"return": first}));
+    assert!(!session.is_ready(), "not all of them are remembered");
+    session.synchronize();
+    let last = number(&mut session);
+    say(&mut session, json!({"return": last}));
+    assert!(session.is_ready());
+}
+
+/// The handle of a file may be any number.
+#[test]
+fn a_number_that_an_agent_has_not_seen_may_be_an_answer() {
+    let mut config = Config::default();
+    config.agent = true;
+    let mut session = Session::new(config);
+    let unseen = number(&mut session);
+    session.synchronize();
+    let seen = number(&mut session);
+    session.synchronize();
+    let later = number(&mut session);
+    say(&mut session, json!({"return": seen}));
+    while session.notice().is_some() {}
+    // One that it has seen as well is none.
+    say(&mut session, json!({"return": later}));
+    let only = session.notice();
+    let stale = matches!(only, Some(Notice::Discarded(Discarded::Stale { .. })));
+    assert!(stale, "{only:?}");
+    let open = submit(&mut session, "guest-file-open");
+    session.transmit().unwrap();
+    say(&mut session, json!({"return": unseen}));
+    assert_eq!(replied(&mut session), (open, true));
+}
+
+/// It answers in order, but it may leave an answer out.
+#[test]
+fn an_agent_is_sent_one_command_at_a_time() {
+    let mut session = in_step();
+    let first = submit(&mut session, "guest-ping");
+    submit(&mut session, "guest-info");
+    assert!(session.transmit().is_some());
+    assert!(session.transmit().is_none());
+    say(&mut session, json!({"return": {}}));
+    assert_eq!(replied(&mut session), (first, true));
+    assert!(session.transmit().is_some());
+}
+
+#[test]
+fn an_answer_with_an_id_is_for_another_client_of_the_agent() {
+    let mut session = in_step();
+    let ping = submit(&mut session, "guest-ping");
+    session.transmit().unwrap();
+    say(&mut session, json!({"return": 1, "id": "theirs"}));
+    let only = session.notice();
+    let stale = matches!(only, Some(Notice::Discarded(Discarded::Stale { .. })));
+    assert!(stale, "{only:?}");
+    say(&mut session, json!({"return": {}}));
+    assert_eq!(replied(&mut session), (ping, true));
+}
+
+/// What cannot be read may have been the answer, or something else before it.
+#[test]
+fn an_agent_is_brought_in_step_again_after_words_that_cannot_be_read() {
+    let mut session = in_step();
+    let first = submit(&mut session, "guest-ping");
+    session.transmit().unwrap();
+    session.receive(b"{\"return\": nan}\n", |_| {});
+    assert_eq!(replied(&mut session), (first, false));
+    assert!(session.transmit().is_none(), "there is nothing to ask");
+    let second = submit(&mut session, "guest-ping");
+    let number = number(&mut session);
+    assert!(session.transmit().is_none(), "not before it is in step");
+    // The answer to the first, late.
+    say(&mut session, json!({"return": {"late": true}}));
+    assert!(matches!(session.notice(), Some(Notice::Discarded(_))));
+    say(&mut session, json!({"return": number}));
+    assert!(
+        session.notice().is_none(),
+        "it was ready before, and has not greeted again"
+    );
+    session.transmit().unwrap();
+    say(&mut session, json!({"return": {}}));
+    assert_eq!(replied(&mut session), (second, true));
+}
+
 #[tokio::test]
 async fn an_agent_that_does_not_run_is_silent_and_one_that_refuses_says_why() {
     let (ours, _peer) = pair();
@@ -232,6 +371,20 @@ async fn a_command_that_is_answered_only_when_it_fails_succeeds_in_silence() {
     control.unblock();
     assert!(first.await.unwrap().unwrap_err().command().is_some());
     assert_eq!(control.requests().len(), 1, "{:?}", control.requests());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_typed_command_without_an_answer_is_known_to_be_one() {
+    let shutdown =
+        |answer: fn() -> Answer| Monitor::agent().on("guest-shutdown", move |_| answer());
+    let (client, _control) = agent(shutdown(Answer::silence)).await;
+    Agent::new(client).call(GuestShutdown::new()).await.unwrap();
+    let (client, _control) = agent(shutdown(|| Answer::error("busy"))).await;
+    let error = Agent::new(client)
+        .call(GuestShutdown::new())
+        .await
+        .unwrap_err();
+    assert_eq!(error.desc(), Some("busy"));
 }
 
 /// The peer has stopped reading in the middle of the command.
@@ -335,4 +488,117 @@ async fn an_agent_that_is_away_for_a_while_is_waited_for() {
 
     control.close();
     assert!(agent.wait_ready().await.unwrap_err().is_closed());
+}
+
+/// A guest in which a program ends after its status was asked for `running` times.
+fn guest_program(running: usize, status: Value) -> Monitor {
+    let asked = AtomicUsize::new(0);
+    Monitor::agent()
+        .on("guest-exec", |_| Answer::value(json!({"pid": 7})))
+        .on("guest-exec-status", move |request| {
+            assert_eq!(request.arguments["pid"], 7);
+            match asked.fetch_add(1, Ordering::Relaxed) < running {
+                true => Answer::value(json!({"exited": false})),
+                false => Answer::value(status.clone()),
+            }
+        })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_gets_what_it_was_given_and_is_waited_for_until_its_end() {
+    let (out, err) = (STANDARD.encode("out\0"), STANDARD.encode("err"));
+    let status = json!({
+        "exited": true, "signal": 9, "out-data": out, "err-data": err, "err-truncated": true,
+    });
+    let (client, control) = agent(guest_program(5, status)).await;
+    let exec = Exec::new("/bin/sh").arg("-c").args(["cat", "-"]);
+    let exec = exec.env("A", "1").env("B", "x=y").input(b"in\0".as_slice());
+    let output = Agent::new(client).exec(exec).await.unwrap();
+    assert_eq!((output.code, output.signal), (None, Some(9)));
+    assert_eq!(output.stdout, b"out\0");
+    assert_eq!(output.stderr, b"err");
+    assert!(output.truncated && !output.success());
+    let requests = control.requests();
+    assert_eq!(
+        Value::Object(requests[0].arguments.clone()),
+        json!({
+            "path": "/bin/sh", "arg": ["-c", "cat", "-"], "env": ["A=1", "B=x=y"],
+            "input-data": STANDARD.encode("in\0"), "capture-output": true,
+        })
+    );
+    assert_eq!(requests.len(), 7);
+
+    // As little as can be said; and nothing was written.
+    let ended = json!({"exited": true, "exitcode": 0});
+    let (client, control) = agent(guest_program(0, ended)).await;
+    let output = Agent::new(client).exec(Exec::new("true")).await.unwrap();
+    assert!(output.success() && output.stdout.is_empty() && !output.truncated);
+    assert_eq!(
+        Value::Object(control.requests()[0].arguments.clone()),
+        json!({"path": "true", "capture-output": true})
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_fails_is_told_from_one_that_does_not_end_or_cannot_be_understood() {
+    let failed = json!({"exited": true, "exitcode": 1, "out-truncated": true});
+    let (client, _control) = agent(guest_program(0, failed)).await;
+    let output = Agent::new(client).exec(Exec::new("false")).await.unwrap();
+    assert_eq!((output.code, output.success()), (Some(1), false));
+    assert!(output.truncated);
+
+    let (client, _control) = agent(guest_program(usize::MAX, json!({}))).await;
+    let exec = Exec::new("sleep").timeout(Duration::from_secs(5));
+    let error = Agent::new(client).exec(exec).await.unwrap_err();
+    assert!(matches!(error, AgentError::Timeout { pid: 7, .. }));
+    assert_eq!(
+        error.to_string(),
+        "failed to see the end of sleep in the guest (pid 7) within 5s"
+    );
+
+    let garbled = json!({"exited": true, "exitcode": 0, "out-data": "*"});
+    let (client, _control) = agent(guest_program(0, garbled)).await;
+    let error = Agent::new(client).exec(Exec::new("ls")).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "failed to read the output of a program: it is no base64"
+    );
+}
+
+/// A guest with one file that is read: of a file that grows the agent never says that it ends.
+fn guest_content(content: Vec<u8>, says_eof: bool) -> Monitor {
+    let at = AtomicUsize::new(0);
+    Monitor::agent()
+        .on("guest-file-open", |_| Answer::value(json!(7)))
+        .on("guest-file-read", move |request| {
+            assert_eq!(request.arguments["handle"], 7);
+            let most = request.arguments["count"].as_u64().unwrap() as usize;
+            let from = at.load(Ordering::Relaxed);
+            let until = content.len().min(from + most);
+            at.store(until, Ordering::Relaxed);
+            let piece = STANDARD.encode(&content[from..until]);
+            let eof = says_eof && until == content.len();
+            Answer::value(json!({"count": until - from, "buf-b64": piece, "eof": eof}))
+        })
+        .on("guest-file-close", |_| Answer::empty())
+}
+
+#[tokio::test]
+async fn a_file_is_read_in_pieces_until_its_end() {
+    let content: Vec<u8> = (0..5 << 19).map(|n: u32| (n % 251) as u8).collect();
+    for (says_eof, pieces) in [(true, 3), (false, 4)] {
+        let (client, control) = agent(guest_content(content.clone(), says_eof)).await;
+        let read = Agent::new(client).read_file("/etc/motd").await.unwrap();
+        assert!(read == content);
+        let mut expected = vec!["guest-file-open"];
+        expected.extend(vec!["guest-file-read"; pieces]);
+        expected.push("guest-file-close");
+        assert_eq!(commands(&control), expected);
+    }
+    let broken =
+        guest_content(content, true).on("guest-file-read", |_| Answer::error("Is a directory"));
+    let (client, control) = agent(broken).await;
+    let error = Agent::new(client).read_file("/etc").await.unwrap_err();
+    assert!(error.to_string().contains("Is a directory"), "{error}");
+    assert_eq!(commands(&control).last().unwrap(), "guest-file-close");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use qmp::mock::{Answer, Control, Monitor};
 use qmp::{Client, Closed, Error, ErrorClass, EventCache, Options, ReplyError};
 use serde_json::{Value, json};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 pub(crate) async fn connect(monitor: Monitor) -> (Client, Control) {
     connect_with(monitor, options()).await
@@ -34,6 +34,23 @@ async fn session(stream: DuplexStream, options: Options) -> Client {
     Client::from_stream(stream, options)
         .await
         .expect("a session")
+}
+
+/// A session over a stream that holds so many bytes, with a peer that has greeted and reads nothing.
+async fn with_idle_peer(room: usize) -> (Client, DuplexStream) {
+    let (ours, mut theirs) = tokio::io::duplex(room);
+    let greet = async {
+        let greeting = crate::peer::GREETING.as_bytes();
+        theirs.write_all(greeting).await.unwrap();
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            line.push(theirs.read_u8().await.unwrap());
+        }
+        let reply = crate::peer::reply(&serde_json::from_slice(&line).unwrap());
+        theirs.write_all(reply.as_bytes()).await.unwrap();
+        theirs
+    };
+    tokio::join!(session(ours, Options::default()), greet)
 }
 
 /// A monitor whose `echo` returns its arguments and whose `never` does not answer.
@@ -167,6 +184,64 @@ async fn a_deadline_ends_one_call_and_the_next_is_served() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_may_have_more_time_than_others_and_its_event_no_more_than_itself() {
+    let options = Options::default().call_deadline(Duration::from_secs(1));
+    let slow = Monitor::new()
+        .on("slow", |_| Answer::silence())
+        .on("stop", |_| Answer::empty());
+    let (client, control) = connect_with(slow, options).await;
+    let call = tokio::spawn(client.execute("slow", ()).no_deadline().into_future());
+    let request = control.next_request().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    control.raw(json!({"return": 5, "id": request.id}).to_string());
+    assert_eq!(call.await.unwrap().unwrap(), 5);
+
+    let stop = || client.execute("stop", ()).and_event("STOP");
+    let started = tokio::time::Instant::now();
+    assert!(stop().await.unwrap_err().is_timeout());
+    assert_eq!(started.elapsed(), Duration::from_secs(1));
+    let patient = stop().deadline(Duration::from_secs(9));
+    assert!(patient.await.unwrap_err().is_timeout());
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
+}
+
+/// QEMU has stopped: to stop it again elsewhere may be wrong.
+#[tokio::test]
+async fn a_command_whose_event_has_not_come_when_the_session_ends_was_sent() {
+    let monitor = Monitor::new().on("stop", |_| Answer::empty().close());
+    let (client, _control) = connect(monitor).await;
+    let stop = client.execute("stop", ()).and_event("STOP");
+    let error = stop.await.unwrap_err();
+    assert!(
+        matches!(error, Error::Closed { sent: true, .. }),
+        "{error:?}"
+    );
+    assert_eq!(
+        error.to_string(),
+        "failed to see STOP after stop: the QMP session has ended, and QEMU may have executed the \
+         command"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_is_not_answered_holds_up_neither_the_next_one_nor_the_end() {
+    let silent = || Duration::from_secs(5);
+    let (client, _control) = connect_with(echo(), Options::default().in_band_limit(1)).await;
+    let (first, second) = tokio::join!(
+        client.execute("never", ()).unless_refused(silent()),
+        client.execute("echo", json!({"n": 1})).into_future(),
+    );
+    first.unwrap();
+    assert_eq!(second.unwrap(), json!({"n": 1}));
+    let (last, closed) = tokio::join!(
+        client.execute("never", ()).unless_refused(silent()),
+        client.close()
+    );
+    last.unwrap();
+    closed.unwrap();
+}
+
 #[tokio::test]
 async fn a_dropped_call_leaves_no_partial_line_however_slow_the_stream() {
     // Three bytes at a time: every line is written in many pieces.
@@ -211,11 +286,12 @@ async fn when_the_stream_ends_all_pending_calls_fail_with_the_cause() {
         }
         control.raw(last);
         control.close();
-        for call in calls {
+        for (at, call) in calls.into_iter().enumerate() {
             let error = call.await.unwrap().unwrap_err();
-            let Error::Closed { cause, .. } = &error else {
+            let Error::Closed { cause, sent, .. } = &error else {
                 panic!("{error:?}")
             };
+            assert_eq!(*sent, at < 7, "the others have waited on this side");
             assert_eq!(matches!(cause, Closed::Cut(_)), cut, "{cause:?}");
             assert_eq!(matches!(cause, Closed::Eof), !cut, "{cause:?}");
         }
@@ -416,7 +492,6 @@ async fn a_session_ends_with_its_last_client_and_leaves_no_task() {
     for _ in 0..50 {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
         let greeting = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}}}}"#;
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         theirs.write_all(greeting.as_bytes()).await.unwrap();
         let connecting = tokio::spawn(Client::from_unix_stream(ours, Options::default()));
         let mut line = vec![0; 200];
@@ -586,27 +661,68 @@ async fn closing_waits_for_the_answers_and_takes_nothing_more() {
     let hasty = client.with_deadline(Duration::from_millis(5));
     assert!(hasty.close().await.unwrap_err().is_timeout());
     assert!(call.await.unwrap().unwrap_err().is_closed());
+
+    // The stream is let go when it returns, not some time later.
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let (client, mut peer) = crate::peer::connect(ours, theirs).await;
+    client.close().await.unwrap();
+    assert!(peer.is_left());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_has_stopped_reading_holds_up_the_end_of_a_session_for_a_moment_only() {
+    let (client, _theirs) = with_idle_peer(500).await;
+    let large = json!({"text": "x".repeat(10_000)});
+    let calls: Vec<_> = (0..9)
+        .map(|_| tokio::spawn(client.execute("echo", large.clone()).into_future()))
+        .collect();
+    // The first is written in part.
+    while client.outstanding() != (1, 8) {
+        tokio::task::yield_now().await;
+    }
+    let started = tokio::time::Instant::now();
+    let hasty = client.with_deadline(Duration::from_secs(1));
+    assert!(hasty.close().await.unwrap_err().is_timeout());
+    assert!(started.elapsed() < Duration::from_secs(10));
+    for (at, call) in calls.into_iter().enumerate() {
+        let error = call.await.unwrap().unwrap_err();
+        let Error::Closed { sent, .. } = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(
+            sent,
+            at == 0,
+            "this side tries to finish a line that was begun"
+        );
+    }
+}
+
+#[test]
+fn a_client_outlives_its_runtime_and_says_that_its_session_has_ended() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let first = runtime();
+    let (client, call) = first.block_on(async {
+        let (client, control) = connect(echo()).await;
+        let call = tokio::spawn(client.execute("never", ()).into_future());
+        control.next_request().await.unwrap();
+        (client, call)
+    });
+    drop(first);
+    runtime().block_on(async {
+        assert!(call.await.unwrap_err().is_cancelled());
+        assert!(client.execute("echo", ()).await.unwrap_err().is_closed());
+        assert!(matches!(client.closed().await, Closed::Local));
+    });
 }
 
 #[tokio::test]
 async fn a_client_that_is_dropped_inside_a_line_leaves_all_of_it() {
-    use tokio::io::AsyncReadExt;
     for closes in [true, false] {
-        let (ours, theirs) = tokio::io::duplex(64);
-        let (mut reader, mut writer) = tokio::io::split(theirs);
-        let greeting = "{\"QMP\":{\"version\":{\"qemu\":{\"major\":10,\"minor\":0,\"micro\":0}}}}";
-        let greet = async {
-            use tokio::io::AsyncWriteExt;
-            writer.write_all(greeting.as_bytes()).await.unwrap();
-            let mut line = Vec::new();
-            while line.last() != Some(&b'\n') {
-                line.push(reader.read_u8().await.unwrap());
-            }
-            let command: Value = serde_json::from_slice(&line).unwrap();
-            let reply = json!({"return": {}, "id": command["id"]}).to_string();
-            writer.write_all(reply.as_bytes()).await.unwrap();
-        };
-        let (client, ()) = tokio::join!(session(ours, Options::default()), greet);
+        let (client, mut reader) = with_idle_peer(64).await;
         let text = "x".repeat(10_000);
         let mut call = client.execute("echo", json!({"text": text})).into_future();
         let mut cx = Context::from_waker(Waker::noop());
@@ -626,6 +742,49 @@ async fn a_client_that_is_dropped_inside_a_line_leaves_all_of_it() {
             // The call was given up: there is nothing to wait for but its reply.
             assert!(closing.await.unwrap().unwrap_err().is_timeout());
         }
+    }
+}
+
+#[tokio::test]
+async fn a_descriptor_goes_with_the_first_byte_and_is_closed_then() {
+    use std::io::Read;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let (client, mut peer) = crate::peer::connect(ours, theirs).await;
+    let (mut kept, given) = std::os::unix::net::UnixStream::pair().unwrap();
+    kept.set_nonblocking(true).unwrap();
+    // More than the kernel takes at once.
+    let large = json!({"fdname": "x".repeat(1 << 20)});
+    let call = tokio::spawn(client.execute("getfd", large).fd(given).into_future());
+    // Read without taking the descriptor, which ends it.
+    peer.listen(1000).await;
+    assert_eq!(kept.read(&mut [0]).unwrap(), 0);
+    drop(peer);
+    assert!(call.await.unwrap().unwrap_err().is_closed());
+}
+
+#[tokio::test]
+async fn a_command_of_which_nothing_is_written_is_not_sent_when_its_client_is_dropped() {
+    let first = |text| {
+        format!("{{\"execute\":\"first\",\"arguments\":{{\"x\":\"{text}\"}},\"id\":\"abc0\"}}\n")
+    };
+    let text = "x".repeat(100 - first("").len());
+    let (client, mut theirs) = with_idle_peer(100).await;
+    // The first line fills the stream.
+    let calls = [
+        tokio::spawn(client.execute("first", json!({"x": text})).into_future()),
+        tokio::spawn(client.execute("second", ()).into_future()),
+    ];
+    while client.outstanding() != (2, 0) {
+        tokio::task::yield_now().await;
+    }
+    // Which ends this one at once.
+    client.resume(connect(echo()).await.0);
+    let mut all = String::new();
+    theirs.read_to_string(&mut all).await.unwrap();
+    assert_eq!(all.len(), 100, "{all}");
+    for call in calls {
+        assert!(call.await.unwrap().unwrap_err().is_closed());
     }
 }
 

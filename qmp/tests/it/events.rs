@@ -244,6 +244,14 @@ async fn a_wait_sees_events_that_come_later_and_can_be_dropped_without_loss() {
     assert!(cache(&client).take("B").is_some());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_an_event_that_is_kept_has_the_deadline_of_its_client() {
+    let (client, _control) = connect(echo()).await;
+    let hasty = client.with_deadline(Duration::from_secs(5));
+    let error = cache(&hasty).wait("NEVER").await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+}
+
 #[tokio::test]
 async fn a_full_cache_loses_its_oldest_events_and_counts_them() {
     let (client, control) = connect_with(echo(), options().cache_events(10)).await;

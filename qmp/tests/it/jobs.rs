@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use qmp::mock::{Answer, Monitor};
+use qmp::mock::{Answer, Control, Monitor};
 use qmp::types::JobStatus;
 use qmp::{Error, JobError, JobOutcome, Matcher, Options};
 use serde_json::{Value, json};
@@ -66,12 +66,44 @@ async fn a_job_is_followed_although_all_its_events_are_lost() {
     let (client, _control) = connect(job_monitor(&["gone"])).await;
     let error = client.job("j").wait_ready().await.unwrap_err();
     assert_eq!(error.to_string(), "failed to find job j");
+    let (client, _control) = connect(job_monitor(&["running", "gone"])).await;
+    client.job("j").wait_status(JobStatus::Null).await.unwrap();
     // It ended and was dismissed between two looks.
     let (client, _control) = connect(job_monitor(&["running", "gone"])).await;
     let error = client.job("j").wait_ready().await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "failed to see job j ready: it is gone, and how it ended is not known"
+    );
+}
+
+#[tokio::test]
+async fn each_order_to_a_job_is_the_command_of_its_name() {
+    let (client, control) = connect(Monitor::new().otherwise(|_| Answer::empty())).await;
+    let job = client.job("j");
+    job.pause().await.unwrap();
+    job.resume().await.unwrap();
+    job.complete().await.unwrap();
+    job.cancel().await.unwrap();
+    job.finalize().await.unwrap();
+    job.dismiss().await.unwrap();
+    let requests = control.requests();
+    assert!(
+        requests
+            .iter()
+            .all(|r| r.arguments.len() == 1 && r.arguments["id"] == "j")
+    );
+    let names: Vec<&str> = requests.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "job-pause",
+            "job-resume",
+            "job-complete",
+            "job-cancel",
+            "job-finalize",
+            "job-dismiss"
+        ]
     );
 }
 
@@ -206,6 +238,26 @@ async fn the_outcome_does_not_depend_on_who_dismissed_the_job_and_is_never_guess
             changes(&["created", "running", "aborting", "concluded", "null"]),
             JobOutcome::Unknown,
         ),
+        // The end is that of the job before.
+        (
+            gone,
+            [
+                changes(&["created", "aborting"]),
+                vec![event(
+                    "BLOCK_JOB_COMPLETED",
+                    json!({"device": "j", "error": "disk full"}),
+                )],
+                changes(&["concluded", "null", "created", "running"]),
+            ]
+            .concat(),
+            JobOutcome::Unknown,
+        ),
+        // The error is not in the words that are known, but an event has said it.
+        (
+            &["failed"],
+            vec![event("BLOCK_JOB_CANCELLED", json!({"device": "j"}))],
+            JobOutcome::Cancelled,
+        ),
         // It was there when it was asked for, and then it was gone.
         (&["running", "gone"], vec![], JobOutcome::Unknown),
         (
@@ -243,6 +295,56 @@ async fn events_that_were_lost_leave_the_outcome_of_a_job_open() {
     control.event(qmp::Event::new("LAST"));
     seen.recv().await.unwrap();
     assert_eq!(job.wait_end().await.unwrap(), JobOutcome::Unknown);
+}
+
+/// Sends events, and waits until they have come.
+async fn happens(client: &qmp::Client, control: &Control, events: &[qmp::Event]) {
+    let mut seen = client.subscribe("LAST");
+    events.iter().for_each(|event| control.event(event.clone()));
+    control.event(qmp::Event::new("LAST"));
+    seen.recv().await.unwrap();
+}
+
+/// A job that was on its course may have failed since, if an event is missing.
+#[tokio::test(start_paused = true)]
+async fn a_course_that_was_heard_of_before_events_were_lost_proves_nothing() {
+    let change = |status: &str| event("JOB_STATUS_CHANGE", json!({"id": "j", "status": status}));
+    let options = Options::default().event_capacity(2);
+    let (client, control) = connect_with(job_monitor(&["gone"]), options).await;
+    let mut job = client.job("j");
+    let lost = ["created", "running", "aborting"].map(change);
+    happens(&client, &control, &lost).await;
+    assert!(job.info().await.unwrap().is_none());
+    happens(&client, &control, &["concluded", "null"].map(change)).await;
+    assert_eq!(job.wait_end().await.unwrap(), JobOutcome::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_from_asking_and_what_events_say_make_up_the_outcome() {
+    let change = |status: &str| event("JOB_STATUS_CHANGE", json!({"id": "j", "status": status}));
+    for (asked, outcome) in [
+        ("running", JobOutcome::Completed),
+        ("aborting", JobOutcome::Unknown),
+    ] {
+        let (client, control) = connect(job_monitor_of(vec![asked, "gone"])).await;
+        let mut job = client.job("j");
+        assert_eq!(job.status().await.unwrap(), JobStatus::from(asked));
+        happens(&client, &control, &["concluded", "null"].map(change)).await;
+        assert_eq!(job.wait_end().await.unwrap(), outcome);
+    }
+    // An event that wakes a wait counts.
+    let (client, control) = connect(job_monitor(&["running", "gone"])).await;
+    let mut job = client.job("j");
+    let waiting = tokio::spawn(async move { job.wait_end().await });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    control.event(event(
+        "BLOCK_JOB_COMPLETED",
+        json!({"device": "j", "error": "disk full"}),
+    ));
+    assert_eq!(
+        waiting.await.unwrap().unwrap(),
+        JobOutcome::Failed("disk full".into())
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ mod examples;
 mod facade;
 mod facts_check;
 mod fuzz;
+mod hostile;
 mod jobs;
 mod leaks;
 mod mock;

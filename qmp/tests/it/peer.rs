@@ -63,6 +63,11 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
+    /// Whether the client has left, as can be seen at this moment.
+    pub(crate) fn is_left(&mut self) -> bool {
+        matches!(self.theirs.read(&mut [0]), Ok(0))
+    }
+
     /// The next command.
     pub(crate) async fn command(&mut self) -> Value {
         loop {

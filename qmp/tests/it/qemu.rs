@@ -17,8 +17,8 @@ impl Program {
     }
 }
 
-/// Folders that hold `bin/qemu-*`: those named by `QEMU_TEST_PREFIXES`, else what the project has
-/// provisioned.
+/// Folders that hold `bin/qemu-*`, or in which QEMU was built: those named by `QEMU_TEST_PREFIXES`,
+/// else what the project has provisioned.
 fn prefixes() -> Vec<PathBuf> {
     if let Some(list) = std::env::var_os("QEMU_TEST_PREFIXES") {
         return std::env::split_paths(&list).collect();
@@ -38,12 +38,15 @@ pub(crate) fn all(name: &str) -> Vec<Program> {
     let on_path = std::env::split_paths(&path)
         .map(|folder| folder.join(name))
         .find(|file| file.is_file());
-    let provisioned = prefixes()
-        .into_iter()
-        .map(|prefix| prefix.join("bin").join(name));
+    // As they are installed, and as they are built.
+    let places = ["bin", "", "storage-daemon"];
+    let in_prefix = |prefix: PathBuf| {
+        let mut files = places.iter().map(|place| prefix.join(place).join(name));
+        files.find(|file| file.is_file())
+    };
     let found: Vec<Program> = on_path
         .into_iter()
-        .chain(provisioned.filter(|file| file.is_file()))
+        .chain(prefixes().into_iter().filter_map(in_prefix))
         .map(Program)
         .collect();
     if found.is_empty() {

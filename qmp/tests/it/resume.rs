@@ -138,7 +138,7 @@ async fn a_call_that_fails_with_its_session_says_whether_it_was_sent() {
             (
                 first,
                 true,
-                "failed to execute first: the QMP session has ended before the reply",
+                "failed to execute first: the QMP session has ended, and QEMU may have executed the command",
             ),
             (
                 second,
@@ -200,6 +200,27 @@ async fn a_job_is_followed_into_the_next_session() {
             JobOutcome::Failed("disk full".into())
         );
         assert_eq!(control_2.requests().len(), 1);
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_job_goes_on_in_a_session_that_comes_before_the_end_of_the_last() {
+    bounded(async {
+        for while_it_asks in [false, true] {
+            let (client, control) = connect(with_jobs(jobs("running"))).await;
+            let mut job = client.job("j");
+            job.wait_status("running").await.unwrap();
+            if while_it_asks {
+                control.block();
+            }
+            let waiting = tokio::spawn(async move { job.wait_end().await });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(client.outstanding().0, usize::from(while_it_asks));
+            let (next, _control) = connect(with_jobs(jobs("concluded"))).await;
+            client.resume(next);
+            assert_eq!(waiting.await.unwrap().unwrap(), JobOutcome::Completed);
+        }
     })
     .await
 }

@@ -166,7 +166,7 @@ fn every_value_of_an_enumeration_survives_the_way_there_and_back() {
 async fn a_typed_call_obeys_out_of_band_stability_and_silence() {
     use crate::calls::{connect, connect_with, echo};
     use qmp::encode::EncodeError;
-    use qmp::types::{QueryStatus, QueryYank, XDebugQueryBlockGraph};
+    use qmp::types::{BlockJobPause, QueryStatus, QueryYank, XDebugQueryBlockGraph};
     let encode = |error: qmp::Error| match error {
         qmp::Error::Encode { source, .. } => source,
         other => panic!("{other:?}"),
@@ -183,6 +183,8 @@ async fn a_typed_call_obeys_out_of_band_stability_and_silence() {
     let (client, control) = connect_with(echo(), options).await;
     let refused = client.call(XDebugQueryBlockGraph::new()).await.unwrap_err();
     assert_eq!(encode(refused), EncodeError::Unstable);
+    let refused = client.call(BlockJobPause::new("j")).await.unwrap_err();
+    assert_eq!(encode(refused), EncodeError::Deprecated);
     assert!(control.requests().is_empty());
 }
 

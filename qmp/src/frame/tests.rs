@@ -1,5 +1,6 @@
 //! Unit tests of the framer.
 
+use super::brackets::{NEAR, find_special};
 use super::*;
 
 /// All frames and error kinds of a stream that arrives in pieces of `step` bytes.
