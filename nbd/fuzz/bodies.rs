@@ -259,7 +259,7 @@ struct Conversation {
     requests: Vec<Incoming>,
     submitted: BTreeSet<u64>,
     now: Instant,
-    /// Something was sent that no machine would send.
+    /// Something was sent that no machine would send, or the stream was cut.
     is_disturbed: bool,
 }
 
@@ -372,7 +372,11 @@ impl Conversation {
     fn goodbye(&mut self, argument: u8) {
         match (argument % 5, &mut self.client) {
             (0, Some(client)) => client.disconnect(),
-            (1, Some(client)) => client.end_of_stream(),
+            (1, Some(client)) => {
+                // It may come in the middle of a reply.
+                self.is_disturbed = true;
+                client.end_of_stream();
+            }
             (2, _) => self.server.end_of_stream(),
             (3, _) => self.server.close(server::Closed::Shutdown),
             _ => {}
@@ -466,6 +470,7 @@ impl Conversation {
 
     fn end(mut self) {
         self.look();
+        self.is_disturbed = true;
         if let Some(client) = &mut self.client {
             client.end_of_stream();
         }
