@@ -16,7 +16,7 @@ use pbkdf2::pbkdf2_hmac;
 use sha2::{Digest, Sha256};
 use xts_mode::{Xts128, get_tweak_default};
 
-use crate::qcow2::Extension;
+use crate::qcow2::{Builder, Qcow2Error};
 
 const SECTOR: usize = 512;
 /// How many keys an image can have.
@@ -41,9 +41,9 @@ pub enum LuksError {
     /// There is no such slot, or it is given twice.
     #[error("failed to put a key into slot {0}: the slots are 0 to 7, each for one key")]
     Slot(usize),
-    /// A qcow2 image made here has one cluster for its L1 table, and one for its refcounts.
-    #[error("failed to make an image of {0} bytes: it is too large to be made here")]
-    TooLarge(u64),
+    /// There is no such qcow2 image.
+    #[error(transparent)]
+    Qcow2(#[from] Qcow2Error),
     /// The system refused.
     #[error("failed to make {}", path.display())]
     Io {
@@ -73,8 +73,8 @@ pub fn create_qcow2(
     size: u64,
     keys: &[(usize, &str)],
 ) -> Result<(), LuksError> {
-    let image = in_qcow2(&header(keys)?, size)?;
-    write(path.as_ref(), &image, image.len() as u64)
+    let builder = Builder::new(size).luks(header(keys)?);
+    Ok(builder.create(path)?)
 }
 
 fn write(path: &Path, start: &[u8], end: u64) -> Result<(), LuksError> {
@@ -176,54 +176,6 @@ fn diffused(block: &[u8]) -> Vec<u8> {
     (0..).zip(block.chunks(32)).flat_map(hash).collect()
 }
 
-/// A qcow2 image with that header in it and no data.
-fn in_qcow2(luks: &[u8], size: u64) -> Result<Vec<u8>, LuksError> {
-    const BITS: u32 = 16;
-    const CLUSTER: usize = 1 << BITS;
-    // The clusters of the file: the refcounts, the L1 table, and the LUKS header to the end.
-    const REFCOUNT_TABLE: usize = 1;
-    const REFCOUNT_BLOCK: usize = 2;
-    const L1: usize = 3;
-    const LUKS: usize = 4;
-    let at = |cluster: usize| ((cluster * CLUSTER) as u64).to_be_bytes();
-    let l1_entries = size.div_ceil((CLUSTER * CLUSTER / 8) as u64);
-    let clusters = LUKS + luks.len().div_ceil(CLUSTER);
-    if l1_entries * 8 > CLUSTER as u64 || clusters * 2 > CLUSTER {
-        return Err(LuksError::TooLarge(size));
-    }
-
-    let mut head = b"QFI\xfb\0\0\0\x03".to_vec();
-    head.extend([0; 12]);
-    head.extend(BITS.to_be_bytes());
-    head.extend(size.to_be_bytes());
-    let by_luks: u32 = 2;
-    head.extend(by_luks.to_be_bytes());
-    head.extend((l1_entries as u32).to_be_bytes());
-    head.extend(at(L1));
-    head.extend(at(REFCOUNT_TABLE));
-    head.extend(1_u32.to_be_bytes());
-    // No snapshots, no features.
-    head.extend([0; 12 + 24]);
-    let refcount_order: u32 = 4;
-    head.extend(refcount_order.to_be_bytes());
-    let length: u32 = 104;
-    head.extend(length.to_be_bytes());
-    head.extend(Extension::CRYPTO.to_be_bytes());
-    head.extend(16_u32.to_be_bytes());
-    head.extend(at(LUKS));
-    head.extend((luks.len() as u64).to_be_bytes());
-    // The end of the extensions.
-    head.extend([0; 8]);
-
-    let mut file = vec![0; clusters * CLUSTER];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &head);
-    put(REFCOUNT_TABLE * CLUSTER, &at(REFCOUNT_BLOCK));
-    put(REFCOUNT_BLOCK * CLUSTER, &[0, 1].repeat(clusters));
-    put(LUKS * CLUSTER, luks);
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,8 +190,11 @@ mod tests {
                 Err(LuksError::Slot(8 | 1))
             ));
         }
-        let large = create_qcow2(&path, 1 << 50, &[(0, "a")]);
-        assert!(matches!(large, Err(LuksError::TooLarge(_))));
+        let large = create_qcow2(&path, 1 << 60, &[(0, "a")]);
+        assert!(matches!(
+            large,
+            Err(LuksError::Qcow2(Qcow2Error::Unmakeable { .. }))
+        ));
         assert!(!path.exists());
         let nowhere = create(folder.path().join("b/c"), 512, &[(0, "a")]);
         let text = nowhere.unwrap_err().to_string();
@@ -261,6 +216,10 @@ mod tests {
         );
         assert!(image.refcounts().unwrap().iter().all(|count| *count == 1));
         let extensions = image.extensions().unwrap();
-        assert!(extensions.iter().any(|it| it.kind == Extension::CRYPTO));
+        assert!(
+            extensions
+                .iter()
+                .any(|it| it.kind == crate::qcow2::Extension::CRYPTO)
+        );
     }
 }

@@ -67,6 +67,11 @@ impl L2Entry {
         self.entry & (1 << 62) != 0
     }
 
+    /// Whether what it names is used exactly once.
+    pub fn is_copied(self) -> bool {
+        self.entry & COPIED != 0
+    }
+
     /// What it says of its cluster as a whole, in an image with this header. Of a cluster with
     /// subclusters only whether it is there; see [`L2Entry::subcluster`].
     pub fn mapping(self, header: &Header) -> Mapping {
@@ -79,7 +84,7 @@ impl L2Entry {
                 sectors: more + 1,
             };
         }
-        let copied = self.entry & COPIED != 0;
+        let copied = self.is_copied();
         let host = Some(self.entry & OFFSET).filter(|offset| *offset != 0);
         match host {
             host if self.entry & 1 != 0 => Mapping::Zero { host },

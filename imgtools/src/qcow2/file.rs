@@ -27,6 +27,14 @@ pub enum Qcow2Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// An image that is not made here.
+    #[error("failed to make {}: {reason}", path.display())]
+    Unmakeable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The image has incompatible features that this reader does not know, so what it read could be
     /// wrong.
     #[error("failed to read {} as a qcow2 image: it has unknown incompatible features: {features}", path.display())]
@@ -198,7 +206,10 @@ pub(super) fn number(data: &[u8], position: usize, bytes: usize) -> u64 {
     field.fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
-fn at<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> Qcow2Error + 'p {
+pub(super) fn at<'p>(
+    action: &'static str,
+    path: &'p Path,
+) -> impl FnOnce(io::Error) -> Qcow2Error + 'p {
     move |source| Qcow2Error::Io {
         action,
         path: path.to_owned(),

@@ -1,4 +1,5 @@
-//! Reading qcow2 images, metadata and data, and damaging them on purpose.
+//! Making plain qcow2 images, reading metadata and data, checking them, and damaging them
+//! on purpose.
 //!
 //! This is for checking what QEMU has written, and for the corruption cases; it is no block driver.
 //! Fields and bits are those of QEMU's `docs/interop/qcow2`. Everything is read straight from the
@@ -18,6 +19,8 @@
 //! ```
 
 mod bitmap;
+mod builder;
+mod check;
 mod entry;
 mod file;
 mod header;
@@ -26,6 +29,8 @@ mod layer;
 mod snapshot;
 
 pub use bitmap::{Bitmap, BitmapTableEntry};
+pub use builder::Builder;
+pub use check::Problem;
 pub use entry::{L1Entry, L2Entry, Mapping};
 pub use file::{Qcow2Error, peek, poke};
 pub use header::{Extension, Header, field};

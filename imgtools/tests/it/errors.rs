@@ -10,7 +10,7 @@ use imgtools::img::{ImgError, QemuImg};
 use imgtools::io::{IoCommand, Open, QemuIo};
 use imgtools::probe;
 use imgtools::process::{Command, Convention};
-use imgtools::qcow2::{Image, field, poke};
+use imgtools::qcow2::{Builder, Image, field, poke};
 use imgtools::raw;
 use imgtools::tools::{Finder, Looked, Tool, ToolKind, Version};
 
@@ -302,6 +302,7 @@ fn every_error_of_a_file() {
         Image::open(&unknown).unwrap_err(),
         l1(&large),
         l1(&outside),
+        Builder::new(1).create(folder.path("odd")).unwrap_err(),
     ];
     let source = include_str!("../../src/qcow2/file.rs");
     is_complete(source, "Qcow2Error", &[], &found);
@@ -320,7 +321,7 @@ fn every_error_of_a_luks_image() {
     let folder = Folder::new();
     let found = [
         luks::create(folder.path("a"), 512, &[(8, "x")]).unwrap_err(),
-        luks::create_qcow2(folder.path("a"), 1 << 50, &[]).unwrap_err(),
+        luks::create_qcow2(folder.path("a"), 1 << 60, &[]).unwrap_err(),
         luks::create(folder.path("nowhere/a"), 512, &[]).unwrap_err(),
     ];
     let source = include_str!("../../src/luks.rs");

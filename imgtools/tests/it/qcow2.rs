@@ -1,9 +1,11 @@
 //! The qcow2 reader against what QEMU writes and says, and against damage.
 
+use std::cell::Cell;
+
 use imgtools::image::ImageSpec;
 use imgtools::img::{BitmapAction, FormatSpecific};
 use imgtools::io::IoCommand;
-use imgtools::qcow2::{Extension, Image, Mapping, Qcow2Error, field, peek, poke};
+use imgtools::qcow2::{Builder, Extension, Image, Mapping, Qcow2Error, field, peek, poke};
 use imgtools::raw;
 use proptest::prelude::*;
 
@@ -575,4 +577,185 @@ fn no_damage_makes_the_reader_crash() {
         std::fs::write(&bad, &data).unwrap();
         read_all(&bad);
     });
+}
+
+/// A size in sectors, and writes: from and to in sectors, and the byte.
+type Plan = (u64, Vec<(u64, u64, u8)>);
+
+fn plan() -> impl Strategy<Value = Plan> {
+    // Some are at the border of a cluster, most are not.
+    let end = prop_oneof![(0..10_u64).prop_map(|cluster| cluster * 128), 0..1280_u64];
+    let write = (end.clone(), end, prop_oneof![Just(0), 1..=255_u8]);
+    let size = prop_oneof![1 => Just(0), 9 => 1..1280_u64];
+    (size, proptest::collection::vec(write, 0..6))
+}
+
+/// The writes of a plan, in bytes.
+fn writes((sectors, writes): &Plan) -> Vec<(std::ops::Range<u64>, u8)> {
+    let sorted = |a: u64, b: u64| (a.min(b).min(*sectors), a.max(b).min(*sectors));
+    let writes = writes.iter().map(|(a, b, byte)| {
+        let (start, end) = sorted(*a, *b);
+        (start * 512..end * 512, *byte)
+    });
+    writes.filter(|(range, _)| !range.is_empty()).collect()
+}
+
+/// A chain that is made here is one that QEMU takes for its own: the same data in the same clusters,
+/// consistent, and still so when it has written into it.
+#[test]
+fn what_is_made_here_is_as_if_qemu_had_made_it() {
+    let all = all_tools();
+    let one_of = 0..all.len().max(1);
+    let chain = (
+        one_of,
+        prop_oneof![Just("raw"), Just("qcow2")],
+        plan(),
+        plan(),
+    );
+    proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) }, |(
+        (number, bottom, base, top) in chain
+    )| {
+        let Some(tools) = all.get(number) else { return Ok(()) };
+        let folder = Folder::new();
+        let build = |name: &str, plan: &Plan, backing: bool| {
+            let mut image = Builder::new(plan.0 * 512);
+            if backing {
+                image = image.backing("base", bottom);
+            }
+            let filled = writes(plan).into_iter().fold(image, |image, (range, byte)| image.fill(range, byte));
+            filled.create(folder.path(name)).unwrap();
+        };
+        let qemu_writes = |name: &str, format: &str, plan: &Plan| {
+            let command = |(range, byte): (std::ops::Range<u64>, u8)| match byte {
+                0 => IoCommand::write_zeroes(range.start, range.end - range.start),
+                byte => IoCommand::write(range.start, range.end - range.start).pattern(byte),
+            };
+            let commands: Vec<_> = writes(plan).into_iter().map(command).collect();
+            if !commands.is_empty() {
+                let image = ImageSpec::file(folder.path(name)).format(format);
+                tools.io.open(&image).commands(commands).run_blocking().unwrap();
+            }
+        };
+        let qemu_makes = |name: &str, format: &str, plan: &Plan, backing: bool| {
+            let mut create = tools.img.create(folder.path(name)).format(format);
+            if backing {
+                create = create.backing("base", bottom);
+            }
+            create.size(plan.0 * 512).run_blocking().unwrap();
+            qemu_writes(name, format, plan);
+        };
+        let spec = |name: &str| ImageSpec::file(folder.path(name)).format("qcow2");
+        let is_clean = |name: &str| {
+            let check = tools.img.check(&spec(name)).run_blocking().unwrap();
+            check.clean().unwrap();
+        };
+        match bottom {
+            "qcow2" => {
+                build("base", &base, false);
+                is_clean("base");
+            }
+            raw => qemu_makes("base", raw, &base, false),
+        }
+        build("ours", &top, true);
+        qemu_makes("theirs", "qcow2", &top, true);
+        is_clean("ours");
+        // Where QEMU sees that a cluster it writes zeroes into has nothing else, it writes none.
+        let present = |name: &str| {
+            let layer = Image::open(folder.path(name)).unwrap().layer();
+            layer.unwrap().unwrap().present
+        };
+        prop_assert_eq!(present("ours"), present("theirs"));
+        let contents = |name: &str| Image::open(folder.path(name)).unwrap().contents().unwrap();
+        prop_assert_eq!(contents("ours"), contents("theirs"));
+        // QEMU goes on with it: data in clusters that are not there yet, or that are shared by nobody.
+        qemu_writes("ours", "qcow2", &(top.0, vec![(0, 3, 7), (300, 900, 9)]));
+        is_clean("ours");
+    });
+}
+
+#[test]
+fn an_image_that_cannot_be_made_here_is_refused_and_nothing_is_there() {
+    let folder = Folder::new();
+    let path = folder.path("image");
+    let long = "x".repeat(1024);
+    for (image, why) in [
+        (Builder::new(513), "multiple of 512"),
+        (Builder::new(1 << 62), "too large"),
+        (Builder::new(MIB).fill(0..MIB + 512, 1), "behind its end"),
+        (Builder::new(1 << 40).fill(0..1 << 30, 0), "256 MiB"),
+        (
+            Builder::new(MIB).backing(long, "raw"),
+            "name of the backing",
+        ),
+    ] {
+        let error = image.create(&path).unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+        assert!(!std::fs::exists(&path).unwrap());
+    }
+    // What it has to have of this one is not known here.
+    let image = Builder::new(MIB).backing("nbd:base", "raw").fill(0..512, 1);
+    let error = image.create(&path).unwrap_err();
+    assert!(error.to_string().contains("not read here"), "{error}");
+    // That of this one is not needed.
+    let image = Builder::new(MIB).backing("nbd:base", "raw").fill(0..MIB, 1);
+    image.create(&path).unwrap();
+}
+
+/// Where one refcount block is not enough, and one cluster for the L1 table.
+#[test]
+fn tables_that_take_more_than_one_cluster_are_consistent() {
+    for tools in all_tools() {
+        let folder = Folder::new();
+        let path = folder.path("image");
+        let far = (8 << 40) - 512;
+        let image = Builder::new(8 << 40)
+            .fill(far..far + 512, 1)
+            .fill(0..MIB, 2);
+        image.create(&path).unwrap();
+        let image = ImageSpec::file(&path).format("qcow2");
+        let check = tools.img.check(&image).run_blocking().unwrap();
+        check.clean().unwrap();
+        let io = tools.io.open(&image);
+        let read = IoCommand::read(far, 512).pattern(1);
+        io.commands([read]).run_blocking().unwrap();
+    }
+}
+
+/// Damage anywhere in the tables of an image is found where qemu-img finds it, and nowhere else.
+#[test]
+fn what_is_wrong_with_the_tables_is_what_qemu_finds() {
+    let all = all_tools();
+    let one_of = 0..all.len().max(1);
+    // The refcounts, the L1 table, the L2 table.
+    let place = prop_oneof![
+        (1..4_u64, 0..8_u64, Just(0)).prop_map(|(cluster, byte, _)| (cluster << 16) + byte),
+        (0..10_u64).prop_map(|count| (2 << 16) + count * 2 + 1),
+        (0..128_u64).prop_map(|byte| (4 << 16) + byte),
+    ];
+    let byte = prop_oneof![Just(0), Just(1), Just(2), 0..=255_u8];
+    let found = [const { Cell::new(0) }; 3];
+    let count = |kind: usize| found[kind].set(found[kind].get() + 1);
+    proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) }, |(
+        number in one_of, place in place, byte in byte
+    )| {
+        let Some(tools) = all.get(number) else { return Ok(()) };
+        let folder = Folder::new();
+        let path = folder.path("image");
+        let image = Builder::new(MIB).fill(0..1024, 1).fill(64 << 10..128 << 10, 0).fill(MIB / 2..MIB - 512, 2);
+        image.create(&path).unwrap();
+        poke(&path, place, &[byte]).unwrap();
+        let ours = Image::open(&path).and_then(|image| image.problems());
+        let check = tools.img.check(ImageSpec::file(&path).format("qcow2"));
+        let theirs = check.run_blocking().is_ok_and(|it| it.clean().is_ok());
+        count(usize::from(theirs));
+        match ours {
+            Ok(Some(problems)) => prop_assert_eq!(problems.is_empty(), theirs, "{:?}", problems),
+            // Not looked at here, or not to be read.
+            Ok(None) | Err(_) => count(2),
+        }
+    });
+    if !all.is_empty() {
+        let [bad, good, unseen] = found.map(Cell::into_inner);
+        assert!(bad > 30 && good > 5 && unseen < 60, "{bad} {good} {unseen}");
+    }
 }
