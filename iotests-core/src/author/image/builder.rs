@@ -10,12 +10,13 @@ use std::sync::Arc;
 use imgtools::image::FileName;
 use imgtools::img::{Call, Create};
 use imgtools::probe::NO_CPU_TIME;
-use imgtools::{luks, raw};
+use imgtools::{luks, qcow2, raw};
 
 use super::handle::{Image, Inner, KEY, KEY_ID};
 use crate::author::action::Action;
 use crate::author::content::Content;
 use crate::author::failure::{CaseResult, Failure};
+use crate::author::files::TestFile;
 use crate::author::serve::Served;
 use crate::author::shared::Shared;
 use crate::author::storage::Storage;
@@ -196,97 +197,148 @@ impl ImageBuilder {
         })
     }
 
-    async fn make(self) -> CaseResult<Image> {
-        let ImageBuilder {
-            shared,
-            name,
-            format,
-            protocol,
-            backing,
-            content,
-            ..
-        } = self;
-        self.unusable?;
+    async fn make(mut self) -> CaseResult<Image> {
+        std::mem::replace(&mut self.unusable, Ok(()))?;
+        let shared = &self.shared;
         let file = match &self.folder {
-            None => shared.directories.file(&name)?,
-            Some(folder) => shared.directories.file_in(folder, &name)?,
+            None => shared.directories.file(&self.name)?,
+            Some(folder) => shared.directories.file_in(folder, &self.name)?,
         };
-        let encrypted = self.encrypted || format == Format::Luks;
+        let encrypted = self.encrypted || self.format == Format::Luks;
         if encrypted && let Err(skip) = shared.check(&Requirement::Luks)? {
             return Err(Failure::skip(skip));
         }
-        let of_the_run: &[String] = match format == shared.spec.format {
-            true => &shared.spec.imgopts,
-            false => &[],
-        };
-        let options = creation_options(format, self.encrypted, of_the_run, self.options);
-        let mut call = shared.img()?.create(Path::new(file.as_str()));
-        call = call.format(format.name());
-        if encrypted {
-            call = call.object(&shared.key()?);
-        }
-        for (name, value) in &options {
-            call = call.option(name, value);
-        }
-        if let Some(base) = &backing {
-            let recorded = self
-                .recorded
-                .map_or_else(|| base.file_name(), FileName::from);
-            call = call.backing(recorded, base.format().name());
-        }
-        if let Some(size) = self.size {
-            call = call.size(size);
-        }
-        let plain = format == Format::Raw && options.is_empty() && backing.is_none();
-        match self.size {
-            // Nothing is in it but its size, which is in whole sectors.
-            Some(size) if plain && size % raw::SECTOR == 0 => raw::create_sparse(&*file, size)?,
-            Some(size) if !self.keys.is_empty() => {
-                create_with_keys(&file, format, size, &self.keys)?
-            }
-            _ => create(call).await?,
-        }
-        let size = match (self.size, &backing) {
+        let size = match (self.size, &self.backing) {
             (Some(size), _) => size,
-            (None, Some(base)) => base.0.size,
+            (None, Some(base)) => base.size_as_backing()?,
             (None, None) => {
                 return Err(Failure::new(format!(
                     "{file} has no size and no backing image"
                 )));
             }
         };
-        if protocol == Protocol::Nbd && format == Format::Qcow2 {
+        let (numbered, content) = self.contents(size);
+        let is_written = self.create_here(&file, size, &content)?;
+        if is_written.is_none() {
+            self.create_by_qemu(&file).await?;
+        }
+        if self.protocol == Protocol::Nbd && self.format == Format::Qcow2 {
             // An export cannot grow, and what lies behind its clusters is nothing to qcow2.
             let file = OpenOptions::new().write(true).open(&*file)?;
             file.set_len(file.metadata()?.len().max(room_for(size)))?;
         }
-        let served = Served::new(&shared, protocol, &file, &name).await?;
-        let encrypted = encrypted.then_some(format);
+        let served = Served::new(shared, self.protocol, &file, &self.name).await?;
         let image = Image(Arc::new(Inner {
-            shared,
-            name,
-            format,
+            shared: self.shared,
+            name: self.name,
+            format: self.format,
             size,
-            encrypted,
+            encrypted: encrypted.then_some(self.format),
             read_only: false,
             served,
             file,
-            backing,
+            backing: self.backing,
         }));
+        if numbered {
+            image.write_markers().await?;
+        }
+        if is_written != Some(true) {
+            image.write_all(content).await?;
+        }
+        Ok(image)
+    }
+
+    /// Whether its sectors are to be numbered first, and all else that is to be written.
+    fn contents(&self, size: u64) -> (bool, Content) {
+        let mut numbered = false;
         let mut writes = Content::nothing();
-        for content in content {
+        for content in &self.content {
             match content {
-                Written::Fill(byte) => writes = writes.written(byte, 0..image.0.size),
+                Written::Fill(byte) => writes = writes.written(*byte, 0..size),
                 Written::Content(content) => writes = content.over(&writes),
-                Written::Markers => {
-                    // In the order of the calls: what was asked for before lies below.
-                    image.write_all(std::mem::take(&mut writes)).await?;
-                    image.write_markers().await?;
-                }
+                // Over all that was written before.
+                Written::Markers => (numbered, writes) = (true, Content::nothing()),
             }
         }
-        image.write_all(writes).await?;
-        Ok(image)
+        (numbered, writes)
+    }
+
+    /// The options to make it with.
+    fn creation_options(&self) -> Vec<(String, String)> {
+        let spec = &self.shared.spec;
+        let of_the_run: &[String] = match self.format == spec.format {
+            true => &spec.imgopts,
+            false => &[],
+        };
+        creation_options(
+            self.format,
+            self.encrypted,
+            of_the_run,
+            self.options.clone(),
+        )
+    }
+
+    /// Makes it without a process of qemu-img, and of qemu-io, which cost more than most of what a case
+    /// is about: where there is nothing special about it. Says whether its content is in it; `None` if
+    /// nothing was made.
+    fn create_here(&self, path: &Path, size: u64, content: &Content) -> CaseResult<Option<bool>> {
+        if !self.keys.is_empty() && self.size.is_some() {
+            create_with_keys(path, self.format, size, &self.keys)?;
+            return Ok(Some(false));
+        }
+        if !self.creation_options().is_empty() {
+            return Ok(None);
+        }
+        match self.format {
+            // Nothing is in it but its size, which is in whole sectors.
+            Format::Raw if self.backing.is_none() && size.is_multiple_of(raw::SECTOR) => {
+                raw::create_sparse(path, size)?;
+                Ok(Some(false))
+            }
+            Format::Qcow2 => {
+                let mut image = qcow2::Builder::new(size);
+                if let Some(base) = &self.backing {
+                    let recorded = self.recorded_backing(base);
+                    let Some(recorded) = recorded.as_os_str().to_str() else {
+                        return Ok(None);
+                    };
+                    image = image.backing(recorded, base.format().name());
+                }
+                for (byte, range) in content.to_write() {
+                    image = image.fill(range, byte);
+                }
+                match image.create(path) {
+                    Ok(()) => Ok(Some(true)),
+                    Err(qcow2::Qcow2Error::Unmakeable { .. }) => Ok(None),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn recorded_backing(&self, base: &Image) -> FileName {
+        let recorded = self.recorded.as_deref().map(FileName::from);
+        recorded.unwrap_or_else(|| base.file_name())
+    }
+
+    async fn create_by_qemu(&self, file: &TestFile) -> CaseResult {
+        let shared = &self.shared;
+        let mut call = shared.img()?.create(Path::new(file.as_str()));
+        call = call.format(self.format.name());
+        if self.encrypted || self.format == Format::Luks {
+            call = call.object(&shared.key()?);
+        }
+        for (name, value) in self.creation_options() {
+            call = call.option(&name, value);
+        }
+        if let Some(base) = &self.backing {
+            call = call.backing(self.recorded_backing(base), base.format().name());
+        }
+        if let Some(size) = self.size {
+            call = call.size(size);
+        }
+        create(call).await
     }
 }
 

@@ -102,6 +102,18 @@ impl Image {
         plain.then_some(&*self.0.file)
     }
 
+    /// How large its overlay is by default: as large as it is now, where that is read here.
+    pub(super) fn size_as_backing(&self) -> CaseResult<u64> {
+        let size = match (self.raw_file(), self.qcow2_file()) {
+            (Some(path), _) => std::fs::metadata(path)
+                .context(format!("looking at {self}"))?
+                .len(),
+            (None, Some(path)) => qcow2::Image::open(path)?.header().size,
+            (None, None) => self.0.size,
+        };
+        Ok(size.next_multiple_of(imgtools::raw::SECTOR))
+    }
+
     /// What this layer holds by itself. Nobody may have the image open for writing.
     #[track_caller]
     pub fn own_layer(&self) -> Action<'_, Layer> {
