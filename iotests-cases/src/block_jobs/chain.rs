@@ -47,17 +47,17 @@ impl Chain {
 
     /// Makes the images with other contents.
     pub(super) async fn with(t: &Test, size: u64, contents: [Content; 3]) -> CaseResult<Chain> {
-        let base = t.image("base").format(RAW).size(size).create().await?;
-        let mid = t.image("mid").backing(&base).create().await?;
-        let top = t.image("top").backing(&mid).create().await?;
-        Chain::of([base, mid, top], contents).await
+        let [of_base, of_mid, of_top] = &contents;
+        let base = t.image("base").format(RAW).size(size).content(of_base);
+        let base = base.create().await?;
+        let mid = t.image("mid").backing(&base).content(of_mid);
+        let mid = mid.create().await?;
+        let top = t.image("top").backing(&mid).content(of_top);
+        Chain::of([base, mid, top.create().await?], contents).await
     }
 
-    /// Puts data into images that are there.
+    /// Of images that hold this.
     pub(super) async fn of(images: [Image; 3], contents: [Content; 3]) -> CaseResult<Chain> {
-        for (image, content) in images.iter().zip(&contents) {
-            image.write_all(content).await?;
-        }
         let [base, mid, top] = images;
         let files = [base.file_bytes()?, mid.file_bytes()?, top.file_bytes()?];
         let size = base.size().await?;

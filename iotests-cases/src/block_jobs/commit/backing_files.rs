@@ -10,26 +10,15 @@ use super::refused::{MID_TO_MID, REVERSED, UNKNOWN_BASE, UNKNOWN_DEVICE, UNKNOWN
 
 /// A chain in three folders, each overlay naming its backing file from its own folder.
 async fn relative_chain(t: &Test) -> CaseResult<Chain> {
-    let base = t
-        .image("base")
-        .folder("dir1")
-        .format(RAW)
-        .size(2 * MIB)
-        .create()
-        .await?;
-    let mid = t
-        .image("mid")
-        .folder("dir2")
-        .backing_as(&base, RELATIVE[0])
-        .create()
-        .await?;
-    let top = t
-        .image("top")
-        .folder("dir2/dir3")
-        .backing_as(&mid, RELATIVE[1])
-        .create()
-        .await?;
-    Chain::of([base, mid, top], Chain::contents(2 * MIB)).await
+    let contents = Chain::contents(2 * MIB);
+    let [of_base, of_mid, of_top] = &contents;
+    let base = t.image("base").folder("dir1").format(RAW).size(2 * MIB);
+    let base = base.content(of_base).create().await?;
+    let mid = t.image("mid").folder("dir2").backing_as(&base, RELATIVE[0]);
+    let mid = mid.content(of_mid).create().await?;
+    let top = t.image("top").folder("dir2/dir3");
+    let top = top.backing_as(&mid, RELATIVE[1]).content(of_top);
+    Chain::of([base, mid, top.create().await?], contents).await
 }
 
 /// The names of base and mid, as the overlays know them.
@@ -134,10 +123,10 @@ async fn are_refused_by_relative_names(t: &mut Test, refusal: &Refusal) -> CaseR
 async fn are_renamed_in_a_read_only_overlay(t: &mut Test) -> CaseResult {
     let below = Content::nothing().numbered(0x20, clusters(0..16));
     let data = Content::nothing().numbered(0x60, clusters(0..2));
-    let img0 = t.image("img0").format(RAW).size(MIB).create().await?;
-    img0.write_all(&below).await?;
-    let img1 = t.image("img1").backing(&img0).create().await?;
-    img1.write_all(&data).await?;
+    let img0 = t.image("img0").format(RAW).size(MIB).content(&below);
+    let img0 = img0.create().await?;
+    let img1 = t.image("img1").backing(&img0).content(&data);
+    let img1 = img1.create().await?;
     let img2 = t.image("img2").backing(&img1).create().await?;
     let img3 = t.image("img3").backing(&img2).create().await?;
     let vm = t.host().disk(&img3).launch().await?;
@@ -244,12 +233,10 @@ async fn may_be_overridden(t: &mut Test, in_use: &bool) -> CaseResult {
         content(0x40, 0..8),
         content(0x60, 4..12),
     ];
-    let recorded = t.image("recorded").size(MIB).create().await?;
-    let other = t.image("other").size(MIB).create().await?;
-    let top = t.image("top").backing(&recorded).create().await?;
-    for (image, content) in [&recorded, &other, &top].into_iter().zip(&contents) {
-        image.write_all(content).await?;
-    }
+    let image = |name, number: usize| t.image(name).size(MIB).content(&contents[number]);
+    let recorded = image("recorded", 0).create().await?;
+    let other = image("other", 1).create().await?;
+    let top = image("top", 2).backing(&recorded).create().await?;
     let node = top.node().backing(&other);
     let vm = t.host().blockdev(node).launch().await?;
 

@@ -16,14 +16,9 @@ impl Filtered {
         let ranges = [(0x20, 0..12), (0x50, 4..16), (0x80, 10..22), (0xb0, 16..32)];
         let (mut images, mut contents) = (Vec::new(), Vec::new());
         for (number, (first, range)) in ranges.into_iter().enumerate() {
-            let image = t
-                .image(&format!("cow-{number}"))
-                .size(2 * MIB)
-                .create()
-                .await?;
             let content = Content::nothing().numbered(first, clusters(range));
-            image.write_all(&content).await?;
-            images.push(image);
+            let image = t.image(&format!("cow-{number}")).size(2 * MIB);
+            images.push(image.content(&content).create().await?);
             contents.push(content);
         }
         Ok(Filtered { images, contents })

@@ -30,11 +30,14 @@ rows! {
 #[case(needs = [Driver("throttle")], rows = STREAMS)]
 async fn between_the_layers_go(t: &mut Test, row: &Stream) -> CaseResult {
     // A recorded backing file could not be replaced by a filter.
-    let image = |name| t.image(name).size(2 * MIB);
-    let images = [image("base").format(RAW), image("mid"), image("top")];
-    let [base, mid, top] = images.map(|image| async { image.create().await });
-    let images = [base.await?, mid.await?, top.await?];
-    let chain = Chain::of(images, Chain::contents(2 * MIB)).await?;
+    let contents = Chain::contents(2 * MIB);
+    let image = |name, number: usize| t.image(name).size(2 * MIB).content(&contents[number]);
+    let base = image("base", 0).format(RAW).create().await?;
+    let (mid, top) = (
+        image("mid", 1).create().await?,
+        image("top", 2).create().await?,
+    );
+    let chain = Chain::of([base, mid, top], contents).await?;
     let filter = |name: &str, file: Node| Node::throttle("group", file).node_name(name);
     let base = filter("base-filter", chain.base.node());
     let mid = filter("mid-filter", chain.mid.node().backing(base));
