@@ -6,10 +6,10 @@ use std::time::Duration;
 use nbd::client::{BlockSizes, Handle, HandleError, Reconnect};
 use nbd::proto::CommandType;
 use nbd::server::backend::MemoryBackend;
-use nbd::server::{Action, Event, Export, FaultPlan, On, Rule, Server};
+use nbd::server::{Action, Entry, Event, Export, FaultPlan, On, Rule, Server};
 use nbd::{Client, Uri};
 
-use crate::support::{MIB, block_on, short_dir};
+use crate::support::{MIB, block_on, on_one_thread, short_dir};
 
 /// More than any machine needs.
 const LONG: Duration = Duration::from_secs(60);
@@ -160,6 +160,35 @@ fn copies_keep_content_and_holes_both_ways() {
             matches!(missing, Err(HandleError::File { .. })),
             "{missing:?}"
         );
+        server.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn a_copy_that_is_dropped_sends_no_further_request() {
+    // One thread: nothing is about to be sent when the copy is dropped.
+    on_one_thread(async {
+        let dir = short_dir();
+        let content = pattern(64 * MIB);
+        let export = Export::new(MemoryBackend::with_content(&content));
+        let server = Server::builder().export(export).listen_tcp().unwrap();
+        let disk = open(&server.uri().unwrap(), 1, Reconnect::Never).await;
+        let begun = tokio::sync::Notify::new();
+        tokio::select! {
+            biased;
+            () = begun.notified() => {}
+            done = disk.copy_to_file(dir.path().join("to"), |_, _| begun.notify_one()) => {
+                panic!("{done:?}")
+            }
+        }
+        let read = |e: &Entry| matches!(e.event, Event::Request { command, .. } if command == CommandType::READ);
+        // What was sent before the flush is in the journal after it.
+        disk.flush().await.unwrap();
+        let sent = server.journal().count(read);
+        assert!((1..40).contains(&sent), "{sent} of 64");
+        disk.flush().await.unwrap();
+        assert_eq!(server.journal().count(read), sent);
+        disk.disconnect().await;
         server.finish().await.unwrap();
     });
 }
