@@ -646,7 +646,7 @@ fn what_is_made_here_is_as_if_qemu_had_made_it() {
         };
         let spec = |name: &str| ImageSpec::file(folder.path(name)).format("qcow2");
         let is_clean = |name: &str| {
-            let check = tools.img.check(&spec(name)).run_blocking().unwrap();
+            let check = tools.img.check(spec(name)).run_blocking().unwrap();
             check.clean().unwrap();
         };
         match bottom {
