@@ -20,12 +20,15 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::net::ToSocketAddrs;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error::{ConnectError, Error};
 use crate::{Closed, Command, Event, Greeting, Matcher, Options, RecvError};
 
 /// A session with one monitor. Must not be used inside an async runtime.
+///
+/// Dropping it ends the session, also for clones of [`Client::as_async`]. The rest of a line that
+/// was begun is written before.
 #[derive(Debug)]
 pub struct Client {
     // Dropped first, so that the session ends before its runtime.
@@ -66,6 +69,18 @@ impl Drop for Background {
     }
 }
 
+impl Drop for Client {
+    fn drop(&mut self) {
+        let shared = self.client.shared();
+        shared.close(Closed::Local);
+        // With the runtime goes the driver, which may have a line to finish. Inside of a runtime no
+        // thread may wait.
+        if Handle::try_current().is_err() {
+            self.runtime.block_on(shared.driver_gone());
+        }
+    }
+}
+
 impl Client {
     fn start(
         connect: impl Future<Output = Result<crate::Client, ConnectError>>,
@@ -87,7 +102,7 @@ impl Client {
         Self::start(crate::Client::connect_unix(path, options))
     }
 
-    /// Connects over TCP.
+    /// Connects over TCP, to an address or a name, each with its port.
     ///
     /// # Errors
     /// As [`crate::Client::connect_tcp`].

@@ -157,13 +157,14 @@ impl Error {
         }
     }
 
-    /// Whether the peer has left.
+    /// Whether the peer has left after it was sent the command.
     #[cfg(feature = "client")]
-    pub(crate) fn is_end_of_stream(&self) -> bool {
+    pub(crate) fn is_farewell(&self) -> bool {
         matches!(
             self,
             Self::Closed {
                 cause: Closed::Eof | Closed::Cut(_) | Closed::Io(_),
+                sent: true,
                 ..
             }
         )

@@ -72,7 +72,8 @@
 //!    [`Call`], which is sent when it is awaited; a deadline, a descriptor or out-of-band execution
 //!    are set on it before.
 //! 3. For events, [`Call::and_event`] for the one that the command causes, and
-//!    [`Client::subscribe`] for all that match.
+//!    [`Client::subscribe`] for all that match. Their data have types as well
+//!    ([`types::EventData`], [`types::TypedEvent`]).
 //! 4. [`Client::job`] for block jobs and everything else that `query-jobs` lists.
 //! 5. [`Client::quit`], and [`Error`], whose [`report`](Error::report) is what a person should read.
 //!

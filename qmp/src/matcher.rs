@@ -22,7 +22,7 @@ type Condition = Arc<dyn Fn(&Event) -> bool + Send + Sync>;
 /// ```
 #[derive(Clone, Default)]
 pub struct Matcher {
-    names: Vec<String>,
+    names: Option<Vec<String>>,
     data: Option<Value>,
     condition: Option<Condition>,
 }
@@ -36,15 +36,15 @@ impl Matcher {
     /// Matches events of this name.
     pub fn event(name: impl Into<String>) -> Self {
         Self {
-            names: vec![name.into()],
+            names: Some(vec![name.into()]),
             ..Self::default()
         }
     }
 
-    /// Matches events that have one of these names.
+    /// Matches events that have one of these names: none if there are no names.
     pub fn one_of<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
         Self {
-            names: names.into_iter().map(Into::into).collect(),
+            names: Some(names.into_iter().map(Into::into).collect()),
             ..Self::default()
         }
     }
@@ -68,7 +68,8 @@ impl Matcher {
 
     /// Whether this describes `event`.
     pub fn matches(&self, event: &Event) -> bool {
-        (self.names.is_empty() || self.names.contains(&event.name))
+        let names = self.names.as_ref();
+        names.is_none_or(|names| names.contains(&event.name))
             && self.data.as_ref().is_none_or(|pattern| match pattern {
                 Value::Object(members) => contains_members(&event.data, members),
                 Value::Null => true,
@@ -101,10 +102,10 @@ impl fmt::Debug for Matcher {
 
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.names.is_empty() {
-            f.write_str("any event")?;
-        } else {
-            f.write_str(&self.names.join(" or "))?;
+        match self.names.as_deref() {
+            None => f.write_str("any event")?,
+            Some([]) => f.write_str("no event")?,
+            Some(names) => f.write_str(&names.join(" or "))?,
         }
         if let Some(data) = &self.data {
             write!(f, " with {data}")?;

@@ -13,10 +13,10 @@ use std::path::Path;
 #[cfg(target_os = "linux")]
 use std::path::PathBuf;
 
-/// The longest path that fits a socket address, with its terminating zero.
+/// The longest path that fits a socket address, in bytes without the terminating zero.
 #[cfg(target_os = "linux")]
 pub const MAX_PATH: usize = 107;
-/// The longest path that fits a socket address, with its terminating zero.
+/// The longest path that fits a socket address, in bytes without the terminating zero.
 #[cfg(not(target_os = "linux"))]
 pub const MAX_PATH: usize = 103;
 

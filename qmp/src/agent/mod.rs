@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tokio::time::Instant;
 
 use crate::client::{Call, Client, Options};
 use crate::command::Command;
@@ -137,7 +138,7 @@ impl Exec {
         self
     }
 
-    /// Limits the time until the program ends. Default: none.
+    /// Limits the time in which the program starts and ends. Default: none.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -197,7 +198,7 @@ impl Agent {
         self.client.call(command)
     }
 
-    /// Waits until the agent answers, for instance while the guest reboots.
+    /// Waits until the agent answers, for instance while the guest reboots, however long that takes.
     ///
     /// # Errors
     /// When the session ends.
@@ -214,7 +215,7 @@ impl Agent {
 
     /// Executes a program in the guest, waits for its end and returns what it wrote.
     ///
-    /// Each command that this takes has the session's deadline for calls; the program itself has only
+    /// Each command that this takes has the session's deadline for calls, the whole has
     /// [`Exec::timeout`]. Dropping the future leaves the program running.
     ///
     /// # Errors
@@ -238,11 +239,17 @@ impl Agent {
         if let Some(input) = input {
             command = command.input_data(STANDARD.encode(input));
         }
-        let pid = self.call(command).await?.pid;
+        let begins = Instant::now();
+        let mut start = self.call(command);
+        if let Some(limit) = timeout.into_iter().chain(self.client.deadline()).min() {
+            start = start.deadline(limit);
+        }
+        let pid = start.await?.pid;
         let Some(after) = timeout else {
             return self.wait_exit(pid).await;
         };
-        let ended = tokio::time::timeout(after, self.wait_exit(pid)).await;
+        let left = after.saturating_sub(begins.elapsed());
+        let ended = tokio::time::timeout(left, self.wait_exit(pid)).await;
         ended.unwrap_or(Err(AgentError::Timeout {
             program: path,
             pid,

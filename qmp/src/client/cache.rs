@@ -120,11 +120,17 @@ impl EventCache {
     pub fn take_all(&self, matcher: impl Into<Matcher>) -> Vec<Arc<Event>> {
         let matcher = matcher.into();
         let mut inner = self.store.lock();
-        let (taken, kept): (Vec<_>, Vec<_>) = inner
-            .events
-            .drain(..)
-            .partition(|event| matcher.matches(event));
-        inner.events = kept.into();
+        // First of all, so that a condition that panics takes nothing.
+        let events = inner.events.iter();
+        let matching: Vec<bool> = events.map(|event| matcher.matches(event)).collect();
+        let mut taken = Vec::new();
+        for matches in matching {
+            match inner.events.pop_front() {
+                Some(event) if matches => taken.push(event),
+                Some(event) => inner.events.push_back(event),
+                None => {}
+            }
+        }
         taken
     }
 

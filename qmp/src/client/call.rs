@@ -138,7 +138,16 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
     /// # Errors
     /// As for awaiting the call.
     pub async fn raw(self) -> Result<Box<RawValue>, Error> {
-        self.run(None).await.map(|(returned, _)| returned.raw)
+        self.returned().await.map(|returned| returned.raw)
+    }
+
+    /// Sends the command and waits for its return value, as far as there is one.
+    async fn returned(self) -> Result<Returned, Error> {
+        if self.answers {
+            return self.run(None).await.map(|(returned, _)| returned);
+        }
+        self.unless_refused(SILENCE).await?;
+        Ok(nothing())
     }
 
     /// Sends a command that is answered only when it fails, as `guest-shutdown` and
@@ -146,7 +155,8 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
     /// nothing for this long, or leaves.
     ///
     /// # Errors
-    /// When the peer refuses, or the session had ended before.
+    /// When the peer refuses, or the session ends, or the time is over, before all of the command
+    /// was written.
     pub async fn unless_refused(mut self, silence: Duration) -> Result<(), Error> {
         if let Some(cause) = self.client.closed_cause() {
             return Err(Error::closed(format!("execute {}", self.name), cause));
@@ -156,7 +166,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
         self.deadline = Some(silence);
         match self.run(None).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_end_of_stream() => Ok(()),
+            Err(error) if error.is_farewell() => Ok(()),
             Err(Error::Timeout { .. }) if written.load(Ordering::Relaxed) => Ok(()),
             Err(error) => Err(error),
         }
@@ -260,11 +270,7 @@ impl<R: DeserializeOwned + Send + 'static> IntoFuture for Call<R> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let name = self.name.clone();
-            if !self.answers {
-                self.unless_refused(SILENCE).await?;
-                return decode_return(&name, &nothing());
-            }
-            let (returned, _) = self.run(None).await?;
+            let returned = self.returned().await?;
             decode_return(&name, &returned)
         })
     }

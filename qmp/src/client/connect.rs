@@ -138,7 +138,8 @@ impl Client {
         attempt.handshake(connected).await
     }
 
-    /// Connects over TCP.
+    /// Connects over TCP, to an address or a name, each with its port: a
+    /// [`SocketAddr`](std::net::SocketAddr), or a text such as `"host:4444"`.
     ///
     /// # Errors
     /// When nothing listens there, or the handshake does not succeed in time.

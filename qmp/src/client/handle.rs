@@ -180,14 +180,14 @@ impl Client {
     /// The connection may still be open when this returns; see [`Client::closed`].
     ///
     /// # Errors
-    /// When QEMU refuses, or the session had ended before.
+    /// When QEMU refuses, or the session ends before the command was sent.
     pub async fn quit(&self) -> Result<(), Error> {
         if let Some(cause) = self.closed_cause() {
             return Err(Error::closed("execute quit", cause));
         }
         match self.execute("quit", ()).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_end_of_stream() => Ok(()),
+            Err(error) if error.is_farewell() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -201,7 +201,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Timeout`] when the commands are not answered within this client's deadline; the
-    /// session has ended nevertheless.
+    /// session has ended nevertheless. Without a deadline it waits as long as the session lasts.
     pub async fn close(&self) -> Result<(), Error> {
         let shared = self.shared();
         let done = within(self.deadline, || "finish the commands".to_owned(), async {

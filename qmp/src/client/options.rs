@@ -90,14 +90,16 @@ impl Options {
     /// second, so an agent that starts meanwhile is found, and connecting ends with
     /// [`ConnectError::NoAgent`](crate::ConnectError) at its deadline. One command is sent at a
     /// time, without an id; where a caller has given up waiting, the session synchronizes again
-    /// before the next one. Also raises [`Options::limits`] to [`Limits::AGENT`].
+    /// before the next one. [`Options::limits`] that were not set are [`Limits::AGENT`].
     /// [`Client::greeting`](crate::Client::greeting) then has version 0.0.0; `guest-info` returns
     /// the real one. For commands that answer only when they fail there is
     /// [`Call::unless_refused`](crate::Call::unless_refused).
     #[must_use]
     pub fn guest_agent(mut self) -> Self {
         self.config.agent = true;
-        self.config.limits = Limits::AGENT;
+        if self.config.limits == Limits::QEMU {
+            self.config.limits = Limits::AGENT;
+        }
         self
     }
 

@@ -41,11 +41,16 @@ impl Socket {
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
+        // Not for the children of a test, which would keep it open. Some systems have no such flag.
+        #[cfg(not(target_vendor = "apple"))]
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        #[cfg(target_vendor = "apple")]
+        let flags = RecvFlags::empty();
         let got = recvmsg(
             self.stream.as_fd(),
             &mut [IoSliceMut::new(bytes)],
             &mut control,
-            RecvFlags::empty(),
+            flags,
         )?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(mut fds) = message

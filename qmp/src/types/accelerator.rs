@@ -54,7 +54,7 @@ impl Serialize for KvmInfo {
     }
 }
 
-/// Command [`query-kvm`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#command-QMP-accelerator.query-kvm).
+/// Command [`query-kvm`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#command-QMP-accelerator.query-kvm): deprecated.
 #[derive(Clone, Debug, PartialEq, Default)]
 #[non_exhaustive]
 pub struct QueryKvm {
@@ -97,6 +97,7 @@ impl QueryKvm {
 impl Command for QueryKvm {
     const NAME: &'static str = "query-kvm";
     type Return = KvmInfo;
+    const DEPRECATED: bool = true;
 }
 
 /// Command [`x-accel-stats`](https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html#command-QMP-accelerator.x-accel-stats): since 10.1; unstable.

@@ -3,8 +3,8 @@
 //!
 //! Nothing here is closed: enumerations keep values that they do not know (`Other`), objects keep
 //! members that they do not know (`extra`), unions keep variants that they do not know (`Other`),
-//! and any member can be added with `set`. So one build of this crate works with QEMU versions
-//! before and after those.
+//! and any member can be added with `set`, to a union through the object of its variant. So one
+//! build of this crate works with QEMU versions before and after those.
 //!
 //! Names are QAPI's in Rust's spelling. A member called `type` in QAPI is called `kind` here; a
 //! command or event whose name a type has already ends in `Command` or `Event`. What a value must

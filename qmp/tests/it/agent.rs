@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use qmp::agent::types::GuestShutdown;
 use qmp::agent::{Agent, AgentError, Exec};
+use qmp::frame::Limits;
 use qmp::mock::{Answer, Control, Monitor};
 use qmp::session::{CallId, Config, Discarded, Notice, Request, Session};
 use qmp::{Client, ConnectError, Options};
@@ -351,8 +352,12 @@ async fn a_command_that_is_answered_only_when_it_fails_succeeds_in_silence() {
 
     let (client, control) = connect(echo()).await;
     let shutdown = client.execute("never", ()).unless_refused(LONG);
-    control.close();
-    shutdown.await.unwrap();
+    let leave = async {
+        control.next_request().await.unwrap();
+        control.close();
+    };
+    let (shutdown, ()) = tokio::join!(shutdown, leave);
+    shutdown.unwrap();
     client.closed().await;
     let late = client.execute("never", ()).unless_refused(LONG).await;
     assert!(late.unwrap_err().is_closed(), "nothing was sent");
@@ -378,7 +383,11 @@ async fn a_typed_command_without_an_answer_is_known_to_be_one() {
     let shutdown =
         |answer: fn() -> Answer| Monitor::agent().on("guest-shutdown", move |_| answer());
     let (client, _control) = agent(shutdown(Answer::silence)).await;
-    Agent::new(client).call(GuestShutdown::new()).await.unwrap();
+    let agent_of_guest = Agent::new(client);
+    agent_of_guest.call(GuestShutdown::new()).await.unwrap();
+    let raw = agent_of_guest.call(GuestShutdown::new()).raw();
+    let raw = tokio::time::timeout(Duration::from_secs(60), raw).await;
+    assert_eq!(raw.expect("an end").unwrap().get(), "{}");
     let (client, _control) = agent(shutdown(|| Answer::error("busy"))).await;
     let error = Agent::new(client)
         .call(GuestShutdown::new())
@@ -404,6 +413,17 @@ async fn a_command_that_is_not_all_written_has_not_succeeded_in_silence() {
     control.unblock();
     first.await.unwrap().unwrap();
     client.execute("echo", ()).await.unwrap();
+}
+
+/// A guest is not trusted: its host says how much it may say at once.
+#[tokio::test]
+async fn limits_that_were_set_hold_for_an_agent_too() {
+    let monitor = Monitor::agent().on("guest-info", |_| Answer::value(json!("x".repeat(5000))));
+    let limits = Limits::default().with_message(1000);
+    let options = Options::default().limits(limits).guest_agent();
+    let (client, _control) = connect_with(monitor, options).await;
+    let error = client.execute("guest-info", ()).await.unwrap_err();
+    assert!(error.report().to_string().contains("1000 bytes"), "{error}");
 }
 
 /// A guest with one file, whose agent takes at most `most` bytes with a command.
@@ -554,6 +574,16 @@ async fn a_program_that_fails_is_told_from_one_that_does_not_end_or_cannot_be_un
     assert_eq!(
         error.to_string(),
         "failed to see the end of sleep in the guest (pid 7) within 5s"
+    );
+
+    // An agent that hangs in the start.
+    let (client, _control) = agent(Monitor::agent().on("guest-exec", |_| Answer::silence())).await;
+    let exec = Exec::new("sleep").timeout(Duration::from_secs(5));
+    let end = Agent::new(client);
+    let end = tokio::time::timeout(Duration::from_secs(60), end.exec(exec)).await;
+    assert_eq!(
+        end.expect("an end").unwrap_err().to_string(),
+        "failed to execute guest-exec within 5s"
     );
 
     let garbled = json!({"exited": true, "exitcode": 0, "out-data": "*"});

@@ -409,6 +409,33 @@ async fn quit_is_well_with_a_reply_or_an_end_or_both() {
     );
 }
 
+/// Both wait behind a command that is not answered, and the peer leaves.
+#[tokio::test]
+async fn a_command_that_ends_the_peer_has_not_succeeded_if_it_was_never_sent() {
+    const LONG: Duration = Duration::from_secs(60);
+    let options = Options::default().in_band_limit(1);
+    let (client, control) = connect_with(echo(), options).await;
+    let first = client.execute("never", ());
+    let quit = async {
+        control.next_request().await.unwrap();
+        let ends = async {
+            while client.outstanding() != (1, 2) {
+                tokio::task::yield_now().await;
+            }
+            control.close();
+        };
+        let silent = client.execute("never", ()).unless_refused(LONG);
+        tokio::join!(client.quit(), silent, ends)
+    };
+    let (first, (quit, silent, ())) = tokio::join!(first.into_future(), quit);
+    for (result, was_sent) in [(first.map(drop), true), (quit, false), (silent, false)] {
+        let Err(Error::Closed { sent, .. }) = result else {
+            panic!("{result:?}")
+        };
+        assert_eq!(sent, was_sent);
+    }
+}
+
 #[tokio::test]
 async fn an_oob_command_passes_a_thousand_that_wait() {
     let monitor = echo().on("yank", |_| Answer::empty()).allow_oob("yank");

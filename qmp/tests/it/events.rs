@@ -204,6 +204,10 @@ async fn the_cache_gives_events_by_description_and_keeps_the_others() {
     assert_eq!(found.text("id"), Some("x"));
     let found = kept.wait(Matcher::any().data(json!({"id": "y"}))).await;
     assert_eq!(found.unwrap().name, "A");
+    // A condition that panics takes nothing.
+    let faulty = Matcher::any().when(|event| event.name != "N" || panic!("its own fault"));
+    let faulty = std::panic::AssertUnwindSafe(|| kept.take_all(faulty));
+    assert!(std::panic::catch_unwind(faulty).is_err());
     assert_eq!(kept.take_all("N").len(), 2);
     let rest = kept.take_all(Matcher::any());
     assert_eq!((rest.len(), rest[0].name.as_str()), (1, "B"));

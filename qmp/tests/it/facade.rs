@@ -10,6 +10,7 @@ use qmp::{Client, Options, blocking};
 use serde_json::json;
 
 use crate::calls::{self, cache, connect_with, echo};
+use crate::peer::{GREETING, reply};
 use crate::qemu::{self, Qemu};
 
 #[test]
@@ -43,6 +44,49 @@ fn the_blocking_client_works_without_a_runtime_and_reads_while_the_program_does_
                 .any(|event| event.text("status") == Some("concluded"))
         );
     }
+}
+
+#[test]
+fn a_blocking_client_that_is_dropped_inside_a_line_leaves_all_of_it() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    const LONG: usize = 4 << 20;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (begins, line_begins) = tokio::sync::oneshot::channel();
+    let (leaves, client_leaves) = std::sync::mpsc::channel::<Client>();
+    let peer = std::thread::spawn(move || {
+        let mut writer = theirs.try_clone().unwrap();
+        let mut reader = BufReader::new(theirs);
+        writer.write_all(GREETING.as_bytes()).unwrap();
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let negotiated = reply(&serde_json::from_str(&line).unwrap());
+        writer.write_all(negotiated.as_bytes()).unwrap();
+        reader.read_exact(&mut [0; 10]).unwrap();
+        begins.send(()).unwrap();
+        // It takes no more until the session has ended.
+        let client = client_leaves.recv().unwrap();
+        while client.closed_cause().is_none() {
+            std::thread::yield_now();
+        }
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    let client = blocking::Client::from_fd(ours, Options::default()).unwrap();
+    let call = client.as_async();
+    let call = call.execute("echo", json!({"text": "x".repeat(LONG)}));
+    let given_up = client.wait(async {
+        tokio::select! {
+            result = call.into_future() => panic!("{result:?}"),
+            begun = line_begins => begun.unwrap(),
+        }
+        Ok(())
+    });
+    given_up.unwrap();
+    leaves.send(client.as_async().clone()).unwrap();
+    drop(client);
+    let rest = peer.join().unwrap();
+    assert!(rest.len() > LONG && rest.ends_with("}\n"), "{}", rest.len());
 }
 
 fn recording() -> (Options, Arc<Mutex<Vec<Entry>>>) {

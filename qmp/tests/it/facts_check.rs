@@ -132,12 +132,28 @@ impl<'a> Check<'a> {
                 self.report(name, "returns something in the schema alone");
             }
         }
+        self.features(name, &definition.features, entity);
         let Some(arguments) = self.entities.get(text(entity, "arg-type")).copied() else {
             return self.report(name, "has no arguments in the schema");
         };
         match self.facts.find(&definition.base) {
             Some(data) => self.object(name, data, arguments),
             None => self.members(name, &definition.members, arguments, &[]),
+        }
+    }
+
+    /// The facts have the features of the newest version that they know.
+    fn features(&mut self, place: &str, known: &[String], entity: &Value) {
+        if !self.certain || self.facts.versions.last() != Some(&self.release) {
+            return;
+        }
+        for feature in ["deprecated", "unstable"] {
+            let in_facts = known.iter().any(|known| known == feature);
+            let in_schema = list(entity, "features").iter().any(|live| live == feature);
+            if in_facts != in_schema {
+                let which = if in_facts { "facts" } else { "schema" };
+                self.report(place, &format!("is {feature} in the {which} alone"));
+            }
         }
     }
 
@@ -220,6 +236,12 @@ impl<'a> Check<'a> {
             let known = definition.members.iter().find(|m| m.name == *value);
             self.there(&format!("{place}/^{value}"), known);
         }
+        for value in list(entity, "members") {
+            let name = text(value, "name");
+            if let Some(known) = definition.members.iter().find(|m| m.name == name) {
+                self.features(&format!("{place}/^{name}"), &known.features, value);
+            }
+        }
         for value in &definition.members {
             if !live.contains(&value.name.as_str()) {
                 self.absent(&format!("{place}/^{}", value.name), value);
@@ -285,6 +307,7 @@ impl<'a> Check<'a> {
             let fact = known.iter().find(|m| m.name == name);
             self.there(&place, fact);
             let Some(fact) = fact else { continue };
+            self.features(&place, &fact.features, member);
             let optional = member.get("default").is_some();
             if optional != fact.optional && !fact.varies {
                 self.report(

@@ -34,6 +34,8 @@ async fn a_request_has_the_descriptor_that_came_with_it_or_was_left_by_another()
     );
     for (fd, pipe, text) in [(fds[0], &mut first, b"1"), (fds[3], &mut second, b"2")] {
         rustix::io::write(fd.unwrap(), text).unwrap();
+        let flags = rustix::io::fcntl_getfd(fd.unwrap()).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
         let mut found = [0];
         pipe.read_exact(&mut found).unwrap();
         assert_eq!(found, *text);

@@ -3,7 +3,12 @@
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use qmp::types::{AddFd, JobStatus, QueryFdsets};
+use qmp::types::{
+    Abort, AbortWrapper, AddFd, BlockDirtyBitmapAdd, BlockDirtyBitmapAddWrapper, BlockdevAdd,
+    BlockdevOptions, BlockdevOptionsNull, BlockdevOptionsVariant, ChardevAdd, ChardevFile,
+    ChardevFileWrapper, JobStatus, Netdev, NetdevAdd, NetdevDel, NetdevHubPortOptions,
+    QueryChardev, QueryFdsets, QueryNamedBlockNodes, Transaction, TransactionAction,
+};
 use qmp::{Client, Closed, ConnectError, ErrorClass, JobOutcome, Matcher, Options, Schema};
 use serde_json::{Value, json};
 
@@ -91,6 +96,46 @@ async fn a_job_is_followed_from_its_start_to_its_end() {
         assert_eq!(job.wait_end().await.unwrap(), JobOutcome::Completed);
         assert_eq!(job.status().await.unwrap(), JobStatus::Null);
         assert_eq!(std::fs::metadata(&file).unwrap().len(), 1 << 20);
+        client.quit().await.unwrap();
+    }
+}
+
+/// The forms that a union takes on the wire: its variant beside its own members, or in `data`.
+#[tokio::test]
+async fn a_union_that_is_sent_is_what_every_emulator_reads() {
+    for program in qemu::all("qemu-system-x86_64") {
+        let folder = tempfile::tempdir().unwrap();
+        let mut qemu = Qemu::emulator(&program);
+        let client = qemu.client().await;
+        let null = BlockdevOptionsVariant::NullCo(Box::new(BlockdevOptionsNull::new()));
+        let node = BlockdevOptions::new(null).node_name("n0");
+        client.call(BlockdevAdd(node)).await.unwrap();
+
+        let bitmap = |name| {
+            let add = BlockDirtyBitmapAdd::new("n0", name);
+            TransactionAction::from(BlockDirtyBitmapAddWrapper::new(add))
+        };
+        let both = Transaction::new([bitmap("b0"), bitmap("b1")]);
+        client.call(both).await.unwrap();
+        let abort = AbortWrapper::new(Abort::new()).into();
+        let none = client.call(Transaction::new([bitmap("b2"), abort])).await;
+        assert!(none.unwrap_err().command().is_some());
+        let nodes = client.call(QueryNamedBlockNodes::new()).await.unwrap();
+        let bitmaps = nodes[0].dirty_bitmaps.iter().flatten();
+        let mut names: Vec<_> = bitmaps.filter_map(|it| it.name.as_deref()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["b0", "b1"]);
+
+        let log = folder.path().join("log").display().to_string();
+        let file = ChardevFileWrapper::new(ChardevFile::new(log.as_str()));
+        client.call(ChardevAdd::new("c0", file)).await.unwrap();
+        let chardevs = client.call(QueryChardev::new()).await.unwrap();
+        assert!(chardevs.iter().any(|chardev| chardev.label == "c0"));
+        assert!(std::path::Path::new(&log).exists());
+
+        let port = Netdev::new("net0", NetdevHubPortOptions::new(7));
+        client.call(NetdevAdd(port)).await.unwrap();
+        client.call(NetdevDel::new("net0")).await.unwrap();
         client.quit().await.unwrap();
     }
 }

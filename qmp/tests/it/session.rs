@@ -227,6 +227,7 @@ proptest! {
         prop_assert_eq!(Matcher::event(other.clone()).matches(&event), other == name);
         prop_assert_eq!(Matcher::one_of([other.clone(), name]).matches(&event), true);
         prop_assert!(!Matcher::any().when(|_| false).matches(&event));
+        prop_assert!(!Matcher::one_of([""; 0]).matches(&event));
     }
 }
 

@@ -268,6 +268,12 @@ fn differences_between_facts_and_a_schema_are_reported() {
         (json!([id]), json!(["a", "b"]), old.clone(), "STOP/mode/^b"),
         (json!([id]), json!(["a", "c"]), old.clone(), "STOP/mode/^c"),
         (json!([id]), json!([]), old.clone(), "STOP/mode/^a"),
+        (
+            json!([{"name": "id", "type": "str", "features": ["deprecated"]}]),
+            json!(["a"]),
+            Version::new(10, 2, 0),
+            "job-pause/id",
+        ),
     ] {
         let found = check(&facts, &schema(members, values), &version);
         assert!(

@@ -114,6 +114,9 @@ pub(crate) fn add(facts: &mut Facts, additions: Facts) -> Result<(), String> {
         if new.range != Range::default() {
             known.range.until = new.range.until;
         }
+        if !new.features.is_empty() {
+            known.features = new.features;
+        }
         for (known, new) in [
             (&mut known.members, new.members),
             (&mut known.variants, new.variants),
