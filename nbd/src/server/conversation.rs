@@ -121,24 +121,27 @@ impl Conversation {
             }
         }
         // Last, so that what happens when a message is awaited follows what was said before.
-        self.begin_message();
+        busy |= self.begin_message();
         busy | self.stage()
     }
 
-    /// Tells the faults which message is awaited, once.
-    fn begin_message(&mut self) {
+    /// Tells the faults which message is awaited, once, and how much of it has come. `true` if that
+    /// was news to them: what they do about it may have to be looked at.
+    fn begin_message(&mut self) -> bool {
         let Some(faults) = self.faults.as_mut().filter(|f| f.is_armed()) else {
-            return;
+            return false;
         };
         let machine = &self.machine;
+        let mut begun = false;
         if self.seen != machine.messages() && !machine.is_ended() {
             if std::mem::take(&mut self.awaits_client_flags) {
                 faults.client_flags();
             }
             if !faults.intake_is_open() {
-                return;
+                return false;
             }
             self.seen = machine.messages();
+            begun = true;
             if machine.awaits_client_flags() {
                 self.awaits_client_flags = true;
                 faults.awaits_client_flags();
@@ -150,10 +153,10 @@ impl Conversation {
                 faults.awaits_payload(request);
             } else {
                 self.seen = 0;
-                return;
+                return false;
             }
         }
-        faults.progress(machine.progress());
+        faults.progress(machine.progress()) || begun
     }
 
     /// Goes on with a message that waited for its gate.

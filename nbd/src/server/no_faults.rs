@@ -36,7 +36,7 @@ nothing! {
     awaits_request();
     awaits_payload(&Request);
     completed();
-    progress(usize);
+    progress(usize) -> bool;
     intake_limit(usize) -> usize;
     intake_is_open() -> bool;
     client_flags();

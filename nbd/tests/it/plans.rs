@@ -11,7 +11,7 @@ use nbd::uri::Address;
 use nbd::{Client, Uri};
 use proptest::prelude::*;
 
-use crate::support::{all_tools, block_on, short_dir};
+use crate::support::{all_tools, at_once, block_on, short_dir};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -278,6 +278,24 @@ fn phases_tell_a_whole_story() {
             "a torn payload is not written"
         );
         second.disconnect().await.unwrap();
+        server.finish().await.unwrap();
+    });
+}
+
+/// Nothing but time ends such a delay: no further byte is taken until then.
+#[test]
+fn a_delay_within_a_message_of_the_client_ends_by_itself() {
+    at_once(async {
+        let points = [On::any_option(), On::any_request(), On::payload()];
+        let delays = points.map(|on| Rule::new(on, Action::Delay(5)).at_byte(10));
+        let plan = delays.into_iter().fold(FaultPlan::new(), FaultPlan::rule);
+        let export = Export::new(MemoryBackend::new(4096));
+        let server = Server::builder().export(export).plan(plan).detached();
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        server.serve(theirs);
+        let client = Client::builder().connect_stream(ours).await.unwrap();
+        client.write(0, vec![1; 512]).await.unwrap();
+        assert_eq!(client.read(0, 512).await.unwrap(), [1; 512]);
         server.finish().await.unwrap();
     });
 }

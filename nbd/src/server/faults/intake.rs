@@ -49,12 +49,15 @@ impl Faults {
         }
     }
 
-    /// So many bytes of the message have come.
-    pub(in crate::server) fn progress(&mut self, received: usize) {
+    /// So many bytes of the message have come; `true` if something was to happen there.
+    pub(in crate::server) fn progress(&mut self, received: usize) -> bool {
+        let mut happened = false;
         while self.stops.first().is_some_and(|(n, _)| *n <= received) {
             let (_, firing) = self.stops.remove(0);
             self.act_on_intake(&firing);
+            happened = true;
         }
+        happened
     }
 
     /// How many more bytes may be received before something happens.
