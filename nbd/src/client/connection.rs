@@ -104,6 +104,11 @@ impl Client {
         &self.inner.export
     }
 
+    /// Whether both are clones of one connection.
+    pub(super) fn is_same(&self, other: &Client) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Who the server is, for messages.
     pub fn peer(&self) -> &str {
         &self.inner.peer

@@ -25,10 +25,11 @@ pub enum Reconnect {
     /// It fails.
     #[default]
     Never,
-    /// It is sent again on a new connection, for so long since it was first sent; so is one that a
-    /// server refuses because it shuts down (`ESHUTDOWN`). A write may so be carried out twice, with
-    /// the same data. What was written before and not flushed is only as
-    /// safe as the server's end was orderly.
+    /// It is sent again on a new connection, until this much time has passed since it was first sent;
+    /// so is one that a server refuses because it shuts down (`ESHUTDOWN`). A write may so be carried
+    /// out twice, with the same data; a server that has not noticed that the connection is lost may
+    /// be at the first one yet when later writes are done. What was written before and not flushed is
+    /// only as safe as the server's end was orderly.
     Within(Duration),
 }
 
@@ -177,12 +178,12 @@ impl Handle {
         let mut pause = Duration::ZERO;
         loop {
             let client = self.client(slot, until).await?;
-            match request(client).await {
+            match request(client.clone()).await {
                 Err(error)
                     if is_lost(&error)
                         && until.is_some_and(|until| Instant::now() + pause < until) =>
                 {
-                    self.inner.slots[slot].lock().await.lost = true;
+                    self.lose(slot, client).await;
                     // A server that takes connections only to drop them is not asked incessantly.
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).clamp(PAUSE.0, PAUSE.1);
@@ -190,6 +191,14 @@ impl Handle {
                 result => return Ok(result?),
             }
         }
+    }
+
+    /// A request was lost with this connection. If the slot has another one by now, that one stays.
+    async fn lose(&self, slot: usize, client: Client) {
+        let mut kept = self.inner.slots[slot].lock().await;
+        let kept_one = kept.client.as_ref();
+        let is_kept = kept_one.is_some_and(|kept| kept.is_same(&client));
+        kept.lost |= is_kept;
     }
 
     /// The connection of a slot, made (again) if need be.
@@ -260,10 +269,14 @@ impl Handle {
         {
             return Ok(());
         }
-        let origin = Origin::new(command, offset, len, export.name.as_str(), self.peer());
-        let origin = Box::new(origin);
         let reason = format!("beyond the end of the export ({} bytes)", export.size);
-        Err(RequestError::Misuse { origin, reason }.into())
+        Err(self.misuse(command, offset, len, reason))
+    }
+
+    fn misuse(&self, command: CommandType, offset: u64, len: u64, reason: String) -> HandleError {
+        let export = self.export().name.as_str();
+        let origin = Box::new(Origin::new(command, offset, len, export, self.peer()));
+        RequestError::Misuse { origin, reason }.into()
     }
 
     /// Most that one request may carry.
@@ -320,9 +333,14 @@ impl Handle {
         .await
     }
 
-    /// Reads any length, in as many requests as the server's limits ask for.
+    /// Reads any length that fits in memory, in as many requests as the server's limits ask for.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, HandleError> {
         self.inside(CommandType::READ, offset, len)?;
+        // Whatever size a server claims, asking for it is an error and not the end of the program.
+        if Vec::<u8>::new().try_reserve_exact(len as usize).is_err() {
+            let reason = "there is no memory for so much at once".to_owned();
+            return Err(self.misuse(CommandType::READ, offset, len, reason));
+        }
         let mut parts = self.parts(offset..offset.saturating_add(len), self.payload());
         let mut running = JoinSet::new();
         let mut data = vec![0; len as usize];

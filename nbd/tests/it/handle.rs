@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nbd::client::{BlockSizes, Handle, HandleError, Reconnect};
 use nbd::proto::CommandType;
-use nbd::server::backend::MemoryBackend;
+use nbd::server::backend::{MemoryBackend, ZeroBackend};
 use nbd::server::{Action, Entry, Event, Export, FaultPlan, On, Rule, Server};
 use nbd::{Client, Uri};
 
@@ -213,6 +213,57 @@ fn a_request_that_a_server_refuses_at_its_end_is_sent_to_the_next_one() {
         let begun = |e: &nbd::server::Entry| matches!(e.event, Event::Transmission { .. });
         assert_eq!(server.journal().count(begun), 2);
         disk.disconnect().await;
+        server.finish().await.unwrap();
+    });
+}
+
+/// A refusal may come late: by then the connection it came on is not the one that is in use.
+#[test]
+fn a_late_refusal_does_not_end_the_connection_that_was_made_since() {
+    block_on(async {
+        let going = Action::error(nbd::proto::Errno::ESHUTDOWN);
+        let going = Rule::new(On::request(CommandType::READ), going).times(2);
+        let held = |trigger: &str, nth| {
+            let hold = Action::HoldReply(trigger.into());
+            Rule::new(On::reply(CommandType::READ), hold).nth(nth)
+        };
+        let rules = [going, held("first", 1), held("second", 2)];
+        let first = |plan: FaultPlan, rule: Rule| plan.rule(rule.connection(1));
+        let plan = rules.into_iter().fold(FaultPlan::new(), first);
+        let export = Export::new(MemoryBackend::new(MIB));
+        let server = Server::builder().export(export).plan(plan);
+        let server = server.listen_tcp().unwrap();
+        let disk = open(&server.uri().unwrap(), 1, Reconnect::Within(LONG)).await;
+        let reads = [0, 512].map(|at| {
+            let disk = disk.clone();
+            tokio::spawn(async move { disk.read(at, 512).await })
+        });
+        let journal = server.journal();
+        let replies = |e: &Entry| matches!(e.event, Event::Reply { .. });
+        journal.wait_for(2, replies).await.unwrap();
+        server.trigger("first").set();
+        // One of the reads has been answered on the second connection before the other is refused.
+        journal.wait_for(3, replies).await.unwrap();
+        server.trigger("second").set();
+        for read in reads {
+            assert_eq!(read.await.unwrap().unwrap(), [0; 512]);
+        }
+        let begun = |e: &Entry| matches!(e.event, Event::Transmission { .. });
+        assert_eq!(journal.count(begun), 2);
+        disk.disconnect().await;
+        server.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn more_than_memory_holds_is_refused_whatever_size_the_server_claims() {
+    block_on(async {
+        let export = Export::new(ZeroBackend::sparse(1 << 63));
+        let server = Server::builder().export(export).listen_tcp().unwrap();
+        let disk = open(&server.uri().unwrap(), 1, Reconnect::Never).await;
+        let error = disk.read(0, disk.export().size).await.unwrap_err();
+        assert!(error.to_string().contains("no memory"), "{error}");
+        assert_eq!(disk.read(1 << 62, 512).await.unwrap(), [0; 512]);
         server.finish().await.unwrap();
     });
 }
