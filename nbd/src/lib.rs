@@ -31,7 +31,8 @@
 //!
 //! What to implement for a disk of one's own is `server::Backend`; what to drive with sockets of one's
 //! own is [`proto::client`] and [`proto::server`]. Features: `client` and `server` (default), `tls`,
-//! `faults` (fault injection and the journal, for tests), `qemu-nbd`, `serde`.
+//! `faults` (fault injection and the journal, for tests), `qemu-nbd`, `serde`, `uri` (URIs without a
+//! client), `probe` (the program `nbd-probe`).
 #![forbid(unsafe_code)]
 
 pub mod proto;

@@ -1,7 +1,7 @@
 //! What a server is made of.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -152,11 +152,17 @@ impl ServerBuilder {
     }
 
     /// Listens on a unix socket, which must not exist yet and is removed at the end.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn listen_unix(self, path: impl Into<PathBuf>) -> Result<Server, ServerError> {
         self.listen(Address::Unix(path.into()))
     }
 
     /// Listens on a free port of 127.0.0.1.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn listen_tcp(self) -> Result<Server, ServerError> {
         self.listen(Address::Tcp {
             host: "127.0.0.1".into(),
@@ -165,11 +171,17 @@ impl ServerBuilder {
     }
 
     /// Listens on an address; port 0 is any that is free.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn listen(self, address: Address) -> Result<Server, ServerError> {
         self.listen_all([address])
     }
 
     /// Listens on several addresses.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn listen_all(
         self,
         addresses: impl IntoIterator<Item = Address>,
@@ -181,7 +193,10 @@ impl ServerBuilder {
         Ok(self.start(listeners))
     }
 
-    /// Takes sockets that listen already, of the standard library or of tokio.
+    /// Takes a socket that listens already, of the standard library.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn from_listener(
         self,
         listener: impl Into<ListeningSocket>,
@@ -195,6 +210,9 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// When there are none.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn from_activation(self) -> Result<Server, ServerError> {
         let sockets = super::listener::activated()?;
         let listeners = sockets
@@ -259,6 +277,7 @@ impl ServerBuilder {
             #[cfg(feature = "tls")]
             tls: self.tls.map(|tls| tls.config()),
             orders,
+            failures: Mutex::default(),
             connected: watch::Sender::new(0),
             over: watch::Sender::new(false),
         };

@@ -28,7 +28,7 @@ pub enum ServerError {
         /// Why not.
         source: io::Error,
     },
-    /// Something failed that no caller was waiting for.
+    /// The server could not do something while it ran, such as accept a client.
     #[error("the server failed to {}", .0.join(", to "))]
     Failed(Vec<String>),
     /// Rules never fired: the test did not test what it was to test.

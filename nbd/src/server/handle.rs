@@ -16,10 +16,22 @@ use crate::socket::Socket;
 use crate::unix::SocketFile;
 use crate::uri::{Address, Uri};
 
+/// What a server leaves behind. With the feature `faults` it stands for the journal.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    #[cfg(feature = "faults")]
+    journal: Arc<super::faults::journal::Journal>,
+}
+
 #[cfg(feature = "faults")]
-type Report = Arc<super::faults::journal::Journal>;
-#[cfg(not(feature = "faults"))]
-type Report = ();
+impl std::ops::Deref for Report {
+    type Target = super::faults::journal::Journal;
+
+    fn deref(&self) -> &Self::Target {
+        &self.journal
+    }
+}
 
 /// A server that runs. Dropping it ends all its connections.
 #[derive(Debug)]
@@ -105,6 +117,9 @@ impl Server {
     }
 
     /// Serves this connection, as if a client had connected.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn serve<S>(&self, stream: S) -> JoinHandle<()>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -139,8 +154,11 @@ impl Server {
     }
 
     /// Ends the server, and waits until what is under way has ended: afterwards no backend is used
-    /// any more. A rule of a fault plan that never fired, or could not act, is an error. What is
-    /// returned is the journal.
+    /// any more.
+    ///
+    /// # Errors
+    /// What the server could not do while it ran ([`ServerError::Failed`]); with the feature `faults`
+    /// also a rule of the fault plan that never fired, or could not act.
     pub async fn finish(mut self) -> Result<Report, ServerError> {
         self.shared.over.send_replace(true);
         if let Some(listening) = &mut self.listening {
@@ -151,26 +169,23 @@ impl Server {
         self.report()
     }
 
-    #[cfg(not(feature = "faults"))]
     fn report(&self) -> Result<Report, ServerError> {
-        Ok(())
+        none_of(self.shared.failures().clone(), ServerError::Failed)?;
+        #[cfg(feature = "faults")]
+        if let Some(faults) = &self.shared.faults {
+            none_of(faults.inapplicable_rules(), ServerError::Inapplicable)?;
+            none_of(faults.unfired(), ServerError::Unfired)?;
+        }
+        Ok(Report {
+            #[cfg(feature = "faults")]
+            journal: self.journal(),
+        })
     }
+}
 
-    #[cfg(feature = "faults")]
-    fn report(&self) -> Result<Report, ServerError> {
-        let Some(faults) = &self.shared.faults else {
-            return Ok(Arc::new(super::faults::journal::Journal::new(0)));
-        };
-        let found = |list: Vec<String>, error: fn(Vec<String>) -> ServerError| {
-            if list.is_empty() {
-                Ok(())
-            } else {
-                Err(error(list))
-            }
-        };
-        found(faults.failures(), ServerError::Failed)?;
-        found(faults.inapplicable_rules(), ServerError::Inapplicable)?;
-        found(faults.unfired(), ServerError::Unfired)?;
-        Ok(faults.journal.clone())
+fn none_of(list: Vec<String>, error: fn(Vec<String>) -> ServerError) -> Result<(), ServerError> {
+    match list.is_empty() {
+        true => Ok(()),
+        false => Err(error(list)),
     }
 }

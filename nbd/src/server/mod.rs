@@ -49,7 +49,8 @@ pub use backend::Backend;
 pub use builder::ServerBuilder;
 pub use error::ServerError;
 pub use export::Export;
-pub use handle::Server;
+pub use handle::{Report, Server};
+pub use listener::ListeningSocket;
 
 #[cfg(feature = "faults")]
 pub use faults::{

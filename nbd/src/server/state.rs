@@ -1,7 +1,7 @@
 //! What all connections of a server share.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[cfg(feature = "faults")]
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) orders: mpsc::UnboundedSender<(Order, oneshot::Sender<io::Result<()>>)>,
+    /// What the server could not do, each once.
+    pub(super) failures: Mutex<Vec<String>>,
     /// How many connections there are.
     pub(super) connected: watch::Sender<usize>,
     /// Ends every connection.
@@ -59,6 +61,10 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn note(&self, connection: u64, note: Note) {
         self.note_at(connection, self.now(), note);
+    }
+
+    pub(super) fn failures(&self) -> MutexGuard<'_, Vec<String>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The time of a virtual clock.
@@ -73,7 +79,13 @@ impl Shared {
     pub(super) fn note_at(&self, connection: u64, at: Option<std::time::Duration>, note: Note) {
         let _ = at;
         match &note {
-            Note::Failed { what, why } => tracing::warn!(why, "cannot {what}"),
+            Note::Failed { what, why } => {
+                tracing::warn!(why, "cannot {what}");
+                let (mut failures, text) = (self.failures(), format!("{what}: {why}"));
+                if !failures.contains(&text) {
+                    failures.push(text);
+                }
+            }
             note => tracing::debug!(connection, ?note),
         }
         #[cfg(feature = "faults")]

@@ -225,6 +225,41 @@ fn a_client_beyond_the_limit_is_accepted_when_another_one_has_left() {
     });
 }
 
+#[test]
+fn one_stream_is_served_to_its_end() {
+    block_on(async {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let server = Server::builder().export(export());
+        let serving = tokio::spawn(server.serve_stream(theirs));
+        let client = Client::builder().connect_stream(ours).await.unwrap();
+        assert_eq!(client.read(0, 512).await.unwrap(), [0x5a; 512]);
+        assert!(!serving.is_finished());
+        client.disconnect().await.unwrap();
+        let served = tokio::time::timeout(LONG, serving).await;
+        served.expect("it serves nobody").unwrap().unwrap();
+    });
+}
+
+#[test]
+fn what_a_server_could_not_do_is_an_error_at_its_end_with_a_journal_and_without() {
+    block_on(async {
+        let dir = short_dir();
+        for entries in [100, 0] {
+            // A unix socket that is closed cannot listen again.
+            let path = dir.path().join(entries.to_string());
+            let listener = UnixListener::bind(path).unwrap();
+            let server = Server::builder().export(export()).journal_limit(entries);
+            let server = server.from_listener(listener).unwrap();
+            server.stop_listening().await.unwrap();
+            let error = server.listen_again().await.unwrap_err();
+            assert!(chain(&error).contains("made by somebody else"), "{error}");
+            let error = server.finish().await.unwrap_err();
+            let said = error.to_string().contains("made by somebody else");
+            assert!(said && matches!(error, ServerError::Failed(_)), "{error}");
+        }
+    });
+}
+
 const FEW: &str = "NBD_TEST_FEW_DESCRIPTORS";
 
 /// It is a process that runs out of descriptors, so the server has one of its own.

@@ -21,8 +21,6 @@ pub(in crate::server) struct FaultState {
     pub(super) shadow: Option<WriteShadow>,
     /// Rules that fired where their action means nothing, whatever the journal keeps.
     inapplicable: Mutex<Vec<String>>,
-    /// What the server could not do by itself.
-    failures: Mutex<Vec<String>>,
 }
 
 impl FaultState {
@@ -40,7 +38,6 @@ impl FaultState {
             clock,
             shadow,
             inapplicable: Mutex::default(),
-            failures: Mutex::default(),
         }
     }
 
@@ -78,17 +75,8 @@ impl FaultState {
     }
 
     pub(in crate::server) fn note_at(&self, connection: u64, at: Option<Duration>, event: Event) {
-        match &event {
-            Event::Inapplicable { rule, action } => {
-                lock(&self.inapplicable).push(format!("{rule}: {action}"));
-            }
-            Event::Failed { what, why } => {
-                let (mut failures, text) = (lock(&self.failures), format!("{what}: {why}"));
-                if !failures.contains(&text) {
-                    failures.push(text);
-                }
-            }
-            _ => {}
+        if let Event::Inapplicable { rule, action } = &event {
+            lock(&self.inapplicable).push(format!("{rule}: {action}"));
         }
         self.journal.add(connection, at, event);
     }
@@ -107,10 +95,6 @@ impl FaultState {
 
     pub(in crate::server) fn inapplicable_rules(&self) -> Vec<String> {
         lock(&self.inapplicable).clone()
-    }
-
-    pub(in crate::server) fn failures(&self) -> Vec<String> {
-        lock(&self.failures).clone()
     }
 
     pub(in crate::server) fn unfired(&self) -> Vec<String> {
