@@ -91,14 +91,19 @@ fn connect(mode: Mode) -> Pair {
     connect_with(mode, Config::default())
 }
 
-fn connect_with(mode: Mode, mut config: Config) -> Pair {
-    config.set_mode(mode);
-    config.contexts = vec!["base:allocation".into()];
-    let mut client = Handshake::new(config);
-    let mut server = Side::new(ServerConfig {
+fn connect_with(mode: Mode, config: Config) -> Pair {
+    let server = ServerConfig {
         mode,
         ..ServerConfig::default()
-    });
+    };
+    connect_to(server, config)
+}
+
+fn connect_to(server: ServerConfig, mut config: Config) -> Pair {
+    config.set_mode(server.mode);
+    config.contexts = vec!["base:allocation".into()];
+    let mut client = Handshake::new(config);
+    let mut server = Side::new(server);
     let mut chosen = false;
     while !chosen {
         server.events();
@@ -446,22 +451,42 @@ fn payload_len_without_extended_headers_is_refused() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_cannot_make_a_server_keep_more_than_its_limit() {
+fn no_more_requests_are_under_way_than_the_server_allows() {
     let mut pair = connect(Mode::Structured);
     pair.prompt = false;
-    // Far more than the 32 MiB of one connection.
-    let sent = 200;
-    for _ in 0..sent {
+    for _ in 0..20 {
+        pair.submit(Command::read(0, 1 << 16));
+    }
+    pair.run();
+    assert_eq!(pair.server.requests.len(), 16);
+}
+
+#[test]
+fn a_client_that_reads_nothing_cannot_make_a_server_keep_more_than_its_limit() {
+    let server = ServerConfig {
+        mode: Mode::Structured,
+        max_payload: 1 << 18,
+        ..ServerConfig::default()
+    };
+    let mut pair = connect_to(server, Config::default());
+    pair.prompt = false;
+    for _ in 0..20 {
         pair.submit(Command::read(0, 1 << 16));
     }
     let mut bytes = pair.client.transmit();
-    pair.server.receive(&mut bytes);
-    pair.server.events();
-    assert_eq!(
-        pair.server.requests.len(),
-        16,
-        "no more at once than allowed"
-    );
+    let mut receive = |server: &mut Side| {
+        server.receive(&mut bytes);
+        server.events();
+        server.requests.len()
+    };
+    // Each counts for a little more than its data.
+    assert_eq!(receive(&mut pair.server), 3, "four do not fit");
+    while let Some(incoming) = pair.server.requests.pop_front() {
+        pair.server.answer(&incoming);
+    }
+    assert_eq!(receive(&mut pair.server), 0, "the answers are not sent");
+    assert!(pair.server.machine.transmit().len() > 3 << 16);
+    assert_eq!(receive(&mut pair.server), 3);
 }
 
 /// A whole handshake with injected bytes: what comes in plain text after STARTTLS is no part of it.

@@ -42,10 +42,17 @@ async fn main() -> ExitCode {
     match printed.and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("nbd-probe: {error}");
+            eprintln!("nbd-probe: {}", with_reasons(&*error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What failed says the error itself; why, the errors behind it.
+fn with_reasons(error: &(dyn std::error::Error + 'static)) -> String {
+    let reasons = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = reasons.map(ToString::to_string).collect();
+    texts.join(": ")
 }
 
 fn print(text: &str) -> Result<(), Failure> {

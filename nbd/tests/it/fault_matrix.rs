@@ -24,6 +24,8 @@ struct Cell {
     mode: Mode,
     version: u32,
     tcp: bool,
+    /// Which of the sets at hand: several may be of one version, and each is measured.
+    set: String,
 }
 
 /// What there is to see of a story: each command's result, or why the image did not open.
@@ -254,6 +256,7 @@ fn cells() -> Vec<(Tools, Kind, Cell)> {
                         mode,
                         version,
                         tcp,
+                        set: tools.name.clone(),
                     };
                     cells.push((tools.clone(), kind.clone(), cell));
                 }
@@ -268,7 +271,9 @@ fn qemus_client_reacts_to_each_fault_as_the_oracle_says() {
     let measured = block_on(async {
         let mut measured = BTreeMap::new();
         let mut running = tokio::task::JoinSet::new();
-        for (tools, kind, cell) in cells() {
+        let cells = cells();
+        let count = cells.len();
+        for (tools, kind, cell) in cells {
             running.spawn(async move {
                 let seen = outcome(&tools, &kind, cell.mode, cell.tcp).await;
                 (cell, seen)
@@ -282,6 +287,7 @@ fn qemus_client_reacts_to_each_fault_as_the_oracle_says() {
             let (cell, seen) = done.unwrap();
             measured.insert(cell, seen);
         }
+        assert_eq!(measured.len(), count, "what one set does hides another's");
         measured
     });
     if let Some(path) = std::env::var_os("NBD_ORACLE") {

@@ -10,7 +10,7 @@ use nbd::client::{BlockSizes, CompareError, Pattern, RequestError};
 use nbd::proto::{CommandFlags, CommandType, TransmissionFlags};
 use nbd::qemu_nbd::Image;
 use nbd::server::backend::{Backend, BackendError, MemoryBackend, Piece, ProxyBackend};
-use nbd::server::{Action, Event, Export, FaultPlan, On, Rule, Server};
+use nbd::server::{Action, Event, Export, FaultPlan, ListeningSocket, On, Rule, Server};
 use nbd::uri::{Address, Dialect, QemuDialect};
 use nbd::{Client, QemuNbd, Uri};
 use tokio::sync::{Barrier, Notify, Semaphore};
@@ -246,6 +246,39 @@ fn verify_and_compare_keep_to_limits_and_alignment() {
     });
 }
 
+/// Fault 6: A file that takes its time keeps no other task waiting.
+#[test]
+fn a_comparison_waits_for_its_file_in_no_thread_of_the_runtime() {
+    on_one_thread(async {
+        let server = Server::builder().export(Export::new(MemoryBackend::new(MIB)));
+        let server = server.detached();
+        let client = connect(&server).await;
+        let dir = short_dir();
+        let path = dir.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (go, wait) = std::sync::mpsc::channel();
+        // It can be opened to be read when somebody opens it to write.
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                let is_in_time = wait.recv_timeout(LONG).is_ok();
+                drop(std::fs::File::options().write(true).open(path).unwrap());
+                is_in_time
+            }
+        });
+        let comparing = tokio::spawn({
+            let client = client.clone();
+            async move { client.compare(&path).await }
+        });
+        assert_eq!(client.read(0, 512).await.unwrap(), [0; 512]);
+        let _ = go.send(());
+        let error = comparing.await.unwrap().unwrap_err();
+        assert!(matches!(error, CompareError::File { .. }), "{error}");
+        assert!(writer.join().unwrap(), "the runtime waited for the file");
+        server.finish().await.unwrap();
+    });
+}
+
 /// Fault 7: A proxy passes REQ_ONE on. (What a server makes of it is in `tests/pair.rs`.)
 #[test]
 fn a_proxy_passes_the_flags_of_a_block_status_on() {
@@ -333,7 +366,8 @@ fn any_address_and_a_path_of_any_length_will_do() {
         assert!(!deep.join("s").exists());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let adopted = Server::builder().export(export()).from_listener(listener);
+        let socket = ListeningSocket::Tcp(listener);
+        let adopted = Server::builder().export(export()).from_listener(socket);
         let adopted = adopted.unwrap();
         let client = Client::builder().connect_tcp("127.0.0.1", port).await;
         assert_eq!(client.unwrap().export().size, MIB);

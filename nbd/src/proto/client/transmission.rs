@@ -349,11 +349,6 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         self.intake.space()
     }
 
-    /// Whether a payload is being received, of which more is sure to follow at once.
-    pub fn is_amid_payload(&self) -> bool {
-        matches!(self.input, Input::Data { .. })
-    }
-
     /// So many bytes have come.
     pub fn filled(&mut self, n: usize) {
         if self.is_dead() {
