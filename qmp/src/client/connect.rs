@@ -21,6 +21,7 @@ use super::shared::{Shared, Stage};
 use super::transport::{Plain, Transport};
 use crate::error::{Closed, ConnectError};
 use crate::session::HandshakeFailure;
+#[cfg(target_os = "linux")]
 use crate::socket;
 
 impl Client {
