@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::entry::{COPIED, ZERO};
 use super::file::{LARGEST, at};
 use super::{Extension, Image, Qcow2Error, field};
 
@@ -21,10 +22,6 @@ const PER_BLOCK: u64 = CLUSTER / 2;
 const HEADER_LENGTH: u64 = 112;
 const REFCOUNT_TABLE: u64 = 1;
 const FIRST_BLOCK: u64 = 2;
-/// The one reference to a cluster, which may be written in place.
-const COPIED: u64 = 1 << 63;
-/// A cluster that reads as zeroes, without one in the file.
-const ZERO: u64 = 1;
 
 /// An image to be made as `qemu-img create` makes one by default: version 3, clusters of 64 KiB,
 /// refcounts of 16 bits.
@@ -201,23 +198,6 @@ impl Builder {
 
     fn header(&self, layout: &Layout) -> Vec<u8> {
         let mut header = vec![0; HEADER_LENGTH as usize];
-        let mut put = |at: u64, bytes: &[u8]| {
-            header[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
-        };
-        put(0, b"QFI\xfb");
-        put(field::VERSION, &3_u32.to_be_bytes());
-        put(field::CLUSTER_BITS, &BITS.to_be_bytes());
-        put(field::SIZE, &self.size.to_be_bytes());
-        let by_luks = if self.luks.is_empty() { 0_u32 } else { 2 };
-        put(field::CRYPT_METHOD, &by_luks.to_be_bytes());
-        let l1_size = self.l1_entries() as u32;
-        put(field::L1_SIZE, &l1_size.to_be_bytes());
-        put(field::L1_TABLE_OFFSET, &(layout.l1 * CLUSTER).to_be_bytes());
-        let table = REFCOUNT_TABLE * CLUSTER;
-        put(field::REFCOUNT_TABLE_OFFSET, &table.to_be_bytes());
-        put(field::REFCOUNT_TABLE_CLUSTERS, &1_u32.to_be_bytes());
-        put(field::REFCOUNT_ORDER, &4_u32.to_be_bytes());
-        put(field::HEADER_LENGTH, &(HEADER_LENGTH as u32).to_be_bytes());
         let mut extension = |kind: u32, data: &[u8]| {
             header.extend(kind.to_be_bytes());
             header.extend((data.len() as u32).to_be_bytes());
@@ -232,15 +212,31 @@ impl Builder {
             extension(Extension::BACKING_FORMAT, format.as_bytes());
         }
         extension(0, &[]);
-        if let Some((name, _)) = &self.backing {
-            let place = (header.len() as u64).to_be_bytes();
-            let length = (name.len() as u32).to_be_bytes();
-            header.extend(name.as_bytes());
-            let at = field::BACKING_FILE_OFFSET as usize;
-            header[at..at + 8].copy_from_slice(&place);
-            let at = field::BACKING_FILE_SIZE as usize;
-            header[at..at + 4].copy_from_slice(&length);
+        let end = header.len() as u64;
+        let name = self.backing.as_ref().map(|(name, _)| name.as_bytes());
+        header.extend(name.unwrap_or_default());
+
+        let mut put = |at: u64, bytes: &[u8]| {
+            header[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+        };
+        put(field::MAGIC, b"QFI\xfb");
+        put(field::VERSION, &3_u32.to_be_bytes());
+        if let Some(name) = name {
+            put(field::BACKING_FILE_OFFSET, &end.to_be_bytes());
+            put(field::BACKING_FILE_SIZE, &(name.len() as u32).to_be_bytes());
         }
+        put(field::CLUSTER_BITS, &BITS.to_be_bytes());
+        put(field::SIZE, &self.size.to_be_bytes());
+        let by_luks = if self.luks.is_empty() { 0_u32 } else { 2 };
+        put(field::CRYPT_METHOD, &by_luks.to_be_bytes());
+        let l1_size = self.l1_entries() as u32;
+        put(field::L1_SIZE, &l1_size.to_be_bytes());
+        put(field::L1_TABLE_OFFSET, &(layout.l1 * CLUSTER).to_be_bytes());
+        let table = REFCOUNT_TABLE * CLUSTER;
+        put(field::REFCOUNT_TABLE_OFFSET, &table.to_be_bytes());
+        put(field::REFCOUNT_TABLE_CLUSTERS, &1_u32.to_be_bytes());
+        put(field::REFCOUNT_ORDER, &4_u32.to_be_bytes());
+        put(field::HEADER_LENGTH, &(HEADER_LENGTH as u32).to_be_bytes());
         header
     }
 

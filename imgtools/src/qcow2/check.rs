@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::entry::{RESERVED_L1, RESERVED_L2, RESERVED_REFCOUNT};
 use super::{Image, Mapping, Qcow2Error};
 
 /// Something that is wrong in the tables of an image. Offsets are bytes in the file.
@@ -84,10 +85,6 @@ impl Image {
     /// as dirty or corrupt among them), encryption, snapshots, bitmaps, compressed clusters, or
     /// clusters behind the end of the file.
     pub fn problems(&self) -> Result<Option<Vec<Problem>>, Qcow2Error> {
-        /// Bits that are neither flags nor a place.
-        const RESERVED_L1: u64 = 0x7f00_0000_0000_01ff;
-        const RESERVED_L2: u64 = 0x3f00_0000_0000_01fe;
-        const RESERVED_REFCOUNT: u64 = 0x1ff;
         let header = self.header();
         let plain = header.incompatible_features == 0 && header.crypt_method == 0;
         if !plain || header.nb_snapshots != 0 || !self.bitmaps()?.is_empty() {

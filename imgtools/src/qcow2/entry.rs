@@ -6,7 +6,18 @@ use super::Header;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
 /// Set if what the entry names is used exactly once, and may be written in its place.
-const COPIED: u64 = 1 << 63;
+pub(super) const COPIED: u64 = 1 << 63;
+
+/// Set in an L2 entry of compressed data.
+const COMPRESSED: u64 = 1 << 62;
+
+/// Set in an L2 entry of a cluster that reads as zeroes, whether the file has one for it or not.
+pub(super) const ZERO: u64 = 1;
+
+/// Bits of an L1 entry, of an L2 entry and of one of the refcount table that have no meaning.
+pub(super) const RESERVED_L1: u64 = !(OFFSET | COPIED);
+pub(super) const RESERVED_L2: u64 = !(OFFSET | COPIED | COMPRESSED | ZERO);
+pub(super) const RESERVED_REFCOUNT: u64 = 0x1ff;
 
 /// An entry of an L1 table, as it is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +75,7 @@ pub enum Mapping {
 impl L2Entry {
     /// Whether it names compressed data.
     pub fn is_compressed(self) -> bool {
-        self.entry & (1 << 62) != 0
+        self.entry & COMPRESSED != 0
     }
 
     /// Whether what it names is used exactly once.
@@ -78,7 +89,7 @@ impl L2Entry {
         if self.is_compressed() {
             let split = 62 - (header.cluster_bits.clamp(9, 21) - 8);
             let host = self.entry & ((1 << split) - 1);
-            let more = (self.entry & ((1 << 62) - 1)) >> split;
+            let more = (self.entry & (COMPRESSED - 1)) >> split;
             return Mapping::Compressed {
                 host,
                 sectors: more + 1,
@@ -87,7 +98,7 @@ impl L2Entry {
         let copied = self.is_copied();
         let host = Some(self.entry & OFFSET).filter(|offset| *offset != 0);
         match host {
-            host if self.entry & 1 != 0 => Mapping::Zero { host },
+            host if self.entry & ZERO != 0 => Mapping::Zero { host },
             Some(host) => Mapping::Data { host, copied },
             // An image begins with its header, but a data file may begin with data.
             None if copied && header.has_data_file() => Mapping::Data { host: 0, copied },

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::entry::RESERVED_REFCOUNT;
 use super::file::{LARGEST, Source, number};
 use super::{
     Bitmap, BitmapTableEntry, Extension, Header, L1Entry, L2Entry, Mapping, Qcow2Error, Snapshot,
@@ -183,7 +184,7 @@ impl Image {
         let block = self
             .refcount_table()?
             .get(index)
-            .map_or(0, |entry| entry & !0x1ff);
+            .map_or(0, |entry| entry & !RESERVED_REFCOUNT);
         if block == 0 {
             return Ok(None);
         }
@@ -231,7 +232,7 @@ impl Image {
         let mut counts = Vec::new();
         for first in (0..clusters).step_by(entries as usize) {
             let count = entries.min(clusters - first);
-            let block = blocks.next().unwrap_or(0) & !0x1ff;
+            let block = blocks.next().unwrap_or(0) & !RESERVED_REFCOUNT;
             if block == 0 {
                 counts.extend((0..count).map(|_| 0));
                 continue;

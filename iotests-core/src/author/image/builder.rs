@@ -210,17 +210,17 @@ impl ImageBuilder {
         }
         let size = match (self.size, &self.backing) {
             (Some(size), _) => size,
-            (None, Some(base)) => base.size_as_backing()?,
+            (None, Some(base)) => base.size_as_backing().await?,
             (None, None) => {
                 return Err(Failure::new(format!(
                     "{file} has no size and no backing image"
                 )));
             }
         };
-        let (numbered, content) = self.contents(size);
-        let is_written = self.create_here(&file, size, &content)?;
-        if is_written.is_none() {
-            self.create_by_qemu(&file).await?;
+        let (numbered, mut content) = self.contents(size);
+        let options = self.creation_options();
+        if !self.create_here(&file, size, &options, &mut content)? {
+            self.create_by_qemu(&file, &options).await?;
         }
         if self.protocol == Protocol::Nbd && self.format == Format::Qcow2 {
             // An export cannot grow, and what lies behind its clusters is nothing to qcow2.
@@ -242,9 +242,7 @@ impl ImageBuilder {
         if numbered {
             image.write_markers().await?;
         }
-        if is_written != Some(true) {
-            image.write_all(content).await?;
-        }
+        image.write_all(content).await?;
         Ok(image)
     }
 
@@ -278,29 +276,35 @@ impl ImageBuilder {
         )
     }
 
-    /// Makes it without a process of qemu-img, and of qemu-io, which cost more than most of what a case
-    /// is about: where there is nothing special about it. Says whether its content is in it; `None` if
-    /// nothing was made.
-    fn create_here(&self, path: &Path, size: u64, content: &Content) -> CaseResult<Option<bool>> {
+    /// Makes it without a process of qemu-img, which costs more than most of what a case is about:
+    /// where there is nothing special about it. Content that is in it then is taken; `false` if nothing
+    /// was made.
+    fn create_here(
+        &self,
+        path: &Path,
+        size: u64,
+        options: &[(String, String)],
+        content: &mut Content,
+    ) -> CaseResult<bool> {
         if !self.keys.is_empty() && self.size.is_some() {
             create_with_keys(path, self.format, size, &self.keys)?;
-            return Ok(Some(false));
+            return Ok(true);
         }
-        if !self.creation_options().is_empty() {
-            return Ok(None);
+        if !options.is_empty() {
+            return Ok(false);
         }
         match self.format {
             // Nothing is in it but its size, which is in whole sectors.
             Format::Raw if self.backing.is_none() && size.is_multiple_of(raw::SECTOR) => {
                 raw::create_sparse(path, size)?;
-                Ok(Some(false))
+                Ok(true)
             }
             Format::Qcow2 => {
                 let mut image = qcow2::Builder::new(size);
                 if let Some(base) = &self.backing {
                     let recorded = self.recorded_backing(base);
                     let Some(recorded) = recorded.as_os_str().to_str() else {
-                        return Ok(None);
+                        return Ok(false);
                     };
                     image = image.backing(recorded, base.format().name());
                 }
@@ -308,12 +312,13 @@ impl ImageBuilder {
                     image = image.fill(range, byte);
                 }
                 match image.create(path) {
-                    Ok(()) => Ok(Some(true)),
-                    Err(qcow2::Qcow2Error::Unmakeable { .. }) => Ok(None),
-                    Err(error) => Err(error.into()),
+                    Ok(()) => *content = Content::nothing(),
+                    Err(qcow2::Qcow2Error::Unmakeable { .. }) => return Ok(false),
+                    Err(error) => return Err(error.into()),
                 }
+                Ok(true)
             }
-            _ => Ok(None),
+            _ => Ok(false),
         }
     }
 
@@ -322,15 +327,15 @@ impl ImageBuilder {
         recorded.unwrap_or_else(|| base.file_name())
     }
 
-    async fn create_by_qemu(&self, file: &TestFile) -> CaseResult {
+    async fn create_by_qemu(&self, file: &TestFile, options: &[(String, String)]) -> CaseResult {
         let shared = &self.shared;
         let mut call = shared.img()?.create(Path::new(file.as_str()));
         call = call.format(self.format.name());
         if self.encrypted || self.format == Format::Luks {
             call = call.object(&shared.key()?);
         }
-        for (name, value) in self.creation_options() {
-            call = call.option(&name, value);
+        for (name, value) in options {
+            call = call.option(name, value);
         }
         if let Some(base) = &self.backing {
             call = call.backing(self.recorded_backing(base), base.format().name());

@@ -155,17 +155,16 @@ impl Image {
                 return Ok(());
             }
             // A look at plain qcow2 that takes no process, by somebody else than who made it.
-            let seen = self
-                .qcow2_file()
-                .map(|path| qcow2::Image::open(path)?.problems());
-            let seen = match seen {
-                Some(Ok(Some(problems))) if problems.is_empty() => return Ok(()),
-                Some(Ok(problems)) => problems.unwrap_or_default(),
-                // It has its own words for what cannot be read.
-                Some(Err(_)) | None => Vec::new(),
+            let problem = match self.problems() {
+                Ok(Some(problems)) => match problems.into_iter().next() {
+                    None => return Ok(()),
+                    problem => problem,
+                },
+                // qemu-img has its own words for what cannot be read.
+                Ok(None) | Err(_) => None,
             };
             let found = check.await?;
-            match (found.verdict, seen.first()) {
+            match (found.verdict, problem) {
                 (CheckVerdict::Clean | CheckVerdict::Unsupported, None) => Ok(()),
                 (CheckVerdict::Clean, Some(problem)) => Err(Failure::new(format!(
                     "{self} is not clean, though qemu-img says so: {problem}"
@@ -173,6 +172,13 @@ impl Image {
                 _ => Err(Failure::new(format!("{self} is not clean: {found}"))),
             }
         })
+    }
+
+    fn problems(&self) -> Result<Option<Vec<qcow2::Problem>>, qcow2::Qcow2Error> {
+        match self.qcow2_file() {
+            Some(path) => qcow2::Image::open(path)?.problems(),
+            None => Ok(None),
+        }
     }
 
     /// Changes its virtual size. To lose data at the end must be meant: `.with(|call| call.shrink())`.

@@ -9,12 +9,14 @@ use std::path::Path;
 
 use imgtools::img::MapExtent;
 use imgtools::qcow2::{self, Extension};
+use imgtools::raw;
 use serde_json::{Value, json};
 
 use super::handle::Image;
 use crate::author::action::Action;
 use crate::author::content::CLUSTER;
 use crate::author::failure::{CaseResult, Context, Failure};
+use crate::author::storage::Storage;
 use crate::case::Format;
 
 /// What a layer holds by itself: what it would take from its backing image reads as zeroes.
@@ -103,15 +105,12 @@ impl Image {
     }
 
     /// How large its overlay is by default: as large as it is now, where that is read here.
-    pub(super) fn size_as_backing(&self) -> CaseResult<u64> {
-        let size = match (self.raw_file(), self.qcow2_file()) {
-            (Some(path), _) => std::fs::metadata(path)
-                .context(format!("looking at {self}"))?
-                .len(),
-            (None, Some(path)) => qcow2::Image::open(path)?.header().size,
-            (None, None) => self.0.size,
+    pub(super) async fn size_as_backing(&self) -> CaseResult<u64> {
+        let size = match self.raw_file().or_else(|| self.qcow2_file()) {
+            Some(_) => self.size().await?,
+            None => self.0.size,
         };
-        Ok(size.next_multiple_of(imgtools::raw::SECTOR))
+        Ok(size.next_multiple_of(raw::SECTOR))
     }
 
     /// What this layer holds by itself. Nobody may have the image open for writing.

@@ -396,8 +396,7 @@ impl Printed {
             let mut news = view.from(stream, *from);
             let start = view.end(stream) - news.len() as u64;
             if stream == Stream::Stderr && view.status().is_none() {
-                let whole = news.iter().rposition(|byte| *byte == b'\n');
-                news = &news[..whole.map_or(0, |at| at + 1)];
+                news = whole_lines(news);
             }
             *from = start + news.len() as u64;
             String::from_utf8_lossy(news).into_owned()
@@ -421,6 +420,12 @@ impl Printed {
         };
         lines.into_iter().filter(is_news).collect()
     }
+}
+
+/// What of this is in lines that have come to their end.
+pub(super) fn whole_lines(printed: &[u8]) -> &[u8] {
+    let last = printed.iter().rposition(|byte| *byte == b'\n');
+    &printed[..last.map_or(0, |at| at + 1)]
 }
 
 impl Machine {

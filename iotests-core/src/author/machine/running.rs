@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::command::Cmd;
 use super::disk::{Attached, Disks};
 use super::export::NbdServerOf;
-use super::io::Printed;
+use super::io::{Printed, whole_lines};
 use super::job::Numbers;
 use super::monitor::Monitor;
 use super::node::{Made, Node};
@@ -468,11 +468,12 @@ impl Machine {
 
     /// Nothing on stderr, and no failed qemu-io command, but what the case tolerates or has seen.
     fn check_output(&self, exit: &Exit) -> CaseResult {
-        let mut stderr = &*exit.output.captured.stderr_text();
+        let mut stderr = &*exit.output.captured.stderr;
         if exit.status().signal().is_some() {
             // The signal may have cut a line off, of which nothing can be known.
-            stderr = stderr.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            stderr = whole_lines(stderr);
         }
+        let stderr = String::from_utf8_lossy(stderr);
         let stdout = exit.output.captured.stdout_text();
         let mut wrong: Vec<&str> = stderr.lines().filter(|line| is_complaint(line)).collect();
         wrong.extend(imgtools::io::failures(&stdout));
