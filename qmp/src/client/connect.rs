@@ -196,7 +196,7 @@ impl Attempt {
         }
     }
 
-    pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::time::timeout_at(self.until, work).await.ok()
     }
 
@@ -245,7 +245,7 @@ impl Attempt {
         }
     }
 
-    pub(super) fn io(&self, error: io::Error) -> ConnectError {
+    fn io(&self, error: io::Error) -> ConnectError {
         let endpoint = self.endpoint.clone();
         match error.kind() {
             io::ErrorKind::ConnectionRefused => ConnectError::Refused { endpoint },
@@ -256,10 +256,17 @@ impl Attempt {
         }
     }
 
-    pub(super) fn nobody(&self) -> ConnectError {
-        ConnectError::Nobody {
-            endpoint: self.endpoint.clone(),
-            after: self.options.connect_deadline,
+    /// The peer that connects in time.
+    pub(super) async fn accepted<T>(
+        &self,
+        accept: impl Future<Output = io::Result<T>>,
+    ) -> Result<T, ConnectError> {
+        match self.in_time(accept).await {
+            Some(accepted) => accepted.map_err(|error| self.io(error)),
+            None => Err(ConnectError::Nobody {
+                endpoint: self.endpoint.clone(),
+                after: self.options.connect_deadline,
+            }),
         }
     }
 

@@ -66,19 +66,13 @@ impl Listener {
         match &self.socket {
             Socket::Unix(listener, path) => {
                 let attempt = Attempt::new(options, path.display());
-                let (stream, _) = match attempt.in_time(listener.accept()).await {
-                    Some(accepted) => accepted.map_err(|error| attempt.io(error))?,
-                    None => return Err(attempt.nobody()),
-                };
+                let (stream, _) = attempt.accepted(listener.accept()).await?;
                 drop(self);
                 attempt.handshake(stream).await
             }
             Socket::Tcp(listener) => {
                 let attempt = Attempt::new(options, "the TCP listener");
-                let (stream, _) = match attempt.in_time(listener.accept()).await {
-                    Some(accepted) => accepted.map_err(|error| attempt.io(error))?,
-                    None => return Err(attempt.nobody()),
-                };
+                let (stream, _) = attempt.accepted(listener.accept()).await?;
                 drop(self);
                 attempt.over_tcp(stream, AddressFamily::INET).await
             }
