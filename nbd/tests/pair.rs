@@ -204,7 +204,7 @@ fn replies_find_their_requests_in_any_order() {
     }
 }
 
-/// Fault 4: proto.md has a client that is told `ESHUTDOWN` start a soft disconnect.
+/// Fault 4: by proto.md, a client that receives `ESHUTDOWN` starts a soft disconnect.
 #[test]
 fn after_eshutdown_what_is_under_way_is_answered_and_then_goodbye_is_said() {
     for mode in Mode::ALL {

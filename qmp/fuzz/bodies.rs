@@ -98,7 +98,7 @@ pub(crate) fn decoder(data: &[u8]) {
         answered |= matches!(notice, Notice::Reply { call: c, result: Err(_), .. } if c == call);
         assert!(
             !matches!(notice, Notice::Reply { result: Ok(_), .. }),
-            "a made-up reply"
+            "a reply to nothing"
         );
     }
     if !answered {

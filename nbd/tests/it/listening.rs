@@ -143,7 +143,7 @@ fn has_loopback() -> nix::Result<bool> {
 }
 
 /// Where the kernel reaches this machine itself by vsock, data moves; elsewhere the address is
-/// known, and who does not get through is told where to.
+/// known, and who does not get through reads where to.
 #[test]
 fn a_vsock_is_listened_on_and_connected_to() {
     let loopback = match has_loopback() {

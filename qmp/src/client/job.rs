@@ -134,7 +134,7 @@ impl Job {
         }
         self.take_events();
         self.events = Self::follow_events(&self.client, &self.id);
-        // What happened between the sessions was not told; an end that was told before them stands.
+        // Nothing is known of what happened between the sessions; an end that was reported before stands.
         self.told.on_course = false;
     }
 

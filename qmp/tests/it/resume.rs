@@ -26,7 +26,7 @@ fn change(status: &str) -> qmp::Event {
     event("JOB_STATUS_CHANGE", json!({"id": "j", "status": status}))
 }
 
-/// A session that is not resumed as it should be may have callers wait for ever; they are told so.
+/// A session that is not resumed as it should be may leave callers waiting for ever; they get an error instead.
 async fn bounded<T>(what: impl Future<Output = T>) -> T {
     let limit = Duration::from_secs(60);
     tokio::time::timeout(limit, what).await.expect("it hangs")
@@ -193,7 +193,7 @@ async fn a_job_is_followed_into_the_next_session() {
         ));
         let (last, control_2) = connect(with_jobs(json!([]))).await;
         other.recv().await.unwrap();
-        // An end that was told stands, although the job is gone.
+        // An end that was reported stands, although the job is gone.
         client.resume(last);
         assert_eq!(
             job.wait_end().await.unwrap(),

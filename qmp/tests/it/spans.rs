@@ -69,7 +69,7 @@ async fn each_call_has_a_span_with_its_command_id_and_latency() {
         assert!(has(&format!("call{n}.id={id}")), "{lines:?}");
         let latency = format!("call{n}.latency=");
         assert!(lines.iter().any(|it| it.starts_with(&latency)), "{lines:?}");
-        // The reply is told inside the span, though another task has read it.
+        // The reply is logged inside the span, though another task has read it.
         assert!(has(&format!("event{n}.id={id}")), "{lines:?}");
     }
 }
