@@ -13,8 +13,8 @@ use super::trigger::Triggers;
 #[derive(Debug)]
 pub(in crate::server) struct FaultState {
     engine: Mutex<Engine>,
-    /// Points that rules are about. At others there is nothing to ask the engine, not even its lock.
-    points: u32,
+    /// Without rules there is nothing to ask the engine, not even its lock.
+    armed: bool,
     pub(in crate::server) journal: Arc<Journal>,
     pub(in crate::server) triggers: Triggers,
     pub(in crate::server) clock: Clock,
@@ -31,7 +31,7 @@ impl FaultState {
         shadow: Option<WriteShadow>,
     ) -> FaultState {
         FaultState {
-            points: engine.points(),
+            armed: !engine.is_empty(),
             engine: Mutex::new(engine),
             journal: Arc::new(journal),
             triggers: Triggers::default(),
@@ -42,11 +42,11 @@ impl FaultState {
     }
 
     pub(super) fn is_armed(&self) -> bool {
-        self.points != 0
+        self.armed
     }
 
     pub(super) fn consult(&self, connection: u64, point: &Point, stage: Stage) -> Vec<Firing> {
-        if self.points & point.bit() == 0 {
+        if !self.armed {
             return Vec::new();
         }
         let mut engine = lock(&self.engine);

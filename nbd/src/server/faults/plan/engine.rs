@@ -29,44 +29,6 @@ pub(in crate::server) enum Point {
     Idle,
 }
 
-impl Point {
-    /// One bit for each kind of point.
-    pub(in crate::server) fn bit(&self) -> u32 {
-        match self {
-            Point::Accept => 1,
-            Point::Greeting => 1 << 1,
-            Point::ClientFlags => 1 << 2,
-            Point::Option(_) => 1 << 3,
-            Point::OptionReply(..) => 1 << 4,
-            Point::ExportReply => 1 << 5,
-            Point::Export => 1 << 6,
-            Point::Request(_) => 1 << 7,
-            Point::Payload(_) => 1 << 8,
-            Point::Reply { .. } => 1 << 9,
-            Point::Data(_) => 1 << 10,
-            Point::Idle => 1 << 11,
-        }
-    }
-}
-
-/// That of the point that a rule is about.
-fn bit_of(on: &On) -> u32 {
-    match on {
-        On::Accept => 1,
-        On::Greeting => 1 << 1,
-        On::ClientFlags => 1 << 2,
-        On::Option { .. } => 1 << 3,
-        On::OptionReply { .. } => 1 << 4,
-        On::ExportReply => 1 << 5,
-        On::Export => 1 << 6,
-        On::Request { .. } => 1 << 7,
-        On::Payload { .. } => 1 << 8,
-        On::Reply { .. } => 1 << 9,
-        On::Data { .. } => 1 << 10,
-        On::Idle => 1 << 11,
-    }
-}
-
 /// Whether the content of what is received is known yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum Stage {
@@ -125,10 +87,9 @@ impl Engine {
         }
     }
 
-    /// The points that there are rules for, as [`Point::bit`] numbers them.
-    pub(in crate::server) fn points(&self) -> u32 {
-        let bits = self.rules.iter().map(|armed| bit_of(&armed.rule.on));
-        bits.fold(0, |all, bit| all | bit)
+    /// Whether there are no rules at all.
+    pub(in crate::server) fn is_empty(&self) -> bool {
+        self.rules.is_empty()
     }
 
     /// The rules that fire at this passage, in the plan's order.
