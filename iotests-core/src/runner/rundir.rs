@@ -109,7 +109,7 @@ impl RunDir {
             sockets: self.sockets.join(number.to_string()),
         };
         if !is_harmless(&directories.test, LONGEST) {
-            directories.given = self.sockets.join(format!("{number}.test"));
+            directories.given = self.sockets.join(format!("{number}-test"));
             std::os::unix::fs::symlink(&directories.test, &directories.given)
                 .map_err(io_error("create the link", &directories.given))?;
         }
@@ -176,16 +176,14 @@ fn is_harmless(path: &Path, longest: usize) -> bool {
     path.as_os_str().len() <= longest && path.to_str().is_some_and(|text| !text.contains(harmful))
 }
 
-/// A readable file name for an instance.
+/// A readable file name for an instance, without anything that a script could take amiss in a path: two of upstream's leave themselves out
+/// where there is more than letters, digits, `-` and `_` in it.
 fn file_name(name: &str) -> String {
     let mut text: String = name
         .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "._=-".contains(c) {
-                c
-            } else {
-                '-'
-            }
+        .map(|c| match c {
+            c if c.is_ascii_alphanumeric() || "_-".contains(c) => c,
+            _ => '-',
         })
         .collect();
     // Longer names are cut at the front: the end tells more.
@@ -347,6 +345,26 @@ mod tests {
         let (path, sockets) = (run.path.clone(), run.sockets.clone());
         run.finish();
         assert!(path.join("1-a--b-c-qcow2/test").exists() && !sockets.exists());
+    }
+
+    #[test]
+    fn the_names_of_the_folders_have_nothing_that_a_script_could_take_amiss() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut places = vec![(scratch.path().to_owned(), "a::b/c=1,d.e@raw.nbd.none#2")];
+        places.push((scratch.path().join("100%"), "a@raw"));
+        for (place, name) in places {
+            let run = RunDir::create(&place).unwrap();
+            let instance = run.instance(1, name).unwrap();
+            for path in [&instance.given, &instance.sockets] {
+                let own = path.strip_prefix(scratch.path());
+                let own = own
+                    .or_else(|_| path.strip_prefix(short_temp_dir()))
+                    .unwrap();
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || "/_-".contains(c);
+                assert!(own.to_str().unwrap().chars().all(is_plain), "{own:?}");
+            }
+            run.finish();
+        }
     }
 
     #[test]
