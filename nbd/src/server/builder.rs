@@ -1,5 +1,6 @@
 //! What a server is made of.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -68,7 +69,8 @@ impl Default for ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Adds an export; the first one is what an oldstyle client gets.
+    /// Adds an export; the first one is what an oldstyle client gets. Two of the same name are an error
+    /// when the server is started ([`ServerError::SameName`]).
     pub fn export(mut self, export: Export) -> Self {
         self.exports.push(export);
         self
@@ -186,6 +188,7 @@ impl ServerBuilder {
         self,
         addresses: impl IntoIterator<Item = Address>,
     ) -> Result<Server, ServerError> {
+        self.check()?;
         let open = |address: Address| {
             Listener::new(&address).map_err(|source| ServerError::Listen { address, source })
         };
@@ -201,6 +204,7 @@ impl ServerBuilder {
         self,
         listener: impl Into<ListeningSocket>,
     ) -> Result<Server, ServerError> {
+        self.check()?;
         let listener = Listener::adopt(listener.into())?;
         Ok(self.start(vec![listener]))
     }
@@ -214,6 +218,7 @@ impl ServerBuilder {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn from_activation(self) -> Result<Server, ServerError> {
+        self.check()?;
         let sockets = super::listener::activated()?;
         let listeners = sockets
             .into_iter()
@@ -223,10 +228,11 @@ impl ServerBuilder {
     }
 
     /// Listens nowhere; [`Server::serve`] hands connections over.
-    pub fn detached(self) -> Server {
+    pub fn detached(self) -> Result<Server, ServerError> {
+        self.check()?;
         // Where nobody listens, nobody takes orders.
         let (shared, _) = self.build();
-        Server::new(shared, None)
+        Ok(Server::new(shared, None))
     }
 
     /// Serves one connection to its end, and nothing else.
@@ -234,10 +240,22 @@ impl ServerBuilder {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let server = self.detached();
+        let server = self.detached()?;
         // It ends with the connection; a panic in it is not ours to pass on.
         let _ = server.serve(stream).await;
         server.finish().await.map(drop)
+    }
+
+    /// Whether it can be what it is to be.
+    fn check(&self) -> Result<(), ServerError> {
+        let mut names = HashSet::new();
+        let twice = self.exports.iter().find(|e| !names.insert(e.called()));
+        match twice {
+            Some(export) => Err(ServerError::SameName {
+                name: export.called().to_owned(),
+            }),
+            None => Ok(()),
+        }
     }
 
     fn start(self, listeners: Vec<Listener>) -> Server {

@@ -18,6 +18,12 @@ pub enum ServerError {
         /// Why not.
         source: io::Error,
     },
+    /// Two exports have the same name, so that no client could choose the second.
+    #[error("two exports are named {name:?}: give each a name of its own (`Export::name`)")]
+    SameName {
+        /// The name; empty is the default export.
+        name: String,
+    },
     /// The socket could not be closed or opened again.
     #[error("failed to {what} on {address}")]
     Socket {

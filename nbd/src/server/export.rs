@@ -73,6 +73,11 @@ impl Export {
         self
     }
 
+    /// The name that clients ask for.
+    pub(super) fn called(&self) -> &str {
+        &self.name
+    }
+
     /// Bytes, as of now.
     pub(super) fn size(&self) -> u64 {
         self.backend.size()

@@ -157,7 +157,7 @@ impl Server {
     /// any more.
     ///
     /// # Errors
-    /// What the server could not do while it ran ([`ServerError::Failed`]); with the feature `faults`
+    /// What the server could not do while it ran ([`ServerError::Failed`]), and did not do later; with the feature `faults`
     /// also a rule of the fault plan that never fired, or could not act.
     pub async fn finish(mut self) -> Result<Report, ServerError> {
         self.shared.over.send_replace(true);

@@ -3,7 +3,7 @@
 use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, Backlog, Shutdown, sockopt};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::task::JoinSet;
@@ -223,6 +224,18 @@ impl Listener {
         Ok(())
     }
 
+    /// Whether a client waits to be accepted, as far as that can be known.
+    fn is_waited_at(&self) -> bool {
+        let fd = match &self.socket {
+            Listening::Closed | Listening::Reserved(_) => return false,
+            Listening::Unix(listener) => listener.as_fd(),
+            Listening::Tcp(listener) => listener.as_fd(),
+            Listening::Vsock(_) => return true,
+        };
+        let mut ready = [PollFd::new(fd, PollFlags::POLLIN)];
+        poll(&mut ready, PollTimeout::ZERO).is_ok_and(|n| n > 0)
+    }
+
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
         match &self.socket {
             Listening::Closed | Listening::Reserved(_) => Poll::Pending,
@@ -240,14 +253,15 @@ impl Listener {
     }
 }
 
-/// The next client of any of them.
-async fn accept(listeners: &[Listener]) -> io::Result<Socket> {
+/// The next client of any of them; `idle` learns that nobody waits.
+async fn accept(listeners: &[Listener], mut idle: impl FnMut()) -> io::Result<Socket> {
     poll_fn(|cx| {
         for listener in listeners {
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 return Poll::Ready(accepted);
             }
         }
+        idle();
         Poll::Pending
     })
     .await
@@ -264,7 +278,8 @@ pub(super) async fn run(
     let mut pause: Pause = Box::pin(pending());
     // Set when a client could not be accepted for want of something that comes back.
     let mut exhausted: Option<Pin<Box<Sleep>>> = None;
-    let mut is_noted = false;
+    // What was noted about that.
+    let mut want: Option<Note> = None;
     loop {
         let room = connections.len() < shared.max_connections && exhausted.is_none();
         tokio::select! {
@@ -279,10 +294,10 @@ pub(super) async fn run(
             () = &mut pause => pause = obey(&mut listeners, Order::Listen, &shared).await.0,
             Some(_) = connections.join_next() => exhausted = None,
             () = recovered(&mut exhausted) => exhausted = None,
-            accepted = accept(&listeners), if room => {
+            accepted = accept(&listeners, || overcome(&mut want, &shared)), if room => {
                 let socket = match accepted {
                     Ok(socket) => {
-                        is_noted = false;
+                        overcome(&mut want, &shared);
                         socket
                     }
                     Err(error) if is_of_the_socket(&error) => {
@@ -292,8 +307,10 @@ pub(super) async fn run(
                         continue;
                     }
                     Err(error) if is_for_want(&error) => {
-                        if !std::mem::replace(&mut is_noted, true) {
+                        // The kernel says so before it looks whether there is a client at all.
+                        if want.is_none() && listeners.iter().any(Listener::is_waited_at) {
                             shared.note(0, failed_to_accept(&error));
+                            want = Some(failed_to_accept(&error));
                         }
                         // The client still waits, and is accepted when there is something for it.
                         exhausted = Some(Box::pin(tokio::time::sleep(RECOVERY)));
@@ -429,6 +446,13 @@ async fn recovered(exhausted: &mut Option<Pin<Box<Sleep>>>) {
     }
 }
 
+/// A shortage is over: nobody waits any more.
+fn overcome(want: &mut Option<Note>, shared: &Shared) {
+    if let Some(want) = want.take() {
+        shared.overcome(&want);
+    }
+}
+
 /// Whether this socket will never accept anybody.
 fn is_of_the_socket(error: &io::Error) -> bool {
     is_one_of(error, &[Errno::EBADF, Errno::EINVAL])
@@ -479,7 +503,8 @@ mod tests {
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
             listener.open().unwrap();
             let client = TcpStream::connect(address).unwrap();
-            accept(std::slice::from_ref(&listener)).await.unwrap();
+            let clients = accept(std::slice::from_ref(&listener), || {});
+            clients.await.unwrap();
             drop((client, copy));
         }
     }

@@ -38,6 +38,16 @@ pub(super) enum Note {
     Failed { what: &'static str, why: String },
 }
 
+impl Note {
+    /// The text for the owner, of what failed.
+    fn to_failure(&self) -> Option<String> {
+        match self {
+            Note::Failed { what, why } => Some(format!("{what}: {why}")),
+            _ => None,
+        }
+    }
+}
+
 /// Shared by the listener and all connections.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -67,6 +77,13 @@ impl Shared {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What failed has been done after all, so it is none of the things that its owner has to know of.
+    pub(super) fn overcome(&self, note: &Note) {
+        let text = note.to_failure();
+        self.failures()
+            .retain(|failure| Some(failure) != text.as_ref());
+    }
+
     /// The time of a virtual clock.
     pub(super) fn now(&self) -> Option<std::time::Duration> {
         #[cfg(feature = "faults")]
@@ -81,8 +98,8 @@ impl Shared {
         match &note {
             Note::Failed { what, why } => {
                 tracing::warn!(why, "cannot {what}");
-                let (mut failures, text) = (self.failures(), format!("{what}: {why}"));
-                if !failures.contains(&text) {
+                let mut failures = self.failures();
+                if let Some(text) = note.to_failure().filter(|text| !failures.contains(text)) {
                     failures.push(text);
                 }
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nbd::client::{BlockSizes, Builder, StrictMode};
+use nbd::client::{BlockSizes, ClientBuilder, StrictMode};
 use nbd::proto::{
     CommandFlags, CommandType as C, Errno, Mode, Request, StatusFilter, TransmissionFlags,
 };
@@ -19,14 +19,14 @@ use crate::support::{block_on, short_dir};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-async fn connect(server: &Server, builder: Builder) -> Client {
+async fn connect(server: &Server, builder: ClientBuilder) -> Client {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     server.serve(theirs);
     let builder = builder.context("base:allocation");
     builder.connect_stream(ours).await.unwrap()
 }
 
-fn provoking(mode: Mode) -> Builder {
+fn provoking(mode: Mode) -> ClientBuilder {
     Client::builder().mode(mode).not_strict(StrictMode::all())
 }
 
@@ -43,7 +43,11 @@ fn a_request_for_nothing_is_answered_in_every_mode() {
                 Export::new(ZeroBackend::new(4096)),
                 Export::new(ZeroBackend::sparse(4096)),
             ] {
-                let server = Server::builder().export(export).mode(mode).detached();
+                let server = Server::builder()
+                    .export(export)
+                    .mode(mode)
+                    .detached()
+                    .unwrap();
                 let client = connect(&server, provoking(mode)).await;
                 assert_eq!(client.read(0, 0).await.unwrap(), [0; 0], "{mode}");
                 client.write(0, Vec::new()).await.unwrap();
@@ -57,7 +61,7 @@ fn a_request_for_nothing_is_answered_in_every_mode() {
 #[test]
 fn a_filter_without_contexts_is_refused_and_not_left_unanswered() {
     block_on(async {
-        let server = memory(4096).detached();
+        let server = memory(4096).detached().unwrap();
         let client = connect(&server, provoking(Mode::Extended)).await;
         let payload = StatusFilter {
             effect_len: 512,
@@ -79,7 +83,7 @@ fn a_filter_without_contexts_is_refused_and_not_left_unanswered() {
 #[test]
 fn a_filter_is_offered_where_there_are_contexts_to_filter() {
     block_on(async {
-        let server = memory(4096).detached();
+        let server = memory(4096).detached().unwrap();
         for context in [false, true] {
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             server.serve(theirs);
@@ -97,7 +101,10 @@ fn a_goodbye_is_a_request_that_rules_can_wait_for() {
     block_on(async {
         for action in [Action::CLOSE, Action::Stall] {
             let rule = Rule::new(On::request(C::DISC), action.clone());
-            let server = memory(4096).plan(FaultPlan::new().rule(rule)).detached();
+            let server = memory(4096)
+                .plan(FaultPlan::new().rule(rule))
+                .detached()
+                .unwrap();
             let client = connect(&server, Client::builder()).await;
             let leaving = tokio::spawn(client.disconnect());
             let fired = |e: &Entry| matches!(e.event, Event::Fault { .. });
@@ -119,7 +126,7 @@ fn a_goodbye_is_a_request_that_rules_can_wait_for() {
 #[test]
 fn huge_ranges_of_a_sparse_export_cost_nothing() {
     block_on(async {
-        let server = memory(1 << 60).detached();
+        let server = memory(1 << 60).detached().unwrap();
         let client = connect(&server, Client::builder()).await;
         client.write((1 << 59) + 1000, vec![7; 512]).await.unwrap();
         client.write(1 << 16, vec![7; 512]).await.unwrap();
@@ -144,10 +151,11 @@ fn a_proxy_splits_what_its_server_cannot_take_at_once() {
         let behind = Server::builder()
             .export(Export::new(ZeroBackend::new(1 << 40)))
             .mode(Mode::Structured)
-            .detached();
+            .detached()
+            .unwrap();
         let client = connect(&behind, Client::builder()).await;
         let proxy = Server::builder().export(Export::new(ProxyBackend::new(client)));
-        let proxy = proxy.detached();
+        let proxy = proxy.detached().unwrap();
         let client = connect(&proxy, Client::builder().mode(Mode::Extended)).await;
         let (at, len) = (512, 10 << 30);
         client.trim(at, len).await.unwrap();
@@ -178,11 +186,11 @@ fn a_proxy_splits_what_its_server_cannot_take_at_once() {
 #[test]
 fn a_proxy_offers_what_its_own_client_can_use() {
     block_on(async {
-        let behind = memory(4096).detached();
+        let behind = memory(4096).detached().unwrap();
         for mode in Mode::ALL {
             let backend = ProxyBackend::new(connect(&behind, Client::builder()).await);
             let proxy = Server::builder().export(Export::new(backend)).mode(mode);
-            let proxy = proxy.detached();
+            let proxy = proxy.detached().unwrap();
             let flags = connect(&proxy, Client::builder()).await.export().flags;
             let unfragmented = flags.contains(TransmissionFlags::SEND_DF);
             assert_eq!(unfragmented, mode.has_chunks(), "{mode}");
@@ -203,7 +211,7 @@ fn errors_are_those_of_the_specification() {
         let backend = ZeroBackend::new(1 << 26);
         let export = Export::new(backend).block_sizes(sizes);
         let server = Server::builder().export(export).max_payload(1 << 20);
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let client = connect(&server, provoking(Mode::Structured)).await;
         let none = CommandFlags::empty();
         let size = 1 << 26;
@@ -231,7 +239,7 @@ fn errors_are_those_of_the_specification() {
 
         let backend = FileBackend::open("/dev/null", false);
         let server = Server::builder().export(Export::new(backend.unwrap()));
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let client = connect(&server, provoking(Mode::Structured)).await;
         let fast = CommandFlags::FAST_ZERO;
         let error = client.write_zeroes(0, 0, fast).await.unwrap_err();
@@ -244,7 +252,7 @@ fn an_oldstyle_server_serves_its_first_export_whatever_its_name() {
     block_on(async {
         let export = Export::new(ZeroBackend::new(4096)).name("disk");
         let server = Server::builder().export(export).mode(Mode::Oldstyle);
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let client = connect(&server, Client::builder()).await;
         assert_eq!(client.export().size, 4096);
         server.finish().await.unwrap();
@@ -337,7 +345,7 @@ fn a_read_only_export_is_said_to_be_one_and_takes_no_writes() {
     block_on(async {
         let memory = Arc::new(MemoryBackend::new(4096));
         let export = Export::shared(memory.clone());
-        let server = Server::builder().export(export.clone()).detached();
+        let server = Server::builder().export(export.clone()).detached().unwrap();
         let before = connect(&server, Client::builder()).await;
         export.set_read_only(true);
         let after = connect(&server, provoking(Mode::Structured)).await;
@@ -348,7 +356,7 @@ fn a_read_only_export_is_said_to_be_one_and_takes_no_writes() {
         // For who was connected before, nothing changes.
         before.write(0, vec![1; 512]).await.unwrap();
         server.finish().await.unwrap();
-        let server = memory_read_only().detached();
+        let server = memory_read_only().detached().unwrap();
         let client = connect(&server, Client::builder()).await;
         assert!(client.export().is_read_only());
     });
@@ -404,7 +412,7 @@ fn a_backend_knows_what_is_to_be_stable_and_of_zeroes_it_is_the_last() {
     block_on(async {
         let notes = Arc::new(Notes(std::sync::Mutex::default()));
         let server = Server::builder().export(Export::shared(notes.clone()));
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let client = connect(&server, Client::builder()).await;
         let (piece, fua) = (65536, CommandFlags::FUA);
         client.write_zeroes(512, 65536 + 1024, fua).await.unwrap();
@@ -426,7 +434,10 @@ fn a_backend_knows_what_is_to_be_stable_and_of_zeroes_it_is_the_last() {
 fn a_backend_that_panics_fails_its_request_and_nothing_else() {
     block_on(async {
         let notes = Notes(std::sync::Mutex::default());
-        let server = Server::builder().export(Export::new(notes)).detached();
+        let server = Server::builder()
+            .export(Export::new(notes))
+            .detached()
+            .unwrap();
         let client = connect(&server, Client::builder()).await;
         for _ in 0..2 {
             let error = client.read(0, 512).await.unwrap_err();

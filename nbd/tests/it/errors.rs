@@ -365,7 +365,7 @@ fn checks(seen: &mut Seen) {
 fn server(mode: Mode, rule: Rule) -> Server {
     let export = Export::new(MemoryBackend::new(MIB));
     let server = Server::builder().export(export).mode(mode);
-    server.plan(FaultPlan::new().rule(rule)).detached()
+    server.plan(FaultPlan::new().rule(rule)).detached().unwrap()
 }
 
 async fn client_of(server: &Server) -> Client {
@@ -417,7 +417,7 @@ async fn lies(seen: &mut Seen) {
             }
             let export = Export::new(MemoryBackend::new(MIB));
             let server = Server::builder().export(export).mode(mode);
-            let server = server.plan(plan).detached();
+            let server = server.plan(plan).detached().unwrap();
             let client = client_of(&server).await;
             let ended = match command {
                 C::READ => client.read(4096, 8192).await.map(drop),
@@ -438,7 +438,7 @@ async fn lies(seen: &mut Seen) {
     seen.note("ConnectionError", &*client.closed().await);
     // More data than may be received.
     let server = Server::builder().export(Export::new(ZeroBackend::new(MIB)));
-    let server = server.mode(Mode::Simple).detached();
+    let server = server.mode(Mode::Simple).detached().unwrap();
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     server.serve(theirs);
     let client = Client::builder()
@@ -606,13 +606,17 @@ async fn servers(seen: &mut Seen) {
     let server = Server::builder().listen_unix(&path).unwrap();
     let error: ServerError = Server::builder().listen_unix(&path).unwrap_err();
     seen.note("ServerError", &error);
+    let export = || Export::new(MemoryBackend::new(512)).name("a");
+    let twice = Server::builder().export(export()).export(export());
+    seen.note("ServerError", &twice.detached().unwrap_err());
     server.stop_listening().await.unwrap();
     std::fs::write(&path, "in the way").unwrap();
     seen.note("ServerError", &server.listen_again().await.unwrap_err());
     let drops = Rule::new(On::reply(C::TRIM), Action::Drop);
     let server = Server::builder()
         .plan(FaultPlan::new().rule(drops))
-        .detached();
+        .detached()
+        .unwrap();
     let missing = server.expect_requests(C::TRIM, 1, Duration::ZERO).await;
     seen.note("ServerError", &missing.unwrap_err());
     seen.note("ServerError", &server.finish().await.unwrap_err());

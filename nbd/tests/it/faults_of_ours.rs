@@ -82,7 +82,8 @@ fn a_held_reply_is_released_while_other_rules_wait_for_a_request() {
         let server = Server::builder()
             .export(Export::new(MemoryBackend::new(MIB)))
             .plan(plan)
-            .detached();
+            .detached()
+            .unwrap();
         let client = connect(&server).await;
         let read = tokio::spawn({
             let client = client.clone();
@@ -103,7 +104,7 @@ fn finish_waits_for_a_write_that_runs() {
     block_on(async {
         let disk = Gated::new(1);
         let server = Server::builder().export(Export::shared(disk.clone()));
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let client = connect(&server).await;
         let write = tokio::spawn(async move { client.write(0, vec![1; 512]).await });
         disk.begun.notified().await;
@@ -159,7 +160,7 @@ fn finish_waits_for_a_write_in_a_thread_after_its_client_has_gone() {
             done: done.clone(),
         });
         let server = Server::builder().export(Export::shared(disk.clone()));
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let client = connect(&server).await;
         let write = tokio::spawn({
             let client = client.clone();
@@ -220,7 +221,7 @@ fn verify_and_compare_keep_to_limits_and_alignment() {
             maximum: 65536,
         };
         let export = Export::new(MemoryBackend::with_content(&content)).block_sizes(sizes);
-        let server = Server::builder().export(export).detached();
+        let server = Server::builder().export(export).detached().unwrap();
         let client = connect(&server).await;
         let reachable = client.export().reachable_size();
         assert_eq!(reachable, 1_000_000 / 4096 * 4096);
@@ -251,7 +252,7 @@ fn verify_and_compare_keep_to_limits_and_alignment() {
 fn a_comparison_waits_for_its_file_in_no_thread_of_the_runtime() {
     on_one_thread(async {
         let server = Server::builder().export(Export::new(MemoryBackend::new(MIB)));
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let client = connect(&server).await;
         let dir = short_dir();
         let path = dir.path().join("fifo");
@@ -284,9 +285,12 @@ fn a_comparison_waits_for_its_file_in_no_thread_of_the_runtime() {
 fn a_proxy_passes_the_flags_of_a_block_status_on() {
     block_on(async {
         let real = Server::builder().export(Export::new(MemoryBackend::new(MIB)));
-        let real = real.detached();
+        let real = real.detached().unwrap();
         let backend = ProxyBackend::new(connect(&real).await);
-        let proxy = Server::builder().export(Export::new(backend)).detached();
+        let proxy = Server::builder()
+            .export(Export::new(backend))
+            .detached()
+            .unwrap();
         let client = connect(&proxy).await;
         let one = CommandFlags::REQ_ONE;
         client.block_status_with(0, 4096, one).await.unwrap();
@@ -304,7 +308,7 @@ fn eight_reads_of_one_connection_are_under_way_at_once() {
     block_on(async {
         let disk = Gated::new(8);
         let server = Server::builder().export(Export::shared(disk.clone()));
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let client = connect(&server).await;
         let reads = (0..8).map(|n| {
             let client = client.clone();
@@ -324,7 +328,8 @@ fn a_journal_is_bounded_and_ends_with_its_server() {
         let server = Server::builder()
             .export(Export::new(MemoryBackend::new(MIB)))
             .journal_limit(10)
-            .detached();
+            .detached()
+            .unwrap();
         let client = connect(&server).await;
         for _ in 0..50 {
             client.flush().await.unwrap();

@@ -38,10 +38,13 @@ async fn left_after(mut client: DuplexStream) -> Duration {
 #[test]
 fn a_client_that_says_nothing_is_disconnected_and_the_journal_says_why() {
     at_once(async {
-        let server = builder().detached();
+        let server = builder().detached().unwrap();
         let after = left_after(client_of(&server).await).await;
         assert_eq!(after.as_secs(), 30);
-        let short = builder().handshake_limit(Duration::from_secs(2)).detached();
+        let short = builder()
+            .handshake_limit(Duration::from_secs(2))
+            .detached()
+            .unwrap();
         let after = left_after(client_of(&short).await).await;
         assert_eq!(after.as_secs(), 2);
         let journal = short.finish().await.unwrap();
@@ -56,7 +59,7 @@ fn a_client_that_says_nothing_is_disconnected_and_the_journal_says_why() {
 #[test]
 fn a_client_that_goes_on_and_on_about_options_is_disconnected_as_well() {
     at_once(async {
-        let server = builder().detached();
+        let server = builder().detached().unwrap();
         let mut client = client_of(&server).await;
         let since = tokio::time::Instant::now();
         let flags = ClientFlags::FIXED_NEWSTYLE.bits().to_be_bytes();
@@ -83,7 +86,7 @@ fn tls_is_a_part_of_the_handshake() {
     at_once(async {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
         let tls = ServerTls::from_certificates(folder, false).unwrap();
-        let server = builder().tls(tls).detached();
+        let server = builder().tls(tls).detached().unwrap();
         let mut client = client_of(&server).await;
         let mut start = ClientFlags::FIXED_NEWSTYLE.bits().to_be_bytes().to_vec();
         start.extend(OptionRequest::StartTls.encode());
@@ -103,7 +106,7 @@ fn tls_is_a_part_of_the_handshake() {
 #[test]
 fn who_has_chosen_stays_as_long_as_it_likes_and_a_plan_takes_its_time() {
     at_once(async {
-        let server = builder().detached();
+        let server = builder().detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         let client = Client::builder().connect_stream(ours).await.unwrap();
@@ -112,7 +115,7 @@ fn who_has_chosen_stays_as_long_as_it_likes_and_a_plan_takes_its_time() {
 
         let slow = Rule::new(On::Greeting, Action::Delay(HOUR.as_millis() as u64));
         let server = builder().mode(Mode::Simple);
-        let server = server.plan(FaultPlan::new().rule(slow)).detached();
+        let server = server.plan(FaultPlan::new().rule(slow)).detached().unwrap();
         let since = tokio::time::Instant::now();
         let client = client_of(&server).await;
         assert!(since.elapsed() >= HOUR);

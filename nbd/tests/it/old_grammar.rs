@@ -230,7 +230,8 @@ fn an_event_in_the_wrong_direction_never_fires() {
         let server = Server::builder()
             .export(Export::new(memory))
             .plan(plan)
-            .detached();
+            .detached()
+            .unwrap();
         let error = server.finish().await.unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -32,7 +32,7 @@ fn a_rule_that_never_fired_fails_the_test() {
         let server = Server::builder()
             .export(Export::new(ZeroBackend::new(512)))
             .plan(plan);
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         Client::builder().connect_stream(ours).await.unwrap();
@@ -58,7 +58,8 @@ fn a_rule_whose_action_means_nothing_there_fails_the_test() {
             let server = server
                 .mode(Mode::Simple)
                 .plan(FaultPlan::new().rule(rule))
-                .detached();
+                .detached()
+                .unwrap();
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             server.serve(theirs);
             let client = Client::builder().connect_stream(ours).await.unwrap();
@@ -138,7 +139,7 @@ fn an_option_has_one_answer_and_a_second_rule_for_it_is_misplaced() {
             .rule(Rule::new(go(), refuse))
             .rule(Rule::new(go(), Action::Ignore).name("second"));
         let server = Server::builder().export(Export::new(ZeroBackend::new(512)));
-        let server = server.plan(plan).detached();
+        let server = server.plan(plan).detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         let refused = Client::builder().connect_stream(ours).await.unwrap_err();
@@ -159,7 +160,7 @@ fn a_flush_touches_no_range() {
         let on = On::Request { command, touching };
         let plan = FaultPlan::new().rule(Rule::new(on, Action::error(Errno::EIO)));
         let server = Server::builder().export(Export::new(MemoryBackend::new(512)));
-        let server = server.plan(plan).detached();
+        let server = server.plan(plan).detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         let client = Client::builder().connect_stream(ours).await.unwrap();
@@ -177,7 +178,7 @@ fn a_connection_is_idle_when_a_reply_that_was_held_back_has_gone() {
             .rule(Rule::new(On::reply(C::READ), hold))
             .rule(Rule::new(On::Idle, Action::CLOSE));
         let server = Server::builder().export(Export::new(MemoryBackend::new(512)));
-        let server = server.plan(plan).detached();
+        let server = server.plan(plan).detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         let client = Client::builder().connect_stream(ours).await.unwrap();
@@ -202,7 +203,7 @@ fn each_reply_is_in_the_journal_also_one_that_waits_for_its_cookie() {
         let plan =
             FaultPlan::new().rule(Rule::new(On::reply(C::READ), Action::SwapCookies).times(2));
         let server = Server::builder().export(Export::new(MemoryBackend::new(1024)));
-        let server = server.mode(Mode::Simple).plan(plan).detached();
+        let server = server.mode(Mode::Simple).plan(plan).detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         let client = Client::builder().connect_stream(ours).await.unwrap();
@@ -290,7 +291,11 @@ fn a_delay_within_a_message_of_the_client_ends_by_itself() {
         let delays = points.map(|on| Rule::new(on, Action::Delay(5)).at_byte(10));
         let plan = delays.into_iter().fold(FaultPlan::new(), FaultPlan::rule);
         let export = Export::new(MemoryBackend::new(4096));
-        let server = Server::builder().export(export).plan(plan).detached();
+        let server = Server::builder()
+            .export(export)
+            .plan(plan)
+            .detached()
+            .unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         let client = Client::builder().connect_stream(ours).await.unwrap();
@@ -425,7 +430,8 @@ async fn story(seed: u64) -> String {
         .export(Export::new(MemoryBackend::new(1 << 20)))
         .plan(random_plan(seed))
         .clock(Clock::instant())
-        .detached();
+        .detached()
+        .unwrap();
     let mut seen = String::new();
     for connection in 0..6u64 {
         let (ours, theirs) = tokio::io::duplex(1 << 16);

@@ -121,7 +121,7 @@ fn the_shadow_tells_lost_torn_doubled_and_foreign_writes_apart() {
         let memory = Arc::new(MemoryBackend::new(8192));
         let shadow = WriteShadow::new();
         let server = Server::builder().export(Export::shared(memory.clone()));
-        let server = server.shadow(shadow.clone()).plan(plan).detached();
+        let server = server.shadow(shadow.clone()).plan(plan).detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         let client = nbd::Client::builder().connect_stream(ours).await.unwrap();

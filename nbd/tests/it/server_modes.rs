@@ -124,7 +124,7 @@ fn zeroes_follow_the_export_unless_both_sides_leave_them_out() {
         for zeroes in [true, false] {
             let server = Server::builder().export(Export::new(ZeroBackend::new(512)));
             let server = if zeroes { server.with_zeroes() } else { server };
-            let server = server.detached();
+            let server = server.detached().unwrap();
             let (ours, mut theirs) = tokio::io::duplex(1 << 16);
             let (to_server, from_client) = tokio::io::duplex(1 << 16);
             server.serve(from_client);
@@ -149,7 +149,7 @@ fn zeroes_follow_the_export_unless_both_sides_leave_them_out() {
 fn a_filter_of_contexts_must_name_known_ones_and_each_once() {
     block_on(async {
         let server = Server::builder().export(Export::new(ZeroBackend::new(512)));
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         let client = Client::builder().context("base:allocation");
@@ -181,7 +181,7 @@ fn a_filter_of_contexts_must_name_known_ones_and_each_once() {
 fn a_client_can_say_anything_in_the_negotiation() {
     block_on(async {
         let server = Server::builder().export(Export::new(ZeroBackend::new(512)));
-        let server = server.detached();
+        let server = server.detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let serving = server.serve(theirs);
         let mut options = Client::builder().negotiate_stream(ours).await.unwrap();
@@ -333,7 +333,10 @@ fn a_sparse_terabyte_is_verified_without_reading_it() {
             .write(1 << 39, vec![9; 512].into(), false)
             .await
             .unwrap();
-        let server = Server::builder().export(Export::new(memory)).detached();
+        let server = Server::builder()
+            .export(Export::new(memory))
+            .detached()
+            .unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         let client = Client::builder()
@@ -358,7 +361,8 @@ fn a_socketpair_end_can_be_handed_to_the_client() {
         b.set_nonblocking(true).unwrap();
         let server = Server::builder()
             .export(Export::new(ZeroBackend::new(MIB)))
-            .detached();
+            .detached()
+            .unwrap();
         server.serve(tokio::net::UnixStream::from_std(b).unwrap());
         let client = Client::builder().connect_fd(a.into()).await.unwrap();
         assert_eq!(client.read(0, 512).await.unwrap(), [0; 512]);
@@ -427,7 +431,8 @@ fn a_full_queue_is_waited_for_until_the_deadline() {
         stream.set_nonblocking(true).unwrap();
         let server = Server::builder()
             .export(Export::new(MemoryBackend::new(512)))
-            .detached();
+            .detached()
+            .unwrap();
         server.serve(tokio::net::UnixStream::from_std(stream).unwrap());
         assert_eq!(waiting.await.unwrap().unwrap().export().size, 512);
     });

@@ -7,7 +7,7 @@ use nbd::proto::{Checks, CommandType as C, Errno, Mode, OptionCode, Violation};
 use nbd::server::backend::{MemoryBackend, PatternBackend};
 use nbd::server::plan::{Action, Edit, FaultPlan, Field, Malformed, On, ReplyKind, Rule};
 use nbd::server::{Clock, Export, Server};
-use nbd::{Client, client::Builder};
+use nbd::{Client, client::ClientBuilder};
 
 use crate::support::{at_once, block_on};
 
@@ -18,9 +18,10 @@ fn server(mode: Mode, rule: Rule) -> Server {
         .mode(mode)
         .plan(FaultPlan::new().rule(rule))
         .detached()
+        .unwrap()
 }
 
-async fn connect(server: &Server, builder: Builder) -> Result<Client, ConnectError> {
+async fn connect(server: &Server, builder: ClientBuilder) -> Result<Client, ConnectError> {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     server.serve(theirs);
     builder
@@ -428,7 +429,8 @@ fn a_stall_in_any_phase_meets_a_deadline() {
             .export(backend)
             .plan(plan)
             .clock(clock.clone())
-            .detached();
+            .detached()
+            .unwrap();
         let client = connect(&server, Client::builder()).await.unwrap();
         client.read(0, 512).await.unwrap();
         assert_eq!(clock.now(), Duration::from_secs(10));
@@ -444,7 +446,8 @@ fn a_manual_clock_holds_a_delay_until_the_test_moves_it() {
             .export(backend)
             .plan(plan)
             .clock(Clock::manual())
-            .detached();
+            .detached()
+            .unwrap();
         let client = connect(&server, Client::builder()).await.unwrap();
         let mut reading = Box::pin(client.read(0, 512));
         let fired = |e: &nbd::server::Entry| matches!(e.event, nbd::server::Event::Fault { .. });

@@ -58,12 +58,23 @@ pub struct Server<B> {
     /// The export in transmission, its size as it is now.
     pub(super) export: Option<Chosen>,
     pub(super) last_id: u64,
-    /// Requests that were handed out, with what they count for.
-    pub(super) under_way: HashMap<u64, (Request, u64, u64)>,
+    /// Requests that were handed out.
+    pub(super) under_way: HashMap<u64, UnderWay>,
     /// Bytes kept for requests and replies.
     pub(super) kept: u64,
     /// How many messages were begun; shows the owner when a new one is awaited.
     pub(super) messages: u64,
+}
+
+/// A request that is not answered yet.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    pub(super) request: Request,
+    pub(super) effect_len: u64,
+    /// What it counts for.
+    pub(super) cost: u64,
+    /// Contexts that a block status asks for.
+    pub(super) contexts: Vec<u32>,
 }
 
 /// The export that transmission is about.

@@ -1,6 +1,7 @@
 //! Messages of a server before they are bytes.
 
 use super::layout::Layout;
+use super::negotiation::UnderWay;
 use super::types::Failure;
 use crate::proto::chunk::{Error, Extent, Hole, Status};
 use crate::proto::{
@@ -109,7 +110,8 @@ impl<B: AsRef<[u8]>> Answer<B> {
 
     /// Makes an answer one that the protocol allows for this request to an export of this size,
     /// whatever its author gave.
-    pub(super) fn legalise(&mut self, request: &Request, effect_len: u64, mode: Mode, size: u64) {
+    pub(super) fn legalise(&mut self, asked: &UnderWay, mode: Mode, size: u64) {
+        let (request, effect_len) = (&asked.request, asked.effect_len);
         let command = request.command;
         match self {
             Answer::Data(_) if command != CommandType::READ => {
@@ -118,6 +120,10 @@ impl<B: AsRef<[u8]>> Answer<B> {
             }
             Answer::Status(_) if command != CommandType::BLOCK_STATUS => {
                 let text = format!("the backend gave extents for a {command}");
+                *self = Answer::fail(Errno::EIO, text);
+            }
+            Answer::Status(statuses) if !answers_each(statuses, &asked.contexts) => {
+                let text = "the backend gave extents of other contexts than it was asked for";
                 *self = Answer::fail(Errno::EIO, text);
             }
             Answer::Data(pieces) => {
@@ -140,7 +146,7 @@ impl<B: AsRef<[u8]>> Answer<B> {
                     limit_extents(status, effect_len, most, one, mode);
                     end_with_export(status, room);
                 }
-                if statuses.is_empty() || statuses.iter().any(|s| s.extents.is_empty()) {
+                if statuses.iter().any(|s| s.extents.is_empty()) {
                     *self = Answer::fail(Errno::EIO, "the backend gave no extent");
                 }
             }
@@ -153,6 +159,12 @@ impl<B: AsRef<[u8]>> Answer<B> {
             Answer::Done | Answer::Failed { .. } => {}
         }
     }
+}
+
+/// Whether each context that was asked for is answered, once, and no other is.
+fn answers_each(statuses: &[Status], asked: &[u32]) -> bool {
+    let answered = |id: &u32| statuses.iter().any(|status| status.context == *id);
+    statuses.len() == asked.len() && asked.iter().all(answered)
 }
 
 /// Keeps the extents that concern the request. Only the last one may reach beyond it, and not

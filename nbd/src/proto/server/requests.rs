@@ -1,6 +1,6 @@
 //! The server's part of the transmission phase: what it takes, what it refuses, what it owes.
 
-use super::negotiation::{Server, State};
+use super::negotiation::{Server, State, UnderWay};
 use super::reply::{Answer, Outgoing, Reply};
 use super::types::{Closed, Event, Incoming};
 use crate::proto::chunk::Extent;
@@ -124,9 +124,13 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
                 }
             }
         }
-        let cost = self.cost(&request);
-        self.under_way
-            .insert(id, (request, incoming.effect_len, cost));
+        let under_way = UnderWay {
+            request,
+            effect_len: incoming.effect_len,
+            cost: self.cost(&request),
+            contexts: incoming.contexts.clone(),
+        };
+        self.under_way.insert(id, under_way);
         let found = || self.objection(&incoming);
         let refused = objection.or_else(|| {
             let (errno, text) = found()?;
@@ -214,16 +218,16 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
 
     /// Answers a request. What the protocol does not allow as its answer becomes an error.
     pub fn reply(&mut self, id: u64, mut answer: Answer<B>) {
-        let Some((request, effect_len, reserved)) = self.under_way.remove(&id) else {
+        let Some(asked) = self.under_way.remove(&id) else {
             return;
         };
         let size = self.export.as_ref().map_or(0, |export| export.size);
-        answer.legalise(&request, effect_len, self.mode, size);
+        answer.legalise(&asked, self.mode, size);
         // What it really takes, until it is sent: a client that reads nothing is not to fill the
         // memory with small replies either.
         let cost = OVERHEAD + answer.kept();
-        self.kept = (self.kept + cost).saturating_sub(reserved);
-        let mut reply = Reply::new(request, self.mode, answer);
+        self.kept = (self.kept + cost).saturating_sub(asked.cost);
+        let mut reply = Reply::new(asked.request, self.mode, answer);
         (reply.id, reply.cost) = (id, cost);
         self.out.push_back(Outgoing::Reply(reply));
         self.advance();
