@@ -42,7 +42,7 @@ async fn main() -> ExitCode {
     match printed.and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("nbd-probe: {}", with_reasons(&*error));
+            eprintln!("nbd-probe: {}", harmless(&with_reasons(&*error)));
             ExitCode::FAILURE
         }
     }
@@ -53,6 +53,26 @@ fn with_reasons(error: &(dyn std::error::Error + 'static)) -> String {
     let reasons = std::iter::successors(Some(error), |error| error.source());
     let texts: Vec<String> = reasons.map(ToString::to_string).collect();
     texts.join(": ")
+}
+
+/// A text of a server's, with nothing in it that a terminal would obey.
+fn harmless(text: &str) -> String {
+    let is_plain = |c: char| c == '\'' || c == '"' || c == '\\';
+    let escaped = |c: char| match is_plain(c) {
+        true => c.to_string(),
+        false => c.escape_debug().to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
+/// JSON that a terminal can be shown: of the control characters its own rules leave some as they are.
+fn json_text(value: &Value) -> String {
+    let escaped = |c: char| match c.is_control() && c != '\n' {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    };
+    let text = format!("{value:#}\n");
+    text.chars().map(escaped).collect()
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -74,7 +94,7 @@ async fn list(args: &Args) -> Result<String, Failure> {
     let listing = nbd::list(&uri(args)?).await?;
     if args.json {
         let exports: Vec<Value> = listing.exports.iter().map(listed_as_json).collect();
-        return Ok(format!("{:#}\n", json!({ "exports": exports })));
+        return Ok(json_text(&json!({ "exports": exports })));
     }
     let mut out = String::new();
     for export in &listing.exports {
@@ -83,7 +103,7 @@ async fn list(args: &Args) -> Result<String, Failure> {
             Some(info) => out += &info_as_text(info),
             None => out += "  the server tells nothing about it\n",
         }
-        out += &format!("  contexts: {}\n", export.contexts.join(" "));
+        out += &format!("  contexts: {}\n", harmless(&export.contexts.join(" ")));
     }
     Ok(out)
 }
@@ -116,11 +136,11 @@ async fn probe(args: &Args) -> Result<String, Failure> {
             .collect();
         let mut value = info_as_json(&info);
         value["maps"] = Value::Object(maps);
-        return Ok(format!("{value:#}\n"));
+        return Ok(json_text(&value));
     }
     let mut out = format!("export: {:?}\n{}", info.name, info_as_text(&info));
     for (name, map) in &maps {
-        out += &format!("map of {name}:\n");
+        out += &format!("map of {}:\n", harmless(name));
         for entry in map {
             out += &entry_as_text(name, entry);
         }
@@ -149,7 +169,7 @@ fn info_as_text(info: &ExportInfo) -> String {
         names.join(" ")
     );
     if let Some(text) = &info.description {
-        out += &format!("  description: {text}\n");
+        out += &format!("  description: {}\n", harmless(text));
     }
     if let Some(sizes) = info.block_sizes {
         let (min, preferred, max) = (sizes.minimum, sizes.preferred, sizes.maximum);

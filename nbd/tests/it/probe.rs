@@ -5,6 +5,8 @@ use serde_json::Value;
 
 use crate::support::{all_tools, block_on, img, short_dir};
 use nbd::QemuNbd;
+use nbd::server::backend::MemoryBackend;
+use nbd::server::{Export, Server};
 
 async fn probe(args: &[&str]) -> imgtools::process::Output {
     Command::new(env!("CARGO_BIN_EXE_nbd-probe"))
@@ -125,5 +127,33 @@ fn what_could_not_be_printed_is_a_failure_unless_the_reader_left() {
             let output = command.run().await.unwrap();
             assert_eq!(output.status.code(), Some(status), "{to}{}", output.tail());
         }
+    });
+}
+
+/// A server's words are not for the terminal to obey, and do not look like lines of ours.
+#[test]
+fn it_prints_what_a_server_says_without_what_a_terminal_obeys() {
+    block_on(async {
+        // A title, a line of its own, a control sequence in one character, and text from right to left.
+        let evil = "\u{1b}]0;title\u{7} \"quoted\"\n  size: 1\u{9b}2J\u{202e}";
+        let harmless = r#"\u{1b}]0;title\u{7} "quoted"\n  size: 1\u{9b}2J\u{202e}"#;
+        let export = Export::new(MemoryBackend::new(512)).description(evil);
+        let server = Server::builder().export(export).listen_tcp().unwrap();
+        let uri = server.uri().unwrap();
+        let is_harmless = |text: &str| !text.contains(|c: char| c.is_control() && c != '\n');
+        let list = probe(&["--list", &uri.to_string()]).await.check().unwrap();
+        let list = list.stdout_text().into_owned();
+        let line = format!("  description: {harmless}\n");
+        assert!(list.contains(&line) && is_harmless(&list), "{list:?}");
+        let json = probe(&["--list", "--json", &uri.to_string()]).await;
+        let json = json.check().unwrap().stdout_text().into_owned();
+        assert!(is_harmless(&json), "{json:?}");
+        let value: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["exports"][0]["info"]["description"], evil);
+        // The server repeats the name that it was asked for.
+        let missing = probe(&[&uri.with_export("\u{1b}[2J").to_string()]).await;
+        let why = missing.stderr_text();
+        assert!(is_harmless(&why) && why.contains("\\u{1b}[2J"), "{why:?}");
+        server.finish().await.unwrap();
     });
 }
