@@ -1,17 +1,20 @@
 //! Serves a file that stays as it is: what clients write is kept in memory, for as long as this runs.
 //!
 //! ```sh
-//! cargo run -p qemu-nbd --example copy_on_write -- disk.raw /tmp/nbd.sock
+//! cargo run -p qemu-nbd --example copy_on_write                                 # shows what it does
+//! cargo run -p qemu-nbd --example copy_on_write -- disk.raw /tmp/nbd.sock       # serves until Ctrl-D
 //! qemu-io -f raw -c 'write -P 7 0 4k' 'nbd+unix:///?socket=/tmp/nbd.sock'
 //! ```
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nbd::Client;
 use nbd::proto::TransmissionFlags;
 use nbd::server::backend::{Backend, BackendError, Bytes, FileBackend, Piece};
-use nbd::server::{Export, Server};
+use nbd::server::{Export, Server, ServerBuilder};
 use tokio::io::AsyncReadExt;
 
 /// What is copied when a part of it is written.
@@ -105,16 +108,46 @@ impl Backend for CopyOnWrite {
     }
 }
 
+fn builder(file: &Path) -> std::io::Result<ServerBuilder> {
+    let backend = CopyOnWrite::new(FileBackend::open(file, true)?);
+    Ok(Server::builder().export(Export::new(backend)))
+}
+
+/// Serves a file of its own to a client of its own.
+async fn show() -> Result<(), Box<dyn Error>> {
+    let name = format!("copy_on_write-{}.raw", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    let before = vec![1; 3 * CLUSTER as usize + 512];
+    std::fs::write(&file, &before)?;
+    let server = builder(&file)?.listen_tcp()?;
+    let client = Client::builder();
+    let client = client
+        .connect_uri(&server.uri().ok_or("it listens")?)
+        .await?;
+
+    // Across the end of a cluster, so two of them are copied.
+    client.write(CLUSTER - 100, vec![2; 200]).await?;
+    let mut expected = before.clone();
+    expected[CLUSTER as usize - 100..][..200].fill(2);
+    assert_eq!(client.read(0, client.export().size).await?, expected);
+    assert_eq!(std::fs::read(&file)?, before);
+    println!("the client reads what it wrote, and the file is as it was");
+
+    client.disconnect().await?;
+    server.finish().await?;
+    std::fs::remove_file(&file)?;
+    Ok(())
+}
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
-    let (Some(file), Some(socket)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: copy_on_write FILE SOCKET".into());
+    let (file, socket) = match (arguments.next(), arguments.next()) {
+        (None, _) => return show().await,
+        (Some(file), Some(socket)) => (file, socket),
+        (Some(_), None) => return Err("usage: copy_on_write [FILE SOCKET]".into()),
     };
-    let backend = CopyOnWrite::new(FileBackend::open(&file, true)?);
-    let server = Server::builder()
-        .export(Export::new(backend))
-        .listen_unix(socket)?;
+    let server = builder(&file)?.listen_unix(socket)?;
     if let Some(uri) = server.uri() {
         println!(
             "serving {} at {uri} until the end of the input",
