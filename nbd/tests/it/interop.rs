@@ -5,12 +5,10 @@
 //! measured, and, where programs are missing, against its own rows and columns.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use imgtools::process::{Child, Command};
-use nbd::client::{Builder, ConnectError, HandshakeError};
+use nbd::client::{ClientBuilder, ConnectError, HandshakeError};
 use nbd::proto::{Errno, Mode};
 use nbd::server::backend::MemoryBackend;
 use nbd::server::{Entry, Event, Export, Server};
@@ -18,7 +16,7 @@ use nbd::tls::{ClientTls, ServerTls};
 use nbd::{Client, QemuNbd, Uri};
 use tempfile::TempDir;
 
-use crate::support::{MIB, Tools, all_tools, block_on, chain, img, program, short_dir};
+use crate::support::{MIB, Tools, activated, all_tools, block_on, chain, img, program, short_dir};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
@@ -73,7 +71,7 @@ const CLIENTS: [&str; 5] = [
     "nbdcopy to us",
 ];
 
-fn builder(column: Column) -> Builder {
+fn builder(column: Column) -> ClientBuilder {
     let builder = Client::builder();
     match column {
         Column::Plain(mode) if mode.has_chunks() => builder.mode(mode).context("base:allocation"),
@@ -82,7 +80,7 @@ fn builder(column: Column) -> Builder {
     }
 }
 
-/// nbdkit on a socket that listens before it starts, so nobody has to wait for it.
+/// nbdkit at a socket.
 async fn nbdkit(
     program: &Path,
     column: Column,
@@ -92,10 +90,7 @@ async fn nbdkit(
     let socket = dir.path().join("k");
     // That of the column before.
     let _ = std::fs::remove_file(&socket);
-    let listener = UnixListener::bind(&socket).unwrap();
-    let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
-    let mut command = Command::new("/bin/sh").fd(OwnedFd::from(listener), 3);
-    command = command.args(["-c", script, "sh"]).arg(program).arg("-f");
+    let mut command = activated(program, &socket).arg("-f");
     match column {
         Column::Plain(Mode::Oldstyle) => command = command.arg("--oldstyle"),
         Column::Plain(_) => {}

@@ -1,8 +1,10 @@
 //! Which QEMU tools there are, and short paths for sockets.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use imgtools::process::Output;
+use imgtools::process::{Command, Output};
 use imgtools::tools::{Finder, Tool, ToolKind};
 use nbd::{QemuNbd, QemuNbdServer};
 use tempfile::TempDir;
@@ -168,6 +170,14 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = source.source();
     }
     text
+}
+
+/// A program with a socket that listens before it starts, so that nobody has to wait for it.
+pub(crate) fn activated(program: &Path, socket: &Path) -> Command {
+    let listener = UnixListener::bind(socket).unwrap();
+    let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+    let shell = Command::new("/bin/sh").fd(OwnedFd::from(listener), 3);
+    shell.args(["-c", script, "sh"]).arg(program)
 }
 
 /// A program that is no part of QEMU. Where it is missing, the test says so, and the

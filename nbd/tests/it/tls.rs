@@ -1,7 +1,5 @@
 //! TLS, with our own other half and with QEMU's and nbdkit's.
 
-use std::path::Path;
-
 use imgtools::process::Command;
 use nbd::client::{ConnectError, Feature, HandshakeError, Pattern};
 use nbd::server::backend::MemoryBackend;
@@ -9,7 +7,7 @@ use nbd::server::{Export, Server};
 use nbd::tls::{ClientTls, ServerTls};
 use nbd::{Client, QemuNbd, Uri};
 
-use crate::support::{MIB, block_on, chain, each, program, raw, short_dir};
+use crate::support::{MIB, activated, block_on, chain, each, program, raw, short_dir};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
 /// What the server's certificate is for.
@@ -187,18 +185,10 @@ fn nbdkit_and_libnbd_understand_us() {
         let dir = short_dir();
         // Theirs serves, ours reads: nbdkit runs as long as the command it is given.
         let socket = dir.path().join("k");
-        let kit = Command::new(&nbdkit)
-            .args([
-                "-f",
-                "--exit-with-parent",
-                "--tls=require",
-                "--tls-verify-peer",
-            ])
-            .arg(format!("--tls-certificates={FOLDER}"))
-            .args(["-U".as_ref(), socket.as_os_str()])
-            .args(["pattern", "1M"]);
-        let kit = kit.spawn_async().await.unwrap();
-        until_listening(&socket, &kit).await;
+        let command = activated(&nbdkit, &socket);
+        let command = command.args(["-f", "--tls=require", "--tls-verify-peer"]);
+        let command = command.arg(format!("--tls-certificates={FOLDER}"));
+        let kit = command.args(["pattern", "1M"]).spawn_async().await.unwrap();
         let client = Client::builder().tls(credentials());
         let client = client.connect_unix(&socket).await.unwrap();
         let found = client.verify(0..MIB, Pattern::Offset(0)).await.unwrap();
@@ -215,12 +205,4 @@ fn nbdkit_and_libnbd_understand_us() {
         assert_eq!(std::fs::read(&copy).unwrap(), vec![0x5a; MIB as usize]);
         server.finish().await.unwrap();
     });
-}
-
-/// Waits until somebody answers at a socket.
-async fn until_listening(socket: &Path, child: &imgtools::process::Child) {
-    while tokio::net::UnixStream::connect(socket).await.is_err() {
-        assert!(child.try_wait().is_none(), "{:?}", child.output());
-        tokio::task::yield_now().await;
-    }
 }
