@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use nbd::Client;
-use nbd::client::{Builder, Pattern};
+use nbd::client::{ClientBuilder, Pattern};
 use nbd::proto::chunk::{Extent, Status};
 use nbd::proto::client::{
     Command, Config, ConnectionError, Event as ClientEvent, Handshake, StrictMode, Transmission,
@@ -75,7 +75,7 @@ fn run<F: Future>(f: F) -> F::Output {
     RUNTIME.with(|runtime| runtime.block_on(all))
 }
 
-fn builder() -> Builder {
+fn builder() -> ClientBuilder {
     Client::builder()
         .contexts(["base:allocation", "qemu:"])
         .not_strict(StrictMode::all())
@@ -146,10 +146,10 @@ pub(super) fn client_replies(data: &[u8]) {
         let client = builder().connect_stream(Script::new(bytes)).await;
         let client = client.expect("the handshake is in order");
         let _ = tokio::join!(
-            client.read(0, 4096),
+            client.read_into(0, 4096, vec![9; 512]),
             client.write(4096, vec![1; 512]),
             client.block_status(0, 1 << 20),
-            client.read_with(512, 512, CommandFlags::DF, Vec::new()),
+            client.read_with(512, 512, CommandFlags::DF, vec![9; 4096]),
             client.flush(),
         );
         let _ = client
@@ -165,6 +165,7 @@ fn server(mode: Mode) -> Server {
         .mode(mode)
         .max_payload(1 << 20)
         .detached()
+        .unwrap()
 }
 
 /// The first byte is the mode, the rest is all that a client says.

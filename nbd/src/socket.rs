@@ -1,9 +1,9 @@
 //! A connected socket of whatever kind.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -30,6 +30,36 @@ impl Socket {
             stream: Box::new(stream),
             unflushed: false,
         })
+    }
+
+    /// Reads into both of these at once, or into the first where a stream cannot do that.
+    pub(crate) fn poll_read_both(
+        &mut self,
+        cx: &mut Context<'_>,
+        [first, second]: [&mut [u8]; 2],
+    ) -> Poll<io::Result<usize>> {
+        let mut both = [IoSliceMut::new(first), IoSliceMut::new(second)];
+        loop {
+            let read = match self {
+                Socket::Unix(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_read_vectored(&mut both)
+                }
+                Socket::Tcp(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_read_vectored(&mut both)
+                }
+                Socket::Other(other) => {
+                    let mut room = ReadBuf::new(&mut both[0]);
+                    ready!(Pin::new(other).poll_read(cx, &mut room))?;
+                    Ok(room.filled().len())
+                }
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
     }
 
     /// Reads what has come already. A socket is asked itself, since the runtime may not have noticed

@@ -331,7 +331,8 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
             cost(async |a, b| {
                 let server = Server::builder()
                     .export(Export::new(ZeroBackend::new(1 << 62)))
-                    .detached();
+                    .detached()
+                    .unwrap();
                 let served = server.serve(b);
                 tokio::select! {
                     () = says(a, vec![last], filler) => {}
@@ -350,7 +351,8 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
             cost(async |a, b| {
                 let server = Server::builder()
                     .export(Export::new(MemoryBackend::new(1 << 40)))
-                    .detached();
+                    .detached()
+                    .unwrap();
                 let served = server.serve(b);
                 tokio::select! {
                     () = says(a, vec![last], None) => {}
@@ -378,7 +380,7 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
         "read of stripes",
         cost(async |a, b| {
             let export = Export::shared(striped);
-            let server = Server::builder().export(export).detached();
+            let server = Server::builder().export(export).detached().unwrap();
             let served = server.serve(b);
             tokio::select! {
                 () = says(a, vec![last], None) => {}
@@ -430,7 +432,8 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
         cost(async |a, b| {
             let server = Server::builder()
                 .export(Export::new(ZeroBackend::new(1 << 20)))
-                .detached();
+                .detached()
+                .unwrap();
             server.serve(b);
             let client = Client::builder()
                 .not_strict(StrictMode::all())
@@ -440,6 +443,16 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
             assert!(client.read(0, 1 << 50).await.is_err());
         }),
     );
+
+    // What one request can carry is not kept twice.
+    let once = cost(async |_, _| {
+        let export = Export::new(ZeroBackend::new(1 << 25));
+        let server = Server::builder().export(export).listen_tcp().unwrap();
+        let handle = Client::builder().handle();
+        let disk = handle.connect_uri(&server.uri().unwrap()).await.unwrap();
+        assert_eq!(disk.read(0, 1 << 24).await.unwrap().len(), 1 << 24);
+    });
+    assert!(once < 3 << 23, "a read of 16 MiB takes {once} bytes");
 
     for (name, cost) in &costs {
         println!("{name}: {} KiB", cost / 1024);

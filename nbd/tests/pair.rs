@@ -206,6 +206,84 @@ fn replies_find_their_requests_in_any_order() {
 
 /// Fault 4: by proto.md, a client that receives `ESHUTDOWN` starts a soft disconnect.
 #[test]
+fn what_follows_a_body_can_be_read_with_it_wherever_the_stream_is_cut() {
+    // Bodies that are long enough for the buffer behind them to be short, and others.
+    let reads = [(0, 40_000), (40_000, 512), (512, 20_000), (1000, 1)];
+    for (mode, step) in Mode::ALL
+        .into_iter()
+        .flat_map(|m| [1, 7, 39, 4096, 1 << 20].map(|s| (m, s)))
+    {
+        let mut pair = connect(mode);
+        for (at, len) in reads {
+            pair.submit(Command::read(at, len));
+        }
+        let mut requests = pair.client.transmit();
+        pair.server.receive(&mut requests);
+        pair.server.events();
+        while let Some(incoming) = pair.server.requests.pop_front() {
+            pair.server.answer(&incoming);
+        }
+        let bytes = pair.server.machine.transmit();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (first, second) = rest.split_at(rest.len().min(step));
+            rest = second;
+            let mut part = first;
+            while !part.is_empty() {
+                let mut taken = 0;
+                for space in pair.client.spaces() {
+                    let n = space.len().min(part.len());
+                    space[..n].copy_from_slice(&part[..n]);
+                    part = &part[n..];
+                    taken += n;
+                }
+                pair.client.filled(taken);
+            }
+        }
+        for (at, len) in reads {
+            let data = pair.client.notice().unwrap().result.unwrap().data;
+            let expected = &pair.server.disk[at as usize..][..len as usize];
+            assert!(
+                data == expected,
+                "{mode}, {step} bytes at once: read at {at}"
+            );
+        }
+    }
+}
+
+/// The one that was given last is the one that the processor's cache still holds.
+#[test]
+fn of_the_buffers_that_reads_give_the_last_one_is_used_first() {
+    let mut pair = connect(Mode::Structured);
+    let mut expected = Vec::new();
+    for n in 0..3 {
+        let buffer = vec![0xff; 512];
+        expected.insert(0, buffer.as_ptr());
+        pair.submit(Command::read(n * 512, 512).into_buffer(buffer));
+    }
+    // It gives none, and takes none.
+    pair.submit(Command::read(3 * 512, 512));
+    // One that is too small is of no use.
+    pair.submit(Command::read(4 * 512, 512).into_buffer(vec![0xff; 100]));
+    pair.run();
+    for n in 0..5 {
+        let data = pair.client.notice().unwrap().result.unwrap().data;
+        assert_eq!(data, pair.server.disk[n * 512..][..512]);
+        let place = expected.get(n).copied();
+        assert!(place.is_none_or(|place| data.as_ptr() == place), "{n}");
+    }
+    // And none is kept that no reply will take.
+    let mut kept = vec![0xff; 512];
+    for _ in 0..1000 {
+        let at = kept.as_ptr();
+        pair.submit(Command::read(0, 512).into_buffer(kept));
+        pair.run();
+        kept = pair.client.notice().unwrap().result.unwrap().data;
+        assert_eq!(kept.as_ptr(), at);
+    }
+}
+
+#[test]
 fn after_eshutdown_what_is_under_way_is_answered_and_then_goodbye_is_said() {
     for mode in Mode::ALL {
         let mut pair = connect(mode);
@@ -387,6 +465,17 @@ fn an_answer_that_does_not_fit_its_request_becomes_an_error() {
             extents,
         }])
     };
+    // Context 1 was not negotiated.
+    let of = |contexts: &[u32]| {
+        let status = |context: &u32| Status {
+            context: *context,
+            extents: vec![Extent {
+                len: 512,
+                status: 0,
+            }],
+        };
+        Answer::Status(contexts.iter().map(status).collect())
+    };
     let (read, map) = (Command::read(512, 512), Command::block_status(512, 512));
     for (command, answer) in [
         (read.clone(), data(511)),
@@ -399,6 +488,9 @@ fn an_answer_that_does_not_fit_its_request_becomes_an_error() {
         (map.clone(), Answer::Done),
         (map.clone(), Answer::Status(Vec::new())),
         (map.clone(), status(&[0])),
+        (map.clone(), of(&[1])),
+        (map.clone(), of(&[0, 1])),
+        (map.clone(), of(&[0, 0])),
     ] {
         let mut pair = connect(Mode::Extended);
         pair.prompt = false;

@@ -1,4 +1,5 @@
-//! A blocking client, driven by the same machines as the async one: no runtime, no thread.
+//! A blocking client, driven by the same machines as the async one: no runtime, no thread. For several
+//! connections as one disk there is a blocking [`Handle`].
 //!
 //! ```no_run
 //! # fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,26 +17,29 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::builder::{Builder, Deadlines};
+use super::builder::{ClientBuilder, Deadlines};
 use super::error::ConnectError;
 use super::status::{ContextExtents, named};
-use crate::proto::CommandFlags;
 use crate::proto::client::{
     Command, ConnectionError, Event, ExportInfo, Handshake, HandshakeError, Origin, Reply,
     RequestError, Transmission,
 };
+use crate::proto::{CommandFlags, CommandType};
 use crate::uri::{Address, Uri};
 use stream::{Stream, open, passed, waits};
 #[cfg(feature = "tls")]
 use tls::Tls;
 
+mod handle;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
+
+pub use handle::{Extents, Handle};
 
 /// Slices that are written at once.
 const SLICES: usize = 32;
@@ -56,7 +60,7 @@ pub struct Client {
 #[must_use = "the result is kept until somebody waits for it"]
 pub struct Ticket {
     cookie: u64,
-    origin: Box<Origin>,
+    asks: (CommandType, u64, u64),
 }
 
 impl std::fmt::Debug for Client {
@@ -68,7 +72,7 @@ impl std::fmt::Debug for Client {
     }
 }
 
-impl Builder {
+impl ClientBuilder {
     /// Connects to an address, for threads that may block.
     pub fn connect_blocking(&self, address: &Address) -> Result<Client, ConnectError> {
         let until = Instant::now().checked_add(self.deadlines.connect);
@@ -94,7 +98,7 @@ impl Builder {
         started.map_err(|source| self.failed(&peer, source))
     }
 
-    /// Connects to a URI, as [`Builder::connect_uri`] does, for threads that may block.
+    /// Connects to a URI, as [`ClientBuilder::connect_uri`] does, for threads that may block.
     pub fn connect_uri_blocking(&self, uri: &Uri) -> Result<Client, ConnectError> {
         self.for_uri(uri)?.connect_blocking(&uri.address)
     }
@@ -229,10 +233,10 @@ impl Client {
     pub fn submit(&mut self, command: Command<Vec<u8>>) -> Result<Ticket, RequestError> {
         let after = self.deadlines.request;
         let deadline = Instant::now().checked_add(after).map(|at| (at, after));
-        let origin = command.origin(&self.machine.export().name, &self.peer);
+        let asks = command.asks();
         let cookie = self.machine.submit(command, deadline)?;
         self.tickets.insert(cookie, None);
-        Ok(Ticket { cookie, origin })
+        Ok(Ticket { cookie, asks })
     }
 
     /// Waits for the end of a request. Others go on meanwhile.
@@ -252,7 +256,9 @@ impl Client {
                 _ => {
                     let source = self.machine.error();
                     let source = source.unwrap_or_else(|| Arc::new(ConnectionError::Closed));
-                    let origin = ticket.origin;
+                    let (what, offset, len) = ticket.asks;
+                    let (export, peer) = (self.export().name.as_str(), self.peer.clone());
+                    let origin = Box::new(Origin::new(what, offset, len, export, peer));
                     return Err(RequestError::Connection { origin, source });
                 }
             }
@@ -319,7 +325,8 @@ impl Client {
         if self.machine.is_dead() {
             return false;
         }
-        match self.stream.read(self.machine.space()) {
+        let mut both = self.machine.spaces().map(IoSliceMut::new);
+        match self.stream.read_vectored(&mut both) {
             Ok(0) => self.machine.end_of_stream(),
             Ok(n) => self.machine.filled(n),
             Err(error) if waits(&error) => return false,

@@ -53,14 +53,14 @@ impl Default for Deadlines {
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Builder {
+pub struct ClientBuilder {
     pub(super) config: Config,
     pub(super) deadlines: Deadlines,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<crate::tls::ClientTls>,
 }
 
-impl Builder {
+impl ClientBuilder {
     /// Name of the export; empty is the default export.
     pub fn export(mut self, name: impl Into<String>) -> Self {
         self.config.export = name.into();
@@ -170,14 +170,14 @@ impl Builder {
         self.over(socket, &address.to_string()).await
     }
 
-    /// Connects to a URI, whose export is used instead of [`Builder::export`]. An `nbds…` URI
+    /// Connects to a URI, whose export is used instead of [`ClientBuilder::export`]. An `nbds…` URI
     /// demands TLS, with what its parameters say unless `tls` says otherwise.
     pub async fn connect_uri(&self, uri: &Uri) -> Result<Client, ConnectError> {
         self.for_uri(uri)?.connect(&uri.address).await
     }
 
     /// This builder with what a URI says.
-    pub(super) fn for_uri(&self, uri: &Uri) -> Result<Builder, ConnectError> {
+    pub(super) fn for_uri(&self, uri: &Uri) -> Result<ClientBuilder, ConnectError> {
         let mut this = self.clone().export(&uri.export);
         if !uri.tls {
             return Ok(this);
@@ -236,12 +236,12 @@ impl Builder {
         begun.map_err(|source| self.failed(&peer, source))
     }
 
-    /// Like [`Builder::negotiate`], to the server of a URI.
+    /// Like [`ClientBuilder::negotiate`], to the server of a URI.
     pub async fn negotiate_uri(&self, uri: &Uri) -> Result<Negotiation, ConnectError> {
         self.for_uri(uri)?.negotiate(&uri.address).await
     }
 
-    /// Like [`Builder::negotiate`], over any stream.
+    /// Like [`ClientBuilder::negotiate`], over any stream.
     pub async fn negotiate_stream<S>(&self, stream: S) -> Result<Negotiation, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

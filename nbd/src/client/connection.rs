@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::builder::{Builder, Deadlines};
+use super::builder::{ClientBuilder, Deadlines};
 use super::driver::{Driver, Order};
 use crate::proto::client::{
-    Command, ConnectionError, ExportInfo, Reply, RequestError, Transmission,
+    Command, ConnectionError, ExportInfo, Origin, Reply, RequestError, Transmission,
 };
 use crate::proto::{CommandFlags, Request};
 use crate::socket::Socket;
@@ -68,8 +68,8 @@ pub struct Stats {
 
 impl Client {
     /// Starts to prepare a connection.
-    pub fn builder() -> Builder {
-        Builder::default()
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
     }
 
     pub(super) fn start(
@@ -147,7 +147,7 @@ impl Client {
         let after = self.inner.deadlines.request;
         let now = tokio::time::Instant::now().into_std();
         let deadline = now.checked_add(after).map(|at| (at, after));
-        let origin = command.origin(&self.inner.export.name, &self.inner.peer);
+        let (what, offset, len) = command.asks();
         let (done, answer) = oneshot::channel();
         let order = Order::Submit {
             command,
@@ -161,6 +161,8 @@ impl Client {
             return answer;
         }
         let source = self.closed().await;
+        let (export, peer) = (self.inner.export.name.as_str(), self.inner.peer.clone());
+        let origin = Box::new(Origin::new(what, offset, len, export, peer));
         Err(RequestError::Connection { origin, source })
     }
 
@@ -169,7 +171,8 @@ impl Client {
         Ok(self.submit(Command::read(offset, len)).await?.data)
     }
 
-    /// Reads into a buffer that is used again; its old content is lost, also on errors.
+    /// Reads into a buffer that is used again; its old content is lost, also on errors. What comes back
+    /// may be another buffer that was given so ([`Command::into_buffer`]).
     pub async fn read_into(
         &self,
         offset: u64,
@@ -180,7 +183,7 @@ impl Client {
         Ok(self.submit(command).await?.data)
     }
 
-    /// Reads with flags ([`CommandFlags::DF`]).
+    /// Reads with flags ([`CommandFlags::DF`]), into a buffer as [`Client::read_into`] does.
     pub async fn read_with(
         &self,
         offset: u64,
@@ -247,7 +250,7 @@ impl Client {
 
     /// Sends any request, checked by nobody; the reply is checked as ever. The cookie is set here.
     ///
-    /// For a read the data is returned; a server that sends more than [`Builder::max_payload`]
+    /// For a read the data is returned; a server that sends more than [`ClientBuilder::max_payload`]
     /// breaks the protocol. A `DISC` has no reply, so it ends with the connection or the deadline.
     pub async fn raw(
         &self,

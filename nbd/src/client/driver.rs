@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
 
@@ -164,12 +164,9 @@ impl Driver {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut room = ReadBuf::new(self.machine.space());
-        let read = Pin::new(&mut self.socket).poll_read(cx, &mut room);
-        let n = room.filled().len();
-        match read {
-            Poll::Ready(Ok(())) if n > 0 => self.machine.filled(n),
-            Poll::Ready(Ok(())) => self.machine.end_of_stream(),
+        match self.socket.poll_read_both(cx, self.machine.spaces()) {
+            Poll::Ready(Ok(0)) => self.machine.end_of_stream(),
+            Poll::Ready(Ok(n)) => self.machine.filled(n),
             Poll::Ready(Err(error)) => self.fail(error),
             Poll::Pending => return false,
         }

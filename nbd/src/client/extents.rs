@@ -1,19 +1,37 @@
 //! Block status as a stream.
 
+use std::future::poll_fn;
 use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
 
 use super::error::HandleError;
 use super::handle::Handle;
 use super::status::MapEntry;
 
-/// The status of a range, in order: a stream of [`MapEntry`]. Neighbours may be alike.
-#[derive(Debug)]
+/// The status of a range, in order: a [`Stream`] of [`MapEntry`]. Neighbours may be alike. After an
+/// error it ends.
+///
+/// ```no_run
+/// # async fn f(disk: nbd::client::Handle) -> Result<(), nbd::client::HandleError> {
+/// let mut extents = disk.extents("base:allocation", 0..disk.export().size);
+/// while let Some(extent) = extents.next().await {
+///     let extent = extent?;
+///     println!("{} {} {:?}", extent.offset, extent.len, extent.base());
+/// }
+/// # Ok(()) }
+/// ```
 pub struct Extents {
     handle: Handle,
     context: String,
     range: Range<u64>,
+    asking: Option<Asking>,
     ready: std::vec::IntoIter<MapEntry>,
 }
+
+type Asking = Pin<Box<dyn Future<Output = Result<Vec<MapEntry>, HandleError>> + Send>>;
 
 /// Bytes that are asked about at once; a reply may say less.
 const STATUS_STEP: u64 = 1 << 30;
@@ -24,33 +42,64 @@ impl Extents {
             handle,
             context: context.to_owned(),
             range,
+            asking: None,
             ready: Vec::new().into_iter(),
         }
     }
 
-    /// The next piece; `None` at the end.
+    /// The next piece; `None` at the end. It can be dropped and called again: nothing is lost.
     pub async fn next(&mut self) -> Option<Result<MapEntry, HandleError>> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Asks about the next step of the range.
+    fn ask(&mut self) -> Asking {
+        let start = self.range.start;
+        let asked = start..self.range.end.min(start.saturating_add(STATUS_STEP));
+        self.range.start = asked.end;
+        let (handle, context) = (self.handle.clone(), self.context.clone());
+        Box::pin(async move {
+            let map = |client: super::Client| {
+                let (context, asked) = (context.clone(), asked.clone());
+                async move { client.map(&context, asked).await }
+            };
+            handle.run(map).await
+        })
+    }
+}
+
+impl std::fmt::Debug for Extents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut f = f.debug_struct("Extents");
+        f.field("context", &self.context)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stream for Extents {
+    type Item = Result<MapEntry, HandleError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(entry) = self.ready.next() {
-                return Some(Ok(entry));
+                return Poll::Ready(Some(Ok(entry)));
             }
-            if self.range.is_empty() {
-                return None;
+            if self.asking.is_none() && !self.range.is_empty() {
+                self.asking = Some(self.ask());
             }
-            let start = self.range.start;
-            let asked = start..self.range.end.min(start.saturating_add(STATUS_STEP));
-            let map = self.handle.run(|client| {
-                let (context, asked) = (self.context.clone(), asked.clone());
-                async move { client.map(&context, asked).await }
-            });
-            match map.await {
+            let Some(asking) = &mut self.asking else {
+                return Poll::Ready(None);
+            };
+            let map = ready!(asking.as_mut().poll(cx));
+            self.asking = None;
+            match map {
                 Ok(map) => self.ready = map.into_iter(),
                 Err(error) => {
                     self.range.start = self.range.end;
-                    return Some(Err(error));
+                    return Poll::Ready(Some(Err(error)));
                 }
             }
-            self.range.start = asked.end;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Several connections to one export as one disk: any range, any length, and connections that are
 //! lost are made again.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::builder::Builder;
+use super::builder::ClientBuilder;
 use super::connection::Client;
 use super::error::{ConnectError, HandleError};
 use super::extents::Extents;
@@ -36,12 +37,12 @@ pub enum Reconnect {
 /// Prepares a [`Handle`].
 #[derive(Clone, Debug)]
 pub struct HandleBuilder {
-    builder: Builder,
+    builder: ClientBuilder,
     connections: usize,
     reconnect: Reconnect,
 }
 
-impl Builder {
+impl ClientBuilder {
     /// A handle on several connections, with what this builder says for each of them.
     pub fn handle(self) -> HandleBuilder {
         HandleBuilder {
@@ -115,7 +116,7 @@ pub struct Handle {
 
 #[derive(Debug)]
 struct Inner {
-    builder: Builder,
+    builder: ClientBuilder,
     uri: Uri,
     reconnect: Reconnect,
     export: ExportInfo,
@@ -336,33 +337,40 @@ impl Handle {
     /// Reads any length that fits in memory, in as many requests as the server's limits ask for.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, HandleError> {
         self.inside(CommandType::READ, offset, len)?;
+        let range = offset..offset.saturating_add(len);
+        if (1..=self.payload()).contains(&len) {
+            return self.read_part(range).await;
+        }
         // Whatever size a server claims, asking for it is an error and not the end of the program.
-        if Vec::<u8>::new().try_reserve_exact(len as usize).is_err() {
+        let mut data = Vec::new();
+        if data.try_reserve_exact(len as usize).is_err() {
             let reason = "there is no memory for so much at once".to_owned();
             return Err(self.misuse(CommandType::READ, offset, len, reason));
         }
-        let mut parts = self.parts(offset..offset.saturating_add(len), self.payload());
-        let mut running = JoinSet::new();
-        let mut data = vec![0; len as usize];
+        let mut parts = self.parts(range, self.payload());
+        let mut running = VecDeque::new();
         loop {
             while running.len() < DEPTH
                 && let Some(part) = parts.next()
             {
                 let this = self.clone();
-                running.spawn(async move {
-                    let read = |client: Client| {
-                        let part = part.clone();
-                        async move { client.read(part.start, part.end - part.start).await }
-                    };
-                    this.run(read).await.map(|data| (part.start, data))
-                });
+                // In a set of its own, so that it ends with this future, and is awaited in its turn.
+                let mut read = JoinSet::new();
+                read.spawn(async move { this.read_part(part).await });
+                running.push_back(read);
             }
-            let Some((at, bytes)) = next_of(&mut running).await? else {
+            let Some(mut first) = running.pop_front() else {
                 return Ok(data);
             };
-            let at = (at - offset) as usize;
-            data[at..at + bytes.len()].copy_from_slice(&bytes);
+            data.extend(next_of(&mut first).await?.unwrap_or_default());
         }
+    }
+
+    /// Reads what one request may ask for.
+    async fn read_part(&self, part: Range<u64>) -> Result<Vec<u8>, HandleError> {
+        let len = part.end - part.start;
+        let read = |client: Client| async move { client.read(part.start, len).await };
+        self.run(read).await
     }
 
     /// Writes any length, in as many requests as the server's limits ask for.
@@ -423,7 +431,8 @@ impl Handle {
         Ok(())
     }
 
-    /// The status of a range in a context that was selected, piece by piece as it is asked for.
+    /// The status of a range in a context that was selected, piece by piece as it is asked for: a
+    /// stream.
     pub fn extents(&self, context: &str, range: Range<u64>) -> Extents {
         Extents::new(self.clone(), context, range)
     }

@@ -1,6 +1,6 @@
 //! Everything a server offers, as `qemu-nbd --list` and `nbdinfo --list` show it.
 
-use super::builder::Builder;
+use super::builder::ClientBuilder;
 use super::error::ConnectError;
 use crate::proto::OptionReplyCode;
 use crate::proto::client::{ExportInfo, HandshakeError};
@@ -35,10 +35,10 @@ pub struct ListedExport {
 
 /// Lists the exports of the server at this URI; the URI's export does not matter.
 pub async fn list(uri: &Uri) -> Result<Listing, ConnectError> {
-    Builder::default().list(uri).await
+    ClientBuilder::default().list(uri).await
 }
 
-impl Builder {
+impl ClientBuilder {
     /// Lists exports with this builder's features and deadlines.
     pub async fn list(&self, uri: &Uri) -> Result<Listing, ConnectError> {
         let builder = self.for_uri(uri)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::builder::Builder;
+use super::builder::ClientBuilder;
 use super::connection::Client;
 use crate::proto::client::{Context, Event, ExportInfo, Handshake, HandshakeError};
 use crate::proto::{Mode, OptionReply, OptionRequest};
@@ -16,11 +16,11 @@ const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// A connection in the option phase.
 ///
-/// The usual way is [`Builder::connect`]; this is for listing and for tests of the negotiation.
+/// The usual way is [`ClientBuilder::connect`]; this is for listing and for tests of the negotiation.
 pub struct Negotiation {
     socket: Socket,
     machine: Handshake,
-    builder: Builder,
+    builder: ClientBuilder,
     deadline: Instant,
 }
 
@@ -35,7 +35,10 @@ impl std::fmt::Debug for Negotiation {
 
 impl Negotiation {
     /// Goes as far as the first choice of the caller.
-    pub(super) async fn start(socket: Socket, builder: Builder) -> Result<Self, HandshakeError> {
+    pub(super) async fn start(
+        socket: Socket,
+        builder: ClientBuilder,
+    ) -> Result<Self, HandshakeError> {
         let mut this = Negotiation {
             socket,
             machine: Handshake::new(builder.config.clone()),

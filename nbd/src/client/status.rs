@@ -6,9 +6,8 @@ use bytes::Bytes;
 
 use super::connection::Client;
 use crate::proto::chunk::Extent;
-use crate::proto::client::{Command, ExportInfo, Reply, RequestError};
-
-use crate::proto::{BaseAllocation, CommandFlags, Mode, limits};
+use crate::proto::client::{Command, ExportInfo, Origin, Reply, RequestError};
+use crate::proto::{BaseAllocation, CommandFlags, CommandType, Mode, limits};
 
 /// What one reply said of one context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,8 +186,9 @@ impl Client {
     }
 
     fn misuse(&self, offset: u64, len: u64, reason: String) -> RequestError {
-        let command = Command::<Bytes>::block_status(offset, len);
-        let origin = command.origin(&self.export().name, self.peer());
+        let export = self.export().name.as_str();
+        let what = CommandType::BLOCK_STATUS;
+        let origin = Box::new(Origin::new(what, offset, len, export, self.peer()));
         RequestError::Misuse { origin, reason }
     }
 }

@@ -1,11 +1,17 @@
 //! Bytes on their way in: fixed-size headers from a small buffer, bodies where they belong.
 //!
-//! The owner of a connection reads into [`Intake::space`] and says how much with
-//! [`Intake::filled`]. Headers pass through a buffer; a body goes straight into its own vector, so
-//! a large payload is copied once, by the kernel.
+//! The owner of a connection reads into [`Intake::space`], or into both [`Intake::spaces`], and says how
+//! much with [`Intake::filled`]. Headers pass through a buffer; a body goes straight into its own vector,
+//! so a large payload is copied once, by the kernel.
 
 /// Small enough that a large payload is not copied through it, large enough for many headers.
 const BUFFER: usize = 8192;
+
+/// A body with so much to come is followed by one like it, as a rule: then only the next header is read
+/// with it, since what is read of the next body is copied once more.
+const LARGE: usize = 16 * 1024;
+/// The longest header, with the offset in front of a chunk's data.
+const HEADER: usize = 40;
 
 #[derive(Debug)]
 pub(super) struct Intake {
@@ -45,28 +51,47 @@ impl Intake {
 
     /// Where the next bytes belong. Never empty, unless in exact mode nothing is awaited.
     pub(super) fn space(&mut self) -> &mut [u8] {
-        if let Some(body) = &mut self.body
-            && body.at < body.end
-        {
-            return &mut body.data[body.at..body.end];
-        }
-        if self.start > 0 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
-        let limit = match self.exact {
-            true => self.header.clamp(self.end, BUFFER),
-            false => BUFFER,
-        };
-        &mut self.buffer[self.end..limit]
+        let [space, _] = self.spaces();
+        space
     }
 
-    /// So many bytes were put into [`Intake::space`].
-    pub(super) fn filled(&mut self, n: usize) {
+    /// [`Intake::space`], and where the bytes belong that follow it: a body is read together with the
+    /// header behind it.
+    pub(super) fn spaces(&mut self) -> [&mut [u8]; 2] {
         match &mut self.body {
-            Some(body) if body.at < body.end => body.at += n,
-            _ => self.end += n,
+            Some(body) if body.at < body.end => {
+                // All that the buffer held is in the body.
+                (self.start, self.end) = (0, 0);
+                let behind = match (self.exact, body.end - body.at) {
+                    (true, _) => 0,
+                    (false, LARGE..) => HEADER,
+                    (false, _) => BUFFER,
+                };
+                [
+                    &mut body.data[body.at..body.end],
+                    &mut self.buffer[..behind],
+                ]
+            }
+            _ => {
+                self.buffer.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+                let limit = match self.exact {
+                    true => self.header.clamp(self.end, BUFFER),
+                    false => BUFFER,
+                };
+                [&mut self.buffer[self.end..limit], &mut []]
+            }
         }
+    }
+
+    /// So many bytes were put into [`Intake::space`], or into both [`Intake::spaces`].
+    pub(super) fn filled(&mut self, mut n: usize) {
+        if let Some(body) = &mut self.body {
+            let own = n.min(body.end - body.at);
+            body.at += own;
+            n -= own;
+        }
+        self.end += n;
     }
 
     /// Bytes that have come and are not consumed.
@@ -170,6 +195,27 @@ mod tests {
         assert_eq!(intake.take(5), None);
         assert_eq!(intake.take(4), Some(&b"next"[..]));
         assert!(intake.is_between());
+    }
+
+    #[test]
+    fn what_follows_a_body_is_read_with_it() {
+        let mut intake = Intake::new();
+        intake.feed(b"headbo");
+        assert_eq!(intake.take(4), Some(&b"head"[..]));
+        intake.begin(Vec::new(), 0, 4);
+        let [body, behind] = intake.spaces();
+        assert_eq!((body.len(), behind.len()), (2, BUFFER));
+        body.copy_from_slice(b"dy");
+        behind[..4].copy_from_slice(b"next");
+        intake.filled(6);
+        assert_eq!(intake.finish().as_deref(), Some(&b"body"[..]));
+        assert_eq!(intake.take(4), Some(&b"next"[..]));
+        // Of a large body only the header behind it.
+        intake.begin(Vec::new(), 0, LARGE);
+        assert_eq!(intake.spaces().map(|space| space.len()), [LARGE, HEADER]);
+        let mut exact = Intake::new().exact(true);
+        exact.begin(Vec::new(), 0, LARGE);
+        assert_eq!(exact.spaces().map(|space| space.len()), [LARGE, 0]);
     }
 
     #[test]

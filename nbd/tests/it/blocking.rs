@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nbd::Client;
 use nbd::client::blocking::Client as Blocking;
-use nbd::client::{Builder, Command, ConnectError, Deadlines, HandshakeError, RequestError};
+use nbd::client::{ClientBuilder, Command, ConnectError, Deadlines, HandshakeError, RequestError};
 use nbd::proto::{CommandFlags, CommandType as C, Errno, Mode};
 use nbd::server::backend::MemoryBackend;
 use nbd::server::plan::{Action, FaultPlan, Malformed, On, Rule};
@@ -20,7 +20,7 @@ fn memory() -> ServerBuilder {
     Server::builder().export(Export::new(MemoryBackend::new(64 * MIB)))
 }
 
-fn builder() -> Builder {
+fn builder() -> ClientBuilder {
     Client::builder().context("base:allocation")
 }
 
@@ -203,5 +203,53 @@ fn it_talks_with_every_qemu_nbd() {
         })
         .await;
         server.stop().await.unwrap().check().unwrap();
+    });
+}
+
+#[test]
+fn a_handle_is_one_disk_over_several_connections() {
+    block_on(async {
+        let dir = short_dir();
+        let server = memory().listen_tcp().unwrap();
+        let uri = server.uri().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        beside(move || {
+            let disk = builder().handle().connections(3);
+            let disk = disk.connect_uri_blocking(&uri).unwrap();
+            assert_eq!((disk.connections(), disk.export().size), (3, 64 * MIB));
+            // More than one request can carry.
+            disk.write(MIB, vec![7; 40 * MIB as usize]).unwrap();
+            let data = disk.read(0, 42 * MIB).unwrap();
+            let (head, rest) = data.split_at(MIB as usize);
+            let (mid, tail) = rest.split_at(40 * MIB as usize);
+            let is_all = |part: &[u8], byte| part.iter().all(|b| *b == byte);
+            assert!(is_all(head, 0) && is_all(mid, 7) && is_all(tail, 0));
+            disk.flush().unwrap();
+            let extents = disk.extents("base:allocation", 0..64 * MIB);
+            let data = extents.map(Result::unwrap).filter(|e| e.status == 0);
+            assert_eq!(data.map(|e| e.len).sum::<u64>(), 40 * MIB);
+            let mut unknown = disk.extents("no:such", 0..MIB);
+            assert!(unknown.next().unwrap().is_err() && unknown.next().is_none());
+
+            disk.copy_to_file(&to, |_, _| {}).unwrap();
+            assert_eq!(std::fs::metadata(&to).unwrap().len(), 64 * MIB);
+            std::fs::write(&from, vec![9; MIB as usize]).unwrap();
+            let mut seen = 0;
+            disk.copy_from_file(&from, |done, _| seen = done).unwrap();
+            assert_eq!(seen, MIB);
+            let flags = CommandFlags::empty();
+            disk.write_zeroes(0, 4096, flags).unwrap();
+            disk.trim(4096, 4096).unwrap();
+            // From another thread.
+            let read = std::thread::scope(|s| s.spawn(|| disk.read(0, MIB)).join().unwrap());
+            let read = read.unwrap();
+            assert!(is_all(&read[..4096], 0) && is_all(&read[8192..], 9));
+            disk.disconnect();
+        })
+        .await;
+        let journal = server.finish().await.unwrap();
+        let begun =
+            |e: &nbd::server::Entry| matches!(e.event, nbd::server::Event::Transmission { .. });
+        assert_eq!(journal.count(begun), 3);
     });
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nbd::Client;
 use nbd::client::{BlockSizes, Pattern};
-use nbd::client::{Builder, ConnectionError, Deadlines, RequestError};
+use nbd::client::{ClientBuilder, ConnectionError, Deadlines, RequestError};
 use nbd::proto::chunk::Extent;
 use nbd::proto::{
     Checks, CommandFlags, CommandType as C, Errno, Greeting, Mode, OptionCode, OptionReplyCode,
@@ -26,10 +26,10 @@ const MIB: u64 = 1 << 20;
 fn server(mode: Mode, plan: FaultPlan) -> Server {
     let export = Export::new(MemoryBackend::new(MIB));
     let server = Server::builder().export(export).mode(mode).plan(plan);
-    server.detached()
+    server.detached().unwrap()
 }
 
-async fn connect(server: &Server, builder: Builder) -> Client {
+async fn connect(server: &Server, builder: ClientBuilder) -> Client {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     server.serve(theirs);
     builder.connect_stream(ours).await.unwrap()
@@ -100,7 +100,7 @@ fn a_read_beyond_our_payload_limit_must_not_be_answered_with_data() {
         for mode in Mode::ALL {
             for backend in [ZeroBackend::new(1 << 40), ZeroBackend::sparse(1 << 40)] {
                 let server = Server::builder().export(Export::new(backend)).mode(mode);
-                let server = server.max_payload(4 * MIB).detached();
+                let server = server.max_payload(4 * MIB).detached().unwrap();
                 let builder = Client::builder().max_payload(MIB);
                 let client = connect(&server, builder).await;
                 let request = |len| Request {
@@ -162,7 +162,8 @@ fn an_export_and_its_contexts_can_be_chosen_when_they_are_known() {
         let server = Server::builder()
             .export(Export::new(ZeroBackend::new(512)).name("a"))
             .export(Export::new(ZeroBackend::new(1024)).name("b"))
-            .detached();
+            .detached()
+            .unwrap();
         for context in [false, true] {
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             server.serve(theirs);
@@ -213,7 +214,7 @@ fn a_trim_with_fua_is_stable_when_it_is_answered() {
     block_on(async {
         let flushes = Arc::new(AtomicU32::new(0));
         let export = Export::new(Flushes(flushes.clone()));
-        let server = Server::builder().export(export).detached();
+        let server = Server::builder().export(export).detached().unwrap();
         let client = connect(&server, Client::builder()).await;
         client.trim(0, 4096).await.unwrap();
         assert_eq!(flushes.load(Ordering::Relaxed), 0);
@@ -423,7 +424,10 @@ impl Backend for Reaches {
 #[test]
 fn the_map_of_a_context_has_no_gap_where_another_one_was_known_further() {
     block_on(async {
-        let server = Server::builder().export(Export::new(Reaches)).detached();
+        let server = Server::builder()
+            .export(Export::new(Reaches))
+            .detached()
+            .unwrap();
         let builder = Client::builder().contexts(["x:long", "x:short"]);
         let client = connect(&server, builder).await;
         for (context, map) in client.maps(0..65536).await.unwrap() {
@@ -446,7 +450,7 @@ fn what_is_not_aligned_is_refused_before_it_is_sent() {
             maximum: 65536,
         };
         let export = Export::new(MemoryBackend::new(MIB)).block_sizes(sizes);
-        let server = Server::builder().export(export).detached();
+        let server = Server::builder().export(export).detached().unwrap();
         let client = connect(&server, Client::builder()).await;
         for (at, len) in [(1, 512), (0, 511), (MIB - 1, 1)] {
             let error = client.read(at, len).await.unwrap_err();

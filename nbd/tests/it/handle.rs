@@ -1,8 +1,11 @@
 //! The client for work: several connections, any length, reconnection, copies.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_core::Stream;
 use nbd::client::{BlockSizes, Handle, HandleError, Reconnect};
 use nbd::proto::CommandType;
 use nbd::server::backend::{MemoryBackend, ZeroBackend};
@@ -357,6 +360,43 @@ fn parts_are_aligned_though_the_largest_payload_is_not() {
         let disk = builder.connect_uri(&server.uri().unwrap()).await.unwrap();
         disk.write(0, pattern(MIB)).await.unwrap();
         assert_eq!(disk.read(0, MIB).await.unwrap(), pattern(MIB));
+        server.finish().await.unwrap();
+    });
+}
+
+/// As anything that takes streams does.
+async fn collected<S: Stream>(stream: S) -> Vec<S::Item> {
+    let mut stream = std::pin::pin!(stream);
+    let mut items = Vec::new();
+    while let Some(item) = poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
+        items.push(item);
+    }
+    items
+}
+
+#[test]
+fn extents_are_a_stream_which_loses_nothing_when_a_wait_is_given_up() {
+    on_one_thread(async {
+        let memory = MemoryBackend::new(4 * MIB);
+        let server = Server::builder().export(Export::new(memory));
+        let server = server.listen_tcp().unwrap();
+        let disk = open(&server.uri().unwrap(), 1, Reconnect::Never).await;
+        disk.write(MIB, vec![1; MIB as usize]).await.unwrap();
+        let mut extents = disk.extents("base:allocation", 0..4 * MIB);
+        {
+            let mut next = std::pin::pin!(extents.next());
+            let first = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_pending()));
+            assert!(first.await, "the question is under way");
+        }
+        let found: Vec<_> = collected(extents).await;
+        let found: Vec<_> = found.into_iter().map(Result::unwrap).collect();
+        let entry = |n: u64, len: u64| (n * MIB, len * MIB);
+        let places: Vec<_> = found.iter().map(|e| (e.offset, e.len)).collect();
+        assert_eq!(places, [entry(0, 1), entry(1, 1), entry(2, 2)]);
+        let asked = |e: &Entry| matches!(e.event, Event::Request { command, .. } if command == CommandType::BLOCK_STATUS);
+        assert_eq!(server.journal().count(asked), 1, "it is asked again");
+        let wrong = collected(disk.extents("no:such", 0..MIB)).await;
+        assert!(wrong.len() == 1 && wrong[0].is_err(), "{wrong:?}");
         server.finish().await.unwrap();
     });
 }

@@ -1,7 +1,6 @@
 //! Requests as a caller asks for them, and the rules of strict mode.
 
 use super::config::{Config, StrictMode};
-use super::error::Origin;
 use super::export::ExportInfo;
 use crate::proto::{CommandFlags, CommandType, Mode, Request, StatusFilter, TransmissionFlags};
 
@@ -14,7 +13,8 @@ pub struct Command<B> {
     pub(super) payload: Option<B>,
     /// Contexts that a block status must answer; `None` is all that were selected.
     pub(super) contexts: Option<Vec<u32>>,
-    pub(super) buffer: Vec<u8>,
+    /// Where data that was asked for may go, into this request's reply or another's.
+    pub(super) buffer: Option<Vec<u8>>,
     /// Sent as it is, whatever strict mode has against it.
     pub(super) raw: bool,
 }
@@ -33,7 +33,7 @@ impl<B: AsRef<[u8]>> Command<B> {
             effect_len: len,
             payload: None,
             contexts: None,
-            buffer: Vec::new(),
+            buffer: None,
             raw: false,
         }
     }
@@ -101,7 +101,7 @@ impl<B: AsRef<[u8]>> Command<B> {
             request,
             payload: Some(payload),
             contexts: None,
-            buffer: Vec::new(),
+            buffer: None,
             raw: true,
         }
     }
@@ -112,18 +112,17 @@ impl<B: AsRef<[u8]>> Command<B> {
         self
     }
 
-    /// Reads into a buffer that is used again; what it held is lost, also on errors.
+    /// Gives a buffer to be used again; what it held is lost, also on errors. Of the buffers that were
+    /// given, the reply brings the one that was given last, which the processor's cache still holds:
+    /// however many reads are under way, few buffers are in use.
     pub fn into_buffer(mut self, buffer: Vec<u8>) -> Command<B> {
-        self.buffer = buffer;
+        self.buffer = Some(buffer);
         self
     }
 
-    /// What it is about, for errors of this export of this server.
-    pub fn origin(&self, export: &str, peer: &str) -> Box<Origin> {
-        let Request {
-            command, offset, ..
-        } = self.request;
-        Box::new(Origin::new(command, offset, self.effect_len, export, peer))
+    /// What it asks for: which command, from which offset on, for how many bytes.
+    pub fn asks(&self) -> (CommandType, u64, u64) {
+        (self.request.command, self.request.offset, self.effect_len)
     }
 
     /// Bytes of payload in either direction.

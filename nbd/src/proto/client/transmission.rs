@@ -52,6 +52,8 @@ struct Pending {
     effect_len: u64,
     check: ReplyCheck,
     reply: Reply,
+    /// Takes one of the buffers that were given.
+    reuses: bool,
     started: bool,
     deadline: Option<(Instant, Duration)>,
     /// Nobody waits for the reply any more.
@@ -98,6 +100,8 @@ pub struct Transmission<B> {
     waiting: VecDeque<(u64, Command<B>)>,
     pending: HashMap<u64, Pending>,
     deadlines: BTreeSet<(Instant, u64)>,
+    /// Buffers that were given with reads, for whichever is answered next.
+    buffers: Vec<Vec<u8>>,
     next_cookie: u64,
     notices: VecDeque<Notice>,
     bytes_in: u64,
@@ -117,6 +121,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
             waiting: VecDeque::new(),
             pending: HashMap::new(),
             deadlines: BTreeSet::new(),
+            buffers: Vec::new(),
             // 0 is what a careless server sends; starting at 1 tells the two apart.
             next_cookie: 1,
             notices: VecDeque::new(),
@@ -220,16 +225,20 @@ impl<B: AsRef<[u8]>> Transmission<B> {
             check: check
                 .with_checks(self.config.checks)
                 .with_max_payload(self.config.max_payload),
-            reply: Reply {
-                data: std::mem::take(&mut command.buffer),
-                statuses: Vec::new(),
-            },
+            reply: Reply::default(),
+            reuses: command.buffer.is_some(),
             started: false,
             deadline,
             given_up: false,
         };
         if let Some((at, _)) = deadline {
             self.deadlines.insert((at, cookie));
+        }
+        if let Some(buffer) = command.buffer.take()
+            && buffer.capacity() > 0
+            && self.buffers.len() < self.config.in_flight
+        {
+            self.buffers.push(buffer);
         }
         self.pending.insert(cookie, pending);
         self.waiting.push_back((cookie, command));
@@ -349,6 +358,12 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         self.intake.space()
     }
 
+    /// [`Transmission::space`], and where the bytes belong that follow it; for those who can read into
+    /// both at once.
+    pub fn spaces(&mut self) -> [&mut [u8]; 2] {
+        self.intake.spaces()
+    }
+
     /// So many bytes have come.
     pub fn filled(&mut self, n: usize) {
         if self.is_dead() {
@@ -403,6 +418,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         self.life = Life::Dead(source.clone());
         self.waiting.clear();
         self.deadlines.clear();
+        self.buffers.clear();
         self.out.clear();
         self.intake.abandon();
         let mut pending: Vec<_> = std::mem::take(&mut self.pending).into_iter().collect();

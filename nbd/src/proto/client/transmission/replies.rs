@@ -54,9 +54,10 @@ impl<B: AsRef<[u8]>> Transmission<B> {
                     return Ok(false);
                 };
                 let hole = Hole::decode(bytes)?;
-                let pending = self.pending(cookie)?;
-                let at = pending.check.hole(hole)?;
-                zero(&mut pending.reply.data, at, u64::from(hole.len));
+                let at = self.pending(cookie)?.check.hole(hole)?;
+                let mut data = self.take_data(cookie)?;
+                zero(&mut data, at, u64::from(hole.len));
+                self.pending(cookie)?.reply.data = data;
                 self.chunk_done(cookie)?;
             }
             Input::Status { cookie, wide } => {
@@ -127,10 +128,27 @@ impl<B: AsRef<[u8]>> Transmission<B> {
 
     /// Has data read to its place. The request stays where it is: only its buffer moves.
     fn place(&mut self, cookie: u64, at: u64, len: u64) -> Result<(), Violation> {
-        let data = std::mem::take(&mut self.pending(cookie)?.reply.data);
+        let data = self.take_data(cookie)?;
         self.intake.begin(data, at as usize, len as usize);
         self.input = Input::Data { cookie };
         Ok(())
+    }
+
+    /// The data of a reply as far as it has come; at first a buffer that was given, if it is large enough.
+    fn take_data(&mut self, cookie: u64) -> Result<Vec<u8>, Violation> {
+        let pending = self.pending(cookie)?;
+        let data = std::mem::take(&mut pending.reply.data);
+        let (reuses, len) = (pending.reuses, pending.effect_len);
+        if data.capacity() > 0 || !reuses {
+            return Ok(data);
+        }
+        let fits = |buffer: &Vec<u8>| buffer.capacity() as u64 >= len;
+        if let Some(at) = self.buffers.iter().rposition(fits) {
+            return Ok(self.buffers.remove(at));
+        }
+        // Each reply takes one out; those that are too small are not kept for ever.
+        self.buffers.pop();
+        Ok(Vec::new())
     }
 
     /// A chunk is complete, and with it perhaps the reply.
