@@ -73,10 +73,19 @@ const LEAVING: KnownBug = known(
 .only(&[&["of-the-backing-node"]])
 .intermittent();
 
+/// See docs/qemu-findings.md.
+const UNLOCKED: KnownBug = known(
+    "a node with a request in flight is drained without the lock of its thread",
+    "qemu_mutex_unlock_impl: Operation not permitted",
+    before(9, 0),
+)
+.only(&[&["of-the-backing-node"]])
+.intermittent();
+
 /// The backing node is attached if one of the two can go to the other's iothread, and detached in any
 /// case. Both disks work all the time.
 #[case(
-    upstream = "245::TestBlockdevReopen::{threads}", rows = THREADS, known_bugs = [CLOSED, LEAVING]
+    upstream = "245::TestBlockdevReopen::{threads}", rows = THREADS, known_bugs = [CLOSED, LEAVING, UNLOCKED]
 )]
 async fn agree_on_one(t: &mut Test, threads: &Threads) -> CaseResult {
     let images = Images::create(t).await?;
