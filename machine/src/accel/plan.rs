@@ -112,7 +112,8 @@ impl Mode {
     /// Chooses arguments.
     ///
     /// `usable` are the accelerators that a trial launch accepted, `target` is QEMU's name of
-    /// the emulated architecture, `devices` says whether the machine gets guest devices.
+    /// the emulated architecture, `devices` says whether the machine gets guest devices: without
+    /// them it needs no board where no guest code runs.
     ///
     /// # Errors
     /// If the binary cannot give this mode; the reason is one a skipped test can show.
@@ -126,7 +127,9 @@ impl Mode {
             accel,
             paused: false,
             idle_rom: false,
-            machine: None,
+            // No CPU runs, and to build a board is a third of what a start costs.
+            machine: (!devices && matches!(self, Mode::Stopped | Mode::RunningIdle))
+                .then_some("none"),
         };
         let qtest = first(&[Accel::Qtest]);
         // TCG before KVM where no guest code runs: it is on every host, and in containers.
@@ -146,10 +149,7 @@ impl Mode {
                 paused: true,
                 ..plan(real()?)
             }),
-            (Mode::RunningIdle, None) if !devices => Ok(Plan {
-                machine: Some("none"),
-                ..plan(real()?)
-            }),
+            (Mode::RunningIdle, None) if !devices => Ok(plan(real()?)),
             (Mode::RunningIdle, None) if matches!(target, "x86_64" | "i386") => Ok(Plan {
                 idle_rom: true,
                 ..plan(real()?)
@@ -215,6 +215,21 @@ mod tests {
         assert!(plan.idle_rom && !plan.paused);
         let error = Mode::RunningIdle.plan(&[Tcg], "aarch64", true).unwrap_err();
         assert!(error.to_string().contains("aarch64"), "{error}");
+    }
+
+    #[test]
+    fn where_no_guest_code_runs_a_board_is_for_devices() {
+        for accel in [Qtest, Tcg] {
+            for mode in [Mode::Stopped, Mode::RunningIdle] {
+                let board = |devices| {
+                    let plan = mode.plan(std::slice::from_ref(&accel), "x86_64", devices);
+                    plan.unwrap().machine
+                };
+                assert_eq!((board(false), board(true)), (Some("none"), None));
+            }
+        }
+        let native = Mode::Native.plan(&[Tcg], "x86_64", false).unwrap();
+        assert_eq!(native.machine, None);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Qemu {
         Builder::new(tool, Qemu::default())
     }
 
-    fn plan(&self) -> Result<Option<Plan>, crate::LaunchError> {
+    fn plan(&self, common: &Common) -> Result<Option<Plan>, crate::LaunchError> {
         let Some(request) = &self.mode else {
             return Ok(None);
         };
@@ -69,7 +69,10 @@ impl Qemu {
             None if !self.accels.is_empty() => &self.accels[..1],
             None => &request.usable,
         };
-        let board = self.board_needed || has_board;
+        // What was said in plain words counts as well.
+        let mut words = common.args.iter();
+        let names_one = words.any(|word| word == "-device" || word == "-machine" || word == "-M");
+        let board = self.board_needed || has_board || names_one;
         let plan = request.mode.plan(chosen, &request.target, board);
         plan.map(Some).map_err(crate::LaunchError::Mode)
     }
@@ -235,7 +238,7 @@ impl Specific for Qemu {
     const MONITOR_OPTION: &'static str = "mon";
 
     fn base_args(&self, common: &mut Common) -> Result<Vec<OsString>, crate::LaunchError> {
-        let plan = self.plan()?;
+        let plan = self.plan(common)?;
         let plan = plan.as_ref();
         let mut args: Vec<OsString> = ["-nodefaults", "-display", "none"]
             .map(OsString::from)
@@ -318,6 +321,12 @@ mod tests {
         let idle = || qemu().mode(Mode::RunningIdle, &[Accel::Tcg], "aarch64");
         assert!(line(idle()).contains("-machine none"));
         assert!(line(idle().machine("none")).contains("-machine none"));
+        let stopped = || qemu().mode(Mode::Stopped, &[Accel::Tcg], "x86_64");
+        assert!(line(stopped()).contains("-machine none"));
+        for words in [["-device", "nvdimm"], ["-machine", "q35"], ["-M", "pc"]] {
+            assert!(!line(stopped().args(words)).contains("-machine none"));
+        }
+        assert!(!line(stopped().needs_board()).contains("-machine"));
         let mut board = idle().machine("virt");
         assert!(board.own.base_args(&mut board.common).is_err());
     }

@@ -164,7 +164,8 @@ async fn follows_a_writer_of_a_lower_layer(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let mid = chain.mid.node().read_only(false);
     let top = chain.top.node().read_only(true).backing("mid");
-    let vm = t.host().blockdev(mid).blockdev(top).launch().await?;
+    let vm = t.host().blockdev(mid).blockdev(top).hotplug();
+    let vm = vm.launch().await?;
     let writer = vm.plug(Disk::of("mid").id("writer")).await?;
 
     let job = vm.commit("top").top(&chain.mid).base(&chain.base);

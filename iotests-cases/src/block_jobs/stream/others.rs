@@ -86,7 +86,8 @@ async fn may_write_to_the_layer(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let mid = chain.mid.node().read_only(false);
     let top = chain.top.node().read_only(true).backing("mid");
-    let vm = t.host().blockdev(mid).blockdev(top).launch().await?;
+    let vm = t.host().blockdev(mid).blockdev(top).hotplug();
+    let vm = vm.launch().await?;
     let writer = vm.plug(Disk::of("mid").id("writer")).await?;
 
     let job = vm.stream("mid").speed(HELD).start().await?;

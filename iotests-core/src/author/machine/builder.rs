@@ -47,6 +47,7 @@ enum Part {
     Fd(u32, Arc<OwnedFd>),
     Arguments(Vec<String>),
     Board(String),
+    Hotplug,
     /// The id and the value.
     Secret(String, String),
 }
@@ -282,6 +283,13 @@ impl MachineBuilder {
         self
     }
 
+    /// Disks are [plugged](Machine::plug) later. An emulator that starts without any device has no bus
+    /// for them otherwise.
+    pub fn hotplug(mut self) -> Self {
+        self.parts.push(Part::Hotplug);
+        self
+    }
+
     /// The key of encrypted images, under the id [`KEY_ID`]. A drive of such an image brings it
     /// along.
     pub fn key(self) -> Self {
@@ -485,6 +493,7 @@ impl MachineBuilder {
                 Part::Fd(set, fd) => builder.add_fd(*set, fd.clone(), None),
                 Part::Arguments(arguments) => builder.args(arguments),
                 Part::Board(board) => builder.machine(board),
+                Part::Hotplug => builder.needs_board(),
                 Part::Secret(id, value) => builder.secret(id, value),
             };
         }
@@ -494,12 +503,12 @@ impl MachineBuilder {
     /// The machine type for targets that have none by default, where one is needed.
     fn default_board(&self) -> Option<&'static str> {
         let has_device = |part: &Part| match part {
-            Part::Disk(_) | Part::Device(_) => true,
+            Part::Disk(_) | Part::Device(_) | Part::Hotplug => true,
             Part::Drive(drive) => drive.interface != "none",
             _ => false,
         };
-        // Without devices, an idle guest is one without a board, on every target.
-        let idle = self.shared.spec.guest == Guest::RunningIdle;
+        // Without devices, a guest that runs no code is one without a board, on every target.
+        let idle = matches!(self.shared.spec.guest, Guest::Stopped | Guest::RunningIdle);
         if idle && !self.parts.iter().any(has_device) {
             return None;
         }
@@ -545,6 +554,8 @@ impl MachineBuilder {
                 Part::Incoming(_) => return Err(only_emulator("incoming migrations")),
                 Part::Fd(..) => return Err(only_emulator("fd sets")),
                 Part::Board(_) => return Err(only_emulator("machine types")),
+                // It serves what it is asked to at any time.
+                Part::Hotplug => builder,
             };
         }
         Ok(builder)

@@ -21,6 +21,9 @@ use crate::author::failure::{CaseResult, Failure};
 use crate::author::image::Image;
 use crate::case::{Backend, Cache};
 
+/// What QEMU says of a device on a machine without a board: "No 'PCI' bus found for device '…'".
+const NO_BUS: &str = "bus found for device";
+
 /// A disk to be attached: to a machine that is to be launched, or that runs.
 #[derive(Clone, Debug)]
 #[must_use = "a disk is attached by disk() of a machine's builder, or by plug()"]
@@ -361,7 +364,13 @@ impl Machine {
             }
             if self.backend() == Backend::System {
                 for device in disk.devices(self.monitor.shared.spec.cache) {
-                    self.cmd("device_add", device.to_value()).await?;
+                    let added = self.cmd("device_add", device.to_value()).await;
+                    added.map_err(|error| match error.to_string().contains(NO_BUS) {
+                        true => {
+                            error.context("without devices it has a board only by `.hotplug()`")
+                        }
+                        false => error,
+                    })?;
                 }
             }
             self.attach(disk.attached(self.backend())).await?;

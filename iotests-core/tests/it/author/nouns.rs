@@ -76,6 +76,27 @@ fn a_disk_is_plugged_moved_and_unplugged() {
     }
 }
 
+/// An emulator that starts without devices has no board for them, which saves half of a start.
+#[test]
+fn a_disk_is_plugged_into_a_machine_that_expects_it() {
+    for (set, backend) in hosts() {
+        let run = Bench::new(&set).backend(backend).run(case!(|t| {
+            let image = t.image("i").size(MIB).fill(1).create().await?;
+            let vm = t.host().blockdev(&image).hotplug().launch().await?;
+            let disk = vm.plug(Disk::of("i").id("disk")).await?;
+            disk.assert_pattern(1, 0..KIB).await?;
+            vm.shutdown().await?;
+            if t.backend() == Some(Backend::System) {
+                let vm = t.host().blockdev(&image).launch().await?;
+                let wrong = vm.plug(Disk::of("i").id("disk")).await;
+                check!(wrong.is_err_and(|error| error.to_string().contains("`.hotplug()`")));
+                vm.shutdown().await?;
+            }
+        }));
+        run.assert_passed();
+    }
+}
+
 #[test]
 fn a_disk_of_any_kind_reads_its_image() {
     for set in systems() {
