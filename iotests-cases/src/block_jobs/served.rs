@@ -10,7 +10,7 @@ use nbd::server::backend::FileBackend;
 use nbd::server::plan::Range as Place;
 use nbd::server::{Action as Fault, Event, Export, FaultPlan, On, Rule, Server};
 
-/// The switch of all rules here.
+/// The switch of all rules here, unless each has its own.
 const GO: &str = "go";
 
 /// The file of an image, served by one of our servers.
@@ -22,16 +22,17 @@ pub(super) struct Served {
 impl Served {
     /// Keeps back the answer to the first write into this range of the file.
     pub(super) fn holding(t: &Test, image: &Image, range: Range<u64>) -> CaseResult<Served> {
-        let to = On::Reply {
-            command: Some(CommandType::WRITE),
-            touching: Some(Place {
-                start: range.start,
-                end: range.end,
-            }),
-            chunk: None,
-        };
-        let held = Rule::new(to, Fault::HoldReply(GO.to_owned()));
-        Served::with(t, image, FaultPlan::new().rule(held))
+        Served::with(t, image, FaultPlan::new().rule(held(&range, GO)))
+    }
+
+    /// The same for several ranges, each of which is [let go](Served::release_one) by itself.
+    pub(super) fn holding_each(
+        t: &Test,
+        image: &Image,
+        ranges: &[Range<u64>],
+    ) -> CaseResult<Served> {
+        let rules = ranges.iter().map(|range| held(range, &switch(range)));
+        Served::with(t, image, rules.fold(FaultPlan::new(), FaultPlan::rule))
     }
 
     /// Drops the client in its first write, and keeps it waiting when it comes again.
@@ -83,9 +84,32 @@ impl Served {
         self.server.trigger(GO).set();
     }
 
+    /// Lets go what is kept back of one of several ranges.
+    pub(super) fn release_one(&self, range: &Range<u64>) {
+        self.server.trigger(&switch(range)).set();
+    }
+
     /// Ends the server. That something was kept back is made sure here.
     pub(super) async fn finish(self) -> CaseResult {
         self.server.finish().await?;
         Ok(())
     }
+}
+
+/// The switch of a range that has its own.
+fn switch(range: &Range<u64>) -> String {
+    format!("{GO} {range:?}")
+}
+
+/// Keeps back the answer to the first write there.
+fn held(range: &Range<u64>, switch: &str) -> Rule {
+    let to = On::Reply {
+        command: Some(CommandType::WRITE),
+        touching: Some(Place {
+            start: range.start,
+            end: range.end,
+        }),
+        chunk: None,
+    };
+    Rule::new(to, Fault::HoldReply(switch.to_owned()))
 }

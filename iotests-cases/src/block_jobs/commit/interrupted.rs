@@ -106,6 +106,36 @@ async fn is_cancelled_by_unplugging(t: &mut Test, size: &Size) -> CaseResult {
     }
 }
 
+/// See docs/qemu-findings.md.
+const MOVED_BUSY: KnownBug = known(
+    "a commit that is cancelled and still busy is moved to another thread",
+    "job_set_aio_context: Assertion `job->paused || job_is_completed_locked(job)'",
+    since(8, 0),
+)
+.intermittent();
+
+/// A disk in an iothread can be unplugged in the moment in which a commit of its active layer starts: the
+/// commit ends one way or the other, and the data is whole.
+#[case(needs = [AnyOf(&SCSI)], host = System, known_bugs = [MOVED_BUSY])]
+async fn ends_when_its_disk_is_unplugged_at_once(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Full).await?;
+    let drive = Drive::of(&chain.top).interface("none");
+    let vm = t.host().iothread("io").drive(drive);
+    let vm = vm.device("virtio-scsi,iothread=io");
+    let vm = vm.device("scsi-hd,id=disk,drive=drive0").launch().await?;
+
+    let job = vm.commit("drive0").base(&chain.base).start().await?;
+    vm.cmd("device_del", json!({"id": "disk"})).await?;
+    let deleted = Matcher::event("DEVICE_DELETED").data(json!({"device": "disk"}));
+    vm.event(deleted).await?;
+    job.wait().outcome().await?;
+
+    vm.assert_no_jobs().await?;
+    check!(vm.cmd("query-named-block-nodes", ()).await? == json!([]));
+    vm.shutdown().await?;
+    chain.assert_files_half_committed(Layer::Top).await
+}
+
 fn assert_cancelled(ended: &Ended) -> CaseResult {
     check!(ended.outcome == Outcome::Cancelled);
     ended.event.assert("data/type", "commit")
