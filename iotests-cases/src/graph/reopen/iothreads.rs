@@ -85,7 +85,8 @@ const UNLOCKED: KnownBug = known(
 /// The backing node is attached if one of the two can go to the other's iothread, and detached in any
 /// case. Both disks work all the time.
 #[case(
-    upstream = "245::TestBlockdevReopen::{threads}", rows = THREADS, known_bugs = [CLOSED, LEAVING, UNLOCKED]
+    upstream = "245::TestBlockdevReopen::{threads}", rows = THREADS,
+    known_bugs = [CLOSED, LEAVING, UNLOCKED]
 )]
 async fn agree_on_one(t: &mut Test, threads: &Threads) -> CaseResult {
     let images = Images::create(t).await?;

@@ -149,6 +149,8 @@ impl IntoFuture for Cmd {
         Action::at(place, format!("{name} on {machine}"), async move {
             let (monitor, arguments) =
                 (self.monitor.clone(), self.arguments.as_ref().ok().cloned());
+            // What that calls a driver is a device.
+            let arguments = arguments.filter(|_| name != "device_add");
             match self.send().await? {
                 Ok(value) => Ok(value),
                 Err(refused) => match arguments.and_then(|a| monitor.undeclared(&a)) {

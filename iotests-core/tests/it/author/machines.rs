@@ -303,7 +303,7 @@ fn a_target_without_a_default_machine_type_gets_one() {
                 host.facts.machines = vec![none];
             });
             let run = bench.run(case!(|t| {
-                let vm = t.vm().launch().await?;
+                let vm = t.vm().hotplug().launch().await?;
                 let words = std::fs::read(format!("/proc/{}/cmdline", vm.pid().unwrap()))?;
                 let words = String::from_utf8(words)?;
                 assert_eq!(words.contains("\0-machine\0none\0"), named, "{words:?}");
