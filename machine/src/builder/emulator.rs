@@ -150,7 +150,8 @@ impl Builder<Qemu> {
     }
 
     /// Says that guest devices will be plugged in later, so that a machine type without a
-    /// board will not do.
+    /// board will not do. In a [`mode`](Self::mode) in which no guest code runs, a machine that starts
+    /// without devices has no board otherwise.
     #[must_use]
     pub fn needs_board(mut self) -> Self {
         self.own.board_needed = true;
