@@ -127,7 +127,7 @@ impl Mode {
             accel,
             paused: false,
             idle_rom: false,
-            // No CPU runs, and to build a board is a third of what a start costs.
+            // No CPU runs, and to build a board is half of what a start costs.
             machine: (!devices && matches!(self, Mode::Stopped | Mode::RunningIdle))
                 .then_some("none"),
         };

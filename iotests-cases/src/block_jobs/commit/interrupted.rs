@@ -67,6 +67,14 @@ rows! {
 /// A controller whose disks can be unplugged.
 const SCSI: [Requirement; 2] = [Device("virtio-scsi-pci"), Device("virtio-scsi-ccw")];
 
+/// Unplugs the device `disk`, and waits until it has gone.
+async fn unplug(vm: &Machine) -> CaseResult {
+    vm.cmd("device_del", json!({"id": "disk"})).await?;
+    let deleted = Matcher::event("DEVICE_DELETED").data(json!({"device": "disk"}));
+    vm.event(deleted).await?;
+    Ok(())
+}
+
 /// When the guest's device is unplugged, the drive goes with it and a commit in it is cancelled. (One
 /// without work has ended before.)
 #[case(
@@ -88,9 +96,7 @@ async fn is_cancelled_by_unplugging(t: &mut Test, size: &Size) -> CaseResult {
     if let Some(done) = job.take_if(|_| *size == Zero) {
         done.wait().await?;
     }
-    vm.cmd("device_del", json!({"id": "disk"})).await?;
-    let deleted = Matcher::event("DEVICE_DELETED").data(json!({"device": "disk"}));
-    vm.event(deleted).await?;
+    unplug(&vm).await?;
     if let Some(job) = job {
         assert_cancelled(&job.wait().outcome().await?)?;
     }
@@ -125,9 +131,7 @@ async fn ends_when_its_disk_is_unplugged_at_once(t: &mut Test) -> CaseResult {
     let vm = vm.device("scsi-hd,id=disk,drive=drive0").launch().await?;
 
     let job = vm.commit("drive0").base(&chain.base).start().await?;
-    vm.cmd("device_del", json!({"id": "disk"})).await?;
-    let deleted = Matcher::event("DEVICE_DELETED").data(json!({"device": "disk"}));
-    vm.event(deleted).await?;
+    unplug(&vm).await?;
     job.wait().outcome().await?;
 
     vm.assert_no_jobs().await?;
