@@ -69,8 +69,9 @@ impl Qemu {
             None if !self.accels.is_empty() => &self.accels[..1],
             None => &request.usable,
         };
-        // What was said in plain words counts as well.
-        let mut words = common.args.iter();
+        // What was said in plain words counts as well, by the user for all machines or by the caller.
+        let options = common.tool.options.iter().map(AsRef::as_ref);
+        let mut words = options.chain(common.args.iter().map(OsString::as_os_str));
         let names_one = words.any(|word| word == "-device" || word == "-machine" || word == "-M");
         let board = self.board_needed || has_board || names_one;
         let plan = request.mode.plan(chosen, &request.target, board);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use iotests_core::author::MachineBuilder;
 use iotests_core::prelude::*;
 
 use super::HELD;
@@ -83,7 +84,11 @@ impl Pair {
 
     /// A machine with the disk, and with the node of the copy if it has one already.
     pub(super) async fn launch(&self, t: &Test) -> CaseResult<Machine> {
-        let vm = t.host().disk(&self.top).launch().await?;
+        self.launch_on(t.host()).await
+    }
+
+    pub(super) async fn launch_on(&self, host: MachineBuilder) -> CaseResult<Machine> {
+        let vm = host.disk(&self.top).launch().await?;
         if self.is_node {
             let base = self.base.node().node_name("copy-base").read_only(true);
             vm.add_node(self.copy.node().backing(base)).await?;

@@ -67,7 +67,7 @@ rows! {
 #[case(upstream = "041::{onto}::{target}", rows = (NODES, TARGETS))]
 async fn needs_a_target_of_its_own(t: &mut Test, onto: &Onto, target: &(&str, &str)) -> CaseResult {
     let pair = Pair::create(t, onto).await?;
-    let vm = pair.launch(t).await?;
+    let vm = pair.launch_on(t.host().hotplug()).await?;
     let null = |name: &str| json!({"driver": "null-co", "node-name": name, "size": onto.size});
     vm.add_node(null("guest")).await?;
     vm.add_node(null("busy")).await?;

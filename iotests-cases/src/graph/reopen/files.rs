@@ -158,7 +158,7 @@ async fn change_their_throttle_group(t: &mut Test) -> CaseResult {
     let vm = t.host().throttle_group("one", json!({"iops-total": 1000}));
     let vm = vm.throttle_group("two", json!({"iops-total": 2000}));
     let limit = Node::throttle("one", alone(&images.base)).node_name("limit");
-    let vm = vm.disk(Disk::of(&limit)).launch().await?;
+    let vm = vm.disk(Disk::of(&limit)).hotplug().launch().await?;
     let delete = |group: &str| vm.cmd("object-del", json!({ "id": group }));
     let unknown = vm.reopen("limit", |node| node.set("throttle-group", "three"));
     unknown

@@ -10,7 +10,7 @@ use machine::probe::MachineType;
 use machine::{Builder, Deadlines, LaunchError, Qemu, StorageDaemon};
 use serde_json::{Value, json};
 
-use super::disk::{Attached, DiskBuilder, Way};
+use super::disk::{Attached, DiskBuilder, Transport, Way};
 use super::node::Node;
 use super::running::{self, Machine};
 use crate::author::action::Action;
@@ -21,6 +21,11 @@ use crate::author::origin::Origin;
 use crate::author::shared::Shared;
 use crate::author::test::Test;
 use crate::case::{Backend, Guest};
+
+/// A board that is built in no time, without what only a guest would miss; to build a PC takes longer than
+/// all else in a start. Its bus for disks has a fixed number of slots, and nothing can be plugged later.
+const LIGHT_BOARD: &str = "microvm,acpi=off,isa-serial=off,pcie=off,pic=off,pit=off,rtc=off";
+const LIGHT_SLOTS: usize = 8;
 
 /// How many events a case may leave before the oldest go.
 const EVENTS: usize = 8192;
@@ -283,8 +288,8 @@ impl MachineBuilder {
         self
     }
 
-    /// Disks are [plugged](Machine::plug) later. An emulator that starts without any device has no bus
-    /// for them otherwise.
+    /// Disks are [plugged](Machine::plug) or [unplugged](super::Disk::unplug) later. Otherwise an emulator may
+    /// have a board without a bus for them.
     pub fn hotplug(mut self) -> Self {
         self.parts.push(Part::Hotplug);
         self
@@ -401,11 +406,11 @@ impl MachineBuilder {
 
     /// The disks that it has from the start.
     fn disks(&self) -> CaseResult<Vec<Attached>> {
-        let backend = self.backend()?;
+        let (backend, transport) = (self.backend()?, self.transport());
         let (mut disks, mut drives) = (Vec::new(), 0);
         for part in &self.parts {
             match part {
-                Part::Disk(disk) => disks.push(disk.attached(backend)),
+                Part::Disk(disk) => disks.push(disk.attached(backend, transport)),
                 Part::Drive(drive) => {
                     if let Some(image) = &drive.image {
                         disks.push(match backend {
@@ -413,7 +418,7 @@ impl MachineBuilder {
                                 id: image.name().to_owned(),
                                 way: Way::Drive(format!("drive{drives}")),
                             },
-                            Backend::Qsd => DiskBuilder::from(image).attached(backend),
+                            Backend::Qsd => DiskBuilder::from(image).attached(backend, transport),
                         });
                     }
                     drives += 1;
@@ -458,6 +463,7 @@ impl MachineBuilder {
         let shared = &self.shared;
         let tool = shared.tool(Backend::System.tool())?;
         let (accelerators, target) = emulator_facts(shared);
+        let transport = self.transport();
         let mut builder = Qemu::builder(tool)
             .name(&self.name)
             .deadlines(self.deadlines())
@@ -483,7 +489,7 @@ impl MachineBuilder {
                 Part::Disk(disk) => {
                     let nodes = disk.node().map_or(Ok(Vec::new()), Node::to_blockdevs)?;
                     let builder = nodes.iter().fold(builder, Builder::blockdev);
-                    let devices = disk.devices(shared.spec.cache);
+                    let devices = disk.devices(shared.spec.cache, transport);
                     devices.iter().fold(builder, Builder::device)
                 }
                 Part::Node(node) => node.to_blockdevs()?.iter().fold(builder, Builder::blockdev),
@@ -500,20 +506,54 @@ impl MachineBuilder {
         Ok(builder)
     }
 
-    /// The machine type for targets that have none by default, where one is needed.
+    /// The machine type, where it is neither of no concern nor QEMU's default.
     fn default_board(&self) -> Option<&'static str> {
-        let has_device = |part: &Part| match part {
-            Part::Disk(_) | Part::Device(_) | Part::Hotplug => true,
-            Part::Drive(drive) => drive.interface != "none",
-            _ => false,
-        };
-        // Without devices, a guest that runs no code is one without a board, on every target.
-        let idle = matches!(self.shared.spec.guest, Guest::Stopped | Guest::RunningIdle);
-        if idle && !self.parts.iter().any(has_device) {
+        if self.chooses_machine() || (self.runs_no_guest() && !self.parts.iter().any(has_device)) {
             return None;
         }
-        let facts = self.shared.capabilities().ok()?;
-        board_of(&facts.host(Backend::System)?.machines)
+        match self.transport() {
+            Transport::Mmio => Some(LIGHT_BOARD),
+            Transport::Default => board_of(self.machine_types()),
+        }
+    }
+
+    /// What its disks are attached to. That is of no concern to the block layer, so it is what starts fastest.
+    fn transport(&self) -> Transport {
+        let takes = |part: &Part| match part {
+            Part::Disk(disk) => disk.fits_mmio(),
+            // It may hold a device.
+            Part::Arguments(_) => false,
+            part => !has_device(part),
+        };
+        let disks = self.parts.iter().filter(|part| has_device(part)).count();
+        let has_light = |it: &MachineType| it.name == "microvm";
+        let fits = (1..=LIGHT_SLOTS).contains(&disks) && self.parts.iter().all(takes);
+        match fits
+            && self.runs_no_guest()
+            && !self.chooses_machine()
+            && self.machine_types().iter().any(has_light)
+        {
+            true => Transport::Mmio,
+            false => Transport::Default,
+        }
+    }
+
+    fn runs_no_guest(&self) -> bool {
+        matches!(self.shared.spec.guest, Guest::Stopped | Guest::RunningIdle)
+    }
+
+    /// Whether the case, or the user for all emulators, has named a machine type.
+    fn chooses_machine(&self) -> bool {
+        let tool = self.shared.tool(Backend::System.tool()).ok();
+        let mut options = tool.iter().flat_map(|tool| &tool.options);
+        self.parts.iter().any(|part| matches!(part, Part::Board(_)))
+            || options.any(|word| word == "-machine" || word == "-M")
+    }
+
+    fn machine_types(&self) -> &[MachineType] {
+        let facts = self.shared.capabilities().ok();
+        let host = facts.and_then(|facts| facts.host(Backend::System));
+        host.map_or(&[], |host| &host.machines)
     }
 
     fn storage_daemon(&self) -> CaseResult<Builder<StorageDaemon>> {
@@ -559,6 +599,15 @@ impl MachineBuilder {
             };
         }
         Ok(builder)
+    }
+}
+
+/// Whether an emulator needs a bus for this.
+fn has_device(part: &Part) -> bool {
+    match part {
+        Part::Disk(_) | Part::Device(_) | Part::Hotplug => true,
+        Part::Drive(drive) => drive.interface != "none",
+        _ => false,
     }
 }
 

@@ -21,8 +21,8 @@ use crate::author::failure::{CaseResult, Failure};
 use crate::author::image::Image;
 use crate::case::{Backend, Cache};
 
-/// What QEMU says of a device on a machine without a board: "No 'PCI' bus found for device '…'".
-const NO_BUS: &str = "bus found for device";
+/// What QEMU says where nothing can be plugged, "No 'PCI' bus found for device '…'", or unplugged.
+const FIXED: [&str; 2] = ["bus found for device", "does not support hotplugging"];
 
 /// A disk to be attached: to a machine that is to be launched, or that runs.
 #[derive(Clone, Debug)]
@@ -38,6 +38,15 @@ pub struct DiskBuilder {
     iothread: Option<String>,
     read_only: bool,
     properties: Vec<(String, Value)>,
+}
+
+/// What the disks of an emulator are attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    /// The bus that QEMU takes for the device, which on most targets is PCI.
+    Default,
+    /// The fixed slots of virtio-mmio.
+    Mmio,
 }
 
 impl Disk<'_> {
@@ -153,14 +162,26 @@ impl DiskBuilder {
         self.interface.starts_with("scsi-")
     }
 
+    /// Whether it needs no more than [`Transport::Mmio`] has; there, versions differ in whether an
+    /// iothread is served.
+    pub(super) fn fits_mmio(&self) -> bool {
+        self.iothread.is_none() && (self.interface == "virtio-blk" || self.needs_controller())
+    }
+
     /// The devices of an emulator, in the order in which they are plugged.
-    pub(super) fn devices(&self, cache: Cache) -> Vec<Device> {
+    pub(super) fn devices(&self, cache: Cache, transport: Transport) -> Vec<Device> {
+        let device = |driver: &str| match transport {
+            Transport::Mmio if driver.starts_with("virtio-") => {
+                Device::new(format!("{driver}-device"))
+            }
+            _ => Device::new(driver),
+        };
         let mut devices = Vec::new();
-        let mut disk = Device::new(&self.interface).id(&self.id).drive(&self.node);
+        let mut disk = device(&self.interface).id(&self.id).drive(&self.node);
         if matches!(cache, Cache::Writethrough | Cache::Directsync) {
             disk = disk.set("write-cache", "off");
         }
-        let mut controller = Device::new("virtio-scsi").id(self.controller());
+        let mut controller = device("virtio-scsi").id(self.controller());
         if let Some(iothread) = &self.iothread {
             match self.needs_controller() {
                 true => controller = controller.set("iothread", iothread.as_str()),
@@ -189,12 +210,13 @@ impl DiskBuilder {
         }
     }
 
-    pub(super) fn attached(&self, backend: Backend) -> Attached {
+    pub(super) fn attached(&self, backend: Backend, transport: Transport) -> Attached {
         Attached {
             id: self.id.clone(),
             way: match backend {
                 Backend::System => Way::Device {
-                    virtio: self.interface.starts_with("virtio-"),
+                    proxied: transport == Transport::Default
+                        && self.interface.starts_with("virtio-"),
                 },
                 Backend::Qsd => Way::Export(self.export()),
             },
@@ -231,8 +253,8 @@ pub(super) struct Attached {
 pub(super) enum Way {
     /// A guest device, called like the disk.
     Device {
-        /// Its requests are those of a device in it.
-        virtio: bool,
+        /// It only connects to its bus the device that has the drive.
+        proxied: bool,
     },
     /// A drive (`-drive`) of this name.
     Drive(String),
@@ -255,8 +277,8 @@ impl Attached {
     /// The guest device as HMP and QMP know it.
     pub(super) fn qdev(&self) -> Option<String> {
         match self.way {
-            Way::Device { virtio: true } => Some(format!("{}/virtio-backend", self.id)),
-            Way::Device { virtio: false } => Some(self.id.clone()),
+            Way::Device { proxied: true } => Some(format!("{}/virtio-backend", self.id)),
+            Way::Device { proxied: false } => Some(self.id.clone()),
             Way::Drive(_) | Way::Export(_) => None,
         }
     }
@@ -363,17 +385,13 @@ impl Machine {
                 self.add_node(node).await?;
             }
             if self.backend() == Backend::System {
-                for device in disk.devices(self.monitor.shared.spec.cache) {
+                for device in disk.devices(self.monitor.shared.spec.cache, Transport::Default) {
                     let added = self.cmd("device_add", device.to_value()).await;
-                    added.map_err(|error| match error.to_string().contains(NO_BUS) {
-                        true => {
-                            error.context("without devices it has a board only by `.hotplug()`")
-                        }
-                        false => error,
-                    })?;
+                    added.map_err(or_hotplug)?;
                 }
             }
-            self.attach(disk.attached(self.backend())).await?;
+            self.attach(disk.attached(self.backend(), Transport::Default))
+                .await?;
             Ok(self.disk(disk.id.as_str()))
         })
     }
@@ -416,6 +434,15 @@ impl Machine {
     /// The node that a disk stands on now.
     pub(super) async fn node_of(&self, id: &str) -> CaseResult<String> {
         self.disks.node_of(&self.monitor, id).await
+    }
+}
+
+/// Says what to do where nothing can be plugged or unplugged.
+fn or_hotplug(error: impl Into<Failure>) -> Failure {
+    let error = error.into();
+    match FIXED.iter().any(|text| error.to_string().contains(text)) {
+        true => error.context("disks come and go only on a machine with `.hotplug()`"),
+        false => error,
     }
 }
 
@@ -505,10 +532,11 @@ impl<'m> Disk<'m> {
             let disk = machine.attached(&id)?;
             match disk.way {
                 Way::Export(_) => machine.nbd.remove(machine, &export_id(&id)).await?,
-                Way::Device { virtio } => {
+                Way::Device { proxied } => {
                     let gone = qmp::Matcher::event("DEVICE_DELETED").data(json!({"device": id}));
-                    machine.monitor.send(DeviceDel::new(&id)).await?;
-                    if virtio {
+                    let deleted = machine.monitor.send(DeviceDel::new(&id)).await;
+                    deleted.map_err(or_hotplug)?;
+                    if proxied {
                         // A guest would have to agree; none does, but a reset takes it for granted.
                         machine.cmd("system_reset", ()).await?;
                     }

@@ -6,14 +6,20 @@ use iotests_core::prelude::*;
 use iotests_core::wire::CaseEvent;
 use serde_json::json;
 
-use super::bench::{Bench, case, hosts};
+use super::bench::{Bench, Set, case, hosts};
+use imgtools::tools::ToolKind;
 
-fn systems() -> Vec<super::bench::Set> {
+fn systems() -> Vec<Set> {
     hosts()
         .into_iter()
         .filter(|(_, backend)| *backend == Backend::System)
         .map(|(set, _)| set)
         .collect()
+}
+
+fn command_line(vm: &Machine) -> String {
+    let words = std::fs::read(format!("/proc/{}/cmdline", vm.pid().unwrap()));
+    String::from_utf8(words.unwrap()).unwrap()
 }
 
 #[test]
@@ -304,13 +310,74 @@ fn a_target_without_a_default_machine_type_gets_one() {
             });
             let run = bench.run(case!(|t| {
                 let vm = t.vm().hotplug().launch().await?;
-                let words = std::fs::read(format!("/proc/{}/cmdline", vm.pid().unwrap()))?;
-                let words = String::from_utf8(words)?;
+                let words = command_line(&vm);
                 assert_eq!(words.contains("\0-machine\0none\0"), named, "{words:?}");
                 vm.shutdown().await?;
             }));
             run.assert_passed();
         }
+    }
+}
+
+/// No PC is built for disks that need none.
+#[test]
+fn disks_are_on_the_lightest_board_that_has_what_they_need() {
+    for mut set in systems() {
+        let bench = |set: &Set| {
+            Bench::new(set).backend(Backend::System).capabilities(|it| {
+                let host = it.hosts.get_mut(&Backend::System).unwrap();
+                host.facts.machines = vec![machine::probe::MachineType::new("microvm")];
+            })
+        };
+        let run = bench(&set).run(case!(|t| {
+            let image = t.image("disk").size(MIB).fill(7).create().await?;
+            let disk = || Disk::of(&image);
+            let null = |n| Node::new("null-co").node_name(&format!("n{n}"));
+            let many = |count| (0..count).fold(t.vm(), |vm, n| vm.disk(null(n)));
+            for (vm, light) in [
+                (t.vm().disk(disk()), true),
+                (t.vm().disk(disk().scsi()), true),
+                (t.vm().disk(disk()).blockdev(null(0)), true),
+                (many(8), true),
+                (many(9), false),
+                (t.vm().disk(disk().ide()), false),
+                (t.vm().iothread("io").disk(disk().iothread("io")), false),
+                (t.vm().disk(disk()).hotplug(), false),
+                (t.vm().disk(disk()).device("virtio-rng"), false),
+                (t.vm().disk(disk()).drive(Drive::empty()), false),
+                (t.vm().disk(disk()).args(["-device", "virtio-rng"]), false),
+                (t.vm().disk(disk()).board("pc"), false),
+            ] {
+                let vm = vm.launch().await?;
+                assert_eq!(command_line(&vm).contains("\0microvm,"), light);
+                vm.shutdown().await?;
+            }
+            for kind in [disk(), disk().scsi()] {
+                let vm = t.vm().disk(kind).launch().await?;
+                vm.disk("disk").assert_pattern(7, 0..MIB).await?;
+                vm.disk("disk").assert_node(&image).await?;
+                vm.cmd("qom-list", json!({"path": vm.disk("disk").qom_path()?}))
+                    .await?;
+                vm.shutdown().await?;
+            }
+            let vm = t.vm().disk(disk()).launch().await?;
+            let fixed = vm.disk("disk").unplug().await;
+            check!(fixed.is_err_and(|error| error.to_string().contains("`.hotplug()`")));
+            vm.shutdown().await?;
+        }));
+        run.assert_passed();
+        // The user's choice for all machines stands.
+        let emulator = set.tools.get_mut(&ToolKind::System).unwrap();
+        emulator.options = ["-machine", "q35"].map(str::to_owned).into();
+        let run = bench(&set).run(case!(|t| {
+            let image = t.image("disk").size(MIB).create().await?;
+            for vm in [t.vm().disk(&image), t.vm()] {
+                let vm = vm.launch().await?;
+                assert_eq!(command_line(&vm).matches("\0-machine\0").count(), 1);
+                vm.shutdown().await?;
+            }
+        }));
+        run.assert_passed();
     }
 }
 

@@ -58,7 +58,8 @@ fn a_disk_is_plugged_moved_and_unplugged() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let [one, two] = [1, 2].map(|byte| t.image(&format!("i{byte}")).size(MIB).fill(byte));
             let (one, two) = (one.create().await?, two.create().await?);
-            let vm = t.host().disk(&one).blockdev(&two).launch().await?;
+            let vm = t.host().disk(&one).blockdev(&two).hotplug();
+            let vm = vm.launch().await?;
             vm.disk("i1").assert_pattern(1, 0..KIB).await?;
             vm.disk("i1").move_to("i2").await?;
             vm.disk("i1").assert_pattern(2, 0..KIB).await?;
