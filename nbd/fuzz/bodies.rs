@@ -15,19 +15,44 @@ use nbd::proto::client::{
 use nbd::proto::server::{Answer, Description, Event, Incoming, Piece};
 use nbd::proto::*;
 use nbd::server::backend::PatternBackend;
-use nbd::server::{Export, FaultPlan, Server};
+use nbd::server::{Export, FaultPlan, Server, ServerBuilder};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A peer that says what it has to say, whatever it hears, and hangs up.
+pub(super) mod pieces;
+
+/// A peer that says what it has to say, and hangs up: all at once, whatever it hears, or the second
+/// part when it has heard a request, since a reply to what was not asked yet ends a connection.
 struct Script {
     bytes: Vec<u8>,
     at: usize,
+    /// How far it goes before it has heard a request.
+    until: usize,
 }
 
 impl Script {
     fn new(bytes: Vec<u8>) -> Script {
-        Script { bytes, at: 0 }
+        let until = bytes.len();
+        Script {
+            bytes,
+            at: 0,
+            until,
+        }
     }
+
+    fn answering(handshake: &[u8], replies: &[u8]) -> Script {
+        Script {
+            until: handshake.len(),
+            ..Script::new([handshake, replies].concat())
+        }
+    }
+}
+
+/// Whether there is a request in what a client has said.
+fn has_request(heard: &[u8]) -> bool {
+    let magics = [magic::REQUEST, magic::EXTENDED_REQUEST].map(u32::to_be_bytes);
+    heard
+        .windows(4)
+        .any(|word| magics.iter().any(|magic| magic == word))
 }
 
 impl AsyncRead for Script {
@@ -36,7 +61,11 @@ impl AsyncRead for Script {
         _: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let n = buf.remaining().min(self.bytes.len() - self.at);
+        if self.at == self.until && self.until < self.bytes.len() {
+            // Whoever reads this writes it, and looks again after that.
+            return Poll::Pending;
+        }
+        let n = buf.remaining().min(self.until - self.at);
         buf.put_slice(&self.bytes[self.at..self.at + n]);
         self.at += n;
         Poll::Ready(Ok(()))
@@ -45,10 +74,13 @@ impl AsyncRead for Script {
 
 impl AsyncWrite for Script {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        if has_request(buf) {
+            self.until = self.bytes.len();
+        }
         Poll::Ready(Ok(buf.len()))
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -62,7 +94,7 @@ impl AsyncWrite for Script {
 fn run<F: Future>(f: F) -> F::Output {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
+            .enable_all()
             .build()
             .expect("a runtime");
     }
@@ -95,7 +127,7 @@ pub(super) fn client_handshake(data: &[u8]) {
 }
 
 /// What a well-behaved server says until transmission in this mode.
-fn server_handshake(mode: Mode) -> Vec<u8> {
+fn server_handshake_of(mode: Mode) -> Vec<u8> {
     let (size, flags) = (1 << 40, TransmissionFlags::all());
     let fixed = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
     match mode {
@@ -134,38 +166,38 @@ fn server_handshake(mode: Mode) -> Vec<u8> {
     out
 }
 
-/// The first byte is the mode, the rest is all that a server says in transmission.
-pub(super) fn client_replies(data: &[u8]) {
+/// The first byte is the mode, the rest is all that a server says in transmission. Returns how many of
+/// the requests succeeded.
+pub(super) fn client_replies(data: &[u8]) -> usize {
     let Some((first, rest)) = data.split_first() else {
-        return;
+        return 0;
     };
     let mode = Mode::ALL[usize::from(*first) % Mode::ALL.len()];
-    let mut bytes = server_handshake(mode);
-    bytes.extend(rest);
+    let script = Script::answering(&server_handshake_of(mode), rest);
     run(async {
-        let client = builder().connect_stream(Script::new(bytes)).await;
+        let client = builder().connect_stream(script).await;
         let client = client.expect("the handshake is in order");
-        let _ = tokio::join!(
+        let (read, write, status, whole, flush) = tokio::join!(
             client.read_into(0, 4096, vec![9; 512]),
             client.write(4096, vec![1; 512]),
             client.block_status(0, 1 << 20),
             client.read_with(512, 512, CommandFlags::DF, vec![9; 4096]),
             client.flush(),
         );
-        let _ = client
-            .block_status_with(0, 4096, CommandFlags::REQ_ONE)
-            .await;
-    });
+        let one = client.block_status_with(0, 4096, CommandFlags::REQ_ONE);
+        let one = one.await.is_ok();
+        let of_reads = [read.is_ok(), whole.is_ok(), status.is_ok()];
+        let all = [&of_reads[..], &[write.is_ok(), flush.is_ok(), one]].concat();
+        all.into_iter().filter(|succeeded| *succeeded).count()
+    })
 }
 
-fn server(mode: Mode) -> Server {
+fn server(mode: Mode) -> ServerBuilder {
     let backend = PatternBackend::new(1 << 20, Pattern::Offset(0));
     Server::builder()
         .export(Export::new(backend).name("x"))
         .mode(mode)
         .max_payload(1 << 20)
-        .detached()
-        .unwrap()
 }
 
 /// The first byte is the mode, the rest is all that a client says.
@@ -175,16 +207,13 @@ pub(super) fn server_options(data: &[u8]) {
     };
     let mode = Mode::ALL[usize::from(*first) % Mode::ALL.len()];
     run(async {
-        let _ = server(mode).serve(Script::new(rest.to_vec())).await;
+        let server = server(mode).detached().unwrap();
+        let _ = server.serve(Script::new(rest.to_vec())).await;
     });
 }
 
-/// The first byte is the mode, the rest is all that a client says in transmission.
-pub(super) fn server_requests(data: &[u8]) {
-    let Some((first, rest)) = data.split_first() else {
-        return;
-    };
-    let mode = Mode::ALL[2 + usize::from(*first) % 3];
+/// What a well-behaved client says until transmission in this mode.
+fn client_handshake_of(mode: Mode) -> Vec<u8> {
     let mut bytes = ClientFlags::FIXED_NEWSTYLE.bits().to_be_bytes().to_vec();
     match mode {
         Mode::Extended => bytes.extend(OptionRequest::ExtendedHeaders.encode()),
@@ -204,9 +233,20 @@ pub(super) fn server_requests(data: &[u8]) {
         })
         .encode(),
     );
+    bytes
+}
+
+/// The first byte is the mode, the rest is all that a client says in transmission.
+pub(super) fn server_requests(data: &[u8]) {
+    let Some((first, rest)) = data.split_first() else {
+        return;
+    };
+    let mode = Mode::ALL[2 + usize::from(*first) % 3];
+    let mut bytes = client_handshake_of(mode);
     bytes.extend(rest);
     run(async {
-        let _ = server(mode).serve(Script::new(bytes)).await;
+        let server = server(mode).detached().unwrap();
+        let _ = server.serve(Script::new(bytes)).await;
     });
 }
 

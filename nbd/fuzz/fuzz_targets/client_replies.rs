@@ -5,4 +5,6 @@
 #[path = "../bodies.rs"]
 mod bodies;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::client_replies(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    bodies::client_replies(data);
+});

@@ -18,6 +18,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,11 +92,7 @@ impl ClientBuilder {
                 });
             }
         };
-        let peer = address.to_string();
-        let mut this = self.clone();
-        this.config.peer = peer.as_str().into();
-        let started = this.start_blocking(stream);
-        started.map_err(|source| self.failed(&peer, source))
+        self.start_blocking(stream, &address.to_string())
     }
 
     /// Connects to a URI, as [`ClientBuilder::connect_uri`] does, for threads that may block.
@@ -103,7 +100,23 @@ impl ClientBuilder {
         self.for_uri(uri)?.connect_blocking(&uri.address)
     }
 
-    fn start_blocking(self, mut stream: Stream) -> Result<Client, HandshakeError> {
+    /// Takes a connected socket (unix, TCP or vsock), such as one end of a socketpair.
+    pub fn connect_fd_blocking(&self, fd: OwnedFd) -> Result<Client, ConnectError> {
+        let stream = stream::adopt(fd).map_err(|source| ConnectError::Socket {
+            address: Address::unknown(),
+            source,
+        })?;
+        self.start_blocking(stream, "a socket")
+    }
+
+    fn start_blocking(&self, stream: Stream, peer: &str) -> Result<Client, ConnectError> {
+        let mut this = self.clone();
+        this.config.peer = peer.into();
+        let started = this.negotiate_blocking(stream);
+        started.map_err(|source| self.failed(peer, source))
+    }
+
+    fn negotiate_blocking(self, mut stream: Stream) -> Result<Client, HandshakeError> {
         let after = self.deadlines.handshake;
         let until = Instant::now().checked_add(after);
         let mut machine = Handshake::new(self.config.clone());

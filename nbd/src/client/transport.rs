@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net as std_unix;
 use std::time::Duration;
 
@@ -143,10 +143,18 @@ pub(super) fn from_fd(fd: OwnedFd) -> Result<Socket, ConnectError> {
     })
 }
 
+/// Whether a socket is one of unix, or a vsock, which is read and written in the same way.
+pub(super) fn is_like_unix(fd: &OwnedFd) -> io::Result<bool> {
+    let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+    let family = name.family();
+    Ok(matches!(
+        family,
+        Some(AddressFamily::Unix | AddressFamily::Vsock)
+    ))
+}
+
 fn adopt(fd: OwnedFd) -> io::Result<Socket> {
-    let name: SockaddrStorage = getsockname(fd.as_fd().as_raw_fd())?;
-    // A vsock is read and written like a unix socket.
-    if let Some(AddressFamily::Unix | AddressFamily::Vsock) = name.family() {
+    if is_like_unix(&fd)? {
         let stream = std_unix::UnixStream::from(fd);
         stream.set_nonblocking(true)?;
         return UnixStream::from_std(stream).map(Socket::Unix);

@@ -1,5 +1,11 @@
 //! The blocking client: the same machines, without a runtime of its own.
 
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use nbd::Client;
@@ -11,6 +17,7 @@ use nbd::server::plan::{Action, FaultPlan, Malformed, On, Rule};
 use nbd::server::{Export, Server, ServerBuilder};
 use nbd::tls::{ClientTls, ServerTls};
 use nbd::uri::Address;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::support::{MIB, block_on, chain, each, served, short_dir};
 
@@ -62,12 +69,24 @@ fn it_does_in_each_mode_over_each_transport_what_the_other_client_does() {
             let server = memory().mode(mode).listen_all(all).unwrap();
             let addresses = server.addresses().to_vec();
             beside(move || {
+                let mut builder = Client::builder().mode(mode);
+                if mode.has_chunks() {
+                    builder = builder.context("base:allocation");
+                }
                 for address in addresses {
-                    let mut builder = Client::builder().mode(mode);
-                    if mode.has_chunks() {
-                        builder = builder.context("base:allocation");
-                    }
                     exercise(builder.connect_blocking(&address).unwrap());
+                    // A socket that somebody else has connected.
+                    let fd: OwnedFd = match &address {
+                        Address::Tcp { host, port } => {
+                            let stream = TcpStream::connect((host.as_str(), *port));
+                            stream.unwrap().into()
+                        }
+                        Address::Unix(path) if path.as_os_str().len() < 100 => {
+                            UnixStream::connect(path).unwrap().into()
+                        }
+                        _ => continue,
+                    };
+                    exercise(builder.connect_fd_blocking(fd).unwrap());
                 }
             })
             .await;
@@ -120,6 +139,60 @@ fn many_requests_are_under_way_at_once_whatever_stands_in_whose_buffer() {
             .await;
             server.finish().await.unwrap();
         }
+    });
+}
+
+/// A stream of which little is read at a time.
+struct Slow(tokio::net::UnixStream);
+
+impl AsyncRead for Slow {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut few = buf.take(1024);
+        let read = Pin::new(&mut self.0).poll_read(cx, &mut few);
+        let n = few.filled().len();
+        buf.advance(n);
+        read
+    }
+}
+
+impl AsyncWrite for Slow {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Under TLS the last bytes of a write are taken before the socket has room for them.
+#[test]
+fn what_a_full_socket_does_not_take_under_tls_is_sent_when_it_has_room() {
+    block_on(async {
+        let tls = ServerTls::from_certificates(FOLDER, false).unwrap();
+        let server = memory().tls(tls).detached().unwrap();
+        let (theirs, ours) = tokio::net::UnixStream::pair().unwrap();
+        server.serve(Slow(theirs));
+        let ours = ours.into_std().unwrap();
+        beside(move || {
+            let tls = ClientTls::from_certificates(FOLDER, "disks.example").unwrap();
+            let builder = Client::builder().tls(tls);
+            let mut client = builder.connect_fd_blocking(ours.into()).unwrap();
+            client.write(0, vec![7; MIB as usize]).unwrap();
+            client.disconnect().unwrap();
+        })
+        .await;
+        server.finish().await.unwrap();
     });
 }
 

@@ -217,6 +217,11 @@ proptest! {
     }
 
     #[test]
+    fn what_a_peer_says_means_the_same_in_whatever_pieces_it_comes(data in prop::collection::vec(any::<u8>(), 5..120)) {
+        bodies::pieces::pieces(&data);
+    }
+
+    #[test]
     fn hostile_text_is_refused(data in prop::collection::vec(any::<u8>(), 0..60)) {
         bodies::ini(&data);
         bodies::uri(&data);
@@ -301,12 +306,17 @@ const URI: &[&str] = &[
 #[test]
 fn the_corpus_of_the_fuzz_targets_holds() {
     type Body = fn(&[u8]);
-    let targets: [(&str, Body); 7] = [
+    let targets: [(&str, Body); 8] = [
         ("client_handshake", bodies::client_handshake),
-        ("client_replies", bodies::client_replies),
+        ("client_replies", |data| {
+            bodies::client_replies(data);
+        }),
         ("server_options", bodies::server_options),
         ("server_requests", bodies::server_requests),
         ("conversation", bodies::conversation),
+        ("pieces", |data| {
+            bodies::pieces::pieces(data);
+        }),
         ("ini", bodies::ini),
         ("uri", bodies::uri),
     ];
@@ -322,7 +332,21 @@ fn the_corpus_of_the_fuzz_targets_holds() {
         }
         assert!(files >= 10, "{target}: {files}");
     }
-    let folders = std::fs::read_dir(corpus).unwrap().count();
+    // What is in order is understood: it would mean little that the rest is survived.
+    let read = |path: &str| std::fs::read(corpus.join(path)).unwrap();
+    for path in [
+        "simple-read-write-read-flush",
+        "structured-data-hole-status",
+    ] {
+        let understood = bodies::client_replies(&read(&format!("client_replies/{path}")));
+        assert!(understood > 1, "{path}: {understood}");
+    }
+    for mode in ["extended", "structured"] {
+        let whole = format!("pieces/client-{mode}-whole");
+        let understood = bodies::pieces::pieces(&read(&whole));
+        assert_eq!(understood, 5, "{whole}");
+    }
+    let folders = std::fs::read_dir(&corpus).unwrap().count();
     assert_eq!(
         folders,
         targets.len(),

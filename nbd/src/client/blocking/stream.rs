@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,19 @@ pub(super) fn open(address: &Address, limit: Duration) -> io::Result<Stream> {
             }
         }
     }
+}
+
+/// Takes over a connected socket.
+pub(super) fn adopt(fd: OwnedFd) -> io::Result<Stream> {
+    if crate::client::transport::is_like_unix(&fd)? {
+        let stream = UnixStream::from(fd);
+        stream.set_nonblocking(true)?;
+        return Ok(Stream::Unix(stream));
+    }
+    let stream = TcpStream::from(fd);
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok(Stream::Tcp(stream))
 }
 
 fn left(until: Option<Instant>) -> Duration {
