@@ -2,8 +2,20 @@
 //!
 //! Certificates are read in the layout of QEMU's `tls-creds-x509` and libnbd's `tls-certificates`:
 //! a folder with `ca-cert.pem`, `client-cert.pem`, `client-key.pem`, `server-cert.pem` and
-//! `server-key.pem`. Pre-shared keys (`tls-type=psk`, `tls-psk-file`) and anonymous TLS are not
-//! supported, because rustls has neither. Asking for them is an error here, not a failed handshake.
+//! `server-key.pem`.
+//!
+//! # What is missing
+//! - Pre-shared keys (`tls-creds-psk`, `tls-type=psk`, `tls-psk-file`): rustls 0.23 has no external keys
+//!   of TLS 1.3, only those that resume a session, and no cipher suite of TLS 1.2 with pre-shared keys
+//!   ([rustls#174](https://github.com/rustls/rustls/issues/174)). Certificates do the same:
+//!   a client that has one from `ca-cert.pem` is served by a server with `verify_peer`.
+//! - Anonymous TLS (`tls-creds-anon`, `tls-type=anon`): rustls has no cipher suite without a certificate.
+//!   [`ClientTls::without_verification`] protects as much.
+//!
+//! Asking for either in a URI is an error that says so when connecting, before anything is sent
+//! ([`ClientTls::from_uri`]); QEMU takes either, as an object whose id [`Uri::to_image_opts_with_tls`] wants.
+//! A library that has them can be used with [`crate::proto::client`] and [`crate::proto::server`], where
+//! TLS is an event, `StartTls`.
 
 use std::io;
 use std::path::Path;
@@ -32,20 +44,25 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
-/// A PEM file that cannot be read is named.
-fn named(path: &Path) -> impl Fn(rustls::pki_types::pem::Error) -> io::Error + use<'_> {
+/// A file that cannot be used is named.
+fn named<E: std::fmt::Display>(path: &Path) -> impl Fn(E) -> io::Error + use<'_, E> {
     move |error| invalid(format!("{}: {error}", path.display()))
 }
 
 fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let all = CertificateDer::pem_file_iter(path).map_err(named(path))?;
-    all.collect::<Result<_, _>>().map_err(named(path))
+    let all: Vec<_> = all.collect::<Result<_, _>>().map_err(named(path))?;
+    match all.is_empty() {
+        true => Err(named(path)("there is no certificate in it")),
+        false => Ok(all),
+    }
 }
 
 fn authorities(folder: &Path) -> io::Result<RootCertStore> {
+    let path = folder.join("ca-cert.pem");
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&folder.join("ca-cert.pem"))? {
-        roots.add(certificate).map_err(invalid)?;
+    for certificate in certificates(&path)? {
+        roots.add(certificate).map_err(named(&path))?;
     }
     Ok(roots)
 }
@@ -78,6 +95,10 @@ impl ClientTls {
 
     /// Trusts servers whose certificate is for this name and is signed by `ca-cert.pem` of this
     /// folder. Presents `client-cert.pem` if there is one.
+    ///
+    /// # Errors
+    /// When a file is missing or is none, which is then named, or the name is neither a host name nor an
+    /// address.
     pub fn from_certificates(folder: impl AsRef<Path>, name: &str) -> io::Result<ClientTls> {
         let folder = folder.as_ref();
         let builder = ClientConfig::builder_with_provider(provider())
@@ -111,18 +132,29 @@ impl ClientTls {
     /// `tls-verify-peer`.
     ///
     /// # Errors
-    /// Also for `tls-type=psk`, `tls-type=anon` and `tls-psk-file`, which rustls does not support,
-    /// and when nothing says which certificates to trust.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for `tls-type=psk`, `tls-psk-file` and
+    /// `tls-type=anon`, which rustls does not have; also when nothing says which certificates to trust.
     pub fn from_uri(uri: &Uri) -> io::Result<ClientTls> {
         let parameter = |name: &str| {
             let found = uri.parameters.iter().find(|(n, _)| n == name);
             found.map(|(_, value)| value.as_str())
         };
-        let kind = parameter("tls-type").unwrap_or("x509");
-        if kind != "x509" || parameter("tls-psk-file").is_some() {
-            let text = "pre-shared keys and anonymous TLS are not supported (rustls has neither): \
-                        use certificates (tls-certificates=FOLDER)";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        let unsupported = |text: &str| Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        match (parameter("tls-type"), parameter("tls-psk-file")) {
+            (Some("anon"), _) => {
+                return unsupported(
+                    "tls-type=anon: rustls has no anonymous TLS; with tls-verify-peer=0 any \
+                     certificate of the server will do",
+                );
+            }
+            (Some("psk"), _) | (_, Some(_)) => {
+                return unsupported(
+                    "tls-psk-file, tls-type=psk: rustls has no pre-shared keys (neither external ones of \
+                     TLS 1.3 nor the cipher suites of TLS 1.2); use certificates on both sides \
+                     (tls-certificates=FOLDER)",
+                );
+            }
+            _ => {}
         }
         let own = match &uri.address {
             Address::Tcp { host, .. } => host.as_str(),
@@ -224,6 +256,9 @@ mod server {
 
         /// Presents `server-cert.pem` of this folder. With `verify_peer`, clients must present a
         /// certificate that is signed by `ca-cert.pem`.
+        ///
+        /// # Errors
+        /// When a file is missing or is none, which is then named.
         pub fn from_certificates(
             folder: impl AsRef<Path>,
             verify_peer: bool,

@@ -1,11 +1,17 @@
 //! TLS, with our own other half and with QEMU's and nbdkit's.
 
+use std::sync::Arc;
+
 use imgtools::process::Command;
 use nbd::client::{ConnectError, Feature, HandshakeError, Pattern};
 use nbd::server::backend::MemoryBackend;
 use nbd::server::{Export, Server};
 use nbd::tls::{ClientTls, ServerTls};
 use nbd::{Client, QemuNbd, Uri};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 
 use crate::support::{MIB, activated, block_on, chain, each, program, raw, short_dir};
 
@@ -70,11 +76,77 @@ fn a_uri_says_all_that_is_needed() {
             "{}",
             chain(&error)
         );
-        let psk: Uri = format!("{base}?tls-psk-file=/keys").parse().unwrap();
-        let error = Client::builder().connect_uri(&psk).await.unwrap_err();
-        assert!(matches!(error, ConnectError::Tls { .. }), "{error}");
-        assert!(chain(&error).contains("pre-shared"), "{}", chain(&error));
     });
+}
+
+/// Before anything is sent: there is nobody at these addresses.
+#[test]
+fn what_rustls_does_not_have_is_named_with_what_to_use_instead() {
+    let psk = "rustls has no pre-shared keys";
+    let anonymous = "rustls has no anonymous TLS";
+    for (parameters, missing, instead) in [
+        ("tls-psk-file=/keys", psk, "tls-certificates=FOLDER"),
+        (
+            "tls-type=psk&tls-certificates=/certificates",
+            psk,
+            "tls-certificates=FOLDER",
+        ),
+        (
+            "tls-psk-file=/keys&tls-verify-peer=0",
+            psk,
+            "tls-certificates=FOLDER",
+        ),
+        ("tls-type=anon", anonymous, "tls-verify-peer=0"),
+    ] {
+        let uri: Uri = format!("nbds+unix:///?socket=/nonexistent&{parameters}")
+            .parse()
+            .unwrap();
+        let (word, _) = parameters.split_once('&').unwrap_or((parameters, ""));
+        let (word, _) = word.split_once("=/").unwrap_or((word, ""));
+        let builder = Client::builder();
+        let errors = [
+            block_on(builder.connect_uri(&uri)).unwrap_err(),
+            block_on(builder.negotiate_uri(&uri)).unwrap_err(),
+            builder.connect_uri_blocking(&uri).unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(error, ConnectError::Tls { .. }), "{error}");
+            let text = chain(&error);
+            for said in [word, missing, instead] {
+                assert!(text.contains(said), "{said}: {text}");
+            }
+        }
+        let source = ClientTls::from_uri(&uri).unwrap_err();
+        assert_eq!(source.kind(), std::io::ErrorKind::Unsupported);
+    }
+}
+
+#[test]
+fn a_file_that_holds_no_certificate_is_named_before_anybody_is_asked() {
+    let dir = short_dir();
+    let authority = dir.path().join("ca-cert.pem");
+    let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+    for content in [
+        None,
+        Some(String::new()),
+        Some("no certificate".to_owned()),
+        Some(format!("{begin}\n!\n{end}\n")),
+        Some(format!("{begin}\nAAAA\n{end}\n")),
+    ] {
+        if let Some(content) = &content {
+            std::fs::write(&authority, content).unwrap();
+        }
+        for error in [
+            ClientTls::from_certificates(dir.path(), NAME).err(),
+            ServerTls::from_certificates(dir.path(), true).err(),
+        ] {
+            let text = error.expect("nothing can be trusted").to_string();
+            assert!(
+                text.contains(authority.to_str().unwrap()),
+                "{content:?}: {text}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -95,6 +167,45 @@ fn who_cannot_prove_it_is_not_served_and_not_believed() {
         let error = Client::builder().connect(address).await.unwrap_err();
         let required = matches!(error.handshake(), Some(HandshakeError::TlsRequired { .. }));
         assert!(required, "{}", chain(&error));
+    });
+}
+
+/// Presents a certificate without having its key.
+#[derive(Debug)]
+struct Borrowed(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Borrowed {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+/// Where any certificate will do, its owner must have the key all the same.
+#[test]
+fn who_presents_anothers_certificate_is_not_believed_even_without_verification() {
+    block_on(async {
+        let file = |name: &str| std::path::Path::new(FOLDER).join(name);
+        let chain = CertificateDer::pem_file_iter(file("server-cert.pem")).unwrap();
+        let chain = chain.map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(file("client-key.pem")).unwrap();
+        let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+        let borrowed = Arc::new(CertifiedKey::new(chain, key));
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = rustls::ServerConfig::builder_with_provider(provider);
+            let config = config.with_protocol_versions(&[version]).unwrap();
+            let config = config.with_no_client_auth();
+            let config = config.with_cert_resolver(Arc::new(Borrowed(borrowed.clone())));
+            let server = server(ServerTls::new(Arc::new(config)));
+            let client = ClientTls::without_verification(None, NAME).unwrap();
+            let client = Client::builder().export("disk").tls(client);
+            let error = client.connect(&server.addresses()[0]).await.unwrap_err();
+            let text = self::chain(&error);
+            assert!(
+                text.to_lowercase().contains("signature"),
+                "{version:?}: {text}"
+            );
+        }
     });
 }
 
