@@ -337,6 +337,79 @@ fn a_server_with_few_descriptors() {
     });
 }
 
+const SHORT: &str = "NBD_TEST_SHORT_OF_DESCRIPTORS";
+
+/// Runs a scene of [`a_server_short_of_descriptors`].
+fn short_of_descriptors(scene: &str) {
+    block_on(async {
+        let server = Command::new(std::env::current_exe().unwrap());
+        let server = server.args(["--ignored", "--exact", "--nocapture"]);
+        let server = server.arg("listening::a_server_short_of_descriptors");
+        let server = server.env(SHORT, scene).pdeathsig(true).deadline(LONG);
+        server.run().await.unwrap().check().unwrap();
+    });
+}
+
+/// The kernel refuses to accept before it looks whether there is anybody.
+#[test]
+fn a_shortage_of_descriptors_that_keeps_nobody_waiting_is_not_worth_a_word() {
+    short_of_descriptors("nobody waits");
+}
+
+#[test]
+fn a_shortage_of_descriptors_that_lasts_is_an_error_at_the_end() {
+    short_of_descriptors("lasts");
+}
+
+#[test]
+#[ignore = "run by other tests, in a process of its own"]
+fn a_server_short_of_descriptors() {
+    let Some(scene) = std::env::var_os(SHORT) else {
+        return;
+    };
+    let lasts = scene == "lasts";
+    at_once(async {
+        let dir = short_dir();
+        let path = dir.path().join("s");
+        let server = Server::builder().export(export()).handshake_limit(None);
+        let server = server.listen_unix(&path).unwrap();
+        let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        // The client is not accepted yet: for want of a descriptor, or with the last one.
+        let taken = take_descriptors_but(usize::from(!lasts));
+        let journal = server.journal();
+        let failed = |e: &Entry| matches!(e.event, Event::Failed { .. });
+        if lasts {
+            journal.wait_for(1, failed).await.unwrap();
+        } else {
+            let accepted = |e: &Entry| e.event == Event::Accepted;
+            journal.wait_for(1, accepted).await.unwrap();
+        }
+        // Time passes as soon as everybody waits, so the server has tried again more than once.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(journal.count(failed), usize::from(lasts));
+        let ended = server.finish().await;
+        drop(taken);
+        match ended {
+            Err(ServerError::Failed(all)) if lasts => {
+                let why = std::io::Error::from(Errno::EMFILE);
+                assert_eq!(all, [format!("accept a client: {why}")]);
+            }
+            ended => assert!(!lasts && ended.is_ok(), "{ended:?}"),
+        }
+    });
+}
+
+/// Takes all descriptors that this process may have, but for so many.
+fn take_descriptors_but(free: usize) -> Vec<std::fs::File> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 64, hard).unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let mut taken: Vec<_> = std::iter::from_fn(|| null.try_clone().ok()).collect();
+    taken.truncate(taken.len() - free);
+    taken.push(null);
+    taken
+}
+
 /// The second of them could never be chosen.
 #[test]
 fn exports_of_one_name_are_refused_before_anything_listens() {
