@@ -10,7 +10,10 @@ use nbd::proto::client::{
 use nbd::proto::server::{
     Answer, Closed, Config as ServerConfig, Description, Event, Incoming, Piece, Server,
 };
-use nbd::proto::{CommandType, Errno, Mode, ReplyHeader, TransmissionFlags, Violation};
+use nbd::proto::{
+    Checks, ChunkFlags, ChunkType, CommandType, Errno, Mode, ReplyHeader, TransmissionFlags,
+    Violation,
+};
 
 type Bytes = Vec<u8>;
 
@@ -281,6 +284,46 @@ fn of_the_buffers_that_reads_give_the_last_one_is_used_first() {
         kept = pair.client.notice().unwrap().result.unwrap().data;
         assert_eq!(kept.as_ptr(), at);
     }
+}
+
+/// Neither where the server says that there is a hole, nor where it says nothing and may.
+#[test]
+fn what_a_buffer_held_before_is_in_no_reply() {
+    let given = || Command::read(0, 4096).into_buffer(vec![0xff; 8192]);
+    for mode in [Mode::Structured, Mode::Extended] {
+        let mut pair = connect(mode);
+        pair.prompt = false;
+        pair.submit(given());
+        pair.run();
+        let incoming = pair.server.requests.pop_front().unwrap();
+        let pieces = vec![
+            Piece::Hole(1000),
+            Piece::Data(vec![1; 96]),
+            Piece::Hole(3000),
+        ];
+        pair.server.machine.reply(incoming.id, Answer::Data(pieces));
+        pair.run();
+        let data = pair.client.notice().unwrap().result.unwrap().data;
+        let expected = [vec![0; 1000], vec![1; 96], vec![0; 3000]].concat();
+        assert_eq!(data, expected, "{mode}");
+    }
+    let config = Config {
+        checks: Checks::all() - Checks::GAP,
+        ..Config::default()
+    };
+    let mut client = connect_with(Mode::Structured, config).client;
+    let cookie = client.submit(given(), None).unwrap();
+    let (offset, data) = (1000u64, [1; 96]);
+    let header = ReplyHeader::Structured {
+        flags: ChunkFlags::DONE,
+        kind: ChunkType::OFFSET_DATA,
+        cookie,
+        len: 8 + 96,
+    };
+    client.receive(&[&header.encode()[..], &offset.to_be_bytes(), &data].concat());
+    let data = client.notice().unwrap().result.unwrap().data;
+    let expected = [vec![0; 1000], vec![1; 96], vec![0; 3000]].concat();
+    assert_eq!(data, expected);
 }
 
 #[test]
