@@ -1,13 +1,17 @@
-//! NBD: the protocol without I/O, a client and a server on top, and a real qemu-nbd held without
-//! races.
+//! NBD, the network block device protocol: the protocol itself without I/O, a client and a server on top
+//! of it, and a wrapper that starts and stops a real qemu-nbd.
 //!
-//! - [`proto`]: wire format and both sides of the conversation as state machines; all there is
-//!   without default features.
-//! - `client`: async, strict, pipelined; reaches any of the five [`proto::Mode`]s.
-//! - `server`: any backend on any listener; with the feature `faults` as evil as a test needs.
-//! - `qemu_nbd`: a real qemu-nbd, started by socket activation.
-//! - `uri`: NBD URIs, QEMU's dialect of them, and its older `nbd:` names.
-//! - `tls`: credentials, for both sides (feature `tls`).
+//! | module | what it is | feature |
+//! |---|---|---|
+//! | [`proto`] | the wire format, and both sides of the conversation as state machines | none |
+//! | `uri` | NBD URIs, QEMU's dialect of them, and its older `nbd:` names | `uri` |
+//! | `client` | a client on tokio, one for threads that block, and several connections as one disk | `client` (default) |
+//! | `server` | any backend on any listener | `server` (default) |
+//! | `tls` | credentials for both sides, by rustls | `tls` |
+//! | `server::plan` | what a server does wrong, and a journal of what happened: for tests of clients | `faults` |
+//! | `qemu_nbd` | a real qemu-nbd, started by socket activation | `qemu-nbd` |
+//!
+//! `serde` makes the protocol's values serializable; `probe` builds the program `nbd-probe`.
 //!
 //! A server and a client of it:
 //!
@@ -30,9 +34,16 @@
 //! ```
 //!
 //! What to implement for a disk of one's own is `server::Backend`; what to drive with sockets of one's
-//! own is [`proto::client`] and [`proto::server`]. Features: `client` and `server` (default), `tls`,
-//! `faults` (fault injection and the journal, for tests), `qemu-nbd`, `serde`, `uri` (URIs without a
-//! client), `probe` (the program `nbd-probe`).
+//! own is [`proto::client`] and [`proto::server`].
+//!
+//! - Offsets, lengths and sizes are bytes.
+//! - What is async needs a tokio runtime with I/O and time enabled; what blocks brings what it needs.
+//!   Everything but [`proto`] is for Linux.
+//! - A future may be dropped: the request is under way until its reply has come, and nothing else is lost.
+//! - What a peer says is checked, and what it can have us keep in memory is bounded: the largest payload
+//!   (`max_payload`, 32 MiB unless said otherwise) and 1 MiB, for each connection of a server and for each
+//!   request of a client.
+//! - Errors say what was asked of whom; their `source` says why.
 #![forbid(unsafe_code)]
 
 pub mod proto;

@@ -81,6 +81,11 @@ pub enum Outcome {
 }
 
 /// The rules for the reply to one request.
+///
+/// In turns: [`header`](ReplyCheck::header), the body that it asks for ([`content`](ReplyCheck::content),
+/// [`hole`](ReplyCheck::hole), [`status`](ReplyCheck::status) or [`error`](ReplyCheck::error)), then
+/// [`finish`](ReplyCheck::finish), until that has the outcome. After a [`Violation`] there is no telling what
+/// the bytes that follow mean.
 #[derive(Debug)]
 pub struct ReplyCheck {
     request: Request,

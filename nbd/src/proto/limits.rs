@@ -48,6 +48,3 @@ pub const ZEROES: usize = 124;
 
 /// Port assigned by IANA to NBD.
 pub const DEFAULT_PORT: u16 = 10809;
-
-/// Shortest read that a server must be able to answer in one chunk (`NBD_CMD_FLAG_DF`).
-pub const MIN_UNFRAGMENTED: u64 = 65536;

@@ -5,6 +5,11 @@
 //! fixed-size header that is decoded first; the header says how many bytes follow, and that
 //! number has been compared with a limit before the caller gets to allocate anything.
 //!
+//! What a peer sends is decoded from exactly its bytes, no more and no less, into what `encode` makes
+//! them of; where they are not what the protocol says, that is a [`DecodeError`]. What is well formed and
+//! yet forbidden in a reply is a [`Violation`]. Numbers and flags without a name are kept as they are.
+//! Offsets and lengths are bytes.
+//!
 //! The names are those of `doc/proto.md` of the NBD project (sections are cited where a rule
 //! comes from one); extended headers are specified on its `extension-ext-header` branch.
 //!
@@ -15,6 +20,46 @@
 //! | transmission | [`Request`], [`ReplyHeader`], [`chunk`], [`StatusFilter`] |
 //! | what a reply must look like | [`ReplyCheck`] |
 //! | the whole conversation | [`client`], [`server`] |
+//!
+//! Both machines, and what would go over a socket between them:
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use nbd::proto::client::{Command, Config, Event, Handshake, Transmission};
+//! use nbd::proto::server::{self, Answer, Description, Piece, Server};
+//!
+//! let mut server: Server<Vec<u8>> = Server::new(server::Config::default());
+//! let mut handshake = Handshake::new(Config::default());
+//! let mut client: Transmission<Vec<u8>> = loop {
+//!     handshake.receive(&server.transmit());
+//!     match handshake.event()? {
+//!         Some(Event::Ready) => handshake.go("disk")?,
+//!         Some(Event::Chosen) => break handshake.into_transmission()?,
+//!         _ => {}
+//!     }
+//!     server.receive(&handshake.transmit());
+//!     while let Some(event) = server.event() {
+//!         if let server::Event::Describe { export: name, .. } = event {
+//!             let size = 1 << 20;
+//!             server.describe(Some(Description { name, size, ..Description::default() }));
+//!         }
+//!     }
+//! };
+//! assert_eq!(client.export().size, 1 << 20);
+//!
+//! let cookie = client.submit(Command::read(4096, 5), None)?;
+//! server.receive(&client.transmit());
+//! while let Some(event) = server.event() {
+//!     if let server::Event::Request(incoming) = event {
+//!         assert_eq!(incoming.request.offset, 4096);
+//!         server.reply(incoming.id, Answer::Data(vec![Piece::Data(b"hello".to_vec())]));
+//!     }
+//! }
+//! client.receive(&server.transmit());
+//! let notice = client.notice().ok_or("no reply")?;
+//! assert_eq!((notice.cookie, notice.result?.data), (cookie, b"hello".to_vec()));
+//! # Ok(()) }
+//! ```
 
 mod bits;
 mod check;

@@ -102,7 +102,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Most connections at once; further clients wait to be accepted.
+    /// Most connections at once; further clients wait to be accepted. Those that [`Server::serve`] is given
+    /// do not count.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
         self
@@ -173,6 +174,10 @@ impl ServerBuilder {
     }
 
     /// Listens on an address; port 0 is any that is free.
+    ///
+    /// # Errors
+    /// As all that starts a server: [`ServerError::Listen`], with the address, and
+    /// [`ServerError::SameName`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.

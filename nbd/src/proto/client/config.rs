@@ -58,20 +58,20 @@ pub enum Policy {
 }
 
 crate::proto::bits::flag_words! {
-    /// Rules for our own requests, as libnbd's strict mode. Switch one off to send what the server
-    /// must refuse.
+    /// Rules for our own requests, as libnbd's strict mode (`nbd_set_strict_mode`). A request that breaks
+    /// one is not sent. Switch one off to send what the server must refuse.
     pub struct StrictMode: u32 {
-        /// Commands that the export does not advertise.
+        /// No command that the export does not advertise, and none that writes to a read-only one.
         const COMMANDS = 1 << 0;
-        /// Flags that the export does not advertise or the command does not have.
+        /// No flag that the export does not advertise or the command does not have.
         const FLAGS = 1 << 1;
-        /// Ranges beyond the end of the export.
+        /// No range beyond the end of the export.
         const BOUNDS = 1 << 2;
-        /// Requests of zero bytes.
+        /// No request of zero bytes.
         const ZERO_SIZE = 1 << 3;
-        /// Requests that are not multiples of the minimum block size.
+        /// Offsets and lengths are multiples of the minimum block size.
         const ALIGN = 1 << 4;
-        /// Payloads above the server's maximum.
+        /// No payload above the server's maximum.
         const PAYLOAD = 1 << 5;
     }
 }
@@ -89,7 +89,7 @@ pub struct Config {
     pub checks: Checks,
     /// Rules for our own requests.
     pub strict: StrictMode,
-    /// Most requests under way at once.
+    /// Most requests under way at once, at least 1; further ones wait to be sent.
     pub in_flight: usize,
     /// Largest payload in bytes that is sent or accepted.
     pub max_payload: u64,

@@ -172,6 +172,9 @@ impl Handshake {
     }
 
     /// What has happened, once.
+    ///
+    /// # Errors
+    /// Why the handshake has failed, each time; [`Handshake::failure`] says the same.
     pub fn event(&mut self) -> Result<Option<Event>, HandshakeError> {
         self.failure()?;
         Ok(self.event.take())

@@ -3,7 +3,46 @@
 //! [`Handshake`] negotiates until an export is chosen, [`Transmission`] carries requests and
 //! replies after that. Both take bytes (`space` and `filled`, or `receive`), give bytes, and report
 //! what happened; neither knows of sockets, tasks or a clock. A driver moves the bytes: this crate
-//! has one on tokio (`client`).
+//! has one on tokio (`client`) and one that blocks (`client::blocking`). The simplest one:
+//!
+//! ```no_run
+//! use std::io::{Read, Write};
+//!
+//! use nbd::proto::client::{Command, Config, Event, Handshake, Transmission};
+//!
+//! /// The first 512 bytes of a disk.
+//! fn first_sector(mut stream: impl Read + Write) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+//!     let mut handshake = Handshake::new(Config::default());
+//!     let mut client: Transmission<Vec<u8>> = loop {
+//!         stream.write_all(&handshake.transmit())?;
+//!         match handshake.event()? {
+//!             Some(Event::Ready) => handshake.go("disk")?,
+//!             Some(Event::Chosen) => break handshake.into_transmission()?,
+//!             Some(_) => {}
+//!             None => match stream.read(handshake.space())? {
+//!                 0 => handshake.end_of_stream(),
+//!                 n => handshake.filled(n),
+//!             },
+//!         }
+//!     };
+//!     client.submit(Command::read(0, 512), None)?;
+//!     loop {
+//!         stream.write_all(&client.transmit())?;
+//!         if let Some(notice) = client.notice() {
+//!             return Ok(notice.result?.data);
+//!         }
+//!         match stream.read(client.space())? {
+//!             0 => client.end_of_stream(),
+//!             n => client.filled(n),
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! What arrives is checked ([`Config::checks`]) and bounded ([`Config::max_payload`],
+//! [`crate::proto::limits`]); the first violation ends the conversation, and each request that was
+//! submitted ends once, whatever happens. Deadlines are the driver's: it says when one has passed
+//! ([`Transmission::deadline`], [`Transmission::timeout`]).
 //!
 //! | state of [`Handshake`] | what it waits for | what ends it |
 //! |---|---|---|

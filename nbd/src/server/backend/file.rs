@@ -23,7 +23,10 @@ pub struct FileBackend {
 }
 
 impl FileBackend {
-    /// Opens a file, whose size is that of the export.
+    /// Opens a file, whose size is that of the export, for reading and, unless it is `read_only`, writing.
+    ///
+    /// # Errors
+    /// When it cannot be opened so.
     pub fn open(path: impl AsRef<Path>, read_only: bool) -> io::Result<FileBackend> {
         let file = File::options().read(true).write(!read_only).open(path)?;
         // What the metadata of a device says is not its size.
