@@ -44,7 +44,7 @@ pub use machine::{
 pub use nbd::{NbdServer, NbdServerBuilder, NbdSource, StoppedNbdServer};
 pub use session::IoSession;
 pub use state::State;
-pub use storage::Storage;
+pub use storage::{Request, Storage};
 pub use test::{Sink, Test};
 pub use tls::Tls;
 pub use tool::ToolCall;

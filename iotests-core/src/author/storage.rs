@@ -7,7 +7,50 @@ use std::panic::Location;
 use super::action::Action;
 use super::content::{Content, Wrong};
 use super::failure::{CaseResult, Difference, Failure};
-use super::image::{io_command, pieces};
+use super::image::pieces;
+
+/// A request to a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Writes this byte all over the range.
+    Write(u8, Range<u64>),
+    /// Writes zeroes, as a request for just that.
+    Zero(Range<u64>),
+    /// Gives the range up; what is read from it afterwards may be anything.
+    Discard(Range<u64>),
+    /// Waits until what was written is on stable storage.
+    Flush,
+    /// Reads the range, in which every byte must be this one.
+    Read(u8, Range<u64>),
+}
+
+impl Request {
+    /// What it is about, in bytes.
+    #[must_use]
+    pub fn range(&self) -> Option<Range<u64>> {
+        match self {
+            Request::Write(_, range)
+            | Request::Zero(range)
+            | Request::Discard(range)
+            | Request::Read(_, range) => Some(range.clone()),
+            Request::Flush => None,
+        }
+    }
+}
+
+/// As a command of qemu-io.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, range) = match self {
+            Request::Flush => return f.write_str("flush"),
+            Request::Write(byte, range) => (format!("write -P {byte:#04x}"), range),
+            Request::Zero(range) => ("write -z".to_owned(), range),
+            Request::Discard(range) => ("discard".to_owned(), range),
+            Request::Read(byte, range) => (format!("read -P {byte:#04x}"), range),
+        };
+        write!(f, "{verb} {} {}", range.start, range.end - range.start)
+    }
+}
 
 /// Something that holds data and takes the commands of qemu-io: an image, a node or disk of a
 /// machine, an export. All of them are written and checked by the same words.
@@ -19,16 +62,27 @@ pub trait Storage: fmt::Display {
     /// what they printed.
     fn io_all(&self, commands: Vec<String>) -> Action<'_, String>;
 
+    /// Sends these requests to it, one after another, each of which must succeed.
+    #[track_caller]
+    fn request_all(&self, requests: Vec<Request>) -> Action<'_, ()> {
+        let commands = requests.iter().map(Request::to_string).collect();
+        let first = requests.first().map(Request::to_string).unwrap_or_default();
+        let done = self.io_all(commands);
+        Action::new(format!("\"{first}\" on {self}"), async move {
+            done.await.map(drop)
+        })
+    }
+
     /// Writes all of this, in the order in which it was put together; holes are left alone.
     #[track_caller]
     fn write_all<'a>(&'a self, content: impl Into<Content>) -> Action<'a, ()>
     where
         Self: Sized,
     {
-        let commands = writes(&content.into());
+        let requests = writes(&content.into());
         Action::new(format!("a write to {self}"), async move {
-            if !commands.is_empty() {
-                self.io_all(commands).await?;
+            if !requests.is_empty() {
+                self.request_all(requests).await?;
             }
             Ok(())
         })
@@ -45,8 +99,8 @@ pub trait Storage: fmt::Display {
             let size = self.size().await?;
             fits(self, &content, size)?;
             let reads = content.reads(size);
-            let commands = reads.iter().cloned().flat_map(read).collect();
-            let Err(failure) = self.io_all(commands).await else {
+            let requests = reads.iter().cloned().flat_map(read).collect();
+            let Err(failure) = self.request_all(requests).await else {
                 return Ok(());
             };
             // Which part it is, and what is there instead.
@@ -102,7 +156,7 @@ trait Search: Storage {
 
     async fn is_wrong(&self, byte: u8, range: &Range<u64>) -> CaseResult<bool> {
         let reads = read((byte, range.clone())).collect();
-        Ok(self.io_all(reads).await.is_err())
+        Ok(self.request_all(reads).await.is_err())
     }
 }
 
@@ -119,20 +173,20 @@ fn dumped(text: &str) -> Vec<u8> {
     text.lines().filter_map(line).flatten().collect()
 }
 
-/// The commands that write this.
-pub(crate) fn writes(content: &Content) -> Vec<String> {
+/// The requests that write this.
+pub(crate) fn writes(content: &Content) -> Vec<Request> {
     content.to_write().into_iter().flat_map(write).collect()
 }
 
-fn write((byte, range): (u8, Range<u64>)) -> impl Iterator<Item = String> {
+fn write((byte, range): (u8, Range<u64>)) -> impl Iterator<Item = Request> {
     pieces(&range).map(move |piece| match byte {
-        0 => format!("write -z {} {}", piece.start, piece.end - piece.start),
-        byte => io_command("write -P", byte, &piece),
+        0 => Request::Zero(piece),
+        byte => Request::Write(byte, piece),
     })
 }
 
-fn read((byte, range): (u8, Range<u64>)) -> impl Iterator<Item = String> {
-    pieces(&range).map(move |piece| io_command("read -P", byte, &piece))
+fn read((byte, range): (u8, Range<u64>)) -> impl Iterator<Item = Request> {
+    pieces(&range).map(move |piece| Request::Read(byte, piece))
 }
 
 /// All that the content has lies below the end.
@@ -164,7 +218,8 @@ mod tests {
     #[test]
     fn zeroes_are_written_as_such_and_long_ranges_in_pieces() {
         const GIB: u64 = 1 << 30;
-        let lines: Vec<String> = write((0, 0..512)).chain(write((7, 1..GIB + 3))).collect();
+        let requests = write((0, 0..512)).chain(write((7, 1..GIB + 3)));
+        let lines: Vec<String> = requests.map(|request| request.to_string()).collect();
         assert_eq!(
             lines,
             [

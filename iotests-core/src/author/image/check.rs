@@ -12,7 +12,7 @@ use crate::author::action::Action;
 use crate::author::assert::AssertJson;
 use crate::author::content::{Content, Wrong, compare};
 use crate::author::failure::{CaseResult, Context, Difference, Failure};
-use crate::author::storage::{Storage, differs, fits, writes};
+use crate::author::storage::{Request, Storage, differs, fits, writes};
 use crate::case::Format;
 
 impl Storage for Image {
@@ -45,9 +45,9 @@ impl Storage for Image {
                     }
                 }
                 None => {
-                    let commands = writes(&content);
-                    if !commands.is_empty() {
-                        self.io(commands).await?;
+                    let requests = writes(&content);
+                    if !requests.is_empty() {
+                        self.io(requests.iter().map(Request::to_string)).await?;
                     }
                 }
             }

@@ -11,7 +11,7 @@ use imgtools::qcow2;
 use super::handle::Image;
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Context, Failure};
-use crate::author::storage::Storage;
+use crate::author::storage::{Request, Storage};
 use crate::author::tool::ToolCall;
 use crate::case::{Format, ToolKind};
 
@@ -32,7 +32,7 @@ impl Image {
     /// Writes this byte to a range.
     #[track_caller]
     pub fn write(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
-        let call = self.io(pieces(&range).map(|piece| io_command("write -P", pattern, &piece)));
+        let call = self.io(pieces(&range).map(|piece| Request::Write(pattern, piece).to_string()));
         Action::new(format!("a write to {self}"), async move {
             call.await?;
             Ok(())
@@ -42,7 +42,7 @@ impl Image {
     /// Every byte of the range is this one.
     #[track_caller]
     pub fn assert_pattern(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
-        let call = self.io(pieces(&range).map(|piece| io_command("read -P", pattern, &piece)));
+        let call = self.io(pieces(&range).map(|piece| Request::Read(pattern, piece).to_string()));
         Action::new(format!("a read of {self}"), async move {
             match wrong(&call.any_status().await?) {
                 None => Ok(()),
@@ -58,7 +58,7 @@ impl Image {
     pub fn assert_patterns(&self, patterns: &[(u8, Range<u64>)]) -> Action<'_, ()> {
         let (place, patterns) = (Location::caller(), patterns.to_vec());
         let all = patterns.iter().flat_map(|(pattern, range)| {
-            pieces(range).map(|piece| io_command("read -P", *pattern, &piece))
+            pieces(range).map(|piece| Request::Read(*pattern, piece).to_string())
         });
         let call = self.io(all.collect::<Vec<_>>());
         Action::at(place, format!("a read of {self}"), async move {
@@ -132,14 +132,6 @@ fn wrong(output: &Output) -> Option<String> {
         None if output.status.is_success() => None,
         failure => Some(failure.unwrap_or(text.trim_end()).to_owned()),
     }
-}
-
-pub(crate) fn io_command(verb: &str, pattern: u8, range: &Range<u64>) -> String {
-    format!(
-        "{verb} {pattern:#04x} {} {}",
-        range.start,
-        range.end - range.start
-    )
 }
 
 /// The range in pieces that one request may have: QEMU refuses longer ones.

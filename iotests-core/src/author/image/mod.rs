@@ -10,7 +10,7 @@ mod open;
 
 pub use builder::ImageBuilder;
 pub use check::FileBytes;
-pub(crate) use content::{io_command, pieces};
+pub(crate) use content::pieces;
 pub use handle::{Image, KEY, KEY_ID};
 pub use img::ImgCall;
 pub use imgtools::probe::NO_CPU_TIME;

@@ -87,6 +87,19 @@ impl Listening {
         node.set("export", export)
     }
 
+    /// Connects our own client to an export.
+    async fn client(
+        &self,
+        export: &str,
+        deadlines: nbd::client::Deadlines,
+    ) -> CaseResult<nbd::Client> {
+        let mut client = nbd::Client::builder().deadlines(deadlines);
+        if let Some(tls) = &self.tls {
+            client = client.tls(tls.for_our_client()?);
+        }
+        Ok(client.connect_uri(&self.uri(export).parse()?).await?)
+    }
+
     /// Names an export to a tool of QEMU.
     fn named(&self, export: &str, call: ToolCall) -> CaseResult<ToolCall> {
         let Some(tls) = &self.tls else {
@@ -142,6 +155,22 @@ impl NbdServerOf {
         let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
         monitor.events.take_all(gone);
         Ok(())
+    }
+
+    /// Connects our own client to an export, for the harness's own use.
+    pub(super) async fn client(&self, machine: &Machine, export: &str) -> CaseResult<nbd::Client> {
+        let listening = self.listening(machine).await?;
+        // The clock is the case's: a request may be meant to take its time.
+        let limit = machine.monitor.shared.wait_limit();
+        let mut deadlines = nbd::client::Deadlines::default();
+        for deadline in [
+            &mut deadlines.connect,
+            &mut deadlines.handshake,
+            &mut deadlines.request,
+        ] {
+            *deadline = limit;
+        }
+        listening.client(export, deadlines).await
     }
 
     /// Names an export to a tool of QEMU.
@@ -595,12 +624,10 @@ impl Export {
     #[track_caller]
     pub fn client(&self) -> Action<'_, nbd::Client> {
         Action::new(format!("a client of the export {}", self.id), async move {
-            let uri = self.uri()?.parse()?;
-            let mut client = nbd::Client::builder();
-            if let Some(tls) = &self.listening()?.tls {
-                client = client.tls(tls.for_our_client()?);
-            }
-            Ok(client.connect_uri(&uri).await?)
+            let listening = self.listening()?;
+            listening
+                .client(&self.name, nbd::client::Deadlines::default())
+                .await
         })
     }
 

@@ -2,8 +2,9 @@
 //!
 //! On an emulator, commands go through the human monitor's `qemu-io`, whose reply says nothing of how
 //! they went; what they print is a part of the machine's output. QEMU writes that line by line, so it
-//! is there before the reply, and is read after it. On a storage daemon, a qemu-io process works on an
-//! NBD export of the disk, or on one of the node that exists for as long as the commands take.
+//! is there before the reply, and is read after it. On a storage daemon, our own NBD client works on an
+//! export of the disk, or on one of the node that exists for as long as the requests take; what only
+//! qemu-io can say is done by a process of it.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -17,14 +18,14 @@ use serde_json::Value;
 
 use super::Machine;
 use super::disk::{Way, nbd_export};
-use super::running;
+use super::{guest, running};
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Failure};
-use crate::author::image::{Image, io_command, pieces};
+use crate::author::image::{Image, pieces};
 use crate::author::origin::Origin;
-use crate::author::storage::Storage;
+use crate::author::storage::{Request, Storage};
 use crate::author::tool::ToolCall;
-use crate::case::{Backend, ToolKind};
+use crate::case::{Backend, Cache, ToolKind};
 
 /// A node of a machine, or the disk that stands on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,91 +234,114 @@ impl<'m> Access<'m> {
         )))
     }
 
+    /// The export through which it is reached on a storage daemon.
+    async fn reach(&self) -> CaseResult<Reached> {
+        let machine = self.machine;
+        match &self.target {
+            Target::Disk(id) => match machine.attached(id)?.way {
+                Way::Export(export) => Ok(Reached {
+                    writable: export.writable == Some(true),
+                    export: export.id,
+                    temporary: false,
+                }),
+                _ => Err(Failure::new(format!("the disk {id} is not exported"))),
+            },
+            Target::Node(node) => {
+                let id = format!("io{}", machine.monitor.shared.next_number());
+                let writable = machine.node(node).await?["ro"] != true;
+                machine
+                    .nbd
+                    .add(machine, nbd_export(id.clone(), node, writable))
+                    .await?;
+                Ok(Reached {
+                    export: id,
+                    writable,
+                    temporary: true,
+                })
+            }
+        }
+    }
+
     async fn io_by_nbd(&self, commands: &[String]) -> CaseResult<String> {
         if commands.is_empty() {
             // qemu-io would ask for commands.
             return Ok(String::new());
         }
-        let (machine, shared) = (self.machine, &self.machine.monitor.shared);
-        let mut call = ToolCall::new(shared, ToolKind::Io);
+        let (machine, reached) = (self.machine, self.reach().await?);
+        let mut call = ToolCall::new(&machine.monitor.shared, ToolKind::Io);
         for command in commands {
             call = call.args(["-c", command]);
         }
-        match &self.target {
-            Target::Disk(id) => {
-                let Way::Export(export) = machine.attached(id)?.way else {
-                    return Err(Failure::new(format!("the disk {id} is not exported")));
-                };
-                if export.writable != Some(true) {
-                    call = call.arg("-r");
-                }
-                let call = machine.nbd.named(machine, &export.id, call).await?;
-                Ok(call.await?.combined_text())
-            }
-            Target::Node(node) => {
-                let id = format!("io{}", shared.next_number());
-                let read_only = machine.node(node).await?["ro"] == true;
-                if read_only {
-                    call = call.arg("-r");
-                }
-                let export = nbd_export(id.clone(), node, !read_only);
-                machine.nbd.add(machine, export).await?;
-                let call = machine.nbd.named(machine, &id, call).await?;
-                let output = call.await;
-                machine.nbd.remove(machine, &id).await?;
-                Ok(output?.combined_text())
-            }
+        if !reached.writable {
+            call = call.arg("-r");
         }
+        let call = machine.nbd.named(machine, &reached.export, call).await?;
+        let output = call.await;
+        if reached.temporary {
+            machine.nbd.remove(machine, &reached.export).await?;
+        }
+        Ok(output?.combined_text())
+    }
+
+    /// Whether our own client could send them.
+    async fn sent_by_nbd(&self, requests: &[Request]) -> CaseResult<bool> {
+        let (machine, reached) = (self.machine, self.reach().await?);
+        let client = machine.nbd.client(machine, &reached.export).await?;
+        let fit = guest::fit(&client, requests);
+        let sent = match fit {
+            true => {
+                let cache = machine.monitor.shared.spec.cache;
+                let durable = matches!(cache, Cache::Writethrough | Cache::Directsync);
+                let sent = guest::send(&client, requests, durable).await;
+                sent.map_err(|failure| failure.context(format!("failed to use {self}")))
+            }
+            false => Ok(()),
+        };
+        // A server that has gone has been noticed by what failed.
+        let _ = client.disconnect().await;
+        if reached.temporary {
+            machine.nbd.remove(machine, &reached.export).await?;
+        }
+        sent.map(|()| fit)
     }
 
     /// Writes this byte to a range.
     #[track_caller]
     pub fn write(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
-        let piece = |piece| io_command("write -P", pattern, &piece);
-        self.run(pieces(&range).map(piece).collect())
+        self.each_piece(&range, |piece| Request::Write(pattern, piece))
     }
 
     /// Writes zeroes to a range, as a request for just that.
     #[track_caller]
     pub fn zero(&self, range: Range<u64>) -> Action<'_, ()> {
-        self.each_piece("write -z", &range)
+        self.each_piece(&range, Request::Zero)
     }
 
     /// Discards a range.
     #[track_caller]
     pub fn discard(&self, range: Range<u64>) -> Action<'_, ()> {
-        self.each_piece("discard", &range)
+        self.each_piece(&range, Request::Discard)
     }
 
     /// Flushes what was written.
     #[track_caller]
     pub fn flush(&self) -> Action<'_, ()> {
-        self.run(vec!["flush".to_owned()])
+        self.request_all(vec![Request::Flush])
     }
 
     /// Every byte in this range is this one.
     #[track_caller]
     pub fn assert_pattern(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
-        let piece = |piece| io_command("read -P", pattern, &piece);
-        self.run(pieces(&range).map(piece).collect())
+        self.each_piece(&range, |piece| Request::Read(pattern, piece))
     }
 
     #[track_caller]
-    fn each_piece(&self, verb: &str, range: &Range<u64>) -> Action<'_, ()> {
-        let piece = |piece: Range<u64>| {
-            let length = piece.end - piece.start;
-            format!("{verb} {} {length}", piece.start)
-        };
-        self.run(pieces(range).map(piece).collect())
-    }
-
-    #[track_caller]
-    fn run(&self, commands: Vec<String>) -> Action<'_, ()> {
-        let first = commands.first().cloned().unwrap_or_default();
-        Action::new(format!("\"{first}\" on {self}"), async move {
-            self.io_all(commands).await?;
-            Ok(())
-        })
+    fn each_piece(
+        &self,
+        range: &Range<u64>,
+        request: impl Fn(Range<u64>) -> Request,
+    ) -> Action<'_, ()> {
+        self.request_all(pieces(range).map(request).collect())
     }
 
     /// Holds back the requests of a disk that raise this blkdebug event, from now on and until the
@@ -338,6 +362,14 @@ impl<'m> Access<'m> {
     }
 }
 
+/// An export of a storage daemon.
+struct Reached {
+    export: String,
+    writable: bool,
+    /// It exists for this use only.
+    temporary: bool,
+}
+
 impl Storage for Access<'_> {
     #[track_caller]
     fn size(&self) -> Action<'_, u64> {
@@ -347,6 +379,19 @@ impl Storage for Access<'_> {
     #[track_caller]
     fn io_all(&self, commands: Vec<String>) -> Action<'_, String> {
         Access::io_all(self, commands)
+    }
+
+    #[track_caller]
+    fn request_all(&self, requests: Vec<Request>) -> Action<'_, ()> {
+        let first = requests.first().map(Request::to_string).unwrap_or_default();
+        Action::new(format!("\"{first}\" on {self}"), async move {
+            let by_client = self.machine.backend() == Backend::Qsd && !requests.is_empty();
+            if by_client && self.sent_by_nbd(&requests).await? {
+                return Ok(());
+            }
+            self.io_all(requests.iter().map(Request::to_string)).await?;
+            Ok(())
+        })
     }
 }
 

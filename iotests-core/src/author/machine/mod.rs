@@ -13,6 +13,7 @@ mod command;
 mod disk;
 mod export;
 mod graph;
+mod guest;
 mod io;
 mod job;
 mod migration;

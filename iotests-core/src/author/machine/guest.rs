@@ -1,0 +1,156 @@
+//! The guest of a storage daemon, which is our own NBD client: a process of a tool for each request would
+//! take longer than all that the daemon does.
+
+use nbd::proto::CommandFlags;
+
+use crate::author::failure::{CaseResult, Failure};
+use crate::author::storage::Request;
+
+/// What one request of QEMU's own client may carry, and the most that a server takes by default.
+const MOST: u64 = 32 << 20;
+
+/// Whether the export takes these requests as they are, without a larger block to be read around them.
+pub(super) fn fit(client: &nbd::Client, requests: &[Request]) -> bool {
+    let block = client.export().block_sizes.map_or(1, |sizes| sizes.minimum);
+    let aligned = |at: u64| at.is_multiple_of(u64::from(block.max(1)));
+    let range = |request: &Request| request.range();
+    let mut ranges = requests.iter().filter_map(range);
+    ranges.all(|range| aligned(range.start) && aligned(range.end))
+}
+
+/// Sends the requests one after another; what is written is `durable` at once, or when it is flushed.
+pub(super) async fn send(client: &nbd::Client, requests: &[Request], durable: bool) -> CaseResult {
+    let flags = match durable {
+        true => CommandFlags::FUA,
+        false => CommandFlags::empty(),
+    };
+    for request in requests {
+        let range = request.range().unwrap_or_default();
+        let length = range.end - range.start;
+        match request {
+            Request::Flush => client.flush().await?,
+            Request::Discard(_) => client.trim_with(range.start, length, flags).await?,
+            Request::Zero(_) => {
+                let flags = flags | CommandFlags::NO_HOLE;
+                client.write_zeroes(range.start, length, flags).await?;
+            }
+            Request::Write(byte, _) => {
+                for start in range.clone().step_by(MOST as usize) {
+                    let length = MOST.min(range.end - start);
+                    let data = vec![*byte; length as usize];
+                    client.write_with(start, data, flags).await?;
+                }
+            }
+            Request::Read(byte, _) => {
+                let mut data = Vec::new();
+                let expected = vec![*byte; MOST.min(length) as usize];
+                for start in range.clone().step_by(MOST as usize) {
+                    let length = MOST.min(range.end - start);
+                    data = client.read_into(start, length, data).await?;
+                    if let Some(at) = first_difference(&data, &expected) {
+                        let (place, found) = (start + at as u64, data[at]);
+                        return Err(Failure::new(format!(
+                            "Pattern verification failed at offset {place}: {found:#04x}, expected {byte:#04x}"
+                        )));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where these bytes are others than those at the start of what is expected.
+fn first_difference(data: &[u8], expected: &[u8]) -> Option<usize> {
+    match data == &expected[..data.len()] {
+        true => None,
+        false => data
+            .iter()
+            .zip(expected)
+            .position(|(one, other)| one != other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nbd::client::BlockSizes;
+    use nbd::proto::CommandType;
+    use nbd::server::journal::Entry;
+    use nbd::server::{Event, Export, Server, backend::MemoryBackend};
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    async fn sent(durable: bool) -> Vec<(CommandType, CommandFlags, u64, u64)> {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let sizes = BlockSizes {
+            minimum: 4096,
+            ..BlockSizes::default()
+        };
+        let export = Export::new(MemoryBackend::new(64 * MIB)).block_sizes(sizes);
+        let server = Server::builder().export(export);
+        let server = server.listen_unix(&socket).unwrap();
+        let client = nbd::Client::builder().connect_unix(&socket).await.unwrap();
+
+        for unaligned in [0..512, 512..4096] {
+            assert!(!fit(
+                &client,
+                &[Request::Flush, Request::Read(7, unaligned)]
+            ));
+        }
+        let requests = [
+            Request::Write(7, 0..33 * MIB),
+            Request::Zero(0..4096),
+            Request::Discard(4096..8192),
+            Request::Flush,
+            Request::Read(0, 0..4096),
+            Request::Read(7, 8192..33 * MIB),
+        ];
+        assert!(fit(&client, &requests));
+        send(&client, &requests, durable).await.unwrap();
+        let wrong = send(&client, &[Request::Read(7, 32 * MIB..34 * MIB)], durable).await;
+        let wrong = wrong.unwrap_err().to_string();
+        assert!(
+            wrong.ends_with("at offset 34603008: 0x00, expected 0x07"),
+            "{wrong}"
+        );
+        client.disconnect().await.unwrap();
+
+        let journal = server.finish().await.unwrap();
+        let request = |entry: &Entry| match entry.event {
+            Event::Request {
+                command,
+                flags,
+                offset,
+                len,
+                ..
+            } if command != CommandType::READ && command != CommandType::DISC => {
+                Some((command, flags, offset, len))
+            }
+            _ => None,
+        };
+        journal.entries().iter().filter_map(request).collect()
+    }
+
+    /// The kinds, flags and sizes of requests are those of QEMU's own client.
+    #[tokio::test]
+    async fn requests_arrive_as_they_were_meant() {
+        for (durable, fua) in [(false, CommandFlags::empty()), (true, CommandFlags::FUA)] {
+            let expected = [
+                (CommandType::WRITE, fua, 0, 32 * MIB),
+                (CommandType::WRITE, fua, 32 * MIB, MIB),
+                (
+                    CommandType::WRITE_ZEROES,
+                    fua | CommandFlags::NO_HOLE,
+                    0,
+                    4096,
+                ),
+                (CommandType::TRIM, fua, 4096, 4096),
+                (CommandType::FLUSH, CommandFlags::empty(), 0, 0),
+            ];
+            assert_eq!(sent(durable).await, expected);
+        }
+    }
+}
