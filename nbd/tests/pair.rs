@@ -449,6 +449,33 @@ fn death_reaches_every_request_at_once_also_one_whose_reply_is_half_read() {
 }
 
 #[test]
+fn of_several_replies_that_are_not_finished_the_first_is_named() {
+    let mut client = connect(Mode::Structured).client;
+    let submitted: Vec<u64> = (0..16)
+        .map(|n| client.submit(Command::read(n * 512, 512), None).unwrap())
+        .collect();
+    for cookie in submitted.iter().rev() {
+        let header = ReplyHeader::Structured {
+            flags: ChunkFlags::empty(),
+            kind: ChunkType::OFFSET_DATA,
+            cookie: *cookie,
+            len: 8 + 1,
+        };
+        let offset = (cookie - submitted[0]) * 512;
+        client.receive(&[&header.encode()[..], &offset.to_be_bytes(), &[1]].concat());
+    }
+    client.end_of_stream();
+    let why = client.error().unwrap();
+    let first = Violation::Unfinished {
+        cookie: submitted[0],
+    };
+    assert!(
+        matches!(&*why, ConnectionError::Violation(v) if *v == first),
+        "{why:?}"
+    );
+}
+
+#[test]
 fn the_first_reason_of_a_death_stays() {
     let mut pair = connect(Mode::Structured);
     pair.client.receive(&[0; 4]);

@@ -386,13 +386,15 @@ impl<B: AsRef<[u8]>> Transmission<B> {
 
     /// The server has closed the connection, which is in order between two messages only.
     pub fn end_of_stream(&mut self) {
-        let unfinished = self.pending.iter().find(|(_, p)| p.started);
+        // Of several the first, so that the same end is always said in the same words.
+        let started = self.pending.iter().filter(|(_, p)| p.started);
+        let unfinished = started.map(|(cookie, _)| *cookie).min();
         let error = match (unfinished, self.intake.is_between(), &self.life) {
             (_, false, _) => {
                 let error = io::Error::from(io::ErrorKind::UnexpectedEof);
                 ConnectionError::Io(Arc::new(error))
             }
-            (Some((cookie, _)), ..) => Violation::Unfinished { cookie: *cookie }.into(),
+            (Some(cookie), ..) => Violation::Unfinished { cookie }.into(),
             (None, true, Life::ShuttingDown) => ConnectionError::Shutdown,
             (None, true, Life::Goodbye(why)) => why.clone(),
             (None, true, _) => ConnectionError::Closed,
