@@ -127,7 +127,8 @@ mod tests {
                 len,
                 ..
             } if command != CommandType::READ && command != CommandType::DISC => {
-                Some((command, flags, offset, len))
+                // How its length is to be read is the business of the protocol's mode.
+                Some((command, flags - CommandFlags::PAYLOAD_LEN, offset, len))
             }
             _ => None,
         };
