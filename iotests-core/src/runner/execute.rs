@@ -56,7 +56,10 @@ struct All {
     living: BTreeMap<u32, Living>,
     /// The last order to end: it holds for one that starts at this moment as well.
     ending: Option<Order>,
+    /// In all rests that are over.
     rested: Duration,
+    /// The rest that is not over yet.
+    resting: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -96,17 +99,19 @@ impl Supervisors {
     /// Suspends what runs, then this process, until it is continued; no time passes meanwhile.
     pub(crate) fn suspend(&self) -> Duration {
         self.order_all(Order::Suspend);
-        let since = Instant::now();
+        // Another thread may look at the time before this one goes on.
+        self.all().resting = Some(Instant::now());
         // Not SIGTSTP, which is caught to get here.
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
-        self.all().rested += since.elapsed();
+        self.all().wake();
         self.order_all(Order::Resume);
         self.rested()
     }
 
     /// For how long the run was suspended so far.
     pub(crate) fn rested(&self) -> Duration {
-        self.all().rested
+        let all = self.all();
+        all.rested + all.resting.map(|since| since.elapsed()).unwrap_or_default()
     }
 
     /// Whether they were asked to end their cases.
@@ -116,6 +121,14 @@ impl Supervisors {
 }
 
 impl All {
+    fn wake(&mut self) {
+        self.rested += self
+            .resting
+            .take()
+            .map(|since| since.elapsed())
+            .unwrap_or_default();
+    }
+
     fn register(&mut self, pid: u32, control: OwnedFd) {
         let mut living = Living {
             control,
@@ -402,6 +415,17 @@ fn tail(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rest_counts_before_it_is_over() {
+        let supervisors = Supervisors::default();
+        let rest = Duration::from_millis(1);
+        supervisors.all().resting = Instant::now().checked_sub(rest);
+        assert!(supervisors.rested() >= rest);
+        supervisors.all().wake();
+        let rested = supervisors.rested();
+        assert!(rested >= rest && supervisors.rested() == rested);
+    }
 
     #[test]
     fn events_are_put_together_from_pieces_and_rubbish_is_passed_over() {
