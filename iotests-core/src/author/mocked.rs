@@ -13,7 +13,8 @@ use super::test::Sink;
 use crate::case::{Aio, Backend, Cache, Format, Guest, Protocol};
 use crate::wire::{CaseSpec, GoldenMode};
 
-fn spec() -> CaseSpec {
+/// What such a case is given.
+pub(crate) fn spec() -> CaseSpec {
     CaseSpec {
         id: "mocked".to_owned(),
         case: "mocked".to_owned(),

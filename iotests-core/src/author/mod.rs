@@ -14,7 +14,7 @@ mod image;
 pub mod log;
 mod machine;
 #[cfg(test)]
-mod mocked;
+pub(crate) mod mocked;
 mod nbd;
 pub(crate) mod origin;
 mod serve;

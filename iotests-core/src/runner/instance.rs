@@ -238,7 +238,8 @@ impl Runner {
     /// New directories for an attempt.
     pub(super) fn directories(&self, job: &InstanceJob) -> Result<InstanceDir, RunError> {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
-        self.run_dir.instance(number, &job.info.id)
+        let is_script = matches!(job.instance.case.body, Body::Script(_));
+        self.run_dir.instance(number, &job.info.id, is_script)
     }
 
     pub(super) fn spec(

@@ -11,7 +11,7 @@ use super::plan::{Able, Planned};
 use super::records::{History, Records};
 use super::report::Palette;
 use super::report::text::duration;
-use crate::case::{Instance, Skip};
+use crate::case::{Instance, Protocol, Skip};
 
 /// The selected instances, and what former runs tell of them.
 pub(crate) struct List<'a> {
@@ -90,7 +90,7 @@ fn list(all: &List<'_>, palette: Palette) -> String {
     text
 }
 
-/// Formats, groups, upstream ids.
+/// Formats, protocols if it is not `file` alone, groups, upstream ids.
 fn facts(instance: &Instance) -> String {
     let formats: Vec<&str> = instance
         .meta
@@ -102,6 +102,14 @@ fn facts(instance: &Instance) -> String {
     let groups: Vec<&str> = instance.meta.groups.iter().map(|group| group.0).collect();
     let upstream: Vec<&str> = instance.upstream().collect();
     let mut parts = vec![format!("formats: {}", formats.join(" "))];
+    match instance.meta.protocols {
+        [Protocol::File] => {}
+        Protocol::ALL => parts.push("protocols: all".to_owned()),
+        some => {
+            let names: Vec<&str> = some.iter().map(|protocol| protocol.name()).collect();
+            parts.push(format!("protocols: {}", names.join(" ")));
+        }
+    }
     if !groups.is_empty() {
         parts.push(format!("groups: {}", groups.join(" ")));
     }

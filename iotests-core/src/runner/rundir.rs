@@ -99,8 +99,14 @@ impl RunDir {
         &self.lock
     }
 
-    /// Makes the directories of an instance; `number` is unique in the run.
-    pub(crate) fn instance(&self, number: usize, name: &str) -> Result<InstanceDir, RunError> {
+    /// Makes the directories of an instance; `number` is unique in the run. A script of upstream's gets a name without anything that it
+    /// could take amiss.
+    pub(crate) fn instance(
+        &self,
+        number: usize,
+        name: &str,
+        is_script: bool,
+    ) -> Result<InstanceDir, RunError> {
         let path = self.path.join(format!("{number}-{}", file_name(name)));
         let mut directories = InstanceDir {
             test: path.join("test"),
@@ -108,7 +114,9 @@ impl RunDir {
             path,
             sockets: self.sockets.join(number.to_string()),
         };
-        if !is_harmless(&directories.test, LONGEST) {
+        let is_usable =
+            is_harmless(&directories.test, LONGEST) && (!is_script || is_plain(&directories.test));
+        if !is_usable {
             directories.given = self.sockets.join(format!("{number}-test"));
             std::os::unix::fs::symlink(&directories.test, &directories.given)
                 .map_err(io_error("create the link", &directories.given))?;
@@ -176,15 +184,21 @@ fn is_harmless(path: &Path, longest: usize) -> bool {
     path.as_os_str().len() <= longest && path.to_str().is_some_and(|text| !text.contains(harmful))
 }
 
-/// A readable file name for an instance, without anything that a script could take amiss in a path: two of upstream's leave themselves out
-/// where there is more than letters, digits, `-` and `_` in it.
+/// Whether no script takes anything in a path amiss: two of upstream's leave themselves out where it has a dot or a space in it.
+fn is_plain(path: &Path) -> bool {
+    let text = path.to_str();
+    text.is_some_and(|text| text.chars().all(|c| c == '/' || is_plain_in_name(c)))
+}
+
+fn is_plain_in_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_-".contains(c)
+}
+
+/// A readable file name for an instance, without anything that a script could take amiss.
 fn file_name(name: &str) -> String {
     let mut text: String = name
         .chars()
-        .map(|c| match c {
-            c if c.is_ascii_alphanumeric() || "_-".contains(c) => c,
-            _ => '-',
-        })
+        .map(|c| if is_plain_in_name(c) { c } else { '-' })
         .collect();
     // Longer names are cut at the front: the end tells more.
     let excess = text.len().saturating_sub(80);
@@ -338,7 +352,7 @@ mod tests {
     fn a_finished_run_leaves_nothing_in_the_socket_place_and_keeps_what_it_was_told_to() {
         let scratch = tempfile::tempdir().unwrap();
         let run = RunDir::create(scratch.path()).unwrap();
-        let instance = run.instance(1, "a::b/c@qcow2").unwrap();
+        let instance = run.instance(1, "a::b/c@qcow2", false).unwrap();
         assert!(instance.path.ends_with("1-a--b-c-qcow2"), "{instance:?}");
         assert!(instance.sockets.as_os_str().len() < 60, "{instance:?}");
         instance.remove(true);
@@ -354,14 +368,13 @@ mod tests {
         places.push((scratch.path().join("100%"), "a@raw"));
         for (place, name) in places {
             let run = RunDir::create(&place).unwrap();
-            let instance = run.instance(1, name).unwrap();
+            let instance = run.instance(1, name, false).unwrap();
             for path in [&instance.given, &instance.sockets] {
                 let own = path.strip_prefix(scratch.path());
                 let own = own
                     .or_else(|_| path.strip_prefix(short_temp_dir()))
                     .unwrap();
-                let is_plain = |c: char| c.is_ascii_alphanumeric() || "/_-".contains(c);
-                assert!(own.to_str().unwrap().chars().all(is_plain), "{own:?}");
+                assert!(is_plain(own), "{own:?}");
             }
             run.finish();
         }
@@ -374,7 +387,7 @@ mod tests {
         for name in ["a\nb", "a%20b", "a&b", "a#b", "a?b", long.as_str()] {
             let odd = scratch.path().join(name);
             let run = RunDir::create(&odd).unwrap();
-            let instance = run.instance(1, "a@raw").unwrap();
+            let instance = run.instance(1, "a@raw", false).unwrap();
             assert!(is_harmless(&instance.given, 60), "{:?}", instance.given);
             fs::write(instance.given.join("image"), "x").unwrap();
             assert!(instance.test.join("image").exists());
@@ -385,9 +398,24 @@ mod tests {
         // Spaces, commas and quotes are no harm: whoever cannot deal with them is to be found out.
         let odd = scratch.path().join("a, \"b\" 'c'");
         let run = RunDir::create(&odd).unwrap();
-        let instance = run.instance(1, "a@raw").unwrap();
+        let instance = run.instance(1, "a@raw", false).unwrap();
         assert_eq!(instance.given, instance.test);
         run.finish();
+    }
+
+    #[test]
+    fn a_script_gets_a_plain_name_of_a_place_that_has_none() {
+        let scratch = tempfile::tempdir_in("/tmp").unwrap();
+        for name in [".cache", "a b", "a,b"] {
+            let odd = scratch.path().join(name);
+            let run = RunDir::create(&odd).unwrap();
+            let instance = run.instance(1, "a@raw", true).unwrap();
+            assert!(is_plain(&instance.given), "{:?}", instance.given);
+            fs::write(instance.given.join("image"), "x").unwrap();
+            instance.remove(true);
+            assert!(instance.test.join("image").exists());
+            run.finish();
+        }
     }
 
     #[test]

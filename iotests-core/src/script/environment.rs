@@ -84,6 +84,7 @@ pub(crate) fn variables(
     set("TEST_DIR", spec.test_dir.clone().into());
     set("SOCK_DIR", spec.sock_dir.clone().into());
     set("PYTHONPATH", python_path(&own.script.folder));
+    // Python looks there for its own library as well: where nothing is written, each script would compile all of that again.
     set("PYTHONPYCACHEPREFIX", own.bytecode.clone().into());
     // When its time is up, Python says where it was.
     set("PYTHONFAULTHANDLER", "1".into());
@@ -91,6 +92,7 @@ pub(crate) fn variables(
     let samples = env::var_os("SAMPLE_IMG_DIR");
     let samples = samples.unwrap_or_else(|| own.script.folder.join("sample_images").into());
     all.push(("SAMPLE_IMG_DIR", Some(samples)));
+    all.push(("PYTHONDONTWRITEBYTECODE", None));
     all.push(("PYTHON", own.python.clone().map(OsString::from)));
     all.push(("IMGOPTS", image_options(spec).map(OsString::from)));
     all.push(("IMGKEYSECRET", is_luks.then(|| LUKS_KEY.into())));
@@ -131,4 +133,73 @@ fn image_options(spec: &CaseSpec) -> Option<String> {
         }
     }
     (!options.is_empty()).then(|| options.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::author::mocked;
+    use crate::case::Tool;
+
+    /// What a script finds, without what is absent.
+    fn found(spec: &CaseSpec) -> BTreeMap<&'static str, String> {
+        let own = ScriptSpec::of(Path::new("/tree/tests/qemu-iotests/001"));
+        let all = variables(spec, &own).into_iter();
+        all.filter_map(|(name, value)| Some((name, value?.into_string().ok()?)))
+            .collect()
+    }
+
+    #[test]
+    fn images_of_luks_have_a_key_and_are_made_quickly() {
+        let mut spec = CaseSpec {
+            format: Format::Luks,
+            ..mocked::spec()
+        };
+        let luks = found(&spec);
+        assert_eq!(luks["IMGOPTS"], "iter-time=10");
+        assert_eq!(
+            (&*luks["IMGKEYSECRET"], &*luks["IMGOPTSSYNTAX"]),
+            ("123456", "true")
+        );
+        assert_eq!(luks["QEMU_IO_OPTIONS"], "--cache writeback --aio threads");
+        spec.imgopts = ["key=1", "iter-time=20"].map(str::to_owned).to_vec();
+        assert_eq!(found(&spec)["IMGOPTS"], "key=1,iter-time=20");
+        let raw = found(&mocked::spec());
+        assert!(
+            ["IMGOPTS", "IMGKEYSECRET"]
+                .iter()
+                .all(|name| !raw.contains_key(name))
+        );
+        assert_eq!(
+            (&*raw["IMGOPTSSYNTAX"], &*raw["IMGFMT_GENERIC"]),
+            ("false", "true")
+        );
+    }
+
+    #[test]
+    fn a_format_that_is_only_read_is_not_generic() {
+        let spec = CaseSpec {
+            format: Format::Bochs,
+            ..mocked::spec()
+        };
+        assert_eq!(found(&spec)["IMGFMT_GENERIC"], "false");
+    }
+
+    #[test]
+    fn an_emulator_that_has_no_machine_of_its_own_gets_one() {
+        let mut spec = mocked::spec();
+        for (name, ending) in [
+            ("qemu-system-x86_64", "qtest"),
+            ("qemu-system-aarch64", "qtest -machine virt"),
+            ("qemu-system-avr", "qtest -machine mega2560"),
+        ] {
+            let tool = Tool::new(ToolKind::System, Path::new("/bin").join(name));
+            spec.tools.insert(ToolKind::System, tool);
+            let found = found(&spec);
+            assert!(found["QEMU_OPTIONS"].ends_with(ending), "{found:?}");
+            assert_eq!(found["QEMU_PROG"], format!("/bin/{name}"));
+        }
+    }
 }

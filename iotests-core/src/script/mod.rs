@@ -91,3 +91,23 @@ pub struct Tooling {
     /// qemu-io misaligns its buffers.
     pub misalign: bool,
 }
+
+#[cfg(test)]
+impl ScriptSpec {
+    /// Of this script, as a run without options has it.
+    fn of(path: &std::path::Path) -> Self {
+        Self {
+            script: Script {
+                name: "001".to_owned(),
+                path: path.to_owned(),
+                folder: "/tree/tests/qemu-iotests".into(),
+                language: Language::Shell,
+            },
+            python: None,
+            bytecode: PathBuf::new(),
+            default_machine: "pc".to_owned(),
+            cache_is_default: true,
+            tooling: Tooling::default(),
+        }
+    }
+}

@@ -117,6 +117,41 @@ mod tests {
         }
     }
 
+    /// As `check` looks for it.
+    #[test]
+    fn of_several_references_that_of_the_cache_mode_comes_first_then_of_the_format_then_of_the_machine()
+     {
+        let folder = tempfile::tempdir().unwrap();
+        let own = ScriptSpec::of(&folder.path().join("001"));
+        let name = |cache| {
+            let spec = CaseSpec {
+                cache,
+                ..crate::author::mocked::spec()
+            };
+            let path = reference(&spec, &own);
+            path.file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(name(Cache::None), "001.out");
+        for file in [
+            "001.out",
+            "001.q35.out",
+            "001.pc.out",
+            "001.out.raw",
+            "001.out.qcow2",
+        ] {
+            std::fs::write(folder.path().join(file), "").unwrap();
+            let expected = match file {
+                "001.q35.out" => "001.out",
+                "001.out.qcow2" => "001.out.raw",
+                file => file,
+            };
+            assert_eq!(name(Cache::Writeback), expected);
+        }
+        std::fs::write(folder.path().join("001.out.nocache"), "").unwrap();
+        assert_eq!(name(Cache::None), "001.out.nocache");
+        assert_eq!(name(Cache::Writeback), "001.out.raw");
+    }
+
     #[test]
     fn escapes_and_bytes_that_are_no_text_are_written_out() {
         let text = shown(b"a\x1b[31mred\x07 \xff\xfe \xc3\xa9\n");

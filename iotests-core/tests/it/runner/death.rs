@@ -74,6 +74,20 @@ impl Running {
         }
     }
 
+    /// Waits until a case runs, and says which process that is.
+    pub(super) fn wait_for_the_case(&mut self) -> Pid {
+        loop {
+            let event = self.next().expect("the run goes on");
+            if let RunEvent::Case {
+                said: CaseEvent::Started { pid },
+                ..
+            } = event
+            {
+                return Pid::from_raw(i32::try_from(pid).unwrap());
+            }
+        }
+    }
+
     pub(super) fn wait_for_a_step(&mut self) {
         let is_step = |event: &RunEvent| match event {
             RunEvent::Case { said, .. } => matches!(said, CaseEvent::Step { .. }),
@@ -124,7 +138,7 @@ fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 }
 
 /// Waits until no process of the bench is left; the ends of processes are awaited, not polled for.
-fn none_is_left(bench: &Bench) -> bool {
+pub(super) fn none_is_left(bench: &Bench) -> bool {
     let end = Instant::now() + LONG;
     loop {
         let processes = bench.processes();

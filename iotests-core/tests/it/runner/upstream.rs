@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use iotests_core::runner::Verdict;
 use iotests_core::runner::event::{Outcome, RunEvent};
-use iotests_core::wire::CaseEvent;
+use nix::sys::signal::Signal;
 
 use super::bench::{Bench, Ran, events, outcomes, summary, verdicts};
-use super::death::Running;
+use super::death::{Running, none_is_left};
 
 /// A bench with a source tree in it.
 struct Tree {
@@ -295,6 +295,26 @@ fn scripts_are_parted_and_their_parts_merged_as_cases_are() {
     half.assert_code(1).assert_says("2 of 2");
 }
 
+/// Upstream's 197 and 215 leave themselves out where there is more than that in the path.
+#[test]
+fn a_script_has_a_plain_path_wherever_the_scratch_folder_is() {
+    let tree = Tree::new();
+    let text = "case $TEST_DIR in *[!-_a-zA-Z0-9/]*) echo \"$TEST_DIR\" ;; esac\n\
+                echo x > $TEST_DIR/image; echo done; exit $(($seq))\n";
+    for (name, status) in [("001", 0), ("002", 1)] {
+        tree.script(name, &text.replace("$seq", &status.to_string()), b"done\n");
+    }
+    let scratch = tree.bench.path("a .b");
+    let args = ["-f", "raw", "--scratch", scratch.to_str().unwrap()];
+    let (ran, outcomes) = tree.run(&args);
+    ran.assert_code(1);
+    assert_eq!(outcomes["upstream::001@raw"].verdict, Verdict::Pass);
+    let failed = &outcomes["upstream::002@raw"];
+    assert_eq!(failed.last().unwrap().headline, "002 exited with status 1");
+    let kept = failed.kept.clone().unwrap();
+    assert!(kept.starts_with(&scratch) && kept.join("test/image").exists());
+}
+
 /// Those of upstream's tests 162 and 282, which may.
 #[test]
 fn a_script_writes_beside_itself_only_where_it_is_known_to() {
@@ -372,6 +392,152 @@ fn what_ends_by_itself_after_a_script_is_no_leak() {
 }
 
 #[test]
+fn nothing_of_a_script_outlives_its_run_however_that_ends() {
+    let tree = Tree::new();
+    let fifo = tree.bench.path("ready");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let text = format!(
+        "setsid sleep 1000 > /dev/null 2>&1 &\n: > {}\nwait\n",
+        fifo.display()
+    );
+    tree.script("001", &text, b"");
+    let args = ["--upstream", "tree", "-f", "raw", "--no-confine"];
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        let mut running = Running::start(&tree.bench, &args);
+        fs::read(&fifo).unwrap();
+        running.signal(signal);
+        if signal == Signal::SIGINT {
+            let ran = running.finish();
+            ran.assert_code(130).assert_says("1 interrupted");
+        } else {
+            running.wait_for_death();
+        }
+        assert!(none_is_left(&tree.bench), "{:?}", tree.bench.processes());
+    }
+    assert_ne!(tree.bench.left().len(), 0, "the killed run left its folder");
+    tree.script("001", "true\n", b"");
+    tree.run(&["-f", "raw"]).0.assert_code(0);
+    assert!(tree.bench.left().is_empty(), "{:?}", tree.bench.left());
+}
+
+/// Upstream's 147 and 233 take ports of the same range.
+#[test]
+fn scripts_that_share_something_of_the_machine_do_not_run_beside_each_other() {
+    let tree = Tree::new();
+    for name in ["001", "147", "233"] {
+        tree.script(name, "true\n", b"");
+    }
+    let at_once = |selected: &[&str]| {
+        tree.run(&[&["-f", "raw", "-j2"], selected].concat())
+            .0
+            .assert_code(0);
+        let events = events(&fs::read_to_string(tree.bench.path("jsonl")).unwrap());
+        let (mut running, mut most) = (0, 0);
+        for event in events {
+            match event {
+                RunEvent::InstanceStarted { .. } => running += 1,
+                RunEvent::InstanceFinished { .. } => running -= 1,
+                _ => {}
+            }
+            most = most.max(running);
+        }
+        most
+    };
+    assert_eq!(at_once(&["001", "147"]), 2);
+    assert_eq!(at_once(&["147", "233"]), 1);
+}
+
+#[test]
+fn an_expectation_of_the_configuration_holds_for_a_script() {
+    let tree = Tree::new();
+    tree.script("001", "echo two\n", b"one\n");
+    let file = tree.bench.path("mine.toml");
+    let text =
+        "[[expect]]\nselect = \"upstream::001\"\noutcome = \"quarantine\"\nreason = \"bug 1\"\n";
+    fs::write(&file, text).unwrap();
+    let (ran, outcomes) = tree.run(&["-f", "raw", "--config", file.to_str().unwrap()]);
+    ran.assert_code(0).assert_says("bug 1");
+    assert_eq!(outcomes["upstream::001@raw"].verdict, Verdict::Quarantined);
+}
+
+/// With the switches that `check` has for it.
+#[test]
+fn a_script_is_told_to_print_and_to_debug_and_finds_the_options_of_the_user() {
+    let tree = Tree::new();
+    tree.script(
+        "001",
+        "echo \"$PRINT_QEMU $1 $QEMU_NBD_OPTIONS\"\n",
+        b"y -d -v\n",
+    );
+    let mut command = tree.bench.command(&["--upstream", "tree", "-f", "raw"]);
+    command
+        .args(["--print", "--debug"])
+        .env("QEMU_NBD_OPTIONS", "-v");
+    Ran::new(command.output().unwrap()).assert_code(0);
+}
+
+/// Has the real Python in the bench; what is called `python3` may be a wrapper that needs more than there is.
+fn link_python(tree: &Tree) -> bool {
+    let mut python = std::process::Command::new("python3");
+    python.args(["-c", "import sys; print(sys.executable)"]);
+    let ran = python.output().ok().filter(|ran| ran.status.success());
+    let Some(ran) = ran else {
+        println!("skipped: there is no python3 here");
+        return false;
+    };
+    let path = String::from_utf8(ran.stdout).unwrap();
+    std::os::unix::fs::symlink(path.trim(), tree.bench.path("bin/python3")).is_ok()
+}
+
+/// Else each script would compile again all that it imports, Python's own library with it: a second of CPU each.
+#[test]
+fn what_python_compiles_is_kept_outside_of_the_tree_also_for_who_wants_none() {
+    let tree = Tree::new();
+    if !link_python(&tree) {
+        return;
+    }
+    tree.text("001", "#!/usr/bin/env python3\nimport helper\n", b"one\n");
+    fs::write(tree.path("helper.py"), "print('one')\n").unwrap();
+    let args = ["--upstream", "tree", "-f", "raw"];
+    let mut command = tree.bench.command(&args);
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    Ran::new(command.output().unwrap()).assert_code(0);
+    let kept = tree.bench.path("build/iotests/bytecode");
+    let kept = kept.join(tree.path("").strip_prefix("/").unwrap());
+    let names = fs::read_dir(kept).unwrap();
+    let names: Vec<_> = names.map(|one| one.unwrap().file_name()).collect();
+    assert!(
+        names.len() == 1 && names[0].to_str().unwrap().starts_with("helper."),
+        "{names:?}"
+    );
+    assert!(!tree.path("__pycache__").exists());
+}
+
+#[test]
+fn a_script_of_python_that_hangs_is_shown_with_its_stack() {
+    let tree = Tree::new();
+    if !link_python(&tree) {
+        return;
+    }
+    let fifo = tree.bench.path("ready");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let text = format!(
+        "#!/usr/bin/env python3\nimport signal\ndef waits_for_ever():\n    open('{}', 'w').close()\n    signal.pause()\n\
+         waits_for_ever()\n",
+        fifo.display()
+    );
+    tree.text("001", &text, b"");
+    let args = ["--upstream", "tree", "-f", "raw", "--no-confine"];
+    let mut running = Running::start(&tree.bench, &args);
+    let case = running.wait_for_the_case();
+    fs::read(&fifo).unwrap();
+    nix::sys::signal::kill(case, Signal::SIGABRT).unwrap();
+    let ran = running.finish();
+    ran.assert_code(1).assert_says("line 5 in waits_for_ever");
+    assert_eq!(tree.bench.processes(), [0_u32; 0]);
+}
+
+#[test]
 fn a_script_that_hangs_is_shown_with_its_line_and_its_processes() {
     let tree = Tree::new();
     let fifo = tree.bench.path("ready");
@@ -383,21 +549,11 @@ fn a_script_that_hangs_is_shown_with_its_line_and_its_processes() {
     tree.script("001", &text, b"begun\nend\n");
     let args = ["--upstream", "tree", "-f", "raw", "--no-confine"];
     let mut running = Running::start(&tree.bench, &args);
-    let case = loop {
-        let event = running.next().expect("the run goes on");
-        if let RunEvent::Case {
-            said: CaseEvent::Started { pid },
-            ..
-        } = event
-        {
-            break pid;
-        }
-    };
+    let case = running.wait_for_the_case();
     // It is in its third command when it has written.
     assert_eq!(fs::read(&fifo).unwrap(), b"\n");
     // What the supervisor does when the time is up.
-    let case = nix::unistd::Pid::from_raw(i32::try_from(case).unwrap());
-    nix::sys::signal::kill(case, nix::sys::signal::Signal::SIGABRT).unwrap();
+    nix::sys::signal::kill(case, Signal::SIGABRT).unwrap();
     let ran = running.finish();
     ran.assert_code(1)
         .assert_says("TIMEOUT upstream::001@raw")
@@ -435,7 +591,7 @@ fn python_is_needed_by_its_scripts_alone_and_runs_them() {
 #[test]
 fn the_list_shows_what_the_files_say() {
     let tree = Tree::new();
-    let text = "# group: rw strange\n#\n# Reads what it wrote\n#\n# Copyright (C) nobody\n#\n_supported_fmt() { :; }\n_supported_fmt qcow2 raw\n";
+    let text = "# group: rw strange\n#\n# Reads what it wrote\n#\n# Copyright (C) nobody\n#\n_supported_fmt() { :; }\n_supported_proto() { :; }\n_supported_fmt qcow2 raw\n_supported_proto file nbd\n";
     tree.script("001", text, b"");
     tree.script("002", "# group: disabled\n", b"");
     tree.script("003", "_supported_fmt vmdk\n$QEMU -version\n", b"");
@@ -443,7 +599,9 @@ fn the_list_shows_what_the_files_say() {
     let (ran, _) = tree.run(&["--list", "-f", "raw"]);
     ran.assert_code(0)
         .assert_says("Reads what it wrote (bash)")
-        .assert_says("formats: raw qcow2; groups: rw strange local; upstream: 001")
+        .assert_says(
+            "formats: raw qcow2; protocols: file nbd; groups: rw strange local; upstream: 001",
+        )
         .assert_says("does not run with format raw, only with vmdk")
         .assert_does_not_say("002");
     let (ran, outcomes) = tree.run(&["-g", "strange", "-x", "auto", "-f", "raw"]);
