@@ -1,5 +1,7 @@
 //! Fleecing: a disk as it was at one time is read, while the guest goes on to write.
 
+use std::ops::Range;
+
 use iotests_core::author::{Frozen, Keeper};
 use iotests_core::prelude::*;
 
@@ -202,4 +204,45 @@ async fn preallocated_metadata_stand_still(t: &mut Test, keeper: &Keeper) -> Cas
     thaw(&vm, frozen).await?;
     vm.shutdown().await?;
     disk.assert_reads(OVERWRITES.over(&PATTERNS)).await
+}
+
+/// See docs/qemu-findings.md.
+const UNALIGNED: KnownBug = known(
+    "a discard of a part of a cluster of a snapshot ends the process (507175197b)",
+    "hbitmap_reset: Assertion",
+    before(9, 1),
+);
+
+/// Who has read a part of a snapshot discards it: what is discarded cannot be read any more, and of a cluster that is discarded in part all
+/// stays.
+#[case(needs = [Driver("snapshot-access")], known_bugs = [UNALIGNED])]
+async fn a_discard_takes_whole_clusters(t: &mut Test) -> CaseResult {
+    let disk = make_disk(t).await?;
+    let vm = t.host().disk(&disk).launch().await?;
+    let frozen = vm.freeze("disk").await?;
+    let export = vm.export(&frozen).writable().await?;
+    let client = export.client().await?;
+    vm.disk("disk").write_all(&OVERWRITES).await?;
+    let shown = async |range: Range<u64>, byte| {
+        let found = client.read(range.start, range.end - range.start).await?;
+        check!(
+            found.iter().all(|found| *found == byte),
+            "other data in {range:#x?}"
+        );
+        CaseResult::Ok(())
+    };
+
+    let pair = 4 * MIB..4 * MIB + 2 * CLUSTER;
+    client.trim(512, CLUSTER - 512).await?;
+    client.trim(pair.start + 512, 2 * CLUSTER - 512).await?;
+
+    shown(0..CLUSTER, 0x5d).await?;
+    shown(pair.start..pair.start + CLUSTER, 0xdc).await?;
+    shown(pair.end..5 * MIB, 0).await?;
+    let gone = client.read(pair.end - CLUSTER, 512).await;
+    check!(gone.is_err(), "what was discarded is shown");
+    client.disconnect().await?;
+    export.remove().await?;
+    thaw(&vm, frozen).await?;
+    assert_disk(vm, &disk).await
 }

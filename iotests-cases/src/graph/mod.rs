@@ -5,3 +5,4 @@ use iotests_core::prelude::*;
 defaults! { groups = [RW] }
 
 mod reopen;
+mod transaction;

@@ -200,8 +200,9 @@ impl App {
 
     /// What can run: the cases of this program, or the scripts of a tree.
     fn entries(&self) -> Result<&'static [Registered], RunError> {
-        match &self.cli.scripts.upstream {
-            Some(tree) => Ok(script::entries(tree)?),
+        let args = &self.cli.scripts;
+        match &args.upstream {
+            Some(tree) => Ok(script::entries(tree, args.python.is_some())?),
             None => match Registry::get() {
                 Ok(registry) => Ok(registry.entries()),
                 Err(problems) => Err(RunError::Declarations(problems.clone())),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::facts::Facts;
 use super::tree::TreeError;
-use super::{Script, tree};
+use super::{Language, Script, tree};
 use crate::case::{
     Aio, Body, Cache, Case, Declaration, Format, Formats, Group, Meta, Protocol, Registered,
     Requirement, ToolKind,
@@ -63,13 +63,18 @@ impl Special {
 
 /// The scripts of a tree as entries, as if they had been registered. They live as long as the program.
 ///
+/// `python` says that an interpreter is named for those in Python. (One of the shell may ask for `python3` by that name.)
+///
 /// # Errors
 /// Where there are none, or they cannot be read.
-pub(crate) fn entries(tree: &Path) -> Result<&'static [Registered], TreeError> {
+pub(crate) fn entries(tree: &Path, python: bool) -> Result<&'static [Registered], TreeError> {
     let scripts = tree::scripts(tree)?;
     let entries: Vec<Registered> = scripts
         .into_iter()
-        .map(|(script, facts)| entry(script, &facts))
+        .map(|(script, mut facts)| {
+            facts.python &= !(python && script.language == Language::Python);
+            entry(script, &facts)
+        })
         .collect();
     Ok(Vec::leak(entries))
 }

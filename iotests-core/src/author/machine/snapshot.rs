@@ -152,6 +152,8 @@ impl<'m> Freeze<'m> {
         if self.keeper == Keeper::Access {
             frozen.node = name("frozen");
             let access = Node::new("snapshot-access").node_name(&frozen.node);
+            // Who reads it may give up what it has read.
+            let access = access.set("discard", "unmap");
             machine
                 .add_node(access.file(name("filter").as_str()))
                 .await?;

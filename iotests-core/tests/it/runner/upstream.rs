@@ -578,6 +578,11 @@ fn python_is_needed_by_its_scripts_alone_and_runs_them() {
     assert_eq!(outcomes.keys().collect::<Vec<_>>(), ["upstream::001@raw"]);
     let python =
         "#!/bin/sh\n[ \"$1\" = -c ] && { echo \"$0\"; exit; }\nIT=python exec bash \"$@\"\n";
+    tree.bench.script("named", python);
+    let named = tree.bench.path("named").display().to_string();
+    let (ran, outcomes) = tree.run(&["-f", "raw", "--python", &named]);
+    ran.assert_code(0);
+    assert_eq!(outcomes.len(), 2);
     tree.bench.script("bin/python3", python);
     let (ran, outcomes) = tree.run(&["-f", "raw"]);
     ran.assert_code(0);

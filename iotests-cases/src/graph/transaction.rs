@@ -1,0 +1,153 @@
+//! Transactions: all that they ask for is done at one moment, or nothing is.
+
+use std::ops::Range;
+
+use iotests_core::author::Transaction;
+use iotests_core::prelude::*;
+
+defaults! { formats = [QCOW2], groups = [QUICK, SNAPSHOT, BITMAP], host = Any }
+
+const PIECE: u64 = 4096;
+
+rows! {
+    /// Each with its data.
+    PARTS: (&str, fn() -> Value);
+    "a-snapshot" => ("blockdev-snapshot", || json!({"node": "disk", "overlay": "overlay"}));
+    "an-internal-snapshot" => ("blockdev-snapshot-internal-sync", || named("device", "then"));
+    "a-backup" => ("blockdev-backup", || json!({
+        "job-id": "backup", "device": "disk", "target": "copy", "sync": "full",
+    }));
+    "a-new-bitmap" => ("block-dirty-bitmap-add", || named("node", "new"));
+    "a-bitmap-removed" => ("block-dirty-bitmap-remove", || named("node", "full"));
+    "a-bitmap-cleared" => ("block-dirty-bitmap-clear", || named("node", "full"));
+    "a-bitmap-enabled" => ("block-dirty-bitmap-enable", || named("node", "still"));
+    "a-bitmap-disabled" => ("block-dirty-bitmap-disable", || named("node", "full"));
+    "a-bitmap-merged" => ("block-dirty-bitmap-merge", || json!({
+        "node": "disk", "target": "still", "bitmaps": ["full"],
+    }));
+}
+
+/// An action that fails, and what QEMU says then.
+type Failing = (&'static str, fn() -> Value, &'static str);
+
+const ABORT: Failing = (
+    "abort",
+    || json!({}),
+    "Transaction aborted using Abort action",
+);
+const UNKNOWN: Failing = (
+    "block-dirty-bitmap-clear",
+    || named("node", "nobody"),
+    "Dirty bitmap 'nobody' not found",
+);
+
+rows! {
+    /// What fails, behind so many others.
+    FAILURES: (usize, Failing);
+    "undone" => (1, ABORT);
+    "undone-for-a-refusal" => (1, UNKNOWN);
+    "not-begun" => (0, ABORT);
+}
+
+fn named(of: &str, name: &str) -> Value {
+    json!({of: "disk", "name": name})
+}
+
+/// Writes a byte to all pieces of a range, one after another.
+async fn write_pieces(client: &nbd::Client, byte: u8, range: Range<u64>) -> CaseResult {
+    for at in range.step_by(PIECE as usize) {
+        client.write(at, vec![byte; PIECE as usize]).await?;
+    }
+    Ok(())
+}
+
+/// See docs/qemu-findings.md.
+const LOST: KnownBug = known(
+    "what a client writes while a snapshot is undone is lost with the overlay",
+    "holds 0x",
+    since(8, 0),
+)
+.fixed_in(["10.1"])
+.only(&[
+    &["undone", "a-snapshot"],
+    &["undone-for-a-refusal", "a-snapshot"],
+])
+.intermittent();
+
+/// When one action fails, nothing is left of the others, whether they came before it or behind it; a client that writes at that moment goes
+/// on writing.
+#[case(rows = (FAILURES, PARTS), known_bugs = [LOST])]
+async fn that_fails_changes_nothing(
+    t: &mut Test,
+    failure: &(usize, Failing),
+    part: &(&str, fn() -> Value),
+) -> CaseResult {
+    let disk = t.image("disk").size(MIB).create().await?;
+    let copy = t.image("copy").size(MIB).create().await?;
+    let overlay = t.image("overlay").backing(&disk).create().await?;
+    let host = t.host().blockdev(&disk).blockdev(&copy);
+    let vm = host.blockdev(overlay.node().no_backing()).launch().await?;
+    vm.bitmap("disk", "full").add().await?;
+    let client = vm.export("disk").writable().await?.client().await?;
+    write_pieces(&client, 0x11, 0..3 * CLUSTER).await?;
+    vm.bitmap("disk", "still").add().disabled().await?;
+    let (state, bitmaps) = (vm.state().await?, vm.bitmaps("disk").await?);
+
+    let mut actions = vec![(part.0, part.1())];
+    let (before, (kind, data, error)) = failure;
+    actions.insert(*before, (kind, data()));
+    let add = |all: Transaction, (kind, data): (&str, Value)| all.action(kind, data);
+    let transaction = actions.into_iter().fold(vm.transaction(), add);
+    let refused = transaction.expect_error(*error);
+    let writes = write_pieces(&client, 0x22, 0..2 * CLUSTER);
+    let (refused, written) = tokio::join!(refused, writes);
+    refused?;
+    written?;
+
+    // What is written makes the files grow.
+    vm.assert_same_graph_as(&state).await?;
+    vm.assert_no_jobs().await?;
+    check!(vm.bitmaps("disk").await? == bitmaps);
+    write_pieces(&client, 0x33, 3 * CLUSTER..4 * CLUSTER).await?;
+    client.disconnect().await?;
+    vm.shutdown().await?;
+    disk.assert_layer(&[
+        (0x22, 0..2 * CLUSTER),
+        (0x11, 2 * CLUSTER..3 * CLUSTER),
+        (0x33, 3 * CLUSTER..4 * CLUSTER),
+    ])
+    .await?;
+    disk.assert_clean().await?;
+    copy.assert_layer(&[]).await?;
+    overlay.assert_layer(&[]).await
+}
+
+/// A backup and a bitmap that begin together miss no write: what a client wrote is either in the backup, or recorded by the bitmap.
+#[case]
+async fn begins_a_backup_and_a_bitmap_at_one_moment(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(MIB).create().await?;
+    let copy = t.image("copy").format(RAW).size(MIB).create().await?;
+    let vm = t.host().blockdev(&disk).blockdev(&copy).launch().await?;
+    let client = vm.export("disk").writable().await?.client().await?;
+
+    let since = json!({"node": "disk", "name": "since", "granularity": PIECE});
+    let both = vm.transaction().action("block-dirty-bitmap-add", since);
+    let both = both.job(vm.backup("disk").to("copy")).start();
+    let writes = write_pieces(&client, 0x22, 0..MIB);
+    let (jobs, written) = tokio::join!(both, writes);
+    let [job] = jobs?;
+    written?;
+    job.wait().await?;
+
+    let recorded = vm.bitmaps("disk").await?[0].count;
+    client.disconnect().await?;
+    vm.shutdown().await?;
+    disk.assert_fill(0x22).await?;
+    let copied = std::fs::read(copy.file())?;
+    let copied = copied.iter().filter(|byte| **byte == 0x22).count() as u64;
+    check!(
+        copied + recorded == MIB,
+        "{copied} bytes were copied, {recorded} are recorded"
+    );
+    Ok(())
+}
