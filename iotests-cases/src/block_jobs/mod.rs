@@ -19,5 +19,8 @@ mod stopped;
 mod stream;
 mod verbs;
 
+/// A controller whose disks can be unplugged.
+const SCSI: [Requirement; 2] = [Device("virtio-scsi-pci"), Device("virtio-scsi-ccw")];
+
 /// A speed at which a job never gets beyond its first request.
 const HELD: u64 = 1;

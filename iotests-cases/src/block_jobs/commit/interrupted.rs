@@ -4,6 +4,7 @@ use iotests_core::prelude::*;
 
 use super::HELD;
 use super::chain::{Chain, Layer, Size};
+use crate::block_jobs::SCSI;
 
 use Size::{Full, Zero};
 
@@ -63,9 +64,6 @@ rows! {
     "half-way" => Full, upstream = "TestSingleDrive";
     "empty" => Zero, upstream = "TestActiveZeroLengthImage";
 }
-
-/// A controller whose disks can be unplugged.
-const SCSI: [Requirement; 2] = [Device("virtio-scsi-pci"), Device("virtio-scsi-ccw")];
 
 /// Unplugs the device `disk`, and waits until it has gone.
 async fn unplug(vm: &Machine) -> CaseResult {

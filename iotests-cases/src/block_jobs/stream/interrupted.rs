@@ -4,6 +4,7 @@ use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size};
 use super::{HELD, HURRIED};
+use crate::block_jobs::SCSI;
 use crate::block_jobs::served::Served;
 
 use Layer::{Base, Mid, Top};
@@ -178,9 +179,6 @@ async fn is_not_hurried(t: &mut Test) -> CaseResult {
     vm.shutdown().await?;
     assert_half_streamed(&chain).await
 }
-
-/// A controller whose disks can be unplugged.
-const SCSI: [Requirement; 2] = [Device("virtio-scsi-pci"), Device("virtio-scsi-ccw")];
 
 /// When the guest's device is unplugged, the drive goes with it and a stream in it is cancelled.
 #[case(needs = [AnyOf(&SCSI)], host = System)]
