@@ -358,6 +358,29 @@ fn after_eshutdown_what_is_under_way_is_answered_and_then_goodbye_is_said() {
     }
 }
 
+#[test]
+fn a_client_knows_that_the_rest_of_a_message_is_on_its_way() {
+    for mode in Mode::ALL {
+        let mut pair = connect(mode);
+        pair.prompt = false;
+        pair.submit(Command::read(0, 512));
+        pair.run();
+        assert!(!pair.client.is_receiving(), "nothing has come: {mode}");
+        let incoming = pair.server.requests.pop_front().unwrap();
+        pair.server.answer(&incoming);
+        let bytes = pair.server.machine.transmit();
+        let comes = |byte: &u8| {
+            pair.client.receive(&[*byte]);
+            pair.client.is_receiving()
+        };
+        let expected: Vec<bool> = bytes.iter().map(comes).collect();
+        let ends = expected.iter().filter(|expected| !**expected).count();
+        let messages = if mode == Mode::Simple { 1..=1 } else { 1..=2 };
+        assert!(messages.contains(&ends), "{mode}: {expected:?}");
+        assert_eq!(expected.last(), Some(&false), "{mode}");
+    }
+}
+
 /// Fault 4: after `DISC` nothing is sent, whoever said it.
 #[test]
 fn nothing_follows_a_goodbye() {

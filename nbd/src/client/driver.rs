@@ -164,7 +164,11 @@ impl Driver {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
-        match self.socket.poll_read_both(cx, self.machine.spaces()) {
+        let mut read = self.socket.poll_read_both(cx, self.machine.spaces());
+        if read.is_pending() && self.machine.is_receiving() {
+            read = self.socket.poll_soon(self.machine.space());
+        }
+        match read {
             Poll::Ready(Ok(0)) => self.machine.end_of_stream(),
             Poll::Ready(Ok(n)) => self.machine.filled(n),
             Poll::Ready(Err(error)) => self.fail(error),

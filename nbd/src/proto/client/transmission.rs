@@ -364,6 +364,11 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         self.intake.spaces()
     }
 
+    /// A message has come in part: the rest is on its way.
+    pub fn is_receiving(&self) -> bool {
+        !self.intake.is_between()
+    }
+
     /// So many bytes have come.
     pub fn filled(&mut self, n: usize) {
         if self.is_dead() {
