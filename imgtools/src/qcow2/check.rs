@@ -126,7 +126,9 @@ impl Image {
             let Some((_, table)) = self.l2_table_of(l1)? else {
                 continue;
             };
-            for l2 in table {
+            // Most entries of most tables.
+            let used = table.into_iter().filter(|l2| l2.entry != 0);
+            for l2 in used {
                 let place = match l2.mapping(header) {
                     Mapping::Data { host, .. } => Some(host),
                     Mapping::Zero { host } => host,

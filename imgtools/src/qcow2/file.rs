@@ -177,10 +177,8 @@ impl Source {
         entries: u64,
     ) -> Result<Vec<u64>, Qcow2Error> {
         let data = self.read(what, offset, entries.saturating_mul(8))?;
-        Ok(data
-            .chunks_exact(8)
-            .map(|bytes| number(bytes, 0, 8))
-            .collect())
+        let (entries, _) = data.as_chunks();
+        Ok(entries.iter().map(|it| u64::from_be_bytes(*it)).collect())
     }
 
     pub(super) fn wrong(&self, reason: impl Into<String>) -> Qcow2Error {
@@ -202,8 +200,11 @@ impl Source {
 
 /// The big-endian number of so many bytes at this position; 0 for what is behind the end.
 pub(super) fn number(data: &[u8], position: usize, bytes: usize) -> u64 {
-    let field = data.iter().skip(position).take(bytes);
-    field.fold(0, |number, byte| (number << 8) | u64::from(*byte))
+    let rest = data.get(position..).unwrap_or_default();
+    let field = rest.get(..bytes).unwrap_or(rest);
+    field
+        .iter()
+        .fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 pub(super) fn at<'p>(

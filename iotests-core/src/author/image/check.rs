@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use imgtools::raw;
 use serde_json::{Value, json};
@@ -167,13 +169,12 @@ impl Image {
     /// When the file cannot be read.
     #[track_caller]
     pub fn file_bytes(&self) -> CaseResult<FileBytes> {
-        let bytes = self.read_file()?;
-        let image = self.clone();
+        let (image, bytes) = (self.clone(), self.read_file()?);
         Ok(FileBytes { image, bytes })
     }
 
-    fn read_file(&self) -> CaseResult<Vec<u8>> {
-        std::fs::read(self.file()).context(format!("reading {self}"))
+    fn read_file(&self) -> CaseResult<Sparse> {
+        Sparse::read(self.file()).context(format!("reading {self}"))
     }
 }
 
@@ -198,7 +199,40 @@ fn to_clusters(
 /// The bytes of an image's file at one time, all of them: data, tables, header.
 pub struct FileBytes {
     image: Image,
-    bytes: Vec<u8>,
+    bytes: Sparse,
+}
+
+/// The bytes of a file without those of its holes: most of a new image is holes.
+#[derive(PartialEq, Eq)]
+struct Sparse {
+    size: u64,
+    data: Vec<(u64, Vec<u8>)>,
+}
+
+impl Sparse {
+    fn read(path: &Path) -> CaseResult<Sparse> {
+        let file = File::open(path)?;
+        let extents = raw::extents(path)?;
+        let size = extents.last().map_or(0, |last| last.range.end);
+        let read = |extent: raw::Extent| {
+            let mut bytes = vec![0; (extent.range.end - extent.range.start) as usize];
+            file.read_exact_at(&mut bytes, extent.range.start)?;
+            Ok((extent.range.start, bytes))
+        };
+        let data = extents.into_iter().filter(|extent| extent.data).map(read);
+        Ok(Sparse {
+            size,
+            data: data.collect::<CaseResult<_>>()?,
+        })
+    }
+
+    fn whole(&self) -> Vec<u8> {
+        let mut whole = vec![0; self.size as usize];
+        for (start, bytes) in &self.data {
+            whole[*start as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
+        whole
+    }
 }
 
 impl FileBytes {
@@ -208,8 +242,13 @@ impl FileBytes {
     /// Says where it has changed first.
     #[track_caller]
     pub fn assert_unchanged(&self) -> CaseResult {
-        let (image, was, is) = (&self.image, &self.bytes, self.image.read_file()?);
-        if *was == is {
+        let (image, bytes) = (&self.image, self.image.read_file()?);
+        if self.bytes == bytes {
+            return Ok(());
+        }
+        // Perhaps only a hole that was filled with zeroes, or zeroes that became a hole.
+        let (was, is) = (self.bytes.whole(), bytes.whole());
+        if was == is {
             return Ok(());
         }
         let differs = was.iter().zip(&is).position(|(a, b)| a != b);
@@ -229,7 +268,7 @@ impl FileBytes {
 
 impl std::fmt::Debug for FileBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FileBytes({}, {})", self.image, self.bytes.len())
+        write!(f, "FileBytes({}, {})", self.image, self.bytes.size)
     }
 }
 

@@ -211,6 +211,22 @@ fn a_file_that_was_touched_is_seen() {
                 other.message(),
                 "the file TEST_DIR/disk holds 0xfc at 0x3, expected 0xfb as before"
             );
+            let raw = t
+                .image("raw")
+                .format(Format::Raw)
+                .size(MIB)
+                .create()
+                .await?;
+            imgtools::raw::fill(raw.file(), 512 * KIB..576 * KIB, 7)?;
+            let before = raw.file_bytes()?;
+            imgtools::raw::fill(raw.file(), 0..64 * KIB, 0)?;
+            before.assert_unchanged()?;
+            imgtools::raw::fill(raw.file(), 513 * KIB..514 * KIB, 8)?;
+            let behind_a_hole = before.assert_unchanged().unwrap_err();
+            assert_eq!(
+                behind_a_hole.message(),
+                "the file TEST_DIR/raw holds 0x08 at 0x80400, expected 0x07 as before"
+            );
         }));
         run.assert_passed();
     }
