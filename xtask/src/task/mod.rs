@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod codegen;
 pub(crate) mod coverage;
 pub(crate) mod dist;
+mod fetch;
 pub(crate) mod iotests;
 mod libraries;
 mod room;

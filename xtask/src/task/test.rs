@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::cargo::{self, XtaskError, cargo as call};
+use crate::task::fetch::Fetch;
 use crate::task::{codegen, iotests, libraries, room, skips};
 
 /// Options of the gate.
@@ -92,6 +94,18 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
             Box::new(|_| plain(&mut call(["fmt", "--all", "--check"]))),
         ),
         ("clippy", Box::new(|_| plain(&mut clippy()))),
+    ];
+    let provision = provision.map(|list| format!("--provision={list}"));
+    let provisioned = provision.is_some();
+    let fetch = Rc::new(Fetch::default());
+    if let Some(list) = provision.clone() {
+        let fetch = fetch.clone();
+        steps.push((
+            "the harness, which begins to fetch QEMUs",
+            Box::new(move |_| fetch.begin(provisioning(&list)?).map(|()| String::new())),
+        ));
+    }
+    let more: [(&'static str, Run); 5] = [
         ("documentation", Box::new(|_| plain(&mut rustdoc()))),
         (
             "the typed layer is what its facts generate",
@@ -110,12 +124,14 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
             Box::new(libraries::packages),
         ),
     ];
-    let provisioned = provision.is_some();
+    steps.extend(more);
     if let Some(list) = provision {
-        let list = format!("--provision={list}");
         steps.push((
             "a distribution's QEMUs in the target folder",
-            Box::new(move |_| provision_step(&list)),
+            Box::new(move |_| match fetch.end(&mut std::io::stdout()) {
+                Some(ended) => ended.map(|()| String::new()),
+                None => plain(&mut provisioning(&list)?),
+            }),
         ));
     }
     steps.push((
@@ -187,7 +203,10 @@ fn rustdoc() -> Command {
 /// A crate of its own that depends on qmp and on nothing else of ours.
 fn consumer(target: &Path) -> Command {
     let mut command = call(["check", "--manifest-path", "qmp/tests/consumer/Cargo.toml"]);
-    command.arg("--target-dir").arg(target.join("consumer"));
+    // The folder and the flags of the other libraries, so that what they share is compiled once.
+    let folder = target.join("consumer/target");
+    command.arg("--target-dir").arg(folder);
+    command.env("RUSTFLAGS", "--deny warnings");
     command
 }
 
@@ -227,9 +246,10 @@ fn provisioned_into(target: &Path) -> Vec<PathBuf> {
     prefixes
 }
 
-fn provision_step(list: &str) -> Result<String, XtaskError> {
-    let binary = iotests::build()?;
-    plain(iotests::command(&binary)?.args([list, "--probe"]))
+fn provisioning(list: &str) -> Result<Command, XtaskError> {
+    let mut command = iotests::command(&iotests::build()?)?;
+    command.args([list, "--probe"]);
+    Ok(command)
 }
 
 fn quick(args: &[&str]) -> Result<String, XtaskError> {
