@@ -7,7 +7,7 @@ use nbd::proto::{CommandType, Mode, OptionCode};
 
 use super::super::wire::{Wire, option, option_header, request, with};
 use super::Stage::{Greeting, Options, Transmission};
-use super::{Server, Stage, Victim};
+use super::{Exporting, Stage, Victim};
 
 /// How far a client is, and what it does before it does nothing more.
 struct Silent {
@@ -88,17 +88,18 @@ rows! {
 }
 
 /// A client may leave in whatever state it is: others are served, and nothing is left of it. A drained section that waits for it ends then.
-#[case(host = Any, rows = (SILENTS, LEAVINGS))]
+#[case(host = Any, rows = (SILENTS, LEAVINGS), groups = [QUICK])]
 async fn who(t: &mut Test, silent: &Silent, leaving: &&str) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
     let mut wire = silent.reach(&victim).await?;
-    match (*leaving, &victim.server) {
-        ("is-drained", Server::Machine { vm, .. }) => {
+    match *leaving {
+        "is-drained" => {
+            let vm = victim.server.vm()?;
             let drained = async { vm.reopen("disk", |node| node).await };
             let (drained, ()) = tokio::join!(drained, async { drop(wire) });
             drained?;
         }
-        ("says-no-more", _) => {
+        "says-no-more" => {
             wire.say_no_more().await;
             wire.ended().await;
         }
@@ -115,24 +116,16 @@ async fn an_export_goes_while_a_client(t: &mut Test, silent: &Silent) -> CaseRes
     let wire = silent.reach(&victim).await?;
     let mut newcomer = Wire::connect(victim.socket()?).await?;
     newcomer.agree(Mode::Simple).await?;
-    let Server::Machine {
-        vm,
-        nbd,
-        export,
-        before,
-    } = victim.server
-    else {
-        return Ok(());
-    };
-    let mut client = silent.sees(wire, export.remove()).await?;
+    let machine = victim.server.machine()?;
+    let mut client = silent.sees(wire, machine.export.remove()).await?;
     if let Transmission(_) = silent.stage {
         let_go(client.take()).await;
     }
     check!(newcomer.go("disk").await.is_err(), "there is no export");
     drop((client, newcomer));
-    nbd.stop().await?;
-    vm.assert_unchanged_since(&before).await?;
-    vm.shutdown().await?;
+    machine.nbd.stop().await?;
+    machine.vm.assert_unchanged_since(&machine.before).await?;
+    machine.vm.shutdown().await?;
     victim.disk.assert_fill(0x11).await
 }
 
@@ -146,12 +139,9 @@ async fn the_server_stops_while_a_client(t: &mut Test, silent: &Silent) -> CaseR
     }
     let victim = Victim::machine(t, None).await?;
     let wire = silent.reach(&victim).await?;
-    let Server::Machine {
+    let Exporting {
         vm, nbd, before, ..
-    } = victim.server
-    else {
-        return Ok(());
-    };
+    } = victim.server.machine()?;
     let_go(silent.sees(wire, nbd.stop()).await?).await;
     vm.assert_unchanged_since(&before).await?;
     vm.nbd_server().start().await?;
@@ -170,15 +160,13 @@ async fn the_server_stops_while_a_client(t: &mut Test, silent: &Silent) -> CaseR
 async fn a_machine_ends_while_a_client(t: &mut Test, silent: &Silent) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
     let wire = silent.reach(&victim).await?;
-    let Server::Machine { vm, .. } = victim.server else {
-        return Ok(());
-    };
+    let vm = victim.server.machine()?.vm;
     let_go(silent.sees(wire, vm.shutdown()).await?).await;
     victim.disk.assert_fill(0x11).await
 }
 
 /// qemu-nbd serves others and ends, whatever state a client is in.
-#[case(rows = SILENTS, needs = [Tool(ToolKind::Nbd)])]
+#[case(rows = SILENTS, groups = [QUICK], needs = [Tool(ToolKind::Nbd)])]
 async fn qemu_nbd_ends_while_a_client(t: &mut Test, silent: &Silent) -> CaseResult {
     let victim = Victim::program(t).await?;
     let wire = silent.reach(&victim).await?;

@@ -9,7 +9,7 @@ use nbd::proto::{Mode, OptionReplyCode};
 
 use super::wire::Wire;
 
-defaults! { formats = [RAW], groups = [AUTO, QUICK, EXPORT] }
+defaults! { formats = [RAW], groups = [AUTO, EXPORT] }
 
 mod leaving;
 mod names;
@@ -62,14 +62,33 @@ struct Victim {
 
 #[expect(clippy::large_enum_variant, reason = "there is one of it at a time")]
 enum Server {
-    Machine {
-        vm: Machine,
-        nbd: MachineNbd,
-        export: Export,
-        /// What the machine was like without a server.
-        before: State,
-    },
+    Machine(Exporting),
     Program(NbdServer),
+}
+
+struct Exporting {
+    vm: Machine,
+    nbd: MachineNbd,
+    export: Export,
+    /// What the machine was like without a server.
+    before: State,
+}
+
+impl Server {
+    /// Of [`Victim::machine`].
+    fn machine(self) -> CaseResult<Exporting> {
+        match self {
+            Server::Machine(exporting) => Ok(exporting),
+            Server::Program(_) => Err(Failure::new("this is a qemu-nbd")),
+        }
+    }
+
+    fn vm(&self) -> CaseResult<&Machine> {
+        match self {
+            Server::Machine(exporting) => Ok(&exporting.vm),
+            Server::Program(_) => Err(Failure::new("this is a qemu-nbd")),
+        }
+    }
 }
 
 impl Victim {
@@ -91,12 +110,12 @@ impl Victim {
         let nbd = nbd.start().await?;
         let export = vm.export("disk").writable().await?;
         let bystander = export.client().await?;
-        let server = Server::Machine {
+        let server = Server::Machine(Exporting {
             vm,
             nbd,
             export,
             before,
-        };
+        });
         Ok(Victim {
             disk,
             server,
@@ -119,7 +138,7 @@ impl Victim {
 
     fn socket(&self) -> CaseResult<&Path> {
         let socket = match &self.server {
-            Server::Machine { nbd, .. } => nbd.socket(),
+            Server::Machine(machine) => machine.nbd.socket(),
             Server::Program(server) => server.socket(),
         };
         let socket = socket.ok_or_else(|| Failure::new("no socket"))?;
@@ -179,7 +198,7 @@ impl Victim {
     async fn lives(&self, written: &Range<u64>) -> CaseResult {
         assert_reads(&self.bystander, written).await?;
         let newcomer = match &self.server {
-            Server::Machine { export, .. } => export.client().await?,
+            Server::Machine(machine) => machine.export.client().await?,
             Server::Program(server) => connect(server).await?,
         };
         assert_reads(&newcomer, written).await?;
@@ -190,16 +209,11 @@ impl Victim {
     /// The export goes, though its clients are there, then the server; nothing is left of them, and on the disk is what was written.
     async fn ends(self, written: &Range<u64>) -> CaseResult {
         match self.server {
-            Server::Machine {
-                vm,
-                nbd,
-                export,
-                before,
-            } => {
-                export.remove().await?;
-                nbd.stop().await?;
-                vm.assert_unchanged_since(&before).await?;
-                vm.shutdown().await?;
+            Server::Machine(machine) => {
+                machine.export.remove().await?;
+                machine.nbd.stop().await?;
+                machine.vm.assert_unchanged_since(&machine.before).await?;
+                machine.vm.shutdown().await?;
             }
             Server::Program(server) => drop(server.stop().await?),
         }

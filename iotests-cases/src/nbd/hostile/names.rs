@@ -7,7 +7,7 @@ use super::super::wire::{Wire, counted, option, with};
 use super::{LONGEST, SIZE, Victim};
 
 /// Names and descriptions up to the greatest length are served; what is longer is refused, and nothing has changed.
-#[case(host = Any)]
+#[case(host = Any, groups = [QUICK])]
 async fn have_a_greatest_length(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
     let vm = t.host().blockdev(&disk).launch().await?;
@@ -64,7 +64,7 @@ rows! {
 }
 
 /// An export is chosen by its whole name, also after another was refused; where there is none of the name, the server hangs up.
-#[case(host = Any, rows = CHOICES)]
+#[case(host = Any, rows = CHOICES, groups = [QUICK])]
 async fn choose_an_export(t: &mut Test, choice: &Choice) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
     let mut wire = Wire::connect(victim.socket()?).await?;

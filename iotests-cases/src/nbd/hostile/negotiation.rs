@@ -137,7 +137,7 @@ async fn harms_no_machine(t: &mut Test, attack: &Attack) -> CaseResult {
 }
 
 /// It is the same with qemu-nbd.
-#[case(rows = ATTACKS, needs = [Tool(ToolKind::Nbd)])]
+#[case(rows = ATTACKS, groups = [QUICK], needs = [Tool(ToolKind::Nbd)])]
 async fn harms_no_qemu_nbd(t: &mut Test, attack: &Attack) -> CaseResult {
     Victim::program(t).await?.bears(attack).await
 }
@@ -158,7 +158,7 @@ rows! {
 }
 
 /// Where TLS is asked for, nothing else is answered before; who then does not speak it harms nobody.
-#[case(host = Any, rows = TLS_ATTACKS)]
+#[case(host = Any, rows = TLS_ATTACKS, groups = [QUICK])]
 async fn harms_no_server_with_tls(t: &mut Test, attack: &Attack) -> CaseResult {
     let tls = t.tls()?;
     let victim = Victim::machine(t, Some(&tls)).await?;

@@ -5,9 +5,7 @@ use nbd::proto::{CommandType, Mode, OptionCode, OptionReplyCode as Code, StatusF
 
 use super::super::wire::{counted, extended, option, request, with};
 use super::Stage::{Options, Transmission};
-use super::{
-    Attack, Errors, Follows, HangUp, INVALID, MOST, Nothing, SIZE, Server, Victim, Writes,
-};
+use super::{Attack, Errors, Follows, HangUp, INVALID, MOST, Nothing, SIZE, Victim, Writes};
 
 const SIMPLE: super::Stage = Transmission(Mode::Simple);
 const STRUCTURED: super::Stage = Transmission(Mode::Structured);
@@ -131,7 +129,7 @@ async fn harms_no_machine(t: &mut Test, attack: &Attack) -> CaseResult {
 }
 
 /// It is the same with qemu-nbd.
-#[case(rows = ATTACKS, needs = [Tool(ToolKind::Nbd)])]
+#[case(rows = ATTACKS, groups = [QUICK], needs = [Tool(ToolKind::Nbd)])]
 async fn harms_no_qemu_nbd(t: &mut Test, attack: &Attack) -> CaseResult {
     Victim::program(t).await?.bears(attack).await
 }
@@ -210,12 +208,10 @@ rows! {
 
 /// The status of a disk is answered in contexts that were chosen for it, and only in those; any other request for it is refused, and the
 /// next one served.
-#[case(host = Any, rows = CONTEXTS)]
+#[case(host = Any, rows = CONTEXTS, groups = [QUICK])]
 async fn asks_for_contexts(t: &mut Test, asked: &Asked) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
-    let Server::Machine { vm, .. } = &victim.server else {
-        return Ok(());
-    };
+    let vm = victim.server.vm()?;
     let other = vm.export("disk").id("other").name("other").await?;
     let mut wire = victim.reach(Options(asked.mode)).await?;
     wire.send(&(asked.chosen)()).await;
@@ -238,12 +234,10 @@ const TORN: KnownBug = known(
 );
 
 /// A request that comes in two pieces is answered, also when the disk is drained between them.
-#[case(host = Any, known_bugs = [TORN])]
+#[case(host = Any, groups = [QUICK], known_bugs = [TORN])]
 async fn comes_in_two_pieces(t: &mut Test) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
-    let Server::Machine { vm, .. } = &victim.server else {
-        return Ok(());
-    };
+    let vm = victim.server.vm()?;
     let mut wire = victim.reach(SIMPLE).await?;
     let flush = request(FLUSH, 0, 0, 0);
     wire.send(&flush[..10]).await;
