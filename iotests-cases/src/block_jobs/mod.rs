@@ -7,6 +7,7 @@ defaults! { groups = [RW, JOB], host = Any }
 mod backup;
 mod chain;
 mod commit;
+mod create;
 mod ejected;
 mod fleecing;
 mod lifecycle;

@@ -19,7 +19,7 @@ rows! {
 pub(super) struct Verb {
     pub(super) command: &'static str,
     /// The argument that names the job.
-    key: &'static str,
+    pub(super) key: &'static str,
     /// What follows, when the job runs, is paused, is pending, and has concluded.
     pub(super) follows: [Follows; 4],
 }
@@ -36,11 +36,11 @@ pub(super) enum Follows {
 use Follows::{NoVerb, State, Text};
 
 const PAUSED: Follows = State("paused");
-const RUNNING: Follows = State("running");
+pub(super) const RUNNING: Follows = State("running");
 const CONCLUDED: Follows = State("concluded");
-const GONE: Follows = State("null");
-const NOT_PAUSED: Follows = Text("Can't resume a job that was not paused");
-const TWICE: Follows = Text("Job is already paused");
+pub(super) const GONE: Follows = State("null");
+pub(super) const NOT_PAUSED: Follows = Text("Can't resume a job that was not paused");
+pub(super) const TWICE: Follows = Text("Job is already paused");
 const REST: Follows = Text("is currently paused");
 
 rows! {
