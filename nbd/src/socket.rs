@@ -4,14 +4,10 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-
-/// What it takes to wake up a task.
-const WAKE_UP: Duration = Duration::from_micros(20);
 
 /// A connected socket.
 pub(crate) enum Socket {
@@ -84,20 +80,9 @@ impl Socket {
         Ok(recv(fd, buf, MsgFlags::MSG_DONTWAIT)?)
     }
 
-    /// Looks for what a peer on this machine is about to write, as long as it would take to wake this
-    /// task up for it.
-    pub(crate) fn poll_soon(&mut self, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        if !matches!(self, Socket::Unix(_)) {
-            return Poll::Pending;
-        }
-        let begun = Instant::now();
-        while begun.elapsed() < WAKE_UP {
-            match self.read_now(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
-                read => return Poll::Ready(read),
-            }
-        }
-        Poll::Pending
+    /// Whether the peer is on this machine.
+    pub(crate) fn is_near(&self) -> bool {
+        matches!(self, Socket::Unix(_))
     }
 
     /// Whether something that was written is to be flushed yet. It is not gone before that, however
@@ -198,26 +183,5 @@ impl AsyncWrite for Socket {
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, s => Pin::new(s).poll_shutdown(cx))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_peer_on_this_machine_is_looked_at_for_a_moment() {
-        let mut buf = [0; 8];
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut socket = Socket::Unix(ours);
-        assert!(socket.poll_soon(&mut buf).is_pending());
-        assert_eq!(theirs.try_write(b"abc").unwrap(), 3);
-        assert!(matches!(socket.poll_soon(&mut buf), Poll::Ready(Ok(3))));
-        drop(theirs);
-        assert!(matches!(socket.poll_soon(&mut buf), Poll::Ready(Ok(0))));
-        let (ours, theirs) = tokio::io::duplex(8);
-        drop(theirs);
-        let mut far = Socket::other(ours);
-        assert!(far.poll_soon(&mut buf).is_pending());
     }
 }

@@ -31,6 +31,9 @@ pub(super) enum Order {
 /// Slices that are written at once.
 const SLICES: usize = 32;
 
+/// What it takes to wake up a thread.
+const WAKE_UP: Duration = Duration::from_micros(20);
+
 pub(super) struct Driver {
     pub(super) socket: Socket,
     pub(super) machine: Transmission<Bytes>,
@@ -38,6 +41,8 @@ pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     callers: HashMap<u64, oneshot::Sender<Result<Reply, RequestError>>>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// When it goes to sleep without the rest of a message.
+    looks_until: Option<Instant>,
     shut_down: bool,
 }
 
@@ -55,6 +60,7 @@ impl Driver {
             shared,
             callers: HashMap::new(),
             timer: None,
+            looks_until: None,
             shut_down: false,
         }
     }
@@ -166,7 +172,10 @@ impl Driver {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
         let mut read = self.socket.poll_read_both(cx, self.machine.spaces());
         if read.is_pending() && self.machine.is_receiving() {
-            read = self.socket.poll_soon(self.machine.space());
+            read = self.poll_soon(cx);
+        }
+        if read.is_ready() {
+            self.looks_until = None;
         }
         match read {
             Poll::Ready(Ok(0)) => self.machine.end_of_stream(),
@@ -175,6 +184,24 @@ impl Driver {
             Poll::Pending => return false,
         }
         true
+    }
+
+    /// Looks for the rest of a message, which a peer on this machine is about to write, as long as it would take to wake a thread up for
+    /// it. Other tasks run meanwhile; the peer may be one of them.
+    fn poll_soon(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if !self.socket.is_near() {
+            return Poll::Pending;
+        }
+        match self.socket.read_now(self.machine.space()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let now = Instant::now();
+                if now < *self.looks_until.get_or_insert(now + WAKE_UP) {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+            read => Poll::Ready(read),
+        }
     }
 
     /// The timer is set for the earliest deadline, or for an earlier one that is gone by now. All
