@@ -68,12 +68,15 @@ impl Fetch {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have children of its own to end. Both fail where it has been waited for.
-        let _ = kill(
-            Pid::from_raw(self.child.id().cast_signed()),
-            Signal::SIGTERM,
-        );
-        let _ = self.child.wait();
+        // Its number may be another process's as soon as it has been waited for.
+        if let Ok(None) = self.child.try_wait() {
+            // Asked, as it may have children of its own to end.
+            let _ = kill(
+                Pid::from_raw(self.child.id().cast_signed()),
+                Signal::SIGTERM,
+            );
+            let _ = self.child.wait();
+        }
     }
 }
 
