@@ -65,6 +65,15 @@ impl Told {
     }
 }
 
+/// What the events said that were taken in together.
+#[derive(Default)]
+struct Heard {
+    /// A job of this name began with one of them.
+    begins: bool,
+    /// The last status that one of them reported.
+    status: Option<JobStatus>,
+}
+
 /// What is known of a job after asking for it.
 enum State {
     /// It is there.
@@ -288,7 +297,7 @@ impl Job {
 
     /// Asks QEMU, and takes in the events up to its answer.
     async fn ask(&mut self) -> Result<State, Error> {
-        let jobs: Vec<JobInfo> = loop {
+        let found = loop {
             self.rejoin();
             self.take_events();
             let jobs = match self.client.call(QueryJobs::new()).await {
@@ -296,13 +305,18 @@ impl Job {
                 Err(error) if error.is_closed() && self.is_left_behind() => continue,
                 jobs => jobs?,
             };
+            let found = jobs.into_iter().find(|job| job.id == self.id);
             // What happened before the answer has been delivered before it, and perhaps a little
-            // more. If a job of this name begins with that, the answer may be about the one before.
-            if !self.take_events() {
-                break jobs;
+            // more. If a job of this name begins with that, the answer may be about the one before;
+            // if the job has changed since, no other event may come to say so.
+            let heard = self.take_events();
+            let answered = found.as_ref().map_or(&JobStatus::Null, |job| &job.status);
+            let is_old = heard.status.is_some_and(|status| status != *answered);
+            if !heard.begins && !is_old {
+                break found;
             }
         };
-        Ok(match jobs.into_iter().find(|job| job.id == self.id) {
+        Ok(match found {
             Some(info) => {
                 self.seen = true;
                 self.told.status(&info.status);
@@ -316,30 +330,33 @@ impl Job {
         })
     }
 
-    /// Takes in the events that have come; says whether a job of this name begins with them.
-    fn take_events(&mut self) -> bool {
-        let mut begins = false;
+    /// Takes in the events that have come.
+    fn take_events(&mut self) -> Heard {
+        let mut heard = Heard::default();
         loop {
             match self.events.try_recv() {
-                Ok(Some(event)) => begins |= self.note(&event),
+                Ok(Some(event)) => {
+                    let status = self.note(&event);
+                    heard.begins |= status == Some(JobStatus::Created);
+                    heard.status = status.or(heard.status);
+                }
                 Err(RecvError::Lagged(_)) => self.told = Told::default(),
-                Ok(None) | Err(_) => return begins,
+                Ok(None) | Err(_) => return heard,
             }
         }
     }
 
-    /// Takes in an event; says whether a job of this name begins with it.
-    fn note(&mut self, event: &Arc<Event>) -> bool {
+    /// Takes in an event; says which status it reports.
+    fn note(&mut self, event: &Arc<Event>) -> Option<JobStatus> {
         match event.name.as_str() {
             "JOB_STATUS_CHANGE" => {
                 self.seen = true;
                 let status = JobStatus::from(event.text("status").unwrap_or_default());
-                let begins = status == JobStatus::Created;
-                if begins {
+                if status == JobStatus::Created {
                     self.told = Told::default();
                 }
                 self.told.status(&status);
-                return begins;
+                return Some(status);
             }
             "BLOCK_JOB_CANCELLED" => self.told.end = Some(JobOutcome::Cancelled),
             _ => {
@@ -349,7 +366,7 @@ impl Job {
                 });
             }
         }
-        false
+        None
     }
 
     /// Waits for an event, or until it is time to ask again.

@@ -130,6 +130,32 @@ async fn a_job_that_begins_while_it_is_asked_for_has_not_ended() {
     }
 }
 
+/// A job that changes after `query-jobs` was answered, with its last event in the same segment as the
+/// answer: no other one will come.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_changes_while_it_is_asked_for_is_asked_for_again_at_once() {
+    let change = |status| event("JOB_STATUS_CHANGE", json!({"id": "j", "status": status}));
+    let monitor = |first: &'static str, then: &'static str, last: Value| {
+        let asked = AtomicUsize::new(0);
+        Monitor::new().on("query-jobs", move |_| {
+            match asked.fetch_add(1, Ordering::Relaxed) {
+                0 => Answer::value(job_info(first, None)).event(change(then)),
+                _ => Answer::value(last.clone()),
+            }
+        })
+    };
+    let begin = tokio::time::Instant::now();
+    let ended = job_info("concluded", None);
+    let (client, _control) = connect(monitor("running", "concluded", ended)).await;
+    let end = client.job("j").wait_end().await.unwrap();
+    assert_eq!(end, JobOutcome::Completed);
+    let (client, _control) = connect(monitor("pending", "null", json!([]))).await;
+    client.job("j").wait_status("null").await.unwrap();
+    let (client, _control) = connect(monitor("running", "ready", job_info("ready", None))).await;
+    client.job("j").wait_ready().await.unwrap();
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
 /// An answer about a job that is dismissed right after it, and the next job of the same name, whose
 /// first event comes with that answer.
 #[tokio::test(start_paused = true)]
