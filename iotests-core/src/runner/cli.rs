@@ -229,7 +229,7 @@ pub(crate) struct ScriptArgs {
 #[command(next_help_heading = "Running")]
 pub(crate) struct RunArgs {
     /// How many instances run at once, or `auto`: from one for each processor up to four, as long as no process has to wait for one, or for
-    /// memory. Default: the number of processors.
+    /// memory. Default: `auto`; one for each processor with --upstream, whose scripts have time limits of their own; 1 with --gdb.
     #[arg(short, long, value_name = "N", value_parser = str::parse::<Jobs>)]
     pub(crate) jobs: Option<Jobs>,
     /// Run every instance N times.

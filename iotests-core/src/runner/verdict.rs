@@ -254,28 +254,29 @@ const ENDING: [i32; 3] = [2, 9, 15];
 pub fn judge(attempt: &Attempt) -> (Verdict, String) {
     let finished = attempt.finished();
     // What the runner itself ended has neither crashed nor hung.
-    let cut = attempt.interrupted && !finished;
-    let crash = attempt.deaths.iter().find(|death| {
-        death
-            .signal
-            .is_some_and(|signal| !(attempt.interrupted && ENDING.contains(&signal)))
-    });
-    if let Some(death) = crash {
+    let by_runner = |signal: i32| attempt.interrupted && ENDING.contains(&signal);
+    let deaths = || {
+        let own = |death: &&Death| !death.signal.is_some_and(by_runner);
+        attempt.deaths.iter().filter(own)
+    };
+    let killed = match attempt.end {
+        Some(End::Signaled { signal, .. }) => Some(signal),
+        _ => None,
+    };
+    let cut_at_its_end = attempt.failure.is_none() && killed.is_some_and(by_runner);
+    let cut = attempt.interrupted && (!finished || cut_at_its_end);
+    let aborted = attempt.end == Some(End::Exited(crate::author::hang::EXIT_HANG));
+    if let Some(death) = deaths().find(|death| death.signal.is_some()) {
         return (Verdict::Crash, death.headline());
     }
-    let aborted = attempt.end == Some(End::Exited(crate::author::hang::EXIT_HANG));
-    if let End::Signaled { .. } = attempt.end.as_ref().unwrap_or(&End::Exited(0))
+    if let Some(end) = &attempt.end
+        && killed.is_some_and(|signal| !by_runner(signal))
         && !attempt.overdue
         && !cut
     {
-        let end = attempt.end.as_ref().map(ToString::to_string);
         return (
             Verdict::Crash,
-            format!(
-                "the case process was {}{}",
-                end.unwrap_or_default(),
-                attempt.in_step()
-            ),
+            format!("the case process was {end}{}", attempt.in_step()),
         );
     }
     if cut {
@@ -293,6 +294,8 @@ pub fn judge(attempt: &Attempt) -> (Verdict, String) {
     }
     match &attempt.end {
         Some(End::Exited(0)) if finished => {}
+        // It had said why it failed, and the runner did not wait for the rest.
+        Some(_) if finished && killed.is_some_and(by_runner) => {}
         Some(end) => {
             return (
                 Verdict::Crash,
@@ -308,7 +311,7 @@ pub fn judge(attempt: &Attempt) -> (Verdict, String) {
             return (Verdict::Crash, text);
         }
     }
-    if let Some(death) = attempt.deaths.first() {
+    if let Some(death) = deaths().next() {
         return (Verdict::Fail, death.headline());
     }
     if let Some(failure) = &attempt.failure {
@@ -447,6 +450,13 @@ mod tests {
         assert_eq!(judged(&[Hang], killed(9), &[9]), Verdict::Interrupted);
         assert_eq!(judged(&[], killed(15), &[6]), Verdict::Crash);
         assert_eq!(judged(&[Pass], End::Exited(0), &[]), Verdict::Pass);
+        assert_eq!(judged(&[Pass], End::Exited(0), &[15]), Verdict::Pass);
+        // It had its last word, and had yet to end.
+        assert_eq!(judged(&[Pass], killed(15), &[]), Verdict::Interrupted);
+        assert_eq!(judged(&[Skip], killed(9), &[]), Verdict::Interrupted);
+        assert_eq!(judged(&[Failure], killed(15), &[]), Verdict::Fail);
+        assert_eq!(judged(&[Pass], killed(11), &[]), Verdict::Crash);
+        assert_eq!(judged(&[Failure], killed(11), &[]), Verdict::Crash);
     }
 
     #[test]

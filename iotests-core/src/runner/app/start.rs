@@ -290,6 +290,14 @@ impl App {
             }
         }
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = cli.run.jobs.unwrap_or(if cli.debug.gdb.is_some() {
+            Jobs::Number(1)
+        } else if cli.scripts.upstream.is_some() {
+            // Some of them fail where a machine has much to do.
+            Jobs::Number(processors)
+        } else {
+            Jobs::Auto
+        });
         let system = nix::sys::utsname::uname().map(|name| {
             let parts = [name.sysname(), name.release(), name.machine()];
             parts
@@ -312,11 +320,9 @@ impl App {
                 .collect(),
             system: system.unwrap_or_default(),
             seed,
-            jobs: match (cli.run.jobs, &cli.debug.gdb) {
-                (Some(Jobs::Number(jobs)), _) => jobs,
-                (Some(Jobs::Auto), _) => Carried::most(processors),
-                (None, Some(_)) => 1,
-                (None, None) => processors,
+            jobs: match jobs {
+                Jobs::Number(jobs) => jobs,
+                Jobs::Auto => Carried::most(processors),
             },
             scale: cli.run.timeout_scale,
             run_dir: run_dir.to_owned(),
@@ -344,7 +350,7 @@ impl App {
             memory: available_memory(),
             max_fail,
             time: cli.run.time,
-            carried: (cli.run.jobs == Some(Jobs::Auto)).then(|| Carried::new(processors)),
+            carried: (jobs == Jobs::Auto).then(|| Carried::new(processors)),
             step: cli.debug.step,
         }
     }

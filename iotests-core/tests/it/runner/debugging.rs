@@ -339,6 +339,12 @@ fn as_many_run_at_once_as_the_machine_carries() {
     let most = format!("running 2 instances, at most {} at once", processors * 4);
     let ran = bench.run(&["verdicts::passes@", "-j", "auto"]);
     ran.assert_code(0).assert_says(&most);
-    fs::write(bench.path("iotests.toml"), "[defaults]\njobs = \"auto\"\n").unwrap();
     bench.run(&["verdicts::passes@"]).assert_says(&most);
+    let config = |jobs| {
+        let text = format!("[defaults]\njobs = {jobs}\n");
+        fs::write(bench.path("iotests.toml"), text).unwrap();
+        bench.run(&["verdicts::passes@"])
+    };
+    config("3").assert_says("running 2 instances, at most 3 at once");
+    config("\"auto\"").assert_says(&most);
 }
