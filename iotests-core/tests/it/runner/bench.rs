@@ -105,6 +105,35 @@ impl Bench {
         Ran::new(self.command(args).output().unwrap())
     }
 
+    /// Runs with the folder `disk` on a file system of these options, in a mount namespace of its own: it goes with the process. `None`
+    /// where this user may not mount.
+    pub(super) fn run_beside_a_small_disk(&self, options: &str, args: &[&str]) -> Option<Ran> {
+        fs::create_dir(self.path("disk")).unwrap();
+        let inner = self.command(args);
+        let script = format!("mount -t tmpfs -o {options} none disk && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command
+            .args(["-r", "-m", "sh", "-c", &script, "sh"])
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        let variables = inner.get_envs();
+        command
+            .env_clear()
+            .envs(variables.filter_map(|(name, value)| Some((name, value?))));
+        let own = self.path("bin").display().to_string();
+        command.env("PATH", format!("{own}:/usr/bin:/bin:/usr/sbin:/sbin"));
+        command.current_dir(self.path(""));
+        let ran = Ran::new(command.output().unwrap());
+        if ran.stderr.contains("unshare:") || ran.stderr.contains("mount:") {
+            println!(
+                "skipped: a full disk, for this user may not mount: {}",
+                ran.stderr
+            );
+            return None;
+        }
+        Some(ran)
+    }
+
     /// Processes of this bench that are alive, whoever their parent is.
     pub(super) fn processes(&self) -> Vec<u32> {
         let wanted = format!("{MARK}={}", self.mark);

@@ -314,46 +314,11 @@ fn a_report_that_cannot_be_written_is_an_error_after_the_run() {
 #[test]
 fn a_full_disk_is_told_as_such() {
     let bench = Bench::new();
-    // A file system of our own, in a mount namespace of our own: it goes with the process.
-    let mut inner = bench.command(&[]);
-    inner.args([
-        "passes@",
-        "--scratch",
-        "disk/runs",
-        "-j1",
-        "--repeat",
-        "50",
-        "--keep",
-    ]);
-    let script = "mount -t tmpfs -o size=120k,nr_inodes=200 none disk && exec \"$@\"";
-    fs::create_dir(bench.path("disk")).unwrap();
-    let mut command = std::process::Command::new("unshare");
-    command
-        .args(["-r", "-m", "sh", "-c", script, "sh"])
-        .arg(inner.get_program())
-        .args(inner.get_args());
-    command.env_clear().envs(
-        inner
-            .get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    command.env(
-        "PATH",
-        format!(
-            "{}:/usr/bin:/bin:/usr/sbin:/sbin",
-            bench.path("bin").display()
-        ),
-    );
-    command.current_dir(bench.path(""));
-    let ran = Ran::new(command.output().unwrap());
-    if ran.stderr.contains("unshare:") || ran.stderr.contains("mount:") {
-        println!(
-            "skipped: a full disk, for this user may not mount: {}",
-            ran.stderr
-        );
-        return;
+    let args = ["passes@", "--scratch", "disk/runs", "-j1", "--repeat", "50"];
+    let args = [&args[..], &["--keep"]].concat();
+    if let Some(ran) = bench.run_beside_a_small_disk("size=120k,nr_inodes=200", &args) {
+        ran.assert_code(5).assert_says("No space left on device");
     }
-    ran.assert_code(5).assert_says("No space left on device");
 }
 
 #[test]

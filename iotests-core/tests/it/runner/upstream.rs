@@ -57,6 +57,27 @@ impl Tree {
 /// What a script needs to say where it can run.
 const GENERIC: &str = "_supported_fmt() { :; }\n_supported_fmt generic\n";
 
+/// A script that fills the disk fails with what it says of that, and the next one finds its room again.
+#[test]
+fn a_script_that_fills_the_disk_says_so_and_the_next_one_goes_on() {
+    let tree = Tree::new();
+    let fill = format!(
+        "{GENERIC}trap 'rm \"$TEST_DIR/big\"' EXIT\nprintf filling\ncat /dev/zero 2>&1 >\"$TEST_DIR/big\" || exit 1\n"
+    );
+    tree.script("001", &fill, b"filling\n");
+    tree.script("002", &format!("{GENERIC}echo two\n"), b"two\n");
+    let jsonl = tree.bench.path("jsonl").display().to_string();
+    let args = ["--upstream", "tree", "-f", "raw", "-j1", "--jsonl", &jsonl];
+    let args = [&args[..], &["--scratch", "disk/runs"]].concat();
+    let Some(ran) = tree.bench.run_beside_a_small_disk("size=8m", &args) else {
+        return;
+    };
+    ran.assert_code(1).assert_says("No space left on device");
+    let verdicts = verdicts(&events(&fs::read_to_string(jsonl).unwrap()));
+    assert_eq!(verdicts["upstream::001@raw"], Verdict::Fail);
+    assert_eq!(verdicts["upstream::002@raw"], Verdict::Pass);
+}
+
 #[test]
 fn a_script_passes_when_its_status_and_output_are_as_they_should() {
     let tree = Tree::new();
