@@ -91,13 +91,19 @@ impl Machine {
     #[track_caller]
     pub fn assert_read_only<'a>(&'a self, nodes: &'a [(&'a str, bool)]) -> Action<'a, ()> {
         Action::new("the state of some nodes", async move {
+            let all = self.nodes().await?;
             for (name, read_only) in nodes {
-                let node = self.node(*name).await?;
+                let node = all.find(&json!({"node-name": name}))?;
                 node.assert("ro", *read_only)
                     .context(format!("the node {name}"))?;
             }
             Ok(())
         })
+    }
+
+    async fn nodes(&self) -> CaseResult<Value> {
+        let flat = json!({"flat": true});
+        self.monitor.ask("query-named-block-nodes", flat).await
     }
 
     /// What `query-named-block-nodes` says of a node, with all the layers below it in the answer.
@@ -115,8 +121,9 @@ impl Machine {
     #[track_caller]
     pub fn assert_no_nodes<'a>(&'a self, names: &'a [&'a str]) -> Action<'a, ()> {
         Action::new("the list of nodes", async move {
+            let all = self.nodes().await?;
             for name in names {
-                if self.has_node(*name).await? {
+                if all.find(&json!({"node-name": name})).is_ok() {
                     return Err(Failure::new(format!(
                         "there is a node {name}, expected none"
                     )));

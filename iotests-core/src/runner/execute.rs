@@ -110,8 +110,7 @@ impl Supervisors {
 
     /// For how long the run was suspended so far.
     pub(crate) fn rested(&self) -> Duration {
-        let all = self.all();
-        all.rested + all.resting.map(|since| since.elapsed()).unwrap_or_default()
+        self.all().rested()
     }
 
     /// Whether they were asked to end their cases.
@@ -121,12 +120,14 @@ impl Supervisors {
 }
 
 impl All {
+    fn rested(&self) -> Duration {
+        let resting = self.resting.map(|since| since.elapsed());
+        self.rested + resting.unwrap_or_default()
+    }
+
     fn wake(&mut self) {
-        self.rested += self
-            .resting
-            .take()
-            .map(|since| since.elapsed())
-            .unwrap_or_default();
+        self.rested = self.rested();
+        self.resting = None;
     }
 
     fn register(&mut self, pid: u32, control: OwnedFd) {
