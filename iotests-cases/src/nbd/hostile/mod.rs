@@ -14,6 +14,7 @@ defaults! { formats = [RAW], groups = [AUTO, EXPORT] }
 mod leaving;
 mod names;
 mod negotiation;
+mod servers;
 mod transmission;
 
 const SIZE: u64 = MIB;
