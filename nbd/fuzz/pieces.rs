@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as Blocking;
 use std::sync::{Arc, Mutex};
 
-use nbd::client::{Reply, RequestError};
+use nbd::client::{Deadlines, Reply, RequestError};
 use nbd::proto::chunk::{Error, Hole};
 use nbd::proto::client::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -195,6 +195,16 @@ fn commands<B: AsRef<[u8]> + From<Vec<u8>>>() -> [Command<B>; 5] {
     ]
 }
 
+/// A client that waits however long a machine with much to do takes: what its peers say has an end.
+fn patient() -> ClientBuilder {
+    let hour = std::time::Duration::from_secs(3600);
+    builder().deadlines(Deadlines {
+        connect: hour,
+        handshake: hour,
+        request: hour,
+    })
+}
+
 /// What a caller learns, but for the name of the stream.
 fn learnt(result: Result<Reply, RequestError>) -> Result<Reply, Vec<String>> {
     result.map_err(|error| {
@@ -230,7 +240,7 @@ fn split<'a>(mut bytes: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
 fn client_hears_the_same(handshake: &[u8], replies: &[u8], lengths: &[usize]) -> usize {
     let at_once = run(async {
         let script = Script::answering(handshake, replies);
-        let client = builder().connect_stream(script).await;
+        let client = patient().connect_stream(script).await;
         all_of(&client.expect("the handshake is in order")).await
     });
     let in_pieces = run(async {
@@ -253,7 +263,7 @@ fn client_hears_the_same(handshake: &[u8], replies: &[u8], lengths: &[usize]) ->
         };
         let ours = OwnedFd::from(ours.into_std().unwrap());
         let ask = async {
-            let client = builder().connect_fd(ours).await;
+            let client = patient().connect_fd(ours).await;
             all_of(&client.expect("the handshake is in order")).await
         };
         tokio::join!(talk, ask).1
@@ -281,7 +291,7 @@ fn client_hears_the_same(handshake: &[u8], replies: &[u8], lengths: &[usize]) ->
             // It stays open for what the client still has to say.
             let _ = std::io::copy(&mut server, &mut std::io::sink());
         });
-        let client = builder().connect_fd_blocking(ours.into());
+        let client = patient().connect_fd_blocking(ours.into());
         let mut client = client.expect("the handshake is in order");
         let tickets = commands().map(|command| client.submit(command));
         tickets.map(|ticket| learnt(ticket.and_then(|ticket| client.wait(ticket))))
