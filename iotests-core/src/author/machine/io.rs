@@ -323,7 +323,8 @@ impl<'m> Access<'m> {
         self.each_piece(&range, Request::Discard)
     }
 
-    /// Flushes what was written.
+    /// Flushes what was written. On an emulator nothing says whether that failed: its monitor drops the
+    /// error of qemu-io's `flush`.
     #[track_caller]
     pub fn flush(&self) -> Action<'_, ()> {
         self.request_all(vec![Request::Flush])
