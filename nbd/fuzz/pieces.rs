@@ -271,7 +271,7 @@ fn client_hears_the_same(handshake: &[u8], replies: &[u8], lengths: &[usize]) ->
     assert_eq!(in_pieces, at_once, "a socket, in pieces");
     let (mut server, ours) = Blocking::pair().unwrap();
     let blocking = std::thread::scope(|scope| {
-        scope.spawn(move || {
+        let talk = scope.spawn(move || {
             for piece in split(handshake, lengths) {
                 server.write_all(piece).unwrap();
             }
@@ -294,7 +294,11 @@ fn client_hears_the_same(handshake: &[u8], replies: &[u8], lengths: &[usize]) ->
         let client = patient().connect_fd_blocking(ours.into());
         let mut client = client.expect("the handshake is in order");
         let tickets = commands().map(|command| client.submit(command));
-        tickets.map(|ticket| learnt(ticket.and_then(|ticket| client.wait(ticket))))
+        let learnt = tickets.map(|ticket| learnt(ticket.and_then(|ticket| client.wait(ticket))));
+        drop(client);
+        // A scope does not wait for what a thread does at its very end, and that looks like a leak.
+        talk.join().expect("the peer says what it has to");
+        learnt
     });
     assert_eq!(blocking, at_once, "a socket that is waited for");
     at_once.iter().filter(|result| result.is_ok()).count()
