@@ -10,3 +10,6 @@ mod hostile;
 mod reconnect;
 mod server_remove;
 mod wire;
+
+/// What a client prints, since 11, that is closed when there is no server to flush to.
+const CLOSED: &str = "Failed flush for 'nbd+unix:";

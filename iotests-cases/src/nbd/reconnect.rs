@@ -8,6 +8,8 @@ use nbd::server::journal::Closed;
 use nbd::server::plan::Closing;
 use nbd::server::{Action as Fault, Event, Export, FaultPlan, On, Rule, Server};
 
+use super::CLOSED;
+
 /// How long a client looks for its lost server: longer than any case may run, so that whoever waits
 /// for that to pass is noticed.
 const FOREVER: u32 = 24 * 60 * 60;
@@ -118,9 +120,6 @@ rows! {
     "backup" => "blockdev-backup", upstream = "264::TestNbdReconnect::test_backup_cancel";
     "mirror" => "blockdev-mirror", upstream = "264::TestNbdReconnect::test_mirror_cancel";
 }
-
-/// What a client prints, since 11, that is closed when there is no server to flush to.
-const CLOSED: &str = "Failed flush for 'nbd+unix:";
 
 /// A job that waits for its lost NBD server is cancelled at once, not when the client gives up; the
 /// node can be removed, and the source is as it was.

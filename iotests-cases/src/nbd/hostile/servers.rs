@@ -1,22 +1,19 @@
 //! Servers that do not keep to the protocol, and machines that are their clients.
 
+use iotests_core::author::TestFile;
+use iotests_core::prelude::*;
 use nbd::client::BlockSizes;
 use nbd::proto::{ChunkType, CommandType as C, Errno, Mode, OptionCode, OptionReplyCode as Code};
 use nbd::server::backend::MemoryBackend;
 use nbd::server::plan::{Edit, Field, Malformed, ReplyKind};
 use nbd::server::{Action as Fault, Export, FaultPlan, On, Rule, Server};
 
-use iotests_core::author::TestFile;
-use iotests_core::prelude::*;
-
+use super::super::CLOSED;
 use super::SIZE;
 
 const CONTENT: Content = Content::of(&[(0x11, 0..64 * KIB), (0x22, SIZE - 64 * KIB..SIZE)]);
 /// What a case writes to.
 const PLACE: std::ops::Range<u64> = 256 * KIB..320 * KIB;
-
-/// What a client prints, since 11, that is closed when there is no server to flush to.
-const CLOSED: &str = "Failed flush for 'nbd+unix:";
 
 /// What the server of a storage daemon says when it hangs up, which it does where it cannot read.
 const UNREAD: &str = "Disconnect client, due to: Failed to send reply: reading from file failed";
@@ -210,14 +207,10 @@ const ERRORS: [&str; 7] = [
 #[case(host = Any, groups = [QUICK], rows = REPLIES)]
 async fn fails_one_request(t: &mut Test, reply: &Reply) -> CaseResult {
     let socket = t.socket("nbd")?;
-    let on = match reply.command {
-        C::READ if reply.mode != SIMPLE => On::chunk(ChunkType::OFFSET_DATA),
-        command => On::reply(command),
-    };
     let on = match (reply.fault)() {
         Fault::Error { .. } => On::request(reply.command),
-        Fault::Malform(_) | Fault::WrongKind(_) => On::reply(reply.command),
-        _ => on,
+        Fault::Set(..) if reply.mode != SIMPLE => On::chunk(ChunkType::OFFSET_DATA),
+        _ => On::reply(reply.command),
     };
     let plan = FaultPlan::new().rule(Rule::new(on, (reply.fault)()));
     let server = serve(&socket, reply.mode, plan)?;
