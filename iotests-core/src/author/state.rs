@@ -2,6 +2,7 @@
 
 use std::panic::Location;
 
+use qmp::types::{BlockDeviceInfo, QueryNamedBlockNodes};
 use serde_json::{Value, json};
 
 use super::action::Action;
@@ -93,17 +94,19 @@ impl Machine {
         Action::new("the state of some nodes", async move {
             let all = self.nodes().await?;
             for (name, read_only) in nodes {
-                let node = all.find(&json!({"node-name": name}))?;
-                node.assert("ro", *read_only)
+                let node = named(&all, name);
+                let node = node.ok_or_else(|| Failure::new(format!("there is no node {name}")))?;
+                serde_json::to_value(node)?
+                    .assert("ro", *read_only)
                     .context(format!("the node {name}"))?;
             }
             Ok(())
         })
     }
 
-    async fn nodes(&self) -> CaseResult<Value> {
-        let flat = json!({"flat": true});
-        self.monitor.ask("query-named-block-nodes", flat).await
+    async fn nodes(&self) -> CaseResult<Vec<BlockDeviceInfo>> {
+        let all = QueryNamedBlockNodes::new().flat(true);
+        self.monitor.query(all).await
     }
 
     /// What `query-named-block-nodes` says of a node, with all the layers below it in the answer.
@@ -123,7 +126,7 @@ impl Machine {
         Action::new("the list of nodes", async move {
             let all = self.nodes().await?;
             for name in names {
-                if all.find(&json!({"node-name": name})).is_ok() {
+                if named(&all, name).is_some() {
                     return Err(Failure::new(format!(
                         "there is a node {name}, expected none"
                     )));
@@ -132,6 +135,11 @@ impl Machine {
             Ok(())
         })
     }
+}
+
+fn named<'n>(nodes: &'n [BlockDeviceInfo], name: &str) -> Option<&'n BlockDeviceInfo> {
+    let mut nodes = nodes.iter();
+    nodes.find(|node| node.node_name.as_deref() == Some(name))
 }
 
 impl Cmd {
