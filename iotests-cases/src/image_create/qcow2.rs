@@ -73,7 +73,7 @@ impl Made {
 }
 
 /// Whether zeroes beside this file take place on disk: some file systems make holes of them.
-fn zeroes_take_place(beside: &Path) -> CaseResult<bool> {
+pub(crate) fn zeroes_take_place(beside: &Path) -> CaseResult<bool> {
     let folder = beside.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::tempfile_in(folder)?;
     file.write_all(&vec![0; MIB as usize])?;

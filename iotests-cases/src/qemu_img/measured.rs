@@ -1,0 +1,47 @@
+//! How large a file a copy of an image needs, as `qemu-img measure` says before there is one.
+
+use iotests_core::prelude::*;
+
+defaults! {
+    formats = [QCOW2, RAW], protocols = [FILE], groups = [QUICK],
+    unsupported_imgopts = ["data_file", "encrypt", "refcount_bits", "compat", "extended_l2",
+        "cluster_size"],
+}
+
+const TIB: u64 = 1 << 40;
+
+rows! {
+    /// More than a few terabytes need more than 32 bits, whatever is counted.
+    SIZES: u64;
+    "empty" => 0;
+    "a-sector" => 512;
+    "in-a-cluster" => MIB + 3 * KIB;
+    "a-terabyte" => TIB;
+    "two-terabytes" => 2 * TIB;
+    "three-terabytes-and-a-sector" => 3 * TIB + 512;
+}
+
+/// A copy takes as much as was measured, and not more than was said that a full one would take.
+#[case(rows = SIZES)]
+async fn as_large_as_the_copy(t: &mut Test, size: &u64) -> CaseResult {
+    let mut disk = t.image("disk").size(*size);
+    if *size >= MIB {
+        disk = disk.write(0x11, CLUSTER..CLUSTER + 512);
+        disk = disk.write(0x22, size - 512..*size);
+    }
+    let disk = disk.create().await?;
+    let copy = t.image("copy").format(QCOW2).size(*size).reserve().await?;
+    let measured = disk.measure().with(|call| call.output_format("qcow2"));
+    let measured = measured.await?;
+    disk.convert(&copy).await?;
+    let length = std::fs::metadata(copy.file())?.len();
+    check!(length <= measured.required, "the copy has {length} bytes");
+    let spared = size.next_multiple_of(CLUSTER) - data(*size);
+    check!(measured.fully_allocated - measured.required == spared);
+    copy.assert_same_as(&disk).await
+}
+
+/// What is written to a disk of this size, to whole clusters.
+fn data(size: u64) -> u64 {
+    if size < MIB { 0 } else { 2 * CLUSTER }
+}
