@@ -14,7 +14,9 @@ mod image_create;
 mod json;
 mod migration;
 mod nbd;
+mod qcow2;
 mod qemu_img;
+mod requests;
 mod walk;
 
 /// Upstream's tests, for the ids that cases declare.

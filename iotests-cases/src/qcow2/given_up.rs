@@ -1,0 +1,73 @@
+//! Discards and zeroes.
+
+use std::ops::Range;
+
+use super::*;
+
+enum How {
+    Discard,
+    Zero,
+    ZeroAndUnmap,
+}
+
+rows! {
+    HOW: How;
+    "discarded" => How::Discard;
+    "zeroed" => How::Zero;
+    "zeroed-and-unmapped" => How::ZeroAndUnmap;
+}
+
+/// What the image has by itself: all of its first MiB.
+const OWN: Content = Content::of(&[(0x22, 0..MIB)]);
+
+/// Whole clusters that hold data, others that show the base, and parts of both.
+const WHOLE: [Range<u64>; 2] = [CLUSTER..13 * CLUSTER, 20 * CLUSTER..22 * CLUSTER];
+const PARTS: [Range<u64>; 2] = [
+    14 * CLUSTER + 512..14 * CLUSTER + 4096,
+    24 * CLUSTER + 4096..24 * CLUSTER + 8192,
+];
+/// Each of them in an L2 table and a block of refcounts of its own, where clusters are small.
+const APART: u64 = 6;
+
+/// What is given up reads as zeroes and nothing of the backing file shows again, except that a discard has no effect where the image cannot
+/// record that, or on a part of a cluster; all the same when it is opened the next time.
+#[case(rows = (KINDS, HOW))]
+async fn does_not_come_back(t: &mut Test, kind: &Kind, how: &How) -> CaseResult {
+    let (base, disk) = kind.create(t, &OWN).await?;
+    // No more of the refcounts than has to be.
+    let node = disk.node().set("discard", "unmap");
+    let node = node.set("refcount-cache-size", 4 * 512);
+    let vm = t.host().blockdev(node).launch().await?;
+    let small = kind.options.contains(&("cluster_size", "512"));
+    let version_2 = kind.options.contains(&("compat", "0.10"));
+    let mut expected = OWN.over(&Content::nothing().written(0x11, 0..SIZE));
+    for (range, whole) in WHOLE
+        .map(|range| (range, true))
+        .into_iter()
+        .chain(PARTS.map(|range| (range, small)))
+        .chain((0..APART).map(|part| {
+            let start = 13 * CLUSTER + part * 32 * KIB;
+            (start..start + 512, small)
+        }))
+    {
+        let given_up = vm.node("disk");
+        let (start, length) = (range.start, range.end - range.start);
+        match how {
+            How::Discard => given_up.discard(range.clone()).await?,
+            How::Zero => given_up.zero(range.clone()).await?,
+            How::ZeroAndUnmap => drop(
+                given_up
+                    .io(&format!("write -z -u {start} {length}"))
+                    .await?,
+            ),
+        }
+        if !matches!(how, How::Discard) || whole && !version_2 {
+            expected = expected.zeroes(range);
+        }
+    }
+    vm.node("disk").assert_reads(&expected).await?;
+    vm.shutdown().await?;
+    disk.assert_reads(&expected).await?;
+    disk.assert_clean().await?;
+    base.assert_fill(0x11).await
+}
