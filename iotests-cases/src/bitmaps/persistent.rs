@@ -127,6 +127,32 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     info.assert_absent("format-specific/data/bitmaps")
 }
 
+/// A bitmap that nobody stored after its disk grew far beyond what it was stored for does not keep the image from being opened: it is
+/// inconsistent, and can be removed.
+#[case]
+async fn is_inconsistent_when_its_disk_grew_before_a_crash(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(GIB).create().await?;
+    let writable = t.host().blockdev(&disk);
+    let vm = writable.launch().await?;
+    add_bitmap(&vm).await?;
+    vm.shutdown().await?;
+    let vm = writable.launch().await?;
+    vm.cmd(
+        "block_resize",
+        json!({"node-name": "disk", "size": 64 * GIB}),
+    )
+    .await?;
+    vm.kill().await?;
+
+    let vm = writable.launch().await?;
+    let expected = json!({"inconsistent": true, "recording": false, "persistent": true});
+    vm.bitmap("disk", "bitmap0").assert(expected).await?;
+    check!(vm.node("disk").size().await? == 64 * GIB);
+    vm.bitmap("disk", "bitmap0").remove().await?;
+    vm.shutdown().await?;
+    disk.assert_clean().await
+}
+
 /// When a node becomes read-only, its bitmap is stored at once, so that not even a crash loses it, and
 /// does not change any more.
 #[case(needs = [Command("blockdev-reopen")])]

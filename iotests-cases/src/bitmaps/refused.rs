@@ -152,3 +152,29 @@ async fn follow_the_size_of_their_disk(t: &mut Test, size: &u64) -> CaseResult {
     vm.shutdown().await?;
     disk.assert_pattern(0x22, end).await
 }
+
+/// A bitmap of the file that holds an image grows with that when the image is written to, and records what made it grow.
+#[case]
+async fn follow_the_size_of_their_file(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(4 * MIB).create().await?;
+    let file = disk.protocol_node().node_name("file");
+    let host = t.host().blockdev(file);
+    let vm = host.blockdev(disk.node().file("file")).launch().await?;
+    let before = vm.node("file").size().await?;
+    vm.bitmap("file", "old").add().granularity(512).await?;
+    vm.node("disk").write(0x11, 0..2 * MIB).await?;
+    vm.node("disk").flush().await?;
+
+    check!(vm.node("file").size().await? > before + MIB);
+    let recorded = vm.bitmaps("file").await?[0].count;
+    check!(recorded >= 2 * MIB, "{recorded} bytes are recorded");
+    // It has the size that the file has now.
+    vm.bitmap("file", "new").add().granularity(512).await?;
+    vm.bitmap("file", "new").merge(["old"]).await?;
+    vm.bitmap("file", "new")
+        .assert(json!({"count": recorded}))
+        .await?;
+    vm.shutdown().await?;
+    disk.assert_reads(&[(0x11, 0..2 * MIB)]).await?;
+    disk.assert_clean().await
+}

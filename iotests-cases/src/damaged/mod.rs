@@ -12,7 +12,9 @@ defaults! {
 }
 
 mod headers;
+mod parallels;
 mod qcow2_tables;
+mod snapshots;
 
 /// A change of a file.
 #[derive(Clone, Copy, Debug)]

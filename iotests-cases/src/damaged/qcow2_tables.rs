@@ -145,3 +145,29 @@ async fn are_found_by_a_write(t: &mut Test, damage: &Damage) -> CaseResult {
     image.write(0x33, NEW..2 * CLUSTER).await?;
     image.assert_pattern(0x33, NEW..2 * CLUSTER).await
 }
+
+rows! {
+    /// A bit that means nothing, in an entry of a table.
+    RESERVED: fn(&Tables) -> Edit;
+    "in-an-l1-entry" => |it| Edit::Be64(it.l1, it.l2 | COPIED | 1 << 56);
+    "in-an-l2-entry" => |it| Edit::Be64(it.l2, it.data | COPIED | 1 << 56);
+    "in-an-l2-entry-beside-zero" => |it| Edit::Be64(it.l2, it.data | COPIED | 2);
+}
+
+/// A check reports a reserved bit that is set, with or without repairing, and changes nothing of the data.
+#[case(host = Host::None, rows = RESERVED)]
+async fn are_reported_for_reserved_bits(t: &mut Test, edit: &fn(&Tables) -> Edit) -> CaseResult {
+    let image = t.image("disk").size(4 * MIB).write(0x11, 0..CLUSTER);
+    let image = image.create().await?;
+    edit(&Tables::of(&image)?).apply(&image)?;
+    for repair in [None, Some(Repair::All)] {
+        let check = image.check().with(|call| match repair {
+            Some(what) => call.repair(what),
+            None => call,
+        });
+        let said = check.any_status().await?;
+        let said = String::from_utf8_lossy(&said.stderr).to_lowercase();
+        check!(said.contains("entry with reserved bits set"), "{said}");
+    }
+    image.assert_reads(&[(0x11, 0..CLUSTER)]).await
+}

@@ -4,5 +4,6 @@ use iotests_core::prelude::*;
 
 defaults! { groups = [RW] }
 
+mod children;
 mod reopen;
 mod transaction;

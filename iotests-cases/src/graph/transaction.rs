@@ -5,6 +5,8 @@ use std::ops::Range;
 use iotests_core::author::Transaction;
 use iotests_core::prelude::*;
 
+use crate::json::with;
+
 defaults! { formats = [QCOW2], groups = [QUICK, SNAPSHOT, BITMAP], host = Any }
 
 const PIECE: u64 = 4096;
@@ -150,4 +152,37 @@ async fn begins_a_backup_and_a_bitmap_at_one_moment(t: &mut Test) -> CaseResult 
         "{copied} bytes were copied, {recorded} are recorded"
     );
     Ok(())
+}
+
+/// A `drive-backup` that cannot begin, and why.
+struct Drive {
+    more: fn() -> Value,
+    error: &'static str,
+}
+
+rows! {
+    DRIVES: Drive { more, error };
+    "to-an-unknown-format" => || json!({"format": "nonsense"}), "nonsense";
+    "to-what-is-not-there" => || json!({"mode": "existing", "target": "/nowhere"}),
+        "Could not open '/nowhere'";
+    "to-where-nothing-can-be" => || json!({"target": "/nowhere/copy"}), "/nowhere/copy";
+}
+
+/// After a backup to a file that could not begin, the guest goes on writing.
+#[case(host = System, rows = DRIVES)]
+async fn whose_backup_cannot_begin_lets_the_guest_go_on(t: &mut Test, drive: &Drive) -> CaseResult {
+    let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
+    let copy = t.file("copy")?;
+    let vm = t.host().disk(&disk).launch().await?;
+    let usual =
+        json!({"device": "disk", "sync": "full", "format": "qcow2", "target": copy.as_str()});
+    vm.transaction()
+        .action("drive-backup", with(&usual, (drive.more)()))
+        .expect_error(drive.error)
+        .await?;
+    vm.disk("disk").write(0x22, 0..CLUSTER).await?;
+    vm.assert_no_jobs().await?;
+    vm.shutdown().await?;
+    disk.assert_reads(&[(0x11, 0..MIB), (0x22, 0..CLUSTER)])
+        .await
 }

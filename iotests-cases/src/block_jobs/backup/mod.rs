@@ -6,3 +6,4 @@ defaults! { formats = [QCOW2], groups = [QUICK] }
 
 mod in_flight;
 mod refused;
+mod whole;

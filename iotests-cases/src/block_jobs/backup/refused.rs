@@ -119,6 +119,14 @@ rows! {
     "the-bitmap-is-disabled" => "block-dirty-bitmap-disable", bitmap, "in use";
     "the-bitmap-is-merged-into" => "block-dirty-bitmap-merge",
         || json!({"node": "disk", "target": "recorded", "bitmaps": ["other"]}), "in use";
+    "the-bitmap-is-merged-from" => "block-dirty-bitmap-merge",
+        || json!({"node": "disk", "target": "other", "bitmaps": ["recorded"]}), "in use";
+    "the-bitmap-is-exported" => "block-export-add", || json!({"type": "nbd", "id": "export",
+        "node-name": "disk", "bitmaps": ["recorded"]}), "in use";
+    "a-transaction-clears-the-bitmap" => "transaction", || json!({"actions": [
+            {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "other"}},
+            {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "recorded"}},
+        ]}), "in use";
     "the-bitmap-is-backed-up-again" => "blockdev-backup",
         || json!({"job-id": "again", "device": "disk", "target": "more", "sync": "incremental",
         "bitmap": "recorded"}), "in use";

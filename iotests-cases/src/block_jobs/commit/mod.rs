@@ -20,3 +20,4 @@ mod filters;
 mod interrupted;
 mod others;
 mod refused;
+mod short;

@@ -1,0 +1,61 @@
+//! Commits past a layer that is shorter than those above and below it.
+
+use super::*;
+
+enum By {
+    Job,
+    ActiveJob,
+    QemuImg,
+}
+
+rows! {
+    BY: By;
+    "of-a-middle-layer" => By::Job;
+    "of-the-active-layer" => By::ActiveJob;
+    "by-qemu-img" => By::QemuImg;
+}
+
+rows! {
+    /// Where the shorter layer ends.
+    ENDS: u64;
+    "at-a-cluster" => MIB;
+    "in-a-cluster" => MIB + 3 * KIB;
+}
+
+const SIZE: u64 = 3 * MIB;
+
+/// Behind the end of a shorter layer, a disk reads zeroes and nothing of what is below; so it does when the layer has gone, and the base has
+/// zeroes there.
+#[case(formats = [QCOW2], host = Any, groups = [QUICK], rows = (BY, ENDS))]
+async fn still_hides_what_is_behind_its_end(t: &mut Test, by: &By, end: &u64) -> CaseResult {
+    let base = t.image("base").size(SIZE).fill(0x11).create().await?;
+    let short = t.image("short").size(*end).backing(&base);
+    let short = short.write(0x22, 0..CLUSTER).create().await?;
+    let top = t.image("top").size(SIZE).backing(&short);
+    let top = top.write(0x33, 2 * MIB..2 * MIB + CLUSTER).create().await?;
+    let disk = match by {
+        By::Job => t.image("disk").size(SIZE).backing(&top).create().await?,
+        By::ActiveJob | By::QemuImg => top.clone(),
+    };
+    let held = Content::of(&[(0x22, 0..CLUSTER), (0x11, CLUSTER..MIB)]);
+    let held = held.written(0x33, 2 * MIB..2 * MIB + CLUSTER);
+    let held = held.written(0x11, MIB..*end);
+    disk.assert_reads(&held).await?;
+
+    if let By::QemuImg = by {
+        let file = base.file().as_str();
+        disk.commit().with(|call| call.base(file)).await?;
+    } else {
+        let vm = t.host().disk(&disk).launch().await?;
+        let commit = vm.commit(&disk).top(&top).base(&base);
+        let job = commit.start().await?;
+        match by {
+            By::ActiveJob => job.complete().await?,
+            _ => job.wait().await?,
+        };
+        vm.disk(&disk).assert_reads(&held).await?;
+        vm.shutdown().await?;
+    }
+    base.assert_reads(&held).await?;
+    base.assert_clean().await
+}

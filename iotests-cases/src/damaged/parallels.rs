@@ -1,0 +1,33 @@
+//! A Parallels image whose table names a cluster twice.
+
+use imgtools::img::Repair;
+use iotests_core::prelude::*;
+
+use super::Edit;
+
+/// Where the table begins.
+const TABLE: usize = 64;
+
+/// A check finds that two parts of the disk are the same cluster; a repair gives each its own, with what both had, so that a write to one is no
+/// write to the other.
+#[case(formats = [PARALLELS], host = Host::None, needs = [since(8, 2)])]
+async fn are_told_apart_by_a_repair(t: &mut Test) -> CaseResult {
+    let image = t.image("disk").size(4 * MIB);
+    let image = image.fill(0x11).create().await?;
+    let bytes = std::fs::read(image.file())?;
+    let first = bytes.get(TABLE..).and_then(|table| table.first_chunk());
+    let first = first.ok_or_else(|| Failure::new("there is no table"))?;
+    Edit::Le32(TABLE as u64 + 4, u32::from_le_bytes(*first)).apply(&image)?;
+
+    let checked = image.check().any_status().await?;
+    check!(!checked.status.is_success(), "a check finds nothing");
+    let repair = image.check().with(|call| call.repair(Repair::All));
+    repair.any_status().await?;
+    image.assert_clean().await?;
+    image.assert_fill(0x11).await?;
+    image.write(0x22, 0..CLUSTER).await?;
+    image
+        .assert_reads(&[(0x11, 0..4 * MIB), (0x22, 0..CLUSTER)])
+        .await?;
+    image.assert_clean().await
+}

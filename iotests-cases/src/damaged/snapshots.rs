@@ -1,0 +1,65 @@
+//! Internal snapshots of a qcow2 image whose table of snapshots says what cannot be.
+
+use imgtools::qcow2;
+use iotests_core::prelude::*;
+
+use super::Edit;
+
+/// A wrong entry, by where it begins in the file and where the table of its snapshot is.
+struct Damage {
+    edit: fn(u64, u64) -> Edit,
+    error: &'static str,
+}
+
+rows! {
+    DAMAGES: Damage { edit, error };
+    "unaligned-table" => |entry, table| Edit::Be64(entry, table + 512),
+        "Snapshot L1 table offset invalid";
+    "table-behind-all-offsets" => |entry, _| Edit::Be64(entry, u64::MAX << 16),
+        "Snapshot L1 table offset invalid";
+    "huge-table" => |entry, _| Edit::Be32(entry + 8, 0x7fff_ffff), "Snapshot L1 table too large";
+}
+
+/// A snapshot whose table cannot be is not gone back to, not deleted and not read, a check finds it, and what the image holds now is there as
+/// before.
+#[case(host = Host::None, rows = DAMAGES)]
+async fn are_not_followed(t: &mut Test, damage: &Damage) -> CaseResult {
+    let image = t.image("disk").size(4 * MIB).fill(0x11).create().await?;
+    image.snapshot("then").await?;
+    image.write(0x22, 0..CLUSTER).await?;
+    let bytes = std::fs::read(image.file())?;
+    let be64 = |at: u64| {
+        let at = bytes.get(at as usize..).and_then(|rest| rest.first_chunk());
+        at.map(|at| u64::from_be_bytes(*at))
+            .ok_or_else(|| Failure::new("an offset behind the file"))
+    };
+    // Where the header names the table of snapshots.
+    let entry = be64(64)?;
+    (damage.edit)(entry, be64(entry)?).apply(&image)?;
+
+    let file = image.file_bytes()?;
+    image.go_back_to("then").expect_error(damage.error).await?;
+    image
+        .delete_snapshot("then")
+        .expect_error(damage.error)
+        .await?;
+    let copy = t.image("copy").format(RAW).size(4 * MIB).reserve().await?;
+    let convert = image.convert(&copy);
+    convert
+        .with(|call| call.snapshot("snapshot.name=then"))
+        .expect_error(damage.error)
+        .await?;
+    file.assert_unchanged()?;
+    let checked = image.check().any_status().await?;
+    check!(!checked.status.is_success(), "a check finds nothing");
+    image
+        .assert_reads(&[(0x11, 0..4 * MIB), (0x22, 0..CLUSTER)])
+        .await?;
+    check!(
+        qcow2::Image::open(image.file())?
+            .header()
+            .incompatible_features
+            == 0
+    );
+    Ok(())
+}
