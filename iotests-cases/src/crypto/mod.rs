@@ -1,3 +1,4 @@
 //! Encrypted images.
 
 mod key_management;
+mod sharing;

@@ -7,6 +7,7 @@ defaults! { groups = [RW] }
 mod block_status;
 mod client_blockdev;
 mod hostile;
+mod large;
 mod reconnect;
 mod server_remove;
 mod wire;
