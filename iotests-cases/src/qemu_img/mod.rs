@@ -1,12 +1,46 @@
 //! qemu-img on images that nobody else has open.
 
+use imgtools::qcow2;
+use iotests_core::prelude::*;
+
+mod bitmap;
+mod commit;
+mod compare;
+mod convert;
 mod converted;
 mod created;
+mod dd;
 mod emptied;
 mod grown;
 mod info;
+mod map;
 mod mapped;
+mod measure;
 mod measured;
+mod rebase;
 mod rebased;
 mod shrink;
 mod untrusted;
+
+/// The bits of a persistent bitmap, as they are in the image, in bytes.
+fn bitmap_bits(image: &Image, name: &str) -> CaseResult<Vec<u8>> {
+    let file = qcow2::Image::open(image.file())?;
+    let all = file.bitmaps()?;
+    let bitmap = all.iter().find(|bitmap| bitmap.name == name);
+    let bitmap = bitmap.ok_or_else(|| Failure::new("there is no such bitmap"))?;
+    let cluster = file.header().cluster_size() as usize;
+    let data = std::fs::read(image.file())?;
+    let mut bits = Vec::new();
+    for entry in file.bitmap_table(bitmap)? {
+        match entry.offset() {
+            Some(offset) => bits.extend_from_slice(&data[offset as usize..][..cluster]),
+            None => bits.resize(
+                bits.len() + cluster,
+                if entry.is_all_ones() { 0xff } else { 0 },
+            ),
+        }
+    }
+    let count = file.header().size.div_ceil(1 << bitmap.granularity_bits);
+    bits.truncate(count.div_ceil(8) as usize);
+    Ok(bits)
+}

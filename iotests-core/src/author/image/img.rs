@@ -221,13 +221,11 @@ impl Image {
     }
 
     /// Copies its content into an image that is only [reserved](super::ImageBuilder::reserve) so far,
-    /// in that one's format.
+    /// in that one's format. An encrypted one must be there, and is opened with its key:
+    /// `.with(|call| call.no_create())`.
     #[track_caller]
     pub fn convert(&self, target: &Image) -> ImgCall<Convert> {
-        self.img(|img, image| {
-            let call = img.convert(image, target.file_name());
-            Ok(call.output_format(target.format().name()))
-        })
+        self.img(|img, image| Ok(img.convert(image, target.spec()?)))
     }
 
     /// Copies blocks of it into an image that is only reserved so far.

@@ -1,0 +1,114 @@
+//! Several sources, one behind the other.
+
+use iotests_core::case::Format;
+use iotests_core::prelude::*;
+
+defaults! {
+    formats = [QCOW2, RAW, VMDK, QED], groups = [RW, QUICK, IMG],
+    unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size", "refcount_bits"],
+}
+
+/// Sizes of sources, which end where they end.
+struct Sources {
+    sizes: [u64; 3],
+    format: Format,
+    cluster_size: u64,
+    compressed: bool,
+}
+
+rows! {
+    SOURCES: Sources { sizes, format, cluster_size, compressed };
+    "whole-clusters" => [MIB, MIB, MIB], QCOW2, 64 * KIB, false;
+    "odd-sectors" => [MIB + 512, 512, MIB - KIB], QCOW2, 64 * KIB, false;
+    "odd-sectors-of-raw" => [MIB + 512, 512, MIB - KIB], RAW, 0, false;
+    "small-clusters" => [1023 * KIB, 1023 * KIB, 512], QCOW2, KIB, false;
+    "compressed" => [MIB, MIB, MIB], QCOW2, 64 * KIB, true, formats = [QCOW2];
+    "compressed-odd-sectors" => [1023 * KIB, 1023 * KIB, 512], QCOW2, KIB, true, formats = [QCOW2];
+    "compressed-odd-sectors-of-raw" => [MIB + 512, 512, MIB - KIB], RAW, 0, true, formats = [QCOW2];
+}
+
+/// The copy holds each source where the one before it ends.
+#[case(upstream = "122", rows = SOURCES)]
+async fn follow_each_other(t: &mut Test, sources: &Sources) -> CaseResult {
+    let (mut images, mut all, mut start) = (Vec::new(), Content::nothing(), 0);
+    for (number, size) in (0..).zip(sources.sizes) {
+        let byte = 0x11 * (number + 1);
+        let own = match size {
+            512 => Content::nothing().written(byte, 0..512),
+            size => Content::nothing()
+                .written(byte, 16 * KIB..32 * KIB)
+                .written(byte + 1, 130 * KIB..260 * KIB)
+                .written(byte + 2, size - KIB..size),
+        };
+        for (byte, range) in own.extents() {
+            all = all.written(byte, start + range.start..start + range.end);
+        }
+        let image = t
+            .image(&format!("source{number}"))
+            .format(sources.format)
+            .size(size);
+        let image = match sources.cluster_size {
+            0 => image,
+            clusters => image.option("cluster_size", clusters),
+        };
+        images.push(image.content(&own).create().await?);
+        start += size;
+    }
+    let before = images
+        .iter()
+        .map(Image::file_bytes)
+        .collect::<CaseResult<Vec<_>>>()?;
+
+    let target = t.image("target").size(start).reserve().await?;
+    let convert = images[0].convert(&target).with(|call| {
+        let call = if sources.compressed {
+            call.compress()
+        } else {
+            call
+        };
+        let more = images[1..].iter();
+        more.fold(call, |call, image| {
+            let spec = imgtools::image::ImageSpec::file(image.filename());
+            call.and_source(spec.format(image.format().name()))
+        })
+    });
+    convert.await?;
+
+    for before in before {
+        before.assert_unchanged()?;
+    }
+    check!(target.size().await? == start);
+    target.assert_reads(&all).await?;
+    target.assert_clean().await
+}
+
+/// What is of one source only cannot be asked for with several; then no target is made.
+#[case(formats = [QCOW2])]
+async fn cannot_share_what_one_has(t: &mut Test) -> CaseResult {
+    let base = t.image("base").size(MIB).create().await?;
+    let one = t.image("one").size(MIB).create().await?;
+    one.snapshot("s").await?;
+    let target = t.image("target").size(2 * MIB).reserve().await?;
+    let sources = [one.filename(), one.filename(), target.filename()];
+    let refusals: [(&[&str], &str); 3] = [
+        (
+            &["-l", "s"],
+            "No support for concatenating multiple snapshot",
+        ),
+        (
+            &["--bitmaps"],
+            "Copying bitmaps only possible with single source",
+        ),
+        (
+            &["-B", base.filename(), "-F", "qcow2"],
+            "Having a backing file for the target makes no sense when concatenating",
+        ),
+    ];
+    let before = one.file_bytes()?;
+    for (options, error) in refusals {
+        let call = t.qemu_img(["convert", "-f", "qcow2", "-O", "qcow2"]);
+        call.args(options).args(sources).expect_error(error).await?;
+        check!(!target.file().exists(), "{options:?}");
+    }
+    before.assert_unchanged()
+}

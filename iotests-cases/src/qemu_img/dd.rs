@@ -1,0 +1,185 @@
+//! Copies of blocks by `qemu-img dd`.
+
+use iotests_core::prelude::*;
+
+defaults! {
+    formats = [RAW, QCOW2, QED, VMDK, VDI, PARALLELS], groups = [RW, QUICK, IMG],
+    unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size", "refcount_bits"],
+}
+
+const SIZE: u64 = MIB + 3 * KIB + 512;
+const PATTERNS: Content = Content::of(&[
+    (0x11, 0..CLUSTER),
+    (0x22, 5 * CLUSTER + 512..7 * CLUSTER - KIB),
+    (0x33, MIB + KIB..SIZE),
+]);
+
+/// Which blocks are copied.
+struct Blocks {
+    size: u64,
+    count: Option<u64>,
+    skip: u64,
+}
+
+rows! {
+    BLOCKS: Blocks { size, count, skip };
+    "all" => 512, None, 0, upstream = "170";
+    "all-in-blocks-of-no-sectors" => 1000, None, 0;
+    "all-in-one-block" => 2 * MIB, None, 0;
+    "without-the-first" => 512, None, 1, upstream = "160";
+    "without-the-first-thirty" => 512, None, 30, upstream = "160";
+    "none" => 512, None, SIZE / 512;
+    "the-last" => 512, None, SIZE / 512 - 1;
+    "the-first" => 64 * KIB, Some(1), 0;
+    "some" => 4 * KIB, Some(10), 0;
+    "more-than-there-are" => 64 * KIB, Some(1000), 0;
+    "as-many-as-there-can-be" => 64 * KIB, Some((1 << 63) - 1), 0;
+    "nothing" => 64 * KIB, Some(0), 0;
+}
+
+/// The target has the blocks that were asked for, from its start on, and ends with them; the source stays as it is.
+#[case(rows = BLOCKS)]
+async fn are_those_asked_for(t: &mut Test, blocks: &Blocks) -> CaseResult {
+    let source = t
+        .image("source")
+        .size(SIZE)
+        .content(&PATTERNS)
+        .create()
+        .await?;
+    let before = source.file_bytes()?;
+    let first = blocks.skip * blocks.size;
+    let end = blocks
+        .count
+        .map_or(SIZE, |count| SIZE.min(count.saturating_mul(blocks.size)));
+    let target = t.image("target").size(end - first).reserve().await?;
+    let copy = source.dd(&target).with(|call| {
+        let call = call.block_size(blocks.size);
+        let call = if blocks.skip == 0 {
+            call
+        } else {
+            call.skip(blocks.skip)
+        };
+        match blocks.count {
+            Some(count) => call.count(count),
+            None => call,
+        }
+    });
+    copy.await?;
+    before.assert_unchanged()?;
+    check!(target.size().await? == end - first);
+    let mut expected = Content::nothing();
+    for (byte, range) in PATTERNS.cut(end).extents() {
+        if range.end > first {
+            expected = expected.written(byte, range.start.max(first) - first..range.end - first);
+        }
+    }
+    target.assert_reads(expected).await?;
+    target.assert_clean().await
+}
+
+/// The blocks that are left out do not count: as many as asked for are copied.
+#[case(
+    rows = SOME,
+    known_bugs = [known(
+        "blocks that are left out are taken off the number of those to copy",
+            "target.size().await?",
+        ALWAYS
+    )]
+)]
+async fn are_counted_behind_those_left_out(t: &mut Test, (skip, count): &(u64, u64)) -> CaseResult {
+    let source = t
+        .image("source")
+        .size(SIZE)
+        .content(&PATTERNS)
+        .create()
+        .await?;
+    let end = SIZE.min((skip + count) * CLUSTER);
+    let target = t
+        .image("target")
+        .size(end - skip * CLUSTER)
+        .reserve()
+        .await?;
+    let copy = source.dd(&target);
+    copy.with(|call| call.block_size(CLUSTER).skip(*skip).count(*count))
+        .await?;
+    check!(target.size().await? == end - skip * CLUSTER);
+    let mut expected = Content::nothing();
+    for (byte, range) in PATTERNS.cut(end).extents() {
+        if range.end > skip * CLUSTER {
+            let start = range.start.max(skip * CLUSTER);
+            expected = expected.written(byte, start - skip * CLUSTER..range.end - skip * CLUSTER);
+        }
+    }
+    target.assert_reads(expected).await
+}
+
+rows! {
+    SOME: (u64, u64);
+    "as-many" => (4, 4);
+    "fewer" => (6, 2);
+    "more" => (2, 6);
+    "nearly-all" => (1, 15);
+}
+
+/// What is behind the end is empty, and is warned of.
+#[case]
+async fn behind_the_end_are_none(t: &mut Test) -> CaseResult {
+    let source = t
+        .image("source")
+        .size(SIZE)
+        .content(&PATTERNS)
+        .create()
+        .await?;
+    let target = t.image("target").size(0).reserve().await?;
+    let said = source
+        .dd(&target)
+        .with(|call| call.block_size(MIB).skip(30))
+        .await?
+        .combined_text();
+    check!(said.contains("cannot skip to specified offset"), "{said}");
+    check!(target.size().await? == 0);
+    target.assert_clean().await
+}
+
+/// Operands that make no sense, and what is said of them.
+struct Refused {
+    operands: &'static [&'static str],
+    error: &'static str,
+}
+
+rows! {
+    REFUSED: Refused { operands, error };
+    "blocks-of-nothing" => &["bs=0"], "bs";
+    "negative-blocks" => &["bs=-1"], "bs";
+    "blocks-too-large" => &["bs=3G"], "bs";
+    "no-number" => &["count=many"], "count";
+    "negative-skip" => &["skip=-1"], "skip";
+    "no-such-operand" => &["seek=1"], "unrecognized operand seek";
+    "no-operand" => &["bs"], "unrecognized operand bs";
+    "no-such-format" => &["-O", "nonsense"], "Unknown file format";
+    "no-such-source" => &["if=/nonsense"], "Could not open";
+}
+
+/// Nonsense is refused, and the file that was to be the target stays as it is.
+#[case(formats = [QCOW2], rows = REFUSED)]
+async fn of_nonsense_are_refused(t: &mut Test, refused: &Refused) -> CaseResult {
+    let source = t
+        .image("source")
+        .size(SIZE)
+        .content(&PATTERNS)
+        .create()
+        .await?;
+    let target = t.image("target").size(SIZE).fill(0xa5).create().await?;
+    let before = [source.file_bytes()?, target.file_bytes()?];
+    let operands = [
+        format!("if={}", source.filename()),
+        format!("of={}", target.filename()),
+    ];
+    let call = t
+        .qemu_img(["dd", "-f", "qcow2"])
+        .args(operands)
+        .args(refused.operands);
+    let output = call.expect_error(refused.error).await?;
+    check!(output.status.code() == Some(1));
+    before.iter().try_for_each(FileBytes::assert_unchanged)
+}
