@@ -25,12 +25,18 @@ rows! {
     "qcow2-extended-l2" => QCOW2, &[("extended_l2", "on")];
     "qcow2-data-file" => QCOW2, &[("data_file", "")];
     "qcow2-preallocated" => QCOW2, &[("preallocation", "metadata")];
-    "qcow" => QCOW, &[], needs = [WritableFormat("qcow")];
-    "qed" => QED, &[], needs = [WritableFormat("qed")];
-    "vmdk" => VMDK, &[], needs = [WritableFormat("vmdk")];
-    "vdi" => VDI, &[], needs = [WritableFormat("vdi")];
-    "vhdx" => VHDX, &[], needs = [WritableFormat("vhdx")];
-    "parallels" => PARALLELS, &[], needs = [WritableFormat("parallels")];
+    "qcow" => QCOW, &[], needs = [WritableFormat("qcow")],
+        formats = [RAW, QCOW2, VMDK];
+    "qed" => QED, &[], needs = [WritableFormat("qed")],
+        formats = [RAW, QCOW2, VMDK];
+    "vmdk" => VMDK, &[], needs = [WritableFormat("vmdk")],
+        formats = [RAW, QCOW2, VMDK];
+    "vdi" => VDI, &[], needs = [WritableFormat("vdi")],
+        formats = [RAW, QCOW2, VMDK];
+    "vhdx" => VHDX, &[], needs = [WritableFormat("vhdx")],
+        formats = [RAW, QCOW2, VMDK];
+    "parallels" => PARALLELS, &[], needs = [WritableFormat("parallels")],
+        formats = [RAW, QCOW2, VMDK];
 }
 
 /// A copy has the size and all data of its source, and no space for its zeroes; the source stays as it is.
