@@ -132,7 +132,13 @@ impl Resolver {
                 let base = usize::from(*base) % top.max(1);
                 let [low, high] = [base, top].map(|at| &self.model.chain[at]);
                 let is_known = low.reads.is_some() && high.reads.is_some();
-                if top == 0 || low.shape.size > high.shape.size || !is_known {
+                // A base that a stream left writable has bitmaps that are not (docs/qemu-findings.md).
+                let has_read_only_bitmaps = low.streamed && !low.bitmaps.is_empty();
+                if top == 0
+                    || low.shape.size > high.shape.size
+                    || !is_known
+                    || has_read_only_bitmaps
+                {
                     return None;
                 }
                 let is_active = top == length - 1;
@@ -151,6 +157,12 @@ impl Resolver {
                     at => Some(at - 1),
                 };
                 if top == 0 {
+                    return None;
+                }
+                // What a layer that goes hid behind its end would show (docs/qemu-findings.md).
+                let gone = &self.model.chain[base.map_or(0, |base| base + 1)..top];
+                let size = self.model.chain[top].shape.size;
+                if base.is_some() && gone.iter().any(|layer| layer.shape.size < size) {
                     return None;
                 }
                 let nodes = &names[base.map_or(0, |base| base + 1)..=top];

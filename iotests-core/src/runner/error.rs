@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::config::ConfigError;
 use super::exit::Exit;
+use super::tasks::FIRST_WORDS;
 use crate::case::{Problems, UnknownName};
 use crate::script::TreeError;
 
@@ -14,7 +15,7 @@ pub enum RunError {
     #[error("use the declarations of this program:\n{0}")]
     Declarations(Problems),
     /// A selector that matches no case.
-    #[error("find a case for `{selector}`{}", near(.nearest))]
+    #[error("find a case for `{selector}`{}", near(.selector, .nearest))]
     UnknownSelector {
         /// What was given.
         selector: String,
@@ -80,7 +81,11 @@ impl RunError {
     }
 }
 
-fn near(names: &[String]) -> String {
+fn near(selector: &str, names: &[String]) -> String {
+    if FIRST_WORDS.contains(&selector) {
+        let program = super::called_as();
+        return format!("; that is a command only as the first word: {program} {selector} …");
+    }
     match names {
         [] => String::new(),
         names => format!("; near to it:\n  {}", names.join("\n  ")),

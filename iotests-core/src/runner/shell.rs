@@ -10,6 +10,7 @@ use clap_mangen::Man;
 
 use super::Exit;
 use super::cli::Cli;
+use super::tasks::FIRST_WORDS;
 use crate::case::Registry;
 
 /// The first arguments that ask for them; no case can be called so.
@@ -40,7 +41,7 @@ pub(super) fn completions(shell: Option<&str>) -> Exit {
                 .collect()
         },
     );
-    let words = ["explain", "merge", "new", "explore", COMPLETIONS, MAN].map(str::to_owned);
+    let words = FIRST_WORDS.map(str::to_owned);
     let values: Vec<String> = words.into_iter().chain(names).collect();
     // An argument that is changed becomes the last one, so the one behind it has to follow.
     let mut command = Cli::command()

@@ -2,6 +2,19 @@
 
 use std::ffi::OsString;
 
+use super::{explore, new, shell};
+
+/// All that are more than a selector where they come first.
+pub(super) const FIRST_WORDS: [&str; 7] = [
+    TASKS[0].0,
+    TASKS[1].0,
+    TASKS[2].0,
+    new::NEW,
+    explore::EXPLORE,
+    shell::COMPLETIONS,
+    shell::MAN,
+];
+
 /// A word, and the flag that it stands for; what follows it are the selectors.
 const TASKS: [(&str, &str); 3] = [
     ("explain", "--explain"),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use imgtools::img::BitmapAction;
 use iotests_core::prelude::*;
 
 use super::HELD;
@@ -111,6 +112,29 @@ fn by_guest(content: Content) -> Content {
 
 const STAYS_WRITABLE: KnownBug =
     super::STAYS_WRITABLE.only(&[&["*", "mid-all"], &["*", "mid-nothing"]]);
+
+const BITMAPS_STAY_READ_ONLY: KnownBug = known(
+    "a layer with a bitmap that was streamed into cannot be committed to",
+    "\"Operation not permitted\"",
+    since_release(10, 0, 3),
+);
+
+/// A layer with a bitmap that was streamed into can be written again by a commit.
+#[case(formats = [QCOW2], unsupported_imgopts = ["compat"], known_bugs = [BITMAPS_STAY_READ_ONLY])]
+async fn lets_a_commit_write_there(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Full).await?;
+    chain
+        .mid
+        .bitmap("b0")
+        .with(|call| call.action(BitmapAction::Add))
+        .await?;
+    let vm = chain.launch(t).await?;
+    vm.stream("mid").start().await?.wait().await?;
+    let job = vm.commit("top").base("mid").start().await?;
+    job.complete().await?;
+    vm.shutdown().await?;
+    chain.mid.assert_reads(chain.merged(Top, Base)).await
+}
 
 /// A stream copies the data of the layers below up, takes those out of the chain and of the header,
 /// and everything reads as before, with what a guest has written in the meantime.

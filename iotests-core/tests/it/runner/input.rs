@@ -27,6 +27,16 @@ fn an_unknown_case_names_the_nearest() {
 }
 
 #[test]
+fn a_command_that_is_not_the_first_word_is_said_to_be_one() {
+    let bench = Bench::new();
+    for word in ["explore", "completions"] {
+        let says = format!("that is a command only as the first word: iotests {word} …");
+        let ran = bench.run(&["-j1", word]);
+        ran.assert_code(3).assert_says(&says);
+    }
+}
+
+#[test]
 fn a_point_of_the_matrix_that_a_case_has_not_names_those_that_it_has() {
     let bench = Bench::new();
     bench
