@@ -4,7 +4,7 @@ use imgtools::qcow2::field;
 use iotests_core::prelude::*;
 
 use super::{Edit, assert_refused};
-use Edit::{Be16, Be32, Be64, Bytes, Cut, Le16, Le32, Le64, VhdChecksum};
+use Edit::{Be16, Be32, Be64, Bytes, Cut, Le16, Le32, Le64, VhdChecksum, VhdxChecksum};
 
 /// What is changed in a good image, and what is said of it then.
 struct Damage {
@@ -273,9 +273,36 @@ async fn of_vmdk_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await
 }
 
-/// The signatures of the two headers and the two region tables.
+/// The two headers, the table of regions, and the regions of a new image.
 const HEADERS: [u64; 2] = [64 * KIB, 128 * KIB];
-const REGIONS: [u64; 2] = [192 * KIB, 256 * KIB];
+const REGIONS: u64 = 192 * KIB;
+const BLOCKS: u64 = 2 * MIB;
+const METADATA: u64 = 3 * MIB;
+
+/// Of the first and the second region, in their table: the one of the blocks, and the metadata.
+const REGION: [u64; 2] = [REGIONS + 16, REGIONS + 48];
+const REGION_OFFSET: u64 = 16;
+const REGION_LENGTH: u64 = 24;
+const REGION_REQUIRED: u64 = 28;
+/// What the metadata say, behind their table.
+const BLOCK_SIZE: u64 = METADATA + 64 * KIB;
+const FLAGS: u64 = BLOCK_SIZE + 4;
+const DISK_SIZE: u64 = BLOCK_SIZE + 8;
+const LOGICAL_SECTOR: u64 = BLOCK_SIZE + 32;
+
+const HEADERS_AGREE: [Edit; 2] = [
+    VhdxChecksum(HEADERS[0], 4096),
+    VhdxChecksum(HEADERS[1], 4096),
+];
+const REGIONS_AGREE: Edit = VhdxChecksum(REGIONS, 64 * 1024);
+/// The name of no region and no metadata that there are.
+const UNKNOWN: Edit = Bytes(REGION[0], &[0xee; 16]);
+
+const WRAPS: KnownBug = known(
+    "the number of blocks is kept in 32 bits, so that a huge VHDX has a table that is too short",
+    "exited with status 0",
+    ALWAYS,
+);
 
 rows! {
     VHDXS: Damage { edits, error };
@@ -284,14 +311,49 @@ rows! {
         "No valid VHDX header found";
     "checksums-of-both-headers" => &[Le32(HEADERS[0] + 4, 0), Le32(HEADERS[1] + 4, 0)],
         "No valid VHDX header found";
-    "version-of-both-headers" => &[Le16(HEADERS[0] + 66, 9), Le16(HEADERS[1] + 66, 9)],
+    "version-of-both-headers" => &[Le16(HEADERS[0] + 66, 9), Le16(HEADERS[1] + 66, 9),
+        HEADERS_AGREE[0], HEADERS_AGREE[1]],
         "No valid VHDX header found";
-    "regions" => &[Bytes(REGIONS[0], b"X")], "Could not open";
-    "number-of-regions" => &[Le32(REGIONS[0] + 8, 2048)], "Could not open";
-    "cut-before-the-regions" => &[Cut(REGIONS[0])], "Could not open";
+    "version-of-the-log" => &[Le16(HEADERS[0] + 64, 1), Le16(HEADERS[1] + 64, 1),
+        HEADERS_AGREE[0], HEADERS_AGREE[1]],
+        "Invalid argument";
+    "unaligned-log" => &[Le64(HEADERS[0] + 72, MIB + 4096), Le64(HEADERS[1] + 72, MIB + 4096),
+        HEADERS_AGREE[0], HEADERS_AGREE[1]],
+        "Invalid argument";
+    "regions" => &[Bytes(REGIONS, b"X"), REGIONS_AGREE], "Invalid argument";
+    "checksum-of-the-regions" => &[Le32(REGIONS + 4, 0)], "Invalid argument";
+    "number-of-regions" => &[Le32(REGIONS + 8, 2048), REGIONS_AGREE], "Invalid argument";
+    "no-regions" => &[Le32(REGIONS + 8, 0), REGIONS_AGREE], "Invalid argument";
+    "regions-that-overlap" => &[Le64(REGION[1] + REGION_OFFSET, BLOCKS + MIB - 1), REGIONS_AGREE],
+        "Invalid argument";
+    "an-unknown-region" => &[UNKNOWN, Le32(REGION[0] + REGION_REQUIRED, 0), REGIONS_AGREE],
+        "Invalid argument";
+    "an-unknown-region-that-is-required" => &[UNKNOWN, Le32(REGION[0] + REGION_REQUIRED, 1),
+        REGIONS_AGREE],
+        "not supported";
+    "no-table-of-blocks" => &[Le32(REGION[0] + REGION_LENGTH, 0), REGIONS_AGREE],
+        "Invalid argument";
+    "metadata" => &[Bytes(METADATA, b"X")], "Invalid argument";
+    "number-of-metadata" => &[Le16(METADATA + 10, 2048)], "Invalid argument";
+    "no-metadata" => &[Le16(METADATA + 10, 0)], "not supported";
+    "metadata-behind-the-end" => &[Le32(METADATA + 32 + 16, 0xffff_0000)], "Could not open";
+    "a-parent" => &[Le32(FLAGS, 2)], "Invalid argument";
+    "no-blocks" => &[Le32(BLOCK_SIZE, 0)], "Invalid argument";
+    "huge-blocks" => &[Le32(BLOCK_SIZE, 512 << 20)], "Invalid argument";
+    "odd-blocks" => &[Le32(BLOCK_SIZE, 3 << 20)], "Invalid argument";
+    "no-sectors" => &[Le32(LOGICAL_SECTOR, 0)], "not supported";
+    "large-sectors" => &[Le32(LOGICAL_SECTOR, 4096)], "not supported";
+    "huge" => &[Le64(DISK_SIZE, 1 << 45)], "Invalid argument";
+    "so-huge-that-the-blocks-wrap" => &[Le64(DISK_SIZE, (1 << 55) + 512)], "Invalid argument",
+        known_bugs = [WRAPS];
+    "a-block-behind-the-end" => &[Le64(BLOCKS, (1 << 40) | 6)], "Invalid argument";
+    "a-block-behind-all-offsets" => &[Le64(BLOCKS, 0x7fff_ffff_fff0_0006)], "Invalid argument";
+    "a-block-in-the-metadata" => &[Le64(BLOCKS, METADATA | 6)], "Invalid argument";
+    "cut-before-the-regions" => &[Cut(REGIONS)], "Could not open";
+    "cut-before-the-blocks" => &[Cut(5 * MIB)], "Invalid argument";
 }
 
-/// Who opens a VHDX with damaged headers refuses it.
+/// Who opens a VHDX with damaged headers, regions, metadata or blocks refuses it.
 #[case(formats = [VHDX], rows = VHDXS)]
 async fn of_vhdx_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await
