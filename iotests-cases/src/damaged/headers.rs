@@ -229,6 +229,13 @@ async fn of_qed_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await
 }
 
+/// How many sectors a cluster of a Parallels image has, clusters its table, and sectors the disk.
+pub(super) const PARALLELS_TRACKS: u64 = 28;
+const PARALLELS_ENTRIES: u64 = PARALLELS_TRACKS + 4;
+pub(super) const PARALLELS_SECTORS: u64 = PARALLELS_ENTRIES + 4;
+/// In which sector the extension of a Parallels image is.
+pub(super) const PARALLELS_EXTENSION: u64 = 56;
+
 const ASSERTS: KnownBug = known(
     "a Parallels image with an extension behind all offsets aborts who opens it (58607752d1)",
     "Assertion `ext_off > 0' failed",
@@ -236,14 +243,23 @@ const ASSERTS: KnownBug = known(
 )
 .fixed_in(["10.0"]);
 
+const SHORT_TABLE: KnownBug = known(
+    "a Parallels image whose table is too short for its disk aborts who writes",
+    "exited with status 0",
+    before(11, 0),
+);
+
 rows! {
     PARALLELSES: Damage { edits, error };
     "magic" => &[Bytes(0, b"X")], "Image not in Parallels format";
     "version" => &[Le32(16, 3)], "Image not in Parallels format";
-    "no-sectors" => &[Le32(28, 0)], "Invalid image: Zero sectors per track";
-    "large-clusters" => &[Le32(28, 0x7fff_ffff)], "Invalid image: Too big cluster";
-    "huge-table" => &[Le32(32, 0x7fff_ffff)], "Catalog too large";
-    "extension-behind-all-offsets" => &[Le64(56, 1 << 55)], "Invalid image: Too big offset",
+    "no-sectors" => &[Le32(PARALLELS_TRACKS, 0)], "Invalid image: Zero sectors per track";
+    "large-clusters" => &[Le32(PARALLELS_TRACKS, 0x7fff_ffff)], "Invalid image: Too big cluster";
+    "huge-table" => &[Le32(PARALLELS_ENTRIES, 0x7fff_ffff)], "Catalog too large";
+    "short-table" => &[Le32(PARALLELS_ENTRIES, 1)], "Catalog size too small",
+        known_bugs = [SHORT_TABLE];
+    "extension-behind-all-offsets" => &[Le64(PARALLELS_EXTENSION, 1 << 55)],
+        "Invalid image: Too big offset",
         known_bugs = [ASSERTS];
     "cut-in-the-header" => &[Cut(10)], "Image not in Parallels format";
 }
@@ -253,6 +269,9 @@ rows! {
 async fn of_parallels_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await
 }
+
+/// How many sectors a VMDK has.
+pub(super) const VMDK_CAPACITY: u64 = 12;
 
 const NEGATIVE: KnownBug = known(
     "a VMDK of 2^63 sectors has a negative size, which is taken for an error and ends who writes",
@@ -268,8 +287,8 @@ rows! {
     "no-tables" => &[Le32(44, 0)], "L1 entry size is invalid";
     "large-grains" => &[Le64(20, 0x20_0001)], "Invalid granularity, image may be corrupt";
     "no-grains" => &[Le64(20, 0)], "L1 entry size is invalid";
-    "huge" => &[Le64(12, 1 << 45)], "L1 size too big";
-    "so-huge-that-the-size-is-negative" => &[Le64(12, (1 << 63) | 0x2000)], "L1 size too big",
+    "huge" => &[Le64(VMDK_CAPACITY, 1 << 45)], "L1 size too big";
+    "so-huge-that-the-size-is-negative" => &[Le64(VMDK_CAPACITY, (1 << 63) | 0x2000)], "L1 size too big",
         known_bugs = [NEGATIVE];
     "cut-before-the-grains" => &[Cut(30_000)], "File truncated, expecting at least";
     "footer-that-is-none" => &[Le64(56, u64::MAX)], "Invalid footer";
@@ -295,14 +314,14 @@ const REGION_REQUIRED: u64 = 28;
 /// What the metadata say, behind their table.
 const BLOCK_SIZE: u64 = METADATA + 64 * KIB;
 const FLAGS: u64 = BLOCK_SIZE + 4;
-const DISK_SIZE: u64 = BLOCK_SIZE + 8;
+pub(super) const VHDX_DISK_SIZE: u64 = BLOCK_SIZE + 8;
 const LOGICAL_SECTOR: u64 = BLOCK_SIZE + 32;
 
-const HEADERS_AGREE: [Edit; 2] = [
+pub(super) const HEADERS_AGREE: [Edit; 2] = [
     VhdxChecksum(HEADERS[0], 4096),
     VhdxChecksum(HEADERS[1], 4096),
 ];
-const REGIONS_AGREE: Edit = VhdxChecksum(REGIONS, 64 * 1024);
+pub(super) const REGIONS_AGREE: Edit = VhdxChecksum(REGIONS, 64 * 1024);
 /// The name of no region and no metadata that there are.
 const UNKNOWN: Edit = Bytes(REGION[0], &[0xee; 16]);
 
@@ -351,8 +370,8 @@ rows! {
     "odd-blocks" => &[Le32(BLOCK_SIZE, 3 << 20)], "Invalid argument";
     "no-sectors" => &[Le32(LOGICAL_SECTOR, 0)], "not supported";
     "large-sectors" => &[Le32(LOGICAL_SECTOR, 4096)], "not supported";
-    "huge" => &[Le64(DISK_SIZE, 1 << 45)], "Invalid argument";
-    "so-huge-that-the-blocks-wrap" => &[Le64(DISK_SIZE, (1 << 55) + 512)], "Invalid argument",
+    "huge" => &[Le64(VHDX_DISK_SIZE, 1 << 45)], "Invalid argument";
+    "so-huge-that-the-blocks-wrap" => &[Le64(VHDX_DISK_SIZE, (1 << 55) + 512)], "Invalid argument",
         known_bugs = [WRAPS];
     "a-block-behind-the-end" => &[Le64(BLOCKS, (1 << 40) | 6)], "Invalid argument";
     "a-block-behind-all-offsets" => &[Le64(BLOCKS, 0x7fff_ffff_fff0_0006)], "Invalid argument";

@@ -15,6 +15,7 @@ mod headers;
 mod parallels;
 mod qcow2_tables;
 mod snapshots;
+mod words;
 
 /// A change of a file.
 #[derive(Clone, Copy, Debug)]
