@@ -288,8 +288,8 @@ rows! {
     "large-grains" => &[Le64(20, 0x20_0001)], "Invalid granularity, image may be corrupt";
     "no-grains" => &[Le64(20, 0)], "L1 entry size is invalid";
     "huge" => &[Le64(VMDK_CAPACITY, 1 << 45)], "L1 size too big";
-    "so-huge-that-the-size-is-negative" => &[Le64(VMDK_CAPACITY, (1 << 63) | 0x2000)], "L1 size too big",
-        known_bugs = [NEGATIVE];
+    "so-huge-that-the-size-is-negative" => &[Le64(VMDK_CAPACITY, (1 << 63) | 0x2000)],
+        "L1 size too big", known_bugs = [NEGATIVE];
     "cut-before-the-grains" => &[Cut(30_000)], "File truncated, expecting at least";
     "footer-that-is-none" => &[Le64(56, u64::MAX)], "Invalid footer";
 }
@@ -351,7 +351,8 @@ rows! {
     "checksum-of-the-regions" => &[Le32(REGIONS + 4, 0)], "Invalid argument";
     "number-of-regions" => &[Le32(REGIONS + 8, 2048), REGIONS_AGREE], "Invalid argument";
     "no-regions" => &[Le32(REGIONS + 8, 0), REGIONS_AGREE], "Invalid argument";
-    "regions-that-overlap" => &[Le64(REGION[1] + REGION_OFFSET, BLOCKS + MIB - 1), REGIONS_AGREE],
+    "regions-that-overlap" => &[Le64(REGION[1] + REGION_OFFSET, BLOCKS + MIB - 1),
+        REGIONS_AGREE],
         "Invalid argument";
     "an-unknown-region" => &[UNKNOWN, Le32(REGION[0] + REGION_REQUIRED, 0), REGIONS_AGREE],
         "Invalid argument";
