@@ -10,6 +10,7 @@ mod process_table;
 mod protocol;
 mod reaper;
 mod stage;
+mod starvation;
 
 pub(crate) use evidence::{stacks, state_name};
 pub(crate) use process_table::{Process, is_stopped};

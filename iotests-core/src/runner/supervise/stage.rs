@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use super::process_table::{Process, is_stopped};
 use super::protocol::{End, Leak, Order, Seen, SuperviseSpec, SupervisorReport};
 use super::reaper::{Reaped, alive, kill, kill_all, reap, send, timeout, wait_readable};
+use super::starvation::starved;
 use super::{evidence, fork, process_table};
 use crate::wire;
 
@@ -24,6 +25,8 @@ use crate::wire;
 const EXPLAIN: Duration = Duration::from_secs(60);
 /// When to look again whether a case that is only starting can be asked.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// The least time that a case gets more for what others took of the processors.
+const WORTH_MORE: Duration = Duration::from_millis(100);
 /// What a debugger may take to look at it from outside.
 const LOOK: Duration = Duration::from_secs(20);
 /// What a case may take to end after SIGTERM.
@@ -120,10 +123,12 @@ enum Phase {
     Explaining,
 }
 
-/// The one clock of a case: it rests while the run is suspended.
+/// The one clock of a case: it rests while the run is suspended, and does not count what others took of the processors.
 struct Clock {
     started: Instant,
     rested: Duration,
+    /// Of that, what others took.
+    starved: Duration,
     suspended: Option<Suspended>,
 }
 
@@ -145,6 +150,14 @@ impl Clock {
     /// From now on as if no time had passed.
     fn begin_again(&mut self) {
         self.rested = self.started.elapsed();
+    }
+
+    /// No longer counts what the case was ready to run and could not, in all; whether that is worth going on for.
+    fn discount(&mut self, starved: Duration) -> bool {
+        let more = starved.saturating_sub(self.starved).min(self.elapsed());
+        self.starved += more;
+        self.rested += more;
+        more >= WORTH_MORE
     }
 
     /// When so much time will have counted; never while it rests.
@@ -190,6 +203,7 @@ fn watch(
     let mut clock = Clock {
         started,
         rested: Duration::ZERO,
+        starved: Duration::ZERO,
         suspended: None,
     };
     let mut next = spec.deadline;
@@ -236,6 +250,7 @@ fn watch(
             Wake::Time => match phase {
                 // Nobody reads what a case says meanwhile, so that it may wait for that: it has its time once more.
                 Phase::Running if is_stopped(spec.runner_pid) => clock.begin_again(),
+                Phase::Running if clock.discount(starved(&alive())) => {}
                 Phase::Running => {
                     phase = Phase::Explaining;
                     seen.look(pid, &alive());

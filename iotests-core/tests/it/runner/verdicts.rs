@@ -1,9 +1,12 @@
 //! Each misbehaving case gets its own verdict, with what a person needs to know.
 
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use iotests_core::runner::event::{Outcome, RunEvent};
 use iotests_core::runner::{End, Verdict};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 use super::bench::{Bench, events, outcomes, verdicts};
 use super::model::{ALL, model};
@@ -52,6 +55,38 @@ fn a_hang_ends_after_its_deadline_and_the_others_go_on() {
         _ => None,
     });
     assert_ne!(next, Some("verdicts::hangs@qcow2"), "others end meanwhile");
+}
+
+/// Works all the time, on a processor that others have to share with it.
+struct Hog(Child);
+
+impl Hog {
+    fn start() -> Self {
+        let work = ["-c", "while :; do :; done"];
+        Hog(Command::new("sh").args(work).spawn().unwrap())
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn what_others_take_of_the_processors_is_not_the_time_of_a_case() {
+    let bench = Bench::new();
+    // What is started here shares one of them.
+    let me = Pid::from_raw(0);
+    let all = sched_getaffinity(me).unwrap();
+    let first = (0..CpuSet::count()).find(|cpu| all.is_set(*cpu).unwrap());
+    let mut one = CpuSet::new();
+    one.set(first.unwrap()).unwrap();
+    sched_setaffinity(me, &one).unwrap();
+    let _hogs = [Hog::start(), Hog::start(), Hog::start()];
+    let ran = bench.run(&["works_for_half_a_second"]);
+    ran.assert_code(0).assert_says("1 passed");
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! How long a case was ready to run and got no processor.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::unistd::{SysconfVar, sysconf};
+
+use super::process_table::{Process, proc_file};
+
+/// How long these processes, and those that they have started and waited for, were ready to run while others ran. What a case does, it does
+/// one after another, so that this is time which it lost; only the first thread of each counts. Nothing where the kernel does not say.
+pub(super) fn starved(processes: &[Process]) -> Duration {
+    let living = processes.iter().filter_map(|process| running(process.pid));
+    let (ran, waited) = living.fold(Default::default(), |(a, b), (c, d)| (a + c, b + d));
+    let ended = processes.iter().map(|process| ran_below(process.pid)).sum();
+    estimate(ran, waited, ended)
+}
+
+/// What has ended is assumed to have waited as much as what lives: the kernel does not keep it.
+fn estimate(ran: Duration, waited: Duration, ended: Duration) -> Duration {
+    match ran.is_zero() {
+        true => waited,
+        false => waited + ended.mul_f64(waited.div_duration_f64(ran)),
+    }
+}
+
+/// How long the first thread of a process ran, and was ready to.
+fn running(pid: u32) -> Option<(Duration, Duration)> {
+    let text = fs::read_to_string(proc_file(pid, "schedstat")).ok()?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    let mut next = || numbers.next()?.ok().map(Duration::from_nanos);
+    Some((next()?, next()?))
+}
+
+/// How long the children ran that a process has waited for.
+fn ran_below(pid: u32) -> Duration {
+    let text = fs::read_to_string(proc_file(pid, "stat")).unwrap_or_default();
+    // The name may hold anything.
+    let fields = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let ticks = fields.split_whitespace().skip(13).take(2);
+    let ticks: u64 = ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    match sysconf(SysconfVar::CLK_TCK) {
+        Ok(Some(second @ 1..)) => Duration::from_secs(ticks) / second as u32,
+        _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    const fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn what_has_ended_waited_in_proportion() {
+        assert_eq!(estimate(millis(10), millis(90), millis(0)), millis(90));
+        assert_eq!(estimate(millis(10), millis(90), millis(20)), millis(270));
+        assert_eq!(estimate(millis(10), millis(0), millis(500)), millis(0));
+        assert_eq!(estimate(millis(0), millis(7), millis(500)), millis(7));
+    }
+
+    #[test]
+    fn a_process_has_run_and_so_have_its_children() {
+        let mut shell = Command::new("sh");
+        let work = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
+        shell.args(["-c", &format!("sh -c '{work}'; echo; read line")]);
+        let mut shell = shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0];
+        std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut line).unwrap();
+        let (ran, _) = running(shell.id()).unwrap();
+        assert!(!ran.is_zero());
+        assert!(ran_below(shell.id()) >= millis(10));
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        assert_eq!(
+            (running(shell.id()), ran_below(shell.id())),
+            (None, millis(0))
+        );
+    }
+}
