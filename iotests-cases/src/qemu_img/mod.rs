@@ -7,18 +7,13 @@ mod bitmap;
 mod commit;
 mod compare;
 mod convert;
-mod converted;
 mod created;
 mod dd;
-mod emptied;
 mod grown;
 mod info;
 mod map;
-mod mapped;
 mod measure;
-mod measured;
 mod rebase;
-mod rebased;
 mod shrink;
 mod untrusted;
 

@@ -8,6 +8,7 @@ mod compressed;
 mod existing;
 mod formats;
 mod refused;
+mod replaced;
 mod several;
 mod snapshots;
 mod sparse;

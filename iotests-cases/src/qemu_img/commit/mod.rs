@@ -5,6 +5,8 @@ use std::ops::Range;
 use iotests_core::case::Format;
 use iotests_core::prelude::*;
 
+mod emptied;
+
 defaults! {
     formats = [QCOW2, QED, QCOW], groups = [RW, QUICK, IMG, BACKING],
     unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size", "refcount_bits=1"],

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use iotests_core::prelude::*;
 
+mod ends;
+
 defaults! {
     formats = [QCOW2, QED], groups = [RW, QUICK, IMG, BACKING],
     unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size"],

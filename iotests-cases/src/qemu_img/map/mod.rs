@@ -7,6 +7,8 @@ use imgtools::qcow2::{self, Mapping};
 use imgtools::raw;
 use iotests_core::prelude::*;
 
+mod ends;
+
 defaults! {
     formats = [QCOW2], groups = [RW, QUICK, IMG],
     unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size",

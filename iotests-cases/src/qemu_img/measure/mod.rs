@@ -6,6 +6,8 @@ use imgtools::img::BitmapAction;
 use iotests_core::author::{KEY, KEY_ID, NO_CPU_TIME};
 use iotests_core::prelude::*;
 
+mod copies;
+
 defaults! {
     formats = [QCOW2, RAW], groups = [RW, QUICK, IMG],
     unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size", "refcount_bits"],
