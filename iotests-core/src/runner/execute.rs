@@ -16,8 +16,8 @@ use super::error::{RunError, io as io_error};
 use super::follow::Follower;
 use super::rundir::{InstanceDir, RunDir};
 use super::supervise::{
-    Order, SUPERVISE, SuperviseSpec, SupervisorReport, is_stopped, kill_children_of_self,
-    state_name,
+    Order, STARVED_AT_MOST, SUPERVISE, SuperviseSpec, SupervisorReport, is_stopped,
+    kill_children_of_self, state_name,
 };
 use super::this_program;
 use super::verdict::Attempt;
@@ -211,7 +211,12 @@ pub(crate) fn execute(
     // It holds our copies of the descriptors that the supervisor got.
     drop(command);
 
-    let limits = [SUPERVISOR_LOOK, SUPERVISOR_GRACE].map(|time| spec.deadline() + spec.grace(time));
+    let starved = spec.deadline().saturating_mul(STARVED_AT_MOST);
+    let limits = [
+        (SUPERVISOR_LOOK, Duration::ZERO),
+        (SUPERVISOR_GRACE, starved),
+    ];
+    let limits = limits.map(|(time, more)| spec.deadline() + more + spec.grace(time));
     let mut attempt = Attempt::default();
     let report = listen(
         &mut child,

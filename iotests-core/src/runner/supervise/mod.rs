@@ -17,4 +17,4 @@ pub(crate) use process_table::{Process, is_stopped};
 pub use protocol::{End, Leak, Seen, SupervisorReport};
 pub(crate) use protocol::{Order, SUPERVISE, SuperviseSpec};
 pub(crate) use reaper::{kill_children_of_self, send};
-pub(crate) use stage::main;
+pub(crate) use stage::{STARVED_AT_MOST, main};

@@ -25,7 +25,9 @@ use crate::wire;
 const EXPLAIN: Duration = Duration::from_secs(60);
 /// When to look again whether a case that is only starting can be asked.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// The least time that a case gets more for what others took of the processors.
+/// How many deadlines a case may get more for what others took of the processors: how long that was is an estimate, and a hang must end.
+pub(crate) const STARVED_AT_MOST: u32 = 9;
+/// The least that it gets at once.
 const WORTH_MORE: Duration = Duration::from_millis(100);
 /// What a debugger may take to look at it from outside.
 const LOOK: Duration = Duration::from_secs(20);
@@ -128,6 +130,8 @@ struct Clock {
     started: Instant,
     rested: Duration,
     /// Of that, what others took.
+    discounted: Duration,
+    /// What they had taken when it was last asked.
     starved: Duration,
     suspended: Option<Suspended>,
 }
@@ -148,16 +152,23 @@ impl Clock {
     }
 
     /// From now on as if no time had passed.
-    fn begin_again(&mut self) {
+    fn begin_again(&mut self, starved: Duration) {
         self.rested = self.started.elapsed();
+        self.starved = starved;
     }
 
-    /// No longer counts what the case was ready to run and could not, in all; whether that is worth going on for.
-    fn discount(&mut self, starved: Duration) -> bool {
+    /// Stops counting what the case has lost to others since this was last asked, of `starved` in all; whether that is enough to go on.
+    fn discount(&mut self, starved: Duration, deadline: Duration) -> bool {
+        let most = deadline.saturating_mul(STARVED_AT_MOST);
         let more = starved.saturating_sub(self.starved).min(self.elapsed());
-        self.starved += more;
+        let more = more.min(most.saturating_sub(self.discounted));
+        self.starved = self.starved.max(starved);
+        if more < WORTH_MORE {
+            return false;
+        }
+        self.discounted += more;
         self.rested += more;
-        more >= WORTH_MORE
+        true
     }
 
     /// When so much time will have counted; never while it rests.
@@ -203,6 +214,7 @@ fn watch(
     let mut clock = Clock {
         started,
         rested: Duration::ZERO,
+        discounted: Duration::ZERO,
         starved: Duration::ZERO,
         suspended: None,
     };
@@ -249,8 +261,10 @@ fn watch(
             Wake::Order(Order::Kill) => end = kill_all(case, &wakes.signals),
             Wake::Time => match phase {
                 // Nobody reads what a case says meanwhile, so that it may wait for that: it has its time once more.
-                Phase::Running if is_stopped(spec.runner_pid) => clock.begin_again(),
-                Phase::Running if clock.discount(starved(&alive())) => {}
+                Phase::Running if is_stopped(spec.runner_pid) => {
+                    clock.begin_again(starved(&alive()))
+                }
+                Phase::Running if clock.discount(starved(&alive()), spec.deadline) => {}
                 Phase::Running => {
                     phase = Phase::Explaining;
                     seen.look(pid, &alive());
@@ -362,5 +376,58 @@ impl Wakes {
             // What it says does not matter: the caller reaps.
             let _ = self.signals.read_signal();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    /// A clock on which about so much time has passed.
+    fn clock(elapsed: Duration) -> Clock {
+        Clock {
+            started: Instant::now().checked_sub(elapsed).unwrap(),
+            rested: Duration::ZERO,
+            discounted: Duration::ZERO,
+            starved: Duration::ZERO,
+            suspended: None,
+        }
+    }
+
+    #[test]
+    fn a_case_gets_back_what_it_has_lost_once() {
+        let mut clock = clock(secs(1000));
+        assert!(clock.discount(secs(400), secs(1000)));
+        assert!((secs(600)..secs(700)).contains(&clock.elapsed()));
+        assert!(!clock.discount(secs(400), secs(1000)), "nothing is new");
+        assert!(
+            !clock.discount(secs(300), secs(1000)),
+            "a process has ended"
+        );
+        assert!(!clock.discount(secs(400), secs(1000)), "nor then");
+        assert!(clock.discount(secs(5000), secs(1000)));
+        assert!(clock.elapsed() < secs(100), "never more than has passed");
+        assert!(!clock.discount(secs(5000), secs(1000)), "the rest is gone");
+    }
+
+    #[test]
+    fn a_case_that_always_loses_is_at_its_end_after_ten_deadlines() {
+        let mut clock = clock(secs(100_000));
+        assert!(clock.discount(secs(50_000), secs(1000)));
+        assert!((secs(91_000)..secs(91_100)).contains(&clock.elapsed()));
+        assert!(!clock.discount(secs(60_000), secs(1000)));
+    }
+
+    #[test]
+    fn what_was_lost_before_a_new_beginning_is_not_given_back() {
+        let mut clock = clock(secs(1000));
+        clock.begin_again(secs(500));
+        clock.started -= secs(1000);
+        assert!(!clock.discount(secs(500), secs(1000)));
+        assert!(clock.discount(secs(600), secs(1000)));
     }
 }
