@@ -6,6 +6,8 @@ use iotests_core::prelude::*;
 use super::{Edit, assert_refused};
 use Edit::{Be16, Be32, Be64, Bytes, Cut, Le16, Le32, Le64, VhdChecksum, VhdxChecksum};
 
+defaults! { groups = [AUTO, QUICK] }
+
 /// What is changed in a good image, and what is said of it then.
 struct Damage {
     edits: &'static [Edit],
@@ -243,6 +245,7 @@ const ASSERTS: KnownBug = known(
 )
 .fixed_in(["10.0"]);
 
+/// Seen in 10.0.13 and not in 11.1.3, and in the source of 10.2.2; 11.0 was not at hand.
 const SHORT_TABLE: KnownBug = known(
     "a Parallels image whose table is too short for its disk aborts who writes",
     "exited with status 0",
@@ -274,7 +277,7 @@ async fn of_parallels_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
 pub(super) const VMDK_CAPACITY: u64 = 12;
 
 const NEGATIVE: KnownBug = known(
-    "a VMDK of 2^63 sectors has a negative size, which is taken for an error and ends who writes",
+    "a VMDK of 2^63 sectors or more has a negative size, which is taken for an error and ends who writes",
     "Can't get image size",
     ALWAYS,
 );

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use iotests_core::prelude::*;
 
 defaults! {
-    formats = [QCOW2], protocols = [FILE], groups = [AUTO, QUICK], host = Qsd,
+    formats = [QCOW2], protocols = [FILE], host = Qsd,
     unsupported_imgopts = ["compat", "cluster_size", "data_file", "encrypt", "extended_l2",
         "subformat"],
 }
@@ -77,7 +77,7 @@ async fn assert_refused(t: &Test, image: &Image, error: &str) -> CaseResult {
     image.info().expect_error(error).await?;
     image.io(["read 0 512"]).expect_error(error).await?;
     image.io(["write 0 512"]).expect_error(error).await?;
-    // That format says more where nobody asks.
+    // A machine logs what it finds in a VHDX.
     let vm = t.host().key().tolerate("VHDX ").launch().await?;
     vm.add_node(image.node()).refused(error).await?;
     vm.shutdown().await?;

@@ -5,15 +5,22 @@ use iotests_core::prelude::*;
 
 use super::Edit;
 
+defaults! { groups = [AUTO, QUICK] }
+
 /// Where the table begins.
 const TABLE: usize = 64;
 
-/// A check finds that two parts of the disk are the same cluster; a repair gives each its own, with what both had, so that a write to one is no
+/// A check finds that two parts of the disk are the same cluster; a repair gives each its own, with what that one has, so that a write to one is no
 /// write to the other.
 #[case(formats = [PARALLELS], host = Host::None, needs = [since(8, 2)])]
 async fn are_told_apart_by_a_repair(t: &mut Test) -> CaseResult {
     let image = t.image("disk").size(4 * MIB);
-    let image = image.fill(0x11).create().await?;
+    let written = [
+        (0x11, 0..MIB),
+        (0x33, MIB..2 * MIB),
+        (0x44, 2 * MIB..4 * MIB),
+    ];
+    let image = image.content(&written).create().await?;
     let bytes = std::fs::read(image.file())?;
     let first = bytes.get(TABLE..).and_then(|table| table.first_chunk());
     let first = first.ok_or_else(|| Failure::new("there is no table"))?;
@@ -24,10 +31,11 @@ async fn are_told_apart_by_a_repair(t: &mut Test) -> CaseResult {
     let repair = image.check().with(|call| call.repair(Repair::All));
     repair.any_status().await?;
     image.assert_clean().await?;
-    image.assert_fill(0x11).await?;
+    let both = Content::nothing()
+        .written(0x11, 0..2 * MIB)
+        .written(0x44, 2 * MIB..4 * MIB);
+    image.assert_reads(&both).await?;
     image.write(0x22, 0..CLUSTER).await?;
-    image
-        .assert_reads(&[(0x11, 0..4 * MIB), (0x22, 0..CLUSTER)])
-        .await?;
+    image.assert_reads(both.written(0x22, 0..CLUSTER)).await?;
     image.assert_clean().await
 }

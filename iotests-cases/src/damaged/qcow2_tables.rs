@@ -7,6 +7,8 @@ use nbd::proto::Errno;
 
 use super::Edit;
 
+defaults! { groups = [AUTO, QUICK] }
+
 /// Where the tables of the image are.
 struct Tables {
     l1: u64,

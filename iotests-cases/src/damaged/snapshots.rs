@@ -5,6 +5,8 @@ use iotests_core::prelude::*;
 
 use super::Edit;
 
+defaults! { groups = [AUTO, QUICK] }
+
 /// A wrong entry, by where it begins in the file and where the table of its snapshot is.
 struct Damage {
     edit: fn(u64, u64) -> Edit,

@@ -28,8 +28,8 @@ const PLACES: [&str; 8] = ["0", "1M", "3M", "1G", "1025G", "1024T", "16384T", "4
 
 rows! {
     SEEDS: Option<u64>;
-    // The same ones each time, for the gate.
-    "fixed" => Some(1), groups = [QUICK];
+    // The same ones each time, for the gate; but for what comes from the UUIDs of a new image.
+    "fixed" => Some(1), groups = [AUTO, QUICK];
     // Those of the run's seed.
     "drawn" => None, groups = [EXPLORE];
 }
@@ -128,6 +128,9 @@ fn checksums(format: Format) -> &'static [Edit] {
     }
 }
 
+/// From this size on, the number of blocks needs more than 32 bits: a table has one for each 8 MiB, and one more for each 512 of these.
+const VHDX_WRAPS: u64 = (1 << 55) / 513 * 512;
+
 /// Has something that is to be refused and is not; such have rows of their own (docs/qemu-findings.md).
 fn is_known(disk: &Image) -> CaseResult<bool> {
     let file = File::open(disk.file())?;
@@ -137,7 +140,7 @@ fn is_known(disk: &Image) -> CaseResult<bool> {
         Ok::<_, io::Error>(u64::from_le_bytes(bytes))
     };
     Ok(match disk.format() {
-        VHDX => number(VHDX_DISK_SIZE)? >= 1 << 55,
+        VHDX => number(VHDX_DISK_SIZE)? >= VHDX_WRAPS,
         VMDK => number(VMDK_CAPACITY)? >= 1 << 63,
         PARALLELS => {
             let [sectors, table] = [number(PARALLELS_SECTORS)?, number(PARALLELS_TRACKS)?];

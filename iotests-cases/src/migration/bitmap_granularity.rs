@@ -31,6 +31,8 @@ async fn is_kept(t: &mut Test, granularity: &u64) -> CaseResult {
 
     t.migrate(&source, &target)
         .capability("dirty-bitmaps")
+        // By default it ends only where a bitmap can be sent in 300 ms, by the bandwidth so far.
+        .parameter("downtime-limit", 60_000)
         .await?;
 
     source.shutdown().await?;

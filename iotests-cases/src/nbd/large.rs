@@ -6,7 +6,6 @@ use nbd::proto::CommandFlags;
 defaults! { formats = [QCOW2], groups = [QUICK, EXPORT], host = Any,
 unsupported_imgopts = ["compat", "cluster_size", "data_file"] }
 
-const GIB: u64 = 1 << 30;
 const LARGEST: u64 = 4 * GIB - CLUSTER;
 
 rows! {
@@ -43,8 +42,8 @@ async fn is_given_up_at_once(t: &mut Test, how: &Option<CommandFlags>) -> CaseRe
     disk.assert_clean().await
 }
 
-/// Asked for the status of nearly 4 GiB, a server answers in every context that was chosen, from the start of the request on and in pieces
-/// that are not empty.
+/// Asked for the status of nearly 4 GiB, a server answers in every context that was chosen, in pieces that are not empty, and of each bitmap
+/// with what is in it.
 #[case]
 async fn is_answered_in_each_context(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(8 * GIB).create().await?;
@@ -77,6 +76,13 @@ async fn is_answered_in_each_context(t: &mut Test) -> CaseResult {
             let lengths = one.extents.iter().map(|extent| extent.len);
             check!(lengths.clone().all(|length| length > 0), "{one:?}");
             check!(lengths.sum::<u64>() > 0, "{one:?}");
+            let dirty = match &*one.context {
+                "qemu:dirty-bitmap:all" => 1,
+                "qemu:dirty-bitmap:none" => 0,
+                _ => continue,
+            };
+            let mut bits = one.extents.iter().map(|extent| extent.status);
+            check!(bits.all(|bit| bit == dirty), "{one:?}");
         }
     }
     client.disconnect().await?;

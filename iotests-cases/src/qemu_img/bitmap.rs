@@ -171,7 +171,7 @@ async fn stays_as_it_is_if_it_is_refused(t: &mut Test, refused: &Refused) -> Cas
     before.iter().try_for_each(FileBytes::assert_unchanged)
 }
 
-/// Who cannot have bitmaps, and what is said of it.
+/// How an image is made that cannot have bitmaps.
 struct Without {
     options: &'static [(&'static str, &'static str)],
 }

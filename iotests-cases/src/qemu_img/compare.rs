@@ -65,9 +65,9 @@ rows! {
     "nothing-and-zeroes" => (0, &[]), (MIB, &[]), LONGER;
 }
 
-/// What differs is told, from which place on; in either order, and with an image of another format. Nothing is changed.
+/// Reports where the images differ, in either order and with an image of another format; nothing is changed.
 #[case(rows = PAIRS)]
-async fn tell_what_differs(t: &mut Test, pair: &Pair) -> CaseResult {
+async fn report_what_differs(t: &mut Test, pair: &Pair) -> CaseResult {
     let one = t
         .image("one")
         .size(pair.one.0)
@@ -97,14 +97,14 @@ async fn tell_what_differs(t: &mut Test, pair: &Pair) -> CaseResult {
     before.iter().try_for_each(FileBytes::assert_unchanged)
 }
 
-/// A strict comparison tells also what is allocated on one side only.
+/// A strict comparison also reports what is allocated on one side only.
 #[case(
     formats = [QCOW2], rows = LAYOUTS,
     known_bugs = [known(
         "whether a part goes on to the end of the disk is compared as well", "BlockStatus", ALWAYS
     ).only(&[&["at-the-end-in-another-order"], &["zeroes-and-nothing"]])]
 )]
-async fn tell_what_is_allocated(t: &mut Test, layout: &Layout) -> CaseResult {
+async fn report_what_is_allocated(t: &mut Test, layout: &Layout) -> CaseResult {
     let (one, other) = (t.image("one").size(MIB), t.image("other").size(MIB));
     let (one, other) = (one.create().await?, other.create().await?);
     // In this order in the file as well.
@@ -176,7 +176,7 @@ async fn read_through_chains(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
-/// The status tells what went wrong: usage, opening, or reading.
+/// The status says what went wrong: usage, opening, or reading.
 #[case(formats = [QCOW2], needs = [Driver("blkdebug")])]
 async fn have_a_status_for_each_failure(t: &mut Test) -> CaseResult {
     let one = t.image("one").size(MIB).fill(0x11).create().await?;

@@ -1,10 +1,13 @@
 //! Images that `qemu-img create` refuses to make.
 
+use iotests_core::author::{KEY, KEY_ID};
 use iotests_core::prelude::*;
+
+use super::with_cpu_time;
 
 defaults! { formats = [QCOW2], protocols = [FILE], groups = [QUICK] }
 
-/// What is asked for: `{base}` stands for a raw image of 1 MiB.
+/// What is asked for: `{base}` stands for a raw image of 1 MiB, `{key}` for a secret.
 struct Refusal {
     arguments: &'static [&'static str],
     size: &'static str,
@@ -36,7 +39,7 @@ rows! {
     "larger-than-its-tables-allow" => &["-f", "qcow2", "-o", "cluster_size=512"], "1P",
         "The image size is too large for file format 'qcow2'";
     "encrypted-and-larger-than-all" => &[
-            "-f", "luks", "--object", "secret,id=key,data=key", "-o", "key-secret=key,iter-time=10",
+            "-f", "luks", "-o", "key-secret={key},iter-time=10",
         ], LARGEST, "The requested file size is too large", needs = [Luks];
     "encrypted-without-a-key" => &["-f", "luks"], "1M", "Parameter 'key-secret' is required";
 }
@@ -48,13 +51,17 @@ async fn make_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let file = t.file("image")?;
     let word = |word: &&str| {
         let word = word.replace("{base}", base.file().as_str());
-        word.replace("{image}", file.as_str())
+        let word = word.replace("{image}", file.as_str());
+        word.replace("{key}", KEY_ID)
     };
     let arguments = refusal.arguments.iter().map(word);
-    let call = t.qemu_img(["create"]).args(arguments);
+    let call = t.qemu_img(["create"]).secret(KEY_ID, KEY).args(arguments);
     let size = Some(refusal.size).filter(|size| !size.is_empty());
     let call = call.arg("--").arg(file.as_str()).args(size);
-    call.expect_error(refusal.error).await?;
+    let output = with_cpu_time(call).await?;
+    check!(output.status.code() == Some(1));
+    let said = output.combined_text();
+    check!(said.contains(refusal.error), "{said}");
     check!(!file.exists(), "there is a file now");
     base.assert_fill(0).await
 }

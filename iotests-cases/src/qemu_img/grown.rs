@@ -1,4 +1,4 @@
-//! Overlays that grow, over backing files of other sizes.
+//! Images that grow, by themselves, with a data file or over backing files of other sizes.
 
 use std::os::unix::fs::MetadataExt;
 

@@ -38,7 +38,7 @@ async fn takes_whole_clusters_to_the_end(t: &mut Test, below: &u64) -> CaseResul
     let layer = top.own_layer().await?;
     for part in [4 * CLUSTER..5 * CLUSTER, 16 * CLUSTER..END] {
         let there = |it: &Range<u64>| it.start <= part.start && it.end >= part.end;
-        // Who reads over NBD is told of zeroes, which are not read then.
+        // An NBD client asks where there are zeroes, and does not read these.
         let zeroes = shown.byte_at(part.end - 512) == 0;
         let copied = zeroes || layer.present.iter().any(there);
         check!(

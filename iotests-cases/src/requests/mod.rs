@@ -4,7 +4,6 @@ use iotests_core::prelude::*;
 
 defaults! {
     formats = [QCOW2], protocols = [FILE], groups = [RW, QUICK], host = Any,
-    needs = [Driver("blkdebug")],
     unsupported_imgopts = ["data_file", "cluster_size"],
 }
 
@@ -61,7 +60,7 @@ const REQUESTS: [(Request, std::ops::Range<u64>); 8] = [
 ];
 
 /// What is written is read again, byte by byte, and nothing else has changed, whatever the layer below takes.
-#[case(rows = LIMITS)]
+#[case(rows = LIMITS, needs = [Driver("blkdebug")])]
 async fn arrive_byte_by_byte(t: &mut Test, limits: &Limits) -> CaseResult {
     let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
     // A part of it is new.
@@ -110,7 +109,7 @@ rows! {
 }
 
 /// Requests for nothing do nothing, wherever they are, and the next one is served.
-#[case(host = Host::None, rows = (NOTHING, LIMITS))]
+#[case(host = Host::None, rows = (NOTHING, LIMITS), needs = [Driver("blkdebug")])]
 async fn may_be_empty(t: &mut Test, at: &u64, limits: &Limits) -> CaseResult {
     // Of this format a request is passed on as it is.
     let disk = t.image("disk").format(RAW).size(SIZE).fill(0x11);
@@ -182,7 +181,9 @@ const MORE: KnownBug = known(
 );
 
 /// A request in as many pieces as there may be is done, although the layer below needs more of them to have it aligned.
-#[case(host = Host::None, rows = STARTS, known_bugs = [MORE])]
+#[case(
+    host = Host::None, rows = STARTS, needs = [Driver("blkdebug")], known_bugs = [MORE]
+)]
 async fn may_come_in_many_pieces(t: &mut Test, start: &u64) -> CaseResult {
     let disk = t.image("disk").format(RAW).size(SIZE).fill(0x11);
     let disk = disk.create().await?;

@@ -131,11 +131,18 @@ async fn make_the_base_as_large_as_they_are(t: &mut Test, sizes: &Sizes) -> Case
     top.assert_clean().await
 }
 
+rows! {
+    /// Where the layer between ends.
+    ENDS: u64;
+    "at-a-cluster" => 4 * CLUSTER;
+    "in-a-cluster" => 4 * CLUSTER + 512;
+}
+
 /// Where a layer between is shorter than the two, what it hides of the base is zero, and is committed as such.
-#[case(formats = [QCOW2, QED], upstream = "274")]
-async fn hide_what_a_shorter_layer_between_hides(t: &mut Test) -> CaseResult {
+#[case(formats = [QCOW2, QED], upstream = "274", rows = ENDS)]
+async fn hide_what_a_shorter_layer_between_hides(t: &mut Test, end: &u64) -> CaseResult {
     let base = t.image("base").size(ALL).fill(0x11).create().await?;
-    let mid = t.image("mid").size(4 * CLUSTER + 512).backing(&base);
+    let mid = t.image("mid").size(*end).backing(&base);
     let mid = mid.write(0x22, 0..CLUSTER).create().await?;
     let top = t
         .image("top")
@@ -145,7 +152,7 @@ async fn hide_what_a_shorter_layer_between_hides(t: &mut Test) -> CaseResult {
     let top = top.create().await?;
     let expected = [
         (0x22, 0..CLUSTER),
-        (0x11, CLUSTER..4 * CLUSTER + 512),
+        (0x11, CLUSTER..*end),
         (0x33, 9 * CLUSTER..10 * CLUSTER),
     ];
     top.assert_reads(&expected).await?;

@@ -11,20 +11,17 @@ defaults! {
 
 /// All of a target that is as large as the source becomes what the source is: of its old data nothing is left, also where the source is
 /// empty. What it has behind the end of the source stays.
-#[case(upstream = "122", rows = TARGETS)]
-async fn become_what_the_source_is(t: &mut Test, size: &u64) -> CaseResult {
-    let source = t
-        .image("source")
-        .format(RAW)
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+#[case(upstream = "122", rows = (TARGETS, HOW))]
+async fn become_what_the_source_is(t: &mut Test, size: &u64, how: &How) -> CaseResult {
+    let source = t.image("source").format(how.source).size(SIZE);
+    let source = source.content(&PATTERNS).create().await?;
+    let before = source.file_bytes()?;
     let target = t.image("target").size(*size).fill(0xa5).create().await?;
-    source
-        .convert(&target)
-        .with(|call| call.no_create())
+    let convert = source.convert(&target);
+    convert
+        .with(|call| call.no_create().args(how.options))
         .await?;
+    before.assert_unchanged()?;
     check!(target.size().await? == *size);
     let old = Content::nothing().written(0xa5, 0..*size);
     target
@@ -37,6 +34,21 @@ rows! {
     TARGETS: u64;
     "of-the-same-size" => SIZE;
     "that-are-larger" => SIZE + MIB;
+}
+
+/// From which format, and in which way.
+struct How {
+    source: Format,
+    options: &'static [&'static str],
+}
+
+rows! {
+    HOW: How { source, options };
+    "from-raw" => RAW, &[];
+    "from-qcow2" => QCOW2, &[], formats = [RAW, QCOW2];
+    "without-holes" => QCOW2, &["-S", "0"], formats = [RAW, QCOW2];
+    "with-many-holes" => QCOW2, &["-S", "512"], formats = [RAW, QCOW2];
+    "in-any-order" => QCOW2, &["-W", "-m", "8"], formats = [RAW, QCOW2];
 }
 
 /// A target that is too small stays as it is.
@@ -64,7 +76,7 @@ async fn that_are_too_small_stay_as_they_are(t: &mut Test) -> CaseResult {
     target.assert_fill(0xa5).await
 }
 
-/// Nothing but data is written to an empty target, whether it is said to be empty or not.
+/// An empty target gets all of the source; if it is said to be empty, or has no zero clusters, nothing but the data is written to it.
 #[case(
     upstream = "122", formats = [QCOW2], rows = EMPTY,
     unsupported_imgopts = ["compression_type", "lazy_refcounts"]
@@ -111,7 +123,7 @@ rows! {
     "v2-and-said-to-be" => "0.10", true;
 }
 
-/// The zeroes of a source hide what the target's own backing file has there, of which nobody had said anything.
+/// The zeroes of a source hide what the target's own backing file has there, also where no option names that file.
 #[case(upstream = "122", formats = [QCOW2], rows = VERSIONS, groups = [BACKING],
     unsupported_imgopts = ["lazy_refcounts", "compression_type"])]
 async fn that_have_a_backing_file_hide_it(t: &mut Test, compat: &&str) -> CaseResult {
@@ -181,23 +193,21 @@ rows! {
     "shorter" => 8 * CLUSTER + 512;
 }
 
-/// `-B` is no promise that the target has a backing file: one without is written and read all the same.
+/// `-B` is no promise that the target has a backing file: one without gets what the source has above it, and keeps the rest.
 #[case(upstream = "122", formats = [QCOW2], groups = [BACKING])]
 async fn without_the_backing_file_that_was_named_get_the_data(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MIB).fill(0x77).create().await?;
-    let source = t
-        .image("source")
-        .size(MIB)
-        .backing(&base)
-        .write(0x22, 0..CLUSTER)
-        .create()
-        .await?;
-    let target = t.image("target").size(MIB).create().await?;
+    let own = Content::nothing().written(0x22, 0..CLUSTER);
+    let own = own.zeroes(3 * CLUSTER..4 * CLUSTER);
+    let source = t.image("source").size(MIB).backing(&base).content(&own);
+    let source = source.create().await?;
+    let target = t.image("target").size(MIB).fill(0xa5).create().await?;
     let convert = source
         .convert(&target)
         .with(|call| call.no_create().backing(base.filename(), "qcow2"));
     convert.await?;
-    target.assert_layer(&[(0x22, 0..CLUSTER)]).await?;
+    let old = Content::nothing().written(0xa5, 0..MIB);
+    target.assert_reads(own.over(&old)).await?;
     target.assert_clean().await?;
     check!(target.header().await?.get("backing-filename").is_none());
     source.assert_backing(&base).await.map(drop)

@@ -1,8 +1,11 @@
 //! Copies from each format into each other.
 
+use imgtools::img::Convert;
+use iotests_core::author::ImgCall;
 use iotests_core::case::Format;
 use iotests_core::prelude::*;
 
+use super::super::EMPTY_VMDK;
 use super::{DATA, PATTERNS, SIZE};
 
 defaults! {
@@ -39,7 +42,15 @@ rows! {
         formats = [RAW, QCOW2, VMDK];
 }
 
-/// A copy has the size and all data of its source, and no space for its zeroes; the source stays as it is.
+/// Copies an image to a target of the same size, which a VHD has only where it is asked for.
+fn exactly(image: &Image, target: &Image) -> ImgCall<Convert> {
+    image.convert(target).with(|call| match target.format() {
+        VPC => call.option("force_size", "on"),
+        _ => call,
+    })
+}
+
+/// A copy has the size and all data of its source, and in qcow2 no space for its zeroes; the source stays as it is.
 #[case(rows = SOURCES)]
 async fn hold_all_of_the_source(t: &mut Test, source: &Source) -> CaseResult {
     let data = t.file("data")?;
@@ -56,17 +67,7 @@ async fn hold_all_of_the_source(t: &mut Test, source: &Source) -> CaseResult {
     let before = image.file_bytes()?;
     let target = t.image("target").size(SIZE).reserve().await?;
 
-    let force_size = target.format() == VPC;
-    let convert = image.convert(&target);
-    convert
-        .with(|call| {
-            if force_size {
-                call.option("force_size", "on")
-            } else {
-                call
-            }
-        })
-        .await?;
+    exactly(&image, &target).await?;
 
     before.assert_unchanged()?;
     check!(target.size().await? == SIZE);
@@ -91,17 +92,7 @@ async fn of_odd_bytes_end_with_zeroes(t: &mut Test) -> CaseResult {
     file.set_len(SIZE - 100)?;
     let before = odd.file_bytes()?;
     let target = t.image("target").size(SIZE).reserve().await?;
-    let force_size = target.format() == VPC;
-    let convert = odd.convert(&target);
-    convert
-        .with(|call| {
-            if force_size {
-                call.option("force_size", "on")
-            } else {
-                call
-            }
-        })
-        .await?;
+    exactly(&odd, &target).await?;
     before.assert_unchanged()?;
     check!(target.size().await? == SIZE);
     target
@@ -111,7 +102,7 @@ async fn of_odd_bytes_end_with_zeroes(t: &mut Test) -> CaseResult {
 }
 
 /// An empty disk is copied as one.
-#[case(formats = [RAW, QCOW2, QED, VMDK, VDI, PARALLELS])]
+#[case(formats = [RAW, QCOW2, QED, VMDK, VDI, PARALLELS], known_bugs = [EMPTY_VMDK])]
 async fn of_nothing_are_empty(t: &mut Test) -> CaseResult {
     let empty = t.image("empty").format(RAW).size(0).create().await?;
     let target = t.image("target").size(0).reserve().await?;

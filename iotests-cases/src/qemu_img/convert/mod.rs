@@ -8,7 +8,6 @@ mod compressed;
 mod existing;
 mod formats;
 mod refused;
-mod replaced;
 mod several;
 mod snapshots;
 mod sparse;

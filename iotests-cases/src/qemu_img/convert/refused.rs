@@ -22,7 +22,7 @@ rows! {
     "format-that-cannot-be-made" => &["-O", "bochs"], "does not support image creation";
     "no-such-option" => &["-o", "nonsense=1"], "Invalid parameter 'nonsense'";
     "wrong-source-format" => &["-f", "vmdk"], "Could not open";
-    "no-such-source-format" => &["-f", "nonsense"], "nonsense";
+    "no-such-source-format" => &["-f", "nonsense"], "Unknown driver 'nonsense'";
     "new-target-said-to-be-zero" => &["--target-is-zero"], ZERO;
     "options-of-a-target-that-is-there" => &["-n", "-o", "preallocation=metadata"],
         "-o has no effect when skipping image creation", upstream = "122";
@@ -62,7 +62,8 @@ rows! {
     "bad-compression" => &["-o", "compression_type=nonsense"], "does not accept value 'nonsense'";
     "old-version-and-new-option" => &["-o", "compat=0.10,lazy_refcounts=on"],
         "Lazy refcounts only supported with compatibility level 1.1";
-    "backing-file-that-is-not-there" => &["-B", "nonsense", "-F", "qcow2"], "nonsense";
+    "backing-file-that-is-not-there" => &["-B", "nonsense", "-F", "qcow2"],
+        "Could not open 'nonsense'";
     "backing-format-of-nothing" => &["-F", "qcow2"],
         "Backing format cannot be used without backing file";
 }

@@ -16,15 +16,20 @@ struct Sources {
     compressed: bool,
 }
 
+/// The second and the third source begin within a cluster of the target, and the second one ends in the same cluster.
+const ODD: [u64; 3] = [13 * CLUSTER + 1536, 512, 15 * CLUSTER - 2 * KIB];
+/// The first two end with a cluster of their own, and within one of the target.
+const SMALL: [u64; 3] = [716 * KIB, 932 * KIB, 512];
+
 rows! {
     SOURCES: Sources { sizes, format, cluster_size, compressed };
-    "whole-clusters" => [MIB, MIB, MIB], QCOW2, 64 * KIB, false;
-    "odd-sectors" => [MIB + 512, 512, MIB - KIB], QCOW2, 64 * KIB, false;
-    "odd-sectors-of-raw" => [MIB + 512, 512, MIB - KIB], RAW, 0, false;
-    "small-clusters" => [1023 * KIB, 1023 * KIB, 512], QCOW2, KIB, false;
-    "compressed" => [MIB, MIB, MIB], QCOW2, 64 * KIB, true, formats = [QCOW2];
-    "compressed-odd-sectors" => [1023 * KIB, 1023 * KIB, 512], QCOW2, KIB, true, formats = [QCOW2];
-    "compressed-odd-sectors-of-raw" => [MIB + 512, 512, MIB - KIB], RAW, 0, true, formats = [QCOW2];
+    "whole-clusters" => [MIB, 2 * MIB, MIB], QCOW2, 64 * KIB, false;
+    "odd-sectors" => ODD, QCOW2, 64 * KIB, false;
+    "odd-sectors-of-raw" => ODD, RAW, 0, false;
+    "small-clusters" => SMALL, QCOW2, 4 * KIB, false;
+    "compressed" => [MIB, 2 * MIB, MIB], QCOW2, 64 * KIB, true, formats = [QCOW2];
+    "compressed-small-clusters" => SMALL, QCOW2, 4 * KIB, true, formats = [QCOW2];
+    "compressed-odd-sectors-of-raw" => ODD, RAW, 0, true, formats = [QCOW2];
 }
 
 /// The copy holds each source where the one before it ends.
@@ -36,9 +41,9 @@ async fn follow_each_other(t: &mut Test, sources: &Sources) -> CaseResult {
         let own = match size {
             512 => Content::nothing().written(byte, 0..512),
             size => Content::nothing()
-                .written(byte, 16 * KIB..32 * KIB)
-                .written(byte + 1, 130 * KIB..260 * KIB)
-                .written(byte + 2, size - KIB..size),
+                .written(byte, 20 * KIB..44 * KIB)
+                .written(byte + 1, 3 * CLUSTER - 6 * KIB..5 * CLUSTER + 2 * KIB)
+                .written(byte + 2, size - 1536..size),
         };
         for (byte, range) in own.extents() {
             all = all.written(byte, start + range.start..start + range.end);

@@ -1,4 +1,4 @@
-//! How large a file a copy of an image needs, as `qemu-img measure` says before there is one.
+//! How large a file a copy of an image needs, as `qemu-img measure` reports before there is one.
 
 use iotests_core::prelude::*;
 
@@ -11,7 +11,7 @@ defaults! {
 const TIB: u64 = 1 << 40;
 
 rows! {
-    /// More than a few terabytes need more than 32 bits, whatever is counted.
+    /// For a few terabytes, the number of sectors needs more than 32 bits.
     SIZES: u64;
     "empty" => 0;
     "a-sector" => 512;
@@ -21,7 +21,7 @@ rows! {
     "three-terabytes-and-a-sector" => 3 * TIB + 512;
 }
 
-/// A copy takes as much as was measured, and not more than was said that a full one would take.
+/// A copy takes at most as much as was measured; with all of its clusters it would take those that it does not have in addition.
 #[case(rows = SIZES)]
 async fn as_large_as_the_copy(t: &mut Test, size: &u64) -> CaseResult {
     let mut disk = t.image("disk").size(*size);

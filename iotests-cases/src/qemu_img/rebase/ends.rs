@@ -49,7 +49,12 @@ rows! {
 
 /// After a rebase, an image reads as before, wherever its old and its new backing file end; those are as they were.
 #[case(rows = (OLD, NEW, SUBCLUSTERS))]
-async fn read_as_before(t: &mut Test, old: &u64, new: &New, subclusters: &&str) -> CaseResult {
+async fn read_as_before_wherever_files_end(
+    t: &mut Test,
+    old: &u64,
+    new: &New,
+    subclusters: &&str,
+) -> CaseResult {
     let below = match new {
         New::Other(size) | New::Below(size) => *size,
         New::None => SIZE,
