@@ -63,7 +63,7 @@ rows! {
     "old-version-and-new-option" => &["-o", "compat=0.10,lazy_refcounts=on"],
         "Lazy refcounts only supported with compatibility level 1.1";
     "backing-file-that-is-not-there" => &["-B", "nonsense", "-F", "qcow2"],
-        "Could not open 'nonsense'";
+        "Could not open backing file";
     "backing-format-of-nothing" => &["-F", "qcow2"],
         "Backing format cannot be used without backing file";
 }
