@@ -84,10 +84,9 @@ fn assert_extents(
         check!(extent.length > 0, "{extent:?}");
         for sector in (extent.start..extent.end()).step_by(512) {
             let place = format!("at {sector:#x}: {extent:?}");
-            let Some(sector_now) = expected.get((sector / 512) as usize) else {
-                return Err(Failure::new(format!("behind the end, {place}")));
-            };
-            let (data, zero, compressed, depth, host) = *sector_now;
+            let known = expected.get((sector / 512) as usize);
+            let known = known.ok_or_else(|| Failure::new("an extent ends behind the disk"))?;
+            let (data, zero, compressed, depth, host) = *known;
             check!(extent.data == data, "{place}");
             // Data that is a hole in the file is zero as well.
             check!((extent.zero == zero || data && may_be_holes), "{place}");
