@@ -233,9 +233,10 @@ async fn of_qed_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
 
 /// How many sectors a cluster of a Parallels image has, clusters its table, and sectors the disk.
 pub(super) const PARALLELS_TRACKS: u64 = 28;
-const PARALLELS_ENTRIES: u64 = PARALLELS_TRACKS + 4;
+pub(super) const PARALLELS_ENTRIES: u64 = PARALLELS_TRACKS + 4;
 pub(super) const PARALLELS_SECTORS: u64 = PARALLELS_ENTRIES + 4;
-/// In which sector the extension of a Parallels image is.
+/// In which sectors the data of a Parallels image begins, and its extension.
+pub(super) const PARALLELS_DATA: u64 = 48;
 pub(super) const PARALLELS_EXTENSION: u64 = 56;
 
 const ASSERTS: KnownBug = known(

@@ -1,9 +1,10 @@
-//! A Parallels image whose table names a cluster twice.
+//! Parallels images whose tables say what cannot be.
 
 use imgtools::img::Repair;
 use iotests_core::prelude::*;
 
 use super::Edit;
+use super::headers::PARALLELS_ENTRIES;
 
 defaults! { groups = [AUTO, QUICK] }
 
@@ -38,4 +39,23 @@ async fn are_told_apart_by_a_repair(t: &mut Test) -> CaseResult {
     image.write(0x22, 0..CLUSTER).await?;
     image.assert_reads(both.written(0x22, 0..CLUSTER)).await?;
     image.assert_clean().await
+}
+
+const REPAIR_ABORTS: KnownBug = known(
+    "a repair of a Parallels image whose table reaches into its data aborts",
+    "Assertion `ret != -E2BIG' failed",
+    AllOf(&[since(8, 2), before(11, 0)]),
+);
+
+/// A table that reaches into the data is found or not, but a repair comes to its end.
+#[case(formats = [PARALLELS], host = Host::None, known_bugs = [REPAIR_ABORTS])]
+async fn with_too_long_a_table_can_be_repaired(t: &mut Test) -> CaseResult {
+    let image = t.image("disk").size(4 * MIB).write(0x11, 0..MIB);
+    let image = image.create().await?;
+    Edit::Le32(PARALLELS_ENTRIES, 0x0100_0004).apply(&image)?;
+    let writes = ["write 0 4k", "write 1M 4k", "write 3M 4k"];
+    image.io(writes).any_status().await?;
+    let repair = image.check().with(|call| call.repair(Repair::All));
+    repair.any_status().await?;
+    Ok(())
 }

@@ -8,8 +8,8 @@ use iotests_core::prelude::*;
 
 use super::Edit;
 use super::headers::{
-    HEADERS_AGREE, PARALLELS_EXTENSION, PARALLELS_SECTORS, PARALLELS_TRACKS, REGIONS_AGREE,
-    VHDX_DISK_SIZE, VMDK_CAPACITY,
+    HEADERS_AGREE, PARALLELS_DATA, PARALLELS_EXTENSION, PARALLELS_SECTORS, PARALLELS_TRACKS,
+    REGIONS_AGREE, VHDX_DISK_SIZE, VMDK_CAPACITY,
 };
 use Edit::{Be32, Be64, Le32, Le64, VhdChecksum};
 
@@ -145,7 +145,9 @@ fn is_known(disk: &Image) -> CaseResult<bool> {
         PARALLELS => {
             let [sectors, table] = [number(PARALLELS_SECTORS)?, number(PARALLELS_TRACKS)?];
             let (tracks, entries) = (table & 0xffff_ffff, table >> 32);
-            sectors > tracks * entries || number(PARALLELS_EXTENSION)? >= 1 << 54
+            let data = (number(PARALLELS_DATA)? & 0xffff_ffff) * 512;
+            let fits = sectors <= tracks * entries && 64 + 4 * entries <= data;
+            !fits || number(PARALLELS_EXTENSION)? >= 1 << 54
         }
         _ => false,
     })

@@ -76,19 +76,27 @@ async fn move_their_data_down(t: &mut Test, to: &To) -> CaseResult {
         false => {
             below.assert_unchanged()?;
             mid.assert_layer(upper.over(&middle)).await?;
-            mid.assert_backing(&base).await?;
+            keeps_its_backing_file(&mid, &base).await?;
             mid.assert_clean().await?;
         }
     }
-    top.assert_backing(&mid).await?;
+    keeps_its_backing_file(&top, &mid).await?;
     match (to.empties, t.format()) {
-        (true, QCOW2 | QED) => top.assert_empty().await?,
+        (true, QCOW2) => top.assert_empty().await?,
         (true, _) => {}
         (false, _) => before.assert_unchanged()?,
     }
     top.assert_reads(upper.over(&middle).over(&Content::from(BASE)))
         .await?;
     top.assert_clean().await
+}
+
+/// A header of qcow has no place for the format of the backing file.
+async fn keeps_its_backing_file(image: &Image, backing: &Image) -> CaseResult {
+    match image.format() {
+        QCOW => Ok(()),
+        _ => image.assert_backing(backing).await.map(drop),
+    }
 }
 
 /// Sizes of a base and of what is committed into it.
@@ -125,7 +133,9 @@ async fn make_the_base_as_large_as_they_are(t: &mut Test, sizes: &Sizes) -> Case
     let below = Content::nothing().written(0x11, 0..sizes.base);
     base.assert_reads(own.over(&below)).await?;
     base.assert_clean().await?;
-    top.assert_empty().await?;
+    if top.format() == QCOW2 {
+        top.assert_empty().await?;
+    }
     check!(top.size().await? == sizes.top);
     top.assert_reads(own.over(&below).cut(sizes.top)).await?;
     top.assert_clean().await
