@@ -101,6 +101,11 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     assert_data(&disk).await
 }
 
+async fn assert_inconsistent(vm: &Machine) -> CaseResult {
+    let expected = json!({"inconsistent": true, "recording": false, "persistent": true});
+    vm.bitmap("disk", "bitmap0").assert(expected).await
+}
+
 /// A bitmap that nobody stored, because its machine was killed, is reported as inconsistent, cannot be
 /// used, and can only be removed.
 #[case]
@@ -115,8 +120,7 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     vm.kill().await?;
 
     let vm = writable.launch().await?;
-    let expected = json!({"inconsistent": true, "recording": false, "persistent": true});
-    vm.bitmap("disk", "bitmap0").assert(expected).await?;
+    assert_inconsistent(&vm).await?;
     let bitmap = vm.bitmap("disk", "bitmap0");
     bitmap.clear().expect_error("inconsistent").await?;
     bitmap.enable().expect_error("inconsistent").await?;
@@ -145,8 +149,7 @@ async fn is_inconsistent_when_its_disk_grew_before_a_crash(t: &mut Test) -> Case
     vm.kill().await?;
 
     let vm = writable.launch().await?;
-    let expected = json!({"inconsistent": true, "recording": false, "persistent": true});
-    vm.bitmap("disk", "bitmap0").assert(expected).await?;
+    assert_inconsistent(&vm).await?;
     check!(vm.node("disk").size().await? == 64 * GIB);
     vm.bitmap("disk", "bitmap0").remove().await?;
     vm.shutdown().await?;

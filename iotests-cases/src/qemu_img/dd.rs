@@ -1,5 +1,7 @@
 //! Copies of blocks by `qemu-img dd`.
 
+use std::ops::Range;
+
 use iotests_core::prelude::*;
 
 use super::EMPTY_VMDK;
@@ -15,6 +17,23 @@ const PATTERNS: Content = Content::of(&[
     (0x22, 5 * CLUSTER + 512..7 * CLUSTER - KIB),
     (0x33, MIB + KIB..SIZE),
 ]);
+
+async fn source(t: &Test) -> CaseResult<Image> {
+    let source = t.image("source").size(SIZE);
+    source.content(&PATTERNS).create().await
+}
+
+/// What is in this range, as it is at the start of a target.
+fn part(range: Range<u64>) -> Content {
+    let mut part = Content::nothing();
+    for (byte, found) in PATTERNS.cut(range.end).extents() {
+        if found.end > range.start {
+            let start = found.start.max(range.start) - range.start;
+            part = part.written(byte, start..found.end - range.start);
+        }
+    }
+    part
+}
 
 /// Which blocks are copied.
 struct Blocks {
@@ -42,12 +61,7 @@ rows! {
 /// The target has the blocks that were asked for, from its start on, and ends with them; the source stays as it is.
 #[case(rows = BLOCKS)]
 async fn are_those_asked_for(t: &mut Test, blocks: &Blocks) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t).await?;
     let before = source.file_bytes()?;
     let first = blocks.skip * blocks.size;
     let end = blocks
@@ -69,13 +83,7 @@ async fn are_those_asked_for(t: &mut Test, blocks: &Blocks) -> CaseResult {
     copy.await?;
     before.assert_unchanged()?;
     check!(target.size().await? == end - first);
-    let mut expected = Content::nothing();
-    for (byte, range) in PATTERNS.cut(end).extents() {
-        if range.end > first {
-            expected = expected.written(byte, range.start.max(first) - first..range.end - first);
-        }
-    }
-    target.assert_reads(expected).await?;
+    target.assert_reads(part(first..end)).await?;
     target.assert_clean().await
 }
 
@@ -89,12 +97,7 @@ async fn are_those_asked_for(t: &mut Test, blocks: &Blocks) -> CaseResult {
     )]
 )]
 async fn are_counted_behind_those_left_out(t: &mut Test, (skip, count): &(u64, u64)) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t).await?;
     let end = SIZE.min((skip + count) * CLUSTER);
     let target = t
         .image("target")
@@ -110,14 +113,7 @@ async fn are_counted_behind_those_left_out(t: &mut Test, (skip, count): &(u64, u
         "as many blocks are missing as were left out"
     );
     check!(copied == wanted);
-    let mut expected = Content::nothing();
-    for (byte, range) in PATTERNS.cut(end).extents() {
-        if range.end > skip * CLUSTER {
-            let start = range.start.max(skip * CLUSTER);
-            expected = expected.written(byte, start - skip * CLUSTER..range.end - skip * CLUSTER);
-        }
-    }
-    target.assert_reads(expected).await
+    target.assert_reads(part(skip * CLUSTER..end)).await
 }
 
 rows! {
@@ -131,12 +127,7 @@ rows! {
 /// A skip beyond the end copies nothing, and warns.
 #[case(known_bugs = [EMPTY_VMDK])]
 async fn behind_the_end_are_none(t: &mut Test) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t).await?;
     let target = t.image("target").size(0).reserve().await?;
     let said = source
         .dd(&target)
@@ -170,12 +161,7 @@ rows! {
 /// Nonsense is refused, and the file that was to be the target stays as it is.
 #[case(formats = [QCOW2], rows = REFUSED)]
 async fn of_nonsense_are_refused(t: &mut Test, refused: &Refused) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t).await?;
     let target = t.image("target").size(SIZE).fill(0xa5).create().await?;
     let before = [source.file_bytes()?, target.file_bytes()?];
     let operands = [

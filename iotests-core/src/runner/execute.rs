@@ -211,12 +211,10 @@ pub(crate) fn execute(
     // It holds our copies of the descriptors that the supervisor got.
     drop(command);
 
+    let [look, give_up] =
+        [SUPERVISOR_LOOK, SUPERVISOR_GRACE].map(|time| spec.deadline() + spec.grace(time));
     let starved = spec.deadline().saturating_mul(STARVED_AT_MOST);
-    let limits = [
-        (SUPERVISOR_LOOK, Duration::ZERO),
-        (SUPERVISOR_GRACE, starved),
-    ];
-    let limits = limits.map(|(time, more)| spec.deadline() + more + spec.grace(time));
+    let limits = [look, give_up + starved];
     let mut attempt = Attempt::default();
     let report = listen(
         &mut child,

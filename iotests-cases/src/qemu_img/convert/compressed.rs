@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use imgtools::qcow2::{self, Mapping};
 use iotests_core::prelude::*;
 
-use super::{PATTERNS, SIZE};
+use super::{PATTERNS, SIZE, source};
 
 defaults! {
     formats = [QCOW2], groups = [RW, QUICK, IMG],
@@ -43,12 +43,7 @@ async fn have_compressed_clusters_alone(
     options: &Options,
     coroutines: &Option<u32>,
 ) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t, t.format()).await?;
     let before = source.file_bytes()?;
     let target = t.image("target").size(SIZE).reserve().await?;
     let convert = source.convert(&target).with(|call| {
@@ -78,12 +73,7 @@ async fn have_compressed_clusters_alone(
 /// What lies behind the end of the disk in its last cluster is zero: it shows when the image grows.
 #[case]
 async fn have_nothing_behind_their_end(t: &mut Test) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t, t.format()).await?;
     let target = t.image("target").size(SIZE).reserve().await?;
     source.convert(&target).with(|call| call.compress()).await?;
     // A resize would clear it.
@@ -105,13 +95,7 @@ async fn keep_what_does_not_get_smaller(t: &mut Test) -> CaseResult {
         .create()
         .await?;
     let mut noise = vec![0; CLUSTER as usize];
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for word in noise.chunks_exact_mut(8) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        word.copy_from_slice(&state.to_le_bytes());
-    }
+    fastrand::Rng::with_seed(1).fill(&mut noise);
     let mut bytes = std::fs::read(source.file())?;
     bytes[CLUSTER as usize..2 * CLUSTER as usize].copy_from_slice(&noise);
     std::fs::write(source.file(), &bytes)?;
@@ -156,13 +140,7 @@ async fn are_sources_as_well(t: &mut Test) -> CaseResult {
     )]
 )]
 async fn hold_the_data_in_other_formats(t: &mut Test) -> CaseResult {
-    let source = t
-        .image("source")
-        .format(RAW)
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t, RAW).await?;
     let target = t.image("target").size(SIZE).reserve().await?;
     let stream = target.format() == VMDK;
     let convert = source.convert(&target).with(|call| match stream {

@@ -2,7 +2,7 @@
 
 use iotests_core::prelude::*;
 
-use super::{PATTERNS, SIZE};
+use super::{PATTERNS, SIZE, source};
 
 defaults! {
     formats = [RAW, QCOW2, QED, VMDK, VDI], groups = [RW, QUICK, IMG],
@@ -13,8 +13,7 @@ defaults! {
 /// empty. What it has behind the end of the source stays.
 #[case(upstream = "122", rows = (TARGETS, HOW))]
 async fn become_what_the_source_is(t: &mut Test, size: &u64, how: &How) -> CaseResult {
-    let source = t.image("source").format(how.source).size(SIZE);
-    let source = source.content(&PATTERNS).create().await?;
+    let source = source(t, how.source).await?;
     let before = source.file_bytes()?;
     let target = t.image("target").size(*size).fill(0xa5).create().await?;
     let convert = source.convert(&target);
@@ -54,13 +53,7 @@ rows! {
 /// A target that is too small stays as it is.
 #[case]
 async fn that_are_too_small_stay_as_they_are(t: &mut Test) -> CaseResult {
-    let source = t
-        .image("source")
-        .format(RAW)
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t, RAW).await?;
     let target = t
         .image("target")
         .size(SIZE - 512)
@@ -82,12 +75,7 @@ async fn that_are_too_small_stay_as_they_are(t: &mut Test) -> CaseResult {
     unsupported_imgopts = ["compression_type", "lazy_refcounts"]
 )]
 async fn that_are_empty_get_the_data_alone(t: &mut Test, empty: &Empty) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t, t.format()).await?;
     let target = t
         .image("target")
         .size(SIZE)
@@ -127,12 +115,7 @@ rows! {
 #[case(upstream = "122", formats = [QCOW2], rows = VERSIONS, groups = [BACKING],
     unsupported_imgopts = ["lazy_refcounts", "compression_type"])]
 async fn that_have_a_backing_file_hide_it(t: &mut Test, compat: &&str) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t, t.format()).await?;
     let base = t.image("base").size(SIZE + MIB).fill(0x77).create().await?;
     let target = t
         .image("target")

@@ -6,7 +6,7 @@ use iotests_core::case::Format;
 use iotests_core::prelude::*;
 
 use super::super::EMPTY_VMDK;
-use super::{DATA, PATTERNS, SIZE};
+use super::{DATA, PATTERNS, SIZE, source};
 
 defaults! {
     formats = [RAW, QCOW2, QCOW, QED, VMDK, VDI, VPC, VHDX, PARALLELS], groups = [RW, QUICK, IMG],
@@ -118,13 +118,7 @@ async fn of_nothing_are_empty(t: &mut Test) -> CaseResult {
 /// What is copied into an encrypted image can be read with its key, and not without.
 #[case(formats = [LUKS, QCOW2], groups = [CRYPTO], needs = [Luks])]
 async fn into_an_encrypted_image_are_encrypted(t: &mut Test) -> CaseResult {
-    let source = t
-        .image("source")
-        .format(RAW)
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let source = source(t, RAW).await?;
     let target = t.image("target").size(SIZE).keys(&[]).create().await?;
     source
         .convert(&target)

@@ -30,3 +30,9 @@ const DATA: Content = Content::of(&[
     (0x22, 5 * CLUSTER + 512..7 * CLUSTER - KIB),
     (0x33, MIB + KIB..SIZE),
 ]);
+
+/// An image of this format with [`PATTERNS`].
+async fn source(t: &Test, format: Format) -> CaseResult<Image> {
+    let source = t.image("source").format(format).size(SIZE);
+    source.content(&PATTERNS).create().await
+}

@@ -285,20 +285,9 @@ rows! {
 /// A relative name is meant from the overlay's own folder, whether it is looked at or recorded.
 #[case(upstream = "024")]
 async fn find_a_relative_name_beside_themselves(t: &mut Test) -> CaseResult {
-    let old = t
-        .image("old")
-        .folder("deep")
-        .size(ALL)
-        .content(OLD)
-        .create()
-        .await?;
-    let new = t
-        .image("new")
-        .folder("deep")
-        .size(ALL)
-        .content(NEW)
-        .create()
-        .await?;
+    let deep = |name| t.image(name).folder("deep").size(ALL);
+    let old = deep("old").content(OLD).create().await?;
+    let new = deep("new").content(NEW).create().await?;
     let top = t
         .image("top")
         .folder("deep")

@@ -15,6 +15,8 @@ pub(crate) struct Process {
     pub(crate) state: char,
     /// In clock ticks since boot: with the pid it names a process for ever.
     pub(crate) start_time: u64,
+    /// How long the children ran that it has waited for, in clock ticks.
+    pub(crate) ran_below: u64,
     /// The name of the executable, at most 15 bytes.
     pub(crate) name: String,
 }
@@ -109,6 +111,7 @@ fn parse_stat(text: &str) -> Option<Process> {
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
         start_time: fields.get(19)?.parse().ok()?,
+        ran_below: fields.get(13)?.parse::<u64>().ok()? + fields.get(14)?.parse::<u64>().ok()?,
     })
 }
 
@@ -122,6 +125,7 @@ mod tests {
             parent,
             state: 'S',
             start_time: 0,
+            ran_below: 0,
             name: String::new(),
         }
     }
@@ -137,6 +141,7 @@ mod tests {
                 parent: 7,
                 state: 'T',
                 start_time: 9876,
+                ran_below: 7 + 8,
                 name: "a) b (c".to_owned()
             }
         );

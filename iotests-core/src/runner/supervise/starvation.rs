@@ -12,8 +12,8 @@ use super::process_table::{Process, proc_file};
 pub(super) fn starved(processes: &[Process]) -> Duration {
     let living = processes.iter().filter_map(|process| running(process.pid));
     let (ran, waited) = living.fold(Default::default(), |(a, b), (c, d)| (a + c, b + d));
-    let ended = processes.iter().map(|process| ran_below(process.pid)).sum();
-    estimate(ran, waited, ended)
+    let ended = processes.iter().map(|process| process.ran_below).sum();
+    estimate(ran, waited, ticks(ended))
 }
 
 /// What has ended is assumed to have waited as much as what lives: the kernel does not keep it.
@@ -32,15 +32,10 @@ fn running(pid: u32) -> Option<(Duration, Duration)> {
     Some((next()?, next()?))
 }
 
-/// How long the children ran that a process has waited for.
-fn ran_below(pid: u32) -> Duration {
-    let text = fs::read_to_string(proc_file(pid, "stat")).unwrap_or_default();
-    // The name may hold anything.
-    let fields = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let ticks = fields.split_whitespace().skip(13).take(2);
-    let ticks: u64 = ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+/// So many ticks of the kernel's clock.
+fn ticks(count: u64) -> Duration {
     match sysconf(SysconfVar::CLK_TCK) {
-        Ok(Some(second @ 1..)) => Duration::from_secs(ticks) / second as u32,
+        Ok(Some(second @ 1..)) => Duration::from_secs(count) / second as u32,
         _ => Duration::ZERO,
     }
 }
@@ -83,12 +78,10 @@ mod tests {
         std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut line).unwrap();
         let (ran, _) = running(shell.id()).unwrap();
         assert!(!ran.is_zero());
-        assert!(ran_below(shell.id()) >= millis(10));
+        let ran_below = Process::of(shell.id()).unwrap().ran_below;
+        assert!(ticks(ran_below) >= millis(10));
         drop(shell.stdin.take());
         shell.wait().unwrap();
-        assert_eq!(
-            (running(shell.id()), ran_below(shell.id())),
-            (None, millis(0))
-        );
+        assert_eq!((running(shell.id()), Process::of(shell.id())), (None, None));
     }
 }
