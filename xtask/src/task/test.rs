@@ -5,6 +5,9 @@ use std::process::{Command, ExitCode};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+
 use crate::cargo::{self, XtaskError, cargo as call};
 use crate::task::fetch::Fetch;
 use crate::task::{codegen, iotests, libraries, room, skips};
@@ -31,6 +34,8 @@ const USUAL: &str = "7.2,10.0,newest";
 struct Step {
     name: &'static str,
     elapsed: Duration,
+    /// What the programs of the step took of the processors, which says what a step costs also beside other work.
+    processors: Duration,
     /// What there is to say of it beside that it passed.
     note: String,
     error: Option<XtaskError>,
@@ -44,7 +49,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     let steps = steps(args.provision.as_deref());
     for (name, step) in chosen(steps, &args.step)? {
         println!("==> {name}");
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), processors());
         let (note, error) = match step(&target) {
             Ok(note) => (note, None),
             Err(error) => (String::new(), Some(error)),
@@ -56,6 +61,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
         done.push(Step {
             name,
             elapsed: start.elapsed(),
+            processors: processors().saturating_sub(before),
             note,
             error,
         });
@@ -63,16 +69,17 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
             break;
         }
     }
-    println!("\n{:<52} {:>8}  result", "step", "seconds");
+    println!("\n{:<52} {:>8} {:>8}  result", "step", "seconds", "of CPU");
     for step in &done {
         let result = step
             .error
             .as_ref()
             .map_or_else(|| format!("ok{}", step.note), ToString::to_string);
         println!(
-            "{:<52} {:>8.1}  {result}",
+            "{:<52} {:>8.1} {:>8.1}  {result}",
             step.name,
-            step.elapsed.as_secs_f64()
+            step.elapsed.as_secs_f64(),
+            step.processors.as_secs_f64()
         );
     }
     let failed = done.iter().filter(|step| step.error.is_some()).count();
@@ -81,6 +88,15 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+/// What all programs that have ended so far took of the processors.
+fn processors() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN);
+    usage.map_or(Duration::ZERO, |usage| {
+        let sum = usage.user_time() + usage.system_time();
+        Duration::from_micros(sum.num_microseconds().unsigned_abs())
     })
 }
 
@@ -292,6 +308,15 @@ mod tests {
         let words: Vec<_> = clippy.get_args().filter_map(|word| word.to_str()).collect();
         assert!(words.contains(&"--all-targets"), "{words:?}");
         assert!(words.ends_with(&["--", "--deny", "warnings"]), "{words:?}");
+    }
+
+    #[test]
+    fn what_a_program_takes_of_the_processors_is_counted() {
+        let before = processors();
+        let mut spin = Command::new("sh");
+        spin.args(["-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"]);
+        plain(&mut spin).unwrap();
+        assert!(processors() > before);
     }
 
     #[test]
