@@ -8,7 +8,7 @@ use super::shared::{Shared, State};
 use super::{Captured, CommandLine, Output, ProcessError, Signal, Status, Stream, dying};
 
 /// How long dropping a handle waits for a killed process. Only one that hangs in the kernel takes
-/// longer than moments, and it is then left to its minder's thread.
+/// longer than moments, and it is then left to its watcher's thread.
 const DROP_BOUND: Duration = Duration::from_secs(10);
 
 /// How long [`Child::ended`] waits for a process that is on its way out: one that dumps a large core takes its time.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::block_on::block_on;
 use super::echo::Echo;
 use super::exec::FdMap;
-use super::minder::{self, Hook, Plan};
 use super::shared::{Input, Shared};
+use super::watcher::{self, Hook, Plan};
 use super::{Child, CommandLine, Convention, Output, ProcessError, REDACTED, Stream};
 
 /// What is kept of each output stream unless [`Command::cap`] says otherwise.
@@ -291,13 +291,13 @@ impl Command {
 
     fn start(self) -> Result<Child, ProcessError> {
         let shown = self.shown.clone();
-        self.start_minder().map_err(|source| ProcessError::Spawn {
+        self.start_watcher().map_err(|source| ProcessError::Spawn {
             command: Box::new(shown),
             source,
         })
     }
 
-    fn start_minder(self) -> std::io::Result<Child> {
+    fn start_watcher(self) -> std::io::Result<Child> {
         let mut words = self.wrapper.iter().chain([&self.program]).chain(&self.args);
         let convention = self
             .convention
@@ -336,7 +336,7 @@ impl Command {
             echo: self.echo.then(Echo::start).transpose()?,
             hook: self.hook,
         };
-        minder::start(plan, Arc::clone(&shared), has_stdin)?;
+        watcher::start(plan, Arc::clone(&shared), has_stdin)?;
         Ok(Child::new(shared))
     }
 }

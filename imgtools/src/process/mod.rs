@@ -30,12 +30,12 @@ mod echo;
 mod error;
 #[allow(unsafe_code)]
 mod exec;
-mod minder;
 mod output;
 mod shared;
 mod signal;
 mod status;
 mod time;
+mod watcher;
 
 #[cfg(any(feature = "img", feature = "io"))]
 pub(crate) use block_on::block_on;

@@ -1,4 +1,4 @@
-//! What the minder's thread and the handle of a process share, and how each wakes the other.
+//! What the watcher's thread and the handle of a process share, and how each wakes the other.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +16,7 @@ use super::{CommandLine, Convention, Output, ProcessError, Signal, Status, Strea
 /// How much of a standard output that is pulled may wait for its reader.
 const PULL_AHEAD: usize = 256 * 1024;
 
-/// How the minder's work ended.
+/// How the watcher's work ended.
 #[derive(Debug)]
 pub(super) enum End {
     /// The process never came to be.
@@ -55,7 +55,7 @@ pub(super) struct State {
     deadline: Option<(Instant, Duration)>,
     killed: bool,
     abandoned: bool,
-    /// How often a handle has asked for what is in the pipes now, and how many of those the minder
+    /// How often a handle has asked for what is in the pipes now, and how many of those the watcher
     /// has answered.
     drains: (u64, u64),
     input: VecDeque<u8>,
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// What the minder is to wait for next.
+/// What the watcher is to wait for next.
 pub(super) struct Wants {
     pub(super) feed: bool,
     pub(super) close_stdin: bool,
@@ -110,7 +110,7 @@ pub(super) struct Open {
     pub(super) stderr: bool,
 }
 
-/// What the minder must know to go on.
+/// What the watcher must know to go on.
 pub(super) struct Progress {
     pub(super) status: Option<Status>,
     pub(super) killed: bool,
@@ -169,7 +169,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // ---- For the minder.
+    // ---- For the watcher.
 
     pub(super) fn wake_fd(&self) -> &OwnedFd {
         &self.wake
@@ -291,9 +291,9 @@ impl Shared {
 
     // ---- For the handle.
 
-    /// Makes the minder look at the state again.
+    /// Makes the watcher look at the state again.
     fn wake(&self) {
-        // Fails only when the counter is full, and then the minder has been woken.
+        // Fails only when the counter is full, and then the watcher has been woken.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
@@ -362,7 +362,7 @@ impl Shared {
         self.wake();
     }
 
-    /// Waits until the minder has read all that the pipes held when this was called.
+    /// Waits until the watcher has read all that the pipes held when this was called.
     pub(super) async fn drained(&self) {
         let mine = {
             let mut state = self.lock();

@@ -139,7 +139,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The last step. It has no deadline of its own: the minder gives up a process that hangs
+    /// The last step. It has no deadline of its own: the watcher gives up a process that hangs
     /// in the kernel.
     async fn put_down(&self) -> StageRecord {
         self.step(Stage::Kill, Duration::MAX, async {

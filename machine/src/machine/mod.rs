@@ -222,7 +222,7 @@ impl Drop for Machine {
         // Before the kill, which would be taken for the cause.
         let by_itself = child.ended().is_some();
         child.kill();
-        // Without a runtime, and bounded: the minder gives up a process that SIGKILL does
+        // Without a runtime, and bounded: the watcher gives up a process that SIGKILL does
         // not end. Not only for its death: it is to be reaped, also if a diagnoser keeps the
         // handle alive.
         let _ = child.wait_blocking();

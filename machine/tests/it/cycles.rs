@@ -16,7 +16,7 @@ struct Holdings {
 }
 
 impl Holdings {
-    /// Looks when only this thread and the test harness's are left, and no task. A minder thread
+    /// Looks when only this thread and the test harness's are left, and no task. A watcher thread
     /// publishes the end of its process a little before its own, and a task that is over holds
     /// its socket until the runtime has dropped it.
     async fn settled(dir: &Path) -> Self {

@@ -110,7 +110,7 @@ async fn a_quit_that_races_with_the_end_never_hangs() {
 }
 
 #[tokio::test]
-async fn a_stopped_process_is_killed_within_the_ladder_and_explained() {
+async fn a_stopped_process_is_killed_when_nothing_else_helps_and_explained() {
     for tool in all(ToolKind::StorageDaemon)
         .into_iter()
         .chain(all(ToolKind::System))

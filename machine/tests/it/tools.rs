@@ -94,7 +94,7 @@ pub(crate) fn prelude(tool: &Tool, script: &str) -> Tool {
 /// Far more than anything takes on the busiest machine.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
-/// Budgets for a test in which the first deadline of the ladder passes: for `quit` or for an end
+/// Budgets for a test in which the first deadline passes: for `quit` or for an end
 /// without being asked. There is much time for what comes after.
 pub(crate) fn impatient() -> Deadlines {
     let mut deadlines = Deadlines::default();

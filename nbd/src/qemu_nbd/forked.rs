@@ -177,14 +177,14 @@ async fn ask_until<T>(
 ) -> Option<T> {
     let mut ended = pin!(ended);
     let last = Instant::now() + within;
-    let mut patience = Duration::from_millis(20);
+    let mut pause = Duration::from_millis(20);
     loop {
         ask();
-        let next = last.min(Instant::now() + patience);
+        let next = last.min(Instant::now() + pause);
         match tokio::time::timeout_at(next, ended.as_mut()).await {
             Ok(ended) => return Some(ended),
             Err(_) if next == last => return None,
-            Err(_) => patience *= 2,
+            Err(_) => pause *= 2,
         }
     }
 }

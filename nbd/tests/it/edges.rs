@@ -17,7 +17,7 @@ use nbd::{Client, Uri};
 
 use crate::support::{block_on, short_dir};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn connect(server: &Server, builder: ClientBuilder) -> Client {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
@@ -109,7 +109,7 @@ fn a_goodbye_is_a_request_that_rules_can_wait_for() {
             let leaving = tokio::spawn(client.disconnect());
             let fired = |e: &Entry| matches!(e.event, Event::Fault { .. });
             let journal = server.journal();
-            let seen = tokio::time::timeout(PATIENCE, journal.wait_for(1, fired)).await;
+            let seen = tokio::time::timeout(TIMEOUT, journal.wait_for(1, fired)).await;
             seen.expect("the rule was not asked").unwrap();
             let journal = server.finish().await.unwrap();
             let end = match action {
@@ -273,7 +273,7 @@ fn a_reconnection_is_seen_though_others_came_to_nothing() {
         assert!(first.read(0, 512).await.is_err());
         assert!(Client::builder().connect_uri(&uri).await.is_err());
         let _third = Client::builder().connect_uri(&uri).await.unwrap();
-        server.expect_reconnect(PATIENCE).await.unwrap();
+        server.expect_reconnect(TIMEOUT).await.unwrap();
     });
 }
 

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use crate::support::{all_tools, at_once, block_on, short_dir};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn client(uri: &Uri) -> Client {
     Client::builder()
@@ -191,7 +191,7 @@ fn a_connection_is_idle_when_a_reply_that_was_held_back_has_gone() {
         assert_eq!(server.unfired(), ["rule 1"]);
         server.trigger("go").set();
         read.await.unwrap().unwrap();
-        let closed = tokio::time::timeout(PATIENCE, client.closed()).await;
+        let closed = tokio::time::timeout(TIMEOUT, client.closed()).await;
         closed.expect("nobody took it for idle");
         server.finish().await.unwrap();
     });
@@ -264,10 +264,10 @@ fn phases_tell_a_whole_story() {
             .await
             .unwrap();
         let second = client(&uri).await;
-        server.expect_reconnect(PATIENCE).await.unwrap();
-        server.expect_connections(2, PATIENCE).await.unwrap();
+        server.expect_reconnect(TIMEOUT).await.unwrap();
+        server.expect_connections(2, TIMEOUT).await.unwrap();
         assert!(second.read(0, 512).await.is_err());
-        server.expect_requests(C::READ, 2, PATIENCE).await.unwrap();
+        server.expect_requests(C::READ, 2, TIMEOUT).await.unwrap();
         let missing = server.expect_requests(C::TRIM, 1, Duration::ZERO).await;
         assert_eq!(
             missing.unwrap_err().to_string(),

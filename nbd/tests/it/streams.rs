@@ -16,7 +16,7 @@ use tokio::io::{AsyncWrite, DuplexStream, Join, ReadHalf, WriteHalf, join, split
 
 use crate::support::{MIB, block_on};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Takes whatever is written, and sends it when flushed, in pieces, with a pause after each.
 struct Collects {
@@ -92,7 +92,7 @@ fn a_stream_is_flushed_until_everything_is_gone() {
             assert_eq!(found, None);
             client.disconnect().await.unwrap();
         };
-        let done = tokio::time::timeout(PATIENCE, work).await;
+        let done = tokio::time::timeout(TIMEOUT, work).await;
         done.expect("something stayed in a stream");
         server.finish().await.unwrap();
     });
@@ -111,7 +111,7 @@ fn a_close_by_plan_comes_after_what_is_still_in_the_stream() {
         let (ours, theirs) = tokio::io::duplex(1 << 14);
         server.serve(Collects::over(theirs));
         let client = Client::builder().connect_stream(ours).await.unwrap();
-        let read = tokio::time::timeout(PATIENCE, client.read(0, MIB)).await;
+        let read = tokio::time::timeout(TIMEOUT, client.read(0, MIB)).await;
         assert_eq!(read.unwrap().unwrap().len(), MIB as usize);
         server.finish().await.unwrap();
     });
@@ -159,7 +159,7 @@ fn a_request_that_is_made_while_the_connection_dies_ends() {
                 });
             }
             serving.abort();
-            let ended = tokio::time::timeout(PATIENCE, callers.join_all()).await;
+            let ended = tokio::time::timeout(TIMEOUT, callers.join_all()).await;
             ended.unwrap_or_else(|_| panic!("round {round}: a caller waits for nobody"));
         }
     });

@@ -129,13 +129,13 @@ impl Config {
     /// Exactly this mode, or an error.
     pub fn set_mode(&mut self, mode: Mode) {
         use Feature::{ExtendedHeaders, FixedNewstyle, Newstyle, StructuredReplies};
-        let ladder = [
+        let requirements = [
             (Newstyle, Mode::ExportName),
             (FixedNewstyle, Mode::Simple),
             (StructuredReplies, Mode::Structured),
             (ExtendedHeaders, Mode::Extended),
         ];
-        for (feature, first) in ladder {
+        for (feature, first) in requirements {
             // Extended headers replace structured replies, so these need not be there for them.
             let policy = match (feature, mode) {
                 (StructuredReplies, Mode::Extended) => Policy::Auto,

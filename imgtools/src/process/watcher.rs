@@ -26,10 +26,10 @@ const CHUNK: usize = 64 * 1024;
 /// So long that nobody sees the end, and short enough to be added to the time of day.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
-/// Called with each piece of output as it comes, from the minder's thread.
+/// Called with each piece of output as it comes, from the watcher's thread.
 pub(super) type Hook = Box<dyn FnMut(Stream, &[u8]) + Send>;
 
-/// What the minder is to start, and how it is to look after it.
+/// What the watcher is to start, and how it is to look after it.
 pub(super) struct Plan {
     pub(super) command: process::Command,
     pub(super) fds: FdMap,
@@ -41,11 +41,11 @@ pub(super) struct Plan {
     pub(super) hook: Option<Hook>,
 }
 
-/// Starts the minder's thread. The outcome of starting the process itself is found in `shared`.
+/// Starts the watcher's thread. The outcome of starting the process itself is found in `shared`.
 pub(super) fn start(mut plan: Plan, shared: Arc<Shared>, stdin: bool) -> io::Result<()> {
-    let name = "process-minder".to_owned();
-    let body = move || match guarded(|| Minder::launch(&mut plan, &shared, stdin)) {
-        Ok(mut minder) => minder.mind(&mut plan),
+    let name = "process-watcher".to_owned();
+    let body = move || match guarded(|| Watcher::launch(&mut plan, &shared, stdin)) {
+        Ok(mut watcher) => watcher.watch(&mut plan),
         Err(error) => shared.not_started(error),
     };
     std::thread::Builder::new()
@@ -64,7 +64,7 @@ fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     })
 }
 
-struct Minder<'s> {
+struct Watcher<'s> {
     shared: &'s Shared,
     child: process::Child,
     pid: Pid,
@@ -73,12 +73,12 @@ struct Minder<'s> {
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     buffer: Vec<u8>,
-    ladder: Ladder,
+    stage: Stage,
 }
 
 /// How far the process has been pushed to end.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Ladder {
+enum Stage {
     /// Not at all.
     Running,
     /// The deadline has passed; SIGTERM was sent, SIGKILL follows at this time.
@@ -87,8 +87,8 @@ enum Ladder {
     Killed { until: Instant, late: Option<bool> },
 }
 
-impl<'s> Minder<'s> {
-    fn launch(plan: &mut Plan, shared: &'s Shared, stdin: bool) -> io::Result<Minder<'s>> {
+impl<'s> Watcher<'s> {
+    fn launch(plan: &mut Plan, shared: &'s Shared, stdin: bool) -> io::Result<Watcher<'s>> {
         let stdin = if stdin {
             let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
             plan.command.stdin(reader);
@@ -126,7 +126,7 @@ impl<'s> Minder<'s> {
         };
         shared.started(child.id());
         tracing::debug!(pid = child.id(), command = %shared.command, "process started");
-        Ok(Minder {
+        Ok(Watcher {
             shared,
             child,
             pid,
@@ -135,11 +135,11 @@ impl<'s> Minder<'s> {
             stdout: Some(stdout),
             stderr: Some(stderr),
             buffer: vec![0; CHUNK],
-            ladder: Ladder::Running,
+            stage: Stage::Running,
         })
     }
 
-    fn mind(&mut self, plan: &mut Plan) {
+    fn watch(&mut self, plan: &mut Plan) {
         let end = loop {
             match guarded(|| self.turn(plan)) {
                 Ok(Some(end)) => break end,
@@ -152,9 +152,9 @@ impl<'s> Minder<'s> {
         };
         if let Some(echo) = plan.echo.take() {
             // Who ends the process has no time for the rest.
-            let until = match self.ladder {
-                Ladder::Running => Some(self.shared.wants().deadline),
-                Ladder::Terminated { .. } | Ladder::Killed { .. } => None,
+            let until = match self.stage {
+                Stage::Running => Some(self.shared.wants().deadline),
+                Stage::Terminated { .. } | Stage::Killed { .. } => None,
             };
             echo.finish(&self.shared.command, until);
         }
@@ -221,31 +221,31 @@ impl<'s> Minder<'s> {
         };
         let state = self.shared.advance(news, exited, open, asked);
 
-        // The ladder: deadline, SIGTERM, grace, SIGKILL, grace, given up.
+        // In turn: deadline, SIGTERM, grace, SIGKILL, grace, given up.
         let grace_ends = now + plan.grace.min(FOREVER);
         let exited = state.status.is_some();
-        match self.ladder {
-            Ladder::Running if state.killed => {
+        match self.stage {
+            Stage::Running if state.killed => {
                 // Once more: when its owner did, the process may just have been about to start.
                 self.shared.kill_group();
-                self.ladder = Ladder::Killed {
+                self.stage = Stage::Killed {
                     until: grace_ends,
                     late: None,
                 };
             }
-            Ladder::Running if state.deadline.is_some_and(|deadline| now >= deadline) => {
+            Stage::Running if state.deadline.is_some_and(|deadline| now >= deadline) => {
                 self.shared.signal_group(Signal::SIGTERM);
-                self.ladder = Ladder::Terminated {
+                self.stage = Stage::Terminated {
                     until: grace_ends,
                     exited,
                 };
             }
-            Ladder::Terminated {
+            Stage::Terminated {
                 until,
                 exited: in_time,
             } if exited || now >= until => {
                 self.shared.kill_group();
-                self.ladder = Ladder::Killed {
+                self.stage = Stage::Killed {
                     until: grace_ends,
                     late: Some(in_time),
                 };
@@ -258,16 +258,16 @@ impl<'s> Minder<'s> {
     /// Whether that was all.
     fn end(&self, plan: &Plan, now: Instant, exited: bool, abandoned: bool) -> Option<End> {
         let drained = self.stdout.is_none() && self.stderr.is_none();
-        match self.ladder {
-            Ladder::Running if exited && (drained || plan.until_exit || abandoned) => {
+        match self.stage {
+            Stage::Running if exited && (drained || plan.until_exit || abandoned) => {
                 Some(End::Finished)
             }
-            Ladder::Killed { until, late }
+            Stage::Killed { until, late }
                 if exited && (drained || plan.until_exit || abandoned || now >= until) =>
             {
                 Some(late.map_or(End::Finished, |exited| End::Late { exited }))
             }
-            Ladder::Killed { until, .. } if now >= until => Some(End::Stuck),
+            Stage::Killed { until, .. } if now >= until => Some(End::Stuck),
             _ => None,
         }
     }
@@ -276,9 +276,9 @@ impl<'s> Minder<'s> {
         if wants.close_stdin {
             self.stdin = None;
         }
-        let until = match self.ladder {
-            Ladder::Running => wants.deadline,
-            Ladder::Terminated { until, .. } | Ladder::Killed { until, .. } => Some(until),
+        let until = match self.stage {
+            Stage::Running => wants.deadline,
+            Stage::Terminated { until, .. } | Stage::Killed { until, .. } => Some(until),
         };
         // Rounded up: waking a moment early would only poll again.
         let timeout = until.map(|until| {
