@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use anstyle::AnsiColor;
 use similar::{ChangeTag, TextDiff};
 
 /// Whether terminal colours are used.
@@ -27,9 +28,15 @@ const EFFORT: Duration = Duration::from_secs(1);
 /// made visible, for it would be the whole difference and yet unseen.
 #[must_use]
 pub fn diff(expected: &str, found: &str, style: Style) -> String {
-    let (red, green, bold, dim, reset) = match style {
-        Style::Plain => ("", "", "", "", ""),
-        Style::Coloured => ("\x1b[31m", "\x1b[32m", "\x1b[1;4m", "\x1b[2m", "\x1b[0m"),
+    let plain = anstyle::Style::new();
+    let [red, green, bold, dim] = match style {
+        Style::Plain => [plain; 4],
+        Style::Coloured => [
+            AnsiColor::Red.on_default(),
+            AnsiColor::Green.on_default(),
+            plain.bold().underline(),
+            plain.dimmed(),
+        ],
     };
     let mut out = String::new();
     if expected == found {
@@ -44,7 +51,7 @@ pub fn diff(expected: &str, found: &str, style: Style) -> String {
             let old = first.old_range().start + 1..last.old_range().end;
             let _ = writeln!(
                 out,
-                "{dim}@@ expected lines {}-{}{reset}",
+                "{dim}@@ expected lines {}-{}{dim:#}",
                 old.start, old.end
             );
         }
@@ -53,14 +60,14 @@ pub fn diff(expected: &str, found: &str, style: Style) -> String {
                 let (sign, colour) = match change.tag() {
                     ChangeTag::Delete => ('-', red),
                     ChangeTag::Insert => ('+', green),
-                    ChangeTag::Equal => (' ', ""),
+                    ChangeTag::Equal => (' ', plain),
                 };
                 let _ = write!(out, "{colour}{sign}");
                 let mut line = String::new();
                 for (emphasised, part) in change.iter_strings_lossy() {
                     let part = part.trim_end_matches(['\n', '\r']);
                     if emphasised && !part.is_empty() && style == Style::Coloured {
-                        let _ = write!(line, "{bold}{part}{reset}{colour}");
+                        let _ = write!(line, "{bold}{part}{bold:#}{colour}");
                     } else {
                         line.push_str(part);
                     }
@@ -72,9 +79,7 @@ pub fn diff(expected: &str, found: &str, style: Style) -> String {
                     line.push_str(&shown);
                 }
                 out.push_str(&line);
-                if !colour.is_empty() {
-                    out.push_str(reset);
-                }
+                let _ = write!(out, "{colour:#}");
                 out.push('\n');
                 if change.missing_newline() {
                     out.push_str("\\ no line feed at the end\n");
