@@ -114,7 +114,7 @@ pub enum GoldenMode {
     Pending,
 }
 
-/// What a case process tells while it runs.
+/// What a case process reports while it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum CaseEvent {
@@ -279,7 +279,7 @@ pub struct MachineReport {
     pub stderr_tail: String,
     /// The last QMP lines of the case, both directions, without what a diagnosis asked.
     pub qmp_tail: Vec<String>,
-    /// How it was found when it was diagnosed, the most telling first: threads, stacks, jobs, block graph.
+    /// How it was found when it was diagnosed, the most useful first: threads, stacks, jobs, block graph.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub diagnosis: Vec<Finding>,
 }

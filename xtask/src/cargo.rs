@@ -110,7 +110,7 @@ impl XtaskError {
 }
 
 /// The workspace's root folder: where this runs, not where it was compiled, as clones may share one target folder. Cargo says it in a
-/// variable; for who starts this program by itself, it is around the current folder.
+/// variable; when this program is started by itself, it is around the current folder.
 pub(crate) fn root() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     root_of(manifest, std::env::current_dir().ok())

@@ -92,7 +92,7 @@ impl fmt::Display for Wait {
         } = self;
         write!(
             f,
-            "{place} waits for {what} since {:.1} s",
+            "{place} has been waiting for {what} for {:.1} s",
             elapsed.as_secs_f64()
         )
     }

@@ -112,9 +112,8 @@ macro_rules! check_parts {
     };
     ([$($fact:tt)+] $(, $($text:tt)+)?) => {
         if !($($fact)+) {
-            let text = $crate::check_text!($($($text)+)?);
-            let text = text.unwrap_or_else(|| concat!(stringify!($($fact)+), " is false").to_owned());
-            return Err($crate::author::Failure::new(text));
+            let context = $crate::check_text!($($($text)+)?);
+            return Err($crate::author::assert::untrue(context, stringify!($($fact)+)));
         }
     };
     ([$($before:tt)*] $next:tt $($rest:tt)*) => {
@@ -132,6 +131,15 @@ macro_rules! check_text {
     ($($text:tt)+) => {
         Some(format!($($text)+))
     };
+}
+
+/// What [`check!`] says of a condition. The text of a case may be what a program printed, so nothing at all.
+#[doc(hidden)]
+#[track_caller]
+pub fn untrue(context: Option<String>, what: &str) -> Failure {
+    let context = context.as_deref().map_or("", str::trim_end);
+    let colon = if context.is_empty() { "" } else { ": " };
+    Failure::new(format!("{context}{colon}{what} is false"))
 }
 
 /// What [`check!`] says of two values.
@@ -600,6 +608,11 @@ mod tests {
         Ok(())
     }
 
+    fn condition(printed: &str) -> CaseResult {
+        check!(printed.contains("done"), "{printed}");
+        Ok(())
+    }
+
     #[test]
     fn a_fact_says_what_was_asked_and_both_values_and_its_line() {
         let failure = fact(2, &[]).unwrap_err();
@@ -610,7 +623,19 @@ mod tests {
         let failure = fact(3, &["b"]).unwrap_err();
         let text = "with 3 bytes: names is [\"b\"], expected [\"a\"]";
         assert_eq!(failure.message(), text);
-        assert_eq!(fact(3, &["a"]).unwrap_err().message(), "the size 3");
+        let failure = fact(3, &["a"]).unwrap_err();
+        assert_eq!(failure.message(), "the size 3: size < 1 is false");
+    }
+
+    #[test]
+    fn a_condition_is_shown_also_where_its_text_is_empty() {
+        for (printed, expected) in [
+            ("", "printed.contains(\"done\") is false"),
+            ("not yet\n", "not yet: printed.contains(\"done\") is false"),
+        ] {
+            assert_eq!(condition(printed).unwrap_err().message(), expected);
+        }
+        condition("done").unwrap();
     }
 
     #[test]

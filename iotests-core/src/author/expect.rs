@@ -54,6 +54,11 @@ impl ErrorText {
         }
     }
 
+    /// Whether a line of what a program printed is the expected error.
+    pub(crate) fn allows_a_line(&self, printed: &str) -> bool {
+        printed.lines().any(|line| self.allows(line))
+    }
+
     /// The error that `what` ended with is the expected one.
     pub(crate) fn check(&self, what: &str, found: &str) -> CaseResult {
         if self.allows(found) {
@@ -97,6 +102,10 @@ mod tests {
         assert!(!exactly("No space").allows(found));
         assert!(exactly(found).allows(found));
         assert!(exactly("").allows(""));
+
+        assert!(exactly("No space").allows_a_line("a\nNo space\n"));
+        assert!(!exactly("No space").allows_a_line("a\nNo space left\n"));
+        assert!(!ErrorText::from("").allows_a_line("a\n\n"));
 
         let wrong = exactly("No space").check("the job", found).unwrap_err();
         let text = "the job failed with \"No space left on device\", expected \"No space\"";

@@ -191,8 +191,8 @@ fn headline(
             format!("the case waits for {} at {}", inner.what, outer.place)
         }
         _ => match step {
-            Some(step) => format!("the case waits for something of its own in the step \"{step}\""),
-            None => "the case waits for something of its own".to_owned(),
+            Some(step) => format!("the case is not waiting on the harness in the step \"{step}\""),
+            None => "the case is not waiting on the harness".to_owned(),
         },
     };
     if let Some(machine) = machines.iter().find(|one| one.status != RUNNING) {
@@ -287,7 +287,7 @@ mod tests {
         );
         assert_eq!(
             headline(&[], Some("a step"), true, &stack, &fine),
-            "the case waits for something of its own in the step \"a step\""
+            "the case is not waiting on the harness in the step \"a step\""
         );
     }
 }

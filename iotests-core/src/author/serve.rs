@@ -64,7 +64,7 @@ impl Mount {
         std::fs::write(&file, "")?;
         let node = json!({"driver": "file", "node-name": "file", "filename": served});
         let node = Blockdev::try_from(node)
-            .map_err(|node| Failure::new(format!("{node} is no block node")))?;
+            .map_err(|node| Failure::new(format!("not a block node: {node}")))?;
         let export = Export::new("fuse", "export", "file")
             .writable(true)
             .set("growable", true)

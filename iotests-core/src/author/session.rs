@@ -4,6 +4,7 @@ use imgtools::io::{IoCommand, IoDefaults, QemuIo, Session};
 use imgtools::tools::ToolKind;
 
 use super::action::Action;
+use super::expect::ErrorText;
 use super::failure::Failure;
 use super::image::Image;
 use super::tool::ToolCall;
@@ -93,20 +94,24 @@ impl IoSession {
         )
     }
 
-    /// Runs a command, which must fail and say this on the way.
+    /// Runs a command, which must fail and say this in a line.
     #[track_caller]
-    pub fn expect_error(&mut self, command: impl Into<IoCommand>, text: &str) -> Action<'_, ()> {
-        let (command, text) = (command.into(), text.to_owned());
+    pub fn expect_error(
+        &mut self,
+        command: impl Into<IoCommand>,
+        text: impl Into<ErrorText>,
+    ) -> Action<'_, ()> {
+        let (command, text) = (command.into(), text.into());
         Action::new(
             format!("a command of qemu-io on {}", self.name),
             async move {
                 let reply = self.session.run(command).await?;
                 let printed = format!("{}{}", reply.stdout, reply.stderr);
-                if !reply.is_success() && printed.contains(&text) {
+                if !reply.is_success() && text.allows_a_line(&printed) {
                     return Ok(());
                 }
                 Err(Failure::new(format!(
-                    "`{}` should have failed with \"{text}\"; it printed: {printed}",
+                    "`{}` should have failed with {text}; it printed: {printed}",
                     reply.command
                 )))
             },

@@ -48,7 +48,7 @@ struct State {
     ended: Vec<MachineReport>,
     live: Vec<(u64, Arc<dyn Evidence>)>,
     counter: u64,
-    /// Machines that were dropped instead of being ended, by name, for who reports them.
+    /// Machines that were dropped instead of being ended, by name, to be reported.
     dropped: BTreeMap<String, DropReport>,
 }
 

@@ -58,7 +58,7 @@ pub struct Broken {
     /// What came of trying it, in one line.
     pub why: String,
     /// The same in full, with the command, its status and its words.
-    pub told: String,
+    pub message: String,
 }
 
 /// What a process that hosts the block layer can do.

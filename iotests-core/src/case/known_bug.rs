@@ -135,7 +135,7 @@ pub fn judge_failure(bugs: &[ExpectedBug], says: impl Fn(&str) -> bool) -> Judge
     }
     let note = |bug: &ExpectedBug| {
         format!(
-            "fails differently than expected (\"{}\"): {}",
+            "fails, but not as the known bug does (\"{}\"): {}",
             bug.says, bug.reason
         )
     };

@@ -231,7 +231,7 @@ impl Registry {
             .as_ref()
     }
 
-    /// The entry of this case and row of this program. Unchecked, for who runs one case: the runner has checked all of them, and to do so
+    /// The entry of this case and row of this program. Unchecked, for a process that runs one case: the runner has checked all of them, and to do so
     /// again for each would take longer than most cases.
     pub(crate) fn one(case: &str, row: Option<&str>) -> Option<Registered> {
         let entries = |one: &'static Case| one.entries(&DEFAULTS);

@@ -38,7 +38,7 @@ enum CaseProcessError {
 
 /// The life of a case process, from the file with its [`CaseSpec`] to its exit status.
 ///
-/// With `stopped` it waits for a byte there, or for the end of the pipe, after it has told of a step.
+/// With `stopped` it waits for a byte there, or for the end of the pipe, after it has reported a step.
 pub(crate) fn main(spec_file: &Path, supervisor: u32, stopped: Option<OwnedFd>) -> i32 {
     match run(spec_file, supervisor, stopped) {
         Ok(()) => 0,

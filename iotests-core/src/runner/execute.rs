@@ -65,7 +65,7 @@ struct All {
 #[derive(Debug)]
 struct Living {
     control: OwnedFd,
-    /// The runner told it to end its case.
+    /// The runner asked it to end its case.
     interrupted: bool,
 }
 
@@ -85,7 +85,7 @@ impl Supervisors {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells every supervisor, and those that are just being started.
+    /// Notifies every supervisor, also those that are just being started.
     pub(crate) fn order_all(&self, order: Order) {
         let mut all = self.all();
         if order.ends() {

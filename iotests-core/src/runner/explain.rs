@@ -9,7 +9,7 @@ use super::report::{Palette, Ways, remedies};
 use crate::case::Instance;
 use crate::runner::event::{Outcome, Summary};
 
-/// The selected instances, and what former runs tell of them.
+/// The selected instances, and what earlier runs recorded about them.
 pub(crate) struct Known<'a> {
     pub(crate) planned: &'a [Planned],
     pub(crate) sets: &'a [Able],

@@ -351,7 +351,7 @@ impl Parser<'_> {
         if !self.takes('(') {
             let (place, _) = self.peek().unwrap_or((self.text.len(), ' '));
             let why = match word.is_empty() {
-                true => "here is no condition, such as `name(commit)`".to_owned(),
+                true => "expected a condition, such as `name(commit)`".to_owned(),
                 false => format!("`{word}` needs what it means in parentheses"),
             };
             return Err(self.error(place, why));

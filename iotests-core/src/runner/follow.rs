@@ -34,7 +34,7 @@ impl Follower {
         self.watch.as_fd()
     }
 
-    /// Tells whole lines that are new; what has no end yet as well when it is the last time.
+    /// Passes on whole new lines; the last time also one that has no end yet.
     pub(crate) fn read(&mut self, is_last: bool, told: &mut impl FnMut(String)) {
         let mut buffer = vec![0; LINE];
         // That something happened is all that is of interest.

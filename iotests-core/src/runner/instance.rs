@@ -119,7 +119,7 @@ impl Runner {
         }
     }
 
-    /// Tells the supervisors of all that runs.
+    /// Notifies the supervisors of everything that runs.
     pub(crate) fn order_all(&self, order: Order) {
         self.supervisors.order_all(order);
     }
@@ -134,7 +134,7 @@ impl Runner {
         self.run_dir.finish();
     }
 
-    /// Runs one instance, more than once where retries are allowed and needed. `tell` hears all that happens but its end; `expected` is
+    /// Runs one instance, more than once where retries are allowed and needed. `tell` gets every event but the last; `expected` is
     /// what it took the last time.
     pub(crate) fn run(
         &self,
@@ -201,7 +201,7 @@ impl Runner {
             } else {
                 directories.remove(false);
             }
-            // What should have failed and did not is to be told, not to be tried until it fails.
+            // An unexpected pass is reported, not retried until it fails.
             let may_retry = verdict != Verdict::UnexpectedPass
                 && attempts.len() <= self.settings.retries as usize;
             if failed && may_retry && !self.supervisors.are_ending() {

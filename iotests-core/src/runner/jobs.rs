@@ -97,7 +97,7 @@ impl Carried {
     }
 }
 
-/// What the kernel tells of processes that wait for something (PSI).
+/// What the kernel says about processes that wait for a resource (PSI).
 #[derive(Debug)]
 struct Pressure {
     /// That of the control group, which knows its limits, else that of the machine; `None` where the kernel has neither.

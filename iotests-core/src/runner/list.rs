@@ -13,7 +13,7 @@ use super::report::Palette;
 use super::report::text::duration;
 use crate::case::{Instance, Protocol, Skip};
 
-/// The selected instances, and what former runs tell of them.
+/// The selected instances, and what earlier runs recorded about them.
 pub(crate) struct List<'a> {
     pub(crate) planned: &'a [Planned],
     pub(crate) sets: &'a [Able],

@@ -81,7 +81,7 @@ impl FromStr for Partition {
     }
 }
 
-/// A CI system, and the variables by which it tells a job its number and how many there are.
+/// A CI system, and the variables in which it gives a job its number and how many there are.
 struct System {
     name: &'static str,
     /// The variable that is there when this is the system.

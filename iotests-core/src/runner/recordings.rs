@@ -64,7 +64,7 @@ impl Recording {
         &self.path
     }
 
-    /// Its run has ended and the history has what it tells.
+    /// Its run has ended, and what it recorded is in the history.
     pub(crate) fn finish(self) {
         let _ = fs::rename(&self.path, learnt(&self.path));
     }

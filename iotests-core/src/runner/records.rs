@@ -1,4 +1,4 @@
-//! What former runs tell: how long each instance took and how it ended.
+//! The history of earlier runs: how long each instance took and how it ended.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -104,7 +104,7 @@ impl Records {
         }
     }
 
-    /// Notes what a record of a run tells. What a part of a plan tells counts when the parts are put together: else one part that has
+    /// Adds the record of a run. That of a part of a plan counts when the parts are put together: else one part that has
     /// run would have the next one cut the plan in another way.
     pub(crate) fn learn(&mut self, records: impl Iterator<Item = Record>) {
         let is_part = |record: &Record| match &record.event {
@@ -115,7 +115,7 @@ impl Records {
         records.for_each(|record| self.learn_one(&record));
     }
 
-    /// Notes what a line of a record tells, also that of a part.
+    /// Adds a line of a record, also of a part.
     pub(crate) fn learn_one(&mut self, record: &Record) {
         if let RunEvent::InstanceFinished(outcome) = &record.event {
             let id = outcome.instance.base_id();

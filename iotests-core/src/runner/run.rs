@@ -1,4 +1,4 @@
-//! The dispatcher: starts instances as the schedule allows, hears how they end, and tells the reporters.
+//! The dispatcher: starts instances as the schedule allows, waits for their ends, and informs the reporters.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -51,7 +51,7 @@ pub(crate) struct Job {
 /// How many messages may wait. A case that says more than is recorded waits itself, instead of filling the memory.
 const WAITING: usize = 1024;
 
-/// What other threads tell the dispatcher, from which slot.
+/// A message to the dispatcher from another thread, with its slot.
 enum Message {
     Event(u16, RunEvent),
     Finished(u16, Load, Box<InstanceJob>, Result<Box<Outcome>, RunError>),
@@ -89,7 +89,7 @@ struct Dispatcher<'r> {
     carried: Option<Carried>,
     stepping: Stepping,
     signals: u32,
-    /// A report could not be written: told once, by the file.
+    /// A report could not be written: said once for each file.
     broken: Option<io::Error>,
     error: Option<RunError>,
 }
@@ -336,7 +336,10 @@ impl Dispatcher<'_> {
             .max_fail
             .is_some_and(|limit| self.summary.failures() >= limit)
         {
-            self.stop(format!("{} failures", self.summary.failures()));
+            self.stop(match self.summary.failures() {
+                1 => "1 failure".to_owned(),
+                count => format!("{count} failures"),
+            });
         }
     }
 

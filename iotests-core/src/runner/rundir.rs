@@ -149,7 +149,7 @@ impl InstanceDir {
             let _ = fs::remove_file(&self.given);
         }
         if keep {
-            // Who looks at it shall see files, and be able to remove them.
+            // Its reader should see files, and be able to remove them.
             let _ = mounts::detach_below(&self.path);
         } else {
             let _ = remove_tree(&self.path);
@@ -200,7 +200,7 @@ fn file_name(name: &str) -> String {
         .chars()
         .map(|c| if is_plain_in_name(c) { c } else { '-' })
         .collect();
-    // Longer names are cut at the front: the end tells more.
+    // Longer names are cut at the front: the end says more.
     let excess = text.len().saturating_sub(80);
     text.drain(..excess);
     text

@@ -149,7 +149,7 @@ fn host(
         .iter()
         .find_map(|(kind, flag)| named(*kind, flag.as_ref())?.parent().map(Path::to_path_buf))
     {
-        // Who names one program means the others that lie beside it.
+        // A program that is named stands for the others in its folder.
         finder = finder.build_dir(std::path::absolute(&beside).unwrap_or(beside));
     }
     let mut tools = BTreeMap::new();

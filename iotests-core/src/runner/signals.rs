@@ -1,4 +1,4 @@
-//! The signals of a runner: blocked everywhere, taken by one thread, told as messages.
+//! The signals of a runner: blocked everywhere, taken by one thread, passed on as messages.
 
 use std::io;
 use std::process::ExitStatus;

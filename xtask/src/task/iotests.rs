@@ -79,7 +79,7 @@ fn executable(messages: &[u8]) -> Option<PathBuf> {
 /// Where the binary is to keep its own things, unless somebody has named another place.
 const BUILD_DIR: &str = "IOTESTS_BUILD_DIR";
 
-/// The binary, told where it may keep its own things and how a person calls it.
+/// The binary, with the folder for its files and the command by which people call it.
 pub(crate) fn command(binary: &Path) -> Result<Command, XtaskError> {
     let named = std::env::var_os(BUILD_DIR);
     let mut command = Command::new(binary);

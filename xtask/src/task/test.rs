@@ -226,7 +226,7 @@ fn consumer(target: &Path) -> Command {
     command
 }
 
-/// The name of the variable in which the tests are told of sets of programs.
+/// The variable that gives the tests the sets of programs.
 const PREFIXES: &str = "QEMU_TEST_PREFIXES";
 
 fn tests(target: &Path, provisioned: bool) -> Command {

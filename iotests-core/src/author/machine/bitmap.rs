@@ -7,8 +7,9 @@ use std::panic::Location;
 
 use qmp::types::{
     BlockDirtyBitmapClear, BlockDirtyBitmapDisable, BlockDirtyBitmapEnable, BlockDirtyBitmapRemove,
-    XDebugBlockDirtyBitmapSha256,
+    BlockDirtyInfo, XDebugBlockDirtyBitmapSha256,
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Cmd, Machine, Monitor, Target};
@@ -39,19 +40,19 @@ pub struct BitmapInfo {
 }
 
 impl BitmapInfo {
-    fn read(info: &Value) -> Self {
-        let flag = |name: &str| info[name] == true;
-        let number = |name: &str| info[name].as_u64().unwrap_or_default();
-        BitmapInfo {
-            name: info["name"].as_str().unwrap_or_default().to_owned(),
-            count: number("count"),
-            granularity: number("granularity"),
-            recording: flag("recording"),
-            busy: flag("busy"),
-            persistent: flag("persistent"),
-            inconsistent: flag("inconsistent"),
+    fn read(info: &Value) -> CaseResult<Self> {
+        let typed = BlockDirtyInfo::deserialize(info)
+            .map_err(|error| Failure::new(format!("failed to read a bitmap: {error}: {info}")))?;
+        Ok(BitmapInfo {
+            name: typed.name.unwrap_or_default(),
+            count: typed.count.unsigned_abs(),
+            granularity: typed.granularity.into(),
+            recording: typed.recording,
+            busy: typed.busy,
+            persistent: typed.persistent,
+            inconsistent: typed.inconsistent == Some(true),
             info: info.clone(),
-        }
+        })
     }
 }
 
@@ -63,7 +64,7 @@ impl Machine {
         Action::new(format!("the bitmaps of {node}"), async move {
             let info = self.node(node).await?;
             let list = info["dirty-bitmaps"].as_array();
-            Ok(list.into_iter().flatten().map(BitmapInfo::read).collect())
+            list.into_iter().flatten().map(BitmapInfo::read).collect()
         })
     }
 

@@ -15,6 +15,7 @@ use super::node::Node;
 use super::running::{self, Machine};
 use crate::author::action::Action;
 use crate::author::death::Found;
+use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::image::{Image, KEY, KEY_ID};
 use crate::author::origin::Origin;
@@ -321,7 +322,8 @@ impl MachineBuilder {
     }
 
     /// Lines that hold this text may be printed. Any other line on stderr, and any failed qemu-io
-    /// command, fails the case when the machine ends.
+    /// command, fails the case when the machine ends. The text must say something, or else everything
+    /// would be tolerated.
     pub fn tolerate(mut self, text: &str) -> Self {
         self.tolerated.push(text.to_owned());
         self
@@ -352,10 +354,10 @@ impl MachineBuilder {
         })
     }
 
-    /// Starts it, which must fail; returns what it printed.
+    /// Starts it, which must fail and say this in a line; returns what it printed.
     #[track_caller]
-    pub fn expect_launch_error(&self, text: &str) -> Action<'_, String> {
-        let text = text.to_owned();
+    pub fn expect_launch_error(&self, text: impl Into<ErrorText>) -> Action<'_, String> {
+        let text = text.into();
         Action::at(
             Location::caller(),
             format!("{} to refuse to start", self.name),
@@ -369,8 +371,8 @@ impl MachineBuilder {
                         self.note_death(&error);
                         let printed = error.output().map(|output| output.combined_text());
                         match printed {
-                            Some(printed) if printed.contains(&text) => Ok(printed),
-                            _ => Err(Failure::from(error).context(format!("expected \"{text}\""))),
+                            Some(printed) if text.allows_a_line(&printed) => Ok(printed),
+                            _ => Err(Failure::from(error).context(format!("expected {text}"))),
                         }
                     }
                 }
@@ -436,6 +438,12 @@ impl MachineBuilder {
     }
 
     async fn start(&self) -> CaseResult<Result<machine::Machine, LaunchError>> {
+        if self.tolerated.iter().any(|text| text.trim().is_empty()) {
+            let name = &self.name;
+            return Err(Failure::new(format!(
+                "{name} tolerates an empty text, which is every line: say which ones it may print"
+            )));
+        }
         match self.backend()? {
             Backend::System => Ok(self.emulator()?.launch().await),
             Backend::Qsd => Ok(self.storage_daemon()?.launch().await),

@@ -79,7 +79,7 @@ impl Cmd {
                 ))),
                 Err(error) if error.class.as_str() == class => text.check(&name, &error.desc),
                 Err(error) => Err(Failure::differs(
-                    format!("{name} failed with another class of error"),
+                    format!("{name} failed with an unexpected error class"),
                     Difference {
                         expected: format!("{class}: {text}"),
                         found: format!("{}: {}", error.class, error.desc),

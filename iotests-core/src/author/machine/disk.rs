@@ -9,13 +9,13 @@ use std::sync::{Mutex, PoisonError};
 
 use machine::args::Device;
 use qmp::types::{
-    BlockExportOptions, BlockExportOptionsNbd, BlockInfo, DeviceDel, QomSet, QueryBlock,
-    QueryBlockExports,
+    BlockExportOptions, BlockExportOptionsNbd, BlockInfo, BlockLatencyHistogramSet, DeviceDel,
+    QomSet, QueryBlock, QueryBlockExports,
 };
 use serde_json::{Value, json};
 
 use super::node::{Child, Node};
-use super::{Access, Machine, Monitor, Target};
+use super::{Access, Cmd, Machine, Monitor, Target};
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::image::Image;
@@ -346,7 +346,7 @@ impl Disks {
                 (inserted.and_then(|it| it.node_name.clone()), json!(all))
             }
         };
-        node.ok_or_else(|| Failure::new(format!("the disk {id} stands on no node: {all}")))
+        node.ok_or_else(|| Failure::new(format!("the disk {id} is not attached to a node: {all}")))
     }
 
     fn names(&self) -> String {
@@ -467,7 +467,9 @@ impl<'m> Disk<'m> {
         let disk = self.machine().attached(self.id())?;
         match disk.way {
             Way::Device { .. } => Ok(qom_path(&disk)),
-            _ => Err(Failure::new(format!("the disk {self} is no guest device"))),
+            _ => Err(Failure::new(format!(
+                "the disk {self} is not a guest device"
+            ))),
         }
     }
 
@@ -488,7 +490,7 @@ impl<'m> Disk<'m> {
             match self.machine().node_of(self.id()).await? {
                 found if found == node => Ok(()),
                 found => Err(Failure::new(format!(
-                    "the disk {self} stands on node {found}, expected {node}"
+                    "the disk {self} is attached to node {found}, expected {node}"
                 ))),
             }
         })
@@ -578,5 +580,26 @@ impl From<&Disk<'_>> for Child {
     /// The node of the same name, on which the disk was made.
     fn from(disk: &Disk<'_>) -> Self {
         Child::from(disk.id())
+    }
+}
+
+impl Disk<'_> {
+    /// What `query-blockstats` says of it, or of its node on a storage daemon.
+    #[track_caller]
+    pub fn stats(&self) -> Action<'_, Value> {
+        Action::new(format!("the statistics of {self}"), async move {
+            self.machine().stats_of(self.id()).await
+        })
+    }
+
+    /// Counts the latencies of its requests in these intervals, in nanoseconds
+    /// (`block-latency-histogram-set`); emulators only.
+    ///
+    /// # Errors
+    /// When it is not a guest device.
+    #[track_caller]
+    pub fn latency_histogram(&self, boundaries: &[u64]) -> CaseResult<Cmd> {
+        let set = BlockLatencyHistogramSet::new(self.qom_path()?).boundaries(boundaries);
+        Ok(self.machine().monitor.send(set))
     }
 }

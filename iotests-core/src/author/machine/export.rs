@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use imgtools::image::FileName;
 use qmp::types::{
-    BlockExportAdd, BlockExportDel, BlockExportOptions, BlockExportRemoveMode, NbdServerStop,
-    QueryBlockExports,
+    BlockExportAdd, BlockExportDel, BlockExportOptions, BlockExportRemoveMode, NbdServerStart,
+    NbdServerStop, QueryBlockExports, SocketAddressLegacy, UnixSocketAddress,
+    UnixSocketAddressWrapper,
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
@@ -125,9 +126,11 @@ impl NbdServerOf {
         }
         let shared = &machine.monitor.shared;
         let number = shared.next_number();
-        let listening = Listening::unix(shared.directories.socket(&format!("nbd{number}"))?);
-        let start = json!({"addr": listening.legacy()});
-        machine.monitor.ask("nbd-server-start", start).await?;
+        let socket = shared.directories.socket(&format!("nbd{number}"))?;
+        let address = UnixSocketAddressWrapper::new(UnixSocketAddress::new(socket.as_str()));
+        let start = NbdServerStart::new(SocketAddressLegacy::Unix(Box::new(address)));
+        machine.monitor.query(start).await?;
+        let listening = Listening::unix(socket);
         machine.export_disks().await?;
         Ok(state.insert(listening).clone())
     }
@@ -149,7 +152,7 @@ impl NbdServerOf {
         let limit = monitor.shared.wait_limit();
         match tokio::time::timeout(limit, events.recv()).await {
             Ok(event) => drop(event?),
-            Err(_) => return Err(Failure::new(format!("failed to see the export {id} go"))),
+            Err(_) => return Err(Failure::new(format!("export {id} was not deleted in time"))),
         }
         // It is nothing that the case did.
         let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));

@@ -31,7 +31,9 @@ impl Machine {
                 found.push(below.name.clone());
                 node = below;
                 if found.len() > graph.nodes.len() {
-                    return Err(Failure::new(format!("the graph has a circle:\n{graph}")));
+                    return Err(Failure::new(format!(
+                        "the block graph has a cycle:\n{graph}"
+                    )));
                 }
             }
             if found == expected {
@@ -42,10 +44,7 @@ impl Machine {
                 found: found.join(" -> "),
                 diff: None,
             };
-            Err(Failure::differs(
-                "the backing chain is another one",
-                difference,
-            ))
+            Err(Failure::differs("unexpected backing chain", difference))
         })
     }
 

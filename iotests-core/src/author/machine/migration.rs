@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::panic::Location;
 
 use qmp::types::{
-    Getfd, MigrateIncoming, MigrateSetCapabilities, MigrationCapabilityStatus, QueryStatus,
-    RunState,
+    Getfd, MigrateIncoming, MigrateSetCapabilities, MigrationCapabilityStatus, MigrationInfo,
+    MigrationStatus, QueryMigrate, QueryStatus, RunState,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::Machine;
 use super::monitor::event_json;
@@ -63,12 +63,12 @@ pub struct Migration<'m> {
 }
 
 /// A migration that has ended.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Migrated {
-    /// What `query-migrate` says at the source.
-    pub source: Value,
-    /// What `query-migrate` says at the target; `null` if there is none, or if it has ended.
-    pub target: Value,
+    /// What `query-migrate` says at the source; nothing if that has ended.
+    pub source: Option<MigrationInfo>,
+    /// What `query-migrate` says at the target; nothing if there is none, or if it has ended.
+    pub target: Option<MigrationInfo>,
 }
 
 impl Test {
@@ -268,9 +268,9 @@ impl<'m> Migrating<'m> {
 
     async fn end(self) -> CaseResult<End<'m>> {
         let source = self.source;
-        let (mut reached, mut migrated) = (false, Migrated::default());
-        migrated.source = source.migration_end(&mut reached).await?;
-        let left = migrated.source["status"] == "completed";
+        let (reached, sent) = source.migration_end().await?;
+        let left = has_completed(sent.as_ref());
+        let mut received = None;
         if left {
             source.wait_run_state("postmigrate").await?;
         }
@@ -282,8 +282,8 @@ impl<'m> Migrating<'m> {
                 if let Some(incoming) = self.pending {
                     target.monitor.send(incoming).await?;
                 }
-                migrated.target = target.migration_end(&mut reached).await?;
-                let loaded = migrated.target["status"] == "completed";
+                received = target.migration_end().await?.1;
+                let loaded = has_completed(received.as_ref());
                 if !loaded {
                     target.give_up().await?;
                 } else if let (true, Some(state)) = (left, &self.ends_in) {
@@ -295,10 +295,17 @@ impl<'m> Migrating<'m> {
         Ok(End {
             source,
             target: self.target,
-            migrated,
+            migrated: Migrated {
+                source: sent,
+                target: received,
+            },
             arrived,
         })
     }
+}
+
+fn has_completed(info: Option<&MigrationInfo>) -> bool {
+    info.is_some_and(|info| info.status == Some(MigrationStatus::Completed))
 }
 
 /// How both sides came out of a migration.
@@ -327,10 +334,12 @@ impl End<'_> {
             .into_iter()
             .chain(target)
         {
-            if let Some(status) = info["status"].as_str() {
+            let status = info.as_ref().map(|info| info.status.as_ref());
+            let status = status.map_or(Some("ended"), |status| Some(status?.as_str()));
+            if let Some(status) = status {
                 story.push(format!("{}: {status}", machine.name()));
             }
-            if let Some(error) = info["error-desc"].as_str() {
+            if let Some(error) = info.as_ref().and_then(|info| info.error_desc.as_deref()) {
                 story.push(format!("{}: {error}", machine.name()));
                 // It is printed as well, perhaps later than now.
                 machine.tolerate(error);
@@ -420,23 +429,24 @@ impl Machine {
         Ok(())
     }
 
-    /// What `query-migrate` says when the migration is over; less where the process ended with it.
-    /// `reached` becomes true if the state began to go over.
-    async fn migration_end(&self, reached: &mut bool) -> CaseResult<Value> {
+    /// What `query-migrate` says when the migration is over; nothing where the process ended with it.
+    /// And whether the state began to go over.
+    async fn migration_end(&self) -> CaseResult<(bool, Option<MigrationInfo>)> {
         let monitor = &self.monitor;
+        let mut reached = false;
         let status = loop {
             let events = monitor.events.with_deadline(monitor.shared.wait_limit());
             let event = match events.wait(qmp::Matcher::event("MIGRATION")).await {
                 Ok(event) => event,
                 Err(_) if monitor.client.closed_cause().is_some() => {
-                    return Ok(json!({"status": "ended"}));
+                    return Ok((reached, None));
                 }
                 Err(error) => return Err(Failure::from(error).context(self.name())),
             };
             monitor.narrate_event(&event);
             match event.text("status") {
                 Some(status @ ("completed" | "failed" | "cancelled")) => break status.to_owned(),
-                Some("active") => *reached = true,
+                Some("active") => reached = true,
                 Some(_) => {}
                 None => {
                     let event = event_json(&event);
@@ -446,10 +456,10 @@ impl Machine {
                 }
             }
         };
-        match monitor.ask("query-migrate", Value::Null).await {
-            Ok(info) => Ok(info),
+        match monitor.query(QueryMigrate::new()).await {
+            Ok(info) => Ok((reached, Some(info))),
             // A target that has failed ends.
-            Err(_) if status == "failed" => Ok(json!({"status": "failed"})),
+            Err(_) if status == "failed" => Ok((reached, None)),
             Err(error) => Err(error),
         }
     }
@@ -460,7 +470,7 @@ impl Machine {
         let ended = tokio::time::timeout(limit, self.inner()?.process().exited()).await;
         let runs = || {
             let name = self.name();
-            Failure::new(format!("{name} failed to take the guest and runs on"))
+            Failure::new(format!("{name} failed to load the guest but did not exit"))
         };
         ended.map(drop).map_err(|_| runs())
     }

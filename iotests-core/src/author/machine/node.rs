@@ -7,7 +7,7 @@ use std::panic::Location;
 use std::sync::{Mutex, PoisonError};
 
 use machine::args::Blockdev;
-use qmp::types::BlockdevDel;
+use qmp::types::{BlockSetWriteThreshold, BlockdevDel, QomSet};
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
@@ -178,7 +178,7 @@ impl Node {
         match (&self.wrong, Blockdev::try_from(self.options.clone())) {
             (None, Ok(node)) => Ok(node),
             (Some(wrong), _) => Err(Failure::new(format!("{wrong}: {self}"))),
-            (None, Err(other)) => Err(Failure::new(format!("{other} is no block node"))),
+            (None, Err(other)) => Err(Failure::new(format!("not a block node: {other}"))),
         }
     }
 
@@ -459,6 +459,22 @@ impl<'m> IntoFuture for Change<'m> {
                 .for_each(|node| self.machine.made.note(node));
             Ok(())
         })
+    }
+}
+
+impl Machine {
+    /// Reports the first write to a node at or behind this place (`BLOCK_WRITE_THRESHOLD`).
+    #[track_caller]
+    pub fn write_threshold(&self, node: impl Into<Target>, bytes: u64) -> Cmd {
+        let node = node.into().to_string();
+        self.monitor.send(BlockSetWriteThreshold::new(node, bytes))
+    }
+
+    /// Changes the limits of a throttle group (`ThrottleLimits` in QEMU's `qapi/block-core.json`).
+    #[track_caller]
+    pub fn set_throttle_limits(&self, group: &str, limits: Value) -> Cmd {
+        let path = format!("/objects/{group}");
+        self.monitor.send(QomSet::new(path, "limits", limits))
     }
 }
 

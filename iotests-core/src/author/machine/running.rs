@@ -163,7 +163,7 @@ fn innermost(diagnosis: &Diagnosis) -> Option<String> {
     named.or_else(|| main?.wait_channel.clone())
 }
 
-/// The parts of a diagnosis, the most telling first.
+/// The parts of a diagnosis, the most useful first.
 fn findings(diagnosis: &Diagnosis) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut found = |title: &str, text: String| {

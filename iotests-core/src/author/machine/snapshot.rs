@@ -5,11 +5,10 @@ use std::panic::Location;
 use std::path::Path;
 
 use qmp::types::{
-    BlockLatencyHistogramSet, BlockSetWriteThreshold, BlockdevSnapshotCommand,
-    BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternalSync, BlockdevSnapshotSyncCommand,
-    QomSet,
+    BlockdevSnapshotCommand, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternalSync,
+    BlockdevSnapshotSyncCommand,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Cmd, Disk, Job, Machine, Node, Outcome, Target};
 use crate::author::action::Action;
@@ -152,7 +151,7 @@ impl<'m> Freeze<'m> {
         if self.keeper == Keeper::Access {
             frozen.node = name("frozen");
             let access = Node::new("snapshot-access").node_name(&frozen.node);
-            // Who reads it may give up what it has read.
+            // Its reader may discard what it has read.
             let access = access.set("discard", "unmap");
             machine
                 .add_node(access.file(name("filter").as_str()))
@@ -219,42 +218,5 @@ impl<'m> Frozen<'m> {
 impl From<&Frozen<'_>> for Target {
     fn from(frozen: &Frozen<'_>) -> Self {
         Target::Node(frozen.node.clone())
-    }
-}
-
-impl Disk<'_> {
-    /// What `query-blockstats` says of it, or of its node on a storage daemon.
-    #[track_caller]
-    pub fn stats(&self) -> Action<'_, Value> {
-        Action::new(format!("the statistics of {self}"), async move {
-            self.machine().stats_of(self.id()).await
-        })
-    }
-
-    /// Counts the latencies of its requests in these intervals, in nanoseconds
-    /// (`block-latency-histogram-set`); emulators only.
-    ///
-    /// # Errors
-    /// When it is no guest device.
-    #[track_caller]
-    pub fn latency_histogram(&self, boundaries: &[u64]) -> CaseResult<Cmd> {
-        let set = BlockLatencyHistogramSet::new(self.qom_path()?).boundaries(boundaries);
-        Ok(self.machine().monitor.send(set))
-    }
-}
-
-impl Machine {
-    /// Reports the first write to a node at or behind this place (`BLOCK_WRITE_THRESHOLD`).
-    #[track_caller]
-    pub fn write_threshold(&self, node: impl Into<Target>, bytes: u64) -> Cmd {
-        let node = node.into().to_string();
-        self.monitor.send(BlockSetWriteThreshold::new(node, bytes))
-    }
-
-    /// Changes the limits of a throttle group (`ThrottleLimits` in QEMU's `qapi/block-core.json`).
-    #[track_caller]
-    pub fn set_throttle_limits(&self, group: &str, limits: Value) -> Cmd {
-        let path = format!("/objects/{group}");
-        self.monitor.send(QomSet::new(path, "limits", limits))
     }
 }

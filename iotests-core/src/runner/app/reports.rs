@@ -92,7 +92,7 @@ impl App {
         }
     }
 
-    /// Who follows the run on standard output.
+    /// The report on standard output.
     pub(super) fn face(&self, sets: &[Able]) -> Result<Box<dyn Show>, RunError> {
         Ok(match self.on_stdout()? {
             None => Box::new(self.terminal(sets)),

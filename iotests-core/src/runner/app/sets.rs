@@ -131,14 +131,14 @@ impl App {
     }
 }
 
-/// Who named a program does not want to be told by skips that it cannot be used.
+/// A program that was named and cannot be used is an error, not a reason to skip.
 fn named_tools_work(args: &ToolArgs, capabilities: &Capabilities) -> Result<(), RunError> {
     let mut broken = capabilities.broken.iter();
     match broken.find(|(kind, _)| is_named(**kind, args)) {
         Some((_, broken)) => Err(RunError::NamedTool(format!(
             "{} does not work: {}",
             broken.path.display(),
-            broken.told
+            broken.message
         ))),
         None => Ok(()),
     }

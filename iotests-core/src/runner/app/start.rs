@@ -140,7 +140,7 @@ impl App {
             &|| drop(write_reports()),
             skips,
         );
-        // The threads of the instances gave theirs back before they told their end, so this is the last.
+        // The threads of the instances gave theirs back before they reported their end, so this is the last.
         if let Some(runner) = Arc::into_inner(runner) {
             runner.finish();
         }
@@ -175,7 +175,7 @@ impl App {
                 GoldenMode::Compare
             },
             seed,
-            // Who waits for a debugger must be told where.
+            // The user needs the address at which the debugger is expected.
             print: cli.debug.print
                 || cli.debug.step
                 || (cli.debug.gdb.is_some() && cli.scripts.upstream.is_none()),

@@ -31,7 +31,7 @@ const OF_THE_MOMENT: [&str; 10] = [
     "version",
 ];
 
-/// Who gave an option: a layer of the configuration by its strength, or the command line and the environment.
+/// Where an option comes from: a layer of the configuration by its strength, or the command line and the environment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Giver {
     User,

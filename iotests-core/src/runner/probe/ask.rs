@@ -74,7 +74,7 @@ fn broken(tool: &Tool, why: &str, capabilities: &mut Capabilities) {
     let broken = Broken {
         path: tool.path.clone(),
         why: first.strip_prefix(&prefix).unwrap_or(first).to_owned(),
-        told: why.to_owned(),
+        message: why.to_owned(),
     };
     capabilities.broken.insert(tool.kind, broken);
 }

@@ -57,7 +57,7 @@ pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
             text += &evidence_text(attempt, kept);
         }
     }
-    text += &format!("  rerun:   {}\n", palette.bold(&outcome.rerun));
+    text += &format!("  rerun:    {}\n", palette.bold(&outcome.rerun));
     text
 }
 

@@ -1,4 +1,4 @@
-//! What a record tells, gathered for the reports that are written when a run has ended, or when it was cut.
+//! What a record holds, gathered for the reports that are written when a run has ended, or when it was cut.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -175,7 +175,7 @@ impl Story {
         self.runs.first()
     }
 
-    /// One more that no record tells of.
+    /// One more that no record mentions.
     pub(crate) fn also(&mut self, outcome: Outcome) {
         self.add(outcome, None, Duration::ZERO);
     }
@@ -198,7 +198,7 @@ impl Story {
         };
         let mut left = most.min(ALL_LOGS.saturating_sub(self.logged));
         for (index, step) in steps.iter_mut().enumerate().rev() {
-            // The last steps tell most; the first ones share what those leave.
+            // The last steps matter most; the first ones share what those leave.
             step.log = middle_cut(&step.log, if index == 0 { left } else { left / 2 });
             left = left.saturating_sub(step.log.len());
             self.logged += step.log.len();

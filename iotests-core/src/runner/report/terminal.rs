@@ -103,7 +103,7 @@ impl Terminal {
         }
     }
 
-    /// Shows what a record tells of a run that is over.
+    /// Shows the record of a run that is over.
     pub(crate) fn story(&mut self, story: &Story) -> io::Result<()> {
         if let Some(run) = story.run() {
             self.header(run)?;

@@ -4,6 +4,7 @@ use iotests_core::author::Drive;
 use iotests_core::author::assert::AssertJson;
 use iotests_core::prelude::*;
 use iotests_core::wire::CaseEvent;
+use qmp::types::MigrationStatus;
 use serde_json::json;
 
 use super::bench::{Bench, Set, case, hosts};
@@ -463,7 +464,8 @@ fn a_migration_is_waited_for_with_the_run_state_after_it() {
                 t.narrate(true);
                 let migrated = t.migrate(&source, &target).over(channel).await?;
                 t.narrate(false);
-                migrated.target.assert("status", "completed")?;
+                let arrived = migrated.target.and_then(|info| info.status);
+                check!(arrived == Some(MigrationStatus::Completed));
                 for (vm, state) in [(&source, "postmigrate"), (&target, "running")] {
                     vm.cmd("query-status", ()).await?.assert("status", state)?;
                 }
@@ -583,8 +585,17 @@ fn a_machine_ends_by_itself_with_the_expected_status() {
         let run = |status: i32| {
             bench.run(case!(|t| {
                 // It gives up when what comes in is no migration.
-                let host = t.vm().incoming("defer").tolerate("");
-                let vm = host.launch().await?;
+                let host = t.vm().incoming("defer");
+                let wrong = host
+                    .clone()
+                    .tolerate("")
+                    .launch()
+                    .await
+                    .err()
+                    .expect("refused");
+                assert!(wrong.message().contains("every line"), "{wrong}");
+                let host = host.tolerate("Not a migration stream");
+                let vm = host.tolerate("load of migration failed").launch().await?;
                 let nonsense = json!({"uri": "exec:echo this is no migration"});
                 vm.cmd("migrate-incoming", nonsense).await?;
                 vm.wait_exit_status(status).await?;

@@ -40,7 +40,7 @@ fn a_disk_is_one_value_on_an_emulator_and_on_a_storage_daemon() {
             backup.refused("nowhere").await?;
             vm.remove_node("null").await?;
             let wrong = disk.assert_node("top").await.unwrap_err();
-            check!(wrong.message() == "the disk top stands on node base, expected top");
+            check!(wrong.message() == "the disk top is attached to node base, expected top");
             disk.write(0x33, 0..KIB).await?;
             let wrong = vm.disk("nobody").node().await.unwrap_err();
             check!(wrong.message().ends_with("its disks: top"), "{wrong}");
@@ -394,7 +394,7 @@ fn images_are_created_side_by_side() {
     }
 }
 
-/// A job that fails before it is ready shows its error to who wants to complete it, and nothing else is
+/// A job that fails before it is ready shows its error when it is completed, and nothing else is
 /// wrong with it.
 #[test]
 fn completing_a_job_that_has_failed_reports_its_error() {

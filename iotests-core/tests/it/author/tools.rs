@@ -121,7 +121,7 @@ fn an_interactive_qemu_io_has_the_format_of_its_image() {
                 assert!(printed.contains("wrote 65536/65536 bytes"), "{printed}");
                 io.expect_error("read -P 8 0 64k", "Pattern verification failed")
                     .await?;
-                io.expect_error("read 2M 512", "").await?;
+                io.expect_error("read 2M 512", "read failed").await?;
                 assert!(io.run("read -P 8 0 64k").await.is_err());
                 io.run("aio_write -P 9 64k 64k").await?;
                 io.run("aio_flush").await?;
@@ -140,7 +140,7 @@ fn an_interactive_qemu_io_takes_more_arguments() {
             let disk = t.image("disk").size(MIB).create().await?;
             let mut io = disk.session_with(&["--read-only"]).await?;
             io.run("read 0 512").await?;
-            io.expect_error("write 0 512", "").await?;
+            io.expect_error("write 0 512", "write failed").await?;
             io.close().await?;
         }));
         run.assert_passed();

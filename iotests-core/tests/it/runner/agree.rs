@@ -15,7 +15,7 @@ use super::death::Running;
 use super::model::ALL;
 use super::page::Page;
 
-/// What all formats can tell apart.
+/// What all formats can distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Passed,

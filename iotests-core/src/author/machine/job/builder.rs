@@ -37,7 +37,7 @@ impl Machine {
             Value::Object(arguments) => Ok(arguments),
             Value::Null => Ok(Map::new()),
             other => Err(Failure::new(format!(
-                "the arguments of {command} are no object: {other}"
+                "the arguments of {command} must be an object, and are {other}"
             ))),
         };
         JobBuilder {
@@ -214,7 +214,7 @@ impl JobBuilder {
         })
     }
 
-    /// The command that starts it, for who expects it to be refused.
+    /// The command that starts it, for callers that expect a refusal.
     pub(crate) fn into_cmd(self) -> Cmd {
         let id = self.id;
         let arguments = self
