@@ -29,8 +29,8 @@ pub(crate) fn run(program: &str) -> Result<(), Box<dyn Error>> {
     let nodes = client.execute("query-named-block-nodes", json!({"flat": true}))?;
     println!("block nodes: {nodes}");
 
-    // Who waits for an event subscribes before the command that causes it; a job is followed from
-    // before it starts. What the async client can do is waited for.
+    // Subscribe to an event before sending the command that causes it, and follow a job before it
+    // starts. `wait` runs anything that the async client can do.
     let mut events = client.subscribe(Matcher::event("JOB_STATUS_CHANGE"));
     let mut job = client.as_async().job("create");
     let file = folder.path().join("disk");
@@ -42,7 +42,7 @@ pub(crate) fn run(program: &str) -> Result<(), Box<dyn Error>> {
     }
     client.wait(job.wait_completed())?;
     client.wait(job.dismiss())?;
-    println!("the file is there: {}", folder.path().join("disk").exists());
+    println!("the file exists: {}", folder.path().join("disk").exists());
 
     client.quit()?;
     Ok(())

@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
-    // A PC whose processor waits.
+    // A PC whose processor is paused.
     let (_qemu, socket) = support::start(program, &["-machine", "pc", "-S"], Stdio::null())?;
     let client = Client::from_fd(socket, Options::default()).await?;
     let status = client.call(QueryStatus::new()).await?;
@@ -33,7 +33,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
         println!("CPU {} is {}", cpu.cpu_index, cpu.qom_path);
     }
 
-    // What is behind a device comes first; properties of its own go by name.
+    // A device's backend comes first; device-specific properties are set by name.
     let rng = ObjectOptionsVariant::RngBuiltin(Box::new(RngProperties::new()));
     client
         .call(ObjectAdd(ObjectOptions::new("rng", rng)))

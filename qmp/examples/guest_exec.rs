@@ -38,7 +38,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
 async fn talk(agent: Agent) -> Result<(), Box<dyn Error>> {
     let output = agent.exec(Exec::new("uname").arg("-r")).await?;
     if !output.success() {
-        return Err(format!("uname has failed: {:?}", output.code).into());
+        return Err(format!("uname failed: {:?}", output.code).into());
     }
     print!("the kernel is {}", String::from_utf8_lossy(&output.stdout));
     let name = agent.read_file("/etc/hostname").await?;

@@ -1,5 +1,5 @@
 //! Live migration between two emulators on this host, all typed: the state travels through a socket
-//! pair, and events say how far it has come.
+//! pair, and events report the progress.
 //!
 //! `cargo run --features types-migration --example migrate [qemu-system-x86_64]`
 
@@ -35,7 +35,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
     source.call(Getfd::new("state")).fd(ours).await?;
     target.call(Getfd::new("state")).fd(theirs).await?;
 
-    // Without this capability there are no events.
+    // Without this capability QEMU sends no migration events.
     let events = MigrationCapabilityStatus::new(MigrationCapability::Events, true);
     let events = MigrateSetCapabilities::new([events]);
     source.call(events).await?;
@@ -54,7 +54,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
             MigrationStatus::Completed => break,
             MigrationStatus::Failed | MigrationStatus::Cancelled => {
                 let why = source.call(QueryMigrate::new()).await?.error_desc;
-                return Err(why.unwrap_or_else(|| "QEMU gives no reason".into()).into());
+                return Err(why.unwrap_or_else(|| "QEMU gave no reason".into()).into());
             }
             _ => {}
         }

@@ -63,7 +63,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
         outcome => return Err(format!("the mirror did not complete: {outcome}").into()),
     }
 
-    // A job that fails keeps QEMU's reason. This target takes nothing: "no space left", 28.
+    // A job that fails keeps QEMU's reason. This target fails every write with ENOSPC (28).
     let full = BlkdebugInjectErrorOptions::new(BlkdebugEvent::None).errno(28);
     let full = BlockdevOptionsBlkdebug::new(file("full")?).inject_error(vec![full]);
     let node = BlockdevOptions::new(full).node_name("full");
@@ -76,12 +76,12 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
         outcome => return Err(format!("the second mirror did not fail: {outcome}").into()),
     }
 
-    // A refused command is an error with QEMU's words; the session goes on.
+    // A refused command is an error with QEMU's description; the session stays open.
     let mirror = BlockdevMirror::new("copy", "nowhere", MirrorSyncMode::Full).job_id("refused");
     match client.call(mirror).await {
         Err(error) if error.command().is_some() => println!("refused: {}", error.report()),
         Err(error) => return Err(error.into()),
-        Ok(_) => return Err("a mirror to a node that does not exist has begun".into()),
+        Ok(_) => return Err("a mirror to a node that does not exist was started".into()),
     }
     client.call(BlockdevDel::new("disk")).await?;
     client.quit().await?;

@@ -1,5 +1,5 @@
-//! How a program that speaks QMP is tested without QEMU: the mock monitor negotiates and queues as
-//! QEMU does, and answers as the test says.
+//! Tests a program that speaks QMP without QEMU: the mock monitor negotiates and queues as QEMU
+//! does, and answers as the test specifies.
 //!
 //! `cargo run --features mock --example mock_monitor`
 
@@ -9,7 +9,7 @@ use qmp::mock::{Answer, Monitor};
 use qmp::{Client, Event, Options};
 use serde_json::json;
 
-/// What is to be tested: stops the guest if it runs, and says whether it did.
+/// The code under test: stops the guest if it is running, and returns whether it did.
 async fn stop(client: &Client) -> Result<bool, qmp::Error> {
     let status = client.execute("query-status", ()).await?;
     if status["running"] != true {
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
-    // A guest that runs.
+    // A running guest.
     let (ours, theirs) = tokio::io::duplex(4096);
     let monitor = Monitor::new()
         .on("query-status", |_| Answer::value(json!({"running": true})))
@@ -35,7 +35,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let client = Client::from_stream(ours, Options::default()).await?;
     assert!(stop(&client).await?);
     for request in monitor.requests() {
-        println!("it was asked for {}", request.name);
+        println!("it was asked to execute {}", request.name);
     }
 
     // One that QEMU refuses to stop.
@@ -49,7 +49,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let client = Client::from_stream(ours, Options::default()).await?;
     match stop(&client).await {
         Err(error) if error.command().is_some() => println!("refused: {}", error.report()),
-        other => return Err(format!("it was to be refused: {other:?}").into()),
+        other => return Err(format!("expected a refusal, got {other:?}").into()),
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
             String::from_utf8_lossy(&magic)
         );
         if &magic != b"NBDMAGIC" {
-            return Err("this is no NBD server".into());
+            return Err("this is not an NBD server".into());
         }
     }
     client.quit().await?;

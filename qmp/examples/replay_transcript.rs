@@ -1,4 +1,4 @@
-//! Records a session with a storage daemon, then repeats it without one.
+//! Records a session with a storage daemon, then replays it without one.
 //!
 //! `cargo run --example replay_transcript [qemu-storage-daemon]`
 
@@ -45,7 +45,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
     let replayed = session(&client).await?;
     replay.await??;
 
-    println!("the same again: {}", live == replayed);
+    println!("the replay matches: {}", live == replayed);
     if live == replayed {
         Ok(())
     } else {

@@ -1,7 +1,7 @@
 //! The client for programs without async: the same core on a thread of its own.
 //!
-//! The thread keeps reading while the program does other things, so that events are not held up
-//! and QEMU is not either.
+//! The thread keeps reading while the program does other things, so that neither events nor QEMU
+//! are held up.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), qmp::Error> {
@@ -27,8 +27,8 @@ use crate::{Closed, Command, Event, Greeting, Matcher, Options, RecvError};
 
 /// A session with one monitor. Must not be used inside an async runtime.
 ///
-/// Dropping it ends the session, also for clones of [`Client::as_async`]. The rest of a line that
-/// was begun is written before.
+/// Dropping it ends the session, also for clones of [`Client::as_async`]. A partly written line is
+/// finished first.
 #[derive(Debug)]
 pub struct Client {
     // Dropped first, so that the session ends before its runtime.
@@ -36,7 +36,7 @@ pub struct Client {
     runtime: Background,
 }
 
-/// A runtime whose end does not wait for anything.
+/// A runtime whose shutdown does not wait for anything.
 #[derive(Debug)]
 struct Background(Option<Runtime>);
 
@@ -73,8 +73,8 @@ impl Drop for Client {
     fn drop(&mut self) {
         let shared = self.client.shared();
         shared.close(Closed::Local);
-        // With the runtime goes the driver, which may have a line to finish. Inside of a runtime no
-        // thread may wait.
+        // The driver ends with the runtime, and may have a line to finish. No thread may block
+        // inside a runtime.
         if Handle::try_current().is_err() {
             self.runtime.block_on(shared.driver_gone());
         }
@@ -126,7 +126,7 @@ impl Client {
         &self.client
     }
 
-    /// Waits for anything that the async client can do.
+    /// Blocks on any future of the async client.
     ///
     /// ```no_run
     /// # fn f(client: qmp::blocking::Client) -> Result<(), qmp::Error> {
@@ -136,7 +136,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As the work itself.
+    /// Those of the future.
     pub fn wait<T>(&self, work: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, Error> {
         let gone = Error::closed("use the client", Closed::Local);
         self.runtime
@@ -165,7 +165,7 @@ impl Client {
         self.wait(self.client.call(command))
     }
 
-    /// All events from now on that match, until the session ends.
+    /// All matching events from now on, until the session ends.
     pub fn subscribe(
         &self,
         matcher: impl Into<Matcher>,

@@ -5,8 +5,9 @@ use serde::de::DeserializeOwned;
 
 /// A command with typed arguments and a typed return value.
 ///
-/// The value of the implementing type is the command's arguments; it serializes to an object, to
-/// an empty one if there are none. Implement it for commands that [`types`](crate::types) does not have:
+/// The value of the implementing type is the command's arguments; it serializes to an object, an
+/// empty one if there are none. Implement it for commands that [`types`](crate::types) does not
+/// have:
 ///
 /// ```
 /// #[derive(serde::Serialize)]
@@ -26,14 +27,14 @@ pub trait Command: Serialize {
     /// Whether it may be executed out of band.
     const ALLOW_OOB: bool = false;
 
-    /// Whether it is answered when it succeeds, as all commands of QEMU are; some of the guest
-    /// agent's are not.
+    /// Whether it is answered on success, as all QEMU commands are; some guest agent commands are
+    /// not.
     const ANSWERS: bool = true;
 
-    /// Whether it is to be removed.
+    /// Whether it is deprecated, to be removed in a later version.
     const DEPRECATED: bool = false;
 
-    /// Whether it may change or go without notice.
+    /// Whether it may change or be removed without notice.
     const UNSTABLE: bool = false;
 
     /// What it returns.

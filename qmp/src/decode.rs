@@ -1,4 +1,4 @@
-//! Decoding JSON into types, at any depth QEMU can send, with errors that say where.
+//! Decoding JSON into types, at any depth QEMU can send, with errors that name the place.
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -41,7 +41,7 @@ impl DecodeError {
     }
 }
 
-/// Decodes a value that stands in a frame of `depth` levels.
+/// Decodes a value from a frame of `depth` levels.
 pub(crate) fn from_raw<T: DeserializeOwned + Send>(
     raw: &RawValue,
     depth: usize,
@@ -67,7 +67,7 @@ pub(crate) fn from_return_of_depth<T: DeserializeOwned + Send>(
 
 fn from_text<T: DeserializeOwned + Send>(text: &str, depth: usize) -> Result<T, DecodeError> {
     stack::with_room(depth, || {
-        // The path costs time, so it is only looked for once something is wrong.
+        // Tracking the path costs time, so it is only done once something is wrong.
         parse(text).or_else(|_| parse_with_path(text))
     })
     .unwrap_or_else(|error| {

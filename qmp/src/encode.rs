@@ -1,8 +1,8 @@
 //! Encoding commands: one strict line of JSON each, checked before anything is sent.
 //!
 //! QEMU answers most bad commands with an error that carries the command's id. A few mistakes it
-//! notices before it has seen the id; its answer then belongs to nobody in particular. Those are
-//! refused here: see [`EncodeError`].
+//! notices before it has parsed the id; its answer then names no command. Those are rejected here:
+//! see [`EncodeError`].
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -62,13 +62,13 @@ pub enum EncodeError {
     /// The transport cannot carry file descriptors.
     #[error("failed to send a file descriptor: only Unix sockets carry them")]
     NoDescriptors,
-    /// A command that may not be executed out of band, by its type.
+    /// A command whose type does not allow out-of-band execution.
     #[error("failed to encode the command: it cannot be executed out of band")]
     NotOutOfBand,
-    /// A deprecated command, and only stable ones are wanted.
+    /// A deprecated command, where only stable ones are allowed.
     #[error("failed to encode the command: it is deprecated")]
     Deprecated,
-    /// An unstable command, and only stable ones are wanted.
+    /// An unstable command, where only stable ones are allowed.
     #[error("failed to encode the command: it is unstable")]
     Unstable,
     /// A file descriptor with an out-of-band command.
@@ -86,7 +86,7 @@ pub type Arguments = Option<Box<RawValue>>;
 /// `()`, `None` and an empty object all mean "no arguments"; anything else must be an object.
 ///
 /// # Errors
-/// When they are not an object, or QEMU would reject them without saying whose they are.
+/// When they are not an object, or QEMU would reject them without naming the command.
 pub fn arguments<T: Serialize + ?Sized>(value: &T) -> Result<Arguments, EncodeError> {
     let text = serde_json::to_string(value).map_err(|e| EncodeError::Serialize(e.to_string()))?;
     if matches!(text.as_str(), "null" | "{}") {
@@ -127,7 +127,7 @@ pub fn command(
     }
     line.extend_from_slice(b"}");
     check_size(line.len())?;
-    // The newline is not needed to end the message, but gives QEMU a place to find its feet again.
+    // The newline is not needed to end the message, but lets QEMU's parser resynchronize.
     line.push(b'\n');
     Ok(line)
 }
@@ -171,7 +171,7 @@ fn check(mut text: String) -> Result<String, EncodeError> {
         return Err(EncodeError::NotAnObject { found });
     }
     check_characters(&text)?;
-    // Serializing gives no white space, but a `RawValue` inside passes its own through.
+    // Serializing adds no white space, but a `RawValue` inside keeps its own.
     if text.contains(['\n', '\r']) {
         text = text.replace(['\n', '\r'], " ");
     }
@@ -240,7 +240,7 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
     end
 }
 
-/// Looks at `\u` escapes, which only a `RawValue` can bring in for printable characters.
+/// Checks `\u` escapes, which only a `RawValue` can introduce for printable characters.
 fn check_escapes(inner: &str) -> Result<(), EncodeError> {
     if !inner.contains("\\u") {
         return Ok(());
@@ -277,7 +277,7 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Notes a string inside this bracket; it is a name if one is due.
+    /// Records a string inside this bracket; it is a name if one is expected.
     fn note(&mut self, inner: &'a str) -> Result<(), EncodeError> {
         let Self::Object {
             seen,

@@ -1,8 +1,7 @@
 //! What can go wrong, by phase.
 //!
-//! An error's text says what failed. Why it did is the text of its
-//! [`source`](std::error::Error::source), as is usual: print the whole chain, as `anyhow` and its
-//! like do.
+//! An error's text says what failed; its [`source`](std::error::Error::source) says why, as usual.
+//! Print the whole chain, as `anyhow` does.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use crate::session::HandshakeFailure;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No session came to be.
+    /// No session was established.
     #[error(transparent)]
     Connect(#[from] Box<ConnectError>),
     /// The command was not sent.
@@ -59,7 +58,7 @@ pub enum Error {
         /// no effect, and may be sent again in another session.
         sent: bool,
     },
-    /// The time allowed for something was over.
+    /// A timeout expired.
     #[error("failed to {task} within {after:?}")]
     Timeout {
         /// What could not be done in time, such as "execute query-block".
@@ -67,7 +66,7 @@ pub enum Error {
         /// The time allowed.
         after: Duration,
     },
-    /// Events that were waited for may be among those that were lost.
+    /// Events were lost, perhaps among them one that was waited for.
     #[error("failed to {task}: {events} events are lost")]
     Lagged {
         /// What could not be done.
@@ -80,16 +79,16 @@ pub enum Error {
     Panicked {
         /// What could not be done.
         task: String,
-        /// What the panic says.
+        /// The panic message.
         message: String,
     },
-    /// A job did not do what was waited for.
+    /// A job did not reach the awaited state.
     #[cfg(feature = "client")]
     #[error(transparent)]
     Job(#[from] Box<JobError>),
 }
 
-/// An error and its causes on one line, as a program prints it for a person.
+/// An error and its causes on one line, for display to a user.
 pub(crate) struct Report<'a>(pub(crate) &'a (dyn std::error::Error + 'a));
 
 impl std::fmt::Display for Report<'_> {
@@ -111,7 +110,7 @@ impl ConnectError {
 }
 
 impl Error {
-    /// This error and its causes on one line, as a program prints it for a person.
+    /// This error and its causes on one line, for display to a user.
     ///
     /// ```
     /// # let error = qmp::Error::from(qmp::ConnectError::Refused { endpoint: "/run/vm.qmp".into() });
@@ -157,7 +156,7 @@ impl Error {
         }
     }
 
-    /// Whether the peer has left after it was sent the command.
+    /// Whether the peer disconnected after the command was sent.
     #[cfg(feature = "client")]
     pub(crate) fn is_farewell(&self) -> bool {
         matches!(
@@ -170,7 +169,7 @@ impl Error {
         )
     }
 
-    /// Whether time ran out.
+    /// Whether a timeout expired.
     pub fn is_timeout(&self) -> bool {
         match self {
             Self::Timeout { .. } => true,
@@ -210,7 +209,7 @@ pub enum ConnectError {
         /// The path.
         path: PathBuf,
     },
-    /// Nobody listens.
+    /// Nothing listens there.
     #[error("failed to connect to {endpoint}: nobody listens there")]
     Refused {
         /// The path or address.
@@ -221,7 +220,7 @@ pub enum ConnectError {
     Io {
         /// The path or address.
         endpoint: String,
-        /// What it says.
+        /// The system's error.
         #[source]
         source: Arc<std::io::Error>,
     },
@@ -230,10 +229,10 @@ pub enum ConnectError {
     Gone {
         /// The path.
         endpoint: String,
-        /// What the condition says, such as "the process has exited".
+        /// The reason that it gave, such as "the process has exited".
         reason: String,
     },
-    /// Nobody connected to the listening socket.
+    /// No peer connected to the listening socket.
     #[error("failed to accept a connection on {endpoint} within {after:?}")]
     Nobody {
         /// The path or address.
@@ -241,7 +240,7 @@ pub enum ConnectError {
         /// The time allowed.
         after: Duration,
     },
-    /// The host did not take the connection.
+    /// The host did not accept the connection.
     #[error("failed to connect to {endpoint} within {after:?}")]
     Unreachable {
         /// The address.
@@ -260,7 +259,7 @@ pub enum ConnectError {
         /// The time allowed.
         after: Duration,
     },
-    /// The peer accepted the connection and then said nothing.
+    /// The peer accepted the connection and then sent nothing.
     #[error(
         "failed to get a QMP greeting from {endpoint} within {after:?}: \
          a monitor says nothing while it serves another client"
@@ -271,7 +270,7 @@ pub enum ConnectError {
         /// The time allowed.
         after: Duration,
     },
-    /// The peer says nothing because its process is stopped.
+    /// The peer is silent because its process is stopped.
     #[error(
         "failed to get a QMP greeting from {endpoint} within {after:?}: process {pid} is stopped"
     )]
@@ -300,7 +299,7 @@ pub enum ConnectError {
         #[source]
         cause: Closed,
     },
-    /// The peer speaks, but not QMP, or it refuses the negotiation.
+    /// The peer does not speak QMP, or it refuses the negotiation.
     #[error("failed to start a QMP session with {endpoint}")]
     Handshake {
         /// The path or address.
@@ -335,7 +334,7 @@ pub enum ReplyError {
     /// It is not a message.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// It is a message of another form; `raw` is the returned value.
+    /// The returned value, `raw`, has an unexpected form.
     #[error("the value has another form: {}", shorten(raw))]
     Decode {
         /// Where and why.
@@ -374,7 +373,7 @@ pub enum Closed {
     Local,
 }
 
-/// A job that did not get where it was awaited.
+/// A job that did not reach the awaited state.
 #[cfg(feature = "client")]
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -385,7 +384,7 @@ pub enum JobError {
         /// Its id.
         id: String,
     },
-    /// The job ended, and not as it was waited for.
+    /// The job ended in another state than the awaited one.
     #[error("failed to see job {id} {wanted}: {outcome}")]
     Ended {
         /// Its id.

@@ -1,4 +1,4 @@
-//! Says which events are meant: by name, by part of their data, or by a condition.
+//! Selects events by name, by part of their data, or by a condition.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::message::Event;
 
 type Condition = Arc<dyn Fn(&Event) -> bool + Send + Sync>;
 
-/// A description of events. All that it says must hold; one that says nothing matches any event.
+/// A description of events. All of its criteria must hold; one without criteria matches any event.
 ///
 /// ```
 /// use qmp::Matcher;
@@ -41,7 +41,7 @@ impl Matcher {
         }
     }
 
-    /// Matches events that have one of these names: none if there are no names.
+    /// Matches events with one of these names; no event if there are none.
     pub fn one_of<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
         Self {
             names: Some(names.into_iter().map(Into::into).collect()),
@@ -66,7 +66,7 @@ impl Matcher {
         self
     }
 
-    /// Whether this describes `event`.
+    /// Whether `event` matches.
     pub fn matches(&self, event: &Event) -> bool {
         let names = self.names.as_ref();
         names.is_none_or(|names| names.contains(&event.name))
@@ -120,7 +120,7 @@ impl fmt::Display for Matcher {
 /// Whether `value` contains `pattern`.
 ///
 /// `null` is contained in anything, an object in an object that has all its members, an array in
-/// one of the same length, and anything else only in its equal.
+/// one of the same length, and anything else only in an equal value.
 pub fn contains(value: &Value, pattern: &Value) -> bool {
     match (value, pattern) {
         (_, Value::Null) => true,
@@ -180,7 +180,7 @@ mod tests {
         assert!(contains(&json!(1), &json!(1.0)));
         assert!(
             !contains(&json!(u64::MAX), &json!(u64::MAX - 1)),
-            "no detour over floats"
+            "no conversion to floats"
         );
         assert!(!contains(&json!(-1), &json!(u64::MAX)));
     }

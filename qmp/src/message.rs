@@ -22,7 +22,7 @@ pub enum Message {
     Reply(Reply),
     /// Something that happened.
     Event(Event),
-    /// An object that is none of these, such as the echo of a command on a serial line.
+    /// None of these, such as the echo of a command on a serial line.
     Other,
 }
 
@@ -51,8 +51,8 @@ impl Greeting {
     }
 }
 
-/// The version of QEMU, ordered by age. Only the numbers are compared: the package that a
-/// distributor adds makes no version newer, older or another one.
+/// The version of QEMU, ordered by age. Only the numbers are compared: a distributor's package name
+/// makes no version newer, older or different.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Version {
@@ -60,7 +60,7 @@ pub struct Version {
     pub major: u32,
     /// The second number.
     pub minor: u32,
-    /// The third number; from 50 on it marks a development tree, from 90 on a release candidate of
+    /// The third number; 50 and above mark a development tree, 90 and above a release candidate of
     /// the next version: 9.2.92 is the second candidate of 10.0.
     pub micro: u32,
     /// What the packager added, often empty.
@@ -78,8 +78,8 @@ impl Version {
         }
     }
 
-    /// The release that this belongs to, as major and minor number. A candidate belongs to the
-    /// release that it is a candidate for, a development tree to the one before it.
+    /// The release that this belongs to, as major and minor number. A release candidate belongs to
+    /// the upcoming release, a development tree to the previous one.
     pub fn release(&self) -> (u32, u32) {
         if self.micro < 90 {
             return (self.major, self.minor);
@@ -143,7 +143,7 @@ impl fmt::Display for Version {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Reply {
-    /// The command's id as it came back; errors in parsing a command carry none.
+    /// The command's id as returned; parse errors carry none.
     pub id: Option<Box<RawValue>>,
     /// What the command returned.
     pub result: Result<Box<RawValue>, ErrorObject>,
@@ -185,15 +185,15 @@ impl ErrorObject {
     }
 }
 
-/// The kind of a command's error (`QapiErrorClass` in `qapi/error.json`). Open: classes that this
-/// crate does not know are kept.
+/// The kind of a command's error (`QapiErrorClass` in `qapi/error.json`). Open: unknown classes are
+/// kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(from = "String", into = "String")]
 #[non_exhaustive]
 pub enum ErrorClass {
     /// Most errors.
     GenericError,
-    /// No such command, or not before negotiation, or hidden by `-compat`.
+    /// No such command, not available before negotiation, or hidden by `-compat`.
     CommandNotFound,
     /// The device has not been activated.
     DeviceNotActive,
@@ -305,7 +305,7 @@ impl Message {
     /// Decodes one frame that nests `depth` levels.
     ///
     /// # Errors
-    /// When the frame is not JSON or its members have the wrong types. Unknown members are fine.
+    /// When the frame is not JSON or its members have the wrong types. Unknown members are ignored.
     pub fn decode(frame: &[u8], depth: usize) -> Result<Self, DecodeError> {
         let members = Members::parse(frame)?;
         if let Some(greeting) = members.greeting {
@@ -359,7 +359,7 @@ impl<'a> Members<'a> {
                 f.write_str("a JSON object")
             }
 
-            // Not derived: a derived Option cannot tell `"return": null` from no return.
+            // Not derived: a derived Option cannot distinguish `"return": null` from no `return`.
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Members::default();
                 while let Some(name) = map.next_key::<Cow<'de, str>>()? {

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 /// Which members of messages hold secrets. Their string values are shown as `"REDACTED"`.
 ///
-/// Nothing is looked for inside of strings, such as a line for the human monitor or a `json:` file
-/// name.
+/// The content of strings is not searched, such as a human monitor command or a `json:` file name.
 #[derive(Clone, Debug)]
 pub struct Redaction {
     names: Vec<String>,
@@ -38,7 +37,7 @@ impl Redaction {
         }
     }
 
-    /// The text of a message with its secrets replaced.
+    /// The text of a message with its secrets redacted.
     pub fn apply<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut found = Cow::Borrowed(text);
         for name in &self.names {

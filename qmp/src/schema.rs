@@ -1,8 +1,8 @@
-//! What a running QEMU can do, by its own account: `query-qmp-schema`, with path queries.
+//! What a running QEMU supports, as it reports itself: `query-qmp-schema`, with path queries.
 //!
-//! The schema describes the build, not the machine: a command may be there and still fail because
-//! a device is missing. Names of types in it are arbitrary numbers that change with every build,
-//! so nothing here shows them; one walks by the names of commands, members and values instead.
+//! The schema describes the build, not the machine: a command may exist and still fail because a
+//! device is missing. Type names in it are arbitrary numbers that change with every build, so
+//! nothing here shows them; paths use the names of commands, members and values instead.
 //!
 //! # Paths
 //!
@@ -81,7 +81,7 @@ struct Member {
     features: Vec<String>,
 }
 
-/// Tells a member that is `null` from one that is absent.
+/// Distinguishes a member that is `null` from one that is absent.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
@@ -131,7 +131,7 @@ impl Schema {
     /// Parses what `query-qmp-schema` returned.
     ///
     /// # Errors
-    /// When it has another form.
+    /// When it has an unexpected form.
     pub fn parse(returned: &Value) -> Result<Self, DecodeError> {
         let entities: Vec<Entity> = serde_path_to_error::deserialize(returned)
             .map_err(|error| DecodeError {
@@ -164,7 +164,7 @@ impl Schema {
         })
     }
 
-    /// Whether the schema has what the path describes. False for a path that follows no rule; see
+    /// Whether the schema has what the path describes. False for a malformed path; see
     /// [`Schema::check`].
     pub fn has(&self, path: &str) -> bool {
         self.check(path).unwrap_or(false)

@@ -1,9 +1,8 @@
 //! Unix sockets at paths of any length.
 //!
-//! A socket address holds at most 107 bytes of path (`sun_path`). Linux does not mind how a path
-//! reaches the socket's inode, though, so a directory or a socket that was opened before can be
-//! named through `/proc/self/fd`, which is always short. Elsewhere a longer path is an error of the
-//! system's.
+//! A socket address holds at most 107 bytes of path (`sun_path`). Linux accepts any path that leads
+//! to the socket's inode, though, so a directory or socket that is already open can be named
+//! through `/proc/self/fd`, which is always short. Elsewhere the system rejects a longer path.
 
 #[cfg(target_os = "linux")]
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -36,7 +35,7 @@ pub struct ShortPath {
 
 #[cfg(target_os = "linux")]
 impl ShortPath {
-    /// Opens the file, socket or directory only as a name.
+    /// Opens the file, socket or directory as a name only (`O_PATH`).
     ///
     /// # Errors
     /// If it does not exist or cannot be reached.
@@ -59,7 +58,7 @@ impl ShortPath {
     }
 }
 
-/// The name of whatever the process has open under this number.
+/// The name of the process's descriptor with this number.
 #[cfg(target_os = "linux")]
 #[must_use]
 pub fn fd_path(number: i32) -> PathBuf {
@@ -88,8 +87,8 @@ pub fn connect(path: &Path) -> std::io::Result<UnixStream> {
     connect_long(path)
 }
 
-/// Bound under a short name in the same directory, then renamed: an address that was bound stays
-/// bound. A hard link instead of a rename refuses an existing target.
+/// Bound under a short name in the same directory, then renamed: a bound address stays bound. A
+/// hard link instead of a rename refuses an existing target.
 #[cfg(target_os = "linux")]
 fn listen_long(path: &Path) -> std::io::Result<UnixListener> {
     use std::sync::atomic::{AtomicU32, Ordering};

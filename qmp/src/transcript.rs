@@ -1,4 +1,4 @@
-//! What was said, kept for reports and for replay.
+//! Recorded messages, for reports and for replay.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Who sent a line.
+/// The sender of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -16,15 +16,15 @@ pub enum Direction {
     Out,
 }
 
-/// One message as it stood on the wire. Serialized as JSON, one per line, this is the format of
+/// One message as sent on the wire. Serialized as JSON, one per line, this is the format of
 /// transcript files.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Entry {
     /// The time since the session began, in seconds and nanoseconds.
     pub at: Duration,
-    /// Who sent it.
+    /// Its sender.
     pub direction: Direction,
-    /// Its text, without line end. Secrets are replaced, long text may be shortened.
+    /// Its text, without line end. Secrets are redacted, long text may be shortened.
     pub text: String,
 }
 
@@ -54,7 +54,7 @@ impl Tail {
         }
     }
 
-    /// Adds an entry, at the expense of the oldest.
+    /// Adds an entry, dropping the oldest if full.
     pub fn push(&mut self, entry: Entry) {
         if self.capacity == 0 {
             return;
@@ -78,7 +78,7 @@ impl Tail {
 /// Parses a transcript file: one [`Entry`] as JSON per line, empty lines ignored.
 ///
 /// # Errors
-/// When a line is no entry; the error names the line, counted from 1.
+/// When a line is not an entry; the error names the line, counted from 1.
 pub fn parse(text: &str) -> Result<Vec<Entry>, ParseError> {
     text.lines()
         .enumerate()

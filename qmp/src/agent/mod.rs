@@ -1,4 +1,4 @@
-//! The QEMU guest agent: its commands, and what its users do with several of them.
+//! The QEMU guest agent: its commands, and higher-level operations built from several of them.
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -13,9 +13,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! All commands are in [`types`] and go through [`Agent::call`]. A command that is answered only
-//! when it fails, such as [`types::GuestShutdown`], has succeeded when the agent says nothing for
-//! two seconds.
+//! All commands are in [`types`] and go through [`Agent::call`]. A command that is answered only on
+//! failure, such as [`types::GuestShutdown`], counts as successful once the agent has been silent
+//! for two seconds.
 
 #[allow(unused_imports, clippy::enum_variant_names, clippy::large_enum_variant)]
 pub mod types;
@@ -35,15 +35,15 @@ use types::{
     GuestFileOpen, GuestFileReadCommand, GuestFileWriteCommand, GuestPing,
 };
 
-/// How much of a file goes with one command: small enough for the agent's memory, and for a guest's
-/// serial line to let other commands through soon.
+/// How much of a file one command carries: small enough for the agent's memory, and for other
+/// commands to get through the guest's serial line soon.
 const PIECE: usize = 1 << 20;
 
-/// The pauses between two questions whether a program has ended. The agent has no event for it.
+/// The backoff between two polls for a program's exit. The agent has no event for it.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often an agent that may be starting is asked.
+/// How often an agent that may still be starting is polled.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A session with the guest agent of one guest. Clones share it.
@@ -52,36 +52,36 @@ pub struct Agent {
     client: Client,
 }
 
-/// What the agent was asked to do and could not.
+/// Why the agent could not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
     /// A command failed.
     #[error(transparent)]
     Command(#[from] Error),
-    /// The agent sends data that are no base64.
-    #[error("failed to read {what}: it is no base64")]
+    /// The agent sent data that is not base64.
+    #[error("failed to read {what}: it is not base64")]
     Base64 {
-        /// What was sent.
+        /// What the data was.
         what: &'static str,
         /// What is wrong with it.
         #[source]
         source: base64::DecodeError,
     },
-    /// The agent took nothing of a file's content.
+    /// The agent accepted none of the remaining content of a file.
     #[error("failed to write {path} in the guest: the agent took nothing after {written} bytes")]
     Stalled {
         /// The path in the guest.
         path: String,
-        /// How much is written.
+        /// How many bytes had been written.
         written: usize,
     },
-    /// The program did not end in time. It runs on.
+    /// The program did not exit before the deadline. It keeps running.
     #[error("failed to see the end of {program} in the guest (pid {pid}) within {after:?}")]
     Timeout {
         /// Its path.
         program: String,
-        /// Its number in the guest.
+        /// Its process ID in the guest.
         pid: i64,
         /// The time allowed.
         after: Duration,
@@ -124,7 +124,7 @@ impl Exec {
         self
     }
 
-    /// Sets an environment variable. As soon as there is one, the program has no others.
+    /// Sets an environment variable. Once one is set, the program inherits no others.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push(format!("{name}={value}"));
@@ -138,7 +138,7 @@ impl Exec {
         self
     }
 
-    /// Limits the time in which the program starts and ends. Default: none.
+    /// Limits the time from starting the program to its exit. Default: none.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -154,11 +154,11 @@ pub struct ExecOutput {
     pub code: Option<i64>,
     /// The signal or, on Windows, the exception that ended it.
     pub signal: Option<i64>,
-    /// What it wrote.
+    /// What it wrote to standard output.
     pub stdout: Vec<u8>,
-    /// What it wrote as errors.
+    /// What it wrote to standard error.
     pub stderr: Vec<u8>,
-    /// The agent has dropped a part of the output, because it was too long (16 MiB).
+    /// The agent dropped part of the output, because it was too long (16 MiB).
     pub truncated: bool,
 }
 
@@ -170,7 +170,7 @@ impl ExecOutput {
 }
 
 impl Agent {
-    /// Waits for the agent behind a Unix socket, also for one that is still to be started, until
+    /// Waits for the agent behind a Unix socket, even one that has not started yet, until
     /// [`Options::connect_deadline`].
     ///
     /// # Errors
@@ -206,21 +206,22 @@ impl Agent {
         loop {
             match self.call(GuestPing::new()).deadline(ASK_AGAIN).await {
                 Ok(_) => return Ok(()),
-                // Given up, the next command asks for the agent anew each second.
+                // Once this call is abandoned, the next command polls for the agent again each
+                // second.
                 Err(error) if error.is_timeout() => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Executes a program in the guest, waits for its end and returns what it wrote.
+    /// Executes a program in the guest, waits for its exit and returns its output.
     ///
-    /// Each command that this takes has the session's deadline for calls, the whole has
+    /// Each command that this sends has the session's call deadline; the whole operation has
     /// [`Exec::timeout`]. Dropping the future leaves the program running.
     ///
     /// # Errors
-    /// When the agent refuses, the session ends, or the program does not end in time. A program
-    /// that fails is no error here; see [`ExecOutput::success`].
+    /// When the agent refuses, the session ends, or the program does not exit in time. A program
+    /// that fails is not an error here; see [`ExecOutput::success`].
     pub async fn exec(&self, exec: Exec) -> Result<ExecOutput, AgentError> {
         let Exec {
             path,
@@ -269,7 +270,7 @@ impl Agent {
         }
     }
 
-    /// Reads a whole file of the guest into memory, so not one without end, such as `/dev/zero`.
+    /// Reads a whole guest file into memory; do not use it on endless files such as `/dev/zero`.
     /// Dropping the future leaves the file open in the agent.
     ///
     /// # Errors
@@ -289,18 +290,18 @@ impl Agent {
             let read = GuestFileReadCommand::new(handle).count(PIECE as i64);
             let piece = self.call(read).await?;
             content.extend(decode("a piece of a file", &piece.buf_b64)?);
-            // At the end of a file, and where there is nothing more to read for now.
+            // At end of file, and when there is nothing more to read for now.
             if piece.eof || piece.count == 0 {
                 return Ok(content);
             }
         }
     }
 
-    /// Writes a file of the guest, in place of what it holds. Dropping the future leaves the file
-    /// written in part, and open in the agent.
+    /// Writes a guest file, replacing its content. Dropping the future leaves the file partly
+    /// written, and open in the agent.
     ///
     /// # Errors
-    /// When the agent refuses, or the session ends. The file may be written in part then.
+    /// When the agent refuses, or the session ends. The file may then be partly written.
     pub async fn write_file(&self, path: &str, content: &[u8]) -> Result<(), AgentError> {
         let handle = self.call(GuestFileOpen::new(path).mode("w")).await?;
         let written = self.write_all(path, handle, content).await;

@@ -1,4 +1,4 @@
-//! A store of events from which they are taken by description.
+//! A store from which events are taken by description.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,9 +13,10 @@ use crate::message::Event;
 
 /// The last events of a session that have not been taken yet, from its beginning.
 ///
-/// Kept where [`Options::cache_events`](crate::Options::cache_events) asks for it. There is one for
-/// the whole session: whoever takes an event takes it from all. Events that do not match stay for
-/// later, in order. When it is full the oldest event goes, and [`EventCache::dropped`] counts it.
+/// Kept where [`Options::cache_events`](crate::Options::cache_events) asks for it. The whole
+/// session shares one: an event taken by one user is gone for all. Events that do not match stay
+/// for later, in order. When it is full the oldest event is dropped, and [`EventCache::dropped`]
+/// counts it.
 ///
 /// A matcher's condition is called while the cache is locked; it must not use the cache.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ struct Inner {
 }
 
 impl Store {
-    /// For so many events, at least one.
+    /// A cache for `capacity` events, at least one.
     pub(crate) fn new(capacity: usize) -> Arc<Self> {
         Arc::new(Self {
             capacity: capacity.max(1),
@@ -83,21 +84,21 @@ impl EventCache {
         }
     }
 
-    /// Takes the oldest event that matches, if there is one.
+    /// Takes the oldest matching event, if there is one.
     pub fn take(&self, matcher: impl Into<Matcher>) -> Option<Arc<Event>> {
         take(&mut self.store.lock(), &matcher.into())
     }
 
-    /// Takes the oldest event that matches; waits for it if needed.
+    /// Takes the oldest matching event; waits for one if needed.
     ///
     /// # Errors
-    /// When the session ends, or the deadline passes, before one has come.
+    /// When the session ends, or the deadline passes, before one arrives.
     pub async fn wait(&self, matcher: impl Into<Matcher>) -> Result<Arc<Event>, Error> {
         let matcher = matcher.into();
         let task = || format!("see {matcher}");
         within(self.deadline, task, async {
             loop {
-                // Listening starts before looking, so that nothing comes between the two.
+                // Register for wakeups before looking, so that no event is missed in between.
                 let changed = self.store.changed.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
@@ -116,11 +117,11 @@ impl EventCache {
         .await
     }
 
-    /// Takes all events that match, oldest first.
+    /// Takes all matching events, oldest first.
     pub fn take_all(&self, matcher: impl Into<Matcher>) -> Vec<Arc<Event>> {
         let matcher = matcher.into();
         let mut inner = self.store.lock();
-        // First of all, so that a condition that panics takes nothing.
+        // First, so that a condition that panics takes nothing.
         let events = inner.events.iter();
         let matching: Vec<bool> = events.map(|event| matcher.matches(event)).collect();
         let mut taken = Vec::new();

@@ -1,4 +1,4 @@
-//! One command on its way: what to send, how long to wait, and with which event it ends.
+//! One command in flight: what to send, how long to wait, and which event ends it.
 
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
@@ -26,10 +26,10 @@ use crate::matcher::Matcher;
 use crate::message::Event;
 use crate::session::{CallId, Failure, Request, Returned, Undecodable};
 
-/// How long a peer may say nothing to a command that it answers only when it fails.
+/// How long a peer must be silent after a command that it answers only on failure.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// What a command returns that returns nothing.
+/// The return value of a command that returns nothing.
 fn nothing() -> Returned {
     Returned {
         raw: serde_json::value::RawValue::from_string("{}".to_owned()).unwrap_or_default(),
@@ -39,15 +39,15 @@ fn nothing() -> Returned {
 
 /// A command that is sent when this is awaited.
 ///
-/// Dropping the future is safe at any point: a command that was not sent never will be, one that
+/// Dropping the future is safe at any point: a command that was not sent never will be; one that
 /// was sent is executed, and its reply is discarded. A line is always written whole. But QEMU drops
-/// what it has queued when the session ends, so keep the last [`Client`] until the commands that
-/// are to be executed are answered.
+/// its queued commands when the session ends, so keep the last [`Client`] until every command that
+/// must be executed is answered.
 ///
 /// # Errors
 /// Awaiting it gives [`Error::Encode`], [`Error::Command`], [`Error::Reply`], [`Error::Closed`] or
-/// [`Error::Timeout`]. After a timeout the session goes on; but without out-of-band execution QEMU
-/// works through commands one by one, so the next one waits for this one to finish.
+/// [`Error::Timeout`]. After a timeout the session continues; but without out-of-band execution
+/// QEMU executes commands one at a time, so the next one waits for this one to finish.
 #[derive(Debug)]
 #[must_use = "a command is only sent when it is awaited"]
 pub struct Call<R = Value> {
@@ -57,7 +57,7 @@ pub struct Call<R = Value> {
     oob: bool,
     allow_oob: bool,
     answers: bool,
-    /// For a command that is only answered when it fails: whether all of it was written.
+    /// For a command that is only answered on failure: whether all of it was written.
     unanswered: Option<Arc<AtomicBool>>,
     fd: Option<OwnedFd>,
     deadline: Option<Duration>,
@@ -84,7 +84,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
         }
     }
 
-    /// A typed command, with what its type says of it.
+    /// A typed command, with the properties that its type declares.
     pub(crate) fn typed<C: Command<Return = R>>(client: &Client, command: &C) -> Self {
         if C::DEPRECATED || C::UNSTABLE {
             debug!(
@@ -104,7 +104,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
         }
     }
 
-    /// Limits the time from awaiting to the reply.
+    /// Limits the time from the first poll to the reply.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
@@ -116,15 +116,15 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
         self
     }
 
-    /// Executes the command out of band: at once, whatever QEMU's main loop does. QEMU refuses
+    /// Executes the command out of band: at once, whatever QEMU's main loop is doing. QEMU refuses
     /// this for most commands, and for all where out-of-band execution is not enabled.
     pub fn oob(mut self) -> Self {
         self.oob = true;
         self
     }
 
-    /// Sends a file descriptor with the command, as `getfd` and `add-fd` need it. It is closed on
-    /// this side once it is sent, or not sent.
+    /// Sends a file descriptor with the command, as `getfd` and `add-fd` require. It is closed on
+    /// this side whether or not it was sent.
     ///
     /// A command that fails before it has taken the descriptor, such as one that does not exist,
     /// leaves it in QEMU: the next `getfd` or `add-fd` without a descriptor of its own gets it.
@@ -141,7 +141,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
         self.returned().await.map(|returned| returned.raw)
     }
 
-    /// Sends the command and waits for its return value, as far as there is one.
+    /// Sends the command and waits for its return value, if it has one.
     async fn returned(self) -> Result<Returned, Error> {
         if self.answers {
             return self.run(None).await.map(|(returned, _)| returned);
@@ -150,13 +150,13 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
         Ok(nothing())
     }
 
-    /// Sends a command that is answered only when it fails, as `guest-shutdown` and
-    /// `guest-suspend-ram` of the guest agent are. It has succeeded if the peer says so, says
-    /// nothing for this long, or leaves.
+    /// Sends a command that is answered only on failure, such as the guest agent's `guest-shutdown`
+    /// and `guest-suspend-ram`. It has succeeded if the peer reports success, stays silent for this
+    /// long, or disconnects.
     ///
     /// # Errors
-    /// When the peer refuses, or the session ends, or the time is over, before all of the command
-    /// was written.
+    /// When the peer refuses, or when the session ends or the deadline passes before all of the
+    /// command was written.
     pub async fn unless_refused(mut self, silence: Duration) -> Result<(), Error> {
         if let Some(cause) = self.client.closed_cause() {
             return Err(Error::closed(format!("execute {}", self.name), cause));
@@ -176,11 +176,11 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
     /// reply.
     ///
     /// An event that has arrived, or begun to arrive, when the command is written does not count:
-    /// the subscription begins with the last byte of the command, after all that the kernel holds
-    /// was taken in. (Of a stream that [`Client::from_stream`] was given, what the stream itself
-    /// knows.) An older event that is still inside QEMU looks like the command's own, so
-    /// match on an id where there is one. The deadline holds for command and event together. If
-    /// the command fails, no event is waited for.
+    /// the subscription begins with the last byte of the command, after everything in the kernel's
+    /// buffer was read. (For a stream given to [`Client::from_stream`], after everything that the
+    /// stream itself has ready.) An older event that is still inside QEMU looks like the command's
+    /// own, so match on an id where there is one. The deadline covers command and event together.
+    /// If the command fails, no event is waited for.
     pub fn and_event(self, matcher: impl Into<Matcher>) -> CallAndEvent<R> {
         CallAndEvent {
             call: self,
@@ -188,7 +188,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
         }
     }
 
-    /// Sends the command, gives its return value and whatever `then` waits for.
+    /// Sends the command; returns its return value and the event that was waited for.
     async fn run(self, wait: Option<Matcher>) -> Result<(Returned, Option<Arc<Event>>), Error> {
         let Self {
             client,
@@ -285,7 +285,7 @@ pub struct CallAndEvent<R = Value> {
 }
 
 impl<R: DeserializeOwned + Send + 'static> CallAndEvent<R> {
-    /// Limits the time from awaiting to the event.
+    /// Limits the time from the first poll to the event.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.call = self.call.deadline(deadline);
         self
@@ -320,7 +320,7 @@ fn decode_return<R: DeserializeOwned + Send>(
     })
 }
 
-/// A submitted call; dropping it tells the session that the caller has given up.
+/// A submitted call; dropping it abandons the call in the session.
 struct Waiting<'a> {
     shared: &'a Shared,
     call: Option<CallId>,
@@ -375,7 +375,7 @@ impl<'a> Waiting<'a> {
                 cause,
                 sent,
             }),
-            // The state that held the sender is gone, and with it what became of the command.
+            // The state that held the sender is gone, and with it the command's outcome.
             Err(_) => Err(Error::Closed {
                 task: format!("execute {command}"),
                 cause: Closed::Local,

@@ -1,4 +1,4 @@
-//! From nothing to a session: transports, the handshake, and one deadline over all of it.
+//! Establishing a session: transports, the handshake, and one deadline for all of it.
 
 use std::future::Future;
 use std::io;
@@ -39,7 +39,7 @@ impl Client {
     }
 
     /// Starts a session over the stdout and stdin of a child, as with `-qmp stdio`. Both must be
-    /// pipes that have not been taken.
+    /// pipes that have not been taken from it.
     ///
     /// # Errors
     /// When they are not, or the handshake does not succeed in time.
@@ -72,7 +72,7 @@ impl Client {
     /// descriptor, a `UnixStream` or `TcpStream` of the standard library.
     ///
     /// # Errors
-    /// When the descriptor is no stream socket, or the handshake does not succeed in time.
+    /// When the descriptor is not a stream socket, or the handshake does not succeed in time.
     pub async fn from_fd(fd: impl Into<OwnedFd>, options: Options) -> Result<Self, ConnectError> {
         let fd = fd.into();
         let attempt = Attempt::new(options, "the socket");
@@ -110,8 +110,9 @@ impl Client {
         attempt.handshake(connected).await
     }
 
-    /// Connects to a Unix socket that a process is about to make: waits until the path exists and
-    /// somebody listens, until `gone` says why that will not happen, or until the deadline.
+    /// Connects to a Unix socket that a process is about to create: waits until something listens
+    /// at the path, until `gone` resolves with the reason why that will not happen, or until the
+    /// deadline.
     ///
     /// ```no_run
     /// # async fn f(mut qemu: tokio::process::Child) -> Result<(), qmp::ConnectError> {
@@ -121,7 +122,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ConnectError::Gone`] with what `gone` says, else as [`Client::connect_unix`].
+    /// [`ConnectError::Gone`] with the reason from `gone`, else as [`Client::connect_unix`].
     pub async fn wait_unix(
         path: impl AsRef<Path>,
         options: Options,
@@ -157,7 +158,7 @@ impl Client {
     }
 }
 
-/// Connects by a path of any length.
+/// Connects to a path of any length.
 async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     #[cfg(target_os = "linux")]
     if !socket::fits(path) {
@@ -174,11 +175,11 @@ pub(super) struct Attempt {
     until: Instant,
 }
 
-/// So long that nobody sees the end, and short enough to be added to the time of day.
+/// Practically infinite, yet short enough to be added to an `Instant`.
 pub(crate) const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
-/// The pause between two looks for a socket. There is no event to wait for that covers both the
-/// path and the listener.
+/// The backoff between two attempts to connect. No single event covers both the path and the
+/// listener.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -214,7 +215,7 @@ impl Attempt {
             let error = match self.in_time(connect_unix(path)).await {
                 None => return Err(self.silent()),
                 Some(Ok(stream)) => return Ok(stream),
-                // The backlog is full: others wait for this monitor already.
+                // The backlog is full: other clients are waiting for this monitor.
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => None,
                 Some(Err(error)) => Some(self.connect_error(path, error)),
             };
@@ -276,7 +277,7 @@ impl Attempt {
         stream: TcpStream,
         domain: AddressFamily,
     ) -> Result<Client, ConnectError> {
-        // Commands are small and wait for replies. Others, such as vsock, have no such option.
+        // Commands are small and wait for replies. Other families, such as vsock, lack this option.
         if matches!(domain, AddressFamily::INET | AddressFamily::INET6) {
             stream.set_nodelay(true).map_err(|error| self.io(error))?;
         }
@@ -308,7 +309,7 @@ impl Attempt {
         let peer = self.options.peer_pid.or_else(|| transport.peer());
         let shared = Shared::new(&self.options, transport.carries_fds());
         let driver = tokio::spawn(Driver::new(Arc::clone(&shared), transport)).abort_handle();
-        // Dropped before the end, it takes the driver with it.
+        // Dropping this future drops the driver with it.
         let guard = AbortOnDrop(Some(driver));
 
         let mut stages = shared.stage();
@@ -353,7 +354,7 @@ impl Attempt {
         Ok(Client::assemble(shared, greeting, self.endpoint, deadline))
     }
 
-    /// The deadline has passed: says what was missing, and if possible why.
+    /// The error for a deadline that has passed: what was missing, and if possible why.
     fn too_late(&self, shared: &Shared, peer: Option<i32>) -> ConnectError {
         let endpoint = self.endpoint.clone();
         let after = self.options.connect_deadline;
@@ -382,13 +383,13 @@ impl Attempt {
     }
 }
 
-/// The address family of a stream socket; anything else is refused.
+/// The address family of a stream socket; anything else is rejected.
 fn stream_domain(fd: &OwnedFd) -> io::Result<AddressFamily> {
     if sockopt::socket_type(fd)? != SocketType::STREAM {
         let problem = "it is not a stream socket";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
-    // Not every system can be asked for the family itself.
+    // Not every system can report the family itself.
     Ok(rustix::net::getsockname(fd)?.address_family())
 }
 

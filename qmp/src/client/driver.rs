@@ -18,7 +18,7 @@ use super::shared::{Line, Shared};
 use super::transport::Transport;
 use crate::error::Closed;
 
-/// Reads per turn before writing gets its turn, so that a flood of events cannot hold up commands.
+/// Reads per poll before writing gets its turn, so that a flood of events cannot hold up commands.
 const READS_PER_TURN: usize = 16;
 
 const READ_SIZE: usize = 64 << 10;
@@ -30,17 +30,17 @@ pub(crate) struct Driver<T> {
     buffer: Box<[u8]>,
     outgoing: Option<Outgoing>,
     needs_flush: bool,
-    /// When a guest agent that has not answered is asked again.
+    /// When a guest agent that has not answered is polled again.
     ask_again: Option<Pin<Box<Sleep>>>,
-    /// How long a line that was begun may take once this side has closed the session.
+    /// How long a partly written line may take once this side has closed the session.
     linger: Option<Pin<Box<Sleep>>>,
 }
 
-/// How often a guest agent that has not answered is asked.
+/// How often a guest agent that has not answered is polled.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long a peer that does not read may hold up the end of a session, for the sake of the line
-/// that it has read half of.
+/// How long a peer that does not read may delay the end of a session while a partly written line is
+/// finished.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A line that is being written.
@@ -48,7 +48,7 @@ struct Outgoing {
     bytes: Vec<u8>,
     written: usize,
     fd: Option<OwnedFd>,
-    /// The subscription that begins with the last byte: QEMU cannot act on less.
+    /// The subscription that begins with the last byte: QEMU cannot act on a partial line.
     queue: Option<Arc<Queue>>,
     /// Set with the last byte.
     done: Option<Arc<AtomicBool>>,
@@ -67,7 +67,7 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    /// Reads what there is. `Ok(true)` if more may be there.
+    /// Reads what is available. `Ok(true)` if there may be more.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         for _ in 0..READS_PER_TURN {
             let mut buf = ReadBuf::new(&mut self.buffer);
@@ -84,7 +84,7 @@ impl<T: Transport> Driver<T> {
         Ok(true)
     }
 
-    /// Takes in what has arrived by now, whether or not the runtime has noticed.
+    /// Reads what has arrived by now, whether or not the runtime has noticed.
     fn drain(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
         let Some(source) = self.transport.source() else {
             if self.read(cx)? {
@@ -93,7 +93,7 @@ impl<T: Transport> Driver<T> {
             return Ok(());
         };
         let failed = |errno: Errno| Closed::Io(Arc::new(errno.into()));
-        // Not more than that, or a flood of events could hold up the command for ever.
+        // No more than that, or a flood of events could hold up the command forever.
         let mut arrived = rustix::io::ioctl_fionread(source).map_err(failed)?;
         while arrived > 0 {
             let room = usize::try_from(arrived)
@@ -112,7 +112,7 @@ impl<T: Transport> Driver<T> {
         Ok(())
     }
 
-    /// Writes what there is, as far as the stream takes it.
+    /// Writes what is pending, as far as the stream accepts it.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
         loop {
             if self.outgoing.is_none() {
@@ -122,7 +122,7 @@ impl<T: Transport> Driver<T> {
                 break;
             };
             if outgoing.queue.is_some() {
-                // An event that is here already is not the one that the command will cause.
+                // An event that has already arrived is not the one that the command will cause.
                 self.drain(cx)?;
             }
             match self.write_some(cx) {
@@ -173,8 +173,8 @@ impl<T: Transport> Driver<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Why the session ends when writing fails. QEMU may have said something before it closed;
-    /// that comes first.
+    /// Why the session ends when writing fails. QEMU may have sent something before it closed; that
+    /// is read first.
     fn last_words(&mut self, cx: &mut Context<'_>, error: io::Error) -> Closed {
         while let Some(source) = self.transport.source() {
             match rustix::io::read(source, &mut self.buffer[..]) {
@@ -216,8 +216,7 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    /// Writes the rest of a line that was begun, so that whoever reads the stream next does not
-    /// find half of one.
+    /// Finishes a partly written line, so that the stream's next reader does not see half of one.
     fn finish_line(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let linger = self
             .linger
@@ -231,7 +230,7 @@ impl<T: Transport> Driver<T> {
             }
         }
         self.outgoing = None;
-        // Nobody is left to be told of an error.
+        // No caller is left to report an error to.
         self.transport.poll_shutdown(cx).map(drop)
     }
 }
@@ -269,7 +268,8 @@ impl<T: Transport + Unpin> Future for Driver<T> {
 
 impl<T> Drop for Driver<T> {
     fn drop(&mut self) {
-        // Without its driver a session is over, for instance when the runtime ends.
+        // A session cannot outlive its driver, which is dropped for instance when the runtime shuts
+        // down.
         self.shared.close(Closed::Local);
         self.shared.let_go();
     }

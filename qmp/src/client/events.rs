@@ -1,4 +1,4 @@
-//! Subscriptions: bounded queues of events, with an exact account of what did not fit.
+//! Subscriptions: bounded queues of events, with an exact count of those that did not fit.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -11,11 +11,11 @@ use crate::error::{Closed, Error};
 use crate::matcher::Matcher;
 use crate::message::Event;
 
-/// Events of one subscriber, in the order in which they came.
+/// One subscriber's events, in order of arrival.
 ///
 /// It is lossless up to the capacity of [`Options::event_capacity`](crate::Options). A subscriber
-/// that is further behind keeps its oldest events, then gets [`RecvError::Lagged`] with the exact
-/// number of those that are missing at this place, and then goes on.
+/// that falls further behind keeps its oldest events, then gets [`RecvError::Lagged`] with the
+/// exact number missing at that point, and then continues.
 ///
 /// A stream does not keep the session open. When the session ends it yields what is queued, then
 /// [`RecvError::Closed`] (as a [`futures_core::Stream`]: its end).
@@ -34,22 +34,22 @@ pub enum RecvError {
     /// The subscriber was too slow.
     #[error("failed to keep up with QEMU: {0} events are lost")]
     Lagged(
-        /// How many events are missing at this place.
+        /// How many events are missing at this point.
         u64,
     ),
     /// The session has ended; nothing will follow.
     #[error("failed to receive an event: the QMP session has ended")]
     Closed(#[source] Closed),
-    /// The condition of the matcher panicked; nothing will follow. The session goes on.
+    /// The matcher's condition panicked; nothing will follow. The session continues.
     #[error("failed to match an event: the matcher's condition panicked: {0}")]
     Panicked(
-        /// What the panic says.
+        /// The panic message.
         String,
     ),
 }
 
 impl RecvError {
-    /// Why `task` cannot be done.
+    /// The error for `task`, which needed the event.
     pub(crate) fn into_error(self, task: String) -> Error {
         match self {
             Self::Lagged(events) => Error::Lagged { task, events },
@@ -73,7 +73,7 @@ struct Inner {
     dropped: u64,
     waker: Option<Waker>,
     active: bool,
-    /// What follows the last event, for ever.
+    /// What every read after the last event returns.
     end: Option<RecvError>,
 }
 
@@ -84,7 +84,7 @@ enum Item {
 }
 
 impl Queue {
-    /// A queue that takes events once it is active.
+    /// A queue that accepts events once it is active.
     pub(crate) fn new(matcher: Matcher, capacity: usize, active: bool) -> Arc<Self> {
         Arc::new(Self {
             matcher,
@@ -104,7 +104,7 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to take events.
+    /// Starts accepting events.
     pub(crate) fn activate(&self) {
         self.lock().active = true;
     }
@@ -174,7 +174,7 @@ impl EventStream {
         }
     }
 
-    /// Whether it is of this session.
+    /// Whether it belongs to this session.
     pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
         std::ptr::eq(self.shared.as_ptr(), Arc::as_ptr(shared))
     }
@@ -192,7 +192,7 @@ impl EventStream {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// The next event if it has come already.
+    /// The next event, if it has already arrived.
     ///
     /// # Errors
     /// As [`EventStream::recv`].

@@ -1,11 +1,11 @@
-//! The user's code that runs inside of a session: a panic in it must not end the session.
+//! User code that runs inside a session: a panic in it must not end the session.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Calls the user's code; a panic is its message.
+/// Calls user code; a panic is returned as its message.
 pub(crate) fn call<R>(code: impl FnOnce() -> R) -> Result<R, String> {
-    // What it has left half-done is its own: it is not called again.
+    // Unwind safety: after a panic the code is not called again.
     catch_unwind(AssertUnwindSafe(code)).map_err(|panic| message(&*panic))
 }
 

@@ -1,4 +1,4 @@
-//! The client as its users hold it.
+//! The client handle.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use crate::transcript::Entry;
 use serde::Serialize;
 
 /// A session with one monitor. Clones share it; it ends when the last clone is dropped. After its
-/// end they can go on together in another: [`Client::resume`].
+/// end all clones can continue in another session: [`Client::resume`].
 ///
 /// See the [crate] page for an introduction.
 #[derive(Clone)]
@@ -27,10 +27,10 @@ pub struct Client {
     deadline: Option<Duration>,
 }
 
-/// What the clones of a client share: the link that they use now.
+/// What a client's clones share: the link that they currently use.
 struct Handle(Mutex<Arc<Link>>);
 
-/// A session, as long as a client uses it.
+/// A session, for as long as a client uses it.
 struct Link {
     shared: Arc<Shared>,
     greeting: Arc<Greeting>,
@@ -40,7 +40,7 @@ struct Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // The driver finishes the line that it has begun, and lets the stream go.
+        // The driver finishes a partly written line and closes the stream.
         self.shared.close(Closed::Local);
     }
 }
@@ -75,21 +75,20 @@ impl Client {
         Arc::clone(&link.unwrap_or_else(PoisonError::into_inner).shared)
     }
 
-    /// Goes on with another session: that of `next`, which was made in any of the ways that there
-    /// are. All clones of this client use it from now on. The session before ends, if it has not.
+    /// Continues with another session, that of `next`, however it was established. All clones of
+    /// this client use it from now on. The previous session ends, if it has not already.
     ///
-    /// Nothing that was under way is repeated, because only its user knows whether it may be:
+    /// Nothing that was in flight is repeated, because only the caller knows whether that is safe:
     ///
-    /// - A call that was waiting has failed with [`Error::Closed`], which says whether QEMU may have
-    ///   executed the command.
-    /// - A subscription has ended with [`RecvError::Closed`](crate::RecvError); subscribe anew, and
-    ///   query the state, since what happened meanwhile was not reported.
-    /// - The events that were kept stay with their session; [`Client::event_cache`] has those of the
-    ///   next.
-    /// - A wait for a [`Job`] goes on in the next session if that came before the end of this one.
-    ///   Else it has failed with [`Error::Closed`], and the same [`Job`] can be waited for again. It
-    ///   learns from QEMU what has become of it; if it is gone, and no event said how it ended, its
-    ///   outcome is [`JobOutcome::Unknown`](crate::JobOutcome).
+    /// - A call that was waiting has failed with [`Error::Closed`], which says whether QEMU may
+    ///   have executed the command.
+    /// - A subscription has ended with [`RecvError::Closed`](crate::RecvError); subscribe again,
+    ///   and query the state, since events in between were not reported.
+    /// - Cached events stay with their session; [`Client::event_cache`] has those of the next.
+    /// - A wait for a [`Job`] continues in the next session if `resume` was called before this one
+    ///   ended. Otherwise it has failed with [`Error::Closed`], and the same [`Job`] can be waited
+    ///   for again: it asks QEMU for the job's state. If the job is gone, and no event reported how
+    ///   it ended, its outcome is [`JobOutcome::Unknown`](crate::JobOutcome).
     ///
     /// ```no_run
     /// # async fn f(client: qmp::Client) -> Result<(), qmp::ConnectError> {
@@ -105,7 +104,7 @@ impl Client {
         let mut link = self.handle.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *link, next);
         drop(link);
-        // Unlocked: its end calls the wakers of those who wait.
+        // Unlocked: ending it wakes the waiting tasks.
         drop(before);
     }
 
@@ -137,7 +136,7 @@ impl Client {
     }
 
     /// A command by name. The arguments are anything that serializes to an object; `()` or `None`
-    /// stand for no arguments. Await it to send it.
+    /// means no arguments. Await it to send it.
     ///
     /// ```no_run
     /// # async fn f(client: qmp::Client) -> Result<(), qmp::Error> {
@@ -155,14 +154,14 @@ impl Client {
         Call::typed(self, &command)
     }
 
-    /// All events from now on that match, for one reader. For the event that a command causes there
-    /// is [`Call::and_event`].
+    /// All matching events from now on, for one reader. For the event that a command causes, use
+    /// [`Call::and_event`].
     pub fn subscribe(&self, matcher: impl Into<Matcher>) -> EventStream {
         self.shared().subscribe(matcher.into(), true)
     }
 
-    /// The events that have not been taken from here yet, where
-    /// [`Options::cache_events`](crate::Options::cache_events) has them kept. Its waits have this
+    /// The cached events that have not been taken yet, if
+    /// [`Options::cache_events`](crate::Options::cache_events) is set. Waits on it have this
     /// client's deadline.
     pub fn event_cache(&self) -> Option<EventCache> {
         let store = self.shared().store.clone()?;
@@ -175,7 +174,8 @@ impl Client {
         Job::new(self.clone(), id.into())
     }
 
-    /// Asks QEMU to exit. It may answer, or close the connection first, or both: all is well.
+    /// Asks QEMU to exit. It may answer, close the connection first, or both; each counts as
+    /// success.
     ///
     /// The connection may still be open when this returns; see [`Client::closed`].
     ///
@@ -192,12 +192,12 @@ impl Client {
         }
     }
 
-    /// Ends the session, for all clones of this client: takes no further commands, waits until those
-    /// that were handed over are answered, and lets the stream go. QEMU drops the commands that it
-    /// has queued when a connection ends, so this is how to end one that still works.
+    /// Shuts the session down gracefully, for all clones of this client: accepts no further
+    /// commands, waits until those already submitted are answered, and closes the stream. QEMU
+    /// drops its queued commands when a connection ends, so use this to end a session that still
+    /// works.
     ///
-    /// Dropping the last client ends the session at once. Both write the rest of a line that was
-    /// begun.
+    /// Dropping the last client ends the session at once. Both finish a partly written line.
     ///
     /// # Errors
     /// [`Error::Timeout`] when the commands are not answered within this client's deadline; the
@@ -214,7 +214,7 @@ impl Client {
         done
     }
 
-    /// Waits until the session has ended, and says why it has.
+    /// Waits until the session has ended, and returns the reason.
     pub async fn closed(&self) -> Closed {
         let mut stage = self.shared().stage();
         let closed = stage
@@ -232,12 +232,12 @@ impl Client {
     }
 
     /// The last `count` messages in both directions, oldest first, for reports. Long ones are
-    /// shortened, secrets are replaced.
+    /// shortened, secrets are redacted.
     pub fn transcript_tail(&self, count: usize) -> Vec<Entry> {
         self.shared().transcript_tail(count)
     }
 
-    /// How many commands are sent and unanswered, and how many wait to be sent.
+    /// How many commands are in flight, and how many are waiting to be sent.
     pub fn outstanding(&self) -> (usize, usize) {
         self.shared()
             .with_session(|session| (session.in_flight(), session.queued()))

@@ -1,4 +1,4 @@
-//! Follows one job to a status or its end, by events and by asking.
+//! Follows one job to a status or its end, by events and by polling.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,38 +17,38 @@ use crate::types::{
     QueryJobs,
 };
 
-/// How long to wait for an event before asking again. Events arrive at once; asking covers those
+/// How long to wait for an event before polling again. Events arrive at once; polling covers those
 /// that QEMU merged or that were lost.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// The error of a job that was cancelled, in QEMU's words: `strerror(ECANCELED)`.
+/// The error of a cancelled job as QEMU reports it: `strerror(ECANCELED)`.
 const CANCELLED: &str = "Operation canceled";
 
 /// A job, followed from the moment [`Client::job`] was called.
 ///
-/// Events wake it, but it believes only what `query-jobs` says and the last event of a job, so an
-/// event that was merged, lost or meant for an earlier job of the same name cannot mislead it for
-/// long. What it cannot know it does not guess: see [`JobOutcome::Unknown`].
+/// Events wake it, but it trusts only `query-jobs` and a job's last event, so an event that was
+/// merged, lost or meant for an earlier job of the same name cannot mislead it for long. It does
+/// not guess what it cannot know: see [`JobOutcome::Unknown`].
 ///
-/// Its waits have no limit but [`Job::timeout`]. The questions that they ask are calls and have the
-/// deadline of those.
+/// Its waits have no limit but [`Job::timeout`]. The queries that they send are calls, with the
+/// deadline for calls.
 #[derive(Debug)]
 pub struct Job {
     client: Client,
     id: String,
     events: EventStream,
     timeout: Option<Duration>,
-    /// There was a job of this name.
+    /// A job of this name has existed.
     seen: bool,
     told: Told,
 }
 
-/// What the events of the current job of this name have said.
+/// What the events of the current job of this name have reported.
 #[derive(Debug, Default)]
 struct Told {
-    /// By the last event of a block job, or because it concluded without having aborted.
+    /// From the last event of a block job, or because it concluded without having aborted.
     end: Option<JobOutcome>,
-    /// It had not aborted when it was last heard of, and no event was lost since.
+    /// It had not aborted as of its last event, and no event was lost since.
     on_course: bool,
 }
 
@@ -65,38 +65,38 @@ impl Told {
     }
 }
 
-/// What the events said that were taken in together.
+/// What a batch of events reported.
 #[derive(Default)]
 struct Heard {
-    /// A job of this name began with one of them.
+    /// One of them started a job of this name.
     begins: bool,
     /// The last status that one of them reported.
     status: Option<JobStatus>,
 }
 
-/// What is known of a job after asking for it.
+/// What is known of a job after polling.
 enum State {
-    /// It is there.
+    /// It exists.
     Present(JobInfo),
-    /// It was there, and is no more.
+    /// It existed, and no longer does.
     Gone,
     /// There is no such job, and no trace that there was one.
     Unknown,
 }
 
-/// How a job ended, whoever dismissed it.
+/// How a job ended, no matter who dismissed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a job that has ended may have failed"]
 pub enum JobOutcome {
-    /// It did what it was to do. This includes a mirror that was ready when it was cancelled
-    /// without force: it ends with a consistent copy.
+    /// It did its work. This includes a mirror that was ready when it was cancelled without force:
+    /// it ends with a consistent copy.
     Completed,
     /// It was cancelled.
     Cancelled,
     /// It failed, for the reason that QEMU reports.
     Failed(String),
-    /// It is gone, and what it said last was lost: its events came faster than they were read,
-    /// before it was followed, or between two sessions ([`Client::resume`]).
+    /// It is gone, and its last events were lost: they arrived faster than they were read, before
+    /// it was followed, or between two sessions ([`Client::resume`]).
     Unknown,
 }
 
@@ -131,12 +131,12 @@ impl Job {
         client.subscribe(Matcher::one_of(names).when(mine))
     }
 
-    /// Whether the client has gone on in another session.
+    /// Whether the client has moved on to another session.
     fn is_left_behind(&self) -> bool {
         !self.events.is_of(&self.client.shared())
     }
 
-    /// Follows it in the session that the client has now, if that is another.
+    /// Follows it in the client's current session, if that has changed.
     fn rejoin(&mut self) {
         if !self.is_left_behind() {
             return;
@@ -152,14 +152,14 @@ impl Job {
         &self.id
     }
 
-    /// Limits each wait. Default: none, because only its user knows how much there is to copy.
+    /// Limits each wait. Default: none, because only the caller knows how much there is to copy.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// What `query-jobs` says of it now; none if it is not there.
+    /// What `query-jobs` reports for it now; none if it does not exist.
     ///
     /// # Errors
     /// As for any call.
@@ -170,7 +170,7 @@ impl Job {
         })
     }
 
-    /// Its status; [`JobStatus::Null`] if it is not there.
+    /// Its status; [`JobStatus::Null`] if it does not exist.
     ///
     /// # Errors
     /// As for any call.
@@ -179,8 +179,8 @@ impl Job {
         Ok(info.map_or(JobStatus::Null, |info| info.status))
     }
 
-    /// Its progress: what `query-jobs` says at once, then each time that the status changes and
-    /// at least once per `interval`, until it has ended or is gone.
+    /// Its progress: what `query-jobs` reports at once, then on each change of status and at least
+    /// once per `interval`, until it has ended or is gone.
     ///
     /// ```no_run
     /// # async fn f(mut job: qmp::Job) -> Result<(), qmp::Error> {
@@ -197,7 +197,7 @@ impl Job {
     /// Waits until the job waits for `job-complete`.
     ///
     /// # Errors
-    /// When it ends before, or time runs out; see [`Job::wait_status`].
+    /// When it ends first, or the timeout expires; see [`Job::wait_status`].
     pub async fn wait_ready(&mut self) -> Result<(), Error> {
         self.wait_status(JobStatus::Ready).await
     }
@@ -205,7 +205,7 @@ impl Job {
     /// Waits until the job waits for `job-finalize`.
     ///
     /// # Errors
-    /// When it ends before, or time runs out; see [`Job::wait_status`].
+    /// When it ends first, or the timeout expires; see [`Job::wait_status`].
     pub async fn wait_pending(&mut self) -> Result<(), Error> {
         self.wait_status(JobStatus::Pending).await
     }
@@ -213,7 +213,7 @@ impl Job {
     /// Waits until the job has this status.
     ///
     /// # Errors
-    /// [`JobError::Ended`] when it ends before, [`JobError::Unknown`] when there is no such job,
+    /// [`JobError::Ended`] when it ends first, [`JobError::Unknown`] when there is no such job,
     /// [`Error::Timeout`]; and all of [`Call`](crate::Call).
     pub async fn wait_status(&mut self, wanted: impl Into<JobStatus>) -> Result<(), Error> {
         let wanted = wanted.into();
@@ -225,7 +225,7 @@ impl Job {
     ///
     /// # Errors
     /// [`JobError::Unknown`] when there is no such job, [`Error::Timeout`]; and all of
-    /// [`Call`](crate::Call). A job that failed is no error here, see [`Job::wait_completed`].
+    /// [`Call`](crate::Call). A job that failed is not an error here; see [`Job::wait_completed`].
     pub async fn wait_end(&mut self) -> Result<JobOutcome, Error> {
         let task = format!("see job {} end", self.id);
         within(self.timeout, || task.clone(), async {
@@ -280,7 +280,7 @@ impl Job {
         }
     }
 
-    /// How a job ended that is still there.
+    /// How a job that still exists ended.
     fn outcome_of(&self, info: &JobInfo) -> JobOutcome {
         match &info.error {
             None => JobOutcome::Completed,
@@ -290,25 +290,25 @@ impl Job {
         }
     }
 
-    /// How a job ended that is gone.
+    /// How a job that is gone ended, from its events.
     fn told_outcome(&self) -> JobOutcome {
         self.told.end.clone().unwrap_or(JobOutcome::Unknown)
     }
 
-    /// Asks QEMU, and takes in the events up to its answer.
+    /// Queries QEMU, and processes the events up to its answer.
     async fn ask(&mut self) -> Result<State, Error> {
         let found = loop {
             self.rejoin();
             self.take_events();
             let jobs = match self.client.call(QueryJobs::new()).await {
-                // The client has gone on in another session, where it can be asked as well.
+                // The client has moved to another session, which can be queried as well.
                 Err(error) if error.is_closed() && self.is_left_behind() => continue,
                 jobs => jobs?,
             };
             let found = jobs.into_iter().find(|job| job.id == self.id);
-            // What happened before the answer has been delivered before it, and perhaps a little
-            // more. If a job of this name begins with that, the answer may be about the one before;
-            // if the job has changed since, no other event may come to say so.
+            // Events from before the answer were delivered before it, and perhaps a few later ones.
+            // If these start a job of this name, the answer may be about its predecessor; if the
+            // job has changed since the answer, no further event may report it.
             let heard = self.take_events();
             let answered = found.as_ref().map_or(&JobStatus::Null, |job| &job.status);
             let is_old = heard.status.is_some_and(|status| status != *answered);
@@ -330,7 +330,7 @@ impl Job {
         })
     }
 
-    /// Takes in the events that have come.
+    /// Processes the events that have arrived.
     fn take_events(&mut self) -> Heard {
         let mut heard = Heard::default();
         loop {
@@ -346,7 +346,7 @@ impl Job {
         }
     }
 
-    /// Takes in an event; says which status it reports.
+    /// Processes an event; returns the status that it reports.
     fn note(&mut self, event: &Arc<Event>) -> Option<JobStatus> {
         match event.name.as_str() {
             "JOB_STATUS_CHANGE" => {
@@ -369,7 +369,7 @@ impl Job {
         None
     }
 
-    /// Waits for an event, or until it is time to ask again.
+    /// Waits for an event, or until it is time to poll again.
     pub(super) async fn next_change(&mut self, pause: Duration) -> Result<(), Error> {
         match tokio::time::timeout(pause, self.events.recv()).await {
             Ok(Ok(event)) => {
@@ -450,7 +450,7 @@ impl Job {
     }
 }
 
-/// One that is gone is not listed at all.
+/// A job that is gone is not listed at all.
 pub(super) fn has_ended(info: &JobInfo) -> bool {
     info.status == JobStatus::Concluded
 }

@@ -13,7 +13,7 @@ use super::options::Options;
 use crate::error::ConnectError;
 use crate::socket;
 
-/// A socket on which one monitor is expected, as of QEMU's `-qmp unix:PATH` without `server`.
+/// A socket on which one monitor is expected, as with QEMU's `-qmp unix:PATH` without `server`.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -26,10 +26,10 @@ enum Socket {
 }
 
 impl Listener {
-    /// Listens on a Unix socket. The path is removed when the listener goes.
+    /// Listens on a Unix socket. The path is removed when the listener is dropped.
     ///
     /// # Errors
-    /// When the path exists or cannot be made.
+    /// When the path exists or cannot be created.
     pub fn bind_unix(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let listener = socket::listen(path)?;
@@ -83,7 +83,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Socket::Unix(_, path) = &self.socket {
-            // It may be gone already; nothing depends on it.
+            // It may already be gone; nothing depends on it.
             let _ = std::fs::remove_file(path);
         }
     }

@@ -1,8 +1,8 @@
 //! The tokio client: transports, calls, events, jobs.
 //!
 //! A [`Client`] shares one [`Session`](crate::session::Session) with a task, the driver, which
-//! alone touches the stream. Callers hand commands over and wait for a reply; the driver always
-//! reads, so that neither a slow subscriber nor a caller that has gone away stops the stream.
+//! alone touches the stream. Callers submit commands and wait for a reply; the driver always reads,
+//! so neither a slow subscriber nor a dropped call stalls the stream.
 
 mod cache;
 mod call;

@@ -84,15 +84,15 @@ impl Options {
 
     /// Speaks to a QEMU guest agent instead of a monitor. Default: no.
     ///
-    /// An agent does not greet. Its line is shared with whoever spoke to it before, so the session
+    /// An agent does not greet. Its line may hold data from an earlier client, so the session
     /// begins with `guest-sync-delimited` and a random number, and what arrives before the answer
-    /// is dropped. While no agent runs in the guest nothing answers: the command is sent anew each
-    /// second, so an agent that starts meanwhile is found, and connecting ends with
+    /// is dropped. While no agent runs in the guest nothing answers: the command is sent again each
+    /// second, so an agent that starts later is found, and connecting fails with
     /// [`ConnectError::NoAgent`](crate::ConnectError) at its deadline. One command is sent at a
-    /// time, without an id; where a caller has given up waiting, the session synchronizes again
-    /// before the next one. [`Options::limits`] that were not set are [`Limits::AGENT`].
+    /// time, without an id; after an abandoned call the session synchronizes again before the next
+    /// one. Unless set, [`Options::limits`] are [`Limits::AGENT`].
     /// [`Client::greeting`](crate::Client::greeting) then has version 0.0.0; `guest-info` returns
-    /// the real one. For commands that answer only when they fail there is
+    /// the real one. For commands that are answered only on failure, use
     /// [`Call::unless_refused`](crate::Call::unless_refused).
     #[must_use]
     pub fn guest_agent(mut self) -> Self {
@@ -103,8 +103,8 @@ impl Options {
         self
     }
 
-    /// How many in-band commands may be in flight; more wait on this side. Default: 7, the most
-    /// with which QEMU always reads an out-of-band command.
+    /// How many in-band commands may be in flight; further ones wait on this side. Default: 7, the
+    /// most at which QEMU still reads an out-of-band command.
     #[must_use]
     pub fn in_band_limit(mut self, commands: usize) -> Self {
         self.config.in_band = commands;
@@ -135,7 +135,7 @@ impl Options {
         self
     }
 
-    /// What is kept out of logs and transcripts. Default: passwords and secret objects.
+    /// What is redacted in logs and transcripts. Default: passwords and secret objects.
     #[must_use]
     pub fn redaction(mut self, redaction: Redaction) -> Self {
         self.redaction = redaction;
@@ -144,23 +144,23 @@ impl Options {
 
     /// Calls `recorder` with every message, in full and redacted, in the order of the wire.
     ///
-    /// It is called on the driver's task and must not block for long, nor use the client.
+    /// It is called on the driver's task and must neither block for long nor use the client.
     #[must_use]
     pub fn record(mut self, recorder: impl FnMut(&Entry) + Send + 'static) -> Self {
         self.recorder = Some(Arc::new(Mutex::new(recorder)));
         self
     }
 
-    /// The process that serves the monitor, so that errors can say that it is stopped. Found without
-    /// this for Unix sockets that were connected by path.
+    /// The process that serves the monitor, so that errors can report that it is stopped. Detected
+    /// automatically for Unix sockets connected by path.
     #[must_use]
     pub fn peer_pid(mut self, pid: u32) -> Self {
         self.peer_pid = i32::try_from(pid).ok();
         self
     }
 
-    /// Refuses typed commands that are deprecated or unstable in the newest version that their type
-    /// knows, before they are sent. Default: no.
+    /// Refuses to send typed commands that are deprecated or unstable in the newest version that
+    /// their type covers. Default: no.
     #[must_use]
     pub fn stable_only(mut self) -> Self {
         self.stable_only = true;

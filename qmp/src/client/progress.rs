@@ -1,4 +1,4 @@
-//! How far a job has come, time after time.
+//! A job's progress over time.
 
 use std::fmt;
 use std::pin::Pin;
@@ -33,8 +33,8 @@ impl<'a> JobProgress<'a> {
         }
     }
 
-    /// What is known of the job next; none once it is gone. A job that has ended and is still there
-    /// is reported once.
+    /// The job's next state; none once it is gone. A job that has ended but not been dismissed is
+    /// reported once.
     ///
     /// # Errors
     /// As for any call; nothing follows.

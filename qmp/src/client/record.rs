@@ -1,4 +1,4 @@
-//! What was said, for transcripts, recorders and traces: redacted, and for the latter shortened.
+//! The messages, for transcripts, recorders and traces: redacted, and for traces shortened.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +18,7 @@ pub(crate) struct Record {
     tail: Mutex<Tail>,
     keeps_tail: bool,
     recorder: Option<Recorder>,
-    /// The recorder has panicked, and is not called again.
+    /// The recorder panicked, and is not called again.
     recorder_failed: AtomicBool,
     redaction: Redaction,
     began: Instant,
@@ -42,7 +42,7 @@ impl Record {
         tail.last(count)
     }
 
-    /// Whether anybody wants to know.
+    /// Whether messages are recorded or traced at all.
     pub(crate) fn is_wanted(&self) -> bool {
         self.keeps_tail || self.recorder().is_some() || traces()
     }
@@ -52,7 +52,7 @@ impl Record {
         (!self.recorder_failed.load(Ordering::Relaxed)).then_some(recorder)
     }
 
-    /// Notes a message.
+    /// Records a message.
     pub(crate) fn note(&self, direction: Direction, bytes: &[u8]) {
         let at = self.began.elapsed();
         if let Some(recorder) = self.recorder() {
@@ -84,7 +84,7 @@ impl Record {
     /// The beginning of a message.
     fn shortened(&self, direction: Direction, bytes: &[u8]) -> String {
         let mut text = match direction {
-            // That a member is secret may be said behind it, as in `object-add`.
+            // What makes a member secret may follow it, as in `object-add`.
             Direction::Out => self.text(bytes),
             // May be many megabytes.
             Direction::In => self.text(&bytes[..bytes.len().min(MAX_TEXT)]),

@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     carries_fds: bool,
     pub(crate) is_agent: bool,
     pub(crate) stable_only: bool,
-    /// Something was answered, or the driver has gone.
+    /// Something was answered, or the driver has ended.
     progress: Notify,
     driver_gone: AtomicBool,
 }
@@ -66,37 +66,37 @@ struct State {
     calls: HashMap<CallId, Pending>,
     greeting: Option<Greeting>,
     closed: Option<Closed>,
-    /// The command whose line is not all written.
+    /// The command whose line is partly written.
     writing: Option<CallId>,
-    /// No further commands are taken.
+    /// No further commands are accepted.
     closing: bool,
     waker: Option<Waker>,
-    /// Subscriptions that begin after the message that is just arriving.
+    /// Subscriptions that begin after the message that is currently arriving.
     begin_next: Vec<Arc<Queue>>,
 }
 
-/// A call that waits for its reply.
+/// A call that is waiting for its reply.
 struct Pending {
     reply: oneshot::Sender<Outcome>,
     sent: Option<Instant>,
     on_way: OnWay,
 }
 
-/// What goes with a command on its way.
+/// What accompanies a command in flight.
 pub(crate) struct OnWay {
     /// The span of the call, for its id and latency.
     pub(crate) span: Span,
     /// The subscription that begins when it is sent.
     pub(crate) queue: Option<Arc<Queue>>,
-    /// Somebody wants to know that all of it was written.
+    /// Set once all of it was written, if the caller needs to know.
     pub(crate) written: Option<Arc<AtomicBool>>,
 }
 
-/// What is done about a notice once the state is unlocked.
+/// How a notice is handled once the state is unlocked.
 enum Delivery {
     Reply(oneshot::Sender<Outcome>, Outcome),
     Event(Event),
-    /// The message that stood between a command and its subscription is complete.
+    /// The message between a command and its subscription is complete.
     Activate(Arc<Queue>),
 }
 
@@ -164,7 +164,7 @@ impl Shared {
     pub(crate) fn subscribe(self: &Arc<Self>, matcher: Matcher, active: bool) -> EventStream {
         let queue = Queue::new(matcher, self.event_capacity, active);
         self.change_queues(|queues| queues.push(Arc::clone(&queue)));
-        // The session may have ended in between; the queue then has missed the news.
+        // The session may have ended in between, unseen by the queue.
         if let Some(cause) = self.closed_cause() {
             queue.close(&cause);
         }
@@ -182,11 +182,11 @@ impl Shared {
         change(&mut list);
         let old = std::mem::replace(&mut *queues, Arc::new(list));
         drop(queues);
-        // Unlocked: a matcher that goes with it is foreign code.
+        // Unlocked: dropping its matcher runs foreign code.
         drop(old);
     }
 
-    /// Hands a command to the driver. The outcome comes through the receiver.
+    /// Hands a command to the driver. The outcome arrives through the receiver.
     pub(crate) fn submit(
         &self,
         request: Request,
@@ -197,7 +197,7 @@ impl Shared {
         let closed = state.closed.clone();
         if let Some(cause) = closed.or(state.closing.then_some(Closed::Local)) {
             drop(state);
-            // The receiver is right here.
+            // The receiver is still alive, right here.
             let sent = false;
             let _ = reply.send(Outcome::Closed { cause, sent });
             return Ok((None, outcome));
@@ -223,7 +223,7 @@ impl Shared {
         Ok((Some(call), outcome))
     }
 
-    /// Forgets a call whose caller has gone.
+    /// Forgets a call whose caller is gone.
     pub(crate) fn abandon(&self, call: CallId) {
         let mut state = self.lock();
         let pending = state.calls.remove(&call);
@@ -233,15 +233,15 @@ impl Shared {
         let waker = state.waker.take();
         drop(state);
         self.progress.notify_waiters();
-        // A command that waited behind this one may be sent now.
+        // A command that was queued behind this one may be sent now.
         if let Some(waker) = waker {
             waker.wake();
         }
-        // Unlocked: a matcher that goes with it is foreign code.
+        // Unlocked: dropping its matcher runs foreign code.
         drop(pending);
     }
 
-    /// Ends the session, once: everybody who waits learns why.
+    /// Ends the session, once: every waiter gets the reason.
     pub(crate) fn close(&self, cause: Closed) {
         let mut state = self.lock();
         if state.closed.is_some() {
@@ -251,9 +251,9 @@ impl Shared {
         state.closed = Some(cause.clone());
         let waker = state.waker.take();
         let calls = std::mem::take(&mut state.calls);
-        // A line that was begun is finished where this side closes the session.
+        // A partly written line is finished if this side closes the session.
         let cut = state.writing.filter(|_| !matches!(cause, Closed::Local));
-        // With the descriptors of those that were not sent.
+        // Including the descriptors of commands that were not sent.
         state.session.close();
         drop(state);
         if let Some(waker) = waker {
@@ -262,7 +262,7 @@ impl Shared {
         for (call, pending) in calls {
             let sent = pending.sent.is_some() && cut != Some(call);
             let cause = cause.clone();
-            // A caller that has gone needs no answer.
+            // A caller that is gone needs no answer.
             let _ = pending.reply.send(Outcome::Closed { cause, sent });
         }
         let queues = Arc::clone(&self.queues.lock().unwrap_or_else(PoisonError::into_inner));
@@ -276,7 +276,7 @@ impl Shared {
         self.progress.notify_waiters();
     }
 
-    /// Takes no further commands, and waits until all are answered.
+    /// Accepts no further commands, and waits until all are answered.
     pub(crate) async fn finish_calls(&self) {
         self.lock().closing = true;
         loop {
@@ -294,7 +294,7 @@ impl Shared {
         }
     }
 
-    /// Waits until the stream is let go.
+    /// Waits until the driver has released the stream.
     pub(crate) async fn driver_gone(&self) {
         loop {
             let progress = self.progress.notified();
@@ -309,13 +309,13 @@ impl Shared {
 
     // For the driver.
 
-    /// Says that the stream is let go.
+    /// Marks the stream as released.
     pub(crate) fn let_go(&self) {
         self.driver_gone.store(true, Ordering::Release);
         self.progress.notify_waiters();
     }
 
-    /// Whether a guest agent is still to answer; sends it a new number if `again`.
+    /// Whether a guest agent has yet to answer; sends it a new number if `again`.
     pub(crate) fn synchronizes(&self, again: bool) -> bool {
         let mut state = self.lock();
         let waits = state.session.is_synchronizing();
@@ -325,7 +325,7 @@ impl Shared {
         waits
     }
 
-    /// Remembers whom to wake when there is something to write.
+    /// Stores the waker for when there is something to write.
     pub(crate) fn register(&self, waker: &Waker) {
         let mut state = self.lock();
         match &mut state.waker {
@@ -336,7 +336,7 @@ impl Shared {
 
     pub(crate) fn transmit(&self) -> Option<Line> {
         let mut state = self.lock();
-        // The line before is written.
+        // The previous line is written.
         state.writing = None;
         let transmit = state.session.transmit()?;
         state.writing = transmit.call;
@@ -361,7 +361,7 @@ impl Shared {
     pub(crate) fn begin(&self, queue: Arc<Queue>) {
         let mut state = self.lock();
         if state.session.is_mid_message() {
-            // What has begun to arrive was said before the command was heard.
+            // What has begun to arrive was sent before QEMU received the command.
             state.begin_next.push(queue);
         } else {
             queue.activate();
@@ -415,7 +415,7 @@ impl Shared {
                 Notice::Discarded(what) => log_discarded(&what),
                 Notice::Failed(failure) => failed = Some(failure),
             }
-            // The first notice is about the message that was arriving before.
+            // The first notice is about the message that was already arriving.
             deliveries.extend(state.begin_next.drain(..).map(Delivery::Activate));
         }
         let closing = state.closing;
@@ -442,13 +442,13 @@ impl Shared {
         self.close(Closed::Handshake(failure));
     }
 
-    /// In the order in which they came, and unlocked: matchers are foreign code.
+    /// Delivers in order of arrival, and unlocked: matchers are foreign code.
     fn deliver(&self, deliveries: Vec<Delivery>) {
         let mut queues = None;
         for delivery in deliveries {
             match delivery {
                 Delivery::Reply(reply, outcome) => {
-                    // A caller that has just gone needs no answer.
+                    // A caller that is gone needs no answer.
                     let _ = reply.send(outcome);
                 }
                 Delivery::Activate(queue) => queue.activate(),
@@ -468,7 +468,7 @@ impl Shared {
         }
     }
 
-    /// What the end of the stream means: mid-message or not.
+    /// The cause for the end of the stream: mid-message or not.
     pub(crate) fn end_of_stream(&self) -> Closed {
         match self.lock().session.end_of_stream() {
             Some(cut) => Closed::Cut(cut),

@@ -11,15 +11,15 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, Join, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::process::{ChildStdin, ChildStdout};
 
-/// What the driver needs of a stream.
+/// What the driver needs from a stream.
 pub(crate) trait Transport: Send {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// The descriptor that the bytes come from, to read what has arrived before the runtime
-    /// notices; none where only [`Transport::poll_read`] knows.
+    /// The descriptor behind the stream, to read what has arrived before the runtime notices; none
+    /// where only [`Transport::poll_read`] can.
     fn source(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -153,7 +153,7 @@ fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io:
     if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other("no space for the file descriptor"));
     }
-    // Where there is no such flag, the option of the socket says so.
+    // Where the flag does not exist, a socket option does the same.
     #[cfg(not(target_vendor = "apple"))]
     let flags = SendFlags::NOSIGNAL;
     #[cfg(target_vendor = "apple")]

@@ -7,14 +7,14 @@ pub(super) enum Scan {
     /// The message is complete; the position is after it.
     Closed,
     TooDeep,
-    /// What stands at the position cannot belong to the message.
+    /// The byte at the position cannot belong to the message.
     Broken {
         /// It is an opening brace on a line of its own: the next message.
         restart: bool,
     },
 }
 
-/// Where the bytes of a message stand while it is being read.
+/// The scanner's state within a message.
 #[derive(Debug)]
 pub(super) struct Brackets {
     /// One bit per open bracket, set for a square one, down to `tracked` levels.
@@ -25,7 +25,7 @@ pub(super) struct Brackets {
     in_string: bool,
     /// The last byte outside strings that was not white space; `"` after a string.
     last: u8,
-    /// A line ended since `last`.
+    /// There was a line end after `last`.
     fresh_line: bool,
 }
 
@@ -80,7 +80,7 @@ impl Brackets {
     pub(super) fn scan(&mut self, buf: &[u8], pos: &mut usize, max_depth: usize) -> Scan {
         let mut at = *pos;
         let end = buf.len();
-        // In registers while bytes are looked at: this loop sees every byte of every message.
+        // Kept in registers: this loop sees every byte of every message.
         let (mut last, mut fresh_line) = (self.last, self.fresh_line);
         let outcome = loop {
             if self.in_string {
@@ -111,7 +111,7 @@ impl Brackets {
                 }
                 Class::Other => {
                     if last == b'{' {
-                        // A brace opens an object only if a name or its end follows.
+                        // A brace opens an object only if a name or a closing brace follows.
                         break Scan::Broken { restart: false };
                     }
                     // Numbers and punctuation come in runs.
@@ -190,7 +190,7 @@ fn skip_string(buf: &[u8], mut at: usize) -> StringEnd {
     }
 }
 
-/// The first byte that does not simply belong to a string.
+/// The first byte that is special inside a string.
 pub(super) fn find_special(bytes: &[u8]) -> Option<usize> {
     // Most strings are shorter than what a vector search needs to pay off.
     let mut at = 0;

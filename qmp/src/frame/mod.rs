@@ -3,10 +3,10 @@
 //! QEMU ends each message with CR LF, but the end of a message is where its braces balance, not
 //! where a line ends: `pretty=on` spreads one message over many lines, and the guest agent or a
 //! proxy may send no newline at all. The framer therefore counts brackets outside strings, keeps
-//! its place between calls, and looks at each byte once.
+//! its position between calls, and examines each byte once.
 //!
-//! It checks only as much of the grammar as it needs to notice broken input and to find its feet
-//! again; whether a frame is valid JSON is for [`crate::message::Message::decode`] to say.
+//! It checks only as much of the grammar as it needs to detect broken input and to resynchronize;
+//! [`crate::message::Message::decode`] decides whether a frame is valid JSON.
 
 mod brackets;
 
@@ -31,8 +31,8 @@ impl Limits {
         depth: 1024,
     };
 
-    /// For guest agents: what `guest-file-read` returns at most is 48 MiB (`qga/commands.c`), which
-    /// are 64 MiB in base64 and a little more as a message.
+    /// For guest agents: `guest-file-read` returns at most 48 MiB (`qga/commands.c`), which is 64
+    /// MiB in base64 and slightly more as a message.
     pub const AGENT: Self = Self::QEMU.with_message(65 << 20);
 
     /// These limits with another message size.
@@ -67,7 +67,7 @@ pub struct Frame<'a> {
     pub depth: usize,
 }
 
-/// Bytes that are no message. The framer has skipped them; the next message can be read.
+/// Bytes that are not a message. The framer has skipped them; the next message can be read.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("failed to frame a message: {kind} ({skipped} bytes skipped)")]
 pub struct FrameError {
@@ -130,14 +130,14 @@ enum Mode {
     Message,
     /// Inside a message that exceeds a limit; its bytes are not kept.
     Oversized(FrameErrorKind),
-    /// In text that is no message. `to_line_end` says whether an opening brace ends it too.
+    /// In text that is not a message. Unless `to_line_end`, an opening brace ends it, too.
     Garbage {
         kind: FrameErrorKind,
         to_line_end: bool,
     },
 }
 
-/// What one look at the unread bytes found.
+/// What one step over the unread bytes found.
 enum Step {
     Frame {
         start: usize,
@@ -181,7 +181,7 @@ impl Default for Framer {
 }
 
 impl Framer {
-    /// A framer with nothing read.
+    /// An empty framer.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -199,11 +199,11 @@ impl Framer {
     /// Adds bytes from the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.start > 0 {
-            // Bytes of finished messages go when that is free or when they are the larger part,
-            // so that each byte is moved a bounded number of times.
+            // Bytes of finished messages are dropped when that is free or when they are the larger
+            // part, so that each byte is moved a bounded number of times.
             if self.start == self.buf.len() {
                 self.buf.clear();
-                // One huge message must not cost its memory for ever.
+                // One huge message must not keep its memory allocated forever.
                 self.buf.shrink_to(KEEP);
                 self.pos = 0;
                 self.start = 0;
@@ -216,14 +216,14 @@ impl Framer {
         self.buf.extend_from_slice(bytes);
     }
 
-    /// How many bytes are held for a message that is not complete.
+    /// How many bytes are buffered for an incomplete message.
     pub fn pending(&self) -> usize {
         self.buf.len() - self.start
     }
 
-    /// Whether the last bytes are part of a message, or of other text, that goes on.
+    /// Whether the last bytes belong to an unfinished message or other text.
     ///
-    /// It holds once [`Framer::next_frame`] has returned `None`.
+    /// Valid once [`Framer::next_frame`] has returned `None`.
     pub fn is_mid_message(&self) -> bool {
         self.mode != Mode::Between
     }
@@ -251,7 +251,7 @@ impl Framer {
         }
     }
 
-    /// Says that the stream has ended. What is left of a message is an error.
+    /// Marks the end of the stream. An unfinished message is an error.
     ///
     /// Call it after [`Framer::next_frame`] has returned `None`.
     pub fn finish(&mut self) -> Option<FrameError> {
@@ -266,7 +266,7 @@ impl Framer {
     }
 
     fn scan_between(&mut self) -> Option<Step> {
-        // 0xFF is the guest agent's "start afresh" mark, and no part of any message.
+        // 0xFF is the guest agent's resynchronization mark, and never part of a message.
         let first = self.buf[self.pos..]
             .iter()
             .position(|&b| !is_space(b) && b != 0xFF);
@@ -305,7 +305,7 @@ impl Framer {
             limit: self.limits.message,
         };
         match scan {
-            // Of two limits the first one counts, in however many pieces the bytes come.
+            // If both limits are exceeded the first counts, however the bytes are split.
             Scan::Open | Scan::TooDeep if exceeds => {
                 self.give_up(too_large);
                 None
@@ -388,7 +388,7 @@ impl Framer {
         Some(Step::Error(kind))
     }
 
-    /// Counts bytes as skipped and keeps a little of them.
+    /// Counts bytes as skipped and keeps a sample of them.
     fn skip(&mut self, range: std::ops::Range<usize>) {
         let end = range.end;
         let bytes = &self.buf[range];

@@ -1,9 +1,9 @@
-//! The other side: a monitor for tests, with the semantics of QEMU's own, and a replay of
-//! recorded sessions.
+//! The server side: a monitor for tests, with the semantics of QEMU's own, and a replay of recorded
+//! sessions.
 //!
 //! [`Monitor`] negotiates, queues and suspends as QEMU does (`monitor/qmp.c`): one command at a
-//! time, reading stopped after each without out-of-band execution and at the eighth queued one
-//! with it, so a client that sends too much really gets stuck. What commands do is up to the test:
+//! time, reading stopped after each without out-of-band execution and at the eighth queued one with
+//! it, so a client that sends too much really gets stuck. The test defines what commands do:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]

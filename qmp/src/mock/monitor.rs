@@ -1,4 +1,4 @@
-//! How a mock monitor is configured, controlled while it runs, and looked at.
+//! Configuring, controlling and inspecting a mock monitor.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -27,12 +27,12 @@ pub struct Request {
     pub id: Option<Value>,
     /// Whether it was sent with `exec-oob`.
     pub oob: bool,
-    /// The descriptor that was sent with it, or that an earlier command has left: of `getfd` and
-    /// `add-fd`, to a monitor on a Unix socket ([`Monitor::spawn_unix`]).
+    /// The descriptor that was sent with it, or left over from an earlier command: for `getfd` and
+    /// `add-fd`, on a Unix socket ([`Monitor::spawn_unix`]).
     pub fd: Option<Arc<OwnedFd>>,
 }
 
-/// What a command does, in order. Everything up to a [`Answer::flush`] is written at once.
+/// What a command does, in order. Everything up to an [`Answer::flush`] is written at once.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     pub(super) steps: Vec<Step>,
@@ -90,7 +90,7 @@ impl Answer {
         self.step(Step::Return(value))
     }
 
-    /// Then writes what has gathered, so that what follows comes in another segment.
+    /// Then writes what is buffered, so that what follows arrives in a separate segment.
     #[must_use]
     pub fn flush(self) -> Self {
         self.step(Step::Flush)
@@ -110,7 +110,7 @@ impl Answer {
 
 pub(super) type Handler = Arc<dyn Fn(&Request) -> Answer + Send + Sync>;
 
-/// A monitor to be. Configure it, then [`spawn`](Monitor::spawn) it on a stream.
+/// A monitor to configure and then [`spawn`](Monitor::spawn) on a stream.
 #[derive(Clone)]
 pub struct Monitor {
     pub(super) greeting: Option<Greeting>,
@@ -148,7 +148,7 @@ impl Monitor {
     }
 
     /// A guest agent, as strict as those before 4.0: it does not greet, knows
-    /// `guest-sync-delimited`, refuses the member `id` and sends none back.
+    /// `guest-sync-delimited`, rejects the member `id` and returns none.
     pub fn agent() -> Self {
         Self {
             agent: true,
@@ -163,7 +163,7 @@ impl Monitor {
         self
     }
 
-    /// Does not greet: what a client sees whose monitor serves another one.
+    /// Does not greet, like a monitor that is serving another client.
     #[must_use]
     pub fn silent(mut self) -> Self {
         self.greeting = None;
@@ -200,7 +200,7 @@ impl Monitor {
         self
     }
 
-    /// Says what a command does.
+    /// Sets what a command does.
     #[must_use]
     pub fn on(
         mut self,
@@ -211,7 +211,7 @@ impl Monitor {
         self
     }
 
-    /// Says what all other commands do. Default: they fail with `CommandNotFound`.
+    /// Sets what all other commands do. Default: they fail with `CommandNotFound`.
     #[must_use]
     pub fn otherwise(
         mut self,
@@ -228,7 +228,7 @@ impl Monitor {
         self
     }
 
-    /// Sends at most one event of this name per period; of those in between, the last.
+    /// Sends at most one event of this name per period; of those in between, only the last.
     #[must_use]
     pub fn throttle(mut self, event: &str, period: Duration) -> Self {
         let period = period.min(FOREVER);
@@ -290,7 +290,7 @@ pub(super) enum Order {
     Close,
 }
 
-/// Makes things happen to a running [`Monitor`]. Dropped, it ends the monitor.
+/// Controls a running [`Monitor`]. Dropping it ends the monitor.
 #[derive(Debug)]
 pub struct Control {
     orders: mpsc::UnboundedSender<Order>,
@@ -301,7 +301,7 @@ pub struct Control {
 
 impl Control {
     fn order(&self, order: Order) {
-        // A monitor that has ended does nothing more.
+        // A monitor that has ended ignores this.
         let _ = self.orders.send(order);
     }
 
@@ -320,12 +320,12 @@ impl Control {
         self.order(Order::Block);
     }
 
-    /// Lets the main loop go on.
+    /// Lets the main loop continue.
     pub fn unblock(&self) {
         self.order(Order::Unblock);
     }
 
-    /// Closes the connection, after everything that was ordered before.
+    /// Closes the connection, after everything requested before.
     pub fn close(&self) {
         self.order(Order::Close);
     }
@@ -339,8 +339,8 @@ impl Control {
             .clone()
     }
 
-    /// Waits until a command is executed, each in its turn, and returns it; none once the monitor has
-    /// ended and all were returned.
+    /// Waits for the next executed command and returns it; none once the monitor has ended and all
+    /// were returned.
     pub async fn next_request(&self) -> Option<Request> {
         self.requests.lock().await.recv().await
     }

@@ -9,11 +9,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::frame::Framer;
 use crate::transcript::{Direction, Entry};
 
-/// A recorded session in which a client takes part again.
+/// A recorded session to be replayed with a client.
 ///
-/// What QEMU said is said again, each message after the commands that came before it in the
-/// recording. Commands must come in the recorded order; their ids may differ, and are put into the
-/// replies.
+/// QEMU's messages are sent again, each after the commands that preceded it in the recording.
+/// Commands must come in the recorded order; their ids may differ, and are put into the replies.
 #[derive(Clone, Debug)]
 pub struct Replay {
     entries: Vec<Entry>,
@@ -33,7 +32,7 @@ pub enum ReplayError {
         /// What the client sent.
         found: String,
     },
-    /// The client left.
+    /// The client disconnected.
     #[error("failed to replay entry {entry}: the client has left, recorded is {expected}")]
     Left {
         /// The entry, counted from 1.
@@ -41,7 +40,7 @@ pub enum ReplayError {
         /// What is recorded.
         expected: String,
     },
-    /// An entry is not JSON, or the client sent what is not.
+    /// An entry, or what the client sent, is not JSON.
     #[error("failed to replay entry {entry}: {message}")]
     NotJson {
         /// The entry, counted from 1.
@@ -63,7 +62,7 @@ impl Replay {
     /// Plays the whole session to one client, then closes the connection.
     ///
     /// # Errors
-    /// When the client does something else than recorded.
+    /// When the client deviates from the recording.
     pub async fn serve<S>(self, stream: S) -> Result<(), ReplayError>
     where
         S: AsyncRead + AsyncWrite,
@@ -132,7 +131,7 @@ impl Replay {
     }
 }
 
-/// Compares commands but for their ids, which it notes; gives what was sent if they differ.
+/// Compares commands except for their ids, which it records; returns what was sent if they differ.
 fn match_ids(
     ids: &mut HashMap<String, Value>,
     recorded: &mut Value,

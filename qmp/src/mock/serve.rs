@@ -15,10 +15,10 @@ use super::throttle::Throttle;
 use crate::frame::Framer;
 use crate::message::{ErrorClass, ErrorObject};
 
-/// QEMU's `QMP_REQ_QUEUE_LEN_MAX`: reading stops when so many commands are queued.
+/// QEMU's `QMP_REQ_QUEUE_LEN_MAX`: reading stops when this many commands are queued.
 const QUEUE: usize = 8;
 
-/// An in-band entry of the queue; what could not be parsed is answered in order, too.
+/// An in-band entry of the queue; parse errors are answered in order, too.
 enum Queued {
     Request(Request),
     Unparsable(String),
@@ -70,7 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
         }
     }
 
-    /// Serves until the client leaves or the connection is closed.
+    /// Serves until the client disconnects or the connection is closed.
     pub(super) async fn run(mut self) -> io::Result<()> {
         let mut buffer = vec![0; 16 << 10];
         let before = std::mem::take(&mut self.config.before_greeting);
@@ -120,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
         }
     }
 
-    /// Takes in what was read and executes what is queued, as far as both are allowed.
+    /// Processes what was read and executes what is queued, as far as both are allowed.
     async fn work(&mut self) -> io::Result<()> {
         loop {
             let mut progress = false;
@@ -272,7 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
             .unwrap_or_else(PoisonError::into_inner)
             .requests
             .push(request.clone());
-        // Nobody may be left to wait for it.
+        // Nothing may be waiting for it any more.
         let _ = self.executed.send(request.clone());
         let handler = self
             .config
@@ -327,14 +327,14 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
         self.say(&reply);
     }
 
-    /// Queues a message the way QEMU prints it: ASCII only, CR LF.
+    /// Queues a message as QEMU prints it: ASCII only, CR LF.
     fn say(&mut self, message: &impl Serialize) {
         let text = if self.config.pretty {
             serde_json::to_string_pretty(message)
         } else {
             serde_json::to_string(message)
         };
-        // Values of this module's own making always serialize.
+        // Values built in this module always serialize.
         let Ok(text) = text else { return };
         for c in text.chars() {
             match c {

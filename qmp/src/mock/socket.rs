@@ -11,10 +11,10 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
-/// More than QEMU takes with one message.
+/// More than QEMU accepts with one message.
 const MAX_FDS: usize = 16;
 
-/// The descriptor that came last and that no command has taken.
+/// The last descriptor received that no command has taken.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Received(Arc<Mutex<Option<OwnedFd>>>);
 
@@ -41,7 +41,7 @@ impl Socket {
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        // Not for the children of a test, which would keep it open. Some systems have no such flag.
+        // Close-on-exec: a test's children would keep it open. Some systems lack the flag.
         #[cfg(not(target_vendor = "apple"))]
         let flags = RecvFlags::CMSG_CLOEXEC;
         #[cfg(target_vendor = "apple")]
@@ -54,7 +54,7 @@ impl Socket {
         )?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(mut fds) = message
-                // Of several the first is kept, and the others are closed.
+                // If there are several, the first is kept and the others are closed.
                 && let Some(first) = fds.next()
             {
                 self.received.put(first);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::message::Event;
 
 /// Lets one event of each throttled name through per period; the last of the others follows when
-/// the period is over.
+/// the period ends.
 #[derive(Debug)]
 pub(super) struct Throttle {
     periods: HashMap<String, Duration>,
@@ -29,7 +29,7 @@ impl Throttle {
         }
     }
 
-    /// Gives the event back if it may be sent now.
+    /// Returns the event if it may be sent now.
     pub(super) fn pass(&mut self, event: Event) -> Option<Event> {
         let Some(&period) = self.periods.get(&event.name) else {
             return Some(event);
@@ -49,7 +49,7 @@ impl Throttle {
         self.running.values().map(|period| period.ends).min()
     }
 
-    /// Ends periods that are over; the events held in them begin new ones.
+    /// Ends expired periods; the events held in them begin new ones.
     pub(super) fn release(&mut self) -> Vec<Event> {
         let now = Instant::now();
         let over: Vec<String> = self

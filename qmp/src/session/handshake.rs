@@ -1,4 +1,4 @@
-//! How a session begins: greeting and negotiation, or the numbers of a guest agent.
+//! How a session begins: greeting and negotiation, or synchronization with a guest agent.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -6,37 +6,36 @@ use super::state::{Phase, Session};
 use super::{HandshakeFailure, Notice};
 use crate::message::{ErrorObject, Greeting, Version};
 
-/// The length of what ids begin with. QEMU may answer a command of the client before us over our
-/// connection, so ids differ between connections; it reads one byte per system call, so they are
-/// short.
+/// The length of the id prefix. QEMU may answer a command of the previous client on our connection,
+/// so ids differ between connections; it reads one byte per system call, so they are short.
 pub(super) const PREFIX: usize = 3;
 
-/// The length of the negotiation's id. It is sent once, and it is what stands between us and the
-/// replies to the client before us: QEMU answers in order.
+/// The length of the negotiation's id. It is sent once, and separates our replies from those to the
+/// previous client: QEMU answers in order.
 const NEGOTIATION: usize = 11;
 
 /// The command with which a guest agent is found and kept in step.
 pub(super) const SYNC: &str = "guest-sync-delimited";
 
-/// How much that is not QMP may come before the greeting until the peer counts as something else.
+/// How many bytes that are not QMP may precede the greeting before the peer is rejected.
 const MAX_NOISE: usize = 64;
 
 /// How many unanswered numbers are remembered: an hour of one per second.
 const MAX_SYNCS: usize = 3600;
 
 impl Session {
-    /// Whether a guest agent is still to send back a number. An agent that starts late has not seen
-    /// the command, so send it anew every second or so: see [`Session::synchronize`].
+    /// Whether a guest agent has yet to return a number. An agent that starts late has not seen the
+    /// command, so send it again every second or so: see [`Session::synchronize`].
     pub fn is_synchronizing(&self) -> bool {
         self.phase == Phase::Synchronizing
     }
 
-    /// Asks a guest agent to send back a new number.
+    /// Asks a guest agent to return a new number.
     pub fn synchronize(&mut self) {
-        // Below 2^32: a number that every agent sends back as it is.
+        // Below 2^32: a number that every agent returns unchanged.
         let number = random() >> 32;
         self.syncs.push(number);
-        // Their answers, should they still come, are taken for those of another client.
+        // Their answers, should they still arrive, are taken for another client's.
         if self.syncs.len() > MAX_SYNCS {
             self.syncs.remove(0);
         }
@@ -58,7 +57,7 @@ impl Session {
         self.oob_enabled
     }
 
-    /// The beginning of what came instead of a greeting.
+    /// The beginning of what arrived instead of a greeting.
     pub fn noise(&mut self) -> Option<String> {
         if self.phase != Phase::Greeting && self.phase != Phase::Failed {
             return None;
@@ -111,7 +110,7 @@ impl Session {
         }
     }
 
-    /// A peer that says much and never greets is not QEMU.
+    /// A peer that sends much and never greets is not QEMU.
     pub(super) fn count_noise(&mut self, bytes: &[u8]) {
         if self.phase != Phase::Greeting {
             return;

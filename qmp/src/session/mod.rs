@@ -2,9 +2,9 @@
 //!
 //! A [`Session`] knows the phases of a connection (greeting, negotiation, ready), gives each
 //! command an id, keeps the number of commands in flight low enough that an out-of-band command
-//! always gets through, and says to which command each reply belongs. Its owner moves the bytes:
-//! [`Session::receive`] takes what was read, [`Session::transmit`] hands out what to write, and
-//! [`Session::notice`] says what became of it.
+//! always gets through, and assigns each reply to its command. Its owner moves the bytes:
+//! [`Session::receive`] takes what was read, [`Session::transmit`] returns what to write, and
+//! [`Session::notice`] reports the results.
 
 mod handshake;
 mod replies;
@@ -34,11 +34,11 @@ pub struct Config {
     ///
     /// QEMU queues 8 and stops reading at the eighth, out-of-band commands included
     /// (`QMP_REQ_QUEUE_LEN_MAX`); its dispatcher may be busy with another monitor, so that none of
-    /// ours has left the queue. Seven is what is always safe.
+    /// ours has left the queue. Seven is always safe.
     pub in_band: usize,
-    /// Whether the peer is a guest agent: it does not greet, and is synchronized with instead. It is
-    /// sent one command at a time and never an id: it answers in order, agents before 4.0 refuse
-    /// the member, and many do not send it back.
+    /// Whether the peer is a guest agent: it does not greet, and is synchronized with instead. It
+    /// is sent one command at a time and never an id: it answers in order, agents before 4.0 reject
+    /// the member, and many do not return it.
     pub agent: bool,
 }
 
@@ -66,8 +66,8 @@ pub struct Request {
     pub arguments: Arguments,
     /// Whether to execute it out of band.
     pub oob: bool,
-    /// Whether it is answered when it succeeds, as all commands of QEMU are; some of the guest
-    /// agent's are not.
+    /// Whether it is answered on success, as all QEMU commands are; some guest agent commands are
+    /// not.
     pub answers: bool,
     /// A file descriptor that goes with it.
     #[cfg(unix)]
@@ -100,11 +100,11 @@ pub struct Transmit {
     pub fd: Option<OwnedFd>,
 }
 
-/// What a session has to say.
+/// What a session reports to its owner.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The greeting came; negotiation begins.
+    /// The greeting arrived; negotiation begins.
     Greeting(Greeting),
     /// Negotiation is done, commands may flow.
     Ready {
@@ -117,10 +117,10 @@ pub enum Notice {
         call: CallId,
         /// Its id on the wire.
         id: String,
-        /// What came back.
+        /// Its result.
         result: Result<Returned, Failure>,
     },
-    /// Something happened in QEMU.
+    /// QEMU sent an event.
     Event(Event),
     /// A message that concerns no caller.
     Discarded(Discarded),
@@ -140,14 +140,14 @@ pub struct Returned {
 /// Why a command that was answered has no return value.
 #[derive(Clone, Debug)]
 pub enum Failure {
-    /// QEMU says so.
+    /// QEMU returned an error.
     Error {
-        /// What it says.
+        /// The error object.
         error: ErrorObject,
         /// The whole reply.
         raw: String,
     },
-    /// The reply is not understood.
+    /// The reply could not be decoded.
     Undecodable {
         /// Why.
         source: Undecodable,
@@ -160,10 +160,10 @@ pub enum Failure {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Undecodable {
-    /// No whole message.
+    /// It is not a complete message.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// No message of the protocol.
+    /// It is not a message of the protocol.
     #[error(transparent)]
     Decode(#[from] DecodeError),
 }
@@ -172,14 +172,14 @@ pub enum Undecodable {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Discarded {
-    /// A reply to a command whose caller has given up.
+    /// A reply to an abandoned command.
     Late {
         /// The command's id.
         id: String,
         /// The command's name.
         command: String,
     },
-    /// A reply to a command that this session has not sent: it belongs to an earlier client.
+    /// A reply to a command that this session did not send: it belongs to an earlier client.
     Stale {
         /// Its id as JSON text, if it has one.
         id: Option<String>,
@@ -199,10 +199,10 @@ pub enum HandshakeFailure {
     /// QEMU refused the negotiation.
     #[error("failed to negotiate capabilities: {}: {}", .error.class, .error.desc)]
     Refused {
-        /// What it says.
+        /// The error object.
         error: ErrorObject,
     },
-    /// What the peer sends is no QMP.
+    /// The peer does not speak QMP.
     #[error("failed to find a QMP greeting: the peer sent {sample:?}")]
     NotQmp {
         /// The first bytes that it sent.

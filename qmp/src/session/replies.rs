@@ -1,4 +1,4 @@
-//! To which command a message belongs.
+//! Assigns messages to commands.
 
 use super::handshake::SYNC;
 use super::state::{Flight, Phase, Session};
@@ -31,9 +31,9 @@ impl Session {
             self.negotiated(reply.result.err());
             return;
         }
-        // An error without id is about text that QEMU could not parse. It parses in order, so it
-        // means the oldest in-band command. Before the session is ready nothing of ours can be
-        // wrong, and the error is for the client before us.
+        // An error without id is about text that QEMU could not parse. It parses in order, so the
+        // error belongs to the oldest in-band command. Before the session is ready nothing of ours
+        // can be wrong, and the error is for the previous client.
         let id = match id {
             Some(id) => Some(id.into_owned()),
             None if reply.id.is_none() && reply.result.is_err() => self.in_band.front().cloned(),
@@ -82,8 +82,8 @@ impl Session {
         });
     }
 
-    /// An agent answers in order and names no command: a reply is for the one in flight, and while
-    /// no number of ours has come back, for another client.
+    /// An agent answers in order and names no command: a reply is for the one in flight or, until a
+    /// number of ours has been returned, for another client.
     fn agent_reply(&mut self, reply: Reply, frame: &[u8], depth: usize) {
         let number = match &reply.result {
             Ok(raw) => raw.get().parse::<u64>().ok(),
@@ -92,7 +92,7 @@ impl Session {
         let at = number.and_then(|number| self.syncs.iter().position(|&sent| sent == number));
         let synchronizing = self.phase == Phase::Synchronizing;
         if let Some(at) = at {
-            // Those that were sent after it may be answered as well, between other replies.
+            // Numbers sent after it may be answered as well, between other replies.
             self.syncs.drain(..=at);
             if synchronizing {
                 return self.negotiated(None);
@@ -120,7 +120,7 @@ impl Session {
     }
 
     pub(super) fn undecodable(&mut self, source: Undecodable, bytes: &[u8]) {
-        // Whose reply it was can often still be seen, and then its caller should not wait.
+        // The id can often still be recovered, and then its caller need not wait.
         let named = if self.config.agent {
             self.in_band.front().cloned()
         } else {
@@ -134,7 +134,7 @@ impl Session {
         };
         if let Some((id, flight)) = named.and_then(|id| self.flights.remove_entry(&id)) {
             self.make_room(&id, &flight);
-            // What an agent said may have been something else.
+            // For an agent it may have been something else.
             self.out_of_step = self.config.agent;
             if !flight.abandoned {
                 let text = String::from_utf8_lossy(bytes).into_owned();

@@ -1,4 +1,4 @@
-//! The state of a session, and the way of a command through it.
+//! The state of a session, and a command's path through it.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,18 +11,18 @@ use crate::encode::{self, EncodeError};
 use crate::frame::{FrameError, Framer};
 use crate::message::Message;
 
-/// How far it has come.
+/// The phase of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Greeting,
-    /// A guest agent has not yet sent back a number of ours.
+    /// A guest agent has not yet returned a number of ours.
     Synchronizing,
     Negotiating,
     Ready,
     Failed,
 }
 
-/// A command that was sent and not answered.
+/// A command in flight.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) call: CallId,
@@ -33,7 +33,7 @@ pub(super) struct Flight {
     pub(super) abandoned: bool,
 }
 
-/// A command that waits to be sent.
+/// A command waiting to be sent.
 #[derive(Debug)]
 pub(super) struct Queued {
     pub(super) id: String,
@@ -49,14 +49,14 @@ pub struct Session {
     pub(super) config: Config,
     pub(super) framer: Framer,
     pub(super) phase: Phase,
-    /// What the ids of this session begin with; their number follows.
+    /// The prefix of this session's ids; a number follows.
     pub(super) prefix: String,
     pub(super) calls: u64,
     pub(super) oob_enabled: bool,
     pub(super) negotiation: Option<(String, Vec<u8>)>,
-    /// The numbers that a guest agent was sent and has not sent back, oldest first.
+    /// The numbers sent to a guest agent and not yet returned, oldest first.
     pub(super) syncs: Vec<u64>,
-    /// A guest agent may still answer a command whose caller has given up.
+    /// A guest agent may still answer an abandoned command.
     pub(super) out_of_step: bool,
     pub(super) greeted: bool,
     pub(super) queue: VecDeque<Queued>,
@@ -70,7 +70,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session at its beginning: waiting for the greeting, or about to synchronize.
+    /// A new session: waiting for the greeting, or about to synchronize.
     pub fn new(config: Config) -> Self {
         let phase = if config.agent {
             Phase::Synchronizing
@@ -113,20 +113,20 @@ impl Session {
         self.phase = Phase::Failed;
     }
 
-    /// How many commands are sent and not answered.
+    /// How many commands are in flight.
     pub fn in_flight(&self) -> usize {
         self.flights.len()
     }
 
-    /// How many commands wait to be sent.
+    /// How many commands are waiting to be sent.
     pub fn queued(&self) -> usize {
         self.queue.len() + self.oob_queue.len()
     }
 
-    /// Takes a command. It is sent when its turn comes, after the handshake.
+    /// Queues a command. It is sent in its turn, after the handshake.
     ///
-    /// An out-of-band command is sent ahead of those that wait. Where out-of-band execution is
-    /// not enabled QEMU refuses it, with an error for this command.
+    /// An out-of-band command is sent ahead of queued ones. Where out-of-band execution is not
+    /// enabled QEMU refuses it, with an error for this command.
     ///
     /// # Errors
     /// When the command is larger than QEMU accepts.
@@ -167,8 +167,8 @@ impl Session {
         Ok(call)
     }
 
-    /// Says that the caller of `call` has given up. If it was not sent it never will be; if it
-    /// was, its reply will be discarded.
+    /// Abandons `call`. If it was not sent it never will be; if it was, its reply will be
+    /// discarded.
     pub fn abandon(&mut self, call: CallId) {
         for queue in [&mut self.queue, &mut self.oob_queue] {
             if let Some(at) = queue.iter().position(|queued| queued.flight.call == call) {
@@ -180,8 +180,8 @@ impl Session {
         let Some((id, flight)) = flight else { return };
         flight.abandoned = true;
         if self.config.agent || !flight.answers {
-            // Either no reply will ever make room, or the next number of ours will tell when it
-            // has come.
+            // Either no reply will ever make room, or the next number of ours will show when it
+            // has.
             self.out_of_step = self.config.agent;
             let id = id.clone();
             if let Some(flight) = self.flights.remove(&id) {
@@ -190,7 +190,7 @@ impl Session {
         }
     }
 
-    /// The next bytes to write. Their command is in flight from now on.
+    /// The next bytes to write. Their command is then in flight.
     pub fn transmit(&mut self) -> Option<Transmit> {
         if let Some((_, line)) = &mut self.negotiation
             && !line.is_empty()
@@ -247,7 +247,7 @@ impl Session {
     /// `observe` sees each whole message, before it is decoded.
     pub fn receive(&mut self, bytes: &[u8], mut observe: impl FnMut(&[u8])) {
         self.framer.push(bytes);
-        // The framer is lent to its frame, so it steps aside while the frame is handled.
+        // The frame borrows the framer, so take it out while the frame is handled.
         let mut framer = std::mem::take(&mut self.framer);
         while let Some(item) = framer.next_frame() {
             match item {
@@ -268,13 +268,13 @@ impl Session {
         self.framer = framer;
     }
 
-    /// Says that the stream has ended; returns what was left of a message.
+    /// Marks the end of the stream; returns what was left of a message.
     pub fn end_of_stream(&mut self) -> Option<FrameError> {
         self.framer.finish()
     }
 
-    /// Whether a message has begun to arrive whose end is still to come. Its notice is the next
-    /// one of which [`Session::receive`] makes.
+    /// Whether a message has arrived only in part. Its notice is the next that [`Session::receive`]
+    /// produces.
     pub fn is_mid_message(&self) -> bool {
         self.framer.is_mid_message()
     }

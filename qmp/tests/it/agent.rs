@@ -591,7 +591,7 @@ async fn a_program_that_fails_is_told_from_one_that_does_not_end_or_cannot_be_un
     let error = Agent::new(client).exec(Exec::new("ls")).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "failed to read the output of a program: it is no base64"
+        "failed to read the output of a program: it is not base64"
     );
 }
 

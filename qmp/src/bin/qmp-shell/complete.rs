@@ -1,4 +1,4 @@
-//! What may stand next on a line, by the schema of the QEMU at hand.
+//! What may come next on a line, according to the schema of the connected QEMU.
 
 use qmp::Schema;
 use rustyline::completion::Completer;
@@ -34,7 +34,7 @@ impl Words {
         };
         let (outer, name) = key.rsplit_once('.').unwrap_or(("", key));
         let objects = self.objects(command, outer, &given);
-        // A path that the schema does not have has nothing to offer.
+        // A path that is not in the schema has no completions.
         match value {
             None => {
                 let paths = objects.iter();
@@ -56,8 +56,8 @@ impl Words {
         }
     }
 
-    /// The paths of the objects whose members `outer.…` are: those of all, and those of the variants
-    /// that the values on the line choose.
+    /// The paths of the objects whose members `outer.…` are: the common one, and those of the
+    /// variants that the values on the line select.
     fn objects(&self, command: &str, outer: &str, given: &[(&str, &str)]) -> Vec<String> {
         let mut paths = vec![format!("{command}/arg-type")];
         let mut level = String::new();

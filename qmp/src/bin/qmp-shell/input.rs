@@ -1,4 +1,4 @@
-//! What a line says.
+//! Parses a line.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ pub(crate) struct Command {
     pub(crate) oob: bool,
 }
 
-/// Reads `name key=value a.b=value`, or an object as it goes over the wire.
+/// Parses `name key=value a.b=value`, or an object in wire format.
 pub(crate) fn parse(line: &str) -> Result<Command, String> {
     if line.starts_with('{') {
         return parse_object(line);
@@ -59,7 +59,7 @@ fn parse_object(line: &str) -> Result<Command, String> {
     Ok(command)
 }
 
-/// The words of a line; brackets and double quotes keep white space together.
+/// The words of a line; white space inside brackets and double quotes does not split.
 pub(crate) fn split(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
@@ -81,7 +81,7 @@ pub(crate) fn split(line: &str) -> Vec<String> {
     words
 }
 
-/// Sets a member of an object; dots lead into objects.
+/// Sets a member of an object; dots descend into nested objects.
 fn insert(
     object: &mut Map<String, Value>,
     whole: &str,

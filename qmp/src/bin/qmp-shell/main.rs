@@ -1,5 +1,5 @@
 //! A shell for a QMP monitor: commands as `name key=value …` or as JSON, completion from the schema
-//! of the QEMU at hand, events as they come, history.
+//! of the connected QEMU, events as they arrive, history.
 //!
 //! ```text
 //! $ qmp-shell /run/vm.qmp
@@ -79,7 +79,7 @@ fn run(peer: &str) -> Result<ExitCode, String> {
     prompt.set_helper(Some(Words::new(schema)));
     let history = history_file();
     if let Some(file) = &history {
-        // There is none before the first session.
+        // There is no history before the first session.
         let _ = prompt.load_history(file);
     }
     // Without a terminal there is no prompt to print around.
@@ -88,12 +88,12 @@ fn run(peer: &str) -> Result<ExitCode, String> {
     let code: Result<ExitCode, String> = std::thread::scope(|scope| {
         scope.spawn(|| show(&client, events, printer));
         let code = talk(&client, &mut prompt);
-        // Ends the events, too. What is unanswered was not waited for.
+        // This ends the events, too. Unanswered commands are not waited for.
         let _ = client.wait(client.as_async().close());
         code
     });
     if let Some(file) = &history {
-        // A convenience; the session was as good without.
+        // A convenience; the session does not depend on it.
         let _ = prompt.save_history(file);
     }
     code
@@ -170,11 +170,11 @@ fn show(
             continue;
         };
         if printer.print(format!("{line}\n")).is_err() {
-            // The terminal has gone, and the shell with it.
+            // The terminal is gone, and the shell ends with it.
             return;
         }
     }
-    // The prompt still waits for a line.
+    // The prompt is still waiting for a line.
     if let (Some(printer), Some(cause)) = (&mut printer, client.as_async().closed_cause())
         && !matches!(cause, Closed::Local)
     {
