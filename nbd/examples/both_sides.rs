@@ -1,4 +1,4 @@
-//! A server and two clients of it in one program: needs nothing but itself, and ends.
+//! A server and two clients in one self-contained program that runs to completion.
 //!
 //! ```sh
 //! cargo run -p qemu-nbd --example both_sides
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Without async: several requests under way, from one thread.
+/// Without async: several requests in flight, from one thread.
 fn blocking(uri: &Uri) -> Result<(), Box<dyn Error>> {
     use nbd::client::Command;
     let mut client = Client::builder().connect_uri_blocking(uri)?;
@@ -42,11 +42,11 @@ fn blocking(uri: &Uri) -> Result<(), Box<dyn Error>> {
     }
     assert_eq!(client.read(0, 512)?, [7; 512]);
     client.disconnect()?;
-    println!("16 writes under way at once, without a runtime");
+    println!("16 writes in flight at once, without a runtime");
     Ok(())
 }
 
-/// Several connections as one disk, and its holes.
+/// Uses several connections as one disk, and lists its holes.
 async fn work(uri: &Uri) -> Result<(), Box<dyn Error>> {
     let builder = Client::builder().context("base:allocation");
     let handle = builder.clone().handle().connections(4);

@@ -1,4 +1,4 @@
-//! Serves a file that stays as it is: what clients write is kept in memory, for as long as this runs.
+//! Serves a file without changing it: clients' writes are kept in memory until this program ends.
 //!
 //! ```sh
 //! cargo run -p qemu-nbd --example copy_on_write                                 # shows what it does
@@ -17,12 +17,12 @@ use nbd::server::backend::{Backend, BackendError, Bytes, FileBackend, Piece};
 use nbd::server::{Export, Server, ServerBuilder};
 use tokio::io::AsyncReadExt;
 
-/// What is copied when a part of it is written.
+/// The unit of copy-on-write.
 const CLUSTER: u64 = 64 * 1024;
 
 struct CopyOnWrite {
     base: FileBackend,
-    /// Clusters that were written, by their number.
+    /// Written clusters, by number.
     written: Mutex<HashMap<u64, Vec<u8>>>,
     /// One write at a time, so that none is lost while another copies the same cluster.
     writing: tokio::sync::Mutex<()>,
@@ -41,7 +41,7 @@ impl CopyOnWrite {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A whole cluster as it is now; the last one may be shorter.
+    /// A whole cluster's current content; the last one may be shorter.
     async fn cluster(&self, number: u64) -> Result<Vec<u8>, BackendError> {
         if let Some(data) = self.written().get(&number) {
             return Ok(data.clone());
@@ -59,7 +59,7 @@ impl CopyOnWrite {
     }
 }
 
-/// Cuts a range at clusters: number, first byte in it, bytes.
+/// Splits a range at cluster boundaries: number, first byte in the cluster, bytes.
 fn parts(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize, usize)> {
     let mut at = offset;
     std::iter::from_fn(move || {
@@ -77,7 +77,7 @@ impl Backend for CopyOnWrite {
     }
 
     fn flags(&self) -> TransmissionFlags {
-        // Nothing is stable here, so nothing has to be made so.
+        // Nothing here is on stable storage, so there is nothing to flush.
         TransmissionFlags::SEND_FLUSH | TransmissionFlags::SEND_FUA
     }
 
@@ -125,13 +125,13 @@ async fn show() -> Result<(), Box<dyn Error>> {
         .connect_uri(&server.uri().ok_or("it listens")?)
         .await?;
 
-    // Across the end of a cluster, so two of them are copied.
+    // Across a cluster boundary, so two clusters are copied.
     client.write(CLUSTER - 100, vec![2; 200]).await?;
     let mut expected = before.clone();
     expected[CLUSTER as usize - 100..][..200].fill(2);
     assert_eq!(client.read(0, client.export().size).await?, expected);
     assert_eq!(std::fs::read(&file)?, before);
-    println!("the client reads what it wrote, and the file is as it was");
+    println!("the client reads what it wrote, and the file is unchanged");
 
     client.disconnect().await?;
     server.finish().await?;

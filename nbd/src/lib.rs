@@ -5,10 +5,10 @@
 //! |---|---|---|
 //! | [`proto`] | the wire format, and both sides of the conversation as state machines | none |
 //! | `uri` | NBD URIs, QEMU's dialect of them, and its older `nbd:` names | `uri` |
-//! | `client` | a client on tokio, one for threads that block, and several connections as one disk | `client` (default) |
+//! | `client` | a tokio client, a blocking one, and several connections as one disk | `client` (default) |
 //! | `server` | any backend on any listener | `server` (default) |
 //! | `tls` | credentials for both sides, by rustls | `tls` |
-//! | `server::plan` | what a server does wrong, and a journal of what happened: for tests of clients | `faults` |
+//! | `server::plan` | fault injection and a journal of events: for tests of clients | `faults` |
 //! | `qemu_nbd` | a real qemu-nbd, started by socket activation | `qemu-nbd` |
 //!
 //! `serde` makes the protocol's values serializable; `probe` builds the program `nbd-probe`.
@@ -33,17 +33,18 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What to implement for a disk of one's own is `server::Backend`; what to drive with sockets of one's
-//! own is [`proto::client`] and [`proto::server`].
+//! To serve your own disk, implement `server::Backend`; to use your own sockets, drive
+//! [`proto::client`] and [`proto::server`].
 //!
 //! - Offsets, lengths and sizes are bytes.
-//! - What is async needs a tokio runtime with I/O and time enabled; what blocks brings what it needs.
-//!   Everything but [`proto`] is for Linux.
-//! - A future may be dropped: the request is under way until its reply has come, and nothing else is lost.
-//! - What a peer says is checked, and what it can have us keep in memory is bounded: the largest payload
-//!   (`max_payload`, 32 MiB unless said otherwise) and 1 MiB, for each connection of a server and for each
-//!   request of a client.
-//! - Errors say what was asked of whom; their `source` says why.
+//! - The async parts need a tokio runtime with I/O and time enabled; the blocking parts need
+//!   nothing else. Everything but [`proto`] is for Linux.
+//! - Any future may be dropped: the request stays in flight until its reply arrives, and nothing
+//!   else is affected.
+//! - What a peer sends is checked, and the memory that it can make us use is bounded: the largest
+//!   payload (`max_payload`, default 32 MiB) plus 1 MiB, per connection of a server and per request
+//!   of a client.
+//! - Errors name the request and the peer; their `source` says why.
 #![forbid(unsafe_code)]
 
 pub mod proto;
@@ -72,7 +73,7 @@ pub use qemu_nbd::{QemuNbd, QemuNbdServer};
 #[cfg(feature = "uri")]
 pub use uri::Uri;
 
-/// The examples there are compiled, and run, with the tests.
+/// The README's examples are compiled, and run, with the tests.
 #[cfg(all(doctest, feature = "qemu-nbd", feature = "faults"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

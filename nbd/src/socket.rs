@@ -1,4 +1,4 @@
-//! A connected socket of whatever kind.
+//! A connected socket of any kind.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
@@ -11,14 +11,14 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket.
 pub(crate) enum Socket {
-    /// A vsock as well, which is read and written in the same way.
+    /// Also a vsock, which is read and written in the same way.
     Unix(UnixStream),
     Tcp(TcpStream),
-    /// Anything else, such as a protected stream.
+    /// Anything else, such as a TLS stream.
     Other(Other),
 }
 
-/// A stream that may take more than it passes on, as TLS does.
+/// A stream that may accept more than it passes on, as TLS does.
 pub(crate) struct Other {
     stream: Box<dyn Duplex>,
     unflushed: bool,
@@ -32,7 +32,7 @@ impl Socket {
         })
     }
 
-    /// Reads into both of these at once, or into the first where a stream cannot do that.
+    /// Reads into both buffers at once, or only into the first if the stream does not support that.
     pub(crate) fn poll_read_both(
         &mut self,
         cx: &mut Context<'_>,
@@ -62,8 +62,8 @@ impl Socket {
         }
     }
 
-    /// Reads what has come already. A socket is asked itself, since the runtime may not have noticed
-    /// yet that there is something to read.
+    /// Reads what has already arrived. A socket is read directly, since the runtime may not have
+    /// noticed its readiness yet.
     pub(crate) fn read_now(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let fd = match self {
             Socket::Unix(stream) => stream.as_raw_fd(),
@@ -85,8 +85,8 @@ impl Socket {
         matches!(self, Socket::Unix(_))
     }
 
-    /// Whether something that was written is to be flushed yet. It is not gone before that, however
-    /// often the stream has to be asked.
+    /// Whether written bytes still have to be flushed. They are not sent until then, however often
+    /// the stream has to be polled.
     pub(crate) fn is_unflushed(&self) -> bool {
         matches!(self, Socket::Other(other) if other.unflushed)
     }

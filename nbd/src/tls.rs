@@ -5,17 +5,18 @@
 //! `server-key.pem`.
 //!
 //! # What is missing
-//! - Pre-shared keys (`tls-creds-psk`, `tls-type=psk`, `tls-psk-file`): rustls 0.23 has no external keys
-//!   of TLS 1.3, only those that resume a session, and no cipher suite of TLS 1.2 with pre-shared keys
-//!   ([rustls#174](https://github.com/rustls/rustls/issues/174)). Certificates do the same:
-//!   a client that has one from `ca-cert.pem` is served by a server with `verify_peer`.
-//! - Anonymous TLS (`tls-creds-anon`, `tls-type=anon`): rustls has no cipher suite without a certificate.
-//!   [`ClientTls::without_verification`] protects as much.
+//! - Pre-shared keys (`tls-creds-psk`, `tls-type=psk`, `tls-psk-file`): rustls 0.23 has no external
+//!   keys of TLS 1.3, only those that resume a session, and no cipher suite of TLS 1.2 with
+//!   pre-shared keys ([rustls#174](https://github.com/rustls/rustls/issues/174)). Certificates
+//!   serve the same purpose: a server with `verify_peer` accepts clients with a certificate signed
+//!   by `ca-cert.pem`.
+//! - Anonymous TLS (`tls-creds-anon`, `tls-type=anon`): rustls has no cipher suite without a
+//!   certificate. [`ClientTls::without_verification`] gives the same protection.
 //!
-//! Asking for either in a URI is an error that says so when connecting, before anything is sent
-//! ([`ClientTls::from_uri`]); QEMU takes either, as an object whose id [`Uri::to_image_opts_with_tls`] wants.
-//! A library that has them can be used with [`crate::proto::client`] and [`crate::proto::server`], where
-//! TLS is an event, `StartTls`.
+//! Requesting either in a URI fails when connecting, before anything is sent, with an error that
+//! says so ([`ClientTls::from_uri`]); QEMU supports both, as an object whose id is passed to
+//! [`Uri::to_image_opts_with_tls`]. Another TLS library can be used with [`crate::proto::client`]
+//! and [`crate::proto::server`], where TLS is an event, `StartTls`.
 
 use std::io;
 use std::path::Path;
@@ -44,7 +45,7 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
-/// A file that cannot be used is named.
+/// Adds the file's path to an error.
 fn named<E: std::fmt::Display>(path: &Path) -> impl Fn(E) -> io::Error + use<'_, E> {
     move |error| invalid(format!("{}: {error}", path.display()))
 }
@@ -67,7 +68,7 @@ fn authorities(folder: &Path) -> io::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// A certificate and its key, if both files are there.
+/// A certificate and its key, if both files exist.
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn identity(folder: &Path, who: &str) -> io::Result<Option<Identity>> {
@@ -97,8 +98,8 @@ impl ClientTls {
     /// folder. Presents `client-cert.pem` if there is one.
     ///
     /// # Errors
-    /// When a file is missing or is none, which is then named, or the name is neither a host name nor an
-    /// address.
+    /// When a file is missing or invalid, which the error names, or the name is neither a host name
+    /// nor an address.
     pub fn from_certificates(folder: impl AsRef<Path>, name: &str) -> io::Result<ClientTls> {
         let folder = folder.as_ref();
         let builder = ClientConfig::builder_with_provider(provider())
@@ -112,8 +113,8 @@ impl ClientTls {
         ClientTls::new(Arc::new(config), name)
     }
 
-    /// Trusts any server, as `tls-verify-peer=0` asks: protects from eavesdroppers, not from an
-    /// impostor. Presents `client-cert.pem` of this folder if there is one.
+    /// Trusts any server, as `tls-verify-peer=0` requests: protects against eavesdroppers, not
+    /// against an impostor. Presents `client-cert.pem` of this folder if there is one.
     pub fn without_verification(folder: Option<&Path>, name: &str) -> io::Result<ClientTls> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -128,12 +129,13 @@ impl ClientTls {
         ClientTls::new(Arc::new(config), name)
     }
 
-    /// What the parameters of an `nbds…` URI say: `tls-certificates`, `tls-hostname`,
+    /// Credentials from the parameters of an `nbds…` URI: `tls-certificates`, `tls-hostname`,
     /// `tls-verify-peer`.
     ///
     /// # Errors
     /// [`Unsupported`](io::ErrorKind::Unsupported) for `tls-type=psk`, `tls-psk-file` and
-    /// `tls-type=anon`, which rustls does not have; also when nothing says which certificates to trust.
+    /// `tls-type=anon`, which rustls does not support; also when no trusted certificates are
+    /// specified.
     pub fn from_uri(uri: &Uri) -> io::Result<ClientTls> {
         let parameter = |name: &str| {
             let found = uri.parameters.iter().find(|(n, _)| n == name);
@@ -178,13 +180,13 @@ impl ClientTls {
         Ok(Socket::other(stream))
     }
 
-    /// The configuration, for drivers of one's own.
+    /// The configuration, for custom drivers.
     pub fn config(&self) -> (Arc<ClientConfig>, ServerName<'static>) {
         (self.config.clone(), self.name.clone())
     }
 }
 
-/// Accepts every certificate, but not every signature: its owner must have the key.
+/// Accepts every certificate, but not every signature: the peer must have the certificate's key.
 #[derive(Debug)]
 struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
 
@@ -258,7 +260,7 @@ mod server {
         /// certificate that is signed by `ca-cert.pem`.
         ///
         /// # Errors
-        /// When a file is missing or is none, which is then named.
+        /// When a file is missing or invalid, which the error names.
         pub fn from_certificates(
             folder: impl AsRef<Path>,
             verify_peer: bool,

@@ -1,4 +1,4 @@
-//! Unix sockets with paths of any length, their files, and descriptors that were handed over.
+//! Unix sockets with paths of any length, their files, and inherited descriptors.
 //!
 //! An address holds 107 bytes of path. A longer one is reached through its directory, which is
 //! opened first and named by its descriptor.
@@ -18,20 +18,20 @@ use nix::sys::socket::{setsockopt, sockopt};
 #[cfg(any(feature = "server", feature = "qemu-nbd"))]
 pub(crate) use file::{SocketFile, bind};
 
-/// Bytes that a socket holds on their way to the peer, as far as the system allows it (`wmem_max`):
-/// several replies of the usual size, so that whoever writes them is not stopped by each.
+/// Send buffer size, as far as the system allows it (`wmem_max`): several replies of the usual
+/// size, so that the writer does not block on each.
 const SEND_BUFFER: usize = 2 << 20;
 
-/// Makes room for what is sent; the default of the system is less than one reply of 256 KiB.
+/// Enlarges the send buffer; the system default is less than one reply of 256 KiB.
 pub(crate) fn enlarge(socket: &impl AsFd) {
-    // Without it all is slower, and nothing else.
+    // Failure only costs speed.
     let _ = setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER);
 }
 
 /// Longest path that an address holds.
 const LONGEST: usize = 107;
 
-/// A path that an address holds; good for as long as the file is open.
+/// A path that fits an address; valid as long as the file is open.
 pub(crate) fn short(path: &Path) -> io::Result<(Option<File>, Cow<'_, Path>)> {
     if path.as_os_str().as_bytes().len() <= LONGEST {
         return Ok((None, Cow::Borrowed(path)));
@@ -56,7 +56,7 @@ pub(crate) fn bind_abstract(name: &[u8]) -> io::Result<std::os::unix::net::UnixL
     std::os::unix::net::UnixListener::bind_addr(&address)
 }
 
-/// A descriptor of this process by its number, duplicated: only so it can be owned safely.
+/// A duplicate of a descriptor given by number: only a duplicate can be owned safely.
 #[cfg(feature = "server")]
 pub(crate) fn duplicate_of(fd: i32) -> io::Result<OwnedFd> {
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
@@ -66,7 +66,7 @@ pub(crate) fn duplicate_of(fd: i32) -> io::Result<OwnedFd> {
 
 #[cfg(any(feature = "server", feature = "qemu-nbd"))]
 mod file {
-    //! The file of a socket that listens.
+    //! The file of a listening socket.
 
     use std::io;
     use std::os::unix::net::UnixListener;
@@ -80,12 +80,12 @@ mod file {
         UnixListener::bind(path)
     }
 
-    /// The file of a unix socket, while it is ours to remove: what somebody else made at the path
-    /// after us is not.
+    /// The file of a unix socket, while it is ours to remove: a file created at the path later by
+    /// another process is not.
     #[derive(Debug, Default)]
     pub(crate) struct SocketFile(Mutex<Option<(PathBuf, Identity)>>);
 
-    /// What distinguishes a file from another one at the same path, even if it got the same inode.
+    /// Identifies a file, even against a later one at the same path with the same inode.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Identity {
         device: u64,
@@ -106,7 +106,7 @@ mod file {
     }
 
     impl SocketFile {
-        /// A socket was made at this path, by us or by a child of ours.
+        /// A socket was created at this path, by us or by a child of ours.
         pub(crate) fn made(&self, path: &Path) {
             *self.lock() = Identity::of(path).ok().map(|id| (path.to_owned(), id));
         }
@@ -115,7 +115,7 @@ mod file {
             if let Some((path, identity)) = self.lock().take()
                 && Identity::of(&path).is_ok_and(|now| now == identity)
             {
-                // It may go in this very moment.
+                // It may disappear at this very moment.
                 let _ = std::fs::remove_file(path);
             }
         }

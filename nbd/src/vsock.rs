@@ -15,8 +15,8 @@ fn open() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Begins to connect; whether that has come to something is known when the socket can be written
-/// ([`outcome`]). The kernel reads and writes it like any other stream, and so does the type.
+/// Begins to connect; the result is known when the socket becomes writable ([`outcome`]). The
+/// kernel reads and writes it like any other stream, so this type can be used for it.
 pub(crate) fn begin(cid: u32, port: u32) -> io::Result<UnixStream> {
     let fd = open()?;
     match socket::connect(fd.as_raw_fd(), &VsockAddr::new(cid, port)) {
@@ -25,7 +25,7 @@ pub(crate) fn begin(cid: u32, port: u32) -> io::Result<UnixStream> {
     }
 }
 
-/// What a connection has come to.
+/// The result of connecting.
 pub(crate) fn outcome(socket: &impl AsFd) -> io::Result<()> {
     match getsockopt(&socket.as_fd(), SocketError)? {
         0 => Ok(()),
@@ -52,7 +52,7 @@ mod listening {
     /// The port that the kernel chooses (`VMADDR_PORT_ANY`).
     const ANY_PORT: u32 = u32::MAX;
 
-    /// Listens; port 0 is any that is free.
+    /// Listens; port 0 means any free port.
     pub(crate) fn bind(cid: u32, port: u32, backlog: i32) -> io::Result<OwnedFd> {
         let fd = super::open()?;
         let port = if port == 0 { ANY_PORT } else { port };
@@ -61,8 +61,8 @@ mod listening {
         Ok(fd)
     }
 
-    /// A socket that listens, of whatever kind. It is no stream; this type is here to have the
-    /// runtime report when it is ready, and nothing is read from it.
+    /// A listening socket of any kind. It is not a stream; this type only makes the runtime report
+    /// readiness, and nothing is read from it.
     pub(crate) struct Listener(tokio::net::UnixStream);
 
     impl Listener {

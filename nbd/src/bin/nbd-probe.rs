@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// Prints what an export of an NBD server offers and its block status map.
 ///
-/// Exit status: 0 if all could be read, 1 if not, 2 for wrong arguments.
+/// Exit status: 0 if everything could be read, 1 if not, 2 for wrong arguments.
 #[derive(Debug, Parser)]
 #[command(name = "nbd-probe", version)]
 struct Args {
@@ -48,14 +48,14 @@ async fn main() -> ExitCode {
     }
 }
 
-/// What failed says the error itself; why, the errors behind it.
+/// The error says what failed, its sources say why.
 fn with_reasons(error: &(dyn std::error::Error + 'static)) -> String {
     let reasons = std::iter::successors(Some(error), |error| error.source());
     let texts: Vec<String> = reasons.map(ToString::to_string).collect();
     texts.join(": ")
 }
 
-/// A text of a server's, with nothing in it that a terminal would obey.
+/// Text from a server, with control characters escaped.
 fn harmless(text: &str) -> String {
     let is_plain = |c: char| c == '\'' || c == '"' || c == '\\';
     let escaped = |c: char| match is_plain(c) {
@@ -65,7 +65,7 @@ fn harmless(text: &str) -> String {
     text.chars().map(escaped).collect()
 }
 
-/// JSON that a terminal can be shown: of the control characters its own rules leave some as they are.
+/// JSON that is safe on a terminal: JSON itself leaves some control characters unescaped.
 fn json_text(value: &Value) -> String {
     let escaped = |c: char| match c.is_control() && c != '\n' {
         true => format!("\\u{:04x}", u32::from(c)),
@@ -77,7 +77,7 @@ fn json_text(value: &Value) -> String {
 
 fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        // A reader that has seen enough closes the pipe, which is no failure.
+        // A reader may close the pipe early; that is not a failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(|error| format!("failed to print: {error}").into()),
     }
@@ -112,8 +112,8 @@ async fn probe(args: &Args) -> Result<String, Failure> {
     let uri = uri(args)?;
     let builder = Client::builder().contexts(args.context.clone());
     let mut options = builder.negotiate_uri(&uri).await?;
-    // Which contexts there are has to be asked before any can be selected; a server that has no
-    // options, or refuses this one, has none.
+    // Contexts have to be listed before any can be selected; a server without options, or that
+    // refuses this one, has none.
     if args.context.is_empty()
         && options.mode().has_chunks()
         && let Some(all) = told(options.list_contexts(&uri.export, &[]).await)?
@@ -127,7 +127,7 @@ async fn probe(args: &Args) -> Result<String, Failure> {
         true => Vec::new(),
         false => client.maps(0..info.size).await?,
     };
-    // All was read; a server that does not say goodbye changes nothing about that.
+    // Everything was read; it does not matter whether the server disconnects cleanly.
     let _ = client.disconnect().await;
     if args.json {
         let maps: serde_json::Map<String, Value> = maps
@@ -148,7 +148,7 @@ async fn probe(args: &Args) -> Result<String, Failure> {
     Ok(out)
 }
 
-/// What a server told, unless it refused to.
+/// A server's answer, unless it refused to give one.
 fn told<T>(answer: Result<T, HandshakeError>) -> Result<Option<T>, HandshakeError> {
     match answer {
         Err(HandshakeError::Refused { .. }) => Ok(None),

@@ -1,18 +1,13 @@
-//! A blocking client, driven by the same machines as the async one: no runtime, no thread. For several
-//! connections as one disk there is a blocking [`Handle`].
+//! A blocking client, driven by the same state machines as the async one: no runtime, no thread.
+//! For several connections as one disk there is a blocking [`Handle`].
 //!
 //! ```no_run
 //! # fn f() -> Result<(), Box<dyn std::error::Error>> {
-//! use nbd::Client;
-//! let mut client = Client::builder().connect_uri_blocking(&"nbd://localhost/disk".parse()?)?;
-//! let data = client.read(0, 4096)?;
-//! // Several requests under way at once.
-//! let reads = [0, 4096, 8192].map(|at| client.submit(nbd::client::Command::read(at, 512)));
-//! for read in reads {
-//!     let reply = client.wait(read?)?;
-//!     assert_eq!(reply.data.len(), 512);
-//! }
-//! client.disconnect()?;
+//! use nbd::Client; let mut client =
+//! Client::builder().connect_uri_blocking(&"nbd://localhost/disk".parse()?)?; let data =
+//! client.read(0, 4096)?; // Several requests in flight at once. let reads = [0, 4096,
+//! 8192].map(|at| client.submit(nbd::client::Command::read(at, 512))); for read in reads { let
+//! reply = client.wait(read?)?; assert_eq!(reply.data.len(), 512); } client.disconnect()?;
 //! # Ok(()) }
 //! ```
 
@@ -49,16 +44,16 @@ const SLICES: usize = 32;
 pub struct Client {
     stream: Stream,
     machine: Transmission<Vec<u8>>,
-    /// Requests that somebody has a ticket for; with their results, once they have ended.
+    /// Requests with an outstanding ticket; with their results, once they have finished.
     tickets: HashMap<u64, Option<Result<Reply, RequestError>>>,
     peer: Arc<str>,
     deadlines: Deadlines,
 }
 
-/// A request that is under way; [`Client::wait`] takes it. The result of one that is dropped is
-/// kept for as long as the client is.
+/// A submitted request, to be passed to [`Client::wait`]. The result of a dropped ticket is kept as
+/// long as the client.
 #[derive(Debug)]
-#[must_use = "the result is kept until somebody waits for it"]
+#[must_use = "the result is kept until it is waited for"]
 pub struct Ticket {
     cookie: u64,
     asks: (CommandType, u64, u64),
@@ -128,7 +123,7 @@ impl ClientBuilder {
                 }
                 Event::Ready => machine.go(&self.config.export)?,
                 Event::Chosen => break,
-                // Nobody has asked for anything else.
+                // Nothing else was requested.
                 Event::Answer(_) => {}
             }
         }
@@ -182,7 +177,7 @@ impl ClientBuilder {
     }
 }
 
-/// Moves bytes until something has happened in a handshake.
+/// Moves bytes until the handshake reports an event.
 fn next(
     machine: &mut Handshake,
     stream: &mut Stream,
@@ -213,7 +208,7 @@ fn next(
             },
             Err(error) => machine.io_failed(error),
         }
-        // What was not sent when it failed does not matter any more.
+        // Unsent bytes no longer matter once it failed.
         machine.failure()?;
     }
 }
@@ -224,12 +219,12 @@ enum Moved {
 }
 
 impl Client {
-    /// What the server said of the export.
+    /// The export as the server described it.
     pub fn export(&self) -> &ExportInfo {
         self.machine.export()
     }
 
-    /// Who the server is, for messages.
+    /// The server's address, for messages.
     pub fn peer(&self) -> &str {
         &self.peer
     }
@@ -242,7 +237,7 @@ impl Client {
     /// Submits a request. It is sent by [`Client::wait`], for whichever request that is called.
     ///
     /// # Errors
-    /// What strict mode has against it, or the end of the connection. Nothing is sent then.
+    /// When strict mode rejects it, or the connection is over. Nothing is sent then.
     pub fn submit(&mut self, command: Command<Vec<u8>>) -> Result<Ticket, RequestError> {
         let after = self.deadlines.request;
         let deadline = Instant::now().checked_add(after).map(|at| (at, after));
@@ -252,7 +247,7 @@ impl Client {
         Ok(Ticket { cookie, asks })
     }
 
-    /// Waits for the end of a request. Others go on meanwhile.
+    /// Waits for a request to finish. Others make progress meanwhile.
     ///
     /// # Errors
     /// See [`RequestError`].
@@ -265,7 +260,7 @@ impl Client {
                     return result;
                 }
                 Some(None) if !self.machine.is_dead() => self.turn(None),
-                // Of another client, or one that died without a word.
+                // A ticket of another client, or of one that died without a reported reason.
                 _ => {
                     let source = self.machine.error();
                     let source = source.unwrap_or_else(|| Arc::new(ConnectionError::Closed));
@@ -286,7 +281,7 @@ impl Client {
         }
     }
 
-    /// Moves what can be moved, or waits until something can, or the time is up.
+    /// Moves what can be moved, or waits until something can or the deadline passes.
     fn turn(&mut self, until: Option<Instant>) {
         let written = self.push();
         let read = self.read_ready();
@@ -325,7 +320,7 @@ impl Client {
         wrote
     }
 
-    /// A server that has closed may have left a last word, which is read before the end.
+    /// A server may have sent a final message before it closed, which is read first.
     fn write_failed(&mut self, error: io::Error) {
         if error.kind() == io::ErrorKind::BrokenPipe {
             while !self.machine.is_dead() && self.read_ready() {}
@@ -379,7 +374,7 @@ impl Client {
         self.run(Command::trim(offset, len)).map(drop)
     }
 
-    /// Waits until what was written is on stable storage.
+    /// Waits until completed writes are on stable storage.
     pub fn flush(&mut self) -> Result<(), RequestError> {
         self.run(Command::flush()).map(drop)
     }
@@ -394,8 +389,8 @@ impl Client {
         Ok(named(reply, self.export()))
     }
 
-    /// Says goodbye, once what was submitted has been sent, and waits until the server has closed
-    /// the connection.
+    /// Disconnects gracefully: sends `DISC` after all submitted requests, and waits until the
+    /// server has closed the connection.
     pub fn disconnect(mut self) -> Result<(), Arc<ConnectionError>> {
         let until = Instant::now().checked_add(self.deadlines.request);
         self.machine.disconnect();
@@ -403,7 +398,7 @@ impl Client {
             self.turn(until);
             self.collect();
             if self.machine.has_said_goodbye() {
-                // That it fails is for the reader to find out.
+                // The read side reports a failure.
                 let _ = self.stream.shut_down();
             }
         }

@@ -22,7 +22,7 @@ pub struct Deadlines {
     pub connect: Duration,
     /// For the whole negotiation, TLS included.
     pub handshake: Duration,
-    /// For one request: for room among those under way, and for its reply.
+    /// For one request: waiting for a free slot, and for its reply.
     pub request: Duration,
 }
 
@@ -67,14 +67,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Asks for a metadata context by its full name. Can be repeated. Which contexts there are, and
-    /// all of a namespace (`qemu:`), [`Negotiation::list_contexts`] reports.
+    /// Requests a metadata context by its full name. Can be repeated.
+    /// [`Negotiation::list_contexts`] lists the available contexts, or those of a namespace
+    /// (`qemu:`).
     pub fn context(mut self, name: impl Into<String>) -> Self {
         self.config.contexts.push(name.into());
         self
     }
 
-    /// Asks for several metadata contexts.
+    /// Requests several metadata contexts.
     pub fn contexts<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
         let names = names.into_iter().map(Into::into);
         self.config.contexts.extend(names);
@@ -103,7 +104,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Demands TLS with these credentials.
+    /// Requires TLS with these credentials.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: crate::tls::ClientTls) -> Self {
         self.tls = Some(tls);
@@ -116,7 +117,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Which rules for replies to enforce (all, unless said otherwise).
+    /// Which rules for replies to enforce (default: all).
     pub fn checks(mut self, checks: Checks) -> Self {
         self.config.checks = checks;
         self
@@ -128,26 +129,26 @@ impl ClientBuilder {
         self
     }
 
-    /// Which rules for our own requests to keep (all, unless said otherwise).
+    /// Which rules for our own requests to enforce (default: all).
     pub fn strict(mut self, rules: StrictMode) -> Self {
         self.config.strict = rules;
         self
     }
 
-    /// Stops keeping some rules for our own requests: sends what a server must refuse.
+    /// Stops enforcing some rules for our own requests, to send what a server must refuse.
     pub fn not_strict(mut self, rules: StrictMode) -> Self {
         self.config.strict -= rules;
         self
     }
 
-    /// Most requests under way at once (64 unless said otherwise, at least 1). One whose caller has
-    /// given up is under way until its reply has come.
+    /// Maximum number of requests in flight (default 64, at least 1). An abandoned request counts
+    /// until its reply arrives.
     pub fn in_flight(mut self, requests: usize) -> Self {
         self.config.in_flight = requests.max(1);
         self
     }
 
-    /// Largest payload in bytes that is sent or accepted (32 MiB unless said otherwise).
+    /// Largest payload in bytes that is sent or accepted (default 32 MiB).
     pub fn max_payload(mut self, bytes: u64) -> Self {
         self.config.max_payload = bytes;
         self
@@ -171,12 +172,12 @@ impl ClientBuilder {
     }
 
     /// Connects to a URI, whose export is used instead of [`ClientBuilder::export`]. An `nbds…` URI
-    /// demands TLS, with what its parameters say unless `tls` says otherwise.
+    /// requires TLS, with the credentials in its parameters unless `tls` sets others.
     pub async fn connect_uri(&self, uri: &Uri) -> Result<Client, ConnectError> {
         self.for_uri(uri)?.connect(&uri.address).await
     }
 
-    /// This builder with what a URI says.
+    /// This builder with the settings from a URI.
     pub(super) fn for_uri(&self, uri: &Uri) -> Result<ClientBuilder, ConnectError> {
         let mut this = self.clone().export(&uri.export);
         if !uri.tls {

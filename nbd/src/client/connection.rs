@@ -1,4 +1,4 @@
-//! A connection as its callers hold it, and the commands.
+//! The handle of a connection, and the commands.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,7 @@ struct Inner {
     shared: Arc<Shared>,
 }
 
-/// What the callers see of the task.
+/// The callers' view of the task.
 #[derive(Debug)]
 pub(super) struct Shared {
     bytes_in: AtomicU64,
@@ -55,7 +55,7 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// What went over a connection so far.
+/// Traffic of a connection so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Requests sent.
@@ -67,7 +67,7 @@ pub struct Stats {
 }
 
 impl Client {
-    /// Starts to prepare a connection.
+    /// Starts building a connection.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
@@ -99,7 +99,7 @@ impl Client {
         }
     }
 
-    /// What the server said of the export.
+    /// The export as the server described it.
     pub fn export(&self) -> &ExportInfo {
         &self.inner.export
     }
@@ -109,12 +109,12 @@ impl Client {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Who the server is, for messages.
+    /// The server's address, for messages.
     pub fn peer(&self) -> &str {
         &self.inner.peer
     }
 
-    /// What went over this connection so far.
+    /// Traffic of this connection so far.
     pub fn stats(&self) -> Stats {
         let shared = &self.inner.shared;
         Stats {
@@ -124,7 +124,7 @@ impl Client {
         }
     }
 
-    /// Waits until the connection is over, and says why.
+    /// Waits until the connection is over, and returns the reason.
     pub async fn closed(&self) -> Arc<ConnectionError> {
         let mut over = self.inner.shared.over.subscribe();
         match over.wait_for(Option::is_some).await {
@@ -139,7 +139,8 @@ impl Client {
         self.inner.shared.over.borrow().clone()
     }
 
-    /// Submits a request and waits for its reply. Who gives up waiting leaves the connection whole.
+    /// Submits a request and waits for its reply. Dropping the future does not affect the
+    /// connection.
     ///
     /// # Errors
     /// See [`RequestError`].
@@ -171,8 +172,8 @@ impl Client {
         Ok(self.submit(Command::read(offset, len)).await?.data)
     }
 
-    /// Reads into a buffer that is used again; its old content is lost, also on errors. What comes back
-    /// may be another buffer that was given so ([`Command::into_buffer`]).
+    /// Reads into a reused buffer; its old content is lost, even on errors. The returned buffer may
+    /// be another one that was passed this way ([`Command::into_buffer`]).
     pub async fn read_into(
         &self,
         offset: u64,
@@ -243,15 +244,16 @@ impl Client {
         self.submit(Command::cache(offset, len)).await.map(drop)
     }
 
-    /// Waits until what was written is on stable storage.
+    /// Waits until completed writes are on stable storage.
     pub async fn flush(&self) -> Result<(), RequestError> {
         self.submit(Command::flush()).await.map(drop)
     }
 
-    /// Sends any request, checked by nobody; the reply is checked as ever. The cookie is set here.
+    /// Sends any request, unchecked; the reply is checked as usual. The cookie is set here.
     ///
-    /// For a read the data is returned; a server that sends more than [`ClientBuilder::max_payload`]
-    /// breaks the protocol. A `DISC` has no reply, so it ends with the connection or the deadline.
+    /// For a read the data is returned; a server that sends more than
+    /// [`ClientBuilder::max_payload`] breaks the protocol. A `DISC` has no reply, so the call ends
+    /// with the connection or at the deadline.
     pub async fn raw(
         &self,
         request: Request,
@@ -261,10 +263,10 @@ impl Client {
         Ok(self.submit(command).await?.data)
     }
 
-    /// Says goodbye, once what was submitted has been sent, and waits until the server has closed
-    /// the connection. Clones can send nothing after that.
+    /// Disconnects gracefully: sends `DISC` after all submitted requests, and waits until the
+    /// server has closed the connection. Clones cannot send anything after that.
     pub async fn disconnect(self) -> Result<(), Arc<ConnectionError>> {
-        // A connection that is gone already needs no goodbye.
+        // A dead connection needs no `DISC`.
         let _ = self.inner.orders.send(Order::Disconnect);
         let after = self.inner.deadlines.request;
         match tokio::time::timeout(after, self.closed()).await {

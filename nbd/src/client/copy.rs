@@ -1,4 +1,4 @@
-//! Copying between an export and a file, holes left out.
+//! Copying between an export and a file, skipping holes.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,9 +13,9 @@ use super::handle::{Handle, next_of};
 use super::status::MapEntry;
 use crate::proto::{BaseAllocation, CommandFlags, TransmissionFlags};
 
-/// Bytes that are copied at once.
+/// Bytes per step.
 const STEP: u64 = 1 << 20;
-/// Steps under way at once.
+/// Steps in flight at once.
 const DEPTH: usize = 8;
 
 async fn blocking<T: Send + 'static>(
@@ -31,11 +31,11 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Handle {
-    /// Copies the export to a file, which is made, or emptied. With `base:allocation` selected, what
-    /// reads as zeroes becomes a hole. `progress` learns how many bytes are done, of how many.
+    /// Copies the export to a file, which is created or truncated. With `base:allocation` selected,
+    /// what reads as zeroes becomes a hole. `progress` is called with the bytes done and the total.
     ///
-    /// Dropping the future cancels the copy: no further request is sent. The file stays as far as it
-    /// has come.
+    /// Dropping the future cancels the copy: no further request is sent. The file is left partly
+    /// written.
     ///
     /// # Errors
     /// Also, before anything is done, when no request can address the end of the export
@@ -98,11 +98,11 @@ impl Handle {
         blocking(&path, move || file.sync_data()).await
     }
 
-    /// Copies a file to the start of the export. Holes of the file become zeroes without being sent,
-    /// where the server can do that. `progress` learns how many bytes are done, of how many.
+    /// Copies a file to the start of the export. Holes in the file are zeroed without being sent,
+    /// if the server supports that. `progress` is called with the bytes done and the total.
     ///
-    /// Dropping the future cancels the copy: no further request is sent. The export stays as far as
-    /// it has come. At the end all is flushed.
+    /// Dropping the future cancels the copy: no further request is sent. The export is left partly
+    /// written. The copy ends with a flush.
     ///
     /// # Errors
     /// Also, before anything is done, when the file is larger than the export.
@@ -170,7 +170,7 @@ impl Handle {
             progress(done, size);
         }
         if whole < size {
-            // What the export has beyond the end of the file stays.
+            // The export's content beyond the end of the file is left alone.
             let mut block = self.read(whole, minimum).await?;
             let read = move || {
                 file.read_exact_at(&mut block[..(size - whole) as usize], whole)?;
@@ -184,7 +184,7 @@ impl Handle {
     }
 }
 
-/// A piece that ends where a block does: what a hole leaves over of one belongs to the data.
+/// Aligns the end of a piece to a block: a block that is only partly a hole counts as data.
 fn aligned((is_hole, end): (bool, u64), at: u64, minimum: u64) -> (bool, u64) {
     let down = end - end % minimum;
     match is_hole {
@@ -193,12 +193,12 @@ fn aligned((is_hole, end): (bool, u64), at: u64, minimum: u64) -> (bool, u64) {
     }
 }
 
-/// Whether there is a hole at this place, and where that changes.
+/// Whether there is a hole at this offset, and where that changes.
 fn next_piece(file: &File, at: u64, size: u64) -> std::io::Result<(bool, u64)> {
     let data = match lseek(file, at as i64, Whence::SeekData) {
         Ok(data) => (data as u64).min(size),
         Err(nix::errno::Errno::ENXIO) => size,
-        // A file system without holes: all of it is data.
+        // A file system without holes: everything is data.
         Err(nix::errno::Errno::EINVAL) => return Ok((false, size)),
         Err(error) => return Err(error.into()),
     };

@@ -1,4 +1,4 @@
-//! The task of a connection: it moves bytes between a socket and the protocol's machine, and
+//! The task of a connection: it moves bytes between a socket and the protocol's state machine, and
 //! answers callers. It knows nothing of the protocol.
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use super::connection::Shared;
 use crate::proto::client::{Command, Reply, RequestError, Transmission};
 use crate::socket::Socket;
 
-/// What callers want of a connection.
+/// What callers ask of a connection.
 pub(super) enum Order {
     Submit {
         command: Command<Bytes>,
@@ -31,7 +31,7 @@ pub(super) enum Order {
 /// Slices that are written at once.
 const SLICES: usize = 32;
 
-/// What it takes to wake up a thread.
+/// The cost of waking up a thread.
 const WAKE_UP: Duration = Duration::from_micros(20);
 
 pub(super) struct Driver {
@@ -41,7 +41,7 @@ pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     callers: HashMap<u64, oneshot::Sender<Result<Reply, RequestError>>>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// When it goes to sleep without the rest of a message.
+    /// When it stops polling for the rest of a message and goes to sleep.
     looks_until: Option<Instant>,
     shut_down: bool,
 }
@@ -65,14 +65,14 @@ impl Driver {
         }
     }
 
-    /// Runs until the connection is dead, or nobody holds it any more.
+    /// Runs until the connection is dead, or its last handle is dropped.
     pub(super) async fn run(mut self) {
         poll_fn(|cx| self.poll(cx)).await;
         if let Some(why) = self.machine.error() {
             self.shared.over.send_replace(Some(why));
         }
-        // An order that is on its way in this moment is taken out as well: one that stayed behind
-        // would keep its caller waiting for as long as the caller has the channel.
+        // Drain the channel, including orders being sent right now: one left behind would keep its
+        // caller waiting for as long as the channel exists.
         self.orders.close();
         while self.orders.recv().await.is_some() {}
     }
@@ -90,7 +90,7 @@ impl Driver {
             busy |= self.poll_write(cx) | self.poll_read(cx) | self.poll_timer(cx);
             while let Some(notice) = self.machine.notice() {
                 if let Some(caller) = self.callers.remove(&notice.cookie) {
-                    // A caller that gave up does not listen any more.
+                    // The caller may have dropped its future.
                     let _ = caller.send(notice.result);
                 }
             }
@@ -113,7 +113,7 @@ impl Driver {
                 done,
             } => match self.machine.submit(command, deadline) {
                 Ok(cookie) => drop(self.callers.insert(cookie, done)),
-                // A caller that gave up does not listen any more.
+                // The caller may have dropped its future.
                 Err(error) => drop(done.send(Err(error))),
             },
         }
@@ -141,14 +141,14 @@ impl Driver {
             }
         }
         if self.machine.has_said_goodbye() && !self.shut_down {
-            // That it fails is for the reader to find out.
+            // The read side reports a failure.
             let ended = Pin::new(&mut self.socket).poll_shutdown(cx);
             self.shut_down = ended.is_ready();
         }
         busy
     }
 
-    /// A server that has closed may have left a last word, which is read before the end.
+    /// A server may have sent a final message before it closed, which is read first.
     fn write_failed(&mut self, error: io::Error) {
         match error.kind() {
             io::ErrorKind::BrokenPipe => {
@@ -186,8 +186,8 @@ impl Driver {
         true
     }
 
-    /// Looks for the rest of a message, which a peer on this machine is about to write, as long as it would take to wake a thread up for
-    /// it. Other tasks run meanwhile; the peer may be one of them.
+    /// Polls for the rest of a message, which a local peer is about to write, for as long as waking
+    /// up a thread would take. Other tasks run meanwhile; the peer may be one of them.
     fn poll_soon(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if !self.socket.is_near() {
             return Poll::Pending;
@@ -204,8 +204,8 @@ impl Driver {
         }
     }
 
-    /// The timer is set for the earliest deadline, or for an earlier one that is gone by now. All
-    /// requests of a connection have the same time, so a later one does not end before the others.
+    /// The timer is set for the earliest deadline, or for an earlier, obsolete one. All requests of
+    /// a connection have the same timeout, so a later request never has an earlier deadline.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(deadline) = self.machine.deadline() else {
             return false;

@@ -1,4 +1,4 @@
-//! What can go wrong beside the conversation itself.
+//! What can go wrong outside the conversation itself.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::proto::client::{HandshakeError, RequestError};
 use crate::uri::Address;
 
-/// A connection never came to the transmission phase.
+/// A connection did not reach the transmission phase.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -57,17 +57,17 @@ impl ConnectError {
     }
 }
 
-/// A [`Handle`](super::Handle) could not do what was asked.
+/// An operation of a [`Handle`](super::Handle) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandleError {
     /// A request failed.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// No connection could be made (again).
+    /// No connection could be established, or re-established.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// What was found after a connection was lost is not the export that was there before.
+    /// The export found after reconnecting is not the one from before.
     #[error("export {export:?} of {peer} has changed while the connection was lost: {what}")]
     Changed {
         /// The export.
@@ -77,7 +77,7 @@ pub enum HandleError {
         /// What is different.
         what: String,
     },
-    /// A local file is larger than what the export can take.
+    /// A local file is larger than the export.
     #[error("{path} has {size} bytes, export {export:?} takes {room}", path = path.display())]
     TooLarge {
         /// The file.

@@ -11,8 +11,8 @@ use super::error::HandleError;
 use super::handle::Handle;
 use super::status::MapEntry;
 
-/// The status of a range, in order: a [`Stream`] of [`MapEntry`]. Neighbours may be alike. After an
-/// error it ends.
+/// The status of a range, in order: a [`Stream`] of [`MapEntry`]. Neighbours may have the same
+/// status. It ends after an error.
 ///
 /// ```no_run
 /// # async fn f(disk: nbd::client::Handle) -> Result<(), nbd::client::HandleError> {
@@ -33,7 +33,7 @@ pub struct Extents {
 
 type Asking = Pin<Box<dyn Future<Output = Result<Vec<MapEntry>, HandleError>> + Send>>;
 
-/// Bytes that are asked about at once; a reply may say less.
+/// Bytes per request; a reply may cover less.
 const STATUS_STEP: u64 = 1 << 30;
 
 impl Extents {
@@ -47,12 +47,12 @@ impl Extents {
         }
     }
 
-    /// The next piece; `None` at the end. It can be dropped and called again: nothing is lost.
+    /// The next piece; `None` at the end. Cancel-safe: nothing is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Result<MapEntry, HandleError>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// Asks about the next step of the range.
+    /// Requests the status of the next step of the range.
     fn ask(&mut self) -> Asking {
         let start = self.range.start;
         let asked = start..self.range.end.min(start.saturating_add(STATUS_STEP));

@@ -1,5 +1,5 @@
-//! Several connections to one export as one disk: any range, any length, and connections that are
-//! lost are made again.
+//! Several connections to one export as one disk: any range, any length, and lost connections are
+//! re-established.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -20,17 +20,17 @@ use crate::proto::client::{ExportInfo, Origin, RequestError, StrictMode};
 use crate::proto::{CommandFlags, CommandType, Errno, Mode, TransmissionFlags, limits};
 use crate::uri::Uri;
 
-/// What becomes of a request whose connection is lost.
+/// What happens to a request whose connection is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reconnect {
     /// It fails.
     #[default]
     Never,
-    /// It is sent again on a new connection, until this much time has passed since it was first sent;
-    /// so is one that a server refuses because it shuts down (`ESHUTDOWN`). A write may so be carried
-    /// out twice, with the same data; a server that has not noticed that the connection is lost may
-    /// be at the first one yet when later writes are done. What was written before and not flushed is
-    /// only as safe as the server's end was orderly.
+    /// It is sent again on a new connection, until this much time has passed since it was first
+    /// sent; so is one that a server refuses because it is shutting down (`ESHUTDOWN`). A write may
+    /// therefore be carried out twice, with the same data; a server that has not noticed the lost
+    /// connection may still be carrying out the first one after later writes are done. Unflushed
+    /// writes survive only if the server shut down cleanly.
     Within(Duration),
 }
 
@@ -43,7 +43,7 @@ pub struct HandleBuilder {
 }
 
 impl ClientBuilder {
-    /// A handle on several connections, with what this builder says for each of them.
+    /// A handle on several connections, each with this builder's settings.
     pub fn handle(self) -> HandleBuilder {
         HandleBuilder {
             builder: self,
@@ -55,13 +55,13 @@ impl ClientBuilder {
 
 impl HandleBuilder {
     /// How many connections to use, where the server allows several
-    /// ([`TransmissionFlags::CAN_MULTI_CONN`]); where it does not, there is one.
+    /// ([`TransmissionFlags::CAN_MULTI_CONN`]); otherwise one is used.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = connections.max(1);
         self
     }
 
-    /// What becomes of requests whose connection is lost (they fail, unless said otherwise).
+    /// What happens to requests whose connection is lost (default: they fail).
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.reconnect = reconnect;
         self
@@ -78,7 +78,7 @@ impl HandleBuilder {
             lost: false,
         };
         let mut slots = vec![Mutex::new(first)];
-        // The others are made when they are first used.
+        // The others are opened on first use.
         slots.resize_with(count, Mutex::default);
         Ok(Handle {
             inner: Arc::new(Inner {
@@ -128,33 +128,33 @@ struct Inner {
 struct Slot {
     /// None before it is first used.
     client: Option<Client>,
-    /// A request was lost with it, so another one is to be made.
+    /// A request was lost with it, so it must be replaced.
     lost: bool,
 }
 
-/// Pause between two attempts to connect, at first and at most.
+/// Backoff between attempts to connect: initial and maximum.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// Parts of one request that are under way at once.
+/// Parts of one request in flight at once.
 const DEPTH: usize = 16;
 
 impl Handle {
-    /// What the server said of the export.
+    /// The export as the server described it.
     pub fn export(&self) -> &ExportInfo {
         &self.inner.export
     }
 
-    /// Who the server is, for messages.
+    /// The server's address, for messages.
     pub fn peer(&self) -> String {
         self.inner.uri.address.to_string()
     }
 
-    /// How many connections are used at most.
+    /// The maximum number of connections.
     pub fn connections(&self) -> usize {
         self.inner.slots.len()
     }
 
-    /// Carries a request out on one of the connections, in turns.
+    /// Carries out a request on one of the connections, round-robin.
     pub(super) async fn run<T, F>(&self, request: impl Fn(Client) -> F) -> Result<T, HandleError>
     where
         F: Future<Output = Result<T, RequestError>>,
@@ -185,7 +185,7 @@ impl Handle {
                         && until.is_some_and(|until| Instant::now() + pause < until) =>
                 {
                     self.lose(slot, client).await;
-                    // A server that takes connections only to drop them is not asked incessantly.
+                    // Do not hammer a server that accepts connections only to drop them.
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).clamp(PAUSE.0, PAUSE.1);
                 }
@@ -194,7 +194,8 @@ impl Handle {
         }
     }
 
-    /// A request was lost with this connection. If the slot has another one by now, that one stays.
+    /// A request was lost with this connection. If the slot already has a newer one, that one
+    /// stays.
     async fn lose(&self, slot: usize, client: Client) {
         let mut kept = self.inner.slots[slot].lock().await;
         let kept_one = kept.client.as_ref();
@@ -202,7 +203,7 @@ impl Handle {
         kept.lost |= is_kept;
     }
 
-    /// The connection of a slot, made (again) if need be.
+    /// The connection of a slot, established or re-established if necessary.
     async fn client(&self, slot: usize, until: Option<Instant>) -> Result<Client, HandleError> {
         let inner = &self.inner;
         let mut kept = inner.slots[slot].lock().await;
@@ -231,7 +232,7 @@ impl Handle {
         }
     }
 
-    /// Whether an export is the one that was there before.
+    /// Whether the export is the same as before.
     fn same(&self, now: &ExportInfo) -> Result<(), HandleError> {
         let before = &self.inner.export;
         let what = if now.size != before.size {
@@ -250,7 +251,7 @@ impl Handle {
         })
     }
 
-    /// Cuts a range into aligned parts of at most `most` bytes.
+    /// Splits a range into aligned parts of at most `most` bytes.
     fn parts(&self, range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> + use<> {
         let minimum = u64::from(self.export().sizes().minimum.max(1));
         let step = (most / minimum * minimum).max(minimum);
@@ -262,7 +263,7 @@ impl Handle {
         })
     }
 
-    /// Refuses what is beyond the end of the export before any part of it is carried out.
+    /// Rejects a range beyond the end of the export before any part is carried out.
     fn inside(&self, command: CommandType, offset: u64, len: u64) -> Result<(), HandleError> {
         let (export, config) = (self.export(), &self.inner.builder.config);
         let end = offset.checked_add(len);
@@ -280,13 +281,13 @@ impl Handle {
         RequestError::Misuse { origin, reason }.into()
     }
 
-    /// Most that one request may carry.
+    /// Largest payload of one request.
     fn payload(&self) -> u64 {
         let own = self.inner.builder.config.max_payload;
         own.min(u64::from(self.export().sizes().maximum))
     }
 
-    /// Most that one request without data may be about.
+    /// Longest range of one request without data.
     fn reach(&self) -> u64 {
         match self.export().mode {
             Mode::Extended => u64::MAX / 2,
@@ -294,7 +295,7 @@ impl Handle {
         }
     }
 
-    /// Carries out a part each, several at once.
+    /// Carries out one request per part, several at once.
     async fn each<F>(
         &self,
         command: CommandType,
@@ -334,14 +335,14 @@ impl Handle {
         .await
     }
 
-    /// Reads any length that fits in memory, in as many requests as the server's limits ask for.
+    /// Reads any length that fits in memory, in as many requests as the server's limits require.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, HandleError> {
         self.inside(CommandType::READ, offset, len)?;
         let range = offset..offset.saturating_add(len);
         if (1..=self.payload()).contains(&len) {
             return self.read_part(range).await;
         }
-        // Whatever size a server claims, asking for it is an error and not the end of the program.
+        // Whatever size a server claims, reading it is an error and does not abort the program.
         let mut data = Vec::new();
         if data.try_reserve_exact(len as usize).is_err() {
             let reason = "there is no memory for so much at once".to_owned();
@@ -354,7 +355,7 @@ impl Handle {
                 && let Some(part) = parts.next()
             {
                 let this = self.clone();
-                // In a set of its own, so that it ends with this future, and is awaited in its turn.
+                // In its own set, so that it ends with this future, and is awaited in turn.
                 let mut read = JoinSet::new();
                 read.spawn(async move { this.read_part(part).await });
                 running.push_back(read);
@@ -366,14 +367,14 @@ impl Handle {
         }
     }
 
-    /// Reads what one request may ask for.
+    /// Reads at most what one request may cover.
     async fn read_part(&self, part: Range<u64>) -> Result<Vec<u8>, HandleError> {
         let len = part.end - part.start;
         let read = |client: Client| async move { client.read(part.start, len).await };
         self.run(read).await
     }
 
-    /// Writes any length, in as many requests as the server's limits ask for.
+    /// Writes any length, in as many requests as the server's limits require.
     pub async fn write(&self, offset: u64, data: impl Into<Bytes>) -> Result<(), HandleError> {
         let data = data.into();
         let whole = (offset, data.len() as u64);
@@ -416,13 +417,13 @@ impl Handle {
         .await
     }
 
-    /// Makes all stable that was written over any of the connections.
+    /// Flushes everything written over any of the connections to stable storage.
     pub async fn flush(&self) -> Result<(), HandleError> {
         if !self.export().flags.contains(TransmissionFlags::SEND_FLUSH) {
             return Ok(());
         }
         for (slot, kept) in self.inner.slots.iter().enumerate() {
-            // What was never used has nothing to flush.
+            // A connection that was never used has nothing to flush.
             if kept.lock().await.client.is_some() {
                 self.run_on(slot, |client| async move { client.flush().await })
                     .await?;
@@ -431,17 +432,17 @@ impl Handle {
         Ok(())
     }
 
-    /// The status of a range in a context that was selected, piece by piece as it is asked for: a
-    /// stream.
+    /// The status of a range in a selected context, as a stream that is fetched on demand.
     pub fn extents(&self, context: &str, range: Range<u64>) -> Extents {
         Extents::new(self.clone(), context, range)
     }
 
-    /// Says goodbye on each connection.
+    /// Disconnects gracefully on each connection.
     pub async fn disconnect(self) {
         for kept in &self.inner.slots {
             if let Some(client) = kept.lock().await.client.take() {
-                // All was answered; a server that does not say goodbye changes nothing about that.
+                // Everything was answered; it does not matter whether the server disconnects
+                // cleanly.
                 let _ = client.disconnect().await;
             }
         }
@@ -453,13 +454,13 @@ fn is_lost(error: &RequestError) -> bool {
     error.connection().is_some() || error.errno() == Some(Errno::ESHUTDOWN)
 }
 
-/// The end of the step in which this offset is.
+/// The end of the step that contains this offset.
 pub(super) fn next_step(at: u64, step: u64) -> u64 {
     let end = at.saturating_add(1).checked_next_multiple_of(step);
     end.unwrap_or(u64::MAX)
 }
 
-/// What the next task comes to; `None` if there is none. A panic in it goes on here.
+/// The next task's result; `None` if there is none. A panic in it is resumed here.
 pub(super) async fn next_of<T: 'static>(
     running: &mut JoinSet<Result<T, HandleError>>,
 ) -> Result<Option<T>, HandleError> {
@@ -468,7 +469,7 @@ pub(super) async fn next_of<T: 'static>(
         Some(Ok(result)) => result.map(Some),
         Some(Err(error)) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Only the end of the runtime cancels it, and that ends us as well.
+            // Only runtime shutdown cancels it, and that ends us as well.
             Err(_) => std::future::pending().await,
         },
     }

@@ -25,9 +25,9 @@ impl Listing {
 pub struct ListedExport {
     /// Its name.
     pub name: String,
-    /// What `LIST` said of it; QEMU sends the description.
+    /// The text that `LIST` returned; QEMU sends the description.
     pub comment: String,
-    /// What `INFO` said; `None` if the server refused.
+    /// The answer to `INFO`; `None` if the server refused.
     pub info: Option<ExportInfo>,
     /// Metadata contexts that can be selected.
     pub contexts: Vec<String>,
@@ -64,7 +64,7 @@ impl ClientBuilder {
     }
 }
 
-/// A server may refuse to tell; then the entry stays empty. A shutdown is not that.
+/// A server may refuse to answer; then the entry stays empty. A shutdown does not count as that.
 fn optional<T>(result: Result<T, HandshakeError>) -> Result<Option<T>, HandshakeError> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -4,23 +4,23 @@
 //! tests of the negotiation itself), [`Client`] is a connection in the transmission phase.
 //!
 //! The checks are those of [`crate::proto::client`]; the first violation ends the connection with a
-//! [`ConnectionError`] that says what was wrong. Cookies are never used twice
-//! within a connection. Each phase has a deadline.
+//! [`ConnectionError`] that names it. Cookies are never reused within a connection. Each phase has
+//! a deadline.
 //!
 //! [`Handle`] is for moving data: several connections as one disk, requests of any length, reconnection,
 //! copies from and to files. [`blocking`] is for programs without async, and has both.
 //!
 //! | to | take |
 //! |---|---|
-//! | read and write a disk, in whatever lengths | [`Client::builder`], [`ClientBuilder::handle`], [`HandleBuilder::connect_uri`] |
+//! | read and write a disk, in any lengths | [`Client::builder`], [`ClientBuilder::handle`], [`HandleBuilder::connect_uri`] |
 //! | send single requests, with their flags, and see what the server answers | [`Client::builder`], [`ClientBuilder::connect_uri`] |
 //! | do either without async | `connect_uri_blocking` of the same builder |
 //! | see which exports there are | [`list`] |
 //! | compare an export with a file or a pattern | [`Client::compare`], [`Client::verify`] |
 //!
-//! An error says which request, of which export, of which server; why stands in its
-//! [`source`](std::error::Error::source). To tell them apart: [`RequestError::errno`] for what the server
-//! refused, [`RequestError::connection`] for the end of the connection, [`ConnectError::handshake`] for the
+//! An error names the request, the export and the server; its [`source`](std::error::Error::source)
+//! says why. To distinguish them: [`RequestError::errno`] for what the server refused,
+//! [`RequestError::connection`] for the end of the connection, [`ConnectError::handshake`] for the
 //! negotiation.
 
 pub mod blocking;

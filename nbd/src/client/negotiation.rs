@@ -1,4 +1,4 @@
-//! Driving a handshake, and what can be asked before an export is chosen.
+//! Driving a handshake, and queries before an export is chosen.
 
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use crate::proto::client::{Context, Event, ExportInfo, Handshake, HandshakeError
 use crate::proto::{Mode, OptionReply, OptionRequest};
 use crate::socket::Socket;
 
-/// So long that nobody sees the end, and short enough to be added to the time of day.
+/// Practically infinite, yet short enough to be added to an `Instant`.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// A connection in the option phase.
 ///
-/// The usual way is [`ClientBuilder::connect`]; this is for listing and for tests of the negotiation.
+/// Usually [`ClientBuilder::connect`] is the way to go; this is for listing and for tests of the
+/// negotiation.
 pub struct Negotiation {
     socket: Socket,
     machine: Handshake,
@@ -34,7 +35,7 @@ impl std::fmt::Debug for Negotiation {
 }
 
 impl Negotiation {
-    /// Goes as far as the first choice of the caller.
+    /// Negotiates up to the caller's first choice.
     pub(super) async fn start(
         socket: Socket,
         builder: ClientBuilder,
@@ -49,7 +50,7 @@ impl Negotiation {
         Ok(this)
     }
 
-    /// Moves bytes until something has happened.
+    /// Moves bytes until there is an event.
     async fn event(&mut self) -> Result<Event, HandshakeError> {
         loop {
             self.flush().await?;
@@ -120,7 +121,7 @@ impl Negotiation {
         self.machine.mode()
     }
 
-    /// Whether the connection is protected.
+    /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.machine.is_tls()
     }
@@ -144,7 +145,7 @@ impl Negotiation {
         ))
     }
 
-    /// Leaves politely.
+    /// Ends the session with `ABORT`.
     pub async fn abort(mut self) -> Result<(), HandshakeError> {
         if self.mode() < Mode::Simple {
             return Ok(());
@@ -156,7 +157,7 @@ impl Negotiation {
         }
     }
 
-    /// Sends bytes as they are, to see what the server does about them.
+    /// Sends raw bytes, to see how the server reacts.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), HandshakeError> {
         self.machine.send_raw(bytes);
         self.flush().await
@@ -182,7 +183,7 @@ impl Negotiation {
         Handshake::exports_of(replies)
     }
 
-    /// What the server says of an export, without choosing it (`INFO`).
+    /// The server's description of an export, without choosing it (`INFO`).
     pub async fn info(&mut self, export: &str) -> Result<ExportInfo, HandshakeError> {
         let option = self.machine.info_option(export);
         let replies = self.option(&option).await?;
@@ -201,8 +202,8 @@ impl Negotiation {
         Ok(found.into_iter().map(|context| context.name).collect())
     }
 
-    /// Selects contexts for the transmission phase (`SET_META_CONTEXT`), instead of those that were
-    /// selected before. [`Negotiation::go`] asks for the builder's own, if it has any.
+    /// Selects contexts for the transmission phase (`SET_META_CONTEXT`), replacing those selected
+    /// before. [`Negotiation::go`] selects the builder's own, if it has any.
     pub async fn set_contexts(
         &mut self,
         export: &str,

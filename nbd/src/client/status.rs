@@ -9,16 +9,16 @@ use crate::proto::chunk::Extent;
 use crate::proto::client::{Command, ExportInfo, Origin, Reply, RequestError};
 use crate::proto::{BaseAllocation, CommandFlags, CommandType, Mode, limits};
 
-/// What one reply said of one context.
+/// One reply's extents for one context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContextExtents {
     /// Name of the context.
     pub context: String,
-    /// Consecutive, from the request's offset on. The last one can reach beyond the request.
+    /// Consecutive, from the request's offset on. The last one may extend beyond the request.
     pub extents: Vec<Extent>,
 }
 
-/// A piece of an export with one status; neighbours differ.
+/// A piece of an export with uniform status; neighbours differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MapEntry {
@@ -103,7 +103,7 @@ impl Client {
         Ok(named(reply, self.export()))
     }
 
-    /// The whole map of one context: as many requests as needed, equal neighbours joined.
+    /// The whole map of one context: as many requests as needed, equal neighbours merged.
     pub async fn map(
         &self,
         context: &str,
@@ -118,8 +118,8 @@ impl Client {
 
     /// The maps of all selected contexts, from the same requests.
     ///
-    /// They take as much memory as the server reports extents; where it is not trusted that far,
-    /// [`Client::block_status`] goes step by step.
+    /// Memory use grows with the number of extents that the server reports; for an untrusted
+    /// server, use [`Client::block_status`] step by step.
     pub async fn maps(
         &self,
         range: Range<u64>,
@@ -139,14 +139,14 @@ impl Client {
         while at < range.end {
             let len = (range.end - at).min(most);
             let replies = self.block_status(at, len).await?;
-            // Contexts may stop at different places; only what all of them cover is taken.
+            // Contexts may end at different offsets; only what all of them cover is used.
             let reach = |r: &ContextExtents| {
                 let lens = r.extents.iter().map(|e| e.len);
                 lens.fold(0, u64::saturating_add)
             };
             let covered = replies.iter().map(reach).min().unwrap_or(len).min(len);
             if covered == 0 {
-                // Only where `Checks::STATUS` is tolerated does such a reply come this far.
+                // Such a reply gets this far only where `Checks::STATUS` is tolerated.
                 return Err(self.misuse(at, len, "the server reports no extents".into()));
             }
             for reply in replies {
@@ -160,7 +160,7 @@ impl Client {
     }
 }
 
-/// Adds extents from `at` on, at most `room` bytes of them.
+/// Adds extents starting at `at`, at most `room` bytes of them.
 fn append(map: &mut Vec<MapEntry>, mut at: u64, mut room: u64, extents: &[Extent]) {
     for extent in extents {
         let len = extent.len.min(room);

@@ -1,4 +1,4 @@
-//! Opening sockets: unix (also abstract), TCP, vsock, and descriptors that are open already.
+//! Opening sockets: unix (also abstract), TCP, vsock, and descriptors that are already open.
 
 use std::future::Future;
 use std::io;
@@ -57,7 +57,7 @@ async fn within<T>(deadline: Duration, opening: impl Future<Output = T>) -> Opti
     tokio::time::timeout(deadline, opening).await.ok()
 }
 
-/// Connects to a local socket; `None` if there was no room within the deadline.
+/// Connects to a local socket; `None` if the backlog stayed full until the deadline.
 async fn open_unix(
     address: nix::Result<UnixAddr>,
     deadline: Duration,
@@ -67,7 +67,7 @@ async fn open_unix(
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     crate::unix::enlarge(&fd);
     let connected = match socket::connect(fd.as_raw_fd(), &address) {
-        // As many clients wait already as the server lets wait.
+        // The server's backlog is full.
         Err(Errno::EAGAIN) => queue(fd, address, deadline).await?,
         connected => connected.map(|()| Some(fd))?,
     };
@@ -84,15 +84,15 @@ async fn open_vsock(cid: u32, port: u32) -> io::Result<Socket> {
     Ok(Socket::Unix(stream))
 }
 
-/// Waits for room in the queue of a server. No readiness is ever reported for that: only a
-/// connect that blocks waits for it, so it gets a thread, and the deadline.
+/// Waits for room in a server's backlog. Readiness is never reported for that: only a blocking
+/// connect waits for it, so it gets a thread, and the deadline.
 async fn queue(fd: OwnedFd, address: UnixAddr, deadline: Duration) -> io::Result<Option<OwnedFd>> {
     let connecting = tokio::task::spawn_blocking(move || connect_within(fd, &address, deadline));
     let connected = connecting.await.map_err(io::Error::other)??;
     Ok(connected.map(Into::into))
 }
 
-/// Connects a local socket, which then blocks; `None` if there was no room within the deadline.
+/// Connects a local socket in blocking mode; `None` if the backlog stayed full until the deadline.
 fn connect_within(
     fd: OwnedFd,
     address: &UnixAddr,
@@ -100,7 +100,7 @@ fn connect_within(
 ) -> io::Result<Option<std_unix::UnixStream>> {
     let stream = std_unix::UnixStream::from(fd);
     stream.set_nonblocking(false)?;
-    // To the kernel, no time at all means for ever.
+    // To the kernel, a timeout of zero means forever.
     let limit = deadline.max(Duration::from_micros(1));
     let seconds = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
     let limit = TimeVal::new(seconds, limit.subsec_micros().into());
@@ -114,7 +114,7 @@ fn connect_within(
     }
 }
 
-/// Connects to a local socket in a thread that may block; `None` if there was no room in time.
+/// Connects to a local socket in a thread that may block; `None` if the backlog stayed full.
 pub(super) fn connect_unix(
     address: &Address,
     deadline: Duration,
@@ -143,7 +143,7 @@ pub(super) fn from_fd(fd: OwnedFd) -> Result<Socket, ConnectError> {
     })
 }
 
-/// Whether a socket is one of unix, or a vsock, which is read and written in the same way.
+/// Whether it is a Unix socket, or a vsock, which is read and written in the same way.
 pub(super) fn is_like_unix(fd: &OwnedFd) -> io::Result<bool> {
     let name: SockaddrStorage = getsockname(fd.as_raw_fd())?;
     let family = name.family();

@@ -1,4 +1,4 @@
-//! Comparing an export with what it should hold, holes skipped.
+//! Comparing an export with its expected content, skipping holes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,7 +14,7 @@ use super::status::MapEntry;
 use crate::proto::BaseAllocation;
 use crate::proto::client::RequestError;
 
-/// Content that is known without being stored.
+/// Content that is computed instead of stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
     /// The same byte everywhere (what `qemu-io -P` writes).
@@ -24,7 +24,7 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    /// Writes what should stand at `offset`.
+    /// Fills `data` with the expected content at `offset`.
     pub fn fill(self, offset: u64, data: &mut [u8]) {
         match self {
             Pattern::Byte(byte) => data.fill(byte),
@@ -45,15 +45,15 @@ impl Pattern {
     }
 }
 
-/// The first byte that is not what it should be.
+/// The first byte that differs from the expected content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("byte {offset} is {found:#04x}, expected {expected:#04x}")]
 pub struct Difference {
     /// Where.
     pub offset: u64,
-    /// What should be there.
+    /// The expected byte.
     pub expected: u8,
-    /// What is there.
+    /// The actual byte.
     pub found: u8,
 }
 
@@ -74,9 +74,9 @@ pub enum CompareError {
     },
 }
 
-/// Bytes per read, where the server takes that much.
+/// Bytes per read, where the server allows that much.
 const STEP: u64 = 1 << 20;
-/// Reads under way at once.
+/// Reads in flight at once.
 const DEPTH: usize = 8;
 
 /// What is expected at each offset.
@@ -99,7 +99,7 @@ impl Expected {
     }
 }
 
-/// Runs what blocks where it blocks nobody.
+/// Runs blocking code on the blocking thread pool.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -107,7 +107,7 @@ async fn blocking<T: Send + 'static>(
     done.map_err(io::Error::other)?
 }
 
-/// Bytes of a file, zeroes behind its end.
+/// Bytes of a file, zeroes beyond its end.
 fn read_file(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut data = vec![0; len];
     let mut done = 0;
@@ -121,14 +121,15 @@ fn read_file(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
 }
 
 impl Client {
-    /// Compares a range with a pattern; `None` means that all is as it should be.
+    /// Compares a range with a pattern; `None` means that everything matches.
     ///
-    /// Reads are as large and as aligned as the server asks for. With `base:allocation` selected,
-    /// zeroes that the server knows of are not read.
+    /// Reads follow the server's size limits and alignment. With `base:allocation` selected, zeroes
+    /// that the server reports are not read.
     ///
     /// # Errors
     /// Also when the range ends in a part of the export that no request can address
-    /// ([`ExportInfo::reachable_size`](super::ExportInfo::reachable_size)) and all before it is as it should be.
+    /// ([`ExportInfo::reachable_size`](super::ExportInfo::reachable_size)) and everything before it
+    /// matches.
     pub async fn verify(
         &self,
         range: Range<u64>,
@@ -153,8 +154,8 @@ impl Client {
         self.export().reaches(end, self.peer()).map(|()| None)
     }
 
-    /// Compares the whole export with a file; what the longer one has beyond the end of the other
-    /// must be zero. Zeroes that the server knows of are not read from it.
+    /// Compares the whole export with a file; the excess of the longer one must be zero. Zeroes
+    /// that the server reports are not read.
     ///
     /// # Errors
     /// As [`Client::verify`], and those of the file.
@@ -199,11 +200,11 @@ impl Client {
         Ok(found)
     }
 
-    /// Parts of a range by their status, or the whole range if that is not known.
+    /// Splits a range by status, or returns the whole range if the status is unknown.
     async fn pieces(&self, range: Range<u64>) -> Result<Vec<MapEntry>, RequestError> {
         let reachable = match range.end <= self.export().size {
             true => self.export().reachable_size(),
-            // A range that no request may ask for is refused as such.
+            // A range that no request may cover is rejected as such.
             false => range.end,
         };
         let range = range.start..range.end.min(reachable);
@@ -226,7 +227,7 @@ impl Client {
         Ok(pieces)
     }
 
-    /// The smallest range around this one that a request may ask for.
+    /// The smallest range around this one that a request may cover.
     fn widen(&self, offset: u64, len: u64) -> (u64, u64) {
         let minimum = u64::from(self.export().sizes().minimum.max(1));
         let start = offset - offset % minimum;
@@ -257,7 +258,7 @@ impl Client {
         let mut next = piece.offset;
         loop {
             while next < piece.end() && reads.len() < DEPTH {
-                // Steps end where blocks do, so only the first and the last read is widened.
+                // Steps end on block boundaries, so only the first and the last read are widened.
                 let end = next_step(next, step).min(piece.end());
                 let (at, len) = (next, end - next);
                 let (client, expected) = (self.clone(), expected.clone());
@@ -311,7 +312,7 @@ fn difference(at: u64, want: &[u8], found: &[u8]) -> Option<Difference> {
     })
 }
 
-/// Looks for data in a part of a file that should read as zeroes; holes are skipped.
+/// Searches a part of a file that should read as zeroes for data; holes are skipped.
 fn file_is_zero(file: &File, piece: &MapEntry) -> std::io::Result<Option<Difference>> {
     use nix::unistd::{Whence, lseek};
     let mut at = piece.offset;
@@ -320,7 +321,7 @@ fn file_is_zero(file: &File, piece: &MapEntry) -> std::io::Result<Option<Differe
         at = match lseek(file, at as i64, Whence::SeekData) {
             Ok(found) => found as u64,
             Err(nix::errno::Errno::ENXIO) => return Ok(None),
-            // A file system without holes: all of it is data.
+            // A file system without holes: everything is data.
             Err(nix::errno::Errno::EINVAL) => at,
             Err(error) => return Err(error.into()),
         };

@@ -1,6 +1,6 @@
 //! Flag words: sets of named bits in which unknown bits survive.
 //!
-//! The protocol has eight of them, and this crate's core has no dependency for them.
+//! The protocol has eight of them, and this crate's core avoids a dependency for them.
 
 macro_rules! flag_words {
     ($(
@@ -23,7 +23,7 @@ macro_rules! flag_words {
                 $name(0)
             }
 
-            /// Every bit that has a name.
+            /// Every named bit.
             pub const fn all() -> $name {
                 $name(0 $(| $value)*)
             }

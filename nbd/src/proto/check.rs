@@ -1,7 +1,7 @@
 //! What a reply to a given request must look like.
 //!
-//! [`ReplyCheck`] follows the chunks of one reply and refuses whatever proto.md forbids. It does
-//! no I/O: for each header it says which body to read, and for each body where it belongs.
+//! [`ReplyCheck`] follows the chunks of one reply and rejects whatever proto.md forbids. It does no
+//! I/O: for each header it returns which body to read, and for each body where it belongs.
 
 use super::Mode;
 use super::chunk::{DATA_PREFIX, Error, HOLE_LEN, Hole, Status};
@@ -16,8 +16,8 @@ use super::violation::Violation;
 super::bits::flag_words! {
     /// Rules that can be switched off, one by one, to talk to a server that breaks them.
     ///
-    /// What is not in this list (an unknown cookie, data outside the request, a chunk of the wrong
-    /// kind) cannot be tolerated, because there would be no place for what the server sent.
+    /// Other violations (an unknown cookie, data outside the request, a chunk of the wrong kind)
+    /// cannot be tolerated, because there would be no place for the data.
     pub struct Checks: u32 {
         /// A successful read must cover the whole range.
         const GAP = 1 << 0;
@@ -31,7 +31,7 @@ super::bits::flag_words! {
         const NONE_IS_LAST = 1 << 4;
         /// A block status reply must answer each context exactly once, in plausible extents.
         const STATUS = 1 << 5;
-        /// A read with `DF` must come in one piece.
+        /// A read with `DF` must arrive in one piece.
         const UNFRAGMENTED = 1 << 6;
     }
 }
@@ -76,16 +76,16 @@ pub enum Body {
 pub enum Outcome {
     /// Success.
     Done,
-    /// The first error that came.
+    /// The first error received.
     Failed(Error),
 }
 
 /// The rules for the reply to one request.
 ///
-/// In turns: [`header`](ReplyCheck::header), the body that it asks for ([`content`](ReplyCheck::content),
-/// [`hole`](ReplyCheck::hole), [`status`](ReplyCheck::status) or [`error`](ReplyCheck::error)), then
-/// [`finish`](ReplyCheck::finish), until that has the outcome. After a [`Violation`] there is no telling what
-/// the bytes that follow mean.
+/// In turns: [`header`](ReplyCheck::header), the body that it asks for
+/// ([`content`](ReplyCheck::content), [`hole`](ReplyCheck::hole), [`status`](ReplyCheck::status) or
+/// [`error`](ReplyCheck::error)), then [`finish`](ReplyCheck::finish), until that has the outcome.
+/// After a [`Violation`] the meaning of the following bytes is unknown.
 #[derive(Debug)]
 pub struct ReplyCheck {
     request: Request,
@@ -103,9 +103,9 @@ pub struct ReplyCheck {
 }
 
 impl ReplyCheck {
-    /// Rules for the reply to `request`. `effect_len` is what the request is about, which is not
-    /// its length field when that counts a payload. `contexts` are those a `BLOCK_STATUS` must
-    /// answer.
+    /// Rules for the reply to `request`. `effect_len` is the length of the affected range, which
+    /// differs from the length field when that counts a payload. `contexts` are those that a
+    /// `BLOCK_STATUS` must answer.
     pub fn new(request: Request, effect_len: u64, mode: Mode, contexts: Vec<u32>) -> Self {
         ReplyCheck {
             request,
@@ -123,14 +123,14 @@ impl ReplyCheck {
         }
     }
 
-    /// Keeps only these rules.
+    /// Enforces only these rules.
     pub fn with_checks(mut self, checks: Checks) -> Self {
         self.checks = checks;
         self
     }
 
-    /// Most data of a read that there is memory for ([`MAX_PAYLOAD`] unless said otherwise),
-    /// whatever the request asks for.
+    /// The most data of a read to hold in memory (default [`MAX_PAYLOAD`]), whatever the request's
+    /// length.
     pub fn with_max_payload(mut self, bytes: u64) -> Self {
         self.max_payload = bytes;
         self
@@ -143,7 +143,7 @@ impl ReplyCheck {
         )
     }
 
-    /// Looks at a header and says what to read next.
+    /// Checks a header and returns what to read next.
     pub fn header(&mut self, header: &ReplyHeader) -> Result<Body, Violation> {
         let command = self.request.command;
         let wrong = |got| Violation::WrongKind {
@@ -217,7 +217,7 @@ impl ReplyCheck {
         Ok(Body::Nothing)
     }
 
-    /// Whether there is memory for data up to here, counted from the start of the request.
+    /// Whether data up to here, counted from the start of the request, is within the memory limit.
     fn fits(&self, len: u64) -> Result<(), Violation> {
         let limit = self.max_payload;
         if len > limit {
@@ -250,8 +250,8 @@ impl ReplyCheck {
             }
             ChunkType::NONE => Ok(Body::Nothing),
             ChunkType::OFFSET_DATA => {
-                // More than the request asks for is out of range whatever the offset will be, and
-                // must not be read.
+                // More than the request's length is out of range at any offset, and must not be
+                // read.
                 let most = DATA_PREFIX.saturating_add(self.effect_len);
                 if len <= DATA_PREFIX || len > most {
                     return Err(bad(format!("{}..={most}", DATA_PREFIX + 1)));
@@ -289,7 +289,7 @@ impl ReplyCheck {
         }
     }
 
-    /// Takes note of data or zeroes; returns where in the request they belong.
+    /// Records data or zeroes; returns where in the request they belong.
     pub fn content(&mut self, offset: u64, len: u64) -> Result<u64, Violation> {
         let (from, to) = self.range();
         let end = offset.saturating_add(len);
@@ -318,7 +318,7 @@ impl ReplyCheck {
         Ok(offset - from)
     }
 
-    /// Fills with zeroes what a tolerated gap left of the buffer's old content.
+    /// Zeroes what a tolerated gap left of the buffer's old content.
     pub(super) fn clear_gaps(&self, data: &mut [u8]) {
         let (from, to) = self.range();
         let mut at = from;
@@ -330,12 +330,12 @@ impl ReplyCheck {
         }
     }
 
-    /// Takes note of zeroes; returns where in the request they belong.
+    /// Records zeroes; returns where in the request they belong.
     pub fn hole(&mut self, hole: Hole) -> Result<u64, Violation> {
         self.content(hole.offset, u64::from(hole.len))
     }
 
-    /// Takes note of the status of one context.
+    /// Records the status of one context.
     pub fn status(&mut self, status: &Status) -> Result<(), Violation> {
         if !self.checks.contains(Checks::STATUS) {
             return Ok(());
@@ -372,7 +372,7 @@ impl ReplyCheck {
         Ok(())
     }
 
-    /// Takes note of an error chunk; the first one is the outcome.
+    /// Records an error chunk; the first one is the outcome.
     pub fn error(&mut self, error: Error) -> Result<(), Violation> {
         if error.errno == Errno::OK && self.checks.contains(Checks::ERROR_IS_NOT_ZERO) {
             return Err(Violation::ErrorZero);
@@ -417,6 +417,6 @@ impl ReplyCheck {
     }
 }
 
-// The bookkeeping above must stay small beside the payload itself.
+// The bookkeeping above must stay small compared to the payload itself.
 const _: () = assert!(MAX_FRAGMENTS * 16 * 2 <= 1 << 20);
 const _: () = assert!(MAX_EXTENTS as u64 * 32 <= MAX_PAYLOAD);

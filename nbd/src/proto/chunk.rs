@@ -54,7 +54,7 @@ pub struct Extent {
 pub struct Status {
     /// Id from the negotiation.
     pub context: u32,
-    /// From the request's offset on.
+    /// Starting at the request's offset.
     pub extents: Vec<Extent>,
 }
 
@@ -136,7 +136,7 @@ impl Status {
 pub struct Error {
     /// Which error.
     pub errno: Errno,
-    /// Text for people; may be empty.
+    /// Human-readable text; may be empty.
     pub message: String,
     /// Where, for `ERROR_OFFSET`.
     pub offset: Option<u64>,
@@ -158,8 +158,8 @@ impl Error {
         Ok(())
     }
 
-    /// Decodes a payload. Unknown error chunks have the same start; what follows it in those is
-    /// ignored, as proto.md asks ("clients SHOULD treat an unknown error chunk as an error").
+    /// Decodes a payload. Unknown error chunks start the same way; the rest is ignored, as proto.md
+    /// requires ("clients SHOULD treat an unknown error chunk as an error").
     pub fn decode(bytes: &[u8], with_offset: bool, known: bool) -> Result<Error, DecodeError> {
         let mut r = Reader::new("error chunk", bytes);
         let errno = Errno(r.u32()?);

@@ -1,7 +1,7 @@
 //! Numbers with names: magics, options, replies, commands, chunk types and errors.
 //!
-//! A number that has no name yet is still a value of its type, because a test has to be
-//! able to send it and a report has to be able to show it.
+//! A number without a name is still a valid value of its type, because tests have to send it and
+//! reports have to show it.
 
 /// Magic numbers (proto.md, "Magic numbers").
 pub mod magic {
@@ -91,7 +91,7 @@ macro_rules! open_enum {
 }
 
 open_enum! {
-    /// What a client asks for while haggling (proto.md, "Option types").
+    /// What a client requests during option haggling (proto.md, "Option types").
     OptionCode(u32) {
         /// Choose an export and start transmission; failure can only be a closed connection.
         EXPORT_NAME = 1, "export-name";
@@ -127,7 +127,7 @@ open_enum! {
         INFO = 3, "info";
         /// One metadata context.
         META_CONTEXT = 4, "meta-context";
-        /// The option is not known.
+        /// The option is unknown.
         ERR_UNSUP = 0x8000_0001, "err-unsup";
         /// The option is forbidden here.
         ERR_POLICY = 0x8000_0002, "err-policy";
@@ -135,7 +135,7 @@ open_enum! {
         ERR_INVALID = 0x8000_0003, "err-invalid";
         /// Not possible on this platform.
         ERR_PLATFORM = 0x8000_0004, "err-platform";
-        /// TLS comes first.
+        /// TLS is required first.
         ERR_TLS_REQD = 0x8000_0005, "err-tls-reqd";
         /// No such export.
         ERR_UNKNOWN = 0x8000_0006, "err-unknown";
@@ -145,7 +145,7 @@ open_enum! {
         ERR_BLOCK_SIZE_REQD = 0x8000_0008, "err-block-size-reqd";
         /// The request is too large to be handled.
         ERR_TOO_BIG = 0x8000_0009, "err-too-big";
-        /// Extended headers come first.
+        /// Extended headers are required first.
         ERR_EXT_HEADER_REQD = 0x8000_000a, "err-ext-header-reqd";
     }
 }
@@ -164,7 +164,7 @@ open_enum! {
         EXPORT = 0, "export";
         /// The canonical name.
         NAME = 1, "name";
-        /// Text for people.
+        /// Human-readable text.
         DESCRIPTION = 2, "description";
         /// Minimum, preferred and maximum sizes.
         BLOCK_SIZE = 3, "block-size";
@@ -178,7 +178,7 @@ open_enum! {
         READ = 0, "read";
         /// Write data.
         WRITE = 1, "write";
-        /// Say goodbye; has no reply.
+        /// Disconnect; has no reply.
         DISC = 2, "disc";
         /// Bring what was written to stable storage.
         FLUSH = 3, "flush";

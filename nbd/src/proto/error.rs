@@ -1,8 +1,8 @@
-//! Why bytes could not be understood.
+//! Why bytes could not be decoded.
 
-/// Bytes that are not what the protocol says they should be.
+/// Bytes that do not conform to the protocol.
 ///
-/// Every variant names the message, what was expected and what came.
+/// Every variant names the message, what was expected and what was received.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -13,7 +13,7 @@ pub enum DecodeError {
         what: &'static str,
         /// The right magic.
         expected: u64,
-        /// What came instead.
+        /// The magic received.
         got: u64,
     },
     /// A length is above the limit; nothing has been allocated for it.
@@ -36,7 +36,7 @@ pub enum DecodeError {
         /// Bytes that were left.
         got: usize,
     },
-    /// The message goes on after its last field.
+    /// The message continues after its last field.
     #[error("{what}: {extra} bytes too many")]
     Trailing {
         /// The message.
@@ -51,7 +51,7 @@ pub enum DecodeError {
         what: &'static str,
         /// Length claimed by the peer.
         len: u64,
-        /// In words, which lengths are right.
+        /// A description of the valid lengths.
         expected: &'static str,
     },
     /// A string that is not UTF-8 or has a NUL in it.

@@ -18,7 +18,7 @@ pub enum GreetingKind {
 /// The first message of every server (proto.md, "Handshake phase").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Greeting {
-    /// There is one export, and this is it.
+    /// The server's only export follows.
     Oldstyle {
         /// Bytes of the export.
         size: u64,
@@ -124,8 +124,8 @@ impl ExportReply {
         }
     }
 
-    /// Decodes a reply of [`ExportReply::wire_len`] bytes. What the padding holds is ignored, as
-    /// every client does.
+    /// Decodes a reply of [`ExportReply::wire_len`] bytes. The padding's content is ignored, as in
+    /// every client.
     pub fn decode(bytes: &[u8]) -> Result<ExportReply, DecodeError> {
         let mut r = Reader::new("reply to EXPORT_NAME", bytes);
         let size = r.u64()?;

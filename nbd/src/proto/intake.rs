@@ -1,14 +1,14 @@
-//! Bytes on their way in: fixed-size headers from a small buffer, bodies where they belong.
+//! Incoming bytes: fixed-size headers from a small buffer, bodies directly into their destination.
 //!
-//! The owner of a connection reads into [`Intake::space`], or into both [`Intake::spaces`], and says how
-//! much with [`Intake::filled`]. Headers pass through a buffer; a body goes straight into its own vector,
-//! so a large payload is copied once, by the kernel.
+//! The owner of a connection reads into [`Intake::space`], or into both [`Intake::spaces`], and
+//! reports how much with [`Intake::filled`]. Headers pass through a buffer; a body goes straight
+//! into its own vector, so a large payload is copied once, by the kernel.
 
 /// Small enough that a large payload is not copied through it, large enough for many headers.
 const BUFFER: usize = 8192;
 
-/// A body with so much to come is followed by one like it, as a rule: then only the next header is read
-/// with it, since what is read of the next body is copied once more.
+/// A body with this much outstanding is usually followed by a similar one: then only the next
+/// header is read with it, since what is read of the next body has to be copied.
 const LARGE: usize = 16 * 1024;
 /// The longest header, with the offset in front of a chunk's data.
 const HEADER: usize = 40;
@@ -19,9 +19,9 @@ pub(super) struct Intake {
     start: usize,
     end: usize,
     body: Option<Body>,
-    /// Never takes more than the message at hand needs: what follows stays with the peer.
+    /// Never reads more than the current message needs: what follows stays in the socket.
     exact: bool,
-    /// How long the header at hand is; counts in exact mode.
+    /// The current header's length; used in exact mode.
     header: usize,
 }
 
@@ -49,18 +49,18 @@ impl Intake {
         self
     }
 
-    /// Where the next bytes belong. Never empty, unless in exact mode nothing is awaited.
+    /// Where the next bytes belong. Empty only in exact mode, when nothing is expected.
     pub(super) fn space(&mut self) -> &mut [u8] {
         let [space, _] = self.spaces();
         space
     }
 
-    /// [`Intake::space`], and where the bytes belong that follow it: a body is read together with the
-    /// header behind it.
+    /// [`Intake::space`], and the space for the bytes after it: a body is read together with the
+    /// next header.
     pub(super) fn spaces(&mut self) -> [&mut [u8]; 2] {
         match &mut self.body {
             Some(body) if body.at < body.end => {
-                // All that the buffer held is in the body.
+                // Everything in the buffer belongs to the body.
                 (self.start, self.end) = (0, 0);
                 let behind = match (self.exact, body.end - body.at) {
                     (true, _) => 0,
@@ -84,7 +84,7 @@ impl Intake {
         }
     }
 
-    /// So many bytes were put into [`Intake::space`], or into both [`Intake::spaces`].
+    /// `n` bytes were put into [`Intake::space`], or into both [`Intake::spaces`].
     pub(super) fn filled(&mut self, mut n: usize) {
         if let Some(body) = &mut self.body {
             let own = n.min(body.end - body.at);
@@ -94,13 +94,13 @@ impl Intake {
         self.end += n;
     }
 
-    /// Bytes that have come and are not consumed.
+    /// Received bytes that are not consumed.
     pub(super) fn pending(&self) -> usize {
         self.end - self.start
     }
 
     #[cfg(feature = "server")]
-    /// Bytes of the message at hand that have come: of its body, or else of its header.
+    /// Received bytes of the current message: of its body, or else of its header.
     pub(super) fn progress(&self, body_from: usize) -> usize {
         match &self.body {
             Some(body) => body.at - body_from,
@@ -114,7 +114,7 @@ impl Intake {
         (self.pending() >= len).then(|| &self.buffer[self.start..self.start + len])
     }
 
-    /// Takes a header, if all of it is there.
+    /// Takes a header, if it is complete.
     pub(super) fn take(&mut self, len: usize) -> Option<&[u8]> {
         self.header = len;
         if self.pending() < len {
@@ -126,16 +126,16 @@ impl Intake {
         Some(&self.buffer[at..at + len])
     }
 
-    /// Nothing is awaited: in exact mode no byte is taken until something is.
+    /// Nothing is expected: in exact mode no byte is read until something is.
     pub(super) fn rest(&mut self) {
         self.header = 0;
     }
 
-    /// Has the next `len` bytes put at `at` of this vector, which grows as far as needed.
+    /// Directs the next `len` bytes to `at` in this vector, which grows as needed.
     pub(super) fn begin(&mut self, mut data: Vec<u8>, at: usize, len: usize) {
         let end = at + len;
         if data.capacity() == 0 {
-            // Fresh memory is zero already, and does not have to be written for that.
+            // Fresh memory is already zero and need not be written.
             data = vec![0; end];
         } else if data.len() < end {
             data.resize(end, 0);
@@ -150,7 +150,7 @@ impl Intake {
         });
     }
 
-    /// The body, if all of it is there.
+    /// The body, if it is complete.
     pub(super) fn finish(&mut self) -> Option<Vec<u8>> {
         match &self.body {
             Some(body) if body.at == body.end => self.body.take().map(|body| body.data),
@@ -158,12 +158,12 @@ impl Intake {
         }
     }
 
-    /// The body as far as it has come, when no more will.
+    /// Drops the partial body, when no more will arrive.
     pub(super) fn abandon(&mut self) {
         self.body = None;
     }
 
-    /// Whether the stream may end here without cutting a message.
+    /// Whether the stream may end here without truncating a message.
     pub(super) fn is_between(&self) -> bool {
         self.pending() == 0 && self.body.is_none()
     }
@@ -210,7 +210,7 @@ mod tests {
         intake.filled(6);
         assert_eq!(intake.finish().as_deref(), Some(&b"body"[..]));
         assert_eq!(intake.take(4), Some(&b"next"[..]));
-        // Of a large body only the header behind it.
+        // After a large body, only the next header.
         intake.begin(Vec::new(), 0, LARGE);
         assert_eq!(intake.spaces().map(|space| space.len()), [LARGE, HEADER]);
         let mut exact = Intake::new().exact(true);

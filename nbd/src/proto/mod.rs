@@ -2,13 +2,12 @@
 //! machines. Bytes in, typed values out, and back.
 //!
 //! Nothing here reads from a socket, waits or depends on an async runtime. Each message has a
-//! fixed-size header that is decoded first; the header says how many bytes follow, and that
-//! number has been compared with a limit before the caller gets to allocate anything.
+//! fixed-size header that is decoded first; it gives the number of bytes that follow, which is
+//! checked against a limit before the caller can allocate anything.
 //!
-//! What a peer sends is decoded from exactly its bytes, no more and no less, into what `encode` makes
-//! them of; where they are not what the protocol says, that is a [`DecodeError`]. What is well formed and
-//! yet forbidden in a reply is a [`Violation`]. Numbers and flags without a name are kept as they are.
-//! Offsets and lengths are bytes.
+//! `decode` is the exact inverse of `encode` and consumes all bytes of a message; bytes that do not
+//! conform to the protocol are a [`DecodeError`]. What is well-formed but forbidden in a reply is a
+//! [`Violation`]. Unknown numbers and flags are kept. Offsets and lengths are in bytes.
 //!
 //! The names are those of `doc/proto.md` of the NBD project (sections are cited where a rule
 //! comes from one); extended headers are specified on its `extension-ext-header` branch.
@@ -21,7 +20,7 @@
 //! | what a reply must look like | [`ReplyCheck`] |
 //! | the whole conversation | [`client`], [`server`] |
 //!
-//! Both machines, and what would go over a socket between them:
+//! Both state machines, and the bytes that a socket would carry between them:
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -95,14 +94,14 @@ pub use request::{HeaderStyle, Request, StatusFilter};
 pub use send_queue::SendQueue;
 pub use violation::Violation;
 
-/// What client and server agreed on; each mode can do all that the one before it can.
+/// What client and server agreed on; each mode includes the capabilities of the previous one.
 ///
-/// The order is the one of QEMU's `NBDMode` (`include/block/nbd.h`).
+/// The order is that of QEMU's `NBDMode` (`include/block/nbd.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub enum Mode {
-    /// The server names size and flags at once; there is no negotiation.
+    /// The server sends size and flags at once; there is no negotiation.
     Oldstyle,
     /// Newstyle, where only `NBD_OPT_EXPORT_NAME` may be used.
     ExportName,
@@ -115,7 +114,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// All modes, the poorest first.
+    /// All modes, from least to most capable.
     pub const ALL: [Mode; 5] = [
         Mode::Oldstyle,
         Mode::ExportName,

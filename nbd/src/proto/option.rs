@@ -45,7 +45,7 @@ impl OptionHeader {
 pub struct InfoRequest {
     /// Name of the export; empty means the default one.
     pub export: String,
-    /// What the client would like to know.
+    /// The information that the client requests.
     pub requests: Vec<InfoType>,
 }
 
@@ -81,7 +81,7 @@ pub enum OptionRequest {
     SetMetaContext(MetaContextRequest),
     /// `EXTENDED_HEADERS`.
     ExtendedHeaders,
-    /// Anything else, as it is.
+    /// Anything else, uninterpreted.
     Other {
         /// The number.
         code: OptionCode,
@@ -110,8 +110,8 @@ impl OptionRequest {
 
     /// Decodes the data that came after a header with this code.
     ///
-    /// An error means that the data is malformed; its length was right on the wire, so a server
-    /// answers `ERR_INVALID` and goes on. Data after `ABORT` is ignored, as proto.md asks.
+    /// An error means that the data is malformed; its length on the wire was right, so a server
+    /// answers `ERR_INVALID` and continues. Data after `ABORT` is ignored, as proto.md requires.
     pub fn decode(code: OptionCode, data: &[u8]) -> Result<OptionRequest, DecodeError> {
         let mut r = Reader::new("option data", data);
         let request = match code {
@@ -188,7 +188,7 @@ impl MetaContextRequest {
     fn decode(r: &mut Reader<'_>) -> Result<MetaContextRequest, DecodeError> {
         let export = r.counted_string()?;
         let count = r.u32()?;
-        // Each query has at least its own length, so the data bounds the count.
+        // Each query takes at least its length field, so the data bounds the count.
         let mut queries = Vec::with_capacity((count as usize).min(r.left() / 4));
         for _ in 0..count {
             queries.push(r.counted_string()?);

@@ -61,7 +61,7 @@ pub enum Info {
     },
     /// Canonical name.
     Name(String),
-    /// Text for people.
+    /// Human-readable text.
     Description(String),
     /// Size constraints in bytes.
     BlockSize {
@@ -144,7 +144,7 @@ pub enum OptionReply {
     Server {
         /// Its name.
         name: String,
-        /// Text for people; QEMU sends the export's description.
+        /// Human-readable text; QEMU sends the export's description.
         description: String,
     },
     /// Information on an export.
@@ -160,7 +160,7 @@ pub enum OptionReply {
     Error {
         /// Which error.
         code: OptionReplyCode,
-        /// Text for people; may be empty.
+        /// Human-readable text; may be empty.
         message: String,
     },
     /// A reply of unknown kind.
@@ -184,7 +184,7 @@ impl OptionReply {
         }
     }
 
-    /// Bytes of text and data that it keeps.
+    /// Bytes of text and data that it holds.
     pub(super) fn kept(&self) -> u64 {
         let len = match self {
             OptionReply::Ack => 0,

@@ -35,7 +35,7 @@ pub struct Request {
     pub cookie: u64,
     /// Where, in bytes.
     pub offset: u64,
-    /// How much: the payload when there is one, else the effect.
+    /// Length in bytes: of the payload if there is one, else of the affected range.
     pub len: u64,
 }
 
@@ -90,10 +90,9 @@ impl Request {
 
     /// Bytes of payload that follow this header.
     ///
-    /// A `WRITE` always has one, and with extended headers so does whatever says `PAYLOAD_LEN`.
-    /// proto.md demands that flag of an extended `WRITE` too, but QEMU's client (up to 10.0 at
-    /// least) does not set it and sends the data all the same, so its absence cannot mean that
-    /// there is none.
+    /// A `WRITE` always has one, and with extended headers so does any request with `PAYLOAD_LEN`.
+    /// proto.md requires that flag for an extended `WRITE` too, but QEMU's client (at least up to
+    /// 10.0) sends the data without setting it, so its absence cannot mean that there is none.
     pub fn payload_len(&self, style: HeaderStyle) -> u64 {
         let flagged =
             style == HeaderStyle::Extended && self.flags.contains(CommandFlags::PAYLOAD_LEN);
@@ -108,7 +107,7 @@ impl Request {
 /// Payload of a `BLOCK_STATUS` that selects contexts (extended headers only).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusFilter {
-    /// Bytes of interest, since the header's length is that of the payload.
+    /// Length of the affected range, since the header's length is that of the payload.
     pub effect_len: u64,
     /// Context ids from the negotiation.
     pub contexts: Vec<u32>,

@@ -1,9 +1,9 @@
-//! Bytes on their way out, in order, with what they cost until they are gone.
+//! Outgoing bytes, in order, with the cost of each message until it is sent.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-/// Messages that wait to be written: an encoded head each, and a body that is not copied.
+/// Messages waiting to be written: each an encoded head, and a body that is not copied.
 #[derive(Debug)]
 pub struct SendQueue<B> {
     items: VecDeque<Item<B>>,
@@ -30,8 +30,8 @@ impl<B> Default for SendQueue<B> {
 }
 
 impl<B: AsRef<[u8]>> SendQueue<B> {
-    /// Appends a message. `cost` is given back by [`SendQueue::advance`] once it is written. One
-    /// without bytes is never written, and is left out: it would be taken for a write that failed.
+    /// Appends a message. `cost` is returned by [`SendQueue::advance`] once it is written. An empty
+    /// message is skipped: writing zero bytes would look like a failed write.
     pub fn push(&mut self, head: Vec<u8>, body: Option<B>, cost: u64) {
         let len = head.len() + body.as_ref().map_or(0, |b| b.as_ref().len());
         if len > 0 {
@@ -82,7 +82,7 @@ impl<B: AsRef<[u8]>> SendQueue<B> {
         used
     }
 
-    /// So many bytes are written; returns the cost of the messages that are gone with them.
+    /// `n` bytes were written; returns the cost of the messages completed by them.
     pub fn advance(&mut self, n: usize) -> u64 {
         self.total += n as u64;
         self.sent += n;
@@ -99,7 +99,7 @@ impl<B: AsRef<[u8]>> SendQueue<B> {
         cost
     }
 
-    /// Takes all bytes at once, for those who have no use for slices.
+    /// Takes all bytes at once, for drivers that do not use slices.
     pub fn take(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         let mut skip = self.sent;
@@ -112,7 +112,7 @@ impl<B: AsRef<[u8]>> SendQueue<B> {
         all
     }
 
-    /// Forgets what is not written.
+    /// Drops what is not written.
     pub fn clear(&mut self) {
         self.items.clear();
         self.sent = 0;

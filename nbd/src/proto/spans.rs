@@ -5,7 +5,7 @@
 pub(crate) struct Spans(Vec<(u64, u64)>);
 
 impl Spans {
-    /// Adds `start..end`; `false` if any of it was there already.
+    /// Adds `start..end`; `false` if any of it was already present.
     pub(crate) fn insert(&mut self, start: u64, end: u64) -> bool {
         let at = self.0.partition_point(|&(_, e)| e <= start);
         if self.0.get(at).is_some_and(|&(s, _)| s < end) {

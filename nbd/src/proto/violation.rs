@@ -15,7 +15,7 @@ pub enum Violation {
         /// What the reply said.
         cookie: u64,
     },
-    /// The request with this cookie has been answered already.
+    /// The request with this cookie was already answered.
     #[error("second reply to the cookie {cookie:#x}, which is answered already")]
     DuplicateReply {
         /// What the reply said.
@@ -31,7 +31,7 @@ pub enum Violation {
         /// What had been negotiated.
         mode: Mode,
     },
-    /// A chunk that has no business in the reply to this command.
+    /// A chunk that does not belong in the reply to this command.
     #[error("{kind} chunk in the reply to {command}")]
     UnexpectedChunk {
         /// What came.
@@ -46,7 +46,7 @@ pub enum Violation {
         kind: ChunkType,
         /// How long it claims to be.
         len: u64,
-        /// What would be right.
+        /// The valid lengths.
         expected: String,
     },
     /// Data or zeroes outside the request.
@@ -61,7 +61,7 @@ pub enum Violation {
         /// End of the request.
         to: u64,
     },
-    /// Success for a read that is larger than what may be received: it should have been refused.
+    /// Success for a read above the payload limit, which the server should have refused.
     #[error("reply covers the first {len} bytes of the request, the limit is {limit}")]
     Oversize {
         /// Bytes from the start of the request.
@@ -69,7 +69,7 @@ pub enum Violation {
         /// The limit.
         limit: u64,
     },
-    /// Bytes that came twice.
+    /// Bytes received twice.
     #[error("reply covers {start}..{end} twice")]
     Overlap {
         /// First byte of the chunk.
@@ -77,7 +77,7 @@ pub enum Violation {
         /// End of the chunk.
         end: u64,
     },
-    /// Bytes that never came.
+    /// Bytes never received.
     #[error("reply is complete without {start}..{end}")]
     Gap {
         /// First missing byte.
@@ -88,7 +88,7 @@ pub enum Violation {
     /// More separate pieces than [`super::limits::MAX_FRAGMENTS`].
     #[error("reply in more than {MAX_FRAGMENTS} separate pieces")]
     TooManyFragments,
-    /// `DF` was asked for, and more than one content chunk came.
+    /// More than one content chunk in reply to a request with `DF`.
     #[error("reply in several pieces though DF was asked for")]
     Fragmented,
     /// A `NONE` chunk that is not the last one.
@@ -111,25 +111,25 @@ pub enum Violation {
         /// What came.
         got: u64,
     },
-    /// Status of a context that was not asked for.
+    /// Status of a context that was not requested.
     #[error("block status of context {context}, which was not asked for")]
     UnknownContext {
         /// What came.
         context: u32,
     },
-    /// Status of a context came twice.
+    /// Status of a context received twice.
     #[error("block status of context {context} twice")]
     DuplicateContext {
         /// Which one.
         context: u32,
     },
-    /// Status of a context never came.
+    /// Status of a context never received.
     #[error("block status reply is complete without context {context}")]
     MissingContext {
         /// Which one.
         context: u32,
     },
-    /// Extents that cannot be: empty, overlong, or too many.
+    /// Impossible extents: empty, too long, or too many.
     #[error("block status of context {context}: {detail}")]
     Extents {
         /// Which context.

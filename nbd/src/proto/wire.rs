@@ -67,7 +67,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string with its length in front.
+    /// A length-prefixed string.
     pub(crate) fn counted_string(&mut self) -> Result<String, DecodeError> {
         let len = self.u32()?;
         limit(self.what, u64::from(len), MAX_STRING as u64)?;
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Refuses a length above `limit` before anyone allocates it.
+/// Rejects a length above `limit` before anything is allocated.
 pub(crate) fn limit(what: &'static str, len: u64, limit: u64) -> Result<(), DecodeError> {
     if len > limit {
         Err(DecodeError::TooLong { what, len, limit })
@@ -106,7 +106,7 @@ pub(crate) fn limit(what: &'static str, len: u64, limit: u64) -> Result<(), Deco
     }
 }
 
-/// Appends a string with its length in front.
+/// Appends a length-prefixed string.
 pub(crate) fn put_counted(out: &mut Vec<u8>, text: &str) {
     out.extend((text.len() as u32).to_be_bytes());
     out.extend(text.as_bytes());

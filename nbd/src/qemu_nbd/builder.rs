@@ -1,4 +1,4 @@
-//! What qemu-nbd is to serve, and how.
+//! Configuring a qemu-nbd: what to serve, and how.
 
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
@@ -15,10 +15,10 @@ use super::listing::QemuListing;
 use super::server::QemuNbdServer;
 use crate::uri::{Address, Uri};
 
-/// Hands file descriptor 3 over as systemd would. `LISTEN_PID` must be the server's own id, which
-/// is known only after the fork; the shell becomes the server.
+/// Passes file descriptor 3 as systemd would. `LISTEN_PID` must be the server's own PID, which is
+/// known only after the fork; the shell execs the server.
 const ACTIVATION: [&str; 4] = [
-    // By its path, so that it is not looked for in each folder of a long PATH.
+    // By absolute path, to avoid a search through a long PATH.
     "/bin/sh",
     "-c",
     r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#,
@@ -26,21 +26,21 @@ const ACTIVATION: [&str; 4] = [
 ];
 const FIRST_FD: i32 = 3;
 
-/// Where a server listens, and who makes the socket.
+/// Where a server listens, and which side creates the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// We make the unix socket and hand it over.
+    /// We create the unix socket and pass it on.
     Unix(PathBuf),
-    /// We listen on this host and port (0: any) and hand the socket over.
+    /// We listen on this host and port (0: any) and pass the socket on.
     Tcp(String, u16),
-    /// qemu-nbd makes the unix socket (`-k`); for tests that are about that.
+    /// qemu-nbd creates the unix socket (`-k`); for tests of that.
     OwnUnix(PathBuf),
-    /// qemu-nbd binds the port (`-b`, `-p`); for tests that are about that.
+    /// qemu-nbd binds the port (`-b`, `-p`); for tests of that.
     OwnTcp(String, u16),
 }
 
 impl Listen {
-    /// Whether we make the socket.
+    /// Whether we create the socket.
     pub fn is_activation(&self) -> bool {
         matches!(self, Listen::Unix(_) | Listen::Tcp(..))
     }
@@ -56,9 +56,10 @@ impl Listen {
     }
 }
 
-/// A qemu-nbd to be started. Clones share nothing, so one can be kept as a template.
+/// A qemu-nbd to start. Clones share nothing, so one can be kept as a template.
 ///
-/// It stays when a client leaves, and takes any number of them (`-t -e 0`), unless said otherwise.
+/// By default it keeps running when a client disconnects, and accepts any number of them
+/// (`-t -e 0`).
 ///
 /// ```no_run
 /// # async fn f(tool: imgtools::tools::Tool) -> Result<(), Box<dyn std::error::Error>> {
@@ -109,7 +110,7 @@ impl QemuNbd {
         self.arg("-f").arg(format)
     }
 
-    /// Takes the image as `--image-opts`.
+    /// Interprets the image as `--image-opts`.
     pub fn image_opts(self) -> Self {
         self.arg("--image-opts")
     }
@@ -172,13 +173,13 @@ impl QemuNbd {
         self.arg("--aio").arg(mode)
     }
 
-    /// Most clients at once (`-e`); 0 is no limit.
+    /// Maximum number of clients (`-e`); 0 means no limit.
     pub fn shared(mut self, clients: u32) -> Self {
         self.shared = clients;
         self
     }
 
-    /// Ends when the last client leaves, which is qemu-nbd's own default.
+    /// Exits when the last client disconnects, which is qemu-nbd's own default.
     pub fn until_last_client(mut self) -> Self {
         self.persistent = false;
         self
@@ -195,7 +196,7 @@ impl QemuNbd {
         args.into_iter().fold(self, QemuNbd::arg)
     }
 
-    /// A text that no error and no log may show.
+    /// A text to redact in errors and logs.
     pub fn secret(mut self, text: impl Into<String>) -> Self {
         self.secrets.push(text.into());
         self
@@ -207,26 +208,27 @@ impl QemuNbd {
         self
     }
 
-    /// Goes on listening when the server has ended, for as long as this value or a template of it
-    /// ([`QemuNbdServer::template`]) lives: who connects meanwhile waits for the next server, or is
-    /// hung up on ([`QemuNbdTemplate::hang_up`](super::QemuNbdTemplate::hang_up)). Without it clients
-    /// are refused. It has no effect where qemu-nbd makes the socket.
+    /// Keeps the socket listening after the server has exited, for as long as the server value or a
+    /// template of it ([`QemuNbdServer::template`]) lives: a client that connects meanwhile waits
+    /// for the next server, or is hung up on
+    /// ([`QemuNbdTemplate::hang_up`](super::QemuNbdTemplate::hang_up)). Without this, clients are
+    /// refused. It has no effect where qemu-nbd creates the socket.
     ///
-    /// Not for a server that takes only so many clients ([`QemuNbd::shared`]) or goes with the last:
-    /// one that waited is served before our own look whether the server is ready.
+    /// Not for a server that limits its clients ([`QemuNbd::shared`]) or exits with the last: a
+    /// waiting client is served before our own readiness probe.
     pub fn hold_address(mut self) -> Self {
         self.hold_address = true;
         self
     }
 
-    /// How long it may take to be ready, and to stop (30 s each unless said otherwise).
+    /// Timeout for becoming ready, and for stopping (default 30 s each).
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.ready_within = limit;
         self.stop_within = limit;
         self
     }
 
-    /// Serves an image on a unix socket that we make, which must not exist yet.
+    /// Serves an image on a unix socket that we create, which must not exist yet.
     pub async fn serve_unix(
         self,
         image: impl Into<Image>,
@@ -250,7 +252,7 @@ impl QemuNbd {
         QemuNbdServer::start(self, image, listen, None).await
     }
 
-    /// A server that lives exactly as long as `with` runs; then it is stopped, and must stop well.
+    /// Runs a server for exactly as long as `with` runs; then it is stopped, and must exit cleanly.
     pub async fn run<T, F: Future<Output = T>>(
         self,
         image: impl Into<Image>,
@@ -263,7 +265,7 @@ impl QemuNbd {
         Ok(result)
     }
 
-    /// Starts it with `--fork`, for the test that is about that.
+    /// Starts it with `--fork`, for tests of that.
     pub async fn fork(
         self,
         image: impl Into<Image>,
@@ -272,8 +274,8 @@ impl QemuNbd {
         forked::start(&self, image.into().as_os_str(), socket.as_ref()).await
     }
 
-    /// Runs it to its end with just the options set here, `--persistent` and `--shared` aside; for
-    /// tests of its errors.
+    /// Runs it to completion with only the options set here, without `--persistent` and `--shared`;
+    /// for tests of its errors.
     pub async fn run_bare(self) -> Result<Output, QemuNbdError> {
         let command = self.base().args(&self.args).deadline(self.ready_within);
         Ok(command.run().await?)
@@ -284,7 +286,7 @@ impl QemuNbd {
         QemuListing::parse(&self.list_output(address).await?.check()?.stdout_text())
     }
 
-    /// Runs `qemu-nbd --list`, whatever comes of it.
+    /// Runs `qemu-nbd --list` and returns its output, even on failure.
     pub async fn list_output(&self, address: &Address) -> Result<Output, QemuNbdError> {
         let command = self
             .base()
@@ -319,9 +321,9 @@ impl QemuNbd {
             .arg(image)
     }
 
-    /// Has an activated server inherit this socket.
+    /// Makes an activated server inherit this socket.
     pub(super) fn activated(&self, image: &OsStr, socket: std::os::fd::OwnedFd) -> Command {
-        // The shell is replaced by the server, so the status is that of whoever comes next.
+        // The shell is replaced by the server, so the status is the server's.
         let valgrind = self
             .tool
             .wrapper
@@ -338,7 +340,7 @@ impl QemuNbd {
             .fd(socket, FIRST_FD)
     }
 
-    /// Has the server make its own socket.
+    /// Makes the server create its own socket.
     pub(super) fn unactivated(&self, image: &OsStr, address: &Address, pid_file: &Path) -> Command {
         let mut this = self.clone();
         let mut args = address_args(address);
@@ -367,7 +369,7 @@ fn address_args(address: &Address) -> Vec<OsString> {
                 port.to_string().into(),
             ]
         }
-        // qemu-nbd has no option for these; what it says about the name is its own.
+        // qemu-nbd has no option for these; it reports its own error about the name.
         Address::Abstract(_) | Address::Vsock { .. } => {
             vec!["-k".into(), address.to_string().into()]
         }

@@ -1,4 +1,4 @@
-//! Why a qemu-nbd could not be had.
+//! Why a qemu-nbd could not be run.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use imgtools::process::{Output, ProcessError};
 
 use crate::uri::Address;
 
-/// A qemu-nbd could not be started, asked or stopped. Messages show the command and its output.
+/// A qemu-nbd could not be started, queried or stopped. Messages show the command and its output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QemuNbdError {
-    /// The socket that was to be handed over could not be made.
+    /// The socket to pass on could not be created.
     #[error("failed to listen on {address}")]
     Listen {
         /// Where.
@@ -23,21 +23,21 @@ pub enum QemuNbdError {
     /// The process could not be run.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// It ended before its greeting came.
+    /// It exited before sending its greeting.
     #[error("failed to serve: `{}` {} before it was ready{}", .0.command, .0.status, .0.tail())]
     Exited(Box<Output>),
-    /// Its greeting did not come in time.
+    /// Its greeting did not arrive in time.
     #[error("failed to serve within {after:?}: `{}` was killed{}", output.command, output.tail())]
     NotReady {
-        /// What it had printed, and how it ended when it was killed.
+        /// Its output, and its status after it was killed.
         output: Box<Output>,
-        /// The time it had.
+        /// The timeout.
         after: Duration,
     },
     /// It had to be killed, because SIGTERM did not end it.
     #[error("failed to stop: `{}` had to be killed{}", .0.command, .0.tail())]
     Killed(Box<Output>),
-    /// A file of ours could not be made, read or removed.
+    /// A file of ours could not be created, read or removed.
     #[error("failed to use {path}", path = path.display())]
     File {
         /// Which.
@@ -53,7 +53,7 @@ pub enum QemuNbdError {
         /// Why.
         source: io::Error,
     },
-    /// What `--list` printed has a line that is not understood.
+    /// The output of `--list` has a line that could not be parsed.
     #[error("failed to read the list of exports: line {line:?} can be read in two ways or in none")]
     Listing {
         /// The line.

@@ -1,7 +1,7 @@
 //! `qemu-nbd --fork` and its three outcomes.
 //!
-//! The parent's exit status does not tell whether a server runs: it is 1 as soon as the daemon has
-//! printed anything, be it a warning. Whether the daemon lives is what counts.
+//! The parent's exit status does not show whether a server is running: it is 1 as soon as the
+//! daemon has printed anything, even a warning. What counts is whether the daemon is alive.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -21,12 +21,12 @@ use super::pid_file::PidFile;
 use crate::unix::SocketFile;
 use crate::uri::{Address, Uri};
 
-/// What came of `--fork`.
+/// The outcome of `--fork`.
 #[derive(Debug)]
 pub enum Forked {
-    /// A daemon serves, and said nothing.
+    /// A daemon is serving, and printed nothing.
     Serving(ForkedQemuNbd, Box<Output>),
-    /// A daemon serves, but it printed something, and so the parent claims to have failed.
+    /// A daemon is serving, but it printed something, so the parent reported failure.
     ServingDespite(ForkedQemuNbd, Box<Output>),
     /// No daemon is left.
     Failed(Box<Output>),
@@ -51,11 +51,11 @@ impl Forked {
     }
 }
 
-/// A daemon, which is nobody's child. Dropping the handle kills it.
+/// A daemon, which is not our child. Dropping the handle kills it.
 #[derive(Debug)]
 pub struct ForkedQemuNbd {
     pid: u32,
-    /// Names the process even after its number has been given to another one.
+    /// Identifies the process even after its PID has been reused.
     process: Receiver,
     uri: Uri,
     file: SocketFile,
@@ -73,9 +73,9 @@ pub(super) async fn start(
     })?;
     let address = Address::Unix(socket.to_owned());
     let forking = builder.clone().arg("--fork");
-    // The daemon may keep our pipes for as long as it lives (`-v` does), so the end of the output
-    // is not waited for.
-    // If this future is dropped, the daemon goes with it, whether its id is known by then or not.
+    // The daemon may keep our pipes open as long as it lives (with `-v` it does), so do not wait
+    // for the end of the output. If this future is dropped the daemon is killed, whether its PID is
+    // known by then or not.
     let mut guard = Abandoned {
         pid_file: pid_file.path().to_owned(),
         socket: (!socket.exists()).then(|| socket.to_owned()),
@@ -85,7 +85,7 @@ pub(super) async fn start(
         .until_exit();
     let output = Box::new(command.deadline(builder.ready_within).run().await?);
     guard.pid_file = PathBuf::new();
-    // By now the file has its final content: the parent waited for the daemon to get that far.
+    // The file now has its final content: the parent waited for that.
     let Some(pid) = pid_file.pid() else {
         return Ok(Forked::Failed(output));
     };
@@ -95,7 +95,7 @@ pub(super) async fn start(
         Some(Err(rustix::io::Errno::SRCH)) | None => return Ok(Forked::Failed(output)),
         Some(Err(error)) => return Err(watch(error.into())),
     };
-    // A pidfd is readable when the process has ended, zombies included; it is never read.
+    // A pidfd becomes readable when the process has exited, even as a zombie; it is never read.
     let process = Receiver::from_owned_fd_unchecked(process).map_err(watch)?;
     let file = SocketFile::default();
     file.made(socket);
@@ -115,12 +115,12 @@ pub(super) async fn start(
     })
 }
 
-/// A daemon whose start nobody waits for any more. The parent is dead by the time this is dropped
-/// (its handle goes first), so no further process can come from it, and what there is has the path
-/// of our own pid file in its command line.
+/// A daemon whose start was abandoned. The parent is dead by the time this is dropped (its handle
+/// is dropped first), so it cannot create further processes, and existing ones have the path of our
+/// own pid file in their command line.
 struct Abandoned {
     pid_file: PathBuf,
-    /// Where the daemon makes its socket, if nothing was there before.
+    /// Where the daemon creates its socket, if nothing was there before.
     socket: Option<PathBuf>,
 }
 
@@ -130,7 +130,7 @@ impl Drop for Abandoned {
             return;
         }
         let mut quiet = 0;
-        // Between two looks a process may have forked and ended, so one clean look is not enough.
+        // A process may fork and exit between two scans, so one clean scan is not enough.
         while quiet < 2 {
             quiet = match kill_all_with(self.pid_file.as_os_str().as_bytes()) {
                 0 => quiet + 1,
@@ -138,7 +138,7 @@ impl Drop for Abandoned {
             };
         }
         if let Some(socket) = &self.socket {
-            // It may not have come that far.
+            // It may not have got that far.
             let _ = std::fs::remove_file(socket);
         }
     }
@@ -153,7 +153,7 @@ fn kill_all_with(argument: &[u8]) -> usize {
         let Some(pid) = Pid::from_raw(id) else {
             continue;
         };
-        // Opened first: what is read then is of this process, and what is killed is it.
+        // The pidfd is opened first: what is then read and killed is this very process.
         let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
             continue;
         };
@@ -161,15 +161,16 @@ fn kill_all_with(argument: &[u8]) -> usize {
         let mut arguments = arguments.split(|b| *b == 0);
         if arguments.any(|a| a == argument) {
             found += 1;
-            // It may have ended in between, which is what is wanted.
+            // It may have exited in between, which is fine.
             let _ = pidfd_send_signal(&process, Signal::KILL);
         }
     }
     found
 }
 
-/// Asks until it has ended; `None` when the time is up. The parent's end is the sign that the daemon serves, but qemu-nbd
-/// forgets a SIGTERM that arrives between that and its main loop, so asking once is not enough.
+/// Retries SIGTERM until it has exited; `None` at the deadline. The parent's exit signals that the
+/// daemon is serving, but qemu-nbd loses a SIGTERM that arrives between that and its main loop, so
+/// once is not enough.
 async fn ask_until<T>(
     within: Duration,
     ask: impl Fn(),
@@ -200,14 +201,14 @@ impl ForkedQemuNbd {
         &self.uri
     }
 
-    /// Whether it has ended. Its exit status is its adoptive parent's to know.
+    /// Whether it has exited. Only the process that adopted it can read its exit status.
     pub fn has_ended(&self) -> bool {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         let mut fds = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
     }
 
-    /// Ends it with SIGTERM and waits. `false` if it had to be killed.
+    /// Terminates it with SIGTERM and waits. `false` if it had to be killed.
     pub async fn stop(self) -> Result<bool, QemuNbdError> {
         let ended = ask_until(self.stop_within, || self.signal(Signal::TERM), self.ended());
         match ended.await {
@@ -229,7 +230,7 @@ impl ForkedQemuNbd {
     }
 
     fn signal(&self, signal: Signal) {
-        // It may have ended already, which is what is wanted.
+        // It may already have exited, which is fine.
         let _ = pidfd_send_signal(&self.process, signal);
     }
 }
@@ -237,7 +238,7 @@ impl ForkedQemuNbd {
 impl Drop for ForkedQemuNbd {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
-        // A daemon that ended well has removed it itself; what is there since is not ours.
+        // A daemon that exited cleanly has removed it itself; anything there now is not ours.
         self.file.remove();
     }
 }

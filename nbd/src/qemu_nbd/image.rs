@@ -1,4 +1,4 @@
-//! What a qemu-nbd serves: a file, or whatever QEMU makes of a text.
+//! What a qemu-nbd serves: a file, or a text that QEMU interprets.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// What a qemu-nbd serves.
 ///
-/// Paths and texts name files. QEMU takes a file name with a colon before its first slash for a
-/// protocol (`a:b.raw`), so such a path is written as `./a:b.raw`. What is meant for QEMU to read,
+/// Paths and strings name files. QEMU interprets a file name with a colon before its first slash as
+/// a protocol (`a:b.raw`), so such a path is passed as `./a:b.raw`. A text for QEMU to interpret,
 /// such as `json:{…}`, `nbd://…` or options, is an [`Image::verbatim`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image(OsString);
@@ -24,7 +24,7 @@ impl Image {
         }
     }
 
-    /// A text that QEMU reads as it is.
+    /// A text that is passed to QEMU unchanged.
     pub fn verbatim(text: impl Into<OsString>) -> Image {
         Image(text.into())
     }

@@ -1,8 +1,8 @@
-//! Reading what `qemu-nbd --list` prints.
+//! Parsing the output of `qemu-nbd --list`.
 
 use super::error::QemuNbdError;
 
-/// The exports of a server, in qemu-nbd's words.
+/// The exports of a server, as printed by qemu-nbd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QemuListing {
     /// In the server's order.
@@ -14,7 +14,7 @@ pub struct QemuListing {
 pub struct QemuListedExport {
     /// Its name.
     pub name: String,
-    /// Its description, of as many lines as it has.
+    /// Its description, possibly of several lines.
     pub description: Option<String>,
     /// Bytes.
     pub size: Option<u64>,
@@ -31,7 +31,7 @@ pub struct QemuListedExport {
 }
 
 /// The fields of an export in the order in which qemu-nbd prints them (`qemu_nbd_client_list` in
-/// `qemu-nbd.c`). Only names and descriptions are free text, and only these can have newlines.
+/// `qemu-nbd.c`). Only names and descriptions are free text that may contain newlines.
 const FIELDS: [&str; 9] = [
     "description",
     "size",
@@ -45,11 +45,11 @@ const FIELDS: [&str; 9] = [
 ];
 
 impl QemuListing {
-    /// Reads what was printed.
+    /// Parses the output.
     ///
     /// # Errors
-    /// When a text of the server looks like the output around it, so that nobody can tell which of
-    /// two readings is right; [`crate::list`] asks the server itself.
+    /// When a text of the server looks like the output around it, so that parsing is ambiguous;
+    /// [`crate::list`] asks the server itself.
     pub fn parse(text: &str) -> Result<QemuListing, QemuNbdError> {
         let bad = |line: &str| QemuNbdError::Listing {
             line: line.to_owned(),
@@ -85,10 +85,10 @@ impl QemuListing {
     }
 }
 
-/// An export of which lines have been read.
+/// A partly parsed export.
 struct Reading {
     export: QemuListedExport,
-    /// The name goes on until its closing quote.
+    /// The name continues up to its closing quote.
     in_name: bool,
     /// Position in [`FIELDS`] of the first field that may still come.
     next: usize,
@@ -112,7 +112,7 @@ impl Reading {
         self.export.name += text.strip_suffix('\'').unwrap_or(text);
     }
 
-    /// Reads one line; `None` if it is not understood.
+    /// Parses one line; `None` if that fails.
     fn line(&mut self, line: &str) -> Option<()> {
         if self.in_name {
             self.export.name.push('\n');
@@ -135,8 +135,8 @@ impl Reading {
                 self.next = place + 1;
                 self.field(key, value)
             }
-            // A description goes on until the field after it. A field that comes twice would be one
-            // of the description's lines, but which of the two?
+            // A description continues up to the next field. Of a repeated field, one would be a
+            // line of the description, but it is unknown which.
             (_, None) if self.next == 1 => {
                 let text = self.export.description.as_mut()?;
                 text.push('\n');

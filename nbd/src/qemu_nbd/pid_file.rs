@@ -1,7 +1,7 @@
-//! Knowing when a qemu-nbd that makes its own socket is serving, without polling.
+//! Detecting when a qemu-nbd that creates its own socket is serving, without polling.
 //!
-//! qemu-nbd writes its pid file after it began to serve. The file exists empty for a moment, so
-//! what counts is the newline; the kernel reports when something is written.
+//! qemu-nbd writes its pid file after it has begun to serve. The file is empty for a moment, so
+//! what counts is the newline; inotify reports writes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tokio::net::unix::pipe::Receiver;
 pub(super) struct PidFile {
     _directory: TempDir,
     path: PathBuf,
-    /// Read like a pipe, which is all that tokio needs of a descriptor.
+    /// Wrapped as a pipe, which is enough for tokio to poll the descriptor.
     events: Receiver,
 }
 
@@ -49,7 +49,7 @@ impl PidFile {
                 return Ok(pid);
             }
             self.events.readable().await?;
-            // What the events say does not matter: the file is looked at again.
+            // The events' content does not matter: the file is read again.
             match self.events.try_read(&mut [0; 4096]) {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                 _ => {}
@@ -62,7 +62,7 @@ impl PidFile {
 mod tests {
     use super::*;
 
-    /// Trap 3 of running a qemu-nbd: it makes the file, locks it, and only then writes it.
+    /// Trap 3 of running a qemu-nbd: it creates the file, locks it, and only then writes it.
     #[tokio::test]
     async fn a_pid_file_that_is_still_empty_or_half_written_is_waited_for() {
         let file = PidFile::new().unwrap();
@@ -70,7 +70,7 @@ mod tests {
         for text in ["", "12", "1234"] {
             std::fs::write(file.path(), text).unwrap();
             assert_eq!(file.pid(), None, "{text:?} was taken for an id");
-            // Polled, so that what the kernel tells of this state has been looked at.
+            // Polled, so that the kernel's events for this state have been processed.
             tokio::select! {
                 biased;
                 pid = &mut written => panic!("{text:?} was taken for {pid:?}"),

@@ -20,11 +20,11 @@ pub(super) async fn greeting(address: &Address) -> std::io::Result<()> {
     }
 }
 
-/// Reads the greeting and leaves politely.
+/// Reads the greeting and aborts the negotiation cleanly.
 ///
-/// A client that has not chosen an export does not count: a server that ends with its last client
-/// stays. One that just closes is noted on the standard error of some versions (7.2), one that
-/// aborts is not.
+/// A client that has not chosen an export does not count: a server that exits with its last client
+/// keeps running. Some versions (7.2) print a message when a client just closes, but not when it
+/// aborts.
 async fn probe(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
     let mut bytes = [0; Greeting::NEWSTYLE_LEN];
     stream.read_exact(&mut bytes).await?;
@@ -32,7 +32,7 @@ async fn probe(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Resu
     let mut goodbye = ClientFlags::FIXED_NEWSTYLE.bits().to_be_bytes().to_vec();
     goodbye.extend(OptionRequest::Abort.encode());
     stream.write_all(&goodbye).await?;
-    // Whether it answers or closes at once does not matter; that it has understood does.
+    // It may answer or close at once; what matters is that it has processed the option.
     let _ = stream.read_exact(&mut [0; OptionReplyHeader::LEN]).await;
     Ok(())
 }

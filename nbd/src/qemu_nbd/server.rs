@@ -12,7 +12,7 @@ use super::ready;
 use super::socket::{Listening, SocketFile};
 use crate::uri::{Address, Uri};
 
-/// A qemu-nbd that serves. Dropping it kills the process, reaps it and removes its socket.
+/// A serving qemu-nbd. Dropping it kills the process, reaps it and removes its socket.
 #[derive(Debug)]
 pub struct QemuNbdServer {
     child: Child,
@@ -20,7 +20,7 @@ pub struct QemuNbdServer {
     image: Image,
     listen: Listen,
     address: Address,
-    /// The socket, if it goes on listening when the process has ended.
+    /// The socket, if it keeps listening after the process has exited.
     held: Option<Arc<Listening>>,
     /// Removed after the process is gone: fields are dropped in this order.
     file: Option<Arc<SocketFile>>,
@@ -68,7 +68,7 @@ impl QemuNbdServer {
             command: builder.activated(image.as_os_str(), listening.share().map_err(wrap)?),
             address: listening.address.clone(),
             file: listening.file.clone(),
-            // Otherwise nobody but the process listens, and its end is the end of that.
+            // Otherwise only the process listens, until it exits.
             held: builder.hold_address.then_some(listening),
             pid_file: None,
         })
@@ -111,7 +111,7 @@ impl QemuNbdServer {
         };
         match greeted {
             Ok(Ok(())) => {
-                // One that qemu-nbd has made is known only now.
+                // A socket that qemu-nbd created is known only now.
                 if let (false, Address::Unix(path), Some(file)) =
                     (self.listen.is_activation(), &self.address, &self.file)
                 {
@@ -120,7 +120,7 @@ impl QemuNbdServer {
                 Ok(self)
             }
             Ok(Err(_)) => {
-                // A server that drops a client before its greeting is on its way out. Its end has
+                // A server that drops a client before its greeting is about to exit. Its exit gives
                 // the reason.
                 self.child.set_deadline(Some(after));
                 Err(QemuNbdError::Exited(Box::new(self.child.wait().await?)))
@@ -148,12 +148,12 @@ impl QemuNbdServer {
         self.child.pid()
     }
 
-    /// What it has printed so far.
+    /// Its output so far.
     pub fn output(&self) -> Captured {
         self.child.output()
     }
 
-    /// Its exit status, if it has ended.
+    /// Its exit status, if it has exited.
     pub fn status(&self) -> Option<Status> {
         self.child.try_wait()
     }
@@ -163,10 +163,10 @@ impl QemuNbdServer {
         &self.child
     }
 
-    /// Ends it with SIGTERM, and waits. Any exit status is fine here; see [`Output::check`].
+    /// Terminates it with SIGTERM, and waits. Any exit status is accepted; see [`Output::check`].
     ///
     /// # Errors
-    /// That SIGTERM was not enough within the builder's timeout is one.
+    /// When it does not exit after SIGTERM within the builder's timeout.
     pub async fn stop(self) -> Result<Output, QemuNbdError> {
         self.child.signal(Signal::SIGTERM);
         let waiting = tokio::time::timeout(self.builder.stop_within, self.child.wait());
@@ -179,13 +179,13 @@ impl QemuNbdServer {
         }
     }
 
-    /// Ends it with SIGKILL, as a crash would, and waits.
+    /// Kills it with SIGKILL, as a crash would, and waits.
     pub async fn kill(self) -> Result<Output, QemuNbdError> {
         self.child.kill();
         Ok(self.child.wait().await?)
     }
 
-    /// Waits until it ends by itself, as one does that is to end with its last client.
+    /// Waits until it exits by itself, like a server that ends with its last client.
     pub async fn wait(self) -> Result<Output, QemuNbdError> {
         Ok(self.child.wait().await?)
     }
@@ -197,7 +197,7 @@ impl QemuNbdServer {
         again.start().await
     }
 
-    /// What is needed to start it again at the same address, after it has ended.
+    /// What is needed to start it again at the same address, after it has exited.
     pub fn template(&self) -> QemuNbdTemplate {
         let listen = match (&self.listen, &self.address) {
             (Listen::Tcp(host, _), Address::Tcp { port, .. }) => Listen::Tcp(host.clone(), *port),
@@ -212,7 +212,7 @@ impl QemuNbdServer {
     }
 }
 
-/// What is needed to start a process, and what stays with us.
+/// What is needed to start a process, and what we keep.
 struct Start {
     command: Command,
     address: Address,
@@ -236,11 +236,11 @@ impl QemuNbdTemplate {
         QemuNbdServer::start(self.builder, self.image, self.listen, self.held).await
     }
 
-    /// Waits for a client where the server was, when it has ended, and hangs up on it without a
-    /// greeting. So it is known that a client has looked for its server since, and found none.
+    /// Waits for a client at the address of the exited server, and hangs up on it without a
+    /// greeting. Afterwards it is known that a client has tried to reach its server and found none.
     ///
     /// # Errors
-    /// When the address is not held ([`QemuNbd::hold_address`]): nobody can connect there.
+    /// When the address is not held ([`QemuNbd::hold_address`]): no client can connect there.
     pub async fn hang_up(&self) -> Result<(), QemuNbdError> {
         let hung_up = match &self.held {
             Some(listening) => listening.hang_up().await,

@@ -1,4 +1,4 @@
-//! The socket that an activated qemu-nbd inherits, and the file of it.
+//! The socket that an activated qemu-nbd inherits, and its file.
 
 use std::io;
 use std::net::TcpListener;
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use crate::unix;
 use crate::uri::Address;
 
-/// A socket file that nobody else removes: an activated qemu-nbd leaves it, and so does a killed
-/// one. What another server has made at the path since stays.
+/// A socket file that we must remove: an activated qemu-nbd leaves it, and so does a killed one. A
+/// file that another server has since created at the path is left alone.
 #[derive(Debug, Default)]
 pub(super) struct SocketFile(unix::SocketFile);
 
@@ -28,7 +28,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// A socket that listens. Its file is removed with the last that serves there, or could.
+/// A listening socket. Its file is removed with the last value that serves there, or could.
 #[derive(Debug)]
 pub(super) struct Listening {
     pub(super) address: Address,
@@ -67,12 +67,12 @@ impl Listening {
                     file: Some(Arc::new(file)),
                 })
             }
-            // qemu-nbd takes no such socket.
+            // qemu-nbd does not accept such a socket.
             Address::Abstract(_) | Address::Vsock { .. } => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
-    /// The same socket once more, for a qemu-nbd to inherit.
+    /// A duplicate of the socket, for a qemu-nbd to inherit.
     pub(super) fn share(&self) -> io::Result<OwnedFd> {
         match &self.listener {
             Listener::Unix(listener) => Ok(listener.try_clone()?.into()),
@@ -80,7 +80,7 @@ impl Listening {
         }
     }
 
-    /// Takes the next client, and lets it go.
+    /// Accepts the next client, and closes the connection.
     pub(super) async fn hang_up(&self) -> io::Result<()> {
         match &self.listener {
             Listener::Unix(listener) => {

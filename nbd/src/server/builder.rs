@@ -1,4 +1,4 @@
-//! What a server is made of.
+//! Configuring a server.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub struct ServerBuilder {
     exports: Vec<Export>,
     config: Config,
     max_connections: usize,
-    /// `None` is the default.
+    /// `None` means the default.
     handshake_limit: Option<Option<Duration>>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::ServerTls>,
@@ -69,14 +69,14 @@ impl Default for ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Adds an export; the first one is what an oldstyle client gets. Two of the same name are an error
+    /// Adds an export; the first one is what an oldstyle client gets. Duplicate names are an error
     /// when the server is started ([`ServerError::SameName`]).
     pub fn export(mut self, export: Export) -> Self {
         self.exports.push(export);
         self
     }
 
-    /// The richest mode that it speaks (extended, unless said otherwise).
+    /// The most capable mode that it offers (default: extended).
     pub fn mode(mut self, mode: Mode) -> Self {
         self.config.mode = mode;
         self
@@ -88,36 +88,34 @@ impl ServerBuilder {
         self
     }
 
-    /// Largest payload in bytes, and the most that is kept for one connection (32 MiB unless said
-    /// otherwise).
+    /// Largest payload in bytes, and the memory limit per connection (default 32 MiB).
     pub fn max_payload(mut self, bytes: u64) -> Self {
         self.config.max_payload = bytes;
         self
     }
 
-    /// Most requests of a connection that are carried out at once (16 unless said otherwise, at
-    /// least 1).
+    /// Most requests of a connection carried out at once (default 16, at least 1).
     pub fn in_flight(mut self, requests: usize) -> Self {
         self.config.in_flight = requests.max(1);
         self
     }
 
-    /// Most connections at once; further clients wait to be accepted. Those that [`Server::serve`] is given
-    /// do not count.
+    /// Maximum number of connections; further clients wait to be accepted. Those passed to
+    /// [`Server::serve`] do not count.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
         self
     }
 
     /// How long a client may take to choose an export, TLS included; after that it is disconnected
-    /// (30 seconds unless said otherwise; with a fault plan, which may take its time, no limit
-    /// unless one is set here). `None` is no limit.
+    /// (default 30 seconds; with a fault plan, which may delay messages, no limit). `None` means no
+    /// limit.
     pub fn handshake_limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.handshake_limit = Some(limit.into());
         self
     }
 
-    /// Offers TLS, or demands it.
+    /// Offers TLS, or requires it.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: crate::tls::ServerTls) -> Self {
         self.config.tls = tls.policy();
@@ -132,22 +130,21 @@ impl ServerBuilder {
         self
     }
 
-    /// How many entries its journal keeps, the newest ones (65,536 unless said otherwise). With 0
-    /// there is none.
+    /// How many entries its journal keeps, the newest ones (default 65,536). 0 disables it.
     #[cfg(feature = "faults")]
     pub fn journal_limit(mut self, entries: usize) -> Self {
         self.journal_limit = entries;
         self
     }
 
-    /// The time of delays (real, unless said otherwise).
+    /// The clock for delays (default: real time).
     #[cfg(feature = "faults")]
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Has writes noted.
+    /// Records writes.
     #[cfg(feature = "faults")]
     pub fn shadow(mut self, shadow: WriteShadow) -> Self {
         self.shadow = Some(shadow);
@@ -173,10 +170,10 @@ impl ServerBuilder {
         })
     }
 
-    /// Listens on an address; port 0 is any that is free.
+    /// Listens on an address; port 0 means any free port.
     ///
     /// # Errors
-    /// As all that starts a server: [`ServerError::Listen`], with the address, and
+    /// As every method that starts a server: [`ServerError::Listen`], with the address, and
     /// [`ServerError::SameName`].
     ///
     /// # Panics
@@ -201,7 +198,7 @@ impl ServerBuilder {
         Ok(self.start(listeners))
     }
 
-    /// Takes a socket that listens already, of the standard library.
+    /// Takes a listening socket of the standard library.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -214,7 +211,7 @@ impl ServerBuilder {
         Ok(self.start(vec![listener]))
     }
 
-    /// Takes the sockets that systemd, or who speaks its protocol, has handed to this process
+    /// Takes the sockets that systemd, or a compatible service manager, has passed to this process
     /// (`LISTEN_FDS`).
     ///
     /// # Errors
@@ -232,10 +229,10 @@ impl ServerBuilder {
         Ok(self.start(listeners))
     }
 
-    /// Listens nowhere; [`Server::serve`] hands connections over.
+    /// Does not listen; connections are passed to [`Server::serve`].
     pub fn detached(self) -> Result<Server, ServerError> {
         self.check()?;
-        // Where nobody listens, nobody takes orders.
+        // Without a listener nothing receives orders.
         let (shared, _) = self.build();
         Ok(Server::new(shared, None))
     }
@@ -246,12 +243,12 @@ impl ServerBuilder {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let server = self.detached()?;
-        // It ends with the connection; a panic in it is not ours to pass on.
+        // It ends with the connection; a panic in it is not propagated.
         let _ = server.serve(stream).await;
         server.finish().await.map(drop)
     }
 
-    /// Whether it can be what it is to be.
+    /// Checks the configuration.
     fn check(&self) -> Result<(), ServerError> {
         let mut names = HashSet::new();
         let twice = self.exports.iter().find(|e| !names.insert(e.called()));

@@ -26,7 +26,7 @@ use crate::socket::Socket;
 /// Slices that are written at once.
 const SLICES: usize = 64;
 
-/// A client that was accepted and has not gone yet; the end of a server waits for it.
+/// An accepted client that is still connected; shutdown waits for it.
 pub(super) struct Connection {
     number: u64,
     shared: Arc<Shared>,
@@ -46,14 +46,14 @@ impl Drop for Connection {
     }
 }
 
-/// Requests that did not end at once.
+/// Requests that did not complete immediately.
 #[derive(Default)]
 struct Running {
     tasks: JoinSet<Answer<Bytes>>,
     ids: HashMap<tokio::task::Id, u64>,
 }
 
-/// Serves a client until the connection ends, and notes why.
+/// Serves a client until the connection ends, and records the reason.
 pub(super) async fn serve(mut socket: Option<Socket>, connection: Connection) {
     let (number, shared) = (connection.number, connection.shared.clone());
     #[cfg(feature = "faults")]
@@ -64,10 +64,10 @@ pub(super) async fn serve(mut socket: Option<Socket>, connection: Connection) {
     let mut running = Running::default();
     let why = drive(&mut socket, &mut conversation, &mut running, &shared).await;
     let at = shared.now();
-    // The socket goes first: who reads of the end in the journal may rely on it.
+    // The socket is closed first: a reader that finds the end in the journal may rely on it.
     drop(socket);
-    // What is under way ends before the connection does: who waits for the end of the server may
-    // rely on it.
+    // Requests in flight finish before the connection ends: a caller that waits for the server's
+    // shutdown may rely on it.
     while running.tasks.join_next().await.is_some() {}
     shared.note_at(number, at, Note::Closed(why));
 }
@@ -84,7 +84,7 @@ async fn drive(
         conversation.pump();
         while let Some(job) = conversation.job() {
             start(job, conversation, running);
-            // Its reply may be there already, and makes room for further requests.
+            // Its reply may already be available, which makes room for further requests.
             conversation.pump();
         }
         let flushed = socket.as_ref().is_none_or(|s| !s.is_unflushed());
@@ -98,7 +98,8 @@ async fn drive(
             return Closed::Fault;
         };
         if let Some(why) = conversation.finished() {
-            // Of TLS, and of a stream that ends when its writer says so. Who is gone cannot mind.
+            // For TLS, and for streams with an explicit end. Failure does not matter if the client
+            // is gone.
             tokio::select! {
                 _ = stream.shutdown() => {}
                 _ = over.wait_for(|over| *over) => {}
@@ -144,13 +145,13 @@ async fn drive(
             }
         }
         if conversation.is_alone() {
-            // The client gets a chance to see these bytes alone.
+            // Give the client a chance to see these bytes on their own.
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// The time that a handshake has.
+/// The deadline of a handshake.
 struct Limit {
     after: Duration,
     timer: Pin<Box<Sleep>>,
@@ -180,7 +181,7 @@ async fn changed(changes: Option<impl Future<Output = ()>>) {
     }
 }
 
-/// Writes what is to be written and reads what is wanted, whatever can be done first.
+/// Writes pending output and reads wanted input, whichever is possible first.
 async fn move_bytes(stream: &mut Socket, conversation: &mut Conversation) -> io::Result<()> {
     poll_fn(|cx| {
         if conversation.wants_output() {
@@ -219,7 +220,7 @@ async fn move_bytes(stream: &mut Socket, conversation: &mut Conversation) -> io:
     .await
 }
 
-/// Carries a request out: at once if it needs no waiting, else beside all others.
+/// Carries out a request: immediately if it does not have to wait, else concurrently.
 fn start(job: Job, conversation: &mut Conversation, running: &mut Running) {
     let id = job.incoming.id;
     #[cfg(feature = "faults")]
@@ -242,7 +243,7 @@ fn panicked() -> Answer<Bytes> {
     Answer::fail(Errno::EIO, "the backend has panicked")
 }
 
-/// Does what a rule does to the connection as a whole; returns its end, if it is that.
+/// Applies a rule's action to the whole connection; returns why it ended, if it did.
 #[cfg(feature = "faults")]
 async fn carry_out(
     effect: Effect,
@@ -252,10 +253,10 @@ async fn carry_out(
 ) -> Option<Closed> {
     use super::faults::plan::{Closing, Side};
     use super::state::Order;
-    // What an order could not do is noted by the listener.
+    // The listener records orders that failed.
     match effect {
         Effect::Close(how) => {
-            // A client that never leaves does not keep the server from ending.
+            // A client that never disconnects must not block shutdown.
             let mut over = shared.over.subscribe();
             tokio::select! {
                 () = close(socket, how) => {}
@@ -263,7 +264,7 @@ async fn carry_out(
             }
         }
         Effect::Die => {
-            // First, so that who sees its connection close finds nobody.
+            // First, so that a client whose connection closes finds no listener.
             let _ = shared.order(Order::Stop).await;
             close(socket, Closing::Plain).await;
             shared.over.send_replace(true);
@@ -315,7 +316,7 @@ fn stop_receiving(socket: &Socket) {
         Socket::Tcp(s) => s.as_raw_fd(),
         Socket::Other(_) => return,
     };
-    // It fails where the client is gone already.
+    // It fails if the client is already gone.
     let _ = shutdown(fd, Shutdown::Read);
 }
 
@@ -328,11 +329,11 @@ async fn close(socket: &mut Option<Socket>, how: super::faults::plan::Closing) {
     };
     match (how, socket) {
         (Closing::Rst, Socket::Tcp(tcp)) => {
-            // Closing then resets. If the option cannot be set it is a plain close.
+            // This makes close send a reset. If the option cannot be set it is a plain close.
             let _ = tcp.set_zero_linger();
         }
         (Closing::Fin, socket) => {
-            // A client that is gone already needs no end of stream.
+            // A client that is already gone needs no end of stream.
             let _ = socket.shutdown().await;
             let mut rest = [0; 4096];
             while matches!(socket.read(&mut rest).await, Ok(n) if n > 0) {}

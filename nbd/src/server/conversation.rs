@@ -1,5 +1,5 @@
-//! One connection without I/O: the protocol's machine, the faults between it and the bytes, and
-//! what its driver has to do.
+//! One connection without I/O: the protocol's state machine, the faults between it and the bytes,
+//! and what its driver has to do.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -18,27 +18,27 @@ pub(super) struct Write {
     pub(super) head: Vec<u8>,
     pub(super) data: Vec<Bytes>,
     pub(super) cost: u64,
-    /// On its own: the client gets a chance to see it before the next one.
+    /// Written separately, so that the client can see it before the next one.
     pub(super) alone: bool,
 }
 
-/// What a rule decided about a request that is received.
+/// What a rule decided about a received request.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     /// The answer, instead of carrying it out.
     pub(super) fail: Option<Answer<Bytes>>,
     /// Reports success of a write that is not carried out.
     pub(super) lose: bool,
-    /// Carries out so many bytes of a write.
+    /// Carries out only this many bytes of a write.
     pub(super) tear: Option<u64>,
 }
 
-/// A request that the backend is to carry out.
+/// A request for the backend to carry out.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) incoming: Incoming,
     pub(super) export: Export,
-    /// The names of the contexts that were selected; the id is the position.
+    /// The names of the selected contexts; the id is the position.
     pub(super) contexts: Arc<[String]>,
 }
 
@@ -61,13 +61,13 @@ pub(super) struct Conversation {
     wire: SendQueue<Bytes>,
     jobs: VecDeque<Job>,
     decision: Option<Decision>,
-    /// The message that the faults know to be awaited.
+    /// The number of the last expected message reported to the faults.
     seen: u64,
     awaits_client_flags: bool,
     wants_tls: bool,
     is_transmitting: bool,
     closed: Option<Closed>,
-    /// The message that is being written goes alone.
+    /// The message being written must be written separately.
     alone: bool,
 }
 
@@ -97,7 +97,7 @@ impl Conversation {
         }
     }
 
-    /// Does all that can be done without bytes moving.
+    /// Makes all progress that is possible without I/O.
     pub(super) fn pump(&mut self) {
         if let Some(faults) = &mut self.faults {
             faults.refresh();
@@ -120,13 +120,13 @@ impl Conversation {
                 None => outgoing.enqueue(&mut self.wire),
             }
         }
-        // Last, so that what happens when a message is awaited follows what was said before.
+        // Last, so that faults on an expected message follow everything sent before.
         busy |= self.begin_message();
         busy | self.stage()
     }
 
-    /// Tells the faults which message is awaited, once, and how much of it has come. `true` if that
-    /// was news to them: what they do about it may have to be looked at.
+    /// Reports to the faults which message is expected, once, and how much of it has arrived.
+    /// `true` if that may have changed their state, which then has to be examined.
     fn begin_message(&mut self) -> bool {
         let Some(faults) = self.faults.as_mut().filter(|f| f.is_armed()) else {
             return false;
@@ -159,7 +159,7 @@ impl Conversation {
         faults.progress(machine.progress()) || begun
     }
 
-    /// Goes on with a message that waited for its gate.
+    /// Continues with a message that waited for its gate.
     fn decide(&mut self) -> bool {
         let open = self.faults.as_mut().is_none_or(|f| f.intake_is_open());
         if !open {
@@ -255,7 +255,7 @@ impl Conversation {
             return self.machine.reply(id, answer);
         }
         if verdict.lose {
-            // It is not even noted: the shadow must find it.
+            // It is not even recorded: the shadow must find it.
             return self.machine.reply(id, Answer::Done);
         }
         if let Some(n) = verdict.tear {
@@ -271,14 +271,14 @@ impl Conversation {
         }
     }
 
-    /// Moves what may be written to where it is written from.
+    /// Moves writable messages to the send queue.
     fn stage(&mut self) -> bool {
         let under_way = self.machine.under_way();
         let Some(faults) = &mut self.faults else {
             return false;
         };
         let mut busy = false;
-        // A request that is not let through yet is not owed an answer.
+        // A request that is still held back is not owed an answer.
         let not_begun = matches!(self.decision, Some(Decision::Execute(_)));
         faults.settle(under_way - usize::from(not_begun));
         while faults.release(under_way) {
@@ -307,7 +307,7 @@ impl Conversation {
         busy
     }
 
-    /// A request that the backend is to carry out.
+    /// A request for the backend to carry out.
     pub(super) fn job(&mut self) -> Option<Job> {
         self.jobs.pop_front()
     }
@@ -340,7 +340,7 @@ impl Conversation {
         &mut space[..limit]
     }
 
-    /// So many bytes have come.
+    /// `n` bytes have arrived.
     pub(super) fn filled(&mut self, n: usize) {
         if let Some(export) = &self.export {
             self.machine.resize(export.size());
@@ -362,7 +362,7 @@ impl Conversation {
         self.wire.slices(slices)
     }
 
-    /// So many bytes were written.
+    /// `n` bytes were written.
     pub(super) fn written(&mut self, n: usize) {
         let cost = self.wire.advance(n);
         if cost > 0 {
@@ -370,12 +370,12 @@ impl Conversation {
         }
     }
 
-    /// Whether what was written last was to be seen on its own.
+    /// Whether the last write was to be seen separately.
     pub(super) fn is_alone(&self) -> bool {
         self.alone
     }
 
-    /// What is to be done to the connection now that all before it is written.
+    /// The next action on the connection, now that everything before it is written.
     pub(super) fn effect(&mut self) -> Option<Effect> {
         match self.wire.is_empty() {
             true => self.faults.as_mut()?.next_effect(),
@@ -402,16 +402,16 @@ impl Conversation {
         self.wire.is_empty() && self.faults.as_ref().is_none_or(|f| f.is_drained())
     }
 
-    /// Why the connection is over, when nothing is owed to the client any more.
+    /// Why the connection is over, once nothing more is owed to the client.
     pub(super) fn finished(&self) -> Option<Closed> {
         let why = self.closed.as_ref()?;
         let owes = self.machine.under_way() > 0 || !self.is_flushed();
-        // With faults between, a client that is gone may be owed something for ever.
+        // With faults, a client that is gone may be owed something forever.
         let gone = *why == Closed::Peer && self.faults.as_ref().is_some_and(|f| f.is_armed());
         (gone || !owes).then(|| why.clone())
     }
 
-    /// The faults, where there are any.
+    /// The faults, if there are any.
     pub(super) fn faults(&mut self) -> Option<&mut Faults> {
         self.faults.as_deref_mut()
     }

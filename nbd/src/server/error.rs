@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use crate::uri::Address;
 
-/// A server could not do what its owner wanted.
+/// An operation of a server failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// The socket could not be made.
+    /// The socket could not be created.
     #[error("failed to listen on {address}")]
     Listen {
         /// Where.
@@ -24,7 +24,7 @@ pub enum ServerError {
         /// The name; empty is the default export.
         name: String,
     },
-    /// The socket could not be closed or opened again.
+    /// The socket could not be closed or reopened.
     #[error("failed to {what} on {address}")]
     Socket {
         /// Where.
@@ -37,15 +37,15 @@ pub enum ServerError {
     /// The server could not do something while it ran, such as accept a client.
     #[error("the server failed to {}", .0.join(", to "))]
     Failed(Vec<String>),
-    /// Rules never fired: the test did not test what it was to test.
+    /// Rules never fired: the test did not exercise what it was meant to.
     #[cfg(feature = "faults")]
     #[error("rules of the fault plan never fired: {}", .0.join(", "))]
     Unfired(Vec<String>),
-    /// Rules fired where their action means nothing.
+    /// Rules fired where their action does not apply.
     #[cfg(feature = "faults")]
     #[error("rules of the fault plan fired where their action means nothing: {}", .0.join(", "))]
     Inapplicable(Vec<String>),
-    /// What was waited for did not happen in time.
+    /// An awaited event did not happen in time.
     #[cfg(feature = "faults")]
     #[error("{what} did not come within {after:?}")]
     Missing {

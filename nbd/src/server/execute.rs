@@ -7,7 +7,7 @@ use crate::proto::chunk::Status;
 use crate::proto::server::Answer;
 use crate::proto::{CommandFlags, CommandType};
 
-/// Carries out a request that the protocol has nothing against.
+/// Carries out a request that the protocol allows.
 pub(super) async fn execute(job: Job) -> Answer<Bytes> {
     let Job {
         mut incoming,

@@ -43,7 +43,7 @@ impl Export {
         self
     }
 
-    /// Text for people.
+    /// Human-readable text.
     pub fn description(mut self, text: impl Into<String>) -> Export {
         self.description = text.into();
         self
@@ -55,8 +55,8 @@ impl Export {
         self
     }
 
-    /// Refuses, or accepts, writes of clients that connect from now on. For those that are connected
-    /// nothing changes.
+    /// Refuses or accepts writes of clients that connect from now on. Existing connections are not
+    /// affected.
     pub fn set_read_only(&self, read_only: bool) {
         self.read_only.store(read_only, Ordering::Relaxed);
     }
@@ -73,12 +73,12 @@ impl Export {
         self
     }
 
-    /// The name that clients ask for.
+    /// The name that clients request.
     pub(super) fn called(&self) -> &str {
         &self.name
     }
 
-    /// Bytes, as of now.
+    /// Current size in bytes.
     pub(super) fn size(&self) -> u64 {
         self.backend.size()
     }
@@ -107,7 +107,7 @@ impl std::fmt::Debug for Export {
     }
 }
 
-/// The exports of a server, which may come and go while it runs.
+/// The exports of a server, which may be added and removed while it runs.
 #[derive(Debug, Default)]
 pub(super) struct Exports(RwLock<Vec<Export>>);
 

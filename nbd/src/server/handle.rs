@@ -1,4 +1,4 @@
-//! A running server, as its owner holds it.
+//! The owner's handle of a running server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::socket::Socket;
 use crate::unix::SocketFile;
 use crate::uri::{Address, Uri};
 
-/// What a server leaves behind. With the feature `faults` it stands for the journal.
+/// What a server leaves behind: with the feature `faults`, the journal.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
@@ -33,7 +33,7 @@ impl std::ops::Deref for Report {
     }
 }
 
-/// A server that runs. Dropping it ends all its connections.
+/// A running server. Dropping it ends all its connections.
 #[derive(Debug)]
 pub struct Server {
     pub(super) shared: Arc<Shared>,
@@ -41,7 +41,7 @@ pub struct Server {
     connections: Arc<AtomicU64>,
 }
 
-/// What a server has that listens.
+/// The listening part of a server.
 #[derive(Debug)]
 struct Listening {
     addresses: Vec<Address>,
@@ -63,7 +63,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts to prepare a server.
+    /// Starts building a server.
     pub fn builder() -> ServerBuilder {
         ServerBuilder::default()
     }
@@ -87,7 +87,7 @@ impl Server {
         }
     }
 
-    /// Where it listens, ports known. Empty for a detached server.
+    /// Where it listens, with actual ports. Empty for a detached server.
     pub fn addresses(&self) -> &[Address] {
         self.listening.as_ref().map_or(&[], |l| &l.addresses)
     }
@@ -101,12 +101,12 @@ impl Server {
         Some(uri)
     }
 
-    /// Adds an export, or replaces the one of its name; clients that are connected stay with theirs.
+    /// Adds an export, or replaces the one of the same name; connected clients keep theirs.
     pub fn add_export(&self, export: Export) {
         self.shared.exports.add(export);
     }
 
-    /// Takes an export off; clients that are connected stay with it. `false` if there is none.
+    /// Removes an export; connected clients keep using it. `false` if there is none.
     pub fn remove_export(&self, name: &str) -> bool {
         self.shared.exports.remove(name)
     }
@@ -130,7 +130,7 @@ impl Server {
         tokio::spawn(connection::serve(Some(socket), connection))
     }
 
-    /// Stops listening. Connections stay. New clients are refused; a port stays reserved.
+    /// Stops listening. Connections stay open. New clients are refused; a port stays reserved.
     pub async fn stop_listening(&self) -> Result<(), ServerError> {
         self.order(Order::Stop, "stop listening").await
     }
@@ -153,16 +153,17 @@ impl Server {
         self.shared.order(order).await.map_err(wrap)
     }
 
-    /// Ends the server, and waits until what is under way has ended: afterwards no backend is used
-    /// any more.
+    /// Shuts the server down, and waits until requests in flight have finished: afterwards no
+    /// backend is used any more.
     ///
     /// # Errors
-    /// What the server could not do while it ran ([`ServerError::Failed`]), and did not do later; with the feature `faults`
-    /// also a rule of the fault plan that never fired, or could not act.
+    /// [`ServerError::Failed`] for what the server failed to do while it ran, unless a retry
+    /// succeeded; with the feature `faults` also for a rule of the fault plan that never fired, or
+    /// did not apply.
     pub async fn finish(mut self) -> Result<Report, ServerError> {
         self.shared.over.send_replace(true);
         if let Some(listening) = &mut self.listening {
-            // It ends by itself, and takes its connections with it.
+            // It ends by itself, and its connections with it.
             let _ = (&mut listening.accepting).await;
         }
         self.shared.deserted().await;

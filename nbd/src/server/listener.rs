@@ -1,4 +1,4 @@
-//! The sockets of a server: they accept clients, and can be closed and opened again.
+//! The sockets of a server: they accept clients, and can be closed and reopened.
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -25,21 +25,21 @@ use crate::unix::SocketFile;
 use crate::uri::Address;
 use crate::vsock;
 
-/// Clients that may wait to be accepted.
+/// The listen backlog.
 const BACKLOG: u32 = 128;
 
-/// How long clients wait to be accepted when there are no descriptors, or no memory, for them. It
-/// ends early when a connection does.
+/// How long accepting pauses when descriptors or memory run out. A connection that ends cuts it
+/// short.
 const RECOVERY: Duration = Duration::from_millis(100);
 
-/// How long a child that is being started may take until it has let go of our sockets.
+/// How long a child between fork and exec may hold copies of our sockets.
 const COPIES_LAST: Duration = Duration::from_secs(5);
 
-/// A socket that listens already.
+/// A listening socket, created elsewhere.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ListeningSocket {
-    /// A unix socket. Its file, if it has one, stays its maker's.
+    /// A unix socket. Its file, if any, belongs to its creator.
     Unix(std::os::unix::net::UnixListener),
     /// A TCP socket.
     Tcp(std::net::TcpListener),
@@ -59,12 +59,12 @@ impl From<std::net::TcpListener> for ListeningSocket {
     }
 }
 
-/// A listening socket that can be closed and opened again.
+/// A listening socket that can be closed and reopened.
 pub(super) struct Listener {
     address: Address,
     socket: Listening,
     file: Arc<SocketFile>,
-    /// Somebody else made the socket, and could not make another one for us.
+    /// The socket was passed in, so it cannot be created again.
     adopted: bool,
 }
 
@@ -74,9 +74,9 @@ enum Listening {
     Vsock(vsock::Listener),
     /// Closed, with nothing left at the path.
     Closed,
-    /// Not listening, the port still bound to this socket: no other process is given it meanwhile, and
-    /// it takes no second `bind`, which would fail as long as a child that is being started holds a
-    /// copy of a listening socket.
+    /// Not listening, but the port is still bound to this socket: no other process can take it
+    /// meanwhile, and no second `bind` is needed, which would fail while a child between fork and
+    /// exec holds a copy of a listening socket.
     Reserved(std::net::TcpListener),
 }
 
@@ -88,8 +88,8 @@ impl Listener {
             file: Arc::default(),
             adopted: false,
         };
-        // A first socket finds a free port, and holds it until the one that listens is bound to it
-        // by its number: only so the kernel leaves a socket its port when it stops listening.
+        // A first socket finds a free port, and holds it until the listening one is bound to it by
+        // number: only then does the kernel keep a socket's port when it stops listening.
         let _free = match address {
             Address::Tcp { host, port: 0 } => {
                 let free = bind_tcp(host, 0)?;
@@ -106,7 +106,7 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Takes a socket that listens.
+    /// Takes over a listening socket.
     pub(super) fn adopt(socket: ListeningSocket) -> Result<Listener, ServerError> {
         let address = match &socket {
             ListeningSocket::Unix(unix) => match unix.local_addr() {
@@ -144,7 +144,7 @@ impl Listener {
         })
     }
 
-    /// Where it listens, its port known.
+    /// Where it listens, with its actual port.
     pub(super) fn address(&self) -> &Address {
         &self.address
     }
@@ -153,7 +153,7 @@ impl Listener {
         self.file.clone()
     }
 
-    /// Listens at its address; nothing if it does already.
+    /// Listens at its address; a no-op if it already does.
     fn open(&mut self) -> io::Result<()> {
         self.socket = match std::mem::replace(&mut self.socket, Listening::Closed) {
             Listening::Closed => match &self.address {
@@ -191,8 +191,8 @@ impl Listener {
         Ok(())
     }
 
-    /// Listens again. A child that is being started has a copy of each socket until it executes its
-    /// program, and with a copy the address of some kinds stays taken; nothing reports when it is free.
+    /// Listens again. A child has a copy of each socket between fork and exec, and for some socket
+    /// kinds a copy keeps the address in use; nothing reports when it is free.
     async fn reopen(&mut self) -> io::Result<()> {
         let until = Instant::now() + COPIES_LAST;
         loop {
@@ -207,14 +207,14 @@ impl Listener {
         }
     }
 
-    /// Stops listening: waiting clients are disconnected, further ones refused.
+    /// Stops listening: waiting clients are disconnected, new ones refused.
     fn close(&mut self) -> io::Result<()> {
         self.file.remove();
         self.socket = match std::mem::replace(&mut self.socket, Listening::Closed) {
             Listening::Tcp(listener) => {
                 let socket = listener.into_std()?;
-                // Unlike `close` this takes effect in every copy of the descriptor, and keeps the
-                // port, since that was bound by its number.
+                // Unlike `close` this affects every copy of the descriptor, and keeps the port,
+                // since that was bound by number.
                 socket::shutdown(socket.as_raw_fd(), Shutdown::Both)?;
                 Listening::Reserved(socket)
             }
@@ -224,7 +224,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Whether a client waits to be accepted, as far as that can be known.
+    /// Whether a client is waiting to be accepted, as far as that can be determined.
     fn is_waited_at(&self) -> bool {
         let fd = match &self.socket {
             Listening::Closed | Listening::Reserved(_) => return false,
@@ -245,7 +245,7 @@ impl Listener {
             }),
             Listening::Vsock(listener) => listener.poll_accept(cx).map_ok(Socket::Unix),
             Listening::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| {
-                // This fails where the client is gone already, which is for others to notice.
+                // This fails if the client is already gone, which is detected elsewhere.
                 let _ = stream.set_nodelay(true);
                 Socket::Tcp(stream)
             }),
@@ -253,7 +253,7 @@ impl Listener {
     }
 }
 
-/// The next client of any of them; `idle` learns that nobody waits.
+/// The next client of any of them; `idle` is called when none is waiting.
 async fn accept(listeners: &[Listener], mut idle: impl FnMut()) -> io::Result<Socket> {
     poll_fn(|cx| {
         for listener in listeners {
@@ -267,7 +267,7 @@ async fn accept(listeners: &[Listener], mut idle: impl FnMut()) -> io::Result<So
     .await
 }
 
-/// Accepts until the server is over, then waits for the connections to end.
+/// Accepts until the server shuts down, then waits for the connections to end.
 pub(super) async fn run(
     mut listeners: Vec<Listener>,
     shared: Arc<Shared>,
@@ -276,9 +276,9 @@ pub(super) async fn run(
 ) {
     let mut connections = JoinSet::new();
     let mut pause: Pause = Box::pin(pending());
-    // Set when a client could not be accepted for want of something that comes back.
+    // Set when a client could not be accepted because of a temporary shortage.
     let mut exhausted: Option<Pin<Box<Sleep>>> = None;
-    // What was noted about that.
+    // The record of that.
     let mut want: Option<Note> = None;
     loop {
         let room = connections.len() < shared.max_connections && exhausted.is_none();
@@ -288,7 +288,7 @@ pub(super) async fn run(
             Some((order, done)) = orders.recv() => {
                 let (next, outcome) = obey(&mut listeners, order, &shared).await;
                 pause = next;
-                // Who gave the order may be gone.
+                // The sender of the order may be gone.
                 let _ = done.send(outcome);
             }
             () = &mut pause => pause = obey(&mut listeners, Order::Listen, &shared).await.0,
@@ -302,21 +302,21 @@ pub(super) async fn run(
                     }
                     Err(error) if is_of_the_socket(&error) => {
                         shared.note(0, failed_to_accept(&error));
-                        // It would fail again at once, and for ever.
+                        // It would keep failing forever.
                         pause = obey(&mut listeners, Order::Stop, &shared).await.0;
                         continue;
                     }
                     Err(error) if is_for_want(&error) => {
-                        // The kernel says so before it looks whether there is a client at all.
+                        // The kernel reports this before checking whether there is a client at all.
                         if want.is_none() && listeners.iter().any(Listener::is_waited_at) {
                             shared.note(0, failed_to_accept(&error));
                             want = Some(failed_to_accept(&error));
                         }
-                        // The client still waits, and is accepted when there is something for it.
+                        // The client keeps waiting, and is accepted when resources are available.
                         exhausted = Some(Box::pin(tokio::time::sleep(RECOVERY)));
                         continue;
                     }
-                    // A client that is gone before it was accepted is none.
+                    // A client that is gone before it was accepted does not count.
                     Err(_) => continue,
                 };
                 let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
@@ -325,7 +325,7 @@ pub(super) async fn run(
             }
         }
     }
-    // With this the sockets are gone, whether they could be closed before or not.
+    // This drops the sockets, whether or not they could be closed before.
     for listener in &mut listeners {
         let _ = listener.close();
         listener.socket = Listening::Closed;
@@ -333,7 +333,7 @@ pub(super) async fn run(
     while connections.join_next().await.is_some() {}
 }
 
-/// Carries an order out, and returns what to wait for before listening again.
+/// Carries out an order, and returns what to wait for before listening again.
 async fn obey(
     listeners: &mut [Listener],
     order: Order,
@@ -378,8 +378,8 @@ async fn obey(
     (pause, outcome)
 }
 
-/// The sockets that were handed to this process (`sd_listen_fds(3)`). Each is a duplicate, since
-/// it cannot be known who else uses the number.
+/// The sockets passed to this process (`sd_listen_fds(3)`). Each is a duplicate, since other code
+/// may use the original descriptor.
 pub(super) fn activated() -> Result<Vec<ListeningSocket>, ServerError> {
     let none = |why: &str| ServerError::Listen {
         address: Address::unknown(),
@@ -446,19 +446,19 @@ async fn recovered(exhausted: &mut Option<Pin<Box<Sleep>>>) {
     }
 }
 
-/// A shortage is over: nobody waits any more.
+/// A shortage is over: no client is waiting any more.
 fn overcome(want: &mut Option<Note>, shared: &Shared) {
     if let Some(want) = want.take() {
         shared.overcome(&want);
     }
 }
 
-/// Whether this socket will never accept anybody.
+/// Whether this socket will never accept a client.
 fn is_of_the_socket(error: &io::Error) -> bool {
     is_one_of(error, &[Errno::EBADF, Errno::EINVAL])
 }
 
-/// Whether nobody can be accepted now, for want of descriptors or memory.
+/// Whether no client can be accepted now because descriptors or memory ran out.
 fn is_for_want(error: &io::Error) -> bool {
     use Errno::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
     is_one_of(error, &[EMFILE, ENFILE, ENOBUFS, ENOMEM])
@@ -547,7 +547,7 @@ mod tests {
     #[tokio::test]
     async fn that_no_client_can_be_accepted_is_an_error_and_said_once() {
         use std::io::Write;
-        // Ready to be read, so it looks like one with a client; but it does not listen.
+        // Readable, so it looks as if a client were waiting; but it does not listen.
         let (socket, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
         peer.write_all(b"?").unwrap();
         socket.set_nonblocking(true).unwrap();

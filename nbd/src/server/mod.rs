@@ -2,31 +2,27 @@
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
-//! use nbd::server::backend::FileBackend;
-//! use nbd::server::{Export, Server};
-//! let server = Server::builder()
-//!     .export(Export::new(FileBackend::open("disk.raw", false)?).name("disk"))
-//!     .listen_unix("/run/nbd.sock")?;
-//! // It serves until it is dropped, or until this has waited for what is under way.
-//! server.finish().await?;
+//! use nbd::server::backend::FileBackend; use nbd::server::{Export, Server}; let server =
+//! Server::builder() .export(Export::new(FileBackend::open("disk.raw", false)?).name("disk"))
+//! .listen_unix("/run/nbd.sock")?; // Serves until dropped; this shuts it down and waits for
+//! requests in flight. server.finish().await?;
 //! # Ok(()) }
 //! ```
 //!
 //! A connection is a reader, an executor, a queue and a writer: requests are carried out as they
-//! come, many at once, and replies go out in the order in which they are ready. The protocol itself
-//! is [`crate::proto::server`]; here are only sockets and tasks.
+//! arrive, many at once, and replies are sent in the order in which they are ready. The protocol
+//! itself is [`crate::proto::server`]; this module adds only sockets and tasks.
 //!
-//! With the feature `faults` a server is as evil as a test needs: a [`FaultPlan`] says, as data,
-//! where it misbehaves; a fault is an operation on the queue of what is sent, or a gate for what is
-//! received. Everything that happens is in the [`Journal`]; [`Server::finish`] fails if a rule never
-//! fired.
+//! With the feature `faults` a server misbehaves as a test needs: a [`FaultPlan`] describes, as
+//! data, where; a fault is an operation on the send queue, or a gate for received messages.
+//! Everything that happens is in the [`Journal`]; [`Server::finish`] fails if a rule never fired.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`backend`] | what the exports hold: zeroes, a pattern, memory, a file, another server, your own |
+//! | [`backend`] | the content of exports: zeroes, a pattern, memory, a file, another server, your own |
 //! | `plan` | fault plans: rules, the old INI grammar, which rule fires when |
-//! | `journal` | what happened |
-//! | `shadow` | what became of each write |
+//! | `journal` | the events of a server |
+//! | `shadow` | the fate of each write |
 //! | `clock` | delays that can be virtual |
 
 pub mod backend;

@@ -1,4 +1,4 @@
-//! What stands in for fault injection where the feature `faults` is off: nothing can be made of it.
+//! Stand-ins for fault injection without the feature `faults`: uninhabited types.
 
 use crate::proto::server::{Advertised, Outgoing};
 use crate::proto::{OptionCode, OptionReply, Request};
@@ -10,7 +10,7 @@ use bytes::Bytes;
 #[derive(Debug)]
 pub(super) enum Faults {}
 
-/// Nothing is done to a connection.
+/// No action on a connection.
 #[derive(Debug)]
 pub(super) enum Effect {}
 

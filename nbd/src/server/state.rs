@@ -13,7 +13,7 @@ use super::export::Exports;
 use super::faults::Trigger;
 use crate::proto::server::{Closed, Config};
 
-/// What the listener is to do.
+/// An order to the listener.
 #[derive(Debug)]
 pub(super) enum Order {
     Listen,
@@ -24,10 +24,10 @@ pub(super) enum Order {
     StopFor(Duration),
 }
 
-/// Orders, each with who waits for it to be carried out.
+/// Orders, each with a sender to report completion.
 pub(super) type Orders = mpsc::UnboundedReceiver<(Order, oneshot::Sender<io::Result<()>>)>;
 
-/// Something that happened beside the conversations.
+/// An event outside the conversations.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "faults"), allow(dead_code, reason = "only printed"))]
 pub(super) enum Note {
@@ -39,7 +39,7 @@ pub(super) enum Note {
 }
 
 impl Note {
-    /// The text for the owner, of what failed.
+    /// The description of a failure, for the owner.
     fn to_failure(&self) -> Option<String> {
         match self {
             Note::Failed { what, why } => Some(format!("{what}: {why}")),
@@ -60,9 +60,9 @@ pub(super) struct Shared {
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) orders: mpsc::UnboundedSender<(Order, oneshot::Sender<io::Result<()>>)>,
-    /// What the server could not do, each once.
+    /// What the server failed to do, each listed once.
     pub(super) failures: Mutex<Vec<String>>,
-    /// How many connections there are.
+    /// The number of connections.
     pub(super) connected: watch::Sender<usize>,
     /// Ends every connection.
     pub(super) over: watch::Sender<bool>,
@@ -77,7 +77,7 @@ impl Shared {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What failed has been done after all, so it is none of the things that its owner has to know of.
+    /// What failed has succeeded after all, so it is not reported to the owner.
     pub(super) fn overcome(&self, note: &Note) {
         let text = note.to_failure();
         self.failures()
@@ -92,7 +92,7 @@ impl Shared {
         None
     }
 
-    /// Notes what happened at this time, which may be a while ago.
+    /// Records an event at this time, which may be in the past.
     pub(super) fn note_at(&self, connection: u64, at: Option<std::time::Duration>, note: Note) {
         let _ = at;
         match &note {
@@ -125,7 +125,8 @@ impl Shared {
         }
     }
 
-    /// Has the listener do something, and waits until it is done. Where nothing listens, it is.
+    /// Sends an order to the listener, and waits until it is carried out. Without a listener this
+    /// returns at once.
     pub(super) async fn order(&self, order: Order) -> io::Result<()> {
         let (done, carried_out) = oneshot::channel();
         if self.orders.send((order, done)).is_err() {
@@ -133,14 +134,14 @@ impl Shared {
         }
         tokio::select! {
             biased;
-            // A listener that is gone does not listen.
+            // Without a listener there is nothing to do.
             outcome = carried_out => outcome.unwrap_or(Ok(())),
-            // Nor does one of a server that is over; and what a rule has begun goes on.
+            // The same goes for a server that has shut down; an action begun by a rule continues.
             () = self.ended() => Ok(()),
         }
     }
 
-    /// Waits until the server is over.
+    /// Waits until the server shuts down.
     pub(super) async fn ended(&self) {
         // The sender is ours, so this cannot fail.
         let _ = self.over.subscribe().wait_for(|over| *over).await;

@@ -1,11 +1,11 @@
-//! Starting TLS on a connection that was accepted.
+//! Starting TLS on an accepted connection.
 
 use std::io;
 
 use super::state::Shared;
 use crate::socket::Socket;
 
-/// Replaces the socket by a protected stream over it.
+/// Replaces the socket with a TLS stream over it.
 #[cfg(feature = "tls")]
 pub(super) async fn accept(socket: &mut Option<Socket>, shared: &Shared) -> io::Result<()> {
     let (Some(config), Some(plain)) = (shared.tls.clone(), socket.take()) else {

@@ -11,7 +11,7 @@ pub enum Address {
     Tcp {
         /// Name or address; IPv6 without brackets.
         host: String,
-        /// Port, 10809 unless said otherwise.
+        /// Port, default 10809.
         port: u16,
     },
     /// A socket file.
@@ -22,7 +22,7 @@ pub enum Address {
     Vsock {
         /// Context identifier: 2 is the host; to listen, [`Address::ANY_CID`].
         cid: u32,
-        /// Port, 10809 unless said otherwise.
+        /// Port, default 10809.
         port: u32,
     },
 }
@@ -31,7 +31,7 @@ impl Address {
     /// Listens on every context identifier that this machine has (`VMADDR_CID_ANY`).
     pub const ANY_CID: u32 = u32::MAX;
 
-    /// Of a socket that has no address, or none that is known.
+    /// For a socket without an address, or with an unknown one.
     #[cfg(feature = "client")]
     pub(crate) fn unknown() -> Address {
         Address::Unix(PathBuf::new())

@@ -42,7 +42,7 @@ pub enum UriError {
     /// There is no `scheme:`.
     #[error("not a URI: {0:?}")]
     NoScheme(String),
-    /// A scheme of another protocol.
+    /// A scheme that is not NBD's.
     #[error(
         "{0:?} is not a scheme of NBD (nbd, nbd+unix, nbd+vsock; with TLS nbds, nbds+unix, nbds+vsock)"
     )]
@@ -50,7 +50,7 @@ pub enum UriError {
     /// The host is missing where one is needed.
     #[error("no host in {0:?}")]
     NoHost(String),
-    /// A host where none may be.
+    /// A host where none is allowed.
     #[error("host {0:?} in the URI of a unix socket")]
     HostOnUnix(String),
     /// The host has characters no host has, or a bracket is not closed.
@@ -79,7 +79,7 @@ pub enum UriError {
     /// A `%` without two hex digits, or text that is not UTF-8 or has a NUL.
     #[error("bad escape or text in {0:?}")]
     Escape(String),
-    /// Something after the end (a fragment, or a character no URI has).
+    /// Something after the end (a fragment, or a character that is not allowed in a URI).
     #[error("character {0:?} does not belong in a URI")]
     Character(char),
     /// Not one of QEMU's `nbd:…` names.
@@ -87,10 +87,10 @@ pub enum UriError {
     Legacy(String),
 }
 
-/// Whom a vsock URI without a host means: the host of this virtual machine.
+/// The CID of a vsock URI without a host: the host of this virtual machine.
 const HOST_CID: u32 = 2;
 
-/// What has to be escaped in the path; `/`, `:` and `@` may stand there.
+/// What has to be escaped in the path; `/`, `:` and `@` are allowed.
 const PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -107,9 +107,9 @@ const PATH: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'|')
     .add(b'}');
-/// In a query value, what separates parameters has to be escaped too.
+/// In a query value, parameter separators have to be escaped too.
 const QUERY: &AsciiSet = &PATH.add(b'&').add(b'=').add(b'+').add(b';');
-/// In the user, what ends it.
+/// In the user, its terminators too.
 const USER: &AsciiSet = &QUERY.add(b'/').add(b':').add(b'@');
 
 impl Uri {
@@ -155,7 +155,7 @@ impl Uri {
         self
     }
 
-    /// Parses a URI; strict as `uri.md` asks: what is not understood is refused.
+    /// Parses a URI; strictly, as `uri.md` requires: anything unknown is rejected.
     pub fn parse(text: &str) -> Result<Uri, UriError> {
         let parts = Parts::split(text)?;
         let scheme = parts.scheme.to_ascii_lowercase();
@@ -239,7 +239,7 @@ impl Uri {
         }
     }
 
-    /// QEMU's older form, where this URI can be said in it.
+    /// QEMU's older form, if it can express this URI.
     pub fn to_legacy(&self) -> Option<String> {
         let name = match self.export.as_str() {
             "" => String::new(),
@@ -256,7 +256,7 @@ impl Uri {
     }
 
     /// QEMU's `--image-opts` form: `driver=nbd,server.type=…`. Commas in values are doubled. `None`
-    /// where QEMU has no words for it, and for `nbds…`, which needs the name of a credentials object
+    /// where QEMU cannot express it, and for `nbds…`, which needs the name of a credentials object
     /// ([`Uri::to_image_opts_with_tls`]).
     pub fn to_image_opts(&self) -> Option<String> {
         match self.tls {
@@ -266,15 +266,16 @@ impl Uri {
     }
 
     /// The same for `nbds…`, with the id of the `tls-creds-x509` or `tls-creds-psk` object that is
-    /// given to QEMU as well.
+    /// also passed to QEMU.
     pub fn to_image_opts_with_tls(&self, creds: &str) -> Option<String> {
         let opts = self.image_opts()?;
         Some(format!("{opts},tls-creds={}", creds.replace(',', ",,")))
     }
 
-    /// A URI that every QEMU takes for this very server and export, or `None` if there is none: it
-    /// has no TLS in URIs, no abstract names and no vsock, and newer ones (GLib's parser) resolve `.` and `..` in the export's
-    /// name, escaped or not. [`Uri::to_image_opts`] has words for most of that.
+    /// A URI that every QEMU resolves to this server and export, or `None` if there is none: QEMU
+    /// supports no TLS, abstract names or vsock in URIs, and newer versions (GLib's parser) resolve
+    /// `.` and `..` in the export's name, escaped or not. [`Uri::to_image_opts`] can express most
+    /// of that.
     pub fn to_qemu(&self) -> Option<String> {
         let text = self.to_string();
         let same = |dialect| {

@@ -1,4 +1,4 @@
-//! Reading a URI.
+//! Parsing a URI.
 
 use std::net::Ipv6Addr;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use super::UriError;
 
-/// A URI cut at its separators, nothing decoded.
+/// A URI split at its separators, not decoded.
 pub(super) struct Parts<'a> {
     pub(super) scheme: &'a str,
     pub(super) authority: Option<&'a str>,
@@ -17,7 +17,7 @@ pub(super) struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     pub(super) fn split(text: &'a str) -> Result<Parts<'a>, UriError> {
-        // RFC 3986 knows no blanks, controls, quotes or brackets outside a host.
+        // RFC 3986 allows no blanks, controls, quotes or brackets outside a host.
         let odd = |c: &char| {
             c.is_control()
                 || matches!(
@@ -91,7 +91,7 @@ pub(super) fn authority(text: Option<&str>) -> Result<Authority<'_>, UriError> {
     Ok((user, (!host.is_empty()).then_some(host), port))
 }
 
-/// An address, with a zone behind a `%` (RFC 6874) if it has one.
+/// An address, with an optional zone after a `%` (RFC 6874).
 fn is_ipv6(host: &str) -> bool {
     let (address, zone) = match host.split_once('%') {
         Some((address, zone)) => (address, Some(zone)),

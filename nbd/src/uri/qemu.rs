@@ -1,7 +1,7 @@
-//! Which `nbd…://` URIs QEMU's block driver takes, and what it makes of them.
+//! Which `nbd…://` URIs QEMU's block driver accepts, and how it interprets them.
 //!
-//! QEMU (`block/nbd.c`) understands less than `uri.md`: no TLS schemes, no parameter but
-//! `socket`, and that exactly once; it parses with GLib's `g_uri_parse`.
+//! QEMU (`block/nbd.c`) supports less than `uri.md`: no TLS schemes, and no parameter but `socket`,
+//! exactly once; it parses with GLib's `g_uri_parse`.
 
 use super::{Address, DEFAULT_PORT, Uri};
 use percent_encoding::percent_decode_str;
@@ -41,12 +41,12 @@ pub enum QemuRejection {
 }
 
 impl QemuDialect {
-    /// Predicts what a QEMU with GLib's parser does with this text (measured with 10.0).
+    /// Predicts how a QEMU with GLib's parser interprets this text (measured with 10.0).
     pub fn parse(text: &str) -> Result<QemuDialect, QemuRejection> {
         QemuDialect::parse_as(text, Dialect::Glib)
     }
 
-    /// Predicts what a QEMU with this parser does with it.
+    /// Predicts how a QEMU with this parser interprets it.
     pub fn parse_as(text: &str, dialect: Dialect) -> Result<QemuDialect, QemuRejection> {
         use QemuRejection::{Authority, Parameters, Scheme, Syntax};
         let (scheme, rest) = text.split_once(':').ok_or(Syntax)?;
@@ -73,7 +73,7 @@ impl QemuDialect {
             .map_or(authority, |(_, rest)| rest);
         let (host, port) = host_port(host_and_port).ok_or(Syntax)?;
         let path = decode(path).ok_or(Syntax)?;
-        // GLib would lower the case, but QEMU looks for a driver of this very name before.
+        // GLib would lowercase it, but QEMU first looks for a driver of exactly this name.
         let unix = match scheme {
             "nbd" | "nbd+tcp" => false,
             "nbd+unix" => true,
@@ -116,7 +116,7 @@ impl QemuDialect {
     }
 }
 
-/// RFC 3986, section 5.2.4, as GLib applies it to a path that is unescaped already.
+/// RFC 3986, section 5.2.4, as GLib applies it to an already unescaped path.
 fn remove_dot_segments(path: &str) -> String {
     let Some(rest) = path.strip_prefix('/') else {
         return path.to_owned();
@@ -130,7 +130,7 @@ fn remove_dot_segments(path: &str) -> String {
                 if segment == ".." {
                     kept.pop();
                 }
-                // What was a folder stays one.
+                // A directory stays a directory.
                 if last {
                     kept.push("");
                 }
@@ -141,7 +141,7 @@ fn remove_dot_segments(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// GLib keys parameters by name, so a repeated one counts once and the last value stays.
+/// GLib keys parameters by name, so a repeated one counts once and the last value wins.
 fn parameters(query: &str) -> Option<Vec<(String, String)>> {
     let mut found: Vec<(String, String)> = Vec::new();
     if query.is_empty() {
@@ -189,7 +189,7 @@ fn host_port(text: &str) -> Option<(Option<String>, Option<u16>)> {
     Some(((!host.is_empty()).then_some(host), port))
 }
 
-/// GLib refuses bad escapes, `%00`, and what is not UTF-8.
+/// GLib rejects bad escapes, `%00`, and invalid UTF-8.
 fn decode(text: &str) -> Option<String> {
     let hex = |at: usize| text.as_bytes().get(at).is_some_and(u8::is_ascii_hexdigit);
     if text

@@ -13,8 +13,8 @@ use crate::uri::Uri;
 /// [`crate::client::Handle`] for threads that may block: several connections as one disk, requests of
 /// any length, reconnection, copies from and to files.
 ///
-/// It is the async handle on a runtime of its own, which works while a method is called, in a thread that
-/// calls one; between calls nothing runs. Threads can share it.
+/// It is the async handle with its own runtime, which runs only during method calls, on the calling
+/// thread. Threads can share it.
 ///
 /// ```no_run
 /// # fn f(uri: nbd::Uri) -> Result<(), Box<dyn std::error::Error>> {
@@ -30,7 +30,7 @@ use crate::uri::Uri;
 /// ```
 ///
 /// # Panics
-/// All its methods that talk with the server, in a thread that drives async tasks.
+/// All methods that communicate with the server panic in a thread that drives async tasks.
 #[derive(Debug)]
 pub struct Handle {
     handle: crate::client::Handle,
@@ -54,27 +54,27 @@ impl HandleBuilder {
 }
 
 impl Handle {
-    /// What the server said of the export.
+    /// The export as the server described it.
     pub fn export(&self) -> &ExportInfo {
         self.handle.export()
     }
 
-    /// Who the server is, for messages.
+    /// The server's address, for messages.
     pub fn peer(&self) -> String {
         self.handle.peer()
     }
 
-    /// How many connections are used at most.
+    /// The maximum number of connections.
     pub fn connections(&self) -> usize {
         self.handle.connections()
     }
 
-    /// Reads any length that fits in memory, in as many requests as the server's limits ask for.
+    /// Reads any length that fits in memory, in as many requests as the server's limits require.
     pub fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, HandleError> {
         self.runtime.block_on(self.handle.read(offset, len))
     }
 
-    /// Writes any length, in as many requests as the server's limits ask for.
+    /// Writes any length, in as many requests as the server's limits require.
     pub fn write(&self, offset: u64, data: impl Into<Vec<u8>>) -> Result<(), HandleError> {
         let data: Vec<u8> = data.into();
         self.runtime.block_on(self.handle.write(offset, data))
@@ -96,12 +96,12 @@ impl Handle {
         self.runtime.block_on(self.handle.trim(offset, len))
     }
 
-    /// Makes all stable that was written over any of the connections.
+    /// Flushes everything written over any of the connections to stable storage.
     pub fn flush(&self) -> Result<(), HandleError> {
         self.runtime.block_on(self.handle.flush())
     }
 
-    /// The status of a range in a context that was selected, piece by piece as it is asked for.
+    /// The status of a range in a selected context, fetched piece by piece on demand.
     pub fn extents(&self, context: &str, range: Range<u64>) -> Extents<'_> {
         Extents {
             extents: self.handle.extents(context, range),
@@ -129,13 +129,13 @@ impl Handle {
         self.runtime.block_on(copy)
     }
 
-    /// Says goodbye on each connection.
+    /// Disconnects gracefully on each connection.
     pub fn disconnect(self) {
         self.runtime.block_on(self.handle.disconnect());
     }
 }
 
-/// The status of a range, in order. Neighbours may be alike. After an error it ends.
+/// The status of a range, in order. Neighbours may have the same status. It ends after an error.
 #[derive(Debug)]
 pub struct Extents<'h> {
     extents: crate::client::Extents,

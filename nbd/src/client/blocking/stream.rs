@@ -1,4 +1,4 @@
-//! Sockets that do not block, and waiting for them.
+//! Non-blocking sockets, and waiting for them.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::tls::Tls;
 use crate::uri::Address;
 
-/// A socket that does not block; [`Stream::wait`] does.
+/// A non-blocking socket; [`Stream::wait`] blocks.
 pub(super) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
@@ -28,7 +28,7 @@ pub(super) fn open(address: &Address, limit: Duration) -> io::Result<Stream> {
             let until = Instant::now().checked_add(limit);
             let mut failed = io::Error::from(io::ErrorKind::NotFound);
             for address in (host.as_str(), *port).to_socket_addrs()? {
-                // No time at all is none that a socket takes.
+                // A socket does not accept a timeout of zero.
                 let left = left(until).max(Duration::from_millis(1));
                 match TcpStream::connect_timeout(&address, left) {
                     Ok(stream) => {
@@ -81,13 +81,13 @@ fn left(until: Option<Instant>) -> Duration {
 }
 
 impl Stream {
-    /// Waits until it can be read, or written if that is wanted; `false` when the time is up.
+    /// Waits until it is readable, or writable if requested; `false` when the deadline has passed.
     pub(super) fn wait(&self, writes: bool, until: Option<Instant>) -> io::Result<bool> {
         let mut flags = PollFlags::POLLIN;
         flags.set(PollFlags::POLLOUT, writes || self.wants_flush());
         loop {
             let left = left(until);
-            // Rounded up: who waits for less than that is there too early.
+            // Rounded up: a shorter wait would end before the deadline.
             let millis = left.as_nanos().div_ceil(1_000_000);
             let limit = match until {
                 Some(_) => i32::try_from(millis).unwrap_or(i32::MAX),
@@ -104,7 +104,7 @@ impl Stream {
         }
     }
 
-    /// Whether it has taken something that is not gone yet.
+    /// Whether it has accepted bytes that are not sent yet.
     pub(super) fn wants_flush(&self) -> bool {
         match self {
             Stream::Unix(_) | Stream::Tcp(_) => false,

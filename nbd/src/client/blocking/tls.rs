@@ -1,4 +1,4 @@
-//! TLS on a socket that does not block.
+//! TLS on a non-blocking socket.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,7 +9,7 @@ use rustls::ClientConnection;
 use super::stream::{Stream, waits};
 use crate::tls::ClientTls;
 
-/// A protected stream.
+/// A TLS stream.
 pub(super) struct Tls {
     pub(super) session: ClientConnection,
     pub(super) stream: Stream,
@@ -52,7 +52,7 @@ impl Read for Tls {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return read,
             }
-            // The end of the stream is for the next look.
+            // The end of the stream is reported by the next read.
             self.session.read_tls(&mut self.stream)?;
             let taken = self.session.process_new_packets();
             taken.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -61,7 +61,8 @@ impl Read for Tls {
 }
 
 impl Write for Tls {
-    /// Takes as much as there is room for; what the socket does not take at once stays.
+    /// Accepts as much as there is room for; what the socket does not accept at once stays
+    /// buffered.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(buf)])
     }
@@ -70,7 +71,7 @@ impl Write for Tls {
         match self.flush() {
             Err(error) if !waits(&error) => return Err(error),
             flushed if taken == 0 => {
-                // There was no room; now there is, or the socket has none.
+                // There was no room; now there is, or the socket is full.
                 flushed?;
                 taken = self.session.writer().write_vectored(bufs)?;
             }

@@ -1,4 +1,4 @@
-//! Requests as a caller asks for them, and the rules of strict mode.
+//! Requests as submitted by callers, and the rules of strict mode.
 
 use super::config::{Config, StrictMode};
 use super::export::ExportInfo;
@@ -8,14 +8,15 @@ use crate::proto::{CommandFlags, CommandType, Mode, Request, StatusFilter, Trans
 #[derive(Clone, Debug)]
 pub struct Command<B> {
     pub(super) request: Request,
-    /// What the request is about, which is not its length when that counts a payload.
+    /// Length of the affected range, which differs from the length field when that counts a
+    /// payload.
     pub(super) effect_len: u64,
     pub(super) payload: Option<B>,
-    /// Contexts that a block status must answer; `None` is all that were selected.
+    /// Contexts that a block status must answer; `None` means all selected ones.
     pub(super) contexts: Option<Vec<u32>>,
-    /// Where data that was asked for may go, into this request's reply or another's.
+    /// A buffer for read data, of this request's reply or another's.
     pub(super) buffer: Option<Vec<u8>>,
-    /// Sent as it is, whatever strict mode has against it.
+    /// Sent as is, regardless of strict mode.
     pub(super) raw: bool,
 }
 
@@ -67,17 +68,17 @@ impl<B: AsRef<[u8]>> Command<B> {
         Command::new(CommandType::CACHE, offset, len)
     }
 
-    /// Waits until what was written is on stable storage.
+    /// Waits until completed writes are on stable storage.
     pub fn flush() -> Command<B> {
         Command::new(CommandType::FLUSH, 0, 0)
     }
 
-    /// Asks for the status of all contexts that were selected.
+    /// Requests the status of all selected contexts.
     pub fn block_status(offset: u64, len: u64) -> Command<B> {
         Command::new(CommandType::BLOCK_STATUS, offset, len)
     }
 
-    /// Asks for the status of some of them (extended headers with
+    /// Requests the status of some of them (extended headers with
     /// [`TransmissionFlags::BLOCK_STATUS_PAYLOAD`]).
     pub fn block_status_of(contexts: Vec<u32>, offset: u64, len: u64) -> Command<B>
     where
@@ -94,7 +95,7 @@ impl<B: AsRef<[u8]>> Command<B> {
         command
     }
 
-    /// Any request with any payload, sent as it is; its reply is checked as ever.
+    /// Any request with any payload, sent as is; its reply is checked as usual.
     pub fn raw(request: Request, payload: B) -> Command<B> {
         Command {
             effect_len: request.len,
@@ -106,21 +107,21 @@ impl<B: AsRef<[u8]>> Command<B> {
         }
     }
 
-    /// With these flags as well.
+    /// Adds these flags.
     pub fn flags(mut self, flags: CommandFlags) -> Command<B> {
         self.request.flags |= flags;
         self
     }
 
-    /// Gives a buffer to be used again; what it held is lost, also on errors. Of the buffers that were
-    /// given, the reply brings the one that was given last, which the processor's cache still holds:
-    /// however many reads are under way, few buffers are in use.
+    /// Passes a buffer for reuse; its content is lost, even on errors. The reply returns the buffer
+    /// that was passed last, which is still in the processor's cache: however many reads are in
+    /// flight, few buffers are in use.
     pub fn into_buffer(mut self, buffer: Vec<u8>) -> Command<B> {
         self.buffer = Some(buffer);
         self
     }
 
-    /// What it asks for: which command, from which offset on, for how many bytes.
+    /// The command, its offset and its length.
     pub fn asks(&self) -> (CommandType, u64, u64) {
         (self.request.command, self.request.offset, self.effect_len)
     }
@@ -148,7 +149,7 @@ impl<B: AsRef<[u8]>> Command<B> {
         }
     }
 
-    /// Which rule of strict mode this request breaks on this export.
+    /// The rule of strict mode that this request breaks on this export.
     pub(super) fn objection(&self, export: &ExportInfo, config: &Config) -> Option<String> {
         if self.raw {
             return None;
@@ -156,7 +157,7 @@ impl<B: AsRef<[u8]>> Command<B> {
         let (request, len, payload) = (&self.request, self.effect_len, self.payload_len());
         let sizes = export.sizes();
         let checked = |check| config.strict.contains(check);
-        // These two are about our own memory and about what the header can hold.
+        // These two concern our own memory and the header's capacity.
         if payload > config.max_payload {
             let ours = config.max_payload;
             return Some(format!("payload above our own limit of {ours}"));

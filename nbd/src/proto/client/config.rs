@@ -9,7 +9,7 @@ use crate::proto::{Checks, Mode, limits};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Feature {
-    /// Newstyle at all; forbidding it requires an oldstyle server.
+    /// Newstyle negotiation; forbidding it requires an oldstyle server.
     Newstyle,
     /// Fixed newstyle; without it only `EXPORT_NAME` is left.
     FixedNewstyle,
@@ -25,7 +25,7 @@ pub enum Feature {
     Go,
     /// Asking for block sizes, name and description in `GO`.
     Info,
-    /// Metadata contexts; required means that each one asked for must be there.
+    /// Metadata contexts; required means that each requested one must exist.
     MetaContexts,
 }
 
@@ -53,13 +53,13 @@ pub enum Policy {
     Auto,
     /// Fail without it.
     Require,
-    /// Do not even ask.
+    /// Do not request it.
     Forbid,
 }
 
 crate::proto::bits::flag_words! {
-    /// Rules for our own requests, as libnbd's strict mode (`nbd_set_strict_mode`). A request that breaks
-    /// one is not sent. Switch one off to send what the server must refuse.
+    /// Rules for our own requests, like libnbd's strict mode (`nbd_set_strict_mode`). A request
+    /// that breaks one is not sent. Disable one to send what the server must refuse.
     pub struct StrictMode: u32 {
         /// No command that the export does not advertise, and none that writes to a read-only one.
         const COMMANDS = 1 << 0;
@@ -89,11 +89,11 @@ pub struct Config {
     pub checks: Checks,
     /// Rules for our own requests.
     pub strict: StrictMode,
-    /// Most requests under way at once, at least 1; further ones wait to be sent.
+    /// Maximum number of requests in flight, at least 1; further ones are queued.
     pub in_flight: usize,
     /// Largest payload in bytes that is sent or accepted.
     pub max_payload: u64,
-    /// Who the server is, for errors.
+    /// The server's address, for errors.
     pub peer: Arc<str>,
 }
 
@@ -136,7 +136,7 @@ impl Config {
             (ExtendedHeaders, Mode::Extended),
         ];
         for (feature, first) in requirements {
-            // Extended headers replace structured replies, so these need not be there for them.
+            // Extended headers replace structured replies, so the latter are not needed for them.
             let policy = match (feature, mode) {
                 (StructuredReplies, Mode::Extended) => Policy::Auto,
                 _ if mode >= first => Policy::Require,

@@ -1,7 +1,7 @@
-//! What can go wrong, sorted by who is to blame: the server's refusal, its breach of the protocol,
-//! our caller's misuse, the network.
+//! What can go wrong, by cause: the server's refusal, its violation of the protocol, the caller's
+//! misuse, the network.
 //!
-//! A text says what failed; its `source` alone says why.
+//! An error's text says what failed; only its `source` says why.
 
 use std::fmt;
 use std::io;
@@ -59,25 +59,25 @@ pub enum HandshakeError {
         /// What.
         source: DecodeError,
     },
-    /// The server said no.
+    /// The server refused an option.
     #[error("the server refuses option {option}: {code}{}", text(.message))]
     Refused {
-        /// To what.
+        /// The option.
         option: OptionCode,
         /// Its error.
         code: OptionReplyCode,
-        /// Its words.
+        /// Its message.
         message: String,
     },
-    /// The server demands TLS, and this client did not offer it.
+    /// The server requires TLS, and this client did not offer it.
     #[error(
         "the server requires TLS (option {option} was refused): connect with credentials, or use an nbds:// URI"
     )]
     TlsRequired {
-        /// What it refused for that reason.
+        /// The option that it refused for that reason.
         option: OptionCode,
     },
-    /// A reply that does not belong here.
+    /// An unexpected reply.
     #[error("the server answers option {option} with {got}, which does not belong there: {detail}")]
     Unexpected {
         /// The option that was sent.
@@ -87,16 +87,16 @@ pub enum HandshakeError {
         /// Why it is wrong.
         detail: String,
     },
-    /// Bytes that came before TLS was started: somebody tries to have them taken for protected ones.
+    /// Bytes received before TLS was started: an attempt to have plain text accepted as protected.
     #[error("{bytes} bytes came in plain text after the server had agreed to start TLS")]
     Injected {
         /// How many.
         bytes: usize,
     },
-    /// The server never stops answering.
+    /// The server's answer exceeds the limit.
     #[error("endless answer to option {option}: more than {replies} replies, {bytes} bytes")]
     Endless {
-        /// To what.
+        /// The option.
         option: OptionCode,
         /// How many.
         replies: usize,
@@ -108,7 +108,7 @@ pub enum HandshakeError {
     Feature {
         /// Which feature.
         feature: Feature,
-        /// What is the matter.
+        /// What is wrong.
         detail: &'static str,
     },
     /// The deadline passed.
@@ -129,17 +129,17 @@ pub(crate) fn text(message: &str) -> String {
     }
 }
 
-/// Why a connection is over. Every request that was under way gets this one.
+/// Why a connection is over. Every request in flight fails with this.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
     /// The server closed the connection between two messages.
     #[error("the server closed the connection")]
     Closed,
-    /// The server announced its end with `ESHUTDOWN`; connect again to go on.
+    /// The server announced its shutdown with `ESHUTDOWN`; reconnect to continue.
     #[error("the server is shutting down")]
     Shutdown,
-    /// We said goodbye (`DISC`).
+    /// We disconnected (`DISC`).
     #[error("this client has disconnected")]
     Disconnected,
     /// The connection broke, or ended within a message.
@@ -150,7 +150,7 @@ pub enum ConnectionError {
     Violation(#[from] Violation),
 }
 
-/// What a request was about, for people.
+/// A description of a request, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Origin {
@@ -167,7 +167,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// What a request was about.
+    /// Describes a request.
     pub fn new(
         command: CommandType,
         offset: u64,
@@ -213,12 +213,13 @@ pub enum RequestError {
         origin: Box<Origin>,
         /// The server's error.
         errno: Errno,
-        /// The server's words, in structured and extended replies.
+        /// The server's message, in structured and extended replies.
         message: String,
-        /// Where the error happened, if the server said so.
+        /// Where the error happened, if the server reported it.
         at: Option<u64>,
     },
-    /// The request breaks a rule that this client keeps ([`super::StrictMode`]), and was not sent.
+    /// The request breaks a rule that this client enforces ([`super::StrictMode`]), and was not
+    /// sent.
     #[error("{origin} not sent: {reason}")]
     Misuse {
         /// What was asked.
@@ -234,7 +235,7 @@ pub enum RequestError {
         /// Why the connection is over.
         source: Arc<ConnectionError>,
     },
-    /// No reply in time, or no room among the requests under way. The connection stays; a late
+    /// No reply before the deadline, or no free slot to send it. The connection stays open; a late
     /// reply is dropped.
     #[error("{origin} failed: no reply within {after:?}")]
     Deadline {

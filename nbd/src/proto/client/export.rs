@@ -1,4 +1,4 @@
-//! What a server said about an export.
+//! A server's description of an export.
 
 #[cfg(feature = "client")]
 use super::error::{Origin, RequestError};
@@ -12,14 +12,14 @@ use crate::proto::{Mode, TransmissionFlags, limits};
 pub struct BlockSizes {
     /// Every offset and length must be a multiple of this.
     pub minimum: u32,
-    /// What is fast.
+    /// The preferred alignment, for speed.
     pub preferred: u32,
     /// Largest payload.
     pub maximum: u32,
 }
 
 impl Default for BlockSizes {
-    /// What proto.md says is to be assumed of a silent server.
+    /// The defaults of proto.md for a server that announces none.
     fn default() -> Self {
         BlockSizes {
             minimum: 1,
@@ -29,7 +29,7 @@ impl Default for BlockSizes {
     }
 }
 
-/// A metadata context that was selected.
+/// A selected metadata context.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Context {
@@ -45,21 +45,21 @@ pub struct Context {
 pub struct ExportInfo {
     /// The name that was asked for.
     pub name: String,
-    /// The server's own name for it, if it said one.
+    /// The server's own name for it, if it sent one.
     pub canonical_name: Option<String>,
-    /// Text for people.
+    /// Human-readable text.
     pub description: Option<String>,
     /// Bytes.
     pub size: u64,
     /// What it can do.
     pub flags: TransmissionFlags,
-    /// Size constraints, if the server said any.
+    /// Size constraints, if the server sent any.
     pub block_sizes: Option<BlockSizes>,
-    /// Contexts that were selected, in the server's order.
+    /// Selected contexts, in the server's order.
     pub contexts: Vec<Context>,
     /// What was negotiated.
     pub mode: Mode,
-    /// Whether the connection is protected.
+    /// Whether the connection uses TLS.
     pub tls: bool,
 }
 
@@ -78,24 +78,24 @@ impl ExportInfo {
         }
     }
 
-    /// The id of a context that was selected.
+    /// The id of a selected context.
     pub fn context_id(&self, name: &str) -> Option<u32> {
         self.contexts.iter().find(|c| c.name == name).map(|c| c.id)
     }
 
-    /// Size constraints, or what proto.md says is to be assumed of a silent server.
+    /// Size constraints, or the defaults of proto.md if the server announced none.
     pub fn sizes(&self) -> BlockSizes {
         self.block_sizes.unwrap_or_default()
     }
 
-    /// Bytes that requests can reach. A size that is no multiple of the minimum block size leaves a
-    /// tail that no request can address (proto.md, "Block size constraints": the size SHOULD be a
-    /// multiple for that reason).
+    /// Bytes that requests can reach. A size that is not a multiple of the minimum block size
+    /// leaves a tail that no request can address (proto.md, "Block size constraints": the size
+    /// SHOULD be a multiple for that reason).
     pub fn reachable_size(&self) -> u64 {
         self.size - self.size % u64::from(self.sizes().minimum.max(1))
     }
 
-    /// Refuses a range that ends in the tail that no request can address.
+    /// Rejects a range that ends in the tail that no request can address.
     #[cfg(feature = "client")]
     pub(crate) fn reaches(&self, end: u64, peer: &str) -> Result<(), RequestError> {
         let reachable = self.reachable_size();

@@ -15,10 +15,10 @@ use crate::proto::{
 
 mod steps;
 
-/// What a handshake has come to.
+/// An event of a handshake.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// TLS is to be started on the stream now; then [`Handshake::tls_started`].
+    /// Start TLS on the stream now; then call [`Handshake::tls_started`].
     StartTls,
     /// Options can be sent, or an export chosen.
     Ready,
@@ -38,7 +38,7 @@ enum State {
         then: Then,
         replies: Vec<OptionReply>,
         bytes: usize,
-        /// A reply whose data has not come wholly.
+        /// A reply whose data has not arrived completely.
         header: Option<OptionReplyHeader>,
     },
     /// Waits for the driver.
@@ -70,11 +70,11 @@ pub struct Handshake {
     mode: Mode,
     tls: bool,
     no_zeroes: bool,
-    /// What an oldstyle server said at once.
+    /// What an oldstyle server announced in its greeting.
     oldstyle: Option<ExportReply>,
     /// Export and contexts of the last `SET_META_CONTEXT`.
     selected: (String, Vec<Context>),
-    /// Contexts that go with the export that is being chosen.
+    /// Contexts for the export that is being chosen.
     contexts: Vec<Context>,
 }
 
@@ -101,7 +101,7 @@ impl Handshake {
         self.mode
     }
 
-    /// Whether the connection is protected.
+    /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.tls
     }
@@ -121,19 +121,19 @@ impl Handshake {
         self.intake.space()
     }
 
-    /// So many bytes have come.
+    /// `n` bytes have arrived.
     pub fn filled(&mut self, n: usize) {
         self.intake.filled(n);
         self.advance();
     }
 
-    /// Bytes have come; all of them are taken.
+    /// Processes received bytes, all of them.
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !matches!(self.state, State::Failed(_)) {
             let n = self.intake.feed(bytes);
             self.advance();
             if n == 0 {
-                // The buffer is full of what nobody asked for.
+                // The buffer is full of unrequested data.
                 return self.fail(self.unasked());
             }
             bytes = &bytes[n..];
@@ -159,7 +159,7 @@ impl Handshake {
         });
     }
 
-    /// The time is up.
+    /// The deadline has passed.
     pub fn timed_out(&mut self, after: Duration) {
         let phase = self.phase();
         self.fail(HandshakeError::Deadline { phase, after });
@@ -171,10 +171,10 @@ impl Handshake {
         std::mem::take(&mut self.out)
     }
 
-    /// What has happened, once.
+    /// The next event, returned once.
     ///
     /// # Errors
-    /// Why the handshake has failed, each time; [`Handshake::failure`] says the same.
+    /// Why the handshake has failed, on each call; the same as [`Handshake::failure`].
     pub fn event(&mut self) -> Result<Option<Event>, HandshakeError> {
         self.failure()?;
         Ok(self.event.take())
@@ -188,7 +188,7 @@ impl Handshake {
         }
     }
 
-    /// TLS runs on the stream; the negotiation goes on under it.
+    /// TLS is active on the stream; the negotiation continues over it.
     pub fn tls_started(&mut self) {
         if matches!(self.state, State::Upgrade) {
             self.tls = true;
@@ -197,10 +197,10 @@ impl Handshake {
         }
     }
 
-    /// Sends an option; its replies come as [`Event::Answer`].
+    /// Sends an option; its replies arrive as [`Event::Answer`].
     ///
     /// # Errors
-    /// Where options cannot be sent: before [`Event::Ready`], or without fixed newstyle.
+    /// When options cannot be sent: before [`Event::Ready`], or without fixed newstyle.
     pub fn option(&mut self, option: &OptionRequest) -> Result<(), HandshakeError> {
         self.usable()?;
         if self.mode < Mode::Simple {
@@ -217,7 +217,7 @@ impl Handshake {
     /// Chooses an export; [`Event::Chosen`] follows.
     ///
     /// # Errors
-    /// Where it is too early, or what is required cannot be had in this mode.
+    /// When it is too early, or a required feature is not available in this mode.
     pub fn go(&mut self, export: &str) -> Result<(), HandshakeError> {
         self.usable()?;
         self.config.export = export.to_owned();
@@ -243,7 +243,7 @@ impl Handshake {
         Ok(())
     }
 
-    /// The transmission phase of the export that was chosen.
+    /// The transmission phase of the chosen export.
     ///
     /// # Errors
     /// The reason of the failure, or [`HandshakeError::Feature`] before [`Event::Chosen`].
@@ -255,12 +255,12 @@ impl Handshake {
         }
     }
 
-    /// Bytes as they are, to see what the server does about them.
+    /// Sends raw bytes, to see how the server reacts.
     pub fn send_raw(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
-    /// What the conversation waits for, for errors.
+    /// What the conversation is waiting for, for errors.
     pub fn phase(&self) -> Phase {
         match &self.state {
             State::Greeting(_) => Phase::Greeting,
@@ -282,7 +282,7 @@ impl Handshake {
         }
     }
 
-    /// The first reason stays.
+    /// The first reason is kept.
     fn fail(&mut self, error: HandshakeError) {
         if !matches!(self.state, State::Failed(_)) {
             self.state = State::Failed(error);

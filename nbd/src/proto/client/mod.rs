@@ -1,9 +1,9 @@
 //! The client's side of a conversation, without I/O.
 //!
 //! [`Handshake`] negotiates until an export is chosen, [`Transmission`] carries requests and
-//! replies after that. Both take bytes (`space` and `filled`, or `receive`), give bytes, and report
-//! what happened; neither knows of sockets, tasks or a clock. A driver moves the bytes: this crate
-//! has one on tokio (`client`) and one that blocks (`client::blocking`). The simplest one:
+//! replies after that. Both consume bytes (`space` and `filled`, or `receive`), produce bytes, and
+//! report events; neither knows about sockets, tasks or a clock. A driver moves the bytes: this
+//! crate has one on tokio (`client`) and one that blocks (`client::blocking`). The simplest one:
 //!
 //! ```no_run
 //! use std::io::{Read, Write};
@@ -40,9 +40,9 @@
 //! ```
 //!
 //! What arrives is checked ([`Config::checks`]) and bounded ([`Config::max_payload`],
-//! [`crate::proto::limits`]); the first violation ends the conversation, and each request that was
-//! submitted ends once, whatever happens. Deadlines are the driver's: it says when one has passed
-//! ([`Transmission::deadline`], [`Transmission::timeout`]).
+//! [`crate::proto::limits`]); the first violation ends the conversation, and each submitted request
+//! finishes exactly once, whatever happens. Deadlines are up to the driver: it reports when one has
+//! passed ([`Transmission::deadline`], [`Transmission::timeout`]).
 //!
 //! | state of [`Handshake`] | what it waits for | what ends it |
 //! |---|---|---|
@@ -52,14 +52,14 @@
 //! | ready | the caller: [`Handshake::option`] or [`Handshake::go`] | an option |
 //! | export reply | the reply to `EXPORT_NAME` | chosen |
 //! | chosen | [`Handshake::into_transmission`] | |
-//! | failed | nothing; the first reason stays | |
+//! | failed | nothing; the first reason is kept | |
 //!
 //! | state of [`Transmission`] | requests | what ends it |
 //! |---|---|---|
 //! | open | are taken | `ESHUTDOWN`, [`Transmission::disconnect`], death |
-//! | shutting down (the server sent `ESHUTDOWN`) | are refused; those under way are answered | the last answer: `DISC` is sent |
-//! | goodbye (`DISC` is sent) | are refused, and nothing is sent any more | the end of the stream |
-//! | dead | are refused with the first reason, which all that were under way got too | |
+//! | shutting down (the server sent `ESHUTDOWN`) | are refused; those in flight are answered | the last answer: `DISC` is sent |
+//! | goodbye (`DISC` is sent) | are refused, and nothing more is sent | the end of the stream |
+//! | dead | are refused with the first reason, with which all in flight failed | |
 
 mod command;
 mod config;

@@ -1,4 +1,4 @@
-//! What the replies to an option mean.
+//! Interpreting the replies to an option.
 
 use super::error::HandshakeError;
 use super::export::{BlockSizes, Context, ExportInfo};
@@ -31,7 +31,7 @@ fn queries_for(export: &str, queries: &[impl AsRef<str>]) -> MetaContextRequest 
     }
 }
 
-/// Only `ACK` may have come.
+/// Only `ACK` is allowed.
 pub(crate) fn nothing(option: OptionCode, replies: &[OptionReply]) -> Result<(), HandshakeError> {
     match replies.first() {
         None => Ok(()),
@@ -130,13 +130,13 @@ fn unexpected(option: OptionCode, reply: &OptionReply, detail: &str) -> Handshak
 }
 
 impl Handshake {
-    /// The request for what the server says of an export, without choosing it (`INFO`).
+    /// The request for an export's description, without choosing it (`INFO`).
     pub fn info_option(&self, export: &str) -> OptionRequest {
         let asks = self.config().wants(super::Feature::Info);
         OptionRequest::Info(info_request(export, asks))
     }
 
-    /// What the replies to [`Handshake::info_option`] say.
+    /// Interprets the replies to [`Handshake::info_option`].
     pub fn info_of(
         &self,
         export: &str,
@@ -155,7 +155,7 @@ impl Handshake {
         OptionRequest::ListMetaContext(queries_for(export, queries))
     }
 
-    /// What the replies to these two requests say.
+    /// Interprets the replies to these two requests.
     pub fn contexts_of(
         option: &OptionRequest,
         replies: Vec<OptionReply>,
@@ -163,7 +163,7 @@ impl Handshake {
         contexts(option.code(), replies)
     }
 
-    /// What the replies to `LIST` say: names and descriptions.
+    /// Interprets the replies to `LIST`: names and descriptions.
     pub fn exports_of(replies: Vec<OptionReply>) -> Result<Vec<(String, String)>, HandshakeError> {
         list(replies)
     }

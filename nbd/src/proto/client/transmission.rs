@@ -16,7 +16,7 @@ use crate::proto::{CommandFlags, CommandType, ReplyCheck, Request, Violation};
 
 mod replies;
 
-/// What a reply brought.
+/// The content of a reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
     /// Data of a read, from the request's offset on.
@@ -25,7 +25,7 @@ pub struct Reply {
     pub statuses: Vec<Status>,
 }
 
-/// A request has ended.
+/// A request has finished.
 #[derive(Clone, Debug)]
 pub struct Notice {
     /// What [`Transmission::submit`] returned.
@@ -37,9 +37,9 @@ pub struct Notice {
 #[derive(Debug)]
 enum Life {
     Open,
-    /// The server announced its end: what is under way is answered, then `DISC` is sent.
+    /// The server announced its shutdown: requests in flight are answered, then `DISC` is sent.
     ShuttingDown,
-    /// The caller wants to leave: what was submitted is sent, then `DISC`.
+    /// The caller is disconnecting: what was submitted is sent, then `DISC`.
     Leaving,
     /// `DISC` is sent, and nothing may follow it.
     Goodbye(ConnectionError),
@@ -52,11 +52,11 @@ struct Pending {
     effect_len: u64,
     check: ReplyCheck,
     reply: Reply,
-    /// Takes one of the buffers that were given.
+    /// Uses one of the passed buffers.
     reuses: bool,
     started: bool,
     deadline: Option<(Instant, Duration)>,
-    /// Nobody waits for the reply any more.
+    /// The caller no longer waits for the reply.
     given_up: bool,
 }
 
@@ -96,11 +96,11 @@ pub struct Transmission<B> {
     input: Input,
     life: Life,
     out: SendQueue<B>,
-    /// Submitted, and not sent yet for want of room among those under way.
+    /// Submitted, but not sent yet because too many are in flight.
     waiting: VecDeque<(u64, Command<B>)>,
     pending: HashMap<u64, Pending>,
     deadlines: BTreeSet<(Instant, u64)>,
-    /// Buffers that were given with reads, for whichever is answered next.
+    /// Buffers passed with reads, for whichever is answered next.
     buffers: Vec<Vec<u8>>,
     next_cookie: u64,
     notices: VecDeque<Notice>,
@@ -122,23 +122,23 @@ impl<B: AsRef<[u8]>> Transmission<B> {
             pending: HashMap::new(),
             deadlines: BTreeSet::new(),
             buffers: Vec::new(),
-            // 0 is what a careless server sends; starting at 1 tells the two apart.
+            // A buggy server may send 0; starting at 1 distinguishes the two.
             next_cookie: 1,
             notices: VecDeque::new(),
             bytes_in: 0,
             requests: 0,
         };
-        // A server may have sent more than the handshake took.
+        // A server may have sent more than the handshake consumed.
         this.advance();
         this
     }
 
-    /// What the server said of the export.
+    /// The export as the server described it.
     pub fn export(&self) -> &ExportInfo {
         &self.export
     }
 
-    /// Requests that were sent.
+    /// Number of requests sent.
     pub fn requests(&self) -> u64 {
         self.requests
     }
@@ -164,7 +164,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         }
     }
 
-    /// Whether the connection is dead: there is nothing left to read or to send.
+    /// Whether the connection is dead: nothing is left to read or send.
     pub fn is_dead(&self) -> bool {
         matches!(self.life, Life::Dead(_))
     }
@@ -174,7 +174,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         matches!(self.life, Life::Goodbye(_)) && self.out.is_empty()
     }
 
-    /// What a request was about, for errors.
+    /// Describes a request, for errors.
     fn origin(&self, request: &Request, effect_len: u64) -> Box<Origin> {
         Box::new(Origin {
             command: request.command,
@@ -185,11 +185,11 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         })
     }
 
-    /// Takes a request; its end comes as a [`Notice`] with the cookie that is returned. It is
-    /// given up when `deadline` has passed: at that time, after so long.
+    /// Accepts a request; its result is reported as a [`Notice`] with the returned cookie. It times
+    /// out when `deadline` has passed: the point in time, and the timeout it stands for.
     ///
     /// # Errors
-    /// What strict mode has against it, or the end of the connection. Nothing is sent then.
+    /// When strict mode rejects it, or the connection is over. Nothing is sent then.
     pub fn submit(
         &mut self,
         mut command: Command<B>,
@@ -256,7 +256,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
             self.out.push(header, command.payload, 0);
             self.requests += 1;
             if command.request.command == CommandType::DISC {
-                // Nothing may follow, whoever said it.
+                // Nothing may follow, whichever side sent it.
                 self.life = Life::Goodbye(ConnectionError::Disconnected);
                 self.refuse_waiting(&ConnectionError::Disconnected);
             }
@@ -285,7 +285,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         self.life = Life::Goodbye(why);
     }
 
-    /// Says goodbye once what was submitted has been sent; further requests are refused.
+    /// Sends `DISC` after all submitted requests; further requests are refused.
     pub fn disconnect(&mut self) {
         if matches!(self.life, Life::Open) {
             self.life = Life::Leaving;
@@ -304,12 +304,12 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         !self.out.is_empty()
     }
 
-    /// So many bytes were sent.
+    /// `n` bytes were sent.
     pub fn sent(&mut self, n: usize) {
         self.out.advance(n);
     }
 
-    /// All bytes to be sent, for those who have no use for slices.
+    /// All bytes to be sent, for drivers that do not use slices.
     #[must_use]
     pub fn transmit(&mut self) -> Vec<u8> {
         let bytes = self.out.take();
@@ -317,7 +317,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         bytes
     }
 
-    /// How a request ended, once each.
+    /// The next finished request, each reported once.
     #[must_use]
     pub fn notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()
@@ -328,7 +328,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Gives up what should have been answered by now.
+    /// Times out requests whose deadline has passed.
     pub fn timeout(&mut self, now: Instant) {
         while let Some(&(at, cookie)) = self.deadlines.first()
             && at <= now
@@ -358,18 +358,17 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         self.intake.space()
     }
 
-    /// [`Transmission::space`], and where the bytes belong that follow it; for those who can read into
-    /// both at once.
+    /// [`Transmission::space`], and the space for the bytes after it; for vectored reads.
     pub fn spaces(&mut self) -> [&mut [u8]; 2] {
         self.intake.spaces()
     }
 
-    /// A message has come in part: the rest is on its way.
+    /// Whether a message has been received in part.
     pub fn is_receiving(&self) -> bool {
         !self.intake.is_between()
     }
 
-    /// So many bytes have come.
+    /// `n` bytes have arrived.
     pub fn filled(&mut self, n: usize) {
         if self.is_dead() {
             return;
@@ -379,7 +378,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         self.advance();
     }
 
-    /// Bytes have come; all of them are taken.
+    /// Processes received bytes, all of them.
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.is_dead() {
             let n = self.intake.feed(bytes);
@@ -389,9 +388,9 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         }
     }
 
-    /// The server has closed the connection, which is in order between two messages only.
+    /// The server has closed the connection, which is allowed between two messages only.
     pub fn end_of_stream(&mut self) {
-        // Of several the first, so that the same end is always said in the same words.
+        // The first of several, so that the error is deterministic.
         let started = self.pending.iter().filter(|(_, p)| p.started);
         let unfinished = started.map(|(cookie, _)| *cookie).min();
         let error = match (unfinished, self.intake.is_between(), &self.life) {
@@ -410,13 +409,13 @@ impl<B: AsRef<[u8]>> Transmission<B> {
     /// The connection broke.
     pub fn io_failed(&mut self, error: io::Error) {
         self.die(match &self.life {
-            // Nothing was expected any more, so it does not matter how it ends.
+            // Nothing more was expected, so it does not matter how it ends.
             Life::Goodbye(why) if self.pending.is_empty() => why.clone(),
             _ => ConnectionError::Io(Arc::new(error)),
         });
     }
 
-    /// Ends the connection for everyone; the first reason stays.
+    /// Ends the connection for all requests; the first reason is kept.
     fn die(&mut self, error: ConnectionError) {
         if self.is_dead() {
             return;

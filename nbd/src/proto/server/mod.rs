@@ -1,10 +1,10 @@
 //! The server's side of a conversation, without I/O.
 //!
-//! [`Server`] takes bytes (`space` and `filled`, or `receive`), asks its owner for what it does not
-//! know (which exports there are, what a request yields), and gives messages to be sent, in order.
-//! Requests are handed out as they come, many at once; their replies go out in the order in which
-//! they are given. What a client must not do is refused here, with the error that proto.md names:
-//! a request that is handed out is within the export, and its payload is there.
+//! [`Server`] consumes bytes (`space` and `filled`, or `receive`), asks its owner for what it does
+//! not know (the exports, the result of a request), and produces messages to be sent, in order.
+//! Requests are handed out as they arrive, many at once; replies are sent in the order in which
+//! they are given. What a client must not do is refused here, with the error that proto.md
+//! specifies: a request that is handed out is within the export, and its payload is complete.
 //!
 //! A server for one client, with a disk in memory:
 //!
@@ -71,9 +71,9 @@
 //! | asking | [`Server::list`], [`Server::describe`] or [`Server::proceed`] | the answer |
 //! | upgrade | the driver: TLS now, then [`Server::tls_started`] | options |
 //! | request | the header of a request | `DISC`, or its payload |
-//! | room | replies to be sent: enough is under way | [`Server::sent`] |
+//! | room | replies to be sent: enough is in flight | [`Server::sent`] |
 //! | payload | the payload of a request | the next request |
-//! | ended | replies to what is under way | |
+//! | ended | replies to requests in flight | |
 
 mod layout;
 mod negotiation;

@@ -1,4 +1,4 @@
-//! The server's machine, and its part of the handshake.
+//! The server's state machine, and its part of the handshake.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -12,21 +12,21 @@ use crate::proto::{
 
 mod options;
 
-/// What the machine waits for.
+/// What the state machine is waiting for.
 #[derive(Debug)]
 pub(super) enum State {
     ClientFlags,
     OptionHeader,
     OptionData(OptionHeader),
-    /// The owner's word about an option ([`Config::intercept`]).
+    /// The owner's decision about an option ([`Config::intercept`]).
     Decide(OptionCode, Result<OptionRequest, DecodeError>),
     /// The owner's answer to a question.
     Asking(Question),
     Upgrade,
     Request,
-    /// The owner's word about a request ([`Config::intercept`]).
+    /// The owner's decision about a request ([`Config::intercept`]).
     Proceed(u64, Request),
-    /// That less is under way.
+    /// Fewer requests in flight.
     Room(u64, Request),
     Payload(u64, Request),
     Ended,
@@ -42,7 +42,7 @@ pub(super) enum Question {
     Contexts(OptionCode, MetaContextRequest),
 }
 
-/// One connection, as its server sees it.
+/// One connection, seen from the server.
 #[derive(Debug)]
 pub struct Server<B> {
     pub(super) config: Config,
@@ -55,29 +55,29 @@ pub struct Server<B> {
     no_zeroes: bool,
     /// Export and contexts of the last `SET_META_CONTEXT`.
     selected: (String, Vec<String>),
-    /// The export in transmission, its size as it is now.
+    /// The export in transmission, with its current size.
     pub(super) export: Option<Chosen>,
     pub(super) last_id: u64,
-    /// Requests that were handed out.
+    /// Requests handed out and not answered.
     pub(super) under_way: HashMap<u64, UnderWay>,
     /// Bytes kept for requests and replies.
     pub(super) kept: u64,
-    /// How many messages were begun; shows the owner when a new one is awaited.
+    /// How many messages have begun; tells the owner when a new one is expected.
     pub(super) messages: u64,
 }
 
-/// A request that is not answered yet.
+/// A request in flight.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     pub(super) request: Request,
     pub(super) effect_len: u64,
-    /// What it counts for.
+    /// Its cost.
     pub(super) cost: u64,
-    /// Contexts that a block status asks for.
+    /// Contexts that a block status requests.
     pub(super) contexts: Vec<u32>,
 }
 
-/// The export that transmission is about.
+/// The export being served.
 #[derive(Debug)]
 pub(super) struct Chosen {
     pub(super) size: u64,
@@ -109,7 +109,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         if this.config.mode == Mode::Oldstyle && this.config.tls == TlsPolicy::Required {
             this.refuse_client("TLS is required, and there is none without a negotiation");
         } else if this.config.mode == Mode::Oldstyle {
-            // There is no way to ask for another one.
+            // The client has no way to request another one.
             this.ask(Question::Oldstyle);
         } else {
             let flags = this.handshake_flags();
@@ -133,7 +133,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.intake.space()
     }
 
-    /// Whether more from the client is wanted now.
+    /// Whether more input from the client can be accepted now.
     pub fn wants_input(&self) -> bool {
         match self.state {
             State::ClientFlags | State::OptionData(_) | State::Request | State::Payload(..) => true,
@@ -142,18 +142,18 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         }
     }
 
-    /// Whether the client has read enough of the replies to its options to be asked for another one.
+    /// Whether the client has read enough of its option replies for another option to be accepted.
     fn is_heard(&self) -> bool {
         self.kept <= limits::MAX_UNREAD_OPTION_REPLIES
     }
 
-    /// So many bytes have come.
+    /// `n` bytes have arrived.
     pub fn filled(&mut self, n: usize) {
         self.intake.filled(n);
         self.advance();
     }
 
-    /// Bytes have come; returns how many were taken. The rest has to wait for
+    /// Processes received bytes; returns how many were consumed. The rest has to wait for
     /// [`Server::wants_input`].
     pub fn receive(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
@@ -169,24 +169,24 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.close(Closed::Peer);
     }
 
-    /// What is needed or has happened, once.
+    /// The next event, returned once.
     #[must_use]
     pub fn event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// What is to be sent next, once.
+    /// The next message to be sent, returned once.
     #[must_use]
     pub fn outgoing(&mut self) -> Option<Outgoing<B>> {
         self.out.pop_front()
     }
 
-    /// Whether the client's part is over.
+    /// Whether the client's side has ended.
     pub fn is_ended(&self) -> bool {
         matches!(self.state, State::Ended)
     }
 
-    /// Whether the connection is protected.
+    /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.tls
     }
@@ -196,7 +196,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.config.mode == Mode::Oldstyle
     }
 
-    /// Ends the client's part; the first reason stays.
+    /// Ends the client's side; the first reason is kept.
     pub fn close(&mut self, why: Closed) {
         if !self.is_ended() {
             self.state = State::Ended;
@@ -215,12 +215,12 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.intake.rest();
     }
 
-    /// Consumes what has come, as far as it goes.
+    /// Consumes the received bytes, as far as possible.
     pub(super) fn advance(&mut self) {
         while self.step() {}
     }
 
-    /// Takes one part of a message; `false` if it has not come wholly, or nothing is wanted.
+    /// Takes one part of a message; `false` if it is incomplete, or input is not accepted.
     fn step(&mut self) -> bool {
         match &self.state {
             State::ClientFlags => {
@@ -289,7 +289,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.answer_option(code, request);
     }
 
-    /// Goes on with what was intercepted.
+    /// Continues with what was intercepted.
     pub fn proceed(&mut self) {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Decide(code, request) => {
@@ -305,7 +305,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.advance();
     }
 
-    /// Answers an option that was intercepted with these replies, and does nothing about it.
+    /// Answers an intercepted option with these replies, without acting on it.
     pub fn answer(&mut self, replies: impl IntoIterator<Item = OptionReply>) {
         if let State::Decide(option, _) = self.state {
             for reply in replies {
@@ -317,15 +317,15 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
     }
 }
 
-/// What fault injection looks at.
+/// What fault injection inspects.
 #[cfg(feature = "server")]
 impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
-    /// How many messages of the client were begun, the one that is awaited included.
+    /// How many messages of the client have begun, including the one expected next.
     pub(crate) fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// Bytes of the message at hand that have come.
+    /// Received bytes of the current message.
     pub(crate) fn progress(&self) -> usize {
         match &self.state {
             State::OptionData(_) => OptionHeader::LEN + self.intake.progress(0),
@@ -333,7 +333,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         }
     }
 
-    /// The request whose payload is awaited.
+    /// The request whose payload is expected.
     pub(crate) fn awaits_payload_of(&self) -> Option<&Request> {
         match &self.state {
             State::Payload(_, request) => Some(request),
@@ -341,8 +341,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         }
     }
 
-    /// Whether the header of a request is awaited, and else, before transmission, whether that of
-    /// an option is.
+    /// Whether a request header is expected next or, before transmission, an option header.
     pub(crate) fn awaits_request(&self) -> bool {
         matches!(self.state, State::Request)
     }

@@ -1,4 +1,4 @@
-//! Messages of a server before they are bytes.
+//! A server's messages before encoding.
 
 use super::layout::Layout;
 use super::negotiation::UnderWay;
@@ -11,8 +11,8 @@ use crate::proto::{
 
 /// Part of a read: bytes, or zeroes that need not be sent.
 ///
-/// Bytes that follow each other go out as one chunk, and are not copied for that: a backend gives
-/// what it has as it has it.
+/// Consecutive bytes are sent as one chunk without being copied: a backend can return its buffers
+/// as they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece<B> {
     /// Bytes.
@@ -22,7 +22,7 @@ pub enum Piece<B> {
 }
 
 impl<B: AsRef<[u8]>> Piece<B> {
-    /// Bytes that this stands for.
+    /// Length in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Piece::Data(data) => data.as_ref().len() as u64,
@@ -30,7 +30,7 @@ impl<B: AsRef<[u8]>> Piece<B> {
         }
     }
 
-    /// Whether it stands for nothing.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -49,11 +49,11 @@ impl<B: From<Vec<u8>>> Piece<B> {
 /// How a request is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<B> {
-    /// Success, and nothing to be said about it.
+    /// Success, without content.
     Done,
     /// The data of a read, in order and without gaps.
     Data(Vec<Piece<B>>),
-    /// Extents of each context that was asked for.
+    /// Extents of each requested context.
     Status(Vec<Status>),
     /// An error.
     Failed {
@@ -65,7 +65,7 @@ pub enum Answer<B> {
 }
 
 impl<B> Answer<B> {
-    /// An error without a place.
+    /// An error without an offset.
     pub fn fail(errno: Errno, message: impl Into<String>) -> Answer<B> {
         Failure::new(errno, message).into()
     }
@@ -95,7 +95,7 @@ impl<B> From<Result<(), Failure>> for Answer<B> {
 }
 
 impl<B: AsRef<[u8]>> Answer<B> {
-    /// Bytes that are kept until it is sent.
+    /// Bytes held until it is sent.
     pub(super) fn kept(&self) -> u64 {
         match self {
             Answer::Done => 0,
@@ -108,8 +108,8 @@ impl<B: AsRef<[u8]>> Answer<B> {
         }
     }
 
-    /// Makes an answer one that the protocol allows for this request to an export of this size,
-    /// whatever its author gave.
+    /// Turns the backend's answer into one that the protocol allows for this request and export
+    /// size.
     pub(super) fn legalise(&mut self, asked: &UnderWay, mode: Mode, size: u64) {
         let (request, effect_len) = (&asked.request, asked.effect_len);
         let command = request.command;
@@ -161,14 +161,14 @@ impl<B: AsRef<[u8]>> Answer<B> {
     }
 }
 
-/// Whether each context that was asked for is answered, once, and no other is.
+/// Whether each requested context is answered exactly once, and no other.
 fn answers_each(statuses: &[Status], asked: &[u32]) -> bool {
     let answered = |id: &u32| statuses.iter().any(|status| status.context == *id);
     statuses.len() == asked.len() && asked.iter().all(answered)
 }
 
-/// Keeps the extents that concern the request. Only the last one may reach beyond it, and not
-/// even that with `REQ_ONE` (proto.md, `NBD_CMD_FLAG_REQ_ONE`).
+/// Keeps the extents within the request. Only the last one may extend beyond it, and not even that
+/// with `REQ_ONE` (proto.md, `NBD_CMD_FLAG_REQ_ONE`).
 fn limit_extents(status: &mut Status, effect_len: u64, most: usize, one: bool, mode: Mode) {
     let mut covered = 0u64;
     status.extents.retain(|extent| {
@@ -187,7 +187,7 @@ fn limit_extents(status: &mut Status, effect_len: u64, most: usize, one: bool, m
     }
 }
 
-/// Cuts the last extent where the export ends.
+/// Truncates the last extent at the end of the export.
 fn end_with_export(status: &mut Status, room: u64) {
     if let Some((last, others)) = status.extents.split_last_mut() {
         // Those before the last one end within the request.
@@ -256,7 +256,7 @@ impl<B> Chunk<B> {
     }
 }
 
-/// As much of a text as a message may carry (proto.md, "Values").
+/// Truncates text to what a message may carry (proto.md, "Values").
 fn shorten(text: &str) -> &str {
     let mut end = text.len().min(limits::MAX_STRING);
     while !text.is_char_boundary(end) {
@@ -265,14 +265,14 @@ fn shorten(text: &str) -> &str {
     &text[..end]
 }
 
-/// A reply before it is bytes.
+/// A reply before encoding.
 #[derive(Clone, Debug)]
 pub struct Reply<B> {
     pub(crate) request: Request,
     pub(crate) kind: ReplyKind,
     /// The request's number within the connection.
     pub(crate) id: u64,
-    /// What the request counts for until its reply is gone.
+    /// The request's cost until its reply is sent.
     pub(crate) cost: u64,
     /// Used by simple replies.
     pub(crate) errno: Errno,
@@ -299,7 +299,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Reply<B> {
         };
         reply.fill(answer, mode);
         if reply.chunks.is_empty() {
-            // Nothing was asked for. That has to be said all the same, or the client waits for it.
+            // A read of zero bytes still needs a reply, or the client keeps waiting.
             reply.chunks.push(Chunk::new(ChunkType::NONE, Vec::new()));
         }
         if let Some(last) = reply.chunks.last_mut() {
@@ -440,18 +440,18 @@ impl<B: AsRef<[u8]>> Message<B> {
 pub enum Outgoing<B> {
     /// The greeting, encoded.
     Greeting {
-        /// Whether it is the old one.
+        /// Whether it is oldstyle.
         oldstyle: bool,
         /// The bytes.
         bytes: Vec<u8>,
     },
     /// A reply to an option.
     OptionReply {
-        /// To which.
+        /// The option.
         option: OptionCode,
         /// The reply.
         reply: OptionReply,
-        /// To be given to [`super::Server::sent`] when it is sent.
+        /// To be passed to [`super::Server::sent`] when it is sent.
         cost: u64,
     },
     /// The reply to `EXPORT_NAME`, encoded.
@@ -461,8 +461,8 @@ pub enum Outgoing<B> {
 }
 
 impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Outgoing<B> {
-    /// Appends the message to what is to be written; the cost is to be given to
-    /// [`super::Server::sent`] when it is.
+    /// Appends the message to the send queue; its cost must be passed to [`super::Server::sent`]
+    /// once it is written.
     pub fn enqueue(self, queue: &mut SendQueue<B>) {
         match self {
             Outgoing::Greeting { bytes, .. } | Outgoing::ExportReply(bytes) => {

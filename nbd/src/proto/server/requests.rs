@@ -1,4 +1,5 @@
-//! The server's part of the transmission phase: what it takes, what it refuses, what it owes.
+//! The server's part of the transmission phase: which requests it accepts, refuses, and has yet to
+//! answer.
 
 use super::negotiation::{Server, State, UnderWay};
 use super::reply::{Answer, Outgoing, Reply};
@@ -9,11 +10,11 @@ use crate::proto::{
     limits,
 };
 
-/// What a request, or a reply that is not sent yet, counts for beside its data.
+/// The cost of a request, or an unsent reply, in addition to its data.
 pub(super) const OVERHEAD: u64 = 256;
 
 impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
-    /// Takes one part of a request; `false` if it has not come wholly, or has to wait.
+    /// Takes one part of a request; `false` if it is incomplete, or has to wait.
     pub(super) fn step_request(&mut self) -> bool {
         match &self.state {
             State::Request => {
@@ -69,14 +70,14 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.state = State::Room(id, request);
     }
 
-    /// What may have to be kept in memory for a request until it is answered.
+    /// The memory that a request may need until it is answered.
     fn cost(&self, request: &Request) -> u64 {
         let payload = request.payload_len(self.mode.header_style());
         let data = match request.command {
-            // What is above the limit is refused.
+            // Anything above the limit is refused.
             CommandType::READ if request.len <= self.config.max_payload => request.len,
             CommandType::BLOCK_STATUS if !request.flags.contains(CommandFlags::REQ_ONE) => {
-                // As its backend gives it, and encoded.
+                // Once as returned by the backend, once encoded.
                 2 * (limits::MAX_SENT_EXTENTS * size_of::<Extent>()) as u64
             }
             _ => 0,
@@ -84,7 +85,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         OVERHEAD + payload + data
     }
 
-    /// One request may always be under way; more, as long as they fit together.
+    /// One request may always be in flight; more, as long as they fit the limit together.
     fn has_room(&self, request: &Request) -> bool {
         let fits = self.kept + self.cost(request) <= self.config.max_payload;
         self.kept == 0 || fits && self.under_way.len() < self.config.in_flight
@@ -189,7 +190,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         None
     }
 
-    /// What a command may be flagged with (proto.md, "Command flags").
+    /// The flags that a command allows (proto.md, "Command flags").
     fn allowed_flags(
         &self,
         command: CommandType,
@@ -209,22 +210,22 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         }
     }
 
-    /// The export's size has changed: what is beyond it is refused from now on.
+    /// The export's size has changed: requests beyond it are refused from now on.
     pub fn resize(&mut self, size: u64) {
         if let Some(export) = &mut self.export {
             export.size = size;
         }
     }
 
-    /// Answers a request. What the protocol does not allow as its answer becomes an error.
+    /// Answers a request. An answer that the protocol does not allow becomes an error.
     pub fn reply(&mut self, id: u64, mut answer: Answer<B>) {
         let Some(asked) = self.under_way.remove(&id) else {
             return;
         };
         let size = self.export.as_ref().map_or(0, |export| export.size);
         answer.legalise(&asked, self.mode, size);
-        // What it really takes, until it is sent: a client that reads nothing is not to fill the
-        // memory with small replies either.
+        // Its actual memory until it is sent: a client that does not read must not exhaust memory
+        // with small replies either.
         let cost = OVERHEAD + answer.kept();
         self.kept = (self.kept + cost).saturating_sub(asked.cost);
         let mut reply = Reply::new(asked.request, self.mode, answer);
@@ -233,13 +234,13 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.advance();
     }
 
-    /// A reply of this cost is gone, and there is room for other requests.
+    /// A reply of this cost was sent, which makes room for other requests.
     pub fn sent(&mut self, cost: u64) {
         self.kept = self.kept.saturating_sub(cost);
         self.advance();
     }
 
-    /// All bytes to be sent, for those who write them at once: they count as gone.
+    /// All bytes to be sent, for drivers that write them at once: they count as sent.
     #[must_use]
     pub fn transmit(&mut self) -> Vec<u8> {
         let mut queue = SendQueue::default();
@@ -252,7 +253,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         bytes
     }
 
-    /// How many requests are not answered yet.
+    /// How many requests are in flight.
     pub fn under_way(&self) -> usize {
         self.under_way.len()
     }

@@ -1,4 +1,4 @@
-//! What goes between a [`super::Server`] and its owner.
+//! What a [`super::Server`] and its owner exchange.
 
 use crate::proto::client::BlockSizes;
 use crate::proto::{
@@ -11,28 +11,28 @@ pub enum TlsPolicy {
     /// It is refused.
     #[default]
     Off,
-    /// Clients may ask for it (subject to downgrade: proto.md, "SELECTIVETLS").
+    /// Clients may request it (subject to downgrade: proto.md, "SELECTIVETLS").
     Offered,
-    /// Nothing else is answered before it is started.
+    /// Nothing else is answered until it is started.
     Required,
 }
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The richest mode that it speaks.
+    /// The most capable mode that it offers.
     pub mode: Mode,
     /// Whether it offers to leave out the zeroes after `EXPORT_NAME`.
     pub no_zeroes: bool,
     /// Whether clients may or must use TLS.
     pub tls: TlsPolicy,
-    /// Largest payload in bytes, and the most that is kept for one connection.
+    /// Largest payload in bytes, and the memory limit per connection.
     pub max_payload: u64,
-    /// Most requests of a connection that are carried out at once.
+    /// Most requests of a connection carried out at once.
     pub in_flight: usize,
-    /// Takes no byte beyond the message at hand: what a client sent after it stays in the kernel.
+    /// Reads no byte beyond the current message: what a client sent after it stays in the kernel.
     pub exact: bool,
-    /// Reports each option and each request as soon as its header is there, and waits for
+    /// Reports each option and each request as soon as its header has arrived, and waits for
     /// [`super::Server::proceed`].
     pub intercept: bool,
 }
@@ -54,9 +54,9 @@ impl Default for Config {
 /// An export as its server's owner describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
-    /// Its name, which may differ from the one that was asked for.
+    /// Its name, which may differ from the requested one.
     pub name: String,
-    /// Text for people; may be empty.
+    /// Human-readable text; may be empty.
     pub description: String,
     /// Bytes.
     pub size: u64,
@@ -82,18 +82,19 @@ pub struct Advertised {
     pub block_sizes: Option<BlockSizes>,
 }
 
-/// A request that is to be carried out.
+/// A request to be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incoming {
     /// Names it for [`super::Server::reply`]; the first of a connection is 1.
     pub id: u64,
     /// Its header.
     pub request: Request,
-    /// Bytes that it is about, which is not its length when that counts a payload.
+    /// Length of the affected range, which differs from the length field when that counts a
+    /// payload.
     pub effect_len: u64,
     /// Data of a write.
     pub payload: Vec<u8>,
-    /// For a block status, which of the selected contexts are asked for.
+    /// For a block status, which of the selected contexts are requested.
     pub contexts: Vec<u32>,
 }
 
@@ -115,7 +116,7 @@ impl Incoming {
 pub struct Failure {
     /// The error number that is sent.
     pub errno: Errno,
-    /// Text for people, sent in structured and extended replies.
+    /// Human-readable text, sent in structured and extended replies.
     pub message: String,
 }
 
@@ -132,24 +133,24 @@ impl Failure {
 /// What a server needs from its owner, or reports to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The header and data of an option are there ([`Config::intercept`]):
-    /// [`super::Server::proceed`], or [`super::Server::answer`].
+    /// An option has arrived ([`Config::intercept`]): call [`super::Server::proceed`] or
+    /// [`super::Server::answer`].
     Option {
         /// Which.
         option: OptionCode,
         /// Bytes of its data.
         len: u32,
     },
-    /// Which exports there are: [`super::Server::list`].
+    /// The exports are requested: call [`super::Server::list`].
     List,
-    /// What is to be said of this export: [`super::Server::describe`].
+    /// The description of this export is requested: call [`super::Server::describe`].
     Describe {
         /// Its name.
         export: String,
-        /// Whether size and flags will be sent, and not only contexts.
+        /// Whether size and flags will be sent, not only contexts.
         advertise: bool,
     },
-    /// TLS is to be started on the stream once all is sent; then [`super::Server::tls_started`].
+    /// Start TLS on the stream once everything is sent; then call [`super::Server::tls_started`].
     StartTls,
     /// An export was chosen.
     Transmission {
@@ -162,16 +163,16 @@ pub enum Event {
         /// Selected contexts; the id is the position.
         contexts: Vec<String>,
     },
-    /// The header of a request is there ([`Config::intercept`]): [`super::Server::proceed`].
+    /// A request header has arrived ([`Config::intercept`]): call [`super::Server::proceed`].
     Received {
         /// Names it for [`super::Server::reply`].
         id: u64,
         /// The header.
         request: Request,
     },
-    /// A request is to be carried out: [`super::Server::reply`].
+    /// Carry out this request, then call [`super::Server::reply`].
     Request(Incoming),
-    /// The client's part is over; what is under way may still be answered.
+    /// The client's side has ended; requests in flight may still be answered.
     Closed(Closed),
 }
 
@@ -185,9 +186,9 @@ pub enum Closed {
     Fault,
     /// The client closed it, or it broke.
     Peer,
-    /// The client said goodbye (`DISC` or `ABORT`).
+    /// The client disconnected cleanly (`DISC` or `ABORT`).
     Goodbye,
-    /// The client broke the protocol, or asked for an export that does not exist.
+    /// The client broke the protocol, or requested an export that does not exist.
     Refused(String),
     /// The server was shut down.
     Shutdown,

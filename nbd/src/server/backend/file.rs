@@ -26,10 +26,10 @@ impl FileBackend {
     /// Opens a file, whose size is that of the export, for reading and, unless it is `read_only`, writing.
     ///
     /// # Errors
-    /// When it cannot be opened so.
+    /// When it cannot be opened in this mode.
     pub fn open(path: impl AsRef<Path>, read_only: bool) -> io::Result<FileBackend> {
         let file = File::options().read(true).write(!read_only).open(path)?;
-        // What the metadata of a device says is not its size.
+        // A device's metadata does not give its size.
         let size = lseek(&file, 0, Whence::SeekEnd)? as u64;
         Ok(FileBackend {
             file: Arc::new(file),
@@ -38,7 +38,7 @@ impl FileBackend {
         })
     }
 
-    /// Blocking calls are made where they block no other task.
+    /// Runs blocking calls on the blocking thread pool.
     async fn blocking<T: Send + 'static>(
         &self,
         f: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
@@ -94,7 +94,7 @@ impl Backend for FileBackend {
         self.blocking(move |file| {
             let how = how | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             if fallocate(file, how, offset as i64, len as i64).is_err() {
-                // Not every file system can; zeroes can be written on all of them.
+                // Not every file system supports this; writing zeroes always works.
                 let zeroes = vec![0; len.min(1 << 20) as usize];
                 let mut at = 0;
                 while at < len {
@@ -111,7 +111,7 @@ impl Backend for FileBackend {
     async fn trim(&self, offset: u64, len: u64) -> Result<(), BackendError> {
         self.blocking(move |file| {
             let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            // Only a hint: that it cannot be followed is no error.
+            // Only a hint: failure is not an error.
             let _ = fallocate(file, how, offset as i64, len as i64);
             Ok(())
         })

@@ -12,25 +12,25 @@ use crate::proto::{CommandFlags, Errno};
 /// Granularity of allocation in bytes.
 const BLOCK: u64 = ZEROES.len() as u64;
 
-/// Most that zeroes are allocated for by one request, which has no payload to pay for them.
+/// Most zeroes that one request may allocate, since it sends no payload for them.
 const MOST_ZEROES: u64 = 1 << 34;
 
 /// Memory, allocated in blocks of 64 KiB when written. Zeroes that must be allocated
-/// ([`CommandFlags::NO_HOLE`]) count as allocated and take next to no memory; for 16 GiB at most in
-/// one request, beyond that it fails with [`Errno::ENOSPC`].
+/// ([`CommandFlags::NO_HOLE`]) count as allocated and take almost no memory; a request for more
+/// than 16 GiB of them fails with [`Errno::ENOSPC`].
 ///
-/// A write is seen by a reader wholly or not at all.
+/// Writes are atomic with respect to reads.
 #[derive(Debug)]
 pub struct MemoryBackend {
     size: u64,
     blocks: Mutex<Blocks>,
 }
 
-/// Allocated blocks by their number; those without content are zeroes.
+/// Allocated blocks by number; those without content are zeroes.
 type Blocks = BTreeMap<u64, Option<Bytes>>;
 
 impl MemoryBackend {
-    /// So many bytes, all unallocated.
+    /// `size` bytes, all unallocated.
     pub fn new(size: u64) -> MemoryBackend {
         MemoryBackend {
             size,
@@ -45,7 +45,7 @@ impl MemoryBackend {
         memory
     }
 
-    /// A copy of a range, for tests that look behind the server's back.
+    /// A copy of a range, for tests that bypass the server.
     pub fn snapshot(&self, offset: u64, len: u64) -> Vec<u8> {
         let mut out = vec![0; len as usize];
         let blocks = self.lock();
@@ -74,7 +74,7 @@ impl MemoryBackend {
     }
 }
 
-/// Cuts a range into blocks: index, position in the range, range in the block.
+/// Splits a range into blocks: index, position in the range, range in the block.
 fn parts(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -89,7 +89,7 @@ fn parts(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize, std::ops::R
     })
 }
 
-/// Changes a block; readers who hold it yet keep what they have read.
+/// Changes a block; readers that still hold it keep what they have read.
 fn edit(block: &mut Option<Bytes>, change: impl FnOnce(&mut [u8])) {
     let mut own = match block.take().map(Bytes::try_into_mut) {
         Some(Ok(own)) => own,
@@ -100,7 +100,7 @@ fn edit(block: &mut Option<Bytes>, change: impl FnOnce(&mut [u8])) {
     *block = Some(own.freeze());
 }
 
-/// Part of a block. A small one is copied, or a client that keeps it would keep the whole block.
+/// Part of a block. A small part is copied, so that holding it does not keep the whole block alive.
 fn part(block: &Bytes, range: std::ops::Range<usize>) -> Bytes {
     match 2 * range.len() as u64 >= BLOCK {
         true => block.slice(range),
@@ -108,7 +108,7 @@ fn part(block: &Bytes, range: std::ops::Range<usize>) -> Bytes {
     }
 }
 
-/// Forgets the blocks that lie wholly in a range, however large it is.
+/// Deallocates the blocks entirely inside a range, however large it is.
 fn release(blocks: &mut Blocks, offset: u64, len: u64) {
     let whole = offset.div_ceil(BLOCK)..(offset + len) / BLOCK;
     if whole.is_empty() {
@@ -233,7 +233,7 @@ mod tests {
             Just(Op::Zero(CommandFlags::NO_HOLE)),
             Just(Op::Trim),
         ];
-        // Some ranges end where a block does.
+        // Some ranges end at a block boundary.
         let edge = prop_oneof![0..=SIZE, (0..=3u64).prop_map(|n| n * BLOCK)];
         (op, edge.clone(), edge).prop_map(|(op, a, b)| (op, a.min(b), a.max(b) - a.min(b)))
     }

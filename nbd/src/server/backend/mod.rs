@@ -1,4 +1,4 @@
-//! What an export holds.
+//! The content of an export.
 
 mod file;
 mod memory;
@@ -38,9 +38,10 @@ impl From<std::io::Error> for BackendError {
     }
 }
 
-/// What an export holds. Ranges are inside [`Backend::size`]: the server has checked them.
+/// The content of an export. The server has checked that ranges are within [`Backend::size`].
 ///
-/// Several requests are carried out at once, of one connection and of several; each ends on its own.
+/// Several requests are carried out concurrently, from one or several connections; each completes
+/// on its own.
 ///
 /// ```
 /// use nbd::proto::{CommandFlags, Errno};
@@ -64,11 +65,11 @@ impl From<std::io::Error> for BackendError {
 /// # let _ = server;
 /// ```
 pub trait Backend: Send + Sync + 'static {
-    /// Bytes. May change while it is served: requests are compared with what it is then; a client
-    /// learns of it when it connects again.
+    /// Bytes. May change while it is served: requests are checked against the current size; a
+    /// client sees the change when it reconnects.
     fn size(&self) -> u64;
 
-    /// What it can do; `HAS_FLAGS` and `SEND_DF` are the server's business.
+    /// What it can do; The server adds `HAS_FLAGS` and `SEND_DF`.
     fn flags(&self) -> TransmissionFlags {
         TransmissionFlags::SEND_FLUSH
             | TransmissionFlags::SEND_FUA
@@ -113,7 +114,7 @@ pub trait Backend: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), BackendError>> + Send {
         async move {
             if flags.contains(CommandFlags::FAST_ZERO) {
-                // As proto.md asks of who is no faster than a write.
+                // As proto.md requires where zeroing is not faster than writing.
                 return Err(BackendError::new(Errno::ENOTSUP, "zeroes are written"));
             }
             let fua = flags.contains(CommandFlags::FUA);
@@ -129,7 +130,7 @@ pub trait Backend: Send + Sync + 'static {
         }
     }
 
-    /// Discards, or does nothing. The server flushes afterwards where that was asked for.
+    /// Discards, or does nothing. The server flushes afterwards if requested.
     fn trim(
         &self,
         _offset: u64,
@@ -147,12 +148,12 @@ pub trait Backend: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// Makes all writes stable that have ended.
+    /// Makes all completed writes stable.
     fn flush(&self) -> impl Future<Output = Result<(), BackendError>> + Send {
         async { Ok(()) }
     }
 
-    /// Extents from `offset` on that cover at least one byte and need not cover all of `len`.
+    /// Extents starting at `offset` that cover at least one byte, but not necessarily all of `len`.
     /// With `one`, the first is enough.
     fn status(
         &self,
@@ -230,7 +231,7 @@ impl<B: Backend> DynBackend for B {
     }
 }
 
-/// Shared backends are backends.
+/// A shared backend is a backend.
 impl<B: Backend> Backend for std::sync::Arc<B> {
     fn size(&self) -> u64 {
         Backend::size(&**self)
@@ -278,7 +279,7 @@ static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 /// The status of a hole that reads as zeroes.
 const HOLE: u64 = (BaseAllocation::HOLE.bits() | BaseAllocation::ZERO.bits()) as u64;
 
-/// Joins an extent to the one before it if they are alike.
+/// Merges an extent with the previous one if they have the same status.
 fn push(extents: &mut Vec<Extent>, len: u64, status: u64) {
     match extents.last_mut() {
         Some(last) if last.status == status => last.len += len,

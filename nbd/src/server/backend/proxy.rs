@@ -9,19 +9,19 @@ use crate::proto::{CommandFlags, Errno, Mode, TransmissionFlags, limits};
 
 /// Passes every command on.
 ///
-/// The contexts are those that were selected when the connection to the real server was made.
+/// The contexts are those selected on the connection to the real server.
 #[derive(Clone, Debug)]
 pub struct ProxyBackend {
     client: Client,
 }
 
 impl ProxyBackend {
-    /// In front of the export that this client is connected to.
+    /// A proxy for the export that this client is connected to.
     pub fn new(client: Client) -> ProxyBackend {
         ProxyBackend { client }
     }
 
-    /// Largest range that can be asked for at once.
+    /// Largest range of one request.
     fn most(&self) -> u64 {
         match self.client.export().mode {
             Mode::Extended => u64::MAX,
@@ -29,7 +29,7 @@ impl ProxyBackend {
         }
     }
 
-    /// Cuts a range into parts that can be asked for.
+    /// Splits a range into parts of at most one request.
     fn parts(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
         let (most, end) = (self.most(), offset + len);
         let mut at = offset;

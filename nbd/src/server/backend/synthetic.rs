@@ -15,7 +15,7 @@ pub struct ZeroBackend {
 }
 
 impl ZeroBackend {
-    /// Zeroes that are sent as data, and whose status says nothing.
+    /// Zeroes that are sent as data, and reported as such.
     pub fn new(size: u64) -> ZeroBackend {
         ZeroBackend {
             size,
@@ -78,7 +78,7 @@ pub struct PatternBackend {
 }
 
 impl PatternBackend {
-    /// A pattern over so many bytes.
+    /// A pattern over `size` bytes.
     pub fn new(size: u64, pattern: Pattern) -> PatternBackend {
         PatternBackend { size, pattern }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The time that delays of a fault plan are measured in.
+/// The clock for delays of a fault plan.
 #[derive(Clone, Debug)]
 pub struct Clock(Kind);
 
@@ -23,17 +23,17 @@ impl Clock {
         Clock(Kind::Real(Instant::now()))
     }
 
-    /// Delays pass at once, and move the clock on.
+    /// Delays pass at once, and advance the clock.
     pub fn instant() -> Clock {
         Clock(Kind::Instant(Arc::new(watch::Sender::new(Duration::ZERO))))
     }
 
-    /// Delays pass when [`Clock::advance`] says so.
+    /// Delays pass when [`Clock::advance`] is called.
     pub fn manual() -> Clock {
         Clock(Kind::Manual(Arc::new(watch::Sender::new(Duration::ZERO))))
     }
 
-    /// Time since the clock was made.
+    /// Time since the clock was created.
     pub fn now(&self) -> Duration {
         match &self.0 {
             Kind::Real(start) => start.elapsed(),
@@ -46,14 +46,14 @@ impl Clock {
         !matches!(self.0, Kind::Real(_))
     }
 
-    /// Moves a virtual clock on; a real one goes by itself.
+    /// Advances a virtual clock; a real one advances by itself.
     pub fn advance(&self, by: Duration) {
         if let Kind::Instant(now) | Kind::Manual(now) = &self.0 {
             now.send_modify(|now| *now += by);
         }
     }
 
-    /// When a delay that begins now is over. On a clock that is moved by delays, it is over at once.
+    /// When a delay that begins now ends. On an instant clock, it ends at once.
     pub(crate) fn after(&self, delay: Duration) -> Duration {
         if let Kind::Instant(_) = &self.0 {
             self.advance(delay);
@@ -62,12 +62,12 @@ impl Clock {
         self.now() + delay
     }
 
-    /// Waits until it is this late.
+    /// Waits until the clock reaches this time.
     pub(crate) async fn reach(&self, at: Duration) {
         match &self.0 {
             Kind::Real(start) => tokio::time::sleep_until(*start + at).await,
             Kind::Instant(now) | Kind::Manual(now) => {
-                // The sender is ours, so this ends with the time only.
+                // The sender is ours, so this ends only when the time is reached.
                 let _ = now.subscribe().wait_for(|now| *now >= at).await;
             }
         }

@@ -1,4 +1,4 @@
-//! What a test sees of its server, and does to it.
+//! How a test observes and controls its server.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::server::error::ServerError;
 use crate::server::handle::Server;
 
 impl Server {
-    /// What happened so far.
+    /// The events so far.
     pub fn journal(&self) -> Arc<Journal> {
         match &self.shared.faults {
             Some(faults) => faults.journal.clone(),
@@ -20,11 +20,11 @@ impl Server {
         }
     }
 
-    /// A switch that rules name.
+    /// A switch that rules refer to.
     pub fn trigger(&self, name: &str) -> Trigger {
         match &self.shared.faults {
             Some(faults) => faults.triggers.get(name),
-            // No rule names it.
+            // No rule refers to it.
             None => super::Triggers::default().get(name),
         }
     }
@@ -43,15 +43,15 @@ impl Server {
         faults.map(|faults| faults.unfired()).unwrap_or_default()
     }
 
-    /// Waits until so many connections have reached the transmission phase.
+    /// Waits until `n` connections have reached the transmission phase.
     pub async fn expect_connections(&self, n: usize, within: Duration) -> Result<(), ServerError> {
         let begun = |e: &Entry| matches!(e.event, Event::Transmission { .. });
         self.expect(&format!("connection {n}"), within, n, begun)
             .await
     }
 
-    /// Waits until a client that was here before is back: one more connection has reached the
-    /// transmission phase than have ended after they had reached it.
+    /// Waits until a client has reconnected: the connections that have reached the transmission
+    /// phase exceed by one those that have ended after reaching it.
     pub async fn expect_reconnect(&self, within: Duration) -> Result<(), ServerError> {
         self.expect("the end of a connection", within, 1, losses())
             .await?;
@@ -61,7 +61,7 @@ impl Server {
             .await
     }
 
-    /// Waits until so many requests of a kind have come.
+    /// Waits until `n` requests of a kind have arrived.
     pub async fn expect_requests(
         &self,
         command: CommandType,

@@ -1,4 +1,4 @@
-//! What is received: rules that look at it, and gates that hold it back.
+//! Received messages: rules that inspect them, and gates that hold them back.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Faults {
         self.awaits(&Point::Payload(*request));
     }
 
-    /// A message begins to be awaited; rules that do not ask for its content fire.
+    /// A message is now expected; rules without conditions on its content fire.
     fn awaits(&mut self, point: &Point) {
         self.completed();
         let stage = match point {
@@ -42,14 +42,14 @@ impl Faults {
         self.stops.sort_by_key(|(n, _)| *n);
     }
 
-    /// The message is there: what was to happen after it, or after more bytes than it has, happens.
+    /// The message is complete: actions due after it, or after more bytes than it has, are run.
     pub(in crate::server) fn completed(&mut self) {
         for (_, firing) in std::mem::take(&mut self.stops) {
             self.act_on_intake(&firing);
         }
     }
 
-    /// So many bytes of the message have come; `true` if something was to happen there.
+    /// This many bytes of the message have arrived; `true` if an action was due there.
     pub(in crate::server) fn progress(&mut self, received: usize) -> bool {
         let mut happened = false;
         while self.stops.first().is_some_and(|(n, _)| *n <= received) {
@@ -60,13 +60,13 @@ impl Faults {
         happened
     }
 
-    /// How many more bytes may be received before something happens.
+    /// How many more bytes may be received before an action is due.
     pub(in crate::server) fn intake_limit(&self, received: usize) -> usize {
         let next = self.stops.first().map_or(usize::MAX, |(n, _)| *n);
         next.saturating_sub(received)
     }
 
-    /// Whether what is received may be looked at.
+    /// Whether received bytes may be processed.
     pub(in crate::server) fn intake_is_open(&mut self) -> bool {
         while let Some(gate) = self.gates.front_mut() {
             if !self.state.is_open(gate) {
@@ -77,7 +77,8 @@ impl Faults {
         true
     }
 
-    /// A message is there; rules that ask for its content fire. Returns those that answer it.
+    /// A message has arrived; rules with conditions on its content fire. Returns those that answer
+    /// it.
     fn received(&mut self, point: &Point) -> Vec<Firing> {
         let (flow, others): (Vec<_>, Vec<_>) = self
             .consult(point, Stage::After)
@@ -89,14 +90,14 @@ impl Faults {
         others
     }
 
-    /// The client's flags are there.
+    /// The client's flags have arrived.
     pub(in crate::server) fn client_flags(&mut self) {
         for firing in self.received(&Point::ClientFlags) {
             self.inapplicable(&firing);
         }
     }
 
-    /// An option is there. `Some` are the replies that a rule gives it.
+    /// An option has arrived. `Some` holds the replies that a rule gives it.
     pub(in crate::server) fn option(
         &mut self,
         option: OptionCode,
@@ -105,7 +106,7 @@ impl Faults {
         self.note(Event::Option { option, len });
         let judges = self.received(&Point::Option(Some(option)));
         let (first, others) = judges.split_first()?;
-        // One answer is all there can be.
+        // There can be only one answer.
         for other in others {
             self.inapplicable(other);
         }
@@ -127,7 +128,7 @@ impl Faults {
         })
     }
 
-    /// One reply over and over: each is written when the one before it is.
+    /// Sends one reply repeatedly: each is written once the previous one is.
     fn flood(&mut self, option: OptionCode, times: u64) {
         let reply = match option {
             OptionCode::LIST => OptionReply::Server {
@@ -145,7 +146,7 @@ impl Faults {
         self.flood = Some((option, reply, times));
     }
 
-    /// The header of a request is there.
+    /// The header of a request has arrived.
     pub(in crate::server) fn request(&mut self, id: u64, request: &Request) {
         self.note(Event::Request {
             n: id,
@@ -170,14 +171,14 @@ impl Faults {
                 }
                 Action::LoseWrite if is_write => verdict.lose = true,
                 Action::TearWrite(n) if is_write => verdict.tear = Some(*n),
-                // There is no reply to it, so rules can only be about the connection.
+                // It has no reply, so rules can only act on the connection.
                 _ => self.inapplicable(&firing),
             }
         }
         self.verdicts.insert(id, verdict);
     }
 
-    /// What was decided about a request that is to be carried out.
+    /// What was decided about a request to be carried out.
     pub(in crate::server) fn verdict(&mut self, id: u64) -> Verdict {
         let Some(verdict) = self.verdicts.get_mut(&id) else {
             return Verdict::default();
@@ -188,8 +189,8 @@ impl Faults {
         }
     }
 
-    /// An action on what is received: what is about the connection happens when all that is owed
-    /// has been sent.
+    /// An action on a received message: connection-level actions run once everything owed has been
+    /// sent.
     fn act_on_intake(&mut self, firing: &Firing) {
         let gate = match &firing.action {
             Action::Hold(name) => Gate::Trigger(self.state.triggers.get(name)),
@@ -213,7 +214,7 @@ impl Faults {
         self.gates.push_back(gate);
     }
 
-    /// What the client sends is not looked at any more.
+    /// Ignores everything the client sends from now on.
     pub(in crate::server) fn deafen(&mut self) {
         self.gates.push_front(Gate::Never);
     }

@@ -16,7 +16,7 @@ use crate::proto::{CommandFlags, CommandType, Errno, Mode, OptionCode, OptionRep
 pub enum Event {
     /// The server listens (again).
     Listening,
-    /// The server does not listen any more.
+    /// The server stopped listening.
     StoppedListening,
     /// A client has connected.
     Accepted,
@@ -45,7 +45,7 @@ pub enum Event {
     },
     /// A request was received.
     Request {
-        /// Its number within the connection, from 1. Cookies are a client's own business.
+        /// Its number within the connection, from 1. Cookies are chosen by the client.
         n: u64,
         /// Its command.
         command: CommandType,
@@ -56,7 +56,7 @@ pub enum Event {
         /// How much, in bytes.
         len: u64,
     },
-    /// A reply was due; what became of it, a fault before this entry says.
+    /// A reply was due; a preceding fault entry says what happened to it.
     Reply {
         /// Number of its request.
         n: u64,
@@ -72,16 +72,16 @@ pub enum Event {
         /// What it does.
         action: String,
     },
-    /// A rule fired where its action has no meaning: the plan is wrong.
+    /// A rule fired where its action does not apply: the plan is wrong.
     Inapplicable {
         /// Which.
         rule: String,
-        /// What it was to do.
+        /// Its action.
         action: String,
     },
     /// A connection ended.
     Closed(Closed),
-    /// The server could not do what it was to do.
+    /// The server failed to do something.
     Failed {
         /// What.
         what: String,
@@ -90,12 +90,12 @@ pub enum Event {
     },
 }
 
-/// An event, where and when.
+/// An event, with its connection and time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// Number of the connection, from 1; 0 is the server itself.
+    /// Number of the connection, from 1; 0 means the server itself.
     pub connection: u64,
-    /// Time on a virtual clock; a real one is not written down, since no two runs agree on it.
+    /// Time on a virtual clock; real time is not recorded, since it differs between runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<Duration>,
     /// What happened.
@@ -105,12 +105,12 @@ pub struct Entry {
 /// Entries that a journal keeps by default.
 pub(in crate::server) const LIMIT: usize = 1 << 16;
 
-/// What happened on a server: the newest entries, as many as its limit.
+/// The events of a server: the newest entries, up to a limit.
 #[derive(Debug)]
 pub struct Journal {
     entries: Mutex<Entries>,
     limit: usize,
-    /// Counts entries; `None` when no more will come.
+    /// Number of entries; `None` when no more will follow.
     length: watch::Sender<Option<u64>>,
 }
 
@@ -121,7 +121,7 @@ struct Entries {
     dropped: u64,
 }
 
-/// The server has ended, so what was waited for will not happen.
+/// The server has ended, so the awaited entries will not appear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server has ended, and {found} of {wanted} entries were found")]
 pub struct Ended {
@@ -163,28 +163,28 @@ impl Journal {
         }
     }
 
-    /// No more entries will come: waiting for one fails.
+    /// No more entries will follow: waiting for one fails.
     pub(in crate::server) fn end(&self) {
         self.length.send_replace(None);
     }
 
-    /// A copy of everything that is kept.
+    /// A copy of all kept entries.
     pub fn entries(&self) -> Vec<Entry> {
         self.lock().kept.iter().cloned().collect()
     }
 
-    /// How many older entries were dropped, because there were more than are kept.
+    /// How many older entries were dropped because of the limit.
     pub fn dropped(&self) -> u64 {
         self.lock().dropped
     }
 
-    /// How many kept entries match. They are looked at in their order, each once.
+    /// How many kept entries match. Each is tested once, in order.
     pub fn count(&self, mut matches: impl FnMut(&Entry) -> bool) -> usize {
         self.lock().kept.iter().filter(|e| matches(e)).count()
     }
 
-    /// As JSON lines, grouped by connection: the same for two runs in which each connection had the
-    /// same fate, however the connections interleaved.
+    /// As JSON lines, grouped by connection: identical for two runs in which each connection had
+    /// the same events, however the connections interleaved.
     pub fn to_json_lines(&self) -> String {
         let mut entries = self.entries();
         entries.sort_by_key(|e| e.connection);
@@ -192,11 +192,10 @@ impl Journal {
         entries.iter().map(|e| line(e) + "\n").collect()
     }
 
-    /// Waits until so many entries match. They may be there already. They are looked at in their
-    /// order, each once.
+    /// Waits until `n` entries match, including existing ones. Each is tested once, in order.
     ///
     /// # Errors
-    /// When the server has ended before.
+    /// When the server ends first.
     pub async fn wait_for(
         &self,
         n: usize,

@@ -7,7 +7,7 @@ use crate::proto::chunk::{Error, Extent, Status};
 use crate::proto::server::{Chunk, Reply};
 use crate::proto::{ChunkFlags, ChunkType, CommandType, Errno};
 
-/// Makes a reply wrong; `false` if that is not possible with this one.
+/// Corrupts a reply; `false` if that is not possible with this one.
 pub(super) fn apply(how: Malformed, reply: &mut Reply<Bytes>) -> bool {
     if reply.kind == ReplyKind::Simple {
         return false;
@@ -59,7 +59,7 @@ pub(super) fn apply(how: Malformed, reply: &mut Reply<Bytes>) -> bool {
     done
 }
 
-/// The last chunk, and only that, is the last.
+/// Marks the last chunk, and only that, as the last.
 fn finish(reply: &mut Reply<Bytes>) {
     let last = reply.chunks.len().saturating_sub(1);
     for (n, chunk) in reply.chunks.iter_mut().enumerate() {

@@ -1,9 +1,9 @@
 //! Fault injection: operations on what a connection sends, and gates for what it receives.
 //!
 //! Nothing here does I/O or waits. [`Faults`] stands between the protocol's machine and the bytes:
-//! replies pass through it into a queue of operations (write, wait, close), which the driver carries
-//! out in order. A reply that is held is in no queue, so nothing waits for it and it waits for
-//! nothing but its trigger. What is received can be held back by a gate.
+//! replies pass through it into a queue of operations (write, wait, close), which the driver
+//! carries out in order. A held reply is in no queue, so nothing waits for it and it waits only for
+//! its trigger. What is received can be held back by a gate.
 
 pub mod clock;
 mod control;
@@ -34,7 +34,7 @@ pub(in crate::server) use shared::FaultState;
 pub use trigger::Trigger;
 pub(in crate::server) use trigger::Triggers;
 
-/// What the driver does to the connection or the listener, when all before it is written.
+/// What the driver does to the connection or the listener, once everything before it is written.
 #[derive(Clone, Debug)]
 pub(in crate::server) enum Effect {
     Close(Closing),
@@ -53,7 +53,7 @@ enum Op {
     Act(Effect),
 }
 
-/// What holds up one direction of a connection.
+/// What blocks one direction of a connection.
 #[derive(Clone, Debug)]
 enum Gate {
     Trigger(Trigger),
@@ -83,18 +83,18 @@ pub(in crate::server) struct Faults {
     /// Number of the connection.
     number: u64,
     queue: VecDeque<Op>,
-    /// Actions on what is received, which follow when all requests are answered.
+    /// Actions on received messages, deferred until all requests are answered.
     after_owed: VecDeque<Op>,
     held: Vec<Held>,
-    /// A reply that waits for another one to swap cookies with.
+    /// A reply waiting for another one to swap cookies with.
     to_swap: Option<Reply<Bytes>>,
-    /// Actions on the message that is being received, after so many bytes.
+    /// Actions on the message being received, each after a number of bytes.
     stops: Vec<(usize, Firing)>,
     gates: VecDeque<Gate>,
     verdicts: HashMap<u64, Verdict>,
     /// Cost of messages that will not be written, or not soon.
     released: u64,
-    /// A reply that is sent over and over, so many times more.
+    /// A reply that is sent repeatedly, with the remaining count.
     flood: Option<(OptionCode, OptionReply, u64)>,
     changes: watch::Receiver<u64>,
 }
@@ -138,7 +138,7 @@ impl Faults {
         self.state.inapplicable(self.number, firing);
     }
 
-    /// Where writes are noted, and the number of the connection.
+    /// Where writes are recorded, and the number of the connection.
     pub(in crate::server) fn shadow(&self) -> Option<(shadow::WriteShadow, u64)> {
         self.state
             .shadow

@@ -1,4 +1,4 @@
-//! What is sent: rules that change it, or how it is delivered.
+//! Sent messages: rules that change them, or how they are delivered.
 
 use bytes::Bytes;
 
@@ -135,7 +135,7 @@ impl Faults {
         self.note(Event::Reply { n, error, bytes });
     }
 
-    /// What was to follow the next reply follows.
+    /// Sends what was deferred until after the next reply.
     fn after_reply(&mut self, others_under_way: usize) {
         let next = |h: &Held| matches!(h.until, Until::NextReply);
         while let Some(n) = self.held.iter().position(next) {
@@ -149,7 +149,7 @@ impl Faults {
         }
     }
 
-    /// Sends what was held for a trigger that is on. `false` if there is no such thing.
+    /// Sends what was held for a trigger that is now on. `false` if there is nothing.
     pub(in crate::server) fn release(&mut self, under_way: usize) -> bool {
         let due = |h: &Held| matches!(&h.until, Until::Trigger(t) if t.is_set());
         let Some(n) = self.held.iter().position(due) else {
@@ -211,7 +211,7 @@ impl Faults {
         }
     }
 
-    /// Sends the messages of a reply; the rules given are for the first one.
+    /// Sends the messages of a reply; the given rules apply to the first one.
     fn push_chunks(
         &mut self,
         request: &Request,
@@ -266,7 +266,7 @@ impl Faults {
         for firing in flow.iter().filter(|f| f.at == At::Before) {
             self.act(firing);
         }
-        // What is sent before a stop is cut from the whole message, data included.
+        // The part sent before a stop is taken from the whole message, including data.
         let mut bytes = message.head;
         for part in &message.data {
             bytes.extend_from_slice(part);
@@ -348,7 +348,7 @@ fn transform(bytes: &mut Vec<u8>, layout: Layout, firing: &Firing) -> bool {
     true
 }
 
-/// What becomes of a reply as a whole.
+/// What happens to a reply as a whole.
 #[derive(Default)]
 struct Delivery {
     drop: bool,

@@ -1,4 +1,4 @@
-//! The queue: what is written, waited for and done to the connection, in this order.
+//! The queue of operations on a connection, in order: writes, waits and actions.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ impl Faults {
         }
     }
 
-    /// What an action on the connection as a whole does to the queue.
+    /// The queue operation for an action on the connection as a whole.
     pub(super) fn operation(&self, firing: &Firing) -> Option<Op> {
         Some(Op::Act(match &firing.action {
             Action::Close(how) => Effect::Close(*how),
@@ -38,14 +38,14 @@ impl Faults {
         }))
     }
 
-    /// What was to follow the answers to all requests follows, if there are none any more.
+    /// Runs what was deferred until all requests are answered, if they are.
     pub(in crate::server) fn settle(&mut self, under_way: usize) {
         if under_way == 0 {
             self.queue.append(&mut self.after_owed);
         }
     }
 
-    /// The next message to be written, unless something holds it up.
+    /// The next message to be written, unless something blocks it.
     pub(in crate::server) fn next_write(&mut self) -> Option<Write> {
         loop {
             match self.queue.front_mut() {
@@ -65,7 +65,7 @@ impl Faults {
         }
     }
 
-    /// The next reply of a flood, when all before it is written.
+    /// The next reply of a flood, once everything before it is written.
     pub(in crate::server) fn next_of_flood(&mut self) -> Option<Write> {
         let (option, reply, left) = self.flood.as_mut().filter(|_| self.queue.is_empty())?;
         *left = left.checked_sub(1)?;
@@ -88,7 +88,7 @@ impl Faults {
         }
     }
 
-    /// What is to be done next to the connection, if that is next.
+    /// The next action on the connection, if that is what comes next.
     pub(in crate::server) fn next_effect(&mut self) -> Option<Effect> {
         match self.queue.front() {
             Some(Op::Act(_)) => match self.queue.pop_front() {
@@ -99,23 +99,23 @@ impl Faults {
         }
     }
 
-    /// Whether everything that was due has been taken.
+    /// Whether everything due has been taken.
     pub(in crate::server) fn is_drained(&self) -> bool {
         self.queue.is_empty() && self.after_owed.is_empty()
     }
 
-    /// Cost of what will not be written, once.
+    /// Cost of messages that will not be written, returned once.
     pub(in crate::server) fn released(&mut self) -> u64 {
         std::mem::take(&mut self.released)
     }
 
-    /// What is looked at from here on is up to date.
+    /// Marks the current state as seen; later changes are reported.
     pub(in crate::server) fn refresh(&mut self) {
         self.changes.borrow_and_update();
     }
 
-    /// Waits until a trigger or the clock may have opened something since the last refresh. `None`
-    /// where nothing waits for either.
+    /// Waits until a trigger or the clock may have opened a gate since the last refresh. `None` if
+    /// nothing waits for either.
     pub(in crate::server) fn changes(&self) -> Option<impl Future<Output = ()> + use<>> {
         let waits = match self.queue.front() {
             Some(Op::Wait(gate)) => Some(gate),

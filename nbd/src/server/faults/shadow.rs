@@ -1,9 +1,9 @@
-//! What became of each write: lost, torn, doubled.
+//! The fate of each write: lost, torn, doubled.
 //!
-//! The test says what it is going to have written ([`WriteShadow::intend`]) and which of it the
-//! client reported as done ([`WriteShadow::acknowledge`]); the server notes what it carried out.
-//! Each intended range must be written at most once by the test, so that old and new content can
-//! be told apart.
+//! The test records what it is going to write ([`WriteShadow::intend`]) and what the client
+//! reported as done ([`WriteShadow::acknowledge`]); the server records what it carried out. The
+//! test must write each intended range at most once, so that old and new content can be
+//! distinguished.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +16,7 @@ use crate::server::backend::{Backend, BackendError, Piece};
 use crate::server::conversation::Job;
 use crate::server::execute::execute;
 
-/// Notes on writes, shared between a test and a server.
+/// A record of writes, shared between a test and a server.
 #[derive(Clone, Debug, Default)]
 pub struct WriteShadow(Arc<Mutex<Notes>>);
 
@@ -46,13 +46,13 @@ pub type Span = (u64, u64);
 /// What the shadow found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShadowReport {
-    /// Acknowledged, but the old content is there.
+    /// Acknowledged, but the old content is still there.
     pub lost: Vec<Span>,
     /// Partly old, partly new, whether acknowledged or not.
     pub torn: Vec<Span>,
     /// Neither old nor new.
     pub wrong: Vec<Span>,
-    /// Carried out more often than once, which a client that reconnects may have to do.
+    /// Carried out more than once, which a client that reconnects may cause.
     pub doubled: Vec<Span>,
     /// Carried out twice with different content.
     pub conflicting: Vec<Span>,
@@ -61,7 +61,7 @@ pub struct ShadowReport {
 }
 
 impl ShadowReport {
-    /// Whether no data was harmed. That a write was carried out twice does no harm.
+    /// Whether no data was damaged. Carrying out a write twice does no damage.
     pub fn is_intact(&self) -> bool {
         let harmless = ShadowReport {
             doubled: self.doubled.clone(),
@@ -72,12 +72,12 @@ impl ShadowReport {
 }
 
 impl WriteShadow {
-    /// No notes yet.
+    /// An empty record.
     pub fn new() -> WriteShadow {
         WriteShadow::default()
     }
 
-    /// The test will have this written, over zeroes.
+    /// The test will write this, over zeroes.
     pub fn intend(&self, offset: u64, data: impl Into<Bytes>) {
         self.lock().intents.push(Intent {
             offset,
@@ -86,7 +86,7 @@ impl WriteShadow {
         });
     }
 
-    /// The client said that the write at this offset is done.
+    /// The client reported the write at this offset as done.
     pub fn acknowledge(&self, offset: u64) {
         for intent in self
             .lock()
@@ -146,7 +146,7 @@ impl WriteShadow {
         Ok(report)
     }
 
-    /// What follows from the notes alone.
+    /// What follows from the records alone.
     fn compare_notes(&self) -> ShadowReport {
         let notes = self.lock();
         let mut report = ShadowReport::default();
@@ -176,7 +176,7 @@ impl WriteShadow {
     }
 }
 
-/// Carries a request out, and notes a write that succeeded.
+/// Carries out a request, and records a write that succeeded.
 pub(in crate::server) fn noting(
     job: Job,
     faults: Option<&mut Faults>,

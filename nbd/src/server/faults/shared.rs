@@ -13,13 +13,13 @@ use super::trigger::Triggers;
 #[derive(Debug)]
 pub(in crate::server) struct FaultState {
     engine: Mutex<Engine>,
-    /// Without rules there is nothing to ask the engine, not even its lock.
+    /// Without rules the engine, and its lock, are not used.
     armed: bool,
     pub(in crate::server) journal: Arc<Journal>,
     pub(in crate::server) triggers: Triggers,
     pub(in crate::server) clock: Clock,
     pub(super) shadow: Option<WriteShadow>,
-    /// Rules that fired where their action means nothing, whatever the journal keeps.
+    /// Rules that fired where their action does not apply, independent of the journal's limit.
     inapplicable: Mutex<Vec<String>>,
 }
 
@@ -59,13 +59,13 @@ impl FaultState {
         firings
     }
 
-    /// A rule fired at a point where its action means nothing.
+    /// A rule fired at a point where its action does not apply.
     pub(super) fn inapplicable(&self, connection: u64, firing: &Firing) {
         let (rule, action) = (firing.rule.clone(), firing.action.to_string());
         self.note(connection, Event::Inapplicable { rule, action });
     }
 
-    /// The time of a virtual clock; a real one is in no journal.
+    /// The time of a virtual clock; real time is not recorded.
     pub(in crate::server) fn now(&self) -> Option<Duration> {
         self.clock.is_virtual().then(|| self.clock.now())
     }
@@ -81,7 +81,7 @@ impl FaultState {
         self.journal.add(connection, at, event);
     }
 
-    /// Whether a gate lets something through; a delay begins when it is first looked at.
+    /// Whether a gate is open; a delay begins when it is first tested.
     pub(super) fn is_open(&self, gate: &mut Gate) -> bool {
         if let Gate::Delay(delay) = gate {
             *gate = Gate::Until(self.clock.after(*delay));

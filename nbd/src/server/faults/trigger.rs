@@ -1,4 +1,4 @@
-//! Switches in the hands of a test.
+//! Switches controlled by a test.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-/// A switch that rules can ask for ([`super::plan::Rule::when`]) and wait for
-/// ([`super::plan::Action::Hold`]). It starts off.
+/// A switch that rules can require ([`super::plan::Rule::when`]) and wait for
+/// ([`super::plan::Action::Hold`]). Initially off.
 #[derive(Clone, Debug)]
 pub struct Trigger {
     on: Arc<AtomicBool>,
@@ -15,7 +15,7 @@ pub struct Trigger {
 }
 
 impl Trigger {
-    /// Turns it on: rules that ask for it can fire, what waits for it goes on.
+    /// Turns it on: rules that require it can fire, and what waits for it continues.
     pub fn set(&self) {
         self.turn(true);
     }
@@ -45,7 +45,7 @@ impl Trigger {
     }
 }
 
-/// All switches of a server, by name, and word of their changes.
+/// All switches of a server, by name, with change notification.
 #[derive(Debug)]
 pub(in crate::server) struct Triggers {
     all: Mutex<HashMap<String, Trigger>>,
@@ -71,7 +71,7 @@ impl Triggers {
         all.entry(name.to_owned()).or_insert_with(new).clone()
     }
 
-    /// Hears of every change of any of them.
+    /// Subscribes to changes of all switches.
     pub(in crate::server) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

@@ -1,4 +1,4 @@
-//! What a handshake makes of each message of the server.
+//! How a handshake processes each message of the server.
 
 use super::{Event, Handshake, State, Then, missing};
 use crate::proto::client::config::Feature;
@@ -11,7 +11,7 @@ use crate::proto::{
 };
 
 impl Handshake {
-    /// Consumes what has come, as far as it goes.
+    /// Consumes the received bytes, as far as possible.
     pub(super) fn advance(&mut self) {
         loop {
             match self.step() {
@@ -22,7 +22,7 @@ impl Handshake {
         }
     }
 
-    /// Takes one message; `false` if it has not come wholly.
+    /// Takes one message; `false` if it is incomplete.
     fn step(&mut self) -> Result<bool, HandshakeError> {
         let phase = self.phase();
         let decode = |source| HandshakeError::Decode { phase, source };
@@ -132,7 +132,7 @@ impl Handshake {
         Ok(offered && self.config.wants(feature))
     }
 
-    /// Asks for the best headers that have not been asked for.
+    /// Requests the best headers that have not been requested yet.
     pub(super) fn next_feature(&mut self) {
         if self.config.wants(Feature::ExtendedHeaders) {
             let then = Then::Headers(Feature::ExtendedHeaders, Mode::Extended);
@@ -184,7 +184,7 @@ impl Handshake {
                 detail: format!("it answers {}", reply.option),
             });
         }
-        // Small replies cost more memory than wire bytes, so each counts for what it costs.
+        // Small replies take more memory than wire bytes, so each is counted by its memory.
         *bytes += reply.len as usize + std::mem::size_of::<OptionReply>();
         if *bytes > limits::MAX_OPTION_REPLY_TOTAL {
             return Err(HandshakeError::Endless {

@@ -1,4 +1,4 @@
-//! What a transmission makes of each reply of the server.
+//! How a transmission processes each reply of the server.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::proto::client::error::{ConnectionError, RequestError};
 use crate::proto::{Body, CommandType, Errno, Outcome, ReplyHeader, Violation};
 
 impl<B: AsRef<[u8]>> Transmission<B> {
-    /// Consumes what has come, as far as it goes.
+    /// Consumes the received bytes, as far as possible.
     pub(super) fn advance(&mut self) {
         while !self.is_dead() {
             match self.step() {
@@ -19,7 +19,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         }
     }
 
-    /// Takes one part of a message; `false` if it has not come wholly.
+    /// Takes one part of a message; `false` if it is incomplete.
     fn step(&mut self) -> Result<bool, Violation> {
         match self.input {
             Input::Header => {
@@ -86,7 +86,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         Ok(true)
     }
 
-    /// A request that was sent and has no complete reply.
+    /// A request in flight.
     fn pending(&mut self, cookie: u64) -> Result<&mut Pending, Violation> {
         let known = cookie != 0 && cookie < self.next_cookie;
         // In the order of submission, so all from the first that waits on are unsent.
@@ -126,7 +126,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         Ok(())
     }
 
-    /// Has data read to its place. The request stays where it is: only its buffer moves.
+    /// Directs read data to its place. The request stays in place; only its buffer moves.
     fn place(&mut self, cookie: u64, at: u64, len: u64) -> Result<(), Violation> {
         let data = self.take_data(cookie)?;
         self.intake.begin(data, at as usize, len as usize);
@@ -134,7 +134,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         Ok(())
     }
 
-    /// The data of a reply as far as it has come; at first a buffer that was given, if it is large enough.
+    /// A reply's data so far; initially a passed buffer, if it is large enough.
     fn take_data(&mut self, cookie: u64) -> Result<Vec<u8>, Violation> {
         let pending = self.pending(cookie)?;
         let data = std::mem::take(&mut pending.reply.data);
@@ -146,12 +146,12 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         if let Some(at) = self.buffers.iter().rposition(fits) {
             return Ok(self.buffers.remove(at));
         }
-        // Each reply takes one out; those that are too small are not kept for ever.
+        // Each reply takes one out; those that are too small are not kept forever.
         self.buffers.pop();
         Ok(Vec::new())
     }
 
-    /// A chunk is complete, and with it perhaps the reply.
+    /// A chunk is complete, and perhaps the reply with it.
     fn chunk_done(&mut self, cookie: u64) -> Result<(), Violation> {
         self.input = Input::Header;
         let pending = self.pending(cookie)?;
@@ -170,7 +170,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
             Outcome::Done => {
                 if pending.request.command == CommandType::READ {
                     let len = pending.effect_len as usize;
-                    // Short only where gaps are tolerated, long only if the buffer was.
+                    // Too short only where gaps are tolerated, too long only if the buffer was.
                     pending.reply.data.resize(len, 0);
                     pending.check.clear_gaps(&mut pending.reply.data);
                 }
@@ -196,13 +196,13 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         Ok(())
     }
 
-    /// The server announced its end (proto.md: a client MUST start a soft disconnect).
+    /// The server announced its shutdown (proto.md: a client MUST start a soft disconnect).
     fn shut_down(&mut self) {
         self.life = Life::ShuttingDown;
         self.refuse_waiting(&ConnectionError::Shutdown);
     }
 
-    /// Ends the requests that will never be sent.
+    /// Fails the requests that will never be sent.
     pub(super) fn refuse_waiting(&mut self, why: &ConnectionError) {
         for (cookie, command) in std::mem::take(&mut self.waiting) {
             if let Some(pending) = self.pending.remove(&cookie)

@@ -59,11 +59,11 @@ pub enum Edit {
     To(u64),
     /// By this much.
     Add(i64),
-    /// These bits are turned over.
+    /// These bits are flipped.
     Xor(u64),
 }
 
-/// Where a field of this message is, or `None` if it does not have it.
+/// The location of a field in this message, or `None` if it lacks the field.
 fn locate(bytes: &[u8], layout: Layout, field: Field) -> Option<Range<usize>> {
     use Field as F;
     let at = |start: usize, len: usize| Some(start..start + len);
@@ -121,7 +121,7 @@ fn in_chunk(bytes: &[u8], kind: ChunkType, field: Field, head: usize) -> Option<
     Some(head + start..head + start + len)
 }
 
-/// Changes a field; `false` if the message does not have it.
+/// Changes a field; `false` if the message lacks it.
 pub(crate) fn edit(bytes: &mut [u8], layout: Layout, field: Field, edit: Edit) -> bool {
     let Some(slot) = locate(bytes, layout, field).and_then(|range| bytes.get_mut(range)) else {
         return false;

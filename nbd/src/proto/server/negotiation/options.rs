@@ -1,4 +1,4 @@
-//! What a server answers to each option, and how an export is chosen.
+//! How a server answers each option, and how an export is chosen.
 
 use super::{Chosen, Question, Server, State};
 use crate::proto::client::BlockSizes;
@@ -22,7 +22,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
                 self.reply_option(option, OptionReply::Ack);
                 return self.close(Closed::Goodbye);
             }
-            // It has no way to be refused but this (proto.md, "FORCEDTLS").
+            // There is no other way to refuse it (proto.md, "FORCEDTLS").
             _ if untrusted && option == OptionCode::EXPORT_NAME => {
                 return self.refuse_client("EXPORT_NAME before TLS");
             }
@@ -81,7 +81,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
             return self.refuse(option, OptionReplyCode::ERR_INVALID, "TLS is in use");
         }
         if self.intake.pending() > 0 {
-            // Whoever sent it wants it to be taken for what is protected.
+            // It was sent to be mistaken for protected data.
             return self.refuse_client("data in plain text after STARTTLS");
         }
         self.reply_option(option, OptionReply::Ack);
@@ -89,7 +89,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.events.push_back(Event::StartTls);
     }
 
-    /// TLS runs on the stream. What was agreed on before does not count any more.
+    /// TLS is active on the stream. What was negotiated before is void.
     pub fn tls_started(&mut self) {
         if matches!(self.state, State::Upgrade) {
             self.tls = true;
@@ -141,12 +141,12 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
         self.advance();
     }
 
-    /// Answers [`Event::Describe`]; `None` is that there is no such export.
+    /// Answers [`Event::Describe`]; `None` means that there is no such export.
     pub fn describe(&mut self, export: Option<Description>) {
         self.describe_with(export, |advertised| advertised);
     }
 
-    /// Like [`Server::describe`], with a last word about what is advertised.
+    /// Like [`Server::describe`], with a hook that may change what is advertised.
     pub fn describe_with(
         &mut self,
         export: Option<Description>,
@@ -319,7 +319,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Server<B> {
     }
 }
 
-/// A namespace, or a namespace with the start of a name up to a colon, asks for all in it.
+/// A namespace, or a namespace plus a name prefix up to a colon, matches everything in it.
 fn is_wildcard_for(query: &str, name: &str) -> bool {
     query.ends_with(':') && name.starts_with(query)
 }

@@ -10,11 +10,11 @@ use crate::proto::{Errno, OptionReplyCode, TransmissionFlags};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Closing {
-    /// As `close` does: a reset if the client had sent more than was read, else an end of stream.
+    /// Like `close(2)`: a reset if the client has sent unread data, else an end of stream.
     Plain,
-    /// An end of stream in any case; what the client still sends is read and dropped.
+    /// An end of stream in any case; further input from the client is read and dropped.
     Fin,
-    /// A reset in any case (TCP; on a unix socket there is no such thing, and it is plain).
+    /// A reset in any case (TCP; on a unix socket, which has no reset, it is plain).
     Rst,
 }
 
@@ -32,7 +32,7 @@ pub enum Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Malformed {
-    /// The last chunk does not say that it is the last.
+    /// The last chunk is not marked as the last.
     MissingDone,
     /// Success without any content.
     Empty,
@@ -44,7 +44,7 @@ pub enum Malformed {
     Overlap,
     /// Content before the start of the request.
     OutOfRange,
-    /// More data than was asked for.
+    /// More data than requested.
     Oversize,
     /// A hole of no bytes.
     EmptyHole,
@@ -66,7 +66,7 @@ pub enum Malformed {
     AfterDone,
     /// Block status: an extent of no bytes.
     ZeroExtent,
-    /// Block status: extents that go beyond 2^64 in sum, or as far as 32 bits can.
+    /// Block status: extents whose sum exceeds 2^64, or is as large as 32 bits allow.
     HugeExtents,
     /// Block status: no extent at all.
     NoExtents,
@@ -84,27 +84,27 @@ pub enum Action {
     Close(Closing),
     /// Closes one direction.
     HalfClose(Side),
-    /// Closes the connection and stops listening, as a process does that ends.
+    /// Closes the connection and stops listening, like a process that exits.
     Die,
-    /// Stops listening; the connection stays.
+    /// Stops listening; the connection stays open.
     StopListening,
     /// Closes the connection and does not listen until this switch is on.
     RestartOn(String),
-    /// Closes the connection and does not listen for so many milliseconds.
+    /// Closes the connection and does not listen for this many milliseconds.
     RestartAfter(u64),
-    /// Sends and takes nothing any more on this connection, from here on.
+    /// Sends and receives nothing more on this connection.
     Stall,
-    /// Waits until this switch is on: with what is sent, or with what is received.
+    /// Blocks sending or receiving until this switch is on.
     Hold(String),
-    /// Waits so many milliseconds.
+    /// Waits this many milliseconds.
     Delay(u64),
     /// Sends this message byte by byte.
     Dribble,
-    /// Sends only so many bytes of this message, and goes on with the next one.
+    /// Sends only this many bytes of this message, and continues with the next one.
     Truncate(u64),
-    /// Sends so many more bytes than the message has.
+    /// Appends this many extra bytes to the message.
     Pad(u64),
-    /// Turns over so many bits of the message, drawn from the seed.
+    /// Flips this many bits of the message, chosen from the seed.
     FlipBits(u32),
     /// Changes a field of the message.
     Set(Field, Edit),
@@ -118,15 +118,15 @@ pub enum Action {
     DuplicateLater,
     /// Sends the reply after the next one.
     Reorder,
-    /// Sends the reply with the cookie of the next request, and the other way round.
+    /// Swaps the cookies of this reply and the next one.
     SwapCookies,
-    /// Keeps the reply back until this switch is on; others go on.
+    /// Holds the reply back until this switch is on; others are sent.
     HoldReply(String),
     /// Sends an empty reply to this cookie first.
     Unsolicited(u64),
     /// Sends another kind of reply.
     WrongKind(ReplyKind),
-    /// Fails the request. On a request it is not carried out; on its reply it has been.
+    /// Fails the request. On a request, it is not carried out; on a reply, it already was.
     Error {
         /// With this error.
         errno: Errno,
@@ -143,9 +143,9 @@ pub enum Action {
     Refuse(OptionReplyCode),
     /// Does not answer an option.
     Ignore,
-    /// Says yes to an option and does not act on it.
+    /// Acknowledges an option without acting on it.
     AckAndForget,
-    /// Answers an option with this reply over and over, so many times.
+    /// Answers an option with the same reply this many times.
     Flood(u64),
     /// Advertises another size.
     AdvertiseSize(u64),
@@ -162,7 +162,7 @@ pub enum Action {
     AdvertiseBlockSizes(BlockSizes),
     /// Reports success of a write that was not carried out.
     LoseWrite,
-    /// Reports success of a write of which only so many bytes were written.
+    /// Reports success of a write of which only this many bytes were written.
     TearWrite(u64),
 }
 
@@ -185,7 +185,7 @@ impl Action {
     }
 }
 
-/// As it stands in a plan.
+/// As written in a plan.
 impl std::fmt::Display for Action {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = serde_json::to_string(self).map_err(|_| std::fmt::Error)?;

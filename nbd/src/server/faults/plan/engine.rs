@@ -8,7 +8,7 @@ use super::rule::{At, Connections, On, Range, Rule, Times};
 use crate::proto::{ChunkType, CommandType, OptionCode, OptionReplyCode, Request};
 use crate::server::faults::trigger::Triggers;
 
-/// A passage of a point, with what is known about it.
+/// An occurrence of a point, with what is known about it.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) enum Point {
     Accept,
@@ -29,10 +29,10 @@ pub(in crate::server) enum Point {
     Idle,
 }
 
-/// Whether the content of what is received is known yet.
+/// Whether the content of a received message is known yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum Stage {
-    /// Something is sent: all is known.
+    /// Something is sent: everything is known.
     Whole,
     /// About to be received: only rules without a condition on the content.
     Before,
@@ -63,7 +63,7 @@ struct Armed {
     name: String,
     passages: u64,
     fired: u64,
-    /// Each rule draws from its own stream, so that rules do not disturb each other.
+    /// Each rule draws from its own stream, so that rules do not affect each other.
     rng: Rng,
 }
 
@@ -158,7 +158,7 @@ impl Engine {
     }
 }
 
-/// What is received is looked at twice; each rule belongs to one of the two.
+/// Received messages are tested twice; each rule belongs to one of the two.
 fn in_stage(rule: &Rule, stage: Stage) -> bool {
     let conditional = matches!(
         rule.on,
@@ -180,7 +180,7 @@ fn in_stage(rule: &Rule, stage: Stage) -> bool {
     }
 }
 
-/// Actions that answer what was received, and so need it to be there.
+/// Actions that answer a received message, and so need its content.
 fn judges_content(action: &Action) -> bool {
     matches!(
         action,

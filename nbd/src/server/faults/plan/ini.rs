@@ -1,14 +1,14 @@
 //! The INI grammar of QEMU's `nbd-fault-injector.py`.
 //!
 //! Sections must have names that start with `inject-error`; `event` is required, `io` and `when`
-//! are not; other keys are ignored, as there. The text is read as Python's `RawConfigParser` reads
-//! it. The one thing an old rule can do is to close the connection and end the server.
+//! are not; other keys are ignored, as in QEMU. The text is parsed like Python's `RawConfigParser`
+//! does. The only action of an old rule is to close the connection and end the server.
 
 use super::FaultPlan;
 use super::action::Action;
 use super::rule::{At, On, Rule};
 
-/// Why text is not a fault injector's configuration.
+/// Why text is not a valid configuration of the fault injector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IniError {
@@ -26,7 +26,7 @@ pub enum IniError {
         /// Its number, from 1.
         line: usize,
     },
-    /// A section or key that was there before.
+    /// A repeated section or key.
     #[error("line {line}: {name:?} is there twice")]
     Repeated {
         /// Its number, from 1.
@@ -34,13 +34,13 @@ pub enum IniError {
         /// The section or key.
         name: String,
     },
-    /// A section that is not one of rules.
+    /// A section that does not hold a rule.
     #[error("invalid config section name: {0}")]
     Section(String),
     /// A rule without an event.
     #[error("missing \"event\" option in {0}")]
     NoEvent(String),
-    /// A value that cannot be.
+    /// An invalid value.
     #[error("invalid {key:?} option value {value:?} in {section}")]
     Value {
         /// The section.
@@ -53,7 +53,7 @@ pub enum IniError {
 }
 
 impl FaultPlan {
-    /// Reads the old grammar.
+    /// Parses the old grammar.
     pub fn from_ini(text: &str) -> Result<FaultPlan, IniError> {
         let mut plan = FaultPlan::new();
         for section in sections(text)? {
@@ -80,7 +80,7 @@ impl Section {
 
 fn sections(text: &str) -> Result<Vec<Section>, IniError> {
     let mut sections: Vec<Section> = Vec::new();
-    // Python keeps this section for values of all others.
+    // Python reserves this section for defaults of all others.
     let mut defaults = Section::default();
     let mut in_defaults = false;
     for (number, raw) in text.lines().enumerate() {
@@ -159,7 +159,7 @@ enum Io {
     Write,
 }
 
-/// One section is one rule there; here it can be several, one for each of our points.
+/// One section is one rule in QEMU; here it can be several, one for each of our points.
 fn rules(section: &Section) -> Result<Vec<Rule>, IniError> {
     if !section.name.starts_with("inject-error") {
         return Err(IniError::Section(section.name.clone()));
@@ -185,7 +185,7 @@ fn rules(section: &Section) -> Result<Vec<Rule>, IniError> {
     };
     let points: Vec<(Io, On, At)> = match event {
         "neg-classic" | "neg1" => vec![(Io::Write, On::Greeting, at)],
-        // There, the client's flags and the header of its option are one struct.
+        // In QEMU, the client's flags and the header of its option are one struct.
         "export" => vec![match at {
             At::Before => (Io::Read, On::ClientFlags, at),
             At::Byte(n) if n < 4 => (Io::Read, On::ClientFlags, at),
@@ -207,7 +207,7 @@ fn rules(section: &Section) -> Result<Vec<Rule>, IniError> {
         .into_iter()
         .filter(|(direction, ..)| wanted(direction))
         .collect();
-    // The one of several points that is passed ends the server, so the others never are.
+    // The first of several points to be reached ends the server, so the others never are.
     let alternatives = points.len() > 1;
     Ok(points
         .into_iter()

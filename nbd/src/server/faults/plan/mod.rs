@@ -30,10 +30,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultPlan {
-    /// What probabilities and random bits are drawn from.
+    /// The seed for probabilities and random bits.
     #[serde(default)]
     pub seed: u64,
-    /// Looked at in this order.
+    /// Tested in this order.
     #[serde(default)]
     pub rules: Vec<Rule>,
 }

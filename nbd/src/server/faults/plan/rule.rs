@@ -16,11 +16,11 @@ pub struct Range {
 
 /// A point of the conversation.
 ///
-/// For what the server receives, a condition on the content (which option, which command) can
-/// only be tested once the header has been read; such a rule then fires after it, whatever its
-/// [`At`] says. A rule without one is looked at when the server begins to wait: `any_request` may
-/// fire before there is a request, and a trigger ([`Rule::when`]) that is set meanwhile is in time
-/// for the next one only.
+/// For what the server receives, a condition on the content (which option, which command) can only
+/// be tested once the header has been read; such a rule then fires after it, regardless of its
+/// [`At`]. A rule without one is tested when the server starts waiting: `any_request` may fire
+/// before there is a request, and a trigger ([`Rule::when`]) set meanwhile takes effect on the next
+/// one only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum On {
@@ -72,7 +72,7 @@ pub enum On {
         /// To requests that touch this range only.
         #[serde(default)]
         touching: Option<Range>,
-        /// Chunks of this type, wherever they stand in the reply.
+        /// Chunks of this type, anywhere in the reply.
         #[serde(default)]
         chunk: Option<ChunkType>,
     },
@@ -82,7 +82,7 @@ pub enum On {
         #[serde(default)]
         touching: Option<Range>,
     },
-    /// A reply has been sent, and nothing else is owed to the client.
+    /// A reply has been sent, and nothing more is owed to the client.
     Idle,
 }
 
@@ -161,14 +161,14 @@ impl On {
     }
 }
 
-/// When, relative to the bytes that are sent or received at that point.
+/// When, relative to the bytes sent or received at that point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum At {
     /// Before the first byte.
     #[default]
     Before,
-    /// After so many bytes; after the last, if there are not that many.
+    /// After this many bytes; after the last, if there are fewer.
     Byte(u64),
     /// After the last byte.
     After,
@@ -194,9 +194,9 @@ pub enum Times {
     /// Once.
     #[default]
     Once,
-    /// So many times.
+    /// This many times.
     Most(u64),
-    /// Whenever the point is passed.
+    /// Every time the point is reached.
     Forever,
 }
 
@@ -217,13 +217,13 @@ pub struct Rule {
     /// On which connections.
     #[serde(default)]
     pub connections: Connections,
-    /// From which passage of the point on; the first is 1 (or 0).
+    /// From which occurrence of the point on; the first is 1 (or 0).
     #[serde(default)]
     pub nth: u64,
     /// How often.
     #[serde(default)]
     pub times: Times,
-    /// With which probability at each passage, drawn from the plan's seed.
+    /// With which probability at each occurrence, drawn from the plan's seed.
     #[serde(default)]
     pub probability: Option<f64>,
     /// Only while this switch is on ([`crate::server::Server::trigger`]).
@@ -241,7 +241,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// A rule that fires once, at the first passage.
+    /// A rule that fires once, at the first occurrence.
     pub fn new(on: On, action: Action) -> Rule {
         Rule {
             name: String::new(),
@@ -271,7 +271,7 @@ impl Rule {
         self
     }
 
-    /// After so many bytes.
+    /// After `n` bytes.
     pub fn at_byte(mut self, n: u64) -> Rule {
         self.at = At::Byte(n);
         self
@@ -289,25 +289,25 @@ impl Rule {
         self
     }
 
-    /// From the nth passage on; the first is 1.
+    /// From the nth occurrence on; the first is 1.
     pub fn nth(mut self, n: u64) -> Rule {
         self.nth = n;
         self
     }
 
-    /// So many times.
+    /// This many times.
     pub fn times(mut self, n: u64) -> Rule {
         self.times = Times::Most(n);
         self
     }
 
-    /// At each passage.
+    /// At each occurrence.
     pub fn forever(mut self) -> Rule {
         self.times = Times::Forever;
         self
     }
 
-    /// With this probability at each passage.
+    /// With this probability at each occurrence.
     pub fn probability(mut self, p: f64) -> Rule {
         self.probability = Some(p);
         self
