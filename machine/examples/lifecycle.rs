@@ -1,5 +1,5 @@
-//! The life of a virtual machine: launch, talk to its guest, plug a disk, migrate it live, press its
-//! power button, and what is known of one that crashes.
+//! The life of a virtual machine: launch, talk to its guest, plug a disk, migrate it live, press
+//! its power button, and inspect one that crashes.
 //!
 //! ```text
 //! cargo run --example lifecycle            # the emulator is found as everywhere: $QEMU_PROG, PATH
@@ -18,11 +18,11 @@ use machine::{Builder, Console, EndError, Mark, Qemu};
 
 const MIB: u64 = 1 << 20;
 
-/// How long a guest may take for anything, on a busy host.
+/// Timeout for each guest operation, on a busy host.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A guest that is its own system: it greets, answers each line that is typed, and switches itself off
-/// when its power button is pressed.
+/// A self-contained guest: it prints a prompt, answers each typed line, and powers off when its
+/// power button is pressed.
 const GUEST: &[u8] = &[
     0xfa, // cli
     0x31, 0xc0, // xor ax, ax
@@ -57,7 +57,7 @@ const GUEST: &[u8] = &[
     0xef, // out dx, ax
     0xf4, // hlt
 ];
-/// Behind the code: what is answered, and the prompt after it.
+/// Data after the code: the answer, followed by the prompt.
 const ANSWER: &[u8] = b"it is me\nready> \0";
 
 /// Writes a disk that the firmware boots from.
@@ -88,11 +88,11 @@ fn guest(tool: &Tool, disk: &Path) -> Result<Builder<Qemu>, Box<dyn Error>> {
         .console())
 }
 
-/// Types a line, and gives what the guest makes of it.
+/// Types a line, and returns the guest's answer.
 async fn ask(console: &Console, line: &str) -> Result<String, machine::ConsoleError> {
     let mark = console.mark();
     console.send(format!("{line}\n").as_bytes(), LIMIT).await?;
-    // What is typed comes back first; the answer is behind it.
+    // The echo of the input comes first, then the answer.
     let (_, echoed) = console.wait_after(mark, line, LIMIT).await?;
     let (answer, _) = console.wait_after(echoed, "ready> ", LIMIT).await?;
     Ok(answer)
@@ -105,21 +105,22 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let disk = folder.path().join("disk.img");
     write_disk(&disk)?;
 
-    // Launched means: its monitor answers. The error of a launch that fails has all that QEMU said.
+    // Launched means that the monitor answers. The error of a failed launch has all of QEMU's
+    // output.
     let vm = guest(&tool, &disk)?.name("source").launch().await?;
     println!("{} runs QEMU {}", vm.name(), vm.qmp().greeting().version);
 
-    // The guest comes up, and is talked to.
+    // The guest boots; talk to it.
     let console = vm.console().ok_or("it was built with a console")?;
     console.wait_after(Mark::START, "ready> ", LIMIT).await?;
     println!("it says {:?}", ask(console, "who is it?").await?.trim());
 
-    // Hot-plug; unplugging waits until the guest has let go.
+    // Hot-plug; unplugging waits until the guest has released the device.
     let disk0 = Device::new("scsi-hd").id("disk0").drive("spare");
     vm.plug(disk0).await?;
     vm.unplug("disk0", LIMIT).await?;
 
-    // Live migration to another process on this host, where the guest goes on.
+    // Live migration to another process on this host, where the guest continues.
     let target = guest(&tool, &disk)?.incoming(&Incoming::Defer);
     let target = target.name("target").launch().await?;
     let migration = vm.migrate_to(&target).await?;
@@ -130,14 +131,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let console = target.console().ok_or("it was built with a console")?;
     println!("over there {:?}", ask(console, "still you?").await?.trim());
 
-    // The power button: this guest heeds it. One that does not is ended by SIGTERM, which is an error.
+    // The power button: this guest reacts to it. One that does not is terminated by SIGTERM, which
+    // is an error.
     let exit = target.powerdown(LIMIT).await?;
     println!("{} {}", exit.name, exit.status());
     for stage in &exit.stages {
         println!("  {stage}");
     }
 
-    // A crash is an error that shows the signal, the command line and the last words.
+    // A crash is an error that shows the signal, the command line and the last output.
     let vm = guest(&tool, &disk)?.name("crashing").launch().await?;
     vm.signal(Signal::SIGABRT);
     match vm.wait_exit().await {

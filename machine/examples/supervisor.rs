@@ -1,4 +1,4 @@
-//! A supervisor: one task watches a machine and starts it anew when it crashes, others use it.
+//! A supervisor: one task watches a machine and restarts it when it crashes, others use it.
 //!
 //! ```text
 //! cargo run --example supervisor
@@ -13,7 +13,7 @@ use machine::imgtools::tools::{Finder, ToolKind};
 use machine::{Builder, Machine, StorageDaemon};
 use tokio::sync::watch;
 
-/// Keeps a machine running until it ends in good order. The machine of the moment is in the channel.
+/// Keeps a machine running until it exits cleanly. The channel holds the current machine.
 async fn supervise(
     builder: Builder<StorageDaemon>,
     current: watch::Sender<Option<Arc<Machine>>>,
@@ -26,7 +26,7 @@ async fn supervise(
                 println!("{} {}", exit.name, exit.status());
                 return Ok(());
             }
-            Err(error) => println!("started anew, since it crashed:\n{error}"),
+            Err(error) => println!("restarted after a crash:\n{error}"),
         }
     }
 }
@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let second = next(&mut current).await?;
     println!("process {} took over", second.pid());
-    // Ending it here is seen there as well: both have the same machine.
+    // The supervisor sees this shutdown as well: both share the machine.
     second.shutdown().await?;
     supervisor.await??;
     Ok(())

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// Nobody listens there.
+    /// Nothing listens there.
     #[error("failed to connect to the monitor at {}", path.display())]
     Connect {
         /// The path.
@@ -34,7 +34,7 @@ pub enum AttachError {
         /// Why.
         source: io::Error,
     },
-    /// The monitor is no QMP, or has another client.
+    /// The monitor does not speak QMP, or has another client.
     #[error("failed to negotiate with the monitor at {}", path.display())]
     Monitor {
         /// The path.
@@ -55,7 +55,7 @@ pub enum DetachedEndError {
         pid: u32,
         /// What ended it.
         signal: Signal,
-        /// What became of `quit`.
+        /// What happened to `quit`.
         reason: String,
     },
     /// It could not be signalled or watched.
@@ -70,8 +70,8 @@ pub enum DetachedEndError {
 
 /// A running process that is not a child of this one: its monitor and a handle of the process.
 ///
-/// Dropping it leaves the process running. As it is no child, its output and its exit status are
-/// not known.
+/// Dropping it leaves the process running. As it is not a child, its output and exit status are
+/// unknown.
 #[derive(Debug)]
 pub struct Attached {
     process: Process,
@@ -80,8 +80,8 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Attaches to the process whose monitor listens at this path. QMP serves one client at a
-    /// time, so whoever was connected has to have left.
+    /// Attaches to the process whose monitor listens at this path. QMP serves one client at a time,
+    /// so any other client must have disconnected.
     ///
     /// # Errors
     /// See [`AttachError`].
@@ -174,7 +174,7 @@ impl Attached {
     }
 }
 
-/// A process that is no child, by its descriptor; a thread waits for its end.
+/// A process that is not a child, by its pidfd; a thread waits for its exit.
 #[derive(Debug)]
 struct Process {
     pid: u32,
@@ -185,7 +185,7 @@ struct Process {
 }
 
 impl Process {
-    /// The one that listens at the other end.
+    /// The process that listens at the other end.
     fn behind(stream: &UnixStream) -> io::Result<Self> {
         let peer: Pid = rustix::net::sockopt::socket_peercred(stream)?.pid;
         let fd = Arc::new(pidfd_open(peer, PidfdFlags::empty())?);
@@ -195,7 +195,7 @@ impl Process {
         std::thread::Builder::new()
             .name(format!("pid {}", peer.as_raw_nonzero()))
             .spawn(move || {
-                // A pidfd is readable from the end of the process on (pidfd_open(2)).
+                // A pidfd becomes readable when the process exits (pidfd_open(2)).
                 let mut fds = [
                     PollFd::new(&process, PollFlags::IN),
                     PollFd::new(&watcher, PollFlags::IN),
@@ -212,11 +212,11 @@ impl Process {
     }
 
     async fn exited(&self) {
-        // The sender lives until it has sent.
+        // The sender is not dropped before it has sent.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
 
-    /// A process that has ended is fine as well.
+    /// A process that has already exited is fine.
     fn signal(&self, signal: rustix::process::Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.fd, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),

@@ -1,4 +1,4 @@
-//! The guest's serial console: everything it printed, and a way to type.
+//! The guest's serial console: its output, and a way to type.
 
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 
-/// The most that is kept; what comes later than this many bytes is dropped and counted.
+/// The most bytes kept; further output is dropped and counted.
 const CAP: usize = 16 << 20;
 
 /// A guest's serial console.
@@ -21,12 +21,12 @@ pub struct Console {
     input: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
 }
 
-/// A position in what a console has printed.
+/// A position in a console's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(usize);
 
 impl Mark {
-    /// Before all that was printed.
+    /// The beginning of the output.
     pub const START: Mark = Mark(0);
 }
 
@@ -41,17 +41,17 @@ struct Log {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsoleError {
-    /// The console was closed, as a rule because the process ended.
+    /// The console was closed, usually because the process exited.
     #[error(
         "failed to find {wanted:?} on the console before it was closed; its last words: {tail:?}"
     )]
     Closed {
         /// The text.
         wanted: String,
-        /// The end of the log.
+        /// The end of the output.
         tail: String,
     },
-    /// The text did not come in time.
+    /// The text did not appear in time.
     #[error(
         "failed to find {wanted:?} on the console within {deadline:?}; its last words: {tail:?}"
     )]
@@ -60,13 +60,13 @@ pub enum ConsoleError {
         wanted: String,
         /// The budget.
         deadline: Duration,
-        /// The end of the log.
+        /// The end of the output.
         tail: String,
     },
     /// Input could not be sent.
     #[error("failed to type on the console")]
     Write(#[source] std::io::Error),
-    /// The guest does not read what is typed.
+    /// The guest does not read its input.
     #[error("failed to type on the console within {deadline:?}: the guest does not read")]
     NotRead {
         /// The budget.
@@ -117,15 +117,14 @@ impl Console {
         self.with(|log| log.dropped)
     }
 
-    /// The end of what was printed so far: where a [`wait_after`](Console::wait_after) begins to
-    /// look.
+    /// The current end of the output: the starting point for a [`wait_after`](Console::wait_after).
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark(self.with(|log| log.bytes.len()))
     }
 
-    /// Waits until the text has been printed, also if it was before the call; returns the
-    /// whole log up to the end of the text.
+    /// Waits until the text has been printed, possibly before the call; returns the whole output up
+    /// to the end of the text.
     ///
     /// # Errors
     /// If the console is closed first, or the deadline passes.
@@ -134,11 +133,11 @@ impl Console {
         Ok(text)
     }
 
-    /// Waits until the text has been printed behind the mark; returns what lies between the mark
-    /// and the end of the text, and the mark there, from which the next one is awaited.
+    /// Waits until the text has been printed after the mark; returns the output from the mark to
+    /// the end of the text, and a mark there for the next wait.
     ///
-    /// What is typed comes back as an echo: to wait for the output of a command and not for its
-    /// echo, wait for the echo first, then for the output behind it.
+    /// Input is echoed: to wait for the output of a command and not for its echo, wait for the echo
+    /// first, then for the output after it.
     ///
     /// ```no_run
     /// # async fn example(console: &machine::Console, limit: std::time::Duration) -> Result<(), machine::ConsoleError> {
@@ -165,7 +164,7 @@ impl Console {
             text.chars().skip(chars.saturating_sub(400)).collect()
         };
         let search = async {
-            // Where it can begin that was not looked at yet.
+            // The first position not searched yet where it can begin.
             let mut from = mark.0;
             loop {
                 changed.mark_unchanged();
@@ -182,7 +181,7 @@ impl Console {
                     return Ok(found);
                 }
                 from = from.max((length + 1).saturating_sub(wanted.len()));
-                // The sender is gone when the task is, with its runtime.
+                // The sender is dropped with the task, when its runtime shuts down.
                 if closed || changed.changed().await.is_err() {
                     return Err(ConsoleError::Closed {
                         wanted: wanted.to_owned(),
@@ -202,17 +201,17 @@ impl Console {
             })
     }
 
-    /// Waits until the process has closed it: the log is complete then.
+    /// Waits until the process has closed it: the output is then complete.
     pub async fn closed(&self) {
         let mut changed = self.changed.clone();
         while !self.with(|log| log.closed) && changed.changed().await.is_ok() {}
     }
 
-    /// Types. A few KiB fit the socket's buffer; more waits for the guest.
+    /// Sends input. A few KiB fit the socket's buffer; more waits for the guest.
     ///
     /// # Errors
-    /// If the process has closed the console, or does not take all in time; then a part of it may
-    /// have been typed.
+    /// If the process has closed the console, or does not accept everything in time; part of it may
+    /// then have been sent.
     pub async fn send(&self, bytes: &[u8], deadline: Duration) -> Result<(), ConsoleError> {
         let write = async { self.input.lock().await.write_all(bytes).await };
         match tokio::time::timeout(deadline, write).await {
@@ -241,7 +240,7 @@ async fn read(mut source: OwnedReadHalf, log: Arc<Mutex<Log>>, changed: watch::S
     }
 }
 
-/// Where this stands in the text first.
+/// The first position of the needle in the text.
 fn position(text: &[u8], wanted: &[u8]) -> Option<usize> {
     match wanted.len() {
         0 => Some(0),
@@ -315,7 +314,7 @@ mod tests {
         });
         for piece in ["x", "lo", "gi", "n", ": "] {
             theirs.write_all(piece.as_bytes()).unwrap();
-            // So long that each piece is seen for itself.
+            // Long enough for each piece to be read separately.
             console.wait_for(piece, LONG).await.unwrap();
         }
         assert_eq!(waiting.await.unwrap().unwrap(), "xlogin: ");

@@ -1,10 +1,10 @@
-//! How long each part of a machine's life may take.
+//! Deadlines for each phase of a machine's life.
 
 use std::time::Duration;
 
-/// Budgets, meant for a loaded host; an idle one needs a hundredth of them. They exist so
-/// that nothing waits for ever, not to measure speed: scale them all with
-/// [`Deadlines::scaled`] for slow hosts, valgrind or sanitizers.
+/// Budgets, meant for a loaded host; an idle one needs a hundredth of them. They exist so that
+/// nothing waits forever, not to measure speed: scale them all with [`Deadlines::scaled`] for slow
+/// hosts, valgrind or sanitizers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deadlines {
@@ -12,9 +12,9 @@ pub struct Deadlines {
     pub launch: Duration,
     /// One QMP command or qtest request.
     pub command: Duration,
-    /// From `quit` to the end of the process; before SIGTERM.
+    /// From `quit` to the exit of the process; then SIGTERM follows.
     pub quit: Duration,
-    /// From SIGTERM to the end of the process; before SIGKILL.
+    /// From SIGTERM to the exit of the process; then SIGKILL follows.
     pub terminate: Duration,
     /// Each QMP command of a diagnosis.
     pub diagnose_command: Duration,
@@ -37,7 +37,7 @@ impl Default for Deadlines {
 }
 
 impl Deadlines {
-    /// All budgets times `factor`. A factor that is not a positive number changes nothing.
+    /// All budgets multiplied by `factor`. A factor that is not positive changes nothing.
     #[must_use]
     pub fn scaled(self, factor: f64) -> Self {
         let scale = |d: Duration| {

@@ -1,4 +1,4 @@
-//! The errors of building, launching and talking.
+//! The errors of building and launching.
 
 use crate::accel::NoPlan;
 use imgtools::process::{CommandLine, Output, ProcessError};
@@ -10,7 +10,7 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// A descriptor for the process could not be made.
+    /// A descriptor for the process could not be created.
     #[error("failed to make a descriptor for {what}")]
     Descriptor {
         /// What it was for.
@@ -18,7 +18,7 @@ pub enum BuildError {
         /// Why.
         source: std::io::Error,
     },
-    /// An argument holds a NUL byte, which no command line can.
+    /// An argument contains a NUL byte, which a command line cannot.
     #[error("failed to build a command line with {word:?}: it holds a NUL byte")]
     NulByte {
         /// The argument.
@@ -40,11 +40,11 @@ pub enum StartFailure {
     Missing,
     /// It is a directory.
     Directory,
-    /// It may not be executed.
+    /// It is not executable.
     NotExecutable,
-    /// The directory that it is to run in does not exist.
+    /// Its working directory does not exist.
     WorkingDirectory,
-    /// It is no program for this host: another architecture, or no program at all.
+    /// It is not a program for this host: another architecture, or not a program at all.
     WrongFormat,
     /// The host ran out of processes, memory or descriptors.
     Resources,
@@ -66,7 +66,7 @@ impl std::fmt::Display for StartFailure {
     }
 }
 
-/// Why a machine did not come up. Whatever was started is dead and reaped when this is
+/// Why a machine could not be launched. Anything that was started is dead and reaped when this is
 /// returned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,10 +79,10 @@ pub enum LaunchError {
         /// The first mistake.
         source: Arc<BuildError>,
     },
-    /// The binary cannot give the mode asked for.
+    /// The binary does not support the requested mode.
     #[error(transparent)]
     Mode(NoPlan),
-    /// A socket or a descriptor for the process could not be made.
+    /// A socket or a descriptor for the process could not be created.
     #[error("failed to make {what} for {name}")]
     Descriptor {
         /// The machine's name in messages.
@@ -99,7 +99,7 @@ pub enum LaunchError {
         program: PathBuf,
         /// What is wrong with it.
         why: StartFailure,
-        /// The system's words, if it refused.
+        /// The system's error, if it refused.
         source: Option<Box<ProcessError>>,
     },
     /// The process ended before its monitor was ready.
@@ -107,15 +107,15 @@ pub enum LaunchError {
     Exited {
         /// The machine's name in messages.
         name: String,
-        /// Command, status and everything printed.
+        /// Command, status and all output.
         output: Box<Output>,
     },
-    /// The monitor failed though the process lived; it was killed.
+    /// The monitor failed although the process was running; it was killed.
     #[error("failed to negotiate with the monitor of {name}\n  command: {}{}", output.command, output.tail())]
     Monitor {
         /// The machine's name in messages.
         name: String,
-        /// Command and everything printed.
+        /// Command and all output.
         output: Box<Output>,
         /// What went wrong.
         source: Box<qmp::Error>,
@@ -127,12 +127,12 @@ pub enum LaunchError {
         name: String,
         /// The budget.
         deadline: Duration,
-        /// Command and everything printed.
+        /// Command and all output.
         output: Box<Output>,
         /// What it was doing.
         diagnosis: Box<crate::diagnose::Diagnosis>,
     },
-    /// The process was lost sight of.
+    /// The process could no longer be watched.
     #[error("failed to watch {name}: {command}")]
     Lost {
         /// The machine's name in messages.
@@ -145,7 +145,7 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
-    /// What the process printed, if there was one.
+    /// The output of the process, if there was one.
     #[must_use]
     pub fn output(&self) -> Option<&Output> {
         match self {

@@ -1,17 +1,16 @@
-//! The life of one QEMU process: built, launched, talked to, ended, explained.
+//! The life of one QEMU process: build, launch, control, shut down, diagnose.
 //!
-//! - [`Qemu`] and [`StorageDaemon`] begin a [`Builder`], whose [`Builder::launch`] gives a
-//!   [`Machine`] that is ready to be talked to over QMP, or an error with everything the
-//!   process said.
-//! - A [`Machine`] cannot be lost: ended explicitly, its end is checked; dropped, it is killed
-//!   and reaped. It never outlives the process that launched it, unless it was
-//!   [launched to](Builder::launch_detached); then any program can [attach](Attached) to it.
+//! - [`Qemu`] and [`StorageDaemon`] begin a [`Builder`], whose [`Builder::launch`] returns a
+//!   [`Machine`] that is ready for QMP, or an error with all output of the process.
+//! - A [`Machine`] cannot leak: an explicit shutdown is checked; when dropped, it is killed and
+//!   reaped. It never outlives the process that launched it, unless [launched
+//!   detached](Builder::launch_detached); then any program can [attach](Attached) to it.
 //! - Devices are [plugged](Machine::plug) and [unplugged](Machine::unplug), the guest
 //!   [migrated](Machine::migrate), [saved](Machine::save_snapshot) and
 //!   [powered down](Machine::powerdown); everything else is QMP on [`Machine::qmp`].
-//! - [`probe`](probe::probe) asks a binary what it can do, [`accel::Mode`] turns that into a
+//! - [`probe`](probe::probe) determines a binary's capabilities, [`accel::Mode`] turns them into a
 //!   way to start a machine whose guest does nothing.
-//! - [`Machine::diagnose`] explains one that hangs.
+//! - [`Machine::diagnose`] explains why a machine hangs.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,10 +29,10 @@
 //! # }
 //! ```
 //!
-//! Tools and processes are those of [`imgtools`], the monitor is a client of [`qmp`]; both
-//! crates are re-exported, so that their types here are those of the same versions.
+//! Tools and processes come from [`imgtools`], the monitor is a client of [`qmp`]; both crates are
+//! re-exported, so that you use matching versions.
 //!
-//! Nothing here knows that tests exist. The crate is silent but for `tracing` events.
+//! Nothing here knows that tests exist. The crate prints nothing and emits only `tracing` events.
 #![forbid(unsafe_code)]
 
 /// The examples of the README are compiled with the documentation tests.

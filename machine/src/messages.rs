@@ -1,4 +1,4 @@
-//! What each error of this crate says.
+//! Tests the message of each error of this crate.
 
 use crate::accel::{Mode, NoPlan};
 use crate::args::PathError;
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What stands in each source, and must not stand in the message above it.
+/// The text of each source, which must not appear in the message above it.
 const CAUSE: &str = "the cause of it all";
 
 fn s(text: &str) -> String {
@@ -90,7 +90,7 @@ fn exit() -> Box<Exit> {
     })
 }
 
-/// One of each, with what its message has to name.
+/// One error of each kind, with what its message has to name.
 fn all() -> Vec<(Box<dyn Error>, &'static str)> {
     let mut all: Vec<(Box<dyn Error>, &'static str)> = Vec::new();
     fn add<E: Error + 'static>(
@@ -455,7 +455,7 @@ fn each_error_says_what_failed_and_leaves_its_cause_to_the_source() {
         let cause = error.source().map(ToString::to_string).unwrap_or_default();
         assert!(!text.contains(CAUSE), "its cause is said twice: {text}");
         assert_ne!(text, cause);
-        // What `{:?}` makes of a structure is for nobody to read.
+        // The `{:?}` form of a structure does not belong in a message.
         for debug in ["{ ", "Some(", "None", "Error {", "\\\""] {
             let line = text.lines().next().unwrap_or_default();
             assert!(!line.contains(debug), "{text}");
@@ -463,7 +463,7 @@ fn each_error_says_what_failed_and_leaves_its_cause_to_the_source() {
     }
 }
 
-/// Whoever adds an error adds it above.
+/// A new error has to be added above.
 #[test]
 fn every_error_is_among_them() {
     let mut messages = 0;

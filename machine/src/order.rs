@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The modules, each above those that it may use.
+/// The modules, each listed above those that it may use.
 const ORDER: [&str; 20] = [
     "cause",
     "deadlines",
@@ -62,7 +62,7 @@ fn used(text: &str) -> impl Iterator<Item = &str> {
 fn no_module_uses_one_that_is_above_it() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let root = std::fs::read_to_string(source.join("lib.rs")).unwrap();
-    // What the root exports belongs to its module.
+    // What the root re-exports belongs to its module.
     let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
     for line in root.split("pub use ").skip(1) {
         let line = &line[..line.find(';').unwrap()];
@@ -83,7 +83,7 @@ fn no_module_uses_one_that_is_above_it() {
         let text = std::fs::read_to_string(&file).unwrap();
         for name in used(&text) {
             let used = owners.get(name).copied().unwrap_or(name);
-            // Other crates that the root passes on.
+            // Other crates that the root re-exports.
             if ["qmp", "imgtools", "socket"].contains(&used) || used == module {
                 continue;
             }

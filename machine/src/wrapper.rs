@@ -7,9 +7,8 @@ use std::path::PathBuf;
 /// A program put in front of QEMU's command line. It has to keep inherited descriptors
 /// open, which all of these do.
 ///
-/// If our process is killed by SIGKILL, the kernel kills what we started. A wrapper that stays
-/// QEMU's parent is that, QEMU itself is not: it is left to who adopts it, such as a supervisor
-/// that is a sub-reaper.
+/// If our process is killed by SIGKILL, the kernel kills our child. That is the wrapper if it stays
+/// QEMU's parent; QEMU itself is then left to the process that adopts it, such as a sub-reaper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wrapper {
@@ -24,13 +23,13 @@ pub enum Wrapper {
     Valgrind {
         /// More options.
         options: Vec<String>,
-        /// Where reports go instead of stderr; `%p` stands for the process id. Those about QEMU
-        /// are looked for there when it has ended.
+        /// Where reports are written instead of stderr; `%p` is replaced by the PID. After QEMU's
+        /// exit its reports are read from there.
         log_file: Option<PathBuf>,
     },
     /// `strace`, following children.
     Strace {
-        /// Where the trace goes instead of stderr.
+        /// Where the trace is written instead of stderr.
         output: Option<PathBuf>,
         /// More options, such as `-e trace=desc`.
         options: Vec<String>,
@@ -108,13 +107,13 @@ impl Wrapper {
             return None;
         };
         let file = log_file.as_ref()?;
-        // A name that is no text is used as it stands.
+        // A name that is not UTF-8 is used unchanged.
         let expanded = file.to_str().map(|f| f.replace("%p", &pid.to_string()));
         Some(expanded.map_or_else(|| file.clone(), PathBuf::from))
     }
 
-    /// By how much the wrapper slows QEMU down: deadlines are multiplied by it. A debugger
-    /// waits for a human.
+    /// The wrapper's slowdown factor, by which deadlines are multiplied. A debugger waits for a
+    /// human.
     #[must_use]
     pub fn slowdown(&self) -> f64 {
         match self {

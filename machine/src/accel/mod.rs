@@ -1,8 +1,8 @@
 //! Accelerators, and how to keep a guest from running.
 //!
-//! Most block-layer tests want a machine whose guest does nothing. Upstream uses `-accel
-//! qtest`, which distribution builds do not have and the help never lists; [`Mode`] says what
-//! a test needs, and [`Mode::plan`] finds the arguments that give it on this binary.
+//! Most block-layer tests want a machine whose guest does nothing. Upstream uses `-accel qtest`,
+//! which distribution builds lack and the help never lists; [`Mode`] says what a test needs, and
+//! [`Mode::plan`] finds the arguments that provide it on this binary.
 
 mod plan;
 mod rom;

@@ -1,4 +1,4 @@
-//! From what a test needs to what goes on the command line.
+//! Translates what a test needs into command line arguments.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -10,9 +10,9 @@ use std::fmt;
 pub enum Accel {
     /// No CPU at all; the virtual clock moves only by qtest commands.
     Qtest,
-    /// The kernel's virtual machine.
+    /// The kernel's hypervisor.
     Kvm,
-    /// The code translator.
+    /// QEMU's dynamic translator.
     Tcg,
     /// Any other.
     Other(String),
@@ -54,7 +54,7 @@ impl fmt::Display for Accel {
     }
 }
 
-/// What a test needs of the guest.
+/// What a test needs from the guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -68,7 +68,7 @@ pub enum Mode {
     RunningIdle,
     /// The firmware runs, on a real accelerator.
     Native,
-    /// The virtual clock stands still and is moved by qtest's `clock_step`.
+    /// The virtual clock is stopped and advanced by qtest's `clock_step`.
     VirtualClock,
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// How a machine is started so that it is in a [`Mode`].
+/// How to start a machine in a [`Mode`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Plan {
@@ -111,12 +111,12 @@ pub struct NoPlan {
 impl Mode {
     /// Chooses arguments.
     ///
-    /// `usable` are the accelerators that a trial launch accepted, `target` is QEMU's name of
-    /// the emulated architecture, `devices` says whether the machine gets guest devices: without
-    /// them it needs no board where no guest code runs.
+    /// `usable` are the accelerators that a trial launch accepted, `target` is QEMU's name of the
+    /// emulated architecture, `devices` says whether the machine gets guest devices: without them
+    /// it needs no board if no guest code runs.
     ///
     /// # Errors
-    /// If the binary cannot give this mode; the reason is one a skipped test can show.
+    /// If the binary does not support this mode; the reason is suitable for a skipped test.
     pub fn plan(self, usable: &[Accel], target: &str, devices: bool) -> Result<Plan, NoPlan> {
         let first = |wanted: &[Accel]| wanted.iter().find(|a| usable.contains(a)).cloned();
         let none = |reason: &str| NoPlan {
@@ -127,12 +127,12 @@ impl Mode {
             accel,
             paused: false,
             idle_rom: false,
-            // No CPU runs, and to build a board is half of what a start costs.
+            // No CPU runs, and building a board is half the cost of a start.
             machine: (!devices && matches!(self, Mode::Stopped | Mode::RunningIdle))
                 .then_some("none"),
         };
         let qtest = first(&[Accel::Qtest]);
-        // TCG before KVM where no guest code runs: it is on every host, and in containers.
+        // TCG before KVM where no guest code runs: it works on every host, and in containers.
         let real = || {
             first(&[Accel::Tcg, Accel::Kvm])
                 .or_else(|| usable.iter().find(|a| **a != Accel::Qtest).cloned())

@@ -1,9 +1,9 @@
-//! The idle ROM: an x86 firmware image that halts at once and for ever.
+//! The idle ROM: an x86 firmware image that halts at once and forever.
 //!
-//! It lets a machine be in run state `running` while nothing reads a disk, which a real
-//! firmware does. The reset vector is 16 bytes below the end of the image; there stand
-//! CLI, HLT and a jump back to the HLT (a non-maskable interrupt would wake the CPU).
-//! All the rest is HLT, so that a stray jump halts as well.
+//! It keeps a machine in run state `running` without reading a disk, as real firmware would. The
+//! reset vector is 16 bytes below the end of the image; it holds CLI, HLT and a jump back to the
+//! HLT (a non-maskable interrupt would wake the CPU). The rest is HLT, so that a stray jump halts
+//! as well.
 
 const SIZE: usize = 64 * 1024;
 const HLT: u8 = 0xf4;

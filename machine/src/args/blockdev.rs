@@ -37,7 +37,7 @@ impl Blockdev {
         Self { options }
     }
 
-    /// A node of the driver `file`, of this file, whatever it is called.
+    /// A node of the driver `file` for this file, whatever its name.
     ///
     /// # Errors
     /// If the path is not UTF-8.
@@ -114,7 +114,7 @@ impl TryFrom<Value> for Blockdev {
     /// Takes any JSON object as block node options.
     ///
     /// # Errors
-    /// Gives the value back if it is no object.
+    /// Returns the value if it is not an object.
     fn try_from(value: Value) -> Result<Self, Value> {
         match value {
             Value::Object(options) => Ok(Self { options }),

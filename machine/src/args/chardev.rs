@@ -38,7 +38,7 @@ impl Chardev {
             .flag("wait", false)
     }
 
-    /// A UNIX socket that QEMU makes and listens on, without waiting for the first client.
+    /// A UNIX socket that QEMU creates and listens on, without waiting for the first client.
     #[must_use]
     pub fn listening(id: impl Into<String>, path: impl AsRef<Path>) -> Self {
         Self::at("socket", id, path)

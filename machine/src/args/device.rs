@@ -82,8 +82,8 @@ impl From<&DeviceAdd> for Device {
 
 impl fmt::Display for Device {
     /// A key-value list; JSON where a property is a list or an object (such as
-    /// `iothread-vq-mapping`), for which there is no other spelling. Not JSON throughout: QEMU
-    /// 6.2 sends no `DEVICE_DELETED` for devices that came as JSON.
+    /// `iothread-vq-mapping`), for which there is no other spelling. Not JSON throughout: QEMU 6.2
+    /// sends no `DEVICE_DELETED` for devices given as JSON.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self
             .properties

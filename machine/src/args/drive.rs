@@ -17,7 +17,7 @@ impl Drive {
         Self::default()
     }
 
-    /// Sets the image: a path, or what else QEMU takes for one, see [`FileName`].
+    /// Sets the image: a path, or anything else that QEMU accepts as one; see [`FileName`].
     #[must_use]
     pub fn file(mut self, file: impl Into<FileName>) -> Self {
         let file = file.into();
@@ -37,7 +37,7 @@ impl Drive {
         self.set("if", interface)
     }
 
-    /// Sets the image format, which otherwise QEMU would guess.
+    /// Sets the image format, which QEMU would otherwise probe.
     #[must_use]
     pub fn format(self, format: impl fmt::Display) -> Self {
         self.set("format", format)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Incoming {
-    /// Decided later by `migrate-incoming`.
+    /// Set later by `migrate-incoming`.
     Defer,
     /// QEMU listens on this UNIX socket. A path of any length works.
     Unix(PathBuf),

@@ -1,17 +1,17 @@
 //! Typed command line arguments, quoted the way QEMU unquotes them.
 //!
 //! Two syntaxes exist. Key-value lists ([`Options`](imgtools::image::Options)) separate members by
-//! commas, so a comma inside a value is doubled. JSON ([`Blockdev`], [`Object`]) needs no such care and
-//! keeps types; it is used wherever all supported versions (6.2 and later) accept it.
+//! commas, so a comma inside a value is doubled. JSON ([`Blockdev`], [`Object`]) needs no such
+//! escaping and keeps types; it is used wherever all supported versions (6.2 and later) accept it.
 //!
 //! What QMP has types for ([`BlockdevOptions`](qmp::types::BlockdevOptions),
 //! [`ObjectOptions`](qmp::types::ObjectOptions),
-//! [`BlockExportOptions`](qmp::types::BlockExportOptions), [`DeviceAdd`](qmp::types::DeviceAdd)) can
-//! stand on a command line as well: those here are made `from` them, or by hand where there are only a
-//! few keys.
+//! [`BlockExportOptions`](qmp::types::BlockExportOptions), [`DeviceAdd`](qmp::types::DeviceAdd))
+//! can be used on a command line as well: convert them with `from`, or build the types here
+//! directly for a few keys.
 //!
-//! A path names that file, whatever it is called and byte for byte. JSON is UTF-8: where a path has to
-//! go into it and is none, that is an error ([`PathError`]).
+//! A path names exactly that file, byte for byte. JSON is UTF-8: a path that is not, where JSON is
+//! required, is an error ([`PathError`]).
 
 mod blockdev;
 mod chardev;
@@ -25,7 +25,7 @@ mod path;
 
 use serde_json::{Map, Value};
 
-/// The members of what QMP takes as arguments: its types serialize to objects.
+/// The members of QMP arguments: their types serialize to objects.
 fn object(arguments: &impl serde::Serialize) -> Map<String, Value> {
     match serde_json::to_value(arguments) {
         Ok(Value::Object(members)) => members,

@@ -29,7 +29,7 @@ impl Object {
         Self::new("iothread", id)
     }
 
-    /// A throttle group; set limits with `x-bps-total` and its like.
+    /// A throttle group; set limits with `x-bps-total` and similar properties.
     #[must_use]
     pub fn throttle_group(id: impl Into<String>) -> Self {
         Self::new("throttle-group", id)

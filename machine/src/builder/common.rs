@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// The first number of an inherited descriptor: after the standard streams.
 const FIRST_FD: i32 = 3;
 
-/// Told of a machine that is dropped while it lives.
+/// Called for a machine that is dropped while it is running.
 #[derive(Clone)]
 pub(crate) struct DropHook(pub(crate) Arc<dyn Fn(&DropReport) + Send + Sync>);
 
@@ -40,7 +40,7 @@ impl fmt::Debug for DropHook {
 
 /// A kind of process: [`Qemu`](super::Qemu) or [`StorageDaemon`](super::StorageDaemon).
 ///
-/// Bound by it, a function works on the builder of either:
+/// A function that is generic over it works on the builder of either:
 ///
 /// ```
 /// use machine::args::Blockdev;
@@ -98,8 +98,7 @@ impl Common {
         number
     }
 
-    /// Hands bytes over as a file that has no name anywhere, and returns its path in the
-    /// child.
+    /// Passes bytes as an anonymous file, and returns its path in the child.
     pub(crate) fn pass_bytes(&mut self, name: &'static str, data: &[u8]) -> Option<PathBuf> {
         match anonymous_file(name, data) {
             Ok(fd) => Some(socket::fd_path(self.pass(Arc::new(fd)))),
@@ -137,8 +136,8 @@ fn anonymous_file(name: &str, data: &[u8]) -> std::io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What a process of kind `K` ([`Qemu`](super::Qemu) or
-/// [`StorageDaemon`](super::StorageDaemon)) is to be started with.
+/// The configuration of a process of kind `K` ([`Qemu`](super::Qemu) or
+/// [`StorageDaemon`](super::StorageDaemon)).
 #[derive(Debug, Clone)]
 pub struct Builder<K> {
     pub(crate) common: Common,
@@ -199,8 +198,8 @@ impl<K: Kind> Builder<K> {
         self.option("chardev", chardev.as_os_str())
     }
 
-    /// Adds a `secret` object. Its value travels in an anonymous file, so that it stands
-    /// neither on the command line nor in a directory.
+    /// Adds a `secret` object. Its value is passed in an anonymous file, so it appears neither on
+    /// the command line nor in a directory.
     #[must_use]
     pub fn secret(mut self, id: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         match self.common.pass_bytes("secret", value.as_ref()) {
@@ -220,15 +219,15 @@ impl<K: Kind> Builder<K> {
         self
     }
 
-    /// Lets the process inherit a descriptor; returns the number it has there, for use in
-    /// further arguments. It is shared by all launches of this builder and its clones.
+    /// Lets the process inherit a descriptor; returns its number in the process, for use in further
+    /// arguments. It is shared by all launches of this builder and its clones.
     pub fn inherit(&mut self, fd: impl Into<Arc<OwnedFd>>) -> i32 {
         self.common.pass(fd.into())
     }
 
-    /// A name of at most 107 bytes for a socket path of any length, for use in further
-    /// arguments such as `-chardev socket,path=…`: the directory is inherited as a
-    /// descriptor where the path itself would be too long. The directory must exist.
+    /// A name of at most 107 bytes for a socket path of any length, for use in further arguments
+    /// such as `-chardev socket,path=…`: the directory is inherited as a descriptor if the path
+    /// itself is too long. The directory must exist.
     pub fn socket_path(&mut self, path: &Path) -> PathBuf {
         if socket::fits(path) {
             return path.to_owned();
@@ -262,8 +261,8 @@ impl<K: Kind> Builder<K> {
         self
     }
 
-    /// Sets the working directory, in which relative names of images are looked up and core
-    /// files appear.
+    /// Sets the working directory, in which relative image names are resolved and core files are
+    /// written.
     #[must_use]
     pub fn current_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.common.current_dir = Some(dir.into());
@@ -277,14 +276,14 @@ impl<K: Kind> Builder<K> {
         self
     }
 
-    /// Whether its output is also copied to our stderr as it comes.
+    /// Whether its output is also copied to our stderr as it arrives.
     #[must_use]
     pub fn print(mut self, print: bool) -> Self {
         self.common.print = print;
         self
     }
 
-    /// Sets how long each part of its life may take.
+    /// Sets the deadlines for each phase of its life.
     #[must_use]
     pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
         self.common.deadlines = deadlines;
@@ -298,24 +297,24 @@ impl<K: Kind> Builder<K> {
         self
     }
 
-    /// Sets which ends of the process are no error.
+    /// Sets which exits of the process are not errors.
     #[must_use]
     pub fn expect_exit(mut self, expected: Expected) -> Self {
         self.common.expected = expected;
         self
     }
 
-    /// Whether reports of memory errors and failed assertions that it printed
-    /// ([`Exit::findings`](crate::Exit::findings)) make an otherwise good end an error. They do
-    /// not by default.
+    /// Whether reports of memory errors and failed assertions in its output
+    /// ([`Exit::findings`](crate::Exit::findings)) turn an otherwise successful exit into an error.
+    /// Default: no.
     #[must_use]
     pub fn findings_are_errors(mut self, yes: bool) -> Self {
         self.common.findings_are_errors = yes;
         self
     }
 
-    /// Has this function called with every message of the monitor, redacted, in the order of the wire. It runs on the client's task
-    /// and must not block for long.
+    /// Calls this function with every message of the monitor, redacted, in the order of the wire.
+    /// It runs on the client's task and must not block for long.
     #[must_use]
     pub fn record(
         mut self,
@@ -333,8 +332,8 @@ impl<K: Kind> Builder<K> {
         self
     }
 
-    /// Calls this function when a machine is dropped alive, after it was killed. The
-    /// function runs on the dropping thread.
+    /// Calls this function when a running machine is dropped, after it was killed. The function
+    /// runs on the dropping thread.
     #[must_use]
     pub fn on_drop(mut self, hook: impl Fn(&DropReport) + Send + Sync + 'static) -> Self {
         self.common.on_drop = Some(DropHook(Arc::new(hook)));

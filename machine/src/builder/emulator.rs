@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// An emulator to be built: without default devices, network or display.
+/// An emulator: without default devices, network or display.
 ///
 /// ```no_run
 /// # async fn example(tool: imgtools::tools::Tool) -> Result<(), Box<dyn std::error::Error>> {
@@ -41,7 +41,7 @@ pub struct Qemu {
     qtest: bool,
 }
 
-/// A mode with what the binary was found to be able to do.
+/// A mode, with the binary's probed capabilities.
 #[derive(Debug, Clone)]
 struct ModeRequest {
     mode: Mode,
@@ -60,16 +60,16 @@ impl Qemu {
         let Some(request) = &self.mode else {
             return Ok(None);
         };
-        // What the caller chose stands, so the plan has to suit it.
+        // The caller's choice takes precedence, so the plan has to suit it.
         let machine = self.machine.as_deref();
         let has_board = machine.is_some_and(|m| m.split(',').next() != Some("none"));
         let chosen = match self.accels.iter().find(|a| request.usable.contains(a)) {
             Some(taken) => std::slice::from_ref(taken),
-            // None will work, which QEMU says best.
+            // None will work; let QEMU report that.
             None if !self.accels.is_empty() => &self.accels[..1],
             None => &request.usable,
         };
-        // What was said in plain words counts as well, by the user for all machines or by the caller.
+        // Raw arguments count as well, from the user for all machines or from the caller.
         let options = common.tool.options.iter().map(AsRef::as_ref);
         let mut words = options.chain(common.args.iter().map(OsString::as_os_str));
         let names_one = words.any(|word| word == "-device" || word == "-machine" || word == "-M");
@@ -94,14 +94,14 @@ impl Builder<Qemu> {
         self
     }
 
-    /// Chooses accelerator, `-S`, firmware and, if it is of no concern, the machine type, so
-    /// that the guest is in this mode. An accelerator or machine type given explicitly stays,
-    /// and the rest is chosen to suit it.
+    /// Chooses accelerator, `-S`, firmware and, if it does not matter, the machine type, so that
+    /// the guest is in this mode. An explicitly given accelerator or machine type is kept, and the
+    /// rest is chosen to suit it.
     ///
     /// `usable` are the accelerators that work here, best first, and `target` is the emulated
-    /// architecture, such as `x86_64`: what
+    /// architecture, such as `x86_64`; both come from a probe:
     /// [`usable_accelerators`](crate::probe::Capabilities::usable_accelerators) and
-    /// [`target`](crate::probe::Capabilities::target) of a probe are.
+    /// [`target`](crate::probe::Capabilities::target).
     #[must_use]
     pub fn mode(mut self, mode: Mode, usable: &[Accel], target: &str) -> Self {
         self.own.mode = Some(ModeRequest {
@@ -144,15 +144,15 @@ impl Builder<Qemu> {
         self.option("initrd", image.into())
     }
 
-    /// Adds a network backend for a guest device to name (`-netdev`).
+    /// Adds a network backend for a guest device (`-netdev`).
     #[must_use]
     pub fn netdev(self, netdev: &Netdev) -> Self {
         self.option("netdev", netdev.as_os_str())
     }
 
-    /// Says that guest devices will be plugged in later, so that a machine type without a
-    /// board will not do. In a [`mode`](Self::mode) in which no guest code runs, a machine that starts
-    /// without devices has no board otherwise.
+    /// Declares that guest devices will be plugged in later, which needs a machine type with a
+    /// board. Otherwise a machine that starts without devices, in a [`mode`](Self::mode) that runs
+    /// no guest code, has none.
     #[must_use]
     pub fn needs_board(mut self) -> Self {
         self.own.board_needed = true;
@@ -181,8 +181,8 @@ impl Builder<Qemu> {
         self
     }
 
-    /// Opens a qtest socket; see [`Machine::qtest`](crate::Machine::qtest). Under other
-    /// accelerators than qtest it knows no clock commands.
+    /// Opens a qtest socket; see [`Machine::qtest`](crate::Machine::qtest). Under accelerators
+    /// other than qtest it has no clock commands.
     #[must_use]
     pub fn qtest(mut self) -> Self {
         self.own.qtest = true;
@@ -303,9 +303,9 @@ mod tests {
         let usable = [Accel::Qtest, Accel::Tcg];
         let stopped = || qemu().mode(Mode::Stopped, &usable, "x86_64");
         assert!(line(stopped()).ends_with("-accel qtest"));
-        // Under qtest nothing runs anyway; under this one it would.
+        // Under qtest nothing runs anyway; under this accelerator it would.
         assert!(line(stopped().accel(Accel::Tcg)).ends_with("-accel tcg -S"));
-        // The first that works is the one that QEMU takes.
+        // QEMU takes the first one that works.
         let both = stopped().accel(Accel::Kvm).accel(Accel::Qtest);
         assert!(line(both).ends_with("-accel kvm -accel qtest"));
         let both = stopped().accel(Accel::Tcg).accel(Accel::Qtest);

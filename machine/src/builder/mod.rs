@@ -1,8 +1,8 @@
-//! Builders: what a process is to be started with.
+//! Builders: the configuration of a process.
 //!
-//! A builder is a plain value. It can be cloned, launched any number of times, also at the
-//! same time, and added to between launches. What goes wrong while building (a descriptor
-//! that cannot be made, a text that cannot be an argument) is kept and reported by the launch.
+//! A builder is a plain value. It can be cloned, launched any number of times, even concurrently,
+//! and extended between launches. Errors while building (a descriptor that cannot be created, a
+//! text that cannot be an argument) are kept and reported by the launch.
 
 mod common;
 mod emulator;

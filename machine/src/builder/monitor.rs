@@ -7,12 +7,12 @@ use std::path::PathBuf;
 /// Id of the monitor's character device.
 pub(crate) const MONITOR_ID: &str = "qmp";
 
-/// The first release with monitors that are objects. It warns of the options that made one before,
-/// and a warning on every start would hide the others.
+/// The first release in which monitors are objects. It warns about the older options, and a warning
+/// on every start would hide others.
 const OBJECTS_SINCE: Version = Version::new(11, 1, 0);
 
-/// The option that makes the character device [`MONITOR_ID`] a monitor, in the way that this version
-/// likes best; of a version that is not known in the way that all understand.
+/// The option that makes the character device [`MONITOR_ID`] a monitor, in the form that this
+/// version prefers; for an unknown version, in the form that all versions accept.
 pub(crate) fn option(dash: &str, before: &str, version: Option<Version>) -> [OsString; 2] {
     let (name, value) = match version {
         Some(version) if version >= OBJECTS_SINCE => (
@@ -28,15 +28,15 @@ pub(crate) fn option(dash: &str, before: &str, version: Option<Version>) -> [OsS
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Monitor {
-    /// One end of a socket pair is inherited: no path, no race, and the end of the process is
-    /// the end of the stream.
+    /// One end of a socket pair is inherited: no path, no race, and the stream ends with the
+    /// process.
     #[default]
     SocketPair,
-    /// QEMU listens at this path. The listening socket is made here and inherited, so that
-    /// connecting never comes too early and the path may be of any length. The path stays
-    /// behind when the process ends, and is removed with the machine.
+    /// QEMU listens at this path. The listening socket is created here and inherited, so connecting
+    /// is never too early and the path may have any length. The path outlives the process, and is
+    /// removed when the machine is dropped.
     Listen(PathBuf),
-    /// QEMU connects to this path, where we listen. Removed with the machine.
+    /// QEMU connects to this path, where we listen. Removed when the machine is dropped.
     Connect(PathBuf),
 }
 

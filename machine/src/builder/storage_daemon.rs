@@ -6,8 +6,8 @@ use crate::program::Program;
 use imgtools::tools::Tool;
 use std::ffi::OsString;
 
-/// A storage daemon to be built. It takes its options strictly in order, so objects and
-/// nodes come before what uses them.
+/// A storage daemon. It processes its options strictly in order, so objects and nodes must precede
+/// their users.
 ///
 /// ```no_run
 /// # async fn example(tool: imgtools::tools::Tool) -> Result<(), Box<dyn std::error::Error>> {

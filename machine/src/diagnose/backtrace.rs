@@ -1,4 +1,4 @@
-//! Stacks, by whichever tool the host has.
+//! Stack traces, by whichever tool the host has.
 
 use imgtools::process::{Command, ProcessError};
 use std::time::Duration;
@@ -22,8 +22,8 @@ fn commands(pid: u32) -> [Command; 2] {
     [gdb, Command::new("eu-stack").args(["-p", &pid])]
 }
 
-/// The stacks of one process, or why there are none. What a tool printed before its deadline
-/// counts.
+/// The stacks of one process, or why there are none. Output that a tool printed before its deadline
+/// is used.
 pub(super) async fn take(pid: u32, deadline: Duration) -> Result<String, String> {
     let mut reasons = Vec::new();
     for command in commands(pid) {

@@ -15,11 +15,11 @@ const TRANSCRIPT: usize = 20;
 /// Characters of the output in a report.
 const LOG_TAIL: usize = 4000;
 
-/// The least time for reading /proc, which as a rule takes next to none.
+/// The minimum time for reading /proc, which usually takes almost none.
 const PROC: Duration = Duration::from_millis(500);
 
-/// Questions, the ones that need the least of QEMU first. A command that the binary does not
-/// have is answered with an error, which is as good.
+/// Queries, those that need the least of QEMU first. A command that the binary lacks is answered
+/// with an error, which serves as well.
 const QUESTIONS: [&str; 6] = [
     "query-status",
     "query-jobs",
@@ -29,7 +29,7 @@ const QUESTIONS: [&str; 6] = [
     "x-debug-query-block-graph",
 ];
 
-/// A handle for explaining one machine, whoever owns it. Cheap to clone; it keeps neither
+/// A handle for diagnosing one machine, independent of its owner. Cheap to clone; it keeps neither
 /// the process nor the machine alive.
 #[derive(Debug, Clone)]
 pub struct Diagnoser {
@@ -66,7 +66,8 @@ impl Diagnoser {
         &self.child
     }
 
-    /// The same, which asks the monitor nothing: for when the task that would hear the answers is known not to run.
+    /// The same, without querying the monitor: for when the task that would receive the answers is
+    /// known not to run.
     #[must_use]
     pub fn without_monitor(&self) -> Self {
         Self {
@@ -75,14 +76,14 @@ impl Diagnoser {
         }
     }
 
-    /// Collects. Takes no longer than the sum of its steps' deadlines, in practice the QMP
-    /// deadline once and the backtrace deadline once for each process.
+    /// Collects a diagnosis. Takes no longer than the sum of its steps' deadlines, in practice the
+    /// QMP deadline once and the backtrace deadline once per process.
     pub async fn collect(&self) -> Diagnosis {
         self.collect_in(None).await
     }
 
-    /// Collects what can be had in this time overall. What the kernel and we ourselves know of the
-    /// process is there also when it is over; for what has to be asked it may be.
+    /// Collects what is available within this total time. What the kernel and this process know is
+    /// included even if it has elapsed; queries and backtraces may be missing.
     pub async fn collect_within(&self, time: Duration) -> Diagnosis {
         self.collect_in(Instant::now().checked_add(time)).await
     }
@@ -95,7 +96,7 @@ impl Diagnoser {
         };
         let pid = self.child.pid();
         let ended = self.child.try_wait();
-        // A process id belongs to its process only until that is reaped.
+        // A process ID is only valid until the process is reaped.
         let step = self.deadlines.diagnose_command;
         let processes = match ended {
             None => apart(left(step).max(PROC), move || procfs::tree(pid)).await,
@@ -103,21 +104,22 @@ impl Diagnoser {
         };
         let processes = processes.unwrap_or_default();
         let stopped = processes.iter().any(procfs::ProcessState::is_stopped);
-        // Before it is asked, so that the last lines are those of its user.
+        // Before our own queries, so that the last lines are the user's.
         let transcript = self.qmp.iter().flat_map(|q| q.transcript_tail(TRANSCRIPT));
         let transcript = transcript.map(|line| line.to_string()).collect();
         let qmp = self.ask(ended.is_some(), stopped, left).await;
         let mut backtraces = Vec::new();
         for process in processes.iter().filter(|p| !p.is_dead()) {
             if self.child.try_wait().is_some() {
-                // By now its id may be another process's.
+                // By now its PID may have been reused.
                 break;
             }
             let step = self.deadlines.diagnose_backtrace;
             let taken = backtrace::take(process.pid, left(step));
             let text = match end {
                 None => taken.await,
-                // Ending the tool takes time as well; at the end it is killed by being dropped.
+                // Ending the tool takes time as well; at the deadline it is killed by being
+                // dropped.
                 Some(_) => tokio::time::timeout(left(Duration::MAX), taken)
                     .await
                     .unwrap_or_else(|_| Err("there was no time left for it".to_owned())),
@@ -127,7 +129,7 @@ impl Diagnoser {
                 text,
             });
         }
-        // What it printed before it answered may still be on its way.
+        // Output printed before the answer may still be in the pipe.
         let _ = tokio::time::timeout(left(step), self.child.drained()).await;
         let log = self.child.output().combined_text();
         let skip = log.chars().count().saturating_sub(LOG_TAIL);
@@ -145,7 +147,7 @@ impl Diagnoser {
         }
     }
 
-    /// Asks what QEMU says of itself; after one question without an answer no other is asked.
+    /// Queries QEMU about itself; after one query without an answer no other is sent.
     async fn ask(
         &self,
         ended: bool,
@@ -182,8 +184,8 @@ impl Diagnoser {
     }
 }
 
-/// Does this in a thread of its own, which is left behind if it takes longer: the kernel lets who
-/// reads about a process wait for as long as the process itself hangs (`mmap_lock`).
+/// Runs this in its own thread, which is abandoned if it takes longer: reading /proc blocks for as
+/// long as the process itself hangs (`mmap_lock`).
 async fn apart<T: Send + 'static>(
     deadline: Duration,
     work: impl FnOnce() -> T + Send + 'static,

@@ -1,8 +1,7 @@
-//! Explaining a machine: what it does, or why it does nothing.
+//! Diagnosing a machine: what it is doing, or why it hangs.
 //!
-//! Each step has its own deadline, and a step that would only wait is left out: a process
-//! that is stopped is not asked over QMP, and after one QMP command without an answer no
-//! other is sent.
+//! Each step has its own deadline, and a step that would only block is skipped: a stopped process
+//! is not queried over QMP, and after one QMP command without an answer no other is sent.
 
 mod backtrace;
 mod collect;

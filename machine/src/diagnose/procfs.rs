@@ -1,6 +1,6 @@
-//! What /proc says about a process: states, wait channels, kernel stacks, children.
+//! A process as /proc shows it: states, wait channels, kernel stacks, children.
 //!
-//! Every read may find the process gone; what is missing is left out, never an error.
+//! Every read may find the process gone; missing data is omitted, never an error.
 
 use serde::Serialize;
 use std::fs;
@@ -19,7 +19,7 @@ pub struct ProcessState {
     pub state: char,
     /// Its threads.
     pub threads: Vec<ThreadState>,
-    /// Its open file descriptors and what they lead to; empty where not permitted.
+    /// Its open file descriptors and their targets; empty where not permitted.
     pub fds: Vec<(i32, String)>,
 }
 
@@ -33,21 +33,21 @@ pub struct ThreadState {
     pub name: String,
     /// The kernel's letter, as in [`ProcessState::state`].
     pub state: char,
-    /// The kernel function in which it waits, if it does and we may know.
+    /// The kernel function in which it waits, if it does and we are permitted to see it.
     pub wait_channel: Option<String>,
     /// Its kernel stack, which only root may read.
     pub kernel_stack: Option<String>,
 }
 
 impl ProcessState {
-    /// Whether the process is stopped by a signal, so that asking it anything is in vain. One
-    /// under a tracer (`t`) may only be between two system calls that strace looks at.
+    /// Whether the process is stopped by a signal, so that querying it is futile. One under a
+    /// tracer (`t`) may just be between two traced system calls.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.state == 'T'
     }
 
-    /// Whether the process has ended and only waits to be reaped.
+    /// Whether the process has exited and is waiting to be reaped.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
@@ -103,7 +103,7 @@ fn read_thread(tid: u32, dir: &Path) -> Option<ThreadState> {
     let text = |file: &str| {
         let text = fs::read_to_string(dir.join(file)).ok()?;
         let text = text.trim();
-        // "0" is what the kernel says for "not waiting", or "not for your eyes".
+        // The kernel writes "0" for "not waiting" and for "not permitted".
         (!text.is_empty() && text != "0").then(|| text.to_owned())
     };
     Some(ThreadState {

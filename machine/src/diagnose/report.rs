@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::fmt;
 use std::time::Duration;
 
-/// What was found out about a machine.
+/// The diagnosis of a machine.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Diagnosis {
@@ -17,26 +17,26 @@ pub struct Diagnosis {
     pub pid: u32,
     /// Its command.
     pub command: String,
-    /// How it ended, if it had.
+    /// How it ended, if it has.
     pub ended: Option<Status>,
     /// It and its descendants, as /proc shows them.
     pub processes: Vec<ProcessState>,
-    /// What the monitor said.
+    /// The monitor's answers.
     pub qmp: Vec<QmpFact>,
     /// The last lines exchanged with the monitor.
     pub transcript: Vec<String>,
     /// Stacks of its threads.
     pub backtraces: Vec<Backtrace>,
-    /// The end of what it printed.
+    /// The end of its output.
     pub log_tail: String,
     /// How long the collection took.
     pub took: Duration,
 }
 
-/// Why there is no answer, when none came in time.
+/// The reason when no answer arrived in time.
 pub(super) const SILENT: &str = "the monitor is silent";
 
-/// The answer to one question over QMP.
+/// The answer to one QMP query.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct QmpFact {
@@ -57,7 +57,7 @@ pub struct Backtrace {
 }
 
 impl Diagnosis {
-    /// Whether it was asked something and its monitor did not answer in time.
+    /// Whether its monitor was queried and did not answer in time.
     #[must_use]
     pub fn is_silent(&self) -> bool {
         let silent = |fact: &QmpFact| matches!(&fact.answer, Err(why) if why == SILENT);

@@ -1,4 +1,4 @@
-//! The facts of an end, and the verdict on them.
+//! How a process ended, and the verdict on it.
 
 use super::Expected;
 use crate::diagnose::Diagnosis;
@@ -8,47 +8,47 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One thing done to end a process.
+/// One step to end a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
     /// QMP `quit`.
     Quit,
-    /// QMP `system_powerdown`, on which a guest may shut down.
+    /// QMP `system_powerdown`, to which a guest may react by shutting down.
     Powerdown,
-    /// Nothing; the process is to end by itself.
+    /// Nothing; the process should exit by itself.
     Wait,
-    /// SIGTERM, on which QEMU shuts down in order.
+    /// SIGTERM, on which QEMU shuts down cleanly.
     Terminate,
     /// SIGKILL.
     Kill,
 }
 
-/// How a stage came out.
+/// The outcome of a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StageOutcome {
     /// The process ended.
     Ended,
-    /// The process had ended before, so nothing was done.
+    /// The process had already ended, so nothing was done.
     HadEnded,
-    /// The process still lived when the stage's time was over.
+    /// The process was still running at the stage's deadline.
     TimedOut,
     /// The stage could not be carried out.
     Failed(String),
 }
 
-/// A stage as it happened.
+/// A record of a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StageRecord {
     /// What was done.
     pub stage: Stage,
-    /// The time it was given; `Duration::MAX` if there was no limit.
+    /// Its time limit; `Duration::MAX` if there was none.
     pub budget: Duration,
     /// The time it took.
     pub took: Duration,
-    /// How it came out.
+    /// Its outcome.
     pub outcome: StageOutcome,
 }
 
@@ -84,17 +84,17 @@ impl fmt::Display for StageRecord {
     }
 }
 
-/// A process that has ended: everything known about it.
+/// Everything known about a process that has ended.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Exit {
     /// The machine's name in messages.
     pub name: String,
-    /// Command, status, everything printed, and the time from start to end.
+    /// Command, status, all output, and the time from start to end.
     pub output: Output,
     /// What was done to end it, in order.
     pub stages: Vec<StageRecord>,
-    /// Reports of sanitizers, valgrind and assertions in what it printed.
+    /// Reports of sanitizers, valgrind and assertions in its output.
     pub findings: Vec<Finding>,
     /// Its core file, if it dumped one that could be found.
     pub core: Option<PathBuf>,
@@ -109,13 +109,13 @@ impl Exit {
         self.output.status
     }
 
-    /// What it printed, standard output and error in order of arrival.
+    /// Its output, standard output and error in order of arrival.
     #[must_use]
     pub fn log(&self) -> String {
         self.output.captured.combined_text()
     }
 
-    /// The last lines of what it printed, in a form for messages.
+    /// The last lines of its output, formatted for messages.
     #[must_use]
     pub fn tail(&self) -> String {
         self.output.tail()
@@ -143,25 +143,25 @@ impl fmt::Display for Evidence<'_> {
     }
 }
 
-/// An end that is an error. All but the last keep the whole [`Exit`].
+/// An exit that is an error. All variants but the last keep the whole [`Exit`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndError {
-    /// It ended by a signal or with a status that was not expected.
+    /// It ended with an unexpected signal or status.
     #[error("failed to end {} as expected ({expected}): it {}{}", exit.name, exit.status(), Evidence(exit))]
     Status {
-        /// What would have been right.
+        /// The expected exits.
         expected: Expected,
-        /// What was.
+        /// The actual exit.
         exit: Box<Exit>,
     },
-    /// It did not end when it was to, and had to be terminated or killed.
+    /// It did not exit when requested, and had to be terminated or killed.
     #[error("failed to end {} in time: it {}{}", .0.name, .0.status(), Evidence(.0))]
     Escalated(Box<Exit>),
     /// It printed reports of memory errors or failed assertions.
     #[error("failed to run {} cleanly: {} ({} in all){}", .0.name, first_finding(.0), .0.findings.len(), Evidence(.0))]
     Findings(Box<Exit>),
-    /// The process was lost sight of.
+    /// The process could no longer be watched.
     #[error("failed to see the end of {name}")]
     Lost {
         /// The machine's name in messages.
@@ -178,7 +178,7 @@ fn first_finding(exit: &Exit) -> &str {
 }
 
 impl EndError {
-    /// What is known of the end.
+    /// What is known about the exit.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
         match self {
@@ -190,12 +190,12 @@ impl EndError {
     }
 }
 
-/// What an end is measured by.
+/// The criteria for judging an exit.
 pub(crate) struct Judgement {
     pub(crate) expected: Expected,
-    /// Whether it did not end as it was asked to.
+    /// Whether it did not exit as requested.
     pub(crate) escalated: bool,
-    /// Whether what it printed can make a good end a bad one.
+    /// Whether findings in its output turn a successful exit into an error.
     pub(crate) findings_count: bool,
 }
 
@@ -203,10 +203,10 @@ impl Judgement {
     pub(crate) fn of(self, exit: Exit) -> Result<Exit, EndError> {
         let exit = Box::new(exit);
         let accepted = self.expected.accepts(exit.status());
-        // The assertion of an abort that was expected was expected as well.
+        // If an abort was expected, so was its assertion.
         let explained = accepted && exit.status().signal().is_some();
         let found = self.findings_count && !exit.findings.is_empty();
-        // The gravest first: a report of a memory error explains a bad status.
+        // The most severe first: a report of a memory error explains a bad status.
         if (found || exit.output.valgrind_found_errors()) && !explained {
             Err(EndError::Findings(exit))
         } else if self.escalated {
@@ -222,7 +222,7 @@ impl Judgement {
     }
 }
 
-/// A machine that was dropped instead of being ended.
+/// A machine that was dropped instead of being shut down.
 #[derive(Debug, Clone)]
 pub struct DropReport {
     /// The machine's name in messages.
@@ -233,11 +233,11 @@ pub struct DropReport {
     pub command: CommandLine,
     /// How it ended; `None` if it hangs in the kernel.
     pub status: Option<Status>,
-    /// Whether it had ended by itself before the drop killed it, so that the status is its own.
+    /// Whether it had exited by itself before the drop, so that the status is its own.
     pub by_itself: bool,
     /// Its core file, if it dumped one that could be found.
     pub core: Option<PathBuf>,
-    /// What it had printed.
+    /// Its output.
     pub log: String,
     /// Whether the drop happened because of a panic.
     pub panicking: bool,

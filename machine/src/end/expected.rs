@@ -1,4 +1,4 @@
-//! Which ends are no error.
+//! Which exits are not errors.
 
 use imgtools::process::Status;
 use std::fmt;
@@ -38,7 +38,7 @@ impl Expected {
         }
     }
 
-    /// Whatever end.
+    /// Any exit.
     #[must_use]
     pub fn anything() -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Expected {
         self
     }
 
-    /// Whether this end is among the expected ones.
+    /// Whether this exit is among the expected ones.
     #[must_use]
     pub fn accepts(&self, status: Status) -> bool {
         self.any
@@ -98,7 +98,7 @@ mod tests {
         let some = Expected::code(1).or_code(2).or_signal(9);
         assert!(some.accepts(Status::Exited(2)) && some.accepts(killed));
         assert!(!some.accepts(Status::Exited(0)));
-        // A signal's number is no exit status.
+        // A signal number is not an exit status.
         assert!(!Expected::signal(9).accepts(Status::Exited(9)));
         assert!(Expected::anything().accepts(killed));
         assert_eq!(

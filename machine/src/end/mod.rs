@@ -1,5 +1,5 @@
-//! The end of a process: what was done to bring it about, what it left, and whether that
-//! is what was expected.
+//! The end of a process: the steps that led to it, what it left behind, and whether it was
+//! expected.
 
 mod exit;
 mod expected;

@@ -1,10 +1,10 @@
-//! Finding the core file of a process that dumped one.
+//! Finding the core file of a process.
 
 use regex::Regex;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// `/proc/sys/kernel/core_pattern`, as far as it leads to a file.
+/// `/proc/sys/kernel/core_pattern`, interpreted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CorePattern {
@@ -42,7 +42,7 @@ impl CorePattern {
         }
     }
 
-    /// The directory and the file names that a process with this id would use.
+    /// The directory and the file names that a process with this PID would use.
     fn candidates(&self, pid: u32, directory: &Path) -> Option<(PathBuf, Regex)> {
         let CorePattern::File { pattern, uses_pid } = self else {
             return None;
@@ -74,8 +74,8 @@ impl CorePattern {
     }
 }
 
-/// The newest file that can be the core of this process: it matches the pattern and was
-/// written since the process started.
+/// The newest file that can be the core of this process: it matches the pattern and was written
+/// after the process started.
 #[must_use]
 pub fn find_core(
     pattern: &CorePattern,

@@ -1,5 +1,4 @@
-//! What a process leaves behind after a fault: reports of sanitizers and of
-//! valgrind in its output, core files.
+//! Evidence of a fault: sanitizer and valgrind reports in the output, core files.
 
 mod core_file;
 mod reports;

@@ -1,16 +1,16 @@
-//! Reports of memory errors, found in what a process printed.
+//! Reports of memory errors in a process's output.
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
-/// Whose report it is.
+/// The source of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum FindingKind {
     /// AddressSanitizer, LeakSanitizer, ThreadSanitizer or MemorySanitizer.
     Sanitizer,
-    /// UndefinedBehaviorSanitizer, which goes on after it reported.
+    /// UndefinedBehaviorSanitizer, which continues after a report.
     UndefinedBehavior,
     /// Valgrind's memcheck, helgrind or drd.
     Valgrind,
@@ -22,7 +22,7 @@ pub enum FindingKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// Whose report it is.
+    /// The source of a report.
     pub kind: FindingKind,
     /// Its first line.
     pub summary: String,
@@ -33,7 +33,7 @@ pub struct Finding {
 /// The longest excerpt of one report, in lines.
 const EXCERPT: usize = 60;
 
-/// What the first line of a report looks like; the first kind that matches counts.
+/// Patterns for the first line of a report; the first match wins.
 const FIRST_LINES: [(FindingKind, &str); 4] = [
     (
         FindingKind::Sanitizer,
@@ -65,7 +65,7 @@ fn kind_of(line: &str) -> Option<FindingKind> {
         .map(|(kind, _)| *kind)
 }
 
-/// Whether a report that began goes on with this line.
+/// Whether the current report continues with this line.
 fn continues(kind: FindingKind, line: &str) -> bool {
     match kind {
         FindingKind::Sanitizer => !line.starts_with("==") || line.contains("==ABORTING"),
@@ -77,7 +77,8 @@ fn continues(kind: FindingKind, line: &str) -> bool {
 
 /// Finds the reports in a log, in order.
 ///
-/// What is no error (valgrind's banner, blocks still reachable at the end) is not reported.
+/// Anything that is not an error (valgrind's banner, blocks still reachable at exit) is not
+/// reported.
 #[must_use]
 pub fn find_reports(log: &str) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();

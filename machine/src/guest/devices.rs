@@ -19,7 +19,7 @@ pub enum UnplugError {
         /// Why.
         source: Box<qmp::Error>,
     },
-    /// The guest refused to give it up.
+    /// The guest refused to release it.
     #[error("failed to unplug {id:?} of {name}: the guest refused")]
     Refused {
         /// The machine's name in messages.
@@ -27,14 +27,14 @@ pub enum UnplugError {
         /// The device.
         id: String,
     },
-    /// The guest did not give it up in time. It still may: the request stays pending.
+    /// The guest did not release it in time. It still may: the request stays pending.
     #[error("failed to unplug {id:?} of {name} within {limit:?}: the guest has not released it")]
     TimedOut {
         /// The machine's name in messages.
         name: String,
         /// The device.
         id: String,
-        /// The time it was given.
+        /// The time limit.
         limit: Duration,
     },
     /// The session ended, or events were lost, before the device was gone.
@@ -51,7 +51,7 @@ pub enum UnplugError {
 
 impl Machine {
     /// Plugs a device into the running guest (`device_add`): a [`Device`](crate::args::Device), or
-    /// what QMP has for it. Give it an id to unplug it by.
+    /// QMP's type for it. Set an id to be able to unplug it.
     ///
     /// # Errors
     /// As the command.
@@ -66,7 +66,7 @@ impl Machine {
     /// See [`UnplugError`].
     pub async fn unplug(&self, id: &str, limit: Duration) -> Result<(), UnplugError> {
         let names = [DeviceDeleted::NAME, DeviceUnplugGuestError::NAME];
-        // Events of the devices behind it come as well, with a path alone.
+        // Its child devices send events as well, with only a path.
         let own = id.to_owned();
         let mine = Matcher::one_of(names).when(move |event| event.text("device") == Some(&own));
         let mut events = self.qmp().subscribe(mine);

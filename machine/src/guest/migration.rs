@@ -11,7 +11,7 @@ use qmp::{Command, EventStream, RecvError};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-/// The name under which both ends know the descriptor of [`Machine::migrate_to`].
+/// The name of the descriptor of [`Machine::migrate_to`] on both ends.
 const FD_NAME: &str = "migration";
 
 /// Why a migration did not succeed.
@@ -23,7 +23,7 @@ pub enum MigrationError {
     Failed {
         /// The source's name in messages.
         name: String,
-        /// QEMU's words.
+        /// QEMU's error message.
         reason: String,
     },
     /// It was cancelled; the source still has the guest.
@@ -37,12 +37,12 @@ pub enum MigrationError {
     Qmp {
         /// The name of the machine in messages.
         name: String,
-        /// What was asked for.
+        /// The operation.
         doing: &'static str,
         /// Why.
         source: Box<qmp::Error>,
     },
-    /// The socket between the two could not be made.
+    /// The socket pair could not be created.
     #[error("failed to make the migration's socket pair")]
     Socket(#[source] std::io::Error),
     /// The session ended, or events were lost, before the migration's end was seen.
@@ -55,11 +55,11 @@ pub enum MigrationError {
     },
 }
 
-/// How far a migration has come (`query-migrate`).
+/// The progress of a migration (`query-migrate`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// What it is doing; [`MigrationStatus::None`] where there is none.
+    /// Its status; [`MigrationStatus::None`] if there is no migration.
     pub status: MigrationStatus,
     /// Bytes of guest memory sent so far.
     pub transferred: u64,
@@ -69,7 +69,7 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// A migration that has begun, seen from its source. Dropping it leaves the migration running.
+/// A running migration, seen from its source. Dropping it leaves the migration running.
 #[derive(Debug)]
 #[must_use = "whether a migration succeeds is known after wait()"]
 pub struct Migration<'m> {
@@ -85,7 +85,7 @@ impl Machine {
     /// # Errors
     /// [`MigrationError::Qmp`], if it does not begin.
     pub async fn migrate(&self, uri: &str) -> Result<Migration<'_>, MigrationError> {
-        // Without this capability there is no `MIGRATION` event.
+        // Without this capability QEMU sends no `MIGRATION` event.
         let events = MigrationCapabilityStatus::new(MigrationCapability::Events, true);
         let events = MigrateSetCapabilities::new([events]);
         self.ask("enable the migration events", events).await?;
@@ -98,7 +98,7 @@ impl Machine {
         })
     }
 
-    /// Begins to migrate to a machine of this host that was launched with
+    /// Begins to migrate to a machine on this host that was launched with
     /// [`Incoming::Defer`](crate::args::Incoming::Defer), through a socket pair.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ impl Machine {
 }
 
 impl Migration<'_> {
-    /// How far it has come.
+    /// The current progress.
     ///
     /// # Errors
     /// [`MigrationError::Qmp`].
@@ -152,7 +152,7 @@ impl Migration<'_> {
             .await
     }
 
-    /// Switches to post-copy: the target runs and fetches what it misses. Both ends need the
+    /// Switches to post-copy: the target runs and fetches missing pages. Both ends need the
     /// capability `postcopy-ram`, set before the migration.
     ///
     /// # Errors
@@ -175,8 +175,8 @@ impl Migration<'_> {
         asked.await.map(drop)
     }
 
-    /// Waits for its end, however long it takes: then the source is in the run state
-    /// `postmigrate`, and the target has the guest.
+    /// Waits for completion, without a deadline: then the source is in the run state `postmigrate`,
+    /// and the target has the guest.
     ///
     /// # Errors
     /// See [`MigrationError`].
@@ -188,7 +188,7 @@ impl Migration<'_> {
                 name: name(),
                 source,
             })?;
-            // One that cannot be read says nothing; the next one does.
+            // Ignore one that cannot be decoded; another follows.
             let Some(Ok(change)) = MigrationEvent::from_event(&event) else {
                 continue;
             };
@@ -209,9 +209,9 @@ impl Migration<'_> {
                 _ => {}
             }
         }
-        // The event comes from the migration's thread, which enters the run state afterwards;
-        // no event announces that. Each question is a round trip through the main loop, which is
-        // what the thread waits for.
+        // The event is sent by the migration thread, which enters the run state afterwards; no
+        // event announces that. Each query is a round trip through the main loop, which the thread
+        // waits for.
         loop {
             let state = self
                 .source
@@ -227,8 +227,9 @@ impl Migration<'_> {
 
 impl Migration<'_> {
     /// QEMU announces the end before it has cleaned up, and refuses another migration until then
-    /// ("duplicate yank instance"). No event reports that, but what it keeps for the migration goes;
-    /// each question is a round trip through the main loop, which is what the clean-up waits for.
+    /// ("duplicate yank instance"). No event reports the clean-up, but the migration's yank
+    /// instance disappears; each query is a round trip through the main loop, which the clean-up
+    /// waits for.
     async fn settle(&self) -> Result<(), MigrationError> {
         loop {
             let kept = self

@@ -1,4 +1,4 @@
-//! What is done with a running guest: devices plugged and unplugged, migrations, snapshots.
+//! Operations on a running guest: plugging and unplugging devices, migration, snapshots.
 
 mod devices;
 mod migration;

@@ -8,7 +8,7 @@ use qmp::{Command, JobOutcome};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is done with a snapshot.
+/// An operation on a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SnapshotAction {
@@ -39,19 +39,19 @@ pub enum SnapshotError {
     Qmp {
         /// The machine's name in messages.
         name: String,
-        /// What was asked for.
+        /// The operation.
         action: SnapshotAction,
         /// The snapshot.
         tag: String,
         /// Why.
         source: Box<qmp::Error>,
     },
-    /// The job ended, but not well.
+    /// The job did not complete.
     #[error("failed to {action} the snapshot {tag:?} of {name}: {outcome}")]
     Job {
         /// The machine's name in messages.
         name: String,
-        /// What was asked for.
+        /// The operation.
         action: SnapshotAction,
         /// The snapshot.
         tag: String,
@@ -83,7 +83,7 @@ impl Machine {
         self.snapshot(SnapshotAction::Save, tag, save).await
     }
 
-    /// Takes the guest back to a snapshot (`snapshot-load`). The machine is stopped afterwards if
+    /// Restores the guest from a snapshot (`snapshot-load`). The machine is stopped afterwards if
     /// it was stopped before.
     ///
     /// # Errors
@@ -120,14 +120,14 @@ impl Machine {
         tag: &str,
         command: impl FnOnce(String) -> C,
     ) -> Result<(), SnapshotError> {
-        // Not the tag, which may hold what no id can.
+        // Not the tag, which may contain characters that are invalid in an id.
         static JOBS: AtomicU64 = AtomicU64::new(0);
         let id = format!("{}-{}", C::NAME, JOBS.fetch_add(1, Ordering::Relaxed));
         let mut job = self.qmp().job(&*id);
         let end = async {
             self.qmp().call(command(id)).await?;
             let outcome = job.wait_end().await?;
-            // These jobs stay until then, so that their error can be read.
+            // These jobs stay until dismissed, so that their error can be read.
             job.dismiss().await?;
             Ok(outcome)
         };

@@ -1,4 +1,4 @@
-//! The block graph as `x-debug-query-block-graph` shows it.
+//! The block graph as `x-debug-query-block-graph` returns it.
 
 use crate::machine::Machine;
 use qmp::types::{
@@ -65,7 +65,7 @@ impl BlockGraph {
     /// Follows edge names such as `backing/file` from a block node.
     ///
     /// # Errors
-    /// If the root or a step does not exist; the error names the part of the path that does.
+    /// If the root or a step does not exist; the error names the existing part of the path.
     pub fn at_path(&self, root: &str, path: &str) -> Result<&GraphNode, NoSuchPath> {
         let no_such = |reached: &str, missing: &str| NoSuchPath {
             root: root.to_owned(),
@@ -120,7 +120,7 @@ pub struct NoSuchPath {
     pub path: String,
     /// The last node that exists; empty if not even the root does.
     pub reached: String,
-    /// The step that does not.
+    /// The step that does not exist.
     pub missing: String,
 }
 

@@ -26,7 +26,7 @@ pub enum HmpError {
 }
 
 impl Machine {
-    /// Runs a command of the human monitor and returns what it printed, be it an error.
+    /// Runs a command of the human monitor and returns its output, even if that is an error.
     ///
     /// # Errors
     /// As QMP's `human-monitor-command`, which a storage daemon does not have.
@@ -35,10 +35,10 @@ impl Machine {
         Ok(text.replace("\r\n", "\n"))
     }
 
-    /// Runs a command of the human monitor, and returns what it printed if that is no error.
+    /// Runs a command of the human monitor, and returns its output unless that is an error.
     ///
-    /// HMP has no status. Failures are known by the words with which the monitor begins them, so
-    /// a command that reports its own failure in other words still counts as a success.
+    /// HMP has no status. Failures are recognized by the monitor's error prefixes, so a command
+    /// that reports a failure in another form still counts as successful.
     ///
     /// # Errors
     /// See [`HmpError`].
@@ -58,9 +58,9 @@ impl Machine {
     }
 }
 
-/// The error in what HMP printed: of a command (`hmp_handle_error`), of an unknown one
-/// (`monitor_parse_command`), or the line before the advice that follows wrong arguments
-/// (`handle_hmp_command`; all monitor/hmp.c).
+/// The error in HMP output: from a command (`hmp_handle_error`), for an unknown one
+/// (`monitor_parse_command`), or the line before the hint that follows wrong arguments
+/// (`handle_hmp_command`; all in monitor/hmp.c).
 pub(super) fn refusal(text: &str) -> Option<&str> {
     let mut before = "";
     for line in text.lines().map(str::trim_end) {

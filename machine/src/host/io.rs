@@ -5,11 +5,11 @@ use crate::machine::Machine;
 use crate::program::Program;
 use std::fmt;
 
-/// What a qemu-io command works on.
+/// The target of a qemu-io command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IoTarget {
-    /// A block node by its node name. HMP takes the names of block backends and nodes alike.
+    /// A block node by its node name. HMP accepts the names of block backends and nodes alike.
     Node(String),
     /// A drive (block backend) by its name.
     Drive(String),
@@ -44,7 +44,7 @@ pub enum IoError {
         "failed to run {command:?} on {target}: a storage daemon has no HMP, export the node instead"
     )]
     NoHmp {
-        /// What was to be worked on.
+        /// The target.
         target: IoTarget,
         /// The qemu-io command.
         command: String,
@@ -52,24 +52,24 @@ pub enum IoError {
     /// The monitor refused.
     #[error("failed to run {command:?} on {target}")]
     Qmp {
-        /// What was to be worked on.
+        /// The target.
         target: IoTarget,
         /// The qemu-io command.
         command: String,
         /// Why.
         source: Box<qmp::Error>,
     },
-    /// HMP reports that it did not work.
+    /// HMP reported a failure.
     #[error("failed to run {command:?} on {target}: {message}")]
     Refused {
-        /// What was to be worked on.
+        /// The target.
         target: IoTarget,
         /// The qemu-io command.
         command: String,
-        /// QEMU's words.
+        /// QEMU's error message.
         message: String,
     },
-    /// A text that HMP cannot take.
+    /// A text that cannot be passed to HMP.
     #[error("failed to quote {text:?} for HMP: it holds a newline")]
     Quoting {
         /// The text.
@@ -91,12 +91,12 @@ fn quoted(text: &str) -> Result<String, IoError> {
 }
 
 impl Machine {
-    /// Runs a qemu-io command on a node, drive or device of an emulator, and returns what HMP
-    /// printed, as a rule nothing.
+    /// Runs a qemu-io command on a node, drive or device of an emulator, and returns HMP's output,
+    /// usually none.
     ///
-    /// What the qemu-io command itself prints ("wrote 512/512 bytes …", "write failed: …") goes to
-    /// QEMU's standard output, which is line buffered (`os_set_line_buffering`): it is written
-    /// before the reply, but through another pipe, so wait for
+    /// The output of the qemu-io command itself ("wrote 512/512 bytes …", "write failed: …") goes
+    /// to QEMU's standard output, which is line buffered (`os_set_line_buffering`): it is written
+    /// before the reply, but to another pipe, so wait for
     /// [`Child::drained`](imgtools::process::Child::drained) before reading it. The reply reports
     /// unknown targets and malformed commands.
     ///

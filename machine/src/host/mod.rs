@@ -1,9 +1,9 @@
-//! What the monitor is asked for without guest devices: the human monitor, I/O on a node, the
-//! block graph.
+//! Monitor operations that need no guest devices: the human monitor, I/O on a node, the block
+//! graph.
 //!
-//! All of it are methods of [`Machine`](crate::Machine). What both kinds of process share of QMP
-//! is in [`qmp`]; a storage daemon has no HMP, no block backends with names of their own (so a job
-//! needs an explicit id), and no guest.
+//! All are methods of [`Machine`](crate::Machine). QMP common to both kinds of process is in
+//! [`qmp`]; a storage daemon has no HMP, no named block backends (so a job needs an explicit id),
+//! and no guest.
 
 mod graph;
 mod hmp;

@@ -1,4 +1,4 @@
-//! A launch that the process survives its launcher by.
+//! Launching a process that outlives its launcher.
 
 use super::failure::not_started;
 use crate::args::Chardev;
@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A process that was launched to outlive its launcher: what has to be remembered of it.
+/// A process that was launched to outlive its launcher: what is needed to find it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Detached {
@@ -53,8 +53,8 @@ pub(super) async fn launch_detached<K: Kind>(
     args.append(&mut common.args);
     args.push(option("daemonize"));
 
-    // It leaves the group and the sight of the process runner, which watches the parent alone;
-    // that one ends when the other is ready, or with an error.
+    // The daemon leaves the process group and is not watched by the process runner, which watches
+    // only the parent; the parent exits when the daemon is ready, or with an error.
     let mut command = common
         .tool
         .command()

@@ -1,4 +1,4 @@
-//! From what went wrong to the error that says so, with everything the process left.
+//! Building the error for a failed launch, with everything that the process left behind.
 
 use super::monitor::NotReady;
 use crate::builder::Common;
@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Kills what is left and gives its output.
+/// Kills the process and returns its output.
 pub(super) async fn end(common: &Common, child: &Child) -> Result<Box<Output>, LaunchError> {
     child.kill();
     wait(common, child).await
@@ -29,8 +29,8 @@ async fn wait(common: &Common, child: &Child) -> Result<Box<Output>, LaunchError
         })
 }
 
-/// The error for a monitor that did not come up. A process that dies closes its monitor a
-/// little earlier, so it is given time to die before it counts as alive.
+/// The error for a monitor that did not become ready. A dying process closes its monitor slightly
+/// earlier, so it is given time to exit before it counts as alive.
 pub(super) async fn failed(
     common: &Common,
     child: &Child,
@@ -58,8 +58,8 @@ pub(super) async fn failed(
             what: "the monitor's connection".to_owned(),
             source,
         },
-        // On a program of a foreign format `execvp` tries a shell, which makes no sense of it. A
-        // 32-bit program on a 64-bit host looks as foreign, but runs.
+        // For a program of a foreign format `execvp` falls back to a shell, which fails to parse
+        // it. A 32-bit program on a 64-bit host looks just as foreign, but runs.
         (Ok(output), ..) if is_shells(output.status) && is_foreign(&common.tool.path) => {
             LaunchError::NotStarted {
                 program: common.tool.path.clone(),
@@ -71,7 +71,7 @@ pub(super) async fn failed(
     }
 }
 
-/// Whether a shell ends with this status when it cannot make sense of a script (POSIX, 2.8.2).
+/// Whether a shell exits with this status when it cannot parse a script (POSIX, 2.8.2).
 fn is_shells(status: Status) -> bool {
     matches!(status, Status::Exited(2 | 126 | 127))
 }
@@ -115,7 +115,7 @@ pub(super) fn not_started(common: &Common, error: ProcessError) -> LaunchError {
             StartFailure::WorkingDirectory
         }
         Some(Errno::NOENT) if !program.exists() => StartFailure::Missing,
-        // The file is there, so it is its interpreter that is not.
+        // The file exists, so its interpreter is missing.
         Some(Errno::NOENT | Errno::NOEXEC) => StartFailure::WrongFormat,
         Some(Errno::ACCESS) if program.is_dir() => StartFailure::Directory,
         Some(Errno::ACCESS | Errno::PERM) => StartFailure::NotExecutable,

@@ -1,7 +1,7 @@
 //! From a builder to a running machine.
 //!
-//! Ready means: the greeting was received and the capabilities negotiated. The end of the
-//! stream and the end of the process are watched meanwhile; nothing is polled.
+//! Ready means that the greeting was received and the capabilities negotiated. Meanwhile the end of
+//! the stream and the exit of the process are watched; nothing is polled.
 
 mod detached;
 mod failure;
@@ -19,7 +19,7 @@ use std::path::Path;
 impl<K: Kind> Builder<K> {
     /// Starts the process and waits until its monitor has been negotiated.
     ///
-    /// Dropping the future kills what was started.
+    /// Dropping the future kills the process.
     ///
     /// # Errors
     /// See [`LaunchError`].
@@ -27,12 +27,12 @@ impl<K: Kind> Builder<K> {
         run::launch(self).await
     }
 
-    /// Starts the process so that it outlives this program (`-daemonize`), with its monitor at
-    /// this path, and waits until it is ready. The path is removed by QEMU at its end, if that is
-    /// an orderly one; it has to fit a socket address, for later clients.
+    /// Starts the process so that it outlives this program (`-daemonize`), with its monitor at this
+    /// path, and waits until it is ready. QEMU removes the path on a clean exit; it has to fit a
+    /// socket address, for later clients.
     ///
-    /// What the builder says of wrappers, consoles, qtest and drops does not hold for such a
-    /// process; what it prints after its start is lost.
+    /// The builder's settings for wrappers, consoles, qtest and drops do not apply to such a
+    /// process; its output after the start is lost.
     ///
     /// # Errors
     /// See [`LaunchError`].

@@ -11,13 +11,13 @@ pub(super) enum MonitorEnd {
     ToConnect(PathBuf),
 }
 
-/// Why a monitor did not come up.
+/// Why a monitor did not become ready.
 pub(super) enum NotReady {
     /// The process ended first.
     Exited,
     /// Its socket could not be reached.
     Socket(std::io::Error),
-    /// It closed the stream, or what it said is no QMP.
+    /// It closed the stream, or does not speak QMP.
     Qmp(qmp::Error),
 }
 

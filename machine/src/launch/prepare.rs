@@ -1,4 +1,4 @@
-//! What has to exist before the process does: sockets, descriptors, the command line.
+//! Preparation before the process starts: sockets, descriptors, the command line.
 
 use super::monitor::MonitorEnd;
 use crate::args::Chardev;
@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 
-/// All that has to exist before the process does.
+/// Everything that has to exist before the process.
 pub(super) struct Prepared {
     pub(super) command: Command,
     pub(super) monitor: MonitorEnd,
@@ -21,8 +21,8 @@ pub(super) struct Prepared {
     pub(super) cleanup: Cleanup,
 }
 
-/// Makes sockets and descriptors, and puts the command line together: what the kind of
-/// process begins with, then the sockets, then what the caller added.
+/// Creates sockets and descriptors, and assembles the command line: the base arguments of the kind
+/// of process, then the sockets, then the caller's arguments.
 pub(super) fn prepare<K: Kind>(builder: &Builder<K>) -> Result<Prepared, LaunchError> {
     let mut common = builder.common.clone();
     let args = builder.own.base_args(&mut common)?;
@@ -41,7 +41,7 @@ pub(super) fn prepare<K: Kind>(builder: &Builder<K>) -> Result<Prepared, LaunchE
     let console = with_console
         .then(|| draft.pair("console", "serial"))
         .transpose()?;
-    // The server looks its character device up under this very id.
+    // The server looks up its character device under exactly this id.
     let qtest = with_qtest
         .then(|| draft.pair("qtest", "qtest"))
         .transpose()?;
@@ -60,7 +60,7 @@ pub(super) fn prepare<K: Kind>(builder: &Builder<K>) -> Result<Prepared, LaunchE
     })
 }
 
-/// A command line in the making.
+/// A command line under construction.
 struct Draft {
     common: Common,
     args: Vec<OsString>,
@@ -98,7 +98,7 @@ impl Draft {
         Ok(ours)
     }
 
-    /// Listens where the monitor is to be found; the path goes with the machine.
+    /// Listens at the monitor's path, which is removed with the machine.
     fn listen(&mut self, path: &Path) -> Result<UnixListener, LaunchError> {
         let listener = socket::listen(path).map_err(self.failed("the monitor's socket"))?;
         self.cleanup.add(path.to_owned());

@@ -37,8 +37,8 @@ pub(super) async fn launch<K: Kind>(builder: &Builder<K>) -> Result<Machine, Lau
         .map_err(|e| not_started(common, e))?;
     let child = Arc::new(child);
     tracing::debug!(name = common.name, pid = child.pid(), command = %child.command(), "started");
-    // The whole launch has the deadline. The client has none of its own: if we are held up, both
-    // could pass before we look, and the wrong one would be told.
+    // The deadline covers the whole launch. The client has none of its own: if we are delayed, both
+    // could pass before we check, and the wrong one would be reported.
     let mut options = qmp::Options::default()
         .connect_deadline(Duration::MAX)
         .call_deadline(deadlines.command)

@@ -13,26 +13,25 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The most that is read of a wrapper's reports.
+/// The most bytes read of a wrapper's reports.
 const MAX_REPORTS: u64 = 16 << 20;
 
 impl Machine {
     /// Ends the machine: `quit`, then SIGTERM, then SIGKILL, each with its deadline.
     ///
-    /// That it had ended before, with an expected status, is fine. One that is about to end
-    /// for another reason, such as SIGTERM, is better awaited with
-    /// [`wait_exit`](Machine::wait_exit): the storage daemon of QEMU 10.0 hangs in its clean-up
-    /// (`monitor_cleanup`) if a command arrives then.
+    /// It may already have exited with an expected status. If it is about to exit for another
+    /// reason, such as SIGTERM, use [`wait_exit`](Machine::wait_exit) instead: the storage daemon
+    /// of QEMU 10.0 hangs in its clean-up (`monitor_cleanup`) if a command arrives then.
     ///
-    /// Like all ends it can be called by anybody who shares the machine, at the same time, and
-    /// again afterwards: all get the same [`Exit`], judged by what was done until then.
+    /// Like all ends it can be called by any user of a shared machine, concurrently, and
+    /// repeatedly: all get the same [`Exit`], judged by the steps taken so far.
     ///
     /// # Errors
-    /// See [`EndError`]; the process is gone and reaped in any case.
+    /// See [`EndError`]; the process has been reaped in any case.
     pub async fn shutdown(&self) -> Result<Exit, EndError> {
         let budget = self.parts.deadlines.quit;
         let record = match self.parts.qmp.closed_cause() {
-            // It left, so it is on its way out, and cannot be asked for anything.
+            // It closed the session, so it is exiting and cannot be sent commands.
             Some(cause) if has_left(&cause) => self.step(Stage::Wait, budget, self.exited()).await,
             _ => self.step(Stage::Quit, budget, self.quit()).await,
         };
@@ -46,7 +45,7 @@ impl Machine {
             reply = self.parts.qmp.quit() => reply,
         };
         match reply {
-            // The reply may be lost in the end of the process, which is what counts.
+            // The reply may be lost when the process exits, and the exit is what counts.
             Err(qmp::Error::Closed { cause, .. }) if has_left(&cause) => {}
             Err(error) => return Err(chain(&error)),
             Ok(()) => {}
@@ -54,8 +53,8 @@ impl Machine {
         self.exited().await
     }
 
-    /// Waits until the machine ends by itself or is ended by somebody else, however long that
-    /// takes. Dropping the future leaves the machine as it is.
+    /// Waits, without a deadline, until the machine exits by itself or is ended by another user.
+    /// Dropping the future does not affect the machine.
     ///
     /// # Errors
     /// See [`EndError`].
@@ -63,23 +62,23 @@ impl Machine {
         self.end_within(Duration::MAX).await
     }
 
-    /// Gives a machine this long to end by itself, then ends it: by SIGTERM, then by SIGKILL.
+    /// Gives a machine this long to exit by itself, then ends it with SIGTERM, then SIGKILL.
     ///
     /// # Errors
-    /// See [`EndError`], of which [`EndError::Escalated`] says that it did not; the process is
-    /// gone and reaped in any case.
+    /// See [`EndError`]; [`EndError::Escalated`] means that it did not exit by itself. The process
+    /// has been reaped in any case.
     pub async fn end_within(&self, limit: Duration) -> Result<Exit, EndError> {
         let record = self.step(Stage::Wait, limit, self.exited()).await;
         self.end_after(record).await
     }
 
-    /// Has the guest shut itself down, as if its power button were pressed (ACPI), and gives it
-    /// this long; then ends the machine by SIGTERM and SIGKILL. Which guests react to the button
-    /// is up to them.
+    /// Asks the guest to shut down, as if its power button were pressed (ACPI), and gives it this
+    /// long; then ends the machine with SIGTERM and SIGKILL. Whether a guest reacts to the button
+    /// is up to it.
     ///
     /// # Errors
-    /// See [`EndError`], of which [`EndError::Escalated`] says that the guest did not react; the
-    /// process is gone and reaped in any case.
+    /// See [`EndError`]; [`EndError::Escalated`] means that the guest did not react. The process
+    /// has been reaped in any case.
     pub async fn powerdown(&self, limit: Duration) -> Result<Exit, EndError> {
         let press = async {
             match self.qmp().call(SystemPowerdown::new()).await {
@@ -94,8 +93,8 @@ impl Machine {
     /// Kills the machine at once.
     ///
     /// # Errors
-    /// See [`EndError`]: if it had crashed before, or printed reports of errors. To be killed
-    /// is no error.
+    /// See [`EndError`]: if it had already crashed, or printed reports of errors. Being killed is
+    /// not an error.
     pub async fn kill(&self) -> Result<Exit, EndError> {
         let record = self.put_down().await;
         let judgement = Judgement {
@@ -112,7 +111,7 @@ impl Machine {
         let mut stages = vec![first];
         let mut diagnosis = None;
         if escalated {
-            // Before anything is done that would change what it is doing.
+            // Before any action that would change its state.
             diagnosis = Some(Box::new(self.diagnose().await));
             let budget = self.parts.deadlines.terminate;
             let terminate = async {
@@ -149,8 +148,8 @@ impl Machine {
         .await
     }
 
-    /// Does one thing that is to end the process, and records how it went. If it has ended
-    /// already, nothing is done.
+    /// Takes one step to end the process, and records its outcome. If it has already exited,
+    /// nothing is done.
     async fn step(
         &self,
         stage: Stage,
@@ -184,7 +183,7 @@ impl Machine {
         let waited = self.parts.child.wait().await;
         self.ended.store(true, Ordering::Release);
         if let Some(console) = &self.parts.console {
-            // The last words are on their way; the time is for a daemon that holds it open.
+            // The last output is still in the pipe; the timeout is for a daemon that holds it open.
             let budget = self.parts.deadlines.terminate;
             let _ = tokio::time::timeout(budget, console.closed()).await;
         }
@@ -210,9 +209,9 @@ impl Machine {
         })
     }
 
-    /// What a wrapper wrote elsewhere, as far as it can be read: its exit status counts anyway.
+    /// A wrapper's reports in a separate file, as far as readable: its exit status counts anyway.
     fn read_reports(&self, file: &Path) -> String {
-        // Relative to where the wrapper ran.
+        // Relative to the wrapper's working directory.
         let dir = self.parts.current_dir.as_deref().unwrap_or(Path::new("."));
         let mut bytes = Vec::new();
         let read = File::open(dir.join(file))

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// Files that go with the machine.
+/// Files to remove with the machine.
 #[derive(Debug, Default)]
 pub(crate) struct Cleanup(Vec<PathBuf>);
 
@@ -52,7 +52,7 @@ pub(crate) struct Parts {
     pub(crate) current_dir: Option<PathBuf>,
     pub(crate) report_file: Option<PathBuf>,
     pub(crate) on_drop: Option<DropHook>,
-    /// Held for its drop.
+    /// Held for its `Drop`.
     pub(crate) _cleanup: Cleanup,
 }
 
@@ -60,8 +60,8 @@ pub(crate) struct Parts {
 ///
 /// Its end is explicit: [`shutdown`](Machine::shutdown), [`powerdown`](Machine::powerdown),
 /// [`end_within`](Machine::end_within) or [`kill`](Machine::kill), which check how it ended.
-/// [`wait_exit`](Machine::wait_exit) only waits. Dropped alive it is killed and reaped before the
-/// drop returns, on any thread, with or without a runtime.
+/// [`wait_exit`](Machine::wait_exit) only waits. If dropped while running it is killed and reaped
+/// before the drop returns, on any thread, with or without a runtime.
 ///
 /// Everything takes `&self`: share a machine in an [`Arc`] between the task that supervises it
 /// and those that use it (see `examples/supervisor.rs`).
@@ -124,20 +124,20 @@ impl Machine {
         self.parts.child.pid()
     }
 
-    /// The full command. Displayed, it can be pasted into a shell, though descriptors that
-    /// it inherits are missing there.
+    /// The full command. When displayed, it can be pasted into a shell, but without the inherited
+    /// descriptors.
     #[must_use]
     pub fn command_line(&self) -> &CommandLine {
         self.parts.child.command()
     }
 
-    /// The budgets in force.
+    /// The deadlines in effect.
     #[must_use]
     pub fn deadlines(&self) -> Deadlines {
         self.parts.deadlines
     }
 
-    /// Everything it has printed so far.
+    /// All output so far.
     #[must_use]
     pub fn output(&self) -> Captured {
         self.parts.child.output()
@@ -149,13 +149,14 @@ impl Machine {
         &self.parts.child
     }
 
-    /// How it ended, if it has or is about to by itself ([`Child::ended`]); `None` means that it lives.
+    /// How it ended, if it has or is about to by itself ([`Child::ended`]); `None` means that it is
+    /// running.
     #[must_use]
     pub fn try_exit(&self) -> Option<Status> {
         self.parts.child.ended()
     }
 
-    /// Changes which ends are no error, from now on.
+    /// Changes which exits are not errors, from now on.
     pub fn expect_exit(&self, expected: Expected) {
         *lock(&self.parts.expected) = expected;
     }
@@ -189,8 +190,8 @@ impl Machine {
         self.parts.child.signal(signal)
     }
 
-    /// A handle for explaining what the machine does; it outlives the machine, and can be
-    /// used from another thread or task while this one hangs.
+    /// A handle for diagnosing the machine; it may outlive the machine, and can be used from
+    /// another thread or task while this one hangs.
     #[must_use]
     pub fn diagnoser(&self) -> Diagnoser {
         let parts = &self.parts;
@@ -202,8 +203,8 @@ impl Machine {
         )
     }
 
-    /// Collects what can be known of its state, within bounded time, also when it does not
-    /// answer any more.
+    /// Collects what can be learned about its state, within bounded time, even if it no longer
+    /// answers.
     pub async fn diagnose(&self) -> Diagnosis {
         self.diagnoser().collect().await
     }
@@ -219,7 +220,7 @@ impl Drop for Machine {
             return;
         }
         let child = &self.parts.child;
-        // Before the kill, which would be taken for the cause.
+        // Before the kill, which would look like the cause.
         let by_itself = child.ended().is_some();
         child.kill();
         // Without a runtime, and bounded: the watcher gives up a process that SIGKILL does

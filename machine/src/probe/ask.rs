@@ -1,4 +1,4 @@
-//! The questions: trial launches, QMP queries, help texts.
+//! The probes: trial launches, QMP queries, help texts.
 
 use super::data::{AccelTrial, Capabilities, MachineType};
 use super::help;
@@ -39,10 +39,10 @@ pub enum ProbeError {
     /// It could not be launched.
     #[error("failed to launch a program for a probe")]
     Launch(#[from] LaunchError),
-    /// A help text could not be had.
+    /// A help text could not be obtained.
     #[error("failed to ask a program for help")]
     Help(#[from] ProcessError),
-    /// A question was refused.
+    /// A query was refused.
     #[error("failed to ask {machine} by {command}")]
     Query {
         /// The program.
@@ -52,7 +52,7 @@ pub enum ProbeError {
         /// Why.
         source: Box<qmp::Error>,
     },
-    /// Its schema has another form than QMP's.
+    /// Its schema does not have QMP's form.
     #[error("failed to understand the schema of {machine}")]
     Schema {
         /// The program.
@@ -60,12 +60,12 @@ pub enum ProbeError {
         /// Why.
         source: qmp::decode::DecodeError,
     },
-    /// It did not end well.
+    /// It did not exit cleanly.
     #[error("failed to end a program after a probe")]
     End(#[from] EndError),
 }
 
-/// Command, status and words of a trial.
+/// Command, status and output of a trial.
 fn end(last: Option<&Output>) -> String {
     last.map_or_else(String::new, |output| {
         let (status, command) = (&output.status, &output.command);
@@ -78,17 +78,17 @@ fn list(trials: &[AccelTrial]) -> String {
     trials.iter().map(each).collect::<Vec<_>>().join("; ")
 }
 
-/// What a probe gives.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Probed {
-    /// What the binary can do.
+    /// The binary's capabilities.
     pub capabilities: Capabilities,
     /// The answer to `query-qmp-schema`, some 200 KiB as text.
     pub schema: Value,
 }
 
-/// Asks a binary what it can do.
+/// Probes a binary's capabilities.
 ///
 /// # Errors
 /// See [`ProbeError`].
@@ -153,7 +153,7 @@ async fn emulator(tool: &Tool, deadlines: Deadlines) -> Result<Probed, ProbeErro
                 last_refusal = Some(output);
                 Some(why)
             }
-            // Anything but its own refusal is no answer about the accelerator.
+            // Only QEMU's own refusal is an answer about the accelerator.
             Err(error) => return Err(error.into()),
         };
         trials.push(AccelTrial { accel, refused });
@@ -181,7 +181,7 @@ async fn emulator(tool: &Tool, deadlines: Deadlines) -> Result<Probed, ProbeErro
     })
 }
 
-/// The line of QEMU's complaint, without the program's name; how it ended, if that says more.
+/// QEMU's error line, without the program's name; or how it exited, if that says more.
 fn reason(status: Status, stderr: &str) -> String {
     let line = stderr.lines().rev().find(|l| !l.trim().is_empty());
     let line = line.map(|line| line.split_once(": ").map_or(line, |(_, rest)| rest));
@@ -192,12 +192,12 @@ fn reason(status: Status, stderr: &str) -> String {
     }
 }
 
-/// What both kinds of process answer.
+/// The queries that both kinds of process answer.
 async fn common(machine: &Machine) -> Result<(Capabilities, Value), ProbeError> {
     let version = machine.qmp().greeting().version.clone();
     let commands = query(machine, QueryCommands::new()).await?;
     let (schema, text) = schema(machine).await?;
-    // A path of ours follows the rules, and what is not there has no values.
+    // Our paths are well-formed, and a missing place has no values.
     let values = |path| {
         let values = schema.values(path).unwrap_or_default();
         sorted(values.into_iter().map(str::to_owned).collect())
@@ -219,7 +219,7 @@ async fn common(machine: &Machine) -> Result<(Capabilities, Value), ProbeError> 
     Ok((capabilities, text))
 }
 
-/// As it can be asked and as it is stored.
+/// Both parsed, for queries, and raw, for storage.
 async fn schema(machine: &Machine) -> Result<(Schema, Value), ProbeError> {
     let command = "query-qmp-schema";
     let failed = |source| ProbeError::Query {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct AccelTrial {
     /// The accelerator.
     pub accel: Accel,
-    /// Why it does not work, in QEMU's words; `None` if it does.
+    /// QEMU's reason why it does not work; `None` if it does.
     pub refused: Option<String>,
 }
 
@@ -25,12 +25,12 @@ pub struct MachineType {
     pub alias: Option<String>,
     /// Whether it is used when none is named.
     pub default: bool,
-    /// Whether it is on its way out.
+    /// Whether it is deprecated.
     pub deprecated: bool,
 }
 
 impl MachineType {
-    /// One of this name, without anything else said of it.
+    /// A machine type with this name, and nothing else set.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -64,11 +64,11 @@ pub struct Formats {
     pub read_only: Vec<String>,
 }
 
-/// All that was found.
+/// Everything that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Which program answered.
+    /// The kind of program.
     pub program: Program,
     /// Its version; 50 and above as the last number in development.
     pub version: Version,
@@ -137,8 +137,7 @@ impl Capabilities {
         self.drivers.iter().any(|d| d == name)
     }
 
-    /// Whether images of this format can be written: by the whitelist where it is known, by
-    /// the schema where it is not.
+    /// Whether images of this format can be written: by the whitelist if known, else by the schema.
     #[must_use]
     pub fn can_write(&self, format: &str) -> bool {
         match &self.formats {

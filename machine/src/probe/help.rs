@@ -1,4 +1,4 @@
-//! Reading the help texts that have no QMP counterpart.
+//! Parsing the help texts that have no QMP counterpart.
 
 use super::data::{DeviceType, Formats};
 

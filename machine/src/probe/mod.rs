@@ -1,8 +1,8 @@
-//! What a binary can do, asked of the binary itself.
+//! A binary's capabilities, determined by running it.
 //!
-//! [`probe`] launches it a few times (about 0.2 s for an emulator) and gives plain data that
-//! can be cached by the caller, keyed by what identifies the file. The QMP schema, which is
-//! some 200 KiB, stands beside it.
+//! [`probe`] launches it a few times (about 0.2 s for an emulator) and returns plain data that the
+//! caller can cache, keyed by the identity of the file. The QMP schema, some 200 KiB, is returned
+//! separately.
 
 mod ask;
 mod data;

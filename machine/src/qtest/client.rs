@@ -1,4 +1,4 @@
-//! The client: one request at a time, interrupts collected beside.
+//! The client: one request at a time, with interrupts collected on the side.
 
 use super::codec::{self, Irq, Line, LineError, Request, Width};
 use std::collections::VecDeque;
@@ -8,14 +8,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
-/// A reply longer than this is no reply of a test's scale; it bounds what a broken peer
-/// can make us allocate. `read` answers with two digits a byte, so 16 MiB of memory fit.
+/// Longer replies are not needed by tests; this bounds what a broken peer can make us allocate.
+/// `read` answers with two digits a byte, so 16 MiB of memory fit.
 const MAX_LINE: usize = 33 << 20;
 
 /// How many interrupt changes are kept for [`Qtest::take_irqs`].
 const MAX_IRQS: usize = 1 << 16;
 
-/// How much of a request stands in an error.
+/// How much of a request is shown in an error.
 const MAX_SHOWN: usize = 200;
 
 /// A request as errors show it: the whole line, unless it carries much data.
@@ -30,7 +30,7 @@ fn shown(line: &str) -> String {
     }
 }
 
-/// Why a qtest request failed. Of a long request the errors keep the beginning.
+/// Why a qtest request failed. Errors show the beginning of a long request.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QtestError {
@@ -41,7 +41,7 @@ pub enum QtestError {
     NoVirtualClock {
         /// The line sent.
         request: String,
-        /// QEMU's words.
+        /// QEMU's error message.
         reply: String,
     },
     /// QEMU refused the request.
@@ -49,7 +49,7 @@ pub enum QtestError {
     Refused {
         /// The line sent.
         request: String,
-        /// QEMU's words.
+        /// QEMU's error message.
         reply: String,
     },
     /// The reply is missing the value that this request returns.
@@ -60,8 +60,8 @@ pub enum QtestError {
         /// The values of the reply.
         values: Vec<String>,
     },
-    /// A line outside the protocol. Which reply belongs to which request is not known any more, so
-    /// that every later request fails with [`QtestError::OutOfStep`].
+    /// A line outside the protocol. Replies can no longer be matched to requests, so every later
+    /// request fails with [`QtestError::OutOfStep`].
     #[error("failed to read the reply to {request:?}")]
     BadLine {
         /// The line sent.
@@ -79,7 +79,7 @@ pub enum QtestError {
         /// The line.
         line: String,
     },
-    /// A request that cannot be one line.
+    /// A request that is not a single line.
     #[error("failed to send the qtest request {request:?}: it holds a newline")]
     Newline {
         /// The request.
@@ -111,8 +111,8 @@ pub enum QtestError {
 
 /// A connection to a machine's qtest socket.
 ///
-/// Calls queue up; dropping a call's future at any point leaves the connection usable: what
-/// was not sent yet is sent before the next request, and the reply that is no longer awaited is dropped.
+/// Calls queue up; dropping a call's future at any point leaves the connection usable: an unsent
+/// rest is sent before the next request, and the abandoned reply is dropped.
 #[derive(Debug)]
 pub struct Qtest {
     deadline: Duration,
@@ -124,18 +124,18 @@ struct Connection {
     stream: UnixStream,
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
-    /// Bytes of `incoming` that are lines already taken.
+    /// Bytes of `incoming` already consumed as lines.
     taken: usize,
-    /// Bytes of `incoming` after which no newline was looked for yet.
+    /// Bytes of `incoming` already searched for a newline.
     scanned: usize,
-    /// Replies still to come for requests whose callers went away.
+    /// Replies outstanding for abandoned requests.
     owed: usize,
-    /// A line that was no reply, after which replies cannot be matched to requests.
+    /// A line that was not a reply, after which replies cannot be matched to requests.
     stray: Option<String>,
     irqs: VecDeque<Irq>,
 }
 
-/// What QEMU makes of a request.
+/// QEMU's answer to a request.
 type Answer = Result<Vec<String>, QtestError>;
 
 impl Qtest {
@@ -268,7 +268,7 @@ impl Qtest {
     /// See [`QtestError`].
     pub async fn read_bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, QtestError> {
         if length == 0 {
-            // QEMU aborts when asked for nothing (qtest_process_command).
+            // QEMU aborts on a read of length zero (qtest_process_command).
             return Ok(Vec::new());
         }
         let request = Request::ReadBytes(address, length);
@@ -288,7 +288,7 @@ impl Qtest {
     /// See [`QtestError`].
     pub async fn write_bytes(&self, address: u64, data: &[u8]) -> Result<(), QtestError> {
         if data.is_empty() {
-            // QEMU refuses to write nothing.
+            // QEMU refuses a write of length zero.
             return Ok(());
         }
         self.request(&Request::WriteBytes(address, data.to_vec()))
@@ -296,11 +296,11 @@ impl Qtest {
             .map(drop)
     }
 
-    /// Takes the interrupt changes that came since the last call, the last 65536 of them. Those
-    /// that a request caused come before its reply.
+    /// Takes the interrupt changes received since the last call, the last 65536 of them. Those that
+    /// a request caused arrive before its reply.
     ///
-    /// Nothing is read between calls, and a QEMU whose socket is full waits until something is.
-    /// A guest that runs under interception needs this, or any request, every few hundred changes.
+    /// Nothing is read between calls, and QEMU blocks while its socket is full. A guest running
+    /// under interception needs this, or any request, every few hundred changes.
     pub async fn take_irqs(&self) -> Vec<Irq> {
         let mut io = self.io.lock().await;
         io.look();
@@ -318,13 +318,13 @@ impl Connection {
         }
         self.outgoing.extend_from_slice(request.as_bytes());
         self.outgoing.push(b'\n');
-        // Counted before the first await: from here on QEMU will answer, whether or not
-        // this future lives to see it.
+        // Counted before the first await: from here on QEMU will answer, even if this future is
+        // dropped.
         self.owed += 1;
         let request = &shown(request);
         loop {
             while let Some(answer) = self.take_reply(request)? {
-                // The last of those owed is the one to this request.
+                // The last outstanding reply is the one to this request.
                 if self.owed == 0 {
                     return answer;
                 }
@@ -333,8 +333,8 @@ impl Connection {
         }
     }
 
-    /// Sends or receives something. Receiving does not wait until all is sent: a QEMU that has
-    /// interrupts to tell does not read before those are taken. Dropped, nothing is lost.
+    /// Sends or receives something. Receiving does not wait until everything is sent: QEMU does not
+    /// read while it has interrupts to send. Cancel-safe.
     async fn transfer(&mut self, request: &str) -> Result<(), QtestError> {
         let (mut read, mut write) = self.stream.split();
         let done = tokio::select! {
@@ -352,12 +352,12 @@ impl Connection {
         })
     }
 
-    /// Receives what is there, without waiting, and past tokio, which may not know of it yet.
-    /// The next request reports that the connection broke.
+    /// Receives what is available, without waiting, and bypassing tokio, which may not have noticed
+    /// it yet. A broken connection is reported by the next request.
     fn look(&mut self) {
         let mut chunk = [0; 4096];
         loop {
-            // Whoever wanted these replies went away.
+            // These replies belong to abandoned requests.
             while let Ok(Some(_)) = self.take_reply("") {}
             match rustix::io::read(&self.stream, &mut chunk) {
                 Ok(count @ 1..) if self.incoming.len() <= MAX_LINE => {
@@ -473,7 +473,7 @@ mod tests {
         let qtest = Qtest::new(ours, Duration::from_secs(20)).unwrap();
         theirs.set_nonblocking(true).unwrap();
         let theirs = UnixStream::from_std(theirs).unwrap();
-        // Reads nothing before all its news are taken, as QEMU does.
+        // Reads nothing until all its messages are consumed, as QEMU does.
         let peer = async move {
             let (read, mut write) = theirs.into_split();
             for number in 0..MAX_IRQS + 5 {
@@ -516,7 +516,7 @@ mod tests {
         for polls in 0..6 {
             {
                 let mut call = Box::pin(qtest.clock_step(77));
-                // Polled so many times, then dropped wherever it is.
+                // Polled this many times, then dropped wherever it is.
                 for _ in 0..polls {
                     tokio::select! { biased; _ = &mut call => break, () = tokio::task::yield_now() => {} }
                 }
@@ -538,7 +538,7 @@ mod tests {
         ));
     }
 
-    /// Which reply belongs to which request is not known behind it, so none is given to any.
+    /// After it replies cannot be matched to requests, so none is returned.
     #[tokio::test]
     async fn after_a_line_that_is_no_reply_every_request_is_refused() {
         let qtest = peer(|_| "hello\nOK 1\n".to_owned());

@@ -54,9 +54,9 @@ pub enum Request {
     IrqInterceptOut(String),
     /// Sets an interrupt pin: QOM path, pin list, number, level.
     SetIrqIn(String, String, u32, i32),
-    /// Asks for the target's byte order.
+    /// Queries the target's byte order.
     Endianness,
-    /// Any other line; it must hold no newline.
+    /// Any other line; it must not contain a newline.
     Raw(String),
 }
 
@@ -114,13 +114,13 @@ pub struct Irq {
 pub enum Line {
     /// The request was done; its values follow, often none.
     Ok(Vec<String>),
-    /// The request failed (`FAIL …`), or was malformed (`ERR …`), with QEMU's words.
+    /// The request failed (`FAIL …`), or was malformed (`ERR …`), with QEMU's error message.
     Fail(String),
     /// An interrupt line changed; not a reply.
     Irq(Irq),
 }
 
-/// A line that the protocol does not know.
+/// A line that is not part of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("failed to understand the qtest line {0:?}")]
 pub struct LineError(pub String);
@@ -129,7 +129,7 @@ impl Line {
     /// Parses one line, with or without its newline.
     ///
     /// # Errors
-    /// If the line begins with none of the words of the protocol.
+    /// If the line does not begin with a keyword of the protocol.
     pub fn parse(line: &str) -> Result<Line, LineError> {
         let line = line.trim_end_matches(['\r', '\n']);
         let mut words = line.split_ascii_whitespace();

@@ -1,9 +1,8 @@
-//! The qtest protocol (system/qtest.c): a line based request-reply protocol by which a
-//! test moves the virtual clock, and reads and writes ports and memory in place of a CPU.
+//! The qtest protocol (system/qtest.c): a line-based request-reply protocol with which a test
+//! advances the virtual clock, and accesses ports and memory in place of a CPU.
 //!
-//! A qtest socket can be opened under any accelerator, but only `-accel qtest` has a clock
-//! that stands still and can be moved; elsewhere the clock commands fail with
-//! [`QtestError::NoVirtualClock`].
+//! A qtest socket can be opened under any accelerator, but only `-accel qtest` has a clock under
+//! the test's control; elsewhere the clock commands fail with [`QtestError::NoVirtualClock`].
 
 mod client;
 mod codec;
