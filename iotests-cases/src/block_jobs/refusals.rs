@@ -6,39 +6,25 @@ use super::chain::Chain;
 
 /// A job that must not start.
 pub(super) struct Refusal {
-    /// What is asked for. `{base}`, `{mid}` and `{top}` stand for the names of the files.
+    /// What is asked for. Here and in the text, `{base}`, `{mid}` and `{top}` stand for the names of the
+    /// files.
     pub(super) arguments: &'static [(&'static str, &'static str)],
-    pub(super) class: &'static str,
     pub(super) text: &'static str,
 }
 
 impl Refusal {
-    pub(super) const fn new(
-        arguments: &'static [(&'static str, &'static str)],
-        text: &'static str,
-    ) -> Self {
-        Refusal {
-            arguments,
-            class: "GenericError",
-            text,
-        }
-    }
-
-    /// A text with the names of the files of base, mid and top.
-    pub(super) fn expand(text: &str, names: [&str; 3]) -> String {
-        let [base, mid, top] = names;
-        let text = text.replace("{base}", base).replace("{mid}", mid);
-        text.replace("{top}", top)
-    }
-
     /// The job is refused, and the machine is as it was. `names` are those of the files of base, mid
     /// and top.
     pub(super) async fn assert(&self, mut job: JobBuilder, names: [&str; 3]) -> CaseResult {
+        let [base, mid, top] = names;
+        let expand = |text: &str| {
+            let text = text.replace("{base}", base).replace("{mid}", mid);
+            text.replace("{top}", top)
+        };
         for (name, value) in self.arguments {
-            job = job.set(name, Self::expand(value, names));
+            job = job.set(name, expand(value));
         }
-        job.refused_class(self.class, &*Self::expand(self.text, names))
-            .await
+        job.refused(expand(self.text)).await
     }
 }
 
@@ -55,9 +41,19 @@ impl Attempt {
     pub(super) async fn assert_refused(&self, vm: &Machine, chain: &Chain) -> CaseResult {
         let before = vm.state().await?;
         let attempt = vm.cmd(self.command, (self.arguments)(chain));
-        attempt.expect_error(self.error).await?;
+        let error = refused_with(self.command, self.error);
+        attempt.expect_error(error).await?;
         vm.assert_same_graph_as(&before).await?;
         check!(vm.exports().await? == [""; 0]);
         Ok(())
+    }
+}
+
+/// The text that a command is refused with. Before 9.0, `block_resize` named the drive that a node does not
+/// have, and not the job.
+pub(super) fn refused_with(command: &str, error: &'static str) -> ErrorText {
+    match command {
+        "block_resize" => either(error, "Device '(null)' is in use"),
+        _ => error.into(),
     }
 }

@@ -6,7 +6,7 @@ use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size};
 use super::refusals::Refusal;
-use super::refused::{MID_TO_MID, REVERSED, UNKNOWN_BASE, UNKNOWN_DEVICE, UNKNOWN_TOP};
+use super::refused::assert_no_such_device;
 
 /// A chain in three folders, each overlay naming its backing file from its own folder.
 async fn relative_chain(t: &Test) -> CaseResult<Chain> {
@@ -97,12 +97,15 @@ async fn may_be_relative(t: &mut Test, from: &Layer) -> CaseResult {
 }
 
 rows! {
-    REFUSALS: Refusal;
-    "unknown-device" => UNKNOWN_DEVICE, upstream = "test_device_not_found";
-    "top-is-base" => MID_TO_MID, upstream = "test_top_same_base";
-    "unknown-top" => UNKNOWN_TOP, upstream = "test_top_invalid";
-    "unknown-base" => UNKNOWN_BASE, upstream = "test_base_invalid";
-    "reversed" => REVERSED, upstream = "test_top_and_base_reversed";
+    REFUSALS: Refusal { arguments, text };
+    "top-is-base" => &[("top", "{mid}"), ("base", "{mid}")],
+        "Can't find '{mid}' in the backing chain", upstream = "test_top_same_base";
+    "unknown-top" => &[("top", "badfile"), ("base", "{base}")],
+        "Top image file badfile not found", upstream = "test_top_invalid";
+    "unknown-base" => &[("top", "{mid}"), ("base", "badfile")],
+        "Can't find 'badfile' in the backing chain", upstream = "test_base_invalid";
+    "reversed" => &[("top", "{base}"), ("base", "{mid}")],
+        "Can't find '{mid}' in the backing chain", upstream = "test_top_and_base_reversed";
 }
 
 /// A commit between layers that are not a chain is refused, also by relative names, and changes
@@ -113,6 +116,17 @@ async fn are_refused_by_relative_names(t: &mut Test, refusal: &Refusal) -> CaseR
     let vm = launch(t, &chain).await?;
     let names = [RELATIVE[0], RELATIVE[1], chain.top.filename()];
     refusal.assert(vm.commit("top"), names).await?;
+    assert_files(&vm, &[&chain.top, &chain.mid, &chain.base]).await?;
+    vm.shutdown().await?;
+    chain.assert_files_unchanged()
+}
+
+/// A commit of a device that does not exist is refused, also where layers have relative names.
+#[case(upstream = "040::TestRelativePaths::test_device_not_found")]
+async fn need_a_device(t: &mut Test) -> CaseResult {
+    let chain = relative_chain(t).await?;
+    let vm = launch(t, &chain).await?;
+    assert_no_such_device(&vm, RELATIVE[1]).await?;
     assert_files(&vm, &[&chain.top, &chain.mid, &chain.base]).await?;
     vm.shutdown().await?;
     chain.assert_files_unchanged()

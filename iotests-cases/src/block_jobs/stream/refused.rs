@@ -13,13 +13,10 @@ const ENTIRE: &str = "backing file specified, but streaming the entire chain";
 const BOTH: &str = "cannot be specified at the same time";
 
 rows! {
-    REFUSALS: Refusal { class: "GenericError", arguments, text };
+    REFUSALS: Refusal { arguments, text };
     "unknown-device" => &[("device", "nonexistent")],
         "Cannot find device='nonexistent' nor node-name='nonexistent'",
         upstream = "030::TestSingleDrive::test_device_not_found";
-    "no-id" => &[("device", "mid"), ("job-id", "")], "Invalid job ID ''",
-        upstream = "030::TestSingleDrive::test_job_id_missing";
-    "bad-id" => &[("job-id", "1 2")], "Invalid job ID '1 2'";
     "unknown-base" => &[("base", "badfile")], "Can't find 'badfile' in the backing chain";
     "base-is-top" => &[("base", "{top}")], "Can't find '{top}' in the backing chain";
     "unknown-base-node" => &[("base-node", "none")],
@@ -39,10 +36,11 @@ rows! {
         "Cannot find device='' nor node-name='none'";
     "bottom-elsewhere" => &[("bottom", "null")],
         "Node 'null' is not in a chain starting from 'top'";
-    "backing-file-without-base" => &[("backing-file", "x")],
-        ENTIRE;
-    "filter-name-in-use" => &[("filter-node-name", "null")], "null";
-    "unknown-policy" => &[("on-error", "retry")], "retry";
+    "backing-file-without-base" => &[("backing-file", "x")], ENTIRE;
+    "filter-name-in-use" => &[("filter-node-name", "null")],
+        "Duplicate nodes with node-name='null'";
+    "unknown-policy" => &[("on-error", "retry")],
+        "Parameter 'on-error' does not accept value 'retry'";
 }
 
 /// A stream that cannot be done is refused, and changes nothing.
@@ -50,26 +48,33 @@ rows! {
 async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let vm = chain.launch(t).await?;
-    let elsewhere = json!({"driver": "null-co", "node-name": "null", "read-zeroes": true});
-    vm.cmd("blockdev-add", elsewhere).await?;
+    let elsewhere = Node::new("null-co").node_name("null");
+    vm.add_node(elsewhere.set("read-zeroes", true)).await?;
 
-    let expand = |text| Refusal::expand(text, chain.names());
-    let mut arguments = json!({"device": "top", "job-id": "job"});
-    for (key, value) in refusal.arguments {
-        // Without an id, QEMU takes the name of the drive, which a node has not.
-        arguments[*key] = if value.is_empty() {
-            Value::Null
-        } else {
-            expand(value).into()
-        };
-    }
-    if let Some(arguments) = arguments.as_object_mut() {
-        arguments.retain(|_, value| !value.is_null());
-    }
-    vm.cmd("block-stream", arguments)
-        .refused_class(refusal.class, &*expand(refusal.text))
-        .await?;
+    refusal.assert(vm.stream("top"), chain.names()).await?;
 
+    chain.assert_nodes_unchanged(&vm).await?;
+    vm.shutdown().await?;
+    chain.assert_files_unchanged()
+}
+
+rows! {
+    IDS: Option<&str>;
+    "missing" => None, upstream = "030::TestSingleDrive::test_job_id_missing";
+    "malformed" => Some("1 2");
+}
+
+/// A stream needs a job ID: without one it would get the name of the drive, and a node has none.
+#[case(rows = IDS)]
+async fn needs_a_job_id(t: &mut Test, id: &Option<&str>) -> CaseResult {
+    let chain = Chain::create(t, Size::Full).await?;
+    let vm = chain.launch(t).await?;
+    let mut arguments = json!({"device": "mid"});
+    if let Some(id) = id {
+        arguments["job-id"] = (*id).into();
+    }
+    let why = format!("Invalid job ID '{}'", id.unwrap_or_default());
+    vm.cmd("block-stream", arguments).refused(why).await?;
     chain.assert_nodes_unchanged(&vm).await?;
     vm.shutdown().await?;
     chain.assert_files_unchanged()
