@@ -10,3 +10,23 @@ pub(crate) fn with(object: &Value, more: Value) -> Value {
     }
     object
 }
+
+/// The number at this path. Nothing there, or something else, is a failure.
+#[track_caller]
+pub(crate) fn number(value: &Value, path: &str) -> CaseResult<u64> {
+    let found = value.at(path)?;
+    match found.as_u64() {
+        Some(number) => Ok(number),
+        None => Err(Failure::new(format!("expected a number, found {found}"))),
+    }
+}
+
+/// The items of the list at this path. Nothing there, or something else, is a failure.
+#[track_caller]
+pub(crate) fn items<'a>(value: &'a Value, path: &str) -> CaseResult<&'a [Value]> {
+    let found = value.at(path)?;
+    match found.as_array() {
+        Some(items) => Ok(items),
+        None => Err(Failure::new(format!("expected a list, found {found}"))),
+    }
+}

@@ -6,6 +6,8 @@ use std::ops::Range;
 use iotests_core::author::MachineBuilder;
 use iotests_core::prelude::*;
 
+use crate::json::items;
+
 defaults! {
     formats = [QCOW2],
     groups = [RW, QUICK, BITMAP],
@@ -19,6 +21,8 @@ const SECOND: [Range<u64>; 2] = [0x1000_0000..0x1002_0000, 0x3fff_0000..0x4000_0
 
 /// Not the default, which is the size of a cluster: it has to be kept as well.
 const GRANULARITY: u64 = 32 * KIB;
+
+const READ_ONLY: &str = "Bitmap 'bitmap0' is readonly and cannot be modified";
 
 /// A persistent bitmap is there after a restart, with all that it has recorded, and keeps recording; a
 /// read-only machine in between neither loses nor changes it.
@@ -78,12 +82,12 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     assert_recorded(&vm, &first, &[&FIRST], false).await?;
     vm.export("disk")
         .writable()
-        .expect_error("read-only")
+        .expect_error("Cannot export read-only node as writable")
         .await?;
     let bitmap = vm.bitmap("disk", "bitmap0");
-    bitmap.clear().expect_error("readonly").await?;
+    bitmap.clear().expect_error(READ_ONLY).await?;
     // Since 11 it is the node that is asked first.
-    let refused = either("readonly", "no write access to node 'disk'");
+    let refused = either(READ_ONLY, "no write access to node 'disk'");
     bitmap.remove().expect_error(refused).await?;
     assert_recorded(&vm, &first, &[&FIRST], false).await?;
 
@@ -122,8 +126,9 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     let vm = writable.launch().await?;
     assert_inconsistent(&vm).await?;
     let bitmap = vm.bitmap("disk", "bitmap0");
-    bitmap.clear().expect_error("inconsistent").await?;
-    bitmap.enable().expect_error("inconsistent").await?;
+    let why = "Bitmap 'bitmap0' is inconsistent and cannot be used";
+    bitmap.clear().expect_error(why).await?;
+    bitmap.enable().expect_error(why).await?;
     bitmap.remove().await?;
     vm.shutdown().await?;
     disk.assert_clean().await?;
@@ -171,7 +176,7 @@ async fn is_stored_when_its_node_becomes_read_only(t: &mut Test) -> CaseResult {
     assert_flags(t, &disk, json!({"bitmap0": ["auto"]})).await?;
     vm.assert_read_only(&[("disk", true)]).await?;
     let clear = vm.bitmap("disk", "bitmap0").clear();
-    clear.expect_error("readonly").await?;
+    clear.expect_error(READ_ONLY).await?;
     check!(vm.bitmap("disk", "bitmap0").sha256().await? == sha256);
     vm.kill().await?;
 
@@ -338,12 +343,7 @@ async fn assert_flags(t: &Test, disk: &Image, expected: Value) -> CaseResult {
     let bitmaps = info.at("format-specific/data/bitmaps")?;
     let named =
         |bitmap: &Value| Some((bitmap["name"].as_str()?.to_owned(), bitmap["flags"].clone()));
-    let found: Value = bitmaps
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(named)
-        .collect();
+    let found: Value = items(bitmaps, "")?.iter().filter_map(named).collect();
     check!(found == expected);
     Ok(())
 }

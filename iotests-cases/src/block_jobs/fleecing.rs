@@ -5,6 +5,8 @@ use std::ops::Range;
 use iotests_core::author::{Frozen, Keeper};
 use iotests_core::prelude::*;
 
+use crate::json::{items, number};
+
 defaults! {
     upstream = "image-fleecing", formats = [QCOW2], groups = [QUICK, EXPORT],
     needs = [Driver("copy-before-write")],
@@ -44,13 +46,8 @@ async fn thaw(vm: &Machine, frozen: Frozen<'_>) -> CaseResult {
     frozen.thaw().await?;
     vm.assert_chain("disk").await?;
     vm.disk("disk").assert_node("disk").await?;
-    check!(
-        vm.cmd("query-named-block-nodes", ())
-            .await?
-            .as_array()
-            .map(Vec::len)
-            == Some(2)
-    );
+    let nodes = vm.cmd("query-named-block-nodes", ()).await?;
+    check!(items(&nodes, "")?.len() == 2);
     vm.assert_no_jobs().await
 }
 
@@ -182,7 +179,7 @@ async fn a_backup_has_the_disk_as_it_was(t: &mut Test) -> CaseResult {
 
     // It had not copied everything by then.
     let info = job.info().await?;
-    check!(info.at("current-progress")?.as_u64() < info.at("total-progress")?.as_u64());
+    check!(number(&info, "current-progress")? < number(&info, "total-progress")?);
     job.set_speed(0).await?;
     job.wait().await?;
     vm.node("copy").assert_reads(&PATTERNS).await?;

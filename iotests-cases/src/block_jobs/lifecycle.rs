@@ -2,6 +2,8 @@
 
 use iotests_core::prelude::*;
 
+use crate::json::number;
+
 defaults! { protocols = [FILE, NBD, FUSE] }
 
 /// At this speed the whole size takes longer than the case may, so the job stays in its middle until
@@ -227,8 +229,8 @@ async fn pause_and_resume(vm: &Machine, job: &mut Job, rest: &str, go: &str) -> 
             vm.cmd(resume, json!({resume_key: job.id()})).await?;
             job.wait_status(go).await?;
             if go == "running" {
-                let before = at_rest["current-progress"].as_u64();
-                let further = move |job: &Value| job["current-progress"].as_u64() > before;
+                let before = number(&at_rest, "current-progress")?;
+                let further = move |job: &Value| job["current-progress"].as_u64() > Some(before);
                 job.set_speed(STEP).await?;
                 job.until("a step further", further).await?;
                 job.set_speed(SPEED).await?;

@@ -7,6 +7,8 @@ use nbd::proto::CommandType;
 use nbd::server::backend::MemoryBackend;
 use nbd::server::{Event, Export, Server};
 
+use crate::json::number;
+
 defaults! { formats = [QCOW2, RAW], groups = [QUICK] }
 
 /// When and how a mirror is cancelled, and what becomes of it then.
@@ -108,7 +110,7 @@ async fn cancelled_or_completed(t: &mut Test, cancel: &Cancel) -> CaseResult {
     ends[0].assert("event", name)?;
     let data = ends[0].at("data")?;
     data.assert_includes(&json!({"device": id, "type": "mirror", "len": MIB}))?;
-    let done = data.at("offset")?.as_u64().unwrap_or_default();
+    let done = number(data, "offset")?;
     let half_way = ["running", "paused"].contains(&cancel.status);
     check!((done < MIB) == half_way, "{done} bytes were copied");
     data.assert("speed", if half_way { 1 } else { FAST })?;
@@ -152,8 +154,10 @@ async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResul
             |event: &Event| matches!(event, Event::Request { command, .. } if *command == wanted);
         requests.iter().rposition(|entry| is(&entry.event))
     };
+    let write = last(CommandType::WRITE);
+    check!(write.is_some(), "nothing was written");
     check!(
-        last(CommandType::WRITE) < last(CommandType::FLUSH),
+        write < last(CommandType::FLUSH),
         "no flush follows the last write"
     );
     let content = disk.snapshot(0, MIB);

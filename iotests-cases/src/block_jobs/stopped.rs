@@ -2,6 +2,8 @@
 
 use iotests_core::prelude::*;
 
+use crate::json::number;
+
 defaults! {
     formats = [QCOW2], groups = [QUICK, THROTTLE], needs = [Driver("throttle")],
     host = System, guest = RunningIdle,
@@ -43,7 +45,7 @@ async fn does_not_finish_jobs(t: &mut Test, command: &&str) -> CaseResult {
     vm.cmd("stop", ()).await?;
     let goes_on = json!({"status": "running", "ready": false});
     job.block_info().await?.assert_includes(&goes_on)?;
-    check!(job.block_info().await?["offset"].as_u64() < Some(SIZE));
+    check!(number(&job.block_info().await?, "offset")? < SIZE);
     // Left to the throttle, it would take hours.
     job.leave();
     vm.shutdown().await?;

@@ -9,6 +9,7 @@ use nbd::server::plan::Closing;
 use nbd::server::{Action as Fault, Event, Export, FaultPlan, On, Rule, Server};
 
 use super::CLOSED;
+use crate::json::number;
 
 /// How long a client looks for its lost server: longer than any case may run, so that whoever waits
 /// for that to pass is noticed.
@@ -57,16 +58,16 @@ async fn catch(t: &Test, command: &str, may_print: &[&str]) -> CaseResult<Caught
         job = job.set("buf-size", 64 * KIB);
     }
     let job = job.start().await?;
-    let progress = |job: &Value| job["current-progress"].as_u64().unwrap_or_default();
-    job.until("something copied", move |job| progress(job) > 0)
-        .await?;
+    let begun = |job: &Value| job["current-progress"].as_u64() > Some(0);
+    job.until("something copied", begun).await?;
     let server = server.stop().await?;
     job.set_speed(0).await?;
     server.hang_up().await?;
 
     let info = job.info().await?;
     info.assert("status", "running")?;
-    check!(progress(&info) < SIZE, "the job is not half done: {info}");
+    let done = number(&info, "current-progress")?;
+    check!(done < SIZE, "the job is not half done: {info}");
     Ok(Caught {
         source,
         target,

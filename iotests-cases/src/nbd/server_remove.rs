@@ -5,6 +5,8 @@ use iotests_core::prelude::*;
 use nbd::client::{RequestError, StrictMode};
 use nbd::proto::{Errno, TransmissionFlags as Flags};
 
+use crate::json::items;
+
 defaults! { formats = [RAW], groups = [QUICK, EXPORT], host = Any }
 
 /// How an export is removed: the argument `mode`, if there is one.
@@ -86,8 +88,7 @@ impl<'t> Exported<'t> {
             let expected = json!({"id": id, "type": "nbd", "node-name": self.disk.name(), "shutting-down": false});
             exports.find(&expected)?;
         }
-        let number = exports.as_array().map(Vec::len);
-        check!(number == Some(expected.len()), "{exports}");
+        check!(items(&exports, "")?.len() == expected.len(), "{exports}");
         Ok(())
     }
 

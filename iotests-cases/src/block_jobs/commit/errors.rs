@@ -3,6 +3,7 @@
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer};
+use crate::json::number;
 
 /// An error that happens once, and what is to follow.
 struct Injected {
@@ -83,7 +84,7 @@ impl Injected {
         if self.is_in(layer) {
             let map = image.own_map().json().await?;
             let first = map.find(&json!({"start": 0, "data": true}))?;
-            let sector = first.at("offset")?.as_u64().unwrap_or_default() / 512;
+            let sector = number(first, "offset")? / 512;
             let mut error = match self.operation {
                 "flush" => json!({"event": "none", "iotype": "flush"}),
                 operation => json!({"event": format!("{operation}_aio"), "sector": sector}),

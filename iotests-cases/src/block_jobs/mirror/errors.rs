@@ -2,6 +2,8 @@
 
 use iotests_core::prelude::*;
 
+use crate::json::number;
+
 defaults! { needs = [Driver("blkdebug")] }
 
 const EIO: i32 = 5;
@@ -393,7 +395,7 @@ async fn of_a_full_target(t: &mut Test) -> CaseResult {
     let mut job = job.set("on-target-error", "enospc").start().await?;
     assert_stopped(&mut job, "paused", ENOSPC).await?;
     let at_rest = job.info().await?;
-    let done = at_rest["current-progress"].as_u64().unwrap_or_default();
+    let done = number(&at_rest, "current-progress")?;
     check!(done <= limit, "{done} bytes do not fit");
     vm.reopen_all([limited(copy.node(), None)]).await?;
     job.resume().await?;

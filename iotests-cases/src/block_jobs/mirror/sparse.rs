@@ -4,6 +4,8 @@ use std::os::unix::fs::MetadataExt;
 
 use iotests_core::prelude::*;
 
+use crate::json::{items, number};
+
 const SIZE: u64 = 20 * MIB;
 
 rows! {
@@ -71,8 +73,8 @@ async fn of_a_file(
     let job = vm.mirror("source").to("copy").start().await?;
     let ended = job.complete().await?;
     // Zeroing the target beforehand is no progress.
-    let copied = ended.event.at("data/offset")?.as_u64();
-    check!(copied <= Some(SIZE), "{copied:?} bytes were copied");
+    let copied = number(&ended.event, "data/offset")?;
+    check!(copied <= SIZE, "{copied} bytes were copied");
     vm.shutdown().await?;
 
     source.assert_same_as(&copy).await?;
@@ -115,9 +117,9 @@ async fn of_a_target_that_looks_for_zeroes(t: &mut Test, detection: &&str) -> Ca
     vm.shutdown().await?;
     copy.assert_reads(&content).await?;
     let map = copy.own_map().json().await?;
-    for part in map.as_array().into_iter().flatten() {
+    for part in items(&map, "")? {
         let stored = part["data"] == true && part["zero"] == false;
-        let start = part["start"].as_u64().unwrap_or_default();
+        let start = number(part, "start")?;
         check!(stored == (start < 6 * CLUSTER), "{part}");
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::ops::Range;
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer};
+use crate::json::number;
 
 use Layer::{Base, Mid, Top};
 
@@ -63,11 +64,11 @@ impl Place {
                 Mid => {
                     let map = image.own_map().json().await?;
                     let here = json!({"start": self.chunk.start, "data": true});
-                    map.find(&here)?.at("offset")?.as_u64()
+                    number(map.find(&here)?, "offset")?
                 }
-                _ => Some(self.chunk.start),
+                _ => self.chunk.start,
             };
-            error["sector"] = (offset.unwrap_or_default() / 512).into();
+            error["sector"] = (offset / 512).into();
         }
         let blkdebug = Node::new("blkdebug").child("image", image.protocol_node());
         Ok(node.file(blkdebug.set("inject-error", [error])))

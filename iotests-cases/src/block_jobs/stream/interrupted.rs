@@ -4,8 +4,9 @@ use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size};
 use super::{HELD, HURRIED};
-use crate::block_jobs::SCSI;
 use crate::block_jobs::served::Served;
+use crate::block_jobs::{NEGATIVE_SPEED, SCSI};
+use crate::json::number;
 
 use Layer::{Base, Mid, Top};
 
@@ -146,18 +147,19 @@ async fn passes_over_holes_at_any_speed(t: &mut Test) -> CaseResult {
     top.assert_layer(&last).await
 }
 
-/// A speed below nothing is refused, at the start and later, and changes nothing.
+/// A negative speed is refused, at the start and later, and changes nothing.
 #[case(upstream = "030::TestSetSpeed::test_set_speed_invalid")]
 async fn refuses_a_negative_speed(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let vm = chain.launch(t).await?;
-    let why = "speed' expects a non-negative value";
-    vm.stream("top").set("speed", -1).refused(why).await?;
+    let job = vm.stream("top").set("speed", -1);
+    job.refused(NEGATIVE_SPEED).await?;
     chain.assert_nodes_unchanged(&vm).await?;
 
     let job = held(&vm).await?;
     let slower = json!({"device": job.id(), "speed": -1});
-    vm.cmd("block-job-set-speed", slower).refused(why).await?;
+    let slower = vm.cmd("block-job-set-speed", slower);
+    slower.refused(NEGATIVE_SPEED).await?;
     check!(job.cancel().await?.outcome == Outcome::Cancelled);
     chain.assert_nodes_unchanged(&vm).await?;
     vm.shutdown().await?;
@@ -211,7 +213,7 @@ async fn ends_while_a_guest_writes(t: &mut Test, end: &Outcome) -> CaseResult {
     // A cluster that the top has data in, which is therefore written to where it is.
     let map = chain.top.own_map().json().await?;
     let here = map.find(&json!({"start": WRITTEN.start, "data": true}))?;
-    let at = here.at("offset")?.as_u64().unwrap_or_default();
+    let at = number(here, "offset")?;
     // A server does not let the file grow.
     std::fs::File::options()
         .write(true)

@@ -2,6 +2,8 @@
 
 use iotests_core::prelude::*;
 
+use crate::json::{items, number};
+
 defaults! { formats = [QCOW2], protocols = [FILE], groups = [QUICK, BACKING],
 unsupported_imgopts = ["compat", "data_file", "cluster_size", "extended_l2"] }
 
@@ -31,9 +33,8 @@ async fn each_part_comes_from_one_layer(t: &mut Test, end: &u64) -> CaseResult {
     ];
     expected.reverse();
     let map = top.map().json().await?;
-    for part in map.as_array().into_iter().flatten() {
-        let (start, length) = (part["start"].as_u64(), part["length"].as_u64());
-        let (start, length) = start.zip(length).unwrap_or_default();
+    for part in items(&map, "")? {
+        let (start, length) = (number(part, "start")?, number(part, "length")?);
         let last = expected.pop();
         let (range, depth, zero) = last.ok_or_else(|| Failure::new("there are more parts"))?;
         check!(start == range.start, "{part}");

@@ -7,6 +7,7 @@ use iotests_core::author::{KEY, KEY_ID};
 use iotests_core::prelude::*;
 
 use super::with_cpu_time;
+use crate::json::number;
 
 mod copies;
 
@@ -100,8 +101,8 @@ async fn is_enough_for_a_copy(t: &mut Test, source: &Source, options: &Options) 
     };
     let measured = call.arg(image.filename()).json().await?;
     before.assert_unchanged()?;
-    let number = |name| Ok::<_, Failure>(measured.at(name)?.as_u64().unwrap_or(0));
-    let (required, whole) = (number("required")?, number("fully-allocated")?);
+    let required = number(&measured, "required")?;
+    let whole = number(&measured, "fully-allocated")?;
     check!(required <= whole);
     check!(whole >= source.size);
     let copy = t
