@@ -34,7 +34,8 @@ rows! {
     "add-without-a-name" => ADD, || add("", json!({})), "Bitmap name cannot be empty";
     "add-a-long-name" => ADD, || add(&"n".repeat(LONGEST + 1), json!({})), "Bitmap name too long";
     "add-a-long-name-to-be-stored" => ADD,
-        || add(&"n".repeat(LONGEST + 1), json!({"persistent": true})), "ame";
+        || add(&"n".repeat(LONGEST + 1), json!({"persistent": true})),
+        "Name length exceeds maximum (1023 characters)";
     "add-with-no-granularity" => ADD, || add("new", json!({"granularity": 0})),
         "Granularity must be power of 2";
     "add-with-an-odd-granularity" => ADD, || add("new", json!({"granularity": 3000})),
@@ -42,11 +43,12 @@ rows! {
     "add-with-a-granularity-below-a-sector" => ADD, || add("new", json!({"granularity": 256})),
         "Granularity must be power of 2";
     "store-with-a-granularity-above-2-gib" => ADD,
-        || add("new", json!({"granularity": 1_u64 << 31 << 1, "persistent": true})), "granularity";
+        || add("new", json!({"granularity": 1_u64 << 31 << 1, "persistent": true})),
+        "Parameter 'granularity' expects uint32_t";
     "add-to-nobody" => ADD, || json!({"node": "nobody", "name": "new"}),
         "Cannot find device='nobody'";
     "store-in-a-raw-image" => ADD, || json!({"node": "raw", "name": "new", "persistent": true}),
-        "persistent";
+        "Can't store persistent bitmaps to raw";
     "remove-what-is-not-there" => "block-dirty-bitmap-remove", || add("nobody", json!({})),
         "Dirty bitmap 'nobody' not found";
     "clear-what-is-not-there" => "block-dirty-bitmap-clear", || add("nobody", json!({})),

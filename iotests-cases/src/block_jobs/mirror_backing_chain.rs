@@ -224,20 +224,21 @@ impl Onto {
 }
 
 /// See docs/qemu-findings.md: the target has no backing node while it is asked what reads as zeroes.
-pub(super) const SHOWS_THROUGH: KnownBug = known(
-    "drive-mirror does not write zeroes over what is behind its target",
-    "expected 0x00",
-    since(10, 1),
-);
+pub(super) const fn shows_through(says: &'static str) -> KnownBug {
+    let why = "drive-mirror does not write zeroes over what is behind its target";
+    known(why, says, since(10, 1))
+}
 
 /// In the end the disk is on the target, with the chain that `sync` and the target ask for; no data is
 /// lost, zeroes hide what is behind the target, and the source keeps its own chain.
 #[case(
     upstream = "155::{onto}::test{sync}", rows = (ONTO, SYNCS),
-    known_bugs = [SHOWS_THROUGH.only(&[
-        &["made-by-the-mirror", "top"],
-        &["a-file-with-a-backing-file", "full"],
-    ])]
+    known_bugs = [
+        shows_through("top holds 0x22 in 0x20000..0x21000, expected 0x00")
+            .only(&[&["made-by-the-mirror", "top"]]),
+        shows_through("top holds 0x9a in 0x140000..0x140800, expected 0x00")
+            .only(&[&["a-file-with-a-backing-file", "full"]]),
+    ]
 )]
 async fn ends_with_the_chain_that_was_asked_for(
     t: &mut Test,

@@ -25,3 +25,5 @@ const SCSI: [Requirement; 2] = [Device("virtio-scsi-pci"), Device("virtio-scsi-c
 
 /// A speed at which a job never gets beyond its first request.
 const HELD: u64 = 1;
+
+const NEGATIVE_SPEED: &str = "Parameter 'speed' expects a non-negative value";

@@ -16,7 +16,8 @@ async fn is_up_to_the_guest(t: &mut Test) -> CaseResult {
     let _server = vm.nbd_server().start().await?;
     for node in ["again", "file"] {
         let add = json!({"type": "nbd", "id": "other", "node-name": node, "writable": true});
-        vm.cmd("block-export-add", add).refused("'write'").await?;
+        let why = "Permission conflict on node 'file': permissions 'write'";
+        vm.cmd("block-export-add", add).refused(why).await?;
     }
     vm.disk("disk").write(0x43, 0..CLUSTER).await?;
     vm.disk("disk").unplug().await?;

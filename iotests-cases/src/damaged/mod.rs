@@ -78,7 +78,12 @@ async fn assert_refused(t: &Test, image: &Image, error: &str) -> CaseResult {
     image.io(["read 0 512"]).expect_error(error).await?;
     image.io(["write 0 512"]).expect_error(error).await?;
     // A machine logs what it finds in a VHDX.
-    let vm = t.host().key().tolerate("VHDX ").launch().await?;
+    let vm = t
+        .host()
+        .key()
+        .tolerate("VHDX BAT entry")
+        .tolerate("VHDX region");
+    let vm = vm.launch().await?;
     vm.add_node(image.node()).refused(error).await?;
     vm.shutdown().await?;
     file.assert_unchanged()

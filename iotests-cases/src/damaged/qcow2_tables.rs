@@ -63,10 +63,12 @@ const NEW: u64 = CLUSTER;
 
 rows! {
     DAMAGES: Damage { edit, write, error, repaired };
-    "unaligned-data" => |it| Edit::Be64(it.l2, (it.data + 512) | COPIED), 0, "unaligned", false;
-    "unaligned-l2" => |it| Edit::Be64(it.l1, (it.l2 + 512) | COPIED), 0, "unaligned", false;
-    "unaligned-refcount-block" => |it| Edit::Be64(it.refcounts, it.block + 512), NEW, "unaligned",
-        false;
+    "unaligned-data" => |it| Edit::Be64(it.l2, (it.data + 512) | COPIED), 0,
+        "Data cluster offset 0x50200 unaligned", false;
+    "unaligned-l2" => |it| Edit::Be64(it.l1, (it.l2 + 512) | COPIED), 0,
+        "L2 table offset 0x40200 unaligned", false;
+    "unaligned-refcount-block" => |it| Edit::Be64(it.refcounts, it.block + 512), NEW,
+        "Refblock offset 0x20200 unaligned", false;
     "data-in-the-l1-table" => |it| Edit::Be64(it.l2, it.l1 | COPIED), 0,
         "overlaps with active L1 table", true;
     "data-in-the-l2-table" => |it| Edit::Be64(it.l2, it.l2 | COPIED), 0,

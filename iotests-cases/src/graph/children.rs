@@ -29,8 +29,9 @@ rows! {
     "last-but-threshold" => || json!({"parent": "two", "child": "children.1"}),
         "The number of children cannot be lower than the vote threshold 2";
     "child-that-is-not-there" => || json!({"parent": "three", "child": "children.9"}),
-        "child 'children.9'";
-    "child-that-has-it" => || json!({"parent": "three", "node": "three"}), "cycle";
+        "Node 'three' does not have child 'children.9'";
+    "child-that-has-it" => || json!({"parent": "three", "node": "three"}),
+        "Making 'three' a children.3 child of 'three' would create a cycle";
 }
 
 /// A child that a node cannot get or lose is refused, and nothing has changed; both quorums work as before.

@@ -66,7 +66,7 @@ async fn write_pieces(client: &nbd::Client, byte: u8, range: Range<u64>) -> Case
 /// See docs/qemu-findings.md.
 const LOST: KnownBug = known(
     "what a client writes while a snapshot is undone is lost with the overlay",
-    "holds 0x",
+    "disk holds 0x11 in 0x",
     since(8, 0),
 )
 .fixed_in(["10.1"])
@@ -162,10 +162,12 @@ struct Drive {
 
 rows! {
     DRIVES: Drive { more, error };
-    "to-an-unknown-format" => || json!({"format": "nonsense"}), "nonsense";
+    "to-an-unknown-format" => || json!({"format": "nonsense"}),
+        "Unknown file format 'nonsense'";
     "to-what-is-not-there" => || json!({"mode": "existing", "target": "/nowhere"}),
-        "Could not open '/nowhere'";
-    "to-where-nothing-can-be" => || json!({"target": "/nowhere/copy"}), "/nowhere/copy";
+        "Could not open '/nowhere': No such file or directory";
+    "to-where-nothing-can-be" => || json!({"target": "/nowhere/copy"}),
+        "Could not create '/nowhere/copy': No such file or directory";
 }
 
 /// After a backup to a file that could not begin, the guest goes on writing.

@@ -18,7 +18,7 @@ struct Attempt {
 rows! {
     ATTEMPTS: Attempt { command, arguments, error };
     "resizing" => "block_resize", || json!({"node-name": "disk", "size": 2 * MIB}),
-        "inactive";
+        "Permission 'resize' unavailable on inactive node";
     "taking-an-internal-snapshot" => "blockdev-snapshot-internal-sync",
         || json!({"device": "disk", "name": "then"}), "does not support internal snapshots";
 }

@@ -209,6 +209,14 @@ rows! {
         upstream = "TestLongBitmapNames::test_alias_on_src_migration";
 }
 
+/// What a target prints whose migration ends in the middle of a bitmap; which of it depends on the version.
+const CUT_SHORT: [&str; 4] = [
+    "Unable to read node alias string",
+    "error while loading state for instance 0x0 of device 'dirty-bitmap'",
+    "check_section_footer: Read section footer failed",
+    "load of migration failed",
+];
+
 /// A bitmap whose name is too long to be sent keeps its guest from leaving, and both go on; under a
 /// short name it is sent.
 #[case(upstream = "300::{long}", rows = TOO_LONG)]
@@ -220,10 +228,8 @@ async fn keeps_a_bitmap_whose_name_is_too_long(t: &mut Test, long: &TooLong) -> 
     add_bitmap(&source, second, 1).await?;
     let sent = [facts(&source, bitmap).await?, facts(&source, second).await?];
 
-    // What it says of its end depends on when that comes.
-    let gone = machine(t, "gone", &["node0"])
-        .incoming("defer")
-        .tolerate("");
+    let gone = machine(t, "gone", &["node0"]).incoming("defer");
+    let gone = CUT_SHORT.into_iter().fold(gone, MachineBuilder::tolerate);
     let gone = gone.launch().await?;
     let mapped = match long.mapped {
         AtTheSource => Some((&source, &name, &other)),

@@ -57,7 +57,9 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     vm.wait_run_state("running").await?;
     vm.assert_read_only(&[("top", false), ("base", true)])
         .await?;
-    base.io(["quit"]).expect_error("Failed to get").await?;
+    base.io(["quit"])
+        .expect_error("Failed to get \"write\" lock")
+        .await?;
     disk.write(0x22, 4 * KIB..8 * KIB).await?;
     disk.assert_pattern(0x11, 8 * KIB..MIB).await?;
 

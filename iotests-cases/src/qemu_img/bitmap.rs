@@ -138,9 +138,9 @@ rows! {
     "too-fine" => &["--add", "-g", "256"], "new", GRANULARITY;
     "too-coarse" => &["--add", "-g", "4G"], "new", GRANULARITY;
     "source-of-nothing" => &["--clear", "-b", "SOURCE", "-F", "qcow2"], "b",
-        "Merge bitmap source file only supported with";
+        "Merge bitmap source file only supported with --merge";
     "format-of-no-source" => &["--merge", "other", "-F", "qcow2"], "b", "-F only supported with -b";
-    "no-name" => &["--add"], "", "itmap name cannot be empty";
+    "no-name" => &["--add"], "", "Bitmap name cannot be empty";
     "of-a-source-without" => &["-b", "EMPTY", "-F", "qcow2", "--merge", "b"], "b",
         "Dirty bitmap 'b' not found";
 }

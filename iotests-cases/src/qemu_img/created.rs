@@ -33,7 +33,7 @@ rows! {
     "with-an-empty-option" => &["-f", "qcow2", "-o", ""], "1M", "Invalid option list";
     "with-an-unknown-option" => &["-f", "qcow2", "-o", "nonsense=1"], "1M",
         "Invalid parameter 'nonsense'";
-    "negative" => &["-f", "qcow2"], "-1", "mage size";
+    "negative" => &["-f", "qcow2"], "-1", "Invalid image size specified";
     "without-a-size" => &["-f", "qcow2", "-o", "lazy_refcounts=on"], "",
         "Image creation needs a size parameter";
     "larger-than-its-tables-allow" => &["-f", "qcow2", "-o", "cluster_size=512"], "1P",

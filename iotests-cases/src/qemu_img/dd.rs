@@ -155,7 +155,7 @@ rows! {
     "no-such-operand" => &["seek=1"], "unrecognized operand seek";
     "no-operand" => &["bs"], "unrecognized operand bs";
     "no-such-format" => &["-O", "nonsense"], "Unknown file format";
-    "no-such-source" => &["if=/nonsense"], "Could not open";
+    "no-such-source" => &["if=/nonsense"], "Could not open '/nonsense'";
 }
 
 /// Nonsense is refused, and the file that was to be the target stays as it is.

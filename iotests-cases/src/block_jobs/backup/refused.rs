@@ -2,6 +2,8 @@
 
 use iotests_core::prelude::*;
 
+use crate::block_jobs::refusals::refused_with;
+use crate::block_jobs::{HELD, NEGATIVE_SPEED};
 use crate::json::with;
 
 /// What is asked for beside a backup of all of the disk, and why it is refused.
@@ -10,6 +12,9 @@ struct Refusal {
     error: &'static str,
 }
 
+const SIZES: &str = "Source and target image have different sizes";
+const WORKERS: &str = "max-workers must be between 1 and 2147483647";
+
 rows! {
     REFUSALS: Refusal { more, error };
     "unknown-disk" => || json!({"device": "nobody"}),
@@ -17,15 +22,16 @@ rows! {
     "unknown-target" => || json!({"target": "nobody"}),
         "Cannot find device='nobody' nor node-name='nobody'";
     "to-itself" => || json!({"target": "disk"}), "Source and target cannot be the same";
-    "to-a-smaller-target" => || json!({"target": "small"}), "different";
-    "to-a-larger-target" => || json!({"target": "large"}), "different";
-    "to-a-read-only-target" => || json!({"target": "fixed"}), "read-only";
+    "to-a-smaller-target" => || json!({"target": "small"}), SIZES;
+    "to-a-larger-target" => || json!({"target": "large"}), SIZES;
+    "to-a-read-only-target" => || json!({"target": "fixed"}), "Block node is read-only";
     "to-what-a-guest-has" => || json!({"target": "other"}), "Permission conflict on node 'other'",
         host = System;
     "bad-id" => || json!({"job-id": "1 2"}), "Invalid job ID '1 2'";
-    "negative-speed" => || json!({"speed": -1}), "speed";
-    "unknown-mode" => || json!({"sync": "some"}), "some";
-    "unknown-policy" => || json!({"on-target-error": "retry"}), "retry";
+    "negative-speed" => || json!({"speed": -1}), NEGATIVE_SPEED;
+    "unknown-mode" => || json!({"sync": "some"}), "Parameter 'sync' does not accept value 'some'";
+    "unknown-policy" => || json!({"on-target-error": "retry"}),
+        "Parameter 'on-target-error' does not accept value 'retry'";
     "bitmap-mode-without-bitmap" => || json!({"sync": "incremental"}),
         "must provide a valid bitmap name for 'incremental' sync mode";
     "bitmap-without-its-mode" => || json!({"bitmap": "recorded", "sync": "bitmap"}),
@@ -45,10 +51,9 @@ rows! {
         "sync mode 'none' does not produce meaningful bitmap outputs";
     "compressed-to-raw" => || json!({"compress": true, "target": "raw"}),
         "Compression is not supported";
-    "no-workers" => || json!({"x-perf": {"max-workers": 0}}), "max-workers must be";
-    "more-workers-than-numbers" => || json!({"x-perf": {"max-workers": 1_u64 << 31}}),
-        "max-workers must be";
-    "negative-chunk" => || json!({"x-perf": {"max-chunk": -1}}), "max-chunk must be zero";
+    "no-workers" => || json!({"x-perf": {"max-workers": 0}}), WORKERS;
+    "more-workers-than-numbers" => || json!({"x-perf": {"max-workers": 1_u64 << 31}}), WORKERS;
+    "negative-chunk" => || json!({"x-perf": {"max-chunk": -1}}), "max-chunk must be zero (which means no limit) or positive";
     "chunk-below-a-cluster" => || json!({"x-perf": {"max-chunk": 512}}),
         "Required max-chunk (512) is less than backup cluster size (65536)";
     "chunk-below-a-cluster-with-a-bitmap" => || json!({
@@ -56,9 +61,9 @@ rows! {
         }),
         "Required max-chunk (512) is less than backup cluster size (65536)";
     "to-a-smaller-target-with-a-bitmap" =>
-        || json!({"sync": "incremental", "bitmap": "recorded", "target": "small"}),
-        "different";
-    "name-of-a-filter-in-use" => || json!({"filter-node-name": "copy"}), "copy";
+        || json!({"sync": "incremental", "bitmap": "recorded", "target": "small"}), SIZES;
+    "name-of-a-filter-in-use" => || json!({"filter-node-name": "copy"}),
+        "Duplicate nodes with node-name='copy'";
 }
 
 /// A backup that cannot be done is refused; the machine, its bitmaps and all files are as they were.
@@ -112,33 +117,36 @@ struct Attempt {
     error: &'static str,
 }
 
+const BITMAP: &str = "Bitmap 'recorded' is currently in use by another operation";
+const TARGET: &str = "Node 'copy' is busy: block device is in use by block job: backup";
+
 rows! {
     ATTEMPTS: Attempt { command, arguments, error };
-    "the-bitmap-is-removed" => "block-dirty-bitmap-remove", bitmap, "in use";
-    "the-bitmap-is-cleared" => "block-dirty-bitmap-clear", bitmap, "in use";
-    "the-bitmap-is-disabled" => "block-dirty-bitmap-disable", bitmap, "in use";
+    "the-bitmap-is-removed" => "block-dirty-bitmap-remove", bitmap, BITMAP;
+    "the-bitmap-is-cleared" => "block-dirty-bitmap-clear", bitmap, BITMAP;
+    "the-bitmap-is-disabled" => "block-dirty-bitmap-disable", bitmap, BITMAP;
     "the-bitmap-is-merged-into" => "block-dirty-bitmap-merge",
-        || json!({"node": "disk", "target": "recorded", "bitmaps": ["other"]}), "in use";
+        || json!({"node": "disk", "target": "recorded", "bitmaps": ["other"]}), BITMAP;
     "the-bitmap-is-merged-from" => "block-dirty-bitmap-merge",
-        || json!({"node": "disk", "target": "other", "bitmaps": ["recorded"]}), "in use";
+        || json!({"node": "disk", "target": "other", "bitmaps": ["recorded"]}), BITMAP;
     "the-bitmap-is-exported" => "block-export-add", || json!({"type": "nbd", "id": "export",
-        "node-name": "disk", "bitmaps": ["recorded"]}), "in use";
+        "node-name": "disk", "bitmaps": ["recorded"]}), BITMAP;
     "a-transaction-clears-the-bitmap" => "transaction", || json!({"actions": [
             {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "other"}},
             {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "recorded"}},
-        ]}), "in use";
+        ]}), BITMAP;
     "the-bitmap-is-backed-up-again" => "blockdev-backup",
         || json!({"job-id": "again", "device": "disk", "target": "more", "sync": "incremental",
-        "bitmap": "recorded"}), "in use";
+        "bitmap": "recorded"}), BITMAP;
     "another-backup-has-the-target" => "blockdev-backup",
-        || json!({"job-id": "again", "device": "disk", "target": "copy", "sync": "full"}), "in use";
+        || json!({"job-id": "again", "device": "disk", "target": "copy", "sync": "full"}), TARGET;
     "the-target-is-resized" => "block_resize", || json!({"node-name": "copy", "size": 2 * MIB}),
-        "in use";
+        TARGET;
     "the-disk-is-resized" => "block_resize", || json!({"node-name": "disk", "size": 2 * MIB}),
-        "resize";
-    "the-target-is-removed" => "blockdev-del", || json!({"node-name": "copy"}), "in use";
-    "the-disk-gets-an-overlay" => "blockdev-snapshot", || json!({"node": "copy",
-        "overlay": "more"}), "in use";
+        "Permission conflict on node 'disk': permissions 'resize'";
+    "the-target-is-removed" => "blockdev-del", || json!({"node-name": "copy"}), TARGET;
+    "the-target-gets-an-overlay" => "blockdev-snapshot", || json!({"node": "copy",
+        "overlay": "more"}), TARGET;
 }
 
 fn bitmap() -> Value {
@@ -162,14 +170,14 @@ async fn while_one_runs(t: &mut Test, attempt: &Attempt) -> CaseResult {
     let backup = backup
         .set("bitmap", "recorded")
         .set("x-perf", json!({"max-chunk": CLUSTER}));
-    let job = backup.speed(super::super::HELD).start().await?;
+    let job = backup.speed(HELD).start().await?;
     let begun = |job: &Value| job["current-progress"].as_u64() > Some(0);
     job.until("its first step", begun).await?;
 
     let before = vm.state().await?;
-    vm.cmd(attempt.command, (attempt.arguments)())
-        .expect_error(attempt.error)
-        .await?;
+    let error = refused_with(attempt.command, attempt.error);
+    let attempt = vm.cmd(attempt.command, (attempt.arguments)());
+    attempt.expect_error(error).await?;
     vm.assert_same_graph_as(&before).await?;
     vm.disk("disk")
         .write(0x33, 4 * CLUSTER..5 * CLUSTER)

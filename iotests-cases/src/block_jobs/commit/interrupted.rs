@@ -2,9 +2,8 @@
 
 use iotests_core::prelude::*;
 
-use super::HELD;
 use super::chain::{Chain, Layer, Size};
-use crate::block_jobs::SCSI;
+use crate::block_jobs::{HELD, NEGATIVE_SPEED, SCSI};
 
 use Size::{Full, Zero};
 
@@ -259,7 +258,7 @@ async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
     job.set_speed(2).await?;
     let whose = json!({"device": job.id(), "speed": -1});
     vm.cmd("block-job-set-speed", whose)
-        .expect_error("speed")
+        .expect_error(NEGATIVE_SPEED)
         .await?;
     job.block_info()
         .await?

@@ -9,8 +9,6 @@ use super::refusals::Attempt;
 const BUSY: &str = "is in use by block job: commit";
 /// The job uses it as well.
 const NO_ROOT: &str = "Need a root block node";
-/// Before 9.0, no more was said.
-const IN_USE: &str = "is in use";
 const FROZEN: &str = "Cannot change frozen 'backing' link from 'mid' to 'base'";
 const NO_WRITE: &str = "Permission conflict on node 'base': permissions 'write'";
 const NO_READ: &str = "Permission conflict on node 'mid': permissions 'consistent read'";
@@ -26,7 +24,7 @@ rows! {
     "commit-again" => "block-commit", again, NO_ROOT;
     "commit-beside" => "block-commit", beside, BUSY;
     "stream" => "block-stream", stream, BUSY;
-    "resize-base" => "block_resize", resize, IN_USE;
+    "resize-base" => "block_resize", resize, BUSY;
     "write-base" => "block-export-add", write_base, NO_WRITE;
     "read-mid" => "block-export-add", read_mid, NO_READ;
     "reopen" => "blockdev-reopen", without_backing, FROZEN;

@@ -20,9 +20,9 @@ async fn a_node_needs_a_name_for_its_job(t: &mut Test) -> CaseResult {
     let vm = orphans(t).await?;
     let arguments = json!({"device": "src", "target": "dest", "sync": "full"});
     let nameless = vm.cmd("blockdev-mirror", arguments.clone());
-    nameless.refused("job ID").await?;
+    nameless.refused("Invalid job ID ''").await?;
     let named = vm.job("blockdev-mirror", arguments).id("");
-    named.refused("job ID").await?;
+    named.refused("Invalid job ID ''").await?;
     vm.shutdown().await?;
     Ok(())
 }
@@ -48,7 +48,7 @@ async fn a_node_of_nobody_is_mirrored(t: &mut Test) -> CaseResult {
 async fn a_read_only_target_is_refused(t: &mut Test) -> CaseResult {
     let vm = orphans(t).await?;
     let job = vm.mirror("src").to("dest-ro");
-    job.refused("read-only").await?;
+    job.refused("Block node is read-only").await?;
     vm.shutdown().await?;
     Ok(())
 }

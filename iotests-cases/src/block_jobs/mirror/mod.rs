@@ -5,7 +5,7 @@
 
 use iotests_core::prelude::*;
 
-use super::HELD;
+use super::{HELD, NEGATIVE_SPEED};
 
 defaults! {
     formats = [QCOW2, QED],

@@ -145,17 +145,20 @@ struct Wrong {
 
 rows! {
     REFUSALS: Wrong { name, value, text };
-    "unknown-device" => "device", Some("nonexistent"), "'nonexistent'",
+    "unknown-device" => "device", Some("nonexistent"),
+        "Cannot find device='nonexistent' nor node-name='nonexistent'",
         upstream = "test_device_not_found";
-    "a-file-that-is-not-there" => "mode", Some("existing"), "No such file",
+    "a-file-that-is-not-there" => "mode", Some("existing"), "No such file or directory",
         upstream = "test_image_not_found";
-    "no-sync" => "sync", None, "'sync' is missing", upstream = "test_wrong_sync_mode";
-    "no-node-name" => "node-name", None, "node-name must be provided",
+    "no-sync" => "sync", None, "Parameter 'sync' is missing", upstream = "test_wrong_sync_mode";
+    "no-node-name" => "node-name", None,
+        "a node-name must be provided when replacing a named node of the graph",
         upstream = "test_no_node_name";
-    "replaces-nobody" => "replaces", Some("img77"), "'img77'",
+    "replaces-nobody" => "replaces", Some("img77"), "Failed to find node with node-name='img77'",
         upstream = "test_nonexistent_replaces";
-    "replaces-itself" => "replaces", Some("repair0"), "'repair0'";
-    "no-medium" => "device", Some("drive0"), "has no medium",
+    "replaces-itself" => "replaces", Some("repair0"),
+        "Cannot replace 'repair0' by a node mirrored from 'quorum0'";
+    "no-medium" => "device", Some("drive0"), "Device 'drive0' has no medium",
         upstream = "test_medium_not_found", host = System, needs = [Device("ide-cd")];
 }
 
@@ -205,7 +208,8 @@ async fn has_a_child_with_a_snapshot(t: &mut Test) -> CaseResult {
         "format": snapshot.format().name(),
     });
     vm.cmd("blockdev-snapshot-sync", arguments).await?;
-    quorum.mirror(&vm).refused("img1").await?;
+    let why = "Node 'img1' is busy: node is used as backing hd of 'snap1'";
+    quorum.mirror(&vm).refused(why).await?;
     let job = quorum.mirror(&vm).set("replaces", "snap1").start().await?;
     job.complete().await?;
     Quorum::assert_children(&vm, ["img0", "repair0", "img2"], content()).await?;

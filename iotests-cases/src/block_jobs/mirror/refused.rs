@@ -2,16 +2,18 @@
 
 use iotests_core::prelude::*;
 
-use super::HELD;
 use super::pair::{NODES, ONTO, Onto, Pair};
+use super::{HELD, NEGATIVE_SPEED};
 
-/// A mirror of nobody is refused, and changes nothing.
+const NO_NODE: &str = "Cannot find device='nonexistent' nor node-name='nonexistent'";
+
+/// A mirror of a node that does not exist is refused, and changes nothing.
 #[case(upstream = "041::{onto}::test_device_not_found", rows = ONTO)]
 async fn needs_a_source(t: &mut Test, onto: &Onto) -> CaseResult {
     let pair = Pair::create(t, onto).await?;
     let vm = pair.launch(t).await?;
     let job = pair.mirror(&vm).set("device", "nonexistent");
-    job.refused("'nonexistent'").await?;
+    job.refused(NO_NODE).await?;
     vm.shutdown().await?;
     pair.assert_source_unchanged()
 }
@@ -29,17 +31,22 @@ struct Wrong {
     text: &'static str,
 }
 
+const GRANULARITY: &str = "Parameter 'granularity' expects a value in range [512B, 64MB]";
+
 rows! {
     ARGUMENTS: Wrong { name, value, text };
-    "granularity-of-no-power-of-2" => "granularity", || 65537.into(), "power of 2";
-    "small-granularity" => "granularity", || 256.into(), "'granularity'";
-    "large-granularity" => "granularity", || (128 * MIB).into(), "'granularity'";
-    "negative-buffer" => "buf-size", || (-1).into(), "'buf-size'";
-    "negative-speed" => "speed", || (-1).into(), "'speed'";
-    "incremental" => "sync", || "incremental".into(), "not supported";
-    "by-bitmap" => "sync", || "bitmap".into(), "not supported";
-    "replaces-nobody" => "replaces", || "nonexistent".into(), "'nonexistent'";
-    "unknown-policy" => "on-target-error", || "auto2".into(), "auto2";
+    "granularity-of-no-power-of-2" => "granularity", || 65537.into(),
+        "Parameter 'granularity' expects a power of 2";
+    "small-granularity" => "granularity", || 256.into(), GRANULARITY;
+    "large-granularity" => "granularity", || (128 * MIB).into(), GRANULARITY;
+    "negative-buffer" => "buf-size", || (-1).into(), "Invalid parameter 'buf-size'";
+    "negative-speed" => "speed", || (-1).into(), NEGATIVE_SPEED;
+    "incremental" => "sync", || "incremental".into(), "Sync mode 'incremental' not supported";
+    "by-bitmap" => "sync", || "bitmap".into(), "Sync mode 'bitmap' not supported";
+    "replaces-nobody" => "replaces", || "nonexistent".into(),
+        "Failed to find node with node-name='nonexistent'";
+    "unknown-policy" => "on-target-error", || "auto2".into(),
+        "Parameter 'on-target-error' does not accept value 'auto2'";
 }
 
 /// What a mirror cannot do is refused, and changes nothing.
@@ -55,12 +62,14 @@ async fn needs_arguments_that_make_sense(t: &mut Test, onto: &Onto, wrong: &Wron
 
 rows! {
     TARGETS: (&str, &str);
-    "itself" => ("top", "into itself"), upstream = "test_mirror_to_self";
-    "its-backing-node" => ("base", "base");
-    "nowhere" => ("nonexistent", "'nonexistent'");
-    "the-disk-of-a-guest" => ("guest", "guest");
-    "a-read-only-node" => ("read-only", "read-only");
-    "the-target-of-another-job" => ("busy", "busy");
+    "itself" => ("top", "Can't mirror node into itself"), upstream = "test_mirror_to_self";
+    "its-backing-node" => ("base",
+        "Node 'base' is busy: node is used as backing hd of 'top'");
+    "nowhere" => ("nonexistent", NO_NODE);
+    "the-disk-of-a-guest" => ("guest", "Permission conflict on node 'guest'");
+    "a-read-only-node" => ("read-only", "Block node is read-only");
+    "the-target-of-another-job" => ("busy",
+        "Node 'busy' is busy: block device is in use by block job: mirror");
 }
 
 /// A mirror to a node that is none of its own is refused, and changes nothing.
@@ -94,11 +103,11 @@ rows! {
 
 rows! {
     FILES: (&str, &str, &str);
-    "a-file-that-is-not-there" => ("mode", "existing", "No such file"),
+    "a-file-that-is-not-there" => ("mode", "existing", "No such file or directory"),
         upstream = "test_image_not_found";
-    "an-unknown-format" => ("format", "nonsense", "nonsense");
-    "a-node-name-in-use" => ("node-name", "base", "node-name");
-    "a-folder" => ("target", "/", "/");
+    "an-unknown-format" => ("format", "nonsense", "Unknown file format 'nonsense'");
+    "a-node-name-in-use" => ("node-name", "base", "Duplicate nodes with node-name='base'");
+    "a-folder" => ("target", "/", "Could not create '/': Is a directory");
 }
 
 /// A mirror to a file that cannot be opened is refused, and makes none.
@@ -135,7 +144,7 @@ async fn needs_a_medium(t: &mut Test, onto: &Onto) -> CaseResult {
     };
     let job = json!({"device": "drive0", "target": target, "sync": "full"});
     let job = vm.job(onto.command, job);
-    job.refused("has no medium").await?;
+    job.refused("Device 'drive0' has no medium").await?;
     vm.shutdown().await?;
     pair.assert_source_unchanged()
 }

@@ -11,21 +11,21 @@ use Layer::{Base, Mid, Top};
 const BUSY: &str = "is in use by block job: stream";
 /// The filter of the job uses it.
 const NO_ROOT: &str = "Need a root block node";
-const IN_USE: &str = "is in use";
 
 rows! {
     ATTEMPTS: Attempt { command, arguments, error };
     "stream-again" => "block-stream", again, BUSY;
     "stream-below" => "block-stream", below, BUSY;
     "commit" => "block-commit", commit, NO_ROOT;
-    "resize-top" => "block_resize", |_| json!({"node-name": "top", "size": 4 * MIB}), IN_USE;
-    "resize-mid" => "block_resize", |_| json!({"node-name": "mid", "size": 4 * MIB}), IN_USE;
-    "reopen" => "blockdev-reopen", without_backing, "frozen";
+    "resize-top" => "block_resize", |_| json!({"node-name": "top", "size": 4 * MIB}), BUSY;
+    "resize-mid" => "block_resize", |_| json!({"node-name": "mid", "size": 4 * MIB}), BUSY;
+    "reopen" => "blockdev-reopen", without_backing,
+        "Cannot change frozen 'backing' link from 'top' to 'mid'";
     "rename-mid" => "change-backing-file", rename, NO_ROOT;
-    "remove-top" => "blockdev-del", |_| json!({"node-name": "top"}), IN_USE;
+    "remove-top" => "blockdev-del", |_| json!({"node-name": "top"}), BUSY;
     "same-id" => "block-stream", |_| json!({"job-id": "job", "device": "other"}),
         "Job ID 'job' already in use";
-    "same-filter" => "block-stream", same_filter, "named";
+    "same-filter" => "block-stream", same_filter, "Duplicate nodes with node-name='named'";
 }
 
 fn again(_: &Chain) -> Value {

@@ -133,7 +133,9 @@ async fn get_a_throttle_filter(t: &mut Test) -> CaseResult {
         vm.assert_block_path("other", "/file", "limit").await?;
         vm.assert_block_path("other", "/file/file", "other-file")
             .await?;
-        vm.remove_node("limit").refused("limit is in use").await?;
+        vm.remove_node("limit")
+            .refused("Block device limit is in use")
+            .await?;
         // One in a tenth of a second is let through, unless the filter goes.
         for at in 0..4 {
             let (byte, cluster) = (0xd0 + at as u8, 26 + turn * 4 + at);
@@ -170,9 +172,11 @@ async fn change_their_throttle_group(t: &mut Test) -> CaseResult {
         vm.disk("limit").io("aio_write -P 0x11 0 64k").await?;
         vm.reopen_all([limit.clone().set("throttle-group", group)])
             .await?;
-        delete(group)
-            .refused(either("in use", "active references"))
-            .await?;
+        let (used, referenced) = (
+            format!("object '{group}' is in use, can not be deleted"),
+            format!("Cannot delete throttle group '{group}' with active references"),
+        );
+        delete(group).refused(either(used, referenced)).await?;
     }
     delete("one").await?;
     let held = own("base").written(0x11, clusters(0..1));

@@ -125,7 +125,7 @@ const OVERLAY: &[(Change, &str)] = &[
     // What is above it could be changed.
     (
         |node| raw(node).set("detect-zeroes", "on"),
-        "option 'driver'",
+        "Cannot change the option 'driver'",
     ),
 ];
 

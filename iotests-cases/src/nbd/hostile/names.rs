@@ -21,8 +21,10 @@ async fn have_a_greatest_length(t: &mut Test) -> CaseResult {
         vm.cmd("block-export-add", export)
     };
     let (name, description) = (format!("{longest}n"), format!("{longest}d"));
-    add(&name, "").refused("too long").await?;
-    add("disk", &description).refused("too long").await?;
+    let why = format!("export name '{name}' too long");
+    add(&name, "").refused(why).await?;
+    let why = format!("description '{description}' too long");
+    add("disk", &description).refused(why).await?;
     add(&longest, &longest).await?;
 
     let client = nbd::Client::builder().context("base:allocation");
@@ -45,7 +47,7 @@ struct Choice {
 
 const NUL: KnownBug = known(
     "the name for EXPORT_NAME ends at a NUL, so that one can be found which is another",
-    "a client got",
+    "a client got 10 bytes",
     ALWAYS,
 );
 

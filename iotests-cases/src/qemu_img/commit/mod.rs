@@ -207,7 +207,8 @@ struct Refused {
     error: &'static str,
 }
 
-const NOT_FOUND: &str = "Did not find";
+/// `{base}` stands for what is asked for.
+const NOT_FOUND: &str = "Did not find '{base}' in the backing chain of";
 
 rows! {
     REFUSED: Refused { options, image, error };
@@ -216,8 +217,8 @@ rows! {
     "into-another-file" => &["-b", "other"], "top", NOT_FOUND;
     "into-what-is-not-there" => &["-b", "nonsense"], "top", NOT_FOUND;
     "upwards" => &["-b", "top"], "mid", NOT_FOUND;
-    "no-such-cache-mode" => &["-t", "nonsense"], "top", "nvalid cache option";
-    "no-rate" => &["-r", "fast"], "top", "rate limit";
+    "no-such-cache-mode" => &["-t", "nonsense"], "top", "Invalid cache option: nonsense";
+    "no-rate" => &["-r", "fast"], "top", "Invalid rate limit specified";
     "not-there" => &[], "nonsense", "No such file or directory";
 }
 
@@ -235,14 +236,14 @@ async fn stay_as_they_are_if_it_is_refused(t: &mut Test, refused: &Refused) -> C
         let image = images.iter().find(|image| image.name() == text);
         image.map_or(text.to_owned(), |image| image.filename().to_owned())
     };
-    let options = refused.options.iter().map(|option| name(option));
+    let options: Vec<_> = refused.options.iter().map(|option| name(option)).collect();
+    let base = options.last().map_or("", String::as_str);
+    let error = refused.error.replace("{base}", base);
     let call = t
         .qemu_img(["commit", "-f", t.format().name()])
-        .args(options);
-    let output = call
-        .arg(name(refused.image))
-        .expect_error(refused.error)
-        .await?;
+        .args(&options);
+    let call = call.arg(name(refused.image));
+    let output = call.expect_error(error).await?;
     check!(output.status.code() == Some(1));
     before.iter().try_for_each(FileBytes::assert_unchanged)
 }
@@ -255,8 +256,8 @@ struct Broken {
 
 rows! {
     BROKEN: Broken { is_top, error };
-    "reading-the-top" => true, "Input/output error";
-    "writing-the-base" => false, "Input/output error";
+    "reading-the-top" => true, "Block job failed: Input/output error";
+    "writing-the-base" => false, "Block job failed: Input/output error";
 }
 
 /// A commit that fails on its way says so, and the top keeps all that it has.

@@ -21,7 +21,7 @@ rows! {
     "no-such-format" => &["-O", "nonsense"], "Unknown file format 'nonsense'";
     "format-that-cannot-be-made" => &["-O", "bochs"], "does not support image creation";
     "no-such-option" => &["-o", "nonsense=1"], "Invalid parameter 'nonsense'";
-    "wrong-source-format" => &["-f", "vmdk"], "Could not open";
+    "wrong-source-format" => &["-f", "vmdk"], "invalid VMDK image descriptor";
     "no-such-source-format" => &["-f", "nonsense"], "Unknown driver 'nonsense'";
     "new-target-said-to-be-zero" => &["--target-is-zero"], ZERO;
     "options-of-a-target-that-is-there" => &["-n", "-o", "preallocation=metadata"],
@@ -32,12 +32,12 @@ rows! {
         "Use of --skip-broken-bitmaps requires --bitmaps";
     "sparse-in-no-sectors" => &["-S", "1000"], SPARSE;
     "sparse-too-large" => &["-S", "1G"], SPARSE;
-    "sparse-negative" => &["-S", "-512"], "nvalid buffer size for sparse output";
-    "sparse-no-number" => &["-S", "many"], "buffer size for sparse output";
+    "sparse-negative" => &["-S", "-512"], SPARSE;
+    "sparse-no-number" => &["-S", "many"], SPARSE;
     "no-coroutines" => &["-m", "0"], COROUTINES;
     "too-many-coroutines" => &["-m", "17"], COROUTINES;
-    "coroutines-no-number" => &["-m", "many"], "number of coroutines";
-    "rate-no-number" => &["-r", "fast"], "rate limit";
+    "coroutines-no-number" => &["-m", "many"], COROUTINES;
+    "rate-no-number" => &["-r", "fast"], "Invalid rate limit specified";
     "offload-and-compress" => &["-C", "-c"], "Cannot enable copy offloading when -c is used";
     "offload-and-sparse" => &["-C", "-S", "4k"], "Cannot enable copy offloading when -S is used";
     "offload-and-salvage" => &["-C", "--salvage"],
@@ -47,12 +47,15 @@ rows! {
         "Compression and encryption not supported at the same time";
     "compress-and-preallocate" => &["-c", "-o", "preallocation=full"],
         "Compression and preallocation not supported at the same time";
-    "no-such-cache-mode-of-the-source" => &["-T", "nonsense"], "nvalid source cache option";
+    "no-such-cache-mode-of-the-source" => &["-T", "nonsense"],
+        "Invalid source cache option: nonsense";
     "no-such-snapshot" => &["-l", "nonsense"], "Failed to load snapshot: Can't find snapshot";
     "no-such-snapshot-by-id" => &["-l", "snapshot.id=7"],
         "Failed to load snapshot: Can't find snapshot";
-    "bad-snapshot-parameter" => &["-l", "snapshot.nonsense=1"], "snapshot.nonsense=1";
-    "backing-file-without-format" => &["-B", "nonsense"], "requires explicit backing format";
+    "bad-snapshot-parameter" => &["-l", "snapshot.nonsense=1"],
+        "Failed in parsing snapshot param 'snapshot.nonsense=1'";
+    "backing-file-without-format" => &["-B", "nonsense"],
+        "Use of backing file requires explicit backing format";
 }
 
 rows! {
@@ -144,7 +147,7 @@ async fn over_itself(t: &mut Test, options: &&[&str]) -> CaseResult {
     let call = call
         .args(*options)
         .args([image.filename(), image.filename()]);
-    call.expect_error("\"write\" lock").await?;
+    call.expect_error("Failed to get \"write\" lock").await?;
     before.assert_unchanged()
 }
 
@@ -159,7 +162,9 @@ async fn over_its_backing_file(t: &mut Test) -> CaseResult {
         .create()
         .await?;
     let (below, before) = (base.file_bytes()?, top.file_bytes()?);
-    top.convert(&base).expect_error("\"write\" lock").await?;
+    top.convert(&base)
+        .expect_error("Failed to get \"write\" lock")
+        .await?;
     below.assert_unchanged()?;
     before.assert_unchanged()
 }

@@ -323,16 +323,19 @@ struct Refused {
 rows! {
     REFUSED: Refused { options, error };
     "nowhere" => &[], "Must specify backing file (-b) or use unsafe mode (-u)";
-    "not-there" => &["-b", "nonsense", "-F", "raw"], "No such file or directory";
-    "no-such-format" => &["-b", "new", "-F", "nonsense"], "nvalid format name: 'nonsense'";
+    "not-there" => &["-b", "nonsense", "-F", "raw"],
+        "Could not open new backing file 'nonsense'";
+    "no-such-format" => &["-b", "new", "-F", "nonsense"], "Invalid format name: 'nonsense'";
     "no-format" => &["-b", "new"], "backing format must be specified", formats = [QCOW2];
     "no-format-unsafely" => &["-u", "-b", "new"], "backing format must be specified",
         formats = [QCOW2],
         upstream = "114";
-    "wrong-format" => &["-b", "new", "-F", "vmdk"], "Could not open new backing file";
-    "no-such-cache-mode" => &["-t", "nonsense", "-b", "new", "-F", "raw"], "nvalid cache option";
+    "wrong-format" => &["-b", "new", "-F", "vmdk"],
+        "Could not open new backing file 'new': invalid VMDK image descriptor";
+    "no-such-cache-mode" => &["-t", "nonsense", "-b", "new", "-F", "raw"],
+        "Invalid cache option: nonsense";
     "no-such-cache-mode-below" => &["-T", "nonsense", "-b", "new", "-F", "raw"],
-        "nvalid source cache option";
+        "Invalid source cache option: nonsense";
     "compressed-unsafely-in-qed" => &["-c", "-b", "new", "-F", "raw"], "Compression not supported",
         formats = [QED], needs = [since(9, 0)];
 }
