@@ -17,6 +17,7 @@ mod nbd;
 mod qcow2;
 mod qemu_img;
 mod requests;
+mod shorter;
 mod walk;
 
 /// Upstream's tests, for the ids that cases declare.

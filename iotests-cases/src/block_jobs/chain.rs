@@ -18,6 +18,12 @@ pub(super) enum Layer {
 /// From the bottom up.
 const LAYERS: [Layer; 3] = [Layer::Base, Layer::Mid, Layer::Top];
 
+/// What these layers, from the bottom up, hold together.
+pub(super) fn merged(layers: &[Content]) -> Content {
+    let over = |below: Content, layer: &Content| layer.over(&below);
+    layers.iter().fold(Content::nothing(), over)
+}
+
 /// How large the images of the chain are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Size {
@@ -103,12 +109,8 @@ impl Chain {
 
     /// What all layers from `top` down to `base` hold together.
     pub(super) fn merged(&self, top: Layer, base: Layer) -> Content {
-        LAYERS
-            .into_iter()
-            .filter(|layer| (base..=top).contains(layer))
-            .fold(Content::nothing(), |below, layer| {
-                self.content(layer).over(&below)
-            })
+        let layers = base as usize..=top as usize;
+        merged(self.contents.get(layers).unwrap_or_default())
     }
 
     /// The image of a layer.

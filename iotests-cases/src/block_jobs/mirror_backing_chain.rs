@@ -75,8 +75,7 @@ impl Source {
 
     /// What these many of the lower layers hold together.
     fn merged(layers: usize) -> Content {
-        let layers = contents().into_iter().take(layers);
-        layers.fold(Content::nothing(), |below, layer| layer.over(&below))
+        super::chain::merged(&contents()[..layers])
     }
 
     /// The lower layers are as they were; the active one got what the guest wrote until it moved.
@@ -191,9 +190,7 @@ impl Onto {
             }
             Snapshot => {
                 vm.add_node(other.node().read_only(true)).await?;
-                let snapshot = json!({"node": "other", "overlay": "copy"});
-                vm.cmd("blockdev-snapshot", snapshot).await?;
-                Ok(())
+                vm.snapshot("other", "copy").await.map(drop)
             }
             _ => Ok(()),
         }

@@ -7,6 +7,7 @@ use nbd::proto::CommandType;
 use nbd::server::backend::MemoryBackend;
 use nbd::server::{Event, Export, Server};
 
+use super::null;
 use crate::json::number;
 
 defaults! { formats = [QCOW2, RAW], groups = [QUICK] }
@@ -29,10 +30,6 @@ rows! {
     "in-standby-by-force" => "standby", true, Outcome::Cancelled;
     "when-pending" => "pending", false, Outcome::Cancelled;
     "when-pending-by-force" => "pending", true, Outcome::Cancelled;
-}
-
-fn null(name: &str, size: u64) -> Value {
-    json!({"driver": "null-co", "node-name": name, "size": size})
 }
 
 /// In effect no limit, but one that QEMU reports.
@@ -65,7 +62,7 @@ async fn mirror(vm: &Machine, status: &str) -> CaseResult<Job> {
 
 /// A mirror that is cancelled counts as cancelled, unless it was ready and is not forced: then it
 /// has completed. It rests with its result until it is dismissed.
-#[case(rows = CANCELS)]
+#[case(needs = [Driver("null-co")], rows = CANCELS)]
 async fn cancelled_or_completed(t: &mut Test, cancel: &Cancel) -> CaseResult {
     let host = t
         .host()
@@ -172,7 +169,7 @@ async fn what_has_completed_is_flushed(t: &mut Test, cancel: &bool) -> CaseResul
 /// A machine quits at once even if a mirror waits for its throttled source.
 #[case(
     upstream = "218", groups = [THROTTLE], protocols = [FILE, NBD, FUSE],
-    needs = [Driver("throttle")]
+    needs = [Driver("throttle"), Driver("null-co")]
 )]
 async fn quitting_cancels_a_throttled_mirror(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(64 * MIB).fill(42).create().await?;

@@ -9,6 +9,7 @@ mod chain;
 mod commit;
 mod create;
 mod ejected;
+mod error_policy;
 mod fleecing;
 mod lifecycle;
 mod mirror;
@@ -25,5 +26,10 @@ const SCSI: [Requirement; 2] = [Device("virtio-scsi-pci"), Device("virtio-scsi-c
 
 /// A speed at which a job never gets beyond its first request.
 const HELD: u64 = 1;
+
+/// A node without an image behind it, of this size.
+fn null(name: &str, size: u64) -> Node {
+    Node::new("null-co").node_name(name).set("size", size)
+}
 
 const NEGATIVE_SPEED: &str = "Parameter 'speed' expects a non-negative value";

@@ -70,18 +70,19 @@ impl<'t> Disk<'t> {
         json!({"encrypt": options})
     }
 
-    fn node(&self, name: &str, key: usize) -> Value {
-        let mut node = self.nested(json!({"key-secret": id(key)}));
-        node["driver"] = self.t.format().name().into();
-        node["node-name"] = name.into();
-        node["file"] = json!(self.image.protocol_node());
-        node
+    fn node(&self, name: &str, key: usize) -> Node {
+        let node = Node::new(self.t.format().name()).node_name(name);
+        let node = node.file(self.image.protocol_node());
+        match self.t.format() {
+            Format::Luks => node.set("key-secret", id(key)),
+            _ => node.set("encrypt", json!({"format": "luks", "key-secret": id(key)})),
+        }
     }
 
     async fn reopen(&self, key: usize) -> CaseResult {
-        let (vm, name) = (&self.vm, self.image.name());
-        vm.cmd("blockdev-del", json!({"node-name": name})).await?;
-        vm.cmd("blockdev-add", self.node(name, key)).await?;
+        let name = self.image.name();
+        self.vm.remove_node(name).await?;
+        self.vm.add_node(self.node(name, key)).await?;
         Ok(())
     }
 
@@ -164,16 +165,12 @@ impl<'t> Disk<'t> {
             luks.assert(&format!("slots[{slot}]/active"), used)?;
         }
         for key in 0..KEYS {
-            let mut probe = self.node("probe", key);
             // The image is open for writing already.
-            probe["read-only"] = true.into();
-            probe["force-share"] = true.into();
-            let probe = self.vm.cmd("blockdev-add", probe);
+            let probe = self.node("probe", key).read_only(true);
+            let probe = self.vm.add_node(probe.set("force-share", true));
             if in_slots.iter().any(|(_, known)| *known == key) {
                 probe.await?;
-                self.vm
-                    .cmd("blockdev-del", json!({"node-name": "probe"}))
-                    .await?;
+                self.vm.remove_node("probe").await?;
             } else {
                 probe.expect_error(NO_SLOT).await?;
             }

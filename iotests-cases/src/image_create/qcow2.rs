@@ -222,8 +222,8 @@ async fn created_as_asked(t: &mut Test, made: &Made) -> CaseResult {
         vm.blockdev_create(with(&sized, options())).await?;
     }
     if made.by_node {
-        let named = with(&file, json!({"node-name": "imgfile"}));
-        vm.cmd("blockdev-add", named).await?;
+        let named = Node::from(file).node_name("imgfile");
+        vm.add_node(named).await?;
         file = "imgfile".into();
     }
     let format = json!({"driver": "qcow2", "file": file, "size": made.size});
@@ -318,7 +318,7 @@ async fn created_encrypted(t: &mut Test) -> CaseResult {
 }
 
 /// An image with a raw data file names it, and has the flag which says that the file alone is all of
-/// the data. Whoever does not know the flag clears it.
+/// the data. A writer that does not know the flag clears it.
 #[case(groups = [QUICK], unsupported_imgopts = ["compat", "data_file"])]
 async fn created_with_a_raw_data_file(t: &mut Test) -> CaseResult {
     let data = t.image("data").format(RAW).size(MIB).create().await?;

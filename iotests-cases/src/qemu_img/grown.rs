@@ -4,6 +4,8 @@ use std::os::unix::fs::MetadataExt;
 
 use iotests_core::prelude::*;
 
+use crate::shorter::ENDS;
+
 defaults! { formats = [QCOW2], groups = [QUICK, BACKING], unsupported_imgopts = ["data_file"],
 host = Any }
 
@@ -19,12 +21,6 @@ rows! {
     "qemu-img-resize" => By::Resize;
     "block-resize" => By::BlockResize;
     "a-commit-of-a-larger-overlay" => By::Commit;
-}
-
-rows! {
-    ENDS: u64;
-    "at-a-cluster" => MIB;
-    "in-a-cluster" => MIB + 3 * KIB;
 }
 
 /// What an image gets when it grows reads as zeroes, also where its backing file, which is longer, has data.

@@ -3,6 +3,9 @@
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer};
+use crate::block_jobs::error_policy::{
+    EIO, ENOSPC, action, assert_stopped, layer_with, reported, take_job_events,
+};
 use crate::json::number;
 
 /// An error that happens once, and what is to follow.
@@ -15,9 +18,6 @@ struct Injected {
     policy: &'static str,
     errno: i32,
 }
-
-const EIO: i32 = 5;
-const ENOSPC: i32 = 28;
 
 /// The active layer is committed.
 const ACTIVE: bool = true;
@@ -61,11 +61,7 @@ impl Injected {
 
     /// What QEMU makes of the error.
     fn action(&self) -> &'static str {
-        match (self.policy, self.errno) {
-            ("enospc", ENOSPC) => "stop",
-            ("enospc", _) => "report",
-            (policy, _) => policy,
-        }
+        action(self.policy, self.errno)
     }
 
     /// Whether this is the layer that the error happens in.
@@ -76,25 +72,19 @@ impl Injected {
 
     /// A layer as a node, which fails once: where its first data lies, or when it is flushed.
     async fn node(&self, chain: &Chain, layer: Layer) -> CaseResult<Node> {
-        let image = chain.image(layer);
-        let mut node = image.node();
-        if let Some(below) = image.backing() {
-            node = node.backing(below.name());
+        if !self.is_in(layer) {
+            return Ok(layer_with(chain, layer, None));
         }
-        if self.is_in(layer) {
-            let map = image.own_map().json().await?;
-            let first = map.find(&json!({"start": 0, "data": true}))?;
-            let sector = number(first, "offset")? / 512;
-            let mut error = match self.operation {
-                "flush" => json!({"event": "none", "iotype": "flush"}),
-                operation => json!({"event": format!("{operation}_aio"), "sector": sector}),
-            };
-            error["once"] = true.into();
-            error["errno"] = self.errno.into();
-            let blkdebug = Node::new("blkdebug").child("image", image.protocol_node());
-            node = node.file(blkdebug.set("inject-error", [error]));
-        }
-        Ok(node)
+        let map = chain.image(layer).own_map().json().await?;
+        let first = map.find(&json!({"start": 0, "data": true}))?;
+        let sector = number(first, "offset")? / 512;
+        let mut error = match self.operation {
+            "flush" => json!({"event": "none", "iotype": "flush"}),
+            operation => json!({"event": format!("{operation}_aio"), "sector": sector}),
+        };
+        error["once"] = true.into();
+        error["errno"] = self.errno.into();
+        Ok(layer_with(chain, layer, Some(error)))
     }
 
     /// The events of the job, which are to come in this order.
@@ -104,12 +94,7 @@ impl Injected {
             false => 2 * MIB,
         };
         let event = |name: &str, data: Value| json!({"event": name, "data": data});
-        // A target that cannot be flushed has lost writes.
-        let operation = if self.operation == "read" {
-            "read"
-        } else {
-            "write"
-        };
+        let operation = reported(self.operation);
         let error = json!({"device": job, "operation": operation, "action": self.action()});
         let mut job = json!({"device": job, "type": "commit", "len": len, "speed": 0});
         let mut events = vec![event("BLOCK_JOB_ERROR", error)];
@@ -184,14 +169,7 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     let mut job = job.set("on-error", row.policy).start().await?;
     let id = job.id().to_owned();
     if row.action() == "stop" {
-        job.wait_status("paused").await?;
-        let why = if row.errno == ENOSPC {
-            "nospace"
-        } else {
-            "failed"
-        };
-        let paused = json!({"paused": true, "io-status": why});
-        job.block_info().await?.assert_includes(&paused)?;
+        assert_stopped(&mut job, "paused", row.errno).await?;
         job.resume().await?;
     }
     let failed = row.action() == "report";
@@ -205,13 +183,14 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
         (false, false) => drop(job.wait().await?),
     }
 
-    let names =
-        ["ERROR", "READY", "CANCELLED", "COMPLETED"].map(|name| format!("BLOCK_JOB_{name}"));
-    let events = vm.take_events(Matcher::one_of(names));
-    json!(events).assert_includes(&json!(row.events(&id)))?;
-    let last = &events[events.len() - 1]["data"];
+    let events = take_job_events(&vm);
+    events.assert_includes(&json!(row.events(&id)))?;
+    let last = events.at("[-1]/data")?;
     let all_copied = !failed || row.operation == "flush";
-    check!((last["offset"] == last["len"]) == all_copied, "{last}");
+    check!(
+        (last.at("offset")? == last.at("len")?) == all_copied,
+        "{last}"
+    );
     vm.assert_no_jobs().await?;
     if failed || row.active {
         vm.assert_unchanged_since(&before).await?;

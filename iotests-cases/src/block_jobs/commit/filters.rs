@@ -2,6 +2,8 @@
 
 use iotests_core::prelude::*;
 
+use super::chain::merged;
+
 defaults! { needs = [Driver("throttle")] }
 
 /// `top-filter -> cow-3 -> cow-2 -> cow-1 -> bottom-filter -> cow-0`. The images know nothing of each
@@ -36,10 +38,7 @@ impl Filtered {
 
     /// What these layers hold together.
     fn merged(&self, top: usize, base: usize) -> Content {
-        let layers = self.contents[base + 1..=top].iter();
-        layers.fold(self.contents[base].clone(), |below, layer| {
-            layer.over(&below)
-        })
+        merged(&self.contents[base..=top])
     }
 
     async fn assert_guest_reads(&self, vm: &Machine) -> CaseResult {
@@ -117,7 +116,7 @@ async fn between_the_layers_go(t: &mut Test, row: &Commit) -> CaseResult {
     if active {
         job.start().await?.complete().await?;
     } else {
-        // Filters make for names that no header should have.
+        // With filters, the generated name is not fit for the header.
         let job = job.set("backing-file", base.filename());
         job.start().await?.wait().await?;
     }

@@ -5,6 +5,7 @@ use iotests_core::prelude::*;
 use super::chain::{Chain, Size};
 use super::completed::SIZES;
 use super::refusals::Refusal;
+use crate::block_jobs::null;
 
 rows! {
     REFUSALS: Refusal { arguments, text };
@@ -41,8 +42,8 @@ rows! {
 async fn changes_nothing(t: &mut Test, size: &Size, refusal: &Refusal) -> CaseResult {
     let chain = Chain::create(t, *size).await?;
     let vm = chain.launch(t).await?;
-    let elsewhere = Node::new("null-co").node_name("null");
-    vm.add_node(elsewhere.set("read-zeroes", true)).await?;
+    let elsewhere = null("null", chain.size).set("read-zeroes", true);
+    vm.add_node(elsewhere).await?;
 
     refusal.assert(vm.commit("top"), chain.names()).await?;
 

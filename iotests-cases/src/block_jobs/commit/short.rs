@@ -1,6 +1,7 @@
 //! Commits past a layer that is shorter than those above and below it.
 
 use super::*;
+use crate::shorter::{ENDS, layers};
 
 enum By {
     Job,
@@ -13,26 +14,13 @@ rows! {
     "of-the-active-layer" => By::ActiveJob;
 }
 
-rows! {
-    /// Where the shorter layer ends.
-    ENDS: u64;
-    "at-a-cluster" => MIB;
-    "in-a-cluster" => MIB + 3 * KIB;
-}
-
-const SIZE: u64 = 3 * MIB;
-
 /// Behind the end of a shorter layer, a disk reads zeroes and nothing of what is below; so it does when the layer has gone, and the base has
 /// zeroes there.
 #[case(formats = [QCOW2], host = Any, groups = [QUICK], rows = (BY, ENDS))]
 async fn still_hides_what_is_behind_its_end(t: &mut Test, by: &By, end: &u64) -> CaseResult {
-    let base = t.image("base").size(SIZE).fill(0x11).create().await?;
-    let short = t.image("short").size(*end).backing(&base);
-    let short = short.write(0x22, 0..CLUSTER).create().await?;
-    let top = t.image("top").size(SIZE).backing(&short);
-    let top = top.write(0x33, 2 * MIB..2 * MIB + CLUSTER).create().await?;
+    let [base, _, top] = layers(t, *end).await?;
     let disk = match by {
-        By::Job => t.image("disk").size(SIZE).backing(&top).create().await?,
+        By::Job => t.image("disk").backing(&top).create().await?,
         By::ActiveJob => top.clone(),
     };
     let held = Content::of(&[(0x22, 0..CLUSTER), (0x11, CLUSTER..MIB)]);

@@ -2,12 +2,14 @@
 
 use iotests_core::prelude::*;
 
+use super::active::MODES;
+use crate::block_jobs::error_policy::{
+    EIO, ENOSPC, action, assert_stopped, failing, reported, take_job_events,
+};
 use crate::json::number;
 
 defaults! { needs = [Driver("blkdebug")] }
 
-const EIO: i32 = 5;
-const ENOSPC: i32 = 28;
 const SIZE: u64 = 2 * MIB;
 
 /// An error that happens once, and what is to follow.
@@ -38,11 +40,7 @@ rows! {
 impl Injected {
     /// What QEMU makes of the error.
     fn action(&self) -> &'static str {
-        match (self.policy, self.errno) {
-            ("enospc", ENOSPC) => "stop",
-            ("enospc", _) => "report",
-            (policy, _) => policy,
-        }
+        action(self.policy, self.errno)
     }
 
     /// The image as a node, which fails once: in its middle where that is known, else at the first
@@ -64,12 +62,7 @@ impl Injected {
 
     /// Its events, in this order.
     fn events(&self, job: &str) -> Value {
-        // A target that cannot be flushed has lost writes.
-        let operation = if self.operation == "read" {
-            "read"
-        } else {
-            "write"
-        };
+        let operation = reported(self.operation);
         let error = json!({"device": job, "operation": operation, "action": self.action()});
         let mut data = json!({"device": job, "type": "mirror", "len": SIZE, "speed": 0});
         let mut events = vec![json!({"event": "BLOCK_JOB_ERROR", "data": error})];
@@ -82,31 +75,6 @@ impl Injected {
         events.push(json!({"event": "BLOCK_JOB_COMPLETED", "data": data}));
         json!(events)
     }
-}
-
-/// An image as a node over a blkdebug node with these options.
-fn failing(image: &Image, options: Value) -> Node {
-    let mut node = Node::new("blkdebug").child("image", image.protocol_node());
-    for (name, value) in options.as_object().into_iter().flatten() {
-        node = node.set(name, value);
-    }
-    image.node().file(node)
-}
-
-/// Which errors a job has met, and how it ended, in this order.
-fn take_job_events(vm: &Machine) -> Value {
-    let names =
-        ["ERROR", "READY", "CANCELLED", "COMPLETED"].map(|name| format!("BLOCK_JOB_{name}"));
-    json!(vm.take_events(Matcher::one_of(names)))
-}
-
-/// The job rests because of an error, and shows of what kind that was.
-async fn assert_stopped(job: &mut Job, status: &str, errno: i32) -> CaseResult {
-    job.wait_status(status).await?;
-    let why = if errno == ENOSPC { "nospace" } else { "failed" };
-    job.block_info()
-        .await?
-        .assert_includes(&json!({"paused": true, "io-status": why, "status": status}))
 }
 
 /// What the images hold in these cases: each cluster has a byte of its own.
@@ -314,12 +282,6 @@ rows! {
     "report" => "report";
     "ignore" => "ignore";
     "stop" => "stop";
-}
-
-rows! {
-    MODES: &str;
-    "copied-later" => "background";
-    "copied-at-once" => "write-blocking";
 }
 
 /// What the guest writes while the mirror is ready may fail on the target, which the guest does not

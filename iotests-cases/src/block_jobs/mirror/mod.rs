@@ -5,7 +5,7 @@
 
 use iotests_core::prelude::*;
 
-use super::{HELD, NEGATIVE_SPEED};
+use super::{HELD, NEGATIVE_SPEED, null};
 
 defaults! {
     formats = [QCOW2, QED],
@@ -19,6 +19,8 @@ mod errors;
 mod graph;
 mod in_flight;
 mod interrupted;
+mod locks;
+mod orphans;
 mod pair;
 mod quorum;
 mod refused;

@@ -98,20 +98,13 @@ impl Pair {
 
     /// The whole disk to the copy.
     pub(super) fn mirror(&self, vm: &Machine) -> JobBuilder {
-        let job = match self.is_node {
-            true => vm.mirror("top").to("copy"),
-            false => vm.job(
-                "drive-mirror",
-                json!({"device": "top", "node-name": "copy"}),
-            ),
-        };
-        match self.is_node {
-            true => job,
-            false => job
-                .sync("full")
-                .set("target", self.copy.filename())
-                .set("format", self.copy.format().name()),
+        if self.is_node {
+            return vm.mirror("top").to("copy");
         }
+        let format = self.copy.format().name();
+        let arguments = json!({"device": "top", "node-name": "copy", "target": self.copy});
+        let job = vm.job("drive-mirror", arguments).sync("full");
+        job.set("format", format)
     }
 
     /// A mirror that stays in its middle; one without work is ready all the same.

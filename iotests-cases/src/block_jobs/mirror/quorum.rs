@@ -203,11 +203,9 @@ async fn has_a_child_with_a_snapshot(t: &mut Test) -> CaseResult {
         .reserve()
         .await?;
     let vm = quorum.launch(t).await?;
-    let arguments = json!({
-        "node-name": "img1", "snapshot-file": snapshot, "snapshot-node-name": "snap1",
-        "format": snapshot.format().name(),
-    });
-    vm.cmd("blockdev-snapshot-sync", arguments).await?;
+    let format = snapshot.format().name();
+    vm.snapshot_sync("img1", snapshot.file(), format, "snap1")
+        .await?;
     let why = "Node 'img1' is busy: node is used as backing hd of 'snap1'";
     quorum.mirror(&vm).refused(why).await?;
     let job = quorum.mirror(&vm).set("replaces", "snap1").start().await?;

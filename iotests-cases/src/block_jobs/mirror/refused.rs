@@ -3,7 +3,7 @@
 use iotests_core::prelude::*;
 
 use super::pair::{NODES, ONTO, Onto, Pair};
-use super::{HELD, NEGATIVE_SPEED};
+use super::{HELD, NEGATIVE_SPEED, null};
 
 const NO_NODE: &str = "Cannot find device='nonexistent' nor node-name='nonexistent'";
 
@@ -73,14 +73,16 @@ rows! {
 }
 
 /// A mirror to a node that is none of its own is refused, and changes nothing.
-#[case(upstream = "041::{onto}::{target}", rows = (NODES, TARGETS))]
+#[case(
+    upstream = "041::{onto}::{target}", needs = [Driver("null-co")], rows = (NODES, TARGETS)
+)]
 async fn needs_a_target_of_its_own(t: &mut Test, onto: &Onto, target: &(&str, &str)) -> CaseResult {
     let pair = Pair::create(t, onto).await?;
     let vm = pair.launch_on(t.host().hotplug()).await?;
-    let null = |name: &str| json!({"driver": "null-co", "node-name": name, "size": onto.size});
-    vm.add_node(null("guest")).await?;
-    vm.add_node(null("busy")).await?;
-    vm.add_node(Node::from(null("read-only")).read_only(true))
+    for name in ["guest", "busy"] {
+        vm.add_node(null(name, onto.size)).await?;
+    }
+    vm.add_node(null("read-only", onto.size).read_only(true))
         .await?;
     vm.plug("guest").await?;
     let other = vm.mirror("copy").to("busy").speed(HELD).start().await?;
@@ -129,14 +131,13 @@ async fn needs_a_file_to_copy_to(
 /// A drive without a medium has nothing to mirror.
 #[case(
     upstream = "041::{onto}::test_medium_not_found", host = System, rows = ONTO,
-    needs = [Device("ide-cd")]
+    needs = [Device("ide-cd"), Driver("null-co")]
 )]
 async fn needs_a_medium(t: &mut Test, onto: &Onto) -> CaseResult {
     let pair = Pair::create(t, onto).await?;
     let vm = t.host().disk(&pair.top).drive(Drive::empty());
     let vm = vm.launch().await?;
-    vm.add_node(json!({"driver": "null-co", "node-name": "nobody", "size": onto.size}))
-        .await?;
+    vm.add_node(null("nobody", onto.size)).await?;
     let target = if onto.command == "drive-mirror" {
         pair.copy.filename()
     } else {
@@ -159,7 +160,7 @@ rows! {
 
 /// A mirror to a target of another size fails as soon as it runs, and the guest stays where it is.
 #[case(
-    upstream = "041::{onto}::{resized}", rows = (NODES, OTHERS),
+    upstream = "041::{onto}::{resized}", needs = [Driver("null-co")], rows = (NODES, OTHERS),
     excluded = [
         exclude(&["empty", "half-as-large"], "there is nothing smaller than nothing"),
         exclude(&["empty", "twice-as-large"], "it has the same size"),
@@ -173,8 +174,7 @@ async fn needs_a_target_of_the_same_size(
 ) -> CaseResult {
     let pair = Pair::create(t, onto).await?;
     let vm = pair.launch(t).await?;
-    let target = json!({"driver": "null-co", "node-name": "other", "size": resized(onto.size)});
-    vm.add_node(target).await?;
+    vm.add_node(null("other", resized(onto.size))).await?;
     let before = vm.state().await?;
 
     let job = vm.mirror("top").to("other").start().await?;

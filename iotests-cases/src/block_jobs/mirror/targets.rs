@@ -2,7 +2,7 @@
 
 use iotests_core::prelude::*;
 
-use super::NEGATIVE_SPEED;
+use super::{NEGATIVE_SPEED, null};
 use crate::block_jobs::mirror_backing_chain::shows_through;
 use crate::json::number;
 
@@ -236,12 +236,12 @@ async fn at_a_speed(t: &mut Test) -> CaseResult {
 }
 
 /// A mirror keeps to its speed although the machine is drained time and again, which wakes it early.
-#[case(needs = [Command("blockdev-reopen")])]
+#[case(needs = [Command("blockdev-reopen"), Driver("null-co")])]
 async fn at_a_speed_although_it_is_woken(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(SIZE).fill(0x11).create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;
-    let null = json!({"driver": "null-co", "node-name": "other", "size": MIB});
-    let vm = t.host().disk(&source).blockdev(&copy).blockdev(null);
+    let vm = t.host().disk(&source).blockdev(&copy);
+    let vm = vm.blockdev(null("other", MIB));
     let vm = vm.launch().await?;
     let job = vm.mirror("source").to("copy").set("buf-size", CLUSTER);
     let job = job.speed(1).start().await?;
@@ -350,7 +350,7 @@ async fn of_a_disk_smaller_than_a_piece(t: &mut Test, command: &&str, update: &b
 
 /// A large image whose data are copied in many pieces at once, to a target that is slower, does not make
 /// the mirror wait for itself.
-#[case(upstream = "235", formats = [QCOW2], needs = [Driver("throttle")])]
+#[case(upstream = "235", formats = [QCOW2], needs = [Driver("throttle"), Driver("null-co")])]
 async fn that_is_slow(t: &mut Test) -> CaseResult {
     let size = 1024 * MIB;
     let source = t
@@ -358,8 +358,7 @@ async fn that_is_slow(t: &mut Test) -> CaseResult {
         .size(size)
         .option("preallocation", "metadata");
     let source = source.create().await?;
-    let null = json!({"driver": "null-co", "size": size});
-    let slow = Node::throttle("group", Node::from(null)).node_name("slow");
+    let slow = Node::throttle("group", null("fast", size)).node_name("slow");
     let vm = t
         .host()
         .iothread("io")

@@ -4,7 +4,11 @@ use std::ops::Range;
 
 use iotests_core::prelude::*;
 
+use super::FORCE;
 use super::chain::{Chain, Layer};
+use crate::block_jobs::error_policy::{
+    EIO, ENOSPC, action, assert_stopped, layer_with, take_job_events,
+};
 use crate::json::number;
 
 use Layer::{Base, Mid, Top};
@@ -22,11 +26,7 @@ struct Place {
 struct Policy {
     on_error: &'static str,
     errno: i32,
-    action: &'static str,
 }
-
-const EIO: i32 = 5;
-const ENOSPC: i32 = 28;
 
 rows! {
     PLACES: Place { layer, event, chunk };
@@ -39,30 +39,25 @@ rows! {
 }
 
 rows! {
-    POLICIES: Policy { on_error, errno, action };
-    "report" => "report", EIO, "report", upstream = "TestEIO::test_report";
-    "ignore" => "ignore", EIO, "ignore", upstream = "TestEIO::test_ignore";
-    "stop" => "stop", EIO, "stop", upstream = "TestEIO::test_stop";
-    "enospc" => "enospc", EIO, "report", upstream = "TestEIO::test_enospc";
-    "no-space" => "enospc", ENOSPC, "stop", upstream = "TestENOSPC::test_enospc";
+    POLICIES: Policy { on_error, errno };
+    "report" => "report", EIO, upstream = "TestEIO::test_report";
+    "ignore" => "ignore", EIO, upstream = "TestEIO::test_ignore";
+    "stop" => "stop", EIO, upstream = "TestEIO::test_stop";
+    "enospc" => "enospc", EIO, upstream = "TestEIO::test_enospc";
+    "no-space" => "enospc", ENOSPC, upstream = "TestENOSPC::test_enospc";
 }
 
 impl Place {
     /// A layer as a node, which fails once if it is this one.
     async fn node(&self, chain: &Chain, layer: Layer, errno: i32) -> CaseResult<Node> {
-        let image = chain.image(layer);
-        let mut node = image.node();
-        if let Some(below) = image.backing() {
-            node = node.backing(below.name());
-        }
         if layer != self.layer {
-            return Ok(node);
+            return Ok(layer_with(chain, layer, None));
         }
         let mut error = json!({"event": self.event, "once": true, "errno": errno});
         if self.event == "read_aio" {
             let offset = match layer {
                 Mid => {
-                    let map = image.own_map().json().await?;
+                    let map = chain.image(Mid).own_map().json().await?;
                     let here = json!({"start": self.chunk.start, "data": true});
                     number(map.find(&here)?, "offset")?
                 }
@@ -70,8 +65,7 @@ impl Place {
             };
             error["sector"] = (offset / 512).into();
         }
-        let blkdebug = Node::new("blkdebug").child("image", image.protocol_node());
-        Ok(node.file(blkdebug.set("inject-error", [error])))
+        Ok(layer_with(chain, layer, Some(error)))
     }
 }
 
@@ -102,15 +96,11 @@ async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> Case
         .start()
         .await?;
     let id = job.id().to_owned();
-    if policy.action == "stop" {
-        job.wait_status("paused").await?;
-        let why = if policy.errno == ENOSPC {
-            "nospace"
-        } else {
-            "failed"
-        };
-        let paused = json!({"paused": true, "io-status": why, "offset": place.chunk.start});
-        job.block_info().await?.assert_includes(&paused)?;
+    let action = action(policy.on_error, policy.errno);
+    if action == "stop" {
+        assert_stopped(&mut job, "paused", policy.errno).await?;
+        let done = place.chunk.start;
+        job.block_info().await?.assert("offset", done)?;
         job.resume().await?;
         job.wait().await?;
     } else {
@@ -119,26 +109,25 @@ async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> Case
             .await?;
     }
 
-    let names = ["ERROR", "CANCELLED", "COMPLETED"].map(|name| format!("BLOCK_JOB_{name}"));
-    let done = if policy.action == "report" {
+    let done = if action == "report" {
         place.chunk.start
     } else {
         chain.size
     };
-    json!(vm.take_events(Matcher::one_of(names))).assert_includes(&json!([
+    take_job_events(&vm).assert_includes(&json!([
         {"event": "BLOCK_JOB_ERROR",
-         "data": {"device": id, "operation": "read", "action": policy.action}},
+         "data": {"device": id, "operation": "read", "action": action}},
         {"event": "BLOCK_JOB_COMPLETED",
          "data": {"device": id, "type": "stream", "len": chain.size, "offset": done}},
     ]))?;
     vm.assert_no_jobs().await?;
-    match policy.action {
+    match action {
         "stop" => vm.assert_chain("top").await?,
         _ => vm.assert_same_graph_as(&before).await?,
     }
     vm.node("top").assert_reads(chain.merged(Top, Base)).await?;
     vm.shutdown().await?;
-    let own = match policy.action {
+    let own = match action {
         "stop" => streamed(&chain, 0..0),
         "ignore" => streamed(&chain, place.chunk.clone()),
         _ => streamed(&chain, place.chunk.start..chain.size),
@@ -149,7 +138,7 @@ async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> Case
         chain.top.assert_layer(own).await?;
         chain.top.assert_clean().await?;
     }
-    match policy.action {
+    match action {
         "stop" => chain
             .top
             .header()
@@ -158,12 +147,6 @@ async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> Case
         _ => drop(chain.top.assert_backing(&chain.mid).await?),
     }
     chain.assert_unchanged(&[Base, Mid])
-}
-
-rows! {
-    FORCE: bool;
-    "softly" => false;
-    "by-force" => true;
 }
 
 /// A stream that rests because of an error can be cancelled, by force, and then the chain is as it was;

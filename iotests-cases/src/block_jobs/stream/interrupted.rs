@@ -3,7 +3,7 @@
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size};
-use super::{HELD, HURRIED};
+use super::{FORCE, HELD, HURRIED};
 use crate::block_jobs::served::Served;
 use crate::block_jobs::{NEGATIVE_SPEED, SCSI};
 use crate::json::number;
@@ -58,14 +58,8 @@ async fn rests_while_it_is_paused(t: &mut Test) -> CaseResult {
     chain.top.assert_reads(chain.merged(Top, Base)).await
 }
 
-rows! {
-    FORCE: bool;
-    "cancelled" => false, upstream = "030::TestStreamStop::test_stream_stop";
-    "by-force" => true;
-}
-
 /// Cancelling a stream leaves the chain as it was.
-#[case(upstream = "{force}", rows = FORCE)]
+#[case(upstream = "030::TestStreamStop::test_stream_stop", rows = FORCE)]
 async fn leaves_the_chain(t: &mut Test, force: &bool) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let vm = chain.launch(t).await?;

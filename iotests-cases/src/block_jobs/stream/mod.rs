@@ -22,6 +22,13 @@ mod overlapping;
 mod refused;
 mod verbs;
 
+rows! {
+    /// How a stream is cancelled.
+    FORCE: bool;
+    "softly" => false;
+    "by-force" => true;
+}
+
 const HURRIED: KnownBug = known(
     "a drain wakes a job up, which then does a step more than its speed allows (018e5987b5)",
     ", expected 524288",

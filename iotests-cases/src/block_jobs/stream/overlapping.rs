@@ -3,6 +3,7 @@
 use iotests_core::prelude::*;
 
 use super::HELD;
+use super::chain::merged;
 
 defaults! { formats = [QCOW2] }
 
@@ -45,10 +46,7 @@ impl Links {
 
     /// What these layers hold together.
     fn merged(&self, top: usize, base: usize) -> Content {
-        let layers = self.contents[base + 1..=top].iter();
-        layers.fold(self.contents[base].clone(), |below, layer| {
-            layer.over(&below)
-        })
+        merged(&self.contents[base..=top])
     }
 
     /// A command with its arguments, in which `{3}` stands for the file of `node3`.

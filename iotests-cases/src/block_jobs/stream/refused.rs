@@ -5,6 +5,7 @@ use iotests_core::prelude::*;
 use super::HELD;
 use super::chain::{Chain, Layer, Size};
 use super::refusals::Refusal;
+use crate::block_jobs::null;
 
 use Layer::{Base, Mid, Top};
 
@@ -48,8 +49,8 @@ rows! {
 async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let vm = chain.launch(t).await?;
-    let elsewhere = Node::new("null-co").node_name("null");
-    vm.add_node(elsewhere.set("read-zeroes", true)).await?;
+    let elsewhere = null("null", chain.size).set("read-zeroes", true);
+    vm.add_node(elsewhere).await?;
 
     refusal.assert(vm.stream("top"), chain.names()).await?;
 

@@ -3,33 +3,21 @@
 use iotests_core::prelude::*;
 
 use crate::json::{items, number};
+use crate::shorter::{ENDS, SIZE, layers};
 
-defaults! { formats = [QCOW2], protocols = [FILE], groups = [QUICK, BACKING],
-unsupported_imgopts = ["compat", "data_file", "cluster_size", "extended_l2"] }
-
-rows! {
-    /// Where the layer in the middle ends.
-    ENDS: u64;
-    "at-a-cluster" => MIB;
-    "in-a-cluster" => MIB + 3 * KIB;
-}
+defaults! { protocols = [FILE], groups = [BACKING] }
 
 /// Each part is reported in the layer from which it comes; behind the end of a layer that is shorter than its overlay come zeroes, from
 /// nowhere, whatever is below.
 #[case(rows = ENDS)]
 async fn each_part_comes_from_one_layer(t: &mut Test, end: &u64) -> CaseResult {
-    let size = 3 * MIB;
-    let base = t.image("base").size(size).fill(0x11).create().await?;
-    let short = t.image("short").size(*end).backing(&base);
-    let short = short.write(0x22, 0..CLUSTER).create().await?;
-    let top = t.image("top").size(size).backing(&short);
-    let top = top.write(0x33, 2 * MIB..2 * MIB + CLUSTER).create().await?;
+    let [_, _, top] = layers(t, *end).await?;
     let mut expected = vec![
         (0..CLUSTER, 1, false),
         (CLUSTER..*end, 2, false),
         (*end..2 * MIB, 0, true),
         (2 * MIB..2 * MIB + CLUSTER, 0, false),
-        (2 * MIB + CLUSTER..size, 0, true),
+        (2 * MIB + CLUSTER..SIZE, 0, true),
     ];
     expected.reverse();
     let map = top.map().json().await?;
