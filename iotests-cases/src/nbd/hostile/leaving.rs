@@ -88,8 +88,8 @@ rows! {
 }
 
 /// A client may leave in whatever state it is: others are served, and nothing is left of it. A drained section that waits for it ends then.
-#[case(host = Any, rows = (SILENTS, LEAVINGS), groups = [QUICK])]
-async fn who(t: &mut Test, silent: &Silent, leaving: &&str) -> CaseResult {
+#[case(host = Any, rows = (SILENTS, LEAVINGS), groups = [QUICK], needs = [Driver("throttle")])]
+async fn a_client_leaves_in_any_state(t: &mut Test, silent: &Silent, leaving: &&str) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
     let mut wire = silent.reach(&victim).await?;
     match *leaving {
@@ -110,7 +110,7 @@ async fn who(t: &mut Test, silent: &Silent, leaving: &&str) -> CaseResult {
 }
 
 /// When an export goes, its clients are let go in whatever state they are, and who negotiates is refused.
-#[case(host = Any, rows = SILENTS)]
+#[case(host = Any, rows = SILENTS, needs = [Driver("throttle")])]
 async fn an_export_goes_while_a_client(t: &mut Test, silent: &Silent) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
     let wire = silent.reach(&victim).await?;
@@ -131,7 +131,7 @@ async fn an_export_goes_while_a_client(t: &mut Test, silent: &Silent) -> CaseRes
 
 /// When the server is stopped, a client is let go in whatever state it is; when it leaves, nothing happens, and the server can be started
 /// again.
-#[case(host = Any, rows = SILENTS)]
+#[case(host = Any, rows = SILENTS, needs = [Driver("throttle")])]
 async fn the_server_stops_while_a_client(t: &mut Test, silent: &Silent) -> CaseResult {
     if !matches!(silent.stage, Transmission(_)) {
         // Before, it waits for clients in negotiation forever (docs/qemu-findings.md).
@@ -156,7 +156,7 @@ async fn the_server_stops_while_a_client(t: &mut Test, silent: &Silent) -> CaseR
 }
 
 /// A machine ends, whatever state a client is in.
-#[case(host = Any, rows = SILENTS)]
+#[case(host = Any, rows = SILENTS, needs = [Driver("throttle")])]
 async fn a_machine_ends_while_a_client(t: &mut Test, silent: &Silent) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
     let wire = silent.reach(&victim).await?;

@@ -17,6 +17,9 @@ mod negotiation;
 mod servers;
 mod transmission;
 
+/// Of clients with extended headers: those of servers that do not know them do not get that far.
+const EXTENDED_HEADERS: Requirement = since(8, 2);
+
 const SIZE: u64 = MIB;
 /// The greatest length of a string.
 const LONGEST: usize = 4096;
@@ -53,6 +56,18 @@ enum Follows {
     Nothing,
 }
 use Follows::{Errors, HangUp, Nothing, Replies, Writes};
+
+/// What serves the disk.
+enum Serving {
+    Machine,
+    QemuNbd,
+}
+
+rows! {
+    SERVERS: Serving;
+    "by-a-machine" => Serving::Machine, host = Any, needs = [Driver("throttle")];
+    "by-qemu-nbd" => Serving::QemuNbd, groups = [QUICK], needs = [Tool(ToolKind::Nbd)];
+}
 
 /// A disk, the server of it, and a client that keeps to the protocol.
 struct Victim {
@@ -93,13 +108,20 @@ impl Server {
 }
 
 impl Victim {
+    async fn create(t: &Test, serving: &Serving) -> CaseResult<Victim> {
+        match serving {
+            Serving::Machine => Victim::machine(t, None).await,
+            Serving::QemuNbd => Victim::program(t).await,
+        }
+    }
+
     /// A machine exports the disk.
     async fn machine(t: &Test, tls: Option<&Tls>) -> CaseResult<Victim> {
         let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
         let slow = json!({"iops-write": 1});
         let node = Node::throttle("slow", disk.node().node_name("file"));
         let vm = t.host().throttle_group("slow", slow);
-        // It may say what it thinks of such clients.
+        // What it logs of such clients.
         let vm = vm.tolerate("option negotiation failed");
         let vm = vm.tolerate("Disconnect client, due to");
         let vm = vm.blockdev(node.node_name("disk")).launch().await?;

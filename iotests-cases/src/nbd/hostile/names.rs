@@ -66,7 +66,7 @@ rows! {
 }
 
 /// An export is chosen by its whole name, also after another was refused; where there is none of the name, the server hangs up.
-#[case(host = Any, rows = CHOICES, groups = [QUICK])]
+#[case(host = Any, rows = CHOICES, groups = [QUICK], needs = [Driver("throttle")])]
 async fn choose_an_export(t: &mut Test, choice: &Choice) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
     let mut wire = Wire::connect(victim.socket()?).await?;

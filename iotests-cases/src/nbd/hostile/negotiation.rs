@@ -5,7 +5,10 @@ use nbd::proto::{CommandType, Mode, OptionCode, OptionReplyCode as Code};
 
 use super::super::wire::{counted, name, option, option_header, request, with};
 use super::Stage::{Greeting, Options};
-use super::{Attack, Follows, HangUp, LONGEST, MOST, Nothing, Replies, Victim};
+use super::{
+    Attack, EXTENDED_HEADERS, Follows, HangUp, LONGEST, MOST, Nothing, Replies, SERVERS, Serving,
+    Victim,
+};
 
 /// A client that has agreed to nothing but fixed newstyle.
 const PLAIN: super::Stage = Options(Mode::Simple);
@@ -92,14 +95,14 @@ rows! {
         REFUSED;
     "structured-replies-again" => STRUCTURED, || option(OptionCode::STRUCTURED_REPLY, &[]), REFUSED;
     "extended-headers-with-data" => PLAIN, || option(OptionCode::EXTENDED_HEADERS, &[0; 5]),
-        REFUSED, needs = [since(8, 2)];
+        REFUSED, needs = [EXTENDED_HEADERS];
     "extended-headers-again" => EXTENDED, || option(OptionCode::EXTENDED_HEADERS, &[]), REFUSED,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "structured-replies-after-extended-headers" => EXTENDED,
         || option(OptionCode::STRUCTURED_REPLY, &[]), Replies(&[Code::ERR_EXT_HEADER_REQD]),
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "export-name-after-extended-headers" => EXTENDED,
-        || option(OptionCode::EXPORT_NAME, b"disk"), HangUp, needs = [since(8, 2)];
+        || option(OptionCode::EXPORT_NAME, b"disk"), HangUp, needs = [EXTENDED_HEADERS];
     "contexts-without-structured-replies" => PLAIN, || set_contexts(&contexts(0, &[])), REFUSED;
     "contexts-of-the-longest-name" => PLAIN, || list_contexts(&with(name(LONGEST), &[0; 4])),
         UNKNOWN;
@@ -129,17 +132,12 @@ rows! {
         REFUSED, known_bugs = [LEFT];
 }
 
-/// Whatever a client sends instead of what the negotiation has there, it alone bears the consequences: a machine answers as the protocol
+/// Whatever a client sends instead of what the negotiation has there, it alone bears the consequences: the server answers as the protocol
 /// has it or hangs up, serves who was there and who comes next, and the disk is as it was.
-#[case(host = Any, rows = ATTACKS)]
-async fn harms_no_machine(t: &mut Test, attack: &Attack) -> CaseResult {
-    Victim::machine(t, None).await?.bears(attack).await
-}
-
-/// It is the same with qemu-nbd.
-#[case(rows = ATTACKS, groups = [QUICK], needs = [Tool(ToolKind::Nbd)])]
-async fn harms_no_qemu_nbd(t: &mut Test, attack: &Attack) -> CaseResult {
-    Victim::program(t).await?.bears(attack).await
+#[case(rows = (SERVERS, ATTACKS))]
+async fn harms_nobody_else(t: &mut Test, serving: &Serving, attack: &Attack) -> CaseResult {
+    let victim = Victim::create(t, serving).await?;
+    victim.bears(attack).await
 }
 
 rows! {
@@ -158,7 +156,7 @@ rows! {
 }
 
 /// Where TLS is asked for, nothing else is answered before; who then does not speak it harms nobody.
-#[case(host = Any, rows = TLS_ATTACKS, groups = [QUICK])]
+#[case(host = Any, rows = TLS_ATTACKS, groups = [QUICK], needs = [Driver("throttle")])]
 async fn harms_no_server_with_tls(t: &mut Test, attack: &Attack) -> CaseResult {
     let tls = t.tls()?;
     let victim = Victim::machine(t, Some(&tls)).await?;

@@ -5,7 +5,10 @@ use nbd::proto::{CommandType, Mode, OptionCode, OptionReplyCode as Code, StatusF
 
 use super::super::wire::{counted, extended, option, request, with};
 use super::Stage::{Options, Transmission};
-use super::{Attack, Errors, Follows, HangUp, INVALID, MOST, Nothing, SIZE, Victim, Writes};
+use super::{
+    Attack, EXTENDED_HEADERS, Errors, Follows, HangUp, INVALID, MOST, Nothing, SERVERS, SIZE,
+    Serving, Victim, Writes,
+};
 
 const SIMPLE: super::Stage = Transmission(Mode::Simple);
 const STRUCTURED: super::Stage = Transmission(Mode::Structured);
@@ -48,22 +51,22 @@ rows! {
     "an-option" => SIMPLE, || option(OptionCode::LIST, &[0; 12]), HangUp;
     "an-extended-header" => SIMPLE, || extended(FLUSH, 0, 0, 0), HangUp;
     "a-compact-header" => EXTENDED, || with(request(FLUSH, 0, 0, 0), &[0; 4]), HangUp,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "half-a-header" => SIMPLE, || request(READ, 0, 0, 512)[..10].to_vec(), Nothing;
     "half-an-extended-header" => EXTENDED, || extended(READ, 0, 0, 512)[..30].to_vec(), Nothing,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "an-unknown-command" => SIMPLE, || request(77, 0, 0, 512), REFUSED;
     "an-unknown-structured-command" => STRUCTURED,
         || request(0xffff, 0xffff, u64::MAX, 0xffff_ffff),
         REFUSED;
     "an-unknown-command-with-a-payload" => EXTENDED, || loaded(77, 0, &[0; 512]), REFUSED,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "resize" => SIMPLE, || request(CommandType::RESIZE.0, 0, 0, 512), REFUSED;
     "read-beyond-the-end" => SIMPLE, || request(READ, 0, SIZE - 512, 1024), REFUSED;
     "read-around-the-end-of-numbers" => SIMPLE, || request(READ, 0, u64::MAX - 511, 1024), REFUSED;
     "read-without-end" => SIMPLE, || request(READ, 0, 0, 0xffff_fe00), REFUSED;
     "read-without-end-extended" => EXTENDED, || extended(READ, 0, 0, u64::MAX), REFUSED,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "read-of-nothing" => SIMPLE, || request(READ, 0, 0, 0), FINE;
     "read-of-nothing-structured" => STRUCTURED, || request(READ, 0, 512, 0), FINE;
     "read-of-nothing-at-the-end" => STRUCTURED, || request(READ, 0, SIZE, 0), FINE;
@@ -72,14 +75,14 @@ rows! {
     "read-with-unknown-flags" => SIMPLE, || request(READ, 0x8000, 0, 512), REFUSED;
     "read-in-one-piece-without-pieces" => SIMPLE, || request(READ, DF, 0, 512), REFUSED;
     "read-with-a-payload" => EXTENDED, || loaded(READ, 0, &[0; 512]), REFUSED,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "read-of-a-payload-that-cannot-be" => STRUCTURED, || request(READ, PAYLOAD_LEN, 0, 512),
         REFUSED;
     "write-beyond-the-end" => SIMPLE, || write(0, SIZE - 512, 1024), REFUSED;
     "write-around-the-end-of-numbers" => SIMPLE, || write(0, u64::MAX - 511, 1024), REFUSED;
     "write-without-end" => SIMPLE, || request(WRITE, 0, 0, 0xffff_fe00), HangUp;
     "write-without-end-extended" => EXTENDED, || extended(WRITE, PAYLOAD_LEN, 0, u64::MAX), HangUp,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "write-of-all-that-is-taken-and-more-than-there-is" => SIMPLE, || write(0, 0, MOST.into()),
         REFUSED;
     "write-of-one-more" => SIMPLE, || request(WRITE, 0, 0, u64::from(MOST) + 1), HangUp;
@@ -91,47 +94,43 @@ rows! {
     "write-that-is-not-aligned" => SIMPLE, || write(0, 511, 3), Writes(511..514);
     "write-that-does-not-say-its-payload" => EXTENDED,
         || with(extended(WRITE, 0, 512, 512), &[0x22; 512]), Writes(512..1024),
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "flush-with-a-place" => SIMPLE, || request(FLUSH, 0, SIZE, 1), REFUSED;
     "flush-with-a-payload" => EXTENDED, || loaded(FLUSH, 0, &[0; 512]), REFUSED,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "flush-with-too-much-payload" => EXTENDED,
-        || extended(FLUSH, PAYLOAD_LEN, 0, u64::from(MOST) + 1), HangUp, needs = [since(8, 2)];
+        || extended(FLUSH, PAYLOAD_LEN, 0, u64::from(MOST) + 1), HangUp, needs = [EXTENDED_HEADERS];
     "trim-beyond-the-end" => SIMPLE, || request(TRIM, 0, SIZE - 512, 0xffff_fe00), REFUSED;
     "trim-of-nothing" => SIMPLE, || request(TRIM, 0, 0, 0), FINE;
     "trim-with-flags-of-zeroes" => SIMPLE, || request(TRIM, 2, 0, 512), REFUSED;
     "trim-without-end-extended" => EXTENDED, || extended(TRIM, 0, 512, u64::MAX - 511), REFUSED,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "zeroes-beyond-the-end" => SIMPLE, || request(ZEROES, 0, SIZE - 512, 1024), REFUSED;
     "zeroes-of-nothing" => SIMPLE, || request(ZEROES, 0, SIZE, 0), FINE;
     "zeroes-without-end" => SIMPLE, || request(ZEROES, 0, 0, 0xffff_fe00), REFUSED;
     "zeroes-without-end-extended" => EXTENDED, || extended(ZEROES, 0, 0, u64::MAX), REFUSED,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "cache-beyond-the-end" => SIMPLE, || request(CACHE, 0, SIZE, 512), REFUSED;
     "cache-of-nothing" => SIMPLE, || request(CACHE, 0, 0, 0), FINE;
     "cache-without-end" => SIMPLE, || request(CACHE, 0, 0, 0xffff_fe00), REFUSED;
     "status-without-a-context" => SIMPLE, || request(STATUS, 0, 0, 512), REFUSED;
     "status-with-too-much-payload" => EXTENDED,
-        || extended(STATUS, PAYLOAD_LEN, 0, u64::from(MOST) + 1), HangUp, needs = [since(8, 2)];
+        || extended(STATUS, PAYLOAD_LEN, 0, u64::from(MOST) + 1), HangUp,
+        needs = [EXTENDED_HEADERS];
     "many-at-once" => STRUCTURED, || request(READ, 0, 0, 4096).repeat(FEW), Errors(&[0; FEW]);
     "goodbye-with-nonsense" => SIMPLE, || request(DISC, 0xffff, u64::MAX, 0xffff_ffff), HangUp;
     "goodbye-with-a-payload" => EXTENDED, || extended(DISC, PAYLOAD_LEN, 0, u64::MAX), HangUp,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "goodbye-behind-many" => SIMPLE,
         || with(request(READ, 0, 0, 4096).repeat(FEW), &request(DISC, 0, 0, 0)), HangUp;
 }
 
-/// Whatever a client asks for, it alone bears the consequences: a machine answers as the protocol has it or hangs up, serves who was there
+/// Whatever a client asks for, it alone bears the consequences: the server answers as the protocol has it or hangs up, serves who was there
 /// and who comes next, and on the disk is what was rightly written.
-#[case(host = Any, rows = ATTACKS)]
-async fn harms_no_machine(t: &mut Test, attack: &Attack) -> CaseResult {
-    Victim::machine(t, None).await?.bears(attack).await
-}
-
-/// It is the same with qemu-nbd.
-#[case(rows = ATTACKS, groups = [QUICK], needs = [Tool(ToolKind::Nbd)])]
-async fn harms_no_qemu_nbd(t: &mut Test, attack: &Attack) -> CaseResult {
-    Victim::program(t).await?.bears(attack).await
+#[case(rows = (SERVERS, ATTACKS))]
+async fn harms_nobody_else(t: &mut Test, serving: &Serving, attack: &Attack) -> CaseResult {
+    let victim = Victim::create(t, serving).await?;
+    victim.bears(attack).await
 }
 
 /// Which contexts a client has chosen before it asks for the status of the disk, and the error that it gets.
@@ -185,30 +184,30 @@ rows! {
     "beyond-the-end" => CHUNKS, || choose("disk", 1), ONE,
         || request(STATUS, 0, SIZE, 512), INVALID;
     "that-are-filtered" => WIDE, || choose("disk", 1), ONE, || filtered(512, &[0]), 0,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "that-are-filtered-for-nothing" => WIDE, || choose("disk", 1), ONE,
         || filtered(0, &[0]), INVALID,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "that-are-filtered-beyond-the-end" => WIDE, || choose("disk", 1), ONE,
-        || filtered(u64::MAX, &[0]), INVALID, needs = [since(8, 2)];
+        || filtered(u64::MAX, &[0]), INVALID, needs = [EXTENDED_HEADERS];
     "that-are-filtered-to-none" => WIDE, || choose("disk", 1), ONE, || filtered(512, &[]), INVALID,
-        needs = [since(8, 2)];
+        needs = [EXTENDED_HEADERS];
     "that-are-filtered-to-an-unknown-one" => WIDE, || choose("disk", 1), ONE,
-        || filtered(512, &[u32::MAX]), INVALID, needs = [since(8, 2)];
+        || filtered(512, &[u32::MAX]), INVALID, needs = [EXTENDED_HEADERS];
     "that-are-filtered-to-more-than-chosen" => WIDE, || choose("disk", 1), ONE,
-        || filtered(512, &[0, 0]), INVALID, needs = [since(8, 2)];
+        || filtered(512, &[0, 0]), INVALID, needs = [EXTENDED_HEADERS];
     "that-are-filtered-by-half-a-number" => WIDE, || choose("disk", 1), ONE,
-        || loaded(STATUS, 0, &[0; 10]), INVALID, needs = [since(8, 2)];
+        || loaded(STATUS, 0, &[0; 10]), INVALID, needs = [EXTENDED_HEADERS];
     "that-nobody-chose-filtered" => WIDE, Vec::new, &[], || filtered(512, &[0]), INVALID,
-        needs = [since(8, 2)], known_bugs = [UNCHOSEN];
+        needs = [EXTENDED_HEADERS], known_bugs = [UNCHOSEN];
     "of-another-export-filtered" => WIDE, || choose("other", 1), ONE,
         || filtered(512, &[0]), INVALID,
-        needs = [since(8, 2)], known_bugs = [UNCHOSEN];
+        needs = [EXTENDED_HEADERS], known_bugs = [UNCHOSEN];
 }
 
 /// The status of a disk is answered in contexts that were chosen for it, and only in those; any other request for it is refused, and the
 /// next one served.
-#[case(host = Any, rows = CONTEXTS, groups = [QUICK])]
+#[case(host = Any, rows = CONTEXTS, groups = [QUICK], needs = [Driver("throttle")])]
 async fn asks_for_contexts(t: &mut Test, asked: &Asked) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
     let vm = victim.server.vm()?;
@@ -234,7 +233,7 @@ const TORN: KnownBug = known(
 );
 
 /// A request that comes in two pieces is answered, also when the disk is drained between them.
-#[case(host = Any, groups = [QUICK], known_bugs = [TORN])]
+#[case(host = Any, groups = [QUICK], needs = [Driver("throttle")], known_bugs = [TORN])]
 async fn comes_in_two_pieces(t: &mut Test) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
     let vm = victim.server.vm()?;
