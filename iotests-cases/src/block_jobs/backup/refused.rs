@@ -53,7 +53,8 @@ rows! {
         "Compression is not supported";
     "no-workers" => || json!({"x-perf": {"max-workers": 0}}), WORKERS;
     "more-workers-than-numbers" => || json!({"x-perf": {"max-workers": 1_u64 << 31}}), WORKERS;
-    "negative-chunk" => || json!({"x-perf": {"max-chunk": -1}}), "max-chunk must be zero (which means no limit) or positive";
+    "negative-chunk" => || json!({"x-perf": {"max-chunk": -1}}),
+        "max-chunk must be zero (which means no limit) or positive";
     "chunk-below-a-cluster" => || json!({"x-perf": {"max-chunk": 512}}),
         "Required max-chunk (512) is less than backup cluster size (65536)";
     "chunk-below-a-cluster-with-a-bitmap" => || json!({
@@ -117,27 +118,27 @@ struct Attempt {
     error: &'static str,
 }
 
-const BITMAP: &str = "Bitmap 'recorded' is currently in use by another operation";
+const RECORDED: &str = "Bitmap 'recorded' is currently in use by another operation";
 const TARGET: &str = "Node 'copy' is busy: block device is in use by block job: backup";
 
 rows! {
     ATTEMPTS: Attempt { command, arguments, error };
-    "the-bitmap-is-removed" => "block-dirty-bitmap-remove", bitmap, BITMAP;
-    "the-bitmap-is-cleared" => "block-dirty-bitmap-clear", bitmap, BITMAP;
-    "the-bitmap-is-disabled" => "block-dirty-bitmap-disable", bitmap, BITMAP;
+    "the-bitmap-is-removed" => "block-dirty-bitmap-remove", bitmap, RECORDED;
+    "the-bitmap-is-cleared" => "block-dirty-bitmap-clear", bitmap, RECORDED;
+    "the-bitmap-is-disabled" => "block-dirty-bitmap-disable", bitmap, RECORDED;
     "the-bitmap-is-merged-into" => "block-dirty-bitmap-merge",
-        || json!({"node": "disk", "target": "recorded", "bitmaps": ["other"]}), BITMAP;
+        || json!({"node": "disk", "target": "recorded", "bitmaps": ["other"]}), RECORDED;
     "the-bitmap-is-merged-from" => "block-dirty-bitmap-merge",
-        || json!({"node": "disk", "target": "other", "bitmaps": ["recorded"]}), BITMAP;
+        || json!({"node": "disk", "target": "other", "bitmaps": ["recorded"]}), RECORDED;
     "the-bitmap-is-exported" => "block-export-add", || json!({"type": "nbd", "id": "export",
-        "node-name": "disk", "bitmaps": ["recorded"]}), BITMAP;
+        "node-name": "disk", "bitmaps": ["recorded"]}), RECORDED;
     "a-transaction-clears-the-bitmap" => "transaction", || json!({"actions": [
             {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "other"}},
             {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "recorded"}},
-        ]}), BITMAP;
+        ]}), RECORDED;
     "the-bitmap-is-backed-up-again" => "blockdev-backup",
         || json!({"job-id": "again", "device": "disk", "target": "more", "sync": "incremental",
-        "bitmap": "recorded"}), BITMAP;
+        "bitmap": "recorded"}), RECORDED;
     "another-backup-has-the-target" => "blockdev-backup",
         || json!({"job-id": "again", "device": "disk", "target": "copy", "sync": "full"}), TARGET;
     "the-target-is-resized" => "block_resize", || json!({"node-name": "copy", "size": 2 * MIB}),

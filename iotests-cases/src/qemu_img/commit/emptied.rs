@@ -4,10 +4,7 @@ use imgtools::img::BitmapAction;
 use iotests_core::prelude::*;
 
 defaults! {
-    formats = [QCOW2], protocols = [FILE], groups = [RW, QUICK, BACKING],
-    unsupported_imgopts = [
-        "compat", "data_file", "encrypt", "extended_l2", "cluster_size", "refcount_bits",
-    ],
+    formats = [QCOW2], protocols = [FILE], unsupported_imgopts = ["encrypt", "refcount_bits"],
 }
 
 /// What the overlay is, or has.

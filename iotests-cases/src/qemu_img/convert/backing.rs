@@ -4,10 +4,7 @@ use std::ops::Range;
 
 use iotests_core::prelude::*;
 
-defaults! {
-    formats = [QCOW2], groups = [RW, QUICK, IMG, BACKING],
-    unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size"],
-}
+defaults! { groups = [BACKING], unsupported_imgopts = ["compat", "extended_l2"] }
 
 /// What is in a layer.
 type Parts = &'static [(u8, Range<u64>)];

@@ -8,10 +8,7 @@ use iotests_core::prelude::*;
 
 use crate::qemu_img::bitmap_bits;
 
-defaults! {
-    formats = [QCOW2], groups = [RW, QUICK, IMG, BITMAP],
-    unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size"],
-}
+defaults! { groups = [BITMAP], unsupported_imgopts = ["compat", "extended_l2"] }
 
 /// A disk with three bitmaps: `b0` records writes, `b1` does not any more, `b2` has bits of 512 bytes; the first two know one write each.
 async fn source(t: &Test) -> CaseResult<Image> {

@@ -7,12 +7,7 @@ use iotests_core::prelude::*;
 
 use super::{PATTERNS, SIZE, source};
 
-defaults! {
-    formats = [QCOW2], groups = [RW, QUICK, IMG],
-    unsupported_imgopts = [
-        "compat", "data_file", "extended_l2", "cluster_size", "compression_type", "encrypt",
-    ],
-}
+defaults! { unsupported_imgopts = ["compat", "extended_l2", "compression_type", "encrypt"] }
 
 /// How the target is made.
 type Options = &'static [(&'static str, &'static str)];

@@ -4,14 +4,13 @@ use iotests_core::prelude::*;
 
 use super::{PATTERNS, SIZE, source};
 
-defaults! {
-    formats = [RAW, QCOW2, QED, VMDK, VDI], groups = [RW, QUICK, IMG],
-    unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size", "refcount_bits"],
-}
+defaults! { unsupported_imgopts = ["compat", "extended_l2", "refcount_bits"] }
 
 /// All of a target that is as large as the source becomes what the source is: of its old data nothing is left, also where the source is
 /// empty. What it has behind the end of the source stays.
-#[case(upstream = "122", rows = (TARGETS, HOW))]
+#[case(
+    upstream = "122", formats = [RAW, QCOW2, QED, VMDK, VDI], rows = (TARGETS, HOW)
+)]
 async fn become_what_the_source_is(t: &mut Test, size: &u64, how: &How) -> CaseResult {
     let source = source(t, how.source).await?;
     let before = source.file_bytes()?;
@@ -51,7 +50,7 @@ rows! {
 }
 
 /// A target that is too small stays as it is.
-#[case]
+#[case(formats = [RAW, QCOW2, QED, VMDK, VDI])]
 async fn that_are_too_small_stay_as_they_are(t: &mut Test) -> CaseResult {
     let source = source(t, RAW).await?;
     let target = t
@@ -71,7 +70,7 @@ async fn that_are_too_small_stay_as_they_are(t: &mut Test) -> CaseResult {
 
 /// An empty target gets all of the source; if it is said to be empty, or has no zero clusters, nothing but the data is written to it.
 #[case(
-    upstream = "122", formats = [QCOW2], rows = EMPTY,
+    upstream = "122", rows = EMPTY,
     unsupported_imgopts = ["compression_type", "lazy_refcounts"]
 )]
 async fn that_are_empty_get_the_data_alone(t: &mut Test, empty: &Empty) -> CaseResult {
@@ -112,7 +111,7 @@ rows! {
 }
 
 /// The zeroes of a source hide what the target's own backing file has there, also where no option names that file.
-#[case(upstream = "122", formats = [QCOW2], rows = VERSIONS, groups = [BACKING],
+#[case(upstream = "122", rows = VERSIONS, groups = [BACKING],
     unsupported_imgopts = ["lazy_refcounts", "compression_type"])]
 async fn that_have_a_backing_file_hide_it(t: &mut Test, compat: &&str) -> CaseResult {
     let source = source(t, t.format()).await?;
@@ -141,7 +140,7 @@ rows! {
 }
 
 /// With `-B` a target that has the same backing file gets what the source has above it.
-#[case(formats = [QCOW2], rows = BASES, groups = [BACKING])]
+#[case(rows = BASES, groups = [BACKING])]
 async fn over_the_same_backing_file_share_it(t: &mut Test, base_size: &u64) -> CaseResult {
     let base = t.image("base").size(*base_size).fill(0x77).create().await?;
     let own = Content::nothing()
@@ -177,7 +176,7 @@ rows! {
 }
 
 /// `-B` is no promise that the target has a backing file: one without gets what the source has above it, and keeps the rest.
-#[case(upstream = "122", formats = [QCOW2], groups = [BACKING])]
+#[case(upstream = "122", groups = [BACKING])]
 async fn without_the_backing_file_that_was_named_get_the_data(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MIB).fill(0x77).create().await?;
     let own = Content::nothing().written(0x22, 0..CLUSTER);
@@ -198,7 +197,7 @@ async fn without_the_backing_file_that_was_named_get_the_data(t: &mut Test) -> C
 
 /// A target that is said to be zero and to have a backing file is refused, and stays as it is.
 #[case(
-    formats = [QCOW2], groups = [BACKING],
+    groups = [BACKING],
     known_bugs = [known("qemu-img says so, and then ends as if it had copied",
         "--target-is-zero when the destination image has a backing file", ALWAYS)]
 )]

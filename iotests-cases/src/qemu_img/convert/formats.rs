@@ -9,8 +9,8 @@ use super::super::EMPTY_VMDK;
 use super::{DATA, PATTERNS, SIZE, source};
 
 defaults! {
-    formats = [RAW, QCOW2, QCOW, QED, VMDK, VDI, VPC, VHDX, PARALLELS], groups = [RW, QUICK, IMG],
-    unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size", "refcount_bits"],
+    formats = [RAW, QCOW2, QCOW, QED, VMDK, VDI, VPC, VHDX, PARALLELS],
+    unsupported_imgopts = ["compat", "extended_l2", "refcount_bits"],
 }
 
 /// An image to be copied.

@@ -2,6 +2,11 @@
 
 use iotests_core::prelude::*;
 
+defaults! {
+    formats = [QCOW2], groups = [RW, QUICK, IMG],
+    unsupported_imgopts = ["data_file", "cluster_size"],
+}
+
 mod backing;
 mod bitmaps;
 mod compressed;

@@ -2,8 +2,7 @@
 
 use iotests_core::prelude::*;
 
-defaults! { formats = [QCOW2], groups = [RW, QUICK, IMG],
-unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size"] }
+defaults! { unsupported_imgopts = ["compat", "extended_l2"] }
 
 /// Options that are refused, and why.
 struct Refused {

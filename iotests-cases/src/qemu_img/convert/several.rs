@@ -4,8 +4,8 @@ use iotests_core::case::Format;
 use iotests_core::prelude::*;
 
 defaults! {
-    formats = [QCOW2, RAW, VMDK, QED], groups = [RW, QUICK, IMG],
-    unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size", "refcount_bits"],
+    formats = [QCOW2, RAW, VMDK, QED],
+    unsupported_imgopts = ["compat", "extended_l2", "refcount_bits"],
 }
 
 /// Sizes of sources, which end where they end.

@@ -2,10 +2,7 @@
 
 use iotests_core::prelude::*;
 
-defaults! {
-    formats = [QCOW2], groups = [RW, QUICK, IMG, SNAPSHOT],
-    unsupported_imgopts = ["data_file", "refcount_bits=1", "cluster_size"],
-}
+defaults! { groups = [SNAPSHOT], unsupported_imgopts = ["refcount_bits=1"] }
 
 rows! {
     NAMES: &str;

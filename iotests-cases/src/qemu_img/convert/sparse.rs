@@ -5,10 +5,7 @@ use std::ops::Range;
 use imgtools::raw;
 use iotests_core::prelude::*;
 
-defaults! {
-    formats = [QCOW2], groups = [RW, QUICK, IMG],
-    unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size"],
-}
+defaults! { unsupported_imgopts = ["compat", "extended_l2"] }
 
 /// Zeroes of 3 KiB, of 4 KiB, of 8 KiB and of 24 KiB, all of them written as data.
 const GAPS: [(u8, Range<u64>); 5] = [

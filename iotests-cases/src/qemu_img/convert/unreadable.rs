@@ -3,8 +3,7 @@
 use iotests_core::prelude::*;
 
 defaults! {
-    formats = [QCOW2, RAW], groups = [RW, QUICK, IMG],
-    unsupported_imgopts = ["compat", "data_file", "extended_l2", "cluster_size", "refcount_bits"],
+    formats = [QCOW2, RAW], unsupported_imgopts = ["compat", "extended_l2", "refcount_bits"],
 }
 
 /// Sectors that cannot be read.

@@ -2,11 +2,7 @@
 
 use iotests_core::prelude::*;
 
-defaults! {
-    formats = [QCOW2, RAW], protocols = [FILE], groups = [QUICK],
-    unsupported_imgopts = ["data_file", "encrypt", "refcount_bits", "compat", "extended_l2",
-        "cluster_size"],
-}
+defaults! { formats = [QCOW2, RAW], protocols = [FILE], unsupported_imgopts = ["encrypt"] }
 
 const TIB: u64 = 1 << 40;
 

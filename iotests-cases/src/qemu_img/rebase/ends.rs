@@ -2,10 +2,7 @@
 
 use iotests_core::prelude::*;
 
-defaults! {
-    formats = [QCOW2], protocols = [FILE], groups = [RW, QUICK, BACKING],
-    unsupported_imgopts = ["compat", "data_file", "cluster_size", "extended_l2"],
-}
+defaults! { formats = [QCOW2], protocols = [FILE] }
 
 /// Of the image, and in the middle of a cluster.
 const SIZE: u64 = MIB + 3 * KIB;
