@@ -1,5 +1,5 @@
-//! The life of a few images: create, convert with progress, snapshot, map, measure, check a damaged
-//! image and repair it, rebase, commit, and the chain that they make.
+//! A tour with a few images: create, convert with progress, snapshot, map, measure, check and
+//! repair a damaged image, rebase, commit, and inspect the chain.
 //!
 //! ```text
 //! cargo run --example images
@@ -20,13 +20,13 @@ const MIB: u64 = 1 << 20;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let finder = Finder::new();
-    // No call has a deadline of its own; these share one.
+    // Calls have no deadline by default; these share one.
     let img = QemuImg::new(finder.find(ToolKind::Img)?).deadline(Duration::from_secs(600));
     let io = QemuIo::new(finder.find(ToolKind::Io)?).deadline(Duration::from_secs(600));
     let folder = tempfile::tempdir()?;
     let file = |name: &str| folder.path().join(name);
 
-    // Create. A path is that file, whatever it is called.
+    // Create. A path names exactly that file.
     let base = file("base 2024-05-01T10:00,a.qcow2");
     img.create(&base)
         .format("qcow2")
@@ -54,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("snapshot {} is called {}", snapshot.id, snapshot.name);
     }
 
-    // Map: one extent after the other, however many there are.
+    // Map: streams the extents, however many there are.
     let mut extents = img.map(&base).stream().await?;
     let mut data = 0;
     while let Some(extent) = extents.next().await.transpose()? {
@@ -90,7 +90,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
     show_chain(&img, &top).await?;
 
-    // Check a damaged image: a cluster that is used, but whose refcount says that it is not.
+    // Check a damaged image: a cluster in use with a refcount of 0.
     let image = qcow2::Image::open(&middle)?;
     if let qcow2::Mapping::Data { host, .. } = image.lookup(0)?
         && let Some((position, _)) = image.refcount_position(host)?
@@ -103,11 +103,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     img.check(&middle).repair(Repair::All).run().await?;
     img.check(&middle).run().await?.clean()?;
 
-    // Errors can be asked what they are.
+    // Errors can be classified.
     match img.info(file("nothing")).run().await {
         Err(error) if error.is_not_found() => println!("there is no such image"),
         Err(error) => return Err(error.into()),
-        Ok(info) => println!("there is one after all: {}", info.filename),
+        Ok(info) => println!("unexpectedly, it exists: {}", info.filename),
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! qemu-img and qemu-io as typed Rust, and a process runner that leaves nothing behind.
 //!
-//! - [`process`] runs programs: pipes drained, deadlines kept, secrets hidden, nothing left behind.
-//! - [`tools`] finds QEMU's programs, and says where it looked when it does not.
+//! - [`process`] runs programs: drains pipes, enforces deadlines, redacts secrets, leaves nothing
+//!   behind.
+//! - [`tools`] finds QEMU's programs, and reports where it looked when it cannot.
 #![cfg_attr(
     all(feature = "img", feature = "io"),
     doc = "- [`img`] and [`io`] are qemu-img and qemu-io, with the truth about their exit statuses, their
@@ -20,11 +21,11 @@
     doc = "- [`raw`] and [`qcow2`] make, verify and damage image files without any tool."
 )]
 //!
-//! All but the first two is behind a feature of its name, apart from the names of files and options in
-//! [`image`]; all but `luks` are on by default.
+//! Each module but the first two is behind a feature of its name, apart from file names and options
+//! in [`image`]; all but `luks` are on by default.
 //!
-//! Everything works inside and outside of async code: what waits is an `async fn`, and has a twin
-//! whose name ends in `_blocking`. No particular runtime is needed, nor any at all.
+//! Everything works inside and outside of async code: everything that waits is an `async fn`, with
+//! a twin whose name ends in `_blocking`. No async runtime is required.
 #![deny(unsafe_code)]
 
 #[cfg_attr(
@@ -47,7 +48,7 @@ pub mod qcow2;
 pub mod raw;
 pub mod tools;
 
-// The examples of the README are compiled with the documentation's.
+// The examples of the README are compiled as doc tests.
 #[cfg(all(doctest, feature = "img"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

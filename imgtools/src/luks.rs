@@ -1,10 +1,10 @@
-//! LUKS images whose keys are made here, without QEMU.
+//! LUKS images whose keys are generated here, without QEMU.
 //!
-//! For each key that QEMU makes, it first measures for about a second how fast the machine is. Whoever
-//! only starts from an image with keys has no use for that. Nothing here is fit for a real secret: the
-//! master key is the same every time, and few iterations protect it.
+//! For each key, QEMU first benchmarks the machine for about a second. That is wasted on an image
+//! that is only a starting point for a test. Do not use this for real secrets: the master key is
+//! always the same, and protected by few iterations.
 //!
-//! The layout is that of the LUKS on-disk format 1.2.3, with QEMU's cipher, sizes and places.
+//! The layout is that of the LUKS on-disk format 1.2.3, with QEMU's cipher, sizes and offsets.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -21,27 +21,27 @@ use crate::qcow2::{Builder, Qcow2Error};
 const SECTOR: usize = 512;
 /// How many keys an image can have.
 pub const SLOTS: usize = 8;
-/// Two keys of 256 bits, as XTS wants.
+/// Two keys of 256 bits, as XTS requires.
 const KEY: usize = 64;
-/// Into how many parts a key is split, all of which are needed to have it again.
+/// Into how many parts a key is split, all of which are needed to recover it.
 const STRIPES: usize = 4000;
 const ENABLED: u32 = 0x00ac_71f3;
 const DISABLED: u32 = 0x0000_dead;
-/// The fewest that QEMU would take itself.
+/// QEMU's own minimum.
 const ITERATIONS: u32 = 1000;
-/// Where the first split key is, and the room for each, in sectors.
+/// The offset of the first split key, and the space for each, in sectors.
 const MATERIAL: usize = 8;
 const ROOM: usize = (KEY * STRIPES).div_ceil(SECTOR).next_multiple_of(MATERIAL);
 const PAYLOAD: usize = MATERIAL + SLOTS * ROOM;
 
-/// Why no image was made.
+/// Why an image could not be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LuksError {
     /// There is no such slot, or it is given twice.
     #[error("failed to put a key into slot {0}: the slots are 0 to 7, each for one key")]
     Slot(usize),
-    /// There is no such qcow2 image.
+    /// The qcow2 image could not be created.
     #[error(transparent)]
     Qcow2(#[from] Qcow2Error),
     /// The system refused.
@@ -49,12 +49,12 @@ pub enum LuksError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Makes a LUKS image of this virtual size, in bytes, with these passwords in these slots.
+/// Creates a LUKS image of this virtual size, in bytes, with these passwords in these slots.
 ///
 /// # Errors
 /// See [`LuksError`].
@@ -64,7 +64,7 @@ pub fn create(path: impl AsRef<Path>, size: u64, keys: &[(usize, &str)]) -> Resu
     write(path.as_ref(), &header, end)
 }
 
-/// Makes a qcow2 image of this virtual size, in bytes, that is encrypted with LUKS.
+/// Creates a qcow2 image of this virtual size, in bytes, that is encrypted with LUKS.
 ///
 /// # Errors
 /// See [`LuksError`].
@@ -89,7 +89,7 @@ fn write(path: &Path, start: &[u8], end: u64) -> Result<(), LuksError> {
     })
 }
 
-/// All that is before the data.
+/// Everything before the data.
 fn header(keys: &[(usize, &str)]) -> Result<Vec<u8>, LuksError> {
     for (number, (slot, _)) in keys.iter().enumerate() {
         if *slot >= SLOTS || keys[..number].iter().any(|(other, _)| other == slot) {
@@ -157,7 +157,8 @@ fn cipher(key: &[u8; KEY]) -> Xts128<Aes256> {
     Xts128::new(half(0), half(KEY / 2))
 }
 
-/// The key in parts, of which all but the last are given: the anti-forensic splitter of LUKS.
+/// Splits the key into parts, of which all but the last are given: the anti-forensic splitter of
+/// LUKS.
 fn split(key: &[u8], mut parts: Vec<u8>) -> Vec<u8> {
     let xor = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| a ^ b).collect::<Vec<u8>>();
     let mut state = vec![0; key.len()];

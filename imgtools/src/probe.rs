@@ -1,7 +1,7 @@
-//! What a set of tools can do, found out by trying.
+//! What a set of tools supports, determined by trying.
 //!
-//! A program may know a format and still not be able to use it: a build without a crypto library
-//! lists `luks`. So the answer is yes, or why not in the program's own words.
+//! A program may list a format and still be unable to use it: a build without a crypto library
+//! lists `luks`. So the answer is yes, or the program's own reason why not.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::tools::Version;
 pub enum Support {
     /// It does.
     Yes,
-    /// It does not, for this reason: what the program said, without the name of the file.
+    /// It does not, for this reason: the program's message, without the file name.
     No(String),
 }
 
@@ -39,7 +39,7 @@ impl Support {
         }
     }
 
-    /// From a run that tried, with this file.
+    /// The result of a trial run with this file.
     fn of(output: &Output, file: &Path) -> Support {
         match output.status.is_success() {
             true => Support::Yes,
@@ -48,7 +48,7 @@ impl Support {
     }
 }
 
-/// What stands behind `FILE: ` in a message, or else all of it but for the program's name.
+/// The text after `FILE: ` in a message, or else the whole message without the program's name.
 fn reason(message: &str, file: &str) -> String {
     let behind_file = |line: &str| Some(line.split_once(&format!("{file}: "))?.1.to_owned());
     if let Some(reason) = message.lines().find_map(behind_file) {
@@ -62,17 +62,17 @@ fn reason(message: &str, file: &str) -> String {
     line.replace(file, "the image")
 }
 
-/// What qemu-img can do. Found once for a run; it can be stored.
+/// The capabilities of qemu-img. Probed once per run; it can be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ImgCapabilities {
-    /// Its version, if it said it.
+    /// Its version, if known.
     pub version: Option<Version>,
     /// The formats and protocols that it lists.
     pub formats: BTreeSet<String>,
-    /// Whether it can make LUKS images.
+    /// Whether it can create LUKS images.
     pub luks: Support,
-    /// Whether it can make qcow2 images with zstd compression.
+    /// Whether it can create qcow2 images with zstd compression.
     pub zstd: Support,
 }
 
@@ -82,7 +82,7 @@ impl ImgCapabilities {
         self.formats.contains(format)
     }
 
-    /// Tries everything.
+    /// Probes everything.
     pub async fn probe(img: &QemuImg) -> Result<ImgCapabilities, ProbeError> {
         Ok(ImgCapabilities {
             version: img.tool().version,
@@ -98,7 +98,7 @@ impl ImgCapabilities {
     }
 }
 
-/// Why nothing could be found out.
+/// Why probing failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeError {
@@ -108,7 +108,7 @@ pub enum ProbeError {
     /// qemu-io did not run.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// A file for it could not be made.
+    /// A file for it could not be created.
     #[error("failed to make a file to probe with")]
     File(#[from] std::io::Error),
 }
@@ -123,7 +123,8 @@ pub fn formats_blocking(img: &QemuImg) -> Result<BTreeSet<String>, ProbeError> {
     block_on(formats(img))
 }
 
-/// Reads `Supported formats: raw qcow2 …`, or since 10.0 `Supported image formats:` and a paragraph.
+/// Parses `Supported formats: raw qcow2 …`, or since 10.0 `Supported image formats:` and a
+/// paragraph.
 fn listed(help: &str) -> BTreeSet<String> {
     let Some((_, list)) = help
         .split_once("Supported formats:")
@@ -135,7 +136,7 @@ fn listed(help: &str) -> BTreeSet<String> {
     list.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A new image that something is tried with.
+/// A new image for a trial.
 struct Trial {
     call: Call<Create>,
     file: PathBuf,
@@ -189,23 +190,23 @@ impl Trial {
     }
 }
 
-/// What QEMU says when it has measured how fast it can make keys of passwords, and the kernel had
-/// not yet accounted any time to it. Before 10.0 (145f12ea88) it gave up at once, so that on a busy
-/// machine now and then a LUKS image is not made. To try again is all that helps.
+/// QEMU's message when it benchmarked the key derivation and the kernel had not yet accounted any
+/// CPU time to it. Before 10.0 (145f12ea88) it failed at once, so that creating a LUKS image
+/// occasionally fails on a busy machine. Retrying is the only remedy.
 pub const NO_CPU_TIME: &str = "Unable to get accurate CPU usage";
 
-/// How often to try again what failed with [`NO_CPU_TIME`], which takes QEMU a few milliseconds.
+/// How often to retry after [`NO_CPU_TIME`], which takes QEMU a few milliseconds.
 const RETRIES: usize = 100;
 
-/// Whether this says nothing of what the tool can do.
+/// Whether this result says nothing about the tool's capabilities.
 fn unmeasured(found: &Support) -> bool {
     found.reason().is_some_and(|why| why.contains(NO_CPU_TIME))
 }
 
-/// Whether LUKS images can be made.
+/// Whether LUKS images can be created.
 ///
-/// This takes QEMU a second or more of CPU, whatever `iter-time` says: it measures how fast the key
-/// derivation is, for one second each time. So ask once for a run, and keep the answer.
+/// This takes QEMU a second or more of CPU time, whatever `iter-time` is: it benchmarks the key
+/// derivation for one second each time. So probe once per run, and keep the result.
 pub async fn luks(img: &QemuImg) -> Result<Support, ProbeError> {
     Trial::luks(img)?.run().await
 }
@@ -215,7 +216,7 @@ pub fn luks_blocking(img: &QemuImg) -> Result<Support, ProbeError> {
     block_on(luks(img))
 }
 
-/// Whether qcow2 images with zstd compression can be made.
+/// Whether qcow2 images with zstd compression can be created.
 pub async fn zstd(img: &QemuImg) -> Result<Support, ProbeError> {
     Trial::zstd(img)?.run().await
 }
@@ -225,8 +226,8 @@ pub fn zstd_blocking(img: &QemuImg) -> Result<Support, ProbeError> {
     block_on(zstd(img))
 }
 
-/// Whether a way of asynchronous I/O works here: `native` needs a file system that allows direct I/O,
-/// and `io_uring` is forbidden in many containers.
+/// Whether an asynchronous I/O mode works here: `native` needs a file system that allows direct
+/// I/O, and `io_uring` is forbidden in many containers.
 pub async fn aio(io: &QemuIo, mode: &str) -> Result<Support, ProbeError> {
     let (folder, file) = aio_image()?;
     let output = aio_trial(io, mode, &file).output().await?;

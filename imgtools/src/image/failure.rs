@@ -1,25 +1,25 @@
-//! What kind of failure QEMU's messages are about.
+//! Classifies failures by QEMU's messages.
 
-/// Why QEMU's tools refused something, in the terms of who calls them. Read from their messages,
-/// which have been the same since 6.2; a message that belongs to no kind has none.
+/// Why QEMU's tools refused something, from the caller's point of view. Derived from their
+/// messages, which have been stable since 6.2; other messages have no kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureKind {
     /// Another process has the image open: try later, or force-share for reading.
     Locked,
-    /// There is no such file; it may be a backing file.
+    /// A file does not exist, possibly a backing file.
     NotFound,
     /// The storage is full.
     NoSpace,
-    /// We may not open or make the file.
+    /// We lack permission to open or create the file.
     PermissionDenied,
-    /// The file is no image of the format that was said.
+    /// The file is not an image of the given format.
     NotAnImage,
-    /// The format, option or operation is none that this build supports.
+    /// This build does not support the format, option or operation.
     Unsupported,
 }
 
-/// How lines end. Names of files stand before, so that none can be taken for a reason.
+/// How lines end. File names come earlier in the line, so none can be mistaken for a reason.
 const ENDS: [(&str, FailureKind); 8] = [
     (": No such file or directory", FailureKind::NotFound),
     (": No space left on device", FailureKind::NoSpace),
@@ -31,7 +31,7 @@ const ENDS: [(&str, FailureKind); 8] = [
     (": invalid VPC image", FailureKind::NotAnImage),
 ];
 
-/// How a reason begins, behind a colon.
+/// How a reason begins, after a colon.
 const BEGINNINGS: [(&str, FailureKind); 11] = [
     ("Image is not in ", FailureKind::NotAnImage),
     ("Image not in ", FailureKind::NotAnImage),
@@ -53,7 +53,7 @@ const BEGINNINGS: [(&str, FailureKind); 11] = [
 ];
 
 impl FailureKind {
-    /// What this text is about: the standard error of qemu-img, or what qemu-io printed.
+    /// Classifies a text: the standard error of qemu-img, or the output of qemu-io.
     pub fn of(text: &str) -> Option<FailureKind> {
         let kind = |line: &str| {
             if line.contains("Failed to get ") && line.ends_with("\" lock") {
@@ -69,7 +69,7 @@ impl FailureKind {
     }
 }
 
-/// Gives an error that has an `output` the questions that callers ask.
+/// Adds the classifying methods to an error that has an `output`.
 #[cfg(any(feature = "img", feature = "io"))]
 macro_rules! failure_kinds {
     ($error:ty) => {
@@ -89,12 +89,12 @@ macro_rules! failure_kinds {
                 self.kind() == Some($crate::image::FailureKind::NoSpace)
             }
 
-            /// Whether a file may not be opened or made by us.
+            /// Whether we lack permission to open or create a file.
             pub fn is_permission_denied(&self) -> bool {
                 self.kind() == Some($crate::image::FailureKind::PermissionDenied)
             }
 
-            /// Whether a file is no image of the format that was said.
+            /// Whether a file is not an image of the given format.
             pub fn is_not_an_image(&self) -> bool {
                 self.kind() == Some($crate::image::FailureKind::NotAnImage)
             }

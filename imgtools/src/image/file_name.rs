@@ -1,5 +1,5 @@
-//! What names a file to QEMU: a path, which is that file whatever it is called, or a text, which
-//! QEMU reads by its own rules.
+//! How a file is named to QEMU: a path, which names exactly that file, or a text, which QEMU
+//! interprets by its own rules.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -7,14 +7,14 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The name of a file, as qemu-img and qemu-io are given it.
+/// The name of a file, as passed to qemu-img and qemu-io.
 ///
-/// - A [`Path`] or [`PathBuf`] names that file, byte for byte. Where QEMU would take it for a
-///   protocol (`vm 2024-05-01T10:00.qcow2`) or an option (`--help`), it gets `./` in front.
-/// - A `&str` or [`String`] means what it means to QEMU: `disk.qcow2`, but also `nbd://host/export`,
-///   `json:{…}` or `file:disk.qcow2`. It is never an option either.
+/// - A [`Path`] or [`PathBuf`] names that file, byte for byte. Where QEMU would interpret it as a
+///   protocol (`vm 2024-05-01T10:00.qcow2`) or an option (`--help`), it gets a `./` prefix.
+/// - A `&str` or [`String`] means what it means to QEMU: `disk.qcow2`, but also
+///   `nbd://host/export`, `json:{…}` or `file:disk.qcow2`. It is never treated as an option either.
 ///
-/// An [`OsStr`] does not convert: whether it is a path is for the caller to say.
+/// An [`OsStr`] does not convert: the caller must say whether it is a path.
 ///
 /// ```
 /// use std::path::Path;
@@ -35,7 +35,7 @@ impl FileName {
         &self.name
     }
 
-    /// The file that it names, unless that is for a protocol other than `file:` to say.
+    /// The file that it names, unless it uses a protocol other than `file:`.
     pub fn local(&self) -> Option<&Path> {
         let bytes = self.name.as_bytes();
         if self.is_path {
@@ -49,12 +49,12 @@ impl FileName {
         }
     }
 
-    /// The text that QEMU reads by its own rules, if it is no path.
+    /// The text that QEMU interprets by its own rules, if it is not a path.
     pub(crate) fn text(&self) -> Option<&str> {
         self.name.to_str().filter(|_| !self.is_path)
     }
 
-    /// The same file, from wherever it is looked for. A text is left as it is.
+    /// The same file as an absolute path. A text is left unchanged.
     #[cfg(feature = "img")]
     pub(crate) fn absolute(self) -> FileName {
         match std::path::absolute(&self.name) {
@@ -64,7 +64,7 @@ impl FileName {
     }
 }
 
-/// What stands before a colon that comes before any slash, which is how QEMU knows a protocol.
+/// The part before a colon that precedes any slash, which is how QEMU recognizes a protocol.
 fn protocol(name: &[u8]) -> Option<&[u8]> {
     let end = name.iter().position(|byte| matches!(byte, b':' | b'/'))?;
     (name[end] == b':').then(|| &name[..end])

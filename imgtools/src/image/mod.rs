@@ -1,6 +1,6 @@
-//! How images, their options and their secrets are named to the tools.
+//! How images, their options and their secrets are passed to the tools.
 //!
-//! [`FileName`] and [`Options`] are there without any feature, the rest with `image`.
+//! [`FileName`] and [`Options`] are available without any feature, the rest with `image`.
 
 #[cfg(feature = "image")]
 mod failure;
@@ -26,7 +26,7 @@ pub use secret::Secret;
 #[cfg(feature = "image")]
 pub use spec::ImageSpec;
 
-/// Makes a secret known to a tool, and hides it in what that prints.
+/// Passes a secret to a tool, and redacts it in the tool's output.
 #[cfg(feature = "image")]
 pub(crate) fn add_secret(
     command: crate::process::Command,

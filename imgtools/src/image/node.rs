@@ -1,4 +1,4 @@
-//! The same node by options: what a file name means to QEMU, said key by key.
+//! The same node by options: what a file name means to QEMU, key by key.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,18 +8,18 @@ use serde_json::Value;
 
 use super::{FileName, Options};
 
-/// Why an image cannot be named as a call must name it.
+/// Why an image cannot be named as a call requires.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// The call needs options, and the file name is for a protocol that is not known here.
+    /// The call needs options, and the file name uses a protocol that is unknown here.
     #[error(
         "failed to name `{0}` by options, which this call needs: that is possible for a file, a \
          `json:{{…}}` and the address of an NBD export; name it by `ImageSpec::options`"
     )]
     NotByOptions(FileName),
 
-    /// What stands behind `json:` is no JSON object.
+    /// The text after `json:` is not a JSON object.
     #[error("failed to read `{name}` as the JSON object of a node")]
     Json {
         /// The whole name.
@@ -28,18 +28,18 @@ pub enum NameError {
         source: serde_json::Error,
     },
 
-    /// A JSON object has what no option can say.
+    /// A JSON object has a member that no option can express.
     #[error("failed to name `{name}` by options, which this call needs: `{key}` is {what}")]
     JsonMember {
         /// The whole name.
         name: FileName,
-        /// The member, its name with those that it is in.
+        /// The member, with the names of its parents.
         key: String,
         /// What it is.
         what: &'static str,
     },
 
-    /// The address of an NBD export makes no sense.
+    /// The address of an NBD export is invalid.
     #[error("failed to read `{name}` as the address of an NBD export: {what}")]
     Nbd {
         /// The whole name.
@@ -70,7 +70,7 @@ pub(super) fn options(
                 name: name.clone(),
                 source,
             })?;
-        // The node is the image itself, or what an image of the format that was said is in.
+        // The node is the image itself, or the node below an image of the given format.
         let own = members.get("driver").and_then(Value::as_str);
         let prefix = match (own, format) {
             (Some(own), Some(format)) if own != format => "file.",
@@ -135,7 +135,7 @@ fn flatten(
 
 type Keys = Vec<(&'static str, Vec<u8>)>;
 
-/// What the address of an NBD export says, in either of QEMU's notations; `None` if it is none.
+/// Parses the address of an NBD export, in either of QEMU's notations; `None` if it is not one.
 fn nbd(text: &str) -> Option<Result<Keys, &'static str>> {
     let uri = ["nbd+unix://", "nbd+tcp://", "nbd://"];
     if let Some((scheme, rest)) = uri
@@ -186,7 +186,7 @@ fn nbd_plain(rest: &str) -> Result<Keys, &'static str> {
 }
 
 fn inet(authority: &str) -> Result<Keys, &'static str> {
-    // The port is behind the last colon, unless that is inside of an IPv6 address.
+    // The port follows the last colon, unless that is inside an IPv6 address.
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (authority, "10809"),

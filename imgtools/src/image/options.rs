@@ -5,8 +5,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// An option string, as `-o`, `--object` and `--image-opts` take it. Values are escaped as they are
-/// added: QEMU wants a comma doubled.
+/// An option string, as for `-o`, `--object` and `--image-opts`. Values are escaped as they are
+/// added: QEMU requires commas to be doubled.
 ///
 /// ```
 /// use imgtools::image::Options;
@@ -22,12 +22,12 @@ impl Options {
         Options::default()
     }
 
-    /// A value without a key in front, such as the driver of `-device` or the backend of `-chardev`.
+    /// A value without a key, such as the driver of `-device` or the backend of `-chardev`.
     pub fn with_first(value: impl fmt::Display) -> Options {
         Options::new().push_value(value.to_string().as_bytes())
     }
 
-    /// Adds an option. Where a key comes twice, QEMU takes the last.
+    /// Adds an option. If a key is repeated, QEMU uses the last.
     pub fn set(self, key: &str, value: impl fmt::Display) -> Options {
         self.set_bytes(key, value.to_string().as_bytes())
     }
@@ -52,7 +52,7 @@ impl Options {
         self
     }
 
-    /// Adds a piece of an option string as it is, such as `compat=0.10,cluster_size=2M`.
+    /// Adds a piece of an option string unchanged, such as `compat=0.10,cluster_size=2M`.
     pub fn append(mut self, options: impl AsRef<OsStr>) -> Options {
         let options = options.as_ref();
         if !options.is_empty() {
@@ -95,7 +95,7 @@ impl Options {
     }
 }
 
-/// Takes a word off the front, up to a comma that is not doubled; undoes the doubling.
+/// Splits off the first word, up to a comma that is not doubled, and unescapes it.
 fn next_word(text: &str) -> (String, &str) {
     let mut word = String::new();
     let mut rest = text;
@@ -121,14 +121,14 @@ impl fmt::Display for Options {
     }
 }
 
-/// An option string as it is.
+/// An option string, unchanged.
 impl From<&str> for Options {
     fn from(text: &str) -> Options {
         Options(text.into())
     }
 }
 
-/// An option string as it is.
+/// An option string, unchanged.
 impl From<String> for Options {
     fn from(text: String) -> Options {
         Options(text.into())

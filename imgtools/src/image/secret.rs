@@ -1,4 +1,4 @@
-//! Secrets, handed to the tools in files: every local user can read what is on a command line.
+//! Secrets, passed to the tools in files: every local user can read a command line.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 use super::Options;
 
 /// A secret, such as the password of a LUKS image. Its value is in a file that only we can read and
-/// that is deleted with the last copy of this; it is never shown.
+/// that is deleted with the last clone; it is never shown.
 #[derive(Clone)]
 pub struct Secret(Arc<Inner>);
 
@@ -28,7 +28,7 @@ impl Secret {
 
     /// A secret with this object id, its file in this folder.
     pub fn in_dir(folder: impl AsRef<Path>, id: &str, value: &str) -> io::Result<Secret> {
-        // Such a file has mode 0600 from its beginning.
+        // Such a file is created with mode 0600.
         let mut file = tempfile::Builder::new()
             .prefix("secret-")
             .tempfile_in(folder)?;
@@ -45,7 +45,7 @@ impl Secret {
         &self.0.id
     }
 
-    /// The secret itself, for hiding it elsewhere.
+    /// The secret itself, for redacting it elsewhere.
     pub fn value(&self) -> &str {
         &self.0.value
     }
@@ -55,7 +55,7 @@ impl Secret {
         self.0.file.path()
     }
 
-    /// The value of `--object` that makes it known to a tool.
+    /// The value of `--object` that passes it to a tool.
     pub fn object(&self) -> Options {
         Options::from("secret")
             .set("id", self.id())

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use super::{FileName, NameError, Options, Secret, node};
 
-/// An image as a tool is to open it.
+/// An image as a tool should open it.
 ///
 /// Paths and strings convert into one, so that `info("disk.img")` works; see [`FileName`] for what
 /// each of them means. The format is then the default of the tool's wrapper, or probed.
 ///
-/// An image is named either by a file (with `-f`) or by options (with `--image-opts`), never by both.
-/// Where a call needs options, a file becomes some: a path, a `json:{…}` and the address of an NBD
-/// export can, other protocols are a [`NameError`].
+/// An image is named either by a file (with `-f`) or by options (with `--image-opts`), never by
+/// both. Where a call needs options, a file is converted: this works for a path, a `json:{…}` and
+/// the address of an NBD export; other protocols are a [`NameError`].
 #[derive(Clone, Debug)]
 pub struct ImageSpec {
     name: Name,
@@ -25,13 +25,13 @@ enum Name {
     File {
         name: FileName,
         format: Option<String>,
-        /// What must be said beside the format, and can be by options only.
+        /// Further settings that only options can express.
         more: Options,
     },
     Options(Options),
 }
 
-/// What stands on a command line for an image.
+/// The words for an image on a command line.
 pub(crate) struct Words<'s> {
     pub(crate) by_options: bool,
     pub(crate) format: Option<&'s str>,
@@ -39,12 +39,12 @@ pub(crate) struct Words<'s> {
 }
 
 impl ImageSpec {
-    /// A file, or what else QEMU takes for one; see [`FileName`].
+    /// A file, or anything else that QEMU accepts as one; see [`FileName`].
     pub fn file(name: impl Into<FileName>) -> ImageSpec {
         ImageSpec::with(name.into(), None, Options::new())
     }
 
-    /// Options, such as `driver=qcow2,file.filename=x`. They say the format themselves.
+    /// Options, such as `driver=qcow2,file.filename=x`. They include the format.
     pub fn options(options: impl Into<Options>) -> ImageSpec {
         ImageSpec {
             name: Name::Options(options.into()),
@@ -72,7 +72,7 @@ impl ImageSpec {
         }
     }
 
-    /// Says the format of a file. Options say it themselves; nothing changes for them.
+    /// Sets the format of a file. Options include it themselves and are not changed.
     pub fn format(mut self, format: impl Into<String>) -> ImageSpec {
         if let Name::File {
             format: known,
@@ -86,7 +86,7 @@ impl ImageSpec {
         self
     }
 
-    /// Makes a secret known, to which the options refer by its id.
+    /// Adds a secret, to which the options refer by its id.
     pub fn secret(mut self, secret: &Secret) -> ImageSpec {
         self.secrets.push(secret.clone());
         self
@@ -100,7 +100,7 @@ impl ImageSpec {
         }
     }
 
-    /// The format, if it is named by a file and its format was said.
+    /// The format, if it is named by a file and the format was set.
     pub fn known_format(&self) -> Option<&str> {
         match &self.name {
             Name::File { format, more, .. } if more.is_empty() => format.as_deref(),
@@ -113,7 +113,7 @@ impl ImageSpec {
         &self.secrets
     }
 
-    /// The file of this machine that it is, if it is named by one.
+    /// The local file, if it is named by one.
     #[cfg(feature = "img")]
     pub(crate) fn local(&self) -> Option<&Path> {
         match &self.name {
@@ -122,7 +122,7 @@ impl ImageSpec {
         }
     }
 
-    /// How it is named on a command line: by options if it must be or `by_options` wants it.
+    /// How it is named on a command line: by options if necessary or if `by_options`.
     pub(crate) fn words(&self, by_options: bool) -> Result<Words<'_>, NameError> {
         let options = |options| Words {
             by_options: true,
@@ -143,7 +143,7 @@ impl ImageSpec {
         }
     }
 
-    /// The same image, with this format if none was said.
+    /// The same image, with this format if none was set.
     #[cfg(feature = "io")]
     pub(crate) fn or_format(self, format: Option<&str>) -> ImageSpec {
         match (self.known_format(), format) {

@@ -27,9 +27,9 @@ pub struct Bench {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BenchResult {
-    /// How long it took by qemu-img's own clock, in whole milliseconds.
+    /// The elapsed time by qemu-img's own clock, in whole milliseconds.
     pub elapsed: Duration,
-    /// What was printed.
+    /// The output.
     pub output: Box<Output>,
 }
 
@@ -53,7 +53,7 @@ impl Bench {
 }
 
 impl Call<Bench> {
-    /// Writes, and does not read.
+    /// Writes instead of reading.
     pub fn write(self) -> Call<Bench> {
         self.with(|op| op.write = true)
     }
@@ -63,22 +63,22 @@ impl Call<Bench> {
         self.with(|op| op.count = Some(requests))
     }
 
-    /// The number of requests at the same time.
+    /// The number of concurrent requests.
     pub fn depth(self, requests: u32) -> Call<Bench> {
         self.with(|op| op.depth = Some(requests))
     }
 
-    /// The bytes of a request.
+    /// The size of a request in bytes.
     pub fn buffer_size(self, bytes: u64) -> Call<Bench> {
         self.with(|op| op.buffer = Some(bytes))
     }
 
-    /// The bytes from the start of a request to that of the next one.
+    /// The distance in bytes between the starts of consecutive requests.
     pub fn step_size(self, bytes: u64) -> Call<Bench> {
         self.with(|op| op.step = Some(bytes))
     }
 
-    /// Where the first request is.
+    /// The offset of the first request.
     pub fn offset(self, bytes: u64) -> Call<Bench> {
         self.with(|op| op.offset = Some(bytes))
     }
@@ -88,12 +88,12 @@ impl Call<Bench> {
         self.with(|op| op.pattern = Some(byte))
     }
 
-    /// A flush after each so many writes.
+    /// Flushes after this many writes.
     pub fn flush_interval(self, requests: u64) -> Call<Bench> {
         self.with(|op| op.flush_interval = Some(requests))
     }
 
-    /// Does not wait for the other requests before a flush.
+    /// Does not drain other requests before a flush.
     pub fn no_drain(self) -> Call<Bench> {
         self.with(|op| op.no_drain = true)
     }
@@ -103,7 +103,7 @@ impl Call<Bench> {
         self.with(|op| op.cache = Some(mode.to_owned()))
     }
 
-    /// The way of asynchronous I/O.
+    /// The asynchronous I/O mode.
     pub fn aio(self, mode: &str) -> Call<Bench> {
         self.with(|op| op.aio = Some(mode.to_owned()))
     }

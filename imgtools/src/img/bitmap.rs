@@ -14,21 +14,21 @@ pub struct Bitmap {
     source: Option<(FileName, Option<String>)>,
 }
 
-/// What is done to a bitmap.
+/// An action on a bitmap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BitmapAction {
-    /// It is made, enabled.
+    /// Creates it, enabled.
     Add,
-    /// It is deleted.
+    /// Deletes it.
     Remove,
-    /// Its bits are cleared.
+    /// Clears its bits.
     Clear,
-    /// It records writes from now on.
+    /// Makes it record writes from now on.
     Enable,
-    /// It records no writes from now on.
+    /// Makes it stop recording writes.
     Disable,
-    /// The bits of this other bitmap are set in it.
+    /// Merges the bits of this other bitmap into it.
     Merge(String),
 }
 
@@ -50,12 +50,12 @@ impl Call<Bitmap> {
         self.with(|op| op.actions.push(action))
     }
 
-    /// How many bytes a bit of a new bitmap stands for.
+    /// How many bytes a bit of a new bitmap covers.
     pub fn granularity(self, bytes: u64) -> Call<Bitmap> {
         self.with(|op| op.granularity = Some(bytes))
     }
 
-    /// The image with the bitmap to be merged, and its format; without this, it is the same image.
+    /// The image with the bitmap to merge, and its format; default: the same image.
     pub fn source(self, file: impl Into<FileName>, format: impl Into<String>) -> Call<Bitmap> {
         self.with(|op| op.source = Some((file.into(), Some(format.into()))))
     }

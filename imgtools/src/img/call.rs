@@ -9,9 +9,9 @@ use super::{ImgError, QemuImg};
 use crate::image::{FileName, ImageSpec, NameError, Options, Secret};
 use crate::process::{Command, Output, block_on};
 
-/// A subcommand of qemu-img: its arguments, and what it makes of the output.
+/// A subcommand of qemu-img: its arguments, and how its output is parsed.
 pub trait Operation: Sized {
-    /// What a run gives.
+    /// The result of a run.
     type Answer;
 
     /// The name of the subcommand; empty if the caller gives it.
@@ -20,16 +20,17 @@ pub trait Operation: Sized {
     /// Adds the arguments of the subcommand.
     fn arguments(&self, args: &mut Arguments) -> Result<(), NameError>;
 
-    /// Whether standard output is given to [`Operation::take`] as it comes, and not kept.
+    /// Whether standard output is passed to [`Operation::take`] as it arrives, instead of being
+    /// kept.
     const PULLS: bool = false;
 
     /// Takes a piece of standard output.
     fn take(&mut self, _bytes: &[u8]) {}
 
-    /// Reads the output. Signals are dealt with before.
+    /// Parses the output. Signals were handled before.
     fn answer(self, output: Output) -> Result<Self::Answer, ImgError>;
 
-    /// The file of this machine that it makes, if it makes one.
+    /// The local file that it creates, if any.
     fn makes(&self) -> Option<&Path> {
         None
     }
@@ -38,22 +39,22 @@ pub trait Operation: Sized {
 /// A subcommand that can report its progress (`-p`).
 pub trait ReportsProgress: Operation {}
 
-/// How much of a call is done.
+/// The progress of a call.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub struct Progress {
-    /// From 0 to 100, as qemu-img reckons.
+    /// From 0 to 100, as computed by qemu-img.
     pub percent: f32,
 }
 
-/// A call of qemu-img that is being put together. Nothing happens before it is run.
+/// A builder for a call of qemu-img. Nothing happens until it is run.
 ///
-/// A call has no deadline unless it is given one ([`Call::deadline`], [`QemuImg::deadline`]): what it
-/// does may take hours. One that is cut, by its deadline or by dropping its future, is killed. An
-/// image that it was changing in place (`commit`, `rebase`, `amend`, `resize`, `check -r`, and
-/// `convert` into a target that was there before) is then as a crash of qemu-img leaves it: have it
-/// checked. A file that it was making is removed, so that no half of an image looks whole; that of a
-/// call that fails by itself is removed as well.
+/// A call has no deadline by default ([`Call::deadline`], [`QemuImg::deadline`]): it may take
+/// hours. When its deadline passes or its future is dropped, it is killed. An image that it was
+/// changing in place (`commit`, `rebase`, `amend`, `resize`, `check -r`, and `convert` into an
+/// existing target) is then in the state of a crash of qemu-img: check it. A file that it was
+/// creating is removed, so that a partial image is never mistaken for a whole one; a call that
+/// fails by itself removes its file as well.
 #[derive(Clone, Debug)]
 #[must_use = "a call does nothing until it is run"]
 pub struct Call<Op> {
@@ -84,7 +85,7 @@ impl<Op> Call<Op> {
         args.into_iter().fold(self, Call::arg)
     }
 
-    /// The time that this call has (default: that of [`QemuImg::deadline`], else all the time).
+    /// The deadline of this call (default: that of [`QemuImg::deadline`], else none).
     pub fn deadline(mut self, deadline: Duration) -> Call<Op> {
         self.deadline = Some(deadline);
         self
@@ -98,7 +99,7 @@ impl<Op> Call<Op> {
 }
 
 impl<Op: Operation> Call<Op> {
-    /// The command that would be run, for showing it or running it in another way.
+    /// The command that would be run, for display or for running it in another way.
     pub fn command(&self) -> Result<Command, NameError> {
         let mut command = self.img.tool.command();
         if let Some(deadline) = self.deadline {
@@ -115,7 +116,7 @@ impl<Op: Operation> Call<Op> {
         Ok(args.command)
     }
 
-    /// Runs it, and reads its answer. Dropping the future kills it.
+    /// Runs it, and parses its answer. Dropping the future kills it.
     pub async fn run(self) -> Result<Op::Answer, ImgError> {
         self.started().await?.wait().await
     }
@@ -125,8 +126,8 @@ impl<Op: Operation> Call<Op> {
         block_on(self.run())
     }
 
-    /// Runs it, and gives what came out whatever the exit status; then what qemu-img leaves behind
-    /// when it fails stays. A signal is an error.
+    /// Runs it, and returns the output whatever the exit status; files left behind by a failed
+    /// qemu-img are then kept. A signal is an error.
     pub async fn output(&self) -> Result<Output, ImgError> {
         let mut made = Made::before(self.op.makes());
         let output = self.command()?.run().await?.check_code(|_| true)?;
@@ -151,7 +152,7 @@ impl<Op: Operation> Call<Op> {
 }
 
 impl<Op: ReportsProgress> Call<Op> {
-    /// Starts it, so that its progress can be waited for.
+    /// Starts it, so that its progress can be followed.
     ///
     /// ```no_run
     /// # async fn example(img: imgtools::img::QemuImg) -> Result<(), imgtools::img::ImgError> {
@@ -172,7 +173,7 @@ impl<Op: ReportsProgress> Call<Op> {
         block_on(self.start())
     }
 
-    /// Runs it, and shows its progress to this function.
+    /// Runs it, and reports its progress to this function.
     pub async fn run_with_progress(
         self,
         mut show: impl FnMut(Progress),
@@ -193,11 +194,11 @@ impl<Op: ReportsProgress> Call<Op> {
     }
 }
 
-/// The argument list of a call while it is made.
+/// The argument list of a call under construction.
 #[derive(Debug)]
 pub struct Arguments {
     command: Command,
-    /// The secrets that are known already: the id of an object can be given only once.
+    /// The secrets already passed: the id of an object can be given only once.
     known: Vec<String>,
 }
 
@@ -238,7 +239,7 @@ impl Arguments {
         }
     }
 
-    /// Makes secrets known, each once.
+    /// Passes secrets, each once.
     pub fn secrets(&mut self, secrets: &[Secret]) {
         for secret in secrets {
             if !self.known.iter().any(|id| id == secret.id()) {
@@ -259,13 +260,13 @@ impl Arguments {
         self.maybe(format_flag, format.as_ref());
     }
 
-    /// Adds an image: its secrets, its format or `--image-opts`, and its name. What follows can only
-    /// be operands.
+    /// Adds an image: its secrets, its format or `--image-opts`, and its name. Only operands may
+    /// follow.
     pub fn image(&mut self, image: &ImageSpec) -> Result<(), NameError> {
         self.named(image, false)
     }
 
-    /// The same, with the format in options, for a subcommand that knows no `-f`.
+    /// The same, with the format in options, for a subcommand without `-f`.
     pub(super) fn image_without_format_flag(&mut self, image: &ImageSpec) -> Result<(), NameError> {
         self.named(image, image.known_format().is_some())
     }
@@ -279,7 +280,7 @@ impl Arguments {
         Ok(())
     }
 
-    /// Adds operands, which are no options whatever they look like.
+    /// Adds operands, which are never treated as options.
     pub fn operands(&mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) {
         self.push("--");
         for word in words {

@@ -1,4 +1,4 @@
-//! The subcommands that change an image in its place: `amend`, `commit`, `rebase`, `resize`,
+//! The subcommands that change an image in place: `amend`, `commit`, `rebase`, `resize`,
 //! `snapshot`; and the escape to any command line.
 
 use super::{Arguments, Call, ImgError, Operation, ReportsProgress};
@@ -19,7 +19,7 @@ impl Amend {
 }
 
 impl Call<Amend> {
-    /// Also does what may make the data unreadable.
+    /// Also allows changes that may make the data unreadable.
     pub fn force(self) -> Call<Amend> {
         self.arg("--force")
     }
@@ -61,18 +61,19 @@ impl Commit {
 impl Call<Commit> {
     /// Writes into this image of the chain, not just into the next one.
     ///
-    /// A relative text is looked for beside the image, as QEMU does; a relative path where we are.
+    /// A relative text is resolved against the image's directory, as in QEMU; a relative path
+    /// against our working directory.
     pub fn base(self, file: impl Into<FileName>) -> Call<Commit> {
         let file = file.into().absolute();
         self.arg("-b").arg(file.as_os_str())
     }
 
-    /// Leaves the overlay as it is, and does not empty it.
+    /// Keeps the overlay's content instead of emptying it.
     pub fn keep(self) -> Call<Commit> {
         self.arg("-d")
     }
 
-    /// At most so many bytes in a second.
+    /// The maximum rate in bytes per second.
     pub fn rate_limit(self, bytes: u64) -> Call<Commit> {
         self.args(["-r".to_owned(), bytes.to_string()])
     }
@@ -120,7 +121,7 @@ impl Call<Rebase> {
         self.with(|op| op.backing.1 = Some(format.to_owned()))
     }
 
-    /// Only changes the name that the image has for its backing file; the content is not looked at.
+    /// Only changes the recorded name of the backing file, regardless of content.
     pub fn unsafe_mode(self) -> Call<Rebase> {
         self.arg("-u")
     }
@@ -140,7 +141,7 @@ impl Call<Rebase> {
         self.args(["-T", mode])
     }
 
-    /// Opens the image though it is in use by others.
+    /// Opens the image even if it is in use by others.
     pub fn force_share(self) -> Call<Rebase> {
         self.arg("-U")
     }
@@ -167,9 +168,9 @@ impl ReportsProgress for Rebase {}
 pub enum Size {
     /// This size.
     To(u64),
-    /// So much more.
+    /// Larger by this many bytes.
     Grow(u64),
-    /// So much less. QEMU wants [`Call::shrink`] as well.
+    /// Smaller by this many bytes. QEMU requires [`Call::shrink`] as well.
     Shrink(u64),
 }
 
@@ -204,7 +205,7 @@ impl Operation for Resize {
 
     fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
         args.image(&self.image)?;
-        // A size that begins with a minus must be the last word, and is then no option.
+        // A size that begins with a minus must be the last word, and is then not an option.
         args.push(match self.size {
             Size::To(bytes) => bytes.to_string(),
             Size::Grow(bytes) => format!("+{bytes}"),

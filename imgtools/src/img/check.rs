@@ -15,28 +15,28 @@ pub struct Check {
     cache: Option<String>,
 }
 
-/// What is to be repaired.
+/// What to repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
-    /// Leaked clusters are freed.
+    /// Frees leaked clusters.
     Leaks,
-    /// Everything that can be.
+    /// Repairs everything that can be repaired.
     All,
 }
 
-/// What the exit status says. After a repair it is about the image as it is then.
+/// The meaning of the exit status. After a repair it describes the repaired image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CheckVerdict {
     /// Nothing wrong (status 0).
     Clean,
-    /// The check met errors on its way (status 1 with a report); what the report has may not be all.
+    /// The check encountered errors (status 1 with a report); the report may be incomplete.
     Incomplete,
     /// Corrupt (status 2).
     Corrupt,
     /// Only leaked clusters, which cost space but no data (status 3).
     Leaks,
-    /// The format knows no check (status 63).
+    /// The format does not support checks (status 63).
     Unsupported,
 }
 
@@ -56,11 +56,11 @@ impl fmt::Display for CheckVerdict {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CheckOutcome {
-    /// What the exit status says.
+    /// The meaning of the exit status.
     pub verdict: CheckVerdict,
-    /// What was found; absent if the format knows no check.
+    /// What was found; absent if the format does not support checks.
     pub report: Option<CheckReport>,
-    /// What was printed; standard error has a line for each thing found.
+    /// The output; standard error has a line for each finding.
     pub output: Box<Output>,
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for CheckOutcome {
 }
 
 impl CheckOutcome {
-    /// The report of a clean image; anything but that is an error.
+    /// The report of a clean image; any other verdict is an error.
     pub fn clean(self) -> Result<CheckReport, ImgError> {
         match (self.verdict, self.report) {
             (CheckVerdict::Clean, Some(report)) => Ok(report),
@@ -134,7 +134,8 @@ impl Operation for Check {
     }
 
     fn answer(self, output: Output) -> Result<CheckOutcome, ImgError> {
-        // The report is printed if the check itself was done; with 1 only then is it an answer.
+        // The report is printed if the check was carried out; status 1 is an answer only with a
+        // report.
         let report = serde_json::from_slice(&output.stdout);
         let (verdict, report) = match (output.status.code(), report) {
             (Some(0), Ok(report)) => (CheckVerdict::Clean, Some(report)),

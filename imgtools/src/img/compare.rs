@@ -1,4 +1,4 @@
-//! `qemu-img compare`, whose exit status alone does not tell "different" from "wrong usage".
+//! `qemu-img compare`, whose exit status alone does not distinguish "different" from "wrong usage".
 
 use super::{Arguments, Call, ComparePhase, ImgError, Operation, ReportsProgress};
 use crate::image::{ImageSpec, NameError};
@@ -17,12 +17,13 @@ pub struct Compare {
 /// The outcome of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
-    /// The same content. Unless the comparison was strict, one image may be longer by zeroes.
+    /// The same content. Unless the comparison was strict, one image may have extra zeroes at its
+    /// end.
     Same {
         /// Whether the sizes differ nevertheless.
         sizes_differ: bool,
     },
-    /// Not the same.
+    /// Different content.
     Differ(Difference),
 }
 
@@ -64,7 +65,7 @@ impl Compare {
 }
 
 impl Call<Compare> {
-    /// Also compares the sizes and what is allocated.
+    /// Also compares sizes and allocation.
     pub fn strict(self) -> Call<Compare> {
         self.with(|op| op.strict = true)
     }
@@ -88,7 +89,7 @@ impl Operation for Compare {
         args.flag("-s", self.strict);
         args.flag("-U", self.force_share);
         args.maybe("-T", self.source_cache.as_ref());
-        // `--image-opts` is about both images.
+        // `--image-opts` applies to both images.
         let by_options = self.a.is_options() || self.b.is_options();
         let (a, b) = (self.a.words(by_options)?, self.b.words(by_options)?);
         args.secrets(self.a.secrets());
@@ -130,7 +131,7 @@ const SIZE_WARNING: &str = "Warning: Image size mismatch!";
 
 /// The difference that was printed, if one was.
 fn difference(stdout: &str) -> Option<Difference> {
-    // A report of progress ends in a carriage return, and the next line follows it.
+    // A progress report ends in a carriage return, followed by the next line.
     stdout.split(['\n', '\r']).find_map(|line| {
         if line == "Strict mode: Image size mismatch!" {
             return Some(Difference::Size);

@@ -40,7 +40,7 @@ impl Convert {
 }
 
 impl Call<Convert> {
-    /// Another source, whose content follows that of those before.
+    /// Another source, whose content is appended to the previous ones.
     pub fn and_source(self, source: impl Into<ImageSpec>) -> Call<Convert> {
         self.with(|op| op.sources.push(source.into()))
     }
@@ -55,12 +55,12 @@ impl Call<Convert> {
         self.with(|op| op.options = std::mem::take(&mut op.options).set(key, value))
     }
 
-    /// Adds an option string of the target's format as it is.
+    /// Adds an option string of the target's format, unchanged.
     pub fn options(self, options: &str) -> Call<Convert> {
         self.with(|op| op.options = std::mem::take(&mut op.options).append(options))
     }
 
-    /// The target's backing file and its format; only what differs from it is copied.
+    /// The target's backing file and its format; only differences from it are copied.
     pub fn backing(self, file: impl Into<FileName>, format: impl Into<String>) -> Call<Convert> {
         self.with(|op| op.backing = Some((file.into(), Some(format.into()))))
     }
@@ -75,12 +75,12 @@ impl Call<Convert> {
         self.with(|op| op.sparse = Some(bytes.to_string()))
     }
 
-    /// The number of requests at the same time.
+    /// The number of concurrent requests.
     pub fn coroutines(self, count: u32) -> Call<Convert> {
         self.with(|op| op.coroutines = Some(count))
     }
 
-    /// At most so many bytes in a second.
+    /// The maximum rate in bytes per second.
     pub fn rate_limit(self, bytes: u64) -> Call<Convert> {
         self.with(|op| op.rate_limit = Some(bytes))
     }
@@ -100,17 +100,17 @@ impl Call<Convert> {
         self.arg("-c")
     }
 
-    /// Writes to a target that is there already.
+    /// Writes to an existing target.
     pub fn no_create(self) -> Call<Convert> {
         self.arg("-n")
     }
 
-    /// Takes a target that is there already to be all zeroes.
+    /// Assumes that an existing target is all zeroes.
     pub fn target_is_zero(self) -> Call<Convert> {
         self.arg("--target-is-zero")
     }
 
-    /// Lets the storage copy by itself where it can.
+    /// Offloads copying to the storage where possible.
     pub fn copy_offload(self) -> Call<Convert> {
         self.arg("-C")
     }
@@ -120,7 +120,7 @@ impl Call<Convert> {
         self.arg("-W")
     }
 
-    /// Goes on after read errors.
+    /// Continues after read errors.
     pub fn salvage(self) -> Call<Convert> {
         self.arg("--salvage")
     }
@@ -130,7 +130,7 @@ impl Call<Convert> {
         self.arg("--bitmaps")
     }
 
-    /// Leaves out bitmaps that are inconsistent.
+    /// Skips inconsistent bitmaps.
     pub fn skip_broken_bitmaps(self) -> Call<Convert> {
         self.arg("--skip-broken-bitmaps")
     }
@@ -146,7 +146,7 @@ impl Operation for Convert {
     const NAME: &'static str = "convert";
 
     fn arguments(&self, args: &mut Arguments) -> Result<(), NameError> {
-        // `--image-opts` and `-f` are about all sources.
+        // `--image-opts` and `-f` apply to all sources.
         let format = self.sources.first().and_then(ImageSpec::known_format);
         let differs = |source: &ImageSpec| source.is_options() || source.known_format() != format;
         let by_options = self.sources.iter().any(differs);
@@ -211,17 +211,17 @@ impl Call<Dd> {
         self.with(|op| op.format = Some(format.to_owned()))
     }
 
-    /// The bytes of a block.
+    /// The block size in bytes.
     pub fn block_size(self, bytes: u64) -> Call<Dd> {
         self.with(|op| op.operands.push(("bs", bytes)))
     }
 
-    /// How many blocks are copied at most.
+    /// The maximum number of blocks to copy.
     pub fn count(self, blocks: u64) -> Call<Dd> {
         self.with(|op| op.operands.push(("count", blocks)))
     }
 
-    /// How many blocks of the source are left out first.
+    /// How many blocks of the source to skip first.
     pub fn skip(self, blocks: u64) -> Call<Dd> {
         self.with(|op| op.operands.push(("skip", blocks)))
     }

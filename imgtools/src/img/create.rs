@@ -45,12 +45,12 @@ impl Call<Create> {
         self.with(|op| op.format = Some(format.into()))
     }
 
-    /// The size in bytes. An image with a backing file needs none.
+    /// The size in bytes. Optional for an image with a backing file.
     pub fn size(self, bytes: u64) -> Call<Create> {
         self.with(|op| op.size = Some(bytes.to_string()))
     }
 
-    /// The size as qemu-img reads it, such as `64M`.
+    /// The size in qemu-img's notation, such as `64M`.
     pub fn size_text(self, size: impl Into<String>) -> Call<Create> {
         self.with(|op| op.size = Some(size.into()))
     }
@@ -60,22 +60,23 @@ impl Call<Create> {
         self.with(|op| op.options = std::mem::take(&mut op.options).set(key, value))
     }
 
-    /// Adds an option string as it is.
+    /// Adds an option string, unchanged.
     pub fn options(self, options: &str) -> Call<Create> {
         self.with(|op| op.options = std::mem::take(&mut op.options).append(options))
     }
 
-    /// The backing file and its format. A relative file is looked for beside the new image.
+    /// The backing file and its format. A relative name is resolved against the new image's
+    /// directory.
     pub fn backing(self, file: impl Into<FileName>, format: impl Into<String>) -> Call<Create> {
         self.with(|op| op.backing = Some((file.into(), Some(format.into()))))
     }
 
-    /// The backing file without its format, which current versions refuse.
+    /// The backing file without its format, which current versions reject.
     pub fn backing_without_format(self, file: impl Into<FileName>) -> Call<Create> {
         self.with(|op| op.backing = Some((file.into(), None)))
     }
 
-    /// Does not look at the backing file, which need not be there then (`-u`).
+    /// Does not open the backing file, which then need not exist (`-u`).
     pub fn unsafe_backing(self) -> Call<Create> {
         self.with(|op| op.unsafe_backing = true)
     }
@@ -85,18 +86,18 @@ impl Call<Create> {
         self.with(|op| op.secret = Some(secret.clone()))
     }
 
-    /// Encrypts a qcow2 image by LUKS with this secret.
+    /// Encrypts a qcow2 image with LUKS and this secret.
     pub fn encrypt(self, secret: &Secret) -> Call<Create> {
         self.secret(secret).with(|op| op.encrypt = true)
     }
 
-    /// How long QEMU may take to derive the key of an encrypted image from its secret, on this machine
-    /// and each time that the image is opened (default: two seconds). The less, the weaker.
+    /// How long QEMU may take to derive the key of an encrypted image from its secret, on this
+    /// machine, each time the image is opened (default: two seconds). A shorter time is weaker.
     pub fn iter_time(self, time: Duration) -> Call<Create> {
         self.with(|op| op.iter_time = Some(time))
     }
 
-    /// Makes a secret known to which the options refer.
+    /// Passes a secret to which the options refer.
     pub fn object(self, secret: &Secret) -> Call<Create> {
         self.with(|op| op.objects.push(secret.clone()))
     }

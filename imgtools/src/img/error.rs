@@ -1,4 +1,4 @@
-//! The errors of qemu-img, by what was being done.
+//! The errors of qemu-img, by operation.
 
 use std::fmt;
 
@@ -6,52 +6,51 @@ use super::{CheckOutcome, MapExtent};
 use crate::image::{FailureKind, NameError, failure_kinds};
 use crate::process::{Output, ProcessError};
 
-/// Why a call of qemu-img has no answer. Messages show the command and the tail of its output.
+/// Why a call of qemu-img failed. Messages show the command and the tail of its output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImgError {
-    /// An image cannot be named as this call must name it. Nothing was run.
+    /// An image cannot be named as this call requires. Nothing was run.
     #[error(transparent)]
     Name(#[from] NameError),
 
-    /// It did not run, took too long, was killed by a signal, or exited with a status that means a
-    /// failure.
+    /// It did not run, timed out, was killed by a signal, or exited with a failure status.
     #[error(transparent)]
     Process(#[from] ProcessError),
 
-    /// It printed JSON that is not what this subcommand prints.
+    /// It printed unexpected JSON.
     #[error("failed to read the JSON that `{}` printed{}", output.command, output.tail())]
     Json {
-        /// What it printed.
+        /// Its output.
         output: Box<Output>,
         /// What was wrong with it.
         source: serde_json::Error,
     },
 
-    /// It printed a text that is not what this subcommand prints.
+    /// It printed unexpected text.
     #[error("failed to read what `{}` printed{}", .0.command, .0.tail())]
     Text(Box<Output>),
 
-    /// `map` failed on its way.
+    /// `map` failed part-way.
     #[error(
         "failed to map the whole image: `{}` {} after {found} extents{}",
         output.command, output.status, output.tail()
     )]
     TruncatedMap {
-        /// What it printed.
+        /// Its output.
         output: Box<Output>,
-        /// How many extents it had found before.
+        /// How many extents it had found.
         found: u64,
-        /// Those extents, unless they were given out as they came.
+        /// Those extents, unless they were streamed.
         extents: Vec<MapExtent>,
     },
 
-    /// `compare` could not compare.
+    /// `compare` failed.
     #[error("failed to compare images ({phase}): `{}` {}{}", output.command, output.status, output.tail())]
     Compare {
-        /// What it was doing.
+        /// The phase in which it failed.
         phase: ComparePhase,
-        /// What it printed.
+        /// Its output.
         output: Box<Output>,
     },
 
@@ -61,7 +60,7 @@ pub enum ImgError {
 }
 
 impl ImgError {
-    /// What the program printed and how it exited, if it came to its end.
+    /// The program's output and exit status, if it exited.
     pub fn output(&self) -> Option<&Output> {
         match self {
             ImgError::Name(_) => None,
@@ -74,7 +73,7 @@ impl ImgError {
         }
     }
 
-    /// What kind of failure it is, by QEMU's message.
+    /// The kind of failure, by QEMU's message.
     pub fn kind(&self) -> Option<FailureKind> {
         FailureKind::of(&self.output()?.stderr_text())
     }
@@ -91,12 +90,12 @@ failure_kinds!(ImgError);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ComparePhase {
-    /// Reading its command line, or anything else that ends with status 1 and no word on a
+    /// Parsing its command line, or anything else that ends with status 1 without reporting a
     /// difference. (QEMU exits with 1 for both "the images differ" and "wrong usage".)
     Usage,
     /// Opening an image (status 2).
     Open,
-    /// Finding out what is allocated (status 3).
+    /// Querying the allocation (status 3).
     BlockStatus,
     /// Reading data (status 4).
     Read,

@@ -1,13 +1,13 @@
-//! The extents of `map`, read as they are printed: a fragmented image has millions.
+//! The extents of `map`, parsed as they are printed: a fragmented image has millions.
 
 use serde::de::IgnoredAny;
 
 use super::{ImgError, MapExtent};
 use crate::process::{Child, Output, block_on};
 
-/// A running `map` that gives one extent after the other, in bounded memory. Dropping it kills it.
+/// A running `map` that streams its extents, in bounded memory. Dropping it kills it.
 ///
-/// qemu-img goes no further than a little ahead of who asks.
+/// qemu-img runs only slightly ahead of the reader.
 #[derive(Debug)]
 pub struct Extents {
     child: Child,
@@ -28,7 +28,7 @@ impl Extents {
         }
     }
 
-    /// The next extent; `None` at the end of the image. After an error there is none.
+    /// The next extent; `None` at the end of the image, and after an error.
     pub async fn next(&mut self) -> Option<Result<MapExtent, ImgError>> {
         while self.ready.is_empty() && !self.is_over {
             let bytes = self.child.pull().await;
@@ -58,10 +58,10 @@ impl Extents {
     }
 }
 
-/// Reads `[{…},\n{…}]` in pieces of any size.
+/// Parses `[{…},\n{…}]` in pieces of any size.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parser {
-    /// What has come and is no whole extent yet.
+    /// The beginning of an incomplete extent.
     rest: Vec<u8>,
     began: bool,
     ended: bool,
@@ -115,13 +115,13 @@ impl Parser {
         self.rest.drain(..at);
     }
 
-    /// What the end of the output means, after so many extents.
+    /// Interprets the end of the output, after `found` extents.
     pub(super) fn end(self, output: Output, found: u64) -> Result<(), ImgError> {
         if self.ended && output.status.is_success() {
             return Ok(());
         }
         if self.began && self.error.is_none() {
-            // It prints as it goes: what begins but does not end is what a failure leaves.
+            // It prints incrementally, so a failure leaves an unfinished list.
             return Err(ImgError::TruncatedMap {
                 output: output.into(),
                 found,

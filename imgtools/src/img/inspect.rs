@@ -1,4 +1,4 @@
-//! The subcommands that tell something of an image: `info`, `map`, `measure`.
+//! The subcommands that inspect an image: `info`, `map`, `measure`.
 
 use serde::de::DeserializeOwned;
 
@@ -122,7 +122,7 @@ impl Map {
 }
 
 impl Call<Map> {
-    /// Starts it, to give one extent after the other: [`Call::run`] has all of them in memory.
+    /// Starts it, to stream the extents: [`Call::run`] keeps all of them in memory.
     ///
     /// ```no_run
     /// # async fn example(img: imgtools::img::QemuImg) -> Result<(), imgtools::img::ImgError> {
@@ -149,7 +149,7 @@ impl Call<Map> {
         self.with(|op| op.start = Some(offset))
     }
 
-    /// Ends after so many bytes.
+    /// Ends after this many bytes.
     pub fn max_length(self, bytes: u64) -> Call<Map> {
         self.with(|op| op.length = Some(bytes))
     }

@@ -1,16 +1,16 @@
-//! What qemu-img prints as JSON, with nothing lost: members that we do not know are kept beside those
-//! that we do, so that a value written out again is the value that was read.
+//! The JSON that qemu-img prints, without loss: unknown members are kept alongside known ones, so
+//! that values round-trip.
 //!
-//! The types follow `qapi/block-core.json`; the versions in the comments are those of QEMU that added
-//! a member. Members without one were there in 6.2. Sizes and offsets are in bytes.
+//! The types follow `qapi/block-core.json`; versions in the comments are those of QEMU that added a
+//! member. Members without one existed in 6.2. Sizes and offsets are in bytes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Members that this library does not know.
+/// Unknown members.
 pub type Other = Map<String, Value>;
 
-/// `info`: what an image says of itself (`ImageInfo`, in newer versions `BlockGraphInfo`).
+/// `info`: the description of an image (`ImageInfo`, in newer versions `BlockGraphInfo`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -21,7 +21,7 @@ pub struct ImageInfo {
     pub format: String,
     /// The size that a guest sees.
     pub virtual_size: u64,
-    /// What it takes on the disk.
+    /// Its allocated size on disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actual_size: Option<u64>,
     /// Whether it was not closed cleanly.
@@ -36,19 +36,19 @@ pub struct ImageInfo {
     /// Whether it has compressed data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compressed: Option<bool>,
-    /// The backing file as the image names it.
+    /// The backing file as recorded in the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_filename: Option<String>,
     /// The backing file with its path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub full_backing_filename: Option<String>,
-    /// The backing file's format as the image names it.
+    /// The backing file's format as recorded in the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_filename_format: Option<String>,
     /// The internal snapshots.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotInfo>,
-    /// What only this format has.
+    /// Format-specific information.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format_specific: Option<FormatSpecific>,
     /// The nodes below (8.0; absent before).
@@ -63,9 +63,9 @@ pub struct ImageInfo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ChildInfo {
-    /// What it is to its parent, such as `file`.
+    /// Its role for the parent, such as `file`.
     pub name: String,
-    /// What it says of itself.
+    /// Its description.
     pub info: ImageInfo,
     /// Everything else.
     #[serde(flatten)]
@@ -99,7 +99,7 @@ pub struct SnapshotInfo {
     pub other: Other,
 }
 
-/// What only one format or protocol has (`ImageInfoSpecific`).
+/// Information specific to a format or protocol (`ImageInfoSpecific`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all = "lowercase")]
 #[non_exhaustive]
@@ -114,19 +114,19 @@ pub enum FormatSpecific {
     Rbd(RbdInfo),
     /// Of a file (8.0).
     File(FileInfo),
-    /// Of a format that this library does not know, or in a shape that it does not know.
+    /// Of an unknown format, or in an unknown form.
     #[serde(untagged)]
     Other(Value),
 }
 
-/// What only qcow2 has.
+/// Information specific to qcow2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Qcow2Info {
     /// The compatibility level, `0.10` or `1.1`.
     pub compat: String,
-    /// The data file as the image names it.
+    /// The data file as recorded in the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_file: Option<String>,
     /// Whether the data file is a raw image by itself.
@@ -135,7 +135,7 @@ pub struct Qcow2Info {
     /// Whether there are subclusters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extended_l2: Option<bool>,
-    /// Whether refcounts are written late.
+    /// Whether lazy refcounts are enabled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lazy_refcounts: Option<bool>,
     /// Whether it was marked as corrupt.
@@ -163,7 +163,7 @@ pub struct Qcow2Info {
 pub struct BitmapInfo {
     /// The name.
     pub name: String,
-    /// How many bytes a bit stands for.
+    /// How many bytes a bit covers.
     pub granularity: u64,
     /// The flags: `in-use`, `auto`.
     pub flags: Vec<String>,
@@ -177,11 +177,11 @@ pub struct BitmapInfo {
 #[serde(tag = "format", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum EncryptInfo {
-    /// The old and weak one.
+    /// The old, weak AES encryption.
     Aes,
-    /// A LUKS header inside of the image.
+    /// A LUKS header inside the image.
     Luks(LuksInfo),
-    /// One that this library does not know.
+    /// An unknown encryption.
     #[serde(untagged)]
     Other(Value),
 }
@@ -195,14 +195,14 @@ pub struct LuksInfo {
     pub cipher_alg: String,
     /// Its mode, such as `xts`.
     pub cipher_mode: String,
-    /// How the initialisation vector is made.
+    /// How the initialisation vector is generated.
     pub ivgen_alg: String,
     /// The hash that this needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ivgen_hash_alg: Option<String>,
     /// The hash of the key derivation.
     pub hash_alg: String,
-    /// Whether the header is in a file of its own (9.0).
+    /// Whether the header is in a separate file (9.0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detached_header: Option<bool>,
     /// Where the data begins.
@@ -238,7 +238,7 @@ pub struct LuksSlot {
     pub other: Other,
 }
 
-/// What only vmdk has.
+/// Information specific to vmdk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -278,7 +278,7 @@ pub struct VmdkExtent {
     pub other: Other,
 }
 
-/// What only rbd has.
+/// Information specific to rbd.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -291,7 +291,7 @@ pub struct RbdInfo {
     pub other: Other,
 }
 
-/// What only a file has (8.0).
+/// Information specific to a file (8.0).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -313,15 +313,15 @@ pub struct CheckReport {
     pub filename: String,
     /// The format.
     pub format: String,
-    /// Errors that kept parts of the check from being done.
+    /// Errors that prevented parts of the check.
     pub check_errors: i64,
     /// Where the image ends in its file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_end_offset: Option<u64>,
-    /// Corruptions that are there now.
+    /// Remaining corruptions.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub corruptions: u64,
-    /// Leaked clusters that are there now.
+    /// Remaining leaked clusters.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub leaks: u64,
     /// Corruptions that were repaired.
@@ -330,16 +330,16 @@ pub struct CheckReport {
     /// Leaked clusters that were freed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub leaks_fixed: u64,
-    /// All clusters that the image can have.
+    /// The total number of clusters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_clusters: Option<u64>,
-    /// Those that it has.
+    /// Allocated clusters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allocated_clusters: Option<u64>,
-    /// Those that are not where a sequential image would have them.
+    /// Fragmented clusters: not where a sequential image would have them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fragmented_clusters: Option<u64>,
-    /// Those that are compressed.
+    /// Compressed clusters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compressed_clusters: Option<u64>,
     /// Everything else.
@@ -351,17 +351,17 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// `map`: a part of an image in which everything is of the same kind (`MapEntry`).
+/// `map`: a part of an image with uniform state (`MapEntry`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MapExtent {
-    /// Where it begins for a guest.
+    /// Its guest offset.
     pub start: u64,
-    /// How long it is.
+    /// Its length.
     pub length: u64,
-    /// In which image of the chain it is; 0 is the top.
+    /// The image of the chain that holds it; 0 is the top.
     pub depth: u64,
-    /// Whether any image of the chain has it.
+    /// Whether any image of the chain holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub present: Option<bool>,
     /// Whether it reads as zeroes.
@@ -371,7 +371,7 @@ pub struct MapExtent {
     /// Whether the data is compressed (8.2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compressed: Option<bool>,
-    /// Where it is in the file, if it is in one piece there.
+    /// Its offset in the file, if it is contiguous there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
     /// Everything else.
@@ -393,9 +393,9 @@ impl MapExtent {
 pub struct MeasureReport {
     /// For this content.
     pub required: u64,
-    /// If all of it were written.
+    /// When fully allocated.
     pub fully_allocated: u64,
-    /// For the bitmaps beside that, if the formats can have any.
+    /// For the bitmaps in addition, if the formats support any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bitmaps: Option<u64>,
     /// Everything else.

@@ -14,10 +14,10 @@
 //! # }
 //! ```
 //!
-//! Each subcommand is a [`Call`], a builder that is run at its end. `run` gives the typed answer, and
-//! an error for every exit status that is none; `output` gives the status and the text, whatever the
-//! status (but a signal is always an error). What a builder has no method for goes in by
-//! [`Call::arg`], and a whole command by [`QemuImg::raw`].
+//! Each subcommand is a [`Call`], a builder that ends with a run method. `run` returns the typed
+//! answer, or an error for every failure status; `output` returns the status and the text, whatever
+//! the status (but a signal is always an error). Use [`Call::arg`] for arguments without a builder
+//! method, and [`QemuImg::raw`] for a whole command line.
 
 mod bench;
 mod bitmap;

@@ -1,4 +1,4 @@
-//! The program and its defaults, and where all calls begin.
+//! The program and its defaults, the starting point of all calls.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub struct QemuImg {
 }
 
 impl QemuImg {
-    /// This program.
+    /// Wraps this program.
     pub fn new(tool: Tool) -> QemuImg {
         QemuImg {
             tool: Arc::new(tool),
@@ -24,7 +24,8 @@ impl QemuImg {
         }
     }
 
-    /// The time that each call has (default: all the time); see [`Call`] for what one leaves that is cut.
+    /// The deadline of each call (default: none); see [`Call`] for what a call that misses it
+    /// leaves behind.
     pub fn deadline(mut self, deadline: Duration) -> QemuImg {
         self.deadline = Some(deadline);
         self
@@ -50,12 +51,12 @@ impl QemuImg {
         Call::new(self, Bitmap::new(image.into(), name.into()))
     }
 
-    /// `check`: looks for errors in an image, and repairs it if asked to.
+    /// `check`: checks an image for errors, and repairs it if requested.
     pub fn check(&self, image: impl Into<ImageSpec>) -> Call<Check> {
         Call::new(self, Check::new(image.into()))
     }
 
-    /// `commit`: writes what an overlay changes into its backing file.
+    /// `commit`: writes an overlay's changes into its backing file.
     pub fn commit(&self, image: impl Into<ImageSpec>) -> Call<Commit> {
         Call::new(self, Commit::new(image.into()))
     }
@@ -74,7 +75,7 @@ impl QemuImg {
         Call::new(self, Convert::new(source.into(), target.into()))
     }
 
-    /// `create`: makes a new image of the format that is given, else raw.
+    /// `create`: creates a new image of the given format, default raw.
     pub fn create(&self, file: impl Into<FileName>) -> Call<Create> {
         Call::new(self, Create::new(file.into()))
     }
@@ -84,33 +85,33 @@ impl QemuImg {
         Call::new(self, Dd::new(source.into(), target.into()))
     }
 
-    /// `info`: what an image says of itself.
+    /// `info`: describes an image.
     pub fn info(&self, image: impl Into<ImageSpec>) -> Call<Info> {
         Call::new(self, Info(image.into()))
     }
 
-    /// `info --backing-chain`: what an image and all below it say of themselves, from the top.
+    /// `info --backing-chain`: describes an image and all its backing files, from the top.
     pub fn backing_chain(&self, image: impl Into<ImageSpec>) -> Call<BackingChain> {
         Call::new(self, BackingChain(image.into()))
     }
 
-    /// `map`: which parts of an image are where.
+    /// `map`: maps the extents of an image.
     pub fn map(&self, image: impl Into<ImageSpec>) -> Call<Map> {
         Call::new(self, Map::new(image.into()))
     }
 
-    /// `measure`: how large a file would be that holds this image's content.
+    /// `measure`: the size of a file that would hold this image's content.
     pub fn measure(&self, image: impl Into<ImageSpec>) -> Call<Measure> {
         Call::new(self, Measure::of(image.into()))
     }
 
-    /// `measure --size`: how large a file would be for an image of so many bytes.
+    /// `measure --size`: the size of a file for an image of this many bytes.
     pub fn measure_size(&self, bytes: u64) -> Call<Measure> {
         Call::new(self, Measure::size(bytes))
     }
 
-    /// `rebase`: gives an overlay another backing file. The empty text `""` means that it has none
-    /// after that. A relative file is looked for beside the image, and stands in it as it is.
+    /// `rebase`: gives an overlay another backing file. The empty text `""` removes it. A relative
+    /// name is resolved against the image's directory, and recorded unchanged.
     pub fn rebase(
         &self,
         image: impl Into<ImageSpec>,
@@ -129,7 +130,7 @@ impl QemuImg {
         Call::new(self, Snapshot::new(image.into(), "-c", name))
     }
 
-    /// `snapshot -a`: goes back to an internal snapshot.
+    /// `snapshot -a`: reverts to an internal snapshot.
     pub fn snapshot_apply(&self, image: impl Into<ImageSpec>, name: &str) -> Call<Snapshot> {
         Call::new(self, Snapshot::new(image.into(), "-a", name))
     }
@@ -139,12 +140,12 @@ impl QemuImg {
         Call::new(self, Snapshot::new(image.into(), "-d", name))
     }
 
-    /// The internal snapshots of an image. (Read from `info`: `snapshot -l` has no JSON.)
+    /// The internal snapshots of an image. (Taken from `info`: `snapshot -l` has no JSON output.)
     pub fn snapshots(&self, image: impl Into<ImageSpec>) -> Call<SnapshotList> {
         Call::new(self, SnapshotList(image.into()))
     }
 
-    /// Any command line. The answer is what came out, whatever the exit status.
+    /// Any command line. The answer is the output, whatever the exit status.
     pub fn raw(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Call<Raw> {
         Call::new(self, Raw).args(args)
     }

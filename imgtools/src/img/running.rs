@@ -1,4 +1,4 @@
-//! A call of qemu-img that is running, its progress, and what is left of it when it is cut.
+//! A running call of qemu-img, its progress, and its clean-up when it is killed.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use super::{ImgError, Operation, Progress, ReportsProgress};
 use crate::process::{Child, CommandLine, Stream, View, block_on};
 
-/// A running call. Dropping it kills it, and removes the file that it was making.
+/// A running call. Dropping it kills it, and removes the file that it was creating.
 #[derive(Debug)]
 pub struct Running<Op> {
-    // The order of the fields: first the process ends, then its file is removed.
+    // Field order matters: first the process is killed, then its file is removed.
     child: Child,
     made: Made,
     op: Op,
@@ -31,7 +31,7 @@ impl<Op: Operation> Running<Op> {
         self.child.command()
     }
 
-    /// Waits for its end, and reads its answer.
+    /// Waits for it to exit, and parses its answer.
     pub async fn wait(mut self) -> Result<Op::Answer, ImgError> {
         if Op::PULLS {
             loop {
@@ -55,8 +55,8 @@ impl<Op: Operation> Running<Op> {
 }
 
 impl<Op: ReportsProgress> Running<Op> {
-    /// Waits for the next report of progress, the newest if there are several; `None` at its end,
-    /// which [`Running::wait`] then tells of. qemu-img reports every one or two percent.
+    /// Waits for the next progress report, the newest if there are several; `None` when it exits,
+    /// whose result [`Running::wait`] returns. qemu-img reports every one or two percent.
     pub async fn progress(&mut self) -> Option<Progress> {
         let seen = &mut self.seen;
         self.child.until(|view| newest(view, seen)).await
@@ -75,13 +75,13 @@ fn newest(view: &View<'_>, seen: &mut u64) -> Option<Progress> {
     reports(&text[..end]).last()
 }
 
-/// Reads what stands between carriage returns: `    (12.34/100%)`.
+/// Parses the text between carriage returns: `    (12.34/100%)`.
 fn reports(text: &[u8]) -> impl Iterator<Item = Progress> {
     text.split(|byte| *byte == b'\r').filter_map(|report| {
         let report = std::str::from_utf8(report).ok()?.trim();
         let percent = report.strip_prefix('(')?.strip_suffix("/100%)")?;
         let percent = percent.parse().ok().filter(|percent: &f32| {
-            // A compare of images of different sizes can reckon more than all of it.
+            // A compare of images of different sizes can exceed 100 %.
             percent.is_finite()
         })?;
         Some(Progress {
@@ -97,18 +97,18 @@ impl fmt::Display for Progress {
     }
 }
 
-/// A file that a call makes, and that is removed unless the call is a success.
+/// A file that a call creates, and that is removed unless the call succeeds.
 #[derive(Debug)]
 pub(super) struct Made(Option<PathBuf>);
 
 impl Made {
-    /// To be asked before the call: what is there already is not ours.
+    /// Checked before the call: an existing file is not ours.
     pub(super) fn before(file: Option<&Path>) -> Made {
         let is_new = |file: &&Path| {
             let found = std::fs::symlink_metadata(file);
             found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
         };
-        // The caller may change the current folder meanwhile.
+        // The caller may change the working directory meanwhile.
         let absolute = |file: &Path| std::path::absolute(file).ok();
         Made(file.filter(is_new).and_then(absolute))
     }

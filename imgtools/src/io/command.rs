@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// The longest line, in bytes, that a session can be given. qemu-io reads at most 1023 bytes with the
-/// newline; it would take the rest for another command.
+/// The longest line, in bytes, that a session accepts. qemu-io reads at most 1023 bytes including
+/// the newline; it would interpret the rest as another command.
 pub const MAX_LINE: usize = 1022;
 
 /// A command for qemu-io. Offsets and lengths are in bytes.
 ///
-/// A text converts into one, so that `"read 0 64k"` can be given as well.
+/// A text converts into one, so that `"read 0 64k"` works as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IoCommand {
     verb: String,
@@ -30,7 +30,8 @@ pub enum LineError {
         /// Its first characters.
         start: String,
     },
-    /// It has a newline, which would make two commands of it, or a NUL, which would end it.
+    /// It contains a newline, which would split it into two commands, or a NUL, which would
+    /// truncate it.
     #[error("failed to send a command to qemu-io: it has a newline or NUL in it (`{}`)", .0.escape_default())]
     ControlCharacter(String),
 }
@@ -81,18 +82,18 @@ impl IoCommand {
         IoCommand::write(offset, length).flag("-z")
     }
 
-    /// `aio_read`: starts to read. How it went is printed later, at the latest by
-    /// [`IoCommand::aio_flush`], and has no part in the exit status.
+    /// `aio_read`: starts a read. Its result is printed later, at the latest by
+    /// [`IoCommand::aio_flush`], and does not affect the exit status.
     pub fn aio_read(offset: u64, length: u64) -> IoCommand {
         IoCommand::new("aio_read", [offset, length])
     }
 
-    /// `aio_write`: starts to write; see [`IoCommand::aio_read`].
+    /// `aio_write`: starts a write; see [`IoCommand::aio_read`].
     pub fn aio_write(offset: u64, length: u64) -> IoCommand {
         IoCommand::new("aio_write", [offset, length])
     }
 
-    /// `aio_flush`: waits for all that was started, and flushes.
+    /// `aio_flush`: waits for all started requests, and flushes.
     pub fn aio_flush() -> IoCommand {
         IoCommand::plain("aio_flush")
     }
@@ -127,12 +128,12 @@ impl IoCommand {
         IoCommand::plain("length")
     }
 
-    /// `info`: the format's own account.
+    /// `info`: the format's own information.
     pub fn info() -> IoCommand {
         IoCommand::plain("info")
     }
 
-    /// `reopen`: opens again with other options, such as `-r`.
+    /// `reopen`: reopens with other options, such as `-r`.
     pub fn reopen(options: &str) -> IoCommand {
         IoCommand::new("reopen", (!options.is_empty()).then_some(options))
     }
@@ -152,12 +153,12 @@ impl IoCommand {
         IoCommand::new("wait_break", [tag])
     }
 
-    /// `resume`: lets a suspended request go on.
+    /// `resume`: resumes a suspended request.
     pub fn resume(tag: &str) -> IoCommand {
         IoCommand::new("resume", [tag])
     }
 
-    /// `sleep`: lets timers and requests go on for so many milliseconds.
+    /// `sleep`: runs timers and requests for this many milliseconds.
     pub fn sleep(millis: u64) -> IoCommand {
         IoCommand::new("sleep", [millis])
     }
@@ -172,7 +173,7 @@ impl IoCommand {
         IoCommand::new("sigraise", [signal])
     }
 
-    /// `zone_report` (8.0, as all zone commands): the state of so many zones.
+    /// `zone_report` (8.0, as all zone commands): the state of this many zones.
     pub fn zone_report(offset: u64, zones: u64) -> IoCommand {
         IoCommand::new("zone_report", [offset, zones])
     }
@@ -197,18 +198,18 @@ impl IoCommand {
         IoCommand::new("zone_reset", [offset, length])
     }
 
-    /// `zone_append` (8.1): writes where the zone's write pointer is, and prints where that is then
-    /// (`-p`, without which qemu-io counts the arguments of a single length as too few).
+    /// `zone_append` (8.1): writes at the zone's write pointer, and prints its new position (`-p`,
+    /// without which qemu-io rejects a single length as too few arguments).
     pub fn zone_append(offset: u64, lengths: impl IntoIterator<Item = u64>) -> IoCommand {
         IoCommand::vector("zone_append", offset, lengths).flag("-p")
     }
 
-    /// `close`: closes the image; the session goes on.
+    /// `close`: closes the image; the session continues.
     pub fn close() -> IoCommand {
         IoCommand::plain("close")
     }
 
-    /// `quit`: ends qemu-io. Of a command list what follows is left out.
+    /// `quit`: exits qemu-io. The rest of a command list is skipped.
     pub fn quit() -> IoCommand {
         IoCommand::plain("quit")
     }
@@ -219,7 +220,7 @@ impl IoCommand {
         self
     }
 
-    /// The byte that is written, or that all that is read must be (`-P`).
+    /// The byte to write, or that all bytes read must have (`-P`).
     pub fn pattern(self, byte: u8) -> IoCommand {
         self.flag("-P").flag(&format!("{byte:#04x}"))
     }
@@ -232,17 +233,17 @@ impl IoCommand {
             .flag(&length.to_string())
     }
 
-    /// Prints no statistics (`-q`). Nor then is success printed.
+    /// Prints no statistics (`-q`), and so no success either.
     pub fn quiet(self) -> IoCommand {
         self.flag("-q")
     }
 
-    /// Prints the data that is read (`-v`).
+    /// Prints the data read (`-v`).
     pub fn verbose(self) -> IoCommand {
         self.flag("-v")
     }
 
-    /// Is on the disk when it is done (`-f`).
+    /// Forces unit access (FUA): the data is stable on completion (`-f`).
     pub fn fua(self) -> IoCommand {
         self.flag("-f")
     }
@@ -252,7 +253,7 @@ impl IoCommand {
         self.flag("-u")
     }
 
-    /// Fails rather than writes zeroes slowly (`-n`).
+    /// Fails instead of writing zeroes slowly (`-n`).
     pub fn no_fallback(self) -> IoCommand {
         self.flag("-n")
     }
@@ -262,18 +263,18 @@ impl IoCommand {
         self.flag("-c")
     }
 
-    /// Is about the machine's state, not the disk (`-b`).
+    /// Accesses the VM state, not the disk (`-b`).
     pub fn vmstate(self) -> IoCommand {
         self.flag("-b")
     }
 
-    /// How this command says that it succeeded.
+    /// How this command reports success.
     pub(super) fn success(&self) -> Success {
         let line = self.to_string();
         let mut words = line.split_ascii_whitespace();
         let verb = words.next().unwrap_or_default();
         let mut flags = words.filter(|word| word.starts_with('-'));
-        // Short flags can be put together, as in `-qz`.
+        // Short flags can be combined, as in `-qz`.
         let has = |flag: char| flags.clone().any(|word| word.contains(flag));
         let is_quiet = has('q');
         let is_condensed = flags.any(|word| word.contains('C'));
@@ -316,17 +317,17 @@ impl IoCommand {
     }
 }
 
-/// How a command says that it succeeded. qemu-io prints a refusal like any other line, so that only
-/// what is said of a success can be believed.
+/// How a command reports success. qemu-io prints a refusal like any other line, so only an explicit
+/// report of success can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Success {
-    /// By a line that begins like this.
+    /// By a line with this prefix.
     Line(&'static str),
     /// By such a line, but perhaps only after later commands.
     LaterLine(&'static str),
-    /// By saying nothing of its own.
+    /// By printing nothing of its own.
     Silence,
-    /// In no way that is known: every command that reports no failure is a success.
+    /// In no known way: every command that reports no failure counts as successful.
     Any,
 }
 
@@ -340,14 +341,14 @@ impl fmt::Display for IoCommand {
     }
 }
 
-/// A command as it is.
+/// A command, unchanged.
 impl From<&str> for IoCommand {
     fn from(text: &str) -> IoCommand {
         IoCommand::plain(text)
     }
 }
 
-/// A command as it is.
+/// A command, unchanged.
 impl From<String> for IoCommand {
     fn from(text: String) -> IoCommand {
         IoCommand::plain(&text)

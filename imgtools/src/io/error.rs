@@ -6,30 +6,29 @@ use super::{LineError, Reply};
 use crate::image::{FailureKind, NameError, failure_kinds};
 use crate::process::{Output, ProcessError, Time, end_of};
 
-/// Why something done with qemu-io failed. Messages show the command and the tail of the output.
+/// Why an operation of qemu-io failed. Messages show the command and the tail of the output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IoError {
-    /// The image cannot be named as qemu-io must be given it. Nothing was run.
+    /// The image cannot be named as qemu-io requires. Nothing was run.
     #[error(transparent)]
     Name(#[from] NameError),
 
-    /// It did not run, took too long, was killed by a signal, or exited with a status that means a
-    /// failure.
+    /// It did not run, timed out, was killed by a signal, or exited with a failure status.
     #[error(transparent)]
     Process(#[from] ProcessError),
 
-    /// It exited with status 0, but some of its commands failed. (Its status tells nothing of aio
+    /// It exited with status 0, but some of its commands failed. (Its status does not cover aio
     /// requests.)
     #[error("failed to run `{}` without failures{}{}", output.command, list(failures), output.tail())]
     Commands {
-        /// The lines that say so, without secrets.
+        /// The lines that report failures, without secrets.
         failures: Vec<String>,
-        /// What it printed.
+        /// Its output.
         output: Box<Output>,
     },
 
-    /// A command of a session failed, or said nothing of its success.
+    /// A command of a session failed, or did not report success.
     #[error("failed to run `{}` in qemu-io:{}", .0.shown_command(), indent(.0))]
     Reply(Box<Reply>),
 
@@ -41,27 +40,27 @@ pub enum IoError {
     #[error(transparent)]
     Line(#[from] LineError),
 
-    /// qemu-io ended while it ran a command, or had before.
+    /// qemu-io exited during a command, or before it.
     #[error("failed to run `{}` in qemu-io: it {}{}", reply.shown_command(), output.status, indent(reply))]
     Died {
-        /// The command, and what it had printed up to then.
+        /// The command, and its output so far.
         reply: Box<Reply>,
         /// The whole session.
         output: Box<Output>,
     },
 
-    /// A command took too long. qemu-io was killed.
+    /// A command timed out. qemu-io was killed.
     #[error("failed to run `{}` in qemu-io within {}{}", reply.shown_command(), Time(*deadline), indent(reply))]
     Deadline {
-        /// The command, and what it had printed up to then.
+        /// The command, and its output so far.
         reply: Box<Reply>,
-        /// The time it had.
+        /// The deadline.
         deadline: Duration,
     },
 }
 
 impl IoError {
-    /// What kind of failure it is, by QEMU's message.
+    /// The kind of failure, by QEMU's message.
     pub fn kind(&self) -> Option<FailureKind> {
         match self {
             IoError::Reply(reply) => FailureKind::of(&reply.shown_text()),
@@ -69,7 +68,7 @@ impl IoError {
         }
     }
 
-    /// What qemu-io printed and how it exited, if it came to its end.
+    /// The output and exit status of qemu-io, if it exited.
     pub fn output(&self) -> Option<&Output> {
         match self {
             IoError::Process(error) => error.output(),
@@ -93,8 +92,8 @@ fn list(failures: &[String]) -> String {
 
 fn indent(reply: &Reply) -> String {
     let text = reply.shown_text();
-    // A read with -v may print a lot; the end is what matters. Cut after the secrets were hidden, so
-    // that no half of one is left.
+    // A read with -v may print a lot; the end is what matters. Truncated after redaction, so that
+    // no partial secret is left.
     let end = end_of(&text, 4096);
     end.lines().map(|line| format!("\n  | {line}")).collect()
 }

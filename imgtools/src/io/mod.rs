@@ -1,4 +1,4 @@
-//! qemu-io: command lists that run to their end, and sessions that are talked to.
+//! qemu-io: command lists that run to completion, and interactive sessions.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,4 +1,4 @@
-//! The program and its defaults, and command lists that run to their end.
+//! The program and its defaults, and command lists that run to completion.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,14 +12,14 @@ use crate::image::{ImageSpec, NameError, add_secret};
 use crate::process::{Command, Output, block_on};
 use crate::tools::Tool;
 
-/// What qemu-io is given where a call says nothing else.
+/// Defaults for calls that do not override them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IoDefaults {
     /// The format.
     pub format: Option<String>,
     /// The cache mode. qemu-io's own default is writethrough.
     pub cache: Option<String>,
-    /// The way of asynchronous I/O.
+    /// The asynchronous I/O mode.
     pub aio: Option<String>,
     /// Whether buffers are misaligned on purpose.
     pub misalign: bool,
@@ -34,7 +34,7 @@ pub struct QemuIo {
 }
 
 impl QemuIo {
-    /// This program.
+    /// Wraps this program.
     pub fn new(tool: Tool) -> QemuIo {
         QemuIo {
             tool: Arc::new(tool),
@@ -43,14 +43,13 @@ impl QemuIo {
         }
     }
 
-    /// What calls are given that say nothing else.
+    /// Sets defaults for calls that do not override them.
     pub fn defaults(mut self, defaults: IoDefaults) -> QemuIo {
         self.defaults = Arc::new(defaults);
         self
     }
 
-    /// The time that each command list, and each command of a session, has (default: all
-    /// the time).
+    /// The deadline of each command list, and of each command of a session (default: none).
     pub fn deadline(mut self, deadline: Duration) -> QemuIo {
         self.deadline = Some(deadline);
         self
@@ -61,20 +60,20 @@ impl QemuIo {
         &self.tool
     }
 
-    /// Opens an image. Its format is its own if it was said, else the default one; one that is named
-    /// by options has it there.
+    /// Opens an image. Its format is its own if set, else the default; an image named by options
+    /// includes its format.
     pub fn open(&self, image: impl Into<ImageSpec>) -> Open {
         let image = image.into().or_format(self.defaults.format.as_deref());
         Open::new(self, Some(image))
     }
 
-    /// Opens no image; the command `open` can do that later.
+    /// Opens no image; the command `open` can do so later.
     pub fn open_nothing(&self) -> Open {
         Open::new(self, None)
     }
 }
 
-/// A call of qemu-io that is being put together. Nothing happens before it is run.
+/// A builder for a call of qemu-io. Nothing happens until it is run.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens until it is run or a session is started"]
 pub struct Open {
@@ -113,7 +112,7 @@ impl Open {
         self.arg("-r")
     }
 
-    /// Opens it though it is in use by others.
+    /// Opens it even if it is in use by others.
     pub fn force_share(self) -> Open {
         self.arg("-U")
     }
@@ -134,13 +133,13 @@ impl Open {
         self
     }
 
-    /// The way of asynchronous I/O. `native` needs the cache mode `none` or `directsync`.
+    /// The asynchronous I/O mode. `native` needs the cache mode `none` or `directsync`.
     pub fn aio(mut self, mode: &str) -> Open {
         self.aio = Some(mode.to_owned());
         self
     }
 
-    /// What is done with discards: `ignore` (qemu-io's own default: `unmap`).
+    /// How discards are handled: `ignore` (qemu-io's own default: `unmap`).
     pub fn discard(self, mode: &str) -> Open {
         self.arg("-d").arg(mode)
     }
@@ -156,7 +155,7 @@ impl Open {
         commands.into_iter().fold(self, Open::command)
     }
 
-    /// The time that the command list, or each command of the session, has.
+    /// The deadline of the command list, or of each command of the session.
     pub fn deadline(mut self, deadline: Duration) -> Open {
         self.deadline = Some(deadline);
         self
@@ -179,7 +178,7 @@ impl Open {
         self.process_with(&self.commands)
     }
 
-    /// The process of a session: with commands on its command line it would end after them.
+    /// The process of a session: with commands on its command line it would exit after them.
     pub(super) fn interactive(&self) -> Result<Command, NameError> {
         self.process_with(&[])
     }
@@ -216,8 +215,8 @@ impl Open {
         })
     }
 
-    /// Runs the commands. An exit status that is not 0 is an error, and so is any line that reports
-    /// a failure: those of aio requests do not show in the status.
+    /// Runs the commands. A nonzero exit status is an error, and so is any line that reports a
+    /// failure: failures of aio requests do not affect the status.
     pub async fn run(&self) -> Result<Output, IoError> {
         let output = self.output().await?;
         verified(output, &self.commands)
@@ -228,7 +227,7 @@ impl Open {
         block_on(self.run())
     }
 
-    /// Runs the commands, and gives what came out whatever the exit status. A signal is an error.
+    /// Runs the commands, and returns the output whatever the exit status. A signal is an error.
     pub async fn output(&self) -> Result<Output, IoError> {
         let mut process = self.process()?;
         if let Some(deadline) = self.deadline {
@@ -242,7 +241,7 @@ impl Open {
         block_on(self.output())
     }
 
-    /// Starts a session, and runs the commands that were added; each must succeed.
+    /// Starts a session, and runs the added commands; each must succeed.
     pub async fn session(&self) -> Result<Session, IoError> {
         Session::start(self).await
     }
@@ -253,7 +252,7 @@ impl Open {
     }
 }
 
-/// The commands whose success was not reported: qemu-io prints a refusal like any other line.
+/// The commands that did not report success: qemu-io prints a refusal like any other line.
 fn unreported(commands: &[IoCommand], stdout: &str) -> Vec<String> {
     let mut expected: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for command in commands.iter().take_while(|command| !command.is_quit()) {

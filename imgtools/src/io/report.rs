@@ -1,13 +1,13 @@
-//! What qemu-io's lines mean.
+//! Parsing qemu-io's output.
 
-/// A request that was done, from its two lines.
+/// A completed request, from its two lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// What was done.
+    /// The operation.
     pub verb: Verb,
-    /// How many bytes were.
+    /// Bytes transferred.
     pub bytes: u64,
-    /// How many were to be.
+    /// Bytes requested.
     pub requested: u64,
     /// Where.
     pub offset: u64,
@@ -25,17 +25,17 @@ pub enum Verb {
     Discard,
 }
 
-/// Data that was not what it should be.
+/// Data that did not match its pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Mismatch {
-    /// Where the part that was verified begins, in bytes. qemu-io does not say which byte differs.
+    /// Start of the verified part, in bytes. qemu-io does not report which byte differs.
     pub offset: u64,
     /// How many bytes were verified.
     pub length: u64,
 }
 
-/// The requests that were done: `read 512/512 bytes at offset 0`.
+/// The completed requests: `read 512/512 bytes at offset 0`.
 pub fn transfers(text: &str) -> Vec<Transfer> {
     text.lines().filter_map(transfer).collect()
 }
@@ -58,7 +58,7 @@ fn transfer(line: &str) -> Option<Transfer> {
     })
 }
 
-/// The patterns that were not found: `Pattern verification failed at offset 0, 512 bytes`.
+/// The pattern mismatches: `Pattern verification failed at offset 0, 512 bytes`.
 pub fn mismatches(text: &str) -> Vec<Mismatch> {
     text.lines().filter_map(mismatch).collect()
 }
@@ -72,14 +72,14 @@ fn mismatch(line: &str) -> Option<Mismatch> {
     })
 }
 
-/// Whether a line is about a request: one that was done, how fast, or that blkdebug holds it.
+/// Whether a line reports a request: its completion, its speed, or its suspension by blkdebug.
 pub(super) fn is_report(line: &str) -> bool {
     transfer(line).is_some()
         || (line.contains(" ops; ") && line.ends_with(" ops/sec)"))
         || line.starts_with("blkdebug: ")
 }
 
-/// How lines begin that report a failure in no common form.
+/// Prefixes of lines that report a failure in no common form.
 const REFUSALS: [&str; 14] = [
     "Parsing error: ",
     "Argument '",
@@ -97,16 +97,15 @@ const REFUSALS: [&str; 14] = [
     "getlength: ",
 ];
 
-/// The lines that report a failure: wrong data, a request that failed, an argument that makes no
-/// sense. The exit status tells only of some of them, not of aio requests; and a session has none
-/// before it ends.
+/// The lines that report a failure: wrong data, a failed request, an invalid argument. The exit
+/// status covers only some of them, not aio requests; and a session has none until it ends.
 pub fn failures(text: &str) -> Vec<&str> {
     let is_failure = |line: &&str| {
         mismatch(line).is_some()
             || REFUSALS.iter().any(|refusal| line.starts_with(refusal))
             || line.ends_with(" is not a valid pattern byte")
             || line.ends_with(" is not a valid number")
-            // `read failed: Input/output error`, and as well for every other verb.
+            // `read failed: Input/output error`, and likewise for every other verb.
             || line.split_once(" failed: ").is_some_and(|(verb, _)| {
                 !verb.is_empty() && verb.chars().all(|char| char.is_ascii_alphabetic() || "_ ".contains(char))
             })

@@ -1,18 +1,18 @@
-//! qemu-io that is talked to, one command at a time.
+//! An interactive qemu-io, one command at a time.
 //!
-//! What makes this work, beyond a loop:
-//! - The prompt is the program's own name. It is learned from the first one that comes, so that
+//! How it works:
+//! - The prompt is the program's own name. It is learned from the first one that appears, so that
 //!   renamed programs and wrapper scripts work.
 //! - One line is sent for each prompt. qemu-io reads by stdio but waits by poll: of two lines sent at
 //!   once the second stays in its buffer.
-//! - The prompt is what flushes its standard output; standard error is not buffered. So what is on
-//!   standard error when the prompt is seen belongs to the command, all of it, because the process
-//!   runner never shows standard output later than it has read standard error.
+//! - The prompt is what flushes its standard output; standard error is not buffered. So all
+//!   standard error output read by the time the prompt is seen belongs to the command, because the
+//!   process runner reads standard error no later than the standard output that followed it.
 //! - Output that does not end in a newline runs into the prompt, and data can look like a prompt. A
-//!   prompt in the middle of a line is therefore only believed when an empty command has brought a
-//!   second one right behind it.
-//! - A caller may give up waiting for a command, but qemu-io does not give up the command. So the
-//!   session knows what it still waits for, and waits for that before it sends another line.
+//!   prompt in the middle of a line is therefore only accepted if an empty command produces a
+//!   second one right after it.
+//! - A caller may stop waiting for a command, but qemu-io does not abandon it. So the session
+//!   tracks what is outstanding, and waits for that before it sends another line.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::{IoCommand, IoError, Mismatch, Open, Transfer, failures, mismatches, 
 use crate::image::NameError;
 use crate::process::{Child, Command, CommandLine, Output, ProcessError, Stream, View, block_on};
 
-/// What a command of a session printed.
+/// The output of a command of a session.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Reply {
@@ -39,7 +39,7 @@ pub struct Reply {
     session: Arc<CommandLine>,
 }
 
-/// Without secrets, as all that is shown.
+/// Without secrets, like everything that is shown.
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply")
@@ -56,37 +56,37 @@ impl Reply {
         self.session.redact(&self.command).into_owned()
     }
 
-    /// What was printed for a message, without secrets: standard output, then standard error.
+    /// The output for a message, without secrets: standard output, then standard error.
     pub(super) fn shown_text(&self) -> String {
         let lines = self.stdout.lines().chain(self.stderr.lines());
         let text: String = lines.flat_map(|line| [line, "\n"]).collect();
         self.session.redact(&text).into_owned()
     }
 
-    /// The requests that were done.
+    /// The completed requests.
     pub fn transfers(&self) -> Vec<Transfer> {
         transfers(&self.stdout)
     }
 
-    /// The patterns that were not found.
+    /// The pattern mismatches.
     pub fn mismatches(&self) -> Vec<Mismatch> {
         mismatches(&self.stdout)
     }
 
-    /// Whether the command did what it should: it reported no failure, printed nothing on standard
-    /// error, and reported its success as such a command does.
+    /// Whether the command succeeded: it reported no failure, printed nothing on standard error,
+    /// and reported success as such a command does.
     pub fn is_success(&self) -> bool {
         let only_reports = || self.stdout.lines().all(is_report);
         let said = match self.success {
             Success::Line(word) => self.stdout.lines().any(|line| line.starts_with(word)),
-            // Here may be what earlier requests have to say.
+            // This may include output of earlier requests.
             Success::LaterLine(_) | Success::Silence => only_reports(),
             Success::Any => true,
         };
         self.stderr.is_empty() && failures(&self.stdout).is_empty() && said
     }
 
-    /// Passes on a success; everything else is an error.
+    /// Returns itself on success; anything else is an error.
     pub fn check(self) -> Result<Reply, IoError> {
         match self.is_success() {
             true => Ok(self),
@@ -114,21 +114,21 @@ pub struct Session {
     stdout: u64,
     stderr: u64,
     awaited: Awaited,
-    /// The last command that was sent, without an answer.
+    /// The last command sent, while unanswered.
     asked: Option<Reply>,
 }
 
-/// What has been sent and not yet been answered.
+/// What has been sent and is not answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
     Nothing,
     /// The prompt that follows a command.
     Prompt,
-    /// The one that follows an empty command, sent because the first one was doubtful.
+    /// The prompt after an empty command, sent because the first one was ambiguous.
     SecondPrompt,
 }
 
-/// What waiting for a prompt has come to.
+/// The result of waiting for a prompt.
 enum Found {
     Prompt(Printed),
     /// The output ends like a prompt, but in the middle of a line.
@@ -173,27 +173,26 @@ impl Session {
         self.child.pid()
     }
 
-    /// The prompt: the name by which qemu-io calls itself, and `> `.
+    /// The prompt: qemu-io's own name, and `> `.
     pub fn prompt(&self) -> String {
         String::from_utf8_lossy(&self.prompt).into_owned()
     }
 
-    /// The time that each command has from now on.
+    /// The deadline of each command from now on.
     pub fn set_deadline(&mut self, deadline: Duration) {
         self.deadline = Some(deadline);
     }
 
-    /// Runs a command, and gives what it printed. Whether it succeeded is for [`Reply::check`] to
-    /// tell.
+    /// Runs a command, and returns its output. [`Reply::check`] determines whether it succeeded.
     ///
-    /// Where the future is dropped before the answer is there, the command goes on in qemu-io, within
-    /// its deadline. What it prints is nobody's then; the next command is sent when it has ended.
+    /// If the future is dropped before the answer arrives, the command continues in qemu-io, within
+    /// its deadline. Its output is discarded; the next command is sent when it has finished.
     pub async fn run(&mut self, command: impl Into<IoCommand>) -> Result<Reply, IoError> {
         let command = command.into();
         let line = command.line()?;
         if self.awaited != Awaited::Nothing && self.printed().await.is_none() {
             let ended = self.child.wait().await;
-            // It is the one that was given up before which has met this end.
+            // It was the previously abandoned command that met this end.
             let asked = self.asked.take();
             let reply = asked.unwrap_or_else(|| self.reply(&command, line));
             return Err(self.died(reply, ended));
@@ -213,14 +212,14 @@ impl Session {
         block_on(self.run(command))
     }
 
-    /// Waits for all aio requests. The reply has what they printed, whichever command started them,
-    /// as far as no command between has already.
+    /// Waits for all aio requests. The reply has their output, whichever command started them,
+    /// unless a command in between already has it.
     pub async fn aio_flush(&mut self) -> Result<Reply, IoError> {
         self.run(IoCommand::aio_flush()).await
     }
 
-    /// Ends it as it should end, and gives its exit status and all that it printed. The status is 1 if
-    /// any command has failed; only a signal is an error here.
+    /// Quits it cleanly, and returns its exit status and all output. The status is 1 if any command
+    /// has failed; only a signal is an error here.
     pub async fn quit(self) -> Result<Output, IoError> {
         self.end();
         Ok(self.child.wait().await?.check_code(|_| true)?)
@@ -250,7 +249,7 @@ impl Session {
 
     fn ask(&mut self, command: &IoCommand, line: String) -> Reply {
         self.child.set_deadline(self.deadline);
-        // If nobody reads it any longer, waiting for the prompt will tell.
+        // If qemu-io no longer reads, waiting for the prompt will detect it.
         self.child.write(format!("{line}\n"));
         self.awaited = Awaited::Prompt;
         let reply = self.reply(command, line);
@@ -258,7 +257,7 @@ impl Session {
         reply
     }
 
-    /// Waits for the prompt that is awaited; None if qemu-io ended without one.
+    /// Waits for the expected prompt; `None` if qemu-io exited without one.
     async fn printed(&mut self) -> Option<Printed> {
         loop {
             let found = self.child.until(|view| self.look(view)).await?;
@@ -283,8 +282,8 @@ impl Session {
         }))
     }
 
-    /// Takes note of a prompt, or has a doubtful one followed by a second one: an empty command
-    /// prints nothing but a prompt.
+    /// Records a prompt, or requests a second one after an ambiguous one: an empty command prints
+    /// only a prompt.
     fn found(&mut self, found: Found) -> Option<Printed> {
         match found {
             Found::Prompt(printed) => {
@@ -319,7 +318,7 @@ impl Session {
     }
 }
 
-/// What was printed before a prompt, and the positions after it.
+/// The output before a prompt, and the positions after it.
 struct Printed {
     stdout: String,
     stderr: String,
@@ -337,8 +336,8 @@ fn starting(open: &Open) -> Result<Command, NameError> {
 /// The prompt, and the positions after it.
 type FirstPrompt = (Vec<u8>, u64, u64);
 
-/// Looks for the first prompt: a last line that ends in `> `, and most often begins with the file
-/// name of the program.
+/// Looks for the first prompt: a last line that ends in `> `, and usually begins with the program's
+/// file name.
 fn first_prompt(open: &Open) -> impl FnMut(&View<'_>) -> Option<FirstPrompt> + use<> {
     let name = open
         .program()
@@ -360,7 +359,7 @@ fn first_prompt(open: &Open) -> impl FnMut(&View<'_>) -> Option<FirstPrompt> + u
     }
 }
 
-/// H04: what it printed, its status and its arguments.
+/// H04: its output, status and arguments.
 fn not_started(ended: Result<Output, ProcessError>) -> IoError {
     match ended {
         Ok(output) => IoError::Start(output.into()),

@@ -1,4 +1,4 @@
-//! Waiting for a future without a runtime. None of ours needs one.
+//! Blocking on a future without a runtime. None of ours needs one.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Runs a future of this crate to its end in this thread.
+/// Runs a future of this crate to completion on this thread.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     loop_on(future, || {
         thread::park();

@@ -1,4 +1,4 @@
-//! What a process has printed: both streams, their common order, and a cap that keeps the tail.
+//! The output of a process: both streams, their common order, and a cap that keeps the tail.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,7 +12,7 @@ pub enum Stream {
     Stderr,
 }
 
-/// A copy of what a process has printed up to some moment.
+/// A snapshot of a process's output.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Captured {
@@ -38,9 +38,9 @@ impl Captured {
 
     /// Both streams in the order in which their bytes arrived.
     ///
-    /// Two pipes have no common clock: what was written to one and then the other between two
-    /// reads of ours (microseconds, as a rule) may come in the wrong order. Standard output of a C
-    /// program is also late by its buffer.
+    /// Two pipes have no common order: writes to one and then the other between two of our reads
+    /// (usually microseconds apart) may appear swapped. Standard output of a C program is also
+    /// delayed by its buffer.
     pub fn chunks(&self) -> impl Iterator<Item = (Stream, &[u8])> {
         self.order.iter().map(|(stream, range)| match stream {
             Stream::Stdout => (*stream, &self.stdout[range.clone()]),
@@ -69,23 +69,23 @@ impl std::fmt::Debug for Captured {
     }
 }
 
-/// The growing record from which [`Captured`] is copied. Positions in a stream are counted from its
-/// first byte, kept or not, so that they stay valid when the cap drops the head.
+/// The growing record from which [`Captured`] is copied. Positions in a stream count from its first
+/// byte, kept or not, so that they stay valid when the cap drops the head.
 #[derive(Debug)]
 pub(super) struct Capture {
     cap: usize,
     stdout: Tail,
     stderr: Tail,
-    /// Who wrote, and the positions of what was written. Neighbours differ in their stream.
+    /// The stream and the positions of each run of output. Neighbours differ in their stream.
     runs: Vec<(Stream, Range<u64>)>,
-    /// The number of runs at which the ones that the cap has emptied are looked for again.
+    /// The number of runs at which runs emptied by the cap are swept again.
     sweep_at: usize,
 }
 
 /// The end of a stream.
 #[derive(Debug, Default)]
 struct Tail {
-    /// Kept bytes start at `head`; what is before waits to be cut off in one go.
+    /// Kept bytes start at `head`; those before it are removed in batches.
     bytes: Vec<u8>,
     head: usize,
     dropped: u64,
@@ -112,7 +112,7 @@ impl Tail {
         self.dropped + self.kept().len() as u64
     }
 
-    /// What is kept of everything from this position on.
+    /// The kept bytes from this position on.
     fn from(&self, position: u64) -> &[u8] {
         let kept = self.kept();
         let skip = usize::try_from(position.saturating_sub(self.dropped)).unwrap_or(usize::MAX);
@@ -168,7 +168,7 @@ impl Capture {
         }
     }
 
-    /// What is kept of a stream from this position on.
+    /// The kept bytes of a stream from this position on.
     pub(super) fn from(&self, stream: Stream, position: u64) -> &[u8] {
         self.tail(stream).from(position)
     }
@@ -182,7 +182,7 @@ impl Capture {
         let mut order: Vec<(Stream, Range<usize>)> = Vec::with_capacity(self.runs.len());
         for (stream, range) in &self.runs {
             let dropped = self.tail(*stream).dropped;
-            // Positions relative to what is kept fit: they index into memory.
+            // Positions relative to the kept bytes fit: they index into memory.
             let relative = |position: u64| position.saturating_sub(dropped) as usize;
             let range = relative(range.start)..relative(range.end);
             if range.is_empty() {

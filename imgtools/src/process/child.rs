@@ -8,14 +8,14 @@ use super::shared::{Shared, State};
 use super::{Captured, CommandLine, Output, ProcessError, Signal, Status, Stream, dying};
 
 /// How long dropping a handle waits for a killed process. Only one that hangs in the kernel takes
-/// longer than moments, and it is then left to its watcher's thread.
+/// longer than moments; it is then left to its watcher thread.
 const DROP_BOUND: Duration = Duration::from_secs(10);
 
-/// How long [`Child::ended`] waits for a process that is on its way out: one that dumps a large core takes its time.
+/// How long [`Child::ended`] waits for a dying process: dumping a large core takes time.
 const DYING: Duration = Duration::from_secs(60);
 
-/// A running process. Its pipes are served, its deadline is kept and its end is noticed whether or
-/// not anybody waits.
+/// A running process. Its pipes are served, its deadline is enforced and its exit is noticed
+/// whether or not a caller waits.
 ///
 /// Dropping the handle kills the process (SIGKILL to its group) and reaps it before it returns; no
 /// async runtime is needed for that.
@@ -24,24 +24,24 @@ pub struct Child {
     shared: Arc<Shared>,
 }
 
-/// What can be seen of a process at one moment; see [`Child::until`].
+/// A view of a process at one moment; see [`Child::until`].
 pub struct View<'s> {
     state: &'s State,
 }
 
 impl View<'_> {
-    /// What it has printed to a stream, from this position on (0: everything). Positions count from
-    /// the first byte printed, also when the cap has dropped the head; [`View::end`] gives the next.
+    /// Its output on a stream, from this position on (0: everything). Positions count from the
+    /// first byte printed, even if the cap has dropped the head; [`View::end`] is the next one.
     pub fn from(&self, stream: Stream, position: u64) -> &[u8] {
         self.state.capture.from(stream, position)
     }
 
-    /// The position after the last byte that it has printed to a stream.
+    /// The position after the last byte of its output on a stream.
     pub fn end(&self, stream: Stream) -> u64 {
         self.state.capture.end(stream)
     }
 
-    /// How it ended, if it has. All that it had printed is then there.
+    /// How it ended, if it has. Its output is then complete.
     pub fn status(&self) -> Option<Status> {
         self.state.status
     }
@@ -76,16 +76,16 @@ impl Child {
         &self.shared.command
     }
 
-    /// The process id. It stays this process's own until the handle says that it has finished.
+    /// The process id. It is not reused until the handle reports that it has finished.
     pub fn pid(&self) -> u32 {
-        // Always known: a `Child` is handed out only when the process was started.
+        // Always known: a `Child` exists only once the process was started.
         self.shared.pid().unwrap_or_default()
     }
 
-    /// Waits for the process and the end of its output.
+    /// Waits for the process to exit and for the end of its output.
     ///
     /// # Errors
-    /// Whatever exit status is no error here; see [`Output::check`]. A missed deadline is.
+    /// A missed deadline, for instance. No exit status is an error here; see [`Output::check`].
     pub async fn wait(&self) -> Result<Output, ProcessError> {
         self.shared.wait(|state| self.shared.outcome(state)).await
     }
@@ -100,8 +100,9 @@ impl Child {
         self.shared.lock().status
     }
 
-    /// How it ended, or is about to end by itself; `None` while it lives on. Unlike [`Child::try_wait`] this does not depend on what
-    /// has been noticed so far: one that a signal is killing, or that dumps core, is waited for, at most a minute. Ask this before
+    /// How it ended, or is about to end by itself; `None` while it keeps running. Unlike
+    /// [`Child::try_wait`] this does not depend on what has been noticed so far: a process that is
+    /// being killed by a signal, or dumping core, is waited for, at most a minute. Call this before
     /// killing it, to know whether the kill was the cause.
     pub fn ended(&self) -> Option<Status> {
         if let Some(status) = self.try_wait() {
@@ -114,8 +115,9 @@ impl Child {
         self.exited_blocking()
     }
 
-    /// Waits for the process alone, not for others that may still hold its output open. All that it
-    /// printed is in [`Child::output`] then. None if the process could not be watched to its end.
+    /// Waits for the process alone, not for others that may still hold its output open. All its
+    /// output is then in [`Child::output`]. `None` if the process could not be watched until it
+    /// exited.
     pub async fn exited(&self) -> Option<Status> {
         self.shared.wait(exit_of).await
     }
@@ -125,27 +127,27 @@ impl Child {
         block_on(self.exited())
     }
 
-    /// Waits until both its output pipes are closed, by whoever holds them.
+    /// Waits until both its output pipes are closed by all holders.
     pub async fn closed(&self) {
         self.shared
             .wait(|state| (!state.output_open).then_some(()))
             .await;
     }
 
-    /// Waits until all that it had printed when this was called is in [`Child::output`]. What a
-    /// process has printed before it answered on another channel (a socket, a file) is still on its
-    /// way when the answer is there.
+    /// Waits until everything it had printed when this was called is in [`Child::output`]. Output
+    /// that a process printed before it answered on another channel (a socket, a file) may still be
+    /// in the pipe when the answer arrives.
     pub async fn drained(&self) {
         self.shared.drained().await;
     }
 
-    /// What it has printed so far.
+    /// Its output so far.
     pub fn output(&self) -> Captured {
         self.shared.lock().capture.captured()
     }
 
-    /// Asks the function at each change what it thinks of the process, until it gives an answer.
-    /// None if the process came to its end without one. The function must be quick.
+    /// Calls the function on each change, until it returns a value. `None` if the process ended
+    /// without one. The function must be quick.
     pub async fn until<T>(&self, mut ask: impl FnMut(&View<'_>) -> Option<T>) -> Option<T> {
         self.shared
             .wait(|state| answer_or_end(state, &mut ask))
@@ -157,9 +159,9 @@ impl Child {
         block_on(self.until(ask))
     }
 
-    /// Waits for more of a standard output that is pulled (see
-    /// [`Command::pull_stdout`](super::Command::pull_stdout)), and takes it. Empty at its end, which
-    /// may be that of the process by its deadline: [`Child::wait`] then tells.
+    /// Waits for more of a pulled standard output (see
+    /// [`Command::pull_stdout`](super::Command::pull_stdout)), and takes it. Empty at its end,
+    /// which may be due to the deadline: [`Child::wait`] then reports that.
     pub async fn pull(&self) -> Vec<u8> {
         self.shared.pull().await
     }
@@ -169,7 +171,7 @@ impl Child {
         block_on(self.pull())
     }
 
-    /// Looks at the process once.
+    /// Inspects the process once.
     pub fn view<T>(&self, look: impl FnOnce(&View<'_>) -> T) -> T {
         look(&View {
             state: &self.shared.lock(),
@@ -177,18 +179,18 @@ impl Child {
     }
 
     /// Queues input for a process with [`Command::stdin_piped`](super::Command::stdin_piped). False
-    /// if it has closed its input or ended, or if we have.
+    /// if it has closed its input or exited, or if we have closed it.
     pub fn write(&self, bytes: impl AsRef<[u8]>) -> bool {
         self.shared.write(bytes.as_ref())
     }
 
-    /// Closes its input when all that is queued was taken.
+    /// Closes its input once everything queued has been written.
     pub fn close_stdin(&self) {
         self.shared.close_input();
     }
 
-    /// Gives it this much time from now on, or all the time. When it is over, the process is ended as
-    /// with [`Command::deadline`](super::Command::deadline).
+    /// Sets its deadline from now on, or removes it. When it passes, the process is ended as with
+    /// [`Command::deadline`](super::Command::deadline).
     pub fn set_deadline(&self, deadline: Option<Duration>) {
         self.shared.set_deadline(deadline);
     }
@@ -198,13 +200,13 @@ impl Child {
         self.shared.signal(signal)
     }
 
-    /// Sends a signal to its process group, if it was given one of its own, else to the process.
-    /// False if nobody was there.
+    /// Sends a signal to its process group, if it has its own, else to the process. False if there
+    /// was no such process.
     pub fn signal_group(&self, signal: Signal) -> bool {
         self.shared.signal_group(signal)
     }
 
-    /// Kills the process group. The end is to be waited for.
+    /// Kills the process group, without waiting for it to exit.
     pub fn kill(&self) {
         self.shared.kill(false);
     }

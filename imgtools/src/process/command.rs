@@ -16,16 +16,16 @@ use super::shared::{Input, Shared};
 use super::watcher::{self, Hook, Plan};
 use super::{Child, CommandLine, Convention, Output, ProcessError, REDACTED, Stream};
 
-/// What is kept of each output stream unless [`Command::cap`] says otherwise.
+/// How many bytes of each output stream are kept by default; see [`Command::cap`].
 pub const DEFAULT_CAP: usize = 64 << 20;
 
-/// The time between SIGTERM and SIGKILL unless [`Command::grace`] says otherwise.
+/// The default time between SIGTERM and SIGKILL; see [`Command::grace`].
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
-/// A process to be run.
+/// A process to run.
 ///
-/// It gets a process group of its own, is killed by the kernel if we die, reads `/dev/null`, and
-/// inherits no file descriptors but those given to it.
+/// It gets its own process group, is killed by the kernel if we die, reads `/dev/null`, and
+/// inherits only the file descriptors passed to it.
 #[must_use = "a command does nothing until it is run or spawned"]
 pub struct Command {
     program: OsString,
@@ -96,9 +96,9 @@ impl Command {
         args.into_iter().fold(self, Command::arg)
     }
 
-    /// Adds an argument that nobody is shown; also where the process prints it.
+    /// Adds an argument that is redacted, also in the output of the process.
     ///
-    /// Every local user can read the arguments of a running process. Better hand secrets over in a
+    /// Every local user can read the arguments of a running process. Prefer passing secrets in a
     /// file or through [`Command::fd`].
     pub fn secret_arg(mut self, arg: impl AsRef<OsStr>) -> Command {
         self.shown.push_word(OsStr::new(REDACTED));
@@ -107,7 +107,7 @@ impl Command {
         self
     }
 
-    /// Names a text that nobody is shown, wherever it stands in the command or its output.
+    /// Redacts a text wherever it occurs in the command or its output.
     pub fn secret(mut self, secret: &str) -> Command {
         self.shown.push_secret(secret);
         self
@@ -130,7 +130,7 @@ impl Command {
             .fold(self, |command, (key, value)| command.env(key, value))
     }
 
-    /// Takes an inherited environment variable away.
+    /// Removes an inherited environment variable.
     pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Command {
         self.env.push((key.as_ref().to_owned(), None));
         self
@@ -143,7 +143,7 @@ impl Command {
         self
     }
 
-    /// Gives it these bytes to read, and then the end of the input. It need not read them.
+    /// Feeds these bytes to its standard input, then end of file. It need not read them.
     pub fn stdin_data(mut self, data: impl Into<Vec<u8>>) -> Command {
         self.input = Some(Input {
             data: data.into(),
@@ -161,34 +161,35 @@ impl Command {
         self
     }
 
-    /// Hands over a file descriptor, which has this number there. The standard streams (0 to 2) are
-    /// not for this.
+    /// Passes a file descriptor, which gets this number in the process. Not for the standard
+    /// streams (0 to 2).
     pub fn fd(mut self, fd: impl Into<OwnedFd>, number: RawFd) -> Command {
         self.fds.push(fd.into(), number);
         self
     }
 
-    /// Whether the kernel is to kill the process when we die (default: yes).
+    /// Whether the kernel kills the process when we die (default: yes).
     pub fn pdeathsig(mut self, yes: bool) -> Command {
         self.pdeathsig = yes;
         self
     }
 
-    /// Whether it gets a process group of its own (default: yes), so that the processes that it
-    /// starts are ended with it, and Ctrl-C in our terminal reaches none of them.
+    /// Whether it gets its own process group (default: yes), so that its children are ended with
+    /// it, and Ctrl-C in our terminal reaches none of them.
     pub fn new_group(mut self, yes: bool) -> Command {
         self.group = yes;
         self
     }
 
-    /// The time until it must have come to its end (default: none). When it is over the group gets
-    /// SIGTERM and, after the grace, SIGKILL; running it is a [`ProcessError::Deadline`] then.
+    /// The time by which it must have finished (default: none). When it has passed the group gets
+    /// SIGTERM and, after the grace period, SIGKILL; the run then fails with
+    /// [`ProcessError::Deadline`].
     pub fn deadline(mut self, deadline: Duration) -> Command {
         self.deadline = Some(deadline);
         self
     }
 
-    /// The time that [`Command::deadline`] has given it.
+    /// The deadline set by [`Command::deadline`].
     pub fn time(&self) -> Option<Duration> {
         self.deadline
     }
@@ -199,51 +200,51 @@ impl Command {
         self
     }
 
-    /// How many bytes of each output stream are kept (default: [`DEFAULT_CAP`]). What is too much is
+    /// How many bytes of each output stream are kept (default: [`DEFAULT_CAP`]). The excess is
     /// dropped from the front, and counted; the process never waits for us.
     pub fn cap(mut self, bytes: usize) -> Command {
         self.cap = bytes;
         self
     }
 
-    /// Keeps nothing of its standard output, which is taken by [`Child::pull`] as it comes. The
-    /// process waits where nobody does, so that memory is bounded however much it prints.
+    /// Does not keep its standard output, which is taken by [`Child::pull`] as it arrives. The
+    /// process blocks while nothing is pulled, so memory is bounded however much it prints.
     pub fn pull_stdout(mut self) -> Command {
         self.pull = true;
         self
     }
 
-    /// Whether its output is also copied to our standard error as it comes, without its secrets
-    /// (default: no). What may be the beginning of a secret comes with what follows it. Where our
-    /// standard error takes nothing for long, some is left out, with a note that says so.
+    /// Whether its output is also copied to our standard error as it arrives, with secrets redacted
+    /// (default: no). A possible beginning of a secret is held back until more arrives. If our
+    /// standard error blocks for long, some output is dropped, with a note.
     pub fn echo(mut self, yes: bool) -> Command {
         self.echo = yes;
         self
     }
 
-    /// Shows each piece of output to this function as it comes. It is called from another thread,
-    /// and the process is not served while it works. If it panics the process is killed, and running
-    /// it is a [`ProcessError::Watch`].
+    /// Passes each piece of output to this function as it arrives. It is called from another
+    /// thread, and the process is not served during the call. If it panics the process is killed,
+    /// and the run fails with [`ProcessError::Watch`].
     pub fn on_output(mut self, hook: impl FnMut(Stream, &[u8]) + Send + 'static) -> Command {
         self.hook = Some(Box::new(hook));
         self
     }
 
-    /// Does not wait for the end of the output, only for that of the process: a daemon that it
-    /// leaves behind may keep the pipes. What was printed up to then is there.
+    /// Waits only for the process to exit, not for the end of its output: a daemon that it leaves
+    /// behind may keep the pipes open. Output up to then is captured.
     pub fn until_exit(mut self) -> Command {
         self.until_exit = true;
         self
     }
 
-    /// When it has ended, however it did, kills what is left of its process group: helpers that it
-    /// started, or, if it was a wrapper, the program that it ran. A daemon has left the group.
+    /// After it has exited, however it did, kills the rest of its process group: helpers that it
+    /// started, or, for a wrapper, the program that it ran. A daemon has left the group.
     pub fn end_group(mut self) -> Command {
         self.end_group = true;
         self
     }
 
-    /// Has it run by another program, such as `valgrind --error-exitcode=99`.
+    /// Runs it under another program, such as `valgrind --error-exitcode=99`.
     pub fn wrapper(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let words: Vec<OsString> = words
             .into_iter()
@@ -254,7 +255,7 @@ impl Command {
         self
     }
 
-    /// How the exit status is to be read (default: by the wrapper's name, see [`Convention`]; a
+    /// How to interpret the exit status (default: by the wrapper's name, see [`Convention`]; a
     /// shell that `exec`s the program is [`Convention::Direct`]).
     pub fn convention(mut self, convention: Convention) -> Command {
         self.convention = Some(convention);
@@ -266,7 +267,7 @@ impl Command {
         self.shown.clone()
     }
 
-    /// Runs it to its end. Whatever exit status is no error here; see [`Output::check`].
+    /// Runs it to completion. No exit status is an error here; see [`Output::check`].
     ///
     /// Dropping the future kills the process and reaps it.
     pub async fn run(self) -> Result<Output, ProcessError> {
@@ -278,8 +279,8 @@ impl Command {
         block_on(self.run())
     }
 
-    /// Starts it. Returns when the program is running, within a millisecond or so, and so may be
-    /// called from async code; [`Command::spawn_async`] does not even block for that.
+    /// Starts it. Returns when the program is running, within a millisecond or so, so it may be
+    /// called from async code; [`Command::spawn_async`] does not block even for that.
     pub fn spawn(self) -> Result<Child, ProcessError> {
         block_on(self.spawn_async())
     }

@@ -1,17 +1,17 @@
-//! What a person is shown of a command: quoted so that it can be pasted, with its secrets hidden.
+//! A command as shown to a user: quoted so that it can be pasted, with its secrets redacted.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What stands in the place of a secret.
+/// The replacement for a secret.
 pub const REDACTED: &str = "REDACTED";
 
-/// A command as it may be shown, logged and put into errors.
+/// A command that is safe to show, log and include in errors.
 ///
-/// It knows the secrets, so that [`CommandLine::redact`] can also take them out of what the command
-/// printed; nothing that it returns or formats shows them.
+/// It holds the secrets, so that [`CommandLine::redact`] can also remove them from the command's
+/// output; nothing that it returns or formats shows them.
 #[derive(Clone, Default)]
 pub struct CommandLine {
     directory: Option<PathBuf>,
@@ -21,7 +21,7 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// The words of the command, secrets hidden, not quoted.
+    /// The words of the command, redacted, not quoted.
     pub fn words(&self) -> Vec<String> {
         self.words
             .iter()
@@ -29,14 +29,14 @@ impl CommandLine {
             .collect()
     }
 
-    /// The program, as it was given.
+    /// The program, as given.
     pub fn program(&self) -> Cow<'_, str> {
         self.words
             .first()
             .map_or(Cow::Borrowed(""), |word| self.redact(word))
     }
 
-    /// Takes this command's secrets out of a text, such as its own output.
+    /// Redacts this command's secrets in a text, such as its own output.
     pub fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let mut text = Cow::Borrowed(text);
         for secret in &self.secrets {
@@ -77,14 +77,14 @@ impl CommandLine {
         if !secret.is_empty() {
             self.secrets.push(secret.to_owned());
         }
-        // Longest first: a secret may hold another one.
+        // Longest first: a secret may contain another one.
         self.secrets
             .sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     }
 }
 
 fn quote(word: &str) -> Cow<'_, str> {
-    // QEMU's options are full of these two, which mean nothing to a shell inside of a word.
+    // QEMU's options are full of these two, which are not special to a shell inside a word.
     if word.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '-')
         && word
             .chars()
@@ -92,7 +92,7 @@ fn quote(word: &str) -> Cow<'_, str> {
     {
         return Cow::Borrowed(word);
     }
-    // Only a NUL byte cannot be quoted, and no argument can hold one.
+    // Only a NUL byte cannot be quoted, and no argument can contain one.
     shlex::try_quote(word).unwrap_or(Cow::Borrowed(word))
 }
 

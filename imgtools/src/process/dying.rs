@@ -1,5 +1,5 @@
-//! Whether a process is about to end by itself, which is to be known before it is killed: its own status says how it ended, and a
-//! kill in between would be taken for the cause.
+//! Whether a process is about to exit by itself, which must be known before killing it: otherwise
+//! the kill would be mistaken for the cause.
 
 use std::fs;
 
@@ -7,10 +7,10 @@ use std::fs;
 const LEAVING: u64 = 0x4 | 0x200 | 0x400;
 
 const KILL: u64 = 1 << 8;
-/// SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGSYS: what a crash sends.
+/// SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGSYS: the signals of a crash.
 const CRASH: u64 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 30;
 
-/// Whether this process has ended, or ends whatever is done now. One that cannot be looked at is taken for gone.
+/// Whether this process has exited, or is certain to. One that cannot be inspected counts as gone.
 pub(super) fn is_dying(pid: u32) -> bool {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
     let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else {
@@ -20,7 +20,7 @@ pub(super) fn is_dying(pid: u32) -> bool {
 }
 
 fn is_dying_by(stat: &str, status: &str) -> bool {
-    // The name in parentheses may hold anything.
+    // The name in parentheses may contain anything.
     let fields: Vec<&str> = stat
         .rsplit_once(')')
         .map_or("", |(_, rest)| rest)
@@ -42,7 +42,7 @@ fn is_dying_by(stat: &str, status: &str) -> bool {
             .unwrap_or(0)
     };
     let pending = mask("SigPnd:") | mask("ShdPnd:");
-    // One that is stopped takes no other signal until it is continued.
+    // A stopped process handles no other signal until it is continued.
     let crashes = pending & CRASH & !(mask("SigBlk:") | mask("SigIgn:") | mask("SigCgt:"));
     pending & KILL != 0 || (crashes != 0 && !matches!(*state, "T" | "t"))
 }

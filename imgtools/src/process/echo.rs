@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use super::{CommandLine, REDACTED, Stream};
 
-/// How much waits for a standard error that takes nothing. What comes then is left out.
+/// How much is buffered while standard error blocks. Further output is dropped.
 const BACKLOG: usize = 1 << 20;
 
-/// Output comes in pieces of any size. What may be the beginning of a secret is held back until more
-/// has come, so that none is shown in parts.
+/// Output arrives in pieces of any size. A possible beginning of a secret is held back until more
+/// has arrived, so that none is shown in parts.
 ///
-/// Our standard error may be a full pipe or a stopped terminal. So it is written to by a thread of
-/// its own, and who looks after the process never waits for it.
+/// Our standard error may be a full pipe or a stopped terminal. So a separate thread writes to it,
+/// and the watcher never waits for it.
 pub(super) struct Echo {
     held: Held,
     writer: Arc<Writer>,
@@ -36,9 +36,9 @@ struct Writer {
 struct Queue {
     bytes: VecDeque<u8>,
     left_out: u64,
-    /// Nothing more will come.
+    /// No more output will follow.
     is_closed: bool,
-    /// All is written.
+    /// Everything is written.
     is_done: bool,
 }
 
@@ -63,7 +63,7 @@ impl Writer {
         self.changed.notify_all();
     }
 
-    /// Writes what comes, until it is closed.
+    /// Writes queued output, until the queue is closed.
     fn run(&self, mut to: impl io::Write) {
         let mut queue = self.lock();
         loop {
@@ -75,7 +75,7 @@ impl Writer {
             }
             if !bytes.is_empty() {
                 drop(queue);
-                // Who has closed our standard error does not want to read it.
+                // Our standard error was closed, so there is no reader.
                 let _ = to.write_all(&bytes);
                 queue = self.lock();
             } else if queue.is_closed {
@@ -103,14 +103,14 @@ impl Echo {
         Ok(Echo { held, writer })
     }
 
-    /// Shows what has come.
+    /// Queues new output.
     pub(super) fn show(&mut self, command: &CommandLine, stream: Stream, bytes: &[u8]) {
         self.writer
             .push(&self.held.pass(command, stream, bytes, false));
     }
 
-    /// Shows what is held back: no more will come. Waits until all is written, but no longer than
-    /// this; not at all with `None`, and without an end with `Some(None)`.
+    /// Queues what was held back: no more output will follow. Waits until everything is written,
+    /// but no longer than this; not at all with `None`, and without a limit with `Some(None)`.
     pub(super) fn finish(mut self, command: &CommandLine, until: Option<Option<Instant>>) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.writer

@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use super::{CommandLine, Output, Status, Time};
 
-/// Why a process could not be run, or what was wrong with its end.
+/// Why a process could not be run, or why it failed.
 ///
-/// The output that a variant holds is complete up to the end of the process. Messages show the
-/// command and the tail of the output, without secrets.
+/// The output in a variant is complete up to the exit of the process. Messages show the command and
+/// the tail of the output, without secrets.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessError {
-    /// The process never came to be.
+    /// The process could not be started.
     #[error("failed to start `{command}`")]
     Spawn {
-        /// The command that was to be run.
+        /// The command.
         command: Box<CommandLine>,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
@@ -27,12 +27,12 @@ pub enum ProcessError {
         Time(*deadline), output.command, late(output, *exited), output.tail()
     )]
     Deadline {
-        /// What there was of the process when it had been stopped.
+        /// The output and status after it was ended.
         output: Box<Output>,
-        /// The time it had.
+        /// The deadline.
         deadline: Duration,
-        /// Whether the process itself had exited in time, and only its output was still held open
-        /// by another process that it left behind.
+        /// Whether the process itself had exited in time, and only another process that it left
+        /// behind still held its output open.
         exited: bool,
     },
 
@@ -48,25 +48,25 @@ pub enum ProcessError {
     #[error("failed to run `{}` without errors found by valgrind{}", .0.command, .0.tail())]
     Valgrind(Box<Output>),
 
-    /// The process could not be watched any longer; it was killed.
+    /// The process could no longer be watched; it was killed.
     #[error("failed to watch `{command}`")]
     Watch {
-        /// The command that was run.
+        /// The command.
         command: Box<CommandLine>,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
     /// The process could not even be killed: it hangs in the kernel.
     #[error("failed to kill `{command}`: it does not leave the kernel")]
     Unkillable {
-        /// The command that was run.
+        /// The command.
         command: Box<CommandLine>,
     },
 }
 
 impl ProcessError {
-    /// The output of the process, if it came to its end.
+    /// The output of the process, if it exited.
     pub fn output(&self) -> Option<&Output> {
         match self {
             ProcessError::Deadline { output, .. }
@@ -79,7 +79,7 @@ impl ProcessError {
         }
     }
 
-    /// How the process ended, if it came to be and to its end.
+    /// How the process ended, if it was started and exited.
     pub fn status(&self) -> Option<Status> {
         self.output().map(|output| output.status)
     }

@@ -12,20 +12,21 @@ use rustix::fs::{FileType, Mode, OFlags, RawDir};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
-/// What the child says if a number that it is to take over is suddenly that of some channel. No system
-/// call that it makes, and no exec, fails with this.
+/// The child's error if a number that it has to take over now belongs to some channel. None of its
+/// system calls, nor exec, fails with this.
 const TAKEN: Errno = Errno::NOTUNIQ;
 
-/// How often a child may be started anew because of that. Other threads would have to let go of one of
-/// the numbers at the wrong moment each time.
+/// How often starting a child is retried because of that. Other threads would have to release one
+/// of the numbers at the wrong moment each time.
 const TRIES: usize = 1000;
 
-/// The file descriptors that a child gets beside its three standard ones, each with its number there.
+/// The file descriptors that a child gets in addition to its three standard ones, each with its
+/// number there.
 ///
-/// [`process::Command`] opens a channel (a pipe or socket) by which the child reports a failed exec.
-/// Were that to get a number that the child takes over, the failure would be lost. So the numbers that
-/// are free are occupied before; and of those that others use, and may be giving back at this moment,
-/// the child looks whether they are still what they were.
+/// [`process::Command`] opens a channel (a pipe or socket) by which the child reports a failed
+/// exec. If that got a number that the child takes over, the failure would be lost. So free numbers
+/// are occupied first; for those in use by others, which may be released at this very moment, the
+/// child verifies that they are unchanged.
 #[derive(Debug, Default)]
 pub(super) struct FdMap {
     moves: Vec<(OwnedFd, RawFd)>,
@@ -33,7 +34,7 @@ pub(super) struct FdMap {
     placeholders: Vec<OwnedFd>,
 }
 
-/// A move in the child, and which channel its target may be.
+/// A move in the child, and the channel that its target may be.
 struct Move {
     source: RawFd,
     target: RawFd,
@@ -45,10 +46,10 @@ impl FdMap {
         self.moves.push((fd, number));
     }
 
-    /// The moves, free of conflicts: the sources go above all targets, so that no move overwrites the
-    /// source of another.
+    /// The moves, free of conflicts: the sources are moved above all targets, so that no move
+    /// overwrites the source of another.
     fn lift(&mut self) -> io::Result<Arc<[Move]>> {
-        // The standard streams are channels of our own.
+        // The standard streams are our own channels.
         if self.moves.iter().any(|(_, number)| *number < 3) {
             return Err(Errno::BADF.into());
         }
@@ -65,7 +66,7 @@ impl FdMap {
         Ok(moves.collect())
     }
 
-    /// Occupies the targets that are free, and looks what the others are.
+    /// Occupies the free targets, and records what the others are.
     fn occupy(&mut self, moves: &[Move]) -> io::Result<()> {
         for ((fd, number), entry) in self.moves.iter().zip(moves) {
             let placeholder = rustix::io::fcntl_dupfd_cloexec(fd, *number)?;
@@ -92,7 +93,7 @@ pub(super) fn spawn(
     let in_child = move || {
         if die_with_thread {
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            // Had the parent died before the line above, no signal would ever come.
+            // If the parent died before the line above, no signal would ever be sent.
             if getppid() != Some(parent) {
                 return Err(Errno::SRCH.into());
             }
@@ -135,7 +136,7 @@ pub(super) fn spawn(
     }
 }
 
-/// Which pipe or socket has this number here; 0 if none has.
+/// The pipe or socket with this number here; 0 if there is none.
 fn channel_at(number: RawFd) -> u64 {
     // SAFETY: the descriptor is used for one system call, which fails if the number is not in use.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
@@ -148,10 +149,10 @@ fn channel_at(number: RawFd) -> u64 {
     }
 }
 
-/// Also what we were started with ourselves, or a careless library opened, goes no further: a stray
-/// descriptor keeps image locks and pipes alive.
+/// Also stops descriptors that we inherited, or that a careless library opened: a stray descriptor
+/// keeps image locks and pipes alive.
 ///
-/// Where `/proc` is missing, all is as with any other way to start a process.
+/// Without `/proc` this does nothing, as with any other way to start a process.
 fn close_all_on_exec() {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(folder) = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()) else {

@@ -1,10 +1,10 @@
-//! Running processes: the one place of the harness that starts any.
+//! Running processes: the only place in the harness that starts any.
 //!
-//! A [`Command`] is run to its end (`run`), or started and kept (`spawn`, a [`Child`]). In both cases
-//! a thread of its own looks after the process: it starts it, drains both pipes, feeds its input,
-//! keeps the deadline, and reaps it. So a process never blocks on a full pipe, deadlines hold
-//! whatever the caller does, the parent-death signal means the death of *us* and not of some worker
-//! thread, and everything works with and without an async runtime.
+//! A [`Command`] is run to completion (`run`), or started and kept (`spawn`, a [`Child`]). In both
+//! cases a dedicated thread supervises the process: it starts it, drains both pipes, feeds its
+//! input, enforces the deadline, and reaps it. So a process never blocks on a full pipe, deadlines
+//! hold whatever the caller does, the parent-death signal refers to *our* death and not to that of
+//! some worker thread, and everything works with and without an async runtime.
 //!
 //! ```
 //! # use imgtools::process::{Command, Status};

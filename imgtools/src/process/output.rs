@@ -1,4 +1,4 @@
-//! What a finished process leaves: its status and everything it printed.
+//! The result of a finished process: its status and all output.
 
 use std::fmt::{self, Write as _};
 use std::ops::Deref;
@@ -18,9 +18,10 @@ pub struct Output {
     pub command: CommandLine,
     /// How the process ended.
     pub status: Status,
-    /// What it printed.
+    /// Its output.
     pub captured: Captured,
-    /// From when it was to be started to its end, or to the end of its output if that came later.
+    /// The time from the start of the process to its exit, or to the end of its output if that was
+    /// later.
     pub elapsed: Duration,
     pub(super) convention: Convention,
 }
@@ -47,13 +48,13 @@ impl Deref for Output {
 }
 
 impl Output {
-    /// Passes on a status of 0; everything else is an error that shows the tail of the output.
+    /// Accepts status 0; anything else is an error that shows the tail of the output.
     pub fn check(self) -> Result<Output, ProcessError> {
         self.check_code(|code| code == 0)
     }
 
-    /// Passes on an exit status for which the function says yes; a signal is always an error, and so
-    /// is an error that valgrind has found.
+    /// Accepts an exit status for which the function returns true; a signal is always an error, and
+    /// so is an error found by valgrind.
     pub fn check_code(self, expected: impl FnOnce(i32) -> bool) -> Result<Output, ProcessError> {
         match self.status {
             _ if self.valgrind_found_errors() => Err(ProcessError::Valgrind(self.into())),
@@ -63,12 +64,12 @@ impl Output {
         }
     }
 
-    /// Whether the process ran under valgrind, which has found errors in it.
+    /// Whether the process ran under valgrind, which found errors.
     pub fn valgrind_found_errors(&self) -> bool {
         self.convention == Convention::Valgrind && self.status == Status::Exited(VALGRIND_ERROR)
     }
 
-    /// The last part of the output for a message: indented, without secrets, at most 4 KiB. Empty if
+    /// The last part of the output for a message: indented, redacted, at most 4 KiB. Empty if
     /// nothing was printed.
     pub fn tail(&self) -> String {
         let text = self.combined_text();
@@ -78,14 +79,14 @@ impl Output {
         if missing > 0 {
             let _ = write!(tail, "\n  | [{missing} bytes before]");
         }
-        // The whole text is redacted before it is cut, so that no half of a secret is left.
+        // The whole text is redacted before it is truncated, so that no partial secret is left.
         let redacted = self.command.redact(&text);
         let shown = match redacted {
             std::borrow::Cow::Borrowed(text) => &text[cut..],
             std::borrow::Cow::Owned(ref text) => end_of(text, TAIL),
         };
         for line in shown.lines() {
-            // As a terminal shows it: a report of progress is overwritten by what follows.
+            // As a terminal shows it: a progress report is overwritten by the next.
             let line = line.trim_end_matches('\r').rsplit('\r').next();
             let _ = write!(tail, "\n  | {}", line.unwrap_or_default());
         }
@@ -93,7 +94,7 @@ impl Output {
     }
 }
 
-/// The last bytes of a text, so many at most, without half of a character.
+/// At most the last `bytes` bytes of a text, without splitting a character.
 pub(crate) fn end_of(text: &str, bytes: usize) -> &str {
     let mut start = text.len().saturating_sub(bytes);
     while !text.is_char_boundary(start) {

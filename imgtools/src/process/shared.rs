@@ -1,4 +1,5 @@
-//! What the watcher's thread and the handle of a process share, and how each wakes the other.
+//! The state shared by the watcher thread and the handle of a process, and how each wakes the
+//! other.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,19 +14,19 @@ use rustix::process::{Pid, kill_process, kill_process_group};
 use super::capture::Capture;
 use super::{CommandLine, Convention, Output, ProcessError, Signal, Status, Stream};
 
-/// How much of a standard output that is pulled may wait for its reader.
+/// How much of a pulled standard output may be buffered for its reader.
 const PULL_AHEAD: usize = 256 * 1024;
 
-/// How the watcher's work ended.
+/// The outcome of the watcher's work.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The process never came to be.
+    /// The process could not be started.
     NotStarted(io::Error),
     /// The process has exited or was killed by its owner, and its output is complete.
     Finished,
-    /// The deadline passed; `exited` tells whether the process itself had made it.
+    /// The deadline passed; `exited` says whether the process itself had exited before.
     Late { exited: bool },
-    /// The process does not go away though SIGKILL was sent.
+    /// The process still exists although SIGKILL was sent.
     Stuck,
     /// The process could not be watched.
     Broken(io::Error),
@@ -46,17 +47,17 @@ pub(super) struct State {
     pub(super) capture: Capture,
     pub(super) status: Option<Status>,
     pub(super) output_open: bool,
-    /// What of a standard output that is pulled waits for its reader; `None` if it is captured.
+    /// Buffered output of a pulled standard output; `None` if it is captured.
     pulled: Option<Vec<u8>>,
     stdout_open: bool,
-    /// Who waits for a change. No runtime is needed for that.
+    /// The wakers to call on a change. This needs no runtime.
     waiting: Vec<Waker>,
     reaped: bool,
     deadline: Option<(Instant, Duration)>,
     killed: bool,
     abandoned: bool,
-    /// How often a handle has asked for what is in the pipes now, and how many of those the watcher
-    /// has answered.
+    /// How often handles have requested a drain of the pipes, and how many of those requests the
+    /// watcher has served.
     drains: (u64, u64),
     input: VecDeque<u8>,
     input_ends: bool,
@@ -82,7 +83,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// What the watcher is to wait for next.
+/// What the watcher waits for next.
 pub(super) struct Wants {
     pub(super) feed: bool,
     pub(super) close_stdin: bool,
@@ -91,14 +92,14 @@ pub(super) struct Wants {
     pub(super) deadline: Option<Instant>,
 }
 
-/// What is to be done about standard output.
+/// How standard output is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
     /// It is captured.
     Capture,
-    /// It is read for who pulls it.
+    /// It is read for the puller.
     Pull,
-    /// Who pulls it has enough to do.
+    /// The puller's buffer is full.
     Wait,
 }
 
@@ -110,7 +111,7 @@ pub(super) struct Open {
     pub(super) stderr: bool,
 }
 
-/// What the watcher must know to go on.
+/// What the watcher needs to know to continue.
 pub(super) struct Progress {
     pub(super) status: Option<Status>,
     pub(super) killed: bool,
@@ -165,7 +166,7 @@ impl Shared {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic of a caller's closure leaves the state as it was: they only get to read it.
+        // A panic in a caller's closure leaves the state intact: closures only read it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -204,7 +205,7 @@ impl Shared {
         }
     }
 
-    /// Offers the waiting input to `write`, and forgets what it took.
+    /// Offers the queued input to `write`, and removes what it accepted.
     pub(super) fn feed(
         &self,
         write: impl FnOnce(&[u8]) -> rustix::io::Result<usize>,
@@ -218,13 +219,13 @@ impl Shared {
         Ok(())
     }
 
-    /// How often handles have asked for the pipes to be drained, and how often that was done. To be
-    /// looked at before the pipes are read.
+    /// How often handles have requested a drain, and how often that was done. Must be read before
+    /// the pipes are.
     pub(super) fn drains(&self) -> (u64, u64) {
         self.lock().drains
     }
 
-    /// Publishes what has happened, all at once; `drained` is how often the pipes were drained.
+    /// Publishes all changes at once; `drained` is how often the pipes were drained.
     pub(super) fn advance(
         &self,
         news: Vec<(Stream, Vec<u8>)>,
@@ -291,13 +292,14 @@ impl Shared {
 
     // ---- For the handle.
 
-    /// Makes the watcher look at the state again.
+    /// Makes the watcher re-examine the state.
     fn wake(&self) {
-        // Fails only when the counter is full, and then the watcher has been woken.
+        // Fails only if the counter is full, and then the watcher has already been woken.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    /// Sends a signal to the process or (`to_group`) to its group; says whether it was there still.
+    /// Sends a signal to the process or (`to_group`) to its group; returns whether it still
+    /// existed.
     fn signal_locked(&self, state: &State, signal: Signal, to_group: bool) -> bool {
         match state.pid {
             Some(pid) if !state.reaped => {
@@ -319,7 +321,7 @@ impl Shared {
         self.signal_locked(&self.lock(), signal, true)
     }
 
-    /// SIGKILL to the group. With `abandon` nobody wants the rest of the output.
+    /// Sends SIGKILL to the group. With `abandon` the rest of the output is not needed.
     pub(super) fn kill(&self, abandon: bool) {
         let mut state = self.lock();
         self.signal_locked(&state, Signal::SIGKILL, true);
@@ -345,7 +347,7 @@ impl Shared {
         self.wake();
     }
 
-    /// Queues input; false if the process takes none any longer.
+    /// Queues input; false if the process no longer accepts any.
     pub(super) fn write(&self, bytes: &[u8]) -> bool {
         let mut state = self.lock();
         let open = state.input_open && !state.input_ends;
@@ -362,7 +364,7 @@ impl Shared {
         self.wake();
     }
 
-    /// Waits until the watcher has read all that the pipes held when this was called.
+    /// Waits until the watcher has read everything that was in the pipes when this was called.
     pub(super) async fn drained(&self) {
         let mine = {
             let mut state = self.lock();
@@ -374,7 +376,7 @@ impl Shared {
             .await;
     }
 
-    /// Waits for more of a standard output that is pulled; empty at its end.
+    /// Waits for more of a pulled standard output; empty at its end.
     pub(super) async fn pull(&self) -> Vec<u8> {
         let pulled = self.wait(|state| match &mut state.pulled {
             Some(pulled) if !pulled.is_empty() => Some(std::mem::take(pulled)),
@@ -386,15 +388,15 @@ impl Shared {
         pulled
     }
 
-    /// Waits until the function gives an answer, asking it at each change. It must give one when
-    /// the end is there.
+    /// Waits until the function returns a value, calling it on each change. It must return one at
+    /// the end.
     pub(super) async fn wait<T>(&self, mut ask: impl FnMut(&mut State) -> Option<T>) -> T {
         std::future::poll_fn(|context| {
             let mut state = self.lock();
             if let Some(answer) = ask(&mut state) {
                 return Poll::Ready(answer);
             }
-            // Whoever is polled for another reason waits here already.
+            // A task polled for another reason is already registered.
             let waker = context.waker();
             if !state.waiting.iter().any(|known| known.will_wake(waker)) {
                 state.waiting.push(waker.clone());
@@ -404,7 +406,7 @@ impl Shared {
         .await
     }
 
-    /// What the process has come to, once it has come to its end.
+    /// The outcome of the process, once it has ended.
     pub(super) fn outcome(&self, state: &State) -> Option<Result<Output, ProcessError>> {
         let end = state.end.as_ref()?;
         let command = || Box::new(self.command.clone());
@@ -446,7 +448,7 @@ mod tests {
     use super::*;
     use crate::process::block_on::block_on;
 
-    /// No test can have the kernel hang.
+    /// A test cannot make the kernel hang.
     #[test]
     fn a_process_that_does_not_go_away_is_told_to_who_waits() {
         let mut command = CommandLine::default();

@@ -1,10 +1,10 @@
-//! The signals, by the names that C and `kill -l` give them.
+//! The signals, by their names in C and `kill -l`.
 
 use std::fmt;
 
-/// A signal that can be sent, or that has ended a process.
+/// A signal that can be sent, or that ended a process.
 ///
-/// It shows as its name:
+/// It displays as its name:
 ///
 /// ```
 /// use imgtools::process::Signal;
@@ -44,12 +44,12 @@ signals! {
     SIGBUS = BUS, "Bad memory access.";
     SIGFPE = FPE, "Bad arithmetic.";
     SIGKILL = KILL, "Killed; cannot be caught.";
-    SIGUSR1 = USR1, "For the program to define.";
+    SIGUSR1 = USR1, "Defined by the program.";
     SIGSEGV = SEGV, "Bad memory reference.";
-    SIGUSR2 = USR2, "For the program to define.";
-    SIGPIPE = PIPE, "It wrote to a pipe that nobody reads.";
+    SIGUSR2 = USR2, "Defined by the program.";
+    SIGPIPE = PIPE, "It wrote to a pipe without readers.";
     SIGALRM = ALARM, "Its timer has expired.";
-    SIGTERM = TERM, "Asked to end.";
+    SIGTERM = TERM, "Asked to terminate.";
     SIGCHLD = CHILD, "A child has changed its state.";
     SIGCONT = CONT, "Continues it.";
     SIGSTOP = STOP, "Stops it; cannot be caught.";

@@ -1,4 +1,4 @@
-//! How a process ended, and what shells and valgrind make of it.
+//! How a process ended, and how shells and valgrind report it.
 
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -17,7 +17,7 @@ pub const VALGRIND_ERROR: i32 = 99;
 pub enum Status {
     /// It called `exit` with this status (0 to 255).
     Exited(i32),
-    /// A signal ended it. Never a success, whatever the caller expected of the exit status.
+    /// A signal ended it. Never a success, whatever exit status the caller expected.
     Signaled {
         /// The signal's number.
         signal: i32,
@@ -48,7 +48,7 @@ impl Status {
         }
     }
 
-    /// What this status of a program means for the program that was really asked for.
+    /// Converts the status of a wrapper into that of the wrapped program.
     pub fn under(self, convention: Convention) -> Status {
         match (convention, self) {
             (Convention::Shell, Status::Exited(code)) => match Signal::new(code - 128) {
@@ -63,15 +63,15 @@ impl Status {
     }
 }
 
-/// Who stands between us and the program that was asked for, and so how its status is to be read.
+/// What runs between us and the requested program, and so how to interpret its status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Convention {
-    /// Nobody: the status is the program's own.
+    /// Nothing: the status is the program's own.
     #[default]
     Direct,
     /// A shell that waits for the program: `128 + N` means that signal N ended it.
     Shell,
-    /// valgrind: [`VALGRIND_ERROR`] means that valgrind has found errors.
+    /// valgrind: [`VALGRIND_ERROR`] means that it found errors.
     Valgrind,
 }
 
@@ -83,7 +83,7 @@ impl From<ExitStatus> for Status {
                 signal,
                 core: status.core_dumped(),
             },
-            // Only a stopped or continued child has neither, and we do not wait for those.
+            // Only a stopped or continued child has neither, and we do not wait for those states.
             (None, None) => Status::Exited(status.into_raw()),
         }
     }

@@ -1,9 +1,9 @@
-//! The thread that starts a process, serves its pipes, keeps its deadline and reaps it.
+//! The thread that starts a process, serves its pipes, enforces its deadline and reaps it.
 //!
-//! One thread for each process, for three reasons: the parent-death signal follows the *thread* that
-//! started the process, so that thread must live as long; both pipes are drained and the deadline is
-//! kept whatever the caller does, and without any async runtime; and dropping a handle can wait for
-//! the end without one as well.
+//! One thread for each process, for three reasons: the parent-death signal follows the *thread*
+//! that started the process, so that thread must live as long; both pipes are drained and the
+//! deadline is enforced whatever the caller does, and without any async runtime; and dropping a
+//! handle can wait for the exit without one as well.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,16 +20,16 @@ use super::exec::{self, FdMap};
 use super::shared::{End, Open, Reading, Shared, Wants};
 use super::{Signal, Status, Stream};
 
-/// How much is read at once: what a pipe holds, unless someone enlarges it or pages are large.
+/// How much is read at once: the capacity of a pipe, unless it was enlarged or pages are large.
 const CHUNK: usize = 64 * 1024;
 
-/// So long that nobody sees the end, and short enough to be added to the time of day.
+/// Practically infinite, yet short enough to be added to an `Instant`.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
-/// Called with each piece of output as it comes, from the watcher's thread.
+/// Called with each piece of output as it arrives, from the watcher thread.
 pub(super) type Hook = Box<dyn FnMut(Stream, &[u8]) + Send>;
 
-/// What the watcher is to start, and how it is to look after it.
+/// What the watcher starts, and how it supervises it.
 pub(super) struct Plan {
     pub(super) command: process::Command,
     pub(super) fds: FdMap,
@@ -41,7 +41,7 @@ pub(super) struct Plan {
     pub(super) hook: Option<Hook>,
 }
 
-/// Starts the watcher's thread. The outcome of starting the process itself is found in `shared`.
+/// Starts the watcher thread. The outcome of starting the process itself is reported in `shared`.
 pub(super) fn start(mut plan: Plan, shared: Arc<Shared>, stdin: bool) -> io::Result<()> {
     let name = "process-watcher".to_owned();
     let body = move || match guarded(|| Watcher::launch(&mut plan, &shared, stdin)) {
@@ -55,7 +55,7 @@ pub(super) fn start(mut plan: Plan, shared: Arc<Shared>, stdin: bool) -> io::Res
     Ok(())
 }
 
-/// A panic, such as of the caller's hook, is an error: whoever waits must be told of an end.
+/// A panic, such as in the caller's hook, becomes an error: waiters must see an end.
 fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(io::Error::other(
@@ -76,14 +76,14 @@ struct Watcher<'s> {
     stage: Stage,
 }
 
-/// How far the process has been pushed to end.
+/// How far ending the process has escalated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
     /// Not at all.
     Running,
     /// The deadline has passed; SIGTERM was sent, SIGKILL follows at this time.
     Terminated { until: Instant, exited: bool },
-    /// SIGKILL was sent. Whoever is not gone at this time is given up.
+    /// SIGKILL was sent. A process that still exists at this time is abandoned.
     Killed { until: Instant, late: Option<bool> },
 }
 
@@ -100,7 +100,7 @@ impl<'s> Watcher<'s> {
         let (stdout, child_stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (stderr, child_stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         plan.command.stdout(child_stdout).stderr(child_stderr);
-        // Only our ends: the flag is on the open file, and each end of a pipe is its own.
+        // Only our ends: the flag belongs to the open file, and each end of a pipe has its own.
         for ours in [stdin.as_ref(), Some(&stdout), Some(&stderr)]
             .into_iter()
             .flatten()
@@ -110,7 +110,7 @@ impl<'s> Watcher<'s> {
 
         let fds = std::mem::take(&mut plan.fds);
         let mut child = exec::spawn(&mut plan.command, fds, plan.pdeathsig)?;
-        // The command holds the child's ends of the pipes; while it does, no EOF would come.
+        // The command holds the child's ends of the pipes; while it does, there would be no EOF.
         plan.command = process::Command::new("");
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pidfd = pid
@@ -151,7 +151,7 @@ impl<'s> Watcher<'s> {
             }
         };
         if let Some(echo) = plan.echo.take() {
-            // Who ends the process has no time for the rest.
+            // A process that is being ended is not drained any further.
             let until = match self.stage {
                 Stage::Running => Some(self.shared.wants().deadline),
                 Stage::Terminated { .. } | Stage::Killed { .. } => None,
@@ -160,17 +160,17 @@ impl<'s> Watcher<'s> {
         }
         if matches!(end, End::Stuck) {
             self.shared.finish(end);
-            // Nobody waits for it any longer, but it must be reaped, and this thread must live
+            // No caller waits for it any longer, but it must be reaped, and this thread must live
             // as long as the process.
             let _ = self.child.wait();
         } else {
-            // Outside the lock that keeps signals and the reaping apart, as it may take a while.
+            // Outside the lock that separates signalling and reaping, as it may take a while.
             let _ = rustix::process::waitid(
                 WaitId::Pid(self.pid),
                 WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
             );
             if plan.end_group {
-                // While the zombie keeps the number of the group from being given to another.
+                // While the zombie keeps the group ID from being reused.
                 self.shared.kill_group();
             }
             self.shared.reap(|| self.child.wait().map(Status::from));
@@ -178,7 +178,7 @@ impl<'s> Watcher<'s> {
         }
     }
 
-    /// Waits for one thing to happen, and deals with all that have.
+    /// Waits for an event, and handles all pending ones.
     fn turn(&mut self, plan: &mut Plan) -> io::Result<Option<End>> {
         let wants = self.shared.wants();
         let ready = self.poll(&wants)?;
@@ -189,9 +189,9 @@ impl<'s> Watcher<'s> {
         if ready.stdin {
             self.feed();
         }
-        // The order of these reads is a promise. A program that writes to stderr and then to stdout
-        // (as qemu-io does: messages, then the prompt) has its stderr seen no later than the stdout
-        // that followed; and both are complete when its exit is seen.
+        // The order of these reads is guaranteed. A program that writes to stderr and then to
+        // stdout (as qemu-io does: messages, then the prompt) has its stderr seen no later than the
+        // stdout that followed; and both are complete when its exit is seen.
         let exited = ready
             .exit
             .then(|| self.exit_status())
@@ -221,12 +221,12 @@ impl<'s> Watcher<'s> {
         };
         let state = self.shared.advance(news, exited, open, asked);
 
-        // In turn: deadline, SIGTERM, grace, SIGKILL, grace, given up.
+        // In turn: deadline, SIGTERM, grace, SIGKILL, grace, abandoned.
         let grace_ends = now + plan.grace.min(FOREVER);
         let exited = state.status.is_some();
         match self.stage {
             Stage::Running if state.killed => {
-                // Once more: when its owner did, the process may just have been about to start.
+                // Once more: when its owner did, the process may have been just about to start.
                 self.shared.kill_group();
                 self.stage = Stage::Killed {
                     until: grace_ends,
@@ -255,7 +255,7 @@ impl<'s> Watcher<'s> {
         Ok(self.end(plan, now, exited, state.abandoned))
     }
 
-    /// Whether that was all.
+    /// Whether the work is done.
     fn end(&self, plan: &Plan, now: Instant, exited: bool, abandoned: bool) -> Option<End> {
         let drained = self.stdout.is_none() && self.stderr.is_none();
         match self.stage {
@@ -288,7 +288,7 @@ impl<'s> Watcher<'s> {
                 tv_nsec: 0,
             })
         });
-        // Without wishes poll still reports that the other end was closed.
+        // Without requested events poll still reports that the other end was closed.
         let stdin_wish = if wants.feed {
             PollFlags::OUT
         } else {
@@ -313,13 +313,13 @@ impl<'s> Watcher<'s> {
             Err(error) => return Err(error.into()),
         }
         let mut results = fds.iter().map(|fd| !fd.revents().is_empty());
-        // The reads do not block, so they need not be told which pipe has something.
+        // The reads do not block, so it does not matter which pipe is ready.
         let [wake, stdin, exit, ..] =
             slots.map(|(fd, _)| fd.and_then(|_| results.next()).unwrap_or(false));
         Ok(Ready { wake, stdin, exit })
     }
 
-    /// Writes what the pipe takes of the waiting input.
+    /// Writes as much of the queued input as the pipe accepts.
     fn feed(&mut self) {
         let Some(fd) = &self.stdin else { return };
         let fed = self
@@ -329,13 +329,13 @@ impl<'s> Watcher<'s> {
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
                 Err(error) => Err(error),
             });
-        // The process has closed its input. That is its right; what is left is not wanted.
+        // The process has closed its input, which is allowed; the rest is dropped.
         if fed.is_err() || self.reader_is_gone() {
             self.stdin = None;
         }
     }
 
-    /// Whether nobody can read what we would write to stdin.
+    /// Whether the read end of stdin is closed.
     fn reader_is_gone(&self) -> bool {
         let Some(fd) = &self.stdin else { return false };
         let mut fds = [PollFd::new(fd, PollFlags::empty())];
@@ -347,13 +347,13 @@ impl<'s> Watcher<'s> {
             && fds[0].revents().contains(PollFlags::ERR)
     }
 
-    /// Reads once, or (with `whole`) at least what the pipe held when this was called.
+    /// Reads once, or (with `whole`) at least what was in the pipe when this was called.
     fn read(&mut self, stream: Stream, whole: bool, news: &mut News) -> io::Result<()> {
         let slot = match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
-        // Whoever writes without an end must not keep us here.
+        // An endless writer must not keep us here.
         let mut left = match slot {
             Some(fd) if whole => rustix::io::ioctl_fionread(fd)?.max(CHUNK as u64),
             _ => 0,
@@ -377,7 +377,7 @@ impl<'s> Watcher<'s> {
     }
 
     /// The status of the process if it has exited. It is left unreaped: as a zombie it keeps its
-    /// process id, and so that of its group, from being given to another.
+    /// PID, and its group's, from being reused.
     fn exit_status(&self) -> io::Result<Option<Status>> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         let Some(found) = rustix::process::waitid(WaitId::Pid(self.pid), options)? else {

@@ -9,15 +9,15 @@ use super::{Extension, Qcow2Error};
 pub struct Bitmap {
     /// Where its entry of the directory is in the file.
     pub entry_offset: u64,
-    /// Where its table is.
+    /// The offset of its table.
     pub table_offset: u64,
-    /// The entries of its table.
+    /// The number of entries of its table.
     pub table_size: u32,
     /// The flags: bit 0 in use, 1 auto, 2 extra data is compatible.
     pub flags: u32,
     /// The type: 1 for a dirty bitmap.
     pub kind: u8,
-    /// The bytes that a bit stands for, as a power of two.
+    /// The bytes that a bit covers, as a power of two.
     pub granularity_bits: u8,
     /// The extra data.
     pub extra: Vec<u8>,
@@ -25,7 +25,7 @@ pub struct Bitmap {
     pub name: String,
 }
 
-/// The bitmaps that QEMU takes of an image.
+/// QEMU's limit for the bitmaps of an image.
 const MOST: u64 = 65535;
 
 impl Bitmap {
@@ -78,12 +78,12 @@ impl Bitmap {
     }
 }
 
-/// An entry of a bitmap table, as it is in the file.
+/// An entry of a bitmap table, as stored in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BitmapTableEntry(pub u64);
 
 impl BitmapTableEntry {
-    /// Where the cluster of bits is; `None` if there is none.
+    /// The offset of the cluster of bits; `None` if there is none.
     pub fn offset(self) -> Option<u64> {
         Some(self.0 & 0x00ff_ffff_ffff_fe00).filter(|offset| *offset != 0)
     }

@@ -1,4 +1,4 @@
-//! Making images without a tool.
+//! Creating images without a tool.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,15 +15,15 @@ use super::{Extension, Image, Qcow2Error, field};
 const SECTOR: u64 = 512;
 const BITS: u32 = 16;
 const CLUSTER: u64 = 1 << BITS;
-/// What an L2 table maps.
+/// How many bytes an L2 table maps.
 const PER_TABLE: u64 = CLUSTER / 8 * CLUSTER;
-/// The clusters that a refcount block counts.
+/// How many clusters a refcount block covers.
 const PER_BLOCK: u64 = CLUSTER / 2;
 const HEADER_LENGTH: u64 = 112;
 const REFCOUNT_TABLE: u64 = 1;
 const FIRST_BLOCK: u64 = 2;
 
-/// An image to be made as `qemu-img create` makes one by default: version 3, clusters of 64 KiB,
+/// An image to create as `qemu-img create` does by default: version 3, clusters of 64 KiB,
 /// refcounts of 16 bits.
 ///
 /// ```
@@ -43,11 +43,11 @@ pub struct Builder {
     luks: Vec<u8>,
 }
 
-/// What is to be at one cluster of the guest.
+/// The content of one guest cluster.
 #[derive(Clone, Copy)]
 enum Cluster {
     Zero,
-    /// In part from the backing file, if it says so.
+    /// Partly from the backing file, if flagged.
     Data {
         below: bool,
     },
@@ -70,8 +70,8 @@ impl Builder {
         self
     }
 
-    /// Every byte of this range is this one, as if it were written after what was said before. Whole
-    /// clusters of zeroes take no room. What is not written of a cluster comes from the backing file.
+    /// Fills a range with this byte, as a write after the previous ones. Whole clusters of zeroes
+    /// take no space. The unwritten rest of a cluster comes from the backing file.
     pub fn fill(mut self, range: Range<u64>, byte: u8) -> Self {
         if !range.is_empty() {
             self.writes.push((range, byte));
@@ -79,19 +79,20 @@ impl Builder {
         self
     }
 
-    /// Is encrypted, with this LUKS header.
+    /// Encrypts it, with this LUKS header.
     #[cfg(feature = "luks")]
     pub(crate) fn luks(mut self, header: Vec<u8>) -> Self {
         self.luks = header;
         self
     }
 
-    /// Makes the image, in place of what is there.
+    /// Creates the image, replacing an existing file.
     ///
     /// # Errors
-    /// [`Qcow2Error::Unmakeable`] if it cannot be made here: a size that is no multiple of 512 or larger
-    /// than QEMU allows, a write behind it, more than 256 MiB that are written, a backing file with a
-    /// name of over 1023 bytes, or one that has to be read and is not by [`Image::contents`].
+    /// [`Qcow2Error::Unmakeable`] if it cannot be created here: a size that is not a multiple of
+    /// 512 or larger than QEMU allows, a write beyond it, more than 256 MiB of writes, a backing
+    /// file with a name of over 1023 bytes, or one that has to be read but is not supported by
+    /// [`Image::contents`].
     pub fn create(self, path: impl AsRef<Path>) -> Result<(), Qcow2Error> {
         let path = path.as_ref();
         let refused = |reason: &str| Qcow2Error::Unmakeable {
@@ -106,7 +107,7 @@ impl Builder {
         self.write_header(&file, &layout).map_err(writing())?;
         let is_partial = |it: &Cluster| matches!(it, Cluster::Data { below: true });
         if clusters.values().any(is_partial) {
-            // It has nothing of its own yet.
+            // It has no data of its own yet.
             let below = Image::open(path)?.contents()?;
             let below = below.ok_or_else(|| refused("its backing file is not read here"))?;
             for (number, _) in clusters.iter().filter(|(_, it)| is_partial(it)) {
@@ -146,12 +147,12 @@ impl Builder {
         self.size.div_ceil(PER_TABLE)
     }
 
-    /// What of the guest's disk is in the cluster of this number.
+    /// The range of the guest's disk in the cluster of this number.
     fn cluster(&self, number: u64) -> Range<u64> {
         number * CLUSTER..self.size.min((number + 1) * CLUSTER)
     }
 
-    /// What is at the clusters that are written, by their number.
+    /// The content of the written clusters, by number.
     fn clusters(&self) -> BTreeMap<u64, Cluster> {
         let mut clusters = BTreeMap::new();
         for (range, byte) in &self.writes {
@@ -261,15 +262,15 @@ impl Builder {
     }
 }
 
-/// Where everything is, in clusters of the file, one after the other: header, refcount table and blocks,
-/// L1 table, LUKS header, L2 tables, data.
+/// The layout, in clusters of the file, in order: header, refcount table and blocks, L1 table, LUKS
+/// header, L2 tables, data.
 struct Layout {
     blocks: u64,
     l1: u64,
     luks: u64,
     /// The L2 tables, by what refers to them.
     tables: BTreeMap<u64, u64>,
-    /// What they have, by the number of the guest's cluster.
+    /// Their entries, by guest cluster number.
     entries: BTreeMap<u64, u64>,
     end: u64,
 }
@@ -315,13 +316,13 @@ impl Layout {
         }
     }
 
-    /// Where the data of this cluster of the guest is in the file.
+    /// The file offset of the data of this guest cluster.
     fn host(&self, number: u64) -> u64 {
         self.entries[&number] & !COPIED
     }
 }
 
-/// The clusters of the guest that a range is in.
+/// The guest clusters that a range touches.
 fn touched(range: &Range<u64>) -> Range<u64> {
     range.start / CLUSTER..range.end.div_ceil(CLUSTER)
 }

@@ -1,11 +1,11 @@
-//! Whether the tables of an image agree with each other.
+//! Checking that the tables of an image are consistent.
 
 use std::fmt;
 
 use super::entry::{RESERVED_L1, RESERVED_L2, RESERVED_REFCOUNT};
 use super::{Image, Mapping, Qcow2Error};
 
-/// Something that is wrong in the tables of an image. Offsets are bytes in the file.
+/// An inconsistency in the tables of an image. Offsets are bytes in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
@@ -13,20 +13,20 @@ pub enum Problem {
     Refcount {
         /// Which cluster.
         host: u64,
-        /// What its refcount says.
+        /// Its refcount.
         refcount: u64,
         /// How often it is used.
         uses: u64,
     },
-    /// An entry has the flag that what it names is used exactly once, and the refcount is another one;
-    /// or it has not, and the refcount is 1.
+    /// An entry's COPIED flag (its target is used exactly once) contradicts the refcount: set with
+    /// a refcount other than 1, or clear with a refcount of 1.
     Copied {
-        /// What the entry names.
+        /// The entry's target.
         host: u64,
         /// Its refcount.
         refcount: u64,
     },
-    /// An entry names a place that is no start of a cluster, or has bits that nobody uses.
+    /// An entry points to an offset that is not cluster-aligned, or has reserved bits set.
     Entry {
         /// The entry.
         entry: u64,
@@ -57,7 +57,7 @@ impl fmt::Display for Problem {
 struct Uses {
     counts: Vec<u64>,
     cluster_size: u64,
-    /// Whether something is used that is behind the end of the file.
+    /// Whether something beyond the end of the file is referenced.
     is_beyond: bool,
 }
 
@@ -80,10 +80,10 @@ impl Uses {
 }
 
 impl Image {
-    /// All that is wrong with the refcounts and the tables, as `qemu-img check` would find it; `None` if
-    /// the image has parts that are not looked at here: incompatible features (an image that is marked
-    /// as dirty or corrupt among them), encryption, snapshots, bitmaps, compressed clusters, or
-    /// clusters behind the end of the file.
+    /// All problems of the refcounts and the tables, as `qemu-img check` would find them; `None` if
+    /// the image has parts that are not checked here: incompatible features (including the dirty
+    /// and corrupt marks), encryption, snapshots, bitmaps, compressed clusters, or clusters beyond
+    /// the end of the file.
     pub fn problems(&self) -> Result<Option<Vec<Problem>>, Qcow2Error> {
         let header = self.header();
         let plain = header.incompatible_features == 0 && header.crypt_method == 0;

@@ -2,29 +2,30 @@
 
 use super::Header;
 
-/// Bits 9 to 55: where something is in the file.
+/// Bits 9 to 55: an offset in the file.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
-/// Set if what the entry names is used exactly once, and may be written in its place.
+/// Set if the entry's target is used exactly once, and may be written in place.
 pub(super) const COPIED: u64 = 1 << 63;
 
 /// Set in an L2 entry of compressed data.
 const COMPRESSED: u64 = 1 << 62;
 
-/// Set in an L2 entry of a cluster that reads as zeroes, whether the file has one for it or not.
+/// Set in an L2 entry of a cluster that reads as zeroes, whether or not it is allocated in the
+/// file.
 pub(super) const ZERO: u64 = 1;
 
-/// Bits of an L1 entry, of an L2 entry and of one of the refcount table that have no meaning.
+/// Reserved bits of an L1 entry, an L2 entry and a refcount table entry.
 pub(super) const RESERVED_L1: u64 = !(OFFSET | COPIED);
 pub(super) const RESERVED_L2: u64 = !(OFFSET | COPIED | COMPRESSED | ZERO);
 pub(super) const RESERVED_REFCOUNT: u64 = 0x1ff;
 
-/// An entry of an L1 table, as it is in the file.
+/// An entry of an L1 table, as stored in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct L1Entry(pub u64);
 
 impl L1Entry {
-    /// Where the L2 table is; `None` if there is none.
+    /// The offset of the L2 table; `None` if there is none.
     pub fn l2_offset(self) -> Option<u64> {
         Some(self.0 & OFFSET).filter(|offset| *offset != 0)
     }
@@ -35,25 +36,26 @@ impl L1Entry {
     }
 }
 
-/// An entry of an L2 table, as it is in the file, and the bitmap of its subclusters (0 without them).
+/// An entry of an L2 table, as stored in the file, and the bitmap of its subclusters (0 without
+/// them).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct L2Entry {
     /// The entry.
     pub entry: u64,
-    /// The subclusters: the lower 32 bits tell which are allocated, the upper ones which are zero.
+    /// The subclusters: the lower 32 bits mark allocated ones, the upper 32 zero ones.
     pub subclusters: u64,
 }
 
-/// What a part of an image is, by its L2 entry.
+/// The state of a part of an image, by its L2 entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mapping {
-    /// Not here: what the backing file has, or zeroes.
+    /// Not allocated here: reads from the backing file, or as zeroes.
     Unallocated,
     /// Reads as zeroes.
     Zero {
-        /// The cluster that is kept for it, if there is one.
+        /// The preallocated cluster, if there is one.
         host: Option<u64>,
     },
     /// Data in a cluster of the file, or of the data file if there is one.
@@ -73,18 +75,18 @@ pub enum Mapping {
 }
 
 impl L2Entry {
-    /// Whether it names compressed data.
+    /// Whether it points to compressed data.
     pub fn is_compressed(self) -> bool {
         self.entry & COMPRESSED != 0
     }
 
-    /// Whether what it names is used exactly once.
+    /// Whether its target is used exactly once.
     pub fn is_copied(self) -> bool {
         self.entry & COPIED != 0
     }
 
-    /// What it says of its cluster as a whole, in an image with this header. Of a cluster with
-    /// subclusters only whether it is there; see [`L2Entry::subcluster`].
+    /// The state of its cluster as a whole, in an image with this header. For a cluster with
+    /// subclusters only whether it is allocated; see [`L2Entry::subcluster`].
     pub fn mapping(self, header: &Header) -> Mapping {
         if self.is_compressed() {
             let split = 62 - (header.cluster_bits.clamp(9, 21) - 8);
@@ -100,13 +102,13 @@ impl L2Entry {
         match host {
             host if self.entry & ZERO != 0 => Mapping::Zero { host },
             Some(host) => Mapping::Data { host, copied },
-            // An image begins with its header, but a data file may begin with data.
+            // Offset 0 of an image is its header, but a data file may have data there.
             None if copied && header.has_data_file() => Mapping::Data { host: 0, copied },
             None => Mapping::Unallocated,
         }
     }
 
-    /// What it says of one of its 32 subclusters, whether it is allocated and whether it is zero.
+    /// The state of one of its 32 subclusters: whether it is allocated, and whether it is zero.
     pub fn subcluster(self, index: u32) -> (bool, bool) {
         let bit = |position: u32| self.subclusters.checked_shr(position).unwrap_or(0) & 1 != 0;
         (index < 32 && bit(index), index < 32 && bit(index + 32))

@@ -12,14 +12,14 @@ pub enum Qcow2Error {
     /// The system refused.
     #[error("failed to {action} {}", path.display())]
     Io {
-        /// What was to be done.
+        /// The action.
         action: &'static str,
         /// With which file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file is no qcow2 image that can be read.
+    /// The file is not a readable qcow2 image.
     #[error("failed to read {} as a qcow2 image: {reason}", path.display())]
     NotQcow2 {
         /// Which file.
@@ -27,7 +27,7 @@ pub enum Qcow2Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// An image that is not made here.
+    /// An image that cannot be created here.
     #[error("failed to make {}: {reason}", path.display())]
     Unmakeable {
         /// Which file.
@@ -35,30 +35,29 @@ pub enum Qcow2Error {
         /// Why.
         reason: String,
     },
-    /// The image has incompatible features that this reader does not know, so what it read could be
-    /// wrong.
+    /// The image has incompatible features that are unknown here, so its content could be misread.
     #[error("failed to read {} as a qcow2 image: it has unknown incompatible features: {features}", path.display())]
     UnknownFeatures {
         /// Which file.
         path: PathBuf,
         /// The bits that are set and unknown.
         bits: u64,
-        /// Those bits with the names that the image has for them.
+        /// Those bits with their names from the image.
         features: String,
     },
-    /// Something is said to be larger than QEMU makes or takes it, in whatever file.
+    /// A structure is larger than QEMU ever creates or accepts.
     #[error("failed to read the {what} of {}: it is said to have {length} bytes at {offset:#x}", path.display())]
     TooLarge {
         /// What.
         what: &'static str,
         /// In which file.
         path: PathBuf,
-        /// Where it is said to be.
+        /// Its offset according to the image.
         offset: u64,
-        /// How long it is said to be.
+        /// Its length according to the image.
         length: u64,
     },
-    /// Something is said to be where the file has nothing.
+    /// A structure lies beyond the end of the file.
     #[error(
         "failed to read the {what} of {}: {length} bytes at {offset:#x} are not in its {size} bytes",
         path.display()
@@ -68,21 +67,21 @@ pub enum Qcow2Error {
         what: &'static str,
         /// In which file.
         path: PathBuf,
-        /// Where it is said to be.
+        /// Its offset according to the image.
         offset: u64,
-        /// How long it is said to be.
+        /// Its length according to the image.
         length: u64,
         /// The size of the file.
         size: u64,
     },
 }
 
-/// What is read at once at most. A sparse file may be of any size, so that its size is no bound for the
-/// memory that it takes to read it. Of what QEMU makes only the table of a bitmap for more than 2^40
-/// bits would be larger.
+/// The largest single read. A sparse file may have any size, so its size does not bound the memory
+/// needed to read it. Of QEMU's structures only the table of a bitmap with more than 2^40 bits
+/// would be larger.
 pub(super) const LARGEST: u64 = 256 << 20;
 
-/// A file that is read in pieces that are known to be in it.
+/// A file with bounds-checked reads.
 #[derive(Debug)]
 pub(super) struct Source {
     file: File,
@@ -101,7 +100,7 @@ impl Source {
         })
     }
 
-    /// The whole file, if it is not too large for that.
+    /// The whole file, if it is not too large.
     pub(super) fn all(&self) -> Result<Option<Vec<u8>>, Qcow2Error> {
         if self.size > LARGEST {
             return Ok(None);
@@ -111,7 +110,7 @@ impl Source {
         Ok(Some(data))
     }
 
-    /// Fills a buffer with what is there; behind the end of the file there are zeroes.
+    /// Fills a buffer from the file, with zeroes beyond its end.
     pub(super) fn read_to_the_end(
         &self,
         mut offset: u64,
@@ -133,7 +132,7 @@ impl Source {
         Ok(())
     }
 
-    /// Reads a piece. Its length is checked before memory is taken for it.
+    /// Reads a piece. Its length is checked before memory is allocated.
     pub(super) fn read(
         &self,
         what: &'static str,
@@ -188,7 +187,7 @@ impl Source {
         }
     }
 
-    /// Where the file is.
+    /// The file's path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -198,7 +197,7 @@ impl Source {
     }
 }
 
-/// The big-endian number of so many bytes at this position; 0 for what is behind the end.
+/// The big-endian number of this width at this position; bytes beyond the end count as 0.
 pub(super) fn number(data: &[u8], position: usize, bytes: usize) -> u64 {
     let rest = data.get(position..).unwrap_or_default();
     let field = rest.get(..bytes).unwrap_or(rest);
@@ -218,7 +217,7 @@ pub(super) fn at<'p>(
     }
 }
 
-/// Writes bytes into a file, wherever that may be in its format. The file grows if it must.
+/// Writes bytes into a file, regardless of its format. The file grows if necessary.
 pub fn poke(path: impl AsRef<Path>, offset: u64, bytes: &[u8]) -> Result<(), Qcow2Error> {
     let path = path.as_ref();
     let file = OpenOptions::new()

@@ -3,13 +3,13 @@
 use super::Qcow2Error;
 use super::file::{Source, number};
 
-/// Where the fields of the header are in the file, for [`poke`](super::poke). All are big-endian.
+/// The offsets of the header fields in the file, for [`poke`](super::poke). All are big-endian.
 pub mod field {
     /// `QFI\xfb`, 4 bytes.
     pub const MAGIC: u64 = 0;
     /// The version, 4 bytes.
     pub const VERSION: u64 = 4;
-    /// Where the backing file's name is, 8 bytes; 0 for none.
+    /// The offset of the backing file's name, 8 bytes; 0 for none.
     pub const BACKING_FILE_OFFSET: u64 = 8;
     /// The length of that name, 4 bytes.
     pub const BACKING_FILE_SIZE: u64 = 16;
@@ -17,33 +17,33 @@ pub mod field {
     pub const CLUSTER_BITS: u64 = 20;
     /// The size that a guest sees, 8 bytes.
     pub const SIZE: u64 = 24;
-    /// The way of encryption, 4 bytes: none, AES, LUKS.
+    /// The encryption method, 4 bytes: none, AES, LUKS.
     pub const CRYPT_METHOD: u64 = 32;
-    /// The entries of the L1 table, 4 bytes.
+    /// The number of L1 table entries, 4 bytes.
     pub const L1_SIZE: u64 = 36;
-    /// Where the L1 table is, 8 bytes.
+    /// The offset of the L1 table, 8 bytes.
     pub const L1_TABLE_OFFSET: u64 = 40;
-    /// Where the refcount table is, 8 bytes.
+    /// The offset of the refcount table, 8 bytes.
     pub const REFCOUNT_TABLE_OFFSET: u64 = 48;
-    /// The clusters of the refcount table, 4 bytes.
+    /// The size of the refcount table in clusters, 4 bytes.
     pub const REFCOUNT_TABLE_CLUSTERS: u64 = 56;
     /// The number of internal snapshots, 4 bytes.
     pub const NB_SNAPSHOTS: u64 = 60;
-    /// Where the snapshot table is, 8 bytes.
+    /// The offset of the snapshot table, 8 bytes.
     pub const SNAPSHOTS_OFFSET: u64 = 64;
-    /// Features without which the image must not be opened, 8 bytes: bit 0 dirty, 1 corrupt,
-    /// 2 data file, 3 compression type, 4 extended L2 entries. Version 3 and later, as all below.
+    /// Features that a reader must support to open the image, 8 bytes: bit 0 dirty, 1 corrupt, 2
+    /// data file, 3 compression type, 4 extended L2 entries. Version 3 and later, like all below.
     pub const INCOMPATIBLE_FEATURES: u64 = 72;
     /// Features that may be ignored, 8 bytes: bit 0 lazy refcounts.
     pub const COMPATIBLE_FEATURES: u64 = 80;
-    /// Features that are switched off by whoever does not know them, 8 bytes: bit 0 bitmaps, 1 raw
-    /// data file.
+    /// Features that software without support for them clears, 8 bytes: bit 0 bitmaps, 1 raw data
+    /// file.
     pub const AUTOCLEAR_FEATURES: u64 = 88;
     /// The width of a refcount in bits as a power of two, 4 bytes.
     pub const REFCOUNT_ORDER: u64 = 96;
     /// The length of the header, 4 bytes.
     pub const HEADER_LENGTH: u64 = 100;
-    /// The way of compression, 1 byte: zlib, zstd.
+    /// The compression type, 1 byte: zlib, zstd.
     pub const COMPRESSION_TYPE: u64 = 104;
 }
 
@@ -76,9 +76,9 @@ pub struct Header {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Extension {
-    /// What it is, such as [`Extension::BITMAPS`].
+    /// Its type, such as [`Extension::BITMAPS`].
     pub kind: u32,
-    /// Where its data is in the file.
+    /// The offset of its data in the file.
     pub offset: u64,
     /// Its data.
     pub data: Vec<u8>,
@@ -89,9 +89,9 @@ impl Extension {
     pub const BACKING_FORMAT: u32 = 0xe279_2aca;
     /// The names of feature bits.
     pub const FEATURE_NAMES: u32 = 0x6803_f857;
-    /// Where the bitmap directory is.
+    /// The location of the bitmap directory.
     pub const BITMAPS: u32 = 0x2385_2875;
-    /// Where the LUKS header is.
+    /// The location of the LUKS header.
     pub const CRYPTO: u32 = 0x0537_be77;
     /// The name of the data file.
     pub const DATA_FILE: u32 = 0x4441_5441;
@@ -153,17 +153,17 @@ impl Header {
         })
     }
 
-    /// The bytes of a cluster.
+    /// The size of a cluster in bytes.
     pub fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
     }
 
-    /// Whether L2 entries have subclusters, and so 16 bytes.
+    /// Whether L2 entries have subclusters, and are thus 16 bytes long.
     pub fn has_extended_l2(&self) -> bool {
         self.incompatible_features & (1 << 4) != 0
     }
 
-    /// Whether its data is in another file, so that offsets of data are those of that file.
+    /// Whether its data is in another file, to which data offsets then refer.
     pub fn has_data_file(&self) -> bool {
         self.incompatible_features & (1 << 2) != 0
     }
@@ -178,12 +178,12 @@ impl Header {
         self.incompatible_features & 2 != 0
     }
 
-    /// The entries of an L2 table.
+    /// The number of entries of an L2 table.
     pub fn l2_entries(&self) -> u64 {
         self.cluster_size() / if self.has_extended_l2() { 16 } else { 8 }
     }
 
-    /// The refcounts in a refcount block.
+    /// The number of refcounts in a refcount block.
     pub fn refcount_block_entries(&self) -> u64 {
         (self.cluster_size() * 8) >> self.refcount_order
     }

@@ -1,4 +1,4 @@
-//! An image: its tables, and where in the file each of their entries is.
+//! An image: its tables, and the file offset of each of their entries.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::{
     Bitmap, BitmapTableEntry, Extension, Header, L1Entry, L2Entry, Mapping, Qcow2Error, Snapshot,
 };
 
-/// The incompatible features that are understood here: dirty, corrupt, data file, compression type
+/// The incompatible features that are supported here: dirty, corrupt, data file, compression type
 /// and extended L2 entries.
 const KNOWN_FEATURES: u64 = 0b1_1111;
 
@@ -20,8 +20,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Opens a file and reads its header. One with incompatible features that are not known here is
-    /// an error.
+    /// Opens a file and reads its header. Unknown incompatible features are an error.
     pub fn open(path: impl AsRef<Path>) -> Result<Image, Qcow2Error> {
         let image = Image::open_with_any_features(path)?;
         let bits = image.header.incompatible_features & !KNOWN_FEATURES;
@@ -35,7 +34,7 @@ impl Image {
         }
     }
 
-    /// The bits, each with the name that the image has for it.
+    /// The bits, each with its name from the image.
     fn feature_names(&self, bits: u64) -> String {
         let table = self.extension(Extension::FEATURE_NAMES).ok().flatten();
         let name = |bit: u8| {
@@ -54,8 +53,8 @@ impl Image {
         named.collect::<Vec<_>>().join(", ")
     }
 
-    /// Opens a file and reads its header, whatever features it has: what is then read may mean
-    /// something else than it says here.
+    /// Opens a file and reads its header, whatever features it has: its content may then be
+    /// misinterpreted.
     pub fn open_with_any_features(path: impl AsRef<Path>) -> Result<Image, Qcow2Error> {
         let source = Source::open(path.as_ref())?;
         let header = Header::read(&source)?;
@@ -67,7 +66,7 @@ impl Image {
         &self.header
     }
 
-    /// The name of the backing file, as it is in the image.
+    /// The name of the backing file, as recorded in the image.
     pub fn backing_file(&self) -> Result<Option<String>, Qcow2Error> {
         if self.header.backing_file_offset == 0 {
             return Ok(None);
@@ -101,7 +100,7 @@ impl Image {
         Ok(table.into_iter().map(L1Entry).collect())
     }
 
-    /// Where an L2 table is in the file, and the table; `None` if there is none.
+    /// The file offset of an L2 table, and the table; `None` if there is none.
     pub fn l2_table(&self, l1_index: usize) -> Result<Option<(u64, Vec<L2Entry>)>, Qcow2Error> {
         match self.l1_table()?.get(l1_index) {
             Some(entry) => self.l2_table_of(*entry),
@@ -109,7 +108,7 @@ impl Image {
         }
     }
 
-    /// The L2 table of an entry of the L1 table, and where it is.
+    /// The L2 table of an L1 entry, and its offset.
     pub(super) fn l2_table_of(
         &self,
         l1: L1Entry,
@@ -139,8 +138,8 @@ impl Image {
         Ok(Some((offset, entries)))
     }
 
-    /// Where in the file the L2 entry for this offset of the guest is, and the entry; `None` if there
-    /// is no L2 table for it.
+    /// The file offset of the L2 entry for this guest offset, and the entry; `None` if there is no
+    /// L2 table for it.
     pub fn l2_entry(&self, guest: u64) -> Result<Option<(u64, L2Entry)>, Qcow2Error> {
         let (entries, cluster) = (self.header.l2_entries(), guest >> self.header.cluster_bits);
         let Ok(l1_index) = usize::try_from(cluster / entries) else {
@@ -156,7 +155,7 @@ impl Image {
             .map(|entry| (table + index * width, *entry)))
     }
 
-    /// What is at this offset of the guest.
+    /// The mapping of this guest offset.
     pub fn lookup(&self, guest: u64) -> Result<Mapping, Qcow2Error> {
         Ok(match self.l2_entry(guest)? {
             Some((_, entry)) => entry.mapping(&self.header),
@@ -164,7 +163,7 @@ impl Image {
         })
     }
 
-    /// The refcount table: where each refcount block is, 0 for none.
+    /// The refcount table: the offset of each refcount block, 0 for none.
     pub fn refcount_table(&self) -> Result<Vec<u64>, Qcow2Error> {
         let entries =
             (self.header.cluster_size() / 8) * u64::from(self.header.refcount_table_clusters);
@@ -172,9 +171,9 @@ impl Image {
             .table("refcount table", self.header.refcount_table_offset, entries)
     }
 
-    /// Where in the file the refcount of the cluster at this offset of the file is: the offset of a
-    /// byte, and for refcounts of less than 8 bits how many bits of that byte are below it. `None` if
-    /// there is no refcount block for it.
+    /// The location of the refcount of the cluster at this file offset: the offset of a byte, and
+    /// for refcounts of less than 8 bits the number of bits below it in that byte. `None` if there
+    /// is no refcount block for it.
     pub fn refcount_position(&self, host: u64) -> Result<Option<(u64, u32)>, Qcow2Error> {
         let cluster = host >> self.header.cluster_bits;
         let entries = self.header.refcount_block_entries();
@@ -192,7 +191,7 @@ impl Image {
         Ok(Some((block.saturating_add(bit / 8), (bit % 8) as u32)))
     }
 
-    /// How often the cluster at this offset of the file is used, by its refcount.
+    /// The refcount of the cluster at this file offset.
     pub fn refcount(&self, host: u64) -> Result<u64, Qcow2Error> {
         let Some((offset, shift)) = self.refcount_position(host)? else {
             return Ok(0);
@@ -216,7 +215,7 @@ impl Image {
         }
     }
 
-    /// The refcounts of all clusters that the file has.
+    /// The refcounts of all clusters of the file.
     pub fn refcounts(&self) -> Result<Vec<u64>, Qcow2Error> {
         let clusters = self.source.size().div_ceil(self.header.cluster_size());
         let entries = self.header.refcount_block_entries();
@@ -258,7 +257,7 @@ impl Image {
         }
     }
 
-    /// The table of a bitmap: where each of its clusters is.
+    /// The table of a bitmap: the location of each of its clusters.
     pub fn bitmap_table(&self, bitmap: &Bitmap) -> Result<Vec<BitmapTableEntry>, Qcow2Error> {
         let entries = u64::from(bitmap.table_size);
         let table = self

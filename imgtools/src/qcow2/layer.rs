@@ -1,22 +1,22 @@
-//! What an image holds by itself: the data of its clusters.
+//! An image's own content: the data of its clusters.
 
 use std::ops::Range;
 
 use super::file::{LARGEST, Source};
 use super::{Extension, Image, Mapping, Qcow2Error};
 
-/// What an image holds by itself: what it would take from its backing file reads as zeroes.
+/// An image's own content: parts from its backing file read as zeroes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Layer {
     /// All its bytes.
     pub bytes: Vec<u8>,
-    /// What of that is in the image, data or zeroes; ascending, and nothing touches.
+    /// The ranges present in the image, data or zeroes; ascending and not adjacent.
     pub present: Vec<Range<u64>>,
 }
 
 impl Layer {
-    /// Adds a range to what is present, behind all others.
+    /// Adds a range to `present`, after all others.
     fn add(&mut self, range: Range<u64>) {
         match self.present.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
@@ -26,8 +26,8 @@ impl Layer {
 }
 
 impl Image {
-    /// All that the image holds by itself; `None` if that is more than 256 MiB, or has parts that are
-    /// not read here: encryption, a data file, compressed clusters, extended L2 entries.
+    /// The image's own content; `None` if it exceeds 256 MiB, or has parts that are not supported
+    /// here: encryption, a data file, compressed clusters, extended L2 entries.
     pub fn layer(&self) -> Result<Option<Layer>, Qcow2Error> {
         match self.readable_size() {
             Some(size) => self.layer_over(vec![0; size]),
@@ -35,9 +35,9 @@ impl Image {
         }
     }
 
-    /// All that a guest reads: what the image does not hold itself comes from its backing files. `None`
-    /// if one of them is not read here: what [`layer`](Self::layer) leaves out, a format that is not
-    /// recorded or neither raw nor qcow2, a name that is no plain path, or a chain of more than 64.
+    /// Everything that a guest reads, including parts from backing files. `None` if one of them is
+    /// not supported here: the exclusions of [`layer`](Self::layer), a format that is not recorded
+    /// or neither raw nor qcow2, a name that is not a plain path, or a chain of more than 64.
     pub fn contents(&self) -> Result<Option<Vec<u8>>, Qcow2Error> {
         self.contents_above(64)
     }
@@ -59,10 +59,10 @@ impl Image {
         Ok(self.layer_over(below)?.map(|layer| layer.bytes))
     }
 
-    /// What the backing file of this name holds.
+    /// The content of the backing file of this name.
     fn below(&self, name: &str, files: usize) -> Result<Option<Vec<u8>>, Qcow2Error> {
         let format = self.extension(Extension::BACKING_FORMAT)?;
-        // A colon before the first slash makes it the name of a protocol.
+        // A colon before the first slash makes it a protocol.
         let is_path = !name.split('/').next().unwrap_or_default().contains(':');
         let (Some(format), true, 1..) = (format, is_path, files) else {
             return Ok(None);
@@ -75,8 +75,8 @@ impl Image {
         }
     }
 
-    /// The size for the guest, if it is one that is read at once, of an image without anything that is
-    /// not read here but for compressed clusters.
+    /// The guest-visible size, if small enough to read at once, and if the image has no unsupported
+    /// parts other than compressed clusters.
     fn readable_size(&self) -> Option<usize> {
         /// A data file, compression other than zlib, extended L2 entries.
         const ELSEWHERE: u64 = 0b11100;
@@ -86,7 +86,7 @@ impl Image {
         usize::try_from(header.size).ok().filter(|_| is_read)
     }
 
-    /// What the image holds by itself, over these bytes, as many as a guest reads.
+    /// The image's own content over these bytes, which cover the guest-visible size.
     fn layer_over(&self, bytes: Vec<u8>) -> Result<Option<Layer>, Qcow2Error> {
         let header = self.header();
         let mut layer = Layer {

@@ -1,11 +1,11 @@
-//! Making plain qcow2 images, reading metadata and data, checking them, and damaging them
-//! on purpose.
+//! Creating plain qcow2 images, reading metadata and data, checking them, and damaging them on
+//! purpose.
 //!
-//! This is for checking what QEMU has written, and for the corruption cases; it is no block driver.
-//! Fields and bits are those of QEMU's `docs/interop/qcow2`. Everything is read straight from the
-//! file: the image must not be in use. Nothing that an image says is believed before it is checked
-//! against the size of the file and the limits of QEMU, so a damaged image is an error and never a
-//! crash or more memory than there is.
+//! This is for verifying what QEMU has written, and for tests of corruption; it is not a block
+//! driver. Fields and bits are those of QEMU's `docs/interop/qcow2`. Everything is read directly
+//! from the file: the image must not be in use. All values from an image are checked against the
+//! size of the file and QEMU's limits, so a damaged image is an error and never causes a crash or
+//! excessive memory use.
 //!
 //! ```no_run
 //! use imgtools::qcow2::{Image, Mapping, field, poke};

@@ -3,15 +3,15 @@
 use super::file::{Source, number};
 use super::{Header, Qcow2Error};
 
-/// An internal snapshot, as the snapshot table has it.
+/// An internal snapshot, as stored in the snapshot table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Where its entry is in the file.
+    /// The file offset of its entry.
     pub entry_offset: u64,
-    /// Where its L1 table is.
+    /// The offset of its L1 table.
     pub l1_table_offset: u64,
-    /// The entries of its L1 table.
+    /// The number of entries of its L1 table.
     pub l1_size: u32,
     /// When it was taken: seconds since 1970.
     pub date_sec: u32,
@@ -31,7 +31,7 @@ pub struct Snapshot {
     pub name: String,
 }
 
-/// The snapshots that QEMU takes of an image, and the bytes of the table that has them.
+/// QEMU's limits for the snapshots of an image, and for the size of the snapshot table.
 const MOST: u32 = 65536;
 const LARGEST: u64 = 64 << 20;
 
@@ -53,7 +53,7 @@ impl Snapshot {
         Ok(snapshots)
     }
 
-    /// Reads an entry; its length in the file comes with it.
+    /// Reads an entry; also returns its length in the file.
     fn read(source: &Source, offset: u64) -> Result<(Snapshot, u64), Qcow2Error> {
         const WHAT: &str = "snapshot table";
         let head = source.read(WHAT, offset, 40)?;

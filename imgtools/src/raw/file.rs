@@ -8,21 +8,21 @@ use std::path::Path;
 
 use super::{At, RawError};
 
-/// The bytes of a sector.
+/// The size of a sector in bytes.
 pub const SECTOR: u64 = 512;
 
 /// How much is read or written at once.
 const CHUNK: usize = 1 << 20;
 
-/// The first byte that is not what it should be.
+/// The first byte that differs from the expected one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Wrong {
     /// Where it is.
     pub offset: u64,
-    /// What it should be.
+    /// The expected byte.
     pub expected: u8,
-    /// What it is; `None` behind the end of the file.
+    /// The actual byte; `None` beyond the end of the file.
     pub found: Option<u8>,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// Writes this byte over a range of a file, which grows if it must.
+/// Fills a range of a file with this byte; the file grows if necessary.
 pub fn fill(path: impl AsRef<Path>, range: Range<u64>, byte: u8) -> Result<(), RawError> {
     let path = path.as_ref();
     let mut file = OpenOptions::new().write(true).open(path).at("open", path)?;
@@ -60,7 +60,7 @@ pub fn fill(path: impl AsRef<Path>, range: Range<u64>, byte: u8) -> Result<(), R
     Ok(())
 }
 
-/// Verifies that all bytes of a range of a file are this one.
+/// Verifies that all bytes of a range of a file have this value.
 pub fn verify_fill(path: impl AsRef<Path>, range: Range<u64>, byte: u8) -> Result<(), RawError> {
     let path = path.as_ref();
     let wrong = |offset, found| RawError::Wrong {
@@ -85,7 +85,7 @@ pub fn verify_fill(path: impl AsRef<Path>, range: Range<u64>, byte: u8) -> Resul
             return Err(wrong(offset, None));
         }
         let found = &found[..count];
-        // All at once: byte by byte it takes its time where nothing is optimised.
+        // All at once: byte by byte is slow in unoptimised builds.
         if *found != expected[..count] {
             let first = found.iter().take_while(|found| **found == byte).count();
             return Err(wrong(offset + first as u64, Some(found[first])));
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes a file in which all bytes are this one.
+    /// Creates a file filled with this byte.
     fn filled(path: &Path, size: u64, byte: u8) {
         File::create(path).unwrap();
         fill(path, 0..size, byte).unwrap();

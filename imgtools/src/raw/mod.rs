@@ -1,7 +1,7 @@
 //! Raw images and plain files: patterns and holes.
 //!
-//! Offsets and lengths are in bytes. The functions block for as long as the file system does; they are
-//! meant for images of megabytes.
+//! Offsets and lengths are in bytes. The functions block on file system I/O; they are meant for
+//! images of megabytes.
 
 mod file;
 mod sparse;
@@ -12,26 +12,26 @@ pub use sparse::{Extent, allocated, create_sparse, extents, punch_hole};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why something could not be done with a file.
+/// Why an operation on a file failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RawError {
     /// The system refused.
     #[error("failed to {action} {}", path.display())]
     Io {
-        /// What was to be done.
+        /// The action.
         action: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The data is not what it should be.
+    /// The data differs from the expected data.
     #[error("failed to find the expected data in {}: {wrong}", path.display())]
     Wrong {
-        /// In which file.
+        /// The file.
         path: PathBuf,
-        /// Where, and what is there.
+        /// The first wrong byte.
         wrong: Wrong,
     },
 }

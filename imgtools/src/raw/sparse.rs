@@ -1,4 +1,4 @@
-//! Holes: which parts of a file are allocated, and making them not be.
+//! Holes: finding the allocated parts of a file, and deallocating them.
 
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
@@ -19,7 +19,7 @@ pub struct Extent {
     pub data: bool,
 }
 
-/// Makes a file of this size that is one hole.
+/// Creates a file of this size that is one hole.
 pub fn create_sparse(path: impl AsRef<Path>, size: u64) -> Result<(), RawError> {
     let path = path.as_ref();
     File::create(path)
@@ -28,8 +28,8 @@ pub fn create_sparse(path: impl AsRef<Path>, size: u64) -> Result<(), RawError> 
         .at("set the size of", path)
 }
 
-/// The data and holes of a file, by `SEEK_DATA` and `SEEK_HOLE`. A file system that knows no holes
-/// says that all is data; none says so of less than one of its blocks.
+/// The data and holes of a file, by `SEEK_DATA` and `SEEK_HOLE`. A file system without holes
+/// reports everything as data; holes smaller than a block are not reported.
 pub fn extents(path: impl AsRef<Path>) -> Result<Vec<Extent>, RawError> {
     let path = path.as_ref();
     let file = File::open(path).at("open", path)?;
@@ -64,21 +64,21 @@ pub fn extents(path: impl AsRef<Path>) -> Result<Vec<Extent>, RawError> {
     Ok(found)
 }
 
-/// What a file takes on the disk.
+/// The allocated size of a file.
 pub fn allocated(path: impl AsRef<Path>) -> Result<u64, RawError> {
     let path = path.as_ref();
     // The unit of `st_blocks` is 512 whatever the file system's blocks are.
     Ok(std::fs::metadata(path).at("look at", path)?.blocks() * 512)
 }
 
-/// Makes a range of a file a hole that reads as zeroes; its size stays.
+/// Punches a hole that reads as zeroes into a file, without changing its size.
 pub fn punch_hole(path: impl AsRef<Path>, range: Range<u64>) -> Result<(), RawError> {
     let path = path.as_ref();
     let file = OpenOptions::new().write(true).open(path).at("open", path)?;
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let length = range.end.saturating_sub(range.start);
     if length == 0 {
-        // The system takes this for a mistake; it is as little of one as to fill nothing.
+        // The system rejects an empty range; here it is as valid as an empty fill.
         return Ok(());
     }
     rustix::fs::fallocate(&file, flags, range.start, length).at("punch a hole into", path)

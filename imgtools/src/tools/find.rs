@@ -1,4 +1,4 @@
-//! The search for a program, and the account of it when it fails.
+//! Searching for a program, and reporting where it was searched for on failure.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -11,21 +11,21 @@ use rustix::fs::Access;
 use super::{Tool, ToolKind, Version};
 use crate::process::ProcessError;
 
-/// How long a program may take to say its version: far more than any needs.
+/// Deadline for printing a version: far more than any program needs.
 const VERSION_DEADLINE: Duration = Duration::from_secs(60);
 
-/// From the copyright that all programs of QEMU print with their version.
+/// Part of the copyright notice that all QEMU programs print with their version.
 const DEVELOPERS: &str = "the QEMU Project developers";
 
-/// Where Red Hat's packages have their only emulator, which is for the machine's own architecture.
+/// Where Red Hat's packages install their only emulator, for the native architecture.
 const LIBEXEC: &str = "/usr/libexec/qemu-kvm";
 
-/// Looks for the programs of QEMU: where a flag says, else the environment (`QEMU_IMG_PROG` …), else
-/// in the build folder, in `PATH` (the emulator also where Red Hat has it), and in the provisioned
-/// prefixes; the first one found is it.
+/// Finds QEMU's programs: as given by a flag, else by the environment (`QEMU_IMG_PROG` …), else in
+/// the build folder, in `PATH` (the emulator also at Red Hat's location), and in the provisioned
+/// prefixes; the first match wins.
 ///
-/// A flag and the environment are orders: when what they name is no good, that is an error, and the
-/// search does not go on.
+/// Flags and the environment are binding: if the file they name is unusable, that is an error, and
+/// the search stops.
 #[derive(Clone, Debug, Default)]
 pub struct Finder {
     flags: BTreeMap<ToolKind, PathBuf>,
@@ -36,19 +36,19 @@ pub struct Finder {
     known: BTreeMap<(ToolKind, PathBuf), Version>,
 }
 
-/// Where was looked.
+/// A place that was searched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Place {
-    /// Where a flag said.
+    /// Given by a flag.
     Flag,
-    /// Where this environment variable said.
+    /// Given by this environment variable.
     Environment(&'static str),
     /// In the build folder.
     BuildDir,
     /// In a folder of `PATH`.
     Path,
-    /// `/usr/libexec/qemu-kvm`, which is no part of `PATH` but belongs to the same packages.
+    /// `/usr/libexec/qemu-kvm`, which is not in `PATH` but belongs to the same packages.
     Libexec,
     /// In a provisioned prefix.
     Prefix,
@@ -71,25 +71,25 @@ impl fmt::Display for Place {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Problem {
-    /// There is none.
+    /// It does not exist.
     Missing,
-    /// It is no program that we may run.
+    /// It is not a program that we can execute.
     NotExecutable,
-    /// It runs, but is not this program of QEMU. Here is what it said of its version.
+    /// It runs, but is not this program of QEMU. Holds its version output.
     NotQemu(String),
-    /// It could not be asked for its version, or failed to say it.
+    /// Asking for its version failed.
     Broken(ProcessError),
 }
 
-/// One file that was looked at.
+/// One file that was examined.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Looked {
-    /// Why we looked there.
+    /// The place it belongs to.
     pub place: Place,
     /// The file.
     pub path: PathBuf,
-    /// Why it was not taken.
+    /// Why it was rejected.
     pub problem: Problem,
 }
 
@@ -118,7 +118,7 @@ impl fmt::Display for Looked {
 pub struct FindError {
     /// Which one.
     pub kind: ToolKind,
-    /// Where was looked, in this order.
+    /// The files that were examined, in order.
     pub looked: Vec<Looked>,
 }
 
@@ -138,19 +138,19 @@ impl Finder {
         Finder::default()
     }
 
-    /// Takes this file, as a command-line flag said.
+    /// Uses this file, given by a command-line flag.
     pub fn flag(mut self, kind: ToolKind, path: impl Into<PathBuf>) -> Finder {
         self.flags.insert(kind, path.into());
         self
     }
 
-    /// Looks into QEMU's build folder.
+    /// Searches QEMU's build folder.
     pub fn build_dir(mut self, folder: impl Into<PathBuf>) -> Finder {
         self.build_dir = Some(folder.into());
         self
     }
 
-    /// Looks into `PREFIX/bin` when all else fails; can be given more than once.
+    /// Searches `PREFIX/bin` last; can be repeated.
     pub fn prefix(mut self, prefix: impl Into<PathBuf>) -> Finder {
         self.prefixes.push(prefix.into());
         self
@@ -162,7 +162,7 @@ impl Finder {
         self
     }
 
-    /// Uses these variables in the place of our environment.
+    /// Uses these variables instead of our environment.
     pub fn environment<K: Into<OsString>, V: Into<OsString>>(
         mut self,
         variables: impl IntoIterator<Item = (K, V)>,
@@ -174,15 +174,14 @@ impl Finder {
         self
     }
 
-    /// The versions of files that need not be asked: the caller vouches that they have not changed.
+    /// Known versions, to skip running the files: the caller guarantees that they have not changed.
     pub fn known_versions(mut self, versions: BTreeMap<(ToolKind, PathBuf), Version>) -> Finder {
         self.known = versions;
         self
     }
 
-    /// Finds a program, asks it for its version, and gives it the options of its environment
-    /// variable (words separated as in a shell). Blocks for as long as the program takes for that:
-    /// milliseconds.
+    /// Finds a program, asks it for its version, and adds the options from its environment variable
+    /// (split as in a shell). Blocks while the program runs: milliseconds.
     pub fn find(&self, kind: ToolKind) -> Result<Tool, FindError> {
         let mut looked = Vec::new();
         for (place, path) in self.candidates(kind) {
@@ -210,7 +209,7 @@ impl Finder {
         value.filter(|value| !value.is_empty())
     }
 
-    /// The files to look at, best first.
+    /// The candidate files, best first.
     fn candidates(&self, kind: ToolKind) -> Vec<(Place, PathBuf)> {
         let mut found = Vec::new();
         if let Some(path) = self.flags.get(&kind) {
@@ -229,12 +228,12 @@ impl Finder {
         }
         let path = self.variable("PATH");
         for folder in std::env::split_paths(path.as_deref().unwrap_or_default()) {
-            // An empty entry would be the current folder, which nobody means.
+            // An empty entry would mean the current directory, which is never intended.
             if !folder.as_os_str().is_empty() {
                 add(Place::Path, &folder);
             }
         }
-        // A search that leaves out PATH is not for what the system has.
+        // A search that excludes PATH excludes the system's programs.
         if kind == ToolKind::System && path.is_some() && self.architecture() == native_arch() {
             found.push((Place::Libexec, LIBEXEC.into()));
         }
@@ -260,7 +259,7 @@ impl Finder {
         if !executable {
             return Err(Problem::NotExecutable);
         }
-        // A path without a slash would be looked for in PATH again.
+        // A path without a slash would be searched for in PATH again.
         let path = if path.components().count() == 1 {
             &Path::new(".").join(path)
         } else {
@@ -273,7 +272,7 @@ impl Finder {
         }
         if let Some(options) = self.variable(kind.options_variable()) {
             let options = options.to_string_lossy();
-            // An unfinished quotation is taken as words, as the old harness takes everything.
+            // An unterminated quote is split at white space, as the old harness does.
             tool.options = shlex::split(&options)
                 .unwrap_or_else(|| options.split_whitespace().map(str::to_owned).collect());
         }
@@ -286,7 +285,7 @@ impl Finder {
         let banner = output.stdout_text();
         let name = tool.path.file_name().unwrap_or_default().display();
         let renamed = match tool.kind {
-            // Any program says its own name; that it is one of QEMU is said further down.
+            // Any program prints its own name; QEMU's copyright follows further down.
             _ if !banner.contains(DEVELOPERS) => None,
             ToolKind::Io => Some(format!("{name} version")),
             ToolKind::Nbd => Some(name.to_string()),
@@ -336,7 +335,7 @@ mod tests {
         let foreign = system.clone().arch("alpha");
         assert_eq!(places(&foreign, ToolKind::System), without);
         assert_eq!(places(&system, ToolKind::Img), without);
-        // The set of a prefix is all from there.
+        // All programs of a prefix's set come from the prefix.
         let prefix = finder.environment([("PATH", "")]);
         assert_eq!(places(&prefix, ToolKind::System), [Place::Prefix]);
     }

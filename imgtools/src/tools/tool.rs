@@ -1,4 +1,4 @@
-//! One program of QEMU, ready to be run.
+//! One program of QEMU, ready to run.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -57,7 +57,7 @@ impl ToolKind {
         }
     }
 
-    /// The environment variable with options that the program always gets.
+    /// The environment variable with options that are always passed to the program.
     pub fn options_variable(self) -> &'static str {
         match self {
             ToolKind::Img => "QEMU_IMG_OPTIONS",
@@ -68,8 +68,8 @@ impl ToolKind {
         }
     }
 
-    /// What stands before the version in the first line that `--version` prints. (`qemu-io` and
-    /// `qemu-nbd` have there the name by which they were started.)
+    /// The text before the version in the first line of `--version`. (`qemu-io` and `qemu-nbd`
+    /// print the name by which they were started.)
     pub(super) fn banner_name(self) -> &'static str {
         match self {
             ToolKind::Img => "qemu-img version",
@@ -87,29 +87,29 @@ impl fmt::Display for ToolKind {
     }
 }
 
-/// A program of QEMU, with what it always gets.
+/// A program of QEMU, with its fixed environment and options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Tool {
     /// Which one it is.
     pub kind: ToolKind,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What is added to its environment.
+    /// Additions to its environment.
     pub env: Vec<(OsString, OsString)>,
     /// Options that come before all others.
     pub options: Vec<String>,
-    /// What it is run by, such as `valgrind --error-exitcode=99`; empty for nothing.
+    /// The program it is run under, such as `valgrind --error-exitcode=99`; empty for nothing.
     pub wrapper: Vec<String>,
-    /// What it prints is copied to our standard error as it comes, without its secrets.
+    /// Whether its output is copied to our standard error as it arrives, redacted.
     #[cfg_attr(feature = "serde", serde(default))]
     pub echo: bool,
-    /// The version, if it was asked for it.
+    /// The version, if it was queried.
     pub version: Option<Version>,
 }
 
 impl Tool {
-    /// The program at this path, taken at its word.
+    /// The program at this path, unchecked.
     pub fn new(kind: ToolKind, path: impl Into<PathBuf>) -> Tool {
         Tool {
             kind,
@@ -134,7 +134,7 @@ impl Tool {
         self
     }
 
-    /// Has it run by another program.
+    /// Runs it under another program.
     pub fn with_wrapper(mut self, words: impl IntoIterator<Item = impl Into<String>>) -> Tool {
         self.wrapper = words.into_iter().map(Into::into).collect();
         self

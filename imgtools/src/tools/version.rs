@@ -1,4 +1,4 @@
-//! The version that a QEMU program says it has.
+//! The version that a QEMU program reports.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Version {
-    /// The year's number: 7 in 7.2.22.
+    /// The yearly major version: 7 in 7.2.22.
     pub major: u32,
     /// The release in that year: 2 in 7.2.22.
     pub minor: u32,
@@ -25,14 +25,14 @@ impl Version {
         }
     }
 
-    /// The version in the first line that `--version` prints, if it stands behind one of these: the
+    /// Parses the version from the first line of `--version`, if it follows one of these names: the
     /// program's name, with the word `version` where the program prints that.
     ///
-    /// The line is `qemu-img version 7.2.22 (…)`; `qemu-nbd 7.2.22 (…)`, where the name may have a
-    /// path; `QEMU emulator version 7.2.22` for qemu-system.
+    /// The line is `qemu-img version 7.2.22 (…)`; `qemu-nbd 7.2.22 (…)`, where the name may include
+    /// a path; `QEMU emulator version 7.2.22` for qemu-system.
     pub(super) fn from_banner(banner: &str, names: &[&str]) -> Option<Version> {
         let line = banner.lines().next()?;
-        // The path may have the name in it as well.
+        // The path may contain the name as well.
         let version_behind = |name: &str| {
             line.match_indices(name).find_map(|(start, _)| {
                 let is_word = start == 0 || line[..start].ends_with('/');
@@ -50,7 +50,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// A text that is no version.
+/// A text that is not a version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("failed to read `{0}` as a version of QEMU, such as 7.2.22")]
 pub struct NoVersion(String);
@@ -58,7 +58,8 @@ pub struct NoVersion(String);
 impl FromStr for Version {
     type Err = NoVersion;
 
-    /// Reads `7.2` and `7.2.22`; what follows after a `-` or `(` (a distribution's revision) is left.
+    /// Parses `7.2` and `7.2.22`; anything after a `-` or `(` (a distribution's revision) is
+    /// ignored.
     fn from_str(text: &str) -> Result<Version, NoVersion> {
         let wrong = || NoVersion(text.chars().take(40).collect());
         let numbers = text.split(['-', '+', '(']).next().unwrap_or(text);

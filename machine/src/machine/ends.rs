@@ -138,8 +138,8 @@ impl Machine {
         Ok(())
     }
 
-    /// The last step. It has no deadline of its own: the watcher gives up a process that hangs
-    /// in the kernel.
+    /// The last step. It has no deadline of its own: the watcher abandons a process that hangs in
+    /// the kernel.
     async fn put_down(&self) -> StageRecord {
         self.step(Stage::Kill, Duration::MAX, async {
             self.parts.child.kill();

@@ -223,8 +223,8 @@ impl Drop for Machine {
         // Before the kill, which would look like the cause.
         let by_itself = child.ended().is_some();
         child.kill();
-        // Without a runtime, and bounded: the watcher gives up a process that SIGKILL does
-        // not end. Not only for its death: it is to be reaped, also if a diagnoser keeps the
+        // Without a runtime, and bounded: the watcher abandons a process that SIGKILL does not end.
+        // This waits not only for its death but until it is reaped, even if a diagnoser keeps the
         // handle alive.
         let _ = child.wait_blocking();
         let status = child.try_wait();
