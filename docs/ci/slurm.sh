@@ -8,6 +8,6 @@
 #SBATCH --time=01:00:00
 set -eu
 mkdir -p parts
-# Each machine has its own build folder: run directories want a local disk. Recorded times are the same for all, or there are none.
+# Each machine has its own build folder: run directories should be on a local disk. Recorded times must be the same for all, or absent.
 export IOTESTS_BUILD_DIR="${TMPDIR:-/tmp}/iotests-$SLURM_ARRAY_TASK_ID"
 iotests -j "${SLURM_CPUS_PER_TASK:-2}" --partition auto --jsonl "parts/part-$SLURM_ARRAY_TASK_ID.jsonl"
