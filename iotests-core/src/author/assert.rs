@@ -608,11 +608,6 @@ mod tests {
         Ok(())
     }
 
-    fn condition(printed: &str) -> CaseResult {
-        check!(printed.contains("done"), "{printed}");
-        Ok(())
-    }
-
     #[test]
     fn a_fact_says_what_was_asked_and_both_values_and_its_line() {
         let failure = fact(2, &[]).unwrap_err();
@@ -625,6 +620,11 @@ mod tests {
         assert_eq!(failure.message(), text);
         let failure = fact(3, &["a"]).unwrap_err();
         assert_eq!(failure.message(), "the size 3: size < 1 is false");
+    }
+
+    fn condition(printed: &str) -> CaseResult {
+        check!(printed.contains("done"), "{printed}");
+        Ok(())
     }
 
     #[test]

@@ -86,11 +86,20 @@ fn last_words(printed: &str) -> String {
         None => {
             let mut lines = printed.lines().rev();
             lines
-                .find(|line| !line.trim().is_empty())
+                .find(|line| !line.trim().is_empty() && !is_success(line))
                 .unwrap_or_default()
         }
     };
     short(line.trim())
+}
+
+/// What a qemu-io command prints that has succeeded, which says nothing about a later end.
+fn is_success(line: &str) -> bool {
+    let begins = |verb: &&str| line.starts_with(verb);
+    let did = ["read ", "wrote ", "discard "]
+        .iter()
+        .any(|verb| begins(&verb));
+    did && line.contains(" bytes at offset ") || line.contains(" ops; ") && line.contains(" sec")
 }
 
 /// How much of a machine's output a report carries; all of it is kept as a file.
@@ -142,6 +151,11 @@ mod tests {
             ),
             ("warning: a\ncannot go on\n\n".to_owned(), "cannot go on"),
             (String::new(), ""),
+            (
+                "so it goes\nwrote 512/512 bytes at offset 0\n512 bytes, 1 ops; 00.00 sec (1 MiB/sec and 2 ops/sec)\n"
+                    .to_owned(),
+                "so it goes",
+            ),
         ] {
             assert_eq!(last_words(&printed), words);
         }

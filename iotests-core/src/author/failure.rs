@@ -224,6 +224,7 @@ fn headline(said: Option<&str>, message: &str, difference: Option<&Difference>) 
     while let (true, Some(next)) = (line.ends_with(':'), lines.next()) {
         line += &format!(" {}", next.trim_start_matches("| "));
     }
+    line = with_short_command(&line);
     // The last words of a program that failed, which its status alone does not explain.
     let mut printed = message
         .lines()
@@ -259,6 +260,27 @@ fn headline(said: Option<&str>, message: &str, difference: Option<&Difference>) 
         }
     }
     short(line.trim_end_matches(':'))
+}
+
+/// How much of a command line a headline has, in characters: what came of it matters more.
+const COMMAND: usize = 100;
+
+/// The line, in which a long command between backticks has lost its middle.
+fn with_short_command(line: &str) -> String {
+    let ends = line.find('`').zip(line.rfind('`'));
+    let Some((start, end)) = ends.filter(|(start, end)| start < end) else {
+        return line.to_owned();
+    };
+    let command: Vec<char> = line[start + 1..end].chars().collect();
+    if command.len() <= COMMAND {
+        return line.to_owned();
+    }
+    let part = |chars: &[char]| chars.iter().collect::<String>();
+    let (first, last) = (
+        part(&command[..COMMAND / 2]),
+        part(&command[command.len() - COMMAND / 2..]),
+    );
+    format!("{}{first}…{last}{}", &line[..=start], &line[end..])
 }
 
 impl<E> From<E> for Failure
@@ -350,6 +372,24 @@ mod tests {
         assert!(failure.place().file.ends_with("failure.rs"), "{failure:?}");
         assert_eq!(failure.place().line, line!() - 7);
         assert!(failure.message().contains("invalid digit"));
+    }
+
+    #[test]
+    fn a_long_command_leaves_room_for_what_came_of_it() {
+        let command = format!("qemu-io {} disk", "x".repeat(500));
+        let message =
+            format!("failed to run `{command}`: it exited with status 1\n  | no such thing\n");
+        let line = headline(None, &message, None);
+        assert!(
+            line.starts_with("failed to run `qemu-io xxx") && line.contains("…"),
+            "{line}"
+        );
+        assert!(
+            line.ends_with("xx disk`: it exited with status 1: no such thing"),
+            "{line}"
+        );
+        let short = "failed to run `qemu-img info`: it exited with status 1";
+        assert_eq!(headline(None, short, None), short);
     }
 
     #[test]

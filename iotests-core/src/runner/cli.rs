@@ -29,7 +29,7 @@ pub(crate) struct Cli {
     #[arg(value_name = "SELECTOR")]
     pub(crate) selectors: Vec<String>,
     /// What `iotests env` runs; a shell where it is left out.
-    #[arg(last = true, value_name = "COMMAND", requires = "env")]
+    #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 
     #[command(flatten)]
@@ -73,10 +73,10 @@ pub(crate) struct WhatArgs {
     #[arg(long, hide = true)]
     pub(crate) env: bool,
     /// What the word `explain` stands for.
-    #[arg(long, hide = true, requires = "selectors")]
+    #[arg(long, hide = true)]
     pub(crate) explain: bool,
     /// What the word `merge` stands for.
-    #[arg(long, hide = true, requires = "selectors")]
+    #[arg(long, hide = true)]
     pub(crate) merge: bool,
     /// Show the goldens that `--bless` wrote, one by one, and accept or reject them.
     #[arg(long)]
@@ -145,7 +145,7 @@ pub(crate) struct MatrixArgs {
     /// In the order of the names, only from the first that this means.
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) start_from: Option<String>,
-    /// Only what failed in the last run.
+    /// Only what failed when it last ran, in whichever run that was.
     #[arg(long)]
     pub(crate) failed: bool,
     /// Only what the last run was to run and did not, because it was stopped or killed.
@@ -193,8 +193,8 @@ pub(crate) struct ToolArgs {
     /// qemu-storage-daemon (QSD_PROG).
     #[arg(long, value_name = "FILE")]
     pub(crate) qsd: Option<PathBuf>,
-    /// The set of programs: `host` (flags, environment, build folder, PATH), the name of a provisioned prefix, `all` (every instance
-    /// on each), or `auto`: each instance on the first set that can run it, host first.
+    /// The set of programs: `host` (flags, environment, build folder, PATH), the name of a provisioned prefix, several of these or `all`
+    /// (every instance on each), or `auto`: each instance on the first set that can run it, host first.
     #[arg(long, value_name = "SET", default_value = "auto")]
     pub(crate) set: String,
     /// Fetch QEMUs of a distribution into private prefixes first: without a list the emulator of this machine's own package sources,
@@ -305,6 +305,14 @@ pub(crate) struct DebugArgs {
     pub(crate) wrap: Vec<String>,
 }
 
+impl DebugArgs {
+    /// Whether programs run otherwise than by themselves, or wait for a person.
+    pub(crate) fn is_watched(&self) -> bool {
+        let wrapped = self.valgrind || self.strace || !self.wrap.is_empty();
+        self.step || self.gdb.is_some() || wrapped
+    }
+}
+
 /// What to report, and where.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Reports")]
@@ -387,11 +395,12 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-fn axis<T: std::str::FromStr<Err = UnknownName>>(text: &str) -> Result<Choice<T>, UnknownName> {
+fn axis<T: std::str::FromStr<Err = UnknownName>>(text: &str) -> Result<Choice<T>, String> {
     if text == "all" {
         Ok(Choice::All)
     } else {
-        text.parse().map(Choice::One)
+        let one = text.parse().map(Choice::One);
+        one.map_err(|error| filter::unknown_name(&error))
     }
 }
 
@@ -458,7 +467,7 @@ fn after_help() -> String {
 Other words:
   {me} completions bash      or zsh, fish: what a shell needs to complete
   {me} man                   the manual page
-  {me} -- merge              the word as a part of a name
+  {me} '*merge*'             the word as a part of a name
 
 Caches, records, provisioned programs and what failures leave are in one folder, which a run names first:
   --build-dir or IOTESTS_BUILD_DIR, else cargo's target folder if this program lies in one, else ~/.cache/qemu-iotests.

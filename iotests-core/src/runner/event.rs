@@ -65,7 +65,7 @@ pub enum RunEvent {
 }
 
 /// All that is needed to repeat a run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunStarted {
     /// The version of the record's form, [`SCHEMA`]; 0 in records from before there was one.
     #[serde(default)]
@@ -107,6 +107,9 @@ pub struct RunStarted {
     /// The part of a plan that this run has.
     #[serde(default)]
     pub shard: Option<Shard>,
+    /// A debugger, a wrapper or a person at the steps had a part in it, so that its times and verdicts are its own.
+    #[serde(default)]
+    pub watched: bool,
 }
 
 /// The version of the form of a record, which docs/record.md describes. What is added does not change it, and a reader

@@ -33,7 +33,8 @@ pub(crate) fn take(directories: &InstanceDir, spec: &CaseSpec, attempt: &mut Att
     // What cannot be moved is where it was.
     let _ = fs::rename(directories.test.join(EVIDENCE), &folder);
     for death in &mut attempt.deaths {
-        let core = death.core.clone().or_else(|| core_in(&directories.test));
+        let core = death.core.clone().filter(|core| core.is_file());
+        let core = core.or_else(|| core_in(&directories.test));
         if let Some(core) = core {
             let time = DEBUGGER.mul_f64(spec.scale);
             death.backtrace = stacks(Path::new(&death.program), &core, time);
@@ -162,7 +163,7 @@ fn core_in(folder: &Path) -> Option<PathBuf> {
         .map(|entry| entry.path())
 }
 
-/// The stacks of all threads in a core; empty where there is no debugger or it cannot read it.
+/// The stacks of all threads in a core, that of the one that died first; empty where there is no debugger or it cannot read it.
 fn stacks(program: &Path, core: &Path, time: Duration) -> String {
     let gdb = Command::new("gdb")
         .args(["-nx", "-batch", "-iex", "set debuginfod enabled off"])
@@ -170,7 +171,7 @@ fn stacks(program: &Path, core: &Path, time: Duration) -> String {
             "-ex",
             "set pagination off",
             "-ex",
-            "thread apply all backtrace 24",
+            "thread apply all -ascending backtrace 24",
         ])
         .arg(program)
         .arg(core);

@@ -289,7 +289,15 @@ pub(crate) fn gaps(shards: &[Shard], instances: usize) -> Vec<String> {
             .filter(|number| !numbers.contains(number))
             .collect();
         if !missing.is_empty() {
-            gaps.push(format!("missing: part {} of {of}", numbers_text(&missing)));
+            let first = missing.first().copied().unwrap_or_default();
+            let (parts, it) = match missing.len() {
+                1 => ("part", "is missing: run it"),
+                _ => ("parts", "are missing: run them"),
+            };
+            gaps.push(format!(
+                "{parts} {} of {of} {it} with --partition {first}/{of} --jsonl FILE, and merge again",
+                numbers_text(&missing)
+            ));
         }
     }
     if let (true, Some(shard)) = (gaps.is_empty(), shards.first())
@@ -537,7 +545,12 @@ mod tests {
         let all: Vec<Shard> = (1..=5).map(|number| shard(number, "a")).collect();
         assert_eq!(gaps(&all, 10), Vec::<String>::new());
         assert!(gaps(&all, 9)[0].contains("9 of 10 instances"));
-        assert_eq!(gaps(&[shard(2, "a")], 2), ["missing: part 1, 3-5 of 5"]);
+        assert_eq!(
+            gaps(&[shard(2, "a")], 2),
+            [
+                "parts 1, 3-5 of 5 are missing: run them with --partition 1/5 --jsonl FILE, and merge again"
+            ]
+        );
         let mixed = gaps(&[shard(1, "a"), shard(2, "b")], 2);
         assert!(
             mixed[0].contains("1 of 5 of plan a; 2 of 5 of plan b"),

@@ -49,6 +49,8 @@ pub(crate) struct Records {
     path: PathBuf,
     known: BTreeMap<String, History>,
     new: BTreeMap<String, (Duration, Verdict)>,
+    /// The run whose record is being added had its programs watched, so that nothing is learnt from it.
+    is_watched: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,6 +77,7 @@ impl Records {
                 path: path.to_owned(),
                 known,
                 new: BTreeMap::new(),
+                is_watched: false,
             },
             warning,
         )
@@ -117,9 +120,13 @@ impl Records {
 
     /// Adds a line of a record, also of a part.
     pub(crate) fn learn_one(&mut self, record: &Record) {
-        if let RunEvent::InstanceFinished(outcome) = &record.event {
-            let id = outcome.instance.base_id();
-            self.note(id, outcome.elapsed, outcome.verdict);
+        match &record.event {
+            RunEvent::RunStarted(run) => self.is_watched = run.watched,
+            RunEvent::InstanceFinished(outcome) if !self.is_watched => {
+                let id = outcome.instance.base_id();
+                self.note(id, outcome.elapsed, outcome.verdict);
+            }
+            _ => {}
         }
     }
 
@@ -174,6 +181,8 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, History>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runner::event::{InstanceInfo, Outcome, RunStarted};
+    use crate::runner::verdict::Attempt;
 
     #[test]
     fn what_is_noted_is_read_again_and_two_runs_do_not_lose_each_others_notes() {
@@ -189,6 +198,39 @@ mod tests {
         assert_eq!(warning, None);
         assert!(read.failed("a") && !read.failed("b") && !read.failed("c"));
         assert_eq!(read.get("a").unwrap().elapsed, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_run_whose_programs_were_watched_teaches_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut records, _) = Records::read(&folder.path().join("records.json"));
+        let run = |watched: bool, id: &str| {
+            let run = RunStarted {
+                watched,
+                ..RunStarted::default()
+            };
+            let instance = InstanceInfo {
+                id: id.to_owned(),
+                ..InstanceInfo::default()
+            };
+            let outcome = Outcome::new(instance, Verdict::Fail, Attempt::default());
+            let events = [
+                RunEvent::RunStarted(Box::new(run)),
+                RunEvent::InstanceFinished(Box::new(outcome)),
+            ];
+            events.map(|event| Record {
+                at: 0,
+                elapsed: Duration::ZERO,
+                slot: None,
+                event,
+            })
+        };
+        for (watched, id) in [(true, "under-valgrind"), (false, "by-itself")] {
+            records.learn(run(watched, id).into_iter());
+        }
+        records.write().unwrap();
+        assert!(records.failed("by-itself"));
+        assert_eq!(records.get("under-valgrind"), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The dispatcher: starts instances as the schedule allows, waits for their ends, and informs the reporters.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::console;
 use super::error::RunError;
 use super::event::{InstanceInfo, Outcome, RunEvent, RunStarted, Summary};
 use super::exit::Exit;
@@ -24,6 +25,7 @@ use super::signals;
 use super::supervise::Order;
 use super::typed;
 use super::verdict::Verdict;
+use crate::case::Skip;
 use crate::wire::CaseEvent;
 
 /// What a run is to do.
@@ -46,6 +48,8 @@ pub(crate) struct Job {
     pub(crate) carried: Option<Carried>,
     /// A person lets the one instance go on after each step.
     pub(crate) step: bool,
+    /// Standard output is all that it is run for.
+    pub(crate) only_shows: bool,
 }
 
 /// How many messages may wait. A case that says more than is recorded waits itself, instead of filling the memory.
@@ -89,8 +93,11 @@ struct Dispatcher<'r> {
     carried: Option<Carried>,
     stepping: Stepping,
     signals: u32,
-    /// A report could not be written: said once for each file.
+    /// The record could not be written.
     broken: Option<io::Error>,
+    /// What is shown could not be.
+    unshown: Option<io::Error>,
+    only_shows: bool,
     error: Option<RunError>,
 }
 
@@ -130,6 +137,8 @@ pub(crate) fn run(
         },
         signals: 0,
         broken: None,
+        unshown: None,
+        only_shows: job.only_shows,
         error: None,
     };
     dispatcher.report(None, &RunEvent::RunStarted(Box::new(job.started)));
@@ -149,23 +158,16 @@ pub(crate) fn run(
     if let Some(error) = dispatcher.error {
         return Err(error);
     }
-    if let Some(source) = dispatcher.broken {
-        return Err(RunError::System {
-            doing: "write the record of the run",
-            source,
-        });
+    let broken = [
+        ("write the record of the run", dispatcher.broken),
+        ("write to standard output", dispatcher.unshown),
+    ];
+    for (doing, source) in broken {
+        if let Some(source) = source {
+            return Err(RunError::System { doing, source });
+        }
     }
-    Ok(if dispatcher.signals > 0 {
-        Exit::Interrupted
-    } else if summary.failures() > 0 {
-        Exit::Failed
-    } else if skips == Skips::Denied && summary.skips.iter().any(|(skip, _)| !skip.is_intended()) {
-        Exit::SkipsDenied
-    } else if skips != Skips::Allowed && summary.count(Verdict::Skip) == summary.total() {
-        Exit::NothingRan
-    } else {
-        Exit::Passed
-    })
+    Ok(skips.exit(summary, dispatcher.signals > 0))
 }
 
 /// What skips do to the run.
@@ -179,13 +181,51 @@ pub(crate) enum Skips {
     Allowed,
 }
 
+impl Skips {
+    /// The exit code of a run with these counts, live or from its record.
+    pub(crate) fn exit(self, summary: &Summary, was_interrupted: bool) -> Exit {
+        let denied = |(skip, _): &(Skip, usize)| !skip.is_intended();
+        if was_interrupted {
+            Exit::Interrupted
+        } else if summary.failures() > 0 {
+            Exit::Failed
+        } else if self == Skips::Denied && summary.skips.iter().any(denied) {
+            Exit::SkipsDenied
+        } else if self != Skips::Allowed && summary.count(Verdict::Skip) == summary.total() {
+            Exit::NothingRan
+        } else {
+            Exit::Passed
+        }
+    }
+}
+
 impl Dispatcher<'_> {
     /// One that cannot be recorded is shown all the same, and the other way round.
     fn report(&mut self, slot: Option<u16>, event: &RunEvent) {
         let recorded = self.recorder.record(slot, event);
         let shown = self.face.event(event);
-        if let Err(error) = recorded.and(shown) {
+        if let Err(error) = recorded {
             self.broken.get_or_insert(error);
+        }
+        self.shown(shown);
+    }
+
+    fn shown(&mut self, shown: io::Result<()>) {
+        if let Err(error) = shown {
+            self.unshown.get_or_insert(error);
+        }
+    }
+
+    /// Ends a run that nobody looks at any more, as with `| head`.
+    fn stop_unread(&mut self) {
+        let has_more = self.running > 0 || !self.schedule.is_empty();
+        if self.only_shows && self.signals == 0 && has_more && console::is_unread(&io::stdout()) {
+            // Where nobody reads that either, there is nobody to tell.
+            let _ = writeln!(
+                io::stderr(),
+                "note: nobody reads standard output any more, so the run ends"
+            );
+            self.signal(Signal::SIGPIPE);
         }
     }
 
@@ -227,6 +267,7 @@ impl Dispatcher<'_> {
                 Message::Finished(slot, load, job, result) => {
                     self.ended(slot, load, result);
                     self.again(load, *job);
+                    self.stop_unread();
                 }
             }
         }
@@ -246,9 +287,8 @@ impl Dispatcher<'_> {
     }
 
     fn status(&mut self) {
-        if let Err(error) = self.face.status(&self.summary) {
-            self.broken.get_or_insert(error);
-        }
+        let shown = self.face.status(&self.summary);
+        self.shown(shown);
     }
 
     /// A case that stops at its steps has come to one.
@@ -264,9 +304,8 @@ impl Dispatcher<'_> {
             return;
         }
         self.stepping = Stepping::Stopped;
-        if let Err(error) = self.face.stopped() {
-            self.broken.get_or_insert(error);
-        }
+        let shown = self.face.stopped();
+        self.shown(shown);
     }
 
     /// A person who typed something wants to know how far it is, or wants a case that has stopped to go on.
@@ -281,9 +320,8 @@ impl Dispatcher<'_> {
             }
             (Stepping::Stopped, Some("c")) => self.step_no_more(),
             (Stepping::Stopped, Some(_)) => {
-                if let Err(error) = self.face.stopped() {
-                    self.broken.get_or_insert(error);
-                }
+                let shown = self.face.stopped();
+                self.shown(shown);
             }
             // Nobody is there any more.
             (Stepping::Running | Stepping::Stopped, None) => self.step_no_more(),

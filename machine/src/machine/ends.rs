@@ -228,7 +228,14 @@ impl Machine {
             return None;
         };
         let dir = self.parts.current_dir.as_deref().unwrap_or(Path::new("."));
-        find_core(&CorePattern::of_host(), self.pid(), dir, self.parts.started)
+        // Whoever reads it may be in another folder.
+        let dir = std::path::absolute(dir).ok()?;
+        find_core(
+            &CorePattern::of_host(),
+            self.pid(),
+            &dir,
+            self.parts.started,
+        )
     }
 }
 

@@ -11,6 +11,7 @@ use crate::runner::plan::Able;
 use crate::runner::record::Record;
 use crate::runner::records::Records;
 use crate::runner::report::{self, Kind, Show, Silent, Story, Tap, Terminal, Ways};
+use crate::runner::run::Skips;
 use crate::runner::verdict::{Attempt, Verdict};
 use crate::runner::{Exit, console, partition, record};
 
@@ -21,7 +22,8 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn read(path: &Path) -> Result<Self, RunError> {
+    /// Nothing if the file holds no event.
+    fn read(path: &Path) -> Result<Option<Self>, RunError> {
         let mut events = record::read(path).map_err(io_error("read the record", path))?;
         let begun = match events.next() {
             Some(Record {
@@ -29,15 +31,10 @@ impl Recorded {
                 ..
             }) => Some(*run),
             Some(_) => None,
-            None => {
-                return Err(RunError::Usage(format!(
-                    "{} holds no event: it is no record of a run, or its run was killed before it began",
-                    path.display()
-                )));
-            }
+            None => return Ok(None),
         };
         let path = path.to_owned();
-        Ok(Self { path, begun })
+        Ok(Some(Self { path, begun }))
     }
 
     /// The number of its part, then when it began.
@@ -157,18 +154,43 @@ impl App {
                 "the times and verdicts could not be recorded: {error}"
             ));
         }
-        Ok(match story.summary.failures() > 0 {
-            true => Exit::Failed,
-            false => Exit::Passed,
-        })
+        let summary = &story.summary;
+        let is_cut =
+            story.was_killed || summary.not_run > 0 || summary.count(Verdict::Interrupted) > 0;
+        Ok(self
+            .skips()
+            .exit(summary, is_cut && summary.failures() == 0))
     }
 
-    /// These records, a folder being all in it. Of several of one part the last one counts: a job was started again.
+    /// What skips mean for the exit code.
+    pub(super) fn skips(&self) -> Skips {
+        match (self.cli.run.deny_skips, self.cli.run.allow_all_skipped) {
+            (true, _) => Skips::Denied,
+            (false, true) => Skips::Allowed,
+            (false, false) => Skips::Some,
+        }
+    }
+
+    /// These records, a folder being all in it. Of several of one part the last one counts: a job was started again. One
+    /// without an event, of a run that was killed before it began, is left out with a warning; its part is then missing.
     fn chosen(&self, paths: &[PathBuf]) -> Result<Vec<Recorded>, RunError> {
         let mut records = Vec::new();
+        let mut empty = None;
+        let mut read = |path: &Path| {
+            match Recorded::read(path)? {
+                Some(record) => records.push(record),
+                None => {
+                    let why = "holds no event: it is not the record of a run, or its run was killed before it began";
+                    let text = format!("{} {why}", path.display());
+                    self.warn(&text);
+                    empty.get_or_insert(text);
+                }
+            }
+            Ok::<_, RunError>(())
+        };
         for path in paths {
             if !path.is_dir() {
-                records.push(Recorded::read(path)?);
+                read(path)?;
                 continue;
             }
             let entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
@@ -184,8 +206,11 @@ impl App {
                 )));
             }
             for file in files {
-                records.push(Recorded::read(&file)?);
+                read(&file)?;
             }
+        }
+        if let (true, Some(text)) = (records.is_empty(), empty) {
+            return Err(RunError::Usage(text));
         }
         records.sort_by_key(Recorded::order);
         let mut chosen: Vec<Recorded> = Vec::new();
@@ -234,9 +259,8 @@ fn gaps(records: &[Recorded], story: &Story) -> Vec<Outcome> {
     let gaps = partition::gaps(&shards, instances.count());
     let gap = |why: String| {
         let instance = InstanceInfo {
-            id: format!("partition: {why}"),
+            id: "partition".to_owned(),
             case: "partition".to_owned(),
-            description: "All parts of the plan are there.".to_owned(),
             ..InstanceInfo::default()
         };
         let attempt = Attempt {

@@ -22,7 +22,7 @@ use crate::runner::record::{self, Recorder};
 use crate::runner::recordings::Recording;
 use crate::runner::records::{History, Records};
 use crate::runner::report;
-use crate::runner::run::{Job, Skips, expected, run};
+use crate::runner::run::{Job, expected, run};
 use crate::runner::rundir::RunDir;
 use crate::runner::schedule::{Load, available_memory};
 use crate::runner::sums::Sums;
@@ -126,11 +126,6 @@ impl App {
         let runner = Arc::new(Runner::new(run_dir, settings));
         let path = recording.path().to_owned();
         let write_reports = || self.write_reports(&reports, std::slice::from_ref(&path));
-        let skips = match (cli.run.deny_skips, cli.run.allow_all_skipped) {
-            (true, _) => Skips::Denied,
-            (false, true) => Skips::Allowed,
-            (false, false) => Skips::Some,
-        };
         let result = run(
             job,
             Arc::clone(&runner),
@@ -138,7 +133,7 @@ impl App {
             face.as_mut(),
             // In a hurry: what cannot be written is not.
             &|| drop(write_reports()),
-            skips,
+            self.skips(),
         );
         // The threads of the instances gave theirs back before they reported their end, so this is the last.
         if let Some(runner) = Arc::into_inner(runner) {
@@ -282,7 +277,10 @@ impl App {
                     instance: one.instance,
                     set: one.set,
                     known: one.known.clone(),
-                    usual: records.get(&one.id).and_then(History::longest),
+                    usual: (records
+                        .get(&one.id)
+                        .filter(|_| !self.cli.debug.is_watched()))
+                    .and_then(History::longest),
                     goldens_dir,
                     repetition,
                 };
@@ -335,6 +333,7 @@ impl App {
                 .filter_map(|(load, one)| Some((one.info.id.clone(), load.expected?)))
                 .collect(),
             started: since_epoch(),
+            watched: cli.debug.is_watched(),
         };
         sums.write();
         let skipped = skipped
@@ -352,6 +351,15 @@ impl App {
             time: cli.run.time,
             carried: (jobs == Jobs::Auto).then(|| Carried::new(processors)),
             step: cli.debug.step,
+            only_shows: self.only_shows(),
         }
+    }
+
+    /// Whether no file is to have a report.
+    fn only_shows(&self) -> bool {
+        let paths = &self.cli.report;
+        let all = [&paths.tap, &paths.junit, &paths.html, &paths.jsonl];
+        let mut files = all.into_iter().flatten();
+        files.all(|path| report::is_stdout(path))
     }
 }

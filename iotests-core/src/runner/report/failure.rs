@@ -32,11 +32,14 @@ pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
     if let Some(attempt) = &last {
         text += &headline(attempt, palette);
     }
-    text += &format!("  {}\n", outcome.instance.description);
-    text += &palette.dim(format!(
-        "  {}, set {}\n",
-        outcome.instance.place, outcome.instance.set
-    ));
+    // What is wrong with a run as a whole has none of these.
+    if !outcome.instance.description.is_empty() {
+        text += &format!("  {}\n", outcome.instance.description);
+        text += &palette.dim(format!(
+            "  {}, set {}\n",
+            outcome.instance.place, outcome.instance.set
+        ));
+    }
     if let Some(note) = &outcome.note {
         text += &format!("  {}\n", palette.warn(note));
     }
@@ -57,7 +60,9 @@ pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
             text += &evidence_text(attempt, kept);
         }
     }
-    text += &format!("  rerun:    {}\n", palette.bold(&outcome.rerun));
+    if !outcome.rerun.is_empty() {
+        text += &format!("  rerun:    {}\n", palette.bold(&outcome.rerun));
+    }
     text
 }
 
@@ -183,8 +188,9 @@ fn failure_text(failure: &FailureReport, headline: &str, palette: Palette) -> St
     if let Some(place) = &failure.case_place {
         text += &format!("  from:     {place}\n");
     }
-    if failure.message != headline {
-        text += &palette.bad(indented(&failure.message, "  "));
+    let more = beyond(&failure.message, headline);
+    if !more.is_empty() {
+        text += &palette.bad(indented(&more, "  "));
     }
     for cause in &failure.causes {
         text += &indented(&format!("because: {cause}"), "    ");
@@ -201,9 +207,22 @@ fn failure_text(failure: &FailureReport, headline: &str, palette: Palette) -> St
         }
     }
     for machine in &failure.machines {
-        text += &machine_text(machine, palette);
+        text += &machine_text(machine, &failure.message, palette);
     }
     text
+}
+
+/// What a message says beyond the headline, which was made of its first line and of the last words in it.
+fn beyond(message: &str, headline: &str) -> String {
+    let is_known = |line: &str| headline.contains(line.trim().trim_start_matches("| "));
+    let mut lines: Vec<&str> = message.lines().collect();
+    if lines.first().is_some_and(|first| is_known(first)) {
+        lines.remove(0);
+    }
+    match lines[..] {
+        [line] if is_known(line) => String::new(),
+        _ => lines.join("\n"),
+    }
 }
 
 fn labelled(label: &str, value: &str) -> String {
@@ -232,13 +251,15 @@ fn diff_text(diff: &str, palette: Palette) -> String {
     text
 }
 
-fn machine_text(machine: &MachineReport, palette: Palette) -> String {
+/// `said` stands above it.
+fn machine_text(machine: &MachineReport, said: &str, palette: Palette) -> String {
     let mut text = format!("  {} {}\n", palette.bold(&machine.name), machine.status);
     if !machine.command_line.is_empty() {
         text += &palette.dim(format!("    $ {}\n", machine.command_line));
     }
-    if !machine.stderr_tail.is_empty() {
-        text += &indented(&tail(&machine.stderr_tail, TAIL_LINES), "    | ");
+    let printed = tail(&machine.stderr_tail, TAIL_LINES);
+    if !printed.lines().all(|line| said.contains(line.trim())) {
+        text += &indented(&printed, "    | ");
     }
     for line in machine.qmp_tail.iter().rev().take(TAIL_LINES).rev() {
         text += &palette.dim(format!("    {line}\n"));
@@ -279,7 +300,7 @@ pub(super) fn hang_text(hang: &HangReport, palette: Palette) -> String {
         text += &format!("  waits:    {waiting}{place}\n");
     }
     for machine in &hang.machines {
-        text += &machine_text(machine, palette);
+        text += &machine_text(machine, "", palette);
     }
     for finding in &hang.evidence {
         text += &finding_text(finding);
@@ -355,6 +376,32 @@ mod tests {
         assert_eq!(short.matches("… (5000 bytes)").count(), 4, "{short}");
         assert_eq!(short.matches("… 442 more lines").count(), 4, "{short}");
         assert_eq!(whole_text(&attempt).matches("end\n").count(), 4);
+    }
+
+    #[test]
+    fn nothing_stands_there_twice() {
+        let headline = "failed to run `qemu-io x`: it exited with status 1: no such file";
+        let first = "failed to run `qemu-io x`: it exited with status 1";
+        for (message, more) in [
+            (headline.to_owned(), ""),
+            (format!("{first}\n  | no such file\n"), ""),
+            (
+                format!("{first}\n  | a\n  | no such file"),
+                "  | a\n  | no such file",
+            ),
+            ("something else".to_owned(), "something else"),
+            (String::new(), ""),
+        ] {
+            assert_eq!(beyond(&message, headline), more, "{message}");
+        }
+        let machine = MachineReport {
+            name: "vm".to_owned(),
+            stderr_tail: "one\ntwo\n".to_owned(),
+            ..MachineReport::default()
+        };
+        let text = |said: &str| machine_text(&machine, said, Palette::new(false));
+        assert!(text("vm printed:\n  | one").contains("| two"));
+        assert!(!text("vm printed:\n  | one\n  | two").contains("| two"));
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(crate) fn junit(story: &Story) -> Report {
     }
     suite.set_time(story.summary.elapsed);
     suite.add_test_cases(story.rows.iter().map(case));
+    suite.add_test_cases(not_run(story));
     let mut report = Report::new("iotests");
     report.set_time(story.summary.elapsed);
     report.add_test_suite(suite);
@@ -67,6 +68,24 @@ fn case(row: &Row) -> TestCase {
     }
     case
 }
+
+/// What did not run, as an error: a run that was cut short is no success, and JUnit has no other way to say so.
+fn not_run(story: &Story) -> Option<TestCase> {
+    let count = story.summary.not_run;
+    if count == 0 && !story.was_killed {
+        return None;
+    }
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+    let why = story.stopped.as_deref().unwrap_or("the run was stopped");
+    status.set_type("interrupted");
+    status.set_message(format!("{count} not run: {why}"));
+    let mut case = TestCase::new(NOT_RUN, status);
+    case.set_classname("iotests");
+    Some(case)
+}
+
+/// The name of the entry for what did not run.
+const NOT_RUN: &str = "the run as a whole";
 
 /// The steps with their logs, then what it printed.
 fn said(row: &Row) -> String {

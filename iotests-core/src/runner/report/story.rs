@@ -1,6 +1,6 @@
 //! What a record holds, gathered for the reports that are written when a run has ended, or when it was cut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::text::middle_cut;
@@ -27,6 +27,10 @@ pub(crate) struct Story {
     pub(crate) notes: Vec<String>,
     /// The counts.
     pub(crate) summary: Summary,
+    /// Why instances did not run, or were interrupted: the runs were stopped, or the runner was killed.
+    pub(crate) stopped: Option<String>,
+    /// A run has no end: its runner was killed.
+    pub(crate) was_killed: bool,
     /// The bytes of all logs.
     logged: usize,
 }
@@ -104,12 +108,15 @@ impl FromIterator<Record> for Story {
     fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Self {
         let mut story = Self::default();
         let mut begun: BTreeMap<String, Begun> = BTreeMap::new();
+        // What this run has not come to yet; nothing when it has ended.
+        let mut left: Option<BTreeSet<String>> = None;
         // Of this run, and of the longest one.
         let (mut now, mut longest) = (Duration::ZERO, Duration::ZERO);
         for record in records {
             if let RunEvent::RunStarted(run) = record.event {
                 // Another record begins: what of the one before had not ended was cut.
-                story.cut(&mut begun, now);
+                story.cut(&mut begun, &mut left, now);
+                left = Some(run.selected.iter().cloned().collect());
                 story.runs.push(*run);
                 now = Duration::ZERO;
                 continue;
@@ -119,7 +126,10 @@ impl FromIterator<Record> for Story {
             match record.event {
                 RunEvent::RunStarted(_) => {}
                 RunEvent::Warning { text } => story.notes.push(text),
-                RunEvent::Stopping { why } => story.notes.push(format!("stopping: {why}")),
+                RunEvent::Stopping { why } => {
+                    story.notes.push(format!("stopping: {why}"));
+                    story.stopped.get_or_insert(why);
+                }
                 RunEvent::InstanceSkipped { instance, reason } => {
                     story.add(Outcome::skipped(instance, reason), None, now);
                 }
@@ -158,12 +168,18 @@ impl FromIterator<Record> for Story {
                 }
                 RunEvent::InstanceFinished(outcome) => {
                     let begun = begun.remove(&outcome.instance.id);
+                    if let Some(left) = &mut left {
+                        left.remove(&outcome.instance.id);
+                    }
                     story.add(*outcome, begun, now);
                 }
-                RunEvent::RunFinished(end) => story.summary.not_run += end.not_run,
+                RunEvent::RunFinished(end) => {
+                    story.summary.not_run += end.not_run;
+                    left = None;
+                }
             }
         }
-        story.cut(&mut begun, now);
+        story.cut(&mut begun, &mut left, now);
         story.summary.elapsed = longest;
         story
     }
@@ -210,8 +226,25 @@ impl Story {
         });
     }
 
-    /// What had begun when the record ends was interrupted.
-    fn cut(&mut self, begun: &mut BTreeMap<String, Begun>, now: Duration) {
+    /// What had begun when the record ends was interrupted, and what was left did not run.
+    fn cut(
+        &mut self,
+        begun: &mut BTreeMap<String, Begun>,
+        left: &mut Option<BTreeSet<String>>,
+        now: Duration,
+    ) {
+        if let Some(mut left) = left.take() {
+            left.retain(|id| !begun.contains_key(id));
+            self.was_killed = true;
+            self.summary.not_run += left.len();
+            let why = "the runner was killed".to_owned();
+            self.notes.push(match left.len() {
+                0 => why.clone(),
+                1 => format!("{why}: 1 instance did not run"),
+                count => format!("{why}: {count} instances did not run"),
+            });
+            self.stopped.get_or_insert(why);
+        }
         for mut begun in std::mem::take(begun).into_values() {
             let attempt = Attempt {
                 verdict: Some(Verdict::Interrupted),
@@ -295,6 +328,7 @@ mod tests {
             said("b", step),
         ];
         let story: Story = events.into_iter().map(record).collect();
+        assert!(!story.was_killed, "how it began is not known");
         assert_eq!(story.summary.count(Verdict::Pass), 1);
         assert_eq!(story.summary.count(Verdict::Interrupted), 1);
         let cut = story.rows.last().unwrap();
@@ -302,6 +336,34 @@ mod tests {
         assert!(cut.outcome.note.as_ref().unwrap().contains("\"the copy\""));
         assert_eq!(cut.outcome.attempts.len(), 2, "the earlier one is known");
         assert_eq!(cut.ran.unwrap().slot, 2);
+    }
+
+    fn begins(selected: &[&str]) -> RunEvent {
+        RunEvent::RunStarted(Box::new(RunStarted {
+            selected: selected.iter().map(ToString::to_string).collect(),
+            ..RunStarted::default()
+        }))
+    }
+
+    #[test]
+    fn what_a_run_without_an_end_has_not_come_to_did_not_run() {
+        let pass = |id| [started(id), finished(id, Verdict::Pass)];
+        let end = RunEvent::RunFinished(Box::default());
+        let whole = [begins(&["a"])].into_iter().chain(pass("a")).chain([end]);
+        let whole: Vec<RunEvent> = whole.collect();
+        let story: Story = whole.iter().cloned().map(record).collect();
+        assert!(!story.was_killed && story.summary.not_run == 0);
+
+        let cut = [begins(&["b", "c", "d", "e"])].into_iter().chain(pass("b"));
+        let cut: Vec<RunEvent> = cut.chain([started("c")]).collect();
+        for events in [[&whole[..], &cut].concat(), [&cut[..], &whole].concat()] {
+            let story: Story = events.into_iter().map(record).collect();
+            assert!(story.was_killed);
+            assert_eq!(story.summary.not_run, 2);
+            assert_eq!(story.summary.count(Verdict::Interrupted), 1);
+            let note = "the runner was killed: 2 instances did not run";
+            assert_eq!(story.notes, [note]);
+        }
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub(crate) struct Tap<W> {
 /// The report of a run that is over.
 pub(super) fn write(story: &Story, version: Version, out: &mut dyn Write) -> io::Result<()> {
     let mut tap = Tap::new(version, out);
+    tap.stopped.clone_from(&story.stopped);
     tap.begin()?;
     for note in &story.notes {
         tap.note(note)?;

@@ -106,7 +106,14 @@ impl Terminal {
     /// Shows the record of a run that is over.
     pub(crate) fn story(&mut self, story: &Story) -> io::Result<()> {
         if let Some(run) = story.run() {
-            self.header(run)?;
+            self.programs(run)?;
+            match story.runs.len() {
+                1 => self.plan(run)?,
+                records => {
+                    let instances = count(story.rows.len(), "instance");
+                    self.line(&format!("{records} records, {instances}"))?;
+                }
+            }
         }
         for note in &story.notes {
             self.line(&self.palette.warn(note))?;
@@ -123,6 +130,12 @@ impl Terminal {
     }
 
     fn header(&self, run: &RunStarted) -> io::Result<()> {
+        self.programs(run)?;
+        self.plan(run)
+    }
+
+    /// What it runs on, and where.
+    fn programs(&self, run: &RunStarted) -> io::Result<()> {
         let palette = self.palette;
         for set in &run.sets {
             let tools: Vec<String> = set
@@ -144,8 +157,13 @@ impl Terminal {
             let folder = run.folder.display();
             self.line(&palette.dim(format!("caches, records and what failures leave: {folder}")))?;
         }
+        Ok(())
+    }
+
+    /// What it runs.
+    fn plan(&self, run: &RunStarted) -> io::Result<()> {
         if let Some(shard) = &run.shard {
-            self.line(&palette.dim(format!("part {shard}")))?;
+            self.line(&self.palette.dim(format!("part {shard}")))?;
         }
         let jobs = run.jobs;
         let what = count(run.planned, "instance");

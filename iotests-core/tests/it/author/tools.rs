@@ -140,7 +140,7 @@ fn an_interactive_qemu_io_takes_more_arguments() {
             let disk = t.image("disk").size(MIB).create().await?;
             let mut io = disk.session_with(&["--read-only"]).await?;
             io.run("read 0 512").await?;
-            io.expect_error("write 0 512", "write failed").await?;
+            io.expect_error("write 0 512", "read-only").await?;
             io.close().await?;
         }));
         run.assert_passed();

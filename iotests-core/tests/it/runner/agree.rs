@@ -62,6 +62,9 @@ fn of_tap(tap: &str) -> BTreeMap<String, Kind> {
     points.into_iter().collect()
 }
 
+/// What JUnit calls what did not run.
+const AS_A_WHOLE: &str = "the run as a whole";
+
 fn of_junit(junit: &str) -> BTreeMap<String, Kind> {
     let report = Report::deserialize_from_str(junit).unwrap();
     let case = |case: &quick_junit::TestCase| {
@@ -77,7 +80,9 @@ fn of_junit(junit: &str) -> BTreeMap<String, Kind> {
         };
         (case.name.to_string(), kind)
     };
-    report.test_suites[0].test_cases.iter().map(case).collect()
+    let cases = report.test_suites[0].test_cases.iter();
+    let instances = cases.filter(|case| case.name.as_str() != AS_A_WHOLE);
+    instances.map(case).collect()
 }
 
 /// All reports on these records agree with what is to be.
@@ -168,9 +173,71 @@ fn all_reports_agree_on_every_verdict_after_a_kill() {
         .filter(|verdict| **verdict == Verdict::Interrupted)
         .count();
     assert!(interrupted > 0, "{expected:?}");
-    let code = i32::from(expected.values().any(|verdict| verdict.is_failure()));
+    let selected = events.iter().find_map(|event| match event {
+        RunEvent::RunStarted(run) => Some(run.selected.clone()),
+        _ => None,
+    });
+    let left = selected.unwrap();
+    let left = left.iter().filter(|id| !expected.contains_key(*id)).count();
+    assert!(left > 0, "{expected:?}");
+    let code = match expected.values().any(|verdict| verdict.is_failure()) {
+        true => 1,
+        false => 130,
+    };
     let ran = agree(&bench, &[record.display().to_string()], &expected, code);
-    ran.assert_says(&format!("{interrupted} interrupted"));
+    ran.assert_says(&format!("{interrupted} interrupted"))
+        .assert_says(&format!(
+            "the runner was killed: {left} instances did not run"
+        ));
+    let read = |name: &str| fs::read_to_string(bench.path(name)).unwrap();
+    let bail = format!("Bail out! {left} not run: the runner was killed");
+    assert!(read("tap").contains(&bail), "{}", read("tap"));
+    assert!(read("junit").contains(&format!("{left} not run: the runner was killed")));
+}
+
+/// A record says of a run what its own end said.
+#[test]
+fn a_record_has_the_exit_code_of_its_run() {
+    let bench = Bench::new();
+    let record = bench.path("jsonl").display().to_string();
+    for (args, code) in [
+        (&["verdicts::passes@"][..], 0),
+        (&["verdicts::fails@"], 1),
+        (&["verdicts::skips@"], 8),
+        (&["verdicts::skips@", "--allow-all-skipped"], 0),
+        (
+            &["verdicts::passes@", "verdicts::skips@", "--deny-skips"],
+            6,
+        ),
+    ] {
+        let live = bench.run(&[args, &["--jsonl", &record]].concat());
+        live.assert_code(code);
+        let options: Vec<&str> = args
+            .iter()
+            .copied()
+            .filter(|arg| arg.starts_with("--"))
+            .collect();
+        bench
+            .run(&[&["merge", &record][..], &options].concat())
+            .assert_code(code);
+    }
+    // Killed before anything had ended, or before its first line.
+    let text = fs::read_to_string(&record).unwrap();
+    let first: String = text.split_inclusive('\n').take(1).collect();
+    let cut = bench.path("cut.jsonl").display().to_string();
+    fs::write(&cut, first).unwrap();
+    let ran = bench.run(&["merge", &cut]);
+    ran.assert_code(130).assert_says("not run");
+    let empty = bench.path("empty.jsonl").display().to_string();
+    fs::write(&empty, "").unwrap();
+    bench
+        .run(&["merge", &empty])
+        .assert_code(2)
+        .assert_says("holds no event");
+    let ran = bench.run(&["merge", &empty, &cut]);
+    ran.assert_code(130)
+        .assert_says("holds no event")
+        .assert_says("not run");
 }
 
 /// meson and prove read standard output.

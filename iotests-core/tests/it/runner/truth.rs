@@ -86,7 +86,22 @@ fn a_machine_that_dies_is_reported_as_dead_whatever_the_case_does_next() {
             "{id}: {}",
             headline(outcome)
         );
+        if signal != "died of SIGKILL" && cores_can_be_read() {
+            let deaths = &outcome.attempts.last().unwrap().deaths;
+            let stacks = &deaths[0].backtrace;
+            assert!(stacks.starts_with("Thread 1 "), "{id}: {outcome:#?}");
+            assert!(deaths[0].core.as_ref().unwrap().is_absolute());
+            let named = &outcome.attempts.last().unwrap().evidence;
+            assert!(named.iter().any(|file| file.path == "evidence/backtrace"));
+        }
     }
+}
+
+/// Whether the kernel writes a core where a process runs, and there is a debugger.
+fn cores_can_be_read() -> bool {
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    let gdb = std::process::Command::new("gdb").arg("--version").output();
+    pattern.starts_with("core") && gdb.is_ok_and(|output| output.status.success())
 }
 
 #[test]
@@ -277,7 +292,11 @@ fn a_run_that_was_killed_leaves_the_report_before_it_and_a_record_to_make_anothe
     ran.assert_says("1 interrupted")
         .assert_says("the runner was killed meanwhile");
     let report = quick_junit::Report::deserialize_from_str(&fs::read_to_string(&junit).unwrap());
-    assert_eq!(report.unwrap().test_suites[0].test_cases.len(), 2);
+    let report = report.unwrap();
+    let cases = report.test_suites[0].test_cases.iter();
+    let names: Vec<&str> = cases.map(|case| case.name.as_str()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert_eq!(names[2], "the run as a whole");
 }
 
 #[test]
