@@ -165,11 +165,7 @@ impl Onto {
             } else {
                 "existing"
             };
-            let arguments = json!({
-                "device": "top", "node-name": "copy", "target": copy, "format": copy.format().name(),
-                "mode": mode,
-            });
-            return Ok(vm.job(self.command, arguments));
+            return Ok(vm.drive_mirror("top", copy).set("mode", mode));
         }
         let node = copy.node();
         vm.add_node(match self.backing {

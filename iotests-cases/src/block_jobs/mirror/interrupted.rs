@@ -100,11 +100,7 @@ async fn opens_no_backing_file_when_given_up(t: &mut Test) -> CaseResult {
     let copy = t.image("copy").backing(&base).create().await?;
     std::fs::remove_file(base.filename())?;
     let vm = t.host().disk(&source).launch().await?;
-    let arguments = json!({"device": "source", "node-name": "copy", "target": copy});
-    let job = vm.job("drive-mirror", arguments).sync("full");
-    let job = job
-        .set("mode", "existing")
-        .set("format", copy.format().name());
+    let job = vm.drive_mirror("source", &copy).set("mode", "existing");
     let job = job.set("buf-size", CHUNK).speed(HELD).start().await?;
 
     check!(job.force_cancel().await?.outcome == Outcome::Cancelled);

@@ -101,10 +101,7 @@ impl Pair {
         if self.is_node {
             return vm.mirror("top").to("copy");
         }
-        let format = self.copy.format().name();
-        let arguments = json!({"device": "top", "node-name": "copy", "target": self.copy});
-        let job = vm.job("drive-mirror", arguments).sync("full");
-        job.set("format", format)
+        vm.drive_mirror("top", &self.copy)
     }
 
     /// A mirror that stays in its middle; one without work is ready all the same.

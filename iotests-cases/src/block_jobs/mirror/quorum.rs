@@ -45,11 +45,8 @@ impl Quorum {
 
     /// The damaged child is to be replaced.
     fn mirror(&self, vm: &Machine) -> JobBuilder {
-        let arguments = json!({
-            "device": "quorum0", "node-name": "repair0", "replaces": "img1", "target": self.copy,
-            "format": self.copy.format().name(), "sync": "full",
-        });
-        vm.job("drive-mirror", arguments)
+        vm.drive_mirror("quorum0", &self.copy)
+            .set("replaces", "img1")
     }
 
     /// These are the children of the quorum, and all of it reads as it should.

@@ -77,13 +77,11 @@ async fn a_file_that_is_there(t: &mut Test, file: &File) -> CaseResult {
     };
     let vm = t.host().disk(&source).launch().await?;
 
-    let arguments = json!({"device": "source", "node-name": "copy", "target": copy});
-    let mut job = vm.job("drive-mirror", arguments);
+    let mut job = vm.drive_mirror("source", &copy);
     for (name, value) in (file.arguments)().as_object().into_iter().flatten() {
         job = job.set(name, value.clone());
     }
-    let job = job.sync("full").set("mode", "existing");
-    let mut job = job.set("format", copy.format().name()).start().await?;
+    let mut job = job.set("mode", "existing").start().await?;
     job.wait_ready().await?;
     let own = written(Content::nothing());
     vm.disk("source").write_all(&own).await?;
@@ -131,13 +129,8 @@ async fn of_a_disk_larger_than_its_backing_file(t: &mut Test, sync: &&str) -> Ca
     let copy = t.image("copy").reserve().await?;
     let vm = t.host().disk(&source).launch().await?;
 
-    let arguments = json!({"device": "source", "node-name": "copy", "target": copy});
-    let job = vm.job("drive-mirror", arguments).sync(sync);
-    job.set("format", copy.format().name())
-        .start()
-        .await?
-        .complete()
-        .await?;
+    let job = vm.drive_mirror("source", &copy).sync(sync);
+    job.start().await?.complete().await?;
 
     vm.disk("source").assert_node("copy").await?;
     let all = own.over(&Content::nothing().written(0x11, 0..MIB));
@@ -187,9 +180,7 @@ async fn of_a_disk_without_a_backing_file(t: &mut Test, row: &Unbacked) -> CaseR
         vm.add_node(&copy).await?;
         vm.mirror("source").to("copy")
     } else {
-        let arguments = json!({"device": "source", "node-name": "copy", "target": copy});
-        let job = vm.job("drive-mirror", arguments).set("mode", row.mode);
-        job.set("format", copy.format().name())
+        vm.drive_mirror("source", &copy).set("mode", row.mode)
     };
     job.sync(row.sync).start().await?.complete().await?;
 
@@ -328,9 +319,7 @@ async fn of_a_disk_smaller_than_a_piece(t: &mut Test, command: &&str, update: &b
         vm.add_node(&copy).await?;
         vm.mirror("source").to("copy")
     } else {
-        let arguments = json!({"device": "source", "node-name": "copy", "target": copy});
-        let job = vm.job(command, arguments).sync("full");
-        job.set("format", copy.format().name())
+        vm.drive_mirror("source", &copy)
     };
     let mut job = job.set("granularity", 64 * KIB).start().await?;
     job.wait_ready().await?;

@@ -4,13 +4,14 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::handle::Job;
 use super::number::Number;
 use crate::author::action::Action;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
+use crate::author::image::Image;
 use crate::author::machine::disk::Disks;
 use crate::author::machine::{Cmd, Machine, Monitor, Target};
 
@@ -69,6 +70,18 @@ impl Machine {
     #[track_caller]
     pub fn mirror(&self, node: impl Into<Target>) -> JobBuilder {
         self.job("blockdev-mirror", Value::Null)
+            .of(node.into())
+            .sync("full")
+    }
+
+    /// Mirrors a node into the file of an image (`drive-mirror`), as a node that has the image's name; all of
+    /// it unless [`JobBuilder::sync`] says otherwise.
+    #[track_caller]
+    pub fn drive_mirror(&self, node: impl Into<Target>, copy: &Image) -> JobBuilder {
+        let arguments = json!({
+            "target": copy, "node-name": copy.name(), "format": copy.format().name(),
+        });
+        self.job("drive-mirror", arguments)
             .of(node.into())
             .sync("full")
     }
