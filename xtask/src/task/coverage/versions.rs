@@ -77,8 +77,8 @@ impl Differences {
         let mut text = String::from(
             "# What differs between versions of QEMU\n\n\
              Written by `cargo xtask coverage` from runs on every set of QEMU programs at hand; do not\n\
-             edit. A case that is not here passes with all of them, at every point of the matrix where\n\
-             it runs. The number is that of the instances (rows, formats, backends) to which a line\n\
+             edit. A case that is not here passed with all of them, at every point of the matrix that these\n\
+             runs had. The number is that of the instances (rows, formats, backends) to which a line\n\
              applies.\n\n| case | instances |",
         );
         for version in &versions {
