@@ -1,11 +1,11 @@
-//! What the process runner costs over a bare process, and a session over its commands.
+//! The overhead of the process runner over a bare process, and of a session over its commands.
 //!
 //! ```text
 //! cargo bench -p qemu-imgtools
 //! ```
 //!
-//! The first lines printed are the comparison that is promised: bare and ours in turn, in one run,
-//! and the difference of the medians.
+//! The first lines printed are the comparison: bare and ours in turn, in one run, and the
+//! difference of the medians.
 
 use std::hint::black_box;
 use std::process::Stdio;

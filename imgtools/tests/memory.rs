@@ -1,4 +1,4 @@
-//! What takes memory, in a program of its own, so that only this is counted.
+//! Memory use, in a separate program, so that only this is counted.
 
 use imgtools::img::QemuImg;
 use imgtools::tools::{Tool, ToolKind};

@@ -1,12 +1,12 @@
 //! What a launch costs beyond the process itself.
 //!
 //! `cargo bench -p qemu-machine` launches each binary many times in two ways, in turn, so that a
-//! change of the host's load meets both: *bare*, with the standard library and nothing else,
-//! from fork to the first line of the monitor; and with this crate, from `launch()`
-//! to a negotiated session. It prints both medians and fails if they differ by more than 5 ms.
+//! change of the host's load affects both: *bare*, with the standard library and nothing else, from
+//! fork to the first line of the monitor; and with this crate, from `launch()` to a negotiated
+//! session. It prints both medians and fails if they differ by more than 5 ms.
 //!
-//! On a busy host each hand-over between threads waits for its turn, and what is measured is
-//! the scheduler: `chrt -r 20 cargo bench -p qemu-machine` puts the benchmark before all others.
+//! On a busy host each hand-over between threads waits to be scheduled, and the benchmark measures
+//! the scheduler: `chrt -r 20 cargo bench -p qemu-machine` gives it priority.
 
 use imgtools::tools::{Finder, Tool, ToolKind};
 use machine::accel::Accel;

@@ -1,11 +1,10 @@
 //! Ratios within one run: our client against `qemu-img bench`, our server against qemu-nbd and
 //! nbdkit, both with TLS as well, and the fault layer armed but idle against none.
 //!
-//! Absolute numbers say something about the machine only. A and B are run in turns, and the
-//! median of each is compared: `cargo bench -p qemu-nbd --all-features`, or with words of titles
-//! behind `--` some comparisons alone. Needs the tools of QEMU on PATH, and nbdkit for what is compared
-//! with it. On a machine that has other things to do the time that passes depends on what it has
-//! left, so the processor time of what is compared is compared as well.
+//! Absolute numbers only describe the machine. A and B are run in turns, and the median of each is
+//! compared: `cargo bench -p qemu-nbd --all-features`, or with words of titles behind `--` some
+//! comparisons alone. Needs the tools of QEMU on PATH, and nbdkit for what is compared with it. On
+//! a busy machine wall-clock time depends on the other load, so processor time is compared as well.
 
 use std::time::{Duration, Instant};
 
@@ -131,9 +130,9 @@ async fn fill(uri: &Uri) -> Result<(), Failure> {
 }
 
 /// The same under TLS: rustls against GnuTLS. `qemu-img bench` takes no credentials, so it is
-/// `qemu-img convert` that reads, with as many requests under way. Both servers are read by our client, on
-/// a thread of its own: qemu-img decrypts more slowly than either of them encrypts, and would compare itself
-/// with itself.
+/// `qemu-img convert` that reads, with as many requests in flight. Both servers are read by our
+/// client, on a thread of its own: qemu-img decrypts more slowly than either of them encrypts, and
+/// would compare itself with itself.
 async fn protected(img: &Tool, nbd: &Tool, dir: &TempDir) -> Result<(), Failure> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
     let name = "disks.example";

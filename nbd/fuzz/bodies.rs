@@ -20,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(super) mod pieces;
 
-/// A peer that says what it has to say, and hangs up: all at once, whatever it hears, or the second
-/// part when it has heard a request, since a reply to what was not asked yet ends a connection.
+/// A peer that sends its script and hangs up: all at once, whatever it receives, or the second part
+/// after it has received a request, since an unrequested reply ends a connection.
 struct Script {
     bytes: Vec<u8>,
     at: usize,
@@ -47,7 +47,7 @@ impl Script {
     }
 }
 
-/// Whether there is a request in what a client has said.
+/// Whether a client's bytes contain a request.
 fn has_request(heard: &[u8]) -> bool {
     let magics = [magic::REQUEST, magic::EXTENDED_REQUEST].map(u32::to_be_bytes);
     heard
@@ -100,7 +100,7 @@ fn run<F: Future>(f: F) -> F::Output {
     }
     let all = async {
         let done = f.await;
-        // What was spawned gets its turn, and ends.
+        // Spawned tasks get their turn, and end.
         tokio::task::yield_now().await;
         done
     };
@@ -114,7 +114,7 @@ fn builder() -> ClientBuilder {
         .max_payload(1 << 20)
 }
 
-/// The input is all that a server says before transmission.
+/// The input is everything that a server sends before transmission.
 pub(super) fn client_handshake(data: &[u8]) {
     run(async {
         let _ = builder().connect_stream(Script::new(data.to_vec())).await;
@@ -126,7 +126,7 @@ pub(super) fn client_handshake(data: &[u8]) {
     });
 }
 
-/// What a well-behaved server says until transmission in this mode.
+/// What a well-behaved server sends until transmission in this mode.
 fn server_handshake_of(mode: Mode) -> Vec<u8> {
     let (size, flags) = (1 << 40, TransmissionFlags::all());
     let fixed = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
@@ -166,8 +166,8 @@ fn server_handshake_of(mode: Mode) -> Vec<u8> {
     out
 }
 
-/// The first byte is the mode, the rest is all that a server says in transmission. Returns how many of
-/// the requests succeeded.
+/// The first byte is the mode, the rest is everything that a server sends in transmission. Returns
+/// how many of the requests succeeded.
 pub(super) fn client_replies(data: &[u8]) -> usize {
     let Some((first, rest)) = data.split_first() else {
         return 0;
@@ -200,7 +200,7 @@ fn server(mode: Mode) -> ServerBuilder {
         .max_payload(1 << 20)
 }
 
-/// The first byte is the mode, the rest is all that a client says.
+/// The first byte is the mode, the rest is everything that a client sends.
 pub(super) fn server_options(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else {
         return;
@@ -212,7 +212,7 @@ pub(super) fn server_options(data: &[u8]) {
     });
 }
 
-/// What a well-behaved client says until transmission in this mode.
+/// What a well-behaved client sends until transmission in this mode.
 fn client_handshake_of(mode: Mode) -> Vec<u8> {
     let mut bytes = ClientFlags::FIXED_NEWSTYLE.bits().to_be_bytes().to_vec();
     match mode {
@@ -236,7 +236,7 @@ fn client_handshake_of(mode: Mode) -> Vec<u8> {
     bytes
 }
 
-/// The first byte is the mode, the rest is all that a client says in transmission.
+/// The first byte is the mode, the rest is everything that a client sends in transmission.
 pub(super) fn server_requests(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else {
         return;
@@ -272,9 +272,10 @@ pub(super) fn uri(data: &[u8]) {
     }
 }
 
-/// The input says which of the two machines does what next, where the bytes between them are cut,
-/// and which of them change on the way. Whatever happens, each request ends once; and unless bytes
-/// were changed, or a request was none, neither machine breaks a rule in the other's eyes.
+/// The input determines which of the two state machines does what next, where the bytes between
+/// them are split, and which of them are corrupted. Whatever happens, each request finishes once;
+/// and unless bytes were corrupted, or a request was invalid, neither machine violates the protocol
+/// from the other's point of view.
 pub(super) fn conversation(data: &[u8]) {
     let Some((first, script)) = data.split_first() else {
         return;

@@ -1,5 +1,5 @@
-// What a peer says does not mean anything else because of how it comes: all at once, in pieces, or
-// through a socket that is read into two places at once.
+// The meaning of a peer's bytes does not depend on how they arrive: all at once, in pieces, or
+// through vectored reads from a socket.
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -195,7 +195,7 @@ fn commands<B: AsRef<[u8]> + From<Vec<u8>>>() -> [Command<B>; 5] {
     ]
 }
 
-/// A client that waits however long a machine with much to do takes: what its peers say has an end.
+/// A client without a tight deadline, for busy machines: its peers' scripts are finite.
 fn patient() -> ClientBuilder {
     let hour = std::time::Duration::from_secs(3600);
     builder().deadlines(Deadlines {
@@ -205,7 +205,7 @@ fn patient() -> ClientBuilder {
     })
 }
 
-/// What a caller learns, but for the name of the stream.
+/// What a caller sees, except for the name of the stream.
 fn learnt(result: Result<Reply, RequestError>) -> Result<Reply, Vec<String>> {
     result.map_err(|error| {
         let mut all = Vec::new();
@@ -304,7 +304,7 @@ fn client_hears_the_same(handshake: &[u8], replies: &[u8], lengths: &[usize]) ->
     at_once.iter().filter(|result| result.is_ok()).count()
 }
 
-/// A peer that says all in pieces, and keeps what it hears.
+/// A peer that sends everything in pieces, and keeps what it receives.
 struct Pieces {
     script: Script,
     lengths: std::iter::Cycle<std::vec::IntoIter<usize>>,

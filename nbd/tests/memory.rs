@@ -16,7 +16,7 @@ static COUNTER: PeakAlloc = PeakAlloc;
 
 const BOUND: usize = (limits::MAX_PAYLOAD + (1 << 20)) as usize;
 
-/// Runs one attack and says how much memory it cost at its height.
+/// Runs one attack and returns its peak memory use.
 fn cost(attack: impl AsyncFnOnce(DuplexStream, DuplexStream)) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -30,7 +30,7 @@ fn cost(attack: impl AsyncFnOnce(DuplexStream, DuplexStream)) -> usize {
 }
 
 async fn says(mut peer: DuplexStream, parts: Vec<Vec<u8>>, endless: Option<Vec<u8>>) {
-    // Whatever we say is read and dropped, so that nobody waits for the pipe.
+    // Everything we send is read and dropped, so that nothing blocks on the pipe.
     let speaking = async {
         let (mut rx, mut tx) = tokio::io::split(&mut peer);
         let listening = async {
@@ -55,7 +55,7 @@ async fn says(mut peer: DuplexStream, parts: Vec<Vec<u8>>, endless: Option<Vec<u
     speaking.await;
 }
 
-/// What a server with extended headers says until transmission.
+/// What a server with extended headers sends until transmission.
 fn handshake() -> Vec<u8> {
     let fixed = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
     let mut out = Greeting::Newstyle { flags: fixed }.encode();
@@ -84,7 +84,7 @@ fn chunk(kind: ChunkType, len: u64) -> Vec<u8> {
     .encode()
 }
 
-/// Says the second part when it has heard a request: a reply to what nobody asked ends a connection
+/// Sends the second part after it has received a request: an unrequested reply ends a connection
 /// before anything is kept.
 async fn answers(mut peer: DuplexStream, replies: Vec<Vec<u8>>) {
     peer.write_all(&handshake()).await.unwrap();
@@ -114,7 +114,8 @@ async fn reads(ours: DuplexStream, theirs: DuplexStream, reply: Vec<Vec<u8>>, le
     talking.await.unwrap();
 }
 
-/// Says the same until the server takes no more, reads nothing, and returns how often that was.
+/// Repeats a message until the server accepts no more, without reading, and returns the number of
+/// repetitions.
 fn unread(first: &[u8], again: &[u8]) -> usize {
     use nbd::proto::server::{Answer, Config, Description, Event, Piece, Server};
     let mut server: Server<Vec<u8>> = Server::new(Config::default());
@@ -406,7 +407,7 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
         }),
     );
 
-    // A client that reads no reply. What it says is taken until that costs too much.
+    // A client that reads no replies. Its requests are accepted until that costs too much.
     let list = OptionRequest::List.encode();
     let info = OptionRequest::Info(InfoRequest::default()).encode();
     let known = OptionRequest::SetMetaContext(MetaContextRequest {

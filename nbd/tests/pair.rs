@@ -17,7 +17,7 @@ use nbd::proto::{
 
 type Bytes = Vec<u8>;
 
-/// A server whose disk is a vector, and whose requests are answered when the test says so.
+/// A server whose disk is a vector, and whose requests are answered on demand.
 struct Side {
     machine: Server<Bytes>,
     disk: Vec<u8>,
@@ -29,7 +29,7 @@ struct Side {
 struct Pair {
     client: Transmission<Bytes>,
     server: Side,
-    /// Answers each request as soon as it comes.
+    /// Answers each request as soon as it arrives.
     prompt: bool,
 }
 
@@ -82,7 +82,7 @@ impl Side {
         self.machine.reply(incoming.id, answer);
     }
 
-    /// Takes bytes as far as they are wanted; the rest stays with the client.
+    /// Accepts bytes as far as they are wanted; the rest stays with the client.
     fn receive(&mut self, bytes: &mut Vec<u8>) {
         let taken = self.machine.receive(bytes);
         bytes.drain(..taken);
@@ -132,7 +132,7 @@ fn connect_to(server: ServerConfig, mut config: Config) -> Pair {
 }
 
 impl Pair {
-    /// Moves bytes until nothing moves any more.
+    /// Moves bytes until there is no more progress.
     fn run(&mut self) {
         let mut stuck = Vec::new();
         loop {
@@ -381,7 +381,7 @@ fn a_client_knows_that_the_rest_of_a_message_is_on_its_way() {
     }
 }
 
-/// Fault 4: after `DISC` nothing is sent, whoever said it.
+/// Fault 4: after `DISC` nothing is sent, whichever side sent it.
 #[test]
 fn nothing_follows_a_goodbye() {
     let mut pair = connect(Mode::Structured);
@@ -515,7 +515,7 @@ fn the_first_reason_of_a_death_stays() {
     assert!(violated(&pair));
 }
 
-/// Fault 7: REQ_ONE is one extent of at most the request, whatever the backend says.
+/// Fault 7: REQ_ONE returns one extent within the request, whatever the backend returns.
 #[test]
 fn req_one_is_answered_within_the_request() {
     use nbd::proto::CommandFlags;
@@ -541,7 +541,7 @@ fn req_one_is_answered_within_the_request() {
     }
 }
 
-/// A backend's mistake fails its request, and no client has reason to give the connection up.
+/// A backend's mistake fails its request, and gives the client no reason to drop the connection.
 #[test]
 fn an_answer_that_does_not_fit_its_request_becomes_an_error() {
     use nbd::proto::chunk::{Extent, Status};
@@ -756,7 +756,7 @@ fn flags_that_nobody_knows_and_an_export_name_before_tls_end_the_connection() {
     }
 }
 
-/// There is no TLS where there is no negotiation: nobody is served in plain text by mistake.
+/// Without negotiation there is no TLS: no client is served in plain text by mistake.
 #[test]
 fn an_oldstyle_server_that_requires_tls_serves_nobody() {
     use nbd::proto::server::TlsPolicy;

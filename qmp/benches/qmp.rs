@@ -1,17 +1,16 @@
-//! How fast framing, round trips and events are.
+//! The speed of framing, round trips and events.
 //!
-//! Criterion measures each alone. `ratios` then compares in one run, in turns, what has to be
-//! compared: the client with a bare blocking loop on a socket of a real storage daemon, medians
-//! and 99th percentiles.
+//! Criterion measures each alone. `ratios` then compares in one run, in turns: the client with a
+//! bare blocking loop on a socket of a real storage daemon, medians and 99th percentiles.
 //!
 //! The bare loop is measured twice. QEMU makes a few system calls for each byte that it reads, so
 //! its time is close to proportional to the length of the command, and the eleven bytes of
 //! `,"id":"ab0"` weigh more than all of this crate: on an idle machine the loop with them is slower
 //! than the client, and without them within a tenth of it; on a busy one it was up to a third
 //! faster. The client could leave them out, as in-band replies come in order. It does not: an error
-//! that QEMU cannot attribute, a reply that cannot be decoded or one to the client before us would
-//! then count for the next command, and all later replies for the ones after. With ids such a
-//! message costs at most the call that it is about.
+//! that QEMU cannot attribute, a reply that cannot be decoded, or one to the previous client, would
+//! then be assigned to the next command, shifting all later replies. With ids such a message
+//! affects at most its own call.
 
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};

@@ -1,4 +1,4 @@
-//! What the fuzz targets do, and what must hold. Shared with the property tests.
+//! The fuzz targets' bodies and invariants. Shared with the property tests.
 #![allow(dead_code)]
 
 use qmp::frame::{FrameErrorKind, Framer, Limits};
@@ -50,7 +50,7 @@ fn frames(data: &[u8], steps: &[u8]) -> Vec<Item> {
     found
 }
 
-/// The pieces in which bytes arrive must not matter, and nothing may be lost or made up.
+/// The pieces in which bytes arrive must not matter, and nothing may be lost or invented.
 pub(crate) fn framer(data: &[u8]) {
     let (steps, data) = data.split_at(data.len().min(4));
     let whole = frames(data, &[]);
@@ -69,7 +69,7 @@ pub(crate) fn framer(data: &[u8]) {
     }
 }
 
-/// Whatever was received, a session goes on: the next message that is in order is understood.
+/// Whatever was received, a session continues: the next valid message is understood.
 pub(crate) fn decoder(data: &[u8]) {
     let mut config = Config::default();
     config.limits = LIMITS;

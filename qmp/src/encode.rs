@@ -78,7 +78,7 @@ pub enum EncodeError {
     DescriptorOutOfBand,
 }
 
-/// The checked arguments of a command; `None` stands for "no `arguments` member".
+/// The checked arguments of a command; `None` means "no `arguments` member".
 pub type Arguments = Option<Box<RawValue>>;
 
 /// Serializes and checks the arguments of a command.

@@ -26,7 +26,7 @@ pub enum Message {
     Other,
 }
 
-/// The greeting: who speaks, and what it can do.
+/// The greeting: QEMU's version and capabilities.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Greeting {

@@ -1,4 +1,4 @@
-//! What a call leaves behind that does not come to its end.
+//! What an interrupted call leaves behind.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ fn half_of_a_copy_that_fails_by_itself_is_removed_unless_all_output_is_wanted() 
         assert!(!convert.output_blocking().unwrap().status.is_success());
         assert!(std::fs::exists(&path).unwrap(), "qemu-img leaves it");
         std::fs::remove_file(&path).unwrap();
-        // What is refused before anything is made removes nothing either.
+        // A call that is refused before it creates anything removes nothing either.
         std::fs::write(&path, b"mine").unwrap();
         let dd = tools.img.dd(folder.path("nothing"), &*path);
         dd.run_blocking().unwrap_err();

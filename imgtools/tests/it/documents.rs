@@ -48,7 +48,7 @@ struct LuksImages {
 
 impl LuksImages {
     fn turn(&self) -> MutexGuard<'_, ()> {
-        // A test that failed has done no harm to the images.
+        // A failed test has not damaged the images.
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -319,7 +319,7 @@ fn make(tools: &Tools) -> Documents {
     maker.documents
 }
 
-/// What a document has that the types do not name, and what it lost on its way through them.
+/// Members of a document that the types do not name, and members lost in a round trip.
 fn examine<T: DeserializeOwned + Serialize>(name: &str, text: &str) -> T {
     let parsed: T = serde_json::from_str(text).unwrap_or_else(|error| panic!("{name}: {error}"));
     let before: Value = serde_json::from_str(text).unwrap();

@@ -1,4 +1,4 @@
-//! Every error that the crate knows, brought about: none of them is only a word.
+//! Produces every error of the crate: each can really occur.
 
 use std::cell::Cell;
 use std::fmt::{Debug, Display};
@@ -16,8 +16,8 @@ use imgtools::tools::{Finder, Looked, Tool, ToolKind, Version};
 
 use crate::support::{Folder, LONG};
 
-/// Whether these are all variants of an enumeration that its source has, but for those that are
-/// tested elsewhere; and whether each has a text for people.
+/// Checks that these are all variants in the enumeration's source, except those tested elsewhere;
+/// and that each has a readable message.
 fn is_complete<E: Debug + Display>(source: &str, name: &str, elsewhere: &[&str], found: &[E]) {
     let start = source.find(&format!("pub enum {name} {{")).unwrap();
     let body = &source[start..][..source[start..].find("\n}").unwrap()];

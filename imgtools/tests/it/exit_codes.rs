@@ -126,7 +126,7 @@ fn compare_1_is_an_error_if_the_usage_was_wrong() {
             .run_blocking()
             .unwrap_err();
         assert_eq!(compare_error(error), (ComparePhase::Usage, Some(1)));
-        // The statuses that -q would make of a difference cannot be told apart either.
+        // With -q the statuses cannot be distinguished either.
         tools
             .io
             .open(&a)
@@ -220,7 +220,7 @@ fn check_1_with_a_report_is_an_incomplete_check() {
             .run_blocking()
             .unwrap();
         // A cluster kept for zeroes that is not aligned would be repaired by a write to its L2
-        // entry, which fails. The check goes on, but has met an error.
+        // entry, which fails. The check continues, but has encountered an error.
         let path = folder.path("a");
         let (position, entry) = qcow2::Image::open(&path)
             .unwrap()
@@ -281,7 +281,7 @@ fn check_2_is_corrupt_and_3_is_leaks_and_the_repair_makes_it_0() {
             );
         }
 
-        // An entry that is gone leaves its cluster behind.
+        // A removed entry leaks its cluster.
         qcow2::poke(&path, l2_offset, &[0; 8]).unwrap();
         let outcome = tools.img.check(&image).run_blocking().unwrap();
         assert_eq!(outcome.verdict, CheckVerdict::Leaks);

@@ -87,7 +87,7 @@ fn failures_are_told_by_their_kind_on_every_version() {
             )
             .output_format("raw")
             .no_create();
-        // A character device has no length; whatever is said of it, it is no lock.
+        // A character device has no length; whatever the message, it is not about a lock.
         assert!(!convert.run_blocking().unwrap_err().is_locked());
 
         // An image that is fine, and one call that has no file at all.

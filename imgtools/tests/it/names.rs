@@ -15,7 +15,7 @@ use crate::support::{Folder, Tools, all_tools, create_luks};
 
 const MIB: u64 = 1 << 20;
 
-/// Names that a careless caller would take for something else.
+/// Names that a careless caller would misinterpret.
 fn hostile() -> Vec<OsString> {
     let mut names: Vec<OsString> = [
         "-b",
@@ -210,7 +210,7 @@ fn a_backing_file_can_have_any_name() {
         assert_eq!(chain().len(), 2);
         assert!(!is_allocated());
         write(top);
-        // A relative path is looked for where we are, so it must be absolute here.
+        // A relative path is resolved against our working directory, so it must be absolute here.
         img.commit(top).base(found(name)).run_blocking().unwrap();
         assert!(is_allocated());
         // The bitmap of one image merged into that of another one.
@@ -333,7 +333,7 @@ fn a_tool_can_have_any_name_and_run_anywhere() {
     }
 }
 
-/// Whoever adds a call that takes a file adds it to the tests above.
+/// A new call that takes a file must be added to the tests above.
 #[test]
 fn every_call_that_takes_a_file_is_tested_here() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -152,7 +152,7 @@ fn the_mapping_of_every_cluster_is_the_one_that_qemu_reports() {
                     assert_eq!(opened.refcount(host).unwrap(), 1, "{options}: {guest}");
                 }
             }
-            // What it says is there is there.
+            // Everything that it reports exists.
             let Mapping::Data { host, .. } = opened.lookup(0).unwrap() else {
                 panic!("{options}")
             };
@@ -501,7 +501,7 @@ fn what_is_no_image_is_an_error() {
     ));
 }
 
-/// Reads everything; whether that is possible is not asked.
+/// Reads everything, ignoring errors.
 fn read_all(path: &str) {
     let Ok(image) = Image::open(path) else { return };
     let _ = (
@@ -600,8 +600,8 @@ fn writes((sectors, writes): &Plan) -> Vec<(std::ops::Range<u64>, u8)> {
     writes.filter(|(range, _)| !range.is_empty()).collect()
 }
 
-/// A chain that is made here is one that QEMU takes for its own: the same data in the same clusters,
-/// consistent, and still so when it has written into it.
+/// QEMU accepts a chain created here as its own: the same data in the same clusters, consistent,
+/// and still so after QEMU has written to it.
 #[test]
 fn what_is_made_here_is_as_if_qemu_had_made_it() {
     let all = all_tools();
@@ -667,7 +667,7 @@ fn what_is_made_here_is_as_if_qemu_had_made_it() {
         prop_assert_eq!(present("ours"), present("theirs"));
         let contents = |name: &str| Image::open(folder.path(name)).unwrap().contents().unwrap();
         prop_assert_eq!(contents("ours"), contents("theirs"));
-        // QEMU goes on with it: data in clusters that are not there yet, or that are shared by nobody.
+        // QEMU continues with it: data in unallocated or unshared clusters.
         qemu_writes("ours", "qcow2", &(top.0, vec![(0, 3, 7), (300, 900, 9)]));
         is_clean("ours");
     });
@@ -750,7 +750,7 @@ fn what_is_wrong_with_the_tables_is_what_qemu_finds() {
         count(usize::from(theirs));
         match ours {
             Ok(Some(problems)) => prop_assert_eq!(problems.is_empty(), theirs, "{:?}", problems),
-            // Not looked at here, or not to be read.
+            // Not checked here, or not readable.
             Ok(None) | Err(_) => count(2),
         }
     });

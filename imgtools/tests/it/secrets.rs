@@ -53,7 +53,7 @@ fn a_secret_appears_in_no_log_no_error_and_no_command_line() {
     let Some(tools) = all_tools().pop() else {
         return;
     };
-    // Events of the thread that looks after a process need a subscriber that is everyone's.
+    // Events of the watcher thread need a global subscriber.
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().with_writer(log.clone());
     tracing::subscriber::set_global_default(
@@ -64,7 +64,7 @@ fn a_secret_appears_in_no_log_no_error_and_no_command_line() {
     let secret = Secret::in_dir(folder.dir(), "sec0", SECRET).unwrap();
     let mut texts = vec![format!("{secret:?}")];
 
-    // The real tools run under a shell that writes down everyone's command line while they do.
+    // The real tools run under a shell that records all command lines meanwhile.
     let seen = folder.path("seen");
     let spy = format!("\"$@\" & tr '\\0' ' ' < /proc/$!/cmdline >> {seen}; wait $!");
     let wrapper = ["sh".to_owned(), "-c".to_owned(), spy, "sh".to_owned()];
@@ -94,7 +94,7 @@ fn a_secret_appears_in_no_log_no_error_and_no_command_line() {
     session.quit_blocking().unwrap();
     texts.push(format!("{:?}", img.info(&image).run_blocking().unwrap()));
 
-    // Errors: a wrong secret, and a tool that tells everything it knows.
+    // Errors: a wrong secret, and a tool that prints everything it knows.
     let wrong = Secret::new("sec0", "another one").unwrap();
     let error = img
         .map(ImageSpec::luks(&path, &wrong))

@@ -1,4 +1,4 @@
-//! Interactive qemu-io: real sessions, and scripts that behave like a bad one.
+//! Interactive qemu-io: real sessions, and scripts that misbehave.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ fn fake(folder: &Folder, name: &str, body: &str) -> Open {
     QemuIo::new(tool).deadline(LONG).open_nothing()
 }
 
-/// A command of the random session, and what must come of it.
+/// A command of the random session, and its expected result.
 #[derive(Clone, Debug)]
 enum Step {
     Read {
@@ -77,7 +77,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // The lengths tell whose a completion is: aio has odd numbers of sectors, all others even ones.
+    // The lengths identify completions: aio has odd numbers of sectors, all others even ones.
     let place = || (0u64..512, 1u64..32);
     prop_oneof![
         3 => (place(), any::<bool>()).prop_map(|((sector, length), verbose)| Step::Read {
@@ -504,7 +504,7 @@ async fn each_command_has_a_deadline_and_the_time_between_them_does_not_count() 
     }
 }
 
-/// Nothing but the text tells of these: the exit status is still to come.
+/// Only the text reports these: there is no exit status yet.
 #[test]
 fn a_command_that_is_refused_is_no_success_though_it_says_so_on_standard_output() {
     for tools in all_tools() {
@@ -540,7 +540,7 @@ fn a_command_that_is_refused_is_no_success_though_it_says_so_on_standard_output(
             let list = open(&tools, &folder).command(&refused);
             list.run_blocking().unwrap_err();
         }
-        // What succeeds is not held for a refusal, in whatever form it is written.
+        // A success is not mistaken for a refusal, however it is written.
         for done in [
             "w 0 512",
             "write -q -P 7 0 512",
@@ -600,7 +600,7 @@ async fn a_command_that_was_given_up_does_not_answer_the_next_one() {
         let folder = Folder::new();
         let mut session = open(&tools, &folder).session().await.unwrap();
         for round in 0..3 {
-            // It is sent, and then nobody waits for it any longer.
+            // It is sent, and then abandoned.
             let mut given_up = Box::pin(session.run(IoCommand::sleep(50)));
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             let _ = given_up.as_mut().poll(&mut context);
@@ -630,13 +630,13 @@ async fn a_command_that_was_given_up_does_not_answer_the_next_one() {
     }
 }
 
-/// The given-up command may also be one whose prompt was still in doubt.
+/// The abandoned command may also be one whose prompt was still ambiguous.
 #[tokio::test]
 async fn a_doubtful_prompt_that_was_given_up_does_not_answer_the_next_command() {
     let folder = Folder::new();
     let gate = folder.path("gate");
-    // The first answer has no newline. The empty command that then comes is held until somebody
-    // opens the gate.
+    // The first answer has no newline. The empty command that follows is held until the gate is
+    // opened.
     let script = format!(
         "mkfifo {gate}; printf 'fake> '; read x; printf 'no newline'; printf 'fake> '; \
          read x; cat {gate}; while printf 'fake> ' && read x; do echo got $x; done"

@@ -9,7 +9,7 @@ use imgtools::probe::NO_CPU_TIME;
 use imgtools::process::{Command, Output};
 use imgtools::tools::{Finder, Tool, ToolKind};
 
-/// Far more than any test takes, so that a hang is a failure and not a hang.
+/// Far more than any test takes, so that a hang becomes a failure.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// qemu-img and qemu-io of one version.
@@ -100,8 +100,8 @@ impl Folder {
     pub(crate) fn script(&self, name: &str, body: &str) -> PathBuf {
         let path = self.0.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        // Another process writes it: were the file open for writing in ours, a child that another
-        // test starts at this moment could hold it open, and running it would fail (ETXTBSY).
+        // Another process writes it: if the file were open for writing in ours, a child started by
+        // another test at this moment could hold it open, and running it would fail (ETXTBSY).
         let write = Command::new("sh").args(["-c", "cat > \"$1\" && chmod +x \"$1\"", "sh"]);
         let write = write.arg(&path).stdin_data(format!("#!/bin/sh\n{body}\n"));
         write.run_blocking().unwrap().check().unwrap();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::support::{Folder, all_tools};
 use imgtools::tools::{Finder, Place, Problem, ToolKind, Version};
 
-/// A program that says that it is qemu-img.
+/// A program that claims to be qemu-img.
 fn qemu_img(folder: &Folder, name: &str, version: &str) -> PathBuf {
     folder.script(name, &format!("echo 'qemu-img version {version}'"))
 }
@@ -179,7 +179,7 @@ fn a_renamed_program_is_found_and_one_that_is_no_qemu_is_not() {
             std::os::unix::fs::symlink(real, &link).unwrap();
             let found = nowhere().flag(kind, &link).find(kind).unwrap();
             assert_eq!(found.version, Some(tools.version()), "{name}");
-            // It is what it is, and nothing else.
+            // It is used unchanged.
             for other in ToolKind::ALL.into_iter().filter(|other| *other != kind) {
                 let error = nowhere().flag(other, &link).find(other).unwrap_err();
                 let problem = &error.looked[0].problem;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Ends what a failed test would leave.
+/// Kills what a failed test would leave behind.
 struct Ended(u32);
 
 impl Drop for Ended {

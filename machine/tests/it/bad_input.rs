@@ -21,8 +21,8 @@ async fn what_cannot_be_executed_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, mode: u32, content: &[u8]| {
         let path = dir.path().join(name);
-        // Another process writes it: were it open for writing in ours, a child that another test
-        // starts at this moment could hold it open, and running it would fail (ETXTBSY).
+        // Another process writes it: if it were open for writing in ours, a child started by
+        // another test at this moment could hold it open, and running it would fail (ETXTBSY).
         let write = Command::new("sh").args(["-c", "cat > \"$1\" && chmod $2 \"$1\"", "sh"]);
         let write = write.arg(&path).arg(format!("{mode:o}"));
         let write = write.stdin_data(content).run_blocking();
@@ -52,8 +52,8 @@ async fn what_cannot_be_executed_says_why() {
     let script = file("script", 0o755, b"#!/no/such/interpreter\n");
     assert_eq!(refusal(&script).await.0, StartFailure::WrongFormat);
 
-    // A program for another class of processor that runs here all the same: 32-bit x86, which
-    // exits with status 1. What it had to say is not taken from it.
+    // A program for another class of processor that runs here all the same: 32-bit x86, which exits
+    // with status 1. Its own error must be reported.
     let path = file("i386", 0o755, &elf_i386());
     if Command::new(&path).run_blocking().unwrap().status.code() == Some(1) {
         let tool = Tool::new(ToolKind::StorageDaemon, path);
@@ -217,7 +217,8 @@ fn exhausted_descriptors_are_told() {
     };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
     for free in 0.. {
-        // What was closed meanwhile, by a thread that looks after an earlier process, is not free either.
+        // Descriptors closed meanwhile, by the watcher thread of an earlier process, must not
+        // become free either.
         while let Ok(file) = std::fs::File::open("/dev/null") {
             hoard.push(file);
         }

@@ -1,4 +1,4 @@
-//! Many lives, one after the other: nothing fails, nothing is left.
+//! Many launches in sequence: nothing fails, nothing is left behind.
 
 use crate::tools::{all, elsewhere, idle_vm};
 use imgtools::tools::ToolKind;

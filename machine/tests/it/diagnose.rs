@@ -1,4 +1,4 @@
-//! Explaining machines that answer, hang, are stopped, or are dead.
+//! Diagnosing machines that answer, hang, are stopped, or are dead.
 
 use crate::tools::{LONG, all, daemon, emulator, exists, idle_vm, prelude, wait_stopped};
 use imgtools::process::Signal;
@@ -61,7 +61,7 @@ async fn a_stopped_machine_is_explained_within_bounds_and_stays_stopped() {
         .into_iter()
         .chain(all(ToolKind::StorageDaemon))
     {
-        // Were it asked over QMP, it would be waited for as long as this.
+        // If it were queried over QMP, the wait would be this long.
         let mut deadlines = Deadlines::default();
         deadlines.diagnose_command = LONG;
         let machine = match tool.kind {

@@ -90,8 +90,8 @@ async fn a_quit_that_races_with_the_end_never_hangs() {
             machine.signal(signal);
             match (signal, machine.shutdown().await) {
                 (Signal::SIGTERM, Ok(exit)) => assert!(exit.status().is_success()),
-                // The 10.0 storage daemon waits for ever in monitor_cleanup() if a command comes
-                // while it ends; that is found out, explained and ended.
+                // The 10.0 storage daemon hangs in monitor_cleanup() if a command arrives while it
+                // exits; that is detected, diagnosed and ended.
                 (Signal::SIGTERM, Err(EndError::Escalated(exit))) => {
                     assert!(exit.stages[1].has_ended(), "{exit:?}");
                 }
@@ -333,7 +333,7 @@ async fn an_end_says_what_brought_it_about() {
     let told = exit.stages[0].to_string();
     assert!(told.starts_with("quit ended it after "), "{told}");
 
-    // The crash was not the work of a quit that nobody sent.
+    // The crash must not be attributed to a quit that was never sent.
     let daemon = builder.launch().await.unwrap();
     daemon.signal(Signal::SIGSEGV);
     daemon.process().exited().await;
@@ -344,7 +344,7 @@ async fn an_end_says_what_brought_it_about() {
     );
     assert!(!error.to_string().contains("quit ended it"), "{error}");
 
-    // Nor can a quit be sent to one that has left.
+    // Nor can a quit be sent to one that has disconnected.
     let daemon = builder.launch().await.unwrap();
     daemon.signal(Signal::SIGTERM);
     daemon.qmp().closed().await;

@@ -34,7 +34,7 @@ async fn a_device_is_plugged_and_unplugged_while_the_machine_runs() {
             .launch()
             .await
             .unwrap();
-        // A bus that asks no guest.
+        // A bus that does not ask the guest.
         let disk = Device::new("scsi-hd").id("disk").drive("n");
         vm.plug(&disk).await.unwrap();
         let twice = vm.plug(&disk).await.unwrap_err();
@@ -180,7 +180,8 @@ async fn a_migration_that_fails_or_is_cancelled_leaves_the_guest_at_its_source()
     let error = failed.unwrap_err();
     assert!(matches!(error, MigrationError::Failed { .. }), "{error}");
 
-    // Nobody accepts the connection and reads the stream, so it cannot end before it is cancelled.
+    // Nothing accepts the connection and reads the stream, so it cannot finish before it is
+    // cancelled.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -273,7 +274,7 @@ async fn an_abort_that_was_expected_is_no_error_with_its_assertion() {
     machine.signal(Signal::SIGABRT);
     let exit = machine.wait_exit().await.unwrap();
     assert_eq!(exit.findings.len(), 1);
-    // Of a good end it makes a bad one, if findings count.
+    // If findings count, they turn a successful exit into an error.
     let error = builder
         .launch()
         .await

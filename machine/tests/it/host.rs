@@ -1,4 +1,4 @@
-//! What the monitor is asked for, on every emulator and storage daemon.
+//! Monitor operations, on every emulator and storage daemon.
 
 use crate::tools::{all, daemon, idle_vm};
 use imgtools::tools::ToolKind;

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// What the killed process does: launches and ends machines for ever. Its standard input is
-/// the pipe that all of them hold.
+/// What the killed process does: launches and ends machines forever. Its standard input is the pipe
+/// that all of them hold.
 fn victim() {
     let lifeline = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let lifeline = std::sync::Arc::new(lifeline);
@@ -55,7 +55,7 @@ fn killing_the_harness_at_any_moment_leaves_no_machine() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // Kept to the end: without a reader the victim would end by itself.
+        // Kept open: without a reader the victim would exit by itself.
         let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
         let mut round = || {
             let is_mark = |line: String| line.ends_with("round");
@@ -65,8 +65,8 @@ fn killing_the_harness_at_any_moment_leaves_no_machine() {
             );
             Instant::now()
         };
-        // The rounds differ little, so this part of one is the same part of the next: all parts
-        // are met, and it is no matter which one when.
+        // The rounds differ little, so a given fraction of each is the same phase: all phases are
+        // hit, in whatever order.
         let (_, begun) = (round(), round());
         let length = round() - begun;
         let (from, offset) = (round(), length * moment / MOMENTS);

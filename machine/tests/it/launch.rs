@@ -164,7 +164,7 @@ async fn a_socket_of_the_callers_may_have_a_long_path() {
 async fn dropping_a_launch_kills_what_was_started() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut builder = StorageDaemon::builder(fake("exec sleep 1000"));
-    // Whoever lives holds the other end.
+    // Any surviving process holds the other end.
     builder.inherit(std::os::fd::OwnedFd::from(writer));
     let launch = async { builder.launch().await.map(drop) };
     let waited = tokio::time::timeout(Duration::from_millis(300), launch).await;

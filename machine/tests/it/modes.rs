@@ -1,4 +1,4 @@
-//! How the guest is kept from running, on the emulators at hand.
+//! Keeping the guest from running, on the available emulators.
 
 use crate::tools::{LONG, all, skip};
 use imgtools::tools::{Tool, ToolKind};
@@ -123,7 +123,7 @@ async fn the_idle_rom_halts_the_processor() {
                 .to_string()
                 .contains("-bios /proc/self/fd/")
         );
-        // The CPU comes to the HLT in its own time; each question lets it.
+        // The CPU reaches the HLT eventually; each query gives it time.
         let halted = async { while !vm.hmp("info registers").await.unwrap().contains("HLT=1") {} };
         tokio::time::timeout(LONG, halted).await.unwrap();
         let registers = vm.hmp("info registers").await.unwrap();

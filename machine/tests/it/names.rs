@@ -12,7 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Names that a careless caller would take for something else, or cut.
+/// Names that a careless caller would misinterpret or truncate.
 fn hostile() -> Vec<OsString> {
     let mut names: Vec<OsString> = [
         "-b",
@@ -176,7 +176,8 @@ async fn what_an_emulator_opens_can_have_any_name() {
     }
 }
 
-/// What QEMU or a wrapper would have to do much work for stands on the command line as it is.
+/// Names that would be laborious to test with QEMU or a wrapper: they appear on the command line
+/// unchanged.
 #[tokio::test]
 async fn paths_stand_on_the_command_line_byte_for_byte() {
     for name in hostile() {
@@ -221,7 +222,7 @@ async fn paths_stand_on_the_command_line_byte_for_byte() {
     }
 }
 
-/// Whoever adds a call that takes a path adds it to the tests above.
+/// A new call that takes a path must be added to the tests above.
 #[test]
 fn every_call_that_takes_a_path_is_tested_here() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -1,4 +1,4 @@
-//! What the binaries say of themselves.
+//! Probing the binaries.
 
 use crate::tools::{all, daemon, elsewhere, emulator, fake};
 use imgtools::tools::{Tool, ToolKind};

@@ -225,7 +225,7 @@ async fn output_is_kept_in_order_and_can_be_waited_for() {
 #[tokio::test]
 async fn no_descriptor_of_ours_leaks_into_the_process() {
     let Some(tool) = daemon() else { return };
-    // Something inheritable by neglect would be marked; all of ours are not.
+    // Carelessly inheritable descriptors would show up here; none of ours does.
     let _ours: Vec<_> = (0..20).map(|_| tempfile::tempfile().unwrap()).collect();
     let other = StorageDaemon::builder(tool.clone()).launch().await.unwrap();
     let extra = Arc::new(OwnedFd::from(tempfile::tempfile().unwrap()));

@@ -20,7 +20,7 @@ fn prefixes() -> Vec<PathBuf> {
     found
 }
 
-/// Says that a test could not run, or fails it where that is not allowed.
+/// Reports that a test could not run, or fails it where that is not allowed.
 pub(crate) fn skip(why: &str) {
     println!("skipped: {why}");
     eprintln!("skipped: {why}");
@@ -60,8 +60,8 @@ pub(crate) fn idle_vm(tool: Tool) -> Builder<Qemu> {
     Qemu::builder(tool).accel(Accel::Tcg).machine("none")
 }
 
-/// Something that behaves like a storage daemon as far as this script for `sh` says. The
-/// script is an argument, so nothing is executed that was just written.
+/// A fake storage daemon, implemented by this `sh` script. The script is an argument, so nothing is
+/// executed that was just written.
 pub(crate) fn fake(script: &str) -> Tool {
     Tool::new(ToolKind::StorageDaemon, "/bin/sh")
         .with_option("-c")
@@ -91,7 +91,7 @@ pub(crate) fn prelude(tool: &Tool, script: &str) -> Tool {
     fake(&format!("{script}\nexec {} \"$@\"", tool.path.display()))
 }
 
-/// Far more than anything takes on the busiest machine.
+/// Far more than anything takes, even on the busiest machine.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// Budgets for a test in which the first deadline passes: for `quit` or for an end
@@ -140,7 +140,7 @@ pub(crate) fn elsewhere(test: &str) -> bool {
     true
 }
 
-/// Waits until everybody has closed the other end of the pipe: all who had it are dead.
+/// Waits until the other end of the pipe is closed everywhere: all processes that held it are dead.
 pub(crate) fn wait_all_gone(reader: &std::io::PipeReader) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(reader, PollFlags::HUP)];

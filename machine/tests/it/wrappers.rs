@@ -129,7 +129,7 @@ async fn gdbserver_waits_for_a_debugger_and_serves_it() {
     let wrapper = Wrapper::gdbserver(free.to_string());
     let builder = StorageDaemon::builder(tool).wrapper(wrapper);
     let launch = tokio::spawn(async move { builder.launch().await });
-    // The debugger repeats its attempts until somebody listens.
+    // The debugger retries until something listens.
     let target = format!("target remote {free}");
     let attach = async move {
         imgtools::process::Command::new("gdb")
@@ -171,7 +171,7 @@ async fn valgrind_runs_the_process_and_its_verdict_counts() {
     }
 }
 
-/// A wrapper that is missing is no reason to fail: nothing else depends on it.
+/// A missing wrapper is not a reason to fail: nothing else depends on it.
 fn skip_optional(what: &str) {
     eprintln!("skipped: there is no {what}");
 }

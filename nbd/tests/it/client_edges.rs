@@ -1,5 +1,5 @@
-//! Our client at the edges: requests whose callers gave up, replies there is no room for, and an
-//! export that is chosen late.
+//! Our client at the edges: abandoned requests, replies without room for them, and an export that
+//! is chosen late.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ fn requests(server: &Server) -> usize {
     server.journal().count(request)
 }
 
-/// Has a request sent, and gives up on it.
+/// Sends a request, and abandons it.
 async fn give_up(client: &Client, server: &Server) {
     let sent = requests(server) + 1;
     let journal = server.journal();
@@ -249,7 +249,7 @@ fn requests_fail_at_once_when_the_server_has_stopped_receiving() {
             };
             assert!(matches!(**source, ConnectionError::Io(_)), "{error}");
         }
-        // It waits for an end of its client that it cannot be told of.
+        // It waits for its client's end, of which it is never notified.
         drop(server);
     });
 }

@@ -1,4 +1,4 @@
-//! The server at the edges of the protocol: empty, huge, unaligned, and saying goodbye.
+//! The server at the edges of the protocol: empty, huge, unaligned, and disconnecting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -284,7 +284,8 @@ fn connect_again(uri: &Uri) -> std::io::Result<std::os::unix::net::UnixStream> {
     let path = uri.socket_path().unwrap();
     let mut stream = UnixStream::connect(path)?;
     stream.write_all(&[0; 4])?;
-    // Looked for all the time, since to be woken takes longer than the server has to be slow.
+    // Polled constantly, since waking up takes longer than the window in which the server could be
+    // slow.
     stream.set_nonblocking(true)?;
     let mut said = [0; 64];
     loop {
@@ -353,7 +354,7 @@ fn a_read_only_export_is_said_to_be_one_and_takes_no_writes() {
         let error = after.write(0, vec![1; 512]).await.unwrap_err();
         assert_eq!(error.errno(), Some(Errno::EPERM), "{error}");
         assert_eq!(memory.snapshot(0, 512), [0; 512]);
-        // For who was connected before, nothing changes.
+        // Existing connections are not affected.
         before.write(0, vec![1; 512]).await.unwrap();
         server.finish().await.unwrap();
         let server = memory_read_only().detached().unwrap();
@@ -387,7 +388,7 @@ fn a_block_device_is_as_large_as_the_kernel_says() {
     }
 }
 
-/// Notes which writes were to be stable, and cannot be read.
+/// Records which writes requested FUA; reads fail.
 struct Notes(std::sync::Mutex<Vec<(u64, usize, bool)>>);
 
 impl Backend for Notes {

@@ -1,6 +1,6 @@
 //! Every error is produced once, and its message is read: `errors.txt` has them all.
 //!
-//! `NBD_ERRORS=1 cargo test -p qemu-nbd --all-features --test it -- errors::` writes the list anew.
+//! `NBD_ERRORS=1 cargo test -p qemu-nbd --all-features --test it -- errors::` rewrites the list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -122,7 +122,7 @@ impl Seen {
     }
 }
 
-/// What holds for every message: it says something, to people, and its reason only once.
+/// Checks every message: it is not empty, is readable, and states its reason only once.
 fn sound(error: &(dyn Error + 'static)) {
     let text = error.to_string();
     assert!(!text.trim().is_empty() && !text.ends_with('.'), "{text:?}");
@@ -260,7 +260,7 @@ fn texts(seen: &mut Seen) {
     }
 }
 
-/// What a client makes of bytes.
+/// How a client interprets bytes.
 fn hear(bytes: &[u8], then: impl FnOnce(&mut Handshake)) -> HandshakeError {
     hear_with(Config::default(), bytes, then)
 }
@@ -500,7 +500,7 @@ async fn connections(seen: &mut Seen) {
     sound(&missing);
 }
 
-/// A socket that accepts nobody.
+/// A socket that accepts no clients.
 fn accepts_nobody(path: &std::path::Path) -> std::os::unix::net::UnixListener {
     let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
     let backlog = nix::sys::socket::Backlog::new(0).unwrap();

@@ -1,4 +1,4 @@
-//! What QEMU's client does about each kind of fault, in each mode, over each transport.
+//! How QEMU's client reacts to each kind of fault, in each mode, over each transport.
 //!
 //! `oracle.txt` holds the precise outcomes; a line starts with `gap` where QEMU accepts what the
 //! protocol forbids or does what it must not. After a new version of QEMU was measured, run with
@@ -15,7 +15,7 @@ use crate::fault_kinds::{GAPS, Kind, Story, all};
 use crate::support::{Tools, all_tools, block_on, short_dir};
 
 const CONTENT: u8 = 0x11;
-/// Cells under way at once; each is one qemu-io.
+/// Cells run at once; each is one qemu-io.
 const PARALLEL: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +28,7 @@ struct Cell {
     set: String,
 }
 
-/// What there is to see of a story: each command's result, or why the image did not open.
+/// The observable outcome: each command's result, or why the image did not open.
 async fn outcome(tools: &Tools, kind: &Kind, mode: Mode, tcp: bool) -> String {
     let dir = short_dir();
     let backend = MemoryBackend::with_content(&vec![CONTENT; 64 * 1024]);
@@ -143,7 +143,7 @@ fn summary(
         }
     }
     let begun = journal.count(|e| matches!(e.event, Event::Transmission { .. }));
-    // How often a client connects that has given up already is a race.
+    // How often an already failed client reconnects is a race.
     match story {
         Story::Reconnect => format!("{} ({begun} connected)", words.join(" ")),
         _ => words.join(" "),
@@ -299,7 +299,7 @@ fn qemus_client_reacts_to_each_fault_as_the_oracle_says() {
     for (cell, seen) in &measured {
         let expected: Vec<_> = oracle.iter().filter(|l| l.concerns(cell)).collect();
         match expected[..] {
-            // A version nobody has measured yet must agree with some version that was.
+            // A version that has not been measured yet must agree with some measured version.
             [] => wrong.push(format!("{cell:?}: not in the oracle, is {seen}")),
             _ if expected.iter().any(|l| l.outcome == *seen) => {}
             _ => wrong.push(format!(

@@ -98,7 +98,7 @@ fn a_held_reply_is_released_while_other_rules_wait_for_a_request() {
     });
 }
 
-/// Fault 3: Who has waited for the end of a server may look at what it wrote.
+/// Fault 3: After waiting for a server's shutdown a caller may inspect what it wrote.
 #[test]
 fn finish_waits_for_a_write_that_runs() {
     block_on(async {
@@ -120,7 +120,8 @@ fn finish_waits_for_a_write_that_runs() {
     });
 }
 
-/// A disk whose write is carried out in a thread, where nobody can end it, when the test says so.
+/// A disk whose write is carried out in a thread, which cannot be cancelled, when the test allows
+/// it.
 struct Slow {
     begun: Notify,
     go: std::sync::Mutex<Option<std::sync::mpsc::Receiver<()>>>,
@@ -180,7 +181,7 @@ fn finish_waits_for_a_write_in_a_thread_after_its_client_has_gone() {
     });
 }
 
-/// Fault 5: A fork that nobody waits for leaves no daemon, wherever it was cut.
+/// Fault 5: An abandoned fork leaves no daemon, wherever it was interrupted.
 #[test]
 fn a_fork_that_is_dropped_leaves_nothing_behind() {
     each(|tools, dir| async move {
@@ -258,7 +259,7 @@ fn a_comparison_waits_for_its_file_in_no_thread_of_the_runtime() {
         let path = dir.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let (go, wait) = std::sync::mpsc::channel();
-        // It can be opened to be read when somebody opens it to write.
+        // Opening it for reading blocks until it is opened for writing.
         let writer = std::thread::spawn({
             let path = path.clone();
             move || {
@@ -437,8 +438,8 @@ fn dot_segments_are_resolved_as_each_qemu_does_and_said_in_words_that_all_unders
     assert!(opts.ends_with("export=x,tls-creds=t0"), "{opts}");
 }
 
-/// Fault 12: A file is that file whatever it is called, and a socket that another server has made at the
-/// path since stays.
+/// Fault 12: A path names exactly that file, and a socket that another server has made at the path
+/// since stays.
 #[test]
 fn a_file_is_no_protocol_and_what_others_made_since_is_not_removed() {
     each(|tools, dir| async move {
@@ -447,7 +448,7 @@ fn a_file_is_no_protocol_and_what_others_made_since_is_not_removed() {
         let nbd = nbd.current_dir(dir.path());
         let socket = dir.path().join("s");
         let server = nbd.clone().serve_unix("a:b.raw", &socket).await.unwrap();
-        // Somebody else takes the path.
+        // Another server takes the path.
         std::fs::remove_file(&socket).unwrap();
         let other = Server::builder().export(Export::new(MemoryBackend::new(MIB)));
         let other = other.listen_unix(&socket).unwrap();

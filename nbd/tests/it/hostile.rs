@@ -330,14 +330,14 @@ fn the_corpus_of_the_fuzz_targets_holds() {
         let mut files = 0;
         for entry in std::fs::read_dir(corpus.join(target)).unwrap() {
             let path = entry.unwrap().path();
-            // So that a panic tells which one it was.
+            // So that a panic names the input.
             println!("{}", path.display());
             body(&std::fs::read(path).unwrap());
             files += 1;
         }
         assert!(files >= 10, "{target}: {files}");
     }
-    // What is in order is understood: it would mean little that the rest is survived.
+    // Valid input is understood: otherwise surviving the rest would mean little.
     let read = |path: &str| std::fs::read(corpus.join(path)).unwrap();
     for path in [
         "simple-read-write-read-flush",

@@ -1,8 +1,8 @@
-//! Which of the others understand us, in which mode: measured, and written into the README.
+//! Interoperability with other implementations, by mode: measured, and written into the README.
 //!
-//! `NBD_INTEROP=1 cargo test -p qemu-nbd --all-features --test it -- interop` writes the table anew;
-//! the rows of releases that are not at hand stay. Without it the table there is held against what is
-//! measured, and, where programs are missing, against its own rows and columns.
+//! `NBD_INTEROP=1 cargo test -p qemu-nbd --all-features --test it -- interop` rewrites the table;
+//! rows of unavailable releases are kept. Without it the table is checked against the measurement,
+//! and, where programs are missing, against its own rows and columns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -448,7 +448,7 @@ fn others_understand_us_as_the_table_in_the_readme_says() {
     }
     for ((row, column), cell) in &measured {
         let at = columns().iter().position(|c| c == column).unwrap();
-        // A release that nobody has measured yet agrees with some that was.
+        // A release that has not been measured yet agrees with some measured one.
         let alike = |(other, _): &(&String, _)| program_of(other) == program_of(row);
         let says: Vec<&str> = match rows.get(row) {
             Some(cells) => vec![&cells[at]],
@@ -458,7 +458,7 @@ fn others_understand_us_as_the_table_in_the_readme_says() {
                 .map(|(_, cells)| &*cells[at])
                 .collect(),
         };
-        // Others learn: what a newer one speaks is no reason to fail.
+        // Others evolve: a mode that a newer version supports is not a reason to fail.
         let fits = |says: &&str| *says == text(*cell) || (*says, *cell) == ("–", Cell::Yes);
         assert!(
             says.iter().any(fits),

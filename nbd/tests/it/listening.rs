@@ -131,7 +131,7 @@ fn has_loopback() -> nix::Result<bool> {
         Err(Errno::EINPROGRESS) => {}
         Err(_) => return Ok(false),
     }
-    // A transport that is there connects at once; others take seconds to find nobody.
+    // A transport that is there connects at once; others take seconds to fail.
     let mut ready = [PollFd::new(client.as_fd(), PollFlags::POLLOUT)];
     let answered = loop {
         match poll(&mut ready, PollTimeout::from(500u16)) {
@@ -143,7 +143,7 @@ fn has_loopback() -> nix::Result<bool> {
 }
 
 /// Where the kernel reaches this machine itself by vsock, data moves; elsewhere the address is
-/// known, and who does not get through reads where to.
+/// known, and the error of a failed connection names it.
 #[test]
 fn a_vsock_is_listened_on_and_connected_to() {
     let loopback = match has_loopback() {
@@ -310,7 +310,7 @@ fn a_server_with_few_descriptors() {
     let Some(path) = std::env::var_os(FEW) else {
         return;
     };
-    // Time passes as soon as everybody waits: it stands still for a server that never does.
+    // Time advances when all tasks are idle: it stops for a server that never is.
     at_once(async {
         let server = Server::builder().export(export()).handshake_limit(None);
         let server = server.listen_unix(path).unwrap();
@@ -350,7 +350,7 @@ fn short_of_descriptors(scene: &str) {
     });
 }
 
-/// The kernel refuses to accept before it looks whether there is anybody.
+/// The kernel refuses to accept before it checks for a waiting client.
 #[test]
 fn a_shortage_of_descriptors_that_keeps_nobody_waiting_is_not_worth_a_word() {
     short_of_descriptors("nobody waits");
@@ -384,7 +384,7 @@ fn a_server_short_of_descriptors() {
             let accepted = |e: &Entry| e.event == Event::Accepted;
             journal.wait_for(1, accepted).await.unwrap();
         }
-        // Time passes as soon as everybody waits, so the server has tried again more than once.
+        // Time advances when all tasks are idle, so the server has retried more than once.
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(journal.count(failed), usize::from(lasts));
         let ended = server.finish().await;

@@ -224,8 +224,8 @@ fn each_reply_is_in_the_journal_also_one_that_waits_for_its_cookie() {
 
 #[test]
 fn phases_tell_a_whole_story() {
-    // "Connection 1 dies within its third write; nobody is there until the test says so; then all
-    // is well, but the first read fails."
+    // "Connection 1 dies within its third write; the server is unreachable until the test says so;
+    // then everything works, but the first read fails."
     block_on(async {
         let plan = FaultPlan::new()
             .rule(

@@ -130,7 +130,7 @@ fn what_could_not_be_printed_is_a_failure_unless_the_reader_left() {
     });
 }
 
-/// A server's words are not for the terminal to obey, and do not look like lines of ours.
+/// A server's text must not control the terminal, nor look like lines of ours.
 #[test]
 fn it_prints_what_a_server_says_without_what_a_terminal_obeys() {
     block_on(async {

@@ -1,4 +1,4 @@
-//! The wrapper against real qemu-nbds; what is about a trap stands in `traps`.
+//! The wrapper against real qemu-nbds; known traps are tested in `traps`.
 
 use nbd::qemu_nbd::{Listen, QemuNbdError};
 use nbd::{Client, QemuNbd};
@@ -102,7 +102,7 @@ fn whoever_comes_to_a_held_address_waits_for_the_next_server_or_is_hung_up_on() 
             assert_eq!(server.uri(), uri);
 
             server.stop().await.unwrap();
-            // (A port may be somebody else's by now.)
+            // (Another process may have the port by now.)
             assert!(!path.exists());
         }
     });

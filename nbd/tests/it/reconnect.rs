@@ -1,4 +1,4 @@
-//! A client that reconnects, a server that keeps dying, and what became of each write.
+//! A client that reconnects, a server that keeps dying, and the fate of each write.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::support::{Tools, all_tools, block_on, short_dir};
 const BLOCK: u64 = 4096;
 /// Drops in one story; there are two stories, one for each transport.
 const DROPS: usize = 500;
-/// Enough that requests are under way until the last drop: between two drops of the plan below at
+/// Enough that requests are in flight until the last drop: between two drops of the plan below at
 /// most three writes are done.
 const WRITES: u64 = 1500;
 
@@ -41,8 +41,8 @@ fn deadly_plan(seed: u64) -> FaultPlan {
     plan
 }
 
-/// Has qemu-io write blocks, all of them under way at once as far as its driver allows; returns
-/// how often the connection was dropped.
+/// Makes qemu-io write blocks, all in flight at once as far as its driver allows; returns how often
+/// the connection was dropped.
 async fn story(tools: &Tools, seed: u64, tcp: bool) -> usize {
     let dir = short_dir();
     let memory = Arc::new(MemoryBackend::new(WRITES * BLOCK));

@@ -128,7 +128,7 @@ fn zeroes_follow_the_export_unless_both_sides_leave_them_out() {
             let (ours, mut theirs) = tokio::io::duplex(1 << 16);
             let (to_server, from_client) = tokio::io::duplex(1 << 16);
             server.serve(from_client);
-            // What the server says is counted on its way.
+            // The server's bytes are counted in transit.
             let counted = tokio::spawn(async move {
                 let mut to_server = to_server;
                 let counts = tokio::io::copy_bidirectional(&mut theirs, &mut to_server);
@@ -394,7 +394,7 @@ fn a_full_queue_is_waited_for_until_the_deadline() {
         let dir = short_dir();
         let path = dir.path().join("s");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        // Of a queue for none there is room for one.
+        // A backlog of 0 still has room for one.
         listen(&listener, Backlog::new(0).unwrap()).unwrap();
         let first = std::os::unix::net::UnixStream::connect(&path).unwrap();
         for limit in [Duration::ZERO, Duration::from_millis(20)] {

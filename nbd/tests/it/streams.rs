@@ -1,4 +1,4 @@
-//! Streams that are no sockets: those that take more than they pass on, as TLS does.
+//! Streams that are not sockets: those that accept more than they pass on, as TLS does.
 
 use std::io;
 use std::pin::Pin;

@@ -132,7 +132,7 @@ pub(crate) fn on_one_thread<F: Future>(f: F) -> F::Output {
     runtime.enable_all().build().unwrap().block_on(f)
 }
 
-/// Time passes as soon as everybody waits.
+/// Time advances when all tasks are idle.
 pub(crate) fn at_once<F: Future>(f: F) -> F::Output {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().start_paused(true);
@@ -172,7 +172,7 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// A program with a socket that listens before it starts, so that nobody has to wait for it.
+/// A program with a socket that listens before it starts, so that clients need not wait for it.
 pub(crate) fn activated(program: &Path, socket: &Path) -> Command {
     let listener = UnixListener::bind(socket).unwrap();
     let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
@@ -180,8 +180,8 @@ pub(crate) fn activated(program: &Path, socket: &Path) -> Command {
     shell.args(["-c", script, "sh"]).arg(program)
 }
 
-/// A program that is no part of QEMU. Where it is missing, the test says so, and the
-/// gate counts that: neither is a part of QEMU's packages.
+/// A program that is no part of QEMU. If it is missing, the test reports that, and the gate counts
+/// it: neither is a part of QEMU's packages.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)

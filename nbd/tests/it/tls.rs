@@ -79,7 +79,7 @@ fn a_uri_says_all_that_is_needed() {
     });
 }
 
-/// Before anything is sent: there is nobody at these addresses.
+/// Before anything is sent: nothing listens at these addresses.
 #[test]
 fn what_rustls_does_not_have_is_named_with_what_to_use_instead() {
     let psk = "rustls has no pre-shared keys";
@@ -180,7 +180,7 @@ impl ResolvesServerCert for Borrowed {
     }
 }
 
-/// Where any certificate will do, its owner must have the key all the same.
+/// Even where any certificate is accepted, the peer must have its key.
 #[test]
 fn who_presents_anothers_certificate_is_not_believed_even_without_verification() {
     block_on(async {

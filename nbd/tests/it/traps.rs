@@ -63,7 +63,7 @@ fn fork_has_three_outcomes_and_they_are_told_apart() {
     });
 }
 
-/// Trap 2: `-v` keeps the daemon's standard error open for ever on some versions.
+/// Trap 2: `-v` keeps the daemon's standard error open forever on some versions.
 #[test]
 fn a_verbose_daemon_that_keeps_our_pipe_does_not_keep_us() {
     each(|tools, dir| async move {
@@ -169,7 +169,7 @@ fn qemu_nbd_itself_refuses_a_relative_socket_path() {
     });
 }
 
-/// Trap 7: a server never says which port it got. We listen, so we know.
+/// Trap 7: a server never reports which port it got. We listen, so we know.
 #[test]
 fn tcp_needs_no_free_port_to_be_guessed() {
     each(|tools, dir| async move {
@@ -241,7 +241,7 @@ fn a_second_client_waits_only_where_the_test_says_so() {
         assert_eq!(a.unwrap(), b.unwrap());
         drop(server);
 
-        // What it does, and in which order, it says itself.
+        // It reports what it does, in order.
         let nbd = QemuNbd::new(tools.nbd.clone()).format("raw").shared(1);
         let nbd = nbd.arg("--trace=nbd_*");
         let server = nbd.serve_unix(dir.path().join("raw"), dir.path().join("s"));
@@ -261,7 +261,7 @@ fn a_second_client_waits_only_where_the_test_says_so() {
             .match_indices("nbd_negotiate_begin")
             .map(|(at, _)| at)
             .collect();
-        // The first is our own, who looked whether the server is there.
+        // The first is our own readiness probe.
         let in_turn = begun.len() == 3 && goodbye.is_some_and(|at| at < begun[2]);
         assert!(in_turn, "this version serves two at once: {log}");
     });
@@ -287,7 +287,8 @@ fn a_probe_neither_ends_nor_disturbs_a_server_for_one_client() {
     });
 }
 
-/// Trap 9: a daemon is nobody's child. Where nobody reaps it, it stays a zombie, and its id lies.
+/// Trap 9: a daemon is not our child. Where nothing reaps it, it stays a zombie, and its PID is
+/// misleading.
 #[test]
 fn a_daemon_is_known_to_have_ended_even_if_nobody_reaps_it() {
     each(|tools, dir| async move {
@@ -406,7 +407,7 @@ fn a_server_inherits_its_socket_and_two_pipes_and_nothing_else_of_ours() {
     });
 }
 
-/// Trap 11: a pipe holds 64 KiB; who does not read it stops the server.
+/// Trap 11: a pipe holds 64 KiB; an unread pipe blocks the server.
 #[test]
 fn a_chatty_server_is_not_stopped_by_a_full_pipe() {
     each(|tools, dir| async move {
@@ -471,7 +472,7 @@ fn a_raw_image_is_locked_by_nobody() {
     });
 }
 
-/// Trap 13: `--list` prints text for people only; our own list says the same.
+/// Trap 13: `--list` only prints human-readable text; our own list returns the same.
 #[test]
 fn qemus_list_and_ours_agree() {
     each(|tools, dir| async move {

@@ -1,4 +1,4 @@
-//! Our own client meets the same lies, and sees through all of them.
+//! Our own client detects all of these violations.
 
 use std::task::Poll;
 
@@ -234,7 +234,7 @@ fn a_reply_that_ends_with_the_connection_is_told_from_one_that_never_came() {
         });
         let replied = |e: &nbd::server::Entry| matches!(e.event, nbd::server::Event::Reply { .. });
         server.journal().wait_for(1, replied).await.unwrap();
-        // The reply lies in the pipe; the status request after it shows that it was read.
+        // The reply is in the pipe; the status request after it shows that it was read.
         client.block_status(0, 512).await.unwrap();
         server.finish().await.unwrap();
         let error = reading.await.unwrap().unwrap_err();

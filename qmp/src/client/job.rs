@@ -143,7 +143,7 @@ impl Job {
         }
         self.take_events();
         self.events = Self::follow_events(&self.client, &self.id);
-        // Nothing is known of what happened between the sessions; an end that was reported before stands.
+        // What happened between the sessions is unknown; an end reported before remains valid.
         self.told.on_course = false;
     }
 

@@ -40,7 +40,7 @@ async fn what_an_agent_told_its_last_client_is_dropped_up_to_the_answer_to_our_n
         assert_eq!(sync["execute"], "guest-sync-delimited");
         assert_eq!(sync.get("id"), None, "agents before 4.0 refuse it");
         let number = sync["arguments"]["id"].as_u64().unwrap();
-        // An answer to somebody else's number, and a message that was cut.
+        // An answer to another client's number, and a truncated message.
         peer.say(&format!("{{\"return\": {}}}\n{{\"return\": {{", number ^ 1));
         peer.say_bytes(b"\xFF");
         peer.say(&format!("{{\"return\": {number}}}\n"));
@@ -62,7 +62,7 @@ async fn agent(monitor: Monitor) -> (Client, qmp::mock::Control) {
     connect_with(monitor, Options::default().guest_agent()).await
 }
 
-/// An agent that refuses ids and sends none back.
+/// An agent that rejects ids and returns none.
 #[tokio::test(start_paused = true)]
 async fn an_old_agent_is_talked_to_and_answers_go_to_their_calls() {
     let monitor = Monitor::agent()
@@ -79,7 +79,7 @@ async fn an_old_agent_is_talked_to_and_answers_go_to_their_calls() {
     assert_eq!(info.unwrap()["version"], "2.5");
     let unknown = unknown.unwrap_err();
     assert!(unknown.desc().unwrap().contains("guest-none"), "{unknown}");
-    // One that is not answered, and one whose answer nobody waits for: the next is not mixed up.
+    // One that is not answered, and one that is abandoned: the next reply is not mixed up.
     let shutdown = client.execute("guest-shutdown", ());
     shutdown
         .unless_refused(Duration::from_secs(1))
@@ -103,7 +103,7 @@ async fn an_agent_that_starts_after_the_connection_was_made_is_found() {
     tokio::time::pause();
     let (ours, mut theirs) = tokio::io::duplex(4096);
     let serve = async {
-        // The channel is there, and nobody has it open: what is written first is lost.
+        // The channel exists but is not open: what is written first is lost.
         let mut lost = [0; 4096];
         let first = theirs.read(&mut lost).await.unwrap();
         let count = theirs.read(&mut lost[first..]).await.unwrap();
@@ -415,7 +415,7 @@ async fn a_command_that_is_not_all_written_has_not_succeeded_in_silence() {
     client.execute("echo", ()).await.unwrap();
 }
 
-/// A guest is not trusted: its host says how much it may say at once.
+/// A guest is not trusted: the host limits the size of its messages.
 #[tokio::test]
 async fn limits_that_were_set_hold_for_an_agent_too() {
     let monitor = Monitor::agent().on("guest-info", |_| Answer::value(json!("x".repeat(5000))));

@@ -36,7 +36,8 @@ async fn session(stream: DuplexStream, options: Options) -> Client {
         .expect("a session")
 }
 
-/// A session over a stream that holds so many bytes, with a peer that has greeted and reads nothing.
+/// A session over a stream that buffers `room` bytes, with a peer that has greeted and reads
+/// nothing.
 async fn with_idle_peer(room: usize) -> (Client, DuplexStream) {
     let (ours, mut theirs) = tokio::io::duplex(room);
     let greet = async {
@@ -610,7 +611,7 @@ async fn deep_replies_are_read_on_a_small_stack_and_deep_arguments_sent() {
         .unwrap();
 }
 
-/// A panic in the user's code is the user's: the session goes on without it.
+/// A panic in user code does not end the session.
 #[tokio::test]
 async fn a_matcher_or_recorder_that_panics_ends_itself_and_not_the_session() {
     let (options, recorded) = {
@@ -689,7 +690,7 @@ async fn closing_waits_for_the_answers_and_takes_nothing_more() {
     assert!(hasty.close().await.unwrap_err().is_timeout());
     assert!(call.await.unwrap().unwrap_err().is_closed());
 
-    // The stream is let go when it returns, not some time later.
+    // The stream is closed when it returns, not some time later.
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
     let (client, mut peer) = crate::peer::connect(ours, theirs).await;
@@ -766,7 +767,7 @@ async fn a_client_that_is_dropped_inside_a_line_leaves_all_of_it() {
         reader.read_to_string(&mut rest).await.unwrap();
         assert!(rest.ends_with("}\n") && rest.len() > 10_000, "{rest:?}");
         if let Some(closing) = closing {
-            // The call was given up: there is nothing to wait for but its reply.
+            // The call was abandoned: only its reply is outstanding.
             assert!(closing.await.unwrap().unwrap_err().is_timeout());
         }
     }

@@ -1,4 +1,4 @@
-//! Getting a session: every transport, and a distinct error for every way to fail.
+//! Establishing a session: every transport, and a distinct error for every way to fail.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -225,8 +225,8 @@ async fn no_tcp_connection_waits_for_acknowledgements() {
     exercise(client, control).await;
 }
 
-/// On a clock that moves only when nobody has anything to do: the peer has said what it has to say
-/// when time is over, however busy the machine is.
+/// On a clock that advances only when all tasks are idle: the peer has sent everything by the
+/// deadline, however busy the machine is.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_passes_after_the_peer_has_spoken_says_what_was_heard() {
     let (ours, theirs) = tokio::io::duplex(4096);

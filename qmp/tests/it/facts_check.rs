@@ -1,5 +1,5 @@
-//! Holds the facts from which the typed layer is generated against the schema of a running QEMU.
-//! That the code is what they generate is checked by `cargo xtask codegen --check`.
+//! Checks the facts from which the typed layer is generated against the schema of a running QEMU.
+//! `cargo xtask codegen --check` checks that the code matches the facts.
 
 #[path = "../../../xtask/src/codegen/facts.rs"]
 mod file;

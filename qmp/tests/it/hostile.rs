@@ -1,4 +1,4 @@
-//! Peers that leave at any byte, and daemons that are killed at any step.
+//! Peers that disconnect at any byte, and daemons that are killed at any step.
 
 use std::io;
 use std::ops::Range;
@@ -19,17 +19,17 @@ use crate::calls::echo;
 use crate::peer::GREETING;
 use crate::qemu::{self, Qemu};
 
-/// A server that says so many bytes and leaves.
+/// A server that sends a limited number of bytes and disconnects.
 struct Server {
     stream: DuplexStream,
     left: usize,
     said: usize,
-    /// Where its messages stand in what it says.
+    /// The ranges of its messages in its output.
     messages: Vec<Range<usize>>,
 }
 
 impl Server {
-    /// Says a message; `None` when it has left.
+    /// Sends a message; `None` when it has disconnected.
     async fn say(&mut self, message: &str) -> Option<()> {
         let length = message.trim_end().len();
         self.messages.push(self.said..self.said + length);

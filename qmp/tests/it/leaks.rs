@@ -1,5 +1,5 @@
-//! Nothing is left behind. Descriptors are counted in a process of its own, where no other test
-//! opens or closes any.
+//! Nothing is left behind. Descriptors are counted in a separate process, where no other test opens
+//! or closes any.
 
 use std::future::IntoFuture;
 use std::process::Command;

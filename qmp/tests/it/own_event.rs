@@ -1,6 +1,6 @@
 //! A command and its own event: nothing that came before the command counts.
 //!
-//! What the peer said is in the kernel's buffer when a command is sent, and nobody has read it.
+//! The peer's earlier messages are unread in the kernel's buffer when a command is sent.
 
 use std::future::IntoFuture;
 use std::io::{Read, Write};
@@ -103,7 +103,7 @@ async fn all_kinds<S: Read + Write>(client: Client, mut peer: Peer<S>) {
             let mut all = client.subscribe("DONE");
             exchange(&client, &mut peer, kind, place).await;
             peer.heard().await;
-            // Whoever listened before gets the old ones.
+            // Earlier subscribers get the old ones.
             let old = [0, 1, 1, 3, 1, 1][kind as usize];
             for _ in 0..old {
                 assert_eq!(all.recv().await.unwrap().text("whose"), Some("old"));

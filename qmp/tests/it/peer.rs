@@ -1,4 +1,4 @@
-//! QEMU's part, played by hand on the thread of the test, which so knows where each byte is.
+//! A manual QEMU on the test's thread, which therefore knows where each byte is.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
@@ -33,7 +33,7 @@ impl<S: Read + Write> Peer<S> {
         let before = self.unread();
         self.theirs.write_all(bytes).expect("room");
         while self.unread() < before + bytes.len() as u64 {
-            // TCP may take a moment, and nobody reads meanwhile.
+            // TCP may take a moment, and nothing reads meanwhile.
             std::thread::yield_now();
         }
     }
@@ -50,7 +50,7 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
-    /// Reads what there is of the client's words, at least one byte and at most `most`.
+    /// Reads what the client has sent, at least one byte and at most `most`.
     pub(crate) async fn listen(&mut self, most: usize) {
         let mut piece = vec![0; most];
         loop {
@@ -63,7 +63,7 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
-    /// Whether the client has left, as can be seen at this moment.
+    /// Whether the client has disconnected, as visible at this moment.
     pub(crate) fn is_left(&mut self) -> bool {
         matches!(self.theirs.read(&mut [0]), Ok(0))
     }

@@ -55,7 +55,7 @@ pub(crate) fn all(name: &str) -> Vec<Program> {
     found
 }
 
-/// Says loudly that a test does nothing, or fails where that is not allowed.
+/// Reports that a test is skipped, or fails where that is not allowed.
 pub(crate) fn missing(name: &str) {
     eprintln!("skipped: {name} is neither on PATH nor in QEMU_TEST_PREFIXES");
     let required = std::env::var_os("QEMU_TEST_REQUIRE").is_some_and(|value| value == "1");

@@ -50,8 +50,8 @@ async fn a_session_with_every_storage_daemon_goes_from_greeting_to_quit() {
     }
 }
 
-/// QEMU forgets commands that it has read and not begun when their connection goes, so a client may
-/// not leave before it knows that it was heard.
+/// QEMU drops commands that it has read but not begun when their connection closes, so a client
+/// must not disconnect before its commands are answered.
 #[tokio::test]
 async fn quit_is_not_lost_when_its_client_leaves_at_once() {
     for program in qemu::all("qemu-storage-daemon") {
@@ -218,7 +218,7 @@ async fn what_qemu_withholds_for_now_or_by_policy_is_an_ordinary_error() {
     }
 }
 
-/// Blocks the main loop of an emulator as QEMU's own tests do: by opening a FIFO nobody writes.
+/// Blocks the main loop of an emulator as QEMU's own tests do: by opening a FIFO without a writer.
 struct Blockade {
     _folder: tempfile::TempDir,
     fifo: std::path::PathBuf,
@@ -244,7 +244,7 @@ impl Blockade {
                "image": {"driver": "null-co"}})
     }
 
-    /// Lets the main loop go on; returns once it has.
+    /// Lets the main loop continue; returns once it has.
     async fn lift(&self) {
         let fifo = self.fifo.clone();
         let open = move || std::fs::OpenOptions::new().write(true).open(fifo).map(drop);
@@ -390,7 +390,7 @@ async fn the_next_client_of_a_monitor_is_not_misled_by_the_last_one() {
             let client = Client::wait_unix(&path, options, std::future::pending())
                 .await
                 .unwrap();
-            // Left in a hurry: replies are still under way.
+            // Closed abruptly: replies are still in flight.
             for n in 0..5 {
                 let call = client.execute("query-version", ());
                 let _ =

@@ -1,4 +1,4 @@
-//! Going on in another session: what becomes of calls, subscriptions, jobs and kept handles.
+//! Resuming in another session: what happens to calls, subscriptions, jobs and kept handles.
 
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -26,7 +26,7 @@ fn change(status: &str) -> qmp::Event {
     event("JOB_STATUS_CHANGE", json!({"id": "j", "status": status}))
 }
 
-/// A session that is not resumed as it should be may leave callers waiting for ever; they get an error instead.
+/// A bug in resuming may leave callers waiting forever; they get an error instead.
 async fn bounded<T>(what: impl Future<Output = T>) -> T {
     let limit = Duration::from_secs(60);
     tokio::time::timeout(limit, what).await.expect("it hangs")
@@ -193,7 +193,7 @@ async fn a_job_is_followed_into_the_next_session() {
         ));
         let (last, control_2) = connect(with_jobs(json!([]))).await;
         other.recv().await.unwrap();
-        // An end that was reported stands, although the job is gone.
+        // An end that was reported remains valid, although the job is gone.
         client.resume(last);
         assert_eq!(
             job.wait_end().await.unwrap(),
@@ -225,7 +225,7 @@ async fn a_wait_for_a_job_goes_on_in_a_session_that_comes_before_the_end_of_the_
     .await
 }
 
-/// What happened to it between the sessions was not told, so its last status proves nothing.
+/// What happened between the sessions was not reported, so its last status proves nothing.
 #[tokio::test(start_paused = true)]
 async fn a_job_that_went_between_two_sessions_has_no_outcome_that_is_known() {
     bounded(async {

@@ -380,7 +380,7 @@ fn an_error_with_a_strange_id_belongs_to_no_command() {
     assert_eq!(session.in_flight(), 1);
 }
 
-/// As of a proxy that has connected to QEMU anew.
+/// As from a proxy that has reconnected to QEMU.
 #[test]
 fn a_greeting_in_the_middle_of_a_session_changes_nothing() {
     let mut session = ready(Config::default(), true);
@@ -615,7 +615,7 @@ fn the_echo_of_a_command_is_no_answer_to_it() {
     let mut session = Session::new(Config::default());
     receive(&mut session, GREETING);
     let negotiation = session.transmit().unwrap().bytes;
-    // As a terminal sends it back.
+    // As echoed by a terminal.
     session.receive(&negotiation, |_| {});
     assert!(!session.is_ready());
     let mut session = ready(Config::default(), true);

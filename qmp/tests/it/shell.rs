@@ -76,7 +76,7 @@ impl Terminal {
         let shown = Arc::clone(&seen);
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // It fails when nobody has the other end open any more.
+            // It fails once the other end is closed everywhere.
             while let Ok(count @ 1..) = screen.read(&mut bytes) {
                 let text = String::from_utf8_lossy(&bytes[..count]);
                 shown.0.lock().unwrap().push_str(&text);
@@ -90,7 +90,7 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Waits until the text is shown, and forgets all up to it.
+    /// Waits until the text is shown, and drops everything up to it.
     fn expect(&self, text: &str) {
         let (seen, changed) = &*self.seen;
         let absent = |seen: &mut String| !seen.contains(text);

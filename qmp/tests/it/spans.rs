@@ -1,4 +1,4 @@
-//! What a call tells a tracing subscriber.
+//! What a call reports to a tracing subscriber.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::calls::{connect, echo};
 
-/// Notes all fields of spans and events of this crate, as `name.field=value`.
+/// Records all fields of spans and events of this crate, as `name.field=value`.
 #[derive(Clone, Default)]
 struct Notes {
     lines: Arc<Mutex<Vec<String>>>,

@@ -1,4 +1,4 @@
-//! The typed layer: its facts against live schemas, and open to what it does not know.
+//! The typed layer: its facts checked against live schemas, and openness to unknown values.
 
 use qmp::types::{
     BlockInfo, BlockJobCompleted, BlockdevAdd, BlockdevOptions, BlockdevOptionsFile,
@@ -161,7 +161,7 @@ fn every_value_of_an_enumeration_survives_the_way_there_and_back() {
     }
 }
 
-/// What a type says of its command is obeyed before anything is sent.
+/// A type's declarations about its command are enforced before anything is sent.
 #[tokio::test]
 async fn a_typed_call_obeys_out_of_band_stability_and_silence() {
     use crate::calls::{connect, connect_with, echo};

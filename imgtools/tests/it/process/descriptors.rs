@@ -20,7 +20,7 @@ fn file_descriptors_arrive_under_their_numbers_whatever_ours_are() {
     let (for_one, for_two) = (two.as_raw_fd(), one.as_raw_fd());
     // This one is ours and would be inherited: it has no close-on-exec flag.
     let stray = rustix::io::dup(file("stray")).unwrap();
-    // bash, because dash knows no descriptors of two digits.
+    // bash, because dash does not support two-digit descriptors.
     let script = format!("cat <&{for_one}; cat <&{for_two}; ls /proc/self/fd");
     let command = Command::new("bash").args(["-c", &script]).deadline(LONG);
     let command = command.fd(one, for_one).fd(two, for_two).fd(file("x"), 200);
@@ -34,8 +34,8 @@ fn file_descriptors_arrive_under_their_numbers_whatever_ours_are() {
 
 #[test]
 fn a_failed_start_is_an_error_also_with_passed_descriptors_and_while_others_open_and_close_files() {
-    // Every low number is taken over in the child; were the channel that reports a failed exec among
-    // them, the failure would go unseen. Other threads give such numbers back at any moment.
+    // Every low number is taken over in the child; if the channel that reports a failed exec were
+    // among them, the failure would go unnoticed. Other threads release such numbers at any moment.
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..3 {

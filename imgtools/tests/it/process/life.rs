@@ -1,4 +1,4 @@
-//! Starting a process, and that none is left behind.
+//! Starting processes, and leaving none behind.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ fn a_program_that_is_not_there_is_a_spawn_error() {
         .unwrap_err();
     assert!(matches!(error, ProcessError::Spawn { .. }));
     assert_eq!(error.to_string(), "failed to start `'/nowhere/no tool' x`");
-    // Why stands in the source, and there alone.
+    // The reason is in the source, and only there.
     let why = std::error::Error::source(&error).unwrap().to_string();
     assert!(why.starts_with("No such file"), "{why}");
 }

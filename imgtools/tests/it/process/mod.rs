@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use imgtools::process::Command;
 
-/// Far more than any of this takes, so that a hang is a failure and not a hang.
+/// Far more than any of this takes, so that a hang becomes a failure.
 const LONG: Duration = Duration::from_secs(60);
 
 fn sh(script: &str) -> Command {
     Command::new("sh").args(["-c", script, "sh"]).deadline(LONG)
 }
 
-/// Whether a process with this id is there, not even as a zombie.
+/// Whether a process with this PID exists, even as a zombie.
 fn exists(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }

@@ -216,7 +216,7 @@ fn a_process_whose_stdout_is_pulled_waits_for_its_reader_and_loses_nothing() {
     let text = String::from_utf8(pulled).unwrap();
     assert!(text.lines().eq((1..=1_000_000).map(|n| n.to_string())));
 
-    // Nobody reads: it comes no further, and its deadline holds.
+    // Without a reader it blocks, and its deadline holds.
     let child = numbers().deadline(Duration::from_millis(300)).spawn();
     let error = child.unwrap().wait_blocking().unwrap_err();
     assert!(

@@ -1,4 +1,4 @@
-//! What of a command and its output is shown, and that nobody waits for that.
+//! How a command and its output are shown, without blocking anything.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ fn echoed_output_is_on_our_stderr_as_it_comes_and_without_secrets() {
     assert_eq!(output.stderr_text(), "spoken REDACTED é open-s");
 }
 
-/// Who looks after a process must never wait for our standard error.
+/// The watcher of a process must never wait for our standard error.
 #[test]
 fn a_deadline_holds_though_nobody_reads_our_stderr() {
     use std::io::Read as _;

@@ -134,7 +134,7 @@ impl<B: AsRef<[u8]>> Command<B> {
         }
     }
 
-    /// What goes on the wire in this mode.
+    /// Prepares the request for the wire in this mode.
     pub(super) fn finish(&mut self, mode: Mode) {
         if self.raw {
             return;

@@ -1,7 +1,7 @@
 //! Fault injection: operations on what a connection sends, and gates for what it receives.
 //!
-//! Nothing here does I/O or waits. [`Faults`] stands between the protocol's machine and the bytes:
-//! replies pass through it into a queue of operations (write, wait, close), which the driver
+//! Nothing here does I/O or waits. [`Faults`] sits between the protocol's state machine and the
+//! bytes: replies pass through it into a queue of operations (write, wait, close), which the driver
 //! carries out in order. A held reply is in no queue, so nothing waits for it and it waits only for
 //! its trigger. What is received can be held back by a gate.
 
