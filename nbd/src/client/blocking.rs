@@ -3,11 +3,16 @@
 //!
 //! ```no_run
 //! # fn f() -> Result<(), Box<dyn std::error::Error>> {
-//! use nbd::Client; let mut client =
-//! Client::builder().connect_uri_blocking(&"nbd://localhost/disk".parse()?)?; let data =
-//! client.read(0, 4096)?; // Several requests in flight at once. let reads = [0, 4096,
-//! 8192].map(|at| client.submit(nbd::client::Command::read(at, 512))); for read in reads { let
-//! reply = client.wait(read?)?; assert_eq!(reply.data.len(), 512); } client.disconnect()?;
+//! use nbd::Client;
+//! let mut client = Client::builder().connect_uri_blocking(&"nbd://localhost/disk".parse()?)?;
+//! let data = client.read(0, 4096)?;
+//! // Several requests in flight at once.
+//! let reads = [0, 4096, 8192].map(|at| client.submit(nbd::client::Command::read(at, 512)));
+//! for read in reads {
+//!     let reply = client.wait(read?)?;
+//!     assert_eq!(reply.data.len(), 512);
+//! }
+//! client.disconnect()?;
 //! # Ok(()) }
 //! ```
 

@@ -2,10 +2,13 @@
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
-//! use nbd::server::backend::FileBackend; use nbd::server::{Export, Server}; let server =
-//! Server::builder() .export(Export::new(FileBackend::open("disk.raw", false)?).name("disk"))
-//! .listen_unix("/run/nbd.sock")?; // Serves until dropped; this shuts it down and waits for
-//! requests in flight. server.finish().await?;
+//! use nbd::server::backend::FileBackend;
+//! use nbd::server::{Export, Server};
+//! let server = Server::builder()
+//!     .export(Export::new(FileBackend::open("disk.raw", false)?).name("disk"))
+//!     .listen_unix("/run/nbd.sock")?;
+//! // Serves until dropped; this shuts it down and waits for requests in flight.
+//! server.finish().await?;
 //! # Ok(()) }
 //! ```
 //!
