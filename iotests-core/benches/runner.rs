@@ -1,7 +1,7 @@
 //! What the runner costs: an empty case, `--list`, and a long log.
 //!
 //! `cargo bench -p iotests-core` prints the medians, how many starts of a bare process each is worth
-//! in the same run, and fails where an empty case costs more than 20 ms or a list more than 100 ms, or a log
+//! in the same run, and fails where an empty case costs more than 10 ms or a list more than 100 ms, or a log
 //! of 100 MiB more than five times one of 25 MiB.
 //! An empty case is three processes (runner, supervisor, case) that share two directories, and
 //! the proof that nothing is left of them; its cost is what each further repetition adds to a run.
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 21;
 /// Repetitions of the empty case in one run.
 const CASES: u32 = 25;
-const CASE_LIMIT: Duration = Duration::from_millis(20);
+const CASE_LIMIT: Duration = Duration::from_millis(10);
 const LIST_LIMIT: Duration = Duration::from_millis(100);
 
 /// How long this takes, which must end well.
