@@ -59,7 +59,7 @@ impl std::fmt::Display for StartFailure {
             StartFailure::Directory => "it is a directory",
             StartFailure::NotExecutable => "it may not be executed",
             StartFailure::WorkingDirectory => "the directory to run it in does not exist",
-            StartFailure::WrongFormat => "it is no program for this host's architecture",
+            StartFailure::WrongFormat => "it is not a program for this host's architecture",
             StartFailure::Resources => "the host ran out of processes, memory or descriptors",
             StartFailure::Other => "the system refused",
         })

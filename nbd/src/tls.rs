@@ -54,7 +54,7 @@ fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let all = CertificateDer::pem_file_iter(path).map_err(named(path))?;
     let all: Vec<_> = all.collect::<Result<_, _>>().map_err(named(path))?;
     match all.is_empty() {
-        true => Err(named(path)("there is no certificate in it")),
+        true => Err(named(path)("it contains no certificate")),
         false => Ok(all),
     }
 }

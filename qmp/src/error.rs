@@ -116,7 +116,7 @@ impl Error {
     /// # let error = qmp::Error::from(qmp::ConnectError::Refused { endpoint: "/run/vm.qmp".into() });
     /// assert_eq!(
     ///     error.report().to_string(),
-    ///     "failed to connect to /run/vm.qmp: nobody listens there",
+    ///     "failed to connect to /run/vm.qmp: nothing listens there",
     /// );
     /// ```
     pub fn report(&self) -> impl std::fmt::Display + '_ {
@@ -210,7 +210,7 @@ pub enum ConnectError {
         path: PathBuf,
     },
     /// Nothing listens there.
-    #[error("failed to connect to {endpoint}: nobody listens there")]
+    #[error("failed to connect to {endpoint}: nothing listens there")]
     Refused {
         /// The path or address.
         endpoint: String,
@@ -335,7 +335,7 @@ pub enum ReplyError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// The returned value, `raw`, has an unexpected form.
-    #[error("the value has another form: {}", shorten(raw))]
+    #[error("the value has an unexpected form: {}", shorten(raw))]
     Decode {
         /// Where and why.
         source: DecodeError,

@@ -111,7 +111,7 @@ fn flatten(
         what,
     };
     if key.is_empty() || key.ends_with('.') || key.contains([',', '=']) {
-        return Err(wrong("no name that an option can have"));
+        return Err(wrong("not a name that an option can have"));
     }
     match value {
         Value::Null => Err(wrong("null")),
@@ -281,7 +281,7 @@ mod tests {
             ("", "name it by `ImageSpec::options`"),
             ("json:[1]", "as the JSON object of a node"),
             (r#"json:{"a":{"b":null}}"#, "`a.b` is null"),
-            (r#"json:{"a=b":"x"}"#, "`a=b` is no name"),
+            (r#"json:{"a=b":"x"}"#, "`a=b` is not a name"),
             ("nbd+unix:///a", "`socket` is missing"),
             ("nbd:///a", "the host is missing"),
         ] {

@@ -125,7 +125,7 @@ mod tests {
             assert_eq!(
                 status.under(Convention::Shell),
                 status,
-                "{plain} is no signal"
+                "{plain} is not a signal"
             );
         }
     }

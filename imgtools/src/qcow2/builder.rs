@@ -127,7 +127,7 @@ impl Builder {
         const L1_LIMIT: u64 = 32 << 20;
         const NAME_LIMIT: usize = 1023;
         if !self.size.is_multiple_of(SECTOR) || self.l1_entries() * 8 > L1_LIMIT {
-            return Err("its size is no multiple of 512, or too large");
+            return Err("its size is not a multiple of 512, or is too large");
         }
         if self.writes.iter().any(|(range, _)| range.end > self.size) {
             return Err("something is to be written behind its end");

@@ -101,7 +101,7 @@ impl Header {
     pub(super) fn read(source: &Source) -> Result<Header, Qcow2Error> {
         let data = source.read("header", 0, source.size().min(112))?;
         if data.len() < 72 || data[..4] != *b"QFI\xfb" {
-            return Err(source.wrong("it does not begin as one"));
+            return Err(source.wrong("it does not have the magic of one"));
         }
         let at = |field: u64, bytes| number(&data, field as usize, bytes);
         // Fields of 32 bits fit by their length.

@@ -484,7 +484,7 @@ fn what_is_no_image_is_an_error() {
     assert!(
         error
             .to_string()
-            .ends_with("as a qcow2 image: it does not begin as one"),
+            .ends_with("as a qcow2 image: it does not have the magic of one"),
         "{error}"
     );
     assert!(matches!(

@@ -91,7 +91,7 @@ impl fmt::Display for Diagnosis {
         match self.ended {
             Some(status) => writeln!(f, "  the process has ended: it {status}")?,
             None if self.processes.is_empty() => {
-                writeln!(f, "  /proc tells nothing of the process")?
+                writeln!(f, "  /proc has no information on the process")?
             }
             None => {}
         }

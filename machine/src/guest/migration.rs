@@ -199,7 +199,7 @@ impl Migration<'_> {
                     let reason = self.query().await?.error_desc;
                     return Err(MigrationError::Failed {
                         name: name(),
-                        reason: reason.unwrap_or_else(|| "QEMU gives no reason".to_owned()),
+                        reason: reason.unwrap_or_else(|| "QEMU gave no reason".to_owned()),
                     });
                 }
                 MigrationStatus::Cancelled => {

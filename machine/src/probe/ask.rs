@@ -188,7 +188,7 @@ fn reason(status: Status, stderr: &str) -> String {
     match (status, line) {
         (Status::Exited(_), Some(line)) => line.to_owned(),
         (_, Some(line)) => format!("it {status}: {line}"),
-        (_, None) => format!("it {status} without a word"),
+        (_, None) => format!("it {status} without output"),
     }
 }
 
@@ -274,7 +274,7 @@ mod tests {
         );
         assert_eq!(
             reason(refused, ""),
-            "it exited with status 1 without a word"
+            "it exited with status 1 without output"
         );
         let crash = Status::Signaled {
             signal: 6,

@@ -101,7 +101,7 @@ async fn list(args: &Args) -> Result<String, Failure> {
         out += &format!("export: {:?}\n", export.name);
         match &export.info {
             Some(info) => out += &info_as_text(info),
-            None => out += "  the server tells nothing about it\n",
+            None => out += "  the server reports no details\n",
         }
         out += &format!("  contexts: {}\n", harmless(&export.contexts.join(" ")));
     }

@@ -345,7 +345,7 @@ impl Handle {
         // Whatever size a server claims, reading it is an error and does not abort the program.
         let mut data = Vec::new();
         if data.try_reserve_exact(len as usize).is_err() {
-            let reason = "there is no memory for so much at once".to_owned();
+            let reason = "there is not enough memory for a request of this size".to_owned();
             return Err(self.misuse(CommandType::READ, offset, len, reason));
         }
         let mut parts = self.parts(range, self.payload());

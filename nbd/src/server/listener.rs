@@ -158,7 +158,7 @@ impl Listener {
         self.socket = match std::mem::replace(&mut self.socket, Listening::Closed) {
             Listening::Closed => match &self.address {
                 _ if self.adopted => {
-                    let text = "the socket was made by somebody else, and is closed";
+                    let text = "the socket was passed in from outside, and is closed";
                     return Err(io::Error::new(io::ErrorKind::Unsupported, text));
                 }
                 Address::Unix(path) => {

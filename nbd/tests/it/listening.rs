@@ -252,9 +252,9 @@ fn what_a_server_could_not_do_is_an_error_at_its_end_with_a_journal_and_without(
             let server = server.from_listener(listener).unwrap();
             server.stop_listening().await.unwrap();
             let error = server.listen_again().await.unwrap_err();
-            assert!(chain(&error).contains("made by somebody else"), "{error}");
+            assert!(chain(&error).contains("passed in from outside"), "{error}");
             let error = server.finish().await.unwrap_err();
-            let said = error.to_string().contains("made by somebody else");
+            let said = error.to_string().contains("passed in from outside");
             assert!(said && matches!(error, ServerError::Failed(_)), "{error}");
         }
     });

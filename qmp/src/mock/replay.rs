@@ -23,7 +23,7 @@ pub struct Replay {
 #[non_exhaustive]
 pub enum ReplayError {
     /// The client sent something else.
-    #[error("failed to replay entry {entry}: the client sent {found}, recorded is {expected}")]
+    #[error("failed to replay entry {entry}: the client sent {found}, expected {expected}")]
     Differs {
         /// The entry, counted from 1.
         entry: usize,
@@ -33,7 +33,7 @@ pub enum ReplayError {
         found: String,
     },
     /// The client disconnected.
-    #[error("failed to replay entry {entry}: the client has left, recorded is {expected}")]
+    #[error("failed to replay entry {entry}: the client disconnected, expected {expected}")]
     Left {
         /// The entry, counted from 1.
         entry: usize,

@@ -364,7 +364,7 @@ async fn a_tcp_address_is_named_in_errors_as_it_was_given() {
         let error = error.unwrap_err().to_string();
         assert_eq!(
             error,
-            format!("failed to connect to {named}: nobody listens there")
+            format!("failed to connect to {named}: nothing listens there")
         );
     }
     let error = Client::connect_tcp("no address", Options::default()).await;

@@ -46,9 +46,9 @@ fn parse_object(line: &str) -> Result<Command, String> {
                 command.oob = member == "exec-oob";
             }
             ("arguments", Value::Object(arguments)) => command.arguments = arguments,
-            ("id", _) => return Err("the shell gives ids itself: leave \"id\" out".into()),
+            ("id", _) => return Err("the shell assigns ids itself: omit \"id\"".into()),
             ("execute" | "exec-oob" | "arguments", value) => {
-                return Err(format!("{value} is no value for \"{member}\""));
+                return Err(format!("{value} is not a value for \"{member}\""));
             }
             _ => return Err(format!("a command has no member \"{member}\"")),
         }
@@ -99,7 +99,9 @@ fn insert(
         .or_insert_with(|| Value::Object(Map::new()));
     match inner.as_object_mut() {
         Some(inner) => insert(inner, whole, rest, value),
-        None => Err(format!("{whole} leads into a value that is no object")),
+        None => Err(format!(
+            "{whole} descends into a value that is not an object"
+        )),
     }
 }
 
@@ -137,14 +139,14 @@ mod tests {
             ("stop now", "found now"),
             ("{", "failed to read JSON"),
             ("{}", "\"execute\" is missing"),
-            (r#"{"execute": 1}"#, "1 is no value for \"execute\""),
-            (r#"{"execute": "a", "arguments": []}"#, "[] is no value"),
-            (r#"{"execute": "a", "id": 1}"#, "leave \"id\" out"),
+            (r#"{"execute": 1}"#, "1 is not a value for \"execute\""),
+            (r#"{"execute": "a", "arguments": []}"#, "[] is not a value"),
+            (r#"{"execute": "a", "id": 1}"#, "omit \"id\""),
             (
                 r#"{"execute": "a", "argument": {}}"#,
                 "no member \"argument\"",
             ),
-            ("x a=1 a.b=2", "a.b leads into a value"),
+            ("x a=1 a.b=2", "a.b descends into a value"),
             ("x a=1 a=2", "a is given twice"),
         ] {
             let problem = parse(line).unwrap_err();
