@@ -110,8 +110,8 @@ async fn assert_inconsistent(vm: &Machine) -> CaseResult {
     vm.bitmap("disk", "bitmap0").assert(expected).await
 }
 
-/// A bitmap that nobody stored, because its machine was killed, is reported as inconsistent, cannot be
-/// used, and can only be removed.
+/// A bitmap that was not stored, because its machine was killed, is reported as inconsistent, cannot be used,
+/// and can only be removed.
 #[case]
 async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
@@ -136,8 +136,8 @@ async fn is_inconsistent_after_a_crash(t: &mut Test) -> CaseResult {
     info.assert_absent("format-specific/data/bitmaps")
 }
 
-/// A bitmap that nobody stored after its disk grew far beyond what it was stored for does not keep the image from being opened: it is
-/// inconsistent, and can be removed.
+/// A bitmap that was not stored after its disk grew far beyond the size that it was stored for does not keep
+/// the image from being opened: it is inconsistent, and can be removed.
 #[case]
 async fn is_inconsistent_when_its_disk_grew_before_a_crash(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(GIB).create().await?;
@@ -208,8 +208,8 @@ async fn is_stored_when_its_machine_migrates(t: &mut Test) -> CaseResult {
     assert_data(&disk).await
 }
 
-/// Of several bitmaps each is stored as it is: one that records, one that was disabled, and not one
-/// that is transient. When one of them is removed, the others stay.
+/// Each of several bitmaps is stored with its own properties: one that records, one that was disabled, but
+/// not a transient one. When one of them is removed, the others stay.
 #[case(needs = [Command("blockdev-reopen")])]
 async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).create().await?;

@@ -74,7 +74,7 @@ rows! {
     ]}), "Dirty bitmap 'nobody' not found";
 }
 
-/// What cannot be done to a bitmap is refused; all bitmaps are as they were, and record on.
+/// An operation that a bitmap does not allow is refused; all bitmaps are as they were, and keep recording.
 #[case(rows = REFUSALS)]
 async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let disk = t.image("disk").size(MIB).create().await?;
@@ -126,7 +126,7 @@ rows! {
     "grown-by-a-sector" => 2 * MIB + 512;
 }
 
-/// When a disk is resized, its bitmaps have its new size: they record up to the end, and can be merged.
+/// When a disk is resized, its bitmaps are resized with it: they record up to the new end, and can be merged.
 #[case(rows = SIZES)]
 async fn follow_the_size_of_their_disk(t: &mut Test, size: &u64) -> CaseResult {
     let disk = t.image("disk").size(2 * MIB).create().await?;
@@ -155,7 +155,8 @@ async fn follow_the_size_of_their_disk(t: &mut Test, size: &u64) -> CaseResult {
     disk.assert_pattern(0x22, end).await
 }
 
-/// A bitmap of the file that holds an image grows with that when the image is written to, and records what made it grow.
+/// A bitmap of the file that holds an image grows with the file when the image is written to, and records the
+/// writes that made it grow.
 #[case]
 async fn follow_the_size_of_their_file(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(4 * MIB).create().await?;

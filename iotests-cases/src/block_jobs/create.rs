@@ -31,8 +31,8 @@ rows! {
     "set-speed" => "block-job-set-speed", "device", [NO_BLOCK_JOB; 4];
 }
 
-/// Each verb is accepted where it belongs, or is refused and has no effect: the image is made, and the job says that it was cancelled if it
-/// was.
+/// Each verb is accepted where it belongs, or is refused and has no effect: the image is created, and the job
+/// reports that it was cancelled if it was.
 #[case(formats = [QCOW2, VDI, VMDK, VHDX, PARALLELS], rows = (STATES, VERBS))]
 async fn are_accepted_or_refused(t: &mut Test, state: &(usize, &str), verb: &Verb) -> CaseResult {
     let (number, status) = *state;

@@ -31,7 +31,7 @@ rows! {
     "stream" => "block-stream", &[], Some("bottom"), false, BUSY, upstream = "141";
 }
 
-/// A node that a job uses cannot be removed until that is cancelled, and then it can.
+/// A node that a job uses cannot be removed until the job is cancelled.
 #[case(upstream = "{row}", rows = USES)]
 async fn is_refused_while_a_job_runs(t: &mut Test, row: &Uses) -> CaseResult {
     let data = |name: &str| match row.filled == Some(name) {

@@ -88,7 +88,7 @@ async fn an_export_stands_still(t: &mut Test, keeper: &Keeper) -> CaseResult {
     assert_disk(vm, &disk).await
 }
 
-/// A disk that is frozen again shows what it holds then.
+/// A disk that is frozen a second time shows what it holds at that moment.
 #[case(rows = KEEPERS)]
 async fn a_second_time_shows_the_second_state(t: &mut Test, keeper: &Keeper) -> CaseResult {
     let disk = make_disk(t).await?;
@@ -108,7 +108,8 @@ async fn a_second_time_shows_the_second_state(t: &mut Test, keeper: &Keeper) -> 
     disk.assert_clean().await
 }
 
-/// With a bitmap, what was dirty in it stands still, and a client that reads anything else is refused.
+/// With a bitmap, only what was dirty in it is preserved, and a client that reads anything else gets an
+/// error.
 #[case(needs = [Driver("snapshot-access")])]
 async fn a_bitmap_limits_what_is_shown(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(SIZE).create().await?;
@@ -190,8 +191,8 @@ async fn a_backup_has_the_disk_as_it_was(t: &mut Test) -> CaseResult {
     copy.assert_clean().await
 }
 
-/// A disk whose metadata are there before its data can be frozen: what was never written reads as zeroes, also when the guest has written
-/// there since.
+/// A disk with preallocated metadata can be frozen: what was never written reads as zeroes, also when the
+/// guest has written there since.
 #[case(unsupported_imgopts = ["preallocation"], rows = KEEPERS)]
 async fn preallocated_metadata_stand_still(t: &mut Test, keeper: &Keeper) -> CaseResult {
     let disk = t
@@ -217,8 +218,8 @@ const UNALIGNED: KnownBug = known(
     before(9, 1),
 );
 
-/// Who has read a part of a snapshot discards it: what is discarded cannot be read any more, and of a cluster that is discarded in part all
-/// stays.
+/// A client that has read a part of a snapshot discards it: what is discarded cannot be read any more, and a
+/// cluster that is discarded in part stays as a whole.
 #[case(needs = [Driver("snapshot-access")], known_bugs = [UNALIGNED])]
 async fn a_discard_takes_whole_clusters(t: &mut Test) -> CaseResult {
     let disk = make_disk(t).await?;

@@ -82,8 +82,8 @@ fn refused_verbs(status: &str) -> &'static [&'static str] {
     }
 }
 
-/// A job goes through its states in order, pauses by either command, refuses in each state the
-/// commands that do not belong there, and in the end has copied everything.
+/// A job passes through its states in order, pauses by either command, refuses in each state the commands
+/// that do not belong there, and has copied everything at the end.
 #[case(upstream = "219", formats = [QCOW2], rows = KINDS)]
 async fn passes_through_its_states(t: &mut Test, kind: &Kind) -> CaseResult {
     let quarter = SIZE / 4;
@@ -164,8 +164,8 @@ rows! {
     "mirror" => "blockdev-mirror";
 }
 
-/// What a guest writes while a job runs is on the target of a mirror, and not on that of a backup,
-/// which has what there was when the job began.
+/// What a guest writes while a job runs is on the target of a mirror, and not on that of a backup, which has
+/// the data of the moment when the job began.
 #[case(formats = [QCOW2, RAW], rows = COPIES)]
 async fn copies_what_it_has_to_while_a_guest_writes(t: &mut Test, command: &&str) -> CaseResult {
     let source = t.image("disk").size(SIZE).fill(0x11).create().await?;

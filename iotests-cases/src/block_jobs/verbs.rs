@@ -104,7 +104,7 @@ async fn launch(t: &Test) -> CaseResult<(Chain, Image, Machine)> {
     Ok((chain, copy, vm))
 }
 
-/// What a job does not take in its state is refused, has no effect, and keeps it from nothing: it does all of its work.
+/// What a job does not accept in its state is refused and has no effect: the job does all of its work.
 #[case(rows = (KINDS, STATES))]
 async fn are_refused_where_they_do_not_belong(
     t: &mut Test,
@@ -141,7 +141,7 @@ async fn are_refused_where_they_do_not_belong(
     chain.top.assert_reads(all).await
 }
 
-/// What a job takes in its state has its effect, one time like the next: one that was cancelled has left the chain as it was.
+/// What a job accepts in its state has its effect every time: a job that was cancelled has left the chain as it was.
 #[case(rows = (KINDS, STATES))]
 async fn are_accepted_where_they_belong(
     t: &mut Test,

@@ -264,8 +264,8 @@ fn erase(key: usize) -> Value {
     json!({"state": "inactive", "old-secret": id(key)})
 }
 
-/// A key is added to the first free slot or the one that is named, and a key that was erased no
-/// longer opens the image.
+/// A key is added to the first free slot or to a given one, and a key that was erased no longer opens the
+/// image.
 #[case(upstream = "295::EncryptionSetupTestCase::testChangeKey")]
 async fn keys_are_changed(t: &mut Test) -> CaseResult {
     let disk = Disk::open(t).await?;
@@ -361,7 +361,7 @@ async fn a_key_is_erased_from_all_its_slots(t: &mut Test) -> CaseResult {
     disk.close(&[0, 2]).await
 }
 
-/// A change of the keys that makes no sense.
+/// An invalid change of the keys.
 struct Refusal {
     change: fn() -> Value,
     error: &'static str,
@@ -399,7 +399,7 @@ rows! {
         "'secret' must not be given when erasing keyslots";
 }
 
-/// A change that makes no sense is refused, and leaves all keys as they are.
+/// An invalid change is refused, and leaves all keys as they are.
 #[case(formats = [QCOW2], budget = secs(300), rows = REFUSALS)]
 async fn keys_are_left_alone(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let disk = Disk::with_keys(t, &[(1, 1)]).await?;
@@ -408,7 +408,7 @@ async fn keys_are_left_alone(t: &mut Test, refusal: &Refusal) -> CaseResult {
     Ok(())
 }
 
-/// Where every slot has a key, there is no room for another one.
+/// Where every slot has a key, another one cannot be added.
 #[case(formats = [QCOW2], budget = secs(300))]
 async fn keys_have_eight_slots(t: &mut Test) -> CaseResult {
     let disk = Disk::with_keys(t, &[1, 2, 3, 4, 5, 6, 7].map(|slot| (slot, 1))).await?;

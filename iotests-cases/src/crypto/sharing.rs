@@ -2,8 +2,8 @@
 
 use iotests_core::prelude::*;
 
-/// A guest whose encrypted disk must not be written to by others keeps it for itself: somebody else gets the same file neither by a second
-/// LUKS node nor as it is, and when the guest has given it up, they do.
+/// A guest whose encrypted disk must not be written to by others has it alone: the same file can be exported neither by a second LUKS node nor
+/// as it is, until the guest's device is unplugged.
 #[case(formats = [LUKS], protocols = [FILE], groups = [RW, QUICK, CRYPTO], needs = [Luks],
     host = System)]
 async fn is_up_to_the_guest(t: &mut Test) -> CaseResult {

@@ -1,4 +1,4 @@
-//! Headers that say what cannot be.
+//! Images with invalid headers.
 
 use imgtools::qcow2::field;
 use iotests_core::prelude::*;
@@ -8,7 +8,7 @@ use Edit::{Be16, Be32, Be64, Bytes, Cut, Le16, Le32, Le64, VhdChecksum, VhdxChec
 
 defaults! { groups = [AUTO, QUICK] }
 
-/// What is changed in a good image, and what is said of it then.
+/// What is changed in a good image, and the error that opening it then gives.
 struct Damage {
     edits: &'static [Edit],
     error: &'static str,
@@ -70,7 +70,7 @@ rows! {
     "cut-in-the-header" => &[Cut(60)], "qcow2 header too short";
 }
 
-/// Who opens a qcow2 image with a damaged header says what is wrong with it, and leaves it alone.
+/// Opening a qcow2 image with a damaged header fails with the reason, and leaves the image alone.
 #[case(rows = QCOW2S)]
 async fn of_qcow2_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await
@@ -144,7 +144,7 @@ rows! {
     "cut-in-the-header" => &[Cut(180)], "Keyslot 0 is corrupted (stripes 0 != 4000)";
 }
 
-/// Who opens a LUKS volume with a damaged header says what is wrong with it before any key is tried.
+/// Opening a LUKS volume with a damaged header fails with the reason, before any key is tried.
 #[case(formats = [LUKS], groups = [CRYPTO], rows = LUKSES)]
 async fn of_luks_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     let image = t.image("disk").size(4 * MIB).reserve().await?;
@@ -174,7 +174,7 @@ rows! {
     "cut-in-the-header" => &[Cut(100)], "Invalid header magic";
 }
 
-/// Who opens a VHD with a damaged footer or header says what is wrong with it.
+/// Opening a VHD with a damaged footer or header fails with the reason.
 #[case(formats = [VPC], rows = VPCS)]
 async fn of_vpc_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await
@@ -199,7 +199,7 @@ rows! {
     "cut-in-the-header" => &[Cut(64)], "Image not in VDI format";
 }
 
-/// Who opens a VDI with a damaged header says what is wrong with it.
+/// Opening a VDI with a damaged header fails with the reason.
 #[case(formats = [VDI], rows = VDIS)]
 async fn of_vdi_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await
@@ -225,7 +225,7 @@ rows! {
         "Failed to read backing filename";
 }
 
-/// Who opens a QED image with a damaged header says what is wrong with it.
+/// Opening a QED image with a damaged header fails with the reason.
 #[case(formats = [QED], rows = QEDS)]
 async fn of_qed_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await
@@ -240,7 +240,7 @@ pub(super) const PARALLELS_DATA: u64 = 48;
 pub(super) const PARALLELS_EXTENSION: u64 = 56;
 
 const ASSERTS: KnownBug = known(
-    "a Parallels image with an extension behind all offsets aborts who opens it (58607752d1)",
+    "a Parallels image with an extension beyond the largest offset aborts the process that opens it (58607752d1)",
     "Assertion `ext_off > 0' failed",
     ALWAYS,
 )
@@ -248,7 +248,7 @@ const ASSERTS: KnownBug = known(
 
 /// Seen in 10.0.13 and not in 11.1.3, and in the source of 10.2.2; 11.0 was not at hand.
 const SHORT_TABLE: KnownBug = known(
-    "a Parallels image whose table is too short for its disk aborts who writes",
+    "writing to a Parallels image whose table is too short for its disk aborts",
     "\"virtual-size\": 4194304,",
     before(11, 0),
 );
@@ -268,7 +268,7 @@ rows! {
     "cut-in-the-header" => &[Cut(10)], "Image not in Parallels format";
 }
 
-/// Who opens a Parallels image with a damaged header says what is wrong with it.
+/// Opening a Parallels image with a damaged header fails with the reason.
 #[case(formats = [PARALLELS], rows = PARALLELSES)]
 async fn of_parallels_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await
@@ -278,7 +278,7 @@ async fn of_parallels_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
 pub(super) const VMDK_CAPACITY: u64 = 12;
 
 const NEGATIVE: KnownBug = known(
-    "a VMDK of 2^63 sectors or more has a negative size, which is taken for an error and ends who writes",
+    "a VMDK of 2^63 sectors or more has a negative size, which is taken for an error and ends the writer",
     "Can't get image size",
     ALWAYS,
 );
@@ -298,7 +298,7 @@ rows! {
     "footer-that-is-none" => &[Le64(56, u64::MAX)], "Invalid footer";
 }
 
-/// Who opens a VMDK with a damaged header says what is wrong with it.
+/// Opening a VMDK with a damaged header fails with the reason.
 #[case(formats = [VMDK], rows = VMDKS)]
 async fn of_vmdk_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await
@@ -386,7 +386,7 @@ rows! {
     "cut-before-the-blocks" => &[Cut(5 * MIB)], "Invalid argument";
 }
 
-/// Who opens a VHDX with damaged headers, regions, metadata or blocks refuses it.
+/// Opening a VHDX with damaged headers, regions, metadata or blocks fails.
 #[case(formats = [VHDX], rows = VHDXS)]
 async fn of_vhdx_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     assert_refuses(t, damage).await

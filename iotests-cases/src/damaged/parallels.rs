@@ -11,8 +11,8 @@ defaults! { groups = [AUTO, QUICK] }
 /// Where the table begins.
 const TABLE: usize = 64;
 
-/// A check finds that two parts of the disk are the same cluster; a repair gives each its own, with what that one has, so that a write to one is no
-/// write to the other.
+/// A check finds two parts of the disk that share a cluster; a repair gives each its own copy, so that a
+/// write to one does not change the other.
 #[case(formats = [PARALLELS], host = Host::None, needs = [since(8, 2)])]
 async fn are_told_apart_by_a_repair(t: &mut Test) -> CaseResult {
     let image = t.image("disk").size(4 * MIB);
@@ -47,7 +47,7 @@ const REPAIR_ABORTS: KnownBug = known(
     AllOf(&[since(8, 2), before(11, 0)]),
 );
 
-/// A table that reaches into the data is found or not, but a repair comes to its end.
+/// Whether or not a check notices a table that reaches into the data, a repair ends without a crash.
 #[case(formats = [PARALLELS], host = Host::None, known_bugs = [REPAIR_ABORTS])]
 async fn with_too_long_a_table_can_be_repaired(t: &mut Test) -> CaseResult {
     let image = t.image("disk").size(4 * MIB).write(0x11, 0..MIB);

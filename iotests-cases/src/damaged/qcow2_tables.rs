@@ -1,4 +1,4 @@
-//! Tables of a qcow2 image that say what cannot be: found before anything is written where it does not belong.
+//! Invalid entries in the tables of a qcow2 image: found before anything is written where it does not belong.
 
 use imgtools::img::{Call, Check, Repair};
 use imgtools::qcow2;
@@ -50,9 +50,9 @@ const COPIED: u64 = 1 << 63;
 /// A wrong entry.
 struct Damage {
     edit: fn(&Tables) -> Edit,
-    /// Where a guest writes, so that somebody looks at it.
+    /// Where a guest writes, so that QEMU looks at it.
     write: u64,
-    /// What is said of it.
+    /// What the event says of it.
     error: &'static str,
     /// Whether it can be repaired.
     repaired: bool,
@@ -86,9 +86,8 @@ rows! {
         true;
 }
 
-/// A write for which a wrong entry would have been followed fails, and so does each one after it; the machine says why and lives, and the
-/// tables and the data of others are as they were. The image is marked, and is not written to again unless it
-/// can be repaired.
+/// A write that would follow an invalid entry fails, and so does every later one; the machine reports why and lives on, and the tables and all
+/// other data are as they were. The image is marked as corrupt, and can be written to again only after a repair, if one is possible.
 #[case(rows = DAMAGES)]
 async fn are_found_by_a_write(t: &mut Test, damage: &Damage) -> CaseResult {
     let image = t

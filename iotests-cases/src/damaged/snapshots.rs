@@ -1,4 +1,4 @@
-//! Internal snapshots of a qcow2 image whose table of snapshots says what cannot be.
+//! Internal snapshots of a qcow2 image with an invalid snapshot table.
 
 use imgtools::qcow2;
 use iotests_core::prelude::*;
@@ -22,8 +22,8 @@ rows! {
     "huge-table" => |entry, _| Edit::Be32(entry + 8, 0x7fff_ffff), "Snapshot L1 table too large";
 }
 
-/// A snapshot whose table cannot be is not gone back to, not deleted and not read, a check finds it, and what the image holds now is there as
-/// before.
+/// A snapshot with an invalid table can be neither reverted to nor deleted nor read, a check reports it, and the current content of the image
+/// stays as it was.
 #[case(host = Host::None, rows = DAMAGES)]
 async fn are_not_followed(t: &mut Test, damage: &Damage) -> CaseResult {
     let image = t.image("disk").size(4 * MIB).fill(0x11).create().await?;

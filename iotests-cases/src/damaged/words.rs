@@ -34,7 +34,7 @@ rows! {
     "drawn" => None, groups = [EXPLORE];
 }
 
-/// Whatever a word of the metadata says, nobody dies of it who reads, writes or repairs.
+/// No corrupted metadata word crashes a reader, a writer or a repair.
 #[case(
     rows = SEEDS, formats = [QCOW2, QED, VDI, VPC, VMDK, PARALLELS, VHDX],
     budget = secs(600)
@@ -131,7 +131,7 @@ fn checksums(format: Format) -> &'static [Edit] {
 /// From this size on, the number of blocks needs more than 32 bits: a table has one for each 8 MiB, and one more for each 512 of these.
 const VHDX_WRAPS: u64 = (1 << 55) / 513 * 512;
 
-/// Has something that is to be refused and is not; such have rows of their own (docs/qemu-findings.md).
+/// Has something that should be refused and is not: known bugs with rows of their own (docs/qemu-findings.md).
 fn is_known(disk: &Image) -> CaseResult<bool> {
     let file = File::open(disk.file())?;
     let number = |place| {

@@ -34,7 +34,7 @@ rows! {
         "Making 'three' a children.3 child of 'three' would create a cycle";
 }
 
-/// A child that a node cannot get or lose is refused, and nothing has changed; both quorums work as before.
+/// Adding or removing an invalid child is refused and changes nothing; both quorums work as before.
 #[case(rows = REFUSALS)]
 async fn are_refused(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let image = |name: &str| t.image(name).size(MIB).fill(0x11).create();

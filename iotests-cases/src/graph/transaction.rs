@@ -76,8 +76,8 @@ const LOST: KnownBug = known(
 ])
 .intermittent();
 
-/// When one action fails, nothing is left of the others, whether they came before it or behind it; a client that writes at that moment goes
-/// on writing.
+/// When one action of a transaction fails, nothing is left of the others, before or after it; a client that
+/// writes at that moment is not disturbed.
 #[case(rows = (FAILURES, PARTS), known_bugs = [LOST])]
 async fn that_fails_changes_nothing(
     t: &mut Test,
@@ -124,7 +124,8 @@ async fn that_fails_changes_nothing(
     overlay.assert_layer(&[]).await
 }
 
-/// A backup and a bitmap that begin together miss no write: what a client wrote is either in the backup, or recorded by the bitmap.
+/// A backup and a bitmap that start in one transaction miss no write: what a client writes is either in the
+/// backup or recorded by the bitmap.
 #[case]
 async fn begins_a_backup_and_a_bitmap_at_one_moment(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).create().await?;
@@ -170,7 +171,7 @@ rows! {
         "Could not create '/nowhere/copy': No such file or directory";
 }
 
-/// After a backup to a file that could not begin, the guest goes on writing.
+/// After a backup to a file failed to start, the guest can still write.
 #[case(host = System, rows = DRIVES)]
 async fn whose_backup_cannot_begin_lets_the_guest_go_on(t: &mut Test, drive: &Drive) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0x11).create().await?;

@@ -263,8 +263,8 @@ async fn created_as_asked(t: &mut Test, made: &Made) -> CaseResult {
     base.assert_reads(&[(0x11, 0..MIB)]).await
 }
 
-/// An encrypted image is encrypted as asked, opens with its key and with no other, and has nothing
-/// readable in its file.
+/// An encrypted image has the cipher that was asked for, opens with its key and with no other, and has no
+/// plain text in its file.
 #[case(upstream = "206", groups = [CRYPTO], needs = [Luks], budget = secs(300))]
 async fn created_encrypted(t: &mut Test) -> CaseResult {
     let size = 32 * MIB;
@@ -450,8 +450,8 @@ rows! {
         EARLY;
 }
 
-/// An image that cannot be made is refused with the reason. The file is left alone, and nothing that
-/// is left of the attempt blocks the next one.
+/// An image that cannot be created is refused with the reason. The file is left alone, and nothing that is
+/// left of the attempt blocks the next one.
 #[case(groups = [QUICK], rows = REFUSED)]
 async fn refused(t: &mut Test, refused: &Refused) -> CaseResult {
     let image = t.image("t.qcow2").size(64 * MIB).reserve().await?;

@@ -23,7 +23,8 @@ rows! {
         || json!({"device": "disk", "name": "then"}), "does not support internal snapshots";
 }
 
-/// What would write to the disk is refused, with no effect on the machine or the file, and the guest arrives.
+/// What would write to the disk before the guest has arrived is refused, with no effect on the machine or the
+/// file, and the guest arrives.
 #[case(
     formats = [QCOW2], protocols = [FILE], groups = [RW, QUICK, MIGRATION], host = System,
     guest = RunningIdle, rows = ATTEMPTS, known_bugs = [DIES],

@@ -10,7 +10,7 @@ rows! {
     "2-gib" => 1 << 31;
 }
 
-/// A bitmap arrives with all its bits, and records on.
+/// A bitmap arrives with all its bits, and keeps recording.
 #[case(
     formats = [QCOW2], protocols = [FILE], groups = [RW, QUICK, MIGRATION, BITMAP], host = System,
     guest = RunningIdle, rows = GRANULARITIES, unsupported_imgopts = ["cluster_size"],

@@ -137,7 +137,7 @@ rows! {
 
 const LONG: &str = "a long name cannot be sent: see keeps_a_bitmap_whose_name_is_too_long";
 
-/// A bitmap arrives where the names say that it is sent under, and is lost where nothing has that name.
+/// A bitmap arrives where the aliases lead, and is dropped where nothing has that alias.
 #[case(
     upstream = "300::{names}::{mapped}", rows = (NAMES, MAPPED),
     excluded = [
@@ -325,7 +325,7 @@ rows! {
         || "The node name 'node1' is mapped twice".into();
 }
 
-/// A mapping that is wrong is refused at either end, and the one before remains: it is shown, and the
+/// An invalid mapping is refused at either end, and the previous one stays in effect: it is shown, and the
 /// guest migrates with it.
 #[case(upstream = "300::TestBlockBitmapMappingErrors::{wrong}", rows = WRONG)]
 async fn stays_as_it_was(t: &mut Test, wrong: &Wrong) -> CaseResult {
@@ -384,7 +384,7 @@ rows! {
         }, "";
 }
 
-/// A bitmap that is not mapped stays behind, the guest goes without it, and the name is free there.
+/// A bitmap that is not mapped stays behind; the guest goes without it, and its name is free at the target.
 #[case(upstream = "300::TestBlockBitmapMappingErrors::{left}", rows = LEFT)]
 async fn leaves_out(t: &mut Test, left: &Left) -> CaseResult {
     let bitmap = ("node0", "bmap0");
@@ -444,7 +444,7 @@ rows! {
     "at-the-target" => AtTheTarget, upstream = "dst";
 }
 
-/// Bitmaps that exchange their names and nodes all arrive, each as what it is.
+/// Bitmaps that swap their names and nodes all arrive, each with its own content.
 #[case(upstream = "300::TestCrossAliasMigration::test_alias_on_{mapped}", rows = END)]
 async fn exchanges_names(t: &mut Test, mapped: &Mapped) -> CaseResult {
     let (source, target, sent) = four_bitmaps(t).await?;
@@ -519,8 +519,7 @@ rows! {
     "temporary" => false;
 }
 
-/// What is persistent when it arrives is in the image in the end, and what is not is not, whatever it was
-/// at the source.
+/// A bitmap is stored in the image if it is persistent when it arrives, whatever it was at the source.
 #[case(rows = (PERSISTENT, MAPPED_AT), needs = [TRANSFORM])]
 async fn decides_what_is_stored(t: &mut Test, on: &bool, mapped: &Mapped) -> CaseResult {
     let content = Content::nothing().numbered(0x11, clusters(0..8));

@@ -9,7 +9,7 @@ use crate::json::items;
 
 defaults! { formats = [QCOW2], groups = [QUICK] }
 
-/// A client sees over qemu-nbd which half of an image has data.
+/// A client of qemu-nbd sees which half of an image has data.
 #[case(upstream = "209", needs = [Tool(ToolKind::Nbd)])]
 async fn qemu_nbd_tells_data_from_holes(t: &mut Test) -> CaseResult {
     let disk = t
@@ -22,7 +22,7 @@ async fn qemu_nbd_tells_data_from_holes(t: &mut Test) -> CaseResult {
     assert_first_half_has_data(t, &server.uri()).await
 }
 
-/// A client sees over the NBD server of a machine which half of an image has data.
+/// A client of a machine's NBD server sees which half of an image has data.
 #[case(upstream = "209", groups = [EXPORT], host = Any)]
 async fn a_machine_tells_data_from_holes(t: &mut Test) -> CaseResult {
     let disk = t

@@ -108,7 +108,7 @@ rows! {
     "otherwise" => Some("shadow"), upstream = "different";
 }
 
-/// A machine is a client of another one over TCP, whatever the export is called.
+/// A machine is a client of another one over TCP, whatever the name of the export is.
 #[case(upstream = "147::BuiltinNBD::test_inet_{name}_export_name", rows = NAMES)]
 async fn of_an_export_that_is_called(t: &mut Test, name: &Option<&str>) -> CaseResult {
     let machines = Machines::start(t, Some("127.0.0.1")).await?;
@@ -175,7 +175,7 @@ async fn over_ipv6(t: &mut Test) -> CaseResult {
     machines.end(&CONTENT).await
 }
 
-/// A client for which IPv6 is off finds no way to an IPv6 address.
+/// A client with IPv6 disabled cannot connect to an IPv6 address.
 #[case]
 async fn keeps_to_its_family(t: &mut Test) -> CaseResult {
     let vm = t.host().launch().await?;

@@ -16,9 +16,9 @@ rows! {
     "zeroed-without-holes" => Some(CommandFlags::NO_HOLE);
 }
 
-/// A client can give up nearly 4 GiB with one request, and nothing beside them.
+/// A client can discard nearly 4 GiB with one request, and nothing beside them.
 #[case(rows = HOW)]
-async fn is_given_up_at_once(t: &mut Test, how: &Option<CommandFlags>) -> CaseResult {
+async fn is_discarded_at_once(t: &mut Test, how: &Option<CommandFlags>) -> CaseResult {
     let pieces = [0, 2 * GIB - CLUSTER, LARGEST - CLUSTER, LARGEST].map(|at| at..at + CLUSTER);
     let disk = t.image("disk").size(8 * GIB).create().await?;
     let vm = t.host().blockdev(disk.node().set("discard", "unmap"));
@@ -34,8 +34,8 @@ async fn is_given_up_at_once(t: &mut Test, how: &Option<CommandFlags>) -> CaseRe
     }
     client.disconnect().await?;
     let [first, second, last, beside] = pieces;
-    for given_up in [first, second, last] {
-        node.assert_pattern(0, given_up).await?;
+    for discarded in [first, second, last] {
+        node.assert_pattern(0, discarded).await?;
     }
     node.assert_pattern(0x11, beside).await?;
     vm.shutdown().await?;

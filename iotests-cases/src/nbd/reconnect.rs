@@ -309,7 +309,7 @@ async fn without_a_delay_only_one_request_fails(t: &mut Test) -> CaseResult {
 
 /// A client waits for its server as long as its delay allows, then fails the request.
 #[case(formats = [RAW])]
-async fn a_lost_server_is_given_up(t: &mut Test) -> CaseResult {
+async fn a_lost_server_is_abandoned(t: &mut Test) -> CaseResult {
     let socket = t.socket("nbd")?;
     let drop = Rule::new(On::reply(CommandType::WRITE), Fault::CLOSE);
     let server = Server::builder()

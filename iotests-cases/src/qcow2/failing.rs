@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// A write that allocates clusters and cannot be done leaves the image as it was: consistent, with all that it held, and good for the next
-/// write.
+/// A write that allocates clusters and fails leaves the image as it was: consistent, with all that it held,
+/// and ready for the next write.
 #[case(needs = [Driver("blkdebug")], rows = KINDS)]
 async fn leaves_the_image_as_it_was(t: &mut Test, kind: &Kind) -> CaseResult {
     let own = Content::of(&[(0x22, 0..CLUSTER)]);

@@ -5,7 +5,7 @@ use super::*;
 /// Parts of one cluster, of which each request gets one; the last two touch.
 const PARTS: [std::ops::Range<u64>; 4] = [0..4096, 8192..9728, 32768..36864, 36864..40000];
 
-/// Writes that allocate the same cluster together all arrive, beside what was there and what is below.
+/// Concurrent writes that allocate the same cluster all take effect, beside what was there and what is below.
 #[case(host = Host::None, rows = KINDS)]
 async fn share_a_new_cluster(t: &mut Test, kind: &Kind) -> CaseResult {
     let mut content = Content::nothing().written(0x22, 0..512);

@@ -9,8 +9,8 @@ defaults! {
     ],
 }
 
+mod discarded;
 mod failing;
-mod given_up;
 mod in_flight;
 
 /// An image with these options, and with its data in a file of its own where that is said.

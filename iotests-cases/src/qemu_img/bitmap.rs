@@ -77,7 +77,8 @@ rows! {
         Some((false, B | OTHER));
 }
 
-/// What is done to a bitmap in one call is done in its order; the others, the data and the tables stay as they are.
+/// The actions on a bitmap in one call are done in their order; the other bitmaps, the data and the tables
+/// stay as they are.
 #[case(upstream = "qemu-img-bitmaps", rows = ACTIONS)]
 async fn becomes_what_was_asked_for(t: &mut Test, actions: &Actions) -> CaseResult {
     let (disk, source) = (disk(t, "disk").await?, disk(t, "source").await?);
@@ -145,7 +146,7 @@ rows! {
         "Dirty bitmap 'b' not found";
 }
 
-/// What cannot be done leaves the image as it is.
+/// An invalid action is refused, and leaves the image as it is.
 #[case(rows = REFUSED)]
 async fn stays_as_it_is_if_it_is_refused(t: &mut Test, refused: &Refused) -> CaseResult {
     let disk = disk(t, "disk").await?;
@@ -182,7 +183,7 @@ rows! {
     "another-format" => &[], formats = [RAW, QED, VMDK];
 }
 
-/// An image that can have no bitmaps gets none.
+/// An image that cannot have bitmaps gets none.
 #[case(rows = WITHOUT)]
 async fn is_refused_where_there_can_be_none(t: &mut Test, without: &Without) -> CaseResult {
     let disk = t.image("disk").size(SIZE).write(0x11, 0..CLUSTER);
@@ -202,7 +203,7 @@ async fn is_refused_where_there_can_be_none(t: &mut Test, without: &Without) -> 
     }
 }
 
-/// The longest name is taken, and none that is longer.
+/// The longest name is accepted, and a longer one is refused.
 #[case]
 async fn has_a_name_of_1023_bytes_at_most(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(SIZE).create().await?;

@@ -44,7 +44,7 @@ rows! {
     "encrypted-without-a-key" => &["-f", "luks"], "1M", "Parameter 'key-secret' is required";
 }
 
-/// What cannot be made is refused, and there is no file then that was not there before.
+/// An invalid image is refused, and no file is left that was not there before.
 #[case(rows = REFUSALS)]
 async fn make_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let base = t.image("base").format(RAW).size(MIB).create().await?;

@@ -58,7 +58,7 @@ rows! {
     "nothing" => 64 * KIB, Some(0), 0, known_bugs = [EMPTY_VMDK];
 }
 
-/// The target has the blocks that were asked for, from its start on, and ends with them; the source stays as it is.
+/// The target has exactly the blocks that were asked for, from its start on; the source stays as it is.
 #[case(rows = BLOCKS)]
 async fn are_those_asked_for(t: &mut Test, blocks: &Blocks) -> CaseResult {
     let source = source(t).await?;
@@ -87,7 +87,7 @@ async fn are_those_asked_for(t: &mut Test, blocks: &Blocks) -> CaseResult {
     target.assert_clean().await
 }
 
-/// The blocks that are left out do not count: as many as asked for are copied.
+/// Skipped blocks do not count: as many as asked for are copied.
 #[case(
     rows = SOME,
     known_bugs = [known(
@@ -139,7 +139,7 @@ async fn behind_the_end_are_none(t: &mut Test) -> CaseResult {
     target.assert_clean().await
 }
 
-/// Operands that make no sense, and what is said of them.
+/// Invalid operands, and the error that they give.
 struct Refused {
     operands: &'static [&'static str],
     error: &'static str,
@@ -158,9 +158,9 @@ rows! {
     "no-such-source" => &["if=/nonsense"], "Could not open '/nonsense'";
 }
 
-/// Nonsense is refused, and the file that was to be the target stays as it is.
+/// Invalid operands are refused, and the file that was to be the target stays as it is.
 #[case(formats = [QCOW2], rows = REFUSED)]
-async fn of_nonsense_are_refused(t: &mut Test, refused: &Refused) -> CaseResult {
+async fn with_invalid_arguments_are_refused(t: &mut Test, refused: &Refused) -> CaseResult {
     let source = source(t).await?;
     let target = t.image("target").size(SIZE).fill(0xa5).create().await?;
     let before = [source.file_bytes()?, target.file_bytes()?];

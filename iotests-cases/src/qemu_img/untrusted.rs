@@ -24,8 +24,8 @@ rows! {
     "backing-file-by-protocol" => false, |socket| format!("nbd:unix:{}", socket.as_str());
 }
 
-/// Asking what an image is opens nothing that the image names, neither its data file nor its backing file: nobody connects to a server that
-/// they lead to.
+/// `qemu-img info` opens nothing that the image names, neither its data file nor its backing file, and
+/// connects to no server that they lead to.
 #[case(rows = NAMES)]
 async fn are_not_followed_by_info(t: &mut Test, name: &Name) -> CaseResult {
     let socket = t.socket("nbd")?;

@@ -17,7 +17,8 @@ rows! {
 
 const END: u64 = MIB + 3 * KIB;
 
-/// Whole clusters are copied of which a part is read, up to the end of the image; what is read is the same before and after.
+/// A read of a part copies whole clusters, up to the end of the image; what is read is the same before and
+/// after.
 #[case(rows = BELOW)]
 async fn takes_whole_clusters_to_the_end(t: &mut Test, below: &u64) -> CaseResult {
     let base = t.image("base").size(*below).fill(0x11).create().await?;

@@ -108,7 +108,7 @@ rows! {
     "at-the-end" => SIZE;
 }
 
-/// Requests for nothing do nothing, wherever they are, and the next one is served.
+/// Empty requests do nothing, wherever they are, and the next one is served.
 #[case(host = Host::None, rows = (NOTHING, LIMITS), needs = [Driver("blkdebug")])]
 async fn may_be_empty(t: &mut Test, at: &u64, limits: &Limits) -> CaseResult {
     // Of this format a request is passed on as it is.
@@ -140,7 +140,8 @@ rows! {
     "more-than-a-cluster" => 0..CLUSTER + 512, false;
 }
 
-/// What is written compressed is whole clusters; anything else is refused, has no effect, and the next request is served.
+/// Compressed writes are of whole clusters; anything else is refused and has no effect, and the next request
+/// is served.
 #[case(host = Host::None, rows = COMPRESSED)]
 async fn must_be_whole_when_compressed(t: &mut Test, request: &Compressed) -> CaseResult {
     let disk = t.image("disk").size(SIZE).create().await?;
@@ -180,7 +181,8 @@ const MORE: KnownBug = known(
     before(8, 1),
 );
 
-/// A request in as many pieces as there may be is done, although the layer below needs more of them to have it aligned.
+/// A request with the largest number of pieces succeeds, although the layer below needs more of them to align
+/// it.
 #[case(
     host = Host::None, rows = STARTS, needs = [Driver("blkdebug")], known_bugs = [MORE]
 )]

@@ -22,8 +22,8 @@ rows! {
     "is-cancelled" => End::Cancelled;
 }
 
-/// A guest's write waits until what it overwrites has been copied, however slow the target is, and is done then, whether the backup goes on
-/// or is cancelled; a backup that completes has the disk as it was.
+/// A guest's write waits until what it overwrites has been copied, however slow the target is, and then
+/// completes, whether the backup goes on or is cancelled; a backup that completes has the disk as it was.
 #[case(formats = [RAW], host = System, rows = ENDS)]
 async fn a_guest_waits_for_its_copy_and_the_backup(t: &mut Test, end: &End) -> CaseResult {
     let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;

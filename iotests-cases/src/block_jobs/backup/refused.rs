@@ -67,7 +67,7 @@ rows! {
         "Duplicate nodes with node-name='copy'";
 }
 
-/// A backup that cannot be done is refused; the machine, its bitmaps and all files are as they were.
+/// An invalid backup is refused; the machine, its bitmaps and all files are as they were.
 #[case(rows = REFUSALS)]
 async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let image = |name: &str, size: u64| t.image(name).size(size).create();
@@ -154,7 +154,8 @@ fn bitmap() -> Value {
     json!({"node": "disk", "name": "recorded"})
 }
 
-/// While a backup runs, what would spoil it is refused, and has no effect: it gets the disk as it was, and its bitmap starts anew.
+/// Whatever would spoil a running backup is refused and has no effect: the target gets the disk as it was,
+/// and the bitmap is cleared.
 #[case(rows = ATTEMPTS)]
 async fn while_one_runs(t: &mut Test, attempt: &Attempt) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0x11).create().await?;

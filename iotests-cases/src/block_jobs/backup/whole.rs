@@ -27,7 +27,8 @@ rows! {
     "since-a-bitmap" => "incremental", || json!({"bitmap": "since"});
 }
 
-/// A backup has all that it is to have, up to the last sector, and nothing else; at its end it has done as much as there was to do.
+/// A backup has everything that it should have, up to the last sector, and nothing else; its progress ends at
+/// its total.
 #[case(rows = (HOW, SIZES))]
 async fn has_all_to_the_last_sector(t: &mut Test, how: &How, size: &u64) -> CaseResult {
     let below = Content::nothing().written(0x11, 0..*size);

@@ -108,8 +108,7 @@ rows! {
         "Can't find '{mid}' in the backing chain", upstream = "test_top_and_base_reversed";
 }
 
-/// A commit between layers that are not a chain is refused, also by relative names, and changes
-/// nothing.
+/// A commit between layers that are not a chain is refused, also by relative names, and changes nothing.
 #[case(upstream = "040::TestRelativePaths::{refusal}", rows = REFUSALS)]
 async fn are_refused_by_relative_names(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let chain = relative_chain(t).await?;
@@ -121,7 +120,7 @@ async fn are_refused_by_relative_names(t: &mut Test, refusal: &Refusal) -> CaseR
     chain.assert_files_unchanged()
 }
 
-/// A commit of a device that does not exist is refused, also where layers have relative names.
+/// A commit of a device that does not exist is refused, also where the layers have relative names.
 #[case(upstream = "040::TestRelativePaths::test_device_not_found")]
 async fn need_a_device(t: &mut Test) -> CaseResult {
     let chain = relative_chain(t).await?;

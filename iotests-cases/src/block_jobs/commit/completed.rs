@@ -9,7 +9,7 @@ use super::chain::{Chain, Layer, Size};
 use Layer::{Base, Mid, Top};
 use Size::{Full, Zero};
 
-// A layer is looked for by the path of its file, which an export has not.
+// A layer is looked for by the path of its file, which an export lacks.
 defaults! { protocols = [FILE, FUSE] }
 
 /// A commit by the layers that are named to the command.

@@ -37,7 +37,7 @@ fn again(_: &Chain) -> Value {
     json!({"job-id": "other", "device": "top", "top-node": "mid"})
 }
 
-/// By another way into the chain, whose first node is in nobody's way.
+/// By another way into the chain, whose first node is used by nothing else.
 fn beside(_: &Chain) -> Value {
     json!({"job-id": "other", "device": "filter", "top-node": "mid", "base-node": "base"})
 }

@@ -187,13 +187,13 @@ const FREED: KnownBug = known(
 )
 .intermittent();
 
-/// The same, where the memory has another use by then.
+/// The same bug, where the memory has been reused by then.
 const CORRUPTED: KnownBug = KnownBug {
     says: "malloc(): ",
     ..FREED
 };
 
-/// Requests may come at any time while a mirror starts and ends, again and again.
+/// Requests may come at any time while mirrors start and end, one after another.
 #[case(
     upstream = "151::TestHighThrottledWithNbdExport::testActiveOnCreation",
     known_bugs = [FREED, CORRUPTED]
@@ -243,7 +243,7 @@ async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
 async fn is_copied_at_once_from_then_on(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(SIZE).content(content());
     let source = source.create().await?;
-    // Nobody else may read the node that a mirror writes to, but what is behind it can be looked at.
+    // No other user may read the target node of a mirror, but the memory behind the server can be looked at.
     let copy = Arc::new(MemoryBackend::new(SIZE));
     let socket = t.socket("nbd")?;
     let server = Server::builder().export(Export::shared(copy.clone()));
@@ -359,7 +359,7 @@ async fn in_flight_when_the_job_ends_is_waited_for(
     copy.assert_reads(&all).await
 }
 
-/// A mirror that rests in standby takes the order to complete, and does so when it goes on.
+/// A mirror in standby accepts the request to complete, and completes when it is resumed.
 #[case(formats = [RAW], rows = MODES)]
 async fn is_not_lost_when_completed_in_standby(t: &mut Test, mode: &&str) -> CaseResult {
     let source = t.image("source").size(SIZE).content(content());

@@ -135,9 +135,9 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     }
 }
 
-/// Several errors at the same time are one reason to rest, and resuming once is enough.
+/// Errors that happen at the same time pause a mirror once, and resuming it once is enough.
 #[case]
-async fn that_come_together_are_one_rest(t: &mut Test) -> CaseResult {
+async fn that_coincide_pause_once(t: &mut Test) -> CaseResult {
     let source = t.image("source").format(RAW).size(SIZE);
     let source = source.content(numbered()).create().await?;
     let copy = t.image("copy").format(RAW).size(SIZE).create().await?;
@@ -219,8 +219,8 @@ rows! {
     "completed-persistent" => false, false;
 }
 
-/// A mirror whose target cannot be flushed in the end rests in standby; then it can be tried again, or
-/// given up.
+/// A mirror whose target cannot be flushed at the end waits in standby; then the flush can be retried, or the
+/// mirror cancelled.
 #[case(rows = LAST, formats_except = [LUKS])]
 async fn in_the_last_flush(t: &mut Test, last: &Last) -> CaseResult {
     let source = t.image("source").size(MIB).write(1, 0..CLUSTER);
@@ -284,8 +284,8 @@ rows! {
     "stop" => "stop";
 }
 
-/// What the guest writes while the mirror is ready may fail on the target, which the guest does not
-/// notice: the policy is kept to, and the guest's data is not lost.
+/// What the guest writes while the mirror is ready may fail on the target, which the guest does not notice: the
+/// policy is followed, and the guest's data is not lost.
 #[case(rows = (POLICIES, MODES))]
 async fn after_it_was_ready(t: &mut Test, policy: &&str, mode: &&str) -> CaseResult {
     let source = t.image("source").size(SIZE).content(numbered());

@@ -66,10 +66,10 @@ async fn writes_elsewhere_hold_up_nothing(t: &mut Test) -> CaseResult {
     copy.assert_reads(all.written(0x77, LAST)).await
 }
 
-/// A mirror that is given up while a piece is on its way does not write anything more to its target: what
-/// the guest then writes is for its disk alone.
+/// A mirror that is cancelled while a piece is in flight writes nothing more to its target: what the guest then
+/// writes goes to its disk alone.
 #[case]
-async fn pieces_are_the_last_when_it_is_given_up(t: &mut Test) -> CaseResult {
+async fn pieces_are_the_last_when_it_is_cancelled(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(SIZE).write(0x11, FIRST);
     let source = source.create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;

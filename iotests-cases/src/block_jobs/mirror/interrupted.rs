@@ -11,7 +11,7 @@ rows! {
     "by-force" => true;
 }
 
-/// Before it is ready a mirror can only be given up: the machine is as if it had not been.
+/// A mirror that is cancelled before it is ready leaves the machine as if it had never run.
 #[case(upstream = "041::{onto}::test_cancel", rows = ONTO)]
 async fn is_cancelled(t: &mut Test, onto: &Onto) -> CaseResult {
     let pair = Pair::create(t, onto).await?;
@@ -91,10 +91,10 @@ async fn hides_its_own_node(t: &mut Test, onto: &Onto) -> CaseResult {
     pair.assert_half_copied().await
 }
 
-/// What its target records as its backing file is opened for a mirror that completes, not for one that
-/// is given up: here there is no such file.
+/// The backing file that the target records is opened for a mirror that completes, not for one that is
+/// cancelled: here there is no such file.
 #[case(formats = [QCOW2])]
-async fn opens_no_backing_file_when_given_up(t: &mut Test) -> CaseResult {
+async fn opens_no_backing_file_when_cancelled(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(MIB).fill(0x11).create().await?;
     let base = t.image("base").size(MIB).create().await?;
     let copy = t.image("copy").backing(&base).create().await?;

@@ -1,4 +1,5 @@
-//! Who else may write to an image while it is mirrored.
+//! Who else may write to an image while it is mirrored: nobody, if its user does not share it. A guest's device
+//! does not. An export does, so that on a storage daemon a blkdebug node stands for the device.
 
 use iotests_core::prelude::*;
 
@@ -34,8 +35,8 @@ async fn nobody_else_gets_the_image(t: &mut Test) -> CaseResult {
     source.assert_pattern(0x11, CLUSTER..MIB).await
 }
 
-/// What a user above a mirror does not share stays locked against other processes, while the mirror runs and
-/// when it has gone. An export shares everything, so that this user is one of a kind that does not.
+/// What a node above a mirror does not share stays locked against other processes, while the mirror runs and
+/// when it has gone.
 #[case(needs = [Driver("blkdebug")])]
 async fn a_user_above_keeps_others_out(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(MIB).fill(0x11).create().await?;

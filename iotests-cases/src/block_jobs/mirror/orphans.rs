@@ -63,7 +63,7 @@ async fn a_read_only_target_is_refused(t: &mut Test) -> CaseResult {
 )]
 async fn conflicting_permissions_fail_completion(t: &mut Test) -> CaseResult {
     let vm = orphans(t).await?;
-    // The mirror does not mind that, for its target is not consistent.
+    // This does not conflict with the mirror, whose target need not be consistent.
     let user = |name: &str, on: &str| {
         let node = Node::new("blkdebug").node_name(name);
         node.child("image", on)

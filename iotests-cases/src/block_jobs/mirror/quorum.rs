@@ -159,7 +159,7 @@ rows! {
         upstream = "test_medium_not_found", host = System, needs = [Device("ide-cd")];
 }
 
-/// A repair that makes no sense is refused, and changes nothing.
+/// An invalid repair is refused, and changes nothing.
 #[case(upstream = "041::TestRepairQuorum::{wrong}", rows = REFUSALS)]
 async fn is_not_repaired(t: &mut Test, wrong: &Wrong) -> CaseResult {
     let quorum = Quorum::create(t).await?;
@@ -218,7 +218,7 @@ rows! {
     "while-it-runs" => true, upstream = "test_with_other_parents_after_mirror_start";
 }
 
-/// A child that somebody else looks at as well is not replaced, for what they see would change.
+/// A child that has another user as well is not replaced, for what that user reads would change.
 #[case(upstream = "041::TestRepairQuorum::{late}", rows = LATE)]
 async fn has_a_child_that_others_use(t: &mut Test, late: &bool) -> CaseResult {
     let quorum = Quorum::create(t).await?;

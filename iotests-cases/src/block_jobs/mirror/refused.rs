@@ -24,7 +24,7 @@ rows! {
     "blockdev" => "blockdev-mirror";
 }
 
-/// An argument that a mirror cannot have.
+/// An invalid argument.
 struct Wrong {
     name: &'static str,
     value: fn() -> Value,
@@ -49,9 +49,9 @@ rows! {
         "Parameter 'on-target-error' does not accept value 'auto2'";
 }
 
-/// What a mirror cannot do is refused, and changes nothing.
+/// A mirror with an invalid argument is refused, and changes nothing.
 #[case(rows = (COMMANDS, ARGUMENTS))]
-async fn needs_arguments_that_make_sense(t: &mut Test, onto: &Onto, wrong: &Wrong) -> CaseResult {
+async fn needs_valid_arguments(t: &mut Test, onto: &Onto, wrong: &Wrong) -> CaseResult {
     let pair = Pair::create(t, onto).await?;
     let vm = pair.launch(t).await?;
     let job = pair.mirror(&vm).set(wrong.name, (wrong.value)());
@@ -72,7 +72,7 @@ rows! {
         "Node 'busy' is busy: block device is in use by block job: mirror");
 }
 
-/// A mirror to a node that is none of its own is refused, and changes nothing.
+/// A mirror to a node that something else uses is refused, and changes nothing.
 #[case(
     upstream = "041::{onto}::{target}", needs = [Driver("null-co")], rows = (NODES, TARGETS)
 )]

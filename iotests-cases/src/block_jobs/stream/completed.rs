@@ -11,7 +11,7 @@ use super::chain::{Chain, Layer, Size};
 use Layer::{Base, Mid, Top};
 use Size::{Full, Zero};
 
-// A layer is looked for by the path of its file, which an export has not.
+// A layer is looked for by the path of its file, which an export lacks.
 defaults! { protocols = [FILE, FUSE] }
 
 /// A stream into a layer, and how the command says where it ends.

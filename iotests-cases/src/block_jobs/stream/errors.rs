@@ -77,7 +77,7 @@ fn streamed(chain: &Chain, without: Range<u64>) -> Content {
 }
 
 /// An I/O error ends a stream, pauses it or is passed over, as its error policy says. Backing files
-/// go only when all is copied, and nobody ever reads anything else than before.
+/// go only when all is copied, and everything reads as before at any time.
 #[case(upstream = "{place}::{policy}", needs = [Driver("blkdebug")], rows = (PLACES, POLICIES))]
 async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> CaseResult {
     let contents = [(0x20, 0..24), (0x60, 8..16), (0xa0, 16..20)];
@@ -149,8 +149,8 @@ async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> Case
     chain.assert_unchanged(&[Base, Mid])
 }
 
-/// A stream that rests because of an error can be cancelled, by force, and then the chain is as it was;
-/// softly it has to be resumed first.
+/// A stream that an error has paused can be cancelled by force, and then the chain is as it was; to be cancelled
+/// softly, it has to be resumed first.
 #[case(needs = [Driver("blkdebug")], rows = FORCE)]
 async fn that_make_it_rest_let_it_be_cancelled(t: &mut Test, force: &bool) -> CaseResult {
     let contents = [(0x20, 0..24), (0x60, 8..16), (0xa0, 16..20)];

@@ -96,7 +96,7 @@ const IMPLICIT: KnownBug = known(
 )
 .fixed_in(["10.0.13", "10.1"]);
 
-/// While a stream rests with its result, the nodes can be looked at; when it is dismissed, they can
+/// While a stream waits with its result to be dismissed, the nodes can be listed; afterwards they can
 /// be removed.
 #[case(known_bugs = [IMPLICIT])]
 async fn leave_the_nodes_in_the_end(t: &mut Test) -> CaseResult {

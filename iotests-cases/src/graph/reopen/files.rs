@@ -10,8 +10,8 @@ fn numbered(first: u8) -> Content {
     Content::nothing().numbered(first, 0..DISK)
 }
 
-/// A node is put on another file and back. Each file has what was written while it was the one, also
-/// by a request that is under way.
+/// A node is moved to another file and back. Each file has what was written while it was in use, also by a
+/// request that was in flight.
 #[case(upstream = "245::TestBlockdevReopen::test_replace_file")]
 async fn are_replaced(t: &mut Test) -> CaseResult {
     let image = |name: &str| t.image(name).format(RAW).size(DISK);
@@ -116,7 +116,7 @@ fn alone_of(image: &Image, format: Format) -> Node {
     }
 }
 
-/// A throttle filter is inserted above the file and taken out; what waits in it is done by then.
+/// A throttle filter is inserted above the file and taken out; requests that wait in it are done by then.
 #[case(
     upstream = "245::TestBlockdevReopen::test_insert_throttle_filter", needs = [Driver("throttle")]
 )]

@@ -29,7 +29,7 @@ rows! {
         || json!({"ro": true, "detect_zeroes": "on", "cache": {"no-flush": true}});
 }
 
-/// An option is changed, of its own node only, and reset: the second time like the first.
+/// An option is changed, of its own node only, and reset, twice in a row.
 #[case(upstream = "245::TestBlockdevReopen::test_reopen", rows = OPTIONS)]
 async fn are_changed_and_reset(t: &mut Test, options: &Options) -> CaseResult {
     let images = Images::create(t).await?;
@@ -91,7 +91,7 @@ async fn of_the_file_are_changed_and_reset(t: &mut Test) -> CaseResult {
     images.assert_layers().await
 }
 
-/// Zeroes that are written are kept as such only while zeroes are detected.
+/// Zeroes that are written are stored as zero clusters only while zero detection is on.
 #[case(upstream = "245::TestBlockdevReopen::test_reopen")]
 async fn take_effect_on_zeroes(t: &mut Test) -> CaseResult {
     let images = Images::create(t).await?;
@@ -134,8 +134,7 @@ async fn take_effect_on_zeroes(t: &mut Test) -> CaseResult {
 
 const READ_ONLY: &str = "Cannot export read-only node as writable";
 
-/// A node does not become read-only under somebody who writes to it, and nobody can write to one that
-/// is.
+/// A node with a writer cannot become read-only, and a read-only node cannot get a writer.
 #[case]
 async fn do_not_take_away_what_is_used(t: &mut Test) -> CaseResult {
     let images = Images::create(t).await?;

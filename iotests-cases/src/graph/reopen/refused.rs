@@ -246,8 +246,8 @@ fn cycle(user: &str) -> Node {
     base.backing(user)
 }
 
-/// What cannot be changed is refused, and then nothing is: of no node, and under the guest's requests.
-/// The same options can be said again.
+/// An invalid change is refused as a whole: no node changes, also under the guest's requests. Repeating the
+/// current options is accepted.
 #[case(upstream = "245::TestBlockdevReopen::{setup}", rows = SETUPS)]
 async fn changes_nothing(t: &mut Test, setup: &Setup) -> CaseResult {
     let images = Images::create(t).await?;

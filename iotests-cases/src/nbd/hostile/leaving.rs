@@ -87,7 +87,7 @@ rows! {
     "leaves-when-the-disk-is-drained" => "is-drained";
 }
 
-/// A client may leave in whatever state it is: others are served, and nothing is left of it. A drained section that waits for it ends then.
+/// A client may leave in any state: others are served, and nothing is left of it. A drained section that waits for it ends then.
 #[case(host = Any, rows = (SILENTS, LEAVINGS), groups = [QUICK], needs = [Driver("throttle")])]
 async fn a_client_leaves_in_any_state(t: &mut Test, silent: &Silent, leaving: &&str) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
@@ -109,7 +109,7 @@ async fn a_client_leaves_in_any_state(t: &mut Test, silent: &Silent, leaving: &&
     victim.ends(&(0..0)).await
 }
 
-/// When an export goes, its clients are let go in whatever state they are, and who negotiates is refused.
+/// When an export is removed, its clients are disconnected in whatever state they are, and a client in negotiation is refused.
 #[case(host = Any, rows = SILENTS, needs = [Driver("throttle")])]
 async fn an_export_goes_while_a_client(t: &mut Test, silent: &Silent) -> CaseResult {
     let victim = Victim::machine(t, None).await?;
@@ -129,7 +129,7 @@ async fn an_export_goes_while_a_client(t: &mut Test, silent: &Silent) -> CaseRes
     victim.disk.assert_fill(0x11).await
 }
 
-/// When the server is stopped, a client is let go in whatever state it is; when it leaves, nothing happens, and the server can be started
+/// When the server is stopped, its clients are disconnected in any state; when they leave, nothing happens, and the server can be started
 /// again.
 #[case(host = Any, rows = SILENTS, needs = [Driver("throttle")])]
 async fn the_server_stops_while_a_client(t: &mut Test, silent: &Silent) -> CaseResult {
@@ -155,7 +155,7 @@ async fn the_server_stops_while_a_client(t: &mut Test, silent: &Silent) -> CaseR
     victim.disk.assert_fill(0x11).await
 }
 
-/// A machine ends, whatever state a client is in.
+/// A machine ends in good order, whatever state a client is in.
 #[case(host = Any, rows = SILENTS, needs = [Driver("throttle")])]
 async fn a_machine_ends_while_a_client(t: &mut Test, silent: &Silent) -> CaseResult {
     let victim = Victim::machine(t, None).await?;

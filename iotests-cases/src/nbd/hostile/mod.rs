@@ -180,7 +180,7 @@ impl Victim {
         Ok(wire)
     }
 
-    /// Whatever a client sends, it alone bears the consequences.
+    /// Whatever the client sends, it alone bears the consequences.
     async fn bears(self, attack: &Attack) -> CaseResult {
         let mut wire = self.reach(attack.stage).await?;
         wire.send(&(attack.sent)()).await;
@@ -217,7 +217,7 @@ impl Victim {
         self.ends(&written).await
     }
 
-    /// Who was connected all the time is served, and so is who comes now.
+    /// The client that was connected all the time is served, and so is a new one.
     async fn lives(&self, written: &Range<u64>) -> CaseResult {
         assert_reads(&self.bystander, written).await?;
         let newcomer = match &self.server {

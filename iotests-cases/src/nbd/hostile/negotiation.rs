@@ -155,7 +155,7 @@ rows! {
     "half-a-hello" => PLAIN, || with(option(OptionCode::STARTTLS, &[]), &[22, 3, 1, 2, 0, 1]), FINE;
 }
 
-/// Where TLS is asked for, nothing else is answered before; who then does not speak it harms nobody.
+/// A server that requires TLS answers nothing else before it, and a client that then speaks something else harms nobody.
 #[case(host = Any, rows = TLS_ATTACKS, groups = [QUICK], needs = [Driver("throttle")])]
 async fn harms_no_server_with_tls(t: &mut Test, attack: &Attack) -> CaseResult {
     let tls = t.tls()?;

@@ -36,8 +36,8 @@ const TOP: Content = Content::of(&[
     (0x33, SIZE - 512..SIZE),
 ]);
 
-/// What was committed is in the base and not in the overlay any more, nor in its data file; the overlay can be opened with its key, and
-/// takes what is written to it.
+/// What was committed is in the base, and no longer in the overlay or its data file; the overlay can be
+/// opened with its key, and written to.
 #[case(rows = KINDS)]
 async fn take_what_is_written_next(t: &mut Test, kind: &Kind) -> CaseResult {
     let data = t.image("data").format(RAW).size(SIZE).create().await?;

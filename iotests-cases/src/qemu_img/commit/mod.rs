@@ -222,7 +222,7 @@ rows! {
     "not-there" => &[], "nonsense", "No such file or directory";
 }
 
-/// What cannot be committed stays where it is.
+/// A commit that is refused changes nothing.
 #[case(rows = REFUSED)]
 async fn stay_as_they_are_if_it_is_refused(t: &mut Test, refused: &Refused) -> CaseResult {
     let base = t.image("base").size(ALL).content(BASE).create().await?;
@@ -260,7 +260,7 @@ rows! {
     "writing-the-base" => false, "Block job failed: Input/output error";
 }
 
-/// A commit that fails on its way says so, and the top keeps all that it has.
+/// A commit that fails half-way reports it, and the top keeps all that it has.
 #[case(formats = [QCOW2], needs = [Driver("blkdebug")], rows = BROKEN)]
 async fn keep_their_data_if_it_fails(t: &mut Test, broken: &Broken) -> CaseResult {
     let base = t

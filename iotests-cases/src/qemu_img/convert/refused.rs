@@ -117,7 +117,7 @@ async fn leaves_both_as_they_are(t: &mut Test, refused: &Refused) -> CaseResult 
     old.assert_unchanged()
 }
 
-/// A source that is not there, or not given, leaves the target as it is.
+/// A source that does not exist, or is not given, leaves the target as it is.
 #[case]
 async fn nothing_to_copy(t: &mut Test) -> CaseResult {
     let target = t.image("target").size(MIB).fill(0xa5).create().await?;

@@ -87,7 +87,7 @@ async fn follow_each_other(t: &mut Test, sources: &Sources) -> CaseResult {
     target.assert_clean().await
 }
 
-/// What is of one source only cannot be asked for with several; then no target is made.
+/// Options that apply to one source only are refused with several; then no target is made.
 #[case(formats = [QCOW2])]
 async fn cannot_share_what_one_has(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MIB).create().await?;

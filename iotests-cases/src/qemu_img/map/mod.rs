@@ -194,7 +194,7 @@ async fn says_what_the_tables_have(t: &mut Test, kind: &Kind) -> CaseResult {
     before.assert_unchanged()
 }
 
-/// A subcluster is as fine as the map gets.
+/// The map is as fine as subclusters.
 #[case]
 async fn knows_subclusters(t: &mut Test) -> CaseResult {
     let base = t

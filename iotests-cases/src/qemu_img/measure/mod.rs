@@ -138,7 +138,7 @@ async fn is_enough_for_a_copy(t: &mut Test, source: &Source, options: &Options) 
     Ok(())
 }
 
-/// With LUKS there is a header more, in whole clusters. (To measure it QEMU makes a key, which takes seconds.)
+/// LUKS adds a header, in whole clusters. (To measure it QEMU makes a key, which takes seconds.)
 #[case(upstream = "178", needs = [Luks], groups = [CRYPTO])]
 async fn knows_encryption(t: &mut Test) -> CaseResult {
     const HEADER: u64 = 2_068_480;
@@ -227,7 +227,7 @@ async fn needs_no_image(t: &mut Test, size: &Size) -> CaseResult {
     measured.assert_absent("bitmaps")
 }
 
-/// An internal snapshot is measured as a disk of its own.
+/// An internal snapshot is measured like a disk of its own.
 #[case(upstream = "178", groups = [SNAPSHOT])]
 async fn knows_snapshots(t: &mut Test) -> CaseResult {
     let image = t
@@ -338,7 +338,7 @@ rows! {
     "2m" => 2 * MIB;
 }
 
-/// Arguments that make no sense, and what is said of them.
+/// Invalid arguments, and the error that they give.
 struct Refused {
     arguments: &'static [&'static str],
     error: &'static str,
@@ -372,9 +372,9 @@ rows! {
     "too-large" => &["-O", "qcow2", "--size", "7E"], "The image size is too large";
 }
 
-/// Nonsense is refused with the reason.
+/// Invalid arguments are refused with the reason.
 #[case(upstream = "178", rows = REFUSED)]
-async fn refuses_nonsense(t: &mut Test, refused: &Refused) -> CaseResult {
+async fn refuses_invalid_arguments(t: &mut Test, refused: &Refused) -> CaseResult {
     let image = t.image("source").size(MIB).create().await?;
     let before = image.file_bytes()?;
     let arguments = refused.arguments.iter();

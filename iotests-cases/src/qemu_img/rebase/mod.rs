@@ -159,7 +159,7 @@ rows! {
     "to-nothing" => false;
 }
 
-/// Whatever clusters the layers have, an overlay that gives up the middle of its chain reads as before, and no part of the base is copied
+/// Whatever clusters the layers have, an overlay that loses the middle of its chain reads as before, and no part of the base is copied
 /// that can still be read.
 #[case(
     formats = [QCOW2], rows = (CLUSTERS, TARGETS),
@@ -282,7 +282,7 @@ rows! {
     "of-what-is-not-there" => false;
 }
 
-/// A relative name is meant from the overlay's own folder, whether it is looked at or recorded.
+/// A relative name is resolved from the overlay's own folder, whether it is opened or only recorded.
 #[case(upstream = "024")]
 async fn find_a_relative_name_beside_themselves(t: &mut Test) -> CaseResult {
     let deep = |name| t.image(name).folder("deep").size(ALL);
@@ -366,7 +366,7 @@ async fn stay_as_they_are_if_it_is_refused(t: &mut Test, refused: &Refused) -> C
     top.assert_clean().await
 }
 
-/// A file of a format without backing files gets none, in the unsafe mode neither.
+/// A file of a format without backing files gets none, not even in the unsafe mode.
 #[case(formats = [RAW, VDI, VPC])]
 async fn have_a_format_that_can(t: &mut Test) -> CaseResult {
     let base = t.image("base").format(RAW).size(MIB).create().await?;
@@ -388,7 +388,7 @@ async fn have_a_format_that_can(t: &mut Test) -> CaseResult {
     before.assert_unchanged()
 }
 
-/// A backing file that cannot be read ends it: the overlay keeps the one that it had, and reads as before.
+/// A backing file that cannot be read ends the rebase: the overlay keeps the old one, and reads as before.
 #[case(needs = [Driver("blkdebug")])]
 async fn keep_the_old_one_if_it_cannot_be_read(t: &mut Test) -> CaseResult {
     let old = t

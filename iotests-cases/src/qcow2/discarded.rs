@@ -29,8 +29,8 @@ const PARTS: [Range<u64>; 2] = [
 /// Each of them in an L2 table and a block of refcounts of its own, where clusters are small.
 const APART: u64 = 6;
 
-/// What is given up reads as zeroes and nothing of the backing file shows again, except that a discard has no effect where the image cannot
-/// record that, or on a part of a cluster; all the same when it is opened the next time.
+/// What is discarded or zeroed reads as zeroes, and nothing of the backing file shows through, except that a discard has no effect where the
+/// image cannot record it, or on a part of a cluster. It is the same when the image is opened again.
 #[case(rows = (KINDS, HOW))]
 async fn does_not_come_back(t: &mut Test, kind: &Kind, how: &How) -> CaseResult {
     let (base, disk) = kind.create(t, &OWN).await?;
@@ -50,16 +50,12 @@ async fn does_not_come_back(t: &mut Test, kind: &Kind, how: &How) -> CaseResult 
             (start..start + 512, small)
         }))
     {
-        let given_up = vm.node("disk");
+        let node = vm.node("disk");
         let (start, length) = (range.start, range.end - range.start);
         match how {
-            How::Discard => given_up.discard(range.clone()).await?,
-            How::Zero => given_up.zero(range.clone()).await?,
-            How::ZeroAndUnmap => drop(
-                given_up
-                    .io(&format!("write -z -u {start} {length}"))
-                    .await?,
-            ),
+            How::Discard => node.discard(range.clone()).await?,
+            How::Zero => node.zero(range.clone()).await?,
+            How::ZeroAndUnmap => drop(node.io(&format!("write -z -u {start} {length}")).await?),
         }
         if !matches!(how, How::Discard) || whole && !version_2 {
             expected = expected.zeroes(range);
