@@ -1,5 +1,5 @@
-//! The machine and its devices, all typed: what there is, a device plugged in, the guest started and
-//! reset.
+//! The machine and its devices, all typed: lists devices, plugs one in, starts and resets the
+//! guest.
 //!
 //! `cargo run --features types-system --example guest_devices [qemu-system-x86_64]`
 

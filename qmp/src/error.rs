@@ -224,7 +224,7 @@ pub enum ConnectError {
         #[source]
         source: Arc<std::io::Error>,
     },
-    /// The condition that ends the wait for a socket has come true.
+    /// The condition that ends the wait for a socket was met.
     #[error("failed to connect to {endpoint}: {reason}")]
     Gone {
         /// The path.
@@ -323,7 +323,7 @@ pub struct CommandError {
     pub class: ErrorClass,
     /// The description; not stable between versions of QEMU.
     pub desc: String,
-    /// The whole reply as it came.
+    /// The whole reply as received.
     pub raw: String,
 }
 

@@ -52,7 +52,7 @@
 //!   are short: a command without one would be a little faster (on a busy machine up to a third),
 //!   but then one unreadable reply or one extra error would shift all later replies to the wrong
 //!   commands.
-//! - **Events** come at any time: before the greeting, before or after the reply of the command
+//! - **Events** arrive at any time: before the greeting, before or after the reply of the command
 //!   that caused them. Some are rate-limited to one per second, and the last one wins. An event is
 //!   a hint; a query returns the state ([`Job`] combines both).
 //! - **Errors** have a class, almost always `GenericError`, and a description for people.

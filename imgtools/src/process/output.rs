@@ -121,7 +121,7 @@ mod tests {
             let mut capture = Capture::new(cap);
             let text = format!("{}{secret}{}the end", "é".repeat(before / 2), "y".repeat(after));
             capture.push(Stream::Stderr, text.as_bytes());
-            // The cap is no part of this: what it cuts is no longer known to be a secret.
+            // The cap is excluded: a truncated secret can no longer be recognized.
             prop_assume!(text.len() <= cap);
             let output = Output {
                 command,

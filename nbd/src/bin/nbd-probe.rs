@@ -22,7 +22,7 @@ struct Args {
     /// List all exports of the server instead.
     #[arg(long)]
     list: bool,
-    /// Metadata context to map; can be repeated. Default: all that the export has.
+    /// Metadata context to map; can be repeated. Default: all of the export's contexts.
     #[arg(long)]
     context: Vec<String>,
     /// Do not print the maps.

@@ -132,7 +132,7 @@ impl Mode {
         }
     }
 
-    /// Whether replies come as chunks (structured or extended).
+    /// Whether replies are sent as chunks (structured or extended).
     pub fn has_chunks(self) -> bool {
         self >= Mode::Structured
     }

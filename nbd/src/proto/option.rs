@@ -108,7 +108,7 @@ impl OptionRequest {
         }
     }
 
-    /// Decodes the data that came after a header with this code.
+    /// Decodes the data after a header with this code.
     ///
     /// An error means that the data is malformed; its length on the wire was right, so a server
     /// answers `ERR_INVALID` and continues. Data after `ABORT` is ignored, as proto.md requires.

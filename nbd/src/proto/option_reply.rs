@@ -200,7 +200,7 @@ impl OptionReply {
         len as u64
     }
 
-    /// Decodes the data that came after a header with this code.
+    /// Decodes the data after a header with this code.
     pub fn decode(code: OptionReplyCode, data: &[u8]) -> Result<OptionReply, DecodeError> {
         let mut r = Reader::new("option reply data", data);
         let reply = match code {

@@ -24,7 +24,7 @@ pub enum Violation {
     /// Simple, structured and extended replies were mixed up.
     #[error("{got} reply to {command} in {mode} mode")]
     WrongKind {
-        /// What came.
+        /// What was received.
         got: &'static str,
         /// The request.
         command: CommandType,
@@ -34,7 +34,7 @@ pub enum Violation {
     /// A chunk that does not belong in the reply to this command.
     #[error("{kind} chunk in the reply to {command}")]
     UnexpectedChunk {
-        /// What came.
+        /// What was received.
         kind: ChunkType,
         /// The request.
         command: CommandType,
@@ -42,7 +42,7 @@ pub enum Violation {
     /// A chunk whose length is wrong for its kind.
     #[error("{kind} chunk of {len} bytes, expected {expected}")]
     ChunkLength {
-        /// What came.
+        /// What was received.
         kind: ChunkType,
         /// How long it claims to be.
         len: u64,
@@ -108,13 +108,13 @@ pub enum Violation {
     EchoedOffset {
         /// Offset of the request.
         expected: u64,
-        /// What came.
+        /// What was received.
         got: u64,
     },
     /// Status of a context that was not requested.
     #[error("block status of context {context}, which was not asked for")]
     UnknownContext {
-        /// What came.
+        /// What was received.
         context: u32,
     },
     /// Status of a context received twice.

@@ -383,7 +383,7 @@ impl Conversation {
         }
     }
 
-    /// Whether TLS is to be started now.
+    /// Whether to start TLS now.
     pub(super) fn wants_tls(&self) -> bool {
         self.wants_tls && self.is_flushed()
     }

@@ -29,7 +29,7 @@ pub enum ServerError {
     Socket {
         /// Where.
         address: Address,
-        /// What was to be done.
+        /// The operation.
         what: &'static str,
         /// Why not.
         source: io::Error,

@@ -172,7 +172,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
         }
     }
 
-    /// Also waits for an event that the command causes, whether it comes before or after the
+    /// Also waits for an event that the command causes, whether it arrives before or after the
     /// reply.
     ///
     /// An event that has arrived, or begun to arrive, when the command is written does not count:

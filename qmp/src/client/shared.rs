@@ -38,7 +38,7 @@ pub(crate) enum Outcome {
     },
 }
 
-/// How far a session has come.
+/// The state of a session.
 #[derive(Clone, Debug)]
 pub(crate) enum Stage {
     Handshake,

@@ -12,7 +12,7 @@ use crate::transcript::{Direction, Entry};
 /// A recorded session to be replayed with a client.
 ///
 /// QEMU's messages are sent again, each after the commands that preceded it in the recording.
-/// Commands must come in the recorded order; their ids may differ, and are put into the replies.
+/// Commands must arrive in the recorded order; their ids may differ, and are put into the replies.
 #[derive(Clone, Debug)]
 pub struct Replay {
     entries: Vec<Entry>,

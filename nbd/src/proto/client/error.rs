@@ -82,7 +82,7 @@ pub enum HandshakeError {
     Unexpected {
         /// The option that was sent.
         option: OptionCode,
-        /// What came.
+        /// What was received.
         got: String,
         /// Why it is wrong.
         detail: String,
