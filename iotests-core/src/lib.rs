@@ -1,13 +1,14 @@
-//! The QEMU block-layer test harness: what a case is written with, and what runs it.
+//! The QEMU block-layer test harness: the API for writing cases, and the runner.
 //!
-//! Two sides and the line between them:
-//! - the *author side* ([`author`]): [`Test`](author::Test) and what a case does with it;
+//! Two sides, and the boundary between them:
+//! - the *author side* ([`author`]): [`Test`](author::Test) and everything that a case uses;
 //! - the *runner side* ([`runner`]): registry, plan, processes, events, reports;
-//! - between them only data: [`case`], what a case declares, and [`wire`], what crosses the process boundary.
+//! - between them, only data: [`case`], what a case declares, and [`wire`], what crosses the
+//!   process boundary.
 //!
-//! Upstream's own scripts ([`script`]) are cases as well, whose body is another program.
+//! Upstream's own scripts ([`script`]) are also cases; their body is another program.
 
-// `#[case]` names this crate by its outside name, inside of it as well.
+// `#[case]` refers to this crate by its external name, also inside the crate.
 extern crate self as iotests_core;
 
 pub mod author;

@@ -1,4 +1,4 @@
-//! All that a case needs: `use iotests_core::prelude::*;`.
+//! Everything that a case needs: `use iotests_core::prelude::*;`.
 
 pub use iotests_macros::{case, defaults, rows};
 pub use qmp::Matcher;

@@ -1,6 +1,7 @@
-//! What the runner and a case process say to each other.
+//! The messages between the runner and a case process.
 //!
-//! A [`CaseSpec`] goes to the case process as one JSON file in its run directory; [`CaseEvent`]s come back as JSON lines on an inherited pipe.
+//! The runner passes a [`CaseSpec`] to the case process as a JSON file in its run directory; the
+//! process sends [`CaseEvent`]s as JSON lines over an inherited pipe.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::case::{Aio, Backend, Cache, Format, Guest, Point, Protocol, Skip, Tool, ToolKind};
 use crate::script::ScriptSpec;
 
-/// The descriptor on which a case process finds its event pipe.
+/// The descriptor of a case process's event pipe.
 pub const EVENT_FD: i32 = 3;
 
-/// All that a case process has to know.
+/// Everything that a case process needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CaseSpec {
     /// The id of the instance.
@@ -25,7 +26,7 @@ pub struct CaseSpec {
     pub row: Option<String>,
     /// The image format.
     pub format: Format,
-    /// What carries the image.
+    /// The protocol that provides access to the image.
     pub protocol: Protocol,
     /// The cache mode.
     pub cache: Cache,
@@ -33,25 +34,26 @@ pub struct CaseSpec {
     pub aio: Aio,
     /// Creation options for images of the format under test (`-o`).
     pub imgopts: Vec<String>,
-    /// Which process hosts the block layer; `None` for a case of tools only.
+    /// The process that hosts the block layer; `None` for a case that uses only tools.
     pub backend: Option<Backend>,
-    /// What the guest does meanwhile.
+    /// What the guest does during the case.
     pub guest: Guest,
     /// Accelerators that a trial launch accepted, best first; empty without an emulator.
     pub accelerators: Vec<String>,
-    /// The directory of this instance: images, stdout, stderr; also the working directory and TMPDIR.
+    /// The directory of this instance, for images, stdout and stderr; also the working directory
+    /// and TMPDIR.
     pub test_dir: PathBuf,
     /// A directory with a short path, for sockets.
     pub sock_dir: PathBuf,
-    /// The programs of the set this instance runs on.
+    /// The programs of the set that this instance runs on.
     pub tools: BTreeMap<ToolKind, Tool>,
     /// The cached [`Capabilities`](crate::case::Capabilities) of the set, as JSON.
     pub capabilities_file: PathBuf,
-    /// The time allowed, before the scale.
+    /// The time allowed, before scaling.
     pub budget: Duration,
-    /// What every deadline is multiplied with.
+    /// The factor by which every deadline is multiplied.
     pub scale: f64,
-    /// Keep the directory even when the case passes.
+    /// Whether to keep the directory even if the case passes.
     pub keep: bool,
     /// What to do with a golden that differs.
     pub goldens: GoldenMode,
@@ -59,20 +61,21 @@ pub struct CaseSpec {
     pub goldens_dir: PathBuf,
     /// The seed of everything random in this instance.
     pub seed: u64,
-    /// Refuse writes outside of `test_dir` and `sock_dir` (and `goldens_dir` with `Pending`), where the kernel can (Landlock).
+    /// Whether to refuse writes outside `test_dir` and `sock_dir` (and `goldens_dir` with
+    /// `Pending`), if the kernel can (Landlock).
     #[serde(default)]
     pub confine: bool,
-    /// Copy the log to stderr as it is written.
+    /// Whether to copy the log to stderr as it is written.
     pub print: bool,
-    /// Trace everything.
+    /// Whether to trace everything.
     pub debug: bool,
-    /// What is run in place of a function of this program.
+    /// The script to run instead of a function of this program.
     #[serde(default)]
     pub script: Option<ScriptSpec>,
 }
 
 impl CaseSpec {
-    /// Where the instance is in the matrix.
+    /// The instance's point of the matrix.
     pub fn point(&self) -> Point {
         Point {
             format: self.format,
@@ -88,18 +91,21 @@ impl CaseSpec {
         self.budget.mul_f64(self.scale)
     }
 
-    /// A grace for what takes a moment on an idle machine: it grows with the scale, and never shrinks.
+    /// A grace period for something that takes a moment on an idle machine: it grows with the
+    /// scale, and never shrinks.
     pub fn grace(&self, time: Duration) -> Duration {
         grace(time, self.scale)
     }
 
-    /// Where the case process puts what explains a failure; in `test_dir`, since it may write nowhere else.
+    /// Where the case process stores evidence of a failure; inside `test_dir`, since it may not
+    /// write elsewhere.
     pub fn evidence_dir(&self) -> PathBuf {
         self.test_dir.join(".evidence")
     }
 }
 
-/// A grace grows with the scale and never shrinks: a case that is given less time does not explain itself faster.
+/// A grace period grows with the scale and never shrinks: a case that has less time does not
+/// explain itself any faster.
 pub(crate) fn grace(time: Duration, scale: f64) -> Duration {
     time.mul_f64(scale.max(1.0))
 }
@@ -110,7 +116,7 @@ pub(crate) fn grace(time: Duration, scale: f64) -> Duration {
 pub enum GoldenMode {
     /// Fail.
     Compare,
-    /// Write what was found to `goldens_dir` and report it as pending.
+    /// Write the actual text to `goldens_dir` and report it as pending.
     Pending,
 }
 
@@ -118,16 +124,16 @@ pub enum GoldenMode {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum CaseEvent {
-    /// The process is up and calls the case.
+    /// The process has started and calls the case.
     Started {
         /// Its process id.
         pid: u32,
     },
     /// A phase begins.
     Step {
-        /// What it is called.
+        /// Its name.
         text: String,
-        /// Where.
+        /// Where it begins.
         place: Place,
     },
     /// A line of the log.
@@ -135,12 +141,12 @@ pub enum CaseEvent {
         /// The line or lines.
         text: String,
     },
-    /// What it or a program of it printed, as it came; only where somebody wants to see it.
+    /// Output of the case or of a program that it runs, as it arrives; only if requested.
     Printed {
         /// The line or lines.
         text: String,
     },
-    /// A number that is worth comparing with other runs.
+    /// A number worth comparing with other runs.
     Metric {
         /// What was measured.
         name: String,
@@ -149,37 +155,38 @@ pub enum CaseEvent {
         /// Its unit.
         unit: String,
     },
-    /// A part of the case was left out; the rest goes on.
+    /// A part of the case was left out; the case continues.
     NotRun {
-        /// Why, and which part.
+        /// Which part, and why.
         reason: String,
     },
-    /// A golden that differs was written down for review.
+    /// A text that differs from its golden was written for review.
     PendingGolden {
-        /// The file with what was found.
+        /// The file with the actual text.
         path: PathBuf,
-        /// The golden it would replace, from the root of the workspace.
+        /// The golden that it would replace, relative to the workspace root.
         golden: String,
     },
-    /// A process of the case ended by itself, and not in good order.
+    /// A process of the case ended by itself, abnormally.
     Died(Box<Death>),
-    /// Time is up, or a person asked: what the case waits for, and how its processes are.
+    /// The deadline has passed, or the user asked: what the case waits for, and the state of its
+    /// processes.
     Explained(Box<HangReport>),
-    /// The last word: it passed.
+    /// The final event: it passed.
     Passed,
-    /// The last word: it cannot run here.
+    /// The final event: it cannot run here.
     Skipped {
         /// Why.
         reason: Skip,
     },
-    /// The last word: it failed.
+    /// The final event: it failed.
     Failed(Box<FailureReport>),
 }
 
-/// A place in the source.
+/// A location in the source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// The file, from the root of the workspace.
+    /// The file, relative to the workspace root.
     pub file: String,
     /// The line.
     pub line: u32,
@@ -200,21 +207,23 @@ impl From<&std::panic::Location<'_>> for Place {
     }
 }
 
-/// A process of a case that ended by itself: by a signal, or with an exit status that nobody expected.
+/// A process of a case that ended by itself: by a signal, or with an unexpected exit status.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Death {
     /// Its name in the case: `vm`, `the NBD server`.
     pub name: String,
-    /// How it ended, to be read after the name: `died of SIGABRT, core dumped`, `exited with status 1`.
+    /// How it ended, as a phrase that follows the name: `died of SIGABRT, core dumped`, `exited
+    /// with status 1`.
     pub status: String,
     /// The number of the signal that killed it.
     pub signal: Option<i32>,
-    /// Its last words: the assertion or the sanitizer's first line, else the last line it printed.
+    /// Its last words: the assertion or the sanitizer's first line, or else the last line of its
+    /// output.
     pub words: String,
-    /// What else may explain it, such as the kernel's OOM killer.
+    /// A further possible explanation, such as the kernel's OOM killer.
     pub hint: Option<String>,
-    /// The step in which it was noticed.
+    /// The step during which it was noticed.
     pub step: Option<String>,
     /// The program, for a debugger.
     pub program: String,
@@ -242,44 +251,45 @@ impl Death {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FailureReport {
-    /// The failure in one line, for lists and reports: what was expected and what was found, not just that something differs.
+    /// The failure in one line, for lists and reports: the expected and the actual value, not just
+    /// that they differ.
     pub headline: String,
-    /// One or more lines; the first says what is wrong.
+    /// One or more lines; the first states what is wrong.
     pub message: String,
     /// Where it was noticed.
     pub place: Option<Place>,
-    /// The line of the case that led there, where `place` is in code that cases share.
+    /// The line of the case that led there, if `place` is in code shared by cases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub case_place: Option<Place>,
-    /// The step it happened in.
+    /// The step during which it happened.
     pub step: Option<String>,
-    /// What should have been.
+    /// The expected value.
     pub expected: Option<String>,
-    /// What was.
+    /// The actual value.
     pub found: Option<String>,
     /// A unified diff, uncoloured, for longer texts.
     pub diff: Option<String>,
     /// Further causes, outermost first.
     pub causes: Vec<String>,
-    /// The processes of the case, as they were.
+    /// The state of the case's processes.
     pub machines: Vec<MachineReport>,
 }
 
-/// What is known about one QEMU of a failed case.
+/// What is known about one QEMU process of a failed case.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MachineReport {
     /// Its name in the case.
     pub name: String,
-    /// Its command line, redacted, to be pasted.
+    /// Its command line, redacted, ready to paste into a shell.
     pub command_line: String,
     /// Running, or how it ended.
     pub status: String,
-    /// The last lines it printed.
+    /// The last lines of its output.
     pub stderr_tail: String,
-    /// The last QMP lines of the case, both directions, without what a diagnosis asked.
+    /// The last QMP lines of the case, both directions, without those of a diagnosis.
     pub qmp_tail: Vec<String>,
-    /// How it was found when it was diagnosed, the most useful first: threads, stacks, jobs, block graph.
+    /// The findings of its diagnosis, the most useful first: threads, stacks, jobs, block graph.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub diagnosis: Vec<Finding>,
 }
@@ -293,13 +303,14 @@ pub struct Finding {
     pub text: String,
 }
 
-/// What a case waits for and how its processes are, when its time is up or when somebody asks.
+/// What a case waits for and the state of its processes, when the deadline has passed or the user
+/// asks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HangReport {
-    /// In one line: which machine does not go on and why, or what the case waits for.
+    /// In one line: which machine is stuck and why, or what the case waits for.
     pub headline: String,
-    /// Why the report was made: time is up, or a signal.
+    /// Why the report was made: the deadline, or a signal.
     pub cause: String,
     /// How long the case has been running.
     pub elapsed: Duration,
@@ -309,9 +320,10 @@ pub struct HangReport {
     pub waiting: Option<String>,
     /// The place of that wait.
     pub place: Option<Place>,
-    /// The QEMUs of the case.
+    /// The QEMU processes of the case.
     pub machines: Vec<MachineReport>,
-    /// The case's own process: all that it waits for, its stack, its threads, and what was seen from outside.
+    /// The case's own process: everything that it waits for, its stack, its threads, and what was
+    /// observed from outside.
     pub evidence: Vec<Finding>,
 }
 

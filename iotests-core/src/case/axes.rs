@@ -6,13 +6,13 @@ use std::str::FromStr;
 use imgtools::tools::ToolKind;
 use serde::{Deserialize, Serialize};
 
-/// A name that is none of those an axis has.
+/// A name that is not a value of its axis.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{axis} `{given}` is unknown; there is {known}")]
 pub struct UnknownName {
-    /// What was looked for: "format", "protocol"…
+    /// The axis: "format", "protocol"…
     pub axis: &'static str,
-    /// What was given.
+    /// The name that was given.
     pub given: String,
     /// All known names, comma separated.
     pub known: String,
@@ -61,7 +61,7 @@ axis! {
     Format, "format" {
         /// No format at all.
         Raw = "raw",
-        /// QEMU's own, versions 2 and 3.
+        /// QEMU's native format, versions 2 and 3.
         Qcow2 = "qcow2",
         /// The first QEMU copy-on-write format.
         Qcow = "qcow",
@@ -85,7 +85,7 @@ axis! {
         Cloop = "cloop",
         /// Apple disk image, read only.
         Dmg = "dmg",
-        /// A folder as a FAT disk.
+        /// A directory presented as a FAT disk.
         Vvfat = "vvfat",
     }
 }
@@ -93,7 +93,7 @@ axis! {
 axis! {
     /// What carries the image: upstream's IMGPROTO.
     Protocol, "protocol" {
-        /// A file in the test directory.
+        /// A file in the test directory, opened directly.
         File = "file",
         /// Served by qemu-nbd on a UNIX socket.
         Nbd = "nbd",
@@ -153,7 +153,7 @@ axis! {
 }
 
 axis! {
-    /// Which process runs the block layer under test.
+    /// The process that runs the block layer under test.
     Backend, "backend" {
         /// A qemu-system-* emulator.
         System = "system",
@@ -163,7 +163,8 @@ axis! {
 }
 
 impl Format {
-    /// Formats of which upstream's `generic` consists: can be created and written by qemu-img without further options.
+    /// The formats in upstream's `generic`: qemu-img can create and write them without further
+    /// options.
     pub const GENERIC: &'static [Self] = &[
         Self::Raw,
         Self::Qcow2,
@@ -198,11 +199,11 @@ impl Backend {
 /// The formats a case supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Formats {
-    /// The format does not matter: every one that can be created generically.
+    /// The format does not matter: every format that can be created generically.
     Generic,
     /// Exactly these.
     Only(&'static [Format]),
-    /// Every generic one but these.
+    /// Every generic format except these.
     Except(&'static [Format]),
 }
 
@@ -216,7 +217,7 @@ impl Formats {
         }
     }
 
-    /// All of them.
+    /// The formats in the set.
     pub fn to_vec(&self) -> Vec<Format> {
         Format::ALL
             .iter()
@@ -226,12 +227,12 @@ impl Formats {
     }
 }
 
-/// Which process a case needs to host the block layer.
+/// The process that a case needs to host the block layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Host {
     /// None: tools only.
     None,
-    /// Any; one instance per backend.
+    /// Any backend; one instance per backend.
     Any,
     /// An emulator.
     System,
@@ -240,7 +241,7 @@ pub enum Host {
 }
 
 impl Host {
-    /// The backends a case with this need is run on.
+    /// The backends on which a case with this need runs.
     pub const fn backends(self) -> &'static [Option<Backend>] {
         match self {
             Self::None => &[None],
@@ -251,7 +252,7 @@ impl Host {
     }
 }
 
-/// What a case needs of the guest, when it runs on an emulator.
+/// What a case needs from the guest when it runs on an emulator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Guest {
     /// No guest code may run; the run state does not matter (qtest, else `-S`).
@@ -260,7 +261,7 @@ pub enum Guest {
     RunningIdle,
     /// Firmware really runs, on kvm or tcg.
     Native,
-    /// The virtual clock stands still and is stepped by the case (qtest only).
+    /// The virtual clock is stopped, and the case steps it (qtest only).
     VirtualClock,
 }
 

@@ -1,4 +1,5 @@
-//! What one set of QEMU programs, and this computer, can do: what requirements are checked against.
+//! The capabilities of one set of QEMU programs and of this computer, against which requirements
+//! are checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::axes::Backend;
 use super::skip::Skip;
 
-/// Something that is compiled in but has to be tried to be known to work.
+/// A feature that may be compiled in but that only a trial shows to work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Feature {
@@ -30,7 +31,7 @@ impl Feature {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Luks, Self::Zstd, Self::IoUring, Self::Fuse];
 
-    /// The name in messages.
+    /// Its name in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Luks => "LUKS",
@@ -41,81 +42,82 @@ impl Feature {
     }
 }
 
-/// What is known of one program.
+/// What is known about one program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolFacts {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// The version, if it could be read.
+    /// Its version, if it could be read.
     pub version: Option<Version>,
 }
 
-/// A program that is there but does not work.
+/// A program that is present but does not work.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What came of trying it, in one line.
+    /// The result of trying it, in one line.
     pub why: String,
-    /// The same in full, with the command, its status and its words.
+    /// The same in full, with the command, its status and its output.
     pub message: String,
 }
 
-/// What a process that hosts the block layer can do.
+/// The capabilities of a program that hosts the block layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
-    /// What it said when it was asked.
+    /// What probing it found.
     pub facts: machine::probe::Capabilities,
-    /// Where the QMP schema is kept: big, and rarely needed.
+    /// The file with the QMP schema, which is large and rarely needed.
     pub schema_file: Option<PathBuf>,
 }
 
 /// What a program may do with a block driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DriverUse {
-    /// It does not have it.
+    /// It lacks the driver.
     No,
-    /// It has it, but its build may not use it (`--block-drv-rw-whitelist`).
+    /// It has the driver, but its build does not whitelist it (`--block-drv-rw-whitelist`).
     NotListed,
-    /// Read only (`--block-drv-ro-whitelist`).
+    /// Reading only (`--block-drv-ro-whitelist`).
     Read,
-    /// Read and write.
+    /// Reading and writing.
     Write,
 }
 
-/// What one set of QEMU programs can do.
+/// The capabilities of one set of QEMU programs.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Capabilities {
-    /// The programs that are there.
+    /// The programs that are present.
     pub tools: BTreeMap<ToolKind, ToolFacts>,
     /// Formats and drivers that qemu-img can open.
     pub readable: BTreeSet<String>,
     /// Formats that qemu-img can create and write.
     pub writable: BTreeSet<String>,
-    /// The hosts that are there and answered.
+    /// The hosts that are present and could be probed.
     pub hosts: BTreeMap<Backend, HostFacts>,
-    /// What was tried.
+    /// The features that were tried.
     pub features: BTreeMap<Feature, Support>,
-    /// Programs that are there but do not work, with what came of trying.
+    /// Programs that are present but do not work, with the result of trying them.
     #[serde(default)]
     pub broken: BTreeMap<ToolKind, Broken>,
-    /// What is there but could not be asked, and why.
+    /// Programs that are present but could not be probed, and why.
     pub problems: Vec<String>,
-    /// Schemas that were read from [`HostFacts::schema_file`] on demand.
+    /// Schemas read from [`HostFacts::schema_file`] on demand.
     #[serde(skip)]
     schemas: Schemas,
 }
 
-/// One lazily read schema for each backend.
+/// One lazily read schema per backend.
 type Schemas = [OnceLock<Option<Schema>>; Backend::ALL.len()];
 
 impl Capabilities {
-    /// The facts of a host, when it is there.
+    /// The facts about a host, if it is present.
     pub fn host(&self, backend: Backend) -> Option<&machine::probe::Capabilities> {
         self.hosts.get(&backend).map(|host| &host.facts)
     }
 
-    /// Why a program cannot be used that is not among the tools: it is not there, or it does not work.
+    /// Why a program that is not among the tools cannot be used: it is missing, or it does not
+    /// work.
     pub fn missing(&self, tool: ToolKind) -> Skip {
         match self.broken.get(&tool) {
             Some(broken) => Skip::BrokenTool {
@@ -127,8 +129,8 @@ impl Capabilities {
         }
     }
 
-    /// The version that matters to a case: of the program that hosts its block layer, and of
-    /// qemu-img for a case of tools alone. In a mixed set they differ.
+    /// The version that matters to a case: that of the program that hosts its block layer, or of
+    /// qemu-img for a case that uses only tools. In a mixed set they differ.
     pub fn version(&self, backend: Option<Backend>) -> Option<Version> {
         self.version_of(backend.map_or(ToolKind::Img, Backend::tool))
     }
@@ -138,8 +140,8 @@ impl Capabilities {
         self.tools.get(&tool)?.version
     }
 
-    /// Whether a program has a block driver, and may use it: a build can be limited to a list of
-    /// drivers, some of them for reading only.
+    /// How a program may use a block driver: a build can be limited to a whitelist of drivers, some
+    /// of them only for reading.
     pub fn driver(&self, driver: &str, backend: Option<Backend>) -> Result<DriverUse, Skip> {
         let Some(backend) = backend else {
             return Ok(match self.readable.contains(driver) {
@@ -158,7 +160,8 @@ impl Capabilities {
             Some(formats) if listed(&formats.read_write) => DriverUse::Write,
             Some(formats) if listed(&formats.read_only) => DriverUse::Read,
             Some(_) => DriverUse::NotListed,
-            // A storage daemon does not show its list; that of qemu-img of the same build is the same.
+            // A storage daemon does not report its list; qemu-img of the same build has the same
+            // one.
             None if self.is_one_build(backend.tool(), ToolKind::Img)
                 && !self.readable.is_empty()
                 && !self.readable.contains(driver) =>
@@ -174,7 +177,7 @@ impl Capabilities {
         version.is_some() && version == self.version_of(other)
     }
 
-    /// The QMP schema of a host, read from its file the first time.
+    /// The QMP schema of a host, read from its file on first use.
     pub fn schema(&self, backend: Backend) -> Option<&Schema> {
         let index = Backend::ALL.iter().position(|other| *other == backend)?;
         let read = || {
@@ -184,7 +187,7 @@ impl Capabilities {
         self.schemas.get(index)?.get_or_init(read).as_ref()
     }
 
-    /// Whether the QMP schema of a host has `path`; `false` when the schema is not known.
+    /// Whether the QMP schema of a host has `path`; `false` if the schema is unknown.
     pub fn schema_has(&self, backend: Backend, path: &str) -> bool {
         self.schema(backend).is_some_and(|schema| schema.has(path))
     }

@@ -1,4 +1,4 @@
-//! What is wrong with declarations: found when a program starts, and by its tests.
+//! Validates declarations, when a program starts and in its tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use super::upstream;
 /// The accelerators of QEMU.
 const ACCELERATORS: &[&str] = &["qtest", "kvm", "tcg", "hvf", "whpx", "nvmm", "xen", "mshv"];
 
-/// All that is wrong with the declarations of a program.
+/// Everything that is wrong with the declarations of a program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Problems(Vec<String>);
 
@@ -96,7 +96,7 @@ pub(super) fn check(
     }
 }
 
-/// The rows of a case, and their combinations.
+/// Checks the rows of a case, and their combinations.
 fn family(case: &Case, add: &mut dyn FnMut(String)) {
     let tables = case.tables();
     for table in &tables {
@@ -158,7 +158,7 @@ fn family(case: &Case, add: &mut dyn FnMut(String)) {
     }
 }
 
-/// What one layer declares.
+/// Checks the declaration of one layer.
 fn declaration(declared: &Declaration, add: &mut dyn FnMut(String)) {
     for group in declared.groups.unwrap_or_default() {
         if !GROUPS.contains(group) {
@@ -210,7 +210,7 @@ fn requirement(needed: &Requirement, add: &mut dyn FnMut(String)) {
     });
 }
 
-/// Words of lower-case letters and digits, joined with single hyphens.
+/// Whether it consists of words of lower-case letters and digits, joined with single hyphens.
 fn is_kebab_case(name: &str) -> bool {
     let is_word = |word: &str| {
         !word.is_empty()
@@ -221,7 +221,7 @@ fn is_kebab_case(name: &str) -> bool {
     name.split('-').all(is_word)
 }
 
-/// `YYYY-MM-DD`, as far as it matters for comparing.
+/// Whether it is `YYYY-MM-DD`, as far as comparison requires.
 fn is_date(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     let [year, month, day] = parts[..] else {
@@ -275,7 +275,7 @@ mod tests {
         }
     }
 
-    /// All that is wrong with these cases.
+    /// Everything that is wrong with these cases.
     fn problems(cases: Vec<Case>) -> Vec<String> {
         match Registry::new(cases.leak(), &[], &[LIST]) {
             Ok(_) => Vec::new(),

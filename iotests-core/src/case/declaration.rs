@@ -16,17 +16,18 @@ impl std::fmt::Display for Group {
     }
 }
 
-/// Declares the keys once: the fields of [`Declaration`], and a setter of each there and on [`Row`].
+/// Defines the keys once: the fields of [`Declaration`], and a setter for each there and on
+/// [`Row`].
 macro_rules! keys {
     (
         lists { $($(#[$list_doc:meta])* $list:ident: $item:ty,)+ }
         values { $($(#[$value_doc:meta])* $value:ident: $type:ty,)+ }
     ) => {
         /// Keys that one layer declares: a module (`defaults!`), a case (`#[case(…)]`) or a row.
-        /// Every key is optional; [`Meta::merge`](super::Meta::merge) puts the layers together.
+        /// Every key is optional; [`Meta::merge`](super::Meta::merge) merges the layers.
         ///
-        /// Lists add to what the outer layers declare; single values and the points of the matrix
-        /// replace it.
+        /// Lists add to those of the outer layers; single values and points of the matrix replace
+        /// them.
         #[derive(Debug, Clone, Copy, Default)]
         pub struct Declaration {
             $($(#[$list_doc])* pub $list: Option<&'static [$item]>,)+
@@ -34,7 +35,7 @@ macro_rules! keys {
         }
 
         impl Declaration {
-            /// Nothing is declared.
+            /// An empty declaration.
             pub const fn new() -> Self {
                 Self { $($list: None,)+ $($value: None,)+ }
             }
@@ -48,7 +49,7 @@ macro_rules! keys {
                 self
             })+
 
-            /// The names of the keys that are declared.
+            /// The names of the declared keys.
             pub(super) fn keys(&self) -> Vec<&'static str> {
                 let lists = [$((self.$list.is_some(), stringify!($list)),)+];
                 let values = [$((self.$value.is_some(), stringify!($value)),)+];
@@ -72,48 +73,50 @@ macro_rules! keys {
 
 keys! {
     lists {
-        /// Upstream tests that are covered, down to the method: `040::TestSingleDrive::test_commit`.
-        /// With `{parameter}` in it an id is a template, and the rows of that parameter declare the
-        /// parts that fill it.
+        /// The upstream tests that it covers, down to the method:
+        /// `040::TestSingleDrive::test_commit`. An id that contains `{parameter}` is a template,
+        /// filled with the parts that the rows of that parameter declare.
         upstream: &'static str,
-        /// Creation options (`-o`) that do not work with it, such as "refcount_bits" or "compat=0.10".
+        /// Creation options (`-o`) that it cannot work with, such as "refcount_bits" or
+        /// "compat=0.10".
         unsupported_imgopts: &'static str,
-        /// The groups.
+        /// Its groups.
         groups: Group,
-        /// What has to be there; without it the case is skipped.
+        /// What it needs; the case is skipped if something is missing.
         needs: Requirement,
-        /// Bugs of QEMU that make it fail.
+        /// QEMU bugs that make it fail.
         known_bugs: KnownBug,
     }
     values {
-        /// Exactly these protocols; `file` alone by default.
+        /// Exactly these protocols; only `file` by default.
         protocols: &'static [Protocol],
         /// Exactly these cache modes; all by default.
         caches: &'static [Cache],
         /// Exactly these aio modes; all by default.
         aios: &'static [Aio],
-        /// Which process hosts the block layer; none by default.
+        /// The process that hosts the block layer; none by default.
         host: Host,
-        /// What the guest does meanwhile; it is stopped by default.
+        /// What the guest does during the case; it is stopped by default.
         guest: Guest,
-        /// Time allowed, before the scale.
+        /// The time allowed, before scaling.
         budget: Duration,
-        /// Nothing else may run at the same time.
+        /// Whether it must run alone.
         exclusive: bool,
-        /// Something of the machine that only one may use at a time, by any name: `"tcp-ports"`.
+        /// A machine-wide resource that only one case may use at a time, by an arbitrary name:
+        /// `"tcp-ports"`.
         lock: &'static str,
-        /// It mounts something (FUSE) or runs a setuid program (sudo), which a process confined to
-        /// its directories may not.
+        /// Whether it mounts something (FUSE) or runs a setuid program (sudo), which a process
+        /// confined to its directories cannot do.
         unconfined: bool,
-        /// Processors that it keeps busy at once; as many of the jobs (`-j`) are left to it.
+        /// The number of processors that it keeps busy; it occupies as many of the jobs (`-j`).
         cpus: u32,
-        /// Memory needed at once, in bytes; the scheduler keeps the sum below what the host has.
+        /// The memory that it needs, in bytes; the scheduler keeps the sum below the host's memory.
         memory: u64,
-        /// The change in QEMU that made it work: shown when it fails on an older version.
+        /// The change in QEMU that made it work; shown when it fails on an older version.
         fixed_in: Fix,
-        /// It is unreliable until a date: `quarantine = until("2027-01-31", "why")`.
+        /// Marks it as unreliable until a date: `quarantine = until("2027-01-31", "why")`.
         quarantine: Quarantine,
-        /// Which formats, as one value; the attribute says `formats` or `formats_except`.
+        /// The formats as one value; the attribute uses `formats` or `formats_except`.
         format_set: Formats,
     }
 }
@@ -124,13 +127,13 @@ impl Declaration {
         self.format_set(Formats::Only(formats))
     }
 
-    /// Every generic format but these.
+    /// Every generic format except these.
     pub const fn formats_except(self, formats: &'static [Format]) -> Self {
         self.format_set(Formats::Except(formats))
     }
 }
 
-/// One row of a family's table: a name, a value, and what only this row declares.
+/// One row of a family's table: a name, a value, and the declarations of this row alone.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<T> {
     name: &'static str,
@@ -139,7 +142,7 @@ pub struct Row<T> {
 }
 
 impl<T> Row<T> {
-    /// A row that declares nothing. The name is part of the id, so `kebab-case`.
+    /// A row without declarations. The name becomes part of the id, so it must be `kebab-case`.
     pub const fn new(name: &'static str, value: T) -> Self {
         Self {
             name,
@@ -153,7 +156,7 @@ impl<T> Row<T> {
         self.format_set(Formats::Only(formats))
     }
 
-    /// Every generic format but these.
+    /// Every generic format except these.
     pub const fn formats_except(self, formats: &'static [Format]) -> Self {
         self.format_set(Formats::Except(formats))
     }
@@ -163,7 +166,7 @@ impl<T> Row<T> {
         self.name
     }
 
-    /// What the case is given.
+    /// The value passed to the case.
     pub const fn value(&self) -> &T {
         &self.value
     }
@@ -178,7 +181,7 @@ pub struct RowMeta {
     pub declaration: Declaration,
 }
 
-/// A table without its type, and the parameter of the case that its values are given to.
+/// A table without its type, and the parameter of the case that receives its values.
 #[derive(Debug, Clone)]
 pub struct Table {
     /// The name of the parameter; empty for a pattern without one.
@@ -201,34 +204,34 @@ impl Table {
     }
 }
 
-/// A combination of rows that does not exist, and why: `exclude(&["empty", "half-way"], "…")`.
+/// An excluded combination of rows, and why: `exclude(&["empty", "half-way"], "…")`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exclusion {
-    /// The name of a row of each table; `*` stands for all of a table.
+    /// The name of one row per table; `*` stands for all rows of a table.
     pub rows: &'static [&'static str],
     /// Why.
     pub reason: &'static str,
 }
 
 impl Exclusion {
-    /// Whether it means this combination.
+    /// Whether it matches this combination.
     pub(super) fn matches(&self, rows: &[&RowMeta]) -> bool {
         is_combination(self.rows, rows)
     }
 }
 
-/// Whether these names, one for each table, `*` for all of a table, mean this combination of rows.
+/// Whether these names, one per table, with `*` for all rows of a table, match this combination.
 pub(super) fn is_combination(names: &[&str], rows: &[&RowMeta]) -> bool {
     names.len() == rows.len()
         && std::iter::zip(names, rows).all(|(name, row)| ["*", row.name].contains(name))
 }
 
-/// What a module and those below it declare: `defaults!`.
+/// The declarations for a module and its submodules: `defaults!`.
 #[derive(Debug, Clone, Copy)]
 pub struct ModuleDefaults {
-    /// Its `module_path!()`, with the crate.
+    /// Its `module_path!()`, including the crate.
     pub module: &'static str,
-    /// Its source file, from the root of the workspace.
+    /// Its source file, relative to the workspace root.
     pub file: &'static str,
     /// The line of `defaults!`.
     pub line: u32,
@@ -237,7 +240,7 @@ pub struct ModuleDefaults {
 }
 
 impl ModuleDefaults {
-    /// Whether a module is this one or below it.
+    /// Whether `module` is this one or a submodule of it.
     pub(super) fn covers(&self, module: &str) -> bool {
         let rest = module.strip_prefix(self.module);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))

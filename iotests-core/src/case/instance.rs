@@ -1,4 +1,4 @@
-//! One point of the matrix: a case, a row, a format and so on, with an id of its own.
+//! One instance: a case, a row, a format and so on, with its own id.
 
 use std::fmt;
 
@@ -11,34 +11,34 @@ use super::registry::{Case, Registered};
 pub struct Point {
     /// The image format.
     pub format: Format,
-    /// What carries the image.
+    /// The protocol that provides access to the image.
     pub protocol: Protocol,
     /// The cache mode.
     pub cache: Cache,
     /// The aio mode.
     pub aio: Aio,
-    /// Which process hosts the block layer, if the case needs one.
+    /// The process that hosts the block layer, if the case needs one.
     pub backend: Option<Backend>,
 }
 
-/// A case on one point of the matrix.
+/// A case at one point of the matrix.
 #[derive(Debug, Clone, Copy)]
 pub struct Instance {
     /// The case.
     pub case: &'static Case,
-    /// The row of a family: the names of its rows, joined.
+    /// The row of a family: the names of its rows, joined with `-`.
     pub row: Option<&'static str>,
-    /// What is declared about it.
+    /// Its merged declaration.
     pub meta: &'static Meta,
     /// The image format.
     pub format: Format,
-    /// What carries the image.
+    /// The protocol that provides access to the image.
     pub protocol: Protocol,
     /// The cache mode.
     pub cache: Cache,
     /// The aio mode.
     pub aio: Aio,
-    /// Which process hosts the block layer, if the case needs one.
+    /// The process that hosts the block layer, if the case needs one.
     pub backend: Option<Backend>,
 }
 
@@ -57,7 +57,7 @@ impl Instance {
         }
     }
 
-    /// Where it is in the matrix.
+    /// Its point of the matrix.
     pub fn at(&self) -> Point {
         Point {
             format: self.format,
@@ -68,12 +68,13 @@ impl Instance {
         }
     }
 
-    /// The name of the case, and the row.
+    /// The name of the case, followed by the row.
     pub fn name(&self) -> String {
         self.case.name_with(self.row)
     }
 
-    /// `name@format[.protocol][.cache=X][.aio=X][.system|.qsd]`; what is the default is left out, but the backend is named where there is one.
+    /// `name@format[.protocol][.cache=X][.aio=X][.system|.qsd]`; defaults are omitted, except the
+    /// backend, which is named if there is one.
     pub fn id(&self) -> String {
         format!("{}@{}", self.name(), self.point())
     }

@@ -1,4 +1,4 @@
-//! What is known to be wrong: bugs of QEMU, and cases that are unreliable.
+//! Known problems: bugs in QEMU, and unreliable cases.
 
 use imgtools::tools::Version;
 
@@ -9,29 +9,29 @@ use super::meta::Meta;
 use super::requirement::Requirement;
 use super::version::{Fixed, FixedIn};
 
-/// A bug of QEMU that makes a case fail. Where the bug is, a failure that says so is expected, and a
-/// pass is not.
+/// A QEMU bug that makes a case fail. On a QEMU that has the bug, a failure with the given text is
+/// expected, and a pass is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownBug {
     /// Why the case fails, with a reference.
     pub reason: &'static str,
-    /// What is said then, in the message of the failure or in what a machine printed. A failure that
-    /// says something else is another bug.
+    /// The text of such a failure, in its message or in a machine's output. A failure with a
+    /// different text is a different bug.
     pub says: &'static str,
-    /// Where the bug is: versions, formats, hosts. Judged by the program that runs the block layer
-    /// of the case.
+    /// Where the bug exists: versions, formats, hosts. Checked against the program that runs the
+    /// block layer of the case.
     pub when: Requirement,
-    /// The first release with the fix, of each branch that has one.
+    /// The first release with the fix, for each branch that has one.
     pub fixed_in: FixedIn,
-    /// The combinations of rows that it makes fail, each as the name of a row of each table, or `*`;
-    /// all rows if there are none.
+    /// The combinations of rows that it affects, each with one row name per table, or `*`; all rows
+    /// if empty.
     pub rows: &'static [&'static [&'static str]],
-    /// It depends on what happens first, so that a pass is no surprise.
+    /// The bug is a race, so a pass is not a surprise.
     pub is_intermittent: bool,
 }
 
 impl KnownBug {
-    /// The releases that have the fix: one for each stable branch, such as `["10.0.3", "10.1"]`.
+    /// The first releases with the fix, one per branch, such as `["10.0.3", "10.1"]`.
     pub const fn fixed_in<const N: usize>(self, releases: [&'static str; N]) -> Self {
         Self {
             fixed_in: FixedIn::new(releases),
@@ -39,12 +39,12 @@ impl KnownBug {
         }
     }
 
-    /// Only these combinations of rows: `.only(&[&["empty", "half-way"]])`.
+    /// Affects only these combinations of rows: `.only(&[&["empty", "half-way"]])`.
     pub const fn only(self, rows: &'static [&'static [&'static str]]) -> Self {
         Self { rows, ..self }
     }
 
-    /// It does not show every time: a failure that says so is expected, and so is a pass.
+    /// The bug does not show every time: both a failure with this text and a pass are accepted.
     pub const fn intermittent(self) -> Self {
         Self {
             is_intermittent: true,
@@ -52,17 +52,17 @@ impl KnownBug {
         }
     }
 
-    /// Whether it makes this combination of rows fail.
+    /// Whether it affects this combination of rows.
     pub(super) fn concerns(&self, rows: &[&RowMeta]) -> bool {
         self.rows.is_empty() || self.rows.iter().any(|names| is_combination(names, rows))
     }
 
-    /// What to expect of a case at this point; nothing where the bug is not.
+    /// What to expect of a case at this point; `None` if the bug does not exist there.
     pub fn expected(&self, capabilities: &Capabilities, point: &Point) -> Option<ExpectedBug> {
         self.when.check(capabilities, point).ok()?;
         let fixed = match capabilities.version(point.backend) {
             Some(version) => self.fixed_in.state(version),
-            // Nobody knows; what is declared without releases holds all the same.
+            // Unknown; a bug declared without fixed releases applies all the same.
             None if self.fixed_in.is_empty() => Fixed::No,
             None => Fixed::Perhaps,
         };
@@ -74,30 +74,31 @@ impl KnownBug {
     }
 }
 
-/// A known bug that this QEMU has, or may have.
+/// A known bug that this QEMU has or may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpectedBug {
     /// Why the case fails.
     pub reason: &'static str,
-    /// What is said then; empty where any failure is expected.
+    /// The text of the failure; empty if any failure is expected.
     pub says: &'static str,
-    /// False where either end is right: the bug does not show every time, or this is a development version of the release with the fix.
+    /// False if either outcome is accepted: the bug is intermittent, or this is a development
+    /// version of the release with the fix.
     pub is_certain: bool,
 }
 
-/// What is known of an instance with one set of programs.
+/// What is known about an instance with one set of programs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
-    /// The bugs that these programs have, or may have.
+    /// The bugs that these programs have or may have.
     pub bugs: Vec<ExpectedBug>,
-    /// That these programs do not have the fix that the case depends on.
+    /// A note that these programs lack the fix that the case depends on.
     pub missing_fix: Option<String>,
-    /// That the case is unreliable with them.
+    /// The quarantine, if the case is unreliable with these programs.
     pub quarantine: Option<Quarantine>,
 }
 
 impl Known {
-    /// What is declared, as far as it concerns these programs at this point.
+    /// The declared facts that concern these programs at this point.
     pub fn of(meta: &Meta, capabilities: &Capabilities, point: &Point) -> Self {
         let version = capabilities.version(point.backend);
         let bugs = meta.known_bugs.iter();
@@ -114,20 +115,20 @@ impl Known {
     }
 }
 
-/// What the known bugs make of how a case ended.
+/// The outcome of a case, judged against the known bugs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judgement {
-    /// It failed as one of them makes it fail, for this reason.
+    /// It failed as expected from one of them, for this reason.
     Expected(&'static str),
-    /// It failed, and says nothing of them: these notes say what was expected.
+    /// It failed in another way; these notes describe what was expected.
     Otherwise(Vec<String>),
-    /// It passed although it should not: these reasons.
+    /// It passed although it should have failed, for these reasons.
     UnexpectedPass(String),
-    /// None of them has to do with it.
+    /// None of them applies.
     Irrelevant,
 }
 
-/// Judges a failure by what was said.
+/// Judges a failure by its text.
 pub fn judge_failure(bugs: &[ExpectedBug], says: impl Fn(&str) -> bool) -> Judgement {
     let explains = |bug: &&ExpectedBug| bug.says.is_empty() || says(bug.says);
     if let Some(bug) = bugs.iter().find(explains) {
@@ -158,14 +159,14 @@ pub fn judge_pass(bugs: &[ExpectedBug]) -> Judgement {
 /// The change in QEMU that a case depends on; shown when the case fails on an older version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fix {
-    /// The first releases with the fix, one of each branch.
+    /// The first releases with the fix, one per branch.
     pub releases: FixedIn,
     /// The commit, abbreviated.
     pub commit: &'static str,
 }
 
 impl Fix {
-    /// What to say about a failure with this version.
+    /// A note for a failure with this version.
     pub fn note(&self, version: Version) -> Option<String> {
         let missing = match self.releases.state(version) {
             Fixed::Yes => return None,
@@ -179,17 +180,17 @@ impl Fix {
     }
 }
 
-/// A case that is known to be unreliable: its failure does not fail the run until the date.
+/// A case that is known to be unreliable: until the date, its failures do not fail the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quarantine {
     /// Why, with a reference.
     pub reason: &'static str,
-    /// The last day, `YYYY-MM-DD`; from the next day on failures count.
+    /// The last day, `YYYY-MM-DD`; failures count from the next day on.
     pub until: &'static str,
 }
 
 impl Quarantine {
-    /// The last day of one that has no end.
+    /// The last day of a quarantine without an end.
     pub(crate) const FOREVER: &'static str = "9999-12-31";
 }
 
@@ -209,7 +210,7 @@ mod tests {
         }
     }
 
-    /// A set whose programs are of these versions.
+    /// A set whose programs have these versions.
     fn mixed(img: &str, daemon: &str) -> Capabilities {
         let mut set = Capabilities::default();
         for (tool, version) in [(ToolKind::Img, img), (ToolKind::StorageDaemon, daemon)] {

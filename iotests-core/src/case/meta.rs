@@ -1,4 +1,4 @@
-//! What holds for one case, or one row of it: its declaration merged with those around it.
+//! The merged declaration of one case, or of one row of it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,10 +9,10 @@ use super::declaration::{Declaration, Group};
 use super::known_bug::{Fix, KnownBug, Quarantine};
 use super::requirement::Requirement;
 
-/// The budget of a case that names none.
+/// The budget of a case that declares none.
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(60);
 
-/// Which layer declared a key.
+/// The layer that declared a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// `defaults!` of this module.
@@ -33,10 +33,10 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What holds for one case, or one row of it.
+/// The merged declaration of one case, or of one row of it.
 #[derive(Debug, Clone)]
 pub struct Meta {
-    /// Ids of the upstream tests it covers.
+    /// Ids of the upstream tests that it covers.
     pub upstream: Vec<String>,
     /// Supported formats.
     pub formats: Formats,
@@ -46,41 +46,41 @@ pub struct Meta {
     pub caches: &'static [Cache],
     /// Supported aio modes.
     pub aios: &'static [Aio],
-    /// Creation options it cannot work with, such as "refcount_bits" or "compat=0.10".
+    /// Creation options that it cannot work with, such as "refcount_bits" or "compat=0.10".
     pub unsupported_imgopts: Vec<&'static str>,
-    /// The groups.
+    /// Its groups.
     pub groups: Vec<Group>,
-    /// What has to be there, else it is skipped.
+    /// What it needs; it is skipped if something is missing.
     pub needs: Vec<Requirement>,
-    /// Which process hosts the block layer.
+    /// The process that hosts the block layer.
     pub host: Host,
-    /// What the guest does meanwhile.
+    /// What the guest does during the case.
     pub guest: Guest,
-    /// Time allowed before the scale.
+    /// The time allowed, before scaling.
     pub budget: Duration,
-    /// Nothing else may run at the same time.
+    /// Whether it must run alone.
     pub exclusive: bool,
-    /// Something of the machine that only one may use at a time.
+    /// A machine-wide resource that only one case may use at a time.
     pub lock: Option<&'static str>,
-    /// It mounts, or runs a setuid program, which a confined process may not.
+    /// Whether it mounts or runs a setuid program, which a confined process cannot do.
     pub unconfined: bool,
-    /// Processors that it keeps busy at once: as many of the jobs are left to it.
+    /// The number of processors that it keeps busy; it occupies as many of the jobs.
     pub cpus: u32,
-    /// Memory needed at once, in bytes; the scheduler keeps the sum below what the host has.
+    /// The memory that it needs, in bytes; the scheduler keeps the sum below the host's memory.
     pub memory: u64,
-    /// Bugs of QEMU that make it fail.
+    /// QEMU bugs that make it fail.
     pub known_bugs: Vec<KnownBug>,
     /// The change in QEMU that made it work.
     pub fixed_in: Option<Fix>,
-    /// Known to be unreliable.
+    /// Set if it is known to be unreliable.
     pub quarantine: Option<Quarantine>,
-    /// Which layers declared a key, outermost first; of a single value the last one counts. A key
-    /// that nobody declared is missing.
+    /// The layers that declared each key, outermost first; for a single value the last one counts.
+    /// Keys that no layer declared are absent.
     pub origins: BTreeMap<&'static str, Vec<Origin>>,
 }
 
 impl Default for Meta {
-    /// Any generic format, on files, with any cache and aio mode, without a host.
+    /// Every generic format, on files, with every cache and aio mode, without a host.
     fn default() -> Self {
         Self {
             upstream: Vec::new(),
@@ -108,9 +108,9 @@ impl Default for Meta {
 }
 
 impl Meta {
-    /// Merges the layers, outermost first: lists add up, single values replace those of outer layers.
+    /// Merges the layers, outermost first: lists accumulate, single values replace outer ones.
     ///
-    /// Upstream ids are left out: those of a family depend on its tables, see
+    /// Upstream ids are omitted: those of a family depend on its tables, see
     /// [`Registered`](super::Registered).
     pub fn merge(layers: &[(Origin, Declaration)]) -> Self {
         let mut meta = Self::default();
@@ -145,7 +145,7 @@ impl Meta {
     }
 }
 
-/// What is declared twice counts once.
+/// Appends items, dropping duplicates.
 fn add<T: Copy + PartialEq>(all: &mut Vec<T>, more: Option<&'static [T]>) {
     for one in more.unwrap_or_default() {
         if !all.contains(one) {

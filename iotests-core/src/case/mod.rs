@@ -1,4 +1,4 @@
-//! What a case is: how it is declared, its needs and its place in the matrix.
+//! What a case is: its declaration, its needs and its place in the matrix.
 //!
 //! ```
 //! use iotests_core::prelude::*;
@@ -20,12 +20,15 @@
 //! }
 //! ```
 //!
-//! A module and those below it (`defaults!`), a case (`#[case(…)]`) and a row (`rows!`) are declared with the same keys, those of
-//! [`Declaration`], each optional; [`Meta`] is what they come to for one row. Lists add up from the outside in, single values replace. The
-//! names of [`names`] are in scope there. [`Registry`] holds all of a program, and refuses to start with declarations that are wrong.
+//! A module and its submodules (`defaults!`), a case (`#[case(…)]`) and a row (`rows!`) are
+//! declared with the same keys, those of [`Declaration`], all optional; [`Meta`] is the merged
+//! result for one row. Lists accumulate from the outside in, single values replace outer ones. The
+//! names in [`names`] are in scope there. [`Registry`] holds all cases of a program, and refuses to
+//! start if a declaration is wrong.
 //!
-//! A family gives `rows = TABLE`, or `rows = (TABLE, TABLE)` for every combination; its function takes a reference to the value of a row
-//! of each table, and every combination is an instance of its own.
+//! A family declares `rows = TABLE`, or `rows = (TABLE, TABLE)` for every combination; its function
+//! takes a reference to the value of a row of each table, and every combination is a separate
+//! instance.
 
 pub use linkme;
 

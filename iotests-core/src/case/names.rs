@@ -1,4 +1,4 @@
-//! The names that can be used inside `#[case(…)]`, `defaults!` and `rows!` without an import.
+//! The names that are usable inside `#[case(…)]`, `defaults!` and `rows!` without an import.
 
 use std::time::Duration;
 
@@ -48,15 +48,15 @@ pub const SSH: Protocol = Protocol::Ssh;
 pub const RW: Group = Group("rw");
 /// Part of a gate.
 pub const AUTO: Group = Group("auto");
-/// Seconds at most.
+/// Takes seconds at most.
 pub const QUICK: Group = Group("quick");
-/// Many seconds, or minutes.
+/// Takes many seconds, or minutes.
 pub const SLOW: Group = Group("slow");
 /// Backing chains.
 pub const BACKING: Group = Group("backing");
 /// Snapshots.
 pub const SNAPSHOT: Group = Group("snapshot");
-/// qemu-img alone.
+/// qemu-img only.
 pub const IMG: Group = Group("img");
 /// Live migration.
 pub const MIGRATION: Group = Group("migration");
@@ -70,11 +70,11 @@ pub const JOB: Group = Group("job");
 pub const BITMAP: Group = Group("bitmap");
 /// Encryption.
 pub const CRYPTO: Group = Group("crypto");
-/// Depends on real time, so it may be disturbed by load.
+/// Depends on real time, so load may disturb it.
 pub const TIMING: Group = Group("timing");
 /// Uses sudo.
 pub const SUDO: Group = Group("sudo");
-/// Cases that do something else with each seed: `iotests explore`.
+/// Does something different with each seed: `iotests explore`.
 pub const EXPLORE: Group = Group("explore");
 
 /// Every group, for the command line.
@@ -95,29 +95,31 @@ pub const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// These versions: from a release on.
+/// Versions from this release on.
 pub const fn since(major: u32, minor: u32) -> Requirement {
     Requirement::Version(VersionRange::since(major, minor))
 }
 
-/// This release or a later one, also of a later branch: for what came with a stable release.
+/// This release or a later one, on this or a later branch: for changes that came with a stable
+/// release.
 #[must_use]
 pub const fn since_release(major: u32, minor: u32, micro: u32) -> Requirement {
     Requirement::Version(VersionRange::since_release(major, minor, micro))
 }
 
-/// These versions: all before a release.
+/// Versions before this release.
 pub const fn before(major: u32, minor: u32) -> Requirement {
     Requirement::Version(VersionRange::before(major, minor))
 }
 
-/// Everywhere: a requirement that always holds.
+/// A requirement that always holds.
 pub const ALWAYS: Requirement = Requirement::AllOf(&[]);
 
-/// A known bug of QEMU: why the case fails, with a reference; what the failure, or a machine at its
-/// end, says then; and where the bug is. `.fixed_in(["10.0.3", "10.1"])` names the first releases
-/// with the fix, and `.only(&[&["row", "row"]])` the combinations of rows that fail. A failure that says something else is another bug; so is a case that hangs or
-/// crashes, which says nothing.
+/// A known QEMU bug: why the case fails, with a reference; the text of the failure, or of a
+/// machine's output at its end; and where the bug exists. `.fixed_in(["10.0.3", "10.1"])` names the
+/// first releases with the fix, and `.only(&[&["row", "row"]])` the combinations of rows that fail.
+/// A failure with a different text is a different bug; so is a hang or a crash, which has no such
+/// text.
 pub const fn known(reason: &'static str, says: &'static str, when: Requirement) -> KnownBug {
     KnownBug {
         reason,
@@ -137,12 +139,12 @@ pub const fn fix<const N: usize>(releases: [&'static str; N], commit: &'static s
     }
 }
 
-/// Quarantine until the day `YYYY-MM-DD`.
+/// A quarantine that ends after the day `YYYY-MM-DD`.
 pub const fn until(day: &'static str, reason: &'static str) -> Quarantine {
     Quarantine { until: day, reason }
 }
 
-/// A combination of rows that does not exist, and why: the name of a row of each table, or `*`.
+/// Excludes a combination of rows, and says why: one row name per table, or `*`.
 pub const fn exclude(rows: &'static [&'static str], reason: &'static str) -> Exclusion {
     Exclusion { rows, reason }
 }

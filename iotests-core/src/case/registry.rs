@@ -1,4 +1,4 @@
-//! The cases that this program knows: one entry for every `#[case(…)]`, or for every row of it.
+//! The cases in this program: one entry for every `#[case(…)]`, or for every row of it.
 
 use std::fmt;
 use std::future::Future;
@@ -14,32 +14,32 @@ use super::upstream::{self, UPSTREAM};
 use crate::author::{CaseResult, Failure, Test};
 use crate::script::Script;
 
-/// What a case's function returns once it is boxed.
+/// The boxed future of a case's function.
 pub type CaseFuture<'t> = Pin<Box<dyn Future<Output = CaseResult> + 't>>;
 
-/// Every registered case; `#[case(…)]` adds to it, the linker puts it together.
+/// Every registered case; `#[case(…)]` adds to it, and the linker collects the entries.
 #[distributed_slice]
 pub static CASES: [Case];
 
-/// What modules declare for their cases; `defaults!` adds to it.
+/// Module-wide declarations; `defaults!` adds to it.
 #[distributed_slice]
 pub static DEFAULTS: [ModuleDefaults];
 
 /// One registered function.
 pub struct Case {
-    /// Its `module_path!()`, with the crate.
+    /// Its `module_path!()`, including the crate.
     pub module: &'static str,
     /// Its name.
     pub function: &'static str,
     /// The first paragraph of its doc comment.
     pub description: &'static str,
-    /// Its source file, from the root of the workspace.
+    /// Its source file, relative to the workspace root.
     pub file: &'static str,
     /// The line of its attribute.
     pub line: u32,
     /// What its attribute declares.
     pub declaration: Declaration,
-    /// Combinations of rows that do not exist.
+    /// Combinations of rows that are excluded.
     pub excluded: &'static [Exclusion],
     /// How it is called.
     pub body: Body,
@@ -47,16 +47,16 @@ pub struct Case {
 
 /// How a case is called.
 pub enum Body {
-    /// One function, one instance on each point of the matrix.
+    /// One function, with one instance per point of the matrix.
     Single(for<'t> fn(&'t mut Test) -> CaseFuture<'t>),
-    /// A family: an instance for each row, or each combination of rows of several tables.
+    /// A family: one instance per row, or per combination of rows of several tables.
     Rows {
         /// The tables, in the order of the parameters.
         tables: fn() -> Vec<Table>,
         /// Runs the combination with these indices.
         run: for<'t> fn(&'t mut Test, &[usize]) -> CaseFuture<'t>,
     },
-    /// A script of upstream's, in a process of its own.
+    /// An upstream script, run in its own process.
     Script(Script),
 }
 
@@ -69,7 +69,7 @@ impl Case {
         }
     }
 
-    /// The name with a row.
+    /// The name, followed by a row.
     pub fn name_with(&self, row: Option<&str>) -> String {
         match row {
             Some(row) => format!("{}/{row}", self.name()),
@@ -85,7 +85,7 @@ impl Case {
         }
     }
 
-    /// What it comes to: itself, or one entry for each combination of its rows.
+    /// Expands it: into itself, or into one entry per combination of rows.
     pub fn entries(&'static self, defaults: &[ModuleDefaults]) -> Vec<Registered> {
         let mut outer: Vec<&ModuleDefaults> = defaults
             .iter()
@@ -135,7 +135,7 @@ impl Case {
     }
 }
 
-/// The indices of all combinations of rows; one without indices if there are no tables.
+/// The indices of all combinations of rows; a single empty one if there are no tables.
 pub(super) fn combinations(tables: &[Table]) -> Vec<Vec<usize>> {
     tables.iter().fold(vec![Vec::new()], |all, table| {
         let longer = |one: &Vec<usize>| {
@@ -154,21 +154,21 @@ impl fmt::Debug for Case {
     }
 }
 
-/// A case, or one row of it, with all that is declared about it.
+/// A case, or one row of it, with everything declared about it.
 #[derive(Debug)]
 pub struct Registered {
     /// The case.
     pub case: &'static Case,
     /// The names of its rows, joined with `-`.
     pub row: Option<String>,
-    /// What holds for it.
+    /// Its merged declaration.
     pub meta: Meta,
-    /// The rows, one of each table.
+    /// The row of each table.
     indices: Vec<usize>,
 }
 
 impl Registered {
-    /// A script with what holds for it.
+    /// A script with its merged declaration.
     pub(crate) fn script(case: &'static Case, meta: Meta) -> Self {
         Self {
             case,
@@ -178,12 +178,12 @@ impl Registered {
         }
     }
 
-    /// The name of the case, and the row.
+    /// The name of the case, followed by the row.
     pub fn name(&self) -> String {
         self.case.name_with(self.row.as_deref())
     }
 
-    /// Calls the function, for a family with its rows.
+    /// Calls the function; for a family, with the values of its rows.
     pub fn call<'t>(&self, test: &'t mut Test) -> CaseFuture<'t> {
         match &self.case.body {
             Body::Single(run) => run(test),
@@ -206,7 +206,7 @@ impl Registry {
     /// The entries of these cases.
     ///
     /// # Errors
-    /// All that is wrong with their declarations, and where.
+    /// Everything that is wrong with their declarations, and where.
     pub fn new(
         cases: &'static [Case],
         defaults: &[ModuleDefaults],
@@ -220,10 +220,10 @@ impl Registry {
         Ok(Self { entries })
     }
 
-    /// Those of this program.
+    /// The registry of this program.
     ///
     /// # Errors
-    /// All that is wrong with their declarations, and where.
+    /// Everything that is wrong with their declarations, and where.
     pub fn get() -> Result<&'static Self, &'static Problems> {
         static REGISTRY: OnceLock<Result<Registry, Problems>> = OnceLock::new();
         REGISTRY
@@ -231,8 +231,9 @@ impl Registry {
             .as_ref()
     }
 
-    /// The entry of this case and row of this program. Unchecked, for a process that runs one case: the runner has checked all of them, and to do so
-    /// again for each would take longer than most cases.
+    /// The entry of this case and row in this program. Not checked, for a process that runs a
+    /// single case: the runner has already checked all entries, and repeating that here would take
+    /// longer than most cases.
     pub(crate) fn one(case: &str, row: Option<&str>) -> Option<Registered> {
         let entries = |one: &'static Case| one.entries(&DEFAULTS);
         let mut entries = CASES

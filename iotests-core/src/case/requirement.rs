@@ -1,4 +1,4 @@
-//! What a case needs, as constant data, and the check of it against what is there.
+//! What a case needs, as constant data, and the check against what is available.
 
 use std::env;
 use std::fmt;
@@ -13,27 +13,27 @@ use super::instance::Point;
 use super::skip::Skip;
 use super::version::VersionRange;
 
-/// Something that has to be there for a case to run. Each is asked of the program that will use it:
-/// the host of the block layer, and qemu-img for a case of tools alone.
+/// Something that a case needs in order to run. Each requirement is checked against the program
+/// that will use it: the host of the block layer, or qemu-img for a case that uses only tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requirement {
-    /// An emulator, whatever the host of the case is.
+    /// An emulator, whichever host the case uses.
     Emulator,
-    /// A program of QEMU. qemu-img and qemu-io are always needed and need not be named.
+    /// A QEMU program. qemu-img and qemu-io are always needed and need not be named.
     Tool(ToolKind),
-    /// A block driver that can be used for reading and writing.
+    /// A block driver usable for reading and writing.
     Driver(&'static str),
-    /// A block driver that can be used for reading.
+    /// A block driver usable for reading.
     ReadOnlyDriver(&'static str),
     /// A format that qemu-img can create, and that the host can write.
     WritableFormat(&'static str),
     /// A device of the emulator.
     Device(&'static str),
-    /// A QMP command of the host; without one, of a storage daemon.
+    /// A QMP command of the host, or of a storage daemon if the case has no host.
     Command(&'static str),
     /// A path in the QMP schema of the host: `blockdev-add/arg-type/+qcow2/discard-no-unref`.
     Schema(&'static str),
-    /// A range of versions. Last resort: where a capability shows it, name that instead.
+    /// A range of versions. A last resort: prefer a capability if one indicates the same.
     Version(VersionRange),
     /// A range of versions of this program.
     VersionOf(ToolKind, VersionRange),
@@ -43,23 +43,23 @@ pub enum Requirement {
     Zstd,
     /// Working io_uring.
     IoUring,
-    /// Working FUSE exports, which need `/dev/fuse` and the right to mount.
+    /// Working FUSE exports, which need `/dev/fuse` and permission to mount.
     Fuse,
-    /// An accelerator by trial launch: "qtest", "kvm", "tcg".
+    /// An accelerator that works in a trial launch: "qtest", "kvm", "tcg".
     Accelerator(&'static str),
-    /// Root.
+    /// Running as root.
     Root,
-    /// Any user but root.
+    /// Running as any user except root.
     NotRoot,
     /// An operating system.
     Platform(Os),
-    /// A program that is not QEMU's, on PATH.
+    /// A program that is not part of QEMU, on PATH.
     Program(&'static str),
-    /// This image format, for what concerns only one of several.
+    /// This image format, for something that concerns only one of several.
     OnFormat(Format),
-    /// This protocol, for what concerns only one of several.
+    /// This protocol, for something that concerns only one of several.
     OnProtocol(Protocol),
-    /// This kind of host, for what concerns only one of both.
+    /// This kind of host, for something that concerns only one of the two.
     OnBackend(Backend),
     /// All of these.
     AllOf(&'static [Requirement]),
@@ -70,7 +70,7 @@ pub enum Requirement {
 }
 
 impl Requirement {
-    /// Whether it holds at a point of the matrix, else why not.
+    /// Checks whether it holds at a point of the matrix; the error says why not.
     pub fn check(&self, capabilities: &Capabilities, point: &Point) -> Result<(), Skip> {
         let backend = point.backend;
         let emulator = || {
@@ -187,7 +187,7 @@ impl Requirement {
         }
     }
 
-    /// It and all that it is made of.
+    /// Visits it and everything nested in it.
     pub(crate) fn walk(&self, visit: &mut dyn FnMut(&Self)) {
         visit(self);
         match self {
@@ -200,7 +200,7 @@ impl Requirement {
     }
 }
 
-/// What is needed, as a person names it.
+/// What is needed, in readable form.
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = |f: &mut fmt::Formatter<'_>, parts: &[Self], word: &str| {
@@ -237,9 +237,9 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// Where the schema shows that zstd is compiled in: since 5.1.
+/// The schema path that shows zstd to be compiled in; since 5.1.
 const ZSTD: &str = "blockdev-create/arg-type/options/+qcow2/compression-type/^zstd";
-/// Where the schema shows that io_uring is compiled in: since 5.0.
+/// The schema path that shows io_uring to be compiled in; since 5.0.
 const IO_URING: &str = "blockdev-add/arg-type/+file/aio/^io_uring";
 
 fn holds(condition: bool, skip: impl FnOnce() -> Skip) -> Result<(), Skip> {
@@ -253,7 +253,7 @@ fn at(is_there: bool, axis: &str, needed: &str) -> Result<(), Skip> {
     })
 }
 
-/// The program that will use a driver has it, and its build may use it so.
+/// Checks that the program that will use a driver has it, and that its build allows this use.
 fn may_use(
     driver: &str,
     needed: DriverUse,
@@ -276,7 +276,8 @@ fn may_use(
     }
 }
 
-/// What works with the tools is compiled into the host as well, which may be of another build.
+/// Checks that a feature that works with the tools is also compiled into the host, which may come
+/// from another build.
 fn compiled_in(
     path: &str,
     feature: &str,
@@ -374,7 +375,7 @@ mod tests {
         capabilities
     }
 
-    /// The same with an emulator whose build may use only these drivers.
+    /// The same with an emulator whose build whitelists only these drivers.
     fn limited(read_write: &[&str], read_only: &[&str]) -> Capabilities {
         let mut capabilities = capabilities();
         let all = ["qcow2", "raw", "bochs", "throttle", "quorum", "luks"];
@@ -422,7 +423,7 @@ mod tests {
         assert_eq!(absent, "needs an emulator (qemu-system-*)");
     }
 
-    /// H43: the lists that a build was configured with decide, not what is compiled in.
+    /// H43: the build's whitelists decide, not what is compiled in.
     #[test]
     fn what_a_build_may_not_use_is_missing() {
         let limited = limited(&["qcow2", "raw"], &["bochs", "quorum"]);
@@ -439,7 +440,7 @@ mod tests {
         );
         assert_eq!(check(Requirement::ReadOnlyDriver("bochs")), Ok(()));
         assert!(check(Requirement::ReadOnlyDriver("luks")).is_err());
-        // Without a host, the tools use the drivers, which the emulator's lists do not concern.
+        // Without a host, the tools use the drivers, and the emulator's lists do not apply to them.
         let throttle = Requirement::Driver("throttle");
         assert_eq!(check_with(&limited, throttle, None), Ok(()));
     }
@@ -456,7 +457,7 @@ mod tests {
         );
     }
 
-    /// A storage daemon does not show the lists of its build, but qemu-img does.
+    /// A storage daemon does not report its build's lists, but qemu-img does.
     #[test]
     fn a_daemon_may_use_what_qemu_img_of_the_same_build_may() {
         let quorum = Requirement::Driver("quorum");
@@ -556,7 +557,7 @@ mod tests {
         assert!(check(Requirement::Program("no-such-program-anywhere"), None).is_err());
     }
 
-    /// H46: a case that relies on permissions is skipped for root, and with that reason.
+    /// H46: a case that relies on permissions is skipped for root, with that reason.
     #[test]
     fn exactly_one_of_root_and_not_root_holds() {
         let skips = [Requirement::Root, Requirement::NotRoot].map(|need| check(need, None).err());

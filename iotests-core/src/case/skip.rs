@@ -1,4 +1,4 @@
-//! Why an instance does not run: typed, and in words a person understands.
+//! Why an instance does not run, as a type with a readable message.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,86 +12,86 @@ use super::axes::Backend;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Skip {
-    /// A program of QEMU is not there.
+    /// A QEMU program is missing.
     NoTool {
-        /// Which.
+        /// Which program.
         tool: ToolKind,
     },
-    /// A program of QEMU is there but does not work.
+    /// A QEMU program is present but does not work.
     BrokenTool {
-        /// Which.
+        /// Which program.
         tool: ToolKind,
         /// Where it is.
         path: PathBuf,
-        /// What came of trying it.
+        /// The result of trying it.
         why: String,
     },
     /// A block driver is not compiled in.
     NoDriver {
         /// Its name.
         driver: String,
-        /// Who was asked.
+        /// The program that was asked.
         asked: String,
     },
-    /// A block driver is there, but the build's whitelist forbids this use of it.
+    /// A block driver is present, but the build's whitelist forbids this use of it.
     Whitelist {
         /// Its name.
         driver: String,
-        /// Who was asked.
+        /// The program that was asked.
         asked: String,
-        /// Reading is allowed.
+        /// Whether reading is allowed.
         read_only: bool,
     },
-    /// The case has no point in the matrix for what was asked for.
+    /// The case has no point in the matrix that matches the selection.
     NotInMatrix {
         /// "format", "protocol", "cache mode"…
         axis: String,
-        /// What was asked for.
+        /// The value that was selected.
         asked: String,
-        /// What the case runs on.
+        /// The values that the case supports.
         supported: Vec<String>,
     },
     /// The case, or one of its needs, is for another point of the matrix.
     OtherPoint {
         /// "format", "protocol", "backend".
         axis: String,
-        /// What it is for.
+        /// The value that it requires.
         needed: String,
     },
-    /// The format cannot be created or written by qemu-img.
+    /// qemu-img cannot create or write the format.
     NotWritable {
         /// Its name.
         format: String,
     },
-    /// The emulator does not have a device.
+    /// The emulator lacks a device.
     NoDevice {
         /// Its name.
         device: String,
     },
-    /// The host does not have a QMP command.
+    /// The host lacks a QMP command.
     NoCommand {
         /// Its name.
         command: String,
-        /// Who was asked.
+        /// The program that was asked.
         backend: Backend,
     },
-    /// Something is missing in the QMP schema.
+    /// The QMP schema lacks a path.
     NoSchema {
         /// The path that was looked up.
         path: String,
-        /// Who was asked.
+        /// The program that was asked.
         backend: Backend,
     },
     /// The version is too old or too new.
     Version {
-        /// Whose.
+        /// The program concerned.
         of: ToolKind,
-        /// What is needed.
+        /// The versions needed.
         needed: String,
-        /// What is there.
+        /// The version found.
         found: Option<Version>,
     },
-    /// Something was tried and does not work.
+    /// A feature was tried and does not work.
     Feature {
         /// Its name.
         feature: String,
@@ -103,16 +103,16 @@ pub enum Skip {
         /// What is needed, such as "qtest".
         needed: String,
     },
-    /// Needs root.
+    /// The case needs root.
     Root,
-    /// Must not be root.
+    /// The case must not run as root.
     NotRoot,
-    /// Another operating system.
+    /// The case is for another operating system.
     Platform {
-        /// Where it runs.
+        /// The operating system it needs.
         needed: String,
     },
-    /// A program that is not QEMU's.
+    /// A program that is not part of QEMU is missing.
     NoProgram {
         /// Its name.
         program: String,
@@ -122,48 +122,48 @@ pub enum Skip {
         /// The option.
         option: String,
     },
-    /// None of several alternatives is there.
+    /// None of several alternatives is available.
     NoneOf {
-        /// Why each is not.
+        /// The reason for each.
         reasons: Vec<Skip>,
     },
-    /// Something is there that must not be.
+    /// Something is present that must not be.
     Unwanted {
-        /// What.
+        /// What it is.
         what: String,
     },
-    /// Somebody has written down that it is not to run here.
+    /// The configuration excludes it here.
     Expectation {
         /// Why.
         reason: String,
-        /// Where that is written: `FILE:LINE`.
+        /// Where the configuration says so: `FILE:LINE`.
         place: String,
     },
-    /// The case itself found while running that it cannot work here.
+    /// The case itself found out at run time that it cannot work here.
     Case {
-        /// In its words.
+        /// The case's own words.
         reason: String,
     },
 }
 
-/// How a person gets what is missing.
+/// How a user can get what is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Remedy {
-    /// An emulator: `--provision` fetches one.
+    /// Use `--provision`, which fetches an emulator.
     Provision,
-    /// The tools of QEMU: the distribution's package.
+    /// Install the distribution's package of QEMU tools.
     InstallTools,
-    /// Another user.
+    /// Run as another user.
     OtherUser,
 }
 
 impl Skip {
-    /// Whether somebody wants it so, so that nothing is missing.
+    /// Whether the skip is intended, so that nothing is missing.
     pub fn is_intended(&self) -> bool {
         matches!(self, Self::Expectation { .. })
     }
 
-    /// How to get what is missing, where there is a way.
+    /// How to get what is missing, if there is a way.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             Self::NoTool {

@@ -1,4 +1,4 @@
-//! Ids of upstream's tests: templates, and the list that they have to be in.
+//! Ids of upstream tests: templates, and the lists that must contain them.
 
 use std::collections::BTreeSet;
 
@@ -6,13 +6,13 @@ use linkme::distributed_slice;
 
 use super::declaration::{RowMeta, Table};
 
-/// Lists of upstream's test methods, as tab-separated text with a heading: test, class, method, and the
-/// release with which it came; a script has the class `-`. An id that no list has is refused; a program without a list knows no
-/// upstream test.
+/// Lists of upstream's test methods, as tab-separated text with a header: test, class, method, and
+/// the release that introduced it; a script has the class `-`. An id that is in no list is
+/// rejected; a program without a list has no valid upstream ids.
 #[distributed_slice]
 pub static UPSTREAM: [&'static str];
 
-/// What these lists have: tests, their classes and methods.
+/// The contents of these lists: tests, their classes and methods.
 pub(super) struct Known<'l>(BTreeSet<Vec<&'l str>>);
 
 impl<'l> Known<'l> {
@@ -31,9 +31,10 @@ impl<'l> Known<'l> {
     }
 }
 
-/// The ids of one combination of rows. `ids` are those of the case and its modules: whole, or with
-/// `{parameter}`, which the `upstream` of that parameter's row fills. Without such a part the template
-/// yields no id: upstream has no such test. The ids of other rows are whole.
+/// The ids of one combination of rows. `ids` are those of the case and its modules: complete, or
+/// with `{parameter}`, which is replaced by the `upstream` of that parameter's row. If that row
+/// declares none, the template yields no id: upstream has no such test. The ids of other rows are
+/// complete.
 pub(super) fn expand(ids: &[&str], tables: &[Table], rows: &[&RowMeta]) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for id in ids {

@@ -1,19 +1,19 @@
-//! Ranges of QEMU's versions, and releases with a fix.
+//! Ranges of QEMU versions, and releases that contain a fix.
 //!
-//! How versions compare: QEMU has three releases a year, X.0, X.1 and X.2. Between two of them a
-//! development tree has a micro version of 50 or more above the last one, and a release candidate one
-//! of 90 or more: 9.2.50 leads to 10.0, and 9.2.92 is 10.0-rc2. Both are older than 10.0.0, but
-//! **count as the release that they lead to** in a range, for features arrive before the candidates.
-//! Whether they have a fix of that very release is not known.
+//! How versions compare: QEMU makes three releases a year, X.0, X.1 and X.2. Between two releases,
+//! a development tree has a micro version of 50 or more on top of the previous release, and a
+//! release candidate one of 90 or more: 9.2.50 leads to 10.0, and 9.2.92 is 10.0-rc2. Both are
+//! older than 10.0.0, but **count as the release that they lead to** in a range, because features
+//! land before the candidates. Whether they contain a fix made for that very release is unknown.
 
 use std::fmt;
 
 use imgtools::tools::Version;
 
-/// The first micro version of a development tree.
+/// The lowest micro version of a development tree.
 const DEVELOPMENT: u32 = 50;
 
-/// The release that a version counts as: itself, or for a development version the next one.
+/// The release that a version counts as: itself, or the next release for a development version.
 fn counts_as(version: Version) -> Version {
     match (version.micro >= DEVELOPMENT, version.minor) {
         (false, _) => version,
@@ -42,7 +42,7 @@ impl VersionRange {
         before: None,
     };
 
-    /// From this one on.
+    /// From this release on.
     pub const fn since(major: u32, minor: u32) -> Self {
         Self {
             since: Some(Version::new(major, minor, 0)),
@@ -59,7 +59,7 @@ impl VersionRange {
         }
     }
 
-    /// All before this one.
+    /// All versions before this release.
     pub const fn before(major: u32, minor: u32) -> Self {
         Self {
             since: None,
@@ -67,7 +67,7 @@ impl VersionRange {
         }
     }
 
-    /// And all before this one.
+    /// Excludes this release and later ones.
     pub const fn and_before(self, major: u32, minor: u32) -> Self {
         Self {
             since: self.since,
@@ -82,7 +82,7 @@ impl VersionRange {
             && self.before.is_none_or(|before| version < before)
     }
 
-    /// Whether no version can be in the range.
+    /// Whether the range can contain no version.
     pub(super) fn is_empty(&self) -> bool {
         matches!((self.since, self.before), (Some(since), Some(before)) if since >= before)
     }
@@ -105,30 +105,30 @@ impl fmt::Display for VersionRange {
     }
 }
 
-/// How many branches can have a fix of their own.
+/// The maximum number of branches that can have their own fix.
 const BRANCHES: usize = 6;
 
-/// The first releases with a fix: the mainline's, and one of each stable branch that has it.
+/// The first releases that contain a fix: on mainline, and on each stable branch that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FixedIn([Option<Version>; BRANCHES]);
 
-/// Whether a version has a fix.
+/// Whether a version contains a fix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fixed {
-    /// It has.
+    /// It does.
     Yes,
-    /// It has not.
+    /// It does not.
     No,
-    /// It is a development version of the release with the fix.
+    /// Unknown: it is a development version of the release with the fix.
     Perhaps,
 }
 
 impl FixedIn {
-    /// No release has it.
+    /// No release contains the fix.
     pub const NONE: Self = Self([None; BRANCHES]);
 
-    /// These releases, such as `["10.0.3", "10.1"]`. Used in a constant, what is no version does not
-    /// compile.
+    /// These releases, such as `["10.0.3", "10.1"]`. In a constant, an invalid version is a compile
+    /// error.
     pub const fn new<const N: usize>(releases: [&'static str; N]) -> Self {
         assert!(N <= BRANCHES, "a fix has at most six releases");
         let mut versions = [None; BRANCHES];
@@ -177,7 +177,7 @@ impl fmt::Display for FixedIn {
     }
 }
 
-/// `7.2.22` or `7.2`, in a constant.
+/// Parses `7.2.22` or `7.2` in a constant.
 const fn parse(text: &str) -> Version {
     let (bytes, mut parts, mut at, mut index) = (text.as_bytes(), [0_u32; 3], 0, 0);
     assert!(!bytes.is_empty(), "a version is missing");
