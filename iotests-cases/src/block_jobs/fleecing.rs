@@ -161,7 +161,7 @@ async fn assert_shows_only(export: &Export, content: &Content) -> CaseResult {
 
 /// See docs/qemu-findings.md; which commit fixed it is not known yet.
 const ZEROES: KnownBug = known(
-    "what the guest zeroed before the backup got there is zero in the backup",
+    "the backup has zeroes where the guest wrote zeroes before the backup got there",
     "copy holds 0x00 in 0x410000",
     before(8, 0),
 );
@@ -213,7 +213,7 @@ async fn preallocated_metadata_stand_still(t: &mut Test, keeper: &Keeper) -> Cas
 
 /// See docs/qemu-findings.md.
 const UNALIGNED: KnownBug = known(
-    "a discard of a part of a cluster of a snapshot ends the process (507175197b)",
+    "discarding a part of a cluster of a snapshot aborts QEMU (507175197b)",
     "hbitmap_reset: Assertion",
     before(9, 1),
 );

@@ -330,7 +330,7 @@ pub(super) const REGIONS_AGREE: Edit = VhdxChecksum(REGIONS, 64 * 1024);
 const UNKNOWN: Edit = Bytes(REGION[0], &[0xee; 16]);
 
 const WRAPS: KnownBug = known(
-    "the number of blocks is kept in 32 bits, so that a huge VHDX has a table that is too short",
+    "the number of blocks is kept in 32 bits, so that the table of a huge VHDX is too short",
     "\"virtual-size\": 36028797018964480,",
     ALWAYS,
 );

@@ -65,7 +65,7 @@ async fn write_pieces(client: &nbd::Client, byte: u8, range: Range<u64>) -> Case
 
 /// See docs/qemu-findings.md.
 const LOST: KnownBug = known(
-    "what a client writes while a snapshot is undone is lost with the overlay",
+    "what a client writes while a snapshot is rolled back is lost with the overlay",
     "disk holds 0x11 in 0x",
     since(8, 0),
 )

@@ -3,7 +3,7 @@
 use iotests_core::prelude::*;
 
 const DIES: KnownBug = known(
-    "resizing a disk that has not arrived yet ends the process (8c2c72a335)",
+    "resizing a disk that has not arrived yet aborts QEMU (8c2c72a335)",
     "died of SIGABRT",
     before(10, 0),
 )

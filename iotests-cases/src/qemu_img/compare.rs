@@ -101,7 +101,7 @@ async fn report_what_differs(t: &mut Test, pair: &Pair) -> CaseResult {
 #[case(
     formats = [QCOW2], rows = LAYOUTS,
     known_bugs = [known(
-        "whether a part goes on to the end of the disk is compared as well",
+        "the flag for the end of the disk is compared as well",
         "is Differ(BlockStatus {", ALWAYS
     ).only(&[&["at-the-end-in-another-order"], &["zeroes-and-nothing"]])]
 )]

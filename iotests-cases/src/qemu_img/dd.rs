@@ -91,7 +91,7 @@ async fn are_those_asked_for(t: &mut Test, blocks: &Blocks) -> CaseResult {
 #[case(
     rows = SOME,
     known_bugs = [known(
-        "blocks that are left out are taken off the number of those to copy",
+        "skipped blocks are subtracted from the number of blocks to copy",
         "as many blocks are missing as were left out",
         ALWAYS
     )]

@@ -21,7 +21,7 @@ mod untrusted;
 
 /// See docs/qemu-findings.md.
 const EMPTY_VMDK: KnownBug = known(
-    "a sparse VMDK without a sector is taken for a descriptor alone",
+    "a sparse VMDK of size 0 is treated as a descriptor file",
     "Unsupported image type 'monolithicSparse'",
     OnFormat(VMDK),
 );

@@ -45,7 +45,7 @@ async fn keep_what_comes_in_any_order(t: &mut Test) -> CaseResult {
 
 /// See docs/qemu-findings.md.
 const SHOWS: KnownBug = known(
-    "a write to a part of a zero cluster of QED shows the backing file in the rest",
+    "after a write to a part of a zero cluster of QED, the backing file shows through in the rest",
     "top holds 0x11 in 0x10000..0x10400, expected 0x00",
     OnFormat(QED),
 );

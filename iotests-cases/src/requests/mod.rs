@@ -176,7 +176,7 @@ rows! {
 }
 
 const MORE: KnownBug = known(
-    "a request of 1024 pieces that is not aligned is refused (18743311b8)",
+    "an unaligned request of 1024 pieces is refused (18743311b8)",
     "writev failed: Invalid argument",
     before(8, 1),
 );

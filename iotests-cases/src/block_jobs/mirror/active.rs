@@ -181,7 +181,7 @@ async fn in_overlapping_requests_gets_done(t: &mut Test) -> CaseResult {
 
 /// See docs/qemu-findings.md.
 const FREED: KnownBug = known(
-    "a write that is under way when an active mirror ends uses its bitmap, which is gone",
+    "a write in flight when an active mirror ends uses its bitmap after it was freed",
     "died of SIGSEGV",
     since(11, 0),
 )

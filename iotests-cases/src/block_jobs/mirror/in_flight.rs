@@ -16,7 +16,7 @@ const LAST: std::ops::Range<u64> = SIZE - CLUSTER..SIZE;
 const FOREVER: u32 = 24 * 60 * 60;
 
 const STARVES: KnownBug = known(
-    "a mirror copies nothing while a guest's write is on its way (d69a879bdf)",
+    "a mirror copies nothing while a guest's write is in flight (d69a879bdf)",
     "all else copied",
     before(7, 2),
 );

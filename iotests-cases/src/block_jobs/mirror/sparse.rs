@@ -36,7 +36,7 @@ const FILLED: KnownBug = known(
 ]);
 
 const GIVES_BACK: KnownBug = known(
-    "a mirror gives back the space of a target that is to keep it",
+    "a mirror deallocates a target that should stay allocated",
     "are allocated",
     before(8, 0),
 )

@@ -244,7 +244,7 @@ rows! {
 }
 
 const UNCOVERED: KnownBug = known(
-    "a stream leaves out what a layer hides behind its end, and so lets it show",
+    "a stream does not copy the zeroes behind the end of a short layer, so that what is below shows through",
     "top holds 0x11 in 0x100",
     ALWAYS,
 )

@@ -30,7 +30,7 @@ rows! {
 }
 
 const HURRIED: KnownBug = known(
-    "a drain wakes a job up, which then does a step more than its speed allows (018e5987b5)",
+    "a drain wakes a job, which then does one step more than its speed allows (018e5987b5)",
     ", expected 524288",
     before(8, 1),
 );

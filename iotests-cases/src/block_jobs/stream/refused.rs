@@ -145,7 +145,7 @@ async fn a_layer_that_is_written_to_stays(t: &mut Test) -> CaseResult {
 }
 
 const LEFT_BEHIND: KnownBug = known(
-    "a stream that is refused for a lower layer leaves a user of the upper one behind",
+    "a stream that is refused because of a lower layer leaves a user of the upper one behind",
     "x-debug-query-block-graph shows a change",
     ALWAYS,
 );

@@ -90,7 +90,7 @@ async fn stream(vm: &Machine, status: &str) -> CaseResult<Job> {
 }
 
 const IMPLICIT: KnownBug = known(
-    "listing nodes kills QEMU while a stream rests with its result: its filter has no child",
+    "listing nodes crashes QEMU while a stream waits to be dismissed: its filter has no child",
     "died of SIGSEGV",
     ALWAYS,
 )

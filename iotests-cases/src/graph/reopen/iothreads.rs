@@ -59,14 +59,14 @@ impl Threads {
 
 /// See docs/qemu-findings.md.
 const CLOSED: KnownBug = known(
-    "a client of an export in an iothread that goes ends the daemon: a backport of 3e7ef738c8",
+    "a client that leaves an export in an iothread aborts the daemon: a backport of 3e7ef738c8",
     "nbd_blockdev_client_closed",
     AllOf(&[before(8, 0), OnBackend(Backend::Qsd)]),
 );
 
 /// See docs/qemu-findings.md.
 const LEAVING: KnownBug = known(
-    "a client that goes while its export moves to another thread ends the daemon",
+    "a client that leaves while its export moves to another thread aborts the daemon",
     "blk_aio_attached: Assertion `client->recv_coroutine == NULL'",
     AllOf(&[since(8, 0), OnBackend(Backend::Qsd)]),
 )

@@ -46,7 +46,7 @@ struct Choice {
 }
 
 const NUL: KnownBug = known(
-    "the name for EXPORT_NAME ends at a NUL, so that one can be found which is another",
+    "the name of EXPORT_NAME is cut at a NUL, so that an export of another name is found",
     "a client got 10 bytes",
     ALWAYS,
 );

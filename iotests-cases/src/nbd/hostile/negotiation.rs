@@ -43,7 +43,7 @@ const BASE: &[u8] = b"base:allocation";
 const MANY: usize = 20_000;
 
 const LEFT: KnownBug = known(
-    "what is left of a query of contexts is taken for the next option",
+    "the rest of a query of contexts is parsed as the next option",
     "died of SIGABRT",
     ALWAYS,
 );

@@ -67,7 +67,7 @@ const EXTENDED: Mode = Mode::Extended;
 
 /// The size is a signed number.
 const SIGN: KnownBug = known(
-    "a disk of 2^63 bytes is taken for an empty one",
+    "a disk of 2^63 bytes is treated as an empty one",
     "should have been refused with \"Could not refresh total sector count\"",
     ALWAYS,
 );

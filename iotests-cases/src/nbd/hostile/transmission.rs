@@ -165,7 +165,7 @@ fn filtered(effect_len: u64, contexts: &[u32]) -> Vec<u8> {
 }
 
 const UNCHOSEN: KnownBug = known(
-    "who filters contexts without having chosen any for the export ends the server",
+    "a client that filters contexts without having negotiated any aborts the server",
     "died of SIGABRT",
     since(8, 2),
 );
@@ -227,7 +227,7 @@ async fn asks_for_contexts(t: &mut Test, asked: &Asked) -> CaseResult {
 }
 
 const TORN: KnownBug = known(
-    "what has come of a header is dropped when the node is drained",
+    "a partly received header is dropped when the node is drained",
     "a request in two pieces was not answered",
     ALWAYS,
 );

@@ -130,7 +130,7 @@ async fn are_sources_as_well(t: &mut Test) -> CaseResult {
 #[case(
     formats = [QCOW, VMDK],
     known_bugs = [known(
-        "nothing is compressed at the end of a copy, which qcow refuses without a word",
+        "an empty compressed write at the end of a copy, which qcow refuses without a message",
         "output.status.code() is Some(1), expected Some(0)", OnFormat(QCOW)
     )]
 )]

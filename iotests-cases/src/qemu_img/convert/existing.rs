@@ -198,7 +198,7 @@ async fn without_the_backing_file_that_was_named_get_the_data(t: &mut Test) -> C
 /// A target that is said to be zero and to have a backing file is refused, and stays as it is.
 #[case(
     groups = [BACKING],
-    known_bugs = [known("qemu-img says so, and then ends as if it had copied",
+    known_bugs = [known("qemu-img reports the error, and exits with status 0",
         "--target-is-zero when the destination image has a backing file", ALWAYS)]
 )]
 async fn cannot_be_zero_over_a_backing_file(t: &mut Test) -> CaseResult {

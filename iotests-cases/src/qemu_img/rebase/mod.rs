@@ -164,7 +164,7 @@ rows! {
 #[case(
     formats = [QCOW2], rows = (CLUSTERS, TARGETS),
     known_bugs = [known(
-        "to compress, parts are taken to be as long as clusters, and some are shorter",
+        "for compression, parts are assumed to be as long as clusters, and some are shorter",
         "Assertion `!bdrv_is_allocated", since(9, 0)
     ).only(&[
         &["compressed-subclusters", "within-the-chain"], &["compressed-subclusters", "to-nothing"],
