@@ -2,6 +2,7 @@
 //! other.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,20 @@ pub(super) enum End {
     Stuck,
     /// The process could not be watched.
     Broken(io::Error),
+}
+
+/// As it follows how the process ended; nothing where all is well.
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::NotStarted(error) => write!(f, ", it never started: {error}"),
+            End::Finished => Ok(()),
+            End::Late { exited: true } => f.write_str(", its output still open at the deadline"),
+            End::Late { exited: false } => f.write_str(", at the deadline"),
+            End::Stuck => f.write_str(", and does not go away"),
+            End::Broken(error) => write!(f, ", it could not be watched: {error}"),
+        }
+    }
 }
 
 pub(super) struct Shared {
@@ -71,8 +86,8 @@ impl State {
     }
 }
 
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.lock();
         f.debug_struct("Process")
             .field("command", &self.command)
@@ -274,10 +289,13 @@ impl Shared {
     pub(super) fn finish(&self, end: End) {
         let mut state = self.lock();
         state.elapsed = state.started.elapsed();
-        tracing::debug!(
-            command = %self.command, status = ?state.status, elapsed = ?state.elapsed, ?end,
-            "process ended",
-        );
+        let status = match state.status {
+            Some(Status::Exited(code)) => format!("exit {code}"),
+            Some(status @ Status::Signaled { .. }) => status.to_string(),
+            None => "unknown status".to_owned(),
+        };
+        let (command, elapsed) = (&self.command, state.elapsed.as_millis());
+        tracing::debug!("process ended: {status} after {elapsed} ms{end}: {command}");
         state.end = Some(end);
         (state.output_open, state.stdout_open) = (false, false);
         state.input_open = false;

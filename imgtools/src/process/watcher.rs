@@ -125,7 +125,7 @@ impl<'s> Watcher<'s> {
             }
         };
         shared.started(child.id());
-        tracing::debug!(pid = child.id(), command = %shared.command, "process started");
+        tracing::debug!("process {} started: {}", child.id(), shared.command);
         Ok(Watcher {
             shared,
             child,

@@ -7,15 +7,17 @@ mod sets;
 mod start;
 mod time;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::process::ExitCode;
 
-use super::cli::{Cli, ColorChoice};
+use super::cli::{Cli, ColorChoice, ListHow};
 use super::config::{self, Asked, Config};
 use super::error::{RunError, chain, io as io_error};
 use super::exit::Exit;
 use super::explain::Known;
+use super::filter::ThereIs;
 use super::list::List;
 use super::places::Places;
 use super::plan::{Planned, SetChoice, Wanted, names_set, plan};
@@ -24,22 +26,20 @@ use super::recordings;
 use super::records::Records;
 use super::report::Palette;
 use super::since::{self, Since};
-use super::{console, review, signals, words};
+use super::wrap::Wrap;
+use super::{called_as, console, review, signals, words};
 use crate::author::golden;
 use crate::case::{CASES, Registered, Registry};
 use crate::provision::{self, Request};
 use crate::script;
+use sets::Sets;
 
 /// Runs the program with the arguments of this process.
 pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
     let read = words::translate(arguments).and_then(|words| Ok(config::read(words)?));
     let (cli, config) = match read {
         Ok(read) => read,
-        Err(error) => {
-            let aside = console::palette(ColorChoice::Auto, &stderr());
-            tell(&format!("{} failed to {error}", aside.bad("error:")));
-            return error.exit().into();
-        }
+        Err(error) => return refuse(&error),
     };
     let color = cli.report.color;
     let app = App {
@@ -52,10 +52,21 @@ pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
     match app.main() {
         Ok(exit) => exit.into(),
         Err(error) => {
-            tell(&format!("{} failed to {error}", app.aside.bad("error:")));
+            tell(&format!(
+                "{} failed to {error}{}",
+                app.aside.bad("error:"),
+                app.hint(&error)
+            ));
             error.exit().into()
         }
     }
+}
+
+/// Says what is wrong with the arguments.
+pub(super) fn refuse(error: &RunError) -> ExitCode {
+    let aside = console::palette(ColorChoice::Auto, &stderr());
+    tell(&format!("{} failed to {error}", aside.bad("error:")));
+    error.exit().into()
 }
 
 struct App {
@@ -72,6 +83,7 @@ impl App {
     fn main(&self) -> Result<Exit, RunError> {
         let cli = &self.cli;
         signals::bear_file_limits()?;
+        self.is_complete()?;
         self.places.check()?;
         if cli.what.review {
             let folders = match &cli.scripts.upstream {
@@ -156,21 +168,38 @@ impl App {
             narrow(&mut planned, |one| records.failed(&one.id), why)?;
         }
         if let Some(filter) = &cli.matrix.expression {
-            let why = "the expression means none of what is selected";
+            let there_is = ThereIs {
+                entries,
+                sets: &sets.able,
+            };
+            filter
+                .check(&there_is)
+                .map_err(|error| RunError::Usage(format!("-E: {error}")))?;
+            let mut why = "the expression means none of what is selected".to_owned();
+            if let Some(hint) = filter.not_asked_for(&planned) {
+                why += &format!("; {hint}");
+            }
             narrow(
                 &mut planned,
                 |one| filter.means(one, &sets.able, &records),
-                why,
+                &why,
             )?;
         }
         if let Some(since) = &since {
             let (chosen, lines) = since.choose(&planned, &sets.able, &records);
             lines.iter().for_each(|line| self.progress(line));
             let mut chosen = chosen.into_iter();
-            let why = "nothing of what changed concerns any of what is selected";
-            narrow(&mut planned, |_| chosen.next().unwrap_or(false), why)?;
+            planned.retain(|_| chosen.next().unwrap_or(false));
+            if planned.is_empty() {
+                self.progress(
+                    "nothing of what changed concerns any of what is selected, so nothing runs",
+                );
+            }
         }
+        let whole_runs = planned.iter().any(|one| one.skip.is_none());
         let shard = self.partition(&mut planned, &records)?;
+        // What is left to others, or not touched by a change, is no reason to fail.
+        let may_be_nothing = planned.is_empty() || (shard.is_some() && whole_runs);
         if cli.what.explain {
             let known = Known {
                 planned: &planned,
@@ -188,6 +217,11 @@ impl App {
             };
             warnings.iter().for_each(|text| self.warn(text));
             print(&list.print(how, self.palette)?)?;
+            if how == ListHow::Ids
+                && let Some(why) = list.why_empty()
+            {
+                self.warn(&why);
+            }
             return Ok(Exit::Passed);
         }
         self.need_tools(&sets)?;
@@ -195,7 +229,59 @@ impl App {
         if cli.what.env {
             return self.surround(planned, &sets, &records);
         }
-        self.run(planned, warnings, &sets, &mut records, shard)
+        self.try_wrappers(&planned, &sets)?;
+        match self.run(planned, warnings, &sets, &mut records, shard)? {
+            Exit::NothingRan if may_be_nothing => Ok(Exit::Passed),
+            exit => Ok(exit),
+        }
+    }
+
+    /// Whether the programs of the sets that are concerned run by what they are to be run by.
+    fn try_wrappers(&self, planned: &[Planned], sets: &Sets) -> Result<(), RunError> {
+        let cli = &self.cli;
+        let wrap = Wrap::of(&cli.debug, cli.scripts.upstream.is_some())?;
+        let runnable = planned.iter().filter(|one| one.skip.is_none());
+        let concerned: BTreeSet<usize> = runnable.map(|one| one.set).collect();
+        let files = concerned.iter().filter_map(|&index| sets.files.get(index));
+        wrap.try_out(files.map(|files| &files.tools))
+    }
+
+    /// Command words have what they are about.
+    fn is_complete(&self) -> Result<(), RunError> {
+        let cli = &self.cli;
+        let program = called_as();
+        let why = if !cli.what.env && !cli.command.is_empty() {
+            format!(
+                "what follows `--` is run by {program} env CASE -- COMMAND, and there is no `env` here"
+            )
+        } else if cli.what.merge && cli.selectors.is_empty() {
+            format!(
+                "`merge` needs records of runs (what --jsonl writes), or a folder of them: {program} merge FILE…"
+            )
+        } else if cli.what.explain && cli.selectors.is_empty() {
+            format!("`explain` needs a case: {program} explain 163")
+        } else {
+            return Ok(());
+        };
+        Err(RunError::Usage(why))
+    }
+
+    /// What to do about an error.
+    fn hint(&self, error: &RunError) -> &'static str {
+        match error {
+            RunError::Io { path, source, .. }
+                if self.places.have(path)
+                    && matches!(
+                        source.kind(),
+                        ErrorKind::PermissionDenied
+                            | ErrorKind::ReadOnlyFilesystem
+                            | ErrorKind::NotADirectory
+                    ) =>
+            {
+                "; name another folder with --build-dir"
+            }
+            _ => "",
+        }
     }
 
     /// What can run: the cases of this program, or the scripts of a tree.

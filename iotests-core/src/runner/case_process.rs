@@ -59,7 +59,11 @@ fn run(
     let sink = sink(events, stopped.map(File::from));
     let spec = read_spec(spec_file)?;
     if spec.debug {
-        super::trace::show_all();
+        let folder = |path: &Path| path.display().to_string();
+        super::trace::show_all(vec![
+            (folder(&spec.test_dir), "TEST_DIR"),
+            (folder(&spec.sock_dir), "SOCK_DIR"),
+        ]);
     }
     if spec.confine {
         confine(&spec).map_err(CaseProcessError::Confine)?;

@@ -1,6 +1,9 @@
 //! What a stream of this process can show: colours and bars are for people at a terminal.
 
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::cli::ColorChoice;
 use super::report::Palette;
@@ -9,6 +12,16 @@ use crate::author::golden::is_ci;
 /// Whether lines can be drawn again: on a terminal that knows how, and not where CI keeps all that is printed.
 pub(super) fn can_move(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && anstyle_query::term_supports_ansi_color() && !is_ci()
+}
+
+/// Whether this is a pipe whose reader is gone.
+pub(super) fn is_unread(stream: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let has_event = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    has_event
+        && fds[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLERR))
 }
 
 /// The colours for this stream.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::config::ConfigError;
 use super::exit::Exit;
-use super::tasks::FIRST_WORDS;
+use super::filter::nearest_word;
+use super::tasks::{self, FIRST_WORDS};
 use crate::case::{Problems, UnknownName};
 use crate::script::TreeError;
 
@@ -15,10 +16,12 @@ pub enum RunError {
     #[error("use the declarations of this program:\n{0}")]
     Declarations(Problems),
     /// A selector that matches no case.
-    #[error("find a case for `{selector}`{}", near(.selector, .nearest))]
+    #[error("find a case for `{selector}`{}", near(.selector, .hint.as_deref(), .nearest))]
     UnknownSelector {
         /// What was given.
         selector: String,
+        /// What to write instead, where that can be told.
+        hint: Option<String>,
         /// Names that are near to it.
         nearest: Vec<String>,
     },
@@ -81,15 +84,19 @@ impl RunError {
     }
 }
 
-fn near(selector: &str, names: &[String]) -> String {
+fn near(selector: &str, hint: Option<&str>, names: &[String]) -> String {
+    let program = super::called_as();
     if FIRST_WORDS.contains(&selector) {
-        let program = super::called_as();
-        return format!("; that is a command only as the first word: {program} {selector} …");
+        return format!("; {}", tasks::as_selector(selector));
     }
-    match names {
-        [] => String::new(),
-        names => format!("; near to it:\n  {}", names.join("\n  ")),
+    let mut text = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+    if let Some(word) = nearest_word(selector, FIRST_WORDS) {
+        text += &format!("; did you mean the command `{program} {word}`?");
     }
+    if !names.is_empty() {
+        text += &format!("; near to it:\n  {}", names.join("\n  "));
+    }
+    text
 }
 
 /// An I/O error with what was tried.

@@ -1,15 +1,20 @@
 //! Filter expressions: `group(quick) & format(qcow2) & !name(/luks/)`, read once and then asked of each instance.
 
+use std::collections::BTreeSet;
 use std::iter::Peekable;
 use std::str::{CharIndices, FromStr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use regex::Regex;
 
-use super::plan::{Able, MorePoints, Planned};
+use super::plan::{self, Able, MorePoints, Planned};
 use super::records::{History, Records};
 use super::verdict::Verdict;
-use crate::case::{Aio, Backend, Body, Cache, Format, Instance, Protocol, Requirement};
+use crate::case::{
+    Aio, Backend, Body, Cache, Format, Instance, Meta, Protocol, Registered, Requirement,
+    UnknownName,
+};
 
 /// What `--help` says of the language.
 pub(crate) const HELP: &str = "\
@@ -32,7 +37,7 @@ pub(crate) enum Filter {
     Not(Box<Self>),
     Both(Box<Self>, Box<Self>),
     Either(Box<Self>, Box<Self>),
-    Text(Field, Text),
+    Text(Field, Text, At),
     Format(Format),
     Protocol(Protocol),
     Cache(Cache),
@@ -42,8 +47,16 @@ pub(crate) enum Filter {
     Took { longer: bool, than: Duration },
 }
 
+/// Where a value stands in an expression, for what can be checked only later.
+#[derive(Debug, Clone)]
+pub(crate) struct At {
+    text: Arc<str>,
+    /// In bytes.
+    at: usize,
+}
+
 /// What of an instance is text.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Field {
     Name,
     Id,
@@ -82,6 +95,16 @@ pub(crate) struct FilterError {
     at: usize,
 }
 
+impl FilterError {
+    fn new(text: &str, at: usize, why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            text: text.to_owned(),
+            at: text[..at].chars().count() + 1,
+        }
+    }
+}
+
 impl FromStr for Filter {
     type Err = FilterError;
 
@@ -112,7 +135,7 @@ impl Filter {
             Self::Not(inner) => !inner.means(one, sets, records),
             Self::Both(a, b) => a.means(one, sets, records) && b.means(one, sets, records),
             Self::Either(a, b) => a.means(one, sets, records) || b.means(one, sets, records),
-            Self::Text(field, text) => field.of(one, sets).iter().any(|value| text.is_in(value)),
+            Self::Text(field, text, _) => field.of(one, sets).iter().any(|value| text.is_in(value)),
             Self::Format(format) => instance.format == *format,
             Self::Protocol(protocol) => instance.protocol == *protocol,
             Self::Cache(cache) => instance.cache == *cache,
@@ -149,6 +172,62 @@ impl Filter {
         }
     }
 
+    /// Refuses a name of what nothing here has: it would select nothing, or behind a `!` everything.
+    pub(crate) fn check(&self, there_is: &ThereIs<'_>) -> Result<(), FilterError> {
+        match self {
+            Self::Not(inner) => inner.check(there_is),
+            Self::Both(a, b) | Self::Either(a, b) => {
+                a.check(there_is)?;
+                b.check(there_is)
+            }
+            Self::Text(field, text @ (Text::Part(value) | Text::Whole(value)), at) => {
+                let Some((what, known)) = there_is.of(*field) else {
+                    return Ok(());
+                };
+                match known.iter().any(|one| text.is_in(one)) {
+                    true => Ok(()),
+                    false => Err(at.error(unknown(what, value, &known))),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What to add to the command line, where it names points of the matrix of which nothing is planned.
+    pub(crate) fn not_asked_for(&self, planned: &[Planned]) -> Option<String> {
+        let mut points = MorePoints::default();
+        self.points(&mut points);
+        let has = |is: &dyn Fn(&Instance) -> bool| planned.iter().any(|one| is(&one.instance));
+        let mut options = Vec::new();
+        for format in points.formats {
+            if !has(&|one| one.format == format) {
+                options.push(format!("-f {format}"));
+            }
+        }
+        for protocol in points.protocols {
+            if !has(&|one| one.protocol == protocol) {
+                options.push(format!("-p {protocol}"));
+            }
+        }
+        for cache in points.caches {
+            if !has(&|one| one.cache == cache) {
+                options.push(format!("-c {cache}"));
+            }
+        }
+        for aio in points.aios {
+            if !has(&|one| one.aio == aio) {
+                options.push(format!("--aio {aio}"));
+            }
+        }
+        match options[..] {
+            [] => None,
+            _ => Some(format!(
+                "an expression only narrows what the options select: ask for it with {}",
+                options.join(" ")
+            )),
+        }
+    }
+
     /// Whether it can be true of the case, and whether it can be false.
     fn ends(&self, instance: &Instance) -> (bool, bool) {
         match self {
@@ -166,7 +245,7 @@ impl Filter {
                 let (a, b) = (a.ends(instance), b.ends(instance));
                 (a.0 || b.0, a.1 && b.1)
             }
-            Self::Text(field, text) => match field.of_case(instance) {
+            Self::Text(field, text, _) => match field.of_case(instance) {
                 Some(values) => {
                     let is_so = values.iter().any(|value| text.is_in(value));
                     (is_so, !is_so)
@@ -178,6 +257,73 @@ impl Filter {
             _ => (true, true),
         }
     }
+}
+
+/// What a name in an expression can be one of.
+pub(crate) struct ThereIs<'a> {
+    pub(crate) entries: &'static [Registered],
+    pub(crate) sets: &'a [Able],
+}
+
+impl ThereIs<'_> {
+    /// What it is called, and all that there are; nothing for what may be any text.
+    fn of(&self, field: Field) -> Option<(&'static str, Vec<String>)> {
+        let all = |of: fn(&Registered) -> Vec<String>| {
+            let all: BTreeSet<String> = self.entries.iter().flat_map(of).collect();
+            all.into_iter().collect::<Vec<_>>()
+        };
+        match field {
+            Field::Group => Some(("group", plan::groups(self.entries))),
+            Field::Set => {
+                let sets = self.sets.iter().map(|set| set.name.clone());
+                Some(("set", sets.collect()))
+            }
+            Field::Needs => {
+                let mut all = all(|entry| declared_needs(&entry.meta));
+                all.push(Requirement::Emulator.to_string());
+                all.push(Backend::Qsd.tool().to_string());
+                Some(("need", all))
+            }
+            Field::Name => Some(("name", all(|entry| vec![entry.name()]))),
+            _ => None,
+        }
+    }
+}
+
+impl At {
+    fn error(&self, why: String) -> FilterError {
+        FilterError::new(&self.text, self.at, why)
+    }
+}
+
+/// What is said of a value that does not exist: all that there are, or if these are many, the nearest.
+pub(crate) fn unknown(what: &str, value: &str, known: &[String]) -> String {
+    let parts = known.iter().flat_map(|one| one.split([':', '/', ' ']));
+    let near = nearest_word(value, known.iter().map(String::as_str).chain(parts));
+    let mut why = format!("{what} `{value}` is unknown");
+    if known.len() <= MANY {
+        why += &format!("; there is {}", known.join(", "));
+    }
+    if let Some(near) = near {
+        why += &format!("; did you mean `{near}`?");
+    }
+    why
+}
+
+/// More names than a person reads through.
+const MANY: usize = 40;
+
+/// The one of these that is meant, for a value with a slip of the finger.
+pub(crate) fn nearest_word<'a>(
+    wanted: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let distance = |name: &str| strsim::osa_distance(wanted, name);
+    let near = known.into_iter().map(|name| (distance(name), name));
+    let near = near.min_by_key(|(distance, _)| *distance);
+    let most = (wanted.chars().count() / 3).max(1);
+    near.filter(|(distance, _)| (1..=most).contains(distance))
+        .map(|(_, name)| name)
 }
 
 impl Field {
@@ -236,7 +382,13 @@ fn needs(instance: &Instance) -> Vec<String> {
         Some(Backend::Qsd) => all.push(Backend::Qsd.tool().to_string()),
         None => {}
     }
-    for requirement in &instance.meta.needs {
+    all.extend(declared_needs(instance.meta));
+    all
+}
+
+fn declared_needs(meta: &Meta) -> Vec<String> {
+    let mut all = Vec::new();
+    for requirement in &meta.needs {
         requirement.walk(&mut |part| all.push(part.to_string()));
     }
     all
@@ -284,11 +436,7 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn error(&self, at: usize, why: impl Into<String>) -> FilterError {
-        FilterError {
-            why: why.into(),
-            text: self.text.to_owned(),
-            at: self.text[..at].chars().count() + 1,
-        }
+        FilterError::new(self.text, at, why)
     }
 
     /// The next character that is no space, and its place.
@@ -357,7 +505,7 @@ impl Parser<'_> {
             return Err(self.error(place, why));
         }
         let (value_at, value) = self.value()?;
-        self.condition(&word, &value)
+        self.condition(&word, &value, value_at)
             .map_err(|(is_word, why)| self.error(if is_word { at } else { value_at }, why))
     }
 
@@ -383,12 +531,18 @@ impl Parser<'_> {
     }
 
     /// The error says whether the word is to blame, or the value.
-    fn condition(&self, word: &str, value: &str) -> Result<Filter, (bool, String)> {
+    fn condition(&self, word: &str, value: &str, at: usize) -> Result<Filter, (bool, String)> {
         let of_value = |why: String| (false, why);
-        let text = |field| Ok(Filter::Text(field, text(value).map_err(of_value)?));
+        let at = || At {
+            text: self.text.into(),
+            at,
+        };
+        let text = |field| Ok(Filter::Text(field, text(value).map_err(of_value)?, at()));
         // Nobody means `rw` by a group whose name has these letters somewhere.
         let whole = |field| match text(field)? {
-            Filter::Text(field, Text::Part(name)) => Ok(Filter::Text(field, Text::Whole(name))),
+            Filter::Text(field, Text::Part(name), at) => {
+                Ok(Filter::Text(field, Text::Whole(name), at))
+            }
             other => Ok(other),
         };
         match word {
@@ -412,10 +566,10 @@ impl Parser<'_> {
             "aio" => named(value).map(Filter::Aio),
             "backend" => {
                 let backend = Backend::ALL.iter().find(|one| one.to_string() == value);
-                let unknown = || format!("backend `{value}` is unknown; there is system, qsd");
-                backend
-                    .map(|one| Filter::Backend(*one))
-                    .ok_or_else(|| of_value(unknown()))
+                let known = || Backend::ALL.iter().map(ToString::to_string);
+                backend.map(|one| Filter::Backend(*one)).ok_or_else(|| {
+                    of_value(unknown("backend", value, &known().collect::<Vec<_>>()))
+                })
             }
             "last" => last(value).map(Filter::Last).map_err(of_value),
             "took" => took(value)
@@ -428,13 +582,16 @@ impl Parser<'_> {
     }
 }
 
-fn named<T: FromStr>(value: &str) -> Result<T, (bool, String)>
-where
-    T::Err: ToString,
-{
+fn named<T: FromStr<Err = UnknownName>>(value: &str) -> Result<T, (bool, String)> {
     value
         .parse()
-        .map_err(|error: T::Err| (false, error.to_string()))
+        .map_err(|error: UnknownName| (false, unknown_name(&error)))
+}
+
+/// A name that no axis of the matrix has, with the nearest one.
+pub(crate) fn unknown_name(error: &UnknownName) -> String {
+    let known: Vec<String> = error.known.split(", ").map(str::to_owned).collect();
+    unknown(error.axis, &error.given, &known)
 }
 
 fn text(value: &str) -> Result<Text, String> {
@@ -459,11 +616,9 @@ fn last(value: &str) -> Result<Last, String> {
         value => match Verdict::ALL.iter().find(|verdict| word(verdict) == value) {
             Some(verdict) => Ok(Last::Verdict(*verdict)),
             None => {
-                let known: Vec<String> = Verdict::ALL.iter().map(word).collect();
-                Err(format!(
-                    "`{value}` is no verdict; there is never, {}",
-                    known.join(", ")
-                ))
+                let mut known = vec!["never".to_owned()];
+                known.extend(Verdict::ALL.iter().map(word));
+                Err(unknown("verdict", value, &known))
             }
         },
     }
@@ -502,9 +657,9 @@ mod tests {
             Filter::Not(inner) => format!("!{}", shape(inner)),
             Filter::Both(a, b) => format!("({}&{})", shape(a), shape(b)),
             Filter::Either(a, b) => format!("({}|{})", shape(a), shape(b)),
-            Filter::Text(_, Text::Part(text)) => text.clone(),
-            Filter::Text(_, Text::Whole(text)) => format!("={text}"),
-            Filter::Text(_, Text::Regex(regex)) => format!("/{regex}/"),
+            Filter::Text(_, Text::Part(text), _) => text.clone(),
+            Filter::Text(_, Text::Whole(text), _) => format!("={text}"),
+            Filter::Text(_, Text::Regex(regex), _) => format!("/{regex}/"),
             other => format!("{other:?}"),
         }
     }
@@ -550,7 +705,7 @@ mod tests {
             (
                 "last(green)",
                 "last(",
-                "is no verdict; there is never, pass",
+                "verdict `green` is unknown; there is never, pass",
             ),
             ("took(2s)", "took(", "is no time such as"),
             ("backend(vm)", "backend(", "there is system, qsd"),

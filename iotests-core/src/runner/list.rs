@@ -10,7 +10,7 @@ use super::event::InstanceInfo;
 use super::plan::{Able, Planned};
 use super::records::{History, Records};
 use super::report::Palette;
-use super::report::text::duration;
+use super::report::text::{count, duration};
 use crate::case::{Instance, Protocol, Skip};
 
 /// The selected instances, and what earlier runs recorded about them.
@@ -60,6 +60,24 @@ impl List<'_> {
     }
 }
 
+impl List<'_> {
+    /// Why no id is listed.
+    pub(crate) fn why_empty(&self) -> Option<String> {
+        if self.planned.iter().any(|one| one.skip.is_none()) {
+            return None;
+        }
+        let first = self.planned.first()?;
+        let skip = first.skip.as_ref()?;
+        Some(match self.planned.len() {
+            1 => format!("{} cannot run here: {skip}", first.id),
+            count => format!(
+                "none of {count} instances can run here; {}: {skip}; --list shows why for each",
+                first.id
+            ),
+        })
+    }
+}
+
 /// By case and row; points of the matrix share a line.
 fn list(all: &List<'_>, palette: Palette) -> String {
     let planned = all.planned;
@@ -83,11 +101,17 @@ fn list(all: &List<'_>, palette: Palette) -> String {
     let runnable = planned.iter().filter(|one| one.skip.is_none()).count();
     let cases = by_name.len();
     text += &format!(
-        "{cases} cases, {} instances: {runnable} run here, {} do not\n",
-        planned.len(),
-        planned.len() - runnable
+        "{}, {}: {}, {}\n",
+        count(cases, "case"),
+        count(planned.len(), "instance"),
+        verb(runnable, "runs here", "run here"),
+        verb(planned.len() - runnable, "does not", "do not")
     );
     text
+}
+
+fn verb(number: usize, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
 }
 
 /// Formats, protocols if it is not `file` alone, groups, upstream ids.

@@ -69,6 +69,17 @@ pub use verdict::{Attempt, Verdict, judge};
 /// The whole program: `fn main() -> ExitCode { iotests_core::runner::main() }`, in a binary that links the cases.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    // A supervisor loses no time.
+    let is_supervisor = arguments
+        .get(1)
+        .is_some_and(|word| word == supervise::SUPERVISE);
+    let arguments = match is_supervisor {
+        true => arguments,
+        false => match tasks::word_first(arguments) {
+            Ok(arguments) => arguments,
+            Err(error) => return app::refuse(&error),
+        },
+    };
     let word = |index: usize| arguments.get(index).and_then(|word| word.to_str());
     match (word(1), word(2)) {
         (Some(supervise::SUPERVISE), Some(spec)) => supervise::main(Path::new(spec)),

@@ -1,39 +1,53 @@
 //! Where the harness keeps its own things: caches, records, run directories, provisioned prefixes.
 
 use std::env;
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::error::RunError;
+use nix::unistd::getuid;
+
+use super::error::{RunError, io as io_error};
 
 /// The folders of one user or one build.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     root: PathBuf,
+    /// It lies where others may write as well.
+    is_shared: bool,
     /// The workspace the cases were built from, when that is known.
     sources: Option<PathBuf>,
 }
 
 impl Places {
-    /// `--build-dir`, else cargo's target folder where this program lies in one, else the user's cache folder.
+    /// `--build-dir`, else cargo's target folder where this program lies in one, else the user's cache folder, and for a user without one
+    /// a folder of this user alone among the temporary files.
     pub(crate) fn new(build_dir: Option<&Path>) -> Self {
         let program = env::current_exe().unwrap_or_default();
         let own = build_dir
             .map(Path::to_path_buf)
             .or_else(|| target_of(&program));
-        let root = own.unwrap_or_else(|| {
-            let cache = env::var_os("XDG_CACHE_HOME")
-                .filter(|folder| !folder.is_empty())
-                .map(PathBuf::from);
-            let cache =
-                cache.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-            cache.unwrap_or_else(env::temp_dir).join("qemu-iotests")
-        });
+        let variable = |name| env::var_os(name).filter(|folder| !folder.is_empty());
+        let cache = || {
+            let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
+            let cache = cache.or_else(|| Some(Path::new(&variable("HOME")?).join(".cache")));
+            Some(cache?.join("qemu-iotests"))
+        };
+        let (root, is_shared) = match own.or_else(cache) {
+            Some(root) => (root, false),
+            None => (
+                env::temp_dir().join(format!("qemu-iotests-{}", getuid())),
+                true,
+            ),
+        };
         // Cases run in folders of their own, where a relative path would mean something else.
         let sources = env::var_os("IOTESTS_SOURCE_DIR")
             .map(PathBuf::from)
             .filter(|folder| folder.is_dir());
         Self {
             root: std::path::absolute(&root).unwrap_or(root),
+            is_shared,
             sources,
         }
     }
@@ -41,7 +55,16 @@ impl Places {
     /// Refuses a folder below which no case, or no trial of what a program can do, could work.
     pub(crate) fn check(&self) -> Result<(), RunError> {
         check_utf8("the build folder", &self.root)?;
-        check_utf8("the temporary folder (TMPDIR)", &env::temp_dir())
+        check_utf8("the temporary folder (TMPDIR)", &env::temp_dir())?;
+        match self.is_shared {
+            true => be_alone(&self.root),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether this path is among them.
+    pub(crate) fn have(&self, path: &Path) -> bool {
+        path.starts_with(&self.root)
     }
 
     /// What the probes found.
@@ -94,6 +117,28 @@ impl Places {
     }
 }
 
+/// Makes the folder, or makes sure that nobody else has made it: programs in it are run.
+fn be_alone(folder: &Path) -> Result<(), RunError> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+            return Err(io_error("create the build folder", folder)(source));
+        }
+        _ => {}
+    }
+    let found = fs::symlink_metadata(folder).map_err(io_error("read the build folder", folder))?;
+    if found.is_dir() && found.uid() == getuid().as_raw() && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(RunError::Io {
+        doing: "use the build folder",
+        path: folder.to_owned(),
+        source: io::Error::new(
+            ErrorKind::PermissionDenied,
+            "it must be a folder of this user alone (mode 0700), for programs in it are run, and others can write where it lies",
+        ),
+    })
+}
+
 /// Cargo's target folder, if the program lies where cargo puts programs: `debug/`, or `TRIPLE/debug/`.
 fn target_of(program: &Path) -> Option<PathBuf> {
     let folders = program.ancestors().skip(2).take(2);
@@ -112,5 +157,35 @@ pub(crate) fn check_utf8(what: &str, path: &Path) -> Result<(), RunError> {
         None => Err(RunError::Usage(format!(
             "{what} {path:?} has a name that is not UTF-8, and QMP can carry no other; choose another one"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_folder_where_others_can_write_is_of_this_user_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mine = folder.path().join("mine");
+        be_alone(&mine).unwrap();
+        assert_eq!(fs::metadata(&mine).unwrap().mode() & 0o777, 0o700);
+        be_alone(&mine).unwrap();
+        symlink(&mine, folder.path().join("link")).unwrap();
+        fs::write(folder.path().join("file"), "").unwrap();
+        let open = folder.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        for name in ["link", "file", "open"] {
+            let why = be_alone(&folder.path().join(name)).unwrap_err().to_string();
+            assert!(why.contains("of this user alone"), "{name}: {why}");
+        }
+        // Whoever made it first has it, unless he is this user.
+        if getuid().is_root() {
+            std::os::unix::fs::chown(&mine, Some(12345), None).unwrap();
+            assert!(be_alone(&mine).is_err());
+        }
     }
 }

@@ -12,6 +12,7 @@ use matrix::expand;
 use super::cli::MatrixArgs;
 use super::error::RunError;
 use super::event::{InstanceInfo, PointInfo};
+use super::filter::unknown;
 use super::select::{self, Places, SET, Selector};
 use super::sets::HOST;
 use crate::case::{
@@ -89,8 +90,8 @@ impl Planned {
 pub(crate) enum SetChoice {
     /// Each on the first that can run it.
     Auto,
-    /// Each on every one.
-    All,
+    /// Each on every one of these.
+    Each(Vec<usize>),
     /// All on this one.
     One(usize),
 }
@@ -98,21 +99,27 @@ pub(crate) enum SetChoice {
 impl SetChoice {
     /// Reads `--set`.
     pub(crate) fn new(text: &str, sets: &[Able]) -> Result<Self, RunError> {
+        let all = || (0..sets.len()).collect();
         match text {
-            "auto" => Ok(Self::Auto),
-            "all" => Ok(Self::All),
-            name => sets
-                .iter()
-                .position(|set| set.name == name)
-                .map(Self::One)
-                .ok_or_else(|| {
-                    let known: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
-                    RunError::Usage(format!(
-                        "there is no set `{name}`; there is auto, all, {}",
-                        known.join(", ")
-                    ))
-                }),
+            "auto" => return Ok(Self::Auto),
+            "all" => return Ok(Self::Each(all())),
+            _ => {}
         }
+        let mut chosen = Vec::new();
+        for name in text.split(',') {
+            let Some(index) = sets.iter().position(|set| set.name == name) else {
+                let mut known = vec!["auto".to_owned(), "all".to_owned()];
+                known.extend(sets.iter().map(|set| set.name.clone()));
+                return Err(RunError::Usage(unknown("set", name, &known)));
+            };
+            if !chosen.contains(&index) {
+                chosen.push(index);
+            }
+        }
+        Ok(match chosen[..] {
+            [one] => Self::One(one),
+            _ => Self::Each(chosen),
+        })
     }
 }
 
@@ -217,6 +224,7 @@ fn check_selector(
     if meant.is_empty() {
         return Err(RunError::UnknownSelector {
             selector: selector.text.clone(),
+            hint: selector.part_before_point(anywhere),
             nearest: select::nearest(&selector.text, anywhere),
         });
     }
@@ -259,27 +267,25 @@ pub(crate) fn names_set(selectors: &[String]) -> bool {
     selectors.iter().any(|selector| selector.contains(SET))
 }
 
-/// The groups that the command line names exist: those of the harness, those that scripts have besides, and those that mean something
-/// also where nothing is in them.
-fn check_groups(matrix: &MatrixArgs, entries: &[Registered]) -> Result<(), RunError> {
-    let mut known: Vec<&str> = names::GROUPS.iter().map(|group| group.0).collect();
+/// All groups: those of the harness, those that scripts have besides, and those that mean something also where nothing is in them.
+pub(crate) fn groups(entries: &[Registered]) -> Vec<String> {
+    let known: Vec<&str> = names::GROUPS.iter().map(|group| group.0).collect();
     let of_entries = entries.iter().flat_map(|entry| &entry.meta.groups);
     let of_entries = of_entries.map(|group| group.0);
     let others: BTreeSet<&str> = of_entries.chain(ON_REQUEST).collect();
-    known.extend(
-        others
-            .into_iter()
-            .filter(|name| !names::GROUPS.iter().any(|group| group.0 == *name)),
-    );
-    for group in matrix.groups.iter().chain(&matrix.exclude_groups) {
-        if !known.contains(&group.as_str()) {
-            return Err(RunError::Usage(format!(
-                "group `{group}` is unknown; there is {}",
-                known.join(", ")
-            )));
-        }
+    let others = others.into_iter().filter(|name| !known.contains(name));
+    let others: Vec<&str> = others.collect();
+    known.into_iter().chain(others).map(str::to_owned).collect()
+}
+
+/// The groups that the command line names exist.
+fn check_groups(matrix: &MatrixArgs, entries: &[Registered]) -> Result<(), RunError> {
+    let known = groups(entries);
+    let mut given = matrix.groups.iter().chain(&matrix.exclude_groups);
+    match given.find(|group| !known.contains(group)) {
+        Some(group) => Err(RunError::Usage(unknown("group", group, &known))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// What runs only where it, or its group, is named: scripts that their authors have put aside, and what does something else with each
@@ -321,9 +327,9 @@ fn decide(
     };
     if let Some(skip) = skip {
         // No set of programs could change that.
-        let set = match wanted.sets {
-            SetChoice::One(index) => index,
-            SetChoice::All | SetChoice::Auto => 0,
+        let set = match &wanted.sets {
+            SetChoice::One(index) => *index,
+            SetChoice::Each(_) | SetChoice::Auto => 0,
         };
         return vec![on(set, Some(skip))];
     }
@@ -333,12 +339,13 @@ fn decide(
             tool: ToolKind::Img,
         }),
     };
-    match wanted.sets {
-        SetChoice::One(index) => vec![on(index, check_on(index))],
-        SetChoice::All => (0..sets.len())
-            .map(|index| {
+    match &wanted.sets {
+        SetChoice::One(index) => vec![on(*index, check_on(*index))],
+        SetChoice::Each(chosen) => chosen
+            .iter()
+            .map(|&index| {
                 let mut planned = on(index, check_on(index));
-                let name = &sets[index].name;
+                let name = sets.get(index).map_or(HOST, |set| &set.name);
                 if name != HOST {
                     planned.id += &format!("{SET}{name}");
                 }

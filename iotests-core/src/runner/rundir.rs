@@ -77,7 +77,16 @@ impl RunDir {
         let sockets = tempfile::Builder::new()
             .prefix(SOCKETS_OF_RUN)
             .tempdir_in(short_temp_dir())
-            .map_err(io_error("create the socket directory in", short_temp_dir()))?
+            .map_err(|error| {
+                // What the library adds is a name that was never there.
+                let plain = fs::metadata(short_temp_dir()).err();
+                let plain = plain.unwrap_or_else(|| error.kind().into());
+                let doing = match short_temp_dir() == std::env::temp_dir() {
+                    true => "create a folder for sockets in the temporary folder (TMPDIR)",
+                    false => "create a folder for sockets in",
+                };
+                io_error(doing, short_temp_dir())(plain)
+            })?
             .keep();
         let note = path.join(SOCKETS);
         fs::write(&note, sockets.as_os_str().as_encoded_bytes())

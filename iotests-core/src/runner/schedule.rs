@@ -110,6 +110,11 @@ impl<T> Schedule<T> {
         }
     }
 
+    /// Whether none waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// One with this load has ended.
     pub(crate) fn end(&mut self, load: Load) {
         if let Some(index) = self.running.iter().position(|other| *other == load) {

@@ -13,6 +13,9 @@ use crate::case::{Aio, Backend, Cache, Case, Format, Instance, Protocol};
 /// How many near names an error lists.
 const NEAREST: usize = 3;
 
+/// How like each other two names are that a slip of the finger makes of one.
+const NEAR: f64 = 0.85;
+
 /// The part of an id that names its set.
 pub(crate) const SET: &str = ".set=";
 
@@ -35,28 +38,34 @@ enum Name {
     Part(String),
     /// The whole name, with `*` and `?`.
     Glob(Regex),
+    /// An upstream test whose number is written without its zeros; if there is none of this number, a part of a name.
+    Short(u32),
     /// Upstream tests by their numbers.
     Numbers(RangeInclusive<u32>),
     /// A source file, by the end of its path, and a line of it.
     Source { file: String, line: Option<u32> },
 }
 
-/// Where cases begin.
+/// Where cases begin, and which of upstream's numbers there are.
 #[derive(Debug)]
-pub(crate) struct Places(BTreeSet<(&'static str, u32)>);
+pub(crate) struct Places {
+    lines: BTreeSet<(&'static str, u32)>,
+    numbers: BTreeSet<u32>,
+}
 
 impl Places {
     pub(crate) fn of(all: &[Instance]) -> Self {
-        Self(
-            all.iter()
-                .map(|one| (one.case.file, one.case.line))
-                .collect(),
-        )
+        let lines = all.iter().map(|one| (one.case.file, one.case.line));
+        let numbers = all.iter().flat_map(numbers);
+        Self {
+            lines: lines.collect(),
+            numbers: numbers.collect(),
+        }
     }
 
     /// Whether this line of its file is one of the case, which goes on up to the next one.
     fn is_within(&self, line: u32, case: &Case) -> bool {
-        let mut begun = self.0.range((case.file, 0)..=(case.file, line));
+        let mut begun = self.lines.range((case.file, 0)..=(case.file, line));
         begun.next_back() == Some(&(case.file, case.line))
     }
 }
@@ -99,11 +108,12 @@ impl Selector {
     pub(crate) fn names(&self, instance: &Instance, places: &Places) -> bool {
         match &self.name {
             Name::Part(part) => self.has_part(part, instance),
+            Name::Short(number) if places.numbers.contains(number) => {
+                numbers(instance).any(|one| one == *number)
+            }
+            Name::Short(number) => self.has_part(&number.to_string(), instance),
             Name::Glob(glob) => glob.is_match(&instance.name()),
-            Name::Numbers(numbers) => instance.upstream().any(|id| {
-                let number = id.split("::").next().and_then(|part| part.parse().ok());
-                number.is_some_and(|number| numbers.contains(&number))
-            }),
+            Name::Numbers(range) => numbers(instance).any(|number| range.contains(&number)),
             Name::Source { file, line } => {
                 let case = instance.case;
                 if !is_file(file, case.file) {
@@ -119,6 +129,24 @@ impl Selector {
         self.names(instance, places)
             && self.point.as_ref().is_none_or(|at| at.is_of(instance))
             && (self.set.is_none() || self.set.as_deref() == set)
+    }
+
+    /// What to write instead, where what stands before the point is a part of a name and no whole one.
+    pub(crate) fn part_before_point(&self, all: &[Instance]) -> Option<String> {
+        let Name::Part(part) = &self.name else {
+            return None;
+        };
+        let is_part = all.iter().any(|one| one.name().contains(part.as_str()));
+        if self.point.is_none() || !is_part {
+            return None;
+        }
+        let after = self.text.strip_prefix(part.as_str()).unwrap_or_default();
+        let mut hint =
+            format!("before an @ stands a whole name or number: write '*{part}*{after}'");
+        if let Some(format) = self.point.as_ref().and_then(At::only_format) {
+            hint += &format!(", or {part} -f {format}");
+        }
+        Some(hint)
     }
 
     fn has_part(&self, part: &str, instance: &Instance) -> bool {
@@ -137,6 +165,12 @@ impl Selector {
     }
 }
 
+/// The upstream tests that a case covers, by their numbers.
+fn numbers(instance: &Instance) -> impl Iterator<Item = u32> {
+    let first = |id: &'static str| id.split("::").next()?.parse().ok();
+    instance.upstream().filter_map(first)
+}
+
 /// As upstream's tests are numbered.
 fn is_number(text: &str) -> bool {
     text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit())
@@ -150,6 +184,17 @@ impl Name {
             && let (Ok(first), Ok(last)) = (first.parse(), last.parse())
         {
             return Self::Numbers(first..=last);
+        }
+        // As it is called in the folder of the scripts.
+        let text = match text.strip_prefix("./") {
+            Some(name) if is_number(name) => name,
+            _ => text,
+        };
+        if (1..3).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_digit())
+            && let Ok(number) = text.parse()
+        {
+            return Self::Short(number);
         }
         // The path of a script, in whichever tree.
         if let Some((_, script)) = text.rsplit_once("qemu-iotests/") {
@@ -204,6 +249,15 @@ impl At {
             && (self.backend.is_none() || self.backend == instance.backend)
     }
 
+    /// Its format, where it names nothing else.
+    fn only_format(&self) -> Option<Format> {
+        let alone = Self {
+            format: self.format,
+            ..Self::default()
+        };
+        self.format.filter(|_| *self == alone)
+    }
+
     fn parse(selector: &str, text: &str) -> Result<Self, RunError> {
         let mut point = Self::default();
         for word in text.split('.').filter(|word| !word.is_empty()) {
@@ -215,7 +269,7 @@ impl At {
     }
 
     fn add(&mut self, word: &str) -> Result<(), String> {
-        let unknown = |error: crate::case::UnknownName| error.to_string();
+        let unknown = |error: crate::case::UnknownName| filter::unknown_name(&error);
         if let Some(mode) = word.strip_prefix("cache=") {
             self.cache = Some(mode.parse().map_err(unknown)?);
         } else if let Some(mode) = word.strip_prefix("aio=") {
@@ -272,7 +326,7 @@ pub(crate) fn nearest(selector: &str, instances: &[Instance]) -> Vec<String> {
     scored.truncate(NEAREST);
     scored
         .into_iter()
-        .filter(|(score, _)| *score > 0.6)
+        .filter(|(score, _)| *score > NEAR)
         .map(|(_, name)| name)
         .collect()
 }
@@ -281,11 +335,9 @@ pub(crate) fn nearest(selector: &str, instances: &[Instance]) -> Vec<String> {
 fn nearest_numbers(wanted: u64, instances: &[Instance]) -> Vec<String> {
     let mut known: BTreeMap<u64, String> = BTreeMap::new();
     for instance in instances {
-        for id in instance.upstream() {
-            let number = id.split("::").next().and_then(|part| part.parse().ok());
-            if let Some(number) = number {
-                known.entry(number).or_insert_with(|| instance.case.name());
-            }
+        for number in numbers(instance) {
+            let number = u64::from(number);
+            known.entry(number).or_insert_with(|| instance.case.name());
         }
     }
     let mut near: Vec<(u64, String)> = known.into_iter().collect();
@@ -351,6 +403,7 @@ mod tests {
     fn a_name_is_a_part_a_glob_a_range_of_numbers_a_script_or_a_place_in_a_file() {
         let read = |text: &str| match Name::parse(text) {
             Name::Part(part) => part,
+            Name::Short(number) => format!("number {number}"),
             Name::Glob(glob) => glob.to_string(),
             Name::Numbers(numbers) => format!("{numbers:?}"),
             Name::Source { file, line } => format!("{file} at {line:?}"),
@@ -358,6 +411,9 @@ mod tests {
         for (text, expected) in [
             ("mirror", "mirror"),
             ("040", "040"),
+            ("./163", "163"),
+            ("./a/163", "./a/163"),
+            ("40", "number 40"),
             ("040-060", "40..=60"),
             ("040-060x", "040-060x"),
             ("tests/qemu-iotests/040", "040"),

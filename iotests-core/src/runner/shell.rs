@@ -2,16 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::{env, fs};
 
 use clap::builder::PossibleValuesParser;
-use clap::{CommandFactory, ValueEnum};
+use clap::{Command, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::Exit;
 use super::cli::Cli;
+use super::places::Places;
+use super::plan;
+use super::sets::HOST;
 use super::tasks::FIRST_WORDS;
-use crate::case::Registry;
+use crate::case::{Aio, Cache, Format, Protocol, Registered, Registry};
 
 /// The first arguments that ask for them; no case can be called so.
 pub(super) const COMPLETIONS: &str = "completions";
@@ -20,8 +25,23 @@ pub(super) const MAN: &str = "man";
 /// The name under which a shell knows the program.
 const NAME: &str = "iotests";
 
-/// What stands in front of the script of bash: there a colon ends a word by default, and the names of cases have them.
-const COLONS: &str = "COMP_WORDBREAKS=${COMP_WORDBREAKS//:}\n";
+/// The function that bash is to call, and it alone: what ends a word is a matter of the whole shell, and a colon does by default, which
+/// the names of cases have. This one sees whole words, and leaves of the answers what bash then puts in the place of its own word.
+const WITH_COLONS: &str = r#"
+_iotests_with_colons() {
+    local IFS=$' \t\n' line=${COMP_LINE:0:COMP_POINT} before
+    local -a COMP_WORDS
+    read -ra COMP_WORDS <<< "$line"
+    [[ $line == *[[:space:]] ]] && COMP_WORDS+=("")
+    local COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    local word=${COMP_WORDS[COMP_CWORD]}
+    _iotests "$1" "$word" "${COMP_WORDS[COMP_CWORD - 1]}"
+    if [[ $COMP_WORDBREAKS == *:* && $word == *:* ]]; then
+        before=${word%"${word##*:}"}
+        COMPREPLY=("${COMPREPLY[@]#"$before"}")
+    fi
+}
+"#;
 
 /// Entry of `completions SHELL`.
 pub(super) fn completions(shell: Option<&str>) -> Exit {
@@ -31,37 +51,77 @@ pub(super) fn completions(shell: Option<&str>) -> Exit {
         eprintln!("usage: {} {COMPLETIONS} bash|zsh|fish", super::called_as());
         return Exit::Usage;
     };
-    let names: BTreeSet<String> = Registry::get().map_or_else(
-        |_| BTreeSet::new(),
-        |registry| {
-            registry
-                .entries()
-                .iter()
-                .map(|one| one.case.name())
-                .collect()
-        },
-    );
-    let words = FIRST_WORDS.map(str::to_owned);
-    let values: Vec<String> = words.into_iter().chain(names).collect();
-    // An argument that is changed becomes the last one, so the one behind it has to follow.
-    let mut command = Cli::command()
-        .bin_name(NAME)
-        .mut_arg("selectors", |one| {
-            one.value_parser(PossibleValuesParser::new(values.clone()))
-        })
-        .mut_arg("command", |one| one);
+    let entries = Registry::get().map_or(&[][..], |registry| registry.entries());
     let mut script = Vec::new();
-    if shell == Shell::Bash {
-        script.extend_from_slice(COLONS.as_bytes());
-    }
-    clap_complete::generate(shell, &mut command, NAME, &mut script);
-    if shell == Shell::Fish {
+    clap_complete::generate(shell, &mut command(entries), NAME, &mut script);
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    match shell {
+        Shell::Bash => {
+            script = script.replace("complete -F _iotests ", "complete -F _iotests_with_colons ");
+            script.insert_str(0, WITH_COLONS.trim_start());
+        }
         // What is made for it completes options only.
-        script.extend_from_slice(
-            format!("complete -c {NAME} -f -a '{}'\n", values.join(" ")).as_bytes(),
-        );
+        Shell::Fish => {
+            let words = selectors(entries).join(" ");
+            script += &format!("complete -c {NAME} -f -a '{words}'\n");
+        }
+        _ => {}
     }
-    print(&script)
+    print(script.as_bytes())
+}
+
+/// What can be completed: no option that only stands for a word, and values where they are known.
+fn command(entries: &[Registered]) -> Command {
+    let all = Cli::command();
+    let shown = all
+        .get_arguments()
+        .filter(|one| !one.is_hide_set())
+        .cloned();
+    let args = shown.map(|one| match values(one.get_id().as_str(), entries) {
+        Some(values) => one.value_parser(PossibleValuesParser::new(values)),
+        None => one,
+    });
+    let version = env!("CARGO_PKG_VERSION");
+    Command::new(NAME)
+        .bin_name(NAME)
+        .version(version)
+        .args(args)
+}
+
+fn selectors(entries: &[Registered]) -> Vec<String> {
+    let names: BTreeSet<String> = entries.iter().map(|one| one.case.name()).collect();
+    let words = FIRST_WORDS.map(str::to_owned);
+    words.into_iter().chain(names).collect()
+}
+
+/// The values of an argument, where only this program knows them.
+fn values(argument: &str, entries: &[Registered]) -> Option<Vec<String>> {
+    Some(match argument {
+        "selectors" => selectors(entries),
+        "formats" => axis(Format::ALL),
+        "protocols" => axis(Protocol::ALL),
+        "caches" => axis(Cache::ALL),
+        "aios" => axis(Aio::ALL),
+        "groups" | "exclude_groups" => plan::groups(entries),
+        "set" => {
+            let build_dir = env::var_os("IOTESTS_BUILD_DIR").map(PathBuf::from);
+            let prefixes = Places::new(build_dir.as_deref()).prefixes();
+            let found = fs::read_dir(prefixes).into_iter().flatten().flatten();
+            let mut found: Vec<String> = found
+                .filter(|one| one.path().is_dir())
+                .filter_map(|one| one.file_name().into_string().ok())
+                .collect();
+            found.sort();
+            let fixed = ["auto", "all", HOST].map(str::to_owned);
+            fixed.into_iter().chain(found).collect()
+        }
+        _ => return None,
+    })
+}
+
+fn axis<T: ToString>(values: &[T]) -> Vec<String> {
+    let values = values.iter().map(ToString::to_string);
+    values.chain(["all".to_owned()]).collect()
 }
 
 /// Entry of `man`.

@@ -1,15 +1,17 @@
 //! The signals of a runner: blocked everywhere, taken by one thread, passed on as messages.
 
+use std::fs::File;
 use std::io;
 use std::process::ExitStatus;
 use std::sync::mpsc::SyncSender;
 
 use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgrp, tcgetpgrp};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal as Listener, SignalKind};
 
 use super::error::RunError;
+use super::supervise::{Process, send};
 
 /// The signals that end a run, the one that asks what it does, and the one that suspends it.
 fn taken() -> SigSet {
@@ -29,6 +31,7 @@ pub(crate) fn block() -> Result<(), RunError> {
 }
 
 /// Outlives the child that this program waits for: the keyboard signals the child as well, and what is sent to this process alone is passed on.
+/// The second time it is killed, with all that is below this process.
 ///
 /// Handlers and not a mask, which the child would inherit.
 pub(crate) struct Outlive {
@@ -67,19 +70,37 @@ impl Outlive {
         self.runtime.block_on(async {
             let mut child = tokio::process::Command::from(command).spawn()?;
             let pid = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
+            let mut passed_on = 0;
             loop {
-                let passed_on = tokio::select! {
+                let signal = tokio::select! {
                     status = child.wait() => return status,
-                    _ = int.recv() => continue,
-                    _ = quit.recv() => continue,
+                    _ = int.recv() => Signal::SIGINT,
+                    _ = quit.recv() => Signal::SIGQUIT,
                     _ = term.recv() => Signal::SIGTERM,
                     _ = hup.recv() => Signal::SIGHUP,
                 };
-                // It is not reaped yet, so that this is no other's process.
-                let _ = pid.map(|pid| kill(pid, passed_on));
+                let is_of_a_key = matches!(signal, Signal::SIGINT | Signal::SIGQUIT);
+                if is_of_a_key && is_in_foreground() {
+                    continue;
+                }
+                passed_on += 1;
+                if passed_on == 1 {
+                    // It is not reaped yet, so that this is no other's process.
+                    let _ = pid.map(|pid| kill(pid, signal));
+                } else {
+                    let below = Process::descendants(std::process::id());
+                    below.iter().for_each(|one| send(one, Signal::SIGKILL));
+                }
             }
         })
     }
+}
+
+/// Whether the keys of a terminal signal this process, and with it its children.
+fn is_in_foreground() -> bool {
+    let terminal = File::open("/dev/tty").ok();
+    let group = terminal.and_then(|terminal| tcgetpgrp(terminal).ok());
+    group == Some(getpgrp())
 }
 
 /// Blocks the signal that a limit on the size of files sends, which then is an error of the write.

@@ -141,7 +141,15 @@ fn changed(revision: &str, source: &Path) -> Result<Vec<String>, RunError> {
     if revision.starts_with('-') {
         return Err(RunError::Usage(format!("`{revision}` is no revision")));
     }
-    let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
+    // Whether there is a clone at all is another error.
+    git(&["rev-parse", "--git-dir"])?;
+    let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")]);
+    let commit = commit.map_err(|_| {
+        RunError::Usage(format!(
+            "--since: there is no revision `{revision}` in {}",
+            source.display()
+        ))
+    })?;
     let commit = commit.trim();
     // A shallow clone may not know where the branch began.
     let base = git(&["merge-base", commit, "HEAD"]).unwrap_or_else(|_| commit.to_owned());

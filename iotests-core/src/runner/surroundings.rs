@@ -3,18 +3,23 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+
+use nix::sys::prctl::set_child_subreaper;
 
 use super::error::{RunError, io as io_error};
 use super::instance::{InstanceJob, Runner};
 use super::signals::Outlive;
+use super::supervise::{Process, kill_children_of_self};
 use super::wrap;
 use crate::script;
 use crate::wire::CaseSpec;
 
 impl Runner {
-    /// Runs a command in the place of an instance, and a shell where there is no command. Nothing confines or watches it.
+    /// Runs a command in the place of an instance, and a shell where there is no command. Nothing confines or watches it; what it leaves
+    /// behind when it has ended is ended, for its directory goes.
     pub(crate) fn surround(
         &self,
         job: &InstanceJob,
@@ -43,13 +48,38 @@ impl Runner {
                 None => command.env_remove(name),
             };
         }
+        // What loses its parent comes to this process.
+        set_child_subreaper(true).map_err(|error| RunError::System {
+            doing: "become a sub-reaper",
+            source: error.into(),
+        })?;
         let status = outlive.run(command);
+        let left = end_all();
+        if left > 0 {
+            let what = match left {
+                1 => "a process, which was".to_owned(),
+                left => format!("{left} processes, which were"),
+            };
+            // Where nobody reads it, there is nobody to tell.
+            let _ = writeln!(io::stderr(), "note: the command left {what} killed");
+        }
         directories.remove(spec.keep);
         if spec.keep {
             eprintln!("kept in: {}", directories.path.display());
         }
         status.map_err(io_error("run", PathBuf::from(program)))
     }
+}
+
+/// Ends all that is below this process, and says how much was alive.
+fn end_all() -> usize {
+    let below = || Process::descendants(std::process::id());
+    let left = below().iter().filter(|one| !one.is_zombie()).count();
+    // A process that forks while it is killed is caught by the next turn.
+    while !below().is_empty() {
+        kill_children_of_self(|_| false);
+    }
+    left
 }
 
 /// The variables by which QEMU's developers know these things, and PATH with the programs of the set before all others.

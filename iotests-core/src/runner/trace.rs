@@ -12,19 +12,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Shows what the libraries trace, on standard error. Once for a process.
 pub(super) fn show(level: Level) {
     // Whoever installed one before us wants it otherwise.
-    let _ = subscriber(level, std::io::stderr, None).try_init();
+    let _ = subscriber(level, std::io::stderr, Traced::default()).try_init();
 }
 
-/// Shows it with the time since now, each; not the messages of monitors once more, which the transcript shows. Once for a process.
-pub(super) fn show_all() {
-    let _ = subscriber(Level::DEBUG, std::io::stderr, Some(Instant::now())).try_init();
+/// Shows it with the time since now, each, and these folders by their names; not the messages of monitors once more, which the transcript
+/// shows. Once for a process.
+pub(super) fn show_all(folders: Vec<(String, &'static str)>) {
+    let since = Some(Instant::now());
+    let _ = subscriber(Level::DEBUG, std::io::stderr, Traced { since, folders }).try_init();
 }
 
-fn subscriber<W>(
-    level: Level,
-    writer: W,
-    since: Option<Instant>,
-) -> impl tracing::Subscriber + Send + Sync
+fn subscriber<W>(level: Level, writer: W, traced: Traced) -> impl tracing::Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -34,14 +32,17 @@ where
         .with_ansi(false)
         // A closed standard error is nothing to panic about.
         .log_internal_errors(false)
-        .event_format(Traced { since })
+        .event_format(traced)
         .finish()
 }
 
 /// Traces look as the program's own messages do: `warning: text`.
+#[derive(Default)]
 struct Traced {
     /// What the time of each is counted from; `None` where nobody wants to see it.
     since: Option<Instant>,
+    /// Paths, and what is shown instead.
+    folders: Vec<(String, &'static str)>,
 }
 
 impl<S, N> FormatEvent<S, N> for Traced
@@ -69,8 +70,12 @@ where
         for span in context.event_scope().into_iter().flatten() {
             write!(writer, "{}: ", span.name())?;
         }
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        let mut text = String::new();
+        context.format_fields(Writer::new(&mut text), event)?;
+        for (folder, name) in &self.folders {
+            text = text.replace(folder, name);
+        }
+        writeln!(writer, "{text}")
     }
 }
 
@@ -85,12 +90,16 @@ mod tests {
     fn a_trace_looks_as_our_own_warnings_do_and_has_no_colours() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let writer = Arc::new(file.reopen().unwrap());
-        tracing::subscriber::with_default(subscriber(Level::WARN, writer, None), || {
-            tracing::warn!(count = 2, "odd");
+        let traced = Traced {
+            since: None,
+            folders: vec![("/long/way/test".to_owned(), "TEST_DIR")],
+        };
+        tracing::subscriber::with_default(subscriber(Level::WARN, writer, traced), || {
+            tracing::warn!(count = 2, "odd in /long/way/test/a.img");
             tracing::info!("not shown");
         });
         let mut text = String::new();
         file.as_file().read_to_string(&mut text).unwrap();
-        assert_eq!(text, "warning: odd count=2\n");
+        assert_eq!(text, "warning: odd in TEST_DIR/a.img count=2\n");
     }
 }

@@ -17,6 +17,8 @@ enum Meaning {
 /// Protocols that `check` has and that need a server of their own.
 const ELSEWHERE: [&str; 5] = ["-gluster", "-nfs", "-rbd", "-sheepdog", "-vxhs"];
 
+const ON_NO_CASE: &str = "no case runs on this protocol; those that there are can be named with -p: file, nbd, fuse, ssh";
+
 fn meaning(word: &str) -> Option<Meaning> {
     let name = word.strip_prefix('-').unwrap_or_default();
     if Format::ALL.iter().any(|format| format.name() == name) {
@@ -26,9 +28,7 @@ fn meaning(word: &str) -> Option<Meaning> {
         return Some(Meaning::Is(format!("--protocol={name}")));
     }
     if ELSEWHERE.contains(&word) {
-        return Some(Meaning::Instead(
-            "no case runs on this protocol; those that there are can be named with -p: file, nbd, fuse, ssh",
-        ));
+        return Some(Meaning::Instead(ON_NO_CASE));
     }
     Some(match word {
         "-nocache" => Meaning::Is("--cache=none".to_owned()),
@@ -77,11 +77,16 @@ pub(super) fn translate(arguments: Vec<OsString>) -> Result<Vec<OsString>, RunEr
                     "`{word}` is a word of another runner: {what}"
                 )));
             }
-            None if word == "-p" && !next.is_some_and(are_protocols) => {
+            None if word == "-p" && !next.is_some_and(may_be_protocols) => {
                 return Err(RunError::Usage(
-                    "`-p` names a protocol here, such as `-p nbd`; what it is for check, --print is here"
+                    "`-p` needs a protocol here, such as `-p nbd`; to see what cases print, write --print"
                         .to_owned(),
                 ));
+            }
+            None if word == "-p"
+                && let Some(name) = next.and_then(elsewhere) =>
+            {
+                return Err(RunError::Usage(format!("protocol `{name}`: {ON_NO_CASE}")));
             }
             None => translated.push(word),
         }
@@ -89,9 +94,20 @@ pub(super) fn translate(arguments: Vec<OsString>) -> Result<Vec<OsString>, RunEr
     Ok(translated)
 }
 
-fn are_protocols(words: &str) -> bool {
-    let mut words = words.split(',');
-    words.any(|word| word == "all" || word.parse::<Protocol>().is_ok())
+/// One that is unknown is told as such with those that there are; neither an option nor a test of upstream's looks so.
+fn may_be_protocols(words: &str) -> bool {
+    let is_name = |word: &str| word.starts_with(|c: char| c.is_ascii_alphabetic());
+    words.split(',').all(is_name) && !words.contains("::")
+}
+
+/// A protocol among these that only `check` has.
+fn elsewhere(words: &str) -> Option<&str> {
+    let is_one = |word: &&str| {
+        ELSEWHERE
+            .iter()
+            .any(|known| known.strip_prefix('-') == Some(*word))
+    };
+    words.split(',').find(is_one)
 }
 
 /// Variables of `check`, and what says the same here.
@@ -153,6 +169,7 @@ mod tests {
                 "x -p nbd,fuse -f qcow2 -- -n",
                 "x -p nbd,fuse -f qcow2 -- -n",
             ),
+            ("x -p nbs", "x -p nbs"),
             ("x -g rw -x quick -j 4", "x -g rw -x quick -j 4"),
         ] {
             assert_eq!(ours(line).as_deref(), Ok(expected));
@@ -161,8 +178,10 @@ mod tests {
             ("x -T", "`-T` is a word of another runner"),
             ("x -rbd", "no case runs on this protocol"),
             ("x -tap", "--tap FILE"),
-            ("x -p 040", "--print is here"),
-            ("x -p", "--print is here"),
+            ("x -p 040", "write --print"),
+            ("x -p", "write --print"),
+            ("x -p -raw", "write --print"),
+            ("x -p nfs", "protocol `nfs`: no case runs on this protocol"),
             ("x -v", "--debug"),
             ("x --stress-duration 1h", "write --for TIME"),
         ] {

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::time::Duration;
+use std::{env, fs, thread};
 
+use imgtools::process::ProcessError;
 use imgtools::tools::{Tool, ToolKind};
 use machine::Wrapper;
 
@@ -19,6 +21,8 @@ const PLACE: &str = "{}";
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wrap {
     words: BTreeMap<ToolKind, Vec<String>>,
+    /// Those of them that do not wait for a debugger.
+    trials: Vec<(Vec<ToolKind>, Vec<String>)>,
     /// What deadlines are multiplied with.
     pub(crate) slowdown: f64,
 }
@@ -28,10 +32,17 @@ impl Wrap {
     pub(crate) fn of(args: &DebugArgs, for_scripts: bool) -> Result<Self, RunError> {
         let mut wrap = Self {
             words: BTreeMap::new(),
+            trials: Vec::new(),
             slowdown: 1.0,
         };
         if args.valgrind {
             wrap.add_known(&ToolKind::ALL, &Wrapper::valgrind(), for_scripts)?;
+            // Nothing else is there yet, and for scripts nothing at all.
+            wrap.trials = wrap
+                .words
+                .iter()
+                .map(|(kind, words)| (vec![*kind], words.clone()))
+                .collect();
         }
         if let Some(address) = &args.gdb {
             wrap.add_known(&MACHINES, &Wrapper::gdbserver(address), for_scripts)?;
@@ -39,6 +50,7 @@ impl Wrap {
         if args.strace {
             let words = ["strace", "-ff", "-o", PLACE].map(str::to_owned);
             wrap.add(&ToolKind::ALL, &words)?;
+            wrap.trials.push((ToolKind::ALL.to_vec(), words.to_vec()));
             let strace = Wrapper::Strace {
                 output: None,
                 options: Vec::new(),
@@ -48,8 +60,45 @@ impl Wrap {
         for text in &args.wrap {
             let (kinds, words) = parse(text)?;
             wrap.add(&kinds, &words)?;
+            wrap.trials.push((kinds, words));
         }
         Ok(wrap)
+    }
+
+    /// Starts each program with `--version` once by what it is to be run by: what cannot be run at all is told before the run, and once.
+    pub(crate) fn try_out<'t>(
+        &self,
+        tools: impl Iterator<Item = &'t BTreeMap<ToolKind, Tool>>,
+    ) -> Result<(), RunError> {
+        if self.trials.is_empty() {
+            return Ok(());
+        }
+        let folder =
+            tempfile::tempdir().map_err(io_error("create a folder in", env::temp_dir()))?;
+        let tools: Vec<&Tool> = tools.flat_map(BTreeMap::values).collect();
+        let mut trials = Vec::new();
+        for (kinds, words) in &self.trials {
+            for tool in tools.iter().filter(|tool| kinds.contains(&tool.kind)) {
+                let file = folder.path().join(trials.len().to_string());
+                let file = file.display().to_string();
+                let words: Vec<String> = words
+                    .iter()
+                    .map(|word| word.replace(PLACE, &file))
+                    .collect();
+                trials.push((*tool, words));
+            }
+        }
+        // Under valgrind each takes seconds.
+        thread::scope(|scope| {
+            let trials = trials
+                .iter()
+                .map(|(tool, words)| scope.spawn(|| trial(tool, words)));
+            let trials: Vec<_> = trials.collect();
+            trials.into_iter().try_for_each(|trial| {
+                let tried = trial.join();
+                tried.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })
     }
 
     fn add_known(
@@ -109,6 +158,34 @@ impl Wrap {
         };
         Ok(tools.iter().map(wrapped).collect())
     }
+}
+
+/// One that runs so long is waiting for something, such as a debugger.
+const TRIAL: Duration = Duration::from_secs(30);
+
+fn trial(tool: &Tool, words: &[String]) -> Result<(), RunError> {
+    let mut alone = tool.clone().with_wrapper(words);
+    alone.options.clear();
+    let ran = alone
+        .command()
+        .arg("--version")
+        .deadline(TRIAL)
+        .run_blocking();
+    let why = match ran {
+        // The program has had its word, whatever valgrind finds in it.
+        Ok(output) if output.status.is_success() || output.stdout_text().contains("version") => {
+            return Ok(());
+        }
+        Ok(output) => format!("it {}{}", output.status, output.tail()),
+        Err(ProcessError::Spawn { source, .. }) => source.to_string(),
+        // It lives.
+        Err(_) => return Ok(()),
+    };
+    Err(RunError::NamedTool(format!(
+        "`{} {} --version` does not run: {why}",
+        words.join(" "),
+        tool.path.display(),
+    )))
 }
 
 /// A program that does the same, for a script, which is given paths and no words.

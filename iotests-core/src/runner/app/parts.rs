@@ -41,9 +41,13 @@ impl App {
                 instances,
                 ..
             } = shard;
-            return Err(RunError::NothingSelected(format!(
-                "part {number} of {of} has nothing: there are {instances} instances in all"
-            )));
+            self.warn(&format!(
+                "part {number} of {of} has nothing to run: there {} in all",
+                match instances {
+                    1 => "is 1 instance".to_owned(),
+                    count => format!("are {count} instances"),
+                }
+            ));
         }
         Ok(Some(shard))
     }

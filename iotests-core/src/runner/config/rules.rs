@@ -9,10 +9,10 @@ use toml::Spanned;
 use super::{CaseTable, Config, ConfigError, ConfigFile, ExpectTable, ExpectedOutcome, Words};
 use crate::case::{ExpectedBug, Instance, Meta, Quarantine, Registered, Skip, VersionRange};
 use crate::runner::cli;
-use crate::runner::filter::Filter;
+use crate::runner::filter::{Filter, ThereIs};
 use crate::runner::plan::{ANY_POINT, Able, Planned};
 use crate::runner::records::Records;
-use crate::runner::select::{Places, Selector};
+use crate::runner::select::{self, Places, Selector};
 use crate::script::SCRIPTS;
 
 /// All that a configuration says of cases, in the order of the files.
@@ -111,7 +111,7 @@ fn rule(
         }
     }
     if selectors.is_empty() && scope.expression.is_none() {
-        let why = "the table says of no case: add `select = \"NAME\"`, as on the command line, or `expression`, as for -E";
+        let why = "the table names no case: add `select = \"NAME\"`, as on the command line, or `expression`, as for -E";
         return Err(file.error(at, why));
     }
     let filter = scope.expression.as_ref().map(|text| {
@@ -242,10 +242,7 @@ impl Rules {
                 is_of_use = true;
             }
             if !is_of_use && !rule.is_about_others(asked.entries) {
-                let place = &rule.place;
-                warnings.push(format!(
-                    "{place}: this is about no case of this program; correct or remove it"
-                ));
+                warnings.push(rule.is_about_nothing(&anywhere, asked));
             }
         }
         let mut changed: BTreeMap<(*const Meta, Vec<usize>), &'static Meta> = BTreeMap::new();
@@ -303,6 +300,27 @@ impl Rule {
         (until.as_str() < today).then(|| {
             format!("{place}: this expectation ended on {until} and does not count any more; renew or remove it ({reason})")
         })
+    }
+
+    /// What is said of it then.
+    fn is_about_nothing(&self, anywhere: &[Instance], asked: &Asked<'_>) -> String {
+        let place = &self.place;
+        let mut names = self.selectors.iter().map(|one| {
+            let near = select::nearest(&one.text, anywhere);
+            let near = near.first().map(|near| format!(" (near to it: {near})"));
+            format!("`{}`{}", one.text, near.unwrap_or_default())
+        });
+        let there_is = ThereIs {
+            entries: asked.entries,
+            sets: asked.sets,
+        };
+        let filter = self.filter.as_ref();
+        let why = match filter.and_then(|filter| filter.check(&there_is).err()) {
+            Some(error) => error.to_string(),
+            None if self.selectors.is_empty() => "its expression means none".to_owned(),
+            None => names.by_ref().collect::<Vec<_>>().join(", "),
+        };
+        format!("{place}: this is about no case of this program; correct or remove it: {why}")
     }
 
     /// Whether it can be about an entry, at whatever point and on whatever set.
@@ -393,7 +411,7 @@ mod tests {
         for (text, wanted) in [
             (
                 "[[case]]\nlock = \"a\"".to_owned(),
-                "c.toml:1: the table says of no case",
+                "c.toml:1: the table names no case",
             ),
             ("[[case]]\nselect = \"a@x\"".to_owned(), "c.toml:2: "),
             (

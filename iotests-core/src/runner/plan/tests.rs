@@ -133,12 +133,15 @@ fn all_sets_give_each_its_own_instance_and_one_set_only_its() {
         "area::case@raw.system: needs an emulator (qemu-system-*)",
         "area::case@raw.system.set=7.2 on 7.2",
     ];
-    assert_eq!(planned(meta, &sets, SetChoice::All, &[]), expected);
+    assert_eq!(
+        planned(meta, &sets, SetChoice::Each(vec![0, 1]), &[]),
+        expected
+    );
     assert_eq!(
         planned(
             meta,
             &sets,
-            SetChoice::All,
+            SetChoice::Each(vec![0, 1]),
             &["area::case@raw.system.set=7.2"]
         ),
         expected[1..]
@@ -242,7 +245,10 @@ fn what_no_set_could_change_is_skipped_once() {
         "area::case@vmdk.system: does not run with format vmdk, only with raw",
     ];
     let args = ["-f", "qcow2,vmdk"];
-    assert_eq!(planned(raw, &sets, SetChoice::All, &args), skipped);
+    assert_eq!(
+        planned(raw, &sets, SetChoice::Each(vec![0, 1]), &args),
+        skipped
+    );
     let args = ["-f", "raw", "--backend", "qsd"];
     let skipped = "area::case@raw.qsd: does not run with backend qsd, only with system";
     assert_eq!(planned(raw, &sets, SetChoice::Auto, &args), [skipped]);

@@ -63,7 +63,7 @@ reason = "bug 8"
 says = "something else"
 
 [[expect]]
-select = "no_case_at_all"
+select = "pases"
 outcome = "skip"
 reason = "bug 9"
 
@@ -102,7 +102,9 @@ fn expectations_of_a_file_decide_what_counts_and_useless_ones_are_reported() {
     assert_eq!(warnings.len(), 3, "{warnings:?}");
     assert!(warnings[0].starts_with("debian.toml:23: this expectation ended on 2020-12-31"));
     assert!(warnings[1].starts_with("debian.toml:48: this is about no case"));
+    assert!(warnings[1].ends_with(": `pases` (near to it: verdicts::passes)"));
     assert!(warnings[2].starts_with("debian.toml:53: this is about no case"));
+    assert!(warnings[2].contains("group `none-such` is unknown; there is rw"));
 
     let not_so = ["verdicts::passes@", "fails_with", "in_shared", "prints_10"];
     let (ran, events) = recorded(&bench, &[&not_so[..], &options].concat());

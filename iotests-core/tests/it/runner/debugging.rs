@@ -47,11 +47,10 @@ fn each_step_and_each_call_of_a_tool_is_shown_with_its_time() {
     };
     let step = line(" s debug: ── call it");
     let call = line("qemu-img --version");
-    assert!(
-        step < call && call < line("process ended"),
-        "{}",
-        ran.stdout
-    );
+    let end = line("process ended: exit 0 after ");
+    assert!(step < call && call < end, "{}", ran.stdout);
+    // Not as Rust shows values.
+    ran.assert_does_not_say("Some(").assert_does_not_say("end=");
 }
 
 #[test]
@@ -76,6 +75,16 @@ fn a_program_is_run_by_another_one_whose_file_is_kept() {
         .run(&["calls_a_tool", "--wrap", "no-such-program -x"])
         .assert_code(2)
         .assert_says("there is no program `no-such-program` to run QEMU's by");
+    // One that cannot run a program is told once, before the run.
+    let broken = bench.script("broken", "#!/bin/sh\necho 'it is broken' >&2\nexit 3\n");
+    let wrap = format!("qemu-img={} -x", broken.display());
+    let ran = bench.run(&["calls_a_tool", "--wrap", &wrap]);
+    ran.assert_code(4)
+        .assert_says("broken -x ")
+        .assert_says(
+            "/bin/qemu-img --version` does not run: it exited with status 3\n  | it is broken",
+        )
+        .assert_does_not_say("FAIL");
     for option in ["--valgrind", "--strace", "--gdb"] {
         bench
             .run(&["calls_a_tool", option])
@@ -308,9 +317,13 @@ fn a_line_on_the_terminal_shows_how_far_the_run_is_and_the_terminal_stays_as_it_
 /// As Ctrl-C and as `kill` end it.
 #[test]
 fn a_command_in_the_place_of_a_case_leaves_nothing_when_it_is_interrupted() {
-    for (signal, to_all) in [(Signal::SIGINT, true), (Signal::SIGTERM, false)] {
+    for (signal, to_all) in [
+        (Signal::SIGINT, true),
+        (Signal::SIGINT, false),
+        (Signal::SIGTERM, false),
+    ] {
         let bench = Bench::new();
-        let script = "echo started; exec sleep 1000";
+        let script = "sleep 1000 & setsid sleep 1000 & echo started; exec sleep 1000";
         let mut command = bench.command(&["env", "verdicts::passes@raw", "--", "sh", "-c", script]);
         let mut child = command
             .process_group(0)
@@ -329,7 +342,46 @@ fn a_command_in_the_place_of_a_case_leaves_nothing_when_it_is_interrupted() {
         let status = child.wait().unwrap();
         assert_eq!(status.code(), Some(128 + signal as i32), "{signal}");
         assert_eq!(bench.left(), [""; 0].map(std::path::PathBuf::from));
+        assert_eq!(bench.processes(), [0; 0]);
     }
+}
+
+#[test]
+fn what_a_command_leaves_in_the_place_of_a_case_is_ended_and_told() {
+    let bench = Bench::new();
+    let script = "setsid sleep 1000 & (sleep 1000 & sleep 1000 &) ; exit 5";
+    let mut command = bench.command(&["env", "verdicts::passes@raw", "--", "sh", "-c", script]);
+    let errors = File::create(bench.path("errors")).unwrap();
+    // Not by pipes, which what is left would hold open.
+    let status = command.stdout(Stdio::null()).stderr(errors).status();
+    assert_eq!(status.unwrap().code(), Some(5));
+    let said = fs::read_to_string(bench.path("errors")).unwrap();
+    assert!(
+        said.contains("left 3 processes, which were killed"),
+        "{said}"
+    );
+    assert_eq!(bench.processes(), [0; 0]);
+    assert_eq!(bench.left(), [""; 0].map(std::path::PathBuf::from));
+}
+
+/// The first signal is the command's to obey.
+#[test]
+fn a_command_that_is_deaf_is_killed_by_the_second_signal() {
+    let bench = Bench::new();
+    let script = "trap 'echo heard' TERM; echo started; while :; do sleep 1000 & wait; done";
+    let mut command = bench.command(&["env", "verdicts::passes@raw", "--", "sh", "-c", script]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    for said in ["started\n", "heard\n"] {
+        let mut read = vec![0; said.len()];
+        out.read_exact(&mut read).unwrap();
+        assert_eq!(String::from_utf8_lossy(&read), said);
+        kill(pid, Signal::SIGTERM).unwrap();
+    }
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(128 + Signal::SIGKILL as i32));
+    assert_eq!(bench.processes(), [0; 0]);
 }
 
 #[test]

@@ -24,16 +24,69 @@ fn an_unknown_case_names_the_nearest() {
         "{}",
         rows.stderr
     );
+    // What is not near is no help.
+    bench
+        .run(&["nosuch"])
+        .assert_code(3)
+        .assert_says("failed to find a case for `nosuch`\n")
+        .assert_does_not_say("near to it");
+    bench
+        .run(&["exlpain", "901"])
+        .assert_code(3)
+        .assert_says("did you mean the command `iotests explain`?");
 }
 
 #[test]
-fn a_command_that_is_not_the_first_word_is_said_to_be_one() {
+fn options_may_stand_before_a_command_and_one_among_selectors_is_refused() {
     let bench = Bench::new();
-    for word in ["explore", "completions"] {
-        let says = format!("that is a command only as the first word: iotests {word} …");
-        let ran = bench.run(&["-j1", word]);
-        ran.assert_code(3).assert_says(&says);
+    let record = bench.path("record").display().to_string();
+    bench.run(&["901", "--jsonl", &record]).assert_code(0);
+    let build = bench.path("build").display().to_string();
+    bench
+        .run(&["--build-dir", &build, "merge", &record])
+        .assert_code(0)
+        .assert_says("2 passed");
+    bench
+        .run(&["--set", "host", "-qj", "1", "env", "901@raw", "--", "true"])
+        .assert_code(0);
+    for word in ["explore", "merge", "new"] {
+        let says =
+            format!("`{word}` is a command, and stands before all selectors: iotests {word} …");
+        let ran = bench.run(&["901", word]);
+        ran.assert_code(2).assert_says(&says);
     }
+    bench
+        .run(&["-j1", "completions"])
+        .assert_code(2)
+        .assert_says("`completions` takes no options: write iotests completions …");
+}
+
+#[test]
+fn a_command_without_what_it_is_about_says_what_that_is() {
+    let bench = Bench::new();
+    for (args, says) in [
+        (&["merge"][..], "`merge` needs records of runs"),
+        (&["explain"], "`explain` needs a case: iotests explain 163"),
+        (
+            &["901@raw", "--", "ls"],
+            "is run by iotests env CASE -- COMMAND, and there is no `env` here",
+        ),
+    ] {
+        let ran = bench.run(args);
+        ran.assert_code(2).assert_says(says);
+    }
+}
+
+#[test]
+fn a_protocol_that_there_is_not_is_told_as_such() {
+    let bench = Bench::new();
+    bench.run(&["-p", "nbs", "901"]).assert_code(2).assert_says(
+        "protocol `nbs` is unknown; there is file, nbd, fuse, ssh; did you mean `nbd`?",
+    );
+    bench
+        .run(&["-p", "nfs", "901"])
+        .assert_code(2)
+        .assert_says("protocol `nfs`: no case runs on this protocol");
 }
 
 #[test]
@@ -77,7 +130,11 @@ fn unknown_formats_groups_sets_and_options_are_bad_usage() {
     bench
         .run(&["--set", "8.0"])
         .assert_code(2)
-        .assert_says("there is no set `8.0`; there is auto, all, host");
+        .assert_says("set `8.0` is unknown; there is auto, all, host");
+    bench
+        .run(&["-g", "quik"])
+        .assert_code(2)
+        .assert_says("did you mean `quick`?");
     bench.run(&["--no-such-option"]).assert_code(2);
     bench.run(&["--timeout-scale", "0"]).assert_code(2);
 }
@@ -308,6 +365,22 @@ fn a_scratch_folder_that_cannot_be_written_is_told() {
         .assert_code(5);
 }
 
+/// Where it is to be changed is said as well.
+#[test]
+fn a_build_folder_or_temporary_folder_that_cannot_be_used_is_told_with_its_name() {
+    let bench = Bench::new();
+    fs::write(bench.path("file"), "").unwrap();
+    bench
+        .run(&["passes@", "--build-dir", "file/below"])
+        .assert_code(5)
+        .assert_says("; name another folder with --build-dir");
+    let mut command = bench.command(&["passes@raw"]);
+    let ran = Ran::new(command.env("TMPDIR", "/no-such").output().unwrap());
+    ran.assert_code(5)
+        .assert_says("in the temporary folder (TMPDIR) /no-such: No such file or directory")
+        .assert_does_not_say("at path");
+}
+
 #[test]
 fn a_report_that_cannot_be_written_is_an_error_after_the_run() {
     let bench = Bench::new();
@@ -447,12 +520,37 @@ fn output_that_nobody_reads_any_more_is_nothing_to_panic_about() {
         let unheard = command.stdout(closed()).stderr(closed()).status().unwrap();
         (Ran::new(told), unheard.code())
     };
-    for args in [&["passes@"][..], &["--list"], &["--probe"], &["--review"]] {
+    for args in [
+        &["passes@raw"][..],
+        &["--list"],
+        &["--probe"],
+        &["--review"],
+    ] {
         let (ran, unheard) = with(args);
         ran.assert_code(0).assert_does_not_say("panicked");
         assert_eq!(unheard, Some(0), "{args:?}");
     }
     assert_eq!(with(&["no-such-case"]).1, Some(3));
+    // What would go on for long goes on for nobody, unless a report is wanted.
+    let both = ["passes@raw", "waits_for_a_file", "-j2"];
+    let (ran, _) = with(&both);
+    ran.assert_code(130)
+        .assert_says("note: nobody reads standard output any more, so the run ends");
+    fs::write(bench.path("tmp/state"), "").unwrap();
+    let junit = bench.path("junit").display().to_string();
+    let (ran, _) = with(&[&both[..], &["--junit", &junit]].concat());
+    ran.assert_code(0).assert_does_not_say("nobody reads");
+    // One that is full is no trouble of the record.
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let ran = Ran::new(
+        bench
+            .command(&["passes@raw"])
+            .stdout(full)
+            .output()
+            .unwrap(),
+    );
+    ran.assert_code(5)
+        .assert_says("failed to write to standard output: No space left on device");
 }
 
 #[test]

@@ -204,5 +204,34 @@ fn a_part_is_balanced_by_recorded_times_and_auto_reads_the_variables_of_ci_syste
     bench
         .run(&["verdicts::passes@raw", "--partition", "2/2"])
         .assert_code(0)
-        .assert_says("part 2 of 2 has nothing to run");
+        .assert_says("part 2 of 2 has nothing to run: there is 1 instance in all");
+    let record = bench.path("1.jsonl").display().to_string();
+    let part = |number| {
+        let part = format!("{number}/2");
+        let one = [
+            "verdicts::passes@raw",
+            "--partition",
+            &part,
+            "--jsonl",
+            &record,
+        ];
+        bench.run(&one).assert_code(0);
+        fs::read_to_string(&record).unwrap()
+    };
+    let first = part(1);
+    let second = part(2);
+    assert!(second.contains("run-finished"), "{second}");
+    let other = bench.path("2.jsonl");
+    fs::write(&other, first).unwrap();
+    bench
+        .run(&["merge", &record, &other.display().to_string()])
+        .assert_code(0)
+        .assert_says("1 passed")
+        .assert_does_not_say("missing");
+    // Nor is a part red that has only what is skipped, while another one runs something.
+    for part in ["1/2", "2/2"] {
+        bench
+            .run(&["verdicts::passes@raw", "is_skipped", "--partition", part])
+            .assert_code(0);
+    }
 }

@@ -38,6 +38,7 @@ fn a_case_is_selected_by_a_glob_a_range_a_script_and_a_place_in_a_file() {
     assert_eq!(selected(&bench, &["verdicts::pas*s"]), both);
     assert_eq!(selected(&bench, &["pa?ses@raw"]), both[1..]);
     assert_eq!(selected(&bench, &["900-901"]), both);
+    assert_eq!(selected(&bench, &["./901"]), both);
     assert_eq!(selected(&bench, &["~/qemu/tests/qemu-iotests/901"]), both);
     let listed = bench.run(&["--list=json", "verdicts::passes@"]).stdout;
     let listed: Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
@@ -80,12 +81,69 @@ fn an_expression_narrows_the_selection_and_points_at_its_errors() {
         .assert_says("none of what is selected");
 }
 
+/// Behind a `!` a slip of the finger would select everything.
+#[test]
+fn a_name_of_nothing_in_an_expression_is_an_error_at_its_place() {
+    let bench = Bench::new();
+    for (expression, says, place) in [
+        (
+            "!group(quik)",
+            "group `quik` is unknown; there is rw",
+            "quik",
+        ),
+        ("!group(quik)", "did you mean `quick`?", "quik"),
+        (
+            "all() | set(hots)",
+            "set `hots` is unknown; there is host; did you mean `host`?",
+            "hots",
+        ),
+        ("!needs(emulater)", "did you mean `emulator`?", "emulater"),
+        ("!name(pases)", "did you mean `passes`?", "pases"),
+        ("!name(=passes)", "name `passes` is unknown", "=passes"),
+        ("format(qcow9)", "did you mean `qcow2`?", "qcow9"),
+        ("backend(qds)", "did you mean `qsd`?", "qds"),
+        ("last(pas)", "did you mean `pass`?", "pas)"),
+        ("cache(nnoe)", "did you mean `none`?", "nnoe"),
+    ] {
+        let ran = bench.run(&["--list", "-E", expression]);
+        ran.assert_code(2).assert_says(says);
+        let at = expression.find(place).unwrap();
+        ran.assert_says(&format!("\n    {expression}\n    {}^\n", " ".repeat(at)));
+    }
+    // What some of them have is known, and what is no plain name is not checked.
+    bench
+        .run(&[
+            "--list",
+            "-E",
+            "needs(program) | group(#qui*) | set(/x/) | name(verdicts::)",
+        ])
+        .assert_code(0);
+    for (args, says) in [
+        (["passes@", "format(vmdk)"], "ask for it with -f vmdk"),
+        (
+            ["passes@", "cache(none) & proto(nbd)"],
+            "ask for it with -p nbd -c none",
+        ),
+    ] {
+        let ran = bench.run(&[args[0], "-E", args[1]]);
+        ran.assert_code(3).assert_says(says);
+    }
+    bench
+        .run(&["passes@", "-E", "format(raw) & none()"])
+        .assert_code(3)
+        .assert_does_not_say("ask for it");
+}
+
 #[test]
 fn a_list_is_ids_or_json_with_how_the_last_run_ended() {
     let bench = Bench::new();
     let ids = bench.run(&["--list=ids", "verdicts::passes@"]).stdout;
     assert_eq!(ids, "verdicts::passes@qcow2\nverdicts::passes@raw\n");
     bench.run(&["verdicts::passes@raw"]).assert_code(0);
+    let none = bench.run(&["--list=ids", "is_skipped"]);
+    none.assert_code(0)
+        .assert_says("verdicts::is_skipped@qcow2 cannot run here: needs the program");
+    assert_eq!(none.stdout, "");
     let text = bench.run(&["--list", "verdicts::passes@"]);
     text.assert_says("qcow2 (host), raw (host; pass, ");
     let lines = bench
@@ -232,7 +290,12 @@ fn an_id_means_itself_and_opens_nothing_for_another_selector() {
     bench
         .run(&["verdicts::pass@qcow2"])
         .assert_code(3)
+        .assert_says("before an @ stands a whole name or number: write '*verdicts::pass*@qcow2', or verdicts::pass -f qcow2; near")
         .assert_says("near to it:\n  verdicts::passes");
+    assert_eq!(
+        selected(&bench, &["*verdicts::pass*s@raw"]),
+        ["verdicts::passes@raw"]
+    );
 }
 
 #[test]
@@ -256,7 +319,7 @@ fn the_list_has_name_description_formats_groups_upstream_and_the_reason_of_a_ski
     listed.assert_says("formats: raw qcow2; groups: auto quick; upstream: 901");
     listed.assert_says("runs on: qcow2 (host), raw (host)");
     listed.assert_says("not on qcow2.system: needs an emulator (qemu-system-*)");
-    listed.assert_says("2 cases, 3 instances: 2 run here, 1 do not");
+    listed.assert_says("2 cases, 3 instances: 2 run here, 1 does not");
 }
 
 #[test]
@@ -349,4 +412,11 @@ fn a_run_names_the_sets_that_it_concerns() {
         .assert_code(0)
         .assert_says("set 9.9.9: qemu-img 9.9.9")
         .assert_does_not_say("set host");
+    run("9.9.9,host")
+        .assert_code(0)
+        .assert_says("verdicts::passes@raw.set=9.9.9")
+        .assert_says("2 passed");
+    run("host,9.9.8").assert_code(2).assert_says(
+        "set `9.9.8` is unknown; there is auto, all, host, 9.9.9; did you mean `9.9.9`?",
+    );
 }

@@ -61,9 +61,23 @@ fn since(bench: &Bench, args: &[&str]) -> Ran {
 fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
     let Some(bench) = clone() else { return };
     since(&bench, &[])
-        .assert_code(3)
+        .assert_code(0)
         .assert_says("0 files in qemu changed since base")
-        .assert_says("nothing of what changed concerns any");
+        .assert_says("nothing of what changed concerns any of what is selected, so nothing runs");
+    let jsonl = bench.path("jsonl").display().to_string();
+    let nothing = [
+        "--since",
+        "base",
+        "--qemu-source",
+        "qemu",
+        "--jsonl",
+        &jsonl,
+    ];
+    bench
+        .run(&nothing)
+        .assert_code(0)
+        .assert_says("nothing ran");
+    assert!(fs::read_to_string(&jsonl).unwrap().contains("run-finished"));
 
     // A format that is no default, not committed.
     change(&bench, "block/vmdk.c", "new");
@@ -75,7 +89,8 @@ fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
         .assert_says("  docs/a.rst: nothing, for no test is about it");
     assert_eq!(ran.stdout, "families::runs_on_vmdk@vmdk\n");
     // What else is selected narrows it.
-    since(&bench, &["-f", "qcow2"]).assert_code(3);
+    let none = since(&bench, &["-f", "qcow2"]);
+    assert_eq!(none.assert_code(0).stdout, "");
 
     // Committed, and what others did on the base since is not of this branch.
     commit(&bench, "mine");
@@ -116,6 +131,16 @@ fn scripts_are_chosen_by_their_text_and_their_own_change() {
     by_text.assert_does_not_say("upstream::002\n");
     change(&bench, "tests/qemu-iotests/002.out", "new");
     bench.run(&list).assert_says("upstream::002\n");
+    // Numbers may be written short.
+    for (word, yes, no) in [
+        ("1", "001", "002"),
+        ("02", "002", "001"),
+        ("./002", "002", "001"),
+    ] {
+        let ran = bench.run(&["--upstream", "qemu", "--list", "-f", "raw", word]);
+        ran.assert_says(&format!("upstream::{yes}\n"))
+            .assert_does_not_say(&format!("upstream::{no}\n"));
+    }
 }
 
 #[test]
@@ -127,7 +152,7 @@ fn what_git_cannot_say_is_an_error_with_its_words() {
     };
     wrong(
         &["--since", "nowhere", "--qemu-source", "qemu"],
-        "Needed a single revision",
+        "--since: there is no revision `nowhere` in qemu",
     );
     wrong(
         &["--since", "base", "--qemu-source", "nowhere"],

@@ -52,27 +52,45 @@ fn shells_complete_options_and_the_names_of_cases() {
         bench.run(bad).assert_code(2).assert_says("bash|zsh|fish");
     }
     // What bash makes of it.
+    fs::create_dir_all(bench.path("build/qemu/9.9.9")).unwrap();
     let script = bench.path("completions");
     fs::write(&script, bench.run(&["completions", "bash"]).stdout).unwrap();
-    let line = format!(
-        "source {}; COMP_WORDS=(iotests verdicts::seg); COMP_CWORD=1; _iotests iotests verdicts::seg iotests; echo \"${{COMPREPLY[@]}}\"",
-        script.display()
-    );
-    match Command::new("bash")
-        .args(["--norc", "-c", &line])
-        .stdin(Stdio::null())
-        .output()
-    {
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stdout);
-            assert_eq!(
-                said.trim(),
-                "verdicts::segfaults",
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Err(_) => println!("skipped: completions in bash, for there is none in PATH"),
+    for (typed, breaks, expected) in [
+        // Where a colon ends a word, what stands before it stays.
+        ("iotests verdicts::seg", ":= ", "segfaults"),
+        ("iotests -f raw verdicts::seg", ":= ", "segfaults"),
+        ("iotests verdicts::seg", "= ", "verdicts::segfaults"),
+        ("iotests -f qco", ":", "qcow2 qcow"),
+        ("iotests -p n", ":", "nbd"),
+        ("iotests -c n", ":", "none"),
+        ("iotests -g qui", ":", "quick"),
+        ("iotests --set ", ":", "auto all host 9.9.9"),
+        ("iotests --e", ":", "--exclude --exclude-group --expression"),
+        ("iotests --me", ":", ""),
+    ] {
+        let line = format!(
+            "COMP_WORDBREAKS='{breaks}'; source {}; set -- $(complete -p iotests); COMP_LINE='{typed}' COMP_POINT={}; while [ $1 != -F ]; do shift; done; $2 iotests; echo \"${{COMPREPLY[@]}}\"; echo \"$COMP_WORDBREAKS.\"",
+            script.display(),
+            typed.len()
+        );
+        let Ok(output) = Command::new("bash")
+            .args(["--norc", "-c", &line])
+            .stdin(Stdio::null())
+            .output()
+        else {
+            println!("skipped: completions in bash, for there is none in PATH");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let mut lines = said.lines();
+        let mut words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+        let mut expected: Vec<&str> = expected.split(' ').collect();
+        words.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(words, expected, "{typed}: {errors}");
+        // It is the whole shell's.
+        assert_eq!(lines.next(), Some(&*format!("{breaks}.")), "{errors}");
     }
 }
 
@@ -135,6 +153,45 @@ fn where_things_are_kept_is_one_rule_and_a_run_names_the_folder() {
         ));
         assert!(folder.join("records.json").exists(), "{program}");
     }
+}
+
+/// Others can write where it lies, and programs in it are run.
+#[test]
+fn without_a_home_things_are_kept_in_a_folder_of_this_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    let copy = bench.path("elsewhere/debug/iotests");
+    fs::create_dir_all(copy.parent().unwrap()).unwrap();
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_iotests-fixture"))
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
+    let run = || {
+        let like = bench.command(&["verdicts::passes@raw"]);
+        let set = |(name, value)| Some((name, value?));
+        let mut command = Command::new(&copy);
+        command
+            .args(like.get_args())
+            .env_clear()
+            .envs(like.get_envs().filter_map(set))
+            .env_remove("IOTESTS_BUILD_DIR")
+            .env_remove("HOME")
+            .current_dir(bench.path(""));
+        Ran::new(command.output().unwrap())
+    };
+    run().assert_code(0);
+    let folder = bench
+        .path("tmp")
+        .join(format!("qemu-iotests-{}", nix::unistd::getuid()));
+    let mode =
+        |folder: &std::path::Path| fs::metadata(folder).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o770)).unwrap();
+    run()
+        .assert_code(5)
+        .assert_says("it must be a folder of this user alone (mode 0700)")
+        .assert_says("name another folder with --build-dir");
 }
 
 #[test]
