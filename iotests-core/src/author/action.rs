@@ -1,9 +1,9 @@
-//! A checked step of a case: a future that knows its line in the case.
+//! Checked steps of a case: futures that know their line in the case.
 //!
 //! Every asynchronous operation of the author's API is an [`Action`]. It does nothing until it is
-//! awaited. While it waits, the watchdog can say which line of the case waits for what; when it
-//! fails, the failure carries that line. (An `async fn` could do neither: it does not see its
-//! caller.)
+//! awaited. While it waits, the watchdog can report which line of the case waits and for what; when
+//! it fails, the failure carries that line. (An `async fn` could do neither, because it cannot see
+//! its caller.)
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,13 +27,13 @@ pub struct Action<'a, T> {
 }
 
 impl<'a, T> Action<'a, T> {
-    /// An operation of the caller; `what` completes "waiting for …".
+    /// An action that runs `operation`; `what` completes "waiting for …".
     #[track_caller]
     pub fn new(what: impl Into<String>, future: impl Future<Output = CaseResult<T>> + 'a) -> Self {
         Self::at(Location::caller(), what, future)
     }
 
-    /// The same for a builder, which knew its line before it was awaited.
+    /// The same for a builder, which recorded its line before it was awaited.
     pub fn at(
         place: &'static Location<'static>,
         what: impl Into<String>,
@@ -60,8 +60,7 @@ impl<T> Future for Action<'_, T> {
         if polled.is_ready() {
             this.waiting = None;
         }
-        // Not `map_err` alone: an inner action already put its own line there, and the line in the
-        // case is the outer one.
+        // An inner action has already set its own line, but the line in the case is the outer one.
         polled.map(|result| result.map_err(|failure| failure.at(this.place)))
     }
 }
@@ -72,14 +71,14 @@ impl<T> fmt::Debug for Action<'_, T> {
     }
 }
 
-/// One thing that the case waits for at this moment.
+/// Something that the case is waiting for at this moment.
 #[derive(Clone, Debug)]
 pub struct Wait {
-    /// What is awaited, to be read after "waiting for".
+    /// What is awaited, as a phrase that follows "waiting for".
     pub what: String,
     /// The line that waits.
     pub place: Place,
-    /// For how long already.
+    /// How long it has waited so far.
     pub elapsed: Duration,
 }
 
@@ -104,8 +103,8 @@ struct Entry {
     since: Instant,
 }
 
-/// What is awaited now, in the order in which it began. A static, because the watchdog looks from
-/// its own thread, and because one process runs one case.
+/// The current waits, in the order in which they began. A static, because the watchdog reads it
+/// from its own thread, and because one process runs one case.
 static WAITS: Mutex<(u64, BTreeMap<u64, Entry>)> = Mutex::new((0, BTreeMap::new()));
 
 fn waits() -> MutexGuard<'static, (u64, BTreeMap<u64, Entry>)> {
@@ -137,7 +136,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Everything that is awaited at this moment, outermost first.
+/// All current waits, outermost first.
 #[must_use]
 pub fn current_waits() -> Vec<Wait> {
     let wait = |entry: &Entry| Wait {

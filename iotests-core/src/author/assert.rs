@@ -1,7 +1,7 @@
-//! Facts: what was found where, and what was expected.
+//! Assertions: what was expected where, and what was found.
 //!
-//! [`check!`](crate::check) is for values of any type, [`AssertJson`] for places within JSON. The first
-//! line of every failure says all of it, because reports group failures by that line.
+//! [`check!`](crate::check) is for values of any type, [`AssertJson`] for places within JSON. The
+//! first line of every failure is complete, because reports group failures by that line.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::author::failure::{CaseResult, Difference, Failure};
 
-/// What a value may be.
+/// The expected value, or several alternatives.
 ///
-/// An array of alternatives means any of them; a [`Value`] means exactly this value, so
-/// `json!([])` is the empty list.
+/// An array of alternatives matches any of them; a [`Value`] matches exactly itself, so `json!([])`
+/// is the empty list.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
     /// Exactly this.
@@ -51,13 +51,13 @@ impl<T: Into<Value>> From<T> for Expected {
     }
 }
 
-/// Any of these values will do.
+/// Matches any of these values.
 #[must_use]
 pub fn any_of<T: Into<Value>, const N: usize>(values: [T; N]) -> Expected {
     Expected::AnyOf(values.into_iter().map(Into::into).collect())
 }
 
-/// Numbers are compared by value: 1 is 1.0, whatever type a literal in a case has.
+/// Compares numbers by value: 1 equals 1.0, whatever type a literal in a case has.
 fn same(expected: &Value, found: &Value) -> bool {
     match (expected, found) {
         (Value::Number(a), Value::Number(b)) => {
@@ -76,11 +76,11 @@ fn same(expected: &Value, found: &Value) -> bool {
     }
 }
 
-/// A fact of a case: `check!(found == expected)`, or any condition, both with a text if that says more:
+/// Asserts a fact: `check!(found == expected)`, or any condition, optionally with a message:
 /// `check!(l1.is_empty(), "L2 tables behind the end: {l1:?}")`. A failure ends the case.
 ///
-/// The report has the expression, both values and the line. A condition in which `==` is but a part
-/// stands in parentheses.
+/// The report shows the expression, both values and the line. Put a condition in parentheses if
+/// `==` is only a part of it.
 ///
 /// ```
 /// use iotests_core::prelude::*;
@@ -97,7 +97,7 @@ macro_rules! check {
     ($($fact:tt)+) => { $crate::check_parts!([] $($fact)+) };
 }
 
-/// Looks for the comparison in what [`check!`] was given.
+/// Finds the comparison in the arguments of [`check!`].
 #[doc(hidden)]
 #[macro_export]
 macro_rules! check_parts {
@@ -121,7 +121,7 @@ macro_rules! check_parts {
     };
 }
 
-/// The text that [`check!`] was given, if any.
+/// The message passed to [`check!`], if any.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! check_text {
@@ -133,7 +133,8 @@ macro_rules! check_text {
     };
 }
 
-/// What [`check!`] says of a condition. The text of a case may be what a program printed, so nothing at all.
+/// The result of [`check!`] for a condition. The message may be the output of a program, and thus
+/// empty.
 #[doc(hidden)]
 #[track_caller]
 pub fn untrue(context: Option<String>, what: &str) -> Failure {
@@ -142,7 +143,7 @@ pub fn untrue(context: Option<String>, what: &str) -> Failure {
     Failure::new(format!("{context}{colon}{what} is false"))
 }
 
-/// What [`check!`] says of two values.
+/// The result of [`check!`] for two values.
 #[doc(hidden)]
 #[track_caller]
 pub fn unequal<A: fmt::Debug, B: fmt::Debug>(
@@ -170,43 +171,43 @@ pub fn unequal<A: fmt::Debug, B: fmt::Debug>(
 
 /// Assertions on a QMP reply, an event, or any other JSON value.
 ///
-/// A path names object keys and list indices: `inserted/image/backing-image[0]/filename`; for a list
-/// it may begin with an index: `[0]/device`. `[-1]` is the last item. The empty path is the value
-/// itself.
+/// A path consists of object keys and list indices: `inserted/image/backing-image[0]/filename`; for
+/// a list it may begin with an index: `[0]/device`. `[-1]` is the last item. The empty path is the
+/// value itself.
 pub trait AssertJson {
     /// The value at this path.
     ///
     /// # Errors
-    /// Names the part of the path that could not be followed, and what stands there.
+    /// Names the part of the path that could not be followed, and the value there.
     #[track_caller]
     fn at(&self, path: &str) -> CaseResult<&Value>;
 
-    /// The value at this path is as expected.
+    /// Asserts that the value at this path is the expected one.
     ///
     /// # Errors
-    /// Says the path, the value found and the expected one.
+    /// States the path, the value found and the expected one.
     #[track_caller]
     fn assert(&self, path: &str, expected: impl Into<Expected>) -> CaseResult;
 
-    /// There is no value at this path.
+    /// Asserts that there is no value at this path.
     ///
     /// # Errors
-    /// Says the path and the value found.
+    /// States the path and the value found.
     #[track_caller]
     fn assert_absent(&self, path: &str) -> CaseResult;
 
-    /// Everything in `expected` is in the value; the value may hold more keys. A list has exactly the
-    /// items that are expected, in this order, each of which may hold more keys.
+    /// Asserts that the value contains everything in `expected`; it may have more keys. A list must
+    /// have exactly the expected items, in this order, each of which may have more keys.
     ///
     /// # Errors
-    /// Shows only the places in which the two differ.
+    /// Shows only the places where the two differ.
     #[track_caller]
     fn assert_includes(&self, expected: &Value) -> CaseResult;
 
-    /// Some item of this list includes `expected`; that item is returned.
+    /// Asserts that an item of this list includes `expected`, and returns that item.
     ///
     /// # Errors
-    /// Shows in which places the nearest item differs.
+    /// Shows the places where the closest item differs.
     #[track_caller]
     fn find(&self, expected: &Value) -> CaseResult<&Value>;
 }
@@ -288,21 +289,21 @@ impl AssertJson for Value {
     }
 }
 
-/// All of these places, the first in the headline.
+/// A failure with all of these places, the first one in the headline.
 #[track_caller]
 fn mismatched(all: &[Mismatch]) -> Failure {
     let lines = all.iter().map(Mismatch::to_string);
     Failure::new(lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// One place in which a value is not as expected.
+/// A place where a value is not as expected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mismatch {
     /// The path to the place.
     pub path: String,
-    /// What should be there; `None` for nothing.
+    /// The expected value; `None` for nothing.
     pub expected: Option<Value>,
-    /// What is there; `None` for nothing.
+    /// The actual value; `None` for nothing.
     pub found: Option<Value>,
 }
 
@@ -319,7 +320,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// A path as messages name it.
+/// A path as it appears in messages.
 fn name(path: &str) -> String {
     match path {
         "" => "the value".to_owned(),
@@ -327,13 +328,13 @@ fn name(path: &str) -> String {
     }
 }
 
-/// The smallest set of places in which `found` does not include `expected`.
+/// The minimal set of places where `found` does not include `expected`.
 #[must_use]
 pub fn differences(expected: &Value, found: &Value) -> Vec<Mismatch> {
     places(expected, found, "", false)
 }
 
-/// The places below `path` in which the two differ; more keys than expected only if `exact`.
+/// The places below `path` where the two differ; additional keys count only if `exact`.
 fn places(expected: &Value, found: &Value, path: &str, exact: bool) -> Vec<Mismatch> {
     let mut out = Vec::new();
     compare(
@@ -415,7 +416,7 @@ impl fmt::Display for Stop<'_, '_> {
     }
 }
 
-/// The value at a path, or where the path ends; an error if it is no path.
+/// The value at a path, or where the path ends; an error if the path is invalid.
 #[track_caller]
 fn follow<'v, 'p>(
     mut value: &'v Value,
@@ -463,7 +464,7 @@ fn item(list: &[Value], index: i64) -> Option<&Value> {
     list.get(index)
 }
 
-/// The key and the indices of one component of a path, unless it is none.
+/// The key and the indices of one path component; `None` if it is invalid.
 fn steps(component: &str) -> Option<(&str, Vec<i64>)> {
     let (key, mut rest) = component.split_at(component.find('[').unwrap_or(component.len()));
     let mut indices = Vec::new();
@@ -476,7 +477,7 @@ fn steps(component: &str) -> Option<(&str, Vec<i64>)> {
     (!is_empty).then_some((key, indices))
 }
 
-/// The value as one line that a person still reads.
+/// The value as one line, short enough to read.
 fn brief(value: &Value) -> String {
     cut(&value.to_string())
 }
@@ -499,7 +500,7 @@ mod tests {
         json!([{"device": "drive0", "inserted": {"file": "/t/base", "ro": false, "ids": [3, 4]}}])
     }
 
-    /// H40: the message says which path, what was found and what was expected.
+    /// H40: the message states the path, the value found and the value expected.
     #[test]
     fn a_wrong_value_is_reported_with_path_found_and_expected() {
         let reply = reply();
@@ -561,7 +562,7 @@ mod tests {
         }
     }
 
-    /// H40: the last item, and what is no path at all.
+    /// H40: the last item, and invalid paths.
     #[test]
     fn indices_count_from_the_end_as_well_and_what_is_no_path_is_refused() {
         let reply = reply();

@@ -1,4 +1,4 @@
-//! What a disk, an image or a layer of one holds, range by range.
+//! The contents of a disk, an image or a layer, range by range.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -7,16 +7,18 @@ use std::ops::Range;
 /// The default cluster size of qcow2 and qed, in bytes.
 pub const CLUSTER: u64 = 64 * 1024;
 
-/// The bytes of these clusters of [`CLUSTER`] bytes: `clusters(1..3)` is `64 * KIB..192 * KIB`.
+/// The byte range of these clusters of [`CLUSTER`] bytes: `clusters(1..3)` is `64 * KIB..192 *
+/// KIB`.
 #[must_use]
 pub const fn clusters(range: Range<u64>) -> Range<u64> {
     range.start * CLUSTER..range.end * CLUSTER
 }
 
-/// What a disk or a layer holds: for each range of bytes a pattern byte, written zeroes, or a hole,
-/// through which a lower layer shows and which reads as zeroes where there is none.
+/// The contents of a disk or a layer: for each byte range a pattern byte, written zeroes, or a
+/// hole, through which a lower layer is visible and which otherwise reads as zeroes.
 ///
-/// It has no size: what it does not mention is a hole, to the end of whatever it is compared with.
+/// It has no size: everything that it does not mention is a hole, up to the end of whatever it is
+/// compared with.
 ///
 /// ```
 /// use iotests_core::author::Content;
@@ -27,15 +29,15 @@ pub const fn clusters(range: Range<u64>) -> Range<u64> {
 /// ```
 #[derive(Clone, Default)]
 pub struct Content {
-    /// Written first, in this order.
+    /// Written first, in order.
     table: &'static [(u8, Range<u64>)],
-    /// Then these; nothing makes a hole.
+    /// Written after that; `None` is a hole.
     later: Vec<(Option<u8>, Range<u64>)>,
 }
 
 impl Content {
-    /// Each of these ranges holds nothing but its byte; of two that overlap, the later one counts.
-    /// A constant may be made of it, for a table that several cases share.
+    /// Fills each of these ranges with its byte; where two overlap, the later one counts. Usable in
+    /// a constant, for a table shared by several cases.
     #[must_use]
     pub const fn of(table: &'static [(u8, Range<u64>)]) -> Self {
         Content {
@@ -44,34 +46,34 @@ impl Content {
         }
     }
 
-    /// One hole.
+    /// Content that is a single hole.
     #[must_use]
     pub const fn nothing() -> Self {
         Content::of(&[])
     }
 
-    /// This byte in this range as well.
+    /// Adds this byte in this range.
     #[must_use]
     pub fn written(mut self, byte: u8, range: Range<u64>) -> Self {
         self.later.push((Some(byte), range));
         self
     }
 
-    /// Zeroes that are written, and hide what a lower layer holds.
+    /// Adds written zeroes, which hide the data of a lower layer.
     #[must_use]
     pub fn zeroes(self, range: Range<u64>) -> Self {
         self.written(0, range)
     }
 
-    /// Nothing in this range.
+    /// Makes this range a hole.
     #[must_use]
     pub fn hole(mut self, range: Range<u64>) -> Self {
         self.later.push((None, range));
         self
     }
 
-    /// In each [`CLUSTER`] of this range a byte of its own, so that a misplaced one is seen: `first`
-    /// and the number of the cluster.
+    /// Fills each [`CLUSTER`] of this range with a different byte, so that a misplaced cluster is
+    /// detected: `first` plus the number of the cluster.
     #[must_use]
     pub fn numbered(mut self, first: u8, range: Range<u64>) -> Self {
         let mut start = range.start;
@@ -84,7 +86,7 @@ impl Content {
         self
     }
 
-    /// What this layer and a lower one hold together.
+    /// The combined content of this layer on top of a lower one.
     #[must_use]
     pub fn over(&self, below: &Content) -> Self {
         let mut later: Vec<_> = below.writes().collect();
@@ -94,7 +96,7 @@ impl Content {
         Content { table: &[], later }
     }
 
-    /// This, but in a range what another one has there.
+    /// Replaces a range with the content of `other` there.
     #[must_use]
     pub fn with_part_of(self, other: &Content, range: Range<u64>) -> Self {
         let part = other.extents().into_iter();
@@ -105,7 +107,7 @@ impl Content {
             })
     }
 
-    /// What of this is below this size.
+    /// The part of it below this size.
     #[must_use]
     pub fn cut(self, size: u64) -> Self {
         match self.end() > size {
@@ -114,13 +116,13 @@ impl Content {
         }
     }
 
-    /// Where the last range ends.
+    /// The end of the last range.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.extents().last().map_or(0, |(_, range)| range.end)
     }
 
-    /// The ranges that are no holes, ascending; none touches another of the same byte.
+    /// The ranges that are not holes, ascending; adjacent ranges have different bytes.
     #[must_use]
     pub fn extents(&self) -> Vec<(u8, Range<u64>)> {
         let mut out: Vec<(u8, Range<u64>)> = Vec::new();
@@ -136,14 +138,14 @@ impl Content {
         out
     }
 
-    /// What is read below this size, from the start to the end; neighbours differ.
+    /// What a reader sees below this size, from start to end; adjacent ranges have different bytes.
     #[must_use]
     pub fn reads(&self, size: u64) -> Vec<(u8, Range<u64>)> {
         let zeroes = Content::nothing().zeroes(0..size);
         self.over(&zeroes).cut(size).extents()
     }
 
-    /// What is read at this place.
+    /// The byte that a reader sees at this offset.
     #[must_use]
     pub fn byte_at(&self, offset: u64) -> u8 {
         let mut extents = self.extents().into_iter();
@@ -151,7 +153,7 @@ impl Content {
         found.map_or(0, |(byte, _)| byte)
     }
 
-    /// The writes that make it, in the order in which it was put together.
+    /// The writes that produce it, in the order in which it was built.
     pub(crate) fn to_write(&self) -> Vec<(u8, Range<u64>)> {
         if self.later.iter().any(|(byte, _)| byte.is_none()) {
             return self.extents();
@@ -169,8 +171,8 @@ impl Content {
     }
 }
 
-/// The ranges between all places where one of these contents may change, up to `size` at least, and
-/// what each of them has there.
+/// The ranges between all offsets where one of these contents may change, up to `size` at least,
+/// with the value of each content there.
 fn layout(contents: &[&Content], size: u64) -> Vec<(Vec<Option<u8>>, Range<u64>)> {
     let mut bounds = vec![0, size];
     for (_, range) in contents.iter().flat_map(|content| content.writes()) {
@@ -232,7 +234,7 @@ impl<const N: usize> From<&[(u8, Range<u64>); N]> for Content {
     }
 }
 
-/// Bytes in ranges, for messages.
+/// Formats bytes in ranges, for messages.
 fn show(parts: &[(u8, Range<u64>)]) -> String {
     match parts {
         [] => "nothing".to_owned(),
@@ -244,7 +246,7 @@ fn show(parts: &[(u8, Range<u64>)]) -> String {
     }
 }
 
-/// A range in which something else was read than expected.
+/// A range that reads differently than expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wrong {
     pub(crate) range: Range<u64>,
@@ -253,10 +255,10 @@ pub(crate) struct Wrong {
 }
 
 impl Wrong {
-    /// How many of them are looked for: enough to see what the mistake is.
+    /// The maximum number that is collected: enough to recognise the mistake.
     const MOST: usize = 8;
 
-    /// What was expected in all of these ranges, and what was found.
+    /// The expected and the actual bytes of all these ranges.
     pub(crate) fn both(all: &[Wrong]) -> (String, String) {
         let part = |byte: fn(&Wrong) -> u8| {
             let parts = all.iter().map(|wrong| (byte(wrong), wrong.range.clone()));
@@ -278,8 +280,8 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// The first ranges of `size` bytes in which something else is read than the contents have: every
-/// sector must be as in one of them.
+/// The first ranges within `size` bytes that differ from the contents: every sector must match one
+/// of them.
 pub(crate) fn compare(
     mut from: impl Read,
     size: u64,
@@ -314,8 +316,8 @@ pub(crate) fn compare(
     Ok(wrong)
 }
 
-/// Equal to itself one byte on: all bytes are the same. That is one comparison of memory, where a
-/// search is one of each byte.
+/// If a block equals itself shifted by one byte, all its bytes are the same. This is a single
+/// memory comparison, where a search would compare byte by byte.
 fn is_filled(block: &[u8], byte: u8) -> bool {
     block.first().is_none_or(|first| *first == byte) && block[1..] == block[..block.len() - 1]
 }
@@ -347,7 +349,7 @@ mod tests {
 
     const PATTERNS: Content = Content::of(&[(0x5d, 0..512), (0xd5, 1024..2048)]);
 
-    /// What a reader would see, byte by byte; nothing for a hole.
+    /// What a reader would see, byte by byte; `None` for a hole.
     fn bytes(content: &Content, size: usize) -> Vec<Option<u8>> {
         let mut out = vec![None; size];
         for (byte, range) in content.extents() {

@@ -1,7 +1,8 @@
 //! Processes of a case that end by themselves.
 //!
-//! QEMU's end is known twice: as the end of its monitor, at once, and as its exit status, a moment later. Only the second is reported,
-//! so whoever notices the first waits for it ([`imgtools::process::Child::ended`]).
+//! QEMU's end is noticed twice: when its monitor closes, at once, and by its exit status, a moment
+//! later. Only the second is reported, so code that notices the first waits for the second
+//! ([`imgtools::process::Child::ended`]).
 
 use std::path::Path;
 
@@ -15,18 +16,18 @@ use crate::wire::Death;
 /// The longest line that is quoted.
 const WORDS: usize = 300;
 
-/// A process as it was found dead.
+/// A process that was found dead.
 pub(crate) struct Found<'a> {
     pub(crate) name: &'a str,
     pub(crate) status: Status,
     pub(crate) command: &'a CommandLine,
-    /// All that it printed, or the end of it.
+    /// Its whole output, or the end of it.
     pub(crate) printed: &'a str,
     pub(crate) core: Option<&'a Path>,
 }
 
 impl Shared {
-    /// Writes down what a program did that ran to its end; one that a signal ended has died.
+    /// Records the outcome of a program that has ended; if a signal ended it, it has died.
     pub(crate) fn note_output(&self, output: &Output) {
         let printed = output.combined_text();
         let (command, status) = (&output.command, output.status);
@@ -47,7 +48,7 @@ impl Shared {
 }
 
 impl Found<'_> {
-    /// What the reports say of it.
+    /// The entry for reports.
     pub(crate) fn death(&self, shared: &Shared) -> Death {
         let hint = matches!(self.status, Status::Signaled { signal, .. } if signal == Signal::SIGKILL as i32)
             .then(|| hint_at_kill(shared.out_of_memory_kills, out_of_memory_kills()));
@@ -65,7 +66,7 @@ impl Found<'_> {
     }
 }
 
-/// To be read after a name.
+/// A status as a phrase that follows a name.
 pub(crate) fn status(status: Status) -> String {
     match status {
         Status::Exited(code) => format!("exited with status {code}"),
@@ -78,7 +79,7 @@ pub(crate) fn status(status: Status) -> String {
     }
 }
 
-/// What a process said of its end: an assertion, a sanitizer's report, else its last line.
+/// A process's last words: an assertion, a sanitizer's report, or else its last line.
 fn last_words(printed: &str) -> String {
     let report = find_reports(printed).into_iter().next_back();
     let line = match &report {
@@ -93,7 +94,8 @@ fn last_words(printed: &str) -> String {
     short(line.trim())
 }
 
-/// What a qemu-io command prints that has succeeded, which says nothing about a later end.
+/// Whether a line is what a successful qemu-io command prints, which says nothing about a later
+/// death.
 fn is_success(line: &str) -> bool {
     let begins = |verb: &&str| line.starts_with(verb);
     let did = ["read ", "wrote ", "discard "]
@@ -102,16 +104,16 @@ fn is_success(line: &str) -> bool {
     did && line.contains(" bytes at offset ") || line.contains(" ops; ") && line.contains(" sec")
 }
 
-/// How much of a machine's output a report carries; all of it is kept as a file.
+/// How much of a machine's output a report contains; all of it is kept in a file.
 const TAIL: usize = 16 << 10;
 
-/// The end of what a process printed.
+/// The end of a process's output.
 pub(crate) fn tail(printed: &str) -> String {
     let start = printed.ceil_char_boundary(printed.len().saturating_sub(TAIL));
     printed[start..].to_owned()
 }
 
-/// A line of at most [`WORDS`] characters.
+/// Shortens a line to at most [`WORDS`] characters.
 pub(crate) fn short(line: &str) -> String {
     match line.char_indices().nth(WORDS) {
         Some((end, _)) => format!("{}… ({} bytes)", &line[..end], line.len()),
@@ -119,7 +121,8 @@ pub(crate) fn short(line: &str) -> String {
     }
 }
 
-/// How often the kernel has killed something on this computer for want of memory; 0 where it does not count.
+/// How often the kernel has killed a process on this computer because memory ran out; 0 if it keeps
+/// no count.
 pub(crate) fn out_of_memory_kills() -> u64 {
     let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
     let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));

@@ -4,17 +4,17 @@ use std::fmt;
 
 use super::failure::{CaseResult, Difference, Failure};
 
-/// What an expected error says: a part of it, as in `expect_error("No space")`, or all of it, as in
-/// `expect_error(exactly("No space left on device"))`.
+/// The text of an expected error: a part of it, as in `expect_error("No space")`, or all of it, as
+/// in `expect_error(exactly("No space left on device"))`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorText {
     text: String,
-    /// What another version says.
+    /// The wording of another version.
     other: Option<String>,
     whole: bool,
 }
 
-/// The whole text of an error, and nothing else.
+/// Matches only the whole text of an error.
 #[must_use]
 pub fn exactly(text: impl Into<String>) -> ErrorText {
     ErrorText {
@@ -24,7 +24,7 @@ pub fn exactly(text: impl Into<String>) -> ErrorText {
     }
 }
 
-/// A part of the text of an error, in the words of one version of QEMU or of another.
+/// Matches a part of the text of an error, in the wording of either of two QEMU versions.
 #[must_use]
 pub fn either(text: impl Into<String>, other: impl Into<String>) -> ErrorText {
     ErrorText {
@@ -45,7 +45,7 @@ impl<T: Into<String>> From<T> for ErrorText {
 }
 
 impl ErrorText {
-    /// Whether an error that says `found` is the expected one.
+    /// Whether an error with the text `found` is the expected one.
     pub(crate) fn allows(&self, found: &str) -> bool {
         let mut texts = std::iter::once(&self.text).chain(&self.other);
         match self.whole {
@@ -54,12 +54,12 @@ impl ErrorText {
         }
     }
 
-    /// Whether a line of what a program printed is the expected error.
+    /// Whether a line of a program's output is the expected error.
     pub(crate) fn allows_a_line(&self, printed: &str) -> bool {
         printed.lines().any(|line| self.allows(line))
     }
 
-    /// The error that `what` ended with is the expected one.
+    /// Checks that the error with which `what` ended is the expected one.
     pub(crate) fn check(&self, what: &str, found: &str) -> CaseResult {
         if self.allows(found) {
             return Ok(());
@@ -93,7 +93,7 @@ impl fmt::Display for ErrorText {
 mod tests {
     use super::*;
 
-    /// H34: a part is enough unless the whole text is asked for, and no text at all is not.
+    /// H34: a part is enough unless the whole text is required; an empty text is not.
     #[test]
     fn a_part_the_whole_or_nothing() {
         let found = "No space left on device";

@@ -1,9 +1,9 @@
 //! The one error type of a case: what went wrong, where in the case, during which step.
 //!
 //! A case body returns [`CaseResult`] and uses `?` on everything. Any error type converts into a
-//! [`Failure`]; the conversion notes the line of the case that used `?`, so a report points into the
-//! case and not into the harness. A skip travels the same way, because leaving a case early is the
-//! same movement whatever the reason.
+//! [`Failure`]; the conversion notes the line of the case that used `?`, so a report points into
+//! the case and not into the harness. A skip is propagated the same way, because it also leaves the
+//! case early.
 
 use std::fmt;
 use std::panic::Location;
@@ -13,13 +13,13 @@ use super::origin::Origin;
 use crate::case::Skip;
 use crate::wire::{FailureReport, Place};
 
-/// What a case body, and every checked operation in it, returns.
+/// The return type of a case body, and of every checked operation in it.
 pub type CaseResult<T = ()> = Result<T, Failure>;
 
 /// Why a case ended early: a failure, or a skip with its reason.
 ///
-/// It is opaque on purpose. A case does not examine it; whoever expects an error says so on the
-/// operation (`expect_error`), and gets the error as a value.
+/// It is opaque on purpose. A case does not examine it; a case that expects an error declares that
+/// on the operation (`expect_error`), and gets the error as a value.
 pub struct Failure(Box<Inner>);
 
 struct Inner {
@@ -37,14 +37,14 @@ enum Kind {
     Skipped(Skip),
 }
 
-/// Two values that should have agreed, as text.
+/// Two values that should have been equal, as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What the case expects.
+    /// The value that the case expects.
     pub expected: String,
-    /// What was found instead.
+    /// The value that was found instead.
     pub found: String,
-    /// Where the two differ, when a line-by-line view says more than both values in full.
+    /// A line-by-line diff, if that is more useful than both values in full.
     pub diff: Option<String>,
 }
 
@@ -73,7 +73,7 @@ impl Failure {
         failure
     }
 
-    /// What a panic said, as a failure; `hooked` is what the panic hook made of it.
+    /// A panic as a failure; `hooked` is what the panic hook made of it.
     #[must_use]
     pub fn from_panic(payload: &(dyn std::any::Any + Send), hooked: Option<FailureReport>) -> Self {
         let text = payload
@@ -103,29 +103,30 @@ impl Failure {
         }))
     }
 
-    /// The same failure, which lists and reports show by this line instead of one that is taken from its message and its values.
+    /// Sets the headline for lists and reports, instead of one derived from the message and the
+    /// values.
     #[must_use]
     pub fn headline(mut self, line: impl Into<String>) -> Self {
         self.0.headline = Some(line.into());
         self
     }
 
-    /// The same failure, said to have happened while doing `what`; the outermost comes first.
+    /// Adds the context in which it happened, `what`; the outermost comes first.
     #[must_use]
     pub fn context(mut self, what: impl Into<String>) -> Self {
         self.0.context.insert(0, what.into());
         self
     }
 
-    /// The same failure, at this place. The outermost harness call in the case's own code is the
-    /// place a person wants to see, so harness calls put theirs over the one inside them.
+    /// Sets its place. The outermost harness call in the case's own code is the place that the
+    /// reader wants, so a harness call overrides the place of the calls inside it.
     #[must_use]
     pub fn at(mut self, place: &Location<'_>) -> Self {
         self.0.origin.place = place.into();
         self
     }
 
-    /// Why the case is skipped, if this is a skip.
+    /// The reason of the skip, if this is a skip.
     #[must_use]
     pub fn skip_reason(&self) -> Option<&Skip> {
         match &self.0.kind {
@@ -134,26 +135,26 @@ impl Failure {
         }
     }
 
-    /// A failure that was noticed elsewhere than where its cause lies.
+    /// A failure that was noticed away from its cause.
     pub(crate) fn from_origin(origin: &Origin, message: impl Into<String>) -> Self {
         let mut failure = Self::build(Kind::Failed, message.into(), origin.place.clone());
         failure.0.origin = origin.clone();
         failure
     }
 
-    /// The same failure, with both values.
+    /// Adds both values.
     #[must_use]
     pub(crate) fn with_difference(mut self, difference: Difference) -> Self {
         self.0.difference = Some(difference);
         self
     }
 
-    /// The line of the case that led to a failure in code that cases share.
+    /// The line of the case that led to a failure in shared code.
     pub(crate) fn case_line(&self, file: &str) -> Option<Place> {
         self.0.origin.case_line(file)
     }
 
-    /// The failure as the runner and the reports want it.
+    /// The failure in the form used by the runner and the reports.
     #[must_use]
     pub fn report(&self) -> FailureReport {
         let contexts: String = self
@@ -175,7 +176,7 @@ impl Failure {
         }
     }
 
-    /// What went wrong, or why the case is skipped, without context and place.
+    /// What went wrong, or why the case is skipped, without context or place.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0.message
@@ -187,13 +188,13 @@ impl Failure {
         &self.0.origin.place
     }
 
-    /// Both values, when two values should have agreed.
+    /// Both values, if two values should have been equal.
     #[must_use]
     pub fn difference(&self) -> Option<&Difference> {
         self.0.difference.as_ref()
     }
 
-    /// Hides what `hide` hides in all texts of the failure.
+    /// Applies `hide` to all texts of the failure.
     #[must_use]
     pub(crate) fn map_text(mut self, hide: impl Fn(&str) -> String) -> Self {
         let inner = &mut *self.0;
@@ -209,8 +210,8 @@ impl Failure {
     }
 }
 
-/// The failure in one line: what its maker said, else the first that informs of its message, with the two values unless they are
-/// there already.
+/// The failure in one line: the given headline, or else the first informative line of its message,
+/// followed by the two values unless it already has them.
 fn headline(said: Option<&str>, message: &str, difference: Option<&Difference>) -> String {
     if let Some(line) = said {
         return short(line);
@@ -220,12 +221,12 @@ fn headline(said: Option<&str>, message: &str, difference: Option<&Difference>) 
         .map(str::trim)
         .filter(|line| !line.is_empty());
     let mut line = lines.next().unwrap_or_default().to_owned();
-    // A line that ends so only announces what comes.
+    // A line that ends like this only introduces the next one.
     while let (true, Some(next)) = (line.ends_with(':'), lines.next()) {
         line += &format!(" {}", next.trim_start_matches("| "));
     }
     line = with_short_command(&line);
-    // The last words of a program that failed, which its status alone does not explain.
+    // The last words of a failed program; its status alone does not explain the failure.
     let mut printed = message
         .lines()
         .filter_map(|line| line.trim().strip_prefix("| "));
@@ -262,10 +263,10 @@ fn headline(said: Option<&str>, message: &str, difference: Option<&Difference>) 
     short(line.trim_end_matches(':'))
 }
 
-/// How much of a command line a headline has, in characters: what came of it matters more.
+/// How much of a command line a headline shows, in characters: the result matters more.
 const COMMAND: usize = 100;
 
-/// The line, in which a long command between backticks has lost its middle.
+/// The line, with the middle of a long command between backticks removed.
 fn with_short_command(line: &str) -> String {
     let ends = line.find('`').zip(line.rfind('`'));
     let Some((start, end)) = ends.filter(|(start, end)| start < end) else {
@@ -287,14 +288,14 @@ impl<E> From<E> for Failure
 where
     E: std::error::Error + 'static,
 {
-    /// Any error, with the errors that caused it, at the line that used `?`.
+    /// Converts any error, with its sources, at the line that used `?`.
     #[track_caller]
     fn from(error: E) -> Self {
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
             let text = cause.to_string();
-            // Many errors already end in the text of their cause.
+            // Many errors already end with the text of their cause.
             if !message.contains(&text) {
                 message.push_str(": ");
                 message.push_str(&text);
@@ -326,7 +327,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// As [`fmt::Display`], with the place: what a unit test's failed `unwrap` shows.
+/// Like [`fmt::Display`], plus the place: this is what a failed `unwrap` in a unit test shows.
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.0.kind {
@@ -339,10 +340,10 @@ impl fmt::Debug for Failure {
 
 /// Adds context to the error of any result that can end a case.
 pub trait Context<T> {
-    /// Says what was being done, should it have failed.
+    /// Adds what was being done to an error.
     ///
     /// # Errors
-    /// The same error, with the context, at the caller's line if it had none.
+    /// The same error, with the context, and with the caller's line if it had none.
     #[track_caller]
     fn context(self, what: impl Into<String>) -> CaseResult<T>;
 }

@@ -1,4 +1,5 @@
-//! The directories of a case and the files in it, which remove themselves and print redacted.
+//! The directories of a case and the files in them, which are removed when dropped and print
+//! redacted.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,27 +12,27 @@ use serde::{Serialize, Serializer};
 
 use crate::author::filter::{Filter, Hidden};
 
-/// The longest path of a UNIX socket that the kernel takes, without the final zero.
+/// The longest path of a UNIX socket that the kernel accepts, without the final NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
 
-/// The folder, in the test directory, for files that were dropped.
+/// The folder in the test directory for dropped files.
 pub(crate) const DROPPED: &str = ".dropped";
 
-/// Why a directory or a name cannot serve.
+/// Why a directory or a name cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// JSON and QMP are UTF-8, so such a path can be named to no daemon.
+    /// It is not UTF-8; JSON and QMP are, so no daemon could be given such a path.
     #[error(
         "the directory {0:?} is not UTF-8, and QMP can carry no other names; choose another one"
     )]
     NotUtf8(PathBuf),
-    /// It would end a line of a QEMU command or log.
+    /// It has a control character, which could end a line of a QEMU command or log.
     #[error("the directory {0:?} has a control character in its name; choose another one")]
     Control(PathBuf),
-    /// It would depend on the working directory.
+    /// It is relative, so it would depend on the working directory.
     #[error("the directory {} is not absolute", .0.display())]
     Relative(PathBuf),
-    /// No room is left for the name of a socket.
+    /// It leaves no room for the name of a socket.
     #[error(
         "the socket {} would have a path of {length} bytes, and the kernel allows {LONGEST_SOCKET_PATH}; choose a shorter socket directory",
         path.display()
@@ -42,10 +43,10 @@ pub enum PathError {
         /// Its length in bytes.
         length: usize,
     },
-    /// It is the file of somebody else in the same case, who would remove it.
+    /// The file is already in use in the same case, and its owner would remove it.
     #[error("there is a {0} in this case already; names must differ")]
     Taken(String),
-    /// It would lie outside the directory.
+    /// The path would be outside the directory.
     #[error("{0:?} is not the name of a file in a directory")]
     NotAName(String),
 }
@@ -61,7 +62,7 @@ struct Inner {
     hidden: Vec<Hidden>,
     /// How many files were dropped.
     dropped: AtomicU64,
-    /// The paths that somebody has now.
+    /// The paths that are in use.
     taken: Mutex<BTreeSet<String>>,
 }
 
@@ -73,10 +74,10 @@ impl Inner {
 
 impl Directories {
     /// Checks that both directories can be used: absolute, UTF-8, no control characters. Spaces,
-    /// commas, quotes and names of formats do no harm.
+    /// commas, quotes and format names are allowed.
     ///
     /// # Errors
-    /// Says what is wrong with which directory.
+    /// Names the directory and what is wrong with it.
     pub fn new(test: &Path, sock: &Path) -> Result<Self, PathError> {
         let (test, sock) = (usable(test)?, usable(sock)?);
         let hidden = vec![
@@ -92,7 +93,7 @@ impl Directories {
         })))
     }
 
-    /// No directories at all: nothing is hidden, and no name leads anywhere that exists.
+    /// No directories: nothing is hidden, and no name resolves to an existing path.
     pub(crate) fn none() -> Self {
         let nowhere = "/dev/null".to_owned();
         Directories(Arc::new(Inner {
@@ -104,8 +105,9 @@ impl Directories {
         }))
     }
 
-    /// Where a file of the test directory is put that is dropped: in a folder of its own, which is made. `None` if there is no such
-    /// file, it is a directory, or it lies elsewhere.
+    /// Where a dropped file of the test directory is moved: to a folder of its own, which is
+    /// created. `None` if there is no such file, or it is a directory or outside the test
+    /// directory.
     fn aside(&self, path: &str) -> Option<PathBuf> {
         let below = path.strip_prefix(&self.0.test)?.strip_prefix('/')?;
         let data = std::fs::symlink_metadata(path).ok()?;
@@ -134,7 +136,7 @@ impl Directories {
         Path::new(&self.0.sock)
     }
 
-    /// What hides both directories.
+    /// The placeholders that hide both directories.
     #[must_use]
     pub fn hidden(&self) -> &[Hidden] {
         &self.0.hidden
@@ -148,10 +150,10 @@ impl Directories {
             .into_owned()
     }
 
-    /// A file in the test directory. It is removed when the value goes, if it exists then.
+    /// A file in the test directory. It is removed when the value is dropped, if it exists then.
     ///
     /// # Errors
-    /// When `name` is not the name of a file, or somebody has that file.
+    /// If `name` is not a file name, or the file is already in use.
     pub fn file(&self, name: &str) -> Result<TestFile, PathError> {
         self.take(join(&self.0.test, name)?)
     }
@@ -168,7 +170,7 @@ impl Directories {
         })
     }
 
-    /// What lies somewhere, and stays when the value goes.
+    /// A file anywhere, which stays when the value is dropped.
     pub(crate) fn elsewhere(&self, path: String) -> TestFile {
         let directories = self.clone();
         TestFile {
@@ -178,27 +180,28 @@ impl Directories {
         }
     }
 
-    /// A file in a folder below the test directory, such as `deep/deeper`; the folder is made.
+    /// A file in a folder below the test directory, such as `deep/deeper`; the folder is created.
     ///
     /// # Errors
-    /// When `folder` leads out of the test directory, `name` is not the name of a file, or somebody has
-    /// that file.
+    /// If `folder` leads out of the test directory, `name` is not a file name, or the file is
+    /// already in use.
     pub fn file_in(&self, folder: &str, name: &str) -> Result<TestFile, PathError> {
         let mut path = self.0.test.clone();
         for part in folder.split('/') {
             path = join(&path, part)?;
         }
-        // Should this fail, whoever opens the file fails with the system's own reason.
+        // If this fails, opening the file will fail with the system's own reason.
         if let Err(error) = std::fs::create_dir_all(&path) {
             tracing::debug!(%path, %error, "a test folder cannot be made");
         }
         self.take(join(&path, name)?)
     }
 
-    /// A socket in the socket directory. It is removed when the value goes, if it exists then.
+    /// A socket in the socket directory. It is removed when the value is dropped, if it exists
+    /// then.
     ///
     /// # Errors
-    /// When `name` is not the name of a file, somebody has that file, or the path would be too long for
+    /// If `name` is not a file name, the file is already in use, or the path would be too long for
     /// the kernel.
     pub fn socket(&self, name: &str) -> Result<TestFile, PathError> {
         let path = join(&self.0.sock, name)?;
@@ -233,23 +236,23 @@ fn join(directory: &str, name: &str) -> Result<String, PathError> {
     Ok(format!("{directory}/{name}"))
 }
 
-/// A path in one of the directories of a case, which owns the file there: the file, or an empty
-/// directory, is removed with it. It shows as `TEST_DIR/name`; in JSON it is the real path.
+/// A path in one of the directories of a case. It owns the file there: the file, or an empty
+/// directory, is removed with it. It displays as `TEST_DIR/name`; in JSON it is the real path.
 pub struct TestFile {
     directories: Directories,
     path: String,
-    /// What is not ours stays.
+    /// A file that is not ours stays.
     is_ours: bool,
 }
 
 impl TestFile {
-    /// The real path. It is UTF-8, since the directories are.
+    /// The real path. It is UTF-8, because the directories are.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.path
     }
 
-    /// The real path as the value of a QEMU option: commas are doubled.
+    /// The real path as the value of a QEMU option, with commas doubled.
     #[must_use]
     pub fn as_option(&self) -> String {
         self.path.replace(',', ",,")
@@ -295,8 +298,9 @@ impl Serialize for TestFile {
 }
 
 impl Drop for TestFile {
-    /// A file of the test directory is put aside, from where the runner puts it back if the case does not pass: a case that fails
-    /// drops its images before anybody can look at them. What cannot be removed stays for the runner, which removes the whole directory.
+    /// A file of the test directory is moved aside, and the runner moves it back if the case does
+    /// not pass: a failing case drops its images before anyone can look at them. A file that cannot
+    /// be removed is left to the runner, which removes the whole directory.
     fn drop(&mut self) {
         if !self.is_ours {
             return;
@@ -333,7 +337,8 @@ mod tests {
         (temporary, directories)
     }
 
-    /// H41: files in a chosen directory, gone at the end of scope, even when one cannot be removed.
+    /// H41: files in a chosen directory are removed at the end of scope, even if one cannot be
+    /// removed.
     #[test]
     fn test_files_are_removed_at_the_end_of_scope_even_when_one_removal_fails() {
         let (_temporary, directories) = directories();
@@ -376,7 +381,7 @@ mod tests {
         directories.file("a").unwrap();
     }
 
-    /// H42: sockets lie in the socket directory, however deep the test directory is.
+    /// H42: sockets are in the socket directory, however deep the test directory is.
     #[test]
     fn sockets_lie_in_the_socket_directory() {
         let deep = format!("/{}", "d".repeat(300));
@@ -400,7 +405,7 @@ mod tests {
         );
     }
 
-    /// H03: both prefixes are hidden; JSON and the file system see the real path.
+    /// H03: both prefixes are hidden; JSON and the file system get the real path.
     #[test]
     fn paths_print_redacted_and_serialise_as_they_are() {
         let (_temporary, directories) = directories();

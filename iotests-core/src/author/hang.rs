@@ -1,8 +1,9 @@
-//! Explaining what a case waits for.
+//! Explains what a case is waiting for.
 //!
-//! A thread of its own, with a runtime of its own, so that it speaks even when the case blocks its thread. It keeps no time: the
-//! supervisor does, and sends SIGABRT when that is up, as a person may; SIGUSR1 asks the same of a case that then goes on. It reports
-//! the step, the lines that wait and for what, the stack of the case, and how each machine is.
+//! It has its own thread and runtime, so that it works even if the case blocks its thread. It keeps
+//! no time: the supervisor does, and sends SIGABRT when the deadline has passed, as a user may;
+//! SIGUSR1 requests the same of a case that then continues. The report has the step, the lines that
+//! wait and for what, the stack of the case, and the state of each machine.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -20,22 +21,23 @@ use super::test::Test;
 use crate::script;
 use crate::wire::{CaseEvent, Finding, HangReport, MachineReport};
 
-/// The exit status of a case process that explained what it waits for, and ended because it was to.
+/// The exit status of a case process that was asked to end and has explained what it waited for.
 pub const EXIT_HANG: i32 = 86;
 
-/// The cause of an explanation after which a case ends.
+/// The cause of an explanation that ends the case.
 pub(crate) const ENDED_BY: &str = "SIGABRT";
 
-/// How long each question to a machine may take, before the scale; an answer that comes at all comes at once.
+/// How long each query to a machine may take, before scaling; if a machine answers at all, it
+/// answers at once.
 pub(crate) const QUESTION: Duration = Duration::from_secs(5);
 
-/// How long the stacks of a machine may take, before the scale.
+/// How long reading the stacks of a machine may take, before scaling.
 pub(crate) const STACKS: Duration = Duration::from_secs(20);
 
-/// How long the machines may take in all, before the scale. The supervisor waits longer.
+/// How long all machines together may take, before scaling. The supervisor waits longer.
 const MACHINES: Duration = Duration::from_secs(40);
 
-/// Explains a case until it goes.
+/// Explains a case until it is dropped.
 #[must_use = "the case can be explained for as long as this lives"]
 pub struct Explainer {
     done: Option<oneshot::Sender<()>>,
@@ -43,19 +45,22 @@ pub struct Explainer {
 }
 
 impl Test {
-    /// From now on the case explains itself when it is asked: on SIGUSR1 it then goes on, on SIGABRT the process exits with
-    /// [`EXIT_HANG`]. For the case process, on its main thread; a case has no use for it.
+    /// From now on the case explains itself on request: after SIGUSR1 it continues, after SIGABRT
+    /// the process exits with [`EXIT_HANG`]. For the main thread of the case process; cases do not
+    /// need it.
     pub fn explain_on_signals(&self) -> Explainer {
         let shared = self.shared.clone();
         let case = Handle::try_current().ok();
         stack::prepare();
         let (done, ended) = oneshot::channel();
-        // A signal that comes before it is listened for would be lost. Hanging up is an answer as well.
+        // A signal that arrives before the thread listens would be lost. A closed channel is an
+        // answer as well.
         let (listens, ready) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("explainer".to_owned())
             .spawn(move || {
-                // Without a runtime nothing is explained; the supervisor still ends the case, and looks from outside.
+                // Without a runtime nothing is explained; the supervisor still ends the case, and
+                // inspects it from outside.
                 if let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()
@@ -74,7 +79,7 @@ impl Test {
 impl Drop for Explainer {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {
-            // It may have ended already.
+            // The thread may have ended already.
             let _ = done.send(());
         }
         if let Some(thread) = self.thread.take() {
@@ -132,16 +137,17 @@ async fn next(signal: &mut Option<Signal>) {
     }
 }
 
-/// Whether the runtime of the case gets to its tasks: one that spins or blocks its thread does not.
+/// Whether the runtime of the case runs its tasks; it does not if the case spins or blocks its
+/// thread.
 async fn runs(case: Option<&Handle>, within: Duration) -> bool {
     let Some(case) = case else { return false };
     let (answer, heard) = oneshot::channel();
-    // Its end is awaited by its answer.
+    // The answer shows that it has run.
     drop(case.spawn(async move { answer.send(()) }));
     matches!(tokio::time::timeout(within, heard).await, Ok(Ok(())))
 }
 
-/// All that can be said at this moment.
+/// Everything that can be reported at this moment.
 async fn report(shared: &Shared, case: Option<&Handle>, cause: &str) -> HangReport {
     let waits = current_waits();
     let question = shared.spec.grace(QUESTION);
@@ -178,7 +184,7 @@ async fn report(shared: &Shared, case: Option<&Handle>, cause: &str) -> HangRepo
     }
 }
 
-/// A machine that is at fault comes first, then a case that does not run, then what it waits for.
+/// A faulty machine comes first, then a case that does not run, then what the case waits for.
 fn headline(
     waits: &[Wait],
     step: Option<&str>,
@@ -209,10 +215,10 @@ fn headline(
     waiting
 }
 
-/// The status of a machine with which nothing is wrong.
+/// The status of a machine without a problem.
 pub(crate) const RUNNING: &str = "is running";
 
-/// The threads of a process: name, state, and where each is in the kernel.
+/// The threads of a process: name, state, and kernel function of each.
 fn threads(task: &Path) -> String {
     let mut out = String::new();
     let read = |path: &Path| {

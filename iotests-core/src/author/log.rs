@@ -1,8 +1,8 @@
 //! The diffable log of a case: the lines that a golden holds.
 //!
-//! It belongs to one case, is off in a library and is turned on once. Everything that enters it goes
-//! through the filters of the case, so no path, time or generated name can reach a golden. What the
-//! harness says for debugging is `tracing`, a different thing.
+//! It belongs to one case, is off in a library and is turned on once. Everything logged goes
+//! through the filters of the case, so no path, time or generated name can reach a golden. The
+//! harness's debugging output uses `tracing`, which is separate.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::author::filter::Filter;
 
-/// Something to log: text or JSON, with how it is to be written.
+/// Something to log: text or JSON, and its formatting.
 #[derive(Clone, Debug)]
 pub struct Entry {
     content: Content,
@@ -35,28 +35,28 @@ impl Entry {
         }
     }
 
-    /// JSON over several lines, each level indented by this many spaces.
+    /// Writes JSON on several lines, indenting each level by this many spaces.
     #[must_use]
     pub fn indent(mut self, spaces: usize) -> Self {
         self.indent = Some(spaces);
         self
     }
 
-    /// JSON with its keys as they are; they are sorted otherwise, because QEMU promises no order.
+    /// Keeps the order of JSON keys; they are sorted by default, because QEMU guarantees no order.
     #[must_use]
     pub fn ordered(mut self) -> Self {
         self.ordered = true;
         self
     }
 
-    /// Hides more than what differs between any two runs.
+    /// Hides more than what always differs between two runs.
     #[must_use]
     pub fn filter(mut self, filter: Filter) -> Self {
         self.filters.push(filter);
         self
     }
 
-    /// The lines of this entry, through its own filters after `first`.
+    /// The lines of this entry, filtered by `first` and then by its own filters.
     #[must_use]
     pub fn render(self, first: &Filter) -> String {
         match self.content {
@@ -78,8 +78,8 @@ impl Entry {
     }
 }
 
-/// How what the harness does for a case enters the log: `t.narrate(true)`, or with the format hidden and
-/// JSON over several lines `t.narrate(Narration::new().indent(2).filter(…))`.
+/// How the harness's actions for a case are logged: `t.narrate(true)`, or with the format hidden
+/// and JSON on several lines `t.narrate(Narration::new().indent(2).filter(…))`.
 #[derive(Clone, Debug, Default)]
 pub struct Narration {
     off: bool,
@@ -88,13 +88,13 @@ pub struct Narration {
 }
 
 impl Narration {
-    /// One line for each message, with nothing hidden but what differs between any two runs.
+    /// One line per message, hiding only what always differs between two runs.
     #[must_use]
     pub fn new() -> Self {
         Narration::default()
     }
 
-    /// JSON over several lines, each level indented by this many spaces.
+    /// Writes JSON on several lines, indenting each level by this many spaces.
     #[must_use]
     pub fn indent(mut self, spaces: usize) -> Self {
         self.indent = Some(spaces);
@@ -112,7 +112,7 @@ impl Narration {
         !self.off
     }
 
-    /// The entry as it is to be logged.
+    /// Applies the style to an entry.
     pub(crate) fn style(&self, entry: Entry) -> Entry {
         let mut entry = self.filters.iter().cloned().fold(entry, Entry::filter);
         entry.indent = entry.indent.or(self.indent);
@@ -168,7 +168,7 @@ fn sort_keys(value: &mut Value) {
     }
 }
 
-/// Writes JSON as upstream's goldens have it: a space after each comma and colon.
+/// Writes JSON in the style of upstream's goldens: a space after each comma and colon.
 fn write_json(out: &mut String, value: &Value, indent: Option<usize>, depth: usize) {
     let line = |out: &mut String, depth: usize| {
         if let Some(spaces) = indent {
@@ -224,7 +224,7 @@ struct State {
 }
 
 impl Log {
-    /// A log that is off: what is said to it is dropped.
+    /// A log that is off and drops all entries.
     #[must_use]
     pub fn new(filter: Filter) -> Self {
         Log {
@@ -242,7 +242,7 @@ impl Log {
         self.state().on = on;
     }
 
-    /// Whether what is said is kept.
+    /// Whether entries are kept.
     #[must_use]
     fn is_on(&self) -> bool {
         self.state().on
@@ -260,7 +260,7 @@ impl Log {
         Some(text)
     }
 
-    /// What was logged since the last comparison with a golden, which this is.
+    /// Takes what was logged since the last comparison with a golden, for a new comparison.
     #[must_use]
     pub fn take(&self) -> String {
         let mut state = self.state();
@@ -269,7 +269,7 @@ impl Log {
         taken
     }
 
-    /// Whether lines were logged that no golden was compared with.
+    /// Whether any logged lines have not been compared with a golden.
     #[must_use]
     pub fn is_uncompared(&self) -> bool {
         let state = self.state();
@@ -295,7 +295,7 @@ mod tests {
         log
     }
 
-    /// H13: the log is switched once; while it is off nothing is kept, and nothing is kept twice.
+    /// H13: there is one switch; while the log is off nothing is kept, and nothing is kept twice.
     #[test]
     fn a_log_is_switched_once_and_keeps_each_line_once() {
         let log = Log::new(Filter::All(vec![]));
@@ -328,7 +328,7 @@ mod tests {
         );
     }
 
-    /// H13: one golden serves several formats when the format is hidden in what is narrated.
+    /// H13: one golden serves several formats if narration hides the format.
     #[test]
     fn narration_has_its_own_indentation_and_filters() {
         let log = log();

@@ -1,4 +1,4 @@
-//! A case with a simulated QEMU, for what a real one does only by chance.
+//! A case with a simulated QEMU, for behaviour that a real one shows only by chance.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::test::Sink;
 use crate::case::{Aio, Backend, Cache, Format, Guest, Protocol};
 use crate::wire::{CaseSpec, GoldenMode};
 
-/// What such a case is given.
+/// The spec of such a case.
 pub(crate) fn spec() -> CaseSpec {
     CaseSpec {
         id: "mocked".to_owned(),

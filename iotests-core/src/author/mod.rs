@@ -1,4 +1,4 @@
-//! What a case is written with.
+//! The API for writing cases.
 
 pub mod action;
 pub mod assert;

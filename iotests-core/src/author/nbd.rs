@@ -1,4 +1,4 @@
-//! qemu-nbd servers of a case.
+//! The qemu-nbd servers of a case.
 
 use std::panic::Location;
 use std::path::Path;
@@ -26,7 +26,7 @@ use crate::case::Format;
 pub enum NbdSource {
     /// An image of the case, in its own format.
     Image(Image),
-    /// A file, a URI or a `json:` name. Its format is probed unless it is said.
+    /// A file, a URI or a `json:` name. Its format is probed unless it is given.
     Name(FileName),
 }
 
@@ -37,7 +37,7 @@ impl From<&Image> for NbdSource {
 }
 
 impl From<&Node> for NbdSource {
-    /// What a block node of these options is.
+    /// Serves what a block node with these options provides.
     fn from(node: &Node) -> Self {
         NbdSource::Name(node.clone().without("node-name").filename().into())
     }
@@ -56,7 +56,7 @@ impl From<&TestFile> for NbdSource {
 }
 
 impl From<&str> for NbdSource {
-    /// As QEMU reads it.
+    /// Serves a name that QEMU interprets.
     fn from(name: &str) -> Self {
         NbdSource::Name(name.into())
     }
@@ -68,7 +68,7 @@ impl From<String> for NbdSource {
     }
 }
 
-/// A qemu-nbd to be started.
+/// A qemu-nbd to start.
 #[must_use = "a server is started by start()"]
 pub struct NbdServerBuilder {
     shared: Arc<Shared>,
@@ -84,8 +84,8 @@ pub struct NbdServerBuilder {
 }
 
 impl Test {
-    /// A qemu-nbd that serves this on a UNIX socket, to any number of clients: an image, a file that
-    /// nobody made here, a URI, a node, a `json:` name.
+    /// A qemu-nbd that serves this on a UNIX socket, to any number of clients: an image, a file
+    /// that the case did not create, a URI, a node, a `json:` name.
     #[track_caller]
     pub fn nbd_server(&self, source: impl Into<NbdSource>) -> NbdServerBuilder {
         NbdServerBuilder {
@@ -104,7 +104,7 @@ impl Test {
 }
 
 impl NbdServerBuilder {
-    /// The name of the export; it has none otherwise.
+    /// Names the export; by default it has no name.
     pub fn export(mut self, name: &str) -> Self {
         name.clone_into(&mut self.export);
         self
@@ -132,37 +132,38 @@ impl NbdServerBuilder {
         self
     }
 
-    /// Serves the image's file as it is, not what the format makes of it.
+    /// Serves the raw bytes of the image's file, not its decoded content.
     pub fn raw(self) -> Self {
         self.format(Format::Raw)
     }
 
-    /// Serves it as an image of this format, whatever it is.
+    /// Serves it as an image of this format, whatever its real format.
     pub fn format(mut self, format: Format) -> Self {
         self.format = Some(format);
         self
     }
 
-    /// Serves only clients that prove who they are with these credentials.
+    /// Serves only clients that authenticate with these credentials.
     pub fn tls(mut self, tls: &Tls) -> Self {
         self.tls = Some(tls.clone());
         self
     }
 
-    /// Goes on listening when it was stopped: a client that comes meanwhile waits for the next
-    /// server, or is hung up on ([`StoppedNbdServer::hang_up`]). Without it clients are refused.
+    /// Keeps listening after it was stopped: a client that connects in between waits for the next
+    /// server, or is disconnected by [`StoppedNbdServer::hang_up`]. By default such clients are
+    /// refused.
     pub fn hold_address(mut self) -> Self {
         self.hold_address = true;
         self
     }
 
-    /// Any other argument.
+    /// Adds any other argument.
     pub fn arg(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
     }
 
-    /// Starts it and waits until it greets its clients.
+    /// Starts it, and waits until it greets clients.
     pub fn start(self) -> Action<'static, NbdServer> {
         Action::at(self.place, "an NBD server to start", self.launch())
     }
@@ -187,7 +188,7 @@ impl NbdServerBuilder {
         if let Some(format) = self.format {
             server = server.format(format.name());
         }
-        // Until it serves, its file is there.
+        // The file must exist until the server is ready.
         let mut secret = None;
         let target = match &self.source {
             NbdSource::Name(name) => name.to_string(),
@@ -222,16 +223,16 @@ impl NbdServerBuilder {
     }
 }
 
-/// A running qemu-nbd. It ends with the value; that it ended before fails the case.
+/// A running qemu-nbd. It is ended when the value is dropped; if it ends earlier, the case fails.
 pub struct NbdServer {
     shared: Arc<Shared>,
-    // An image is kept for as long as it is served.
+    // Keeps the image for as long as it is served.
     source: NbdSource,
     server: Option<QemuNbdServer>,
     socket: Option<TestFile>,
 }
 
-/// A qemu-nbd that was ended, and can be started again at the same address.
+/// A stopped qemu-nbd, which can be started again at the same address.
 pub struct StoppedNbdServer {
     shared: Arc<Shared>,
     source: NbdSource,
@@ -240,7 +241,7 @@ pub struct StoppedNbdServer {
 }
 
 impl NbdServer {
-    /// What a client opens.
+    /// The URI that a client opens.
     #[must_use]
     pub fn uri(&self) -> String {
         self.server
@@ -255,7 +256,7 @@ impl NbdServer {
         self.socket.as_ref()
     }
 
-    /// A client of it, as a node of a machine.
+    /// A client of it, as a node for a machine.
     #[must_use]
     pub fn node(&self) -> Node {
         let Some(server) = &self.server else {
@@ -277,13 +278,13 @@ impl NbdServer {
         self.server.as_ref().map(QemuNbdServer::pid)
     }
 
-    /// Stops it in good order.
+    /// Stops it cleanly.
     #[track_caller]
     pub fn stop(self) -> Action<'static, StoppedNbdServer> {
         self.end(false)
     }
 
-    /// Kills it, as a crash would.
+    /// Kills it, simulating a crash.
     #[track_caller]
     pub fn kill(self) -> Action<'static, StoppedNbdServer> {
         self.end(true)
@@ -313,8 +314,8 @@ impl NbdServer {
 }
 
 impl StoppedNbdServer {
-    /// Waits until a client connects where the server was, and hangs up on it. Needs
-    /// [`NbdServerBuilder::hold_address`].
+    /// Waits until a client connects to the address of the stopped server, and disconnects it.
+    /// Needs [`NbdServerBuilder::hold_address`].
     #[track_caller]
     pub fn hang_up(&self) -> Action<'_, ()> {
         Action::new("a client to look for its NBD server", async move {
@@ -322,7 +323,7 @@ impl StoppedNbdServer {
         })
     }
 
-    /// Starts it again, at the same address.
+    /// Starts it again at the same address.
     #[track_caller]
     pub fn start(self) -> Action<'static, NbdServer> {
         Action::new("an NBD server to start again", async move {

@@ -1,8 +1,8 @@
-//! Where something was done: a line, and the calls that led to it.
+//! Where something was done: a line, and the calls that led there.
 //!
-//! A failure in code that cases share has a line there and another one in the case. That one is found
-//! on the stack: a future that is polled has those that wait for it above it. What is stored are
-//! addresses, which costs next to nothing; they become names only for a report.
+//! A failure in shared code has one line there and another in the case. The latter is found on the
+//! stack: above a polled future are the futures that wait for it. Only addresses are stored, which
+//! costs next to nothing; they are resolved to names only for a report.
 
 use std::path::Path;
 
@@ -10,12 +10,12 @@ use backtrace::Backtrace;
 
 use crate::wire::Place;
 
-/// A line, and the calls that led to it.
+/// A line, and the calls that led there.
 #[derive(Clone)]
 pub(crate) struct Origin {
     pub(crate) place: Place,
     calls: Backtrace,
-    /// The line of the case, where it was looked up already.
+    /// The line of the case, if it was already looked up.
     known: Option<Place>,
 }
 
@@ -30,7 +30,7 @@ impl Origin {
         }
     }
 
-    /// A line, and that of the case which led there.
+    /// A line, and the line of the case that led there.
     pub(crate) fn known(place: Place, case_line: Option<Place>) -> Self {
         let calls = Backtrace::from(Vec::new());
         Origin {
@@ -40,15 +40,15 @@ impl Origin {
         }
     }
 
-    /// The line at which the case called what went wrong, unless that is its own line. `file` is the
-    /// case's: of the calls in it, the outermost is the case itself.
+    /// The line at which the case called the code that failed, unless the failure is on that line.
+    /// `file` is the case's file: the outermost call in it is the case itself.
     pub(crate) fn case_line(&self, file: &str) -> Option<Place> {
         if self.known.is_some() {
             return self.known.clone();
         }
         let mut line = None;
         for frame in self.calls.frames() {
-            // An address on the stack is that of the instruction after the call.
+            // A return address on the stack points to the instruction after the call.
             let call = frame.ip().addr().saturating_sub(1);
             backtrace::resolve(std::ptr::without_provenance_mut(call), |symbol| {
                 let found = symbol.filename().zip(symbol.lineno()).map(place);
@@ -58,7 +58,7 @@ impl Origin {
         line.filter(|line| !self.is_in_the_same_statement_as(line))
     }
 
-    /// An operation is placed at its own line, and awaited at the end of its statement.
+    /// An operation's place is its own line, but it is awaited at the end of its statement.
     fn is_in_the_same_statement_as(&self, line: &Place) -> bool {
         const LONGEST: u32 = 20;
         let lines = self.place.line..=self.place.line + LONGEST;
@@ -66,7 +66,7 @@ impl Origin {
     }
 }
 
-/// A place as a compiler names it: from the root of the workspace.
+/// A place relative to the workspace root, as the compiler gives it.
 fn place((file, line): (&Path, u32)) -> Place {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
     let inside = root.and_then(|root| file.strip_prefix(root).ok());

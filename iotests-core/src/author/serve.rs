@@ -1,4 +1,4 @@
-//! What stands between an image's file and those who open it: the protocol under test.
+//! The layer between an image's file and its users: the protocol under test.
 
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ use super::nbd::note_death;
 use super::shared::Shared;
 use crate::case::{Protocol, Requirement};
 
-/// An image's file as it can be opened.
+/// How an image's file can be opened.
 pub(crate) enum Served {
-    /// As a file.
+    /// Directly, as a file.
     File,
     /// By a qemu-nbd, as raw bytes.
     Nbd {
@@ -30,13 +30,13 @@ pub(crate) enum Served {
     Ssh { uri: String, user: String },
     /// By a storage daemon, as a file of a FUSE file system.
     Fuse(Box<Mount>),
-    /// By somebody else, with this protocol node.
+    /// By another server, with this protocol node.
     Elsewhere(Value),
-    /// By a whole node, which a `json:` name says.
+    /// By a complete node, given as a `json:` name.
     Json(Value),
 }
 
-/// The qemu-nbd below an image. That it ended before the image fails the case.
+/// The qemu-nbd that serves an image. If it ends before the image is dropped, the case fails.
 pub(crate) struct Server {
     shared: Arc<Shared>,
     name: String,
@@ -54,7 +54,7 @@ pub(crate) struct Mount {
     shared: Arc<Shared>,
     daemon: machine::Machine,
     limit: std::time::Duration,
-    // After the daemon in the order of dropping: while it is served it cannot be removed.
+    // Dropped after the daemon: it cannot be removed while it is served.
     file: TestFile,
 }
 
@@ -87,7 +87,7 @@ impl Mount {
 }
 
 impl Drop for Mount {
-    /// In good order: a daemon that is killed leaves a dead mount behind.
+    /// Stops the daemon cleanly: if killed, it would leave a dead mount behind.
     fn drop(&mut self) {
         if let Some(status) = self.daemon.try_exit() {
             let found = Found {
@@ -108,7 +108,7 @@ impl Drop for Mount {
 }
 
 impl Served {
-    /// Serves the file on this protocol, until the value goes.
+    /// Serves the file over this protocol until the value is dropped.
     pub(crate) async fn new(
         shared: &Arc<Shared>,
         protocol: Protocol,

@@ -1,4 +1,4 @@
-//! An interactive qemu-io on an image: commands one by one, in one process.
+//! An interactive qemu-io on an image: several commands in one process.
 
 use imgtools::io::{IoCommand, IoDefaults, QemuIo, Session};
 use imgtools::tools::ToolKind;
@@ -9,23 +9,23 @@ use super::failure::Failure;
 use super::image::Image;
 use super::tool::ToolCall;
 
-/// A qemu-io that waits for commands. It ends with [`IoSession::close`], or is killed with the value.
+/// A qemu-io that waits for commands. [`IoSession::close`] ends it; dropping the value kills it.
 pub struct IoSession {
     session: Session,
-    // Its file stays for as long as it is open.
+    // Keeps the file for as long as it is open.
     _image: Option<Image>,
     name: String,
 }
 
 impl Image {
-    /// Opens it in an interactive qemu-io, with the cache and aio mode of the run and its own format.
-    /// One that does not start fails the case with all that it printed.
+    /// Opens it in an interactive qemu-io, with the cache and aio mode of the run and its own
+    /// format. If qemu-io does not start, the case fails and shows its output.
     #[track_caller]
     pub fn session(&self) -> Action<'_, IoSession> {
         self.open_session(Vec::new())
     }
 
-    /// The same with more arguments of qemu-io, such as `--read-only`.
+    /// The same with more arguments for qemu-io, such as `--read-only`.
     #[track_caller]
     pub fn session_with(&self, arguments: &[&str]) -> Action<'_, IoSession> {
         self.open_session(
@@ -61,8 +61,8 @@ impl Image {
 }
 
 impl ToolCall {
-    /// Starts qemu-io with these arguments, to be talked to: for what is no image of the case, such
-    /// as an export of a machine.
+    /// Starts an interactive qemu-io with these arguments, for something that is not an image of
+    /// the case, such as an export of a machine.
     pub fn session(self) -> Action<'static, IoSession> {
         Action::at(self.place(), "qemu-io to start", async move {
             let open = QemuIo::new(self.io_tool()?).open_nothing();
@@ -94,7 +94,7 @@ impl IoSession {
         )
     }
 
-    /// Runs a command, which must fail and say this in a line.
+    /// Runs a command, which must fail and print this in a line.
     #[track_caller]
     pub fn expect_error(
         &mut self,
@@ -118,11 +118,11 @@ impl IoSession {
         )
     }
 
-    /// Ends it in good order.
+    /// Ends it cleanly.
     #[track_caller]
     pub fn close(self) -> Action<'static, ()> {
         Action::new("qemu-io to end", async move {
-            // Its status reports commands that failed earlier, each of which was checked then.
+            // The exit status covers commands that failed earlier, which were checked at the time.
             self.session.quit().await?;
             Ok(())
         })

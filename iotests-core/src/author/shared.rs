@@ -1,4 +1,4 @@
-//! What everything in one case shares: its spec, directories, log, and what was noticed on the way.
+//! What everything in one case shares: its spec, directories, log, and the problems noticed so far.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,13 +18,13 @@ use super::{Failure, Sink};
 use crate::case::{Capabilities, Registered, Registry, Requirement, Skip};
 use crate::wire::{CaseEvent, CaseSpec, Death, MachineReport, Place};
 
-/// How much of one entry of the log the runner hears of; a golden is compared with all of it.
+/// How much of one log entry is sent to the runner; a golden is compared with all of it.
 const LONGEST: usize = 1 << 20;
 
 /// Longer than any case, and short enough to be added to the time of day.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Shared by the [`Test`](super::Test) and all that it handed out.
+/// Shared by the [`Test`](super::Test) and everything that it created.
 pub(crate) struct Shared {
     pub(crate) spec: CaseSpec,
     pub(crate) sink: Sink,
@@ -32,7 +32,7 @@ pub(crate) struct Shared {
     pub(crate) log: Log,
     pub(crate) goldens: Goldens,
     pub(crate) started: Instant,
-    /// How often the kernel had run out of memory before the case.
+    /// How often the kernel had killed a process because memory ran out before the case.
     pub(crate) out_of_memory_kills: u64,
     capabilities: OnceLock<Result<Capabilities, String>>,
     entry: OnceLock<Option<Registered>>,
@@ -48,27 +48,27 @@ struct State {
     ended: Vec<MachineReport>,
     live: Vec<(u64, Arc<dyn Evidence>)>,
     counter: u64,
-    /// Machines that were dropped instead of being ended, by name, to be reported.
+    /// Machines that were dropped instead of ended, by name, to be reported.
     dropped: BTreeMap<String, DropReport>,
 }
 
-/// A running process which can be asked how it is, by the watchdog and for failure reports.
+/// A running process whose state can be queried, by the watchdog and for failure reports.
 pub(crate) trait Evidence: Send + Sync {
-    /// What is known without asking it anything.
+    /// What is known without querying it.
     fn report(&self) -> MachineReport;
 
-    /// What it says when asked, in this time, and what can be said without that; free of side effects. `monitor`: whether an answer
-    /// of it could be heard.
+    /// What it answers within this time, and what is known without that; free of side effects.
+    /// `monitor`: whether its answers could be received.
     fn diagnose<'a>(
         &'a self,
         time: Duration,
         monitor: bool,
     ) -> std::pin::Pin<Box<dyn std::future::Future<Output = MachineReport> + 'a>>;
 
-    /// How it ended, if it has by itself and not in good order.
+    /// How it ended, if it ended by itself and abnormally.
     fn death(&self) -> Option<Death>;
 
-    /// All that it has printed.
+    /// Everything that it has printed.
     fn output(&self) -> String;
 }
 
@@ -104,7 +104,7 @@ impl Shared {
         self.state().step.clone()
     }
 
-    /// Logs, and passes it on to the runner.
+    /// Logs an entry, and sends it to the runner.
     pub(crate) fn say(&self, entry: impl Into<Entry>) {
         if let Some(mut text) = self.log.say(entry) {
             if text.len() > LONGEST {
@@ -117,7 +117,7 @@ impl Shared {
         }
     }
 
-    /// Logs what the harness does on behalf of the case, if the case wants that.
+    /// Logs what the harness does on behalf of the case, if narration is on.
     pub(crate) fn narrate(&self, entry: impl FnOnce() -> Entry) {
         let narration = self.state().narration.clone();
         if let Some(narration) = narration {
@@ -129,7 +129,7 @@ impl Shared {
         self.state().narration = Some(how).filter(Narration::is_on);
     }
 
-    /// Notes something that makes a case fail which otherwise passes.
+    /// Records a problem that fails a case that would otherwise pass.
     pub(crate) fn problem(&self, origin: &Origin, text: impl Into<String>) {
         self.state().problems.push((origin.clone(), text.into()));
     }
@@ -138,7 +138,8 @@ impl Shared {
         std::mem::take(&mut self.state().problems)
     }
 
-    /// A process ended by itself. The runner hears of it at once, whatever becomes of the case.
+    /// Records that a process ended by itself. This is reported to the runner at once, whatever the
+    /// outcome of the case.
     pub(crate) fn death(&self, death: Death) {
         self.sink.put(CaseEvent::Died(Box::new(death.clone())));
         self.state().deaths.push(death);
@@ -148,14 +149,14 @@ impl Shared {
         std::mem::take(&mut self.state().deaths)
     }
 
-    /// A number that nothing else in this case has.
+    /// A number that is unique in this case.
     pub(crate) fn next_number(&self) -> u64 {
         let mut state = self.state();
         state.counter += 1;
         state.counter
     }
 
-    /// Registers a running process; it is forgotten by [`Shared::forget`].
+    /// Registers a running process, until [`Shared::forget`].
     pub(crate) fn watch(&self, process: Arc<dyn Evidence>) -> u64 {
         let number = self.next_number();
         self.state().live.push((number, process));
@@ -169,7 +170,8 @@ impl Shared {
         state.ended.push(last);
     }
 
-    /// Writes a machine's traffic with its monitor into a file, as it goes: it must be there whatever ends the case.
+    /// Writes a machine's monitor traffic to a file as it happens: it must exist whatever ends the
+    /// case.
     pub(crate) fn transcript_file(
         &self,
         machine: &str,
@@ -183,13 +185,13 @@ impl Shared {
         move |entry| {
             tracing::debug!("{name}: {entry}");
             if let Some(mut file) = file.as_ref() {
-                // What is missing there is no reason to fail.
+                // An incomplete file is not a reason to fail.
                 let _ = file.write_all(format!("{entry}\n").as_bytes());
             }
         }
     }
 
-    /// The path of a piece of evidence; its folder is made.
+    /// The path of a piece of evidence; its folder is created.
     fn evidence(&self, name: &str) -> std::io::Result<PathBuf> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let name = name.replace(|c| !is_plain(c), "-");
@@ -198,7 +200,7 @@ impl Shared {
         Ok(folder.join(name))
     }
 
-    /// Adds to a file for whoever looks at a case that did not pass.
+    /// Appends to a file of evidence for a case that did not pass.
     pub(crate) fn append_evidence(&self, name: &str, text: &str) {
         let open = |path| File::options().create(true).append(true).open(path);
         let written = self
@@ -210,7 +212,7 @@ impl Shared {
         }
     }
 
-    /// A file for whoever looks at a case that did not pass. What cannot be written is missing there.
+    /// Writes a file of evidence for a case that did not pass. Errors are ignored.
     pub(crate) fn keep_evidence(&self, name: &str, text: &str) {
         if text.is_empty() {
             return;
@@ -223,7 +225,7 @@ impl Shared {
         }
     }
 
-    /// Keeps how a machine ended that was dropped.
+    /// Records how a dropped machine ended.
     pub(crate) fn keep_drop(&self, report: DropReport) {
         self.state().dropped.insert(report.name.clone(), report);
     }
@@ -251,19 +253,20 @@ impl Shared {
             .collect()
     }
 
-    /// How long a wait that begins now may take: as long as the case. Time is kept by the supervisor alone, which has a case that runs
-    /// out of it explained and ended; a wait that gave up before would hide what it waits for.
+    /// How long a wait that begins now may take: as long as the case. Only the supervisor keeps
+    /// time, and makes an overdue case explain itself and end; a wait that gave up earlier would
+    /// hide what it waits for.
     pub(crate) fn wait_limit(&self) -> Duration {
         NO_LIMIT
     }
 
-    /// The case as it is registered, if this process knows it.
+    /// The registered case, if this process knows it.
     pub(crate) fn entry(&self) -> Option<&Registered> {
         let find = || Registry::one(&self.spec.case, self.spec.row.as_deref());
         self.entry.get_or_init(find).as_ref()
     }
 
-    /// What the programs of this run can do: asked once a run, by the runner.
+    /// The capabilities of the programs of this run, which the runner probes once.
     pub(crate) fn capabilities(&self) -> Result<&Capabilities, Failure> {
         let read = || {
             let path = &self.spec.capabilities_file;
@@ -277,7 +280,7 @@ impl Shared {
             .map_err(|error| Failure::new(error.clone()))
     }
 
-    /// Whether a requirement holds for this instance, else why not.
+    /// Checks whether a requirement holds for this instance; the inner error says why not.
     pub(crate) fn check(&self, requirement: &Requirement) -> Result<Result<(), Skip>, Failure> {
         Ok(requirement.check(self.capabilities()?, &self.spec.point()))
     }

@@ -1,7 +1,7 @@
-//! The stack of the case's own thread, also while that spins, taken without a debugger.
+//! The stack of the case's own thread, taken without a debugger, even while the thread spins.
 //!
-//! The thread is sent a signal, whose handler walks the stack and stores the addresses; only the thread that asked turns them into
-//! names. The handler neither allocates nor locks.
+//! A signal is sent to the thread; its handler walks the stack and stores the addresses, and the
+//! requesting thread resolves them to names. The handler neither allocates nor locks.
 
 #![allow(unsafe_code)]
 
@@ -14,27 +14,28 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// Rarely used by anybody, and harmless: urgent data on a socket.
+/// Rarely used, and harmless: it reports urgent data on a socket.
 const ASK: Signal = Signal::SIGURG;
 
-/// How many frames are stored, and how many of them are shown.
+/// The maximum numbers of frames that are stored and shown.
 const DEPTH: usize = 192;
 const SHOWN: usize = 24;
 
 static FRAMES: [AtomicUsize; DEPTH] = [const { AtomicUsize::new(0) }; DEPTH];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
-/// The write end of the pipe on which the handler says that it is done.
+/// The write end of the pipe through which the handler signals that it is done.
 static DONE: AtomicI32 = AtomicI32::new(-1);
 static CASE: OnceLock<CaseThread> = OnceLock::new();
 
 struct CaseThread {
     thread: Pthread,
     answer: OwnedFd,
-    /// Held open for the handler.
+    /// Kept open for the handler.
     _done: OwnedFd,
 }
 
-/// Makes the calling thread the one whose stack [`of_case`] gives. Once a process; where it fails, explanations have no stack.
+/// Makes the calling thread the one whose stack [`of_case`] returns. Once per process; if it fails,
+/// explanations lack a stack.
 pub(super) fn prepare() {
     if CASE.get().is_some() {
         return;
@@ -55,14 +56,15 @@ pub(super) fn prepare() {
             answer,
             _done: done,
         };
-        // Somebody else was first: then it is theirs.
+        // If another thread was first, it stays the one.
         let _ = CASE.set(case);
     }
 }
 
 extern "C" fn walk(_: i32) {
     let mut count = 0;
-    // SAFETY: not synchronised with other walks, of which there are none: one thread asks, and one walks.
+    // SAFETY: not synchronised with other walks, but there are none: one thread asks, and one
+    // walks.
     unsafe {
         backtrace::trace_unsynchronized(|frame| {
             if let Some(slot) = FRAMES.get(count) {
@@ -77,13 +79,13 @@ extern "C" fn walk(_: i32) {
     if done >= 0 {
         // SAFETY: the descriptor is held open by `CASE` for as long as the process lives.
         let done = unsafe { BorrowedFd::borrow_raw(done) };
-        // A full pipe has an answer in it already.
+        // A full pipe already contains an answer.
         let _ = nix::unistd::write(done, &[0]);
     }
 }
 
-/// Where the case's thread is, innermost first: `function at file:line`, without the frames of the runtime. Empty if it does not
-/// answer `within` this time.
+/// The stack of the case's thread, innermost first: `function at file:line`, without the frames of
+/// the runtime. Empty if the thread does not answer `within` this time.
 pub(super) fn of_case(within: Duration) -> Vec<String> {
     let Some(case) = CASE.get() else {
         return Vec::new();
@@ -107,7 +109,7 @@ pub(super) fn of_case(within: Duration) -> Vec<String> {
         .map(|slot| names(slot.load(Ordering::Relaxed)))
         .collect();
     let is_walk = |names: &Vec<String>| names.iter().any(|name| name.contains("stack::walk"));
-    // Below the walk is the trampoline of the signal, and below that the place where it came.
+    // Below the walk is the signal trampoline, and below that the interrupted function.
     let below = all.iter().rposition(is_walk).map_or(0, |walk| walk + 2);
     let mut frames: Vec<String> = all.into_iter().skip(below).flatten().collect();
     frames.retain(|frame| !is_runtime(frame));
@@ -115,14 +117,14 @@ pub(super) fn of_case(within: Duration) -> Vec<String> {
     frames
 }
 
-/// The functions of one address; more than one where some are inlined.
+/// The functions at one address; several if calls were inlined.
 fn names(address: usize) -> Vec<String> {
     let mut names = Vec::new();
-    // An address on the stack is that of the instruction after the call.
+    // A return address on the stack points to the instruction after the call.
     let call = std::ptr::without_provenance_mut(address.saturating_sub(1));
     backtrace::resolve(call, |symbol| {
         let Some(name) = symbol.name() else { return };
-        // `{:#}` leaves the hash out.
+        // `{:#}` omits the hash.
         let name = format!("{name:#}");
         names.push(match (symbol.filename(), symbol.lineno()) {
             (Some(file), Some(line)) => format!("{name} at {}:{line}", file.display()),
@@ -132,7 +134,7 @@ fn names(address: usize) -> Vec<String> {
     names
 }
 
-/// Whether a frame is of code that was built with the case, and not of a library.
+/// Whether a frame belongs to code built with the case, not to a library.
 pub(super) fn is_own(frame: &str) -> bool {
     let file = frame.rsplit_once(" at ").map(|(_, file)| file);
     const LIBRARIES: [&str; 4] = ["/rustc/", "/registry/src/", "sysdeps/", "/library/std/"];
@@ -141,7 +143,7 @@ pub(super) fn is_own(frame: &str) -> bool {
     })
 }
 
-/// Frames that say nothing: signal trampolines, futures that poll futures, the start of the program.
+/// Uninformative frames: signal trampolines, futures that poll futures, the start of the program.
 fn is_runtime(frame: &str) -> bool {
     const NOTHING: [&str; 12] = [
         "core::",
@@ -184,7 +186,7 @@ mod tests {
         });
         started.recv().unwrap();
         let mut stack = of_case(Duration::from_secs(60));
-        // It may not have got there yet.
+        // The thread may not be there yet.
         while !stack.iter().any(|frame| frame.contains("spins_until")) {
             stack = of_case(Duration::from_secs(60));
         }

@@ -1,4 +1,4 @@
-//! What a machine answers about its block layer, to see that nothing of it has changed.
+//! The state of a machine's block layer, to check that nothing has changed.
 
 use std::panic::Location;
 
@@ -11,10 +11,10 @@ use super::expect::ErrorText;
 use super::failure::{CaseResult, Context, Failure};
 use super::machine::{Change, Cmd, JobBuilder, Machine, Monitor, Target};
 
-/// All nodes, with the permissions that their users hold.
+/// Returns all nodes, with the permissions of their users.
 const GRAPH: &str = "x-debug-query-block-graph";
 
-/// Everything that a machine answers about its nodes, devices, jobs and exports at one time.
+/// A snapshot of everything that a machine reports about its nodes, devices, jobs and exports.
 #[derive(Debug)]
 pub struct State(Vec<(&'static str, Value)>);
 
@@ -47,7 +47,7 @@ impl State {
     }
 }
 
-/// What a machine answers, without what a file system may change by itself.
+/// A machine's answer, without values that a file system may change by itself.
 async fn answer(monitor: &Monitor, command: &str) -> CaseResult<Value> {
     let mut answer = monitor.ask(command, Value::Null).await?;
     remove_sizes_on_disk(&mut answer);
@@ -66,29 +66,31 @@ fn remove_sizes_on_disk(value: &mut Value) {
 }
 
 impl Machine {
-    /// Everything that it answers about its nodes, devices, jobs and exports, to see later that
-    /// nothing has changed.
+    /// Records everything that it reports about its nodes, devices, jobs and exports, to check
+    /// later that nothing has changed.
     #[track_caller]
     pub fn state(&self) -> Action<'_, State> {
         let asked = State::of(&self.monitor);
         Action::new(format!("the state of {}", self.name()), asked)
     }
 
-    /// It answers everything as it did then, so it is alive, and nothing of it has changed since.
+    /// Asserts that it gives the same answers as at `before`: it is alive, and nothing has changed
+    /// since.
     #[track_caller]
     pub fn assert_unchanged_since<'a>(&'a self, before: &'a State) -> Action<'a, ()> {
         let same = before.assert_same(&self.monitor, |_| true);
         Action::new(format!("the state of {}", self.name()), same)
     }
 
-    /// The same nodes are there with the same users and permissions; their sizes may have changed.
+    /// Asserts that the same nodes exist with the same users and permissions; their sizes may have
+    /// changed.
     #[track_caller]
     pub fn assert_same_graph_as<'a>(&'a self, before: &'a State) -> Action<'a, ()> {
         let same = before.assert_same(&self.monitor, |command| command == GRAPH);
         Action::new(format!("the graph of {}", self.name()), same)
     }
 
-    /// Each of these nodes is read-only, or is not.
+    /// Asserts for each of these nodes whether it is read-only.
     #[track_caller]
     pub fn assert_read_only<'a>(&'a self, nodes: &'a [(&'a str, bool)]) -> Action<'a, ()> {
         Action::new("the state of some nodes", async move {
@@ -109,7 +111,7 @@ impl Machine {
         self.monitor.query(all).await
     }
 
-    /// What `query-named-block-nodes` says of a node, with all the layers below it in the answer.
+    /// What `query-named-block-nodes` reports about a node, including all the layers below it.
     #[track_caller]
     pub fn node_and_layers(&self, name: impl Into<Target>) -> Action<'_, Value> {
         let name = name.into().to_string();
@@ -120,7 +122,7 @@ impl Machine {
         })
     }
 
-    /// There is none of these nodes.
+    /// Asserts that none of these nodes exists.
     #[track_caller]
     pub fn assert_no_nodes<'a>(&'a self, names: &'a [&'a str]) -> Action<'a, ()> {
         Action::new("the list of nodes", async move {
@@ -143,14 +145,14 @@ fn named<'n>(nodes: &'n [BlockDeviceInfo], name: &str) -> Option<&'n BlockDevice
 }
 
 impl Cmd {
-    /// Sends it; it must be refused with this text and the class `GenericError`, and nothing of the
-    /// machine may have changed.
+    /// Sends it; it must fail with this text and the class `GenericError`, and leave the machine's
+    /// state unchanged.
     pub fn refused(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
         self.refused_class("GenericError", text)
     }
 
-    /// Sends it; it must be refused with this text and this class, and nothing of the machine may
-    /// have changed.
+    /// Sends it; it must fail with this text and this class, and leave the machine's state
+    /// unchanged.
     pub fn refused_class(self, class: &str, text: impl Into<ErrorText>) -> Action<'static, ()> {
         let (place, monitor) = (self.place(), self.monitor().clone());
         changes_nothing(place, monitor, self.expect_error_class(class, text))
@@ -170,7 +172,7 @@ fn changes_nothing(
 }
 
 impl Change<'_> {
-    /// Sends it; it must be refused with this text, and nothing of the machine may have changed.
+    /// Sends it; it must fail with this text, and leave the machine's state unchanged.
     pub fn refused(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
         let (place, monitor) = (self.place(), self.monitor().clone());
         changes_nothing(place, monitor, self.expect_error(text))
@@ -178,14 +180,14 @@ impl Change<'_> {
 }
 
 impl JobBuilder {
-    /// Starts it; the command must be refused with this text and the class `GenericError`, and
-    /// nothing of the machine may have changed.
+    /// Starts it; the command must fail with this text and the class `GenericError`, and leave the
+    /// machine's state unchanged.
     pub fn refused(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
         self.refused_class("GenericError", text)
     }
 
-    /// Starts it; the command must be refused with this text and this class, and nothing of the
-    /// machine may have changed.
+    /// Starts it; the command must fail with this text and this class, and leave the machine's
+    /// state unchanged.
     pub fn refused_class(self, class: &str, text: impl Into<ErrorText>) -> Action<'static, ()> {
         let (class, text) = (class.to_owned(), text.into());
         let what = "a refusal that changes nothing";

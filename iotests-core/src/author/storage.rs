@@ -1,4 +1,4 @@
-//! What can be written and read: an image, a node or disk of a machine, an export.
+//! Storage that can be written and read: an image, a node or disk of a machine, an export.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,20 +12,20 @@ use super::image::pieces;
 /// A request to a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Writes this byte all over the range.
+    /// Fills the range with this byte.
     Write(u8, Range<u64>),
-    /// Writes zeroes, as a request for just that.
+    /// Writes zeroes, with a write-zeroes request.
     Zero(Range<u64>),
-    /// Gives the range up; what is read from it afterwards may be anything.
+    /// Discards the range; reading it afterwards may return anything.
     Discard(Range<u64>),
-    /// Waits until what was written is on stable storage.
+    /// Waits until all written data is on stable storage.
     Flush,
-    /// Reads the range, in which every byte must be this one.
+    /// Reads the range, where every byte must be this one.
     Read(u8, Range<u64>),
 }
 
 impl Request {
-    /// What it is about, in bytes.
+    /// The range that it affects, in bytes.
     #[must_use]
     pub fn range(&self) -> Option<Range<u64>> {
         match self {
@@ -38,7 +38,7 @@ impl Request {
     }
 }
 
-/// As a command of qemu-io.
+/// As a qemu-io command.
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (verb, range) = match self {
@@ -52,17 +52,17 @@ impl fmt::Display for Request {
     }
 }
 
-/// Something that holds data and takes the commands of qemu-io: an image, a node or disk of a
-/// machine, an export. All of them are written and checked by the same words.
+/// Something that holds data and accepts qemu-io commands: an image, a node or disk of a machine,
+/// an export. All are written and checked in the same way.
 pub trait Storage: fmt::Display {
-    /// Its size now, in bytes.
+    /// Its current size, in bytes.
     fn size(&self) -> Action<'_, u64>;
 
-    /// Runs these commands of qemu-io on it, one after another, each of which must succeed; returns
-    /// what they printed.
+    /// Runs these qemu-io commands on it one after another; each must succeed. Returns what they
+    /// printed.
     fn io_all(&self, commands: Vec<String>) -> Action<'_, String>;
 
-    /// Sends these requests to it, one after another, each of which must succeed.
+    /// Sends it these requests one after another; each must succeed.
     #[track_caller]
     fn request_all(&self, requests: Vec<Request>) -> Action<'_, ()> {
         let commands = requests.iter().map(Request::to_string).collect();
@@ -73,7 +73,7 @@ pub trait Storage: fmt::Display {
         })
     }
 
-    /// Writes all of this, in the order in which it was put together; holes are left alone.
+    /// Writes all of this content, in the order in which it was built; holes are not written.
     #[track_caller]
     fn write_all<'a>(&'a self, content: impl Into<Content>) -> Action<'a, ()>
     where
@@ -88,7 +88,7 @@ pub trait Storage: fmt::Display {
         })
     }
 
-    /// Exactly this is read from it, from the start to the end: where the content has a hole, zeroes.
+    /// Asserts that it reads as exactly this content, from start to end; holes read as zeroes.
     #[track_caller]
     fn assert_reads<'a>(&'a self, content: impl Into<Content>) -> Action<'a, ()>
     where
@@ -103,7 +103,7 @@ pub trait Storage: fmt::Display {
             let Err(failure) = self.request_all(requests).await else {
                 return Ok(());
             };
-            // Which part it is, and what is there instead.
+            // Finds the part that differs, and its actual bytes.
             for (byte, range) in reads {
                 if let Some(wrong) = self.look_for(byte, range).await? {
                     return Err(differs(self, &[wrong]));
@@ -114,10 +114,10 @@ pub trait Storage: fmt::Display {
     }
 }
 
-/// The search for what is wrong.
+/// The search for a mismatch.
 trait Search: Storage {
-    /// The first byte in a range that is another one: halves are read until one of few bytes is left,
-    /// whose content is printed.
+    /// Finds the first byte in a range that differs from the expected one: bisects by reading
+    /// halves until only a few bytes are left, and prints those.
     async fn look_for(&self, expected: u8, range: Range<u64>) -> CaseResult<Option<Wrong>> {
         const FEW: u64 = 4096;
         let mut range = range;
@@ -162,7 +162,7 @@ trait Search: Storage {
 
 impl<S: Storage> Search for S {}
 
-/// The bytes in what `read -v` prints: offset, sixteen bytes, and the same as text.
+/// The bytes in the output of `read -v`: offset, sixteen bytes, and the same as text.
 fn dumped(text: &str) -> Vec<u8> {
     let line = |line: &str| {
         let (_, bytes) = line.split_once(":  ")?;
@@ -189,7 +189,7 @@ fn read((byte, range): (u8, Range<u64>)) -> impl Iterator<Item = Request> {
     pieces(&range).map(move |piece| Request::Read(byte, piece))
 }
 
-/// All that the content has lies below the end.
+/// Checks that the content fits into this size.
 pub(crate) fn fits(storage: &impl fmt::Display, content: &Content, size: u64) -> CaseResult {
     match content.end() {
         end if end <= size => Ok(()),
@@ -199,7 +199,7 @@ pub(crate) fn fits(storage: &impl fmt::Display, content: &Content, size: u64) ->
     }
 }
 
-/// Other data than expected, as a failure.
+/// A failure that shows unexpected data.
 pub(crate) fn differs(storage: &impl fmt::Display, wrong: &[Wrong]) -> Failure {
     let (expected, found) = Wrong::both(wrong);
     let first = wrong.first().map(Wrong::to_string).unwrap_or_default();

@@ -13,37 +13,38 @@ use super::shared::Shared;
 use crate::case::{Backend, CaseFuture, Format, Protocol, Requirement, Skip};
 use crate::wire::{CaseEvent, CaseSpec, Death, FailureReport, GoldenMode, Place};
 
-/// What a version counts as that is not known.
+/// What an unknown version counts as.
 const NEWEST: (u32, u32) = (u32::MAX, 0);
 
-/// Where a case process puts its events.
+/// Receives the events of a case process.
 #[derive(Clone)]
 pub struct Sink(Arc<Mutex<dyn FnMut(CaseEvent) + Send>>);
 
 impl Sink {
-    /// A sink that calls this for every event, in order.
+    /// A sink that calls `put` for every event, in order.
     pub fn new(put: impl FnMut(CaseEvent) + Send + 'static) -> Self {
         Self(Arc::new(Mutex::new(put)))
     }
 
-    /// Puts one event.
+    /// Passes on one event.
     pub fn put(&self, event: CaseEvent) {
         (self.0.lock().unwrap_or_else(PoisonError::into_inner))(event);
     }
 }
 
-/// The one argument of every case: what it runs on, what it makes, and what it says.
+/// The one argument of every case: gives access to its instance, to everything that it creates, and
+/// to its log.
 ///
-/// What it hands out (images, machines, servers, jobs, files) owns itself and cleans up after
-/// itself; a case has nothing to tear down.
+/// Everything that it creates (images, machines, servers, jobs, files) cleans up after itself; a
+/// case needs no teardown.
 pub struct Test {
     pub(crate) shared: Arc<Shared>,
-    /// Why nothing can work here; the first thing that is asked for reports it.
+    /// Why nothing can work here; the first operation reports it.
     unusable: Option<String>,
 }
 
 impl Test {
-    /// A test for this instance, which reports what happens to `sink`.
+    /// A test for this instance, which reports its events to `sink`.
     #[must_use]
     pub fn new(spec: CaseSpec, sink: Sink) -> Self {
         let (directories, unusable) = match Directories::new(&spec.test_dir, &spec.sock_dir) {
@@ -74,14 +75,14 @@ impl Test {
         self.shared.spec.protocol
     }
 
-    /// Whether machines of this instance are emulators or storage daemons; `None` for a case of
-    /// tools alone.
+    /// Whether the machines of this instance are emulators or storage daemons; `None` for a case
+    /// that uses only tools.
     #[must_use]
     pub fn backend(&self) -> Option<Backend> {
         self.shared.spec.backend
     }
 
-    /// Names the phase that begins: it heads the log, the failure and the timeout report.
+    /// Names the phase that begins here, for the log, the failure and the timeout report.
     #[track_caller]
     pub fn step(&self, text: impl Into<String>) {
         self.shared
@@ -94,10 +95,10 @@ impl Test {
         self.shared.say(entry);
     }
 
-    /// From here on (or no longer), what the harness does for the case enters the log as well: QMP
-    /// commands and replies, the events of jobs and migrations, servers started and stopped.
+    /// Turns logging of the harness's own actions on or off: QMP commands and replies, the events
+    /// of jobs and migrations, servers started and stopped.
     ///
-    /// Off at first, because most cases assert on what they get instead.
+    /// Off by default, because most cases assert on results instead.
     pub fn narrate(&self, how: impl Into<Narration>) {
         self.shared.turn_narration(how.into());
     }
@@ -105,8 +106,8 @@ impl Test {
     /// Compares what was logged since the last comparison with the golden of this case.
     ///
     /// # Errors
-    /// When the texts differ or there is no golden. With `--bless`, what was logged is kept for
-    /// review instead.
+    /// If the texts differ or there is no golden. With `--bless`, the log is saved for review
+    /// instead.
     #[track_caller]
     pub fn golden(&self) -> CaseResult {
         let shared = &self.shared;
@@ -147,10 +148,10 @@ impl Test {
         }
     }
 
-    /// Ends the case here as skipped, at any point of it: `t.skip("reason")?`.
+    /// Ends the case as skipped, at any point: `t.skip("reason")?`.
     ///
     /// # Errors
-    /// Always: the skip.
+    /// Always returns the skip.
     #[track_caller]
     pub fn skip(&self, reason: impl Into<String>) -> CaseResult {
         Err(Failure::skip(Skip::Case {
@@ -158,19 +159,20 @@ impl Test {
         }))
     }
 
-    /// Notes that a part of the case is left out here, and why; the case goes on. Every report says so.
+    /// Records that a part of the case is left out here, and why; the case continues. Every report
+    /// shows it.
     ///
-    /// For what cannot be declared beforehand, and is too little for a skip of the whole case.
+    /// For conditions that cannot be declared in advance and are too minor to skip the whole case.
     pub fn not_run(&self, reason: impl AsRef<str>) {
         let reason = self.shared.directories.redact(reason.as_ref());
         self.shared.sink.put(CaseEvent::NotRun { reason });
     }
 
-    /// Ends the case here as skipped if this does not hold, for needs that only the running case
-    /// can compute. What is known beforehand belongs into `needs`.
+    /// Ends the case as skipped if this does not hold, for needs that only the running case can
+    /// determine. Needs that are known in advance belong in `needs`.
     ///
     /// # Errors
-    /// The skip; or a failure if the capabilities cannot be read.
+    /// The skip, or a failure if the capabilities cannot be read.
     #[track_caller]
     pub fn require(&self, requirement: Requirement) -> CaseResult {
         match self.shared.check(&requirement)? {
@@ -179,7 +181,7 @@ impl Test {
         }
     }
 
-    /// Whether this holds, for what a case does differently where something is missing.
+    /// Whether this holds, for a case that behaves differently if something is missing.
     ///
     /// # Errors
     /// If the capabilities cannot be read.
@@ -188,10 +190,10 @@ impl Test {
         Ok(self.shared.check(&requirement)?.is_ok())
     }
 
-    /// A file in the test directory, which is removed when the value goes.
+    /// A file in the test directory, which is removed when the value is dropped.
     ///
     /// # Errors
-    /// When this is not the name of a file.
+    /// If this is not a file name.
     #[track_caller]
     pub fn file(&self, name: &str) -> CaseResult<TestFile> {
         self.usable()?;
@@ -201,7 +203,7 @@ impl Test {
     /// Several files in the test directory: `let [a, b] = t.files(["a", "b"])?;`.
     ///
     /// # Errors
-    /// When one of these is not the name of a file.
+    /// If one of these is not a file name.
     #[track_caller]
     pub fn files<const N: usize>(&self, names: [&str; N]) -> CaseResult<[TestFile; N]> {
         let mut files = Vec::with_capacity(N);
@@ -213,23 +215,23 @@ impl Test {
             .map_err(|_| Failure::new("an array lost an element"))
     }
 
-    /// A path for a socket. It is short, however deep the test directory lies.
+    /// A path for a socket. It is short, however deep the test directory is.
     ///
     /// # Errors
-    /// When the path would be longer than the kernel allows.
+    /// If the path would be longer than the kernel allows.
     #[track_caller]
     pub fn socket(&self, name: &str) -> CaseResult<TestFile> {
         self.usable()?;
         Ok(self.shared.directories.socket(name)?)
     }
 
-    /// Puts these in another order: at random, but the same one for the same seed of a run, so that a
-    /// failure can be had again.
+    /// Shuffles these: at random, but always in the same order for the same seed, so that a failure
+    /// can be reproduced.
     pub fn shuffle<T>(&self, items: &mut [T]) {
         fastrand::Rng::with_seed(self.shared.spec.seed).shuffle(items);
     }
 
-    /// Shows what another program printed, as it is.
+    /// Reports the output of another program, unchanged.
     pub(crate) fn say_printed(&self, text: &str) {
         let text = text.to_owned();
         self.shared.sink.put(CaseEvent::Log { text });
@@ -251,9 +253,9 @@ impl Test {
         }
     }
 
-    /// Runs the body of a case; a panic in it, such as a failed `assert_eq!`, becomes its failure, so
-    /// that it is reported like any other one. `hooked` gives what the panic hook has seen, where there
-    /// is one. The body is gone when this returns, and with it all that it made.
+    /// Runs the body of a case; a panic in it, such as a failed `assert_eq!`, becomes its failure,
+    /// so that it is reported like any other. `hooked` returns what the panic hook has seen, if
+    /// there is one. When this returns, the body and everything that it created have been dropped.
     pub async fn guard(
         body: CaseFuture<'_>,
         hooked: impl FnOnce() -> Option<FailureReport>,
@@ -272,8 +274,8 @@ impl Test {
         result.unwrap_or_else(|panic| Err(Failure::from_panic(&*panic, hooked())))
     }
 
-    /// The last word: what the body returned, then what must hold at the end of every case. The runner, which has heard of every
-    /// death as well, judges.
+    /// Sends the final event: the result of the body, then the checks at the end of every case. The
+    /// runner, which also receives every death, makes the final judgement.
     pub async fn finish(self, result: CaseResult) {
         let shared = self.shared;
         let (deaths, problems) = (shared.take_deaths(), shared.take_problems());
@@ -304,7 +306,7 @@ fn headlines(deaths: &[Death]) -> Vec<String> {
     deaths.iter().map(Death::headline).collect()
 }
 
-/// The last word on a case that failed, and what may have been the cause.
+/// The final event of a failed case, with the possible cause.
 fn failed(shared: &Shared, failure: Failure, deaths: &[Death]) -> CaseEvent {
     let file = shared.entry().map(|entry| entry.case.file);
     let case_place = file.and_then(|file| failure.case_line(file));

@@ -1,4 +1,5 @@
-//! TLS credentials of a case: an authority of its own, and a server and a client that it vouches for.
+//! TLS credentials of a case: its own certificate authority, and the certificates of a server and a
+//! client that it signs.
 
 use std::fs::File;
 use std::io::Write;
@@ -18,10 +19,10 @@ use super::files::TestFile;
 use super::shared::Shared;
 use super::test::Test;
 
-/// The names under which a server is this host.
+/// The host names of a server on this host.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// The group ffdhe2048 of RFC 7919. Where a server finds none, it makes one up, which takes seconds.
+/// The group ffdhe2048 of RFC 7919. A server without a group generates one, which takes seconds.
 const FFDHE2048: &str = "-----BEGIN DH PARAMETERS-----
 MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
 +8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
@@ -32,19 +33,19 @@ ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
 -----END DH PARAMETERS-----
 ";
 
-/// Certificates and keys of X.509, in a folder as QEMU's `tls-creds-x509` and libnbd read it. They go
-/// with the last clone.
+/// X.509 certificates and keys, in a folder laid out for QEMU's `tls-creds-x509` and libnbd. They
+/// are removed with the last clone.
 ///
-/// The server's is for `localhost`, `127.0.0.1` and `::1`. Those of another call are from another
-/// authority, so that neither side believes the other.
+/// The server's certificate is for `localhost`, `127.0.0.1` and `::1`. Each call uses a new
+/// authority, so credentials from different calls do not trust each other.
 #[derive(Clone, Debug)]
 pub struct Tls(Arc<Vec<TestFile>>);
 
 impl Test {
-    /// New TLS credentials, made without any tool.
+    /// Generates new TLS credentials, without any tool.
     ///
     /// # Errors
-    /// When the files cannot be written.
+    /// If the files cannot be written.
     #[track_caller]
     pub fn tls(&self) -> CaseResult<Tls> {
         self.usable()?;
@@ -58,7 +59,7 @@ impl Tls {
         let mut files = Vec::new();
         let mut write = |name: &str, text: String| -> CaseResult {
             let file = shared.directories.file_in(&folder, name)?;
-            // Keys are their owner's alone.
+            // Keys are readable only by their owner.
             let mut options = File::options();
             options.write(true).create_new(true).mode(0o600);
             options.open(&file)?.write_all(text.as_bytes())?;
@@ -90,21 +91,21 @@ impl Tls {
         Ok(Tls(Arc::new(files)))
     }
 
-    /// The folder with the files.
+    /// The folder that contains the files.
     #[must_use]
     pub fn folder(&self) -> &Path {
         let file = self.0.first().map(|file| Path::new(file.as_str()));
         file.and_then(Path::parent).unwrap_or(Path::new(""))
     }
 
-    /// The object of a server, which asks its clients for a certificate: for `object-add`, and for
-    /// `--object` of tools.
+    /// The object for a server, which requires a certificate from its clients: for `object-add`,
+    /// and for `--object` of tools.
     #[must_use]
     pub fn server(&self, id: &str) -> Value {
         self.object(id, "server")
     }
 
-    /// The object of a client: what `tls-creds` of a node names.
+    /// The object for a client, to which a node's `tls-creds` refers.
     #[must_use]
     pub fn client(&self, id: &str) -> Value {
         self.object(id, "client")
@@ -117,7 +118,7 @@ impl Tls {
         })
     }
 
-    /// For our own client ([`nbd::Client`]).
+    /// The credentials for our own client ([`nbd::Client`]).
     pub(crate) fn for_our_client(&self) -> CaseResult<ClientTls> {
         Ok(ClientTls::from_certificates(self.folder(), NAMES[0])?)
     }

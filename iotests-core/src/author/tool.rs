@@ -1,4 +1,4 @@
-//! Calls of QEMU's tools, checked unless the case says otherwise.
+//! Calls of QEMU's tools, checked unless the case requests otherwise.
 
 use std::ffi::{OsStr, OsString};
 use std::future::IntoFuture;
@@ -18,8 +18,8 @@ use super::shared::Shared;
 use super::test::Test;
 use crate::case::{Tool, ToolKind};
 
-/// A call of a tool. Awaiting it runs the tool and requires exit status 0; the methods ask for
-/// something else.
+/// A call of a tool. Awaiting it runs the tool and requires exit status 0; the methods change what
+/// is required.
 #[derive(Clone)]
 #[must_use = "a tool runs when the call is awaited"]
 pub struct ToolCall {
@@ -32,7 +32,7 @@ pub struct ToolCall {
 #[derive(Clone)]
 enum Argument {
     Plain(OsString),
-    /// The id and the value of an object with a secret.
+    /// The id and the value of a secret object.
     Secret(String, String),
 }
 
@@ -63,15 +63,15 @@ impl ToolCall {
         self
     }
 
-    /// Makes a secret known under this id, as `--object secret` does: its value is in a file, and shown
-    /// nowhere.
+    /// Adds a secret with this id (`--object secret`): its value is passed in a file and never
+    /// shown.
     pub fn secret(mut self, id: &str, value: &str) -> Self {
         let secret = Argument::Secret(id.to_owned(), value.to_owned());
         self.arguments.push(secret);
         self
     }
 
-    /// Whether one of these stands among the arguments, alone or as the start of one.
+    /// Whether the arguments contain one of these, alone or as a prefix.
     pub(crate) fn has_any(&self, options: &[&str]) -> bool {
         self.arguments.iter().any(|argument| {
             let Argument::Plain(text) = argument else {
@@ -99,7 +99,7 @@ impl ToolCall {
         self.shared.tool(self.kind)
     }
 
-    /// The arguments, for those who put the command together in another way. None may be secret.
+    /// The arguments, for callers that build the command in another way. None may be secret.
     pub(crate) fn plain_arguments(&self) -> CaseResult<Vec<OsString>> {
         let plain = |argument: &Argument| match argument {
             Argument::Plain(text) => Ok(text.clone()),
@@ -108,7 +108,7 @@ impl ToolCall {
         self.arguments.iter().map(plain).collect()
     }
 
-    /// The command, and the files of its secrets, which it needs until it ends.
+    /// The command, and the files with its secrets, which it needs until it ends.
     fn command(&self) -> CaseResult<(Command, Vec<Secret>)> {
         let mut command = self.shared.tool(self.kind)?.command();
         let mut secrets = Vec::new();
@@ -135,7 +135,7 @@ impl ToolCall {
         Action::at(place, format!("{kind}"), async move {
             let (mut command, _secrets) = self.command()?;
             if kind == ToolKind::Nbd {
-                // `qemu-nbd --fork` leaves a daemon behind that may hold the output open.
+                // `qemu-nbd --fork` leaves a daemon behind that may keep the output open.
                 command = command.until_exit();
             }
             let output = command.run().await?;
@@ -144,37 +144,37 @@ impl ToolCall {
         })
     }
 
-    /// Runs the tool; any exit status will do. A signal is a failure all the same.
+    /// Runs the tool and accepts any exit status. Death by a signal is still a failure.
     pub fn any_status(self) -> Action<'static, Output> {
         self.run(|output| Ok(output.check_code(|_| true)?))
     }
 
-    /// Runs the tool, which must end with this exit status.
+    /// Runs the tool, which must exit with this status.
     pub fn expect_status(self, status: i32) -> Action<'static, Output> {
         self.run(move |output| Ok(output.check_code(|code| code == status)?))
     }
 
-    /// Runs the tool, which must fail and say this on the way.
+    /// Runs the tool, which must fail and print this text.
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, Output> {
         let (text, kind) = (text.into(), self.kind);
         self.run(move |output| expect_error(&kind.to_string(), output, &text))
     }
 
-    /// Runs the tool and returns all that it printed, both streams in the order of printing.
+    /// Runs the tool and returns everything that it printed, both streams in order.
     pub fn text(self) -> Action<'static, String> {
         self.run(|output| Ok(output.check()?.combined_text()))
     }
 
-    /// Runs the tool and reads what it printed to its standard output as JSON.
+    /// Runs the tool and parses its standard output as JSON.
     ///
-    /// An exit status that only reports a finding (`qemu-img check` has 2 and 3) is no error if
+    /// An exit status that only reports a finding (2 and 3 of `qemu-img check`) is not an error if
     /// there is JSON.
     pub fn json(self) -> Action<'static, Value> {
         self.run(json)
     }
 }
 
-/// The output of a tool that must have failed and said this.
+/// Checks the output of a tool that must have failed and printed this text.
 #[track_caller]
 pub(crate) fn expect_error(what: &str, output: Output, text: &ErrorText) -> CaseResult<Output> {
     let output = output.check_code(|code| code != 0)?;
@@ -183,7 +183,7 @@ pub(crate) fn expect_error(what: &str, output: Output, text: &ErrorText) -> Case
     Ok(output)
 }
 
-/// What a tool printed to its standard output, as JSON.
+/// Parses a tool's standard output as JSON.
 #[track_caller]
 pub(crate) fn json(output: Output) -> CaseResult<Value> {
     match serde_json::from_slice(&output.stdout) {
@@ -210,7 +210,7 @@ impl IntoFuture for ToolCall {
         self.run(move |output| {
             let output = output.check()?;
             let printed = output.combined_text();
-            // The status of qemu-io says nothing about asynchronous requests.
+            // The status of qemu-io does not cover asynchronous requests.
             match imgtools::io::failures(&printed).as_slice() {
                 failures @ [_, ..] if kind == ToolKind::Io => {
                     let failures = failures.join("\n  ");
@@ -225,7 +225,7 @@ impl IntoFuture for ToolCall {
     }
 }
 
-/// What a tool printed, as an entry of the log.
+/// A tool's output as a log entry.
 impl From<&Output> for Entry {
     fn from(output: &Output) -> Self {
         Entry::from(output.combined_text().trim_end().to_owned())
@@ -239,7 +239,7 @@ impl From<Output> for Entry {
 }
 
 impl Shared {
-    /// A secret, which is in a file of the test directory for as long as the value.
+    /// A secret, stored in a file of the test directory for as long as the value lives.
     pub(crate) fn secret(&self, id: &str, value: &str) -> CaseResult<Secret> {
         Ok(Secret::in_dir(self.directories.test(), id, value)?)
     }
@@ -261,23 +261,23 @@ impl Shared {
 }
 
 impl Test {
-    /// Calls qemu-img with exactly these arguments, for what has no typed call on an
-    /// [`Image`](super::Image), or is wrong on purpose.
+    /// Calls qemu-img with exactly these arguments, for calls that are not typed on
+    /// [`Image`](super::Image) or are wrong on purpose.
     #[track_caller]
     pub fn qemu_img(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ToolCall {
         ToolCall::new(&self.shared, ToolKind::Img).args(arguments)
     }
 
-    /// Calls qemu-io with the cache and aio mode of the run. The format is that of the arguments
-    /// (`-f`, `--image-opts`) if they have one, else the format of the run; never both.
+    /// Calls qemu-io with the cache and aio mode of the run. The format is the one in the arguments
+    /// (`-f`, `--image-opts`) if there is one, otherwise that of the run.
     #[track_caller]
     pub fn qemu_io(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ToolCall {
         let call = ToolCall::new(&self.shared, ToolKind::Io).args(arguments);
         self.shared.with_io_defaults(call)
     }
 
-    /// Calls qemu-nbd. With `--fork` the call ends when the parent does; the daemon is the case's
-    /// to stop. For a server in general, [`Test::nbd_server`] is simpler.
+    /// Calls qemu-nbd. With `--fork` the call ends when the parent exits, and the case must stop
+    /// the daemon. For most servers, [`Test::nbd_server`] is simpler.
     #[track_caller]
     pub fn qemu_nbd(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> ToolCall {
         ToolCall::new(&self.shared, ToolKind::Nbd).args(arguments)
@@ -285,9 +285,9 @@ impl Test {
 }
 
 impl Shared {
-    /// Adds what every qemu-io of the run gets.
+    /// Adds the arguments that every qemu-io of the run gets.
     pub(crate) fn with_io_defaults(&self, call: ToolCall) -> ToolCall {
-        // A `json:` name says it as well.
+        // A `json:` name contains the format as well.
         let given = call.has_any(&["-f", "--format", "--image-opts", "json:"]);
         let mut options = vec![
             "--cache".to_owned(),

@@ -82,7 +82,7 @@ impl VersionRange {
             && self.before.is_none_or(|before| version < before)
     }
 
-    /// Whether the range can contain no version.
+    /// Whether the range is empty.
     pub(super) fn is_empty(&self) -> bool {
         matches!((self.since, self.before), (Some(since), Some(before)) if since >= before)
     }
