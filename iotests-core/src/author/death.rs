@@ -97,11 +97,10 @@ fn last_words(printed: &str) -> String {
 /// Whether a line is what a successful qemu-io command prints, which says nothing about a later
 /// death.
 fn is_success(line: &str) -> bool {
-    let begins = |verb: &&str| line.starts_with(verb);
-    let did = ["read ", "wrote ", "discard "]
-        .iter()
-        .any(|verb| begins(&verb));
-    did && line.contains(" bytes at offset ") || line.contains(" ops; ") && line.contains(" sec")
+    let verbs = ["read ", "wrote ", "discard "];
+    let has_begun = verbs.iter().any(|verb| line.starts_with(verb));
+    has_begun && line.contains(" bytes at offset ")
+        || line.contains(" ops; ") && line.contains(" sec")
 }
 
 /// How much of a machine's output a report contains; all of it is kept in a file.
