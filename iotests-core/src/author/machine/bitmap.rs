@@ -1,4 +1,4 @@
-//! Dirty bitmaps, found by the name of their node.
+//! Dirty bitmaps, addressed by the name of their node.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -18,14 +18,14 @@ use crate::author::assert::AssertJson;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Context, Failure};
 
-/// What `query-named-block-nodes` says of a dirty bitmap.
+/// What `query-named-block-nodes` reports about a dirty bitmap.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BitmapInfo {
-    /// Its name; empty for one without.
+    /// Its name; empty if it has none.
     pub name: String,
-    /// How many bytes are dirty.
+    /// The number of dirty bytes.
     pub count: u64,
-    /// How many bytes one bit stands for.
+    /// The number of bytes that one bit represents.
     pub granularity: u64,
     /// Whether it records writes.
     pub recording: bool,
@@ -35,7 +35,7 @@ pub struct BitmapInfo {
     pub persistent: bool,
     /// Whether it was found inconsistent in the image.
     pub inconsistent: bool,
-    /// All of the answer.
+    /// The complete answer.
     pub info: Value,
 }
 
@@ -68,8 +68,8 @@ impl Machine {
         })
     }
 
-    /// The bitmap of this name, of this node or of the one that a disk stands on. Awaited, it is what
-    /// QEMU says of it, and there must be exactly one.
+    /// The bitmap with this name, on this node or on the node of a disk. Awaiting it returns what
+    /// QEMU reports; there must be exactly one.
     #[must_use]
     #[track_caller]
     pub fn bitmap(&self, node: impl Into<Target>, name: &str) -> Bitmap<'_> {
@@ -94,7 +94,8 @@ pub struct Bitmap<'m> {
 }
 
 impl<'m> Bitmap<'m> {
-    /// Only one that records, or only one that does not. (That distinguishes bitmaps without a name.)
+    /// Selects only a bitmap that is recording, or only one that is not. (This distinguishes
+    /// unnamed bitmaps.)
     #[must_use]
     pub fn recording(mut self, on: bool) -> Self {
         self.recording = Some(on);
@@ -117,26 +118,26 @@ impl<'m> Bitmap<'m> {
         self.send(BlockDirtyBitmapRemove::new)
     }
 
-    /// Makes all of it clean.
+    /// Clears it.
     #[track_caller]
     pub fn clear(&self) -> Cmd {
         self.send(BlockDirtyBitmapClear::new)
     }
 
-    /// It records from now on.
+    /// Enables it: it records from now on.
     #[track_caller]
     pub fn enable(&self) -> Cmd {
         self.send(BlockDirtyBitmapEnable::new)
     }
 
-    /// It does not record any more.
+    /// Disables it: it stops recording.
     #[track_caller]
     pub fn disable(&self) -> Cmd {
         self.send(BlockDirtyBitmapDisable::new)
     }
 
-    /// Makes dirty what is dirty in these: names of bitmaps of the same node, or objects with `node`
-    /// and `name`.
+    /// Merges these bitmaps into it: names of bitmaps on the same node, or objects with `node` and
+    /// `name`.
     #[track_caller]
     pub fn merge(&self, bitmaps: impl IntoIterator<Item = impl Into<Value>>) -> Cmd {
         let bitmaps: Vec<Value> = bitmaps.into_iter().map(Into::into).collect();
@@ -151,7 +152,7 @@ impl<'m> Bitmap<'m> {
         self.machine.monitor.send(command)
     }
 
-    /// Whether there is one.
+    /// Whether it exists.
     #[track_caller]
     pub fn exists(&self) -> Action<'_, bool> {
         Action::new(format!("the bitmap {self}"), async move {
@@ -159,7 +160,7 @@ impl<'m> Bitmap<'m> {
         })
     }
 
-    /// What QEMU says of it includes these members.
+    /// Asserts that QEMU's report of it includes these members.
     #[track_caller]
     pub fn assert(&self, members: Value) -> Action<'_, ()> {
         Action::new(format!("the bitmap {self}"), async move {
@@ -178,7 +179,7 @@ impl<'m> Bitmap<'m> {
         })
     }
 
-    /// Those that are meant, and the names of all.
+    /// The matching bitmaps, and the names of all.
     async fn found(&self) -> CaseResult<(Vec<BitmapInfo>, String)> {
         let bitmaps = self.machine.bitmaps(self.node.clone()).await?;
         let names: Vec<&str> = bitmaps.iter().map(|bitmap| bitmap.name.as_str()).collect();
@@ -226,7 +227,7 @@ impl fmt::Display for Bitmap<'_> {
     }
 }
 
-/// A bitmap to be added. Awaiting it adds it.
+/// A bitmap to add. Awaiting it adds it.
 #[must_use = "a bitmap is added when this is awaited"]
 pub struct NewBitmap {
     monitor: Monitor,
@@ -235,17 +236,17 @@ pub struct NewBitmap {
 }
 
 impl NewBitmap {
-    /// It is stored in the image.
+    /// Stores it in the image.
     pub fn persistent(self) -> Self {
         self.set("persistent", true)
     }
 
-    /// One bit stands for this many bytes.
+    /// Sets the number of bytes that one bit represents.
     pub fn granularity(self, bytes: u64) -> Self {
         self.set("granularity", bytes)
     }
 
-    /// It does not record at first.
+    /// Adds it disabled, so that it does not record at first.
     pub fn disabled(self) -> Self {
         self.set("disabled", true)
     }
@@ -255,7 +256,7 @@ impl NewBitmap {
         self
     }
 
-    /// It must be refused with this text.
+    /// Adding it must fail with this text.
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
         let (place, text) = (self.place, text.into());
         Action::at(place, "a bitmap to be refused", async move {
@@ -280,11 +281,11 @@ impl IntoFuture for NewBitmap {
     }
 }
 
-/// The ranges that are dirty in a bitmap, joined where they touch, from the extents in which an NBD
-/// server reports them (`qemu:dirty-bitmap:NAME`, or `qemu-img map` of such an export).
+/// The dirty ranges of a bitmap, with adjacent ones joined, from the extents reported by an NBD
+/// server (`qemu:dirty-bitmap:NAME`, or `qemu-img map` of such an export).
 ///
 /// # Errors
-/// When the extents leave a gap or overlap.
+/// If the extents leave a gap or overlap.
 pub fn dirty_ranges(
     extents: impl IntoIterator<Item = (Range<u64>, bool)>,
 ) -> CaseResult<Vec<Range<u64>>> {

@@ -1,4 +1,4 @@
-//! What a machine is to be started with.
+//! The configuration with which a machine is started.
 
 use std::os::fd::OwnedFd;
 use std::panic::Location;
@@ -23,15 +23,16 @@ use crate::author::shared::Shared;
 use crate::author::test::Test;
 use crate::case::{Backend, Guest};
 
-/// A board that is built in no time, without what only a guest would miss; to build a PC takes longer than
-/// all else in a start. Its bus for disks has a fixed number of slots, and nothing can be plugged later.
+/// A board that starts quickly, without devices that only a guest would miss; setting up a PC takes
+/// longer than everything else in a start. Its bus for disks has a fixed number of slots, without
+/// hotplug.
 const LIGHT_BOARD: &str = "microvm,acpi=off,isa-serial=off,pcie=off,pic=off,pit=off,rtc=off";
 const LIGHT_SLOTS: usize = 8;
 
-/// How many events a case may leave before the oldest go.
+/// How many unread events are kept before the oldest are dropped.
 const EVENTS: usize = 8192;
 
-/// A machine to be launched, any number of times.
+/// A machine that can be launched any number of times.
 #[derive(Clone)]
 #[must_use = "a machine is started by launch()"]
 pub struct MachineBuilder {
@@ -87,14 +88,14 @@ impl Test {
     }
 }
 
-/// A drive of a machine: what a guest would see as a disk.
+/// A drive of a machine, which a guest would see as a disk.
 ///
 /// On an emulator it is a `-drive`: a block backend `drive0`, `drive1`, … with its guest device. On
-/// a storage daemon it is a block node. On both, the image's node is called like the image.
+/// a storage daemon it is a block node. On both, the image's node has the name of the image.
 #[derive(Clone)]
 pub struct Drive {
     image: Option<Image>,
-    /// What is in it where that is no image of the case.
+    /// Its content, if that is not an image of the case.
     file: Option<String>,
     interface: String,
     options: Vec<(String, String)>,
@@ -102,7 +103,7 @@ pub struct Drive {
 }
 
 impl Drive {
-    /// A drive with this image in it.
+    /// A drive that contains this image.
     #[must_use]
     pub fn of(image: &Image) -> Self {
         Drive {
@@ -114,8 +115,8 @@ impl Drive {
         }
     }
 
-    /// A drive with anything else that `file=` takes: a path, a URI, a `json:` name, `/dev/fdset/1`. It
-    /// has no format but that of [`Drive::option`].
+    /// A drive with anything else that `file=` accepts: a path, a URI, a `json:` name,
+    /// `/dev/fdset/1`. Its format is set only by [`Drive::option`].
     #[must_use]
     pub fn file(name: &str) -> Self {
         Drive {
@@ -140,22 +141,22 @@ impl Drive {
         }
     }
 
-    /// The guest's interface: `virtio` (of [`Drive::of`]), `ide` (of [`Drive::empty`]), `scsi`, …, or
-    /// `none` for no guest device.
+    /// Sets the guest's interface: `virtio` (default for [`Drive::of`]), `ide` (default for
+    /// [`Drive::empty`]), `scsi`, …, or `none` for no guest device.
     #[must_use]
     pub fn interface(mut self, interface: &str) -> Self {
         interface.clone_into(&mut self.interface);
         self
     }
 
-    /// Requests can be held back with [`hold`](super::Access::hold); emulators only.
+    /// Allows requests to be held with [`hold`](super::Access::hold); emulators only.
     #[must_use]
     pub fn with_breakpoints(mut self) -> Self {
         self.breakpoints = true;
         self
     }
 
-    /// Any other option of `-drive`, for emulators only.
+    /// Sets any other option of `-drive`; emulators only.
     #[must_use]
     pub fn option(mut self, name: &str, value: &str) -> Self {
         self.options.push((name.to_owned(), value.to_owned()));
@@ -213,14 +214,14 @@ impl From<&Image> for Drive {
 }
 
 impl MachineBuilder {
-    /// Another name in reports and the log, for cases with several machines.
+    /// Sets its name in reports and the log, for cases with several machines.
     pub fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
     }
 
-    /// A disk on this image, with its whole backing chain, on a node with these options, or on a node
-    /// that the machine has otherwise.
+    /// Adds a disk on this image, with its whole backing chain, on a node with these options, or on
+    /// another node of the machine.
     pub fn disk(mut self, disk: impl Into<DiskBuilder>) -> Self {
         let disk = disk.into();
         if disk.image.as_ref().is_some_and(Image::needs_key) {
@@ -230,8 +231,8 @@ impl MachineBuilder {
         self
     }
 
-    /// A drive (`-drive`), with the image's whole backing chain. It is a disk called like the image.
-    /// For cases about `-drive`; [`MachineBuilder::disk`] is what others want.
+    /// Adds a drive (`-drive`), with the image's whole backing chain. It is a disk with the name of
+    /// the image. For cases about `-drive`; other cases should use [`MachineBuilder::disk`].
     pub fn drive(mut self, drive: impl Into<Drive>) -> Self {
         let drive = drive.into();
         if drive.image.as_ref().is_some_and(Image::needs_key) && !drive.has_own_key() {
@@ -241,63 +242,63 @@ impl MachineBuilder {
         self
     }
 
-    /// A block node, as `blockdev-add` takes it.
+    /// Adds a block node, with the options of `blockdev-add`.
     pub fn blockdev(mut self, node: impl Into<Node>) -> Self {
         self.parts.push(Part::Node(node.into()));
         self
     }
 
-    /// An object, as `object-add` takes it.
+    /// Adds an object, with the arguments of `object-add`.
     pub fn object(mut self, object: Value) -> Self {
         self.parts.push(Part::Object(object));
         self
     }
 
-    /// An iothread.
+    /// Adds an iothread.
     pub fn iothread(self, id: &str) -> Self {
         self.object(json!({"qom-type": "iothread", "id": id}))
     }
 
-    /// A throttle group with these limits (`ThrottleLimits` in QEMU's `qapi/block-core.json`), for
-    /// [`Node::throttle`].
+    /// Adds a throttle group with these limits (`ThrottleLimits` in QEMU's `qapi/block-core.json`),
+    /// for [`Node::throttle`].
     pub fn throttle_group(self, id: &str, limits: Value) -> Self {
         self.object(json!({"qom-type": "throttle-group", "id": id, "limits": limits}))
     }
 
-    /// Puts a descriptor into an fd set, which `/dev/fdset/SET` names, before the machine starts
+    /// Adds a descriptor to an fd set, named `/dev/fdset/SET`, before the machine starts
     /// (`-add-fd`); emulators only.
     pub fn add_fd(mut self, set: u32, fd: impl Into<OwnedFd>) -> Self {
         self.parts.push(Part::Fd(set, Arc::new(fd.into())));
         self
     }
 
-    /// A guest device, as after `-device`; emulators only.
+    /// Adds a guest device, in the syntax of `-device`; emulators only.
     pub fn device(mut self, device: &str) -> Self {
         self.parts.push(Part::Device(device.to_owned()));
         self
     }
 
-    /// Waits for a migration from there, as after `-incoming`; emulators only.
+    /// Makes it wait for a migration, with the URI of `-incoming`; emulators only.
     pub fn incoming(mut self, from: &str) -> Self {
         self.parts.push(Part::Incoming(from.to_owned()));
         self
     }
 
-    /// Another machine type; emulators only.
+    /// Sets the machine type; emulators only.
     pub fn board(mut self, machine: &str) -> Self {
         self.parts.push(Part::Board(machine.to_owned()));
         self
     }
 
-    /// Disks are [plugged](Machine::plug) or [unplugged](super::Disk::unplug) later. Otherwise an emulator may
-    /// have a board without a bus for them.
+    /// Allows disks to be [plugged](Machine::plug) or [unplugged](super::Disk::unplug) later.
+    /// Otherwise an emulator may get a board without hotplug.
     pub fn hotplug(mut self) -> Self {
         self.parts.push(Part::Hotplug);
         self
     }
 
-    /// The key of encrypted images, under the id [`KEY_ID`]. A drive of such an image brings it
-    /// along.
+    /// Adds the key of encrypted images, with the id [`KEY_ID`]. A drive with such an image adds it
+    /// by itself.
     pub fn key(self) -> Self {
         let is_key = |part: &Part| matches!(part, Part::Secret(id, _) if id == KEY_ID);
         match self.parts.iter().any(is_key) {
@@ -306,14 +307,14 @@ impl MachineBuilder {
         }
     }
 
-    /// A secret under this id. Its value is on no command line and in no report.
+    /// Adds a secret with this id. Its value appears on no command line and in no report.
     pub fn secret(mut self, id: &str, value: &str) -> Self {
         let secret = Part::Secret(id.to_owned(), value.to_owned());
         self.parts.push(secret);
         self
     }
 
-    /// Any other arguments.
+    /// Adds any other arguments.
     pub fn args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
         self.parts.push(Part::Arguments(
             arguments.into_iter().map(Into::into).collect(),
@@ -321,9 +322,9 @@ impl MachineBuilder {
         self
     }
 
-    /// Lines that hold this text may be printed. Any other line on stderr, and any failed qemu-io
-    /// command, fails the case when the machine ends. The text must say something, or else everything
-    /// would be tolerated.
+    /// Tolerates lines that contain this text. Any other line on stderr, and any failed qemu-io
+    /// command, fails the case when the machine ends. The text must not be blank, because that
+    /// would tolerate everything.
     pub fn tolerate(mut self, text: &str) -> Self {
         self.tolerated.push(text.to_owned());
         self
@@ -354,7 +355,7 @@ impl MachineBuilder {
         })
     }
 
-    /// Starts it, which must fail and say this in a line; returns what it printed.
+    /// Starts it; it must fail and print this in a line. Returns its output.
     #[track_caller]
     pub fn expect_launch_error(&self, text: impl Into<ErrorText>) -> Action<'_, String> {
         let text = text.into();
@@ -380,7 +381,7 @@ impl MachineBuilder {
         )
     }
 
-    /// One that a signal ended while it started has died.
+    /// Records a death if a signal ended it while it started.
     fn note_death(&self, error: &LaunchError) {
         if let LaunchError::Exited { output, .. } = error
             && output.status.signal().is_some()
@@ -451,7 +452,8 @@ impl MachineBuilder {
     }
 
     fn deadlines(&self) -> Deadlines {
-        // A wait has no time of its own: see `Shared::wait_limit`. Only an end that was asked for is enforced.
+        // Waits have no time limits of their own: see `Shared::wait_limit`. Only a requested end is
+        // enforced.
         let spec = &self.shared.spec;
         let limit = self.shared.wait_limit();
         let mut deadlines = Deadlines::default().scaled(spec.scale.max(1.0));
@@ -514,7 +516,7 @@ impl MachineBuilder {
         Ok(builder)
     }
 
-    /// The machine type, where it is neither of no concern nor QEMU's default.
+    /// The machine type, unless it is irrelevant or QEMU's default.
     fn default_board(&self) -> Option<&'static str> {
         if self.chooses_machine() || (self.runs_no_guest() && !self.parts.iter().any(has_device)) {
             return None;
@@ -525,11 +527,12 @@ impl MachineBuilder {
         }
     }
 
-    /// What its disks are attached to. That is of no concern to the block layer, so it is what starts fastest.
+    /// The bus that connects its disks. It is irrelevant to the block layer, so it is the one that
+    /// starts fastest.
     fn transport(&self) -> Transport {
         let takes = |part: &Part| match part {
             Part::Disk(disk) => disk.fits_mmio(),
-            // It may hold a device.
+            // The arguments may contain a device.
             Part::Arguments(_) => false,
             part => !has_device(part),
         };
@@ -550,7 +553,7 @@ impl MachineBuilder {
         matches!(self.shared.spec.guest, Guest::Stopped | Guest::RunningIdle)
     }
 
-    /// Whether the case, or the user for all emulators, has named a machine type.
+    /// Whether the case, or the user for all emulators, has chosen a machine type.
     fn chooses_machine(&self) -> bool {
         let tool = self.shared.tool(Backend::System.tool()).ok();
         let mut options = tool.iter().flat_map(|tool| &tool.options);
@@ -602,7 +605,7 @@ impl MachineBuilder {
                 Part::Incoming(_) => return Err(only_emulator("incoming migrations")),
                 Part::Fd(..) => return Err(only_emulator("fd sets")),
                 Part::Board(_) => return Err(only_emulator("machine types")),
-                // It serves what it is asked to at any time.
+                // A storage daemon can add exports at any time.
                 Part::Hotplug => builder,
             };
         }
@@ -619,9 +622,9 @@ fn has_device(part: &Part) -> bool {
     }
 }
 
-/// The best of these machine types for a guest with disks, unless QEMU takes one by itself.
+/// The best of these machine types for a guest with disks, unless QEMU has a default.
 fn board_of(machines: &[MachineType]) -> Option<&'static str> {
-    // In order: what is made for virtual machines, then what can be had.
+    // In order: boards designed for virtual machines, then whatever is available.
     const BOARDS: [&str; 7] = [
         "virt",
         "r2d",
@@ -658,8 +661,8 @@ fn mode(guest: Guest) -> Mode {
     }
 }
 
-/// What the plan of a launch has to know, from what the runner found out: the accelerators that
-/// work, best first, and the emulated architecture.
+/// What planning a launch requires, from the runner's probing: the accelerators that work, best
+/// first, and the emulated architecture.
 fn emulator_facts(shared: &Shared) -> (Vec<Accel>, String) {
     let facts = shared.capabilities().ok();
     match facts.and_then(|c| c.host(Backend::System)) {

@@ -1,4 +1,4 @@
-//! QMP commands, checked unless the case says that it expects an error.
+//! QMP commands, checked unless the case expects an error.
 
 use std::future::IntoFuture;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Difference, Failure};
 use crate::author::log::Entry;
 
-/// A QMP command. Awaiting it sends it and returns what it returns; an error fails the case.
+/// A QMP command. Awaiting it sends it and returns its result; an error fails the case.
 #[must_use = "a command is sent when it is awaited"]
 pub struct Cmd {
     monitor: Monitor,
@@ -53,18 +53,18 @@ impl Cmd {
         self.place
     }
 
-    /// Sends a file descriptor along.
+    /// Sends a file descriptor with it.
     pub fn fd(mut self, fd: OwnedFd) -> Self {
         self.fd = Some(fd);
         self
     }
 
-    /// Sends it; it must be refused with this text and the class `GenericError`.
+    /// Sends it; it must fail with this text and the class `GenericError`.
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
         self.expect_error_class("GenericError", text)
     }
 
-    /// Sends it; it must be refused with this text and this class.
+    /// Sends it; it must fail with this text and this class.
     pub fn expect_error_class(
         self,
         class: &str,
@@ -90,7 +90,7 @@ impl Cmd {
         })
     }
 
-    /// Sends it, and returns the error as a value if it is refused.
+    /// Sends it, and returns an error reply as a value.
     pub fn outcome(self) -> Action<'static, Result<Value, qmp::CommandError>> {
         Action::at(self.place, self.name.clone(), self.send())
     }
@@ -130,7 +130,7 @@ impl Cmd {
     }
 }
 
-/// The command as it goes over the wire, its arguments sorted.
+/// The command as sent over the wire, with sorted arguments.
 fn message(name: &str, arguments: &Value) -> Value {
     let mut arguments = arguments.clone();
     arguments.sort_all_objects();
@@ -149,7 +149,7 @@ impl IntoFuture for Cmd {
         Action::at(place, format!("{name} on {machine}"), async move {
             let (monitor, arguments) =
                 (self.monitor.clone(), self.arguments.as_ref().ok().cloned());
-            // What that calls a driver is a device.
+            // The `driver` of `device_add` is a device.
             let arguments = arguments.filter(|_| name != "device_add");
             match self.send().await? {
                 Ok(value) => Ok(value),

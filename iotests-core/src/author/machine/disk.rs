@@ -1,8 +1,8 @@
-//! Disks: what a guest has.
+//! Disks, as a guest sees them.
 //!
-//! On an emulator a disk is a guest device, on a storage daemon an export to which the harness is the
-//! only client. Either stands on a node of the block graph, holds it, and goes along when a job moves
-//! it to another node. A case names the disk and need not know which of the two it is.
+//! On an emulator a disk is a guest device, on a storage daemon an export whose only client is the
+//! harness. Either is attached to a node of the block graph, keeps it in use, and follows when a
+//! job moves it to another node. A case names the disk and need not know which of the two it is.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -21,17 +21,17 @@ use crate::author::failure::{CaseResult, Failure};
 use crate::author::image::Image;
 use crate::case::{Backend, Cache};
 
-/// What QEMU says where nothing can be plugged, "No 'PCI' bus found for device '…'", or unplugged.
+/// QEMU's messages if nothing can be plugged, "No 'PCI' bus found for device '…'", or unplugged.
 const FIXED: [&str; 2] = ["bus found for device", "does not support hotplugging"];
 
-/// A disk to be attached: to a machine that is to be launched, or that runs.
+/// A disk to attach, at launch or to a running machine.
 #[derive(Clone, Debug)]
 #[must_use = "a disk is attached by disk() of a machine's builder, or by plug()"]
 pub struct DiskBuilder {
     id: String,
-    /// The node it stands on.
+    /// The node that it is attached to.
     node: String,
-    /// That node's options, unless it exists.
+    /// The options of that node, unless it already exists.
     options: Option<Node>,
     pub(super) image: Option<Image>,
     interface: String,
@@ -40,18 +40,18 @@ pub struct DiskBuilder {
     properties: Vec<(String, Value)>,
 }
 
-/// What the disks of an emulator are attached to.
+/// The bus that connects the disks of an emulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {
-    /// The bus that QEMU takes for the device, which on most targets is PCI.
+    /// QEMU's default bus for the device: PCI on most targets.
     Default,
     /// The fixed slots of virtio-mmio.
     Mmio,
 }
 
 impl Disk<'_> {
-    /// A disk on this image, on a node with these options, or on the node of this name. The disk has
-    /// the name of its node.
+    /// A disk on this image, on a node with these options, or on the node with this name. The disk
+    /// is named after its node.
     pub fn of(on: impl Into<DiskBuilder>) -> DiskBuilder {
         on.into()
     }
@@ -100,35 +100,35 @@ impl From<&str> for DiskBuilder {
 }
 
 impl DiskBuilder {
-    /// Another name than that of its node.
+    /// Sets a name different from its node's.
     pub fn id(mut self, id: &str) -> Self {
         id.clone_into(&mut self.id);
         self
     }
 
-    /// On an emulator a SCSI disk, with a controller of its own.
+    /// Uses a SCSI disk with its own controller on an emulator.
     pub fn scsi(self) -> Self {
         self.interface("scsi-hd")
     }
 
-    /// On an emulator an IDE disk.
+    /// Uses an IDE disk on an emulator.
     pub fn ide(self) -> Self {
         self.interface("ide-hd")
     }
 
-    /// On an emulator a device of this driver; `virtio-blk` otherwise.
+    /// Uses a device of this driver on an emulator; the default is `virtio-blk`.
     pub fn interface(mut self, driver: &str) -> Self {
         driver.clone_into(&mut self.interface);
         self
     }
 
-    /// Served by this iothread: an object of the machine.
+    /// Runs it in this iothread, which is an object of the machine.
     pub fn iothread(mut self, id: &str) -> Self {
         self.iothread = Some(id.to_owned());
         self
     }
 
-    /// Nothing can be written to it.
+    /// Makes it read-only.
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
         if let Some(node) = self.options.take() {
@@ -137,7 +137,7 @@ impl DiskBuilder {
         self
     }
 
-    /// Requests can be held back with [`hold`](super::Access::hold); emulators only.
+    /// Allows requests to be held with [`hold`](super::Access::hold); emulators only.
     pub fn with_breakpoints(mut self) -> Self {
         if let Some(node) = self.options.take() {
             let file = node.get("file").cloned().unwrap_or_default();
@@ -147,13 +147,13 @@ impl DiskBuilder {
         self
     }
 
-    /// Any property of the device; it has no effect on a storage daemon.
+    /// Sets any property of the device; no effect on a storage daemon.
     pub fn property(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.properties.push((name.to_owned(), value.into()));
         self
     }
 
-    /// The node to be made for it.
+    /// The node to create for it.
     pub(super) fn node(&self) -> Option<&Node> {
         self.options.as_ref()
     }
@@ -162,13 +162,13 @@ impl DiskBuilder {
         self.interface.starts_with("scsi-")
     }
 
-    /// Whether it needs no more than [`Transport::Mmio`] has; there, versions differ in whether an
-    /// iothread is served.
+    /// Whether [`Transport::Mmio`] offers everything that it needs; versions differ in whether
+    /// iothreads work there.
     pub(super) fn fits_mmio(&self) -> bool {
         self.iothread.is_none() && (self.interface == "virtio-blk" || self.needs_controller())
     }
 
-    /// The devices of an emulator, in the order in which they are plugged.
+    /// Its devices on an emulator, in the order in which they are plugged.
     pub(super) fn devices(&self, cache: Cache, transport: Transport) -> Vec<Device> {
         let device = |driver: &str| match transport {
             Transport::Mmio if driver.starts_with("virtio-") => {
@@ -201,7 +201,7 @@ impl DiskBuilder {
         format!("{}-bus", self.id)
     }
 
-    /// The export of a storage daemon.
+    /// Its export on a storage daemon.
     fn export(&self) -> BlockExportOptions {
         let export = nbd_export(export_id(&self.id), &self.node, !self.read_only);
         match &self.iothread {
@@ -224,25 +224,25 @@ impl DiskBuilder {
     }
 }
 
-/// An export of the harness's own, by a name that is its id.
+/// An export for the harness's own use, named by its id.
 pub(super) fn nbd_export(id: String, node: &str, writable: bool) -> BlockExportOptions {
     let nbd = BlockExportOptionsNbd::new().name(id.as_str());
     BlockExportOptions::new(id, node, nbd).writable(writable)
 }
 
-/// The id of the export that stands for a guest's device, and its name.
+/// The id and name of the export that represents a guest's device.
 fn export_id(disk: &str) -> String {
     format!("{GUEST}{disk}")
 }
 
-/// How the ids of exports begin that stand for guests' devices.
+/// The prefix of the ids of exports that represent guests' devices.
 pub(super) const GUEST: &str = "guest-";
 
 /// The disks that a machine has.
 #[derive(Default)]
 pub(super) struct Disks(Mutex<Vec<Attached>>);
 
-/// A disk, and how a guest reaches it.
+/// A disk, and how a guest accesses it.
 #[derive(Clone, Debug)]
 pub(super) struct Attached {
     pub(super) id: String,
@@ -251,30 +251,30 @@ pub(super) struct Attached {
 
 #[derive(Clone, Debug)]
 pub(super) enum Way {
-    /// A guest device, called like the disk.
+    /// A guest device with the name of the disk.
     Device {
-        /// It only connects to its bus the device that has the drive.
+        /// Whether it is a proxy that connects the device with the drive to its bus.
         proxied: bool,
     },
-    /// A drive (`-drive`) of this name.
+    /// A drive (`-drive`) with this name.
     Drive(String),
-    /// An export, made with these arguments.
+    /// An export, created with these arguments.
     Export(BlockExportOptions),
 }
 
 impl Attached {
-    /// Whether the block device of this name, which this guest device has, is this disk.
+    /// Whether the block device with this name, owned by this guest device, is this disk.
     fn is(&self, device: Option<&str>, qdev: Option<&str>) -> bool {
         match &self.way {
             Way::Drive(name) => device == Some(name),
-            // An export is no block device.
+            // An export is not a block device.
             Way::Export(_) => false,
-            // A device with an id is called by that, a part of one by its path.
+            // A device with an id is named by the id, a part of a device by its path.
             Way::Device { .. } => qdev == Some(&self.id) || qdev == Some(&qom_path(self)),
         }
     }
 
-    /// The guest device as HMP and QMP know it.
+    /// The guest device's name in HMP and QMP.
     pub(super) fn qdev(&self) -> Option<String> {
         match self.way {
             Way::Device { proxied: true } => Some(format!("{}/virtio-backend", self.id)),
@@ -305,7 +305,7 @@ impl Disks {
         self.list().retain(|disk| disk.id != id);
     }
 
-    /// The arguments of all exports that stand for disks.
+    /// The arguments of all exports that represent disks.
     pub(super) fn exports(&self) -> Vec<BlockExportOptions> {
         let export = |disk: &Attached| match &disk.way {
             Way::Export(export) => Some(export.clone()),
@@ -322,7 +322,7 @@ impl Disks {
         }
     }
 
-    /// The disk, which must be there.
+    /// The disk, which must exist.
     fn attached(&self, monitor: &Monitor, id: &str) -> CaseResult<Attached> {
         self.find(id).ok_or_else(|| {
             let (name, disks) = (&monitor.name, self.names());
@@ -330,7 +330,7 @@ impl Disks {
         })
     }
 
-    /// The node that a disk stands on now.
+    /// The node to which a disk is currently attached.
     pub(super) async fn node_of(&self, monitor: &Monitor, id: &str) -> CaseResult<String> {
         let disk = self.attached(monitor, id)?;
         let (node, all) = match &disk.way {
@@ -359,15 +359,15 @@ impl Disks {
     }
 }
 
-/// A disk of a running machine. It reads and writes as the guest would: see [`Access`].
+/// A disk of a running machine, read and written as by the guest: see [`Access`].
 #[derive(Clone)]
 pub struct Disk<'m> {
     access: Access<'m>,
 }
 
 impl Machine {
-    /// The disk of this name, or of this image. On an emulator also any device, by its id or path,
-    /// though only for I/O, or a drive by its name.
+    /// The disk with this name or image. On an emulator, also a drive by its name, or (for I/O
+    /// only) any device by its id or path.
     #[must_use]
     pub fn disk(&self, id: impl Into<Target>) -> Disk<'_> {
         let (Target::Disk(id) | Target::Node(id)) = id.into();
@@ -396,7 +396,7 @@ impl Machine {
         })
     }
 
-    /// Knows the disk from now on; on a storage daemon it is exported.
+    /// Registers the disk; on a storage daemon also exports it.
     pub(super) async fn attach(&self, disk: Attached) -> CaseResult {
         if self.disks.find(&disk.id).is_some() {
             return Err(Failure::new(format!("there are two disks {}", disk.id)));
@@ -408,12 +408,12 @@ impl Machine {
         Ok(())
     }
 
-    /// The disk, which must be there.
+    /// The disk, which must exist.
     pub(super) fn attached(&self, id: &str) -> CaseResult<Attached> {
         self.disks.attached(&self.monitor, id)
     }
 
-    /// What `query-blockstats` says of a disk.
+    /// What `query-blockstats` reports about a disk.
     pub(super) async fn stats_of(&self, id: &str) -> CaseResult<Value> {
         let disk = self.attached(id)?;
         let (nodes, node) = match &disk.way {
@@ -431,13 +431,13 @@ impl Machine {
         found.cloned().ok_or_else(none)
     }
 
-    /// The node that a disk stands on now.
+    /// The node to which a disk is currently attached.
     pub(super) async fn node_of(&self, id: &str) -> CaseResult<String> {
         self.disks.node_of(&self.monitor, id).await
     }
 }
 
-/// Says what to do where nothing can be plugged or unplugged.
+/// Adds advice to the error if nothing can be plugged or unplugged.
 fn or_hotplug(error: impl Into<Failure>) -> Failure {
     let error = error.into();
     match FIXED.iter().any(|text| error.to_string().contains(text)) {
@@ -452,16 +452,16 @@ fn qom_path(disk: &Attached) -> String {
 }
 
 impl<'m> Disk<'m> {
-    /// Its name, which on an emulator is the id of its device.
+    /// Its name, which is the id of its device on an emulator.
     #[must_use]
     pub fn id(&self) -> &str {
         self.access.name()
     }
 
-    /// The QOM path of its device, or of the part of it that has the drive; emulators only.
+    /// The QOM path of its device, or of the part of the device that has the drive; emulators only.
     ///
     /// # Errors
-    /// When it has no such device.
+    /// If it has no such device.
     #[track_caller]
     pub fn qom_path(&self) -> CaseResult<String> {
         let disk = self.machine().attached(self.id())?;
@@ -473,7 +473,7 @@ impl<'m> Disk<'m> {
         }
     }
 
-    /// The node that it stands on now.
+    /// The node to which it is currently attached.
     #[track_caller]
     pub fn node(&self) -> Action<'_, String> {
         Action::new(
@@ -482,7 +482,7 @@ impl<'m> Disk<'m> {
         )
     }
 
-    /// It stands on this node.
+    /// Asserts that it is attached to this node.
     #[track_caller]
     pub fn assert_node(&self, node: impl Into<Target>) -> Action<'_, ()> {
         let node = node.into().to_string();
@@ -496,8 +496,8 @@ impl<'m> Disk<'m> {
         })
     }
 
-    /// Puts it on another node, as `qom-set` of a device's `drive` does. A storage daemon has no such
-    /// command: there it is exported anew, so that for a moment nobody holds either node.
+    /// Attaches it to another node, as `qom-set` of a device's `drive` does. A storage daemon has
+    /// no such command; there the disk is exported anew, so for a moment neither node is in use.
     #[track_caller]
     pub fn move_to(&self, node: impl Into<Target>) -> Action<'_, ()> {
         let node = node.into().to_string();
@@ -525,8 +525,7 @@ impl<'m> Disk<'m> {
         })
     }
 
-    /// Takes it away from the guest, and waits until it is gone. Its node stays, unless it is that of
-    /// a `-drive`.
+    /// Unplugs it, and waits until it is gone. Its node stays, unless it belongs to a `-drive`.
     #[track_caller]
     pub fn unplug(self) -> Action<'m, ()> {
         let (machine, id) = (self.machine(), self.id().to_owned());
@@ -539,7 +538,8 @@ impl<'m> Disk<'m> {
                     let deleted = machine.monitor.send(DeviceDel::new(&id)).await;
                     deleted.map_err(or_hotplug)?;
                     if proxied {
-                        // A guest would have to agree; none does, but a reset takes it for granted.
+                        // The guest would have to cooperate, but there is none; a reset completes
+                        // the unplug anyway.
                         machine.cmd("system_reset", ()).await?;
                     }
                     machine.event(gone).await?;
@@ -577,14 +577,14 @@ impl From<&Disk<'_>> for Target {
 }
 
 impl From<&Disk<'_>> for Child {
-    /// The node of the same name, on which the disk was made.
+    /// The node with the same name, on which the disk was created.
     fn from(disk: &Disk<'_>) -> Self {
         Child::from(disk.id())
     }
 }
 
 impl Disk<'_> {
-    /// What `query-blockstats` says of it, or of its node on a storage daemon.
+    /// What `query-blockstats` reports about it, or about its node on a storage daemon.
     #[track_caller]
     pub fn stats(&self) -> Action<'_, Value> {
         Action::new(format!("the statistics of {self}"), async move {
@@ -592,11 +592,11 @@ impl Disk<'_> {
         })
     }
 
-    /// Counts the latencies of its requests in these intervals, in nanoseconds
+    /// Starts counting the latencies of its requests in these intervals, in nanoseconds
     /// (`block-latency-histogram-set`); emulators only.
     ///
     /// # Errors
-    /// When it is not a guest device.
+    /// If it is not a guest device.
     #[track_caller]
     pub fn latency_histogram(&self, boundaries: &[u64]) -> CaseResult<Cmd> {
         let set = BlockLatencyHistogramSet::new(self.qom_path()?).boundaries(boundaries);

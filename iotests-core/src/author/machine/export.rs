@@ -1,8 +1,8 @@
 //! The NBD server of a machine, and exports of its nodes.
 //!
-//! A process has one NBD server. It is started by whoever needs it first: the case for an export, the
-//! harness for the disks of a storage daemon. A case that wants another address says so with
-//! [`Machine::nbd_server`], and the disks move there.
+//! A process has one NBD server. It is started on first use: by the case for an export, or by the
+//! harness for the disks of a storage daemon. A case can choose another address with
+//! [`Machine::nbd_server`]; the disks then move there.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -38,11 +38,11 @@ pub(super) struct NbdServerOf(Arc<Mutex<Option<Listening>>>);
 /// Where an NBD server listens.
 #[derive(Clone, Debug)]
 struct Listening {
-    /// As `SocketAddress` in QEMU's `qapi/sockets.json`, flat.
+    /// `SocketAddress` in QEMU's `qapi/sockets.json`, in its flat form.
     address: Value,
     /// Removed with the last clone.
     socket: Option<Arc<TestFile>>,
-    /// What it proves itself with, and wants of its clients.
+    /// Its own credentials, which it also requires of its clients.
     tls: Option<Tls>,
 }
 
@@ -63,7 +63,7 @@ impl Listening {
         }
     }
 
-    /// The address as `nbd-server-start` takes it (`SocketAddressLegacy`).
+    /// The address in the form of `nbd-server-start` (`SocketAddressLegacy`).
     fn legacy(&self) -> Value {
         let mut data = self.address.clone();
         let kind = data
@@ -101,14 +101,14 @@ impl Listening {
         Ok(client.connect_uri(&self.uri(export).parse()?).await?)
     }
 
-    /// Names an export to a tool of QEMU.
+    /// Adds an export to the arguments of a QEMU tool.
     fn named(&self, export: &str, call: ToolCall) -> CaseResult<ToolCall> {
         let Some(tls) = &self.tls else {
             return Ok(call.args(["-f", "raw", &self.uri(export)]));
         };
         let mut node = self.node(export).set("tls-creds", "tls0");
         if self.socket.is_some() {
-            // There is no host name to compare the certificate with.
+            // There is no host name to check against the certificate.
             node = node.set("tls-hostname", "localhost");
         }
         let options = Node::new("raw").file(node).image_opts()?;
@@ -118,7 +118,7 @@ impl Listening {
 }
 
 impl NbdServerOf {
-    /// Where the server listens; it is started if it does not.
+    /// Where the server listens, after starting it if necessary.
     async fn listening(&self, machine: &Machine) -> CaseResult<Listening> {
         let mut state = self.0.lock().await;
         if let Some(listening) = &*state {
@@ -154,7 +154,7 @@ impl NbdServerOf {
             Ok(event) => drop(event?),
             Err(_) => return Err(Failure::new(format!("export {id} was not deleted in time"))),
         }
-        // It is nothing that the case did.
+        // The case did not cause this event.
         let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
         monitor.events.take_all(gone);
         Ok(())
@@ -163,7 +163,7 @@ impl NbdServerOf {
     /// Connects our own client to an export, for the harness's own use.
     pub(super) async fn client(&self, machine: &Machine, export: &str) -> CaseResult<nbd::Client> {
         let listening = self.listening(machine).await?;
-        // The clock is the case's: a request may be meant to take its time.
+        // Only the case's own deadline applies: a request may be slow on purpose.
         let limit = machine.monitor.shared.wait_limit();
         let mut deadlines = nbd::client::Deadlines::default();
         for deadline in [
@@ -176,7 +176,7 @@ impl NbdServerOf {
         listening.client(export, deadlines).await
     }
 
-    /// Names an export to a tool of QEMU.
+    /// Adds an export to the arguments of a QEMU tool.
     pub(super) async fn named(
         &self,
         machine: &Machine,
@@ -188,7 +188,7 @@ impl NbdServerOf {
 }
 
 impl Machine {
-    /// Exports the disks again, after the server was started anew.
+    /// Exports the disks again, after the server was restarted.
     async fn export_disks(&self) -> CaseResult {
         for export in self.disks.exports() {
             self.monitor.query(BlockExportAdd(export)).await?;
@@ -208,7 +208,7 @@ impl Machine {
         }
     }
 
-    /// An export of a node or a disk, over NBD unless something else is asked for.
+    /// An export of a node or a disk, over NBD by default.
     #[track_caller]
     pub fn export(&self, of: impl Into<Target>) -> ExportBuilder<'_> {
         ExportBuilder {
@@ -227,7 +227,7 @@ impl Machine {
         let id = id.to_owned();
         Action::new(format!("the export {id} to go"), async move {
             let gone = qmp::Matcher::event("BLOCK_EXPORT_DELETED").data(json!({"id": id}));
-            // An earlier export may have been called the same.
+            // An earlier export may have had the same name.
             self.take_events(gone.clone());
             let remove = BlockExportDel::new(id).mode(BlockExportRemoveMode::Hard);
             self.monitor.send(remove).await?;
@@ -236,7 +236,7 @@ impl Machine {
         })
     }
 
-    /// The ids of the exports of the case. (Those that stand for disks are not among them.)
+    /// The ids of the case's exports, without those that represent disks.
     #[track_caller]
     pub fn exports(&self) -> Action<'_, Vec<String>> {
         Action::new("the list of exports", async move {
@@ -247,7 +247,7 @@ impl Machine {
     }
 }
 
-/// The NBD server of a machine, to be started.
+/// The NBD server of a machine, to start.
 #[must_use = "a server is started by start()"]
 pub struct NbdSetup<'m> {
     machine: &'m Machine,
@@ -259,14 +259,14 @@ pub struct NbdSetup<'m> {
 
 enum Address {
     Unix(Option<TestFile>),
-    /// On some free port.
+    /// On any free port.
     Tcp(String),
-    /// As QEMU has it.
+    /// In QEMU's own form.
     Other(Value),
 }
 
 impl<'m> NbdSetup<'m> {
-    /// Listens on this UNIX socket; on one of its own otherwise.
+    /// Listens on this UNIX socket, instead of its own.
     pub fn unix(mut self, socket: TestFile) -> Self {
         self.address = Address::Unix(Some(socket));
         self
@@ -278,25 +278,25 @@ impl<'m> NbdSetup<'m> {
         self
     }
 
-    /// Listens at any address (`SocketAddress` in QEMU's `qapi/sockets.json`).
+    /// Listens on any address (`SocketAddress` in QEMU's `qapi/sockets.json`).
     pub fn address(mut self, address: Value) -> Self {
         self.address = Address::Other(address);
         self
     }
 
-    /// Serves only clients that prove who they are with these credentials.
+    /// Serves only clients that authenticate with these credentials.
     pub fn tls(mut self, tls: &Tls) -> Self {
         self.tls = Some(tls.clone());
         self
     }
 
-    /// Any other argument of `nbd-server-start`: `max-connections` …
+    /// Sets any other argument of `nbd-server-start`: `max-connections` …
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.arguments.insert(name.to_owned(), value.into());
         self
     }
 
-    /// Starts it. What the machine's server served for the harness so far moves there.
+    /// Starts it. The harness's own exports move to it.
     pub fn start(self) -> Action<'m, MachineNbd> {
         Action::at(self.place, "the NBD server of a machine", async move {
             let machine = self.machine;
@@ -390,13 +390,13 @@ impl MachineNbd {
         self.listening.socket.as_deref()
     }
 
-    /// A client of an export, as a node of another machine.
+    /// A client of an export, as a node for another machine.
     #[must_use]
     pub fn node(&self, export: &str) -> Node {
         self.listening.node(export)
     }
 
-    /// Stops it, and with it all exports.
+    /// Stops it and all its exports.
     #[track_caller]
     pub fn stop(&self) -> Action<'_, ()> {
         Action::new("the NBD server of a machine to stop", async move {
@@ -407,7 +407,7 @@ impl MachineNbd {
     }
 }
 
-/// An export to be made. Awaiting it makes it.
+/// An export to create. Awaiting it creates it.
 #[must_use = "an export is made when this is awaited"]
 pub struct ExportBuilder<'m> {
     machine: &'m Machine,
@@ -419,23 +419,23 @@ pub struct ExportBuilder<'m> {
 }
 
 impl<'m> ExportBuilder<'m> {
-    /// Its id; that of its name otherwise.
+    /// Sets its id; the default is its name.
     pub fn id(mut self, id: &str) -> Self {
         self.id = Some(id.to_owned());
         self
     }
 
-    /// Its name for clients; that of its node otherwise.
+    /// Sets its name for clients; the default is the name of its node.
     pub fn name(self, name: &str) -> Self {
         self.set("name", name)
     }
 
-    /// Clients can write to it.
+    /// Allows clients to write to it.
     pub fn writable(self) -> Self {
         self.set("writable", true)
     }
 
-    /// Shows a dirty bitmap of the node, or of a node below it, to clients
+    /// Exposes a dirty bitmap of the node, or of a node below it, to clients
     /// (`qemu:dirty-bitmap:NAME`). May be repeated.
     pub fn bitmap(mut self, name: &str) -> Self {
         let bitmaps = self.arguments.entry("bitmaps").or_insert_with(|| json!([]));
@@ -445,36 +445,36 @@ impl<'m> ExportBuilder<'m> {
         self
     }
 
-    /// Served by this iothread.
+    /// Runs it in this iothread.
     pub fn iothread(self, id: &str) -> Self {
         self.set("iothread", id)
     }
 
-    /// Over FUSE instead: this file, which must exist, is the disk.
+    /// Exports over FUSE instead: this file, which must exist, becomes the disk.
     pub fn fuse(self, file: &TestFile) -> Self {
         let mountpoint = file.as_str().to_owned();
         self.kind("fuse").set("mountpoint", mountpoint)
     }
 
-    /// Over vhost-user-blk instead, on this UNIX socket.
+    /// Exports over vhost-user-blk instead, on this UNIX socket.
     pub fn vhost_user_blk(self, socket: &TestFile) -> Self {
         let address = json!({"type": "unix", "path": socket});
         self.kind("vhost-user-blk").set("addr", address)
     }
 
-    /// Of any other type.
+    /// Sets any other type.
     pub fn kind(mut self, kind: &str) -> Self {
         self.nbd = kind == "nbd";
         self.set("type", kind)
     }
 
-    /// Any argument of `block-export-add`.
+    /// Sets any argument of `block-export-add`.
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.arguments.insert(name.to_owned(), value.into());
         self
     }
 
-    /// It must be refused with this text.
+    /// Creating it must fail with this text.
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'m, ()> {
         let (place, text) = (self.place, text.into());
         Action::at(place, "an export to be refused", async move {
@@ -485,7 +485,7 @@ impl<'m> ExportBuilder<'m> {
         })
     }
 
-    /// The arguments, and where the server listens that is to serve it.
+    /// The arguments, and the address of the server that will serve it.
     async fn prepare(mut self) -> CaseResult<(Map<String, Value>, Option<Listening>)> {
         let listening = match self.nbd {
             true => Some(self.machine.nbd.listening(self.machine).await?),
@@ -527,18 +527,18 @@ impl<'m> IntoFuture for ExportBuilder<'m> {
     }
 }
 
-/// An export of a machine. It stays until it is removed, or its machine ends.
+/// An export of a machine. It exists until it is removed or its machine ends.
 pub struct Export {
     monitor: Monitor,
     id: String,
     name: String,
     writable: bool,
     listening: Option<Listening>,
-    /// The file that it is, over FUSE.
+    /// Its file, if over FUSE.
     mountpoint: Option<String>,
 }
 
-/// As a client that is a tool reads and writes it.
+/// Read and written by a tool as the client.
 impl Storage for Export {
     #[track_caller]
     fn size(&self) -> Action<'_, u64> {
@@ -552,7 +552,7 @@ impl Storage for Export {
         let first = commands.first().map(String::as_str).unwrap_or_default();
         Action::new(format!("\"{first}\" on the export {self}"), async move {
             if commands.is_empty() {
-                // qemu-io would ask for commands.
+                // Without commands, qemu-io would be interactive.
                 return Ok(String::new());
             }
             Ok(self.open().await?.io(commands).await?.combined_text())
@@ -579,18 +579,18 @@ impl Export {
         &self.name
     }
 
-    /// The URI under which tools open it.
+    /// The URI with which tools open it.
     ///
     /// # Errors
-    /// When it is no NBD export.
+    /// If it is not an NBD export.
     #[track_caller]
     pub fn uri(&self) -> CaseResult<String> {
         Ok(self.listening()?.uri(&self.name))
     }
 
-    /// It as an image, for all that is done with images: checks, tools, a place below an overlay,
-    /// another machine ([`Image::node`](crate::author::Image::node)). The node is called like the
-    /// export. Over NBD or FUSE.
+    /// Opens it as an image, for everything that images support: checks, tools, use as a backing
+    /// image, another machine ([`Image::node`](crate::author::Image::node)). The node has the name
+    /// of the export. Over NBD or FUSE.
     #[track_caller]
     pub fn open(&self) -> ImageOpener {
         let file = match (&self.mountpoint, self.listening()) {
@@ -608,10 +608,10 @@ impl Export {
         }
     }
 
-    /// A client of it, as a node of another machine.
+    /// A client of it, as a node for another machine.
     ///
     /// # Errors
-    /// When it is no NBD export.
+    /// If it is not an NBD export.
     #[track_caller]
     pub fn node(&self) -> CaseResult<Node> {
         Ok(self.listening()?.node(&self.name))
@@ -640,7 +640,7 @@ impl Export {
         self.removed(BlockExportRemoveMode::Hard)
     }
 
-    /// Removes it, which QEMU does only if it has no client, and waits until it is gone.
+    /// Removes it, which QEMU allows only if it has no client, and waits until it is gone.
     #[track_caller]
     pub fn remove_unused(self) -> Action<'static, ()> {
         self.removed(BlockExportRemoveMode::Safe)

@@ -1,4 +1,4 @@
-//! The block graph: who is whose child, and what a node is.
+//! The block graph: children, backing chains and nodes.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Difference, Failure};
 
 impl Machine {
-    /// The backing chain below the first of these nodes is exactly this: `"top -> mid -> base"`.
-    /// Nodes are named; one that QEMU inserted shows in the error.
+    /// Asserts that the backing chain of the first of these nodes is exactly this: `"top -> mid ->
+    /// base"`, by node name. The error also shows nodes that QEMU inserted.
     #[track_caller]
     pub fn assert_chain(&self, chain: &str) -> Action<'_, ()> {
         let expected: Vec<String> = chain
@@ -48,8 +48,8 @@ impl Machine {
         })
     }
 
-    /// The node that this path leads to is called `expected`; `None` if there is none. A path
-    /// follows the names of children from a root: `"/backing/file"`.
+    /// Asserts that this path leads to the node `expected`, or to none if it is `None`. A path
+    /// consists of child names, starting from a root: `"/backing/file"`.
     #[track_caller]
     pub fn assert_block_path<'a>(
         &'a self,
@@ -70,7 +70,7 @@ impl Machine {
                     "the root node {root} of {path} is not there:\n{graph}"
                 )));
             }
-            // All but the last step must lead somewhere, even where nothing is expected.
+            // All steps but the last must exist, even if no node is expected.
             let (parent, _) = path.rsplit_once('/').unwrap_or_default();
             if !parent.is_empty() {
                 graph.at_path(&root, parent)?;
@@ -90,7 +90,7 @@ impl Machine {
         })
     }
 
-    /// There is such a node, or there is none.
+    /// Asserts that such a node exists, or that it does not.
     #[track_caller]
     pub fn has_node(&self, name: impl Into<Target>) -> Action<'_, bool> {
         let name = name.into().to_string();
@@ -100,10 +100,10 @@ impl Machine {
     }
 }
 
-/// A `json:{…}` file name says the same as `reference`, whatever the nesting.
+/// Asserts that a `json:{…}` file name is equivalent to `reference`, however it is nested.
 ///
 /// # Errors
-/// When it is no such name, or says something else.
+/// If it is not such a name, or differs.
 #[track_caller]
 pub fn assert_json_filename(filename: &str, reference: &Value) -> CaseResult {
     let text = filename

@@ -1,15 +1,17 @@
-//! The guest of a storage daemon, which is our own NBD client: a process of a tool for each request would
-//! take longer than all that the daemon does.
+//! The guest of a storage daemon, which is our own NBD client: starting a tool for each request
+//! would take longer than everything that the daemon does.
 
 use nbd::proto::CommandFlags;
 
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::storage::Request;
 
-/// What one request of QEMU's own client may carry, and the most that a server takes by default.
+/// The maximum size of a request of QEMU's own client, which is also the default maximum of a
+/// server.
 const MOST: u64 = 32 << 20;
 
-/// Whether the export takes these requests as they are, without a larger block to be read around them.
+/// Whether the export accepts these requests as they are, without reading a larger block around
+/// them.
 pub(super) fn fit(client: &nbd::Client, requests: &[Request]) -> bool {
     let block = client.export().block_sizes.map_or(1, |sizes| sizes.minimum);
     let aligned = |at: u64| at.is_multiple_of(u64::from(block.max(1)));
@@ -18,7 +20,7 @@ pub(super) fn fit(client: &nbd::Client, requests: &[Request]) -> bool {
     ranges.all(|range| aligned(range.start) && aligned(range.end))
 }
 
-/// Sends the requests one after another; what is written is `durable` at once, or when it is flushed.
+/// Sends the requests one after another; writes are `durable` at once, or when flushed.
 pub(super) async fn send(client: &nbd::Client, requests: &[Request], durable: bool) -> CaseResult {
     let flags = match durable {
         true => CommandFlags::FUA,
@@ -60,7 +62,7 @@ pub(super) async fn send(client: &nbd::Client, requests: &[Request], durable: bo
     Ok(())
 }
 
-/// Where these bytes are others than those at the start of what is expected.
+/// The first offset at which these bytes differ from the expected ones.
 fn first_difference(data: &[u8], expected: &[u8]) -> Option<usize> {
     match data == &expected[..data.len()] {
         true => None,
@@ -127,7 +129,7 @@ mod tests {
                 len,
                 ..
             } if command != CommandType::READ && command != CommandType::DISC => {
-                // How its length is to be read is the business of the protocol's mode.
+                // The interpretation of its length depends on the protocol's mode.
                 Some((command, flags - CommandFlags::PAYLOAD_LEN, offset, len))
             }
             _ => None,
@@ -135,7 +137,7 @@ mod tests {
         journal.entries().iter().filter_map(request).collect()
     }
 
-    /// The kinds, flags and sizes of requests are those of QEMU's own client.
+    /// The types, flags and sizes of requests are those of QEMU's own client.
     #[tokio::test]
     async fn requests_arrive_as_they_were_meant() {
         for (durable, fua) in [(false, CommandFlags::empty()), (true, CommandFlags::FUA)] {

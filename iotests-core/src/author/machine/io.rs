@@ -1,10 +1,10 @@
-//! Reading and writing on a machine: as a guest on a disk, or on any node.
+//! I/O on a machine: on a disk as the guest, or on any node.
 //!
-//! On an emulator, commands go through the human monitor's `qemu-io`, whose reply says nothing of how
-//! they went; what they print is a part of the machine's output. QEMU writes that line by line, so it
-//! is there before the reply, and is read after it. On a storage daemon, our own NBD client works on an
-//! export of the disk, or on one of the node that exists for as long as the requests take; what only
-//! qemu-io can say is done by a process of it.
+//! On an emulator, commands use the human monitor's `qemu-io`, whose reply does not report success;
+//! their output is part of the machine's output. QEMU writes it line by line, so it is complete
+//! before the reply arrives, and is read after it. On a storage daemon, our own NBD client uses an
+//! export of the disk, or an export of the node that exists only during the requests; commands that
+//! only qemu-io supports are run by a qemu-io process.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -27,12 +27,12 @@ use crate::author::storage::{Request, Storage};
 use crate::author::tool::ToolCall;
 use crate::case::{Backend, Cache, ToolKind};
 
-/// A node of a machine, or the disk that stands on it.
+/// A node of a machine, or the disk attached to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A block node, or a drive of an emulator (`drive0`).
     Node(String),
-    /// A disk: the node that it stands on at the time.
+    /// A disk: the node to which it is attached at the time.
     Disk(String),
 }
 
@@ -75,7 +75,7 @@ impl fmt::Display for Target {
 }
 
 impl Machine {
-    /// The name of the node that is meant.
+    /// The name of the target node.
     pub(super) async fn resolve(&self, target: &Target) -> CaseResult<String> {
         match target {
             Target::Node(name) => Ok(name.clone()),
@@ -83,8 +83,8 @@ impl Machine {
         }
     }
 
-    /// A block node of the machine, for looking at it and for I/O as nobody's disk. Awaited, it is
-    /// what `query-named-block-nodes` says of the node.
+    /// A block node of the machine, for queries and for I/O that is not a guest's. Awaiting it
+    /// returns what `query-named-block-nodes` reports about the node.
     #[must_use]
     #[track_caller]
     pub fn node(&self, name: impl Into<Target>) -> BlockNode<'_> {
@@ -125,7 +125,7 @@ impl<'m> IntoFuture for BlockNode<'m> {
     }
 }
 
-/// Where a case reads and writes on a machine: [`Machine::disk`] or [`Machine::node`].
+/// A target for I/O on a machine: [`Machine::disk`] or [`Machine::node`].
 #[derive(Clone)]
 pub struct Access<'m> {
     machine: &'m Machine,
@@ -150,7 +150,7 @@ impl<'m> Access<'m> {
         self.machine.resolve(&self.target).await
     }
 
-    /// Its size now, in bytes.
+    /// Its current size, in bytes.
     #[track_caller]
     pub fn size(&self) -> Action<'_, u64> {
         Action::new(format!("the size of {self}"), async move {
@@ -160,16 +160,16 @@ impl<'m> Access<'m> {
         })
     }
 
-    /// Runs a qemu-io command, and returns what it printed; on an emulator also what the machine has
-    /// printed to its standard output since the last command, such as the ends of asynchronous
-    /// requests. A command that fails is an error; an asynchronous one is as soon as it is looked at
-    /// again, at the latest when the machine ends.
+    /// Runs a qemu-io command and returns its output; on an emulator, also everything that the
+    /// machine has printed to its standard output since the last command, such as the completion of
+    /// asynchronous requests. A failed command is an error; a failed asynchronous request becomes
+    /// one at the next check of the output, at the latest when the machine ends.
     #[track_caller]
     pub fn io(&self, command: &str) -> Action<'_, String> {
         self.io_all([command])
     }
 
-    /// Runs several qemu-io commands one after another, as [`Access::io`] runs one.
+    /// Runs several qemu-io commands one after another, each like [`Access::io`].
     #[track_caller]
     pub fn io_all(
         &self,
@@ -207,14 +207,14 @@ impl<'m> Access<'m> {
         };
         let inner = machine.inner()?;
         let process = inner.process();
-        // Nothing that was printed before is due to this command.
+        // Earlier output does not belong to this command.
         let _ = machine.printed.news(process, Stream::Stderr);
         let reply = inner.io(&target, command).await?;
         process.drained().await;
         let printed = machine.printed.news(process, Stream::Stdout);
-        // Here it complains of commands that it does not know.
+        // Complaints about unknown commands appear here.
         let complaints = machine.printed.news(process, Stream::Stderr);
-        // A command that did well says so on standard output, and the monitor says nothing.
+        // A successful command reports that on standard output, and the monitor's reply is empty.
         let refusals = reply.lines().filter(|line| !line.trim().is_empty());
         let failures = imgtools::io::failures(&printed).into_iter().chain(refusals);
         let complaints = complaints
@@ -234,7 +234,7 @@ impl<'m> Access<'m> {
         )))
     }
 
-    /// The export through which it is reached on a storage daemon.
+    /// The export that gives access to it on a storage daemon.
     async fn reach(&self) -> CaseResult<Reached> {
         let machine = self.machine;
         match &self.target {
@@ -264,7 +264,7 @@ impl<'m> Access<'m> {
 
     async fn io_by_nbd(&self, commands: &[String]) -> CaseResult<String> {
         if commands.is_empty() {
-            // qemu-io would ask for commands.
+            // Without commands, qemu-io would be interactive.
             return Ok(String::new());
         }
         let (machine, reached) = (self.machine, self.reach().await?);
@@ -283,7 +283,7 @@ impl<'m> Access<'m> {
         Ok(output?.combined_text())
     }
 
-    /// Whether our own client could send them.
+    /// Whether our own client can send them.
     async fn sent_by_nbd(&self, requests: &[Request]) -> CaseResult<bool> {
         let (machine, reached) = (self.machine, self.reach().await?);
         let client = machine.nbd.client(machine, &reached.export).await?;
@@ -297,7 +297,7 @@ impl<'m> Access<'m> {
             }
             false => Ok(()),
         };
-        // A server that has gone has been noticed by what failed.
+        // If the server is gone, a request has already failed.
         let _ = client.disconnect().await;
         if reached.temporary {
             machine.nbd.remove(machine, &reached.export).await?;
@@ -311,7 +311,7 @@ impl<'m> Access<'m> {
         self.each_piece(&range, |piece| Request::Write(pattern, piece))
     }
 
-    /// Writes zeroes to a range, as a request for just that.
+    /// Writes zeroes to a range, with a write-zeroes request.
     #[track_caller]
     pub fn zero(&self, range: Range<u64>) -> Action<'_, ()> {
         self.each_piece(&range, Request::Zero)
@@ -323,14 +323,14 @@ impl<'m> Access<'m> {
         self.each_piece(&range, Request::Discard)
     }
 
-    /// Flushes what was written. On an emulator nothing says whether that failed: its monitor drops the
-    /// error of qemu-io's `flush`.
+    /// Flushes written data. On an emulator a failure goes unnoticed: its monitor drops the error
+    /// of qemu-io's `flush`.
     #[track_caller]
     pub fn flush(&self) -> Action<'_, ()> {
         self.request_all(vec![Request::Flush])
     }
 
-    /// Every byte in this range is this one.
+    /// Asserts that every byte in this range is this one.
     #[track_caller]
     pub fn assert_pattern(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
         self.each_piece(&range, |piece| Request::Read(pattern, piece))
@@ -345,8 +345,8 @@ impl<'m> Access<'m> {
         self.request_all(pieces(range).map(request).collect())
     }
 
-    /// Holds back the requests of a disk that raise this blkdebug event, from now on and until the
-    /// value is resumed. Emulators only; for a disk
+    /// Holds the requests of a disk that raise this blkdebug event, from now on until the returned
+    /// breakpoint is resumed. Emulators only; for a disk
     /// [`with_breakpoints`](super::DiskBuilder::with_breakpoints).
     #[track_caller]
     pub fn hold(&self, event: &str) -> Action<'_, Held<'m>> {
@@ -367,7 +367,7 @@ impl<'m> Access<'m> {
 struct Reached {
     export: String,
     writable: bool,
-    /// It exists for this use only.
+    /// Whether it exists only for this use.
     temporary: bool,
 }
 
@@ -414,7 +414,7 @@ impl From<&BlockNode<'_>> for Target {
     }
 }
 
-/// How far what a machine printed was looked at, and which failures in it the case knows of.
+/// How much of a machine's output was checked, and which failures in it the case has seen.
 #[derive(Default)]
 pub(super) struct Printed(std::sync::Mutex<Seen>);
 
@@ -430,8 +430,8 @@ impl Printed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was printed to this stream since the last time; of stderr, to which a line goes in
-    /// pieces, whole lines while the process runs.
+    /// What was printed to this stream since the last call; for stderr, where lines arrive in
+    /// pieces, only whole lines while the process runs.
     fn news(&self, process: &Child, stream: Stream) -> String {
         let mut state = self.state();
         let from = match stream {
@@ -454,7 +454,7 @@ impl Printed {
         self.state().known.extend(lines);
     }
 
-    /// These lines but for those that the case knows of, each as often as it does.
+    /// These lines without those that the case has seen, each as many times as seen.
     pub(super) fn unknown<'a>(&self, lines: Vec<&'a str>) -> Vec<&'a str> {
         let known = &mut self.state().known;
         let is_news = |line: &&str| match known.iter().position(|old| old == line) {
@@ -468,14 +468,15 @@ impl Printed {
     }
 }
 
-/// What of this is in lines that have come to their end.
+/// The part that consists of complete lines.
 pub(super) fn whole_lines(printed: &[u8]) -> &[u8] {
     let last = printed.iter().rposition(|byte| *byte == b'\n');
     &printed[..last.map_or(0, |at| at + 1)]
 }
 
 impl Machine {
-    /// What it has printed to stderr since somebody looked; the case knows of it from here on.
+    /// What it has printed to stderr since the last check; from now on it counts as seen by the
+    /// case.
     pub(super) async fn printed_to_stderr(&self) -> CaseResult<Vec<String>> {
         let process = self.inner()?.process();
         process.drained().await;
@@ -489,8 +490,8 @@ impl Machine {
     }
 }
 
-/// A breakpoint that holds back requests. It has to be resumed or removed: a machine with a request
-/// that is held does not end.
+/// A breakpoint that holds requests. It must be resumed or removed: a machine with a held request
+/// does not end.
 #[must_use = "requests are held back until they are resumed"]
 pub struct Held<'m> {
     access: Access<'m>,
@@ -510,13 +511,13 @@ impl Drop for Held<'_> {
 }
 
 impl<'m> Held<'m> {
-    /// There is nothing left to resume.
+    /// Records that there is nothing left to resume.
     fn settle(&mut self) {
         self.set = None;
     }
 
-    /// Waits until a request has hit the breakpoint. To resume one that has not can hang QEMU for
-    /// good, so resuming always waits first.
+    /// Waits until a request has hit the breakpoint. Resuming a breakpoint that no request has hit
+    /// can hang QEMU permanently, so resuming always waits first.
     #[track_caller]
     pub fn wait_hit(&self) -> Action<'_, ()> {
         let what = format!("a request to hit the breakpoint on {}", self.access);
@@ -526,8 +527,8 @@ impl<'m> Held<'m> {
         })
     }
 
-    /// Waits until a request has hit the breakpoint, then lets it pass. Later ones are not held: the
-    /// first to hit a breakpoint has removed it.
+    /// Waits until a request has hit the breakpoint, then lets it continue. Later requests are not
+    /// held: the first hit removes the breakpoint.
     #[track_caller]
     pub fn resume(mut self) -> Action<'m, ()> {
         Action::new(format!("the requests on {}", self.access), async move {
@@ -538,14 +539,14 @@ impl<'m> Held<'m> {
         })
     }
 
-    /// Removes the breakpoint, whether or not a request has hit it; a held one passes.
+    /// Removes the breakpoint, whether or not a request has hit it; a held request continues.
     #[track_caller]
     pub fn remove(mut self) -> Action<'m, ()> {
         Action::new(format!("the breakpoint on {}", self.access), async move {
             let command = format!("remove_break {}", self.tag);
             self.settle();
             match self.access.io(&command).await {
-                // QEMU says so also when it has let a request pass that was held.
+                // QEMU also reports this after releasing a held request.
                 Err(failure) if failure.message().contains(NO_BREAKPOINT) => Ok(()),
                 removed => removed.map(drop),
             }
@@ -553,7 +554,7 @@ impl<'m> Held<'m> {
     }
 }
 
-/// What `remove_break` prints of a breakpoint that a request has hit.
+/// What `remove_break` prints for a breakpoint that a request has hit.
 const NO_BREAKPOINT: &str = "Could not remove breakpoint";
 
 #[cfg(test)]
@@ -562,7 +563,7 @@ mod tests {
 
     use super::Printed;
 
-    /// Half a line is neither known nor judged: the other half comes later, or the end.
+    /// An incomplete line is neither recorded nor judged until the rest or the end arrives.
     #[tokio::test]
     async fn a_line_is_news_when_all_of_it_is_there() {
         let script = "printf 'one\\ntwo' >&2; read go; printf ' and three\\nfour' >&2";

@@ -19,12 +19,12 @@ use crate::author::failure::{CaseResult, Failure};
 use crate::author::files::TestFile;
 use crate::author::test::Test;
 
-/// Where a guest goes.
+/// The destination of a guest.
 #[derive(Clone, Copy)]
 pub enum Destination<'m> {
-    /// To this machine, which was launched with `.incoming("defer")`.
+    /// This machine, launched with `.incoming("defer")`.
     Machine(&'m Machine),
-    /// Nowhere: its state is thrown away, and its disks are left for others to use.
+    /// Nowhere: its state is discarded, and its disks become free for other users.
     Nowhere,
 }
 
@@ -34,22 +34,21 @@ impl<'m> From<&'m Machine> for Destination<'m> {
     }
 }
 
-/// What carries the state of a guest.
+/// The channel for the state of a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Channel {
     /// A UNIX socket.
     #[default]
     Unix,
-    /// A pair of connected descriptors that both machines are given.
+    /// A pair of connected descriptors, one passed to each machine.
     Fd,
-    /// A command that writes the state to a file, and one that reads it from there when the source
-    /// is done.
+    /// A command that writes the state to a file, and one that reads it once the source is done.
     Exec,
     /// The same file, written and read by QEMU itself. Since 8.2.
     File,
 }
 
-/// A migration to be run. Awaiting it runs it to its end, which must be a success on both sides.
+/// A migration to run. Awaiting it runs it to its end; it must succeed on both sides.
 #[must_use = "a guest migrates when this is awaited"]
 pub struct Migration<'m> {
     source: &'m Machine,
@@ -65,9 +64,9 @@ pub struct Migration<'m> {
 /// A migration that has ended.
 #[derive(Clone, Debug)]
 pub struct Migrated {
-    /// What `query-migrate` says at the source; nothing if that has ended.
+    /// What `query-migrate` reports at the source; `None` if the source has ended.
     pub source: Option<MigrationInfo>,
-    /// What `query-migrate` says at the target; nothing if there is none, or if it has ended.
+    /// What `query-migrate` reports at the target; `None` if there is no target or it has ended.
     pub target: Option<MigrationInfo>,
 }
 
@@ -93,39 +92,39 @@ impl Test {
 }
 
 impl<'m> Migration<'m> {
-    /// By another way than a UNIX socket.
+    /// Uses another channel than a UNIX socket.
     pub fn over(mut self, channel: Channel) -> Self {
         self.channel = channel;
         self
     }
 
-    /// Turns a capability on at both ends: `dirty-bitmaps`, `postcopy-ram` …
+    /// Enables a capability on both sides: `dirty-bitmaps`, `postcopy-ram` …
     pub fn capability(mut self, name: &str) -> Self {
         self.capabilities.push(name.to_owned());
         self
     }
 
-    /// Sets a parameter of both ends (`MigrateSetParameters` in QEMU's `qapi/migration.json`).
+    /// Sets a parameter on both sides (`MigrateSetParameters` in QEMU's `qapi/migration.json`).
     pub fn parameter(self, name: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
         self.source_parameter(name, value.clone())
             .target_parameter(name, value)
     }
 
-    /// Sets a parameter of the source.
+    /// Sets a parameter on the source.
     pub fn source_parameter(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.parameters[0].insert(name.to_owned(), value.into());
         self
     }
 
-    /// Sets a parameter of the target.
+    /// Sets a parameter on the target.
     pub fn target_parameter(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.parameters[1].insert(name.to_owned(), value.into());
         self
     }
 
-    /// Migrates dirty bitmaps, under these names (`block-bitmap-mapping`) at the source and at the
-    /// target, where one is given.
+    /// Migrates dirty bitmaps, with these mappings of their names (`block-bitmap-mapping`) on the
+    /// source and on the target, where given.
     pub fn bitmaps(
         mut self,
         source: impl Into<Option<Value>>,
@@ -141,25 +140,25 @@ impl<'m> Migration<'m> {
         self.capability("dirty-bitmaps")
     }
 
-    /// Any argument of the command `migrate`.
+    /// Sets any argument of the command `migrate`.
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.arguments.insert(name.to_owned(), value.into());
         self
     }
 
-    /// The run state of the guest at the target, which is waited for: `running`, `paused` …
+    /// Sets the run state to wait for on the target: `running`, `paused` …
     pub fn ends_in(mut self, run_state: &str) -> Self {
         self.ends_in = Some(run_state.to_owned());
         self
     }
 
-    /// Starts it, for what has to be done while it runs.
+    /// Starts it, for a case that does something while it runs.
     pub fn start(self) -> Action<'m, Migrating<'m>> {
         Action::at(self.place, "a migration to start", self.begin())
     }
 
-    /// The migration must fail, and one of the two ends must say this. A target that gives up ends
-    /// with status 1, for [`Machine::wait_exit_status`].
+    /// The migration must fail, and one of the two sides must report this text. A target that gives
+    /// up exits with status 1, for [`Machine::wait_exit_status`].
     pub fn expect_failure(self, text: impl Into<ErrorText>) -> Action<'m, Migrated> {
         let (place, text) = (self.place, text.into());
         Action::at(place, "a migration to fail", async move {
@@ -214,28 +213,28 @@ impl<'m> IntoFuture for Migration<'m> {
     }
 }
 
-/// A migration that runs.
+/// A running migration.
 #[must_use = "a migration is seen through by finish()"]
 pub struct Migrating<'m> {
     source: &'m Machine,
     target: Destination<'m>,
     ends_in: Option<String>,
-    /// What lets the target read the state when the source has written all of it.
+    /// The command that makes the target read the state once the source has written all of it.
     pending: Option<MigrateIncoming>,
-    /// Whether the source sends straight to the target.
+    /// Whether the source sends directly to the target.
     connects: bool,
-    // Has the state, where a file does.
+    // Contains the state, if the channel uses a file.
     _file: Option<TestFile>,
 }
 
 impl<'m> Migrating<'m> {
-    /// Waits for its end, which must be a success on both sides.
+    /// Waits for its end; it must succeed on both sides.
     #[track_caller]
     pub fn finish(self) -> Action<'m, Migrated> {
         Action::new("a migration", self.succeed())
     }
 
-    /// Waits for its end, which must be a failure: one of the two ends must say this.
+    /// Waits for its end; it must fail, and one of the two sides must report this text.
     #[track_caller]
     pub fn expect_failure(self, text: impl Into<ErrorText>) -> Action<'m, Migrated> {
         let text = text.into();
@@ -276,7 +275,7 @@ impl<'m> Migrating<'m> {
         }
         let arrived = match self.target {
             Destination::Nowhere => left,
-            // Nothing has come, and it goes on waiting for another attempt.
+            // It has received nothing, and keeps waiting for another attempt.
             Destination::Machine(_) if !(left || reached && self.connects) => false,
             Destination::Machine(target) => {
                 if let Some(incoming) = self.pending {
@@ -308,12 +307,12 @@ fn has_completed(info: Option<&MigrationInfo>) -> bool {
     info.is_some_and(|info| info.status == Some(MigrationStatus::Completed))
 }
 
-/// How both sides came out of a migration.
+/// The result of a migration on both sides.
 struct End<'m> {
     source: &'m Machine,
     target: Destination<'m>,
     migrated: Migrated,
-    /// Whether the source has let go of the guest and the target, if there is one, has it.
+    /// Whether the source has released the guest and the target, if any, has it.
     arrived: bool,
 }
 
@@ -322,8 +321,8 @@ impl End<'_> {
         self.arrived
     }
 
-    /// All that is known of a failure, a line each. What the machines printed is known to the case
-    /// from here on.
+    /// Everything that is known about a failure, one fact per line. From now on, the machines'
+    /// output counts as seen by the case.
     async fn story(&self) -> CaseResult<String> {
         let mut story = Vec::new();
         let target = match self.target {
@@ -341,7 +340,7 @@ impl End<'_> {
             }
             if let Some(error) = info.as_ref().and_then(|info| info.error_desc.as_deref()) {
                 story.push(format!("{}: {error}", machine.name()));
-                // It is printed as well, perhaps later than now.
+                // It is also printed, perhaps later.
                 machine.tolerate(error);
             }
             let printed = machine.printed_to_stderr().await?;
@@ -355,13 +354,13 @@ impl End<'_> {
     }
 }
 
-/// How the state goes from one machine to the other.
+/// How the state is transferred.
 struct Way {
     outgoing: String,
     incoming: String,
-    /// The socket or file that it goes through.
+    /// The socket or file used.
     file: Option<TestFile>,
-    /// Whether all of it is there before the target reads it.
+    /// Whether it is complete before the target reads it.
     is_stored: bool,
 }
 
@@ -429,8 +428,8 @@ impl Machine {
         Ok(())
     }
 
-    /// What `query-migrate` says when the migration is over; nothing where the process ended with it.
-    /// And whether the state began to go over.
+    /// Whether the transfer of the state had begun, and what `query-migrate` reports after the
+    /// migration; `None` if the process ended with it.
     async fn migration_end(&self) -> CaseResult<(bool, Option<MigrationInfo>)> {
         let monitor = &self.monitor;
         let mut reached = false;
@@ -458,13 +457,13 @@ impl Machine {
         };
         match monitor.query(QueryMigrate::new()).await {
             Ok(info) => Ok((reached, Some(info))),
-            // A target that has failed ends.
+            // A failed target exits.
             Err(_) if status == "failed" => Ok((reached, None)),
             Err(error) => Err(error),
         }
     }
 
-    /// Waits for the end of a target that has failed to take the guest: it says why on its way.
+    /// Waits for the exit of a target that failed to receive the guest; it prints the reason first.
     async fn give_up(&self) -> CaseResult {
         let limit = self.monitor.shared.wait_limit();
         let ended = tokio::time::timeout(limit, self.inner()?.process().exited()).await;
@@ -480,7 +479,7 @@ impl Machine {
     pub fn wait_run_state(&self, run_state: &str) -> Action<'static, ()> {
         let expected = run_state.to_owned();
         let what = format!("{} in run state {expected}", self.name());
-        // Most run states begin or end with one of these; none announces `postmigrate`.
+        // Most run states begin or end with one of these; no event announces `postmigrate`.
         let announced = ["STOP", "RESUME", "SUSPEND", "WAKEUP", "MIGRATION"];
         let announced = qmp::Matcher::one_of(announced);
         self.monitor

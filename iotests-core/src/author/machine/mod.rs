@@ -1,11 +1,11 @@
-//! Machines, and all that a machine has.
+//! Machines, and everything that a machine has.
 //!
-//! [`Test::host`](super::Test::host) builds an emulator or a storage daemon, whichever the instance is
-//! for; [`Test::vm`](super::Test::vm) and [`Test::qsd`](super::Test::qsd) name one. A case that needs
-//! no guest device uses `host` and runs on both.
+//! [`Test::host`](super::Test::host) builds an emulator or a storage daemon, depending on the
+//! instance; [`Test::vm`](super::Test::vm) and [`Test::qsd`](super::Test::qsd) choose one. A case
+//! that needs no guest device uses `host` and runs on both.
 //!
-//! One noun a module: a [`Disk`] is what a guest has, a [`Node`] the options of a block node, an
-//! [`Export`] what others open, a [`Job`] what runs in the background, a [`Bitmap`] what was written.
+//! One noun per module: a [`Disk`] is what a guest sees, a [`Node`] the options of a block node, an
+//! [`Export`] what clients open, a [`Job`] runs in the background, a [`Bitmap`] records writes.
 
 mod bitmap;
 mod builder;

@@ -1,4 +1,4 @@
-//! The monitor of a machine, shared by everything that talks to it.
+//! The monitor of a machine, shared by all its users.
 
 use std::collections::BTreeSet;
 use std::panic::Location;
@@ -15,20 +15,20 @@ use crate::author::log::Entry;
 use crate::author::shared::Shared;
 use crate::case::{Backend, Requirement};
 
-/// How long an event is waited for before QEMU is asked again. Long enough for a machine that is
-/// asked all the time to have nearly all of its own, and too short for anyone to wait for.
+/// How long to wait for an event before querying QEMU again. Long enough that constant queries take
+/// little of the machine's time, and too short for anyone to notice.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A machine's monitor, for as long as anybody holds it.
+/// A shared handle to a machine's monitor.
 #[derive(Clone)]
 pub(crate) struct Monitor {
     pub(crate) shared: Arc<Shared>,
     pub(crate) name: String,
     pub(crate) backend: Backend,
     pub(crate) client: qmp::Client,
-    /// What has happened and no case or wait has taken yet.
+    /// The events that have arrived and not been taken yet.
     pub(crate) events: qmp::EventCache,
-    /// Set when the machine was ended, or has ended by itself: what ran on it is gone.
+    /// Set once the machine was ended or has ended by itself: everything that ran on it is gone.
     pub(crate) ended: Arc<AtomicBool>,
 }
 
@@ -38,19 +38,20 @@ impl Monitor {
         Cmd::new(self, name, arguments)
     }
 
-    /// A typed command that the case has ordered in other words, narrated as one of its own.
+    /// Sends a typed command that implements a request of the case, narrated as the case's own.
     #[track_caller]
     pub(crate) fn send<C: qmp::Command>(&self, command: C) -> Cmd {
         Cmd::new(self, C::NAME, command)
     }
 
-    /// Asks something typed on behalf of the harness, which never enters the log.
+    /// Sends a typed query on behalf of the harness, which is never logged.
     pub(crate) async fn query<C: qmp::Command>(&self, command: C) -> CaseResult<C::Return> {
         let limit = self.shared.wait_limit();
         Ok(self.client.call(command).deadline(limit).await?)
     }
 
-    /// Asks on behalf of the harness for what a case is shown, or with what a case has said.
+    /// Sends a query on behalf of the harness whose result the case sees, or whose arguments come
+    /// from the case.
     pub(crate) async fn ask(&self, name: &str, arguments: Value) -> CaseResult<Value> {
         let limit = self.shared.wait_limit();
         Ok(self.client.execute(name, arguments).deadline(limit).await?)
@@ -60,12 +61,12 @@ impl Monitor {
         self.ended.load(Ordering::Relaxed) || self.client.closed_cause().is_some()
     }
 
-    /// Logs an event, if the case has its doings narrated.
+    /// Logs an event, if narration is on.
     pub(crate) fn narrate_event(&self, event: &qmp::Event) {
         self.shared.narrate(|| Entry::from(event_json(event)));
     }
 
-    /// What is wrong with a command that failed because the case uses what it did not declare.
+    /// Explains a command that failed because the case uses something that it did not declare.
     pub(crate) fn undeclared(&self, arguments: &Value) -> Option<String> {
         let facts = self.shared.capabilities().ok()?.host(self.backend)?;
         if facts.drivers.is_empty() {
@@ -82,8 +83,8 @@ impl Monitor {
         ))
     }
 
-    /// Asks until the answer satisfies: at once, after each of these events, and now and then without
-    /// one, as QEMU does not report everything.
+    /// Repeats a query until the answer satisfies: at once, after each of these events, and
+    /// periodically, because QEMU does not report every change.
     #[track_caller]
     pub(crate) fn until<T: 'static>(
         &self,
@@ -95,15 +96,15 @@ impl Monitor {
         let monitor = self.clone();
         let place = Location::caller();
         Action::at(place, what.clone(), async move {
-            // Before the first question, so that nothing happens unseen after its answer.
+            // Before the first query, so that no change after its answer is missed.
             let mut events = monitor.client.subscribe(shown_by);
             loop {
                 let answer = monitor.ask(command, Value::Null).await?;
                 if let Some(found) = look(&answer)? {
                     return Ok(found);
                 }
-                // Whatever comes of it, the next answer shows it: an event that was lost among others
-                // is in it, and the end of the session is its error.
+                // Whatever the result, the next query shows it: the effect of a lost event, or an
+                // error if the session has ended.
                 let _ = tokio::time::timeout(ASK_AGAIN, events.recv()).await;
             }
         })
@@ -151,7 +152,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use tokio::time::Instant;
 
-    /// A QEMU that answers `query-status` with how often it was asked.
+    /// A QEMU that answers `query-status` with the number of queries so far.
     fn counting() -> Mock {
         let asked = AtomicUsize::new(0);
         Mock::new().on("query-status", move |_| {
@@ -172,7 +173,7 @@ mod tests {
         let wait = monitor.until(what(), "query-status", never.clone(), reaches(100));
         wait.await.unwrap();
         assert_eq!(start.elapsed(), ASK_AGAIN * 100);
-        // What holds already takes no time.
+        // A condition that already holds takes no time.
         let wait = monitor.until(what(), "query-status", never, reaches(100));
         wait.await.unwrap();
         assert_eq!(start.elapsed(), ASK_AGAIN * 100);
@@ -182,7 +183,7 @@ mod tests {
     async fn an_event_is_followed_by_a_question_at_once() {
         let stops = |asked: usize| match asked {
             100.. => Answer::value(json!(asked)),
-            // Each answer is followed by the event that makes another one worth while.
+            // Each answer is followed by an event that triggers the next query.
             _ => Answer::value(json!(asked)).event(qmp::Event::new("STOP")),
         };
         let asked = AtomicUsize::new(0);

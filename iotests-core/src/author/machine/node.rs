@@ -1,5 +1,5 @@
-//! The options of a block node, as a value: for the command line, `blockdev-add`, `blockdev-reopen`
-//! and the tools alike.
+//! The options of a block node as a value, for the command line, `blockdev-add`, `blockdev-reopen`
+//! and the tools.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,18 +40,18 @@ pub struct Node {
     wrong: Option<String>,
 }
 
-/// A child of a node: its own options, or the name of a node that exists.
+/// A child of a node: its own options, or the name of an existing node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Child(Node);
 
 impl Node {
-    /// A node of this driver: `qcow2`, `file`, `throttle` …
+    /// A node with this driver: `qcow2`, `file`, `throttle` …
     #[must_use]
     pub fn new(driver: &str) -> Self {
         Node::from(json!({ "driver": driver }))
     }
 
-    /// A filter that keeps the requests of a node to the limits of a throttle group.
+    /// A filter that limits the requests to a node by a throttle group.
     #[must_use]
     pub fn throttle(group: &str, file: impl Into<Child>) -> Self {
         Node::new("throttle")
@@ -59,7 +59,7 @@ impl Node {
             .file(file)
     }
 
-    /// A quorum of these children, of which this many must agree.
+    /// A quorum of these children, `threshold` of which must agree.
     #[must_use]
     pub fn quorum(threshold: u64, children: impl IntoIterator<Item = impl Into<Child>>) -> Self {
         let node = Node::new("quorum").set("vote-threshold", threshold);
@@ -72,37 +72,37 @@ impl Node {
         })
     }
 
-    /// Its name; QEMU generates one otherwise.
+    /// Sets its name; by default QEMU generates one.
     #[must_use]
     pub fn node_name(self, name: &str) -> Self {
         self.set("node-name", name)
     }
 
-    /// Whether nothing can be written to it.
+    /// Sets whether it is read-only.
     #[must_use]
     pub fn read_only(self, on: bool) -> Self {
         self.set("read-only", on)
     }
 
-    /// The child `file`.
+    /// Sets the child `file`.
     #[must_use]
     pub fn file(self, child: impl Into<Child>) -> Self {
         self.child("file", child)
     }
 
-    /// The child `backing`.
+    /// Sets the child `backing`.
     #[must_use]
     pub fn backing(self, child: impl Into<Child>) -> Self {
         self.child("backing", child)
     }
 
-    /// Has no backing node, whatever the image records.
+    /// Opens it without a backing node, whatever the image records.
     #[must_use]
     pub fn no_backing(self) -> Self {
         self.set("backing", Value::Null)
     }
 
-    /// Any child.
+    /// Sets any child.
     #[must_use]
     pub fn child(mut self, path: &str, child: impl Into<Child>) -> Self {
         let Child(child) = child.into();
@@ -110,7 +110,7 @@ impl Node {
         self.set(path, child.options)
     }
 
-    /// Any option. A path with dots leads into the options of children: `file.locking`,
+    /// Sets any option. A dotted path reaches into the options of children: `file.locking`,
     /// `children.0.read-only`.
     #[must_use]
     pub fn set(mut self, path: &str, value: impl Serialize) -> Self {
@@ -124,7 +124,7 @@ impl Node {
         self
     }
 
-    /// Leaves an option out.
+    /// Removes an option.
     #[must_use]
     pub fn without(mut self, path: &str) -> Self {
         let (parent, name) = match path.rsplit_once('.') {
@@ -141,14 +141,14 @@ impl Node {
         self.wrong.get_or_insert(text);
     }
 
-    /// The value of an option; nothing if it is not set.
+    /// The value of an option; `None` if it is not set.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<&Value> {
         self.options
             .pointer(&format!("/{}", path.replace('.', "/")))
     }
 
-    /// Its name, if it was given one.
+    /// Its name, if it has one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.get("node-name").and_then(Value::as_str)
@@ -157,7 +157,8 @@ impl Node {
     /// As the value of a tool's `--image-opts`.
     ///
     /// # Errors
-    /// When it is no node, or sets a child to nothing, which only [`Node::filename`] can say.
+    /// If it is not a valid node, or sets a child to null, which only [`Node::filename`] can
+    /// express.
     #[track_caller]
     pub fn image_opts(&self) -> CaseResult<String> {
         if holds_null(&self.options) {
@@ -182,22 +183,22 @@ impl Node {
         }
     }
 
-    /// As the options of `-blockdev`, one or more.
+    /// As the values of one or more `-blockdev` options.
     #[track_caller]
     pub(crate) fn to_blockdevs(&self) -> CaseResult<Vec<Blockdev>> {
         self.parts().iter().map(Node::to_blockdev).collect()
     }
 
-    /// The nodes to be made one after another, itself last: a backing node is one of its own where QEMU
-    /// would confuse its options with the file name that the overlay records, which it does unless they
-    /// have a file name themselves.
+    /// The nodes to create one after another, itself last. A backing node is split off if QEMU
+    /// would confuse its options with the file name recorded in the overlay, which it does unless
+    /// the options have a file name themselves.
     fn parts(&self) -> Vec<Node> {
         let below = self.get("backing").filter(|below| below.is_object());
         let Some(below) = below.cloned().map(Node::from) else {
             return vec![self.clone()];
         };
         let mut parts = below.parts();
-        // Itself, without what has become a node of its own.
+        // Itself, without the nodes that were split off.
         let below = parts.pop().unwrap_or(below);
         let has_file_name = below.get("file.filename").is_some();
         let node = match below.name().filter(|_| !has_file_name).map(str::to_owned) {
@@ -211,7 +212,7 @@ impl Node {
         parts
     }
 
-    /// Each node in it that has a name, itself first.
+    /// All named nodes in it, itself first.
     fn named(&self) -> Vec<Node> {
         let mut out = Vec::new();
         let mut left = vec![&self.options];
@@ -231,7 +232,7 @@ impl Node {
     }
 }
 
-/// Where a path with dots leads; members that are missing are added.
+/// Resolves a dotted path, adding missing members.
 fn place<'v>(mut value: &'v mut Value, path: &str) -> Option<&'v mut Value> {
     for name in path.split('.') {
         value = match value {
@@ -257,7 +258,7 @@ fn holds_null(value: &Value) -> bool {
 }
 
 impl From<Value> for Node {
-    /// Takes options that are JSON already.
+    /// Uses options that are already JSON.
     fn from(options: Value) -> Self {
         let wrong = (!options.is_object()).then(|| "a block node has options".to_owned());
         Node { options, wrong }
@@ -284,7 +285,7 @@ impl<N: Into<Node>> From<N> for Child {
 }
 
 impl From<&str> for Child {
-    /// The node of this name.
+    /// A reference to the node with this name.
     fn from(name: &str) -> Self {
         Child(Node {
             options: name.into(),
@@ -308,7 +309,7 @@ impl fmt::Display for Node {
     }
 }
 
-/// The options with which the nodes of a machine were made, by their names.
+/// The options with which a machine's nodes were created, by name.
 #[derive(Default)]
 pub(super) struct Made(Mutex<BTreeMap<String, Node>>);
 
@@ -329,9 +330,9 @@ impl Made {
 }
 
 impl Machine {
-    /// Adds a node. A backing node with a name, and without a file name, is added before it as a node
-    /// of its own, as a launch does: QEMU would take the file name that the overlay records. It stays
-    /// when the node is removed.
+    /// Adds a node. A named backing node without a file name is first added as a separate node, as
+    /// at launch: QEMU would otherwise use the file name recorded in the overlay. The backing node
+    /// stays when the node is removed.
     #[track_caller]
     pub fn add_node(&self, node: impl Into<Node>) -> Change<'_> {
         let node = node.into();
@@ -345,8 +346,8 @@ impl Machine {
         }
     }
 
-    /// Reopens a node with other options: `change` gets those with which it was made, or reopened
-    /// last.
+    /// Reopens a node with changed options: `change` gets the options with which it was created or
+    /// last reopened.
     #[track_caller]
     pub fn reopen(&self, node: impl Into<Target>, change: impl FnOnce(Node) -> Node) -> Change<'_> {
         let name = node.into().to_string();
@@ -360,7 +361,7 @@ impl Machine {
         self.reopen_all([node])
     }
 
-    /// Reopens nodes with just these options, all of them or none.
+    /// Reopens nodes with exactly these options, all of them or none.
     #[track_caller]
     pub fn reopen_all(&self, nodes: impl IntoIterator<Item = impl Into<Node>>) -> Change<'_> {
         let nodes: Vec<Node> = nodes.into_iter().map(Into::into).collect();
@@ -390,14 +391,14 @@ struct Options<'n> {
 #[must_use = "a command is sent when it is awaited"]
 pub struct Change<'m> {
     machine: &'m Machine,
-    /// What is added before, each a node of its own.
+    /// The separate nodes to add first.
     below: Vec<Node>,
     call: Cmd,
     nodes: Vec<Node>,
 }
 
 impl Change<'_> {
-    /// It must be refused with this text.
+    /// The command must fail with this text.
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
         let (place, text) = (self.call.place(), text.into());
         let (monitor, below, call) = (self.call.monitor().clone(), self.below, self.call);
@@ -423,7 +424,7 @@ impl Change<'_> {
     }
 }
 
-/// Adds these one after another, and then what the call adds.
+/// Adds these nodes one after another, then sends the call.
 async fn add(monitor: &Monitor, below: &[Node], call: Cmd) -> CaseResult {
     for (at, node) in below.iter().enumerate() {
         if let Err(refused) = monitor.cmd("blockdev-add", node).await {
@@ -438,7 +439,7 @@ async fn add(monitor: &Monitor, below: &[Node], call: Cmd) -> CaseResult {
     Ok(())
 }
 
-/// Removes what was added, the last first.
+/// Removes the added nodes, the last one first.
 async fn remove(monitor: &Monitor, added: &[Node]) -> CaseResult {
     for name in added.iter().rev().filter_map(Node::name) {
         monitor.send(BlockdevDel::new(name)).await?;
@@ -463,7 +464,8 @@ impl<'m> IntoFuture for Change<'m> {
 }
 
 impl Machine {
-    /// Reports the first write to a node at or behind this place (`BLOCK_WRITE_THRESHOLD`).
+    /// Requests an event for the first write to a node at or beyond this offset
+    /// (`BLOCK_WRITE_THRESHOLD`).
     #[track_caller]
     pub fn write_threshold(&self, node: impl Into<Target>, bytes: u64) -> Cmd {
         let node = node.into().to_string();
@@ -524,7 +526,7 @@ mod tests {
     fn what_is_no_node_is_reported_where_it_is_used() {
         let wrong = Node::from(json!(7)).to_blockdev().unwrap_err();
         assert_eq!(wrong.message(), "a block node has options: 7");
-        // A child that is only named has no options here.
+        // A child that is only a reference has no options here.
         let node = Node::new("qcow2").file("file0").set("file.locking", "off");
         let wrong = node.to_blockdev().unwrap_err();
         assert!(wrong.message().contains("\"file.locking\""), "{wrong}");
@@ -563,7 +565,7 @@ mod tests {
         assert_eq!(made.find("base"), Some(base));
         assert_eq!(made.find("top"), Some(top));
         assert_eq!(made.find("other"), None);
-        // What became a node of its own is reopened by its name.
+        // A node that was split off is reopened by its name.
         let remote = Node::new("raw").node_name("remote").file(Node::new("nbd"));
         let over = Node::new("qcow2").node_name("over");
         made.note(&over.clone().backing(remote.clone()));

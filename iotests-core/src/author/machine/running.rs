@@ -1,4 +1,4 @@
-//! A running machine.
+//! Running machines.
 
 use std::future::Future;
 use std::panic::Location;
@@ -29,29 +29,30 @@ use crate::author::shared::{Evidence, Shared};
 use crate::case::Backend;
 use crate::wire::{Death, Finding, MachineReport};
 
-/// How many lines of a monitor's traffic a report shows.
+/// How many lines of monitor traffic a report shows.
 const TAIL: usize = 20;
 
-/// A running machine. It has to be ended: [`Machine::shutdown`], [`Machine::wait_exit`] or
-/// [`Machine::kill`]. Dropped alive it is killed, and the case fails unless it has failed already.
+/// A running machine. The case must end it with [`Machine::shutdown`], [`Machine::wait_exit`] or
+/// [`Machine::kill`]. A machine that is dropped alive is killed, and the case fails unless it has
+/// already failed.
 pub struct Machine {
     pub(crate) monitor: Monitor,
     machine: Option<machine::Machine>,
     number: u64,
     tolerated: Mutex<Vec<String>>,
     pub(super) printed: Printed,
-    /// The last signal that the case sent, which is no crash; 0 for none.
+    /// The last signal that the case sent, which does not count as a crash; 0 for none.
     signalled: Arc<AtomicI32>,
     /// Where it was launched.
     launched: Origin,
     pub(super) disks: Arc<Disks>,
     pub(super) nbd: NbdServerOf,
     pub(super) made: Made,
-    /// Those in the ids of jobs that create images.
+    /// The numbers in the ids of jobs that create images.
     pub(super) numbers: Numbers,
 }
 
-/// What is known of a machine that still runs.
+/// What is known about a machine that is still running.
 struct Live {
     monitor: Monitor,
     command_line: String,
@@ -71,7 +72,7 @@ impl Live {
     }
 }
 
-/// The last messages of a monitor, one a line.
+/// The last messages of a monitor, one per line.
 fn transcript(client: &qmp::Client, lines: usize) -> Vec<String> {
     let entries = client.transcript_tail(lines);
     entries.iter().map(ToString::to_string).collect()
@@ -88,7 +89,7 @@ impl Evidence for Live {
         monitor: bool,
     ) -> Pin<Box<dyn Future<Output = MachineReport> + 'a>> {
         Box::pin(async move {
-            // Before anything is asked on the same connection.
+            // Before any query on the same connection.
             let mut report = self.report();
             let diagnosis = match monitor {
                 true => self.diagnoser.collect_within(time).await,
@@ -122,7 +123,7 @@ impl Evidence for Live {
     }
 }
 
-/// What is wrong with a machine, to be read after its name; [`RUNNING`] if nothing is.
+/// What is wrong with a machine, as a phrase that follows its name; [`RUNNING`] if nothing is.
 fn state_of(diagnosis: &Diagnosis) -> String {
     if let Some(status) = diagnosis.ended {
         return death::status(status);
@@ -140,7 +141,7 @@ fn state_of(diagnosis: &Diagnosis) -> String {
     }
 }
 
-/// The function that the main thread is in, by its stack, or else where in the kernel it is.
+/// The function in which the main thread is, from its stack, or else its place in the kernel.
 fn innermost(diagnosis: &Diagnosis) -> Option<String> {
     let stacks = diagnosis.backtraces.first();
     let stack = stacks.and_then(|one| one.text.as_ref().ok());
@@ -201,7 +202,7 @@ fn findings(diagnosis: &Diagnosis) -> Vec<Finding> {
     findings
 }
 
-/// Takes a machine that was launched into the case.
+/// Makes a launched machine part of the case.
 pub(super) async fn adopt(
     shared: &Arc<Shared>,
     backend: Backend,
@@ -249,9 +250,9 @@ pub(super) async fn adopt(
     Ok(machine)
 }
 
-/// How a machine ended that was dropped, for [`Machine`]'s own drop.
+/// A hook that records how a dropped machine ended, for [`Machine`]'s own drop.
 pub(super) fn on_drop(shared: &Arc<Shared>) -> impl Fn(&DropReport) + Send + Sync + 'static {
-    // Weak: the machine's builder, which holds this, may itself be held by what the case shares.
+    // Weak, because the shared state may itself own the machine's builder, which owns this hook.
     let shared = Arc::downgrade(shared);
     move |report| {
         if let Some(shared) = shared.upgrade() {
@@ -267,7 +268,7 @@ impl Machine {
         &self.monitor.name
     }
 
-    /// Which of the two it is.
+    /// Whether it is an emulator or a storage daemon.
     #[must_use]
     pub fn backend(&self) -> Backend {
         self.monitor.backend
@@ -290,7 +291,7 @@ impl Machine {
         self.monitor.cmd(name, arguments)
     }
 
-    /// A command of the human monitor, returning what it prints; emulators only.
+    /// Runs a command of the human monitor and returns its output; emulators only.
     #[track_caller]
     pub fn hmp(&self, command: &str) -> Action<'_, String> {
         let call = self.monitor.send(HumanMonitorCommand::new(command));
@@ -300,8 +301,8 @@ impl Machine {
         })
     }
 
-    /// Waits for an event, or takes the oldest one like this that has come already. Others stay for
-    /// later. `"STOP"`, or a [`qmp::Matcher`] for more.
+    /// Waits for an event, or takes the oldest matching one that has already arrived. Other events
+    /// are kept for later. Pass a name such as `"STOP"`, or a [`qmp::Matcher`].
     #[track_caller]
     pub fn event(&self, which: impl Into<qmp::Matcher>) -> Action<'_, Value> {
         let matcher = which.into();
@@ -317,7 +318,7 @@ impl Machine {
         )
     }
 
-    /// Takes all events like this that have come, without waiting.
+    /// Takes all matching events that have arrived, without waiting.
     pub fn take_events(&self, which: impl Into<qmp::Matcher>) -> Vec<Value> {
         let events = self.monitor.events.take_all(which);
         events
@@ -326,12 +327,12 @@ impl Machine {
             .collect()
     }
 
-    /// No event like this has come, and none comes before the machine answers a command.
+    /// Asserts that no matching event has arrived, or arrives before the machine answers a command.
     #[track_caller]
     pub fn assert_no_event(&self, which: impl Into<qmp::Matcher>) -> Action<'_, ()> {
         let matcher = which.into();
         Action::new(format!("{} to answer", self.name()), async move {
-            // An event that was sent before the answer is there when the answer is.
+            // An event sent before the answer has arrived when the answer arrives.
             self.monitor.query(QueryVersion::new()).await?;
             match self.monitor.events.take(matcher) {
                 Some(event) => Err(Failure::new(format!(
@@ -343,7 +344,7 @@ impl Machine {
         })
     }
 
-    /// Shows an emulator's virtual clock that this much time has passed. Needs
+    /// Advances an emulator's virtual clock by this much. Needs
     /// [`crate::case::Guest::VirtualClock`].
     #[track_caller]
     pub fn step_clock(&self, by: std::time::Duration) -> Action<'_, ()> {
@@ -365,15 +366,15 @@ impl Machine {
         }
     }
 
-    /// Ends it in good order, and returns what it printed. It must exit with status 0, in time, and
-    /// must not have printed anything to stderr that [`super::MachineBuilder::tolerate`] does not
-    /// allow, warnings aside: which of those there are depends on the version.
+    /// Shuts it down cleanly, and returns its output. It must exit with status 0, in time, and may
+    /// have printed to stderr only what [`super::MachineBuilder::tolerate`] allows, apart from
+    /// warnings, which vary between versions.
     #[track_caller]
     pub fn shutdown(self) -> Action<'static, String> {
         self.end("shut down", |machine| Box::pin(machine.shutdown()))
     }
 
-    /// Waits until it ends by itself; what must hold is as for [`Machine::shutdown`].
+    /// Waits until it ends by itself; the same must hold as for [`Machine::shutdown`].
     #[track_caller]
     pub fn wait_exit(self) -> Action<'static, String> {
         self.end("exit", until_exit)
@@ -388,7 +389,7 @@ impl Machine {
         self.end("exit", until_exit)
     }
 
-    /// Kills it, as a power cut would, and returns what it printed.
+    /// Kills it, simulating a power cut, and returns its output.
     #[track_caller]
     pub fn kill(self) -> Action<'static, String> {
         self.end("die", |machine| Box::pin(machine.kill()))
@@ -440,7 +441,7 @@ impl Machine {
         })
     }
 
-    /// A process that a signal ended has crashed, unless the case sent it.
+    /// Records a crash if a signal ended the process, unless the case sent the signal.
     fn note_death(&self, found: &Found<'_>) {
         let sent = self.signalled.load(Ordering::Relaxed);
         if found.status.signal().is_some_and(|signal| signal != sent) {
@@ -448,7 +449,7 @@ impl Machine {
         }
     }
 
-    /// Whether the case said that it expects such a line.
+    /// Whether the case expects such a line.
     pub(super) fn tolerates(&self, line: &str) -> bool {
         let tolerated = self
             .tolerated
@@ -457,7 +458,7 @@ impl Machine {
         tolerated.iter().any(|text| line.contains(text))
     }
 
-    /// From here on the case expects lines that hold this text.
+    /// From now on, the case expects lines that contain this text.
     pub(super) fn tolerate(&self, text: &str) {
         let mut tolerated = self
             .tolerated
@@ -466,11 +467,12 @@ impl Machine {
         tolerated.push(text.to_owned());
     }
 
-    /// Nothing on stderr, and no failed qemu-io command, but what the case tolerates or has seen.
+    /// Checks that stderr and failed qemu-io commands contain only what the case tolerates or has
+    /// seen.
     fn check_output(&self, exit: &Exit) -> CaseResult {
         let mut stderr = &*exit.output.captured.stderr;
         if exit.status().signal().is_some() {
-            // The signal may have cut a line off, of which nothing can be known.
+            // The signal may have truncated a line, which then cannot be judged.
             stderr = whole_lines(stderr);
         }
         let stderr = String::from_utf8_lossy(stderr);
@@ -490,13 +492,14 @@ impl Machine {
     }
 }
 
-/// Whether a line on stderr has to be accounted for. Which warnings there are depends on the version.
+/// Whether a line on stderr needs an explanation. Warnings do not; they vary between versions.
 pub(super) fn is_complaint(line: &str) -> bool {
     let warning = line.starts_with("warning:") || line.contains(": warning:");
     !warning && !line.trim().is_empty()
 }
 
-/// What ends by itself does so within the time for one command, which is the case's budget.
+/// A machine that ends by itself must do so within the time for one command, which is the case's
+/// budget.
 fn until_exit(
     machine: &machine::Machine,
 ) -> Pin<Box<dyn Future<Output = Result<Exit, EndError>> + '_>> {
@@ -512,7 +515,7 @@ impl Drop for Machine {
             self.monitor.ended.store(true, Ordering::Relaxed);
             let command_line = machine.command_line().to_string();
             let qmp_tail = transcript(&self.monitor.client, TAIL);
-            // Its hook keeps how it ended.
+            // Its hook records how it ended.
             drop(machine);
             let shared = &self.monitor.shared;
             let dropped = shared.take_drop(self.name());

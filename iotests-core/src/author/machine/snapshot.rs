@@ -1,4 +1,4 @@
-//! Snapshots of disks: overlays, internal ones, and a view of a disk as it was.
+//! Snapshots of disks: overlays, internal snapshots, and point-in-time views.
 
 use std::future::IntoFuture;
 use std::panic::Location;
@@ -16,7 +16,7 @@ use crate::author::failure::CaseResult;
 use crate::author::files::TestFile;
 
 impl Machine {
-    /// Puts a node on top of another one (`blockdev-snapshot`): those who use `node` use `overlay`
+    /// Puts a node on top of another one (`blockdev-snapshot`): the users of `node` use `overlay`
     /// from now on.
     #[track_caller]
     pub fn snapshot(&self, node: impl Into<Target>, overlay: impl Into<Target>) -> Cmd {
@@ -25,8 +25,8 @@ impl Machine {
             .send(BlockdevSnapshotCommand::new(node, overlay))
     }
 
-    /// Makes an overlay of this format in a file, as a node of this name, and puts it on top of a node
-    /// (`blockdev-snapshot-sync`).
+    /// Creates an overlay of this format in a file, as a node with this name, and puts it on top of
+    /// a node (`blockdev-snapshot-sync`).
     #[track_caller]
     pub fn snapshot_sync(
         &self,
@@ -42,7 +42,7 @@ impl Machine {
         self.monitor.send(snapshot)
     }
 
-    /// Makes a snapshot of this name inside the image of a disk or node.
+    /// Creates an internal snapshot with this name in the image of a disk or node.
     #[track_caller]
     pub fn internal_snapshot(&self, node: impl Into<Target>, name: &str) -> Cmd {
         let device = node.into().to_string();
@@ -50,7 +50,7 @@ impl Machine {
         self.monitor.send(snapshot)
     }
 
-    /// Deletes a snapshot of this name inside the image of a disk or node.
+    /// Deletes the internal snapshot with this name from the image of a disk or node.
     #[track_caller]
     pub fn delete_internal_snapshot(&self, node: impl Into<Target>, name: &str) -> Cmd {
         let device = node.into().to_string();
@@ -58,8 +58,9 @@ impl Machine {
         self.monitor.send(delete)
     }
 
-    /// Keeps a disk as it is now, while the guest goes on: what is overwritten is copied to a file
-    /// first, and a node shows the disk as it was. Awaited, it gives that node.
+    /// Preserves the current state of a disk while the guest continues: data is copied to a file
+    /// before it is overwritten, and a node shows the disk as it was. Awaiting it returns that
+    /// node.
     #[track_caller]
     pub fn freeze(&self, disk: impl Into<Target>) -> Freeze<'_> {
         Freeze {
@@ -71,20 +72,20 @@ impl Machine {
     }
 }
 
-/// What keeps the old data of a disk that is frozen.
+/// How the old data of a frozen disk is preserved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keeper {
-    /// A filter below the disk (`copy-before-write`) copies it to a file, and a node reads from that
-    /// and from the disk (`snapshot-access`). Since 7.0.
+    /// A filter below the disk (`copy-before-write`) copies it to a file, and a node combines that
+    /// file with the disk (`snapshot-access`). Since 7.0.
     #[default]
     Access,
-    /// The same filter copies it to an overlay of the disk, which is read.
+    /// The same filter copies it to an overlay of the disk, from which it is read.
     Filter,
-    /// A backup that copies nothing else (`sync` is `none`), to an overlay of the disk.
+    /// A backup that copies only the old data (`sync` is `none`) to an overlay of the disk.
     Backup,
 }
 
-/// A disk to be frozen, when this is awaited.
+/// A disk to freeze. Awaiting it freezes the disk.
 #[must_use = "a disk is frozen when this is awaited"]
 pub struct Freeze<'m> {
     disk: Disk<'m>,
@@ -94,13 +95,13 @@ pub struct Freeze<'m> {
 }
 
 impl<'m> Freeze<'m> {
-    /// By something else than [`Keeper::Access`].
+    /// Preserves the data in another way than [`Keeper::Access`].
     pub fn by(mut self, keeper: Keeper) -> Self {
         self.keeper = keeper;
         self
     }
 
-    /// Only what is dirty in this bitmap of the disk's node; not for [`Keeper::Backup`].
+    /// Preserves only what is dirty in this bitmap of the disk's node; not for [`Keeper::Backup`].
     pub fn bitmap(mut self, name: &str) -> Self {
         self.bitmap = Some(name.to_owned());
         self
@@ -151,7 +152,7 @@ impl<'m> Freeze<'m> {
         if self.keeper == Keeper::Access {
             frozen.node = name("frozen");
             let access = Node::new("snapshot-access").node_name(&frozen.node);
-            // Its reader may discard what it has read.
+            // The reader may discard what it has read.
             let access = access.set("discard", "unmap");
             machine
                 .add_node(access.file(name("filter").as_str()))
@@ -172,11 +173,11 @@ impl<'m> IntoFuture for Freeze<'m> {
     }
 }
 
-/// A disk as it was, on a node that can be exported or backed up.
+/// A point-in-time view of a disk, on a node that can be exported or backed up.
 #[must_use = "a frozen disk is there to be read"]
 pub struct Frozen<'m> {
     disk: Disk<'m>,
-    /// What the disk stood on.
+    /// The node to which the disk was attached.
     below: String,
     node: String,
     copies: String,
@@ -186,14 +187,14 @@ pub struct Frozen<'m> {
 }
 
 impl<'m> Frozen<'m> {
-    /// The node with the disk as it was.
+    /// The node that shows the disk as it was.
     #[must_use]
     pub fn node(&self) -> &str {
         &self.node
     }
 
-    /// Gives it up: the disk stands on its own node again, and all that was made for this is gone.
-    /// Nobody may use the frozen one.
+    /// Ends it: attaches the disk to its own node again, and removes everything that was created
+    /// for the view, which must not be in use.
     #[track_caller]
     pub fn thaw(self) -> Action<'m, ()> {
         Action::new(format!("{} to be thawed", self.disk), async move {

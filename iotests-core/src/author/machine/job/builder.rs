@@ -1,4 +1,4 @@
-//! Starting a job.
+//! Starts jobs.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::author::image::Image;
 use crate::author::machine::disk::Disks;
 use crate::author::machine::{Cmd, Machine, Monitor, Target};
 
-/// A job to be started.
+/// A job to start.
 #[must_use = "a job is started by start()"]
 pub struct JobBuilder {
     monitor: Monitor,
     command: String,
     id: String,
-    /// The number in its id, which nobody else has meanwhile.
+    /// The number in its id, reserved for it.
     number: Option<Number>,
     arguments: CaseResult<Map<String, Value>>,
     disks: Arc<Disks>,
-    /// Arguments that are the node on which this disk stands when the job starts.
+    /// Arguments whose value is the node of this disk at the time when the job starts.
     on_disks: Vec<(&'static str, String)>,
     place: &'static Location<'static>,
 }
@@ -53,20 +53,20 @@ impl Machine {
         }
     }
 
-    /// Commits this node, or what [`JobBuilder::top`] says, into the layers below.
+    /// Commits this node, or the one set by [`JobBuilder::top`], into the layers below.
     #[track_caller]
     pub fn commit(&self, node: impl Into<Target>) -> JobBuilder {
         self.job("block-commit", Value::Null).of(node.into())
     }
 
-    /// Copies what this node has from its backing layers into it.
+    /// Copies the data of this node's backing layers into it.
     #[track_caller]
     pub fn stream(&self, node: impl Into<Target>) -> JobBuilder {
         self.job("block-stream", Value::Null).of(node.into())
     }
 
-    /// Mirrors a node [to](JobBuilder::to) another one, all of it unless [`JobBuilder::sync`] says
-    /// otherwise.
+    /// Mirrors a node [to](JobBuilder::to) another one, completely unless set by
+    /// [`JobBuilder::sync`].
     #[track_caller]
     pub fn mirror(&self, node: impl Into<Target>) -> JobBuilder {
         self.job("blockdev-mirror", Value::Null)
@@ -74,8 +74,8 @@ impl Machine {
             .sync("full")
     }
 
-    /// Mirrors a node into the file of an image (`drive-mirror`), as a node that has the image's name; all of
-    /// it unless [`JobBuilder::sync`] says otherwise.
+    /// Mirrors a node into the file of an image (`drive-mirror`), using a node with the image's
+    /// name; completely unless set by [`JobBuilder::sync`].
     #[track_caller]
     pub fn drive_mirror(&self, node: impl Into<Target>, copy: &Image) -> JobBuilder {
         let arguments = json!({
@@ -86,8 +86,8 @@ impl Machine {
             .sync("full")
     }
 
-    /// Backs a node up [to](JobBuilder::to) another one, all of it unless [`JobBuilder::sync`] says
-    /// otherwise.
+    /// Backs up a node [to](JobBuilder::to) another one, completely unless set by
+    /// [`JobBuilder::sync`].
     #[track_caller]
     pub fn backup(&self, node: impl Into<Target>) -> JobBuilder {
         self.job("blockdev-backup", Value::Null)
@@ -95,9 +95,8 @@ impl Machine {
             .sync("full")
     }
 
-    /// Makes an image with `blockdev-create`: starts the job, sees it through and dismisses it. Its id
-    /// is `job0`, or the next number where that is in use, unless [`Run::id`](super::Run::id) says
-    /// otherwise.
+    /// Creates an image with `blockdev-create`: starts the job, runs it to its end and dismisses
+    /// it. Its id is `job0`, or the next free number, unless set by [`Run::id`](super::Run::id).
     #[track_caller]
     pub fn blockdev_create<'a>(&self, options: impl Serialize) -> super::Run<'a> {
         let mut job = self.job("blockdev-create", Value::Null);
@@ -105,7 +104,7 @@ impl Machine {
             Ok(options) => job = job.set("options", options),
             Err(error) => job.arguments = Err(error.into()),
         }
-        // This job has no device to take its id from.
+        // This job has no device from which to derive its id.
         job.number = Some(self.numbers.take());
         job.id = format!("job{}", job.number.as_ref().map_or(0, Number::get));
         job.run()
@@ -113,7 +112,7 @@ impl Machine {
 }
 
 impl JobBuilder {
-    /// Any argument of the command, as in the QMP reference.
+    /// Sets any argument of the command, as in the QMP reference.
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
         if let Ok(arguments) = &mut self.arguments {
             arguments.insert(name.to_owned(), value.into());
@@ -135,7 +134,7 @@ impl JobBuilder {
         }
     }
 
-    /// Looks up where the disks stand that it names.
+    /// Resolves the disks that it names to their nodes.
     pub(crate) async fn resolved(mut self) -> CaseResult<Self> {
         for (name, disk) in std::mem::take(&mut self.on_disks) {
             let node = self.disks.node_of(&self.monitor, &disk).await?;
@@ -149,40 +148,40 @@ impl JobBuilder {
         self.node("target", target.into())
     }
 
-    /// Its id; one is generated otherwise.
+    /// Sets its id; by default one is generated.
     pub fn id(mut self, id: &str) -> Self {
         id.clone_into(&mut self.id);
         self
     }
 
-    /// The topmost node that is committed.
+    /// Sets the topmost node to commit.
     pub fn top(self, node: impl Into<Target>) -> Self {
         self.node("top-node", node.into())
     }
 
-    /// The node that is committed into, or that streaming stops at.
+    /// Sets the node to commit into, or at which streaming stops.
     pub fn base(self, node: impl Into<Target>) -> Self {
         self.node("base-node", node.into())
     }
 
-    /// Which part is copied: `full`, `top`, `none`, `incremental`, `bitmap`.
+    /// Sets which part is copied: `full`, `top`, `none`, `incremental`, `bitmap`.
     pub fn sync(self, mode: &str) -> Self {
         self.set("sync", mode)
     }
 
-    /// At most this many bytes a second. With a small number a job is held in its middle.
+    /// Limits it to this many bytes per second. A small number keeps a job from finishing.
     pub fn speed(self, bytes: u64) -> Self {
         self.set("speed", bytes)
     }
 
-    /// The job waits to be finalized and to be dismissed: by [`Job::run`], or by [`Job::finalize`] and
-    /// [`Job::dismiss`].
+    /// Makes the job wait to be finalized and dismissed: by [`Job::run`], or by [`Job::finalize`]
+    /// and [`Job::dismiss`].
     pub fn manual(self) -> Self {
         self.set("auto-finalize", false).set("auto-dismiss", false)
     }
 
     fn is_auto(&self, name: &str) -> bool {
-        // Jobs whose command has no such argument, and which stay until they are dismissed.
+        // These jobs stay until dismissed, and their commands lack the arguments.
         let stays = ["blockdev-create", "x-blockdev-amend"].contains(&self.command.as_str());
         let stays = stays && name == "auto-dismiss";
         let given = self
@@ -203,17 +202,17 @@ impl JobBuilder {
         })
     }
 
-    /// Starts it, and sees it through to its dismissal.
+    /// Starts it, and runs it to its dismissal.
     pub fn run<'a>(self) -> super::Run<'a> {
         super::Run::starting(self)
     }
 
-    /// Starts it; the command must be refused with this text and the class `GenericError`.
+    /// Starts it; the command must fail with this text and the class `GenericError`.
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
         self.expect_error_class("GenericError", text)
     }
 
-    /// Starts it; the command must be refused with this text and this class.
+    /// Starts it; the command must fail with this text and this class.
     pub fn expect_error_class(
         self,
         class: &str,
@@ -227,7 +226,7 @@ impl JobBuilder {
         })
     }
 
-    /// The command that starts it, for callers that expect a refusal.
+    /// The command that starts it, for callers that expect an error.
     pub(crate) fn into_cmd(self) -> Cmd {
         let id = self.id;
         let arguments = self
@@ -236,7 +235,7 @@ impl JobBuilder {
         Cmd::at(self.place, &self.monitor, &self.command, arguments)
     }
 
-    /// Starts it, and returns the job, or the error if it is refused.
+    /// Starts it, and returns the job, or the error if the command fails.
     pub(super) async fn begin(self) -> CaseResult<Result<Job, qmp::CommandError>> {
         let monitor = self.monitor.clone();
         let (command, arguments, job) = self.resolved().await?.follow()?;
@@ -249,8 +248,8 @@ impl JobBuilder {
         }
     }
 
-    /// The command, its arguments, and its job, which is followed from now on: the first events of a
-    /// job come before the reply.
+    /// The command, its arguments, and its job, which is followed from now on, because a job's
+    /// first events arrive before the reply.
     pub(super) fn follow(self) -> CaseResult<(String, Map<String, Value>, Job)> {
         let automatic = (self.is_auto("auto-finalize"), self.is_auto("auto-dismiss"));
         let arguments = with_id(self.arguments?, &self.id);

@@ -1,4 +1,4 @@
-//! A job that was started.
+//! Jobs that were started.
 
 use std::future::IntoFuture;
 use std::panic::Location;
@@ -16,9 +16,9 @@ use crate::author::failure::{CaseResult, Failure};
 use crate::author::machine::{Machine, Monitor};
 use crate::author::origin::Origin;
 
-/// A job that was started. It has to be brought to its end: [`Job::wait`], [`Job::complete`],
-/// [`Job::cancel`], [`Job::run`] …, or be left to the end of its machine with [`Job::leave`]. A job
-/// that is dropped unfinished fails the case, unless its machine was ended before.
+/// A job that was started. The case must end it with [`Job::wait`], [`Job::complete`],
+/// [`Job::cancel`], [`Job::run`] …, or leave it to the end of its machine with [`Job::leave`].
+/// Dropping an unfinished job fails the case, unless its machine has been ended before.
 pub struct Job {
     pub(super) monitor: Monitor,
     pub(super) id: String,
@@ -26,17 +26,17 @@ pub struct Job {
     pub(super) auto_dismiss: bool,
     pub(super) events: qmp::EventStream,
     status: qmp::Job,
-    /// It was seen to become ready, so none of the events that are left says so.
+    /// Whether it was seen to become ready, so that no remaining event reports it.
     pub(super) is_ready: bool,
     finished: bool,
     /// Where it was started.
     started: Origin,
 }
 
-/// How a job went to its end.
+/// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It did what it was to do.
+    /// It did its work.
     Completed,
     /// It was cancelled.
     Cancelled,
@@ -47,7 +47,7 @@ pub enum Outcome {
 /// A job that has ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// How.
+    /// How it ended.
     pub outcome: Outcome,
     /// The last event of a block job (`BLOCK_JOB_COMPLETED`, `BLOCK_JOB_CANCELLED`); `null` for a
     /// job that has no such event.
@@ -63,7 +63,7 @@ const BLOCK_JOB_EVENTS: [&str; 4] = [
 ];
 
 impl Job {
-    /// Follows a job that is about to be started.
+    /// Starts following a job that is about to be started.
     pub(super) fn follow(
         monitor: &Monitor,
         id: String,
@@ -105,7 +105,7 @@ impl Job {
         &self.id
     }
 
-    /// What `query-jobs` says of it.
+    /// What `query-jobs` reports about it.
     #[track_caller]
     pub fn info(&self) -> Action<'_, Value> {
         Action::new(
@@ -114,7 +114,7 @@ impl Job {
         )
     }
 
-    /// What `query-block-jobs` says of it.
+    /// What `query-block-jobs` reports about it.
     #[track_caller]
     pub fn block_info(&self) -> Action<'_, Value> {
         Action::new(
@@ -144,7 +144,8 @@ impl Job {
         })
     }
 
-    /// Waits until what `query-jobs` says of it satisfies, and returns that.
+    /// Waits until what `query-jobs` reports about it satisfies the condition, and returns the
+    /// report.
     #[track_caller]
     pub fn until(
         &self,
@@ -154,7 +155,8 @@ impl Job {
         self.until_in("query-jobs", "id", what, satisfies)
     }
 
-    /// Waits until what `query-block-jobs` says of it satisfies, and returns that.
+    /// Waits until what `query-block-jobs` reports about it satisfies the condition, and returns
+    /// the report.
     #[track_caller]
     pub fn until_block_info(
         &self,
@@ -183,7 +185,7 @@ impl Job {
             })
     }
 
-    /// The events with which its state changes. (There is none for its progress.)
+    /// The events that report changes of its state. (No event reports its progress.)
     fn shown_by(&self) -> qmp::Matcher {
         qmp::Matcher::event("JOB_STATUS_CHANGE").data(json!({"id": self.id}))
     }
@@ -202,7 +204,7 @@ impl Job {
         })
     }
 
-    /// Waits until it is ready, or has ended before.
+    /// Waits until it is ready or has ended.
     async fn ready_or_ended(&mut self) -> CaseResult<Option<Ended>> {
         match self.status.wait_ready().await {
             Ok(()) => {
@@ -217,7 +219,7 @@ impl Job {
         }
     }
 
-    /// Waits for the job; adds its events so far to an error.
+    /// Waits for the job, and adds its events so far to an error.
     async fn reach<T>(
         &mut self,
         wait: impl AsyncFnOnce(&mut qmp::Job) -> Result<T, qmp::Error>,
@@ -230,7 +232,7 @@ impl Job {
         Err(error.context(format!("job {} (events: {seen})", self.id)))
     }
 
-    /// The events that nobody has looked at, in short.
+    /// The events that have not been consumed, in short.
     fn seen(&mut self) -> Vec<String> {
         let mut seen = Vec::new();
         while let Ok(Some(event)) = self.events.try_recv() {
@@ -243,8 +245,8 @@ impl Job {
         seen
     }
 
-    /// Logs the block job events that have come, if the case has its doings narrated; in any case
-    /// returns the last one of its end.
+    /// Logs the block job events that have arrived, if narration is on; always returns the last
+    /// event that reports its end.
     fn narrate(&mut self) -> Value {
         let mut last = Value::Null;
         while let Ok(Some(event)) = self.events.try_recv() {
@@ -261,7 +263,7 @@ impl Job {
         last
     }
 
-    /// Waits until it has ended by itself; it must complete, and must have done all its work.
+    /// Waits until it ends by itself; it must complete, with all of its work done.
     #[track_caller]
     pub fn wait(self) -> Ending {
         Ending {
@@ -271,7 +273,7 @@ impl Job {
         }
     }
 
-    /// Waits until it is ready, completes it, and waits for its end, as [`Job::wait`] does.
+    /// Waits until it is ready, completes it, and waits for its end like [`Job::wait`].
     #[track_caller]
     pub fn complete(self) -> Ending {
         Ending {
@@ -281,13 +283,13 @@ impl Job {
         }
     }
 
-    /// Cancels it, and returns how it ended: a mirror that is ready completes instead.
+    /// Cancels it, and returns how it ended: a ready mirror completes instead.
     #[track_caller]
     pub fn cancel(self) -> Action<'static, Ended> {
         self.cancelled(false)
     }
 
-    /// Cancels it in any state: a mirror that is ready is cancelled as well.
+    /// Cancels it in any state: even a ready mirror is cancelled.
     #[track_caller]
     pub fn force_cancel(self) -> Action<'static, Ended> {
         self.cancelled(true)
@@ -319,7 +321,7 @@ impl Job {
         Ok(Ended { outcome, event })
     }
 
-    /// Pauses it, and waits until it really rests.
+    /// Pauses it, and waits until it is really idle.
     #[track_caller]
     pub fn pause(&self) -> Action<'_, ()> {
         let place = Location::caller();
@@ -330,21 +332,21 @@ impl Job {
         })
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     #[track_caller]
     pub fn resume(&self) -> Action<'static, ()> {
         self.send(BlockJobResume::new(&self.id))
     }
 
-    /// At most this many bytes a second from now on; 0 for no limit.
+    /// Limits it to this many bytes per second from now on; 0 for no limit.
     #[track_caller]
     pub fn set_speed(&self, bytes: u64) -> Action<'static, ()> {
-        // More than the type holds is no limit that anything reaches.
+        // A limit beyond the type's maximum is never reached.
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.send(BlockJobSetSpeed::new(&self.id, bytes))
     }
 
-    /// Finalizes a job that was started [`manual`](super::JobBuilder::manual) and is pending.
+    /// Finalizes a pending job that was started as [`manual`](super::JobBuilder::manual).
     #[track_caller]
     pub fn finalize(&self) -> Action<'static, ()> {
         self.send(JobFinalize::new(&self.id))
@@ -359,8 +361,8 @@ impl Job {
         })
     }
 
-    /// Dismisses a job that was started [`manual`](super::JobBuilder::manual), when it has concluded. It
-    /// must have completed, as for [`Job::wait`].
+    /// Dismisses a job that was started as [`manual`](super::JobBuilder::manual), once it has
+    /// concluded. It must have completed, as for [`Job::wait`].
     #[track_caller]
     pub fn dismiss(self) -> Ending {
         Ending {
@@ -370,7 +372,7 @@ impl Job {
         }
     }
 
-    /// Leaves it running: its machine is about to end, and that is what the case is about.
+    /// Leaves it running, for a case about a machine that ends while a job runs.
     pub fn leave(mut self) {
         self.finish();
     }
@@ -392,7 +394,7 @@ impl Drop for Job {
     }
 }
 
-/// Waiting for the end of a job, which must be a success unless the case says otherwise.
+/// Waits for the end of a job, which must succeed unless the case expects otherwise.
 #[must_use = "a job is waited for when this is awaited"]
 pub struct Ending {
     job: Job,
@@ -400,7 +402,7 @@ pub struct Ending {
     place: &'static Location<'static>,
 }
 
-/// How a job is brought to its end.
+/// How to end a job.
 enum Way {
     ByItself,
     Completed,
@@ -413,7 +415,7 @@ impl Ending {
         match self.way {
             Way::ByItself => job.end().await,
             Way::Completed => {
-                // One that fails before has its error to show.
+                // If it fails before that, its own error is reported.
                 if let Some(ended) = job.ready_or_ended().await? {
                     return Ok(ended);
                 }
@@ -429,7 +431,7 @@ impl Ending {
         }
     }
 
-    /// However it ends.
+    /// Accepts any outcome.
     pub fn outcome(mut self) -> Action<'static, Ended> {
         let what = format!("job {} to end", self.job.id);
         Action::at(self.place, what, async move { self.reach().await })
@@ -476,7 +478,7 @@ impl IntoFuture for Ending {
 }
 
 impl Machine {
-    /// No job of any kind is left.
+    /// Asserts that no job of any kind is left.
     #[track_caller]
     pub fn assert_no_jobs(&self) -> Action<'_, ()> {
         Action::new("the list of jobs", async move {

@@ -1,8 +1,8 @@
-//! Jobs as handles that know their state.
+//! Jobs, as handles that track their state.
 //!
-//! A job is followed from before its command is sent, so no event is missed, and its events are its
-//! own: two jobs, or a case that waits for other events, do not take them from each other. Nothing
-//! here depends on the order of events that QEMU does not promise.
+//! A job is followed from before its command is sent, so no event is missed. It has its own event
+//! queue: two jobs, or a case that waits for other events, do not take events from each other.
+//! Nothing here depends on an order of events that QEMU does not guarantee.
 
 mod builder;
 mod handle;

@@ -1,9 +1,9 @@
-//! Numbers for the ids of jobs: each the lowest that no other job has at the time.
+//! Numbers for job ids: each is the lowest that no other job uses at the time.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The numbers that are in use.
+/// The numbers in use.
 #[derive(Clone, Default)]
 pub(in crate::author::machine) struct Numbers(Arc<Mutex<BTreeSet<u64>>>);
 
@@ -44,7 +44,7 @@ impl Drop for Number {
 mod tests {
     use super::*;
 
-    /// H35: jobs at the same time have different ids, and one after another the same.
+    /// H35: concurrent jobs have different ids, consecutive jobs the same one.
     #[test]
     fn a_number_is_free_again_when_its_job_is_gone() {
         let numbers = Numbers::default();

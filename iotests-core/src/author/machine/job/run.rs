@@ -1,4 +1,4 @@
-//! Seeing a job through from its start to its dismissal.
+//! Runs a job from its start to its dismissal.
 
 use std::future::{Future, IntoFuture};
 use std::panic::Location;
@@ -16,11 +16,11 @@ use crate::author::machine::Monitor;
 
 type Hook<'a> = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = CaseResult> + 'a>> + 'a>;
 
-/// Sees a job through: completes it when it is ready, finalizes it when it is pending, dismisses it
-/// when it is concluded. Awaiting it requires that the job succeeds.
+/// Runs a job to its end: completes it when it is ready, finalizes it when it is pending, dismisses
+/// it when it is concluded. Awaiting it requires that the job succeeds.
 ///
-/// While the case has its doings [narrated](crate::author::Test::narrate), the job's events and the
-/// commands enter the log; otherwise nothing does.
+/// If [narration](crate::author::Test::narrate) is on, the job's events and the commands are
+/// logged.
 #[must_use = "a job is seen through when this is awaited"]
 pub struct Run<'a> {
     job: Begun,
@@ -35,7 +35,7 @@ enum Begun {
 }
 
 impl Job {
-    /// Sees it through to its dismissal.
+    /// Runs it to its dismissal.
     #[track_caller]
     pub fn run<'a>(self) -> Run<'a> {
         let place = Location::caller();
@@ -49,7 +49,7 @@ impl Job {
 }
 
 impl<'a> Run<'a> {
-    /// A run whose job is still to be started.
+    /// A run whose job has not been started yet.
     pub(super) fn starting(job: JobBuilder) -> Self {
         let place = job.place();
         Run {
@@ -60,8 +60,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Does this before a pending job is finalized, such as with the machine it runs on. The job must
-    /// have been started [`manual`](JobBuilder::manual).
+    /// Runs this before a pending job is finalized. The job must have been started as
+    /// [`manual`](JobBuilder::manual).
     pub fn before_finalize<'b, F>(self, hook: impl FnOnce() -> F + 'b) -> Run<'b>
     where
         F: Future<Output = CaseResult> + 'b,
@@ -78,7 +78,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The id of a job that is still to be started.
+    /// Sets the id of a job that has not been started yet.
     pub fn id(mut self, id: &str) -> Self {
         if let Begun::NotYet(job) = self.job {
             self.job = Begun::NotYet(Box::new(job.id(id)));
@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// The job must fail, or be refused at its start, with this error.
+    /// The job must fail, or its start be refused, with this error.
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'a, ()> {
         let text = text.into();
         Action::at(self.place, "a job to fail", async move {
@@ -105,13 +105,13 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Returns the error if the job fails or is refused.
+    /// Returns the error if the job fails or its start is refused.
     pub fn error(self) -> Action<'a, Option<String>> {
         Action::at(self.place, "a job to end", self.reach())
     }
 
     async fn reach(mut self) -> CaseResult<Option<String>> {
-        // Nobody else may have the id before this job is gone.
+        // The id stays reserved until this job is gone.
         let mut _number = None;
         let job = match self.job {
             Begun::Started(job) => *job,
@@ -152,7 +152,7 @@ impl Through<'_> {
             if event.name != "JOB_STATUS_CHANGE" {
                 self.job.monitor.narrate_event(&event);
                 if event.name == "BLOCK_JOB_COMPLETED" {
-                    // In time even for a job that dismisses itself.
+                    // Early enough even for a job that dismisses itself.
                     self.error = event.text("error").map(str::to_owned).or(self.error.take());
                 }
                 continue;

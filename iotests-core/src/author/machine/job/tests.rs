@@ -1,4 +1,4 @@
-//! Jobs of a simulated QEMU, in situations that a real one gets into only by chance.
+//! Jobs of a simulated QEMU, in situations that occur in a real one only by chance.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ fn status(status: &str) -> qmp::Event {
     event("JOB_STATUS_CHANGE", json!({"id": "j", "status": status}))
 }
 
-/// A QEMU with a job `j` that has just been started, manual or not.
+/// A QEMU with a job `j` that has just started, manual or not.
 async fn started(qemu: Mock, automatic: bool) -> (Job, Control) {
     let (monitor, qemu) = mocked::monitor(qemu).await;
     let job = Job::follow(
@@ -32,7 +32,7 @@ async fn started(qemu: Mock, automatic: bool) -> (Job, Control) {
     (job, qemu)
 }
 
-/// A job as QEMU answers with it: with the members that it always has.
+/// A job as QEMU reports it, with the members that are always present.
 fn with_all_members(state: &Value) -> Value {
     let mut job = json!({"type": "backup", "current-progress": 0, "total-progress": 0});
     if let (Some(job), Some(state)) = (job.as_object_mut(), state.as_object()) {
@@ -41,7 +41,8 @@ fn with_all_members(state: &Value) -> Value {
     job
 }
 
-/// `query-jobs` answers with each of these in turn, and goes on with the last; `null` for no job.
+/// `query-jobs` answers with each of these in turn, then keeps repeating the last; `null` for no
+/// job.
 fn jobs(states: &[Value]) -> Mock {
     let states: Vec<Value> = states
         .iter()
@@ -62,7 +63,7 @@ fn completed(offset: u64, len: u64) -> qmp::Event {
     event("BLOCK_JOB_COMPLETED", data)
 }
 
-/// H34: a job that ends without an error, but before it was done, has not completed.
+/// H34: a job that ends without an error, but before its work is done, has not completed.
 #[tokio::test(start_paused = true)]
 async fn a_job_that_leaves_work_undone_has_not_completed() {
     for (offset, error) in [(4096, None), (1024, Some("left work undone"))] {
@@ -84,7 +85,7 @@ async fn a_job_that_leaves_work_undone_has_not_completed() {
     }
 }
 
-/// A QEMU whose job `j` is ready and goes to its end when asked to, and what it was asked for.
+/// A QEMU whose job `j` is ready and ends on request, and the requests that it got.
 fn obedient() -> (Mock, Arc<Mutex<Vec<String>>>) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let kept = asked.clone();
@@ -107,7 +108,7 @@ fn obedient() -> (Mock, Arc<Mutex<Vec<String>>>) {
     (qemu, asked)
 }
 
-/// H36: a job that the case has seen to become ready is seen through like any other.
+/// H36: a job that the case has already seen become ready can be run to its end like any other.
 #[tokio::test(start_paused = true)]
 async fn a_job_that_was_awaited_until_it_is_ready_is_seen_through() {
     for wait_first in [true, false] {

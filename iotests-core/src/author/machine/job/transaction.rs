@@ -1,4 +1,4 @@
-//! Several actions at once: all of them are done, or none.
+//! Transactions: several actions, of which all are carried out or none.
 
 use std::panic::Location;
 
@@ -11,7 +11,7 @@ use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::machine::{Machine, Monitor};
 
-/// Jobs and other actions that begin together, or not at all.
+/// Jobs and other actions that start together, or not at all.
 #[must_use = "a transaction is sent by start()"]
 pub struct Transaction {
     monitor: Monitor,
@@ -26,7 +26,7 @@ enum Part {
 }
 
 impl Machine {
-    /// A transaction, to which actions are added.
+    /// An empty transaction, to which actions are added.
     #[track_caller]
     pub fn transaction(&self) -> Transaction {
         Transaction {
@@ -39,20 +39,20 @@ impl Machine {
 }
 
 impl Transaction {
-    /// An action that starts no job, such as `block-dirty-bitmap-add`, with its data.
+    /// Adds an action that starts no job, such as `block-dirty-bitmap-add`, with its data.
     pub fn action(mut self, kind: &str, data: Value) -> Self {
         let action = json!({"type": kind, "data": data});
         self.actions.push(Part::Plain(action));
         self
     }
 
-    /// A job of the same machine.
+    /// Adds a job of the same machine.
     pub fn job(mut self, job: JobBuilder) -> Self {
         self.actions.push(Part::Job(job));
         self
     }
 
-    /// The jobs end together as well: if one fails or is cancelled, so are the others.
+    /// Groups the completion of the jobs: if one fails or is cancelled, the others are cancelled.
     pub fn grouped(mut self) -> Self {
         self.grouped = true;
         self
@@ -82,7 +82,7 @@ impl Transaction {
         })
     }
 
-    /// Sends it; it must be refused with this text.
+    /// Sends it; it must fail with this text.
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, ()> {
         let text = text.into();
         Action::at(self.place, "a transaction to be refused", async move {
@@ -94,7 +94,7 @@ impl Transaction {
         })
     }
 
-    /// The arguments of the command, and its jobs, which are followed from now on.
+    /// The arguments of the command, and its jobs, whose events are followed from now on.
     async fn begin(self) -> CaseResult<(Value, Vec<Job>)> {
         let (mut actions, mut jobs) = (Vec::new(), Vec::new());
         for part in self.actions {
