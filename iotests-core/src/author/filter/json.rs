@@ -1,10 +1,11 @@
-//! The filters over JSON, as pure functions.
+//! The filters for JSON, as pure functions.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// Applies a text filter to every string in the value. Keys stay: QMP's keys are its vocabulary.
+/// Applies a text filter to every string in the value. Keys are not changed: they are QMP's
+/// vocabulary.
 #[must_use]
 pub fn strings(mut value: Value, filter: &dyn for<'a> Fn(&'a str) -> Cow<'a, str>) -> Value {
     each(&mut value, &mut |value| {
@@ -22,7 +23,7 @@ pub fn strings(mut value: Value, filter: &dyn for<'a> Fn(&'a str) -> Cow<'a, str
     value
 }
 
-/// Hides the timestamps of QMP events, wherever in the value an event stands.
+/// Hides the timestamps of QMP events anywhere in the value.
 #[must_use]
 pub fn event_times(mut value: Value) -> Value {
     each(&mut value, &mut |value| {
@@ -58,7 +59,7 @@ pub fn ports(mut value: Value) -> Value {
     value
 }
 
-/// Visits a value and everything inside it, without recursion: a peer decides how deep it is.
+/// Visits a value and everything inside it, without recursion, because a peer controls its depth.
 fn each(value: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
     let mut left = vec![value];
     while let Some(value) = left.pop() {

@@ -1,12 +1,11 @@
-//! Filters: what differs between two runs of the same case is hidden before texts are compared.
+//! Filters, which hide what differs between two runs of the same case before texts are compared.
 //!
-//! [`text`] and [`json`] hold the pure functions, each with what it hides and why. [`Filter`] is the
-//! same as values, which can be chained and applied to text and JSON alike; [`Filter::unsteady`] is
-//! the chain that every line of a case's log goes through.
+//! [`text`] and [`json`] contain the pure functions, each documented with what it hides and why.
+//! [`Filter`] represents them as values, which can be chained and applied to both text and JSON;
+//! [`Filter::unsteady`] is the chain applied to every line of a case's log.
 //!
-//! Three laws hold for each filter, and are property-tested: filtering twice is filtering once;
-//! nothing of what a filter hides is left; what is not its business stays as it was. All run in
-//! time linear in the text.
+//! Three laws hold for each filter, and are property-tested: it is idempotent; nothing of what it
+//! should hide is left; everything else is unchanged. All run in time linear in the text.
 
 pub mod json;
 mod paths;

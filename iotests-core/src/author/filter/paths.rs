@@ -1,12 +1,12 @@
-//! Replacing a path in text, in every spelling in which tools print it.
+//! Replaces a path in text, in every spelling that tools print.
 
 use std::borrow::Cow;
 
-/// A path and what stands for it: `/tmp/x/case` and `TEST_DIR`.
+/// A path and its placeholder: `/tmp/x/case` and `TEST_DIR`.
 ///
-/// A path may hold any character, so it is searched for as a string and in each spelling that QEMU
-/// or a tool prints: as it is, with JSON escapes, with doubled commas (option strings) and with
-/// percent encoding (URIs). A longer name that only begins like the path is left alone:
+/// A path may contain any character, so it is searched for as a plain string, in each spelling that
+/// QEMU or a tool prints: verbatim, with JSON escapes, with doubled commas (option strings) and
+/// with percent encoding (URIs). A longer name with the path as a prefix is not replaced:
 /// `/tmp/x/case2` is not inside `/tmp/x/case`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hidden {
@@ -15,7 +15,7 @@ pub struct Hidden {
 }
 
 impl Hidden {
-    /// `path` is shown as `placeholder`. An empty path hides nothing.
+    /// Shows `path` as `placeholder`. An empty path hides nothing.
     #[must_use]
     pub fn new(path: &str, placeholder: &str) -> Self {
         let path = path.trim_end_matches('/');
@@ -23,10 +23,10 @@ impl Hidden {
         spellings.push(path.replace(',', ",,"));
         spellings.push(json_escaped(path));
         spellings.push(percent_encoded(path));
-        // The comma of an option string inside a JSON string.
+        // A comma in an option string inside a JSON string.
         spellings.push(json_escaped(&path.replace(',', ",,")));
         spellings.retain(|spelling| !spelling.is_empty());
-        // Longest first, so that no spelling is cut in two by a shorter one.
+        // Longest first, so that a shorter spelling does not split a longer one.
         spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
         spellings.dedup();
         Hidden {
@@ -47,7 +47,7 @@ impl Hidden {
         text
     }
 
-    /// How long the path is: the order in which nested paths are hidden goes by it.
+    /// The length of the path, which determines the order in which nested paths are hidden.
     pub(crate) fn len(&self) -> usize {
         self.spellings.iter().map(String::len).min().unwrap_or(0)
     }
@@ -73,7 +73,7 @@ fn replace_whole(text: &str, needle: &str, placeholder: &str) -> Option<String> 
     })
 }
 
-/// Whether the name before `rest` goes on. A full stop ends a sentence unless a name follows it.
+/// Whether the name before `rest` continues. A full stop ends a sentence unless a name follows it.
 fn continues_a_name(rest: &str) -> bool {
     let name = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
     let mut chars = rest.chars();

@@ -1,4 +1,4 @@
-//! The laws of filters, tried on generated texts: see the module's documentation.
+//! The laws of filters, tested on generated texts: see the module's documentation.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const TEST_DIR: &str = "/run/qcow2, \"dir\"/case 7";
 const SOCK_DIR: &str = "/run/sock/raw";
 const UUID: &str = "1c1e5c9b-83ef-4e51-a6ce-0eb1d1ba1d3f";
 
-/// Pieces of what tools print, so that random texts hold what filters look for, whole and torn.
+/// Pieces of tool output, so that random texts contain what filters look for, whole and truncated.
 fn fragment() -> impl Strategy<Value = String> {
     let known = prop::sample::select(vec![
         TEST_DIR,
@@ -67,10 +67,10 @@ fn directories() -> Vec<Hidden> {
     ]
 }
 
-/// Says whether something is left in a text that a filter should have hidden.
+/// Whether a text still contains something that a filter should have hidden.
 type Left = fn(&str) -> bool;
 
-/// Every filter, with a test for what must not be left of what it hides.
+/// Every filter, with a test for remains of what it should hide.
 fn filters() -> Vec<(Filter, Left)> {
     let never: Left = |_| false;
     let info = Filter::ImgInfo {
@@ -116,8 +116,8 @@ fn filters() -> Vec<(Filter, Left)> {
 }
 
 proptest! {
-    // What fails is kept in `proptest-regressions`, to be tried first the next time; give it a line
-    // among the `FOUND` below as well.
+    // Failures are stored in `proptest-regressions`, to be tried first the next time; also add them
+    // to `FOUND` below.
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 
     #[test]
@@ -127,7 +127,7 @@ proptest! {
 
     #[test]
     fn text_of_nobodys_business_is_never_touched(plain in "[A-Zbdfghjnptuwyz ,()_\\n]{0,60}") {
-        // None of the words above can be made of these letters.
+        // These letters cannot form any of the words above.
         for (filter, _) in filters() {
             prop_assert_eq!(filter.text(&plain), plain.as_str(), "{:?}", filter);
         }
@@ -145,7 +145,7 @@ proptest! {
         }
     }
 
-    /// H25: whatever the directory is called, the image is named first and the format last.
+    /// H25: whatever the directory's name, the image is replaced first and the format last.
     #[test]
     fn the_info_filter_keeps_its_order_for_any_directory(
         parent in "[a-z, \"]{1,8}", format in prop::sample::select(vec!["raw", "qcow2", "luks", "vdi"]),
@@ -181,35 +181,35 @@ fn in_any_order(printed: &str) {
     );
 }
 
-/// Texts that a filter was once wrong about, or would be if it were written in the plain way.
+/// Texts that a filter once got wrong, or that a naive implementation would get wrong.
 const FOUND: &[&str] = &[
-    // Removing a line at the one end brings another one to it.
+    // Removing a line at one end exposes another one.
     "[I 17.25] OPENED\n[I 17.25] OPENED\n",
     "x\n[I +0.25] CLOSED\n\n[I +0.25] CLOSED\n",
     "[I 17.25] OPENED\n\n[I +0.25] CLOSED\n[I +0.25] CLOSED",
     "\n[I +0.25] CLOSED[I +0.25] CLOSED\n",
     "[I 17.25] OPENED\n[I +0.25] CLOSED",
-    // A carriage return that is left alone before a line feed that was made by removing another one.
+    // A carriage return that precedes a line feed only after another one was removed.
     "\r\r\n",
-    // One spelling of a directory holds another one.
+    // One spelling of a directory contains another one.
     "/run/qcow2, \"dir\"/case 7/run/qcow2,, \"dir\"/case 7",
     "/run/qcow2,, \"dir\"/case 7/base",
     "/run/qcow2, \\\"dir\\\"/case 7.",
-    // A directory whose name goes on, and one that only ends a sentence.
+    // A directory whose name continues, and one that only ends a sentence.
     "/run/qcow2, \"dir\"/case 7-x",
     "/run/sock/raw.",
     "/run/sock/raw..raw",
-    // Numbers and names that touch.
+    // Adjacent numbers and names.
     "#block#block12",
     "#block124711",
     "4711#block12",
     "localhost:10809localhost:10809",
     "127.0.0.1:10809:10809",
     "1c1e5c9b-83ef-4e51-a6ce-0eb1d1ba1d3f1c1e5c9b-83ef-4e51-a6ce-0eb1d1ba1d3f",
-    // Two amounts of which the first goes on in the second.
+    // Two amounts, the first of which runs into the second.
     "sec (1 ops; 00.00 sec (3.2 GiB/sec and 52657.71 ops/sec)",
     "12 ops; 0.1 sec (inf EiB/sec and inf ops/sec)1 ops; 00.00 sec (3.2 GiB/sec and 52657.71 ops/sec)",
-    // A section that ends with the text, and a line that is part of one by its indentation alone.
+    // A section that ends with the text, and a line that belongs to one only by its indentation.
     "Child node '/file':\n    disk size: 4 KiB\n",
     "disk size: 4 KiB\nChild node '/file':\n    \n    x",
     "virtio-scsi-pci-ccw",
@@ -224,7 +224,7 @@ fn what_was_once_found_stays_right() {
     }
 }
 
-/// The processor time of this thread: what other threads and processes do is not in it.
+/// The processor time of this thread, without that of other threads and processes.
 fn worked() -> Duration {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD).unwrap();
     let duration = |time: nix::sys::time::TimeVal| {
@@ -234,8 +234,8 @@ fn worked() -> Duration {
     duration(usage.user_time()) + duration(usage.system_time())
 }
 
-/// Sixteen times the text takes about sixteen times the work: less than four times that, where the
-/// square would be sixteen times that.
+/// Sixteen times the text takes about sixteen times the work: the limit is four times that, while
+/// quadratic time would be sixteen times that.
 #[test]
 fn ten_mebibytes_are_filtered_in_linear_time() {
     const TIMES: u32 = 16;
@@ -260,7 +260,7 @@ fn ten_mebibytes_are_filtered_in_linear_time() {
                 worked() - start
             };
             let long = time(LARGE);
-            // So little that it cannot be the square of anything.
+            // Too little for quadratic time.
             if long < Duration::from_millis(200) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! The filters over text, as pure functions.
+//! The filters for text, as pure functions.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -7,7 +7,7 @@ use regex::Regex;
 
 use super::Hidden;
 
-/// A pattern that is known to be one: it is written below, and each has a test.
+/// A pattern that is known to be valid: it is a literal below, and each has a test.
 macro_rules! pattern {
     ($name:ident, $text:expr) => {
         static $name: LazyLock<Regex> =
@@ -27,7 +27,7 @@ pub fn carriage_returns(text: &str) -> Cow<'_, str> {
 
 /// Hides the paths of the test and the socket directory: `TEST_DIR/base`, `SOCK_DIR/nbd`.
 ///
-/// The longer path goes first, so that one directory may lie inside the other.
+/// The longer path is replaced first, so that one directory may be inside the other.
 #[must_use]
 pub fn test_files<'a>(text: &'a str, directories: &[Hidden]) -> Cow<'a, str> {
     let mut ordered: Vec<&Hidden> = directories.iter().collect();
@@ -46,9 +46,9 @@ pattern!(
     r"[0-9]+ ops; [0-9:./ sec]+\((?:[0-9.]+|inf|-?nan) [EPTGMKi]*(?:B|bytes)/sec and (?:[0-9.]+|inf|-?nan) ops/sec\)"
 );
 
-/// Hides how long qemu-io took and the rates that it computes from that, which no two runs share.
+/// Hides the times and rates that qemu-io prints, which differ in every run.
 ///
-/// The number of operations is hidden with them, as upstream does: it depends on how a request was
+/// The number of operations is hidden as well, like upstream does: it depends on how a request was
 /// split.
 #[must_use]
 pub fn qemu_io(text: &str) -> Cow<'_, str> {
@@ -57,7 +57,7 @@ pub fn qemu_io(text: &str) -> Cow<'_, str> {
 
 pattern!(CHOWN, r"\bchown [0-9]+:[0-9]+");
 
-/// Hides the ids in `chown 1000:100`, which are those of whoever runs the case.
+/// Hides the ids in `chown 1000:100`, which are those of the user who runs the case.
 #[must_use]
 pub fn chown(text: &str) -> Cow<'_, str> {
     CHOWN.replace_all(text, "chown UID:GID")
@@ -68,9 +68,9 @@ pattern!(
     r#""timestamp": ?\{"(seconds|microseconds)": ?-?[0-9]+, ?"(?:seconds|microseconds)": ?-?[0-9]+\}"#
 );
 
-/// Hides the timestamps of QMP events in text that shows QMP messages, one a line.
+/// Hides the timestamps of QMP events in text that shows QMP messages, one per line.
 ///
-/// In JSON values [`super::json::event_times`] does the same.
+/// For JSON values, [`super::json::event_times`] does the same.
 #[must_use]
 pub fn event_times(text: &str) -> Cow<'_, str> {
     EVENT_TIME.replace_all(text, |found: &regex::Captures<'_>| {
@@ -84,7 +84,7 @@ pub fn event_times(text: &str) -> Cow<'_, str> {
 
 pattern!(VIRTIO_SCSI, r"\bvirtio-scsi(?:-(?:ccw|pci)\b)+");
 
-/// Hides the bus of virtio-scsi, which is a property of the machine type: `-pci` or `-ccw`.
+/// Hides the bus of virtio-scsi, which depends on the machine type: `-pci` or `-ccw`.
 #[must_use]
 pub fn virtio_scsi(text: &str) -> Cow<'_, str> {
     VIRTIO_SCSI.replace_all(text, "virtio-scsi")
@@ -92,7 +92,8 @@ pub fn virtio_scsi(text: &str) -> Cow<'_, str> {
 
 pattern!(NODE_ID, r"#block[0-9]+");
 
-/// Hides the node names that QEMU makes up (`#block123`), which count all nodes ever made.
+/// Hides the node names that QEMU generates (`#block123`), which contain a counter of all nodes
+/// ever created.
 #[must_use]
 pub fn generated_node_ids(text: &str) -> Cow<'_, str> {
     NODE_ID.replace_all(text, "NODE_NAME")
@@ -100,7 +101,7 @@ pub fn generated_node_ids(text: &str) -> Cow<'_, str> {
 
 pattern!(NBD_BLOCK_SIZE, r"\b(min|opt|max) block: [0-9]+");
 
-/// Hides the block sizes in a listing of NBD exports: they follow the host's file system.
+/// Hides the block sizes in a listing of NBD exports, which depend on the host's file system.
 #[must_use]
 pub fn nbd_exports(text: &str) -> Cow<'_, str> {
     NBD_BLOCK_SIZE.replace_all(text, "$1 block: XXX")
@@ -109,11 +110,11 @@ pub fn nbd_exports(text: &str) -> Cow<'_, str> {
 pattern!(QTEST_OPENED, r"\A(?:\[I [0-9]+\.[0-9]+\] OPENED\n)+");
 pattern!(QTEST_CLOSED, r"(?:\n?\[I \+[0-9]+\.[0-9]+\] CLOSED\n?)+\z");
 
-/// Hides the two lines which QEMU prints only when its qtest channel opens and closes.
+/// Hides the two lines that QEMU prints when its qtest channel opens and closes.
 #[must_use]
 pub fn qtest(text: &str) -> Cow<'_, str> {
-    // Taking a line from the one end can bring another one to it, so the ends are taken in turn
-    // until neither has one; each round shortens the text.
+    // Removing a line at one end can expose another one, so both ends are trimmed in turn until
+    // neither has one; each round shortens the text.
     let mut text = text;
     loop {
         let before = text.len();
@@ -129,8 +130,8 @@ pub fn qtest(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Where the `CLOSED` lines at the end of the text begin. Only the tail is searched: an expression
-/// that must match at the end would be tried at every position before it.
+/// The start of the `CLOSED` lines at the end of the text. Only the tail is searched: a regular
+/// expression anchored at the end would be tried at every position before it.
 fn last_closed(text: &str) -> Option<usize> {
     let trimmed = text.strip_suffix('\n').unwrap_or(text);
     if !trimmed.ends_with("] CLOSED") {
@@ -149,7 +150,7 @@ pattern!(
     r"\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b"
 );
 
-/// Hides UUIDs, which LUKS and others make up anew for each image.
+/// Hides UUIDs, which LUKS and others generate for each image.
 #[must_use]
 pub fn uuids(text: &str) -> Cow<'_, str> {
     UUID.replace_all(text, "XXXXXXXX-XXXX-XXXX-XXXX-XXXXXXXXXXXX")
@@ -161,7 +162,7 @@ pattern!(
 );
 pattern!(JSON_PORT, r#"("port": ?)(?:"[0-9]+"|[0-9]+)"#);
 
-/// Hides the port after a local address and in `"port": "10809"`: ports are taken as they are free.
+/// Hides the port after a local address and in `"port": "10809"`: any free port may be used.
 #[must_use]
 pub fn ports(text: &str) -> Cow<'_, str> {
     chain(PORT.replace_all(text, "$1:PORT"), |text| {
@@ -169,7 +170,7 @@ pub fn ports(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Hides a process id: that number, where it stands alone.
+/// Hides a process id: that number, where it is a separate word.
 #[must_use]
 pub fn pid(text: &str, pid: u32) -> Cow<'_, str> {
     whole_words(text, &pid.to_string(), "PID")
@@ -177,8 +178,8 @@ pub fn pid(text: &str, pid: u32) -> Cow<'_, str> {
 
 /// Hides the name of the image format, so that one golden serves all formats.
 ///
-/// Only the whole word: `raw` hides nothing of `drawn`, nor `qcow` of `qcow2`. (Upstream replaces
-/// the letters anywhere.)
+/// Matches only whole words: `raw` does not change `drawn`, nor `qcow` change `qcow2`. (Upstream
+/// replaces the letters anywhere.)
 #[must_use]
 pub fn image_format<'a>(text: &'a str, format: &str) -> Cow<'a, str> {
     whole_words(text, format, "IMGFMT")
@@ -214,10 +215,11 @@ pattern!(COMPRESSION, r"(\bcompression type: )(?:zlib|zstd)\b");
 
 /// Makes the output of `qemu-img info` the same on every machine.
 ///
-/// In this order, because a directory's name may hold the image's or the format's: the image itself
-/// (`TEST_IMG`), then other test files, then the format. Lines on the disk size go, as it is the
-/// file system's business; so do PBKDF iterations, UUIDs, VMDK content ids and the compression type.
-/// `child_nodes` keeps the sections on child nodes, which only newer versions print.
+/// Replaces, in this order, because a directory's name may contain that of the image or the format:
+/// the image itself (`TEST_IMG`), then other test files, then the format. Removes lines with the
+/// disk size, which depends on the file system, and hides PBKDF iterations, UUIDs, VMDK content ids
+/// and the compression type. `child_nodes` keeps the sections about child nodes, which only newer
+/// versions print.
 #[must_use]
 pub fn img_info(
     text: &str,
@@ -252,7 +254,7 @@ pub fn img_info(
     lines.join("\n")
 }
 
-/// Applies `filter` to text that may already be a changed copy, copying again only if it changes.
+/// Applies `filter` to text that may already be a modified copy, copying again only if it changes.
 pub(super) fn chain<'a>(
     text: Cow<'a, str>,
     filter: impl for<'b> FnOnce(&'b str) -> Cow<'b, str>,
@@ -284,7 +286,7 @@ mod tests {
         }
     }
 
-    /// H03: both directories are hidden, and one may lie in the other.
+    /// H03: both directories are hidden, and one may be inside the other.
     #[test]
     fn test_and_socket_paths_are_hidden_and_may_be_nested() {
         let outside = [
@@ -302,7 +304,8 @@ mod tests {
         );
     }
 
-    /// H25: main image, then other files, then the format; a directory may hold the format's name.
+    /// H25: main image, then other files, then the format; a directory may contain the format's
+    /// name.
     #[test]
     fn the_info_filter_names_the_image_before_the_directory_before_the_format() {
         let info = "image: /run/qcow2/a\nfile format: qcow2\nvirtual size: 1 MiB (1048576 bytes)\n\

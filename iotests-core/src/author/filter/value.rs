@@ -1,4 +1,4 @@
-//! Filters as values: what is hidden is data, can be shown, compared and chained.
+//! Filters as values, which can be shown, compared and chained.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Hidden, json, text};
 
-/// Something that is hidden from text and JSON. See [`text`] and [`json`] for each one's reasons.
+/// Something to hide in text and JSON. See [`text`] and [`json`] for the reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
     /// Carriage returns: [`text::carriage_returns`].
@@ -15,11 +15,11 @@ pub enum Filter {
     TestFiles(Vec<Hidden>),
     /// qemu-io's times and rates: [`text::qemu_io`].
     QemuIo,
-    /// User and group ids of chown: [`text::chown`].
+    /// User and group ids in `chown`: [`text::chown`].
     Chown,
     /// The timestamps of events: [`json::event_times`], [`text::event_times`].
     EventTimes,
-    /// Node names that QEMU makes up: [`text::generated_node_ids`].
+    /// Node names that QEMU generates: [`text::generated_node_ids`].
     GeneratedNodeIds,
     /// The bus of virtio-scsi: [`text::virtio_scsi`].
     VirtioScsi,
@@ -35,7 +35,7 @@ pub enum Filter {
     Pid(u32),
     /// The name of the image format: [`text::image_format`].
     ImageFormat(String),
-    /// `qemu-img info`: [`text::img_info`]. JSON strings are taken as lines of that output.
+    /// `qemu-img info`: [`text::img_info`]. JSON strings are treated as lines of that output.
     ImgInfo {
         /// The image that is shown as `TEST_IMG`.
         image: Hidden,
@@ -43,15 +43,16 @@ pub enum Filter {
         directories: Vec<Hidden>,
         /// The format that is shown as `IMGFMT`.
         format: String,
-        /// Whether the sections on child nodes stay.
+        /// Whether the sections about child nodes stay.
         child_nodes: bool,
     },
-    /// All of these, first to last.
+    /// All of these, in order.
     All(Vec<Filter>),
 }
 
 impl Filter {
-    /// What differs between any two runs: carriage returns, paths, times and generated node names.
+    /// Hides what always differs between two runs: carriage returns, paths, times and generated
+    /// node names.
     #[must_use]
     pub fn unsteady(directories: &[Hidden]) -> Self {
         Filter::All(vec![
@@ -63,7 +64,7 @@ impl Filter {
         ])
     }
 
-    /// This filter, then that one.
+    /// Applies this filter, then another one.
     #[must_use]
     pub fn then(self, next: Filter) -> Self {
         match self {
@@ -75,7 +76,7 @@ impl Filter {
         }
     }
 
-    /// The text without what this hides.
+    /// Applies this filter to text.
     #[must_use]
     pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
         match self {
@@ -110,7 +111,7 @@ impl Filter {
         }
     }
 
-    /// The value without what this hides.
+    /// Applies this filter to a JSON value.
     #[must_use]
     pub fn json(&self, value: Value) -> Value {
         match self {

@@ -1,4 +1,4 @@
-//! The difference of two texts, as a person reads it.
+//! Readable diffs of two texts.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use similar::{ChangeTag, TextDiff};
 /// Whether terminal colours are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Text alone: for files, and for output that is no terminal.
+    /// Text alone: for files, and for output that is not a terminal.
     Plain,
     /// Red and green, with the words that changed inside a line in bold.
     Coloured,
@@ -18,14 +18,14 @@ pub enum Style {
 /// How many unchanged lines are shown around a change.
 const CONTEXT: usize = 3;
 
-/// How long the smallest difference is looked for. Texts of ten thousands of lines that have nothing in common would take minutes; after
-/// this time what is left counts as changed as a whole.
+/// How long to search for the smallest diff. Texts of tens of thousands of lines without anything
+/// in common would take minutes; after this time the rest counts as entirely changed.
 const EFFORT: Duration = Duration::from_secs(1);
 
-/// The lines in which the texts differ, with a little around them; empty if they are the same.
+/// The lines in which the texts differ, with some context; empty if they are equal.
 ///
-/// `-` is expected and missing, `+` was found instead. White space at the end of a changed line is
-/// made visible, for it would be the whole difference and yet unseen.
+/// `-` marks expected lines, `+` actual ones. White space at the end of a changed line is made
+/// visible, because it could be the only difference.
 #[must_use]
 pub fn diff(expected: &str, found: &str, style: Style) -> String {
     let plain = anstyle::Style::new();
@@ -115,7 +115,7 @@ mod tests {
         assert!(diff("a\n", "a", Style::Plain).contains("no line feed"));
     }
 
-    /// Without a limit these take minutes.
+    /// Without the limit these take minutes.
     #[test]
     fn long_texts_with_nothing_in_common_have_a_difference_soon() {
         let text = |salt: u32| -> String {

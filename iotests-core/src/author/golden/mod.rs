@@ -1,12 +1,12 @@
-//! Goldens: text that a case produces, kept in a file beside the case and compared with it.
+//! Goldens: the expected text output of a case, kept in a file beside the case.
 //!
 //! The golden of the case `nbd::block_status::map` is `src/nbd/block_status.map.golden`. A variant
-//! says in its name when it holds: `…map@raw.golden`, `…map@qcow2+nbd.golden`, `…map@8.0.golden`
-//! (from QEMU 8.0 on). The files are embedded in the binary, so it works alone.
+//! has its conditions in its name: `…map@raw.golden`, `…map@qcow2+nbd.golden`, `…map@8.0.golden`
+//! (from QEMU 8.0 on). The files are embedded in the binary, which therefore works alone.
 //!
-//! A text that differs, or that has no golden, fails the case. Blessing never changes a golden: it
-//! writes a pending file, which a person accepts after seeing the difference. Where `CI` is set,
-//! nothing is blessed: a machine would only ever accept its own mistakes.
+//! A text that differs or has no golden fails the case. Blessing never changes a golden: it writes
+//! a pending file, which a person accepts after reviewing the diff. If `CI` is set, nothing is
+//! blessed: a machine would only accept its own mistakes.
 
 mod diff;
 mod review;

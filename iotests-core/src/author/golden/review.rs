@@ -1,27 +1,27 @@
-//! Looking at pending goldens and accepting them, one by one.
+//! Reviews pending goldens one by one.
 
 use std::path::{Path, PathBuf};
 
 use super::store::split_origin;
 use super::{Style, diff};
 
-/// A golden that waits for a person.
+/// A golden that awaits review.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// The golden as it would be called: `nbd/block_status.map.golden`, below the sources.
+    /// The name that the golden would have, below the sources: `nbd/block_status.map.golden`.
     pub name: String,
     /// The pending file.
     pub path: PathBuf,
-    /// Where the text is from: the instance, its line, the version of QEMU.
+    /// The origin of the text: the instance, its line, the version of QEMU.
     pub origin: Option<String>,
-    /// What the golden holds now, if there is one.
+    /// The current content of the golden, if there is one.
     pub accepted: Option<String>,
-    /// What it would hold.
+    /// Its new content.
     pub text: String,
 }
 
 impl Pending {
-    /// What would change.
+    /// The diff between the two.
     #[must_use]
     pub fn diff(&self, style: Style) -> String {
         diff(self.accepted.as_deref().unwrap_or(""), &self.text, style)
@@ -32,25 +32,25 @@ impl Pending {
     }
 }
 
-/// What is to become of a pending golden.
+/// What to do with a pending golden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It replaces the golden.
+    /// Replace the golden with it.
     Accept,
-    /// It is deleted.
+    /// Delete it.
     Reject,
-    /// It goes on waiting.
+    /// Keep it pending.
     Skip,
 }
 
-/// How many were accepted, rejected and left.
+/// The numbers of goldens that were accepted, rejected and left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Now goldens.
+    /// Accepted as goldens.
     pub accepted: usize,
     /// Deleted.
     pub rejected: usize,
-    /// Still waiting.
+    /// Still pending.
     pub left: usize,
 }
 
@@ -60,14 +60,14 @@ pub struct Summary {
 pub struct ReviewError {
     /// The file or directory.
     pub path: PathBuf,
-    /// Why.
+    /// The error.
     pub source: std::io::Error,
 }
 
-/// All pending goldens below `sources`, by name.
+/// All pending goldens below `sources`, sorted by name.
 ///
 /// # Errors
-/// When a directory or file there cannot be read.
+/// If a directory or file there cannot be read.
 pub fn pending(sources: &Path) -> Result<Vec<Pending>, ReviewError> {
     let mut found = Vec::new();
     let mut directories = vec![sources.to_owned()];
@@ -120,10 +120,10 @@ fn read(sources: &Path, path: PathBuf) -> Result<Pending, ReviewError> {
     })
 }
 
-/// Asks what is to become of each pending golden below `sources`, and does it.
+/// Asks what to do with each pending golden below `sources`, and does it.
 ///
 /// # Errors
-/// When a file cannot be read, renamed or deleted. What was done before stays done.
+/// If a file cannot be read, renamed or deleted. Earlier decisions remain in effect.
 pub fn review(
     sources: &Path,
     ask: &mut dyn FnMut(&Pending) -> Answer,
@@ -136,7 +136,7 @@ pub fn review(
         };
         match ask(&pending) {
             Answer::Accept => {
-                // Without its origin, which would be a change in each review.
+                // Without the origin, which would be a change in each review.
                 std::fs::write(&pending.path, &pending.text).map_err(failed)?;
                 std::fs::rename(&pending.path, pending.golden()).map_err(failed)?;
                 summary.accepted += 1;

@@ -1,4 +1,4 @@
-//! Finding the golden of a case, comparing with it, and writing a pending one.
+//! Finds the golden of a case, compares with it, and writes pending ones.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,21 +8,21 @@ use linkme::distributed_slice;
 use super::{Style, diff};
 use crate::author::failure::{Difference, Failure};
 
-/// One golden file, as it is embedded in the binary.
+/// One golden file, embedded in the binary.
 #[derive(Clone, Copy, Debug)]
 pub struct Golden {
-    /// The path below the sources of the cases, with `/`: `nbd/block_status.map@raw.golden`.
+    /// Its path below the sources of the cases, with `/`: `nbd/block_status.map@raw.golden`.
     pub path: &'static str,
-    /// What it holds.
+    /// Its content.
     pub text: &'static str,
 }
 
-/// The goldens of every crate of cases that is linked in. A crate adds its table with `linkme`; its
-/// build script makes the table.
+/// The goldens of every linked crate of cases. A crate adds its table with `linkme`; its build
+/// script generates the table.
 #[distributed_slice]
 pub static GOLDENS: [&'static [Golden]];
 
-/// What a variant of a golden may depend on.
+/// The properties on which a variant of a golden may depend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// The image format of the instance.
@@ -35,17 +35,17 @@ pub struct Selection {
     pub version: (u32, u32),
 }
 
-/// Why a text is not as its golden says.
+/// Why a text does not match its golden.
 #[derive(Debug, thiserror::Error)]
 pub enum GoldenError {
-    /// There is nothing to compare with.
+    /// There is no golden.
     #[error(
         "there is no golden {name}.golden; look at the text, and if it is right keep it with --bless"
     )]
     Missing {
-        /// The name without variant and ending.
+        /// The name without variant and extension.
         name: String,
-        /// The text that has none.
+        /// The text that has no golden.
         found: String,
     },
     /// The texts differ.
@@ -53,15 +53,15 @@ pub enum GoldenError {
     Differs {
         /// The golden it was compared with.
         path: String,
-        /// What the golden holds.
+        /// The content of the golden.
         expected: String,
-        /// What the case produced.
+        /// The text that the case produced.
         found: String,
     },
 }
 
 impl GoldenError {
-    /// The same as the failure of a case, with the difference.
+    /// Converts it into a failure of a case, with the diff.
     #[track_caller]
     pub(crate) fn into_failure(self) -> Failure {
         let message = self.to_string();
@@ -89,10 +89,10 @@ pub enum BlessError {
     /// `CI` is set.
     #[error("goldens are not blessed where CI is set")]
     Ci,
-    /// The source tree is not here.
+    /// The source tree is missing.
     #[error("goldens can be blessed only in a source tree, and {} is not there", .0.display())]
     NoSources(PathBuf),
-    /// Another text waits already, and neither may be lost.
+    /// Another text is already pending, and neither may be lost.
     #[error(
         "{} waits for review with another text: of an earlier run, so review that first; or of another instance{}",
         path.display(), needs_variant(.variant.as_deref())
@@ -100,15 +100,15 @@ pub enum BlessError {
     Conflict {
         /// The pending file.
         path: PathBuf,
-        /// What a golden for this instance alone could be called, where that is for us to say.
+        /// A possible name of a golden for this instance alone, if it is ours to choose.
         variant: Option<String>,
     },
-    /// The file system refused.
+    /// The file system reported an error.
     #[error("failed to write {}", path.display())]
     Write {
         /// The pending file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: std::io::Error,
     },
 }
@@ -129,7 +129,7 @@ pub struct Goldens {
 }
 
 impl Goldens {
-    /// Those embedded in this binary.
+    /// The goldens embedded in this binary.
     #[must_use]
     pub fn embedded() -> Self {
         Goldens {
@@ -140,14 +140,14 @@ impl Goldens {
         }
     }
 
-    /// These.
+    /// These goldens.
     #[must_use]
     pub fn new(files: Vec<Golden>) -> Self {
         Goldens { files }
     }
 
-    /// The variant of `name` that says most about the instance: the one with most conditions, all of
-    /// which hold, and among those the one for the newest version.
+    /// The most specific variant of `name` for the instance: the one with the most conditions, all
+    /// of which hold, and among those the one for the newest version.
     #[must_use]
     pub fn choose(&self, name: &str, selection: &Selection) -> Option<&Golden> {
         self.files
@@ -160,11 +160,11 @@ impl Goldens {
             .map(|(_, golden)| golden)
     }
 
-    /// Compares the text with its golden. White space at the end of the text does not count; all
-    /// other does.
+    /// Compares the text with its golden. White space at the end of the text is ignored; all other
+    /// white space counts.
     ///
     /// # Errors
-    /// When they differ, and when there is no golden.
+    /// If they differ, or if there is no golden.
     pub fn compare(
         &self,
         name: &str,
@@ -189,13 +189,13 @@ impl Goldens {
         })
     }
 
-    /// Writes the text as a pending golden below `sources`, in place of the variant that it was
-    /// compared with, and returns the file. Its first line says where the text is from, in one line;
-    /// it goes when the golden is accepted.
+    /// Writes the text as a pending golden below `sources`, for the variant with which it was
+    /// compared, and returns the file. Its first line states where the text is from; that line is
+    /// removed when the golden is accepted.
     ///
     /// # Errors
-    /// Where CI is set, where there is no source tree, when another text waits there already, and
-    /// when the file cannot be written.
+    /// If CI is set, there is no source tree, another text is already pending there, or the file
+    /// cannot be written.
     pub fn bless(
         &self,
         sources: &Path,
@@ -221,10 +221,11 @@ impl Goldens {
     }
 }
 
-/// Writes a text as one that is to take the place of this file once a person has accepted it, and returns where it waits.
+/// Writes a text that will replace this file once a person has accepted it, and returns the pending
+/// file.
 ///
 /// # Errors
-/// Where CI is set, when another text waits there already, and when the file cannot be written.
+/// If CI is set, another text is already pending there, or the file cannot be written.
 pub fn write_pending(
     golden: &Path,
     text: &str,
@@ -246,11 +247,11 @@ fn write_pending_or(
     let mut path = golden.as_os_str().to_owned();
     path.push(".pending");
     let path = PathBuf::from(path);
-    // The instances of a case run at the same time, so whole files are put there, and only once.
+    // The instances of a case run concurrently, so files are created atomically, and only once.
     let write = || {
         let folder = path.parent().unwrap_or(golden);
         std::fs::create_dir_all(folder)?;
-        // As any file that is made by hand: less what the umask says.
+        // The mode of any new file: limited by the umask.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         let mut builder = tempfile::Builder::new();
         let mut file = builder.permissions(mode).tempfile_in(folder)?;
@@ -271,7 +272,7 @@ fn write_pending_or(
     }
 }
 
-/// What the golden of a case is called, without variant and ending: `nbd/block_status.map` for the case
+/// The name of a case's golden, without variant and extension: `nbd/block_status.map` for the case
 /// `nbd::block_status::map`.
 #[must_use]
 pub fn golden_name(case: &str, row: Option<&str>) -> String {
@@ -285,10 +286,10 @@ pub fn golden_name(case: &str, row: Option<&str>) -> String {
     }
 }
 
-/// How the first line of a pending golden begins.
+/// The start of the first line of a pending golden.
 const ORIGIN: &str = "# from ";
 
-/// Where the text of a pending golden is from, and the text.
+/// Splits a pending golden into the origin of its text and the text.
 pub(super) fn split_origin(text: &str) -> (Option<&str>, &str) {
     match text
         .strip_prefix(ORIGIN)
@@ -299,7 +300,7 @@ pub(super) fn split_origin(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// Whether this runs in continuous integration, as the services agree to say it.
+/// Whether this runs in continuous integration, by the variable that all services set.
 #[must_use]
 pub fn is_ci() -> bool {
     std::env::var_os("CI")
@@ -315,7 +316,7 @@ fn conditions<'a>(path: &'a str, name: &str) -> Option<Vec<&'a str>> {
     }
 }
 
-/// How much the conditions say about the instance; `None` if one of them does not hold.
+/// How specific the conditions are; `None` if one of them does not hold.
 fn rank(conditions: &[&str], selection: &Selection) -> Option<(usize, (u32, u32))> {
     let mut version = (0, 0);
     for condition in conditions {
@@ -443,7 +444,7 @@ mod tests {
             .bless(sources.path(), "a/new", &raw, "text", "a case", false)
             .unwrap();
         assert!(new.ends_with("a/new.golden.pending"));
-        // The same text again is no news; another one is not written over it.
+        // The same text again is accepted; a different one does not overwrite it.
         let again = goldens.bless(sources.path(), "a/new", &raw, "text", "a case", false);
         assert_eq!(again.unwrap(), new);
         let other = goldens.bless(sources.path(), "a/new", &raw, "other", "a case", false);

@@ -1,4 +1,4 @@
-//! Making an image.
+//! Creates images.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -23,7 +23,7 @@ use crate::author::storage::Storage;
 use crate::author::test::Test;
 use crate::case::{Format, Protocol, Requirement};
 
-/// How an image is to be made.
+/// An image to create.
 #[must_use = "an image is made by create()"]
 pub struct ImageBuilder {
     shared: Arc<Shared>,
@@ -49,8 +49,8 @@ enum Written {
 }
 
 impl Test {
-    /// An image of the format and on the protocol under test, called `TEST_DIR/name`; on a machine
-    /// its node is called `name` as well.
+    /// An image with the format and protocol under test, named `TEST_DIR/name`; its node in a
+    /// machine is named `name`.
     #[track_caller]
     pub fn image(&self, name: &str) -> ImageBuilder {
         ImageBuilder {
@@ -73,65 +73,65 @@ impl Test {
 }
 
 impl ImageBuilder {
-    /// Its virtual size in bytes. Without one it is as large as its backing image.
+    /// Sets its virtual size in bytes; the default is the size of its backing image.
     pub fn size(mut self, bytes: u64) -> Self {
         self.size = Some(bytes);
         self
     }
 
-    /// Another format than that under test. `IMGOPTS` then do not apply.
+    /// Sets another format than the one under test. `IMGOPTS` then do not apply.
     pub fn format(mut self, format: Format) -> Self {
         self.format = format;
         self
     }
 
-    /// Another protocol than that under test.
+    /// Sets another protocol than the one under test.
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
         self
     }
 
-    /// An option for its creation, as after `-o`; it goes before one of the run.
+    /// Sets a creation option, as after `-o`; it takes precedence over those of the run.
     pub fn option(mut self, name: &str, value: impl fmt::Display) -> Self {
         self.options.push((name.to_owned(), value.to_string()));
         self
     }
 
-    /// An overlay of this image, which records it and its format.
+    /// Makes it an overlay of this image, whose name and format it records.
     pub fn backing(mut self, base: &Image) -> Self {
         self.backing = Some(base.clone());
         self
     }
 
-    /// An overlay of this image, which records it under this name: a relative one is meant from the
-    /// overlay's own folder.
+    /// Makes it an overlay of this image, recorded under this name; a relative name is resolved
+    /// from the overlay's own folder.
     pub fn backing_as(mut self, base: &Image, recorded: &str) -> Self {
         self.recorded = Some(recorded.to_owned());
         self.backing(base)
     }
 
-    /// A folder below the test directory to put it in, such as `deep/deeper`.
+    /// Puts it in a folder below the test directory, such as `deep/deeper`.
     pub fn folder(mut self, folder: &str) -> Self {
         self.folder = Some(folder.to_owned());
         self
     }
 
-    /// A qcow2 image that is encrypted with LUKS. (The format luks always is.)
+    /// Encrypts a qcow2 image with LUKS. (The format luks is always encrypted.)
     pub fn encrypted(mut self) -> Self {
         self.encrypted = true;
         self
     }
 
-    /// Encrypted with keys that the harness makes, not QEMU: its own in slot 0, and these passwords
-    /// in these slots. QEMU takes a second for each, to measure how much work it should be to try
-    /// one; and options of LUKS do not apply.
+    /// Encrypts it with keys created by the harness instead of QEMU: the usual key in slot 0, and
+    /// these passwords in these slots. QEMU needs a second per key, to measure how expensive a
+    /// password guess should be. LUKS options do not apply.
     pub fn keys(mut self, more: &[(usize, String)]) -> Self {
         self.keys = vec![(0, KEY.to_owned())];
         self.keys.extend_from_slice(more);
         self.encrypted()
     }
 
-    /// Writes this byte all over it.
+    /// Fills it with this byte.
     pub fn fill(mut self, pattern: u8) -> Self {
         self.content.push(Written::Fill(pattern));
         self
@@ -142,19 +142,19 @@ impl ImageBuilder {
         self.content(&[(pattern, range)])
     }
 
-    /// Writes all of this.
+    /// Writes all of this content.
     pub fn content(mut self, content: impl Into<Content>) -> Self {
         self.content.push(Written::Content(content.into()));
         self
     }
 
-    /// Writes each sector's own number into it, first and last, so that a misplaced one is seen.
+    /// Writes each sector's number at its start and end, so that a misplaced sector is detected.
     pub fn sector_markers(mut self) -> Self {
         self.content.push(Written::Markers);
         self
     }
 
-    /// Makes the image.
+    /// Creates the image.
     pub fn create(self) -> Action<'static, Image> {
         let place = self.place;
         Action::at(
@@ -164,11 +164,12 @@ impl ImageBuilder {
         )
     }
 
-    /// Makes nothing, because the case does it in another way, such as `blockdev-create`; but has
-    /// the image's name, format, key and size known, and removes the file with the image.
+    /// Does not create the image, because the case does so in another way, such as
+    /// `blockdev-create`; only records the image's name, format, key and size, and removes the file
+    /// with the image.
     ///
-    /// Over NBD and FUSE there is a file, empty or full of zeroes, since that is what is served. An NBD
-    /// export cannot grow: it has room for the size and what a format adds to it.
+    /// Over NBD and FUSE there is a file, empty or full of zeroes, because it is served. An NBD
+    /// export cannot grow, so it has room for the size and the format's metadata.
     pub fn reserve(self) -> Action<'static, Image> {
         let what = format!("the image {}", self.name);
         Action::at(self.place, what, async move {
@@ -223,7 +224,7 @@ impl ImageBuilder {
             self.create_by_qemu(&file, &options).await?;
         }
         if self.protocol == Protocol::Nbd && self.format == Format::Qcow2 {
-            // An export cannot grow, and what lies behind its clusters is nothing to qcow2.
+            // An export cannot grow, and qcow2 ignores what follows its clusters.
             let file = OpenOptions::new().write(true).open(&*file)?;
             file.set_len(file.metadata()?.len().max(room_for(size)))?;
         }
@@ -246,7 +247,7 @@ impl ImageBuilder {
         Ok(image)
     }
 
-    /// Whether its sectors are to be numbered first, and all else that is to be written.
+    /// Whether to number its sectors first, and all other content to write.
     fn contents(&self, size: u64) -> (bool, Content) {
         let mut numbered = false;
         let mut writes = Content::nothing();
@@ -254,14 +255,14 @@ impl ImageBuilder {
             match content {
                 Written::Fill(byte) => writes = writes.written(*byte, 0..size),
                 Written::Content(content) => writes = content.over(&writes),
-                // Over all that was written before.
+                // This overwrites everything before it.
                 Written::Markers => (numbered, writes) = (true, Content::nothing()),
             }
         }
         (numbered, writes)
     }
 
-    /// The options to make it with.
+    /// The creation options.
     fn creation_options(&self) -> Vec<(String, String)> {
         let spec = &self.shared.spec;
         let of_the_run: &[String] = match self.format == spec.format {
@@ -276,9 +277,8 @@ impl ImageBuilder {
         )
     }
 
-    /// Makes it without a process of qemu-img, which costs more than most of what a case is about:
-    /// where there is nothing special about it. Content that is in it then is taken; `false` if nothing
-    /// was made.
+    /// Creates a simple image without qemu-img, whose process costs more than most of the rest of a
+    /// case. Takes the content that it has written; returns `false` if it created nothing.
     fn create_here(
         &self,
         path: &Path,
@@ -294,7 +294,7 @@ impl ImageBuilder {
             return Ok(false);
         }
         match self.format {
-            // Nothing is in it but its size, which is in whole sectors.
+            // It has only a size, in whole sectors.
             Format::Raw if self.backing.is_none() && size.is_multiple_of(raw::SECTOR) => {
                 raw::create_sparse(path, size)?;
                 Ok(true)
@@ -347,13 +347,13 @@ impl ImageBuilder {
     }
 }
 
-/// How large a file of this virtual size may get: an eighth more for tables, and headers of LUKS.
+/// The maximum file size for this virtual size: an eighth more for tables, plus LUKS headers.
 fn room_for(size: u64) -> u64 {
     const HEADERS: u64 = 16 << 20;
     (size + size / 8 + HEADERS).next_multiple_of(raw::SECTOR)
 }
 
-/// Makes an image with these keys, without QEMU.
+/// Creates an image with these keys, without QEMU.
 fn create_with_keys(
     path: &Path,
     format: Format,
@@ -371,10 +371,10 @@ fn create_with_keys(
     }
 }
 
-/// Lets qemu-img make an image.
+/// Creates an image with qemu-img.
 async fn create(call: Call<Create>) -> CaseResult {
     while let Err(error) = call.clone().run().await {
-        // Of LUKS; see the constant.
+        // A LUKS problem; see the constant.
         if !error.to_string().contains(NO_CPU_TIME) {
             return Err(error.into());
         }
@@ -382,8 +382,8 @@ async fn create(call: Call<Create>) -> CaseResult {
     Ok(())
 }
 
-/// The options to make an image with: what the harness adds by itself, unless the run has it
-/// otherwise (`NAME=VALUE,…`), unless the case has.
+/// The creation options of an image: those of the harness, overridden by those of the run
+/// (`NAME=VALUE,…`), overridden by those of the case.
 fn creation_options(
     format: Format,
     encrypted_qcow2: bool,
@@ -407,14 +407,15 @@ fn default_options(
     encrypted_qcow2: bool,
 ) -> &'static [(&'static str, &'static str)] {
     match format {
-        // As few iterations as can be: the key is not worth more, and each open would take seconds.
+        // As few iterations as possible: the key needs no protection, and each open would take
+        // seconds.
         Format::Luks => &[("key-secret", KEY_ID), ("iter-time", "1")],
         Format::Qcow2 if encrypted_qcow2 => &[
             ("encrypt.format", "luks"),
             ("encrypt.key-secret", KEY_ID),
             ("encrypt.iter-time", "1"),
         ],
-        // Without it, discarded and zeroed areas of VMDK read as allocated.
+        // Without it, discarded and zeroed areas of VMDK are reported as allocated.
         Format::Vmdk => &[("zeroed_grain", "on")],
         _ => &[],
     }
@@ -424,7 +425,7 @@ fn default_options(
 mod tests {
     use super::*;
 
-    /// As after `-o`, each.
+    /// Each as after `-o`.
     fn options(format: Format, encrypted: bool, run: &str, own: &[(&str, &str)]) -> Vec<String> {
         let run: Vec<String> = run.split_whitespace().map(str::to_owned).collect();
         let own = own.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned()));

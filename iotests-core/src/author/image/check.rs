@@ -1,4 +1,4 @@
-//! What an image should hold and be: the checks of a whole effect.
+//! Checks of an image's whole content, layers and header.
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -35,7 +35,7 @@ impl Storage for Image {
         })
     }
 
-    /// Nobody may have the image open.
+    /// The image must not be open.
     #[track_caller]
     fn write_all<'a>(&'a self, content: impl Into<Content>) -> Action<'a, ()> {
         let content = content.into();
@@ -67,7 +67,8 @@ impl Storage for Image {
 }
 
 impl Image {
-    /// Each of its sectors is as in one of the two: for what a job was writing that did not end.
+    /// Asserts that each sector matches one of the two contents, for the target of an interrupted
+    /// job.
     #[track_caller]
     pub fn assert_reads_either(
         &self,
@@ -108,9 +109,9 @@ impl Image {
         }
     }
 
-    /// This layer by itself holds exactly this, and in it is allocated what the content has, to whole
-    /// clusters, and nothing else. (What a file system allocates for a raw image is not QEMU's
-    /// affair.)
+    /// Asserts that this layer alone contains exactly this, and that exactly the clusters touched
+    /// by the content are allocated. (For a raw image, allocation is up to the file system and not
+    /// checked.)
     #[track_caller]
     pub fn assert_layer(&self, content: impl Into<Content>) -> Action<'_, ()> {
         let content = content.into();
@@ -146,13 +147,14 @@ impl Image {
         })
     }
 
-    /// Its header names this image as its backing file, with its format. Returns the whole header.
+    /// Asserts that its header records this image as its backing file, with its format. Returns the
+    /// whole header.
     #[track_caller]
     pub fn assert_backing<'a>(&'a self, backing: &'a Image) -> Action<'a, Value> {
         Action::new(format!("the header of {self}"), async move {
             let header = self.header().await?;
             let mut expected = json!({"backing-filename": backing});
-            // All that qed can record is that it must not be probed, because it is raw.
+            // qed can record only that the backing file is raw and must not be probed.
             if self.format() != Format::Qed || backing.format() == Format::Raw {
                 expected["backing-filename-format"] = backing.format().name().into();
             }
@@ -163,10 +165,10 @@ impl Image {
         })
     }
 
-    /// The bytes of its file, to see later that it still has them.
+    /// Records the bytes of its file, to check later that they are unchanged.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// If the file cannot be read.
     #[track_caller]
     pub fn file_bytes(&self) -> CaseResult<FileBytes> {
         let (image, bytes) = (self.clone(), self.read_file()?);
@@ -178,7 +180,7 @@ impl Image {
     }
 }
 
-/// The clusters that these ranges touch; none touches another.
+/// The clusters that these ranges touch, as ranges that are not adjacent.
 fn to_clusters(
     ranges: impl Iterator<Item = Range<u64>>,
     cluster: u64,
@@ -196,13 +198,13 @@ fn to_clusters(
     out
 }
 
-/// The bytes of an image's file at one time, all of them: data, tables, header.
+/// A snapshot of all bytes of an image's file: data, tables, header.
 pub struct FileBytes {
     image: Image,
     bytes: Sparse,
 }
 
-/// The bytes of a file without those of its holes: most of a new image is holes.
+/// The bytes of a file without its holes: most of a new image is holes.
 #[derive(PartialEq, Eq)]
 struct Sparse {
     size: u64,
@@ -236,17 +238,17 @@ impl Sparse {
 }
 
 impl FileBytes {
-    /// The file still has the very same bytes.
+    /// Asserts that the bytes of the file are unchanged.
     ///
     /// # Errors
-    /// Says where it has changed first.
+    /// States where the first change is.
     #[track_caller]
     pub fn assert_unchanged(&self) -> CaseResult {
         let (image, bytes) = (&self.image, self.image.read_file()?);
         if self.bytes == bytes {
             return Ok(());
         }
-        // Perhaps only a hole that was filled with zeroes, or zeroes that became a hole.
+        // Perhaps only a hole was filled with zeroes, or zeroes became a hole.
         let (was, is) = (self.bytes.whole(), bytes.whole());
         if was == is {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What an image holds: written, read, compared.
+//! The content of an image: writing, reading, comparing.
 
 use std::ops::Range;
 use std::panic::Location;
@@ -16,7 +16,7 @@ use crate::author::tool::ToolCall;
 use crate::case::{Format, ToolKind};
 
 impl Image {
-    /// Runs qemu-io on it, with each of these commands.
+    /// Runs qemu-io on it with these commands.
     #[track_caller]
     pub fn io(&self, commands: impl IntoIterator<Item = impl AsRef<str>>) -> ToolCall {
         let mut call = ToolCall::new(&self.0.shared, ToolKind::Io);
@@ -39,7 +39,7 @@ impl Image {
         })
     }
 
-    /// Every byte of the range is this one.
+    /// Asserts that every byte of the range is this one.
     #[track_caller]
     pub fn assert_pattern(&self, pattern: u8, range: Range<u64>) -> Action<'_, ()> {
         let call = self.io(pieces(&range).map(|piece| Request::Read(pattern, piece).to_string()));
@@ -53,7 +53,7 @@ impl Image {
         })
     }
 
-    /// Each range holds nothing but its byte.
+    /// Asserts that each range contains only its byte.
     #[track_caller]
     pub fn assert_patterns(&self, patterns: &[(u8, Range<u64>)]) -> Action<'_, ()> {
         let (place, patterns) = (Location::caller(), patterns.to_vec());
@@ -65,7 +65,7 @@ impl Image {
             let Some(why) = wrong(&call.any_status().await?) else {
                 return Ok(());
             };
-            // Which range it is: one at a time, with the message that says so.
+            // Checks one range at a time, to find and report the wrong one.
             for (pattern, range) in patterns {
                 self.assert_pattern(pattern, range).await?;
             }
@@ -73,7 +73,7 @@ impl Image {
         })
     }
 
-    /// Every byte of the image is this one.
+    /// Asserts that every byte of the image is this one.
     #[track_caller]
     pub fn assert_fill(&self, pattern: u8) -> Action<'_, ()> {
         let place = Location::caller();
@@ -99,7 +99,7 @@ impl Image {
         std::fs::write(&self.0.file, bytes).context(format!("numbering the sectors of {self}"))
     }
 
-    /// All that it holds, as a guest would read it. Nobody may have the image open for writing.
+    /// Its whole content, as a guest would read it. The image must not be open for writing.
     #[track_caller]
     pub fn bytes(&self) -> Action<'_, Vec<u8>> {
         Action::new(format!("a read of {self}"), async move {
@@ -114,7 +114,7 @@ impl Image {
         })
     }
 
-    /// The bytes of a raw copy of what this is, which qemu-img makes.
+    /// The bytes of a raw copy of this image, made by qemu-img.
     pub(super) async fn converted(&self, of: ImageSpec) -> CaseResult<Vec<u8>> {
         let number = self.0.shared.next_number();
         let copy = self.0.shared.directories.file(&format!("bytes{number}"))?;
@@ -124,7 +124,7 @@ impl Image {
     }
 }
 
-/// What is wrong, if qemu-io did not read what it should find: its status alone does not show that.
+/// What is wrong, if qemu-io did not read the expected data; its status alone does not show that.
 fn wrong(output: &Output) -> Option<String> {
     let text = output.combined_text();
     let failure = imgtools::io::failures(&text).first().copied();
@@ -134,7 +134,7 @@ fn wrong(output: &Output) -> Option<String> {
     }
 }
 
-/// The range in pieces that one request may have: QEMU refuses longer ones.
+/// Splits the range into pieces that fit into one request; QEMU refuses longer ones.
 pub(crate) fn pieces(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
     const MOST: u64 = 1 << 30;
     let range = range.clone();

@@ -1,4 +1,4 @@
-//! An image of the case: what it is called, and how it is opened.
+//! An image of the case: its name, and how it is opened.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::author::shared::Shared;
 use crate::author::tool::ToolCall;
 use crate::case::{Cache, Format};
 
-/// The id of the object that holds the key of encrypted images, in tools and machines.
+/// The id of the object with the key of encrypted images, in tools and machines.
 pub const KEY_ID: &str = "keysec0";
 
 /// The key of encrypted images. It protects nothing, but is treated as if it did.
@@ -21,7 +21,7 @@ pub const KEY: &str = "hunter2 of the tests";
 
 /// An image of the case. It is removed with the last clone; an overlay keeps its backing image.
 ///
-/// It shows as `TEST_DIR/name`; in JSON it is the name by which tools and QMP commands know it.
+/// It displays as `TEST_DIR/name`; in JSON it is the name that tools and QMP commands use.
 #[derive(Clone)]
 pub struct Image(pub(super) Arc<Inner>);
 
@@ -32,9 +32,9 @@ pub(super) struct Inner {
     pub(super) size: u64,
     /// How it is encrypted, if it is.
     pub(super) encrypted: Option<Format>,
-    /// Whether it can only be read.
+    /// Whether it is read-only.
     pub(super) read_only: bool,
-    // Before the file: whatever serves it goes first.
+    // Dropped before the file: its server must end first.
     pub(super) served: Served,
     pub(super) file: TestFile,
     pub(super) backing: Option<Image>,
@@ -45,7 +45,7 @@ impl Image {
         &self.0.shared
     }
 
-    /// The name it was given, which is also that of its node.
+    /// The name that it was given, which is also the name of its node.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
@@ -63,40 +63,40 @@ impl Image {
         self.0.backing.as_ref()
     }
 
-    /// The file that holds it, whatever serves that.
+    /// The file that contains it, however that is served.
     #[must_use]
     pub fn file(&self) -> &TestFile {
         &self.0.file
     }
 
-    /// The name by which tools open it: a path, or a URI.
+    /// The name with which tools open it: a path or a URI.
     #[must_use]
     pub fn filename(&self) -> &str {
         self.0.served.uri().unwrap_or(self.0.file.as_str())
     }
 
-    /// Whether it is a file of its own, that holds it and nothing else.
+    /// Whether it is in a file of its own, which contains nothing else.
     pub(super) fn is_file(&self) -> bool {
         matches!(self.0.served, Served::File)
     }
 
-    /// Whether the name by which tools open it says its format as well.
+    /// Whether the name with which tools open it includes its format.
     pub(crate) fn says_format(&self) -> bool {
         matches!(self.0.served, Served::Json(_))
     }
 
-    /// Whether it can be opened only with its key.
+    /// Whether opening it requires its key.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.0.encrypted.is_some()
     }
 
-    /// Whether it or an image below it can be opened only with its key.
+    /// Whether opening it or an image below it requires the key.
     pub(crate) fn needs_key(&self) -> bool {
         self.is_encrypted() || self.backing().is_some_and(Image::needs_key)
     }
 
-    /// The option that names the key, for the format and nested in it.
+    /// The option that names the key, at its nesting level in the format.
     pub(crate) fn key_option(&self) -> Option<&'static str> {
         match self.0.encrypted? {
             Format::Luks => Some("key-secret"),
@@ -104,7 +104,7 @@ impl Image {
         }
     }
 
-    /// Its protocol node, as `blockdev-add` takes it, with the cache and aio mode of the run.
+    /// Its protocol node for `blockdev-add`, with the cache and aio mode of the run.
     #[must_use]
     pub fn protocol_node(&self) -> Node {
         let spec = &self.0.shared.spec;
@@ -120,8 +120,8 @@ impl Image {
         Node::from(node)
     }
 
-    /// Itself and its whole backing chain, as `blockdev-add` takes it. Each layer's node is called
-    /// like its image.
+    /// It and its whole backing chain for `blockdev-add`. Each layer's node has the name of its
+    /// image.
     #[must_use]
     pub fn node(&self) -> Node {
         if let Served::Json(node) = &self.0.served {
@@ -143,7 +143,7 @@ impl Image {
         }
     }
 
-    /// Its options for `--image-opts`. An encrypted image also needs the object of its key.
+    /// Its options for `--image-opts`. An encrypted image also needs the object with its key.
     #[must_use]
     pub fn image_opts(&self) -> String {
         let file = self.filename().replace(',', ",,");
@@ -156,12 +156,12 @@ impl Image {
 
     /// Its options as a `json:` file name, without the backing chain.
     pub(super) fn json_name(&self) -> String {
-        // The name of a node belongs to a machine.
+        // Node names exist only in a machine.
         let node = self.node().without("node-name");
         node.no_backing().filename()
     }
 
-    /// How a tool's command line names it: format and file, or options with the key.
+    /// Adds it to a tool's command line: as format and file, or as options with the key.
     pub(crate) fn named(&self, call: ToolCall) -> ToolCall {
         if self.says_format() {
             return call.arg(self.filename());

@@ -1,4 +1,4 @@
-//! qemu-img on the images of a case: every subcommand by its typed call.
+//! qemu-img on the images of a case: every subcommand as a typed call.
 
 use std::future::IntoFuture;
 use std::panic::Location;
@@ -24,8 +24,8 @@ use crate::author::shared::Shared;
 use crate::author::tool::{ToolCall, expect_error, json};
 use crate::case::{Format, ToolKind};
 
-/// A call of qemu-img. Awaiting it runs it, which must succeed, and gives what it answers; the methods
-/// ask for something else.
+/// A call of qemu-img. Awaiting it runs it, requires success, and returns its result; the methods
+/// change what is required.
 #[must_use = "qemu-img runs when the call is awaited"]
 pub struct ImgCall<Op> {
     call: CaseResult<Call<Op>>,
@@ -34,25 +34,25 @@ pub struct ImgCall<Op> {
 }
 
 impl<Op: Operation + 'static> ImgCall<Op> {
-    /// Options of the subcommand: `image.resize(MIB).with(|call| call.shrink())`.
+    /// Sets options of the subcommand: `image.resize(MIB).with(|call| call.shrink())`.
     pub fn with(mut self, options: impl FnOnce(Call<Op>) -> Call<Op>) -> Self {
         self.call = self.call.map(options);
         self
     }
 
-    /// Runs it; it must fail and say this on the way.
+    /// Runs it; it must fail and print this text.
     pub fn expect_error(self, text: impl Into<ErrorText>) -> Action<'static, Output> {
         let text = text.into();
         let what = self.what.clone();
         self.run(async move |call| expect_error(&what, call.output().await?, &text))
     }
 
-    /// Runs it; any exit status will do. A signal is a failure all the same.
+    /// Runs it and accepts any exit status. Death by a signal is still a failure.
     pub fn any_status(self) -> Action<'static, Output> {
         self.run(async |call| Ok(call.output().await?))
     }
 
-    /// Runs it, and gives its JSON as it is, for facts with a path into it.
+    /// Runs it and returns its JSON unchanged, for assertions with a path.
     pub fn json(self) -> Action<'static, Value> {
         self.run(async |call| json(call.output().await?))
     }
@@ -95,13 +95,13 @@ impl Image {
         }
     }
 
-    /// What `qemu-img info` says of it.
+    /// What `qemu-img info` reports about it.
     #[track_caller]
     pub fn info(&self) -> ImgCall<Info> {
         self.img(|img, image| Ok(img.info(image)))
     }
 
-    /// The text of `qemu-img info`, for the log: with the filters for that text.
+    /// The text of `qemu-img info` for the log, with the filters for that text.
     #[track_caller]
     pub fn info_text(&self) -> Action<'_, Entry> {
         let text = self.named(ToolCall::new(&self.0.shared, ToolKind::Img).arg("info"));
@@ -113,7 +113,7 @@ impl Image {
 
     fn info_filter(&self) -> Filter {
         Filter::ImgInfo {
-            // The log has hidden the directory by then.
+            // The log has already hidden the directory at that point.
             image: Hidden::new(&self.to_string(), "TEST_IMG"),
             directories: self.0.shared.directories.hidden().to_vec(),
             format: self.0.format.to_string(),
@@ -121,32 +121,31 @@ impl Image {
         }
     }
 
-    /// Which parts of it are where.
+    /// The map of its extents.
     #[track_caller]
     pub fn map(&self) -> ImgCall<Map> {
         self.img(|img, image| Ok(img.map(image)))
     }
 
-    /// Which parts of this layer alone are where: what it takes from its backing image is not
-    /// `present`.
+    /// The map of this layer alone: extents from its backing image are not `present`.
     #[track_caller]
     pub fn own_map(&self) -> ImgCall<Map> {
         self.img(|img, _| Ok(img.map(self.own_spec()?)))
     }
 
-    /// How large a file would be that holds its content.
+    /// The size of a file that would hold its content.
     #[track_caller]
     pub fn measure(&self) -> ImgCall<Measure> {
         self.img(|img, image| Ok(img.measure(image)))
     }
 
-    /// Looks for errors in it, whatever it finds.
+    /// Checks it for errors, and accepts any result.
     #[track_caller]
     pub fn check(&self) -> ImgCall<Check> {
         self.img(|img, image| Ok(img.check(image)))
     }
 
-    /// There is neither corruption nor a leak in it. Formats without a check pass.
+    /// Asserts that it has neither corruption nor leaks. Formats without a check pass.
     #[track_caller]
     pub fn assert_clean(&self) -> Action<'_, ()> {
         let check = self.check();
@@ -154,13 +153,13 @@ impl Image {
             if self.format() == Format::Raw {
                 return Ok(());
             }
-            // A look at plain qcow2 that takes no process, by somebody else than who made it.
+            // Checks plain qcow2 without a process, by independent code.
             let problem = match self.problems() {
                 Ok(Some(problems)) => match problems.into_iter().next() {
                     None => return Ok(()),
                     problem => problem,
                 },
-                // qemu-img has its own words for what cannot be read.
+                // If it cannot be read, qemu-img reports that in its own words.
                 Ok(None) | Err(_) => None,
             };
             let found = check.await?;
@@ -181,13 +180,13 @@ impl Image {
         }
     }
 
-    /// Changes its virtual size. To lose data at the end must be meant: `.with(|call| call.shrink())`.
+    /// Changes its virtual size. Losing data at the end requires `.with(|call| call.shrink())`.
     #[track_caller]
     pub fn resize(&self, size: u64) -> ImgCall<Resize> {
         self.img(|img, image| Ok(img.resize(image, Size::To(size))))
     }
 
-    /// Makes it smaller; what is behind the new end is gone.
+    /// Shrinks it; data beyond the new end is lost.
     #[track_caller]
     pub fn shrink(&self, size: u64) -> ImgCall<Resize> {
         self.resize(size).with(Call::<Resize>::shrink)
@@ -199,7 +198,7 @@ impl Image {
         self.img(|img, image| Ok(img.amend(image, options)))
     }
 
-    /// Gives it this backing image, keeping what it reads as.
+    /// Changes its backing image, without changing its content as read.
     #[track_caller]
     pub fn rebase(&self, backing: &Image) -> ImgCall<Rebase> {
         self.img(|img, image| {
@@ -208,21 +207,22 @@ impl Image {
         })
     }
 
-    /// Takes what it has from its backing image into itself, and then has none.
+    /// Copies the data from its backing image into it, and removes the backing image from its
+    /// header.
     #[track_caller]
     pub fn rebase_to_nothing(&self) -> ImgCall<Rebase> {
         self.img(|img, image| Ok(img.rebase(image, "")))
     }
 
-    /// Writes what it has into its backing image.
+    /// Commits its data into its backing image.
     #[track_caller]
     pub fn commit(&self) -> ImgCall<Commit> {
         self.img(|img, image| Ok(img.commit(image)))
     }
 
-    /// Copies its content into an image that is only [reserved](super::ImageBuilder::reserve) so far,
-    /// in that one's format. An encrypted one must be there, and is opened with its key:
-    /// `.with(|call| call.no_create())`.
+    /// Copies its content into an image that is only [reserved](super::ImageBuilder::reserve) so
+    /// far, in the target's format. An encrypted target must already exist, and is opened with its
+    /// key: `.with(|call| call.no_create())`.
     #[track_caller]
     pub fn convert(&self, target: &Image) -> ImgCall<Convert> {
         self.img(|img, image| Ok(img.convert(image, target.spec()?)))
@@ -243,13 +243,13 @@ impl Image {
         self.img(|img, image| Ok(img.bitmap(image, name)))
     }
 
-    /// Takes an internal snapshot.
+    /// Creates an internal snapshot.
     #[track_caller]
     pub fn snapshot(&self, name: &str) -> ImgCall<Snapshot> {
         self.img(|img, image| Ok(img.snapshot_create(image, name)))
     }
 
-    /// Goes back to an internal snapshot.
+    /// Reverts to an internal snapshot.
     #[track_caller]
     pub fn go_back_to(&self, name: &str) -> ImgCall<Snapshot> {
         self.img(|img, image| Ok(img.snapshot_apply(image, name)))
@@ -261,13 +261,13 @@ impl Image {
         self.img(|img, image| Ok(img.snapshot_delete(image, name)))
     }
 
-    /// Whether both hold the same data. Sizes may differ where the rest is zeroes.
+    /// Compares the data of both. Sizes may differ if the rest is zeroes.
     #[track_caller]
     pub fn compare(&self, other: &Image) -> ImgCall<Compare> {
         self.img(|img, image| Ok(img.compare(image, other.spec()?)))
     }
 
-    /// Both hold the same data.
+    /// Asserts that both contain the same data.
     #[track_caller]
     pub fn assert_same_as<'a>(&'a self, other: &'a Image) -> Action<'a, ()> {
         let compare = self.compare(other);
@@ -275,7 +275,7 @@ impl Image {
             let from = match compare.await? {
                 Comparison::Same { .. } => return Ok(()),
                 Comparison::Differ(Difference::Content { offset }) => offset,
-                // It is not strict.
+                // The comparison is not strict.
                 Comparison::Differ(_) => 0,
             };
             Err(Failure::new(format!(
@@ -284,7 +284,7 @@ impl Image {
         })
     }
 
-    /// How qemu-img and qemu-io open it: by its file and format, or by options with its key.
+    /// How qemu-img and qemu-io open it: by file and format, or by options that include its key.
     pub(crate) fn spec(&self) -> CaseResult<ImageSpec> {
         if self.says_format() {
             return Ok(ImageSpec::file(self.filename()));
@@ -296,7 +296,7 @@ impl Image {
         self.with_key(spec)
     }
 
-    /// The same, without what is below it.
+    /// The same, without its backing chain.
     pub(super) fn own_spec(&self) -> CaseResult<ImageSpec> {
         self.with_key(ImageSpec::file(self.json_name()))
     }
@@ -308,7 +308,7 @@ impl Image {
         }
     }
 
-    /// A file is named as such, whatever it is called.
+    /// A file is passed as a path, whatever its name.
     pub(super) fn file_name(&self) -> FileName {
         match &self.0.served {
             Served::File | Served::Fuse(_) => Path::new(self.filename()).into(),

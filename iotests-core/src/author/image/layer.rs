@@ -1,8 +1,8 @@
-//! What one layer records and holds by itself, read from its file.
+//! The metadata and data of one layer, read from its file.
 //!
-//! A process of a tool for every look at an image would cost more than all that the case is about;
-//! and what QEMU wrote is better judged by somebody else. So raw and plain qcow2 files are read here,
-//! and qemu-img is asked about what is left: other formats, encryption, other protocols.
+//! Running a tool for every check of an image would cost more than the rest of the case, and
+//! independent code is a better judge of what QEMU wrote. So raw and plain qcow2 files are read
+//! here, and qemu-img is used for the rest: other formats, encryption, other protocols.
 
 use std::ops::Range;
 use std::path::Path;
@@ -19,14 +19,14 @@ use crate::author::failure::{CaseResult, Context, Failure};
 use crate::author::storage::Storage;
 use crate::case::Format;
 
-/// What a layer holds by itself: what it would take from its backing image reads as zeroes.
+/// The data of a layer alone: ranges that would come from its backing image read as zeroes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
     /// All its bytes.
     pub bytes: Vec<u8>,
-    /// What of that is in the layer, data or zeroes; ascending, and nothing touches.
+    /// The ranges that are present in the layer, as data or zeroes; ascending, not adjacent.
     pub present: Vec<Range<u64>>,
-    /// In which unit it is allocated, in bytes.
+    /// The unit of allocation, in bytes.
     pub cluster_size: u64,
 }
 
@@ -56,7 +56,7 @@ impl Layer {
         Ok(layer)
     }
 
-    /// Nothing if the image has parts that are not read here.
+    /// `None` if the image has features that are not supported here.
     fn qcow2(path: &Path) -> CaseResult<Option<Self>> {
         let image = qcow2::Image::open(path)?;
         let cluster_size = image.header().cluster_size();
@@ -67,7 +67,7 @@ impl Layer {
         }))
     }
 
-    /// From what qemu-img says.
+    /// From the output of qemu-img.
     fn mapped(bytes: Vec<u8>, map: &[MapExtent]) -> Self {
         let mut layer = Layer::new(bytes, CLUSTER);
         for extent in map.iter().filter(|extent| extent.present == Some(true)) {
@@ -77,7 +77,7 @@ impl Layer {
     }
 }
 
-/// The size and the backing file in a header, as `qemu-img info` calls them.
+/// The size and the backing file in a header, with the names used by `qemu-img info`.
 fn qcow2_record(path: &Path) -> CaseResult<Value> {
     let image = qcow2::Image::open(path)?;
     let mut record = json!({"virtual-size": image.header().size});
@@ -92,7 +92,7 @@ fn qcow2_record(path: &Path) -> CaseResult<Value> {
 }
 
 impl Image {
-    /// Its file, if that holds nothing but what a guest reads.
+    /// Its file, if that contains nothing but the guest's data.
     #[must_use]
     pub fn raw_file(&self) -> Option<&Path> {
         let plain = self.format() == Format::Raw && self.is_file();
@@ -104,7 +104,7 @@ impl Image {
         plain.then_some(&*self.0.file)
     }
 
-    /// How large its overlay is by default: as large as it is now, where that is read here.
+    /// The default size of its overlay: its own current size, if that can be read here.
     pub(super) async fn size_as_backing(&self) -> CaseResult<u64> {
         let size = match self.raw_file().or_else(|| self.qcow2_file()) {
             Some(_) => self.size().await?,
@@ -113,7 +113,7 @@ impl Image {
         Ok(size.next_multiple_of(raw::SECTOR))
     }
 
-    /// What this layer holds by itself. Nobody may have the image open for writing.
+    /// The data of this layer alone. The image must not be open for writing.
     #[track_caller]
     pub fn own_layer(&self) -> Action<'_, Layer> {
         Action::new(format!("a look at {self}"), async move {
@@ -130,7 +130,7 @@ impl Image {
         })
     }
 
-    /// Nothing is in this layer: it reads as zeroes, or as what is below it.
+    /// Asserts that this layer is empty: it reads as zeroes, or as the layers below.
     #[track_caller]
     pub fn assert_empty(&self) -> Action<'_, ()> {
         let layer = self.own_layer();
@@ -144,8 +144,8 @@ impl Image {
         })
     }
 
-    /// What its header records: `virtual-size`, and of an overlay `backing-filename` and
-    /// `backing-filename-format`, called as [`Image::info`] has them (which has more).
+    /// The contents of its header: `virtual-size`, and for an overlay `backing-filename` and
+    /// `backing-filename-format`, named as in [`Image::info`] (which has more).
     #[track_caller]
     pub fn header(&self) -> Action<'_, Value> {
         let info = self.info().json();

@@ -1,4 +1,4 @@
-//! Images: made, written, read, compared, and gone with the value.
+//! Images: created, written, read, compared, and removed when dropped.
 
 mod builder;
 mod check;

@@ -1,4 +1,5 @@
-//! Images that the case did not make: a sample, a file made by hand, an export, a `json:` name.
+//! Images that the case did not create: a sample, a file written by hand, an export, a `json:`
+//! name.
 
 use std::future::IntoFuture;
 use std::panic::Location;
@@ -16,7 +17,7 @@ use crate::author::shared::Shared;
 use crate::author::test::Test;
 use crate::case::Format;
 
-/// An image to be opened. Awaiting it looks whether qemu-img can.
+/// An image to open. Awaiting it checks that qemu-img can open it.
 #[must_use = "an image is opened when this is awaited"]
 pub struct ImageOpener {
     shared: Arc<Shared>,
@@ -28,9 +29,9 @@ pub struct ImageOpener {
 }
 
 impl Test {
-    /// An image that the case did not make, with the same checks as one that it made. A path is that
-    /// file, which stays when the value goes; a text is what it is to QEMU: the URI of an export, or
-    /// `json:{…}`. The format is probed unless it is said.
+    /// An image that the case did not create, with the same checks as one that it created. A path
+    /// names a file, which stays when the value is dropped; QEMU interprets a text: the URI of an
+    /// export, or `json:{…}`. The format is probed unless it is given.
     #[track_caller]
     pub fn open(&self, file: impl Into<FileName>) -> ImageOpener {
         ImageOpener::new(&self.shared, Ok(file.into()))
@@ -50,19 +51,19 @@ impl ImageOpener {
         }
     }
 
-    /// What it is, instead of what QEMU takes it for.
+    /// Sets its format, instead of probing.
     pub fn format(mut self, format: Format) -> Self {
         self.format = Some(format);
         self
     }
 
-    /// What its node is called in a machine; else that is the last part of its name.
+    /// Sets the name of its node in a machine; the default is the last part of its name.
     pub fn node_name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
     }
 
-    /// Opens it for reading alone, also in a machine.
+    /// Opens it read-only, also in a machine.
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
         self
@@ -132,7 +133,7 @@ impl IntoFuture for ImageOpener {
     }
 }
 
-/// The protocol node of the address of an NBD export.
+/// The protocol node for the URI of an NBD export.
 fn node(uri: &str) -> CaseResult<Value> {
     let uri =
         nbd::Uri::parse(uri).or_else(|error| nbd::Uri::parse_legacy(uri).map_err(|_| error))?;
