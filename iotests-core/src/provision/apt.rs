@@ -1,5 +1,5 @@
-//! Debian's package manager as a downloader: lists, cache and packages of our own, no root, nothing
-//! installed. Its sources, keys and proxies apply.
+//! Debian's package manager as a downloader: with our own lists, cache and packages, without root,
+//! installing nothing. Its sources, keys and proxies apply.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,13 +12,13 @@ use super::error::ProvisionError;
 use super::files::{create_dir, write};
 use super::source::{Archive, Source};
 
-/// A download that has not ended by then never will; a mirror over a slow line still fits.
+/// Long enough for a mirror over a slow line; a download that takes longer is stuck.
 const DOWNLOAD: Duration = Duration::from_secs(15 * 60);
-/// For what works on local files only.
+/// For commands that work only on local files.
 const LOCAL: Duration = Duration::from_secs(5 * 60);
 
-/// What holds for every call. Nothing counts as installed, so that all libraries down to the C
-/// library are fetched; and nothing that the system does after its own updates is done.
+/// Settings for every call. No package counts as installed, so that all libraries down to the C
+/// library are fetched; and the system's post-update hooks are disabled.
 const SETTINGS: &str = r#"
 APT::Get::List-Cleanup "false";
 APT::Install-Recommends "false";
@@ -34,7 +34,7 @@ Dir::State::status "/dev/null";
 #clear APT::Update::Post-Invoke-Success;
 "#;
 
-/// apt and dpkg, with everything that they keep below one folder.
+/// apt and dpkg, with all their state below one folder.
 #[derive(Debug)]
 pub(super) struct Apt {
     home: PathBuf,
@@ -42,7 +42,7 @@ pub(super) struct Apt {
     archive: Option<Archive>,
 }
 
-/// Where the package manager's programs are; replaced by stand-ins in tests.
+/// The paths of the package manager's programs; tests replace them with stand-ins.
 #[derive(Debug, Clone)]
 pub(super) struct Programs {
     pub(super) apt_get: PathBuf,
@@ -51,7 +51,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// The system's own.
+    /// The system's own programs.
     pub(super) fn system() -> Result<Self, ProvisionError> {
         let find = |program: &'static str| {
             let path = std::env::var_os("PATH").unwrap_or_default();
@@ -77,7 +77,7 @@ pub(super) struct Row {
 }
 
 impl Apt {
-    /// Prepares the folders below `home`. `archive` is where suites are looked for.
+    /// Prepares the folders below `home`. Suites are fetched from `archive`.
     pub(super) fn new(
         home: &Path,
         programs: Programs,
@@ -99,7 +99,7 @@ impl Apt {
         self.home.join("archives")
     }
 
-    /// The addresses of the lists that the machine's own sources name.
+    /// The addresses of the package lists in the machine's own sources.
     pub(super) fn own_lists(&self) -> Result<Vec<String>, ProvisionError> {
         let command = self
             .command(&self.programs.apt_get, &Source::Machine, LOCAL)?
@@ -113,8 +113,8 @@ impl Apt {
         Ok(text.lines().filter_map(address).collect())
     }
 
-    /// Brings our lists of one source up to date. An error of one entry of the machine's own
-    /// sources is not ours: what can be had is seen later.
+    /// Updates our lists of one source. An error in one entry of the machine's own sources is
+    /// ignored: what is available is determined later.
     pub(super) fn update(&self, source: &Source) -> Result<(), ProvisionError> {
         let command = self
             .command(&self.programs.apt_get, source, DOWNLOAD)?
@@ -125,7 +125,7 @@ impl Apt {
         }
     }
 
-    /// What a source offers of these packages, newest first within each.
+    /// The versions of these packages that a source offers, newest first per package.
     pub(super) fn versions(
         &self,
         source: &Source,
@@ -143,8 +143,8 @@ impl Apt {
         Ok(rows)
     }
 
-    /// Downloads these packages, given as `package=version`, with all that they need. Returns the
-    /// files; what is there already is not fetched.
+    /// Downloads these packages, given as `package=version`, with all dependencies. Returns the
+    /// files; existing ones are not fetched again.
     pub(super) fn download(
         &self,
         source: &Source,
@@ -159,7 +159,7 @@ impl Apt {
             )?;
             Ok::<String, ProvisionError>(output.stdout_text().into_owned())
         };
-        // With an empty cache nothing counts as there already, so that all are named.
+        // With an empty cache, no file counts as downloaded, so all are listed.
         let empty = self.home.join("none");
         create_dir(&empty.join("partial"))?;
         let mut nowhere = OsString::from("Dir::Cache::archives=");
@@ -167,7 +167,7 @@ impl Apt {
         let printed = install(&["-o".into(), nowhere, "--print-uris".into()])?;
         let archives: Vec<Archived> = printed.lines().filter_map(archived).collect();
         install(&["--download-only".into()])?;
-        // What is in a file system already is not copied from there.
+        // Packages in a local file system are not copied.
         let path = |one: Archived| match one.address.strip_prefix("file:") {
             Some(path) => PathBuf::from(path),
             None => self.archives().join(one.name),
@@ -212,7 +212,7 @@ impl Apt {
             let list = self.home.join(format!("{suite}.sources"));
             write(&list, archive.entry(suite).as_bytes())?;
             folders.push(("Dir::Etc::SourceList", list));
-            // What the machine has beside that, or prefers, has no say.
+            // The machine's other sources and preferences do not apply.
             let none = [
                 "Dir::Etc::SourceParts",
                 "Dir::Etc::Preferences",
@@ -221,7 +221,7 @@ impl Apt {
             folders.extend(none.map(|name| (name, PathBuf::from("/dev/null"))));
         }
         let release = match source {
-            // Backports are taken only where they are asked for, their libraries as well.
+            // Packages from backports, including libraries, are used only on request.
             Source::Suite(suite) => Some(format!("APT::Default-Release={suite}")),
             Source::Machine => None,
         };
@@ -242,7 +242,7 @@ impl Apt {
     }
 }
 
-/// Runs one step; anything but success is an error with what it complained about.
+/// Runs one step; a failure is an error that contains its complaints.
 pub(super) fn run(what: &'static str, command: Command) -> Result<Output, ProvisionError> {
     let line = command.command_line().to_string();
     let output = command
@@ -260,7 +260,7 @@ pub(super) fn run(what: &'static str, command: Command) -> Result<Output, Provis
     })
 }
 
-/// The errors and warnings among what apt printed; of another program the end of its output.
+/// The errors and warnings in apt's output; for another program, the end of its output.
 fn complaints(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let mut told: Vec<&str> = Vec::new();
@@ -279,11 +279,11 @@ fn complaints(text: &str) -> String {
 #[derive(Debug, PartialEq, Eq)]
 struct Archived {
     address: String,
-    /// The name that its file gets.
+    /// The name of the downloaded file.
     name: String,
 }
 
-/// A line of `apt-get --print-uris`: `'ADDRESS' NAME SIZE HASH`.
+/// Parses a line of `apt-get --print-uris`: `'ADDRESS' NAME SIZE HASH`.
 fn archived(line: &str) -> Option<Archived> {
     let (address, rest) = line.strip_prefix('\'')?.split_once("' ")?;
     let name = rest.split(' ').next()?;
@@ -293,7 +293,8 @@ fn archived(line: &str) -> Option<Archived> {
     })
 }
 
-/// The rows that `apt-cache madison` prints: `PACKAGE | VERSION | URI SUITE/COMPONENT ARCH Packages`.
+/// Parses the output of `apt-cache madison`: `PACKAGE | VERSION | URI SUITE/COMPONENT ARCH
+/// Packages`.
 fn madison(text: &str) -> Vec<Row> {
     text.lines()
         .filter_map(|line| {

@@ -2,19 +2,19 @@
 
 use std::fs;
 
-/// The families of distributions whose install command is known.
+/// Families of distributions with a known install command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
-    /// Debian, Ubuntu and relatives: packages can be unpacked without installing.
+    /// Debian, Ubuntu and derivatives: packages can be unpacked without installing.
     Debian,
     /// Fedora.
     Fedora,
-    /// RHEL, CentOS Stream and relatives: one emulator, `qemu-kvm`, and no package of the storage
-    /// daemon's own.
+    /// RHEL, CentOS Stream and derivatives: one emulator, `qemu-kvm`, and no separate package for
+    /// the storage daemon.
     EnterpriseLinux,
     /// openSUSE and SLES.
     Suse,
-    /// Arch and relatives.
+    /// Arch and derivatives.
     Arch,
     /// Alpine.
     Alpine,
@@ -25,7 +25,7 @@ pub(super) enum Family {
 }
 
 impl Family {
-    /// The family of the machine we run on.
+    /// The family of this machine.
     pub(super) fn of_this_machine() -> Self {
         if cfg!(target_os = "macos") {
             return Self::MacOs;
@@ -66,7 +66,7 @@ impl Family {
         }
     }
 
-    /// What a person types to install the tools, the storage daemon and an emulator.
+    /// The command that installs the tools, the storage daemon and an emulator.
     pub(crate) fn install_command(self) -> &'static str {
         let arm = cfg!(target_arch = "aarch64");
         match self {
@@ -88,7 +88,7 @@ impl Family {
     }
 }
 
-/// What a person types on this machine to install QEMU.
+/// The command that installs QEMU on this machine.
 pub fn install_command() -> &'static str {
     Family::of_this_machine().install_command()
 }

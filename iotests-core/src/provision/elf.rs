@@ -1,7 +1,7 @@
-//! Reading and changing where an ELF file's loader and libraries are.
+//! Reads and changes the loader and the library path of an ELF file.
 //!
-//! Nothing in the file is moved, so that it does not matter what else it holds: what is longer than
-//! before is appended, as a segment of its own.
+//! Nothing in the file is moved, so its other contents do not matter: longer data is appended, as a
+//! new segment.
 
 use object::elf::{
     DT_NULL, DT_RPATH, DT_RUNPATH, DT_STRSZ, DT_STRTAB, Dyn64, DynamicTag, FileHeader64, PF_R,
@@ -10,21 +10,21 @@ use object::elf::{
 use object::read::elf::FileHeader;
 use object::{Endianness, I64, U64, pod};
 
-/// What ELF files begin with.
+/// The first bytes of ELF files.
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 
 /// Why a file cannot be read or changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
-    /// A header is missing, or says what cannot be.
+    /// A header is missing or invalid.
     #[error("it is not a dynamic ELF file of 64 bits: {0}")]
     Format(&'static str),
-    /// There is no segment that could be replaced by a new one.
+    /// There is no segment that a new one could replace.
     #[error("it has no room for {0}")]
     Room(&'static str),
 }
 
-/// An ELF file in memory: of this machine's own kind, that is, of 64 bits.
+/// A 64-bit ELF file in memory.
 #[derive(Debug, Clone)]
 pub(super) struct Elf {
     data: Vec<u8>,
@@ -32,7 +32,7 @@ pub(super) struct Elf {
 }
 
 impl Elf {
-    /// Takes a file that is an ELF file of 64 bits.
+    /// Parses a 64-bit ELF file.
     pub(super) fn new(data: Vec<u8>) -> Result<Self, ElfError> {
         let header = FileHeader64::<Endianness>::parse(&*data)
             .map_err(|_| ElfError::Format("its header is damaged"))?;
@@ -42,12 +42,12 @@ impl Elf {
         Ok(Self { data, endian })
     }
 
-    /// The file as it is now.
+    /// The file in its current state.
     pub(super) fn into_data(self) -> Vec<u8> {
         self.data
     }
 
-    /// The loader that it names; none if it needs none.
+    /// The loader that it names; `None` if it needs no loader.
     pub(super) fn interpreter(&self) -> Result<Option<String>, ElfError> {
         let segments = self.segments()?;
         let Some(segment) = segments.iter().find(|one| self.is(one, PT_INTERP)) else {
@@ -59,7 +59,7 @@ impl Elf {
         Ok(Some(String::from_utf8_lossy(text).into_owned()))
     }
 
-    /// Where it looks for libraries by itself.
+    /// Its own library search path.
     pub(super) fn runpath(&self) -> Result<Option<String>, ElfError> {
         let Some(dynamic) = self.dynamic()? else {
             return Ok(None);
@@ -76,7 +76,7 @@ impl Elf {
         Ok(Some(String::from_utf8_lossy(text).into_owned()))
     }
 
-    /// Has it leave it to the program where libraries are.
+    /// Removes its library search path, so that the program's path applies.
     pub(super) fn remove_runpath(&mut self) -> Result<(), ElfError> {
         let Some(dynamic) = self.dynamic()? else {
             return Ok(());
@@ -97,9 +97,9 @@ impl Elf {
         Ok(())
     }
 
-    /// Names another loader, and where all libraries are looked for first: the program's own, those
-    /// of its libraries, and what it loads later (`DT_RPATH`; `DT_RUNPATH` would do for the first
-    /// kind only).
+    /// Sets another loader, and the first search path for all libraries: the program's own, those
+    /// of its libraries, and those that it loads later (`DT_RPATH`; `DT_RUNPATH` would cover only
+    /// the first kind).
     pub(super) fn bind(&mut self, interpreter: &[u8], rpath: &[u8]) -> Result<(), ElfError> {
         let endian = self.endian;
         let dynamic = self
@@ -112,8 +112,8 @@ impl Elf {
         let mut entries: Vec<Dyn64<Endianness>> = self.entries(dynamic)?.to_vec();
         entries.retain(|entry| !is_path(entry, endian) && !is_end(entry, endian));
 
-        // One more segment, above all others in memory: the entries, which the loader writes to, then
-        // the new names.
+        // Another segment, above all others in memory: the entries, which the loader writes to,
+        // then the new strings.
         let align = self.alignment()?;
         let offset = (self.data.len() as u64).next_multiple_of(align);
         let address = self.end()?.next_multiple_of(align);
@@ -141,8 +141,8 @@ impl Elf {
         self.add_segment(offset, address, size, align)
     }
 
-    /// Puts a segment that is loaded after the last such, in the place of a note: those of the build
-    /// come first, the last says for which kernel the program is.
+    /// Adds a loaded segment after the last one, replacing a note: build notes come first, and the
+    /// last note only states the kernel version required.
     fn add_segment(
         &mut self,
         offset: u64,
@@ -165,7 +165,7 @@ impl Elf {
         added.p_filesz.set(endian, size);
         added.p_memsz.set(endian, size);
         added.p_align.set(endian, align);
-        // Those that are loaded must be in the order of their addresses.
+        // Loaded segments must be in the order of their addresses.
         if note > last {
             segments[last + 1..=note].rotate_right(1);
             segments[last + 1] = added;
@@ -176,7 +176,8 @@ impl Elf {
         Ok(())
     }
 
-    /// Has a segment, and the section that debuggers read in its stead, name another place.
+    /// Moves a segment, and the corresponding section, which debuggers read instead, to another
+    /// place.
     fn move_part(
         &mut self,
         kind: ProgramType,
@@ -230,7 +231,7 @@ impl Elf {
         self.slice_mut(start, count)
     }
 
-    /// The place and the size of the dynamic section in the file.
+    /// The offset and the size of the dynamic section in the file.
     fn dynamic(&self) -> Result<Option<(u64, u64)>, ElfError> {
         let segments = self.segments()?.iter();
         let mut dynamic = segments.filter(|one| self.is(one, PT_DYNAMIC));
@@ -256,7 +257,7 @@ impl Elf {
         self.slice_mut(offset, count)
     }
 
-    /// The names of the dynamic section.
+    /// The string table of the dynamic section.
     fn strings(&self, dynamic: (u64, u64)) -> Result<&[u8], ElfError> {
         let entries = self.entries(dynamic)?;
         let value = |tag| {
@@ -269,7 +270,7 @@ impl Elf {
         self.bytes(self.offset_of(address)?, size)
     }
 
-    /// Where in the file is what is loaded at this address.
+    /// The file offset of the data that is loaded at this address.
     fn offset_of(&self, address: u64) -> Result<u64, ElfError> {
         let endian = self.endian;
         let segments = self.segments()?.iter();
@@ -282,7 +283,7 @@ impl Elf {
             .ok_or(ElfError::Format("an address is in none of its segments"))
     }
 
-    /// The end of all that is loaded.
+    /// The end address of all loaded segments.
     fn end(&self) -> Result<u64, ElfError> {
         let loaded = self.segments()?.iter().filter(|one| self.is(one, PT_LOAD));
         let end = |one: &ProgramHeader64<Endianness>| {
@@ -295,7 +296,7 @@ impl Elf {
             .ok_or(ElfError::Format("its segments are damaged"))
     }
 
-    /// To what its segments are aligned: a page, by the largest that the machine may have.
+    /// The alignment of its segments: the largest page size that the machine may have.
     fn alignment(&self) -> Result<u64, ElfError> {
         let loaded = self.segments()?.iter().filter(|one| self.is(one, PT_LOAD));
         loaded
@@ -355,7 +356,7 @@ fn set(entry: &mut Dyn64<Endianness>, endian: Endianness, tag: DynamicTag, value
 mod tests {
     use super::*;
 
-    /// A dynamic program, and a small one.
+    /// A small dynamic program.
     fn shell() -> Elf {
         Elf::new(std::fs::read("/bin/sh").unwrap()).unwrap()
     }
@@ -364,7 +365,7 @@ mod tests {
     fn a_bound_program_runs_with_the_loader_that_it_was_bound_to() {
         let folder = tempfile::tempdir().unwrap();
         let mut elf = shell();
-        // Linked by another linker, with no entry to spare: this test.
+        // This test itself: linked by another linker, with no spare entry.
         let own = std::env::current_exe().unwrap();
         let mut own = Elf::new(std::fs::read(own).unwrap()).unwrap();
         let loader = elf.interpreter().unwrap().unwrap();
@@ -396,7 +397,7 @@ mod tests {
         let before = elf.clone();
         let (loader, path) = ("/a/loader/with/a/path/that/is/longer", "$ORIGIN/../x:/y z");
         elf.bind(loader.as_bytes(), path.as_bytes()).unwrap();
-        // What is read is what a loader reads: addresses in segments.
+        // Reading follows the loader's view: addresses in segments.
         let elf = Elf::new(elf.into_data()).unwrap();
         assert_eq!(elf.interpreter().unwrap().unwrap(), loader);
         assert_eq!(elf.runpath().unwrap().unwrap(), path);
@@ -439,7 +440,7 @@ mod tests {
                 assert!(elf.bind(b"/l", b"/x").is_err(), "{end}");
             }
         }
-        // Each byte of the headers, once with all its bits set.
+        // Sets all bits of each byte of the headers in turn.
         for at in 16..64 + 56 * 14 {
             let mut damaged = whole.clone();
             damaged[at] = 0xff;

@@ -1,9 +1,9 @@
-//! Why a private QEMU could not be had.
+//! Why a private QEMU could not be provided.
 
 use std::io;
 use std::path::PathBuf;
 
-/// A prefix that could not be made; each says what a person can do.
+/// Why a prefix could not be created; each error tells the user what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProvisionError {
@@ -13,10 +13,10 @@ pub enum ProvisionError {
          automatically; install it yourself with\n  {command}"
     )]
     Unsupported {
-        /// What a person types instead.
+        /// The command to type instead.
         command: &'static str,
     },
-    /// The package manager is Debian's, but a program of it is missing.
+    /// The package manager is Debian's, but one of its programs is missing.
     #[error("failed to provision QEMU: the program `{program}` is needed and was not found")]
     MissingProgram {
         /// Its name.
@@ -25,21 +25,21 @@ pub enum ProvisionError {
     /// A step of the package manager failed.
     #[error("failed to {what}: `{command}` ended with {status}\n{output}")]
     Step {
-        /// What was attempted.
+        /// The attempted operation.
         what: &'static str,
-        /// The command line, which can be pasted.
+        /// The command line, ready to paste.
         command: String,
         /// Its exit status.
         status: String,
-        /// The end of what it printed.
+        /// The end of its output.
         output: String,
     },
-    /// A step of the package manager could not be run to its end.
+    /// A step of the package manager could not be run to completion.
     #[error("failed to {what}")]
     Run {
-        /// What was attempted.
+        /// The attempted operation.
         what: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: imgtools::process::ProcessError,
     },
@@ -49,11 +49,11 @@ pub enum ProvisionError {
          choose another source, or install QEMU with\n  {command}"
     )]
     NoPackage {
-        /// Where was looked.
+        /// The source that was searched.
         source_name: String,
         /// What was missing.
         why: String,
-        /// What a person types instead.
+        /// The command to type instead.
         command: &'static str,
     },
     /// The machine's package sources do not name Debian's archive.
@@ -66,28 +66,28 @@ pub enum ProvisionError {
     /// A part of the archive could not be read.
     #[error("failed to learn what {source_name} offers: {why}")]
     Silent {
-        /// The suite.
+        /// The suite concerned.
         source_name: String,
-        /// What the package manager said.
+        /// The package manager's message.
         why: String,
     },
     /// The archive has no such version.
     #[error("failed to find QEMU {wanted}; there is {offers}")]
     NotOffered {
-        /// What was asked for.
+        /// The requested version.
         wanted: String,
-        /// What there is.
+        /// The available versions.
         offers: String,
     },
-    /// More than one of the sets could not be made.
+    /// Several sets could not be created.
     #[error("{0}")]
     Several(String),
-    /// A program or a library is not what its format says.
+    /// A program or a library is not a valid file of its format.
     #[error("failed to bind {path} to its own libraries", path = path.display())]
     Elf {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: super::elf::ElfError,
     },
@@ -102,15 +102,15 @@ pub enum ProvisionError {
     /// A folder or file of the prefix could not be used.
     #[error("failed to {verb} {path}", path = path.display())]
     File {
-        /// What was attempted.
+        /// The attempted operation.
         verb: &'static str,
-        /// Where.
+        /// The path concerned.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The prefix's path cannot be written into a library path.
+    /// The prefix's path cannot be part of a library path.
     #[error("failed to provision QEMU below {path}: its name has a ':' or is not UTF-8; choose another build folder", path = path.display())]
     Path {
         /// The folder.
@@ -119,7 +119,7 @@ pub enum ProvisionError {
 }
 
 impl ProvisionError {
-    /// One error of all of them.
+    /// Combines all of them into one error.
     pub(super) fn several(all: Vec<(String, Self)>) -> Self {
         let each = all
             .iter()

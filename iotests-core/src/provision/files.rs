@@ -10,10 +10,10 @@ use imgtools::process::Command;
 use super::apt;
 use super::error::ProvisionError;
 
-/// Copying a file takes moments; a loaded machine gets its time.
+/// Copying a file takes a moment; this allows for a loaded machine.
 const COPY: Duration = Duration::from_secs(60);
 
-/// The UTF-8 names in a folder, sorted; none when it cannot be read.
+/// The UTF-8 names in a folder, sorted; none if it cannot be read.
 pub(super) fn file_names(folder: &Path) -> Vec<String> {
     let Ok(listing) = fs::read_dir(folder) else {
         return Vec::new();
@@ -29,7 +29,7 @@ pub(super) fn create_dir(path: &Path) -> Result<(), ProvisionError> {
     fs::create_dir_all(path).map_err(file("create", path))
 }
 
-/// Removes a folder with all that is in it, if it is there.
+/// Removes a folder and its contents, if it exists.
 pub(super) fn remove_dir(path: &Path) -> Result<(), ProvisionError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -39,7 +39,7 @@ pub(super) fn remove_dir(path: &Path) -> Result<(), ProvisionError> {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file atomically.
 pub(super) fn write(path: &Path, data: &[u8]) -> Result<(), ProvisionError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut made = tempfile::NamedTempFile::new_in(folder).map_err(file("create", path))?;
@@ -49,9 +49,9 @@ pub(super) fn write(path: &Path, data: &[u8]) -> Result<(), ProvisionError> {
     Ok(())
 }
 
-/// Writes a program from another process. A descriptor of ours that is open for writing could be
-/// inherited by whatever another thread starts at this moment, and as long as it is open nobody can
-/// run the program ("Text file busy").
+/// Writes a program from another process. If our process had it open for writing, a child started
+/// by another thread at that moment could inherit the descriptor, and while it is open the program
+/// cannot be executed ("Text file busy").
 pub(super) fn install(path: &Path, data: impl Into<Vec<u8>>) -> Result<(), ProvisionError> {
     let command = Command::new("install")
         .args(["-m", "755", "/dev/stdin"])

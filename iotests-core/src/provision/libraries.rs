@@ -1,9 +1,9 @@
-//! Programs that run on the C library and the shared libraries beside them.
+//! Makes programs use the C library and the shared libraries in their own tree.
 //!
-//! A program's ELF file names its loader and can name where its libraries are. Both are set, so that a
-//! program of any distribution is started like every other: by its own path, with no script, no
-//! environment and no loader in front of it. Its `argv[0]` and `/proc/PID/exe` are its own, and what
-//! it starts gets none of its libraries.
+//! A program's ELF file names its loader and can specify where its libraries are. Both are set, so
+//! that a program of any distribution can be started normally: by its own path, without a script,
+//! environment variables or an explicit loader. Its `argv[0]` and `/proc/PID/exe` are its own, and
+//! its child processes do not inherit its libraries.
 
 use std::fs;
 use std::io::Read;
@@ -24,8 +24,8 @@ pub(super) struct Libraries {
 }
 
 impl Libraries {
-    /// Finds the libraries in `tree`. Those that look for others in a folder of the system, which may
-    /// be there in another version, leave that to the program from now on.
+    /// Finds the libraries in `tree`. Removes the run path of libraries that would search a system
+    /// folder, which may contain other versions, so that the program's own path applies.
     pub(super) fn gather(tree: &Path) -> Result<Self, ProvisionError> {
         let mut folders: Vec<PathBuf> = Vec::new();
         for folder in ["usr/lib", "lib", "usr/lib64", "lib64"] {
@@ -56,7 +56,7 @@ impl Libraries {
 
     fn free(&mut self, library: &Path) -> Result<(), ProvisionError> {
         let data = fs::read(library).map_err(file("read", library))?;
-        // For another machine's kind, which no program here will load.
+        // A library for another architecture, which no program here will load.
         let Ok(mut elf) = Elf::new(data) else {
             return Ok(());
         };
@@ -80,8 +80,8 @@ impl Libraries {
         install(library, elf.into_data())
     }
 
-    /// The command words that start `program` where the tree is now: its own loader with its own
-    /// libraries. A script is started as it is.
+    /// The command words that start `program` at the tree's current location: its own loader with
+    /// its own libraries. A script is started directly.
     pub(super) fn start(&self, program: &Path) -> Result<Vec<PathBuf>, ProvisionError> {
         let Some((_, loader)) = self.loader(program)? else {
             return Ok(vec![program.to_owned()]);
@@ -99,8 +99,8 @@ impl Libraries {
         ])
     }
 
-    /// Binds a program in `usr/bin` to the loader and the libraries of its tree, which will stand at
-    /// `installed_tree`. A script stays as it is.
+    /// Binds a program in `usr/bin` to the loader and the libraries of its tree, which will be
+    /// moved to `installed_tree`. A script is not changed.
     pub(super) fn bind(&self, program: &Path, installed_tree: &Path) -> Result<(), ProvisionError> {
         let Some((mut elf, loader)) = self.loader(program)? else {
             return Ok(());
@@ -115,10 +115,11 @@ impl Libraries {
         install(program, elf.into_data())
     }
 
-    /// A program, and its loader relative to the tree; none for what is no ELF file or needs none.
+    /// A program, and its loader relative to the tree; `None` if it is not an ELF file or needs no
+    /// loader.
     ///
-    /// Whether `/lib64` is a link, and to where, is not known of a tree that is only unpacked, so the
-    /// loader is looked for by its name.
+    /// In a tree that is only unpacked, it is unknown whether `/lib64` is a link, and to where, so
+    /// the loader is searched by name.
     fn loader(&self, program: &Path) -> Result<Option<(Elf, PathBuf)>, ProvisionError> {
         if !is_elf(program)? {
             return Ok(None);
@@ -210,7 +211,7 @@ mod tests {
         fs::copy(real, library.join(name)).unwrap();
         fs::write(library.join("libx.so"), "").unwrap();
         let all = Libraries::gather(&tree).unwrap();
-        // The folder's name cannot be a part of a path of libraries.
+        // The folder's name cannot be part of a library path.
         assert!(matches!(
             all.start(&program),
             Err(ProvisionError::Path { .. })

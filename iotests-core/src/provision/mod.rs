@@ -1,17 +1,17 @@
-//! QEMUs of a distribution in private prefixes, so that cases run on several versions, and that
-//! those which need an emulator can run on a machine that has none, without touching an installed
-//! package.
+//! QEMUs of a distribution in private prefixes, so that cases can run on several versions, and
+//! cases that need an emulator can run on a machine without one; installed packages are not
+//! touched.
 //!
-//! On Debian and its relatives the packages are downloaded with the system's own package manager
-//! (its sources, keys and proxies apply; no root is needed) and unpacked, never installed: by default
-//! those of the machine's own sources, else those of any suite of Debian's archive. Elsewhere the
-//! error holds the command a person would type.
+//! On Debian and its derivatives, packages are downloaded with the system's own package manager
+//! (its sources, keys and proxies apply; no root is needed) and unpacked, never installed: by
+//! default from the machine's own sources, on request from any suite of Debian's archive. On other
+//! systems the error contains the install command to type.
 //!
-//! A prefix has all the libraries that its programs use, down to the C library and its loader, and
-//! the programs are bound to those (see `libraries`). So a prefix works whatever is installed, and
-//! whatever C library the machine has.
+//! A prefix contains all libraries that its programs use, down to the C library and its loader, and
+//! the programs are bound to them (see `libraries`). So a prefix works whatever packages and C
+//! library the machine has.
 //!
-//! A prefix is complete or it is not there: it is made under another name and renamed when every
+//! A prefix is complete or does not exist: it is created under another name and renamed after every
 //! check has passed.
 
 mod apt;

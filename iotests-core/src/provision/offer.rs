@@ -8,16 +8,16 @@ use super::source::Source;
 /// A QEMU that can be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Offer {
-    /// Where.
+    /// Its source.
     pub(super) source: Source,
     /// The version of the emulator's package: `1:10.0.2+ds-2+deb13u1~bpo12+1`.
     pub(super) package: String,
-    /// What to fetch, as `package=version`.
+    /// The packages to fetch, as `package=version`.
     pub(super) packages: Vec<String>,
 }
 
 impl Offer {
-    /// The newest emulator that has tools of its own version. The error says what is missing.
+    /// The newest emulator that has tools of the same version. The error states what is missing.
     pub(super) fn choose(source: &Source, emulator: &str, rows: &[Row]) -> Result<Self, String> {
         let of = |package: &str| {
             let rows = rows.iter().filter(|row| row.package == package);
@@ -53,34 +53,35 @@ impl Offer {
         ))
     }
 
-    /// QEMU's version as the package says it: `7.2` of `1:7.2+dfsg-7+deb12u18`, which is 7.2.22.
+    /// QEMU's version according to the package: `7.2` for `1:7.2+dfsg-7+deb12u18`, which is really
+    /// 7.2.22.
     pub(super) fn upstream(&self) -> &str {
         let version = self.package.split_once(':').map_or(&*self.package, |x| x.1);
         let end = version.find(|c: char| !c.is_ascii_digit() && c != '.');
         &version[..end.unwrap_or(version.len())]
     }
 
-    /// Whether it can be the version that was asked for. Debian's stable releases go on calling it
-    /// `7.2` when they take 7.2.22, so the package may say less than was asked for.
+    /// Whether it can be the requested version. Debian's stable releases still call it `7.2` after
+    /// an update to 7.2.22, so the package's version may be less precise than the request.
     pub(super) fn may_be(&self, wanted: &str) -> bool {
         begins_with(self.upstream(), wanted) || begins_with(wanted, self.upstream())
     }
 
-    /// Whether a set of this name, made from this package, is what is offered.
+    /// Whether a set with this name, made from this package, is the one offered.
     pub(super) fn is(&self, name: &str, package: &str) -> bool {
         source_version(&self.package) == source_version(package)
-            // All of the version is in the package's: the same QEMU, packaged for another suite.
+            // The package has the full version: the same QEMU, packaged for another suite.
             || (self.upstream() == name && name.split('.').count() == 3)
     }
 }
 
-/// The package with qemu-img and its like.
+/// The package with qemu-img and the other tools.
 pub(super) const TOOLS: &str = "qemu-utils";
-/// The package with the block drivers that are modules.
+/// The package with the modular block drivers.
 pub(super) const EXTRA: &str = "qemu-block-extra";
 
-/// Whether a version is another with more parts, or the same: 10.0.2 begins with 10.0, 10.0.13 not
-/// with 10.0.1.
+/// Whether a version equals another one or extends it by more parts: 10.0.2 begins with 10.0, but
+/// 10.0.13 does not begin with 10.0.1.
 pub(super) fn begins_with(version: &str, start: &str) -> bool {
     version
         .strip_prefix(start)
@@ -196,7 +197,7 @@ mod tests {
         assert!(!newest.is("11.1.2", "1:11.1.2+ds-3"));
         let stable = offer("1:7.2+dfsg-7+deb12u18+b3");
         assert!(stable.is("7.2.22", "1:7.2+dfsg-7+deb12u18+b4"));
-        // A point release is another QEMU, though it is called 7.2 as well.
+        // A point release is a different QEMU, although it is also called 7.2.
         assert!(!stable.is("7.2.21", "1:7.2+dfsg-7+deb12u17"));
     }
 

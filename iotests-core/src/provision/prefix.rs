@@ -1,4 +1,4 @@
-//! One prefix: making it whole or not at all, finding those that are there.
+//! Prefixes: creating one completely or not at all, and finding existing ones.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,16 +16,16 @@ use super::files::{create_dir, file, file_names, remove_dir, write};
 use super::libraries::Libraries;
 use super::offer::{Offer, version_key};
 
-/// Asking a program for its version takes milliseconds; a loaded machine gets its time.
+/// Printing a version takes milliseconds; this allows for a loaded machine.
 const VERSION: Duration = Duration::from_secs(60);
 
-/// How the names of folders begin in which a prefix is made.
+/// The name prefix of folders in which a prefix is being created.
 pub(super) const UNPACKING: &str = ".unpacking-";
 
-/// What nobody reads in a private prefix, and is a tenth of it.
+/// Folders that are not needed in a private prefix, a tenth of its size.
 const NOT_NEEDED: [&str; 5] = ["doc", "man", "locale", "info", "lintian"];
 
-/// A folder whose `bin` holds the programs of one QEMU.
+/// A folder whose `bin` contains the programs of one QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefix {
     /// QEMU's version, which is the folder's name: `7.2.22`.
@@ -34,10 +34,10 @@ pub struct Prefix {
     pub path: PathBuf,
 }
 
-/// What a prefix was made from, as it says itself.
+/// What a prefix was made from, as recorded in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Origin {
-    /// Where it stands: its programs name their loader by it.
+    /// Its path, by which its programs refer to their loader.
     pub(super) path: PathBuf,
     /// What was fetched.
     pub(super) offer: Offer,
@@ -51,7 +51,7 @@ impl Prefix {
         self.path.join("bin")
     }
 
-    /// What it was made from; `None` when it does not say so, or stood elsewhere then.
+    /// What it was made from; `None` if that is not recorded, or if the prefix was moved.
     pub(super) fn origin(&self) -> Option<Origin> {
         let text = fs::read(self.path.join(ORIGIN)).ok()?;
         let origin: Origin = serde_json::from_slice(&text).ok()?;
@@ -72,14 +72,14 @@ impl Prefix {
     }
 }
 
-/// Where a prefix says what it was made from.
+/// The file that records what a prefix was made from.
 const ORIGIN: &str = "origin.json";
 
-/// The prefixes below `root`, oldest version first; none when there is no such folder.
+/// The prefixes below `root`, oldest version first; none if there is no such folder.
 pub fn installed(root: &Path) -> Vec<Prefix> {
     let mut found: Vec<Prefix> = file_names(root)
         .into_iter()
-        // What is being made, or was left half made, starts with a dot.
+        // Names of incomplete prefixes start with a dot.
         .filter(|name| !name.starts_with('.'))
         .map(|name| Prefix {
             path: root.join(&name),
@@ -91,7 +91,7 @@ pub fn installed(root: &Path) -> Vec<Prefix> {
     found
 }
 
-/// Fetches what is offered and makes a prefix of it below `root`, in the place of one with the same
+/// Fetches what is offered and creates a prefix from it below `root`, replacing one with the same
 /// version.
 pub(super) fn make(
     root: &Path,
@@ -131,7 +131,7 @@ pub(super) fn make(
     bind(&whole, &libraries, &programs, &target)?;
     let text = serde_json::to_vec_pretty(&origin).unwrap_or_default();
     write(&whole.join(ORIGIN), &text)?;
-    // One of the same version is there if it is not usable, or older as a package.
+    // A prefix of the same version exists if it is unusable, or from an older package.
     let old = scratch.path().join("old");
     match fs::rename(&target, &old) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -144,7 +144,7 @@ pub(super) fn make(
     if prefix.is_usable() {
         return Ok(prefix);
     }
-    // Checked where it was made, it worked; so its programs cannot be what they are bound to.
+    // It worked where it was created; so the binding of its programs must be wrong.
     remove_dir(&prefix.path)?;
     let _ = fs::rename(&old, &prefix.path);
     Err(ProvisionError::Broken {
@@ -153,7 +153,7 @@ pub(super) fn make(
     })
 }
 
-/// Removes what is not needed, and the right of any program to run as another user.
+/// Removes unneeded folders, and all setuid and setgid bits.
 fn tidy(tree: &Path) -> Result<(), ProvisionError> {
     for name in NOT_NEEDED {
         remove_dir(&tree.join("usr/share").join(name))?;
@@ -172,10 +172,10 @@ fn tidy(tree: &Path) -> Result<(), ProvisionError> {
     Ok(())
 }
 
-/// Starts what was unpacked, and returns the version of its `qemu-img` and the programs that start.
+/// Starts the unpacked programs, and returns the version of `qemu-img` and the programs that work.
 ///
-/// Not all need do so: Debian wraps some emulators in a script that calls the real one by an
-/// absolute path, which exists only where the package is installed.
+/// Not all of them must work: Debian wraps some emulators in a script that calls the real one by an
+/// absolute path, which exists only if the package is installed.
 fn check(tree: &Path, libraries: &Libraries) -> Result<(String, Vec<String>), ProvisionError> {
     let bin = tree.join("usr/bin");
     let run = |program: &str| {
@@ -224,8 +224,8 @@ fn bind(
         to.push(program);
         symlink(to, &link).map_err(file("create", &link))?;
     }
-    // Where QEMU looks for modules and firmware when it was built to be installed in one place only
-    // (and when it is run in a build folder, which is what this is meant for).
+    // A QEMU that is not relocatable looks here for modules and firmware. (It is meant for running
+    // in a build folder.)
     let bundle = tree.join("usr/bin/qemu-bundle");
     symlink("../..", &bundle).map_err(file("create", &bundle))
 }

@@ -1,4 +1,4 @@
-//! What `--provision[=LIST]` asks for.
+//! Parses `--provision[=LIST]`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,25 +6,25 @@ use std::str::FromStr;
 /// What to fetch, and what else to do with the provisioned sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Any working emulator; if there is none, the newest of the machine's own package sources.
+    /// Any working emulator; if there is none, the newest one in the machine's own package sources.
     Any,
-    /// These, from Debian's archive.
+    /// These sets, from Debian's archive.
     These {
-        /// What is wanted; the order has no meaning.
+        /// The wanted sets, in any order.
         wanted: Vec<Wanted>,
-        /// Whether sets that are not wanted, and the downloaded packages, are deleted.
+        /// Whether to delete other sets and the downloaded packages.
         prune: bool,
     },
-    /// Nothing is fetched: what is there and what is offered is shown.
+    /// Fetch nothing: show what exists and what is offered.
     List,
 }
 
 /// One or more sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
-    /// The newest version that begins like this: `7.2`, `10.0.2`.
+    /// The newest version that begins with this one: `7.2`, `10.0.2`.
     Version(String),
-    /// What this suite offers: `trixie-backports`.
+    /// The version in this suite: `trixie-backports`.
     Suite(String),
     /// The newest version of all suites.
     Newest,
@@ -42,7 +42,7 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// A list that cannot be understood.
+/// An invalid list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// A word is neither a version nor the name of a suite.
@@ -51,7 +51,7 @@ pub enum RequestError {
          nor `newest`, `all`, `list` or `prune`"
     )]
     Word(String),
-    /// `list` stands beside something to do.
+    /// `list` is combined with something to do.
     #[error("`list` shows what there is and stands alone")]
     ListAndMore,
 }
@@ -88,7 +88,8 @@ fn is_version(word: &str) -> bool {
         .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// As Debian names them. They become lines of a sources file, so nothing else will do.
+/// Whether it is a suite name as Debian forms them. It becomes part of a sources file, so nothing
+/// else is allowed.
 fn is_suite(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_lowercase())
         && word

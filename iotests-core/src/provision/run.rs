@@ -1,5 +1,5 @@
-//! From what is asked for to prefixes: what is there already, what the archive offers, what has to be
-//! made, what can go.
+//! Turns a request into prefixes: determines which exist, what the archive offers, what must be
+//! created, and what can be deleted.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -17,20 +17,22 @@ use super::prefix::{self, Prefix, UNPACKING, emulator_package, installed};
 use super::request::{Request, Wanted};
 use super::source::{Archive, MIRROR_VARIABLE, SUITES, Source};
 
-/// Lists, downloaded packages and the archive's offers, shared by all prefixes.
+/// The folder of package lists, downloaded packages and the archive's offers, shared by all
+/// prefixes.
 const SHARED: &str = ".downloads";
 
-/// How long what the archive offered is taken for what it offers: a package comes once in weeks.
+/// How long a record of the archive's offers stays valid: a new package appears once in several
+/// weeks.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Has what is asked for stand below `root`, and returns it: what is there is used, the rest is
-/// fetched, each version into a prefix of its own.
+/// Provides the requested prefixes below `root` and returns them: existing ones are used, the
+/// others are fetched, each version into its own prefix.
 ///
-/// `note` gets a line on each thing that takes time.
+/// `note` gets a line about each step that takes time.
 ///
 /// # Errors
 ///
-/// See [`ProvisionError`]. Nothing half made stays behind, and what stood there before stays usable.
+/// See [`ProvisionError`]. No incomplete prefix is left behind, and existing ones stay usable.
 pub fn provision(
     root: &Path,
     request: &Request,
@@ -45,23 +47,23 @@ pub fn provision(
     Provisioner::new(root, Surroundings::system(), note)?.run(request)
 }
 
-/// What is provisioned below `root`, and what the archive offers, for a person.
+/// A readable overview of what is provisioned below `root`, and of what the archive offers.
 ///
 /// # Errors
 ///
-/// See [`ProvisionError`]. That the archive cannot be asked is no error; the text says so.
+/// See [`ProvisionError`]. An unreachable archive is not an error; the text mentions it.
 pub fn overview(root: &Path, note: &mut dyn FnMut(&str)) -> Result<String, ProvisionError> {
     Ok(Provisioner::new(root, Surroundings::system(), note)?.overview())
 }
 
-/// What differs from machine to machine, and in tests.
+/// Settings that differ between machines, and in tests.
 #[derive(Debug)]
 pub(super) struct Surroundings {
     /// The package manager, if there is one.
     pub(super) programs: Result<Programs, ProvisionError>,
-    /// The archive; `None` for the one that the machine's own sources use.
+    /// The archive; `None` for the one in the machine's own sources.
     pub(super) archive: Option<Archive>,
-    /// The suites with a QEMU of their own, oldest first.
+    /// The suites with their own QEMU, oldest first.
     pub(super) suites: Vec<String>,
 }
 
@@ -83,7 +85,7 @@ impl Surroundings {
     }
 }
 
-/// What the archive offers, and when that was seen.
+/// The archive's offers, and when they were seen.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Catalogue {
     /// In seconds since 1970.
@@ -91,7 +93,7 @@ struct Catalogue {
     offers: Vec<Offer>,
 }
 
-/// A source that could not be asked, and why.
+/// A source that could not be queried, and why.
 type Silent = (String, ProvisionError);
 
 pub(super) struct Provisioner<'a> {
@@ -99,11 +101,11 @@ pub(super) struct Provisioner<'a> {
     apt: Result<Apt, ProvisionError>,
     suites: Vec<String>,
     note: &'a mut dyn FnMut(&str),
-    /// Held to the end: two runs at once would make the same.
+    /// Held to the end: two concurrent runs would create the same prefix.
     _lock: Lock,
 }
 
-/// The folder is ours for as long as this lives.
+/// Locks the folder for as long as it lives.
 struct Lock(File);
 
 impl Lock {
@@ -120,7 +122,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closed alone, it would stay locked by a process that has been forked and still has our files open.
+        // Closing alone would leave it locked by a forked process that still has our files open.
         let _ = self.0.unlock();
     }
 }
@@ -134,7 +136,7 @@ impl<'a> Provisioner<'a> {
         create_dir(root)?;
         let root = fs::canonicalize(root).map_err(file("resolve", root))?;
         let lock = Lock::take(&root, note)?;
-        // Hundreds of megabytes of one that was killed: nobody else is here.
+        // Hundreds of megabytes left by a killed run; the lock ensures that no other run uses them.
         for name in file_names(&root) {
             if name.starts_with(UNPACKING) {
                 remove_dir(&root.join(name))?;
@@ -184,7 +186,7 @@ impl<'a> Provisioner<'a> {
             .into_iter()
             .filter(Prefix::is_usable)
             .collect();
-        // With what was seen lately, perhaps there is nothing to do at all.
+        // With a recent record of the offers, there may be nothing to do.
         let lately = self.catalogue();
         if let Ok(all) = self.resolve(wanted, &usable, &lately, &[])
             && let Some(all) = all.into_iter().map(Choice::there).collect()
@@ -208,7 +210,7 @@ impl<'a> Provisioner<'a> {
             1 => return Err(failed.remove(0).1),
             _ => return Err(ProvisionError::several(failed)),
         }
-        // A package may say less than was asked for.
+        // A package's version may be less precise than the request.
         for version in wanted {
             if let Wanted::Version(version) = version
                 && !made.iter().any(|prefix| begins_with(&prefix.name, version))
@@ -225,7 +227,7 @@ impl<'a> Provisioner<'a> {
         Ok(made)
     }
 
-    /// Which prefixes and offers are meant.
+    /// Finds the matching prefixes and offers.
     fn resolve(
         &self,
         wanted: &[Wanted],
@@ -270,7 +272,7 @@ impl<'a> Provisioner<'a> {
                     }
                 }
                 Wanted::Newest | Wanted::All => {
-                    // Nobody knows what a suite that says nothing has.
+                    // The contents of a suite that did not answer are unknown.
                     let missing = self.suites.iter().find(|suite| {
                         let source = Source::Suite((*suite).clone());
                         !offers.iter().any(|offer| offer.source == source)
@@ -295,7 +297,7 @@ impl<'a> Provisioner<'a> {
         Ok(there)
     }
 
-    /// Why nothing is offered: the source could not be asked, or has something else.
+    /// Why nothing is offered: the source could not be queried, or has other versions.
     fn not_offered(&self, wanted: &Wanted, offers: &[Offer], silent: &[Silent]) -> ProvisionError {
         let silent: Vec<&Silent> = silent
             .iter()
@@ -319,7 +321,7 @@ impl<'a> Provisioner<'a> {
         }
     }
 
-    /// What was offered when it was last asked, if that is not long ago.
+    /// The offers of the last query, if it is recent.
     fn catalogue(&self) -> Vec<Offer> {
         let text = fs::read(self.root.join(SHARED).join(CATALOGUE)).unwrap_or_default();
         let known: Catalogue = serde_json::from_slice(&text).unwrap_or_default();
@@ -330,7 +332,8 @@ impl<'a> Provisioner<'a> {
         }
     }
 
-    /// Asks every suite that may matter. Those that cannot be asked are returned with the reason.
+    /// Queries every suite that may be relevant. Suites that cannot be queried are returned with
+    /// the reason.
     fn ask_all(&mut self, wanted: &[Wanted]) -> Result<(Vec<Offer>, Vec<Silent>), ProvisionError> {
         let mut suites = Vec::new();
         let all = |one: &Wanted| !matches!(one, Wanted::Suite(_));
@@ -392,7 +395,8 @@ impl<'a> Provisioner<'a> {
         }
     }
 
-    /// Deletes the prefixes that are not in `kept`, and the packages that none of those is made of.
+    /// Deletes the prefixes that are not in `kept`, and the packages that none of the kept ones was
+    /// made from.
     fn prune(&mut self, kept: &[Prefix]) -> Result<(), ProvisionError> {
         for prefix in installed(&self.root) {
             if !kept.iter().any(|one| one.name == prefix.name) {
@@ -451,10 +455,10 @@ impl<'a> Provisioner<'a> {
     }
 }
 
-/// Where the offers are kept.
+/// The file with the offers.
 const CATALOGUE: &str = "offers.json";
 
-/// What is meant by something that was asked for.
+/// What a request resolves to.
 #[derive(Debug, Clone)]
 enum Choice {
     There(Prefix),
@@ -469,7 +473,7 @@ impl Choice {
         }
     }
 
-    /// Two suites may have the same version, of which one is enough.
+    /// Two suites may have the same version; one of them is enough.
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::There(one), Self::There(other)) => one == other,
@@ -479,7 +483,7 @@ impl Choice {
     }
 }
 
-/// Of several with the newest version the first.
+/// The newest offer; of several with the newest version, the first.
 fn newest_offer<'a>(offers: impl Iterator<Item = &'a Offer>) -> Option<&'a Offer> {
     offers.reduce(|newest, offer| {
         if version_key(offer.upstream()) > version_key(newest.upstream()) {

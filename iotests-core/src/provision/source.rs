@@ -1,12 +1,11 @@
-//! Where packages come from: the machine's own sources, or a suite of Debian's archive.
+//! The sources of packages: the machine's own sources, or a suite of Debian's archive.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The suites with a QEMU of their own, oldest first. Of two with the same version the first is
-/// taken.
+/// The suites with their own QEMU, oldest first. If two have the same version, the first is used.
 pub(super) const SUITES: [&str; 5] = [
     "bookworm",
     "bookworm-backports",
@@ -15,7 +14,7 @@ pub(super) const SUITES: [&str; 5] = [
     "sid",
 ];
 
-/// Names by which a machine's sources call a release of Debian.
+/// The names of Debian releases in a machine's sources.
 const RELEASES: [&str; 11] = [
     "bullseye",
     "bookworm",
@@ -30,10 +29,11 @@ const RELEASES: [&str; 11] = [
     "unstable",
 ];
 
-/// Names the archive where the machine's sources do not.
+/// Sets the archive's address if the machine's sources do not contain it.
 pub(crate) const MIRROR_VARIABLE: &str = "IOTESTS_DEBIAN_MIRROR";
 
-/// Where the keys of Debian's archive are on Debian and where its keyring is installed.
+/// The files with the keys of Debian's archive, on Debian and elsewhere if its keyring is
+/// installed.
 const KEYRINGS: [&str; 2] = [
     "/usr/share/keyrings/debian-archive-keyring.gpg",
     "/usr/share/keyrings/debian-archive-keyring.pgp",
@@ -43,7 +43,7 @@ const KEYRINGS: [&str; 2] = [
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Source {
-    /// What the machine installs from.
+    /// The machine's own sources.
     Machine,
     /// A suite of Debian's archive.
     Suite(String),
@@ -63,7 +63,7 @@ impl fmt::Display for Source {
 pub(super) struct Archive {
     /// Its address, as in a sources file.
     pub(super) address: String,
-    /// The file with the keys that sign it; without one, those that apt trusts anyway.
+    /// The file with the keys that sign it; without one, the keys that apt already trusts.
     pub(super) keys: Option<PathBuf>,
 }
 
@@ -71,8 +71,8 @@ impl Archive {
     /// The archive that the machine's own sources use, by the addresses of their lists:
     /// `http://mirror.example/debian/dists/bookworm/InRelease`.
     ///
-    /// Third parties call their suites after Debian's, and some their archive as well; but Debian's
-    /// has more than the release.
+    /// Third parties name their suites after Debian's, and some also their archive; but Debian's
+    /// also has suites such as `bookworm-updates`.
     pub(super) fn of_lists(lists: &[String]) -> Option<Self> {
         let places: Vec<(&str, &str)> = lists
             .iter()
@@ -106,7 +106,7 @@ impl Archive {
         }
     }
 
-    /// A sources file with this suite, and with the one that it adds to.
+    /// A sources file with this suite and the suite that it extends.
     pub(super) fn entry(&self, suite: &str) -> String {
         let base = suite.strip_suffix("-backports").unwrap_or(suite);
         let suites = if base == suite {

@@ -1,5 +1,5 @@
-//! Provisioning from archives made here, with the real package manager: signed, broken in one way or
-//! another, and on a full disk.
+//! Provisioning from locally created archives, with the real package manager: signed, broken in
+//! various ways, and on a full disk.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +17,7 @@ use super::prefix::{Prefix, emulator_package, installed};
 use super::run::{Provisioner, Surroundings};
 use super::source::Archive;
 
-/// An archive of Debian's kind, and a root to provision into.
+/// A Debian-style archive, and a root to provision into.
 struct Bench {
     folder: TempDir,
     programs: Programs,
@@ -27,8 +27,8 @@ struct Bench {
 const KEY: &str = "archive@example.org";
 
 impl Bench {
-    /// With the suites `old` (7.2, of which the packages do not say that it is 7.2.22), `mid` (10.0.2)
-    /// and `new` (11.1.3). `None` where Debian's tools are missing.
+    /// With the suites `old` (7.2, whose packages do not show that it is 7.2.22), `mid` (10.0.2)
+    /// and `new` (11.1.3). `None` if Debian's tools are missing.
     fn new() -> Option<Self> {
         let programs = Programs::system();
         let has_gpg = Command::new("gpg").arg("--version").output().is_ok();
@@ -81,7 +81,7 @@ impl Bench {
         run(export.args(["--export", name]));
     }
 
-    /// Has a suite offer a QEMU whose programs are scripts.
+    /// Adds a QEMU whose programs are scripts to a suite.
     fn offer(&self, suite: &str, package: &str, version: &str) {
         let emulator = format!("echo 'QEMU emulator version {version} (Test)'");
         self.offer_with(suite, package, version, &emulator);
@@ -144,7 +144,7 @@ impl Bench {
             }
             fs::create_dir_all(&pool).unwrap();
             let mut build = Command::new(&self.programs.dpkg_deb);
-            // Not compressed, so that what is cut off is what was meant to be.
+            // Not compressed, so that truncation removes the intended part.
             build.args(["-Znone", "--root-owner-group", "--build"]);
             run(build.arg(&tree).arg(pool.join(format!("{name}.deb"))));
         }
@@ -152,7 +152,7 @@ impl Bench {
         self.sign(suite, KEY);
     }
 
-    /// Writes the lists of a suite.
+    /// Writes the package lists of a suite.
     fn index(&self, suite: &str) {
         let pool = self.path("debian/pool").join(suite);
         let mut packages = String::new();
@@ -218,7 +218,7 @@ impl Bench {
         self.ask_at(&self.root(), list)
     }
 
-    /// The names of the prefixes that the list stands for.
+    /// The names of the prefixes for this list.
     fn names(&self, list: &str) -> Vec<String> {
         let made = self
             .ask(list)
@@ -227,7 +227,7 @@ impl Bench {
         made.into_iter().map(|prefix| prefix.name).collect()
     }
 
-    /// The error, when nothing may have changed but for it.
+    /// The error; also checks that nothing else has changed.
     fn refusal(&self, list: &str) -> String {
         let before = self.there();
         let error = self.ask(list).0.expect_err("it was not refused");
@@ -235,7 +235,7 @@ impl Bench {
         chain(&error)
     }
 
-    /// All usable prefixes; there may be no other folder but the shared one.
+    /// All usable prefixes; no folder may exist besides them and the shared one.
     fn there(&self) -> Vec<String> {
         let prefixes = installed(&self.root());
         let all: Vec<String> = prefixes.iter().map(|prefix| prefix.name.clone()).collect();
@@ -270,7 +270,7 @@ fn each_version_has_a_prefix_of_its_own_and_a_second_call_fetches_nothing() {
     assert_eq!(made, ["7.2.22", "10.0.2", "11.1.3"]);
     assert!(!notes.is_empty());
     assert_eq!(bench.there(), made);
-    // Not even the archive has to be there.
+    // Even the archive is not needed.
     fs::rename(bench.path("debian"), bench.path("gone")).unwrap();
     for (list, expected) in [
         ("all", vec!["7.2.22", "10.0.2", "11.1.3"]),
@@ -311,7 +311,8 @@ fn a_version_that_the_archive_does_not_have_is_refused_with_those_that_it_has() 
         error.contains("9.2; there is 7.2 (old), 10.0.2 (mid), 11.1.3 (new)"),
         "{error}"
     );
-    // The package is called 7.2, and only the program knows more. What was made of it is whole.
+    // The package is called 7.2, and only the program reports the full version. The prefix made
+    // from it is complete.
     let error = chain(&bench.ask("7.2.9").0.unwrap_err());
     assert!(error.contains("7.2.9; there is 7.2.22"), "{error}");
     assert_eq!(bench.there(), ["7.2.22", "10.0.2"]);
@@ -322,7 +323,7 @@ fn what_the_archive_has_moved_on_to_is_made_and_the_old_stays_until_it_is_pruned
     let Some(bench) = Bench::new() else { return };
     assert_eq!(bench.names("newest"), ["11.1.3"]);
     bench.offer("new", "1:11.2.0+ds-1", "11.2.0");
-    // What was seen a moment ago still holds.
+    // What was seen a moment ago is still valid.
     assert_eq!(bench.names("newest"), ["11.1.3"]);
     fs::remove_file(bench.root().join(".downloads/offers.json")).unwrap();
     assert_eq!(bench.names("newest"), ["11.2.0"]);
@@ -410,7 +411,7 @@ fn a_prefix_that_no_longer_starts_or_stood_elsewhere_is_made_anew() {
     fs::remove_dir_all(bench.root().join("10.0.2/root")).unwrap();
     assert_eq!(bench.names("10.0"), ["10.0.2"]);
     assert_eq!(bench.there(), ["10.0.2"]);
-    // Its programs name their loader by the whole path.
+    // Its programs refer to their loader by absolute path.
     let other = bench.path("other");
     fs::rename(bench.root(), &other).unwrap();
     assert!(!installed(&other)[0].is_usable());
@@ -448,7 +449,7 @@ fn without_a_list_the_machines_own_sources_are_used_and_any_emulator_will_do() {
     assert_eq!(bench.names(""), ["10.0.2"]);
 }
 
-/// Serves the archive over HTTP; what is in `cut` ends half-way.
+/// Serves the archive over HTTP; files in `cut` are truncated half-way.
 struct Server {
     asked: Arc<Mutex<Vec<String>>>,
     cut: Arc<Mutex<Option<String>>>,
@@ -467,7 +468,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let cut = cut.lock().unwrap().clone();
-                // A client that goes away is no concern of ours.
+                // A client that disconnects does not matter.
                 let _ = Self::answer(stream, &folder, &asked, cut.as_deref());
             }
         });
@@ -530,13 +531,13 @@ fn a_network_that_fails_half_way_leaves_what_there_was_and_is_gone_on_with() {
     *server.cut.lock().unwrap() = None;
     assert_eq!(bench.names("new"), ["11.1.3"]);
     assert_eq!(fetched("pool/new/shared"), 1, "it was there already");
-    // Nobody listens at all.
+    // No server is listening.
     bench.address = "http://127.0.0.1:1/debian".to_owned();
     let error = bench.refusal("old");
     assert!(error.contains("learn what old offers"), "{error}");
 }
 
-/// Set where a small disk is mounted for this test.
+/// Set if a small disk is mounted for this test.
 const SMALL_DISK: &str = "PROVISION_TEST_SMALL_DISK";
 
 #[test]
@@ -547,7 +548,7 @@ fn a_full_disk_is_told_and_leaves_what_there_was() {
     };
     let root = PathBuf::from(disk).join("qemu");
     bench.ask_at(&root, "mid").0.unwrap();
-    // Another would fit, but not beside this.
+    // Another prefix would fit, but not beside this file.
     let ballast = root.parent().unwrap().join("ballast");
     let mut file = fs::File::create(&ballast).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
@@ -560,7 +561,7 @@ fn a_full_disk_is_told_and_leaves_what_there_was() {
     assert_eq!(bench.ask_at(&root, "new").0.unwrap()[0].name, "11.1.3");
 }
 
-/// Runs one test again in a mount namespace with a small disk, where the kernel allows that.
+/// Runs one test again in a mount namespace with a small disk, if the kernel allows it.
 fn on_a_small_disk(test: &str) {
     let folder = tempfile::tempdir().unwrap();
     let mount = "mount -t tmpfs -o size=16m tmpfs \"$0\" && exec \"$@\"";
