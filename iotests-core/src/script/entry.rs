@@ -11,38 +11,41 @@ use crate::case::{
     Requirement, ToolKind,
 };
 
-/// The module that scripts have in their names.
+/// The module in the names of scripts.
 const MODULE: &str = "scripts::upstream";
 
-/// What a script may take before the scale. `check` has no limit; the slowest takes a minute or two on an idle machine.
+/// The time allowed for a script, before scaling. `check` has no limit; the slowest script takes a
+/// minute or two on an idle machine.
 const BUDGET: Duration = Duration::from_secs(600);
 
-/// Scripts that need more than their text says, and why.
+/// Scripts with needs that their text does not declare, and why.
 struct Special {
     name: &'static str,
     lock: Option<&'static str>,
     memory: Option<u64>,
-    /// It writes into the folder that it lies in.
+    /// It writes to its own folder.
     unconfined: bool,
 }
 
-/// What must not run beside each other, or beside much else. Found by looking through the scripts for ports, `sudo` and mounts.
+/// Scripts that must not run beside each other, or beside many others. Found by searching the
+/// scripts for ports, `sudo` and mounts.
 const SPECIAL: &[Special] = &[
-    // Both bind ports of the same range, chosen at random, and take one that is in use for a failure.
+    // Both bind random ports in the same range, and treat one in use as a failure.
     Special::lock("147", "tcp-ports"),
     Special::lock("nbd-tls-iothread", "tcp-ports"),
-    // Besides, it makes a file `42` where it lies, and removes it.
+    // It also creates a file `42` in its own folder, and removes it.
     Special {
         unconfined: true,
         ..Special::lock("162", "tcp-ports")
     },
     Special::lock("233", "tcp-ports"),
-    // It makes a secret and an image where it lies, and removes them; another of it would do the same there.
+    // It creates a secret and an image in its own folder, and removes them; a second instance would
+    // conflict.
     Special {
         unconfined: true,
         ..Special::lock("282", "folder-of-282")
     },
-    // Loop devices and null_blk are the machine's.
+    // Loop devices and null_blk are shared by the whole machine.
     Special::lock("108", "block-devices"),
     Special::lock("128", "block-devices"),
     Special::lock("149", "block-devices"),
@@ -63,10 +66,11 @@ impl Special {
 
 /// The scripts of a tree as entries, as if they had been registered. They live as long as the program.
 ///
-/// `python` says that an interpreter is named for those in Python. (One of the shell may ask for `python3` by that name.)
+/// `python`: an interpreter is available for scripts in Python. (A shell script may call `python3`
+/// by that name.)
 ///
 /// # Errors
-/// Where there are none, or they cannot be read.
+/// If there are none, or they cannot be read.
 pub(crate) fn entries(tree: &Path, python: bool) -> Result<&'static [Registered], TreeError> {
     let scripts = tree::scripts(tree)?;
     let entries: Vec<Registered> = scripts
@@ -114,7 +118,7 @@ fn entry(script: Script, facts: &Facts) -> Registered {
     Registered::script(Box::leak(Box::new(case)), meta)
 }
 
-/// What is missing without these is known before the run.
+/// Needs that can be checked before the run.
 fn needs(facts: &Facts) -> Vec<Requirement> {
     let mut needs = Vec::new();
     if facts.python {
@@ -122,8 +126,8 @@ fn needs(facts: &Facts) -> Vec<Requirement> {
     }
     if facts.emulator {
         needs.push(Requirement::Emulator);
-        // The options that every script gets, and every machine of a script of Python, name it. Of several accelerators
-        // QEMU takes the first one that works, and does not look at the others.
+        // It is in the options that every script gets, and in every machine of a Python script.
+        // QEMU uses the first accelerator that works, and ignores the others.
         if !facts.accelerator {
             needs.push(Requirement::Accelerator("qtest"));
         }
@@ -141,7 +145,8 @@ fn text(text: &str) -> &'static str {
     String::leak(text.to_owned())
 }
 
-/// The list as one that lives on. Where nothing of it is known here, all: the script says so when it runs.
+/// The list with a static lifetime; if no item is known here, all values, and the script decides at
+/// run time.
 fn list<T: Copy>(values: &[T], all: &'static [T]) -> &'static [T] {
     match values {
         [] => all,

@@ -1,4 +1,5 @@
-//! The variables that a script finds: those that upstream's `check` sets, by their meaning.
+//! The environment variables of a script: those that upstream's `check` sets, with the same
+//! meaning.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,7 +9,7 @@ use super::ScriptSpec;
 use crate::case::{Format, ToolKind};
 use crate::wire::CaseSpec;
 
-/// Machines without which an emulator of this architecture does not start.
+/// The machine types that emulators of these architectures need in order to start.
 const MACHINES: [(&str, &str); 11] = [
     ("aarch64", "virt"),
     ("arm", "virt"),
@@ -23,17 +24,17 @@ const MACHINES: [(&str, &str); 11] = [
     ("tricore", "tricore_testboard"),
 ];
 
-/// Image options that a format is tested with unless others are given: LUKS without them takes seconds for each image, and VMDK cannot
-/// write zeroes.
+/// Default image options of a format: without them, LUKS takes seconds for each image, and VMDK
+/// cannot write zeroes.
 const DEFAULT_OPTIONS: [(Format, &str); 2] = [
     (Format::Luks, "iter-time=10"),
     (Format::Vmdk, "zeroed_grain=on"),
 ];
 
-/// The passphrase of all LUKS images of a script; no secret.
+/// The passphrase of all LUKS images of a script; not a secret.
 const LUKS_KEY: &str = "123456";
 
-/// All variables with their values; without a value a variable is to be absent.
+/// All variables with their values; a variable without a value must be unset.
 pub(crate) fn variables(
     spec: &CaseSpec,
     own: &ScriptSpec,
@@ -84,9 +85,10 @@ pub(crate) fn variables(
     set("TEST_DIR", spec.test_dir.clone().into());
     set("SOCK_DIR", spec.sock_dir.clone().into());
     set("PYTHONPATH", python_path(&own.script.folder));
-    // Python looks there for its own library as well: where nothing is written, each script would compile all of that again.
+    // Python also looks there for its own library; if nothing could be written, each script would
+    // compile all of it again.
     set("PYTHONPYCACHEPREFIX", own.bytecode.clone().into());
-    // When its time is up, Python says where it was.
+    // If it is aborted at its deadline, Python prints its stack.
     set("PYTHONFAULTHANDLER", "1".into());
 
     let samples = env::var_os("SAMPLE_IMG_DIR");
@@ -102,7 +104,8 @@ pub(crate) fn variables(
     all
 }
 
-/// A program of the set, or its bare name, by which a script that asks whether it is there finds out that it is not.
+/// A program of the set, or a nonexistent name, so that a script that checks for it finds it
+/// missing.
 fn program(spec: &CaseSpec, kind: ToolKind) -> OsString {
     match spec.tools.get(&kind) {
         Some(tool) => tool.path.clone().into(),
@@ -110,7 +113,7 @@ fn program(spec: &CaseSpec, kind: ToolKind) -> OsString {
     }
 }
 
-/// The helpers of the tests, the library of the tree, and what the user has.
+/// The helpers of the tests, the library of the tree, and the user's own path.
 fn python_path(folder: &Path) -> OsString {
     let library = folder.join("../../python");
     let library = std::fs::canonicalize(&library).unwrap_or(library);
@@ -143,7 +146,7 @@ mod tests {
     use crate::author::mocked;
     use crate::case::Tool;
 
-    /// What a script finds, without what is absent.
+    /// The variables of a script, without unset ones.
     fn found(spec: &CaseSpec) -> BTreeMap<&'static str, String> {
         let own = ScriptSpec::of(Path::new("/tree/tests/qemu-iotests/001"));
         let all = variables(spec, &own).into_iter();

@@ -1,6 +1,7 @@
-//! What a script declares of itself, read from its text: groups, and what it says it supports.
+//! What a script declares about itself, read from its text: its groups and what it supports.
 //!
-//! Only what stands there as a plain list of words is taken. What a script computes is left to it: it then says `.notrun` when it runs.
+//! Only plain lists of words are used. Whatever a script computes is left to the script, which can
+//! write `.notrun` at run time.
 
 use std::sync::LazyLock;
 
@@ -12,27 +13,27 @@ use crate::case::{Aio, Cache, Format, Protocol};
 /// What a script declares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// Its first comment that says something else than who wrote it.
+    /// Its first comment, apart from the authors and licence.
     pub(crate) description: String,
     /// Its groups.
     pub(crate) groups: Vec<String>,
-    /// The formats it runs on; all that are generic where it does not say.
+    /// The formats that it runs on; by default all generic ones.
     pub(crate) formats: Vec<Format>,
-    /// The protocols it runs on; all where it does not say.
+    /// The protocols that it runs on; by default all.
     pub(crate) protocols: Vec<Protocol>,
-    /// The cache modes it runs with.
+    /// The cache modes that it runs with.
     pub(crate) caches: Vec<Cache>,
-    /// The aio modes it runs with.
+    /// The aio modes that it runs with.
     pub(crate) aios: Vec<Aio>,
     /// It starts an emulator.
     pub(crate) emulator: bool,
-    /// It brings an accelerator of its own, before the one that all get.
+    /// It sets its own accelerator, before the one that all scripts get.
     pub(crate) accelerator: bool,
     /// It starts a storage daemon.
     pub(crate) daemon: bool,
     /// It starts qemu-nbd.
     pub(crate) nbd: bool,
-    /// It is written in Python, or calls something that is.
+    /// It is written in Python, or calls a Python program.
     pub(crate) python: bool,
     /// It mounts, or becomes another user.
     pub(crate) privileged: bool,
@@ -65,7 +66,8 @@ impl Facts {
                 Protocol::ALL,
                 Protocol::ALL,
             ),
-            // One that chooses its mode itself, or that does not run with the default one, says so when it runs.
+            // A script that chooses its own mode, or that does not support the default one, decides
+            // at run time.
             caches: caches
                 .map(|words| known(&words, Cache::ALL))
                 .filter(|modes| modes.contains(&Cache::Writeback))
@@ -117,7 +119,7 @@ pattern!(
 );
 pattern!(GROUPS, r"(?m)^# group: (.*)$");
 
-/// Without comments, and with continued lines put together.
+/// Removes comments and joins continued lines.
 fn joined(text: &str) -> String {
     let lines = text
         .lines()
@@ -145,12 +147,13 @@ fn groups(text: &str) -> Vec<String> {
     words.map(printable).collect()
 }
 
-/// As it can be shown on a terminal.
+/// Makes text safe for a terminal.
 fn printable(text: &str) -> String {
     output::shown(text.as_bytes()).trim_end().to_owned()
 }
 
-/// The first comment of some words after the line of the groups: upstream writes there what is tested.
+/// The first comment of several words after the line with the groups: upstream describes the test
+/// there.
 fn description(text: &str) -> String {
     let comments = text
         .lines()
@@ -178,7 +181,8 @@ fn description(text: &str) -> String {
     words
 }
 
-/// The words of all calls of a function of the shell; `None` where one of them is computed, or nobody calls it.
+/// The words of all calls of a shell function; `None` if one of them is computed, or there is no
+/// call.
 fn shell_words(code: &str, function: &str) -> Option<Vec<String>> {
     let mut words = None;
     for line in code.lines() {
@@ -199,7 +203,7 @@ fn shell_words(code: &str, function: &str) -> Option<Vec<String>> {
     words
 }
 
-/// The strings of a list that is given to a parameter of this name.
+/// The strings of a list passed to a parameter of this name.
 fn python_list(code: &str, parameter: &str) -> Option<Vec<String>> {
     let pattern = format!(r"\b{parameter}\s*=\s*[\[(]([^\])]*)[\])]");
     let list = Regex::new(&pattern).ok()?.captures(code)?.get(1)?;
@@ -207,7 +211,7 @@ fn python_list(code: &str, parameter: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     for item in items.filter(|item| !item.is_empty()) {
         let bare = item.trim_matches(['\'', '"']);
-        // What is no string is computed.
+        // An item that is not a string literal is computed.
         if bare.len() + 2 != item.len() {
             return None;
         }
@@ -216,7 +220,8 @@ fn python_list(code: &str, parameter: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// What a list of words comes to, less those that are excluded. Where nothing of it is known here, the script decides when it runs.
+/// Evaluates a list of words, without the excluded ones. If no word is known here, the script
+/// decides at run time.
 fn of_list<T: Copy + PartialEq + ToString>(
     said: Option<Vec<String>>,
     except: &[String],
@@ -304,7 +309,7 @@ mod tests {
             python("iotests.main(supported_fmts=[fmt])\n").formats,
             Format::GENERIC
         );
-        // Of a mode that it chooses itself nobody knows beforehand.
+        // A mode that the script chooses itself is not known in advance.
         let modes = shell("_default_cache_mode none\n_supported_cache_modes none directsync\n");
         assert_eq!(modes.caches, Cache::ALL);
         assert_eq!(

@@ -1,4 +1,5 @@
-//! What a script does at this moment: its processes, the line of a script of the shell, the stacks of Python and of QEMU.
+//! What a script is doing: its processes, the current line of a shell script, the stacks of Python
+//! and QEMU.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,16 +13,17 @@ use super::{Language, ScriptSpec, output};
 use crate::runner::supervised::{Process, send, stacks};
 use crate::wire::{CaseSpec, Finding};
 
-/// How much of the end of its output is shown.
+/// How many lines of the end of its output are shown.
 const TAIL: usize = 40;
 
-/// How long the debugger may take for all processes, before the scale. The supervisor waits longer.
+/// How long the debugger may take for all processes, before scaling. The supervisor waits longer.
 const STACKS: Duration = Duration::from_secs(30);
 
 /// How long Python may take to print its stack.
 const PYTHON: Duration = Duration::from_secs(5);
 
-/// One line for the headline, and all that is found. When the case `ends`, Python is made to print where it is, which ends it.
+/// The headline and all findings. If the case `ends`, Python is made to print its stack, which ends
+/// it.
 pub(crate) fn explain(spec: &CaseSpec, own: &ScriptSpec, ends: bool) -> (String, Vec<Finding>) {
     let mut findings = Vec::new();
     let mut found = |title: String, text: String| {
@@ -79,14 +81,14 @@ pub(crate) fn explain(spec: &CaseSpec, own: &ScriptSpec, ends: bool) -> (String,
     (headline, findings)
 }
 
-/// Where a script of the shell is.
+/// The current line of a shell script.
 struct Line {
     number: usize,
     text: String,
 }
 
-/// bash reads a script through a descriptor of its own, and before it starts a program puts the position there behind the command that
-/// it is at.
+/// bash reads a script through its own descriptor, and before it starts a program, seeks to just
+/// after the current command.
 fn line_of(process: &Process, script: &Path) -> Option<Line> {
     let folder = format!("/proc/{}", process.pid);
     let links = fs::read_dir(format!("{folder}/fd")).ok()?.flatten();
@@ -99,7 +101,7 @@ fn line_of(process: &Process, script: &Path) -> Option<Line> {
     let position: usize = position.trim().parse().ok()?;
     let text = fs::read(script).ok()?;
     let read = text.get(..position)?;
-    // At the end of a line the command before it runs.
+    // At the end of a line, the command before it is running.
     let read = read.strip_suffix(b"\n").unwrap_or(read);
     let number = read.iter().filter(|byte| **byte == b'\n').count() + 1;
     let line = text.split(|byte| *byte == b'\n').nth(number - 1)?;
@@ -119,7 +121,7 @@ fn runs(process: &Process, script: &Path) -> bool {
     process.argv().iter().skip(1).any(|word| *word == script)
 }
 
-/// Python prints its stack to its standard error when it is to abort, because its environment says so.
+/// On SIGABRT, Python prints its stack to standard error, because its environment enables that.
 fn python_stack(process: &Process, printed: &Path, before: usize) -> String {
     let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
     let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());

@@ -1,4 +1,4 @@
-//! The Python that scripts are run by.
+//! The Python interpreter for scripts.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,17 +7,17 @@ use imgtools::process::Command;
 
 use super::tree::TreeError;
 
-/// Where a build folder has the Python that it was made with, which has what the library of the tree needs.
+/// The Python of a build folder, with the modules that the tree's library needs.
 const OF_BUILD: &str = "pyvenv/bin/python3";
 
-/// How long it may take to say where it is: far more than it needs.
+/// How long it may take to print its path: far more than it needs.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The interpreter itself: what is called `python3` may be a wrapper, which each script would have to pass through. `None` where there is
-/// none, for scripts that need none.
+/// The interpreter itself: `python3` may be a wrapper that would slow down each script. `None` if
+/// there is none; some scripts do not need it.
 ///
 /// # Errors
-/// Where one was named that does not work.
+/// If the given interpreter does not work.
 pub(crate) fn python(
     named: Option<&Path>,
     build: Option<&Path>,

@@ -1,9 +1,10 @@
-//! Upstream's own tests, unmodified: scripts of a source tree of QEMU that run as cases do.
+//! Upstream's own tests, unmodified: scripts of a QEMU source tree that run like cases.
 //!
-//! A script is a case whose body is not ours: `tree` finds the scripts of a tree, `facts` reads from the text of each what it declares,
-//! and `entry` makes the same entry of it that a `#[case]` has in the registry. From there on the runner does not know the
-//! difference. The body (`run`) gives the script the environment that it expects, waits for its end, and judges what it left:
-//! exit status, `.notrun`, `.casenotrun`, and its output against the reference.
+//! A script is a case with an external body: `tree` finds the scripts of a tree, `facts` parses
+//! each one's declarations, and `entry` turns it into a registry entry like that of a `#[case]`.
+//! The runner treats both alike. The body (`run`) sets up the environment that the script expects,
+//! waits for its end, and judges the results: exit status, `.notrun`, `.casenotrun`, and its output
+//! against the reference.
 
 mod entry;
 mod environment;
@@ -18,10 +19,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What the names of all scripts begin with.
+/// The prefix of all script names.
 pub(crate) const SCRIPTS: &str = "upstream::";
 
-/// The group of scripts that their authors have put aside.
+/// The group of scripts that their authors have disabled.
 pub(crate) const DISABLED: &str = "disabled";
 
 pub(crate) use entry::entries;
@@ -31,13 +32,13 @@ pub(crate) use interpreter::python;
 pub(crate) use run::body;
 pub use tree::TreeError;
 
-/// What a script is written in.
+/// The language of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Language {
     /// bash, or whatever else its first line names.
     Shell,
-    /// Python 3, run by the interpreter that the run has chosen.
+    /// Python 3, run by the interpreter chosen for the run.
     Python,
 }
 
@@ -54,47 +55,47 @@ impl Language {
 /// One script of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Script {
-    /// Its name, as upstream's `check` has it: `040`, `mirror-top-perms`.
+    /// Its name in upstream's `check`: `040`, `mirror-top-perms`.
     pub name: String,
     /// The file.
     pub path: PathBuf,
-    /// The folder of the tests, with what they include and import.
+    /// The folder of the tests, with the files that they include and import.
     pub folder: PathBuf,
-    /// What it is written in.
+    /// Its language.
     pub language: Language,
 }
 
-/// A script as a case process gets it, with what holds for the whole run.
+/// A script as passed to a case process, with the settings of the whole run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScriptSpec {
     /// The script.
     pub script: Script,
     /// The interpreter for Python.
     pub python: Option<PathBuf>,
-    /// Where Python keeps what it has compiled, so that nothing is written into the tree.
+    /// Where Python stores its bytecode, so that nothing is written to the tree.
     pub bytecode: PathBuf,
-    /// The machine that the emulator uses by default, by its short name.
+    /// The short name of the emulator's default machine type.
     pub default_machine: String,
-    /// Nobody has chosen a cache mode, so that the script may.
+    /// Whether the user has not chosen a cache mode, so that the script may choose one.
     pub cache_is_default: bool,
     /// How the programs are run.
     pub tooling: Tooling,
 }
 
-/// What the programs of a script are run under.
+/// The wrappers and options with which a script's programs run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tooling {
-    /// valgrind.
+    /// Run under valgrind.
     pub valgrind: bool,
-    /// gdbserver, with these options.
+    /// Run under gdbserver, with these options.
     pub gdb: Option<String>,
-    /// qemu-io misaligns its buffers.
+    /// Make qemu-io misalign its buffers.
     pub misalign: bool,
 }
 
 #[cfg(test)]
 impl ScriptSpec {
-    /// Of this script, as a run without options has it.
+    /// The spec of this script in a run without options.
     fn of(path: &std::path::Path) -> Self {
         Self {
             script: Script {

@@ -1,4 +1,4 @@
-//! What a script printed, against its reference.
+//! Compares a script's output with its reference.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -9,7 +9,8 @@ use crate::author::golden::{Style, diff};
 use crate::case::Cache;
 use crate::wire::CaseSpec;
 
-/// The reference for this point of the matrix: the first that is there, of those that say most; the plain one even if it is not.
+/// The reference for this point of the matrix: the most specific one that exists, or else the plain
+/// one, even if it does not exist.
 pub(super) fn reference(spec: &CaseSpec, own: &ScriptSpec) -> PathBuf {
     let path = |ending: &str| {
         let mut path = own.script.path.clone().into_os_string();
@@ -26,13 +27,14 @@ pub(super) fn reference(spec: &CaseSpec, own: &ScriptSpec) -> PathBuf {
     found.unwrap_or_else(|| path(".out"))
 }
 
-/// How much of a text a report takes.
+/// How much of a text a report shows.
 const SHOWN: usize = 4 << 20;
 
-/// How many lines before the first difference are shown of a text that is longer.
+/// How many lines before the first difference are shown if a text is too long.
 const BEFORE: usize = 3;
 
-/// The lines in which both differ; `None` where they are the same but for white space at the ends of lines.
+/// The lines in which both differ; `None` if they are equal apart from white space at the ends of
+/// lines.
 pub(super) fn difference(expected: &[u8], found: &[u8]) -> Option<Difference> {
     if lines(expected).eq(lines(found)) {
         return None;
@@ -42,7 +44,7 @@ pub(super) fn difference(expected: &[u8], found: &[u8]) -> Option<Difference> {
     let (expected, found) = (shown(expected), shown(found));
     let text = diff(&expected, &found, Style::Plain);
     let diff = match text.is_empty() {
-        // Such as an escape, and the same one written out.
+        // For example an escape character, and the same one written out.
         true => "they differ in bytes that look the same when they are written out\n".to_owned(),
         false => text,
     };
@@ -53,7 +55,7 @@ pub(super) fn difference(expected: &[u8], found: &[u8]) -> Option<Difference> {
     })
 }
 
-/// Where to begin when not all can be shown: a little before the first line that differs.
+/// Where to begin if not everything can be shown: a little before the first line that differs.
 fn before_difference(expected: &[u8], found: &[u8]) -> usize {
     if expected.len().max(found.len()) <= SHOWN {
         return 0;
@@ -63,14 +65,14 @@ fn before_difference(expected: &[u8], found: &[u8]) -> usize {
     same.saturating_sub(BEFORE)
 }
 
-/// What a report takes of a text, from this line on.
+/// The part of a text that a report shows, from this line on.
 pub(super) fn cut(bytes: &[u8], from: usize) -> &[u8] {
     let mut rest = bytes.splitn(from + 1, |byte| *byte == b'\n');
     let rest = rest.nth(from).unwrap_or_default();
     rest.get(..SHOWN).unwrap_or(rest)
 }
 
-/// Lines without the white space at their ends, which does not count.
+/// Lines without trailing white space, which is ignored.
 fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let is_empty = bytes.is_empty();
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
@@ -80,7 +82,7 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     lines.take(if is_empty { 0 } else { usize::MAX })
 }
 
-/// As text that is safe to show: what a terminal would obey, or what is not UTF-8, is written out.
+/// Text that is safe to show: control characters and invalid UTF-8 are written out.
 pub(super) fn shown(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for line in lines(bytes) {
@@ -117,7 +119,7 @@ mod tests {
         }
     }
 
-    /// As `check` looks for it.
+    /// The same search as `check`'s.
     #[test]
     fn of_several_references_that_of_the_cache_mode_comes_first_then_of_the_format_then_of_the_machine()
      {
@@ -159,7 +161,7 @@ mod tests {
         let escapes = difference(b"\x1b[2J", b"\x1b[3J\xff").unwrap();
         let escapes = escapes.diff.unwrap();
         assert!(!escapes.contains('\x1b') && escapes.contains("[3J\\xff"));
-        // What is written out the same is not the same.
+        // Bytes that are written out alike still differ.
         assert!(difference(b"\\u{1b}", b"\x1b").is_some());
     }
 

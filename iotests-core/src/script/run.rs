@@ -1,4 +1,4 @@
-//! The body of a script: from its start to what it left.
+//! The body of a script: runs it and judges its results.
 
 use std::fs;
 use std::io;
@@ -103,7 +103,7 @@ async fn run(test: &Test, own: &ScriptSpec) -> CaseResult {
     }
     let expected = whole(&reference)?;
     let Some(difference) = output::difference(&expected, &found) else {
-        // What is kept of an instance that passed is no evidence.
+        // An instance that passed needs no evidence.
         let _ = fs::remove_file(&found_file);
         return Ok(());
     };
@@ -121,7 +121,7 @@ async fn run(test: &Test, own: &ScriptSpec) -> CaseResult {
     Err(failure.with_difference(difference))
 }
 
-/// The script, for Python by the chosen interpreter.
+/// The command of the script; for Python, with the chosen interpreter.
 fn command(own: &ScriptSpec, debug: bool) -> Command {
     let mut command = match (&own.python, own.script.language) {
         (Some(python), Language::Python) => {
@@ -137,7 +137,7 @@ fn command(own: &ScriptSpec, debug: bool) -> Command {
     command
 }
 
-/// How it ended, to be read after its name.
+/// How it ended, as a phrase that follows its name.
 fn ended(status: ExitStatus) -> String {
     match status.signal().map(Signal::try_from) {
         Some(Ok(signal)) => format!("was killed by {signal}"),
@@ -146,7 +146,8 @@ fn ended(status: ExitStatus) -> String {
     }
 }
 
-/// A file that a script left. What it left in the place of one is neither waited for nor taken for one.
+/// Reads a file that a script left. Anything other than a regular file is neither waited for nor
+/// accepted.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = fs::File::options()
         .read(true)

@@ -1,4 +1,4 @@
-//! Finding the scripts of a tree, by the rules of upstream's `check`.
+//! Finds the scripts of a tree, by the rules of upstream's `check`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use super::{Language, Script};
 
 /// The folder of the tests below the root of a source or build tree.
 const BELOW_ROOT: &str = "tests/qemu-iotests";
-/// The first line by which `check` knows a script of Python.
+/// The first line by which `check` recognises a Python script.
 const PYTHON: &str = "#!/usr/bin/env python3";
 
 /// Why there are no scripts.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
-    /// It is neither a tree nor the folder of its tests.
+    /// The path is neither a tree nor the folder of its tests.
     #[error(
         "find scripts in {}: there is neither a test such as `001` nor `{BELOW_ROOT}` with one; name the source tree of QEMU, its \
          `{BELOW_ROOT}`, or a build folder that links to it", .0.display()
@@ -23,20 +23,20 @@ pub enum TreeError {
     /// A file or folder cannot be read.
     #[error("read {}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The error.
         source: std::io::Error,
     },
-    /// The interpreter that was named does not work.
+    /// The given interpreter does not work.
     #[error("use the Python {}: {why}", path.display())]
     Python {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// What came of trying it.
+        /// The result of trying it.
         why: String,
     },
-    /// Two files are the test of this name.
+    /// Two files define a test with this name.
     #[error("understand {}: there is a test of this name beside the numbered ones as well; rename one", .0.display())]
     Twice(PathBuf),
     /// A line of `group.local` names no test.
@@ -49,12 +49,12 @@ pub enum TreeError {
     },
 }
 
-/// The scripts of a tree, each with what its text declares, in the order of their names.
+/// The scripts of a tree, each with its declarations, sorted by name.
 pub(crate) fn scripts(given: &Path) -> Result<Vec<(Script, Facts)>, TreeError> {
     let folder = folder(given)?;
     let mut found: Vec<(Script, Facts)> = Vec::new();
     for (name, path) in files(&folder)? {
-        // They are in the order of their names.
+        // They are sorted by name.
         if found.last().is_some_and(|(last, _)| last.name == name) {
             return Err(TreeError::Twice(path));
         }
@@ -62,7 +62,7 @@ pub(crate) fn scripts(given: &Path) -> Result<Vec<(Script, Facts)>, TreeError> {
             path: path.clone(),
             source,
         };
-        // What is not UTF-8 in a comment must not hide a test.
+        // Invalid UTF-8 in a comment must not hide a test.
         let bytes = fs::read(&path).map_err(read)?;
         let text = String::from_utf8_lossy(&bytes);
         let first = text.lines().next().unwrap_or_default().trim_end();
@@ -82,7 +82,7 @@ pub(crate) fn scripts(given: &Path) -> Result<Vec<(Script, Facts)>, TreeError> {
     Ok(found)
 }
 
-/// Where the scripts are: a build folder has `check` as a link to that of the sources.
+/// The folder of the scripts: in a build folder, `check` is a link to the one in the sources.
 fn folder(given: &Path) -> Result<PathBuf, TreeError> {
     let given = std::path::absolute(given).unwrap_or_else(|_| given.to_owned());
     for place in [given.clone(), given.join(BELOW_ROOT)] {
@@ -102,7 +102,7 @@ fn folder(given: &Path) -> Result<PathBuf, TreeError> {
     Err(TreeError::NoScripts(given))
 }
 
-/// Numbered tests, and those below `tests` that have a reference.
+/// Finds numbered tests, and those below `tests` that have a reference.
 fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>, TreeError> {
     let is_number = |name: &str| name.len() == 3 && name.bytes().all(|byte| byte.is_ascii_digit());
     let mut found: Vec<(String, PathBuf)> = names(folder)?
@@ -124,7 +124,8 @@ fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>, TreeError> {
     Ok(found)
 }
 
-/// The names in a folder. One that is not UTF-8, or that a terminal would obey, is none of a test.
+/// The names in a folder, without those that are not UTF-8 or contain control characters, which
+/// cannot be tests.
 fn names(folder: &Path) -> Result<Vec<String>, TreeError> {
     let read = |source| TreeError::Read {
         path: folder.to_owned(),
@@ -138,7 +139,7 @@ fn names(folder: &Path) -> Result<Vec<String>, TreeError> {
     Ok(names)
 }
 
-/// `group.local`: lines of a test and more groups for it.
+/// Reads `group.local`: each line has a test and additional groups for it.
 fn add_local_groups(path: &Path, found: &mut [(Script, Facts)]) -> Result<(), TreeError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
