@@ -1,4 +1,4 @@
-//! What `#[case(…)]` puts beside the function.
+//! The expansion of `#[case(…)]`.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -6,7 +6,7 @@ use syn::{Attribute, Expr, ExprLit, FnArg, ItemFn, Lit, Meta, Pat};
 
 use crate::settings::Settings;
 
-/// The function as it was, and a static that registers it.
+/// The unchanged function, and a static that registers it.
 pub(crate) fn case(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
     let mut settings: Settings = syn::parse2(attribute)?;
     let tables = match settings.take("rows", "rows = TABLE")? {
@@ -84,7 +84,8 @@ pub(crate) fn case(attribute: TokenStream, item: TokenStream) -> syn::Result<Tok
     })
 }
 
-/// The name of a parameter, by which a template of upstream ids means its row; none of a pattern.
+/// The name of a parameter, by which a template of upstream ids refers to its row; empty for a
+/// pattern.
 fn parameter(input: &FnArg) -> String {
     match input {
         FnArg::Typed(typed) => match &*typed.pat {

@@ -1,11 +1,11 @@
-//! What `defaults! { … }` puts into a module.
+//! The expansion of `defaults! { … }`.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 
 use crate::settings::Settings;
 
-/// A static that registers what the module declares for its cases.
+/// A static that registers the module's declarations.
 pub(crate) fn defaults(input: TokenStream) -> syn::Result<TokenStream> {
     let calls = syn::parse2::<Settings>(input)?.calls();
     Ok(quote! {

@@ -1,6 +1,7 @@
-//! The macros with which iotests-core's cases are declared. They register functions; they never rewrite one.
+//! The macros that declare the cases of iotests-core. They register functions, and never rewrite
+//! them.
 //!
-//! See `iotests_core::case` for what can be declared.
+//! See `iotests_core::case` for the declarations.
 
 mod case;
 mod defaults;
@@ -11,12 +12,13 @@ use proc_macro::TokenStream;
 
 /// Registers an `async fn(&mut Test) -> CaseResult` as a case.
 ///
-/// Every `key = value` declares a key of `iotests_core::case::Declaration`; a key alone is `true`, and an array literal becomes a
-/// `&'static` slice. The names of `iotests_core::case::names` (formats, groups, requirements, `secs`, `MIB`…) are in scope inside the
-/// attribute. Two keys are those of a case alone:
-/// - `rows = TABLE`, or `rows = (TABLE, TABLE)`: the function takes a reference to the value of a row of each table as well, and each
-///   combination is an instance of its own;
-/// - `excluded = [exclude(&["row", "row"], "why")]`: combinations that do not exist.
+/// Every `key = value` sets a key of `iotests_core::case::Declaration`; a key without a value is
+/// `true`, and an array literal becomes a `&'static` slice. The names of
+/// `iotests_core::case::names` (formats, groups, requirements, `secs`, `MIB`…) are in scope inside
+/// the attribute. Two keys exist only here:
+/// - `rows = TABLE`, or `rows = (TABLE, TABLE)`: the function also takes a reference to the value
+///   of a row of each table, and each combination is a separate instance;
+/// - `excluded = [exclude(&["row", "row"], "why")]`: excluded combinations.
 ///
 /// The first paragraph of the function's doc comment is the description of the case; a case without one does not compile.
 #[proc_macro_attribute]
@@ -26,10 +28,11 @@ pub fn case(attribute: TokenStream, item: TokenStream) -> TokenStream {
         .into()
 }
 
-/// Declares keys for all cases of a module and of those below it: `defaults! { formats = [QCOW2], groups = [RW] }`.
+/// Declares keys for all cases of a module and its submodules: `defaults! { formats = [QCOW2],
+/// groups = [RW] }`.
 ///
-/// The keys and the names in scope are those of `#[case(…)]`, and so is what a list and a value come to: lists add up, single values of a
-/// module further in, a case or a row replace.
+/// The keys and the names in scope are those of `#[case(…)]`. Lists accumulate; single values are
+/// replaced by those of an inner module, a case or a row.
 #[proc_macro]
 pub fn defaults(input: TokenStream) -> TokenStream {
     defaults::defaults(input.into())
@@ -48,8 +51,9 @@ pub fn defaults(input: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// The head names the type of the values. With fields in braces, each row gives them in that order, but those that have their value in the
-/// head; without, a row has a single value. Behind the values come the keys that the row declares, the same as in `#[case(…)]`.
+/// The head names the type of the values. With fields in braces, each row lists their values in
+/// that order, except those with a value in the head; without fields, a row has a single value.
+/// After the values come the keys that the row declares, the same as in `#[case(…)]`.
 #[proc_macro]
 pub fn rows(input: TokenStream) -> TokenStream {
     rows::rows(input.into())

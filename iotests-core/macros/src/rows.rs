@@ -1,4 +1,4 @@
-//! What `rows! { … }` makes of a table.
+//! The expansion of `rows! { … }`.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -14,7 +14,7 @@ struct Table {
     visibility: Visibility,
     name: Ident,
     of: Type,
-    /// The fields of the type, for rows that give them one by one.
+    /// The fields of the type, if rows list them individually.
     fields: Option<Vec<Field>>,
     rows: Vec<Row>,
 }
@@ -22,7 +22,7 @@ struct Table {
 /// A field of a row's type.
 struct Field {
     name: Ident,
-    /// The same in every row; else each row gives it.
+    /// The value in every row; `None` if each row has its own.
     value: Option<Expr>,
 }
 
@@ -145,7 +145,8 @@ pub(crate) fn rows(input: TokenStream) -> syn::Result<TokenStream> {
     let row = |row: &Row| {
         let (name, value) = (&row.name, row.value(&of, fields.as_deref())?);
         let calls = row.settings.calls();
-        // The names of declarations are not in scope in the values, where they could hide others.
+        // The names for declarations are not in scope in the values, where they could shadow
+        // others.
         Ok(quote! {
             {
                 const ROW: ::iotests_core::case::Row<#of> =

@@ -1,4 +1,4 @@
-//! `key = value, …`: what is declared about a module, a case or a row.
+//! `key = value, …`: the declarations of a module, a case or a row.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -12,7 +12,7 @@ pub(crate) struct Setting {
     pub(crate) value: Option<Expr>,
 }
 
-/// The settings of one place, in the order they were written; none twice.
+/// The settings of one place, in source order, without duplicates.
 #[derive(Default)]
 pub(crate) struct Settings(Vec<Setting>);
 
@@ -28,7 +28,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Takes a setting out that needs a value.
+    /// Removes and returns a setting that must have a value.
     pub(crate) fn take(&mut self, key: &str, usage: &str) -> syn::Result<Option<Expr>> {
         let Some(at) = self.0.iter().position(|setting| setting.key == key) else {
             return Ok(None);
@@ -43,7 +43,7 @@ impl Settings {
         }
     }
 
-    /// `.key(value)` for each.
+    /// `.key(value)` for each setting.
     pub(crate) fn calls(&self) -> Vec<TokenStream> {
         self.0.iter().map(call).collect()
     }
@@ -72,8 +72,8 @@ impl Parse for Setting {
     }
 }
 
-/// `.key(value)`: a key alone is `true`, an array literal becomes a `'static` slice, and a single
-/// upstream id stands for a list of one.
+/// `.key(value)`: a key without a value is `true`, an array literal becomes a `'static` slice, and
+/// a single upstream id becomes a list.
 fn call(setting: &Setting) -> TokenStream {
     let key = &setting.key;
     match &setting.value {
