@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-/// Which members a member may depend on, by whatever kind of dependency.
+/// The members on which a member may depend, with any kind of dependency.
 ///
-/// `iotests-macros` holds the registering attribute and is a part of `iotests-core`.
+/// `iotests-macros` contains the registering attribute and is part of `iotests-core`.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("qemu-qmp", &[]),
     ("qemu-imgtools", &[]),
@@ -34,7 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// Every arrow in `cargo metadata`'s answer that the architecture does not allow.
+/// Every dependency in the output of `cargo metadata` that the architecture does not allow.
 pub(crate) fn forbidden(metadata: &Value) -> Vec<String> {
     let empty = Vec::new();
     let packages = metadata["packages"].as_array().unwrap_or(&empty);
@@ -54,7 +54,7 @@ pub(crate) fn forbidden(metadata: &Value) -> Vec<String> {
             let Some(target) = dependency["name"].as_str() else {
                 continue;
             };
-            // A member's tests may ask for its own features.
+            // A member's tests may enable its own features.
             let itself = target == name;
             if members.contains(&target) && !itself && !allowed.contains(&target) {
                 found.push(format!("{name} -> {target}"));

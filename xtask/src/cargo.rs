@@ -1,22 +1,22 @@
-//! Calling cargo, and where cargo puts things.
+//! Runs cargo, and finds its folders.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A chore that could not be carried out.
+/// Why a task failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum XtaskError {
     /// A program could not be started at all.
     #[error("failed to start `{program}`")]
     Start {
-        /// The program as it was called.
+        /// The program, as called.
         program: String,
         /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// A program ran and said no; its own output stands above.
+    /// A program ran and failed; its own output has been shown.
     #[error("`{command}` ended with {status}")]
     Failed {
         /// The command line.
@@ -32,10 +32,10 @@ pub(crate) enum XtaskError {
         /// Which tests were skipped, and which failed.
         summary: String,
     },
-    /// `cargo metadata` printed what this program does not understand.
+    /// This program does not understand the output of `cargo metadata`.
     #[error("failed to read `cargo metadata`: {0}")]
     Metadata(String),
-    /// `cargo build` printed what this program does not understand.
+    /// This program does not understand the output of `cargo build`.
     #[error("failed to read what `cargo build` says: {0}")]
     Build(String),
     /// The typed layer could not be generated.
@@ -55,7 +55,7 @@ pub(crate) enum XtaskError {
         #[source]
         source: std::io::Error,
     },
-    /// A package would hold too much or too little.
+    /// A package would contain too much or too little.
     #[error("failed to find the package of {library} clean: {problems}")]
     Package {
         /// Which library.
@@ -63,7 +63,7 @@ pub(crate) enum XtaskError {
         /// What is wrong with it.
         problems: String,
     },
-    /// Examples need programs that are not there.
+    /// Examples need programs that are missing.
     #[error("failed to run these examples: {0}")]
     Examples(String),
     /// The file system of the target folder is too full to build in.
@@ -75,17 +75,17 @@ pub(crate) enum XtaskError {
     Room {
         /// The target folder.
         path: PathBuf,
-        /// What is free, in GiB.
+        /// The free space, in GiB.
         free: f64,
-        /// What is missing, in GiB.
+        /// The missing space, in GiB.
         missing: f64,
     },
-    /// No step of the gate has such a name.
+    /// No step of the gate matches.
     #[error("failed to find a step whose name contains {text:?}; the steps are\n  {names}")]
     NoStep {
-        /// What was asked for.
+        /// The requested text.
         text: String,
-        /// The steps that there are, a line each.
+        /// The existing steps, one per line.
         names: String,
     },
     /// A data file has a line that cannot be used.
@@ -99,7 +99,7 @@ pub(crate) enum XtaskError {
 }
 
 impl XtaskError {
-    /// What makes of a failure with this file an error that names it; `verb` is what was to be done.
+    /// A closure that turns an I/O error into one that names this file; `verb` is the operation.
     pub(crate) fn file(
         verb: &'static str,
         path: &Path,
@@ -109,8 +109,9 @@ impl XtaskError {
     }
 }
 
-/// The workspace's root folder: where this runs, not where it was compiled, as clones may share one target folder. Cargo says it in a
-/// variable; when this program is started by itself, it is around the current folder.
+/// The workspace root: where this runs, not where it was compiled, because clones may share one
+/// target folder. Cargo sets it in a variable; if this program is started directly, it is found
+/// upward from the current folder.
 pub(crate) fn root() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     root_of(manifest, std::env::current_dir().ok())
@@ -139,7 +140,7 @@ where
     command
 }
 
-/// Runs `command` to its end with our own output; a non-zero end is an error.
+/// Runs `command` with our own output; a non-zero exit status is an error.
 pub(crate) fn check(command: &mut Command) -> Result<(), XtaskError> {
     let status = command
         .status()
@@ -153,7 +154,7 @@ pub(crate) fn check(command: &mut Command) -> Result<(), XtaskError> {
     })
 }
 
-/// Runs `command` and returns what it prints on stdout; a non-zero end is an error.
+/// Runs `command` and returns its stdout; a non-zero exit status is an error.
 pub(crate) fn read(command: &mut Command) -> Result<Vec<u8>, XtaskError> {
     let output = command
         .stderr(std::process::Stdio::inherit())
@@ -168,12 +169,12 @@ pub(crate) fn read(command: &mut Command) -> Result<Vec<u8>, XtaskError> {
     })
 }
 
-/// `cargo metadata` of the members, without the outside dependencies.
+/// `cargo metadata` of the members, without external dependencies.
 pub(crate) fn metadata() -> Result<serde_json::Value, XtaskError> {
     metadata_with(&["--no-deps"])
 }
 
-/// `cargo metadata` with these options beside the usual ones.
+/// `cargo metadata` with these options in addition to the usual ones.
 pub(crate) fn metadata_with(options: &[&str]) -> Result<serde_json::Value, XtaskError> {
     let usual = ["metadata", "--format-version=1", "--offline"];
     let text = read(cargo(usual).args(options))?;
@@ -188,7 +189,7 @@ pub(crate) fn target_dir() -> Result<PathBuf, XtaskError> {
         .ok_or_else(|| XtaskError::Metadata("no target_directory".to_owned()))
 }
 
-/// The command line of `command` for a person.
+/// The command line of `command`, for display.
 pub(crate) fn display(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let name = program
@@ -212,7 +213,7 @@ fn start_error(command: &Command, source: std::io::Error) -> XtaskError {
 mod tests {
     use super::*;
 
-    /// Two clones with one target folder have one program of this name.
+    /// Two clones that share a target folder share one program of this name.
     #[test]
     fn the_workspace_is_the_one_where_this_runs() {
         let place = tempfile::tempdir().unwrap();

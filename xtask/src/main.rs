@@ -1,8 +1,8 @@
 //! The project's chores: `cargo xtask <task>`.
 //!
-//! Everything that has to know about the workspace (cargo, the target folder, the gate's order)
-//! is here; everything about QEMU and cases is in the `iotests` binary, to which
-//! `cargo xtask iotests` forwards its arguments untouched.
+//! Everything that depends on the workspace (cargo, the target folder, the gate's order) is here;
+//! everything about QEMU and cases is in the `iotests` binary, to which `cargo xtask iotests`
+//! forwards its arguments unchanged.
 
 #[cfg(test)]
 mod arrows;

@@ -1,5 +1,5 @@
-//! What is known of QAPI, merged over versions: names, types, which members are optional, features,
-//! conditions and versions, and no text of QEMU's.
+//! The known facts about QAPI, merged over versions: names, types, which members are optional,
+//! features, conditions and versions, but none of QEMU's texts.
 //!
 //! The file has one line per definition, and one indented line per member:
 //!
@@ -15,8 +15,8 @@ use std::fmt::{self, Write};
 /// A version by its major and minor number.
 pub(crate) type Release = (u32, u32);
 
-/// Which versions have something. Without `since` all from the first that was read, without `until`
-/// all up to the last.
+/// The versions that have something. Without `since`, from the first version that was read; without
+/// `until`, up to the last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) since: Option<Release>,
@@ -41,7 +41,7 @@ pub(crate) enum Kind {
     Event,
 }
 
-/// Their names, in facts as in QAPI.
+/// Their names, in facts and in QAPI.
 pub(crate) const KINDS: [(&str, Kind); 6] = [
     ("struct", Kind::Struct),
     ("enum", Kind::Enum),
@@ -67,10 +67,10 @@ pub(crate) struct Member {
     /// `[X]` for a list of `X`; empty for a value of an enumeration.
     pub(crate) ty: String,
     pub(crate) optional: bool,
-    /// Optional in some of the versions and not in others.
+    /// Optional in some versions and not in others.
     pub(crate) varies: bool,
     pub(crate) range: Range,
-    /// What must have been configured, such as `all(CONFIG_LINUX,CONFIG_VNC)`.
+    /// The required build configuration, such as `all(CONFIG_LINUX,CONFIG_VNC)`.
     pub(crate) condition: String,
     pub(crate) features: Vec<String>,
 }
@@ -84,21 +84,21 @@ pub(crate) struct Definition {
     pub(crate) range: Range,
     pub(crate) condition: String,
     pub(crate) features: Vec<String>,
-    /// `oob`, `silent` (not answered when it succeeds), `open` (takes any member).
+    /// `oob`, `silent` (no reply on success), `open` (accepts any member).
     pub(crate) flags: Vec<String>,
-    /// The type whose members these are as well: of a struct or union its base, of a command its
-    /// arguments, of an event its data.
+    /// The type whose members are included: the base of a struct or union, the arguments of a
+    /// command, the data of an event.
     pub(crate) base: String,
     /// What a command returns.
     pub(crate) returns: String,
-    /// The member that says which variant of a union it is.
+    /// The member that selects the variant of a union.
     pub(crate) tag: String,
     pub(crate) members: Vec<Member>,
-    /// Values of the tag, with the type of their further members.
+    /// Values of the tag, with the type of their additional members.
     pub(crate) variants: Vec<Member>,
 }
 
-/// All that is known.
+/// All known facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) versions: Vec<Release>,

@@ -1,5 +1,5 @@
-//! Merges the definitions of several versions: the newest one's form, with the versions that have
-//! each part.
+//! Merges the definitions of several versions: the newest form, with the versions that have each
+//! part.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub(crate) struct Tree {
     pub(crate) root: PathBuf,
 }
 
-/// First and last index of a version that has something.
+/// The first and last index of a version that has something.
 type Span = (usize, usize);
 
 struct Merged {
@@ -68,7 +68,7 @@ pub(crate) fn merge(trees: &[Tree]) -> Result<Facts, String> {
         .map(|merged| finish(merged, &versions))
         .collect();
     prune(&mut definitions);
-    // A module at a time, in the order of their names; inside in the order of the definitions.
+    // Modules sorted by name; within a module, in the order of the definitions.
     definitions.sort_by(|a, b| a.module.cmp(&b.module));
     Ok(Facts {
         versions,
@@ -76,8 +76,9 @@ pub(crate) fn merge(trees: &[Tree]) -> Result<Facts, String> {
     })
 }
 
-/// Makes the members of the base its own: they may move from one to the other between versions, and
-/// nobody sees it on the wire. Only a union as the data of a command or event stays apart.
+/// Copies the members of the base into the definition: they may move from one to the other between
+/// versions, which is invisible on the wire. Only a union that is the data of a command or event
+/// stays separate.
 fn flatten(definition: &mut Definition, all: &[Definition]) {
     use super::facts::Kind::{Command, Event, Struct};
     let base = all
@@ -93,7 +94,7 @@ fn flatten(definition: &mut Definition, all: &[Definition]) {
     definition.base.clear();
 }
 
-/// Adds facts that stand in no tree; a member that is known already is replaced.
+/// Adds facts that are in no tree; a known member is replaced.
 pub(crate) fn add(facts: &mut Facts, additions: Facts) -> Result<(), String> {
     use super::facts::Kind::{Command, Event};
     facts.versions.extend(additions.versions);
@@ -133,7 +134,7 @@ pub(crate) fn add(facts: &mut Facts, additions: Facts) -> Result<(), String> {
     Ok(())
 }
 
-/// Drops the types that no command and no event uses, such as those that were renamed.
+/// Removes the types that no command or event uses, such as renamed ones.
 fn prune(definitions: &mut Vec<Definition>) {
     use super::facts::Kind::{Command, Event};
     let mut used = std::collections::HashSet::new();
@@ -180,7 +181,7 @@ fn absorb(known: &mut Vec<(Member, Span)>, new: &[Member], at: usize, first: usi
             }
             None => {
                 let mut member = member.clone();
-                // A member that came later cannot have been required before.
+                // A member that was added later cannot have been required before.
                 member.varies = false;
                 known.push((member, (at.max(first), at)));
             }
@@ -192,8 +193,8 @@ fn finish(merged: Merged, versions: &[Release]) -> Definition {
     let mut definition = merged.definition;
     let last = versions.len() - 1;
     let range = |(first, end): Span, outer: Span, said: Option<&Release>| {
-        // A type that was given another name knows its older members from the comments alone, and
-        // between two versions that were read these say more.
+        // For a renamed type, the age of older members is known only from comments; and between two
+        // versions that were read, comments are more precise.
         let before = if first > outer.0 { first - 1 } else { 0 };
         let said = said
             .copied()

@@ -18,7 +18,7 @@ use emit::{Emitter, Manual, Words};
 use facts::{Definition, Facts};
 use merge::Tree;
 
-/// Which feature of `qmp` brings a module. What is not named is part of `types-system`.
+/// The feature of `qmp` that enables each module. Other modules are part of `types-system`.
 const AREAS: &[(&str, &[&str])] = &[
     ("types-job", &["job"]),
     (
@@ -46,9 +46,10 @@ const AREAS: &[(&str, &[&str])] = &[
 
 const REST: &str = "types-system";
 
-/// Definitions that are generated with another module than QAPI's. Modules may need each other in a
-/// circle, and `String` alone closes one. What every manager of an emulator asks and does stands with
-/// the monitor and the run state, so that it does not cost the build of all of `machine`.
+/// Definitions that are generated in another module than QAPI's. Modules may depend on each other
+/// in cycles, one of which exists only because of `String`. What every manager of an emulator needs
+/// is in the modules of the monitor and the run state, so that using it does not require building
+/// all of `machine`.
 const MOVED: &[(&str, &[&str])] = &[
     ("common", &["String"]),
     (
@@ -68,7 +69,7 @@ const MOVED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The module that a definition is generated with.
+/// The module in which a definition is generated.
 fn file(definition: &Definition) -> &str {
     let moved = MOVED
         .iter()
@@ -109,7 +110,7 @@ pub(crate) fn read(root: &Path, trees: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes the typed layer, or with `check` says what differs from it.
+/// Writes the typed layer, or with `check` reports what differs.
 pub(crate) fn generate(root: &Path, check: bool) -> Result<(), String> {
     let mut wanted = BTreeMap::new();
     let words = words(&load(&root.join("qmp/qapi/words.txt"))?)?;
@@ -173,7 +174,7 @@ pub(crate) fn generate(root: &Path, check: bool) -> Result<(), String> {
     ))
 }
 
-/// Every module's needs must be in its own area or in one that comes with it.
+/// Everything that a module needs must be in its own area or in one that is enabled with it.
 fn check_areas(emitter: &Emitter<'_>) -> Result<(), String> {
     let order = ["types-job", "types-block", "types-migration", REST];
     let rank = |module: &str| order.iter().position(|name| *name == area(module));
@@ -194,7 +195,7 @@ fn rust_module(module: &str) -> String {
     module.replace('-', "_")
 }
 
-/// The list of modules, and one enumeration over the events of all.
+/// The list of modules, and one enumeration of the events of all modules.
 fn areas(emitter: &Emitter<'_>, facts: &Facts) -> String {
     let mut modules: Vec<&str> = facts.definitions.iter().map(file).collect();
     modules.dedup();
@@ -251,7 +252,7 @@ fn format_rust(text: &str) -> Result<String, String> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    // It answers only once it has read everything.
+    // It prints nothing until it has read everything.
     let mut stdin = rustfmt.stdin.take().ok_or("rustfmt: no input")?;
     stdin.write_all(text.as_bytes()).map_err(failed)?;
     drop(stdin);

@@ -1,6 +1,6 @@
-//! QAPI's names in Rust's spelling.
+//! Converts QAPI names to Rust names.
 
-/// `blockdev-mirror`, `BLOCK_JOB_COMPLETED` and `null-co` as names of types and variants.
+/// `blockdev-mirror`, `BLOCK_JOB_COMPLETED` or `null-co` as the name of a type or variant.
 pub(crate) fn camel(name: &str) -> String {
     let shouts = !name.chars().any(|c| c.is_ascii_lowercase());
     let words = name.split(|c: char| !c.is_ascii_alphanumeric());
@@ -44,7 +44,7 @@ pub(crate) fn snake(name: &str) -> String {
         snake.insert(0, 'n');
     }
     match snake.as_str() {
-        // Its own name in this crate since its beginning.
+        // Its established name in this crate.
         "type" => "kind".to_owned(),
         "extra" | "set" | "new" => format!("{snake}_"),
         "self" | "super" | "crate" => format!("{snake}_"),

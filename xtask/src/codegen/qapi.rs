@@ -1,4 +1,4 @@
-//! Reads QAPI's definitions of one source tree.
+//! Reads the QAPI definitions of one source tree.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -35,7 +35,7 @@ impl Value {
     }
 }
 
-/// The versions that a comment says, of a definition (under the empty name) and of its members.
+/// The versions stated in a comment, for a definition (under the empty name) and its members.
 type Since = HashMap<String, Release>;
 
 /// The definitions of `qapi/qapi-schema.json` or of a single file such as the guest agent's.
@@ -87,7 +87,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The next expression, with what the comment before it says of versions.
+    /// The next expression, with the versions stated in the comment before it.
     fn expression(&mut self) -> Result<Option<(Value, Since)>, String> {
         self.since.clear();
         if self.peek().is_none() {

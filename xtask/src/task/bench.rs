@@ -14,7 +14,7 @@ pub(crate) struct Args {
     filter: Option<String>,
 }
 
-/// Runs criterion's benchmarks; each prints what it is a ratio of.
+/// Runs criterion's benchmarks; each prints which ratio it measures.
 pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     let mut command = call(["bench"]);
     match &args.package {

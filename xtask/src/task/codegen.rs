@@ -16,7 +16,7 @@ pub(crate) struct Args {
     read: Vec<String>,
 }
 
-/// Reads facts if there are trees to read, then generates.
+/// Reads facts if source trees are given, then generates.
 pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     let root = cargo::root();
     if !args.read.is_empty() {
@@ -26,7 +26,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The gate's step.
+/// The step of the gate.
 pub(crate) fn check() -> Result<(), XtaskError> {
     codegen::generate(&cargo::root(), true).map_err(XtaskError::Codegen)
 }

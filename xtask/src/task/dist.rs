@@ -15,7 +15,7 @@ pub(crate) struct Args {
     profile: String,
 }
 
-/// What the program prints for its surroundings: its arguments, and where that goes.
+/// Files that the program prints: its arguments, and the path of each file.
 const PRINTED: [(&[&str], &str); 4] = [
     (&["man"], "share/man/man1/iotests.1"),
     (
@@ -29,7 +29,7 @@ const PRINTED: [(&[&str], &str); 4] = [
     ),
 ];
 
-/// Documents, from the root of the workspace.
+/// Documents, relative to the workspace root.
 const DOCUMENTS: [&str; 4] = [
     "README.md",
     "docs",
@@ -44,7 +44,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes the tarball in this folder.
+/// Creates the tarball in this folder.
 fn pack(binary: &Path, dist: &Path) -> Result<PathBuf, XtaskError> {
     let name = format!(
         "iotests-{}-linux-{}",
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn the_folder_has_the_program_and_what_it_prints_and_the_documents() {
         let place = tempfile::tempdir().unwrap();
-        // Prints its arguments.
+        // `echo` prints its arguments.
         let tarball = pack(Path::new("/bin/echo"), &place.path().join("dist")).unwrap();
         let name = tarball.file_name().unwrap().to_str().unwrap();
         let name = name.strip_suffix(".tar.gz").unwrap().to_owned();

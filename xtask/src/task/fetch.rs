@@ -1,4 +1,4 @@
-//! A command that works beside the steps of the gate: it waits for the network while they compute.
+//! A command that runs beside the steps of the gate: it waits for the network while they compute.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -10,8 +10,8 @@ use nix::unistd::Pid;
 
 use crate::cargo::{self, XtaskError};
 
-/// A command that is started at one time and waited for at another. What it prints is kept until then,
-/// so that it does not stand between the lines of the steps. Dropped before, it is ended.
+/// A command that is started now and awaited later. Its output is kept until then, so that it does
+/// not mix with that of the steps. If dropped before, it is ended.
 #[derive(Default)]
 pub(super) struct Fetch(RefCell<Option<Running>>);
 
@@ -43,7 +43,7 @@ impl Fetch {
         Ok(())
     }
 
-    /// Waits for what was started and passes on what it printed; `None` if nothing was.
+    /// Waits for the started command and passes on its output; `None` if none was started.
     pub(super) fn end(&self, out: &mut dyn Write) -> Option<Result<(), XtaskError>> {
         let mut running = self.0.borrow_mut().take()?;
         let ended = running.child.wait();
@@ -68,9 +68,9 @@ impl Fetch {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Its number may be another process's as soon as it has been waited for.
+        // Its process id may be reused as soon as it has been waited for.
         if let Ok(None) = self.child.try_wait() {
-            // Asked, as it may have children of its own to end.
+            // SIGTERM, because it may have to end its own children.
             let _ = kill(
                 Pid::from_raw(self.child.id().cast_signed()),
                 Signal::SIGTERM,

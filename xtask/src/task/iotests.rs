@@ -1,4 +1,4 @@
-//! `cargo xtask iotests`: builds the harness and becomes it.
+//! `cargo xtask iotests`: builds the harness and executes it.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, stderr};
@@ -22,7 +22,8 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<ExitCode, XtaskError> {
     })
 }
 
-/// Builds the `iotests` binary and says where it is. Cargo shows its progress; where there was nothing to build, its one line goes again.
+/// Builds the `iotests` binary and returns its path. Cargo shows its progress; if there was nothing
+/// to build, its single line is erased.
 pub(crate) fn build() -> Result<PathBuf, XtaskError> {
     build_with(&[])
 }
@@ -48,7 +49,7 @@ pub(crate) fn build_with(options: &[&str]) -> Result<PathBuf, XtaskError> {
 
 const BINARY: &str = "iotests";
 
-/// Whether nothing was compiled, and nothing said but that.
+/// Whether nothing was compiled, and cargo reported nothing else.
 fn is_fresh(messages: &[u8]) -> bool {
     parsed(messages).all(|message| match message["reason"].as_str() {
         Some("compiler-artifact") => message["fresh"] == true,
@@ -63,7 +64,7 @@ fn parsed(messages: &[u8]) -> impl Iterator<Item = Value> {
         .filter_map(|line| serde_json::from_slice(line).ok())
 }
 
-/// Where cargo has put the binary: a configured target or profile has a folder of its own.
+/// The path of the binary: a configured target or profile has its own folder.
 fn executable(messages: &[u8]) -> Option<PathBuf> {
     let paths = parsed(messages).filter_map(|message| {
         let is_ours =
@@ -76,10 +77,10 @@ fn executable(messages: &[u8]) -> Option<PathBuf> {
     paths.last()
 }
 
-/// Where the binary is to keep its own things, unless somebody has named another place.
+/// The folder for the binary's own files, unless the user has set another one.
 const BUILD_DIR: &str = "IOTESTS_BUILD_DIR";
 
-/// The binary, with the folder for its files and the command by which people call it.
+/// The command to run the binary, with the folder for its files and the command that users type.
 pub(crate) fn command(binary: &Path) -> Result<Command, XtaskError> {
     let named = std::env::var_os(BUILD_DIR);
     let mut command = Command::new(binary);

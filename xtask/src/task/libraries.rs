@@ -1,5 +1,5 @@
-//! The libraries as strangers meet them: each alone, feature by feature, outside of the workspace;
-//! what their packages hold; and their examples.
+//! The libraries as external users see them: each alone, feature by feature, outside the workspace;
+//! the contents of their packages; and their examples.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,14 +8,15 @@ use serde_json::Value;
 
 use crate::cargo::{self, XtaskError, cargo as call};
 
-/// The libraries that others can use without the harness; the package of each is `qemu-` and its name.
+/// The libraries that are usable without the harness; each package is named `qemu-` plus the
+/// library's name.
 const LIBRARIES: [&str; 4] = ["qmp", "imgtools", "nbd", "machine"];
 
-/// A program as a user of a library would write it.
+/// A program that a user of a library could write.
 struct Example {
     library: &'static str,
     name: &'static str,
-    /// The programs of QEMU that it starts.
+    /// The QEMU programs that it starts.
     needs: &'static [&'static str],
 }
 
@@ -51,8 +52,8 @@ const EXAMPLES: [Example; 13] = [
     example("nbd", "copy_on_write", &[]),
 ];
 
-/// Checks a crate outside of the workspace that depends on one library with one feature, for each.
-/// Nothing may be missing then, and nothing unused.
+/// For each library and feature, checks a crate outside the workspace that depends on that library
+/// with that feature alone. Nothing may be missing or unused.
 pub(super) fn from_outside(target: &Path) -> Result<String, XtaskError> {
     let metadata = cargo::metadata()?;
     // The versions of the workspace, so that nothing is fetched.
@@ -65,7 +66,7 @@ pub(super) fn from_outside(target: &Path) -> Result<String, XtaskError> {
         write(&folder.join("src/lib.rs"), &consumer_source(library))?;
         for feature in choices(package) {
             write(&manifest, &consumer_manifest(package, feature))?;
-            // Cargo leaves out of it what one feature does not need, and another may.
+            // Cargo removes entries that one feature does not need but another may.
             write(&folder.join("Cargo.lock"), &lock)?;
             println!(
                 "    {library} with {}",
@@ -88,14 +89,14 @@ pub(super) fn from_outside(target: &Path) -> Result<String, XtaskError> {
     Ok(String::new())
 }
 
-/// Checks the programs of a README in a crate outside of the workspace that has the dependencies
-/// which the README names, and no others.
+/// Checks the programs in a README, in a crate outside the workspace with exactly the dependencies
+/// that the README names.
 fn as_its_readme_says(library: &str, lock: &str, target: &Path) -> Result<(), XtaskError> {
     let path = cargo::root().join(library).join("README.md");
     let readme = std::fs::read_to_string(&path).map_err(XtaskError::file("read", &path))?;
     let folder = target.join("consumer").join(format!("{library}-readme"));
     let programs = folder.join("src/bin");
-    // What an earlier README had; there may be none.
+    // Programs of an earlier README, if any.
     let _ = std::fs::remove_dir_all(&programs);
     for (n, program) in blocks(&readme, "rust").iter().enumerate() {
         write(&programs.join(format!("readme_{n}.rs")), program)?;
@@ -111,7 +112,7 @@ fn as_its_readme_says(library: &str, lock: &str, target: &Path) -> Result<(), Xt
     cargo::check(check.env("RUSTFLAGS", "--deny warnings"))
 }
 
-/// The blocks of a language in a page.
+/// The code blocks of a language in a page.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut lines = page.lines();
@@ -127,8 +128,8 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     found
 }
 
-/// The dependencies of a README. It names a library once for each choice of features, all but one of
-/// them as comments; the programs may need any of these.
+/// The dependencies in a README. It lists a library once per choice of features, all but one as
+/// comments; the programs may need any of them.
 fn readme_manifest(library: &str, readme: &str) -> String {
     let block = blocks(readme, "toml").concat();
     let lines = block.lines().map(|line| {
@@ -158,7 +159,7 @@ fn readme_manifest(library: &str, readme: &str) -> String {
     manifest
 }
 
-/// What a consumer may choose: nothing, or one of the features that there are.
+/// The choices of a consumer: no feature, or any one feature.
 fn choices(package: &Value) -> Vec<&str> {
     let features = package["features"].as_object();
     let features = features.into_iter().flat_map(|features| features.keys());
@@ -209,7 +210,8 @@ fn write(path: &Path, text: &str) -> Result<(), XtaskError> {
         .map_err(XtaskError::file("write", path))
 }
 
-/// What each package would hold: its sources, its licences, and nothing that only we need.
+/// Checks what each package would contain: its sources, its licences, and nothing that only we
+/// need.
 pub(super) fn packages(_: &Path) -> Result<String, XtaskError> {
     for library in LIBRARIES {
         let mut list = call([
@@ -247,14 +249,14 @@ fn package_problems(files: &str) -> Vec<String> {
     missing.chain(needless).collect()
 }
 
-/// Runs the examples on every set of QEMU's programs that has what they need: those on `PATH`, and
-/// those of the prefixes. With `required`, each must have run.
+/// Runs the examples on every set of QEMU programs that has what they need: those on `PATH`, and
+/// those in the prefixes. With `required`, each must have run.
 pub(super) fn examples(
     target: &Path,
     prefixes: &[PathBuf],
     required: bool,
 ) -> Result<String, XtaskError> {
-    // With the features that the tests have, so that they are not built twice.
+    // With the same features as the tests, so that nothing is built twice.
     cargo::check(&mut call(["build", "--quiet", "--workspace", "--examples"]))?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -290,7 +292,7 @@ pub(super) fn examples(
     }
 }
 
-/// The sets that have these programs, the same programs once; the first set where none is needed.
+/// The sets that have these programs, without duplicates; the first set if none is needed.
 fn usable<'s>(sets: &'s [Vec<PathBuf>], needs: &[&str]) -> Vec<&'s Vec<PathBuf>> {
     let find = |set: &[PathBuf], program: &&str| {
         let mut files = set.iter().map(|folder| folder.join(program));
@@ -325,7 +327,7 @@ mod tests {
         }
     }
 
-    /// The registry's `qmp`, `nbd` and `machine` are other programs.
+    /// On the registry, `qmp`, `nbd` and `machine` are different crates.
     #[test]
     fn no_readme_names_a_package_of_the_registry_as_ours() {
         for library in LIBRARIES {
@@ -368,7 +370,7 @@ mod tests {
         (parts.next().unwrap(), parts.next().unwrap_or(0))
     }
 
-    /// Clippy holds our own lines against `rust-version`; this, what they are built on.
+    /// Clippy checks our own code against `rust-version`; this checks its dependencies.
     #[test]
     fn no_dependency_of_a_library_needs_a_newer_rust_than_it_says() {
         let host = [
@@ -451,7 +453,7 @@ mod tests {
 
     #[test]
     fn every_example_of_a_library_is_run_or_needs_arguments() {
-        // It waits for a guest agent; the tests of qmp run it.
+        // It waits for a guest agent; qmp's tests run it.
         let by_hand = ["guest_exec"];
         for library in LIBRARIES {
             let entries = std::fs::read_dir(cargo::root().join(library).join("examples"));

@@ -1,4 +1,5 @@
-//! Room on the disk, asked for before anything is built: a disk that fills up halfway fails in a hundred ways.
+//! Checks for free disk space before anything is built: a disk that fills up halfway causes
+//! confusing failures.
 
 use std::path::Path;
 
@@ -6,8 +7,8 @@ use crate::cargo::XtaskError;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// What the target folder holds after a whole gate, with what makes the next build faster and without, in
-/// GiB, and some for the scratch folders of the cases.
+/// The size of the target folder after a whole gate, with and without the files for incremental
+/// builds, plus space for the scratch folders of the cases, in GiB.
 const NEEDED: f64 = 16.0;
 const NEEDED_ONCE: f64 = 8.0;
 
@@ -15,7 +16,7 @@ const NEEDED_ONCE: f64 = 8.0;
 pub(crate) fn check(target: &Path) -> Result<(), XtaskError> {
     let once = std::env::var_os("CARGO_INCREMENTAL").is_some_and(|it| it == "0");
     let needed = if once { NEEDED_ONCE } else { NEEDED };
-    // It may be there already.
+    // Part of it may exist already.
     judge(target, free(target)?, needed - held(target))
 }
 
@@ -30,7 +31,7 @@ fn judge(target: &Path, free: f64, needed: f64) -> Result<(), XtaskError> {
     })
 }
 
-/// What a user may still write there, in GiB.
+/// The space available to the user there, in GiB.
 fn free(path: &Path) -> Result<f64, XtaskError> {
     let there = path.ancestors().find(|it| it.exists()).unwrap_or(path);
     let failed = XtaskError::file("find the room at", there);
@@ -38,7 +39,7 @@ fn free(path: &Path) -> Result<f64, XtaskError> {
     Ok(stat.f_bavail as f64 * stat.f_frsize as f64 / GIB)
 }
 
-/// What a folder holds, in GiB; what cannot be read counts nothing.
+/// The size of a folder's contents, in GiB; unreadable files are not counted.
 fn held(folder: &Path) -> f64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let sizes = entries.map(|entry| match entry.metadata() {

@@ -1,5 +1,5 @@
-//! What there is to say of a run of tests: which failed, and which passed without having tested
-//! anything; those say so in a line `skipped: WHY`.
+//! The summary of a test run: which tests failed, and which passed without testing anything; the
+//! latter print a line `skipped: WHY`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 
 use crate::cargo::{self, XtaskError};
 
-/// How a test says that it was skipped.
+/// The marker of a skipped test.
 const SKIPPED: &str = "skipped: ";
 
-/// How many lines of what a failed test printed the summary repeats.
+/// How many lines of a failed test's output the summary repeats.
 const SHOWN: usize = 12;
 
-/// The tests that were skipped, by the reason, and those that failed, with how.
+/// The skipped tests, by reason, and the failed ones, with the end of their output.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     skipped: BTreeMap<String, Vec<String>>,
@@ -38,8 +38,8 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Runs tests with `cargo test`, whose `command` goes on after `--` with options of the test
-/// programs, and shows what they print; of tests that passed only how they were skipped.
+/// Runs tests with `cargo test`, where `command` continues after `--` with options for the test
+/// programs, and shows their output; for passed tests only their skip lines.
 pub(crate) fn run(command: &mut Command) -> (Summary, Result<(), XtaskError>) {
     command.arg("--show-output").stdout(Stdio::piped());
     let mut child = match command.spawn() {
@@ -54,7 +54,7 @@ pub(crate) fn run(command: &mut Command) -> (Summary, Result<(), XtaskError>) {
     };
     let mut reader = Reader::default();
     if let Some(output) = child.stdout.take() {
-        // The output of a test need not be text.
+        // A test's output need not be text.
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             if reader.line(&line) {
@@ -76,17 +76,17 @@ pub(crate) fn run(command: &mut Command) -> (Summary, Result<(), XtaskError>) {
     (reader.summary, result)
 }
 
-/// Goes through the output of test programs.
+/// Parses the output of test programs.
 #[derive(Debug, Default)]
 struct Reader {
     summary: Summary,
-    /// Within what passed tests printed.
+    /// Whether it is inside the output of passed tests.
     in_successes: bool,
     test: String,
 }
 
 impl Reader {
-    /// Takes a line, and says whether it is to be shown.
+    /// Processes a line, and returns whether to show it.
     fn line(&mut self, line: &str) -> bool {
         if line == "successes:" {
             self.in_successes = true;
@@ -98,7 +98,7 @@ impl Reader {
             name.clone_into(&mut self.test);
         } else if let Some(reason) = line.strip_prefix(SKIPPED).filter(|_| self.in_successes) {
             let tests = self.summary.skipped.entry(reason.to_owned()).or_default();
-            // One that goes through several versions may skip more than one of them.
+            // A test that iterates over several versions may skip more than one of them.
             if tests.last() != Some(&self.test) {
                 tests.push(self.test.clone());
             }
@@ -117,7 +117,7 @@ impl Reader {
     }
 }
 
-/// The test of a line that says that one failed.
+/// The name of the test if the line reports a failure.
 fn failed(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }

@@ -28,20 +28,20 @@ pub(crate) struct Args {
     step: Vec<String>,
 }
 
-/// Stable releases keep their versions; the newest is whatever there is on the day.
+/// Stable releases keep their versions; the newest is the current one.
 const USUAL: &str = "7.2,10.0,newest";
 
 struct Step {
     name: &'static str,
     elapsed: Duration,
-    /// What the programs of the step took of the processors, which says what a step costs also beside other work.
+    /// The processor time used by the step's programs, which shows its cost even beside other work.
     processors: Duration,
-    /// What there is to say of it beside that it passed.
+    /// A note in addition to its success.
     note: String,
     error: Option<XtaskError>,
 }
 
-/// Runs every step, then says which failed.
+/// Runs every step, then reports which failed.
 pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     let target = cargo::target_dir()?;
     room::check(&target)?;
@@ -91,7 +91,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     })
 }
 
-/// What all programs that have ended so far took of the processors.
+/// The processor time of all programs that have ended so far.
 fn processors() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN);
     usage.map_or(Duration::ZERO, |usage| {
@@ -100,7 +100,7 @@ fn processors() -> Duration {
     })
 }
 
-/// A step; it may have a note beside its success.
+/// A step; on success it may return a note.
 type Run = Box<dyn Fn(&Path) -> Result<String, XtaskError>>;
 
 fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
@@ -175,7 +175,7 @@ fn steps(provision: Option<&str>) -> Vec<(&'static str, Run)> {
     steps
 }
 
-/// The steps that `wanted` names; all of them where it is empty.
+/// The steps that match `wanted`; all of them if it is empty.
 fn chosen<S>(
     steps: Vec<(&'static str, S)>,
     wanted: &[String],
@@ -215,26 +215,27 @@ fn rustdoc() -> Command {
     command
 }
 
-/// A crate of its own that depends on qmp and on nothing else of ours.
+/// A separate crate that depends on qmp and none of our other crates.
 fn consumer(target: &Path) -> Command {
     let mut command = call(["check", "--manifest-path", "qmp/tests/consumer/Cargo.toml"]);
-    // The folder and the flags of the other libraries, so that what they share is compiled once.
+    // The folder and flags used for the other libraries, so that shared dependencies are compiled
+    // once.
     let folder = target.join("consumer/target");
     command.arg("--target-dir").arg(folder);
     command.env("RUSTFLAGS", "--deny warnings");
     command
 }
 
-/// The variable that gives the tests the sets of programs.
+/// The variable that passes the sets of programs to the tests.
 const PREFIXES: &str = "QEMU_TEST_PREFIXES";
 
 fn tests(target: &Path, provisioned: bool) -> Command {
     let mut command = call(["test", "--workspace", "--no-fail-fast", "--"]);
     if provisioned {
-        // With an emulator promised, a test that finds none must fail instead of skipping.
+        // If an emulator was promised, a test that finds none must fail instead of skipping.
         command.env("QEMU_TEST_REQUIRE", "1");
     }
-    // By themselves the tests look in the usual target folder only.
+    // By default the tests look only in the usual target folder.
     let prefixes = prefixes(target);
     if let (false, Ok(list)) = (prefixes.is_empty(), std::env::join_paths(&prefixes)) {
         command.env(PREFIXES, list);
@@ -242,8 +243,8 @@ fn tests(target: &Path, provisioned: bool) -> Command {
     command
 }
 
-/// The sets of programs beside those on `PATH`: those that the environment names, or else those that
-/// were provisioned into this target folder.
+/// The sets of programs in addition to those on `PATH`: those named by the environment, or else
+/// those provisioned into this target folder.
 fn prefixes(target: &Path) -> Vec<PathBuf> {
     match std::env::var_os(PREFIXES) {
         Some(list) => std::env::split_paths(&list).collect(),
@@ -272,8 +273,8 @@ fn quick(provisioned: bool) -> Result<String, XtaskError> {
     plain(iotests::command(&binary)?.args(quick_args(provisioned)))
 }
 
-/// Every instance on every set of programs. With provisioned ones the installed ones are left out, which on a new machine are of the same
-/// version as the one in the middle and have no emulator.
+/// Every instance on every set of programs. With provisioned sets, the installed programs are left
+/// out: on a new machine, they have the same version as the middle set, and no emulator.
 fn quick_args(provisioned: bool) -> Vec<&'static str> {
     let mut args = vec!["--group", "quick", "--set", "all"];
     if provisioned {
@@ -304,7 +305,8 @@ mod tests {
         );
     }
 
-    /// H17, H20, H24: the format, with it the order of imports, and lints that deny come first.
+    /// H17, H20, H24: formatting (which includes the order of imports) and denying lints come
+    /// first.
     #[test]
     fn the_gate_begins_with_the_format_and_the_lints() {
         let names: Vec<&str> = steps(None).iter().map(|(name, _)| *name).collect();

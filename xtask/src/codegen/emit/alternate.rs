@@ -33,7 +33,7 @@ impl<'a> Emitter<'a> {
             "impl<'de> Deserialize<'de> for {name} {{\n    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {{\n        let value = Value::deserialize(deserializer)?;\n        Ok(match &value {{"
         );
         let mut seen = HashSet::new();
-        // A text that is a value of an enumeration is that, and else a string.
+        // A text that matches a value of an enumeration is that value, otherwise a string.
         let mut forms: Vec<&Member> = definition.members.iter().collect();
         forms.sort_by_key(|form| form.ty == "str");
         for form in forms {
@@ -94,7 +94,7 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// The type of an alternate's form; objects are behind a pointer.
+    /// The type of an alternate's form; objects are boxed.
     fn form_type(&self, ty: &str) -> String {
         let own = self.rust_type(ty, "");
         if self.json_type(ty) == "Object" {

@@ -62,7 +62,7 @@ impl<'a> Emitter<'a> {
     pub(super) fn event(&self, out: &mut String, definition: &'a Definition) {
         let name = self.item_name(definition);
         match self.facts.find(&definition.base) {
-            // A union is data of its own.
+            // A union is a separate type.
             Some(data) if data.kind != Kind::Struct => {
                 let ty = type_name(&data.name);
                 self.doc(out, definition);

@@ -1,4 +1,4 @@
-//! Objects: the structure, how it is read and written, and how it is made.
+//! Objects: the struct, its serialisation, and its construction.
 
 use std::fmt::Write;
 
@@ -54,7 +54,7 @@ impl Emitter<'_> {
     }
 
     pub(super) fn field(&self, owner: &str, member: &Member) -> Field {
-        // What only some versions have cannot be demanded of all.
+        // A member that only some versions have cannot be required.
         let limited = member.range != Range::default() || !member.condition.is_empty();
         Field {
             name: snake(&member.name),
@@ -115,7 +115,7 @@ impl Emitter<'_> {
         } else {
             let muts: Vec<String> = slots.iter().map(|slot| format!("mut {slot}")).collect();
             let nones = vec!["None"; slots.len()];
-            // Tuples beyond this cannot be destructured any faster, and read worse.
+            // Larger tuples would not be destructured any faster, and are harder to read.
             for (muts, nones) in muts.chunks(10).zip(nones.chunks(10)) {
                 let _ = match muts {
                     [only] => writeln!(out, "        let {only} = None;"),

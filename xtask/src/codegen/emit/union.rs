@@ -1,4 +1,4 @@
-//! Unions, which are enumerations with a branch for what is not known.
+//! Unions, which are enumerations with a branch for unknown values.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -77,7 +77,7 @@ impl<'a> Emitter<'a> {
             "    /// A variant that this crate does not know.\n    Other {{\n        /// The value of the member `{}`.\n        tag: String,\n        /// The other members.\n        members: Map<String, Value>,\n    }},\n}}\n",
             definition.tag
         );
-        // Reading.
+        // Deserialisation.
         let _ = writeln!(
             out,
             "impl Variants for {variants} {{\n    fn read<E: Error>(tag: String, members: Map<String, Value>) -> Result<Self, E> {{\n        Ok(match tag.as_str() {{"
@@ -127,7 +127,7 @@ impl<'a> Emitter<'a> {
             );
             serialize(out, &name);
         }
-        // A payload that only one branch has names the branch.
+        // A payload type that only one branch has identifies the branch.
         for (branch, _, data) in &branches {
             let Some(data) = data else { continue };
             let count = branches

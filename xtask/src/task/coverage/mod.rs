@@ -1,5 +1,6 @@
-//! `cargo xtask coverage`: COVERAGE.md, what of upstream's tests is ported and where it ran, and what only the script itself
-//! covers; and docs/versions.md, what differs between versions of QEMU.
+//! `cargo xtask coverage`: writes COVERAGE.md, which upstream tests are ported and where they ran,
+//! and which only the scripts themselves cover; and docs/versions.md, what differs between versions
+//! of QEMU.
 
 mod page;
 mod runs;
@@ -55,7 +56,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs everything on everything; red cases are a matter for the report, not for this task.
+/// Runs everything on everything; failed cases appear in the report and do not fail this task.
 fn run_all() -> Result<PathBuf, XtaskError> {
     let events = cargo::target_dir()?.join("coverage.jsonl");
     let mut command = iotests::command(&iotests::build()?)?;
@@ -68,8 +69,8 @@ fn run_all() -> Result<PathBuf, XtaskError> {
     }
 }
 
-/// One upstream method; a script is a test with the single method `script`, and one for bash has the
-/// method `bash`.
+/// One upstream method; a script is a test with the single method `script`, or `bash` for a bash
+/// script.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Method {
     test: String,
@@ -94,7 +95,7 @@ impl Method {
         self.is_script() && self.name == "bash"
     }
 
-    /// Whether `id`, as cases write it, stands for this method: the test, its class or itself.
+    /// Whether `id`, as written in cases, covers this method: as its test, its class or itself.
     fn is_meant_by(&self, id: &str) -> bool {
         let mut parts = id.split("::");
         parts.next() == Some(&self.test)
@@ -112,7 +113,7 @@ fn read_methods(path: &Path) -> Result<Vec<Method>, XtaskError> {
         .collect())
 }
 
-/// What is said about a method or a test: the id as cases write it, and the note.
+/// The notes about methods or tests: the id as written in cases, and the note.
 fn read_notes(path: &Path) -> Result<Vec<(String, String)>, XtaskError> {
     Ok(read_table(path, 2)?
         .into_iter()
@@ -120,7 +121,7 @@ fn read_notes(path: &Path) -> Result<Vec<(String, String)>, XtaskError> {
         .collect())
 }
 
-/// The rows of a tab-separated file below its heading.
+/// The rows of a tab-separated file below its header.
 fn read_table(path: &Path, columns: usize) -> Result<Vec<Vec<String>>, XtaskError> {
     let text = fs::read_to_string(path).map_err(XtaskError::file("read", path))?;
     let rows = text

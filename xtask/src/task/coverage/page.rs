@@ -7,7 +7,7 @@ use super::Method;
 use super::runs::{Ran, Runs};
 use super::versions::Version;
 
-/// Tests and methods, all of them and those that are ported.
+/// The numbers of tests and methods, in total and ported.
 #[derive(Default)]
 struct Totals {
     python: [usize; 2],
@@ -102,7 +102,7 @@ fn is_good(verdict: &str) -> bool {
     matches!(verdict, "pass" | "flaky")
 }
 
-/// Where cases passed; and where they ran and did not, with the verdict. Skips are no result.
+/// Where cases passed, and where they did not pass, with the verdict. Skips are not a result.
 fn places<'a>(ran: impl IntoIterator<Item = &'a &'a Ran>) -> String {
     let ran: Vec<&Ran> = ran.into_iter().copied().collect();
     let ended = |ran: &Ran| match ran.verdict.as_str() {
@@ -113,7 +113,7 @@ fn places<'a>(ran: impl IntoIterator<Item = &'a &'a Ran>) -> String {
     by_version(&ran, ended).unwrap_or_else(|| "nowhere yet".to_owned())
 }
 
-/// How a script ended. A skip is a result: what is asked is what happens with it where.
+/// How a script ended. Here a skip is a result: the question is what happens where.
 fn scripts(ran: &[&Ran]) -> String {
     let ended = |ran: &Ran| {
         let reason = ran.reason.as_deref().unwrap_or_default();
@@ -126,7 +126,8 @@ fn scripts(ran: &[&Ran]) -> String {
     by_version(ran, ended).unwrap_or_default()
 }
 
-/// Versions that say the same stand together: `7.2.22, 10.0.2 (qsd, system)`, and what did not pass `11.1.3 (qsd: fail)`.
+/// Groups versions with the same result: `7.2.22, 10.0.2 (qsd, system)`; what did not pass is shown
+/// as `11.1.3 (qsd: fail)`.
 fn by_version(ran: &[&Ran], ended: impl Fn(&Ran) -> Option<String>) -> Option<String> {
     let mut kinds: BTreeMap<(&Version, String), BTreeSet<&str>> = BTreeMap::new();
     for ran in ran {

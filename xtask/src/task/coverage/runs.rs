@@ -1,4 +1,4 @@
-//! What runs said: how each instance of a case or a script ended, and where.
+//! The results of runs: how each instance of a case or a script ended, and where.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,14 +10,14 @@ use super::Method;
 use super::versions::{Differences, Version, name_and_point, reason_of_end, reason_of_skip};
 use crate::cargo::XtaskError;
 
-/// One instance, as a run reported it.
+/// The result of one instance in a run.
 #[derive(Debug)]
 pub(super) struct Ran {
     /// `module::case/row`, or `upstream::040`.
     pub(super) case: String,
     upstream: Vec<String>,
     pub(super) version: Version,
-    /// What stands behind the case, where it has a choice, or the format of a script.
+    /// The backend of the case, if it has a choice, or the format of a script.
     pub(super) kind: Option<String>,
     /// How it ended.
     pub(super) verdict: String,
@@ -62,7 +62,7 @@ impl Runs {
                 _ => continue,
             };
             let ran = ran(&event["instance"], verdict, reason, &versions);
-            // A script is no port of itself.
+            // A script is not a port of itself.
             if is_script(&ran.case) {
                 self.scripts.push(ran);
             } else {
@@ -73,7 +73,7 @@ impl Runs {
         Ok(())
     }
 
-    /// Ids that name nothing upstream: a slip of the pen in a case.
+    /// Ids that match nothing upstream: mistakes in a case.
     pub(super) fn unknown(&self, methods: &[Method]) -> Vec<String> {
         let ids: BTreeSet<&String> = self.cases.iter().flat_map(|ran| &ran.upstream).collect();
         ids.into_iter()

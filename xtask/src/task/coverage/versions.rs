@@ -12,13 +12,13 @@ struct Ended {
     reason: Option<String>,
 }
 
-/// The instances of all runs, by case, by what stands behind it, and by version.
+/// The instances of all runs, by case, by point of the matrix, and by version.
 #[derive(Debug, Default)]
 pub(super) struct Differences {
     ended: BTreeMap<String, BTreeMap<String, BTreeMap<Version, Ended>>>,
 }
 
-/// A version, in the order of its numbers.
+/// A version that sorts numerically.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Version(Vec<u64>, String);
 
@@ -33,7 +33,8 @@ impl Version {
     }
 }
 
-/// The parts of an id but its set and its repetition: `module::case/row@qcow2.system.set=7.2.22#2`.
+/// The parts of an id without its set and its repetition:
+/// `module::case/row@qcow2.system.set=7.2.22#2`.
 pub(super) fn name_and_point(id: &str) -> (&str, &str) {
     let (name, point) = id.split_once('@').unwrap_or((id, ""));
     let point = point.split_once('#').map_or(point, |(point, _)| point);
@@ -64,7 +65,7 @@ impl Differences {
         let point = format!("{name}@{point}");
         let of_case = self.ended.entry(text("case").to_owned()).or_default();
         let known = of_case.entry(point).or_default();
-        // The programs of the host may be some of a version that is there with all.
+        // The programs of the host may be an incomplete set of a version that is also provisioned.
         if ended.verdict != "skip" || !known.contains_key(&version) {
             known.insert(version, ended);
         }
@@ -127,7 +128,7 @@ impl Differences {
     }
 }
 
-/// Why it did not simply pass: what is known of it, or the headline of its failure.
+/// Why it did not simply pass: what is known about it, or the headline of its failure.
 pub(super) fn reason_of_end(event: &Value) -> Option<String> {
     if matches!(event["verdict"].as_str(), Some("pass" | "flaky")) {
         return None;
@@ -144,7 +145,7 @@ pub(super) fn reason_of_end(event: &Value) -> Option<String> {
     Some(cell(&text))
 }
 
-/// The kind of a skip and what it names.
+/// The kind of a skip and its subject.
 pub(super) fn reason_of_skip(reason: &Value) -> String {
     let mut words = Vec::new();
     for value in reason.as_object().into_iter().flat_map(|all| all.values()) {
@@ -159,7 +160,7 @@ pub(super) fn reason_of_skip(reason: &Value) -> String {
     cell(&words.join(" "))
 }
 
-/// A text for a cell of a table, without the places of the machine where the run was.
+/// A text for a table cell, without paths of the machine that made the run.
 fn cell(text: &str) -> String {
     let words = text
         .split(' ')

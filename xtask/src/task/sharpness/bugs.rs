@@ -8,11 +8,11 @@ use serde::Deserialize;
 
 use super::SharpnessError;
 
-/// A bug, and what is to find it.
+/// A bug, and the cases that should find it.
 #[derive(Debug)]
 pub(super) struct Bug {
     pub(super) id: String,
-    /// What was broken, in a few words.
+    /// A short description of the bug.
     pub(super) what: String,
     pub(super) source: Source,
     pub(super) env: BTreeMap<String, String>,
@@ -21,11 +21,11 @@ pub(super) struct Bug {
     pub(super) timeout: u64,
 }
 
-/// How a bug comes into the tree.
+/// How a bug is put into the tree.
 #[derive(Debug)]
 pub(super) enum Source {
     Patch(PathBuf),
-    /// A commit is taken out again, in these files or in all.
+    /// Reverts a commit, in these files or in all.
     Revert(String, Vec<PathBuf>),
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Selection {
 }
 
 impl Selection {
-    /// The words of the harness for it.
+    /// The harness's arguments for it.
     pub(super) fn args(&self) -> Vec<String> {
         let formats = self.formats.iter().map(|format| format!("-f{format}"));
         let backend = self.backend.iter().map(|b| format!("--backend={b}"));
@@ -52,7 +52,7 @@ impl Selection {
         formats.chain(backend).chain(cases).collect()
     }
 
-    /// One for all with the same formats and backend.
+    /// Merges the selections with the same formats and backend.
     pub(super) fn together<'a>(all: impl Iterator<Item = &'a Selection>) -> BTreeSet<Selection> {
         let mut together: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
         for one in all {
@@ -100,7 +100,7 @@ struct Entry {
     timeout: Option<u64>,
 }
 
-/// Reads the list; of it only these, where any are named.
+/// Reads the list; if `only` is not empty, only those bugs.
 pub(super) fn read(path: &Path, only: &[String]) -> Result<Vec<Bug>, SharpnessError> {
     let wrong = |why: String| SharpnessError::List {
         path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! The harness: which cases there are, and how they end on a build.
+//! The harness: which cases exist, and how they end on a build.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use super::child::{self, End, Stop};
 use super::{SharpnessError, iotests};
 use crate::cargo::{self, XtaskError};
 
-/// How the harness says that nothing is selected.
+/// The harness's exit status if nothing is selected.
 const NOTHING_SELECTED: i32 = 3;
 
 pub(super) struct Harness {
@@ -21,7 +21,7 @@ pub(super) struct Harness {
     build: PathBuf,
     out: PathBuf,
     jobs: Option<usize>,
-    /// How many instances a selection has.
+    /// The number of instances of each selection.
     counts: BTreeMap<Selection, usize>,
 }
 
@@ -36,12 +36,12 @@ pub(super) struct Run {
 #[derive(Debug, Clone)]
 pub(super) struct Ran {
     pub(super) id: String,
-    /// Its case, without row and point.
+    /// Its case, without row and point of the matrix.
     pub(super) case: String,
     pub(super) verdict: String,
     /// Why, in one line.
     pub(super) headline: String,
-    /// Since the start of the run.
+    /// Time since the start of the run.
     pub(super) after: Duration,
 }
 
@@ -65,7 +65,7 @@ impl Harness {
 
     fn command(&self, selection: &Selection) -> Result<Command, XtaskError> {
         let mut command = iotests::command(&self.program)?;
-        // Its history and its probes are no business of the usual runs.
+        // Its history and its probes must not affect the usual runs.
         command.args(["--no-config", "--set=host", "--color=never", "--build-dir"]);
         command.arg(self.out.join("harness"));
         command.arg("--qemu-build").arg(&self.build);
@@ -104,7 +104,7 @@ impl Harness {
         stop: &Stop,
     ) -> Result<Run, XtaskError> {
         let record = self.out.join("records").join(format!("{name}.jsonl"));
-        // That of an earlier run is none of this one.
+        // A record of an earlier run must not be mistaken for this one's.
         if record.exists() {
             fs::remove_file(&record).map_err(XtaskError::file("remove", &record))?;
         }
@@ -132,7 +132,7 @@ impl Harness {
     }
 }
 
-/// The instances of a record, in the order in which they ended. Its last line may be cut.
+/// The instances in a record, in the order in which they ended. Its last line may be truncated.
 fn instances(record: &str) -> Result<Vec<Ran>, String> {
     let whole = record.rfind('\n').map_or("", |end| &record[..end]);
     let mut instances = Vec::new();

@@ -1,4 +1,4 @@
-//! A program that may be stopped, by its time or by a signal to us.
+//! A program that can be stopped, by its deadline or by a signal to us.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -16,10 +16,10 @@ use signal_hook::iterator::Signals;
 
 use crate::cargo::{self, XtaskError};
 
-/// How long a program may take to end when it was asked to.
+/// How long a program may take to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Whether everything is to come to its end. Clones are one.
+/// Whether everything should stop. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stop(Arc<Shared>);
 
@@ -32,7 +32,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     stopped: bool,
-    /// The program that runs has ended.
+    /// Whether the running program has ended.
     ended: bool,
 }
 
@@ -40,13 +40,13 @@ struct State {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
     Exited(ExitStatus),
-    /// Its time was up.
+    /// Its deadline passed.
     Late,
     Stopped,
 }
 
 impl Stop {
-    /// One that Ctrl-C, SIGTERM and SIGHUP bring about.
+    /// A stop that Ctrl-C, SIGTERM and SIGHUP trigger.
     pub(super) fn by_signals() -> Result<Stop, XtaskError> {
         let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]);
         let mut signals = signals.map_err(|source| XtaskError::Start {
@@ -73,7 +73,7 @@ impl Stop {
         state.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the program has ended. False, if something else comes first.
+    /// Waits until the program has ended. Returns false if something else happens first.
     fn wait_end(&self, until: Instant, even_stopped: bool) -> bool {
         let mut state = self.state();
         while !state.ended && (even_stopped || !state.stopped) {
@@ -88,7 +88,7 @@ impl Stop {
     }
 }
 
-/// Runs a program to its end, its time, or ours. What it prints goes to a file.
+/// Runs a program until it ends, its deadline passes, or we are stopped. Its output goes to a file.
 pub(super) fn run(
     command: &mut Command,
     log: &Path,
@@ -97,7 +97,8 @@ pub(super) fn run(
 ) -> Result<End, XtaskError> {
     let output = File::create(log).map_err(XtaskError::file("create", log))?;
     let errors = output.try_clone().map_err(XtaskError::file("open", log))?;
-    // With all that it starts, a wrapper's programs as well, it is one group, which is ended together.
+    // It and all its descendants, including a wrapper's programs, form one group, which is ended
+    // together.
     command.process_group(0);
     command.stdin(Stdio::null()).stdout(output).stderr(errors);
     let program = cargo::display(command);
@@ -113,7 +114,7 @@ pub(super) fn run(
     let pid = Pid::from_raw(child.id().cast_signed());
     let waiting = stop.clone();
     let waiter = thread::spawn(move || {
-        // It stays a zombie, so that its number is nobody else's when it is killed.
+        // It stays a zombie, so that its process id cannot be reused before it is killed.
         while let Err(nix::errno::Errno::EINTR) =
             waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
         {}
@@ -122,13 +123,13 @@ pub(super) fn run(
     let ended = stop.wait_end(Instant::now() + time, false);
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         if !stop.state().ended {
-            // An error means that it is gone.
+            // An error means that it no longer exists.
             let _ = killpg(pid, signal);
             stop.wait_end(Instant::now() + GRACE, true);
         }
     }
     let status = child.wait().map_err(start)?;
-    // It has nothing more to do.
+    // The thread has nothing more to do.
     let _ = waiter.join();
     Ok(match ended {
         _ if stop.state().stopped => End::Stopped,

@@ -1,4 +1,4 @@
-//! `cargo xtask sharpness`: puts bugs back into a QEMU, and says which cases notice.
+//! `cargo xtask sharpness`: re-creates bugs in a QEMU, and reports which cases detect them.
 
 mod bugs;
 mod cases;
@@ -69,7 +69,7 @@ pub(crate) enum SharpnessError {
         /// What is wrong with it.
         why: String,
     },
-    /// Some bugs cannot be measured; nothing was built for any.
+    /// Some bugs cannot be measured, so nothing was built.
     #[error("failed to prepare these bugs, so that nothing was built\n{0}")]
     Bugs(String),
     /// The programs do not build without any bug.
@@ -77,13 +77,13 @@ pub(crate) enum SharpnessError {
     Build {
         /// The build folder.
         build: PathBuf,
-        /// The end of what the build printed.
+        /// The end of the build's output.
         output: String,
     },
     /// The tree cannot be used.
     #[error(transparent)]
     Tree(#[from] TreeError),
-    /// The harness says what this program does not understand.
+    /// This program does not understand the harness's output.
     #[error("failed to read what `{command}` says: {why}")]
     Harness {
         /// The command line.
@@ -91,7 +91,7 @@ pub(crate) enum SharpnessError {
         /// What is wrong.
         why: String,
     },
-    /// A signal, before there was anything to report.
+    /// A signal came before there was anything to report.
     #[error("stopped; the sources are as they were")]
     Stopped,
 }
@@ -115,7 +115,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     })
 }
 
-/// Everything but the surroundings. What was measured up to a signal is a report as well.
+/// Everything except the setup. The measurements before a signal are also reported.
 fn measure(args: Args, program: PathBuf, out: &Path, stop: &Stop) -> Result<Report, XtaskError> {
     let folder = args.qemu_build.unwrap_or(args.qemu_source.join("build"));
     let tree = Tree::open(&args.qemu_source, &folder).map_err(SharpnessError::from)?;
@@ -148,7 +148,7 @@ fn measure(args: Args, program: PathBuf, out: &Path, stop: &Stop) -> Result<Repo
     };
 
     let mut order: Vec<usize> = (0..bugs.len()).collect();
-    // Bugs of one patch, between which a variable chooses, share what it costs to build it.
+    // Bugs in the same patch, selected by a variable, share the cost of building it.
     order.sort_by_key(|bug| changes.iter().position(|change| *change == changes[*bug]));
     for group in order.chunk_by(|a, b| changes[*a] == changes[*b]) {
         let applied = tree
@@ -180,7 +180,8 @@ fn measure(args: Args, program: PathBuf, out: &Path, stop: &Stop) -> Result<Repo
     Ok(report)
 }
 
-/// The change of each bug; that each applies and selects cases is looked at before anything is built, and all that is wrong is said at once.
+/// The change of each bug. Before anything is built, checks that each applies and selects cases,
+/// and reports all problems at once.
 fn prepare(bugs: &[Bug], tree: &Tree, harness: &mut Harness) -> Result<Vec<Change>, XtaskError> {
     let mut changes = Vec::new();
     let mut wrong = Vec::new();
@@ -202,7 +203,7 @@ fn prepare(bugs: &[Bug], tree: &Tree, harness: &mut Harness) -> Result<Vec<Chang
     Err(SharpnessError::Bugs(wrong.join("\n")).into())
 }
 
-/// How each instance of any bug ends without it. Nothing, if a signal came.
+/// How each instance selected by any bug ends without a bug. `None` after a signal.
 fn baseline(
     bugs: &[Bug],
     harness: &Harness,
@@ -229,7 +230,7 @@ fn baseline(
     Ok(Some(verdicts))
 }
 
-/// Runs the cases of a bug that is built.
+/// Runs the cases of a bug that has been built.
 fn cases_find(
     bug: &Bug,
     harness: &Harness,
@@ -266,13 +267,13 @@ struct Build<'a> {
 
 enum Built {
     Yes,
-    /// The end of what was printed.
+    /// The end of the output.
     No(String),
     Stopped,
 }
 
 impl Build<'_> {
-    /// Builds the programs that the build folder has already.
+    /// Builds the programs that already exist in the build folder.
     fn run(&mut self) -> Result<Built, XtaskError> {
         let mut command = Command::new(&self.ninja);
         command.current_dir(self.tree.build());

@@ -1,4 +1,4 @@
-//! The table of bugs, cases that found them, and times.
+//! The table of bugs, the cases that found them, and times.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,23 +15,23 @@ use crate::cargo::XtaskError;
 #[derive(Debug, Default)]
 pub(super) struct Report {
     rows: Vec<Row>,
-    /// Instances that are red without any bug.
+    /// Instances that fail without any bug.
     red: Vec<(String, String)>,
 }
 
-/// What became of a bug.
+/// The result for a bug.
 #[derive(Debug)]
 pub(super) struct Row {
     id: String,
     what: String,
-    /// With the build, where the bug has one of its own.
+    /// Includes the build, if the bug has its own.
     elapsed: Duration,
     outcome: Outcome,
 }
 
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// These were red, of so many that are green without it.
+    /// These instances failed, of so many that pass without the bug.
     Found {
         found: Vec<Ran>,
         ran: usize,
@@ -39,11 +39,11 @@ pub(super) enum Outcome {
     Missed {
         ran: usize,
     },
-    /// Nothing that ran is green without it.
+    /// No instance that ran passes without the bug.
     NothingGreen,
-    /// Nothing was red in so many seconds, and not all had ended.
+    /// Nothing failed within this many seconds, and not all had ended.
     Unfinished(u64),
-    /// The end of what the build printed.
+    /// The end of the build's output.
     NotBuilt(String),
     Stopped,
 }
@@ -69,7 +69,8 @@ impl Row {
         }
     }
 
-    /// The cases that found it, each with the number of its instances that did, and how the first of them ended.
+    /// The cases that found it, each with the number of its instances that did, and the result of
+    /// the first of them.
     fn cases(&self) -> BTreeMap<&str, (usize, &str)> {
         let mut cases = BTreeMap::new();
         if let Outcome::Found { found, .. } = &self.outcome {
@@ -81,7 +82,7 @@ impl Row {
         cases
     }
 
-    /// When the first case had found it, since the start of the run.
+    /// The time from the start of the run until the first case found it.
     fn first(&self) -> Option<Duration> {
         match &self.outcome {
             Outcome::Found { found, .. } => found.iter().map(|ran| ran.after).min(),
@@ -148,7 +149,7 @@ impl Report {
         self.rows.iter().any(stopped)
     }
 
-    /// Whether each bug was found or missed, by cases that are all green without it.
+    /// Whether each bug was found or missed, by cases that all pass without it.
     pub(super) fn is_complete(&self) -> bool {
         let known = |row: &Row| matches!(row.in_a_word(), "found" | "missed");
         self.red.is_empty() && self.rows.iter().all(known)

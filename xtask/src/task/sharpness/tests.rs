@@ -60,7 +60,8 @@ struct Qemu {
     _alone: MutexGuard<'static, ()>,
 }
 
-/// One test at a time: a program that another thread is just starting has our lock of the tree until it is executed.
+/// One test at a time: a child that another thread is just starting holds our lock of the tree
+/// until it executes its program.
 static ALONE: Mutex<()> = Mutex::new(());
 
 impl Qemu {
@@ -98,7 +99,8 @@ impl Qemu {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Another process makes the program: ours may be forking for another test just now, and what is open for writing cannot be executed.
+    /// Another process writes the program: ours may be forking for another test at this moment, and
+    /// a file that is open for writing cannot be executed.
     fn program(&self, name: &str, text: &str) {
         let script = format!("{name}.sh");
         self.write(&script, text);
@@ -154,7 +156,7 @@ impl Qemu {
         self.read("built").lines().count()
     }
 
-    /// The sources are those of the last commit, and nothing else is there.
+    /// Asserts that the sources are those of the last commit, and that nothing else exists.
     fn assert_restored(&self) {
         assert_eq!(self.git(&["status", "--porcelain"]), "");
         assert_eq!(self.read("source/block.c"), "first\nlast\n");
@@ -176,7 +178,7 @@ fn a_bug_is_found_by_the_case_that_fails_only_with_it() {
     assert_eq!(bug["found"][0]["id"], "good@qcow2");
     assert_eq!(bug["ran"], 2);
     qemu.assert_restored();
-    // The programs are those of the sources again.
+    // The programs are built from the original sources again.
     assert_eq!(qemu.read("build/qemu-img"), "first\nlast\n");
 }
 
@@ -227,7 +229,7 @@ fn bugs_of_one_patch_are_built_once_and_chosen_by_a_variable() {
         .collect();
     let expected = [("one", "found"), ("off", "missed"), ("other", "found")];
     assert_eq!(outcomes, expected);
-    // Without, two patches, and without again.
+    // Without a bug, with two patches, and without a bug again.
     assert_eq!(qemu.builds(), 4);
     qemu.assert_restored();
 }
@@ -321,7 +323,7 @@ fn a_signal_ends_the_run_and_the_sources_are_as_they_were() {
     });
     let report = qemu.measure_until(&stop).unwrap();
     signal.join().unwrap();
-    // Nor is anything left of what a wrapper had started.
+    // Nor does any process that a wrapper started remain.
     let left = fs::read_to_string(qemu.path("build/pid")).unwrap();
     assert!(!Path::new("/proc").join(left.trim()).join("exe").exists());
     assert!(report.is_stopped() && !report.is_complete());

@@ -1,4 +1,5 @@
-//! The sources of QEMU and their build folder: what is changed there, and put back whatever happens.
+//! The sources of QEMU and their build folder: changes files there, and restores them whatever
+//! happens.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -10,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::bugs::{Bug, Source};
 use crate::cargo::XtaskError;
 
-/// Where copies of the files are that are changed just now, in the build folder.
+/// The folder, in the build folder, with copies of the files that are currently changed.
 const UNDO: &str = "sharpness.undo";
 
 /// Why a tree cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TreeError {
-    /// There is no such folder.
+    /// The folder does not exist.
     #[error("failed to find the folder {path}", path = path.display())]
     NoFolder {
         /// Which.
@@ -30,10 +31,10 @@ pub(crate) enum TreeError {
     NotClean {
         /// The sources.
         path: PathBuf,
-        /// What git says.
+        /// The message of git.
         changes: String,
     },
-    /// Another run changes these sources.
+    /// Another run is changing these sources.
     #[error("failed to get {path} for ourselves: another run works in it", path = path.display())]
     InUse {
         /// The build folder.
@@ -45,18 +46,18 @@ pub(crate) enum TreeError {
         /// The build folder.
         path: PathBuf,
     },
-    /// A patch cannot be applied, or a commit not be taken out.
+    /// A patch cannot be applied, or a commit cannot be reverted.
     #[error("failed to {what}: {why}")]
     Change {
         /// "apply PATCH" or "take COMMIT out".
         what: String,
-        /// What git says.
+        /// The message of git.
         why: String,
     },
     /// git could not be started.
     #[error("failed to start git")]
     Git(#[source] io::Error),
-    /// A file could not be copied, changed or put back.
+    /// A file could not be copied, changed or restored.
     #[error("failed to keep or put back {path}", path = path.display())]
     File {
         /// Which.
@@ -73,7 +74,7 @@ pub(super) struct Tree {
     _lock: File,
 }
 
-/// What a bug changes. The same changes are one build.
+/// What a bug changes. Equal changes share one build.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Change {
     what: String,
@@ -81,7 +82,7 @@ pub(super) struct Change {
     files: Vec<PathBuf>,
 }
 
-/// A change that is in the tree. When this goes, so does that.
+/// A change that is in the tree. Dropping it reverts the change.
 #[must_use]
 pub(super) struct Applied<'a> {
     tree: &'a Tree,
@@ -94,7 +95,7 @@ struct Undo {
 }
 
 impl Tree {
-    /// Puts back what a run that was killed has left, and makes sure that all is clean then.
+    /// Restores what a killed run has left, and then checks that everything is clean.
     pub(super) fn open(source: &Path, build: &Path) -> Result<Tree, TreeError> {
         let find = |path: &Path| {
             fs::canonicalize(path).map_err(|source| TreeError::NoFolder {
@@ -132,7 +133,7 @@ impl Tree {
         &self.build
     }
 
-    /// The programs that the folder has, as targets.
+    /// The programs in the folder, as build targets.
     pub(super) fn programs(&self) -> Result<Vec<String>, XtaskError> {
         let tools = ["qemu-img", "qemu-io", "qemu-nbd"];
         let daemon = "storage-daemon/qemu-storage-daemon";
@@ -158,7 +159,7 @@ impl Tree {
 
     fn git(&self, args: &[&str]) -> Result<Output, TreeError> {
         let mut git = Command::new("git");
-        // A tree without a repository is not a part of one that is around it.
+        // A tree without its own repository must not be treated as part of an enclosing one.
         if let Some(parent) = self.source.parent() {
             git.env("GIT_CEILING_DIRECTORIES", parent);
         }
@@ -180,7 +181,7 @@ impl Tree {
         Err(TreeError::NotClean { path, changes })
     }
 
-    /// What a bug changes. It is made sure that this can be done.
+    /// What a bug changes, after checking that it can be applied.
     pub(super) fn change(&self, bug: &Bug) -> Result<Change, TreeError> {
         let (what, patch) = match &bug.source {
             Source::Patch(path) => {
@@ -213,7 +214,7 @@ impl Tree {
         }
         let numbers = self.git(&["apply", "--numstat", "-z", &name])?;
         let mut files = changed_files(&numbers.stdout);
-        // Only the new name of a file that is renamed is among them.
+        // For a renamed file, they contain only the new name.
         let text = String::from_utf8_lossy(&patch);
         let renamed = text
             .lines()
@@ -225,7 +226,7 @@ impl Tree {
         Ok(Change { what, patch, files })
     }
 
-    /// Applies a change, after copying what it is going to change.
+    /// Applies a change, after copying the files that it changes.
     pub(super) fn apply(&self, change: &Change) -> Result<Applied<'_>, TreeError> {
         let undo = self.build.join(UNDO);
         let making = self.build.join("sharpness.undo.part");
@@ -249,7 +250,7 @@ impl Tree {
         let list = making.join("files.json");
         let text = serde_json::to_string(&Undo { files }).map_err(io::Error::from);
         fs::write(&list, text.map_err(at(&list))?).map_err(at(&list))?;
-        // From here on it can be put back, whoever does that.
+        // From here on, this run or a later one can restore it.
         fs::rename(&making, &undo).map_err(at(&undo))?;
         let applied = Applied {
             tree: self,
@@ -265,7 +266,7 @@ impl Tree {
         Ok(applied)
     }
 
-    /// Puts back what is changed just now, and says how many files that were.
+    /// Restores the changed files, and returns their number.
     fn restore(&self) -> Result<usize, TreeError> {
         let undo = self.build.join(UNDO);
         let list = undo.join("files.json");
@@ -279,7 +280,7 @@ impl Tree {
         for (number, (path, existed)) in files.iter().enumerate() {
             let to = self.source.join(path);
             let done = match existed {
-                // Not a copy with its old time: it must look new to ninja.
+                // A copy without the old modification time, so that it looks new to ninja.
                 true => fs::copy(undo.join(number.to_string()), &to).map(|_| ()),
                 false if to.exists() => fs::remove_file(&to),
                 false => Ok(()),
@@ -292,7 +293,7 @@ impl Tree {
 }
 
 impl Applied<'_> {
-    /// Puts everything back.
+    /// Restores everything.
     pub(super) fn restore(mut self) -> Result<(), TreeError> {
         self.restored = true;
         self.tree.restore().map(|_| ())
