@@ -20,7 +20,8 @@ use proc_macro::TokenStream;
 ///   of a row of each table, and each combination is a separate instance;
 /// - `excluded = [exclude(&["row", "row"], "why")]`: excluded combinations.
 ///
-/// The first paragraph of the function's doc comment is the description of the case; a case without one does not compile.
+/// The first paragraph of the function's doc comment is the description of the case; a case without
+/// one does not compile.
 #[proc_macro_attribute]
 pub fn case(attribute: TokenStream, item: TokenStream) -> TokenStream {
     case::case(attribute.into(), item.into())
@@ -40,7 +41,8 @@ pub fn defaults(input: TokenStream) -> TokenStream {
         .into()
 }
 
-/// Declares a table of rows for `#[case(rows = TABLE)]`, a constant slice of `iotests_core::case::Row`.
+/// Declares a table of rows for `#[case(rows = TABLE)]`, a constant slice of
+/// `iotests_core::case::Row`.
 ///
 /// ```text
 /// rows! {

@@ -47,8 +47,9 @@ pub(super) fn prepare() {
     DONE.store(done.as_raw_fd(), Ordering::SeqCst);
     let handler = SigHandler::Handler(walk);
     let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: `walk` does only what a signal handler may: atomics, write(2), and the unwinder, which neither allocates nor takes
-    // a lock here (the C library finds unwind tables without one).
+    // SAFETY: `walk` does only what a signal handler may do: atomics, write(2), and the unwinder,
+    // which neither allocates nor takes a lock here (the C library finds unwind tables without
+    // one).
     if unsafe { sigaction(ASK, &action) }.is_ok() {
         let thread = pthread_self();
         let case = CaseThread {

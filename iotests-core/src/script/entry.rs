@@ -64,7 +64,8 @@ impl Special {
     }
 }
 
-/// The scripts of a tree as entries, as if they had been registered. They live as long as the program.
+/// The scripts of a tree as entries, as if they had been registered. They live as long as the
+/// program.
 ///
 /// `python`: an interpreter is available for scripts in Python. (A shell script may call `python3`
 /// by that name.)

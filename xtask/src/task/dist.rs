@@ -1,4 +1,5 @@
-//! `cargo xtask dist`: a tarball of the program, with its manual page, completions and documents, for machines without these sources.
+//! `cargo xtask dist`: creates a tarball of the program, with its manual page, completions and
+//! documents, for machines without these sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -53,7 +53,8 @@ impl Hidden {
     }
 }
 
-/// Replaces `needle` where it ends at the end of a path component; `None` if there is nothing to do.
+/// Replaces `needle` where it ends at the end of a path component; `None` if there is nothing to
+/// do.
 fn replace_whole(text: &str, needle: &str, placeholder: &str) -> Option<String> {
     let mut out: Option<String> = None;
     let mut copied = 0;

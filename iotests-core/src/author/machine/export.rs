@@ -352,7 +352,8 @@ async fn start(
     Ok(started.map(|_| listening))
 }
 
-/// QEMU does not report the port that it picks, so one is picked here; if it is in use, the next one is tried.
+/// QEMU does not report the port that it picks, so one is picked here; if it is in use, the next
+/// one is tried.
 async fn start_on_a_port(
     machine: &Machine,
     arguments: &Map<String, Value>,

@@ -386,8 +386,8 @@ struct Options<'n> {
     options: &'n [Node],
 }
 
-/// A command that adds or reopens nodes, all of them or none. Awaiting it sends it; an error fails the
-/// case.
+/// A command that adds or reopens nodes, all of them or none. Awaiting it sends it; an error fails
+/// the case.
 #[must_use = "a command is sent when it is awaited"]
 pub struct Change<'m> {
     machine: &'m Machine,

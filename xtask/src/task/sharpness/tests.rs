@@ -1,4 +1,5 @@
-//! A QEMU of our own: a repository with one source file, a `ninja` that copies it, and a harness whose cases look for the word BUG.
+//! A stand-in for QEMU: a repository with one source file, a `ninja` that copies it, and a harness
+//! whose cases look for the word BUG.
 
 use std::fs::File;
 use std::io::Read;
@@ -18,7 +19,8 @@ cat ../source/new.c >> qemu-img 2> /dev/null
 exit 0
 "#;
 
-/// `good` is red where the program has a bug or the variable says so, `red` always, `blind` never; `late` waits for its end.
+/// `good` fails if the program has a bug or the variable requests it, `red` always, `blind` never;
+/// `late` waits until it is stopped.
 const IOTESTS: &str = r#"#!/bin/sh
 build=; record=; list=; cases=
 while [ $# -gt 0 ]; do

@@ -60,8 +60,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Runs this before a pending job is finalized. The job must have been started as
-    /// [`manual`](JobBuilder::manual).
+    /// Runs this before a pending job is finalized, for example to use its machine. The job must
+    /// have been started as [`manual`](JobBuilder::manual).
     pub fn before_finalize<'b, F>(self, hook: impl FnOnce() -> F + 'b) -> Run<'b>
     where
         F: Future<Output = CaseResult> + 'b,
