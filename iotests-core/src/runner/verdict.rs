@@ -220,7 +220,7 @@ impl Attempt {
             None if !explained => hang.headline += ", and does not explain itself",
             None => {}
         }
-        hang.cause = format!("time was up after {}", duration(time));
+        hang.cause = format!("its deadline was {}", duration(time));
         let found = |text: String| Finding {
             title: "from outside".to_owned(),
             text,
@@ -502,7 +502,7 @@ mod tests {
         assert_eq!(attempt.verdict, Some(Verdict::Timeout));
         assert_eq!(
             attempt.headline,
-            "the case is stopped by a signal (time was up after 2.0 s)"
+            "the case is stopped by a signal (its deadline was 2.0 s)"
         );
         assert_eq!(
             attempt.hang.unwrap().evidence[0].text,

@@ -231,7 +231,8 @@ impl App {
 
     fn terminal(&self, sets: &[Able]) -> Terminal {
         let set = &self.cli.tools.set;
-        let only_set = (!["auto", "all"].contains(&set.as_str())).then(|| set.clone());
+        let is_one = !["auto", "all"].contains(&set.as_str()) && !set.contains(',');
+        let only_set = is_one.then(|| set.clone());
         let ways = Ways::with(sets, only_set);
         let (debug, quiet) = (&self.cli.debug, self.cli.report.quiet);
         // Nothing moves where somebody types.

@@ -286,7 +286,11 @@ fn finding_text(finding: &Finding) -> String {
 pub(super) fn hang_text(hang: &HangReport, palette: Palette) -> String {
     let mut text = format!(
         "  {}\n",
-        palette.dim(format!("{}, after {}", hang.cause, duration(hang.elapsed)))
+        palette.dim(format!(
+            "{}; {} after the start",
+            hang.cause,
+            duration(hang.elapsed)
+        ))
     );
     if let Some(step) = &hang.step {
         text += &format!("  step:     {step}\n");

@@ -86,7 +86,7 @@ async fn an_export_is_read_and_written(t: &mut Test) -> CaseResult {
     disk.assert_reads(PATTERNS.written(0x33, 0..64 * KIB)).await
 }
 
-/// A node that is reopened for reading refuses writes, and nothing else changes.
+/// A node that is reopened read-only refuses writers, and keeps its data.
 #[case(formats = [QCOW2], groups = [RW, QUICK], host = Any, needs = [Command("blockdev-reopen")])]
 async fn a_reopened_node_is_read_only(t: &mut Test) -> CaseResult {
     let disk = t
@@ -98,6 +98,10 @@ async fn a_reopened_node_is_read_only(t: &mut Test) -> CaseResult {
     let vm = t.host().blockdev(&disk).launch().await?;
     vm.reopen(&disk, |node| node.read_only(true)).await?;
     vm.assert_read_only(&[("disk", true)]).await?;
+    let writer = vm.export("disk").writable();
+    writer
+        .expect_error("Cannot export read-only node as writable")
+        .await?;
     vm.shutdown().await?;
     disk.assert_reads(&PATTERNS).await
 }

@@ -216,12 +216,10 @@ fn counted(bench: &Bench) -> Result<BTreeMap<&'static str, usize>, String> {
     if !html.trim_end().ends_with("</html>") {
         return Err("html: it is cut".to_owned());
     }
-    let junit = junit
-        .test_suites
-        .iter()
-        .map(|suite| suite.test_cases.len())
-        .sum();
-    Ok([("junit", junit), ("tap", points)].into())
+    let cases = junit.test_suites.iter().flat_map(|suite| &suite.test_cases);
+    // What did not run has an entry of its own.
+    let instances = cases.filter(|case| case.name.as_str() != "the run as a whole");
+    Ok([("junit", instances.count()), ("tap", points)].into())
 }
 
 #[test]
