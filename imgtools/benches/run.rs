@@ -19,23 +19,12 @@ use imgtools::tools::{Finder, ToolKind};
 /// What the standard library does for the same: both pipes read to their ends.
 fn bare(program: &str, args: &[&str]) {
     let mut command = std::process::Command::new(program);
-    let output = command
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("it is there");
+    let output = command.args(args).stdin(Stdio::null()).output().expect("it is there");
     black_box(output.stdout);
 }
 
 fn ours(program: &str, args: &[&str]) {
-    black_box(
-        Command::new(program)
-            .args(args)
-            .run_blocking()
-            .expect("it is there")
-            .stdout
-            .len(),
-    );
+    black_box(Command::new(program).args(args).run_blocking().expect("it is there").stdout.len());
 }
 
 fn time(run: impl FnOnce()) -> Duration {
@@ -71,13 +60,9 @@ fn runs(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("run");
     group.bench_function("bare true", |bencher| bencher.iter(|| bare("true", &[])));
     group.bench_function("our true", |bencher| bencher.iter(|| ours("true", &[])));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     group.bench_function("our true, async", |bencher| {
-        bencher
-            .to_async(&runtime)
-            .iter(|| async { Command::new("true").run().await });
+        bencher.to_async(&runtime).iter(|| async { Command::new("true").run().await });
     });
     group.finish();
 }
@@ -87,10 +72,7 @@ fn sessions(criterion: &mut Criterion) {
         println!("skipped: no qemu-io in PATH");
         return;
     };
-    let mut session = QemuIo::new(tool)
-        .open("null-co://")
-        .session_blocking()
-        .expect("a session");
+    let mut session = QemuIo::new(tool).open("null-co://").session_blocking().expect("a session");
     criterion.bench_function("session command", |bencher| {
         bencher.iter(|| session.run_blocking(IoCommand::length()).expect("a reply"));
     });

@@ -28,15 +28,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Create. A path names exactly that file.
     let base = file("base 2024-05-01T10:00,a.qcow2");
-    img.create(&base)
-        .format("qcow2")
-        .size(64 * MIB)
-        .run()
-        .await?;
-    io.open(&base)
-        .command(IoCommand::write(0, 16 * MIB).pattern(0x11))
-        .run()
-        .await?;
+    img.create(&base).format("qcow2").size(64 * MIB).run().await?;
+    io.open(&base).command(IoCommand::write(0, 16 * MIB).pattern(0x11)).run().await?;
 
     // Convert, with progress.
     let copy = ImageSpec::file(file("copy.img")).format("raw");
@@ -68,26 +61,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // A chain, its info, a commit and a rebase.
     let (middle, top) = (file("middle.qcow2"), file("top.qcow2"));
-    img.create(&middle)
-        .format("qcow2")
-        .backing(&base, "qcow2")
-        .run()
-        .await?;
-    img.create(&top)
-        .format("qcow2")
-        .backing(&middle, "qcow2")
-        .run()
-        .await?;
-    io.open(&top)
-        .command(IoCommand::write(0, MIB).pattern(0x22))
-        .run()
-        .await?;
+    img.create(&middle).format("qcow2").backing(&base, "qcow2").run().await?;
+    img.create(&top).format("qcow2").backing(&middle, "qcow2").run().await?;
+    io.open(&top).command(IoCommand::write(0, MIB).pattern(0x22)).run().await?;
     show_chain(&img, &top).await?;
     img.commit(&top).run().await?;
-    img.rebase(&top, &base)
-        .backing_format("qcow2")
-        .run()
-        .await?;
+    img.rebase(&top, &base).backing_format("qcow2").run().await?;
     show_chain(&img, &top).await?;
 
     // Check a damaged image: a cluster in use with a refcount of 0.

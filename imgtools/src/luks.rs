@@ -217,10 +217,6 @@ mod tests {
         );
         assert!(image.refcounts().unwrap().iter().all(|count| *count == 1));
         let extensions = image.extensions().unwrap();
-        assert!(
-            extensions
-                .iter()
-                .any(|it| it.kind == crate::qcow2::Extension::CRYPTO)
-        );
+        assert!(extensions.iter().any(|it| it.kind == crate::qcow2::Extension::CRYPTO));
     }
 }

@@ -54,10 +54,8 @@ fn reason(message: &str, file: &str) -> String {
     if let Some(reason) = message.lines().find_map(behind_file) {
         return reason;
     }
-    let line = message
-        .lines()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("no reason was given");
+    let line =
+        message.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason was given");
     let line = line.split_once("qemu-img: ").map_or(line, |(_, rest)| rest);
     line.replace(file, "the image")
 }
@@ -159,11 +157,7 @@ impl Trial {
         let trial = Trial::new(img, 1 << 30)?;
         let secret = Secret::new("probe", "probe-secret")?;
         Ok(Trial {
-            call: trial
-                .call
-                .format("luks")
-                .secret(&secret)
-                .iter_time(Duration::from_millis(10)),
+            call: trial.call.format("luks").secret(&secret).iter_time(Duration::from_millis(10)),
             ..trial
         })
     }
@@ -171,10 +165,7 @@ impl Trial {
     fn zstd(img: &QemuImg) -> Result<Trial, ProbeError> {
         let trial = Trial::new(img, 1 << 20)?;
         Ok(Trial {
-            call: trial
-                .call
-                .format("qcow2")
-                .option("compression_type", "zstd"),
+            call: trial.call.format("qcow2").option("compression_type", "zstd"),
             ..trial
         })
     }

@@ -23,10 +23,7 @@ fn time(command: &mut Command) -> Duration {
 
 /// How long this takes, which must end with this exit status.
 fn time_to(command: &mut Command, code: i32) -> Duration {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let begun = Instant::now();
     let status = command.status().expect("the program is there");
     let took = begun.elapsed();
@@ -50,11 +47,7 @@ fn empty_cases(dir: &Path, repeat: u32) -> Duration {
 /// A case that logs this much, and fails.
 fn log(dir: &Path, mebibytes: &str) -> Duration {
     let id = format!("deaths::logs_mebibytes/{mebibytes}@qcow2");
-    median(
-        (0..5)
-            .map(|_| time_to(&mut program(dir, &[&id]), 1))
-            .collect(),
-    )
+    median((0..5).map(|_| time_to(&mut program(dir, &[&id]), 1)).collect())
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

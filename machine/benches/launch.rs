@@ -45,9 +45,7 @@ fn bare(tool: &Tool, dir: &Path) -> Duration {
     let mut child = command.spawn().expect("the binary starts");
     let (mut monitor, _) = listener.accept().expect("it connects");
     let mut greeting = String::new();
-    BufReader::new(&monitor)
-        .read_line(&mut greeting)
-        .expect("it greets");
+    BufReader::new(&monitor).read_line(&mut greeting).expect("it greets");
     let took = begun.elapsed();
     assert!(greeting.contains("QMP"), "{greeting}");
     monitor
@@ -62,20 +60,12 @@ async fn ours(tool: &Tool) -> Duration {
     let begun = Instant::now();
     let machine = match tool.kind {
         ToolKind::System => {
-            Qemu::builder(tool.clone())
-                .machine("none")
-                .accel(Accel::Tcg)
-                .launch()
-                .await
+            Qemu::builder(tool.clone()).machine("none").accel(Accel::Tcg).launch().await
         }
         _ => StorageDaemon::builder(tool.clone()).launch().await,
     };
     let took = begun.elapsed();
-    machine
-        .expect("it launches")
-        .shutdown()
-        .await
-        .expect("it ends");
+    machine.expect("it launches").shutdown().await.expect("it ends");
     took
 }
 

@@ -151,16 +151,12 @@ impl Attached {
         };
         let pid = self.pid();
         let failed = |source| DetachedEndError::Process { pid, source };
-        self.process
-            .signal(rustix::process::Signal::TERM)
-            .map_err(failed)?;
+        self.process.signal(rustix::process::Signal::TERM).map_err(failed)?;
         let terminated = tokio::time::timeout(self.deadlines.terminate, self.wait_exit());
         let signal = match terminated.await {
             Ok(()) => Signal::SIGTERM,
             Err(_) => {
-                self.process
-                    .signal(rustix::process::Signal::KILL)
-                    .map_err(failed)?;
+                self.process.signal(rustix::process::Signal::KILL).map_err(failed)?;
                 // The kernel ends it as soon as it can.
                 self.wait_exit().await;
                 Signal::SIGKILL
@@ -192,9 +188,8 @@ impl Process {
         let (watched, watcher) = UnixStream::pair()?;
         let (sender, ended) = watch::channel(false);
         let process = Arc::clone(&fd);
-        std::thread::Builder::new()
-            .name(format!("pid {}", peer.as_raw_nonzero()))
-            .spawn(move || {
+        std::thread::Builder::new().name(format!("pid {}", peer.as_raw_nonzero())).spawn(
+            move || {
                 // A pidfd becomes readable when the process exits (pidfd_open(2)).
                 let mut fds = [
                     PollFd::new(&process, PollFlags::IN),
@@ -202,7 +197,8 @@ impl Process {
                 ];
                 while let Err(Errno::INTR) = poll(&mut fds, None) {}
                 sender.send_replace(fds[0].revents().contains(PollFlags::IN));
-            })?;
+            },
+        )?;
         Ok(Self {
             pid: peer.as_raw_nonzero().get().unsigned_abs(),
             fd,

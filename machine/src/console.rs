@@ -190,15 +190,13 @@ impl Console {
                 }
             }
         };
-        tokio::time::timeout(deadline, search)
-            .await
-            .unwrap_or_else(|_| {
-                Err(ConsoleError::TimedOut {
-                    wanted: wanted.to_owned(),
-                    deadline,
-                    tail: tail(),
-                })
+        tokio::time::timeout(deadline, search).await.unwrap_or_else(|_| {
+            Err(ConsoleError::TimedOut {
+                wanted: wanted.to_owned(),
+                deadline,
+                tail: tail(),
             })
+        })
     }
 
     /// Waits until the process has closed it: the output is then complete.
@@ -338,10 +336,7 @@ mod tests {
     async fn a_silent_console_meets_the_deadline() {
         let (ours, _theirs) = StdUnixStream::pair().unwrap();
         let console = Console::new(ours).unwrap();
-        let error = console
-            .wait_for("x", Duration::from_millis(5))
-            .await
-            .unwrap_err();
+        let error = console.wait_for("x", Duration::from_millis(5)).await.unwrap_err();
         assert!(matches!(error, ConsoleError::TimedOut { .. }));
     }
 }

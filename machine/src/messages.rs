@@ -52,11 +52,7 @@ fn command() -> Box<CommandLine> {
 }
 
 fn process() -> Box<ProcessError> {
-    Box::new(
-        Command::new("/the cause of it all")
-            .run_blocking()
-            .unwrap_err(),
-    )
+    Box::new(Command::new("/the cause of it all").run_blocking().unwrap_err())
 }
 
 fn diagnosis() -> Box<Diagnosis> {
@@ -98,11 +94,7 @@ fn all() -> Vec<(Box<dyn Error>, &'static str)> {
         names: &'static str,
         errors: impl IntoIterator<Item = E>,
     ) {
-        all.extend(
-            errors
-                .into_iter()
-                .map(|error| (Box::new(error) as Box<dyn Error>, names)),
-        );
+        all.extend(errors.into_iter().map(|error| (Box::new(error) as Box<dyn Error>, names)));
     }
     let (vm, path, request) = (s("vm"), PathBuf::from("/a/file"), s("outb 0x1 0x2"));
     add(
@@ -474,10 +466,7 @@ fn every_error_is_among_them() {
             if path.is_dir() {
                 folders.push(path);
             } else if !path.ends_with("messages.rs") {
-                messages += std::fs::read_to_string(&path)
-                    .unwrap()
-                    .matches("#[error(")
-                    .count();
+                messages += std::fs::read_to_string(&path).unwrap().matches("#[error(").count();
             }
         }
     }

@@ -48,14 +48,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// unit tests.
 fn used(text: &str) -> impl Iterator<Item = &str> {
     let end = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
-    let code = text[..end]
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"));
-    code.flat_map(|line| line.split("crate::").skip(1))
-        .map(|rest| {
-            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
-            &rest[..end.unwrap_or(rest.len())]
-        })
+    let code = text[..end].lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.flat_map(|line| line.split("crate::").skip(1)).map(|rest| {
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+        &rest[..end.unwrap_or(rest.len())]
+    })
 }
 
 #[test]

@@ -130,11 +130,7 @@ mod tests {
     use super::*;
 
     fn line(wrapper: &Wrapper) -> String {
-        let words: Vec<_> = wrapper
-            .words()
-            .into_iter()
-            .map(|w| w.into_string().unwrap())
-            .collect();
+        let words: Vec<_> = wrapper.words().into_iter().map(|w| w.into_string().unwrap()).collect();
         words.join(" ")
     }
 

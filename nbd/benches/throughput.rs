@@ -37,14 +37,10 @@ fn main() -> Result<(), Failure> {
         return Ok(());
     }
     // One thread, as qemu-img and qemu-nbd have.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // And several, as nbdkit has.
-    let threads = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let threads =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(all(threads.handle()))
 }
 
@@ -152,9 +148,7 @@ async fn protected(img: &Tool, nbd: &Tool, dir: &TempDir) -> Result<(), Failure>
 
     let tls = ClientTls::from_certificates(folder, name)?;
     let bench = async |uri: &Uri| {
-        let opts = uri
-            .to_image_opts_with_tls("tls0")
-            .ok_or("a path for QEMU")?;
+        let opts = uri.to_image_opts_with_tls("tls0").ok_or("a path for QEMU")?;
         let creds = format!("tls-creds-x509,id=tls0,endpoint=client,dir={folder}");
         let opts = format!("{opts},tls-hostname={name}");
         let target = format!("driver=null-co,size={size}");
@@ -174,9 +168,7 @@ async fn protected(img: &Tool, nbd: &Tool, dir: &TempDir) -> Result<(), Failure>
         let (builder, uri) = (Client::builder().tls(tls.clone()), uri.clone());
         let (done, result) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let read = runtime
                 .map_err(Failure::from)
                 .and_then(|runtime| runtime.block_on(reads_with(builder, &uri)));
@@ -198,9 +190,7 @@ async fn protected(img: &Tool, nbd: &Tool, dir: &TempDir) -> Result<(), Failure>
 
 /// Whether a comparison was asked for, by a word of its title.
 fn is_wanted(what: &str) -> bool {
-    let mut words = std::env::args()
-        .skip(1)
-        .filter(|arg| !arg.starts_with("--"));
+    let mut words = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
     let all = words.next();
     all.is_none_or(|first| what.contains(&first) || words.any(|word| what.contains(&word)))
 }
@@ -290,10 +280,7 @@ async fn qemu_img_bench(img: &Tool, uri: &Uri) -> Result<Duration, Failure> {
     let command = command.args(["-c", &count, "-s", &size, "-d", &depth]);
     let command = command.args(["-f", "raw", &uri.to_string()]);
     let text = command.run().await?.check()?.stdout_text().into_owned();
-    let seconds = text
-        .split("completed in ")
-        .nth(1)
-        .and_then(|t| t.split(' ').next());
+    let seconds = text.split("completed in ").nth(1).and_then(|t| t.split(' ').next());
     Ok(Duration::from_secs_f64(
         seconds.ok_or("no time in the output")?.parse()?,
     ))

@@ -14,9 +14,7 @@ use nbd::{Client, Uri};
 const SIZE: u64 = 16 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // The server listens on any free port for as long as this value lives.
     let export = Export::new(MemoryBackend::new(SIZE)).name("disk");
     let server = {

@@ -121,9 +121,7 @@ async fn show() -> Result<(), Box<dyn Error>> {
     std::fs::write(&file, &before)?;
     let server = builder(&file)?.listen_tcp()?;
     let client = Client::builder();
-    let client = client
-        .connect_uri(&server.uri().ok_or("it listens")?)
-        .await?;
+    let client = client.connect_uri(&server.uri().ok_or("it listens")?).await?;
 
     // Across a cluster boundary, so two clusters are copied.
     client.write(CLUSTER - 100, vec![2; 200]).await?;

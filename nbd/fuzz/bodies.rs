@@ -50,9 +50,7 @@ impl Script {
 /// Whether a client's bytes contain a request.
 fn has_request(heard: &[u8]) -> bool {
     let magics = [magic::REQUEST, magic::EXTENDED_REQUEST].map(u32::to_be_bytes);
-    heard
-        .windows(4)
-        .any(|word| magics.iter().any(|magic| magic == word))
+    heard.windows(4).any(|word| magics.iter().any(|magic| magic == word))
 }
 
 impl AsyncRead for Script {
@@ -194,10 +192,7 @@ pub(super) fn client_replies(data: &[u8]) -> usize {
 
 fn server(mode: Mode) -> ServerBuilder {
     let backend = PatternBackend::new(1 << 20, Pattern::Offset(0));
-    Server::builder()
-        .export(Export::new(backend).name("x"))
-        .mode(mode)
-        .max_payload(1 << 20)
+    Server::builder().export(Export::new(backend).name("x")).mode(mode).max_payload(1 << 20)
 }
 
 /// The first byte is the mode, the rest is everything that a client sends.

@@ -18,10 +18,7 @@ const BOUND: usize = (limits::MAX_PAYLOAD + (1 << 20)) as usize;
 
 /// Runs one attack and returns its peak memory use.
 fn cost(attack: impl AsyncFnOnce(DuplexStream, DuplexStream)) -> usize {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let before = COUNTER.current_usage();
     COUNTER.reset_peak_usage();
@@ -104,9 +101,7 @@ fn refused(error: &RequestError) -> bool {
 
 async fn reads(ours: DuplexStream, theirs: DuplexStream, reply: Vec<Vec<u8>>, len: u64) {
     let talking = tokio::spawn(answers(theirs, reply));
-    let builder = Client::builder()
-        .mode(Mode::Extended)
-        .context("base:allocation");
+    let builder = Client::builder().mode(Mode::Extended).context("base:allocation");
     let client = builder.connect_stream(ours).await.unwrap();
     let error = client.read(0, len).await.unwrap_err();
     assert!(refused(&error), "{:?}", error.connection());
@@ -209,9 +204,7 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
         "block status",
         cost(async |a, b| {
             let talking = tokio::spawn(answers(b, replies));
-            let builder = Client::builder()
-                .mode(Mode::Extended)
-                .context("base:allocation");
+            let builder = Client::builder().mode(Mode::Extended).context("base:allocation");
             let client = builder.connect_stream(a).await.unwrap();
             let error = client.block_status(0, 1 << 30).await.unwrap_err();
             assert!(refused(&error), "{:?}", error.connection());
@@ -244,9 +237,7 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
             cost(async |a, b| {
                 let talking = tokio::spawn(says(b, vec![greeting], Some(bomb)));
                 use nbd::client::Feature::{ExtendedHeaders, StructuredReplies};
-                let builder = Client::builder()
-                    .forbid(ExtendedHeaders)
-                    .forbid(StructuredReplies);
+                let builder = Client::builder().forbid(ExtendedHeaders).forbid(StructuredReplies);
                 let mut options = builder.negotiate_stream(a).await.unwrap();
                 assert!(options.list().await.is_err());
                 drop(options);
@@ -386,10 +377,7 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
     runtime.unwrap().block_on(async {
         use nbd::server::Backend;
         for n in (0..1 << 25).step_by(1 << 17) {
-            striped
-                .write(n, vec![1; 1 << 16].into(), false)
-                .await
-                .unwrap();
+            striped.write(n, vec![1; 1 << 16].into(), false).await.unwrap();
         }
     });
     let whole = request(CommandType::READ, CommandFlags::empty(), 1 << 25);
@@ -453,11 +441,8 @@ fn no_attack_costs_more_than_the_payload_limit_plus_1_mib() {
                 .detached()
                 .unwrap();
             server.serve(b);
-            let client = Client::builder()
-                .not_strict(StrictMode::all())
-                .connect_stream(a)
-                .await
-                .unwrap();
+            let client =
+                Client::builder().not_strict(StrictMode::all()).connect_stream(a).await.unwrap();
             assert!(client.read(0, 1 << 50).await.is_err());
         }),
     );

@@ -184,9 +184,7 @@ fn replies_find_their_requests_in_any_order() {
     for mode in Mode::ALL {
         let mut pair = connect(mode);
         pair.prompt = false;
-        let cookies: Vec<u64> = (0..8)
-            .map(|n| pair.submit(Command::read(n * 512, 512)))
-            .collect();
+        let cookies: Vec<u64> = (0..8).map(|n| pair.submit(Command::read(n * 512, 512))).collect();
         pair.run();
         assert_eq!(pair.server.requests.len(), 8, "all are under way at once");
         while let Some(incoming) = pair.server.requests.pop_back() {
@@ -212,9 +210,8 @@ fn replies_find_their_requests_in_any_order() {
 fn what_follows_a_body_can_be_read_with_it_wherever_the_stream_is_cut() {
     // Bodies that are long enough for the buffer behind them to be short, and others.
     let reads = [(0, 40_000), (40_000, 512), (512, 20_000), (1000, 1)];
-    for (mode, step) in Mode::ALL
-        .into_iter()
-        .flat_map(|m| [1, 7, 39, 4096, 1 << 20].map(|s| (m, s)))
+    for (mode, step) in
+        Mode::ALL.into_iter().flat_map(|m| [1, 7, 39, 4096, 1 << 20].map(|s| (m, s)))
     {
         let mut pair = connect(mode);
         for (at, len) in reads {
@@ -474,9 +471,8 @@ fn death_reaches_every_request_at_once_also_one_whose_reply_is_half_read() {
 #[test]
 fn of_several_replies_that_are_not_finished_the_first_is_named() {
     let mut client = connect(Mode::Structured).client;
-    let submitted: Vec<u64> = (0..16)
-        .map(|n| client.submit(Command::read(n * 512, 512), None).unwrap())
-        .collect();
+    let submitted: Vec<u64> =
+        (0..16).map(|n| client.submit(Command::read(n * 512, 512), None).unwrap()).collect();
     for cookie in submitted.iter().rev() {
         let header = ReplyHeader::Structured {
             flags: ChunkFlags::empty(),

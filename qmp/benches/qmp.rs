@@ -100,21 +100,15 @@ fn framing_rates() {
 }
 
 fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 async fn mock() -> (Client, qmp::mock::Control) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
-    let control = Monitor::new()
-        .otherwise(|_| Answer::value(json!({"running": true})))
-        .spawn(theirs);
+    let control =
+        Monitor::new().otherwise(|_| Answer::value(json!({"running": true}))).spawn(theirs);
     (
-        Client::from_stream(ours, Options::default())
-            .await
-            .expect("a session"),
+        Client::from_stream(ours, Options::default()).await.expect("a session"),
         control,
     )
 }
@@ -123,8 +117,7 @@ fn round_trip(c: &mut Criterion) {
     let runtime = runtime();
     let (client, _control) = runtime.block_on(mock());
     c.bench_function("round trip/mock", |b| {
-        b.to_async(&runtime)
-            .iter(|| async { client.execute("query-status", ()).await });
+        b.to_async(&runtime).iter(|| async { client.execute("query-status", ()).await });
     });
 }
 
@@ -258,9 +251,7 @@ fn ratios() {
         return;
     };
     let mut bare = Bare::new(first);
-    let client = runtime
-        .block_on(Client::from_fd(second, Options::default()))
-        .expect("a session");
+    let client = runtime.block_on(Client::from_fd(second, Options::default())).expect("a session");
     for command in ["query-version", "query-jobs", "query-commands"] {
         let without = format!("{{\"execute\":\"{command}\"}}\n");
         let with = format!("{{\"execute\":\"{command}\",\"id\":\"ab0\"}}\n");

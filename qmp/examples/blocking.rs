@@ -13,9 +13,7 @@ use serde_json::json;
 
 #[allow(dead_code)]
 fn main() -> Result<(), Box<dyn Error>> {
-    let program = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "qemu-storage-daemon".into());
+    let program = std::env::args().nth(1).unwrap_or_else(|| "qemu-storage-daemon".into());
     run(&program)
 }
 

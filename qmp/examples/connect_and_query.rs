@@ -17,9 +17,7 @@ use serde_json::json;
 #[allow(dead_code)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let program = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "qemu-storage-daemon".into());
+    let program = std::env::args().nth(1).unwrap_or_else(|| "qemu-storage-daemon".into());
     run(&program).await
 }
 

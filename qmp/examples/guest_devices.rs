@@ -17,9 +17,7 @@ use qmp::{Client, Options};
 #[allow(dead_code)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let program = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "qemu-system-x86_64".into());
+    let program = std::env::args().nth(1).unwrap_or_else(|| "qemu-system-x86_64".into());
     run(&program).await
 }
 
@@ -35,9 +33,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
 
     // A device's backend comes first; device-specific properties are set by name.
     let rng = ObjectOptionsVariant::RngBuiltin(Box::new(RngProperties::new()));
-    client
-        .call(ObjectAdd(ObjectOptions::new("rng", rng)))
-        .await?;
+    client.call(ObjectAdd(ObjectOptions::new("rng", rng))).await?;
     let device = DeviceAdd::new("virtio-rng-pci").id("rng0");
     client.call(device.set("rng", "rng")).await?;
     for bus in client.call(QueryPci::new()).await? {
@@ -50,10 +46,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
     client.call(Cont::new()).and_event(Resume::NAME).await?;
     let status = client.call(QueryStatus::new()).await?;
     assert_eq!(status.status, RunState::Running);
-    let (_, event) = client
-        .call(SystemReset::new())
-        .and_event(Reset::NAME)
-        .await?;
+    let (_, event) = client.call(SystemReset::new()).and_event(Reset::NAME).await?;
     if let Some(reset) = Reset::from_event(&event).transpose()? {
         println!("reset, by the guest: {}", reset.guest);
     }

@@ -18,9 +18,7 @@ use qmp::{Client, Options};
 #[allow(dead_code)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let program = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "qemu-system-x86_64".into());
+    let program = std::env::args().nth(1).unwrap_or_else(|| "qemu-system-x86_64".into());
     run(&program).await
 }
 

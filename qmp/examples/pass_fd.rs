@@ -19,9 +19,7 @@ use serde_json::json;
 #[allow(dead_code)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let program = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "qemu-storage-daemon".into());
+    let program = std::env::args().nth(1).unwrap_or_else(|| "qemu-storage-daemon".into());
     run(&program).await
 }
 
@@ -39,10 +37,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
     if takes_fds {
         let file = tempfile::tempfile()?;
         file.set_len(1 << 20)?;
-        let added = client
-            .call(AddFd::new().opaque("a file without a name"))
-            .fd(file)
-            .await?;
+        let added = client.call(AddFd::new().opaque("a file without a name")).fd(file).await?;
         let filename = format!("/dev/fdset/{}", added.fdset_id);
         let node = json!({"driver": "file", "node-name": "n0", "filename": filename});
         client.execute("blockdev-add", node).await?;

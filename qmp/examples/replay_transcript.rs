@@ -15,9 +15,7 @@ use serde_json::{Value, json};
 #[allow(dead_code)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let program = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "qemu-storage-daemon".into());
+    let program = std::env::args().nth(1).unwrap_or_else(|| "qemu-storage-daemon".into());
     run(&program).await
 }
 
@@ -56,9 +54,7 @@ pub(crate) async fn run(program: &str) -> Result<(), Box<dyn Error>> {
 async fn session(client: &Client) -> Result<Value, qmp::Error> {
     let node = json!({"driver": "null-co", "node-name": "n0"});
     client.execute("blockdev-add", node).await?;
-    let nodes = client
-        .execute("query-named-block-nodes", json!({"flat": true}))
-        .await?;
+    let nodes = client.execute("query-named-block-nodes", json!({"flat": true})).await?;
     client.quit().await?;
     Ok(nodes)
 }

@@ -16,9 +16,7 @@ fn frames(data: &[u8], steps: &[u8]) -> Vec<Item> {
     let mut rest = data;
     let mut steps = steps.iter().cycle();
     while !rest.is_empty() {
-        let step = steps
-            .next()
-            .map_or(rest.len(), |&step| usize::from(step) + 1);
+        let step = steps.next().map_or(rest.len(), |&step| usize::from(step) + 1);
         let (piece, after) = rest.split_at(step.min(rest.len()));
         rest = after;
         framer.push(piece);
@@ -42,11 +40,7 @@ fn frames(data: &[u8], steps: &[u8]) -> Vec<Item> {
             framer.pending()
         );
     }
-    found.extend(
-        framer
-            .finish()
-            .map(|error| Err((error.kind, error.skipped))),
-    );
+    found.extend(framer.finish().map(|error| Err((error.kind, error.skipped))));
     found
 }
 
@@ -86,9 +80,7 @@ pub(crate) fn decoder(data: &[u8]) {
         // Too much noise before the greeting ends a handshake.
         return;
     }
-    let call = session
-        .submit(Request::new("query-name", None))
-        .expect("a short command");
+    let call = session.submit(Request::new("query-name", None)).expect("a short command");
     let line = session.transmit().expect("nothing else is in flight");
     session.receive(late, |_| {});
     session.receive(b"\xFF\n", |_| {});

@@ -42,11 +42,8 @@ struct Background(Option<Runtime>);
 
 impl Background {
     fn start() -> Result<Self, ConnectError> {
-        let built = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("qmp")
-            .enable_all()
-            .build();
+        let built =
+            Builder::new_multi_thread().worker_threads(1).thread_name("qmp").enable_all().build();
         built.map(|runtime| Self(Some(runtime))).map_err(|error| {
             let endpoint = "the monitor (no runtime)".to_owned();
             ConnectError::Io {
@@ -139,9 +136,7 @@ impl Client {
     /// Those of the future.
     pub fn wait<T>(&self, work: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, Error> {
         let gone = Error::closed("use the client", Closed::Local);
-        self.runtime
-            .block_on(work.into_future())
-            .unwrap_or(Err(gone))
+        self.runtime.block_on(work.into_future()).unwrap_or(Err(gone))
     }
 
     /// The greeting.

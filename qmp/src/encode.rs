@@ -93,9 +93,7 @@ pub fn arguments<T: Serialize + ?Sized>(value: &T) -> Result<Arguments, EncodeEr
         return Ok(None);
     }
     let text = check(text)?;
-    RawValue::from_string(text)
-        .map(Some)
-        .map_err(|e| EncodeError::Serialize(e.to_string()))
+    RawValue::from_string(text).map(Some).map_err(|e| EncodeError::Serialize(e.to_string()))
 }
 
 /// One command as a line, newline included. A guest agent is sent no id.

@@ -75,10 +75,7 @@ impl Matcher {
                 Value::Null => true,
                 _ => false,
             })
-            && self
-                .condition
-                .as_ref()
-                .is_none_or(|condition| condition(event))
+            && self.condition.as_ref().is_none_or(|condition| condition(event))
     }
 }
 
@@ -137,11 +134,9 @@ fn contains_members(
     value: &serde_json::Map<String, Value>,
     pattern: &serde_json::Map<String, Value>,
 ) -> bool {
-    pattern.iter().all(|(name, pattern)| {
-        value
-            .get(name)
-            .is_some_and(|value| contains(value, pattern))
-    })
+    pattern
+        .iter()
+        .all(|(name, pattern)| value.get(name).is_some_and(|value| contains(value, pattern)))
 }
 
 /// 1 and 1.0 are the same number in JSON.

@@ -153,9 +153,7 @@ impl Reply {
     /// The id, when it is a string.
     pub fn id_text(&self) -> Option<Cow<'_, str>> {
         let raw = self.id.as_ref()?.get();
-        if let Some(inner) = raw
-            .strip_prefix('"')
-            .and_then(|rest| rest.strip_suffix('"'))
+        if let Some(inner) = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
             && !inner.contains('\\')
         {
             return Some(Cow::Borrowed(inner));

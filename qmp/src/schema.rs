@@ -139,11 +139,8 @@ impl Schema {
                 message: error.inner().to_string(),
             })
             .map_err(|error| error.within("return"))?;
-        let by_name = entities
-            .iter()
-            .enumerate()
-            .map(|(at, entity)| (entity.name.clone(), at))
-            .collect();
+        let by_name =
+            entities.iter().enumerate().map(|(at, entity)| (entity.name.clone(), at)).collect();
         Ok(Self { entities, by_name })
     }
 
@@ -180,14 +177,12 @@ impl Schema {
 
     /// Whether there is such a command.
     pub fn has_command(&self, name: &str) -> bool {
-        self.entity(name)
-            .is_some_and(|entity| entity.meta_type == "command")
+        self.entity(name).is_some_and(|entity| entity.meta_type == "command")
     }
 
     /// Whether there is such an event.
     pub fn has_event(&self, name: &str) -> bool {
-        self.entity(name)
-            .is_some_and(|entity| entity.meta_type == "event")
+        self.entity(name).is_some_and(|entity| entity.meta_type == "event")
     }
 
     /// The names of all commands, sorted.
@@ -262,18 +257,10 @@ impl Schema {
                 "after the command comes arg-type, ret-type or a $feature",
             ));
         }
-        if parts.iter().any(|part| {
-            part.trim_start_matches(['*', '+', '^', '$', '!'])
-                .is_empty()
-        }) {
+        if parts.iter().any(|part| part.trim_start_matches(['*', '+', '^', '$', '!']).is_empty()) {
             return Err(bad("a part is empty"));
         }
-        if parts
-            .iter()
-            .rev()
-            .skip(1)
-            .any(|part| part.starts_with(['$', '!']))
-        {
+        if parts.iter().rev().skip(1).any(|part| part.starts_with(['$', '!'])) {
             return Err(bad("a feature or built-in type ends a path"));
         }
         let root = self
@@ -281,10 +268,7 @@ impl Schema {
             .filter(|entity| matches!(entity.meta_type.as_str(), "command" | "event"));
         let mut places: Vec<Place<'_>> = root.map(Place::Entity).into_iter().collect();
         for part in parts {
-            places = places
-                .into_iter()
-                .flat_map(|place| self.step(place, part))
-                .collect();
+            places = places.into_iter().flat_map(|place| self.step(place, part)).collect();
         }
         Ok(places)
     }
@@ -324,10 +308,7 @@ impl Schema {
             if !entity.values.iter().any(|own| own == value) {
                 return Vec::new();
             }
-            let member = entity
-                .members
-                .iter()
-                .find(|m| m.name.as_deref() == Some(value));
+            let member = entity.members.iter().find(|m| m.name.as_deref() == Some(value));
             let features = member.map_or(&[][..], |member| &member.features);
             return vec![Place::Value { features }];
         }
@@ -356,10 +337,7 @@ impl Schema {
     }
 
     fn member<'a>(&'a self, entity: &'a Entity, name: &str) -> Option<Place<'a>> {
-        let member = entity
-            .members
-            .iter()
-            .find(|m| m.name.as_deref() == Some(name))?;
+        let member = entity.members.iter().find(|m| m.name.as_deref() == Some(name))?;
         let target = self.entity(member.type_name.as_deref()?)?;
         Some(Place::Member {
             features: &member.features,
@@ -381,10 +359,7 @@ impl Schema {
             match entity.meta_type.as_str() {
                 "array" => rest.extend(entity.element_type.as_deref().and_then(|n| self.entity(n))),
                 "alternate" => rest.extend(
-                    entity
-                        .members
-                        .iter()
-                        .filter_map(|m| self.entity(m.type_name.as_deref()?)),
+                    entity.members.iter().filter_map(|m| self.entity(m.type_name.as_deref()?)),
                 ),
                 _ => found.push(entity),
             }

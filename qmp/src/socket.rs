@@ -166,11 +166,7 @@ mod tests {
                 std::fs::read_dir(path.parent().unwrap())
                     .unwrap()
                     .filter(|e| {
-                        e.as_ref()
-                            .unwrap()
-                            .file_name()
-                            .to_string_lossy()
-                            .starts_with(".s")
+                        e.as_ref().unwrap().file_name().to_string_lossy().starts_with(".s")
                     })
                     .count(),
                 0

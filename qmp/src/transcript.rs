@@ -67,11 +67,7 @@ impl Tail {
 
     /// The last `count` entries, oldest first.
     pub fn last(&self, count: usize) -> Vec<Entry> {
-        self.entries
-            .iter()
-            .skip(self.entries.len().saturating_sub(count))
-            .cloned()
-            .collect()
+        self.entries.iter().skip(self.entries.len().saturating_sub(count)).cloned().collect()
     }
 }
 

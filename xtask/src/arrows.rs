@@ -72,11 +72,7 @@ mod tests {
     #[test]
     fn the_workspace_has_only_the_arrows_of_the_architecture() {
         let metadata = crate::cargo::metadata().unwrap();
-        assert!(
-            metadata["packages"]
-                .as_array()
-                .is_some_and(|p| p.len() >= MAY_USE.len())
-        );
+        assert!(metadata["packages"].as_array().is_some_and(|p| p.len() >= MAY_USE.len()));
         assert_eq!(forbidden(&metadata), Vec::<String>::new());
     }
 

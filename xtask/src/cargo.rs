@@ -142,9 +142,7 @@ where
 
 /// Runs `command` with our own output; a non-zero exit status is an error.
 pub(crate) fn check(command: &mut Command) -> Result<(), XtaskError> {
-    let status = command
-        .status()
-        .map_err(|source| start_error(command, source))?;
+    let status = command.status().map_err(|source| start_error(command, source))?;
     if status.success() {
         return Ok(());
     }
@@ -192,11 +190,7 @@ pub(crate) fn target_dir() -> Result<PathBuf, XtaskError> {
 /// The command line of `command`, for display.
 pub(crate) fn display(command: &Command) -> String {
     let program = Path::new(command.get_program());
-    let name = program
-        .file_name()
-        .unwrap_or(program.as_os_str())
-        .to_string_lossy()
-        .into_owned();
+    let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     command.get_args().fold(name, |line, arg| {
         format!("{line} {}", arg.to_string_lossy())
     })

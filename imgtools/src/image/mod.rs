@@ -32,8 +32,5 @@ pub(crate) fn add_secret(
     command: crate::process::Command,
     secret: &Secret,
 ) -> crate::process::Command {
-    command
-        .secret(secret.value())
-        .arg("--object")
-        .arg(secret.object().as_os_str())
+    command.secret(secret.value()).arg("--object").arg(secret.object().as_os_str())
 }

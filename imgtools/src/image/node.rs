@@ -91,11 +91,11 @@ pub(super) fn options(
         })?,
         None => return Err(NameError::NotByOptions(name.clone())),
     };
-    Ok(address
-        .iter()
-        .fold(top.set("file.driver", "nbd"), |options, (key, value)| {
+    Ok(
+        address.iter().fold(top.set("file.driver", "nbd"), |options, (key, value)| {
             options.set_path(&format!("file.{key}"), OsStr::from_bytes(value))
-        }))
+        }),
+    )
 }
 
 /// Adds a member of a JSON object as QEMU's dotted keys.
@@ -138,9 +138,8 @@ type Keys = Vec<(&'static str, Vec<u8>)>;
 /// Parses the address of an NBD export, in either of QEMU's notations; `None` if it is not one.
 fn nbd(text: &str) -> Option<Result<Keys, &'static str>> {
     let uri = ["nbd+unix://", "nbd+tcp://", "nbd://"];
-    if let Some((scheme, rest)) = uri
-        .iter()
-        .find_map(|scheme| Some((*scheme, text.strip_prefix(scheme)?)))
+    if let Some((scheme, rest)) =
+        uri.iter().find_map(|scheme| Some((*scheme, text.strip_prefix(scheme)?)))
     {
         return Some(nbd_uri(scheme == "nbd+unix://", rest));
     }
@@ -191,10 +190,7 @@ fn inet(authority: &str) -> Result<Keys, &'static str> {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (authority, "10809"),
     };
-    let host = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if host.is_empty() {
         return Err("the host is missing");
     }

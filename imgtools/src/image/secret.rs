@@ -29,9 +29,7 @@ impl Secret {
     /// A secret with this object id, its file in this folder.
     pub fn in_dir(folder: impl AsRef<Path>, id: &str, value: &str) -> io::Result<Secret> {
         // Such a file is created with mode 0600.
-        let mut file = tempfile::Builder::new()
-            .prefix("secret-")
-            .tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix("secret-").tempfile_in(folder)?;
         file.write_all(value.as_bytes())?;
         Ok(Secret(Arc::new(Inner {
             id: id.to_owned(),
@@ -57,9 +55,7 @@ impl Secret {
 
     /// The value of `--object` that passes it to a tool.
     pub fn object(&self) -> Options {
-        Options::from("secret")
-            .set("id", self.id())
-            .set_path("file", self.path())
+        Options::from("secret").set("id", self.id()).set_path("file", self.path())
     }
 }
 

@@ -143,9 +143,7 @@ impl Operation for Bench {
 /// Reads `Run completed in 1.234 seconds.`
 fn elapsed(text: &str) -> Option<Duration> {
     let number = |line: &str| {
-        let seconds = line
-            .strip_prefix("Run completed in ")?
-            .strip_suffix(" seconds.")?;
+        let seconds = line.strip_prefix("Run completed in ")?.strip_suffix(" seconds.")?;
         Duration::try_from_secs_f64(seconds.parse().ok()?).ok()
     };
     text.lines().find_map(number)

@@ -197,11 +197,8 @@ mod tests {
             "{}",
             shown(&call)
         );
-        let call = img()
-            .create("x")
-            .format("qcow2")
-            .encrypt(&secret)
-            .iter_time(Duration::from_secs(1));
+        let call =
+            img().create("x").format("qcow2").encrypt(&secret).iter_time(Duration::from_secs(1));
         let expected = "qemu-img create --object secret,id=sec0,file=FILE -f qcow2 \
              -o encrypt.format=luks,encrypt.key-secret=sec0,encrypt.iter-time=1000 -- x";
         assert_eq!(shown(&call), expected);
@@ -209,16 +206,9 @@ mod tests {
 
     #[test]
     fn a_backing_file_comes_with_its_format() {
-        let call = img()
-            .create("x")
-            .format("qcow2")
-            .backing("b", "raw")
-            .unsafe_backing();
+        let call = img().create("x").format("qcow2").backing("b", "raw").unsafe_backing();
         assert_eq!(shown(&call), "qemu-img create -f qcow2 -b b -F raw -u -- x");
-        let call = img()
-            .create("x")
-            .format("qcow2")
-            .backing_without_format("b");
+        let call = img().create("x").format("qcow2").backing_without_format("b");
         assert_eq!(shown(&call), "qemu-img create -f qcow2 -b b -- x");
     }
 }

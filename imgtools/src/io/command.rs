@@ -38,10 +38,7 @@ pub enum LineError {
 
 impl IoCommand {
     fn new(verb: &str, operands: impl IntoIterator<Item = impl ToString>) -> IoCommand {
-        let operands = operands
-            .into_iter()
-            .map(|operand| operand.to_string())
-            .collect();
+        let operands = operands.into_iter().map(|operand| operand.to_string()).collect();
         IoCommand {
             verb: verb.to_owned(),
             flags: Vec::new(),
@@ -227,10 +224,7 @@ impl IoCommand {
 
     /// Verifies only this part of what is read (`-s`, `-l`), counted from the start of the request.
     pub fn pattern_range(self, skip: u64, length: u64) -> IoCommand {
-        self.flag("-s")
-            .flag(&skip.to_string())
-            .flag("-l")
-            .flag(&length.to_string())
+        self.flag("-s").flag(&skip.to_string()).flag("-l").flag(&length.to_string())
     }
 
     /// Prints no statistics (`-q`), and so no success either.
@@ -334,10 +328,7 @@ pub(super) enum Success {
 impl fmt::Display for IoCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.verb)?;
-        self.flags
-            .iter()
-            .chain(&self.operands)
-            .try_for_each(|word| write!(f, " {word}"))
+        self.flags.iter().chain(&self.operands).try_for_each(|word| write!(f, " {word}"))
     }
 }
 

@@ -84,10 +84,7 @@ impl IoError {
 failure_kinds!(IoError);
 
 fn list(failures: &[String]) -> String {
-    failures
-        .iter()
-        .map(|failure| format!("\n  {failure}"))
-        .collect()
+    failures.iter().map(|failure| format!("\n  {failure}")).collect()
 }
 
 fn indent(reply: &Reply) -> String {

@@ -261,10 +261,7 @@ fn unreported(commands: &[IoCommand], stdout: &str) -> Vec<String> {
         }
     }
     let missing = |(line, commands): (&str, Vec<String>)| {
-        let reported = stdout
-            .lines()
-            .filter(|found| found.starts_with(line))
-            .count();
+        let reported = stdout.lines().filter(|found| found.starts_with(line)).count();
         (reported < commands.len()).then(|| {
             format!(
                 "{reported} of {} reported success: {}",
@@ -283,10 +280,8 @@ fn verified(output: Output, commands: &[IoCommand]) -> Result<Output, IoError> {
     if failures.is_empty() {
         failures = unreported(commands, &stdout);
     }
-    let failures: Vec<String> = failures
-        .iter()
-        .map(|line| output.command.redact(line).into_owned())
-        .collect();
+    let failures: Vec<String> =
+        failures.iter().map(|line| output.command.redact(line).into_owned()).collect();
     match failures.is_empty() {
         true => Ok(output),
         false => Err(IoError::Commands {
@@ -342,11 +337,7 @@ mod tests {
                 "qemu-io --cache none --aio native --misalign",
             ),
             (
-                io().open("x")
-                    .cache("unsafe")
-                    .aio("threads")
-                    .read_only()
-                    .command("map"),
+                io().open("x").cache("unsafe").aio("threads").read_only().command("map"),
                 "qemu-io --cache unsafe --aio threads --misalign -r -f qcow2 -c map -- x",
             ),
         ] {

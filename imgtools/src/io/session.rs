@@ -339,20 +339,15 @@ type FirstPrompt = (Vec<u8>, u64, u64);
 /// Looks for the first prompt: a last line that ends in `> `, and usually begins with the program's
 /// file name.
 fn first_prompt(open: &Open) -> impl FnMut(&View<'_>) -> Option<FirstPrompt> + use<> {
-    let name = open
-        .program()
-        .file_name()
-        .map(|name| format!("{}> ", name.display()));
+    let name = open.program().file_name().map(|name| format!("{}> ", name.display()));
     move |view| {
         let text = view.from(Stream::Stdout, 0);
         let known = name.as_ref().filter(|name| text.ends_with(name.as_bytes()));
         let prompt = match known {
             Some(name) => name.clone().into_bytes(),
-            None if text.ends_with(b"> ") => text
-                .rsplit(|byte| *byte == b'\n')
-                .next()
-                .unwrap_or(text)
-                .to_vec(),
+            None if text.ends_with(b"> ") => {
+                text.rsplit(|byte| *byte == b'\n').next().unwrap_or(text).to_vec()
+            }
             None => return None,
         };
         Some((prompt, view.end(Stream::Stdout), view.end(Stream::Stderr)))

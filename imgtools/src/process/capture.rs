@@ -50,11 +50,7 @@ impl Captured {
 
     /// Both streams as one text, in the order of [`Captured::chunks`].
     pub fn combined_text(&self) -> String {
-        let bytes: Vec<u8> = self
-            .chunks()
-            .flat_map(|(_, bytes)| bytes)
-            .copied()
-            .collect();
+        let bytes: Vec<u8> = self.chunks().flat_map(|(_, bytes)| bytes).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }

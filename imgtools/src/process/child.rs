@@ -58,10 +58,7 @@ impl Child {
     }
 
     pub(super) async fn started(self) -> Result<Child, ProcessError> {
-        self.shared
-            .wait(|state| self.start_outcome(state))
-            .await
-            .map(|()| self)
+        self.shared.wait(|state| self.start_outcome(state)).await.map(|()| self)
     }
 
     fn start_outcome(&self, state: &mut State) -> Option<Result<(), ProcessError>> {
@@ -129,9 +126,7 @@ impl Child {
 
     /// Waits until both its output pipes are closed by all holders.
     pub async fn closed(&self) {
-        self.shared
-            .wait(|state| (!state.output_open).then_some(()))
-            .await;
+        self.shared.wait(|state| (!state.output_open).then_some(())).await;
     }
 
     /// Waits until everything it had printed when this was called is in [`Child::output`]. Output
@@ -149,9 +144,7 @@ impl Child {
     /// Calls the function on each change, until it returns a value. `None` if the process ended
     /// without one. The function must be quick.
     pub async fn until<T>(&self, mut ask: impl FnMut(&View<'_>) -> Option<T>) -> Option<T> {
-        self.shared
-            .wait(|state| answer_or_end(state, &mut ask))
-            .await
+        self.shared.wait(|state| answer_or_end(state, &mut ask)).await
     }
 
     /// [`Child::until`] outside of async code.

@@ -126,8 +126,7 @@ impl Command {
         self,
         vars: impl IntoIterator<Item = (K, V)>,
     ) -> Command {
-        vars.into_iter()
-            .fold(self, |command, (key, value)| command.env(key, value))
+        vars.into_iter().fold(self, |command, (key, value)| command.env(key, value))
     }
 
     /// Removes an inherited environment variable.
@@ -246,10 +245,7 @@ impl Command {
 
     /// Runs it under another program, such as `valgrind --error-exitcode=99`.
     pub fn wrapper(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-        let words: Vec<OsString> = words
-            .into_iter()
-            .map(|word| word.as_ref().to_owned())
-            .collect();
+        let words: Vec<OsString> = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
         self.shown.push_words_before(&words);
         self.wrapper.splice(0..0, words);
         self
@@ -300,9 +296,7 @@ impl Command {
 
     fn start_watcher(self) -> std::io::Result<Child> {
         let mut words = self.wrapper.iter().chain([&self.program]).chain(&self.args);
-        let convention = self
-            .convention
-            .unwrap_or_else(|| by_name(self.wrapper.first()));
+        let convention = self.convention.unwrap_or_else(|| by_name(self.wrapper.first()));
         let mut command = process::Command::new(words.next().unwrap_or(&self.program));
         command.args(words);
         for (key, value) in &self.env {
@@ -343,10 +337,7 @@ impl Command {
 }
 
 fn by_name(wrapper: Option<&OsString>) -> Convention {
-    match wrapper
-        .and_then(|program| Path::new(program).file_name())
-        .and_then(OsStr::to_str)
-    {
+    match wrapper.and_then(|program| Path::new(program).file_name()).and_then(OsStr::to_str) {
         Some("valgrind") => Convention::Valgrind,
         _ => Convention::Direct,
     }

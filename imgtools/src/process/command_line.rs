@@ -23,17 +23,12 @@ pub struct CommandLine {
 impl CommandLine {
     /// The words of the command, redacted, not quoted.
     pub fn words(&self) -> Vec<String> {
-        self.words
-            .iter()
-            .map(|word| self.redact(word).into_owned())
-            .collect()
+        self.words.iter().map(|word| self.redact(word).into_owned()).collect()
     }
 
     /// The program, as given.
     pub fn program(&self) -> Cow<'_, str> {
-        self.words
-            .first()
-            .map_or(Cow::Borrowed(""), |word| self.redact(word))
+        self.words.first().map_or(Cow::Borrowed(""), |word| self.redact(word))
     }
 
     /// Redacts this command's secrets in a text, such as its own output.
@@ -61,16 +56,13 @@ impl CommandLine {
     }
 
     pub(super) fn push_words_before(&mut self, words: &[impl AsRef<OsStr>]) {
-        let words = words
-            .iter()
-            .map(|word| word.as_ref().to_string_lossy().into_owned());
+        let words = words.iter().map(|word| word.as_ref().to_string_lossy().into_owned());
         self.words.splice(0..0, words);
     }
 
     pub(super) fn push_env(&mut self, key: &OsStr, value: &OsStr) {
         let (key, value) = (key.to_string_lossy(), value.to_string_lossy());
-        self.environment
-            .push((key.into_owned(), value.into_owned()));
+        self.environment.push((key.into_owned(), value.into_owned()));
     }
 
     pub(super) fn push_secret(&mut self, secret: &str) {
@@ -78,17 +70,14 @@ impl CommandLine {
             self.secrets.push(secret.to_owned());
         }
         // Longest first: a secret may contain another one.
-        self.secrets
-            .sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        self.secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     }
 }
 
 fn quote(word: &str) -> Cow<'_, str> {
     // QEMU's options are full of these two, which are not special to a shell inside a word.
     if word.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '-')
-        && word
-            .chars()
-            .all(|char| char.is_ascii_alphanumeric() || "=,-_./:@+".contains(char))
+        && word.chars().all(|char| char.is_ascii_alphanumeric() || "=,-_./:@+".contains(char))
     {
         return Cow::Borrowed(word);
     }
@@ -128,9 +117,7 @@ mod tests {
 
     fn line(words: &[&str], secrets: &[&str]) -> CommandLine {
         let mut line = CommandLine::default();
-        words
-            .iter()
-            .for_each(|word| line.push_word(OsStr::new(word)));
+        words.iter().for_each(|word| line.push_word(OsStr::new(word)));
         secrets.iter().for_each(|secret| line.push_secret(secret));
         line
     }

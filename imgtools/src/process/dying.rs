@@ -21,25 +21,18 @@ pub(super) fn is_dying(pid: u32) -> bool {
 
 fn is_dying_by(stat: &str, status: &str) -> bool {
     // The name in parentheses may contain anything.
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .map_or("", |(_, rest)| rest)
-        .split_whitespace()
-        .collect();
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let Some(state) = fields.first() else {
         return true;
     };
-    let flags: u64 = fields
-        .get(6)
-        .and_then(|field| field.parse().ok())
-        .unwrap_or(0);
+    let flags: u64 = fields.get(6).and_then(|field| field.parse().ok()).unwrap_or(0);
     if matches!(*state, "Z" | "X") || flags & LEAVING != 0 {
         return true;
     }
     let mask = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
-            .unwrap_or(0)
+        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
     };
     let pending = mask("SigPnd:") | mask("ShdPnd:");
     // A stopped process handles no other signal until it is continued.

@@ -105,16 +105,14 @@ impl Echo {
 
     /// Queues new output.
     pub(super) fn show(&mut self, command: &CommandLine, stream: Stream, bytes: &[u8]) {
-        self.writer
-            .push(&self.held.pass(command, stream, bytes, false));
+        self.writer.push(&self.held.pass(command, stream, bytes, false));
     }
 
     /// Queues what was held back: no more output will follow. Waits until everything is written,
     /// but no longer than this; not at all with `None`, and without a limit with `Some(None)`.
     pub(super) fn finish(mut self, command: &CommandLine, until: Option<Option<Instant>>) {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            self.writer
-                .push(&self.held.pass(command, stream, &[], true));
+            self.writer.push(&self.held.pass(command, stream, &[], true));
         }
         let Some(until) = until else { return };
         let mut queue = self.writer.lock();

@@ -354,9 +354,7 @@ impl Shared {
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
-        self.lock()
-            .pid
-            .map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
+        self.lock().pid.map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
     pub(super) fn set_deadline(&self, deadline: Option<Duration>) {
@@ -390,8 +388,7 @@ impl Shared {
             state.drains.0
         };
         self.wake();
-        self.wait(|state| (state.drains.1 >= mine || state.end.is_some()).then_some(()))
-            .await;
+        self.wait(|state| (state.drains.1 >= mine || state.end.is_some()).then_some(())).await;
     }
 
     /// Waits for more of a pulled standard output; empty at its end.

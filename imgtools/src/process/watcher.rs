@@ -48,10 +48,7 @@ pub(super) fn start(mut plan: Plan, shared: Arc<Shared>, stdin: bool) -> io::Res
         Ok(mut watcher) => watcher.watch(&mut plan),
         Err(error) => shared.not_started(error),
     };
-    std::thread::Builder::new()
-        .name(name)
-        .stack_size(256 * 1024)
-        .spawn(body)?;
+    std::thread::Builder::new().name(name).stack_size(256 * 1024).spawn(body)?;
     Ok(())
 }
 
@@ -101,10 +98,7 @@ impl<'s> Watcher<'s> {
         let (stderr, child_stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         plan.command.stdout(child_stdout).stderr(child_stderr);
         // Only our ends: the flag belongs to the open file, and each end of a pipe has its own.
-        for ours in [stdin.as_ref(), Some(&stdout), Some(&stderr)]
-            .into_iter()
-            .flatten()
-        {
+        for ours in [stdin.as_ref(), Some(&stdout), Some(&stderr)].into_iter().flatten() {
             rustix::io::ioctl_fionbio(ours, true)?;
         }
 
@@ -192,11 +186,7 @@ impl<'s> Watcher<'s> {
         // The order of these reads is guaranteed. A program that writes to stderr and then to
         // stdout (as qemu-io does: messages, then the prompt) has its stderr seen no later than the
         // stdout that followed; and both are complete when its exit is seen.
-        let exited = ready
-            .exit
-            .then(|| self.exit_status())
-            .transpose()?
-            .flatten();
+        let exited = ready.exit.then(|| self.exit_status()).transpose()?.flatten();
         let (asked, done) = self.shared.drains();
         let whole = exited.is_some() || asked != done;
         let mut news = Vec::new();
@@ -304,10 +294,8 @@ impl<'s> Watcher<'s> {
             (stdout, PollFlags::IN),
             (self.stderr.as_ref(), PollFlags::IN),
         ];
-        let mut fds: Vec<PollFd<'_>> = slots
-            .iter()
-            .filter_map(|(fd, flags)| fd.map(|fd| PollFd::new(fd, *flags)))
-            .collect();
+        let mut fds: Vec<PollFd<'_>> =
+            slots.iter().filter_map(|(fd, flags)| fd.map(|fd| PollFd::new(fd, *flags))).collect();
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -322,13 +310,11 @@ impl<'s> Watcher<'s> {
     /// Writes as much of the queued input as the pipe accepts.
     fn feed(&mut self) {
         let Some(fd) = &self.stdin else { return };
-        let fed = self
-            .shared
-            .feed(|bytes| match rustix::io::write(fd, bytes) {
-                Ok(count) => Ok(count),
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
-                Err(error) => Err(error),
-            });
+        let fed = self.shared.feed(|bytes| match rustix::io::write(fd, bytes) {
+            Ok(count) => Ok(count),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
+            Err(error) => Err(error),
+        });
         // The process has closed its input, which is allowed; the rest is dropped.
         if fed.is_err() || self.reader_is_gone() {
             self.stdin = None;

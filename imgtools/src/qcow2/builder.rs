@@ -118,8 +118,7 @@ impl Builder {
             }
         }
         self.write_tables(&file, &layout).map_err(writing())?;
-        self.write_data(&file, &clusters, &layout)
-            .map_err(writing())
+        self.write_data(&file, &clusters, &layout).map_err(writing())
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -290,9 +289,7 @@ impl Layout {
             };
             let mut tables = BTreeMap::new();
             for number in clusters.keys() {
-                tables
-                    .entry(number * CLUSTER / PER_TABLE)
-                    .or_insert_with(&mut next);
+                tables.entry(number * CLUSTER / PER_TABLE).or_insert_with(&mut next);
             }
             let mut entries = BTreeMap::new();
             for (number, cluster) in clusters {

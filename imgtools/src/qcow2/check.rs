@@ -65,10 +65,7 @@ impl Uses {
     fn add(&mut self, host: u64, length: u64) {
         let first = host / self.cluster_size;
         for number in first..first + length.div_ceil(self.cluster_size) {
-            match usize::try_from(number)
-                .ok()
-                .and_then(|it| self.counts.get_mut(it))
-            {
+            match usize::try_from(number).ok().and_then(|it| self.counts.get_mut(it)) {
                 Some(count) => *count += 1,
                 None => {
                     self.is_beyond = true;
@@ -145,10 +142,8 @@ impl Image {
         if uses.is_beyond {
             return Ok(None);
         }
-        for ((host, refcount), uses) in (0..)
-            .step_by(size as usize)
-            .zip(&refcounts)
-            .zip(&uses.counts)
+        for ((host, refcount), uses) in
+            (0..).step_by(size as usize).zip(&refcounts).zip(&uses.counts)
         {
             if refcount != uses {
                 problems.push(Problem::Refcount {

@@ -139,9 +139,7 @@ impl Source {
         offset: u64,
         length: u64,
     ) -> Result<Vec<u8>, Qcow2Error> {
-        let inside = offset
-            .checked_add(length)
-            .is_some_and(|end| end <= self.size);
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.size);
         let Some(fits) = usize::try_from(length).ok().filter(|_| inside) else {
             let (path, size) = (self.path.clone(), self.size);
             return Err(Qcow2Error::OutOfFile {
@@ -162,9 +160,7 @@ impl Source {
             });
         }
         let mut data = vec![0; fits];
-        self.file
-            .read_exact_at(&mut data, offset)
-            .map_err(at("read", &self.path))?;
+        self.file.read_exact_at(&mut data, offset).map_err(at("read", &self.path))?;
         Ok(data)
     }
 
@@ -201,9 +197,7 @@ impl Source {
 pub(super) fn number(data: &[u8], position: usize, bytes: usize) -> u64 {
     let rest = data.get(position..).unwrap_or_default();
     let field = rest.get(..bytes).unwrap_or(rest);
-    field
-        .iter()
-        .fold(0, |number, byte| (number << 8) | u64::from(*byte))
+    field.iter().fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 pub(super) fn at<'p>(
@@ -220,10 +214,7 @@ pub(super) fn at<'p>(
 /// Writes bytes into a file, regardless of its format. The file grows if necessary.
 pub fn poke(path: impl AsRef<Path>, offset: u64, bytes: &[u8]) -> Result<(), Qcow2Error> {
     let path = path.as_ref();
-    let file = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .map_err(at("open", path))?;
+    let file = OpenOptions::new().write(true).open(path).map_err(at("open", path))?;
     file.write_all_at(bytes, offset).map_err(at("write", path))
 }
 

@@ -44,12 +44,10 @@ impl Image {
             let name = entry[2..].split(|byte| *byte == 0).next()?;
             Some(String::from_utf8_lossy(name).into_owned())
         };
-        let named = (0..64u8)
-            .filter(|bit| bits >> bit & 1 == 1)
-            .map(|bit| match name(bit) {
-                Some(name) => format!("bit {bit} ({name})"),
-                None => format!("bit {bit}"),
-            });
+        let named = (0..64u8).filter(|bit| bits >> bit & 1 == 1).map(|bit| match name(bit) {
+            Some(name) => format!("bit {bit} ({name})"),
+            None => format!("bit {bit}"),
+        });
         named.collect::<Vec<_>>().join(", ")
     }
 
@@ -116,9 +114,7 @@ impl Image {
         let Some(offset) = l1.l2_offset() else {
             return Ok(None);
         };
-        let words = self
-            .source
-            .table("L2 table", offset, self.header.cluster_size() / 8)?;
+        let words = self.source.table("L2 table", offset, self.header.cluster_size() / 8)?;
         let entries = match self.header.has_extended_l2() {
             false => words
                 .into_iter()
@@ -150,9 +146,7 @@ impl Image {
         };
         let index = cluster % entries;
         let width = self.header.cluster_size() / entries;
-        Ok(found
-            .get(index as usize)
-            .map(|entry| (table + index * width, *entry)))
+        Ok(found.get(index as usize).map(|entry| (table + index * width, *entry)))
     }
 
     /// The mapping of this guest offset.
@@ -167,8 +161,7 @@ impl Image {
     pub fn refcount_table(&self) -> Result<Vec<u64>, Qcow2Error> {
         let entries =
             (self.header.cluster_size() / 8) * u64::from(self.header.refcount_table_clusters);
-        self.source
-            .table("refcount table", self.header.refcount_table_offset, entries)
+        self.source.table("refcount table", self.header.refcount_table_offset, entries)
     }
 
     /// The location of the refcount of the cluster at this file offset: the offset of a byte, and
@@ -180,10 +173,7 @@ impl Image {
         let Ok(index) = usize::try_from(cluster / entries) else {
             return Ok(None);
         };
-        let block = self
-            .refcount_table()?
-            .get(index)
-            .map_or(0, |entry| entry & !RESERVED_REFCOUNT);
+        let block = self.refcount_table()?.get(index).map_or(0, |entry| entry & !RESERVED_REFCOUNT);
         if block == 0 {
             return Ok(None);
         }
@@ -260,9 +250,7 @@ impl Image {
     /// The table of a bitmap: the location of each of its clusters.
     pub fn bitmap_table(&self, bitmap: &Bitmap) -> Result<Vec<BitmapTableEntry>, Qcow2Error> {
         let entries = u64::from(bitmap.table_size);
-        let table = self
-            .source
-            .table("bitmap table", bitmap.table_offset, entries)?;
+        let table = self.source.table("bitmap table", bitmap.table_offset, entries)?;
         Ok(table.into_iter().map(BitmapTableEntry).collect())
     }
 }

@@ -48,8 +48,7 @@ impl fmt::Display for Wrong {
 pub fn fill(path: impl AsRef<Path>, range: Range<u64>, byte: u8) -> Result<(), RawError> {
     let path = path.as_ref();
     let mut file = OpenOptions::new().write(true).open(path).at("open", path)?;
-    file.seek(SeekFrom::Start(range.start))
-        .at("seek in", path)?;
+    file.seek(SeekFrom::Start(range.start)).at("seek in", path)?;
     let mut left = range.end.saturating_sub(range.start);
     let chunk = vec![byte; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
     while left > 0 {
@@ -72,14 +71,11 @@ pub fn verify_fill(path: impl AsRef<Path>, range: Range<u64>, byte: u8) -> Resul
         },
     };
     let mut file = File::open(path).at("open", path)?;
-    file.seek(SeekFrom::Start(range.start))
-        .at("seek in", path)?;
+    file.seek(SeekFrom::Start(range.start)).at("seek in", path)?;
     let mut offset = range.start;
     let (mut found, expected) = (vec![0; 64 * 1024], vec![byte; 64 * 1024]);
     while offset < range.end {
-        let want = found
-            .len()
-            .min(usize::try_from(range.end - offset).unwrap_or(CHUNK));
+        let want = found.len().min(usize::try_from(range.end - offset).unwrap_or(CHUNK));
         let count = file.read(&mut found[..want]).at("read", path)?;
         if count == 0 {
             return Err(wrong(offset, None));

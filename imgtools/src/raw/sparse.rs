@@ -22,10 +22,7 @@ pub struct Extent {
 /// Creates a file of this size that is one hole.
 pub fn create_sparse(path: impl AsRef<Path>, size: u64) -> Result<(), RawError> {
     let path = path.as_ref();
-    File::create(path)
-        .at("create", path)?
-        .set_len(size)
-        .at("set the size of", path)
+    File::create(path).at("create", path)?.set_len(size).at("set the size of", path)
 }
 
 /// The data and holes of a file, by `SEEK_DATA` and `SEEK_HOLE`. A file system without holes

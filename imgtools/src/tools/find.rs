@@ -125,10 +125,7 @@ pub struct FindError {
 fn list(looked: &[Looked]) -> String {
     match looked {
         [] => ": there was nowhere to look (PATH is empty)".to_owned(),
-        looked => looked
-            .iter()
-            .map(|looked| format!("\n  {looked}"))
-            .collect(),
+        looked => looked.iter().map(|looked| format!("\n  {looked}")).collect(),
     }
 }
 
@@ -167,9 +164,7 @@ impl Finder {
         mut self,
         variables: impl IntoIterator<Item = (K, V)>,
     ) -> Finder {
-        let variables = variables
-            .into_iter()
-            .map(|(key, value)| (key.into(), value.into()));
+        let variables = variables.into_iter().map(|(key, value)| (key.into(), value.into()));
         self.environment = Some(variables.collect());
         self
     }
@@ -291,10 +286,8 @@ impl Finder {
             ToolKind::Nbd => Some(name.to_string()),
             ToolKind::Img | ToolKind::StorageDaemon | ToolKind::System => None,
         };
-        let names: Vec<&str> = [tool.kind.banner_name()]
-            .into_iter()
-            .chain(renamed.as_deref())
-            .collect();
+        let names: Vec<&str> =
+            [tool.kind.banner_name()].into_iter().chain(renamed.as_deref()).collect();
         if let Some(version) = Version::from_banner(&banner, &names) {
             return Ok(version);
         }

@@ -63,9 +63,7 @@ impl FromStr for Version {
     fn from_str(text: &str) -> Result<Version, NoVersion> {
         let wrong = || NoVersion(text.chars().take(40).collect());
         let numbers = text.split(['-', '+', '(']).next().unwrap_or(text);
-        let mut parts = numbers
-            .split('.')
-            .map(|part| part.parse::<u32>().map_err(|_| wrong()));
+        let mut parts = numbers.split('.').map(|part| part.parse::<u32>().map_err(|_| wrong()));
         let version = Version {
             major: parts.next().ok_or_else(wrong)??,
             minor: parts.next().ok_or_else(wrong)??,

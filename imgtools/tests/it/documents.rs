@@ -57,17 +57,9 @@ fn luks_images(tools: &Tools) -> &'static LuksImages {
     static IMAGES: OnceLock<LuksImages> = OnceLock::new();
     IMAGES.get_or_init(|| {
         let (folder, secret) = (Folder::new(), Secret::new("sec0", "pass-phrase").unwrap());
-        let create = tools
-            .img
-            .create(folder.path("luks"))
-            .format("luks")
-            .secret(&secret);
+        let create = tools.img.create(folder.path("luks")).format("luks").secret(&secret);
         create_luks(&create.size(MIB));
-        let create = tools
-            .img
-            .create(folder.path("encrypted"))
-            .format("qcow2")
-            .encrypt(&secret);
+        let create = tools.img.create(folder.path("encrypted")).format("qcow2").encrypt(&secret);
         create_luks(&create.size(MIB));
         LuksImages {
             folder,
@@ -103,14 +95,7 @@ impl Maker<'_> {
     }
 
     fn info(&mut self, name: &str, image: &ImageSpec) {
-        let output = self
-            .tools
-            .img
-            .info(image)
-            .output_blocking()
-            .unwrap()
-            .check()
-            .unwrap();
+        let output = self.tools.img.info(image).output_blocking().unwrap().check().unwrap();
         self.keep(&format!("info-{name}"), &output.stdout_text());
     }
 
@@ -127,14 +112,7 @@ impl Maker<'_> {
     }
 
     fn map(&mut self, name: &str, image: &ImageSpec) {
-        let output = self
-            .tools
-            .img
-            .map(image)
-            .output_blocking()
-            .unwrap()
-            .check()
-            .unwrap();
+        let output = self.tools.img.map(image).output_blocking().unwrap().check().unwrap();
         self.keep(&format!("map-{name}"), &output.stdout_text());
     }
 
@@ -159,12 +137,7 @@ impl Maker<'_> {
     }
 
     fn write(&self, image: &ImageSpec, command: &str) {
-        self.tools
-            .io
-            .open(image)
-            .command(command)
-            .run_blocking()
-            .unwrap();
+        self.tools.io.open(image).command(command).run_blocking().unwrap();
     }
 
     /// Something of every format.
@@ -205,40 +178,24 @@ impl Maker<'_> {
 
         let image = self.create("bitmaps", "qcow2", "");
         for (name, granularity) in [("b0", 65536), ("b1", 512)] {
-            let bitmap = self
-                .tools
-                .img
-                .bitmap(&image, name)
-                .action(BitmapAction::Add);
+            let bitmap = self.tools.img.bitmap(&image, name).action(BitmapAction::Add);
             bitmap.granularity(granularity).run_blocking().unwrap();
         }
-        let disable = self
-            .tools
-            .img
-            .bitmap(&image, "b1")
-            .action(BitmapAction::Disable);
+        let disable = self.tools.img.bitmap(&image, "b1").action(BitmapAction::Disable);
         disable.run_blocking().unwrap();
         self.info("qcow2-bitmaps", &image);
         self.measure("qcow2-bitmaps", &image);
 
         let image = self.create("snapshots", "qcow2", "");
         for name in ["first", "second"] {
-            self.tools
-                .img
-                .snapshot_create(&image, name)
-                .run_blocking()
-                .unwrap();
+            self.tools.img.snapshot_create(&image, name).run_blocking().unwrap();
         }
         self.info("qcow2-snapshots", &image);
 
         let image = self.create("base", "qcow2", "");
         self.write(&image, "write -P 1 0 256k");
         let compressed = self.folder.path("compressed");
-        let convert = self
-            .tools
-            .img
-            .convert(&image, &compressed)
-            .output_format("qcow2");
+        let convert = self.tools.img.convert(&image, &compressed).output_format("qcow2");
         convert.compress().run_blocking().unwrap();
         self.all(
             "qcow2-compressed",
@@ -251,12 +208,7 @@ impl Maker<'_> {
         let (base, middle) = (self.folder.path("base"), self.folder.path("middle"));
         let top = self.folder.path("top");
         let overlay = |path: &str, base: &str| {
-            let create = self
-                .tools
-                .img
-                .create(path)
-                .format("qcow2")
-                .backing(base, "qcow2");
+            let create = self.tools.img.create(path).format("qcow2").backing(base, "qcow2");
             create.run_blocking().unwrap();
         };
         overlay(&middle, &base);
@@ -264,12 +216,7 @@ impl Maker<'_> {
         let image = ImageSpec::file(&top).format("qcow2");
         self.write(&image, "write -z 512k 64k");
         self.all("chain", &image);
-        let output = self
-            .tools
-            .img
-            .backing_chain(&image)
-            .output_blocking()
-            .unwrap();
+        let output = self.tools.img.backing_chain(&image).output_blocking().unwrap();
         self.keep("chain-whole", &output.check().unwrap().stdout_text());
 
         let image = self.create("leak", "qcow2", "");
@@ -332,9 +279,7 @@ fn examine_info(name: &str, info: &ImageInfo) {
     let unknown = |other: &Other| assert_eq!(other, &Other::new(), "{name}");
     unknown(&info.other);
     assert!(info.virtual_size > 0, "{name}");
-    info.snapshots
-        .iter()
-        .for_each(|snapshot| unknown(&snapshot.other));
+    info.snapshots.iter().for_each(|snapshot| unknown(&snapshot.other));
     for child in info.children.iter().flatten() {
         unknown(&child.other);
         examine_info(name, &child.info);
@@ -345,9 +290,7 @@ fn examine_info(name: &str, info: &ImageInfo) {
         Some(FormatSpecific::Luks(luks)) => unknown(&luks.other),
         Some(FormatSpecific::Vmdk(vmdk)) => {
             unknown(&vmdk.other);
-            vmdk.extents
-                .iter()
-                .for_each(|extent| unknown(&extent.other));
+            vmdk.extents.iter().for_each(|extent| unknown(&extent.other));
         }
         Some(FormatSpecific::File(file)) => unknown(&file.other),
         Some(FormatSpecific::Rbd(rbd)) => unknown(&rbd.other),
@@ -401,23 +344,14 @@ fn data_dir() -> PathBuf {
 
 fn kept() -> BTreeMap<String, Documents> {
     let read_dir = |path: &Path| -> Vec<PathBuf> {
-        std::fs::read_dir(path)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect()
+        std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect()
     };
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let documents = |folder: &PathBuf| -> Documents {
         let files = read_dir(folder);
-        files
-            .iter()
-            .map(|file| (name(file), std::fs::read_to_string(file).unwrap()))
-            .collect()
+        files.iter().map(|file| (name(file), std::fs::read_to_string(file).unwrap())).collect()
     };
-    read_dir(&data_dir())
-        .iter()
-        .map(|folder| (name(folder), documents(folder)))
-        .collect()
+    read_dir(&data_dir()).iter().map(|folder| (name(folder), documents(folder))).collect()
 }
 
 #[test]
@@ -453,29 +387,10 @@ fn a_secret_of_two_images_is_made_known_once() {
         let images = luks_images(&tools);
         let _turn = images.turn();
         let image = ImageSpec::luks(images.folder.path("luks"), &images.secret);
-        assert!(
-            tools
-                .img
-                .compare(&image, &image)
-                .run_blocking()
-                .unwrap()
-                .is_same()
-        );
+        assert!(tools.img.compare(&image, &image).run_blocking().unwrap().is_same());
         let target = ImageSpec::encrypted_qcow2(images.folder.path("encrypted"), &images.secret);
-        tools
-            .img
-            .convert(&image, &target)
-            .no_create()
-            .run_blocking()
-            .unwrap();
-        assert!(
-            tools
-                .img
-                .compare(&image, &target)
-                .run_blocking()
-                .unwrap()
-                .is_same()
-        );
+        tools.img.convert(&image, &target).no_create().run_blocking().unwrap();
+        assert!(tools.img.compare(&image, &target).run_blocking().unwrap().is_same());
     }
 }
 

@@ -27,10 +27,8 @@ fn is_complete<E: Debug + Display>(source: &str, name: &str, elsewhere: &[&str],
     });
     let mut expected: Vec<&str> = variants.collect();
     expected.retain(|variant| !elsewhere.contains(variant));
-    let found: Vec<(String, String)> = found
-        .iter()
-        .map(|error| (format!("{error:?}"), error.to_string()))
-        .collect();
+    let found: Vec<(String, String)> =
+        found.iter().map(|error| (format!("{error:?}"), error.to_string())).collect();
     let mut shown: Vec<&str> = found.iter().map(|(debug, _)| word(debug)).collect();
     expected.sort();
     shown.sort();
@@ -106,19 +104,11 @@ fn every_error_of_qemu_img() {
         call.run_blocking().unwrap_err()
     };
     let found = [
-        fakes
-            .img("exit 0")
-            .compare("ssh://h/a", options)
-            .run_blocking()
-            .unwrap_err(),
+        fakes.img("exit 0").compare("ssh://h/a", options).run_blocking().unwrap_err(),
         fakes.img("exit 1").info("x").run_blocking().unwrap_err(),
         fakes.img("echo []").info("x").run_blocking().unwrap_err(),
         fakes.img("echo x").bench("x").run_blocking().unwrap_err(),
-        fakes
-            .img(&format!("echo '{extent}'; exit 1"))
-            .map("x")
-            .run_blocking()
-            .unwrap_err(),
+        fakes.img(&format!("echo '{extent}'; exit 1")).map("x").run_blocking().unwrap_err(),
         fakes
             .img(&format!("echo '{report}'; exit 2"))
             .check("x")
@@ -169,20 +159,10 @@ fn every_error_of_qemu_io() {
     silent.set_deadline(Duration::from_millis(1));
     let mut line = session("read line");
     let found = [
-        named
-            .open(ImageSpec::luks("ssh://h/a", &luks))
-            .run_blocking()
-            .unwrap_err(),
+        named.open(ImageSpec::luks("ssh://h/a", &luks)).run_blocking().unwrap_err(),
         fakes.io("exit 1").run_blocking().unwrap_err(),
-        fakes
-            .io("echo 'aio_write failed: Input/output error'")
-            .run_blocking()
-            .unwrap_err(),
-        refused
-            .run_blocking("read 0 512")
-            .unwrap()
-            .check()
-            .unwrap_err(),
+        fakes.io("echo 'aio_write failed: Input/output error'").run_blocking().unwrap_err(),
+        refused.run_blocking("read 0 512").unwrap().check().unwrap_err(),
         fakes.io("exit 1").session_blocking().unwrap_err(),
         line.run_blocking("a\nb").unwrap_err(),
         died.run_blocking("read 0 512").unwrap_err(),
@@ -276,12 +256,7 @@ fn every_error_of_a_file() {
     // A header of version 3 with clusters of 64 KiB, and nothing else.
     let image = |name: &str| {
         let path = file(name, b"QFI\xfb\0\0\0\x03");
-        std::fs::File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(1 << 30)
-            .unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
         at(&path, field::CLUSTER_BITS, &16u32.to_be_bytes());
         at(&path, field::HEADER_LENGTH, &104u32.to_be_bytes());
         path

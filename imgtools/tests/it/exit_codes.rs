@@ -27,13 +27,7 @@ impl Folder {
 
     fn qcow2(&self, tools: &Tools, name: &str, size: u64) -> ImageSpec {
         let path = self.path(name);
-        tools
-            .img
-            .create(&path)
-            .format("qcow2")
-            .size(size)
-            .run_blocking()
-            .unwrap();
+        tools.img.create(&path).format("qcow2").size(size).run_blocking().unwrap();
         ImageSpec::file(path).format("qcow2")
     }
 }
@@ -74,10 +68,7 @@ fn compare_0_is_the_same() {
 fn compare_1_is_different_if_it_says_in_what() {
     on_all(|tools, folder| {
         let (a, b) = (folder.raw("a", MIB), folder.raw("b", MIB));
-        let write = tools
-            .io
-            .open(&a)
-            .command(IoCommand::write(65536, 512).pattern(1));
+        let write = tools.io.open(&a).command(IoCommand::write(65536, 512).pattern(1));
         write.run_blocking().unwrap();
         let differ = tools.img.compare(&a, &b).run_blocking().unwrap();
         assert_eq!(
@@ -87,12 +78,7 @@ fn compare_1_is_different_if_it_says_in_what() {
         assert!(!differ.is_same());
 
         let longer = folder.raw("c", 2 * MIB);
-        let differ = tools
-            .img
-            .compare(&b, &longer)
-            .strict()
-            .run_blocking()
-            .unwrap();
+        let differ = tools.img.compare(&b, &longer).strict().run_blocking().unwrap();
         assert_eq!(differ, Comparison::Differ(Difference::Size));
 
         let zeroes = folder.raw("d", MIB);
@@ -102,12 +88,7 @@ fn compare_1_is_different_if_it_says_in_what() {
             .command(IoCommand::write(0, 65536).pattern(0))
             .run_blocking()
             .unwrap();
-        let differ = tools
-            .img
-            .compare(&b, &zeroes)
-            .strict()
-            .run_blocking()
-            .unwrap();
+        let differ = tools.img.compare(&b, &zeroes).strict().run_blocking().unwrap();
         assert_eq!(
             differ,
             Comparison::Differ(Difference::BlockStatus { offset: 0 })
@@ -119,26 +100,11 @@ fn compare_1_is_different_if_it_says_in_what() {
 fn compare_1_is_an_error_if_the_usage_was_wrong() {
     on_all(|tools, folder| {
         let (a, b) = (folder.raw("a", MIB), folder.raw("b", MIB));
-        let error = tools
-            .img
-            .compare(&a, &b)
-            .arg("--bogus")
-            .run_blocking()
-            .unwrap_err();
+        let error = tools.img.compare(&a, &b).arg("--bogus").run_blocking().unwrap_err();
         assert_eq!(compare_error(error), (ComparePhase::Usage, Some(1)));
         // With -q the statuses cannot be distinguished either.
-        tools
-            .io
-            .open(&a)
-            .command(IoCommand::write(0, 512).pattern(1))
-            .run_blocking()
-            .unwrap();
-        let error = tools
-            .img
-            .compare(&a, &b)
-            .arg("-q")
-            .run_blocking()
-            .unwrap_err();
+        tools.io.open(&a).command(IoCommand::write(0, 512).pattern(1)).run_blocking().unwrap();
+        let error = tools.img.compare(&a, &b).arg("-q").run_blocking().unwrap_err();
         assert_eq!(compare_error(error), (ComparePhase::Usage, Some(1)));
     });
 }
@@ -147,12 +113,7 @@ fn compare_1_is_an_error_if_the_usage_was_wrong() {
 fn compare_2_3_and_4_are_errors_of_opening_block_status_and_reading() {
     on_all(|tools, folder| {
         let good = folder.qcow2(tools, "a", 10 * MIB);
-        tools
-            .io
-            .open(&good)
-            .command("write 0 1M")
-            .run_blocking()
-            .unwrap();
+        tools.io.open(&good).command("write 0 1M").run_blocking().unwrap();
         let path = folder.path("a");
         for (bad, phase, code) in [
             (folder.path("nothing").into(), ComparePhase::Open, 2),
@@ -188,23 +149,14 @@ fn check_0_is_clean() {
 #[test]
 fn check_1_without_a_report_is_an_error() {
     on_all(|tools, folder| {
-        let error = tools
-            .img
-            .check(folder.path("nothing"))
-            .run_blocking()
-            .unwrap_err();
+        let error = tools.img.check(folder.path("nothing")).run_blocking().unwrap_err();
         assert!(
             matches!(error, ImgError::Process(ProcessError::Status(_))),
             "{error}"
         );
         assert_eq!(error.code(), Some(1));
         let image = folder.qcow2(tools, "a", MIB);
-        let error = tools
-            .img
-            .check(image)
-            .arg("--bogus")
-            .run_blocking()
-            .unwrap_err();
+        let error = tools.img.check(image).arg("--bogus").run_blocking().unwrap_err();
         assert_eq!(error.code(), Some(1));
     });
 }
@@ -213,20 +165,11 @@ fn check_1_without_a_report_is_an_error() {
 fn check_1_with_a_report_is_an_incomplete_check() {
     on_all(|tools, folder| {
         let image = folder.qcow2(tools, "a", MIB);
-        tools
-            .io
-            .open(image)
-            .command("write 0 128k")
-            .run_blocking()
-            .unwrap();
+        tools.io.open(image).command("write 0 128k").run_blocking().unwrap();
         // A cluster kept for zeroes that is not aligned would be repaired by a write to its L2
         // entry, which fails. The check continues, but has encountered an error.
         let path = folder.path("a");
-        let (position, entry) = qcow2::Image::open(&path)
-            .unwrap()
-            .l2_entry(0)
-            .unwrap()
-            .unwrap();
+        let (position, entry) = qcow2::Image::open(&path).unwrap().l2_entry(0).unwrap().unwrap();
         let unaligned = (entry.entry + 512) | 1;
         qcow2::poke(&path, position, &unaligned.to_be_bytes()).unwrap();
         // It reaches into the next cluster; without the entry of that one all refcounts are right,
@@ -238,12 +181,7 @@ fn check_1_with_a_report_is_an_incomplete_check() {
              file.inject-error.0.sector={},file.inject-error.0.errno=5",
             position / 512
         ));
-        let outcome = tools
-            .img
-            .check(unwritable)
-            .repair(Repair::All)
-            .run_blocking()
-            .unwrap();
+        let outcome = tools.img.check(unwritable).repair(Repair::All).run_blocking().unwrap();
         assert_eq!(outcome.verdict, CheckVerdict::Incomplete);
         assert_eq!(outcome.output.status, Status::Exited(1));
         assert_eq!(
@@ -252,9 +190,7 @@ fn check_1_with_a_report_is_an_incomplete_check() {
         );
         let error = outcome.clean().unwrap_err();
         assert!(
-            error
-                .to_string()
-                .contains("the check could not be completed"),
+            error.to_string().contains("the check could not be completed"),
             "{error}"
         );
     });
@@ -264,12 +200,7 @@ fn check_1_with_a_report_is_an_incomplete_check() {
 fn check_2_is_corrupt_and_3_is_leaks_and_the_repair_makes_it_0() {
     on_all(|tools, folder| {
         let image = folder.qcow2(tools, "a", MIB);
-        tools
-            .io
-            .open(&image)
-            .command("write 0 128k")
-            .run_blocking()
-            .unwrap();
+        tools.io.open(&image).command("write 0 128k").run_blocking().unwrap();
         let path = folder.path("a");
         let opened = qcow2::Image::open(&path).unwrap();
         let (l2_offset, l2) = opened.l2_table(0).unwrap().unwrap();
@@ -286,19 +217,8 @@ fn check_2_is_corrupt_and_3_is_leaks_and_the_repair_makes_it_0() {
         let outcome = tools.img.check(&image).run_blocking().unwrap();
         assert_eq!(outcome.verdict, CheckVerdict::Leaks);
         assert_eq!(outcome.report.as_ref().map(|report| report.leaks), Some(1));
-        assert!(
-            outcome
-                .clean()
-                .unwrap_err()
-                .to_string()
-                .contains("it has leaked clusters")
-        );
-        let outcome = tools
-            .img
-            .check(&image)
-            .repair(Repair::Leaks)
-            .run_blocking()
-            .unwrap();
+        assert!(outcome.clean().unwrap_err().to_string().contains("it has leaked clusters"));
+        let outcome = tools.img.check(&image).repair(Repair::Leaks).run_blocking().unwrap();
         assert_eq!(outcome.verdict, CheckVerdict::Clean);
         assert_eq!(outcome.report.unwrap().leaks_fixed, 1);
 
@@ -311,12 +231,7 @@ fn check_2_is_corrupt_and_3_is_leaks_and_the_repair_makes_it_0() {
             outcome.output.stderr_text().contains("ERROR"),
             "details are on stderr"
         );
-        let outcome = tools
-            .img
-            .check(&image)
-            .repair(Repair::All)
-            .run_blocking()
-            .unwrap();
+        let outcome = tools.img.check(&image).repair(Repair::All).run_blocking().unwrap();
         assert!(outcome.report.unwrap().corruptions_fixed > 0);
     });
 }
@@ -324,11 +239,7 @@ fn check_2_is_corrupt_and_3_is_leaks_and_the_repair_makes_it_0() {
 #[test]
 fn check_63_is_a_format_without_checks() {
     on_all(|tools, folder| {
-        let outcome = tools
-            .img
-            .check(folder.raw("a", MIB))
-            .run_blocking()
-            .unwrap();
+        let outcome = tools.img.check(folder.raw("a", MIB)).run_blocking().unwrap();
         assert_eq!(outcome.verdict, CheckVerdict::Unsupported);
         assert!(outcome.report.is_none());
         assert!(matches!(outcome.clean(), Err(ImgError::NotClean(_))));
@@ -341,12 +252,7 @@ fn a_map_that_ends_too_early_is_an_error_with_what_there_was() {
         // The second L2 table cannot be read; what the first one has is printed before.
         let spec = folder.qcow2(tools, "a", 1 << 30);
         let image = folder.path("a");
-        tools
-            .io
-            .open(&spec)
-            .command("write 0 64k")
-            .run_blocking()
-            .unwrap();
+        tools.io.open(&spec).command("write 0 64k").run_blocking().unwrap();
         let whole = tools.img.map(&spec).run_blocking().unwrap();
         assert_eq!(whole.last().unwrap().end(), 1 << 30);
         let entry = qcow2::Image::open(&image).unwrap().header().l1_table_offset + 8;
@@ -372,17 +278,9 @@ fn a_map_that_ends_too_early_is_an_error_with_what_there_was() {
         );
         assert!(stream.next_blocking().is_none());
 
-        let error = tools
-            .img
-            .map(failing(&image, "l2_load"))
-            .run_blocking()
-            .unwrap_err();
+        let error = tools.img.map(failing(&image, "l2_load")).run_blocking().unwrap_err();
         assert!(matches!(error, ImgError::TruncatedMap { .. }), "{error}");
-        let error = tools
-            .img
-            .map(folder.path("nothing"))
-            .run_blocking()
-            .unwrap_err();
+        let error = tools.img.map(folder.path("nothing")).run_blocking().unwrap_err();
         assert!(
             matches!(error, ImgError::Process(ProcessError::Status(_))),
             "{error}"
@@ -433,20 +331,12 @@ fn all_other_subcommands_exit_with_0_or_1() {
         // The actions of a bitmap, and a folder that is not there.
         let add = |image: ImageSpec| img.bitmap(image, "b").arg("--add");
         codes(
-            add(good.clone())
-                .run_blocking()
-                .map(|output| output.status.code()),
+            add(good.clone()).run_blocking().map(|output| output.status.code()),
             add(good.clone()).run_blocking().map(|_| None),
         );
         codes(
-            img.create(&copy)
-                .size(MIB)
-                .run_blocking()
-                .map(|output| output.status.code()),
-            img.create(format!("{bad}/x"))
-                .size(MIB)
-                .run_blocking()
-                .map(|_| None),
+            img.create(&copy).size(MIB).run_blocking().map(|output| output.status.code()),
+            img.create(format!("{bad}/x")).size(MIB).run_blocking().map(|_| None),
         );
         let usage = img.raw(["bogus"]).run_blocking().unwrap();
         assert_eq!(usage.status, Status::Exited(1));
@@ -489,17 +379,11 @@ fn an_image_that_is_open_elsewhere_is_refused_with_1_and_by_compare_with_2() {
             let error = error.unwrap_err();
             assert_eq!(error.code(), Some(1));
             assert!(
-                error
-                    .to_string()
-                    .contains("Failed to get shared \"write\" lock"),
+                error.to_string().contains("Failed to get shared \"write\" lock"),
                 "{error}"
             );
         }
-        let error = tools
-            .img
-            .compare(&image, &image)
-            .run_blocking()
-            .unwrap_err();
+        let error = tools.img.compare(&image, &image).run_blocking().unwrap_err();
         assert_eq!(compare_error(error), (ComparePhase::Open, Some(2)));
         tools.img.info(&image).force_share().run_blocking().unwrap();
         session.quit_blocking().unwrap();
@@ -518,25 +402,13 @@ fn qemu_io_exits_with_1_for_a_command_that_fails_at_once_and_for_an_image_it_can
             ("read 2M 512", 1),
             ("read x y", 1),
         ] {
-            let output = tools
-                .io
-                .open(&image)
-                .command(command)
-                .output_blocking()
-                .unwrap();
+            let output = tools.io.open(&image).command(command).output_blocking().unwrap();
             assert_eq!(output.status, Status::Exited(code), "{command}");
         }
         // The first failure counts, whatever follows.
-        let mixed = tools
-            .io
-            .open(&image)
-            .commands(["read 2M 512", "read 0 512"]);
+        let mixed = tools.io.open(&image).commands(["read 2M 512", "read 0 512"]);
         assert_eq!(mixed.output_blocking().unwrap().status, Status::Exited(1));
-        let error = tools
-            .io
-            .open(folder.path("nothing"))
-            .run_blocking()
-            .unwrap_err();
+        let error = tools.io.open(folder.path("nothing")).run_blocking().unwrap_err();
         assert!(
             matches!(&error, IoError::Process(ProcessError::Status(_))),
             "{error}"
@@ -564,10 +436,7 @@ fn qemu_io_exits_with_0_for_aio_failures_which_are_errors_nevertheless() {
 #[test]
 fn qemu_io_leaves_out_what_follows_a_quit() {
     on_all(|tools, folder| {
-        let open = tools
-            .io
-            .open(folder.raw("a", MIB))
-            .command(IoCommand::quit());
+        let open = tools.io.open(folder.raw("a", MIB)).command(IoCommand::quit());
         let output = open.command("read -P 1 0 512").run_blocking().unwrap();
         assert_eq!(output.stdout_text(), "");
     });
@@ -576,10 +445,7 @@ fn qemu_io_leaves_out_what_follows_a_quit() {
 #[test]
 fn a_signal_is_an_error_of_both_tools_whatever_status_was_expected() {
     on_all(|tools, folder| {
-        let open = tools
-            .io
-            .open(folder.raw("a", MIB))
-            .command(IoCommand::abort());
+        let open = tools.io.open(folder.raw("a", MIB)).command(IoCommand::abort());
         let error = open.output_blocking().unwrap_err();
         let IoError::Process(ProcessError::Signal(output)) = error else {
             panic!("{error}")
@@ -588,10 +454,7 @@ fn a_signal_is_an_error_of_both_tools_whatever_status_was_expected() {
 
         let mut tool = tools.img.tool().clone();
         tool.wrapper = ["sh", "-c", "kill -SEGV $$"].map(str::to_owned).to_vec();
-        let error = imgtools::img::QemuImg::new(tool)
-            .raw(["info"])
-            .output_blocking()
-            .unwrap_err();
+        let error = imgtools::img::QemuImg::new(tool).raw(["info"]).output_blocking().unwrap_err();
         let ImgError::Process(ProcessError::Signal(output)) = error else {
             panic!("{error}")
         };
@@ -621,11 +484,7 @@ fn valgrind_s_99_is_an_error_of_both_tools_whatever_status_was_expected() {
             "{error}"
         );
         let io = imgtools::io::QemuIo::new(under(tools.io.tool().clone()));
-        let error = io
-            .open(&image)
-            .command("read 0 512")
-            .output_blocking()
-            .unwrap_err();
+        let error = io.open(&image).command("read 0 512").output_blocking().unwrap_err();
         assert!(
             matches!(error, IoError::Process(ProcessError::Valgrind(_))),
             "{error}"

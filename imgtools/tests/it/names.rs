@@ -37,8 +37,7 @@ fn hostile() -> Vec<OsString> {
 fn inside(tools: &Tools, folder: &Path) -> Tools {
     let inside = |tool: &Tool| {
         let words = [OsStr::new("env"), OsStr::new("-C"), folder.as_os_str()];
-        tool.clone()
-            .with_wrapper(words.map(|word| word.to_str().unwrap().to_owned()))
+        tool.clone().with_wrapper(words.map(|word| word.to_str().unwrap().to_owned()))
     };
     Tools {
         img: QemuImg::new(inside(tools.img.tool())),
@@ -91,15 +90,9 @@ fn create_makes_the_file_of_that_name_and_no_other() {
 fn every_call_on_one_image_opens_that_file() {
     for_each_name(|tools, name, found| {
         let img = &tools.img;
-        img.create(name)
-            .format("qcow2")
-            .size(MIB)
-            .run_blocking()
-            .unwrap();
+        img.create(name).format("qcow2").size(MIB).run_blocking().unwrap();
         // The format said by the image, by the call, and by options.
-        let by_options = Options::new()
-            .set("driver", "qcow2")
-            .set_path("file.filename", name);
+        let by_options = Options::new().set("driver", "qcow2").set_path("file.filename", name);
         for image in &[
             ImageSpec::from(name),
             ImageSpec::file(name).format("qcow2"),
@@ -114,9 +107,7 @@ fn every_call_on_one_image_opens_that_file() {
             assert_eq!(map.last().map(|last| last.end()), Some(MIB));
             img.measure(image).run_blocking().unwrap();
             img.bench(image).count(1).run_blocking().unwrap();
-            img.amend(image, "lazy_refcounts=on")
-                .run_blocking()
-                .unwrap();
+            img.amend(image, "lazy_refcounts=on").run_blocking().unwrap();
             img.resize(image, Size::To(MIB)).run_blocking().unwrap();
             img.snapshot_create(image, "-s").run_blocking().unwrap();
             let snapshots = img.snapshots(image).run_blocking().unwrap();
@@ -146,33 +137,21 @@ fn a_copy_and_its_source_can_have_any_name() {
         let source = || ImageSpec::file(Path::new("source")).format("raw");
         let named = || ImageSpec::file(name).format("qcow2");
         img.convert(source(), named()).run_blocking().unwrap();
-        assert!(
-            img.compare(named(), source())
-                .run_blocking()
-                .unwrap()
-                .is_same()
-        );
+        assert!(img.compare(named(), source()).run_blocking().unwrap().is_same());
         let by_options = ImageSpec::options("driver=raw,file.filename=source");
         for (a, b) in [(named(), by_options.clone()), (by_options, named())] {
             assert!(img.compare(a, b).run_blocking().unwrap().is_same());
         }
         // Of two sources in two formats, and back.
         let back = Path::new("back");
-        let convert = img
-            .convert(named(), ImageSpec::file(back).format("raw"))
-            .and_source(source());
+        let convert =
+            img.convert(named(), ImageSpec::file(back).format("raw")).and_source(source());
         convert.run_blocking().unwrap();
         assert_eq!(std::fs::metadata(found(back)).unwrap().len(), 2 * MIB);
         std::fs::remove_file(found(back)).unwrap();
-        img.dd(named(), back)
-            .block_size(MIB)
-            .run_blocking()
-            .unwrap();
+        img.dd(named(), back).block_size(MIB).run_blocking().unwrap();
         std::fs::remove_file(found(name)).unwrap();
-        img.dd(source(), name)
-            .output_format("qcow2")
-            .run_blocking()
-            .unwrap();
+        img.dd(source(), name).output_format("qcow2").run_blocking().unwrap();
         assert!(qcow2::Image::open(found(name)).is_ok());
         assert_eq!(files(&found(Path::new(""))).len(), 3);
     });
@@ -214,14 +193,8 @@ fn a_backing_file_can_have_any_name() {
         img.commit(top).base(found(name)).run_blocking().unwrap();
         assert!(is_allocated());
         // The bitmap of one image merged into that of another one.
-        img.bitmap(name, "b")
-            .action(BitmapAction::Add)
-            .run_blocking()
-            .unwrap();
-        img.bitmap(top, "b")
-            .action(BitmapAction::Add)
-            .run_blocking()
-            .unwrap();
+        img.bitmap(name, "b").action(BitmapAction::Add).run_blocking().unwrap();
+        img.bitmap(top, "b").action(BitmapAction::Add).run_blocking().unwrap();
         img.bitmap(top, "b")
             .action(BitmapAction::Merge("b".to_owned()))
             .source(name, "qcow2")
@@ -347,10 +320,8 @@ fn every_call_that_takes_a_file_is_tested_here() {
             let signature = &item[..end];
             if takes.iter().any(|takes| signature.contains(takes)) {
                 found += 1;
-                let name: String = signature
-                    .chars()
-                    .take_while(|c| c.is_alphanumeric() || *c == '_')
-                    .collect();
+                let name: String =
+                    signature.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                 let used = ["(", ")", "]", ","]
                     .iter()
                     .any(|next| tests.contains(&format!("{name}{next}")));

@@ -82,9 +82,7 @@ fn ways_of_asynchronous_io_are_tried() {
         );
         let found = probe::aio_blocking(&tools.io, "nonsense").unwrap();
         assert!(
-            found
-                .reason()
-                .is_some_and(|reason| reason.contains("nonsense")),
+            found.reason().is_some_and(|reason| reason.contains("nonsense")),
             "{found:?}"
         );
         // These depend on the kernel; but each has an answer.

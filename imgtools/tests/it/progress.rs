@@ -19,16 +19,8 @@ fn every_call_that_knows_its_progress_reports_it_to_the_end() {
     for tools in all_tools() {
         let (folder, img) = (Folder::new(), &tools.img);
         let [base, top, copy] = ["base", "top", "copy"].map(|name| folder.path(name));
-        img.create(&base)
-            .format("qcow2")
-            .size(8 * MIB)
-            .run_blocking()
-            .unwrap();
-        img.create(&top)
-            .format("qcow2")
-            .backing(&base, "qcow2")
-            .run_blocking()
-            .unwrap();
+        img.create(&base).format("qcow2").size(8 * MIB).run_blocking().unwrap();
+        img.create(&top).format("qcow2").backing(&base, "qcow2").run_blocking().unwrap();
         let write = tools.io.open(&top).command(IoCommand::write(0, 8 * MIB));
         write.run_blocking().unwrap();
         macro_rules! complete {
@@ -46,11 +38,7 @@ fn every_call_that_knows_its_progress_reports_it_to_the_end() {
         assert!(same.is_same());
         complete!(img.amend(&top, "compat=0.10"));
         complete!(img.rebase(&top, "").backing_format("qcow2"));
-        img.rebase(&top, &base)
-            .backing_format("qcow2")
-            .unsafe_mode()
-            .run_blocking()
-            .unwrap();
+        img.rebase(&top, &base).backing_format("qcow2").unsafe_mode().run_blocking().unwrap();
         complete!(img.commit(&top));
     }
 }

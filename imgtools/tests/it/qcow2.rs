@@ -94,11 +94,7 @@ fn a_chain_that_is_not_read_here_is_none() {
     let overlay = |name: &str, backing: &str, format: &str| {
         let path = folder.path(name);
         let create = tools.img.create(&path).format("qcow2").unsafe_backing();
-        create
-            .backing(backing, format)
-            .size(MIB)
-            .run_blocking()
-            .unwrap();
+        create.backing(backing, format).size(MIB).run_blocking().unwrap();
         Image::open(path).unwrap().contents()
     };
     assert_eq!(overlay("own", "own", "qcow2").unwrap(), None, "a loop");
@@ -111,10 +107,7 @@ fn a_chain_that_is_not_read_here_is_none() {
         gone.contains("failed to open") && gone.contains("/nothing"),
         "{gone}"
     );
-    std::fs::File::create(folder.path("large"))
-        .unwrap()
-        .set_len(1 << 40)
-        .unwrap();
+    std::fs::File::create(folder.path("large")).unwrap().set_len(1 << 40).unwrap();
     assert_eq!(overlay("on-large", "large", "raw").unwrap(), None);
 }
 
@@ -129,12 +122,7 @@ fn the_mapping_of_every_cluster_is_the_one_that_qemu_reports() {
                 IoCommand::write(256 * 1024, 65536).pattern(2),
                 IoCommand::write(MIB - 65536, 65536).pattern(3),
             ];
-            tools
-                .io
-                .open(&image)
-                .commands(&writes)
-                .run_blocking()
-                .unwrap();
+            tools.io.open(&image).commands(&writes).run_blocking().unwrap();
             let opened = Image::open(&path).unwrap();
             let cluster = opened.header().cluster_size();
             for extent in tools.img.map(&image).run_blocking().unwrap() {
@@ -203,30 +191,15 @@ fn the_header_is_the_one_that_info_tells_of() {
         }
         let folder = Folder::new();
         let path = folder.path("x");
-        let create = tools
-            .img
-            .create(&path)
-            .format("qcow2")
-            .option("compression_type", "zstd");
-        create
-            .backing("a,b", "raw")
-            .unsafe_backing()
-            .size(MIB)
-            .run_blocking()
-            .unwrap();
+        let create = tools.img.create(&path).format("qcow2").option("compression_type", "zstd");
+        create.backing("a,b", "raw").unsafe_backing().size(MIB).run_blocking().unwrap();
         let opened = Image::open(&path).unwrap();
         assert_eq!(opened.header().compression_type, 1);
         assert_eq!(opened.backing_file().unwrap().as_deref(), Some("a,b"));
         let extensions = opened.extensions().unwrap();
-        let format = extensions
-            .iter()
-            .find(|found| found.kind == Extension::BACKING_FORMAT);
+        let format = extensions.iter().find(|found| found.kind == Extension::BACKING_FORMAT);
         assert_eq!(format.unwrap().data, b"raw");
-        assert!(
-            extensions
-                .iter()
-                .any(|found| found.kind == Extension::FEATURE_NAMES)
-        );
+        assert!(extensions.iter().any(|found| found.kind == Extension::FEATURE_NAMES));
     }
 }
 
@@ -239,22 +212,10 @@ fn bitmaps_and_snapshots_are_read() {
             let bitmap = tools.img.bitmap(&image, name).granularity(granularity);
             bitmap.action(BitmapAction::Add).run_blocking().unwrap();
         }
-        let disable = tools
-            .img
-            .bitmap(&image, "second")
-            .action(BitmapAction::Disable);
+        let disable = tools.img.bitmap(&image, "second").action(BitmapAction::Disable);
         disable.run_blocking().unwrap();
-        tools
-            .io
-            .open(&image)
-            .command("write 0 4k")
-            .run_blocking()
-            .unwrap();
-        tools
-            .img
-            .snapshot_create(&image, "a snapshot")
-            .run_blocking()
-            .unwrap();
+        tools.io.open(&image).command("write 0 4k").run_blocking().unwrap();
+        tools.img.snapshot_create(&image, "a snapshot").run_blocking().unwrap();
 
         let opened = Image::open(&path).unwrap();
         let bitmaps = opened.bitmaps().unwrap();
@@ -317,12 +278,7 @@ fn zeroes_and_compressed_clusters_are_told_apart() {
             "write -P 1 128k 64k",
             "write -z 128k 64k",
         ];
-        tools
-            .io
-            .open(&image)
-            .commands(write)
-            .run_blocking()
-            .unwrap();
+        tools.io.open(&image).commands(write).run_blocking().unwrap();
         let opened = Image::open(&path).unwrap();
         let Mapping::Compressed { host, sectors } = opened.lookup(0).unwrap() else {
             panic!()
@@ -370,18 +326,10 @@ fn what_is_said_in_a_huge_sparse_file_is_not_believed_either() {
     let (path, image) = create(&tools, &folder, "x", "");
     let bitmap = tools.img.bitmap(&image, "b").action(BitmapAction::Add);
     bitmap.run_blocking().unwrap();
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(1 << 42)
-        .unwrap();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 42).unwrap();
     let hole = 1u64 << 30;
     let extensions = Image::open(&path).unwrap().extensions().unwrap();
-    let bitmaps = extensions
-        .iter()
-        .find(|extension| extension.kind == Extension::BITMAPS)
-        .unwrap();
+    let bitmaps = extensions.iter().find(|extension| extension.kind == Extension::BITMAPS).unwrap();
     for (offset, bytes) in [
         (field::L1_SIZE, &[0xff; 4][..]),
         (field::REFCOUNT_TABLE_CLUSTERS, &[0, 0xff, 0xff, 0xff]),
@@ -406,11 +354,7 @@ fn what_is_said_in_a_huge_sparse_file_is_not_believed_either() {
         let entry = hole + index * (40 + 0xffff + 1);
         poke(&path, entry + 14, &[0xff; 2]).unwrap();
     }
-    let text = Image::open(&path)
-        .unwrap()
-        .snapshots()
-        .unwrap_err()
-        .to_string();
+    let text = Image::open(&path).unwrap().snapshots().unwrap_err().to_string();
     assert!(text.ends_with("its snapshot table is too large"), "{text}");
     // Its directory is larger than any.
     poke(&path, bitmaps.offset, &1u32.to_be_bytes()).unwrap();
@@ -453,9 +397,7 @@ fn an_image_with_features_that_nobody_knows_is_refused_unless_that_is_wanted() {
         // The image can name its features.
         let image = Image::open_with_any_features(&path).unwrap();
         let names = image.extensions().unwrap();
-        let names = names
-            .iter()
-            .find(|names| names.kind == Extension::FEATURE_NAMES);
+        let names = names.iter().find(|names| names.kind == Extension::FEATURE_NAMES);
         poke(&path, names.unwrap().offset, b"\0\x28shiny\0").unwrap();
         poke(
             &path,
@@ -482,9 +424,7 @@ fn what_is_no_image_is_an_error() {
     std::fs::write(&path, "no image").unwrap();
     let error = Image::open(&path).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .ends_with("as a qcow2 image: it does not have the magic of one"),
+        error.to_string().ends_with("as a qcow2 image: it does not have the magic of one"),
         "{error}"
     );
     assert!(matches!(
@@ -536,11 +476,7 @@ fn no_damage_makes_the_reader_crash() {
     let (path, image) = create(&tools, &folder, "x", "cluster_size=4k");
     let bitmap = tools.img.bitmap(&image, "b").action(BitmapAction::Add);
     bitmap.run_blocking().unwrap();
-    tools
-        .img
-        .snapshot_create(&image, "s")
-        .run_blocking()
-        .unwrap();
+    tools.img.snapshot_create(&image, "s").run_blocking().unwrap();
     let good = std::fs::read(&path).unwrap();
     let bad = folder.path("bad");
     let opened = Image::open(&path).unwrap();
@@ -708,9 +644,7 @@ fn tables_that_take_more_than_one_cluster_are_consistent() {
         let folder = Folder::new();
         let path = folder.path("image");
         let far = (8 << 40) - 512;
-        let image = Builder::new(8 << 40)
-            .fill(far..far + 512, 1)
-            .fill(0..MIB, 2);
+        let image = Builder::new(8 << 40).fill(far..far + 512, 1).fill(0..MIB, 2);
         image.create(&path).unwrap();
         let image = ImageSpec::file(&path).format("qcow2");
         let check = tools.img.check(&image).run_blocking().unwrap();

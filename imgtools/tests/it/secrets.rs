@@ -41,10 +41,7 @@ fn exposed() -> Vec<String> {
         let line = std::fs::read(entry.path().join("cmdline")).ok()?;
         Some(String::from_utf8_lossy(&line).replace('\0', " "))
     };
-    let lines = std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(read);
+    let lines = std::fs::read_dir("/proc").unwrap().flatten().filter_map(read);
     lines.filter(|line| line.contains(SECRET)).collect()
 }
 
@@ -73,11 +70,7 @@ fn a_secret_appears_in_no_log_no_error_and_no_command_line() {
     let (img, io) = (QemuImg::new(img), QemuIo::new(io));
 
     let path = folder.path("luks");
-    let create = img
-        .create(&path)
-        .format("luks")
-        .size(1 << 20)
-        .secret(&secret);
+    let create = img.create(&path).format("luks").size(1 << 20).secret(&secret);
     texts.push(format!("{create:?} {:?}", create.command().unwrap()));
     texts.push(format!("{:?}", create_luks(&create)));
     let image = ImageSpec::luks(&path, &secret);
@@ -96,10 +89,7 @@ fn a_secret_appears_in_no_log_no_error_and_no_command_line() {
 
     // Errors: a wrong secret, and a tool that prints everything it knows.
     let wrong = Secret::new("sec0", "another one").unwrap();
-    let error = img
-        .map(ImageSpec::luks(&path, &wrong))
-        .run_blocking()
-        .unwrap_err();
+    let error = img.map(ImageSpec::luks(&path, &wrong)).run_blocking().unwrap_err();
     assert!(error.to_string().contains("Invalid password"), "{error}");
     texts.push(format!("{error} {error:?}"));
     let mut babbler = tools.img.tool().clone();
@@ -107,10 +97,7 @@ fn a_secret_appears_in_no_log_no_error_and_no_command_line() {
         "babbler",
         &format!("cat {} >&2; exit 1", secret.path().display()),
     );
-    let error = QemuImg::new(babbler)
-        .info(&image)
-        .run_blocking()
-        .unwrap_err();
+    let error = QemuImg::new(babbler).info(&image).run_blocking().unwrap_err();
     let output = error.output().unwrap();
     assert!(
         output.stderr_text().contains(SECRET),
@@ -149,10 +136,7 @@ fn a_secret_that_a_session_prints_is_in_no_error() {
     let open = QemuIo::new(tool).open(ImageSpec::options("x").secret(&secret));
     let mut session = open.session_blocking().unwrap();
     let mut errors = vec![
-        session
-            .run_blocking(SECRET)
-            .and_then(Reply::check)
-            .unwrap_err(),
+        session.run_blocking(SECRET).and_then(Reply::check).unwrap_err(),
         session.run_blocking(format!("die {SECRET}")).unwrap_err(),
     ];
     let mut session = open.session_blocking().unwrap();

@@ -131,9 +131,7 @@ impl Step {
             Step::Length => IoCommand::length(),
             Step::Longest { offset } => {
                 let end = format!("{offset} 2048");
-                format!("read {}{end}", " ".repeat(MAX_LINE - 5 - end.len()))
-                    .as_str()
-                    .into()
+                format!("read {}{end}", " ".repeat(MAX_LINE - 5 - end.len())).as_str().into()
             }
         }
     }
@@ -339,10 +337,7 @@ async fn completions_of_aio_are_collected_by_aio_flush() {
         let mut session = open(&tools, &folder).session().await.unwrap();
         let mut text = String::new();
         for index in 0..8u64 {
-            let reply = session
-                .run(IoCommand::aio_write(index * 4096, 4096))
-                .await
-                .unwrap();
+            let reply = session.run(IoCommand::aio_write(index * 4096, 4096)).await.unwrap();
             text += &reply.stdout;
         }
         text += &session.aio_flush().await.unwrap().check().unwrap().stdout;
@@ -399,10 +394,7 @@ fn h04_a_session_that_does_not_start_reports_everything() {
     for tools in all_tools() {
         let folder = Folder::new();
         let image = folder.path("nothing");
-        let error = tools
-            .io
-            .open(ImageSpec::file(&image).format("raw"))
-            .session_blocking();
+        let error = tools.io.open(ImageSpec::file(&image).format("raw")).session_blocking();
         let error = error.unwrap_err();
         let IoError::Start(output) = &error else {
             panic!("{error}")
@@ -421,10 +413,7 @@ fn h04_a_session_that_does_not_start_reports_everything() {
     }
     let folder = Folder::new();
     let script = "echo to stdout; echo to stderr >&2; kill -SEGV $$";
-    let error = fake(&folder, "qemu-io", script)
-        .session_blocking()
-        .unwrap_err()
-        .to_string();
+    let error = fake(&folder, "qemu-io", script).session_blocking().unwrap_err().to_string();
     assert!(error.contains("was killed by signal 11"), "{error}");
     assert!(
         error.contains("\n  | to stdout") && error.contains("\n  | to stderr"),
@@ -663,11 +652,7 @@ fn a_session_can_do_without_an_image_and_open_one_later() {
         let mut session = tools.io.open_nothing().session_blocking().unwrap();
         let reply = session.run_blocking("length").unwrap();
         assert_eq!(reply.stderr, "no file open, try 'help open'\n");
-        session
-            .run_blocking(format!("open -o driver=raw {path}"))
-            .unwrap()
-            .check()
-            .unwrap();
+        session.run_blocking(format!("open -o driver=raw {path}")).unwrap().check().unwrap();
         assert_eq!(session.run_blocking("length").unwrap().stdout, "1 MiB\n");
     }
 }
@@ -677,16 +662,10 @@ fn commands_that_come_with_the_start_are_run_first() {
     for tools in all_tools() {
         let folder = Folder::new();
         let write = IoCommand::write(0, 512).pattern(3);
-        let mut session = open(&tools, &folder)
-            .command(&write)
-            .session_blocking()
-            .unwrap();
+        let mut session = open(&tools, &folder).command(&write).session_blocking().unwrap();
         let read = IoCommand::read(0, 512).pattern(3);
         session.run_blocking(read).unwrap().check().unwrap();
-        let error = open(&tools, &folder)
-            .command("nonsense")
-            .session_blocking()
-            .unwrap_err();
+        let error = open(&tools, &folder).command("nonsense").session_blocking().unwrap_err();
         assert!(matches!(error, IoError::Reply(_)), "{error}");
     }
 }

@@ -49,11 +49,7 @@ pub(crate) fn all_tools() -> Vec<Tools> {
     prefixes.sort();
     let nowhere = Finder::new().environment([("PATH", "")]);
     let mut found: Vec<Tools> = Tools::find(&Finder::new()).into_iter().collect();
-    found.extend(
-        prefixes
-            .iter()
-            .filter_map(|prefix| Tools::find(&nowhere.clone().prefix(prefix))),
-    );
+    found.extend(prefixes.iter().filter_map(|prefix| Tools::find(&nowhere.clone().prefix(prefix))));
     if found.is_empty() {
         println!("skipped: no qemu-img and qemu-io, neither in PATH nor in QEMU_TEST_PREFIXES");
         let required = std::env::var("QEMU_TEST_REQUIRE").is_ok_and(|value| value == "1");

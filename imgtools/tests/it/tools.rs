@@ -59,11 +59,7 @@ fn an_error_says_where_was_looked_and_what_was_wrong() {
     let finder = Finder::new().environment([("PATH", std::env::join_paths(&search).unwrap())]);
     let error = finder.find(ToolKind::Img).unwrap_err();
     assert!(matches!(
-        error
-            .looked
-            .iter()
-            .map(|looked| &looked.problem)
-            .collect::<Vec<_>>()[..],
+        error.looked.iter().map(|looked| &looked.problem).collect::<Vec<_>>()[..],
         [
             Problem::Missing,
             Problem::NotExecutable,
@@ -71,15 +67,8 @@ fn an_error_says_where_was_looked_and_what_was_wrong() {
             Problem::Broken(_)
         ]
     ));
-    assert!(
-        error
-            .looked
-            .iter()
-            .all(|looked| looked.place == Place::Path)
-    );
-    let message = error
-        .to_string()
-        .replace(folder.dir().to_str().unwrap(), "DIR");
+    assert!(error.looked.iter().all(|looked| looked.place == Place::Path));
+    let message = error.to_string().replace(folder.dir().to_str().unwrap(), "DIR");
     assert_eq!(
         message,
         "failed to find qemu-img\
@@ -99,11 +88,7 @@ fn an_order_that_cannot_be_followed_is_an_error() {
     let wrong = folder.dir().join("wrong");
     let finder = nowhere().prefix(folder.dir());
     assert!(finder.find(ToolKind::Img).is_ok());
-    let error = finder
-        .clone()
-        .flag(ToolKind::Img, &wrong)
-        .find(ToolKind::Img)
-        .unwrap_err();
+    let error = finder.clone().flag(ToolKind::Img, &wrong).find(ToolKind::Img).unwrap_err();
     assert_eq!(
         (error.looked.len(), &error.looked[0].place),
         (1, &Place::Flag)
@@ -126,10 +111,7 @@ fn options_come_from_the_environment() {
         ("QEMU_IO_PROG", path.to_str().unwrap()),
         ("QEMU_IO_OPTIONS", "-T 'a b' -r"),
     ];
-    let tool = Finder::new()
-        .environment(options)
-        .find(ToolKind::Io)
-        .unwrap();
+    let tool = Finder::new().environment(options).find(ToolKind::Io).unwrap();
     assert_eq!(tool.options, ["-T", "a b", "-r"]);
     let output = tool.command().arg("file").run_blocking().unwrap();
     assert_eq!(output.stdout_text(), "-T a b -r file\n");
@@ -142,11 +124,7 @@ fn the_emulator_is_looked_for_by_its_architecture() {
         "bin/qemu-system-riscv64",
         "echo 'QEMU emulator version 8.0.0 (x)'",
     );
-    let tool = nowhere()
-        .prefix(folder.dir())
-        .arch("riscv64")
-        .find(ToolKind::System)
-        .unwrap();
+    let tool = nowhere().prefix(folder.dir()).arch("riscv64").find(ToolKind::System).unwrap();
     assert_eq!(
         (tool.path, tool.version),
         (path, Some(Version::new(8, 0, 0)))
@@ -189,10 +167,5 @@ fn a_renamed_program_is_found_and_one_that_is_no_qemu_is_not() {
     }
     let folder = Folder::new();
     let other = folder.script("git", "echo 'git version 2.39.5'");
-    assert!(
-        nowhere()
-            .flag(ToolKind::Io, other)
-            .find(ToolKind::Io)
-            .is_err()
-    );
+    assert!(nowhere().flag(ToolKind::Io, other).find(ToolKind::Io).is_err());
 }

@@ -70,9 +70,7 @@ async fn records_on_when_its_node_is_reopened(t: &mut Test) -> CaseResult {
     let first = record(&vm, &[&FIRST]).await?;
     let both = record(&vm, &[&FIRST, &SECOND]).await?;
     vm.bitmap("disk", "bitmap0").clear().await?;
-    vm.bitmap("disk", "bitmap0")
-        .assert(json!({"count": 0}))
-        .await?;
+    vm.bitmap("disk", "bitmap0").assert(json!({"count": 0})).await?;
     let again = record(&vm, &[&FIRST]).await?;
     check!(again == first);
     vm.shutdown().await?;
@@ -254,17 +252,12 @@ async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
     let vm = writable.launch().await?;
     assert_flags(t, &disk, json!({"off": ["in-use"], "second": used})).await?;
     for (name, count) in [("off", 64), ("second", 192)] {
-        vm.bitmap("disk", name)
-            .assert(json!({"count": count * KIB}))
-            .await?;
+        vm.bitmap("disk", name).assert(json!({"count": count * KIB})).await?;
         vm.bitmap("disk", name).remove().await?;
     }
     vm.shutdown().await?;
     disk.assert_clean().await?;
-    disk.info()
-        .json()
-        .await?
-        .assert_absent("format-specific/data/bitmaps")
+    disk.info().json().await?.assert_absent("format-specific/data/bitmaps")
 }
 
 /// The same disk, read-only.
@@ -282,9 +275,7 @@ async fn add_bitmap(vm: &Machine) -> CaseResult {
 async fn record(vm: &Machine, regions: &[&[Range<u64>]]) -> CaseResult<String> {
     let before = vm.bitmap("disk", "bitmap0").sha256().await?;
     for region in regions[regions.len() - 1] {
-        vm.node("disk")
-            .write(regions.len() as u8, region.clone())
-            .await?;
+        vm.node("disk").write(regions.len() as u8, region.clone()).await?;
     }
     let after = vm.bitmap("disk", "bitmap0").sha256().await?;
     check!(before != after, "the bitmap has not recorded the writes");

@@ -88,29 +88,17 @@ async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
     vm.bitmap("disk", "fine").add().granularity(512).await?;
     vm.bitmap("other", "large").add().await?;
 
-    vm.cmd(refusal.command, (refusal.arguments)())
-        .refused(refusal.error)
-        .await?;
+    vm.cmd(refusal.command, (refusal.arguments)()).refused(refusal.error).await?;
 
     check!(vm.bitmaps("disk").await?.len() == 3);
     vm.bitmap("disk", "full")
         .assert(json!({"count": 3 * CLUSTER, "recording": true}))
         .await?;
-    vm.bitmap("disk", "empty")
-        .assert(json!({"count": 0, "recording": true}))
-        .await?;
-    vm.disk("disk")
-        .write(0x22, 8 * CLUSTER..8 * CLUSTER + 512)
-        .await?;
-    vm.bitmap("disk", "full")
-        .assert(json!({"count": 4 * CLUSTER}))
-        .await?;
-    vm.bitmap("disk", "empty")
-        .assert(json!({"count": CLUSTER}))
-        .await?;
-    vm.bitmap("disk", "fine")
-        .assert(json!({"count": 512, "recording": true}))
-        .await?;
+    vm.bitmap("disk", "empty").assert(json!({"count": 0, "recording": true})).await?;
+    vm.disk("disk").write(0x22, 8 * CLUSTER..8 * CLUSTER + 512).await?;
+    vm.bitmap("disk", "full").assert(json!({"count": 4 * CLUSTER})).await?;
+    vm.bitmap("disk", "empty").assert(json!({"count": CLUSTER})).await?;
+    vm.bitmap("disk", "fine").assert(json!({"count": 512, "recording": true})).await?;
     vm.shutdown().await?;
     disk.assert_reads(&[
         (0x11, 0..3 * CLUSTER),
@@ -133,24 +121,17 @@ async fn follow_the_size_of_their_disk(t: &mut Test, size: &u64) -> CaseResult {
     let vm = t.host().blockdev(&disk).launch().await?;
     vm.bitmap("disk", "old").add().granularity(512).await?;
     vm.node("disk").write(0x11, 0..2 * MIB).await?;
-    vm.cmd("block_resize", json!({"node-name": "disk", "size": size}))
-        .await?;
+    vm.cmd("block_resize", json!({"node-name": "disk", "size": size})).await?;
     vm.bitmap("disk", "new").add().granularity(512).await?;
 
     let end = size - 512..*size;
     vm.node("disk").write(0x22, end.clone()).await?;
-    vm.bitmap("disk", "new")
-        .assert(json!({"count": 512}))
-        .await?;
+    vm.bitmap("disk", "new").assert(json!({"count": 512})).await?;
     vm.bitmap("disk", "new").merge(["old"]).await?;
 
     let both = size.min(&(2 * MIB)) + if *size > 2 * MIB { 512 } else { 0 };
-    vm.bitmap("disk", "new")
-        .assert(json!({"count": both}))
-        .await?;
-    vm.bitmap("disk", "old")
-        .assert(json!({"count": both}))
-        .await?;
+    vm.bitmap("disk", "new").assert(json!({"count": both})).await?;
+    vm.bitmap("disk", "old").assert(json!({"count": both})).await?;
     vm.shutdown().await?;
     disk.assert_pattern(0x22, end).await
 }
@@ -174,9 +155,7 @@ async fn follow_the_size_of_their_file(t: &mut Test) -> CaseResult {
     // It has the size that the file has now.
     vm.bitmap("file", "new").add().granularity(512).await?;
     vm.bitmap("file", "new").merge(["old"]).await?;
-    vm.bitmap("file", "new")
-        .assert(json!({"count": recorded}))
-        .await?;
+    vm.bitmap("file", "new").assert(json!({"count": recorded})).await?;
     vm.shutdown().await?;
     disk.assert_reads(&[(0x11, 0..2 * MIB)]).await?;
     disk.assert_clean().await

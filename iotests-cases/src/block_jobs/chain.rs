@@ -150,8 +150,7 @@ impl Chain {
     pub(super) async fn assert_nodes_unchanged(&self, vm: &Machine) -> CaseResult {
         vm.assert_no_jobs().await?;
         vm.assert_chain("top -> mid -> base").await?;
-        vm.assert_read_only(&[("top", false), ("mid", true), ("base", true)])
-            .await?;
+        vm.assert_read_only(&[("top", false), ("mid", true), ("base", true)]).await?;
         vm.disk("top").assert_node("top").await?;
         self.assert_guest_reads(vm).await
     }

@@ -70,8 +70,7 @@ async fn is_refused_while_a_job_runs(t: &mut Test, row: &Uses) -> CaseResult {
     vm.remove_node("drv0").await?;
     vm.assert_no_nodes(&["drv0", "middle", "bottom"]).await?;
     vm.shutdown().await?;
-    top.assert_reads(data("middle").over(&data("bottom")))
-        .await?;
+    top.assert_reads(data("middle").over(&data("bottom"))).await?;
     top.assert_clean().await?;
     match row.filled {
         Some("middle") => Ok(()),

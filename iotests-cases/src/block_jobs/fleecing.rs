@@ -77,14 +77,10 @@ async fn an_export_stands_still(t: &mut Test, keeper: &Keeper) -> CaseResult {
     vm.disk("disk").write_all(&OVERWRITES).await?;
 
     export.assert_reads(&PATTERNS).await?;
-    vm.disk("disk")
-        .assert_reads(OVERWRITES.over(&PATTERNS))
-        .await?;
+    vm.disk("disk").assert_reads(OVERWRITES.over(&PATTERNS)).await?;
     export.remove().await?;
     thaw(&vm, frozen).await?;
-    vm.disk("disk")
-        .assert_reads(OVERWRITES.over(&PATTERNS))
-        .await?;
+    vm.disk("disk").assert_reads(OVERWRITES.over(&PATTERNS)).await?;
     assert_disk(vm, &disk).await
 }
 
@@ -126,9 +122,7 @@ async fn a_bitmap_limits_what_is_shown(t: &mut Test) -> CaseResult {
     assert_shows_only(&export, &PATTERNS).await?;
     export.remove().await?;
     thaw(&vm, frozen).await?;
-    vm.disk("disk")
-        .assert_reads(OVERWRITES.over(&PATTERNS))
-        .await?;
+    vm.disk("disk").assert_reads(OVERWRITES.over(&PATTERNS)).await?;
     assert_disk(vm, &disk).await
 }
 
@@ -195,10 +189,7 @@ async fn a_backup_has_the_disk_as_it_was(t: &mut Test) -> CaseResult {
 /// guest has written there since.
 #[case(unsupported_imgopts = ["preallocation"], rows = KEEPERS)]
 async fn preallocated_metadata_stand_still(t: &mut Test, keeper: &Keeper) -> CaseResult {
-    let disk = t
-        .image("disk")
-        .size(SIZE)
-        .option("preallocation", "metadata");
+    let disk = t.image("disk").size(SIZE).option("preallocation", "metadata");
     let disk = disk.content(&PATTERNS).create().await?;
     let vm = t.host().disk(&disk).launch().await?;
     let frozen = vm.freeze("disk").by(*keeper).await?;

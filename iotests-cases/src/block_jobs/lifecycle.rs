@@ -236,9 +236,7 @@ async fn pause_and_resume(vm: &Machine, job: &mut Job, rest: &str, go: &str) -> 
                 job.set_speed(SPEED).await?;
             }
             let again = vm.cmd(resume, json!({resume_key: job.id()}));
-            again
-                .expect_error("Can't resume a job that was not paused")
-                .await?;
+            again.expect_error("Can't resume a job that was not paused").await?;
         }
     }
     Ok(())
@@ -283,9 +281,7 @@ fn assert_states(vm: &Machine, is_mirror: bool) -> CaseResult {
     let events = vm.take_events("JOB_STATUS_CHANGE");
     let mut life = Vec::new();
     let mut rests = 0;
-    let mut states = events
-        .iter()
-        .filter_map(|event| event["data"]["status"].as_str());
+    let mut states = events.iter().filter_map(|event| event["data"]["status"].as_str());
     while let Some(state) = states.next() {
         match state {
             // QEMU also rests a job for a moment when it changes the graph, so there may be more
@@ -299,11 +295,7 @@ fn assert_states(vm: &Machine, is_mirror: bool) -> CaseResult {
     }
     let end = ["waiting", "pending", "concluded", "null"];
     let ready = is_mirror.then_some("ready");
-    let expected: Vec<&str> = ["created", "running"]
-        .into_iter()
-        .chain(ready)
-        .chain(end)
-        .collect();
+    let expected: Vec<&str> = ["created", "running"].into_iter().chain(ready).chain(end).collect();
     check!(life == expected);
     let asked = if is_mirror { 8 } else { 4 };
     check!(rests >= asked, "{rests} pauses, expected {asked} or more");

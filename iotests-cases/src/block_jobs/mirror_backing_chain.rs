@@ -16,9 +16,7 @@ fn contents() -> [Content; 4] {
     [
         Content::nothing().numbered(0x20, clusters(0..8)),
         Content::nothing().numbered(0x50, clusters(4..12)),
-        Content::nothing()
-            .numbered(0x80, clusters(10..14))
-            .zeroes(clusters(3..4)),
+        Content::nothing().numbered(0x80, clusters(10..14)).zeroes(clusters(3..4)),
         Content::nothing()
             .numbered(0xb0, clusters(12..13))
             .zeroes(clusters(2..3))
@@ -56,10 +54,7 @@ impl Source {
             };
             images.push(image.content(content).create().await?);
         }
-        let files = images
-            .iter()
-            .map(Image::file_bytes)
-            .collect::<CaseResult<_>>()?;
+        let files = images.iter().map(Image::file_bytes).collect::<CaseResult<_>>()?;
         Ok(Source { images, files })
     }
 
@@ -80,14 +75,10 @@ impl Source {
 
     /// The lower layers are as they were; the active one got what the guest wrote until it moved.
     async fn assert_files(&self) -> CaseResult {
-        self.files[..3]
-            .iter()
-            .try_for_each(FileBytes::assert_unchanged)?;
+        self.files[..3].iter().try_for_each(FileBytes::assert_unchanged)?;
         let [during, completing, _] = WRITES;
         let own = contents()[3].clone().written(during.0, during.1);
-        self.top()
-            .assert_layer(own.written(completing.0, completing.1))
-            .await?;
+        self.top().assert_layer(own.written(completing.0, completing.1)).await?;
         self.top().assert_clean().await
     }
 }
@@ -239,12 +230,7 @@ async fn ends_with_the_chain_that_was_asked_for(
     sync: &&str,
 ) -> CaseResult {
     let source = Source::create(t).await?;
-    let other = t
-        .image("other")
-        .size(SIZE)
-        .content(onto.other())
-        .create()
-        .await?;
+    let other = t.image("other").size(SIZE).content(onto.other()).create().await?;
     let copy = onto.create(t, &other).await?;
     let disk = Disk::of(source.top()).scsi();
     let disk = if onto.iothread {
@@ -263,8 +249,7 @@ async fn ends_with_the_chain_that_was_asked_for(
     disk.write(during.0, during.1).await?;
     // This one may be under way when the mirror completes.
     let (byte, range) = completing;
-    disk.io(&format!("aio_write -P {byte} {} {CLUSTER}", range.start))
-        .await?;
+    disk.io(&format!("aio_write -P {byte} {} {CLUSTER}", range.start)).await?;
     vm.cmd("job-complete", json!({"id": job.id()})).await?;
     job.wait_status("pending").await?;
     onto.attach_backing(&vm, &other).await?;
@@ -310,9 +295,7 @@ async fn assert_backing_files(vm: &Machine, node: &str, below: &[&Image]) -> Cas
     let info = vm.node_and_layers(node).await?;
     let mut layer = info.at("image")?;
     for image in below {
-        layer
-            .assert("backing-image/filename", image.filename())
-            .context(node)?;
+        layer.assert("backing-image/filename", image.filename()).context(node)?;
         layer = layer.at("backing-image")?;
     }
     layer.assert_absent("backing-image").context(node)
@@ -331,11 +314,7 @@ async fn assert_header(image: &Image, below: &[&Image]) -> CaseResult {
 #[case(upstream = "155::TestCommit::testCommit")]
 async fn a_commit_ends_on_its_base(t: &mut Test) -> CaseResult {
     let source = Source::create(t).await?;
-    let vm = t
-        .host()
-        .disk(Disk::of(source.top()).scsi())
-        .launch()
-        .await?;
+    let vm = t.host().disk(Disk::of(source.top()).scsi()).launch().await?;
     let disk = vm.disk("top");
     let [during, _, after] = WRITES;
 
@@ -349,16 +328,12 @@ async fn a_commit_ends_on_its_base(t: &mut Test) -> CaseResult {
     disk.assert_node("low").await?;
     assert_backing_files(&vm, "low", &source.below("low")).await?;
     assert_backing_files(&vm, "top", &source.below("top")).await?;
-    let written = Content::nothing()
-        .written(during.0, during.1)
-        .written(after.0, after.1);
+    let written = Content::nothing().written(during.0, during.1).written(after.0, after.1);
     disk.assert_reads(written.over(&Source::merged(4))).await?;
     vm.assert_no_jobs().await?;
     vm.shutdown().await?;
     source.files[0].assert_unchanged()?;
     source.files[2].assert_unchanged()?;
-    source.images[1]
-        .assert_reads(written.over(&Source::merged(4)))
-        .await?;
+    source.images[1].assert_reads(written.over(&Source::merged(4))).await?;
     source.images[1].assert_clean().await
 }

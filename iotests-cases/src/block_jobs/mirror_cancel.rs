@@ -64,10 +64,7 @@ async fn mirror(vm: &Machine, status: &str) -> CaseResult<Job> {
 /// has completed. It rests with its result until it is dismissed.
 #[case(needs = [Driver("null-co")], rows = CANCELS)]
 async fn cancelled_or_completed(t: &mut Test, cancel: &Cancel) -> CaseResult {
-    let host = t
-        .host()
-        .blockdev(null("source", MIB))
-        .blockdev(null("target", MIB));
+    let host = t.host().blockdev(null("source", MIB)).blockdev(null("target", MIB));
     let vm = host.launch().await?;
     let mut job = mirror(&vm, cancel.status).await?;
     let id = job.id().to_owned();

@@ -116,9 +116,7 @@ async fn are_refused_where_they_do_not_belong(
     let mut job = kind.reach(&vm, status).await?;
     for verb in VERBS.iter().map(|row| row.value()) {
         if let Some(error) = verb.refusal(*number, &job, status) {
-            vm.cmd(verb.command, verb.arguments(&job))
-                .refused(error)
-                .await?;
+            vm.cmd(verb.command, verb.arguments(&job)).refused(error).await?;
             job.wait_status(status).await?;
         }
     }
@@ -130,12 +128,7 @@ async fn are_refused_where_they_do_not_belong(
     vm.shutdown().await?;
     let all = chain.merged(Layer::Top, Layer::Base);
     match kind.chain {
-        "top -> base" => {
-            chain
-                .base
-                .assert_reads(chain.merged(Layer::Mid, Layer::Base))
-                .await?
-        }
+        "top -> base" => chain.base.assert_reads(chain.merged(Layer::Mid, Layer::Base)).await?,
         _ => copy.assert_reads(&all).await?,
     }
     chain.top.assert_reads(all).await
@@ -176,10 +169,7 @@ async fn are_accepted_where_they_belong(
     }
     vm.assert_no_jobs().await?;
     vm.shutdown().await?;
-    chain
-        .top
-        .assert_reads(chain.merged(Layer::Top, Layer::Base))
-        .await
+    chain.top.assert_reads(chain.merged(Layer::Top, Layer::Base)).await
 }
 
 impl Kind {

@@ -38,10 +38,7 @@ enum Edit {
 
 impl Edit {
     fn apply(self, image: &Image) -> CaseResult {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(image.file())?;
+        let file = OpenOptions::new().read(true).write(true).open(image.file())?;
         let put = |at: u64, bytes: &[u8]| file.write_all_at(bytes, at);
         match self {
             Edit::Bytes(at, bytes) => put(at, bytes)?,
@@ -78,11 +75,7 @@ async fn assert_refused(t: &Test, image: &Image, error: &str) -> CaseResult {
     image.io(["read 0 512"]).expect_error(error).await?;
     image.io(["write 0 512"]).expect_error(error).await?;
     // A machine logs what it finds in a VHDX.
-    let vm = t
-        .host()
-        .key()
-        .tolerate("VHDX BAT entry")
-        .tolerate("VHDX region");
+    let vm = t.host().key().tolerate("VHDX BAT entry").tolerate("VHDX region");
     let vm = vm.launch().await?;
     vm.add_node(image.node()).refused(error).await?;
     vm.shutdown().await?;

@@ -32,9 +32,7 @@ async fn are_told_apart_by_a_repair(t: &mut Test) -> CaseResult {
     let repair = image.check().with(|call| call.repair(Repair::All));
     repair.any_status().await?;
     image.assert_clean().await?;
-    let both = Content::nothing()
-        .written(0x11, 0..2 * MIB)
-        .written(0x44, 2 * MIB..4 * MIB);
+    let both = Content::nothing().written(0x11, 0..2 * MIB).written(0x44, 2 * MIB..4 * MIB);
     image.assert_reads(&both).await?;
     image.write(0x22, 0..CLUSTER).await?;
     image.assert_reads(both.written(0x22, 0..CLUSTER)).await?;

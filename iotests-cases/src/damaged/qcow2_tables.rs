@@ -90,12 +90,7 @@ rows! {
 /// other data are as they were. The image is marked as corrupt, and can be written to again only after a repair, if one is possible.
 #[case(rows = DAMAGES)]
 async fn are_found_by_a_write(t: &mut Test, damage: &Damage) -> CaseResult {
-    let image = t
-        .image("disk")
-        .size(4 * MIB)
-        .write(0x11, 0..CLUSTER)
-        .create()
-        .await?;
+    let image = t.image("disk").size(4 * MIB).write(0x11, 0..CLUSTER).create().await?;
     let tables = Tables::of(&image)?;
     (damage.edit)(&tables).apply(&image)?;
     let before = std::fs::read(image.file())?;
@@ -105,9 +100,7 @@ async fn are_found_by_a_write(t: &mut Test, damage: &Damage) -> CaseResult {
     let export = vm.export("disk").writable().await?;
     let client = export.client().await?;
     for _ in 0..2 {
-        let written = client
-            .write(damage.write, vec![0x22; 64 * KIB as usize])
-            .await;
+        let written = client.write(damage.write, vec![0x22; 64 * KIB as usize]).await;
         let errno = written.map_err(|error| error.errno());
         // The second time there is no image any more, for which the protocol has no word.
         let refused = matches!(errno, Err(Some(Errno::EIO | Errno::EINVAL)));
@@ -122,12 +115,7 @@ async fn are_found_by_a_write(t: &mut Test, damage: &Damage) -> CaseResult {
     vm.shutdown().await?;
 
     const CORRUPT: u64 = 2;
-    check!(
-        qcow2::Image::open(image.file())?
-            .header()
-            .incompatible_features
-            == CORRUPT
-    );
+    check!(qcow2::Image::open(image.file())?.header().incompatible_features == CORRUPT);
     let after = std::fs::read(image.file())?;
     check!(
         after.get(512..before.len()) == before.get(512..),
@@ -138,11 +126,7 @@ async fn are_found_by_a_write(t: &mut Test, damage: &Damage) -> CaseResult {
     let all = |call: Call<Check>| call.repair(Repair::All);
     image.check().with(all).any_status().await?;
     if !damage.repaired {
-        return image
-            .io(["write 0 512"])
-            .expect_error(error)
-            .await
-            .map(drop);
+        return image.io(["write 0 512"]).expect_error(error).await.map(drop);
     }
     image.assert_clean().await?;
     image.write(0x33, NEW..2 * CLUSTER).await?;

@@ -41,10 +41,7 @@ async fn are_not_followed(t: &mut Test, damage: &Damage) -> CaseResult {
 
     let file = image.file_bytes()?;
     image.go_back_to("then").expect_error(damage.error).await?;
-    image
-        .delete_snapshot("then")
-        .expect_error(damage.error)
-        .await?;
+    image.delete_snapshot("then").expect_error(damage.error).await?;
     let copy = t.image("copy").format(RAW).size(4 * MIB).reserve().await?;
     let convert = image.convert(&copy);
     convert
@@ -54,14 +51,7 @@ async fn are_not_followed(t: &mut Test, damage: &Damage) -> CaseResult {
     file.assert_unchanged()?;
     let checked = image.check().any_status().await?;
     check!(!checked.status.is_success(), "a check finds nothing");
-    image
-        .assert_reads(&[(0x11, 0..4 * MIB), (0x22, 0..CLUSTER)])
-        .await?;
-    check!(
-        qcow2::Image::open(image.file())?
-            .header()
-            .incompatible_features
-            == 0
-    );
+    image.assert_reads(&[(0x11, 0..4 * MIB), (0x22, 0..CLUSTER)]).await?;
+    check!(qcow2::Image::open(image.file())?.header().incompatible_features == 0);
     Ok(())
 }

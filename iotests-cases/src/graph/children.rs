@@ -46,9 +46,7 @@ async fn are_refused(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let host = t.host().blockdev(two.set("blkverify", true));
     let vm = host.blockdev(three).blockdev(&spare).launch().await?;
 
-    vm.cmd("x-blockdev-change", (refusal.arguments)())
-        .refused(refusal.error)
-        .await?;
+    vm.cmd("x-blockdev-change", (refusal.arguments)()).refused(refusal.error).await?;
 
     for quorum in ["two", "three"] {
         vm.node(quorum).write(0x22, 0..CLUSTER).await?;
@@ -57,9 +55,7 @@ async fn are_refused(t: &mut Test, refusal: &Refusal) -> CaseResult {
     }
     vm.shutdown().await?;
     for image in [a, b, one, other, third] {
-        image
-            .assert_reads(&[(0x22, 0..CLUSTER), (0x11, CLUSTER..MIB)])
-            .await?;
+        image.assert_reads(&[(0x22, 0..CLUSTER), (0x11, CLUSTER..MIB)]).await?;
     }
     spare.assert_fill(0x11).await
 }

@@ -186,6 +186,5 @@ async fn whose_backup_cannot_begin_lets_the_guest_go_on(t: &mut Test, drive: &Dr
     vm.disk("disk").write(0x22, 0..CLUSTER).await?;
     vm.assert_no_jobs().await?;
     vm.shutdown().await?;
-    disk.assert_reads(&[(0x11, 0..MIB), (0x22, 0..CLUSTER)])
-        .await
+    disk.assert_reads(&[(0x11, 0..MIB), (0x22, 0..CLUSTER)]).await
 }

@@ -256,9 +256,7 @@ async fn created_as_asked(t: &mut Test, made: &Made) -> CaseResult {
     // Not even where refcounts are lazy is it left to be repaired.
     let dirty = qcow2::Image::open(image.file())?.header().is_dirty();
     check!(!dirty, "the image is marked as dirty");
-    image
-        .assert_reads(Content::from(&writes).over(&content))
-        .await?;
+    image.assert_reads(Content::from(&writes).over(&content)).await?;
     image.assert_clean().await?;
     base.assert_reads(&[(0x11, 0..MIB)]).await
 }

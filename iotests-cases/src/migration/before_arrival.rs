@@ -36,17 +36,13 @@ async fn is_refused(t: &mut Test, attempt: &Attempt) -> CaseResult {
     let target = target.launch().await?;
     let file = disk.file_bytes()?;
 
-    target
-        .cmd(attempt.command, (attempt.arguments)())
-        .refused(attempt.error)
-        .await?;
+    target.cmd(attempt.command, (attempt.arguments)()).refused(attempt.error).await?;
     file.assert_unchanged()?;
 
     t.migrate(&source, &target).await?;
     source.shutdown().await?;
     target.disk("disk").write(0x22, 0..CLUSTER).await?;
     target.shutdown().await?;
-    disk.assert_reads(&[(0x11, 0..MIB), (0x22, 0..CLUSTER)])
-        .await?;
+    disk.assert_reads(&[(0x11, 0..MIB), (0x22, 0..CLUSTER)]).await?;
     disk.assert_clean().await
 }

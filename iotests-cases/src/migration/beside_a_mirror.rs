@@ -16,12 +16,7 @@ const SIZE: u64 = 4 * MIB;
 #[case]
 async fn takes_the_disk_along(t: &mut Test) -> CaseResult {
     let content = Content::nothing().numbered(0x20, clusters(0..20));
-    let disk = t
-        .image("disk")
-        .size(SIZE)
-        .content(&content)
-        .create()
-        .await?;
+    let disk = t.image("disk").size(SIZE).content(&content).create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;
     let source = t.vm().name("source").disk(&disk).launch().await?;
     // The export may still write when the guest has the disk.
@@ -37,21 +32,16 @@ async fn takes_the_disk_along(t: &mut Test) -> CaseResult {
     let mut job = job.set("copy-mode", "write-blocking").start().await?;
     job.wait_ready().await?;
     source.disk("disk").write(0x78, clusters(1..2)).await?;
-    t.migrate(&source, &target)
-        .capability("dirty-bitmaps")
-        .await?;
+    t.migrate(&source, &target).capability("dirty-bitmaps").await?;
     check!(job.cancel().await?.outcome == Outcome::Completed);
     source.shutdown().await?;
     export.remove().await?;
 
-    let content = content
-        .written(0x77, clusters(30..32))
-        .written(0x78, clusters(1..2));
+    let content = content.written(0x77, clusters(30..32)).written(0x78, clusters(1..2));
     target.disk("disk").assert_reads(&content).await?;
     check!(target.bitmap("disk", "b0").await?.count == 3 * CLUSTER);
     target.disk("disk").write(0x79, clusters(2..3)).await?;
     target.shutdown().await?;
     disk.assert_reads(&content).await?;
-    copy.assert_reads(content.written(0x79, clusters(2..3)))
-        .await
+    copy.assert_reads(content.written(0x79, clusters(2..3))).await
 }

@@ -40,10 +40,7 @@ async fn is_kept(t: &mut Test, granularity: &u64) -> CaseResult {
     let expected = json!({"granularity": granularity, "count": sent, "recording": true});
     bitmap.assert(expected).await?;
     check!(bitmap.sha256().await? == sha256);
-    target
-        .disk("disk")
-        .write(0x22, 1 << 30..(1 << 30) + 512)
-        .await?;
+    target.disk("disk").write(0x22, 1 << 30..(1 << 30) + 512).await?;
     let more = granularity * u64::from(*granularity <= 1 << 30);
     bitmap.assert(json!({"count": sent + more})).await?;
     target.shutdown().await?;

@@ -13,9 +13,7 @@ const SIZE: u64 = 256 * MIB;
 
 /// A machine with these nodes. No image is behind them: a bitmap only records.
 fn machine(t: &Test, name: &str, nodes: &[&str]) -> MachineBuilder {
-    let nodes = nodes
-        .iter()
-        .map(|name| Node::new("null-co").node_name(name).set("size", SIZE));
+    let nodes = nodes.iter().map(|name| Node::new("null-co").node_name(name).set("size", SIZE));
     nodes.fold(t.vm().name(name), MachineBuilder::blockdev)
 }
 
@@ -70,12 +68,7 @@ async fn facts(vm: &Machine, (node, bitmap): (&str, &str)) -> CaseResult<Value> 
 
 /// The node has just these bitmaps.
 async fn assert_bitmaps(vm: &Machine, node: &str, names: &[&str]) -> CaseResult {
-    let mut found: Vec<_> = vm
-        .bitmaps(node)
-        .await?
-        .into_iter()
-        .map(|one| one.name)
-        .collect();
+    let mut found: Vec<_> = vm.bitmaps(node).await?.into_iter().map(|one| one.name).collect();
     found.sort_unstable();
     check!(found == names, "the bitmaps of {node}");
     Ok(())
@@ -176,9 +169,7 @@ async fn leads_a_bitmap_from(t: &mut Test, names: &Names, mapped: &Mapped) -> Ca
     add_bitmap(&source, from, 0).await?;
     let sent = facts(&source, from).await?;
 
-    t.migrate(&source, &target)
-        .bitmaps(at_source, at_target)
-        .await?;
+    t.migrate(&source, &target).bitmaps(at_source, at_target).await?;
 
     if lost {
         assert_bitmaps(&target, to.0, &[]).await?;
@@ -261,9 +252,7 @@ async fn keeps_a_bitmap_whose_name_is_too_long(t: &mut Test, long: &TooLong) -> 
         &[(&other, &short), ("third", "x")]
     )]);
     let target = target(t, &["node0"], "").await?;
-    t.migrate(&source, &target)
-        .bitmaps(at_source, at_target)
-        .await?;
+    t.migrate(&source, &target).bitmaps(at_source, at_target).await?;
     check!(facts(&target, ("node0", &other)).await? == sent[0]);
     check!(facts(&target, ("node0", "third")).await? == sent[1]);
     source.shutdown().await?;
@@ -342,17 +331,13 @@ async fn stays_as_it_was(t: &mut Test, wrong: &Wrong) -> CaseResult {
             "Invalid mapping given for block-bitmap-mapping: {}",
             (wrong.says)()
         );
-        set_mapping(vm, &(wrong.mapping)())
-            .refused(exactly(says))
-            .await?;
+        set_mapping(vm, &(wrong.mapping)()).refused(exactly(says)).await?;
         let now = vm.cmd("query-migrate-parameters", ()).await?;
         now.assert("block-bitmap-mapping", good.clone())?;
         let shown = vm.hmp("info migrate_parameters").await?;
         check!(shown.contains(text), "{shown}");
     }
-    t.migrate(&source, &target)
-        .capability("dirty-bitmaps")
-        .await?;
+    t.migrate(&source, &target).capability("dirty-bitmaps").await?;
 
     check!(facts(&target, ("node0", "bmap0")).await? == sent);
     source.shutdown().await?;
@@ -394,9 +379,7 @@ async fn leaves_out(t: &mut Test, left: &Left) -> CaseResult {
     let held = facts(&source, bitmap).await?;
     let [at_source, at_target] = (left.mappings)();
 
-    t.migrate(&source, &target)
-        .bitmaps(at_source, at_target)
-        .await?;
+    t.migrate(&source, &target).bitmaps(at_source, at_target).await?;
 
     assert_bitmaps(&target, "node0", &[]).await?;
     check!(facts(&source, bitmap).await? == held);
@@ -456,9 +439,7 @@ async fn exchanges_names(t: &mut Test, mapped: &Mapped) -> CaseResult {
         _ => (None, Some(cross)),
     };
 
-    t.migrate(&source, &target)
-        .bitmaps(at_source, at_target)
-        .await?;
+    t.migrate(&source, &target).bitmaps(at_source, at_target).await?;
 
     for node in NODES {
         assert_bitmaps(&target, node, &["bmap-a", "bmap-b"]).await?;
@@ -495,9 +476,7 @@ async fn makes_one_persistent(t: &mut Test, mapped: &Mapped) -> CaseResult {
         _ => (None, Some(changed)),
     };
 
-    t.migrate(&source, &target)
-        .bitmaps(at_source, at_target)
-        .await?;
+    t.migrate(&source, &target).bitmaps(at_source, at_target).await?;
 
     sent[0]["persistent"] = true.into();
     for (bitmap, sent) in FOUR.into_iter().zip(&sent) {
@@ -523,20 +502,9 @@ rows! {
 #[case(rows = (PERSISTENT, MAPPED_AT), needs = [TRANSFORM])]
 async fn decides_what_is_stored(t: &mut Test, on: &bool, mapped: &Mapped) -> CaseResult {
     let content = Content::nothing().numbered(0x11, clusters(0..8));
-    let disk = t
-        .image("disk")
-        .size(8 * MIB)
-        .content(&content)
-        .create()
-        .await?;
+    let disk = t.image("disk").size(8 * MIB).content(&content).create().await?;
     let source = t.vm().name("source").disk(&disk).launch().await?;
-    let target = t
-        .vm()
-        .name("target")
-        .disk(&disk)
-        .incoming("defer")
-        .launch()
-        .await?;
+    let target = t.vm().name("target").disk(&disk).incoming("defer").launch().await?;
     let added = source.bitmap("disk", "sent").add();
     if *on {
         added.await?
@@ -554,9 +522,7 @@ async fn decides_what_is_stored(t: &mut Test, on: &bool, mapped: &Mapped) -> Cas
         _ => (plain, changed_back),
     };
 
-    t.migrate(&source, &target)
-        .bitmaps(at_source, at_target)
-        .await?;
+    t.migrate(&source, &target).bitmaps(at_source, at_target).await?;
 
     let mut expected = sent.clone();
     expected["persistent"] = (*on).into();
@@ -569,7 +535,6 @@ async fn decides_what_is_stored(t: &mut Test, on: &bool, mapped: &Mapped) -> Cas
         check!(facts(&again, ("disk", "kept")).await? == expected);
     }
     again.shutdown().await?;
-    disk.assert_layer(content.written(0x77, clusters(20..23)))
-        .await?;
+    disk.assert_layer(content.written(0x77, clusters(20..23))).await?;
     disk.assert_clean().await
 }

@@ -39,15 +39,11 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
 
     t.step("take a snapshot of the disk");
     let top = t.image("top").size(MIB).reserve().await?;
-    vm.blockdev_create(json!({"driver": "file", "filename": top, "size": 0}))
-        .await?;
-    vm.add_node(top.protocol_node().node_name("top-file"))
-        .await?;
+    vm.blockdev_create(json!({"driver": "file", "filename": top, "size": 0})).await?;
+    vm.add_node(top.protocol_node().node_name("top-file")).await?;
     let format = t.format().name();
-    vm.blockdev_create(json!({"driver": format, "file": "top-file", "size": MIB}))
-        .await?;
-    vm.add_node(Node::new(format).node_name("top").file("top-file"))
-        .await?;
+    vm.blockdev_create(json!({"driver": format, "file": "top-file", "size": MIB})).await?;
+    vm.add_node(Node::new(format).node_name("top").file("top-file")).await?;
     vm.snapshot("base", "top").await?;
     vm.assert_chain("top -> base").await?;
 
@@ -55,11 +51,8 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     vm.cmd("cont", ()).await?;
     vm.event("RESUME").await?;
     vm.wait_run_state("running").await?;
-    vm.assert_read_only(&[("top", false), ("base", true)])
-        .await?;
-    base.io(["quit"])
-        .expect_error("Failed to get \"write\" lock")
-        .await?;
+    vm.assert_read_only(&[("top", false), ("base", true)]).await?;
+    base.io(["quit"]).expect_error("Failed to get \"write\" lock").await?;
     disk.write(0x22, 4 * KIB..8 * KIB).await?;
     disk.assert_pattern(0x11, 8 * KIB..MIB).await?;
 
@@ -87,13 +80,9 @@ async fn goes_on_and_can_be_committed(t: &mut Test) -> CaseResult {
     t.step("look at the files");
     let content = DISK.written(BY_ANOTHER.0, BY_ANOTHER.1);
     let content = content.written(0x22, 4 * KIB..8 * KIB);
-    base.assert_reads(content.written(0x33, 16 * KIB..20 * KIB))
-        .await?;
+    base.assert_reads(content.written(0x33, 16 * KIB..20 * KIB)).await?;
     base.assert_clean().await?;
-    base.info()
-        .json()
-        .await?
-        .assert_absent("backing-filename")?;
+    base.info().json().await?.assert_absent("backing-filename")?;
     top.assert_clean().await?;
     let info = top.info().json().await?;
     info.assert("virtual-size", MIB)?;

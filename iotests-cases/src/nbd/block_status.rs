@@ -12,12 +12,7 @@ defaults! { formats = [QCOW2], groups = [QUICK] }
 /// A client of qemu-nbd sees which half of an image has data.
 #[case(upstream = "209", needs = [Tool(ToolKind::Nbd)])]
 async fn qemu_nbd_tells_data_from_holes(t: &mut Test) -> CaseResult {
-    let disk = t
-        .image("disk")
-        .size(MIB)
-        .write(0xcd, 0..512 * KIB)
-        .create()
-        .await?;
+    let disk = t.image("disk").size(MIB).write(0xcd, 0..512 * KIB).create().await?;
     let server = t.nbd_server(&disk).export("exp").start().await?;
     assert_first_half_has_data(t, &server.uri()).await
 }
@@ -25,12 +20,7 @@ async fn qemu_nbd_tells_data_from_holes(t: &mut Test) -> CaseResult {
 /// A client of a machine's NBD server sees which half of an image has data.
 #[case(upstream = "209", groups = [EXPORT], host = Any)]
 async fn a_machine_tells_data_from_holes(t: &mut Test) -> CaseResult {
-    let disk = t
-        .image("disk")
-        .size(MIB)
-        .write(0xcd, 0..512 * KIB)
-        .create()
-        .await?;
+    let disk = t.image("disk").size(MIB).write(0xcd, 0..512 * KIB).create().await?;
     let vm = t.host().disk(&disk).launch().await?;
     let export = vm.export(&disk).await?;
     assert_first_half_has_data(t, &export.uri()?).await?;
@@ -43,8 +33,7 @@ async fn a_machine_tells_data_from_holes(t: &mut Test) -> CaseResult {
 #[case(needs = [Tool(ToolKind::Nbd)])]
 async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0xcd).create().await?;
-    t.qemu_io(["-c", "write -z -u 256k 512k", disk.filename()])
-        .await?;
+    t.qemu_io(["-c", "write -z -u 256k 512k", disk.filename()]).await?;
     let server = t.nbd_server(&disk).export("exp").start().await?;
     let client = nbd::Client::builder().context("base:allocation");
     let client = client.connect_uri(&server.uri().parse()?).await?;
@@ -52,10 +41,7 @@ async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {
     assert_reported(&client, &[0..first, second..MIB]).await?;
     for (flags, pieces) in [(CommandFlags::empty(), 3), (CommandFlags::REQ_ONE, 1)] {
         let reported = client.block_status_with(0, MIB, flags).await?;
-        let reported: Vec<_> = reported
-            .iter()
-            .flat_map(|reported| &reported.extents)
-            .collect();
+        let reported: Vec<_> = reported.iter().flat_map(|reported| &reported.extents).collect();
         check!(reported.len() == pieces, "with {flags:?}: {reported:?}");
     }
     client.disconnect().await?;
@@ -66,10 +52,8 @@ async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {
 /// elsewhere.
 async fn assert_reported(client: &nbd::Client, data: &[Range<u64>]) -> CaseResult {
     let reported = client.map("base:allocation", 0..MIB).await?;
-    let reported: Vec<_> = reported
-        .iter()
-        .map(|piece| (piece.offset..piece.end(), piece.base()))
-        .collect();
+    let reported: Vec<_> =
+        reported.iter().map(|piece| (piece.offset..piece.end(), piece.base())).collect();
     let (mut expected, mut end) = (Vec::new(), 0);
     let mut bytes = vec![0; MIB as usize];
     let hole = BaseAllocation::HOLE | BaseAllocation::ZERO;
@@ -90,19 +74,13 @@ async fn assert_reported(client: &nbd::Client, data: &[Range<u64>]) -> CaseResul
 
 /// Says so to `qemu-img map`, whose text is the golden, and to a client that asks for itself.
 async fn assert_first_half_has_data(t: &Test, uri: &str) -> CaseResult {
-    let map = t
-        .qemu_img(["map", "-f", "raw", "--output=json", uri])
-        .json()
-        .await?;
+    let map = t.qemu_img(["map", "-f", "raw", "--output=json", uri]).json().await?;
     for extent in items(&map, "")? {
         // What newer versions report as well is not under test.
         let reported = [
             "start", "length", "depth", "present", "zero", "data", "offset",
         ];
-        let reported: Value = reported
-            .into_iter()
-            .map(|key| (key, extent[key].clone()))
-            .collect();
+        let reported: Value = reported.into_iter().map(|key| (key, extent[key].clone())).collect();
         t.log(Entry::from(reported).ordered());
     }
     let client = nbd::Client::builder().context("base:allocation");

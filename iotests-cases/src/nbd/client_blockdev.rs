@@ -16,10 +16,7 @@ async fn make_disk(t: &Test) -> CaseResult<Image> {
 
 /// A client on a read-only node.
 fn remote(name: &str, client: Node) -> Node {
-    Node::new("raw")
-        .node_name(name)
-        .read_only(true)
-        .file(client)
+    Node::new("raw").node_name(name).read_only(true).file(client)
 }
 
 /// The name of the file of a node.
@@ -122,10 +119,7 @@ async fn of_an_export_that_is_called(t: &mut Test, name: &Option<&str>) -> CaseR
 
     let vm = &machines.vm;
     let client = export.node()?;
-    let port = client
-        .get("server.port")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let port = client.get("server.port").and_then(Value::as_str).unwrap_or_default();
     let uri = format!("nbd://127.0.0.1:{port}/{name}");
     vm.add_node(remote("remote", client)).await?;
     check!(filename(vm, "remote").await? == uri);
@@ -163,10 +157,7 @@ async fn over_ipv6(t: &mut Test) -> CaseResult {
     }
     let machines = Machines::start(t, Some("::1")).await?;
     let export = machines.server.export("disk").await?;
-    let client = export
-        .node()?
-        .set("server.ipv4", false)
-        .set("server.ipv6", true);
+    let client = export.node()?.set("server.ipv4", false).set("server.ipv6", true);
     let vm = &machines.vm;
     vm.add_node(remote("remote", client.clone())).await?;
     let expected = json!({"driver": "raw", "file": client});
@@ -182,9 +173,7 @@ async fn keeps_to_its_family(t: &mut Test) -> CaseResult {
     // Nobody has to listen there: the address is looked at first.
     let server = json!({"type": "inet", "host": "::1", "port": "10809", "ipv6": false});
     let client = Node::new("nbd").set("server", server);
-    vm.add_node(remote("remote", client))
-        .expect_error("address resolution failed")
-        .await?;
+    vm.add_node(remote("remote", client)).expect_error("address resolution failed").await?;
     vm.assert_no_nodes(&["remote"]).await?;
     vm.shutdown().await?;
     Ok(())

@@ -142,9 +142,7 @@ async fn a_job_without_its_server_is_cancelled_at_once(t: &mut Test, command: &&
     vm.assert_chain("source").await?;
     vm.shutdown().await?;
     let part = |n: u8| (0x11 + n, u64::from(n) * MIB..u64::from(n + 1) * MIB);
-    source
-        .assert_patterns(&(0..8).map(part).collect::<Vec<_>>())
-        .await?;
+    source.assert_patterns(&(0..8).map(part).collect::<Vec<_>>()).await?;
     source.assert_clean().await
 }
 
@@ -287,17 +285,12 @@ async fn without_a_delay_only_one_request_fails(t: &mut Test) -> CaseResult {
         .listen_unix(&*socket)?;
     let client = client_options(&socket.as_option(), 0);
     let mut client = t.qemu_io(["--image-opts", &client]).session().await?;
-    client
-        .expect_error("write -P 7 0 64k", "write failed: Input/output error")
-        .await?;
+    client.expect_error("write -P 7 0 64k", "write failed: Input/output error").await?;
     // The first attempts come while it still connects.
     loop {
         match client.run("write -P 8 64k 64k").await {
             Ok(_) => break,
-            Err(failure)
-                if failure
-                    .message()
-                    .contains("write failed: Input/output error") => {}
+            Err(failure) if failure.message().contains("write failed: Input/output error") => {}
             Err(failure) => return Err(failure),
         }
     }
@@ -321,12 +314,8 @@ async fn a_lost_server_is_abandoned(t: &mut Test) -> CaseResult {
     let mut client = t.qemu_io(["--image-opts", &client]).session().await?;
     client.run("read -P 0 0 64k").await?;
     server.stop_listening().await?;
-    client
-        .expect_error("write -P 7 0 64k", "write failed: Input/output error")
-        .await?;
-    client
-        .expect_error("read 0 64k", "read failed: Input/output error")
-        .await?;
+    client.expect_error("write -P 7 0 64k", "write failed: Input/output error").await?;
+    client.expect_error("read 0 64k", "read failed: Input/output error").await?;
     client.close().await?;
     server.finish().await?;
     Ok(())

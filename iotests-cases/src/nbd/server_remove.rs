@@ -284,8 +284,7 @@ async fn an_export_announces_what_it_can_do(t: &mut Test, access: &Access) -> Ca
     }
     vm.shutdown().await?;
     let first = if writable { 0x22 } else { 0x11 };
-    disk.assert_patterns(&[(first, 0..512), (0x11, 512..MIB)])
-        .await
+    disk.assert_patterns(&[(first, 0..512), (0x11, 512..MIB)]).await
 }
 
 /// When the server is stopped all exports go, even with a client connected, and nothing of them is
@@ -301,9 +300,7 @@ async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
         vm.event(deleted).await?;
     }
     vm.assert_unchanged_since(&exported.before).await?;
-    client
-        .expect_error("read 0 512", "read failed: Input/output error")
-        .await?;
+    client.expect_error("read 0 512", "read failed: Input/output error").await?;
     client.close().await?;
     let add = vm.cmd("nbd-server-add", json!({"device": "disk"}));
     add.expect_error("NBD server not running").await?;
@@ -313,8 +310,7 @@ async fn all_exports_go_with_the_server(t: &mut Test) -> CaseResult {
     let server = vm.nbd_server().start().await?;
     exported.add("exp").await?;
     let uri = server.uri("exp");
-    t.qemu_io(["-r", "-f", "raw", "-c", "read -P 0x11 0 1M", &uri])
-        .await?;
+    t.qemu_io(["-r", "-f", "raw", "-c", "read -P 0x11 0 1M", &uri]).await?;
     exported.vm.shutdown().await?;
     exported.disk.assert_fill(0x11).await
 }
@@ -333,9 +329,7 @@ async fn an_export_goes_with_its_drive(t: &mut Test) -> CaseResult {
     }
     exported.assert_exports(&[]).await?;
     exported.vm.assert_no_nodes(&["disk"]).await?;
-    client
-        .expect_error("read 0 512", "read failed: Input/output error")
-        .await?;
+    client.expect_error("read 0 512", "read failed: Input/output error").await?;
     client.close().await?;
     exported.vm.shutdown().await?;
     exported.disk.assert_fill(0x11).await

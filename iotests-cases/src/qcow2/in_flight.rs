@@ -20,8 +20,7 @@ async fn share_a_new_cluster(t: &mut Test, kind: &Kind) -> CaseResult {
     }
     commands.push("aio_flush".to_owned());
     disk.io(commands).await?;
-    disk.assert_reads(content.over(&Content::nothing().written(0x11, 0..SIZE)))
-        .await?;
+    disk.assert_reads(content.over(&Content::nothing().written(0x11, 0..SIZE))).await?;
     disk.assert_clean().await?;
     base.assert_fill(0x11).await
 }

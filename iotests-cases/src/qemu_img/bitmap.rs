@@ -40,10 +40,7 @@ fn state(image: &Image, name: &str) -> CaseResult<Option<(bool, u16)>> {
     };
     check!(!bitmap.is_in_use());
     let bits = bitmap_bits(image, name)?;
-    let bits = bits
-        .iter()
-        .rev()
-        .fold(0, |bits, byte| bits << 8 | u16::from(*byte));
+    let bits = bits.iter().rev().fold(0, |bits, byte| bits << 8 | u16::from(*byte));
     Ok(Some((bitmap.is_auto(), bits)))
 }
 
@@ -159,10 +156,7 @@ async fn stays_as_it_is_if_it_is_refused(t: &mut Test, refused: &Refused) -> Cas
         word => word,
     });
     let call = t.qemu_img(["bitmap", "-f", "qcow2"]).args(words);
-    let output = call
-        .args([disk.filename(), refused.name])
-        .expect_error(refused.error)
-        .await?;
+    let output = call.args([disk.filename(), refused.name]).expect_error(refused.error).await?;
     check!(output.status.code() == Some(1));
     check!(state(&disk, "b")? == Some((true, B)));
     check!(state(&disk, "other")? == Some((false, OTHER)));
@@ -187,10 +181,7 @@ rows! {
 #[case(rows = WITHOUT)]
 async fn is_refused_where_there_can_be_none(t: &mut Test, without: &Without) -> CaseResult {
     let disk = t.image("disk").size(SIZE).write(0x11, 0..CLUSTER);
-    let disk = without
-        .options
-        .iter()
-        .fold(disk, |disk, (name, value)| disk.option(name, value));
+    let disk = without.options.iter().fold(disk, |disk, (name, value)| disk.option(name, value));
     let disk = disk.create().await?;
     let before = disk.file_bytes()?;
     let add = disk.bitmap("b").with(|call| call.action(BitmapAction::Add));
@@ -208,14 +199,9 @@ async fn is_refused_where_there_can_be_none(t: &mut Test, without: &Without) -> 
 async fn has_a_name_of_1023_bytes_at_most(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(SIZE).create().await?;
     let name = "n".repeat(1023);
-    let add = |name: &str| {
-        disk.bitmap(name)
-            .with(|call| call.action(BitmapAction::Add))
-    };
+    let add = |name: &str| disk.bitmap(name).with(|call| call.action(BitmapAction::Add));
     add(&name).await?;
-    add(&"n".repeat(1024))
-        .expect_error("Name length exceeds maximum")
-        .await?;
+    add(&"n".repeat(1024)).expect_error("Name length exceeds maximum").await?;
     check!(state(&disk, &name)? == Some((true, 0)));
     check!(qcow2::Image::open(disk.file())?.bitmaps()?.len() == 1);
     disk.assert_clean().await

@@ -68,23 +68,9 @@ rows! {
 /// Reports where the images differ, in either order and with an image of another format; nothing is changed.
 #[case(rows = PAIRS)]
 async fn report_what_differs(t: &mut Test, pair: &Pair) -> CaseResult {
-    let one = t
-        .image("one")
-        .size(pair.one.0)
-        .content(pair.one.1)
-        .create()
-        .await?;
-    let other = t
-        .image("other")
-        .size(pair.other.0)
-        .content(pair.other.1)
-        .create()
-        .await?;
-    let raw = t
-        .image("raw")
-        .format(RAW)
-        .size(pair.other.0)
-        .content(pair.other.1);
+    let one = t.image("one").size(pair.one.0).content(pair.one.1).create().await?;
+    let other = t.image("other").size(pair.other.0).content(pair.other.1).create().await?;
+    let raw = t.image("raw").format(RAW).size(pair.other.0).content(pair.other.1);
     let raw = raw.create().await?;
     let before = [one.file_bytes()?, other.file_bytes()?, raw.file_bytes()?];
     for (a, b) in [(&one, &other), (&other, &one), (&one, &raw), (&raw, &one)] {
@@ -146,31 +132,15 @@ rows! {
 #[case(formats = [QCOW2, QED, VMDK], groups = [BACKING])]
 async fn read_through_chains(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MIB).fill(0x11).create().await?;
-    let top = t
-        .image("top")
-        .backing(&base)
-        .write(0x22, 0..CLUSTER)
-        .create()
-        .await?;
-    let flat = t
-        .image("flat")
-        .size(MIB)
-        .fill(0x11)
-        .write(0x22, 0..CLUSTER)
-        .create()
-        .await?;
+    let top = t.image("top").backing(&base).write(0x22, 0..CLUSTER).create().await?;
+    let flat = t.image("flat").size(MIB).fill(0x11).write(0x22, 0..CLUSTER).create().await?;
     check!(top.compare(&flat).await? == SAME);
     check!(flat.compare(&top).await? == SAME);
     check!(top.compare(&base).await? == from(0));
     flat.write(0x33, MIB - 512..MIB).await?;
     check!(top.compare(&flat).await? == from(MIB - 512));
     // Over a shorter one, whose end reads as zeroes.
-    let short = t
-        .image("short")
-        .size(CLUSTER + 512)
-        .fill(0x11)
-        .create()
-        .await?;
+    let short = t.image("short").size(CLUSTER + 512).fill(0x11).create().await?;
     let long = t.image("long").size(MIB).backing(&short).create().await?;
     check!(long.compare(&short).await? == LONGER);
     check!(short.compare(&long).await? == LONGER);

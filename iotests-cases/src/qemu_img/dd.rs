@@ -64,9 +64,7 @@ async fn are_those_asked_for(t: &mut Test, blocks: &Blocks) -> CaseResult {
     let source = source(t).await?;
     let before = source.file_bytes()?;
     let first = blocks.skip * blocks.size;
-    let end = blocks
-        .count
-        .map_or(SIZE, |count| SIZE.min(count.saturating_mul(blocks.size)));
+    let end = blocks.count.map_or(SIZE, |count| SIZE.min(count.saturating_mul(blocks.size)));
     let target = t.image("target").size(end - first).reserve().await?;
     let copy = source.dd(&target).with(|call| {
         let call = call.block_size(blocks.size);
@@ -99,14 +97,9 @@ async fn are_those_asked_for(t: &mut Test, blocks: &Blocks) -> CaseResult {
 async fn are_counted_behind_those_left_out(t: &mut Test, (skip, count): &(u64, u64)) -> CaseResult {
     let source = source(t).await?;
     let end = SIZE.min((skip + count) * CLUSTER);
-    let target = t
-        .image("target")
-        .size(end - skip * CLUSTER)
-        .reserve()
-        .await?;
+    let target = t.image("target").size(end - skip * CLUSTER).reserve().await?;
     let copy = source.dd(&target);
-    copy.with(|call| call.block_size(CLUSTER).skip(*skip).count(*count))
-        .await?;
+    copy.with(|call| call.block_size(CLUSTER).skip(*skip).count(*count)).await?;
     let (wanted, copied) = (end - skip * CLUSTER, target.size().await?);
     check!(
         copied != wanted.saturating_sub(skip * CLUSTER),
@@ -129,11 +122,7 @@ rows! {
 async fn behind_the_end_are_none(t: &mut Test) -> CaseResult {
     let source = source(t).await?;
     let target = t.image("target").size(0).reserve().await?;
-    let said = source
-        .dd(&target)
-        .with(|call| call.block_size(MIB).skip(30))
-        .await?
-        .combined_text();
+    let said = source.dd(&target).with(|call| call.block_size(MIB).skip(30)).await?.combined_text();
     check!(said.contains("cannot skip to specified offset"), "{said}");
     check!(target.size().await? == 0);
     target.assert_clean().await
@@ -168,10 +157,7 @@ async fn with_invalid_arguments_are_refused(t: &mut Test, refused: &Refused) -> 
         format!("if={}", source.filename()),
         format!("of={}", target.filename()),
     ];
-    let call = t
-        .qemu_img(["dd", "-f", "qcow2"])
-        .args(operands)
-        .args(refused.operands);
+    let call = t.qemu_img(["dd", "-f", "qcow2"]).args(operands).args(refused.operands);
     let output = call.expect_error(refused.error).await?;
     check!(output.status.code() == Some(1));
     before.iter().try_for_each(FileBytes::assert_unchanged)

@@ -105,19 +105,14 @@ async fn have_their_new_clusters(t: &mut Test, with: &With, mode: &&str, end: &u
         disk.convert(&copy).with(|call| call.compress()).await?;
         disk = copy;
     }
-    disk.resize(size)
-        .with(|call| call.preallocation(mode))
-        .await?;
+    disk.resize(size).with(|call| call.preallocation(mode)).await?;
 
     let below = Content::nothing().written(below, 0..*end);
     let held = Content::of(&[(0x22, 0..512)]).over(&below);
     disk.assert_reads(held).await?;
     disk.assert_clean().await?;
     let layer = disk.own_layer().await?;
-    let grown = layer
-        .present
-        .iter()
-        .any(|part| part.contains(end) && part.end >= size);
+    let grown = layer.present.iter().any(|part| part.contains(end) && part.end >= size);
     check!(grown, "only {:x?} is allocated", layer.present);
     if let (With::DataFile, "full") = (with, *mode) {
         let file = std::fs::File::open(&*data)?;
@@ -137,12 +132,9 @@ async fn raw_data_files_are_what_is_read(t: &mut Test) -> CaseResult {
     let disk = disk.option("data_file_raw", "on").create().await?;
     let raw = t.open(data.as_str()).format(RAW).await?;
     raw.write(0x33, 5 * CLUSTER..6 * CLUSTER).await?;
-    disk.assert_reads(&[(0x33, 5 * CLUSTER..6 * CLUSTER)])
-        .await?;
+    disk.assert_reads(&[(0x33, 5 * CLUSTER..6 * CLUSTER)]).await?;
     let vm = t.host().disk(&disk).launch().await?;
-    vm.disk("disk")
-        .assert_pattern(0x33, 5 * CLUSTER..6 * CLUSTER)
-        .await?;
+    vm.disk("disk").assert_pattern(0x33, 5 * CLUSTER..6 * CLUSTER).await?;
     vm.disk("disk").write(0x44, 0..CLUSTER).await?;
     vm.shutdown().await?;
     let all = [(0x44, 0..CLUSTER), (0x33, 5 * CLUSTER..6 * CLUSTER)];

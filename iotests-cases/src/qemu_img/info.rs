@@ -37,10 +37,7 @@ rows! {
 
 impl Kind {
     async fn create(&self, t: &Test) -> CaseResult<Image> {
-        let image = t
-            .image("disk")
-            .size(128 * KIB)
-            .option("compat", self.compat);
+        let image = t.image("disk").size(128 * KIB).option("compat", self.compat);
         let image = image.option("compression_type", self.compression);
         let image = image.option("refcount_bits", self.refcount_bits);
         match self.compat {
@@ -72,9 +69,8 @@ impl Kind {
     /// The information has these facts, and no others.
     fn assert_json(&self, info: &Value) -> CaseResult {
         let facts = self.facts().into_iter();
-        let data: serde_json::Map<_, _> = facts
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect();
+        let data: serde_json::Map<_, _> =
+            facts.map(|(name, value)| (name.to_owned(), value)).collect();
         info.assert("format-specific/type", "qcow2")?;
         info.assert("format-specific/data", Value::Object(data))
     }
@@ -85,10 +81,7 @@ impl Kind {
 async fn has_the_format_in_json(t: &mut Test, kind: &Kind) -> CaseResult {
     let image = kind.create(t).await?;
     let file = image.file_bytes()?;
-    let info = t
-        .qemu_img(["info", "--output=json", image.filename()])
-        .json()
-        .await?;
+    let info = t.qemu_img(["info", "--output=json", image.filename()]).json().await?;
     info.assert("virtual-size", 128 * KIB)?;
     kind.assert_json(&info)?;
     file.assert_unchanged()
@@ -98,17 +91,9 @@ async fn has_the_format_in_json(t: &mut Test, kind: &Kind) -> CaseResult {
 #[case(upstream = "065::{kind}::test_human", groups = [IMG], rows = KINDS)]
 async fn has_the_format_as_text(t: &mut Test, kind: &Kind) -> CaseResult {
     let image = kind.create(t).await?;
-    let text = t
-        .qemu_img(["info", "--output=human", image.filename()])
-        .text()
-        .await?;
-    let lines = text
-        .lines()
-        .skip_while(|line| *line != "Format specific information:");
-    let found: Vec<&str> = lines
-        .skip(1)
-        .take_while(|line| line.starts_with(' '))
-        .collect();
+    let text = t.qemu_img(["info", "--output=human", image.filename()]).text().await?;
+    let lines = text.lines().skip_while(|line| *line != "Format specific information:");
+    let found: Vec<&str> = lines.skip(1).take_while(|line| line.starts_with(' ')).collect();
     let fact = |(name, value): (&str, Value)| {
         let value = value.as_str().map_or(value.to_string(), str::to_owned);
         format!("    {}: {value}", name.replace('-', " "))
@@ -130,10 +115,7 @@ async fn is_reported_by_a_machine(t: &mut Test, kind: &Kind) -> CaseResult {
 
     kind.assert_json(vm.node("disk").await?.at("image")?)?;
     vm.shutdown().await?;
-    let info = t
-        .qemu_img(["info", "--output=json", image.filename()])
-        .json()
-        .await?;
+    let info = t.qemu_img(["info", "--output=json", image.filename()]).json().await?;
     kind.assert_json(&info)?;
     image.assert_reads(&[(0x11, 0..64 * KIB)]).await?;
     image.assert_clean().await

@@ -50,9 +50,7 @@ async fn keeps_the_data_below_the_new_end(
     let mut image = t.image("disk").size(old);
     if t.format() == QCOW2 {
         let (cluster_size, refcount_bits) = shrink.clusters;
-        image = image
-            .option("cluster_size", cluster_size)
-            .option("refcount_bits", refcount_bits);
+        image = image.option("cluster_size", cluster_size).option("refcount_bits", refcount_bits);
     }
     let image = image.create().await?;
 
@@ -70,9 +68,7 @@ async fn keeps_the_data_below_the_new_end(
     t.step("shrinking");
     image.shrink(new).await?;
     check!(image.size().await? == new);
-    image
-        .assert_fill(if offsets.is_empty() { 0 } else { 0xff })
-        .await?;
+    image.assert_fill(if offsets.is_empty() { 0 } else { 0xff }).await?;
     image.assert_clean().await?;
     if t.format() == QCOW2 {
         assert_no_tables_behind_the_end(&image, matches!(order, Shuffled))?;
@@ -146,9 +142,7 @@ async fn leaves_a_snapshot_as_it_is(t: &mut Test) -> CaseResult {
     image.write(0x22, 0..64 * KIB).await?;
     image.shrink(MIB).await?;
     image.assert_clean().await?;
-    image
-        .assert_reads(&[(0x11, 0..MIB), (0x22, 0..64 * KIB)])
-        .await?;
+    image.assert_reads(&[(0x11, 0..MIB), (0x22, 0..64 * KIB)]).await?;
 
     image.go_back_to("snapshot").await?;
     check!(image.size().await? == 8 * MIB);
@@ -178,11 +172,7 @@ async fn cuts_the_data_file(t: &mut Test) -> CaseResult {
 /// The file was cut as well, as far as its last cluster in use allows.
 async fn assert_file_ends_with_the_last_cluster(image: &Image) -> CaseResult {
     let length = std::fs::metadata(image.file())?.len();
-    image
-        .check()
-        .json()
-        .await?
-        .assert("image-end-offset", length)
+    image.check().json().await?.assert("image-end-offset", length)
 }
 
 /// No L1 entry is left for what is behind the end, and no refcount block that counts nothing.

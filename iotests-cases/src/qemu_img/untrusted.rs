@@ -35,12 +35,7 @@ async fn are_not_followed_by_info(t: &mut Test, name: &Name) -> CaseResult {
     // As long as the name that is put in its place.
     let (long, image) = ("d".repeat(named.len()), t.image("disk").size(MIB));
     let image = match name.data_file {
-        true => {
-            image
-                .option("data_file", t.file(&long)?.as_str())
-                .create()
-                .await?
-        }
+        true => image.option("data_file", t.file(&long)?.as_str()).create().await?,
         false => image.create().await?,
     };
     match name.data_file {

@@ -24,9 +24,7 @@ async fn takes_whole_clusters_to_the_end(t: &mut Test, below: &u64) -> CaseResul
     let base = t.image("base").size(*below).fill(0x11).create().await?;
     let top = t.image("top").size(END).backing(&base);
     let top = top.write(0x22, 0..512).create().await?;
-    let filter = Node::new("copy-on-read")
-        .node_name("filter")
-        .file(top.node());
+    let filter = Node::new("copy-on-read").node_name("filter").file(top.node());
     let vm = t.host().blockdev(filter).launch().await?;
     let shown = Content::nothing().written(0x11, 0..*below.min(&END));
     for part in [4 * CLUSTER + 512..4 * CLUSTER + 1024, END - 512..END] {
@@ -34,8 +32,7 @@ async fn takes_whole_clusters_to_the_end(t: &mut Test, below: &u64) -> CaseResul
         vm.node("filter").assert_pattern(byte, part).await?;
     }
     vm.shutdown().await?;
-    top.assert_reads(Content::of(&[(0x22, 0..512)]).over(&shown))
-        .await?;
+    top.assert_reads(Content::of(&[(0x22, 0..512)]).over(&shown)).await?;
     let layer = top.own_layer().await?;
     for part in [4 * CLUSTER..5 * CLUSTER, 16 * CLUSTER..END] {
         let there = |it: &Range<u64>| it.start <= part.start && it.end >= part.end;

@@ -58,8 +58,7 @@ async fn hide_what_is_below_zeroes(t: &mut Test) -> CaseResult {
     let top = top.create().await?;
     let below = Content::nothing().written(0x11, 0..MIB);
     let zeroes = CLUSTER..5 * CLUSTER;
-    top.io([format!("write -z {} {}", zeroes.start, 4 * CLUSTER)])
-        .await?;
+    top.io([format!("write -z {} {}", zeroes.start, 4 * CLUSTER)]).await?;
     let mut expected = Content::nothing().zeroes(zeroes);
     top.assert_reads(expected.over(&below)).await?;
     for (byte, start) in [

@@ -79,9 +79,7 @@ async fn arrive_byte_by_byte(t: &mut Test, limits: &Limits) -> CaseResult {
             Zero => {
                 expected[start..end].fill(0);
                 let flags = nbd::proto::CommandFlags::empty();
-                client
-                    .write_zeroes(range.start, range.end - range.start, flags)
-                    .await?;
+                client.write_zeroes(range.start, range.end - range.start, flags).await?;
             }
         }
         // From the middle of a sector to the middle of another.
@@ -154,9 +152,7 @@ async fn must_be_whole_when_compressed(t: &mut Test, request: &Compressed) -> Ca
         session.run(write.as_str()).await?;
         expected = expected.written(0x22, request.range.clone());
     } else {
-        session
-            .expect_error(write.as_str(), "Invalid argument")
-            .await?;
+        session.expect_error(write.as_str(), "Invalid argument").await?;
     }
     session.run("read -P 0x11 256k 64k").await?;
     session.close().await?;
@@ -201,6 +197,5 @@ async fn may_come_in_many_pieces(t: &mut Test, start: &u64) -> CaseResult {
     }
     let said = io.text().await?;
     check!(!said.contains("Pattern verification failed"), "{said}");
-    disk.assert_reads(&[(0x11, 0..SIZE), (0x22, *start..end)])
-        .await
+    disk.assert_reads(&[(0x11, 0..SIZE), (0x22, *start..end)]).await
 }

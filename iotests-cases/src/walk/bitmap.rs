@@ -24,8 +24,7 @@ impl Bits {
     pub(super) fn set(&mut self, range: Range<u64>) {
         if !range.is_empty() {
             let first = range.start / self.granularity;
-            self.dirty
-                .extend(first..range.end.div_ceil(self.granularity));
+            self.dirty.extend(first..range.end.div_ceil(self.granularity));
         }
     }
 

@@ -98,8 +98,7 @@ mod tests {
 
     fn flat(bytes: &Bytes) -> Vec<u8> {
         let runs = bytes.runs().iter();
-        runs.flat_map(|(byte, range)| vec![*byte; (range.end - range.start) as usize])
-            .collect()
+        runs.flat_map(|(byte, range)| vec![*byte; (range.end - range.start) as usize]).collect()
     }
 
     proptest! {

@@ -87,9 +87,9 @@ impl<'t> Host<'t> {
         let node = model.node_options().into_iter();
         let node = node.fold(named, |node, (option, value)| node.set(option, value));
         Ok(match self.images.get(name) {
-            Some((_, Some(data))) => node
-                .set("data-file.driver", "file")
-                .set("data-file.filename", data),
+            Some((_, Some(data))) => {
+                node.set("data-file.driver", "file").set("data-file.filename", data)
+            }
             _ => node,
         })
     }
@@ -135,8 +135,7 @@ impl<'t> Host<'t> {
         let file = format!("{}-file", fault.node);
         let back = async || {
             let file = file.as_str();
-            self.reopen(model, &fault.node, |node| node.file(file))
-                .await
+            self.reopen(model, &fault.node, |node| node.file(file)).await
         };
         // What is flushed may meet the error.
         if back().await.is_err() {
@@ -352,9 +351,7 @@ impl<'t> Host<'t> {
                 start = start.sync("top");
             }
             let start = start.set("copy-mode", *mode);
-            start
-                .set("granularity", *granularity)
-                .set("buf-size", BUFFER)
+            start.set("granularity", *granularity).set("buf-size", BUFFER)
         };
         self.job(model, step, start).await?;
         if job.end == End::Cancel {
@@ -632,10 +629,7 @@ impl Qemu for Host<'_> {
             return Ok(());
         };
         image.assert_reads(Content::from(reads.runs())).await?;
-        let data = self
-            .images
-            .get(&layer.name)
-            .and_then(|(_, data)| data.as_ref());
+        let data = self.images.get(&layer.name).and_then(|(_, data)| data.as_ref());
         if let (Some(true), Some(data)) = (layer.shape.data_file, data) {
             let bytes = fs::read(data)?;
             for (byte, range) in reads.runs() {

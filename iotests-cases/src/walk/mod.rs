@@ -230,12 +230,8 @@ mod tests {
             }
             tried += 1;
             let fails = async |program: &Program| Ok(is_wrong(&program.steps(None)));
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .build()
-                .unwrap();
-            let smallest = runtime
-                .block_on(shrink(&mut *tree, SHRINKING, fails))
-                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let smallest = runtime.block_on(shrink(&mut *tree, SHRINKING, fails)).unwrap();
             let steps = smallest.steps(None);
             assert!(is_wrong(&steps));
             // The two, at most the snapshots without which this commit would be another one, and now and then one more.

@@ -212,10 +212,7 @@ const PLANTS: [(&str, Plant); 16] = [
                 ..
             } = step
                 && let Some(old) = before.active().bitmaps.get(bitmap)
-                && let Some(bits) = model
-                    .chain
-                    .last_mut()
-                    .and_then(|l| l.bitmaps.get_mut(bitmap))
+                && let Some(bits) = model.chain.last_mut().and_then(|l| l.bitmaps.get_mut(bitmap))
             {
                 bits.dirty.extend(&old.dirty);
             }
@@ -308,9 +305,7 @@ const PLANTS: [(&str, Plant); 16] = [
 
 /// In how many of the first programs something is noticed.
 fn noticed(plant: Plant, programs: u64) -> usize {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let fails = |seed: &u64| {
         let program = generated(*seed).unwrap().current();
         let (model, steps) = (

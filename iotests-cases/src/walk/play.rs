@@ -142,9 +142,7 @@ async fn check_all(qemu: &impl Qemu, model: &Model) -> CaseResult {
     qemu.assert_no_jobs().await?;
     let active = &model.active().name;
     let nodes = model.chain.iter().filter(|layer| !layer.streamed);
-    let nodes: Vec<_> = nodes
-        .map(|layer| (layer.name.as_str(), layer.name != *active))
-        .collect();
+    let nodes: Vec<_> = nodes.map(|layer| (layer.name.as_str(), layer.name != *active)).collect();
     qemu.assert_read_only(&nodes).await?;
     for layer in &model.chain {
         check_layer(qemu, layer).await?;

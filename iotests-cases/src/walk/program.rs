@@ -146,33 +146,23 @@ fn op() -> impl Strategy<Value = Op> {
         ),
         (
             2,
-            (io(), fault())
-                .prop_map(|(io, fault)| Op::Broken(io, fault))
-                .boxed(),
+            (io(), fault()).prop_map(|(io, fault)| Op::Broken(io, fault)).boxed(),
         ),
         (
             5,
-            (shape(), any::<bool>())
-                .prop_map(|(shape, same)| Op::Snapshot(shape, same))
-                .boxed(),
+            (shape(), any::<bool>()).prop_map(|(shape, same)| Op::Snapshot(shape, same)).boxed(),
         ),
         (
             5,
-            two()
-                .prop_map(|(top, base, job)| Op::Commit(top, base, job))
-                .boxed(),
+            two().prop_map(|(top, base, job)| Op::Commit(top, base, job)).boxed(),
         ),
         (
             4,
-            two()
-                .prop_map(|(top, base, job)| Op::Stream(top, base, job))
-                .boxed(),
+            two().prop_map(|(top, base, job)| Op::Stream(top, base, job)).boxed(),
         ),
         (
             3,
-            mirror
-                .prop_map(|(shape, full, mode, job)| Op::Mirror(shape, full, mode, job))
-                .boxed(),
+            mirror.prop_map(|(shape, full, mode, job)| Op::Mirror(shape, full, mode, job)).boxed(),
         ),
         (
             3,
@@ -198,9 +188,7 @@ fn op() -> impl Strategy<Value = Op> {
         (2, any::<bool>().prop_map(Op::Restart).boxed()),
         (
             3,
-            (any::<u8>(), any::<u8>())
-                .prop_map(|(which, more)| Op::Refused(which, more))
-                .boxed(),
+            (any::<u8>(), any::<u8>()).prop_map(|(which, more)| Op::Refused(which, more)).boxed(),
         ),
     ];
     Union::new_weighted(op)

@@ -402,9 +402,7 @@ impl RawFault {
             event => EVENTS[event % 2],
         };
         Some(Fault {
-            node: nodes
-                .get(usize::from(self.node) % nodes.len().max(1))?
-                .clone(),
+            node: nodes.get(usize::from(self.node) % nodes.len().max(1))?.clone(),
             event,
             policy: ["report", "ignore", "stop"][usize::from(self.policy % 3)],
         })

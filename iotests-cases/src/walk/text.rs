@@ -32,9 +32,8 @@ pub(super) fn text(program: &Program, backend: Option<Backend>) -> String {
         let left = model.apply(step);
         if let Step::Restart { inside } = step {
             let active = &model.active().name;
-            let snapshot = inside
-                .iter()
-                .map(|name| format!("{active}.snapshot(\"{name}\").await?;"));
+            let snapshot =
+                inside.iter().map(|name| format!("{active}.snapshot(\"{name}\").await?;"));
             lines.extend(snapshot);
             lines.extend(launch(&model));
         }
@@ -173,9 +172,8 @@ impl Shape {
         for (byte, bytes) in &self.data {
             let is_whole = bytes.start.is_multiple_of(self.cluster)
                 && (bytes.end.is_multiple_of(self.cluster) || bytes.end == self.size);
-            let is_new = done
-                .iter()
-                .all(|other| other.end <= bytes.start || bytes.end <= other.start);
+            let is_new =
+                done.iter().all(|other| other.end <= bytes.start || bytes.end <= other.start);
             let how = match (byte, is_whole && is_new) {
                 (0, _) => "write -z".to_owned(),
                 (_, true) => format!("write -c -P {byte:#04x}"),

@@ -100,9 +100,7 @@ fn test_modules(path: &Path, text: &str) -> Vec<PathBuf> {
     let lines: Vec<&str> = text.lines().collect();
     let pairs = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
     let names = pairs.filter_map(|pair| pair[1].strip_prefix("mod ")?.strip_suffix(';'));
-    names
-        .map(|name| folder.join(name).with_extension("rs"))
-        .collect()
+    names.map(|name| folder.join(name).with_extension("rs")).collect()
 }
 
 /// The cases of a source text. Formatted code is all that this has to read: an attribute and a
@@ -229,9 +227,8 @@ fn the_declarations_are_right() {
 #[test]
 fn every_golden_is_that_of_a_case() {
     let entries = Registry::get().unwrap().entries().iter();
-    let names: BTreeSet<String> = entries
-        .map(|entry| golden_name(&entry.case.name(), entry.row.as_deref()))
-        .collect();
+    let names: BTreeSet<String> =
+        entries.map(|entry| golden_name(&entry.case.name(), entry.row.as_deref())).collect();
     let goldens: Vec<&Golden> = GOLDENS.iter().flat_map(|table| table.iter()).collect();
     assert!(!goldens.is_empty());
     for golden in goldens {
@@ -263,9 +260,7 @@ fn declarations(text: &str) -> Vec<(usize, &str)> {
     let mut inside = false;
     let mut found = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        let is_macro = ["defaults! {", "rows! {"]
-            .iter()
-            .any(|it| line.starts_with(it));
+        let is_macro = ["defaults! {", "rows! {"].iter().any(|it| line.starts_with(it));
         inside |= is_macro || line.starts_with("#[case");
         if inside {
             found.push((index + 1, line));
@@ -321,9 +316,7 @@ fn every_registered_case_is_looked_at() {
 #[test]
 fn no_case_begins_with_what_its_attribute_could_say() {
     for case in all() {
-        let preamble = PREAMBLE
-            .iter()
-            .find(|start| case.first.starts_with(**start));
+        let preamble = PREAMBLE.iter().find(|start| case.first.starts_with(**start));
         assert!(
             preamble.is_none(),
             "{} {} begins with `{}`: declare it beside the case",
@@ -372,10 +365,7 @@ fn the_lint_itself_finds_what_it_looks_for() {
     }
     let text = "defaults! { host = Any }\nfn a() {}\nrows! {\n    A: u8;\n}\n#[case]\nfn b() {}\n\
                 #[case(\n    host = Any\n)]\nfn c() {}\n";
-    let numbers: Vec<usize> = declarations(text)
-        .iter()
-        .map(|(number, _)| *number)
-        .collect();
+    let numbers: Vec<usize> = declarations(text).iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, [1, 3, 4, 5, 6, 8, 9, 10]);
     let elsewhere = "#[cfg(test)]\nmod tests;\nsleep(1)\n";
     assert_eq!(violations("x.rs", elsewhere).len(), 1);

@@ -13,9 +13,8 @@ fn commands() -> Vec<String> {
     let blocks = PAGE.split("```sh\n").skip(1);
     let lines = blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines());
     let ours = lines.filter_map(|line| {
-        let rest = line
-            .strip_prefix("cargo xtask iotests")
-            .or_else(|| line.strip_prefix("iotests"))?;
+        let rest =
+            line.strip_prefix("cargo xtask iotests").or_else(|| line.strip_prefix("iotests"))?;
         Some(rest.trim().to_owned())
     });
     ours.collect()
@@ -61,9 +60,7 @@ fn make_qemu(folder: &Path) -> bool {
     }
     let git = |args: &[&str]| {
         let mut git = Command::new("git");
-        git.arg("-C")
-            .arg(&qemu)
-            .args(["-c", "user.name=a", "-c", "user.email=a@example.org"]);
+        git.arg("-C").arg(&qemu).args(["-c", "user.name=a", "-c", "user.email=a@example.org"]);
         git.args(args).env("GIT_CONFIG_GLOBAL", "/dev/null");
         git.status().is_ok_and(|status| status.success())
     };
@@ -84,10 +81,7 @@ fn every_command_of_the_page_for_readers_does_what_it_says() {
     fs::create_dir_all(folder.join("parts")).unwrap();
     let program = env!("CARGO_BIN_EXE_iotests");
     // Written by another process: were it open for writing in ours, a child of another test could hold it open.
-    let copy = Command::new("cp")
-        .arg(program)
-        .arg(folder.join("bin/iotests"))
-        .status();
+    let copy = Command::new("cp").arg(program).arg(folder.join("bin/iotests")).status();
     assert!(copy.unwrap().success());
     let has_git = make_qemu(folder);
     let commands = commands();

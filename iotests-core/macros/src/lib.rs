@@ -36,9 +36,7 @@ pub fn case(attribute: TokenStream, item: TokenStream) -> TokenStream {
 /// replaced by those of an inner module, a case or a row.
 #[proc_macro]
 pub fn defaults(input: TokenStream) -> TokenStream {
-    defaults::defaults(input.into())
-        .unwrap_or_else(syn::Error::into_compile_error)
-        .into()
+    defaults::defaults(input.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 /// Declares a table of rows for `#[case(rows = TABLE)]`, a constant slice of
@@ -58,7 +56,5 @@ pub fn defaults(input: TokenStream) -> TokenStream {
 /// After the values come the keys that the row declares, the same as in `#[case(…)]`.
 #[proc_macro]
 pub fn rows(input: TokenStream) -> TokenStream {
-    rows::rows(input.into())
-        .unwrap_or_else(syn::Error::into_compile_error)
-        .into()
+    rows::rows(input.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }

@@ -125,9 +125,7 @@ impl Row {
         }
         let mut cells = self.cells.iter();
         let names = fields.iter().map(|field| &field.name);
-        let values = fields
-            .iter()
-            .map(|field| field.value.as_ref().or_else(|| cells.next()));
+        let values = fields.iter().map(|field| field.value.as_ref().or_else(|| cells.next()));
         Ok(quote! { #of { #(#names: #values),* } })
     }
 }

@@ -153,10 +153,7 @@ mod tests {
     use crate::author::failure::Failure;
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(future)
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
     }
 
     #[track_caller]
@@ -184,15 +181,9 @@ mod tests {
     #[test]
     fn what_is_awaited_can_be_seen_while_it_is_awaited_and_not_after() {
         let seen = block_on(Action::new("the unit test's own wait", async {
-            Ok(current_waits()
-                .iter()
-                .any(|wait| wait.what == "the unit test's own wait"))
+            Ok(current_waits().iter().any(|wait| wait.what == "the unit test's own wait"))
         }));
         assert!(seen.unwrap());
-        assert!(
-            !current_waits()
-                .iter()
-                .any(|wait| wait.what == "the unit test's own wait")
-        );
+        assert!(!current_waits().iter().any(|wait| wait.what == "the unit test's own wait"));
     }
 }

@@ -68,9 +68,7 @@ fn same(expected: &Value, found: &Value) -> bool {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
         }
         (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && a.iter()
-                    .all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
         }
         (a, b) => a == b,
     }
@@ -456,10 +454,7 @@ fn follow<'v, 'p>(
 
 /// A negative index counts from the end.
 fn item(list: &[Value], index: i64) -> Option<&Value> {
-    let from_end = || {
-        list.len()
-            .checked_sub(usize::try_from(index.unsigned_abs()).ok()?)
-    };
+    let from_end = || list.len().checked_sub(usize::try_from(index.unsigned_abs()).ok()?);
     let index = usize::try_from(index).ok().or_else(from_end)?;
     list.get(index)
 }
@@ -505,10 +500,7 @@ mod tests {
     fn a_wrong_value_is_reported_with_path_found_and_expected() {
         let reply = reply();
         reply.assert("[0]/inserted/file", "/t/base").unwrap();
-        let text = reply
-            .assert("[0]/inserted/ids[1]", 5)
-            .unwrap_err()
-            .to_string();
+        let text = reply.assert("[0]/inserted/ids[1]", 5).unwrap_err().to_string();
         assert!(
             text.starts_with("\"[0]/inserted/ids[1]\" is 4, expected 5"),
             "{text}"
@@ -519,13 +511,8 @@ mod tests {
     #[test]
     fn any_of_several_values_may_be_expected() {
         let reply = reply();
-        reply
-            .assert("[0]/device", any_of(["drive1", "drive0"]))
-            .unwrap();
-        let text = reply
-            .assert("[0]/device", any_of(["a", "b"]))
-            .unwrap_err()
-            .to_string();
+        reply.assert("[0]/device", any_of(["drive1", "drive0"])).unwrap();
+        let text = reply.assert("[0]/device", any_of(["a", "b"])).unwrap_err().to_string();
         assert!(
             text.contains("\"drive0\", expected any of \"a\", \"b\""),
             "{text}"
@@ -594,10 +581,7 @@ mod tests {
             "\"[0]/a/b\" is missing, expected 1\n\"[0]/a/c[0]\" is 3, expected 2\n\
              \"[0]/a/d\" is 4, expected nothing there"
         );
-        let text = json!({"a": [1]})
-            .assert("a", json!([1, 2]))
-            .unwrap_err()
-            .to_string();
+        let text = json!({"a": [1]}).assert("a", json!([1, 2])).unwrap_err().to_string();
         assert_eq!(text, "\"a\" is [1], expected [1,2]");
     }
 
@@ -642,9 +626,7 @@ mod tests {
     #[test]
     fn a_subset_is_found_and_the_smallest_difference_is_told() {
         let reply = reply();
-        reply[0]
-            .assert_includes(&json!({"inserted": {"ro": false}}))
-            .unwrap();
+        reply[0].assert_includes(&json!({"inserted": {"ro": false}})).unwrap();
         let expected = json!({"device": "drive0", "inserted": {"ro": true, "ids": [3, 5], "x": 1}});
         let text = reply[0].assert_includes(&expected).unwrap_err().to_string();
         assert_eq!(
@@ -662,10 +644,7 @@ mod tests {
     fn the_nearest_item_of_a_list_is_shown() {
         let list = json!([{"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 9}, {}]);
         assert_eq!(list.find(&json!({"b": 9})).unwrap(), &list[1]);
-        let text = list
-            .find(&json!({"a": 1, "b": 2, "c": 4}))
-            .unwrap_err()
-            .to_string();
+        let text = list.find(&json!({"a": 1, "b": 2, "c": 4})).unwrap_err().to_string();
         assert!(
             text.starts_with("none of 3 items has {") && text.ends_with("\"c\" is 3, expected 4"),
             "{text}"
@@ -675,9 +654,7 @@ mod tests {
 
     #[test]
     fn numbers_are_compared_by_value() {
-        json!({"n": 1_048_576_u64})
-            .assert("n", 1_048_576_i32)
-            .unwrap();
+        json!({"n": 1_048_576_u64}).assert("n", 1_048_576_i32).unwrap();
         json!({"n": 1.0}).assert("n", 1).unwrap();
         assert!(json!({"n": u64::MAX}).assert("n", u64::MAX - 1).is_err());
     }

@@ -159,9 +159,7 @@ impl Content {
             return self.extents();
         }
         let writes = self.writes().filter(|(_, range)| !range.is_empty());
-        writes
-            .filter_map(|(byte, range)| Some((byte?, range)))
-            .collect()
+        writes.filter_map(|(byte, range)| Some((byte?, range))).collect()
     }
 
     fn writes(&self) -> impl Iterator<Item = (Option<u8>, Range<u64>)> + '_ {

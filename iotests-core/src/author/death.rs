@@ -86,9 +86,7 @@ fn last_words(printed: &str) -> String {
         Some(report) => report.summary.as_str(),
         None => {
             let mut lines = printed.lines().rev();
-            lines
-                .find(|line| !line.trim().is_empty() && !is_success(line))
-                .unwrap_or_default()
+            lines.find(|line| !line.trim().is_empty() && !is_success(line)).unwrap_or_default()
         }
     };
     short(line.trim())
@@ -125,9 +123,7 @@ pub(crate) fn short(line: &str) -> String {
 pub(crate) fn out_of_memory_kills() -> u64 {
     let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
     let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-    count
-        .and_then(|count| count.trim().parse().ok())
-        .unwrap_or(0)
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 fn hint_at_kill(before: u64, now: u64) -> String {

@@ -112,11 +112,7 @@ mod tests {
         assert_eq!(wrong.message(), text);
         assert!(either("full", "No space").allows(found));
         let wrong = either("full", "no room").check("it", found).unwrap_err();
-        assert!(
-            wrong
-                .message()
-                .ends_with("expected \"full\" or \"no room\"")
-        );
+        assert!(wrong.message().ends_with("expected \"full\" or \"no room\""));
         let wrong = ErrorText::from("").check("the job", found).unwrap_err();
         assert!(wrong.message().ends_with(found), "{wrong}");
     }

@@ -157,12 +157,7 @@ impl Failure {
     /// The failure in the form used by the runner and the reports.
     #[must_use]
     pub fn report(&self) -> FailureReport {
-        let contexts: String = self
-            .0
-            .context
-            .iter()
-            .map(|text| format!("{text}: "))
-            .collect();
+        let contexts: String = self.0.context.iter().map(|text| format!("{text}: ")).collect();
         let difference = self.0.difference.as_ref();
         let message = contexts + &self.0.message;
         FailureReport {
@@ -216,10 +211,7 @@ fn headline(said: Option<&str>, message: &str, difference: Option<&Difference>) 
     if let Some(line) = said {
         return short(line);
     }
-    let mut lines = message
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty());
+    let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut line = lines.next().unwrap_or_default().to_owned();
     // A line that ends like this only introduces the next one.
     while let (true, Some(next)) = (line.ends_with(':'), lines.next()) {
@@ -227,9 +219,7 @@ fn headline(said: Option<&str>, message: &str, difference: Option<&Difference>) 
     }
     line = with_short_command(&line);
     // The last words of a failed program; its status alone does not explain the failure.
-    let mut printed = message
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("| "));
+    let mut printed = message.lines().filter_map(|line| line.trim().strip_prefix("| "));
     let words = printed.rfind(|words| !words.trim().is_empty());
     let ended = ["exited with status", "was killed by"];
     if let Some(words) = words
@@ -395,15 +385,9 @@ mod tests {
 
     #[test]
     fn context_is_shown_outermost_first() {
-        let failure = parse("x")
-            .context("reading the size")
-            .context("opening the image");
+        let failure = parse("x").context("reading the size").context("opening the image");
         let failure = failure.unwrap_err();
-        assert!(
-            failure
-                .to_string()
-                .starts_with("opening the image: reading the size: ")
-        );
+        assert!(failure.to_string().starts_with("opening the image: reading the size: "));
     }
 
     #[test]
@@ -497,11 +481,7 @@ mod tests {
     #[test]
     fn a_panic_keeps_its_text() {
         let payload = std::panic::catch_unwind(|| panic!("boom {}", 1)).unwrap_err();
-        assert!(
-            Failure::from_panic(&*payload, None)
-                .message()
-                .ends_with("boom 1")
-        );
+        assert!(Failure::from_panic(&*payload, None).message().ends_with("boom 1"));
     }
 
     #[derive(Debug, thiserror::Error)]

@@ -115,11 +115,7 @@ impl Directories {
             return None;
         }
         let number = self.0.dropped.fetch_add(1, Ordering::Relaxed);
-        let to = self
-            .test()
-            .join(DROPPED)
-            .join(number.to_string())
-            .join(below);
+        let to = self.test().join(DROPPED).join(number.to_string()).join(below);
         std::fs::create_dir_all(to.parent()?).ok()?;
         Some(to)
     }
@@ -145,9 +141,7 @@ impl Directories {
     /// Text with both directories hidden.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
-        Filter::TestFiles(self.0.hidden.clone())
-            .text(text)
-            .into_owned()
+        Filter::TestFiles(self.0.hidden.clone()).text(text).into_owned()
     }
 
     /// A file in the test directory. It is removed when the value is dropped, if it exists then.
@@ -217,9 +211,7 @@ impl Directories {
 }
 
 fn usable(path: &Path) -> Result<String, PathError> {
-    let text = path
-        .to_str()
-        .ok_or_else(|| PathError::NotUtf8(path.to_owned()))?;
+    let text = path.to_str().ok_or_else(|| PathError::NotUtf8(path.to_owned()))?;
     if text.chars().any(char::is_control) {
         return Err(PathError::Control(path.to_owned()));
     }

@@ -56,18 +56,14 @@ impl Test {
         // A signal that arrives before the thread listens would be lost. A closed channel is an
         // answer as well.
         let (listens, ready) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("explainer".to_owned())
-            .spawn(move || {
-                // Without a runtime nothing is explained; the supervisor still ends the case, and
-                // inspects it from outside.
-                if let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                {
-                    runtime.block_on(listen(shared, case, ended, listens));
-                }
-            });
+        let thread = std::thread::Builder::new().name("explainer".to_owned()).spawn(move || {
+            // Without a runtime nothing is explained; the supervisor still ends the case, and
+            // inspects it from outside.
+            if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build()
+            {
+                runtime.block_on(listen(shared, case, ended, listens));
+            }
+        });
         let _ = ready.recv();
         Explainer {
             done: Some(done),
@@ -221,22 +217,14 @@ pub(crate) const RUNNING: &str = "is running";
 /// The threads of a process: name, state, and kernel function of each.
 fn threads(task: &Path) -> String {
     let mut out = String::new();
-    let read = |path: &Path| {
-        std::fs::read_to_string(path)
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
-    };
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let Ok(entries) = std::fs::read_dir(task) else {
         return out;
     };
     for entry in entries.flatten() {
         let path = entry.path();
         let status = read(&path.join("status"));
-        let state = status
-            .lines()
-            .find_map(|line| line.strip_prefix("State:"))
-            .unwrap_or("?");
+        let state = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("?");
         let _ = writeln!(
             out,
             "{} {}: {}, in {}",

@@ -172,9 +172,7 @@ impl NbdServerBuilder {
         let shared = self.shared;
         let socket = match self.socket {
             Some(socket) => socket,
-            None => shared
-                .directories
-                .socket(&format!("nbd{}", shared.next_number()))?,
+            None => shared.directories.socket(&format!("nbd{}", shared.next_number()))?,
         };
         let mut server = QemuNbd::new(shared.tool(ToolKind::Nbd)?).timeout(shared.wait_limit());
         server = server.export_name(&self.export).args(&self.arguments);
@@ -244,10 +242,7 @@ impl NbdServer {
     /// The URI that a client opens.
     #[must_use]
     pub fn uri(&self) -> String {
-        self.server
-            .as_ref()
-            .map(|server| server.uri().to_string())
-            .unwrap_or_default()
+        self.server.as_ref().map(|server| server.uri().to_string()).unwrap_or_default()
     }
 
     /// The UNIX socket.

@@ -89,9 +89,7 @@ mod tests {
 
     #[test]
     fn the_line_of_the_case_is_found_among_the_calls() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let origin = runtime.block_on(shared_code());
         let found = origin.case_line(file!()).unwrap();
         assert_eq!(found.file, file!());

@@ -28,12 +28,7 @@ impl Image {
     /// The same with more arguments for qemu-io, such as `--read-only`.
     #[track_caller]
     pub fn session_with(&self, arguments: &[&str]) -> Action<'_, IoSession> {
-        self.open_session(
-            arguments
-                .iter()
-                .map(|argument| (*argument).to_owned())
-                .collect(),
-        )
+        self.open_session(arguments.iter().map(|argument| (*argument).to_owned()).collect())
     }
 
     #[track_caller]
@@ -48,9 +43,7 @@ impl Image {
             };
             let tool = QemuIo::new(shared.tool(ToolKind::Io)?).defaults(defaults);
             let open = tool.open(self.spec()?);
-            let open = arguments
-                .into_iter()
-                .fold(open, |open, argument| open.arg(argument));
+            let open = arguments.into_iter().fold(open, |open, argument| open.arg(argument));
             Ok(IoSession {
                 session: open.session().await?,
                 _image: Some(self.clone()),
@@ -68,9 +61,7 @@ impl ToolCall {
             let open = QemuIo::new(self.io_tool()?).open_nothing();
             let arguments = self.plain_arguments()?;
             let name = arguments.last().map(|name| name.display().to_string());
-            let open = arguments
-                .into_iter()
-                .fold(open, |open, argument| open.arg(argument));
+            let open = arguments.into_iter().fold(open, |open, argument| open.arg(argument));
             Ok(IoSession {
                 session: open.session().await?,
                 _image: None,

@@ -178,9 +178,7 @@ impl Shared {
     ) -> impl Fn(&qmp::transcript::Entry) + Send + Sync + use<> {
         let path = self.evidence(&format!("{machine}.qmp"));
         let file = path.and_then(|path| File::options().create(true).append(true).open(path));
-        let file = file
-            .map_err(|error| tracing::debug!(machine, %error, "no transcript"))
-            .ok();
+        let file = file.map_err(|error| tracing::debug!(machine, %error, "no transcript")).ok();
         let name = machine.to_owned();
         move |entry| {
             tracing::debug!("{name}: {entry}");
@@ -203,10 +201,8 @@ impl Shared {
     /// Appends to a file of evidence for a case that did not pass.
     pub(crate) fn append_evidence(&self, name: &str, text: &str) {
         let open = |path| File::options().create(true).append(true).open(path);
-        let written = self
-            .evidence(name)
-            .and_then(open)
-            .and_then(|mut file| file.write_all(text.as_bytes()));
+        let written =
+            self.evidence(name).and_then(open).and_then(|mut file| file.write_all(text.as_bytes()));
         if let Err(error) = written {
             tracing::debug!(name, %error, "evidence is lost");
         }
@@ -217,9 +213,7 @@ impl Shared {
         if text.is_empty() {
             return;
         }
-        let written = self
-            .evidence(name)
-            .and_then(|path| std::fs::write(path, text));
+        let written = self.evidence(name).and_then(|path| std::fs::write(path, text));
         if let Err(error) = written {
             tracing::debug!(name, %error, "evidence is lost");
         }
@@ -236,21 +230,14 @@ impl Shared {
     }
 
     pub(crate) fn live(&self) -> Vec<Arc<dyn Evidence>> {
-        self.state()
-            .live
-            .iter()
-            .map(|(_, process)| process.clone())
-            .collect()
+        self.state().live.iter().map(|(_, process)| process.clone()).collect()
     }
 
     /// What is known about every process that the case started, running or not.
     pub(crate) fn machine_reports(&self) -> Vec<MachineReport> {
         let live = self.live();
         let ended = self.state().ended.clone();
-        ended
-            .into_iter()
-            .chain(live.iter().map(|process| process.report()))
-            .collect()
+        ended.into_iter().chain(live.iter().map(|process| process.report())).collect()
     }
 
     /// How long a wait that begins now may take: as long as the case. Only the supervisor keeps

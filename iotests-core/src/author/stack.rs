@@ -106,9 +106,7 @@ pub(super) fn of_case(within: Duration) -> Vec<String> {
     }
     let count = COUNT.load(Ordering::Acquire).min(DEPTH);
     let addresses = FRAMES[..count].iter();
-    let all: Vec<Vec<String>> = addresses
-        .map(|slot| names(slot.load(Ordering::Relaxed)))
-        .collect();
+    let all: Vec<Vec<String>> = addresses.map(|slot| names(slot.load(Ordering::Relaxed))).collect();
     let is_walk = |names: &Vec<String>| names.iter().any(|name| name.contains("stack::walk"));
     // Below the walk is the signal trampoline, and below that the interrupted function.
     let below = all.iter().rposition(is_walk).map_or(0, |walk| walk + 2);

@@ -39,9 +39,7 @@ impl State {
     async fn assert_same(&self, monitor: &Monitor, of: impl Fn(&str) -> bool) -> CaseResult {
         for (command, before) in self.0.iter().filter(|(command, _)| of(command)) {
             let after = answer(monitor, command).await?;
-            after
-                .assert("", before.clone())
-                .context(format!("{command} shows a change"))?;
+            after.assert("", before.clone()).context(format!("{command} shows a change"))?;
         }
         Ok(())
     }

@@ -133,18 +133,13 @@ trait Search: Storage {
             };
         }
         let length = range.end - range.start;
-        let dump = self
-            .io_all(vec![format!("read -v {} {length}", range.start)])
-            .await?;
+        let dump = self.io_all(vec![format!("read -v {} {length}", range.start)]).await?;
         let bytes = dumped(&dump);
         let Some(at) = bytes.iter().position(|byte| *byte != expected) else {
             return Ok(None);
         };
         let found = bytes[at];
-        let same = bytes[at..]
-            .iter()
-            .take_while(|byte| **byte == found)
-            .count() as u64;
+        let same = bytes[at..].iter().take_while(|byte| **byte == found).count() as u64;
         let start = range.start + at as u64;
         let range = start..start + same;
         Ok(Some(Wrong {

@@ -85,8 +85,7 @@ impl Test {
     /// Names the phase that begins here, for the log, the failure and the timeout report.
     #[track_caller]
     pub fn step(&self, text: impl Into<String>) {
-        self.shared
-            .step(text.into(), Place::from(Location::caller()));
+        self.shared.step(text.into(), Place::from(Location::caller()));
     }
 
     /// Adds text or JSON to the log that [`Test::golden`] compares. Paths, times and generated names
@@ -126,20 +125,14 @@ impl Test {
         if selection.version != NEWEST {
             origin += &format!(", with QEMU {major}.{minor}");
         }
-        let path = shared
-            .goldens
-            .bless(folder, &name, &selection, &text, &origin, is_ci())?;
+        let path = shared.goldens.bless(folder, &name, &selection, &text, &origin, is_ci())?;
         self.pending_golden(path);
         Ok(())
     }
 
     fn selection(&self) -> Selection {
         let spec = &self.shared.spec;
-        let version = self
-            .shared
-            .capabilities()
-            .ok()
-            .and_then(|c| c.version(spec.backend));
+        let version = self.shared.capabilities().ok().and_then(|c| c.version(spec.backend));
         Selection {
             format: spec.format.to_string(),
             protocol: spec.protocol.to_string(),
@@ -210,9 +203,7 @@ impl Test {
         for name in names {
             files.push(self.file(name)?);
         }
-        files
-            .try_into()
-            .map_err(|_| Failure::new("an array lost an element"))
+        files.try_into().map_err(|_| Failure::new("an array lost an element"))
     }
 
     /// A path for a socket. It is short, however deep the test directory is.
@@ -240,9 +231,7 @@ impl Test {
     /// Reports a text that waits for review.
     pub(crate) fn pending_golden(&self, path: PathBuf) {
         let golden = path.with_extension("").display().to_string();
-        self.shared
-            .sink
-            .put(CaseEvent::PendingGolden { path, golden });
+        self.shared.sink.put(CaseEvent::PendingGolden { path, golden });
     }
 
     #[track_caller]
@@ -310,9 +299,7 @@ fn headlines(deaths: &[Death]) -> Vec<String> {
 fn failed(shared: &Shared, failure: Failure, deaths: &[Death]) -> CaseEvent {
     let file = shared.entry().map(|entry| entry.case.file);
     let case_place = file.and_then(|file| failure.case_line(file));
-    let mut report = failure
-        .map_text(|text| shared.directories.redact(text))
-        .report();
+    let mut report = failure.map_text(|text| shared.directories.redact(text)).report();
     report.case_place = case_place;
     report.step = shared.current_step().map(|(step, _)| step);
     let is_news = |cause: &String| !report.message.contains(cause.as_str());

@@ -50,16 +50,14 @@ impl ToolCall {
 
     /// Adds an argument.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
-        self.arguments
-            .push(Argument::Plain(argument.as_ref().to_owned()));
+        self.arguments.push(Argument::Plain(argument.as_ref().to_owned()));
         self
     }
 
     /// Adds arguments.
     pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let arguments = arguments.into_iter();
-        self.arguments
-            .extend(arguments.map(|a| Argument::Plain(a.as_ref().to_owned())));
+        self.arguments.extend(arguments.map(|a| Argument::Plain(a.as_ref().to_owned())));
         self
     }
 
@@ -298,9 +296,7 @@ impl Shared {
         if !given {
             options.extend(["-f".to_owned(), self.spec.format.to_string()]);
         }
-        let front = options
-            .into_iter()
-            .map(|option| Argument::Plain(option.into()));
+        let front = options.into_iter().map(|option| Argument::Plain(option.into()));
         let arguments = front.chain(call.arguments).collect();
         ToolCall { arguments, ..call }
     }

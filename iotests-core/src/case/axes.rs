@@ -219,11 +219,7 @@ impl Formats {
 
     /// The formats in the set.
     pub fn to_vec(&self) -> Vec<Format> {
-        Format::ALL
-            .iter()
-            .copied()
-            .filter(|format| self.contains(*format))
-            .collect()
+        Format::ALL.iter().copied().filter(|format| self.contains(*format)).collect()
     }
 }
 

@@ -149,9 +149,7 @@ impl Capabilities {
                 false => DriverUse::No,
             });
         };
-        let host = self
-            .host(backend)
-            .ok_or_else(|| self.missing(backend.tool()))?;
+        let host = self.host(backend).ok_or_else(|| self.missing(backend.tool()))?;
         if !host.has_driver(driver) {
             return Ok(DriverUse::No);
         }

@@ -103,13 +103,8 @@ impl Known {
         let version = capabilities.version(point.backend);
         let bugs = meta.known_bugs.iter();
         Self {
-            bugs: bugs
-                .filter_map(|bug| bug.expected(capabilities, point))
-                .collect(),
-            missing_fix: meta
-                .fixed_in
-                .zip(version)
-                .and_then(|(fix, version)| fix.note(version)),
+            bugs: bugs.filter_map(|bug| bug.expected(capabilities, point)).collect(),
+            missing_fix: meta.fixed_in.zip(version).and_then(|(fix, version)| fix.note(version)),
             quarantine: meta.quarantine,
         }
     }

@@ -165,10 +165,8 @@ mod tests {
         .groups(&[RW])
         .budget(secs(5))
         .needs(&[Requirement::Luks]);
-    const INNER: Declaration = Declaration::new()
-        .groups(&[QUICK, RW])
-        .host(Host::Any)
-        .exclusive(true);
+    const INNER: Declaration =
+        Declaration::new().groups(&[QUICK, RW]).host(Host::Any).exclusive(true);
     const ROW: Declaration = Declaration::new()
         .formats(&[Format::Raw])
         .needs(&[Requirement::Zstd])

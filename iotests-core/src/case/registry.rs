@@ -87,10 +87,8 @@ impl Case {
 
     /// Expands it: into itself, or into one entry per combination of rows.
     pub fn entries(&'static self, defaults: &[ModuleDefaults]) -> Vec<Registered> {
-        let mut outer: Vec<&ModuleDefaults> = defaults
-            .iter()
-            .filter(|module| module.covers(self.module))
-            .collect();
+        let mut outer: Vec<&ModuleDefaults> =
+            defaults.iter().filter(|module| module.covers(self.module)).collect();
         outer.sort_by_key(|module| module.module.len());
         let mut layers: Vec<(Origin, Declaration)> = outer
             .iter()
@@ -111,10 +109,7 @@ impl Case {
                 return None;
             }
             let mut layers = layers.clone();
-            layers.extend(
-                rows.iter()
-                    .map(|row| (Origin::Row(row.name), row.declaration)),
-            );
+            layers.extend(rows.iter().map(|row| (Origin::Row(row.name), row.declaration)));
             let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
             let mut meta = Meta::merge(&layers);
             meta.known_bugs.retain(|bug| bug.concerns(&rows));
@@ -128,10 +123,7 @@ impl Case {
                 indices,
             })
         };
-        combinations(&tables)
-            .into_iter()
-            .filter_map(entry)
-            .collect()
+        combinations(&tables).into_iter().filter_map(entry).collect()
     }
 }
 
@@ -148,9 +140,7 @@ pub(super) fn combinations(tables: &[Table]) -> Vec<Vec<usize>> {
 
 impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Case")
-            .field("name", &self.name())
-            .finish_non_exhaustive()
+        f.debug_struct("Case").field("name", &self.name()).finish_non_exhaustive()
     }
 }
 
@@ -212,10 +202,8 @@ impl Registry {
         defaults: &[ModuleDefaults],
         upstream: &[&str],
     ) -> Result<Self, Problems> {
-        let entries: Vec<Registered> = cases
-            .iter()
-            .flat_map(|case| case.entries(defaults))
-            .collect();
+        let entries: Vec<Registered> =
+            cases.iter().flat_map(|case| case.entries(defaults)).collect();
         check(cases, defaults, &entries, upstream)?;
         Ok(Self { entries })
     }
@@ -226,9 +214,7 @@ impl Registry {
     /// Everything that is wrong with their declarations, and where.
     pub fn get() -> Result<&'static Self, &'static Problems> {
         static REGISTRY: OnceLock<Result<Registry, Problems>> = OnceLock::new();
-        REGISTRY
-            .get_or_init(|| Self::new(&CASES, &DEFAULTS, &UPSTREAM))
-            .as_ref()
+        REGISTRY.get_or_init(|| Self::new(&CASES, &DEFAULTS, &UPSTREAM)).as_ref()
     }
 
     /// The entry of this case and row in this program. Not checked, for a process that runs a
@@ -236,10 +222,7 @@ impl Registry {
     /// longer than most cases.
     pub(crate) fn one(case: &str, row: Option<&str>) -> Option<Registered> {
         let entries = |one: &'static Case| one.entries(&DEFAULTS);
-        let mut entries = CASES
-            .iter()
-            .filter(|one| one.name() == case)
-            .flat_map(entries);
+        let mut entries = CASES.iter().filter(|one| one.name() == case).flat_map(entries);
         entries.find(|entry| entry.row.as_deref() == row)
     }
 

@@ -74,9 +74,7 @@ impl Requirement {
     pub fn check(&self, capabilities: &Capabilities, point: &Point) -> Result<(), Skip> {
         let backend = point.backend;
         let emulator = || {
-            capabilities
-                .host(Backend::System)
-                .ok_or_else(|| capabilities.missing(ToolKind::System))
+            capabilities.host(Backend::System).ok_or_else(|| capabilities.missing(ToolKind::System))
         };
         match *self {
             Self::Emulator => Self::Tool(ToolKind::System).check(capabilities, point),
@@ -165,9 +163,7 @@ impl Requirement {
                 at(point.protocol == protocol, "protocol", protocol.name())
             }
             Self::OnBackend(wanted) => at(backend == Some(wanted), "backend", wanted.name()),
-            Self::AllOf(all) => all
-                .iter()
-                .try_for_each(|one| one.check(capabilities, point)),
+            Self::AllOf(all) => all.iter().try_for_each(|one| one.check(capabilities, point)),
             Self::AnyOf(any) => {
                 let mut reasons = Vec::new();
                 for one in any {
@@ -362,15 +358,11 @@ mod tests {
         for kind in [ToolKind::Img, ToolKind::StorageDaemon] {
             capabilities.tools.insert(kind, tool("7.2.22"));
         }
-        capabilities.readable = ["qcow2", "raw", "bochs", "throttle"]
-            .map(str::to_owned)
-            .into();
+        capabilities.readable = ["qcow2", "raw", "bochs", "throttle"].map(str::to_owned).into();
         capabilities.writable = ["qcow2", "raw"].map(str::to_owned).into();
         let daemon = daemon("7.2.22", &["throttle", "qcow2", "quorum"]);
         capabilities.hosts.insert(Backend::Qsd, daemon);
-        capabilities
-            .features
-            .insert(Feature::Luks, Support::No("no TLS".to_owned()));
+        capabilities.features.insert(Feature::Luks, Support::No("no TLS".to_owned()));
         capabilities.features.insert(Feature::Zstd, Support::Yes);
         capabilities
     }
@@ -400,9 +392,7 @@ mod tests {
         requirement: Requirement,
         backend: Option<Backend>,
     ) -> Result<(), String> {
-        requirement
-            .check(capabilities, &point(backend))
-            .map_err(|skip| skip.to_string())
+        requirement.check(capabilities, &point(backend)).map_err(|skip| skip.to_string())
     }
 
     fn check(requirement: Requirement, backend: Option<Backend>) -> Result<(), String> {

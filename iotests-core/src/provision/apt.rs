@@ -116,9 +116,7 @@ impl Apt {
     /// Updates our lists of one source. An error in one entry of the machine's own sources is
     /// ignored: what is available is determined later.
     pub(super) fn update(&self, source: &Source) -> Result<(), ProvisionError> {
-        let command = self
-            .command(&self.programs.apt_get, source, DOWNLOAD)?
-            .arg("update");
+        let command = self.command(&self.programs.apt_get, source, DOWNLOAD)?.arg("update");
         match (run("read the package lists", command), source) {
             (Err(ProvisionError::Step { .. }), Source::Machine) => Ok(()),
             (result, _) => result.map(drop),
@@ -131,10 +129,8 @@ impl Apt {
         source: &Source,
         packages: &[&str],
     ) -> Result<Vec<Row>, ProvisionError> {
-        let command = self
-            .command(&self.programs.apt_cache, source, LOCAL)?
-            .arg("madison")
-            .args(packages);
+        let command =
+            self.command(&self.programs.apt_cache, source, LOCAL)?.arg("madison").args(packages);
         let output = run("look up QEMU's packages", command)?;
         let mut rows = madison(&output.stdout_text());
         if let Source::Suite(suite) = source {
@@ -245,9 +241,7 @@ impl Apt {
 /// Runs one step; a failure is an error that contains its complaints.
 pub(super) fn run(what: &'static str, command: Command) -> Result<Output, ProvisionError> {
     let line = command.command_line().to_string();
-    let output = command
-        .run_blocking()
-        .map_err(|source| ProvisionError::Run { what, source })?;
+    let output = command.run_blocking().map_err(|source| ProvisionError::Run { what, source })?;
     if output.status.is_success() {
         return Ok(output);
     }

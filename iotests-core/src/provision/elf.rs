@@ -36,9 +36,7 @@ impl Elf {
     pub(super) fn new(data: Vec<u8>) -> Result<Self, ElfError> {
         let header = FileHeader64::<Endianness>::parse(&*data)
             .map_err(|_| ElfError::Format("its header is damaged"))?;
-        let endian = header
-            .endian()
-            .map_err(|_| ElfError::Format("its byte order is unknown"))?;
+        let endian = header.endian().map_err(|_| ElfError::Format("its byte order is unknown"))?;
         Ok(Self { data, endian })
     }
 
@@ -102,9 +100,7 @@ impl Elf {
     /// the first kind).
     pub(super) fn bind(&mut self, interpreter: &[u8], rpath: &[u8]) -> Result<(), ElfError> {
         let endian = self.endian;
-        let dynamic = self
-            .dynamic()?
-            .ok_or(ElfError::Format("it has no dynamic section"))?;
+        let dynamic = self.dynamic()?.ok_or(ElfError::Format("it has no dynamic section"))?;
         let mut strings = self.strings(dynamic)?.to_vec();
         let rpath_at = strings.len() as u64;
         strings.extend_from_slice(rpath);
@@ -369,20 +365,14 @@ mod tests {
         let own = std::env::current_exe().unwrap();
         let mut own = Elf::new(std::fs::read(own).unwrap()).unwrap();
         let loader = elf.interpreter().unwrap().unwrap();
-        let link = folder
-            .path()
-            .join("a loader with a longer name than that of the system");
+        let link = folder.path().join("a loader with a longer name than that of the system");
         std::os::unix::fs::symlink(loader, &link).unwrap();
         for (elf, argument) in [(&mut elf, "-c"), (&mut own, "--list")] {
             let name = link.as_os_str().as_encoded_bytes();
             elf.bind(name, b"/nowhere:$ORIGIN/lib").unwrap();
             let program = folder.path().join("program");
             super::super::files::install(&program, elf.clone().into_data()).unwrap();
-            let run = || {
-                std::process::Command::new(&program)
-                    .args([argument, ":"])
-                    .output()
-            };
+            let run = || std::process::Command::new(&program).args([argument, ":"]).output();
             let output = run().unwrap();
             assert!(output.status.success(), "{output:?}");
             std::fs::rename(&link, folder.path().join("gone")).unwrap();

@@ -121,9 +121,7 @@ pub enum ProvisionError {
 impl ProvisionError {
     /// Combines all of them into one error.
     pub(super) fn several(all: Vec<(String, Self)>) -> Self {
-        let each = all
-            .iter()
-            .map(|(source, error)| format!("{source}: {}", chain(error)));
+        let each = all.iter().map(|(source, error)| format!("{source}: {}", chain(error)));
         Self::Several(each.collect::<Vec<_>>().join("\n"))
     }
 }

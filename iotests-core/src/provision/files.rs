@@ -18,9 +18,8 @@ pub(super) fn file_names(folder: &Path) -> Vec<String> {
     let Ok(listing) = fs::read_dir(folder) else {
         return Vec::new();
     };
-    let mut names: Vec<String> = listing
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
+    let mut names: Vec<String> =
+        listing.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();
     names
 }
@@ -44,8 +43,7 @@ pub(super) fn write(path: &Path, data: &[u8]) -> Result<(), ProvisionError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut made = tempfile::NamedTempFile::new_in(folder).map_err(file("create", path))?;
     std::io::Write::write_all(&mut made, data).map_err(file("write", path))?;
-    made.persist(path)
-        .map_err(|error| file("write", path)(error.error))?;
+    made.persist(path).map_err(|error| file("write", path)(error.error))?;
     Ok(())
 }
 
@@ -53,9 +51,7 @@ pub(super) fn write(path: &Path, data: &[u8]) -> Result<(), ProvisionError> {
 /// by another thread at that moment could inherit the descriptor, and while it is open the program
 /// cannot be executed ("Text file busy").
 pub(super) fn install(path: &Path, data: impl Into<Vec<u8>>) -> Result<(), ProvisionError> {
-    let command = Command::new("install")
-        .args(["-m", "755", "/dev/stdin"])
-        .arg(path);
+    let command = Command::new("install").args(["-m", "755", "/dev/stdin"]).arg(path);
     apt::run("write a program", command.stdin_data(data).deadline(COPY)).map(drop)
 }
 

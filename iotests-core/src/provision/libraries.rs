@@ -60,14 +60,9 @@ impl Libraries {
         let Ok(mut elf) = Elf::new(data) else {
             return Ok(());
         };
-        let runpath = elf
-            .runpath()
-            .map_err(unusable(library))?
-            .unwrap_or_default();
+        let runpath = elf.runpath().map_err(unusable(library))?.unwrap_or_default();
         let folders = runpath.split(':');
-        let mut absolute = folders
-            .filter_map(|folder| folder.strip_prefix('/'))
-            .peekable();
+        let mut absolute = folders.filter_map(|folder| folder.strip_prefix('/')).peekable();
         if absolute.peek().is_none() {
             return Ok(());
         }
@@ -107,9 +102,8 @@ impl Libraries {
         };
         let loader = installed_tree.join(loader).into_os_string();
         let folders = self.folders.iter();
-        let folders: Vec<String> = folders
-            .map(|folder| format!("$ORIGIN/../../{}", folder.display()))
-            .collect();
+        let folders: Vec<String> =
+            folders.map(|folder| format!("$ORIGIN/../../{}", folder.display())).collect();
         elf.bind(loader.as_encoded_bytes(), folders.join(":").as_bytes())
             .map_err(unusable(program))?;
         install(program, elf.into_data())
@@ -151,10 +145,7 @@ fn is_library(name: &str) -> bool {
 fn is_elf(path: &Path) -> Result<bool, ProvisionError> {
     let mut start = Vec::new();
     let opened = fs::File::open(path).map_err(file("open", path))?;
-    opened
-        .take(MAGIC.len() as u64)
-        .read_to_end(&mut start)
-        .map_err(file("read", path))?;
+    opened.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(file("read", path))?;
     Ok(start == MAGIC)
 }
 

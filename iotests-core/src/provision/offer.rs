@@ -83,16 +83,12 @@ pub(super) const EXTRA: &str = "qemu-block-extra";
 /// Whether a version equals another one or extends it by more parts: 10.0.2 begins with 10.0, but
 /// 10.0.13 does not begin with 10.0.1.
 pub(super) fn begins_with(version: &str, start: &str) -> bool {
-    version
-        .strip_prefix(start)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    version.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Orders `7.2.22` before `10.0.2`.
 pub(super) fn version_key(name: &str) -> Vec<u64> {
-    name.split(|c: char| !c.is_ascii_digit())
-        .filter_map(|part| part.parse().ok())
-        .collect()
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
 /// A version without the suffix of a binary-only rebuild.

@@ -232,17 +232,12 @@ fn bind(
 
 /// The version that a program prints, or what it printed instead.
 fn version(command: Command) -> Result<String, String> {
-    let output = command
-        .deadline(VERSION)
-        .run_blocking()
-        .map_err(|error| error.to_string())?;
+    let output = command.deadline(VERSION).run_blocking().map_err(|error| error.to_string())?;
     let text = output.stdout_text();
     // "qemu-img version 7.2.22 (Debian …)", but "qemu-nbd 7.2.22 (Debian …)".
     let number = |word: &&str| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit());
-    if let Some(number) = text
-        .split_whitespace()
-        .find(number)
-        .filter(|_| output.status.is_success())
+    if let Some(number) =
+        text.split_whitespace().find(number).filter(|_| output.status.is_success())
     {
         return Ok(number.to_owned());
     }
@@ -256,13 +251,9 @@ fn emulator(programs: &[String]) -> Option<&str> {
         "powerpc64" => "qemu-system-ppc64",
         other => &format!("qemu-system-{other}"),
     };
-    let mut all = programs
-        .iter()
-        .map(String::as_str)
-        .filter(|name| name.starts_with("qemu-system-"));
-    all.clone()
-        .find(|name| *name == native)
-        .or_else(|| all.next())
+    let mut all =
+        programs.iter().map(String::as_str).filter(|name| name.starts_with("qemu-system-"));
+    all.clone().find(|name| *name == native).or_else(|| all.next())
 }
 
 /// The package with this machine's own emulator.

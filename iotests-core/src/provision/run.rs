@@ -182,10 +182,8 @@ impl<'a> Provisioner<'a> {
     }
 
     fn these(&mut self, wanted: &[Wanted]) -> Result<Vec<Prefix>, ProvisionError> {
-        let usable: Vec<Prefix> = installed(&self.root)
-            .into_iter()
-            .filter(Prefix::is_usable)
-            .collect();
+        let usable: Vec<Prefix> =
+            installed(&self.root).into_iter().filter(Prefix::is_usable).collect();
         // With a recent record of the offers, there may be nothing to do.
         let lately = self.catalogue();
         if let Ok(all) = self.resolve(wanted, &usable, &lately, &[])
@@ -312,9 +310,7 @@ impl<'a> Provisioner<'a> {
                 why: chain(error),
             };
         }
-        let offered = offers
-            .iter()
-            .map(|offer| format!("{} ({})", offer.upstream(), offer.source));
+        let offered = offers.iter().map(|offer| format!("{} ({})", offer.upstream(), offer.source));
         ProvisionError::NotOffered {
             wanted: wanted.to_string(),
             offers: offered.collect::<Vec<_>>().join(", "),
@@ -500,10 +496,7 @@ fn newest_usable(root: &Path) -> Option<Prefix> {
 }
 
 fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -79,17 +79,14 @@ impl Archive {
             .filter_map(|list| {
                 let (address, rest) = list.split_once("/dists/")?;
                 let suite = rest.split('/').next()?;
-                let is_debian = ["/debian", "/debian.list"]
-                    .iter()
-                    .any(|end| address.ends_with(end));
+                let is_debian =
+                    ["/debian", "/debian.list"].iter().any(|end| address.ends_with(end));
                 is_debian.then_some((address, suite))
             })
             .collect();
         let is_release = |suite: &str| RELEASES.contains(&suite);
         let adds = |suite: &str| {
-            let release = ["-updates", "-backports"]
-                .iter()
-                .find_map(|end| suite.strip_suffix(end));
+            let release = ["-updates", "-backports"].iter().find_map(|end| suite.strip_suffix(end));
             release.is_some_and(is_release)
         };
         let found = places.iter().find(|(_, suite)| adds(suite));
@@ -132,10 +129,7 @@ mod tests {
     #[test]
     fn the_archive_is_the_one_that_the_machine_installs_from() {
         let of = |lists: &[&str]| {
-            let lists: Vec<String> = lists
-                .iter()
-                .map(|list| format!("{list}/InRelease"))
-                .collect();
+            let lists: Vec<String> = lists.iter().map(|list| format!("{list}/InRelease")).collect();
             Archive::of_lists(&lists).map(|archive| archive.address)
         };
         let other = "https://download.example/linux/debian/dists/bookworm";

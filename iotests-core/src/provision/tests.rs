@@ -73,9 +73,7 @@ impl Bench {
     }
 
     fn make_key(&self, name: &str, file: &str) {
-        run(self
-            .gpg()
-            .args(["--quick-generate-key", name, "rsa2048", "sign", "never"]));
+        run(self.gpg().args(["--quick-generate-key", name, "rsa2048", "sign", "never"]));
         let mut export = self.gpg();
         export.arg("--output").arg(self.path(file));
         run(export.args(["--export", name]));
@@ -220,10 +218,7 @@ impl Bench {
 
     /// The names of the prefixes for this list.
     fn names(&self, list: &str) -> Vec<String> {
-        let made = self
-            .ask(list)
-            .0
-            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let made = self.ask(list).0.unwrap_or_else(|error| panic!("{}", chain(&error)));
         made.into_iter().map(|prefix| prefix.name).collect()
     }
 
@@ -262,11 +257,7 @@ fn sha256(path: &Path) -> String {
 fn each_version_has_a_prefix_of_its_own_and_a_second_call_fetches_nothing() {
     let Some(bench) = Bench::new() else { return };
     let (made, notes) = bench.ask("all");
-    let made: Vec<String> = made
-        .unwrap()
-        .into_iter()
-        .map(|prefix| prefix.name)
-        .collect();
+    let made: Vec<String> = made.unwrap().into_iter().map(|prefix| prefix.name).collect();
     assert_eq!(made, ["7.2.22", "10.0.2", "11.1.3"]);
     assert!(!notes.is_empty());
     assert_eq!(bench.there(), made);
@@ -279,11 +270,7 @@ fn each_version_has_a_prefix_of_its_own_and_a_second_call_fetches_nothing() {
         ("mid,new", vec!["10.0.2", "11.1.3"]),
     ] {
         let (made, notes) = bench.ask(list);
-        let made: Vec<String> = made
-            .unwrap()
-            .into_iter()
-            .map(|prefix| prefix.name)
-            .collect();
+        let made: Vec<String> = made.unwrap().into_iter().map(|prefix| prefix.name).collect();
         assert_eq!(made, expected, "{list}");
         assert!(notes.is_empty(), "{list}: {notes:?}");
     }

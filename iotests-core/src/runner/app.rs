@@ -87,11 +87,7 @@ impl App {
         self.places.check()?;
         if cli.what.review {
             let folders = match &cli.scripts.upstream {
-                Some(_) => self
-                    .entries()?
-                    .iter()
-                    .map(|one| self.goldens(one.case))
-                    .collect(),
+                Some(_) => self.entries()?.iter().map(|one| self.goldens(one.case)).collect(),
                 None => CASES.iter().map(|case| self.goldens(case)).collect(),
             };
             return review::review(&folders, self.palette);
@@ -172,9 +168,7 @@ impl App {
                 entries,
                 sets: &sets.able,
             };
-            filter
-                .check(&there_is)
-                .map_err(|error| RunError::Usage(format!("-E: {error}")))?;
+            filter.check(&there_is).map_err(|error| RunError::Usage(format!("-E: {error}")))?;
             let mut why = "the expression means none of what is selected".to_owned();
             if let Some(hint) = filter.not_asked_for(&planned) {
                 why += &format!("; {hint}");
@@ -307,9 +301,7 @@ impl App {
             since::source_of_build(build)
         };
         let named = cli.matrix.qemu_source.clone();
-        let source = named
-            .or_else(|| cli.scripts.upstream.clone())
-            .or_else(of_build);
+        let source = named.or_else(|| cli.scripts.upstream.clone()).or_else(of_build);
         let Some(source) = source else {
             return Err(RunError::Usage(
                 "--since needs QEMU's sources: name the clone with --qemu-source".to_owned(),

@@ -134,9 +134,7 @@ impl Work {
 /// The signal mask of a supervisor is inherited and must not be; the death of the supervisor is ours.
 fn set_up_process(supervisor: u32) -> Result<(), CaseProcessError> {
     // A limit on the size of files is an error of the write.
-    SigSet::from(Signal::SIGXFSZ)
-        .thread_set_mask()
-        .map_err(CaseProcessError::Process)?;
+    SigSet::from(Signal::SIGXFSZ).thread_set_mask().map_err(CaseProcessError::Process)?;
     prctl::set_name(c"iot-case").map_err(CaseProcessError::Process)?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(CaseProcessError::Process)?;
     if std::os::unix::process::parent_id() != supervisor {
@@ -147,9 +145,7 @@ fn set_up_process(supervisor: u32) -> Result<(), CaseProcessError> {
 
 /// The inherited pipe, opened anew: this description is closed on exec, so that no child of the case holds it open.
 fn open_events() -> std::io::Result<File> {
-    let events = OpenOptions::new()
-        .write(true)
-        .open(format!("/proc/self/fd/{EVENT_FD}"))?;
+    let events = OpenOptions::new().write(true).open(format!("/proc/self/fd/{EVENT_FD}"))?;
     nix::unistd::close(EVENT_FD)?;
     Ok(events)
 }
@@ -179,10 +175,7 @@ fn read_spec(path: &Path) -> Result<CaseSpec, CaseProcessError> {
 }
 
 fn take(panicked: &Mutex<Option<FailureReport>>) -> Option<FailureReport> {
-    panicked
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take()
+    panicked.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Keeps the first panic for the verdict; it is printed as well.
@@ -192,9 +185,7 @@ fn record_panics(file: &'static str) -> Arc<Mutex<Option<FailureReport>>> {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         let place = info.location().map(Place::from);
-        let case_place = place
-            .clone()
-            .and_then(|place| Origin::of(place).case_line(file));
+        let case_place = place.clone().and_then(|place| Origin::of(place).case_line(file));
         let message = info.payload_as_str().unwrap_or("a panic without a message");
         let report = FailureReport {
             message: format!("panicked: {message}"),
@@ -202,10 +193,7 @@ fn record_panics(file: &'static str) -> Arc<Mutex<Option<FailureReport>>> {
             case_place,
             ..FailureReport::default()
         };
-        record
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(report);
+        record.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(report);
         print(info);
     }));
     first

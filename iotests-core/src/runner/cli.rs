@@ -514,9 +514,7 @@ mod tests {
         let error = Cli::try_parse_from(["iotests", "-f", "qcow3"]).unwrap_err();
         assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()));
         assert!(
-            error
-                .to_string()
-                .contains("format `qcow3` is unknown; there is raw, qcow2"),
+            error.to_string().contains("format `qcow3` is unknown; there is raw, qcow2"),
             "{error}"
         );
     }

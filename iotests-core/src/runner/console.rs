@@ -18,10 +18,7 @@ pub(super) fn can_move(stream: &impl IsTerminal) -> bool {
 pub(super) fn is_unread(stream: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let has_event = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-    has_event
-        && fds[0]
-            .revents()
-            .is_some_and(|events| events.contains(PollFlags::POLLERR))
+    has_event && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
 }
 
 /// The colours for this stream.

@@ -186,9 +186,7 @@ impl InstanceInfo {
 
     /// Whether it is the second repetition or a later one.
     pub(crate) fn is_repeated(&self) -> bool {
-        self.id
-            .rsplit_once('#')
-            .is_some_and(|(_, number)| number != "1")
+        self.id.rsplit_once('#').is_some_and(|(_, number)| number != "1")
     }
 }
 

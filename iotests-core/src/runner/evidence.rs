@@ -197,11 +197,7 @@ struct Kept {
 /// The files below a folder, in the order of their names.
 fn files(folder: &Path) -> Vec<Kept> {
     let mut found = Vec::new();
-    let mut entries: Vec<_> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .collect();
+    let mut entries: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let Ok(data) = entry.metadata() else { continue };
@@ -273,10 +269,7 @@ mod tests {
             fs::write(folder.path().join(name), vec![1; kib << 10]).unwrap();
         }
         let left = below_cap(files(folder.path()), 128 << 10);
-        let names: Vec<_> = left
-            .iter()
-            .map(|file| file.path.file_name().unwrap())
-            .collect();
+        let names: Vec<_> = left.iter().map(|file| file.path.file_name().unwrap()).collect();
         assert_eq!(names, ["middle", "small"]);
         assert!(!folder.path().join("big").exists());
         assert!(folder.path().join("big.left-out").exists());

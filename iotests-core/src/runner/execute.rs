@@ -180,11 +180,8 @@ pub(crate) fn execute(
         .stdin(Stdio::from(control_out))
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());
-    let lock = run
-        .lock()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(system("share the lock of the run"))?;
+    let lock =
+        run.lock().as_fd().try_clone_to_owned().map_err(system("share the lock of the run"))?;
     command
         .fd_mappings(vec![
             FdMapping {

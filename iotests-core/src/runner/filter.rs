@@ -322,8 +322,7 @@ pub(crate) fn nearest_word<'a>(
     let near = known.into_iter().map(|name| (distance(name), name));
     let near = near.min_by_key(|(distance, _)| *distance);
     let most = (wanted.chars().count() / 3).max(1);
-    near.filter(|(distance, _)| (1..=most).contains(distance))
-        .map(|(_, name)| name)
+    near.filter(|(distance, _)| (1..=most).contains(distance)).map(|(_, name)| name)
 }
 
 impl Field {
@@ -350,11 +349,7 @@ impl Field {
             Self::Id => vec![one.id.clone()],
             Self::Needs => needs(instance),
             Self::Mentions => mentions(instance),
-            Self::Set => sets
-                .get(one.set)
-                .map(|set| set.name.clone())
-                .into_iter()
-                .collect(),
+            Self::Set => sets.get(one.set).map(|set| set.name.clone()).into_iter().collect(),
             Self::Skipped => one.skip.iter().map(ToString::to_string).collect(),
         }
     }
@@ -583,9 +578,7 @@ impl Parser<'_> {
 }
 
 fn named<T: FromStr<Err = UnknownName>>(value: &str) -> Result<T, (bool, String)> {
-    value
-        .parse()
-        .map_err(|error: UnknownName| (false, unknown_name(&error)))
+    value.parse().map_err(|error: UnknownName| (false, unknown_name(&error)))
 }
 
 /// A name that no axis of the matrix has, with the nearest one.
@@ -595,11 +588,8 @@ pub(crate) fn unknown_name(error: &UnknownName) -> String {
 }
 
 fn text(value: &str) -> Result<Text, String> {
-    let regex = |pattern: &str| {
-        Regex::new(pattern)
-            .map(Text::Regex)
-            .map_err(|error| error.to_string())
-    };
+    let regex =
+        |pattern: &str| Regex::new(pattern).map(Text::Regex).map_err(|error| error.to_string());
     match value.split_at_checked(1) {
         Some(("=", whole)) => Ok(Text::Whole(whole.to_owned())),
         Some(("#", pattern)) => regex(&format!("^{}$", glob(pattern))),

@@ -310,9 +310,7 @@ impl Runner {
             script: script.clone(),
             python: settings.python.clone(),
             bytecode: settings.bytecode.clone(),
-            default_machine: set
-                .map(|set| set.default_machine.clone())
-                .unwrap_or_default(),
+            default_machine: set.map(|set| set.default_machine.clone()).unwrap_or_default(),
             cache_is_default: settings.cache_is_default && instance.cache == Cache::Writeback,
             tooling: settings.tooling.clone(),
         })

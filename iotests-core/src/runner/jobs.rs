@@ -133,9 +133,7 @@ fn group_file(what: &str) -> Option<String> {
 fn waited(file: &Path) -> Option<Duration> {
     let text = fs::read_to_string(file).ok()?;
     let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
-    let total = some
-        .split(' ')
-        .find_map(|word| word.strip_prefix("total="))?;
+    let total = some.split(' ').find_map(|word| word.strip_prefix("total="))?;
     total.parse().ok().map(Duration::from_micros)
 }
 
@@ -143,10 +141,7 @@ fn waited(file: &Path) -> Option<Duration> {
 /// should be.
 fn load(processors: usize) -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let wanting = text
-        .split(' ')
-        .nth(3)
-        .and_then(|word| word.split('/').next());
+    let wanting = text.split(' ').nth(3).and_then(|word| word.split('/').next());
     // This process is one of them.
     let wanting: usize = wanting.and_then(|word| word.parse().ok()).unwrap_or(1);
     wanting.saturating_sub(1) as f64 / processors as f64 * BUSY

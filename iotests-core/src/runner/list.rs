@@ -116,13 +116,8 @@ fn verb(number: usize, one: &str, more: &str) -> String {
 
 /// Formats, protocols if it is not `file` alone, groups, upstream ids.
 fn facts(instance: &Instance) -> String {
-    let formats: Vec<&str> = instance
-        .meta
-        .formats
-        .to_vec()
-        .iter()
-        .map(|format| format.name())
-        .collect();
+    let formats: Vec<&str> =
+        instance.meta.formats.to_vec().iter().map(|format| format.name()).collect();
     let groups: Vec<&str> = instance.meta.groups.iter().map(|group| group.0).collect();
     let upstream: Vec<&str> = instance.upstream().collect();
     let mut parts = vec![format!("formats: {}", formats.join(" "))];

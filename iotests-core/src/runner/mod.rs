@@ -70,9 +70,7 @@ pub use verdict::{Attempt, Verdict, judge};
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // A supervisor loses no time.
-    let is_supervisor = arguments
-        .get(1)
-        .is_some_and(|word| word == supervise::SUPERVISE);
+    let is_supervisor = arguments.get(1).is_some_and(|word| word == supervise::SUPERVISE);
     let arguments = match is_supervisor {
         true => arguments,
         false => match tasks::word_first(arguments) {

@@ -169,11 +169,8 @@ fn auto(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Part>, Stri
         let (least, most) = (need("SLURM_ARRAY_TASK_MIN")?, need("SLURM_ARRAY_TASK_MAX")?);
         let count = need("SLURM_ARRAY_TASK_COUNT")?;
         // With a list of numbers, nothing says which of them this is.
-        let step = most
-            .saturating_sub(least)
-            .checked_div(count.saturating_sub(1))
-            .unwrap_or(1)
-            .max(1);
+        let step =
+            most.saturating_sub(least).checked_div(count.saturating_sub(1)).unwrap_or(1).max(1);
         let fits = id >= least
             && id <= most
             && (id - least).is_multiple_of(step)
@@ -195,9 +192,7 @@ fn auto(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Part>, Stri
                 system.name, system.number, system.of, system.advice
             ));
         };
-        let from_1 = number
-            .checked_sub(system.first)
-            .and_then(|number| number.checked_add(1));
+        let from_1 = number.checked_sub(system.first).and_then(|number| number.checked_add(1));
         let part = from_1.ok_or_else(|| format!("{} is {number}", system.number))?;
         return Part::new(part, of).map(Some);
     }
@@ -239,10 +234,7 @@ pub(crate) fn cut(pieces: &[Piece<'_>], part: Part) -> (Vec<bool>, Shard) {
         mine[index] = number == part.number;
         plan.update(format!("{number} {}\n", pieces[index].id));
     }
-    let plan: String = plan.finalize()[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let plan: String = plan.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     let shard = Shard {
         number: part.number,
         of: part.of,
@@ -266,10 +258,7 @@ fn step(time: Duration) -> Option<u64> {
 pub(crate) fn gaps(shards: &[Shard], instances: usize) -> Vec<String> {
     let mut plans: BTreeMap<(&str, u32), BTreeSet<u32>> = BTreeMap::new();
     for shard in shards {
-        plans
-            .entry((&shard.plan, shard.of))
-            .or_default()
-            .insert(shard.number);
+        plans.entry((&shard.plan, shard.of)).or_default().insert(shard.number);
     }
     let mut gaps = Vec::new();
     if plans.len() > 1 {
@@ -285,9 +274,7 @@ pub(crate) fn gaps(shards: &[Shard], instances: usize) -> Vec<String> {
         ));
     }
     for ((_, of), numbers) in &plans {
-        let missing: BTreeSet<u32> = (1..=*of)
-            .filter(|number| !numbers.contains(number))
-            .collect();
+        let missing: BTreeSet<u32> = (1..=*of).filter(|number| !numbers.contains(number)).collect();
         if !missing.is_empty() {
             let first = missing.first().copied().unwrap_or_default();
             let (parts, it) = match missing.len() {
@@ -524,9 +511,7 @@ mod tests {
     fn differences_of_time_within_a_step_move_nothing() {
         let times = |factor: f64| -> Vec<(String, Option<u64>)> {
             let millis = |number: i32| 1.2_f64.powf(f64::from(20 + number % 25) + 0.5) * factor;
-            (0..400)
-                .map(|number| (format!("case{number}"), Some(millis(number) as u64)))
-                .collect()
+            (0..400).map(|number| (format!("case{number}"), Some(millis(number) as u64))).collect()
         };
         let (before, after) = (times(1.0), times(1.04));
         let (mine, shard) = cut(&pieces(&before), part(1, 4));

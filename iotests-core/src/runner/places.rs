@@ -25,9 +25,7 @@ impl Places {
     /// a folder of this user alone among the temporary files.
     pub(crate) fn new(build_dir: Option<&Path>) -> Self {
         let program = env::current_exe().unwrap_or_default();
-        let own = build_dir
-            .map(Path::to_path_buf)
-            .or_else(|| target_of(&program));
+        let own = build_dir.map(Path::to_path_buf).or_else(|| target_of(&program));
         let variable = |name| env::var_os(name).filter(|folder| !folder.is_empty());
         let cache = || {
             let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
@@ -42,9 +40,8 @@ impl Places {
             ),
         };
         // Cases run in folders of their own, where a relative path would mean something else.
-        let sources = env::var_os("IOTESTS_SOURCE_DIR")
-            .map(PathBuf::from)
-            .filter(|folder| folder.is_dir());
+        let sources =
+            env::var_os("IOTESTS_SOURCE_DIR").map(PathBuf::from).filter(|folder| folder.is_dir());
         Self {
             root: std::path::absolute(&root).unwrap_or(root),
             is_shared,

@@ -61,10 +61,7 @@ impl Planned {
                 line: case.line,
             },
             upstream: self.instance.upstream().map(str::to_owned).collect(),
-            set: sets
-                .get(self.set)
-                .map(|set| set.name.clone())
-                .unwrap_or_default(),
+            set: sets.get(self.set).map(|set| set.name.clone()).unwrap_or_default(),
             point: Some(PointInfo {
                 row: self.instance.row.map(str::to_owned),
                 format: self.instance.format,
@@ -72,13 +69,7 @@ impl Planned {
                 cache: self.instance.cache,
                 aio: self.instance.aio,
                 backend: self.instance.backend,
-                groups: self
-                    .instance
-                    .meta
-                    .groups
-                    .iter()
-                    .map(|group| group.0.to_owned())
-                    .collect(),
+                groups: self.instance.meta.groups.iter().map(|group| group.0.to_owned()).collect(),
                 budget: self.instance.meta.budget,
             }),
         }
@@ -140,21 +131,13 @@ pub(crate) fn plan(
     sets: &[Able],
 ) -> Result<Vec<Planned>, RunError> {
     check_groups(wanted.matrix, entries)?;
-    let anywhere: Vec<Instance> = entries
-        .iter()
-        .map(|entry| Instance::new(entry, ANY_POINT))
-        .collect();
+    let anywhere: Vec<Instance> =
+        entries.iter().map(|entry| Instance::new(entry, ANY_POINT)).collect();
     let selectors = wanted.selectors.iter().map(|text| Selector::parse(text));
     let selectors = selectors.collect::<Result<Vec<_>, _>>()?;
     let places = Places::of(&anywhere);
-    let others = wanted
-        .matrix
-        .exclude
-        .iter()
-        .chain(&wanted.matrix.start_from);
-    let others = others
-        .map(|text| Selector::parse(text))
-        .collect::<Result<Vec<_>, _>>()?;
+    let others = wanted.matrix.exclude.iter().chain(&wanted.matrix.start_from);
+    let others = others.map(|text| Selector::parse(text)).collect::<Result<Vec<_>, _>>()?;
     for selector in selectors.iter().chain(&others) {
         check_selector(selector, &anywhere, &places)?;
     }
@@ -167,9 +150,7 @@ pub(crate) fn plan(
     };
     for entry in entries.iter().filter(is_wanted) {
         let any = Instance::new(entry, ANY_POINT);
-        let meant = selectors
-            .iter()
-            .filter(|selector| selector.names(&any, &places));
+        let meant = selectors.iter().filter(|selector| selector.names(&any, &places));
         let mut meant: Vec<Option<&Selector>> = meant.map(Some).collect();
         if selectors.is_empty() {
             meant.push(None);
@@ -217,9 +198,7 @@ fn check_selector(
     anywhere: &[Instance],
     places: &Places,
 ) -> Result<(), RunError> {
-    let meant = anywhere
-        .iter()
-        .filter(|instance| selector.names(instance, places));
+    let meant = anywhere.iter().filter(|instance| selector.names(instance, places));
     let meant: Vec<&Instance> = meant.collect();
     if meant.is_empty() {
         return Err(RunError::UnknownSelector {
@@ -240,10 +219,7 @@ fn supports_format(
     format: Format,
     meant: &[&Instance],
 ) -> Result<(), RunError> {
-    if meant
-        .iter()
-        .any(|one| one.meta.formats.to_vec().contains(&format))
-    {
+    if meant.iter().any(|one| one.meta.formats.to_vec().contains(&format)) {
         return Ok(());
     }
     let names = |one: &Instance| names_of(&one.meta.formats.to_vec());
@@ -295,9 +271,7 @@ const ON_REQUEST: [&str; 2] = [DISABLED, names::EXPLORE.0];
 fn waits_to_be_named(meta: &Meta, matrix: &MatrixArgs) -> bool {
     let is_in = |wanted: &str| meta.groups.iter().any(|group| group.0 == wanted);
     let is_named = |wanted: &str| matrix.groups.iter().any(|group| group == wanted);
-    ON_REQUEST
-        .iter()
-        .any(|group| is_in(group) && !is_named(group))
+    ON_REQUEST.iter().any(|group| is_in(group) && !is_named(group))
 }
 
 fn in_groups(meta: &Meta, matrix: &MatrixArgs) -> bool {
@@ -368,9 +342,7 @@ fn decide(
                     Some(_) => {}
                 }
             }
-            best.map(|(index, skip)| on(index, Some(skip)))
-                .into_iter()
-                .collect()
+            best.map(|(index, skip)| on(index, Some(skip))).into_iter().collect()
         }
     }
 }
@@ -437,16 +409,11 @@ fn check(instance: &Instance, capabilities: &Capabilities, imgopts: &[String]) -
         }
     }
     for option in &meta.unsupported_imgopts {
-        if imgopts
-            .iter()
-            .any(|given| given == option || given.split('=').next() == Some(*option))
-        {
+        if imgopts.iter().any(|given| given == option || given.split('=').next() == Some(*option)) {
             return Err(Skip::ImageOptions {
                 option: (*option).to_owned(),
             });
         }
     }
-    meta.needs
-        .iter()
-        .try_for_each(|requirement| need(*requirement))
+    meta.needs.iter().try_for_each(|requirement| need(*requirement))
 }

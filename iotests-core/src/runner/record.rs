@@ -111,9 +111,7 @@ impl Recorder {
             slot: Option<u16>,
             event: &'e RunEvent,
         }
-        let at = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut line = serde_json::to_vec(&Line {
             at: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
             elapsed: self.elapsed(),
@@ -206,9 +204,7 @@ mod tests {
         let mut recorder = Recorder::new(vec![File::create(&path).unwrap()]);
         let lines = 100_000;
         for number in 0..lines {
-            recorder
-                .record(Some(3), &log(&format!("line {number:06}")))
-                .unwrap();
+            recorder.record(Some(3), &log(&format!("line {number:06}"))).unwrap();
         }
         recorder.record(Some(3), &failed()).unwrap();
         let texts = texts(&path);

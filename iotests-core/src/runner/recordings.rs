@@ -37,9 +37,7 @@ impl Recording {
     /// A new one in this folder.
     pub(crate) fn create(folder: &Path) -> Result<Self, RunError> {
         fs::create_dir_all(folder).map_err(io_error("create the folder of the records", folder))?;
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let name = format!("{}-{}{OPEN}", since.as_millis(), std::process::id());
         let path = folder.join(name);
         let file = OpenOptions::new()
@@ -165,12 +163,7 @@ mod tests {
         drop((killed, recorder));
         tidy(&folder, &mut records).unwrap();
         assert!(Records::read(&history).0.failed("a@raw"));
-        let name = fs::read_dir(&folder)
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap()
-            .file_name();
+        let name = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().file_name();
         assert!(!name.to_string_lossy().ends_with(OPEN));
         tidy(&folder, &mut records).unwrap();
         let (records, _) = Records::read(&history);

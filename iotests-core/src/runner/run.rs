@@ -116,9 +116,7 @@ pub(crate) fn run(
         typed::forward(sender.clone(), Message::Typed);
     }
     let mut carried = job.carried;
-    let jobs = carried
-        .as_mut()
-        .map_or(job.started.jobs, |carried| carried.limit(0));
+    let jobs = carried.as_mut().map_or(job.started.jobs, |carried| carried.limit(0));
     let mut dispatcher = Dispatcher {
         recorder,
         face,
@@ -370,10 +368,7 @@ impl Dispatcher<'_> {
     fn finished(&mut self, slot: u16, outcome: Outcome) {
         self.summary.add(&outcome);
         self.report(Some(slot), &RunEvent::InstanceFinished(Box::new(outcome)));
-        if self
-            .max_fail
-            .is_some_and(|limit| self.summary.failures() >= limit)
-        {
+        if self.max_fail.is_some_and(|limit| self.summary.failures() >= limit) {
             self.stop(match self.summary.failures() {
                 1 => "1 failure".to_owned(),
                 count => format!("{count} failures"),

@@ -167,11 +167,7 @@ impl InstanceDir {
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
+    OpenOptions::new().create(true).truncate(false).write(true).open(path)
 }
 
 /// Paths of UNIX sockets are limited to 107 bytes, so a long TMPDIR is of no use. Neither is one with characters that mean something in a
@@ -205,10 +201,8 @@ fn is_plain_in_name(c: char) -> bool {
 
 /// A readable file name for an instance, without anything that a script could take amiss.
 fn file_name(name: &str) -> String {
-    let mut text: String = name
-        .chars()
-        .map(|c| if is_plain_in_name(c) { c } else { '-' })
-        .collect();
+    let mut text: String =
+        name.chars().map(|c| if is_plain_in_name(c) { c } else { '-' }).collect();
     // Longer names are cut at the front: the end says more.
     let excess = text.len().saturating_sub(80);
     text.drain(..excess);
@@ -220,9 +214,8 @@ fn clean_dead(scratch: &Path) {
     let mut finished = Vec::new();
     for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
         let path = entry.path();
-        let is_ours = entry
-            .metadata()
-            .is_ok_and(|data| data.is_dir() && data.uid() == geteuid().as_raw());
+        let is_ours =
+            entry.metadata().is_ok_and(|data| data.is_dir() && data.uid() == geteuid().as_raw());
         if !is_ours || !is_name_of_run(&entry.file_name()) {
             continue;
         }
@@ -258,9 +251,7 @@ fn clean_dead(scratch: &Path) {
 
 /// Whether [`RunDir::create`] gives such names.
 fn is_name_of_run(name: &OsStr) -> bool {
-    let parts = name
-        .to_str()
-        .and_then(|name| name.strip_prefix(RUN)?.split_once('-'));
+    let parts = name.to_str().and_then(|name| name.strip_prefix(RUN)?.split_once('-'));
     parts
         .is_some_and(|(time, _)| !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit()))
 }
@@ -380,9 +371,7 @@ mod tests {
             let instance = run.instance(1, name, false).unwrap();
             for path in [&instance.given, &instance.sockets] {
                 let own = path.strip_prefix(scratch.path());
-                let own = own
-                    .or_else(|_| path.strip_prefix(short_temp_dir()))
-                    .unwrap();
+                let own = own.or_else(|_| path.strip_prefix(short_temp_dir())).unwrap();
                 assert!(is_plain(own), "{own:?}");
             }
             run.finish();

@@ -241,9 +241,7 @@ impl At {
     /// Whether the instance is at this point, as far as the point is said.
     fn is_of(&self, instance: &Instance) -> bool {
         self.format.is_none_or(|format| format == instance.format)
-            && self
-                .protocol
-                .is_none_or(|protocol| protocol == instance.protocol)
+            && self.protocol.is_none_or(|protocol| protocol == instance.protocol)
             && self.cache.is_none_or(|cache| cache == instance.cache)
             && self.aio.is_none_or(|aio| aio == instance.aio)
             && (self.backend.is_none() || self.backend == instance.backend)
@@ -295,11 +293,7 @@ fn upstream_matches(selector: &str, id: &str) -> bool {
 
 /// The names nearest to a selector that matches nothing, best first.
 pub(crate) fn nearest(selector: &str, instances: &[Instance]) -> Vec<String> {
-    let wanted = selector
-        .split('@')
-        .next()
-        .unwrap_or(selector)
-        .to_lowercase();
+    let wanted = selector.split('@').next().unwrap_or(selector).to_lowercase();
     if let Ok(number) = wanted.parse() {
         return nearest_numbers(number, instances);
     }
@@ -309,26 +303,17 @@ pub(crate) fn nearest(selector: &str, instances: &[Instance]) -> Vec<String> {
         let name = instance.name();
         // A person types the end of a name, or some part of it, rather than the whole path.
         let similarity = |part: &str| strsim::jaro_winkler(&wanted, &part.to_lowercase());
-        let by_name = name
-            .split(['/', ':'])
-            .chain([name.as_str()])
-            .map(similarity)
-            .fold(0.0, f64::max);
+        let by_name =
+            name.split(['/', ':']).chain([name.as_str()]).map(similarity).fold(0.0, f64::max);
         let score = instance.upstream().map(similarity).fold(by_name, f64::max);
         let known = best.entry(instance.case.name()).or_default();
         *known = known.max(score);
     }
-    let mut scored: Vec<(f64, String)> = best
-        .into_iter()
-        .map(|(name, score)| (score, name))
-        .collect();
+    let mut scored: Vec<(f64, String)> =
+        best.into_iter().map(|(name, score)| (score, name)).collect();
     scored.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     scored.truncate(NEAREST);
-    scored
-        .into_iter()
-        .filter(|(score, _)| *score > NEAR)
-        .map(|(_, name)| name)
-        .collect()
+    scored.into_iter().filter(|(score, _)| *score > NEAR).map(|(_, name)| name).collect()
 }
 
 /// The upstream tests whose numbers are nearest, each with a case that covers it.
@@ -343,9 +328,7 @@ fn nearest_numbers(wanted: u64, instances: &[Instance]) -> Vec<String> {
     let mut near: Vec<(u64, String)> = known.into_iter().collect();
     near.sort_by_key(|(number, _)| number.abs_diff(wanted));
     near.truncate(NEAREST);
-    near.into_iter()
-        .map(|(number, case)| format!("{number:03} ({case})"))
-        .collect()
+    near.into_iter().map(|(number, case)| format!("{number:03} ({case})")).collect()
 }
 
 #[cfg(test)]

@@ -44,11 +44,7 @@ impl ToolSet {
         };
         SetInfo {
             name: self.name.clone(),
-            tools: self
-                .tools
-                .iter()
-                .map(|(kind, one)| (*kind, tool(one)))
-                .collect(),
+            tools: self.tools.iter().map(|(kind, one)| (*kind, tool(one))).collect(),
         }
     }
 
@@ -287,11 +283,7 @@ fn is_order(error: &FindError) -> bool {
 
 /// A program in PATH that is there but does not work is worth a word; its absence is not.
 fn broken_in_path(error: &FindError, warn: &mut dyn FnMut(&str)) {
-    for looked in error
-        .looked
-        .iter()
-        .filter(|looked| !matches!(looked.problem, Problem::Missing))
-    {
+    for looked in error.looked.iter().filter(|looked| !matches!(looked.problem, Problem::Missing)) {
         warn(&looked.to_string());
     }
 }
@@ -299,9 +291,7 @@ fn broken_in_path(error: &FindError, warn: &mut dyn FnMut(&str)) {
 /// The `*_OPTIONS` hold for every set; the `*_PROG` and PATH are the host's.
 fn options_only() -> Vec<(String, std::ffi::OsString)> {
     let options = ToolKind::ALL.iter().map(|kind| kind.options_variable());
-    options
-        .filter_map(|name| Some((name.to_owned(), env::var_os(name)?)))
-        .collect()
+    options.filter_map(|name| Some((name.to_owned(), env::var_os(name)?))).collect()
 }
 
 #[cfg(test)]
@@ -318,11 +308,9 @@ mod tests {
             name: HOST.to_owned(),
             tools: BTreeMap::new(),
         };
-        set.tools
-            .insert(ToolKind::Img, tool(ToolKind::Img, "10.0.2"));
+        set.tools.insert(ToolKind::Img, tool(ToolKind::Img, "10.0.2"));
         assert_eq!(set.mixed(), None);
-        set.tools
-            .insert(ToolKind::System, tool(ToolKind::System, "7.2.22"));
+        set.tools.insert(ToolKind::System, tool(ToolKind::System, "7.2.22"));
         assert_eq!(
             set.mixed().unwrap(),
             "the set `host` mixes versions: qemu-system 7.2.22; qemu-img 10.0.2"

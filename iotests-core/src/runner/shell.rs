@@ -73,19 +73,13 @@ pub(super) fn completions(shell: Option<&str>) -> Exit {
 /// What can be completed: no option that only stands for a word, and values where they are known.
 fn command(entries: &[Registered]) -> Command {
     let all = Cli::command();
-    let shown = all
-        .get_arguments()
-        .filter(|one| !one.is_hide_set())
-        .cloned();
+    let shown = all.get_arguments().filter(|one| !one.is_hide_set()).cloned();
     let args = shown.map(|one| match values(one.get_id().as_str(), entries) {
         Some(values) => one.value_parser(PossibleValuesParser::new(values)),
         None => one,
     });
     let version = env!("CARGO_PKG_VERSION");
-    Command::new(NAME)
-        .bin_name(NAME)
-        .version(version)
-        .args(args)
+    Command::new(NAME).bin_name(NAME).version(version).args(args)
 }
 
 fn selectors(entries: &[Registered]) -> Vec<String> {

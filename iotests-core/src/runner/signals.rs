@@ -46,10 +46,7 @@ impl Outlive {
             doing: "handle signals",
             source,
         };
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(failed)?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let entered = runtime.enter();
         let listen = |signal: Signal| {
             tokio::signal::unix::signal(SignalKind::from_raw(signal as i32)).map_err(failed)

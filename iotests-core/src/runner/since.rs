@@ -177,9 +177,8 @@ fn git(source: &Path, args: &[impl AsRef<OsStr>]) -> Result<String, RunError> {
     };
     let mut command = Command::new("git");
     command.arg("-C").arg(source).args(args).env("LC_ALL", "C");
-    let output = command
-        .output()
-        .map_err(|error| failed(&format!("git does not start: {error}")))?;
+    let output =
+        command.output().map_err(|error| failed(&format!("git does not start: {error}")))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(failed(String::from_utf8_lossy(&output.stderr).trim())),

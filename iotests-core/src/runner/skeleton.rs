@@ -131,10 +131,7 @@ pub(super) fn create(sources: &Path, name: &str) -> Result<Created, SkeletonErro
 
 fn is_name(text: &str) -> bool {
     let first = text.chars().next().is_some_and(|c| c.is_ascii_lowercase());
-    first
-        && text
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    first && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
 /// Whether Rust keeps the word for itself, now or perhaps later (the reference's strict and reserved
@@ -173,15 +170,11 @@ fn declare(parent: &Path, name: &str) -> Result<(), SkeletonError> {
     let text = read(parent)?;
     let declared = |line: &str| {
         let line = line.strip_prefix("pub ").unwrap_or(line);
-        line.strip_prefix("mod ")
-            .and_then(|rest| rest.strip_suffix(';'))
-            .map(str::to_owned)
+        line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')).map(str::to_owned)
     };
     let mut lines: Vec<&str> = text.lines().collect();
     let new = format!("mod {name};");
-    let after = lines
-        .iter()
-        .rposition(|line| declared(line).is_some_and(|other| *other < *name));
+    let after = lines.iter().rposition(|line| declared(line).is_some_and(|other| *other < *name));
     let before = lines.iter().position(|line| declared(line).is_some());
     match (after, before) {
         (Some(at), _) => lines.insert(at + 1, &new),
@@ -212,11 +205,8 @@ fn append(file: &Path, function: &str) -> Result<usize, SkeletonError> {
     }
     text.push_str("\n\n");
     text.push_str(&CASE.replace("case_name", function));
-    let line = text
-        .lines()
-        .position(|line| line.contains(&format!("fn {function}(")))
-        .unwrap_or(0)
-        + 1;
+    let line =
+        text.lines().position(|line| line.contains(&format!("fn {function}("))).unwrap_or(0) + 1;
     write(file, &text)?;
     Ok(line)
 }
@@ -254,10 +244,7 @@ mod tests {
         assert!(area.ends_with("\n\nmod block_status;\n"), "{area}");
         let text = fs::read_to_string(&made.file).unwrap();
         assert!(
-            text.lines()
-                .nth(made.line - 1)
-                .unwrap()
-                .contains("async fn sees_holes(t: &mut Test)")
+            text.lines().nth(made.line - 1).unwrap().contains("async fn sees_holes(t: &mut Test)")
         );
         assert!(!text.contains("case_name"));
     }

@@ -34,10 +34,7 @@ impl Runner {
             None => (shell(), &[][..]),
         };
         let mut command = Command::new(&program);
-        command
-            .args(words)
-            .current_dir(&directories.test)
-            .envs(self.env(&spec));
+        command.args(words).current_dir(&directories.test).envs(self.env(&spec));
         let variables = match &spec.script {
             Some(script) => script::variables(&spec, script),
             None => variables(&spec)?,

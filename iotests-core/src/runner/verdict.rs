@@ -157,15 +157,9 @@ impl Attempt {
     pub(crate) fn says(&self, text: &str) -> bool {
         let failed = self.failure.as_ref().is_some_and(|failure| {
             let printed = failure.machines.iter().map(|machine| &machine.stderr_tail);
-            std::iter::once(&failure.message)
-                .chain(printed)
-                .any(|said| said.contains(text))
+            std::iter::once(&failure.message).chain(printed).any(|said| said.contains(text))
         });
-        failed
-            || self
-                .deaths
-                .iter()
-                .any(|death| death.headline().contains(text))
+        failed || self.deaths.iter().any(|death| death.headline().contains(text))
     }
 
     /// Takes in what the case says.
@@ -235,8 +229,7 @@ impl Attempt {
 
     fn in_step(&self) -> String {
         let step = self.step.as_ref();
-        step.map(|step| format!(", in the step \"{step}\""))
-            .unwrap_or_default()
+        step.map(|step| format!(", in the step \"{step}\"")).unwrap_or_default()
     }
 
     /// Judges it by all that is known; see [`judge`].
@@ -282,10 +275,7 @@ pub fn judge(attempt: &Attempt) -> (Verdict, String) {
     if cut {
         return (Verdict::Interrupted, "the run was stopped".to_owned());
     }
-    if let Some(hang) = attempt
-        .hang
-        .as_ref()
-        .filter(|_| attempt.overdue || (aborted && !finished))
+    if let Some(hang) = attempt.hang.as_ref().filter(|_| attempt.overdue || (aborted && !finished))
     {
         return (
             Verdict::Timeout,

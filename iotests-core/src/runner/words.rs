@@ -102,11 +102,7 @@ fn may_be_protocols(words: &str) -> bool {
 
 /// A protocol among these that only `check` has.
 fn elsewhere(words: &str) -> Option<&str> {
-    let is_one = |word: &&str| {
-        ELSEWHERE
-            .iter()
-            .any(|known| known.strip_prefix('-') == Some(*word))
-    };
+    let is_one = |word: &&str| ELSEWHERE.iter().any(|known| known.strip_prefix('-') == Some(*word));
     words.split(',').find(is_one)
 }
 
@@ -142,10 +138,8 @@ mod tests {
     fn ours(line: &str) -> Result<String, String> {
         let words = line.split_whitespace().map(OsString::from).collect();
         let translated = translate(words).map_err(|error| error.to_string())?;
-        let words: Vec<String> = translated
-            .into_iter()
-            .map(|word| word.into_string().unwrap())
-            .collect();
+        let words: Vec<String> =
+            translated.into_iter().map(|word| word.into_string().unwrap()).collect();
         Ok(words.join(" "))
     }
 

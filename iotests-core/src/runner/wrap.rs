@@ -38,11 +38,8 @@ impl Wrap {
         if args.valgrind {
             wrap.add_known(&ToolKind::ALL, &Wrapper::valgrind(), for_scripts)?;
             // Nothing else is there yet, and for scripts nothing at all.
-            wrap.trials = wrap
-                .words
-                .iter()
-                .map(|(kind, words)| (vec![*kind], words.clone()))
-                .collect();
+            wrap.trials =
+                wrap.words.iter().map(|(kind, words)| (vec![*kind], words.clone())).collect();
         }
         if let Some(address) = &args.gdb {
             wrap.add_known(&MACHINES, &Wrapper::gdbserver(address), for_scripts)?;
@@ -81,18 +78,14 @@ impl Wrap {
             for tool in tools.iter().filter(|tool| kinds.contains(&tool.kind)) {
                 let file = folder.path().join(trials.len().to_string());
                 let file = file.display().to_string();
-                let words: Vec<String> = words
-                    .iter()
-                    .map(|word| word.replace(PLACE, &file))
-                    .collect();
+                let words: Vec<String> =
+                    words.iter().map(|word| word.replace(PLACE, &file)).collect();
                 trials.push((*tool, words));
             }
         }
         // Under valgrind each takes seconds.
         thread::scope(|scope| {
-            let trials = trials
-                .iter()
-                .map(|(tool, words)| scope.spawn(|| trial(tool, words)));
+            let trials = trials.iter().map(|(tool, words)| scope.spawn(|| trial(tool, words)));
             let trials: Vec<_> = trials.collect();
             trials.into_iter().try_for_each(|trial| {
                 let tried = trial.join();
@@ -112,9 +105,7 @@ impl Wrap {
             return Ok(());
         }
         let words = wrapper.words().into_iter();
-        let words: Vec<String> = words
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
+        let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
         self.add(kinds, &words)
     }
 
@@ -166,11 +157,7 @@ const TRIAL: Duration = Duration::from_secs(30);
 fn trial(tool: &Tool, words: &[String]) -> Result<(), RunError> {
     let mut alone = tool.clone().with_wrapper(words);
     alone.options.clear();
-    let ran = alone
-        .command()
-        .arg("--version")
-        .deadline(TRIAL)
-        .run_blocking();
+    let ran = alone.command().arg("--version").deadline(TRIAL).run_blocking();
     let why = match ran {
         // The program has had its word, whatever valgrind finds in it.
         Ok(output) if output.status.is_success() || output.stdout_text().contains("version") => {
@@ -297,13 +284,9 @@ mod tests {
     fn words_are_put_before_the_program_with_a_file_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let mut wrap = Wrap::default();
-        wrap.add(&[ToolKind::Img], &["sh", "-o", "{}"].map(str::to_owned))
-            .unwrap();
+        wrap.add(&[ToolKind::Img], &["sh", "-o", "{}"].map(str::to_owned)).unwrap();
         wrap.add(&[ToolKind::Img], &["env".to_owned()]).unwrap();
-        assert!(
-            wrap.add(&[ToolKind::Img], &["no-such-program".to_owned()])
-                .is_err()
-        );
+        assert!(wrap.add(&[ToolKind::Img], &["no-such-program".to_owned()]).is_err());
         let tools = [(ToolKind::Img, Tool::new(ToolKind::Img, "/q/qemu-img"))];
         let wrapped = wrap.around(&tools.into(), folder.path()).unwrap();
         let file = folder.path().join("qemu-img").display().to_string();

@@ -97,9 +97,7 @@ fn entry(script: Script, facts: &Facts) -> Registered {
         budget: BUDGET,
         unconfined: facts.privileged || special.is_some_and(|special| special.unconfined),
         lock: special.and_then(|special| special.lock),
-        memory: special
-            .and_then(|special| special.memory)
-            .unwrap_or(Meta::default().memory),
+        memory: special.and_then(|special| special.memory).unwrap_or(Meta::default().memory),
         ..Meta::default()
     };
     let description = match facts.description.as_str() {

@@ -47,10 +47,7 @@ pub(crate) fn variables(
     let emulator = program(spec, ToolKind::System);
     let mut options = "-nodefaults -display none -accel qtest".to_owned();
     let architecture = emulator.to_string_lossy();
-    let architecture = architecture
-        .rsplit("qemu-system-")
-        .next()
-        .unwrap_or_default();
+    let architecture = architecture.rsplit("qemu-system-").next().unwrap_or_default();
     if let Some((_, machine)) = MACHINES.iter().find(|(name, _)| *name == architecture) {
         options += &format!(" -machine {machine}");
     }
@@ -150,8 +147,7 @@ mod tests {
     fn found(spec: &CaseSpec) -> BTreeMap<&'static str, String> {
         let own = ScriptSpec::of(Path::new("/tree/tests/qemu-iotests/001"));
         let all = variables(spec, &own).into_iter();
-        all.filter_map(|(name, value)| Some((name, value?.into_string().ok()?)))
-            .collect()
+        all.filter_map(|(name, value)| Some((name, value?.into_string().ok()?))).collect()
     }
 
     #[test]
@@ -170,11 +166,7 @@ mod tests {
         spec.imgopts = ["key=1", "iter-time=20"].map(str::to_owned).to_vec();
         assert_eq!(found(&spec)["IMGOPTS"], "key=1,iter-time=20");
         let raw = found(&mocked::spec());
-        assert!(
-            ["IMGOPTS", "IMGKEYSECRET"]
-                .iter()
-                .all(|name| !raw.contains_key(name))
-        );
+        assert!(["IMGOPTS", "IMGKEYSECRET"].iter().all(|name| !raw.contains_key(name)));
         assert_eq!(
             (&*raw["IMGOPTSSYNTAX"], &*raw["IMGFMT_GENERIC"]),
             ("false", "true")

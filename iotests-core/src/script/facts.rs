@@ -121,9 +121,7 @@ pattern!(GROUPS, r"(?m)^# group: (.*)$");
 
 /// Removes comments and joins continued lines.
 fn joined(text: &str) -> String {
-    let lines = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with('#'));
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let mut code = String::with_capacity(text.len());
     for line in lines {
         match line.strip_suffix('\\') {
@@ -164,9 +162,7 @@ fn description(text: &str) -> String {
     for line in comments {
         let line = line.trim_start_matches('#').trim();
         let legal = ["copyright", "spdx", "this program is free"];
-        let is_legal = legal
-            .iter()
-            .any(|start| line.to_lowercase().starts_with(start));
+        let is_legal = legal.iter().any(|start| line.to_lowercase().starts_with(start));
         match line {
             "" if words.is_empty() => {}
             "" => break,
@@ -229,9 +225,7 @@ fn of_list<T: Copy + PartialEq + ToString>(
     generic: &[T],
 ) -> Vec<T> {
     let said = said.filter(|words| !words.is_empty());
-    let is_generic = said
-        .as_ref()
-        .is_none_or(|words| words.iter().any(|word| word == "generic"));
+    let is_generic = said.as_ref().is_none_or(|words| words.iter().any(|word| word == "generic"));
     let mut values: Vec<T> = match is_generic {
         true => generic.to_vec(),
         false => Vec::new(),
@@ -284,11 +278,7 @@ mod tests {
         assert!(
             generic.formats.contains(&Format::Bochs) && generic.formats.contains(&Format::Vmdk)
         );
-        assert!(
-            ![Format::Vpc, Format::Raw]
-                .iter()
-                .any(|no| generic.formats.contains(no))
-        );
+        assert!(![Format::Vpc, Format::Raw].iter().any(|no| generic.formats.contains(no)));
         assert_eq!(generic.protocols, Protocol::ALL);
     }
 

@@ -37,9 +37,7 @@ pub(crate) fn explain(spec: &CaseSpec, own: &ScriptSpec, ends: bool) -> (String,
     let own_pid = std::process::id();
     let below: Vec<&Process> = processes.iter().filter(|one| one.pid != own_pid).collect();
 
-    let line = below
-        .iter()
-        .find_map(|process| line_of(process, &own.script.path));
+    let line = below.iter().find_map(|process| line_of(process, &own.script.path));
     let leaf = below.iter().rev().find(|process| !process.is_zombie());
     let mut headline = match &line {
         Some(line) => format!("{} is at line {}", own.script.name, line.number),

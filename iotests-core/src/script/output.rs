@@ -76,9 +76,7 @@ pub(super) fn cut(bytes: &[u8], from: usize) -> &[u8] {
 fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let is_empty = bytes.is_empty();
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let lines = bytes
-        .split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii_end);
+    let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
     lines.take(if is_empty { 0 } else { usize::MAX })
 }
 

@@ -180,10 +180,7 @@ mod tests {
             );
         }
         assert_eq!(
-            Mode::Native
-                .plan(&[Tcg, Qtest, Kvm], "x86_64", true)
-                .unwrap()
-                .accel,
+            Mode::Native.plan(&[Tcg, Qtest, Kvm], "x86_64", true).unwrap().accel,
             Kvm
         );
     }
@@ -192,11 +189,7 @@ mod tests {
     fn without_qtest_a_stopped_machine_is_paused() {
         let plan = Mode::Stopped.plan(&[Kvm, Tcg], "x86_64", true).unwrap();
         assert_eq!((plan.accel, plan.paused, plan.idle_rom), (Tcg, true, false));
-        assert!(
-            Mode::Stopped
-                .plan(&[Accel::Other("hvf".into())], "aarch64", true)
-                .is_ok()
-        );
+        assert!(Mode::Stopped.plan(&[Accel::Other("hvf".into())], "aarch64", true).is_ok());
     }
 
     #[test]
@@ -234,9 +227,7 @@ mod tests {
 
     #[test]
     fn a_missing_mode_says_what_is_missing() {
-        let error = Mode::VirtualClock
-            .plan(&[Tcg], "x86_64", false)
-            .unwrap_err();
+        let error = Mode::VirtualClock.plan(&[Tcg], "x86_64", false).unwrap_err();
         assert!(error.to_string().contains("qtest"), "{error}");
         for mode in [Mode::Stopped, Mode::RunningIdle, Mode::Native] {
             assert!(mode.plan(&[], "x86_64", false).is_err());

@@ -87,9 +87,7 @@ impl Blockdev {
     /// `--image-opts`.
     #[must_use]
     pub fn to_options(&self) -> Options {
-        flatten(&self.to_value())
-            .into_iter()
-            .fold(Options::new(), |o, (k, v)| o.set(&k, v))
+        flatten(&self.to_value()).into_iter().fold(Options::new(), |o, (k, v)| o.set(&k, v))
     }
 }
 
@@ -145,10 +143,7 @@ pub fn flatten(value: &Value) -> Vec<(String, String)> {
         match value {
             Value::Object(map) => map.iter().for_each(|(k, v)| walk(&key(k), v, out)),
             Value::Array(items) => {
-                items
-                    .iter()
-                    .enumerate()
-                    .for_each(|(i, v)| walk(&key(&i.to_string()), v, out));
+                items.iter().enumerate().for_each(|(i, v)| walk(&key(&i.to_string()), v, out));
             }
             Value::Bool(on) => out.push((prefix.to_owned(), if *on { "on" } else { "off" }.into())),
             Value::String(text) => out.push((prefix.to_owned(), text.clone())),
@@ -169,10 +164,7 @@ mod tests {
     #[test]
     fn flattening_keeps_order_and_spells_booleans_the_qemu_way() {
         let value = json!({"driver": "quorum", "children": [{"driver": "raw"}, "n1"], "blkverify": true, "vote-threshold": 2});
-        let flat: Vec<_> = flatten(&value)
-            .into_iter()
-            .map(|(k, v)| format!("{k}={v}"))
-            .collect();
+        let flat: Vec<_> = flatten(&value).into_iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(
             flat,
             [
@@ -199,9 +191,7 @@ mod tests {
     fn only_an_object_is_a_block_node() {
         assert_eq!(Blockdev::try_from(json!("x")), Err(json!("x")));
         assert_eq!(
-            Blockdev::try_from(json!({"driver": "raw"}))
-                .unwrap()
-                .to_string(),
+            Blockdev::try_from(json!({"driver": "raw"})).unwrap().to_string(),
             r#"{"driver":"raw"}"#
         );
     }

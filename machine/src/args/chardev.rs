@@ -33,17 +33,13 @@ impl Chardev {
     /// wait for the first client.
     #[must_use]
     pub fn listening_fd(id: impl Into<String>, fd: i32) -> Self {
-        Self::socket_fd(id, fd)
-            .flag("server", true)
-            .flag("wait", false)
+        Self::socket_fd(id, fd).flag("server", true).flag("wait", false)
     }
 
     /// A UNIX socket that QEMU creates and listens on, without waiting for the first client.
     #[must_use]
     pub fn listening(id: impl Into<String>, path: impl AsRef<Path>) -> Self {
-        Self::at("socket", id, path)
-            .flag("server", true)
-            .flag("wait", false)
+        Self::at("socket", id, path).flag("server", true).flag("wait", false)
     }
 
     /// A UNIX socket to which QEMU connects.

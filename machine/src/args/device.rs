@@ -85,11 +85,7 @@ impl fmt::Display for Device {
     /// `iothread-vq-mapping`), for which there is no other spelling. Not JSON throughout: QEMU 6.2
     /// sends no `DEVICE_DELETED` for devices given as JSON.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self
-            .properties
-            .values()
-            .any(|v| v.is_array() || v.is_object())
-        {
+        if self.properties.values().any(|v| v.is_array() || v.is_object()) {
             return self.to_value().fmt(f);
         }
         flatten(&Value::Object(self.properties.clone()))
@@ -115,10 +111,7 @@ mod tests {
 
     #[test]
     fn a_device_has_a_command_line_and_a_qmp_form() {
-        let device = Device::new("virtio-blk-pci")
-            .id("v,0")
-            .drive("n")
-            .set("share-rw", true);
+        let device = Device::new("virtio-blk-pci").id("v,0").drive("n").set("share-rw", true);
         assert_eq!(
             device.to_string(),
             "virtio-blk-pci,id=v,,0,drive=n,share-rw=on"

@@ -89,11 +89,7 @@ mod tests {
 
     #[test]
     fn a_drive_quotes_its_file_name() {
-        let drive = Drive::new()
-            .interface("none")
-            .id("drive0")
-            .file("/d/a,b")
-            .format("raw");
+        let drive = Drive::new().interface("none").id("drive0").file("/d/a,b").format("raw");
         assert_eq!(
             drive.to_string(),
             "if=none,id=drive0,file=/d/a,,b,format=raw"

@@ -19,18 +19,14 @@ impl NbdServer {
     #[must_use]
     pub fn unix(path: impl AsRef<Path>) -> Self {
         Self {
-            options: Options::new()
-                .set("addr.type", "unix")
-                .set_path("addr.path", path),
+            options: Options::new().set("addr.type", "unix").set_path("addr.path", path),
         }
     }
 
     /// Serves on TCP; port 0 lets the kernel choose.
     #[must_use]
     pub fn inet(host: impl fmt::Display, port: u16) -> Self {
-        let options = Options::new()
-            .set("addr.type", "inet")
-            .set("addr.host", host);
+        let options = Options::new().set("addr.type", "inet").set("addr.host", host);
         Self {
             options: options.set("addr.port", port),
         }
@@ -77,10 +73,7 @@ impl Export {
     pub fn new(kind: &str, id: &str, node: &str) -> Self {
         let options = [("type", kind), ("id", id), ("node-name", node)];
         Self {
-            options: options
-                .map(|(k, v)| (k.to_owned(), v.into()))
-                .into_iter()
-                .collect(),
+            options: options.map(|(k, v)| (k.to_owned(), v.into())).into_iter().collect(),
         }
     }
 
@@ -123,9 +116,7 @@ impl From<&BlockExportOptions> for Export {
 impl fmt::Display for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flat = flatten(&self.to_value());
-        flat.into_iter()
-            .fold(Options::new(), |o, (k, v)| o.set(&k, v))
-            .fmt(f)
+        flat.into_iter().fold(Options::new(), |o, (k, v)| o.set(&k, v)).fmt(f)
     }
 }
 

@@ -55,9 +55,7 @@ mod tests {
     fn what_qmp_has_types_for_stands_on_a_command_line_too() {
         let file = BlockdevOptions::new(BlockdevOptionsFile::new("/a,b"));
         let node = BlockdevOptions::new(BlockdevOptionsQcow2::new(file)).node_name("n");
-        let own = Blockdev::new("qcow2")
-            .node("n")
-            .child("file", Blockdev::file("/a,b").unwrap());
+        let own = Blockdev::new("qcow2").node("n").child("file", Blockdev::file("/a,b").unwrap());
         assert_eq!(Blockdev::from(&node), own);
 
         let rng = ObjectOptionsVariant::RngBuiltin(Box::new(RngProperties::new()));

@@ -214,8 +214,7 @@ impl<K: Kind> Builder<K> {
     /// Adds raw arguments, after those added so far.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        args.into_iter()
-            .for_each(|word| self.common.push(word.as_ref()));
+        args.into_iter().for_each(|word| self.common.push(word.as_ref()));
         self
     }
 

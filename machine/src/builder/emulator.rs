@@ -134,8 +134,7 @@ impl Builder<Qemu> {
     #[must_use]
     pub fn kernel(mut self, image: impl Into<PathBuf>, command_line: &str) -> Self {
         self.own.board_needed = true;
-        self.option("kernel", image.into())
-            .option("append", command_line)
+        self.option("kernel", image.into()).option("append", command_line)
     }
 
     /// Sets the initial ramdisk of a [`kernel`](Self::kernel) (`-initrd`).
@@ -225,9 +224,7 @@ impl Builder<Qemu> {
     pub fn add_fd(mut self, set: u32, fd: impl Into<Arc<OwnedFd>>, opaque: Option<&str>) -> Self {
         let number = self.inherit(fd);
         let options = Options::new().set("fd", number).set("set", set);
-        let options = opaque
-            .into_iter()
-            .fold(options, |o, text| o.set("opaque", text));
+        let options = opaque.into_iter().fold(options, |o, text| o.set("opaque", text));
         self.option("add-fd", options)
     }
 }
@@ -242,26 +239,17 @@ impl Specific for Qemu {
     fn base_args(&self, common: &mut Common) -> Result<Vec<OsString>, crate::LaunchError> {
         let plan = self.plan(common)?;
         let plan = plan.as_ref();
-        let mut args: Vec<OsString> = ["-nodefaults", "-display", "none"]
-            .map(OsString::from)
-            .to_vec();
+        let mut args: Vec<OsString> =
+            ["-nodefaults", "-display", "none"].map(OsString::from).to_vec();
         let machine = self.machine.as_deref().or(plan.and_then(|p| p.machine));
-        args.extend(
-            machine
-                .iter()
-                .flat_map(|m| ["-machine".into(), (*m).into()]),
-        );
+        args.extend(machine.iter().flat_map(|m| ["-machine".into(), (*m).into()]));
         let planned = plan.map(|p| p.accel.clone());
         let accels = if self.accels.is_empty() {
             planned.as_slice()
         } else {
             &self.accels
         };
-        args.extend(
-            accels
-                .iter()
-                .flat_map(|a| ["-accel".into(), a.name().into()]),
-        );
+        args.extend(accels.iter().flat_map(|a| ["-accel".into(), a.name().into()]));
         if self.paused || plan.is_some_and(|p| p.paused) {
             args.push("-S".into());
         }
@@ -270,11 +258,7 @@ impl Specific for Qemu {
             None if plan.is_some_and(|p| p.idle_rom) => common.pass_bytes("idle-rom", &idle_rom()),
             None => None,
         };
-        args.extend(
-            firmware
-                .iter()
-                .flat_map(|image| ["-bios".into(), image.into()]),
-        );
+        args.extend(firmware.iter().flat_map(|image| ["-bios".into(), image.into()]));
         Ok(args)
     }
 
@@ -311,9 +295,7 @@ mod tests {
         let both = stopped().accel(Accel::Tcg).accel(Accel::Qtest);
         assert!(line(both).ends_with("-accel tcg -accel qtest -S"));
         assert!(line(stopped().accel(Accel::Kvm)).ends_with("-accel kvm -S"));
-        let clock = qemu()
-            .mode(Mode::VirtualClock, &usable, "x86_64")
-            .accel(Accel::Tcg);
+        let clock = qemu().mode(Mode::VirtualClock, &usable, "x86_64").accel(Accel::Tcg);
         let mut common = clock.common.clone();
         assert!(clock.own.base_args(&mut common).is_err());
     }
@@ -343,12 +325,7 @@ mod tests {
             .kernel("/boot/vmlinuz", "console=ttyS0 quiet")
             .initrd("/boot/initrd,1")
             .netdev(&net);
-        let words: Vec<_> = builder
-            .common
-            .args
-            .iter()
-            .map(|a| a.to_string_lossy())
-            .collect();
+        let words: Vec<_> = builder.common.args.iter().map(|a| a.to_string_lossy()).collect();
         assert_eq!(
             words.join(" "),
             "-m 536870912B -smp 2 -cpu max -kernel /boot/vmlinuz -append console=ttyS0 quiet \

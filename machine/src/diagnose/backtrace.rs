@@ -41,9 +41,7 @@ pub(super) async fn take(pid: u32, deadline: Duration) -> Result<String, String>
             }
             Err(error) => (error.output().cloned(), error.to_string()),
         };
-        let text = output
-            .map(|o| o.captured.stdout_text().trim().to_owned())
-            .unwrap_or_default();
+        let text = output.map(|o| o.captured.stdout_text().trim().to_owned()).unwrap_or_default();
         // Both tools number the frames they print.
         if text.contains("#0") {
             return Ok(text);

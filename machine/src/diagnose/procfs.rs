@@ -90,11 +90,8 @@ fn read_at(proc: &Path, pid: u32) -> Option<ProcessState> {
 
 fn command_line(dir: &Path) -> String {
     let raw = fs::read(dir.join("cmdline")).unwrap_or_default();
-    let words: Vec<_> = raw
-        .split(|b| *b == 0)
-        .filter(|w| !w.is_empty())
-        .map(String::from_utf8_lossy)
-        .collect();
+    let words: Vec<_> =
+        raw.split(|b| *b == 0).filter(|w| !w.is_empty()).map(String::from_utf8_lossy).collect();
     words.join(" ")
 }
 
@@ -121,10 +118,7 @@ fn parse_stat(stat: &[u8]) -> Option<(String, char)> {
     let open = stat.iter().position(|b| *b == b'(')?;
     let close = stat.iter().rposition(|b| *b == b')')?;
     let name = String::from_utf8_lossy(stat.get(open + 1..close)?).into_owned();
-    let state = stat
-        .get(close + 1..)?
-        .iter()
-        .find(|b| !b.is_ascii_whitespace())?;
+    let state = stat.get(close + 1..)?.iter().find(|b| !b.is_ascii_whitespace())?;
     Some((name, char::from(*state)))
 }
 
@@ -151,11 +145,7 @@ pub fn tree(pid: u32) -> Vec<ProcessState> {
         for thread in &process.threads {
             let path = format!("/proc/{pid}/task/{}/children", thread.tid);
             let children = fs::read_to_string(path).unwrap_or_default();
-            queue.extend(
-                children
-                    .split_ascii_whitespace()
-                    .filter_map(|c| c.parse::<u32>().ok()),
-            );
+            queue.extend(children.split_ascii_whitespace().filter_map(|c| c.parse::<u32>().ok()));
         }
         found.push(process);
     }

@@ -67,12 +67,7 @@ impl Diagnosis {
     /// The answer to this QMP command, if there was one.
     #[must_use]
     pub fn answer(&self, command: &str) -> Option<&Value> {
-        self.qmp
-            .iter()
-            .find(|f| f.command == command)?
-            .answer
-            .as_ref()
-            .ok()
+        self.qmp.iter().find(|f| f.command == command)?.answer.as_ref().ok()
     }
 }
 
@@ -118,9 +113,7 @@ impl fmt::Display for Diagnosis {
         }
         if !self.transcript.is_empty() {
             writeln!(f, "  last QMP lines:")?;
-            self.transcript
-                .iter()
-                .try_for_each(|line| writeln!(f, "    {line}"))?;
+            self.transcript.iter().try_for_each(|line| writeln!(f, "    {line}"))?;
         }
         for backtrace in &self.backtraces {
             match &backtrace.text {

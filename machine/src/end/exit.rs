@@ -172,9 +172,7 @@ pub enum EndError {
 }
 
 fn first_finding(exit: &Exit) -> &str {
-    exit.findings
-        .first()
-        .map_or("valgrind found errors", |f| f.summary.as_str())
+    exit.findings.first().map_or("valgrind found errors", |f| f.summary.as_str())
 }
 
 impl EndError {

@@ -88,12 +88,7 @@ pub fn find_core(
         .ok()?
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            let written = entry
-                .metadata()
-                .ok()
-                .filter(|m| m.is_file())?
-                .modified()
-                .ok()?;
+            let written = entry.metadata().ok().filter(|m| m.is_file())?.modified().ok()?;
             (name.is_match(entry.file_name().to_str()?) && written >= started)
                 .then(|| (written, entry.path()))
         })

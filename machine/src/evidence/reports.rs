@@ -59,10 +59,7 @@ static PATTERNS: LazyLock<Vec<(FindingKind, Regex)>> = LazyLock::new(|| {
 });
 
 fn kind_of(line: &str) -> Option<FindingKind> {
-    PATTERNS
-        .iter()
-        .find(|(_, regex)| regex.is_match(line))
-        .map(|(kind, _)| *kind)
+    PATTERNS.iter().find(|(_, regex)| regex.is_match(line)).map(|(kind, _)| *kind)
 }
 
 /// Whether the current report continues with this line.

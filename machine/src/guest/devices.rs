@@ -96,8 +96,6 @@ impl Machine {
             id: id(),
             limit,
         };
-        tokio::time::timeout(limit, deleted)
-            .await
-            .unwrap_or(Err(timed_out))
+        tokio::time::timeout(limit, deleted).await.unwrap_or(Err(timed_out))
     }
 }

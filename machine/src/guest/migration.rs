@@ -90,8 +90,7 @@ impl Machine {
         let events = MigrateSetCapabilities::new([events]);
         self.ask("enable the migration events", events).await?;
         let events = self.qmp().subscribe(MigrationEvent::NAME);
-        self.ask("begin the migration", Migrate::new().uri(uri))
-            .await?;
+        self.ask("begin the migration", Migrate::new().uri(uri)).await?;
         Ok(Migration {
             source: self,
             events,
@@ -114,13 +113,11 @@ impl Machine {
     }
 
     async fn pass(&self, fd: OwnedFd) -> Result<(), MigrationError> {
-        self.getfd(FD_NAME, fd)
-            .await
-            .map_err(|source| MigrationError::Qmp {
-                name: self.name().to_owned(),
-                doing: "pass the descriptor",
-                source: Box::new(source),
-            })
+        self.getfd(FD_NAME, fd).await.map_err(|source| MigrationError::Qmp {
+            name: self.name().to_owned(),
+            doing: "pass the descriptor",
+            source: Box::new(source),
+        })
     }
 
     async fn ask<C: Command>(
@@ -147,9 +144,7 @@ impl Migration<'_> {
     }
 
     async fn query(&self) -> Result<MigrationInfo, MigrationError> {
-        self.source
-            .ask("query the migration", QueryMigrate::new())
-            .await
+        self.source.ask("query the migration", QueryMigrate::new()).await
     }
 
     /// Switches to post-copy: the target runs and fetches missing pages. Both ends need the
@@ -158,9 +153,7 @@ impl Migration<'_> {
     /// # Errors
     /// [`MigrationError::Qmp`].
     pub async fn start_postcopy(&self) -> Result<(), MigrationError> {
-        let asked = self
-            .source
-            .ask("start post-copy", MigrateStartPostcopy::new());
+        let asked = self.source.ask("start post-copy", MigrateStartPostcopy::new());
         asked.await.map(drop)
     }
 
@@ -169,9 +162,7 @@ impl Migration<'_> {
     /// # Errors
     /// [`MigrationError::Qmp`].
     pub async fn cancel(&self) -> Result<(), MigrationError> {
-        let asked = self
-            .source
-            .ask("cancel the migration", MigrateCancel::new());
+        let asked = self.source.ask("cancel the migration", MigrateCancel::new());
         asked.await.map(drop)
     }
 
@@ -213,10 +204,7 @@ impl Migration<'_> {
         // event announces that. Each query is a round trip through the main loop, which the thread
         // waits for.
         loop {
-            let state = self
-                .source
-                .ask("query the run state", QueryStatus::new())
-                .await?;
+            let state = self.source.ask("query the run state", QueryStatus::new()).await?;
             if state.status != RunState::FinishMigrate {
                 break;
             }
@@ -232,10 +220,8 @@ impl Migration<'_> {
     /// waits for.
     async fn settle(&self) -> Result<(), MigrationError> {
         loop {
-            let kept = self
-                .source
-                .ask("query what is left of the migration", QueryYank::new())
-                .await?;
+            let kept =
+                self.source.ask("query what is left of the migration", QueryYank::new()).await?;
             let is_ours = |instance: &YankInstance| matches!(instance, YankInstance::Migration(_));
             if !kept.iter().any(is_ours) {
                 return Ok(());

@@ -41,11 +41,7 @@ impl BlockGraph {
     /// The child of a vertex under this edge name.
     #[must_use]
     pub fn child(&self, parent: u64, edge: &str) -> Option<&GraphNode> {
-        let edge = self
-            .0
-            .edges
-            .iter()
-            .find(|e| e.parent == parent && e.name == edge)?;
+        let edge = self.0.edges.iter().find(|e| e.parent == parent && e.name == edge)?;
         self.by_id(edge.child)
     }
 
@@ -75,9 +71,7 @@ impl BlockGraph {
         };
         let mut at = self.node(root).ok_or_else(|| no_such("", root))?;
         for edge in path.split('/').filter(|e| !e.is_empty()) {
-            at = self
-                .child(at.id, edge)
-                .ok_or_else(|| no_such(&at.name, edge))?;
+            at = self.child(at.id, edge).ok_or_else(|| no_such(&at.name, edge))?;
         }
         Ok(at)
     }
@@ -99,10 +93,7 @@ impl Machine {
     /// # Errors
     /// As the command.
     pub async fn graph(&self) -> Result<BlockGraph, qmp::Error> {
-        self.qmp()
-            .call(XDebugQueryBlockGraph::new())
-            .await
-            .map(BlockGraph)
+        self.qmp().call(XDebugQueryBlockGraph::new()).await.map(BlockGraph)
     }
 }
 
@@ -194,20 +185,14 @@ mod tests {
             r#"failed to follow "backing/data" from "top": "base" has no child "data""#
         );
         let error = graph.at_path("nope", "file").unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with(r#"there is no block node "nope""#)
-        );
+        assert!(error.to_string().ends_with(r#"there is no block node "nope""#));
     }
 
     #[test]
     fn the_users_of_a_node_include_jobs() {
         let graph = sample();
-        let users: Vec<_> = graph
-            .parents("top")
-            .map(|(e, n)| (e.name.as_str(), n.kind.as_str()))
-            .collect();
+        let users: Vec<_> =
+            graph.parents("top").map(|(e, n)| (e.name.as_str(), n.kind.as_str())).collect();
         assert_eq!(users, [("main node", "block-job")]);
     }
 

@@ -55,26 +55,17 @@ pub(super) async fn launch_detached<K: Kind>(
 
     // The daemon leaves the process group and is not watched by the process runner, which watches
     // only the parent; the parent exits when the daemon is ready, or with an error.
-    let mut command = common
-        .tool
-        .command()
-        .args(&args)
-        .until_exit()
-        .deadline(common.deadlines.launch);
+    let mut command =
+        common.tool.command().args(&args).until_exit().deadline(common.deadlines.launch);
     command = command.envs(common.env.iter().map(|(key, value)| (key, value)));
     if let Some(dir) = &common.current_dir {
         command = command.current_dir(dir);
     }
     for (fd, number) in &common.fds {
-        let copy = fd
-            .try_clone()
-            .map_err(descriptor("a copy of an inherited descriptor"))?;
+        let copy = fd.try_clone().map_err(descriptor("a copy of an inherited descriptor"))?;
         command = command.fd(copy, *number);
     }
-    let child = command
-        .spawn_async()
-        .await
-        .map_err(|e| not_started(&common, e))?;
+    let child = command.spawn_async().await.map_err(|e| not_started(&common, e))?;
     let output = child.wait().await.map_err(|source| LaunchError::Lost {
         name: name.clone(),
         command: Box::new(child.command().clone()),

@@ -18,15 +18,11 @@ pub(super) async fn end(common: &Common, child: &Child) -> Result<Box<Output>, L
 
 /// The output of a process that has ended.
 async fn wait(common: &Common, child: &Child) -> Result<Box<Output>, LaunchError> {
-    child
-        .wait()
-        .await
-        .map(Box::new)
-        .map_err(|source| LaunchError::Lost {
-            name: common.name.clone(),
-            command: Box::new(child.command().clone()),
-            source: Box::new(source),
-        })
+    child.wait().await.map(Box::new).map_err(|source| LaunchError::Lost {
+        name: common.name.clone(),
+        command: Box::new(child.command().clone()),
+        source: Box::new(source),
+    })
 }
 
 /// The error for a monitor that did not become ready. A dying process closes its monitor slightly
@@ -37,10 +33,7 @@ pub(super) async fn failed(
     grace: Duration,
     reason: NotReady,
 ) -> LaunchError {
-    let exited = tokio::time::timeout(grace, child.exited())
-        .await
-        .ok()
-        .flatten();
+    let exited = tokio::time::timeout(grace, child.exited()).await.ok().flatten();
     let output = match exited {
         Some(_) => wait(common, child).await,
         None => end(common, child).await,
@@ -81,12 +74,8 @@ fn is_foreign(program: &Path) -> bool {
     // e_ident[EI_CLASS], e_ident[EI_DATA] and e_machine (elf.h).
     let header = |path: &Path| {
         let mut start = [0; 20];
-        File::open(path)
-            .and_then(|mut file| file.read_exact(&mut start))
-            .ok()?;
-        start
-            .starts_with(b"\x7fELF")
-            .then(|| [start[4], start[5], start[18], start[19]])
+        File::open(path).and_then(|mut file| file.read_exact(&mut start)).ok()?;
+        start.starts_with(b"\x7fELF").then(|| [start[4], start[5], start[18], start[19]])
     };
     match (header(program), header(Path::new("/proc/self/exe"))) {
         (Some(theirs), Some(ours)) => theirs != ours,
@@ -96,10 +85,7 @@ fn is_foreign(program: &Path) -> bool {
 
 /// The error for a program that could not be executed.
 pub(super) fn not_started(common: &Common, error: ProcessError) -> LaunchError {
-    let wrapper = common
-        .wrapper
-        .as_ref()
-        .and_then(|w| w.words().into_iter().next());
+    let wrapper = common.wrapper.as_ref().and_then(|w| w.words().into_iter().next());
     let program = wrapper.map_or_else(|| common.tool.path.clone(), PathBuf::from);
     let ProcessError::Spawn { source, .. } = &error else {
         let command = common.tool.command().command_line();

@@ -32,15 +32,11 @@ pub(super) async fn connect(
         MonitorEnd::Listening(listener) => accept(listener).await,
     };
     let stream = stream.map_err(NotReady::Socket)?;
-    qmp::Client::from_fd(stream, options)
-        .await
-        .map_err(|error| NotReady::Qmp(error.into()))
+    qmp::Client::from_fd(stream, options).await.map_err(|error| NotReady::Qmp(error.into()))
 }
 
 async fn accept(listener: UnixListener) -> std::io::Result<UnixStream> {
     listener.set_nonblocking(true)?;
-    let (stream, _) = tokio::net::UnixListener::from_std(listener)?
-        .accept()
-        .await?;
+    let (stream, _) = tokio::net::UnixListener::from_std(listener)?.accept().await?;
     stream.into_std()
 }

@@ -38,17 +38,11 @@ pub(super) fn prepare<K: Kind>(builder: &Builder<K>) -> Result<Prepared, LaunchE
     };
     let monitor = draft.monitor(K::MONITOR_OPTION)?;
     let (with_console, with_qtest) = builder.own.sockets();
-    let console = with_console
-        .then(|| draft.pair("console", "serial"))
-        .transpose()?;
+    let console = with_console.then(|| draft.pair("console", "serial")).transpose()?;
     // The server looks up its character device under exactly this id.
-    let qtest = with_qtest
-        .then(|| draft.pair("qtest", "qtest"))
-        .transpose()?;
+    let qtest = with_qtest.then(|| draft.pair("qtest", "qtest")).transpose()?;
     if with_qtest {
-        draft
-            .args
-            .extend(["-qtest-log", "none"].map(OsString::from));
+        draft.args.extend(["-qtest-log", "none"].map(OsString::from));
     }
     let (command, cleanup) = draft.finish()?;
     Ok(Prepared {
@@ -141,8 +135,7 @@ impl Draft {
             }
         };
         let option = format!("{}chardev", self.dash);
-        self.args
-            .extend([option.into(), device.as_os_str().to_owned()]);
+        self.args.extend([option.into(), device.as_os_str().to_owned()]);
         let version = self.common.tool.version;
         self.args.extend(monitor_option(self.dash, user, version));
         Ok(end)

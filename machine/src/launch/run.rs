@@ -31,10 +31,7 @@ pub(super) async fn launch<K: Kind>(builder: &Builder<K>) -> Result<Machine, Lau
     };
     let started = SystemTime::now();
     let begun = Instant::now();
-    let child = command
-        .spawn_async()
-        .await
-        .map_err(|e| not_started(common, e))?;
+    let child = command.spawn_async().await.map_err(|e| not_started(common, e))?;
     let child = Arc::new(child);
     tracing::debug!(name = common.name, pid = child.pid(), command = %child.command(), "started");
     // The deadline covers the whole launch. The client has none of its own: if we are delayed, both
@@ -61,9 +58,7 @@ pub(super) async fn launch<K: Kind>(builder: &Builder<K>) -> Result<Machine, Lau
         Ok(Ok(client)) => client,
         Ok(Err(error)) => return Err(failed(common, &child, deadlines.terminate, error).await),
         Err(_) => {
-            let diagnosis = Diagnoser::new(&common.name, &child, None, deadlines)
-                .collect()
-                .await;
+            let diagnosis = Diagnoser::new(&common.name, &child, None, deadlines).collect().await;
             let output = end(common, &child).await?;
             return Err(LaunchError::TimedOut {
                 name: common.name.clone(),
@@ -76,9 +71,7 @@ pub(super) async fn launch<K: Kind>(builder: &Builder<K>) -> Result<Machine, Lau
     let wrapper = common.wrapper.as_ref();
     let report_file = wrapper.and_then(|w| w.report_file(child.pid()));
     tracing::debug!(name = common.name, pid = child.pid(), elapsed = ?begun.elapsed(), "ready");
-    let qtest = qtest
-        .map(|stream| Qtest::new(stream, deadlines.command))
-        .transpose();
+    let qtest = qtest.map(|stream| Qtest::new(stream, deadlines.command)).transpose();
     let console = console.map(Console::new).transpose();
     Ok(Machine::new(Parts {
         program: K::PROGRAM,

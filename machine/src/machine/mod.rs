@@ -73,10 +73,7 @@ pub struct Machine {
 impl std::fmt::Debug for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (name, pid) = (&self.parts.name, self.pid());
-        f.debug_struct("Machine")
-            .field("name", name)
-            .field("pid", &pid)
-            .finish_non_exhaustive()
+        f.debug_struct("Machine").field("name", name).field("pid", &pid).finish_non_exhaustive()
     }
 }
 

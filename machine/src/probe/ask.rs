@@ -96,10 +96,7 @@ pub async fn probe(tool: &Tool, deadlines: Deadlines) -> Result<Probed, ProbeErr
     match tool.kind {
         ToolKind::System => emulator(tool, deadlines).await,
         ToolKind::StorageDaemon => {
-            let daemon = StorageDaemon::builder(tool.clone())
-                .deadlines(deadlines)
-                .launch()
-                .await?;
+            let daemon = StorageDaemon::builder(tool.clone()).deadlines(deadlines).launch().await?;
             let (capabilities, schema) = common(&daemon).await?;
             daemon.shutdown().await?;
             Ok(Probed {
@@ -117,13 +114,7 @@ pub async fn probe(tool: &Tool, deadlines: Deadlines) -> Result<Probed, ProbeErr
 async fn emulator(tool: &Tool, deadlines: Deadlines) -> Result<Probed, ProbeError> {
     let help = async |args: &[&str]| -> Result<String, ProcessError> {
         let command = tool.command().args(args).deadline(deadlines.launch);
-        Ok(command
-            .run()
-            .await?
-            .check()?
-            .captured
-            .stdout_text()
-            .into_owned())
+        Ok(command.run().await?.check()?.captured.stdout_text().into_owned())
     };
     let mut last_refusal = None;
     // qtest is never listed, on purpose, so it is tried anyway.

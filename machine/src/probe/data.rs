@@ -106,17 +106,13 @@ impl Capabilities {
     /// Whether `-device` accepts this name or alias.
     #[must_use]
     pub fn has_device(&self, name: &str) -> bool {
-        self.devices
-            .iter()
-            .any(|d| d.name == name || d.alias.as_deref() == Some(name))
+        self.devices.iter().any(|d| d.name == name || d.alias.as_deref() == Some(name))
     }
 
     /// Whether `-machine` accepts this name or alias.
     #[must_use]
     pub fn has_machine(&self, name: &str) -> bool {
-        self.machines
-            .iter()
-            .any(|m| m.name == name || m.alias.as_deref() == Some(name))
+        self.machines.iter().any(|m| m.name == name || m.alias.as_deref() == Some(name))
     }
 
     /// The machine type used when none is named.

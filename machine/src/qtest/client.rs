@@ -239,9 +239,7 @@ impl Qtest {
     /// # Errors
     /// See [`QtestError`].
     pub async fn port_out(&self, width: Width, port: u64, value: u64) -> Result<(), QtestError> {
-        self.request(&Request::Out(width, port, value))
-            .await
-            .map(drop)
+        self.request(&Request::Out(width, port, value)).await.map(drop)
     }
 
     /// Reads one value from guest memory.
@@ -257,9 +255,7 @@ impl Qtest {
     /// # Errors
     /// See [`QtestError`].
     pub async fn write(&self, width: Width, address: u64, value: u64) -> Result<(), QtestError> {
-        self.request(&Request::Write(width, address, value))
-            .await
-            .map(drop)
+        self.request(&Request::Write(width, address, value)).await.map(drop)
     }
 
     /// Reads a range of guest memory.
@@ -291,9 +287,7 @@ impl Qtest {
             // QEMU refuses a write of length zero.
             return Ok(());
         }
-        self.request(&Request::WriteBytes(address, data.to_vec()))
-            .await
-            .map(drop)
+        self.request(&Request::WriteBytes(address, data.to_vec())).await.map(drop)
     }
 
     /// Takes the interrupt changes received since the last call, the last 65536 of them. Those that
@@ -445,9 +439,7 @@ mod tests {
         assert_eq!(qtest.clock_step(100).await.unwrap(), 100);
         let irqs = qtest.take_irqs().await;
         assert_eq!(
-            irqs.iter()
-                .map(|i| (i.number, i.raised))
-                .collect::<Vec<_>>(),
+            irqs.iter().map(|i| (i.number, i.raised)).collect::<Vec<_>>(),
             [(4, true), (4, false)]
         );
         assert!(qtest.take_irqs().await.is_empty());
@@ -556,10 +548,7 @@ mod tests {
     #[tokio::test]
     async fn a_newline_in_a_request_is_refused_before_it_is_sent() {
         let qtest = peer(|_| "OK 1\n".to_owned());
-        let error = qtest
-            .request(&Request::Raw("a\nb".into()))
-            .await
-            .unwrap_err();
+        let error = qtest.request(&Request::Raw("a\nb".into())).await.unwrap_err();
         assert!(matches!(error, QtestError::Newline { .. }));
         assert_eq!(qtest.clock_set(1).await.unwrap(), 1);
     }

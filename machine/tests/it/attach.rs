@@ -14,10 +14,7 @@ struct Ended(u32);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.0)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
-        {
+        if let Some(pid) = i32::try_from(self.0).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
@@ -30,18 +27,8 @@ async fn each(dir: &Path) -> Vec<(Detached, Ended)> {
         let monitor = dir.join(found.len().to_string());
         let node = Blockdev::new("null-co").node("disk");
         let detached = match tool.kind {
-            ToolKind::System => {
-                idle_vm(tool)
-                    .blockdev(&node)
-                    .launch_detached(&monitor)
-                    .await
-            }
-            _ => {
-                StorageDaemon::builder(tool)
-                    .blockdev(&node)
-                    .launch_detached(&monitor)
-                    .await
-            }
+            ToolKind::System => idle_vm(tool).blockdev(&node).launch_detached(&monitor).await,
+            _ => StorageDaemon::builder(tool).blockdev(&node).launch_detached(&monitor).await,
         };
         let detached = detached.unwrap();
         let guard = Ended(detached.pid);
@@ -77,9 +64,7 @@ async fn an_attached_machine_that_hangs_is_killed_and_its_end_can_be_awaited() {
         let mut deadlines = Deadlines::default();
         deadlines.quit = Duration::from_millis(20);
         deadlines.terminate = Duration::from_millis(20);
-        let attached = Attached::connect(&detached.monitor, deadlines)
-            .await
-            .unwrap();
+        let attached = Attached::connect(&detached.monitor, deadlines).await.unwrap();
         let pid = i32::try_from(detached.pid).unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
@@ -96,10 +81,7 @@ async fn a_detached_launch_that_fails_says_what_qemu_said() {
     let Some(tool) = daemon() else { return };
     let dir = tempfile::tempdir().unwrap();
     let builder = StorageDaemon::builder(tool).blockdev(&Blockdev::new("nonsense").node("n"));
-    let error = builder
-        .launch_detached(&dir.path().join("m"))
-        .await
-        .unwrap_err();
+    let error = builder.launch_detached(&dir.path().join("m")).await.unwrap_err();
     assert!(error.to_string().contains("nonsense"), "{error}");
     let long = dir.path().join("m".repeat(120));
     let error = builder.launch_detached(&long).await.unwrap_err();
@@ -113,11 +95,7 @@ async fn a_shared_machine_is_watched_by_one_task_and_ended_by_another() {
     let watched = Arc::clone(&machine);
     let watcher = tokio::spawn(async move { watched.wait_exit().await });
     let ended = machine.shutdown().await.unwrap();
-    let seen = tokio::time::timeout(LONG, watcher)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    let seen = tokio::time::timeout(LONG, watcher).await.unwrap().unwrap().unwrap();
     assert_eq!(
         (seen.status(), ended.status().is_success()),
         (ended.status(), true)

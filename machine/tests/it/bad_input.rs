@@ -152,22 +152,14 @@ async fn a_socket_of_the_monitor_in_use_is_told() {
 async fn mistakes_in_the_builder_are_told_by_the_launch() {
     let Some(tool) = daemon() else { return };
     let builder = StorageDaemon::builder(tool.clone());
-    let error = builder
-        .args(["--x"])
-        .nbd_server(&NbdServer::unix("a\0b"))
-        .launch()
-        .await
-        .unwrap_err();
+    let error =
+        builder.args(["--x"]).nbd_server(&NbdServer::unix("a\0b")).launch().await.unwrap_err();
     let LaunchError::Build { source, .. } = &error else {
         panic!("{error:?}")
     };
     assert!(matches!(**source, BuildError::NulByte { .. }));
 
-    let error = StorageDaemon::builder(tool.clone())
-        .args(["--x\0"])
-        .launch()
-        .await
-        .unwrap_err();
+    let error = StorageDaemon::builder(tool.clone()).args(["--x\0"]).launch().await.unwrap_err();
     assert!(matches!(error, LaunchError::Build { .. }), "{error:?}");
 
     let dir = tempfile::tempdir().unwrap();
@@ -203,10 +195,7 @@ fn exhausted_descriptors_are_told() {
     if elsewhere("bad_input::exhausted_descriptors_are_told") {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let builder = StorageDaemon::builder(tool);
     // One descriptor fewer each time, so that each place where one is made fails once.
     let mut kinds = std::collections::BTreeSet::new();

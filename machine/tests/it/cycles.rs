@@ -68,10 +68,7 @@ fn five_hundred_storage_daemons_live_and_die() {
     if elsewhere("cycles::five_hundred_storage_daemons_live_and_die") {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let tools = all(ToolKind::StorageDaemon);
     for tool in &tools {
         let builder = StorageDaemon::builder(tool.clone());
@@ -86,10 +83,7 @@ fn a_hundred_emulators_live_and_die() {
     if elsewhere("cycles::a_hundred_emulators_live_and_die") {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for tool in all(ToolKind::System) {
         let builder = idle_vm(tool);
         runtime.block_on(cycle(100, async || builder.launch().await.unwrap()));

@@ -12,28 +12,20 @@ use std::time::{Duration, Instant};
 async fn a_living_machine_tells_jobs_graph_and_threads() {
     for tool in all(ToolKind::StorageDaemon) {
         let slow = |n: &str| {
-            Blockdev::new("null-co")
-                .node(n)
-                .set("size", 1 << 30)
-                .set("read-zeroes", true)
+            Blockdev::new("null-co").node(n).set("size", 1 << 30).set("read-zeroes", true)
         };
         let tool = prelude(&tool, "echo a warning >&2");
         let mut deadlines = Deadlines::default();
         deadlines.diagnose_command = LONG;
         deadlines.diagnose_backtrace = Duration::from_millis(1);
-        let builder = StorageDaemon::builder(tool)
-            .blockdev(&slow("a"))
-            .blockdev(&slow("b"));
+        let builder = StorageDaemon::builder(tool).blockdev(&slow("a")).blockdev(&slow("b"));
         let builder = builder.deadlines(deadlines);
         let daemon = builder.launch().await.unwrap();
         let args = json!({"job-id": "j", "device": "a", "target": "b", "sync": "full", "speed": 1});
         daemon.qmp().execute("blockdev-mirror", args).await.unwrap();
         let diagnosis = daemon.diagnose().await;
         assert_eq!(diagnosis.answer("query-jobs").unwrap()[0]["id"], "j");
-        let graph = diagnosis
-            .answer("x-debug-query-block-graph")
-            .unwrap()
-            .to_string();
+        let graph = diagnosis.answer("x-debug-query-block-graph").unwrap().to_string();
         assert!(
             graph.contains("\"a\"") && graph.contains("\"b\""),
             "{graph}"
@@ -57,21 +49,13 @@ async fn a_living_machine_tells_jobs_graph_and_threads() {
 
 #[tokio::test]
 async fn a_stopped_machine_is_explained_within_bounds_and_stays_stopped() {
-    for tool in all(ToolKind::System)
-        .into_iter()
-        .chain(all(ToolKind::StorageDaemon))
-    {
+    for tool in all(ToolKind::System).into_iter().chain(all(ToolKind::StorageDaemon)) {
         // If it were queried over QMP, the wait would be this long.
         let mut deadlines = Deadlines::default();
         deadlines.diagnose_command = LONG;
         let machine = match tool.kind {
             ToolKind::System => idle_vm(tool).deadlines(deadlines).launch().await,
-            _ => {
-                StorageDaemon::builder(tool)
-                    .deadlines(deadlines)
-                    .launch()
-                    .await
-            }
+            _ => StorageDaemon::builder(tool).deadlines(deadlines).launch().await,
         };
         let machine = machine.unwrap();
         machine.signal(Signal::SIGSTOP);
@@ -97,21 +81,14 @@ async fn a_machine_with_a_silent_monitor_is_asked_once() {
     let Some(tool) = daemon() else { return };
     let mut deadlines = Deadlines::default();
     deadlines.diagnose_command = Duration::from_millis(100);
-    let daemon = StorageDaemon::builder(tool)
-        .deadlines(deadlines)
-        .launch()
-        .await
-        .unwrap();
+    let daemon = StorageDaemon::builder(tool).deadlines(deadlines).launch().await.unwrap();
     let diagnoser = daemon.diagnoser();
     // Its reply does not come, and in-band commands queue up behind it.
     let node = json!({
         "driver": "nbd", "node-name": "n", "open-timeout": 1000,
         "server": {"type": "unix", "path": "/no/such/socket"}
     });
-    let hang = daemon
-        .qmp()
-        .execute("blockdev-add", node)
-        .deadline(Duration::from_millis(100));
+    let hang = daemon.qmp().execute("blockdev-add", node).deadline(Duration::from_millis(100));
     assert!(hang.await.unwrap_err().is_timeout());
     let diagnosis = diagnoser.collect().await;
     assert_eq!(diagnosis.qmp.len(), 1);
@@ -119,12 +96,7 @@ async fn a_machine_with_a_silent_monitor_is_asked_once() {
         diagnosis.qmp[0].answer,
         Err("the monitor is silent".to_owned())
     );
-    assert!(
-        diagnosis
-            .transcript
-            .iter()
-            .any(|l| l.contains("blockdev-add"))
-    );
+    assert!(diagnosis.transcript.iter().any(|l| l.contains("blockdev-add")));
     daemon.kill().await.unwrap();
 }
 

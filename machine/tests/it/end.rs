@@ -66,10 +66,7 @@ async fn shutdown_after_the_process_ended_well_is_fine() {
 
 #[tokio::test]
 async fn a_quit_that_races_with_the_end_never_hangs() {
-    for tool in all(ToolKind::StorageDaemon)
-        .into_iter()
-        .chain(all(ToolKind::System))
-    {
+    for tool in all(ToolKind::StorageDaemon).into_iter().chain(all(ToolKind::System)) {
         for signal in [Signal::SIGTERM, Signal::SIGKILL].repeat(3) {
             let mut deadlines = impatient();
             deadlines.diagnose_command = Duration::from_millis(1);
@@ -78,12 +75,7 @@ async fn a_quit_that_races_with_the_end_never_hangs() {
             }
             let machine = match tool.kind {
                 ToolKind::System => idle_vm(tool.clone()).deadlines(deadlines).launch().await,
-                _ => {
-                    StorageDaemon::builder(tool.clone())
-                        .deadlines(deadlines)
-                        .launch()
-                        .await
-                }
+                _ => StorageDaemon::builder(tool.clone()).deadlines(deadlines).launch().await,
             };
             let machine = machine.unwrap();
             let pid = machine.pid();
@@ -111,20 +103,13 @@ async fn a_quit_that_races_with_the_end_never_hangs() {
 
 #[tokio::test]
 async fn a_stopped_process_is_killed_when_nothing_else_helps_and_explained() {
-    for tool in all(ToolKind::StorageDaemon)
-        .into_iter()
-        .chain(all(ToolKind::System))
-    {
+    for tool in all(ToolKind::StorageDaemon).into_iter().chain(all(ToolKind::System)) {
         let mut deadlines = impatient();
         deadlines.terminate = Duration::from_millis(200);
         deadlines.diagnose_command = LONG;
         let machine = match tool.kind {
             ToolKind::System => idle_vm(tool).deadlines(deadlines).launch().await.unwrap(),
-            _ => StorageDaemon::builder(tool)
-                .deadlines(deadlines)
-                .launch()
-                .await
-                .unwrap(),
+            _ => StorageDaemon::builder(tool).deadlines(deadlines).launch().await.unwrap(),
         };
         let pid = machine.pid();
         machine.signal(Signal::SIGSTOP);
@@ -133,11 +118,7 @@ async fn a_stopped_process_is_killed_when_nothing_else_helps_and_explained() {
         let EndError::Escalated(exit) = &error else {
             panic!("{error:?}")
         };
-        let stages: Vec<_> = exit
-            .stages
-            .iter()
-            .map(|s| (s.stage, s.outcome.clone()))
-            .collect();
+        let stages: Vec<_> = exit.stages.iter().map(|s| (s.stage, s.outcome.clone())).collect();
         assert_eq!(
             stages,
             [
@@ -156,15 +137,8 @@ async fn a_stopped_process_is_killed_when_nothing_else_helps_and_explained() {
 #[tokio::test]
 async fn a_process_that_does_not_end_by_itself_is_terminated() {
     let Some(tool) = daemon() else { return };
-    let daemon = StorageDaemon::builder(tool)
-        .deadlines(impatient())
-        .launch()
-        .await
-        .unwrap();
-    let error = daemon
-        .end_within(Duration::from_millis(200))
-        .await
-        .unwrap_err();
+    let daemon = StorageDaemon::builder(tool).deadlines(impatient()).launch().await.unwrap();
+    let error = daemon.end_within(Duration::from_millis(200)).await.unwrap_err();
     let EndError::Escalated(exit) = &error else {
         panic!("{error:?}")
     };
@@ -211,15 +185,9 @@ fn a_drop_kills_and_reaps_on_any_thread_without_a_runtime() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&told);
     let builder = idle_vm(tool).name("lost").on_drop(move |report| {
-        notes
-            .lock()
-            .unwrap()
-            .push((report.name.clone(), report.pid, report.status));
+        notes.lock().unwrap().push((report.name.clone(), report.pid, report.status));
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let machine = runtime.block_on(builder.launch()).unwrap();
     let pid = machine.pid();
     drop(runtime);
@@ -252,11 +220,7 @@ async fn a_dropped_shutdown_leaves_the_machine_to_its_owner() {
     daemon.signal(Signal::SIGSTOP);
     wait_stopped(pid);
     let shutdown = daemon.shutdown();
-    assert!(
-        tokio::time::timeout(Duration::from_millis(50), shutdown)
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(Duration::from_millis(50), shutdown).await.is_err());
     assert!(exists(pid));
     drop(daemon);
     assert!(!exists(pid));
@@ -361,12 +325,7 @@ async fn an_end_says_what_brought_it_about() {
 #[test]
 fn a_session_that_ended_with_its_runtime_does_not_hold_up_the_end() {
     let Some(tool) = daemon() else { return };
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut deadlines = impatient();
     deadlines.quit = LONG;
     let builder = StorageDaemon::builder(tool).deadlines(deadlines);

@@ -15,10 +15,7 @@ use qmp::types::{
 use std::time::Duration;
 
 fn board(tool: &Tool) -> Builder<Qemu> {
-    Qemu::builder(tool.clone())
-        .accel(Accel::Tcg)
-        .machine("q35")
-        .paused(true)
+    Qemu::builder(tool.clone()).accel(Accel::Tcg).machine("q35").paused(true)
 }
 
 fn null(name: &str) -> Blockdev {
@@ -91,9 +88,7 @@ async fn a_list_is_a_property_like_others() {
         }
         tried = true;
         let mapping = serde_json::json!([{"iothread": "io0"}, {"iothread": "io1"}]);
-        let disk = Device::new("virtio-blk-pci")
-            .drive("n")
-            .set("num-queues", 2);
+        let disk = Device::new("virtio-blk-pci").drive("n").set("num-queues", 2);
         let vm = board(&tool)
             .object(&machine::args::Object::iothread("io0"))
             .object(&machine::args::Object::iothread("io1"))
@@ -112,16 +107,8 @@ async fn a_list_is_a_property_like_others() {
 #[tokio::test]
 async fn a_machine_migrates_to_another_of_this_host() {
     for tool in all(ToolKind::System) {
-        let source = board(&tool)
-            .memory(16 << 20)
-            .name("source")
-            .launch()
-            .await
-            .unwrap();
-        let target = board(&tool)
-            .memory(16 << 20)
-            .name("target")
-            .incoming(&Incoming::Defer);
+        let source = board(&tool).memory(16 << 20).name("source").launch().await.unwrap();
+        let target = board(&tool).memory(16 << 20).name("target").incoming(&Incoming::Defer);
         let target = target.launch().await.unwrap();
         let migration = source.migrate_to(&target).await.unwrap();
         let end = migration.wait().await.unwrap();
@@ -275,13 +262,7 @@ async fn an_abort_that_was_expected_is_no_error_with_its_assertion() {
     let exit = machine.wait_exit().await.unwrap();
     assert_eq!(exit.findings.len(), 1);
     // If findings count, they turn a successful exit into an error.
-    let error = builder
-        .launch()
-        .await
-        .unwrap()
-        .shutdown()
-        .await
-        .unwrap_err();
+    let error = builder.launch().await.unwrap().shutdown().await.unwrap_err();
     assert!(matches!(error, EndError::Findings(_)), "{error}");
     let careless = builder.findings_are_errors(false).launch().await.unwrap();
     assert_eq!(careless.shutdown().await.unwrap().findings.len(), 1);

@@ -8,10 +8,7 @@ use serde_json::json;
 
 async fn each() -> Vec<Machine> {
     let mut found = Vec::new();
-    for tool in all(ToolKind::StorageDaemon)
-        .into_iter()
-        .chain(all(ToolKind::System))
-    {
+    for tool in all(ToolKind::StorageDaemon).into_iter().chain(all(ToolKind::System)) {
         found.push(match tool.kind {
             ToolKind::System => idle_vm(tool).launch().await.unwrap(),
             _ => StorageDaemon::builder(tool).launch().await.unwrap(),
@@ -44,9 +41,7 @@ async fn io_goes_by_hmp_where_there_is_one_and_prints_into_the_log() {
         let node = json!({"driver": "null-co", "node-name": "n", "size": 65536});
         vm.qmp().execute("blockdev-add", node).await.unwrap();
         assert_eq!(
-            vm.io(&IoTarget::node("n"), "write -P 0x11 0 4k")
-                .await
-                .unwrap(),
+            vm.io(&IoTarget::node("n"), "write -P 0x11 0 4k").await.unwrap(),
             ""
         );
         // It goes to QEMU's own output, line by line, not at the end.
@@ -56,16 +51,10 @@ async fn io_goes_by_hmp_where_there_is_one_and_prints_into_the_log() {
         });
         assert_eq!(printed.await, Some(()));
         assert_eq!(vm.try_exit(), None);
-        let error = vm
-            .io(&IoTarget::node("nope"), "read 0 512")
-            .await
-            .unwrap_err();
+        let error = vm.io(&IoTarget::node("nope"), "read 0 512").await.unwrap_err();
         assert!(matches!(error, IoError::Refused { .. }), "{error}");
         assert!(error.to_string().contains("nope"), "{error}");
-        let error = vm
-            .io(&IoTarget::Qdev("nodev".into()), "read 0 512")
-            .await
-            .unwrap_err();
+        let error = vm.io(&IoTarget::Qdev("nodev".into()), "read 0 512").await.unwrap_err();
         assert!(matches!(error, IoError::Refused { .. }), "{error}");
         let exit = vm.shutdown().await.unwrap();
         assert!(

@@ -12,10 +12,7 @@ use std::time::Instant;
 fn victim() {
     let lifeline = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let lifeline = std::sync::Arc::new(lifeline);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut daemon = StorageDaemon::builder(daemon().unwrap());
         daemon.inherit(std::sync::Arc::clone(&lifeline));

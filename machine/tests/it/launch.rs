@@ -12,11 +12,7 @@ async fn every_storage_daemon_is_launched_and_shut_down() {
     for tool in all(ToolKind::StorageDaemon) {
         let builder = StorageDaemon::builder(tool).blockdev(&Blockdev::new("null-co").node("n-1"));
         let daemon = builder.launch().await.unwrap();
-        let nodes = daemon
-            .qmp()
-            .execute("query-named-block-nodes", ())
-            .await
-            .unwrap();
+        let nodes = daemon.qmp().execute("query-named-block-nodes", ()).await.unwrap();
         assert_eq!(nodes[0]["node-name"], "n-1");
         let pid = daemon.pid();
         let exit = daemon.shutdown().await.unwrap();
@@ -44,19 +40,13 @@ async fn a_builder_is_launched_again_with_additions() {
     let Some(tool) = daemon() else { return };
     let builder = StorageDaemon::builder(tool).blockdev(&Blockdev::new("null-co").node("a"));
     builder.launch().await.unwrap().shutdown().await.unwrap();
-    let more = builder
-        .clone()
-        .blockdev(&Blockdev::new("null-co").node("b"));
+    let more = builder.clone().blockdev(&Blockdev::new("null-co").node("b"));
     let (first, second) = (
         builder.launch().await.unwrap(),
         more.launch().await.unwrap(),
     );
     let count = async |m: &machine::Machine| {
-        let nodes = m
-            .qmp()
-            .execute("query-named-block-nodes", ())
-            .await
-            .unwrap();
+        let nodes = m.qmp().execute("query-named-block-nodes", ()).await.unwrap();
         nodes.as_array().unwrap().len()
     };
     assert_eq!((count(&first).await, count(&second).await), (1, 2));
@@ -93,10 +83,7 @@ fn deep(dir: &Path) -> PathBuf {
 #[tokio::test]
 async fn the_monitor_can_listen_or_connect_at_short_and_long_paths() {
     let dir = tempfile::tempdir().unwrap();
-    for tool in all(ToolKind::StorageDaemon)
-        .into_iter()
-        .chain(all(ToolKind::System))
-    {
+    for tool in all(ToolKind::StorageDaemon).into_iter().chain(all(ToolKind::System)) {
         for path in [
             dir.path().join("short"),
             deep(dir.path()).join("long".repeat(20)),
@@ -108,12 +95,7 @@ async fn the_monitor_can_listen_or_connect_at_short_and_long_paths() {
                 let what = format!("{monitor:?}");
                 let machine = match tool.kind {
                     ToolKind::System => idle_vm(tool.clone()).monitor(monitor).launch().await,
-                    _ => {
-                        StorageDaemon::builder(tool.clone())
-                            .monitor(monitor)
-                            .launch()
-                            .await
-                    }
+                    _ => StorageDaemon::builder(tool.clone()).monitor(monitor).launch().await,
                 };
                 machine.expect(&what).shutdown().await.expect(&what);
                 assert!(!path.exists(), "{what} left its socket behind");

@@ -11,20 +11,12 @@ use std::sync::Arc;
 async fn migrate(source: &Machine, destination: &Machine, uri: &str) {
     for vm in [source, destination] {
         let on = json!({"capabilities": [{"capability": "events", "state": true}]});
-        vm.qmp()
-            .execute("migrate-set-capabilities", on)
-            .await
-            .unwrap();
+        vm.qmp().execute("migrate-set-capabilities", on).await.unwrap();
     }
     let completed = json!({"status": "completed"});
     let matcher = qmp::Matcher::event("MIGRATION").data(completed);
     let there = destination.qmp().subscribe(matcher.clone());
-    source
-        .qmp()
-        .execute("migrate", json!({"uri": uri}))
-        .and_event(matcher)
-        .await
-        .unwrap();
+    source.qmp().execute("migrate", json!({"uri": uri})).and_event(matcher).await.unwrap();
     { there }.recv().await.unwrap();
     // The event comes from the migration thread, which enters the run state only afterwards.
     let moved = async {
@@ -48,11 +40,7 @@ async fn a_machine_migrates_over_a_socket_at_any_path() {
     for path in [dir.path().join("s"), deep.join("s")] {
         let source = idle_vm(tool.clone()).name("source").launch().await.unwrap();
         let incoming = Incoming::Unix(path.clone());
-        let target = idle_vm(tool.clone())
-            .incoming(&incoming)
-            .launch()
-            .await
-            .unwrap();
+        let target = idle_vm(tool.clone()).incoming(&incoming).launch().await.unwrap();
         let short = machine::socket::ShortPath::open(&path).unwrap().path();
         if machine::socket::fits(&path) {
             migrate(&source, &target, &format!("unix:{}", path.display())).await;
@@ -86,19 +74,11 @@ async fn a_machine_migrates_over_inherited_descriptors() {
 async fn an_incoming_machine_can_decide_later() {
     let Some(tool) = emulator() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let target = idle_vm(tool.clone())
-        .incoming(&Incoming::Defer)
-        .launch()
-        .await
-        .unwrap();
+    let target = idle_vm(tool.clone()).incoming(&Incoming::Defer).launch().await.unwrap();
     let state = target.qmp().execute("query-status", ()).await.unwrap();
     assert_eq!(state["status"], "inmigrate");
     let uri = format!("unix:{}", dir.path().join("s").display());
-    target
-        .qmp()
-        .execute("migrate-incoming", json!({"uri": uri}))
-        .await
-        .unwrap();
+    target.qmp().execute("migrate-incoming", json!({"uri": uri})).await.unwrap();
     let source = idle_vm(tool).launch().await.unwrap();
     migrate(&source, &target, &uri).await;
     source.shutdown().await.unwrap();

@@ -31,17 +31,8 @@ async fn run_state(machine: &Machine) -> String {
 /// A disk that the firmware would read if it ran.
 fn with_disk(builder: Builder<Qemu>) -> Builder<Qemu> {
     builder
-        .blockdev(
-            &Blockdev::new("null-co")
-                .node("disk")
-                .set("read-zeroes", true),
-        )
-        .device(
-            &Device::new("virtio-blk")
-                .drive("disk")
-                .id("vda")
-                .set("bootindex", 0),
-        )
+        .blockdev(&Blockdev::new("null-co").node("disk").set("read-zeroes", true))
+        .device(&Device::new("virtio-blk").drive("disk").id("vda").set("bootindex", 0))
 }
 
 async fn reads(machine: &Machine) -> i64 {
@@ -84,19 +75,10 @@ async fn an_idle_machine_runs_stops_and_resumes_but_reads_no_disk() {
         for builder in [with_disk(builder.clone()), builder] {
             let vm = builder.launch().await.unwrap();
             assert_eq!(run_state(&vm).await, "running");
-            let (_, event) = vm
-                .qmp()
-                .execute("stop", ())
-                .and_event("STOP")
-                .await
-                .unwrap();
+            let (_, event) = vm.qmp().execute("stop", ()).and_event("STOP").await.unwrap();
             assert_eq!(event.name, "STOP");
             assert_eq!(run_state(&vm).await, "paused");
-            vm.qmp()
-                .execute("cont", ())
-                .and_event("RESUME")
-                .await
-                .unwrap();
+            vm.qmp().execute("cont", ()).and_event("RESUME").await.unwrap();
             assert_eq!(run_state(&vm).await, "running");
             assert_eq!(reads(&vm).await, 0);
             vm.shutdown().await.unwrap();
@@ -118,11 +100,7 @@ async fn the_idle_rom_halts_the_processor() {
         .launch()
         .await
         .unwrap();
-        assert!(
-            vm.command_line()
-                .to_string()
-                .contains("-bios /proc/self/fd/")
-        );
+        assert!(vm.command_line().to_string().contains("-bios /proc/self/fd/"));
         // The CPU reaches the HLT eventually; each query gives it time.
         let halted = async { while !vm.hmp("info registers").await.unwrap().contains("HLT=1") {} };
         tokio::time::timeout(LONG, halted).await.unwrap();
@@ -187,17 +165,11 @@ async fn a_virtual_clock_is_moved_or_its_lack_is_told() {
 #[tokio::test]
 async fn an_accelerator_that_does_not_work_gives_way_to_the_next() {
     for (tool, can) in each().await {
-        let Some(works) = can
-            .usable_accelerators()
-            .into_iter()
-            .find(|a| *a != Accel::Qtest)
-        else {
+        let Some(works) = can.usable_accelerators().into_iter().find(|a| *a != Accel::Qtest) else {
             return skip("no accelerator works");
         };
-        let builder = Qemu::builder(tool)
-            .machine("none")
-            .accel(Accel::Other("xen".into()))
-            .accel(works);
+        let builder =
+            Qemu::builder(tool).machine("none").accel(Accel::Other("xen".into())).accel(works);
         let vm = builder.launch().await.unwrap();
         vm.shutdown().await.unwrap();
     }

@@ -188,18 +188,13 @@ async fn paths_stand_on_the_command_line_byte_for_byte() {
         let mut tool = crate::tools::fake(script);
         tool.kind = ToolKind::System;
         let wrapper = Wrapper::Custom(vec!["env".into(), "-C".into(), path.clone().into()]);
-        let builder = Qemu::builder(tool)
-            .kernel(&path, "")
-            .initrd(&path)
-            .firmware(&path)
-            .wrapper(wrapper);
+        let builder =
+            Qemu::builder(tool).kernel(&path, "").initrd(&path).firmware(&path).wrapper(wrapper);
         let Err(LaunchError::Exited { output, .. }) = builder.launch().await else {
             panic!("it was to end");
         };
         let words: Vec<&[u8]> = output.captured.stdout.split(|byte| *byte == 0).collect();
-        let times = words
-            .iter()
-            .filter(|word| **word == path.as_os_str().as_bytes());
+        let times = words.iter().filter(|word| **word == path.as_os_str().as_bytes());
         assert_eq!(times.count(), 3, "{}", path.display());
         assert!(output.command.to_string().contains("env"));
         for wrapper in [
@@ -243,9 +238,7 @@ fn every_call_that_takes_a_path_is_tested_here() {
             }
             let text = std::fs::read_to_string(&path).unwrap();
             let text = text.split("#[cfg(test)]").next().unwrap();
-            let public = text
-                .lines()
-                .filter(|line| !line.trim_start().starts_with("//"));
+            let public = text.lines().filter(|line| !line.trim_start().starts_with("//"));
             let public = public.collect::<Vec<_>>().join("\n");
             let builder = path.ends_with("wrapper.rs") || path.ends_with("args/incoming.rs");
             let monitor = path.ends_with("builder/monitor.rs");
@@ -257,9 +250,7 @@ fn every_call_that_takes_a_path_is_tested_here() {
                     continue;
                 }
                 found += 1;
-                let used = ["(", " {"]
-                    .iter()
-                    .any(|end| tests.contains(&format!("{name}{end}")));
+                let used = ["(", " {"].iter().any(|end| tests.contains(&format!("{name}{end}")));
                 assert!(used, "{name} of {} is not tested", path.display());
             }
         }

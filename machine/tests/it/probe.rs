@@ -58,9 +58,8 @@ async fn a_storage_daemon_tells_version_drivers_and_commands() {
 
 #[tokio::test]
 async fn a_tool_without_a_monitor_cannot_be_probed() {
-    let error = probe(&Tool::new(ToolKind::Img, "qemu-img"), Deadlines::default())
-        .await
-        .unwrap_err();
+    let error =
+        probe(&Tool::new(ToolKind::Img, "qemu-img"), Deadlines::default()).await.unwrap_err();
     assert!(matches!(error, ProbeError::Kind { .. }), "{error:?}");
     assert!(error.to_string().contains("qemu-img"), "{error}");
 }
@@ -91,9 +90,7 @@ async fn an_emulator_without_any_accelerator_says_what_was_tried() {
     };
     assert_eq!(trials.len(), 2);
     assert!(
-        error
-            .to_string()
-            .contains("kvm: -accel x: invalid accelerator"),
+        error.to_string().contains("kvm: -accel x: invalid accelerator"),
         "{error}"
     );
 }
@@ -104,14 +101,9 @@ fn a_probe_leaves_no_process() {
     if elsewhere("probe::a_probe_leaves_no_process") {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for tool in [daemon(), emulator()].into_iter().flatten() {
-        runtime
-            .block_on(probe(&tool, Deadlines::default()))
-            .unwrap();
+        runtime.block_on(probe(&tool, Deadlines::default())).unwrap();
         let processes = machine::diagnose::procfs::tree(std::process::id());
         assert_eq!(processes.len(), 1, "{processes:?}");
     }

@@ -18,12 +18,7 @@ use std::sync::Arc;
 async fn hmp_commands_run_over_qmp() {
     let Some(tool) = emulator() else { return };
     let vm = idle_vm(tool).launch().await.unwrap();
-    assert!(
-        vm.hmp("info status")
-            .await
-            .unwrap()
-            .starts_with("VM status: running")
-    );
+    assert!(vm.hmp("info status").await.unwrap().starts_with("VM status: running"));
     assert!(vm.hmp("no-such").await.unwrap().contains("unknown command"));
     vm.shutdown().await.unwrap();
 }
@@ -52,10 +47,7 @@ async fn descriptors_are_passed_on_the_command_line_and_over_qmp() {
     let Some(tool) = emulator() else { return };
     let image = || file_with(&"x".repeat(4096));
     let builder = idle_vm(tool).add_fd(1, image(), Some("a,b")).blockdev(
-        &Blockdev::new("file")
-            .node("n1")
-            .set("filename", "/dev/fdset/1")
-            .set("read-only", true),
+        &Blockdev::new("file").node("n1").set("filename", "/dev/fdset/1").set("read-only", true),
     );
     // Twice, as the descriptors belong to the builder.
     builder.launch().await.unwrap().shutdown().await.unwrap();
@@ -71,10 +63,7 @@ async fn descriptors_are_passed_on_the_command_line_and_over_qmp() {
 
     let (ours, theirs) = UnixStream::pair().unwrap();
     vm.getfd("sock", theirs.into()).await.unwrap();
-    vm.qmp()
-        .execute("closefd", json!({"fdname": "sock"}))
-        .await
-        .unwrap();
+    vm.qmp().execute("closefd", json!({"fdname": "sock"})).await.unwrap();
     let mut end = Vec::new();
     std::io::Read::read_to_end(&mut &ours, &mut end).unwrap();
     vm.shutdown().await.unwrap();
@@ -98,11 +87,7 @@ async fn a_secret_stands_neither_in_arguments_nor_in_messages() {
         let daemon = StorageDaemon::builder(tool)
             .secret("sec0", "s3cr3t-phrase")
             .object(&Object::iothread("io0"))
-            .blockdev(
-                &Blockdev::new("file")
-                    .node("f")
-                    .set("filename", path.to_str().unwrap()),
-            )
+            .blockdev(&Blockdev::new("file").node("f").set("filename", path.to_str().unwrap()))
             .launch()
             .await
             .unwrap();
@@ -136,21 +121,13 @@ async fn a_secret_stands_neither_in_arguments_nor_in_messages() {
 #[tokio::test]
 async fn the_guests_console_is_logged_from_the_start() {
     let Some(tool) = emulator() else { return };
-    let vm = Qemu::builder(tool)
-        .accel(Accel::Tcg)
-        .machine("isapc")
-        .console()
-        .paused(true)
-        .qtest();
+    let vm = Qemu::builder(tool).accel(Accel::Tcg).machine("isapc").console().paused(true).qtest();
     let vm = vm.launch().await.unwrap();
     let console = vm.console().unwrap();
     // Typed into the UART by hand, as a guest would: 0x3f8 is COM1.
     let qtest = vm.qtest().unwrap();
     for byte in b"hello\n" {
-        qtest
-            .port_out(Width::Byte, 0x3f8, u64::from(*byte))
-            .await
-            .unwrap();
+        qtest.port_out(Width::Byte, 0x3f8, u64::from(*byte)).await.unwrap();
     }
     let text = console.wait_for("hello\n", LONG).await.unwrap();
     assert_eq!(text, "hello\n");
@@ -178,11 +155,7 @@ async fn the_console_is_whole_after_the_end() {
 #[tokio::test]
 async fn qtest_reads_and_writes_but_has_no_clock_under_another_accelerator() {
     let Some(tool) = emulator() else { return };
-    let vm = Qemu::builder(tool)
-        .accel(Accel::Tcg)
-        .machine("q35")
-        .paused(true)
-        .qtest();
+    let vm = Qemu::builder(tool).accel(Accel::Tcg).machine("q35").paused(true).qtest();
     let vm = vm.launch().await.unwrap();
     let qtest = vm.qtest().unwrap();
     qtest.write_bytes(0x1000, b"abc\0\xff").await.unwrap();
@@ -207,11 +180,7 @@ async fn qtest_reads_and_writes_but_has_no_clock_under_another_accelerator() {
 async fn output_is_kept_in_order_and_can_be_waited_for() {
     let Some(tool) = daemon() else { return };
     let script = "echo one; echo two >&2; echo three";
-    let daemon = StorageDaemon::builder(prelude(&tool, script))
-        .print(true)
-        .launch()
-        .await
-        .unwrap();
+    let daemon = StorageDaemon::builder(prelude(&tool, script)).print(true).launch().await.unwrap();
     let all = daemon.process().until(|v| {
         let seen = v.from(imgtools::process::Stream::Stdout, 0);
         seen.ends_with(b"three\n").then(|| seen.to_vec())
@@ -241,11 +210,7 @@ async fn no_descriptor_of_ours_leaks_into_the_process() {
     assert_eq!(inherited.len(), 1, "{:?}", state.fds);
     assert_eq!(inherited[0].0, number);
     // The other daemon's sockets and pipes are not here either: sockets are the monitor.
-    let sockets = state
-        .fds
-        .iter()
-        .filter(|(_, t)| t.starts_with("socket:"))
-        .count();
+    let sockets = state.fds.iter().filter(|(_, t)| t.starts_with("socket:")).count();
     assert_eq!(sockets, 1, "{:?}", state.fds);
     daemon.shutdown().await.unwrap();
     other.shutdown().await.unwrap();

@@ -34,9 +34,7 @@ pub(crate) fn skip(why: &str) {
 pub(crate) fn all(kind: ToolKind) -> Vec<Tool> {
     let mut found: Vec<Tool> = Finder::new().find(kind).into_iter().collect();
     for prefix in prefixes() {
-        let path = ["", "-x86_64"]
-            .iter()
-            .map(|a| prefix.join(format!("bin/{}{a}", kind.name())));
+        let path = ["", "-x86_64"].iter().map(|a| prefix.join(format!("bin/{}{a}", kind.name())));
         found.extend(path.filter(|p| p.exists()).map(|p| Tool::new(kind, p)));
     }
     if found.is_empty() {

@@ -12,19 +12,10 @@ fn on_path(program: &str) -> bool {
 async fn any_program_can_stand_in_front() {
     let Some(tool) = daemon() else { return };
     let wrapper = Wrapper::Custom(["env", "WRAPPED=yes"].map(Into::into).to_vec());
-    let daemon = StorageDaemon::builder(tool)
-        .wrapper(wrapper)
-        .launch()
-        .await
-        .unwrap();
+    let daemon = StorageDaemon::builder(tool).wrapper(wrapper).launch().await.unwrap();
     let environment = std::fs::read(format!("/proc/{}/environ", daemon.pid())).unwrap();
     assert!(String::from_utf8_lossy(&environment).contains("WRAPPED=yes"));
-    assert!(
-        daemon
-            .command_line()
-            .to_string()
-            .starts_with("env WRAPPED=yes ")
-    );
+    assert!(daemon.command_line().to_string().starts_with("env WRAPPED=yes "));
     daemon.shutdown().await.unwrap();
 }
 
@@ -62,17 +53,9 @@ async fn strace_follows_the_process() {
         output: Some(output.clone()),
         options: Vec::new(),
     };
-    let daemon = StorageDaemon::builder(tool)
-        .wrapper(wrapper)
-        .launch()
-        .await
-        .unwrap();
+    let daemon = StorageDaemon::builder(tool).wrapper(wrapper).launch().await.unwrap();
     daemon.shutdown().await.unwrap();
-    assert!(
-        std::fs::read_to_string(output)
-            .unwrap()
-            .contains("exited with 0")
-    );
+    assert!(std::fs::read_to_string(output).unwrap().contains("exited with 0"));
 }
 
 #[tokio::test]
@@ -122,10 +105,7 @@ async fn gdbserver_waits_for_a_debugger_and_serves_it() {
     if !on_path("gdbserver") || !on_path("gdb") {
         return skip_optional("gdbserver or gdb");
     }
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let wrapper = Wrapper::gdbserver(free.to_string());
     let builder = StorageDaemon::builder(tool).wrapper(wrapper);
     let launch = tokio::spawn(async move { builder.launch().await });
@@ -155,11 +135,7 @@ async fn valgrind_runs_the_process_and_its_verdict_counts() {
     if !on_path("valgrind") {
         return skip("there is no valgrind");
     }
-    let daemon = StorageDaemon::builder(tool)
-        .wrapper(Wrapper::valgrind())
-        .launch()
-        .await
-        .unwrap();
+    let daemon = StorageDaemon::builder(tool).wrapper(Wrapper::valgrind()).launch().await.unwrap();
     match daemon.shutdown().await {
         Ok(exit) => assert!(exit.status().is_success()),
         // A distribution's build may have findings of its own; then they are reported.

@@ -130,10 +130,8 @@ async fn probe(args: &Args) -> Result<String, Failure> {
     // Everything was read; it does not matter whether the server disconnects cleanly.
     let _ = client.disconnect().await;
     if args.json {
-        let maps: serde_json::Map<String, Value> = maps
-            .into_iter()
-            .map(|(name, map)| (name, json!(map)))
-            .collect();
+        let maps: serde_json::Map<String, Value> =
+            maps.into_iter().map(|(name, map)| (name, json!(map))).collect();
         let mut value = info_as_json(&info);
         value["maps"] = Value::Object(maps);
         return Ok(json_text(&value));
@@ -158,11 +156,8 @@ fn told<T>(answer: Result<T, HandshakeError>) -> Result<Option<T>, HandshakeErro
 
 fn info_as_text(info: &ExportInfo) -> String {
     let mut out = format!("  size: {}\n  mode: {}\n", info.size, info.mode);
-    let names: Vec<String> = info
-        .flags
-        .iter_names()
-        .map(|(n, _)| n.to_lowercase().replace('_', "-"))
-        .collect();
+    let names: Vec<String> =
+        info.flags.iter_names().map(|(n, _)| n.to_lowercase().replace('_', "-")).collect();
     out += &format!(
         "  flags: {:#06x} ({})\n",
         info.flags.bits(),

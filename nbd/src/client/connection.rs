@@ -49,9 +49,7 @@ impl Shared {
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut f = f.debug_struct("Client");
-        f.field("export", &self.inner.export)
-            .field("error", &self.error())
-            .finish()
+        f.field("export", &self.inner.export).field("error", &self.error()).finish()
     }
 }
 

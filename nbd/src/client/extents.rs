@@ -71,9 +71,7 @@ impl Extents {
 impl std::fmt::Debug for Extents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut f = f.debug_struct("Extents");
-        f.field("context", &self.context)
-            .field("range", &self.range)
-            .finish_non_exhaustive()
+        f.field("context", &self.context).field("range", &self.range).finish_non_exhaustive()
     }
 }
 

@@ -425,8 +425,7 @@ impl Handle {
         for (slot, kept) in self.inner.slots.iter().enumerate() {
             // A connection that was never used has nothing to flush.
             if kept.lock().await.client.is_some() {
-                self.run_on(slot, |client| async move { client.flush().await })
-                    .await?;
+                self.run_on(slot, |client| async move { client.flush().await }).await?;
             }
         }
         Ok(())

@@ -65,8 +65,7 @@ impl Client {
         offset: u64,
         len: u64,
     ) -> Result<Vec<ContextExtents>, RequestError> {
-        self.block_status_with(offset, len, CommandFlags::empty())
-            .await
+        self.block_status_with(offset, len, CommandFlags::empty()).await
     }
 
     /// Status with flags ([`CommandFlags::REQ_ONE`]).
@@ -76,8 +75,7 @@ impl Client {
         len: u64,
         flags: CommandFlags,
     ) -> Result<Vec<ContextExtents>, RequestError> {
-        self.query(Command::block_status(offset, len).flags(flags))
-            .await
+        self.query(Command::block_status(offset, len).flags(flags)).await
     }
 
     /// Status of some of the selected contexts (extended headers with
@@ -124,11 +122,7 @@ impl Client {
         &self,
         range: Range<u64>,
     ) -> Result<Vec<(String, Vec<MapEntry>)>, RequestError> {
-        let names = self
-            .export()
-            .contexts
-            .iter()
-            .map(|c| (c.name.clone(), Vec::new()));
+        let names = self.export().contexts.iter().map(|c| (c.name.clone(), Vec::new()));
         let mut maps: Vec<(String, Vec<MapEntry>)> = names.collect();
         let most = if self.export().mode == Mode::Extended {
             u64::MAX

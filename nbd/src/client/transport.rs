@@ -31,9 +31,9 @@ pub(super) async fn open(address: &Address, deadline: Duration) -> Result<Socket
             Ok((_directory, path)) => open_unix(UnixAddr::new(&*path), deadline).await.transpose(),
             Err(error) => Some(Err(error)),
         },
-        Address::Abstract(name) => open_unix(UnixAddr::new_abstract(name), deadline)
-            .await
-            .transpose(),
+        Address::Abstract(name) => {
+            open_unix(UnixAddr::new_abstract(name), deadline).await.transpose()
+        }
         Address::Tcp { host, port } => {
             let opened = within(deadline, TcpStream::connect((host.as_str(), *port))).await;
             opened.map(|r| r.and_then(tcp))

@@ -288,11 +288,7 @@ impl QemuNbd {
 
     /// Runs `qemu-nbd --list` and returns its output, even on failure.
     pub async fn list_output(&self, address: &Address) -> Result<Output, QemuNbdError> {
-        let command = self
-            .base()
-            .arg("--list")
-            .args(address_args(address))
-            .args(&self.args);
+        let command = self.base().arg("--list").args(address_args(address)).args(&self.args);
         Ok(command.deadline(self.ready_within).run().await?)
     }
 
@@ -313,31 +309,19 @@ impl QemuNbd {
         if self.persistent {
             command = command.arg("-t");
         }
-        command
-            .arg("-e")
-            .arg(self.shared.to_string())
-            .args(&self.args)
-            .arg("--")
-            .arg(image)
+        command.arg("-e").arg(self.shared.to_string()).args(&self.args).arg("--").arg(image)
     }
 
     /// Makes an activated server inherit this socket.
     pub(super) fn activated(&self, image: &OsStr, socket: std::os::fd::OwnedFd) -> Command {
         // The shell is replaced by the server, so the status is the server's.
-        let valgrind = self
-            .tool
-            .wrapper
-            .first()
-            .is_some_and(|w| w.ends_with("valgrind"));
+        let valgrind = self.tool.wrapper.first().is_some_and(|w| w.ends_with("valgrind"));
         let convention = if valgrind {
             Convention::Valgrind
         } else {
             Convention::Direct
         };
-        self.command(image)
-            .wrapper(ACTIVATION)
-            .convention(convention)
-            .fd(socket, FIRST_FD)
+        self.command(image).wrapper(ACTIVATION).convention(convention).fd(socket, FIRST_FD)
     }
 
     /// Makes the server create its own socket.

@@ -80,9 +80,7 @@ pub(super) async fn start(
         pid_file: pid_file.path().to_owned(),
         socket: (!socket.exists()).then(|| socket.to_owned()),
     };
-    let command = forking
-        .unactivated(image, &address, pid_file.path())
-        .until_exit();
+    let command = forking.unactivated(image, &address, pid_file.path()).until_exit();
     let output = Box::new(command.deadline(builder.ready_within).run().await?);
     guard.pid_file = PathBuf::new();
     // The file now has its final content: the parent waited for that.

@@ -56,9 +56,7 @@ impl QemuListing {
         };
         let mut lines = text.split('\n').peekable();
         let head = lines.next().unwrap_or_default();
-        let count = head
-            .strip_prefix("exports available: ")
-            .ok_or_else(|| bad(head))?;
+        let count = head.strip_prefix("exports available: ").ok_or_else(|| bad(head))?;
         let count: usize = count.parse().map_err(|_| bad(head))?;
         let mut exports: Vec<Reading> = Vec::new();
         while let Some(line) = lines.next() {
@@ -120,15 +118,11 @@ impl Reading {
             return Some(());
         }
         if self.contexts_left > 0 {
-            self.export
-                .contexts
-                .push(line.strip_prefix("   ")?.to_owned());
+            self.export.contexts.push(line.strip_prefix("   ")?.to_owned());
             self.contexts_left -= 1;
             return Some(());
         }
-        let field = line
-            .strip_prefix("  ")
-            .and_then(|line| line.split_once(':'));
+        let field = line.strip_prefix("  ").and_then(|line| line.split_once(':'));
         let place = field.and_then(|(key, _)| FIELDS.iter().position(|f| *f == key));
         match (field, place) {
             (Some((key, value)), Some(place)) if place >= self.next => {

@@ -222,10 +222,7 @@ impl ServerBuilder {
     pub fn from_activation(self) -> Result<Server, ServerError> {
         self.check()?;
         let sockets = super::listener::activated()?;
-        let listeners = sockets
-            .into_iter()
-            .map(Listener::adopt)
-            .collect::<Result<_, _>>()?;
+        let listeners = sockets.into_iter().map(Listener::adopt).collect::<Result<_, _>>()?;
         Ok(self.start(listeners))
     }
 

@@ -229,11 +229,10 @@ impl Conversation {
             self.export = found;
         }
         let faults = self.faults.as_mut();
-        self.machine
-            .describe_with(description, |told| match faults {
-                Some(faults) if advertise => faults.advertise(told),
-                _ => told,
-            });
+        self.machine.describe_with(description, |told| match faults {
+            Some(faults) if advertise => faults.advertise(told),
+            _ => told,
+        });
     }
 
     fn carry_out(&mut self, incoming: Incoming) {

@@ -26,10 +26,7 @@ pub(super) async fn execute(job: Job) -> Answer<Bytes> {
             let data = Bytes::from(std::mem::take(&mut incoming.payload));
             backend.write(offset, data, fua).await.into()
         }
-        CommandType::WRITE_ZEROES => backend
-            .zero(offset, len, incoming.request.flags)
-            .await
-            .into(),
+        CommandType::WRITE_ZEROES => backend.zero(offset, len, incoming.request.flags).await.into(),
         CommandType::TRIM => match backend.trim(offset, len).await {
             Ok(()) if fua => backend.flush().await.into(),
             result => result.into(),

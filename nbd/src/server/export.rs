@@ -101,9 +101,7 @@ impl Export {
 impl std::fmt::Debug for Export {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut f = f.debug_struct("Export");
-        f.field("name", &self.name)
-            .field("size", &self.size())
-            .finish_non_exhaustive()
+        f.field("name", &self.name).field("size", &self.size()).finish_non_exhaustive()
     }
 }
 

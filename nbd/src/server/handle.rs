@@ -142,11 +142,7 @@ impl Server {
 
     async fn order(&self, order: Order, what: &'static str) -> Result<(), ServerError> {
         let wrap = |source| ServerError::Socket {
-            address: self
-                .addresses()
-                .first()
-                .cloned()
-                .unwrap_or_else(Address::unknown),
+            address: self.addresses().first().cloned().unwrap_or_else(Address::unknown),
             what,
             source,
         };

@@ -390,10 +390,7 @@ pub(super) fn activated() -> Result<Vec<ListeningSocket>, ServerError> {
         return Err(none("no socket was handed to this process (LISTEN_PID)"));
     }
     let count = number("LISTEN_FDS").and_then(|count| i32::try_from(count).ok());
-    let Some(last) = count
-        .filter(|count| *count > 0)
-        .and_then(|count| count.checked_add(2))
-    else {
+    let Some(last) = count.filter(|count| *count > 0).and_then(|count| count.checked_add(2)) else {
         return Err(none("no socket was handed to this process (LISTEN_FDS)"));
     };
     let wrap = |source: io::Error| ServerError::Listen {

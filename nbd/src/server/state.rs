@@ -80,8 +80,7 @@ impl Shared {
     /// What failed has succeeded after all, so it is not reported to the owner.
     pub(super) fn overcome(&self, note: &Note) {
         let text = note.to_failure();
-        self.failures()
-            .retain(|failure| Some(failure) != text.as_ref());
+        self.failures().retain(|failure| Some(failure) != text.as_ref());
     }
 
     /// The time of a virtual clock.

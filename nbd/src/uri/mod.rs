@@ -213,10 +213,7 @@ impl Uri {
     /// As in QEMU, everything after the first `:exportname=` is the name, and nothing is escaped.
     pub fn parse_legacy(text: &str) -> Result<Uri, UriError> {
         let bad = || UriError::Legacy(text.to_owned());
-        let rest = text
-            .strip_prefix("nbd:")
-            .filter(|r| !r.starts_with("//"))
-            .ok_or_else(bad)?;
+        let rest = text.strip_prefix("nbd:").filter(|r| !r.starts_with("//")).ok_or_else(bad)?;
         let (spec, export) = rest.split_once(":exportname=").unwrap_or((rest, ""));
         if let Some(path) = spec.strip_prefix("unix:") {
             return if path.is_empty() {
@@ -331,10 +328,7 @@ impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut query: Vec<String> = Vec::new();
         f.write_str(if self.tls { "nbds" } else { "nbd" })?;
-        let user = self
-            .user
-            .as_deref()
-            .map(|u| format!("{}@", percent_encode(u.as_bytes(), USER)));
+        let user = self.user.as_deref().map(|u| format!("{}@", percent_encode(u.as_bytes(), USER)));
         let user = user.unwrap_or_default();
         match &self.address {
             Address::Tcp { host, port } => {

@@ -146,8 +146,7 @@ pub(super) fn query(text: &str) -> Result<Query, UriError> {
 }
 
 fn plain(name: &str) -> bool {
-    name.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 pub(super) fn decode(text: &str) -> Result<String, UriError> {
@@ -159,10 +158,7 @@ pub(super) fn decode(text: &str) -> Result<String, UriError> {
 
 fn decode_bytes(text: &str) -> Result<Vec<u8>, UriError> {
     let hex = |at: usize| text.as_bytes().get(at).is_some_and(u8::is_ascii_hexdigit);
-    if text
-        .match_indices('%')
-        .any(|(at, _)| !hex(at + 1) || !hex(at + 2))
-    {
+    if text.match_indices('%').any(|(at, _)| !hex(at + 1) || !hex(at + 2)) {
         return Err(UriError::Escape(text.to_owned()));
     }
     Ok(percent_decode_str(text).collect())

@@ -51,9 +51,7 @@ impl QemuDialect {
         use QemuRejection::{Authority, Parameters, Scheme, Syntax};
         let (scheme, rest) = text.split_once(':').ok_or(Syntax)?;
         if !scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-            || !scheme
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+            || !scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
         {
             return Err(Syntax);
         }
@@ -64,13 +62,9 @@ impl QemuDialect {
             None => (rest, None),
         };
         let authority_and_path = rest.strip_prefix("//").ok_or(Syntax)?;
-        let end = authority_and_path
-            .find('/')
-            .unwrap_or(authority_and_path.len());
+        let end = authority_and_path.find('/').unwrap_or(authority_and_path.len());
         let (authority, path) = authority_and_path.split_at(end);
-        let host_and_port = authority
-            .rsplit_once('@')
-            .map_or(authority, |(_, rest)| rest);
+        let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
         let (host, port) = host_port(host_and_port).ok_or(Syntax)?;
         let path = decode(path).ok_or(Syntax)?;
         // GLib would lowercase it, but QEMU first looks for a driver of exactly this name.
@@ -95,10 +89,7 @@ impl QemuDialect {
         };
         let export = path.strip_prefix('/').unwrap_or(&path).to_owned();
         let address = if unix {
-            let socket = parameters
-                .iter()
-                .find(|(name, _)| name == "socket")
-                .ok_or(Parameters)?;
+            let socket = parameters.iter().find(|(name, _)| name == "socket").ok_or(Parameters)?;
             if host.is_some() || port.is_some() {
                 return Err(Authority);
             }
@@ -192,10 +183,7 @@ fn host_port(text: &str) -> Option<(Option<String>, Option<u16>)> {
 /// GLib rejects bad escapes, `%00`, and invalid UTF-8.
 fn decode(text: &str) -> Option<String> {
     let hex = |at: usize| text.as_bytes().get(at).is_some_and(u8::is_ascii_hexdigit);
-    if text
-        .match_indices('%')
-        .any(|(at, _)| !hex(at + 1) || !hex(at + 2))
-    {
+    if text.match_indices('%').any(|(at, _)| !hex(at + 1) || !hex(at + 2)) {
         return None;
     }
     let decoded = percent_decode_str(text).decode_utf8().ok()?.into_owned();

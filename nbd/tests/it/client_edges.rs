@@ -424,10 +424,7 @@ impl Backend for Reaches {
 #[test]
 fn the_map_of_a_context_has_no_gap_where_another_one_was_known_further() {
     block_on(async {
-        let server = Server::builder()
-            .export(Export::new(Reaches))
-            .detached()
-            .unwrap();
+        let server = Server::builder().export(Export::new(Reaches)).detached().unwrap();
         let builder = Client::builder().contexts(["x:long", "x:short"]);
         let client = connect(&server, builder).await;
         for (context, map) in client.maps(0..65536).await.unwrap() {
@@ -472,10 +469,7 @@ fn a_server_that_shuts_down_while_it_is_listed_has_no_empty_entry() {
             let rule = Rule::new(On::option(option), Action::Refuse(code));
             let export = Export::new(MemoryBackend::new(MIB)).name("disk");
             let server = Server::builder().export(export);
-            let server = server
-                .plan(FaultPlan::new().rule(rule))
-                .listen_tcp()
-                .unwrap();
+            let server = server.plan(FaultPlan::new().rule(rule)).listen_tcp().unwrap();
             let listed = nbd::client::list(&server.uri().unwrap()).await;
             if code == OptionReplyCode::ERR_SHUTDOWN {
                 let error = listed.unwrap_err();

@@ -20,10 +20,7 @@ fn crates(features: &[&str]) -> BTreeSet<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     let name = |line: &str| line.split(' ').next().map(str::to_owned);
-    text.lines()
-        .filter_map(name)
-        .filter(|name| !name.is_empty())
-        .collect()
+    text.lines().filter_map(name).filter(|name| !name.is_empty()).collect()
 }
 
 #[test]
@@ -47,10 +44,7 @@ fn the_protocol_alone_takes_thiserror() {
         "syn",
         "unicode-ident",
     ];
-    let rest: Vec<&str> = none
-        .iter()
-        .map(|name| &**name)
-        .filter(|name| !macros.contains(name))
-        .collect();
+    let rest: Vec<&str> =
+        none.iter().map(|name| &**name).filter(|name| !macros.contains(name)).collect();
     assert_eq!(rest, ["qemu-nbd", "thiserror"]);
 }

@@ -43,11 +43,7 @@ fn a_request_for_nothing_is_answered_in_every_mode() {
                 Export::new(ZeroBackend::new(4096)),
                 Export::new(ZeroBackend::sparse(4096)),
             ] {
-                let server = Server::builder()
-                    .export(export)
-                    .mode(mode)
-                    .detached()
-                    .unwrap();
+                let server = Server::builder().export(export).mode(mode).detached().unwrap();
                 let client = connect(&server, provoking(mode)).await;
                 assert_eq!(client.read(0, 0).await.unwrap(), [0; 0], "{mode}");
                 client.write(0, Vec::new()).await.unwrap();
@@ -101,10 +97,7 @@ fn a_goodbye_is_a_request_that_rules_can_wait_for() {
     block_on(async {
         for action in [Action::CLOSE, Action::Stall] {
             let rule = Rule::new(On::request(C::DISC), action.clone());
-            let server = memory(4096)
-                .plan(FaultPlan::new().rule(rule))
-                .detached()
-                .unwrap();
+            let server = memory(4096).plan(FaultPlan::new().rule(rule)).detached().unwrap();
             let client = connect(&server, Client::builder()).await;
             let leaving = tokio::spawn(client.disconnect());
             let fired = |e: &Entry| matches!(e.event, Event::Fault { .. });
@@ -435,10 +428,7 @@ fn a_backend_knows_what_is_to_be_stable_and_of_zeroes_it_is_the_last() {
 fn a_backend_that_panics_fails_its_request_and_nothing_else() {
     block_on(async {
         let notes = Notes(std::sync::Mutex::default());
-        let server = Server::builder()
-            .export(Export::new(notes))
-            .detached()
-            .unwrap();
+        let server = Server::builder().export(Export::new(notes)).detached().unwrap();
         let client = connect(&server, Client::builder()).await;
         for _ in 0..2 {
             let error = client.read(0, 512).await.unwrap_err();

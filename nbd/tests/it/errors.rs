@@ -170,19 +170,14 @@ fn every_error_is_produced_and_its_message_read() {
     }
     assert!(all.len() > 80, "{all:?}");
     // Paths and the like differ from run to run.
-    let lines = seen
-        .0
-        .iter()
-        .map(|(key, text)| format!("{key}: {}\n", neutral(text)));
+    let lines = seen.0.iter().map(|(key, text)| format!("{key}: {}\n", neutral(text)));
     let list: String = lines.collect();
     if std::env::var_os("NBD_ERRORS").is_some() {
         std::fs::write(LIST, &list).unwrap();
     }
     let qemu = Finder::new().find(ToolKind::Nbd).is_ok();
     let missing = all.iter().filter(|key| !seen.0.contains_key(*key));
-    let missing: Vec<_> = missing
-        .filter(|key| qemu || !key.starts_with("QemuNbd"))
-        .collect();
+    let missing: Vec<_> = missing.filter(|key| qemu || !key.starts_with("QemuNbd")).collect();
     assert!(missing.is_empty(), "never produced: {missing:#?}");
     let written = std::fs::read_to_string(LIST).unwrap();
     for line in list.lines() {
@@ -207,10 +202,7 @@ fn neutral(text: &str) -> String {
                 out += &word[end.len()..];
             }
             None if n > 0
-                && word
-                    .trim_end_matches([' ', ':'])
-                    .parse::<u32>()
-                    .is_ok_and(|n| n > 1000)
+                && word.trim_end_matches([' ', ':']).parse::<u32>().is_ok_and(|n| n > 1000)
                 && out.ends_with("process ") =>
             {
                 out += "PID "
@@ -441,10 +433,7 @@ async fn lies(seen: &mut Seen) {
     let server = server.mode(Mode::Simple).detached().unwrap();
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     server.serve(theirs);
-    let client = Client::builder()
-        .max_payload(4096)
-        .connect_stream(ours)
-        .await;
+    let client = Client::builder().max_payload(4096).connect_stream(ours).await;
     let request = Request {
         flags: CommandFlags::empty(),
         command: C::READ,
@@ -488,10 +477,7 @@ async fn connections(seen: &mut Seen) {
     seen.note("HandshakeError", &negotiation.list().await.unwrap_err());
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     server.serve(theirs);
-    let wrong = Client::builder()
-        .export("nobody")
-        .connect_stream(ours)
-        .await;
+    let wrong = Client::builder().export("nobody").connect_stream(ours).await;
     seen.note("ConnectError", &wrong.unwrap_err());
     let uri: Uri = "nbds://localhost/?tls-psk-file=/keys".parse().unwrap();
     let error = Client::builder().connect_uri(&uri).await.unwrap_err();
@@ -544,10 +530,7 @@ async fn requests(seen: &mut Seen) {
         request: SHORT,
         ..Deadlines::default()
     };
-    let client = Client::builder()
-        .deadlines(quick)
-        .connect_stream(ours)
-        .await;
+    let client = Client::builder().deadlines(quick).connect_stream(ours).await;
     seen.note("RequestError", &client.unwrap().flush().await.unwrap_err());
 }
 
@@ -561,11 +544,7 @@ async fn handles(seen: &mut Seen) {
     let server = server.plan(plan).listen_unix(dir.path().join("s")).unwrap();
     let uri = server.uri().unwrap();
     let again = Reconnect::Within(Duration::from_secs(60));
-    let handle = Client::builder()
-        .handle()
-        .reconnect(again)
-        .connect_uri(&uri)
-        .await;
+    let handle = Client::builder().handle().reconnect(again).connect_uri(&uri).await;
     let handle = handle.unwrap();
     let error: HandleError = handle.read(0, 512).await.unwrap_err();
     seen.note("HandleError", &error);
@@ -590,11 +569,7 @@ async fn handles(seen: &mut Seen) {
     let server = Server::builder().export(Export::new(MemoryBackend::new(MIB)));
     let server = server.listen_unix(dir.path().join("t")).unwrap();
     let uri = server.uri().unwrap();
-    let handle = Client::builder()
-        .handle()
-        .reconnect(quick)
-        .connect_uri(&uri)
-        .await;
+    let handle = Client::builder().handle().reconnect(quick).connect_uri(&uri).await;
     let handle = handle.unwrap();
     server.finish().await.unwrap();
     seen.note("HandleError", &handle.read(0, 512).await.unwrap_err());
@@ -613,10 +588,7 @@ async fn servers(seen: &mut Seen) {
     std::fs::write(&path, "in the way").unwrap();
     seen.note("ServerError", &server.listen_again().await.unwrap_err());
     let drops = Rule::new(On::reply(C::TRIM), Action::Drop);
-    let server = Server::builder()
-        .plan(FaultPlan::new().rule(drops))
-        .detached()
-        .unwrap();
+    let server = Server::builder().plan(FaultPlan::new().rule(drops)).detached().unwrap();
     let missing = server.expect_requests(C::TRIM, 1, Duration::ZERO).await;
     seen.note("ServerError", &missing.unwrap_err());
     seen.note("ServerError", &server.finish().await.unwrap_err());
@@ -632,14 +604,8 @@ async fn servers(seen: &mut Seen) {
     let path = dir.path().join("r");
     let restart = Rule::new(On::request(C::FLUSH), Action::RestartOn("back".into()));
     let server = Server::builder().export(Export::new(MemoryBackend::new(512)));
-    let server = server
-        .plan(FaultPlan::new().rule(restart))
-        .listen_unix(&path)
-        .unwrap();
-    let client = Client::builder()
-        .connect_uri(&server.uri().unwrap())
-        .await
-        .unwrap();
+    let server = server.plan(FaultPlan::new().rule(restart)).listen_unix(&path).unwrap();
+    let client = Client::builder().connect_uri(&server.uri().unwrap()).await.unwrap();
     client.flush().await.unwrap_err();
     std::fs::write(&path, "in the way").unwrap();
     server.trigger("back").set();
@@ -658,17 +624,9 @@ async fn qemu(seen: &mut Seen, nbd: QemuNbd) {
     std::fs::write(path("raw"), vec![0; 4096]).unwrap();
     let raw = nbd.clone().format("raw");
     std::fs::write(path("taken"), "").unwrap();
-    let error: QemuNbdError = raw
-        .clone()
-        .serve_unix(path("raw"), path("taken"))
-        .await
-        .unwrap_err();
+    let error: QemuNbdError = raw.clone().serve_unix(path("raw"), path("taken")).await.unwrap_err();
     seen.note("QemuNbdError", &error);
-    let error = raw
-        .clone()
-        .serve_unix(path("none"), path("a"))
-        .await
-        .unwrap_err();
+    let error = raw.clone().serve_unix(path("none"), path("a")).await.unwrap_err();
     seen.note("QemuNbdError", &error);
     let error = QemuListing::parse("exports available: 1\nwhat\n").unwrap_err();
     seen.note("QemuNbdError", &error);

@@ -346,9 +346,7 @@ fn connection(k: &mut Kinds) {
         clear: TransmissionFlags::SEND_FLUSH,
     };
     let kind = k.add("read-only-after-reconnect", Story::Reconnect, all, close);
-    kind.plan
-        .rules
-        .push(Rule::new(On::Export, flags).connection(2).optional());
+    kind.plan.rules.push(Rule::new(On::Export, flags).connection(2).optional());
     k.read("reply-stall", all, Action::Stall).cut = true;
     k.read("reply-delayed", all, Action::Delay(5));
     k.add(
@@ -443,8 +441,7 @@ fn replies(k: &mut Kinds) {
         Action::Set(Field::EchoedOffset, Edit::Add(512)),
     );
     let data = Rule::new(On::chunk(ChunkType::OFFSET_DATA), Action::FlipBits(3)).after();
-    k.add("bits-flipped-in-header", Story::Read, CHUNKS, data)
-        .cut = true;
+    k.add("bits-flipped-in-header", Story::Read, CHUNKS, data).cut = true;
     k.add(
         "bits-flipped-in-data",
         Story::Read,
@@ -472,8 +469,7 @@ fn lies(k: &mut Kinds) {
         ("none-with-payload", Malformed::NoneWithPayload, false),
         ("after-done", Malformed::AfterDone, false),
     ] {
-        k.read(&format!("lie-{name}"), CHUNKS, Action::Malform(lie))
-            .cut = cut;
+        k.read(&format!("lie-{name}"), CHUNKS, Action::Malform(lie)).cut = cut;
     }
 }
 

@@ -32,10 +32,7 @@ struct Cell {
 async fn outcome(tools: &Tools, kind: &Kind, mode: Mode, tcp: bool) -> String {
     let dir = short_dir();
     let backend = MemoryBackend::with_content(&vec![CONTENT; 64 * 1024]);
-    let server = Server::builder()
-        .export(Export::new(backend))
-        .mode(mode)
-        .plan(kind.plan.clone());
+    let server = Server::builder().export(Export::new(backend)).mode(mode).plan(kind.plan.clone());
     let server = match tcp {
         true => server.listen_tcp(),
         false => server.listen_unix(dir.path().join("s")),
@@ -55,11 +52,7 @@ async fn outcome(tools: &Tools, kind: &Kind, mode: Mode, tcp: bool) -> String {
     for c in commands {
         command = command.args(["-c", c]);
     }
-    let child = command
-        .args(["--image-opts", &opts])
-        .spawn_async()
-        .await
-        .unwrap();
+    let child = command.args(["--image-opts", &opts]).spawn_async().await.unwrap();
     let fired = |e: &nbd::server::Entry| matches!(e.event, Event::Fault { .. });
     if kind.cut {
         server.journal().wait_for(1, fired).await.unwrap();
@@ -94,11 +87,7 @@ async fn settle(server: &Server, child: &imgtools::process::Child) {
 
 /// That a rule did not fire, or fired in vain, is part of the outcome, and fails the test.
 async fn finish(server: Server) -> String {
-    server
-        .finish()
-        .await
-        .err()
-        .map_or_else(String::new, |error| format!(" [{error}]"))
+    server.finish().await.err().map_or_else(String::new, |error| format!(" [{error}]"))
 }
 
 fn summary(
@@ -110,9 +99,7 @@ fn summary(
     if let Some(signal) = output.status.signal() {
         // With the place of the assertion cut off, which moves from version to version.
         let text = output.stderr_text();
-        let what = text
-            .split_once("Assertion")
-            .map_or("", |(_, what)| what.trim());
+        let what = text.split_once("Assertion").map_or("", |(_, what)| what.trim());
         words.push(format!("crash({signal}: {what})"));
     }
     let (stdout, stderr) = (output.stdout_text(), output.stderr_text());
@@ -195,9 +182,7 @@ struct Line {
 
 fn oracle() -> Vec<Line> {
     let text = include_str!("oracle.txt");
-    let lines = text
-        .lines()
-        .filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let lines = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
     lines
         .map(|line| {
             let fields: Vec<&str> = line.split(" | ").map(str::trim).collect();
@@ -224,10 +209,7 @@ impl Line {
         );
         self.kind == cell.kind
             && self.modes.contains(&cell.mode.to_string())
-            && self
-                .place
-                .iter()
-                .all(|p| p == "*" || *p == version || p == transport)
+            && self.place.iter().all(|p| p == "*" || *p == version || p == transport)
     }
 }
 
@@ -333,10 +315,8 @@ fn write_down(measured: &BTreeMap<Cell, String>) -> String {
     for kind in order {
         let mut groups: BTreeMap<(Vec<String>, String), Vec<String>> = BTreeMap::new();
         for mode in Mode::ALL {
-            let of: Vec<_> = measured
-                .iter()
-                .filter(|(c, _)| c.kind == kind && c.mode == mode)
-                .collect();
+            let of: Vec<_> =
+                measured.iter().filter(|(c, _)| c.kind == kind && c.mode == mode).collect();
             let mut by: BTreeMap<&String, Vec<&Cell>> = BTreeMap::new();
             for (cell, seen) in &of {
                 by.entry(seen).or_default().push(cell);
@@ -359,10 +339,7 @@ fn write_down(measured: &BTreeMap<Cell, String>) -> String {
                     versions.iter().flat_map(|v| per(*v)).collect()
                 };
                 for place in places {
-                    groups
-                        .entry((place, (*seen).clone()))
-                        .or_default()
-                        .push(mode.to_string());
+                    groups.entry((place, (*seen).clone())).or_default().push(mode.to_string());
                 }
             }
         }
@@ -380,18 +357,12 @@ fn write_down(measured: &BTreeMap<Cell, String>) -> String {
 fn known_gaps_of_qemus_client_are_recorded_as_such() {
     // What the client accepts although the protocol forbids it: recorded, so that the day QEMU is
     // repaired the oracle fails and this list is shortened.
-    let marked: std::collections::BTreeSet<String> = oracle()
-        .into_iter()
-        .filter(|l| l.gap)
-        .map(|l| l.kind)
-        .collect();
+    let marked: std::collections::BTreeSet<String> =
+        oracle().into_iter().filter(|l| l.gap).map(|l| l.kind).collect();
     let known = GAPS.iter().map(|(kind, _)| (*kind).to_owned()).collect();
     assert_eq!(marked, known);
     // A lie that ends in success is a gap, or no lie.
-    for line in oracle()
-        .into_iter()
-        .filter(|l| !l.gap && l.kind.starts_with("lie-"))
-    {
+    for line in oracle().into_iter().filter(|l| !l.gap && l.kind.starts_with("lie-")) {
         // A hole where there is data is a lie that no client can see through.
         let harmless = ["lie-hole-for-data"];
         let accepted = line.outcome.starts_with("ok ok") || line.outcome.starts_with("wrong");
@@ -416,10 +387,7 @@ fn qemus_client_does_not_flag_the_payload_of_an_extended_write() {
             let server = Server::builder().export(Export::shared(memory.clone()));
             let server = server.listen_unix(dir.path().join("s")).unwrap();
             let uri = server.uri().unwrap().to_string();
-            crate::support::io(&tools, &uri, &["write -P 3 0 4k"])
-                .await
-                .check()
-                .unwrap();
+            crate::support::io(&tools, &uri, &["write -P 3 0 4k"]).await.check().unwrap();
             let unflagged = |e: &nbd::server::Entry| match &e.event {
                 Event::Request {
                     command: CommandType::WRITE,

@@ -288,10 +288,7 @@ fn a_proxy_passes_the_flags_of_a_block_status_on() {
         let real = Server::builder().export(Export::new(MemoryBackend::new(MIB)));
         let real = real.detached().unwrap();
         let backend = ProxyBackend::new(connect(&real).await);
-        let proxy = Server::builder()
-            .export(Export::new(backend))
-            .detached()
-            .unwrap();
+        let proxy = Server::builder().export(Export::new(backend)).detached().unwrap();
         let client = connect(&proxy).await;
         let one = CommandFlags::REQ_ONE;
         client.block_status_with(0, 4096, one).await.unwrap();
@@ -407,9 +404,7 @@ fn dot_segments_are_resolved_as_each_qemu_does_and_said_in_words_that_all_unders
     each(|tools, dir| async move {
         let image = raw(&tools, &dir).await;
         let nbd = QemuNbd::new(tools.nbd.clone()).format("raw");
-        let server = nbd
-            .export_name("a/../b")
-            .serve_unix(image, dir.path().join("s"));
+        let server = nbd.export_name("a/../b").serve_unix(image, dir.path().join("s"));
         let server = server.await.unwrap();
         let uri = server.uri();
         assert_eq!(uri.to_qemu(), None);
@@ -475,10 +470,7 @@ fn a_description_with_lines_is_read_as_one() {
         let nbd = QemuNbd::new(tools.nbd.clone());
         let text = "one\n two: three\n\nfour";
         let server = nbd.clone().format("raw").description(text);
-        let server = server
-            .serve_unix(image, dir.path().join("s"))
-            .await
-            .unwrap();
+        let server = server.serve_unix(image, dir.path().join("s")).await.unwrap();
         let list = nbd.clone().list(server.address()).await.unwrap();
         assert_eq!(list.exports[0].description.as_deref(), Some(text));
         assert_eq!(list.exports[0].size, Some(MIB));

@@ -134,16 +134,12 @@ fn copies_keep_content_and_holes_both_ways() {
         let server = server.listen_tcp().unwrap();
         let disk = open(&server.uri().unwrap(), 2, Reconnect::Never).await;
         let mut seen = Vec::new();
-        disk.copy_from_file(&from, |done, total| seen.push((done, total)))
-            .await
-            .unwrap();
+        disk.copy_from_file(&from, |done, total| seen.push((done, total))).await.unwrap();
         assert_eq!(seen.last(), Some(&(8 * MIB, 8 * MIB)));
         assert!(seen.is_sorted());
         assert_eq!(memory.snapshot(0, 8 * MIB), content);
         let mut last = (0, 0);
-        disk.copy_to_file(&to, |done, total| last = (done, total))
-            .await
-            .unwrap();
+        disk.copy_to_file(&to, |done, total| last = (done, total)).await.unwrap();
         assert_eq!(last, (8 * MIB, 8 * MIB));
         assert_eq!(std::fs::read(&to).unwrap(), content);
         let blocks = std::fs::metadata(&to).unwrap().blocks() * 512;
@@ -156,9 +152,7 @@ fn copies_keep_content_and_holes_both_ways() {
             at = extent.end();
         }
         assert_eq!(at, 8 * MIB);
-        let missing = disk
-            .copy_from_file(dir.path().join("none"), |_, _| {})
-            .await;
+        let missing = disk.copy_from_file(dir.path().join("none"), |_, _| {}).await;
         assert!(
             matches!(missing, Err(HandleError::File { .. })),
             "{missing:?}"

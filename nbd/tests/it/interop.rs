@@ -452,11 +452,7 @@ fn others_understand_us_as_the_table_in_the_readme_says() {
         let alike = |(other, _): &(&String, _)| program_of(other) == program_of(row);
         let says: Vec<&str> = match rows.get(row) {
             Some(cells) => vec![&cells[at]],
-            None => rows
-                .iter()
-                .filter(alike)
-                .map(|(_, cells)| &*cells[at])
-                .collect(),
+            None => rows.iter().filter(alike).map(|(_, cells)| &*cells[at]).collect(),
         };
         // Others evolve: a mode that a newer version supports is not a reason to fail.
         let fits = |says: &&str| *says == text(*cell) || (*says, *cell) == ("–", Cell::Yes);

@@ -41,10 +41,7 @@ fn a_client_that_says_nothing_is_disconnected_and_the_journal_says_why() {
         let server = builder().detached().unwrap();
         let after = left_after(client_of(&server).await).await;
         assert_eq!(after.as_secs(), 30);
-        let short = builder()
-            .handshake_limit(Duration::from_secs(2))
-            .detached()
-            .unwrap();
+        let short = builder().handshake_limit(Duration::from_secs(2)).detached().unwrap();
         let after = left_after(client_of(&short).await).await;
         assert_eq!(after.as_secs(), 2);
         let journal = short.finish().await.unwrap();
@@ -66,11 +63,7 @@ fn a_client_that_goes_on_and_on_about_options_is_disconnected_as_well() {
         client.write_all(&flags).await.unwrap();
         let (mut reading, mut writing) = tokio::io::split(client);
         let talk = async {
-            while writing
-                .write_all(&OptionRequest::List.encode())
-                .await
-                .is_ok()
-            {
+            while writing.write_all(&OptionRequest::List.encode()).await.is_ok() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };

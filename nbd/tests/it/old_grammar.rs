@@ -19,10 +19,7 @@ fn old_server(ini: &str, classic: bool) -> ServerBuilder {
     } else {
         Mode::ExportName
     };
-    Server::builder()
-        .export(export)
-        .mode(mode)
-        .plan(FaultPlan::from_ini(ini).unwrap())
+    Server::builder().export(export).mode(mode).plan(FaultPlan::from_ini(ini).unwrap())
 }
 
 const OPEN: &str = "can't open";
@@ -111,11 +108,7 @@ async fn cell(tools: Tools, tcp: bool, event: &str, when: &str, expected: &str) 
     };
     let server = server.unwrap();
     let uri = server.uri().unwrap().to_string();
-    let command = tools
-        .io
-        .command()
-        .args(["-f", "raw", "-c", "read 0 512"])
-        .arg(&uri);
+    let command = tools.io.command().args(["-f", "raw", "-c", "read 0 512"]).arg(&uri);
     let output = command.run().await.unwrap();
     let text = output.combined_text();
     assert!(
@@ -152,10 +145,7 @@ fn the_two_faults_of_277_are_survived_by_a_client_that_reconnects() {
                 first.uri().unwrap().to_image_opts().unwrap()
             );
             let client =
-                tools
-                    .io
-                    .command()
-                    .args(["-c", "write -P 0x7 0 3M", "--image-opts", &opts]);
+                tools.io.command().args(["-c", "write -P 0x7 0 3M", "--image-opts", &opts]);
             let client = client.spawn_async().await.unwrap();
             let closed = |e: &nbd::server::Entry| matches!(e.event, Event::Closed(_));
             first.journal().wait_for(1, closed).await.unwrap();
@@ -227,11 +217,7 @@ fn an_event_in_the_wrong_direction_never_fires() {
     let memory = MemoryBackend::new(512);
     let plan = FaultPlan::from_ini("[inject-error]\nevent=reply").unwrap();
     block_on(async {
-        let server = Server::builder()
-            .export(Export::new(memory))
-            .plan(plan)
-            .detached()
-            .unwrap();
+        let server = Server::builder().export(Export::new(memory)).plan(plan).detached().unwrap();
         let error = server.finish().await.unwrap_err();
         assert_eq!(
             error.to_string(),

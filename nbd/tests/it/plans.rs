@@ -16,11 +16,7 @@ use crate::support::{all_tools, at_once, block_on, short_dir};
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn client(uri: &Uri) -> Client {
-    Client::builder()
-        .context("base:allocation")
-        .connect_uri(uri)
-        .await
-        .unwrap()
+    Client::builder().context("base:allocation").connect_uri(uri).await.unwrap()
 }
 
 #[test]
@@ -29,9 +25,7 @@ fn a_rule_that_never_fired_fails_the_test() {
         let plan = FaultPlan::new()
             .rule(Rule::new(On::reply(C::TRIM), Action::Drop).name("trim"))
             .rule(Rule::new(On::Greeting, Action::Dribble));
-        let server = Server::builder()
-            .export(Export::new(ZeroBackend::new(512)))
-            .plan(plan);
+        let server = Server::builder().export(Export::new(ZeroBackend::new(512))).plan(plan);
         let server = server.detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
@@ -55,11 +49,8 @@ fn a_rule_whose_action_means_nothing_there_fails_the_test() {
             Rule::new(On::Idle, Action::Duplicate),
         ] {
             let server = Server::builder().export(Export::new(ZeroBackend::new(512)));
-            let server = server
-                .mode(Mode::Simple)
-                .plan(FaultPlan::new().rule(rule))
-                .detached()
-                .unwrap();
+            let server =
+                server.mode(Mode::Simple).plan(FaultPlan::new().rule(rule)).detached().unwrap();
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             server.serve(theirs);
             let client = Client::builder().connect_stream(ours).await.unwrap();
@@ -85,23 +76,13 @@ fn nth_times_ranges_connections_and_triggers_choose_the_passages() {
             }),
         };
         let plan = FaultPlan::new()
-            .rule(
-                Rule::new(On::request(C::READ), eio())
-                    .nth(2)
-                    .times(2)
-                    .connection(1),
-            )
+            .rule(Rule::new(On::request(C::READ), eio()).nth(2).times(2).connection(1))
             .rule(Rule::new(touching, Action::error(Errno::ENOSPC)).connection(2))
             .rule(
-                Rule::new(On::request(C::FLUSH), eio())
-                    .when("armed")
-                    .from_connection(2)
-                    .forever(),
+                Rule::new(On::request(C::FLUSH), eio()).when("armed").from_connection(2).forever(),
             );
         let dir = short_dir();
-        let server = Server::builder()
-            .export(Export::new(MemoryBackend::new(8192)))
-            .plan(plan);
+        let server = Server::builder().export(Export::new(MemoryBackend::new(8192))).plan(plan);
         let server = server.listen_unix(dir.path().join("s")).unwrap();
         let uri = server.uri().unwrap();
         let first = client(&uri).await;
@@ -209,14 +190,10 @@ fn each_reply_is_in_the_journal_also_one_that_waits_for_its_cookie() {
         let client = Client::builder().connect_stream(ours).await.unwrap();
         let (a, b) = tokio::join!(client.read(0, 512), client.read(512, 512));
         assert_eq!(a.unwrap().len() + b.unwrap().len(), 1024);
-        let replies = server
-            .journal()
-            .entries()
-            .into_iter()
-            .filter_map(|e| match e.event {
-                Event::Reply { n, bytes, .. } => Some((n, bytes)),
-                _ => None,
-            });
+        let replies = server.journal().entries().into_iter().filter_map(|e| match e.event {
+            Event::Reply { n, bytes, .. } => Some((n, bytes)),
+            _ => None,
+        });
         assert_eq!(replies.collect::<Vec<_>>(), [(1, 528), (2, 528)]);
         server.finish().await.unwrap();
     });
@@ -241,9 +218,7 @@ fn phases_tell_a_whole_story() {
             );
         let dir = short_dir();
         let path = dir.path().join("s");
-        let server = Server::builder()
-            .export(Export::new(MemoryBackend::new(8192)))
-            .plan(plan);
+        let server = Server::builder().export(Export::new(MemoryBackend::new(8192))).plan(plan);
         let server = server.listen_unix(&path).unwrap();
         let uri = server.uri().unwrap();
         let first = client(&uri).await;
@@ -251,18 +226,10 @@ fn phases_tell_a_whole_story() {
         first.write(0, vec![1; 512]).await.unwrap();
         first.write(512, vec![2; 512]).await.unwrap();
         assert!(first.write(1024, vec![3; 512]).await.is_err());
-        server
-            .journal()
-            .wait_for(1, |e| e.event == Event::StoppedListening)
-            .await
-            .unwrap();
+        server.journal().wait_for(1, |e| e.event == Event::StoppedListening).await.unwrap();
         assert!(Client::builder().connect_uri(&uri).await.is_err());
         server.trigger("back").set();
-        server
-            .journal()
-            .wait_for(2, |e| e.event == Event::Listening)
-            .await
-            .unwrap();
+        server.journal().wait_for(2, |e| e.event == Event::Listening).await.unwrap();
         let second = client(&uri).await;
         server.expect_reconnect(TIMEOUT).await.unwrap();
         server.expect_connections(2, TIMEOUT).await.unwrap();
@@ -291,11 +258,7 @@ fn a_delay_within_a_message_of_the_client_ends_by_itself() {
         let delays = points.map(|on| Rule::new(on, Action::Delay(5)).at_byte(10));
         let plan = delays.into_iter().fold(FaultPlan::new(), FaultPlan::rule);
         let export = Export::new(MemoryBackend::new(4096));
-        let server = Server::builder()
-            .export(export)
-            .plan(plan)
-            .detached()
-            .unwrap();
+        let server = Server::builder().export(export).plan(plan).detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
         let client = Client::builder().connect_stream(ours).await.unwrap();
@@ -395,26 +358,10 @@ fn a_server_that_stopped_receiving_keeps_the_connection() {
 fn random_plan(seed: u64) -> FaultPlan {
     FaultPlan::new()
         .seed(seed)
-        .rule(
-            Rule::new(On::request(C::READ), Action::error(Errno::EIO))
-                .probability(0.3)
-                .forever(),
-        )
-        .rule(
-            Rule::new(On::data(), Action::FlipBits(3))
-                .probability(0.3)
-                .forever(),
-        )
-        .rule(
-            Rule::new(On::reply(C::WRITE), Action::Delay(250))
-                .probability(0.5)
-                .forever(),
-        )
-        .rule(
-            Rule::new(On::chunk(ChunkType::NONE), Action::Dribble)
-                .probability(0.2)
-                .forever(),
-        )
+        .rule(Rule::new(On::request(C::READ), Action::error(Errno::EIO)).probability(0.3).forever())
+        .rule(Rule::new(On::data(), Action::FlipBits(3)).probability(0.3).forever())
+        .rule(Rule::new(On::reply(C::WRITE), Action::Delay(250)).probability(0.5).forever())
+        .rule(Rule::new(On::chunk(ChunkType::NONE), Action::Dribble).probability(0.2).forever())
         .rule(
             Rule::new(On::payload(), Action::CLOSE)
                 .at_byte(99)
@@ -525,10 +472,5 @@ fn a_plan_reads_well_as_json() {
     assert_eq!(plan.rules[0].on, On::reply(C::WRITE));
     assert_eq!(plan.rules[1].action, Action::set(Field::Magic, 5));
     let typo = r#"{"rules": [{"on": "greeting", "action": "die", "tims": 3}]}"#;
-    assert!(
-        serde_json::from_str::<FaultPlan>(typo)
-            .unwrap_err()
-            .to_string()
-            .contains("tims")
-    );
+    assert!(serde_json::from_str::<FaultPlan>(typo).unwrap_err().to_string().contains("tims"));
 }

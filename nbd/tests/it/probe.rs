@@ -9,11 +9,7 @@ use nbd::server::backend::MemoryBackend;
 use nbd::server::{Export, Server};
 
 async fn probe(args: &[&str]) -> imgtools::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_nbd-probe"))
-        .args(args)
-        .run()
-        .await
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_nbd-probe")).args(args).run().await.unwrap()
 }
 
 #[test]
@@ -24,24 +20,13 @@ fn it_prints_info_and_maps_as_text_and_json() {
             let image = dir.path().join("q").to_str().unwrap().to_owned();
             img(&tools, ["create", "-q", "-f", "qcow2", &image, "1M"]).await;
             img(&tools, ["bitmap", "--add", &image, "b0"]).await;
-            let write = tools
-                .io
-                .command()
-                .args(["-f", "qcow2", "-c", "write 64k 64k", &image]);
+            let write = tools.io.command().args(["-f", "qcow2", "-c", "write 64k 64k", &image]);
             write.run().await.unwrap().check().unwrap();
-            let nbd = QemuNbd::new(tools.nbd.clone())
-                .format("qcow2")
-                .bitmap("b0")
-                .read_only();
+            let nbd = QemuNbd::new(tools.nbd.clone()).format("qcow2").bitmap("b0").read_only();
             let nbd = nbd.allocation_depth().export_name("e").description("text");
             let server = nbd.serve_unix(&image, dir.path().join("s")).await.unwrap();
             let uri = server.uri().to_string();
-            let text = probe(&[&uri])
-                .await
-                .check()
-                .unwrap()
-                .stdout_text()
-                .into_owned();
+            let text = probe(&[&uri]).await.check().unwrap().stdout_text().into_owned();
             for expected in [
                 "export: \"e\"",
                 "size: 1048576",
@@ -58,10 +43,8 @@ fn it_prints_info_and_maps_as_text_and_json() {
             let json: Value = serde_json::from_str(&json.stdout_text()).unwrap();
             let map = json["maps"]["base:allocation"].as_array().unwrap();
             assert_eq!((map.len(), map[1]["offset"].as_u64()), (3, Some(65536)));
-            let one = probe(&["--json", "--context", "base:allocation", &uri])
-                .await
-                .check()
-                .unwrap();
+            let one =
+                probe(&["--json", "--context", "base:allocation", &uri]).await.check().unwrap();
             let one: Value = serde_json::from_str(&one.stdout_text()).unwrap();
             assert_eq!(one["maps"].as_object().unwrap().len(), 1);
             let legacy = server.uri().to_legacy().unwrap();

@@ -71,8 +71,7 @@ fn a_whole_read_in_any_order_is_accepted() {
 #[test]
 fn a_gap_is_found_at_the_end() {
     let mut c = check(CommandType::READ, Mode::Structured);
-    c.header(&chunk(ChunkType::OFFSET_DATA, 8 + 40, true))
-        .unwrap();
+    c.header(&chunk(ChunkType::OFFSET_DATA, 8 + 40, true)).unwrap();
     c.content(1010, 40).unwrap();
     assert_eq!(
         c.finish(),

@@ -26,10 +26,7 @@ fn an_image_that_does_not_open_is_an_error_with_the_reason() {
     each(|tools, dir| async move {
         let nbd = QemuNbd::new(tools.nbd.clone()).format("qcow2");
         let image = raw(&tools, &dir).await;
-        let error = nbd
-            .serve_unix(image, dir.path().join("s"))
-            .await
-            .unwrap_err();
+        let error = nbd.serve_unix(image, dir.path().join("s")).await.unwrap_err();
         let QemuNbdError::Exited(output) = &error else {
             panic!("{error}")
         };
@@ -56,9 +53,7 @@ fn a_killed_server_says_so_and_its_socket_goes() {
 fn a_server_restarts_on_the_same_path_and_keeps_its_options() {
     each(|tools, dir| async move {
         let image = raw(&tools, &dir).await;
-        let nbd = QemuNbd::new(tools.nbd.clone())
-            .format("raw")
-            .export_name("e");
+        let nbd = QemuNbd::new(tools.nbd.clone()).format("raw").export_name("e");
         let mut server = nbd.serve_unix(image, dir.path().join("s")).await.unwrap();
         let uri = server.uri();
         for _ in 0..3 {
@@ -139,10 +134,7 @@ fn secrets_are_in_no_error() {
         let nbd = QemuNbd::new(tools.nbd.clone()).secret("hunter2");
         let nbd = nbd.object("secret,id=s0,data=hunter2").image_opts();
         let image = "driver=luks,key-secret=s0,file.filename=/nonexistent/hunter2";
-        let error = nbd
-            .serve_unix(image, dir.path().join("s"))
-            .await
-            .unwrap_err();
+        let error = nbd.serve_unix(image, dir.path().join("s")).await.unwrap_err();
         assert!(
             !format!("{error} {error:?}").contains("hunter2"),
             "{error:?}"

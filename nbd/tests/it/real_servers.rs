@@ -31,10 +31,8 @@ impl Real {
 }
 
 async fn both(tools: &Tools, dir: &TempDir, image: &str, bitmap: bool) -> Vec<Real> {
-    let mut nbd = QemuNbd::new(tools.nbd.clone())
-        .format("qcow2")
-        .export_name("e")
-        .allocation_depth();
+    let mut nbd =
+        QemuNbd::new(tools.nbd.clone()).format("qcow2").export_name("e").allocation_depth();
     if bitmap {
         nbd = nbd.bitmap("b0").read_only();
     }
@@ -75,14 +73,8 @@ async fn both(tools: &Tools, dir: &TempDir, image: &str, bitmap: bool) -> Vec<Re
 }
 
 async fn nbd_only(tools: &Tools, dir: &TempDir, image: &str) -> Real {
-    let nbd = QemuNbd::new(tools.nbd.clone())
-        .format("qcow2")
-        .export_name("e")
-        .allocation_depth();
-    let server = nbd
-        .serve_unix(image, dir.path().join("only"))
-        .await
-        .unwrap();
+    let nbd = QemuNbd::new(tools.nbd.clone()).format("qcow2").export_name("e").allocation_depth();
+    let server = nbd.serve_unix(image, dir.path().join("only")).await.unwrap();
     Real::new(server.uri(), server)
 }
 
@@ -98,14 +90,8 @@ async fn exercise(uri: &Uri, mode: Mode) {
     assert_eq!((export.mode, export.size), (mode, 4 * MIB));
     let word = mode as u8;
     client.write(0, vec![word; 70_000]).await.unwrap();
-    client
-        .write_with(MIB, vec![word; 512], CommandFlags::FUA)
-        .await
-        .unwrap();
-    client
-        .write_zeroes(512, 1024, CommandFlags::NO_HOLE)
-        .await
-        .unwrap();
+    client.write_with(MIB, vec![word; 512], CommandFlags::FUA).await.unwrap();
+    client.write_zeroes(512, 1024, CommandFlags::NO_HOLE).await.unwrap();
     client.trim(2 * MIB, 65536).await.unwrap();
     client.flush().await.unwrap();
     if export.flags.contains(TransmissionFlags::SEND_CACHE) {
@@ -120,10 +106,7 @@ async fn exercise(uri: &Uri, mode: Mode) {
     assert_eq!(&whole[..70_000], &data);
     if export.flags.contains(TransmissionFlags::SEND_DF) {
         assert_eq!(
-            client
-                .read_with(0, 65536, CommandFlags::DF, Vec::new())
-                .await
-                .unwrap(),
+            client.read_with(0, 65536, CommandFlags::DF, Vec::new()).await.unwrap(),
             data[..65536]
         );
     }
@@ -136,14 +119,8 @@ async fn exercise(uri: &Uri, mode: Mode) {
     } else {
         assert!(export.contexts.is_empty());
     }
-    if export
-        .flags
-        .contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD)
-    {
-        let one = client
-            .block_status_of(&["qemu:allocation-depth"], 0, 4 * MIB)
-            .await
-            .unwrap();
+    if export.flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD) {
+        let one = client.block_status_of(&["qemu:allocation-depth"], 0, 4 * MIB).await.unwrap();
         assert_eq!(
             (one.len(), one[0].context.as_str()),
             (1, "qemu:allocation-depth")
@@ -208,18 +185,12 @@ fn go_and_export_name_reach_the_same_export() {
             let plain = Client::builder().forbid(Feature::ExtendedHeaders);
             let by_name = plain.clone().forbid(Feature::Go).forbid(Feature::NoZeroes);
             let by_name = by_name.connect_uri(&server.uri).await.unwrap();
-            let go = plain
-                .require(Feature::Go)
-                .connect_uri(&server.uri)
-                .await
-                .unwrap();
+            let go = plain.require(Feature::Go).connect_uri(&server.uri).await.unwrap();
             assert_eq!(by_name.export().size, go.export().size);
             assert_eq!(by_name.export().flags, go.export().flags);
             assert!(go.export().block_sizes.is_some());
             assert!(by_name.export().block_sizes.is_none());
-            let wrong = Client::builder()
-                .connect_uri(&server.uri.clone().with_export("no"))
-                .await;
+            let wrong = Client::builder().connect_uri(&server.uri.clone().with_export("no")).await;
             assert!(crate::support::chain(&wrong.unwrap_err()).contains("err-unknown"));
         });
     }
@@ -251,12 +222,7 @@ async fn chain(tools: &Tools, dir: &TempDir, rng: &mut StdRng) -> (String, usize
     let cluster = ["512", "4k", "64k"][rng.random_range(0..3)];
     let mut below: Option<String> = None;
     for layer in 0..depth {
-        let path = dir
-            .path()
-            .join(format!("l{layer}"))
-            .to_str()
-            .unwrap()
-            .to_owned();
+        let path = dir.path().join(format!("l{layer}")).to_str().unwrap().to_owned();
         let options = format!("cluster_size={cluster}");
         let mut args = vec!["create", "-q", "-f", "qcow2", "-o", &options];
         if let Some(below) = &below {
@@ -291,10 +257,7 @@ async fn compare_maps(tools: &Tools, server: &Real, image: &str, mode: Mode) {
         "qemu:allocation-depth",
         "qemu:dirty-bitmap:b0",
     ];
-    let client = Client::builder()
-        .mode(mode)
-        .require(Feature::MetaContexts)
-        .contexts(names);
+    let client = Client::builder().mode(mode).require(Feature::MetaContexts).contexts(names);
     let client = client.connect_uri(uri).await.unwrap();
     let maps = client.maps(0..client.export().size).await.unwrap();
     let get = |name: &str| &maps.iter().find(|(n, _)| n == name).unwrap().1;
@@ -406,10 +369,7 @@ fn verify_and_compare_find_the_one_wrong_byte_and_skip_the_holes() {
             let mut data = vec![0; 1 << 20];
             Pattern::Offset(9).fill(5 * MIB, &mut data);
             client.write(5 * MIB, data).await.unwrap();
-            let good = client
-                .verify(5 * MIB..6 * MIB, Pattern::Offset(9))
-                .await
-                .unwrap();
+            let good = client.verify(5 * MIB..6 * MIB, Pattern::Offset(9)).await.unwrap();
             assert_eq!(good, None);
             let copy = dir.path().join("copy");
             img(
@@ -428,18 +388,11 @@ fn verify_and_compare_find_the_one_wrong_byte_and_skip_the_holes() {
             .await;
             assert_eq!(client.compare(&copy).await.unwrap(), None);
             client.write(6 * MIB - 1, vec![0x55]).await.unwrap();
-            let found = client
-                .verify(5 * MIB..6 * MIB, Pattern::Offset(9))
-                .await
-                .unwrap()
-                .unwrap();
+            let found = client.verify(5 * MIB..6 * MIB, Pattern::Offset(9)).await.unwrap().unwrap();
             assert_eq!((found.offset, found.found), (6 * MIB - 1, 0x55));
             assert_eq!(client.compare(&copy).await.unwrap(), Some(found));
             // A byte in a hole of the export, in the file only.
-            client
-                .write(6 * MIB - 1, vec![found.expected])
-                .await
-                .unwrap();
+            client.write(6 * MIB - 1, vec![found.expected]).await.unwrap();
             let file = std::fs::File::options().write(true).open(&copy).unwrap();
             std::os::unix::fs::FileExt::write_all_at(&file, &[1], 1 << 39).unwrap();
             let found = client.compare(&copy).await.unwrap().unwrap();

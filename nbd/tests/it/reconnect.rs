@@ -66,10 +66,7 @@ async fn story(tools: &Tools, seed: u64, tcp: bool) -> usize {
     }
     script += "aio_flush\n";
     let opts = server.uri().unwrap().to_image_opts().unwrap() + ",reconnect-delay=600";
-    let command = tools
-        .io
-        .command()
-        .args(["-t", "writeback", "--image-opts", &opts]);
+    let command = tools.io.command().args(["-t", "writeback", "--image-opts", &opts]);
     let output = command.stdin_data(script).run().await.unwrap();
     for line in output.stdout_text().lines() {
         if let Some((_, at)) = line.split_once("wrote 4096/4096 bytes at offset ") {

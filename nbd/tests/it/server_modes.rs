@@ -20,9 +20,7 @@ fn our_client_and_our_server_agree_in_all_five_modes() {
         for mode in Mode::ALL {
             let memory = Arc::new(MemoryBackend::new(4 * MIB));
             let dir = short_dir();
-            let server = Server::builder()
-                .export(Export::shared(memory.clone()))
-                .mode(mode);
+            let server = Server::builder().export(Export::shared(memory.clone())).mode(mode);
             let server = server.listen_unix(dir.path().join("s")).unwrap();
             let client = Client::builder()
                 .mode(mode)
@@ -40,10 +38,7 @@ fn our_client_and_our_server_agree_in_all_five_modes() {
             client.write(1000, data.clone()).await.unwrap();
             assert_eq!(client.read(1000, 200_000).await.unwrap(), data);
             assert_eq!(memory.snapshot(1000, 200_000), data);
-            client
-                .write_zeroes(1000, 1000, CommandFlags::empty())
-                .await
-                .unwrap();
+            client.write_zeroes(1000, 1000, CommandFlags::empty()).await.unwrap();
             client.trim(2 * MIB, MIB).await.unwrap();
             client.cache(0, MIB).await.unwrap();
             client.flush().await.unwrap();
@@ -62,9 +57,7 @@ fn our_client_and_our_server_agree_in_all_five_modes() {
                 let map = client.map("base:allocation", 0..4 * MIB).await.unwrap();
                 assert_eq!(map.iter().map(|e| e.len).sum::<u64>(), 4 * MIB);
                 assert_eq!(map.len(), 2, "{map:?}");
-                let df = client
-                    .read_with(0, 4 * MIB, CommandFlags::DF, Vec::new())
-                    .await;
+                let df = client.read_with(0, 4 * MIB, CommandFlags::DF, Vec::new()).await;
                 assert_eq!(df.unwrap(), whole);
             }
             client.disconnect().await.unwrap();
@@ -80,9 +73,7 @@ fn qemus_clients_read_write_and_map_in_every_mode() {
             for (mode, tcp) in Mode::ALL.into_iter().flat_map(|m| [(m, false), (m, true)]) {
                 let memory = Arc::new(MemoryBackend::new(4 * MIB));
                 let dir = short_dir();
-                let server = Server::builder()
-                    .export(Export::shared(memory.clone()))
-                    .mode(mode);
+                let server = Server::builder().export(Export::shared(memory.clone())).mode(mode);
                 let server = match tcp {
                     true => server.listen_tcp(),
                     false => server.listen_unix(dir.path().join("s")),
@@ -227,24 +218,15 @@ fn a_file_backend_keeps_data_and_holes() {
     block_on(async {
         let dir = short_dir();
         let path = dir.path().join("f");
-        std::fs::File::create(&path)
-            .unwrap()
-            .set_len(8 * MIB)
-            .unwrap();
+        std::fs::File::create(&path).unwrap().set_len(8 * MIB).unwrap();
         let backend = FileBackend::open(&path, false).unwrap();
         let server = Server::builder().export(Export::new(backend).name("f"));
         let server = server.listen_unix(dir.path().join("s")).unwrap();
         let client = Client::builder().context("base:allocation");
         let client = client.connect_uri(&server.uri().unwrap()).await.unwrap();
-        client
-            .write_with(MIB, vec![3; 65536], CommandFlags::FUA)
-            .await
-            .unwrap();
+        client.write_with(MIB, vec![3; 65536], CommandFlags::FUA).await.unwrap();
         client.write(4 * MIB, vec![4; 65536]).await.unwrap();
-        client
-            .write_zeroes(4 * MIB, 65536, CommandFlags::empty())
-            .await
-            .unwrap();
+        client.write_zeroes(4 * MIB, 65536, CommandFlags::empty()).await.unwrap();
         client.flush().await.unwrap();
         let map = client.map("base:allocation", 0..8 * MIB).await.unwrap();
         assert_eq!(map.len(), 3, "{map:?}");
@@ -263,26 +245,15 @@ fn a_proxy_passes_data_errors_and_every_context_on() {
             let image = dir.path().join("q").to_str().unwrap().to_owned();
             img(&tools, ["create", "-q", "-f", "qcow2", &image, "4M"]).await;
             img(&tools, ["bitmap", "--add", &image, "b0"]).await;
-            let real = QemuNbd::new(tools.nbd.clone())
-                .format("qcow2")
-                .bitmap("b0")
-                .read_only();
-            let real = real
-                .serve_unix(image, dir.path().join("real"))
-                .await
-                .unwrap();
+            let real = QemuNbd::new(tools.nbd.clone()).format("qcow2").bitmap("b0").read_only();
+            let real = real.serve_unix(image, dir.path().join("real")).await.unwrap();
             let names = ["base:allocation", "qemu:dirty-bitmap:b0"];
-            let upstream = Client::builder()
-                .contexts(names)
-                .connect_uri(&real.uri())
-                .await
-                .unwrap();
+            let upstream =
+                Client::builder().contexts(names).connect_uri(&real.uri()).await.unwrap();
             let proxy = Server::builder().export(Export::new(ProxyBackend::new(upstream)));
             let proxy = proxy.listen_unix(dir.path().join("proxy")).unwrap();
             let uri = proxy.uri().unwrap();
-            let client = Client::builder()
-                .contexts(names)
-                .not_strict(StrictMode::all());
+            let client = Client::builder().contexts(names).not_strict(StrictMode::all());
             let client = client.connect_uri(&uri).await.unwrap();
             assert!(client.export().is_read_only());
             assert_eq!(client.maps(0..4 * MIB).await.unwrap().len(), 2);
@@ -301,11 +272,7 @@ fn qemu_lists_all_our_exports_with_their_contexts() {
         block_on(async {
             let dir = short_dir();
             let server = Server::builder()
-                .export(
-                    Export::new(ZeroBackend::sparse(MIB))
-                        .name("a")
-                        .description("first"),
-                )
+                .export(Export::new(ZeroBackend::sparse(MIB)).name("a").description("first"))
                 .export(Export::new(PatternBackend::new(MIB, Pattern::Byte(1))).name("b"));
             let server = server.listen_unix(dir.path().join("s")).unwrap();
             let nbd = QemuNbd::new(tools.nbd.clone());
@@ -313,11 +280,7 @@ fn qemu_lists_all_our_exports_with_their_contexts() {
             assert_eq!(listed.exports.len(), 2, "{listed:?}");
             assert_eq!(listed.exports[0].description.as_deref(), Some("first"));
             assert_eq!(listed.exports[0].contexts, ["base:allocation"]);
-            assert!(
-                listed.exports[1]
-                    .flag_names
-                    .contains(&"readonly".to_owned())
-            );
+            assert!(listed.exports[1].flag_names.contains(&"readonly".to_owned()));
             let ours = nbd::list(&server.uri().unwrap()).await.unwrap();
             assert_eq!(ours.exports.len(), 2);
             server.finish().await.unwrap();
@@ -329,26 +292,13 @@ fn qemu_lists_all_our_exports_with_their_contexts() {
 fn a_sparse_terabyte_is_verified_without_reading_it() {
     block_on(async {
         let memory = MemoryBackend::new(1 << 40);
-        memory
-            .write(1 << 39, vec![9; 512].into(), false)
-            .await
-            .unwrap();
-        let server = Server::builder()
-            .export(Export::new(memory))
-            .detached()
-            .unwrap();
+        memory.write(1 << 39, vec![9; 512].into(), false).await.unwrap();
+        let server = Server::builder().export(Export::new(memory)).detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         server.serve(theirs);
-        let client = Client::builder()
-            .context("base:allocation")
-            .connect_stream(ours)
-            .await
-            .unwrap();
-        let found = client
-            .verify(0..1 << 40, Pattern::Byte(0))
-            .await
-            .unwrap()
-            .unwrap();
+        let client =
+            Client::builder().context("base:allocation").connect_stream(ours).await.unwrap();
+        let found = client.verify(0..1 << 40, Pattern::Byte(0)).await.unwrap().unwrap();
         assert_eq!((found.offset, found.found), (1 << 39, 9));
         assert!(client.stats().bytes_in < 4 * MIB);
     });
@@ -359,10 +309,8 @@ fn a_socketpair_end_can_be_handed_to_the_client() {
     block_on(async {
         let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
         b.set_nonblocking(true).unwrap();
-        let server = Server::builder()
-            .export(Export::new(ZeroBackend::new(MIB)))
-            .detached()
-            .unwrap();
+        let server =
+            Server::builder().export(Export::new(ZeroBackend::new(MIB))).detached().unwrap();
         server.serve(tokio::net::UnixStream::from_std(b).unwrap());
         let client = Client::builder().connect_fd(a.into()).await.unwrap();
         assert_eq!(client.read(0, 512).await.unwrap(), [0; 512]);
@@ -415,24 +363,15 @@ fn a_full_queue_is_waited_for_until_the_deadline() {
                 handshake: Duration::from_secs(120),
                 ..Deadlines::default()
             };
-            async move {
-                Client::builder()
-                    .deadlines(patient)
-                    .connect_unix(path)
-                    .await
-            }
+            async move { Client::builder().deadlines(patient).connect_unix(path).await }
         });
         drop(listener.accept().unwrap());
         drop(first);
-        let (stream, _) = tokio::task::spawn_blocking(move || listener.accept())
-            .await
-            .unwrap()
-            .unwrap();
+        let (stream, _) =
+            tokio::task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let server = Server::builder()
-            .export(Export::new(MemoryBackend::new(512)))
-            .detached()
-            .unwrap();
+        let server =
+            Server::builder().export(Export::new(MemoryBackend::new(512))).detached().unwrap();
         server.serve(tokio::net::UnixStream::from_std(stream).unwrap());
         assert_eq!(waiting.await.unwrap().unwrap().export().size, 512);
     });

@@ -104,10 +104,7 @@ fn a_close_by_plan_comes_after_what_is_still_in_the_stream() {
         let close = Rule::new(On::reply(C::READ), Action::CLOSE).after();
         let export = Export::new(MemoryBackend::new(MIB));
         let server = Server::builder().export(export);
-        let server = server
-            .plan(FaultPlan::new().rule(close))
-            .detached()
-            .unwrap();
+        let server = server.plan(FaultPlan::new().rule(close)).detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 14);
         server.serve(Collects::over(theirs));
         let client = Client::builder().connect_stream(ours).await.unwrap();
@@ -124,10 +121,7 @@ fn a_reply_that_is_sent_byte_by_byte_leaves_the_connection_as_it_was() {
         let dribble = Rule::new(On::reply(C::WRITE), Action::Dribble);
         let export = Export::new(MemoryBackend::new(MIB));
         let server = Server::builder().export(export);
-        let server = server
-            .plan(FaultPlan::new().rule(dribble))
-            .detached()
-            .unwrap();
+        let server = server.plan(FaultPlan::new().rule(dribble)).detached().unwrap();
         let (ours, theirs) = tokio::io::duplex(1 << 14);
         server.serve(theirs);
         let client = Client::builder().connect_stream(ours).await.unwrap();

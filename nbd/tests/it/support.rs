@@ -42,11 +42,7 @@ pub(crate) fn all_tools() -> Vec<Tools> {
             let flagged = Finder::new().flag(kind, path.clone()).find(kind);
             flagged.ok().filter(|_| path.exists())
         };
-        let name = prefix
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = prefix.file_name().unwrap_or_default().to_string_lossy().into_owned();
         found.extend(tools(&name, find));
     }
     if found.is_empty() {
@@ -91,11 +87,7 @@ fn prefixes() -> Vec<PathBuf> {
 
 /// A directory with a path short enough for sockets.
 pub(crate) fn short_dir() -> TempDir {
-    tempfile::Builder::new()
-        .prefix("nbd")
-        .rand_bytes(6)
-        .tempdir()
-        .unwrap()
+    tempfile::Builder::new().prefix("nbd").rand_bytes(6).tempdir().unwrap()
 }
 
 /// Runs qemu-img, which must succeed, and returns what it printed.
@@ -118,10 +110,8 @@ pub(crate) async fn io(tools: &Tools, image: &str, commands: &[&str]) -> Output 
 
 /// A multi-threaded runtime, as users have one.
 pub(crate) fn block_on<F: Future>(f: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(f)
 }
 
@@ -184,9 +174,7 @@ pub(crate) fn activated(program: &Path, socket: &Path) -> Command {
 /// it: neither is a part of QEMU's packages.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|p| p.join(name))
-        .find(|p| p.is_file());
+    let found = std::env::split_paths(&path).map(|p| p.join(name)).find(|p| p.is_file());
     if found.is_none() {
         println!("skipped: no {name} on PATH (Debian: nbdkit, libnbd-bin)");
     }

@@ -98,9 +98,7 @@ fn what_rustls_does_not_have_is_named_with_what_to_use_instead() {
         ),
         ("tls-type=anon", anonymous, "tls-verify-peer=0"),
     ] {
-        let uri: Uri = format!("nbds+unix:///?socket=/nonexistent&{parameters}")
-            .parse()
-            .unwrap();
+        let uri: Uri = format!("nbds+unix:///?socket=/nonexistent&{parameters}").parse().unwrap();
         let (word, _) = parameters.split_once('&').unwrap_or((parameters, ""));
         let (word, _) = word.split_once("=/").unwrap_or((word, ""));
         let builder = Client::builder();
@@ -250,10 +248,7 @@ fn qemu_nbd_and_our_client_understand_each_other() {
             .format("raw")
             .tls_creds("tls0")
             .object(creds + ",verify-peer=on");
-        let server = server
-            .serve_unix(image, dir.path().join("s"))
-            .await
-            .unwrap();
+        let server = server.serve_unix(image, dir.path().join("s")).await.unwrap();
         let client = Client::builder().tls(credentials());
         let client = client.connect_uri(&server.uri()).await.unwrap();
         client.write(0, vec![9; 1 << 20]).await.unwrap();

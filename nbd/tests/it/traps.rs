@@ -29,29 +29,16 @@ fn fork_has_three_outcomes_and_they_are_told_apart() {
     each(|tools, dir| async move {
         let image = raw(&tools, &dir).await;
         let nbd = QemuNbd::new(tools.nbd.clone());
-        let quiet = nbd
-            .clone()
-            .format("raw")
-            .fork(&image, dir.path().join("1"))
-            .await
-            .unwrap();
+        let quiet = nbd.clone().format("raw").fork(&image, dir.path().join("1")).await.unwrap();
         assert!(matches!(quiet, Forked::Serving(..)), "{quiet:?}");
         // Without a format qemu-nbd warns, and its parent exits with 1 while the daemon serves.
-        let warned = nbd
-            .clone()
-            .fork(&image, dir.path().join("2"))
-            .await
-            .unwrap();
+        let warned = nbd.clone().fork(&image, dir.path().join("2")).await.unwrap();
         assert!(matches!(warned, Forked::ServingDespite(..)), "{warned:?}");
         assert!(
             warned.output().stderr_text().contains("WARNING"),
             "{warned:?}"
         );
-        let failed = nbd
-            .format("qcow2")
-            .fork(&image, dir.path().join("3"))
-            .await
-            .unwrap();
+        let failed = nbd.format("qcow2").fork(&image, dir.path().join("3")).await.unwrap();
         assert!(matches!(failed, Forked::Failed(_)), "{failed:?}");
         assert_eq!(failed.output().status.code(), Some(1));
         for forked in [quiet, warned] {
@@ -108,9 +95,7 @@ fn a_taken_socket_is_refused_instead_of_stolen() {
     each(|tools, dir| async move {
         let server = served(&tools, &dir).await;
         let nbd = QemuNbd::new(tools.nbd.clone()).format("raw");
-        let second = nbd
-            .serve_unix(dir.path().join("raw"), dir.path().join("s"))
-            .await;
+        let second = nbd.serve_unix(dir.path().join("raw"), dir.path().join("s")).await;
         assert!(matches!(second, Err(QemuNbdError::Listen { .. })));
         Client::builder().connect_uri(&server.uri()).await.unwrap();
     });
@@ -174,9 +159,7 @@ fn qemu_nbd_itself_refuses_a_relative_socket_path() {
 fn tcp_needs_no_free_port_to_be_guessed() {
     each(|tools, dir| async move {
         let image = raw(&tools, &dir).await;
-        let nbd = QemuNbd::new(tools.nbd.clone())
-            .format("raw")
-            .export_name("x y");
+        let nbd = QemuNbd::new(tools.nbd.clone()).format("raw").export_name("x y");
         let (a, b) = tokio::join!(
             nbd.clone().serve_tcp(&image),
             nbd.read_only().serve_tcp(&image)
@@ -188,20 +171,11 @@ fn tcp_needs_no_free_port_to_be_guessed() {
         };
         let client = Client::builder().connect_tcp(host, *port).await;
         assert!(client.is_err(), "the export has a name");
-        let client = Client::builder()
-            .export("x y")
-            .connect_tcp(host, *port)
-            .await
-            .unwrap();
+        let client = Client::builder().export("x y").connect_tcp(host, *port).await.unwrap();
         assert!(client.export().is_read_only());
         let again = a.restart().await.unwrap();
         assert_eq!(
-            Client::builder()
-                .connect_uri(&again.uri())
-                .await
-                .unwrap()
-                .export()
-                .size,
+            Client::builder().connect_uri(&again.uri()).await.unwrap().export().size,
             MIB
         );
     });
@@ -257,10 +231,8 @@ fn a_second_client_waits_only_where_the_test_says_so() {
         let output = server.stop().await.unwrap();
         let log = output.stderr_text();
         let goodbye = log.find(".type = 0x2,");
-        let begun: Vec<usize> = log
-            .match_indices("nbd_negotiate_begin")
-            .map(|(at, _)| at)
-            .collect();
+        let begun: Vec<usize> =
+            log.match_indices("nbd_negotiate_begin").map(|(at, _)| at).collect();
         // The first is our own readiness probe.
         let in_turn = begun.len() == 3 && goodbye.is_some_and(|at| at < begun[2]);
         assert!(in_turn, "this version serves two at once: {log}");
@@ -272,10 +244,7 @@ fn a_second_client_waits_only_where_the_test_says_so() {
 fn a_probe_neither_ends_nor_disturbs_a_server_for_one_client() {
     each(|tools, dir| async move {
         let image = raw(&tools, &dir).await;
-        let nbd = QemuNbd::new(tools.nbd.clone())
-            .format("raw")
-            .until_last_client()
-            .shared(1);
+        let nbd = QemuNbd::new(tools.nbd.clone()).format("raw").until_last_client().shared(1);
         let server = nbd.serve_unix(image, dir.path().join("s")).await.unwrap();
         let client = Client::builder().connect_uri(&server.uri()).await.unwrap();
         client.disconnect().await.unwrap();
@@ -437,16 +406,8 @@ fn a_qcow2_stays_locked_exactly_as_long_as_its_server_lives() {
         let image = dir.path().join("q").to_str().unwrap().to_owned();
         img(&tools, ["create", "-q", "-f", "qcow2", &image, "1M"]).await;
         let nbd = QemuNbd::new(tools.nbd.clone()).format("qcow2");
-        let server = nbd
-            .clone()
-            .serve_unix(&image, dir.path().join("s"))
-            .await
-            .unwrap();
-        let error = nbd
-            .clone()
-            .serve_unix(&image, dir.path().join("t"))
-            .await
-            .unwrap_err();
+        let server = nbd.clone().serve_unix(&image, dir.path().join("s")).await.unwrap();
+        let error = nbd.clone().serve_unix(&image, dir.path().join("t")).await.unwrap_err();
         assert!(error.to_string().contains("lock"), "{error}");
         server.kill().await.unwrap();
         let server = nbd.serve_unix(&image, dir.path().join("t")).await.unwrap();
@@ -480,17 +441,9 @@ fn qemus_list_and_ours_agree() {
         img(&tools, ["create", "-q", "-f", "qcow2", &image, "1M"]).await;
         img(&tools, ["bitmap", "--add", &image, "b0"]).await;
         let nbd = QemuNbd::new(tools.nbd.clone());
-        let server = nbd
-            .clone()
-            .format("qcow2")
-            .read_only()
-            .bitmap("b0")
-            .allocation_depth();
+        let server = nbd.clone().format("qcow2").read_only().bitmap("b0").allocation_depth();
         let server = server.export_name("n").description("some text");
-        let server = server
-            .serve_unix(image, dir.path().join("s"))
-            .await
-            .unwrap();
+        let server = server.serve_unix(image, dir.path().join("s")).await.unwrap();
         let theirs = nbd.list(server.address()).await.unwrap();
         let ours = nbd::list(&server.uri()).await.unwrap();
         assert_eq!((theirs.exports.len(), ours.exports.len()), (1, 1));
@@ -553,9 +506,7 @@ fn a_client_that_dawdles_in_the_handshake_is_dropped() {
 fn a_relative_image_is_found_though_the_daemon_changes_directory() {
     each(|tools, dir| async move {
         raw(&tools, &dir).await;
-        let nbd = QemuNbd::new(tools.nbd.clone())
-            .format("raw")
-            .current_dir(dir.path());
+        let nbd = QemuNbd::new(tools.nbd.clone()).format("raw").current_dir(dir.path());
         let server = nbd.serve_unix("raw", dir.path().join("s")).await.unwrap();
         assert!(server.stop().await.unwrap().status.is_success());
     });
@@ -574,14 +525,8 @@ fn a_list_over_tls_on_a_unix_socket_needs_the_name_in_the_certificate() {
         let nbd = QemuNbd::new(tools.nbd.clone());
         let server = nbd.clone().format("raw").tls_creds("tls0");
         let server = server.object(creds("server") + ",verify-peer=off");
-        let server = server
-            .serve_unix(image, dir.path().join("s"))
-            .await
-            .unwrap();
-        let plain = Client::builder()
-            .connect(server.address())
-            .await
-            .unwrap_err();
+        let server = server.serve_unix(image, dir.path().join("s")).await.unwrap();
+        let plain = Client::builder().connect(server.address()).await.unwrap_err();
         let required = matches!(plain.handshake(), Some(HandshakeError::TlsRequired { .. }));
         assert!(required, "{}", chain(&plain));
         let client = nbd.object(creds("client")).tls_creds("tls0");

@@ -24,10 +24,7 @@ fn server(mode: Mode, rule: Rule) -> Server {
 async fn connect(server: &Server, builder: ClientBuilder) -> Result<Client, ConnectError> {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     server.serve(theirs);
-    builder
-        .context("base:allocation")
-        .connect_stream(ours)
-        .await
+    builder.context("base:allocation").connect_stream(ours).await
 }
 
 async fn violation(mode: Mode, command: C, action: Action) -> Violation {
@@ -250,16 +247,12 @@ fn what_is_tolerated_is_tolerated_and_zeroes_fill_the_gap() {
     block_on(async {
         let lie = |lie| Rule::new(On::reply(C::READ), Action::Malform(lie));
         let gap = server(Mode::Structured, lie(Malformed::Half));
-        let client = connect(&gap, Client::builder().tolerate(Checks::GAP))
-            .await
-            .unwrap();
+        let client = connect(&gap, Client::builder().tolerate(Checks::GAP)).await.unwrap();
         let data = client.read(0, 1024).await.unwrap();
         assert_eq!(data.len(), 1024);
         assert!(data[..512].iter().any(|b| *b != 0) && data[512..].iter().all(|b| *b == 0));
         let twice = server(Mode::Extended, lie(Malformed::Overlap));
-        let client = connect(&twice, Client::builder().tolerate(Checks::OVERLAP))
-            .await
-            .unwrap();
+        let client = connect(&twice, Client::builder().tolerate(Checks::OVERLAP)).await.unwrap();
         let mut expected = vec![0; 1024];
         Pattern::Offset(3).fill(0, &mut expected);
         assert_eq!(client.read(0, 1024).await.unwrap(), expected);
@@ -387,11 +380,7 @@ fn a_list_bomb_is_defused() {
             let mut negotiation = Client::builder().negotiate_stream(ours).await.unwrap();
             let error = match option {
                 OptionCode::LIST => negotiation.list().await.map(drop).unwrap_err(),
-                _ => negotiation
-                    .list_contexts("", &[])
-                    .await
-                    .map(drop)
-                    .unwrap_err(),
+                _ => negotiation.list_contexts("", &[]).await.map(drop).unwrap_err(),
             };
             let HandshakeError::Endless { replies, bytes, .. } = error else {
                 panic!("{error}")
@@ -425,12 +414,8 @@ fn a_stall_in_any_phase_meets_a_deadline() {
         let plan = FaultPlan::new().rule(Rule::new(On::reply(C::READ), Action::Delay(10_000)));
         let clock = Clock::instant();
         let backend = Export::new(MemoryBackend::new(4096));
-        let server = Server::builder()
-            .export(backend)
-            .plan(plan)
-            .clock(clock.clone())
-            .detached()
-            .unwrap();
+        let server =
+            Server::builder().export(backend).plan(plan).clock(clock.clone()).detached().unwrap();
         let client = connect(&server, Client::builder()).await.unwrap();
         client.read(0, 512).await.unwrap();
         assert_eq!(clock.now(), Duration::from_secs(10));
@@ -442,12 +427,8 @@ fn a_manual_clock_holds_a_delay_until_the_test_moves_it() {
     block_on(async {
         let plan = FaultPlan::new().rule(Rule::new(On::reply(C::READ), Action::Delay(5_000)));
         let backend = Export::new(MemoryBackend::new(4096));
-        let server = Server::builder()
-            .export(backend)
-            .plan(plan)
-            .clock(Clock::manual())
-            .detached()
-            .unwrap();
+        let server =
+            Server::builder().export(backend).plan(plan).clock(Clock::manual()).detached().unwrap();
         let client = connect(&server, Client::builder()).await.unwrap();
         let mut reading = Box::pin(client.read(0, 512));
         let fired = |e: &nbd::server::Entry| matches!(e.event, nbd::server::Event::Fault { .. });
@@ -459,9 +440,7 @@ fn a_manual_clock_holds_a_delay_until_the_test_moves_it() {
         // The delay is counted from when it began, which the journal's entry may precede.
         let advance = async {
             loop {
-                server
-                    .clock()
-                    .advance(std::time::Duration::from_millis(5_000));
+                server.clock().advance(std::time::Duration::from_millis(5_000));
                 tokio::task::yield_now().await;
             }
         };

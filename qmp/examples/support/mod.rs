@@ -39,10 +39,6 @@ pub(crate) fn start(
             "chardev=monitor",
         ]);
     }
-    let child = command
-        .args(args)
-        .stdin(OwnedFd::from(theirs))
-        .stdout(stdout)
-        .spawn()?;
+    let child = command.args(args).stdin(OwnedFd::from(theirs)).stdout(stdout).spawn()?;
     Ok((Qemu(child), ours))
 }

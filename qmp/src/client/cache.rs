@@ -142,9 +142,6 @@ impl EventCache {
 }
 
 fn take(inner: &mut Inner, matcher: &Matcher) -> Option<Arc<Event>> {
-    let at = inner
-        .events
-        .iter()
-        .position(|event| matcher.matches(event))?;
+    let at = inner.events.iter().position(|event| matcher.matches(event))?;
     inner.events.remove(at)
 }

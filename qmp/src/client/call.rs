@@ -226,9 +226,7 @@ impl<R: DeserializeOwned + Send + 'static> Call<R> {
             };
             let on_way = OnWay {
                 span: span.clone(),
-                queue: events
-                    .as_ref()
-                    .map(|(_, events)| Arc::clone(events.queue())),
+                queue: events.as_ref().map(|(_, events)| Arc::clone(events.queue())),
                 written: unanswered,
             };
             let waiting =

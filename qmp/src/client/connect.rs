@@ -104,9 +104,7 @@ impl Client {
     ) -> Result<Self, ConnectError> {
         let path = path.as_ref();
         let attempt = Attempt::new(options, path.display());
-        let connected = attempt
-            .connect(path, |_| false, std::future::pending::<String>())
-            .await?;
+        let connected = attempt.connect(path, |_| false, std::future::pending::<String>()).await?;
         attempt.handshake(connected).await
     }
 
@@ -185,10 +183,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 impl Attempt {
     pub(super) fn new(options: Options, endpoint: impl std::fmt::Display) -> Self {
-        let endpoint = options
-            .endpoint
-            .clone()
-            .unwrap_or_else(|| endpoint.to_string());
+        let endpoint = options.endpoint.clone().unwrap_or_else(|| endpoint.to_string());
         let until = Instant::now() + options.connect_deadline.min(FOREVER);
         Self {
             options,
@@ -313,9 +308,7 @@ impl Attempt {
         let guard = AbortOnDrop(Some(driver));
 
         let mut stages = shared.stage();
-        let stage = self
-            .in_time(stages.wait_for(|stage| !matches!(stage, Stage::Handshake)))
-            .await;
+        let stage = self.in_time(stages.wait_for(|stage| !matches!(stage, Stage::Handshake))).await;
         let cause = match stage {
             None => return Err(self.too_late(&shared, peer)),
             Some(Err(_)) => Closed::Local,

@@ -96,9 +96,7 @@ impl<T: Transport> Driver<T> {
         // No more than that, or a flood of events could hold up the command forever.
         let mut arrived = rustix::io::ioctl_fionread(source).map_err(failed)?;
         while arrived > 0 {
-            let room = usize::try_from(arrived)
-                .unwrap_or(usize::MAX)
-                .min(READ_SIZE);
+            let room = usize::try_from(arrived).unwrap_or(usize::MAX).min(READ_SIZE);
             match rustix::io::read(source, &mut self.buffer[..room]) {
                 Ok(0) | Err(Errno::AGAIN) => break,
                 Ok(count) => {
@@ -207,9 +205,7 @@ impl<T: Transport> Driver<T> {
             self.ask_again = None;
             return;
         }
-        let pause = self
-            .ask_again
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(ASK_AGAIN)));
+        let pause = self.ask_again.get_or_insert_with(|| Box::pin(tokio::time::sleep(ASK_AGAIN)));
         while pause.as_mut().poll(cx).is_ready() {
             self.shared.synchronizes(true);
             pause.as_mut().reset(Instant::now() + ASK_AGAIN);
@@ -218,9 +214,7 @@ impl<T: Transport> Driver<T> {
 
     /// Finishes a partly written line, so that the stream's next reader does not see half of one.
     fn finish_line(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let linger = self
-            .linger
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let linger = self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
         if linger.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }

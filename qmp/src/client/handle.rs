@@ -217,9 +217,7 @@ impl Client {
     /// Waits until the session has ended, and returns the reason.
     pub async fn closed(&self) -> Closed {
         let mut stage = self.shared().stage();
-        let closed = stage
-            .wait_for(|stage| matches!(stage, Stage::Closed(_)))
-            .await;
+        let closed = stage.wait_for(|stage| matches!(stage, Stage::Closed(_))).await;
         match closed.as_deref() {
             Ok(Stage::Closed(cause)) => cause.clone(),
             _ => Closed::Local,
@@ -239,8 +237,7 @@ impl Client {
 
     /// How many commands are in flight, and how many are waiting to be sent.
     pub fn outstanding(&self) -> (usize, usize) {
-        self.shared()
-            .with_session(|session| (session.in_flight(), session.queued()))
+        self.shared().with_session(|session| (session.in_flight(), session.queued()))
     }
 }
 

@@ -17,8 +17,6 @@ pub(crate) fn is_stopped(pid: i32) -> bool {
         return false;
     };
     // The state follows the name, which is in parentheses and may hold any character.
-    let state = stat
-        .rfind(')')
-        .and_then(|at| stat[at + 1..].trim_start().chars().next());
+    let state = stat.rfind(')').and_then(|at| stat[at + 1..].trim_start().chars().next());
     matches!(state, Some('T' | 't'))
 }

@@ -209,9 +209,7 @@ pub(super) fn find_special(bytes: &[u8]) -> Option<usize> {
     let rest = &bytes[at..];
     let end = memchr::memchr2(b'"', b'\\', rest);
     let inner = &rest[..end.unwrap_or(rest.len())];
-    memchr::memchr2(b'\n', 0xFF, inner)
-        .or(end)
-        .map(|found| at + found)
+    memchr::memchr2(b'\n', 0xFF, inner).or(end).map(|found| at + found)
 }
 
 /// How far a string is searched eight bytes at a time.

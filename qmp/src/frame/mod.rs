@@ -267,9 +267,7 @@ impl Framer {
 
     fn scan_between(&mut self) -> Option<Step> {
         // 0xFF is the guest agent's resynchronization mark, and never part of a message.
-        let first = self.buf[self.pos..]
-            .iter()
-            .position(|&b| !is_space(b) && b != 0xFF);
+        let first = self.buf[self.pos..].iter().position(|&b| !is_space(b) && b != 0xFF);
         self.pos = first.map_or(self.buf.len(), |at| self.pos + at);
         self.start = self.pos;
         match self.buf.get(self.pos) {
@@ -297,9 +295,7 @@ impl Framer {
 
     fn scan_message(&mut self) -> Option<Step> {
         let start = self.start;
-        let scan = self
-            .brackets
-            .scan(&self.buf, &mut self.pos, self.limits.depth);
+        let scan = self.brackets.scan(&self.buf, &mut self.pos, self.limits.depth);
         let exceeds = self.pos - start > self.limits.message;
         let too_large = FrameErrorKind::TooLarge {
             limit: self.limits.message,
@@ -375,9 +371,7 @@ impl Framer {
 
     fn scan_garbage(&mut self, kind: FrameErrorKind, to_line_end: bool) -> Option<Step> {
         let rest = &self.buf[self.pos..];
-        let end = rest
-            .iter()
-            .position(|&b| b == b'\n' || b == 0xFF || b == b'{' && !to_line_end);
+        let end = rest.iter().position(|&b| b == b'\n' || b == 0xFF || b == b'{' && !to_line_end);
         let until = end.map_or(self.buf.len(), |at| self.pos + at);
         self.skip(self.pos..until);
         self.pos = until;
@@ -395,8 +389,7 @@ impl Framer {
         self.skipped += bytes.len();
         let (head, rest) = bytes.split_at(bytes.len().min(SAMPLE - self.head.len()));
         self.head.extend_from_slice(head);
-        self.tail
-            .extend_from_slice(&rest[rest.len().saturating_sub(SAMPLE)..]);
+        self.tail.extend_from_slice(&rest[rest.len().saturating_sub(SAMPLE)..]);
         let surplus = self.tail.len().saturating_sub(SAMPLE);
         self.tail.drain(..surplus);
         self.start = end;

@@ -332,11 +332,7 @@ impl Control {
 
     /// The commands that were executed so far, in order, without `qmp_capabilities`.
     pub fn requests(&self) -> Vec<Request> {
-        self.record
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .requests
-            .clone()
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).requests.clone()
     }
 
     /// Waits for the next executed command and returns it; none once the monitor has ended and all
@@ -347,10 +343,7 @@ impl Control {
 
     /// The largest number of commands that were queued at one time.
     pub fn most_queued(&self) -> usize {
-        self.record
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .most_queued
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).most_queued
     }
 }
 

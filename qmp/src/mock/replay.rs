@@ -85,9 +85,7 @@ impl Replay {
                     {
                         *id = actual.clone();
                     }
-                    writer
-                        .write_all(format!("{recorded}\r\n").as_bytes())
-                        .await?;
+                    writer.write_all(format!("{recorded}\r\n").as_bytes()).await?;
                     writer.flush().await?;
                 }
                 Direction::Out => {
@@ -158,9 +156,7 @@ fn same(recorded: &Value, sent: &Value) -> bool {
     match (recorded, sent) {
         (Value::String(text), Value::String(_)) if text == "REDACTED" => true,
         (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && a.iter()
-                    .all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
+            a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
         }
         (Value::Array(a), Value::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))

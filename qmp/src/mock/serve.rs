@@ -242,18 +242,10 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
             return;
         }
         let enable = match request.arguments.get("enable").and_then(Value::as_array) {
-            Some(list) => list
-                .iter()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect(),
+            Some(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             None => Vec::new(),
         };
-        let offered = self
-            .config
-            .greeting
-            .as_ref()
-            .map_or(&[][..], |g| &g.capabilities[..]);
+        let offered = self.config.greeting.as_ref().map_or(&[][..], |g| &g.capabilities[..]);
         if let Some(name) = enable.iter().find(|name| !offered.contains(*name)) {
             let desc = format!("Capability {name} not available");
             self.fail(ErrorObject::new(ErrorClass::GenericError, desc), id);
@@ -274,11 +266,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
             .push(request.clone());
         // Nothing may be waiting for it any more.
         let _ = self.executed.send(request.clone());
-        let handler = self
-            .config
-            .handlers
-            .get(&request.name)
-            .or(self.config.fallback.as_ref());
+        let handler = self.config.handlers.get(&request.name).or(self.config.fallback.as_ref());
         match handler {
             Some(handler) => handler(request),
             None if request.name == "quit" => Answer::empty().close(),
@@ -342,8 +330,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Server<S> {
                 c if c.is_ascii() => self.out.push(c as u8),
                 c => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
-                        self.out
-                            .extend_from_slice(format!("\\u{unit:04x}").as_bytes());
+                        self.out.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
                     }
                 }
             }

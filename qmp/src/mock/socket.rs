@@ -73,9 +73,7 @@ impl AsyncRead for Socket {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
             let bytes = buf.initialize_unfilled();
-            let read = self
-                .stream
-                .try_io(Interest::READABLE, || self.receive(bytes));
+            let read = self.stream.try_io(Interest::READABLE, || self.receive(bytes));
             match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),

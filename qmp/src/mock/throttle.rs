@@ -39,8 +39,7 @@ impl Throttle {
             return None;
         }
         let ends = Instant::now() + period;
-        self.running
-            .insert(event.name.clone(), Period { ends, held: None });
+        self.running.insert(event.name.clone(), Period { ends, held: None });
         Some(event)
     }
 

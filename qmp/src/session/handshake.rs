@@ -104,8 +104,7 @@ impl Session {
             }
             Some(error) => {
                 self.phase = Phase::Failed;
-                self.notices
-                    .push_back(Notice::Failed(HandshakeFailure::Refused { error }));
+                self.notices.push_back(Notice::Failed(HandshakeFailure::Refused { error }));
             }
         }
     }
@@ -116,14 +115,10 @@ impl Session {
             return;
         }
         self.noise += 1;
-        let sample = self
-            .first_noise
-            .get_or_insert_with(|| sample(bytes))
-            .clone();
+        let sample = self.first_noise.get_or_insert_with(|| sample(bytes)).clone();
         if self.noise >= MAX_NOISE {
             self.phase = Phase::Failed;
-            self.notices
-                .push_back(Notice::Failed(HandshakeFailure::NotQmp { sample }));
+            self.notices.push_back(Notice::Failed(HandshakeFailure::NotQmp { sample }));
         }
     }
 }

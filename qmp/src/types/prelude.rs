@@ -146,8 +146,7 @@ pub(crate) fn take_optional<T: DeserializeOwned, E: Error>(
         return Ok(None);
     };
     let read = serde_path_to_error::deserialize(value);
-    read.map(Some)
-        .map_err(|error| E::custom(within(name, &error)))
+    read.map(Some).map_err(|error| E::custom(within(name, &error)))
 }
 
 /// The variant of a union whose tag is the member `tag`.
@@ -204,9 +203,7 @@ pub(crate) fn put_all<M: SerializeMap>(
     map: &mut M,
     members: &Map<String, Value>,
 ) -> Result<(), M::Error> {
-    members
-        .iter()
-        .try_for_each(|(name, value)| map.serialize_entry(name, value))
+    members.iter().try_for_each(|(name, value)| map.serialize_entry(name, value))
 }
 
 pub(crate) fn object<S: Serializer, T: Members>(

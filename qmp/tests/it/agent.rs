@@ -49,9 +49,7 @@ async fn what_an_agent_told_its_last_client_is_dropped_up_to_the_answer_to_our_n
         peer.say("{\"return\": {}}\n");
     };
     let talk = async {
-        let client = Client::from_fd(ours, Options::default().guest_agent())
-            .await
-            .unwrap();
+        let client = Client::from_fd(ours, Options::default().guest_agent()).await.unwrap();
         assert!(!client.oob_enabled());
         client.execute("guest-ping", ()).await.unwrap();
     };
@@ -81,14 +79,9 @@ async fn an_old_agent_is_talked_to_and_answers_go_to_their_calls() {
     assert!(unknown.desc().unwrap().contains("guest-none"), "{unknown}");
     // One that is not answered, and one that is abandoned: the next reply is not mixed up.
     let shutdown = client.execute("guest-shutdown", ());
-    shutdown
-        .unless_refused(Duration::from_secs(1))
-        .await
-        .unwrap();
+    shutdown.unless_refused(Duration::from_secs(1)).await.unwrap();
     control.block();
-    let given_up = client
-        .execute("guest-ping", ())
-        .deadline(Duration::from_secs(1));
+    let given_up = client.execute("guest-ping", ()).deadline(Duration::from_secs(1));
     assert!(given_up.await.unwrap_err().is_timeout());
     control.unblock();
     assert_eq!(
@@ -307,9 +300,7 @@ fn an_agent_is_brought_in_step_again_after_words_that_cannot_be_read() {
 #[tokio::test]
 async fn an_agent_that_does_not_run_is_silent_and_one_that_refuses_says_why() {
     let (ours, _peer) = pair();
-    let options = Options::default()
-        .guest_agent()
-        .connect_deadline(Duration::from_millis(50));
+    let options = Options::default().guest_agent().connect_deadline(Duration::from_millis(50));
     let error = Client::from_fd(ours, options).await.unwrap_err();
     assert!(matches!(error, ConnectError::NoAgent { .. }), "{error:?}");
 
@@ -389,10 +380,7 @@ async fn a_typed_command_without_an_answer_is_known_to_be_one() {
     let raw = tokio::time::timeout(Duration::from_secs(60), raw).await;
     assert_eq!(raw.expect("an end").unwrap().get(), "{}");
     let (client, _control) = agent(shutdown(|| Answer::error("busy"))).await;
-    let error = Agent::new(client)
-        .call(GuestShutdown::new())
-        .await
-        .unwrap_err();
+    let error = Agent::new(client).call(GuestShutdown::new()).await.unwrap_err();
     assert_eq!(error.desc(), Some("busy"));
 }
 
@@ -513,15 +501,16 @@ async fn an_agent_that_is_away_for_a_while_is_waited_for() {
 /// A guest in which a program ends after its status was asked for `running` times.
 fn guest_program(running: usize, status: Value) -> Monitor {
     let asked = AtomicUsize::new(0);
-    Monitor::agent()
-        .on("guest-exec", |_| Answer::value(json!({"pid": 7})))
-        .on("guest-exec-status", move |request| {
+    Monitor::agent().on("guest-exec", |_| Answer::value(json!({"pid": 7}))).on(
+        "guest-exec-status",
+        move |request| {
             assert_eq!(request.arguments["pid"], 7);
             match asked.fetch_add(1, Ordering::Relaxed) < running {
                 true => Answer::value(json!({"exited": false})),
                 false => Answer::value(status.clone()),
             }
-        })
+        },
+    )
 }
 
 #[tokio::test(start_paused = true)]

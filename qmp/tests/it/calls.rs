@@ -31,9 +31,7 @@ pub(crate) async fn connect_with(monitor: Monitor, options: Options) -> (Client,
 }
 
 async fn session(stream: DuplexStream, options: Options) -> Client {
-    Client::from_stream(stream, options)
-        .await
-        .expect("a session")
+    Client::from_stream(stream, options).await.expect("a session")
 }
 
 /// A session over a stream that buffers `room` bytes, with a peer that has greeted and reads
@@ -150,11 +148,7 @@ async fn what_qemu_could_not_attribute_is_refused_and_nothing_is_sent() {
         assert!(matches!(error, Error::Encode { .. }), "{error:?}");
     }
     let fd = std::fs::File::open("/dev/null").unwrap();
-    let error = client
-        .execute("getfd", json!({"fdname": "a"}))
-        .fd(fd)
-        .await
-        .unwrap_err();
+    let error = client.execute("getfd", json!({"fdname": "a"})).fd(fd).await.unwrap_err();
     assert!(
         matches!(error, Error::Encode { .. }),
         "a duplex stream carries no descriptors"
@@ -172,11 +166,7 @@ async fn a_deadline_ends_one_call_and_the_next_is_served() {
         error.is_timeout() && error.to_string().contains("never"),
         "{error}"
     );
-    let error = client
-        .execute("never", ())
-        .deadline(Duration::from_millis(1))
-        .await
-        .unwrap_err();
+    let error = client.execute("never", ()).deadline(Duration::from_millis(1)).await.unwrap_err();
     assert!(matches!(error, Error::Timeout { after, .. } if after.as_millis() == 1));
     let patient = client.with_deadline(Duration::from_secs(60));
     assert_eq!(
@@ -188,9 +178,7 @@ async fn a_deadline_ends_one_call_and_the_next_is_served() {
 #[tokio::test(start_paused = true)]
 async fn a_call_may_have_more_time_than_others_and_its_event_no_more_than_itself() {
     let options = Options::default().call_deadline(Duration::from_secs(1));
-    let slow = Monitor::new()
-        .on("slow", |_| Answer::silence())
-        .on("stop", |_| Answer::empty());
+    let slow = Monitor::new().on("slow", |_| Answer::silence()).on("stop", |_| Answer::empty());
     let (client, control) = connect_with(slow, options).await;
     let call = tokio::spawn(client.execute("slow", ()).no_deadline().into_future());
     let request = control.next_request().await.unwrap();
@@ -250,9 +238,7 @@ async fn a_dropped_call_leaves_no_partial_line_however_slow_the_stream() {
     let control = echo().spawn(theirs);
     let client = session(ours, Options::default()).await;
     for polls in 0..40 {
-        let mut future = client
-            .execute("echo", json!({"text": "x".repeat(50)}))
-            .into_future();
+        let mut future = client.execute("echo", json!({"text": "x".repeat(50)})).into_future();
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..polls {
             if future.as_mut().poll(&mut cx).is_ready() {
@@ -266,10 +252,7 @@ async fn a_dropped_call_leaves_no_partial_line_however_slow_the_stream() {
             json!({"n": polls})
         );
     }
-    let well_formed = control
-        .requests()
-        .iter()
-        .all(|request| request.name == "echo");
+    let well_formed = control.requests().iter().all(|request| request.name == "echo");
     assert!(well_formed, "{:?}", control.requests());
     assert_eq!(client.outstanding(), (0, 0));
 }
@@ -278,9 +261,8 @@ async fn a_dropped_call_leaves_no_partial_line_however_slow_the_stream() {
 async fn when_the_stream_ends_all_pending_calls_fail_with_the_cause() {
     for (last, cut) in [("", false), ("{\"return\": {\"a", true)] {
         let (client, control) = connect(echo()).await;
-        let calls: Vec<_> = (0..20)
-            .map(|_| tokio::spawn(client.execute("never", ()).into_future()))
-            .collect();
+        let calls: Vec<_> =
+            (0..20).map(|_| tokio::spawn(client.execute("never", ()).into_future())).collect();
         let mut events = client.subscribe(qmp::Matcher::any());
         while client.outstanding() != (7, 13) {
             tokio::task::yield_now().await;
@@ -471,17 +453,12 @@ async fn eight_commands_in_flight_would_stop_a_monitor_from_reading_oob() {
     let monitor = echo().on("yank", |_| Answer::empty()).allow_oob("yank");
     let (client, control) = connect_with(monitor, Options::default().in_band_limit(8)).await;
     control.block();
-    let calls: Vec<_> = (0..8)
-        .map(|_| tokio::spawn(client.execute("echo", ()).into_future()))
-        .collect();
+    let calls: Vec<_> =
+        (0..8).map(|_| tokio::spawn(client.execute("echo", ()).into_future())).collect();
     while control.most_queued() < 8 {
         tokio::task::yield_now().await;
     }
-    let stuck = client
-        .execute("yank", ())
-        .oob()
-        .deadline(Duration::from_millis(50))
-        .await;
+    let stuck = client.execute("yank", ()).oob().deadline(Duration::from_millis(50)).await;
     assert!(stuck.unwrap_err().is_timeout());
     control.unblock();
     for call in calls {
@@ -494,11 +471,7 @@ async fn an_oob_command_without_oob_is_refused_and_disturbs_nobody() {
     let monitor = echo().on("yank", |_| Answer::empty()).allow_oob("yank");
     let (client, control) = connect(monitor.without_oob()).await;
     let never = tokio::spawn(client.execute("never", ()).into_future());
-    while !control
-        .requests()
-        .iter()
-        .any(|request| request.name == "never")
-    {
+    while !control.requests().iter().any(|request| request.name == "never") {
         tokio::task::yield_now().await;
     }
     let error = client.execute("yank", ()).oob().await.unwrap_err();
@@ -511,11 +484,7 @@ async fn an_oob_command_without_oob_is_refused_and_disturbs_nobody() {
 
 #[tokio::test]
 async fn a_session_ends_with_its_last_client_and_leaves_no_task() {
-    let tasks = || {
-        tokio::runtime::Handle::current()
-            .metrics()
-            .num_alive_tasks()
-    };
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before_tasks = tasks();
     for _ in 0..50 {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
@@ -525,10 +494,7 @@ async fn a_session_ends_with_its_last_client_and_leaves_no_task() {
         let mut line = vec![0; 200];
         let count = theirs.read(&mut line).await.unwrap();
         let id = serde_json::from_slice::<Value>(&line[..count]).unwrap()["id"].clone();
-        theirs
-            .write_all(json!({"return": {}, "id": id}).to_string().as_bytes())
-            .await
-            .unwrap();
+        theirs.write_all(json!({"return": {}, "id": id}).to_string().as_bytes()).await.unwrap();
         let client = connecting.await.unwrap().unwrap();
         let mut events = client.subscribe(qmp::Matcher::any());
         let other = client.clone();
@@ -570,45 +536,39 @@ async fn deep_replies_are_read_on_a_small_stack_and_deep_arguments_sent() {
         json!([{"inserted": {"image": info}}])
     };
     let deepest = format!("{{\"x\": {}1{}}}", "[".repeat(1021), "]".repeat(1021));
-    let monitor = Monitor::new()
-        .on("query-block", move |_| Answer::value(chain(200)))
-        .on("deep", move |request| {
+    let monitor = Monitor::new().on("query-block", move |_| Answer::value(chain(200))).on(
+        "deep",
+        move |request| {
             let id = request.id.clone().unwrap();
             Answer::silence().raw(format!("{{\"return\": {deepest}, \"id\": {id}}}"))
-        });
+        },
+    );
     // The mock builds its own values, on the main thread; the client runs on 2 MiB.
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let _control = monitor.spawn(theirs);
-    let client = std::thread::Builder::new()
-        .stack_size(2 << 20)
-        .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let client = session(ours, Options::default()).await;
-                let mut blocks = client.execute("query-block", ()).await.unwrap();
-                let mut image = &mut blocks[0]["inserted"]["image"];
-                let mut layers = 0;
-                while image.get("backing-image").is_some() {
-                    image = &mut image["backing-image"];
-                    layers += 1;
-                }
-                assert_eq!(layers, 200);
-                let deep = client.execute("deep", ()).await.unwrap();
-                let mut value = &deep["x"];
-                let mut depth = 0;
-                while let Some(inner) = value.get(0) {
-                    value = inner;
-                    depth += 1;
-                }
-                assert_eq!(depth, 1021);
-            });
+    let client = std::thread::Builder::new().stack_size(2 << 20).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = session(ours, Options::default()).await;
+            let mut blocks = client.execute("query-block", ()).await.unwrap();
+            let mut image = &mut blocks[0]["inserted"]["image"];
+            let mut layers = 0;
+            while image.get("backing-image").is_some() {
+                image = &mut image["backing-image"];
+                layers += 1;
+            }
+            assert_eq!(layers, 200);
+            let deep = client.execute("deep", ()).await.unwrap();
+            let mut value = &deep["x"];
+            let mut depth = 0;
+            while let Some(inner) = value.get(0) {
+                value = inner;
+                depth += 1;
+            }
+            assert_eq!(depth, 1021);
         });
-    tokio::task::spawn_blocking(|| client.unwrap().join().unwrap())
-        .await
-        .unwrap();
+    });
+    tokio::task::spawn_blocking(|| client.unwrap().join().unwrap()).await.unwrap();
 }
 
 /// A panic in user code does not end the session.
@@ -657,9 +617,8 @@ async fn a_matcher_or_recorder_that_panics_ends_itself_and_not_the_session() {
 async fn closing_waits_for_the_answers_and_takes_nothing_more() {
     let (client, control) = connect(echo()).await;
     control.block();
-    let calls: Vec<_> = (0..10)
-        .map(|_| tokio::spawn(client.execute("echo", ()).into_future()))
-        .collect();
+    let calls: Vec<_> =
+        (0..10).map(|_| tokio::spawn(client.execute("echo", ()).into_future())).collect();
     while client.outstanding() != (7, 3) {
         tokio::task::yield_now().await;
     }
@@ -842,12 +801,8 @@ fn the_report_of_an_error_names_the_causes_on_one_line() {
 async fn the_descriptors_of_commands_that_were_never_sent_are_closed_with_the_session() {
     use std::io::Read;
     let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
-    let control = Monitor::new()
-        .on("getfd", |_| Answer::silence())
-        .spawn(theirs);
-    let client = Client::from_unix_stream(ours, Options::default())
-        .await
-        .unwrap();
+    let control = Monitor::new().on("getfd", |_| Answer::silence()).spawn(theirs);
+    let client = Client::from_unix_stream(ours, Options::default()).await.unwrap();
     let (mut kept, calls): (Vec<_>, Vec<_>) = (0..5)
         .map(|n| {
             let (kept, given) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -865,8 +820,7 @@ async fn the_descriptors_of_commands_that_were_never_sent_are_closed_with_the_se
     }
     // The client lives on; the mock drops what it was sent.
     for kept in &mut kept[1..] {
-        kept.set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
+        kept.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         assert_eq!(
             kept.read(&mut [0]).unwrap(),
             0,

@@ -20,9 +20,7 @@ fn monitor() -> Monitor {
 async fn exercise(client: Client, control: Control) {
     let reply = client.execute("hello", ()).await.unwrap();
     assert_eq!(reply["big"].as_str().unwrap().len(), 200_000);
-    let large = client
-        .execute("other", json!({"a": "y".repeat(200_000)}))
-        .await;
+    let large = client.execute("other", json!({"a": "y".repeat(200_000)})).await;
     assert!(large.unwrap_err().command().is_some());
     let mut stops = client.subscribe("STOP");
     control.event(qmp::Event::new("STOP"));
@@ -66,11 +64,8 @@ async fn a_session_works_over_every_transport() {
     assert!(!path.exists(), "the listener removes its path");
 
     let listener = Listener::bind_tcp("127.0.0.1:0").await.unwrap();
-    let control = monitor().spawn(
-        TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap(),
-    );
+    let control =
+        monitor().spawn(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
     exercise(
         listener.accept_one(Options::default()).await.unwrap(),
         control,
@@ -80,25 +75,19 @@ async fn a_session_works_over_every_transport() {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
     let control = monitor().spawn(UnixStream::from_std(theirs).unwrap());
-    let client = Client::from_fd(OwnedFd::from(ours), Options::default())
-        .await
-        .unwrap();
+    let client = Client::from_fd(OwnedFd::from(ours), Options::default()).await.unwrap();
     exercise(client, control).await;
 
     let (ours, theirs) = UnixStream::pair().unwrap();
     let control = monitor().spawn(theirs);
-    let client = Client::from_unix_stream(ours, Options::default())
-        .await
-        .unwrap();
+    let client = Client::from_unix_stream(ours, Options::default()).await.unwrap();
     exercise(client, control).await;
 
     // A stream that keeps what is written until it is flushed, as TLS does.
     let (ours, theirs) = tokio::io::duplex(4096);
     let control = monitor().spawn(theirs);
     let stream = tokio::io::BufStream::new(ours);
-    let client = Client::from_stream(stream, Options::default())
-        .await
-        .unwrap();
+    let client = Client::from_stream(stream, Options::default()).await.unwrap();
     exercise(client, control).await;
 
     // Two pipes, as with the stdio of a child.
@@ -107,9 +96,7 @@ async fn a_session_works_over_every_transport() {
     let control = monitor().spawn(tokio::io::join(their_read, their_end));
     let stream = tokio::io::join(our_read, our_end);
     exercise(
-        Client::from_stream(stream, Options::default())
-            .await
-            .unwrap(),
+        Client::from_stream(stream, Options::default()).await.unwrap(),
         control,
     )
     .await;
@@ -198,9 +185,7 @@ async fn a_child_that_is_stopped_is_told_from_one_that_is_silent() {
     let pid = child.id().unwrap();
     let is_stopped = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat[stat.rfind(')').unwrap() + 1..]
-            .trim_start()
-            .starts_with('T')
+        stat[stat.rfind(')').unwrap() + 1..].trim_start().starts_with('T')
     };
     while !is_stopped() {
         tokio::task::yield_now().await;
@@ -230,10 +215,7 @@ async fn no_tcp_connection_waits_for_acknowledgements() {
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_passes_after_the_peer_has_spoken_says_what_was_heard() {
     let (ours, theirs) = tokio::io::duplex(4096);
-    let _control = Monitor::new()
-        .silent()
-        .before_greeting("SSH-2.0-OpenSSH_9.2")
-        .spawn(theirs);
+    let _control = Monitor::new().silent().before_greeting("SSH-2.0-OpenSSH_9.2").spawn(theirs);
     let error = connect_error(Client::from_stream(ours, short()).await);
     let ConnectError::Handshake { source, .. } = &error else {
         panic!("{error:?}")
@@ -282,9 +264,7 @@ async fn a_socket_can_be_waited_for_until_it_is_there_or_its_process_is_gone() {
 async fn a_deadline_beyond_all_time_is_none() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let control = monitor().spawn(theirs);
-    let options = Options::default()
-        .connect_deadline(Duration::MAX)
-        .call_deadline(Duration::MAX);
+    let options = Options::default().connect_deadline(Duration::MAX).call_deadline(Duration::MAX);
     let client = Client::from_unix_stream(ours, options).await.unwrap();
     exercise(client, control).await;
 }

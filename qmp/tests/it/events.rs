@@ -169,10 +169,7 @@ async fn nothing_of_a_subscription_is_left_when_its_stream_is_dropped() {
         Matcher::any().when(move |_| std::sync::Arc::strong_count(&held) > 0)
     };
     let stream = client.subscribe(matcher());
-    let mut call = client
-        .execute("never", ())
-        .and_event(matcher())
-        .into_future();
+    let mut call = client.execute("never", ()).and_event(matcher()).into_future();
     let mut cx = Context::from_waker(std::task::Waker::noop());
     assert!(call.as_mut().poll(&mut cx).is_pending());
     assert_eq!(std::sync::Arc::strong_count(&held), 3);
@@ -193,14 +190,8 @@ async fn the_cache_gives_events_by_description_and_keeps_the_others() {
     control.event(event("A", json!({"id": "y"})));
     send(&client, &control, 0..2).await;
 
-    assert!(
-        kept.take(Matcher::event("A").data(json!({"id": "z"})))
-            .is_none()
-    );
-    let found = kept
-        .wait(Matcher::event("A").data(json!({"more": {"l": 2}})))
-        .await
-        .unwrap();
+    assert!(kept.take(Matcher::event("A").data(json!({"id": "z"}))).is_none());
+    let found = kept.wait(Matcher::event("A").data(json!({"more": {"l": 2}}))).await.unwrap();
     assert_eq!(found.text("id"), Some("x"));
     let found = kept.wait(Matcher::any().data(json!({"id": "y"}))).await;
     assert_eq!(found.unwrap().name, "A");
@@ -229,10 +220,7 @@ async fn no_event_is_kept_unless_asked_for() {
 async fn a_wait_sees_events_that_come_later_and_can_be_dropped_without_loss() {
     let (client, control) = connect(echo()).await;
     let kept = cache(&client).with_deadline(Duration::from_millis(10));
-    let error = kept
-        .wait(Matcher::event("A").data(json!({"n": 1})))
-        .await
-        .unwrap_err();
+    let error = kept.wait(Matcher::event("A").data(json!({"n": 1}))).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "failed to see A with {\"n\":1} within 10ms"
@@ -268,11 +256,7 @@ async fn a_full_cache_loses_its_oldest_events_and_counts_them() {
 #[tokio::test]
 async fn a_failed_command_does_not_wait_for_its_event() {
     let (client, _control) = connect(Monitor::new().on("go", |_| Answer::error("no"))).await;
-    let error = client
-        .execute("go", ())
-        .and_event("DONE")
-        .await
-        .unwrap_err();
+    let error = client.execute("go", ()).and_event("DONE").await.unwrap_err();
     assert_eq!(error.desc(), Some("no"));
 }
 

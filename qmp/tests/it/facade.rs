@@ -39,10 +39,7 @@ fn the_blocking_client_works_without_a_runtime_and_reads_while_the_program_does_
         );
         client.quit().unwrap();
         let rest: Vec<_> = changes.map(Result::unwrap).collect();
-        assert!(
-            rest.iter()
-                .any(|event| event.text("status") == Some("concluded"))
-        );
+        assert!(rest.iter().any(|event| event.text("status") == Some("concluded")));
     }
 }
 
@@ -117,10 +114,8 @@ async fn a_recorded_session_can_be_replayed_and_deviations_are_noticed() {
         .collect();
     assert_eq!(directions, "<><><<><");
 
-    let file: String = entries
-        .iter()
-        .map(|entry| serde_json::to_string(entry).unwrap() + "\n")
-        .collect();
+    let file: String =
+        entries.iter().map(|entry| serde_json::to_string(entry).unwrap() + "\n").collect();
     assert_eq!(transcript::parse(&file).unwrap(), entries);
     assert_eq!(transcript::parse("\n{}").unwrap_err().line, 2);
 
@@ -132,26 +127,13 @@ async fn a_recorded_session_can_be_replayed_and_deviations_are_noticed() {
         json!({"a": 1})
     );
     cache(&client).wait("STOP").await.unwrap();
-    assert!(
-        client
-            .execute("missing", ())
-            .await
-            .unwrap_err()
-            .command()
-            .is_some()
-    );
+    assert!(client.execute("missing", ()).await.unwrap_err().command().is_some());
     replay.await.unwrap().unwrap();
 
     let (ours, theirs) = tokio::io::duplex(4096);
     let replay = tokio::spawn(Replay::new(entries).serve(theirs));
     let client = Client::from_stream(ours, Options::default()).await.unwrap();
-    assert!(
-        client
-            .execute("echo", json!({"a": 2}))
-            .await
-            .unwrap_err()
-            .is_closed()
-    );
+    assert!(client.execute("echo", json!({"a": 2})).await.unwrap_err().is_closed());
     let error = replay.await.unwrap().unwrap_err().to_string();
     assert!(
         error.contains("\"a\":2") && error.contains("\"a\":1"),
@@ -164,10 +146,7 @@ async fn secrets_reach_qemu_and_no_transcript() {
     let (options, entries) = recording();
     let options = options.redaction(Redaction::members(["password"]));
     let (client, control) = connect_with(echo().otherwise(|_| Answer::empty()), options).await;
-    client
-        .execute("echo", json!({"password": "hunter2"}))
-        .await
-        .unwrap();
+    client.execute("echo", json!({"password": "hunter2"})).await.unwrap();
     let secret = json!({"qom-type": "secret", "id": "s", "data": "hunter2"});
     client.execute("object-add", secret).await.unwrap();
     // What makes it a secret stands behind it, where the tail of the transcript has no room.
@@ -215,9 +194,6 @@ fn a_consumer_outside_the_workspace_builds_and_runs() {
     let target = folder.join("../target/consumer");
     let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap());
     cargo.args(["run", "--quiet", "--offline", "--manifest-path"]);
-    cargo
-        .arg(folder.join("tests/consumer/Cargo.toml"))
-        .arg("--target-dir")
-        .arg(target);
+    cargo.arg(folder.join("tests/consumer/Cargo.toml")).arg("--target-dir").arg(target);
     assert!(cargo.status().unwrap().success());
 }

@@ -35,10 +35,7 @@ pub(crate) fn check(facts: &Facts, schema: &Value, version: &Version) -> Vec<Str
     let entities = schema.as_array().expect("a list of entities");
     let mut check = Check {
         facts,
-        entities: entities
-            .iter()
-            .map(|entity| (text(entity, "name"), entity))
-            .collect(),
+        entities: entities.iter().map(|entity| (text(entity, "name"), entity)).collect(),
         release: version.release(),
         // What a development tree has is somewhere between two releases.
         certain: version.micro < 50 || version.micro >= 90,
@@ -76,17 +73,10 @@ impl<'a> Check<'a> {
             || !self.entities.contains_key("blockdev-add");
         for (kind, meta) in [(Kind::Command, "command"), (Kind::Event, "event")] {
             let facts = self.facts;
-            let known: Vec<&Definition> = facts
-                .definitions
-                .iter()
-                .filter(|d| d.kind == kind)
-                .collect();
-            let mut live: Vec<&'a Value> = self
-                .entities
-                .values()
-                .copied()
-                .filter(|e| e["meta-type"] == meta)
-                .collect();
+            let known: Vec<&Definition> =
+                facts.definitions.iter().filter(|d| d.kind == kind).collect();
+            let mut live: Vec<&'a Value> =
+                self.entities.values().copied().filter(|e| e["meta-type"] == meta).collect();
             live.sort_by_key(|entity| text(entity, "name"));
             for entity in &live {
                 let name = text(entity, "name");
@@ -226,10 +216,7 @@ impl<'a> Check<'a> {
 
     fn values(&mut self, place: &str, definition: &Definition, entity: &'a Value) {
         let live: Vec<&str> = match list(entity, "values") {
-            [] => list(entity, "members")
-                .iter()
-                .map(|m| text(m, "name"))
-                .collect(),
+            [] => list(entity, "members").iter().map(|m| text(m, "name")).collect(),
             values => values.iter().filter_map(Value::as_str).collect(),
         };
         for value in &live {
@@ -285,10 +272,8 @@ impl<'a> Check<'a> {
                     self.compare(&place, &known.ty, live);
                 }
                 None => {
-                    let empty = self
-                        .entities
-                        .get(live)
-                        .is_some_and(|e| list(e, "members").is_empty());
+                    let empty =
+                        self.entities.get(live).is_some_and(|e| list(e, "members").is_empty());
                     if !empty {
                         self.report(&place, "is in the schema alone");
                     }
@@ -322,10 +307,7 @@ impl<'a> Check<'a> {
             self.compare(&place, &fact.ty, text(member, "type"));
         }
         for fact in known {
-            if !list(entity, "members")
-                .iter()
-                .any(|m| text(m, "name") == fact.name)
-            {
+            if !list(entity, "members").iter().any(|m| text(m, "name") == fact.name) {
                 self.absent(&format!("{place}/{}", fact.name), fact);
             }
         }

@@ -307,13 +307,7 @@ async fn a_daemon_that_is_killed_at_any_step_is_noticed_and_another_one_gone_on_
         qemu = Qemu::storage_daemon(&program);
         client.resume(qemu.client().await);
         // Of what the last one did nothing is left.
-        assert!(
-            client
-                .call(QueryNamedBlockNodes::new())
-                .await
-                .unwrap()
-                .is_empty()
-        );
+        assert!(client.call(QueryNamedBlockNodes::new()).await.unwrap().is_empty());
         assert!({ job }.info().await.unwrap().is_none());
         kills += 1;
     }

@@ -88,11 +88,7 @@ async fn each_order_to_a_job_is_the_command_of_its_name() {
     job.finalize().await.unwrap();
     job.dismiss().await.unwrap();
     let requests = control.requests();
-    assert!(
-        requests
-            .iter()
-            .all(|r| r.arguments.len() == 1 && r.arguments["id"] == "j")
-    );
+    assert!(requests.iter().all(|r| r.arguments.len() == 1 && r.arguments["id"] == "j"));
     let names: Vec<&str> = requests.iter().map(|r| r.name.as_str()).collect();
     assert_eq!(
         names,
@@ -209,10 +205,7 @@ async fn a_job_that_dismissed_itself_is_known_from_its_events() {
         "JOB_STATUS_CHANGE",
         json!({"id": "j", "status": "null"}),
     ));
-    cache(&client)
-        .wait(Matcher::any().data(json!({"status": "null"})))
-        .await
-        .unwrap();
+    cache(&client).wait(Matcher::any().data(json!({"status": "null"}))).await.unwrap();
     assert_eq!(
         job.wait_end().await.unwrap(),
         JobOutcome::Failed("disk full".into())

@@ -38,9 +38,7 @@ fn descriptors() -> usize {
 }
 
 fn tasks() -> usize {
-    tokio::runtime::Handle::current()
-        .metrics()
-        .num_alive_tasks()
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
 /// A step of a random walk, the same in every run.
@@ -77,20 +75,15 @@ fn late() -> Monitor {
         if request.arguments["hold"] == json!(true) && held.len() < 4 {
             return Answer::silence();
         }
-        Answer::silence().raw(
-            held.drain(..)
-                .map(|reply| format!("{reply}\r\n"))
-                .collect::<String>(),
-        )
+        Answer::silence()
+            .raw(held.drain(..).map(|reply| format!("{reply}\r\n")).collect::<String>())
     })
 }
 
 async fn ten_thousand_calls() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let control = late().spawn(theirs);
-    let client = Client::from_unix_stream(ours, Options::default())
-        .await
-        .unwrap();
+    let client = Client::from_unix_stream(ours, Options::default()).await.unwrap();
     let before = (tasks(), descriptors());
     let mut state = 0x1234_5678_9ABC_DEF1;
     let (mut answered, mut dropped, mut timed_out) = (0, 0, 0);
@@ -130,10 +123,7 @@ async fn ten_thousand_calls() {
             }
         }
     }
-    client
-        .execute("echo", json!({"n": 0, "hold": false}))
-        .await
-        .unwrap();
+    client.execute("echo", json!({"n": 0, "hold": false})).await.unwrap();
     assert_eq!(client.outstanding(), (0, 0));
     assert_eq!((tasks(), descriptors()), before);
     assert!(control.most_queued() <= 7, "{}", control.most_queued());
@@ -166,10 +156,7 @@ async fn a_few_hundred_sessions() {
 fn ten_thousand_dropped_and_timed_out_calls_mix_up_no_reply_and_leave_nothing() {
     let name = "leaks::ten_thousand_dropped_and_timed_out_calls_mix_up_no_reply_and_leave_nothing";
     alone(name, || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let before = (tasks(), descriptors());
             ten_thousand_calls().await;

@@ -154,11 +154,7 @@ async fn a_stream_that_ends_just_before_a_command_fails_it_with_the_cause() {
     let mut events = client.subscribe(qmp::Matcher::any());
     peer.say(&format!("{}{{\"cut", done("old")));
     drop(peer);
-    let error = client
-        .execute("go", ())
-        .and_event("DONE")
-        .await
-        .unwrap_err();
+    let error = client.execute("go", ()).and_event("DONE").await.unwrap_err();
     assert!(error.is_closed(), "{error}");
     assert!(matches!(client.closed().await, qmp::Closed::Cut(_)));
     assert!(

@@ -35,9 +35,8 @@ fn prefixes() -> Vec<PathBuf> {
 /// All programs of this name: on PATH and in the prefixes.
 pub(crate) fn all(name: &str) -> Vec<Program> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file());
+    let on_path =
+        std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
     // As they are installed, and as they are built.
     let places = ["bin", "", "storage-daemon"];
     let in_prefix = |prefix: PathBuf| {
@@ -119,9 +118,7 @@ impl Qemu {
     }
 
     pub(crate) async fn client_with(&mut self, options: Options) -> Client {
-        Client::from_fd(self.socket(), options)
-            .await
-            .expect("a session")
+        Client::from_fd(self.socket(), options).await.expect("a session")
     }
 }
 

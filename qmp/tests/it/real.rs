@@ -197,11 +197,7 @@ async fn what_qemu_withholds_for_now_or_by_policy_is_an_ordinary_error() {
         let mut vm = Qemu::emulator_with(&program, &["-compat", policy]);
         let client = vm.client().await;
         let fewer = Schema::query(&client).await.unwrap();
-        let hidden: Vec<_> = all
-            .commands()
-            .into_iter()
-            .filter(|c| !fewer.has_command(c))
-            .collect();
+        let hidden: Vec<_> = all.commands().into_iter().filter(|c| !fewer.has_command(c)).collect();
         if hidden.is_empty() {
             println!("skipped: nothing is deprecated in {program:?}");
         }
@@ -228,10 +224,7 @@ impl Blockade {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("fifo");
-        let made = std::process::Command::new("mkfifo")
-            .arg(&fifo)
-            .status()
-            .unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
         assert!(made.success());
         Self {
             _folder: folder,
@@ -258,11 +251,8 @@ async fn an_oob_command_completes_while_the_main_loop_is_blocked_and_a_thousand_
         let mut vm = Qemu::emulator(&program);
         let client = vm.client().await;
         let blockade = Blockade::new();
-        let blocked = tokio::spawn(
-            client
-                .execute("blockdev-add", blockade.arguments())
-                .into_future(),
-        );
+        let blocked =
+            tokio::spawn(client.execute("blockdev-add", blockade.arguments()).into_future());
         let waiting: Vec<_> = (0..1000)
             .map(|_| tokio::spawn(client.execute("query-version", ()).into_future()))
             .collect();
@@ -274,10 +264,7 @@ async fn an_oob_command_completes_while_the_main_loop_is_blocked_and_a_thousand_
         let refused = client.execute("query-version", ()).oob().await.unwrap_err();
         assert!(refused.desc().unwrap().contains("OOB"), "{refused}");
         // A deadline ends a call, not the session.
-        let late = client
-            .execute("query-name", ())
-            .deadline(Duration::from_millis(10))
-            .await;
+        let late = client.execute("query-name", ()).deadline(Duration::from_millis(10)).await;
         assert!(late.unwrap_err().is_timeout());
         blockade.lift().await;
         blocked.await.unwrap().unwrap();
@@ -296,32 +283,18 @@ async fn a_file_descriptor_reaches_qemu_with_its_command() {
         let file = || std::fs::File::open("/dev/zero").unwrap();
         // Pipelined: without "one at a time" the second would close the first.
         let calls = (0..20).map(|n| {
-            let call = client
-                .call(AddFd::new().fdset_id(n).opaque(format!("o{n}")))
-                .fd(file());
+            let call = client.call(AddFd::new().fdset_id(n).opaque(format!("o{n}"))).fd(file());
             tokio::spawn(call.into_future())
         });
         for (n, call) in calls.collect::<Vec<_>>().into_iter().enumerate() {
             assert_eq!(call.await.unwrap().unwrap().fdset_id, n as i64);
         }
         assert_eq!(client.call(QueryFdsets::new()).await.unwrap().len(), 20);
-        client
-            .execute("getfd", json!({"fdname": "f"}))
-            .fd(file())
-            .await
-            .unwrap();
-        client
-            .execute("closefd", json!({"fdname": "f"}))
-            .await
-            .unwrap();
-        let error = client
-            .execute("getfd", json!({"fdname": "f"}))
-            .await
-            .unwrap_err();
+        client.execute("getfd", json!({"fdname": "f"})).fd(file()).await.unwrap();
+        client.execute("closefd", json!({"fdname": "f"})).await.unwrap();
+        let error = client.execute("getfd", json!({"fdname": "f"})).await.unwrap_err();
         assert!(
-            error
-                .desc()
-                .is_some_and(|desc| desc.contains("No file descriptor")),
+            error.desc().is_some_and(|desc| desc.contains("No file descriptor")),
             "{error}"
         );
         client.quit().await.unwrap();
@@ -349,17 +322,13 @@ async fn a_stopped_qemu_and_a_busy_monitor_are_told_apart() {
         for _ in 0..2 {
             other.execute("query-jobs", ()).await.unwrap();
         }
-        let first = Client::connect_unix(&path, Options::default())
-            .await
-            .unwrap();
+        let first = Client::connect_unix(&path, Options::default()).await.unwrap();
         let short = || Options::default().connect_deadline(Duration::from_millis(200));
         let busy = Client::connect_unix(&path, short()).await.unwrap_err();
         assert!(matches!(busy, ConnectError::Silent { .. }), "{busy:?}");
         let pid = i32::try_from(qsd.child.id()).unwrap();
         let signal = |name: &str| {
-            let status = std::process::Command::new("kill")
-                .args([name, &pid.to_string()])
-                .status();
+            let status = std::process::Command::new("kill").args([name, &pid.to_string()]).status();
             assert!(status.unwrap().success());
         };
         signal("-STOP");
@@ -387,9 +356,7 @@ async fn the_next_client_of_a_monitor_is_not_misled_by_the_last_one() {
         let _qsd = Qemu::start(&program, &["--chardev", &chardev, "--monitor", "chardev=m"]);
         for round in 0..30 {
             let options = Options::default();
-            let client = Client::wait_unix(&path, options, std::future::pending())
-                .await
-                .unwrap();
+            let client = Client::wait_unix(&path, options, std::future::pending()).await.unwrap();
             // Closed abruptly: replies are still in flight.
             for n in 0..5 {
                 let call = client.execute("query-version", ());
@@ -412,20 +379,14 @@ async fn a_child_with_its_monitor_on_stdio_can_be_spoken_to() {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let client = Client::from_child(&mut child, Options::default())
-            .await
-            .unwrap();
+        let client = Client::from_child(&mut child, Options::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let create = json!({"job-id": "j0", "options": {
             "driver": "file", "filename": folder.path().join("image"), "size": 1 << 20,
         }});
         let concluded =
             Matcher::event("JOB_STATUS_CHANGE").data(json!({"id": "j0", "status": "concluded"}));
-        client
-            .execute("blockdev-create", create)
-            .and_event(concluded)
-            .await
-            .unwrap();
+        client.execute("blockdev-create", create).and_event(concluded).await.unwrap();
         client.quit().await.unwrap();
         assert!(child.wait().await.unwrap().success());
         let again = Client::from_child(&mut child, Options::default()).await;

@@ -172,11 +172,7 @@ async fn a_job_is_followed_into_the_next_session() {
             let error = job.wait_end().await.unwrap_err();
             (job, error)
         });
-        assert!(
-            tokio::time::timeout(Duration::from_secs(3), &mut waiting)
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_secs(3), &mut waiting).await.is_err());
         end(&client, &control).await;
         let (mut job, error) = waiting.await.unwrap();
         assert!(error.is_closed(), "{error}");

@@ -44,9 +44,7 @@ fn ready(config: Config, oob: bool) -> Session {
 }
 
 fn submit(session: &mut Session, name: &str) -> qmp::session::CallId {
-    session
-        .submit(Request::new(name, None))
-        .expect("a short command")
+    session.submit(Request::new(name, None)).expect("a short command")
 }
 
 /// What may arrive where it does not belong.
@@ -258,18 +256,13 @@ fn json_object() -> impl Strategy<Value = Value> {
 /// The value without some of its members; `bits` decides which.
 fn thin_out(value: &Value, bits: &mut u64) -> Value {
     let mut next = || {
-        *bits = bits
-            .rotate_left(7)
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            .wrapping_add(1);
+        *bits = bits.rotate_left(7).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
         *bits & 4 != 0
     };
     match value {
         Value::Object(members) => {
             let kept: Vec<_> = members.iter().filter(|_| next()).collect();
-            kept.into_iter()
-                .map(|(name, inner)| (name.clone(), thin_out(inner, bits)))
-                .collect()
+            kept.into_iter().map(|(name, inner)| (name.clone(), thin_out(inner, bits))).collect()
         }
         Value::Array(items) => items.iter().map(|inner| thin_out(inner, bits)).collect(),
         leaf => leaf.clone(),
@@ -311,9 +304,7 @@ fn at_most_seven_in_band_commands_are_in_flight_and_oob_overtakes_the_rest() {
             ..Request::new("yank", None)
         })
         .unwrap();
-    let line = session
-        .transmit()
-        .expect("an out-of-band command is not held back");
+    let line = session.transmit().expect("an out-of-band command is not held back");
     assert_eq!(line.call, Some(oob));
     assert!(line.bytes.starts_with(b"{\"exec-oob\":"));
     assert!(session.transmit().is_none());
@@ -521,10 +512,7 @@ fn an_undecodable_reply_fails_its_own_command_and_the_session_lives() {
         (b"{\"return\": nan, \"id\": \"other\"}", false),
     ] {
         let call = submit(&mut session, "a");
-        let id = sent(&mut session).unwrap()["id"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let id = sent(&mut session).unwrap()["id"].as_str().unwrap().to_owned();
         let at = bad.windows(2).position(|two| two == b"ID");
         let bytes = match at {
             Some(at) => [&bad[..at], id.as_bytes(), &bad[at + 2..]].concat(),
@@ -716,15 +704,8 @@ fn arguments_of_the_greatest_depth_are_encoded_on_a_small_stack() {
                 json!({"a": value})
             };
         }
-        let arguments = qmp::encode::arguments(&json!({"a": value}))
-            .unwrap()
-            .unwrap();
+        let arguments = qmp::encode::arguments(&json!({"a": value})).unwrap().unwrap();
         assert_eq!(arguments.get().matches(['[', '{']).count(), 1022);
     };
-    std::thread::Builder::new()
-        .stack_size(2 << 20)
-        .spawn(encode)
-        .unwrap()
-        .join()
-        .unwrap();
+    std::thread::Builder::new().stack_size(2 << 20).spawn(encode).unwrap().join().unwrap();
 }

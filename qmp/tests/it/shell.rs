@@ -94,9 +94,8 @@ impl Terminal {
     fn expect(&self, text: &str) {
         let (seen, changed) = &*self.seen;
         let absent = |seen: &mut String| !seen.contains(text);
-        let (mut seen, timeout) = changed
-            .wait_timeout_while(seen.lock().unwrap(), LIMIT, absent)
-            .unwrap();
+        let (mut seen, timeout) =
+            changed.wait_timeout_while(seen.lock().unwrap(), LIMIT, absent).unwrap();
         assert!(!timeout.timed_out(), "{text:?} is not in {seen:?}");
         let end = seen.find(text).unwrap() + text.len();
         seen.drain(..end);
@@ -138,9 +137,7 @@ async fn on_a_terminal_it_completes_remembers_and_shows_events() {
         }
         terminal.press("quit\r");
         assert_eq!(next(&control).await, "quit {}");
-        let ended = tokio::task::spawn_blocking(move || child.wait())
-            .await
-            .unwrap();
+        let ended = tokio::task::spawn_blocking(move || child.wait()).await.unwrap();
         assert!(ended.unwrap().success());
     }
     let history = std::fs::read_to_string(folder.path().join("qmp-shell-history")).unwrap();
@@ -154,23 +151,12 @@ async fn piped(lines: &str, during: impl AsyncFnOnce(Control)) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(folder.path().join("qmp")).unwrap();
     let mut shell = shell(folder.path(), &listener);
-    shell
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = shell.spawn().unwrap();
     let control = serve(&listener).await;
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(lines.as_bytes())
-        .unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
     during(control).await;
-    tokio::task::spawn_blocking(move || child.wait_with_output())
-        .await
-        .unwrap()
-        .unwrap()
+    tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,16 +205,12 @@ async fn a_monitor_that_leaves_ends_it_with_the_reason() {
         "{errors}"
     );
 
-    let absent = Command::new(env!("CARGO_BIN_EXE_qmp-shell"))
-        .arg("/nowhere/qmp")
-        .output()
-        .unwrap();
+    let absent =
+        Command::new(env!("CARGO_BIN_EXE_qmp-shell")).arg("/nowhere/qmp").output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&absent.stderr),
         "qmp-shell: failed to connect: there is no socket /nowhere/qmp\n"
     );
-    let usage = Command::new(env!("CARGO_BIN_EXE_qmp-shell"))
-        .output()
-        .unwrap();
+    let usage = Command::new(env!("CARGO_BIN_EXE_qmp-shell")).output().unwrap();
     assert_eq!(usage.status.code(), Some(2));
 }

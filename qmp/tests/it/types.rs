@@ -148,11 +148,7 @@ fn unknown_values_members_and_events_are_kept() {
 #[test]
 fn every_value_of_an_enumeration_survives_the_way_there_and_back() {
     let facts = facts();
-    let statuses = facts
-        .definitions
-        .iter()
-        .find(|d| d.name == "JobStatus")
-        .unwrap();
+    let statuses = facts.definitions.iter().find(|d| d.name == "JobStatus").unwrap();
     assert_eq!(statuses.members.len(), 11);
     for value in &statuses.members {
         let status: JobStatus = serde_json::from_value(json!(value.name)).unwrap();
@@ -171,9 +167,8 @@ async fn a_typed_call_obeys_out_of_band_stability_and_silence() {
         qmp::Error::Encode { source, .. } => source,
         other => panic!("{other:?}"),
     };
-    let monitor = echo()
-        .on("query-yank", |_| qmp::mock::Answer::value(json!([])))
-        .allow_oob("query-yank");
+    let monitor =
+        echo().on("query-yank", |_| qmp::mock::Answer::value(json!([]))).allow_oob("query-yank");
     let (client, control) = connect(monitor).await;
     let refused = client.call(QueryStatus::new()).oob().await.unwrap_err();
     assert_eq!(encode(refused), EncodeError::NotOutOfBand);
@@ -211,12 +206,7 @@ fn two_hundred_backing_images_have_a_type() {
         }
         assert_eq!(layers, 200);
     };
-    std::thread::Builder::new()
-        .stack_size(2 << 20)
-        .spawn(read)
-        .unwrap()
-        .join()
-        .unwrap();
+    std::thread::Builder::new().stack_size(2 << 20).spawn(read).unwrap().join().unwrap();
 }
 
 /// The check itself: each kind of difference is reported, and what a version or a build lacks is not.
@@ -277,9 +267,7 @@ fn differences_between_facts_and_a_schema_are_reported() {
     ] {
         let found = check(&facts, &schema(members, values), &version);
         assert!(
-            found
-                .iter()
-                .any(|line| line.starts_with(&format!("{place}: "))),
+            found.iter().any(|line| line.starts_with(&format!("{place}: "))),
             "{place}: {found:?}"
         );
     }

@@ -53,10 +53,7 @@ pub(crate) const KINDS: [(&str, Kind); 6] = [
 
 impl Kind {
     pub(crate) fn name(self) -> &'static str {
-        KINDS
-            .iter()
-            .find(|(_, kind)| *kind == self)
-            .map_or("", |(name, _)| name)
+        KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }
 }
 
@@ -245,11 +242,8 @@ impl fmt::Display for Facts {
             f,
             "# Facts of QAPI, merged by `cargo xtask codegen`. What the keys mean: xtask/src/codegen/facts.rs."
         )?;
-        let versions: Vec<String> = self
-            .versions
-            .iter()
-            .map(|(major, minor)| format!("{major}.{minor}"))
-            .collect();
+        let versions: Vec<String> =
+            self.versions.iter().map(|(major, minor)| format!("{major}.{minor}")).collect();
         writeln!(f, "versions {}", versions.join(" "))?;
         let mut module = "";
         for definition in &self.definitions {

@@ -31,10 +31,8 @@ pub(crate) fn merge(trees: &[Tree]) -> Result<Facts, String> {
     let mut index: HashMap<(bool, String), usize> = HashMap::new();
     for (at, tree) in trees.iter().enumerate() {
         let read = qapi::read(&tree.root)?;
-        let plain: Vec<Definition> = read
-            .iter()
-            .map(|(definition, _)| definition.clone())
-            .collect();
+        let plain: Vec<Definition> =
+            read.iter().map(|(definition, _)| definition.clone()).collect();
         for (mut definition, since) in read {
             use super::facts::Kind::{Command, Event};
             flatten(&mut definition, &plain);
@@ -63,10 +61,8 @@ pub(crate) fn merge(trees: &[Tree]) -> Result<Facts, String> {
         }
     }
     let versions: Vec<Release> = trees.iter().map(|tree| tree.release).collect();
-    let mut definitions: Vec<Definition> = merged
-        .into_iter()
-        .map(|merged| finish(merged, &versions))
-        .collect();
+    let mut definitions: Vec<Definition> =
+        merged.into_iter().map(|merged| finish(merged, &versions)).collect();
     prune(&mut definitions);
     // Modules sorted by name; within a module, in the order of the definitions.
     definitions.sort_by(|a, b| a.module.cmp(&b.module));
@@ -138,19 +134,13 @@ pub(crate) fn add(facts: &mut Facts, additions: Facts) -> Result<(), String> {
 fn prune(definitions: &mut Vec<Definition>) {
     use super::facts::Kind::{Command, Event};
     let mut used = std::collections::HashSet::new();
-    let mut rest: Vec<&Definition> = definitions
-        .iter()
-        .filter(|d| matches!(d.kind, Command | Event))
-        .collect();
+    let mut rest: Vec<&Definition> =
+        definitions.iter().filter(|d| matches!(d.kind, Command | Event)).collect();
     while let Some(definition) = rest.pop() {
         let members = definition.members.iter().chain(&definition.variants);
-        let names = members
-            .map(|member| &member.ty)
-            .chain([&definition.base, &definition.returns]);
+        let names = members.map(|member| &member.ty).chain([&definition.base, &definition.returns]);
         for name in names.map(|name| name.trim_matches(['[', ']'])) {
-            let types = definitions
-                .iter()
-                .filter(|d| !matches!(d.kind, Command | Event));
+            let types = definitions.iter().filter(|d| !matches!(d.kind, Command | Event));
             if let Some(found) = types.into_iter().find(|d| d.name == name)
                 && used.insert(name.to_owned())
             {
@@ -163,10 +153,7 @@ fn prune(definitions: &mut Vec<Definition>) {
 
 fn absorb(known: &mut Vec<(Member, Span)>, new: &[Member], at: usize, first: usize) {
     for member in new {
-        match known
-            .iter_mut()
-            .find(|(known, _)| known.name == member.name)
-        {
+        match known.iter_mut().find(|(known, _)| known.name == member.name) {
             Some((known, span)) => {
                 let varies = known.varies || known.optional != member.optional;
                 let optional = known.optional || member.optional;
@@ -196,9 +183,8 @@ fn finish(merged: Merged, versions: &[Release]) -> Definition {
         // For a renamed type, the age of older members is known only from comments; and between two
         // versions that were read, comments are more precise.
         let before = if first > outer.0 { first - 1 } else { 0 };
-        let said = said
-            .copied()
-            .filter(|said| *said > versions[before] && *said <= versions[first]);
+        let said =
+            said.copied().filter(|said| *said > versions[before] && *said <= versions[first]);
         let since = said.or((first > outer.0).then(|| versions[first]));
         let until = (end < outer.1).then(|| versions[end]);
         Range { since, until }

@@ -71,9 +71,7 @@ const MOVED: &[(&str, &[&str])] = &[
 
 /// The module in which a definition is generated.
 fn file(definition: &Definition) -> &str {
-    let moved = MOVED
-        .iter()
-        .find(|(_, names)| names.contains(&definition.name.as_str()));
+    let moved = MOVED.iter().find(|(_, names)| names.contains(&definition.name.as_str()));
     moved.map_or(&definition.module, |(module, _)| module)
 }
 
@@ -140,8 +138,7 @@ pub(crate) fn generate(root: &Path, check: bool) -> Result<(), String> {
     check_areas(&emitter)?;
     for (module, text) in emitter.files() {
         wanted.insert(
-            root.join("qmp/src/types")
-                .join(format!("{}.rs", rust_module(&module))),
+            root.join("qmp/src/types").join(format!("{}.rs", rust_module(&module))),
             text,
         );
     }
@@ -236,9 +233,7 @@ fn words(text: &str) -> Result<Words, String> {
     text.lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| {
-            let (name, words) = line
-                .split_once(": ")
-                .ok_or_else(|| format!("no name: {line}"))?;
+            let (name, words) = line.split_once(": ").ok_or_else(|| format!("no name: {line}"))?;
             Ok((name.to_owned(), words.to_owned()))
         })
         .collect()

@@ -51,18 +51,11 @@ fn read_file(
     found: &mut Vec<(Definition, Since)>,
 ) -> Result<(), String> {
     let failed = |problem: String| format!("{}: {problem}", path.display());
-    if !seen.insert(
-        path.canonicalize()
-            .map_err(|error| failed(error.to_string()))?,
-    ) {
+    if !seen.insert(path.canonicalize().map_err(|error| failed(error.to_string()))?) {
         return Ok(());
     }
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    let module = path
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let module = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut reader = Reader {
         text: &text,
         at: 0,
@@ -201,9 +194,7 @@ impl Reader<'_> {
 fn since(line: &str) -> Option<Release> {
     let lower = line.to_lowercase();
     let rest = lower.split("since").nth(1)?.trim_start_matches([':', ' ']);
-    let end = rest
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(rest.len());
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
     let mut numbers = rest[..end].split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
@@ -240,9 +231,7 @@ fn type_name(value: &Value) -> Result<String, String> {
             [Value::Text(name)] => Ok(format!("[{name}]")),
             _ => Err("a list of nothing".into()),
         },
-        other => other
-            .get("type")
-            .map_or_else(|| Err(format!("no type: {other:?}")), type_name),
+        other => other.get("type").map_or_else(|| Err(format!("no type: {other:?}")), type_name),
     }
 }
 
@@ -285,9 +274,7 @@ fn values(value: Option<&Value>) -> Result<Vec<Member>, String> {
 }
 
 fn definition(value: &Value, module: &str) -> Result<Definition, String> {
-    let named = KINDS
-        .iter()
-        .find_map(|(key, kind)| Some((*kind, value.text(key)?)));
+    let named = KINDS.iter().find_map(|(key, kind)| Some((*kind, value.text(key)?)));
     let (kind, name) = named.ok_or_else(|| format!("no definition: {value:?}"))?;
     let data = value.get("data");
     let named = match data {
@@ -322,11 +309,7 @@ fn definition(value: &Value, module: &str) -> Result<Definition, String> {
         features: features(value),
         flags,
         base,
-        returns: value
-            .get("returns")
-            .map(type_name)
-            .transpose()?
-            .unwrap_or_default(),
+        returns: value.get("returns").map(type_name).transpose()?.unwrap_or_default(),
         tag: value.text("discriminator").unwrap_or_default().to_owned(),
         members: own,
         variants,

@@ -59,8 +59,7 @@ fn pack(binary: &Path, dist: &Path) -> Result<PathBuf, XtaskError> {
     gather(binary, &folder)?;
     let tarball = dist.join(format!("{name}.tar.gz"));
     let mut tar = Command::new("tar");
-    tar.args(["--owner=0", "--group=0", "--sort=name", "-czf"])
-        .arg(&tarball);
+    tar.args(["--owner=0", "--group=0", "--sort=name", "-czf"]).arg(&tarball);
     cargo::check(tar.arg("-C").arg(dist).arg(&name))?;
     Ok(tarball)
 }

@@ -69,10 +69,7 @@ fn executable(messages: &[u8]) -> Option<PathBuf> {
     let paths = parsed(messages).filter_map(|message| {
         let is_ours =
             message["reason"] == "compiler-artifact" && message["target"]["name"] == BINARY;
-        message["executable"]
-            .as_str()
-            .filter(|_| is_ours)
-            .map(PathBuf::from)
+        message["executable"].as_str().filter(|_| is_ours).map(PathBuf::from)
     });
     paths.last()
 }

@@ -78,9 +78,7 @@ pub(super) fn from_outside(target: &Path) -> Result<String, XtaskError> {
             );
             let mut check = call(["check", "--quiet", "--manifest-path"]);
             check.arg(&manifest);
-            check
-                .arg("--target-dir")
-                .arg(target.join("consumer/target"));
+            check.arg("--target-dir").arg(target.join("consumer/target"));
             cargo::check(check.env("RUSTFLAGS", "--deny warnings"))?;
         }
         println!("    {library} as its README says");
@@ -106,9 +104,7 @@ fn as_its_readme_says(library: &str, lock: &str, target: &Path) -> Result<(), Xt
     write(&folder.join("Cargo.lock"), lock)?;
     let mut check = call(["check", "--quiet", "--manifest-path"]);
     check.arg(&manifest);
-    check
-        .arg("--target-dir")
-        .arg(target.join("consumer/target"));
+    check.arg("--target-dir").arg(target.join("consumer/target"));
     cargo::check(check.env("RUSTFLAGS", "--deny warnings"))
 }
 
@@ -163,9 +159,7 @@ fn readme_manifest(library: &str, readme: &str) -> String {
 fn choices(package: &Value) -> Vec<&str> {
     let features = package["features"].as_object();
     let features = features.into_iter().flat_map(|features| features.keys());
-    std::iter::once("")
-        .chain(features.map(String::as_str))
-        .collect()
+    std::iter::once("").chain(features.map(String::as_str)).collect()
 }
 
 fn package<'m>(metadata: &'m Value, library: &str) -> Result<&'m Value, XtaskError> {
@@ -241,9 +235,7 @@ fn package_problems(files: &str) -> Vec<String> {
     let needless = files
         .lines()
         .filter(|file| {
-            ["tests/", "benches/", "fuzz/"]
-                .iter()
-                .any(|folder| file.starts_with(folder))
+            ["tests/", "benches/", "fuzz/"].iter().any(|folder| file.starts_with(folder))
         })
         .map(|file| format!("{file} is for us alone"));
     missing.chain(needless).collect()
@@ -334,9 +326,7 @@ mod tests {
             let path = cargo::root().join(library).join("README.md");
             let text = std::fs::read_to_string(&path).unwrap();
             let names = LIBRARIES.map(package_name);
-            let names = LIBRARIES
-                .into_iter()
-                .chain(names.iter().map(String::as_str));
+            let names = LIBRARIES.into_iter().chain(names.iter().map(String::as_str));
             for name in names {
                 let name = format!("{name} = ");
                 let mut lines = text.lines().map(|line| line.trim_start_matches("# "));
@@ -390,10 +380,7 @@ mod tests {
                 if !seen.insert(id.as_str().unwrap()) {
                     continue;
                 }
-                let it = packages
-                    .iter()
-                    .find(|package| package["id"] == *id)
-                    .unwrap();
+                let it = packages.iter().find(|package| package["id"] == *id).unwrap();
                 if let Some(needed) = it["rust_version"].as_str() {
                     assert!(
                         version(needed) <= promised,

@@ -71,10 +71,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
     }
     println!("\n{:<52} {:>8} {:>8}  result", "step", "seconds", "of CPU");
     for step in &done {
-        let result = step
-            .error
-            .as_ref()
-            .map_or_else(|| format!("ok{}", step.note), ToString::to_string);
+        let result =
+            step.error.as_ref().map_or_else(|| format!("ok{}", step.note), ToString::to_string);
         println!(
             "{:<52} {:>8.1} {:>8.1}  {result}",
             step.name,
@@ -181,9 +179,8 @@ fn chosen<S>(
     wanted: &[String],
 ) -> Result<Vec<(&'static str, S)>, XtaskError> {
     let names: Vec<&str> = steps.iter().map(|(name, _)| *name).collect();
-    if let Some(text) = wanted
-        .iter()
-        .find(|text| !names.iter().any(|name| name.contains(text.as_str())))
+    if let Some(text) =
+        wanted.iter().find(|text| !names.iter().any(|name| name.contains(text.as_str())))
     {
         return Err(XtaskError::NoStep {
             text: text.clone(),

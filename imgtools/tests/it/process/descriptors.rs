@@ -78,11 +78,8 @@ fn descriptors_that_are_open_by_accident_do_not_reach_a_child() {
     let stray = file.as_fd().try_clone_to_owned().unwrap();
     rustix::io::fcntl_setfd(&stray, rustix::io::FdFlags::empty()).unwrap();
     let output = sh("ls /proc/self/fd").run_blocking().unwrap();
-    let numbers: Vec<i32> = output
-        .stdout_text()
-        .lines()
-        .map(|number| number.parse().unwrap())
-        .collect();
+    let numbers: Vec<i32> =
+        output.stdout_text().lines().map(|number| number.parse().unwrap()).collect();
     // The standard ones, and that of ls itself.
     assert_eq!(numbers, [0, 1, 2, 3]);
     drop(stray);

@@ -9,14 +9,9 @@ use super::{LONG, mark, sh, with_argument};
 #[tokio::test]
 async fn a_tool_that_never_ends_is_terminated_at_its_deadline() {
     let deadline = Duration::from_millis(100);
-    let child = sh("echo here; while :; do read x < /dev/zero; done")
-        .spawn()
-        .unwrap();
+    let child = sh("echo here; while :; do read x < /dev/zero; done").spawn().unwrap();
     // However busy the machine is, it has begun before the deadline passes.
-    child
-        .until(|view| (view.end(Stream::Stdout) > 0).then_some(()))
-        .await
-        .unwrap();
+    child.until(|view| (view.end(Stream::Stdout) > 0).then_some(())).await.unwrap();
     child.set_deadline(Some(deadline));
     let error = child.wait().await.unwrap_err();
     assert!(
@@ -78,9 +73,7 @@ fn a_deadline_ends_the_whole_group() {
     let mark = mark("31415");
     let tool = sh(&format!("sleep {mark} & sleep {mark} & echo; wait"));
     let child = tool.grace(Duration::from_millis(100)).spawn().unwrap();
-    child
-        .until_blocking(|view| (view.end(Stream::Stdout) > 0).then_some(()))
-        .unwrap();
+    child.until_blocking(|view| (view.end(Stream::Stdout) > 0).then_some(())).unwrap();
     child.set_deadline(Some(Duration::from_millis(1)));
     child.wait_blocking().unwrap_err();
     drop(child);
@@ -93,11 +86,7 @@ fn a_daemon_that_keeps_stderr_open_holds_up_only_those_who_ask_for_the_end_of_th
     // The daemon leaves the group, as daemons do, and ends when its input does.
     let (hold, release) = std::io::pipe().unwrap();
     let daemon = "setsid sh -c 'read x <&5; echo late >&2' & echo started; echo warned >&2; exit 1";
-    let child = sh(daemon)
-        .until_exit()
-        .fd(hold.try_clone().unwrap(), 5)
-        .spawn()
-        .unwrap();
+    let child = sh(daemon).until_exit().fd(hold.try_clone().unwrap(), 5).spawn().unwrap();
     let output = child.wait_blocking().unwrap();
     assert_eq!(output.status, Status::Exited(1));
     assert_eq!(
@@ -123,9 +112,7 @@ fn a_kill_is_not_held_up_by_a_daemon_where_only_the_exit_counts() {
     let daemon = "setsid sh -c 'echo away; read x <&5' & exec sleep 1000";
     let child = sh(daemon).grace(LONG).until_exit().fd(hold, 5);
     let child = child.spawn().unwrap();
-    child
-        .until_blocking(|view| (view.end(Stream::Stdout) > 0).then_some(()))
-        .unwrap();
+    child.until_blocking(|view| (view.end(Stream::Stdout) > 0).then_some(())).unwrap();
     let begun = Instant::now();
     child.kill();
     assert_eq!(child.wait_blocking().unwrap().status.signal(), Some(9));
@@ -153,9 +140,7 @@ fn a_deadline_that_only_a_daemon_misses_says_so() {
     let tool = sh("setsid sh -c 'echo away; read x <&5' & exit 0").fd(hold, 5);
     let child = tool.grace(Duration::from_millis(50)).spawn().unwrap();
     // The daemon has left the group, and its parent has ended, before the deadline passes.
-    child
-        .until_blocking(|view| (view.end(Stream::Stdout) > 0).then_some(()))
-        .unwrap();
+    child.until_blocking(|view| (view.end(Stream::Stdout) > 0).then_some(())).unwrap();
     assert_eq!(child.exited_blocking(), Some(Status::Exited(0)));
     child.set_deadline(Some(Duration::from_millis(50)));
     let error = child.wait_blocking().unwrap_err();

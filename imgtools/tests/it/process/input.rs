@@ -7,10 +7,7 @@ use super::{LONG, sh};
 #[test]
 fn a_tool_that_closes_stdin_gets_no_more_and_is_no_error() {
     let data = vec![b'x'; 10 << 20];
-    let output = sh("exec <&-; echo done")
-        .stdin_data(data)
-        .run_blocking()
-        .unwrap();
+    let output = sh("exec <&-; echo done").stdin_data(data).run_blocking().unwrap();
     assert_eq!(
         (output.status, &*output.stdout_text()),
         (Status::Exited(0), "done\n")
@@ -21,22 +18,14 @@ fn a_tool_that_closes_stdin_gets_no_more_and_is_no_error() {
 fn stdin_is_empty_unless_given() {
     assert_eq!(Command::new("cat").run_blocking().unwrap().stdout, b"");
     let data: Vec<u8> = (0..1 << 20).map(|index: u32| (index % 251) as u8).collect();
-    let output = Command::new("cat")
-        .deadline(LONG)
-        .stdin_data(data.clone())
-        .run_blocking()
-        .unwrap();
+    let output =
+        Command::new("cat").deadline(LONG).stdin_data(data.clone()).run_blocking().unwrap();
     assert!(output.stdout == data);
 }
 
 #[tokio::test]
 async fn input_can_be_sent_piece_by_piece() {
-    let child = Command::new("cat")
-        .deadline(LONG)
-        .stdin_piped()
-        .spawn_async()
-        .await
-        .unwrap();
+    let child = Command::new("cat").deadline(LONG).stdin_piped().spawn_async().await.unwrap();
     for piece in ["one\n", "two\n"] {
         let before = child.view(|view| view.end(Stream::Stdout));
         assert!(child.write(piece));

@@ -8,10 +8,7 @@ use super::{LONG, exists, mark, sh, with_argument};
 
 #[test]
 fn a_program_that_is_not_there_is_a_spawn_error() {
-    let error = Command::new("/nowhere/no tool")
-        .arg("x")
-        .run_blocking()
-        .unwrap_err();
+    let error = Command::new("/nowhere/no tool").arg("x").run_blocking().unwrap_err();
     assert!(matches!(error, ProcessError::Spawn { .. }));
     assert_eq!(error.to_string(), "failed to start `'/nowhere/no tool' x`");
     // The reason is in the source, and only there.
@@ -21,9 +18,7 @@ fn a_program_that_is_not_there_is_a_spawn_error() {
 
 #[test]
 fn dropping_a_handle_kills_and_reaps_before_it_returns() {
-    let child = sh("trap '' TERM INT; sleep 1000 & wait; wait")
-        .spawn()
-        .unwrap();
+    let child = sh("trap '' TERM INT; sleep 1000 & wait; wait").spawn().unwrap();
     let pid = child.pid();
     assert!(exists(pid));
     drop(child);
@@ -95,9 +90,7 @@ fn a_process_dies_with_us() {
         .unwrap();
     let child = middle.until_blocking(|view| {
         let text = String::from_utf8_lossy(view.from(Stream::Stderr, 0)).into_owned();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("pid ").map(str::to_owned));
+        let line = text.lines().find_map(|line| line.strip_prefix("pid ").map(str::to_owned));
         line.filter(|_| text.ends_with('\n'))?.parse::<i32>().ok()
     });
     let child = rustix::process::Pid::from_raw(child.unwrap()).unwrap();
@@ -121,10 +114,8 @@ fn a_process_dies_with_us() {
 
 #[test]
 fn a_run_sees_the_environment_and_directory_that_it_was_given() {
-    let command = sh("echo $A ${HOME-none}; pwd")
-        .env("A", "a b")
-        .env_remove("HOME")
-        .current_dir("/");
+    let command =
+        sh("echo $A ${HOME-none}; pwd").env("A", "a b").env_remove("HOME").current_dir("/");
     let shown = command.command_line().to_string();
     assert!(shown.starts_with("cd / && A='a b' sh -c "), "{shown}");
     assert_eq!(
@@ -135,11 +126,7 @@ fn a_run_sees_the_environment_and_directory_that_it_was_given() {
 
 #[test]
 fn a_thousand_runs_leave_no_descriptors_and_no_threads_behind() {
-    let count = |what: &str| {
-        std::fs::read_dir(format!("/proc/self/{what}"))
-            .unwrap()
-            .count()
-    };
+    let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
     let run = || drop(Command::new("true").run_blocking().unwrap());
     run();
     let fds = count("fd");

@@ -11,9 +11,7 @@ use super::{LONG, exists, sh};
 #[test]
 fn ten_mebibytes_on_both_pipes_are_drained_at_once() {
     let half = "head -c 10485760 /dev/zero | tr '\\0'";
-    let output = sh(&format!("{half} o & {half} e >&2; wait"))
-        .run_blocking()
-        .unwrap();
+    let output = sh(&format!("{half} o & {half} e >&2; wait")).run_blocking().unwrap();
     assert_eq!(output.status, Status::Exited(0));
     assert_eq!(
         (output.stdout.len(), output.stderr.len()),
@@ -50,10 +48,7 @@ async fn draining_waits_for_all_that_was_printed_before() {
 
 #[test]
 fn what_is_over_the_cap_is_dropped_from_the_front() {
-    let output = sh("seq 100000; echo error >&2")
-        .cap(100)
-        .run_blocking()
-        .unwrap();
+    let output = sh("seq 100000; echo error >&2").cap(100).run_blocking().unwrap();
     assert_eq!(output.stdout.len(), 100);
     assert!(output.stdout_text().ends_with("99999\n100000\n"));
     assert_eq!(output.stderr_text(), "error\n");
@@ -64,10 +59,7 @@ fn what_is_over_the_cap_is_dropped_from_the_front() {
 fn each_piece_of_output_is_shown_to_the_hook() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let hook = move |stream, bytes: &[u8]| sender.send((stream, bytes.to_vec())).unwrap();
-    sh("echo one; echo two >&2")
-        .on_output(hook)
-        .run_blocking()
-        .unwrap();
+    sh("echo one; echo two >&2").on_output(hook).run_blocking().unwrap();
     let mut seen: Vec<_> = receiver.iter().collect();
     seen.sort_by_key(|(stream, _)| *stream == Stream::Stderr);
     let expected = [
@@ -181,11 +173,7 @@ fn of_a_program_in_full_flow_stdout_is_never_ahead_of_the_stderr_before_it() {
 
 #[test]
 fn the_tail_in_a_message_is_bounded() {
-    let error = sh("seq 10000 >&2; exit 1")
-        .run_blocking()
-        .unwrap()
-        .check()
-        .unwrap_err();
+    let error = sh("seq 10000 >&2; exit 1").run_blocking().unwrap().check().unwrap_err();
     let message = error.to_string();
     assert!(message.len() < 8 << 10, "{}", message.len());
     assert!(

@@ -39,14 +39,10 @@ async fn a_guest_waits_for_its_copy_and_the_backup(t: &mut Test, end: &End) -> C
     job.until("its first step", begun).await?;
 
     let guest = vm.disk("disk");
-    guest
-        .io(&format!("aio_write -P 0x77 {} {CLUSTER}", LAST.start))
-        .await?;
+    guest.io(&format!("aio_write -P 0x77 {} {CLUSTER}", LAST.start)).await?;
     served.wait_write(LAST).await?;
     // The data of the disk are still the old ones.
-    guest
-        .io(&format!("read -P 0x11 {} 512", SIZE - 2 * CLUSTER))
-        .await?;
+    guest.io(&format!("read -P 0x11 {} 512", SIZE - 2 * CLUSTER)).await?;
     match end {
         End::Completed => {
             job.set_speed(0).await?;
@@ -70,6 +66,5 @@ async fn a_guest_waits_for_its_copy_and_the_backup(t: &mut Test, end: &End) -> C
     if let End::Completed = end {
         copy.assert_fill(0x11).await?;
     }
-    disk.assert_patterns(&[(0x11, 0..LAST.start), (0x77, LAST)])
-        .await
+    disk.assert_patterns(&[(0x11, 0..LAST.start), (0x77, LAST)]).await
 }

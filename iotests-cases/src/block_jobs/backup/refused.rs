@@ -79,25 +79,15 @@ async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
         image("large", MIB + 512).await?,
     );
     let fixed = image("fixed", MIB).await?;
-    let host = t
-        .host()
-        .disk(&disk)
-        .disk(&other)
-        .blockdev(&copy)
-        .blockdev(&small);
-    let host = host
-        .blockdev(&large)
-        .blockdev(&raw)
-        .blockdev(fixed.node().read_only(true));
+    let host = t.host().disk(&disk).disk(&other).blockdev(&copy).blockdev(&small);
+    let host = host.blockdev(&large).blockdev(&raw).blockdev(fixed.node().read_only(true));
     let vm = host.launch().await?;
     vm.bitmap("disk", "recorded").add().await?;
     vm.disk("disk").write(0x22, 0..CLUSTER).await?;
     let recorded = vm.bitmap("disk", "recorded").sha256().await?;
 
     let usual = json!({"job-id": "job", "device": "disk", "target": "copy", "sync": "full"});
-    vm.cmd("blockdev-backup", with(&usual, (refusal.more)()))
-        .refused(refusal.error)
-        .await?;
+    vm.cmd("blockdev-backup", with(&usual, (refusal.more)())).refused(refusal.error).await?;
 
     check!(vm.bitmap("disk", "recorded").sha256().await? == recorded);
     let usable = json!({"busy": false, "recording": true});
@@ -107,8 +97,7 @@ async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
     vm.backup("disk").to("copy").run().await?;
     vm.shutdown().await?;
     copy.assert_same_as(&disk).await?;
-    disk.assert_patterns(&[(0x22, 0..CLUSTER), (0x11, CLUSTER..MIB)])
-        .await
+    disk.assert_patterns(&[(0x22, 0..CLUSTER), (0x11, CLUSTER..MIB)]).await
 }
 
 /// What is refused while a backup runs.
@@ -169,9 +158,7 @@ async fn while_one_runs(t: &mut Test, attempt: &Attempt) -> CaseResult {
     }
     vm.disk("disk").write(0x22, 0..8 * CLUSTER).await?;
     let backup = vm.backup("disk").to("copy").sync("incremental").id("job");
-    let backup = backup
-        .set("bitmap", "recorded")
-        .set("x-perf", json!({"max-chunk": CLUSTER}));
+    let backup = backup.set("bitmap", "recorded").set("x-perf", json!({"max-chunk": CLUSTER}));
     let job = backup.speed(HELD).start().await?;
     let begun = |job: &Value| job["current-progress"].as_u64() > Some(0);
     job.until("its first step", begun).await?;
@@ -181,18 +168,12 @@ async fn while_one_runs(t: &mut Test, attempt: &Attempt) -> CaseResult {
     let attempt = vm.cmd(attempt.command, (attempt.arguments)());
     attempt.expect_error(error).await?;
     vm.assert_same_graph_as(&before).await?;
-    vm.disk("disk")
-        .write(0x33, 4 * CLUSTER..5 * CLUSTER)
-        .await?;
+    vm.disk("disk").write(0x33, 4 * CLUSTER..5 * CLUSTER).await?;
     job.set_speed(0).await?;
     job.wait().await?;
 
-    vm.bitmap("disk", "recorded")
-        .assert(json!({"count": CLUSTER}))
-        .await?;
-    vm.bitmap("disk", "other")
-        .assert(json!({"count": 8 * CLUSTER}))
-        .await?;
+    vm.bitmap("disk", "recorded").assert(json!({"count": CLUSTER})).await?;
+    vm.bitmap("disk", "other").assert(json!({"count": 8 * CLUSTER})).await?;
     vm.shutdown().await?;
     copy.assert_reads(&[(0x22, 0..8 * CLUSTER)]).await?;
     disk.assert_pattern(0x33, 4 * CLUSTER..5 * CLUSTER).await

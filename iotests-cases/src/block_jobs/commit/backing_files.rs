@@ -76,10 +76,7 @@ async fn may_be_relative(t: &mut Test, from: &Layer) -> CaseResult {
     vm.disk("top").assert_reads(&all).await?;
     vm.shutdown().await?;
 
-    chain
-        .base
-        .assert_layer(chain.merged(*from, Layer::Base))
-        .await?;
+    chain.base.assert_layer(chain.merged(*from, Layer::Base)).await?;
     chain.mid.assert_layer(chain.content(Layer::Mid)).await?;
     chain.top.assert_layer(chain.content(Layer::Top)).await?;
     chain.top.assert_reads(all).await?;
@@ -88,10 +85,7 @@ async fn may_be_relative(t: &mut Test, from: &Layer) -> CaseResult {
         return info.assert("backing-filename", RELATIVE[1]);
     }
     info.assert("backing-filename-format", RAW.name())?;
-    let named = info
-        .at("full-backing-filename")?
-        .as_str()
-        .unwrap_or_default();
+    let named = info.at("full-backing-filename")?.as_str().unwrap_or_default();
     check!(resolved(named)? == resolved(chain.base.filename())?);
     Ok(())
 }
@@ -149,8 +143,7 @@ async fn are_renamed_in_a_read_only_overlay(t: &mut Test) -> CaseResult {
     job.start().await?.wait().await?;
     vm.assert_no_jobs().await?;
     vm.assert_chain("img3 -> img2 -> img0").await?;
-    vm.assert_read_only(&[("img3", false), ("img2", true), ("img0", true)])
-        .await?;
+    vm.assert_read_only(&[("img3", false), ("img2", true), ("img0", true)]).await?;
     vm.shutdown().await?;
 
     img2.assert_backing(&img0).await?;
@@ -224,10 +217,7 @@ async fn may_have_no_format(t: &mut Test, mask: &Option<bool>) -> CaseResult {
     let header = chain.top.header().await?;
     header.assert("backing-filename", chain.base.filename())?;
     header.assert("backing-filename-format", format)?;
-    chain
-        .base
-        .assert_layer(chain.merged(Layer::Mid, Layer::Base))
-        .await
+    chain.base.assert_layer(chain.merged(Layer::Mid, Layer::Base)).await
 }
 
 rows! {

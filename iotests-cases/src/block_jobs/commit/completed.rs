@@ -89,9 +89,7 @@ async fn moves_the_data_down(t: &mut Test, size: &Size, row: &Commit) -> CaseRes
     } else {
         job.wait().await?
     };
-    ended
-        .event
-        .assert_includes(&json!({"event": "BLOCK_JOB_COMPLETED", "data": whose}))?;
+    ended.event.assert_includes(&json!({"event": "BLOCK_JOB_COMPLETED", "data": whose}))?;
     ended.event.assert_absent("data/error")?;
 
     assert_nodes(&chain, &vm, top, base).await?;
@@ -122,8 +120,7 @@ async fn grows_a_base_that_is_smaller(t: &mut Test, from: &Layer) -> CaseResult 
     } else {
         job.top(&mid).start().await?.wait().await?;
         vm.assert_chain("top -> base").await?;
-        vm.assert_read_only(&[("top", false), ("base", true)])
-            .await?;
+        vm.assert_read_only(&[("top", false), ("base", true)]).await?;
     }
 
     vm.assert_no_jobs().await?;
@@ -145,13 +142,11 @@ async fn leaves_a_read_only_chain_read_only(t: &mut Test) -> CaseResult {
     let vm = t.host().blockdev(node).launch().await?;
 
     let job = vm.commit("top").start().await?;
-    vm.assert_read_only(&[("top", true), ("mid", true), ("base", false)])
-        .await?;
+    vm.assert_read_only(&[("top", true), ("mid", true), ("base", false)]).await?;
     job.complete().await?;
 
     vm.assert_no_jobs().await?;
-    vm.assert_read_only(&[("top", true), ("mid", true), ("base", true)])
-        .await?;
+    vm.assert_read_only(&[("top", true), ("mid", true), ("base", true)]).await?;
     vm.shutdown().await?;
     chain.assert_unchanged(&[Mid, Top])?;
     chain.base.assert_layer(chain.merged(Top, Base)).await
@@ -192,10 +187,7 @@ const ZEROED: Range<u64> = clusters(10..11);
 fn merged(chain: &Chain, top: Layer, base: Layer, active: bool) -> Content {
     let content = chain.merged(top, base);
     match active {
-        true => content
-            .written(WRITTEN, Chain::FREE)
-            .zeroes(ZEROED)
-            .cut(chain.size),
+        true => content.written(WRITTEN, Chain::FREE).zeroes(ZEROED).cut(chain.size),
         false => content,
     }
 }
@@ -226,9 +218,7 @@ async fn assert_files(chain: &Chain, top: Layer, base: Layer) -> CaseResult {
         let own = merged(chain, from, layer, written);
         chain.image(layer).assert_layer(own).await?;
     }
-    chain
-        .assert_headers(if active { Mid } else { base })
-        .await?;
+    chain.assert_headers(if active { Mid } else { base }).await?;
     let guest = if active { base } else { Top };
     let all = merged(chain, Top, Base, active);
     chain.image(guest).assert_reads(all).await

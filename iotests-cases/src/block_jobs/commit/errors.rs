@@ -137,9 +137,7 @@ impl Injected {
             let own = chain.merged(upper, layer);
             chain.image(layer).assert_layer(own).await?;
         }
-        chain
-            .assert_headers(if self.active { Layer::Mid } else { Layer::Base })
-            .await
+        chain.assert_headers(if self.active { Layer::Mid } else { Layer::Base }).await
     }
 }
 
@@ -158,10 +156,7 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     let before = vm.state().await?;
     let (from, into) = row.layers();
 
-    let mut job = vm
-        .commit("top")
-        .top(chain.image(from))
-        .base(chain.image(into));
+    let mut job = vm.commit("top").top(chain.image(from)).base(chain.image(into));
     if !row.active {
         // The node with the errors has no name that a header should have.
         job = job.set("backing-file", chain.image(into).filename());
@@ -174,11 +169,7 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     }
     let failed = row.action() == "report";
     match (failed, row.active) {
-        (true, _) => {
-            job.wait()
-                .expect_error(exactly("Input/output error"))
-                .await?
-        }
+        (true, _) => job.wait().expect_error(exactly("Input/output error")).await?,
         (false, true) => drop(job.complete().await?),
         (false, false) => drop(job.wait().await?),
     }
@@ -196,8 +187,7 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
         vm.assert_unchanged_since(&before).await?;
     } else {
         vm.assert_chain("top -> base").await?;
-        vm.assert_read_only(&[("top", false), ("mid", false), ("base", false)])
-            .await?;
+        vm.assert_read_only(&[("top", false), ("mid", false), ("base", false)]).await?;
     }
     vm.shutdown().await?;
     match failed {

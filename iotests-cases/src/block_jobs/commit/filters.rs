@@ -56,9 +56,7 @@ impl Filtered {
                 image.assert_backing(&self.images[base]).await?;
             } else {
                 let header = image.header().await?;
-                header
-                    .assert_absent("backing-filename")
-                    .context(image.to_string())?;
+                header.assert_absent("backing-filename").context(image.to_string())?;
             }
         }
         Ok(())
@@ -124,8 +122,7 @@ async fn between_the_layers_go(t: &mut Test, row: &Commit) -> CaseResult {
     vm.assert_no_jobs().await?;
     assert_line(&vm, row.line).await?;
     vm.assert_no_nodes(row.gone).await?;
-    vm.assert_read_only(&[("top-filter", false), (base.name(), !active)])
-        .await?;
+    vm.assert_read_only(&[("top-filter", false), (base.name(), !active)]).await?;
     chain.assert_guest_reads(&vm).await?;
     vm.shutdown().await?;
     let renamed = (!active).then_some(row.top + 1);
@@ -142,19 +139,13 @@ async fn on_top_goes_with_the_active_layer(t: &mut Test) -> CaseResult {
 
     let in_use = "Node top-filter is in use";
     vm.remove_node("top-filter").expect_error(in_use).await?;
-    vm.commit("top-filter")
-        .base("cow-2")
-        .start()
-        .await?
-        .complete()
-        .await?;
+    vm.commit("top-filter").base("cow-2").start().await?.complete().await?;
     vm.remove_node("top-filter").await?;
 
     vm.assert_no_jobs().await?;
     vm.assert_no_nodes(&["top-filter", "cow-3"]).await?;
     assert_line(&vm, &["cow-2", "cow-1", "bottom-filter", "cow-0"]).await?;
-    vm.assert_read_only(&[("cow-2", false), ("cow-1", true)])
-        .await?;
+    vm.assert_read_only(&[("cow-2", false), ("cow-1", true)]).await?;
     vm.disk("top-filter").assert_node("cow-2").await?;
     vm.shutdown().await?;
     chain.assert_files(3, 2, None).await

@@ -166,11 +166,7 @@ async fn is_cancelled_in_the_active_layer(t: &mut Test) -> CaseResult {
 async fn hides_its_own_node(t: &mut Test, size: &Size) -> CaseResult {
     let chain = Chain::create(t, *size).await?;
     let vm = chain.launch(t).await?;
-    let job = vm
-        .commit("top")
-        .top(&chain.mid)
-        .base(&chain.base)
-        .speed(HELD);
+    let job = vm.commit("top").top(&chain.mid).base(&chain.base).speed(HELD);
     // One without work rests before it takes its node out again.
     let mut job = job.set("auto-finalize", *size != Zero).start().await?;
     if *size == Zero {
@@ -179,9 +175,7 @@ async fn hides_its_own_node(t: &mut Test, size: &Size) -> CaseResult {
 
     t.step("look at the drive");
     let nodes = vm.cmd("query-named-block-nodes", ()).await?;
-    nodes
-        .find(&json!({"drv": "commit_top"}))
-        .context("the node of the job")?;
+    nodes.find(&json!({"drv": "commit_top"})).context("the node of the job")?;
     let layers = json!({"filename": chain.mid, "backing-image": {"filename": chain.base}});
     let (reported, depth, layers) = match vm.backend() {
         Backend::System => (
@@ -246,20 +240,13 @@ async fn shows_a_node_with_a_name(t: &mut Test, top: &Layer) -> CaseResult {
 async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let vm = chain.launch(t).await?;
-    let slow = || {
-        vm.commit("top")
-            .top(&chain.mid)
-            .base(&chain.base)
-            .speed(HELD)
-    };
+    let slow = || vm.commit("top").top(&chain.mid).base(&chain.base).speed(HELD);
 
     let job = slow().start().await?;
     job.block_info().await?.assert("speed", HELD)?;
     job.set_speed(2).await?;
     let whose = json!({"device": job.id(), "speed": -1});
-    vm.cmd("block-job-set-speed", whose)
-        .expect_error(NEGATIVE_SPEED)
-        .await?;
+    vm.cmd("block-job-set-speed", whose).expect_error(NEGATIVE_SPEED).await?;
     job.block_info()
         .await?
         .assert_includes(&json!({"speed": 2, "type": "commit", "paused": false}))?;

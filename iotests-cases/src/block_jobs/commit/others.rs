@@ -75,11 +75,7 @@ async fn are_kept_away(t: &mut Test, top: &Layer, row: &Attempt) -> CaseResult {
     let vm = vm.blockdev(&chain.top).blockdev(filter).launch().await?;
     let _server = vm.nbd_server().start().await?;
 
-    let job = vm
-        .commit("top")
-        .top(chain.image(*top))
-        .base(&chain.base)
-        .speed(HELD);
+    let job = vm.commit("top").top(chain.image(*top)).base(&chain.base).speed(HELD);
     let job = job.start().await?;
     row.assert_refused(&vm, &chain).await?;
 
@@ -89,13 +85,9 @@ async fn are_kept_away(t: &mut Test, top: &Layer, row: &Attempt) -> CaseResult {
     } else {
         job.wait().await?;
         vm.assert_chain("top -> base").await?;
-        vm.assert_read_only(&[("top", false), ("base", true)])
-            .await?;
+        vm.assert_read_only(&[("top", false), ("base", true)]).await?;
     }
     vm.assert_no_jobs().await?;
     vm.shutdown().await?;
-    chain
-        .base
-        .assert_layer(chain.merged(*top, Layer::Base))
-        .await
+    chain.base.assert_layer(chain.merged(*top, Layer::Base)).await
 }

@@ -30,16 +30,8 @@ async fn active(
     let source = t.image("source").size(SIZE).content(content());
     let source = source.create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;
-    let vm = t
-        .host()
-        .disk(disk(&source))
-        .blockdev(&copy)
-        .launch()
-        .await?;
-    let job = vm
-        .mirror("source")
-        .to("copy")
-        .set("copy-mode", "write-blocking");
+    let vm = t.host().disk(disk(&source)).blockdev(&copy).launch().await?;
+    let job = vm.mirror("source").to("copy").set("copy-mode", "write-blocking");
     let job = job.set("buf-size", 4 * CLUSTER).speed(1).start().await?;
     Ok((source, copy, vm, job))
 }
@@ -210,10 +202,7 @@ async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
     let bench = t.qemu_img(bench);
     let mirrors = async {
         for _ in 0..8 {
-            let job = vm
-                .mirror("source")
-                .to("copy")
-                .set("copy-mode", "write-blocking");
+            let job = vm.mirror("source").to("copy").set("copy-mode", "write-blocking");
             let mut job = job.start().await?;
             job.wait_ready().await?;
             check!(job.cancel().await?.outcome == Outcome::Completed);
@@ -223,12 +212,7 @@ async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
     let (bench, mirrors) = tokio::join!(bench.text(), mirrors);
     bench?;
     mirrors?;
-    vm.mirror("source")
-        .to("copy")
-        .start()
-        .await?
-        .complete()
-        .await?;
+    vm.mirror("source").to("copy").start().await?.complete().await?;
     drop(export);
     vm.shutdown().await?;
     source.assert_same_as(&copy).await?;
@@ -314,19 +298,12 @@ async fn in_flight_when_the_job_ends_is_waited_for(
         Fault::HoldReply("go".to_owned()),
     );
     let server = Server::builder().export(Export::shared(disk.clone()));
-    let server = server
-        .plan(FaultPlan::new().rule(held))
-        .listen_unix(&*socket)?;
+    let server = server.plan(FaultPlan::new().rule(held)).listen_unix(&*socket)?;
     let source = Node::new("nbd").node_name("source");
     let source = source.set("server", json!({"type": "unix", "path": socket}));
     let copy = t.image("copy").size(SIZE).create().await?;
     let vm = t.host().disk(source).blockdev(&copy).launch().await?;
-    let mut job = vm
-        .mirror("source")
-        .to("copy")
-        .set("copy-mode", *mode)
-        .start()
-        .await?;
+    let mut job = vm.mirror("source").to("copy").set("copy-mode", *mode).start().await?;
     job.wait_ready().await?;
 
     let journal = server.journal();
@@ -371,8 +348,7 @@ async fn is_not_lost_when_completed_in_standby(t: &mut Test, mode: &&str) -> Cas
     job.wait_ready().await?;
     job.pause().await?;
     vm.disk("source").write(0x91, clusters(1..2)).await?;
-    vm.cmd("block-job-complete", json!({"device": job.id()}))
-        .await?;
+    vm.cmd("block-job-complete", json!({"device": job.id()})).await?;
     job.info().await?.assert("status", "standby")?;
     vm.disk("source").write(0x92, clusters(2..3)).await?;
     job.info().await?.assert("status", "standby")?;

@@ -122,10 +122,7 @@ async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
     vm.shutdown().await?;
     source.assert_reads(numbered()).await?;
     match row.action() {
-        "report" => {
-            copy.assert_reads_either(numbered(), Content::nothing())
-                .await?
-        }
+        "report" => copy.assert_reads_either(numbered(), Content::nothing()).await?,
         _ => copy.assert_reads(numbered()).await?,
     }
     // QED leaves the cluster of a write that failed allocated, for its check to find.
@@ -148,10 +145,7 @@ async fn that_coincide_pause_once(t: &mut Test) -> CaseResult {
     let vm = t.host().disk(&source).blockdev(failing(&copy, errors));
     let vm = vm.launch().await?;
 
-    let job = vm
-        .mirror("source")
-        .to("copy")
-        .set("on-target-error", "stop");
+    let job = vm.mirror("source").to("copy").set("on-target-error", "stop");
     let mut job = job.start().await?;
     assert_stopped(&mut job, "paused", EIO).await?;
     check!(vm.take_events("BLOCK_JOB_ERROR").len() == 2);
@@ -194,9 +188,7 @@ async fn in_a_cluster_of_the_target(t: &mut Test) -> CaseResult {
     error.assert_includes(&json!({"data": {"operation": "read", "action": "ignore"}}))?;
     job.complete().await?;
 
-    vm.disk("source")
-        .assert_reads(own.over(&numbered()))
-        .await?;
+    vm.disk("source").assert_reads(own.over(&numbered())).await?;
     vm.shutdown().await?;
     copy.assert_reads(own.over(&numbered())).await?;
     copy.assert_backing(&base).await?;
@@ -234,17 +226,10 @@ async fn in_the_last_flush(t: &mut Test, last: &Last) -> CaseResult {
         ],
     });
     let vm = t.host().disk(&source).blockdev(failing(&copy, options));
-    let vm = vm
-        .tolerate("Failed to flush")
-        .tolerate("Failed flush")
-        .launch()
-        .await?;
+    let vm = vm.tolerate("Failed to flush").tolerate("Failed flush").launch().await?;
     let before = vm.state().await?;
 
-    let job = vm
-        .mirror("source")
-        .to("copy")
-        .set("on-target-error", "stop");
+    let job = vm.mirror("source").to("copy").set("on-target-error", "stop");
     let mut job = job.start().await?;
     job.wait_ready().await?;
     vm.disk("source").write(2, 0..CLUSTER).await?;
@@ -302,10 +287,7 @@ async fn after_it_was_ready(t: &mut Test, policy: &&str, mode: &&str) -> CaseRes
     let vm = t.host().disk(&source).blockdev(failing(&copy, options));
     let vm = vm.launch().await?;
 
-    let job = vm
-        .mirror("source")
-        .to("copy")
-        .set("on-target-error", *policy);
+    let job = vm.mirror("source").to("copy").set("on-target-error", *policy);
     let mut job = job.set("copy-mode", *mode).start().await?;
     job.wait_ready().await?;
     vm.disk("source").write(0x77, at).await?;

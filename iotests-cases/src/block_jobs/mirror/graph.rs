@@ -16,11 +16,9 @@ async fn a_read_only_source_stays_read_only(t: &mut Test) -> CaseResult {
     let vm = vm.blockdev(&copy).launch().await?;
     let mut job = vm.mirror("source").to("copy").start().await?;
     job.wait_ready().await?;
-    vm.assert_read_only(&[("source", true), ("copy", false)])
-        .await?;
+    vm.assert_read_only(&[("source", true), ("copy", false)]).await?;
     job.complete().await?;
-    vm.assert_read_only(&[("source", true), ("copy", true)])
-        .await?;
+    vm.assert_read_only(&[("source", true), ("copy", true)]).await?;
     vm.shutdown().await?;
     file.assert_unchanged()?;
     copy.assert_reads(&content).await
@@ -74,12 +72,7 @@ const UPPER: Content = Content::of(&[(2, 512 * KIB..MIB)]);
 
 impl Halves {
     async fn create(t: &Test) -> CaseResult<Halves> {
-        let backing = t
-            .image("backing")
-            .size(MIB)
-            .content(&LOWER)
-            .create()
-            .await?;
+        let backing = t.image("backing").size(MIB).content(&LOWER).create().await?;
         let source = t.image("source").backing(&backing).content(&UPPER);
         let source = source.create().await?;
         let target = t.image("target").backing(&backing).create().await?;
@@ -105,10 +98,7 @@ async fn the_top_layer_is_that_below_a_filter(t: &mut Test) -> CaseResult {
     let images = Halves::create(t).await?;
     let filter = Node::new("copy-on-read").node_name("filter");
     let filter = filter.file(&images.source);
-    let vm = t
-        .host()
-        .blockdev(filter)
-        .blockdev(images.target.node().no_backing());
+    let vm = t.host().blockdev(filter).blockdev(images.target.node().no_backing());
     let vm = vm.launch().await?;
     let job = vm.mirror("filter").to("target").sync("top").start().await?;
     job.complete().await?;
@@ -128,10 +118,7 @@ rows! {
 async fn the_node_of_a_mirror_shows(t: &mut Test, name: &Option<&'static str>) -> CaseResult {
     let images = Halves::create(t).await?;
     let vm = t.host().disk(Disk::of(&images.source).scsi());
-    let vm = vm
-        .blockdev(images.target.node().no_backing())
-        .launch()
-        .await?;
+    let vm = vm.blockdev(images.target.node().no_backing()).launch().await?;
     let mut job = vm.mirror("source").to("target").sync("top");
     if let Some(name) = *name {
         job = job.set("filter-node-name", name);

@@ -91,9 +91,7 @@ async fn pieces_are_the_last_when_it_is_cancelled(t: &mut Test) -> CaseResult {
     file.finish().await?;
     copy.assert_pattern(0, clusters(20..21)).await?;
     let all = Content::nothing().written(0x11, FIRST);
-    source
-        .assert_reads(all.written(0x77, clusters(20..21)))
-        .await
+    source.assert_reads(all.written(0x77, clusters(20..21))).await
 }
 
 const ROOM: u64 = 2 * CLUSTER;
@@ -150,10 +148,7 @@ async fn pieces_are_not_lost_with_the_server(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(SIZE).create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;
     let file = Served::lost(t, &copy)?;
-    let target = file
-        .node()
-        .node_name("copy")
-        .set("reconnect-delay", FOREVER);
+    let target = file.node().node_name("copy").set("reconnect-delay", FOREVER);
     let vm = t.host().disk(&source).blockdev(target).launch().await?;
     let mut job = vm.mirror("source").to("copy").start().await?;
     job.wait_ready().await?;

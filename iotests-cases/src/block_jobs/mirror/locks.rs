@@ -23,9 +23,7 @@ async fn nobody_else_gets_the_image(t: &mut Test) -> CaseResult {
     let file = source.protocol_node().node_name("other");
     let other = Disk::of(file).property("share-rw", true);
     let other = t.vm().name("other").disk(other);
-    other
-        .expect_launch_error("Is another process using the image")
-        .await?;
+    other.expect_launch_error("Is another process using the image").await?;
     check!(job.cancel().await?.outcome == Outcome::Completed);
 
     vm.disk("source").assert_node("source").await?;
@@ -50,8 +48,7 @@ async fn a_user_above_keeps_others_out(t: &mut Test) -> CaseResult {
     let user = Node::new("blkdebug").node_name("user");
     let user = user.child("image", "filter");
     let user = user.set("take-child-perms", ["write"]);
-    vm.add_node(user.set("unshare-child-perms", ["write"]))
-        .await?;
+    vm.add_node(user.set("unshare-child-perms", ["write"])).await?;
     let why = "Failed to get \"write\" lock";
     let write = ["write -P 0x33 0 64k"];
     source.io(write).expect_error(why).await?;
@@ -64,7 +61,5 @@ async fn a_user_above_keeps_others_out(t: &mut Test) -> CaseResult {
     vm.shutdown().await?;
     let written = Content::nothing().written(0x11, 0..MIB);
     let written = written.written(0x22, clusters(0..1));
-    source
-        .assert_reads(written.written(0x44, clusters(1..2)))
-        .await
+    source.assert_reads(written.written(0x44, clusters(1..2))).await
 }

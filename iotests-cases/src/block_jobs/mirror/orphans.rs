@@ -34,12 +34,7 @@ async fn a_node_without_a_drive_needs_a_job_id(t: &mut Test) -> CaseResult {
 async fn an_unused_node_is_mirrored(t: &mut Test) -> CaseResult {
     let vm = orphans(t).await?;
     let before = vm.state().await?;
-    vm.mirror("src")
-        .to("dest")
-        .start()
-        .await?
-        .complete()
-        .await?;
+    vm.mirror("src").to("dest").start().await?.complete().await?;
     vm.assert_unchanged_since(&before).await?;
     vm.shutdown().await?;
     Ok(())
@@ -73,12 +68,9 @@ async fn conflicting_permissions_fail_completion(t: &mut Test) -> CaseResult {
     vm.add_node(on_target).await?;
     let job = vm.mirror("src").to("dest");
     let mut job = job.set("filter-node-name", "mirror-filter").start().await?;
-    vm.add_node(user("src-perm", "src").set("take-child-perms", read))
-        .await?;
+    vm.add_node(user("src-perm", "src").set("take-child-perms", read)).await?;
     job.wait_ready().await?;
-    job.complete()
-        .expect_error("Operation not permitted")
-        .await?;
+    job.complete().expect_error("Operation not permitted").await?;
 
     vm.assert_no_jobs().await?;
     vm.assert_no_nodes(&["mirror-filter"]).await?;

@@ -143,8 +143,7 @@ impl Pair {
         })
         .await?;
         vm.assert_chain("top -> base").await?;
-        vm.assert_read_only(&[("copy", false), ("top", false), ("base", true)])
-            .await?;
+        vm.assert_read_only(&[("copy", false), ("top", false), ("base", true)]).await?;
         check!(vm.node("copy").size().await? == self.size);
         vm.disk("top").assert_reads(self.written()).await
     }
@@ -160,11 +159,7 @@ impl Pair {
         check!(self.copy.size().await? == self.size);
         match self.is_node {
             true => drop(self.copy.assert_backing(&self.base).await?),
-            false => self
-                .copy
-                .header()
-                .await?
-                .assert_absent("backing-filename")?,
+            false => self.copy.header().await?.assert_absent("backing-filename")?,
         }
         self.top.assert_layer(own).await?;
         self.top.assert_clean().await?;
@@ -177,9 +172,7 @@ impl Pair {
             true => self.contents[0].clone(),
             false => Content::nothing(),
         };
-        self.copy
-            .assert_reads_either(self.before(), nothing)
-            .await?;
+        self.copy.assert_reads_either(self.before(), nothing).await?;
         self.copy.assert_clean().await?;
         self.assert_source_unchanged()
     }

@@ -32,21 +32,14 @@ impl Quorum {
     }
 
     async fn launch(&self, t: &Test) -> CaseResult<Machine> {
-        let vm = self
-            .images
-            .iter()
-            .fold(t.host(), |vm, image| vm.blockdev(image));
+        let vm = self.images.iter().fold(t.host(), |vm, image| vm.blockdev(image));
         let quorum = Node::quorum(2, ["img0", "img1", "img2"]).node_name("quorum0");
-        vm.disk(quorum)
-            .tolerate("Can no longer replace")
-            .launch()
-            .await
+        vm.disk(quorum).tolerate("Can no longer replace").launch().await
     }
 
     /// The damaged child is to be replaced.
     fn mirror(&self, vm: &Machine) -> JobBuilder {
-        vm.drive_mirror("quorum0", &self.copy)
-            .set("replaces", "img1")
+        vm.drive_mirror("quorum0", &self.copy).set("replaces", "img1")
     }
 
     /// These are the children of the quorum, and all of it reads as it should.
@@ -165,10 +158,7 @@ async fn is_not_repaired(t: &mut Test, wrong: &Wrong) -> CaseResult {
     let quorum = Quorum::create(t).await?;
     let vm = if wrong.value == Some("drive0") {
         let quorum0 = Node::quorum(2, ["img0", "img1", "img2"]).node_name("quorum0");
-        let vm = quorum
-            .images
-            .iter()
-            .fold(t.host(), |vm, image| vm.blockdev(image));
+        let vm = quorum.images.iter().fold(t.host(), |vm, image| vm.blockdev(image));
         vm.disk(quorum0).drive(Drive::empty()).launch().await?
     } else {
         quorum.launch(t).await?
@@ -182,9 +172,7 @@ async fn is_not_repaired(t: &mut Test, wrong: &Wrong) -> CaseResult {
         (None, Some(arguments)) => drop(arguments.remove(wrong.name)),
         (None, None) => {}
     }
-    vm.cmd("drive-mirror", arguments)
-        .refused(wrong.text)
-        .await?;
+    vm.cmd("drive-mirror", arguments).refused(wrong.text).await?;
     Quorum::assert_children(&vm, ["img0", "img1", "img2"], content()).await?;
     vm.shutdown().await?;
     Ok(())
@@ -194,15 +182,10 @@ async fn is_not_repaired(t: &mut Test, wrong: &Wrong) -> CaseResult {
 #[case(upstream = "041::TestRepairQuorum::test_after_a_quorum_snapshot")]
 async fn has_a_child_with_a_snapshot(t: &mut Test) -> CaseResult {
     let quorum = Quorum::create(t).await?;
-    let snapshot = t
-        .image("snap1")
-        .backing(&quorum.images[1])
-        .reserve()
-        .await?;
+    let snapshot = t.image("snap1").backing(&quorum.images[1]).reserve().await?;
     let vm = quorum.launch(t).await?;
     let format = snapshot.format().name();
-    vm.snapshot_sync("img1", snapshot.file(), format, "snap1")
-        .await?;
+    vm.snapshot_sync("img1", snapshot.file(), format, "snap1").await?;
     let why = "Node 'img1' is busy: node is used as backing hd of 'snap1'";
     quorum.mirror(&vm).refused(why).await?;
     let job = quorum.mirror(&vm).set("replaces", "snap1").start().await?;
@@ -227,9 +210,7 @@ async fn has_a_child_that_others_use(t: &mut Test, late: &bool) -> CaseResult {
         let mut job = quorum.mirror(&vm).start().await?;
         job.wait_ready().await?;
         let export = vm.export("img1").await?;
-        job.complete()
-            .expect_error("Operation not permitted")
-            .await?;
+        job.complete().expect_error("Operation not permitted").await?;
         drop(export);
     } else {
         let export = vm.export("img1").await?;

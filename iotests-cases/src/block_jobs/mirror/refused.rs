@@ -82,8 +82,7 @@ async fn needs_a_target_of_its_own(t: &mut Test, onto: &Onto, target: &(&str, &s
     for name in ["guest", "busy"] {
         vm.add_node(null(name, onto.size)).await?;
     }
-    vm.add_node(null("read-only", onto.size).read_only(true))
-        .await?;
+    vm.add_node(null("read-only", onto.size).read_only(true)).await?;
     vm.plug("guest").await?;
     let other = vm.mirror("copy").to("busy").speed(HELD).start().await?;
     other.pause().await?;

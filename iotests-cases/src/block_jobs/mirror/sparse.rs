@@ -68,8 +68,7 @@ async fn of_a_file(
         }
     };
     let file = copy.protocol_node().node_name("copy");
-    vm.add_node(file.set("discard", *discard).set("detect-zeroes", *zeroes))
-        .await?;
+    vm.add_node(file.set("discard", *discard).set("detect-zeroes", *zeroes)).await?;
     let job = vm.mirror("source").to("copy").start().await?;
     let ended = job.complete().await?;
     // Zeroing the target beforehand is no progress.
@@ -106,10 +105,7 @@ async fn of_a_target_that_looks_for_zeroes(t: &mut Test, detection: &&str) -> Ca
     let source = t.image("source").format(RAW).size(2 * MIB).fill(0);
     let source = source.content(&content).create().await?;
     let copy = t.image("copy").size(2 * MIB).create().await?;
-    let looking = copy
-        .node()
-        .set("discard", "unmap")
-        .set("detect-zeroes", *detection);
+    let looking = copy.node().set("discard", "unmap").set("detect-zeroes", *detection);
     let vm = t.host().disk(&source).blockdev(looking).launch().await?;
     let mut job = vm.mirror("source").to("copy").set("granularity", CLUSTER);
     job = job.set("buf-size", CLUSTER);

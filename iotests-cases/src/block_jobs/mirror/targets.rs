@@ -115,13 +115,7 @@ rows! {
 /// A disk that is larger than its backing image is copied to its end.
 #[case(upstream = "041::TestMirrorResized::{sync}", rows = SYNCS)]
 async fn of_a_disk_larger_than_its_backing_file(t: &mut Test, sync: &&str) -> CaseResult {
-    let base = t
-        .image("base")
-        .format(RAW)
-        .size(MIB)
-        .fill(0x11)
-        .create()
-        .await?;
+    let base = t.image("base").format(RAW).size(MIB).fill(0x11).create().await?;
     let own = Content::nothing().written(0x22, clusters(4..5));
     let own = own.written(0x33, clusters(30..32));
     let source = t.image("source").backing(&base).size(SIZE).content(&own);
@@ -239,8 +233,7 @@ async fn at_a_speed_although_it_is_woken(t: &mut Test) -> CaseResult {
     let begun = |job: &Value| job["current-progress"].as_u64() > Some(0);
     let first = job.until("its first piece", begun).await?;
     for round in 0..16 {
-        vm.reopen("other", |node| node.read_only(round % 2 == 0))
-            .await?;
+        vm.reopen("other", |node| node.read_only(round % 2 == 0)).await?;
     }
     let now = job.info().await?;
     let progress = |info: &Value| number(info, "current-progress");
@@ -342,16 +335,10 @@ async fn of_a_disk_smaller_than_a_piece(t: &mut Test, command: &&str, update: &b
 #[case(upstream = "235", formats = [QCOW2], needs = [Driver("throttle"), Driver("null-co")])]
 async fn that_is_slow(t: &mut Test) -> CaseResult {
     let size = 1024 * MIB;
-    let source = t
-        .image("source")
-        .size(size)
-        .option("preallocation", "metadata");
+    let source = t.image("source").size(size).option("preallocation", "metadata");
     let source = source.create().await?;
     let slow = Node::throttle("group", null("fast", size)).node_name("slow");
-    let vm = t
-        .host()
-        .iothread("io")
-        .disk(Disk::of(&source).iothread("io"));
+    let vm = t.host().iothread("io").disk(Disk::of(&source).iothread("io"));
     let vm = vm.throttle_group("group", json!({"bps-total": size}));
     let vm = vm.blockdev(slow).launch().await?;
     let mut job = vm.mirror("source").to("slow").start().await?;

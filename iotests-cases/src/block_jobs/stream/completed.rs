@@ -123,11 +123,7 @@ const BITMAPS_STAY_READ_ONLY: KnownBug = known(
 #[case(formats = [QCOW2], unsupported_imgopts = ["compat"], known_bugs = [BITMAPS_STAY_READ_ONLY])]
 async fn lets_a_commit_write_there(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
-    chain
-        .mid
-        .bitmap("b0")
-        .with(|call| call.action(BitmapAction::Add))
-        .await?;
+    chain.mid.bitmap("b0").with(|call| call.action(BitmapAction::Add)).await?;
     let vm = chain.launch(t).await?;
     vm.stream("mid").start().await?.wait().await?;
     let job = vm.commit("top").base("mid").start().await?;
@@ -153,14 +149,11 @@ async fn moves_the_data_up(t: &mut Test, size: &Size, row: &Stream) -> CaseResul
         // To read what the base alone has moves nothing.
         let byte = chain.merged(Top, Base).byte_at(0);
         disk.assert_pattern(byte, 0..CLUSTER).await?;
-        vm.assert_read_only(&[(into, false), ("base", true)])
-            .await?;
+        vm.assert_read_only(&[(into, false), ("base", true)]).await?;
         job.set_speed(0).await?;
     }
     let ended = job.wait().await?;
-    ended
-        .event
-        .assert_includes(&json!({"event": "BLOCK_JOB_COMPLETED", "data": whose}))?;
+    ended.event.assert_includes(&json!({"event": "BLOCK_JOB_COMPLETED", "data": whose}))?;
     ended.event.assert_absent("data/error")?;
 
     let all = chain.merged(Top, Base);
@@ -176,16 +169,11 @@ async fn moves_the_data_up(t: &mut Test, size: &Size, row: &Stream) -> CaseResul
 /// The chain of the machine has the layers that stay, and nobody may write but to the top.
 async fn assert_nodes(chain: &Chain, vm: &Machine, row: &Stream) -> CaseResult {
     let line = row.line();
-    let names: Vec<_> = line
-        .iter()
-        .map(|layer| chain.image(*layer).name())
-        .collect();
+    let names: Vec<_> = line.iter().map(|layer| chain.image(*layer).name()).collect();
     vm.assert_chain(&names.join(" -> ")).await?;
     let read_only: Vec<_> = names.iter().map(|name| (*name, *name != "top")).collect();
     vm.assert_read_only(&read_only).await?;
-    let gone = [Top, Mid, Base]
-        .into_iter()
-        .filter(|layer| !line.contains(layer));
+    let gone = [Top, Mid, Base].into_iter().filter(|layer| !line.contains(layer));
     let gone: Vec<_> = gone.map(|layer| chain.image(layer).name()).collect();
     vm.assert_no_nodes(&gone).await
 }
@@ -273,8 +261,7 @@ async fn keeps_the_ends(t: &mut Test, short: &Short, end: &Option<Layer>) -> Cas
     job.start().await?.wait().await?;
 
     vm.disk("top").assert_reads(&all).await?;
-    vm.assert_chain(if end.is_some() { "top -> base" } else { "top" })
-        .await?;
+    vm.assert_chain(if end.is_some() { "top -> base" } else { "top" }).await?;
     vm.shutdown().await?;
     top.assert_reads(&all).await?;
     top.assert_clean().await
@@ -318,11 +305,7 @@ async fn writes_the_format(t: &mut Test, mask: &Option<bool>) -> CaseResult {
     let chain = Chain::create(t, Full).await?;
     let base = chain.base.protocol_node().node_name("file");
     let mid = chain.mid.node().backing(base);
-    let vm = t
-        .host()
-        .disk(chain.top.node().backing(mid))
-        .launch()
-        .await?;
+    let vm = t.host().disk(chain.top.node().backing(mid)).launch().await?;
     let mut job = vm.stream("top").base("file");
     if let Some(mask) = *mask {
         job = job.set("backing-mask-protocol", mask);
@@ -374,10 +357,6 @@ async fn can_be_done_again(t: &mut Test, first: &&str) -> CaseResult {
     vm.assert_no_jobs().await?;
     vm.shutdown().await?;
     chain.assert_unchanged(&[Base, Mid])?;
-    chain
-        .top
-        .header()
-        .await?
-        .assert_absent("backing-filename")?;
+    chain.top.header().await?.assert_absent("backing-filename")?;
     chain.top.assert_reads(chain.merged(Top, Base)).await
 }

@@ -90,11 +90,7 @@ async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> Case
     let vm = vm.launch().await?;
     let before = vm.state().await?;
 
-    let mut job = vm
-        .stream("top")
-        .set("on-error", policy.on_error)
-        .start()
-        .await?;
+    let mut job = vm.stream("top").set("on-error", policy.on_error).start().await?;
     let id = job.id().to_owned();
     let action = action(policy.on_error, policy.errno);
     if action == "stop" {
@@ -104,9 +100,7 @@ async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> Case
         job.resume().await?;
         job.wait().await?;
     } else {
-        job.wait()
-            .expect_error(exactly("Input/output error"))
-            .await?;
+        job.wait().expect_error(exactly("Input/output error")).await?;
     }
 
     let done = if action == "report" {
@@ -139,11 +133,7 @@ async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> Case
         chain.top.assert_clean().await?;
     }
     match action {
-        "stop" => chain
-            .top
-            .header()
-            .await?
-            .assert_absent("backing-filename")?,
+        "stop" => chain.top.header().await?.assert_absent("backing-filename")?,
         _ => drop(chain.top.assert_backing(&chain.mid).await?),
     }
     chain.assert_unchanged(&[Base, Mid])

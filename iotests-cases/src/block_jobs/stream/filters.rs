@@ -68,8 +68,7 @@ async fn between_the_layers_go(t: &mut Test, row: &Stream) -> CaseResult {
         };
         vm.assert_block_path("top-filter", &path, *node).await?;
     }
-    vm.assert_block_path("top-filter", &format!("{path}/backing"), None)
-        .await?;
+    vm.assert_block_path("top-filter", &format!("{path}/backing"), None).await?;
     vm.assert_no_nodes(row.gone).await?;
     disk.assert_reads(&all).await?;
     vm.shutdown().await?;
@@ -147,10 +146,7 @@ async fn a_child_of_a_quorum(t: &mut Test) -> CaseResult {
     vm.shutdown().await?;
     files.iter().try_for_each(FileBytes::assert_unchanged)?;
     children[0].assert_layer(&now).await?;
-    children[0]
-        .header()
-        .await?
-        .assert_absent("backing-filename")?;
+    children[0].header().await?.assert_absent("backing-filename")?;
     let own = Content::nothing().written(0x77, clusters(14..15));
     children[1].assert_layer(&own).await?;
     children[2].assert_layer(own).await
@@ -167,10 +163,7 @@ async fn below_throttles_it_ends(t: &mut Test) -> CaseResult {
     let limits = json!({"iops-total": 10000, "bps-total": 100 * MIB});
     let unlimited = Node::throttle("unlimited", top.node());
     let limited = Node::throttle("limited", unlimited).node_name("limited");
-    let vm = t
-        .host()
-        .iothread("t0")
-        .throttle_group("unlimited", json!({}));
+    let vm = t.host().iothread("t0").throttle_group("unlimited", json!({}));
     let vm = vm.throttle_group("limited", limits);
     let vm = vm.disk(Disk::of(limited).iothread("t0")).launch().await?;
 
@@ -192,16 +185,10 @@ async fn a_reset_ends_one_that_fails(t: &mut Test) -> CaseResult {
     let top = t.image("top").size(MIB).create().await?;
     let file = top.protocol_node();
     let fails = json!([{"event": "pwritev", "immediately": true, "once": true}]);
-    let file = Node::new("blkdebug")
-        .child("image", file)
-        .set("inject-error", fails);
-    let slow = base
-        .node()
-        .file(Node::throttle("slow", base.protocol_node()));
+    let file = Node::new("blkdebug").child("image", file).set("inject-error", fails);
+    let slow = base.node().file(Node::throttle("slow", base.protocol_node()));
     let disk = top.node().file(file).backing(slow);
-    let vm = t
-        .host()
-        .throttle_group("slow", json!({"bps-total": 4 * CLUSTER}));
+    let vm = t.host().throttle_group("slow", json!({"bps-total": 4 * CLUSTER}));
     let vm = vm.disk(Disk::of(disk).scsi()).launch().await?;
 
     let mut job = vm.stream("top").start().await?;

@@ -82,8 +82,7 @@ async fn makes_it_read_only_again(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let vm = chain.launch(t).await?;
     let job = vm.stream("mid").speed(HELD).start().await?;
-    vm.assert_read_only(&[("mid", false), ("base", true)])
-        .await?;
+    vm.assert_read_only(&[("mid", false), ("base", true)]).await?;
     check!(job.cancel().await?.outcome == Outcome::Cancelled);
     chain.assert_nodes_unchanged(&vm).await?;
     vm.shutdown().await?;
@@ -127,12 +126,7 @@ async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
 #[case(formats = [QCOW2])]
 async fn passes_over_holes_at_any_speed(t: &mut Test) -> CaseResult {
     let last = Content::nothing().written(0x11, clusters(31..32));
-    let base = t
-        .image("base")
-        .size(2 * MIB)
-        .content(&last)
-        .create()
-        .await?;
+    let base = t.image("base").size(2 * MIB).content(&last).create().await?;
     let top = t.image("top").backing(&base).create().await?;
     let vm = t.host().disk(&top).launch().await?;
     vm.stream("top").speed(HELD).start().await?.wait().await?;
@@ -181,9 +175,7 @@ async fn is_not_hurried(t: &mut Test) -> CaseResult {
 async fn is_cancelled_by_unplugging(t: &mut Test) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let vm = t.host().drive(Drive::of(&chain.top).interface("none"));
-    let vm = vm
-        .device("virtio-scsi")
-        .device("scsi-hd,id=disk,drive=drive0");
+    let vm = vm.device("virtio-scsi").device("scsi-hd,id=disk,drive=drive0");
     let vm = vm.launch().await?;
     let job = vm.stream("drive0").speed(HELD).start().await?;
     vm.cmd("device_del", json!({"id": "disk"})).await?;
@@ -209,10 +201,7 @@ async fn ends_while_a_guest_writes(t: &mut Test, end: &Outcome) -> CaseResult {
     let here = map.find(&json!({"start": WRITTEN.start, "data": true}))?;
     let at = number(here, "offset")?;
     // A server does not let the file grow.
-    std::fs::File::options()
-        .write(true)
-        .open(chain.top.filename())?
-        .set_len(16 * MIB)?;
+    std::fs::File::options().write(true).open(chain.top.filename())?.set_len(16 * MIB)?;
     let file = Served::holding(t, &chain.top, at..at + CLUSTER)?;
     let vm = t.host().disk(chain.top.node().file(file.node()));
     let vm = vm.launch().await?;

@@ -58,12 +58,7 @@ fn same_filter(_: &Chain) -> Value {
 async fn are_kept_away(t: &mut Test, row: &Attempt) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
     let other = t.image("other").size(MIB).create().await?;
-    let vm = t
-        .host()
-        .blockdev(&chain.top)
-        .blockdev(&other)
-        .launch()
-        .await?;
+    let vm = t.host().blockdev(&chain.top).blockdev(&other).launch().await?;
     let _server = vm.nbd_server().start().await?;
     let job = vm.stream("top").id("job").set("filter-node-name", "named");
     let job = job.speed(HELD).start().await?;
@@ -97,15 +92,11 @@ async fn may_write_to_the_layer(t: &mut Test) -> CaseResult {
     writer.write(0x78, clusters(0..1)).await?;
 
     vm.assert_chain("top -> mid").await?;
-    vm.assert_read_only(&[("mid", false), ("top", true)])
-        .await?;
+    vm.assert_read_only(&[("mid", false), ("top", true)]).await?;
     vm.shutdown().await?;
     chain.assert_unchanged(&[Base, Top])?;
     let merged = chain.merged(Mid, Base).written(0x77, Chain::FREE);
     let merged = merged.written(0x78, clusters(0..1));
     chain.mid.assert_reads(&merged).await?;
-    chain
-        .top
-        .assert_reads(chain.content(Top).over(&merged))
-        .await
+    chain.top.assert_reads(chain.content(Top).over(&merged)).await
 }

@@ -29,11 +29,9 @@ impl Links {
                 clusters(number..number + 1),
                 clusters(number + 16..number + 18),
             ];
-            let content = places
-                .into_iter()
-                .fold(Content::nothing(), |content, place| {
-                    content.numbered(byte, place)
-                });
+            let content = places.into_iter().fold(Content::nothing(), |content, place| {
+                content.numbered(byte, place)
+            });
             images.push(image.content(&content).create().await?);
             contents.push(content);
         }
@@ -274,16 +272,8 @@ async fn others_go_on_together(t: &mut Test, row: &Pair, order: &bool) -> CaseRe
     let links = Links::create(t).await?;
     let vm = links.launch(t).await?;
     let active = row.chain[0] != 8;
-    let lower = links
-        .job(&vm, "lower", row.first)
-        .speed(HELD)
-        .start()
-        .await?;
-    let upper = links
-        .job(&vm, "upper", row.second)
-        .speed(HELD)
-        .start()
-        .await?;
+    let lower = links.job(&vm, "lower", row.first).speed(HELD).start().await?;
+    let upper = links.job(&vm, "upper", row.second).speed(HELD).start().await?;
     let mut upper = Some(upper);
     if *order {
         end(&vm, upper.take(), active).await?;
@@ -328,9 +318,7 @@ async fn four_streams_go_on_together(t: &mut Test) -> CaseResult {
     let mut jobs = Vec::new();
     for number in [2, 4, 6, 8] {
         let bottom = format!("node{}", number - 1);
-        let job = vm
-            .stream(format!("node{number}").as_str())
-            .set("bottom", bottom);
+        let job = vm.stream(format!("node{number}").as_str()).set("bottom", bottom);
         jobs.push(job.speed(HELD).start().await?);
     }
     // From the top down: where a drain hurries jobs, those below are not drained.
@@ -342,7 +330,5 @@ async fn four_streams_go_on_together(t: &mut Test) -> CaseResult {
     }
     links.assert_chain(&vm, &[8, 6, 4, 2, 0]).await?;
     vm.shutdown().await?;
-    links
-        .assert_files(&[(2, 2, 1), (4, 4, 3), (6, 6, 5), (8, 8, 7)])
-        .await
+    links.assert_files(&[(2, 2, 1), (4, 4, 3), (6, 6, 5), (8, 8, 7)]).await
 }

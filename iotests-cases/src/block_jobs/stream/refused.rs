@@ -90,10 +90,7 @@ async fn a_read_only_file_is_left_alone(t: &mut Test) -> CaseResult {
     let file = other.protocol_node().read_only(true);
     let node = other.node().read_only(true).file(file).backing("mid");
     vm.add_node(node).await?;
-    vm.stream("other")
-        .base("base")
-        .refused("Block node is read-only")
-        .await?;
+    vm.stream("other").base("base").refused("Block node is read-only").await?;
     vm.remove_node("other").await?;
     chain.assert_nodes_unchanged(&vm).await?;
     vm.shutdown().await?;
@@ -120,27 +117,19 @@ async fn a_layer_that_is_written_to_stays(t: &mut Test) -> CaseResult {
     vm.stream("top").base("base").expect_error(CONFLICT).await?;
     vm.stream("top").expect_error(CONFLICT).await?;
     vm.assert_chain("top -> mid -> base").await?;
-    vm.assert_read_only(&[("top", true), ("mid", false), ("base", true)])
-        .await?;
+    vm.assert_read_only(&[("top", true), ("mid", false), ("base", true)]).await?;
     client.write(0x77, Chain::FREE).await?;
     export.remove().await?;
 
     let job = vm.stream("top").base("base").speed(HELD).start().await?;
-    vm.export("mid")
-        .id("late")
-        .writable()
-        .expect_error(CONFLICT)
-        .await?;
+    vm.export("mid").id("late").writable().expect_error(CONFLICT).await?;
     job.set_speed(0).await?;
     job.wait().await?;
     vm.assert_chain("top -> base").await?;
     vm.shutdown().await?;
     let mid = chain.content(Mid).clone().written(0x77, Chain::FREE);
     chain.mid.assert_layer(&mid).await?;
-    chain
-        .top
-        .assert_layer(chain.content(Top).over(&mid))
-        .await?;
+    chain.top.assert_layer(chain.content(Top).over(&mid)).await?;
     chain.assert_unchanged(&[Base])
 }
 

@@ -61,10 +61,7 @@ async fn are_accepted_or_refused(t: &mut Test, state: &(usize, &str), verb: &Ver
         vm.shutdown().await?;
     }
     chain.assert_unchanged(&[Layer::Base, Layer::Mid])?;
-    chain
-        .top
-        .assert_reads(chain.merged(Layer::Top, Layer::Base))
-        .await
+    chain.top.assert_reads(chain.merged(Layer::Top, Layer::Base)).await
 }
 
 /// A stream in this state.

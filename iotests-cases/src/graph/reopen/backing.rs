@@ -140,10 +140,7 @@ impl Model {
 #[case(upstream = "245::TestBlockdevReopen::{walk}", rows = WALKS)]
 async fn are_what_is_read(t: &mut Test, walk: &Walk) -> CaseResult {
     let images = Images::create(t).await?;
-    let vm = t
-        .host()
-        .blockdev(alone(&images.top))
-        .blockdev(alone(&images.other));
+    let vm = t.host().blockdev(alone(&images.top)).blockdev(alone(&images.other));
     let base = alone(&images.base);
     let vm = if walk.guest {
         vm.disk(Disk::of(base))
@@ -163,16 +160,12 @@ async fn are_what_is_read(t: &mut Test, walk: &Walk) -> CaseResult {
                 0xc0 + number as u8,
                 clusters(number as u64..number as u64 + 1),
             );
-            vm.disk("base")
-                .io(&format!("aio_write -P {byte} {} {CLUSTER}", at.start))
-                .await?;
+            vm.disk("base").io(&format!("aio_write -P {byte} {} {CLUSTER}", at.start)).await?;
             let base = model.own.entry("base").or_default();
             *base = std::mem::take(base).written(byte, at);
         }
         let nodes = moves.iter().map(|(name, below)| {
-            let node = Node::new("qcow2")
-                .node_name(name)
-                .file(format!("{name}-file").as_str());
+            let node = Node::new("qcow2").node_name(name).file(format!("{name}-file").as_str());
             below.map_or(node.clone().no_backing(), |below| node.backing(below))
         });
         let change = vm.reopen_all(nodes);
@@ -196,23 +189,14 @@ async fn are_what_is_read(t: &mut Test, walk: &Walk) -> CaseResult {
 async fn must_be_named(t: &mut Test) -> CaseResult {
     let images = Images::create(t).await?;
     let base = alone(&images.base).without("backing");
-    let vm = t
-        .host()
-        .blockdev(alone(&images.other))
-        .blockdev(&base)
-        .launch()
-        .await?;
+    let vm = t.host().blockdev(alone(&images.other)).blockdev(&base).launch().await?;
     for _ in 0..2 {
         vm.reopen_all([&base]).await?;
         vm.reopen_all([base.clone().backing("other")]).await?;
-        vm.reopen_all([&base])
-            .refused("backing is missing for 'base'")
-            .await?;
+        vm.reopen_all([&base]).refused("backing is missing for 'base'").await?;
         let busy = "Node 'other' is busy: node is used as backing hd of 'base'";
         vm.remove_node("other").refused(busy).await?;
-        vm.node("base")
-            .assert_reads(chain(&["base", "other"]))
-            .await?;
+        vm.node("base").assert_reads(chain(&["base", "other"])).await?;
         vm.reopen_all([base.clone().no_backing()]).await?;
         vm.node("base").assert_reads(own("base")).await?;
     }
@@ -263,9 +247,7 @@ async fn are_detached_and_attached(t: &mut Test) -> CaseResult {
     vm.assert_unchanged_since(&before).await?;
     vm.node("top").assert_reads(chain(&["top", "base"])).await?;
     // It is another's now, and has its own options.
-    vm.reopen_all([&top])
-        .refused("Cannot change the option 'backing.")
-        .await?;
+    vm.reopen_all([&top]).refused("Cannot change the option 'backing.").await?;
     let busy = "Node 'base' is busy: node is used as backing hd of 'top'";
     vm.remove_node("base").refused(busy).await?;
     vm.remove_node("top").await?;
@@ -291,9 +273,7 @@ async fn keep_their_options(t: &mut Test) -> CaseResult {
     below.0.assert("detect_zeroes", "on")?;
     check!(vm.node("top").await? == below.0);
     check!(vm.node("base").await? == below.1);
-    vm.disk("other")
-        .assert_reads(chain(&["other", "top", "base"]))
-        .await?;
+    vm.disk("other").assert_reads(chain(&["other", "top", "base"])).await?;
     vm.shutdown().await?;
     images.assert_layers().await
 }

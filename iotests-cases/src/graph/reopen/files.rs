@@ -19,11 +19,7 @@ async fn are_replaced(t: &mut Test) -> CaseResult {
     let two = image("two").content(numbered(0x80)).create().await?;
     let file = |image: &Image| image.protocol_node().node_name(image.name());
     let disk = Node::new("raw").node_name("disk").file("one");
-    let vm = t
-        .host()
-        .blockdev(file(&one))
-        .blockdev(file(&two))
-        .disk(Disk::of(disk));
+    let vm = t.host().blockdev(file(&one)).blockdev(file(&two)).disk(Disk::of(disk));
     let vm = vm.launch().await?;
     let mut held = [numbered(0x20), numbered(0x80)];
     for (turn, name) in ["two", "one", "two", "one"].into_iter().enumerate() {
@@ -40,9 +36,7 @@ async fn are_replaced(t: &mut Test) -> CaseResult {
     }
     let there = vm.node("one").await?;
     let unknown = vm.reopen("disk", |node| node.file("three"));
-    unknown
-        .refused("Cannot find device='' nor node-name='three'")
-        .await?;
+    unknown.refused("Cannot find device='' nor node-name='three'").await?;
     check!(vm.node("one").await? == there);
     vm.shutdown().await?;
     one.assert_reads(&held[0]).await?;
@@ -64,12 +58,7 @@ async fn are_exchanged(t: &mut Test, format: &Format) -> CaseResult {
     let one = image("one").content(numbered(0x20)).create().await?;
     let two = image("two").content(numbered(0x80)).create().await?;
     let node = |image: &Image| alone_of(image, *format);
-    let vm = t
-        .host()
-        .disk(Disk::of(node(&one)))
-        .disk(Disk::of(node(&two)))
-        .launch()
-        .await?;
+    let vm = t.host().disk(Disk::of(node(&one))).disk(Disk::of(node(&two))).launch().await?;
     if *format == QCOW2 {
         for (disk, file) in [("one", "two-file"), ("two", "one-file")] {
             let why = format!("Permission conflict on node '{file}'");
@@ -78,10 +67,7 @@ async fn are_exchanged(t: &mut Test, format: &Format) -> CaseResult {
     }
 
     let mut held = [numbered(0x20), numbered(0x80)];
-    for (turn, files) in [["two-file", "one-file"], ["one-file", "two-file"]]
-        .iter()
-        .enumerate()
-    {
+    for (turn, files) in [["two-file", "one-file"], ["one-file", "two-file"]].iter().enumerate() {
         for (disk, held) in ["one", "two"].into_iter().zip(&mut held) {
             let (byte, at) = (0xd0 + turn as u8, clusters(turn as u64..turn as u64 + 1));
             let command = format!("aio_write -P {byte} {} {CLUSTER}", at.start);
@@ -89,8 +75,7 @@ async fn are_exchanged(t: &mut Test, format: &Format) -> CaseResult {
             *held = std::mem::take(held).written(byte, at);
         }
         let [first, second] = *files;
-        vm.reopen_all([node(&one).file(first), node(&two).file(second)])
-            .await?;
+        vm.reopen_all([node(&one).file(first), node(&two).file(second)]).await?;
         held.swap(0, 1);
         vm.assert_block_path("one", "/file", first).await?;
         vm.assert_block_path("two", "/file", second).await?;
@@ -110,9 +95,7 @@ async fn are_exchanged(t: &mut Test, format: &Format) -> CaseResult {
 fn alone_of(image: &Image, format: Format) -> Node {
     match format {
         Format::Qcow2 => alone(image).without("backing"),
-        _ => image
-            .node()
-            .set("file.node-name", format!("{}-file", image.name())),
+        _ => image.node().set("file.node-name", format!("{}-file", image.name())),
     }
 }
 
@@ -131,11 +114,8 @@ async fn get_a_throttle_filter(t: &mut Test) -> CaseResult {
         vm.add_node(limit).await?;
         vm.reopen("other", |node| node.file("limit")).await?;
         vm.assert_block_path("other", "/file", "limit").await?;
-        vm.assert_block_path("other", "/file/file", "other-file")
-            .await?;
-        vm.remove_node("limit")
-            .refused("Block device limit is in use")
-            .await?;
+        vm.assert_block_path("other", "/file/file", "other-file").await?;
+        vm.remove_node("limit").refused("Block device limit is in use").await?;
         // One in a tenth of a second is let through, unless the filter goes.
         for at in 0..4 {
             let (byte, cluster) = (0xd0 + at as u8, 26 + turn * 4 + at);
@@ -163,15 +143,12 @@ async fn change_their_throttle_group(t: &mut Test) -> CaseResult {
     let vm = vm.disk(Disk::of(&limit)).hotplug().launch().await?;
     let delete = |group: &str| vm.cmd("object-del", json!({ "id": group }));
     let unknown = vm.reopen("limit", |node| node.set("throttle-group", "three"));
-    unknown
-        .refused("Throttle group 'three' does not exist")
-        .await?;
+    unknown.refused("Throttle group 'three' does not exist").await?;
     vm.reopen_all([&limit]).await?;
     vm.reopen_all([limit.clone().file("base")]).await?;
     for group in ["two", "one", "two"] {
         vm.disk("limit").io("aio_write -P 0x11 0 64k").await?;
-        vm.reopen_all([limit.clone().set("throttle-group", group)])
-            .await?;
+        vm.reopen_all([limit.clone().set("throttle-group", group)]).await?;
         let (used, referenced) = (
             format!("object '{group}' is in use, can not be deleted"),
             format!("Cannot delete throttle group '{group}' with active references"),
@@ -195,9 +172,7 @@ async fn change_their_throttle_group(t: &mut Test) -> CaseResult {
 )]
 async fn get_a_compress_filter(t: &mut Test) -> CaseResult {
     let image = t.image("disk").size(DISK).create().await?;
-    let node = Node::new("raw")
-        .node_name("guest")
-        .file(alone(&image).without("backing"));
+    let node = Node::new("raw").node_name("guest").file(alone(&image).without("backing"));
     let vm = t.host().disk(Disk::of(&node)).launch().await?;
     let filter = Node::new("compress").node_name("compress").file("disk");
     vm.add_node(filter).await?;

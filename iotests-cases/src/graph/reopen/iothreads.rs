@@ -46,14 +46,13 @@ impl Threads {
             false => vm,
         };
         let both = [(&images.base, self.overlay), (&images.other, self.backing)];
-        both.into_iter()
-            .fold(vm, |vm, (image, iothread)| match iothread {
-                None => vm.blockdev(self.node(image)),
-                Some(iothread) => {
-                    let disk = Disk::of(self.node(image)).scsi().iothread(iothread);
-                    vm.disk(disk.property("share-rw", true))
-                }
-            })
+        both.into_iter().fold(vm, |vm, (image, iothread)| match iothread {
+            None => vm.blockdev(self.node(image)),
+            Some(iothread) => {
+                let disk = Disk::of(self.node(image)).scsi().iothread(iothread);
+                vm.disk(disk.property("share-rw", true))
+            }
+        })
     }
 }
 

@@ -85,9 +85,7 @@ async fn keep_what_they_need(t: &mut Test, work: &Work) -> CaseResult {
     let refused = |steps: &'static [Step]| steps.iter().filter(|(_, outcome)| outcome.is_err());
     for (change, outcome) in refused(work.during) {
         let says = outcome.err().unwrap_or_default();
-        vm.reopen_all([change(whole.clone())])
-            .expect_error(says)
-            .await?;
+        vm.reopen_all([change(whole.clone())]).expect_error(says).await?;
     }
     if work.left == ["base"] {
         job.wait_ready().await?;

@@ -50,12 +50,8 @@ fn own(name: &str) -> Content {
     let nothing = Content::nothing();
     match name {
         "base" => nothing.numbered(0x20, clusters(0..16)),
-        "top" => nothing
-            .numbered(0x60, clusters(12..28))
-            .zeroes(clusters(4..6)),
-        _ => nothing
-            .numbered(0xa0, clusters(24..40))
-            .zeroes(clusters(8..14)),
+        "top" => nothing.numbered(0x60, clusters(12..28)).zeroes(clusters(4..6)),
+        _ => nothing.numbered(0xa0, clusters(24..40)).zeroes(clusters(8..14)),
     }
 }
 

@@ -66,10 +66,7 @@ async fn are_changed_and_reset(t: &mut Test, options: &Options) -> CaseResult {
     vm.node("top").write(0x11, clusters(0..1)).await?;
     vm.shutdown().await?;
     images.base.assert_layer(own("base")).await?;
-    images
-        .top
-        .assert_layer(own("top").written(0x11, clusters(0..1)))
-        .await?;
+    images.top.assert_layer(own("top").written(0x11, clusters(0..1))).await?;
     images.top.assert_clean().await
 }
 
@@ -103,8 +100,7 @@ async fn take_effect_on_zeroes(t: &mut Test) -> CaseResult {
     };
 
     write(0).await?;
-    vm.reopen("base", |node| node.set("detect-zeroes", "on"))
-        .await?;
+    vm.reopen("base", |node| node.set("detect-zeroes", "on")).await?;
     write(1).await?;
     vm.reopen("base", |node| {
         node.set("detect-zeroes", "unmap").set("discard", "unmap")
@@ -125,10 +121,7 @@ async fn take_effect_on_zeroes(t: &mut Test) -> CaseResult {
         })
     });
     check!(kinds.collect::<CaseResult<Vec<_>>>()? == ["data", "zeroes", "discarded", "data"]);
-    images
-        .base
-        .assert_reads(own("base").zeroes(clusters(0..4)))
-        .await?;
+    images.base.assert_reads(own("base").zeroes(clusters(0..4))).await?;
     images.base.assert_clean().await
 }
 
@@ -138,16 +131,11 @@ const READ_ONLY: &str = "Cannot export read-only node as writable";
 #[case]
 async fn do_not_take_away_what_is_used(t: &mut Test) -> CaseResult {
     let images = Images::create(t).await?;
-    let vm = t
-        .host()
-        .disk(Disk::of(alone(&images.other)))
-        .blockdev(alone(&images.base));
+    let vm = t.host().disk(Disk::of(alone(&images.other))).blockdev(alone(&images.base));
     let vm = vm.launch().await?;
     let why = either("cannot support read-write users", "Block node is read-only");
     vm.disk("other").io("aio_write -P 0x11 1920k 64k").await?;
-    vm.reopen("other", |node| node.read_only(true))
-        .refused(why)
-        .await?;
+    vm.reopen("other", |node| node.read_only(true)).refused(why).await?;
 
     vm.reopen("base", |node| node.read_only(true)).await?;
     vm.export("base").writable().expect_error(READ_ONLY).await?;
@@ -155,24 +143,16 @@ async fn do_not_take_away_what_is_used(t: &mut Test) -> CaseResult {
     let export = vm.export("base").writable().await?;
     export.write_all(&[(0x12, clusters(0..1))]).await?;
     let why = "cannot support read-write users";
-    vm.reopen("base", |node| node.read_only(true))
-        .refused(why)
-        .await?;
+    vm.reopen("base", |node| node.read_only(true)).refused(why).await?;
     export.write_all(&[(0x13, clusters(1..2))]).await?;
     export.remove().await?;
     vm.reopen("base", |node| node.read_only(true)).await?;
-    vm.assert_read_only(&[("base", true), ("base-file", true), ("other", false)])
-        .await?;
+    vm.assert_read_only(&[("base", true), ("base-file", true), ("other", false)]).await?;
 
     vm.shutdown().await?;
-    let base = own("base")
-        .written(0x12, clusters(0..1))
-        .written(0x13, clusters(1..2));
+    let base = own("base").written(0x12, clusters(0..1)).written(0x13, clusters(1..2));
     images.base.assert_layer(base).await?;
-    images
-        .other
-        .assert_layer(own("other").written(0x11, clusters(30..31)))
-        .await
+    images.other.assert_layer(own("other").written(0x11, clusters(30..31))).await
 }
 
 /// What there is from this offset on.
@@ -188,40 +168,28 @@ fn from(content: &Content, offset: u64) -> Content {
 #[case(upstream = "245::TestBlockdevReopen::test_reopen_raw")]
 async fn move_a_raw_node_in_its_file(t: &mut Test) -> CaseResult {
     let image = |first| Content::nothing().numbered(first, clusters(0..32));
-    let disk = t
-        .image("disk")
-        .format(RAW)
-        .size(32 * CLUSTER)
-        .content(image(0x20));
+    let disk = t.image("disk").format(RAW).size(32 * CLUSTER).content(image(0x20));
     let disk = disk.create().await?;
     let node = disk.node();
     let vm = t.host().blockdev(&node).launch().await?;
     let mut file = image(0x20);
     for (at, byte) in [(16, 0x91), (5, 0x92), (0, 0x93), (31, 0x94)] {
-        vm.reopen_all([node.clone().set("offset", at * CLUSTER)])
-            .await?;
+        vm.reopen_all([node.clone().set("offset", at * CLUSTER)]).await?;
         let shown = vm.node("disk");
         check!(shown.size().await? == (32 - at) * CLUSTER);
         shown.assert_reads(from(&file, at * CLUSTER)).await?;
         shown.write(byte, clusters(0..1)).await?;
         file = file.written(byte, clusters(at..at + 1));
         // Only a part of that.
-        let part = node
-            .clone()
-            .set("offset", at * CLUSTER)
-            .set("size", CLUSTER);
+        let part = node.clone().set("offset", at * CLUSTER).set("size", CLUSTER);
         vm.reopen_all([&part]).await?;
         check!(shown.size().await? == CLUSTER);
-        shown
-            .assert_reads(from(&file, at * CLUSTER).cut(CLUSTER))
-            .await?;
+        shown.assert_reads(from(&file, at * CLUSTER).cut(CLUSTER)).await?;
     }
     vm.reopen_all([&node]).await?;
     vm.node("disk").assert_reads(&file).await?;
     let beyond = node.clone().set("offset", 33 * CLUSTER);
-    vm.reopen_all([&beyond])
-        .refused("Offset (2162688) cannot be greater")
-        .await?;
+    vm.reopen_all([&beyond]).refused("Offset (2162688) cannot be greater").await?;
     vm.node("disk").assert_reads(&file).await?;
     vm.shutdown().await?;
     disk.assert_reads(file).await

@@ -145,12 +145,7 @@ async fn the_server_stops_while_a_client(t: &mut Test, silent: &Silent) -> CaseR
     let_go(silent.sees(wire, nbd.stop()).await?).await;
     vm.assert_unchanged_since(&before).await?;
     vm.nbd_server().start().await?;
-    vm.export("disk")
-        .await?
-        .open()
-        .await?
-        .assert_fill(0x11)
-        .await?;
+    vm.export("disk").await?.open().await?.assert_fill(0x11).await?;
     vm.shutdown().await?;
     victim.disk.assert_fill(0x11).await
 }

@@ -241,9 +241,7 @@ impl Victim {
             Server::Program(server) => drop(server.stop().await?),
         }
         let content = Content::nothing().written(0x11, 0..SIZE);
-        self.disk
-            .assert_reads(content.written(0x22, written.clone()))
-            .await
+        self.disk.assert_reads(content.written(0x22, written.clone())).await
     }
 }
 

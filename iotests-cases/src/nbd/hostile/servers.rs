@@ -30,8 +30,7 @@ fn serve(socket: &TestFile, mode: Mode, plan: FaultPlan) -> CaseResult<Server> {
 fn client(socket: &TestFile) -> Node {
     let client = Node::new("nbd").set("server", json!({"type": "unix", "path": socket}));
     let node = Node::new("raw").node_name("remote");
-    node.set("discard", "unmap")
-        .file(client.set("discard", "unmap"))
+    node.set("discard", "unmap").file(client.set("discard", "unmap"))
 }
 
 /// How a server negotiates, and the error that its client reports.
@@ -221,13 +220,7 @@ async fn fails_one_request(t: &mut Test, reply: &Reply) -> CaseResult {
     let plan = FaultPlan::new().rule(Rule::new(on, (reply.fault)()));
     let server = serve(&socket, reply.mode, plan)?;
     let disk = t.image("disk").size(SIZE).fill(0x33).create().await?;
-    let vm = t
-        .host()
-        .blockdev(&disk)
-        .tolerate(CLOSED)
-        .tolerate(UNREAD)
-        .launch()
-        .await?;
+    let vm = t.host().blockdev(&disk).tolerate(CLOSED).tolerate(UNREAD).launch().await?;
     let before = vm.state().await?;
     vm.add_node(client(&socket)).await?;
 

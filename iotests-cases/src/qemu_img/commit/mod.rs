@@ -69,8 +69,7 @@ async fn move_their_data_down(t: &mut Test, to: &To) -> CaseResult {
     match to.base {
         true => {
             between.assert_unchanged()?;
-            base.assert_reads(upper.over(&middle).over(&Content::from(BASE)))
-                .await?;
+            base.assert_reads(upper.over(&middle).over(&Content::from(BASE))).await?;
             base.assert_clean().await?;
         }
         false => {
@@ -86,8 +85,7 @@ async fn move_their_data_down(t: &mut Test, to: &To) -> CaseResult {
         (true, _) => {}
         (false, _) => before.assert_unchanged()?,
     }
-    top.assert_reads(upper.over(&middle).over(&Content::from(BASE)))
-        .await?;
+    top.assert_reads(upper.over(&middle).over(&Content::from(BASE))).await?;
     top.assert_clean().await
 }
 
@@ -154,11 +152,7 @@ async fn hide_what_a_shorter_layer_between_hides(t: &mut Test, end: &u64) -> Cas
     let base = t.image("base").size(ALL).fill(0x11).create().await?;
     let mid = t.image("mid").size(*end).backing(&base);
     let mid = mid.write(0x22, 0..CLUSTER).create().await?;
-    let top = t
-        .image("top")
-        .size(ALL)
-        .backing(&mid)
-        .write(0x33, 9 * CLUSTER..10 * CLUSTER);
+    let top = t.image("top").size(ALL).backing(&mid).write(0x33, 9 * CLUSTER..10 * CLUSTER);
     let top = top.create().await?;
     let expected = [
         (0x22, 0..CLUSTER),
@@ -177,20 +171,12 @@ async fn hide_what_a_shorter_layer_between_hides(t: &mut Test, end: &u64) -> Cas
 #[case(formats = [QCOW2], upstream = "176", groups = [SNAPSHOT])]
 async fn keep_their_snapshots(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MIB).fill(0x11).create().await?;
-    let top = t
-        .image("top")
-        .backing(&base)
-        .write(0x22, 0..CLUSTER)
-        .create()
-        .await?;
+    let top = t.image("top").backing(&base).write(0x22, 0..CLUSTER).create().await?;
     top.snapshot("s").await?;
     top.write(0x33, CLUSTER..2 * CLUSTER).await?;
     top.commit().await?;
-    let now = Content::nothing()
-        .written(0x11, 0..MIB)
-        .written(0x22, 0..CLUSTER);
-    base.assert_reads(now.clone().written(0x33, CLUSTER..2 * CLUSTER))
-        .await?;
+    let now = Content::nothing().written(0x11, 0..MIB).written(0x22, 0..CLUSTER);
+    base.assert_reads(now.clone().written(0x33, CLUSTER..2 * CLUSTER)).await?;
     top.assert_empty().await?;
     top.assert_clean().await?;
     top.go_back_to("s").await?;
@@ -239,9 +225,7 @@ async fn stay_as_they_are_if_it_is_refused(t: &mut Test, refused: &Refused) -> C
     let options: Vec<_> = refused.options.iter().map(|option| name(option)).collect();
     let base = options.last().map_or("", String::as_str);
     let error = refused.error.replace("{base}", base);
-    let call = t
-        .qemu_img(["commit", "-f", t.format().name()])
-        .args(&options);
+    let call = t.qemu_img(["commit", "-f", t.format().name()]).args(&options);
     let call = call.arg(name(refused.image));
     let output = call.expect_error(error).await?;
     check!(output.status.code() == Some(1));
@@ -263,13 +247,7 @@ rows! {
 /// A commit that fails half-way reports it, and the top keeps all that it has.
 #[case(formats = [QCOW2], needs = [Driver("blkdebug")], rows = BROKEN)]
 async fn keep_their_data_if_it_fails(t: &mut Test, broken: &Broken) -> CaseResult {
-    let base = t
-        .image("base")
-        .format(RAW)
-        .size(ALL)
-        .fill(0x11)
-        .create()
-        .await?;
+    let base = t.image("base").format(RAW).size(ALL).fill(0x11).create().await?;
     let top = t.image("top").backing(&base).content(TOP).create().await?;
     let mut before = top.file_bytes()?;
     let error = match broken.is_top {

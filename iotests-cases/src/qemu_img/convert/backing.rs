@@ -61,22 +61,12 @@ rows! {
 /// A copy over the backing file of its source reads as the source, and holds what the source holds and nothing of what is below.
 #[case(upstream = "122", rows = (CHAINS, HOWS))]
 async fn hold_what_the_source_holds(t: &mut Test, chain: &Chain, how: &How) -> CaseResult {
-    let base = t
-        .image("base")
-        .size(chain.base.0)
-        .content(chain.base.1)
-        .create()
-        .await?;
+    let base = t.image("base").size(chain.base.0).content(chain.base.1).create().await?;
     let top = t.image("top").size(chain.top.0).backing(&base);
     let top = top.content(chain.top.1).create().await?;
     let (below, before) = (base.file_bytes()?, top.file_bytes()?);
 
-    let copy = t
-        .image("copy")
-        .size(chain.top.0)
-        .backing(&base)
-        .reserve()
-        .await?;
+    let copy = t.image("copy").size(chain.top.0).backing(&base).reserve().await?;
     let convert = top.convert(&copy);
     convert
         .with(|call| {
@@ -95,12 +85,9 @@ async fn hold_what_the_source_holds(t: &mut Test, chain: &Chain, how: &How) -> C
     copy.assert_backing(&base).await?;
     check!(copy.size().await? == chain.top.0);
     let own = Content::from(chain.own);
-    copy.assert_reads(own.over(&Content::from(chain.base.1).cut(chain.top.0)))
-        .await?;
+    copy.assert_reads(own.over(&Content::from(chain.base.1).cut(chain.top.0))).await?;
     // What is compressed is whole clusters, of which the end of a shorter one is in none.
-    let in_clusters = [chain.base.0, chain.top.0]
-        .iter()
-        .all(|size| size % CLUSTER == 0);
+    let in_clusters = [chain.base.0, chain.top.0].iter().all(|size| size % CLUSTER == 0);
     if in_clusters || !matches!(how, How::Compressed) {
         copy.assert_layer(&own).await?;
     }
@@ -111,20 +98,13 @@ async fn hold_what_the_source_holds(t: &mut Test, chain: &Chain, how: &How) -> C
 #[case(upstream = "122")]
 async fn of_a_longer_chain_hold_all_above(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MANY).content(BASE).create().await?;
-    let mid = t
-        .image("mid")
-        .backing(&base)
-        .write(0x22, 0..4 * CLUSTER)
-        .create()
-        .await?;
+    let mid = t.image("mid").backing(&base).write(0x22, 0..4 * CLUSTER).create().await?;
     let top = t.image("top").backing(&mid);
     let top = top.content(&[(0x33, CLUSTER..2 * CLUSTER), (0, 3 * CLUSTER..5 * CLUSTER)]);
     let top = top.create().await?;
     let copy = t.image("copy").size(MANY).backing(&mid).reserve().await?;
     let convert = top.convert(&copy);
-    convert
-        .with(|call| call.backing(mid.filename(), "qcow2"))
-        .await?;
+    convert.with(|call| call.backing(mid.filename(), "qcow2")).await?;
     let own = [(0x33, CLUSTER..2 * CLUSTER), (0, 3 * CLUSTER..5 * CLUSTER)];
     copy.assert_layer(&own).await?;
     copy.assert_backing(&mid).await?;

@@ -72,9 +72,7 @@ async fn have_nothing_behind_their_end(t: &mut Test) -> CaseResult {
     let target = t.image("target").size(SIZE).reserve().await?;
     source.convert(&target).with(|call| call.compress()).await?;
     // A resize would clear it.
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .open(target.file())?;
+    let file = std::fs::OpenOptions::new().write(true).open(target.file())?;
     file.write_all_at(&(MIB + CLUSTER).to_be_bytes(), qcow2::field::SIZE)?;
     target.assert_reads(&PATTERNS).await
 }
@@ -82,13 +80,7 @@ async fn have_nothing_behind_their_end(t: &mut Test) -> CaseResult {
 /// Data that does not get smaller is stored as it is, between clusters that are compressed.
 #[case]
 async fn keep_what_does_not_get_smaller(t: &mut Test) -> CaseResult {
-    let source = t
-        .image("source")
-        .format(RAW)
-        .size(4 * CLUSTER)
-        .fill(0x11)
-        .create()
-        .await?;
+    let source = t.image("source").format(RAW).size(4 * CLUSTER).fill(0x11).create().await?;
     let mut noise = vec![0; CLUSTER as usize];
     fastrand::Rng::with_seed(1).fill(&mut noise);
     let mut bytes = std::fs::read(source.file())?;
@@ -109,13 +101,7 @@ async fn keep_what_does_not_get_smaller(t: &mut Test) -> CaseResult {
 /// A compressed image is copied as any other is.
 #[case(formats = [QCOW2, RAW, VMDK])]
 async fn are_sources_as_well(t: &mut Test) -> CaseResult {
-    let plain = t
-        .image("plain")
-        .format(RAW)
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let plain = t.image("plain").format(RAW).size(SIZE).content(&PATTERNS).create().await?;
     let source = t.image("source").format(QCOW2).size(SIZE).reserve().await?;
     plain.convert(&source).with(|call| call.compress()).await?;
     let before = source.file_bytes()?;
@@ -154,20 +140,9 @@ async fn hold_the_data_in_other_formats(t: &mut Test) -> CaseResult {
 /// A compressed image is written to an export as to a file; then it is as long as measured at most.
 #[case(upstream = "302", needs = [Tool(ToolKind::Nbd)])]
 async fn fit_into_what_was_measured(t: &mut Test) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(8 * MIB)
-        .content(&PATTERNS)
-        .create()
-        .await?;
-    let measured = source
-        .measure()
-        .with(|call| call.output_format("qcow2"))
-        .await?;
-    let room = t
-        .image("room")
-        .format(RAW)
-        .size(measured.required.next_multiple_of(512));
+    let source = t.image("source").size(8 * MIB).content(&PATTERNS).create().await?;
+    let measured = source.measure().with(|call| call.output_format("qcow2")).await?;
+    let room = t.image("room").format(RAW).size(measured.required.next_multiple_of(512));
     let room = room.create().await?;
     let server = t.nbd_server(&room).start().await?;
     let target = t.open(server.uri().to_string()).format(RAW).await?;

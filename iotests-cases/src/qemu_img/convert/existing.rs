@@ -16,15 +16,11 @@ async fn become_what_the_source_is(t: &mut Test, size: &u64, how: &How) -> CaseR
     let before = source.file_bytes()?;
     let target = t.image("target").size(*size).fill(0xa5).create().await?;
     let convert = source.convert(&target);
-    convert
-        .with(|call| call.no_create().args(how.options))
-        .await?;
+    convert.with(|call| call.no_create().args(how.options)).await?;
     before.assert_unchanged()?;
     check!(target.size().await? == *size);
     let old = Content::nothing().written(0xa5, 0..*size);
-    target
-        .assert_reads(old.with_part_of(&PATTERNS, 0..SIZE))
-        .await?;
+    target.assert_reads(old.with_part_of(&PATTERNS, 0..SIZE)).await?;
     target.assert_clean().await
 }
 
@@ -53,17 +49,10 @@ rows! {
 #[case(formats = [RAW, QCOW2, QED, VMDK, VDI])]
 async fn that_are_too_small_stay_as_they_are(t: &mut Test) -> CaseResult {
     let source = source(t, RAW).await?;
-    let target = t
-        .image("target")
-        .size(SIZE - 512)
-        .fill(0xa5)
-        .create()
-        .await?;
+    let target = t.image("target").size(SIZE - 512).fill(0xa5).create().await?;
     let before = target.file_bytes()?;
     let convert = source.convert(&target).with(|call| call.no_create());
-    convert
-        .expect_error("output file is smaller than input file")
-        .await?;
+    convert.expect_error("output file is smaller than input file").await?;
     before.assert_unchanged()?;
     target.assert_fill(0xa5).await
 }
@@ -75,12 +64,7 @@ async fn that_are_too_small_stay_as_they_are(t: &mut Test) -> CaseResult {
 )]
 async fn that_are_empty_get_the_data_alone(t: &mut Test, empty: &Empty) -> CaseResult {
     let source = source(t, t.format()).await?;
-    let target = t
-        .image("target")
-        .size(SIZE)
-        .option("compat", empty.compat)
-        .create()
-        .await?;
+    let target = t.image("target").size(SIZE).option("compat", empty.compat).create().await?;
     let convert = source.convert(&target).with(|call| {
         let call = call.no_create();
         if empty.is_said {
@@ -116,17 +100,10 @@ rows! {
 async fn that_have_a_backing_file_hide_it(t: &mut Test, compat: &&str) -> CaseResult {
     let source = source(t, t.format()).await?;
     let base = t.image("base").size(SIZE + MIB).fill(0x77).create().await?;
-    let target = t
-        .image("target")
-        .size(SIZE)
-        .option("compat", compat)
-        .backing(&base);
+    let target = t.image("target").size(SIZE).option("compat", compat).backing(&base);
     let target = target.create().await?;
     let below = base.file_bytes()?;
-    source
-        .convert(&target)
-        .with(|call| call.no_create())
-        .await?;
+    source.convert(&target).with(|call| call.no_create()).await?;
     below.assert_unchanged()?;
     target.assert_backing(&base).await?;
     target.assert_reads(&PATTERNS).await?;
@@ -143,21 +120,12 @@ rows! {
 #[case(rows = BASES, groups = [BACKING])]
 async fn over_the_same_backing_file_share_it(t: &mut Test, base_size: &u64) -> CaseResult {
     let base = t.image("base").size(*base_size).fill(0x77).create().await?;
-    let own = Content::nothing()
-        .written(0x22, 0..CLUSTER)
-        .zeroes(2 * CLUSTER..4 * CLUSTER);
+    let own = Content::nothing().written(0x22, 0..CLUSTER).zeroes(2 * CLUSTER..4 * CLUSTER);
     let own = own.written(0x33, 12 * CLUSTER..13 * CLUSTER);
-    let source = t
-        .image("source")
-        .size(MIB)
-        .backing(&base)
-        .content(&own)
-        .create()
-        .await?;
+    let source = t.image("source").size(MIB).backing(&base).content(&own).create().await?;
     let target = t.image("target").size(MIB).backing(&base).create().await?;
-    let convert = source
-        .convert(&target)
-        .with(|call| call.no_create().backing(base.filename(), "qcow2"));
+    let convert =
+        source.convert(&target).with(|call| call.no_create().backing(base.filename(), "qcow2"));
     convert.await?;
     target.assert_backing(&base).await?;
     let below = Content::nothing().written(0x77, 0..*base_size).cut(MIB);
@@ -184,9 +152,8 @@ async fn without_the_backing_file_that_was_named_get_the_data(t: &mut Test) -> C
     let source = t.image("source").size(MIB).backing(&base).content(&own);
     let source = source.create().await?;
     let target = t.image("target").size(MIB).fill(0xa5).create().await?;
-    let convert = source
-        .convert(&target)
-        .with(|call| call.no_create().backing(base.filename(), "qcow2"));
+    let convert =
+        source.convert(&target).with(|call| call.no_create().backing(base.filename(), "qcow2"));
     convert.await?;
     let old = Content::nothing().written(0xa5, 0..MIB);
     target.assert_reads(own.over(&old)).await?;
@@ -203,21 +170,12 @@ async fn without_the_backing_file_that_was_named_get_the_data(t: &mut Test) -> C
 )]
 async fn cannot_be_zero_over_a_backing_file(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MIB).fill(0x77).create().await?;
-    let source = t
-        .image("source")
-        .size(MIB)
-        .write(0x22, 0..CLUSTER)
-        .create()
-        .await?;
+    let source = t.image("source").size(MIB).write(0x22, 0..CLUSTER).create().await?;
     let target = t.image("target").size(MIB).backing(&base).create().await?;
     let before = target.file_bytes()?;
-    let convert = source.convert(&target).with(|call| {
-        call.no_create()
-            .target_is_zero()
-            .backing(base.filename(), "qcow2")
-    });
-    convert
-        .expect_error("Cannot use --target-is-zero when the destination")
-        .await?;
+    let convert = source
+        .convert(&target)
+        .with(|call| call.no_create().target_is_zero().backing(base.filename(), "qcow2"));
+    convert.expect_error("Cannot use --target-is-zero when the destination").await?;
     before.assert_unchanged()
 }

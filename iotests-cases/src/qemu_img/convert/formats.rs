@@ -81,13 +81,7 @@ async fn hold_all_of_the_source(t: &mut Test, source: &Source) -> CaseResult {
 /// A raw file whose last sector is not a whole one is read as if it were, with zeroes.
 #[case]
 async fn of_odd_bytes_end_with_zeroes(t: &mut Test) -> CaseResult {
-    let odd = t
-        .image("odd")
-        .format(RAW)
-        .size(SIZE)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let odd = t.image("odd").format(RAW).size(SIZE).content(&PATTERNS).create().await?;
     let file = std::fs::OpenOptions::new().write(true).open(odd.file())?;
     file.set_len(SIZE - 100)?;
     let before = odd.file_bytes()?;
@@ -95,9 +89,7 @@ async fn of_odd_bytes_end_with_zeroes(t: &mut Test) -> CaseResult {
     exactly(&odd, &target).await?;
     before.assert_unchanged()?;
     check!(target.size().await? == SIZE);
-    target
-        .assert_reads(PATTERNS.zeroes(SIZE - 100..SIZE))
-        .await?;
+    target.assert_reads(PATTERNS.zeroes(SIZE - 100..SIZE)).await?;
     target.assert_clean().await
 }
 
@@ -120,10 +112,7 @@ async fn of_nothing_are_empty(t: &mut Test) -> CaseResult {
 async fn into_an_encrypted_image_are_encrypted(t: &mut Test) -> CaseResult {
     let source = source(t, RAW).await?;
     let target = t.image("target").size(SIZE).keys(&[]).create().await?;
-    source
-        .convert(&target)
-        .with(|call| call.no_create())
-        .await?;
+    source.convert(&target).with(|call| call.no_create()).await?;
     target.assert_reads(&PATTERNS).await?;
     let file = std::fs::read(target.file())?;
     let readable = file.chunks(512).any(|sector| sector == [0x11; 512]);

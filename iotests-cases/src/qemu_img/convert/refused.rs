@@ -73,17 +73,10 @@ rows! {
 /// What the format itself refuses is refused when the target is being made; the source is what it was.
 #[case(rows = LATE)]
 async fn leaves_the_source_as_it_is(t: &mut Test, refused: &Refused) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(MIB)
-        .write(0x11, 0..CLUSTER)
-        .create()
-        .await?;
+    let source = t.image("source").size(MIB).write(0x11, 0..CLUSTER).create().await?;
     let target = t.image("target").size(MIB).reserve().await?;
     let before = source.file_bytes()?;
-    let call = t
-        .qemu_img(["convert", "-f", "qcow2", "-O", "qcow2"])
-        .args(refused.options);
+    let call = t.qemu_img(["convert", "-f", "qcow2", "-O", "qcow2"]).args(refused.options);
     let call = call.args([source.filename(), target.filename()]);
     let output = call.expect_error(refused.error).await?;
     check!(output.status.code() == Some(1));
@@ -94,12 +87,7 @@ async fn leaves_the_source_as_it_is(t: &mut Test, refused: &Refused) -> CaseResu
 /// A copy that cannot be made is refused with the reason: the source, and the file that was to become the target, are what they were.
 #[case(rows = REFUSED)]
 async fn leaves_both_as_they_are(t: &mut Test, refused: &Refused) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(MIB)
-        .write(0x11, 0..CLUSTER)
-        .create()
-        .await?;
+    let source = t.image("source").size(MIB).write(0x11, 0..CLUSTER).create().await?;
     let target = t.image("target").size(2 * MIB).fill(0xa5).create().await?;
     let (before, old) = (source.file_bytes()?, target.file_bytes()?);
     let mut call = t.qemu_img(["convert"]);
@@ -108,9 +96,7 @@ async fn leaves_both_as_they_are(t: &mut Test, refused: &Refused) -> CaseResult 
             call = call.args([option, value]);
         }
     }
-    let call = call
-        .args(refused.options)
-        .args([source.filename(), target.filename()]);
+    let call = call.args(refused.options).args([source.filename(), target.filename()]);
     let output = call.expect_error(refused.error).await?;
     check!(output.status.code() == Some(1));
     before.assert_unchanged()?;
@@ -143,9 +129,7 @@ async fn over_itself(t: &mut Test, options: &&[&str]) -> CaseResult {
     let image = t.image("image").size(MIB).fill(0x11).create().await?;
     let before = image.file_bytes()?;
     let call = t.qemu_img(["convert", "-f", t.format().name(), "-O", t.format().name()]);
-    let call = call
-        .args(*options)
-        .args([image.filename(), image.filename()]);
+    let call = call.args(*options).args([image.filename(), image.filename()]);
     call.expect_error("Failed to get \"write\" lock").await?;
     before.assert_unchanged()
 }
@@ -154,16 +138,9 @@ async fn over_itself(t: &mut Test, options: &&[&str]) -> CaseResult {
 #[case]
 async fn over_its_backing_file(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MIB).fill(0x11).create().await?;
-    let top = t
-        .image("top")
-        .backing(&base)
-        .write(0x22, 0..CLUSTER)
-        .create()
-        .await?;
+    let top = t.image("top").backing(&base).write(0x22, 0..CLUSTER).create().await?;
     let (below, before) = (base.file_bytes()?, top.file_bytes()?);
-    top.convert(&base)
-        .expect_error("Failed to get \"write\" lock")
-        .await?;
+    top.convert(&base).expect_error("Failed to get \"write\" lock").await?;
     below.assert_unchanged()?;
     before.assert_unchanged()
 }

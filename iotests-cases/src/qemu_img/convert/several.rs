@@ -48,10 +48,7 @@ async fn follow_each_other(t: &mut Test, sources: &Sources) -> CaseResult {
         for (byte, range) in own.extents() {
             all = all.written(byte, start + range.start..start + range.end);
         }
-        let image = t
-            .image(&format!("source{number}"))
-            .format(sources.format)
-            .size(size);
+        let image = t.image(&format!("source{number}")).format(sources.format).size(size);
         let image = match sources.cluster_size {
             0 => image,
             clusters => image.option("cluster_size", clusters),
@@ -59,10 +56,7 @@ async fn follow_each_other(t: &mut Test, sources: &Sources) -> CaseResult {
         images.push(image.content(&own).create().await?);
         start += size;
     }
-    let before = images
-        .iter()
-        .map(Image::file_bytes)
-        .collect::<CaseResult<Vec<_>>>()?;
+    let before = images.iter().map(Image::file_bytes).collect::<CaseResult<Vec<_>>>()?;
 
     let target = t.image("target").size(start).reserve().await?;
     let convert = images[0].convert(&target).with(|call| {

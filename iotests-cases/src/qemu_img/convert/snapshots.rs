@@ -25,19 +25,13 @@ async fn are_copied_as_they_were(t: &mut Test, name: &&str) -> CaseResult {
     let before = source.file_bytes()?;
 
     let target = t.image("target").size(MIB).reserve().await?;
-    source
-        .convert(&target)
-        .with(|call| call.snapshot(name))
-        .await?;
+    source.convert(&target).with(|call| call.snapshot(name)).await?;
     before.assert_unchanged()?;
     target.assert_reads(&[(0x11, 0..4 * CLUSTER)]).await?;
     target.assert_clean().await?;
     check!(target.info().await?.snapshots.is_empty());
     let second = t.image("second").size(MIB).reserve().await?;
-    source
-        .convert(&second)
-        .with(|call| call.snapshot("second"))
-        .await?;
+    source.convert(&second).with(|call| call.snapshot("second")).await?;
     let held = [(0x11, 0..CLUSTER), (0x22, CLUSTER..6 * CLUSTER)];
     second.assert_reads(&held).await
 }
@@ -46,29 +40,17 @@ async fn are_copied_as_they_were(t: &mut Test, name: &&str) -> CaseResult {
 #[case]
 async fn show_the_backing_file_through(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MIB).fill(0x77).create().await?;
-    let source = t
-        .image("source")
-        .backing(&base)
-        .write(0x11, 0..CLUSTER)
-        .create()
-        .await?;
+    let source = t.image("source").backing(&base).write(0x11, 0..CLUSTER).create().await?;
     source.snapshot("s").await?;
     source.write(0x22, 0..8 * CLUSTER).await?;
     let target = t.image("target").size(MIB).reserve().await?;
-    source
-        .convert(&target)
-        .with(|call| call.snapshot("s"))
-        .await?;
-    target
-        .assert_reads(&[(0x77, 0..MIB), (0x11, 0..CLUSTER)])
-        .await?;
+    source.convert(&target).with(|call| call.snapshot("s")).await?;
+    target.assert_reads(&[(0x77, 0..MIB), (0x11, 0..CLUSTER)]).await?;
 
     t.step("over the same backing file");
     let over = t.image("over").size(MIB).backing(&base).reserve().await?;
     let convert = source.convert(&over);
-    convert
-        .with(|call| call.snapshot("s").backing(base.filename(), "qcow2"))
-        .await?;
+    convert.with(|call| call.snapshot("s").backing(base.filename(), "qcow2")).await?;
     over.assert_layer(&[(0x11, 0..CLUSTER)]).await?;
     over.assert_clean().await
 }

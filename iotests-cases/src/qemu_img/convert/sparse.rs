@@ -48,11 +48,7 @@ async fn become_holes_from_a_length_on(t: &mut Test, sparse: &Sparse) -> CaseRes
     convert.await?;
     target.assert_reads(&GAPS).await?;
     let layer = target.own_layer().await?;
-    let found: Vec<_> = layer
-        .present
-        .iter()
-        .map(|range| (range.start, range.end))
-        .collect();
+    let found: Vec<_> = layer.present.iter().map(|range| (range.start, range.end)).collect();
     check!(found == sparse.allocated);
     target.assert_clean().await
 }
@@ -81,15 +77,9 @@ rows! {
 #[case(upstream = "122", rows = (WHOLE, COMPRESSED))]
 async fn are_allocated_in_full(t: &mut Test, whole: &Whole, compressed: &bool) -> CaseResult {
     const SIZE: u64 = MIB + KIB;
-    let base = t
-        .image("base")
-        .size(SIZE)
-        .write(0x11, 0..8 * CLUSTER)
-        .create()
-        .await?;
-    let own = Content::nothing()
-        .written(0x22, CLUSTER..3 * CLUSTER)
-        .zeroes(4 * CLUSTER..5 * CLUSTER);
+    let base = t.image("base").size(SIZE).write(0x11, 0..8 * CLUSTER).create().await?;
+    let own =
+        Content::nothing().written(0x22, CLUSTER..3 * CLUSTER).zeroes(4 * CLUSTER..5 * CLUSTER);
     let (source, expected) = match whole {
         Whole::Empty => (t.image("source").size(SIZE), Content::nothing()),
         Whole::Data => (t.image("source").size(SIZE).content(&own), own),
@@ -118,22 +108,12 @@ async fn are_allocated_in_full(t: &mut Test, whole: &Whole, compressed: &bool) -
 /// A raw target of `-S 0` takes all its space on the disk.
 #[case(formats = [RAW])]
 async fn take_their_space_in_a_raw_file(t: &mut Test) -> CaseResult {
-    let source = t
-        .image("source")
-        .size(MIB)
-        .write(0x11, 0..CLUSTER)
-        .create()
-        .await?;
+    let source = t.image("source").size(MIB).write(0x11, 0..CLUSTER).create().await?;
     let target = t.image("target").size(MIB).reserve().await?;
-    source
-        .convert(&target)
-        .with(|call| call.sparse_size(0))
-        .await?;
+    source.convert(&target).with(|call| call.sparse_size(0)).await?;
     target.assert_reads(&[(0x11, 0..CLUSTER)]).await?;
     std::fs::File::open(target.file())?.sync_all()?;
-    let holes = raw::extents(target.file())?
-        .into_iter()
-        .filter(|extent| !extent.data);
+    let holes = raw::extents(target.file())?.into_iter().filter(|extent| !extent.data);
     let holes: Vec<_> = holes.collect();
     check!(holes == []);
     Ok(())

@@ -25,13 +25,7 @@ rows! {
 impl Bad {
     /// A disk of 4 MiB, full of data, and its name where these sectors are bad.
     async fn source(&self, t: &Test) -> CaseResult<(Image, String)> {
-        let source = t
-            .image("source")
-            .format(RAW)
-            .size(4 * MIB)
-            .fill(0x11)
-            .create()
-            .await?;
+        let source = t.image("source").format(RAW).size(4 * MIB).fill(0x11).create().await?;
         let error =
             |sector: &u64| json!({"event": "none", "iotype": "read", "sector": sector, "errno": 5});
         let errors: Vec<Value> = self.sectors.iter().map(error).collect();
@@ -53,11 +47,7 @@ async fn lose_no_more_than_what_is_unreadable(t: &mut Test, bad: &Bad) -> CaseRe
     let before = source.file_bytes()?;
     let target = t.image("target").size(4 * MIB).reserve().await?;
     let call = t.qemu_img(["convert", "--salvage", "-O", t.format().name()]);
-    let said = call
-        .args(bad.options)
-        .args([&name, target.filename()])
-        .text()
-        .await?;
+    let said = call.args(bad.options).args([&name, target.filename()]).text().await?;
     let mut expected = Content::nothing().written(0x11, 0..4 * MIB);
     for sector in bad.sectors {
         expected = expected.zeroes(sector * 512..(sector + 1) * 512);
@@ -85,11 +75,7 @@ async fn are_not_copied_otherwise(t: &mut Test, bad: &Bad) -> CaseResult {
     let call = call.args(bad.options).args([&name, target.filename()]);
     let output = call.expect_error("Input/output error").await?;
     check!(output.status.code() == Some(1));
-    check!(
-        output
-            .combined_text()
-            .contains("error while reading at byte ")
-    );
+    check!(output.combined_text().contains("error while reading at byte "));
     before.assert_unchanged()
 }
 
@@ -107,9 +93,7 @@ async fn targets_fail_the_copy(t: &mut Test, options: &&[&str]) -> CaseResult {
         },
     });
     let before = source.file_bytes()?;
-    let call = t
-        .qemu_img(["convert", "-n", "-f", "raw", "-O", "raw"])
-        .args(*options);
+    let call = t.qemu_img(["convert", "-n", "-f", "raw", "-O", "raw"]).args(*options);
     let call = call.args([source.filename(), &format!("json:{node}")]);
     call.expect_error("error while writing at byte 2097152: No space left on device")
         .await?;

@@ -122,21 +122,14 @@ impl Kind {
     /// The image, and its layers with their sizes.
     async fn create(&self, t: &Test) -> CaseResult<(Image, Vec<(Image, u64)>)> {
         let own = Content::nothing().written(0x11, CLUSTER..3 * CLUSTER);
-        let own = own
-            .zeroes(4 * CLUSTER..6 * CLUSTER)
-            .written(0x22, 20 * CLUSTER..SIZE);
+        let own = own.zeroes(4 * CLUSTER..6 * CLUSTER).written(0x22, 20 * CLUSTER..SIZE);
         let below = Content::nothing()
             .written(0x77, 2 * CLUSTER..9 * CLUSTER)
             .zeroes(10 * CLUSTER..11 * CLUSTER);
         let mut layers = Vec::new();
         let mut builder = t.image("disk").size(SIZE);
         if let Some(size) = self.base {
-            let base = t
-                .image("base")
-                .size(size)
-                .content(below.cut(size))
-                .create()
-                .await?;
+            let base = t.image("base").size(size).content(below.cut(size)).create().await?;
             builder = builder.backing(&base);
             layers.push((base, size));
         }
@@ -164,16 +157,11 @@ impl Kind {
 #[case(rows = KINDS)]
 async fn says_what_the_tables_have(t: &mut Test, kind: &Kind) -> CaseResult {
     let (disk, layers) = kind.create(t).await?;
-    let files: Vec<(&Path, u64)> = layers
-        .iter()
-        .map(|(image, size)| (&**image.file(), *size))
-        .collect();
+    let files: Vec<(&Path, u64)> =
+        layers.iter().map(|(image, size)| (&**image.file(), *size)).collect();
     let expected = sectors(&files, SIZE)?;
     let before = disk.file_bytes()?;
-    let may_be_holes = kind
-        .options
-        .iter()
-        .any(|(name, _)| *name == "preallocation");
+    let may_be_holes = kind.options.iter().any(|(name, _)| *name == "preallocation");
     assert_extents(&disk.map().await?, (0, SIZE), &expected, may_be_holes)?;
     let parts = [
         (0, CLUSTER),
@@ -184,10 +172,7 @@ async fn says_what_the_tables_have(t: &mut Test, kind: &Kind) -> CaseResult {
         (0, 2 * SIZE),
     ];
     for (start, length) in parts {
-        let map = disk
-            .map()
-            .with(|call| call.start(start).max_length(length))
-            .await?;
+        let map = disk.map().with(|call| call.start(start).max_length(length)).await?;
         let range = (start, SIZE.min(start + length));
         assert_extents(&map, range, &expected, may_be_holes)?;
     }
@@ -197,24 +182,12 @@ async fn says_what_the_tables_have(t: &mut Test, kind: &Kind) -> CaseResult {
 /// The map is as fine as subclusters.
 #[case]
 async fn knows_subclusters(t: &mut Test) -> CaseResult {
-    let base = t
-        .image("base")
-        .format(RAW)
-        .size(MIB)
-        .fill(0x77)
-        .create()
-        .await?;
+    let base = t.image("base").format(RAW).size(MIB).fill(0x77).create().await?;
     let disk = t.image("disk").option("extended_l2", "on").backing(&base);
     let own = [(0x11, 2 * KIB..4 * KIB), (0x11, 10 * KIB..20 * KIB)];
-    let disk = disk
-        .content(Content::from(&own).zeroes(30 * KIB..40 * KIB))
-        .create()
-        .await?;
+    let disk = disk.content(Content::from(&own).zeroes(30 * KIB..40 * KIB)).create().await?;
     let map = disk.map().await?;
-    let found: Vec<_> = map
-        .iter()
-        .map(|e| (e.start, e.length, e.depth, e.zero, e.data))
-        .collect();
+    let found: Vec<_> = map.iter().map(|e| (e.start, e.length, e.depth, e.zero, e.data)).collect();
     let expected = [
         (0, 2 * KIB, 1, false, true),
         (2 * KIB, 2 * KIB, 0, false, true),
@@ -233,11 +206,8 @@ async fn knows_subclusters(t: &mut Test) -> CaseResult {
 async fn knows_data_files(t: &mut Test) -> CaseResult {
     let data = t.file("data")?;
     let disk = t.image("disk").size(MIB).option("data_file", data.as_str());
-    let disk = disk
-        .option("data_file_raw", "on")
-        .write(0x11, CLUSTER..3 * CLUSTER)
-        .create()
-        .await?;
+    let disk =
+        disk.option("data_file_raw", "on").write(0x11, CLUSTER..3 * CLUSTER).create().await?;
     for extent in disk.map().await? {
         check!(extent.offset == Some(extent.start), "{extent:?}");
     }
@@ -265,22 +235,14 @@ async fn knows_holes(t: &mut Test, length: &u64) -> CaseResult {
     }
     check!(at == length.next_multiple_of(512));
     // What the file system knows as a hole is no data.
-    for hole in raw::extents(disk.file())?
-        .into_iter()
-        .filter(|extent| !extent.data)
-    {
-        let inside = map
-            .iter()
-            .find(|e| e.start <= hole.range.start && hole.range.start < e.end());
+    for hole in raw::extents(disk.file())?.into_iter().filter(|extent| !extent.data) {
+        let inside = map.iter().find(|e| e.start <= hole.range.start && hole.range.start < e.end());
         check!(
             inside.is_some_and(|extent| extent.zero),
             "{hole:?} in {map:?}"
         );
     }
-    check!(
-        map.iter()
-            .any(|extent| extent.data && !extent.zero && extent.start <= 2 * CLUSTER)
-    );
+    check!(map.iter().any(|extent| extent.data && !extent.zero && extent.start <= 2 * CLUSTER));
     Ok(())
 }
 
@@ -294,26 +256,10 @@ rows! {
 /// The text has the data alone, each part with its file.
 #[case]
 async fn has_the_data_as_text(t: &mut Test) -> CaseResult {
-    let base = t
-        .image("base")
-        .size(MIB)
-        .write(0x77, 4 * CLUSTER..6 * CLUSTER)
-        .create()
-        .await?;
-    let disk = t
-        .image("disk")
-        .backing(&base)
-        .write(0x11, 0..2 * CLUSTER)
-        .create()
-        .await?;
-    let text = t
-        .qemu_img(["map", "-f", "qcow2", disk.filename()])
-        .text()
-        .await?;
-    let rows: Vec<Vec<&str>> = text
-        .lines()
-        .map(|line| line.split_whitespace().collect())
-        .collect();
+    let base = t.image("base").size(MIB).write(0x77, 4 * CLUSTER..6 * CLUSTER).create().await?;
+    let disk = t.image("disk").backing(&base).write(0x11, 0..2 * CLUSTER).create().await?;
+    let text = t.qemu_img(["map", "-f", "qcow2", disk.filename()]).text().await?;
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     check!(rows.len() == 3);
     check!(rows[0] == ["Offset", "Length", "Mapped", "to", "File"]);
     check!((rows[1][0], rows[1][1], rows[1][3]) == ("0", "0x20000", disk.filename()));
@@ -326,7 +272,6 @@ async fn has_the_data_as_text(t: &mut Test) -> CaseResult {
     }
     disk.io(["write -c -P 0x22 524288 65536"]).await?;
     let call = t.qemu_img(["map", disk.filename()]);
-    call.expect_error("File contains external, encrypted or compressed clusters.")
-        .await?;
+    call.expect_error("File contains external, encrypted or compressed clusters.").await?;
     Ok(())
 }

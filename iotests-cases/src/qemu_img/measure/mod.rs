@@ -59,9 +59,7 @@ rows! {
 
 /// Options as after `-o`.
 fn joined(options: Options) -> String {
-    let all = options
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"));
+    let all = options.iter().map(|(name, value)| format!("{name}={value}"));
     all.collect::<Vec<_>>().join(",")
 }
 
@@ -79,12 +77,7 @@ fn joined(options: Options) -> String {
     ]
 )]
 async fn is_enough_for_a_copy(t: &mut Test, source: &Source, options: &Options) -> CaseResult {
-    let image = t
-        .image("source")
-        .size(source.size)
-        .content(source.content)
-        .create()
-        .await?;
+    let image = t.image("source").size(source.size).content(source.content).create().await?;
     let before = image.file_bytes()?;
     let call = t.qemu_img([
         "measure",
@@ -105,17 +98,10 @@ async fn is_enough_for_a_copy(t: &mut Test, source: &Source, options: &Options) 
     let whole = number(&measured, "fully-allocated")?;
     check!(required <= whole);
     check!(whole >= source.size);
-    let copy = t
-        .image("copy")
-        .format(QCOW2)
-        .size(source.size)
-        .reserve()
-        .await?;
-    let convert = image.convert(&copy).with(|call| {
-        options
-            .iter()
-            .fold(call, |call, (name, value)| call.option(name, value))
-    });
+    let copy = t.image("copy").format(QCOW2).size(source.size).reserve().await?;
+    let convert = image
+        .convert(&copy)
+        .with(|call| options.iter().fold(call, |call, (name, value)| call.option(name, value)));
     convert.await?;
     copy.assert_reads(source.content).await?;
     let length = std::fs::metadata(copy.file())?.len();
@@ -142,24 +128,14 @@ async fn is_enough_for_a_copy(t: &mut Test, source: &Source, options: &Options) 
 #[case(upstream = "178", needs = [Luks], groups = [CRYPTO])]
 async fn knows_encryption(t: &mut Test) -> CaseResult {
     const HEADER: u64 = 2_068_480;
-    let image = t
-        .image("source")
-        .size(8 * MIB)
-        .content(SOME)
-        .create()
-        .await?;
+    let image = t.image("source").size(8 * MIB).content(SOME).create().await?;
     let options = "encrypt.format=luks,encrypt.iter-time=1,encrypt.key-secret=";
     let call = t.qemu_img(["measure", "--output=json", "-O", "qcow2", "-f", "qcow2"]);
-    let call = call
-        .secret(KEY_ID, KEY)
-        .args(["-o", &format!("{options}{KEY_ID}")]);
+    let call = call.secret(KEY_ID, KEY).args(["-o", &format!("{options}{KEY_ID}")]);
     let call = call.arg(image.filename());
     let output = with_cpu_time(call).await?.check()?;
     let measured: Value = serde_json::from_slice(&output.stdout)?;
-    let plain = image
-        .measure()
-        .with(|call| call.output_format("qcow2"))
-        .await?;
+    let plain = image.measure().with(|call| call.output_format("qcow2")).await?;
     let header = HEADER.next_multiple_of(CLUSTER);
     measured.assert("required", plain.required + header)?;
     measured.assert("fully-allocated", plain.fully_allocated + header)
@@ -168,12 +144,7 @@ async fn knows_encryption(t: &mut Test) -> CaseResult {
 /// A raw copy takes the size of the disk, whatever is in it.
 #[case(upstream = "178", formats = [QCOW2, RAW], rows = SOURCES)]
 async fn is_the_size_of_a_raw_copy(t: &mut Test, source: &Source) -> CaseResult {
-    let image = t
-        .image("source")
-        .size(source.size)
-        .content(source.content)
-        .create()
-        .await?;
+    let image = t.image("source").size(source.size).content(source.content).create().await?;
     let measured = image.measure().await?;
     check!(measured.fully_allocated == source.size);
     check!(measured.required == source.size);
@@ -230,16 +201,8 @@ async fn needs_no_image(t: &mut Test, size: &Size) -> CaseResult {
 /// An internal snapshot is measured like a disk of its own.
 #[case(upstream = "178", groups = [SNAPSHOT])]
 async fn knows_snapshots(t: &mut Test) -> CaseResult {
-    let image = t
-        .image("source")
-        .size(8 * MIB)
-        .content(SOME)
-        .create()
-        .await?;
-    let alone = image
-        .measure()
-        .with(|call| call.output_format("qcow2"))
-        .await?;
+    let image = t.image("source").size(8 * MIB).content(SOME).create().await?;
+    let alone = image.measure().with(|call| call.output_format("qcow2")).await?;
     image.snapshot("s").await?;
     image.write(0x77, 4 * MIB..8 * MIB).await?;
     let before = image.file_bytes()?;
@@ -256,9 +219,7 @@ async fn knows_snapshots(t: &mut Test) -> CaseResult {
     check!(measure(Some("snapshot.name=s")).await?.required == alone.required);
     // Some of what was there is overwritten by the rest.
     check!(measure(None).await?.required == alone.required + 4 * MIB);
-    measure(Some("nonsense"))
-        .expect_error("Failed to load snapshot")
-        .await?;
+    measure(Some("nonsense")).expect_error("Failed to load snapshot").await?;
     before.assert_unchanged()
 }
 
@@ -266,18 +227,11 @@ async fn knows_snapshots(t: &mut Test) -> CaseResult {
 #[case(upstream = "178", groups = [BACKING])]
 async fn knows_chains(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(8 * MIB).content(SOME).create().await?;
-    let top = t
-        .image("top")
-        .backing(&base)
-        .write(0x77, 0..CLUSTER)
-        .create()
-        .await?;
+    let top = t.image("top").backing(&base).write(0x77, 0..CLUSTER).create().await?;
     let qcow2 = |image: &Image| image.measure().with(|call| call.output_format("qcow2"));
     let (whole, alone) = (qcow2(&top).await?, qcow2(&base).await?);
     check!(whole.required == alone.required);
-    let over = qcow2(&top)
-        .with(|call| call.options("backing_file=x"))
-        .await?;
+    let over = qcow2(&top).with(|call| call.options("backing_file=x")).await?;
     check!(over.required == over.fully_allocated);
     check!(over.fully_allocated == whole.fully_allocated);
     Ok(())
@@ -287,23 +241,14 @@ async fn knows_chains(t: &mut Test) -> CaseResult {
 #[case(upstream = "190", groups = [BITMAP], rows = CLUSTERS)]
 async fn knows_bitmaps(t: &mut Test, cluster_size: &u64) -> CaseResult {
     const SIZE: u64 = 64 * MIB;
-    let image = t
-        .image("source")
-        .size(SIZE)
-        .write(0x11, 0..CLUSTER)
-        .create()
-        .await?;
+    let image = t.image("source").size(SIZE).write(0x11, 0..CLUSTER).create().await?;
     for (name, granularity) in [("fine", 512), ("coarse", 2 * MIB)] {
-        let call = image
-            .bitmap(name)
-            .with(|call| call.action(BitmapAction::Add));
+        let call = image.bitmap(name).with(|call| call.action(BitmapAction::Add));
         call.with(|call| call.granularity(granularity)).await?;
     }
     image.write(0x11, 0..MIB).await?;
     let options = format!("cluster_size={cluster_size}");
-    let measure = image
-        .measure()
-        .with(|call| call.output_format("qcow2").options(&*options));
+    let measure = image.measure().with(|call| call.output_format("qcow2").options(&*options));
     let measured = measure.await?;
     let clusters = |bytes: u64| bytes.next_multiple_of(*cluster_size);
     let one = |granularity: u64| {
@@ -314,16 +259,12 @@ async fn knows_bitmaps(t: &mut Test, cluster_size: &u64) -> CaseResult {
 
     let copy = t.image("copy").size(SIZE).reserve().await?;
     let convert = image.convert(&copy);
-    convert
-        .with(|call| call.bitmaps().option("cluster_size", cluster_size))
-        .await?;
+    convert.with(|call| call.bitmaps().option("cluster_size", cluster_size)).await?;
     let length = std::fs::metadata(copy.file())?.len();
     check!(length <= measured.required + measured.bitmaps.unwrap_or(0));
     copy.assert_clean().await?;
 
-    let old = image
-        .measure()
-        .with(|call| call.output_format("qcow2").options("compat=0.10"));
+    let old = image.measure().with(|call| call.output_format("qcow2").options("compat=0.10"));
     check!(old.await?.bitmaps.is_none());
     let raw = t.image("raw").format(RAW).size(MIB).create().await?;
     let of_raw = raw.measure().with(|call| call.output_format("qcow2"));
@@ -385,11 +326,7 @@ async fn refuses_invalid_arguments(t: &mut Test, refused: &Refused) -> CaseResul
             word
         }
     });
-    let output = t
-        .qemu_img(["measure"])
-        .args(arguments)
-        .expect_error(refused.error)
-        .await?;
+    let output = t.qemu_img(["measure"]).args(arguments).expect_error(refused.error).await?;
     check!(output.status.code() == Some(1));
     before.assert_unchanged()
 }

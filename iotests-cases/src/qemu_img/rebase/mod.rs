@@ -176,18 +176,8 @@ async fn read_as_before_with_other_clusters(
     in_chain: &bool,
 ) -> CaseResult {
     const SIZE: u64 = 4 * MIB + 512;
-    let base = t
-        .image("base")
-        .format(RAW)
-        .size(SIZE)
-        .fill(0x77)
-        .create()
-        .await?;
-    let mid = t
-        .image("mid")
-        .size(SIZE - MIB)
-        .option("cluster_size", clusters.old)
-        .backing(&base);
+    let base = t.image("base").format(RAW).size(SIZE).fill(0x77).create().await?;
+    let mid = t.image("mid").size(SIZE - MIB).option("cluster_size", clusters.old).backing(&base);
     let changed = [
         (0x11, MIB + 4 * KIB..MIB + 8 * KIB),
         (0x22, 2 * MIB - CLUSTER..3 * MIB),
@@ -195,15 +185,10 @@ async fn read_as_before_with_other_clusters(
     ];
     let mid = mid.content(&changed).create().await?;
     let top = t.image("top").size(SIZE).backing(&mid);
-    let top = clusters
-        .top
-        .iter()
-        .fold(top, |top, (name, value)| top.option(name, value));
+    let top = clusters.top.iter().fold(top, |top, (name, value)| top.option(name, value));
     let top = top.write(0x33, 2 * MIB..2 * MIB + 512).create().await?;
     let below = Content::nothing().written(0x77, 0..SIZE - MIB);
-    let expected = Content::from(&changed)
-        .written(0x33, 2 * MIB..2 * MIB + 512)
-        .over(&below);
+    let expected = Content::from(&changed).written(0x33, 2 * MIB..2 * MIB + 512).over(&below);
     top.assert_reads(expected.clone()).await?;
     let before = [base.file_bytes()?, mid.file_bytes()?];
 
@@ -259,18 +244,14 @@ async fn only_get_the_name_in_the_unsafe_mode(t: &mut Test, is_there: &bool) -> 
     check!(top.own_layer().await? == layer, "its own data has changed");
     match is_there {
         true => {
-            top.assert_reads(Content::from(TOP).over(&Content::from(NEW)))
-                .await?;
+            top.assert_reads(Content::from(TOP).over(&Content::from(NEW))).await?;
             top.assert_clean().await?;
         }
         false => check!(!new.file().exists()),
     }
     top.rebase(&old).with(|call| call.unsafe_mode()).await?;
-    top.assert_reads(Content::from(TOP).over(&Content::from(OLD)))
-        .await?;
-    top.rebase_to_nothing()
-        .with(|call| call.unsafe_mode())
-        .await?;
+    top.assert_reads(Content::from(TOP).over(&Content::from(OLD))).await?;
+    top.rebase_to_nothing().with(|call| call.unsafe_mode()).await?;
     check!(top.header().await?.get("backing-filename").is_none());
     top.assert_reads(TOP).await?;
     top.assert_clean().await
@@ -288,13 +269,7 @@ async fn find_a_relative_name_beside_themselves(t: &mut Test) -> CaseResult {
     let deep = |name| t.image(name).folder("deep").size(ALL);
     let old = deep("old").content(OLD).create().await?;
     let new = deep("new").content(NEW).create().await?;
-    let top = t
-        .image("top")
-        .folder("deep")
-        .backing_as(&old, "old")
-        .content(TOP)
-        .create()
-        .await?;
+    let top = t.image("top").folder("deep").backing_as(&old, "old").content(TOP).create().await?;
     let args = [
         "rebase",
         "-f",
@@ -307,8 +282,7 @@ async fn find_a_relative_name_beside_themselves(t: &mut Test) -> CaseResult {
     ];
     t.qemu_img(args).await?;
     top.header().await?.assert("backing-filename", "new")?;
-    top.assert_reads(Content::from(TOP).over(&Content::from(OLD)))
-        .await?;
+    top.assert_reads(Content::from(TOP).over(&Content::from(OLD))).await?;
     drop(old);
     top.assert_clean().await?;
     new.assert_reads(NEW).await
@@ -344,18 +318,10 @@ rows! {
 #[case(rows = REFUSED)]
 async fn stay_as_they_are_if_it_is_refused(t: &mut Test, refused: &Refused) -> CaseResult {
     let old = t.image("old").size(ALL).content(OLD).create().await?;
-    let new = t
-        .image("new")
-        .format(RAW)
-        .size(ALL)
-        .content(OLD)
-        .create()
-        .await?;
+    let new = t.image("new").format(RAW).size(ALL).content(OLD).create().await?;
     let top = t.image("top").backing(&old).content(TOP).create().await?;
     let before = [top.file_bytes()?, old.file_bytes()?, new.file_bytes()?];
-    let call = t
-        .qemu_img(["rebase", "-f", t.format().name()])
-        .args(refused.options);
+    let call = t.qemu_img(["rebase", "-f", t.format().name()]).args(refused.options);
     let output = call.arg(top.filename()).expect_error(refused.error).await?;
     check!(output.status.code() == Some(1));
     before[1].assert_unchanged()?;
@@ -383,28 +349,15 @@ async fn have_a_format_that_can(t: &mut Test) -> CaseResult {
         base.filename(),
     ]);
     let call = call.arg(disk.filename());
-    call.expect_error("Could not change the backing file to")
-        .await?;
+    call.expect_error("Could not change the backing file to").await?;
     before.assert_unchanged()
 }
 
 /// A backing file that cannot be read ends the rebase: the overlay keeps the old one, and reads as before.
 #[case(needs = [Driver("blkdebug")])]
 async fn keep_the_old_one_if_it_cannot_be_read(t: &mut Test) -> CaseResult {
-    let old = t
-        .image("old")
-        .format(RAW)
-        .size(ALL)
-        .content(OLD)
-        .create()
-        .await?;
-    let new = t
-        .image("new")
-        .format(RAW)
-        .size(ALL)
-        .content(NEW)
-        .create()
-        .await?;
+    let old = t.image("old").format(RAW).size(ALL).content(OLD).create().await?;
+    let new = t.image("new").format(RAW).size(ALL).content(NEW).create().await?;
     let top = t.image("top").backing(&old).content(TOP).create().await?;
     let error = json!({"event": "none", "iotype": "read", "sector": 9 * CLUSTER / 512, "errno": 5});
     let file = json!({"driver": "file", "filename": old});
@@ -416,14 +369,10 @@ async fn keep_the_old_one_if_it_cannot_be_read(t: &mut Test) -> CaseResult {
     };
     rebase(&["-u"], &bad).await?;
     let call = rebase(&[], new.filename());
-    call.expect_error("error while reading from old backing file")
-        .await?;
-    top.header()
-        .await?
-        .assert("backing-filename", bad.as_str())?;
+    call.expect_error("error while reading from old backing file").await?;
+    top.header().await?.assert("backing-filename", bad.as_str())?;
     rebase(&["-u"], old.filename()).await?;
     top.assert_backing(&old).await?;
-    top.assert_reads(Content::from(TOP).over(&Content::from(OLD)))
-        .await?;
+    top.assert_reads(Content::from(TOP).over(&Content::from(OLD))).await?;
     top.assert_clean().await
 }

@@ -48,10 +48,7 @@ pub fn ports(mut value: Value) -> Value {
     each(&mut value, &mut |value| {
         if let Value::Object(object) = value
             && let Some(port) = object.get_mut("port")
-            && (port.is_number()
-                || port
-                    .as_str()
-                    .is_some_and(|text| text.parse::<u16>().is_ok()))
+            && (port.is_number() || port.as_str().is_some_and(|text| text.parse::<u16>().is_ok()))
         {
             *port = "PORT".into();
         }

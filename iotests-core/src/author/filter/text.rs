@@ -139,10 +139,7 @@ fn last_closed(text: &str) -> Option<usize> {
     }
     let line = trimmed.rfind("[I +")?;
     let start = text[..line].strip_suffix('\n').map_or(line, str::len);
-    QTEST_CLOSED
-        .find(&text[start..])
-        .filter(|found| found.start() == 0)
-        .map(|_| start)
+    QTEST_CLOSED.find(&text[start..]).filter(|found| found.start() == 0).map(|_| start)
 }
 
 pattern!(

@@ -117,9 +117,7 @@ impl Filter {
         match self {
             Filter::EventTimes => json::strings(json::event_times(value), &text::event_times),
             Filter::Ports => json::strings(json::ports(value), &text::ports),
-            Filter::All(filters) => filters
-                .iter()
-                .fold(value, |value, filter| filter.json(value)),
+            Filter::All(filters) => filters.iter().fold(value, |value, filter| filter.json(value)),
             filter => json::strings(value, &|text| filter.text(text)),
         }
     }

@@ -43,9 +43,7 @@ pub fn diff(expected: &str, found: &str, style: Style) -> String {
         return out;
     }
     let until = Instant::now() + EFFORT;
-    let diff = TextDiff::configure()
-        .deadline(until)
-        .diff_lines(expected, found);
+    let diff = TextDiff::configure().deadline(until).diff_lines(expected, found);
     for group in diff.grouped_ops(CONTEXT) {
         if let (Some(first), Some(last)) = (group.first(), group.last()) {
             let old = first.old_range().start + 1..last.old_range().end;
@@ -119,9 +117,7 @@ mod tests {
     #[test]
     fn long_texts_with_nothing_in_common_have_a_difference_soon() {
         let text = |salt: u32| -> String {
-            (0..40_000_u32)
-                .map(|n| format!("{} {salt}\n", n.wrapping_mul(2_654_435_761)))
-                .collect()
+            (0..40_000_u32).map(|n| format!("{} {salt}\n", n.wrapping_mul(2_654_435_761))).collect()
         };
         let shown = diff(&text(1), &text(2), Style::Plain);
         let lines = |sign: char| shown.lines().filter(|line| line.starts_with(sign)).count();

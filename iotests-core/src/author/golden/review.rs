@@ -91,11 +91,7 @@ pub fn pending(sources: &Path) -> Result<Vec<Pending>, ReviewError> {
 
 fn read(sources: &Path, path: PathBuf) -> Result<Pending, ReviewError> {
     let golden = path.with_extension("");
-    let name = golden
-        .strip_prefix(sources)
-        .unwrap_or(&golden)
-        .to_string_lossy()
-        .into_owned();
+    let name = golden.strip_prefix(sources).unwrap_or(&golden).to_string_lossy().into_owned();
     let text = std::fs::read_to_string(&path).map_err(|source| ReviewError {
         path: path.clone(),
         source,
@@ -175,10 +171,7 @@ mod tests {
         let mut asked = Vec::new();
         let summary = review(sources.path(), &mut |pending| {
             asked.push((pending.name.clone(), pending.diff(Style::Plain)));
-            let origin = pending
-                .name
-                .starts_with("a/x")
-                .then_some("a::x::one@raw, QEMU 9");
+            let origin = pending.name.starts_with("a/x").then_some("a::x::one@raw, QEMU 9");
             assert_eq!(pending.origin.as_deref(), origin);
             [Answer::Accept, Answer::Reject, Answer::Skip][asked.len() - 1]
         });

@@ -133,10 +133,7 @@ impl Goldens {
     #[must_use]
     pub fn embedded() -> Self {
         Goldens {
-            files: GOLDENS
-                .iter()
-                .flat_map(|table| table.iter().copied())
-                .collect(),
+            files: GOLDENS.iter().flat_map(|table| table.iter().copied()).collect(),
         }
     }
 
@@ -291,10 +288,7 @@ const ORIGIN: &str = "# from ";
 
 /// Splits a pending golden into the origin of its text and the text.
 pub(super) fn split_origin(text: &str) -> (Option<&str>, &str) {
-    match text
-        .strip_prefix(ORIGIN)
-        .and_then(|rest| rest.split_once('\n'))
-    {
+    match text.strip_prefix(ORIGIN).and_then(|rest| rest.split_once('\n')) {
         Some((origin, text)) => (Some(origin), text),
         None => (None, text),
     }
@@ -399,9 +393,7 @@ mod tests {
             backend: Some("system".into()),
             ..Selection::default()
         };
-        let error = goldens
-            .compare("nbd/map.one_more", &selection, "x")
-            .unwrap_err();
+        let error = goldens.compare("nbd/map.one_more", &selection, "x").unwrap_err();
         assert!(matches!(error, GoldenError::Missing { .. }));
         assert!(error.to_string().contains("nbd/map.one_more.golden"));
     }
@@ -409,12 +401,8 @@ mod tests {
     #[test]
     fn a_difference_is_shown_line_by_line() {
         let goldens = Goldens::new(FILES.to_vec());
-        goldens
-            .compare("nbd/map.one", &Selection::default(), "plain\n\n")
-            .unwrap();
-        let error = goldens
-            .compare("nbd/map.one", &Selection::default(), "other\n")
-            .unwrap_err();
+        goldens.compare("nbd/map.one", &Selection::default(), "plain\n\n").unwrap();
+        let error = goldens.compare("nbd/map.one", &Selection::default(), "other\n").unwrap_err();
         let failure = error.into_failure();
         assert!(failure.message().contains("nbd/map.one.golden"));
         let shown = failure.difference().and_then(|d| d.diff.clone()).unwrap();
@@ -432,17 +420,14 @@ mod tests {
             format: "raw".into(),
             ..Selection::default()
         };
-        let path = goldens
-            .bless(sources.path(), "nbd/map.one", &raw, "text", "a case", false)
-            .unwrap();
+        let path =
+            goldens.bless(sources.path(), "nbd/map.one", &raw, "text", "a case", false).unwrap();
         assert!(path.ends_with("nbd/map.one@raw.golden.pending"));
         assert_eq!(
             std::fs::read_to_string(path).unwrap(),
             "# from a case\ntext\n"
         );
-        let new = goldens
-            .bless(sources.path(), "a/new", &raw, "text", "a case", false)
-            .unwrap();
+        let new = goldens.bless(sources.path(), "a/new", &raw, "text", "a case", false).unwrap();
         assert!(new.ends_with("a/new.golden.pending"));
         // The same text again is accepted; a different one does not overwrite it.
         let again = goldens.bless(sources.path(), "a/new", &raw, "text", "a case", false);

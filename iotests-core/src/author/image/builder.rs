@@ -360,10 +360,7 @@ fn create_with_keys(
     size: u64,
     keys: &[(usize, String)],
 ) -> CaseResult {
-    let keys: Vec<_> = keys
-        .iter()
-        .map(|(slot, key)| (*slot, key.as_str()))
-        .collect();
+    let keys: Vec<_> = keys.iter().map(|(slot, key)| (*slot, key.as_str())).collect();
     match format {
         Format::Luks => Ok(luks::create(path, size, &keys)?),
         Format::Qcow2 => Ok(luks::create_qcow2(path, size, &keys)?),
@@ -430,9 +427,7 @@ mod tests {
         let run: Vec<String> = run.split_whitespace().map(str::to_owned).collect();
         let own = own.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned()));
         let options = creation_options(format, encrypted, &run, own.collect());
-        let option = options
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"));
+        let option = options.iter().map(|(name, value)| format!("{name}={value}"));
         option.collect()
     }
 

@@ -120,8 +120,7 @@ impl Image {
             let size = layer.bytes.len() as u64;
             fits(self, &content, size)?;
             let wrong = compare(&*layer.bytes, size, &[&content])?;
-            self.no_wrong(&wrong)
-                .context("the data of this layer alone")?;
+            self.no_wrong(&wrong).context("the data of this layer alone")?;
             let parts = content.extents().into_iter().map(|(_, range)| range);
             let expected = to_clusters(parts, layer.cluster_size, size);
             let found = to_clusters(layer.present.into_iter(), layer.cluster_size, size);
@@ -158,9 +157,7 @@ impl Image {
             if self.format() != Format::Qed || backing.format() == Format::Raw {
                 expected["backing-filename-format"] = backing.format().name().into();
             }
-            header
-                .assert_includes(&expected)
-                .context(format!("the header of {self}"))?;
+            header.assert_includes(&expected).context(format!("the header of {self}"))?;
             Ok(header)
         })
     }

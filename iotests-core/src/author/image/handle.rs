@@ -127,9 +127,8 @@ impl Image {
         if let Served::Json(node) = &self.0.served {
             return Node::from(node.clone()).node_name(&self.0.name);
         }
-        let mut node = Node::new(self.0.format.name())
-            .node_name(&self.0.name)
-            .file(self.protocol_node());
+        let mut node =
+            Node::new(self.0.format.name()).node_name(&self.0.name).file(self.protocol_node());
         if self.0.read_only {
             node = node.read_only(true);
         }
@@ -147,10 +146,7 @@ impl Image {
     #[must_use]
     pub fn image_opts(&self) -> String {
         let file = self.filename().replace(',', ",,");
-        let key = self
-            .key_option()
-            .map(|key| format!("{key}={KEY_ID},"))
-            .unwrap_or_default();
+        let key = self.key_option().map(|key| format!("{key}={KEY_ID},")).unwrap_or_default();
         format!("driver={},{key}file.filename={file}", self.0.format.name())
     }
 
@@ -168,9 +164,7 @@ impl Image {
         }
         match self.is_encrypted() {
             false => call.args(["-f", self.format().name(), self.filename()]),
-            true => call
-                .secret(KEY_ID, KEY)
-                .args(["--image-opts", &self.image_opts()]),
+            true => call.secret(KEY_ID, KEY).args(["--image-opts", &self.image_opts()]),
         }
     }
 }

@@ -96,10 +96,7 @@ impl ImageOpener {
             },
         };
         let last = text.rsplit('/').next().unwrap_or_default();
-        let last = last
-            .split(|c: char| !c.is_ascii_alphanumeric())
-            .next()
-            .unwrap_or_default();
+        let last = last.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
         let name = self.name.unwrap_or_else(|| match last {
             "" => format!("image{}", shared.next_number()),
             last => last.to_owned(),

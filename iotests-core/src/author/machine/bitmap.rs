@@ -165,8 +165,7 @@ impl<'m> Bitmap<'m> {
     pub fn assert(&self, members: Value) -> Action<'_, ()> {
         Action::new(format!("the bitmap {self}"), async move {
             let info = self.find().await?.info;
-            info.assert_includes(&members)
-                .context(format!("the bitmap {self}"))
+            info.assert_includes(&members).context(format!("the bitmap {self}"))
         })
     }
 

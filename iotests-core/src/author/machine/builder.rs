@@ -164,16 +164,12 @@ impl Drive {
     }
 
     fn has_own_key(&self) -> bool {
-        self.options
-            .iter()
-            .any(|(name, _)| name.ends_with("key-secret"))
+        self.options.iter().any(|(name, _)| name.ends_with("key-secret"))
     }
 
     /// The argument of `-drive`.
     fn to_args(&self, number: usize, shared: &Shared) -> args::Drive {
-        let mut drive = args::Drive::new()
-            .interface(&self.interface)
-            .id(format!("drive{number}"));
+        let mut drive = args::Drive::new().interface(&self.interface).id(format!("drive{number}"));
         let own = |name: &str| self.options.iter().any(|(own, _)| own == name);
         if let Some(file) = &self.file {
             drive = drive.file(file);
@@ -201,9 +197,7 @@ impl Drive {
                 layer = image.backing();
             }
         }
-        self.options
-            .iter()
-            .fold(drive, |drive, (name, value)| drive.set(name, value))
+        self.options.iter().fold(drive, |drive, (name, value)| drive.set(name, value))
     }
 }
 

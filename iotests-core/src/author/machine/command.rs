@@ -106,10 +106,7 @@ impl Cmd {
         let arguments = arguments?;
         let shared = &monitor.shared;
         shared.narrate(|| Entry::from(message(&name, &arguments)).ordered());
-        let mut call = monitor
-            .client
-            .execute(&name, &arguments)
-            .deadline(shared.wait_limit());
+        let mut call = monitor.client.execute(&name, &arguments).deadline(shared.wait_limit());
         if let Some(fd) = fd {
             call = call.fd(fd);
         }

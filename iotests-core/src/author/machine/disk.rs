@@ -390,8 +390,7 @@ impl Machine {
                     added.map_err(or_hotplug)?;
                 }
             }
-            self.attach(disk.attached(self.backend(), Transport::Default))
-                .await?;
+            self.attach(disk.attached(self.backend(), Transport::Default)).await?;
             Ok(self.disk(disk.id.as_str()))
         })
     }

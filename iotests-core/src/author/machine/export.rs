@@ -66,9 +66,7 @@ impl Listening {
     /// The address in the form of `nbd-server-start` (`SocketAddressLegacy`).
     fn legacy(&self) -> Value {
         let mut data = self.address.clone();
-        let kind = data
-            .as_object_mut()
-            .and_then(|data| data.shift_remove("type"));
+        let kind = data.as_object_mut().and_then(|data| data.shift_remove("type"));
         json!({"type": kind, "data": data})
     }
 
@@ -629,9 +627,7 @@ impl Export {
     pub fn client(&self) -> Action<'_, nbd::Client> {
         Action::new(format!("a client of the export {}", self.id), async move {
             let listening = self.listening()?;
-            listening
-                .client(&self.name, nbd::client::Deadlines::default())
-                .await
+            listening.client(&self.name, nbd::client::Deadlines::default()).await
         })
     }
 

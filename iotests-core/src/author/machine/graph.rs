@@ -14,10 +14,7 @@ impl Machine {
     /// base"`, by node name. The error also shows nodes that QEMU inserted.
     #[track_caller]
     pub fn assert_chain(&self, chain: &str) -> Action<'_, ()> {
-        let expected: Vec<String> = chain
-            .split("->")
-            .map(|name| name.trim().to_owned())
-            .collect();
+        let expected: Vec<String> = chain.split("->").map(|name| name.trim().to_owned()).collect();
         Action::new("the block graph", async move {
             let graph = self.inner()?.graph().await?;
             let Some(mut node) = graph.node(&expected[0]) else {

@@ -66,10 +66,7 @@ pub(super) async fn send(client: &nbd::Client, requests: &[Request], durable: bo
 fn first_difference(data: &[u8], expected: &[u8]) -> Option<usize> {
     match data == &expected[..data.len()] {
         true => None,
-        false => data
-            .iter()
-            .zip(expected)
-            .position(|(one, other)| one != other),
+        false => data.iter().zip(expected).position(|(one, other)| one != other),
     }
 }
 

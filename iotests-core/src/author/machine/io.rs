@@ -217,13 +217,9 @@ impl<'m> Access<'m> {
         // A successful command reports that on standard output, and the monitor's reply is empty.
         let refusals = reply.lines().filter(|line| !line.trim().is_empty());
         let failures = imgtools::io::failures(&printed).into_iter().chain(refusals);
-        let complaints = complaints
-            .lines()
-            .filter(|line| running::is_complaint(line));
-        let failed: Vec<&str> = failures
-            .chain(complaints)
-            .filter(|line| !machine.tolerates(line))
-            .collect();
+        let complaints = complaints.lines().filter(|line| running::is_complaint(line));
+        let failed: Vec<&str> =
+            failures.chain(complaints).filter(|line| !machine.tolerates(line)).collect();
         if failed.is_empty() {
             return Ok(printed);
         }
@@ -249,10 +245,7 @@ impl<'m> Access<'m> {
             Target::Node(node) => {
                 let id = format!("io{}", machine.monitor.shared.next_number());
                 let writable = machine.node(node).await?["ro"] != true;
-                machine
-                    .nbd
-                    .add(machine, nbd_export(id.clone(), node, writable))
-                    .await?;
+                machine.nbd.add(machine, nbd_export(id.clone(), node, writable)).await?;
                 Ok(Reached {
                     export: id,
                     writable,
@@ -481,10 +474,7 @@ impl Machine {
         let process = self.inner()?.process();
         process.drained().await;
         let news = self.printed.news(process, Stream::Stderr);
-        let lines: Vec<&str> = news
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .collect();
+        let lines: Vec<&str> = news.lines().filter(|line| !line.trim().is_empty()).collect();
         self.printed.know(&lines);
         Ok(lines.into_iter().map(str::to_owned).collect())
     }
@@ -570,10 +560,7 @@ mod tests {
         let command = Command::new("sh").args(["-c", script]).stdin_piped();
         let child = command.spawn_async().await.unwrap();
         let half = b"one\ntwo".len() as u64;
-        child
-            .until(|view| (view.end(Stream::Stderr) == half).then_some(()))
-            .await
-            .unwrap();
+        child.until(|view| (view.end(Stream::Stderr) == half).then_some(())).await.unwrap();
         let printed = Printed::default();
         assert_eq!(printed.news(&child, Stream::Stderr), "one\n");
         assert_eq!(printed.news(&child, Stream::Stderr), "");

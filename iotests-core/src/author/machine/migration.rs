@@ -107,8 +107,7 @@ impl<'m> Migration<'m> {
     /// Sets a parameter on both sides (`MigrateSetParameters` in QEMU's `qapi/migration.json`).
     pub fn parameter(self, name: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
-        self.source_parameter(name, value.clone())
-            .target_parameter(name, value)
+        self.source_parameter(name, value.clone()).target_parameter(name, value)
     }
 
     /// Sets a parameter on the source.
@@ -173,15 +172,11 @@ impl<'m> Migration<'m> {
             self.ends_in = Some("running".to_owned());
         }
         let way = Way::new(source, self.target, self.channel).await?;
-        source
-            .prepare_migration(&self.capabilities, &self.parameters[0])
-            .await?;
+        source.prepare_migration(&self.capabilities, &self.parameters[0]).await?;
         let connects = !way.is_stored && !self.arguments.contains_key("uri");
         let mut pending = None;
         if let Destination::Machine(target) = self.target {
-            target
-                .prepare_migration(&self.capabilities, &self.parameters[1])
-                .await?;
+            target.prepare_migration(&self.capabilities, &self.parameters[1]).await?;
             let incoming = MigrateIncoming::new().uri(way.incoming);
             match way.is_stored {
                 true => pending = Some(incoming),
@@ -329,10 +324,7 @@ impl End<'_> {
             Destination::Machine(target) => Some((target, &self.migrated.target)),
             Destination::Nowhere => None,
         };
-        for (machine, info) in [(self.source, &self.migrated.source)]
-            .into_iter()
-            .chain(target)
-        {
+        for (machine, info) in [(self.source, &self.migrated.source)].into_iter().chain(target) {
             let status = info.as_ref().map(|info| info.status.as_ref());
             let status = status.map_or(Some("ended"), |status| Some(status?.as_str()));
             if let Some(status) = status {
@@ -344,11 +336,7 @@ impl End<'_> {
                 machine.tolerate(error);
             }
             let printed = machine.printed_to_stderr().await?;
-            story.extend(
-                printed
-                    .iter()
-                    .map(|line| format!("{}: {line}", machine.name())),
-            );
+            story.extend(printed.iter().map(|line| format!("{}: {line}", machine.name())));
         }
         Ok(story.join("\n"))
     }
@@ -482,9 +470,8 @@ impl Machine {
         // Most run states begin or end with one of these; no event announces `postmigrate`.
         let announced = ["STOP", "RESUME", "SUSPEND", "WAKEUP", "MIGRATION"];
         let announced = qmp::Matcher::one_of(announced);
-        self.monitor
-            .until(what, "query-status", announced, move |status| {
-                Ok((status["status"] == expected.as_str()).then_some(()))
-            })
+        self.monitor.until(what, "query-status", announced, move |status| {
+            Ok((status["status"] == expected.as_str()).then_some(()))
+        })
     }
 }

@@ -54,9 +54,7 @@ impl Node {
     /// A filter that limits the requests to a node by a throttle group.
     #[must_use]
     pub fn throttle(group: &str, file: impl Into<Child>) -> Self {
-        Node::new("throttle")
-            .set("throttle-group", group)
-            .file(file)
+        Node::new("throttle").set("throttle-group", group).file(file)
     }
 
     /// A quorum of these children, `threshold` of which must agree.
@@ -144,8 +142,7 @@ impl Node {
     /// The value of an option; `None` if it is not set.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<&Value> {
-        self.options
-            .pointer(&format!("/{}", path.replace('.', "/")))
+        self.options.pointer(&format!("/{}", path.replace('.', "/")))
     }
 
     /// Its name, if it has one.
@@ -455,9 +452,7 @@ impl<'m> IntoFuture for Change<'m> {
         let place = self.call.place();
         Action::at(place, "a change of block nodes", async move {
             add(&self.machine.monitor, &self.below, self.call).await?;
-            self.nodes
-                .iter()
-                .for_each(|node| self.machine.made.note(node));
+            self.nodes.iter().for_each(|node| self.machine.made.note(node));
             Ok(())
         })
     }
@@ -500,10 +495,7 @@ mod tests {
             })
         );
         assert_eq!(node.get("children.0.driver"), Some(&json!("file")));
-        let node = node
-            .without("children.0.locking")
-            .without("a")
-            .without("x.y");
+        let node = node.without("children.0.locking").without("a").without("x.y");
         assert_eq!(node.get("children"), Some(&json!([{"driver": "file"}])));
         assert_eq!(node.get("a"), None);
     }
@@ -532,12 +524,7 @@ mod tests {
         assert!(wrong.message().contains("\"file.locking\""), "{wrong}");
         assert!(serde_json::to_value(Node::new("raw").file(node)).is_err());
         assert!(Node::new("raw").set("children.7", 1).to_blockdev().is_ok());
-        assert!(
-            Node::from(json!({"x": []}))
-                .set("x.1", 1)
-                .to_blockdev()
-                .is_err()
-        );
+        assert!(Node::from(json!({"x": []})).set("x.1", 1).to_blockdev().is_err());
     }
 
     #[test]
@@ -550,10 +537,7 @@ mod tests {
         );
         let node = node.no_backing();
         assert!(node.image_opts().is_err());
-        assert!(
-            node.filename()
-                .ends_with(r#""read-only":true,"backing":null}"#)
-        );
+        assert!(node.filename().ends_with(r#""read-only":true,"backing":null}"#));
     }
 
     #[test]

@@ -146,11 +146,8 @@ fn innermost(diagnosis: &Diagnosis) -> Option<String> {
     let stacks = diagnosis.backtraces.first();
     let stack = stacks.and_then(|one| one.text.as_ref().ok());
     // The main thread comes last in a debugger's list.
-    let frame = stack.and_then(|text| {
-        text.lines()
-            .rev()
-            .find(|line| line.trim_start().starts_with("#0"))
-    });
+    let frame =
+        stack.and_then(|text| text.lines().rev().find(|line| line.trim_start().starts_with("#0")));
     let named = frame.and_then(|line| {
         let name = line.split_once(" in ").map_or(
             line.trim_start().trim_start_matches("#0").trim_start(),
@@ -185,10 +182,7 @@ fn findings(diagnosis: &Diagnosis) -> Vec<Finding> {
     for backtrace in &diagnosis.backtraces {
         found(
             "stacks",
-            backtrace
-                .text
-                .clone()
-                .unwrap_or_else(|why| format!("none: {why}")),
+            backtrace.text.clone().unwrap_or_else(|why| format!("none: {why}")),
         );
     }
     for fact in &diagnosis.qmp {
@@ -321,10 +315,7 @@ impl Machine {
     /// Takes all matching events that have arrived, without waiting.
     pub fn take_events(&self, which: impl Into<qmp::Matcher>) -> Vec<Value> {
         let events = self.monitor.events.take_all(which);
-        events
-            .iter()
-            .map(|event| super::monitor::event_json(event))
-            .collect()
+        events.iter().map(|event| super::monitor::event_json(event)).collect()
     }
 
     /// Asserts that no matching event has arrived, or arrives before the machine answers a command.
@@ -413,9 +404,7 @@ impl Machine {
                 name: self.name().to_owned(),
                 command_line,
                 status: exit.map_or_else(|| "lost".to_owned(), |exit| death::status(exit.status())),
-                stderr_tail: exit
-                    .map(|exit| death::tail(&exit.log()))
-                    .unwrap_or_default(),
+                stderr_tail: exit.map(|exit| death::tail(&exit.log())).unwrap_or_default(),
                 qmp_tail: transcript(&self.monitor.client, TAIL),
                 ..MachineReport::default()
             };
@@ -451,19 +440,13 @@ impl Machine {
 
     /// Whether the case expects such a line.
     pub(super) fn tolerates(&self, line: &str) -> bool {
-        let tolerated = self
-            .tolerated
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let tolerated = self.tolerated.lock().unwrap_or_else(PoisonError::into_inner);
         tolerated.iter().any(|text| line.contains(text))
     }
 
     /// From now on, the case expects lines that contain this text.
     pub(super) fn tolerate(&self, text: &str) {
-        let mut tolerated = self
-            .tolerated
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut tolerated = self.tolerated.lock().unwrap_or_else(PoisonError::into_inner);
         tolerated.push(text.to_owned());
     }
 
@@ -519,10 +502,8 @@ impl Drop for Machine {
             drop(machine);
             let shared = &self.monitor.shared;
             let dropped = shared.take_drop(self.name());
-            let stderr_tail = dropped
-                .as_ref()
-                .map(|dropped| dropped.log.clone())
-                .unwrap_or_default();
+            let stderr_tail =
+                dropped.as_ref().map(|dropped| dropped.log.clone()).unwrap_or_default();
             shared.keep_evidence(&format!("{}.output", self.name()), &stderr_tail);
             let status = match dropped {
                 Some(DropReport {

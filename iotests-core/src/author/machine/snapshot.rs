@@ -21,8 +21,7 @@ impl Machine {
     #[track_caller]
     pub fn snapshot(&self, node: impl Into<Target>, overlay: impl Into<Target>) -> Cmd {
         let (node, overlay) = (node.into().to_string(), overlay.into().to_string());
-        self.monitor
-            .send(BlockdevSnapshotCommand::new(node, overlay))
+        self.monitor.send(BlockdevSnapshotCommand::new(node, overlay))
     }
 
     /// Creates an overlay of this format in a file, as a node with this name, and puts it on top of
@@ -154,9 +153,7 @@ impl<'m> Freeze<'m> {
             let access = Node::new("snapshot-access").node_name(&frozen.node);
             // The reader may discard what it has read.
             let access = access.set("discard", "unmap");
-            machine
-                .add_node(access.file(name("filter").as_str()))
-                .await?;
+            machine.add_node(access.file(name("filter").as_str())).await?;
         }
         frozen.filter = Some(name("filter"));
         Ok(frozen)

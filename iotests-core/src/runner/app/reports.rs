@@ -40,9 +40,7 @@ impl Recorded {
     /// The number of its part, then when it began.
     fn order(&self) -> (u32, u64) {
         let begun = self.begun.as_ref();
-        let number = begun
-            .and_then(|run| run.shard.as_ref())
-            .map_or(0, |shard| shard.number);
+        let number = begun.and_then(|run| run.shard.as_ref()).map_or(0, |shard| shard.number);
         (number, begun.map_or(0, |run| run.started))
     }
 
@@ -62,9 +60,7 @@ impl App {
             (Kind::Junit, &paths.junit),
             (Kind::Html, &paths.html),
         ];
-        all.into_iter()
-            .filter_map(|(kind, path)| Some((kind, path.clone()?)))
-            .collect()
+        all.into_iter().filter_map(|(kind, path)| Some((kind, path.clone()?))).collect()
     }
 
     /// The one report that standard output is for, if there is one.
@@ -77,10 +73,7 @@ impl App {
             ("--jsonl", &paths.jsonl),
         ];
         let is_there = |path: &Option<PathBuf>| path.as_deref().is_some_and(report::is_stdout);
-        let mut there = all
-            .iter()
-            .filter(|(_, path)| is_there(path))
-            .map(|(name, _)| *name);
+        let mut there = all.iter().filter(|(_, path)| is_there(path)).map(|(name, _)| *name);
         match (there.next(), there.next()) {
             (Some(one), Some(other)) => Err(RunError::Usage(format!(
                 "{one} and {other} both go to standard output; give one of them a file"
@@ -113,9 +106,7 @@ impl App {
             return Ok(());
         }
         let story: Story = events(records)?.collect();
-        reports
-            .into_iter()
-            .try_for_each(|(kind, path)| write(*kind, path, &story))
+        reports.into_iter().try_for_each(|(kind, path)| write(*kind, path, &story))
     }
 
     /// `merge` and `--from-record`: the reports on runs of which only the records are there.
@@ -157,9 +148,7 @@ impl App {
         let summary = &story.summary;
         let is_cut =
             story.was_killed || summary.not_run > 0 || summary.count(Verdict::Interrupted) > 0;
-        Ok(self
-            .skips()
-            .exit(summary, is_cut && summary.failures() == 0))
+        Ok(self.skips().exit(summary, is_cut && summary.failures() == 0))
     }
 
     /// What skips mean for the exit code.
@@ -195,9 +184,8 @@ impl App {
             }
             let entries = fs::read_dir(path).map_err(io_error("read the folder", path))?;
             let files = entries.flatten().map(|entry| entry.path());
-            let mut files: Vec<PathBuf> = files
-                .filter(|file| file.extension().is_some_and(|end| end == "jsonl"))
-                .collect();
+            let mut files: Vec<PathBuf> =
+                files.filter(|file| file.extension().is_some_and(|end| end == "jsonl")).collect();
             files.sort();
             if files.is_empty() {
                 return Err(RunError::Usage(format!(
@@ -286,13 +274,9 @@ fn put_together(paths: &[&Path], to: &Path) -> Result<(), RunError> {
     let mut text = Vec::new();
     for path in paths {
         let read = fs::read(path).map_err(io_error("read the record", path))?;
-        let whole = read
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |end| end + 1);
+        let whole = read.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         text.extend_from_slice(&read[..whole]);
     }
     let mut file = report::create(to).map_err(io_error("create the record", to))?;
-    file.write_all(&text)
-        .map_err(io_error("write the record", to))
+    file.write_all(&text).map_err(io_error("write the record", to))
 }

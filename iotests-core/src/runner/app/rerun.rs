@@ -108,10 +108,7 @@ fn program() -> String {
 
 fn absolute(path: &Path) -> String {
     let absolute = std::path::absolute(path);
-    absolute
-        .unwrap_or_else(|_| path.to_owned())
-        .display()
-        .to_string()
+    absolute.unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 /// As a shell takes it for one word. No argument or variable has a NUL, so that each can be quoted.

@@ -89,10 +89,8 @@ impl App {
             if set.name == HOST {
                 named_tools_work(args, &known.capabilities)?;
             }
-            let accelerators = known
-                .capabilities
-                .host(Backend::System)
-                .map(|facts| facts.usable_accelerators());
+            let accelerators =
+                known.capabilities.host(Backend::System).map(|facts| facts.usable_accelerators());
             if let (true, Err(error)) = (corrupt.is_some(), cache.keep_versions(set)) {
                 self.warn(&format!("failed to {error}"));
             }
@@ -101,12 +99,7 @@ impl App {
                 .capabilities
                 .host(Backend::System)
                 .and_then(|facts| facts.default_machine())
-                .map(|machine| {
-                    machine
-                        .alias
-                        .clone()
-                        .unwrap_or_else(|| machine.name.clone())
-                });
+                .map(|machine| machine.alias.clone().unwrap_or_else(|| machine.name.clone()));
             files.push(SetFiles {
                 default_machine: default_machine.unwrap_or_default(),
                 tools: set.tools.clone(),

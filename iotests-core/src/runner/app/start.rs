@@ -233,12 +233,7 @@ impl App {
     /// What was read besides the command line, for the head of the report.
     fn configuration(&self) -> Vec<String> {
         let files = self.config.paths().map(|path| path.display().to_string());
-        let profile = self
-            .cli
-            .config
-            .profile
-            .iter()
-            .map(|name| format!("profile {name}"));
+        let profile = self.cli.config.profile.iter().map(|name| format!("profile {name}"));
         files.chain(profile).collect()
     }
 
@@ -277,10 +272,8 @@ impl App {
                     instance: one.instance,
                     set: one.set,
                     known: one.known.clone(),
-                    usual: (records
-                        .get(&one.id)
-                        .filter(|_| !self.cli.debug.is_watched()))
-                    .and_then(History::longest),
+                    usual: (records.get(&one.id).filter(|_| !self.cli.debug.is_watched()))
+                        .and_then(History::longest),
                     goldens_dir,
                     repetition,
                 };
@@ -298,9 +291,7 @@ impl App {
         });
         let system = nix::sys::utsname::uname().map(|name| {
             let parts = [name.sysname(), name.release(), name.machine()];
-            parts
-                .map(|part| part.to_string_lossy().into_owned())
-                .join(" ")
+            parts.map(|part| part.to_string_lossy().into_owned()).join(" ")
         });
         let mut sums = Sums::read(self.places.sums());
         let started = RunStarted {
@@ -308,9 +299,7 @@ impl App {
             host: HostInfo::here(run_dir),
             shard,
             folder: self.places.own(),
-            command: env::args_os()
-                .map(|word| word.to_string_lossy().into_owned())
-                .collect(),
+            command: env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
             // A set that nobody asked for is no news, and its programs are not summed up.
             sets: concerned
                 .iter()
@@ -336,10 +325,7 @@ impl App {
             watched: cli.debug.is_watched(),
         };
         sums.write();
-        let skipped = skipped
-            .into_iter()
-            .map(|one| (one.info(&sets.able), one))
-            .collect();
+        let skipped = skipped.into_iter().map(|one| (one.info(&sets.able), one)).collect();
         let max_fail = cli.run.max_fail.map(|limit| limit as usize);
         Job {
             started,

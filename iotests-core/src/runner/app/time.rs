@@ -3,10 +3,7 @@
 use std::time::SystemTime;
 
 pub(super) fn since_epoch() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Any number does that the next run does not have as well; five digits are easily typed.

@@ -225,10 +225,7 @@ fn line(text: &str, at: Range<usize>) -> usize {
 /// The parser's message about a word that is unknown lists those that it knows, all in backticks.
 fn with_nearest(message: &str) -> String {
     let mut words = message.split('`').skip(1).step_by(2);
-    let unknown = words
-        .next()
-        .filter(|_| message.starts_with("unknown "))
-        .unwrap_or_default();
+    let unknown = words.next().filter(|_| message.starts_with("unknown ")).unwrap_or_default();
     match nearest(unknown, words) {
         Some(name) => format!("{message}; did you mean `{name}`?"),
         None => message.to_owned(),

@@ -55,9 +55,8 @@ impl Config {
             ) || program_is_in_environment(arg)
         };
         let given = command.get_arguments().filter(is_given);
-        let mut given: BTreeMap<&str, Giver> = given
-            .map(|arg| (arg.get_id().as_str(), Giver::User))
-            .collect();
+        let mut given: BTreeMap<&str, Giver> =
+            given.map(|arg| (arg.get_id().as_str(), Giver::User)).collect();
         let mut all = Vec::new();
         for (layer, (file, options)) in self.layers(profile)?.into_iter().enumerate() {
             for (key, value) in options {
@@ -170,9 +169,7 @@ fn words(
     let long = arg.get_long().unwrap_or_default();
     let error = |why: String| file.error(value.span(), format!("`{long}` {why}"));
     let is_flag = !arg.get_action().takes_values();
-    let needs_none = arg
-        .get_num_args()
-        .is_some_and(|range| range.min_values() == 0);
+    let needs_none = arg.get_num_args().is_some_and(|range| range.min_values() == 0);
     match value.as_ref() {
         Value::Boolean(false) if is_flag || needs_none => Ok(Vec::new()),
         Value::Boolean(true) if is_flag || needs_none => Ok(vec![format!("--{long}").into()]),
@@ -182,9 +179,9 @@ fn words(
             values.iter().map(one).collect()
         }
         Value::Array(_) => Err(error("takes one value, not a list".to_owned())),
-        value => scalar(file, arg, value)
-            .map(|word| vec![word])
-            .ok_or_else(|| error(text_or_number())),
+        value => {
+            scalar(file, arg, value).map(|word| vec![word]).ok_or_else(|| error(text_or_number()))
+        }
     }
 }
 
@@ -239,10 +236,7 @@ mod tests {
         let config = Config { files: vec![file] };
         let words = config.arguments(profile, &matches);
         let words = words.map_err(|error| error.to_string())?;
-        Ok(words
-            .into_iter()
-            .map(|word| word.into_string().unwrap())
-            .collect())
+        Ok(words.into_iter().map(|word| word.into_string().unwrap()).collect())
     }
 
     #[test]

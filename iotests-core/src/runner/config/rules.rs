@@ -201,9 +201,8 @@ fn versions(text: &str) -> Option<VersionRange> {
 
 fn memory(text: &str) -> Option<u64> {
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
-    let (number, shift) = units
-        .iter()
-        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
+    let (number, shift) =
+        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
     number.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
@@ -223,10 +222,7 @@ impl Rules {
         if self.0.is_empty() {
             return warnings;
         }
-        let anywhere = asked
-            .entries
-            .iter()
-            .map(|entry| Instance::new(entry, ANY_POINT));
+        let anywhere = asked.entries.iter().map(|entry| Instance::new(entry, ANY_POINT));
         let anywhere: Vec<Instance> = anywhere.collect();
         let places = Places::of(&anywhere);
         // By entry, so that an instance is asked only of what may be about it.
@@ -326,10 +322,7 @@ impl Rule {
     /// Whether it can be about an entry, at whatever point and on whatever set.
     fn may_mean(&self, instance: &Instance, places: &Places) -> bool {
         (self.selectors.is_empty() || self.selectors.iter().any(|one| one.names(instance, places)))
-            && self
-                .filter
-                .as_ref()
-                .is_none_or(|filter| filter.may_mean(instance))
+            && self.filter.as_ref().is_none_or(|filter| filter.may_mean(instance))
     }
 
     fn means(&self, one: &Planned, places: &Places, asked: &Asked<'_>) -> bool {
@@ -356,9 +349,7 @@ impl Rule {
     /// Whether it is about cases of a tree of scripts while the program's own are run, or the other way round.
     fn is_about_others(&self, entries: &[Registered]) -> bool {
         let is_script = |name: &str| name.starts_with(SCRIPTS);
-        let scripts_run = entries
-            .first()
-            .is_some_and(|entry| is_script(&entry.case.name()));
+        let scripts_run = entries.first().is_some_and(|entry| is_script(&entry.case.name()));
         let mut selectors = self.selectors.iter();
         scripts_run || selectors.any(|selector| is_script(&selector.text))
     }

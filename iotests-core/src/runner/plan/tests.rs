@@ -6,21 +6,13 @@ use crate::case::{Aio, Cache, Case, Declaration, Host, HostFacts, Support, ToolF
 
 fn able(name: &str, emulator: bool, luks: bool) -> Able {
     let mut capabilities = Capabilities::default();
-    capabilities
-        .tools
-        .insert(ToolKind::Img, ToolFacts::default());
-    capabilities
-        .tools
-        .insert(ToolKind::Io, ToolFacts::default());
-    capabilities
-        .tools
-        .insert(ToolKind::StorageDaemon, ToolFacts::default());
+    capabilities.tools.insert(ToolKind::Img, ToolFacts::default());
+    capabilities.tools.insert(ToolKind::Io, ToolFacts::default());
+    capabilities.tools.insert(ToolKind::StorageDaemon, ToolFacts::default());
     capabilities.writable = ["raw", "qcow2"].map(str::to_owned).into();
     let mut hosts = vec![(Backend::Qsd, "storage-daemon")];
     if emulator {
-        capabilities
-            .tools
-            .insert(ToolKind::System, ToolFacts::default());
+        capabilities.tools.insert(ToolKind::System, ToolFacts::default());
         hosts.push((Backend::System, "emulator"));
     }
     for (backend, program) in hosts {
@@ -36,9 +28,7 @@ fn able(name: &str, emulator: bool, luks: bool) -> Able {
         capabilities.hosts.insert(backend, host);
     }
     if luks {
-        capabilities
-            .features
-            .insert(crate::case::Feature::Luks, Support::Yes);
+        capabilities.features.insert(crate::case::Feature::Luks, Support::Yes);
     }
     Able {
         name: name.to_owned(),
@@ -79,11 +69,7 @@ fn planned(
         Some(skip) => format!("{}: {skip}", one.id),
         None => format!("{} on {}", one.id, sets[one.set].name),
     };
-    plan(entries(declaration), &wanted, sets)
-        .unwrap()
-        .iter()
-        .map(show)
-        .collect()
+    plan(entries(declaration), &wanted, sets).unwrap().iter().map(show).collect()
 }
 
 #[test]
@@ -155,9 +141,7 @@ fn all_sets_give_each_its_own_instance_and_one_set_only_its() {
 #[test]
 fn an_instance_over_fuse_is_skipped_where_fuse_does_not_work() {
     let mut sets = [able("host", false, false)];
-    let meta = Declaration::new()
-        .formats(&[RAW])
-        .protocols(&[Protocol::Fuse]);
+    let meta = Declaration::new().formats(&[RAW]).protocols(&[Protocol::Fuse]);
     let plan = |sets: &[Able]| planned(meta, sets, SetChoice::Auto, &[]);
     let skipped = ["area::case@raw.fuse: FUSE does not work here: it could not be tried"];
     assert_eq!(plan(&sets), skipped);
@@ -198,9 +182,7 @@ fn io_uring_is_needed_where_it_is_the_aio_mode() {
 #[test]
 fn a_case_runs_with_its_cache_modes_only() {
     let sets = [able("host", false, false)];
-    let caches = Declaration::new()
-        .formats(&[RAW])
-        .caches(&[Cache::None, Cache::Unsafe]);
+    let caches = Declaration::new().formats(&[RAW]).caches(&[Cache::None, Cache::Unsafe]);
     let plan = |args: &[&str]| planned(caches, &sets, SetChoice::Auto, args);
     let none = "area::case@raw.cache=none on host";
     assert_eq!(
@@ -257,11 +239,7 @@ fn what_no_set_could_change_is_skipped_once() {
 #[test]
 fn a_set_whose_build_may_not_use_the_format_does_not_run_it() {
     let mut sets = [able("host", true, false)];
-    let host = sets[0]
-        .capabilities
-        .hosts
-        .get_mut(&Backend::System)
-        .unwrap();
+    let host = sets[0].capabilities.hosts.get_mut(&Backend::System).unwrap();
     let lists = serde_json::json!({"read_write": ["raw"], "read_only": ["qcow2"]});
     host.facts.formats = serde_json::from_value(lists).unwrap();
     let any = Declaration::new().host(Host::System);

@@ -61,14 +61,8 @@ pub(super) fn ask(set: &ToolSet) -> (Capabilities, BTreeMap<Backend, Value>) {
 /// It cannot be used, so that cases which need it are skipped with the reason.
 fn broken(tool: &Tool, why: &str, capabilities: &mut Capabilities) {
     capabilities.tools.remove(&tool.kind);
-    capabilities
-        .problems
-        .push(format!("{} cannot be used: {why}", tool.path.display()));
-    let lines: Vec<&str> = why
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    capabilities.problems.push(format!("{} cannot be used: {why}", tool.path.display()));
+    let lines: Vec<&str> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let prefix = format!("failed to probe {}: ", tool.path.display());
     let first = lines.first().copied().unwrap_or_default();
     let broken = Broken {
@@ -80,9 +74,7 @@ fn broken(tool: &Tool, why: &str, capabilities: &mut Capabilities) {
 }
 
 fn ask_host(tool: &Tool) -> Result<(machine::probe::Capabilities, Value), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let probed = runtime
         .block_on(machine::probe::probe(tool, Deadlines::default()))
@@ -111,32 +103,20 @@ fn ask_img(tool: &Tool, capabilities: &mut Capabilities) {
     }
     // Every format that can be created lists its options; the others say that they cannot.
     let can_create = |format: &&Format| {
-        let call = tool
-            .command()
-            .args(["create", "-f", format.name(), "-o", "help"])
-            .deadline(DEADLINE);
-        call.run_blocking()
-            .is_ok_and(|output| output.status.is_success())
+        let call =
+            tool.command().args(["create", "-f", format.name(), "-o", "help"]).deadline(DEADLINE);
+        call.run_blocking().is_ok_and(|output| output.status.is_success())
     };
-    let formats = Format::ALL
-        .iter()
-        .filter(|format| capabilities.readable.contains(format.name()));
-    capabilities.writable = formats
-        .filter(can_create)
-        .map(|format| format.name().to_owned())
-        .collect();
+    let formats = Format::ALL.iter().filter(|format| capabilities.readable.contains(format.name()));
+    capabilities.writable =
+        formats.filter(can_create).map(|format| format.name().to_owned()).collect();
 }
 
 /// Tries what is compiled in but may still not work.
 fn ask_features(set: &ToolSet, capabilities: &mut Capabilities) {
-    let img = set
-        .tools
-        .get(&ToolKind::Img)
-        .map(|tool| QemuImg::new(tool.clone()).deadline(DEADLINE));
-    let io = set
-        .tools
-        .get(&ToolKind::Io)
-        .map(|tool| QemuIo::new(tool.clone()).deadline(DEADLINE));
+    let img =
+        set.tools.get(&ToolKind::Img).map(|tool| QemuImg::new(tool.clone()).deadline(DEADLINE));
+    let io = set.tools.get(&ToolKind::Io).map(|tool| QemuIo::new(tool.clone()).deadline(DEADLINE));
     let no = |why: &str| Ok(Support::No(why.to_owned()));
     for feature in Feature::ALL {
         let tried = match (feature, &img, &io) {

@@ -61,11 +61,7 @@ impl Surroundings {
         Self {
             user: nix::unistd::geteuid().as_raw(),
             kernel: kernel.unwrap_or_default(),
-            devices: DEVICES
-                .into_iter()
-                .filter(open_to_us)
-                .map(str::to_owned)
-                .collect(),
+            devices: DEVICES.into_iter().filter(open_to_us).map(str::to_owned).collect(),
         }
     }
 }
@@ -122,9 +118,7 @@ impl Cache {
         let unchanged = known
             .into_iter()
             .filter(|(_, old, _)| stamp(&old.path, &old.options).as_ref() == Some(old));
-        let known = unchanged
-            .map(|(kind, old, version)| ((kind, old.path), version))
-            .collect();
+        let known = unchanged.map(|(kind, old, version)| ((kind, old.path), version)).collect();
         (known, warning)
     }
 
@@ -167,11 +161,7 @@ impl Cache {
             Err(error) => return corrupt(&capabilities_file, &error),
         };
         // They are read on demand, where nobody could ask again.
-        for schema in capabilities
-            .hosts
-            .values()
-            .filter_map(|host| host.schema_file.as_ref())
-        {
+        for schema in capabilities.hosts.values().filter_map(|host| host.schema_file.as_ref()) {
             let read = || io::Result::Ok(serde_json::from_slice::<IgnoredAny>(&fs::read(schema)?)?);
             if let Err(error) = read() {
                 return corrupt(schema, &error);
@@ -222,9 +212,8 @@ impl Cache {
         let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let path = entry.path();
-            let content = fs::read(&path)
-                .ok()
-                .and_then(|text| serde_json::from_slice::<Content>(&text).ok());
+            let content =
+                fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Content>(&text).ok());
             let Some(content) = content else { continue };
             if content.stamps.values().all(|stamp| stamp.path.exists()) {
                 let modified = entry.metadata().and_then(|data| data.modified());
@@ -235,9 +224,7 @@ impl Cache {
         }
         kept.sort();
         let excess = kept.len().saturating_sub(KEPT);
-        kept[..excess]
-            .iter()
-            .for_each(|(_, path)| self.remove(path));
+        kept[..excess].iter().for_each(|(_, path)| self.remove(path));
     }
 
     /// Removes all files of a set: they begin with the name of the one that vouches for the others, which goes first.
@@ -305,12 +292,8 @@ fn stamps(set: &ToolSet) -> BTreeMap<ToolKind, Stamp> {
 
 fn stamp(path: &Path, options: &[String]) -> Option<Stamp> {
     let metadata = fs::metadata(path).ok()?;
-    let modified = metadata
-        .modified()
-        .ok()?
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()?
-        .as_nanos();
+    let modified =
+        metadata.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
     Some(Stamp {
         path: path.to_owned(),
         size: metadata.len(),
@@ -341,9 +324,7 @@ mod tests {
 
     fn capabilities() -> Capabilities {
         let mut capabilities = Capabilities::default();
-        capabilities
-            .tools
-            .insert(ToolKind::Img, ToolFacts::default());
+        capabilities.tools.insert(ToolKind::Img, ToolFacts::default());
         capabilities
     }
 
@@ -353,9 +334,7 @@ mod tests {
         let cache = Cache::new(folder.path().join("probes"));
         let set = set(folder.path());
         assert!(matches!(cache.get(&set), Kept::Nothing));
-        cache
-            .put(&set, &mut capabilities(), &BTreeMap::new())
-            .unwrap();
+        cache.put(&set, &mut capabilities(), &BTreeMap::new()).unwrap();
         assert!(
             matches!(cache.get(&set), Kept::Valid(known) if known.capabilities.tools.len() == 1)
         );
@@ -370,9 +349,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("probes"));
         let set = set(folder.path());
-        cache
-            .put(&set, &mut capabilities(), &BTreeMap::new())
-            .unwrap();
+        cache.put(&set, &mut capabilities(), &BTreeMap::new()).unwrap();
         let is_kept = |change: fn(&mut Surroundings)| {
             let mut other = cache.clone();
             change(&mut other.surroundings);
@@ -393,11 +370,7 @@ mod tests {
             fs::create_dir(&folder).unwrap();
             set(&folder)
         });
-        let put = |set| {
-            cache
-                .put(set, &mut capabilities(), &BTreeMap::new())
-                .unwrap()
-        };
+        let put = |set| cache.put(set, &mut capabilities(), &BTreeMap::new()).unwrap();
         sets.iter().for_each(|set| drop(put(set)));
         let gone = cache.files(&stamps(&sets[0]));
         assert!(gone.iter().all(|file| file.exists()));
@@ -412,9 +385,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("probes"));
         let mut set = set(folder.path());
-        cache
-            .put(&set, &mut capabilities(), &BTreeMap::new())
-            .unwrap();
+        cache.put(&set, &mut capabilities(), &BTreeMap::new()).unwrap();
         let tool = set.tools.remove(&ToolKind::Img).unwrap().with_option("-x");
         set.tools.insert(ToolKind::Img, tool);
         assert!(matches!(cache.get(&set), Kept::Nothing));
@@ -451,15 +422,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("probes"));
         let set = set(folder.path());
-        cache
-            .put(&set, &mut capabilities(), &BTreeMap::new())
-            .unwrap();
+        cache.put(&set, &mut capabilities(), &BTreeMap::new()).unwrap();
         for file in cache.files(&stamps(&set)) {
             fs::write(&file, "{\"broken").unwrap();
             assert!(matches!(cache.get(&set), Kept::Corrupt(why) if why.contains("ignored")));
-            cache
-                .put(&set, &mut capabilities(), &BTreeMap::new())
-                .unwrap();
+            cache.put(&set, &mut capabilities(), &BTreeMap::new()).unwrap();
             assert!(matches!(cache.get(&set), Kept::Valid(_)));
         }
     }

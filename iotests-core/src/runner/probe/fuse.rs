@@ -48,16 +48,10 @@ fn try_export(daemon: &Tool) -> Result<(), String> {
             .launch()
             .await;
         match launched {
-            Ok(machine) => machine
-                .shutdown()
-                .await
-                .map(drop)
-                .map_err(|error| chain(&error)),
+            Ok(machine) => machine.shutdown().await.map(drop).map_err(|error| chain(&error)),
             Err(error) => {
                 let printed = error.output().map(|output| output.combined_text());
-                let last = printed
-                    .as_deref()
-                    .and_then(|text| text.trim().lines().last());
+                let last = printed.as_deref().and_then(|text| text.trim().lines().last());
                 Err(last.map_or_else(|| chain(&error), str::to_owned))
             }
         }

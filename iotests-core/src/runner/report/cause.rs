@@ -55,10 +55,7 @@ fn essence(headline: &str) -> String {
                 continue;
             }
             // 0x1f and 12 alike.
-            while chars
-                .next_if(|c| c.is_ascii_hexdigit() || *c == 'x')
-                .is_some()
-            {}
+            while chars.next_if(|c| c.is_ascii_hexdigit() || *c == 'x').is_some() {}
             text.push('N');
         }
         text

@@ -140,11 +140,7 @@ fn grounds(attempt: &Attempt, palette: Palette) -> String {
     for death in &attempt.deaths {
         text += &death_text(death, &attempt.headline, palette);
     }
-    if let Some(hang) = attempt
-        .hang
-        .as_ref()
-        .filter(|_| attempt.verdict != Some(Verdict::Pass))
-    {
+    if let Some(hang) = attempt.hang.as_ref().filter(|_| attempt.verdict != Some(Verdict::Pass)) {
         text += &hang_text(hang, palette);
     }
     if let Some(failure) = &attempt.failure {
@@ -296,11 +292,7 @@ pub(super) fn hang_text(hang: &HangReport, palette: Palette) -> String {
         text += &format!("  step:     {step}\n");
     }
     if let Some(waiting) = &hang.waiting {
-        let place = hang
-            .place
-            .as_ref()
-            .map(|place| format!(" ({place})"))
-            .unwrap_or_default();
+        let place = hang.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
         text += &format!("  waits:    {waiting}{place}\n");
     }
     for machine in &hang.machines {

@@ -43,8 +43,7 @@ fn case(row: &Row) -> TestCase {
     case.set_classname(instance.case.as_str());
     case.set_time(outcome.elapsed);
     // Not of the schema, but where GitLab and others look for the place.
-    case.extra
-        .insert("file".into(), instance.place.file.as_str().into());
+    case.extra.insert("file".into(), instance.place.file.as_str().into());
     let line = instance.place.line.to_string();
     case.extra.insert("line".into(), line.as_str().into());
     case.add_property(("description", instance.description.as_str()));

@@ -106,9 +106,7 @@ pub(crate) fn write(kind: Kind, path: &Path, story: &Story) -> io::Result<()> {
             false => fs::OpenOptions::new().write(true).open(path)?,
         };
         let mut out = BufWriter::new(file);
-        return kind
-            .write(story, beside, &mut out)
-            .and_then(|()| out.flush());
+        return kind.write(story, beside, &mut out).and_then(|()| out.flush());
     }
     let mut out = BufWriter::new(self::beside(path)?);
     kind.write(story, beside, &mut out)?;
@@ -125,9 +123,7 @@ fn is_replaceable(path: &Path) -> bool {
 fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     // Through a link, it is the file behind it that is replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     tempfile::Builder::new()
         .prefix(".iotests-report-")
         .permissions(fs::Permissions::from_mode(0o644))

@@ -253,9 +253,7 @@ impl Story {
             };
             let instance = begun.instance.clone();
             let mut outcome = Outcome::new(instance, Verdict::Interrupted, attempt);
-            outcome
-                .attempts
-                .splice(0..0, std::mem::take(&mut begun.failed));
+            outcome.attempts.splice(0..0, std::mem::take(&mut begun.failed));
             outcome.not_run = std::mem::take(&mut begun.not_run);
             outcome.elapsed = now.saturating_sub(begun.first);
             let step = begun.steps.iter().rfind(|step| !step.text.is_empty());

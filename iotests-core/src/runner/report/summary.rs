@@ -25,9 +25,8 @@ pub(crate) struct Ways {
 impl Ways {
     /// With these sets.
     pub(crate) fn with(sets: &[Able], only_set: Option<String>) -> Self {
-        let with_emulator = sets
-            .iter()
-            .find(|set| set.capabilities.host(Backend::System).is_some());
+        let with_emulator =
+            sets.iter().find(|set| set.capabilities.host(Backend::System).is_some());
         Self {
             called_as: called_as(),
             emulator_in: with_emulator.map(|set| set.name.clone()),
@@ -77,10 +76,7 @@ pub(crate) fn remedies(summary: &Summary, ways: &Ways) -> String {
             *remedies.entry(remedy).or_default() += number;
         }
     }
-    remedies
-        .into_iter()
-        .map(|(remedy, number)| how(remedy, number, ways))
-        .collect()
+    remedies.into_iter().map(|(remedy, number)| how(remedy, number, ways)).collect()
 }
 
 /// Nothing where there is no more to be done.

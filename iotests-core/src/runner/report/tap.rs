@@ -202,9 +202,7 @@ fn yaml(outcome: &Outcome) -> String {
 }
 
 fn list<'l>(name: &str, lines: impl Iterator<Item = &'l str>) -> String {
-    let lines: String = lines
-        .map(|line| format!("    - {}\n", quoted(&printable(line))))
-        .collect();
+    let lines: String = lines.map(|line| format!("    - {}\n", quoted(&printable(line)))).collect();
     match lines.is_empty() {
         true => lines,
         false => format!("  {name}:\n{lines}"),

@@ -138,11 +138,8 @@ impl Terminal {
     fn programs(&self, run: &RunStarted) -> io::Result<()> {
         let palette = self.palette;
         for set in &run.sets {
-            let tools: Vec<String> = set
-                .tools
-                .iter()
-                .map(|(kind, tool)| format!("{kind} {}", tool.version))
-                .collect();
+            let tools: Vec<String> =
+                set.tools.iter().map(|(kind, tool)| format!("{kind} {}", tool.version)).collect();
             let tools = if tools.is_empty() {
                 "no programs".to_owned()
             } else {
@@ -228,9 +225,7 @@ impl Terminal {
         if self.quiet && !matters {
             return Ok(());
         }
-        let word = self
-            .palette
-            .verdict(outcome.verdict, format!("{:>15}", outcome.verdict.word()));
+        let word = self.palette.verdict(outcome.verdict, format!("{:>15}", outcome.verdict.word()));
         let time = format!("{:>9}", duration(outcome.elapsed));
         let mut line = format!("{word} {} {}", self.palette.dim(time), outcome.instance.id);
         if let Some(skip) = outcome.skip() {
@@ -242,11 +237,7 @@ impl Terminal {
             line += &self.palette.warn(format!("  ({slow})"));
         }
         self.line(&line)?;
-        if let Some(kept) = outcome
-            .kept
-            .as_ref()
-            .filter(|_| !outcome.verdict.is_failure())
-        {
+        if let Some(kept) = outcome.kept.as_ref().filter(|_| !outcome.verdict.is_failure()) {
             let kept = format!("{:>15} {}", "kept in:", kept.display());
             self.line(&self.palette.dim(kept))?;
         }
@@ -260,9 +251,7 @@ impl Terminal {
         }
         for golden in &outcome.pending_goldens {
             self.line(
-                &self
-                    .palette
-                    .warn(format!("  golden waits for review: {}", golden.display())),
+                &self.palette.warn(format!("  golden waits for review: {}", golden.display())),
             )?;
         }
         Ok(())
@@ -286,11 +275,9 @@ impl Terminal {
                 let what = failure::hang_text(report, self.palette);
                 self.line(&format!("{}{}\n{what}", whose(":"), report.headline))
             }
-            CaseEvent::Metric { name, value, unit } => self.line(
-                &self
-                    .palette
-                    .dim(format!("{}{name} = {value} {unit}", whose(":"))),
-            ),
+            CaseEvent::Metric { name, value, unit } => {
+                self.line(&self.palette.dim(format!("{}{name} = {value} {unit}", whose(":"))))
+            }
             _ => Ok(()),
         }
     }
@@ -304,10 +291,7 @@ impl Terminal {
         let palette = self.palette;
         self.line("")?;
         for outcome in &self.failures {
-            let why = outcome
-                .last()
-                .map(|attempt| attempt.headline.as_str())
-                .unwrap_or_default();
+            let why = outcome.last().map(|attempt| attempt.headline.as_str()).unwrap_or_default();
             self.line(&format!(
                 "{} {}",
                 palette.verdict(outcome.verdict, outcome.verdict),
@@ -374,8 +358,7 @@ impl Bars {
                 instance, expected, ..
             } => {
                 let bar = if self.running.len() < RUNNING_LINES {
-                    self.all
-                        .insert_before(&self.total, ProgressBar::new_spinner())
+                    self.all.insert_before(&self.total, ProgressBar::new_spinner())
                 } else {
                     ProgressBar::hidden()
                 };
@@ -419,9 +402,7 @@ impl Bars {
             0 => String::new(),
             failed => format!(", {failed} failed"),
         };
-        let left = self
-            .estimate()
-            .map(|left| format!(", about {} left", duration(left)));
+        let left = self.estimate().map(|left| format!(", about {} left", duration(left)));
         self.total.set_message(failed + &left.unwrap_or_default());
     }
 

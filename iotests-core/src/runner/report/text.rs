@@ -44,10 +44,7 @@ pub(crate) fn bytes(number: u64) -> String {
 
 /// Every line of `text` with `indent` before it.
 pub(crate) fn indented(text: &str, indent: &str) -> String {
-    text.trim_end()
-        .lines()
-        .map(|line| format!("{indent}{line}\n"))
-        .collect()
+    text.trim_end().lines().map(|line| format!("{indent}{line}\n")).collect()
 }
 
 /// What is shown of one line of output.

@@ -36,11 +36,8 @@ impl Process {
     pub(crate) fn argv(&self) -> Vec<String> {
         let bytes = fs::read(proc_file(self.pid, "cmdline")).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
-        let arguments: Vec<String> = text
-            .trim_end_matches('\0')
-            .split('\0')
-            .map(str::to_owned)
-            .collect();
+        let arguments: Vec<String> =
+            text.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
         if text.is_empty() {
             vec![format!("[{}]", self.name)]
         } else {
@@ -156,10 +153,7 @@ mod tests {
             process(3, 2),
             process(9, 8),
         ];
-        let pids: Vec<u32> = descendants_in(table, 2)
-            .iter()
-            .map(|process| process.pid)
-            .collect();
+        let pids: Vec<u32> = descendants_in(table, 2).iter().map(|process| process.pid).collect();
         assert_eq!(pids, [4, 3, 5]);
     }
 

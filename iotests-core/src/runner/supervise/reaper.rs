@@ -66,10 +66,7 @@ pub(super) fn kill(process: &Process) {
 
 /// Sends a signal to one process; a pid that was reused since it was seen is left alone.
 pub(crate) fn send(process: &Process, signal: Signal) {
-    let Some(pid) = i32::try_from(process.pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    else {
+    let Some(pid) = i32::try_from(process.pid).ok().and_then(rustix::process::Pid::from_raw) else {
         return;
     };
     // The descriptor pins the process; the start time then proves that it is the one that was seen.
@@ -113,10 +110,7 @@ pub(super) fn timeout(until: Option<Instant>) -> PollTimeout {
     match until {
         None => PollTimeout::NONE,
         Some(until) => {
-            let left = until
-                .saturating_duration_since(Instant::now())
-                .as_micros()
-                .div_ceil(1000);
+            let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         }
     }

@@ -80,9 +80,7 @@ fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
     };
     let Some(report) = report else { return Ok(()) };
     let line = serde_json::to_vec(&report).map_err(|error| format!("write the report: {error}"))?;
-    stdout()
-        .write_all(&line)
-        .map_err(|error| format!("write the report: {error}"))
+    stdout().write_all(&line).map_err(|error| format!("write the report: {error}"))
 }
 
 /// Makes this process a sub-reaper that learns of the runner's death in two ways.
@@ -90,9 +88,7 @@ fn prepare(runner_pid: u32) -> Result<Wakes, String> {
     let mask = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT]);
     let mut blocked = mask;
     blocked.add(Signal::SIGXFSZ);
-    blocked
-        .thread_set_mask()
-        .map_err(|error| format!("block signals: {error}"))?;
+    blocked.thread_set_mask().map_err(|error| format!("block signals: {error}"))?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| format!("make a signalfd: {error}"))?;
     prctl::set_name(c"iot-supervisor").map_err(|error| format!("take a name: {error}"))?;
@@ -146,9 +142,7 @@ impl Clock {
     /// Time that counted.
     fn elapsed(&self) -> Duration {
         let resting = self.suspended.as_ref().map(|one| one.since.elapsed());
-        self.started
-            .elapsed()
-            .saturating_sub(self.rested + resting.unwrap_or_default())
+        self.started.elapsed().saturating_sub(self.rested + resting.unwrap_or_default())
     }
 
     /// From now on as if no time had passed.
@@ -185,9 +179,7 @@ impl Clock {
         }
         let mut stopped = alive();
         stopped.retain(|process| process.state != 'T');
-        stopped
-            .iter()
-            .for_each(|process| send(process, Signal::SIGSTOP));
+        stopped.iter().for_each(|process| send(process, Signal::SIGSTOP));
         let since = Instant::now();
         self.suspended = Some(Suspended { since, stopped });
     }
@@ -195,9 +187,7 @@ impl Clock {
     fn resume(&mut self) {
         if let Some(one) = self.suspended.take() {
             self.rested += one.since.elapsed();
-            one.stopped
-                .iter()
-                .for_each(|process| send(process, Signal::SIGCONT));
+            one.stopped.iter().for_each(|process| send(process, Signal::SIGCONT));
         }
     }
 }

@@ -69,11 +69,7 @@ mod tests {
         // Long enough to be seen in clock ticks.
         let work = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
         shell.args(["-c", &format!("sh -c '{work}'; echo; read line")]);
-        let mut shell = shell
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = [0];
         std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut line).unwrap();
         let (ran, _) = running(shell.id()).unwrap();

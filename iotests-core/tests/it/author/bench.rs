@@ -44,18 +44,15 @@ impl Set {
             (ToolKind::StorageDaemon, "qemu-storage-daemon"),
             (ToolKind::System, "qemu-system-x86_64"),
         ];
-        let found = names
-            .into_iter()
-            .filter_map(|(kind, name)| Some((kind, Tool::new(kind, find(name)?))));
+        let found =
+            names.into_iter().filter_map(|(kind, name)| Some((kind, Tool::new(kind, find(name)?))));
         let tools: BTreeMap<_, _> = found.collect();
         tools.contains_key(&ToolKind::Img).then_some(Set { tools })
     }
 
     pub(super) fn backends(&self) -> Vec<Backend> {
         let all = [Backend::System, Backend::Qsd];
-        all.into_iter()
-            .filter(|backend| self.tools.contains_key(&backend.tool()))
-            .collect()
+        all.into_iter().filter(|backend| self.tools.contains_key(&backend.tool())).collect()
     }
 }
 
@@ -74,17 +71,12 @@ pub(super) fn sets() -> Vec<Set> {
         Some(prefixes) => std::env::split_paths(&prefixes).collect(),
         None => {
             let provisioned = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/qemu");
-            let entries = std::fs::read_dir(provisioned)
-                .into_iter()
-                .flatten()
-                .flatten();
+            let entries = std::fs::read_dir(provisioned).into_iter().flatten().flatten();
             entries.map(|entry| entry.path()).collect()
         }
     };
     sets.extend(
-        prefixes
-            .iter()
-            .filter_map(|p| Set::new(|name| in_directory(&p.join("bin"), name))),
+        prefixes.iter().filter_map(|p| Set::new(|name| in_directory(&p.join("bin"), name))),
     );
     let required = std::env::var_os("QEMU_TEST_REQUIRE").is_some_and(|v| v == "1");
     assert!(
@@ -162,10 +154,7 @@ impl Bench {
     /// The test directory is called so.
     pub(super) fn in_directory(set: &Set, name: &str) -> Bench {
         // Short, for sockets.
-        let directory = tempfile::Builder::new()
-            .prefix("ia")
-            .tempdir_in("/tmp")
-            .unwrap();
+        let directory = tempfile::Builder::new().prefix("ia").tempdir_in("/tmp").unwrap();
         let test_dir = directory.path().join(name);
         let sock_dir = directory.path().join("s");
         std::fs::create_dir_all(&test_dir).unwrap();
@@ -247,10 +236,8 @@ impl Bench {
 
     /// The emulator has these accelerators.
     pub(super) fn accelerators(self, names: &[&str]) -> Bench {
-        let trials: Vec<_> = names
-            .iter()
-            .map(|name| serde_json::json!({"accel": name, "refused": null}))
-            .collect();
+        let trials: Vec<_> =
+            names.iter().map(|name| serde_json::json!({"accel": name, "refused": null})).collect();
         self.capabilities(|capabilities| {
             if let Some(host) = capabilities.hosts.get_mut(&Backend::System) {
                 host.facts.accelerators =
@@ -277,10 +264,7 @@ impl Bench {
         let events = Arc::new(Mutex::new(Vec::new()));
         let kept = events.clone();
         let sink = Sink::new(move |event| kept.lock().unwrap().push(event));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut test = Test::new(self.spec.clone(), sink);
             let result = Test::guard(body(&mut test), || None).await;

@@ -83,12 +83,8 @@ fn a_layer_is_checked_by_what_it_has_itself() {
                 let text = "TEST_DIR/top holds 0x07 in 0x50000..0x60000, expected 0x08";
                 assert!(failure.to_string().contains(text), "{failure}");
 
-                top.assert_reads_either(hole.over(&PATTERNS), own.over(&PATTERNS))
-                    .await?;
-                let failure = top
-                    .assert_reads_either(&PATTERNS, &other)
-                    .await
-                    .unwrap_err();
+                top.assert_reads_either(hole.over(&PATTERNS), own.over(&PATTERNS)).await?;
+                let failure = top.assert_reads_either(&PATTERNS, &other).await.unwrap_err();
                 assert!(failure.message().contains("0x07 in 0x50000"), "{failure}");
                 let failure = top.assert_backing(&top).await.unwrap_err();
                 assert!(failure.to_string().contains("/base"), "{failure}");
@@ -113,19 +109,14 @@ fn a_node_of_a_machine_is_written_and_read_as_an_image_is() {
             assert_eq!(node.size().await?, 4 * MIB);
 
             // Where it is, to the byte, also in a range in which few bytes are wrong.
-            vm.disk(&disk)
-                .write(0x44, MIB + 3 * KIB..MIB + 4 * KIB)
-                .await?;
+            vm.disk(&disk).write(0x44, MIB + 3 * KIB..MIB + 4 * KIB).await?;
             let failure = node.assert_reads(&now).await.unwrap_err();
             assert!(
-                failure
-                    .message()
-                    .contains("holds 0x44 in 0x100c00..0x101000, expected 0x33"),
+                failure.message().contains("holds 0x44 in 0x100c00..0x101000, expected 0x33"),
                 "{failure}"
             );
             vm.shutdown().await?;
-            disk.assert_reads(now.written(0x44, MIB + 3 * KIB..MIB + 4 * KIB))
-                .await?;
+            disk.assert_reads(now.written(0x44, MIB + 3 * KIB..MIB + 4 * KIB)).await?;
         }));
         run.assert_passed();
     }
@@ -139,28 +130,16 @@ fn a_command_that_is_refused_must_say_why_and_change_nothing() {
             let vm = t.host().drive(&disk).launch().await?;
             let before = vm.state().await?;
             let nonsense = json!({"driver": "nonsense", "node-name": "a"});
-            vm.cmd("blockdev-add", &nonsense)
-                .refused("nonsense")
-                .await?;
-            vm.commit("elsewhere")
-                .refused_class("DeviceNotFound", "elsewhere")
-                .await?;
+            vm.cmd("blockdev-add", &nonsense).refused("nonsense").await?;
+            vm.commit("elsewhere").refused_class("DeviceNotFound", "elsewhere").await?;
             vm.add_node(nonsense.clone()).refused("nonsense").await?;
             vm.assert_unchanged_since(&before).await?;
             vm.assert_read_only(&[("disk", false)]).await?;
             vm.assert_no_nodes(&["a"]).await?;
 
             let refused = vm.cmd("blockdev-add", &nonsense).refused("").await;
-            assert!(
-                refused
-                    .unwrap_err()
-                    .message()
-                    .contains("does not say with which text")
-            );
-            let other = vm
-                .cmd("blockdev-add", &nonsense)
-                .refused("something else")
-                .await;
+            assert!(refused.unwrap_err().message().contains("does not say with which text"));
+            let other = vm.cmd("blockdev-add", &nonsense).refused("something else").await;
             let text = other.unwrap_err().message().to_owned();
             assert!(text.ends_with("expected \"something else\""), "{text}");
 
@@ -171,20 +150,12 @@ fn a_command_that_is_refused_must_say_why_and_change_nothing() {
 
             let null = json!({"driver": "null-co", "node-name": "a"});
             vm.cmd("blockdev-add", &null).await?;
-            let text = vm
-                .assert_unchanged_since(&before)
-                .await
-                .unwrap_err()
-                .to_string();
+            let text = vm.assert_unchanged_since(&before).await.unwrap_err().to_string();
             assert!(
                 text.contains("query-named-block-nodes shows a change"),
                 "{text}"
             );
-            let graph = vm
-                .assert_same_graph_as(&before)
-                .await
-                .unwrap_err()
-                .to_string();
+            let graph = vm.assert_same_graph_as(&before).await.unwrap_err().to_string();
             assert!(graph.contains("x-debug-query-block-graph"), "{graph}");
             assert!(vm.assert_no_nodes(&["a"]).await.is_err());
             assert!(vm.assert_read_only(&[("a", true)]).await.is_err());
@@ -211,12 +182,7 @@ fn a_file_that_was_touched_is_seen() {
                 other.message(),
                 "the file TEST_DIR/disk holds 0xfc at 0x3, expected 0xfb as before"
             );
-            let raw = t
-                .image("raw")
-                .format(Format::Raw)
-                .size(MIB)
-                .create()
-                .await?;
+            let raw = t.image("raw").format(Format::Raw).size(MIB).create().await?;
             imgtools::raw::fill(raw.file(), 512 * KIB..576 * KIB, 7)?;
             let before = raw.file_bytes()?;
             imgtools::raw::fill(raw.file(), 0..64 * KIB, 0)?;

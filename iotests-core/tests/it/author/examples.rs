@@ -10,12 +10,7 @@ const PATTERNS: Content = Content::of(&[(0x5d, 0..64 * KIB), (0xd5, MIB..MIB + 6
 /// A copy in another format holds the same data, and what qemu-img refuses leaves the image as it was.
 #[case(formats = [QCOW2], groups = [RW, QUICK])]
 async fn convert_copies_the_data(t: &mut Test) -> CaseResult {
-    let disk = t
-        .image("disk")
-        .size(4 * MIB)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let disk = t.image("disk").size(4 * MIB).content(&PATTERNS).create().await?;
     let copy = t.image("copy").format(RAW).reserve().await?;
     disk.convert(&copy).await?;
     copy.assert_reads(&PATTERNS).await?;
@@ -31,12 +26,7 @@ async fn convert_copies_the_data(t: &mut Test) -> CaseResult {
 /// A mirror copies the disk, and goes on copying what the guest writes until it is completed.
 #[case(formats = [QCOW2, RAW], groups = [RW, JOB], host = Any)]
 async fn a_mirror_follows_the_guest(t: &mut Test) -> CaseResult {
-    let disk = t
-        .image("disk")
-        .size(4 * MIB)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let disk = t.image("disk").size(4 * MIB).content(&PATTERNS).create().await?;
     let copy = t.image("copy").size(4 * MIB).create().await?;
     let vm = t.host().disk(&disk).blockdev(&copy).launch().await?;
 
@@ -59,9 +49,7 @@ async fn a_bitmap_records_writes(t: &mut Test) -> CaseResult {
     vm.disk(&disk).write(0x11, MIB..MIB + 64 * KIB).await?;
     check!(vm.bitmap(&disk, "b0").await?.count == 64 * KIB);
     let again = json!({"node": "disk", "name": "b0"});
-    vm.cmd("block-dirty-bitmap-add", again)
-        .refused("already exists")
-        .await?;
+    vm.cmd("block-dirty-bitmap-add", again).refused("already exists").await?;
     vm.shutdown().await?;
     Ok(())
 }
@@ -69,12 +57,7 @@ async fn a_bitmap_records_writes(t: &mut Test) -> CaseResult {
 /// A client of an export reads what the machine has, and writes to it.
 #[case(formats = [QCOW2], groups = [RW, QUICK], host = Any)]
 async fn an_export_is_read_and_written(t: &mut Test) -> CaseResult {
-    let disk = t
-        .image("disk")
-        .size(4 * MIB)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let disk = t.image("disk").size(4 * MIB).content(&PATTERNS).create().await?;
     let vm = t.host().blockdev(&disk).launch().await?;
     let export = vm.export(&disk).writable().await?;
 
@@ -89,19 +72,12 @@ async fn an_export_is_read_and_written(t: &mut Test) -> CaseResult {
 /// A node that is reopened read-only refuses writers, and keeps its data.
 #[case(formats = [QCOW2], groups = [RW, QUICK], host = Any, needs = [Command("blockdev-reopen")])]
 async fn a_reopened_node_is_read_only(t: &mut Test) -> CaseResult {
-    let disk = t
-        .image("disk")
-        .size(4 * MIB)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let disk = t.image("disk").size(4 * MIB).content(&PATTERNS).create().await?;
     let vm = t.host().blockdev(&disk).launch().await?;
     vm.reopen(&disk, |node| node.read_only(true)).await?;
     vm.assert_read_only(&[("disk", true)]).await?;
     let writer = vm.export("disk").writable();
-    writer
-        .expect_error("Cannot export read-only node as writable")
-        .await?;
+    writer.expect_error("Cannot export read-only node as writable").await?;
     vm.shutdown().await?;
     disk.assert_reads(&PATTERNS).await
 }
@@ -109,20 +85,9 @@ async fn a_reopened_node_is_read_only(t: &mut Test) -> CaseResult {
 /// What the source had written is there for the target.
 #[case(formats = [QCOW2], groups = [RW, MIGRATION], host = System)]
 async fn a_migration_keeps_the_data(t: &mut Test) -> CaseResult {
-    let disk = t
-        .image("disk")
-        .size(4 * MIB)
-        .content(&PATTERNS)
-        .create()
-        .await?;
+    let disk = t.image("disk").size(4 * MIB).content(&PATTERNS).create().await?;
     let source = t.vm().name("source").disk(&disk).launch().await?;
-    let target = t
-        .vm()
-        .name("target")
-        .disk(&disk)
-        .incoming("defer")
-        .launch()
-        .await?;
+    let target = t.vm().name("target").disk(&disk).incoming("defer").launch().await?;
     source.disk(&disk).write(0x33, 0..64 * KIB).await?;
 
     t.migrate(&source, &target).await?;

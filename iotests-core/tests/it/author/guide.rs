@@ -10,22 +10,11 @@ use super::bench::{Bench, case, hosts, sets};
 #[case(upstream = "040", formats = [QCOW2, QED], groups = [RW, QUICK, JOB], host = Any)]
 async fn commit_moves_the_data_down(t: &mut Test) -> CaseResult {
     let base = t.image("base").size(MIB).fill(0x11).create().await?;
-    let mid = t
-        .image("mid")
-        .backing(&base)
-        .write(0x22, 0..64 * KIB)
-        .create()
-        .await?;
+    let mid = t.image("mid").backing(&base).write(0x22, 0..64 * KIB).create().await?;
     let top = t.image("top").backing(&mid).create().await?;
     let vm = t.host().disk(&top).launch().await?;
 
-    vm.commit(&top)
-        .top(&mid)
-        .base(&base)
-        .start()
-        .await?
-        .wait()
-        .await?;
+    vm.commit(&top).top(&mid).base(&base).start().await?.wait().await?;
 
     vm.assert_chain("top -> base").await?;
     vm.shutdown().await?;
@@ -36,9 +25,8 @@ async fn commit_moves_the_data_down(t: &mut Test) -> CaseResult {
 #[test]
 fn the_first_case_of_the_guide_passes() {
     for (set, backend) in hosts() {
-        let run = Bench::new(&set)
-            .backend(backend)
-            .run(|t| Box::pin(commit_moves_the_data_down(t)));
+        let run =
+            Bench::new(&set).backend(backend).run(|t| Box::pin(commit_moves_the_data_down(t)));
         run.assert_passed();
     }
 }
@@ -55,26 +43,11 @@ fn expectations_are_said_on_the_thing_itself() {
                 "inject-error": [{"event": "none", "iotype": "write", "errno": 28, "once": false}],
             });
             let vm = t.host().blockdev(null).blockdev(full).launch().await?;
-            vm.cmd("blockdev-add", json!({"driver": "nonsense"}))
-                .expect_error("nonsense")
-                .await?;
-            vm.commit("nowhere")
-                .refused_class("DeviceNotFound", "nowhere")
-                .await?; // and nothing has changed
-            vm.backup("a")
-                .to("full")
-                .start()
-                .await?
-                .wait()
-                .expect_error("No space left")
-                .await?;
+            vm.cmd("blockdev-add", json!({"driver": "nonsense"})).expect_error("nonsense").await?;
+            vm.commit("nowhere").refused_class("DeviceNotFound", "nowhere").await?; // and nothing has changed
+            vm.backup("a").to("full").start().await?.wait().expect_error("No space left").await?;
             t.qemu_img(["info", "/nowhere"]).expect_status(1).await?;
-            let other = t
-                .host()
-                .disk(&disk)
-                .tolerate("Failed to connect")
-                .launch()
-                .await?;
+            let other = t.host().disk(&disk).tolerate("Failed to connect").launch().await?;
             other.shutdown().await?;
             vm.shutdown().await?;
         }));
@@ -88,16 +61,9 @@ const PATTERNS: Content = Content::of(&[(0x5d, 0..64 * KIB), (0xd5, MIB..MIB + 6
 fn the_whole_content_is_checked() {
     for set in sets() {
         let run = Bench::new(&set).run(case!(|t| {
-            let base = t
-                .image("base")
-                .size(4 * MIB)
-                .content(&PATTERNS)
-                .create()
-                .await?;
+            let base = t.image("base").size(4 * MIB).content(&PATTERNS).create().await?;
             let top = t.image("top").backing(&base).create().await?;
-            let own = Content::nothing()
-                .written(0x33, clusters(1..3))
-                .zeroes(clusters(8..9));
+            let own = Content::nothing().written(0x33, clusters(1..3)).zeroes(clusters(8..9));
             top.write_all(&own).await?;
             top.assert_reads(own.over(&PATTERNS)).await?; // all of it, from start to end
             top.assert_layer(&own).await?; // this layer alone: its data and its allocation
@@ -165,10 +131,7 @@ mod smaller {
     #[case(rows = SHRINKS)]
     async fn keeps_the_data(t: &mut Test, shrink: &Shrink) -> CaseResult {
         let image = t.image("disk").size(MIB).fill(1);
-        let image = image
-            .option("cluster_size", shrink.cluster_size)
-            .create()
-            .await?;
+        let image = image.option("cluster_size", shrink.cluster_size).create().await?;
         image.shrink(64 * KIB).await?;
         image.assert_fill(1).await
     }
@@ -193,10 +156,7 @@ mod smaller {
     async fn is_refused(t: &mut Test, size: &u64, top: &&str) -> CaseResult {
         let disk = t.image("disk").size(*size).create().await?;
         let vm = t.host().disk(&disk).launch().await?;
-        vm.commit(&disk)
-            .set("top", *top)
-            .expect_error("not found")
-            .await?;
+        vm.commit(&disk).set("top", *top).expect_error("not found").await?;
         vm.shutdown().await?;
         Ok(())
     }
@@ -254,8 +214,7 @@ fn what_is_logged_is_compared() {
 
 /// Not run: these wait for what nothing here does.
 async fn waits(vm: &Machine, mut job: Job) -> CaseResult {
-    vm.event(Matcher::event("BLOCK_IO_ERROR").data(json!({"node-name": "disk"})))
-        .await?;
+    vm.event(Matcher::event("BLOCK_IO_ERROR").data(json!({"node-name": "disk"}))).await?;
     job.wait_ready().await?;
     job.pause().await?; // until it really rests
     vm.wait_run_state("postmigrate").await?;
@@ -268,8 +227,7 @@ async fn waits(vm: &Machine, mut job: Job) -> CaseResult {
 async fn needs(t: &Test, vm: &Machine, driver: &'static str) -> CaseResult {
     t.require(Driver(driver))?; // skips, with the reason
     if t.has(Command("blockdev-set-active"))? {
-        vm.cmd("blockdev-set-active", json!({"active": false}))
-            .await?;
+        vm.cmd("blockdev-set-active", json!({"active": false})).await?;
     }
     t.skip("the file system has no holes")?; // ends the case
     t.not_run("no holes to be punched here"); // a part is left out, and the case goes on
@@ -283,9 +241,7 @@ async fn qmp_alone() -> Result<(), qmp::Error> {
     let client = qmp::Client::connect_unix("/run/vm.qmp", qmp::Options::default()).await?;
     println!("QEMU {}", client.greeting().version);
 
-    let nodes = client
-        .execute("query-named-block-nodes", json!({"flat": true}))
-        .await?;
+    let nodes = client.execute("query-named-block-nodes", json!({"flat": true})).await?;
 
     let mut job = client.job("copy");
     client
@@ -307,11 +263,7 @@ fn requests_are_held() {
         }
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let disk = t.image("disk").size(MIB).create().await?;
-            let vm = t
-                .vm()
-                .disk(Disk::of(&disk).with_breakpoints())
-                .launch()
-                .await?;
+            let vm = t.vm().disk(Disk::of(&disk).with_breakpoints()).launch().await?;
             let held = vm.disk(&disk).hold("write_aio").await?;
             vm.disk(&disk).io("aio_write 0 64k").await?;
             held.resume().await?;
@@ -334,12 +286,7 @@ fn a_server_crashes_and_comes_back() {
             remote["file"]["reconnect-delay"] = 60.into();
             let vm = t.host().disk(&source).blockdev(remote).launch().await?;
             // So slow that it cannot end before, however busy the machine is.
-            let job = vm
-                .backup(&source)
-                .to("remote")
-                .speed(64 * KIB)
-                .start()
-                .await?;
+            let job = vm.backup(&source).to("remote").speed(64 * KIB).start().await?;
             let server = server.kill().await?.start().await?; // crashes, and comes back at the same address
             job.set_speed(0).await?;
             job.wait().await?;
@@ -362,16 +309,8 @@ fn a_guest_is_migrated() {
         let run = bench.run(case!(|t| {
             let disk = t.image("disk").size(MIB).create().await?;
             let source = t.vm().name("source").disk(&disk).launch().await?;
-            let target = t
-                .vm()
-                .name("target")
-                .disk(&disk)
-                .incoming("defer")
-                .launch()
-                .await?;
-            t.migrate(&source, &target)
-                .capability("dirty-bitmaps")
-                .await?;
+            let target = t.vm().name("target").disk(&disk).incoming("defer").launch().await?;
+            t.migrate(&source, &target).capability("dirty-bitmaps").await?;
             source.shutdown().await?;
             target.shutdown().await?;
         }));
@@ -395,9 +334,8 @@ fn each_call_in_the_tables_of_the_guide_is_one_of_the_api() {
     for line in guide.lines().filter(|line| line.starts_with('|')) {
         for found in call.captures_iter(line) {
             let function = format!("fn {}", &found[1]);
-            let is_there = ["(", "<"]
-                .iter()
-                .any(|end| sources.contains(&format!("{function}{end}")));
+            let is_there =
+                ["(", "<"].iter().any(|end| sources.contains(&format!("{function}{end}")));
             // Of qemu-img's calls, the options are those of `imgtools`.
             assert!(is_there || &found[1] == "force_share", "{function}: {line}");
             seen += 1;
@@ -413,13 +351,8 @@ pub(super) fn plain(code: &str) -> String {
         Some((code, _)) => code,
         None => line,
     });
-    let dense: String = code
-        .flat_map(str::chars)
-        .filter(|c| !c.is_whitespace())
-        .collect();
-    [",)", ",]", ",}"]
-        .iter()
-        .fold(dense, |dense, end| dense.replace(end, &end[1..]))
+    let dense: String = code.flat_map(str::chars).filter(|c| !c.is_whitespace()).collect();
+    [",)", ",]", ",}"].iter().fold(dense, |dense, end| dense.replace(end, &end[1..]))
 }
 
 /// The blocks of Rust in a text of Markdown.

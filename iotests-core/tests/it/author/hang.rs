@@ -26,10 +26,7 @@ fn helper_that_hangs_when_it_is_told_to() {
     let (set, backend) = hosts().remove(0);
     let bench = Bench::new(&set).backend(backend);
     let sink = Sink::new(|event| println!("{}", serde_json::to_string(&event).unwrap()));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let test = Test::new(bench.spec.clone(), sink.clone());
         let _explainer = test.explain_on_signals();
@@ -129,17 +126,13 @@ fn hang(how: &str) -> HangReport {
 fn finding<'r>(report: &'r HangReport, title: &str) -> &'r str {
     let mut found = report.evidence.iter();
     let found = found.find(|one| one.title.starts_with(title));
-    &found
-        .unwrap_or_else(|| panic!("no {title}: {report:#?}"))
-        .text
+    &found.unwrap_or_else(|| panic!("no {title}: {report:#?}")).text
 }
 
 fn diagnosed<'r>(report: &'r HangReport, title: &str) -> &'r str {
     let mut found = report.machines[0].diagnosis.iter();
     let found = found.find(|one| one.title == title);
-    &found
-        .unwrap_or_else(|| panic!("no {title}: {report:#?}"))
-        .text
+    &found.unwrap_or_else(|| panic!("no {title}: {report:#?}")).text
 }
 
 /// H27: SIGABRT to a hanging case prints where it hangs.
@@ -152,9 +145,7 @@ fn an_aborted_case_tells_the_line_that_waits_and_for_what() {
     assert_eq!(report.cause, "SIGABRT");
     assert_eq!(report.step.as_deref(), Some("waiting for what never comes"));
     assert!(
-        report
-            .headline
-            .starts_with("the case waits for the event NO_SUCH_EVENT"),
+        report.headline.starts_with("the case waits for the event NO_SUCH_EVENT"),
         "{}",
         report.headline
     );
@@ -203,9 +194,7 @@ fn a_case_that_blocks_its_thread_is_explained_with_its_stack_and_no_machine_is_b
     }
     let report = hang("blocking");
     assert!(
-        report
-            .headline
-            .starts_with("the case spins or blocks its thread, in ")
+        report.headline.starts_with("the case spins or blocks its thread, in ")
             && report.headline.contains("hang.rs:"),
         "{}",
         report.headline

@@ -8,10 +8,7 @@ use iotests_core::prelude::*;
 use super::bench::{Bench, case};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .canonicalize()
-        .unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
 fn read(path: &str) -> String {
@@ -104,10 +101,7 @@ fn dependencies_are_real() {
         let manifest = Path::new(manifest.as_str().unwrap());
         manifest.parent().unwrap().to_owned()
     };
-    let folders: Vec<PathBuf> = members
-        .iter()
-        .map(|it| folder(&it["manifest_path"]))
-        .collect();
+    let folders: Vec<PathBuf> = members.iter().map(|it| folder(&it["manifest_path"])).collect();
     for member in &members {
         for dependency in member["dependencies"].as_array().unwrap() {
             let Some(path) = dependency["path"].as_str() else {

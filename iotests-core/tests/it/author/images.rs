@@ -26,11 +26,7 @@ fn an_image_is_made_written_read_resized_and_checked_in_every_format() {
                     wrong.message().contains("TEST_DIR/disk does not hold 0x33"),
                     "{wrong}"
                 );
-                image
-                    .info()
-                    .json()
-                    .await?
-                    .assert("format", t.format().name())?;
+                image.info().json().await?.assert("format", t.format().name())?;
                 if image.size().await? != 4 * MIB {
                     // Virtual PC rounds to cylinders.
                     assert_eq!(t.format(), VPC);
@@ -72,14 +68,7 @@ fn the_default_options_of_luks_and_vmdk_and_those_of_the_run_reach_the_files() {
     };
     for set in sets() {
         let run = Bench::new(&set).format(LUKS).run(case!(|t| {
-            let info = t
-                .image("disk")
-                .size(MIB)
-                .create()
-                .await?
-                .info()
-                .json()
-                .await?;
+            let info = t.image("disk").size(MIB).create().await?.info().json().await?;
             let iterations = info.at("format-specific/data/slots[0]/iters")?.as_u64();
             assert!(iterations.is_some_and(|it| it < 100_000), "{info:#}");
         }));
@@ -117,29 +106,15 @@ fn a_chain_knows_its_layers_and_a_clone_keeps_the_file() {
         let bench = Bench::new(&set);
         let run = bench.run(case!(|t| {
             let base = t.image("base").size(MIB).fill(0x11).create().await?;
-            let top = t
-                .image("top")
-                .backing(&base)
-                .write(0x22, 0..64 * KIB)
-                .create()
-                .await?;
+            let top = t.image("top").backing(&base).write(0x22, 0..64 * KIB).create().await?;
             assert_eq!(top.size().await?, MIB);
             drop(base);
             top.assert_pattern(0x11, 64 * KIB..MIB).await?;
-            top.info()
-                .json()
-                .await?
-                .assert("backing-filename-format", "qcow2")?;
+            top.info().json().await?.assert("backing-filename-format", "qcow2")?;
             let path = top.file().to_path_buf();
             drop(top);
             assert!(!path.exists());
-            let again = t
-                .image("top")
-                .format(RAW)
-                .size(MIB)
-                .sector_markers()
-                .create()
-                .await?;
+            let again = t.image("top").format(RAW).size(MIB).sector_markers().create().await?;
             let bytes = std::fs::read(again.file())?;
             assert_eq!(bytes[512 * 7..512 * 7 + 4], [0, 0, 0, 7]);
             assert_eq!(bytes[512 * 8 - 4..512 * 8], [0, 0, 0, 7]);
@@ -192,12 +167,7 @@ fn options_of_the_run_apply_to_images_of_its_format_only() {
         let run = bench.run(case!(|t| {
             let image = t.image("a").size(MIB).create().await?;
             image.info().json().await?.assert("cluster-size", 512)?;
-            let image = t
-                .image("b")
-                .size(MIB)
-                .option("cluster_size", 1024)
-                .create()
-                .await?;
+            let image = t.image("b").size(MIB).option("cluster_size", 1024).create().await?;
             let info = image.info().json().await?;
             info.assert("cluster-size", 1024)?;
             info.assert("format-specific/data/lazy-refcounts", true)?;
@@ -220,10 +190,8 @@ fn odd_directory_names_work() {
                 vm.assert_chain("top -> base").await?;
                 vm.shutdown().await?;
                 let server = t.nbd_server(&top).read_only().start().await?;
-                let map = t
-                    .qemu_img(["map", "-f", "raw", "--output=json", &server.uri()])
-                    .json()
-                    .await?;
+                let map =
+                    t.qemu_img(["map", "-f", "raw", "--output=json", &server.uri()]).json().await?;
                 map.assert("[0]/length", MIB)?;
                 top.assert_same_as(&base).await?;
             }));
@@ -250,17 +218,15 @@ fn a_test_directory_300_bytes_deep_works_with_sockets() {
     for set in sets() {
         for backend in set.backends() {
             let deep = format!("{}/{}", "d".repeat(150), "e".repeat(150));
-            let run = Bench::in_directory(&set, &deep)
-                .backend(backend)
-                .run(case!(|t| {
-                    let disk = t.image("disk").size(MIB).create().await?;
-                    let vm = t.host().drive(&disk).launch().await?;
-                    let nbd = vm.nbd_server().start().await?;
-                    assert!(nbd.socket().unwrap().as_str().len() <= 107);
-                    vm.shutdown().await?;
-                    let server = t.nbd_server(&disk).start().await?;
-                    assert!(server.uri().len() < 160);
-                }));
+            let run = Bench::in_directory(&set, &deep).backend(backend).run(case!(|t| {
+                let disk = t.image("disk").size(MIB).create().await?;
+                let vm = t.host().drive(&disk).launch().await?;
+                let nbd = vm.nbd_server().start().await?;
+                assert!(nbd.socket().unwrap().as_str().len() <= 107);
+                vm.shutdown().await?;
+                let server = t.nbd_server(&disk).start().await?;
+                assert!(server.uri().len() < 160);
+            }));
             run.assert_passed();
         }
     }
@@ -270,9 +236,7 @@ fn a_test_directory_300_bytes_deep_works_with_sockets() {
 fn an_image_over_nbd_is_used_like_a_file() {
     let formats = [Format::Raw, QCOW2];
     let sets = sets();
-    let points = sets
-        .iter()
-        .flat_map(|set| formats.map(|format| (set, format)));
+    let points = sets.iter().flat_map(|set| formats.map(|format| (set, format)));
     for (set, format) in points {
         let mut bench = Bench::new(set).format(format);
         bench.spec.protocol = Protocol::Nbd;
@@ -407,13 +371,7 @@ fn a_layer_is_read_as_qemu_reads_it() {
                         break;
                     }
                 }
-                t.image("empty")
-                    .size(MIB)
-                    .format(QCOW2)
-                    .create()
-                    .await?
-                    .assert_empty()
-                    .await?;
+                t.image("empty").size(MIB).format(QCOW2).create().await?.assert_empty().await?;
             }));
             run.assert_passed();
         }
@@ -426,13 +384,7 @@ fn keys_that_are_made_here_open_images_in_qemu() {
         for format in [QCOW2, LUKS] {
             let run = Bench::new(&set).format(format).run(case!(|t| {
                 let keys = [(3, "another".to_owned()), (7, "the last".to_owned())];
-                let image = t
-                    .image("disk")
-                    .size(MIB)
-                    .keys(&keys)
-                    .fill(0x11)
-                    .create()
-                    .await?;
+                let image = t.image("disk").size(MIB).keys(&keys).fill(0x11).create().await?;
                 image.assert_fill(0x11).await?;
                 image.assert_clean().await?;
                 let info = image.info().json().await?;
@@ -480,18 +432,9 @@ fn plain_images_take_no_process_of_a_tool() {
             bench.spec.tools.insert(kind, tool);
         }
         let run = bench.run(case!(|t| {
-            let base = t
-                .image("base")
-                .format(RAW)
-                .size(MIB)
-                .fill(5)
-                .create()
-                .await?;
+            let base = t.image("base").format(RAW).size(MIB).fill(5).create().await?;
             let top = t.image("top").backing(&base).write(6, 0..KIB);
-            let top = top
-                .content(&[(0, 2 * CLUSTER..3 * CLUSTER)])
-                .create()
-                .await?;
+            let top = top.content(&[(0, 2 * CLUSTER..3 * CLUSTER)]).create().await?;
             top.assert_backing(&base).await?;
             let content = Content::of(&[(5, 0..MIB), (6, 0..KIB), (0, 2 * CLUSTER..3 * CLUSTER)]);
             top.assert_reads(&content).await?;

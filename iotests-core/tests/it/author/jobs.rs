@@ -16,21 +16,10 @@ fn a_commit_is_completed_and_the_data_has_moved() {
     for (set, backend) in hosts() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let base = t.image("base").size(MIB).fill(0x11).create().await?;
-            let mid = t
-                .image("mid")
-                .backing(&base)
-                .write(0x22, 0..64 * KIB)
-                .create()
-                .await?;
+            let mid = t.image("mid").backing(&base).write(0x22, 0..64 * KIB).create().await?;
             let top = t.image("top").backing(&mid).create().await?;
             let vm = t.host().drive(&top).launch().await?;
-            vm.commit(&top)
-                .top(&mid)
-                .base(&base)
-                .start()
-                .await?
-                .wait()
-                .await?;
+            vm.commit(&top).top(&mid).base(&base).start().await?.wait().await?;
             vm.assert_no_jobs().await?;
             vm.assert_chain("top -> base").await?;
             vm.shutdown().await?;
@@ -56,28 +45,13 @@ fn the_end_of_a_job_is_a_success_or_the_expected_error() {
                 "driver": "blkdebug", "node-name": "errors", "image": "broken",
                 "inject-error": [{"event": "none", "iotype": "read", "errno": 5, "once": false}],
             });
-            let host = t
-                .host()
-                .blockdev(small)
-                .blockdev(broken)
-                .blockdev(null("b"));
+            let host = t.host().blockdev(small).blockdev(broken).blockdev(null("b"));
             let vm = host.launch().await?;
             let mirror = || vm.backup("errors").to("b");
-            mirror()
-                .start()
-                .await?
-                .wait()
-                .expect_error(exactly("Input/output error"))
-                .await?;
+            mirror().start().await?.wait().expect_error(exactly("Input/output error")).await?;
             let wrong = mirror().start().await?.wait().await.unwrap_err();
             assert!(wrong.message().contains("should have completed"), "{wrong}");
-            let wrong = mirror()
-                .start()
-                .await?
-                .wait()
-                .expect_error("No space")
-                .await
-                .unwrap_err();
+            let wrong = mirror().start().await?.wait().expect_error("No space").await.unwrap_err();
             assert!(
                 wrong.message().ends_with("expected \"No space\""),
                 "{wrong}"
@@ -129,13 +103,7 @@ fn a_job_rests_when_it_is_paused_and_goes_on_when_resumed() {
     for (set, backend) in hosts() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let vm = two_nodes(t).await?;
-            let job = vm
-                .mirror("a")
-                .to("b")
-                .set("buf-size", 65536)
-                .speed(65536)
-                .start()
-                .await?;
+            let job = vm.mirror("a").to("b").set("buf-size", 65536).speed(65536).start().await?;
             job.pause().await?;
             job.block_info().await?.assert("paused", true)?;
             job.info().await?.assert("status", "paused")?;
@@ -162,14 +130,7 @@ fn run_takes_a_job_through_all_its_states() {
                 flag.set(seen == QCOW2);
                 Ok(())
             };
-            vm.backup("a")
-                .to("b")
-                .manual()
-                .start()
-                .await?
-                .run()
-                .before_finalize(hook)
-                .await?;
+            vm.backup("a").to("b").manual().start().await?.run().before_finalize(hook).await?;
             assert!(called.get());
             let cancelled = vm.backup("a").to("b").manual().run().cancel();
             let error = cancelled.error().await?;
@@ -188,18 +149,13 @@ fn blockdev_create_runs_its_job_and_tells_its_error() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let path = t.file("made")?;
             let vm = t.host().launch().await?;
-            vm.blockdev_create(json!({"driver": "file", "filename": path, "size": MIB}))
-                .await?;
+            vm.blockdev_create(json!({"driver": "file", "filename": path, "size": MIB})).await?;
             assert_eq!(std::fs::metadata(&path)?.len(), MIB);
             let nowhere = json!({"driver": "file", "filename": "/nowhere/x", "size": MIB});
-            vm.blockdev_create(nowhere.clone())
-                .expect_error("No such file")
-                .await?;
+            vm.blockdev_create(nowhere.clone()).expect_error("No such file").await?;
             assert!(vm.blockdev_create(nowhere.clone()).error().await?.is_some());
             assert!(vm.blockdev_create(nowhere).await.is_err());
-            vm.blockdev_create(json!({"driver": "file"}))
-                .expect_error("missing")
-                .await?;
+            vm.blockdev_create(json!({"driver": "file"})).expect_error("missing").await?;
             vm.shutdown().await?;
         }));
         run.assert_passed();
@@ -220,14 +176,7 @@ fn run_logs_nothing_at_all_unless_it_is_narrated() {
             Bench::new(&set).backend(backend).run(case!(|t| {
                 let vm = two_nodes(t).await?;
                 t.narrate(on);
-                vm.mirror("a")
-                    .to("b")
-                    .id("m")
-                    .manual()
-                    .start()
-                    .await?
-                    .run()
-                    .await?;
+                vm.mirror("a").to("b").id("m").manual().start().await?.run().await?;
                 t.narrate(false);
                 vm.shutdown().await?;
                 let _ = t.golden();

@@ -131,27 +131,16 @@ fn a_path_in_the_graph_leads_to_the_expected_node_or_nowhere() {
             let vm = t.host().drive(&top).launch().await?;
             vm.assert_block_path(&top, "/backing", "base").await?;
             vm.assert_block_path(&top, "/backing/backing", None).await?;
-            let wrong = vm
-                .assert_block_path(&top, "/backing", "other")
-                .await
-                .unwrap_err();
+            let wrong = vm.assert_block_path(&top, "/backing", "other").await.unwrap_err();
             assert_eq!(
                 wrong.message(),
                 "found node base under top/backing, expected other"
             );
-            let wrong = vm
-                .assert_block_path(&top, "/backing", None)
-                .await
-                .unwrap_err();
+            let wrong = vm.assert_block_path(&top, "/backing", None).await.unwrap_err();
             assert!(wrong.message().contains("expected nothing"), "{wrong}");
-            let wrong = vm
-                .assert_block_path(&top, "/file/backing", "x")
-                .await
-                .unwrap_err();
+            let wrong = vm.assert_block_path(&top, "/file/backing", "x").await.unwrap_err();
             assert!(
-                wrong
-                    .message()
-                    .contains("found nothing under top/file/backing"),
+                wrong.message().contains("found nothing under top/file/backing"),
                 "{wrong}"
             );
             assert!(vm.assert_block_path(&top, "/no/way", None).await.is_err());
@@ -184,14 +173,8 @@ fn bitmaps_are_found_by_node_name_with_their_status() {
                 (bitmap.count, bitmap.granularity, bitmap.recording),
                 (64 * KIB, 64 * KIB, true)
             );
-            vm.bitmap("disk", "b0")
-                .assert(json!({"count": 64 * KIB, "busy": false}))
-                .await?;
-            let wrong = vm
-                .bitmap("disk", "b0")
-                .assert(json!({"count": 1}))
-                .await
-                .unwrap_err();
+            vm.bitmap("disk", "b0").assert(json!({"count": 64 * KIB, "busy": false})).await?;
+            let wrong = vm.bitmap("disk", "b0").assert(json!({"count": 1})).await.unwrap_err();
             assert!(
                 wrong.message().contains("\"count\" is 65536, expected 1"),
                 "{wrong}"
@@ -248,12 +231,8 @@ fn drives_are_numbered_and_have_what_was_said() {
             for option in ["format=", "cache=", "aio="] {
                 assert_eq!(drive1.matches(option).count(), 1, "{drive1}");
             }
-            block
-                .find(&json!({"device": "drive2"}))?
-                .assert_absent("inserted")?;
-            block
-                .find(&json!({"device": "drive3"}))?
-                .assert("inserted/drv", "luks")?;
+            block.find(&json!({"device": "drive2"}))?.assert_absent("inserted")?;
+            block.find(&json!({"device": "drive3"}))?.assert("inserted/drv", "luks")?;
             vm.shutdown().await?;
         }));
         run.assert_passed();
@@ -357,8 +336,7 @@ fn disks_are_on_the_lightest_board_that_has_what_they_need() {
                 let vm = t.vm().disk(kind).launch().await?;
                 vm.disk("disk").assert_pattern(7, 0..MIB).await?;
                 vm.disk("disk").assert_node(&image).await?;
-                vm.cmd("qom-list", json!({"path": vm.disk("disk").qom_path()?}))
-                    .await?;
+                vm.cmd("qom-list", json!({"path": vm.disk("disk").qom_path()?})).await?;
                 vm.shutdown().await?;
             }
             let vm = t.vm().disk(disk()).launch().await?;
@@ -421,19 +399,12 @@ fn events_are_taken_by_what_they_are() {
     for (set, backend) in hosts() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let node = |name: &str| json!({"driver": "null-co", "node-name": name, "size": MIB});
-            let vm = t
-                .host()
-                .blockdev(node("a"))
-                .blockdev(node("b"))
-                .launch()
-                .await?;
+            let vm = t.host().blockdev(node("a")).blockdev(node("b")).launch().await?;
             let job = vm.mirror("a").to("b").id("m").start().await?;
             job.complete().await?;
             let matcher = qmp::Matcher::event("JOB_STATUS_CHANGE").data(json!({"status": "null"}));
             vm.event(matcher).await?.assert("data/id", "m")?;
-            vm.event("BLOCK_JOB_READY")
-                .await?
-                .assert("data/device", "m")?;
+            vm.event("BLOCK_JOB_READY").await?.assert("data/device", "m")?;
             vm.assert_no_event("BLOCK_JOB_READY").await?;
             assert!(vm.assert_no_event("BLOCK_JOB_COMPLETED").await.is_err());
             assert!(!vm.take_events("JOB_STATUS_CHANGE").is_empty());
@@ -520,20 +491,13 @@ fn a_migration_that_fails_is_explained_or_expected() {
 
             let (a, b) = (source.launch().await?, target.launch().await?);
             let gone = "exec:false";
-            let failure = t
-                .migrate(&a, &b)
-                .set("uri", gone)
-                .expect_failure("no such words")
-                .await;
+            let failure = t.migrate(&a, &b).set("uri", gone).expect_failure("no such words").await;
             assert!(failure.is_err());
             a.kill().await?;
             b.kill().await?;
 
             let a = t.vm().launch().await?;
-            let done = t
-                .migrate(&a, Destination::Nowhere)
-                .expect_failure("no such words")
-                .await;
+            let done = t.migrate(&a, Destination::Nowhere).expect_failure("no such words").await;
             assert!(done.unwrap_err().message().contains("it has completed"));
             a.shutdown().await?;
         }));
@@ -586,13 +550,7 @@ fn a_machine_ends_by_itself_with_the_expected_status() {
             bench.run(case!(|t| {
                 // It gives up when what comes in is no migration.
                 let host = t.vm().incoming("defer");
-                let wrong = host
-                    .clone()
-                    .tolerate("")
-                    .launch()
-                    .await
-                    .err()
-                    .expect("refused");
+                let wrong = host.clone().tolerate("").launch().await.err().expect("refused");
                 assert!(wrong.message().contains("every line"), "{wrong}");
                 let host = host.tolerate("Not a migration stream");
                 let vm = host.tolerate("load of migration failed").launch().await?;

@@ -17,16 +17,12 @@ fn a_server_lives_as_long_as_its_scope_and_restarts_at_the_same_address() {
             t.narrate(true);
             let server = t.nbd_server(&disk).export("exp").start().await?;
             let (uri, pid) = (server.uri(), server.pid().unwrap());
-            t.qemu_io(["-f", "raw", "-c", "read -P 3 0 1M", &uri])
-                .await?;
+            t.qemu_io(["-f", "raw", "-c", "read -P 3 0 1M", &uri]).await?;
             let stopped = server.kill().await?;
-            t.qemu_io(["-f", "raw", "-c", "read 0 1M", &uri])
-                .expect_status(1)
-                .await?;
+            t.qemu_io(["-f", "raw", "-c", "read 0 1M", &uri]).expect_status(1).await?;
             let server = stopped.start().await?;
             assert_eq!(server.uri(), uri);
-            t.qemu_io(["-f", "raw", "-c", "read -P 3 0 1M", &uri])
-                .await?;
+            t.qemu_io(["-f", "raw", "-c", "read -P 3 0 1M", &uri]).await?;
             let second = server.pid().unwrap();
             drop(server);
             for pid in [pid, second] {
@@ -135,17 +131,12 @@ fn a_machine_exports_its_nodes_and_the_exports_go() {
         let run = Bench::new(&set).backend(backend).run(case!(|t| {
             let disk = t.image("disk").size(MIB).fill(9).create().await?;
             // A guest device would not share its right to write.
-            let vm = t
-                .host()
-                .drive(Drive::of(&disk).interface("none"))
-                .launch()
-                .await?;
+            let vm = t.host().drive(Drive::of(&disk).interface("none")).launch().await?;
             // Private access comes first on a storage daemon, and gives way.
             vm.disk(&disk).assert_pattern(9, 0..KIB).await?;
             let e0 = || vm.export(&disk).id("e0").name("exp");
             let export = e0().writable().await?;
-            t.qemu_io(["-f", "raw", "-c", "write -P 8 0 1k", &export.uri()?])
-                .await?;
+            t.qemu_io(["-f", "raw", "-c", "write -P 8 0 1k", &export.uri()?]).await?;
             assert_eq!(vm.exports().await?, ["e0"]);
             export.remove().await?;
             assert!(vm.exports().await?.is_empty());
@@ -286,10 +277,7 @@ fn an_export_is_opened_by_tools_by_overlays_and_by_another_machine() {
 #[test]
 fn exports_over_fuse_are_opened_and_over_vhost_user_not() {
     let fuse = std::path::Path::new("/dev/fuse").exists();
-    for set in sets()
-        .into_iter()
-        .filter(|set| set.backends().contains(&Backend::Qsd))
-    {
+    for set in sets().into_iter().filter(|set| set.backends().contains(&Backend::Qsd)) {
         let run = Bench::new(&set).backend(Backend::Qsd).run(case!(|t| {
             let disk = t.image("disk").size(MIB).fill(9).create().await?;
             let vm = t.host().blockdev(&disk).launch().await?;
@@ -336,11 +324,7 @@ fn tls_credentials_are_made_on_the_spot_and_believed_by_qemu() {
             check!(plain.to_string().contains("TLS"), "{plain}");
             check!(export.open().await.is_err());
 
-            let node = || {
-                export
-                    .node()
-                    .map(|node| node.node_name("remote").read_only(true))
-            };
+            let node = || export.node().map(|node| node.node_name("remote").read_only(true));
             let node = || node().map(|node| node.set("tls-creds", "tls0"));
             let other = || t.host().name("other");
             let right = other().object(tls.client("tls0")).launch().await?;
@@ -357,8 +341,7 @@ fn tls_credentials_are_made_on_the_spot_and_believed_by_qemu() {
             let remote = server.node().set("tls-creds", "tls0");
             let options = Node::new("raw").file(remote).image_opts()?;
             let read = t.qemu_io(["--image-opts", &options, "-c", "read -P 9 0 1M"]);
-            read.args(["--object", &tls.client("tls0").to_string()])
-                .await?;
+            read.args(["--object", &tls.client("tls0").to_string()]).await?;
             server.stop().await?;
             let mode = |file: &str| {
                 let path = tls.folder().join(file);
@@ -380,10 +363,8 @@ fn a_reserved_image_is_made_by_the_case_over_nbd_and_fuse_as_well() {
     let fuse = std::path::Path::new("/dev/fuse").exists();
     let protocols = [Some(NBD), fuse.then_some(FUSE)];
     for (set, backend) in hosts() {
-        for (protocol, format) in protocols
-            .into_iter()
-            .flatten()
-            .flat_map(|it| [(it, RAW), (it, QCOW2)])
+        for (protocol, format) in
+            protocols.into_iter().flatten().flat_map(|it| [(it, RAW), (it, QCOW2)])
         {
             let mut bench = Bench::new(&set).backend(backend).format(format);
             bench.spec.protocol = protocol;

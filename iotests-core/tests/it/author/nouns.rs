@@ -117,8 +117,7 @@ fn a_disk_of_any_kind_reads_its_image() {
                 vm.disk("disk").assert_pattern(7, 0..MIB).await?;
                 let devices = vm.cmd("query-block", ()).await?;
                 check!(devices.as_array().is_some_and(|all| all.len() == 1));
-                vm.cmd("qom-list", json!({"path": vm.disk("disk").qom_path()?}))
-                    .await?;
+                vm.cmd("qom-list", json!({"path": vm.disk("disk").qom_path()?})).await?;
                 vm.shutdown().await?;
             }
         }));
@@ -196,8 +195,7 @@ fn exports_and_disks_share_the_server_of_a_machine() {
             vm.export("other").await?;
             let uri = server.uri("other");
             check!(uri.starts_with("nbd://127.0.0.1:"), "{uri}");
-            t.qemu_io(["-r", "-f", "raw", "-c", "read -P 8 0 1M", &uri])
-                .await?;
+            t.qemu_io(["-r", "-f", "raw", "-c", "read -P 8 0 1M", &uri]).await?;
             server.stop().await?;
             vm.disk("disk").assert_pattern(7, 0..KIB).await?;
             let read_only = vm.export("nobody").expect_error("nobody");
@@ -221,15 +219,9 @@ fn a_bitmap_is_added_used_and_removed() {
             bitmap.add().expect_error("already exists").await?;
             let clean = bitmap.sha256().await?;
             vm.disk("disk").write(1, 0..KIB).await?;
-            bitmap
-                .assert(json!({"count": 64 * KIB, "persistent": true}))
-                .await?;
+            bitmap.assert(json!({"count": 64 * KIB, "persistent": true})).await?;
             check!(bitmap.sha256().await? != clean);
-            vm.bitmap("disk", "b1")
-                .add()
-                .granularity(64 * KIB)
-                .disabled()
-                .await?;
+            vm.bitmap("disk", "b1").add().granularity(64 * KIB).disabled().await?;
             vm.bitmap("disk", "b1").merge(["b0"]).await?;
             check!(vm.bitmap("disk", "b1").await?.count == 64 * KIB);
 
@@ -246,10 +238,7 @@ fn a_bitmap_is_added_used_and_removed() {
             vm.bitmap("disk", "b0").clear().await?;
             check!(vm.bitmap("disk", "b0").await?.count == 0);
             vm.bitmap("disk", "b0").remove().await?;
-            vm.bitmap("disk", "b0")
-                .remove()
-                .expect_error("not found")
-                .await?;
+            vm.bitmap("disk", "b0").remove().expect_error("not found").await?;
             vm.shutdown().await?;
         }));
         run.assert_passed();

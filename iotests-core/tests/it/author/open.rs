@@ -33,13 +33,9 @@ fn images_from_anywhere_are_checked_like_our_own() {
             let json = format!("json:{}", opened.node());
             let by_json = t.open(json).node_name("json").await?;
             by_json.write(8, KIB..2 * KIB).await?;
-            by_json
-                .assert_reads(&[(7, 0..KIB), (8, KIB..2 * KIB)])
-                .await?;
+            by_json.assert_reads(&[(7, 0..KIB), (8, KIB..2 * KIB)]).await?;
             let vm = t.host().blockdev(by_json.node()).launch().await?;
-            vm.node("json")
-                .assert_reads(&[(7, 0..KIB), (8, KIB..2 * KIB)])
-                .await?;
+            vm.node("json").assert_reads(&[(7, 0..KIB), (8, KIB..2 * KIB)]).await?;
             vm.shutdown().await?;
 
             let server = t.nbd_server(&made).start().await?;
@@ -48,9 +44,7 @@ fn images_from_anywhere_are_checked_like_our_own() {
             remote.assert_reads(&[(7, 0..KIB)]).await?;
             remote.write(9, 0..512).await?;
             let vm = t.host().blockdev(remote.node()).launch().await?;
-            vm.node("remote")
-                .assert_reads(&[(7, 0..KIB), (9, 0..512)])
-                .await?;
+            vm.node("remote").assert_reads(&[(7, 0..KIB), (9, 0..512)]).await?;
             vm.shutdown().await?;
             server.stop().await?;
 

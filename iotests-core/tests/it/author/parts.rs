@@ -69,8 +69,7 @@ fn the_clock_goes_forward_by_what_the_case_says() {
             // One that is on the command line goes by the time of day.
             let group = json!({"qom-type": "throttle-group", "id": "group"});
             vm.cmd("object-add", group).await?;
-            vm.set_throttle_limits("group", json!({"bps-write": MIB}))
-                .await?;
+            vm.set_throttle_limits("group", json!({"bps-write": MIB})).await?;
             let disk = vm.plug(slow).await?;
             let written = async || disk.stats().await?.at("stats/wr_bytes").cloned();
             for _ in 0..4 {
@@ -234,40 +233,33 @@ fn latencies_are_counted_and_a_write_behind_the_threshold_is_reported() {
 #[test]
 fn filters_of_several_parts_are_nodes_like_others() {
     for (set, backend) in hosts() {
-        let run = Bench::new(&set)
-            .backend(backend)
-            .format(RAW)
-            .run(case!(|t| {
-                let image = |name: &str, byte| t.image(name).size(MIB).fill(byte);
-                let images = [
-                    image("a", 7).create().await?,
-                    image("b", 7).create().await?,
-                    image("bad", 8).create().await?,
-                ];
-                let vm = t
-                    .host()
-                    .throttle_group("group", json!({"iops-total": 1000}));
-                let vm = vm.launch().await?;
-                for image in &images {
-                    vm.add_node(image).await?;
-                }
-                vm.set_throttle_limits("group", json!({"iops-total": 500}))
-                    .await?;
-                let limits = json!({"path": "group", "property": "limits"});
-                let limits = vm.cmd("qom-get", limits).await?;
-                limits.assert("iops-total", 500)?;
-                vm.add_node(Node::throttle("group", "a").node_name("slow"))
-                    .await?;
-                let quorum = Node::quorum(2, ["slow", "b", "bad"]).node_name("quorum");
-                if t.has(Driver("quorum"))? {
-                    vm.add_node(quorum).await?;
-                    vm.node("quorum").assert_pattern(7, 0..64 * KIB).await?;
-                    let report = vm.event("QUORUM_REPORT_BAD").await?;
-                    report.assert("data/node-name", "bad")?;
-                    vm.remove_node("quorum").await?;
-                }
-                vm.shutdown().await?;
-            }));
+        let run = Bench::new(&set).backend(backend).format(RAW).run(case!(|t| {
+            let image = |name: &str, byte| t.image(name).size(MIB).fill(byte);
+            let images = [
+                image("a", 7).create().await?,
+                image("b", 7).create().await?,
+                image("bad", 8).create().await?,
+            ];
+            let vm = t.host().throttle_group("group", json!({"iops-total": 1000}));
+            let vm = vm.launch().await?;
+            for image in &images {
+                vm.add_node(image).await?;
+            }
+            vm.set_throttle_limits("group", json!({"iops-total": 500})).await?;
+            let limits = json!({"path": "group", "property": "limits"});
+            let limits = vm.cmd("qom-get", limits).await?;
+            limits.assert("iops-total", 500)?;
+            vm.add_node(Node::throttle("group", "a").node_name("slow")).await?;
+            let quorum = Node::quorum(2, ["slow", "b", "bad"]).node_name("quorum");
+            if t.has(Driver("quorum"))? {
+                vm.add_node(quorum).await?;
+                vm.node("quorum").assert_pattern(7, 0..64 * KIB).await?;
+                let report = vm.event("QUORUM_REPORT_BAD").await?;
+                report.assert("data/node-name", "bad")?;
+                vm.remove_node("quorum").await?;
+            }
+            vm.shutdown().await?;
+        }));
         run.assert_passed();
     }
 }

@@ -9,10 +9,7 @@ include!("../../../src/runner/skeleton/case.rs.in");
 
 #[test]
 fn the_skeleton_of_a_new_case_passes_on_both_kinds_of_machine() {
-    let case = CASES
-        .iter()
-        .find(|case| case.function == "case_name")
-        .unwrap();
+    let case = CASES.iter().find(|case| case.function == "case_name").unwrap();
     let Body::Single(body) = case.body else {
         panic!("the skeleton is no family")
     };

@@ -13,23 +13,14 @@ fn a_tool_gives_output_and_status_checked_or_not_and_json() {
             let output = t.qemu_img(["info", disk.filename()]).await?;
             assert!(output.status.is_success() && output.stdout_text().contains("virtual size"));
             assert_eq!(
-                t.qemu_img(["info", "/nowhere"])
-                    .any_status()
-                    .await?
-                    .status
-                    .code(),
+                t.qemu_img(["info", "/nowhere"]).any_status().await?.status.code(),
                 Some(1)
             );
             t.qemu_img(["info", "/nowhere"]).expect_status(1).await?;
-            t.qemu_img(["info", "/nowhere"])
-                .expect_error("No such file")
-                .await?;
+            t.qemu_img(["info", "/nowhere"]).expect_error("No such file").await?;
             let failure = t.qemu_img(["info", "/nowhere"]).await.unwrap_err();
             assert!(failure.message().contains("No such file"), "{failure}");
-            let info = t
-                .qemu_img(["info", "--output=json", disk.filename()])
-                .json()
-                .await?;
+            let info = t.qemu_img(["info", "--output=json", disk.filename()]).json().await?;
             assert_eq!(info["virtual-size"], MIB);
             let text = t.qemu_img(["info", disk.filename()]).text().await?;
             assert!(text.contains("file format: qcow2"));
@@ -58,21 +49,12 @@ fn qemu_io_takes_the_format_from_the_call_or_from_the_run_and_never_both() {
             let file = disk.filename();
             // As the format of the run, it is 1 MiB long; as raw, it is not.
             t.qemu_io(["-c", "read 512k 512k", file]).await?;
-            t.qemu_io(["-f", "raw", "-c", "read 512k 512k", file])
-                .expect_status(1)
-                .await?;
-            t.qemu_io(["--format=raw", "-c", "read 512k 512k", file])
-                .expect_status(1)
-                .await?;
-            t.qemu_io(["-fraw", "-c", "read 512k 512k", file])
-                .expect_status(1)
-                .await?;
+            t.qemu_io(["-f", "raw", "-c", "read 512k 512k", file]).expect_status(1).await?;
+            t.qemu_io(["--format=raw", "-c", "read 512k 512k", file]).expect_status(1).await?;
+            t.qemu_io(["-fraw", "-c", "read 512k 512k", file]).expect_status(1).await?;
             let opts = format!("driver=raw,file.filename={file}");
-            t.qemu_io(["--image-opts", "-c", "read 512k 512k", &opts])
-                .expect_status(1)
-                .await?;
-            t.qemu_io(["--image-opts", "-c", "read 512k 512k", &disk.image_opts()])
-                .await?;
+            t.qemu_io(["--image-opts", "-c", "read 512k 512k", &opts]).expect_status(1).await?;
+            t.qemu_io(["--image-opts", "-c", "read 512k 512k", &disk.image_opts()]).await?;
         }));
         run.assert_passed();
     }
@@ -85,11 +67,7 @@ fn what_qemu_io_prints_is_logged_without_paths_and_times() {
         let run = Bench::new(&set).run(case!(|t| {
             let disk = t.image("disk").size(MIB).create().await?;
             t.log(t.qemu_io(["-c", "write 0 64k", disk.filename()]).await?);
-            t.log(
-                t.qemu_io(["-c", "read 0 1", "/nowhere"])
-                    .any_status()
-                    .await?,
-            );
+            t.log(t.qemu_io(["-c", "read 0 1", "/nowhere"]).any_status().await?);
             t.log(disk.info_text().await?);
         }));
         let log = run.log();
@@ -119,8 +97,7 @@ fn an_interactive_qemu_io_has_the_format_of_its_image() {
                 let mut io = disk.session().await?;
                 let printed = io.run("write -P 7 0 64k").await?;
                 assert!(printed.contains("wrote 65536/65536 bytes"), "{printed}");
-                io.expect_error("read -P 8 0 64k", "Pattern verification failed")
-                    .await?;
+                io.expect_error("read -P 8 0 64k", "Pattern verification failed").await?;
                 io.expect_error("read 2M 512", "read failed").await?;
                 assert!(io.run("read -P 8 0 64k").await.is_err());
                 io.run("aio_write -P 9 64k 64k").await?;
@@ -176,10 +153,7 @@ fn an_interactive_qemu_io_that_does_not_start_tells_why() {
 fn script(bench: &mut Bench, kind: ToolKind, text: &str) {
     let path = bench.spec.test_dir.join("tool");
     crate::script::write(&path, &format!("#!/bin/sh\n{text}\n"));
-    bench
-        .spec
-        .tools
-        .insert(kind, imgtools::tools::Tool::new(kind, path));
+    bench.spec.tools.insert(kind, imgtools::tools::Tool::new(kind, path));
 }
 
 /// H09: a tool that prints 10 MiB on both streams does not block.

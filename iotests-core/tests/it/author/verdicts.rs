@@ -57,9 +57,7 @@ fn a_failure_tells_its_step_its_line_and_redacted_paths() {
             (true, line)
         );
         assert!(
-            report
-                .message
-                .starts_with("TEST_DIR/disk does not hold 0x07"),
+            report.message.starts_with("TEST_DIR/disk does not hold 0x07"),
             "{report:?}"
         );
     }
@@ -74,9 +72,7 @@ fn a_log_without_a_golden_fails_and_blessing_leaves_a_pending_one() {
             t.golden()?;
         }));
         assert!(
-            run.failure()
-                .message
-                .contains("no golden area/module.case.golden"),
+            run.failure().message.contains("no golden area/module.case.golden"),
             "{run:?}"
         );
         assert!(run.failure().diff.as_ref().unwrap().contains("+hello"));
@@ -89,10 +85,7 @@ fn a_log_without_a_golden_fails_and_blessing_leaves_a_pending_one() {
             t.golden()?;
         }));
         run.assert_passed();
-        let pending = bench
-            .spec
-            .goldens_dir
-            .join("area/module.case.golden.pending");
+        let pending = bench.spec.goldens_dir.join("area/module.case.golden.pending");
         let text = std::fs::read_to_string(&pending).unwrap();
         let (origin, text) = text.split_once('\n').unwrap();
         let start = "# from area::module::case@qcow2 at iotests-core/tests/it/author/verdicts.rs:";
@@ -121,9 +114,7 @@ fn a_machine_that_is_dropped_alive_fails_a_case_that_else_passes() {
             let _vm = t.host().launch().await?;
         }));
         assert!(
-            run.failure()
-                .message
-                .contains("was still running at the end"),
+            run.failure().message.contains("was still running at the end"),
             "{run:?}"
         );
         assert_eq!(run.failure().machines.len(), 1);
@@ -142,10 +133,7 @@ fn the_evidence_on_machines_is_kept_for_the_report_of_a_failure() {
         let machine = &run.failure().machines[0];
         assert!(machine.command_line.contains("qemu-"), "{machine:?}");
         assert!(
-            machine
-                .qmp_tail
-                .iter()
-                .any(|line| line.contains("query-block-jobs")),
+            machine.qmp_tail.iter().any(|line| line.contains("query-block-jobs")),
             "{machine:?}"
         );
         assert!(machine.status.starts_with("killed"), "{machine:?}");
@@ -163,9 +151,7 @@ fn a_job_that_is_dropped_unfinished_fails_a_case_that_else_passes() {
             vm.shutdown().await?;
         }));
         assert!(
-            run.failure()
-                .message
-                .contains("was still running when the case was done"),
+            run.failure().message.contains("was still running when the case was done"),
             "{run:?}"
         );
     }
@@ -343,18 +329,14 @@ fn the_cache_and_aio_mode_of_the_run_are_used_everywhere() {
         let run = bench.run(case!(|t| {
             let disk = t.image("disk").size(MIB).create().await?;
             let vm = t.host().drive(&disk).launch().await?;
-            vm.node("disk")
-                .await?
-                .assert("cache/no-flush", backend == Backend::System)?;
+            vm.node("disk").await?.assert("cache/no-flush", backend == Backend::System)?;
             let node = json!(disk.node());
             node.assert("file/cache", json!({"direct": false, "no-flush": true}))?;
             node.assert("file/aio", "threads")?;
             vm.shutdown().await?;
             let wrong = t.qemu_io(["--nonsense"]).await.unwrap_err();
             assert!(
-                wrong
-                    .message()
-                    .contains("--cache unsafe --aio threads -f qcow2"),
+                wrong.message().contains("--cache unsafe --aio threads -f qcow2"),
                 "{wrong}"
             );
             std::fs::write(disk.file(), "no longer qcow2")?;
@@ -375,10 +357,8 @@ fn a_machine_does_its_requests_in_the_aio_mode_of_the_run() {
         for aio in [Aio::Native, Aio::Threads] {
             let mut bench = Bench::new(&set).backend(backend);
             let io = imgtools::io::QemuIo::new(set.tools[&ToolKind::Io].clone());
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let works = runtime.block_on(imgtools::probe::aio(&io, aio.name()));
             if let Some(why) = works.unwrap().reason() {
                 println!("skipped: aio={aio} does not work here: {why}");
@@ -427,10 +407,7 @@ async fn not_for_every_format(_t: &mut Test) -> CaseResult {
 /// H10: a case is left out for the formats that it excepts, and for no others.
 #[test]
 fn a_case_is_left_out_for_the_formats_that_it_excepts() {
-    let case = CASES
-        .iter()
-        .find(|case| case.function == "not_for_every_format")
-        .unwrap();
+    let case = CASES.iter().find(|case| case.function == "not_for_every_format").unwrap();
     let formats = case.entries(&[])[0].meta.formats.to_vec();
     assert!(!formats.contains(&LUKS) && !formats.contains(&VPC));
     assert!(formats.contains(&QCOW2) && formats.contains(&RAW) && formats.contains(&VMDK));

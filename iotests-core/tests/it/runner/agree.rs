@@ -54,9 +54,7 @@ fn of_tap(tap: &str) -> BTreeMap<String, Kind> {
     let points: Vec<_> = tap.lines().filter_map(point).collect();
     let plan = format!("1..{}", points.len());
     assert_eq!(
-        tap.lines()
-            .filter(|line| line.starts_with("1.."))
-            .collect::<Vec<_>>(),
+        tap.lines().filter(|line| line.starts_with("1..")).collect::<Vec<_>>(),
         [plan]
     );
     points.into_iter().collect()
@@ -96,10 +94,8 @@ fn agree(
     let reports = ["junit", "tap", "tap13", "html"]
         .map(|name| (name, bench.path(name).display().to_string()));
     let [(_, junit), (_, tap), (_, tap13), (_, html)] = &reports;
-    let merge: Vec<&str> = ["merge"]
-        .into_iter()
-        .chain(records.iter().map(String::as_str))
-        .collect();
+    let merge: Vec<&str> =
+        ["merge"].into_iter().chain(records.iter().map(String::as_str)).collect();
     let all = [
         &merge[..],
         &["--junit", junit, "--tap", tap, "--html", html],
@@ -111,10 +107,8 @@ fn agree(
         .run(&[&merge[..], &["--tap", tap13, "--tap-version", "13"]].concat())
         .assert_code(code);
     let read = |path: &str| fs::read_to_string(path).unwrap();
-    let kinds: BTreeMap<String, Kind> = expected
-        .iter()
-        .map(|(id, verdict)| (id.clone(), kind(*verdict)))
-        .collect();
+    let kinds: BTreeMap<String, Kind> =
+        expected.iter().map(|(id, verdict)| (id.clone(), kind(*verdict))).collect();
     assert_eq!(of_tap(&read(tap)), kinds);
     assert_eq!(of_tap(&read(tap13)), kinds);
     assert_eq!(of_junit(&read(junit)), kinds);
@@ -163,15 +157,10 @@ fn all_reports_agree_on_every_verdict_after_a_kill() {
     let mut expected = verdicts(&events);
     for event in &events {
         if let RunEvent::InstanceStarted { instance, .. } = event {
-            expected
-                .entry(instance.id.clone())
-                .or_insert(Verdict::Interrupted);
+            expected.entry(instance.id.clone()).or_insert(Verdict::Interrupted);
         }
     }
-    let interrupted = expected
-        .values()
-        .filter(|verdict| **verdict == Verdict::Interrupted)
-        .count();
+    let interrupted = expected.values().filter(|verdict| **verdict == Verdict::Interrupted).count();
     assert!(interrupted > 0, "{expected:?}");
     let selected = events.iter().find_map(|event| match event {
         RunEvent::RunStarted(run) => Some(run.selected.clone()),
@@ -185,10 +174,9 @@ fn all_reports_agree_on_every_verdict_after_a_kill() {
         false => 130,
     };
     let ran = agree(&bench, &[record.display().to_string()], &expected, code);
-    ran.assert_says(&format!("{interrupted} interrupted"))
-        .assert_says(&format!(
-            "the runner was killed: {left} instances did not run"
-        ));
+    ran.assert_says(&format!("{interrupted} interrupted")).assert_says(&format!(
+        "the runner was killed: {left} instances did not run"
+    ));
     let read = |name: &str| fs::read_to_string(bench.path(name)).unwrap();
     let bail = format!("Bail out! {left} not run: the runner was killed");
     assert!(read("tap").contains(&bail), "{}", read("tap"));
@@ -212,14 +200,8 @@ fn a_record_has_the_exit_code_of_its_run() {
     ] {
         let live = bench.run(&[args, &["--jsonl", &record]].concat());
         live.assert_code(code);
-        let options: Vec<&str> = args
-            .iter()
-            .copied()
-            .filter(|arg| arg.starts_with("--"))
-            .collect();
-        bench
-            .run(&[&["merge", &record][..], &options].concat())
-            .assert_code(code);
+        let options: Vec<&str> = args.iter().copied().filter(|arg| arg.starts_with("--")).collect();
+        bench.run(&[&["merge", &record][..], &options].concat()).assert_code(code);
     }
     // Killed before anything had ended, or before its first line.
     let text = fs::read_to_string(&record).unwrap();
@@ -230,14 +212,9 @@ fn a_record_has_the_exit_code_of_its_run() {
     ran.assert_code(130).assert_says("not run");
     let empty = bench.path("empty.jsonl").display().to_string();
     fs::write(&empty, "").unwrap();
-    bench
-        .run(&["merge", &empty])
-        .assert_code(2)
-        .assert_says("holds no event");
+    bench.run(&["merge", &empty]).assert_code(2).assert_says("holds no event");
     let ran = bench.run(&["merge", &empty, &cut]);
-    ran.assert_code(130)
-        .assert_says("holds no event")
-        .assert_says("not run");
+    ran.assert_code(130).assert_says("holds no event").assert_says("not run");
 }
 
 /// meson and prove read standard output.
@@ -263,22 +240,14 @@ fn tap_on_standard_output_has_nothing_beside_it_and_is_what_is_written_to_a_file
             Some(format!("TAP version {version}").as_str())
         );
         for line in lines.skip(1) {
-            let known = ["ok ", "not ok ", "  ", "# ", "1.."]
-                .iter()
-                .any(|start| line.starts_with(start));
+            let known =
+                ["ok ", "not ok ", "  ", "# ", "1.."].iter().any(|start| line.starts_with(start));
             assert!(known, "{line:?}");
         }
         let records = fs::read_dir(bench.path("build/iotests/records")).unwrap();
-        let record = records
-            .flatten()
-            .map(|entry| entry.path())
-            .max()
-            .unwrap()
-            .display()
-            .to_string();
-        bench
-            .run(&["merge", &record, "--tap", &file, "--tap-version", version])
-            .assert_code(1);
+        let record =
+            records.flatten().map(|entry| entry.path()).max().unwrap().display().to_string();
+        bench.run(&["merge", &record, "--tap", &file, "--tap-version", version]).assert_code(1);
         assert_eq!(fs::read_to_string(&file).unwrap(), ran.stdout);
         // Another report there, as well alone.
         let again = bench.run(&["merge", &record, "--tap", "-", "--tap-version", version]);
@@ -304,15 +273,9 @@ fn tap_on_standard_output_has_nothing_beside_it_and_is_what_is_written_to_a_file
 fn prove(tap: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.tap");
-    fs::File::create(&file)
-        .unwrap()
-        .write_all(tap.as_bytes())
-        .unwrap();
-    let prove = Command::new("prove")
-        .args(["-w", "-e", "cat"])
-        .arg(&file)
-        .stdin(Stdio::null())
-        .output();
+    fs::File::create(&file).unwrap().write_all(tap.as_bytes()).unwrap();
+    let prove =
+        Command::new("prove").args(["-w", "-e", "cat"]).arg(&file).stdin(Stdio::null()).output();
     let Ok(output) = prove else {
         println!("skipped: TAP in prove, for there is none in PATH");
         return;
@@ -362,11 +325,7 @@ fn junit_has_what_ci_systems_show() {
         message.as_deref(),
         Some("the <answer> & the question differ")
     );
-    assert!(
-        description
-            .as_deref()
-            .is_some_and(|text| text.contains("step:     second"))
-    );
+    assert!(description.as_deref().is_some_and(|text| text.contains("step:     second")));
     assert_eq!(reruns.len(), 1);
     assert_eq!(reruns[0].ty.as_deref(), Some("FAIL"));
     assert!(reruns[0].description.is_some());
@@ -382,10 +341,7 @@ fn junit_has_what_ci_systems_show() {
     assert!(failed.extra["line"].as_str().parse::<u32>().is_ok());
     for name in ["rerun", "kept", "description"] {
         assert!(
-            failed
-                .properties
-                .iter()
-                .any(|one| one.name.as_str() == name),
+            failed.properties.iter().any(|one| one.name.as_str() == name),
             "{name}"
         );
     }

@@ -39,10 +39,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("ir")
-            .tempdir_in("/tmp")
-            .unwrap();
+        let folder = tempfile::Builder::new().prefix("ir").tempdir_in("/tmp").unwrap();
         for name in ["bin", "tmp"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
@@ -117,9 +114,7 @@ impl Bench {
             .arg(inner.get_program())
             .args(inner.get_args());
         let variables = inner.get_envs();
-        command
-            .env_clear()
-            .envs(variables.filter_map(|(name, value)| Some((name, value?))));
+        command.env_clear().envs(variables.filter_map(|(name, value)| Some((name, value?))));
         let own = self.path("bin").display().to_string();
         command.env("PATH", format!("{own}:/usr/bin:/bin:/usr/sbin:/sbin"));
         command.current_dir(self.path(""));
@@ -139,9 +134,7 @@ impl Bench {
         let wanted = format!("{MARK}={}", self.mark);
         let is_ours = |pid: &u32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment
-                .split(|byte| *byte == 0)
-                .any(|variable| variable == wanted.as_bytes())
+            environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
         };
         let pids = fs::read_dir("/proc")
             .unwrap()
@@ -152,21 +145,12 @@ impl Bench {
     /// What is left in the places where runs keep their things: run directories and socket directories.
     pub(super) fn left(&self) -> Vec<PathBuf> {
         let entries = |folder: &Path| -> Vec<PathBuf> {
-            fs::read_dir(folder)
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|entry| entry.path())
-                .collect()
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
         };
         let mut left = entries(&self.path("build/iotests/runs"));
         left.retain(|path| path.is_dir());
         let sockets = entries(&self.path("tmp"));
-        left.extend(
-            sockets
-                .into_iter()
-                .filter(|path| path.to_string_lossy().contains("/iot-")),
-        );
+        left.extend(sockets.into_iter().filter(|path| path.to_string_lossy().contains("/iot-")));
         left
     }
 }

@@ -204,9 +204,7 @@ fn counted(bench: &Bench) -> Result<BTreeMap<&'static str, usize>, String> {
     let junit = quick_junit::Report::deserialize_from_str(&read("junit")?);
     let junit = junit.map_err(|error| format!("junit: {error}"))?;
     let tap = read("tap")?;
-    let points = tap
-        .lines()
-        .filter(|line| line.starts_with("ok ") || line.starts_with("not ok "));
+    let points = tap.lines().filter(|line| line.starts_with("ok ") || line.starts_with("not ok "));
     let plan = tap.lines().find_map(|line| line.strip_prefix("1.."));
     let points = points.count();
     if plan != Some(points.to_string().as_str()) {
@@ -226,10 +224,8 @@ fn counted(bench: &Bench) -> Result<BTreeMap<&'static str, usize>, String> {
 fn a_run_whose_runner_is_killed_at_any_moment_has_readable_reports() {
     let bench = Bench::new();
     let reports = ["junit", "tap", "html"];
-    let flags: Vec<String> = reports
-        .iter()
-        .map(|name| format!("--{name}={}", bench.path(name).display()))
-        .collect();
+    let flags: Vec<String> =
+        reports.iter().map(|name| format!("--{name}={}", bench.path(name).display())).collect();
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let work = [
         "passes@",
@@ -284,10 +280,8 @@ fn a_run_whose_runner_is_killed_at_any_moment_has_readable_reports() {
                 .map_err(|error| error.to_string())?,
         );
         // A last line may be half a line.
-        let whole: String = text
-            .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'))
-            .collect();
+        let whole: String =
+            text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
         let recorded = events(&whole);
         let ended = outcomes(&recorded);
         for (id, verdict) in &seen {

@@ -122,9 +122,7 @@ fn expectations_of_a_file_decide_what_counts_and_useless_ones_are_reported() {
         assert_eq!(found[id], verdict, "{id}");
     }
     assert!(
-        outcomes(&events)["verdicts::fails_with_an_error@qcow2"]
-            .rerun
-            .contains(" --config /"),
+        outcomes(&events)["verdicts::fails_with_an_error@qcow2"].rerun.contains(" --config /"),
         "a rerun has the same expectations"
     );
 }
@@ -141,8 +139,7 @@ fn an_option_is_taken_from_the_line_then_the_environment_then_the_profile_then_t
             command.env("IOTESTS_TIMEOUT_SCALE", scale);
         }
         let ran = Ran::new(command.output().unwrap());
-        ran.assert_code(0)
-            .assert_says(&format!("deadlines × {wanted}"));
+        ran.assert_code(0).assert_says(&format!("deadlines × {wanted}"));
     };
     says(&[], None, "7");
     assert!(bench.path("out/junit.xml").exists());
@@ -227,10 +224,7 @@ fn cases_are_excluded_by_name_begun_from_one_and_taken_up_where_a_run_was_stoppe
     ran.assert_code(0);
     let left: Vec<String> = verdicts(&events).into_keys().collect();
     assert_eq!(left, ["verdicts::passes@qcow2", "verdicts::passes@raw"]);
-    bench
-        .run(&["--unfinished"])
-        .assert_code(3)
-        .assert_says("has run all of these");
+    bench.run(&["--unfinished"]).assert_code(3).assert_says("has run all of these");
 
     assert_eq!(
         ids(&["-E", "needs(program no-such) | needs(emulator)"]),

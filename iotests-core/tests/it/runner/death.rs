@@ -34,11 +34,7 @@ impl Running {
         let fifo = bench.path("fifo");
         let _ = std::fs::remove_file(&fifo);
         mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        command
-            .arg("--jsonl")
-            .arg(&fifo)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.arg("--jsonl").arg(&fifo).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let printed = [
             read_all(child.stdout.take().unwrap()),
@@ -203,9 +199,7 @@ fn the_first_ctrl_c_ends_what_runs_with_a_summary_and_leaves_nothing() {
     running.wait_for_running_cases(3);
     running.signal(Signal::SIGINT);
     let ran = running.finish();
-    ran.assert_code(130)
-        .assert_says("3 interrupted, 3 not run")
-        .assert_says("SIGINT");
+    ran.assert_code(130).assert_says("3 interrupted, 3 not run").assert_says("SIGINT");
     assert_eq!(bench.processes(), [0; 0]);
     assert_eq!(bench.left().len(), 0, "{:?}", bench.left());
 }
@@ -222,10 +216,7 @@ fn a_case_that_does_not_listen_to_the_first_ctrl_c_is_killed_by_the_second_or_af
             running.signal(Signal::SIGINT);
             while !matches!(running.next(), Some(RunEvent::Stopping { .. })) {}
         }
-        running
-            .finish()
-            .assert_code(130)
-            .assert_says("1 interrupted");
+        running.finish().assert_code(130).assert_says("1 interrupted");
         assert_eq!(bench.processes(), [0; 0]);
     }
 }
@@ -245,9 +236,7 @@ fn what_fails_because_it_is_told_to_end_is_not_tried_again() {
     running.wait_for_a_step();
     running.signal(Signal::SIGINT);
     let ran = running.finish();
-    ran.assert_code(130)
-        .assert_says("1 failed")
-        .assert_does_not_say("retry");
+    ran.assert_code(130).assert_says("1 failed").assert_does_not_say("retry");
 }
 
 #[test]
@@ -287,17 +276,10 @@ fn a_program_that_is_built_anew_during_its_run_ends_the_run_as_it_was() {
 fn two_runs_at_once_do_not_disturb_each_other() {
     let bench = Bench::new();
     let args = ["passes@", "runs_each_row/good", "--repeat", "5"];
-    let runs = [bench.command(&args), bench.command(&args)].map(|mut command| {
-        command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    });
+    let runs = [bench.command(&args), bench.command(&args)]
+        .map(|mut command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     for run in runs {
-        Ran::new(run.wait_with_output().unwrap())
-            .assert_code(0)
-            .assert_says("15 passed");
+        Ran::new(run.wait_with_output().unwrap()).assert_code(0).assert_says("15 passed");
     }
     assert_eq!(bench.left().len(), 0, "{:?}", bench.left());
 }
@@ -326,10 +308,7 @@ fn a_case_that_dies_leaves_no_dead_mount_in_what_is_kept_of_it() {
     let Some(bench) = bench_with_fuse() else {
         return;
     };
-    bench
-        .run(&["dies_with_a_mount"])
-        .assert_code(1)
-        .assert_says("killed by SIGKILL");
+    bench.run(&["dies_with_a_mount"]).assert_code(1).assert_says("killed by SIGKILL");
     assert_eq!(mounts_below(&bench.path("build")), [""; 0]);
     assert_eq!(bench.left().len(), 1, "{:?}", bench.left());
 }

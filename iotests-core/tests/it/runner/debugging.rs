@@ -65,10 +65,7 @@ fn a_program_is_run_by_another_one_whose_file_is_kept() {
     let ran = bench.run(&["calls_a_tool", "--wrap", &wrap, "--jsonl", &jsonl]);
     ran.assert_code(0).assert_says("kept in: ");
     let outcomes = outcomes(&events(&fs::read_to_string(jsonl).unwrap()));
-    let kept = outcomes["verdicts::calls_a_tool@qcow2"]
-        .kept
-        .clone()
-        .unwrap();
+    let kept = outcomes["verdicts::calls_a_tool@qcow2"].kept.clone().unwrap();
     let text = fs::read_to_string(kept.join("evidence/qemu-img")).unwrap();
     assert!(text.ends_with("/bin/qemu-img --version\n"), "{text}");
     bench
@@ -99,10 +96,7 @@ fn deadlines_grow_with_what_a_program_is_run_by() {
     let bench = Bench::new();
     let pass = "#!/bin/sh\nwhile [ \"${1#-}\" != \"$1\" ]; do shift; done\nexec \"$@\"\n";
     bench.script("bin/valgrind", pass);
-    bench
-        .run(&["calls_a_tool", "--valgrind"])
-        .assert_code(0)
-        .assert_says("deadlines × 20");
+    bench.run(&["calls_a_tool", "--valgrind"]).assert_code(0).assert_says("deadlines × 20");
 }
 
 #[test]
@@ -163,10 +157,7 @@ fn what_takes_much_longer_than_the_last_times_is_named() {
     let paths = reports.map(|(option, _)| bench.path(option).display().to_string());
     let options = reports.iter().zip(&paths);
     let options = options.flat_map(|((option, _), path)| [*option, path]);
-    let options: Vec<&str> = ["takes_its_time", "-q"]
-        .into_iter()
-        .chain(options)
-        .collect();
+    let options: Vec<&str> = ["takes_its_time", "-q"].into_iter().chain(options).collect();
     bench
         .run(&options)
         .assert_code(0)
@@ -325,11 +316,7 @@ fn a_command_in_the_place_of_a_case_leaves_nothing_when_it_is_interrupted() {
         let bench = Bench::new();
         let script = "sleep 1000 & setsid sleep 1000 & echo started; exec sleep 1000";
         let mut command = bench.command(&["env", "verdicts::passes@raw", "--", "sh", "-c", script]);
-        let mut child = command
-            .process_group(0)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.process_group(0).stdout(Stdio::piped()).spawn().unwrap();
         let mut started = [0; 8];
         let mut out = child.stdout.take().unwrap();
         out.read_exact(&mut started).unwrap();

@@ -46,9 +46,7 @@ fn options_may_stand_before_a_command_and_one_among_selectors_is_refused() {
         .run(&["--build-dir", &build, "merge", &record])
         .assert_code(0)
         .assert_says("2 passed");
-    bench
-        .run(&["--set", "host", "-qj", "1", "env", "901@raw", "--", "true"])
-        .assert_code(0);
+    bench.run(&["--set", "host", "-qj", "1", "env", "901@raw", "--", "true"]).assert_code(0);
     for word in ["explore", "merge", "new"] {
         let says =
             format!("`{word}` is a command, and stands before all selectors: iotests {word} …");
@@ -110,10 +108,7 @@ fn a_point_of_the_matrix_that_a_case_has_not_names_those_that_it_has() {
         .assert_code(0)
         .assert_says("verdicts::passes@raw")
         .assert_says("1 passed");
-    bench
-        .run(&[""])
-        .assert_code(2)
-        .assert_says("an empty word selects nothing");
+    bench.run(&[""]).assert_code(2).assert_says("an empty word selects nothing");
 }
 
 #[test]
@@ -131,10 +126,7 @@ fn unknown_formats_groups_sets_and_options_are_bad_usage() {
         .run(&["--set", "8.0"])
         .assert_code(2)
         .assert_says("set `8.0` is unknown; there is auto, all, host");
-    bench
-        .run(&["-g", "quik"])
-        .assert_code(2)
-        .assert_says("did you mean `quick`?");
+    bench.run(&["-g", "quik"]).assert_code(2).assert_says("did you mean `quick`?");
     bench.run(&["--no-such-option"]).assert_code(2);
     bench.run(&["--timeout-scale", "0"]).assert_code(2);
 }
@@ -171,18 +163,11 @@ fn a_named_tool_that_is_missing_not_executable_or_not_qemu_is_told_as_such() {
         .assert_code(4)
         .assert_says("qemu-img: flag: /no/such/tool does not exist");
     fs::write(bench.path("plain"), "").unwrap();
-    run("plain")
-        .assert_code(4)
-        .assert_says("is not an executable file");
+    run("plain").assert_code(4).assert_says("is not an executable file");
     bench.script("other", "#!/bin/sh\necho hello\n");
-    run("other")
-        .assert_code(4)
-        .assert_says("is not this program of QEMU");
-    let by_environment = bench
-        .command(&["passes@"])
-        .env("QEMU_IMG_PROG", "/no/such/tool")
-        .output()
-        .unwrap();
+    run("other").assert_code(4).assert_says("is not this program of QEMU");
+    let by_environment =
+        bench.command(&["passes@"]).env("QEMU_IMG_PROG", "/no/such/tool").output().unwrap();
     Ran::new(by_environment)
         .assert_code(4)
         .assert_says("QEMU_IMG_PROG: /no/such/tool does not exist");
@@ -198,10 +183,7 @@ fn no_qemu_at_all_is_told_with_the_ways_to_get_it() {
     ran.assert_code(4)
         .assert_says("failed to find QEMU's tools")
         .assert_says("iotests --provision");
-    bench
-        .run(&["passes@", "--list"])
-        .assert_code(0)
-        .assert_says("needs qemu-img");
+    bench.run(&["passes@", "--list"]).assert_code(0).assert_says("needs qemu-img");
 }
 
 /// Says its version and its accelerators, and dies when it is to start.
@@ -227,10 +209,7 @@ fn a_named_emulator_that_dies_at_start_ends_the_run_with_its_command_status_and_
             .assert_says("status 7")
             .assert_says(&format!("command: {emulator} "));
     }
-    let by_environment = bench
-        .command(&["passes@"])
-        .env("QEMU_PROG", &emulator)
-        .output();
+    let by_environment = bench.command(&["passes@"]).env("QEMU_PROG", &emulator).output();
     Ran::new(by_environment.unwrap()).assert_code(4);
 }
 
@@ -304,9 +283,7 @@ fn arguments_that_are_no_text_are_bad_usage_or_shown_as_far_as_they_can_be() {
     let odd = std::ffi::OsStr::from_bytes(b"odd\xff");
     let with = |args: &[&str]| Ran::new(bench.command(args).arg(odd).output().unwrap());
     with(&[]).assert_code(2).assert_does_not_say("panicked");
-    with(&["passes@", "--junit"])
-        .assert_code(0)
-        .assert_says("2 passed");
+    with(&["passes@", "--junit"]).assert_code(0).assert_says("2 passed");
 }
 
 /// Below it a socket would have a path that is too long for the kernel.
@@ -323,17 +300,13 @@ fn a_long_temporary_folder_is_no_place_for_sockets() {
 fn folders_whose_names_are_not_utf8_are_refused_by_name() {
     use std::os::unix::ffi::OsStrExt;
     let bench = Bench::new();
-    let odd = bench
-        .path("tmp")
-        .join(std::ffi::OsStr::from_bytes(b"odd\xff"));
+    let odd = bench.path("tmp").join(std::ffi::OsStr::from_bytes(b"odd\xff"));
     let with = |option: &str| {
         let mut command = bench.command(&["passes@raw", option]);
         Ran::new(command.arg(&odd).output().unwrap())
     };
     for option in ["--build-dir", "--scratch"] {
-        with(option)
-            .assert_code(2)
-            .assert_says("odd\\xFF\" has a name that is not UTF-8");
+        with(option).assert_code(2).assert_says("odd\\xFF\" has a name that is not UTF-8");
         assert!(!odd.exists());
     }
     fs::create_dir(&odd).unwrap();
@@ -360,9 +333,7 @@ fn a_scratch_folder_that_cannot_be_written_is_told() {
     ran.assert_code(5)
         .assert_says("failed to create the scratch folder /proc/no-such-place");
     fs::write(bench.path("file"), "").unwrap();
-    bench
-        .run(&["passes@", "--scratch", "file/below"])
-        .assert_code(5);
+    bench.run(&["passes@", "--scratch", "file/below"]).assert_code(5);
 }
 
 /// Where it is to be changed is said as well.
@@ -389,9 +360,7 @@ fn a_report_that_cannot_be_written_is_an_error_after_the_run() {
         .assert_code(5)
         .assert_says("failed to create the report");
     let full = bench.run(&["passes@", "--jsonl", "/dev/full"]);
-    full.assert_code(5)
-        .assert_says("No space left on device")
-        .assert_says("2 passed");
+    full.assert_code(5).assert_says("No space left on device").assert_says("2 passed");
 }
 
 #[test]
@@ -418,10 +387,7 @@ fn a_corrupt_probe_cache_or_record_file_is_ignored_with_a_warning_and_rewritten(
         .assert_says("probe cache")
         .assert_says("the records in")
         .assert_says("ignored");
-    bench
-        .run(&["passes@"])
-        .assert_code(0)
-        .assert_does_not_say("ignored");
+    bench.run(&["passes@"]).assert_code(0).assert_does_not_say("ignored");
 }
 
 #[test]
@@ -452,10 +418,7 @@ fn a_program_is_asked_what_it_can_do_only_once() {
     );
     bench.script("bin/qemu-img", &script);
     for _ in 0..2 {
-        bench
-            .run(&["passes@"])
-            .assert_code(0)
-            .assert_says("2 passed");
+        bench.run(&["passes@"]).assert_code(0).assert_says("2 passed");
     }
     let asked = fs::read_to_string(asked).unwrap();
     let times = asked.lines().filter(|word| *word == "--help").count();
@@ -489,10 +452,7 @@ fn a_corrupt_file_of_versions_is_told_once_and_rewritten() {
         .assert_code(0)
         .assert_says("versions.json is ignored")
         .assert_does_not_say("asking the programs");
-    bench
-        .run(&["passes@"])
-        .assert_code(0)
-        .assert_does_not_say("ignored");
+    bench.run(&["passes@"]).assert_code(0).assert_does_not_say("ignored");
 }
 
 #[test]
@@ -542,13 +502,7 @@ fn output_that_nobody_reads_any_more_is_nothing_to_panic_about() {
     ran.assert_code(0).assert_does_not_say("nobody reads");
     // One that is full is no trouble of the record.
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
-    let ran = Ran::new(
-        bench
-            .command(&["passes@raw"])
-            .stdout(full)
-            .output()
-            .unwrap(),
-    );
+    let ran = Ran::new(bench.command(&["passes@raw"]).stdout(full).output().unwrap());
     ran.assert_code(5)
         .assert_says("failed to write to standard output: No space left on device");
 }
@@ -557,24 +511,13 @@ fn output_that_nobody_reads_any_more_is_nothing_to_panic_about() {
 fn denied_skips_fail_the_run() {
     let bench = Bench::new();
     bench.run(&["verdicts::is_skipped"]).assert_code(8);
-    bench
-        .run(&["verdicts::is_skipped", "--deny-skips"])
-        .assert_code(6);
-    bench
-        .run(&["verdicts::skips", "--deny-skips"])
-        .assert_code(6);
+    bench.run(&["verdicts::is_skipped", "--deny-skips"]).assert_code(6);
+    bench.run(&["verdicts::skips", "--deny-skips"]).assert_code(6);
 }
 
 #[test]
 fn blessing_is_refused_in_ci() {
     let bench = Bench::new();
-    let ran = Ran::new(
-        bench
-            .command(&["passes@", "--bless"])
-            .env("CI", "true")
-            .output()
-            .unwrap(),
-    );
-    ran.assert_code(2)
-        .assert_says("--bless is refused where CI is set");
+    let ran = Ran::new(bench.command(&["passes@", "--bless"]).env("CI", "true").output().unwrap());
+    ran.assert_code(2).assert_says("--bless is refused where CI is set");
 }

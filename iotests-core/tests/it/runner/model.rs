@@ -79,11 +79,7 @@ pub(super) static ALL: LazyLock<AllReports> = LazyLock::new(|| {
     let reports = ["jsonl", "junit", "tap", "html"]
         .map(|name| (format!("--{name}"), bench.path(name).display().to_string()));
     let mut args = vec!["-x", "slow", "-j", "8", "--retries", "1", "--seed", "7"];
-    args.extend(
-        reports
-            .iter()
-            .flat_map(|(flag, path)| [flag.as_str(), path.as_str()]),
-    );
+    args.extend(reports.iter().flat_map(|(flag, path)| [flag.as_str(), path.as_str()]));
     let ran = bench.run(&args);
     let read = |name: &str| fs::read_to_string(bench.path(name)).unwrap_or_default();
     let (jsonl, junit, tap, html) = (

@@ -34,13 +34,9 @@ impl<'p> Page<'p> {
     }
 
     fn id(&self, row: &Value) -> String {
-        let name = self.index["cases"][row[0].as_u64().unwrap() as usize][0]
-            .as_str()
-            .unwrap();
+        let name = self.index["cases"][row[0].as_u64().unwrap() as usize][0].as_str().unwrap();
         let suffix = row[1].as_str().unwrap();
-        suffix
-            .strip_prefix('=')
-            .map_or_else(|| format!("{name}{suffix}"), str::to_owned)
+        suffix.strip_prefix('=').map_or_else(|| format!("{name}{suffix}"), str::to_owned)
     }
 
     fn rows(&self) -> &[Value] {
@@ -49,16 +45,11 @@ impl<'p> Page<'p> {
 
     pub(super) fn row(&self, id: &str) -> &Value {
         let mut rows = self.rows().iter();
-        rows.find(|row| self.id(row) == id)
-            .unwrap_or_else(|| panic!("{id} has no row"))
+        rows.find(|row| self.id(row) == id).unwrap_or_else(|| panic!("{id} has no row"))
     }
 
     pub(super) fn detail(&self, id: &str) -> Value {
-        let number = self
-            .rows()
-            .iter()
-            .position(|row| self.id(row) == id)
-            .unwrap();
+        let number = self.rows().iter().position(|row| self.id(row) == id).unwrap();
         block(self.text, &format!("d{number}")).unwrap()
     }
 
@@ -67,10 +58,7 @@ impl<'p> Page<'p> {
             let word = &self.index["verdicts"][row[2].as_u64().unwrap() as usize][0];
             *Verdict::ALL.iter().find(|one| one.word() == word).unwrap()
         };
-        self.rows()
-            .iter()
-            .map(|row| (self.id(row), verdict(row)))
-            .collect()
+        self.rows().iter().map(|row| (self.id(row), verdict(row))).collect()
     }
 }
 
@@ -99,14 +87,10 @@ impl Drop for Browser {
 
 impl Browser {
     fn open(page: &Path) -> Option<Self> {
-        let program = ["chromium", "chromium-browser", "google-chrome"]
-            .iter()
-            .find_map(|name| {
-                let path = std::env::var_os("PATH")?;
-                std::env::split_paths(&path)
-                    .map(|folder| folder.join(name))
-                    .find(|file| file.exists())
-            });
+        let program = ["chromium", "chromium-browser", "google-chrome"].iter().find_map(|name| {
+            let path = std::env::var_os("PATH")?;
+            std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.exists())
+        });
         let Some(program) = program else {
             println!("skipped: the page in a browser, for there is no chromium in PATH");
             return None;
@@ -186,9 +170,7 @@ impl Browser {
         if let Some(session) = &self.session {
             message["sessionId"] = json!(session);
         }
-        self.to
-            .write_all(format!("{message}\0").as_bytes())
-            .unwrap();
+        self.to.write_all(format!("{message}\0").as_bytes()).unwrap();
         loop {
             let read = self.read();
             if read["id"] == self.number {
@@ -260,11 +242,7 @@ fn a_person_finds_a_failure_with_clicks_and_keys() {
         return;
     };
     let page = Page::read(&ALL.html);
-    let failed = page
-        .verdicts()
-        .into_values()
-        .filter(|verdict| verdict.is_failure())
-        .count();
+    let failed = page.verdicts().into_values().filter(|verdict| verdict.is_failure()).count();
     assert_eq!(
         browser.text("nav [aria-selected=true]"),
         format!("Failures {failed}")
@@ -280,11 +258,8 @@ fn a_person_finds_a_failure_with_clicks_and_keys() {
         groups
     );
 
-    let number = page
-        .rows()
-        .iter()
-        .position(|row| page.id(row) == "verdicts::fails@qcow2")
-        .unwrap();
+    let number =
+        page.rows().iter().position(|row| page.id(row) == "verdicts::fails@qcow2").unwrap();
     browser.click(&format!(".row[data-row='{number}']"));
     let detail = browser.text("#detail");
     for wanted in [
@@ -440,9 +415,7 @@ fn a_page_of_10_000_instances_draws_what_is_seen_and_runs_nothing_of_theirs() {
     let (path, page) = (bench.path("long.jsonl"), bench.path("long.html"));
     long_record(&path, 10_000);
     let [path, page_path] = [&path, &page].map(|path| path.display().to_string());
-    bench
-        .run(&["--from-record", &path, "--html", &page_path])
-        .assert_code(1);
+    bench.run(&["--from-record", &path, "--html", &page_path]).assert_code(1);
     let text = std::fs::read_to_string(&page).unwrap();
     assert_eq!(
         text.matches("<script").count(),
@@ -471,13 +444,7 @@ fn a_page_of_10_000_instances_draws_what_is_seen_and_runs_nothing_of_theirs() {
     );
     browser.key("Escape");
     browser.key("2");
-    assert!(
-        browser
-            .value("document.querySelectorAll('.row').length")
-            .as_u64()
-            .unwrap()
-            < 100
-    );
+    assert!(browser.value("document.querySelectorAll('.row').length").as_u64().unwrap() < 100);
     browser.value("new Promise(done => { document.querySelector('main').scrollTop = 1e9; requestAnimationFrame(() => requestAnimationFrame(done)); })");
     assert!(browser.text("#list").contains("/row9999@qcow2"));
     assert_eq!(browser.value("typeof window.broken"), "undefined");

@@ -93,11 +93,7 @@ fn parts_are_disjoint_and_together_the_whole_and_merge_into_one_report() {
         .run(&["merge", &records[0], "--junit", &junit])
         .assert_code(1)
         .assert_says("parts 2-3 of 3 are missing");
-    assert!(
-        fs::read_to_string(&junit)
-            .unwrap()
-            .contains("parts 2-3 of 3 are missing")
-    );
+    assert!(fs::read_to_string(&junit).unwrap().contains("parts 2-3 of 3 are missing"));
 }
 
 #[test]
@@ -136,10 +132,7 @@ fn a_part_that_was_cut_short_and_one_that_ran_again_are_noticed() {
     let text = fs::read_to_string(&records[0]).unwrap();
     let first: String = text.split_inclusive('\n').take(1).collect();
     fs::write(&records[0], first).unwrap();
-    bench
-        .run(&all)
-        .assert_code(1)
-        .assert_says("a part was cut short");
+    bench.run(&all).assert_code(1).assert_says("a part was cut short");
     // Another plan.
     bench
         .run(&[
@@ -150,10 +143,7 @@ fn a_part_that_was_cut_short_and_one_that_ran_again_are_noticed() {
             &records[0],
         ])
         .assert_code(0);
-    bench
-        .run(&all)
-        .assert_code(1)
-        .assert_says("the parts are of different plans");
+    bench.run(&all).assert_code(1).assert_says("the parts are of different plans");
 }
 
 #[test]
@@ -194,13 +184,8 @@ fn a_part_is_balanced_by_recorded_times_and_auto_reads_the_variables_of_ci_syste
     let gitlab = auto(&[("CI_NODE_INDEX", "1"), ("CI_NODE_TOTAL", "2")]);
     assert_eq!(gitlab.assert_code(0).stdout, "verdicts::passes@raw\n");
     auto(&[]).assert_code(0).assert_says("so it is all of it");
-    auto(&[("GITHUB_ACTIONS", "true")])
-        .assert_code(2)
-        .assert_says("strategy.job-index");
-    bench
-        .run(&["--partition", "3/2"])
-        .assert_code(2)
-        .assert_says("there is no part 3 of 2");
+    auto(&[("GITHUB_ACTIONS", "true")]).assert_code(2).assert_says("strategy.job-index");
+    bench.run(&["--partition", "3/2"]).assert_code(2).assert_says("there is no part 3 of 2");
     bench
         .run(&["verdicts::passes@raw", "--partition", "2/2"])
         .assert_code(0)
@@ -230,8 +215,6 @@ fn a_part_is_balanced_by_recorded_times_and_auto_reads_the_variables_of_ci_syste
         .assert_does_not_say("missing");
     // Nor is a part red that has only what is skipped, while another one runs something.
     for part in ["1/2", "2/2"] {
-        bench
-            .run(&["verdicts::passes@raw", "is_skipped", "--partition", part])
-            .assert_code(0);
+        bench.run(&["verdicts::passes@raw", "is_skipped", "--partition", part]).assert_code(0);
     }
 }

@@ -18,10 +18,7 @@ fn expected() -> BTreeMap<String, Verdict> {
 }
 
 fn number(wanted: impl Fn(Verdict) -> bool) -> usize {
-    expected()
-        .values()
-        .filter(|verdict| wanted(**verdict))
-        .count()
+    expected().values().filter(|verdict| wanted(**verdict)).count()
 }
 
 #[test]
@@ -66,20 +63,16 @@ fn the_terminal_has_a_line_for_each_instance_that_ran_and_the_counts() {
     for verdict in Verdict::ALL {
         let count = number(|other| other == verdict);
         if count > 0 {
-            ALL.ran
-                .assert_says(&format!("{count} {}", verdict.counted()));
+            ALL.ran.assert_says(&format!("{count} {}", verdict.counted()));
         }
     }
 }
 
 #[test]
 fn the_terminal_says_what_the_skipped_ones_lack_and_how_to_get_it() {
-    ALL.ran
-        .assert_says("2 skipped: needs an emulator (qemu-system-*)");
-    ALL.ran
-        .assert_says("2 instances need an emulator: `iotests --provision` fetches one");
-    ALL.ran
-        .assert_says("1 skipped: the moon is in the wrong phase");
+    ALL.ran.assert_says("2 skipped: needs an emulator (qemu-system-*)");
+    ALL.ran.assert_says("2 instances need an emulator: `iotests --provision` fetches one");
+    ALL.ran.assert_says("1 skipped: the moon is in the wrong phase");
 }
 
 #[test]
@@ -95,10 +88,7 @@ fn on_a_terminal(args: &[&str], env: &[(&str, &str)]) -> (String, String) {
     bench.run(&["passes@"]).assert_code(0);
     let terminal = nix::pty::openpty(None, None).unwrap();
     let mut command = bench.command(args);
-    command
-        .envs(env.iter().copied())
-        .stdout(terminal.slave)
-        .stderr(Stdio::piped());
+    command.envs(env.iter().copied()).stdout(terminal.slave).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     // It holds the other end as well.
     drop(command);
@@ -219,10 +209,8 @@ fn junit_agrees_with_the_model() {
         Verdict::Timeout | Verdict::Crash => "error",
         _ => "skipped",
     };
-    let expected: BTreeMap<String, &str> = expected()
-        .into_iter()
-        .map(|(id, verdict)| (id, kind(verdict)))
-        .collect();
+    let expected: BTreeMap<String, &str> =
+        expected().into_iter().map(|(id, verdict)| (id, kind(verdict))).collect();
     assert_eq!(found, expected);
     let failed = number(|verdict| kind(verdict) == "failure");
     let errors = number(|verdict| kind(verdict) == "error");
@@ -265,10 +253,8 @@ fn tap_agrees_with_the_model() {
         verdict if verdict.is_failure() => "not ok",
         _ => "ok",
     };
-    let expected: BTreeMap<String, String> = expected()
-        .into_iter()
-        .map(|(id, verdict)| (id, point(verdict).to_owned()))
-        .collect();
+    let expected: BTreeMap<String, String> =
+        expected().into_iter().map(|(id, verdict)| (id, point(verdict).to_owned())).collect();
     assert_eq!(found, expected);
     assert_eq!(
         ALL.tap.lines().last(),
@@ -279,9 +265,8 @@ fn tap_agrees_with_the_model() {
 #[test]
 fn every_line_of_tap_that_is_no_test_point_is_yaml_or_a_comment_or_the_plan() {
     for line in ALL.tap.lines().skip(1) {
-        let known = ["ok ", "not ok ", "  ", "# ", "1.."]
-            .iter()
-            .any(|start| line.starts_with(start));
+        let known =
+            ["ok ", "not ok ", "  ", "# ", "1.."].iter().any(|start| line.starts_with(start));
         assert!(known, "{line:?}");
     }
 }
@@ -359,16 +344,13 @@ fn a_part_that_was_not_run_is_in_every_report() {
         let id = format!("verdicts::{function}@qcow2");
         // In all formats but one each instance has a block of its own, which begins with its id.
         let block = |text: &str, start: &str, end: &str| {
-            let from = text
-                .find(start)
-                .unwrap_or_else(|| panic!("{start}: {text}"));
+            let from = text.find(start).unwrap_or_else(|| panic!("{start}: {text}"));
             let rest = &text[from + start.len()..];
             rest[..rest.find(end).unwrap_or(rest.len())].to_owned()
         };
         let shown = block(&ALL.ran.stdout, &format!("{id}\n"), "\n");
         assert_eq!(shown, format!("  part not run: {reason}"));
-        ALL.ran
-            .assert_says(&format!("   1 in part not run: {reason}\n"));
+        ALL.ran.assert_says(&format!("   1 in part not run: {reason}\n"));
         let tap = block(&ALL.tap, &format!(" - {id}\n"), "...");
         assert!(
             tap.contains(&format!("not_run:\n    - \"{reason}\"\n")),
@@ -404,11 +386,7 @@ fn a_failure_in_shared_code_names_the_line_of_the_case() {
         line(include_str!("../../fixture/verdicts.rs"), "assert_answer("),
         line(include_str!("../../fixture/shared.rs"), "check!(answer"),
     );
-    let block = ALL
-        .ran
-        .stdout
-        .split("── FAIL verdicts::fails_in_shared_code")
-        .nth(1);
+    let block = ALL.ran.stdout.split("── FAIL verdicts::fails_in_shared_code").nth(1);
     let block = block.unwrap_or_else(|| panic!("{}", ALL.ran.stdout));
     let block = block.split("rerun:").next().unwrap();
     for place in [

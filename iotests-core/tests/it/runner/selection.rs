@@ -11,9 +11,7 @@ fn selected(bench: &Bench, args: &[&str]) -> Vec<String> {
     let mut all = args.to_vec();
     all.extend(["--jsonl", &jsonl]);
     bench.run(&all);
-    verdicts(&events(&std::fs::read_to_string(jsonl).unwrap()))
-        .into_keys()
-        .collect()
+    verdicts(&events(&std::fs::read_to_string(jsonl).unwrap())).into_keys().collect()
 }
 
 #[test]
@@ -75,10 +73,7 @@ fn an_expression_narrows_the_selection_and_points_at_its_errors() {
     let wrong = bench.run(&["-E", "name(a) & fmt(raw9)"]);
     wrong.assert_code(2).assert_says("`raw9` is unknown");
     wrong.assert_says("\n                  ^");
-    bench
-        .run(&["-E", "none()"])
-        .assert_code(3)
-        .assert_says("none of what is selected");
+    bench.run(&["-E", "none()"]).assert_code(3).assert_says("none of what is selected");
 }
 
 /// Behind a `!` a slip of the finger would select everything.
@@ -155,9 +150,7 @@ fn a_list_is_ids_or_json_with_how_the_last_run_ended() {
             "raw",
         ])
         .stdout;
-    let lines = lines
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let lines: Vec<Value> = lines.collect();
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[1]["id"], "verdicts::passes@raw");
@@ -313,9 +306,7 @@ fn an_image_option_that_a_case_cannot_work_with_skips_it() {
 fn the_list_has_name_description_formats_groups_upstream_and_the_reason_of_a_skip() {
     let bench = Bench::new();
     let listed = bench.run(&["--list", "passes@", "runs_on_an_emulator"]);
-    listed
-        .assert_code(0)
-        .assert_says("verdicts::passes\n    Passes.\n");
+    listed.assert_code(0).assert_says("verdicts::passes\n    Passes.\n");
     listed.assert_says("formats: raw qcow2; groups: auto quick; upstream: 901");
     listed.assert_says("runs on: qcow2 (host), raw (host)");
     listed.assert_says("not on qcow2.system: needs an emulator (qemu-system-*)");
@@ -331,10 +322,7 @@ fn failed_selects_what_failed_the_last_time_and_such_come_first() {
         ["families::runs_each_row/bad@qcow2"]
     );
     let ran = bench.run(&["runs_each_row", "passes@", "-j1"]);
-    let first = ran
-        .stdout
-        .lines()
-        .find(|line| line.contains("FAIL") || line.contains(" pass "));
+    let first = ran.stdout.lines().find(|line| line.contains("FAIL") || line.contains(" pass "));
     assert!(
         first.is_some_and(|line| line.contains("runs_each_row/bad")),
         "{}",

@@ -73,10 +73,7 @@ fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
         "--jsonl",
         &jsonl,
     ];
-    bench
-        .run(&nothing)
-        .assert_code(0)
-        .assert_says("nothing ran");
+    bench.run(&nothing).assert_code(0).assert_says("nothing ran");
     assert!(fs::read_to_string(&jsonl).unwrap().contains("run-finished"));
 
     // A format that is no default, not committed.

@@ -231,8 +231,7 @@ fn what_explains_a_failure_is_kept_and_named_for_every_attempt() {
             attempt.evidence
         );
     }
-    ran.assert_says("test/disk (9 bytes)")
-        .assert_says("an earlier attempt: ");
+    ran.assert_says("test/disk (9 bytes)").assert_says("an earlier attempt: ");
 }
 
 #[test]
@@ -255,9 +254,7 @@ fn a_run_in_which_everything_is_skipped_is_no_success_unless_that_is_allowed() {
     for selector in ["skips@", "is_skipped@"] {
         bench.run(&[selector]).assert_code(8);
         bench.run(&[selector, "--allow-all-skipped"]).assert_code(0);
-        bench
-            .run(&[selector, "verdicts::passes@raw"])
-            .assert_code(0);
+        bench.run(&[selector, "verdicts::passes@raw"]).assert_code(0);
     }
 }
 
@@ -265,9 +262,7 @@ fn a_run_in_which_everything_is_skipped_is_no_success_unless_that_is_allowed() {
 fn a_run_that_was_killed_leaves_the_report_before_it_and_a_record_to_make_another_from() {
     let bench = Bench::new();
     let junit = bench.path("junit").display().to_string();
-    bench
-        .run(&["verdicts::passes@raw", "--junit", &junit])
-        .assert_code(0);
+    bench.run(&["verdicts::passes@raw", "--junit", &junit]).assert_code(0);
     let before = fs::read_to_string(&junit).unwrap();
     let args = [
         "verdicts::fails@qcow2",
@@ -289,8 +284,7 @@ fn a_run_that_was_killed_leaves_the_report_before_it_and_a_record_to_make_anothe
     records.sort();
     let record = records.pop().unwrap().display().to_string();
     let ran = bench.run(&["--from-record", &record, "--junit", &junit]);
-    ran.assert_says("1 interrupted")
-        .assert_says("the runner was killed meanwhile");
+    ran.assert_says("1 interrupted").assert_says("the runner was killed meanwhile");
     let report = quick_junit::Report::deserialize_from_str(&fs::read_to_string(&junit).unwrap());
     let report = report.unwrap();
     let cases = report.test_suites[0].test_cases.iter();
@@ -372,10 +366,7 @@ fn a_trouble_that_passes_is_not_remembered() {
             .assert_says("the next run asks again");
     }
     fs::remove_file(bench.path("bin/qemu-storage-daemon")).unwrap();
-    bench
-        .run(&["verdicts::passes@raw"])
-        .assert_code(0)
-        .assert_does_not_say("asks again");
+    bench.run(&["verdicts::passes@raw"]).assert_code(0).assert_does_not_say("asks again");
 }
 
 #[test]
@@ -447,15 +438,10 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_death() {
             "verdicts::passes",
         ])
         .env_clear()
-        .envs(
-            like.get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
+        .envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .current_dir(bench.path(""))
         .stdin(Stdio::null());
-    Ran::new(limited.output().unwrap())
-        .assert_code(5)
-        .assert_says("File too large");
+    Ran::new(limited.output().unwrap()).assert_code(5).assert_says("File too large");
 }
 
 #[test]
@@ -466,10 +452,7 @@ fn a_rerun_line_names_the_program_and_the_variables_that_matter() {
         .env("QEMU_IMG_PROG", bench.path("bin/qemu-img"))
         .env("QEMU_IO_OPTIONS", "--nothing 'at all'");
     let first = Ran::new(first.output().unwrap());
-    let line = first
-        .stdout
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("rerun:"));
+    let line = first.stdout.lines().find_map(|line| line.trim().strip_prefix("rerun:"));
     let line = line.expect("no line").trim();
     for word in [
         format!("QEMU_IMG_PROG={}", bench.path("bin/qemu-img").display()),

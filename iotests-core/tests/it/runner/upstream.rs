@@ -38,8 +38,7 @@ impl Tree {
     }
 
     fn text(&self, name: &str, text: &str, reference: &[u8]) -> &Self {
-        self.bench
-            .script(&format!("tree/tests/qemu-iotests/{name}"), text);
+        self.bench.script(&format!("tree/tests/qemu-iotests/{name}"), text);
         fs::write(self.path(&format!("{name}.out")), reference).unwrap();
         self
     }
@@ -90,8 +89,7 @@ fn a_script_passes_when_its_status_and_output_are_as_they_should() {
     let (ran, outcomes) = tree.run(&[]);
     // As many as there are processors: scripts have time limits of their own.
     let processors = std::thread::available_parallelism().unwrap();
-    ran.assert_code(0)
-        .assert_says(&format!("at most {processors} at once"));
+    ran.assert_code(0).assert_says(&format!("at most {processors} at once"));
     let ids: Vec<&str> = outcomes.keys().map(String::as_str).collect();
     assert_eq!(
         ids,
@@ -112,10 +110,8 @@ fn a_script_passes_when_its_status_and_output_are_as_they_should() {
         assert_eq!(again.keys().collect::<Vec<_>>(), [id]);
     }
     // Nothing is written into the tree.
-    let mut names: Vec<_> = fs::read_dir(tree.path(""))
-        .unwrap()
-        .map(|one| one.unwrap().file_name())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(tree.path("")).unwrap().map(|one| one.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["001", "001.out", "tests"]);
 }
@@ -223,8 +219,7 @@ fn a_numbered_script_without_a_reference_is_skipped_with_that_reason() {
     tree.script("001", "echo one\n", b"one\n");
     fs::remove_file(tree.path("001.out")).unwrap();
     let (ran, outcomes) = tree.run(&["-f", "raw"]);
-    ran.assert_code(8)
-        .assert_says("it has no reference output (001.out)");
+    ran.assert_code(8).assert_says("it has no reference output (001.out)");
     assert_eq!(outcomes["upstream::001@raw"].verdict, Verdict::Skip);
 }
 
@@ -368,8 +363,7 @@ fn escapes_and_bytes_that_are_no_text_are_harmless_in_every_report() {
     );
     let (list, _) = tree.run(&["--list", "-f", "raw"]);
     list.assert_code(0).assert_says("It \\u{1b}[2J is");
-    list.assert_does_not_say("\x1b")
-        .assert_does_not_say("named");
+    list.assert_does_not_say("\x1b").assert_does_not_say("named");
     let reports = ["junit", "tap", "html"].map(|name| tree.bench.path(name));
     let paths = reports.each_ref().map(|path| path.display().to_string());
     let (ran, _) = tree.run(&[
@@ -452,9 +446,7 @@ fn scripts_that_share_something_of_the_machine_do_not_run_beside_each_other() {
         tree.script(name, "true\n", b"");
     }
     let at_once = |selected: &[&str]| {
-        tree.run(&[&["-f", "raw", "-j2"], selected].concat())
-            .0
-            .assert_code(0);
+        tree.run(&[&["-f", "raw", "-j2"], selected].concat()).0.assert_code(0);
         let events = events(&fs::read_to_string(tree.bench.path("jsonl")).unwrap());
         let (mut running, mut most) = (0, 0);
         for event in events {
@@ -494,9 +486,7 @@ fn a_script_is_told_to_print_and_to_debug_and_finds_the_options_of_the_user() {
         b"y -d -v\n",
     );
     let mut command = tree.bench.command(&["--upstream", "tree", "-f", "raw"]);
-    command
-        .args(["--print", "--debug"])
-        .env("QEMU_NBD_OPTIONS", "-v");
+    command.args(["--print", "--debug"]).env("QEMU_NBD_OPTIONS", "-v");
     Ran::new(command.output().unwrap()).assert_code(0);
 }
 
@@ -597,8 +587,7 @@ fn python_is_needed_by_its_scripts_alone_and_runs_them() {
         b"by python\n",
     );
     let (ran, outcomes) = tree.run(&["-f", "raw"]);
-    ran.assert_code(0)
-        .assert_says("needs the program `python3`");
+    ran.assert_code(0).assert_says("needs the program `python3`");
     assert_eq!(outcomes.keys().collect::<Vec<_>>(), ["upstream::001@raw"]);
     let python =
         "#!/bin/sh\n[ \"$1\" = -c ] && { echo \"$0\"; exit; }\nIT=python exec bash \"$@\"\n";
@@ -650,10 +639,7 @@ fn the_list_shows_what_the_files_say() {
     let (ran, _) = tree.run(&["--list", "003", "-f", "vmdk"]);
     ran.assert_says("needs an emulator");
     fs::write(tree.path("group.local"), "777 local\n").unwrap();
-    tree.run(&["--list"])
-        .0
-        .assert_code(2)
-        .assert_says("there is no test `777`");
+    tree.run(&["--list"]).0.assert_code(2).assert_says("there is no test `777`");
 }
 
 #[test]
@@ -670,16 +656,11 @@ fn a_tree_is_found_by_its_root_its_tests_or_a_build_folder_with_a_link() {
         "built",
         "built/tests/qemu-iotests",
     ] {
-        tree.bench
-            .run(&["--upstream", given, "-f", "raw"])
-            .assert_code(0);
+        tree.bench.run(&["--upstream", given, "-f", "raw"]).assert_code(0);
     }
     tree.script("tests/001", "echo other\n", b"other\n");
     let twice = tree.bench.run(&["--upstream", "tree"]);
-    twice
-        .assert_code(2)
-        .assert_says("tests/001")
-        .assert_says("rename one");
+    twice.assert_code(2).assert_says("tests/001").assert_says("rename one");
     for (given, says) in [
         ("bin", "there is neither a test"),
         ("nowhere", "No such file"),

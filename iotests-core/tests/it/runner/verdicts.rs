@@ -13,9 +13,7 @@ use super::bench::{Bench, events, outcomes, verdicts};
 use super::model::{ALL, model};
 
 fn outcome(name: &str) -> Outcome {
-    outcomes(&ALL.jsonl)
-        .remove(name)
-        .unwrap_or_else(|| panic!("{name} did not run"))
+    outcomes(&ALL.jsonl).remove(name).unwrap_or_else(|| panic!("{name} did not run"))
 }
 
 #[test]
@@ -113,9 +111,7 @@ fn a_hang_is_explained_by_the_case_and_a_stopped_case_from_outside() {
     // One that spins is explained with the line where it does.
     let spins = hang("verdicts::spins@qcow2");
     assert!(
-        spins
-            .headline
-            .starts_with("the case spins or blocks its thread, in ")
+        spins.headline.starts_with("the case spins or blocks its thread, in ")
             && spins.headline.contains("fixture/verdicts.rs:"),
         "{}",
         spins.headline
@@ -124,12 +120,7 @@ fn a_hang_is_explained_by_the_case_and_a_stopped_case_from_outside() {
 
 #[test]
 fn a_failure_has_its_step_place_and_message() {
-    let failure = outcome("verdicts::fails@qcow2")
-        .attempts
-        .pop()
-        .unwrap()
-        .failure
-        .unwrap();
+    let failure = outcome("verdicts::fails@qcow2").attempts.pop().unwrap().failure.unwrap();
     assert_eq!(failure.step.as_deref(), Some("second"));
     assert_eq!(failure.message, "the <answer> & the question differ");
     assert!(failure.place.unwrap().file.ends_with("fixture/verdicts.rs"));
@@ -137,12 +128,7 @@ fn a_failure_has_its_step_place_and_message() {
 
 #[test]
 fn a_panic_is_a_failure_with_its_message_and_place() {
-    let failure = outcome("verdicts::panics@qcow2")
-        .attempts
-        .pop()
-        .unwrap()
-        .failure
-        .unwrap();
+    let failure = outcome("verdicts::panics@qcow2").attempts.pop().unwrap().failure.unwrap();
     assert_eq!(failure.message, "panicked: out of cheese");
     assert!(failure.place.unwrap().file.ends_with("fixture/verdicts.rs"));
 }
@@ -152,10 +138,7 @@ fn a_crash_says_how_the_process_ended_and_what_it_printed() {
     let exited = outcome("verdicts::exits_3@qcow2");
     assert_eq!(exited.attempts[0].end, Some(End::Exited(3)));
     assert!(exited.stderr_tail.contains("leaving early"));
-    let end = outcome("verdicts::segfaults@qcow2").attempts[0]
-        .end
-        .clone()
-        .unwrap();
+    let end = outcome("verdicts::segfaults@qcow2").attempts[0].end.clone().unwrap();
     assert!(end.to_string().starts_with("killed by SIGSEGV"), "{end}");
 }
 
@@ -188,12 +171,8 @@ fn ten_mebibytes_of_output_do_not_block_and_the_end_is_shown() {
 
 #[test]
 fn a_case_cannot_write_outside_of_its_directory_where_the_kernel_can_prevent_it() {
-    let failure = outcome("verdicts::writes_outside@qcow2")
-        .attempts
-        .pop()
-        .unwrap()
-        .failure
-        .unwrap();
+    let failure =
+        outcome("verdicts::writes_outside@qcow2").attempts.pop().unwrap().failure.unwrap();
     assert!(failure.message.contains("Permission denied"), "{failure:?}");
     assert!(!ALL.bench.path("outside").exists());
 }
@@ -218,15 +197,9 @@ fn what_passed_is_dropped_and_what_failed_is_kept() {
 #[test]
 fn a_case_that_passes_when_tried_again_is_flaky_and_does_not_fail_the_run() {
     let bench = Bench::new();
-    bench
-        .run(&["is_flaky", "--retries", "2"])
-        .assert_code(0)
-        .assert_says("flaky");
+    bench.run(&["is_flaky", "--retries", "2"]).assert_code(0).assert_says("flaky");
     let bench = Bench::new();
-    bench
-        .run(&["is_flaky"])
-        .assert_code(1)
-        .assert_says("the first time is the hardest");
+    bench.run(&["is_flaky"]).assert_code(1).assert_says("the first time is the hardest");
 }
 
 #[test]
@@ -258,14 +231,8 @@ fn the_rerun_line_of_a_failure_runs_exactly_it() {
     let jsonl = bench.path("again").display().to_string();
     let mut again = bench.command(&[]);
     let mut shell = std::process::Command::new("sh");
-    shell
-        .args(["-c", &format!("{line} --jsonl {jsonl}")])
-        .env_clear();
-    shell.envs(
-        again
-            .get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
+    shell.args(["-c", &format!("{line} --jsonl {jsonl}")]).env_clear();
+    shell.envs(again.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.current_dir(again.current_dir(bench.path("")).get_current_dir().unwrap());
     assert_eq!(shell.output().unwrap().status.code(), Some(1));
     let verdicts = verdicts(&events(&std::fs::read_to_string(jsonl).unwrap()));

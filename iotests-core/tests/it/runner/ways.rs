@@ -31,10 +31,7 @@ fn a_case_is_explained_with_what_it_needs_and_how_it_ended() {
         .run(&["explain", "verdicts::fails@"])
         .assert_code(0)
         .assert_says("last runs, the newest first: FAIL");
-    bench
-        .run(&["explain", "verdicts::fail_"])
-        .assert_code(3)
-        .assert_says("verdicts::fails");
+    bench.run(&["explain", "verdicts::fail_"]).assert_code(3).assert_says("verdicts::fails");
     bench.run(&["explain"]).assert_code(2);
 }
 
@@ -73,10 +70,8 @@ fn shells_complete_options_and_the_names_of_cases() {
             script.display(),
             typed.len()
         );
-        let Ok(output) = Command::new("bash")
-            .args(["--norc", "-c", &line])
-            .stdin(Stdio::null())
-            .output()
+        let Ok(output) =
+            Command::new("bash").args(["--norc", "-c", &line]).stdin(Stdio::null()).output()
         else {
             println!("skipped: completions in bash, for there is none in PATH");
             return;
@@ -114,10 +109,7 @@ fn alone(bench: &Bench, program: &str) -> Ran {
     let path = bench.path(program);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     // Written by another process: were it open for writing in ours, a child that another test starts at this moment could hold it open.
-    let copy = Command::new("cp")
-        .arg(env!("CARGO_BIN_EXE_iotests-fixture"))
-        .arg(&path)
-        .status();
+    let copy = Command::new("cp").arg(env!("CARGO_BIN_EXE_iotests-fixture")).arg(&path).status();
     assert!(copy.unwrap().success());
     let like = bench.command(&["verdicts::passes@raw"]);
     let mut command = Command::new(&path);
@@ -162,10 +154,7 @@ fn without_a_home_things_are_kept_in_a_folder_of_this_user_alone() {
     let bench = Bench::new();
     let copy = bench.path("elsewhere/debug/iotests");
     fs::create_dir_all(copy.parent().unwrap()).unwrap();
-    let copied = Command::new("cp")
-        .arg(env!("CARGO_BIN_EXE_iotests-fixture"))
-        .arg(&copy)
-        .status();
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_iotests-fixture")).arg(&copy).status();
     assert!(copied.unwrap().success());
     let run = || {
         let like = bench.command(&["verdicts::passes@raw"]);
@@ -181,9 +170,7 @@ fn without_a_home_things_are_kept_in_a_folder_of_this_user_alone() {
         Ran::new(command.output().unwrap())
     };
     run().assert_code(0);
-    let folder = bench
-        .path("tmp")
-        .join(format!("qemu-iotests-{}", nix::unistd::getuid()));
+    let folder = bench.path("tmp").join(format!("qemu-iotests-{}", nix::unistd::getuid()));
     let mode =
         |folder: &std::path::Path| fs::metadata(folder).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder), 0o700);

@@ -222,9 +222,7 @@ impl<B: AsRef<[u8]>> Transmission<B> {
         let pending = Pending {
             request: command.request,
             effect_len: command.effect_len,
-            check: check
-                .with_checks(self.config.checks)
-                .with_max_payload(self.config.max_payload),
+            check: check.with_checks(self.config.checks).with_max_payload(self.config.max_payload),
             reply: Reply::default(),
             reuses: command.buffer.is_some(),
             started: false,

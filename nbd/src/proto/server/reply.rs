@@ -100,10 +100,9 @@ impl<B: AsRef<[u8]>> Answer<B> {
         match self {
             Answer::Done => 0,
             Answer::Data(pieces) => pieces.iter().map(Piece::len).sum(),
-            Answer::Status(all) => all
-                .iter()
-                .map(|status| (status.extents.len() * size_of::<Extent>()) as u64)
-                .sum(),
+            Answer::Status(all) => {
+                all.iter().map(|status| (status.extents.len() * size_of::<Extent>()) as u64).sum()
+            }
             Answer::Failed { failure, .. } => failure.message.len() as u64,
         }
     }
@@ -348,13 +347,10 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Clone> Reply<B> {
         if self.kind == ReplyKind::Simple {
             let error = self.errno;
             let head = ReplyHeader::Simple { error, cookie }.encode();
-            let parts = self
-                .pieces
-                .into_iter()
-                .filter_map(|piece| match piece.filled() {
-                    Piece::Data(data) => Some(data),
-                    Piece::Hole(_) => None,
-                });
+            let parts = self.pieces.into_iter().filter_map(|piece| match piece.filled() {
+                Piece::Data(data) => Some(data),
+                Piece::Hole(_) => None,
+            });
             let data = parts.collect();
             return vec![Message {
                 layout: Layout::Simple,

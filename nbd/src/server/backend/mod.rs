@@ -122,8 +122,7 @@ pub trait Backend: Send + Sync + 'static {
             while at < end {
                 let n = (end - at).min(ZEROES.len() as u64);
                 let last = at + n == end;
-                self.write(at, Bytes::from_static(&ZEROES[..n as usize]), fua && last)
-                    .await?;
+                self.write(at, Bytes::from_static(&ZEROES[..n as usize]), fua && last).await?;
                 at += n;
             }
             Ok(())

@@ -67,12 +67,7 @@ impl Backend for ProxyBackend {
     }
 
     fn contexts(&self) -> Vec<String> {
-        self.client
-            .export()
-            .contexts
-            .iter()
-            .map(|c| c.name.clone())
-            .collect()
+        self.client.export().contexts.iter().map(|c| c.name.clone()).collect()
     }
 
     async fn read(&self, offset: u64, len: u64) -> Result<Vec<Piece>, BackendError> {

@@ -46,19 +46,16 @@ impl Server {
     /// Waits until `n` connections have reached the transmission phase.
     pub async fn expect_connections(&self, n: usize, within: Duration) -> Result<(), ServerError> {
         let begun = |e: &Entry| matches!(e.event, Event::Transmission { .. });
-        self.expect(&format!("connection {n}"), within, n, begun)
-            .await
+        self.expect(&format!("connection {n}"), within, n, begun).await
     }
 
     /// Waits until a client has reconnected: the connections that have reached the transmission
     /// phase exceed by one those that have ended after reaching it.
     pub async fn expect_reconnect(&self, within: Duration) -> Result<(), ServerError> {
-        self.expect("the end of a connection", within, 1, losses())
-            .await?;
+        self.expect("the end of a connection", within, 1, losses()).await?;
         let ended = self.journal().count(losses());
         let begun = |e: &Entry| matches!(e.event, Event::Transmission { .. });
-        self.expect("a reconnection", within, ended + 1, begun)
-            .await
+        self.expect("a reconnection", within, ended + 1, begun).await
     }
 
     /// Waits until `n` requests of a kind have arrived.
@@ -70,8 +67,7 @@ impl Server {
     ) -> Result<(), ServerError> {
         let wanted =
             |e: &Entry| matches!(&e.event, Event::Request { command: c, .. } if *c == command);
-        self.expect(&format!("{n} requests to {command}"), within, n, wanted)
-            .await
+        self.expect(&format!("{n} requests to {command}"), within, n, wanted).await
     }
 
     async fn expect(

@@ -80,10 +80,8 @@ impl Faults {
     /// A message has arrived; rules with conditions on its content fire. Returns those that answer
     /// it.
     fn received(&mut self, point: &Point) -> Vec<Firing> {
-        let (flow, others): (Vec<_>, Vec<_>) = self
-            .consult(point, Stage::After)
-            .into_iter()
-            .partition(|f| is_flow(&f.action));
+        let (flow, others): (Vec<_>, Vec<_>) =
+            self.consult(point, Stage::After).into_iter().partition(|f| is_flow(&f.action));
         for firing in &flow {
             self.act_on_intake(firing);
         }

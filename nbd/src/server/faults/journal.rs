@@ -158,8 +158,7 @@ impl Journal {
         let length = entries.dropped + entries.kept.len() as u64;
         drop(entries);
         if self.length.receiver_count() > 0 {
-            self.length
-                .send_modify(|known| *known = known.map(|_| length));
+            self.length.send_modify(|known| *known = known.map(|_| length));
         }
     }
 

@@ -32,9 +32,7 @@ pub(super) fn apply(how: Malformed, reply: &mut Reply<Bytes>) -> bool {
         }
         Malformed::Empty => replace(reply, vec![Chunk::new(ChunkType::NONE, vec![])]),
         Malformed::UnknownChunk => {
-            reply
-                .chunks
-                .insert(0, Chunk::new(ChunkType(0x7ff), vec![0; 8]));
+            reply.chunks.insert(0, Chunk::new(ChunkType(0x7ff), vec![0; 8]));
             true
         }
         Malformed::ForeignChunk => {

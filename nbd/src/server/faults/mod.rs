@@ -140,10 +140,7 @@ impl Faults {
 
     /// Where writes are recorded, and the number of the connection.
     pub(in crate::server) fn shadow(&self) -> Option<(shadow::WriteShadow, u64)> {
-        self.state
-            .shadow
-            .clone()
-            .map(|shadow| (shadow, self.number))
+        self.state.shadow.clone().map(|shadow| (shadow, self.number))
     }
 }
 

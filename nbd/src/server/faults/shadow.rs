@@ -88,12 +88,7 @@ impl WriteShadow {
 
     /// The client reported the write at this offset as done.
     pub fn acknowledge(&self, offset: u64) {
-        for intent in self
-            .lock()
-            .intents
-            .iter_mut()
-            .filter(|i| i.offset == offset)
-        {
+        for intent in self.lock().intents.iter_mut().filter(|i| i.offset == offset) {
             intent.acknowledged = true;
         }
     }
@@ -121,11 +116,7 @@ impl WriteShadow {
         let mut report = self.compare_notes();
         let intents: Vec<(u64, Bytes, bool)> = {
             let notes = self.lock();
-            notes
-                .intents
-                .iter()
-                .map(|i| (i.offset, i.data.clone(), i.acknowledged))
-                .collect()
+            notes.intents.iter().map(|i| (i.offset, i.data.clone(), i.acknowledged)).collect()
         };
         for (offset, wanted, acknowledged) in intents {
             let found = contents(backend, offset, wanted.len() as u64).await?;

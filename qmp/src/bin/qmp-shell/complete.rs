@@ -89,10 +89,7 @@ fn matching(mut words: Vec<&str>, beginning: &str, end: &str) -> Vec<String> {
     words.retain(|word| word.starts_with(beginning));
     words.sort_unstable();
     words.dedup();
-    words
-        .into_iter()
-        .map(|word| format!("{word}{end}"))
-        .collect()
+    words.into_iter().map(|word| format!("{word}{end}")).collect()
 }
 
 impl Completer for Words {

@@ -18,9 +18,8 @@ pub(crate) fn parse(line: &str) -> Result<Command, String> {
     let name = words.next().unwrap_or_default();
     let mut arguments = Map::new();
     for word in words {
-        let (key, value) = word
-            .split_once('=')
-            .ok_or_else(|| format!("expected key=value, found {word}"))?;
+        let (key, value) =
+            word.split_once('=').ok_or_else(|| format!("expected key=value, found {word}"))?;
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
         insert(&mut arguments, key, key, value)?;
     }
@@ -94,9 +93,7 @@ fn insert(
             Some(_) => Err(format!("{whole} is given twice")),
         };
     };
-    let inner = object
-        .entry(first)
-        .or_insert_with(|| Value::Object(Map::new()));
+    let inner = object.entry(first).or_insert_with(|| Value::Object(Map::new()));
     match inner.as_object_mut() {
         Some(inner) => insert(inner, whole, rest, value),
         None => Err(format!(

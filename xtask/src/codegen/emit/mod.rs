@@ -64,12 +64,8 @@ impl<'a> Emitter<'a> {
     }
 
     fn mark_sent(&mut self) {
-        let mut rest: Vec<&'a Definition> = self
-            .facts
-            .definitions
-            .iter()
-            .filter(|d| d.kind == Kind::Command)
-            .collect();
+        let mut rest: Vec<&'a Definition> =
+            self.facts.definitions.iter().filter(|d| d.kind == Kind::Command).collect();
         while let Some(definition) = rest.pop() {
             for name in self.uses(definition) {
                 if self.sent.insert(name) {
@@ -156,14 +152,8 @@ impl<'a> Emitter<'a> {
             "QType" => "String".into(),
             name => {
                 let own = type_name(name);
-                let cyclic = self
-                    .cycles
-                    .get(user)
-                    .is_some_and(|on_way| on_way.contains(name))
-                    && self
-                        .cycles
-                        .get(name)
-                        .is_some_and(|back| back.contains(user));
+                let cyclic = self.cycles.get(user).is_some_and(|on_way| on_way.contains(name))
+                    && self.cycles.get(name).is_some_and(|back| back.contains(user));
                 if cyclic { format!("Box<{own}>") } else { own }
             }
         }
@@ -248,14 +238,8 @@ impl<'a> Emitter<'a> {
 
     /// The events, by name and type, with their modules.
     pub(crate) fn events(&self) -> Vec<(String, String, String)> {
-        let events = self
-            .facts
-            .definitions
-            .iter()
-            .filter(|d| d.kind == Kind::Event);
-        events
-            .map(|d| (d.name.clone(), self.item_name(d), file(d).to_owned()))
-            .collect()
+        let events = self.facts.definitions.iter().filter(|d| d.kind == Kind::Event);
+        events.map(|d| (d.name.clone(), self.item_name(d), file(d).to_owned())).collect()
     }
 
     /// The modules that each module needs.

@@ -18,10 +18,8 @@ impl Emitter<'_> {
         union: Option<(&str, &str)>,
     ) {
         self.doc(out, definition);
-        let fields: Vec<Field> = members
-            .iter()
-            .map(|member| self.field(&definition.name, member))
-            .collect();
+        let fields: Vec<Field> =
+            members.iter().map(|member| self.field(&definition.name, member)).collect();
         let required: Vec<&Field> = fields.iter().filter(|field| !field.optional).collect();
         let count = required.len() + usize::from(union.is_some());
         let default = if sent && count == 0 { ", Default" } else { "" };
@@ -193,10 +191,8 @@ impl Emitter<'_> {
         required: &[&Field],
         union: Option<&(String, &str, &str)>,
     ) {
-        let mut named: Vec<(String, String)> = required
-            .iter()
-            .map(|f| (f.name.clone(), f.ty.clone()))
-            .collect();
+        let mut named: Vec<(String, String)> =
+            required.iter().map(|f| (f.name.clone(), f.ty.clone())).collect();
         if let Some((variant, _, ty)) = union {
             named.push((variant.clone(), (*ty).to_owned()));
         }
@@ -237,10 +233,8 @@ impl Emitter<'_> {
                 body(&|f| format!("required.{f}"))
             );
         } else {
-            let parameters: Vec<String> = named
-                .iter()
-                .map(|(field, ty)| format!("{field}: impl Into<{ty}>"))
-                .collect();
+            let parameters: Vec<String> =
+                named.iter().map(|(field, ty)| format!("{field}: impl Into<{ty}>")).collect();
             let _ = writeln!(
                 out,
                 "impl {name} {{\n    /// With the members that it must have, and no other.\n    pub fn new({}) -> Self {{\n        Self {{\n{}        }}\n    }}",

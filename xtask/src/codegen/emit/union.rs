@@ -12,15 +12,9 @@ impl<'a> Emitter<'a> {
     pub(super) fn union(&self, out: &mut String, definition: &'a Definition) {
         let name = type_name(&definition.name);
         let members = self.members(definition);
-        let base: Vec<&Member> = members
-            .iter()
-            .copied()
-            .filter(|m| m.name != definition.tag)
-            .collect();
-        let tag_type = members
-            .iter()
-            .find(|m| m.name == definition.tag)
-            .map(|m| m.ty.as_str());
+        let base: Vec<&Member> =
+            members.iter().copied().filter(|m| m.name != definition.tag).collect();
+        let tag_type = members.iter().find(|m| m.name == definition.tag).map(|m| m.ty.as_str());
         let sent = self.sent.contains(definition.name.as_str());
         let variants = if base.is_empty() {
             name.clone()
@@ -130,10 +124,8 @@ impl<'a> Emitter<'a> {
         // A payload type that only one branch has identifies the branch.
         for (branch, _, data) in &branches {
             let Some(data) = data else { continue };
-            let count = branches
-                .iter()
-                .filter(|(_, _, d)| d.is_some_and(|d| d.ty == data.ty))
-                .count();
+            let count =
+                branches.iter().filter(|(_, _, d)| d.is_some_and(|d| d.ty == data.ty)).count();
             if count == 1 || data.ty.ends_with(branch) {
                 let ty = type_name(&data.ty);
                 let _ = writeln!(

@@ -60,9 +60,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, XtaskError> {
 fn run_all() -> Result<PathBuf, XtaskError> {
     let events = cargo::target_dir()?.join("coverage.jsonl");
     let mut command = iotests::command(&iotests::build()?)?;
-    command
-        .args(["--set", "all", "--format", "all", "--jsonl"])
-        .arg(&events);
+    command.args(["--set", "all", "--format", "all", "--jsonl"]).arg(&events);
     match cargo::check(&mut command) {
         Ok(()) | Err(XtaskError::Failed { .. }) => Ok(events),
         Err(error) => Err(error),
@@ -107,33 +105,20 @@ impl Method {
 
 fn read_methods(path: &Path) -> Result<Vec<Method>, XtaskError> {
     let rows = read_table(path, 4)?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Method::new(&row[0], &row[1], &row[2]))
-        .collect())
+    Ok(rows.into_iter().map(|row| Method::new(&row[0], &row[1], &row[2])).collect())
 }
 
 /// The notes about methods or tests: the id as written in cases, and the note.
 fn read_notes(path: &Path) -> Result<Vec<(String, String)>, XtaskError> {
-    Ok(read_table(path, 2)?
-        .into_iter()
-        .map(|row| (row[0].clone(), row[1].clone()))
-        .collect())
+    Ok(read_table(path, 2)?.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect())
 }
 
 /// The rows of a tab-separated file below its header.
 fn read_table(path: &Path, columns: usize) -> Result<Vec<Vec<String>>, XtaskError> {
     let text = fs::read_to_string(path).map_err(XtaskError::file("read", path))?;
-    let rows = text
-        .lines()
-        .enumerate()
-        .skip(1)
-        .filter(|(_, line)| !line.trim().is_empty());
+    let rows = text.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty());
     rows.map(|(number, line)| {
-        let row: Vec<String> = line
-            .split('\t')
-            .map(|field| field.trim().to_owned())
-            .collect();
+        let row: Vec<String> = line.split('\t').map(|field| field.trim().to_owned()).collect();
         if row.len() == columns {
             return Ok(row);
         }

@@ -95,10 +95,7 @@ impl Differences {
                     .iter()
                     .map(|version| ended.get(version).map_or("", |one| one.verdict.as_str()))
                     .collect();
-                if verdicts
-                    .iter()
-                    .all(|verdict| ["", "pass", "flaky"].contains(verdict))
-                {
+                if verdicts.iter().all(|verdict| ["", "pass", "flaky"].contains(verdict)) {
                     continue;
                 }
                 *lines.entry(verdicts).or_default() += 1;
@@ -162,12 +159,10 @@ pub(super) fn reason_of_skip(reason: &Value) -> String {
 
 /// A text for a table cell, without paths of the machine that made the run.
 fn cell(text: &str) -> String {
-    let words = text
-        .split(' ')
-        .map(|word| match word.contains("/runs/run-") {
-            true => "TEST_DIR",
-            false => word,
-        });
+    let words = text.split(' ').map(|word| match word.contains("/runs/run-") {
+        true => "TEST_DIR",
+        false => word,
+    });
     words.collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }
 

@@ -151,9 +151,7 @@ fn measure(args: Args, program: PathBuf, out: &Path, stop: &Stop) -> Result<Repo
     // Bugs in the same patch, selected by a variable, share the cost of building it.
     order.sort_by_key(|bug| changes.iter().position(|change| *change == changes[*bug]));
     for group in order.chunk_by(|a, b| changes[*a] == changes[*b]) {
-        let applied = tree
-            .apply(&changes[group[0]])
-            .map_err(SharpnessError::from)?;
+        let applied = tree.apply(&changes[group[0]]).map_err(SharpnessError::from)?;
         eprintln!("building {}", bugs[group[0]].id);
         let started = Instant::now();
         let built = build.run()?;
@@ -242,11 +240,7 @@ fn cases_find(
     if run.end == End::Stopped {
         return Ok(Outcome::Stopped);
     }
-    let green = |ran: &Ran| {
-        baseline
-            .get(&ran.id)
-            .is_some_and(|verdict| verdict == "pass")
-    };
+    let green = |ran: &Ran| baseline.get(&ran.id).is_some_and(|verdict| verdict == "pass");
     let useful: Vec<Ran> = run.instances.into_iter().filter(green).collect();
     let ran = useful.len();
     let found: Vec<Ran> = useful.into_iter().filter(Ran::is_red).collect();

@@ -188,9 +188,7 @@ impl Report {
         );
         for row in &self.rows {
             let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
-            let first = row
-                .first()
-                .map(|first| format!("{:.1} s", first.as_secs_f64()));
+            let first = row.first().map(|first| format!("{:.1} s", first.as_secs_f64()));
             let _ = writeln!(
                 text,
                 "| {} | {} | {} | {} | {:.0} s |",
@@ -206,10 +204,7 @@ impl Report {
 
     /// Writes both forms.
     pub(super) fn write(&self, out: &Path) -> Result<(), XtaskError> {
-        let red = self
-            .red
-            .iter()
-            .map(|(id, why)| json!({"id": id, "headline": why}));
+        let red = self.red.iter().map(|(id, why)| json!({"id": id, "headline": why}));
         let json = json!({
             "bugs": self.rows.iter().map(Row::json).collect::<Value>(),
             "red_without_any_bug": red.collect::<Value>(),

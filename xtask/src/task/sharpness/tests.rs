@@ -107,9 +107,7 @@ impl Qemu {
         let script = format!("{name}.sh");
         self.write(&script, text);
         let mut install = Command::new("install");
-        install
-            .arg("-m755")
-            .args([self.path(&script), self.path(name)]);
+        install.arg("-m755").args([self.path(&script), self.path(name)]);
         assert!(install.status().unwrap().success());
     }
 
@@ -317,10 +315,7 @@ fn a_signal_ends_the_run_and_the_sources_are_as_they_were() {
     let later = stop.clone();
     let signal = thread::spawn(move || {
         let mut text = String::new();
-        File::open(waits)
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
+        File::open(waits).unwrap().read_to_string(&mut text).unwrap();
         later.now();
     });
     let report = qemu.measure_until(&stop).unwrap();
@@ -353,12 +348,7 @@ fn a_run_puts_back_what_one_that_was_killed_has_left() {
         let change = tree.change(&bugs[0]).unwrap();
         std::mem::forget(tree.apply(&change).unwrap());
         let other = Tree::open(&qemu.path("source"), &qemu.path("build")).err();
-        assert!(
-            other
-                .unwrap()
-                .to_string()
-                .contains("another run works in it")
-        );
+        assert!(other.unwrap().to_string().contains("another run works in it"));
     }
     assert!(qemu.read("source/block.c").contains("BUG"));
     assert!(qemu.measure().unwrap().is_complete());

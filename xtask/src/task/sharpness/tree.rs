@@ -216,9 +216,7 @@ impl Tree {
         let mut files = changed_files(&numbers.stdout);
         // For a renamed file, they contain only the new name.
         let text = String::from_utf8_lossy(&patch);
-        let renamed = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("rename from "));
+        let renamed = text.lines().filter_map(|line| line.strip_prefix("rename from "));
         files.extend(renamed.map(PathBuf::from));
         if files.is_empty() {
             return Err(refused("it changes no file".to_owned()));
@@ -241,9 +239,7 @@ impl Tree {
             if exists {
                 let to = making.join(number.to_string());
                 fs::copy(&from, &to).map_err(at(&from))?;
-                File::open(&to)
-                    .and_then(|f| f.sync_all())
-                    .map_err(at(&to))?;
+                File::open(&to).and_then(|f| f.sync_all()).map_err(at(&to))?;
             }
             files.push((path.clone(), exists));
         }

@@ -69,9 +69,7 @@ impl Machine {
     /// [`JobBuilder::sync`].
     #[track_caller]
     pub fn mirror(&self, node: impl Into<Target>) -> JobBuilder {
-        self.job("blockdev-mirror", Value::Null)
-            .of(node.into())
-            .sync("full")
+        self.job("blockdev-mirror", Value::Null).of(node.into()).sync("full")
     }
 
     /// Mirrors a node into the file of an image (`drive-mirror`), using a node with the image's
@@ -81,18 +79,14 @@ impl Machine {
         let arguments = json!({
             "target": copy, "node-name": copy.name(), "format": copy.format().name(),
         });
-        self.job("drive-mirror", arguments)
-            .of(node.into())
-            .sync("full")
+        self.job("drive-mirror", arguments).of(node.into()).sync("full")
     }
 
     /// Backs up a node [to](JobBuilder::to) another one, completely unless set by
     /// [`JobBuilder::sync`].
     #[track_caller]
     pub fn backup(&self, node: impl Into<Target>) -> JobBuilder {
-        self.job("blockdev-backup", Value::Null)
-            .of(node.into())
-            .sync("full")
+        self.job("blockdev-backup", Value::Null).of(node.into()).sync("full")
     }
 
     /// Creates an image with `blockdev-create`: starts the job, runs it to its end and dismisses
@@ -184,12 +178,7 @@ impl JobBuilder {
         // These jobs stay until dismissed, and their commands lack the arguments.
         let stays = ["blockdev-create", "x-blockdev-amend"].contains(&self.command.as_str());
         let stays = stays && name == "auto-dismiss";
-        let given = self
-            .arguments
-            .as_ref()
-            .ok()
-            .and_then(|a| a.get(name))
-            .and_then(Value::as_bool);
+        let given = self.arguments.as_ref().ok().and_then(|a| a.get(name)).and_then(Value::as_bool);
         given.unwrap_or(!stays)
     }
 
@@ -229,9 +218,7 @@ impl JobBuilder {
     /// The command that starts it, for callers that expect an error.
     pub(crate) fn into_cmd(self) -> Cmd {
         let id = self.id;
-        let arguments = self
-            .arguments
-            .map(|arguments| with_id(arguments, &id).into());
+        let arguments = self.arguments.map(|arguments| with_id(arguments, &id).into());
         Cmd::at(self.place, &self.monitor, &self.command, arguments)
     }
 

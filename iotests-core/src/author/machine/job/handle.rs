@@ -79,12 +79,8 @@ impl Job {
             };
             event.text(key) == Some(&own)
         };
-        let names = BLOCK_JOB_EVENTS
-            .into_iter()
-            .chain(["BLOCK_JOB_PENDING", "JOB_STATUS_CHANGE"]);
-        let events = monitor
-            .client
-            .subscribe(qmp::Matcher::one_of(names).when(mine));
+        let names = BLOCK_JOB_EVENTS.into_iter().chain(["BLOCK_JOB_PENDING", "JOB_STATUS_CHANGE"]);
+        let events = monitor.client.subscribe(qmp::Matcher::one_of(names).when(mine));
         let client = monitor.client.with_deadline(monitor.shared.wait_limit());
         Job {
             monitor: monitor.clone(),
@@ -125,11 +121,7 @@ impl Job {
 
     async fn find(&self, command: &str, key: &str) -> CaseResult<Value> {
         let jobs = self.monitor.ask(command, Value::Null).await?;
-        let mine = jobs
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|job| job[key] == self.id.as_str());
+        let mine = jobs.as_array().into_iter().flatten().find(|job| job[key] == self.id.as_str());
         mine.cloned()
             .ok_or_else(|| Failure::new(format!("there is no job {}: {jobs}", self.id)))
     }
@@ -139,8 +131,7 @@ impl Job {
     pub fn wait_status(&mut self, status: &str) -> Action<'_, ()> {
         let status = status.to_owned();
         Action::new(format!("job {} to be {status}", self.id), async move {
-            self.reach(async |job| job.wait_status(status.as_str()).await)
-                .await
+            self.reach(async |job| job.wait_status(status.as_str()).await).await
         })
     }
 
@@ -176,13 +167,12 @@ impl Job {
     ) -> Action<'static, Value> {
         let id = self.id.clone();
         let what = format!("job {id}: {what}");
-        self.monitor
-            .until(what, command, self.shown_by(), move |jobs| {
-                let mut all = jobs.as_array().into_iter().flatten();
-                let job = all.find(|job| job[key] == id.as_str());
-                let job = job.ok_or_else(|| Failure::new(format!("job {id} is gone: {jobs}")))?;
-                Ok(satisfies(job).then(|| job.clone()))
-            })
+        self.monitor.until(what, command, self.shown_by(), move |jobs| {
+            let mut all = jobs.as_array().into_iter().flatten();
+            let job = all.find(|job| job[key] == id.as_str());
+            let job = job.ok_or_else(|| Failure::new(format!("job {id} is gone: {jobs}")))?;
+            Ok(satisfies(job).then(|| job.clone()))
+        })
     }
 
     /// The events that report changes of its state. (No event reports its progress.)
@@ -236,10 +226,8 @@ impl Job {
     fn seen(&mut self) -> Vec<String> {
         let mut seen = Vec::new();
         while let Ok(Some(event)) = self.events.try_recv() {
-            let status = event
-                .text("status")
-                .map(|status| format!(" {status}"))
-                .unwrap_or_default();
+            let status =
+                event.text("status").map(|status| format!(" {status}")).unwrap_or_default();
             seen.push(format!("{}{status}", event.name));
         }
         seen

@@ -16,9 +16,7 @@ pub(super) struct Number {
 impl Numbers {
     pub(super) fn take(&self) -> Number {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = (0..)
-            .find(|number| !used.contains(number))
-            .unwrap_or_default();
+        let number = (0..).find(|number| !used.contains(number)).unwrap_or_default();
         used.insert(number);
         Number {
             number,

@@ -101,11 +101,7 @@ fn attempt(attempt: &Attempt, beside: &Path) -> Try {
         let title = format!("where {} died", death.name);
         section(&mut sections, &title, "text", &death.backtrace);
     }
-    if let Some(hang) = attempt
-        .hang
-        .as_ref()
-        .filter(|_| attempt.verdict != Some(Verdict::Pass))
-    {
+    if let Some(hang) = attempt.hang.as_ref().filter(|_| attempt.verdict != Some(Verdict::Pass)) {
         hung(&mut sections, hang);
     }
     let kept = attempt.kept.as_deref();
@@ -132,38 +128,18 @@ fn happened(attempt: &Attempt) -> String {
     for death in &attempt.deaths {
         lines.push(death.headline());
         lines.extend(death.step.iter().map(|step| format!("in step: {step}")));
-        lines.extend(
-            death
-                .core
-                .iter()
-                .map(|core| format!("core: {}", core.display())),
-        );
+        lines.extend(death.core.iter().map(|core| format!("core: {}", core.display())));
     }
     if let Some(failure) = &attempt.failure {
         lines.extend(failure.step.iter().map(|step| format!("step: {step}")));
         lines.extend(failure.place.iter().map(|place| format!("at: {place}")));
-        lines.extend(
-            failure
-                .case_place
-                .iter()
-                .map(|place| format!("from: {place}")),
-        );
+        lines.extend(failure.case_place.iter().map(|place| format!("from: {place}")));
         if failure.message != attempt.headline {
             lines.push(failure.message.clone());
         }
-        lines.extend(
-            failure
-                .causes
-                .iter()
-                .map(|cause| format!("because: {cause}")),
-        );
+        lines.extend(failure.causes.iter().map(|cause| format!("because: {cause}")));
     }
-    lines.extend(
-        attempt
-            .leaks
-            .iter()
-            .map(|leak| format!("left behind, and killed: {leak}")),
-    );
+    lines.extend(attempt.leaks.iter().map(|leak| format!("left behind, and killed: {leak}")));
     lines.join("\n")
 }
 
@@ -222,12 +198,8 @@ fn section(sections: &mut Vec<Section>, title: &str, kind: &'static str, text: &
 }
 
 /// What means something in an address, and what a browser might take for the end of it.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'/')
-    .remove(b'.')
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'~');
+const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_').remove(b'~');
 
 /// The address of a file for a page in the folder `beside`.
 fn address(path: &Path, beside: &Path) -> String {

@@ -176,19 +176,9 @@ fn index(story: &Story) -> Index<'_> {
         cases,
         formats: formats.all,
         sets: sets.all,
-        causes: groups
-            .map(|cause| (visible(&cause.headline), cause.failed))
-            .collect(),
-        skips: skips
-            .iter()
-            .map(|(skip, count)| (visible(&skip.to_string()), *count))
-            .collect(),
-        parts: story
-            .summary
-            .parts
-            .iter()
-            .map(|(part, count)| (visible(part), *count))
-            .collect(),
+        causes: groups.map(|cause| (visible(&cause.headline), cause.failed)).collect(),
+        skips: skips.iter().map(|(skip, count)| (visible(&skip.to_string()), *count)).collect(),
+        parts: story.summary.parts.iter().map(|(part, count)| (visible(part), *count)).collect(),
         facts: story.runs.iter().flat_map(facts).collect(),
     }
 }
@@ -260,11 +250,7 @@ fn facts(run: &RunStarted) -> Vec<Table> {
         facts.push(("expected time", duration(known)));
     }
     let variables = &host.variables;
-    facts.extend(
-        variables
-            .iter()
-            .map(|(name, value)| (&**name, value.clone())),
-    );
+    facts.extend(variables.iter().map(|(name, value)| (&**name, value.clone())));
     let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
     let facts = facts.map(|(label, value)| (label.to_owned(), visible(&value)));
     let mut tables = vec![("run".to_owned(), facts.collect())];

@@ -126,9 +126,7 @@ pub(crate) fn edit(bytes: &mut [u8], layout: Layout, field: Field, edit: Edit) -
     let Some(slot) = locate(bytes, layout, field).and_then(|range| bytes.get_mut(range)) else {
         return false;
     };
-    let old = slot
-        .iter()
-        .fold(0u64, |value, byte| value << 8 | u64::from(*byte));
+    let old = slot.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
     let new = match edit {
         Edit::To(value) => value,
         Edit::Add(by) => old.wrapping_add_signed(by),

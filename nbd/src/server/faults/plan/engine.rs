@@ -123,10 +123,7 @@ impl Engine {
             };
             let fires = left
                 && armed.passages >= rule.nth
-                && rule
-                    .when
-                    .as_ref()
-                    .is_none_or(|name| triggers.get(name).is_set())
+                && rule.when.as_ref().is_none_or(|name| triggers.get(name).is_set())
                 && rule.probability.is_none_or(|p| armed.rng.f64() < p);
             if !fires {
                 continue;
@@ -150,10 +147,7 @@ impl Engine {
 
     /// Names of the rules that should have fired and did not.
     pub(in crate::server) fn unfired(&self) -> Vec<String> {
-        let idle = self
-            .rules
-            .iter()
-            .filter(|a| a.fired == 0 && !a.rule.optional);
+        let idle = self.rules.iter().filter(|a| a.fired == 0 && !a.rule.optional);
         idle.map(|a| a.name.clone()).collect()
     }
 }

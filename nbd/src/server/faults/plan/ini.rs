@@ -71,10 +71,7 @@ struct Section {
 
 impl Section {
     fn get(&self, key: &str) -> Option<&str> {
-        self.keys
-            .iter()
-            .find(|(k, _)| k == key)
-            .map(|(_, v)| v.as_str())
+        self.keys.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 }
 
@@ -105,10 +102,7 @@ fn sections(text: &str) -> Result<Vec<Section>, IniError> {
                 line,
                 text: raw.to_owned(),
             };
-            let (name, _) = rest
-                .rsplit_once(']')
-                .filter(|(n, _)| !n.is_empty())
-                .ok_or_else(bad)?;
+            let (name, _) = rest.rsplit_once(']').filter(|(n, _)| !n.is_empty()).ok_or_else(bad)?;
             in_defaults = name == "DEFAULT";
             if sections.iter().any(|s| s.name == name) {
                 return Err(IniError::Repeated {
@@ -169,9 +163,7 @@ fn rules(section: &Section) -> Result<Vec<Rule>, IniError> {
         key,
         value: value.to_owned(),
     };
-    let event = section
-        .get("event")
-        .ok_or_else(|| IniError::NoEvent(section.name.clone()))?;
+    let event = section.get("event").ok_or_else(|| IniError::NoEvent(section.name.clone()))?;
     let io = section.get("io").unwrap_or("readwrite");
     if !["read", "write", "readwrite"].contains(&io) {
         return Err(value("io", io));
@@ -203,10 +195,7 @@ fn rules(section: &Section) -> Result<Vec<Rule>, IniError> {
         "write" => *direction == Io::Write,
         _ => true,
     };
-    let points: Vec<_> = points
-        .into_iter()
-        .filter(|(direction, ..)| wanted(direction))
-        .collect();
+    let points: Vec<_> = points.into_iter().filter(|(direction, ..)| wanted(direction)).collect();
     // The first of several points to be reached ends the server, so the others never are.
     let alternatives = points.len() > 1;
     Ok(points
