@@ -15,18 +15,15 @@ pub(crate) fn with(object: &Value, more: Value) -> Value {
 #[track_caller]
 pub(crate) fn number(value: &Value, path: &str) -> CaseResult<u64> {
     let found = value.at(path)?;
-    match found.as_u64() {
-        Some(number) => Ok(number),
-        None => Err(Failure::new(format!("expected a number, found {found}"))),
-    }
+    let number = found.as_u64();
+    check!(number.is_some(), "expected a number, found {found}");
+    Ok(number.unwrap_or_default())
 }
 
 /// The items of the list at this path. Nothing there, or something else, is a failure.
 #[track_caller]
 pub(crate) fn items<'a>(value: &'a Value, path: &str) -> CaseResult<&'a [Value]> {
     let found = value.at(path)?;
-    match found.as_array() {
-        Some(items) => Ok(items),
-        None => Err(Failure::new(format!("expected a list, found {found}"))),
-    }
+    check!(found.is_array(), "expected a list, found {found}");
+    Ok(found.as_array().map_or(&[], Vec::as_slice))
 }

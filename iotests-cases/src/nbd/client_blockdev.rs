@@ -23,8 +23,8 @@ fn remote(name: &str, client: Node) -> Node {
 async fn filename(vm: &Machine, node: &str) -> CaseResult<String> {
     let info = vm.node(node).await?;
     let name = info.at("image/filename")?.as_str();
-    let name = name.ok_or_else(|| Failure::new(format!("{node} has no file name")))?;
-    Ok(name.to_owned())
+    check!(name.is_some(), "{node} has no file name");
+    Ok(name.unwrap_or_default().to_owned())
 }
 
 /// The node has the data of the disk and is read-only; then it is removed.
