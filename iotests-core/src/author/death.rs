@@ -10,6 +10,7 @@ use imgtools::process::{CommandLine, Output, Status};
 use machine::evidence::find_reports;
 use nix::sys::signal::Signal;
 
+use super::filter::text::qemu_io;
 use super::shared::Shared;
 use crate::wire::Death;
 
@@ -97,8 +98,7 @@ fn last_words(printed: &str) -> String {
 fn is_success(line: &str) -> bool {
     let verbs = ["read ", "wrote ", "discard "];
     let has_begun = verbs.iter().any(|verb| line.starts_with(verb));
-    has_begun && line.contains(" bytes at offset ")
-        || line.contains(" ops; ") && line.contains(" sec")
+    has_begun && line.contains(" bytes at offset ") || qemu_io(line) != line
 }
 
 /// How much of a machine's output a report contains; all of it is kept in a file.

@@ -1,6 +1,7 @@
 //! Filter expressions: `group(quick) & format(qcow2) & !name(/luks/)`, read once and then asked of each instance.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::iter::Peekable;
 use std::str::{CharIndices, FromStr};
 use std::sync::Arc;
@@ -197,28 +198,10 @@ impl Filter {
     pub(crate) fn not_asked_for(&self, planned: &[Planned]) -> Option<String> {
         let mut points = MorePoints::default();
         self.points(&mut points);
-        let has = |is: &dyn Fn(&Instance) -> bool| planned.iter().any(|one| is(&one.instance));
-        let mut options = Vec::new();
-        for format in points.formats {
-            if !has(&|one| one.format == format) {
-                options.push(format!("-f {format}"));
-            }
-        }
-        for protocol in points.protocols {
-            if !has(&|one| one.protocol == protocol) {
-                options.push(format!("-p {protocol}"));
-            }
-        }
-        for cache in points.caches {
-            if !has(&|one| one.cache == cache) {
-                options.push(format!("-c {cache}"));
-            }
-        }
-        for aio in points.aios {
-            if !has(&|one| one.aio == aio) {
-                options.push(format!("--aio {aio}"));
-            }
-        }
+        let mut options = missing("-f", points.formats, planned, |one| one.format);
+        options.extend(missing("-p", points.protocols, planned, |one| one.protocol));
+        options.extend(missing("-c", points.caches, planned, |one| one.cache));
+        options.extend(missing("--aio", points.aios, planned, |one| one.aio));
         match options[..] {
             [] => None,
             _ => Some(format!(
@@ -257,6 +240,17 @@ impl Filter {
             _ => (true, true),
         }
     }
+}
+
+/// The options that ask for those of these values which nothing that is planned has.
+fn missing<T: PartialEq + fmt::Display>(
+    option: &str,
+    mut values: Vec<T>,
+    planned: &[Planned],
+    of: fn(&Instance) -> T,
+) -> Vec<String> {
+    values.retain(|value| !planned.iter().any(|one| of(&one.instance) == *value));
+    values.iter().map(|value| format!("{option} {value}")).collect()
 }
 
 /// What a name in an expression can be one of.

@@ -58,9 +58,7 @@ impl List<'_> {
             }
         })
     }
-}
 
-impl List<'_> {
     /// Why no id is listed.
     pub(crate) fn why_empty(&self) -> Option<String> {
         if self.planned.iter().any(|one| one.skip.is_none()) {

@@ -20,6 +20,7 @@ use super::plan::Planned;
 use super::record::Recorder;
 use super::records::Records;
 use super::report::Show;
+use super::report::text::count;
 use super::schedule::{Load, Schedule};
 use super::signals;
 use super::supervise::Order;
@@ -369,10 +370,7 @@ impl Dispatcher<'_> {
         self.summary.add(&outcome);
         self.report(Some(slot), &RunEvent::InstanceFinished(Box::new(outcome)));
         if self.max_fail.is_some_and(|limit| self.summary.failures() >= limit) {
-            self.stop(match self.summary.failures() {
-                1 => "1 failure".to_owned(),
-                count => format!("{count} failures"),
-            });
+            self.stop(count(self.summary.failures(), "failure"));
         }
     }
 

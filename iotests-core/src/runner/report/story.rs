@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::text::middle_cut;
+use super::text::{count, middle_cut};
 use crate::runner::event::{InstanceInfo, Outcome, RunEvent, RunStarted, Summary};
 use crate::runner::record::Record;
 use crate::runner::verdict::{Attempt, Verdict};
@@ -240,8 +240,7 @@ impl Story {
             let why = "the runner was killed".to_owned();
             self.notes.push(match left.len() {
                 0 => why.clone(),
-                1 => format!("{why}: 1 instance did not run"),
-                count => format!("{why}: {count} instances did not run"),
+                left => format!("{why}: {} did not run", count(left, "instance")),
             });
             self.stopped.get_or_insert(why);
         }

@@ -61,7 +61,7 @@ fn of_tap(tap: &str) -> BTreeMap<String, Kind> {
 }
 
 /// What JUnit calls what did not run.
-const AS_A_WHOLE: &str = "the run as a whole";
+pub(super) const AS_A_WHOLE: &str = "the run as a whole";
 
 fn of_junit(junit: &str) -> BTreeMap<String, Kind> {
     let report = Report::deserialize_from_str(junit).unwrap();

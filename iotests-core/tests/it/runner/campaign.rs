@@ -13,6 +13,7 @@ use iotests_core::runner::event::{Outcome, RunEvent};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::agree::AS_A_WHOLE;
 use super::bench::{Bench, Ran, events, outcomes};
 use super::death::Running;
 use super::truth::{bench_with_daemon, named, state};
@@ -216,7 +217,7 @@ fn counted(bench: &Bench) -> Result<BTreeMap<&'static str, usize>, String> {
     }
     let cases = junit.test_suites.iter().flat_map(|suite| &suite.test_cases);
     // What did not run has an entry of its own.
-    let instances = cases.filter(|case| case.name.as_str() != "the run as a whole");
+    let instances = cases.filter(|case| case.name.as_str() != AS_A_WHOLE);
     Ok([("junit", instances.count()), ("tap", points)].into())
 }
 

@@ -8,6 +8,7 @@ use iotests_core::runner::Verdict;
 use iotests_core::runner::event::{Outcome, RunEvent};
 use nix::sys::signal::Signal;
 
+use super::agree::AS_A_WHOLE;
 use super::bench::{Bench, Ran, events, outcomes};
 use super::death::Running;
 use super::page::Page;
@@ -290,7 +291,7 @@ fn a_run_that_was_killed_leaves_the_report_before_it_and_a_record_to_make_anothe
     let cases = report.test_suites[0].test_cases.iter();
     let names: Vec<&str> = cases.map(|case| case.name.as_str()).collect();
     assert_eq!(names.len(), 3, "{names:?}");
-    assert_eq!(names[2], "the run as a whole");
+    assert_eq!(names[2], AS_A_WHOLE);
 }
 
 #[test]
