@@ -3,33 +3,89 @@
 
 use std::fs;
 
-/// proc_pid_stat(5), field 9: it is exiting, dumping core, or was killed by a signal (`PF_*` in the kernel's `sched.h`).
-const LEAVING: u64 = 0x4 | 0x200 | 0x400;
+/// `PF_*` in the kernel's `sched.h`, see proc_pid_stat(5), field 9. A thread that is exiting…
+const EXITING: u64 = 0x4;
+/// … one that dumps core, or that was killed by a signal, which ends them all.
+const KILLED: u64 = 0x200 | 0x400;
 
 const KILL: u64 = 1 << 8;
 /// SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGSYS: the signals of a crash.
 const CRASH: u64 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 30;
 
+/// How often to look at a process of which some thread is running.
+const LOOKS: u32 = 8;
+
 /// Whether this process has exited, or is certain to. One that cannot be inspected counts as gone.
+///
+/// Any of its threads may take the signal that ends it. The thread carries the mark of that a few
+/// instructions later, and is runnable meanwhile, so a process with such a thread is looked at
+/// again.
 pub(super) fn is_dying(pid: u32) -> bool {
-    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
-    let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else {
-        return true;
-    };
-    is_dying_by(&stat, &status)
+    for _ in 0..LOOKS {
+        match look(pid) {
+            Look::Dying => return true,
+            Look::Asleep => return false,
+            Look::Running => std::thread::yield_now(),
+        }
+    }
+    false
 }
 
-fn is_dying_by(stat: &str, status: &str) -> bool {
-    // The name in parentheses may contain anything.
-    let fields: Vec<&str> =
-        stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let Some(state) = fields.first() else {
-        return true;
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    Dying,
+    /// All its threads sleep.
+    Asleep,
+    Running,
+}
+
+fn look(pid: u32) -> Look {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+    // In this order: a signal is pending, and then the thread that takes it is marked.
+    let Ok(status) = read("status") else {
+        return Look::Dying;
     };
-    let flags: u64 = fields.get(6).and_then(|field| field.parse().ok()).unwrap_or(0);
-    if matches!(*state, "Z" | "X") || flags & LEAVING != 0 {
-        return true;
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Look::Dying;
+    };
+    let ids = threads.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    // A thread that has ended meanwhile has no line, unless the process has ended.
+    let stats = ids.filter_map(|id| read(&format!("task/{id}/stat")).ok());
+    match read("stat") {
+        Ok(stat) => look_at(&status, &stat, stats),
+        Err(_) => Look::Dying,
     }
+}
+
+/// Its `status`, the `stat` of its first thread, and those of all.
+fn look_at(status: &str, first: &str, all: impl Iterator<Item = String>) -> Look {
+    let Some((state, flags)) = state_and_flags(first) else {
+        return Look::Dying;
+    };
+    if matches!(state, 'Z' | 'X') || flags & EXITING != 0 || is_ending(status, state) {
+        return Look::Dying;
+    }
+    let mut seen = Look::Asleep;
+    for (state, flags) in all.filter_map(|stat| state_and_flags(&stat)) {
+        if flags & KILLED != 0 {
+            return Look::Dying;
+        }
+        if state == 'R' {
+            seen = Look::Running;
+        }
+    }
+    seen
+}
+
+fn state_and_flags(stat: &str) -> Option<(char, u64)> {
+    // The name in parentheses may contain anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(5)?.parse().ok()?))
+}
+
+/// Whether a signal that is pending will end it.
+fn is_ending(status: &str, state: char) -> bool {
     let mask = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
@@ -37,7 +93,7 @@ fn is_dying_by(stat: &str, status: &str) -> bool {
     let pending = mask("SigPnd:") | mask("ShdPnd:");
     // A stopped process handles no other signal until it is continued.
     let crashes = pending & CRASH & !(mask("SigBlk:") | mask("SigIgn:") | mask("SigCgt:"));
-    pending & KILL != 0 || (crashes != 0 && !matches!(*state, "T" | "t"))
+    pending & KILL != 0 || (crashes != 0 && !matches!(state, 'T' | 't'))
 }
 
 #[cfg(test)]
@@ -51,14 +107,31 @@ mod tests {
         format!("42 (a) b (c) {state} 7 42 42 0 -1 {flags} 1 2 3")
     }
 
+    fn look_at_one(status: &str, stat: &str) -> Look {
+        look_at(status, stat, [stat.to_owned()].into_iter())
+    }
+
     #[test]
     fn what_ends_is_told_from_what_lives() {
         assert!(!is_dying(std::process::id()));
         assert!(is_dying(u32::MAX));
-        assert!(!is_dying_by(&stat('S', 0x40_0000), FINE));
+        assert_eq!(look_at_one(FINE, &stat('S', 0x40_0000)), Look::Asleep);
+        assert_eq!(look_at_one(FINE, &stat('R', 0x40_0000)), Look::Running);
         for (state, flags) in [('Z', 0), ('X', 0), ('R', 0x4), ('D', 0x200), ('R', 0x400)] {
-            assert!(is_dying_by(&stat(state, flags), FINE), "{state} {flags:x}");
+            let look = look_at_one(FINE, &stat(state, flags));
+            assert_eq!(look, Look::Dying, "{state} {flags:x}");
         }
+    }
+
+    #[test]
+    fn any_thread_may_take_the_signal_but_may_also_end_alone() {
+        let first = stat('S', 0);
+        let with = |other: String| look_at(FINE, &first, [first.clone(), other].into_iter());
+        for flags in [0x200, 0x400] {
+            assert_eq!(with(stat('D', flags)), Look::Dying, "{flags:x}");
+        }
+        assert_eq!(with(stat('S', 0x4)), Look::Asleep);
+        assert_eq!(with(stat('R', 0)), Look::Running);
     }
 
     #[test]
@@ -70,23 +143,15 @@ mod tests {
                 if caught { bit } else { 0 }
             )
         };
+        let is_dying = |state, status: &str| look_at_one(status, &stat(state, 0)) == Look::Dying;
         for signal in [4, 5, 6, 7, 8, 11, 31] {
-            assert!(
-                is_dying_by(&stat('S', 0), &pending(signal, false)),
-                "{signal}"
-            );
-            assert!(
-                !is_dying_by(&stat('S', 0), &pending(signal, true)),
-                "{signal}"
-            );
-            assert!(
-                !is_dying_by(&stat('T', 0), &pending(signal, false)),
-                "{signal}"
-            );
+            assert!(is_dying('S', &pending(signal, false)), "{signal}");
+            assert!(!is_dying('S', &pending(signal, true)), "{signal}");
+            assert!(!is_dying('T', &pending(signal, false)), "{signal}");
         }
-        assert!(is_dying_by(&stat('T', 0), &pending(9, false)));
+        assert!(is_dying('T', &pending(9, false)));
         assert!(
-            !is_dying_by(&stat('S', 0), &pending(15, false)),
+            !is_dying('S', &pending(15, false)),
             "SIGTERM may be handled"
         );
     }
