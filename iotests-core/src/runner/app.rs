@@ -62,7 +62,7 @@ pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Says what is wrong with the arguments.
+/// Reports what is wrong with the arguments.
 pub(super) fn refuse(error: &RunError) -> ExitCode {
     let aside = console::palette(ColorChoice::Auto, &stderr());
     tell(&format!("{} failed to {error}", aside.bad("error:")));
@@ -111,7 +111,7 @@ impl App {
                 provision::provision(&self.places.prefixes(), request, &mut note).err()
             }
         };
-        // What was named must be there.
+        // A version that was asked for by name must be there.
         if let (Some(error), Some(Request::These { .. })) = (&unprovisioned, &cli.tools.provision) {
             return Err(RunError::Provision(sets::unprefixed(&chain(error))));
         }
@@ -192,7 +192,7 @@ impl App {
         }
         let whole_runs = planned.iter().any(|one| one.skip.is_none());
         let shard = self.partition(&mut planned, &records)?;
-        // What is left to others, or not touched by a change, is no reason to fail.
+        // It is no failure if everything is in other parts or untouched by the change.
         let may_be_nothing = planned.is_empty() || (shard.is_some() && whole_runs);
         if cli.what.explain {
             let known = Known {
@@ -230,7 +230,7 @@ impl App {
         }
     }
 
-    /// Whether the programs of the sets that are concerned run by what they are to be run by.
+    /// Checks that the programs of the sets in use run under their wrappers.
     fn try_wrappers(&self, planned: &[Planned], sets: &Sets) -> Result<(), RunError> {
         let cli = &self.cli;
         let wrap = Wrap::of(&cli.debug, cli.scripts.upstream.is_some())?;
@@ -240,7 +240,7 @@ impl App {
         wrap.try_out(files.map(|files| &files.tools))
     }
 
-    /// Command words have what they are about.
+    /// Checks that command words have their operands.
     fn is_complete(&self) -> Result<(), RunError> {
         let cli = &self.cli;
         let program = called_as();
@@ -260,7 +260,7 @@ impl App {
         Err(RunError::Usage(why))
     }
 
-    /// What to do about an error.
+    /// Advice to append to an error message.
     fn hint(&self, error: &RunError) -> &'static str {
         match error {
             RunError::Io { path, source, .. }
@@ -278,7 +278,7 @@ impl App {
         }
     }
 
-    /// What can run: the cases of this program, or the scripts of a tree.
+    /// Everything that can run: the cases of this program, or the scripts of a tree.
     fn entries(&self) -> Result<&'static [Registered], RunError> {
         let args = &self.cli.scripts;
         match &args.upstream {
@@ -290,7 +290,7 @@ impl App {
         }
     }
 
-    /// What changed, where `--since` asks for it.
+    /// The change that `--since` names, if given.
     fn since(&self) -> Result<Option<Since>, RunError> {
         let cli = &self.cli;
         let Some(revision) = &cli.matrix.since else {
@@ -319,7 +319,7 @@ impl App {
     }
 }
 
-/// Keeps those that are meant; `why` is said where none is left.
+/// Keeps the instances that match; `why` is the error if none is left.
 fn narrow(
     planned: &mut Vec<Planned>,
     is_meant: impl FnMut(&Planned) -> bool,
@@ -332,12 +332,12 @@ fn narrow(
     }
 }
 
-/// To standard error; where nobody reads it any more, there is nobody to tell.
+/// Prints to standard error. Errors are ignored: if nobody reads it, there is nobody to tell.
 fn tell(text: &str) {
     let _ = writeln!(stderr(), "{text}");
 }
 
-/// To standard output, of which a person may want the head only.
+/// Prints to standard output. A closed pipe is no error: the user may want only the head.
 fn print(text: &str) -> Result<(), RunError> {
     let mut out = stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

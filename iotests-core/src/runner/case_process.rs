@@ -17,7 +17,7 @@ use crate::case::{CaseFuture, Registered, Registry};
 use crate::script::{self, ScriptSpec};
 use crate::wire::{CaseEvent, CaseSpec, EVENT_FD, FailureReport, Place};
 
-/// Why a case process could not even begin.
+/// Why a case process could not start its case.
 #[derive(Debug, thiserror::Error)]
 enum CaseProcessError {
     #[error("open the event pipe: {0}")]
@@ -38,7 +38,7 @@ enum CaseProcessError {
 
 /// The life of a case process, from the file with its [`CaseSpec`] to its exit status.
 ///
-/// With `stopped` it waits for a byte there, or for the end of the pipe, after it has reported a step.
+/// With `stopped`, it waits after each reported step for a byte on this pipe, or its end.
 pub(crate) fn main(spec_file: &Path, supervisor: u32, stopped: Option<OwnedFd>) -> i32 {
     match run(spec_file, supervisor, stopped) {
         Ok(()) => 0,
@@ -88,7 +88,8 @@ fn run(
             Ok(())
         }
     };
-    // Unwinding drops the machines of the case, which kills and reaps them, before the verdict is reported.
+    // Unwinding drops the case's machines, which kills and reaps them before the verdict is
+    // reported.
     match panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(body))) {
         Ok(result) => result,
         Err(_) => {
@@ -99,7 +100,7 @@ fn run(
     }
 }
 
-/// What is run: a function of this program, or a script.
+/// What runs: a function of this program, or a script.
 enum Work {
     Case(Box<Registered>),
     Script(ScriptSpec),
@@ -131,9 +132,10 @@ impl Work {
     }
 }
 
-/// The signal mask of a supervisor is inherited and must not be; the death of the supervisor is ours.
+/// Resets the signal mask inherited from the supervisor, and ties this process's life to the
+/// supervisor's.
 fn set_up_process(supervisor: u32) -> Result<(), CaseProcessError> {
-    // A limit on the size of files is an error of the write.
+    // With SIGXFSZ blocked, a write beyond the file size limit fails instead.
     SigSet::from(Signal::SIGXFSZ).thread_set_mask().map_err(CaseProcessError::Process)?;
     prctl::set_name(c"iot-case").map_err(CaseProcessError::Process)?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(CaseProcessError::Process)?;
@@ -143,7 +145,7 @@ fn set_up_process(supervisor: u32) -> Result<(), CaseProcessError> {
     Ok(())
 }
 
-/// The inherited pipe, opened anew: this description is closed on exec, so that no child of the case holds it open.
+/// Reopens the inherited pipe close-on-exec, so that no child of the case holds it open.
 fn open_events() -> std::io::Result<File> {
     let events = OpenOptions::new().write(true).open(format!("/proc/self/fd/{EVENT_FD}"))?;
     nix::unistd::close(EVENT_FD)?;
@@ -156,10 +158,10 @@ fn sink(mut events: File, mut stopped: Option<File>) -> Sink {
             return;
         };
         line.push(b'\n');
-        // A runner that is gone needs no events; the supervisor ends this process at once.
+        // If the runner is gone nobody needs events, and the supervisor kills this process at once.
         let _ = events.write_all(&line);
         if let (CaseEvent::Step { .. }, Some(stopped)) = (&event, &mut stopped) {
-            // Nothing of the case goes on meanwhile: it has one thread.
+            // This stops all of the case: it has one thread.
             let _ = stopped.read_exact(&mut [0]);
         }
     })
@@ -178,7 +180,7 @@ fn take(panicked: &Mutex<Option<FailureReport>>) -> Option<FailureReport> {
     panicked.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Keeps the first panic for the verdict; it is printed as well.
+/// Keeps the first panic for the verdict. Panics are still printed.
 fn record_panics(file: &'static str) -> Arc<Mutex<Option<FailureReport>>> {
     let first = Arc::new(Mutex::new(None));
     let record = Arc::clone(&first);

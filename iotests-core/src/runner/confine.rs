@@ -1,4 +1,5 @@
-//! Keeps a case in its directories: a write elsewhere is refused by the kernel, so that it fails at the line that tries.
+//! Confines a case to its directories: the kernel refuses writes elsewhere, so that the case fails
+//! at the very line.
 
 use std::path::Path;
 
@@ -9,13 +10,13 @@ use landlock::{
 
 use crate::wire::{CaseSpec, GoldenMode};
 
-/// Linux 6.2 knows all kinds of writing; an older kernel enforces those it knows, one before 5.13 none.
+/// Linux 6.2 can restrict all kinds of writing, an older kernel only some, and none before 5.13.
 const KINDS: ABI = ABI::V3;
 
 /// Where upstream's `QEMUMachine` keeps its files by default.
 const OF_SCRIPTS: &str = "/var/tmp";
 
-/// Devices and processes are no files that could be left behind.
+/// Writing here leaves no files behind.
 const ALWAYS: [&str; 2] = ["/dev", "/proc"];
 
 /// Confines this process, and all that it starts, to the directories of its spec.

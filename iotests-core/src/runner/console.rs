@@ -1,4 +1,4 @@
-//! What a stream of this process can show: colours and bars are for people at a terminal.
+//! What a stream can show: colours and progress bars are for users at a terminal.
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -9,12 +9,12 @@ use super::cli::ColorChoice;
 use super::report::Palette;
 use crate::author::golden::is_ci;
 
-/// Whether lines can be drawn again: on a terminal that knows how, and not where CI keeps all that is printed.
+/// Whether lines can be redrawn: on a capable terminal, but not in CI, whose log keeps everything.
 pub(super) fn can_move(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && anstyle_query::term_supports_ansi_color() && !is_ci()
 }
 
-/// Whether this is a pipe whose reader is gone.
+/// Whether this is a pipe without a reader.
 pub(super) fn is_unread(stream: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let has_event = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);

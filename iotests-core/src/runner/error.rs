@@ -1,4 +1,5 @@
-//! Why a run could not begin or go on: one error for the command line, each with its exit code.
+//! Why a run could not start or continue: the errors shown on the command line, and their exit
+//! codes.
 
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use super::tasks::{self, FIRST_WORDS};
 use crate::case::{Problems, UnknownName};
 use crate::script::TreeError;
 
-/// Why a run could not begin or go on. Messages finish "failed to …".
+/// Why a run could not start or continue. Messages complete "failed to …".
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Cases of this program are declared wrongly.
@@ -18,23 +19,23 @@ pub enum RunError {
     /// A selector that matches no case.
     #[error("find a case for `{selector}`{}", near(.selector, .hint.as_deref(), .nearest))]
     UnknownSelector {
-        /// What was given.
+        /// The selector.
         selector: String,
-        /// What to write instead, where that can be told.
+        /// What to write instead, if known.
         hint: Option<String>,
-        /// Names that are near to it.
+        /// Similar names.
         nearest: Vec<String>,
     },
-    /// Each selector matches something, but together with the other options nothing is left.
+    /// Each selector matches something, but nothing is left after the other options.
     #[error("select a case: {0}")]
     NothingSelected(String),
     /// A format, protocol or mode that does not exist.
     #[error("understand the command line: {0}")]
     UnknownName(#[from] UnknownName),
-    /// Options that contradict each other, or are incomplete.
+    /// Contradictory or incomplete options.
     #[error("understand the command line: {0}")]
     Usage(String),
-    /// A program that was named is no good.
+    /// A program that the user named cannot be used.
     #[error("use the named program: {0}")]
     NamedTool(String),
     /// There is no QEMU.
@@ -43,28 +44,28 @@ pub enum RunError {
     /// A configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The scripts of upstream cannot be had.
+    /// The upstream scripts cannot be found.
     #[error(transparent)]
     Upstream(#[from] TreeError),
     /// An emulator could not be fetched.
     #[error("{0}")]
     Provision(String),
-    /// A folder or file of ours cannot be used.
+    /// One of the harness's folders or files cannot be used.
     #[error("{doing} {}: {source}", .path.display())]
     Io {
-        /// What was tried: "create the scratch folder"…
+        /// What was tried, such as "create the scratch folder".
         doing: &'static str,
-        /// With what.
+        /// The file or folder.
         path: PathBuf,
-        /// Why not.
+        /// Why it failed.
         source: std::io::Error,
     },
-    /// The kernel refused something that a run cannot do without.
+    /// A system call that a run cannot do without failed.
     #[error("{doing}: {source}")]
     System {
         /// What was tried.
         doing: &'static str,
-        /// Why not.
+        /// Why it failed.
         source: std::io::Error,
     },
 }
@@ -99,7 +100,7 @@ fn near(selector: &str, hint: Option<&str>, names: &[String]) -> String {
     text
 }
 
-/// An I/O error with what was tried.
+/// Adds to an I/O error what was tried, for `map_err`.
 pub(crate) fn io(
     doing: &'static str,
     path: impl Into<PathBuf>,
@@ -112,7 +113,7 @@ pub(crate) fn io(
     }
 }
 
-/// An error with all its causes, in one line.
+/// An error with all its causes, joined by colons.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

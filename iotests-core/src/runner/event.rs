@@ -1,4 +1,4 @@
-//! All that can happen in a run, as one enum: every reporter, and the record file, is derived from it.
+//! The events of a run, as one enum. All reports and the record are made from them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,34 +16,34 @@ use crate::wire::{CaseEvent, Place};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum RunEvent {
-    /// The run begins.
+    /// The run starts.
     RunStarted(Box<RunStarted>),
-    /// Something a person should know that is no verdict.
+    /// Something the user should know that is not a verdict.
     Warning {
-        /// What.
+        /// The warning.
         text: String,
     },
-    /// An instance does not run: known before anything ran.
+    /// An instance is skipped, as was known before anything ran.
     InstanceSkipped {
         /// Which.
         instance: InstanceInfo,
         /// Why.
         reason: Skip,
     },
-    /// An instance begins.
+    /// An instance starts.
     InstanceStarted {
         /// Which.
         instance: InstanceInfo,
-        /// 1, or more when it is tried again.
+        /// The number of the attempt, from 1.
         attempt: u32,
-        /// What it took the last time.
+        /// How long it took the last time.
         expected: Option<Duration>,
     },
-    /// A case process said something.
+    /// A case process sent an event.
     Case {
         /// The id of the instance.
         id: String,
-        /// What.
+        /// The event.
         said: CaseEvent,
     },
     /// An attempt failed and there will be another.
@@ -55,19 +55,19 @@ pub enum RunEvent {
     },
     /// An instance has ended.
     InstanceFinished(Box<Outcome>),
-    /// A person or a limit stops the run.
+    /// The user or a limit stops the run.
     Stopping {
-        /// In words.
+        /// The reason, in words.
         why: String,
     },
     /// The run has ended.
     RunFinished(Box<Summary>),
 }
 
-/// All that is needed to repeat a run.
+/// Everything needed to repeat a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunStarted {
-    /// The version of the record's form, [`SCHEMA`]; 0 in records from before there was one.
+    /// The version of the record's format, [`SCHEMA`]; 0 in records older than this field.
     #[serde(default)]
     pub schema: u32,
     /// The command line.
@@ -80,13 +80,13 @@ pub struct RunStarted {
     pub seed: u64,
     /// How many instances run at once.
     pub jobs: usize,
-    /// What every deadline is multiplied with.
+    /// The factor for all deadlines.
     pub scale: f64,
     /// Where the instances have their directories.
     pub run_dir: PathBuf,
-    /// Instances that run, and that are skipped.
+    /// The number of instances to run, repetitions included.
     pub planned: usize,
-    /// Of all instances, those that are skipped.
+    /// The number of instances skipped.
     pub skipped: usize,
     /// The configuration files that were read, and the profile.
     #[serde(default)]
@@ -94,26 +94,27 @@ pub struct RunStarted {
     /// The ids of the instances that run.
     #[serde(default)]
     pub selected: Vec<String>,
-    /// What the instances that run took the last time, by id.
+    /// How long the instances that run took the last time, by id.
     pub expected: BTreeMap<String, Duration>,
-    /// When, in seconds of the Unix epoch.
+    /// When it started, in seconds since the Unix epoch.
     pub started: u64,
-    /// What of the computer may explain how the run went.
+    /// The machine.
     #[serde(default)]
     pub host: HostInfo,
     /// Where the harness keeps its caches and records.
     #[serde(default)]
     pub folder: PathBuf,
-    /// The part of a plan that this run has.
+    /// This run's part of a partitioned plan.
     #[serde(default)]
     pub shard: Option<Shard>,
-    /// A debugger, a wrapper or a person at the steps had a part in it, so that its times and verdicts are its own.
+    /// A debugger, wrapper or user stepping through it took part, so its times and verdicts do not
+    /// count for other runs.
     #[serde(default)]
     pub watched: bool,
 }
 
-/// The version of the form of a record, which docs/record.md describes. What is added does not change it, and a reader
-/// ignores what it does not know; what is renamed or means something else does.
+/// The version of the record's format, described in docs/record.md. Additions do not change it, and
+/// readers ignore what they do not know; renaming a field or changing its meaning does.
 pub const SCHEMA: u32 = 1;
 
 /// A set of QEMU programs.
@@ -128,36 +129,36 @@ pub struct SetInfo {
 /// One program.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ToolInfo {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Its version, as far as it is known.
+    /// Its version, as far as known.
     pub version: String,
-    /// The SHA-256 of the program, in hexadecimal, where it could be read.
+    /// Its SHA-256 in hexadecimal, if it could be read.
     #[serde(default)]
     pub sha256: Option<String>,
 }
 
-/// What reports say about an instance.
+/// What reports show about an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InstanceInfo {
     /// The id.
     pub id: String,
-    /// The name of the case, without row and point of the matrix.
+    /// The name of the case, without row and matrix point.
     pub case: String,
     /// The description.
     pub description: String,
-    /// Where the case stands.
+    /// Where the case is defined.
     pub place: Place,
-    /// Upstream tests.
+    /// The upstream tests it covers.
     pub upstream: Vec<String>,
     /// The set of QEMU programs it runs on.
     pub set: String,
-    /// Its point of the matrix.
+    /// Its point in the matrix.
     pub point: Option<PointInfo>,
 }
 
-/// A point of the matrix, and what the case says of itself there.
+/// A point in the matrix, and the case's declarations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointInfo {
     /// The row of a family.
@@ -174,7 +175,7 @@ pub struct PointInfo {
     pub backend: Option<Backend>,
     /// The groups of the case.
     pub groups: Vec<String>,
-    /// Its time, before the scale.
+    /// The time it may take, before scaling.
     pub budget: Duration,
 }
 
@@ -184,7 +185,7 @@ impl InstanceInfo {
         self.id.split('#').next().unwrap_or(&self.id)
     }
 
-    /// Whether it is the second repetition or a later one.
+    /// Whether this is a second or later repetition.
     pub(crate) fn is_repeated(&self) -> bool {
         self.id.rsplit_once('#').is_some_and(|(_, number)| number != "1")
     }
@@ -193,37 +194,37 @@ impl InstanceInfo {
 /// How an instance ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Which.
+    /// The instance.
     pub instance: InstanceInfo,
     /// How it ended.
     pub verdict: Verdict,
-    /// What explains the verdict: why it was expected, why it is in quarantine, which fix is missing.
+    /// An explanation: why the failure was expected, why it is in quarantine, which fix is missing.
     pub note: Option<String>,
     /// Its attempts, the last one last.
     pub attempts: Vec<Attempt>,
     /// From the start of the first attempt to the end of the last.
     pub elapsed: Duration,
-    /// The longest of what it took the last times, where it took much longer now.
+    /// The longest of its recent times, if it took much longer now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slower_than: Option<Duration>,
     /// The end of what the case process printed to standard output.
     pub stdout_tail: String,
     /// The end of what the case process printed to standard error.
     pub stderr_tail: String,
-    /// Its directory, where it was kept.
+    /// Its directory, if kept.
     pub kept: Option<PathBuf>,
-    /// The command that runs exactly this.
+    /// The command that repeats exactly this.
     pub rerun: String,
     /// Parts that its last attempt left out, and why.
     #[serde(default)]
     pub not_run: Vec<String>,
     /// What it measured.
     pub metrics: Vec<Metric>,
-    /// Goldens that wait for review.
+    /// Goldens to review.
     pub pending_goldens: Vec<PathBuf>,
 }
 
-/// Something that was measured.
+/// A measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// Its name.
@@ -235,7 +236,7 @@ pub struct Metric {
 }
 
 impl Outcome {
-    /// One attempt that came to this, and nothing else.
+    /// An outcome with a single attempt and nothing else.
     pub fn new(instance: InstanceInfo, verdict: Verdict, attempt: Attempt) -> Self {
         Self {
             instance,
@@ -254,7 +255,7 @@ impl Outcome {
         }
     }
 
-    /// It did not run: known before anything ran.
+    /// The outcome of an instance skipped before anything ran.
     pub fn skipped(instance: InstanceInfo, reason: Skip) -> Self {
         let attempt = Attempt {
             verdict: Some(Verdict::Skip),
@@ -278,9 +279,9 @@ impl Outcome {
 /// The counts of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// How many instances ended how.
+    /// The number of instances per verdict.
     pub counts: BTreeMap<Verdict, usize>,
-    /// Instances that never began, because the run was stopped.
+    /// Instances that never started because the run was stopped.
     pub not_run: usize,
     /// The reasons of the skips, most frequent first.
     pub skips: Vec<(Skip, usize)>,
@@ -292,7 +293,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// How many ended this way.
+    /// How many have this verdict.
     pub fn count(&self, verdict: Verdict) -> usize {
         self.counts.get(&verdict).copied().unwrap_or(0)
     }
@@ -306,7 +307,7 @@ impl Summary {
             .sum()
     }
 
-    /// How many have ended in all.
+    /// How many have ended in total.
     pub fn total(&self) -> usize {
         self.counts.values().sum()
     }

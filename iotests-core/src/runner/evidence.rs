@@ -1,7 +1,9 @@
-//! What explains an attempt that did not pass, as files: taken before it is judged, named in its report.
+//! Files that explain why an attempt did not pass: collected before it is judged, named in its
+//! report.
 //!
-//! In the directory of an attempt: `test/` with the images as they were, `evidence/` with the monitors' traffic, the output of the
-//! machines, the log and its difference from the golden, the diagnosis, and the stacks of whatever dumped a core.
+//! An attempt's directory has `test/` with the images as they were, and `evidence/` with the
+//! monitor traffic, the output of the machines, the log and its diff from the golden, the
+//! diagnosis, and stacks from core dumps.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,20 +19,21 @@ use super::verdict::{Attempt, Evidence};
 use crate::author::files::DROPPED;
 use crate::wire::CaseSpec;
 
-/// What one attempt may keep on the disk: the biggest files go first.
+/// The most disk space an attempt may keep; the biggest files are removed first.
 const CAP: u64 = 1 << 30;
 
-/// How many files a report names.
+/// The most files named in a report.
 const NAMED: usize = 60;
 
-/// How long a debugger may take to read a core, before the scale.
+/// How long the debugger may take to read a core, before scaling.
 const DEBUGGER: Duration = Duration::from_secs(60);
 
-/// Takes what the case left, before anything of it is removed: the files that it had dropped are where they were, and a core is read.
+/// Collects what the case left, before anything is removed: puts dropped files back, and reads
+/// cores.
 pub(crate) fn take(directories: &InstanceDir, spec: &CaseSpec, attempt: &mut Attempt) {
     put_back(&directories.test);
     let folder = directories.path.join("evidence");
-    // What cannot be moved is where it was.
+    // If it cannot be moved, it is still there in its old place.
     let _ = fs::rename(directories.test.join(EVIDENCE), &folder);
     for death in &mut attempt.deaths {
         let core = death.core.clone().filter(|core| core.is_file());
@@ -47,7 +50,7 @@ pub(crate) fn take(directories: &InstanceDir, spec: &CaseSpec, attempt: &mut Att
     }
 }
 
-/// The stacks of the case itself, if it dumped a core.
+/// The stacks of the case process itself, if it dumped core.
 fn own_stacks(directories: &InstanceDir, spec: &CaseSpec, attempt: &Attempt) -> String {
     let crashed = matches!(attempt.end, Some(End::Signaled { core: true, .. }));
     let core = crashed.then(|| core_in(&directories.test)).flatten();
@@ -57,7 +60,8 @@ fn own_stacks(directories: &InstanceDir, spec: &CaseSpec, attempt: &Attempt) -> 
     }
 }
 
-/// Writes down what the report says in full, holds it all below the cap, and names it.
+/// Writes the report's parts to files in full, enforces the cap, and lists the files in the
+/// attempt.
 pub(crate) fn keep(directories: &InstanceDir, attempt: &mut Attempt) {
     let folder = directories.path.join("evidence");
     let write = |name: &str, text: &str| {
@@ -102,7 +106,7 @@ pub(crate) fn keep(directories: &InstanceDir, attempt: &mut Attempt) {
         .take(NAMED)
         .filter_map(|file| {
             let path = file.path.strip_prefix(&directories.path).ok()?;
-            // How its processes were started is of no interest.
+            // The specs of its processes are of no interest.
             if path.extension().is_some_and(|end| end == "json") && path.components().count() == 1 {
                 return None;
             }
@@ -114,10 +118,11 @@ pub(crate) fn keep(directories: &InstanceDir, attempt: &mut Attempt) {
         .collect();
 }
 
-/// The name of the folder, in the directory of the case, into which it puts its own part.
+/// The folder in the case's directory where the case process puts its evidence.
 const EVIDENCE: &str = ".evidence";
 
-/// Files that the case dropped go back to where they were, the last ones first; an older one of a name that is taken stays apart.
+/// Moves the files that the case dropped back to their places, newest first. An older file whose
+/// name is taken stays where it is.
 fn put_back(test: &Path) {
     let dropped = test.join(DROPPED);
     let mut folders: Vec<PathBuf> = fs::read_dir(&dropped)
@@ -144,13 +149,13 @@ fn put_back(test: &Path) {
                 let _ = fs::rename(&file.path, &back);
             }
         }
-        // Only what is empty goes.
+        // Removes it only if it is empty.
         let _ = fs::remove_dir(folder);
     }
     let _ = fs::remove_dir(dropped);
 }
 
-/// The newest core in a folder, where the kernel puts it by default.
+/// The newest core in a folder, named as the kernel does by default.
 fn core_in(folder: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(folder).ok()?.flatten();
     entries
@@ -163,7 +168,8 @@ fn core_in(folder: &Path) -> Option<PathBuf> {
         .map(|entry| entry.path())
 }
 
-/// The stacks of all threads in a core, that of the one that died first; empty where there is no debugger or it cannot read it.
+/// The stacks of all threads in a core, starting with the one that died. Empty if there is no
+/// debugger or it cannot read the core.
 fn stacks(program: &Path, core: &Path, time: Duration) -> String {
     let gdb = Command::new("gdb")
         .args(["-nx", "-batch", "-iex", "set debuginfod enabled off"])
@@ -179,7 +185,7 @@ fn stacks(program: &Path, core: &Path, time: Duration) -> String {
         return String::new();
     };
     let text = output.stdout_text();
-    // What comes before is about symbols and what each thread was.
+    // The output before this is about symbols and the threads' names.
     match text.find("\nThread ") {
         Some(start) => text[start..].trim().to_owned(),
         None => String::new(),
@@ -190,7 +196,7 @@ struct Kept {
     path: PathBuf,
     /// Its size.
     bytes: u64,
-    /// What it takes on the disk, which is less where it has holes.
+    /// The disk space it takes, which is less if it has holes.
     allocated: u64,
 }
 
@@ -214,7 +220,7 @@ fn files(folder: &Path) -> Vec<Kept> {
     found
 }
 
-/// Removes the biggest files until the rest is below the cap.
+/// Removes the biggest files until the rest fits into the cap.
 fn below_cap(mut files: Vec<Kept>, cap: u64) -> Vec<Kept> {
     let mut total: u64 = files.iter().map(|file| file.allocated).sum();
     while total > cap {

@@ -1,4 +1,4 @@
-//! One attempt at one instance: its directories, its supervisor, what both processes say.
+//! One attempt at an instance: starts its supervisor, and listens to it and the case process.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,29 +23,30 @@ use super::this_program;
 use super::verdict::Attempt;
 use crate::wire::{CaseEvent, CaseSpec, EVENT_FD};
 
-/// The descriptor through which supervisors hold the lock of the run.
+/// The descriptor through which supervisors hold the run's lock.
 pub(crate) const LOCK_FD: i32 = 4;
 
-/// How long after the deadline of a case a supervisor may still be silent, before the scale: no measure of a case's time, but the net
-/// below a supervisor that does not go on.
+/// How long after the case's deadline a supervisor must report at the latest, before scaling. This
+/// does not limit the case, it only catches a supervisor that hangs.
 const SUPERVISOR_GRACE: Duration = Duration::from_secs(180);
 
-/// How long after that deadline it is looked at whether the supervisor was stopped, before the scale.
+/// How long after that deadline to start checking whether the supervisor is stopped, before
+/// scaling.
 const SUPERVISOR_LOOK: Duration = Duration::from_secs(5);
 
-/// A process that is just ending when its case ends is no leak.
+/// The time for processes to exit after their case before they count as leaked.
 const LEAK_GRACE: Duration = Duration::from_millis(250);
 
-/// The same for a script: pipelines that bash has put into the background end some time after the program at their front.
+/// The same for a script: bash's background pipelines end some time after their first program.
 const SCRIPT_LEAK_GRACE: Duration = Duration::from_secs(5);
 
-/// The longest line of an event: a case cuts what it says well below this.
+/// The longest event line. A case truncates its texts well below this.
 const LINE: usize = 64 << 20;
 
-/// What is kept of the output of a case for reports.
+/// How much of a case's output is kept for reports.
 const OUTPUT_TAIL: u64 = 16 << 10;
 
-/// The supervisors that live, so that orders can be sent to them from outside their threads.
+/// The living supervisors, so that any thread can send them orders.
 #[derive(Debug, Default)]
 pub(crate) struct Supervisors {
     all: Mutex<All>,
@@ -54,25 +55,25 @@ pub(crate) struct Supervisors {
 #[derive(Debug, Default)]
 struct All {
     living: BTreeMap<u32, Living>,
-    /// The last order to end: it holds for one that starts at this moment as well.
+    /// The last order to end, which also goes to supervisors that start later.
     ending: Option<Order>,
-    /// In all rests that are over.
+    /// The total time of finished suspensions.
     rested: Duration,
-    /// The rest that is not over yet.
+    /// The start of the current suspension.
     resting: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Living {
     control: OwnedFd,
-    /// The runner asked it to end its case.
+    /// The runner ordered it to end its case.
     interrupted: bool,
 }
 
-/// What one attempt came to.
+/// The result of one attempt.
 #[derive(Debug)]
 pub(crate) struct Executed {
-    /// The verdict and what it rests on.
+    /// What happened in it.
     pub(crate) attempt: Attempt,
     /// The end of its standard output.
     pub(crate) stdout_tail: String,
@@ -85,7 +86,7 @@ impl Supervisors {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notifies every supervisor, also those that are just being started.
+    /// Sends an order to every supervisor, including those just being started.
     pub(crate) fn order_all(&self, order: Order) {
         let mut all = self.all();
         if order.ends() {
@@ -96,24 +97,25 @@ impl Supervisors {
         }
     }
 
-    /// Suspends what runs, then this process, until it is continued; no time passes meanwhile.
+    /// Suspends all cases, then this process, until it is continued. The suspension does not count
+    /// as time of the cases. Returns the total time suspended.
     pub(crate) fn suspend(&self) -> Duration {
         self.order_all(Order::Suspend);
-        // Another thread may look at the time before this one goes on.
+        // After the wake-up, another thread may read the time before this one runs.
         self.all().resting = Some(Instant::now());
-        // Not SIGTSTP, which is caught to get here.
+        // Not SIGTSTP, whose handling led here.
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
         self.all().wake();
         self.order_all(Order::Resume);
         self.rested()
     }
 
-    /// For how long the run was suspended so far.
+    /// The total time the run was suspended so far.
     pub(crate) fn rested(&self) -> Duration {
         self.all().rested()
     }
 
-    /// Whether they were asked to end their cases.
+    /// Whether they were ordered to end their cases.
     pub(crate) fn are_ending(&self) -> bool {
         self.all().ending.is_some()
     }
@@ -145,13 +147,13 @@ impl All {
 impl Living {
     fn order(&mut self, order: Order) {
         self.interrupted |= order.ends();
-        // One that has just ended does not listen any more, which is as good.
+        // A write fails if the supervisor has just ended, which is fine.
         let _ = nix::unistd::write(&self.control, &[order.byte()]);
     }
 }
 
-/// Runs one attempt to its end. `said` is called for every event of the case, as it comes; with `step` the case stops after each
-/// [`CaseEvent::Step`] until [`Order::Step`].
+/// Runs one attempt to its end. Calls `said` for every event of the case as it arrives. With
+/// `step`, the case stops after each [`CaseEvent::Step`] until [`Order::Step`].
 pub(crate) fn execute(
     run: &RunDir,
     supervisors: &Supervisors,
@@ -197,15 +199,16 @@ pub(crate) fn execute(
             doing: "pass descriptors",
             source: io::Error::other(error.to_string()),
         })?;
-    // The group: a Ctrl-C at the terminal is for the runner alone.
+    // In its own process group, so that Ctrl-C at the terminal reaches only the runner.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
 
-    // Spawning and registering are one step, else the search for orphans could take the new one for one of them.
+    // Spawn and register under one lock, or the search for orphans could mistake the new one for
+    // one.
     let mut all = supervisors.all();
     let mut child = command.spawn().map_err(system("start a supervisor"))?;
     all.register(child.id(), control_in);
     drop(all);
-    // It holds our copies of the descriptors that the supervisor got.
+    // Closes our copies of the descriptors passed to the supervisor.
     drop(command);
 
     let [look, give_up] =
@@ -224,7 +227,7 @@ pub(crate) fn execute(
             said(event);
         },
     );
-    // Either it has ended, or it must now.
+    // Without a report it may still be running.
     if report.is_err() {
         let _ = child.kill();
     }
@@ -233,7 +236,7 @@ pub(crate) fn execute(
         let mut all = supervisors.all();
         let ended = all.living.remove(&child.id());
         if report.is_err() {
-            // Its orphans are ours now.
+            // We have inherited its children.
             kill_children_of_self(|pid| all.living.contains_key(&pid));
         }
         ended.is_some_and(|one| one.interrupted)
@@ -295,8 +298,9 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
 }
 
-/// Reads events and the report until both pipes have ended. The error is what became of the supervisor, to be read after its name. From
-/// the first time on it is looked at whether it was stopped, after the second it is not waited for any more.
+/// Reads events, and the report until its pipe ends. The error says what the supervisor did, such
+/// as "was killed". From time `look` on, it checks whether the supervisor is stopped; at `give_up`
+/// it stops waiting.
 fn listen(
     child: &mut Child,
     events: OwnedFd,
@@ -312,7 +316,7 @@ fn listen(
     let (mut events_open, mut report_open) = (true, true);
     let mut buffer = vec![0; 64 << 10];
     let (started, rested) = (Instant::now(), supervisors.rested());
-    // The end of the report is the end of the supervisor; the events ended before, or with it.
+    // The report pipe closes when the supervisor exits; the events end before that, or with it.
     while report_open {
         let mut fds = vec![PollFd::new(report_pipe.as_fd(), PollFlags::POLLIN)];
         if events_open {
@@ -364,17 +368,17 @@ fn listen(
     serde_json::from_slice(&report).map_err(|_| killed())
 }
 
-/// Puts lines together from pieces.
+/// Assembles lines from chunks.
 #[derive(Default)]
 struct Lines {
-    /// The beginning of a line whose end has not come.
+    /// The start of an incomplete line.
     rest: Vec<u8>,
-    /// That line is too long, and what is left of it is passed over.
+    /// That line is too long, and the rest of it is skipped.
     too_long: bool,
 }
 
 impl Lines {
-    /// In the time that the bytes take, however they are cut: none is looked at twice.
+    /// Linear in the number of bytes, whatever the chunks: no byte is searched twice.
     fn push(&mut self, bytes: &[u8], said: &mut impl FnMut(CaseEvent)) {
         let mut pieces = bytes.split(|byte| *byte == b'\n').peekable();
         while let Some(piece) = pieces.next() {
@@ -382,9 +386,10 @@ impl Lines {
                 self.rest.extend_from_slice(piece);
                 self.too_long = self.rest.len() > LINE;
             }
-            // Only the last piece has no line break after it.
+            // Every piece but the last was followed by a line break.
             if pieces.peek().is_some() {
-                // Only our own code writes here; what a broken case scribbles into the pipe is no event.
+                // Only our own code writes here, so a line that does not parse is garbage from a
+                // broken case.
                 if !self.too_long
                     && let Ok(event) = serde_json::from_slice(&self.rest)
                 {
@@ -477,7 +482,7 @@ mod tests {
         let late = start(2);
         assert!(supervisors.are_ending());
         assert!(supervisors.all().living.values().all(|one| one.interrupted));
-        // What was not ordered is then the end of the pipe.
+        // Closes the pipes, so that reading finds the end instead of blocking.
         drop(supervisors);
         assert_eq!(ordered(&early), b"et");
         assert_eq!(ordered(&late), b"t");

@@ -9,26 +9,26 @@ pub enum Exit {
     Passed = 0,
     /// At least one instance failed.
     Failed = 1,
-    /// The command line makes no sense.
+    /// The command line is wrong.
     Usage = 2,
     /// No case was selected.
     NothingSelected = 3,
-    /// There are no programs of QEMU, or one that was named is missing or not QEMU's.
+    /// There are no QEMU programs, or one named by the user is missing or not QEMU's.
     NoQemu = 4,
-    /// This computer does not let us run: no writable scratch folder, no space left.
+    /// This machine cannot run cases: no writable scratch folder, no disk space left.
     Environment = 5,
     /// Something was skipped, and `--deny-skips` was given.
     SkipsDenied = 6,
-    /// Cases of this program are declared wrongly.
+    /// Cases of this program have invalid declarations.
     Declarations = 7,
-    /// Everything that was selected was skipped, and `--allow-all-skipped` was not given.
+    /// Everything selected was skipped, and `--allow-all-skipped` was not given.
     NothingRan = 8,
     /// A signal ended the run.
     Interrupted = 130,
 }
 
 impl Exit {
-    /// All of them with their meaning, for `--help`.
+    /// All codes with their meanings, for `--help`.
     pub const DOCUMENTED: [(Self, &'static str); 10] = [
         (Self::Passed, "everything that ran passed"),
         (
@@ -60,7 +60,7 @@ impl Exit {
         (Self::Interrupted, "stopped by a signal"),
     ];
 
-    /// The number.
+    /// The numeric code.
     pub const fn code(self) -> u8 {
         self as u8
     }

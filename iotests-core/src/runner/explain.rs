@@ -1,4 +1,5 @@
-//! `iotests explain CASE`: what a case does and needs, why it cannot run here, and how its last runs ended.
+//! `iotests explain CASE`: what a case does and needs, why it cannot run here, and how its last
+//! runs ended.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ pub(crate) struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// All that is known of them, by case and row.
+    /// Everything known about them, by case and row.
     pub(crate) fn explain(&self, palette: Palette) -> String {
         let mut by_name: BTreeMap<String, Vec<&Planned>> = BTreeMap::new();
         for one in self.planned {
@@ -81,7 +82,7 @@ impl Known<'_> {
     }
 }
 
-/// What a case says of itself, in words.
+/// A case's declarations, as label and text.
 fn declared(instance: &Instance) -> Vec<(&'static str, String)> {
     let (case, meta) = (instance.case, instance.meta);
     let mut special = Vec::new();

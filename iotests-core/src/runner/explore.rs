@@ -1,16 +1,16 @@
-//! `iotests explore`: the cases that do something else with each seed, for as long as one likes.
+//! `iotests explore`: runs the cases that depend on the seed, again and again for some time.
 
 use std::ffi::OsString;
 
 use crate::case::names;
 
-/// The word, and the group of the cases.
+/// The command word, and the group of these cases.
 pub(super) const EXPLORE: &str = names::EXPLORE.0;
 
-/// How long it takes when nothing is said.
+/// How long it runs by default.
 const TIME: &str = "10m";
 
-/// The arguments of the run that this is.
+/// The equivalent arguments of a plain run.
 pub(super) fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments.remove(1);
     let has_time = arguments.iter().any(|word| {

@@ -1,4 +1,5 @@
-//! Filter expressions: `group(quick) & format(qcow2) & !name(/luks/)`, read once and then asked of each instance.
+//! Filter expressions: `group(quick) & format(qcow2) & !name(/luks/)`, parsed once and then
+//! evaluated for each instance.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +18,7 @@ use crate::case::{
     UnknownName,
 };
 
-/// What `--help` says of the language.
+/// The description of the language for `--help`.
 pub(crate) const HELP: &str = "\
 An expression is made of these, with `&`, `|`, `!` (or `and`, `or`, `not`) and parentheses:
   name(TEXT) id(TEXT) upstream(TEXT) file(TEXT)   TEXT is a part; =TEXT the whole; #GLOB with * and ?; /REGEX/
@@ -48,15 +49,15 @@ pub(crate) enum Filter {
     Took { longer: bool, than: Duration },
 }
 
-/// Where a value stands in an expression, for what can be checked only later.
+/// Where a value is in the expression, for errors that are found only after parsing.
 #[derive(Debug, Clone)]
 pub(crate) struct At {
     text: Arc<str>,
-    /// In bytes.
+    /// Offset in bytes.
     at: usize,
 }
 
-/// What of an instance is text.
+/// A text property of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Field {
     Name,
@@ -86,13 +87,13 @@ pub(crate) enum Last {
     Verdict(Verdict),
 }
 
-/// An expression that cannot be read, with the place.
+/// An invalid expression, with a marker at the place.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}\n    {text}\n    {:>at$}", "^")]
 pub(crate) struct FilterError {
     why: String,
     text: String,
-    /// Characters up to the place, and that one.
+    /// The column of the place in characters, from 1.
     at: usize,
 }
 
@@ -126,7 +127,7 @@ impl FromStr for Filter {
 }
 
 impl Filter {
-    /// Whether it means this instance.
+    /// Whether this instance matches.
     pub(crate) fn means(&self, one: &Planned, sets: &[Able], records: &Records) -> bool {
         let last = || records.get(&one.id);
         let instance = &one.instance;
@@ -152,12 +153,12 @@ impl Filter {
 }
 
 impl Filter {
-    /// Whether it can mean the case at some point, on some set, with some history.
+    /// Whether the case may match at some point, on some set, with some history.
     pub(crate) fn may_mean(&self, instance: &Instance) -> bool {
         self.ends(instance).0
     }
 
-    /// The points of the matrix that it names.
+    /// Adds the matrix points that the expression names.
     pub(crate) fn points(&self, points: &mut MorePoints) {
         match self {
             Self::Not(inner) => inner.points(points),
@@ -173,7 +174,7 @@ impl Filter {
         }
     }
 
-    /// Refuses a name of what nothing here has: it would select nothing, or behind a `!` everything.
+    /// Refuses names that do not exist here: they would select nothing, or everything behind a `!`.
     pub(crate) fn check(&self, there_is: &ThereIs<'_>) -> Result<(), FilterError> {
         match self {
             Self::Not(inner) => inner.check(there_is),
@@ -194,7 +195,7 @@ impl Filter {
         }
     }
 
-    /// What to add to the command line, where it names points of the matrix of which nothing is planned.
+    /// A hint which options to add, if it names matrix points at which nothing is planned.
     pub(crate) fn not_asked_for(&self, planned: &[Planned]) -> Option<String> {
         let mut points = MorePoints::default();
         self.points(&mut points);
@@ -211,7 +212,7 @@ impl Filter {
         }
     }
 
-    /// Whether it can be true of the case, and whether it can be false.
+    /// Whether it can be true for the case, and whether it can be false.
     fn ends(&self, instance: &Instance) -> (bool, bool) {
         match self {
             Self::All => (true, false),
@@ -242,7 +243,7 @@ impl Filter {
     }
 }
 
-/// The options that ask for those of these values which nothing that is planned has.
+/// The options that would request those values that no planned instance has.
 fn missing<T: PartialEq + fmt::Display>(
     option: &str,
     mut values: Vec<T>,
@@ -253,14 +254,14 @@ fn missing<T: PartialEq + fmt::Display>(
     values.iter().map(|value| format!("{option} {value}")).collect()
 }
 
-/// What a name in an expression can be one of.
+/// The names that exist here, to check those in an expression.
 pub(crate) struct ThereIs<'a> {
     pub(crate) entries: &'static [Registered],
     pub(crate) sets: &'a [Able],
 }
 
 impl ThereIs<'_> {
-    /// What it is called, and all that there are; nothing for what may be any text.
+    /// The field's label and all existing values; `None` if it may be any text.
     fn of(&self, field: Field) -> Option<(&'static str, Vec<String>)> {
         let all = |of: fn(&Registered) -> Vec<String>| {
             let all: BTreeSet<String> = self.entries.iter().flat_map(of).collect();
@@ -290,7 +291,7 @@ impl At {
     }
 }
 
-/// What is said of a value that does not exist: all that there are, or if these are many, the nearest.
+/// The error about an unknown value, with all known ones unless they are many, and the nearest one.
 pub(crate) fn unknown(what: &str, value: &str, known: &[String]) -> String {
     let parts = known.iter().flat_map(|one| one.split([':', '/', ' ']));
     let near = nearest_word(value, known.iter().map(String::as_str).chain(parts));
@@ -304,10 +305,10 @@ pub(crate) fn unknown(what: &str, value: &str, known: &[String]) -> String {
     why
 }
 
-/// More names than a person reads through.
+/// The most names worth listing in an error.
 const MANY: usize = 40;
 
-/// The one of these that is meant, for a value with a slip of the finger.
+/// The known word that a mistyped one probably means.
 pub(crate) fn nearest_word<'a>(
     wanted: &str,
     known: impl IntoIterator<Item = &'a str>,
@@ -320,7 +321,7 @@ pub(crate) fn nearest_word<'a>(
 }
 
 impl Field {
-    /// What is the same wherever the case runs.
+    /// The values, if they are the same wherever the case runs.
     fn of_case(self, instance: &Instance) -> Option<Vec<String>> {
         match self {
             Self::Name => Some(vec![instance.name()]),
@@ -349,21 +350,21 @@ impl Field {
     }
 }
 
-/// What can be read of a case, piece by piece.
+/// All texts about a case, one by one.
 fn mentions(instance: &Instance) -> Vec<String> {
     let mut all = needs(instance);
     all.extend([instance.name(), instance.case.description.to_owned()]);
     all.extend(instance.meta.groups.iter().map(ToString::to_string));
     all.extend(instance.upstream().map(str::to_owned));
     if let Body::Script(script) = &instance.case.body {
-        // One that is gone says so when it runs.
+        // A missing script is reported when it runs.
         let text = std::fs::read(&script.path).unwrap_or_default();
         all.push(String::from_utf8_lossy(&text).into_owned());
     }
     all
 }
 
-/// All that an instance needs: what is declared, piece by piece, and what hosts its block layer.
+/// Everything an instance needs: its declared requirements, one by one, and its host process.
 fn needs(instance: &Instance) -> Vec<String> {
     let mut all = Vec::new();
     match instance.backend {
@@ -405,7 +406,8 @@ impl Last {
     }
 }
 
-/// `*` stands for any text and `?` for one character, as in a shell.
+/// Translates a glob into a regular expression: `*` is any text and `?` one character, as in a
+/// shell.
 pub(crate) fn glob(pattern: &str) -> String {
     let mut regex = String::new();
     for c in pattern.chars() {
@@ -428,7 +430,7 @@ impl Parser<'_> {
         FilterError::new(self.text, at, why)
     }
 
-    /// The next character that is no space, and its place.
+    /// The next character that is not a space, and its place.
     fn peek(&mut self) -> Option<(usize, char)> {
         while self.rest.next_if(|(_, c)| c.is_whitespace()).is_some() {}
         self.rest.peek().copied()
@@ -502,7 +504,7 @@ impl Parser<'_> {
         self.error(self.text.len(), format!("{what} is missing at the end"))
     }
 
-    /// What stands up to the closing parenthesis; a regular expression may have its own.
+    /// The text up to the closing parenthesis. A regular expression may contain parentheses.
     fn value(&mut self) -> Result<(usize, String), FilterError> {
         let (at, first) = self.peek().unwrap_or((self.text.len(), ' '));
         let is_regex = first == '/';
@@ -519,7 +521,7 @@ impl Parser<'_> {
         Err(self.missing(if ends { "`)`" } else { "`/)`" }))
     }
 
-    /// The error says whether the word is to blame, or the value.
+    /// The error also says whether the word is to blame rather than the value.
     fn condition(&self, word: &str, value: &str, at: usize) -> Result<Filter, (bool, String)> {
         let of_value = |why: String| (false, why);
         let at = || At {
@@ -527,7 +529,7 @@ impl Parser<'_> {
             at,
         };
         let text = |field| Ok(Filter::Text(field, text(value).map_err(of_value)?, at()));
-        // Nobody means `rw` by a group whose name has these letters somewhere.
+        // Whole names: `group(rw)` should not match every group with these letters in it.
         let whole = |field| match text(field)? {
             Filter::Text(field, Text::Part(name), at) => {
                 Ok(Filter::Text(field, Text::Whole(name), at))
@@ -575,7 +577,7 @@ fn named<T: FromStr<Err = UnknownName>>(value: &str) -> Result<T, (bool, String)
     value.parse().map_err(|error: UnknownName| (false, unknown_name(&error)))
 }
 
-/// A name that no axis of the matrix has, with the nearest one.
+/// The error about an unknown name on a matrix axis, with the nearest one.
 pub(crate) fn unknown_name(error: &UnknownName) -> String {
     let known: Vec<String> = error.known.split(", ").map(str::to_owned).collect();
     unknown(error.axis, &error.given, &known)
@@ -635,7 +637,7 @@ mod tests {
         text.parse::<Filter>().unwrap_err().to_string()
     }
 
-    /// The structure, without what the leaves are.
+    /// The structure, with simplified leaves.
     fn shape(filter: &Filter) -> String {
         match filter {
             Filter::Not(inner) => format!("!{}", shape(inner)),

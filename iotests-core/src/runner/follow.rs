@@ -1,4 +1,4 @@
-//! What a case and its programs print, as they do: their output goes to files, and these are followed.
+//! Follows the files into which a case and its programs print, to show their output as it appears.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,17 +7,17 @@ use std::path::Path;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-/// What of one line is held back until its end comes.
+/// How much of an incomplete line is held back.
 const LINE: usize = 64 << 10;
 
-/// Follows files that grow.
+/// Follows growing files.
 pub(crate) struct Follower {
     watch: OwnedFd,
     files: Vec<(File, Vec<u8>)>,
 }
 
 impl Follower {
-    /// The files are created.
+    /// Creates the files.
     pub(crate) fn new(paths: &[&Path]) -> io::Result<Self> {
         let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let mut files = Vec::new();
@@ -34,10 +34,10 @@ impl Follower {
         self.watch.as_fd()
     }
 
-    /// Passes on whole new lines; the last time also one that has no end yet.
+    /// Passes on new complete lines and, the last time, also an incomplete one.
     pub(crate) fn read(&mut self, is_last: bool, told: &mut impl FnMut(String)) {
         let mut buffer = vec![0; LINE];
-        // That something happened is all that is of interest.
+        // Drain the events; what they say does not matter.
         while matches!(rustix::io::read(&self.watch, &mut buffer), Ok(1..)) {}
         for (file, rest) in &mut self.files {
             while let Ok(count @ 1..) = file.read(&mut buffer) {

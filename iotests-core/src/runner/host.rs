@@ -1,4 +1,4 @@
-//! What of this computer may explain how a run went.
+//! Facts about the machine that may explain how a run went.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -9,26 +9,26 @@ use serde::{Deserialize, Serialize};
 
 use super::mounts;
 
-/// What of a computer may explain how a run went.
+/// Facts about a machine that may explain how a run went.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HostInfo {
     /// How many processors this process may use.
     pub processors: usize,
-    /// All memory, in bytes; 0 where it is not known.
+    /// Total memory in bytes; 0 if unknown.
     pub memory: u64,
-    /// The name of the user, or the number.
+    /// The user's name, or else the number.
     pub user: String,
-    /// The type of the file system on which the instances have their directories, and where it is mounted.
+    /// The type and mount point of the file system with the instances' directories.
     pub file_system: String,
-    /// Where temporary files are made.
+    /// The directory for temporary files.
     pub temporary: PathBuf,
-    /// Variables that change what the run does.
+    /// Environment variables that affect the run.
     pub variables: BTreeMap<String, String>,
 }
 
 impl HostInfo {
-    /// This computer, for instances in this folder.
+    /// This machine, with the file system of this folder.
     pub(crate) fn here(folder: &Path) -> Self {
         let id = Uid::effective();
         let user = User::from_uid(id).ok().flatten();
@@ -43,14 +43,14 @@ impl HostInfo {
     }
 }
 
-/// A line of `/proc/meminfo`, in KiB; `None` where it is not there.
+/// A value from `/proc/meminfo` in KiB; `None` if missing.
 pub(super) fn meminfo(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// Those that the harness or QEMU's programs read; none of them is a secret.
+/// The variables that the harness or QEMU's programs read. None of them is a secret.
 fn variables() -> BTreeMap<String, String> {
     let read = |name: &str| {
         let qemu = name.starts_with("QEMU_") || name.starts_with("QSD_");

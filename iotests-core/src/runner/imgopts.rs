@@ -1,4 +1,4 @@
-//! Whether the formats of a run know the options that all its images are to be created with.
+//! Checks that the formats of a run support the options of `--imgopts`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,11 +10,11 @@ use super::instance::SetFiles;
 use super::plan::Planned;
 use crate::case::Skip;
 
-/// How long qemu-img may take to print its help: far more than it needs.
+/// How long qemu-img may take to print its help; generous.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Skips the instances of formats that do not know an option. If none knows it, that is one error instead of a skip of each. Values are
-/// left to qemu-img, which may need more than the option to judge them.
+/// Skips the instances of formats that lack an option. If all formats lack one, that is a single
+/// error instead. Values are left to qemu-img, which may need more than the option to judge them.
 pub(super) fn check(
     imgopts: &[String],
     planned: &mut [Planned],
@@ -37,7 +37,7 @@ pub(super) fn check(
             continue;
         };
         let known = known(img, format.name());
-        // Where the list cannot be had, the cases find out.
+        // If the list is not available, the cases will find out.
         let unknown = imgopts.iter().map(name).find(|name| !known.contains(name));
         if let (Some(unknown), false) = (unknown, known.is_empty()) {
             let why = format!(
@@ -63,8 +63,9 @@ pub(super) fn check(
     Ok(())
 }
 
-/// The names in `qemu-img create -f FORMAT -o help FILE`: lines `  NAME=<TYPE> - DESCRIPTION`. The
-/// file is not created; without its name the options of the protocol below are left out.
+/// The option names listed by `qemu-img create -f FORMAT -o help FILE` in lines
+/// `  NAME=<TYPE> - DESCRIPTION`. FILE is not created, but without it the options of the protocol
+/// are missing.
 fn known(img: &Tool, format: &str) -> BTreeSet<String> {
     let command = img.command().deadline(DEADLINE);
     let command = command.args(["create", "-f", format, "-o", "help", "image"]);

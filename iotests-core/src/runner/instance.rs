@@ -1,4 +1,4 @@
-//! One instance, with its attempts: what is run, and how the attempts make an outcome.
+//! Runs one instance: its attempts, and the outcome they lead to.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,24 +24,24 @@ use crate::wire::{CaseEvent, CaseSpec, GoldenMode};
 /// One instance to run.
 #[derive(Debug, Clone)]
 pub(crate) struct InstanceJob {
-    /// What reports say about it.
+    /// What reports show about it.
     pub(crate) info: InstanceInfo,
     /// The point of the matrix.
     pub(crate) instance: Instance,
     /// The set of programs.
     pub(crate) set: usize,
-    /// What is known of it with these programs.
+    /// What is known about it with these programs.
     pub(crate) known: Known,
     /// Where its pending goldens go.
     pub(crate) goldens_dir: PathBuf,
-    /// The longest of what it took the last times.
+    /// The longest of its recent times.
     pub(crate) usual: Option<Duration>,
-    /// Which repetition it is, from 0.
+    /// The number of the repetition, from 0.
     pub(crate) repetition: u32,
 }
 
 impl InstanceJob {
-    /// The same once more, with the next seed.
+    /// The next repetition, with the next seed.
     pub(crate) fn next(mut self) -> Self {
         self.repetition += 1;
         self.info.id = format!("{}#{}", self.info.base_id(), self.repetition + 1);
@@ -58,44 +58,44 @@ pub(crate) struct SetFiles {
     pub(crate) capabilities: PathBuf,
     /// Accelerators that work, best first.
     pub(crate) accelerators: Vec<String>,
-    /// The machine that its emulator uses by default, by its short name.
+    /// The short name of its emulator's default machine.
     pub(crate) default_machine: String,
 }
 
-/// What is the same for all instances of a run.
+/// Settings common to all instances of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) sets: Vec<SetFiles>,
     pub(crate) imgopts: Vec<String>,
     pub(crate) scale: f64,
     pub(crate) keep: bool,
-    /// What its programs are run by.
+    /// The wrappers that programs run under.
     pub(crate) wrap: Wrap,
     pub(crate) goldens: GoldenMode,
     pub(crate) seed: u64,
     pub(crate) print: bool,
     pub(crate) debug: bool,
-    /// A person lets it go on after each step.
+    /// The case waits for the user before each step.
     pub(crate) step: bool,
     pub(crate) confine: bool,
     pub(crate) retries: u32,
-    /// The command and its options that a rerun repeats; seed and id are put behind.
+    /// The command for a rerun, without seed and id.
     pub(crate) rerun: String,
     /// Today, `YYYY-MM-DD`, for quarantines.
     pub(crate) today: String,
     pub(crate) scripts: ScriptSettings,
 }
 
-/// What is the same for all scripts of a run.
+/// Settings common to all scripts of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ScriptSettings {
     /// The interpreter for Python.
     pub(crate) python: Option<PathBuf>,
-    /// Where Python keeps what it has compiled.
+    /// Where Python keeps compiled code.
     pub(crate) bytecode: PathBuf,
     /// The command line names no cache mode.
     pub(crate) cache_is_default: bool,
-    /// What their programs are run under.
+    /// Tools that their programs run under.
     pub(crate) tooling: Tooling,
 }
 
@@ -109,7 +109,7 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// A runner that makes directories in `run_dir`.
+    /// A runner that creates directories in `run_dir`.
     pub(crate) fn new(run_dir: RunDir, settings: Settings) -> Self {
         Self {
             run_dir,
@@ -119,7 +119,7 @@ impl Runner {
         }
     }
 
-    /// Notifies the supervisors of everything that runs.
+    /// Sends an order to all supervisors.
     pub(crate) fn order_all(&self, order: Order) {
         self.supervisors.order_all(order);
     }
@@ -129,13 +129,13 @@ impl Runner {
         self.supervisors.suspend()
     }
 
-    /// Ends the run directory.
+    /// Finishes the run directory.
     pub(crate) fn finish(self) {
         self.run_dir.finish();
     }
 
-    /// Runs one instance, more than once where retries are allowed and needed. `tell` gets every event but the last; `expected` is
-    /// what it took the last time.
+    /// Runs one instance, with retries if allowed and needed. `tell` gets every event but the last;
+    /// `expected` is how long it took the last time.
     pub(crate) fn run(
         &self,
         job: &InstanceJob,
@@ -201,7 +201,7 @@ impl Runner {
             } else {
                 directories.remove(false);
             }
-            // An unexpected pass is reported, not retried until it fails.
+            // An unexpected pass is not retried until it fails.
             let may_retry = verdict != Verdict::UnexpectedPass
                 && attempts.len() <= self.settings.retries as usize;
             if failed && may_retry && !self.supervisors.are_ending() {
@@ -213,7 +213,7 @@ impl Runner {
             }
             let elapsed = begun.elapsed();
             return Ok(Outcome {
-                // Only passes are compared, and those of one attempt.
+                // Compare only passes at the first attempt.
                 slower_than: job.usual.filter(|usual| {
                     verdict == Verdict::Pass && last == 0 && is_slower(elapsed, *usual)
                 }),
@@ -238,7 +238,7 @@ impl Runner {
         }
     }
 
-    /// New directories for an attempt.
+    /// Creates the directories of an attempt.
     pub(super) fn directories(&self, job: &InstanceJob) -> Result<InstanceDir, RunError> {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let is_script = matches!(job.instance.case.body, Body::Script(_));
@@ -300,7 +300,7 @@ impl Runner {
         Ok(spec)
     }
 
-    /// What a script gets besides.
+    /// The additional spec of a script.
     fn script(&self, instance: &Instance, set: Option<&SetFiles>) -> Option<ScriptSpec> {
         let Body::Script(script) = &instance.case.body else {
             return None;
@@ -316,7 +316,7 @@ impl Runner {
         })
     }
 
-    /// What tools read from the environment, and must be the same everywhere, whatever the user has set.
+    /// Variables that programs read and that must not depend on the user's environment.
     pub(super) fn env(&self, spec: &CaseSpec) -> Vec<(String, String)> {
         let mut env = vec![
             ("TMPDIR".to_owned(), spec.test_dir.display().to_string()),
@@ -324,7 +324,8 @@ impl Runner {
             ("TZ".to_owned(), "UTC".to_owned()),
         ];
         if std::env::var_os("MALLOC_PERTURB_").is_none() {
-            // Freed memory is overwritten, so that its use after the end shows. By the seed, so that a rerun has the same.
+            // Overwrites freed memory, to expose use after free. Derived from the seed, so that a
+            // rerun has the same value.
             env.push((
                 "MALLOC_PERTURB_".to_owned(),
                 (spec.seed % 255 + 1).to_string(),
@@ -334,15 +335,16 @@ impl Runner {
     }
 }
 
-/// The time of a case that waits for a person.
+/// The budget of a case that waits for the user.
 const NO_HURRY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Whether this is no longer what a busy machine explains: twice the longest of the last times, and a second.
+/// Whether it took longer than a busy machine explains: more than twice the usual time plus a
+/// second.
 fn is_slower(elapsed: Duration, usual: Duration) -> bool {
     elapsed > usual * 2 + Duration::from_secs(1)
 }
 
-/// Weighs in what is known about the case.
+/// Adjusts the verdict to what is known about the case, with a note that explains it.
 fn weigh(
     own: Verdict,
     attempts: &[Attempt],
@@ -370,7 +372,7 @@ fn weigh(
     }
     let mut verdict = own;
     if let Some(quarantine) = known.quarantine.filter(|_| own.is_failure()) {
-        // Dates of this form are in the order of their text.
+        // ISO dates compare as text.
         notes.push(if today <= quarantine.until {
             verdict = Verdict::Quarantined;
             match quarantine.until {
@@ -452,12 +454,12 @@ mod tests {
     fn a_failure_that_says_something_else_than_the_known_one_is_another_bug() {
         let other = bug("it says bug 2");
         assert_eq!(weighed(Verdict::Fail, &other, None), Verdict::Fail);
-        // It has not said anything.
+        // This attempt has no text that could match.
         assert_eq!(
             weighed(Verdict::Timeout, &bug("bug"), None),
             Verdict::Timeout
         );
-        // What else is known of the case counts all the same.
+        // A quarantine still applies.
         let races = Some(until(TODAY, "races"));
         assert_eq!(weighed(Verdict::Fail, &other, races), Verdict::Quarantined);
         let mut attempt = Attempt {

@@ -1,4 +1,4 @@
-//! How many instances run at once: a number, or as many as the machine carries.
+//! How many instances run at once: a fixed number, or as many as the machine can take.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use super::cli::MOST;
 /// `--jobs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Jobs {
-    /// So many.
+    /// This many.
     Number(usize),
-    /// As many as the machine carries.
+    /// As many as the machine can take.
     Auto,
 }
 
@@ -30,20 +30,21 @@ impl FromStr for Jobs {
     }
 }
 
-/// How many run for each processor at most: a QEMU waits more than it computes.
+/// The most instances per processor. There can be several because QEMU mostly waits.
 const FOR_A_PROCESSOR: usize = 4;
 
-/// How long the machine is looked at before the next decision.
+/// The interval between decisions.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Of the time, for how much some process may wait for a processor before no more are started…
+/// The share of time in which some process waits for a processor, from which on the limit no longer
+/// rises.
 const BUSY: f64 = 0.5;
-/// …from where on there are fewer again…
+/// The share above which the limit falls.
 const TOO_BUSY: f64 = 0.9;
-/// …and for how much one may wait for memory.
+/// The share of time in which some process waits for memory, above which the limit falls.
 const SHORT: f64 = 0.05;
 
-/// Says how many may run at once, by how the machine bears those that do.
+/// Adapts the number of instances to how loaded the machine is.
 #[derive(Debug)]
 pub(crate) struct Carried {
     limit: usize,
@@ -54,7 +55,7 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
-    /// Begins with one for each processor.
+    /// Starts with one instance per processor.
     pub(crate) fn new(processors: usize) -> Self {
         Self {
             limit: processors,
@@ -65,12 +66,12 @@ impl Carried {
         }
     }
 
-    /// How many there will be at most.
+    /// The highest limit there can be.
     pub(crate) const fn most(processors: usize) -> usize {
         processors * FOR_A_PROCESSOR
     }
 
-    /// How many may run now, of whom so many do.
+    /// How many instances may run now, given how many do.
     pub(crate) fn limit(&mut self, running: usize) -> usize {
         let passed = self.at.elapsed();
         if passed >= LOOK {
@@ -82,8 +83,9 @@ impl Carried {
         self.limit
     }
 
-    /// One more while nothing waits and the limit is what holds them back, one fewer when everything does. Below one for each processor it
-    /// gets only for want of memory: another program that is busy shall not stop the run.
+    /// Raises the limit by one if it is reached and processors are free, lowers it by one if they
+    /// are overloaded. Only a lack of memory takes it below one per processor, so that other busy
+    /// programs cannot stall the run.
     fn next(&self, running: usize, cpu: f64, memory: f64) -> usize {
         if memory > SHORT {
             (self.limit - 1).max(1)
@@ -97,10 +99,11 @@ impl Carried {
     }
 }
 
-/// What the kernel says about processes that wait for a resource (PSI).
+/// The kernel's pressure stall information (PSI) about one resource.
 #[derive(Debug)]
 struct Pressure {
-    /// That of the control group, which knows its limits, else that of the machine; `None` where the kernel has neither.
+    /// The file of the control group, which accounts for its limits, else that of the machine;
+    /// `None` if the kernel has neither.
     file: Option<PathBuf>,
     waited: Duration,
 }
@@ -114,7 +117,7 @@ impl Pressure {
         Self { file, waited }
     }
 
-    /// For which share of the time since the last question some process waited.
+    /// The share of time since the last call in which some process waited.
     fn share(&mut self, passed: Duration) -> Option<f64> {
         let waited = waited(self.file.as_deref()?)?;
         let since = waited.saturating_sub(self.waited);
@@ -129,7 +132,7 @@ fn group_file(what: &str) -> Option<String> {
     Some(format!("/sys/fs/cgroup{group}/{what}.pressure"))
 }
 
-/// The total of its first line, which is in microseconds.
+/// The total of the `some` line, in microseconds in the file.
 fn waited(file: &Path) -> Option<Duration> {
     let text = fs::read_to_string(file).ok()?;
     let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
@@ -137,12 +140,12 @@ fn waited(file: &Path) -> Option<Duration> {
     total.parse().ok().map(Duration::from_micros)
 }
 
-/// Without PSI, how many processes want a processor at this moment, against how many there are: at the number of processors it is as busy as it
-/// should be.
+/// An estimate without PSI: the number of runnable processes relative to the processors, scaled so
+/// that one per processor is [`BUSY`].
 fn load(processors: usize) -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let wanting = text.split(' ').nth(3).and_then(|word| word.split('/').next());
-    // This process is one of them.
+    // This process itself is runnable.
     let wanting: usize = wanting.and_then(|word| word.parse().ok()).unwrap_or(1);
     wanting.saturating_sub(1) as f64 / processors as f64 * BUSY
 }

@@ -7,14 +7,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-/// Puts a value in the place of a file, or leaves the file as it is: another run, also another
-/// user's, may read it at any time, and sees the old or the new.
+/// Replaces a file atomically, because other runs, also of other users, may read it at any time.
 pub(super) fn replace(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(folder)?;
-    // At once: written piece by piece, each comma would be a system call.
+    // Serialized in memory first: directly to the file, each comma would be a system call.
     file.write_all(&serde_json::to_vec(value)?)?;
     file.persist(path)?;
     Ok(())

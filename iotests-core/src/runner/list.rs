@@ -1,4 +1,4 @@
-//! `--list`: what there is, and why something cannot run here.
+//! `--list`: the cases, and why some cannot run here.
 
 use std::collections::BTreeMap;
 
@@ -20,19 +20,19 @@ pub(crate) struct List<'a> {
     pub(crate) records: &'a Records,
 }
 
-/// An instance as a program reads it.
+/// An instance as a line of JSON.
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(flatten)]
     info: InstanceInfo,
     /// Why it cannot run here.
     skip: Option<String>,
-    /// How it ended in the last runs, the newest last, and how long the last one took.
+    /// The verdicts of the last runs, newest last, and how long the last one took.
     last: Option<&'a History>,
 }
 
 impl List<'_> {
-    /// The list as it is asked for.
+    /// The list in the requested form.
     pub(crate) fn print(&self, how: ListHow, palette: Palette) -> Result<String, RunError> {
         Ok(match how {
             ListHow::Text => list(self, palette),
@@ -76,7 +76,7 @@ impl List<'_> {
     }
 }
 
-/// By case and row; points of the matrix share a line.
+/// One entry per case and row; matrix points share a line.
 fn list(all: &List<'_>, palette: Palette) -> String {
     let planned = all.planned;
     let mut by_name: BTreeMap<String, Vec<&Planned>> = BTreeMap::new();
@@ -112,7 +112,7 @@ fn verb(number: usize, one: &str, more: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { more })
 }
 
-/// Formats, protocols if it is not `file` alone, groups, upstream ids.
+/// Formats, protocols unless only `file`, groups, upstream ids.
 fn facts(instance: &Instance) -> String {
     let formats: Vec<&str> =
         instance.meta.formats.to_vec().iter().map(|format| format.name()).collect();
@@ -161,7 +161,7 @@ fn runs_on(instances: &[&Planned], all: &List<'_>) -> String {
     }
 }
 
-/// The reasons, each with the points of the matrix it holds for.
+/// The reasons for skips, each with its matrix points.
 fn skipped<'a>(instances: &[&'a Planned]) -> Vec<(&'a Skip, Vec<String>)> {
     let mut reasons: Vec<(&Skip, Vec<String>)> = Vec::new();
     for one in instances {

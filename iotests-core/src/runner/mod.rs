@@ -1,7 +1,8 @@
-//! What runs the cases: from the command line to the report.
+//! The runner: from the command line to the report.
 //!
-//! The program plays three parts: the *runner*, for each instance a *supervisor* (`__supervise`), and below it, as a copy of that, a *case process*.
-//! The runner plans, schedules and reports; a supervisor proves that nothing is left of its case; only the case process touches QEMU.
+//! The program plays three roles: the *runner*; one *supervisor* per instance (`__supervise`); and,
+//! forked from the supervisor, a *case process*. The runner plans, schedules and reports; the
+//! supervisor proves that its case left nothing behind; only the case process touches QEMU.
 
 mod app;
 mod case_process;
@@ -66,10 +67,11 @@ pub use exit::Exit;
 pub use supervise::{End, Leak, Seen, SupervisorReport};
 pub use verdict::{Attempt, Verdict, judge};
 
-/// The whole program: `fn main() -> ExitCode { iotests_core::runner::main() }`, in a binary that links the cases.
+/// The whole program: `fn main() -> ExitCode { iotests_core::runner::main() }`, in a binary that
+/// links the cases.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // A supervisor loses no time.
+    // Parsing is skipped for a supervisor, which must start fast.
     let is_supervisor = arguments.get(1).is_some_and(|word| word == supervise::SUPERVISE);
     let arguments = match is_supervisor {
         true => arguments,
@@ -95,18 +97,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// This program once more. Its path may meanwhile belong to another build of it, or to nothing: whoever changes a case and runs it while
-/// a run is under way replaces the file.
+/// Starts this program again. Its path may be gone or hold a newer build by now: rebuilding during
+/// a run replaces the file.
 fn this_program() -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("iotests");
     command
 }
 
-/// The variable that says how a person started this program, where that is not its own name: `cargo xtask iotests`.
+/// The variable that holds the command a user typed if it is not this program's own name, such as
+/// `cargo xtask iotests`.
 const CALLED_AS: &str = "IOTESTS_CALLED_AS";
 
-/// How a person started this program.
+/// The command by which a user starts this program.
 fn called_as() -> String {
     std::env::var(CALLED_AS).unwrap_or_else(|_| "iotests".to_owned())
 }

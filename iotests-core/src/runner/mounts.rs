@@ -1,5 +1,4 @@
-//! What is mounted below a folder, and how it is taken away: a daemon that was killed leaves its
-//! FUSE mounts behind, dead.
+//! Finds and detaches mounts below a folder: a killed daemon leaves dead FUSE mounts behind.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -14,35 +13,35 @@ use nix::mount::{MntFlags, umount2};
 /// The mounts of this process, in the order of mounting; see proc_pid_mountinfo(5).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// The field of a line of it that is the mount point.
+/// The field with the mount point.
 const MOUNT_POINT: usize = 4;
 
-/// The setuid programs of libfuse 3 and 2, by which anybody may unmount what is theirs.
+/// The setuid programs of libfuse 3 and 2, with which users may unmount their own mounts.
 const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
 
-/// How long such a program may take; detaching waits for nobody.
+/// How long such a program may take. A lazy unmount does not wait for anything.
 const HELPER_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Detaches all that is mounted below this folder, so that it can be removed, and so that its removal
-/// does not reach into what was mounted there.
+/// Detaches everything mounted below this folder, so that the folder can be removed without
+/// deleting files in mounted file systems.
 ///
 /// # Errors
-/// When something stays mounted: then the folder must not be removed.
+/// If something stays mounted. The folder must not be removed then.
 pub(crate) fn detach_below(folder: &Path) -> io::Result<()> {
-    // Only the folder itself is asked for, as a dead mount below it answers nothing.
+    // Only the folder itself is accessed: access to a dead mount below it would fail.
     let Ok(folder) = fs::canonicalize(folder) else {
-        // What is not there, or not ours to see, has nothing below it.
+        // Missing or inaccessible: then nothing of ours is mounted below it.
         return Ok(());
     };
     let points = mounted_below(&folder)?;
     if points.is_empty() {
-        // As nearly always: there is nothing to look at again.
+        // The usual case, which needs no second look.
         return Ok(());
     }
-    // The last first: one mount may lie on or in another.
+    // In reverse order, since a mount may be on or in an earlier one.
     for point in points.iter().rev() {
         let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-        // What is still mounted then is seen below.
+        // The check below finds what is still mounted.
         let _ = umount2(point, flags).is_ok() || HELPERS.iter().any(|it| unmounts(it, point));
     }
     match mounted_below(&folder)?.first() {
@@ -57,13 +56,13 @@ pub(crate) fn detach_below(folder: &Path) -> io::Result<()> {
 fn mounted_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read(MOUNTS) {
         Ok(table) => Ok(points_below(folder, &table)),
-        // Without /proc nothing is known, and nothing can be done.
+        // Without /proc there is no way to tell.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
 
-/// The type of the file system on which this lies, and where that is mounted: `ext4 on /`.
+/// The type and mount point of the file system that has this path: `ext4 on /`.
 pub(crate) fn file_system(path: &Path) -> Option<String> {
     let table = fs::read(MOUNTS).ok()?;
     file_system_in(&fs::canonicalize(path).ok()?, &table)
@@ -73,12 +72,12 @@ fn file_system_in(path: &Path, table: &[u8]) -> Option<String> {
     let lines = table.split(|byte| *byte == b'\n').filter_map(|line| {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
         let point = PathBuf::from(unescaped(fields.get(MOUNT_POINT)?));
-        // A dash ends the fields of which there may be any number.
+        // A dash ends the list of optional fields.
         let dash = fields.iter().position(|field| *field == b"-")?;
         let kind = String::from_utf8_lossy(fields.get(dash + 1)?).into_owned();
         path.starts_with(&point).then_some((point, kind))
     });
-    // Of several on one point the last one hides the others, and `max_by_key` gives the last.
+    // Of several mounts on one point, the last hides the others; `max_by_key` returns the last.
     let (point, kind) = lines.max_by_key(|(point, _)| point.components().count())?;
     Some(format!("{kind} on {}", point.display()))
 }
@@ -93,7 +92,7 @@ fn points_below(folder: &Path, table: &[u8]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Bytes that would divide the table are written as `\ooo`, in octal.
+/// Decodes separators, which the kernel writes as `\ooo` in octal.
 fn unescaped(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -108,7 +107,7 @@ fn unescaped(field: &[u8]) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// Lets this program detach the mount; whether it did.
+/// Detaches the mount with this program, and returns whether that worked.
 fn unmounts(helper: impl AsRef<OsStr>, point: &Path) -> bool {
     Command::new(helper)
         .args(["-u", "-z", "--"])
@@ -142,7 +141,7 @@ mod tests {
         let asked = folder.path().join("asked");
         let script = format!("printf '%s\\n' \"$@\" > '{}'", asked.display());
         let helper = folder.path().join("fusermount3");
-        // Another process writes it: see `tests/it/script.rs`.
+        // Written by another process: see `tests/it/script.rs`.
         let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\"; chmod 755 \"$1\"";
         let write = Command::new("sh").args(["-c", write, "sh"]).arg(&helper);
         write.arg(script).run_blocking().unwrap().check().unwrap();

@@ -1,4 +1,4 @@
-//! `iotests new NAME`: writes the skeleton of a case into the sources.
+//! `iotests new NAME`: adds the skeleton of a case to the sources.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use super::Exit;
 use super::skeleton::{self, SkeletonError};
 
-/// The first argument that asks for it; no case can be called so.
+/// The command word.
 pub(super) const NEW: &str = "new";
 
-/// Entry of `new NAME`.
+/// Entry point of `new NAME`.
 pub(super) fn main(name: Option<&str>) -> Exit {
     let Some(name) = name else {
         eprintln!("usage: {} {NEW} area::module::function", super::called_as());

@@ -1,4 +1,4 @@
-//! One plan on many machines: which instances are whose, and how a machine learns its number.
+//! Splits a plan among machines: which instances each one runs, and how it learns its number.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,16 +11,16 @@ use sha2::{Digest, Sha256};
 
 use super::error::RunError;
 
-/// The part of a plan that a run has.
+/// A run's part of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
-    /// Which part it is, from 1.
+    /// The number of the part, from 1.
     pub number: u32,
-    /// How many parts there are.
+    /// The number of parts.
     pub of: u32,
-    /// How many instances all parts have together.
+    /// The number of instances in all parts together.
     pub instances: usize,
-    /// What the whole plan is and how it was cut: parts with the same plan fit together.
+    /// A hash of the whole plan and its cut: parts with the same value belong together.
     pub plan: String,
 }
 
@@ -38,9 +38,9 @@ impl fmt::Display for Shard {
 /// `--partition`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Partition {
-    /// As the variables of a CI system say.
+    /// As given by the variables of a CI system.
     Auto,
-    /// This one.
+    /// This part.
     Part(Part),
 }
 
@@ -62,7 +62,7 @@ impl Part {
     }
 }
 
-/// More machines than anybody has.
+/// The largest number of parts: more machines than anybody has.
 const MOST: u32 = 10_000;
 
 impl FromStr for Partition {
@@ -81,16 +81,16 @@ impl FromStr for Partition {
     }
 }
 
-/// A CI system, and the variables in which it gives a job its number and how many there are.
+/// A CI system, and the variables in which it gives a job its number and the number of jobs.
 struct System {
     name: &'static str,
-    /// The variable that is there when this is the system.
+    /// The variable by which the system is recognized.
     sign: &'static str,
     number: &'static str,
     of: &'static str,
     /// The number of the first job.
     first: u32,
-    /// What to write where a variable is missing.
+    /// What to do if a variable is missing.
     advice: &'static str,
 }
 
@@ -138,7 +138,7 @@ const SYSTEMS: [System; 5] = [
 ];
 
 impl Partition {
-    /// The part, by these variables where they are asked for; `None` where no system says anything.
+    /// The part; `auto` takes it from these variables, and is `None` without a CI system.
     pub(crate) fn part(
         self,
         variable: impl Fn(&str) -> Option<String>,
@@ -168,7 +168,7 @@ fn auto(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Part>, Stri
         let id = need("SLURM_ARRAY_TASK_ID")?;
         let (least, most) = (need("SLURM_ARRAY_TASK_MIN")?, need("SLURM_ARRAY_TASK_MAX")?);
         let count = need("SLURM_ARRAY_TASK_COUNT")?;
-        // With a list of numbers, nothing says which of them this is.
+        // Works only for evenly spaced numbers: for a list, the variables do not give the position.
         let step =
             most.saturating_sub(least).checked_div(count.saturating_sub(1)).unwrap_or(1).max(1);
         let fits = id >= least
@@ -199,18 +199,19 @@ fn auto(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Part>, Stri
     Ok(None)
 }
 
-/// What an instance is to the partition.
+/// An instance, as far as the partition is concerned.
 pub(crate) struct Piece<'p> {
     pub(crate) id: &'p str,
-    /// What it took the last time; `None` where that is not known, and zero for what does not run.
+    /// How long it took the last time: `None` if unknown, zero if it does not run.
     pub(crate) time: Option<Duration>,
 }
 
-/// Cuts a plan: which pieces are of this part, and the part as a record has it.
+/// Cuts a plan: returns which pieces belong to this part, and the part for the record.
 ///
-/// Every machine that has the same plan and the same times cuts it in the same way: each piece is of one part. The longest ones are given out first,
-/// each to the part that has the least so far. Times are taken in steps of a fifth, so that most of the small differences between two runs move nothing; what is
-/// not known counts as the median of what is.
+/// Machines with the same plan and times make the same cut, so each piece is in exactly one part.
+/// The longest pieces are assigned first, each to the part with the least time so far. Times are
+/// rounded to steps of 20 %, so that small differences between runs rarely change the cut. Unknown
+/// times count as the median of the known ones.
 pub(crate) fn cut(pieces: &[Piece<'_>], part: Part) -> (Vec<bool>, Shard) {
     let mut known: Vec<u64> = pieces.iter().filter_map(|one| step(one.time?)).collect();
     known.sort_unstable();
@@ -221,7 +222,7 @@ pub(crate) fn cut(pieces: &[Piece<'_>], part: Part) -> (Vec<bool>, Shard) {
     };
     let mut order: Vec<usize> = (0..pieces.len()).collect();
     order.sort_by_key(|index| (Reverse(weight(&pieces[*index])), pieces[*index].id));
-    // The load, the number of pieces, and the number of a part: the least of all comes next.
+    // Load, number of pieces and number of each part, the least loaded first.
     let mut parts: BTreeSet<(u64, usize, u32)> =
         (1..=part.of).map(|number| (0, 0, number)).collect();
     let mut mine = vec![false; pieces.len()];
@@ -244,7 +245,8 @@ pub(crate) fn cut(pieces: &[Piece<'_>], part: Part) -> (Vec<bool>, Shard) {
     (mine, shard)
 }
 
-/// A time as the greatest step that it reaches, in microseconds; steps lie a fifth apart, from a millisecond on. Nothing for no time.
+/// A time in microseconds, rounded down to a step; steps are 20 % apart, from a millisecond on.
+/// `None` for zero.
 fn step(time: Duration) -> Option<u64> {
     let micros = time.as_micros() as f64;
     if micros <= 0.0 {
@@ -254,7 +256,7 @@ fn step(time: Duration) -> Option<u64> {
     Some((1000.0 * 1.2_f64.powf(steps)) as u64)
 }
 
-/// What is wrong with these parts as a whole: parts that are missing, and parts of other plans.
+/// What is wrong with these parts together: missing parts, and parts of different plans.
 pub(crate) fn gaps(shards: &[Shard], instances: usize) -> Vec<String> {
     let mut plans: BTreeMap<(&str, u32), BTreeSet<u32>> = BTreeMap::new();
     for shard in shards {
@@ -298,7 +300,7 @@ pub(crate) fn gaps(shards: &[Shard], instances: usize) -> Vec<String> {
     gaps
 }
 
-/// `1, 3-5`.
+/// Numbers as ranges, such as `1, 3-5`.
 fn numbers_text(numbers: &BTreeSet<u32>) -> String {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     for number in numbers {
@@ -469,8 +471,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever the times: each piece is of exactly one part, in whatever order the pieces come, and no part has more than the greatest
-        /// piece above the mean.
+        /// Whatever the times and the order of the pieces: each is in exactly one part, and no part
+        /// exceeds the mean by more than the longest piece.
         #[test]
         fn parts_are_disjoint_and_whole_and_balanced(
             times in proptest::collection::vec(proptest::option::of(0u64..60_000), 1..200),
@@ -501,7 +503,7 @@ mod tests {
                 let longest = times.iter().filter_map(|(_, time)| *time).max().unwrap_or(0) as f64;
                 let mean = loads.iter().sum::<f64>() / f64::from(of);
                 let most = loads.iter().copied().fold(0.0, f64::max);
-                // The steps are a fifth.
+                // Steps are 20 % apart.
                 prop_assert!(most <= 1.2 * (1.2 * mean + longest) + 1.0, "{most} of {mean}, {longest}");
             }
         }

@@ -1,4 +1,4 @@
-//! Where the harness keeps its own things: caches, records, run directories, provisioned prefixes.
+//! Where the harness keeps its files: caches, records, run directories, provisioned prefixes.
 
 use std::env;
 use std::fs::{self, DirBuilder};
@@ -14,15 +14,15 @@ use super::error::{RunError, io as io_error};
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     root: PathBuf,
-    /// It lies where others may write as well.
+    /// The root's parent is writable by other users.
     is_shared: bool,
-    /// The workspace the cases were built from, when that is known.
+    /// The workspace that the cases were built from, if known.
     sources: Option<PathBuf>,
 }
 
 impl Places {
-    /// `--build-dir`, else cargo's target folder where this program lies in one, else the user's cache folder, and for a user without one
-    /// a folder of this user alone among the temporary files.
+    /// `--build-dir`, else cargo's target folder if this program is in one, else the user's cache
+    /// folder, else a private temporary folder.
     pub(crate) fn new(build_dir: Option<&Path>) -> Self {
         let program = env::current_exe().unwrap_or_default();
         let own = build_dir.map(Path::to_path_buf).or_else(|| target_of(&program));
@@ -39,17 +39,17 @@ impl Places {
                 true,
             ),
         };
-        // Cases run in folders of their own, where a relative path would mean something else.
         let sources =
             env::var_os("IOTESTS_SOURCE_DIR").map(PathBuf::from).filter(|folder| folder.is_dir());
         Self {
+            // Absolute, because cases run in their own folders.
             root: std::path::absolute(&root).unwrap_or(root),
             is_shared,
             sources,
         }
     }
 
-    /// Refuses a folder below which no case, or no trial of what a program can do, could work.
+    /// Refuses folders in which cases or probes could not work.
     pub(crate) fn check(&self) -> Result<(), RunError> {
         check_utf8("the build folder", &self.root)?;
         check_utf8("the temporary folder (TMPDIR)", &env::temp_dir())?;
@@ -59,32 +59,33 @@ impl Places {
         }
     }
 
-    /// Whether this path is among them.
+    /// Whether this path is in the build folder.
     pub(crate) fn have(&self, path: &Path) -> bool {
         path.starts_with(&self.root)
     }
 
-    /// What the probes found.
+    /// The cache of probe results.
     pub(crate) fn probes(&self) -> PathBuf {
         self.own().join("probes")
     }
 
-    /// The sums of QEMU's programs.
+    /// The checksums of QEMU's programs.
     pub(crate) fn sums(&self) -> PathBuf {
         self.own().join("sums.json")
     }
 
-    /// Times and verdicts of former runs.
+    /// Times and verdicts of earlier runs.
     pub(crate) fn records(&self) -> PathBuf {
         self.own().join("records.json")
     }
 
-    /// The records of former runs.
+    /// The records of earlier runs.
     pub(crate) fn recordings(&self) -> PathBuf {
         self.own().join("records")
     }
 
-    /// Where goldens of a case in this source file wait for review: beside the accepted ones, or where there is no workspace, apart.
+    /// Where goldens of a case in this source file wait for review: beside the accepted ones, or in
+    /// a separate folder if there is no workspace.
     pub(crate) fn goldens(&self, file: &str) -> PathBuf {
         let sources = self.sources.as_ref().zip(file.split_once("/src/"));
         match sources {
@@ -93,28 +94,28 @@ impl Places {
         }
     }
 
-    /// Where Python keeps what it has compiled of upstream's scripts.
+    /// Where Python keeps compiled code of upstream's scripts.
     pub(crate) fn bytecode(&self) -> PathBuf {
         self.own().join("bytecode")
     }
 
-    /// Where run directories are made when `--scratch` does not say.
+    /// Where run directories are created without `--scratch`.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.own().join("runs")
     }
 
-    /// Where provisioned prefixes stand, one folder each.
+    /// The provisioned prefixes, one folder each.
     pub(crate) fn prefixes(&self) -> PathBuf {
         self.root.join("qemu")
     }
 
-    /// The folder of all that is not a prefix.
+    /// The folder of everything that is not a prefix.
     pub(crate) fn own(&self) -> PathBuf {
         self.root.join("iotests")
     }
 }
 
-/// Makes the folder, or makes sure that nobody else has made it: programs in it are run.
+/// Creates the folder, or checks that an existing one is private: programs in it are run.
 fn be_alone(folder: &Path) -> Result<(), RunError> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(source) if source.kind() != ErrorKind::AlreadyExists => {
@@ -136,7 +137,7 @@ fn be_alone(folder: &Path) -> Result<(), RunError> {
     })
 }
 
-/// Cargo's target folder, if the program lies where cargo puts programs: `debug/`, or `TRIPLE/debug/`.
+/// Cargo's target folder, if the program is where cargo puts it: `debug/`, or `TRIPLE/debug/`.
 fn target_of(program: &Path) -> Option<PathBuf> {
     let folders = program.ancestors().skip(2).take(2);
     let is_target = |folder: &&Path| {
@@ -146,8 +147,7 @@ fn target_of(program: &Path) -> Option<PathBuf> {
     folders.into_iter().find(is_target).map(Path::to_path_buf)
 }
 
-/// Everything below such a folder could be named neither in QMP nor in what a case receives, both of
-/// which are JSON.
+/// Refuses paths that are not UTF-8: QMP and the case's spec are JSON and cannot carry them.
 pub(crate) fn check_utf8(what: &str, path: &Path) -> Result<(), RunError> {
     match path.to_str() {
         Some(_) => Ok(()),
@@ -179,7 +179,7 @@ mod tests {
             let why = be_alone(&folder.path().join(name)).unwrap_err().to_string();
             assert!(why.contains("of this user alone"), "{name}: {why}");
         }
-        // Whoever made it first has it, unless he is this user.
+        // Created first by another user.
         if getuid().is_root() {
             std::os::unix::fs::chown(&mine, Some(12345), None).unwrap();
             assert!(be_alone(&mine).is_err());

@@ -1,4 +1,5 @@
-//! The plan: every point of the matrix as an instance, runnable or skipped with a reason, before anything runs.
+//! The plan, made before anything runs: every matrix point as an instance, runnable or skipped with
+//! a reason.
 
 mod matrix;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use crate::wire::Place;
 
 pub(crate) use matrix::{ANY_POINT, MorePoints};
 
-/// What a set of programs can do, for the plan.
+/// A set of programs and what it can do.
 #[derive(Debug)]
 pub(crate) struct Able {
     /// The name of the set.
@@ -33,23 +34,23 @@ pub(crate) struct Able {
     pub(crate) capabilities: Capabilities,
 }
 
-/// An instance with its decision.
+/// An instance, and whether it runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Planned {
     /// The point of the matrix.
     pub(crate) instance: Instance,
-    /// The id: the instance's, and the set where several run the same.
+    /// The id: the instance's, plus the set's name if it runs on several.
     pub(crate) id: String,
     /// The index of the set it runs on.
     pub(crate) set: usize,
     /// Why it does not run.
     pub(crate) skip: Option<Skip>,
-    /// What is known of it on that set.
+    /// What is known about it on that set.
     pub(crate) known: Known,
 }
 
 impl Planned {
-    /// What reports say about it.
+    /// What reports show about it.
     pub(crate) fn info(&self, sets: &[Able]) -> InstanceInfo {
         let case = self.instance.case;
         InstanceInfo {
@@ -79,7 +80,7 @@ impl Planned {
 /// Which sets instances run on: `--set`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SetChoice {
-    /// Each on the first that can run it.
+    /// Each on the first set that can run it.
     Auto,
     /// Each on every one of these.
     Each(Vec<usize>),
@@ -88,7 +89,7 @@ pub(crate) enum SetChoice {
 }
 
 impl SetChoice {
-    /// Reads `--set`.
+    /// Parses `--set`.
     pub(crate) fn new(text: &str, sets: &[Able]) -> Result<Self, RunError> {
         let all = || (0..sets.len()).collect();
         match text {
@@ -114,17 +115,17 @@ impl SetChoice {
     }
 }
 
-/// What the command line asks for.
+/// What the command line selects.
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
     pub(crate) selectors: &'a [String],
     pub(crate) matrix: &'a MatrixArgs,
     pub(crate) sets: SetChoice,
-    /// What is run by default besides the usual.
+    /// Points to run by default in addition to the usual ones.
     pub(crate) more: MorePoints,
 }
 
-/// Every selected instance, in the order of the names.
+/// Every selected instance, in the order of the ids.
 pub(crate) fn plan(
     entries: &'static [Registered],
     wanted: &Wanted<'_>,
@@ -142,7 +143,7 @@ pub(crate) fn plan(
         check_selector(selector, &anywhere, &places)?;
     }
     let (excluded, start) = others.split_at(wanted.matrix.exclude.len());
-    // Each selector for itself: the point that one names is none of what another means.
+    // Each selector separately: a point named by one does not apply to the others.
     let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
     let is_wanted = |entry: &&Registered| {
         in_groups(&entry.meta, wanted.matrix)
@@ -192,7 +193,7 @@ pub(crate) fn plan(
     Ok(planned)
 }
 
-/// A selector means something, at a point that this has.
+/// Checks that a selector matches some case, and that the case has its format.
 fn check_selector(
     selector: &Selector,
     anywhere: &[Instance],
@@ -213,7 +214,7 @@ fn check_selector(
     }
 }
 
-/// The cases that a selector means have the format that it names, or some of them do.
+/// Checks that at least one matching case has the format that the selector names.
 fn supports_format(
     selector: &Selector,
     format: Format,
@@ -243,7 +244,8 @@ pub(crate) fn names_set(selectors: &[String]) -> bool {
     selectors.iter().any(|selector| selector.contains(SET))
 }
 
-/// All groups: those of the harness, those that scripts have besides, and those that mean something also where nothing is in them.
+/// All groups: those of the harness, additional ones of scripts, and those that have a meaning even
+/// if nothing is in them.
 pub(crate) fn groups(entries: &[Registered]) -> Vec<String> {
     let known: Vec<&str> = names::GROUPS.iter().map(|group| group.0).collect();
     let of_entries = entries.iter().flat_map(|entry| &entry.meta.groups);
@@ -254,7 +256,7 @@ pub(crate) fn groups(entries: &[Registered]) -> Vec<String> {
     known.into_iter().chain(others).map(str::to_owned).collect()
 }
 
-/// The groups that the command line names exist.
+/// Checks that the groups on the command line exist.
 fn check_groups(matrix: &MatrixArgs, entries: &[Registered]) -> Result<(), RunError> {
     let known = groups(entries);
     let mut given = matrix.groups.iter().chain(&matrix.exclude_groups);
@@ -264,8 +266,8 @@ fn check_groups(matrix: &MatrixArgs, entries: &[Registered]) -> Result<(), RunEr
     }
 }
 
-/// What runs only where it, or its group, is named: scripts that their authors have put aside, and what does something else with each
-/// seed.
+/// Groups whose members run only if they or the group are named: scripts disabled by their authors,
+/// and cases that depend on the seed.
 const ON_REQUEST: [&str; 2] = [DISABLED, names::EXPLORE.0];
 
 fn waits_to_be_named(meta: &Meta, matrix: &MatrixArgs) -> bool {
@@ -280,7 +282,7 @@ fn in_groups(meta: &Meta, matrix: &MatrixArgs) -> bool {
         && !matrix.exclude_groups.iter().any(has)
 }
 
-/// On which set an instance runs, or why on none; with `--set all` one answer for each.
+/// Decides on which set an instance runs, or why it does not; with several sets, once for each.
 fn decide(
     instance: Instance,
     skip: Option<Skip>,
@@ -300,7 +302,7 @@ fn decide(
         }
     };
     if let Some(skip) = skip {
-        // No set of programs could change that.
+        // The reason is independent of the set.
         let set = match &wanted.sets {
             SetChoice::One(index) => *index,
             SetChoice::Each(_) | SetChoice::Auto => 0,
@@ -331,7 +333,7 @@ fn decide(
             for index in 0..sets.len().max(1) {
                 match check_on(index) {
                     None => return vec![on(index, None)],
-                    // A set that has the programs knows a better reason than one that has not.
+                    // The reason from a set that has the programs is more useful.
                     Some(skip)
                         if best.as_ref().is_none_or(|(_, best)| {
                             is_tool_missing(best) && !is_tool_missing(&skip)
@@ -351,12 +353,13 @@ fn is_tool_missing(skip: &Skip) -> bool {
     matches!(skip, Skip::NoTool { .. })
 }
 
-/// Whether an instance can run with these programs: what the matrix implies, then what the case declares.
+/// Checks whether an instance can run with these programs: first what its matrix point requires,
+/// then what the case declares.
 fn check(instance: &Instance, capabilities: &Capabilities, imgopts: &[String]) -> Result<(), Skip> {
     let (meta, point) = (instance.meta, instance.at());
     let need = |requirement: Requirement| requirement.check(capabilities, &point);
     need(Requirement::Tool(ToolKind::Img))?;
-    // Nearly every case writes or verifies with it, and no distribution has the one without the other.
+    // Nearly every case uses qemu-io, and distributions ship it with qemu-img.
     need(Requirement::Tool(ToolKind::Io))?;
     if let Some(backend) = instance.backend {
         need(Requirement::Tool(backend.tool()))?;
@@ -372,7 +375,7 @@ fn check(instance: &Instance, capabilities: &Capabilities, imgopts: &[String]) -
         Protocol::File => {}
         Protocol::Nbd => {
             need(Requirement::Tool(ToolKind::Nbd))?;
-            // A script makes its own exports.
+            // Scripts create their own exports.
             let is_script = matches!(instance.case.body, Body::Script(_));
             if !is_script && !matches!(instance.format, Format::Raw | Format::Qcow2) {
                 return Err(Skip::Feature {

@@ -1,4 +1,4 @@
-//! The part of the plan that is this run's: `--partition`.
+//! This run's part of the plan: `--partition`.
 
 use std::env;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::runner::plan::Planned;
 use crate::runner::records::Records;
 
 impl App {
-    /// Leaves of the plan what is of this part, and says which it is.
+    /// Reduces the plan to this run's part and returns which part it is.
     pub(super) fn partition(
         &self,
         planned: &mut Vec<Planned>,

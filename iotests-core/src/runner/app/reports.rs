@@ -1,4 +1,4 @@
-//! The reports of a run, and those on runs that are over.
+//! The reports of a run, and reports from the records of finished runs.
 
 use std::fs;
 use std::io::{Write, stdout};
@@ -15,14 +15,14 @@ use crate::runner::run::Skips;
 use crate::runner::verdict::{Attempt, Verdict};
 use crate::runner::{Exit, console, partition, record};
 
-/// A record of a run, and what the run began with.
+/// A record of a run, and its first event.
 struct Recorded {
     path: PathBuf,
     begun: Option<RunStarted>,
 }
 
 impl Recorded {
-    /// Nothing if the file holds no event.
+    /// `None` if the file holds no event.
     fn read(path: &Path) -> Result<Option<Self>, RunError> {
         let mut events = record::read(path).map_err(io_error("read the record", path))?;
         let begun = match events.next() {
@@ -37,14 +37,14 @@ impl Recorded {
         Ok(Some(Self { path, begun }))
     }
 
-    /// The number of its part, then when it began.
+    /// The sort key: the part's number, then the start time.
     fn order(&self) -> (u32, u64) {
         let begun = self.begun.as_ref();
         let number = begun.and_then(|run| run.shard.as_ref()).map_or(0, |shard| shard.number);
         (number, begun.map_or(0, |run| run.started))
     }
 
-    /// Whether both are of one part of one plan.
+    /// Whether both ran the same part of the same plan.
     fn is_again(&self, other: &Self) -> bool {
         let shard = |one: &Self| one.begun.as_ref().and_then(|run| run.shard.clone());
         shard(self).is_some_and(|this| shard(other) == Some(this))
@@ -52,7 +52,7 @@ impl Recorded {
 }
 
 impl App {
-    /// The reports that are written when the run has ended, with where they go.
+    /// The reports to write at the end of the run, with their paths.
     pub(super) fn reports(&self) -> Vec<(Kind, PathBuf)> {
         let paths = &self.cli.report;
         let all = [
@@ -63,7 +63,7 @@ impl App {
         all.into_iter().filter_map(|(kind, path)| Some((kind, path.clone()?))).collect()
     }
 
-    /// The one report that standard output is for, if there is one.
+    /// The option of the report that goes to standard output, if any.
     pub(super) fn on_stdout(&self) -> Result<Option<&'static str>, RunError> {
         let paths = &self.cli.report;
         let all = [
@@ -82,7 +82,7 @@ impl App {
         }
     }
 
-    /// The report on standard output.
+    /// What the run shows on standard output.
     pub(super) fn face(&self, sets: &[Able]) -> Result<Box<dyn Show>, RunError> {
         Ok(match self.on_stdout()? {
             None => Box::new(self.terminal(sets)),
@@ -91,13 +91,13 @@ impl App {
         })
     }
 
-    /// Writes them from these records.
+    /// Writes the reports from these records.
     pub(super) fn write_reports(
         &self,
         reports: &[(Kind, PathBuf)],
         records: &[PathBuf],
     ) -> Result<(), RunError> {
-        // TAP on standard output was written as it happened.
+        // TAP on standard output was written during the run.
         let is_written = |(kind, path): &&(Kind, PathBuf)| {
             matches!(kind, Kind::Tap(_)) && report::is_stdout(path)
         };
@@ -109,7 +109,7 @@ impl App {
         reports.into_iter().try_for_each(|(kind, path)| write(*kind, path, &story))
     }
 
-    /// `merge` and `--from-record`: the reports on runs of which only the records are there.
+    /// `merge` and `--from-record`: reports from the records of finished runs.
     pub(super) fn report_on_records(&self) -> Result<Exit, RunError> {
         let cli = &self.cli;
         let mut paths = cli.what.from_record.clone();
@@ -137,7 +137,7 @@ impl App {
         if let Some(path) = &cli.report.jsonl {
             put_together(&paths, path)?;
         }
-        // What was run elsewhere counts in the history here.
+        // Runs on other machines count in the local history too.
         if cli.what.merge
             && let Err(error) = history.write()
         {
@@ -151,7 +151,7 @@ impl App {
         Ok(self.skips().exit(summary, is_cut && summary.failures() == 0))
     }
 
-    /// What skips mean for the exit code.
+    /// How skips affect the exit code.
     pub(super) fn skips(&self) -> Skips {
         match (self.cli.run.deny_skips, self.cli.run.allow_all_skipped) {
             (true, _) => Skips::Denied,
@@ -160,8 +160,10 @@ impl App {
         }
     }
 
-    /// These records, a folder being all in it. Of several of one part the last one counts: a job was started again. One
-    /// without an event, of a run that was killed before it began, is left out with a warning; its part is then missing.
+    /// Reads these records; a folder stands for all records in it. If a CI job was restarted, there
+    /// are several records of one part, and the latest counts. A record without events is from a
+    /// run killed before it began: it is left out with a warning, so that its part counts as
+    /// missing.
     fn chosen(&self, paths: &[PathBuf]) -> Result<Vec<Recorded>, RunError> {
         let mut records = Vec::new();
         let mut empty = None;
@@ -223,7 +225,7 @@ impl App {
         let only_set = is_one.then(|| set.clone());
         let ways = Ways::with(sets, only_set);
         let (debug, quiet) = (&self.cli.debug, self.cli.report.quiet);
-        // Nothing moves where somebody types.
+        // Redrawing would garble what the user types.
         let moving = console::can_move(&stdout()) && !debug.step;
         Terminal::new(
             self.palette,
@@ -239,7 +241,7 @@ fn write(kind: Kind, path: &Path, story: &Story) -> Result<(), RunError> {
     report::write(kind, path, story).map_err(io_error("write the report", path))
 }
 
-/// What is missing, as failures: no report on a run that is not whole is a success.
+/// Missing parts, as failures: a report on an incomplete run must not be a success.
 fn gaps(records: &[Recorded], story: &Story) -> Vec<Outcome> {
     let begun = records.iter().filter_map(|one| one.begun.as_ref());
     let shards: Vec<_> = begun.filter_map(|run| run.shard.clone()).collect();
@@ -262,14 +264,14 @@ fn gaps(records: &[Recorded], story: &Story) -> Vec<Outcome> {
     gaps.into_iter().map(gap).collect()
 }
 
-/// What these records hold, one after the other.
+/// The events of these records, one record after the other.
 fn events(paths: &[impl AsRef<Path>]) -> Result<impl Iterator<Item = Record>, RunError> {
     let read = |path: &Path| record::read(path).map_err(io_error("read the record", path));
     let records: Result<Vec<_>, _> = paths.iter().map(|path| read(path.as_ref())).collect();
     Ok(records?.into_iter().flatten())
 }
 
-/// One record of all of them, without what was cut at their ends.
+/// Concatenates the records, dropping an incomplete last line of each.
 fn put_together(paths: &[&Path], to: &Path) -> Result<(), RunError> {
     let mut text = Vec::new();
     for path in paths {

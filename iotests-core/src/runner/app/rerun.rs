@@ -12,11 +12,12 @@ use crate::runner::cli::Choice;
 use crate::runner::{CALLED_AS, called_as};
 
 impl App {
-    /// The command that a rerun repeats: the program, and all options and variables that change what an instance does, but its seed.
+    /// The command for a rerun: the program with all options and variables that affect an instance,
+    /// except its seed.
     pub(super) fn rerun(&self) -> String {
         let cli = &self.cli;
         let mut words = Vec::new();
-        // What names programs and their options, and has no flag that says the same.
+        // Variables that name programs and their options; not all of them have a flag.
         for kind in ToolKind::ALL {
             for name in [kind.program_variable(), kind.options_variable()] {
                 if let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) {
@@ -50,7 +51,7 @@ impl App {
                 option(name, absolute(path));
             }
         }
-        // `cargo xtask iotests` names its own.
+        // `cargo xtask iotests` passes its own.
         if let Some(folder) = &cli.run.build_dir
             && env::var_os(CALLED_AS).is_none()
         {
@@ -68,7 +69,7 @@ impl App {
         if cli.run.timeout_scale != 1.0 {
             option("--timeout-scale", cli.run.timeout_scale.to_string());
         }
-        // A script may choose another mode, unless this one was asked for.
+        // A script may choose its own mode unless writeback was requested explicitly.
         if cli.scripts.upstream.is_some()
             && cli.matrix.caches.contains(&Choice::One(Cache::Writeback))
         {
@@ -94,13 +95,13 @@ impl App {
     }
 }
 
-/// As a person starts this program again, from wherever.
+/// The program as a user can start it from any directory.
 fn program() -> String {
     let called = env::args_os().next().unwrap_or_default();
     let path = Path::new(&called);
     match env::var(CALLED_AS) {
         Ok(name) => name,
-        // A bare name is one of PATH.
+        // A bare name was found in PATH.
         Err(_) if path.components().count() > 1 => quoted(&absolute(path)),
         Err(_) => called_as(),
     }
@@ -111,7 +112,7 @@ fn absolute(path: &Path) -> String {
     absolute.unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// As a shell takes it for one word. No argument or variable has a NUL, so that each can be quoted.
+/// Quotes a word for the shell. Arguments and variables contain no NUL, so this always works.
 fn quoted(word: &str) -> String {
     shlex::try_quote(word).map_or_else(|_| word.to_owned(), Cow::into_owned)
 }

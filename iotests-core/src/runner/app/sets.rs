@@ -1,4 +1,4 @@
-//! The sets of programs: fetched, found, and asked what they can do.
+//! The sets of programs: fetched, found and probed.
 
 use tempfile::TempDir;
 
@@ -18,7 +18,7 @@ pub(super) struct Sets {
     pub(super) able: Vec<Able>,
     pub(super) files: Vec<SetFiles>,
     pub(super) found: Vec<ToolSet>,
-    /// Answers that are not in the cache live as long as the run.
+    /// Hold probe results that could not be cached, for the duration of the run.
     _spares: Vec<TempDir>,
 }
 
@@ -43,7 +43,7 @@ impl App {
         )))
     }
 
-    /// Where an emulator is there anyhow, that none could be provisioned is no more than a note.
+    /// A failed provisioning is only a note if some set has an emulator.
     pub(super) fn without_provision(
         &self,
         error: &ProvisionError,
@@ -124,7 +124,7 @@ impl App {
     }
 }
 
-/// A program that was named and cannot be used is an error, not a reason to skip.
+/// A program the user named that cannot be used is an error, not a reason to skip.
 fn named_tools_work(args: &ToolArgs, capabilities: &Capabilities) -> Result<(), RunError> {
     let mut broken = capabilities.broken.iter();
     match broken.find(|(kind, _)| is_named(**kind, args)) {
@@ -136,7 +136,8 @@ fn named_tools_work(args: &ToolArgs, capabilities: &Capabilities) -> Result<(), 
         None => Ok(()),
     }
 }
-/// The program says "failed to" itself.
+
+/// Strips the "failed to" that is added to every error anyway.
 pub(super) fn unprefixed(text: &str) -> String {
     text.strip_prefix("failed to ").unwrap_or(text).to_owned()
 }

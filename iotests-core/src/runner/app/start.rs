@@ -1,4 +1,4 @@
-//! A run: from what is planned to the exit code.
+//! A run: from the plan to the exit code.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -31,7 +31,7 @@ use crate::runner::{Exit, imgopts, signals, typed};
 use crate::script::{self, Tooling};
 use crate::wire::GoldenMode;
 
-/// The only instance that is selected and can run, for what is about one.
+/// The only selected instance that can run, for commands that take exactly one.
 fn the_one<'p>(what: &str, planned: &'p [Planned]) -> Result<&'p Planned, RunError> {
     let mut runnable = planned.iter().filter(|one| one.skip.is_none());
     match (runnable.next(), runnable.next()) {
@@ -54,7 +54,7 @@ fn the_one<'p>(what: &str, planned: &'p [Planned]) -> Result<&'p Planned, RunErr
 }
 
 impl App {
-    /// Where the goldens of a case, or the references of a script, wait for review.
+    /// The folder in which new goldens of a case, or references of a script, wait for review.
     pub(super) fn goldens(&self, case: &Case) -> PathBuf {
         match &case.body {
             Body::Script(script) => script.folder.clone(),
@@ -62,7 +62,7 @@ impl App {
         }
     }
 
-    /// What holds for all scripts of this run.
+    /// The settings common to all scripts of this run.
     fn scripts(&self) -> Result<ScriptSettings, RunError> {
         let args = &self.cli.scripts;
         if args.upstream.is_none() {
@@ -95,16 +95,16 @@ impl App {
             self.can_step(&planned)?;
         }
         imgopts::check(&cli.matrix.imgopts, &mut planned, &sets.files)?;
-        // Before anything else that may take its time: a signal from here on ends the run in order.
+        // Before anything slow: from here on, a signal ends the run in order.
         signals::block()?;
-        // When a supervisor is killed, what was below it comes to us, and we can end it.
+        // If a supervisor is killed, we inherit its descendants and can kill them.
         nix::sys::prctl::set_child_subreaper(true).map_err(|error| RunError::System {
             doing: "become a sub-reaper",
             source: error.into(),
         })?;
         let scratch = self.scratch()?;
         let seed = cli.run.seed.unwrap_or_else(draw_seed);
-        // What is wrong with the command line is said before anything is made.
+        // Report mistakes on the command line before creating anything.
         let settings = self.settings(sets, seed)?;
         let reports = self.reports();
         for (_, path) in &reports {
@@ -131,11 +131,11 @@ impl App {
             Arc::clone(&runner),
             &mut recorder,
             face.as_mut(),
-            // In a hurry: what cannot be written is not.
+            // The process is about to exit: there is nobody to report an error to.
             &|| drop(write_reports()),
             self.skips(),
         );
-        // The threads of the instances gave theirs back before they reported their end, so this is the last.
+        // The instances' threads drop their references before they report, so this is the last one.
         if let Some(runner) = Arc::into_inner(runner) {
             runner.finish();
         }
@@ -154,7 +154,7 @@ impl App {
         reported.map(|()| exit)
     }
 
-    /// What is the same for all instances.
+    /// The settings common to all instances.
     fn settings(&self, sets: &Sets, seed: u64) -> Result<Settings, RunError> {
         let cli = &self.cli;
         let wrap = Wrap::of(&cli.debug, cli.scripts.upstream.is_some())?;
@@ -170,7 +170,7 @@ impl App {
                 GoldenMode::Compare
             },
             seed,
-            // The user needs the address at which the debugger is expected.
+            // The user needs the address on which gdbserver listens.
             print: cli.debug.print
                 || cli.debug.step
                 || (cli.debug.gdb.is_some() && cli.scripts.upstream.is_none()),
@@ -184,7 +184,7 @@ impl App {
         })
     }
 
-    /// Runs a command in the place of the one instance that is selected; its status becomes that of this process.
+    /// Runs a command in the environment of the one selected instance, then exits with its status.
     pub(super) fn surround(
         &self,
         planned: Vec<Planned>,
@@ -208,7 +208,7 @@ impl App {
         std::process::exit(code.unwrap_or(1))
     }
 
-    /// Whether somebody can let the one instance go on from step to step.
+    /// Checks that there is one instance and a terminal on which a user can step through it.
     fn can_step(&self, planned: &[Planned]) -> Result<(), RunError> {
         let why = if self.cli.scripts.upstream.is_some() {
             "a script has no steps"
@@ -220,7 +220,7 @@ impl App {
         Err(RunError::Usage(format!("--step: {why}")))
     }
 
-    /// Where run directories are made.
+    /// Where run directories are created.
     fn scratch(&self) -> Result<PathBuf, RunError> {
         let scratch = match &self.cli.run.scratch {
             Some(folder) => std::path::absolute(folder).unwrap_or_else(|_| folder.clone()),
@@ -230,7 +230,7 @@ impl App {
         Ok(scratch)
     }
 
-    /// What was read besides the command line, for the head of the report.
+    /// The configuration files and profile in use, for the report's header.
     fn configuration(&self) -> Vec<String> {
         let files = self.config.paths().map(|path| path.display().to_string());
         let profile = self.cli.config.profile.iter().map(|name| format!("profile {name}"));
@@ -284,7 +284,7 @@ impl App {
         let jobs = cli.run.jobs.unwrap_or(if cli.debug.gdb.is_some() {
             Jobs::Number(1)
         } else if cli.scripts.upstream.is_some() {
-            // Some of them fail where a machine has much to do.
+            // Some scripts fail on a busy machine.
             Jobs::Number(processors)
         } else {
             Jobs::Auto
@@ -300,7 +300,7 @@ impl App {
             shard,
             folder: self.places.own(),
             command: env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
-            // A set that nobody asked for is no news, and its programs are not summed up.
+            // Unused sets are not worth reporting, nor their programs' checksums worth computing.
             sets: concerned
                 .iter()
                 .filter_map(|&index| Some(sets.found.get(index)?.info(&mut sums)))
@@ -341,7 +341,7 @@ impl App {
         }
     }
 
-    /// Whether no file is to have a report.
+    /// Whether no report is written to a file.
     fn only_shows(&self) -> bool {
         let paths = &self.cli.report;
         let all = [&paths.tap, &paths.junit, &paths.html, &paths.jsonl];

@@ -1,4 +1,4 @@
-//! What the clock says.
+//! Times and a seed from the clock.
 
 use std::time::SystemTime;
 
@@ -6,7 +6,7 @@ pub(super) fn since_epoch() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Any number does that the next run does not have as well; five digits are easily typed.
+/// Need only differ from the next run's; five digits are easy to type.
 pub(super) fn draw_seed() -> u64 {
     let nanos = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -1,4 +1,5 @@
-//! `iotests.toml`: defaults of options, profiles, settings of single cases, and what is expected of them. docs/config.md has the format.
+//! `iotests.toml`: option defaults, profiles, settings and expectations of cases. The format is in
+//! docs/config.md.
 
 mod options;
 mod rules;
@@ -16,7 +17,7 @@ use toml::Spanned;
 use super::cli::{Cli, ConfigArgs};
 pub(crate) use rules::Asked;
 
-/// The file that is read where none is named.
+/// The file read if none is named.
 const DEFAULT: &str = "iotests.toml";
 
 /// What is wrong with a configuration, and where.
@@ -30,7 +31,7 @@ pub enum ConfigError {
         /// Why not.
         source: std::io::Error,
     },
-    /// Something in it.
+    /// Something in a file is wrong.
     #[error("use the configuration: {}:{line}: {why}", .path.display())]
     Content {
         /// The file.
@@ -40,12 +41,12 @@ pub enum ConfigError {
         /// What is wrong, and what to do.
         why: String,
     },
-    /// No file has the profile that was asked for.
+    /// No file has the requested profile.
     #[error("find the profile `{name}`{}", there_are(.known))]
     UnknownProfile {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// The profiles that there are.
+        /// The existing profiles.
         known: Vec<String>,
     },
 }
@@ -59,7 +60,7 @@ fn there_are(known: &[String]) -> String {
     }
 }
 
-/// All files that are read, the weakest first.
+/// All files read, in increasing precedence.
 #[derive(Debug, Default)]
 pub(crate) struct Config {
     files: Vec<ConfigFile>,
@@ -86,10 +87,10 @@ struct Content {
     expectations: Vec<Spanned<ExpectTable>>,
 }
 
-/// Options of the command line by their long names.
+/// Command line options by their long names.
 type Options = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
 
-/// What holds for some cases: `[[case]]`.
+/// Settings of some cases: `[[case]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct CaseTable {
@@ -104,7 +105,7 @@ struct CaseTable {
     lock: Option<String>,
 }
 
-/// What is expected of some cases: `[[expect]]`.
+/// Expectations of some cases: `[[expect]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ExpectTable {
@@ -144,7 +145,7 @@ impl Words {
     }
 }
 
-/// The command line with what the configuration adds to it.
+/// Parses the command line together with what the configuration adds to it.
 pub(crate) fn read(arguments: Vec<OsString>) -> Result<(Cli, Config), ConfigError> {
     let command = Cli::command();
     let matches = command.get_matches_from(&arguments);
@@ -175,7 +176,7 @@ impl Config {
         })
     }
 
-    /// The files, as they were named.
+    /// The paths of the files, as given.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())
     }
@@ -222,7 +223,7 @@ fn line(text: &str, at: Range<usize>) -> usize {
     before.iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// The parser's message about a word that is unknown lists those that it knows, all in backticks.
+/// Adds a suggestion. The parser puts the unknown word and then all known ones in backticks.
 fn with_nearest(message: &str) -> String {
     let mut words = message.split('`').skip(1).step_by(2);
     let unknown = words.next().filter(|_| message.starts_with("unknown ")).unwrap_or_default();
@@ -232,7 +233,7 @@ fn with_nearest(message: &str) -> String {
     }
 }
 
-/// The one of these names that is meant.
+/// The most similar name, if any is similar enough.
 fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.map(|name| (strsim::jaro_winkler(wanted, name), name));
     let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b));

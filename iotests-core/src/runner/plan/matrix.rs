@@ -1,4 +1,4 @@
-//! The points of the matrix: what was asked for, against what a case supports.
+//! The matrix points: the requested values, matched with those that a case supports.
 
 use crate::case::{Aio, Backend, Cache, Format, Host, Instance, Point, Protocol, Registered, Skip};
 use crate::runner::cli::{BackendChoice, Choice, MatrixArgs};
@@ -6,7 +6,7 @@ use crate::runner::select::At;
 
 use super::names_of;
 
-/// Where an instance stands of which no more is asked than its name.
+/// A placeholder for instances of which only the name matters.
 pub(crate) const ANY_POINT: Point = Point {
     format: Format::Raw,
     protocol: Protocol::File,
@@ -15,7 +15,7 @@ pub(crate) const ANY_POINT: Point = Point {
     backend: None,
 };
 
-/// Points that are run besides the defaults, where nothing is asked for.
+/// Additions to the default points, used if none are requested.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MorePoints {
     pub(crate) formats: Vec<Format>,
@@ -24,8 +24,8 @@ pub(crate) struct MorePoints {
     pub(crate) aios: Vec<Aio>,
 }
 
-/// All points of the matrix for a case or a row that a selector leaves open. Where it has none for what was asked for, these
-/// points are skips.
+/// All matrix points of a case or row that a selector and the options allow. If the case supports
+/// none of the requested values, these points are skips.
 pub(super) fn expand(
     entry: &'static Registered,
     matrix: &MatrixArgs,
@@ -95,7 +95,7 @@ pub(super) fn expand(
     all
 }
 
-/// What is new goes behind.
+/// The usual values, followed by new ones.
 fn with<T: Copy + PartialEq>(usual: &[T], more: &[T]) -> Vec<T> {
     let mut all = usual.to_vec();
     for one in more {
@@ -106,7 +106,7 @@ fn with<T: Copy + PartialEq>(usual: &[T], more: &[T]) -> Vec<T> {
     all
 }
 
-/// The hosts that a case runs on, of those asked for.
+/// The requested hosts that a case can run on.
 fn backends(choice: BackendChoice, host: Host) -> Vec<(Option<Backend>, Option<Skip>)> {
     let all = host.backends();
     let asked = match choice {
@@ -132,7 +132,7 @@ fn not_in_matrix<T: ToString>(axis: &str, asked: &T, supported: &[T]) -> Skip {
     }
 }
 
-/// What an id names comes before what the options say.
+/// A value in a selector overrides the options.
 fn asked<T: Copy>(at: Option<T>, options: &[Choice<T>]) -> Vec<Choice<T>> {
     match at {
         Some(value) => vec![Choice::One(value)],
@@ -140,18 +140,18 @@ fn asked<T: Copy>(at: Option<T>, options: &[Choice<T>]) -> Vec<Choice<T>> {
     }
 }
 
-/// One axis of the matrix: what was asked for, and what a case supports.
+/// One axis of the matrix: the requested values, and those that a case supports.
 struct Axis<'a, T> {
     name: &'static str,
     asked: &'a [Choice<T>],
     supported: &'a [T],
     default: &'a [T],
-    /// Where the default is not supported, everything is; else the first.
+    /// Whether a case without the default values runs with all that it supports, or only the first.
     all_else: bool,
 }
 
 impl<T: Copy + PartialEq + ToString> Axis<'_, T> {
-    /// What runs. Where nothing of what was asked for is supported, it is a skip.
+    /// The values to run with. If none of the requested ones is supported, they are skips.
     fn choose(&self) -> Vec<(T, Option<Skip>)> {
         let supports = |value: &T| self.supported.contains(value);
         let mut values: Vec<T> = Vec::new();

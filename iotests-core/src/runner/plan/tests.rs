@@ -1,4 +1,4 @@
-//! The plan, for declarations and capabilities of their own.
+//! Plans for made-up declarations and capabilities.
 
 use super::*;
 use crate::case::names::{QCOW2, RAW, VMDK};

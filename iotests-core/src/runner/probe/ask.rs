@@ -1,4 +1,4 @@
-//! The questions to one set of programs.
+//! Probes one set of programs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::case::{Backend, Broken, Capabilities, Feature, Format, HostFacts, Sup
 use crate::runner::error::chain;
 use crate::runner::sets::ToolSet;
 
-/// How long one question may take: far more than any needs.
+/// How long one call may take; generous.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Asks every program of the set. The schemas are returned apart: they are big.
+/// Probes every program of the set. The schemas are returned separately because they are big.
 pub(super) fn ask(set: &ToolSet) -> (Capabilities, BTreeMap<Backend, Value>) {
     let mut capabilities = Capabilities::default();
     let mut schemas = BTreeMap::new();
@@ -58,7 +58,7 @@ pub(super) fn ask(set: &ToolSet) -> (Capabilities, BTreeMap<Backend, Value>) {
     (capabilities, schemas)
 }
 
-/// It cannot be used, so that cases which need it are skipped with the reason.
+/// Marks a program as unusable, so that cases that need it are skipped with the reason.
 fn broken(tool: &Tool, why: &str, capabilities: &mut Capabilities) {
     capabilities.tools.remove(&tool.kind);
     capabilities.problems.push(format!("{} cannot be used: {why}", tool.path.display()));
@@ -101,7 +101,7 @@ fn ask_img(tool: &Tool, capabilities: &mut Capabilities) {
             return;
         }
     }
-    // Every format that can be created lists its options; the others say that they cannot.
+    // The help lists the options of formats that can be created, and fails for others.
     let can_create = |format: &&Format| {
         let call =
             tool.command().args(["create", "-f", format.name(), "-o", "help"]).deadline(DEADLINE);
@@ -112,7 +112,7 @@ fn ask_img(tool: &Tool, capabilities: &mut Capabilities) {
         formats.filter(can_create).map(|format| format.name().to_owned()).collect();
 }
 
-/// Tries what is compiled in but may still not work.
+/// Tries features that may not work even though they are compiled in.
 fn ask_features(set: &ToolSet, capabilities: &mut Capabilities) {
     let img =
         set.tools.get(&ToolKind::Img).map(|tool| QemuImg::new(tool.clone()).deadline(DEADLINE));

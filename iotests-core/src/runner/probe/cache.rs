@@ -1,4 +1,4 @@
-//! The cache of probes: one file for each set of programs as they were.
+//! The cache of probe results: one file for each set of programs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,26 +19,26 @@ use crate::runner::error::{RunError, io as io_error};
 use crate::runner::keep::replace;
 use crate::runner::sets::ToolSet;
 
-/// The format of the files; another number is another format.
+/// The version of the file format.
 const FORMAT: u32 = 5;
 
-/// For how many sets answers are kept.
+/// The number of sets whose results are kept.
 const KEPT: usize = 32;
 
-/// Devices on which depends what works: accelerators, exports over FUSE.
+/// Devices that affect what works: accelerators and FUSE exports.
 const DEVICES: [&str; 2] = ["/dev/kvm", "/dev/fuse"];
 
-/// Versions of files, by what they are and where.
+/// The versions of programs, by kind and path.
 pub(crate) type KnownVersions = BTreeMap<(ToolKind, PathBuf), Version>;
 
-/// The folder with the cache.
+/// A cache folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
     folder: PathBuf,
     surroundings: Surroundings,
 }
 
-/// For whom and on what the programs were asked: the same program can do more for root, on another kernel, or where a device is open to it.
+/// What results depend on besides the programs: user, kernel and accessible devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Surroundings {
     user: u32,
@@ -47,7 +47,7 @@ struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// The surroundings of this process.
     fn here() -> Self {
         let kernel = nix::sys::utsname::uname().map(|name| {
             [name.release(), name.version()]
@@ -69,15 +69,15 @@ impl Surroundings {
 /// What the cache has for a set.
 #[derive(Debug)]
 pub(crate) enum Kept {
-    /// What is known, and nothing has changed.
+    /// A result that is up to date.
     Valid(Box<Known>),
-    /// Nothing, or it is out of date.
+    /// Nothing, or an outdated result.
     Nothing,
-    /// Something that cannot be understood.
+    /// A file that cannot be parsed.
     Corrupt(String),
 }
 
-/// A file as it was when it was asked.
+/// A program's file at the time it was probed, and its options.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Stamp {
     path: PathBuf,
@@ -107,9 +107,10 @@ impl Cache {
         }
     }
 
-    /// Versions of files that have not changed since they were asked.
+    /// The versions of programs that have not changed since they were probed.
     ///
-    /// A file that cannot be understood is as good as none: the second value says why, and [`Self::keep_versions`] replaces it.
+    /// A file that cannot be parsed is ignored: the second value says why, and
+    /// [`Self::keep_versions`] replaces it.
     pub(crate) fn versions(&self) -> (KnownVersions, Option<String>) {
         let (known, warning) = match self.read_versions() {
             Ok(versions) => (versions.known, None),
@@ -134,7 +135,7 @@ impl Cache {
         self.folder.join("versions.json")
     }
 
-    /// What is kept for a set.
+    /// The result for a set.
     pub(crate) fn get(&self, set: &ToolSet) -> Kept {
         let stamps = stamps(set);
         let [content_file, capabilities_file] = self.files(&stamps);
@@ -160,7 +161,7 @@ impl Cache {
             Ok(capabilities) => capabilities,
             Err(error) => return corrupt(&capabilities_file, &error),
         };
-        // They are read on demand, where nobody could ask again.
+        // Cases read the schemas on demand, when it is too late to probe again.
         for schema in capabilities.hosts.values().filter_map(|host| host.schema_file.as_ref()) {
             let read = || io::Result::Ok(serde_json::from_slice::<IgnoredAny>(&fs::read(schema)?)?);
             if let Err(error) = read() {
@@ -174,7 +175,7 @@ impl Cache {
         }))
     }
 
-    /// Keeps what was found.
+    /// Stores a result, and returns the file with the capabilities.
     pub(crate) fn put(
         &self,
         set: &ToolSet,
@@ -194,7 +195,7 @@ impl Cache {
         }
         write(&file, capabilities)?;
         self.keep_versions(set)?;
-        // Last, because it vouches for the others.
+        // Last, because its presence makes the others valid.
         write(
             &content_file,
             &Content {
@@ -207,7 +208,7 @@ impl Cache {
         Ok(file)
     }
 
-    /// Removes what is known of programs that are gone, and of the sets that were asked longest ago.
+    /// Removes results for programs that are gone, and the oldest results beyond [`KEPT`].
     fn tidy(&self) {
         let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
@@ -227,7 +228,8 @@ impl Cache {
         kept[..excess].iter().for_each(|(_, path)| self.remove(path));
     }
 
-    /// Removes all files of a set: they begin with the name of the one that vouches for the others, which goes first.
+    /// Removes all files of a set. The content file goes first because it makes the others valid;
+    /// their names start with its stem.
     fn remove(&self, content_file: &Path) {
         let _ = fs::remove_file(content_file);
         let stem = content_file.file_stem().unwrap_or_default();
@@ -239,7 +241,7 @@ impl Cache {
         }
     }
 
-    /// Keeps the versions of the programs of a set.
+    /// Stores the versions of a set's programs.
     pub(crate) fn keep_versions(&self, set: &ToolSet) -> Result<(), RunError> {
         let mut versions = self.read_versions().unwrap_or_default();
         versions.known.retain(|(kind, old, _)| {
@@ -253,12 +255,12 @@ impl Cache {
         write(&self.versions_file(), &versions)
     }
 
-    /// The files for a set as it is now.
+    /// The content file and the capabilities file of a set.
     fn files(&self, stamps: &BTreeMap<ToolKind, Stamp>) -> [PathBuf; 2] {
         let mut hasher = DefaultHasher::new();
-        // Users of one build folder have files of their own, which the others may not even replace.
+        // Users who share a build folder have separate files, as they may not replace each other's.
         self.surroundings.user.hash(&mut hasher);
-        // The paths only: a new build at the same place takes the place of the old one.
+        // Only paths and options, so that a new build replaces the result of the old one.
         for (kind, stamp) in stamps {
             (kind, &stamp.path, &stamp.options).hash(&mut hasher);
         }
@@ -270,7 +272,7 @@ impl Cache {
     }
 }
 
-/// Where two runs write the same file, both are right.
+/// If two runs write the same file, either result is fine.
 fn write(path: &Path, value: &impl Serialize) -> Result<(), RunError> {
     replace(path, value).map_err(io_error("write the probe cache", path))
 }

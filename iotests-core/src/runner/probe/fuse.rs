@@ -1,5 +1,5 @@
-//! Whether a storage daemon can export over FUSE here: the driver may be compiled out, `/dev/fuse` be
-//! missing, and mounting be forbidden, so it is tried.
+//! Tries whether a storage daemon can export over FUSE: it may lack the driver, `/dev/fuse` may be
+//! missing, or mounting may be forbidden.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::runner::error::chain;
 
-/// Where the kernel lets file systems be served by processes.
+/// The device through which processes serve file systems.
 const DEVICE: &str = "/dev/fuse";
 
 /// Tries an export of a small file.
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_daemon_that_cannot_export_is_told_in_its_own_words() {
-        // Its last words are on how to be called.
+        // The last line that `cat` prints.
         let tool = Tool::new(imgtools::tools::ToolKind::StorageDaemon, "/bin/cat");
         let why = try_export(&tool).unwrap_err();
         assert!(why.contains("cat --help"), "{why}");

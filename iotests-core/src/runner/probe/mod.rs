@@ -1,4 +1,5 @@
-//! What the programs of QEMU can do: asked once, kept by path, size and time of change, for this user on this kernel.
+//! What QEMU's programs can do: probed once, then cached by path, size and modification time, user
+//! and kernel.
 
 mod ask;
 mod cache;
@@ -17,18 +18,19 @@ use super::error::{RunError, io as io_error};
 use super::sets::ToolSet;
 use crate::case::{Capabilities, Feature};
 
-/// What is known of a set, and where a case process reads it.
+/// What a set can do, also as a file for case processes.
 #[derive(Debug)]
 pub(crate) struct Known {
     /// What the set can do.
     pub(crate) capabilities: Capabilities,
     /// The same as a file.
     pub(crate) file: PathBuf,
-    /// Where that file is when the cache cannot be written: it goes with the run.
+    /// The temporary folder with that file if it is not in the cache.
     pub(crate) spare: Option<TempDir>,
 }
 
-/// Asks a set of programs, or the cache if nothing has changed since. `note` gets what takes time, and what is wrong with the cache.
+/// Probes a set of programs, or takes the cached result if nothing has changed. `note` gets
+/// progress messages, and warnings about programs and the cache.
 pub(crate) fn probe(
     set: &ToolSet,
     cache: &Cache,
@@ -79,8 +81,8 @@ pub(crate) fn probe(
     })
 }
 
-/// What went wrong and may go well the next time, so that the answers must not be kept: a program that does not work, and a trial that a
-/// full disk, a killed process or the like put an end to.
+/// A failure that may be temporary, so that the result must not be cached: a broken program, or a
+/// feature test that ended because of a full disk, a killed process or the like.
 fn trouble(capabilities: &Capabilities) -> Option<String> {
     if let Some(broken) = capabilities.broken.values().next() {
         return Some(format!("{}: {}", broken.path.display(), broken.why));
@@ -92,7 +94,7 @@ fn trouble(capabilities: &Capabilities) -> Option<String> {
     capabilities.features.iter().find_map(passing)
 }
 
-/// Whether a reason is one of this moment, and not of the program.
+/// Whether a failure is due to the circumstances rather than the program.
 fn is_passing(reason: &str) -> bool {
     const MOMENTS: [&str; 11] = [
         "no space left",
@@ -111,12 +113,12 @@ fn is_passing(reason: &str) -> bool {
     MOMENTS.iter().any(|moment| reason.contains(moment))
 }
 
-/// What a person should know of a probe.
+/// A message for the user about a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Note {
-    /// It takes a moment.
+    /// Something that takes a moment.
     Progress(String),
-    /// Something is not as it should be.
+    /// Something that is wrong.
     Warning(String),
 }
 

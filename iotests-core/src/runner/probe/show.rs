@@ -1,4 +1,4 @@
-//! `--probe`: what was found, for a person.
+//! `--probe`: the results as text.
 
 use std::fmt::Write;
 
