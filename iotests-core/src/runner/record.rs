@@ -1,5 +1,5 @@
-//! The record of a run: one line of JSON for each thing that happens, appended as it does. All that is said of a run afterwards
-//! (history, JUnit, TAP, HTML, a later look) is read from it, also when the run was cut short.
+//! The record of a run: one line of JSON per event, appended as it happens. The history and all
+//! reports are made from it, even if the run was cut short.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -12,22 +12,22 @@ use serde::{Deserialize, Serialize};
 use super::event::RunEvent;
 use crate::wire::CaseEvent;
 
-/// What is recorded of the log of one attempt: so much of its beginning…
+/// How much of the start of an attempt's log is recorded.
 const HEAD: usize = 256 << 10;
-/// …and of its end.
+/// How much of its end is recorded.
 const TAIL: usize = 64 << 10;
 
-/// What a line of the record takes besides its text.
+/// The size of a line of the record without its text.
 const FRAME: usize = 160;
 
 /// One line of the record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
-    /// When, in milliseconds of the Unix epoch.
+    /// When it happened, in milliseconds since the Unix epoch.
     pub at: u64,
-    /// Since the run began, without the time in which it was suspended.
+    /// The time since the run started, without suspensions.
     pub elapsed: Duration,
-    /// Which of the places for running instances it concerns, from 0.
+    /// The slot of the instance, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u16>,
     /// What happened.
@@ -44,7 +44,7 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Writes to all of these.
+    /// Writes to all these files.
     pub(crate) fn new(files: Vec<File>) -> Self {
         Self {
             files,
@@ -54,12 +54,12 @@ impl Recorder {
         }
     }
 
-    /// Since the run began, without the time in which it was suspended.
+    /// The time since the run started, without suspensions.
     pub(crate) fn elapsed(&self) -> Duration {
         self.begun.elapsed().saturating_sub(self.rested)
     }
 
-    /// The run was suspended for so long in all.
+    /// Sets the total time that the run was suspended.
     pub(crate) fn rested(&mut self, rested: Duration) {
         self.rested = rested;
     }
@@ -76,7 +76,7 @@ impl Recorder {
                     return Ok(());
                 }
             }
-            // For whoever looks on; the files with all of it are kept where they explain something.
+            // Only for display: the output files are kept if the instance fails.
             RunEvent::Case {
                 said: CaseEvent::Printed { .. },
                 ..
@@ -88,7 +88,7 @@ impl Recorder {
         self.write(slot, event)
     }
 
-    /// What was kept back of a log: how much is missing, and its end.
+    /// Writes the held-back end of a log, and how much is missing before it.
     fn end_of_log(&mut self, slot: Option<u16>, id: &str) -> io::Result<()> {
         let Some(log) = self.logs.remove(id) else {
             return Ok(());
@@ -119,8 +119,8 @@ impl Recorder {
             event,
         })?;
         line.push(b'\n');
-        // One write for one line, so that a reader never sees half of one but the last. One file that fails does not keep the
-        // others from going on.
+        // One write per line, so that only the last line can be incomplete. If a file fails, the
+        // others are still written.
         let mut result = Ok(());
         for file in &mut self.files {
             result = file.write_all(&line).and(result);
@@ -129,7 +129,7 @@ impl Recorder {
     }
 }
 
-/// What is known of the log of one attempt.
+/// The log of one attempt so far.
 #[derive(Debug, Default)]
 struct Log {
     recorded: usize,
@@ -139,7 +139,8 @@ struct Log {
 }
 
 impl Log {
-    /// Whether this belongs to the head, which is recorded as it comes. Else it is kept, until more recent text takes its place.
+    /// Whether this text belongs to the head, which is recorded at once. Otherwise it is held back
+    /// until newer text displaces it.
     fn takes(&mut self, text: &str) -> bool {
         if self.tail.is_empty() && self.missing == 0 && self.recorded + text.len() <= HEAD {
             self.recorded += text.len() + FRAME;
@@ -160,7 +161,8 @@ impl Log {
     }
 }
 
-/// The records in a file, up to the first line that is none: the last one of a run that was killed may be cut.
+/// The records in a file, up to the first invalid line: if the run was killed, the last may be
+/// incomplete.
 pub(crate) fn read(path: &Path) -> io::Result<impl Iterator<Item = Record> + use<>> {
     let lines = BufReader::new(File::open(path)?).split(b'\n');
     Ok(lines.map_while(|line| serde_json::from_slice(&line.ok()?).ok()))
@@ -214,7 +216,7 @@ mod tests {
         assert!(missing.ends_with("bytes left out]"), "{missing}");
         let bytes: usize = texts.iter().map(String::len).sum();
         assert!(bytes < HEAD + TAIL + 100, "{bytes}");
-        // The next attempt begins anew.
+        // The next attempt starts with an empty log.
         recorder.record(Some(3), &log("again")).unwrap();
         assert_eq!(self::texts(&path).last().unwrap(), "again");
     }
@@ -239,7 +241,7 @@ mod tests {
         let ends: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] == b'\n').collect();
         for cut in 0..=whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            // A line counts as soon as it is whole, with or without its end.
+            // A complete line counts even without its line break.
             let expected = ends.iter().filter(|end| **end <= cut).count();
             assert_eq!(read(&path).unwrap().count(), expected, "{cut}");
         }

@@ -1,6 +1,7 @@
-//! The records of former runs, as files: `records/TIME-PID.jsonl`, locked while the run lives.
+//! The records of earlier runs, as files `records/TIME-PID.jsonl`, locked during the run.
 //!
-//! A run that ended in order has put what it learnt into the history itself. One that was killed has not; the next run does.
+//! A run that ends in order adds its results to the history itself. If it is killed, the next run
+//! does.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -17,13 +18,13 @@ use super::record;
 use super::records::Records;
 use super::verdict::Verdict;
 
-/// How many records are kept, and how many bytes of them in all.
+/// The most records kept, and their total size.
 const KEPT: usize = 20;
 const BYTES: u64 = 256 << 20;
 
-/// The end of the name of a record whose run has put it into the history.
+/// The suffix of a record that is in the history.
 const LEARNT: &str = ".jsonl";
-/// The end of the name of any other.
+/// The suffix of a record that is not in the history yet.
 const OPEN: &str = ".open.jsonl";
 
 /// The record of this run.
@@ -34,7 +35,7 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    /// A new one in this folder.
+    /// Creates a record in this folder.
     pub(crate) fn create(folder: &Path) -> Result<Self, RunError> {
         fs::create_dir_all(folder).map_err(io_error("create the folder of the records", folder))?;
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -57,18 +58,18 @@ impl Recording {
         copy.map_err(io_error("write the record", &self.path))
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its run has ended, and what it recorded is in the history.
+    /// Marks the record as added to the history.
     pub(crate) fn finish(self) {
         let _ = fs::rename(&self.path, learnt(&self.path));
     }
 }
 
-/// Puts what killed runs have recorded into the history, and removes the oldest records.
+/// Adds the records of killed runs to the history, and removes the oldest records.
 pub(crate) fn tidy(folder: &Path, records: &mut Records) -> io::Result<()> {
     let mut all: Vec<(PathBuf, u64)> = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -82,7 +83,7 @@ pub(crate) fn tidy(folder: &Path, records: &mut Records) -> io::Result<()> {
             let Ok(file) = File::open(&path) else {
                 continue;
             };
-            // Else its run lives.
+            // If it is locked, its run is still going on.
             let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
                 continue;
             };
@@ -94,7 +95,7 @@ pub(crate) fn tidy(folder: &Path, records: &mut Records) -> io::Result<()> {
         }
         all.push((path, entry.metadata().map_or(0, |data| data.len())));
     }
-    // The names begin with the time.
+    // Names start with the time.
     all.sort();
     let mut bytes = 0;
     for (index, (path, size)) in all.iter().rev().enumerate() {
@@ -106,13 +107,13 @@ pub(crate) fn tidy(folder: &Path, records: &mut Records) -> io::Result<()> {
     Ok(())
 }
 
-/// The ids of what the last run that is over was to run, and did not run to its end.
+/// The ids of the instances that the last finished run selected but did not complete.
 pub(crate) fn unfinished(folder: &Path) -> io::Result<BTreeSet<String>> {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
     let over = names.filter(|name| name.ends_with(LEARNT) && !name.ends_with(OPEN));
     let mut left = BTreeSet::new();
-    // The names begin with the time.
+    // Names start with the time.
     let Some(newest) = over.max() else {
         return Ok(left);
     };

@@ -14,29 +14,29 @@ use super::keep;
 use super::record::Record;
 use super::verdict::Verdict;
 
-/// How many verdicts are kept for each instance.
+/// The number of verdicts kept per instance.
 const HISTORY: usize = 10;
 
-/// How many times of each instance are compared.
+/// The number of recent times kept per instance for comparison.
 const TIMES: usize = 5;
 
-/// The format of the file; another number is another format.
+/// The version of the file format.
 const FORMAT: u32 = 1;
 
 /// What is known about one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct History {
-    /// What it took in the last run in which it came to an end.
+    /// How long it took the last time it completed.
     pub(crate) elapsed: Duration,
-    /// The last verdicts, the newest last.
+    /// The recent verdicts, newest last.
     pub(crate) verdicts: Vec<Verdict>,
-    /// What it took in the last runs in which it passed, the newest last.
+    /// How long it took in recent runs in which it passed, newest last.
     #[serde(default)]
     pub(crate) times: Vec<Duration>,
 }
 
 impl History {
-    /// The longest of the last times, where there are enough of them to compare with.
+    /// The longest of the recent times, if there are enough to compare with.
     pub(crate) fn longest(&self) -> Option<Duration> {
         let enough = self.times.len() >= 2;
         self.times.iter().max().copied().filter(|_| enough)
@@ -49,7 +49,7 @@ pub(crate) struct Records {
     path: PathBuf,
     known: BTreeMap<String, History>,
     new: BTreeMap<String, (Duration, Verdict)>,
-    /// The run whose record is being added had its programs watched, so that nothing is learnt from it.
+    /// The run being added was watched, so its results do not count.
     is_watched: bool,
 }
 
@@ -60,7 +60,8 @@ struct FileContent {
 }
 
 impl Records {
-    /// Reads the file. One that cannot be understood is as good as none: the second value says why, and the next write replaces it.
+    /// Reads the file. A file that cannot be parsed is ignored: the second value says why, and the
+    /// next write replaces it.
     pub(crate) fn read(path: &Path) -> (Self, Option<String>) {
         let (known, warning) = match read_file(path) {
             Ok(known) => (known, None),
@@ -95,7 +96,8 @@ impl Records {
             .is_some_and(|verdict| verdict.is_failure())
     }
 
-    /// Notes how an instance ended. Of several repetitions in a run the failed one counts, and the longest.
+    /// Notes how an instance ended. Of several repetitions in a run, a failed one and the longest
+    /// time count.
     fn note(&mut self, id: &str, elapsed: Duration, verdict: Verdict) {
         if matches!(verdict, Verdict::Interrupted | Verdict::Skip) {
             return;
@@ -107,8 +109,8 @@ impl Records {
         }
     }
 
-    /// Adds the record of a run. That of a part of a plan counts when the parts are put together: else one part that has
-    /// run would have the next one cut the plan in another way.
+    /// Adds the record of a run, except of a part of a plan: the new times would change the cut for
+    /// the other parts. Those are added when the parts are merged.
     pub(crate) fn learn(&mut self, records: impl Iterator<Item = Record>) {
         let is_part = |record: &Record| match &record.event {
             RunEvent::RunStarted(run) => run.shard.is_some(),
@@ -118,7 +120,7 @@ impl Records {
         records.for_each(|record| self.learn_one(&record));
     }
 
-    /// Adds a line of a record, also of a part.
+    /// Adds one line of a record, even of a part.
     pub(crate) fn learn_one(&mut self, record: &Record) {
         match &record.event {
             RunEvent::RunStarted(run) => self.is_watched = run.watched,
@@ -130,7 +132,7 @@ impl Records {
         }
     }
 
-    /// Writes what is new into the file; another run may have written meanwhile, and its notes stay.
+    /// Adds the new notes to the file, keeping what other runs have written in the meantime.
     pub(crate) fn write(&mut self) -> io::Result<()> {
         if self.new.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! `--review`: the goldens that wait, one by one, and what a person says to each.
+//! `--review`: shows pending goldens one by one, to be accepted or rejected.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal, Write, stdin, stdout};
@@ -9,7 +9,7 @@ use super::exit::Exit;
 use super::report::Palette;
 use crate::author::golden::{self, Answer, Pending, Style};
 
-/// Shows every golden that waits below these folders, and asks.
+/// Shows every pending golden below these folders, and asks what to do.
 pub(super) fn review(folders: &BTreeSet<PathBuf>, palette: Palette) -> Result<Exit, RunError> {
     let mut input = stdin().lock();
     let can_ask = stdin().is_terminal();
@@ -17,7 +17,7 @@ pub(super) fn review(folders: &BTreeSet<PathBuf>, palette: Palette) -> Result<Ex
     for folder in folders.iter().filter(|folder| folder.is_dir()) {
         let mut ask = |pending: &Pending| {
             show(pending, palette);
-            // Without a person, the review only shows.
+            // Without a terminal, the review only shows.
             if can_ask {
                 answer(&mut input)
             } else {
@@ -36,7 +36,7 @@ pub(super) fn review(folders: &BTreeSet<PathBuf>, palette: Palette) -> Result<Ex
     Ok(Exit::Passed)
 }
 
-/// What became of all of them, and what to do about those that nobody could be asked about.
+/// The counts, and what to do if there was no terminal to ask on.
 fn told(accepted: usize, rejected: usize, left: usize, can_ask: bool) -> String {
     let hint = match left > 0 && !can_ask {
         true => "; run `--review` in a terminal to decide",
@@ -51,7 +51,7 @@ fn show(pending: &Pending, palette: Palette) {
     } else {
         "is new"
     };
-    // Where nobody reads any more, nobody answers either.
+    // Errors are ignored: without a reader there is no answer either.
     let _ = writeln!(stdout(), "\n{} {kind}", palette.bold(&pending.name));
     if let Some(origin) = &pending.origin {
         let _ = writeln!(stdout(), "{}", palette.dim(format!("from {origin}")));
@@ -69,7 +69,7 @@ fn answer(input: &mut impl BufRead) -> Answer {
         let _ = write!(stdout(), "accept (y), reject (n), or leave it (s)? ");
         let _ = stdout().flush();
         let mut line = String::new();
-        // At the end of the input nothing more is decided.
+        // The end of input leaves the rest undecided.
         if input.read_line(&mut line).is_ok_and(|count| count == 0) {
             return Answer::Skip;
         }

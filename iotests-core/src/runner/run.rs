@@ -1,4 +1,4 @@
-//! The dispatcher: starts instances as the schedule allows, waits for their ends, and informs the reporters.
+//! The dispatcher: starts instances as the schedule allows, waits for them to end, and reports.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -29,31 +29,32 @@ use super::verdict::Verdict;
 use crate::case::Skip;
 use crate::wire::CaseEvent;
 
-/// What a run is to do.
+/// What a run does.
 pub(crate) struct Job {
-    /// What is shown first.
+    /// The first event.
     pub(crate) started: RunStarted,
-    /// What a person should know besides.
+    /// Warnings to show.
     pub(crate) warnings: Vec<String>,
-    /// What does not run, with the reason.
+    /// Skipped instances, with the reason.
     pub(crate) skipped: Vec<(InstanceInfo, Planned)>,
-    /// What runs.
+    /// Instances to run.
     pub(crate) instances: Vec<(Load, InstanceJob)>,
     /// Memory that may be used at once.
     pub(crate) memory: u64,
-    /// Stop after so many failures.
+    /// Stop after this many failures.
     pub(crate) max_fail: Option<usize>,
-    /// Run each instance again until so much time has passed.
+    /// Keep repeating each instance for this long.
     pub(crate) time: Option<Duration>,
-    /// How many run at once, where that is not fixed.
+    /// How many run at once, if that is not fixed.
     pub(crate) carried: Option<Carried>,
-    /// A person lets the one instance go on after each step.
+    /// The one instance waits for the user before each step.
     pub(crate) step: bool,
-    /// Standard output is all that it is run for.
+    /// Standard output is the only report.
     pub(crate) only_shows: bool,
 }
 
-/// How many messages may wait. A case that says more than is recorded waits itself, instead of filling the memory.
+/// The capacity of the message queue. A case that logs faster than events are recorded has to wait,
+/// instead of filling the memory.
 const WAITING: usize = 1024;
 
 /// A message to the dispatcher from another thread, with its slot.
@@ -61,18 +62,18 @@ enum Message {
     Event(u16, RunEvent),
     Finished(u16, Load, Box<InstanceJob>, Result<Box<Outcome>, RunError>),
     Signal(Signal),
-    /// A line on the terminal, or the end of what can be typed.
+    /// A line typed on the terminal, or its end.
     Typed(Option<String>),
 }
 
-/// How the one instance goes through its steps.
+/// The state of `--step`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stepping {
-    /// Without a stop.
+    /// Instances do not stop at steps.
     Not,
-    /// It runs up to the next one.
+    /// The instance runs to its next step.
     Running,
-    /// It has stopped.
+    /// The instance has stopped at a step.
     Stopped,
 }
 
@@ -80,7 +81,7 @@ enum Stepping {
 struct Dispatcher<'r> {
     recorder: &'r mut Recorder,
     face: &'r mut dyn Show,
-    /// Writes the reports, for a run that is left in a hurry.
+    /// Writes the reports before an early exit.
     reports: &'r dyn Fn(),
     runner: Arc<Runner>,
     /// The slots in use.
@@ -89,20 +90,21 @@ struct Dispatcher<'r> {
     summary: Summary,
     running: usize,
     max_fail: Option<usize>,
-    /// How long instances are run again.
+    /// How long instances are repeated.
     time: Option<Duration>,
     carried: Option<Carried>,
     stepping: Stepping,
     signals: u32,
-    /// The record could not be written.
+    /// The first error of writing the record.
     broken: Option<io::Error>,
-    /// What is shown could not be.
+    /// The first error of writing to standard output.
     unshown: Option<io::Error>,
     only_shows: bool,
     error: Option<RunError>,
 }
 
-/// Runs all of it, and gives the exit code. `reports` writes the reports from what is recorded so far.
+/// Runs all instances, and returns the exit code. `reports` writes the reports from what is
+/// recorded so far.
 pub(crate) fn run(
     job: Job,
     runner: Arc<Runner>,
@@ -169,19 +171,19 @@ pub(crate) fn run(
     Ok(skips.exit(summary, dispatcher.signals > 0))
 }
 
-/// What skips do to the run.
+/// How skips affect the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Skips {
-    /// They fail it only when there is nothing else.
+    /// The run fails if everything is skipped.
     Some,
-    /// `--deny-skips`: each fails it.
+    /// `--deny-skips`: the run fails if anything is skipped.
     Denied,
-    /// `--allow-all-skipped`: none fails it.
+    /// `--allow-all-skipped`: skips never fail the run.
     Allowed,
 }
 
 impl Skips {
-    /// The exit code of a run with these counts, live or from its record.
+    /// The exit code of a run with these counts.
     pub(crate) fn exit(self, summary: &Summary, was_interrupted: bool) -> Exit {
         let denied = |(skip, _): &(Skip, usize)| !skip.is_intended();
         if was_interrupted {
@@ -199,7 +201,7 @@ impl Skips {
 }
 
 impl Dispatcher<'_> {
-    /// One that cannot be recorded is shown all the same, and the other way round.
+    /// Records and shows an event; if one of the two fails, the other is still done.
     fn report(&mut self, slot: Option<u16>, event: &RunEvent) {
         let recorded = self.recorder.record(slot, event);
         let shown = self.face.event(event);
@@ -215,11 +217,11 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Ends a run that nobody looks at any more, as with `| head`.
+    /// Ends the run if nobody reads its output any more, as with `| head`.
     fn stop_unread(&mut self) {
         let has_more = self.running > 0 || !self.schedule.is_empty();
         if self.only_shows && self.signals == 0 && has_more && console::is_unread(&io::stdout()) {
-            // Where nobody reads that either, there is nobody to tell.
+            // If nobody reads standard error either, there is nobody to tell.
             let _ = writeln!(
                 io::stderr(),
                 "note: nobody reads standard output any more, so the run ends"
@@ -228,14 +230,14 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// The last event.
+    /// Reports the last event.
     fn end(&mut self) {
         self.summary.elapsed = self.recorder.elapsed();
         let end = RunEvent::RunFinished(Box::new(self.summary.clone()));
         self.report(None, &end);
     }
 
-    /// Until nothing runs and nothing waits.
+    /// Starts instances and handles messages until nothing runs or waits.
     fn turn(&mut self, sender: &SyncSender<Message>, receiver: &Receiver<Message>) {
         loop {
             while let Some((load, job)) = self.schedule.start() {
@@ -244,7 +246,7 @@ impl Dispatcher<'_> {
             if self.running == 0 {
                 return;
             }
-            // The sender of this thread lives, so this cannot fail.
+            // Cannot fail: this thread holds a sender.
             let Ok(message) = receiver.recv() else {
                 return;
             };
@@ -290,7 +292,7 @@ impl Dispatcher<'_> {
         self.shown(shown);
     }
 
-    /// A case that stops at its steps has come to one.
+    /// With `--step`, notes that the case has stopped at a step.
     fn stop_at_step(&mut self, event: &RunEvent) {
         let is_step = matches!(
             event,
@@ -307,7 +309,8 @@ impl Dispatcher<'_> {
         self.shown(shown);
     }
 
-    /// A person who typed something wants to know how far it is, or wants a case that has stopped to go on.
+    /// Handles a typed line: it asks for the progress or, if the case has stopped at a step,
+    /// continues it.
     fn typed(&mut self, line: Option<&str>) {
         match (self.stepping, line) {
             (Stepping::Not | Stepping::Running, Some(_)) => self.status(),
@@ -322,7 +325,7 @@ impl Dispatcher<'_> {
                 let shown = self.face.stopped();
                 self.shown(shown);
             }
-            // Nobody is there any more.
+            // The terminal is gone.
             (Stepping::Running | Stepping::Stopped, None) => self.step_no_more(),
         }
     }
@@ -332,7 +335,7 @@ impl Dispatcher<'_> {
         self.runner.order_all(Order::Run);
     }
 
-    /// One that has ended begins anew while there is time.
+    /// With `--for`, repeats an instance that has ended while there is time.
     fn again(&mut self, load: Load, job: InstanceJob) {
         let elapsed = self.recorder.elapsed();
         if self.time.is_some_and(|time| elapsed < time) {
@@ -347,16 +350,16 @@ impl Dispatcher<'_> {
         self.slots.insert(slot);
         let runner = Arc::clone(&self.runner);
         let tell = sender.clone();
-        // The supervisor dies with the thread that spawned it, so this thread lives as long as the supervisor.
+        // The supervisor dies with the thread that spawned it, so this thread outlives it.
         let thread = thread::Builder::new().spawn(move || {
             let job = Box::new(job);
             let result = caught(|| {
-                // Nobody listens only when the run is over.
+                // Fails only when the run is over.
                 runner.run(&job, load.expected, |event| {
                     let _ = tell.send(Message::Event(slot, event));
                 })
             });
-            // Whoever hears of the end may take the runner apart.
+            // After the last message, the receiver takes the runner apart.
             drop(runner);
             let _ = tell.send(Message::Finished(slot, load, job, result.map(Box::new)));
         });
@@ -374,7 +377,7 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Something that fails every instance: nothing more is started.
+    /// Handles an error that would affect every instance: stops the run.
     fn failed(&mut self, error: RunError) {
         if self.error.is_none() {
             self.stop(format!("failed to {error}"));
@@ -391,7 +394,8 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// The first ends what runs with grace, the second at once, the third leaves it to the supervisors.
+    /// The first signal ends running cases gracefully, the second kills them, the third exits at
+    /// once.
     fn signal(&mut self, signal: Signal) {
         self.signals += 1;
         self.summary.not_run += self.schedule.stop();
@@ -405,7 +409,7 @@ impl Dispatcher<'_> {
                 format!("{signal}; {} are killed", self.running)
             }
             _ => {
-                // What runs is left to the supervisors; what is known is not lost.
+                // The supervisors end what still runs; write what is known.
                 self.end();
                 (self.reports)();
                 std::process::exit(i32::from(Exit::Interrupted.code()))
@@ -415,7 +419,8 @@ impl Dispatcher<'_> {
     }
 }
 
-/// A panic is a bug of ours; waiting for ever for the thread that had it would hide it.
+/// Turns a panic, which is a bug in the runner, into an error, or the run would wait forever for
+/// this thread.
 fn caught<T>(run: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
     panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         Err(RunError::System {
@@ -425,7 +430,7 @@ fn caught<T>(run: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
     })
 }
 
-/// What the last runs took, for the estimate.
+/// How long an instance took the last time, for the estimate.
 pub(crate) fn expected(records: &Records, id: &str) -> Option<Duration> {
     records.get(id).map(|record| record.elapsed)
 }

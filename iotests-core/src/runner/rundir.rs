@@ -1,4 +1,5 @@
-//! Run directories: one for each run, locked while it lives, cleaned by whoever finds it dead.
+//! Run directories: one per run, locked while it lives. Those of dead runs are cleaned up by later
+//! runs.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -16,17 +17,18 @@ use super::mounts;
 /// How many finished runs with failed instances are kept.
 const KEPT_RUNS: usize = 10;
 
-/// How the names of run directories begin; the time in milliseconds follows.
+/// The prefix of run directories; the time in milliseconds follows.
 const RUN: &str = "run-";
-/// How the names of socket directories begin.
+/// The prefix of socket directories.
 const SOCKETS_OF_RUN: &str = "iot-";
 
-/// In every run directory, and in no other: a scratch folder may be a person's own, with other things in it.
+/// The file that marks a run directory: the user may have other things in the scratch folder.
 const LOCK: &str = "iotests.lock";
 const SOCKETS: &str = "sockets";
 const FINISHED: &str = "finished";
 
-/// The directory of a living run. The lock is inherited by supervisors, so that it is free only when nothing of the run is left.
+/// The directory of a running run. Supervisors inherit the lock, so that it is free only when no
+/// process of the run is left.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
@@ -37,22 +39,23 @@ pub(crate) struct RunDir {
 /// The directories of one attempt at one instance.
 #[derive(Debug, Clone)]
 pub(crate) struct InstanceDir {
-    /// Specs, standard output and error.
+    /// For specs, standard output and error.
     pub(crate) path: PathBuf,
-    /// Where the case works.
+    /// The case's working directory.
     pub(crate) test: PathBuf,
-    /// The same place by a name that does no harm in an option, a URI or a line of a log.
+    /// The same directory by a path that is harmless in an option, a URI or a log line.
     pub(crate) given: PathBuf,
     /// A short path for sockets.
     pub(crate) sockets: PathBuf,
 }
 
 impl RunDir {
-    /// Cleans up after dead runs, then makes a directory for this one.
+    /// Cleans up after dead runs, then creates a directory for this one.
     pub(crate) fn create(scratch: &Path) -> Result<Self, RunError> {
         fs::create_dir_all(scratch).map_err(io_error("create the scratch folder", scratch))?;
-        // Between making a directory and locking it, it looks dead; so whoever makes or cleans holds this. For each user one: nobody cleans
-        // up after another, and nobody may write another's file in a folder like /tmp.
+        // Until it is locked, a new directory looks dead, so this lock is held while creating and
+        // cleaning. It is per user: runs clean up only after their own user, and nobody may write
+        // to another user's file in a folder like /tmp.
         let guard_path = scratch.join(format!(".iotests-{}.lock", geteuid()));
         let guard =
             open_lock(&guard_path).map_err(io_error("write to the scratch folder", &guard_path))?;
@@ -64,7 +67,7 @@ impl RunDir {
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
             .as_millis();
-        // Two runs can begin in the same millisecond, and even in the same process.
+        // Unique, because two runs can start in the same millisecond, and even in the same process.
         let path = tempfile::Builder::new()
             .prefix(&format!("{RUN}{started}-"))
             .tempdir_in(scratch)
@@ -78,7 +81,7 @@ impl RunDir {
             .prefix(SOCKETS_OF_RUN)
             .tempdir_in(short_temp_dir())
             .map_err(|error| {
-                // What the library adds is a name that was never there.
+                // Not the library's error: it names a file that was never created.
                 let plain = fs::metadata(short_temp_dir()).err();
                 let plain = plain.unwrap_or_else(|| error.kind().into());
                 let doing = match short_temp_dir() == std::env::temp_dir() {
@@ -98,7 +101,7 @@ impl RunDir {
         })
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -108,8 +111,8 @@ impl RunDir {
         &self.lock
     }
 
-    /// Makes the directories of an instance; `number` is unique in the run. A script of upstream's gets a name without anything that it
-    /// could take amiss.
+    /// Creates the directories of an instance; `number` is unique in the run. An upstream script
+    /// gets a path without any character that it may stumble over.
     pub(crate) fn instance(
         &self,
         number: usize,
@@ -136,9 +139,10 @@ impl RunDir {
         Ok(directories)
     }
 
-    /// Ends the run: without kept instances the directory goes, with some it stays until newer ones take its place.
+    /// Ends the run: removes the directory, unless it has kept instances; then it stays until newer
+    /// runs displace it.
     pub(crate) fn finish(self) {
-        // What cannot be removed now is left for the next run.
+        // Errors are ignored: the next run tries again.
         let _ = remove_tree(&self.sockets);
         let is_instance = |entry: fs::DirEntry| entry.path().is_dir();
         let mut entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
@@ -151,14 +155,14 @@ impl RunDir {
 }
 
 impl InstanceDir {
-    /// Removes the sockets, and unless `keep` the rest.
+    /// Removes the sockets and, unless `keep`, everything else.
     pub(crate) fn remove(&self, keep: bool) {
         let _ = remove_tree(&self.sockets);
         if self.given != self.test {
             let _ = fs::remove_file(&self.given);
         }
         if keep {
-            // Its reader should see files, and be able to remove them.
+            // The user should see plain files, and be able to remove them.
             let _ = mounts::detach_below(&self.path);
         } else {
             let _ = remove_tree(&self.path);
@@ -170,8 +174,8 @@ fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).truncate(false).write(true).open(path)
 }
 
-/// Paths of UNIX sockets are limited to 107 bytes, so a long TMPDIR is of no use. Neither is one with characters that mean something in a
-/// URI: QEMU 10.0 decodes the `socket=` of one twice.
+/// The temporary folder for sockets. Their paths are limited to 107 bytes, so a long TMPDIR is no
+/// use. Neither is one with special characters of URIs: QEMU 10.0 decodes `socket=` in a URI twice.
 fn short_temp_dir() -> PathBuf {
     let folder = std::env::temp_dir();
     match is_harmless(&folder, 40) {
@@ -180,16 +184,18 @@ fn short_temp_dir() -> PathBuf {
     }
 }
 
-/// The longest path of a test directory: QEMU's own limit for the name of a file is 1023 bytes, in which some names have it three times.
+/// The longest path of a test directory: QEMU limits file names to 1023 bytes, and some contain the
+/// path three times.
 const LONGEST: usize = 200;
 
-/// Whether a path does no harm wherever a case may have to write it.
+/// Whether a path is harmless wherever a case may have to use it.
 fn is_harmless(path: &Path, longest: usize) -> bool {
     let harmful = |c: char| c.is_control() || "%&#?".contains(c);
     path.as_os_str().len() <= longest && path.to_str().is_some_and(|text| !text.contains(harmful))
 }
 
-/// Whether no script takes anything in a path amiss: two of upstream's leave themselves out where it has a dot or a space in it.
+/// Whether all scripts can cope with a path: two upstream scripts skip themselves if there is a dot
+/// or space in it.
 fn is_plain(path: &Path) -> bool {
     let text = path.to_str();
     text.is_some_and(|text| text.chars().all(|c| c == '/' || is_plain_in_name(c)))
@@ -199,17 +205,17 @@ fn is_plain_in_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_-".contains(c)
 }
 
-/// A readable file name for an instance, without anything that a script could take amiss.
+/// A readable file name for an instance, without any character that a script may stumble over.
 fn file_name(name: &str) -> String {
     let mut text: String =
         name.chars().map(|c| if is_plain_in_name(c) { c } else { '-' }).collect();
-    // Longer names are cut at the front: the end says more.
+    // Long names are cut at the front, since the end is more specific.
     let excess = text.len().saturating_sub(80);
     text.drain(..excess);
     text
 }
 
-/// Removes what dead runs left, and the oldest of the finished runs that were kept.
+/// Removes what dead runs left, and the oldest kept directories of finished runs.
 fn clean_dead(scratch: &Path) {
     let mut finished = Vec::new();
     for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
@@ -223,7 +229,8 @@ fn clean_dead(scratch: &Path) {
             Ok(lock) => lock,
             Err(error) => {
                 if error.kind() == io::ErrorKind::NotFound {
-                    // A run that died before it made its lock left nothing in it; what has something in it is no run's.
+                    // A run that died before creating its lock left an empty directory. If it is
+                    // not empty, it is not ours, and this fails.
                     let _ = fs::remove_dir(&path);
                 }
                 continue;
@@ -241,7 +248,7 @@ fn clean_dead(scratch: &Path) {
             let _ = remove_tree(&path);
         }
     }
-    // The names begin with the time.
+    // Names start with the time.
     finished.sort();
     let excess = finished.len().saturating_sub(KEPT_RUNS);
     for path in &finished[..excess] {
@@ -249,21 +256,21 @@ fn clean_dead(scratch: &Path) {
     }
 }
 
-/// Whether [`RunDir::create`] gives such names.
+/// Whether this is a name as given by [`RunDir::create`].
 fn is_name_of_run(name: &OsStr) -> bool {
     let parts = name.to_str().and_then(|name| name.strip_prefix(RUN)?.split_once('-'));
     parts
         .is_some_and(|(time, _)| !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The socket directory that a run noted; a note of something else is not ours.
+/// The socket directory that a run noted; `None` if the note names anything else.
 fn sockets_of(run: &Path) -> Option<PathBuf> {
     let sockets = PathBuf::from(fs::read_to_string(run.join(SOCKETS)).ok()?);
     let name = sockets.file_name()?.to_str()?;
     name.starts_with(SOCKETS_OF_RUN).then_some(sockets)
 }
 
-/// Removes a folder, also where a case took away the right to write or left something mounted.
+/// Removes a folder, even if a case made parts of it read-only or left something mounted.
 fn remove_tree(path: &Path) -> io::Result<()> {
     mounts::detach_below(path)?;
     match fs::remove_dir_all(path) {
@@ -310,15 +317,15 @@ mod tests {
     fn what_no_run_made_is_left_alone_however_it_is_called() {
         let scratch = tempfile::tempdir().unwrap();
         let path = |name: &str| scratch.path().join(name);
-        // A person's own: results of another program, and a folder that happens to be called as ours are.
+        // The user's own folders, some with names similar to ours.
         for folder in ["run-results", "run-", "run-2024-06", "runs"] {
             fs::create_dir(path(folder)).unwrap();
             fs::write(path(folder).join("data"), "precious").unwrap();
         }
         fs::create_dir(path("run-results/lock")).unwrap();
-        // A run that died at its very beginning.
+        // A run that died at its very start.
         fs::create_dir(path("run-17-x")).unwrap();
-        // A dead run whose note names what no run makes.
+        // A dead run whose note names a folder that no run creates.
         fs::create_dir(path("run-18-x")).unwrap();
         fs::write(path("run-18-x").join(LOCK), "").unwrap();
         let other = path("runs").display().to_string();
@@ -393,7 +400,7 @@ mod tests {
             assert!(!instance.given.exists() && instance.test.join("image").exists());
             run.finish();
         }
-        // Spaces, commas and quotes are no harm: whoever cannot deal with them is to be found out.
+        // Spaces, commas and quotes are passed on, to find programs that cannot cope with them.
         let odd = scratch.path().join("a, \"b\" 'c'");
         let run = RunDir::create(&odd).unwrap();
         let instance = run.instance(1, "a@raw", false).unwrap();

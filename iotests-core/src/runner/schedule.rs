@@ -1,4 +1,4 @@
-//! The order of instances, and which of them may run beside each other.
+//! The order of instances, and which of them may run at the same time.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use super::host::meminfo;
 
-/// What the schedule has to know of an instance.
+/// What the schedule needs to know about an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
     /// It failed the last time.
     pub(crate) failed: bool,
-    /// What it took the last time.
+    /// How long it took the last time.
     pub(crate) expected: Option<Duration>,
     /// Nothing else may run at the same time.
     pub(crate) exclusive: bool,
-    /// What nothing that runs at the same time may use.
+    /// A lock that only one running instance may hold.
     pub(crate) lock: Option<&'static str>,
-    /// Of the jobs, how many it stands for.
+    /// How many jobs it counts as.
     pub(crate) cpus: u32,
     /// Memory it needs, in bytes.
     pub(crate) memory: u64,
@@ -29,11 +29,11 @@ impl Load {
     }
 }
 
-/// What an instance is taken to need when nothing is recorded: neither first nor last.
+/// The assumed time of an instance without records, which puts it neither first nor last.
 const UNKNOWN: Duration = Duration::from_secs(2);
 
-/// The instances that wait, in order: failed first, then longest first; exclusive ones at the end. Those that share a lock follow each
-/// other, so that all of them together are as one that is as long.
+/// The waiting instances in order: failed ones first, then the longest, exclusive ones last. Those
+/// that share a lock must run one after another, so they are sorted by their total time.
 #[derive(Debug)]
 pub(crate) struct Schedule<T> {
     waiting: VecDeque<(Load, T)>,
@@ -44,7 +44,7 @@ pub(crate) struct Schedule<T> {
 }
 
 impl<T> Schedule<T> {
-    /// Puts instances in order; `jobs` at once, together below `memory` bytes.
+    /// Sorts the instances. At most `jobs` run at once, within `memory` bytes.
     pub(crate) fn new(
         instances: impl IntoIterator<Item = (Load, T)>,
         jobs: usize,
@@ -75,7 +75,7 @@ impl<T> Schedule<T> {
         }
     }
 
-    /// From now on so many run at once.
+    /// Changes how many run at once.
     pub(crate) const fn set_jobs(&mut self, jobs: usize) {
         self.jobs = jobs;
     }
@@ -88,7 +88,7 @@ impl<T> Schedule<T> {
         }
         let used: u64 = self.running.iter().map(|load| load.memory).sum();
         let alone = self.running.is_empty();
-        // One that is too big for this computer still gets its chance, alone.
+        // An instance that is too big for this machine still runs, but alone.
         let is_free = |lock| self.running.iter().all(|load| load.lock != Some(lock));
         let fits = |load: &Load| {
             alone
@@ -103,33 +103,33 @@ impl<T> Schedule<T> {
         Some(next)
     }
 
-    /// One more, behind all that wait; nothing once [stopped](Self::stop).
+    /// Adds an instance at the end; does nothing once [stopped](Self::stop).
     pub(crate) fn add(&mut self, load: Load, one: T) {
         if !self.stopped {
             self.waiting.push_back((load, one));
         }
     }
 
-    /// Whether none waits.
+    /// Whether no instance is waiting.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// One with this load has ended.
+    /// Notes that an instance with this load has ended.
     pub(crate) fn end(&mut self, load: Load) {
         if let Some(index) = self.running.iter().position(|other| *other == load) {
             self.running.swap_remove(index);
         }
     }
 
-    /// Nothing more is to start; returns how many are left.
+    /// Starts nothing more; returns how many instances are left.
     pub(crate) fn stop(&mut self) -> usize {
         self.stopped = true;
         self.waiting.drain(..).count()
     }
 }
 
-/// What `/proc/meminfo` says is available, less a tenth; no limit where it does not say.
+/// 90 % of the available memory according to `/proc/meminfo`; no limit if unknown.
 pub(crate) fn available_memory() -> u64 {
     meminfo("MemAvailable:").map_or(u64::MAX, |kib| kib / 10 * 9 * 1024)
 }
@@ -282,14 +282,14 @@ mod tests {
         assert_eq!(order(&mut schedule), [""; 0]);
         schedule.end(load(1));
         assert_eq!(order(&mut schedule), ["wide"]);
-        // Where there are not as many, it is alone.
+        // With fewer jobs than that, it runs alone.
         let mut narrow = Schedule::new([(load(9), "a"), (wide, "wide")], 2, 99);
         assert_eq!(order(&mut narrow), ["a"]);
         narrow.end(load(9));
         assert_eq!(order(&mut narrow), ["wide"]);
     }
 
-    /// When the last of them ends, in a world where time passes only by them.
+    /// Simulates a run: when the last instance ends.
     fn makespan(loads: &[Load], jobs: usize) -> f64 {
         let named = loads.iter().map(|load| (*load, ()));
         let mut schedule = Schedule::new(named, jobs, u64::MAX);
@@ -308,10 +308,10 @@ mod tests {
         }
     }
 
-    /// So many times as a suite has them: most are short, a few very long (log-normal).
+    /// Times like those of a real suite: most are short, a few very long (log-normal).
     fn suite(random: &mut fastrand::Rng, count: usize) -> Vec<Load> {
         let mut time = || {
-            // The sum of twelve is as good as normal.
+            // The sum of twelve uniform numbers is nearly normal.
             let normal: f64 = (0..12).map(|_| random.f64()).sum::<f64>() - 6.0;
             Duration::from_secs_f64(normal.exp())
         };
@@ -337,7 +337,7 @@ mod tests {
                 };
                 let ratio = makespan(&loads, jobs) / bound(&loads);
                 assert!(ratio <= 1.05, "-j{jobs}: {ratio}");
-                // Short ones that share a lock are a long one: nothing else may delay them.
+                // Short instances with a common lock are like a long one: they must not be delayed.
                 let chain = bound(&loads) * 0.9;
                 for _ in 0..30 {
                     loads.push(Load {

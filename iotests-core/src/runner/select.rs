@@ -1,4 +1,4 @@
-//! Selectors: what a word on the command line means, read once into a name, a point of the matrix and a set.
+//! Selectors: words on the command line, parsed into a name, a matrix point and a set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -10,10 +10,10 @@ use super::error::RunError;
 use super::filter;
 use crate::case::{Aio, Backend, Cache, Case, Format, Instance, Protocol};
 
-/// How many near names an error lists.
+/// How many similar names an error lists.
 const NEAREST: usize = 3;
 
-/// How like each other two names are that a slip of the finger makes of one.
+/// The minimum similarity of a mistyped name to the intended one.
 const NEAR: f64 = 0.85;
 
 /// The part of an id that names its set.
@@ -22,31 +22,32 @@ pub(crate) const SET: &str = ".set=";
 /// A word on the command line: a part of a name, an upstream test, or an id.
 #[derive(Debug, Clone)]
 pub(crate) struct Selector {
-    /// As it was given, for messages.
+    /// The word as given, for messages.
     pub(crate) text: String,
     name: Name,
-    /// What follows an `@`; then the name is compared whole, not as a part.
+    /// The part after an `@`. If there is one, the name must be whole.
     pub(crate) point: Option<At>,
     /// The set that the id names.
     pub(crate) set: Option<String>,
 }
 
-/// What comes before the point.
+/// The part before the point.
 #[derive(Debug, Clone)]
 enum Name {
-    /// A part of a name, or segments of an upstream id.
+    /// Part of a name, or segments of an upstream id.
     Part(String),
     /// The whole name, with `*` and `?`.
     Glob(Regex),
-    /// An upstream test whose number is written without its zeros; if there is none of this number, a part of a name.
+    /// An upstream test's number without its leading zeros or, if there is no such test, part of a
+    /// name.
     Short(u32),
     /// Upstream tests by their numbers.
     Numbers(RangeInclusive<u32>),
-    /// A source file, by the end of its path, and a line of it.
+    /// A source file, by the end of its path, and a line in it.
     Source { file: String, line: Option<u32> },
 }
 
-/// Where cases begin, and which of upstream's numbers there are.
+/// Where cases start, and which upstream numbers exist.
 #[derive(Debug)]
 pub(crate) struct Places {
     lines: BTreeSet<(&'static str, u32)>,
@@ -63,14 +64,14 @@ impl Places {
         }
     }
 
-    /// Whether this line of its file is one of the case, which goes on up to the next one.
+    /// Whether this line of its file belongs to the case, which extends to the next one.
     fn is_within(&self, line: u32, case: &Case) -> bool {
         let mut begun = self.lines.range((case.file, 0)..=(case.file, line));
         begun.next_back() == Some(&(case.file, case.line))
     }
 }
 
-/// A point of the matrix as far as an id says it.
+/// A matrix point, as far as an id specifies it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct At {
     pub(crate) format: Option<Format>,
@@ -81,7 +82,7 @@ pub(crate) struct At {
 }
 
 impl Selector {
-    /// Reads one word.
+    /// Parses one word.
     pub(crate) fn parse(text: &str) -> Result<Self, RunError> {
         if text.is_empty() {
             return Err(RunError::Usage(
@@ -104,7 +105,7 @@ impl Selector {
         })
     }
 
-    /// Whether it means this case and row, at whatever point.
+    /// Whether it matches this case and row, at any point.
     pub(crate) fn names(&self, instance: &Instance, places: &Places) -> bool {
         match &self.name {
             Name::Part(part) => self.has_part(part, instance),
@@ -124,14 +125,14 @@ impl Selector {
         }
     }
 
-    /// Whether it means this instance, which runs on the set of this name.
+    /// Whether it matches this instance on the set of this name.
     pub(crate) fn means(&self, instance: &Instance, set: Option<&str>, places: &Places) -> bool {
         self.names(instance, places)
             && self.point.as_ref().is_none_or(|at| at.is_of(instance))
             && (self.set.is_none() || self.set.as_deref() == set)
     }
 
-    /// What to write instead, where what stands before the point is a part of a name and no whole one.
+    /// A hint what to write instead, if the name before the point is not whole.
     pub(crate) fn part_before_point(&self, all: &[Instance]) -> Option<String> {
         let Name::Part(part) = &self.name else {
             return None;
@@ -153,7 +154,8 @@ impl Selector {
         if !part.is_empty() && instance.upstream().any(|id| upstream_matches(part, id)) {
             return true;
         }
-        // A bare number is an upstream test and nothing else: `512` must not select every name that has it.
+        // A bare number is only an upstream test: `512` must not select every name that contains
+        // it.
         if is_number(part) {
             return false;
         }
@@ -171,7 +173,7 @@ fn numbers(instance: &Instance) -> impl Iterator<Item = u32> {
     instance.upstream().filter_map(first)
 }
 
-/// As upstream's tests are numbered.
+/// Whether this is a number as upstream's tests have.
 fn is_number(text: &str) -> bool {
     text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -185,7 +187,7 @@ impl Name {
         {
             return Self::Numbers(first..=last);
         }
-        // As it is called in the folder of the scripts.
+        // As typed in the folder of the scripts.
         let text = match text.strip_prefix("./") {
             Some(name) if is_number(name) => name,
             _ => text,
@@ -196,7 +198,7 @@ impl Name {
         {
             return Self::Short(number);
         }
-        // The path of a script, in whichever tree.
+        // The path of a script in any tree.
         if let Some((_, script)) = text.rsplit_once("qemu-iotests/") {
             let name = script.strip_prefix("tests/").unwrap_or(script);
             return Self::Part(name.to_owned());
@@ -219,7 +221,7 @@ impl Name {
     }
 }
 
-/// Whether one path is the end of the other, whichever knows more of where it lies.
+/// Whether one path is the end of the other.
 fn is_file(given: &str, file: &str) -> bool {
     let is_end = |end: &str, whole: &str| match whole.strip_suffix(end) {
         Some(before) => before.is_empty() || before.ends_with('/'),
@@ -229,7 +231,7 @@ fn is_file(given: &str, file: &str) -> bool {
     is_end(given, file) || is_end(file, given)
 }
 
-/// Whether this is the name, or its end from some `::` on. The empty name is every one's.
+/// Whether this is the name, or its end after some `::`. The empty name matches all.
 fn is_whole(wanted: &str, name: &str) -> bool {
     match name.strip_suffix(wanted) {
         Some(before) => wanted.is_empty() || before.is_empty() || before.ends_with("::"),
@@ -238,7 +240,7 @@ fn is_whole(wanted: &str, name: &str) -> bool {
 }
 
 impl At {
-    /// Whether the instance is at this point, as far as the point is said.
+    /// Whether the instance is at this point, as far as the point is specified.
     fn is_of(&self, instance: &Instance) -> bool {
         self.format.is_none_or(|format| format == instance.format)
             && self.protocol.is_none_or(|protocol| protocol == instance.protocol)
@@ -247,7 +249,7 @@ impl At {
             && (self.backend.is_none() || self.backend == instance.backend)
     }
 
-    /// Its format, where it names nothing else.
+    /// Its format, if nothing else is specified.
     fn only_format(&self) -> Option<Format> {
         let alone = Self {
             format: self.format,
@@ -283,7 +285,8 @@ impl At {
     }
 }
 
-/// `163`, `163::TestShrink512`, `TestShrink512.test_empty_image` and so on: whole segments of the id, next to each other.
+/// Whether the selector is a sequence of whole segments of the id: `163`, `163::TestShrink512`,
+/// `TestShrink512.test_empty_image` and so on.
 fn upstream_matches(selector: &str, id: &str) -> bool {
     let normal = selector.replace('.', "::");
     let wanted: Vec<&str> = normal.split("::").collect();
@@ -291,17 +294,17 @@ fn upstream_matches(selector: &str, id: &str) -> bool {
     have.windows(wanted.len()).any(|window| window == wanted)
 }
 
-/// The names nearest to a selector that matches nothing, best first.
+/// The names most similar to a selector that matches nothing, best first.
 pub(crate) fn nearest(selector: &str, instances: &[Instance]) -> Vec<String> {
     let wanted = selector.split('@').next().unwrap_or(selector).to_lowercase();
     if let Ok(number) = wanted.parse() {
         return nearest_numbers(number, instances);
     }
-    // The rows of a case have names of their own, but one suggestion is enough.
+    // The rows of a case have separate names, but one suggestion is enough.
     let mut best: BTreeMap<String, f64> = BTreeMap::new();
     for instance in instances {
         let name = instance.name();
-        // A person types the end of a name, or some part of it, rather than the whole path.
+        // Users type part of a name, mostly its end, rather than the whole path.
         let similarity = |part: &str| strsim::jaro_winkler(&wanted, &part.to_lowercase());
         let by_name =
             name.split(['/', ':']).chain([name.as_str()]).map(similarity).fold(0.0, f64::max);
@@ -316,7 +319,7 @@ pub(crate) fn nearest(selector: &str, instances: &[Instance]) -> Vec<String> {
     scored.into_iter().filter(|(score, _)| *score > NEAR).map(|(_, name)| name).collect()
 }
 
-/// The upstream tests whose numbers are nearest, each with a case that covers it.
+/// The upstream tests with the nearest numbers, each with a case that covers it.
 fn nearest_numbers(wanted: u64, instances: &[Instance]) -> Vec<String> {
     let mut known: BTreeMap<u64, String> = BTreeMap::new();
     for instance in instances {

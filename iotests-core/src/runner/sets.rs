@@ -1,7 +1,8 @@
-//! Sets of QEMU programs: everything in a set comes from one place, so that its programs are of one version.
+//! Sets of QEMU programs that belong together, normally of one version.
 //!
-//! The set `host` is what flags, the environment, a build folder and PATH give, in this order. Each provisioned prefix is a set of its own.
-//! A case never mixes sets: an emulator is always used with the qemu-img beside it.
+//! The set `host` comes from flags, the environment, a build folder and PATH, in this order. Each
+//! provisioned prefix is another set. A case never mixes sets: an emulator is always used with the
+//! qemu-img of its set.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -20,20 +21,20 @@ use super::probe::KnownVersions;
 use super::sums::Sums;
 use crate::provision;
 
-/// The name of the set that is not provisioned.
+/// The name of the host's set.
 pub(crate) const HOST: &str = "host";
 
-/// Programs of QEMU that belong together.
+/// A set of QEMU programs.
 #[derive(Debug, Clone)]
 pub(crate) struct ToolSet {
     /// `host`, or the name of a prefix.
     pub(crate) name: String,
-    /// What is there.
+    /// The programs found.
     pub(crate) tools: BTreeMap<ToolKind, Tool>,
 }
 
 impl ToolSet {
-    /// What reports say about it.
+    /// What reports show about it.
     pub(crate) fn info(&self, sums: &mut Sums) -> SetInfo {
         let mut tool = |tool: &Tool| ToolInfo {
             sha256: sums.of(&tool.path),
@@ -48,7 +49,7 @@ impl ToolSet {
         }
     }
 
-    /// Why results on it may surprise: programs of different versions.
+    /// A warning if its programs have different versions.
     pub(crate) fn mixed(&self) -> Option<String> {
         let mut versions: BTreeMap<_, Vec<&str>> = BTreeMap::new();
         for (kind, tool) in &self.tools {
@@ -70,8 +71,8 @@ impl ToolSet {
     }
 }
 
-/// Finds all sets, `host` first, then the provisioned prefixes, newest first. `host` may be empty. `known` are versions that need not be asked;
-/// `warn` gets what a person may not expect.
+/// Finds all sets: `host`, which may be empty, then the provisioned prefixes, newest first. `known`
+/// are versions that need not be queried; `warn` gets warnings.
 pub(crate) fn find(
     args: &ToolArgs,
     prefixes: &Path,
@@ -96,14 +97,14 @@ pub(crate) fn find(
     for set in &mut sets {
         let mut unusable = Vec::new();
         set.tools.retain(|_, tool| {
-            // Cases run elsewhere, where a relative path would lead to something else.
+            // Absolute, because cases run in other directories.
             if let Ok(path) = std::path::absolute(&tool.path) {
                 tool.path = path;
             }
             let checked = check_utf8("the program", &tool.path);
             checked.map_err(|error| unusable.push(error)).is_ok()
         });
-        // What was asked for and cannot be is an error; what merely lies on the path is left out.
+        // An unusable program is an error if the user asked for it, else it is left out.
         let ordered = |kind| args.qemu_build.is_some() || is_named(kind, args);
         let is_order = set.name == HOST && ToolKind::ALL.iter().any(|kind| ordered(*kind));
         for error in unusable {
@@ -117,7 +118,8 @@ pub(crate) fn find(
     Ok(sets)
 }
 
-/// A program that was named and is no good is an error; one that was only looked for is just not there.
+/// Finds the host's set. A broken program is an error if the user named it, else it counts as
+/// missing.
 fn host(
     args: &ToolArgs,
     known: &KnownVersions,
@@ -145,7 +147,7 @@ fn host(
         .iter()
         .find_map(|(kind, flag)| named(*kind, flag.as_ref())?.parent().map(Path::to_path_buf))
     {
-        // A program that is named stands for the others in its folder.
+        // If a program is named, the others in its folder belong to it.
         finder = finder.build_dir(std::path::absolute(&beside).unwrap_or(beside));
     }
     let mut tools = BTreeMap::new();
@@ -171,10 +173,10 @@ fn host(
     })
 }
 
-/// After what time it is shown what takes so long.
+/// The time after which to warn about a slow program.
 const LONG: Duration = Duration::from_secs(3);
 
-/// Does this, and says so if it takes long: a program may not answer when it is asked for its version.
+/// Runs `ask`, and warns if it takes long: a program may hang when asked for its version.
 fn unhurried<T: Send>(
     warn: &mut dyn FnMut(&str),
     kind: ToolKind,
@@ -183,7 +185,7 @@ fn unhurried<T: Send>(
     let (done, answer) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(move || {
-            // This function waits until there is an answer.
+            // Cannot fail: this function waits for the answer.
             let _ = done.send(ask());
         });
         match answer.recv_timeout(LONG) {
@@ -219,13 +221,14 @@ fn named(kind: ToolKind, flag: Option<&PathBuf>) -> Option<PathBuf> {
     })
 }
 
-/// Whether the person named this program of the host's set.
+/// Whether the user named this program of the host's set.
 pub(crate) fn is_named(kind: ToolKind, args: &ToolArgs) -> bool {
     let flag = flags(args).into_iter().find(|(other, _)| *other == kind);
     named(kind, flag.and_then(|(_, flag)| flag.as_ref())).is_some()
 }
 
-/// A build folder without any program was meant otherwise; a program that is taken from elsewhere is worth a word.
+/// Checks the build folder: it is an error if it has no program at all, and a warning if one is
+/// taken from elsewhere.
 fn check_build(
     args: &ToolArgs,
     folder: &Path,
@@ -268,7 +271,7 @@ fn check_build(
     Ok(())
 }
 
-/// Where was looked for a program, and what was wrong there.
+/// Where a program was looked for, and what was wrong there.
 fn looked(error: &FindError, between: &str) -> String {
     let all: Vec<String> = error.looked.iter().map(ToString::to_string).collect();
     all.join(between)
@@ -281,14 +284,14 @@ fn is_order(error: &FindError) -> bool {
         .any(|looked| matches!(looked.place, Place::Flag | Place::Environment(_)))
 }
 
-/// A program in PATH that is there but does not work is worth a word; its absence is not.
+/// Warns about programs that exist but do not work.
 fn broken_in_path(error: &FindError, warn: &mut dyn FnMut(&str)) {
     for looked in error.looked.iter().filter(|looked| !matches!(looked.problem, Problem::Missing)) {
         warn(&looked.to_string());
     }
 }
 
-/// The `*_OPTIONS` hold for every set; the `*_PROG` and PATH are the host's.
+/// The variables for other sets than the host's: `*_OPTIONS`, but not `*_PROG` and PATH.
 fn options_only() -> Vec<(String, std::ffi::OsString)> {
     let options = ToolKind::ALL.iter().map(|kind| kind.options_variable());
     options.filter_map(|name| Some((name.to_owned(), env::var_os(name)?))).collect()

@@ -1,4 +1,4 @@
-//! What a shell and `man` want to know of the program: completions with the names of the cases, and the manual page.
+//! Shell completions, which know the names of the cases, and the manual page.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Write};
@@ -18,15 +18,16 @@ use super::sets::HOST;
 use super::tasks::FIRST_WORDS;
 use crate::case::{Aio, Cache, Format, Protocol, Registered, Registry};
 
-/// The first arguments that ask for them; no case can be called so.
+/// The command words.
 pub(super) const COMPLETIONS: &str = "completions";
 pub(super) const MAN: &str = "man";
 
 /// The name under which a shell knows the program.
 const NAME: &str = "iotests";
 
-/// The function that bash is to call, and it alone: what ends a word is a matter of the whole shell, and a colon does by default, which
-/// the names of cases have. This one sees whole words, and leaves of the answers what bash then puts in the place of its own word.
+/// The function that bash calls. Names of cases contain colons, at which bash splits words by
+/// default, and changing that would affect the whole shell. So this function completes the whole
+/// word, then strips from the answers what precedes bash's part of it.
 const WITH_COLONS: &str = r#"
 _iotests_with_colons() {
     local IFS=$' \t\n' line=${COMP_LINE:0:COMP_POINT} before
@@ -43,7 +44,7 @@ _iotests_with_colons() {
 }
 "#;
 
-/// Entry of `completions SHELL`.
+/// Entry point of `completions SHELL`.
 pub(super) fn completions(shell: Option<&str>) -> Exit {
     let shells = [Shell::Bash, Shell::Zsh, Shell::Fish];
     let known = shell.and_then(|name| Shell::from_str(name, false).ok());
@@ -60,7 +61,7 @@ pub(super) fn completions(shell: Option<&str>) -> Exit {
             script = script.replace("complete -F _iotests ", "complete -F _iotests_with_colons ");
             script.insert_str(0, WITH_COLONS.trim_start());
         }
-        // What is made for it completes options only.
+        // What is generated for fish completes only options.
         Shell::Fish => {
             let words = selectors(entries).join(" ");
             script += &format!("complete -c {NAME} -f -a '{words}'\n");
@@ -70,7 +71,7 @@ pub(super) fn completions(shell: Option<&str>) -> Exit {
     print(script.as_bytes())
 }
 
-/// What can be completed: no option that only stands for a word, and values where they are known.
+/// What can be completed: the visible options, and their values if known.
 fn command(entries: &[Registered]) -> Command {
     let all = Cli::command();
     let shown = all.get_arguments().filter(|one| !one.is_hide_set()).cloned();
@@ -88,7 +89,7 @@ fn selectors(entries: &[Registered]) -> Vec<String> {
     words.into_iter().chain(names).collect()
 }
 
-/// The values of an argument, where only this program knows them.
+/// The values of an argument, if only this program knows them.
 fn values(argument: &str, entries: &[Registered]) -> Option<Vec<String>> {
     Some(match argument {
         "selectors" => selectors(entries),
@@ -118,10 +119,10 @@ fn axis<T: ToString>(values: &[T]) -> Vec<String> {
     values.chain(["all".to_owned()]).collect()
 }
 
-/// Entry of `man`.
+/// Entry point of `man`.
 pub(super) fn man() -> Exit {
     let mut page = Vec::new();
-    // The sections are made in memory, which takes all there is.
+    // Writes to memory, which does not fail.
     match Man::new(Cli::command().bin_name(NAME)).render(&mut page) {
         Ok(()) => print(&page),
         Err(_) => Exit::Environment,

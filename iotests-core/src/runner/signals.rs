@@ -1,4 +1,4 @@
-//! The signals of a runner: blocked everywhere, taken by one thread, passed on as messages.
+//! Signals to the runner: blocked in all threads, received by one, and passed on as messages.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal as Listener, SignalKind};
 use super::error::RunError;
 use super::supervise::{Process, send};
 
-/// The signals that end a run, the one that asks what it does, and the one that suspends it.
+/// The signals that end a run, ask for its progress, or suspend it.
 fn taken() -> SigSet {
     SigSet::from_iter([
         Signal::SIGINT,
@@ -25,22 +25,22 @@ fn taken() -> SigSet {
     ])
 }
 
-/// Blocks them in this thread, and so in all that it starts from now on.
+/// Blocks the signals in this thread, and so in all that it starts later.
 pub(crate) fn block() -> Result<(), RunError> {
     block_these(&taken())
 }
 
-/// Outlives the child that this program waits for: the keyboard signals the child as well, and what is sent to this process alone is passed on.
-/// The second time it is killed, with all that is below this process.
+/// Keeps this process alive until its child has ended. Signals from the keyboard reach the child
+/// anyway; others are passed on to it. The second of these kills everything below this process.
 ///
-/// Handlers and not a mask, which the child would inherit.
+/// Uses handlers rather than a mask, which the child would inherit.
 pub(crate) struct Outlive {
     runtime: Runtime,
     listeners: [Listener; 4],
 }
 
 impl Outlive {
-    /// From now on no such signal ends this process.
+    /// Installs the handlers: from now on, these signals do not end this process.
     pub(crate) fn new() -> Result<Self, RunError> {
         let failed = |source| RunError::System {
             doing: "handle signals",
@@ -82,7 +82,7 @@ impl Outlive {
                 }
                 passed_on += 1;
                 if passed_on == 1 {
-                    // It is not reaped yet, so that this is no other's process.
+                    // The child is not reaped yet, so its pid cannot have been reused.
                     let _ = pid.map(|pid| kill(pid, signal));
                 } else {
                     let below = Process::descendants(std::process::id());
@@ -93,14 +93,14 @@ impl Outlive {
     }
 }
 
-/// Whether the keys of a terminal signal this process, and with it its children.
+/// Whether keys on the terminal send signals to this process and its children.
 fn is_in_foreground() -> bool {
     let terminal = File::open("/dev/tty").ok();
     let group = terminal.and_then(|terminal| tcgetpgrp(terminal).ok());
     group == Some(getpgrp())
 }
 
-/// Blocks the signal that a limit on the size of files sends, which then is an error of the write.
+/// Blocks SIGXFSZ, so that a write beyond the file size limit fails instead.
 pub(crate) fn bear_file_limits() -> Result<(), RunError> {
     block_these(&SigSet::from(Signal::SIGXFSZ))
 }
@@ -112,7 +112,7 @@ fn block_these(signals: &SigSet) -> Result<(), RunError> {
     })
 }
 
-/// Takes signals as long as somebody listens.
+/// Receives signals, and passes them on until nobody listens.
 pub(crate) fn forward<M: Send + 'static>(sender: SyncSender<M>, message: fn(Signal) -> M) {
     std::thread::spawn(move || {
         while let Ok(signal) = taken().wait() {

@@ -1,7 +1,7 @@
-//! `--since REV`: the instances that a change of QEMU's sources can concern.
+//! `--since REV`: the instances that a change to QEMU's sources may affect.
 //!
-//! Each file that git names chooses instances by an expression of [`map`]; what is chosen is shown, file by file. A file that is not on the
-//! map chooses everything, and is named.
+//! Each changed file selects instances by an expression in [`map`]. What each file selects is
+//! shown. A file that is not on the map selects everything.
 
 mod map;
 
@@ -17,10 +17,10 @@ use super::records::Records;
 use super::report::text::count;
 use map::{Touched, touched};
 
-/// How many files of a group are named.
+/// The most files of a group that are named.
 const NAMED: usize = 4;
 
-/// What has changed, and what that chooses.
+/// The changed files, and what they select.
 #[derive(Debug)]
 pub(crate) struct Since {
     revision: String,
@@ -28,7 +28,7 @@ pub(crate) struct Since {
     groups: Vec<Group>,
 }
 
-/// Files that choose the same.
+/// Files that select the same.
 #[derive(Debug)]
 struct Group {
     files: Vec<String>,
@@ -36,8 +36,8 @@ struct Group {
 }
 
 impl Since {
-    /// What has changed in the clone of which this is a folder: in commits since the revision, or since the branch left it, and in what is
-    /// not committed.
+    /// Finds what has changed in the clone with this folder: in commits since the revision, or
+    /// since the branch forked off it, and in uncommitted changes.
     pub(crate) fn new(revision: &str, source: &Path) -> Result<Self, RunError> {
         let files = changed(revision, source)?;
         let mut groups: Vec<Group> = Vec::new();
@@ -58,7 +58,7 @@ impl Since {
         })
     }
 
-    /// Points of the matrix that are no default, and that the change is about.
+    /// The matrix points that the change is about, to be run in addition to the defaults.
     pub(crate) fn points(&self) -> MorePoints {
         let mut points = MorePoints::default();
         for filter in self.groups.iter().filter_map(Group::filter) {
@@ -67,7 +67,8 @@ impl Since {
         points
     }
 
-    /// Whether it concerns each of these instances, and which files choose what, for a person.
+    /// Whether each of these instances is selected, and lines for the user about which files select
+    /// what.
     pub(crate) fn choose(
         &self,
         planned: &[Planned],
@@ -119,7 +120,7 @@ impl Group {
     }
 }
 
-/// The first of them, and how many more there are.
+/// The first files, and how many more there are.
 fn named(files: &[String]) -> String {
     let first = &files[..files.len().min(NAMED)];
     match files.len() - first.len() {
@@ -135,13 +136,13 @@ pub(crate) fn source_of_build(build: &Path) -> Option<PathBuf> {
     path.map(|path| build.join(path.trim()))
 }
 
-/// The paths of the files, from the root of the clone.
+/// The paths of changed files, relative to the root of the clone.
 fn changed(revision: &str, source: &Path) -> Result<Vec<String>, RunError> {
     let git = |args: &[&str]| git(source, args);
     if revision.starts_with('-') {
         return Err(RunError::Usage(format!("`{revision}` is no revision")));
     }
-    // Whether there is a clone at all is another error.
+    // First, for a distinct error if there is no clone.
     git(&["rev-parse", "--git-dir"])?;
     let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")]);
     let commit = commit.map_err(|_| {
@@ -151,7 +152,7 @@ fn changed(revision: &str, source: &Path) -> Result<Vec<String>, RunError> {
         ))
     })?;
     let commit = commit.trim();
-    // A shallow clone may not know where the branch began.
+    // A shallow clone may not have the fork point.
     let base = git(&["merge-base", commit, "HEAD"]).unwrap_or_else(|_| commit.to_owned());
     let diff = [
         "-c",

@@ -1,25 +1,25 @@
-//! `iotests new NAME`: a case that compiles and passes, in the right module, registered.
+//! `iotests new NAME`: adds a case that compiles and passes to the right module.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The skeleton. Tests include it as source, so it is known to compile and to pass.
+/// The skeleton. Tests include it as source, to verify that it compiles and passes.
 const CASE: &str = include_str!("skeleton/case.rs.in");
 
 /// The head of a new module.
 const HEAD: &str = "//! (Say here in one line what the cases of this module are about.)\n\n\
                     use iotests_core::prelude::*;\n\n";
 
-/// Why no case was made.
+/// Why no case was created.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SkeletonError {
-    /// The name is no path of modules with a function at its end.
+    /// The name is not a path of modules and a function.
     #[error(
         "`{0}` is no name for a case: write modules and function in snake_case, such as nbd::block_status::sees_holes"
     )]
     Name(String),
-    /// A part of the name means something else where it would stand.
+    /// A part of the name cannot name a module or function.
     #[error("`{name}` is no name for a case: `{part}` {why}")]
     Taken {
         /// The name.
@@ -29,7 +29,7 @@ pub(super) enum SkeletonError {
         /// What it is instead.
         why: &'static str,
     },
-    /// There is such a case already.
+    /// The function already exists.
     #[error("there is a function `{function}` in {} already", file.display())]
     Exists {
         /// The function.
@@ -40,7 +40,7 @@ pub(super) enum SkeletonError {
     /// These are not the sources of cases.
     #[error("{} has no lib.rs; run this in a source tree, or say where it is", .0.display())]
     NoSources(PathBuf),
-    /// The file system refused.
+    /// A file cannot be read or written.
     #[error("failed to write {}", path.display())]
     File {
         /// The file.
@@ -50,7 +50,7 @@ pub(super) enum SkeletonError {
     },
 }
 
-/// What was made.
+/// What was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Created {
     /// The name by which the case can be run.
@@ -59,15 +59,15 @@ pub(super) struct Created {
     pub(super) file: PathBuf,
     /// The line of its function.
     pub(super) line: usize,
-    /// The modules that were made for it.
+    /// The modules created for it.
     pub(super) modules: Vec<PathBuf>,
 }
 
-/// Makes the case `name` (`area::module::function`, or with slashes) below `sources`, the `src` of
-/// the crate of cases. Modules that do not exist are made and declared by their parents.
+/// Creates the case `name` (`area::module::function`, or with slashes) in `sources`, the `src` of
+/// the crate of cases. Missing modules are created and declared in their parents.
 ///
 /// # Errors
-/// When the name cannot be one, when there is such a case, and when a file cannot be written.
+/// If the name is invalid, the case exists, or a file cannot be written.
 pub(super) fn create(sources: &Path, name: &str) -> Result<Created, SkeletonError> {
     let normal = name.replace('/', "::");
     let mut parts: Vec<&str> = normal.split("::").collect();
@@ -99,7 +99,7 @@ pub(super) fn create(sources: &Path, name: &str) -> Result<Created, SkeletonErro
         let file = match (plain.is_file(), nested.is_file()) {
             (true, _) => plain,
             (_, true) => nested,
-            // The last one holds cases, the others hold modules.
+            // The last module holds cases, the others hold modules.
             _ => {
                 let file = if depth + 1 == parts.len() {
                     plain
@@ -134,8 +134,7 @@ fn is_name(text: &str) -> bool {
     first && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// Whether Rust keeps the word for itself, now or perhaps later (the reference's strict and reserved
-/// keywords; the weak ones are names like any other).
+/// Whether this is a strict or reserved keyword of Rust; weak ones can be names.
 fn is_keyword(word: &str) -> bool {
     const KEYWORDS: &str = " abstract as async await become box break const continue crate do dyn \
                             else enum extern false final fn for gen if impl in let loop macro \
@@ -165,7 +164,7 @@ fn write(path: &Path, text: &str) -> Result<(), SkeletonError> {
     })
 }
 
-/// Adds `mod name;` to a parent, where it belongs by the alphabet.
+/// Adds `mod name;` to a parent, in alphabetical order.
 fn declare(parent: &Path, name: &str) -> Result<(), SkeletonError> {
     let text = read(parent)?;
     let declared = |line: &str| {

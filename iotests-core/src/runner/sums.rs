@@ -1,4 +1,5 @@
-//! The SHA-256 of QEMU's programs, so that a report says which build it speaks of. Kept by path, size and times: nobody waits for a sum twice.
+//! The SHA-256 of QEMU's programs, to identify the build in reports. Cached by path, size and
+//! times.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::keep;
 
-/// The sums of programs, and what they were made of.
+/// The cached checksums of programs.
 #[derive(Debug)]
 pub(crate) struct Sums {
     path: PathBuf,
@@ -21,13 +22,13 @@ pub(crate) struct Sums {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
-    /// Device, inode, size, and when it was written or changed.
+    /// Device, inode, size, mtime and ctime.
     stamp: [i64; 7],
     sha256: String,
 }
 
 impl Sums {
-    /// Those in this file; what cannot be read is made again.
+    /// Reads the cache. An unreadable one is ignored.
     pub(crate) fn read(path: PathBuf) -> Self {
         let known = fs::read(&path).ok();
         let known = known.and_then(|text| serde_json::from_slice(&text).ok());
@@ -38,7 +39,7 @@ impl Sums {
         }
     }
 
-    /// The sum of a program, in hexadecimal; `None` where it cannot be read.
+    /// The checksum of a program in hexadecimal; `None` if it cannot be read.
     pub(crate) fn of(&mut self, program: &Path) -> Option<String> {
         let file = File::open(program).ok()?;
         let stamp = stamp(&file).ok()?;
@@ -55,7 +56,7 @@ impl Sums {
         Some(sha256)
     }
 
-    /// Keeps them; where that fails, they are made again the next time.
+    /// Writes the cache. If that fails, the sums are computed again the next time.
     pub(crate) fn write(mut self) {
         if self.is_new {
             self.known.retain(|program, _| program.exists());

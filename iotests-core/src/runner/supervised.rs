@@ -1,3 +1,3 @@
-//! What a case process may ask about the processes below its supervisor.
+//! What a case process may use to examine the processes below its supervisor.
 
 pub(crate) use super::supervise::{Process, send, stacks};

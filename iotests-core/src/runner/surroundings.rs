@@ -1,4 +1,5 @@
-//! `iotests env CASE -- COMMAND`: a command in the place of a case, with its programs and variables.
+//! `iotests env CASE -- COMMAND`: runs a command in a case's directory, with its programs and
+//! variables.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -18,8 +19,8 @@ use crate::script;
 use crate::wire::CaseSpec;
 
 impl Runner {
-    /// Runs a command in the place of an instance, and a shell where there is no command. Nothing confines or watches it; what it leaves
-    /// behind when it has ended is ended, for its directory goes.
+    /// Runs a command, or else a shell, in the environment of an instance. It is neither confined
+    /// nor watched. Processes it leaves behind are killed, because its directory is removed.
     pub(crate) fn surround(
         &self,
         job: &InstanceJob,
@@ -45,7 +46,7 @@ impl Runner {
                 None => command.env_remove(name),
             };
         }
-        // What loses its parent comes to this process.
+        // This process inherits orphans.
         set_child_subreaper(true).map_err(|error| RunError::System {
             doing: "become a sub-reaper",
             source: error.into(),
@@ -57,7 +58,7 @@ impl Runner {
                 1 => "a process, which was".to_owned(),
                 left => format!("{left} processes, which were"),
             };
-            // Where nobody reads it, there is nobody to tell.
+            // Errors are ignored: if nobody reads it, there is nobody to tell.
             let _ = writeln!(io::stderr(), "note: the command left {what} killed");
         }
         directories.remove(spec.keep);
@@ -68,18 +69,18 @@ impl Runner {
     }
 }
 
-/// Ends all that is below this process, and says how much was alive.
+/// Kills everything below this process, and returns how many processes were alive.
 fn end_all() -> usize {
     let below = || Process::descendants(std::process::id());
     let left = below().iter().filter(|one| !one.is_zombie()).count();
-    // A process that forks while it is killed is caught by the next turn.
+    // If a process forks while it is killed, the next turn finds its child.
     while !below().is_empty() {
         kill_children_of_self(|_| false);
     }
     left
 }
 
-/// The variables by which QEMU's developers know these things, and PATH with the programs of the set before all others.
+/// The variables that QEMU's developers know from `check`, and PATH with the set's programs first.
 fn variables(spec: &CaseSpec) -> Result<Vec<(&'static str, Option<OsString>)>, RunError> {
     let mut all: Vec<(&'static str, Option<OsString>)> = vec![
         ("IMGFMT", Some(spec.format.name().into())),

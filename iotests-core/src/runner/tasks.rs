@@ -1,6 +1,6 @@
-//! First words that say what to do instead of running: `iotests explain CASE`, `iotests merge FILE…`, `iotests env CASE`.
+//! Command words: `iotests explain CASE`, `iotests merge FILE…`, `iotests env CASE`.
 //!
-//! Options may stand before them.
+//! Options may come before them.
 
 use std::ffi::OsString;
 
@@ -10,7 +10,7 @@ use super::cli::Cli;
 use super::error::RunError;
 use super::{called_as, explore, new, shell};
 
-/// All that are more than a selector where they come first.
+/// All command words.
 pub(super) const FIRST_WORDS: [&str; 7] = [
     TASKS[0].0,
     TASKS[1].0,
@@ -21,21 +21,21 @@ pub(super) const FIRST_WORDS: [&str; 7] = [
     shell::MAN,
 ];
 
-/// A word, and the flag that it stands for; what follows it are the selectors.
+/// A word, and the flag that it stands for; the selectors follow it.
 const TASKS: [(&str, &str); 3] = [
     ("explain", "--explain"),
     (MERGE, "--merge"),
     ("env", "--env"),
 ];
 
-/// Its words are names of files, which may be any.
+/// Takes file names, which may be anything.
 const MERGE: &str = "merge";
 
-/// Those that take no option.
+/// The words that take no options.
 const WITHOUT_OPTIONS: [&str; 3] = [new::NEW, shell::COMPLETIONS, shell::MAN];
 
-/// The arguments with the command word in the first place, if it stands behind options. A command word among the selectors is refused:
-/// names of cases have such words in them, so that others would run than a person meant.
+/// Moves the command word to the front if it follows options. A command word among the selectors is
+/// refused: as part of a name it would select cases the user did not mean.
 pub(super) fn word_first(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, RunError> {
     let mut places = words(&arguments).into_iter();
     let word_at = |place: usize| {
@@ -65,7 +65,7 @@ pub(super) fn word_first(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, 
     }
 }
 
-/// What is said of a command word where a selector is expected.
+/// The error about a command word in the place of a selector.
 pub(super) fn as_selector(word: &str) -> String {
     format!(
         "`{word}` is a command, and stands before all selectors: {} {word} …; cases with it in their names are '*{word}*'",
@@ -73,7 +73,7 @@ pub(super) fn as_selector(word: &str) -> String {
     )
 }
 
-/// The arguments with the flag in place of the word.
+/// Replaces the word by its flag.
 pub(super) fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if let Some(first) = arguments.get_mut(1)
         && let Some((_, flag)) = TASKS.iter().find(|(word, _)| first == word)
@@ -83,7 +83,7 @@ pub(super) fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments
 }
 
-/// Where the words stand that are neither an option nor the value of one.
+/// The positions of words that are neither an option nor the value of one.
 fn words(arguments: &[OsString]) -> Vec<usize> {
     let command = Cli::command();
     let options: Vec<&Arg> = command.get_arguments().collect();
@@ -105,7 +105,7 @@ fn words(arguments: &[OsString]) -> Vec<usize> {
             let of = options.iter().find(|arg| arg.get_long() == Some(long));
             is_value = of.is_some_and(|arg| takes(arg));
         } else if let Some(short) = word.strip_prefix('-').filter(|short| !short.is_empty()) {
-            // The last of several in one word may have its value in the next one.
+            // The last of several short options may have its value in the next word.
             let of = |c: char| options.iter().find(|arg| arg.get_short() == Some(c));
             let first = short.char_indices().find_map(|(at, c)| {
                 let arg = of(c).filter(|arg| takes(arg))?;

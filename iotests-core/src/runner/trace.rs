@@ -1,4 +1,4 @@
-//! What the libraries trace, in the words of this program.
+//! Shows the libraries' traces in the style of this program's messages.
 
 use std::time::Instant;
 
@@ -9,14 +9,14 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Shows what the libraries trace, on standard error. Once for a process.
+/// Shows the libraries' traces on standard error. May be called once per process.
 pub(super) fn show(level: Level) {
-    // Whoever installed one before us wants it otherwise.
+    // Fails if a subscriber is already installed, which then takes precedence.
     let _ = subscriber(level, std::io::stderr, Traced::default()).try_init();
 }
 
-/// Shows it with the time since now, each, and these folders by their names; not the messages of monitors once more, which the transcript
-/// shows. Once for a process.
+/// Shows traces with the time since this call, and these folders by their names. Leaves out QMP
+/// messages, which the transcript shows. May be called once per process.
 pub(super) fn show_all(folders: Vec<(String, &'static str)>) {
     let since = Some(Instant::now());
     let _ = subscriber(Level::DEBUG, std::io::stderr, Traced { since, folders }).try_init();
@@ -30,18 +30,18 @@ where
         .with_max_level(level)
         .with_writer(writer)
         .with_ansi(false)
-        // A closed standard error is nothing to panic about.
+        // Do not panic if standard error is closed.
         .log_internal_errors(false)
         .event_format(traced)
         .finish()
 }
 
-/// Traces look as the program's own messages do: `warning: text`.
+/// Formats traces like the program's own messages: `warning: text`.
 #[derive(Default)]
 struct Traced {
-    /// What the time of each is counted from; `None` where nobody wants to see it.
+    /// The origin of the times shown; `None` to show no times.
     since: Option<Instant>,
-    /// Paths, and what is shown instead.
+    /// Paths, and the names shown instead.
     folders: Vec<(String, &'static str)>,
 }
 

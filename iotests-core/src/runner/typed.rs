@@ -1,4 +1,5 @@
-//! What a person types while a run goes on. The terminal stays as it is, so that no way out has to put anything back: a line is what counts.
+//! What the user types during a run. Input is read line by line: the terminal's mode is unchanged,
+//! so no exit path has to restore it.
 
 use std::io::{self, IsTerminal, stdin, stdout};
 use std::sync::mpsc::SyncSender;
@@ -7,15 +8,16 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::console;
 
-/// Whether somebody can type, and see what comes of it.
+/// Whether a user can type, and see the result.
 pub(super) fn can_type() -> bool {
     stdin().is_terminal() && console::can_move(&stdout())
 }
 
-/// Passes each line on, and `None` when there are no more.
+/// Passes on each line, and `None` at the end.
 pub(super) fn forward<M: Send + 'static>(sender: SyncSender<M>, message: fn(Option<String>) -> M) {
     std::thread::spawn(move || {
-        // In the background a read would stop the whole run; with the signal blocked it is an error.
+        // In the background, a read would stop the whole run. With SIGTTIN blocked, it fails
+        // instead.
         let _ = SigSet::from(Signal::SIGTTIN).thread_block();
         loop {
             let mut line = String::new();

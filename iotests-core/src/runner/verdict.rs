@@ -1,4 +1,4 @@
-//! How an instance ended, and from what that follows.
+//! How an instance ended, and how that is judged.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,19 +20,19 @@ pub enum Verdict {
     Pass,
     /// It failed.
     Fail,
-    /// It was not at its end when its time was up.
+    /// Its time ran out.
     Timeout,
-    /// A process of it, QEMU or its own, died.
+    /// A QEMU process or the case process died.
     Crash,
-    /// It passed, but something was alive afterwards.
+    /// It passed, but left processes behind.
     Leak,
     /// It cannot run here.
     Skip,
-    /// It failed at first and passed when it was tried again.
+    /// It failed, then passed on a retry.
     Flaky,
-    /// It failed as it is known to.
+    /// It failed as expected.
     ExpectedFail,
-    /// It passed although it is known to fail.
+    /// It passed although it was expected to fail.
     UnexpectedPass,
     /// It failed and is in quarantine.
     Quarantined,
@@ -41,7 +41,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// All of them, in the order of the summary.
+    /// All verdicts, in the order of the summary.
     pub const ALL: [Self; 11] = [
         Self::Pass,
         Self::Fail,
@@ -105,55 +105,56 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// All that is known of one attempt at an instance, and what it comes to before what is known about the case is weighed in.
+/// Everything known about one attempt at an instance, and its verdict before what is known about
+/// the case is considered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Attempt {
-    /// The verdict; `None` only before it was judged.
+    /// The verdict; `None` until it is judged.
     pub verdict: Option<Verdict>,
-    /// Why, in one line.
+    /// The reason in one line.
     pub headline: String,
-    /// Why it failed, where the case said so.
+    /// The failure that the case reported.
     pub failure: Option<FailureReport>,
-    /// The case said that it passed.
+    /// The case reported that it passed.
     pub passed: bool,
-    /// Where it was when its time was up, or when it was last asked.
+    /// What it was doing when its time was up, or when it was last asked.
     pub hang: Option<HangReport>,
     /// Why it was skipped.
     pub skip: Option<Skip>,
-    /// Processes of the case that ended by themselves.
+    /// Processes of the case that died unexpectedly.
     pub deaths: Vec<Death>,
-    /// The last step that it began.
+    /// The last step that it started.
     pub step: Option<String>,
-    /// What was alive afterwards.
+    /// Processes that were alive afterwards.
     pub leaks: Vec<Leak>,
-    /// How the case process ended; `None` if its supervisor was killed.
+    /// How the case process ended; `None` if its supervisor did not report.
     pub end: Option<End>,
-    /// What became of its supervisor, where that did not report: `was killed`.
+    /// What happened to a supervisor that did not report, such as `was killed`.
     pub unsupervised: Option<String>,
     /// Its time was up.
     pub overdue: bool,
     /// The runner ended it.
     pub interrupted: bool,
-    /// From the start of the case process to its end, without the time in which the run was suspended.
+    /// From the start of the case process to its end, without suspensions.
     pub elapsed: Duration,
-    /// Its directory, where it was kept.
+    /// Its directory, if kept.
     pub kept: Option<PathBuf>,
-    /// What explains it, as files in that directory.
+    /// Files in that directory that explain it.
     pub evidence: Vec<Evidence>,
 }
 
-/// A file that explains an attempt which did not pass.
+/// A file that explains why an attempt did not pass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// Its path below the directory of the attempt.
+    /// Its path relative to the attempt's directory.
     pub path: String,
     /// Its size.
     pub bytes: u64,
 }
 
 impl Attempt {
-    /// Whether the failure, a machine at its end or a death said this.
+    /// Whether this text is in the failure, the last output of a machine, or a death.
     pub(crate) fn says(&self, text: &str) -> bool {
         let failed = self.failure.as_ref().is_some_and(|failure| {
             let printed = failure.machines.iter().map(|machine| &machine.stderr_tail);
@@ -162,7 +163,7 @@ impl Attempt {
         failed || self.deaths.iter().any(|death| death.headline().contains(text))
     }
 
-    /// Takes in what the case says.
+    /// Notes an event of the case.
     pub(crate) fn hear(&mut self, event: &CaseEvent) {
         match event {
             CaseEvent::Passed => self.passed = true,
@@ -175,7 +176,7 @@ impl Attempt {
         }
     }
 
-    /// Takes in what its supervisor saw, or what became of that; `time` is what the case had.
+    /// Notes the supervisor's report, or what happened to it; `time` is the case's deadline.
     pub(crate) fn see(
         &mut self,
         report: Result<SupervisorReport, String>,
@@ -194,12 +195,12 @@ impl Attempt {
         self.end = Some(report.end);
         self.elapsed = report.elapsed;
         let Some(seen) = report.overdue else { return };
-        // It got to its end after all, at the last moment.
+        // It finished after all, at the last moment.
         if self.finished() && self.end == Some(End::Exited(0)) {
             return;
         }
         self.overdue = true;
-        // What it said when it was only asked is no explanation of what came later.
+        // An earlier report on request does not explain the timeout.
         self.hang.take_if(|hang| hang.cause != ENDED_BY);
         let explained = self.hang.is_some();
         let hang = self.hang.get_or_insert_with(|| HangReport {
@@ -207,7 +208,8 @@ impl Attempt {
             elapsed: report.elapsed,
             ..HangReport::default()
         });
-        // One that is not known to the case as a machine, such as one that was only starting, or that was stopped too late for it.
+        // A stopped process that the case's report does not mention, because it is not a machine,
+        // was still starting, or was stopped too late.
         match seen.stopped.first() {
             _ if hang.headline.contains("stopped by a") => {}
             Some(stopped) => hang.headline = format!("{stopped}; {}", hang.headline),
@@ -222,7 +224,7 @@ impl Attempt {
         hang.evidence.extend(seen.evidence.into_iter().map(found));
     }
 
-    /// It had its last word.
+    /// Whether the case reported its result.
     fn finished(&self) -> bool {
         self.passed || self.failure.is_some() || self.skip.is_some()
     }
@@ -232,7 +234,7 @@ impl Attempt {
         step.map(|step| format!(", in the step \"{step}\"")).unwrap_or_default()
     }
 
-    /// Judges it by all that is known; see [`judge`].
+    /// Sets verdict and headline; see [`judge`].
     pub(crate) fn judged(mut self) -> Self {
         let (verdict, headline) = judge(&self);
         (self.verdict, self.headline) = (Some(verdict), headline);
@@ -240,13 +242,14 @@ impl Attempt {
     }
 }
 
-/// The signals by which a run that is stopped ends what runs.
+/// The signals by which a stopped run ends its cases.
 const ENDING: [i32; 3] = [2, 9, 15];
 
-/// What an attempt comes to, and why in one line. A death outranks a hang, that a failure, that a leak, that a skip.
+/// The verdict on an attempt, and the reason in one line. A death outranks a hang, a hang a
+/// failure, a failure a leak, and a leak a skip.
 pub fn judge(attempt: &Attempt) -> (Verdict, String) {
     let finished = attempt.finished();
-    // What the runner itself ended has neither crashed nor hung.
+    // A process ended by the runner has neither crashed nor hung.
     let by_runner = |signal: i32| attempt.interrupted && ENDING.contains(&signal);
     let deaths = || {
         let own = |death: &&Death| !death.signal.is_some_and(by_runner);
@@ -284,7 +287,7 @@ pub fn judge(attempt: &Attempt) -> (Verdict, String) {
     }
     match &attempt.end {
         Some(End::Exited(0)) if finished => {}
-        // It had said why it failed, and the runner did not wait for the rest.
+        // It had reported its failure, and the runner did not wait for it to exit.
         Some(_) if finished && killed.is_some_and(by_runner) => {}
         Some(end) => {
             return (
@@ -321,7 +324,7 @@ mod tests {
     use super::*;
     use crate::runner::supervise::Seen;
 
-    /// One thing that can be true of an attempt.
+    /// Something that can be true of an attempt.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     enum Cause {
         Death,
@@ -337,7 +340,7 @@ mod tests {
 
     use Cause::*;
 
-    /// In their rank.
+    /// In order of precedence.
     const CAUSES: [Cause; 9] = [
         Death, CaseDeath, Hang, NoWord, Quit, Failure, Leak, Skip, Pass,
     ];
@@ -409,10 +412,10 @@ mod tests {
                 let mut both = [one, other];
                 both.sort();
                 let mut attempt = attempt(&both);
-                // A leak alone has the case's own word beside it.
+                // The case also reported its result, even if it leaked.
                 attempt.passed |= !both.iter().any(|cause| matches!(cause, Failure | Skip));
                 let graver = match both {
-                    // A case that hangs is killed: its signal is no crash of its own.
+                    // A hanging case is killed: its signal is not a crash.
                     [CaseDeath, Hang] => Hang,
                     [graver, _] => graver,
                 };
@@ -441,7 +444,7 @@ mod tests {
         assert_eq!(judged(&[], killed(15), &[6]), Verdict::Crash);
         assert_eq!(judged(&[Pass], End::Exited(0), &[]), Verdict::Pass);
         assert_eq!(judged(&[Pass], End::Exited(0), &[15]), Verdict::Pass);
-        // It had its last word, and had yet to end.
+        // It had reported its result, but not exited yet.
         assert_eq!(judged(&[Pass], killed(15), &[]), Verdict::Interrupted);
         assert_eq!(judged(&[Skip], killed(9), &[]), Verdict::Interrupted);
         assert_eq!(judged(&[Failure], killed(15), &[]), Verdict::Fail);

@@ -1,4 +1,4 @@
-//! What people type who come from upstream's `check`, or from nextest: its words as ours, or what to write instead.
+//! Translates options of upstream's `check` and of nextest into ours, or says what to use instead.
 
 use std::env;
 use std::ffi::OsString;
@@ -6,15 +6,15 @@ use std::ffi::OsString;
 use super::error::RunError;
 use crate::case::{Format, Protocol};
 
-/// What a word of `check` comes to here.
+/// What a word of `check` means here.
 enum Meaning {
-    /// This word.
+    /// The same as this word.
     Is(String),
-    /// No word; this is what to do.
+    /// Nothing; this is what to do instead.
     Instead(&'static str),
 }
 
-/// Protocols that `check` has and that need a server of their own.
+/// Protocols of `check` that need a separate server.
 const ELSEWHERE: [&str; 5] = ["-gluster", "-nfs", "-rbd", "-sheepdog", "-vxhs"];
 
 const ON_NO_CASE: &str = "no case runs on this protocol; those that there are can be named with -p: file, nbd, fuse, ssh";
@@ -58,7 +58,7 @@ fn meaning(word: &str) -> Option<Meaning> {
     })
 }
 
-/// The command line in our words.
+/// The command line with our options.
 pub(super) fn translate(arguments: Vec<OsString>) -> Result<Vec<OsString>, RunError> {
     let mut translated = Vec::with_capacity(arguments.len());
     let mut rest = arguments.into_iter().peekable();
@@ -94,19 +94,20 @@ pub(super) fn translate(arguments: Vec<OsString>) -> Result<Vec<OsString>, RunEr
     Ok(translated)
 }
 
-/// One that is unknown is told as such with those that there are; neither an option nor a test of upstream's looks so.
+/// Whether this may be a list of protocols, rather than an option or an upstream test. Unknown
+/// names are reported later, with the known ones.
 fn may_be_protocols(words: &str) -> bool {
     let is_name = |word: &str| word.starts_with(|c: char| c.is_ascii_alphabetic());
     words.split(',').all(is_name) && !words.contains("::")
 }
 
-/// A protocol among these that only `check` has.
+/// The first of these protocols that only `check` has.
 fn elsewhere(words: &str) -> Option<&str> {
     let is_one = |word: &&str| ELSEWHERE.iter().any(|known| known.strip_prefix('-') == Some(*word));
     words.split(',').find(is_one)
 }
 
-/// Variables of `check`, and what says the same here.
+/// Variables of `check`, and what to use instead.
 const VARIABLES: [(&str, &str); 10] = [
     ("IMGFMT", "write -f FORMAT"),
     ("IMGPROTO", "write -p PROTOCOL"),
@@ -123,7 +124,7 @@ const VARIABLES: [(&str, &str); 10] = [
     ("QEMU_IOTESTS_REGEN", "write --bless, and then --review"),
 ];
 
-/// What to say of variables that are set and have no effect.
+/// Warnings about variables that are set but have no effect.
 pub(super) fn ignored() -> Vec<String> {
     let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
     let set = VARIABLES.iter().filter(|(name, _)| is_set(name));

@@ -1,4 +1,4 @@
-//! What QEMU's programs are run by: a debugger, a tracer, or whatever else a person puts in front of them.
+//! Wrappers that QEMU's programs run under: a debugger, a tracer, or any command the user gives.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,21 +14,22 @@ use machine::Wrapper;
 use super::cli::DebugArgs;
 use super::error::{RunError, io as io_error};
 
-/// Stands for a file in the directory of the instance, which is kept: `strace -o {}`.
+/// Replaced by a file in the instance's directory, which is kept: `strace -o {}`.
 const PLACE: &str = "{}";
 
-/// The words before the command line of each program.
+/// The words to put before each program's command line.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wrap {
     words: BTreeMap<ToolKind, Vec<String>>,
-    /// Those of them that do not wait for a debugger.
+    /// Those that can be tried, because they do not wait for a debugger.
     trials: Vec<(Vec<ToolKind>, Vec<String>)>,
-    /// What deadlines are multiplied with.
+    /// The factor for deadlines.
     pub(crate) slowdown: f64,
 }
 
 impl Wrap {
-    /// As the command line asks for. The scripts of upstream have valgrind and gdbserver in their own way, by variables.
+    /// The wrappers that the command line requests. Upstream scripts run valgrind and gdbserver
+    /// themselves, told by variables.
     pub(crate) fn of(args: &DebugArgs, for_scripts: bool) -> Result<Self, RunError> {
         let mut wrap = Self {
             words: BTreeMap::new(),
@@ -37,7 +38,7 @@ impl Wrap {
         };
         if args.valgrind {
             wrap.add_known(&ToolKind::ALL, &Wrapper::valgrind(), for_scripts)?;
-            // Nothing else is there yet, and for scripts nothing at all.
+            // At this point `words` holds only valgrind, or nothing for scripts.
             wrap.trials =
                 wrap.words.iter().map(|(kind, words)| (vec![*kind], words.clone())).collect();
         }
@@ -62,7 +63,8 @@ impl Wrap {
         Ok(wrap)
     }
 
-    /// Starts each program with `--version` once by what it is to be run by: what cannot be run at all is told before the run, and once.
+    /// Tries each program under its wrapper with `--version`, so that what cannot run at all is
+    /// reported once, before the run.
     pub(crate) fn try_out<'t>(
         &self,
         tools: impl Iterator<Item = &'t BTreeMap<ToolKind, Tool>>,
@@ -83,7 +85,7 @@ impl Wrap {
                 trials.push((*tool, words));
             }
         }
-        // Under valgrind each takes seconds.
+        // In parallel, because each takes seconds under valgrind.
         thread::scope(|scope| {
             let trials = trials.iter().map(|(tool, words)| scope.spawn(|| trial(tool, words)));
             let trials: Vec<_> = trials.collect();
@@ -109,7 +111,7 @@ impl Wrap {
         self.add(kinds, &words)
     }
 
-    /// What is named first is nearest to the program.
+    /// Adds a wrapper. The first one added is nearest to the program.
     fn add(&mut self, kinds: &[ToolKind], words: &[String]) -> Result<(), RunError> {
         let program = words.first().map(String::as_str).unwrap_or_default();
         if !can_be_run(program) {
@@ -124,12 +126,13 @@ impl Wrap {
         Ok(())
     }
 
-    /// Whether nothing is run otherwise than usual.
+    /// Whether there are no wrappers.
     pub(crate) fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
 
-    /// The programs as an instance gets them. What a wrapper writes goes to `folder`, which is made.
+    /// The programs with their wrappers, for an instance. Wrappers write to files in `folder`,
+    /// which is created.
     pub(crate) fn around(
         &self,
         tools: &BTreeMap<ToolKind, Tool>,
@@ -151,7 +154,7 @@ impl Wrap {
     }
 }
 
-/// One that runs so long is waiting for something, such as a debugger.
+/// A trial that runs this long is waiting for something, such as a debugger.
 const TRIAL: Duration = Duration::from_secs(30);
 
 fn trial(tool: &Tool, words: &[String]) -> Result<(), RunError> {
@@ -159,13 +162,13 @@ fn trial(tool: &Tool, words: &[String]) -> Result<(), RunError> {
     alone.options.clear();
     let ran = alone.command().arg("--version").deadline(TRIAL).run_blocking();
     let why = match ran {
-        // The program has had its word, whatever valgrind finds in it.
+        // The program ran, even if valgrind found errors in it.
         Ok(output) if output.status.is_success() || output.stdout_text().contains("version") => {
             return Ok(());
         }
         Ok(output) => format!("it {}{}", output.status, output.tail()),
         Err(ProcessError::Spawn { source, .. }) => source.to_string(),
-        // It lives.
+        // It is still running.
         Err(_) => return Ok(()),
     };
     Err(RunError::NamedTool(format!(
@@ -175,7 +178,7 @@ fn trial(tool: &Tool, words: &[String]) -> Result<(), RunError> {
     )))
 }
 
-/// A program that does the same, for a script, which is given paths and no words.
+/// Writes a wrapped program as a shell script, for scripts, which take only a program's path.
 pub(crate) fn as_program(tool: &Tool, folder: &Path) -> Result<PathBuf, RunError> {
     let mut words = tool.wrapper.clone();
     words.push(tool.path.display().to_string());
@@ -185,7 +188,7 @@ pub(crate) fn as_program(tool: &Tool, folder: &Path) -> Result<PathBuf, RunError
             words.join(" ")
         ))
     })?;
-    // The name of a program is what it says of itself in messages, and how a script knows an architecture.
+    // Keep the program's name: it appears in messages, and scripts derive the architecture from it.
     let name = tool.path.file_name().unwrap_or_default();
     let path = folder.join(name);
     fs::create_dir_all(folder)
@@ -198,7 +201,7 @@ pub(crate) fn as_program(tool: &Tool, folder: &Path) -> Result<PathBuf, RunError
 /// The programs that host the block layer.
 const MACHINES: [ToolKind; 2] = [ToolKind::StorageDaemon, ToolKind::System];
 
-/// `COMMAND` for all programs, `qemu-img=COMMAND` for one.
+/// Parses `COMMAND` for all programs, or `qemu-img=COMMAND` for one.
 fn parse(text: &str) -> Result<(Vec<ToolKind>, Vec<String>), RunError> {
     let (kinds, command) = match text.split_once('=') {
         Some((name, command)) if !name.contains([' ', '/', '-']) || name.starts_with("qemu") => {

@@ -1,19 +1,20 @@
-//! Which failures probably have one cause: those that say the same, whatever numbers and names of files they say it of.
+//! Groups failures that probably have the same cause: those with the same headline but for numbers
+//! and file names.
 
 use std::collections::BTreeMap;
 
 use crate::runner::event::Outcome;
 
-/// What several failures say.
+/// Failures with a common headline.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Cause<T> {
-    /// The headline of the first of them.
+    /// The headline of the first.
     pub(crate) headline: String,
     /// The failures, in their order.
     pub(crate) failed: Vec<T>,
 }
 
-/// Groups failures by what they say, the greatest group first, and of those of one size the first one.
+/// Groups failures by headline, largest group first; groups of the same size stay in order.
 pub(crate) fn causes<'o, T>(failed: impl Iterator<Item = (T, &'o Outcome)>) -> Vec<Cause<T>> {
     let mut causes: Vec<Cause<T>> = Vec::new();
     let mut known: BTreeMap<String, usize> = BTreeMap::new();
@@ -33,7 +34,7 @@ pub(crate) fn causes<'o, T>(failed: impl Iterator<Item = (T, &'o Outcome)>) -> V
     causes
 }
 
-/// What is said of a failure in one line.
+/// A failure in one line.
 pub(crate) fn headline(outcome: &Outcome) -> &str {
     match outcome.last() {
         Some(last) if !last.headline.is_empty() => &last.headline,
@@ -41,7 +42,8 @@ pub(crate) fn headline(outcome: &Outcome) -> &str {
     }
 }
 
-/// A headline without what differs from instance to instance: numbers, and words with a slash, which are paths.
+/// A headline with placeholders for what differs between instances: numbers, and paths, recognized
+/// by a slash.
 fn essence(headline: &str) -> String {
     let words = headline.split_whitespace().map(|word| {
         if word.contains('/') {
@@ -54,7 +56,7 @@ fn essence(headline: &str) -> String {
                 text.push(c);
                 continue;
             }
-            // 0x1f and 12 alike.
+            // Both 0x1f and 12.
             while chars.next_if(|c| c.is_ascii_hexdigit() || *c == 'x').is_some() {}
             text.push('N');
         }

@@ -1,4 +1,5 @@
-//! The block that explains one failure: where, what was expected and found, what the processes said, how to run it again.
+//! The block that explains one failure: where it is, what was expected and found, what the
+//! processes printed, how to rerun it.
 
 use std::path::Path;
 
@@ -8,20 +9,20 @@ use crate::runner::event::Outcome;
 use crate::runner::verdict::{Attempt, Evidence, Verdict};
 use crate::wire::{Death, FailureReport, Finding, HangReport, MachineReport};
 
-/// Lines of a diff that are shown; all of it stands in the directory of the instance.
+/// Most lines shown of a diff; all of it is in the instance's directory.
 const DIFF_LINES: usize = 80;
-/// Lines of the output of processes that are shown.
+/// Most lines shown of a process's output.
 const TAIL_LINES: usize = 20;
-/// Lines of a stack that are shown.
+/// Most lines shown of stacks.
 const STACK_LINES: usize = 60;
-/// Lines of another part of a diagnosis that are shown.
+/// Most lines shown of other findings.
 const FINDING_LINES: usize = 16;
-/// Lines of a failure's message, or of a value, that are shown.
+/// Most lines shown of a failure's message or value.
 const MESSAGE_LINES: usize = 60;
-/// Characters that are shown of a line of these.
+/// Most characters shown of such a line.
 const VALUE_LINE: usize = 2000;
 
-/// The whole block, with a line break at its end: what happened comes first.
+/// The whole block, ending in a line break. What happened comes first.
 pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
     let head = format!("{} {}", outcome.verdict, outcome.instance.id);
     let mut text = format!(
@@ -32,7 +33,7 @@ pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
     if let Some(attempt) = &last {
         text += &headline(attempt, palette);
     }
-    // What is wrong with a run as a whole has none of these.
+    // A failure of the run as a whole has none of these.
     if !outcome.instance.description.is_empty() {
         text += &format!("  {}\n", outcome.instance.description);
         text += &palette.dim(format!(
@@ -66,7 +67,8 @@ pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
     text
 }
 
-/// Of what a case that panicked printed, what it said then, and not the end of its backtrace; of any other the end.
+/// The interesting lines of output: a panic's message rather than the end of its backtrace, else
+/// the last lines.
 fn telling(printed: &str) -> String {
     match printed.rfind(" panicked at ") {
         Some(at) => {
@@ -77,7 +79,7 @@ fn telling(printed: &str) -> String {
     }
 }
 
-/// The files that explain an attempt, by their size.
+/// The files that explain an attempt, with their sizes.
 fn evidence_text(attempt: &Attempt, kept: &Path) -> String {
     let Some(folder) = attempt.kept.as_ref() else {
         return String::new();
@@ -95,7 +97,7 @@ fn evidence_text(attempt: &Attempt, kept: &Path) -> String {
     text
 }
 
-/// Without the rest of values, lists and lines that do not end, which stand in full among the evidence.
+/// Truncates long values, lists and lines, which are in the evidence in full.
 fn shortened(attempt: &Attempt) -> Attempt {
     let mut attempt = attempt.clone();
     if let Some(failure) = &mut attempt.failure {
@@ -116,12 +118,12 @@ fn shortened(attempt: &Attempt) -> Attempt {
     attempt
 }
 
-/// What one attempt has to say, as much of it as a report holds: the headline first, then what it rests on.
+/// The text about one attempt, shortened for a report: the headline, then the details.
 pub(crate) fn attempt_text(attempt: &Attempt) -> String {
     whole_text(&shortened(attempt))
 }
 
-/// All that one attempt has to say, however long it is.
+/// The full text about one attempt.
 pub(crate) fn whole_text(attempt: &Attempt) -> String {
     let plain = Palette::new(false);
     headline(attempt, plain) + &grounds(attempt, plain)
@@ -134,7 +136,7 @@ fn headline(attempt: &Attempt, palette: Palette) -> String {
     }
 }
 
-/// What the headline rests on.
+/// The details behind the headline.
 fn grounds(attempt: &Attempt, palette: Palette) -> String {
     let mut text = String::new();
     for death in &attempt.deaths {
@@ -191,7 +193,7 @@ fn failure_text(failure: &FailureReport, headline: &str, palette: Palette) -> St
     for cause in &failure.causes {
         text += &indented(&format!("because: {cause}"), "    ");
     }
-    // A diff shows both.
+    // A diff shows both values.
     if let Some(diff) = &failure.diff {
         text += &diff_text(diff, palette);
     } else {
@@ -208,7 +210,7 @@ fn failure_text(failure: &FailureReport, headline: &str, palette: Palette) -> St
     text
 }
 
-/// What a message says beyond the headline, which was made of its first line and of the last words in it.
+/// The part of a message that is not in the headline, which was made from its first and last lines.
 fn beyond(message: &str, headline: &str) -> String {
     let is_known = |line: &str| headline.contains(line.trim().trim_start_matches("| "));
     let mut lines: Vec<&str> = message.lines().collect();
@@ -247,7 +249,7 @@ fn diff_text(diff: &str, palette: Palette) -> String {
     text
 }
 
-/// `said` stands above it.
+/// A machine's part of the block, without output that is already in `said`, shown above it.
 fn machine_text(machine: &MachineReport, said: &str, palette: Palette) -> String {
     let mut text = format!("  {} {}\n", palette.bold(&machine.name), machine.status);
     if !machine.command_line.is_empty() {
@@ -266,7 +268,7 @@ fn machine_text(machine: &MachineReport, said: &str, palette: Palette) -> String
     text
 }
 
-/// One part of a diagnosis, as much of it as a person reads; all of it is among the evidence.
+/// One finding of a diagnosis, shortened; the evidence has all of it.
 fn finding_text(finding: &Finding) -> String {
     let lines = match finding.title.as_str() {
         "stacks" => STACK_LINES,

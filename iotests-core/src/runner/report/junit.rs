@@ -1,4 +1,4 @@
-//! JUnit: one file at the end of a run, for CI systems.
+//! JUnit reports for CI systems, written at the end of a run.
 
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
 
@@ -33,7 +33,7 @@ pub(crate) fn junit(story: &Story) -> Report {
     report
 }
 
-/// What is shown of the log of one instance, in bytes: CI systems show it in a page with all others.
+/// Most bytes shown of an instance's log: CI systems show all logs on one page.
 const LOG: usize = 16 << 10;
 
 fn case(row: &Row) -> TestCase {
@@ -42,7 +42,7 @@ fn case(row: &Row) -> TestCase {
     let mut case = TestCase::new(instance.id.as_str(), status(outcome));
     case.set_classname(instance.case.as_str());
     case.set_time(outcome.elapsed);
-    // Not of the schema, but where GitLab and others look for the place.
+    // Not in the schema, but GitLab and others read these attributes.
     case.extra.insert("file".into(), instance.place.file.as_str().into());
     let line = instance.place.line.to_string();
     case.extra.insert("line".into(), line.as_str().into());
@@ -68,7 +68,8 @@ fn case(row: &Row) -> TestCase {
     case
 }
 
-/// What did not run, as an error: a run that was cut short is no success, and JUnit has no other way to say so.
+/// An error entry for instances that did not run: an incomplete run must not look like a success,
+/// and JUnit has no other way to say so.
 fn not_run(story: &Story) -> Option<TestCase> {
     let count = story.summary.not_run;
     if count == 0 && !story.was_killed {
@@ -83,10 +84,10 @@ fn not_run(story: &Story) -> Option<TestCase> {
     Some(case)
 }
 
-/// The name of the entry for what did not run.
+/// The name of the entry for instances that did not run.
 const NOT_RUN: &str = "the run as a whole";
 
-/// The steps with their logs, then what it printed.
+/// The steps with their logs, then the output.
 fn said(row: &Row) -> String {
     let mut said = String::new();
     for step in &row.steps {
@@ -111,7 +112,7 @@ fn status(outcome: &Outcome) -> TestCaseStatus {
             status
         }
         Verdict::Skip => skipped(&outcome.skip().map(ToString::to_string).unwrap_or_default()),
-        // JUnit has no word for these that does not fail the run.
+        // JUnit has no other status for these that does not fail the run.
         Verdict::ExpectedFail | Verdict::Quarantined | Verdict::Interrupted => skipped(&format!(
             "{}: {}",
             outcome.verdict,
@@ -152,7 +153,7 @@ fn rerun(attempt: &Attempt) -> TestRerun {
     rerun
 }
 
-/// A failure is what the case said, an error what befell it.
+/// In JUnit, a failure is reported by the case, an error happens to it.
 const fn kind(verdict: Verdict) -> NonSuccessKind {
     match verdict {
         Verdict::Timeout | Verdict::Crash => NonSuccessKind::Error,

@@ -1,5 +1,5 @@
-//! Reports: each says what a record holds to a person or a machine. The terminal follows it as it grows; the others are functions of a
-//! whole one, and of one that was cut.
+//! Reports, made from a record for people and programs. The terminal shows events as they happen;
+//! the other reports are made from a complete or truncated record.
 
 mod cause;
 mod failure;
@@ -27,23 +27,23 @@ pub(crate) use terminal::Terminal;
 
 use crate::runner::event::{RunEvent, Summary};
 
-/// Follows a run.
+/// Shows a run as it happens.
 pub(crate) trait Show {
-    /// Shows one thing that happened.
+    /// Shows one event.
     fn event(&mut self, event: &RunEvent) -> io::Result<()>;
 
-    /// Asks how to go on with a case that has stopped at a step.
+    /// Asks how to continue with a case that has stopped at a step.
     fn stopped(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Says how the run is going, for somebody who asked.
+    /// Shows the progress of the run, on request.
     fn status(&mut self, _: &Summary) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// Shows nothing: standard output is for a report that is written when the run has ended.
+/// Shows nothing, because a report goes to standard output when the run ends.
 #[derive(Debug)]
 pub(crate) struct Silent;
 
@@ -53,12 +53,12 @@ impl Show for Silent {
     }
 }
 
-/// The path that stands for standard output.
+/// Whether this path stands for standard output.
 pub(crate) fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// A file to which something is written as it happens.
+/// Creates a file that is written during the run.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     match is_stdout(path) {
         true => Ok(File::from(stdout().as_fd().try_clone_to_owned()?)),
@@ -66,19 +66,19 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// A report that is a file.
+/// The kind of a report in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// JUnit, for CI systems.
     Junit,
     /// TAP.
     Tap(TapVersion),
-    /// A page for a browser.
+    /// An HTML page.
     Html,
 }
 
 impl Kind {
-    /// Writes the report on these records; links in it lead from the folder `beside`.
+    /// Writes the report. Links in it are relative to the folder `beside`.
     fn write(self, story: &Story, beside: &Path, out: &mut dyn Write) -> io::Result<()> {
         match self {
             Self::Junit => junit::junit(story).serialize(out).map_err(io::Error::other),
@@ -88,7 +88,7 @@ impl Kind {
     }
 }
 
-/// Whether a report could be written there: it is better known before a run than after it.
+/// Checks before a run that a report can be written to this path.
 pub(crate) fn check(path: &Path) -> io::Result<()> {
     match is_replaceable(path) && !is_stdout(path) {
         true => beside(path).map(drop),
@@ -96,7 +96,7 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Puts a report in the place of the one before, which stays as it is until the new one is whole.
+/// Writes a report. An earlier one is replaced only when the new one is complete.
 pub(crate) fn write(kind: Kind, path: &Path, story: &Story) -> io::Result<()> {
     let written = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let beside = written.parent().unwrap_or(Path::new("/"));
@@ -115,13 +115,13 @@ pub(crate) fn write(kind: Kind, path: &Path, story: &Story) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether it is a file, or nothing yet: a pipe or a terminal is written to.
+/// Whether it is a file or does not exist, and not a pipe or terminal, which must be written to.
 fn is_replaceable(path: &Path) -> bool {
     fs::metadata(path).map_or(true, |data| data.is_file())
 }
 
 fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
-    // Through a link, it is the file behind it that is replaced.
+    // Follow links, to replace their target.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     tempfile::Builder::new()

@@ -1,4 +1,4 @@
-//! Colours, or none.
+//! Colours, which may be off.
 
 use std::fmt::Display;
 
@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use crate::runner::verdict::Verdict;
 
-/// The styles of the terminal report; all plain when colours are off.
+/// The styles of the terminal report; all plain if colours are off.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Palette {
     enabled: bool,
@@ -18,7 +18,7 @@ impl Palette {
         Self { enabled }
     }
 
-    /// Whether there are colours.
+    /// Whether colours are on.
     pub(crate) const fn is_enabled(self) -> bool {
         self.enabled
     }
@@ -31,32 +31,32 @@ impl Palette {
         }
     }
 
-    /// What matters most.
+    /// For what matters most.
     pub(crate) fn bold(self, text: impl Display) -> String {
         self.paint(Style::new().bold(), text)
     }
 
-    /// What matters least.
+    /// For what matters least.
     pub(crate) fn dim(self, text: impl Display) -> String {
         self.paint(Style::new().dimmed(), text)
     }
 
-    /// What was expected, or is new in a diff.
+    /// For expected values, and added lines in a diff.
     pub(crate) fn good(self, text: impl Display) -> String {
         self.paint(AnsiColor::Green.on_default(), text)
     }
 
-    /// What was found, or is gone in a diff.
+    /// For unexpected values, and removed lines in a diff.
     pub(crate) fn bad(self, text: impl Display) -> String {
         self.paint(AnsiColor::Red.on_default(), text)
     }
 
-    /// What deserves a look.
+    /// For what deserves attention.
     pub(crate) fn warn(self, text: impl Display) -> String {
         self.paint(AnsiColor::Yellow.on_default(), text)
     }
 
-    /// A verdict, in the colour it deserves.
+    /// A text in the colour of a verdict.
     pub(crate) fn verdict(self, verdict: Verdict, text: impl Display) -> String {
         match verdict {
             Verdict::Pass => self.good(text),

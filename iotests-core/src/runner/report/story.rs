@@ -1,4 +1,4 @@
-//! What a record holds, gathered for the reports that are written when a run has ended, or when it was cut.
+//! The contents of records, gathered for the reports on complete or truncated runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,29 +9,30 @@ use crate::runner::record::Record;
 use crate::runner::verdict::{Attempt, Verdict};
 use crate::wire::{CaseEvent, Place};
 
-/// What is kept of the log of an instance that passed, in bytes: half of it from the beginning, half from the end…
+/// Most bytes of the log of an instance that passed: half of them from the start, half from the
+/// end.
 const LOG_OF_A_PASS: usize = 2 << 10;
-/// …of any other…
+/// Most bytes of the log of any other instance.
 const LOG: usize = 64 << 10;
-/// …and of all together. The record has all that was recorded.
+/// Most bytes of all logs together. The record has more.
 const ALL_LOGS: usize = 16 << 20;
 
-/// One run, or several of which the records were put together.
+/// One run, or several whose records are merged.
 #[derive(Debug, Default)]
 pub(crate) struct Story {
-    /// What they began with.
+    /// Their first events.
     pub(crate) runs: Vec<RunStarted>,
-    /// Every instance, in the order in which they ended.
+    /// All instances, in the order in which they ended.
     pub(crate) rows: Vec<Row>,
     /// Warnings, and why the run was stopped.
     pub(crate) notes: Vec<String>,
     /// The counts.
     pub(crate) summary: Summary,
-    /// Why instances did not run, or were interrupted: the runs were stopped, or the runner was killed.
+    /// Why instances did not run or were interrupted: a run was stopped, or its runner killed.
     pub(crate) stopped: Option<String>,
-    /// A run has no end: its runner was killed.
+    /// A record has no end because its runner was killed.
     pub(crate) was_killed: bool,
-    /// The bytes of all logs.
+    /// The size of all logs so far.
     logged: usize,
 }
 
@@ -40,7 +41,7 @@ pub(crate) struct Story {
 pub(crate) struct Row {
     /// How it ended.
     pub(crate) outcome: Outcome,
-    /// What its last attempt said.
+    /// The steps of its last attempt.
     pub(crate) steps: Vec<Step>,
     /// Where and when it ran.
     pub(crate) ran: Option<Ran>,
@@ -49,11 +50,11 @@ pub(crate) struct Row {
 /// A step of a case, with what was logged in it.
 #[derive(Debug, Default)]
 pub(crate) struct Step {
-    /// What it is called; nothing for what was logged before the first one.
+    /// Its text; empty for what was logged before the first step.
     pub(crate) text: String,
-    /// Where it stands.
+    /// Its place in the source.
     pub(crate) place: Option<Place>,
-    /// Since the begin of the attempt.
+    /// The time since the start of the attempt.
     pub(crate) after: Duration,
     /// What was logged.
     pub(crate) log: String,
@@ -62,17 +63,17 @@ pub(crate) struct Step {
 /// Where and when an instance ran.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ran {
-    /// Which of the runs.
+    /// The index of the run.
     pub(crate) run: usize,
-    /// Its place among those that run at once.
+    /// Its slot among the instances running at the same time.
     pub(crate) slot: u16,
-    /// When its first attempt began, since the begin of the run.
+    /// When its first attempt started, since the start of the run.
     pub(crate) from: Duration,
-    /// When its last one ended.
+    /// When its last attempt ended.
     pub(crate) to: Duration,
 }
 
-/// An instance that has not ended yet, and what its attempt has said so far.
+/// An instance that has not ended yet, and its current attempt so far.
 struct Begun {
     instance: InstanceInfo,
     slot: Option<u16>,
@@ -108,13 +109,13 @@ impl FromIterator<Record> for Story {
     fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Self {
         let mut story = Self::default();
         let mut begun: BTreeMap<String, Begun> = BTreeMap::new();
-        // What this run has not come to yet; nothing when it has ended.
+        // The instances of the current run that have not ended; `None` after the run's end.
         let mut left: Option<BTreeSet<String>> = None;
-        // Of this run, and of the longest one.
+        // The elapsed time of the current run, and of the longest one.
         let (mut now, mut longest) = (Duration::ZERO, Duration::ZERO);
         for record in records {
             if let RunEvent::RunStarted(run) = record.event {
-                // Another record begins: what of the one before had not ended was cut.
+                // Another record starts: whatever has not ended in the last one was cut off.
                 story.cut(&mut begun, &mut left, now);
                 left = Some(run.selected.iter().cloned().collect());
                 story.runs.push(*run);
@@ -186,12 +187,12 @@ impl FromIterator<Record> for Story {
 }
 
 impl Story {
-    /// The first of the runs.
+    /// The first run.
     pub(crate) fn run(&self) -> Option<&RunStarted> {
         self.runs.first()
     }
 
-    /// One more that no record mentions.
+    /// Adds an outcome that is in no record.
     pub(crate) fn also(&mut self, outcome: Outcome) {
         self.add(outcome, None, Duration::ZERO);
     }
@@ -214,7 +215,7 @@ impl Story {
         };
         let mut left = most.min(ALL_LOGS.saturating_sub(self.logged));
         for (index, step) in steps.iter_mut().enumerate().rev() {
-            // The last steps matter most; the first ones share what those leave.
+            // The last steps matter most; earlier ones share what is left.
             step.log = middle_cut(&step.log, if index == 0 { left } else { left / 2 });
             left = left.saturating_sub(step.log.len());
             self.logged += step.log.len();
@@ -226,7 +227,8 @@ impl Story {
         });
     }
 
-    /// What had begun when the record ends was interrupted, and what was left did not run.
+    /// Handles the end of a record: instances that had started were interrupted, others did not
+    /// run.
     fn cut(
         &mut self,
         begun: &mut BTreeMap<String, Begun>,

@@ -1,4 +1,4 @@
-//! The end of a run in a few lines: counts, and what the skipped ones are missing and how to get it.
+//! The summary of a run: the counts, the reasons of skips, and how to avoid them.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,19 @@ use crate::runner::event::Summary;
 use crate::runner::plan::Able;
 use crate::runner::verdict::Verdict;
 
-/// What a person can do here about what is missing.
+/// What the user can do here about missing requirements.
 #[derive(Debug, Default)]
 pub(crate) struct Ways {
-    /// How the program was called.
+    /// The command that starts this program.
     pub(crate) called_as: String,
     /// A set that has a working emulator.
     pub(crate) emulator_in: Option<String>,
-    /// The one set that `--set` names.
+    /// The only set, if `--set` names one.
     pub(crate) only_set: Option<String>,
 }
 
 impl Ways {
-    /// With these sets.
+    /// What can be done with these sets.
     pub(crate) fn with(sets: &[Able], only_set: Option<String>) -> Self {
         let with_emulator =
             sets.iter().find(|set| set.capabilities.host(Backend::System).is_some());
@@ -56,7 +56,7 @@ pub(crate) fn counts(summary: &Summary, palette: Palette) -> String {
     format!("{} in {}", parts.join(", "), duration(summary.elapsed))
 }
 
-/// The reasons of the skips and of parts left out, one a line, and then how to get what is missing.
+/// The reasons of skips and of parts left out, one per line, then how to get what is missing.
 pub(crate) fn skips(summary: &Summary, ways: &Ways, palette: Palette) -> String {
     let mut text = String::new();
     for (skip, number) in &summary.skips {
@@ -79,7 +79,7 @@ pub(crate) fn remedies(summary: &Summary, ways: &Ways) -> String {
     remedies.into_iter().map(|(remedy, number)| how(remedy, number, ways)).collect()
 }
 
-/// Nothing where there is no more to be done.
+/// The advice on one remedy; empty if nothing can be done.
 fn how(remedy: Remedy, number: usize, ways: &Ways) -> String {
     let cases = count(number, "instance");
     let verb = |one: &str, more: &str| if number == 1 { one } else { more }.to_owned();

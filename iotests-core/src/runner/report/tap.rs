@@ -1,4 +1,5 @@
-//! TAP, version 13 or 14: one line for each instance, what explains a failure as YAML below it. Written as the instances end, or at once.
+//! TAP, version 13 or 14: one line per instance, with details as YAML below it. Written as
+//! instances end, or from a record.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -13,7 +14,7 @@ use super::story::Story;
 use crate::runner::event::{Outcome, RunEvent};
 use crate::runner::verdict::Verdict;
 
-/// A version of TAP. The 14th has a way to write `#` and `\` in a description.
+/// A version of TAP. Version 14 can escape `#` and `\` in a description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     V13,
@@ -41,18 +42,18 @@ impl FromStr for Version {
     }
 }
 
-/// Writes TAP. The plan stands at the end: where it is missing, the run was killed.
+/// Writes TAP. The plan comes last: if it is missing, the run was killed.
 pub(crate) struct Tap<W> {
     version: Version,
     out: W,
-    /// Points so far.
+    /// Test points so far.
     points: usize,
     has_begun: bool,
     /// Why the run was stopped.
     stopped: Option<String>,
 }
 
-/// The report of a run that is over.
+/// Writes the report of a finished run.
 pub(super) fn write(story: &Story, version: Version, out: &mut dyn Write) -> io::Result<()> {
     let mut tap = Tap::new(version, out);
     tap.stopped.clone_from(&story.stopped);
@@ -67,7 +68,7 @@ pub(super) fn write(story: &Story, version: Version, out: &mut dyn Write) -> io:
 }
 
 impl<W: Write> Tap<W> {
-    /// Writes there.
+    /// Writes to `out`.
     pub(crate) const fn new(version: Version, out: W) -> Self {
         Self {
             version,
@@ -95,7 +96,7 @@ impl<W: Write> Tap<W> {
         self.out.write_all(text.as_bytes())
     }
 
-    /// The plan; who reads no further than it must hear that something did not run.
+    /// Writes the plan, after a note if something did not run: a reader may stop at the plan.
     fn end(&mut self, not_run: usize) -> io::Result<()> {
         if not_run > 0 {
             let why = self.stopped.take();
@@ -132,7 +133,7 @@ impl<W: Write> Show for Tap<W> {
             }
         };
         match written.and_then(|()| self.out.flush()) {
-            // Whoever reads the head only has read enough; the run and its reports go on.
+            // The reader may want only the head; the run and its reports continue.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             result => result,
         }
@@ -155,7 +156,7 @@ fn point(number: usize, outcome: &Outcome, version: Version) -> String {
         ),
         _ => String::new(),
     };
-    // A known failure is `not ok` with TODO; all readers count it as no failure.
+    // An expected failure is `not ok` with TODO, which readers do not count as a failure.
     let ok = !outcome.verdict.is_failure()
         && !matches!(
             outcome.verdict,
@@ -170,7 +171,7 @@ fn point(number: usize, outcome: &Outcome, version: Version) -> String {
     format!("{not}ok {number} - {id}{directive}\n{}", yaml(outcome))
 }
 
-/// `#` and `\` have a meaning in descriptions.
+/// Escapes `#` and `\`, which have a meaning in descriptions.
 fn escaped(text: &str) -> String {
     text.replace('\\', r"\\").replace('#', r"\#")
 }
@@ -179,7 +180,8 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// In the part of YAML that prove knows: words in quotes, and lists with a line for each.
+/// The details, in the subset of YAML that prove supports: quoted words, and lists with one item
+/// per line.
 fn yaml(outcome: &Outcome) -> String {
     let mut text = "  ---\n".to_owned();
     let failed = outcome.last().filter(|_| outcome.verdict.is_failure());
@@ -209,12 +211,12 @@ fn list<'l>(name: &str, lines: impl Iterator<Item = &'l str>) -> String {
     }
 }
 
-/// As JSON, which is YAML as well.
+/// Quotes as JSON, which is also YAML.
 fn quoted(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// What a process printed may hold bytes that YAML refuses even in quotes.
+/// Replaces characters in output that YAML refuses even in quotes.
 fn printable(text: &str) -> String {
     let is_refused = |c: char| c.is_control() && c != '\n' && c != '\t';
     text.replace(is_refused, "\u{fffd}")

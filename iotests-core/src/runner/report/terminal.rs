@@ -1,4 +1,5 @@
-//! The report for a person: a line for each finished instance, running ones and an estimate below, failures in full, a summary.
+//! The terminal report: a line per finished instance, below it the running ones and an estimate,
+//! failures in full, and a summary.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write, stdout};
@@ -14,7 +15,7 @@ use crate::runner::event::{Outcome, RunEvent, RunStarted, Summary};
 use crate::runner::verdict::Verdict;
 use crate::wire::CaseEvent;
 
-/// How many running instances have a line of their own.
+/// The most running instances with their own line.
 const RUNNING_LINES: usize = 8;
 
 /// Writes to standard output.
@@ -25,16 +26,16 @@ pub(crate) struct Terminal {
     print: bool,
     quiet: bool,
     failures: Vec<Outcome>,
-    /// What took much longer than the last times.
+    /// Instances that took much longer than before.
     slower: Vec<Outcome>,
-    /// What runs, since when, and the step it is in.
+    /// The running instances, with start and current step.
     running: BTreeMap<String, (Instant, String)>,
     planned: usize,
-    /// Whether only one instance runs: then lines need not say whose they are.
+    /// Only one instance runs, so lines need not name it.
     alone: bool,
 }
 
-/// What moves at the bottom of a terminal.
+/// The progress bars at the bottom of the terminal.
 struct Bars {
     all: MultiProgress,
     total: ProgressBar,
@@ -50,7 +51,7 @@ struct Running {
 }
 
 impl Terminal {
-    /// With bars only where `moving`; with what cases log where `print`.
+    /// Shows progress bars if `moving`, and what cases log if `print`.
     pub(crate) fn new(
         palette: Palette,
         ways: Ways,
@@ -95,7 +96,7 @@ impl Terminal {
                 let mut out = stdout().lock();
                 let written = writeln!(out, "{}", text.trim_end_matches('\n'));
                 match written.and_then(|()| out.flush()) {
-                    // Whoever reads the head only has read enough; the run and its reports go on.
+                    // The reader may want only the head; the run and its reports continue.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
                     result => result,
                 }
@@ -103,7 +104,7 @@ impl Terminal {
         }
     }
 
-    /// Shows the record of a run that is over.
+    /// Shows a finished run from its record.
     pub(crate) fn story(&mut self, story: &Story) -> io::Result<()> {
         if let Some(run) = story.run() {
             self.programs(run)?;
@@ -134,7 +135,7 @@ impl Terminal {
         self.plan(run)
     }
 
-    /// What it runs on, and where.
+    /// Shows the programs, the configuration and the folder.
     fn programs(&self, run: &RunStarted) -> io::Result<()> {
         let palette = self.palette;
         for set in &run.sets {
@@ -157,7 +158,7 @@ impl Terminal {
         Ok(())
     }
 
-    /// What it runs.
+    /// Shows what runs.
     fn plan(&self, run: &RunStarted) -> io::Result<()> {
         if let Some(shard) = &run.shard {
             self.line(&self.palette.dim(format!("part {shard}")))?;
@@ -175,7 +176,7 @@ impl Terminal {
         ))
     }
 
-    /// How far the run is, for a person who asks.
+    /// Shows the progress of the run, on request.
     pub(crate) fn status(&self, so_far: &Summary) -> io::Result<()> {
         let (ended, failed) = (so_far.total(), so_far.failures());
         let planned = self.planned.max(ended + self.running.len());
@@ -270,7 +271,7 @@ impl Terminal {
                 self.line(&indented(text.trim_end_matches('\n'), &whose("|")))
             }
             CaseEvent::Log { text } if self.print => self.line(&indented(text, &whose(":"))),
-            // Somebody asked; what ends a case is shown with its failure.
+            // Only on the user's request; other reports are shown with the failure.
             CaseEvent::Explained(report) if report.cause == "SIGUSR1" => {
                 let what = failure::hang_text(report, self.palette);
                 self.line(&format!("{}{}\n{what}", whose(":"), report.headline))
@@ -285,7 +286,7 @@ impl Terminal {
     fn summary(&mut self, end: &Summary) -> io::Result<()> {
         if let Some(bars) = self.bars.take() {
             bars.total.finish_and_clear();
-            // What is still shown as running was interrupted.
+            // Bars that are left belong to interrupted instances.
             bars.all.clear()?;
         }
         let palette = self.palette;
@@ -370,7 +371,7 @@ impl Bars {
                 bar.set_message(instance.id.clone());
                 bar.enable_steady_tick(Duration::from_millis(250));
                 self.planned.remove(&instance.id);
-                // With `--for` there are more than were planned.
+                // With `--for`, more instances run than were planned.
                 let begun = self.total.position() + self.running.len() as u64 + 1;
                 if self.total.length().is_some_and(|length| length < begun) {
                     self.total.set_length(begun);
@@ -413,7 +414,7 @@ impl Bars {
         }
     }
 
-    /// What the rest will take by the records; nothing while none of it is known.
+    /// Estimates the remaining time from the records; `None` if nothing is known about the rest.
     fn estimate(&self) -> Option<Duration> {
         let waiting: Duration = self.planned.values().sum();
         let running = self

@@ -1,4 +1,4 @@
-//! Numbers and words as people write them.
+//! Formats numbers and texts for people.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(crate) fn count(number: usize, singular: &str) -> String {
     }
 }
 
-/// That an instance took much longer than the last times, and than how long, where it did.
+/// The note on an instance that took much longer than before.
 pub(crate) fn slow(outcome: &Outcome) -> Option<String> {
     let usual = outcome.slower_than?;
     Some(format!("slow: at most {} the last times", duration(usual)))
@@ -42,21 +42,21 @@ pub(crate) fn bytes(number: u64) -> String {
     }
 }
 
-/// Every line of `text` with `indent` before it.
+/// Puts `indent` before every line of `text`.
 pub(crate) fn indented(text: &str, indent: &str) -> String {
     text.trim_end().lines().map(|line| format!("{indent}{line}\n")).collect()
 }
 
-/// What is shown of one line of output.
+/// Most characters shown of a line of output.
 const LINE: usize = 300;
 
-/// The last `lines` lines, none of them endless.
+/// The last `lines` lines, each truncated.
 pub(crate) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<String> = text.trim_end().lines().map(cut).collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// The first `lines` lines, and how many there are more.
+/// The first `lines` lines, and the number of further ones.
 pub(crate) fn head(text: &str, lines: usize) -> String {
     let text = text.trim_end();
     let more = text.lines().count().saturating_sub(lines);
@@ -67,12 +67,12 @@ pub(crate) fn head(text: &str, lines: usize) -> String {
     head.join("\n")
 }
 
-/// Lines of which the rest is only counted when they are endless.
+/// Truncates very long lines, noting their length.
 pub(crate) fn cut(text: &str) -> String {
     cut_to(text, LINE)
 }
 
-/// Lines of which what follows the first `longest` characters is only counted.
+/// Truncates lines longer than `longest` characters, noting their length.
 pub(crate) fn cut_to(text: &str, longest: usize) -> String {
     let lines: Vec<String> = text
         .lines()
@@ -84,7 +84,8 @@ pub(crate) fn cut_to(text: &str, longest: usize) -> String {
     lines.join("\n")
 }
 
-/// At most `most` bytes of a text, half of them from its beginning and half from its end, and between them how many are missing.
+/// Cuts the middle out of a long text: keeps at most `most` bytes, half from the start and half
+/// from the end, with the number of missing bytes in between.
 pub(crate) fn middle_cut(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
@@ -100,8 +101,8 @@ pub(crate) fn middle_cut(text: &str, most: usize) -> String {
     )
 }
 
-/// What a case or a process of it printed, for a place that shows text as it is: characters that control a terminal, or turn the
-/// direction of writing, are shown instead of obeyed.
+/// Makes output safe to show: characters that control a terminal or change the writing direction
+/// are replaced by visible ones.
 pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

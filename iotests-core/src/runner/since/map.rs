@@ -1,4 +1,4 @@
-//! Which instances a source file of QEMU concerns.
+//! Maps QEMU's source files to the instances that they affect.
 
 use std::sync::LazyLock;
 
@@ -6,14 +6,14 @@ use regex::RegexSet;
 
 use crate::runner::filter::Filter;
 
-/// What a file touches.
+/// What a file affects.
 #[derive(Debug, Clone)]
 pub(super) enum Touched {
     /// Nothing that is tested here.
     Nothing,
-    /// The instances that an expression means, as it is written.
+    /// The instances that match an expression, given with its text.
     These(String, Filter),
-    /// It is not on the map.
+    /// The file is not on the map.
     Unknown,
 }
 
@@ -27,12 +27,12 @@ impl PartialEq for Touched {
     }
 }
 
-/// No test is about it.
+/// No test covers it.
 const NOTHING: &str = "none()";
 
-/// Paths, as a regular expression for the whole of each, and what they touch. The first row that has a path counts.
+/// Regular expressions for whole paths, and what they affect. The first matching row counts.
 ///
-/// Scripts of upstream's are found by their text (`mentions`), cases by what they say of themselves.
+/// Upstream scripts are matched by their text (`mentions`), cases by their declarations.
 const MAP: &[(&str, &str)] = &[
     // Formats.
     (
@@ -104,7 +104,7 @@ const MAP: &[(&str, &str)] = &[
         r"(include/)?block/write-threshold\.[ch]",
         "mentions(/threshold/)",
     ),
-    // Bitmaps, which mirrors and backups have as well; internal snapshots; migration.
+    // Bitmaps, which mirrors and backups also use; internal snapshots; migration.
     (
         r"(include/)?block/dirty-bitmap\.[ch]|block/monitor/bitmap.*|(util|include/qemu)/hbitmap\.[ch]",
         "group(bitmap) | mentions(/(?i)bitmap|mirror|backup/) | name(/^walk::/)",
@@ -117,7 +117,7 @@ const MAP: &[(&str, &str)] = &[
         r"migration/.*|include/migration/.*",
         "group(migration) | mentions(/(?i)migrat|savevm|loadvm/)",
     ),
-    // NBD. The disks of a storage daemon are its exports, to which the harness is the client.
+    // NBD. The harness accesses the disks of a storage daemon through its exports.
     (
         r"nbd/client.*|block/nbd\.c",
         "protocol(nbd) | mentions(/(?i)nbd/)",
@@ -136,14 +136,14 @@ const MAP: &[(&str, &str)] = &[
         "mentions(/vhost-user|vduse/)",
     ),
     (r"block/ssh\.c", "protocol(ssh) | mentions(/(?i)ssh/)"),
-    // Ways to a disk that no test goes, and other systems.
+    // Protocols that no test uses, and other operating systems.
     (
         r"block/(blkio|curl|gluster|iscsi.*|nfs|nvme|rbd|file-win32|win32-aio)\.c",
         NOTHING,
     ),
     (r"block/linux-aio\.c", "aio(native) & cache(none)"),
     (r"block/io_uring\.c", "aio(io_uring)"),
-    // Tools. Nearly every case makes and compares images with qemu-img; those that are about it have no machine.
+    // Tools. Nearly every case uses qemu-img; those that test it have no machine.
     (
         r"qemu-img(-cmds\.hx|\.c)",
         "group(img) | !backend(system) & !backend(qsd)",
@@ -153,33 +153,33 @@ const MAP: &[(&str, &str)] = &[
         r"storage-daemon/.*",
         "backend(qsd) | protocol(fuse) | mentions(/(?i)storage-daemon|QSD/)",
     ),
-    // Devices and what else is an emulator alone.
+    // Devices, and whatever else is only in emulators.
     (
         r"(include/)?(hw/(block|core|ide|nvme|pci|s390x|scsi|virtio)|scsi|system|softmmu|accel/qtest)/.*",
         "backend(system) | needs(emulator)",
     ),
-    // Its root and what all of it goes through.
+    // The root of the block layer, and what everything goes through.
     (
         r"block\.c|blockdev\.c|iothread\.c|block/(accounting|aio_task|block-backend|block-gen|block-ram-registrar|coroutines|file-posix|graph-lock|io|qapi|qapi-system)\.[ch]|block/monitor/.*|include/block/.*|(util|monitor|qobject|qom|io)/.*|qapi/(block|job|transaction|crypto|error|common).*",
         "all()",
     ),
-    // What is no part of it.
+    // Not part of the block layer.
     (
         r"(docs|po|roms|pc-bios|contrib|audio|ui|net|bsd-user|linux-user|target|tcg|fpu|disas|gdbstub|plugins|qga|ebpf|dump|semihosting|configs|common-user|linux-headers|gdb-xml|accel|hw|include/(hw|ui|net|tcg|exec|standard-headers|fpu|disas|gdbstub)|\.gitlab-ci\.d|\.gitlab|\.github|\.b4-config)/.*|(.*/)?(trace-events|trace\.h|MAINTAINERS|VERSION|README.*|COPYING.*|LICENSE|\.git.*|\.mailmap|\.editorconfig|\.dir-locals\.el|.*\.(rst|md))",
         NOTHING,
     ),
-    // Scripts stand on it, cases do not.
+    // Used by scripts, but not by cases.
     (r"python/.*|tests/qemu-iotests/[^/]*", "name(/^upstream::/)"),
     (r"tests/.*", NOTHING),
 ];
 
-/// The paths of all rows. A pattern that cannot be read would leave nothing known; a test reads each of them.
+/// The patterns of all rows. An invalid one would leave all paths unknown; a test checks each.
 static PATHS: LazyLock<RegexSet> = LazyLock::new(|| {
     let whole = MAP.iter().map(|(pattern, _)| format!("^(?:{pattern})$"));
     RegexSet::new(whole).unwrap_or_else(|_| RegexSet::empty())
 });
 
-/// What a file touches, by its path from the root of the sources.
+/// What a file affects, by its path relative to the root of the sources.
 pub(super) fn touched(path: &str) -> Touched {
     if let Some(test) = test(path) {
         return these(&format!("upstream(/^{}(::|$)/)", regex::escape(test)));
@@ -195,12 +195,12 @@ pub(super) fn touched(path: &str) -> Touched {
 fn these(expression: &str) -> Touched {
     match expression.parse() {
         Ok(filter) => Touched::These(expression.to_owned(), filter),
-        // All of them are parsed by a test.
+        // Cannot happen: a test parses each.
         Err(_) => Touched::Unknown,
     }
 }
 
-/// The test of which this is the script, or its reference.
+/// The test whose script or reference this is.
 fn test(path: &str) -> Option<&str> {
     let name = path.strip_prefix("tests/qemu-iotests/")?;
     let (folder, name) = match name.strip_prefix("tests/") {

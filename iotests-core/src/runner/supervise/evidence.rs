@@ -1,4 +1,4 @@
-//! What can be seen of a hanging case from outside: states, wait channels, and stacks where gdb is there.
+//! Examines a hanging case from outside: states, wait channels, and stacks if there is gdb.
 
 use std::fs;
 use std::io::Read;
@@ -10,11 +10,11 @@ use super::process_table::{Process, proc_file};
 use super::protocol::Seen;
 use super::reaper::wait_readable;
 
-/// How much of a debugger's output is worth a report.
+/// How much of a debugger's output to keep.
 const STACK_LIMIT: u64 = 32 << 10;
 
 impl Seen {
-    /// Looks again: how the case is now, and what else is known by now.
+    /// Updates the case's state, and adds what is visible now.
     pub(super) fn look(&mut self, case: u32, processes: &[Process]) {
         let own = processes.iter().find(|process| process.pid == case);
         self.case = own.map_or_else(|| "has ended".to_owned(), state);
@@ -29,7 +29,8 @@ impl Seen {
     }
 }
 
-/// What a process is, its state, where in the kernel it waits, and for root the kernel's stack.
+/// A process with its state, where in the kernel it waits, its arguments and, for root, its kernel
+/// stack.
 fn described(process: &Process) -> String {
     let stack = fs::read_to_string(proc_file(process.pid, "stack")).unwrap_or_default();
     let stack: String = stack.lines().map(|line| format!("\n  {line}")).collect();
@@ -52,7 +53,7 @@ fn state(process: &Process) -> String {
     }
 }
 
-/// A process by the name of its program, and its id.
+/// A process's program name and id.
 fn named(process: &Process) -> String {
     let argv = process.argv();
     let program = argv.first().map(Path::new).and_then(Path::file_name);
@@ -60,7 +61,7 @@ fn named(process: &Process) -> String {
     format!("{program} (process {})", process.pid)
 }
 
-/// The state letter in words, to be read after a name.
+/// The state letter in words, as they follow a name.
 pub(crate) fn state_name(letter: char) -> &'static str {
     match letter {
         'R' => "is running",
@@ -73,7 +74,8 @@ pub(crate) fn state_name(letter: char) -> &'static str {
     }
 }
 
-/// The stacks of all threads by gdb, as far as it gets until `until`; `None` where there is no gdb or it says nothing.
+/// The stacks of all threads from gdb, as far as it gets until `until`; `None` if there is no gdb
+/// or it finds nothing.
 pub(crate) fn stacks(process: &Process, until: Instant) -> Option<String> {
     let mut debugger = Command::new("gdb")
         .args([
@@ -100,7 +102,7 @@ pub(crate) fn stacks(process: &Process, until: Instant) -> Option<String> {
             }
         }
     }
-    // Out of time or not, the debugger must be gone before the process it holds is killed.
+    // The debugger must be gone before the process that it stopped is killed.
     let _ = debugger.kill();
     let _ = debugger.wait();
     let text = String::from_utf8_lossy(&text);

@@ -1,5 +1,5 @@
-//! Starting the case as a copy of the supervisor: executing the same program once more would cost as much again as a fifth of what an
-//! empty case takes, most of it page faults.
+//! Forks the case off the supervisor, without exec: executing the program again would make an empty
+//! case take a fifth longer, mostly because of page faults.
 
 #![allow(unsafe_code)]
 
@@ -14,8 +14,8 @@ use super::protocol::SuperviseSpec;
 use crate::runner::case_process;
 use crate::wire::EVENT_FD;
 
-/// Starts the case, in a process group of its own, with its output in its files. Where it is to stop at each step, a byte to the second
-/// value lets it go on.
+/// Starts the case in its own process group, with its output redirected to files. If it stops at
+/// each step, a byte written to the second value makes it continue.
 pub(super) fn start(spec: &SuperviseSpec) -> io::Result<(Pid, Option<OwnedFd>)> {
     let files = (
         File::open("/dev/null")?,
@@ -30,12 +30,12 @@ pub(super) fn start(spec: &SuperviseSpec) -> io::Result<(Pid, Option<OwnedFd>)> 
         false => (None, None),
     };
     let supervisor = std::process::id();
-    // SAFETY: a supervisor has one thread, so that its copy finds no lock held by another one.
+    // SAFETY: a supervisor has one thread, so no lock can be held by another in the child.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
-            // Both do it: whoever is first. It may also have ended already.
+            // Parent and child both do this, because either may be first. The child may have ended.
             let _ = setpgid(child, child);
-            // The runner sees the end of the case's events when nobody holds this pipe any more.
+            // The runner sees the end of the events only when nobody else holds this pipe.
             let _ = nix::unistd::close(EVENT_FD);
             Ok((child, go))
         }
@@ -45,10 +45,10 @@ pub(super) fn start(spec: &SuperviseSpec) -> io::Result<(Pid, Option<OwnedFd>)> 
                 .and_then(|()| dup2_stdout(&files.1))
                 .and_then(|()| dup2_stderr(&files.2));
             drop((files, go));
-            // Here and not where the supervisor is executed: what makes the C library overwrite the memory of QEMU when it is freed would
-            // hold for the case as well, and take half of its time.
+            // Set only now, not for the supervisor's exec: MALLOC_PERTURB_ would affect the case
+            // process itself and double its time.
             for (name, value) in &spec.env {
-                // SAFETY: this process has one thread, as its supervisor.
+                // SAFETY: this process has one thread, like its supervisor.
                 unsafe { std::env::set_var(name, value) };
             }
             let status = match redirected {

@@ -1,8 +1,10 @@
-//! The supervisor: the stage between the runner and a case process, which proves that nothing is left.
+//! The supervisor: the process between the runner and a case process, which proves that the case
+//! left no processes behind.
 //!
-//! The supervisor is a sub-reaper: every orphan below it, whatever `setsid` and double forks it did, becomes its child. When the case
-//! has ended it waits until the kernel says ECHILD. What was still alive then is a leak: named, killed and reported.
-//! It never outlives the runner: the control pipe on its stdin ends with the runner, and it then kills all that is below it.
+//! It is a sub-reaper: every orphan below it, despite any `setsid` or double fork, becomes its
+//! child. When the case has ended, it waits until the kernel returns ECHILD. Processes that are
+//! still alive are leaks: they are killed and reported. It never outlives the runner: the control
+//! pipe on its stdin closes with the runner, and then it kills everything below it.
 
 mod evidence;
 mod fork;

@@ -1,4 +1,4 @@
-//! The kernel's table of processes, as far as a supervisor needs it: who descends from whom, and how they are called.
+//! The kernel's process table, as far as a supervisor needs it: descendants and their names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,23 +6,23 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-/// One process of the table.
+/// One process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) parent: u32,
     /// The state letter of proc_pid_stat(5): R, S, D, T, Z…
     pub(crate) state: char,
-    /// In clock ticks since boot: with the pid it names a process for ever.
+    /// In clock ticks since boot. Together with the pid, it identifies a process uniquely.
     pub(crate) start_time: u64,
-    /// How long the children ran that it has waited for, in clock ticks.
+    /// The CPU time of children it has waited for, in clock ticks.
     pub(crate) ran_below: u64,
     /// The name of the executable, at most 15 bytes.
     pub(crate) name: String,
 }
 
 impl Process {
-    /// This process, if it exists.
+    /// The process with this pid, if it exists.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         parse_stat(&fs::read_to_string(proc_file(pid, "stat")).ok()?)
     }
@@ -32,7 +32,7 @@ impl Process {
         descendants_in(table(), root)
     }
 
-    /// Its arguments; the name in brackets where there are none (a zombie).
+    /// Its arguments, or its name in brackets if it has none (a zombie).
     pub(crate) fn argv(&self) -> Vec<String> {
         let bytes = fs::read(proc_file(self.pid, "cmdline")).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
@@ -45,7 +45,7 @@ impl Process {
         }
     }
 
-    /// Whether it is dead already and only waits for its parent.
+    /// Whether it is dead but not reaped by its parent.
     pub(crate) fn is_zombie(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }
@@ -61,7 +61,7 @@ pub(crate) fn catches(pid: u32, signal: Signal) -> bool {
     mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
 }
 
-/// Whether this process was stopped by a signal.
+/// Whether this process is stopped by a signal.
 pub(crate) fn is_stopped(pid: u32) -> bool {
     Process::of(pid).is_some_and(|process| process.state == 'T')
 }
@@ -97,7 +97,7 @@ fn descendants_in(table: Vec<Process>, root: u32) -> Vec<Process> {
     found
 }
 
-/// Reads `/proc/PID/stat`. The name stands in parentheses and may itself hold spaces and parentheses.
+/// Parses `/proc/PID/stat`. The name is in parentheses and may contain spaces and parentheses.
 fn parse_stat(text: &str) -> Option<Process> {
     let (pid, rest) = text.split_once(" (")?;
     let (name, rest) = rest.rsplit_once(") ")?;

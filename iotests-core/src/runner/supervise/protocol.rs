@@ -1,4 +1,4 @@
-//! What the runner and a supervisor say to each other.
+//! The protocol between the runner and a supervisor.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,54 +7,55 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-/// The first argument that makes this program a supervisor; the second is the file with its [`SuperviseSpec`].
+/// The first argument that makes this program a supervisor; the second is the file with its
+/// [`SuperviseSpec`].
 pub(crate) const SUPERVISE: &str = "__supervise";
 
-/// What a supervisor has to do; a JSON file in the directory of the instance.
+/// A supervisor's task, as a JSON file in the instance's directory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SuperviseSpec {
-    /// The process that started it: when its parent is another, the runner is already gone.
+    /// The process that started it: if its parent is another one, the runner is already gone.
     pub(crate) runner_pid: u32,
     /// The file with the `CaseSpec`.
     pub(crate) case_spec: PathBuf,
-    /// Variables of the case and of the programs that it starts.
+    /// Variables for the case and the programs that it starts.
     pub(crate) env: Vec<(String, String)>,
-    /// Where the standard output of the case goes.
+    /// The file for the case's standard output.
     pub(crate) stdout: PathBuf,
-    /// Where the standard error of the case goes.
+    /// The file for the case's standard error.
     pub(crate) stderr: PathBuf,
-    /// When the case is to end, counted from its start.
+    /// The time the case has.
     pub(crate) deadline: Duration,
-    /// How long what is still alive when the case has ended may take to end by itself, before the scale.
+    /// How long processes left by the case may take to exit by themselves, before scaling.
     pub(crate) leak_grace: Duration,
-    /// The case waits at each step for the order to go on.
+    /// The case waits at each step for the order to continue.
     #[serde(default)]
     pub(crate) step: bool,
-    /// What the graces of the supervisor are multiplied with.
+    /// The factor for the supervisor's grace periods.
     pub(crate) scale: f64,
 }
 
 /// One byte on the control pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// SIGTERM, and SIGKILL after a grace.
+    /// Send SIGTERM, and SIGKILL after a grace period.
     Terminate,
-    /// SIGKILL to all.
+    /// Send SIGKILL to all.
     Kill,
-    /// SIGUSR1 to the case: it says where it is, and goes on.
+    /// Send SIGUSR1 to the case, which then reports what it is waiting for, and continues.
     Explain,
-    /// A case that has stopped at a step goes on.
+    /// Continue a case that has stopped at a step.
     Step,
-    /// It goes on and does not stop at a step any more.
+    /// Continue it, and do not stop at steps any more.
     Run,
-    /// Everything is stopped, and the time as well.
+    /// Stop all processes and the clock.
     Suspend,
-    /// It all goes on.
+    /// Continue them.
     Resume,
 }
 
 impl Order {
-    /// Whether the case ends by it.
+    /// Whether it ends the case.
     pub(crate) const fn ends(self) -> bool {
         matches!(self, Self::Terminate | Self::Kill)
     }
@@ -95,7 +96,7 @@ pub enum End {
     Exited(i32),
     /// A signal killed it.
     Signaled {
-        /// The number.
+        /// The signal number.
         signal: i32,
         /// Whether it dumped core.
         core: bool,
@@ -139,26 +140,26 @@ impl fmt::Display for Leak {
     }
 }
 
-/// A case whose time is up, as it is seen from outside.
+/// What was seen from outside of a case whose time was up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// How the case process is, to be read after "the case": `is stopped by a signal`.
+    /// The state of the case process, to follow "the case": `is stopped by a signal`.
     pub case: String,
-    /// Other processes below that do not run because somebody stopped them, and how: `qemu-img (process 7) is stopped by a signal`.
+    /// Stopped processes of the case: `qemu-img (process 7) is stopped by a signal`.
     pub stopped: Vec<String>,
     /// Every process with its state, and the stacks of a case that did not explain itself.
     pub evidence: Vec<String>,
 }
 
-/// The last word of a supervisor.
+/// A supervisor's final report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SupervisorReport {
     /// How the case process ended.
     pub end: End,
-    /// What was alive afterwards.
+    /// Processes that were alive afterwards.
     pub leaks: Vec<Leak>,
-    /// What was seen when the time was up and the supervisor had to end the case.
+    /// What was seen when the case's time was up.
     pub overdue: Option<Seen>,
-    /// From the start of the case process to its end, without the time in which it was suspended.
+    /// From the start of the case process to its end, without suspensions.
     pub elapsed: Duration,
 }

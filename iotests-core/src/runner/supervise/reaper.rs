@@ -1,4 +1,4 @@
-//! Reaping until ECHILD, and killing all that is below this process.
+//! Reaps children until ECHILD, and kills everything below this process.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use super::process_table::Process;
 use super::protocol::End;
 
-/// How long to wait for the death of what was killed before looking again.
+/// How long to wait for killed processes to die before looking again.
 const KILL_TURN: Duration = Duration::from_millis(50);
 
-/// What is known after all children that had ended were reaped.
+/// The result of reaping all children that had ended.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Reaped {
     /// How the case ended, if it was among them.
     pub(super) case: Option<End>,
-    /// The kernel says ECHILD: nothing is left below this process.
+    /// The kernel returned ECHILD: nothing is left below this process.
     pub(super) none_left: bool,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn reap(case: Pid) -> Reaped {
             }
             Ok(WaitStatus::StillAlive) => return reaped,
             Ok(_) | Err(Errno::EINTR) => {}
-            // A status that this library cannot name (a real-time signal) is still a reaped child.
+            // The child was reaped, but nix cannot represent its status (a real-time signal).
             Err(Errno::EINVAL) => {}
             Err(_) => {
                 reaped.none_left = true;
@@ -52,7 +52,7 @@ pub(super) fn reap(case: Pid) -> Reaped {
     }
 }
 
-/// What lives below this process; the dead that nobody has reaped do not count.
+/// The living processes below this one, without zombies.
 pub(super) fn alive() -> Vec<Process> {
     let mut processes = Process::descendants(std::process::id());
     processes.retain(|process| !process.is_zombie());
@@ -64,25 +64,27 @@ pub(super) fn kill(process: &Process) {
     send(process, Signal::SIGKILL);
 }
 
-/// Sends a signal to one process; a pid that was reused since it was seen is left alone.
+/// Sends a signal to one process, unless its pid has been reused since it was seen.
 pub(crate) fn send(process: &Process, signal: Signal) {
     let Some(pid) = i32::try_from(process.pid).ok().and_then(rustix::process::Pid::from_raw) else {
         return;
     };
-    // The descriptor pins the process; the start time then proves that it is the one that was seen.
+    // The descriptor pins the process; the start time then shows whether it is the same one.
     let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
         return;
     };
     if Process::of(process.pid).is_some_and(|now| now.start_time == process.start_time) {
-        // It may have ended in between, which is as good.
+        // Fails if the process has just ended, which is fine.
         let signal = rustix::process::Signal::from_named_raw(signal as i32);
         let _ = signal.map(|signal| pidfd_send_signal(&descriptor, signal));
     }
 }
 
-/// Kills everything below this process until the kernel says ECHILD. Returns how the case ended, if it still had to.
+/// Kills everything below this process until the kernel returns ECHILD. Returns how the case ended,
+/// if it had not ended before.
 ///
-/// `child_ended` is a signalfd for SIGCHLD. A process that forks while it is killed is caught by the next turn: its child is ours.
+/// `child_ended` is a signalfd for SIGCHLD. If a process forks while it is killed, the next turn
+/// finds its child, which we inherit.
 pub(super) fn kill_all(case: Pid, child_ended: &SignalFd) -> Option<End> {
     let mut end = None;
     loop {
@@ -93,13 +95,13 @@ pub(super) fn kill_all(case: Pid, child_ended: &SignalFd) -> Option<End> {
             return end;
         }
         if wait_readable(child_ended, Some(Instant::now() + KILL_TURN)) {
-            // What it says does not matter: the next turn reaps.
+            // The content does not matter: the next turn reaps.
             let _ = child_ended.read_signal();
         }
     }
 }
 
-/// Waits until `fd` is readable or the time has come.
+/// Waits until `fd` is readable, at most until the given time.
 pub(super) fn wait_readable(fd: impl AsFd, until: Option<Instant>) -> bool {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, timeout(until)).is_ok_and(|ready| ready > 0)
@@ -116,8 +118,8 @@ pub(super) fn timeout(until: Option<Instant>) -> PollTimeout {
     }
 }
 
-/// Kills all children of this process but `keep`, with all that is below them, and reaps those it can. For the runner, to which the orphans
-/// of a supervisor come that was itself killed.
+/// Kills and reaps all children of this process except `keep`, with everything below them. For the
+/// runner, which inherits the orphans of a killed supervisor.
 pub(crate) fn kill_children_of_self(keep: impl Fn(u32) -> bool) {
     let me = std::process::id();
     for child in Process::descendants(me)
@@ -127,7 +129,7 @@ pub(crate) fn kill_children_of_self(keep: impl Fn(u32) -> bool) {
         Process::descendants(child.pid).iter().for_each(kill);
         kill(&child);
         if let Ok(pid) = i32::try_from(child.pid) {
-            // It is our child and was sent SIGKILL, so this ends.
+            // Returns soon: it is our child and was sent SIGKILL.
             let _ = waitpid(Pid::from_raw(pid), None);
         }
     }

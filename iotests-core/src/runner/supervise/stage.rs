@@ -21,20 +21,22 @@ use super::starvation::starved;
 use super::{evidence, fork, process_table};
 use crate::wire;
 
-/// What a case may take to explain itself when its time is up; then it is looked at from outside, and killed.
+/// How long a case may take to explain itself when its time is up, before it is examined from
+/// outside and killed.
 const EXPLAIN: Duration = Duration::from_secs(60);
-/// When to look again whether a case that is only starting can be asked.
+/// How often to check whether a case that is still starting can be asked to explain itself.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// How many deadlines a case may get more for what others took of the processors: how long that was is an estimate, and a hang must end.
+/// The most extra deadlines a case gets for processor time taken by others: that time is an
+/// estimate, and a hang must end.
 pub(crate) const STARVED_AT_MOST: u32 = 9;
-/// The least that it gets at once.
+/// The smallest extension worth granting.
 const WORTH_MORE: Duration = Duration::from_millis(100);
-/// What a debugger may take to look at it from outside.
+/// How long a debugger may take to examine it from outside.
 const LOOK: Duration = Duration::from_secs(20);
-/// What a case may take to end after SIGTERM.
+/// How long a case may take to end after SIGTERM.
 const TERMINATE_GRACE: Duration = Duration::from_secs(1);
 
-/// Entry of `__supervise SPEC`.
+/// Entry point of `__supervise SPEC`.
 pub(crate) fn main(spec_file: &Path) -> ExitCode {
     match read(spec_file).and_then(|spec| supervise(&spec)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,7 +62,7 @@ enum Wake {
     Time,
 }
 
-/// What a supervisor waits on.
+/// What a supervisor waits for.
 struct Wakes {
     signals: SignalFd,
     control: OwnedFd,
@@ -83,7 +85,7 @@ fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
     stdout().write_all(&line).map_err(|error| format!("write the report: {error}"))
 }
 
-/// Makes this process a sub-reaper that learns of the runner's death in two ways.
+/// Makes this process a sub-reaper that notices the runner's death in two ways.
 fn prepare(runner_pid: u32) -> Result<Wakes, String> {
     let mask = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT]);
     let mut blocked = mask;
@@ -93,13 +95,13 @@ fn prepare(runner_pid: u32) -> Result<Wakes, String> {
         .map_err(|error| format!("make a signalfd: {error}"))?;
     prctl::set_name(c"iot-supervisor").map_err(|error| format!("take a name: {error}"))?;
     prctl::set_child_subreaper(true).map_err(|error| format!("become a sub-reaper: {error}"))?;
-    // SIGTERM and not SIGKILL: the orphans have to be killed first, see `Wake::RunnerGone`.
+    // Not SIGKILL: the processes below have to be killed first, see `Wake::RunnerGone`.
     prctl::set_pdeathsig(Signal::SIGTERM)
         .map_err(|error| format!("ask for the death signal: {error}"))?;
     if std::os::unix::process::parent_id() != runner_pid {
         return Err("start: the runner is gone".to_owned());
     }
-    // What crashes below leaves its core, where that is a file: it lands in the directory of the case, and is kept if that is.
+    // Allows core dumps. If the kernel writes them to files, they are in the case's directory.
     let limit = Resource::RLIMIT_CORE;
     if let Ok((_, most)) = getrlimit(limit) {
         let _ = setrlimit(limit, most, most);
@@ -111,47 +113,50 @@ fn prepare(runner_pid: u32) -> Result<Wakes, String> {
     Ok(Wakes { signals, control })
 }
 
-/// Where a case is on its way to its end.
+/// The phases of a case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
     /// It was sent SIGTERM.
     Terminating,
-    /// Time is up, and it was asked to explain itself and to end.
+    /// Its time is up, and it is to explain itself and end.
     Explaining,
 }
 
-/// The one clock of a case: it rests while the run is suspended, and does not count what others took of the processors.
+/// The clock of a case: it pauses while the run is suspended, and discounts processor time taken by
+/// others.
 struct Clock {
     started: Instant,
     rested: Duration,
-    /// Of that, what others took.
+    /// The part of `rested` that was taken by others.
     discounted: Duration,
-    /// What they had taken when it was last asked.
+    /// The total taken by others at the last call of [`Clock::discount`].
     starved: Duration,
     suspended: Option<Suspended>,
 }
 
-/// What is stopped while the run is suspended; what was stopped before is left so afterwards.
+/// The processes stopped for a suspension. Those stopped before are not among them, and stay
+/// stopped.
 struct Suspended {
     since: Instant,
     stopped: Vec<Process>,
 }
 
 impl Clock {
-    /// Time that counted.
+    /// The time that counts so far.
     fn elapsed(&self) -> Duration {
         let resting = self.suspended.as_ref().map(|one| one.since.elapsed());
         self.started.elapsed().saturating_sub(self.rested + resting.unwrap_or_default())
     }
 
-    /// From now on as if no time had passed.
+    /// Resets the elapsed time to zero.
     fn begin_again(&mut self, starved: Duration) {
         self.rested = self.started.elapsed();
         self.starved = starved;
     }
 
-    /// Stops counting what the case has lost to others since this was last asked, of `starved` in all; whether that is enough to go on.
+    /// Discounts what the case has lost to others since the last call; `starved` is the total.
+    /// Returns whether that is worth continuing.
     fn discount(&mut self, starved: Duration, deadline: Duration) -> bool {
         let most = deadline.saturating_mul(STARVED_AT_MOST);
         let more = starved.saturating_sub(self.starved).min(self.elapsed());
@@ -165,7 +170,7 @@ impl Clock {
         true
     }
 
-    /// When so much time will have counted; never while it rests.
+    /// When this much time will have counted; `None` during a suspension.
     fn at(&self, elapsed: Duration) -> Option<Instant> {
         match self.suspended {
             Some(_) => None,
@@ -192,7 +197,8 @@ impl Clock {
     }
 }
 
-/// Watches the case to its end and what it left. `None` when the runner is gone, so that there is nobody to report to.
+/// Watches the case to its end, and what it leaves. `None` if the runner is gone, so that there is
+/// nobody to report to.
 fn watch(
     spec: &SuperviseSpec,
     case: Pid,
@@ -228,20 +234,20 @@ fn watch(
             Wake::Order(Order::Suspend) => clock.suspend(),
             Wake::Order(Order::Resume) => clock.resume(),
             Wake::Order(Order::Explain) => {
-                // One that is only starting would die of it, and has nothing to say.
+                // The signal would kill a case that is still starting and has no handler yet.
                 if process_table::catches(pid, Signal::SIGUSR1) {
                     let _ = nix::sys::signal::kill(case, Signal::SIGUSR1);
                 }
             }
             Wake::Order(Order::Step) => {
-                // One that has ended meanwhile does not read it.
+                // Fails if the case has just ended, which is fine.
                 let _ = go.as_ref().map(|go| nix::unistd::write(go, b"n"));
             }
-            // Where the pipe ends, nobody waits.
+            // Once the pipe is closed, the case no longer waits.
             Wake::Order(Order::Run) => drop(go.take()),
             Wake::Order(Order::Terminate) => {
                 clock.resume();
-                // The whole group: tools that the case waits for end as well.
+                // To the whole group, so that programs the case waits for end too.
                 let _ = killpg(case, Signal::SIGTERM);
                 if phase == Phase::Running {
                     phase = Phase::Terminating;
@@ -250,7 +256,8 @@ fn watch(
             }
             Wake::Order(Order::Kill) => end = kill_all(case, &wakes.signals),
             Wake::Time => match phase {
-                // Nobody reads what a case says meanwhile, so that it may wait for that: it has its time once more.
+                // While the runner is stopped it does not read the case's events, so the case may
+                // be waiting for that. Grant it its time again.
                 Phase::Running if is_stopped(spec.runner_pid) => {
                     clock.begin_again(starved(&alive()))
                 }
@@ -258,7 +265,7 @@ fn watch(
                 Phase::Running => {
                     phase = Phase::Explaining;
                     seen.look(pid, &alive());
-                    // One that is stopped cannot explain itself.
+                    // A stopped case cannot explain itself.
                     let time = if is_stopped(pid) {
                         Duration::ZERO
                     } else {
@@ -277,7 +284,7 @@ fn watch(
                 }
                 Phase::Terminating => end = kill_all(case, &wakes.signals),
                 Phase::Explaining => {
-                    // What was stopped only after its time was up explains the silence as well.
+                    // A process stopped only after the deadline may also explain the silence.
                     seen.look(pid, &alive());
                     let until = Instant::now() + grace(LOOK);
                     let stacks = Process::of(pid).and_then(|case| evidence::stacks(&case, until));
@@ -301,7 +308,7 @@ fn watch(
     })
 }
 
-/// Names and kills what is alive although the case has ended.
+/// Waits for the case's remaining processes to exit, then kills those that are left. Returns them.
 fn collect_leaks(case: Pid, wakes: &Wakes, grace: Duration) -> Vec<Leak> {
     let until = Instant::now() + grace;
     while Instant::now() < until {
@@ -323,7 +330,7 @@ fn collect_leaks(case: Pid, wakes: &Wakes, grace: Duration) -> Vec<Leak> {
 }
 
 impl Wakes {
-    /// The next thing that happens, or `Time` at `until`.
+    /// Waits for the next event, or returns `Time` at `until`.
     fn next(&self, until: Option<Instant>) -> Wake {
         loop {
             let mut fds = [
@@ -342,7 +349,7 @@ impl Wakes {
                         }
                     }
                     Err(Errno::EINTR | Errno::EAGAIN) => {}
-                    // The end of the pipe: the kernel closed the runner's side.
+                    // The end of the pipe: the runner has exited.
                     _ => return Wake::RunnerGone,
                 }
             } else if signalled {
@@ -350,7 +357,7 @@ impl Wakes {
                     Ok(Some(signal)) if signal.ssi_signo == Signal::SIGCHLD as u32 => {
                         return Wake::ChildEnded;
                     }
-                    // The parent-death signal, or somebody who wants us to end: the same.
+                    // The parent-death signal, or a request to end: handled the same way.
                     Ok(Some(_)) => return Wake::RunnerGone,
                     _ => {}
                 }
@@ -360,10 +367,10 @@ impl Wakes {
         }
     }
 
-    /// Waits for the end of any child, at most until then.
+    /// Waits until any child ends, at most until the given time.
     fn child_ended_before(&self, until: Instant) {
         if wait_readable(&self.signals, Some(until)) {
-            // What it says does not matter: the caller reaps.
+            // The content does not matter: the caller reaps.
             let _ = self.signals.read_signal();
         }
     }
@@ -377,7 +384,7 @@ mod tests {
         Duration::from_secs(secs)
     }
 
-    /// A clock on which about so much time has passed.
+    /// A clock on which about this much time has elapsed.
     fn clock(elapsed: Duration) -> Clock {
         Clock {
             started: Instant::now().checked_sub(elapsed).unwrap(),

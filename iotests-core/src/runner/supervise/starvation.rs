@@ -1,4 +1,4 @@
-//! How long a case was ready to run and got no processor.
+//! Estimates how long a case was ready to run but got no processor.
 
 use std::fs;
 use std::time::Duration;
@@ -7,8 +7,9 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::process_table::{Process, proc_file};
 
-/// How long these processes, and those that they have started and waited for, were ready to run while others ran. What a case does, it does
-/// one after another, so that this is time which it lost; only the first thread of each counts. Nothing where the kernel does not say.
+/// How long these processes, and children they have waited for, were ready to run while others ran.
+/// A case works sequentially, so it has lost this time. Only the first thread of each process
+/// counts. Zero if the kernel does not tell.
 pub(super) fn starved(processes: &[Process]) -> Duration {
     let living = processes.iter().filter_map(|process| running(process.pid));
     let (ran, waited) = living.fold(Default::default(), |(a, b), (c, d)| (a + c, b + d));
@@ -16,7 +17,8 @@ pub(super) fn starved(processes: &[Process]) -> Duration {
     estimate(ran, waited, ticks(ended))
 }
 
-/// What has ended is assumed to have waited as much as what lives: the kernel does not keep it.
+/// Assumes that ended processes waited in the same proportion as living ones: the kernel does not
+/// keep their waiting time.
 fn estimate(ran: Duration, waited: Duration, ended: Duration) -> Duration {
     match ran.is_zero() {
         true => waited,
@@ -24,7 +26,7 @@ fn estimate(ran: Duration, waited: Duration, ended: Duration) -> Duration {
     }
 }
 
-/// How long the first thread of a process ran, and was ready to.
+/// How long the first thread of a process ran, and how long it waited for a processor.
 fn running(pid: u32) -> Option<(Duration, Duration)> {
     let text = fs::read_to_string(proc_file(pid, "schedstat")).ok()?;
     let mut numbers = text.split_whitespace().map(str::parse);
@@ -32,7 +34,7 @@ fn running(pid: u32) -> Option<(Duration, Duration)> {
     Some((next()?, next()?))
 }
 
-/// So many ticks of the kernel's clock.
+/// The duration of this many clock ticks.
 fn ticks(count: u64) -> Duration {
     match sysconf(SysconfVar::CLK_TCK) {
         Ok(Some(second @ 1..)) => Duration::from_secs(count) / second as u32,
@@ -66,7 +68,7 @@ mod tests {
             return;
         }
         let mut shell = Command::new("sh");
-        // Long enough to be seen in clock ticks.
+        // Long enough to take several clock ticks.
         let work = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
         shell.args(["-c", &format!("sh -c '{work}'; echo; read line")]);
         let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

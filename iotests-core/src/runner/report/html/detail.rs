@@ -1,4 +1,4 @@
-//! All that is said of one instance.
+//! The details of one instance.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::super::text::{bytes, cut_to, duration, middle_cut, visible};
 use crate::runner::verdict::{Attempt, Verdict};
 use crate::wire::{HangReport, MachineReport};
 
-/// What is shown of one text, in bytes, and of one of its lines, in characters; the files that were kept have all of it.
+/// Most bytes shown of a text, and characters of a line; the kept files have all of it.
 const TEXT: usize = 128 << 10;
 const LINE: usize = 4000;
 
@@ -19,7 +19,7 @@ pub(super) struct Detail {
     rerun: String,
     note: Option<String>,
     metrics: Vec<String>,
-    /// What, where, when, and what was logged then.
+    /// Text, place, time and log of each step.
     steps: Vec<(String, String, u64, String)>,
     attempts: Vec<Try>,
     output: Vec<Section>,
@@ -39,7 +39,7 @@ struct Try {
 /// Title, kind and text.
 type Section = (String, &'static str, String);
 
-/// Nothing where the list says it all.
+/// The details of a row; `None` if the list says it all.
 pub(super) fn of(row: &Row, beside: &Path) -> Option<Detail> {
     let outcome = &row.outcome;
     if outcome.verdict == Verdict::Skip && row.ran.is_none() {
@@ -63,7 +63,7 @@ pub(super) fn of(row: &Row, beside: &Path) -> Option<Detail> {
     }
     let metric =
         |one: &crate::runner::event::Metric| format!("{} = {} {}", one.name, one.value, one.unit);
-    // A pass has nothing to say but what its steps say.
+    // A passed attempt has nothing to show but its steps.
     let attempts = outcome
         .attempts
         .iter()
@@ -122,7 +122,7 @@ fn attempt(attempt: &Attempt, beside: &Path) -> Try {
     }
 }
 
-/// Where and how it failed, without what has a section of its own.
+/// Where and how it failed, without what has its own section.
 fn happened(attempt: &Attempt) -> String {
     let mut lines = Vec::new();
     for death in &attempt.deaths {
@@ -197,11 +197,11 @@ fn section(sections: &mut Vec<Section>, title: &str, kind: &'static str, text: &
     }
 }
 
-/// What means something in an address, and what a browser might take for the end of it.
+/// Characters to escape in a URL: those with a meaning, and those a browser might take for its end.
 const ESCAPED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_').remove(b'~');
 
-/// The address of a file for a page in the folder `beside`.
+/// The URL of a file for a page in the folder `beside`.
 fn address(path: &Path, beside: &Path) -> String {
     let escaped = |path: &Path| utf8_percent_encode(&path.to_string_lossy(), ESCAPED).to_string();
     match path.strip_prefix(beside) {

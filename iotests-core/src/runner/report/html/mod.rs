@@ -1,8 +1,9 @@
-//! One page for a browser, without anything from elsewhere: `page.js` draws it from the data that stand in it.
+//! A self-contained HTML page: `page.js` draws it from data embedded in it.
 //!
-//! What cases and processes said is data and never markup: it stands in blocks of JSON, and the script puts it into the page as text.
-//! The page's own policy lets no other script run and nothing be fetched. What is said of one instance alone stands in a block of its own,
-//! which is read when somebody asks for it, so that 10,000 instances open as fast as ten.
+//! What cases and processes print is data, never markup: it is embedded as JSON, and the script
+//! inserts it as text. The page's security policy allows no other script and no fetching. Each
+//! instance's details are in a block of their own, parsed on demand, so that 10,000 instances open
+//! as fast as ten.
 
 mod detail;
 
@@ -27,7 +28,7 @@ const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 const BODY: &str = include_str!("page.html");
 
-/// All that the page shows at first. Lists refer to each other by index.
+/// Everything the page shows at first. Lists refer to each other by index.
 #[derive(Serialize)]
 struct Index<'s> {
     counts: String,
@@ -52,7 +53,8 @@ type Case<'s> = (&'s str, String, String, String, Vec<String>);
 /// A title, and labels with values.
 type Table = (String, Vec<(String, String)>);
 
-/// Case, the id behind its name, verdict, milliseconds, format, set, remark, attempts, lane with begin and end.
+/// Case, rest of the id after its name, verdict, milliseconds, format, set, remark, attempts, lane
+/// with start and end.
 type Line = (
     usize,
     String,
@@ -65,7 +67,7 @@ type Line = (
     Option<(usize, u64, u64)>,
 );
 
-/// Writes the page of a run. Files below `beside`, where the page will be, are linked relative to it.
+/// Writes the page. Files below `beside`, the page's folder, are linked relative to it.
 pub(crate) fn write(story: &Story, beside: &Path, out: &mut dyn Write) -> io::Result<()> {
     let sum = |text: &str| BASE64_STANDARD.encode(Sha256::digest(text));
     write!(
@@ -87,7 +89,7 @@ pub(crate) fn write(story: &Story, beside: &Path, out: &mut dyn Write) -> io::Re
     write!(out, "<script>{SCRIPT}</script>\n</body>\n</html>\n")
 }
 
-/// Data as a block of the page: no character of it can end the block.
+/// Embeds data as a block that no character in it can end.
 fn block(out: &mut dyn Write, id: &str, data: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string(data)?.replace('<', "\\u003c");
     writeln!(
@@ -96,7 +98,7 @@ fn block(out: &mut dyn Write, id: &str, data: &impl Serialize) -> io::Result<()>
     )
 }
 
-/// Numbers what is the same for many.
+/// Numbers distinct values.
 #[derive(Default)]
 struct Numbers<T> {
     known: BTreeMap<T, usize>,
@@ -123,7 +125,7 @@ fn index(story: &Story) -> Index<'_> {
             lanes.of((ran.run, ran.slot));
         }
     }
-    // Drawn in their order.
+    // Lanes are drawn in this order.
     lanes.all.sort_unstable();
     let place = |lane| lanes.all.iter().position(|known| *known == lane);
     let rows = story.rows.iter().map(|row| {
@@ -198,7 +200,7 @@ fn case(instance: &InstanceInfo) -> Case<'_> {
     )
 }
 
-/// The word, what it is called in counts, and how it is shown.
+/// A verdict's word, its word in counts, and its style.
 fn verdict(verdict: Verdict) -> (&'static str, &'static str, &'static str) {
     let kind = match verdict {
         Verdict::Pass => "pass",
@@ -209,7 +211,7 @@ fn verdict(verdict: Verdict) -> (&'static str, &'static str, &'static str) {
     (verdict.word(), verdict.counted(), kind)
 }
 
-/// What there is to say of an instance in a line.
+/// An instance's remark in the list.
 fn remark(row: &Row) -> String {
     let outcome = &row.outcome;
     let mut remark = match (outcome.skip(), outcome.verdict.is_failure(), &outcome.note) {
@@ -226,7 +228,7 @@ fn remark(row: &Row) -> String {
     remark
 }
 
-/// What a run was made with.
+/// The circumstances of a run.
 fn facts(run: &RunStarted) -> Vec<Table> {
     let host = &run.host;
     let mut facts = vec![
