@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask <task>`.
+//! Development tasks: `cargo xtask <task>`.
 //!
 //! Everything that depends on the workspace (cargo, the target folder, the gate's order) is here;
 //! everything about QEMU and cases is in the `iotests` binary, to which `cargo xtask iotests`
@@ -24,24 +24,28 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Builds the `iotests` binary and runs it with these arguments (`--help` shows them).
+    /// Builds `iotests` and runs it with the remaining arguments (see
+    /// `cargo xtask iotests --help`).
     #[command(disable_help_flag = true)]
     Iotests {
-        /// Passed on as they are.
+        /// Arguments for `iotests`, passed on unchanged.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// The whole gate: format, lints, docs, all tests, quick cases on every QEMU available.
+    /// Runs all checks: format, lints, docs, all tests, and the quick cases on every QEMU
+    /// available.
     Test(task::test::Args),
-    /// Runs the benchmarks; every figure is a ratio measured in one run.
+    /// Runs the benchmarks; each result is a ratio measured within one run.
     Bench(task::bench::Args),
-    /// Writes COVERAGE.md (what of upstream's tests is ported, and where it ran) and docs/versions.md.
+    /// Generates COVERAGE.md (which upstream tests are ported, and where they ran) and
+    /// docs/versions.md.
     Coverage(task::coverage::Args),
-    /// Packs the program with its manual page, completions and documents, for machines without these sources.
+    /// Packs the program with its manual page, completions and documentation, for machines without
+    /// the sources.
     Dist(task::dist::Args),
-    /// Puts bugs back into a QEMU build, and says which cases notice.
+    /// Reintroduces bugs into a QEMU build, and reports which cases catch them.
     Sharpness(task::sharpness::Args),
-    /// Generates the typed layer of qmp from the facts in qmp/qapi.
+    /// Generates the typed layer of qmp from the data in qmp/qapi.
     Codegen(task::codegen::Args),
 }
 

@@ -18,17 +18,17 @@ use crate::provision::{MIRROR_VARIABLE, Request};
 
 /// Run QEMU's block-layer test cases.
 ///
-/// Each case is run on every point of the matrix that is asked for: formats × protocols × cache × aio × backend. Every such instance
-/// has an id, its own process and directory, and one verdict.
+/// Each case runs on every requested point of the matrix: formats × protocols × cache × aio ×
+/// backend. Each such instance has an id, its own process and directory, and one verdict.
 #[derive(Debug, Parser)]
 #[command(name = "iotests", bin_name = super::called_as(), version, after_help = after_help(), max_term_width = 120, styles = STYLES)]
 pub(crate) struct Cli {
-    /// Cases to run: a part of the name, the whole name with * and ?, an upstream number (163), range (040-060), path
-    /// (tests/qemu-iotests/163) or id (163::TestShrink512::test_empty_image), a place in a source file (shrink.rs:80), or the id of an
-    /// instance. All cases when none is given.
+    /// Cases to run: part of a name, a whole name with * and ?, an upstream number (163), range
+    /// (040-060), path (tests/qemu-iotests/163) or id (163::TestShrink512::test_empty_image), a
+    /// place in a source file (shrink.rs:80), or the id of an instance. Default: all cases.
     #[arg(value_name = "SELECTOR")]
     pub(crate) selectors: Vec<String>,
-    /// What `iotests env` runs; a shell where it is left out.
+    /// The command that `iotests env` runs. Default: a shell.
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 
@@ -50,35 +50,37 @@ pub(crate) struct Cli {
     pub(crate) config: ConfigArgs,
 }
 
-/// The heading of what is no run.
+/// The help heading of the options that run no cases.
 pub(crate) const INSTEAD_OF_RUNNING: &str = "Instead of running";
 
-/// What to do, when it is not to run cases.
+/// What to do instead of running cases.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = INSTEAD_OF_RUNNING)]
 #[group(multiple = false)]
 pub(crate) struct WhatArgs {
-    /// List the selected cases instead: as text for a person (name, description, formats, groups, upstream id, how the last run
-    /// ended, and why something cannot run here), the ids of what runs here, or all of it as JSON.
+    /// List the selected cases: as text (name, description, formats, groups, upstream id, the
+    /// verdict of the last run, and why a case cannot run here), as ids of the instances that can
+    /// run here, or all of it as JSON.
     #[arg(long, value_enum, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     pub(crate) list: Option<ListHow>,
-    /// Print what the programs of QEMU can do.
+    /// Print what QEMU's programs can do.
     #[arg(long)]
     pub(crate) probe: bool,
-    /// Read these records of runs (what --jsonl writes, and `records/` in the build folder holds), also of one that was cut short, and
-    /// report on them: on the terminal, and with --junit, --tap and --html. Several are put together.
+    /// Report on these records of runs (written by --jsonl, or found in `records/` in the build
+    /// folder): on the terminal, and with --junit, --tap and --html. A record may be incomplete.
+    /// Several are merged.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) from_record: Vec<PathBuf>,
-    /// As `iotests env CASE -- COMMAND`: run the command, or a shell, in a directory and with the variables of one instance.
+    /// Set by the command word `env`.
     #[arg(long, hide = true)]
     pub(crate) env: bool,
-    /// What the word `explain` stands for.
+    /// Set by the command word `explain`.
     #[arg(long, hide = true)]
     pub(crate) explain: bool,
-    /// What the word `merge` stands for.
+    /// Set by the command word `merge`.
     #[arg(long, hide = true)]
     pub(crate) merge: bool,
-    /// Show the goldens that `--bless` wrote, one by one, and accept or reject them.
+    /// Go through the goldens that --bless wrote, and accept or reject each.
     #[arg(long)]
     pub(crate) review: bool,
 }
@@ -86,19 +88,20 @@ pub(crate) struct WhatArgs {
 /// How a list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ListHow {
-    /// For a person.
+    /// Text for people.
     Text,
-    /// An id on each line.
+    /// One id per line.
     Ids,
-    /// One JSON object for each instance, a line each.
+    /// One JSON object per instance and line.
     Json,
 }
 
-/// Which points of the matrix.
+/// Which instances.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Matrix")]
 pub(crate) struct MatrixArgs {
-    /// Image formats, or `all`. Default: qcow2 and raw, and for a case that supports neither, what it supports.
+    /// Image formats, or `all`. Default: qcow2 and raw; a case that supports neither runs on those
+    /// it supports.
     #[arg(short, long = "format", value_delimiter = ',', value_name = "FORMAT", value_parser = axis::<Format>)]
     pub(crate) formats: Vec<Choice<Format>>,
     /// Protocols, or `all`. Default: file.
@@ -110,7 +113,7 @@ pub(crate) struct MatrixArgs {
     /// Aio modes, or `all`. Default: threads.
     #[arg(long = "aio", value_delimiter = ',', value_name = "MODE", value_parser = axis::<Aio>)]
     pub(crate) aios: Vec<Choice<Aio>>,
-    /// Options for creating images of the format under test, such as `compat=0.10`.
+    /// Creation options for images of the format under test, such as `compat=0.10`.
     #[arg(
         short = 'o',
         long = "imgopts",
@@ -118,10 +121,10 @@ pub(crate) struct MatrixArgs {
         value_name = "OPTION"
     )]
     pub(crate) imgopts: Vec<String>,
-    /// Which process hosts the block layer, for cases that can use either.
+    /// Which process hosts the block layer in cases that can use either.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) backend: BackendChoice,
-    /// Only cases of these groups.
+    /// Only cases in these groups.
     #[arg(
         short,
         long = "group",
@@ -130,7 +133,7 @@ pub(crate) struct MatrixArgs {
         value_name = "GROUP"
     )]
     pub(crate) groups: Vec<String>,
-    /// No cases of these groups.
+    /// No cases in these groups.
     #[arg(
         short = 'x',
         long = "exclude-group",
@@ -139,31 +142,34 @@ pub(crate) struct MatrixArgs {
         value_name = "GROUP"
     )]
     pub(crate) exclude_groups: Vec<String>,
-    /// None of these cases; the words are those of SELECTOR.
+    /// None of these cases; takes the same forms as SELECTOR.
     #[arg(long, value_delimiter = ',', value_name = "SELECTOR")]
     pub(crate) exclude: Vec<String>,
-    /// In the order of the names, only from the first that this means.
+    /// Only cases from the first that this matches, in the order of their names.
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) start_from: Option<String>,
-    /// Only what failed when it last ran, in whichever run that was.
+    /// Only instances that failed the last time they ran.
     #[arg(long)]
     pub(crate) failed: bool,
-    /// Only what the last run was to run and did not, because it was stopped or killed.
+    /// Only instances that the last run did not get to, because it was stopped or killed.
     #[arg(long, conflicts_with = "failed")]
     pub(crate) unfinished: bool,
-    /// Only the part K of N of what is selected, as 2/5: all parts together are all of it, and take about the same time by what the
-    /// build folder recorded, so that all machines need the same. `auto` takes K and N from the variables of GitLab, Buildkite, CircleCI,
-    /// GitHub Actions, Kubernetes or Slurm, and is all of it where there are none. `merge` puts the records together.
+    /// Only part K of N of the selection, such as 2/5. The parts are disjoint and take about
+    /// equally long according to the times in the build folder, which must be the same on all
+    /// machines. `auto` takes K and N from the environment of GitLab, Buildkite, CircleCI, GitHub
+    /// Actions, Kubernetes or Slurm, and runs everything elsewhere. `merge` combines the records.
     #[arg(long, value_name = "K/N", value_parser = str::parse::<Partition>)]
     pub(crate) partition: Option<Partition>,
-    /// Of what is selected, only what a change of QEMU since this revision can touch, committed or not: by format, job, tool and area. It is
-    /// shown which file chose what; one that is not known chooses everything.
+    /// Only selected cases that a change to QEMU since this revision, committed or not, may affect:
+    /// by format, job, tool and area. Shows what each changed file selects; an unknown one selects
+    /// everything.
     #[arg(long, value_name = "REV")]
     pub(crate) since: Option<String>,
-    /// The clone of QEMU that --since asks. Default: that of --upstream, else what --qemu-build was configured from.
+    /// The clone of QEMU for --since. Default: that of --upstream, else the source of --qemu-build.
     #[arg(long, value_name = "DIR")]
     pub(crate) qemu_source: Option<PathBuf>,
-    /// Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.
+    /// Only selected instances that match this expression, such as
+    /// `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.
     #[arg(short = 'E', long = "expression", value_name = "EXPRESSION", value_parser = str::parse::<Filter>, long_help = format!(
         "Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.\n\n{}",
         filter::HELP
@@ -171,11 +177,11 @@ pub(crate) struct MatrixArgs {
     pub(crate) expression: Option<Filter>,
 }
 
-/// Which programs of QEMU.
+/// Which QEMU programs.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Programs of QEMU")]
 pub(crate) struct ToolArgs {
-    /// A build folder of QEMU.
+    /// A QEMU build folder.
     #[arg(long, value_name = "DIR")]
     pub(crate) qemu_build: Option<PathBuf>,
     /// The emulator (QEMU_PROG).
@@ -193,16 +199,18 @@ pub(crate) struct ToolArgs {
     /// qemu-storage-daemon (QSD_PROG).
     #[arg(long, value_name = "FILE")]
     pub(crate) qsd: Option<PathBuf>,
-    /// The set of programs: `host` (flags, environment, build folder, PATH), the name of a provisioned prefix, several of these or `all`
-    /// (every instance on each), or `auto`: each instance on the first set that can run it, host first.
+    /// The set of programs: `host` (from flags, environment, build folder and PATH), the name of a
+    /// provisioned prefix, several of these or `all` (each instance runs on every set), or `auto`
+    /// (on the first set that can run it, starting with host).
     #[arg(long, value_name = "SET", default_value = "auto")]
     pub(crate) set: String,
-    /// Fetch QEMUs of a distribution into private prefixes first: without a list the emulator of this machine's own package sources,
-    /// if there is none yet. With a list those of Debian's archive, by version (7.2, 10.0.2), suite (trixie-backports), `newest` or `all`;
-    /// `list` shows what there is, `prune` deletes all others.
+    /// First fetch packaged QEMUs into private prefixes: without a list, the emulator from this
+    /// machine's own package sources, unless one is installed. With a list, versions from Debian's
+    /// archive, by version (7.2, 10.0.2), suite (trixie-backports), `newest` or `all`; `list` shows
+    /// those available, `prune` deletes all others.
     #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) provision: Option<Request>,
-    /// Ask the programs again what they can do, whatever the cache says.
+    /// Probe the programs again instead of using the cache.
     #[arg(long)]
     pub(crate) reprobe: bool,
 }
@@ -211,15 +219,16 @@ pub(crate) struct ToolArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Upstream's scripts")]
 pub(crate) struct ScriptArgs {
-    /// Run the scripts of this tree, as they stand there, instead of the cases of this program: a source tree of QEMU, its
-    /// `tests/qemu-iotests`, or a build folder that links to it. Each has the name `upstream::040`, what upstream's `check` gives it,
-    /// and its own reference output.
+    /// Run the unmodified scripts of this tree instead of this program's cases: a QEMU source tree,
+    /// its `tests/qemu-iotests`, or a build folder that links to it. Scripts are named
+    /// `upstream::040`, get the environment of upstream's `check`, and are compared with their
+    /// reference output.
     #[arg(long, value_name = "DIR")]
     pub(crate) upstream: Option<PathBuf>,
-    /// The interpreter for scripts in Python. Default: that of the build folder, else python3.
+    /// The interpreter for Python scripts. Default: that of the build folder, else python3.
     #[arg(long, value_name = "FILE", env = "PYTHON")]
     pub(crate) python: Option<PathBuf>,
-    /// Have qemu-io of scripts misalign its buffers.
+    /// Make qemu-io misalign its buffers in scripts.
     #[arg(long, requires = "upstream")]
     pub(crate) misalign: bool,
 }
@@ -228,18 +237,19 @@ pub(crate) struct ScriptArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Running")]
 pub(crate) struct RunArgs {
-    /// How many instances run at once, or `auto`: from one for each processor up to four, as long as no process has to wait for one, or for
-    /// memory. Default: `auto`; one for each processor with --upstream, whose scripts have time limits of their own; 1 with --gdb.
+    /// How many instances run at once, or `auto`: one per processor, and up to four while no
+    /// process has to wait for a processor or memory. Default: `auto`; one per processor with
+    /// --upstream, whose scripts have their own time limits; 1 with --gdb.
     #[arg(short, long, value_name = "N", value_parser = str::parse::<Jobs>)]
     pub(crate) jobs: Option<Jobs>,
     /// Run every instance N times.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(1))]
     pub(crate) repeat: u32,
-    /// Run every instance again and again, each time with the next seed, until this much time has passed: 90s, 10m, 8h. With
-    /// --max-fail 1, until the first failure.
+    /// Keep repeating all instances, each time with the next seed, for this long: 90s, 10m, 8h.
+    /// With --max-fail 1, until the first failure.
     #[arg(long = "for", value_name = "TIME", value_parser = time, conflicts_with = "repeat")]
     pub(crate) time: Option<Duration>,
-    /// Try a failed instance up to N times more; a later pass makes it flaky.
+    /// Retry a failed instance up to N times; if it then passes, it is flaky.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = number(0))]
     pub(crate) retries: u32,
     /// Multiply every deadline.
@@ -248,65 +258,67 @@ pub(crate) struct RunArgs {
     /// Stop after N failures.
     #[arg(long, value_name = "N", value_parser = number(1))]
     pub(crate) max_fail: Option<u32>,
-    /// A skip fails the run.
+    /// Fail the run if anything is skipped.
     #[arg(long)]
     pub(crate) deny_skips: bool,
-    /// A run in which everything is skipped is a success.
+    /// Succeed even if everything is skipped.
     #[arg(long, conflicts_with = "deny_skips")]
     pub(crate) allow_all_skipped: bool,
-    /// Keep the directories of passed instances as well.
+    /// Keep the directories of passed instances too.
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Write goldens that differ for review instead of failing. Refused when CI is set.
+    /// Write goldens that differ for --review instead of failing. Refused if CI is set.
     #[arg(long)]
     pub(crate) bless: bool,
-    /// Where instances have their directories. Default: in the build folder.
+    /// Where to create the instances' directories. Default: in the build folder.
     #[arg(long, value_name = "DIR")]
     pub(crate) scratch: Option<PathBuf>,
-    /// Where caches, records and provisioned prefixes are kept.
+    /// Where to keep caches, records and provisioned prefixes.
     #[arg(long, value_name = "DIR", env = "IOTESTS_BUILD_DIR")]
     pub(crate) build_dir: Option<PathBuf>,
-    /// The seed of everything random. Default: drawn, and printed.
+    /// The seed for everything random. Default: a random one, which is printed.
     #[arg(long, value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
-    /// Let cases write outside their directories (they are confined where the kernel can).
+    /// Let cases write outside their directories, to which the kernel confines them if it can.
     #[arg(long)]
     pub(crate) no_confine: bool,
 }
 
-/// Ways to look at what happens.
+/// How to watch a case.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Debugging")]
 pub(crate) struct DebugArgs {
-    /// Show what cases log, and what they and the programs of QEMU print, as they do; also of what passes.
+    /// Show what cases log, and what they and QEMU's programs print, as it happens, even if they
+    /// pass.
     #[arg(long)]
     pub(crate) print: bool,
-    /// Show each step, message of QMP, start and end of a program, with its time; and what is printed.
+    /// Show each step, QMP message, and program start and exit with its time, and all output.
     #[arg(long)]
     pub(crate) debug: bool,
-    /// Stop before each step of the one instance that is selected, until a line is typed; without deadlines.
+    /// Wait for Enter before each step of the one selected instance; without deadlines.
     #[arg(long, conflicts_with_all = ["jobs", "repeat", "time", "retries"])]
     pub(crate) step: bool,
-    /// Run emulators and storage daemons under gdbserver, one instance at a time and without deadlines. It prints where it
-    /// listens.
+    /// Run emulators and storage daemons under gdbserver, one instance at a time and without
+    /// deadlines. It prints the address it listens on.
     #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "localhost:0",
         conflicts_with = "valgrind")]
     pub(crate) gdb: Option<String>,
-    /// Run the programs of QEMU under valgrind; deadlines are multiplied by 20.
+    /// Run QEMU's programs under valgrind; deadlines are multiplied by 20.
     #[arg(long)]
     pub(crate) valgrind: bool,
-    /// Run the programs of QEMU under strace, each process with a file of its own in the directory of its instance, which is kept;
-    /// deadlines are multiplied by 5.
+    /// Run QEMU's programs under strace, with one file per process in the instance's directory,
+    /// which is kept; deadlines are multiplied by 5.
     #[arg(long)]
     pub(crate) strace: bool,
-    /// Run all programs of QEMU by this command, or one: `qemu-img=COMMAND`, `qemu-io=`, `qemu-nbd=`, `qsd=`, `qemu=`, `machines=`
-    /// (both). `{}` in it is a file in the directory of the instance, which is kept: `--wrap 'qemu-img=ltrace -o {}'`.
+    /// Run QEMU's programs under this command, or only one of them: `qemu-img=COMMAND`, `qemu-io=`,
+    /// `qemu-nbd=`, `qsd=`, `qemu=`, `machines=` (the latter two). `{}` is replaced by a file in
+    /// the instance's directory, which is kept: `--wrap 'qemu-img=ltrace -o {}'`.
     #[arg(long, value_name = "[PROGRAM=]COMMAND")]
     pub(crate) wrap: Vec<String>,
 }
 
 impl DebugArgs {
-    /// Whether programs run otherwise than by themselves, or wait for a person.
+    /// Whether programs run under a tool, or wait for a user.
     pub(crate) fn is_watched(&self) -> bool {
         let wrapped = self.valgrind || self.strace || !self.wrap.is_empty();
         self.step || self.gdb.is_some() || wrapped
@@ -317,25 +329,26 @@ impl DebugArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Reports")]
 pub(crate) struct ReportArgs {
-    /// Write a JUnit report. Any report may go to `-`, standard output, on which there is nothing else then.
+    /// Write a JUnit report. One report may go to `-`, standard output, which then carries nothing
+    /// else.
     #[arg(long, value_name = "PATH")]
     pub(crate) junit: Option<PathBuf>,
-    /// Write a TAP report; to `-` a line as each instance ends, as meson and prove read it.
+    /// Write a TAP report; to `-`, a line as each instance ends, for meson and prove.
     #[arg(long, value_name = "PATH")]
     pub(crate) tap: Option<PathBuf>,
-    /// The version of TAP: 13, which all readers know, or 14.
+    /// The TAP version: 13, which all readers support, or 14.
     #[arg(long, value_name = "VERSION", default_value_t = TapVersion::V13, value_parser = str::parse::<TapVersion>)]
     pub(crate) tap_version: TapVersion,
-    /// Write the record of the run, a line of JSON for each event as it happens, also to this file.
+    /// Write the record of the run to this file too: each event as a line of JSON, as it happens.
     #[arg(long, value_name = "PATH")]
     pub(crate) jsonl: Option<PathBuf>,
-    /// Write a page for a browser.
+    /// Write an HTML page.
     #[arg(long, value_name = "PATH")]
     pub(crate) html: Option<PathBuf>,
-    /// Show only what failed, is flaky or took much longer than the last times, and the summary.
+    /// Show only instances that failed, are flaky or took much longer than before, and the summary.
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Colours.
+    /// When to use colours.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) color: ColorChoice,
 }
@@ -344,14 +357,15 @@ pub(crate) struct ReportArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Configuration")]
 pub(crate) struct ConfigArgs {
-    /// Read defaults of options, profiles, and what holds for and is expected of cases from this file (docs/config.md). Of several
-    /// the later ones are stronger. Default: `iotests.toml` in the current folder, if there is one.
+    /// Read option defaults, profiles, and settings and expectations of cases from this file
+    /// (docs/config.md). Later files override earlier ones. Default: `iotests.toml` in the current
+    /// folder, if it exists.
     #[arg(long, value_name = "FILE", env = "IOTESTS_CONFIG")]
     pub(crate) config: Vec<PathBuf>,
-    /// Read no such file.
+    /// Read no configuration file.
     #[arg(long)]
     pub(crate) no_config: bool,
-    /// Take the options of `[profile.NAME]` as well, which are stronger than `[defaults]`.
+    /// Also use the options in `[profile.NAME]`, which override `[defaults]`.
     #[arg(long, value_name = "NAME", env = "IOTESTS_PROFILE")]
     pub(crate) profile: Option<String>,
 }
@@ -359,7 +373,7 @@ pub(crate) struct ConfigArgs {
 /// One value of an axis, or all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice<T> {
-    /// Whatever a case supports.
+    /// All that a case supports.
     All,
     /// This one.
     One(T),
@@ -368,7 +382,7 @@ pub(crate) enum Choice<T> {
 /// `--backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendChoice {
-    /// Every one that a case can use.
+    /// Every process that a case can use.
     Auto,
     /// Emulators only.
     System,
@@ -404,7 +418,8 @@ fn axis<T: std::str::FromStr<Err = UnknownName>>(text: &str) -> Result<Choice<T>
     }
 }
 
-/// A number of things: every repetition is planned beforehand, so that a slip of the finger must not eat up the memory.
+/// A count, bounded because every repetition is planned in advance: a typing mistake must not eat
+/// up the memory.
 fn number(least: i64) -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(least..=MOST)
 }

@@ -29,7 +29,7 @@ pub(crate) struct Wrap {
 
 impl Wrap {
     /// The wrappers that the command line requests. Upstream scripts run valgrind and gdbserver
-    /// themselves, told by variables.
+    /// themselves, as variables tell them.
     pub(crate) fn of(args: &DebugArgs, for_scripts: bool) -> Result<Self, RunError> {
         let mut wrap = Self {
             words: BTreeMap::new(),

@@ -7,10 +7,10 @@ use crate::cargo::{self, XtaskError, cargo as call};
 /// Options of the benchmarks.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only this member's benchmarks.
+    /// Runs only the benchmarks of this workspace member.
     #[arg(long, value_name = "MEMBER")]
     package: Option<String>,
-    /// Only the benchmarks whose name contains this.
+    /// Runs only the benchmarks whose name contains this text.
     filter: Option<String>,
 }
 

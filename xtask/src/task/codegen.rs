@@ -8,10 +8,10 @@ use crate::codegen;
 /// Options of the generator.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only says what differs from the facts, and fails then.
+    /// Only checks: reports differences from the data, and fails if there are any.
     #[arg(long, conflicts_with = "read")]
     check: bool,
-    /// First reads the facts anew from QEMU's source trees, all of them at once.
+    /// First rereads the data from these QEMU source trees; all must be given.
     #[arg(long, value_name = "VERSION=FOLDER", num_args = 1..)]
     read: Vec<String>,
 }

@@ -15,15 +15,15 @@ use crate::task::{codegen, iotests, libraries, room, skips};
 /// Options of the gate.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Fetches QEMUs with their emulators into the target folder first, so that everything which
-    /// needs an emulator runs as well, on more than one version: the oldest, the middle and the newest
-    /// of Debian's archive, or those of a list as `cargo xtask iotests --help` has it (`all`).
+    /// First fetches QEMUs with emulators into the target folder, so that cases that need an
+    /// emulator run too, on several versions: the oldest, the middle and the newest in Debian's
+    /// archive, or a list as for `cargo xtask iotests --provision`, such as `all`.
     #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = USUAL)]
     provision: Option<String>,
     /// Stops at the first step that fails.
     #[arg(long)]
     fail_fast: bool,
-    /// Runs the steps whose name contains this text, and no other; may be given more than once.
+    /// Runs only the steps whose name contains this text; may be repeated.
     #[arg(long, value_name = "TEXT")]
     step: Vec<String>,
 }

@@ -1,6 +1,7 @@
-//! Options of the command line that a file names: `[defaults]` and `[profile.NAME]`.
+//! Command line options in a file: `[defaults]` and `[profile.NAME]`.
 //!
-//! They become words of the command line, so that each has one meaning and one check, wherever it stands.
+//! They become words of the command line, so that an option means the same and is checked the same
+//! way wherever it is given.
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
@@ -31,7 +32,8 @@ const OF_THE_MOMENT: [&str; 10] = [
     "version",
 ];
 
-/// Where an option comes from: a layer of the configuration by its strength, or the command line and the environment.
+/// Where an option comes from: the command line or environment, or a layer of the configuration,
+/// the strongest being 0.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Giver {
     User,
@@ -39,8 +41,8 @@ enum Giver {
 }
 
 impl Config {
-    /// What the files add to a command line: what neither it nor the environment says. A profile is stronger than `[defaults]`, and a
-    /// later file than an earlier one.
+    /// The words the files add to a command line: options given neither there nor in the
+    /// environment. A profile overrides `[defaults]`, and a later file an earlier one.
     pub(super) fn arguments(
         &self,
         profile: Option<&str>,
@@ -76,7 +78,7 @@ impl Config {
                         let why = format!("`{}` and `{rival}` exclude each other", key.as_ref());
                         return Err(file.error(key.span(), why));
                     }
-                    // Something stronger has decided otherwise.
+                    // Overridden by a conflicting option of a stronger layer.
                     Some(_) => {}
                     None => {
                         given.insert(id, Giver::Layer(layer));
@@ -88,7 +90,7 @@ impl Config {
         Ok(all)
     }
 
-    /// The tables of options, the strongest first.
+    /// The option tables, strongest first.
     fn layers(&self, profile: Option<&str>) -> Result<Vec<(&ConfigFile, &Options)>, ConfigError> {
         let files = self.files.iter().rev();
         let mut layers = Vec::new();
@@ -110,7 +112,8 @@ impl Config {
     }
 }
 
-/// The programs of QEMU have variables that are read where they are looked for.
+/// Whether a QEMU program's variable is set. These variables are read during the search for
+/// programs, so clap does not know them.
 fn program_is_in_environment(arg: &Arg) -> bool {
     let kind = match arg.get_long() {
         Some("qemu") => ToolKind::System,
@@ -160,7 +163,7 @@ fn find<'c>(
     Err(file.error(key.span(), why))
 }
 
-/// The option as words of the command line.
+/// The option as command line words.
 fn words(
     file: &ConfigFile,
     arg: &Arg,
@@ -189,7 +192,7 @@ fn text_or_number() -> String {
     "is a text or a number".to_owned()
 }
 
-/// A path is relative to the file that names it.
+/// One value as a word. A path is relative to the file that names it.
 fn scalar(file: &ConfigFile, arg: &Arg, value: &Value) -> Option<OsString> {
     let mut word = OsString::from(format!("--{}=", arg.get_long().unwrap_or_default()));
     match value {
@@ -205,7 +208,8 @@ fn scalar(file: &ConfigFile, arg: &Arg, value: &Value) -> Option<OsString> {
     Some(word)
 }
 
-/// Whether the option takes this value, said with its place. What it needs besides, or excludes, is judged with the whole command line.
+/// Checks that the option accepts this value, so that the error names the place. Required and
+/// conflicting options are checked later, with the whole command line.
 fn check(file: &ConfigFile, value: &Spanned<Value>, words: &[OsString]) -> Result<(), ConfigError> {
     let name = OsString::from("iotests");
     let tried = Cli::command().try_get_matches_from([&[name], words].concat());
@@ -257,7 +261,7 @@ mod tests {
             !line.contains("--retries") && !line.contains("--format"),
             "{line}"
         );
-        // What excludes it has been said.
+        // `--for` on the command line excludes it.
         assert!(!all(None, &["--for", "1h"]).contains("--repeat"));
     }
 

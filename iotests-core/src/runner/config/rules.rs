@@ -1,4 +1,5 @@
-//! What a configuration says of cases: `[[case]]` changes what is declared, `[[expect]]` says how they end.
+//! What a configuration says about cases: `[[case]]` overrides declarations, `[[expect]]` says how
+//! cases end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::runner::records::Records;
 use crate::runner::select::{self, Places, Selector};
 use crate::script::SCRIPTS;
 
-/// All that a configuration says of cases, in the order of the files.
+/// All tables about cases, in the order of the files.
 #[derive(Debug, Default)]
 pub(crate) struct Rules(Vec<Rule>);
 
@@ -37,7 +38,7 @@ enum Effect {
     Expect(Expectation),
 }
 
-/// What replaces a declaration.
+/// Values that override a declaration.
 #[derive(Debug)]
 struct Change {
     budget: Option<Duration>,
@@ -51,13 +52,13 @@ struct Change {
 struct Expectation {
     outcome: ExpectedOutcome,
     reason: String,
-    /// The last day, as dates compare as text.
+    /// The last day on which it counts, `YYYY-MM-DD`, which compares as text.
     until: Option<String>,
     says: String,
     intermittent: bool,
 }
 
-/// Which cases a table is about, as both kinds say it.
+/// Which cases a table applies to: the keys both kinds of tables share.
 struct Scope<'t> {
     select: &'t Option<Spanned<Words>>,
     expression: &'t Option<Spanned<String>>,
@@ -65,7 +66,8 @@ struct Scope<'t> {
     set: &'t Option<String>,
 }
 
-/// Both kinds of tables have the same keys for it; what is shared by `#[serde(flatten)]` would have no places in the file.
+/// A macro because sharing the keys through `#[serde(flatten)]` would lose their places in the
+/// file.
 macro_rules! scope {
     ($table:expr) => {
         Scope {
@@ -78,7 +80,7 @@ macro_rules! scope {
 }
 
 impl Config {
-    /// The tables about cases, checked as far as that is possible without the cases.
+    /// The tables about cases, checked as far as possible without the cases.
     pub(crate) fn rules(&self) -> Result<Rules, ConfigError> {
         let mut rules = Vec::new();
         for file in &self.files {
@@ -147,7 +149,7 @@ fn change(file: &ConfigFile, table: &CaseTable) -> Result<Change, ConfigError> {
         cpus: table.cpus,
         memory: memory.transpose()?,
         exclusive: table.exclusive,
-        // A declaration lives as long as the program.
+        // Declarations are 'static.
         lock: table.lock.clone().map(|name| &*name.leak()),
     })
 }
@@ -179,7 +181,8 @@ fn expectation(file: &ConfigFile, table: &ExpectTable) -> Result<Expectation, Co
     })
 }
 
-/// `>=9.1, <10.0.3`; a version alone is that release or, with two numbers, its branch.
+/// Parses a range such as `>=9.1, <10.0.3`. A bare version is that release or, with two numbers,
+/// that branch.
 fn versions(text: &str) -> Option<VersionRange> {
     let mut range = VersionRange::ANY;
     for part in text.split(',').map(str::trim) {
@@ -206,9 +209,9 @@ fn memory(text: &str) -> Option<u64> {
     number.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
-/// What rules are asked about.
+/// What rules are applied against.
 pub(crate) struct Asked<'a> {
-    /// All that there is, whatever is selected.
+    /// All entries, whether selected or not.
     pub(crate) entries: &'static [Registered],
     pub(crate) sets: &'a [Able],
     pub(crate) records: &'a Records,
@@ -216,7 +219,7 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Rules {
-    /// Applies all to what is planned, and says which of them have no use any more.
+    /// Applies all rules to the plan, and returns warnings about those that are obsolete.
     pub(crate) fn apply(&self, planned: &mut [Planned], asked: &Asked<'_>) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.0.is_empty() {
@@ -225,7 +228,7 @@ impl Rules {
         let anywhere = asked.entries.iter().map(|entry| Instance::new(entry, ANY_POINT));
         let anywhere: Vec<Instance> = anywhere.collect();
         let places = Places::of(&anywhere);
-        // By entry, so that an instance is asked only of what may be about it.
+        // By entry, so that an instance is checked only against rules that may apply to it.
         let mut by_entry: BTreeMap<*const Meta, Vec<usize>> = BTreeMap::new();
         for (index, rule) in self.0.iter().enumerate() {
             if let Some(warning) = rule.expired(asked.today) {
@@ -260,7 +263,7 @@ impl Rules {
                 let key = (declared, changes.clone());
                 one.instance.meta = changed
                     .entry(key)
-                    // As long as the program, like what is declared; one for each kind of change.
+                    // Leaked because declarations are 'static; once per combination of changes.
                     .or_insert_with(|| Box::leak(Box::new(self.changed(meta, &changes))));
             }
         }
@@ -357,7 +360,7 @@ impl Rule {
 
 impl Expectation {
     fn weigh_in(&self, one: &mut Planned, place: &str) {
-        // What is said of it lives as long as what is declared.
+        // Declarations are 'static.
         let reason = || &*format!("{} ({place})", self.reason).leak();
         match self.outcome {
             ExpectedOutcome::Skip => {

@@ -1,4 +1,4 @@
-//! All reports say the same of every instance, whatever becomes of the run.
+//! All reports agree on every instance, however the run ends.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,13 +15,13 @@ use super::death::Running;
 use super::model::ALL;
 use super::page::Page;
 
-/// What all formats can distinguish.
+/// What all report formats can distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Passed,
     Failed,
     NotRun,
-    /// A failure that is none, which JUnit can only call skipped.
+    /// A failure that does not count, which JUnit can only report as skipped.
     Excused,
 }
 
@@ -60,7 +60,7 @@ fn of_tap(tap: &str) -> BTreeMap<String, Kind> {
     points.into_iter().collect()
 }
 
-/// What JUnit calls what did not run.
+/// The name of JUnit's entry for instances that did not run.
 pub(super) const AS_A_WHOLE: &str = "the run as a whole";
 
 fn of_junit(junit: &str) -> BTreeMap<String, Kind> {
@@ -83,7 +83,7 @@ fn of_junit(junit: &str) -> BTreeMap<String, Kind> {
     instances.map(case).collect()
 }
 
-/// All reports on these records agree with what is to be.
+/// Asserts that all reports on these records have the expected verdicts.
 #[track_caller]
 fn agree(
     bench: &Bench,
@@ -183,7 +183,7 @@ fn all_reports_agree_on_every_verdict_after_a_kill() {
     assert!(read("junit").contains(&format!("{left} not run: the runner was killed")));
 }
 
-/// A record says of a run what its own end said.
+/// Reporting from a record gives the exit code of the run itself.
 #[test]
 fn a_record_has_the_exit_code_of_its_run() {
     let bench = Bench::new();
@@ -203,7 +203,7 @@ fn a_record_has_the_exit_code_of_its_run() {
         let options: Vec<&str> = args.iter().copied().filter(|arg| arg.starts_with("--")).collect();
         bench.run(&[&["merge", &record][..], &options].concat()).assert_code(code);
     }
-    // Killed before anything had ended, or before its first line.
+    // Records of runs killed before any instance had ended, and before the first line.
     let text = fs::read_to_string(&record).unwrap();
     let first: String = text.split_inclusive('\n').take(1).collect();
     let cut = bench.path("cut.jsonl").display().to_string();
@@ -249,7 +249,7 @@ fn tap_on_standard_output_has_nothing_beside_it_and_is_what_is_written_to_a_file
             records.flatten().map(|entry| entry.path()).max().unwrap().display().to_string();
         bench.run(&["merge", &record, "--tap", &file, "--tap-version", version]).assert_code(1);
         assert_eq!(fs::read_to_string(&file).unwrap(), ran.stdout);
-        // Another report there, as well alone.
+        // The same from a record.
         let again = bench.run(&["merge", &record, "--tap", "-", "--tap-version", version]);
         assert_eq!(again.stdout, ran.stdout);
         if version == "13" {
@@ -269,7 +269,7 @@ fn tap_on_standard_output_has_nothing_beside_it_and_is_what_is_written_to_a_file
         .assert_says("--tap and --junit both go to standard output");
 }
 
-/// What prove says of it, where there is a prove.
+/// Checks TAP with prove, if installed.
 fn prove(tap: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.tap");
@@ -300,7 +300,8 @@ fn prove(tap: &str) {
     );
 }
 
-/// The elements of JUnit that CI systems show: the kind of a failure, what was printed and logged, where the case stands, and each earlier attempt.
+/// The elements of JUnit that CI systems show: the kind of a failure, output and log, the place of
+/// the case, and each earlier attempt.
 #[test]
 fn junit_has_what_ci_systems_show() {
     let report = Report::deserialize_from_str(&ALL.junit).unwrap();

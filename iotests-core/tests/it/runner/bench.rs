@@ -1,4 +1,5 @@
-//! A place where the fixture program runs: its own build folder, temporary folder, PATH and (fake) qemu-img.
+//! An environment for the fixture program: its own build folder, temporary folder, PATH and fake
+//! qemu-img.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +12,7 @@ use iotests_core::runner::Verdict;
 use iotests_core::runner::event::{Outcome, RunEvent, Summary};
 use iotests_core::runner::record::Record;
 
-/// A qemu-img that has the formats of the fixture and says yes to everything.
+/// A qemu-img that has the formats of the fixture and always succeeds.
 const FAKE_QEMU_IMG: &str = "#!/bin/sh
 case \"$1\" in
 --version) echo 'qemu-img version 7.2.22 (a fake)' ;;
@@ -25,7 +26,7 @@ exit 0
 const FAKE_QEMU_IO: &str =
     "#!/bin/sh\n[ \"$1\" = --version ] && echo 'qemu-io version 7.2.22 (a fake)'\nexit 0\n";
 
-/// The variable by which the processes of one bench are distinguished from all others.
+/// The variable that marks the processes of a bench.
 const MARK: &str = "IOTESTS_SELF_TEST";
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -59,7 +60,7 @@ impl Bench {
         bench
     }
 
-    /// Makes a program of PATH visible; false when there is none.
+    /// Makes a program from PATH available; false if there is none.
     pub(super) fn link(&self, program: &str) -> bool {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let found = std::env::split_paths(&path)
@@ -79,7 +80,7 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// The program with these arguments and nothing of our environment.
+    /// The program with these arguments, and without our environment.
     pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_iotests-fixture"));
         command
@@ -102,8 +103,8 @@ impl Bench {
         Ran::new(self.command(args).output().unwrap())
     }
 
-    /// Runs with the folder `disk` on a file system of these options, in a mount namespace of its own: it goes with the process. `None`
-    /// where this user may not mount.
+    /// Runs with a tmpfs with these options on the folder `disk`, in a mount namespace of its own.
+    /// `None` if this user may not mount.
     pub(super) fn run_beside_a_small_disk(&self, options: &str, args: &[&str]) -> Option<Ran> {
         fs::create_dir(self.path("disk")).unwrap();
         let inner = self.command(args);
@@ -129,7 +130,7 @@ impl Bench {
         Some(ran)
     }
 
-    /// Processes of this bench that are alive, whoever their parent is.
+    /// The living processes of this bench, whatever their parents.
     pub(super) fn processes(&self) -> Vec<u32> {
         let wanted = format!("{MARK}={}", self.mark);
         let is_ours = |pid: &u32| {
@@ -142,7 +143,7 @@ impl Bench {
         pids.filter(is_ours).collect()
     }
 
-    /// What is left in the places where runs keep their things: run directories and socket directories.
+    /// The run directories and socket directories that are left.
     pub(super) fn left(&self) -> Vec<PathBuf> {
         let entries = |folder: &Path| -> Vec<PathBuf> {
             fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
@@ -155,7 +156,7 @@ impl Bench {
     }
 }
 
-/// Mounts below this folder, as the kernel's table has them.
+/// The mounts below this folder, as lines of the kernel's table.
 pub(super) fn mounts_below(folder: &Path) -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let folder = format!(" {}/", folder.display());
@@ -200,7 +201,7 @@ impl Ran {
     }
 }
 
-/// The records of a run, as the JSON lines have them.
+/// Parses the JSON lines of a run.
 pub(super) fn records(jsonl: &str) -> Vec<Record> {
     jsonl
         .lines()

@@ -1,7 +1,8 @@
-//! Attacks from outside at random moments, many times over: what the runner says of each is compared with what was done.
+//! Attacks from outside at random moments, repeatedly: the runner must report what was done.
 //!
-//! A few of each with the other tests; `IOTESTS_ATTACKS=100 cargo test -p iotests-core --test it campaign -- --nocapture` makes a hundred
-//! of each and prints the table: attack, tries, wrong reports.
+//! By default there are a few of each. A hundred of each, with a table of attack, tries and wrong
+//! reports:
+//! `IOTESTS_ATTACKS=100 cargo test -p iotests-core --test it campaign -- --nocapture`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +19,7 @@ use super::bench::{Bench, Ran, events, outcomes};
 use super::death::Running;
 use super::truth::{bench_with_daemon, named, state};
 
-/// What the kernel keeps of the name of the storage daemon.
+/// The storage daemon's name as the kernel truncates it.
 const DAEMON: &str = "qemu-storage-da";
 
 /// How often each attack is made.
@@ -29,7 +30,7 @@ fn tries() -> usize {
     })
 }
 
-/// Makes an attack several times; each gives what was wrong with the report.
+/// Repeats an attack, which returns what was wrong with the report.
 #[track_caller]
 fn campaign(attack: &str, tries: usize, mut once: impl FnMut() -> Result<(), String>) {
     let wrong: Vec<String> = (0..tries).filter_map(|_| once().err()).collect();
@@ -37,14 +38,14 @@ fn campaign(attack: &str, tries: usize, mut once: impl FnMut() -> Result<(), Str
     assert!(wrong.is_empty(), "{attack}: {}\n{wrong:#?}", wrong.len());
 }
 
-/// Looks at the process table this often, which takes a random time.
+/// Passes a random time by reading the process table.
 fn pass_time(bench: &Bench, most: u32) {
     for _ in 0..fastrand::u32(0..most) {
         bench.processes();
     }
 }
 
-/// Whether all of it is so, else what was found instead.
+/// Checks the verdict and that the headline contains these texts; the error says what was found.
 fn expect(outcome: &Outcome, verdict: Verdict, wanted: &[String]) -> Result<(), String> {
     let headline = &outcome.attempts.last().expect("an attempt").headline;
     let right = outcome.verdict == verdict && wanted.iter().all(|text| headline.contains(text));
@@ -57,8 +58,8 @@ fn expect(outcome: &Outcome, verdict: Verdict, wanted: &[String]) -> Result<(), 
     right.then_some(()).ok_or_else(found)
 }
 
-/// Sends a signal to a process of this name while an instance runs, again and again until that ends or, for a stop, until one is
-/// stopped. The outcome, and who was hit.
+/// While an instance runs, keeps sending a signal to the process of this name until the instance
+/// ends or, for SIGSTOP, until one is stopped. Returns the outcome, and which process was stopped.
 fn attacked(
     bench: &Bench,
     args: &[&str],
@@ -73,7 +74,7 @@ fn attacked(
             pass_time(bench, 60);
             while !over.load(Ordering::Relaxed) {
                 for pid in named(bench, target) {
-                    // One that has just ended is no target; there will be another.
+                    // Fails if the process has just ended; there will be another.
                     let _ = kill(Pid::from_raw(pid as i32), signal);
                     if signal == Signal::SIGSTOP && state(pid) == Some('T') {
                         return Some(pid);
@@ -107,7 +108,7 @@ fn a_machine_that_is_killed_at_any_moment_has_died_of_that() {
             &format!("{signal} to the daemon"),
             tries().div_ceil(3),
             || {
-                // No core: a debugger takes its time for each, and it is not what is looked at here.
+                // Reading cores with a debugger would take long, and is not tested here.
                 let args = ["works_without_end", "--timeout-scale", "6"];
                 let (outcome, _) = attacked(&bench, &args, DAEMON, signal);
                 expect(&outcome, Verdict::Crash, &[format!("died of {signal}")])
@@ -140,7 +141,7 @@ fn a_process_that_is_stopped_at_any_moment_is_named_as_stopped() {
     let Some(bench) = bench_with_daemon() else {
         return;
     };
-    // A tenth of the time is up soon, and sometimes while the explanation is under way.
+    // Short deadlines, so that some attacks happen while the case explains itself.
     for scale in ["0.1", "0.15"] {
         for target in [DAEMON, "iot-case", "iot-supervisor"] {
             let name = format!("SIGSTOP to {target} at {scale}");
@@ -149,7 +150,7 @@ fn a_process_that_is_stopped_at_any_moment_is_named_as_stopped() {
                 let (outcome, hit) = attacked(&bench, &args, target, Signal::SIGSTOP);
                 let stopped = "stopped by a signal".to_owned();
                 match (target, hit) {
-                    // Time was up before the attack.
+                    // The deadline came before the attack.
                     (_, None) => expect(&outcome, Verdict::Timeout, &[]),
                     ("iot-supervisor", _) => {
                         let who = "the supervisor of the case is ".to_owned() + &stopped;
@@ -197,7 +198,7 @@ fn a_case_that_does_not_go_on_is_explained_with_its_place() {
     }
 }
 
-/// How many instances a report of each kind has, and how many of them failed.
+/// The number of instances in each kind of report.
 fn counted(bench: &Bench) -> Result<BTreeMap<&'static str, usize>, String> {
     let read = |name: &str| {
         fs::read_to_string(bench.path(name)).map_err(|error| format!("{name}: {error}"))
@@ -216,7 +217,7 @@ fn counted(bench: &Bench) -> Result<BTreeMap<&'static str, usize>, String> {
         return Err("html: it is cut".to_owned());
     }
     let cases = junit.test_suites.iter().flat_map(|suite| &suite.test_cases);
-    // What did not run has an entry of its own.
+    // Instances that did not run have a common entry.
     let instances = cases.filter(|case| case.name.as_str() != AS_A_WHOLE);
     Ok([("junit", instances.count()), ("tap", points)].into())
 }
@@ -239,7 +240,7 @@ fn a_run_whose_runner_is_killed_at_any_moment_has_readable_reports() {
     campaign("kill -9 of the runner", tries().div_ceil(2), || {
         let mut running = Running::start(&bench, &[&work[..], &flags, &["--repeat", "4"]].concat());
         let runner = Pid::from_raw(running.id() as i32);
-        // What it says until its end is what its record must have.
+        // The record must have what the runner reported until its end.
         let seen = thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut seen = BTreeMap::new();
@@ -255,7 +256,7 @@ fn a_run_whose_runner_is_killed_at_any_moment_has_readable_reports() {
             Ok::<_, String>(reader.join().expect("the reader ends"))
         })?;
         running.wait_for_death();
-        // The reports before, if there are any, are as they were.
+        // Earlier reports, if any, are unchanged.
         if before.is_some() && counted(&bench).ok() != before {
             return Err("the report before was changed".to_owned());
         }
@@ -265,7 +266,7 @@ fn a_run_whose_runner_is_killed_at_any_moment_has_readable_reports() {
         let record = newest.ok_or("there is no record")?;
         let text = fs::read_to_string(&record).map_err(|error| error.to_string())?;
         if seen.is_empty() && !text.contains('\n') {
-            // It was killed before it had recorded anything: there is nothing to report.
+            // Killed before it recorded anything: there is nothing to report.
             return Ok(());
         }
         let ran = Ran::new(
@@ -280,7 +281,7 @@ fn a_run_whose_runner_is_killed_at_any_moment_has_readable_reports() {
                 .output()
                 .map_err(|error| error.to_string())?,
         );
-        // A last line may be half a line.
+        // The last line may be incomplete.
         let whole: String =
             text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
         let recorded = events(&whole);

@@ -1,4 +1,4 @@
-//! `iotests.toml`: what it says of options, of cases, and of how they end.
+//! `iotests.toml`: options, settings of cases, and expectations.
 
 use std::fs;
 
@@ -93,7 +93,7 @@ fn expectations_of_a_file_decide_what_counts_and_useless_ones_are_reported() {
     ] {
         assert_eq!(found[id], verdict, "{id}");
     }
-    // The warnings are in the record, so that every report has them.
+    // The warnings are recorded, so that every report has them.
     let warnings = events.iter().filter_map(|event| match event {
         RunEvent::Warning { text } => Some(text.as_str()),
         _ => None,

@@ -1,4 +1,4 @@
-//! However a run is ended, nothing of it stays: neither processes nor directories.
+//! However a run ends, it leaves neither processes nor directories.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
@@ -13,13 +13,13 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::bench::{Bench, Ran, events, mounts_below};
 
-/// What a busy machine cannot take for what takes a moment.
+/// Longer than even a busy machine needs for something quick.
 pub(super) const LONG: Duration = Duration::from_secs(60);
 
 /// A run whose events can be waited for.
 pub(super) struct Running {
     child: Child,
-    /// What it prints, read all the time: one that waits for a reader would not end.
+    /// Its output, read continuously so that it never blocks.
     printed: [JoinHandle<Vec<u8>>; 2],
     events: BufReader<std::fs::File>,
 }
@@ -29,7 +29,8 @@ impl Running {
         Self::start_command(bench, bench.command(args), || ())
     }
 
-    /// `before_any_case` is called when the program runs and before it runs anything itself: it waits for a reader of its events.
+    /// `before_any_case` is called when the program has started but waits for a reader of its
+    /// events.
     fn start_command(bench: &Bench, mut command: Command, before_any_case: impl FnOnce()) -> Self {
         let fifo = bench.path("fifo");
         let _ = std::fs::remove_file(&fifo);
@@ -52,7 +53,7 @@ impl Running {
     pub(super) fn next(&mut self) -> Option<RunEvent> {
         let mut line = String::new();
         self.events.read_line(&mut line).unwrap();
-        // One that was killed leaves half a line.
+        // A killed run leaves an incomplete line.
         events(line.strip_suffix('\n')?).pop()
     }
 
@@ -70,7 +71,7 @@ impl Running {
         }
     }
 
-    /// Waits until a case runs, and says which process that is.
+    /// Waits until a case runs, and returns its process.
     pub(super) fn wait_for_the_case(&mut self) -> Pid {
         loop {
             let event = self.next().expect("the run goes on");
@@ -133,7 +134,7 @@ fn read_all(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// Waits until no process of the bench is left; the ends of processes are awaited, not polled for.
+/// Waits until no process of the bench is left, without polling. False after [`LONG`].
 pub(super) fn none_is_left(bench: &Bench) -> bool {
     let end = Instant::now() + LONG;
     loop {
@@ -164,7 +165,7 @@ pub(super) fn none_is_left(bench: &Bench) -> bool {
 #[test]
 fn kill_9_of_the_runner_leaves_no_process_and_the_next_run_removes_the_rest() {
     let bench = Bench::new();
-    // Any ten numbers would do; these are spread over start, middle and a busy run.
+    // Ten moments spread over start, middle and a busy run.
     for moment in [1, 2, 3, 5, 8, 11, 14, 19, 26, 33] {
         let mut running = Running::start(
             &bench,
@@ -178,7 +179,7 @@ fn kill_9_of_the_runner_leaves_no_process_and_the_next_run_removes_the_rest() {
             ],
         );
         for _ in 0..moment {
-            // All slots hang some time before the last moments; then this is where it is killed.
+            // Before the last moments all slots may hang, and there is no further event.
             if running.next().is_none() {
                 break;
             }
@@ -210,7 +211,7 @@ fn a_case_that_does_not_listen_to_the_first_ctrl_c_is_killed_by_the_second_or_af
         let bench = Bench::new();
         let mut running = Running::start(&bench, &["is_deaf"]);
         running.wait_for_running_cases(1);
-        // It says that it has stopped listening.
+        // Its step says that it ignores signals from now on.
         running.wait_for_a_step();
         for _ in 0..signals {
             running.signal(Signal::SIGINT);
@@ -224,7 +225,7 @@ fn a_case_that_does_not_listen_to_the_first_ctrl_c_is_killed_by_the_second_or_af
 #[test]
 fn what_fails_because_it_is_told_to_end_is_not_tried_again() {
     let bench = Bench::new();
-    // A busy machine may need longer for the failure than what is asked to end gets.
+    // On a busy machine, failing may take longer than the grace period.
     let args = [
         "fails_when_it_is_told_to_end",
         "--retries",
@@ -252,7 +253,7 @@ fn sigterm_ends_a_run_as_ctrl_c_does() {
 #[test]
 fn a_program_that_is_built_anew_during_its_run_ends_the_run_as_it_was() {
     let bench = Bench::new();
-    // On the file system of the program, where it can have a second name.
+    // On the program's file system, where a hard link is possible.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let program = folder.path().join("iotests");
     std::fs::hard_link(env!("CARGO_BIN_EXE_iotests-fixture"), &program).unwrap();
@@ -284,11 +285,11 @@ fn two_runs_at_once_do_not_disturb_each_other() {
     assert_eq!(bench.left().len(), 0, "{:?}", bench.left());
 }
 
-/// A bench whose cases can export over FUSE; says so where that cannot be.
+/// A bench whose cases can export over FUSE; `None` with a note if that is impossible.
 fn bench_with_fuse() -> Option<Bench> {
     let bench = Bench::new();
     let daemon = bench.link("qemu-storage-daemon");
-    // Who is not root mounts by this.
+    // Needed to mount as a normal user.
     bench.link("fusermount3");
     let mut device = std::fs::File::options();
     if !daemon || device.read(true).write(true).open("/dev/fuse").is_err() {

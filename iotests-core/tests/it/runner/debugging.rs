@@ -1,4 +1,4 @@
-//! Ways to look at what happens, and long runs.
+//! Watching cases, stepping, wrappers, and long runs.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -16,7 +16,8 @@ use nix::unistd::Pid;
 use super::bench::{Bench, events, outcomes};
 use super::death::{LONG, Running};
 
-/// What is printed is shown, also of what passes, with the instance before it where there are several; without the option it is not.
+/// With `--print`, output is shown even if a case passes, prefixed by the instance if there are
+/// several.
 #[test]
 fn what_a_case_and_its_tools_print_is_shown_as_it_comes() {
     let bench = Bench::new();
@@ -49,7 +50,7 @@ fn each_step_and_each_call_of_a_tool_is_shown_with_its_time() {
     let call = line("qemu-img --version");
     let end = line("process ended: exit 0 after ");
     assert!(step < call && call < end, "{}", ran.stdout);
-    // Not as Rust shows values.
+    // Values are not formatted as Rust's debug output.
     ran.assert_does_not_say("Some(").assert_does_not_say("end=");
 }
 
@@ -72,7 +73,7 @@ fn a_program_is_run_by_another_one_whose_file_is_kept() {
         .run(&["calls_a_tool", "--wrap", "no-such-program -x"])
         .assert_code(2)
         .assert_says("there is no program `no-such-program` to run QEMU's by");
-    // One that cannot run a program is told once, before the run.
+    // A wrapper that cannot run a program is reported once, before the run.
     let broken = bench.script("broken", "#!/bin/sh\necho 'it is broken' >&2\nexit 3\n");
     let wrap = format!("qemu-img={} -x", broken.display());
     let ran = bench.run(&["calls_a_tool", "--wrap", &wrap]);
@@ -146,7 +147,7 @@ fn what_takes_much_longer_than_the_last_times_is_named() {
     };
     run("0").assert_code(0).assert_does_not_say("slow");
     run("0").assert_code(0);
-    // Twice the longest of both, and a second; as slow as this machine is.
+    // More than twice the longest time plus a second, even on a slow machine.
     fs::write(bench.path("tmp/state"), "4000").unwrap();
     let reports = [
         ("--html", "slow: at most "),
@@ -184,7 +185,7 @@ fn a_person_who_asks_sees_how_far_the_run_is() {
         failed |= matches!(event, RunEvent::InstanceFinished(_));
     }
     running.signal(Signal::SIGUSR1);
-    // It is asked for after the status.
+    // The explanation is requested after the status is shown.
     running.wait_for_an_explanation();
     fs::write(bench.path("tmp/state"), "").unwrap();
     running
@@ -194,7 +195,7 @@ fn a_person_who_asks_sees_how_far_the_run_is() {
         .assert_says("deaths::waits_for_a_file@qcow2: wait");
 }
 
-/// A run on a terminal, with a person at it.
+/// A run on a terminal, with a user.
 struct AtTerminal {
     child: Child,
     terminal: File,
@@ -217,7 +218,7 @@ impl AtTerminal {
         }
     }
 
-    /// Reads on until this has been shown since the last time; false at the end of the run.
+    /// Reads until this text appears after the last match; false at the end of the run.
     fn shows(&mut self, text: &str) -> bool {
         loop {
             if let Some(at) = self.shown.find(text) {
@@ -230,7 +231,7 @@ impl AtTerminal {
             let mut buffer = [0; 4096];
             match self.terminal.read(&mut buffer) {
                 Ok(count @ 1..) => self.shown += &String::from_utf8_lossy(&buffer[..count]),
-                // The end of a terminal is an error.
+                // A closed terminal is a read error.
                 _ => return false,
             }
         }
@@ -263,14 +264,14 @@ fn a_case_stops_at_each_step_until_a_person_lets_it_go_on() {
     run.type_line("");
     assert!(run.shows("the <answer> & the question differ"));
     run.ends_with(1);
-    // To the end without another stop.
+    // Runs to the end without another stop.
     let mut run = AtTerminal::start(&bench, &two_steps);
     assert!(run.shows(prompt));
     run.type_line("c");
     assert!(run.shows("the <answer> & the question differ"));
     assert!(!run.shown.contains(prompt));
     run.ends_with(1);
-    // It has stopped: what would come is not there when it is ended.
+    // It had stopped, so that it ends before the failure.
     let mut run = AtTerminal::start(&bench, &two_steps);
     assert!(run.shows(prompt));
     run.type_line("q");
@@ -305,7 +306,7 @@ fn a_line_on_the_terminal_shows_how_far_the_run_is_and_the_terminal_stays_as_it_
     run.ends_with(0);
 }
 
-/// As Ctrl-C and as `kill` end it.
+/// By Ctrl-C, and by `kill`.
 #[test]
 fn a_command_in_the_place_of_a_case_leaves_nothing_when_it_is_interrupted() {
     for (signal, to_all) in [
@@ -339,7 +340,7 @@ fn what_a_command_leaves_in_the_place_of_a_case_is_ended_and_told() {
     let script = "setsid sleep 1000 & (sleep 1000 & sleep 1000 &) ; exit 5";
     let mut command = bench.command(&["env", "verdicts::passes@raw", "--", "sh", "-c", script]);
     let errors = File::create(bench.path("errors")).unwrap();
-    // Not by pipes, which what is left would hold open.
+    // No pipes: the remaining processes would hold them open.
     let status = command.stdout(Stdio::null()).stderr(errors).status();
     assert_eq!(status.unwrap().code(), Some(5));
     let said = fs::read_to_string(bench.path("errors")).unwrap();
@@ -351,7 +352,7 @@ fn what_a_command_leaves_in_the_place_of_a_case_is_ended_and_told() {
     assert_eq!(bench.left(), [""; 0].map(std::path::PathBuf::from));
 }
 
-/// The first signal is the command's to obey.
+/// The first signal is passed on to the command.
 #[test]
 fn a_command_that_is_deaf_is_killed_by_the_second_signal() {
     let bench = Bench::new();

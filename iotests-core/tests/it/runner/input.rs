@@ -1,4 +1,4 @@
-//! Bad input and a bad computer: a clear error and the right exit code for each.
+//! Bad input and a bad machine: a clear error and the right exit code for each.
 
 use std::fs;
 
@@ -24,7 +24,7 @@ fn an_unknown_case_names_the_nearest() {
         "{}",
         rows.stderr
     );
-    // What is not near is no help.
+    // Names that are not similar do not help.
     bench
         .run(&["nosuch"])
         .assert_code(3)
@@ -186,7 +186,7 @@ fn no_qemu_at_all_is_told_with_the_ways_to_get_it() {
     bench.run(&["passes@", "--list"]).assert_code(0).assert_says("needs qemu-img");
 }
 
-/// Says its version and its accelerators, and dies when it is to start.
+/// Reports its version and accelerators, but dies at start.
 const DYING_EMULATOR: &str = "#!/bin/sh
 if [ \"$1\" = --version ]; then echo 'QEMU emulator version 7.2.22'; exit 0; fi
 if [ \"$2\" = help ]; then printf 'Accelerators supported in QEMU binary:\ntcg\n'; exit 0; fi
@@ -286,12 +286,12 @@ fn arguments_that_are_no_text_are_bad_usage_or_shown_as_far_as_they_can_be() {
     with(&["passes@", "--junit"]).assert_code(0).assert_says("2 passed");
 }
 
-/// Below it a socket would have a path that is too long for the kernel.
+/// A socket in it would have a path too long for the kernel.
 #[test]
 fn a_long_temporary_folder_is_no_place_for_sockets() {
     let bench = Bench::new();
     let long = bench.path(&format!("tmp/{}", "d".repeat(200)));
-    // It does not even exist, so that its use would be an error.
+    // It does not exist, so that using it would fail.
     let mut command = bench.command(&["passes@raw"]);
     Ran::new(command.env("TMPDIR", long).output().unwrap()).assert_code(0);
 }
@@ -315,7 +315,7 @@ fn folders_whose_names_are_not_utf8_are_refused_by_name() {
         .assert_code(2)
         .assert_says("the program")
         .assert_says("qemu-img\" has a name that is not UTF-8");
-    // What a program can do is tried there, so LUKS and more would seem not to work.
+    // Probes use this folder, so LUKS and other features would seem not to work.
     let mut command = bench.command(&["passes@raw"]);
     Ran::new(command.env("TMPDIR", &odd).output().unwrap())
         .assert_code(2)
@@ -336,7 +336,7 @@ fn a_scratch_folder_that_cannot_be_written_is_told() {
     bench.run(&["passes@", "--scratch", "file/below"]).assert_code(5);
 }
 
-/// Where it is to be changed is said as well.
+/// The error also says how to change it.
 #[test]
 fn a_build_folder_or_temporary_folder_that_cannot_be_used_is_told_with_its_name() {
     let bench = Bench::new();
@@ -404,7 +404,7 @@ fn a_cache_or_records_that_cannot_be_written_are_a_warning() {
     assert!(bench.left().is_empty(), "{:?}", bench.left());
 }
 
-/// H07, H43: programs are asked once, whatever the number of cases and of runs.
+/// H07, H43: programs are probed once, whatever the number of cases and runs.
 #[test]
 fn a_program_is_asked_what_it_can_do_only_once() {
     let bench = Bench::new();
@@ -430,7 +430,7 @@ fn what_is_kept_for_later_runs_can_be_read_by_everybody() {
     use std::os::unix::fs::PermissionsExt;
     let mode = |file: &std::path::Path| fs::metadata(file).unwrap().permissions().mode();
     let bench = Bench::new();
-    // Whatever the mask of this process lets through.
+    // With the mode that this process's umask allows.
     let ours = bench.path("ours");
     fs::write(&ours, "").unwrap();
     bench.run(&["passes@"]).assert_code(0);
@@ -491,7 +491,7 @@ fn output_that_nobody_reads_any_more_is_nothing_to_panic_about() {
         assert_eq!(unheard, Some(0), "{args:?}");
     }
     assert_eq!(with(&["no-such-case"]).1, Some(3));
-    // What would go on for long goes on for nobody, unless a report is wanted.
+    // A long run ends if its output is not read, unless it writes a report.
     let both = ["passes@raw", "waits_for_a_file", "-j2"];
     let (ran, _) = with(&both);
     ran.assert_code(130)
@@ -500,7 +500,7 @@ fn output_that_nobody_reads_any_more_is_nothing_to_panic_about() {
     let junit = bench.path("junit").display().to_string();
     let (ran, _) = with(&[&both[..], &["--junit", &junit]].concat());
     ran.assert_code(0).assert_does_not_say("nobody reads");
-    // One that is full is no trouble of the record.
+    // A full standard output is reported as such, not as an error of the record.
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let ran = Ran::new(bench.command(&["passes@raw"]).stdout(full).output().unwrap());
     ran.assert_code(5)

@@ -1,4 +1,5 @@
-//! The runner's self-tests: the real program with misbehaving cases, against a model of what each must yield.
+//! The runner's self-tests: the real program runs misbehaving cases, and is compared with a model
+//! of their verdicts.
 
 mod agree;
 mod bench;

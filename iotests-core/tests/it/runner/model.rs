@@ -1,4 +1,4 @@
-//! What each misbehaving case must yield, and one run of all of them that the tests share.
+//! The expected verdict of each misbehaving case, and one run of all of them that the tests share.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use iotests_core::runner::event::RunEvent;
 
 use super::bench::{Bench, Ran, events};
 
-/// The fixture on a computer with qemu-img and, perhaps, qemu-nbd, where one retry is allowed.
+/// The verdicts of the fixture on a machine with qemu-img and perhaps qemu-nbd, with one retry.
 pub(super) fn model(has_qemu_nbd: bool) -> BTreeMap<String, Verdict> {
     use Verdict::*;
     let server = if has_qemu_nbd { Leak } else { Skip };
@@ -57,7 +57,7 @@ pub(super) fn model(has_qemu_nbd: bool) -> BTreeMap<String, Verdict> {
     .collect()
 }
 
-/// One run of everything but the cases that wait for ever, with every report.
+/// One run of everything except the cases that wait forever, with all reports.
 pub(super) struct AllReports {
     pub(super) bench: Bench,
     pub(super) ran: Ran,

@@ -1,4 +1,4 @@
-//! The page for a browser: what stands in it, and what it does in headless Chromium when a person clicks.
+//! The HTML page: its content, and how it reacts to clicks in headless Chromium.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -68,7 +68,7 @@ fn block(page: &str, id: &str) -> Option<Value> {
     serde_json::from_str(rest.split_once("</script>")?.0).ok()
 }
 
-/// A headless Chromium, spoken to over its debugging pipe; `None`, said aloud, where there is none.
+/// A headless Chromium, controlled over its debugging pipe.
 struct Browser {
     child: Child,
     to: File,
@@ -191,7 +191,8 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
-    /// Clicks with the mouse in the middle of what the selector means, after the page has drawn.
+    /// Clicks in the middle of the element that the selector matches, after the page has been
+    /// drawn.
     fn click(&mut self, selector: &str) {
         let place = self.value(&format!(
             "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {{
@@ -235,7 +236,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
 
 #[test]
 fn a_person_finds_a_failure_with_clicks_and_keys() {
-    // A browser goes by the name.
+    // The browser recognizes HTML by the suffix.
     let named = ALL.bench.path("page.html");
     std::fs::copy(ALL.bench.path("html"), &named).unwrap();
     let Some(mut browser) = Browser::open(&named) else {
@@ -251,7 +252,7 @@ fn a_person_finds_a_failure_with_clicks_and_keys() {
         browser.value("document.querySelectorAll('.row').length"),
         failed
     );
-    // Those that say the same are one group.
+    // Failures with the same headline are one group.
     let groups = page.index["causes"].as_array().unwrap().len();
     assert_eq!(
         browser.value("document.querySelectorAll('details.cause').length"),
@@ -311,7 +312,7 @@ fn a_person_finds_a_failure_with_clicks_and_keys() {
         let shown = browser.text("#view");
         assert!(shown.contains(wanted), "{tab}: {shown}");
     }
-    // A click on the bar of an instance opens it.
+    // A click on an instance's bar opens its details.
     let bar = browser.value(
         "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {
            const box = boxes.reduce((a, b) => a.w > b.w ? a : b), at = canvas.getBoundingClientRect();
@@ -325,7 +326,7 @@ fn a_person_finds_a_failure_with_clicks_and_keys() {
     assert_eq!(browser.text("#detail h2"), bar[2].as_str().unwrap());
 }
 
-/// A record of a run with so many instances, every tenth of which failed.
+/// Writes a record of a run with this many instances, a tenth of which failed.
 fn long_record(path: &Path, instances: usize) {
     let mut file = std::io::BufWriter::new(File::create(path).unwrap());
     let mut write = |elapsed: usize, slot: Option<u16>, event: RunEvent| {
@@ -407,8 +408,8 @@ fn long_record(path: &Path, instances: usize) {
     }
 }
 
-/// Measured once by hand; here only what does not depend on the speed of a machine: all 10,000 are found, few of them exist as elements, and
-/// nothing that a case said was taken for markup.
+/// Speed was measured by hand. This tests what does not depend on it: all 10,000 are there, few
+/// exist as elements, and no output of a case is taken for markup.
 #[test]
 fn a_page_of_10_000_instances_draws_what_is_seen_and_runs_nothing_of_theirs() {
     let bench = Bench::new();

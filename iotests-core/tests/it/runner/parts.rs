@@ -1,4 +1,4 @@
-//! One plan on many machines.
+//! A plan partitioned among machines.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use iotests_core::runner::Verdict;
 
 use super::bench::{Bench, Ran, events, verdicts};
 
-/// The ids that this part has.
+/// The ids in this part.
 fn ids(bench: &Bench, args: &[&str]) -> Vec<String> {
     let ran = bench.run(&[args, &["--list=ids"]].concat());
     ran.assert_code(0);
@@ -32,7 +32,7 @@ fn parts_are_disjoint_and_together_the_whole_and_merge_into_one_report() {
     for number in 1..=3 {
         let part = format!("--partition={number}/3");
         all.extend(ids(&bench, &[&WORK[..], &[&part]].concat()));
-        // On one machine, one after the other: what one part has taken does not change the next one.
+        // They run one after another on one machine: the times of one part do not change the next.
         let record = bench.path(&format!("{number}.jsonl")).display().to_string();
         let ran = bench.run(&[&WORK[..], &[&part, "--jsonl", &record]].concat());
         ran.assert_says(&format!("part {number}/3, "));
@@ -74,7 +74,7 @@ fn parts_are_disjoint_and_together_the_whole_and_merge_into_one_report() {
         page.index["lanes"].as_array().unwrap().len() >= 3,
         "each machine has lines of its own"
     );
-    // What ran elsewhere is known here.
+    // Merged results are in the local history.
     let known = bench.run(&["--list=json", "verdicts::fails@"]);
     assert!(
         known.stdout.contains("\"verdicts\":[\"fail\"]"),
@@ -82,7 +82,7 @@ fn parts_are_disjoint_and_together_the_whole_and_merge_into_one_report() {
         known.stdout
     );
 
-    // Without one of them it is no success, and every report says so.
+    // If a part is missing, it is a failure in every report.
     fs::remove_file(&records[1]).unwrap();
     fs::remove_file(&merged).unwrap();
     let ran = bench.run(&["merge", &folder, "--tap", "-"]);
@@ -120,7 +120,7 @@ fn a_part_that_was_cut_short_and_one_that_ran_again_are_noticed() {
     ]
     .concat();
     bench.run(&all).assert_code(0).assert_says("2 passed");
-    // Its job was started again.
+    // A restarted job.
     let copy = bench.path("again.jsonl");
     fs::copy(&records[0], &copy).unwrap();
     bench
@@ -128,12 +128,12 @@ fn a_part_that_was_cut_short_and_one_that_ran_again_are_noticed() {
         .assert_code(0)
         .assert_says("2 passed")
         .assert_says("are of one part; the later one counts");
-    // It was killed before it had begun all of it.
+    // A part killed before it had started everything.
     let text = fs::read_to_string(&records[0]).unwrap();
     let first: String = text.split_inclusive('\n').take(1).collect();
     fs::write(&records[0], first).unwrap();
     bench.run(&all).assert_code(1).assert_says("a part was cut short");
-    // Another plan.
+    // A part of another plan.
     bench
         .run(&[
             "verdicts::passes@raw",
@@ -151,7 +151,7 @@ fn a_part_is_balanced_by_recorded_times_and_auto_reads_the_variables_of_ci_syste
     let bench = Bench::new();
     let whole = ids(&bench, &WORK);
     assert!(whole.len() > 4);
-    // One that takes as long as all others is alone.
+    // An instance that takes as long as all others is alone in its part.
     fs::create_dir_all(bench.path("build/iotests")).unwrap();
     let time = |id: &String| {
         let seconds = if id == "verdicts::passes@raw" { 100 } else { 1 };
@@ -213,7 +213,7 @@ fn a_part_is_balanced_by_recorded_times_and_auto_reads_the_variables_of_ci_syste
         .assert_code(0)
         .assert_says("1 passed")
         .assert_does_not_say("missing");
-    // Nor is a part red that has only what is skipped, while another one runs something.
+    // A part with only skipped instances does not fail if another part runs something.
     for part in ["1/2", "2/2"] {
         bench.run(&["verdicts::passes@raw", "is_skipped", "--partition", part]).assert_code(0);
     }

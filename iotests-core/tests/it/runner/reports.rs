@@ -1,4 +1,4 @@
-//! Every report agrees with the model, and with the summary.
+//! Every report agrees with the model and with the summary.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -82,7 +82,7 @@ fn without_a_terminal_there_are_no_colours_and_no_bars() {
     }
 }
 
-/// What the program prints on a terminal.
+/// What the program prints on a terminal, and on standard error.
 fn on_a_terminal(args: &[&str], env: &[(&str, &str)]) -> (String, String) {
     let bench = Bench::new();
     bench.run(&["passes@"]).assert_code(0);
@@ -90,10 +90,10 @@ fn on_a_terminal(args: &[&str], env: &[(&str, &str)]) -> (String, String) {
     let mut command = bench.command(args);
     command.envs(env.iter().copied()).stdout(terminal.slave).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    // It holds the other end as well.
+    // Closes our copy of the terminal's other end.
     drop(command);
     let mut shown = Vec::new();
-    // The end of a terminal is an error.
+    // A closed terminal is a read error.
     let _ = File::from(terminal.master).read_to_end(&mut shown);
     let output = child.wait_with_output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -286,7 +286,7 @@ fn the_page_has_a_row_for_each_instance_and_no_markup_of_the_cases() {
     assert!(!ALL.html.contains("<answer>"));
     let row = page.row("verdicts::fails@qcow2");
     assert_eq!(row[6], "the <answer> & the question differ");
-    // The steps of the attempt that is shown, not of those before it; all attempts are there.
+    // The steps are those of the last attempt, but all attempts are there.
     let detail = page.detail("verdicts::fails@qcow2");
     let steps = detail["steps"].as_array().unwrap();
     assert_eq!(
@@ -294,7 +294,7 @@ fn the_page_has_a_row_for_each_instance_and_no_markup_of_the_cases() {
         ["first", "second"]
     );
     assert_eq!(detail["attempts"].as_array().unwrap().len(), 2);
-    // Files that were kept are linked, and are there.
+    // Kept files are linked and exist.
     let files = detail["attempts"][1]["files"].as_array().unwrap();
     for file in files {
         let address = file[1].as_str().unwrap();
@@ -324,7 +324,7 @@ fn the_page_says_with_what_the_run_was_made() {
             "{wanted}: {facts}"
         );
     }
-    // Of the fake, made by another program.
+    // The checksum of the fake, computed by another program.
     let sum = std::process::Command::new("sha256sum")
         .arg(ALL.bench.path("bin/qemu-img"))
         .output()
@@ -333,8 +333,8 @@ fn the_page_says_with_what_the_run_was_made() {
     assert!(facts.contains(sum.split(' ').next().unwrap()), "{facts}");
 }
 
-/// H45: what a case leaves out while it goes on (upstream's `case_notrun`) is in every report, whatever
-/// becomes of the case, once, and with the case that said so.
+/// H45: a part that a case leaves out (upstream's `case_notrun`) is in every report once, with its
+/// case, whatever the verdict.
 #[test]
 fn a_part_that_was_not_run_is_in_every_report() {
     for (function, reason) in [
@@ -342,7 +342,7 @@ fn a_part_that_was_not_run_is_in_every_report() {
         ("leaves_a_part_out_and_fails", "there is no harbour master"),
     ] {
         let id = format!("verdicts::{function}@qcow2");
-        // In all formats but one each instance has a block of its own, which begins with its id.
+        // In text formats, each instance has a block that starts with its id.
         let block = |text: &str, start: &str, end: &str| {
             let from = text.find(start).unwrap_or_else(|| panic!("{start}: {text}"));
             let rest = &text[from + start.len()..];
@@ -378,7 +378,7 @@ fn a_part_that_was_not_run_is_in_every_report() {
     assert_eq!(ALL.jsonl.iter().filter(|event| matches!(event, RunEvent::InstanceFinished(outcome) if !outcome.not_run.is_empty())).count(), 2);
 }
 
-/// A failure in code that cases share names that code and the case's own line.
+/// A failure in shared code names both that code and the line in the case.
 #[test]
 fn a_failure_in_shared_code_names_the_line_of_the_case() {
     let line = |text: &str, part: &str| 1 + text.lines().position(|it| it.contains(part)).unwrap();

@@ -1,4 +1,4 @@
-//! What the command line selects, and what the list says.
+//! What the command line selects, and what `--list` shows.
 
 use std::fs;
 
@@ -61,7 +61,7 @@ fn an_expression_narrows_the_selection_and_points_at_its_errors() {
         means("upstream(/^901/) & fmt(raw)"),
         ["verdicts::passes@raw"]
     );
-    // Both have run now.
+    // After a run of both.
     let both = ["verdicts::fails@qcow2", "verdicts::passes@raw"];
     selected(&bench, &both);
     assert_eq!(means("last(fail) & name(verdicts::fails)"), both[..1]);
@@ -76,7 +76,7 @@ fn an_expression_narrows_the_selection_and_points_at_its_errors() {
     bench.run(&["-E", "none()"]).assert_code(3).assert_says("none of what is selected");
 }
 
-/// Behind a `!` a slip of the finger would select everything.
+/// Behind a `!`, a typing mistake would select everything.
 #[test]
 fn a_name_of_nothing_in_an_expression_is_an_error_at_its_place() {
     let bench = Bench::new();
@@ -105,7 +105,7 @@ fn a_name_of_nothing_in_an_expression_is_an_error_at_its_place() {
         let at = expression.find(place).unwrap();
         ran.assert_says(&format!("\n    {expression}\n    {}^\n", " ".repeat(at)));
     }
-    // What some of them have is known, and what is no plain name is not checked.
+    // Parts of existing names are known, and patterns are not checked.
     bench
         .run(&[
             "--list",
@@ -179,7 +179,8 @@ fn backends_groups_and_formats_narrow_the_selection() {
     );
 }
 
-/// H10, H11: what was selected and has no point for what was asked for is a skip, in every report.
+/// H10, H11: a selected case without a matrix point for the requested values is a skip in every
+/// report.
 #[test]
 fn a_case_without_the_format_cache_or_backend_asked_for_is_skipped_with_that_reason() {
     let bench = Bench::new();
@@ -226,7 +227,7 @@ fn a_case_without_the_format_cache_or_backend_asked_for_is_skipped_with_that_rea
             "{args:?}: {events}"
         );
     }
-    // A case with the format is not skipped, and does not make others vanish.
+    // A case with the format runs, and the others are still reported.
     let all = selected(&bench, &["runs_on_", "-f", "vmdk"]);
     assert!(
         all.contains(&"families::runs_on_vmdk@vmdk".to_owned()),
@@ -267,7 +268,7 @@ fn an_id_means_itself_and_opens_nothing_for_another_selector() {
     let bench = Bench::new();
     let one = ["verdicts::passes@raw"];
     assert_eq!(selected(&bench, &one), one);
-    // Neither its beginning nor its format is a part of another's.
+    // Neither its name nor its format applies to the other selector.
     assert_eq!(
         selected(&bench, &["verdicts::passes@raw", "is_quarantined@"]),
         ["verdicts::is_quarantined@qcow2", "verdicts::passes@raw"]
@@ -366,7 +367,7 @@ fn help_has_examples_and_exit_codes() {
         .collect();
     assert!(examples.len() > 5, "{}", help.stdout);
     for line in examples {
-        // One that is broken over two lines is no example any more.
+        // It must not wrap.
         assert!(
             line.starts_with("  cargo xtask iotests") && line.len() <= 80,
             "{line}"
@@ -381,7 +382,7 @@ fn help_has_examples_and_exit_codes() {
     }
 }
 
-/// Sets that no instance is planned on are not in the head of the run, nor in its reports.
+/// Sets on which no instance is planned are not in the run's header or reports.
 #[test]
 fn a_run_names_the_sets_that_it_concerns() {
     let bench = Bench::new();

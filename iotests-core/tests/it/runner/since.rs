@@ -1,11 +1,11 @@
-//! What a change of QEMU's sources chooses.
+//! What a change to QEMU's sources selects.
 
 use std::fs;
 use std::process::Command;
 
 use super::bench::{Bench, Ran};
 
-/// A clone of QEMU, as far as names go, with a first commit called `base`.
+/// A clone with files named as in QEMU, and a first commit on the branch `base`.
 fn clone() -> Option<Bench> {
     let bench = Bench::new();
     if !bench.link("git") {
@@ -76,7 +76,7 @@ fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
     bench.run(&nothing).assert_code(0).assert_says("nothing ran");
     assert!(fs::read_to_string(&jsonl).unwrap().contains("run-finished"));
 
-    // A format that is no default, not committed.
+    // An uncommitted change to a format that does not run by default.
     change(&bench, "block/vmdk.c", "new");
     change(&bench, "docs/a.rst", "new");
     let ran = since(&bench, &[]);
@@ -85,11 +85,11 @@ fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
         .assert_says("  block/vmdk.c: format(vmdk): 1 of ")
         .assert_says("  docs/a.rst: nothing, for no test is about it");
     assert_eq!(ran.stdout, "families::runs_on_vmdk@vmdk\n");
-    // What else is selected narrows it.
+    // Other options narrow the selection.
     let none = since(&bench, &["-f", "qcow2"]);
     assert_eq!(none.assert_code(0).stdout, "");
 
-    // Committed, and what others did on the base since is not of this branch.
+    // A committed change. Later changes on the base are not part of this branch.
     commit(&bench, "mine");
     git(&bench, &["checkout", "-q", "base"]);
     change(&bench, "block/qcow2.c", "others");
@@ -97,7 +97,7 @@ fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
     git(&bench, &["checkout", "-q", "mine"]);
     assert_eq!(since(&bench, &[]).stdout, "families::runs_on_vmdk@vmdk\n");
 
-    // What is not known chooses everything.
+    // An unknown file selects everything.
     change(&bench, "odd/new.c", "new");
     git(&bench, &["add", "."]);
     let all = since(&bench, &["verdicts::passes"]);
@@ -112,7 +112,7 @@ fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
 #[test]
 fn scripts_are_chosen_by_their_text_and_their_own_change() {
     let Some(bench) = clone() else { return };
-    // The tree is the clone.
+    // The tree is also the clone.
     let list = [
         "--upstream",
         "qemu",
@@ -128,7 +128,7 @@ fn scripts_are_chosen_by_their_text_and_their_own_change() {
     by_text.assert_does_not_say("upstream::002\n");
     change(&bench, "tests/qemu-iotests/002.out", "new");
     bench.run(&list).assert_says("upstream::002\n");
-    // Numbers may be written short.
+    // Numbers may be abbreviated.
     for (word, yes, no) in [
         ("1", "001", "002"),
         ("02", "002", "001"),

@@ -1,4 +1,5 @@
-//! The moments for which a runner exists: what it says when QEMU dies or hangs, when the run itself is cut, and where it runs.
+//! The moments for which a runner exists: QEMU dies or hangs, the run is cut short, or the machine
+//! is odd.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +14,7 @@ use super::bench::{Bench, Ran, events, outcomes};
 use super::death::Running;
 use super::page::Page;
 
-/// A bench with a real storage daemon; says so where there is none.
+/// A bench with a real storage daemon; `None` with a note if there is none.
 pub(super) fn bench_with_daemon() -> Option<Bench> {
     let bench = Bench::new();
     if bench.link("qemu-storage-daemon") {
@@ -29,7 +30,7 @@ pub(super) fn bench_with_daemon() -> Option<Bench> {
     None
 }
 
-/// The outcomes of a run, with its reports by name.
+/// Runs with all reports; returns the outcomes by id and the reports by name.
 fn reported(
     bench: &Bench,
     args: &[&str],
@@ -50,14 +51,14 @@ fn reported(
     (ran, outcomes, names.map(|name| (name, read(name))).into())
 }
 
-/// The processes of a bench that are called so.
+/// The processes of a bench with this name.
 pub(super) fn named(bench: &Bench, wanted: &'static str) -> impl Iterator<Item = u32> + use<> {
     let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let processes = bench.processes().into_iter();
     processes.filter(move |pid| name(pid).trim_end() == wanted)
 }
 
-/// The letter of its state; `None` when it is gone.
+/// The letter of a process's state; `None` if it is gone.
 pub(super) fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit(") ").next()?.chars().next()
@@ -98,7 +99,7 @@ fn a_machine_that_dies_is_reported_as_dead_whatever_the_case_does_next() {
     }
 }
 
-/// Whether the kernel writes a core where a process runs, and there is a debugger.
+/// Whether the kernel writes cores into the working directory, and there is a debugger.
 fn cores_can_be_read() -> bool {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
     let gdb = std::process::Command::new("gdb").arg("--version").output();
@@ -303,7 +304,7 @@ fn the_third_ctrl_c_leaves_whole_reports() {
         &["is_deaf", "verdicts::passes@raw", "-j2", "--junit", &junit],
     );
     while !matches!(running.next(), Some(RunEvent::InstanceFinished(_))) {}
-    // So that nothing ends before the third.
+    // So that nothing ends before the third Ctrl-C.
     let supervisors: Vec<u32> = named(&bench, "iot-supervisor").collect();
     let send = |signal| {
         for pid in &supervisors {
@@ -334,7 +335,7 @@ fn a_long_log_is_recorded_with_its_beginning_and_its_end() {
     assert!(record.len() < 4 << 20, "{}", record.len());
 }
 
-/// The greatest memory that a process has had, in KiB.
+/// The peak memory of a process, in KiB.
 fn most_memory(pid: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -480,7 +481,7 @@ fn a_rerun_line_names_the_program_and_the_variables_that_matter() {
 #[test]
 fn a_program_that_does_not_say_its_version_is_waited_for_with_a_word() {
     let bench = Bench::new();
-    // It answers when it is asked to, which is when the program has said that it waits.
+    // It answers only once the program has reported that it is waiting.
     let slow = "#!/bin/sh\nif [ \"$1\" = --version ]; then while [ ! -e go ]; do sleep 0.1; done; echo 'qemu-io version 7.2.22 (a fake)'; fi\nexit 0\n";
     bench.script("bin/qemu-io", slow);
     let mut child = bench

@@ -1,4 +1,5 @@
-//! Scripts that behave as upstream's do, run from a tree; and where `IOTESTS_UPSTREAM` names one, the real ones.
+//! Scripts that behave like upstream's, run from a tree; and the real ones, if `IOTESTS_UPSTREAM`
+//! names a tree.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,7 +44,7 @@ impl Tree {
         self
     }
 
-    /// Runs scripts, by default on qcow2.
+    /// Runs scripts with these arguments.
     fn run(&self, args: &[&str]) -> (Ran, BTreeMap<String, Outcome>) {
         let jsonl = self.bench.path("jsonl").display().to_string();
         let fixed = ["--upstream", "tree", "--jsonl", &jsonl];
@@ -53,10 +54,10 @@ impl Tree {
     }
 }
 
-/// What a script needs to say where it can run.
+/// Declares that a script supports all generic formats.
 const GENERIC: &str = "_supported_fmt() { :; }\n_supported_fmt generic\n";
 
-/// A script that fills the disk fails with what it says of that, and the next one finds its room again.
+/// A script that fills the disk fails with its error message, and the next one has space again.
 #[test]
 fn a_script_that_fills_the_disk_says_so_and_the_next_one_goes_on() {
     let tree = Tree::new();
@@ -87,7 +88,7 @@ fn a_script_passes_when_its_status_and_output_are_as_they_should() {
         b"two\n",
     );
     let (ran, outcomes) = tree.run(&[]);
-    // As many as there are processors: scripts have time limits of their own.
+    // One per processor: scripts have their own time limits.
     let processors = std::thread::available_parallelism().unwrap();
     ran.assert_code(0).assert_says(&format!("at most {processors} at once"));
     let ids: Vec<&str> = outcomes.keys().map(String::as_str).collect();
@@ -99,7 +100,7 @@ fn a_script_passes_when_its_status_and_output_are_as_they_should() {
             "upstream::named@raw"
         ]
     );
-    // By its number, by its name, by its id.
+    // Selected by number, name and id.
     for (selector, id) in [
         ("001", "upstream::001@raw"),
         ("named", "upstream::named@raw"),
@@ -139,7 +140,7 @@ fn a_script_fails_by_its_output_by_its_status_and_by_a_signal() {
     assert!(headline("004").starts_with("004 exited with status 1: expected `one`, found `more`"));
     ran.assert_says("-two").assert_says("+three");
     ran.assert_says("rerun:").assert_says("--upstream");
-    // What it printed is kept as it is.
+    // Its output is kept unchanged.
     let kept = outcomes["upstream::001@raw"].kept.clone().unwrap();
     assert_eq!(
         fs::read(kept.join("test/001.out.bad")).unwrap(),
@@ -174,7 +175,7 @@ fn what_a_script_says_it_did_not_run_is_a_skip_of_it_or_of_a_part() {
         silent.skip().unwrap().to_string(),
         "its 004.notrun says nothing"
     );
-    // What is no file is neither waited for nor overlooked.
+    // Anything but a regular file is neither waited for nor overlooked.
     for (id, says) in [("005", "not a regular file"), ("006", "not a regular file")] {
         let odd = &outcomes[&format!("upstream::{id}@raw")];
         assert_eq!(odd.verdict, Verdict::Fail, "{id}");
@@ -187,11 +188,11 @@ fn what_a_script_says_it_did_not_run_is_a_skip_of_it_or_of_a_part() {
         (Verdict::Pass, &["not this part".to_owned()][..])
     );
     ran.assert_says("not this part");
-    // A status comes first.
+    // The exit status takes precedence.
     assert_eq!(outcomes["upstream::003@raw"].verdict, Verdict::Fail);
 }
 
-/// Behind what a report shows.
+/// Even beyond what a report shows.
 #[test]
 fn the_output_is_compared_as_a_whole() {
     let tree = Tree::new();
@@ -245,7 +246,7 @@ fn the_reference_is_that_of_the_cache_mode_else_of_the_format() {
     ran.assert_code(0);
 }
 
-/// What `check` sets, seen by a script.
+/// The variables that `check` sets, as a script sees them.
 #[test]
 fn a_script_finds_the_variables_that_it_is_to_have() {
     let tree = Tree::new();
@@ -274,7 +275,7 @@ fn a_script_finds_the_variables_that_it_is_to_have() {
     ran.assert_code(0);
 }
 
-/// How `check` says it, for the helpers of the scripts.
+/// In the way of `check`, for the helpers of the scripts.
 #[test]
 fn a_script_is_told_of_valgrind_and_has_time_for_it() {
     let tree = Tree::new();
@@ -314,7 +315,7 @@ fn scripts_are_parted_and_their_parts_merged_as_cases_are() {
     half.assert_code(1).assert_says("2 of 2");
 }
 
-/// Upstream's 197 and 215 leave themselves out where there is more than that in the path.
+/// Upstream's 197 and 215 skip themselves if there are other characters in the path.
 #[test]
 fn a_script_has_a_plain_path_wherever_the_scratch_folder_is() {
     let tree = Tree::new();
@@ -334,7 +335,7 @@ fn a_script_has_a_plain_path_wherever_the_scratch_folder_is() {
     assert!(kept.starts_with(&scratch) && kept.join("test/image").exists());
 }
 
-/// Those of upstream's tests 162 and 282, which may.
+/// Upstream's tests 162 and 282 do.
 #[test]
 fn a_script_writes_beside_itself_only_where_it_is_known_to() {
     let tree = Tree::new();
@@ -400,7 +401,7 @@ fn what_a_script_leaves_behind_is_a_leak_with_its_name() {
 #[test]
 fn what_ends_by_itself_after_a_script_is_no_leak() {
     let tree = Tree::new();
-    // Longer than a case's processes may take.
+    // Longer than processes of a case may take to exit.
     tree.script(
         "001",
         "(sleep 1; :) > /dev/null 2>&1 < /dev/null &\necho one\n",
@@ -438,7 +439,7 @@ fn nothing_of_a_script_outlives_its_run_however_that_ends() {
     assert!(tree.bench.left().is_empty(), "{:?}", tree.bench.left());
 }
 
-/// Upstream's 147 and 233 take ports of the same range.
+/// Upstream's 147 and 233 use ports from the same range.
 #[test]
 fn scripts_that_share_something_of_the_machine_do_not_run_beside_each_other() {
     let tree = Tree::new();
@@ -476,7 +477,7 @@ fn an_expectation_of_the_configuration_holds_for_a_script() {
     assert_eq!(outcomes["upstream::001@raw"].verdict, Verdict::Quarantined);
 }
 
-/// With the switches that `check` has for it.
+/// In the way of `check`.
 #[test]
 fn a_script_is_told_to_print_and_to_debug_and_finds_the_options_of_the_user() {
     let tree = Tree::new();
@@ -490,7 +491,8 @@ fn a_script_is_told_to_print_and_to_debug_and_finds_the_options_of_the_user() {
     Ran::new(command.output().unwrap()).assert_code(0);
 }
 
-/// Has the real Python in the bench; what is called `python3` may be a wrapper that needs more than there is.
+/// Makes the real Python available in the bench; `python3` may be a wrapper that needs more than
+/// the bench has.
 fn link_python(tree: &Tree) -> bool {
     let mut python = std::process::Command::new("python3");
     python.args(["-c", "import sys; print(sys.executable)"]);
@@ -503,7 +505,8 @@ fn link_python(tree: &Tree) -> bool {
     std::os::unix::fs::symlink(path.trim(), tree.bench.path("bin/python3")).is_ok()
 }
 
-/// Else each script would compile again all that it imports, Python's own library with it: a second of CPU each.
+/// Otherwise each script would recompile everything it imports, including Python's library, which
+/// takes a second of CPU time.
 #[test]
 fn what_python_compiles_is_kept_outside_of_the_tree_also_for_who_wants_none() {
     let tree = Tree::new();
@@ -564,9 +567,9 @@ fn a_script_that_hangs_is_shown_with_its_line_and_its_processes() {
     let args = ["--upstream", "tree", "-f", "raw", "--no-confine"];
     let mut running = Running::start(&tree.bench, &args);
     let case = running.wait_for_the_case();
-    // It is in its third command when it has written.
+    // Once it has written, it is in its third command.
     assert_eq!(fs::read(&fifo).unwrap(), b"\n");
-    // What the supervisor does when the time is up.
+    // As the supervisor does when the time is up.
     nix::sys::signal::kill(case, Signal::SIGABRT).unwrap();
     let ran = running.finish();
     ran.assert_code(1)
@@ -600,7 +603,7 @@ fn python_is_needed_by_its_scripts_alone_and_runs_them() {
     let (ran, outcomes) = tree.run(&["-f", "raw"]);
     ran.assert_code(0);
     assert_eq!(outcomes.len(), 2);
-    // One that is named and does not work is no reason to skip.
+    // A named interpreter that does not work is an error, not a reason to skip.
     let bad = tree.bench.path("bin/false").display().to_string();
     let (ran, _) = tree.run(&["--python", &bad]);
     ran.assert_code(2).assert_says("use the Python");
@@ -625,7 +628,7 @@ fn the_list_shows_what_the_files_say() {
     let (ran, outcomes) = tree.run(&["-g", "strange", "-x", "auto", "-f", "raw"]);
     ran.assert_code(0);
     assert_eq!(outcomes.keys().collect::<Vec<_>>(), ["upstream::001@raw"]);
-    // What was put aside runs where it is named.
+    // Disabled scripts run if they are named.
     for args in [["002", "-f", "raw"], ["-gdisabled", "-f", "raw"]] {
         assert_eq!(
             tree.run(&args).1.keys().collect::<Vec<_>>(),
@@ -682,7 +685,7 @@ fn a_reference_is_blessed_for_review_and_never_changed() {
     );
     assert_eq!(fs::read(tree.path("001.out")).unwrap(), b"old\n");
     let pending = fs::read_to_string(tree.path("001.out.pending")).unwrap();
-    // As it was printed, as upstream's own way to write references does.
+    // Unchanged, as when upstream writes references.
     assert!(pending.ends_with("\nnew\n\n"), "{pending:?}");
     let review = tree.bench.run(&["--upstream", "tree", "--review"]);
     review
@@ -719,7 +722,7 @@ fn a_script_that_writes_into_the_tree_is_refused() {
         "echo x 2> /dev/null > stray && echo written\ntrue\n",
         b"",
     );
-    // Upstream's machines have a folder there.
+    // Upstream's machines use this folder.
     tree.script(
         "002",
         "folder=$(mktemp -d /var/tmp/iotests-XXXXXX) && echo written && rmdir $folder\n",
@@ -729,7 +732,7 @@ fn a_script_that_writes_into_the_tree_is_refused() {
     assert!(!tree.path("stray").exists());
 }
 
-/// The real scripts that need no emulator and are quick, on the programs of PATH.
+/// Some real scripts that are quick and need no emulator, with the programs in PATH.
 #[test]
 fn real_scripts_run_where_a_tree_is_given() {
     let Some(real) = std::env::var_os("IOTESTS_UPSTREAM") else {

@@ -1,4 +1,4 @@
-//! Each misbehaving case gets its own verdict, with what a person needs to know.
+//! Each misbehaving case gets the right verdict, with what the user needs to know.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -28,8 +28,8 @@ fn after_a_run_nothing_of_it_is_alive() {
     assert_eq!(ALL.bench.processes(), [0; 0]);
 }
 
-/// It is meant to end two seconds after its deadline at most; but only how it ends can be asserted of a machine
-/// that may be busy, and that it neither is ended before nor waited for.
+/// It should end at most two seconds after its deadline. On a machine that may be busy, only this
+/// can be asserted: it is not ended early, and others do not wait for it.
 #[test]
 fn a_hang_ends_after_its_deadline_and_the_others_go_on() {
     const DEADLINE: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ fn a_hang_ends_after_its_deadline_and_the_others_go_on() {
     assert_ne!(next, Some("verdicts::hangs@qcow2"), "others end meanwhile");
 }
 
-/// Works as long as this process is there, on a processor that others have to share with it.
+/// Keeps a processor busy as long as this process exists.
 struct Hog(Child);
 
 impl Hog {
@@ -82,7 +82,7 @@ fn what_others_take_of_the_processors_is_not_the_time_of_a_case() {
         return;
     }
     let bench = Bench::new();
-    // What is started here shares one of them.
+    // Everything started from here shares one processor.
     let me = Pid::from_raw(0);
     let all = sched_getaffinity(me).unwrap();
     let first = (0..CpuSet::count()).find(|cpu| all.is_set(*cpu).unwrap());
@@ -108,7 +108,7 @@ fn a_hang_is_explained_by_the_case_and_a_stopped_case_from_outside() {
         seen.iter().any(|one| one.text.contains("is stopped")),
         "{seen:?}"
     );
-    // One that spins is explained with the line where it does.
+    // A case that spins is explained with the line.
     let spins = hang("verdicts::spins@qcow2");
     assert!(
         spins.headline.starts_with("the case spins or blocks its thread, in ")
@@ -223,7 +223,7 @@ fn the_rerun_line_of_a_failure_runs_exactly_it() {
         .lines()
         .filter_map(|line| Some(line.trim().strip_prefix("rerun:")?.trim()))
         .collect();
-    // Each repetition has a seed of its own.
+    // Each repetition has its own seed.
     let [line, second] = lines[..] else {
         panic!("{}", first.stdout);
     };

@@ -1,4 +1,4 @@
-//! Finding one's way: explanations, completions, the manual page, and where things are kept.
+//! Help for the user: explanations, completions, the manual page, and where files are kept.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -48,12 +48,12 @@ fn shells_complete_options_and_the_names_of_cases() {
     for bad in [&["completions"][..], &["completions", "tcsh"]] {
         bench.run(bad).assert_code(2).assert_says("bash|zsh|fish");
     }
-    // What bash makes of it.
+    // Completions as bash computes them.
     fs::create_dir_all(bench.path("build/qemu/9.9.9")).unwrap();
     let script = bench.path("completions");
     fs::write(&script, bench.run(&["completions", "bash"]).stdout).unwrap();
     for (typed, breaks, expected) in [
-        // Where a colon ends a word, what stands before it stays.
+        // If a colon breaks words, bash replaces only what follows it.
         ("iotests verdicts::seg", ":= ", "segfaults"),
         ("iotests -f raw verdicts::seg", ":= ", "segfaults"),
         ("iotests verdicts::seg", "= ", "verdicts::segfaults"),
@@ -84,7 +84,7 @@ fn shells_complete_options_and_the_names_of_cases() {
         words.sort_unstable();
         expected.sort_unstable();
         assert_eq!(words, expected, "{typed}: {errors}");
-        // It is the whole shell's.
+        // The setting for the whole shell is unchanged.
         assert_eq!(lines.next(), Some(&*format!("{breaks}.")), "{errors}");
     }
 }
@@ -104,11 +104,12 @@ fn the_manual_page_has_every_option() {
     }
 }
 
-/// The program as it lies somewhere, without a word where to keep things.
+/// Runs a copy of the program at this path, without telling it the build folder.
 fn alone(bench: &Bench, program: &str) -> Ran {
     let path = bench.path(program);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    // Written by another process: were it open for writing in ours, a child that another test starts at this moment could hold it open.
+    // Written by another process: if we had it open for writing, a child that another test starts
+    // at this moment could inherit the descriptor.
     let copy = Command::new("cp").arg(env!("CARGO_BIN_EXE_iotests-fixture")).arg(&path).status();
     assert!(copy.unwrap().success());
     let like = bench.command(&["verdicts::passes@raw"]);
@@ -147,7 +148,7 @@ fn where_things_are_kept_is_one_rule_and_a_run_names_the_folder() {
     }
 }
 
-/// Others can write where it lies, and programs in it are run.
+/// Its parent is writable by others, and programs in it are run.
 #[test]
 fn without_a_home_things_are_kept_in_a_folder_of_this_user_alone() {
     use std::os::unix::fs::PermissionsExt;
@@ -190,11 +191,11 @@ fn new_without_sources_says_what_it_needs() {
         .assert_says("run this in a clone of the repository, or set IOTESTS_SOURCE_DIR");
 }
 
-/// Every member of every object that a run of the whole fixture recorded stands in docs/record.md.
+/// docs/record.md has every member of every object that a run of the whole fixture records.
 #[test]
 fn the_document_of_the_record_has_every_member_of_it() {
     let document = include_str!("../../../../docs/record.md");
-    // What the keys of a map are, and values by name, is not the schema's.
+    // The keys of these maps are not part of the schema.
     let maps = ["tools", "counts", "expected", "variables"];
     let mut missing = std::collections::BTreeSet::new();
     fn walk(value: &Value, maps: &[&str], see: &mut dyn FnMut(&str)) {

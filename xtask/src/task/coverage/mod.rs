@@ -17,8 +17,8 @@ use runs::Runs;
 /// Options of the coverage report.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Event files of earlier runs (`--jsonl`) to take the results from, those of `--upstream` included. Without any, every
-    /// case is run on every set of QEMU programs there is.
+    /// Records of earlier runs (`--jsonl`) with the results, including those of `--upstream`.
+    /// Default: runs every case on every available set of QEMU programs.
     #[arg(long, value_name = "FILE")]
     from: Vec<PathBuf>,
 }

@@ -22,20 +22,22 @@ use crate::cargo::{self, XtaskError};
 
 /// What to measure, and with what.
 ///
-/// Each bug of the list is re-created in the source tree, by its patch or by taking its fix out again, the programs of the build folder are
-/// built, and the cases that the list names for it run on them. All of them run without any bug first: what is red then shows nothing. A
-/// table of bugs, cases that found them and times is written as Markdown and as JSON.
+/// Each bug in the list is reintroduced into the source tree, by a patch or by reverting its fix.
+/// Then the programs are built, and the cases listed for the bug run on them. First, all cases run
+/// without any bug: those that fail then show nothing. The result is a table of bugs, cases that
+/// found them, and times, as Markdown and JSON.
 ///
-/// The tree must be clean, and is left as it was: each file that a patch changes is copied into the build folder before, and put back from
-/// there after the bug, on Ctrl-C and SIGTERM, and at the start of the next run after one that was killed.
+/// The tree must be clean, and is restored: files are copied into the build folder before they are
+/// patched, and put back after the bug, on Ctrl-C and SIGTERM, and after a killed run at the start
+/// of the next.
 ///
-/// The list is a TOML file, whose keys docs/sharpness.md has.
+/// The list is a TOML file, described in docs/sharpness.md.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// QEMU's sources, in which the bugs are re-created
+    /// QEMU's source tree, into which the bugs are reintroduced
     #[arg(long, value_name = "DIR")]
     qemu_source: PathBuf,
-    /// The build folder of these sources. Default: `build` in them
+    /// Its build folder. Default: `build` in the source tree
     #[arg(long, value_name = "DIR")]
     qemu_build: Option<PathBuf>,
     /// The list of bugs
@@ -44,16 +46,17 @@ pub(crate) struct Args {
     /// Only the bug with this id; may be repeated
     #[arg(long, value_name = "ID")]
     only: Vec<String>,
-    /// Where `sharpness.md`, `sharpness.json` and the records of the runs go. Default: `sharpness` in cargo's target folder
+    /// Where to write `sharpness.md`, `sharpness.json` and the records of the runs. Default:
+    /// `sharpness` in cargo's target folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// How many instances run at once. Default: the number of processors
+    /// How many instances run at once. Default: one per processor
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
-    /// What builds the programs
+    /// The build program
     #[arg(long, value_name = "PROGRAM", default_value = "ninja")]
     ninja: PathBuf,
-    /// The harness, where it is not to be built from this workspace
+    /// The harness to use. Default: built from this workspace
     #[arg(long, value_name = "PROGRAM")]
     iotests: Option<PathBuf>,
 }
