@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "The project's chores", version)]
+#[command(name = "cargo xtask", about = "Development tasks", version)]
 struct Cli {
     #[command(subcommand)]
     task: Task,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A name that is not a value of its axis.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{axis} `{given}` is unknown; there is {known}")]
+#[error("{axis} `{given}` is unknown; known: {known}")]
 pub struct UnknownName {
     /// The axis: "format", "protocol"…
     pub axis: &'static str,
@@ -272,7 +272,7 @@ mod tests {
         }
         let error = "qcow3".parse::<Format>().unwrap_err().to_string();
         assert!(
-            error.starts_with("format `qcow3` is unknown; there is raw, qcow2"),
+            error.starts_with("format `qcow3` is unknown; known: raw, qcow2"),
             "{error}"
         );
     }

@@ -94,7 +94,7 @@ impl App {
         }
         if cli.run.bless && golden::is_ci() {
             return Err(RunError::Usage(
-                "--bless is refused where CI is set: goldens are reviewed by people".to_owned(),
+                "--bless is refused if CI is set: goldens must be reviewed by people".to_owned(),
             ));
         }
         if cli.what.merge || !cli.what.from_record.is_empty() {
@@ -142,7 +142,7 @@ impl App {
         let (mut records, corrupt) = Records::read(&self.places.records());
         if let Err(error) = recordings::tidy(&self.places.recordings(), &mut records) {
             self.warn(&format!(
-                "a record of a former run could not be read: {error}"
+                "a record of an earlier run could not be read: {error}"
             ));
         }
         let asked = Asked {
@@ -156,7 +156,7 @@ impl App {
             let folder = self.places.recordings();
             let left =
                 recordings::unfinished(&folder).map_err(io_error("read the records in", folder))?;
-            let why = "the last run has run all of these that it was to run";
+            let why = "the last run completed all of these";
             narrow(&mut planned, |one| left.contains(&one.id), why)?;
         }
         if cli.matrix.failed {
@@ -169,7 +169,7 @@ impl App {
                 sets: &sets.able,
             };
             filter.check(&there_is).map_err(|error| RunError::Usage(format!("-E: {error}")))?;
-            let mut why = "the expression means none of what is selected".to_owned();
+            let mut why = "the expression matches none of the selected instances".to_owned();
             if let Some(hint) = filter.not_asked_for(&planned) {
                 why += &format!("; {hint}");
             }
@@ -185,9 +185,7 @@ impl App {
             let mut chosen = chosen.into_iter();
             planned.retain(|_| chosen.next().unwrap_or(false));
             if planned.is_empty() {
-                self.progress(
-                    "nothing of what changed concerns any of what is selected, so nothing runs",
-                );
+                self.progress("the change affects none of the selected instances, so nothing runs");
             }
         }
         let whole_runs = planned.iter().any(|one| one.skip.is_none());
@@ -245,12 +243,10 @@ impl App {
         let cli = &self.cli;
         let program = called_as();
         let why = if !cli.what.env && !cli.command.is_empty() {
-            format!(
-                "what follows `--` is run by {program} env CASE -- COMMAND, and there is no `env` here"
-            )
+            format!("a command after `--` is only for {program} env CASE -- COMMAND")
         } else if cli.what.merge && cli.selectors.is_empty() {
             format!(
-                "`merge` needs records of runs (what --jsonl writes), or a folder of them: {program} merge FILE…"
+                "`merge` needs records of runs (written by --jsonl), or a folder of them: {program} merge FILE…"
             )
         } else if cli.what.explain && cli.selectors.is_empty() {
             format!("`explain` needs a case: {program} explain 163")

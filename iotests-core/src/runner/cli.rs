@@ -171,7 +171,7 @@ pub(crate) struct MatrixArgs {
     /// Only selected instances that match this expression, such as
     /// `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.
     #[arg(short = 'E', long = "expression", value_name = "EXPRESSION", value_parser = str::parse::<Filter>, long_help = format!(
-        "Of what is selected, only what this expression means, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.\n\n{}",
+        "Only selected instances that match this expression, such as `group(quick) & format(qcow2) & !name(/luks/) & last(fail)`.\n\n{}",
         filter::HELP
     ))]
     pub(crate) expression: Option<Filter>,
@@ -424,7 +424,7 @@ fn number(least: i64) -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(least..=MOST)
 }
 
-/// The most of what can be counted on the command line.
+/// The largest count that the command line accepts.
 pub(crate) const MOST: i64 = 100_000;
 
 /// A time with its unit.
@@ -448,7 +448,7 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
 /// The longest time to run for, in seconds: a year.
 const MOST_TIME: u64 = 8760 * 60 * 60;
 
-/// Enough for any debugger and emulated processor; still a time that clocks can add up.
+/// Enough for any debugger or emulated CPU, and too little to overflow any deadline.
 pub(crate) const MOST_SCALE: f64 = 10_000.0;
 
 fn scale(text: &str) -> Result<f64, String> {
@@ -462,42 +462,42 @@ fn after_help() -> String {
     let me = super::called_as();
     let mut text = format!(
         "Examples:
-  {me}                       all that can run here
+  {me}                       everything that can run here
   {me} 163 -f qcow2          what covers upstream's test 163
   {me} shrink --list         cases with `shrink` in the name
   {me} -g quick --junit FILE a group, with a report
-  {me} --provision           and with an emulator, fetched
+  {me} --provision           with a fetched emulator
   {me} --provision=all --set all   on every QEMU that Debian has
-  {me} --qemu-build DIR      the programs of a build folder
+  {me} --qemu-build DIR      with the programs of a build
   {me} --upstream ~/qemu 040 -f qcow2   upstream's own test 040
   {me} --failed              what failed the last time
-  {me} --since master --qemu-build DIR   what my branch touches
-  {me} env 163@qcow2 -- sh   a shell in a case's place
-  {me} --partition 2/5       the second of five parts of it
+  {me} --since master --qemu-build DIR   what my branch affects
+  {me} env 163@qcow2 -- sh   a shell in a case's directory
+  {me} --partition 2/5       the second of five parts
   {me} merge DIR --html FILE one report on all parts
   {me} explain 163           what its cases do and need
   {me} new nbd::sees_holes   a new case, which passes
-  {me} explore --for 1h      other random programs each time
+  {me} explore --for 1h      different random programs each time
 
-Other words:
-  {me} completions bash      or zsh, fish: what a shell needs to complete
+Other commands:
+  {me} completions bash      or zsh, fish: shell completions
   {me} man                   the manual page
-  {me} '*merge*'             the word as a part of a name
+  {me} '*merge*'             cases with a command word in the name
 
-Caches, records, provisioned programs and what failures leave are in one folder, which a run names first:
-  --build-dir or IOTESTS_BUILD_DIR, else cargo's target folder if this program lies in one, else ~/.cache/qemu-iotests.
+Caches, records, provisioned programs and kept failures are in one folder, shown at the start of a run:
+  --build-dir or IOTESTS_BUILD_DIR, else cargo's target folder if this program is in one, else ~/.cache/qemu-iotests.
 
 Environment:
-  QEMU_PROG, QEMU_IMG_PROG, QEMU_IO_PROG, QEMU_NBD_PROG, QSD_PROG name programs, QEMU_OPTIONS and so on their options.
-  The order is: flag, environment, build folder, PATH, provisioned prefix.
-  Of options: command line, environment, profile, [defaults] of a configuration.
-  {MIRROR_VARIABLE} is where Debian's archive is, if this machine's package sources do not name it.
+  QEMU_PROG, QEMU_IMG_PROG, QEMU_IO_PROG, QEMU_NBD_PROG, QSD_PROG name programs; QEMU_OPTIONS and so on, their options.
+  Order of precedence for programs: flag, environment, build folder, PATH, provisioned prefix.
+  Order of precedence for options: command line, environment, profile, [defaults] of a configuration.
+  {MIRROR_VARIABLE} is the address of Debian's archive, if this machine's package sources do not have it.
 
 Signals:
-  Ctrl-C or SIGTERM ends what runs with a grace, the second kills, the third exits at once.
-  SIGUSR1 shows how far the run is, and has every running case explain what it waits for, and go on; SIGABRT to a case process ends it as well.
-  Enter on a terminal shows how far the run is.
-  Ctrl-Z suspends all that runs, and its time.
+  Ctrl-C or SIGTERM ends running cases gracefully, a second one kills them, a third exits at once.
+  SIGUSR1 shows the progress of the run, and makes every running case report what it is waiting for and continue. SIGABRT to a case process does the same but ends the case.
+  Enter on a terminal shows the progress of the run.
+  Ctrl-Z suspends everything that runs, and its deadlines.
 
 Exit codes:
 "
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn formats_are_a_comma_list_and_an_unknown_one_is_named_with_the_known() {
+    fn formats_are_a_comma_list_and_an_unknown_one_is_reported_with_the_known() {
         let cli = Cli::try_parse_from(["iotests", "-f", "qcow2,raw", "163"]).unwrap();
         assert_eq!(
             cli.matrix.formats,
@@ -529,13 +529,13 @@ mod tests {
         let error = Cli::try_parse_from(["iotests", "-f", "qcow3"]).unwrap_err();
         assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()));
         assert!(
-            error.to_string().contains("format `qcow3` is unknown; there is raw, qcow2"),
+            error.to_string().contains("format `qcow3` is unknown; known: raw, qcow2"),
             "{error}"
         );
     }
 
     #[test]
-    fn numbers_have_their_limits() {
+    fn numbers_have_limits() {
         let parsed = |args: &[&str]| {
             let all = ["iotests"].iter().chain(args);
             Cli::try_parse_from(all).map_err(|error| error.to_string())
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_has_a_unit_and_an_end() {
+    fn a_time_has_a_unit_and_a_limit() {
         let parsed = |text| Cli::try_parse_from(["iotests".to_owned(), format!("--for={text}")]);
         for (text, seconds) in [("90s", 90), ("10m", 600), ("8h", 28800)] {
             let time = parsed(text).unwrap().run.time;
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scale_must_be_positive_and_give_a_time_that_clocks_know() {
+    fn a_scale_must_be_positive_and_bounded() {
         for bad in ["0", "-1", "x", "inf", "NaN", "1e18", "1e300"] {
             assert!(
                 Cli::try_parse_from(["iotests", "--timeout-scale", bad]).is_err(),

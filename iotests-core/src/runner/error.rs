@@ -95,7 +95,7 @@ fn near(selector: &str, hint: Option<&str>, names: &[String]) -> String {
         text += &format!("; did you mean the command `{program} {word}`?");
     }
     if !names.is_empty() {
-        text += &format!("; near to it:\n  {}", names.join("\n  "));
+        text += &format!("; similar names:\n  {}", names.join("\n  "));
     }
     text
 }

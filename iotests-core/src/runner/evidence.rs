@@ -229,10 +229,7 @@ fn below_cap(mut files: Vec<Kept>, cap: u64) -> Vec<Kept> {
             break;
         };
         total -= file.allocated;
-        let note = format!(
-            "{} bytes, of which too many were allocated to be kept\n",
-            file.bytes
-        );
+        let note = format!("{} bytes, too large on disk to be kept\n", file.bytes);
         let name = file.path.file_name().unwrap_or_default().to_string_lossy();
         let _ = fs::remove_file(&file.path);
         let _ = fs::write(file.path.with_file_name(format!("{name}.left-out")), note);
@@ -245,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dropped_files_are_where_they_were_and_the_newest_of_a_name_wins() {
+    fn dropped_files_are_put_back_and_the_newest_of_a_name_wins() {
         let test = tempfile::tempdir().unwrap();
         let path = |name: &str| test.path().join(name);
         for (file, text) in [
@@ -269,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_biggest_files_go_when_there_is_too_much() {
+    fn the_biggest_files_are_removed_beyond_the_cap() {
         let folder = tempfile::tempdir().unwrap();
         for (name, kib) in [("small", 16), ("big", 512), ("middle", 64)] {
             fs::write(folder.path().join(name), vec![1; kib << 10]).unwrap();

@@ -344,7 +344,7 @@ fn listen(
             Ok(0) if end[1].is_zero() => return Err("does not report".to_owned()),
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,
-            Err(error) => return Err(format!("cannot be heard: {error}")),
+            Err(error) => return Err(format!("cannot be read from: {error}")),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         if let Some(follower) = &mut follower {
@@ -423,7 +423,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rest_counts_before_it_is_over() {
+    fn a_suspension_counts_before_it_ends() {
         let supervisors = Supervisors::default();
         let rest = Duration::from_millis(1);
         supervisors.all().resting = Instant::now().checked_sub(rest);
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_put_together_from_pieces_and_rubbish_is_passed_over() {
+    fn events_are_assembled_from_chunks_and_garbage_is_skipped() {
         let mut lines = Lines::default();
         let mut events = Vec::new();
         let mut said = |event| events.push(event);
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_passed_over_and_not_kept() {
+    fn a_line_that_is_too_long_is_skipped_and_not_kept() {
         let mut lines = Lines::default();
         let mut events = Vec::new();
         let mut said = |event| events.push(event);
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_to_end_holds_for_a_supervisor_that_was_just_being_started() {
+    fn an_order_to_end_also_reaches_a_supervisor_that_starts_later() {
         let supervisors = Supervisors::default();
         let start = |pid| {
             let (out, control) = pipe().unwrap();

@@ -43,7 +43,7 @@ impl Exit {
         ),
         (
             Self::Environment,
-            "this computer does not let us run (scratch folder, disk space)",
+            "this machine cannot run cases (scratch folder, disk space)",
         ),
         (
             Self::SkipsDenied,
@@ -51,7 +51,7 @@ impl Exit {
         ),
         (
             Self::Declarations,
-            "cases of this program are declared wrongly",
+            "cases of this program have invalid declarations",
         ),
         (
             Self::NothingRan,

@@ -69,10 +69,10 @@ impl Known<'_> {
             text += &palette.dim(format!("        {fix}\n"));
         }
         text += &palette.dim(match self.records.get(&one.id) {
-            None => "        never ran to its end, by what the build folder recorded\n".to_owned(),
+            None => "        never completed, according to the build folder\n".to_owned(),
             Some(known) => {
                 format!(
-                    "        last runs, the newest first: {}; {}\n",
+                    "        last runs, newest first: {}; {}\n",
                     joined(known.verdicts.iter().rev(), ", "),
                     duration(known.elapsed)
                 )
@@ -93,7 +93,7 @@ fn declared(instance: &Instance) -> Vec<(&'static str, String)> {
         special.push(format!("one at a time with others that need `{lock}`"));
     }
     if meta.unconfined {
-        special.push("may write outside of its directory".to_owned());
+        special.push("may write outside its directory".to_owned());
     }
     if let Some(quarantine) = &meta.quarantine {
         special.push(format!(
@@ -122,7 +122,7 @@ fn declared(instance: &Instance) -> Vec<(&'static str, String)> {
             "known bugs",
             joined(meta.known_bugs.iter().map(|one| one.reason), "; "),
         ),
-        ("besides", special.join("; ")),
+        ("notes", special.join("; ")),
     ]
 }
 

@@ -20,15 +20,15 @@ use crate::case::{
 
 /// The description of the language for `--help`.
 pub(crate) const HELP: &str = "\
-An expression is made of these, with `&`, `|`, `!` (or `and`, `or`, `not`) and parentheses:
+An expression combines these with `&`, `|`, `!` (or `and`, `or`, `not`) and parentheses:
   name(TEXT) id(TEXT) upstream(TEXT) file(TEXT)   TEXT is a part; =TEXT the whole; #GLOB with * and ?; /REGEX/
-  mentions(TEXT)          what can be read of it: name, description, groups, needs; of a script of upstream's its text
-  needs(TEXT)             one of the things it needs, such as needs(emulator) or needs(driver throttle)
+  mentions(TEXT)          any text about it: name, description, groups, needs; for an upstream script, its source
+  needs(TEXT)             one of its requirements, such as needs(emulator) or needs(driver throttle)
   group(NAME) set(NAME)   the whole name; or #GLOB, /REGEX/
   format(F) protocol(P) cache(MODE) aio(MODE) backend(system|qsd)
-  last(VERDICT)   the last run: pass, fail (in any way), crash, timeout, leak, flaky, expected-fail, quarantined, never
+  last(VERDICT)   the last run: pass, fail (any failure), crash, timeout, leak, flaky, expected-fail, quarantined, never
   took(>2s)       the time of the last run: < or >, with ms, s or min
-  skipped(TEXT)   cannot run here, for a reason that says TEXT
+  skipped(TEXT)   cannot run here, for a reason that contains TEXT
   all() none()";
 
 /// An expression.
@@ -120,7 +120,7 @@ impl FromStr for Filter {
             None => Ok(filter),
             Some((at, found)) => Err(parser.error(
                 at,
-                format!("`{found}` follows where `&`, `|` or the end could"),
+                format!("unexpected `{found}`: `&`, `|` or the end must follow"),
             )),
         }
     }
@@ -206,7 +206,7 @@ impl Filter {
         match options[..] {
             [] => None,
             _ => Some(format!(
-                "an expression only narrows what the options select: ask for it with {}",
+                "an expression only narrows what the options select: add {}",
                 options.join(" ")
             )),
         }
@@ -297,7 +297,7 @@ pub(crate) fn unknown(what: &str, value: &str, known: &[String]) -> String {
     let near = nearest_word(value, known.iter().map(String::as_str).chain(parts));
     let mut why = format!("{what} `{value}` is unknown");
     if known.len() <= MANY {
-        why += &format!("; there is {}", known.join(", "));
+        why += &format!("; known: {}", known.join(", "));
     }
     if let Some(near) = near {
         why += &format!("; did you mean `{near}`?");
@@ -491,7 +491,7 @@ impl Parser<'_> {
             let (place, _) = self.peek().unwrap_or((self.text.len(), ' '));
             let why = match word.is_empty() {
                 true => "expected a condition, such as `name(commit)`".to_owned(),
-                false => format!("`{word}` needs what it means in parentheses"),
+                false => format!("`{word}` needs a value in parentheses"),
             };
             return Err(self.error(place, why));
         }
@@ -538,7 +538,7 @@ impl Parser<'_> {
         };
         match word {
             "all" | "none" if !value.is_empty() => {
-                Err((false, format!("`{word}()` takes nothing")))
+                Err((false, format!("`{word}()` takes no value")))
             }
             "all" => Ok(Filter::All),
             "none" => Ok(Filter::None),
@@ -563,12 +563,10 @@ impl Parser<'_> {
                 })
             }
             "last" => last(value).map(Filter::Last).map_err(of_value),
-            "took" => took(value)
-                .ok_or_else(|| of_value(format!("`{value}` is no time such as `>2s` or `<500ms`"))),
-            _ => Err((
-                true,
-                format!("there is no `{word}()`; --help has what there is"),
-            )),
+            "took" => took(value).ok_or_else(|| {
+                of_value(format!("`{value}` is not a time such as `>2s` or `<500ms`"))
+            }),
+            _ => Err((true, format!("there is no `{word}()`; see --help"))),
         }
     }
 }
@@ -677,25 +675,25 @@ mod tests {
             (
                 "name(a) & fmt(qcow9)",
                 "fmt(",
-                "`qcow9` is unknown; there is raw, qcow2",
+                "`qcow9` is unknown; known: raw, qcow2",
             ),
             ("name(a) & size(1)", "name(a) & ", "there is no `size()`"),
-            ("name(a) name(b)", "name(a) ", "`n` follows"),
+            ("name(a) name(b)", "name(a) ", "unexpected `n`"),
             ("name(a) &", "name(a) &", "is missing at the end"),
             ("(name(a)", "(name(a)", "`)` is missing at the end"),
             ("name(a", "name(a", "`)` is missing"),
             ("name(/a", "name(/a", "`/)` is missing"),
-            ("quick", "quick", "needs what it means in parentheses"),
+            ("quick", "quick", "needs a value in parentheses"),
             ("", "", "is missing at the end"),
             ("name(/[/)", "name(", "unclosed character class"),
             (
                 "last(green)",
                 "last(",
-                "verdict `green` is unknown; there is never, pass",
+                "verdict `green` is unknown; known: never, pass",
             ),
-            ("took(2s)", "took(", "is no time such as"),
+            ("took(2s)", "took(", "is not a time such as"),
             ("backend(vm)", "backend(", "there is system, qsd"),
-            ("all(x)", "all(", "takes nothing"),
+            ("all(x)", "all(", "takes no value"),
         ] {
             let error = error(text);
             assert!(error.contains(why), "{text}: {error}");
@@ -709,7 +707,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_history_says_is_compared() {
+    fn the_last_verdict_is_compared() {
         let of = |verdict| History {
             elapsed: Duration::from_secs(1),
             verdicts: vec![Verdict::Pass, verdict],

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_lines_are_told_as_they_come_and_the_rest_at_the_end() {
+    fn complete_lines_are_passed_on_at_once_and_the_rest_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let mut follower = Follower::new(&[&path]).unwrap();

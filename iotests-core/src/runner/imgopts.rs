@@ -41,7 +41,7 @@ pub(super) fn check(
         let unknown = imgopts.iter().map(name).find(|name| !known.contains(name));
         if let (Some(unknown), false) = (unknown, known.is_empty()) {
             let why = format!(
-                "`--imgopts {unknown}=…`: {} knows no such option of the format {format}; it knows {}",
+                "`--imgopts {unknown}=…`: {} has no such option for the format {format}; known: {}",
                 img.path.display(),
                 known.into_iter().collect::<Vec<_>>().join(", ")
             );

@@ -367,7 +367,7 @@ fn weigh(
         Judgement::Irrelevant => Vec::new(),
     };
     if own == Verdict::Pass && attempts.len() > 1 {
-        let note = "passed when it was tried again".to_owned();
+        let note = "passed on a retry".to_owned();
         return (Verdict::Flaky, Some(note));
     }
     let mut verdict = own;
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_says_something_else_than_the_known_one_is_another_bug() {
+    fn a_failure_with_another_message_than_the_known_one_is_another_bug() {
         let other = bug("it says bug 2");
         assert_eq!(weighed(Verdict::Fail, &other, None), Verdict::Fail);
         // This attempt has no text that could match.
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quarantine_holds_up_to_its_last_day() {
+    fn a_quarantine_includes_its_last_day() {
         let (none, valid) = (Known::default(), Some(until(TODAY, "races")));
         assert_eq!(weighed(Verdict::Crash, &none, valid), Verdict::Quarantined);
         assert_eq!(weighed(Verdict::Pass, &none, valid), Verdict::Pass);
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_names_the_fix_that_is_missing() {
+    fn a_failure_names_the_missing_fix() {
         let known = Known {
             missing_fix: Some("no fix".to_owned()),
             ..Known::default()

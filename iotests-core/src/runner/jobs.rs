@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_more_while_nothing_waits_and_fewer_when_all_does() {
+    fn the_limit_rises_while_processors_are_free_and_falls_under_load() {
         let mut carried = Carried::new(4);
         for (limit, running, cpu, memory, expected) in [
             (4, 4, 0.1, 0.0, 5),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn pressure_is_the_share_of_time_since_the_last_question() {
+    fn pressure_is_the_share_of_time_since_the_last_call() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("cpu");
         let write = |total: u64| {

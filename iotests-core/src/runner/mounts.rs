@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_are_found_strictly_below_a_folder_also_by_names_that_the_table_escapes() {
+    fn mounts_are_found_strictly_below_a_folder_even_with_escaped_names() {
         let table = b"22 1 8:1 / / rw - ext4 /dev/sda rw\n\
             40 22 0:39 / /runs/run-1 rw - fuse /dev/fuse rw\n\
             41 22 0:40 / /runs/run-1/a\\040b\\134040/m rw shared:7 - fuse /dev/fuse rw\n\
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_unmount_asks_the_program_that_may() {
+    fn a_helper_program_unmounts() {
         let folder = tempfile::tempdir().unwrap();
         let asked = folder.path().join("asked");
         let script = format!("printf '%s\\n' \"$@\" > '{}'", asked.display());

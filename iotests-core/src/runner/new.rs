@@ -19,7 +19,7 @@ pub(super) fn main(name: Option<&str>) -> Exit {
     let cases = root.join("iotests-cases").join("src");
     if !cases.is_dir() {
         eprintln!(
-            "{}: a case is written into the sources, and {} is not there: run this in a clone of the repository, or set IOTESTS_SOURCE_DIR to one",
+            "{}: new cases are added to the sources, but {} does not exist: run this in a clone of the repository, or set IOTESTS_SOURCE_DIR to one",
             super::called_as(),
             cases.display()
         );
@@ -28,7 +28,7 @@ pub(super) fn main(name: Option<&str>) -> Exit {
     match skeleton::create(&cases, name) {
         Ok(created) => {
             for module in &created.modules {
-                println!("made     {}", module.display());
+                println!("created  {}", module.display());
             }
             println!("wrote    {}:{}", created.file.display(), created.line);
             println!("run it   {} {}", super::called_as(), created.name);

@@ -158,12 +158,12 @@ fn auto(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Part>, Stri
         None => Ok(None),
         Some(value) => match value.parse::<u32>() {
             Ok(number) => Ok(Some(number)),
-            Err(_) => Err(format!("{name} is `{value}`, which is no number")),
+            Err(_) => Err(format!("{name} is `{value}`, which is not a number")),
         },
     };
     if set("SLURM_ARRAY_TASK_ID").is_some() {
         let need = |name| {
-            number(name)?.ok_or_else(|| format!("Slurm sets SLURM_ARRAY_TASK_ID, but no {name}"))
+            number(name)?.ok_or_else(|| format!("Slurm sets SLURM_ARRAY_TASK_ID, but not {name}"))
         };
         let id = need("SLURM_ARRAY_TASK_ID")?;
         let (least, most) = (need("SLURM_ARRAY_TASK_MIN")?, need("SLURM_ARRAY_TASK_MAX")?);
@@ -177,7 +177,7 @@ fn auto(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Part>, Stri
             && (most - least) / step + 1 == count;
         if !fits {
             return Err(format!(
-                "Slurm's array has {count} tasks from {least} to {most}, and this is {id}: give it numbers with one distance, such as `--array=1-{count}`"
+                "Slurm's array has {count} tasks from {least} to {most}, and this is {id}: number them evenly, such as `--array=1-{count}`"
             ));
         }
         return Part::new((id - least) / step + 1, count).map(Some);
@@ -271,7 +271,7 @@ pub(crate) fn gaps(shards: &[Shard], instances: usize) -> Vec<String> {
             })
             .collect();
         gaps.push(format!(
-            "the parts are of different plans and do not make a whole: {}; all machines need the same selection, programs and recorded times",
+            "the parts are of different plans: {}; all machines need the same selection, programs and recorded times",
             plans.join("; ")
         ));
     }
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn each_system_says_which_part_it_is_in_its_own_way() {
+    fn each_ci_system_gives_the_part_in_its_own_variables() {
         for (variables, number, of) in [
             (&[("CI_NODE_INDEX", "2"), ("CI_NODE_TOTAL", "5")][..], 2, 5),
             (
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_system_does_not_say_or_says_wrongly_is_named_with_what_to_write() {
+    fn missing_or_wrong_variables_are_reported_with_advice() {
         for (variables, says) in [
             (
                 &[("GITHUB_ACTIONS", "true")][..],
@@ -422,7 +422,7 @@ mod tests {
             ),
             (
                 &[("CIRCLE_NODE_INDEX", "x"), ("CIRCLE_NODE_TOTAL", "2")],
-                "is `x`, which is no number",
+                "is `x`, which is not a number",
             ),
             (
                 &[
@@ -440,7 +440,7 @@ mod tests {
                 ],
                 "--array=1-3",
             ),
-            (&[("SLURM_ARRAY_TASK_ID", "7")], "no SLURM_ARRAY_TASK_MIN"),
+            (&[("SLURM_ARRAY_TASK_ID", "7")], "not SLURM_ARRAY_TASK_MIN"),
         ] {
             let why = found(variables).unwrap_err();
             assert!(why.contains(says), "{variables:?}: {why}");
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_on_the_command_line_is_one_that_there_is() {
+    fn a_part_on_the_command_line_must_exist() {
         assert_eq!("2/5".parse(), Ok(Partition::Part(part(2, 5))));
         assert_eq!("auto".parse(), Ok(Partition::Auto));
         for bad in [
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_of_time_within_a_step_move_nothing() {
+    fn differences_within_a_step_do_not_change_the_cut() {
         let times = |factor: f64| -> Vec<(String, Option<u64>)> {
             let millis = |number: i32| 1.2_f64.powf(f64::from(20 + number % 25) + 0.5) * factor;
             (0..400).map(|number| (format!("case{number}"), Some(millis(number) as u64))).collect()

@@ -132,7 +132,7 @@ fn be_alone(folder: &Path) -> Result<(), RunError> {
         path: folder.to_owned(),
         source: io::Error::new(
             ErrorKind::PermissionDenied,
-            "it must be a folder of this user alone (mode 0700), for programs in it are run, and others can write where it lies",
+            "it must be private to this user (mode 0700), because programs in it are run and its parent is writable by others",
         ),
     })
 }
@@ -152,7 +152,7 @@ pub(crate) fn check_utf8(what: &str, path: &Path) -> Result<(), RunError> {
     match path.to_str() {
         Some(_) => Ok(()),
         None => Err(RunError::Usage(format!(
-            "{what} {path:?} has a name that is not UTF-8, and QMP can carry no other; choose another one"
+            "{what} {path:?} has a name that is not UTF-8, which QMP cannot carry; choose another one"
         ))),
     }
 }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_where_others_can_write_is_of_this_user_alone() {
+    fn a_folder_in_a_shared_place_must_be_private() {
         let folder = tempfile::tempdir().unwrap();
         let mine = folder.path().join("mine");
         be_alone(&mine).unwrap();
@@ -177,7 +177,7 @@ mod tests {
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         for name in ["link", "file", "open"] {
             let why = be_alone(&folder.path().join(name)).unwrap_err().to_string();
-            assert!(why.contains("of this user alone"), "{name}: {why}");
+            assert!(why.contains("private to this user"), "{name}: {why}");
         }
         // Created first by another user.
         if getuid().is_root() {

@@ -179,7 +179,7 @@ pub(crate) fn plan(
         };
         let Some(first) = planned.iter().position(is_start) else {
             return Err(RunError::NothingSelected(format!(
-                "`{}` (--start-from) is none of what the other options select",
+                "`{}` (--start-from) is not among what the other options select",
                 start.text
             )));
         };
@@ -187,7 +187,7 @@ pub(crate) fn plan(
     }
     if planned.is_empty() {
         return Err(RunError::NothingSelected(
-            "these options leave none".to_owned(),
+            "these options exclude all".to_owned(),
         ));
     }
     Ok(planned)
@@ -229,7 +229,7 @@ fn supports_format(
     cases.sort();
     cases.dedup();
     Err(RunError::NothingSelected(format!(
-        "`{}` is no point of its matrix:\n  {}",
+        "`{}` is not in its matrix:\n  {}",
         selector.text,
         cases.join("\n  ")
     )))

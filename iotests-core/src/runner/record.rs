@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_log_is_recorded_with_its_beginning_and_its_end() {
+    fn a_long_log_is_recorded_with_its_start_and_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record");
         let mut recorder = Recorder::new(vec![File::create(&path).unwrap()]);

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_run_learns_from_the_record_of_one_that_was_killed_and_only_once() {
+    fn the_next_run_learns_once_from_the_record_of_a_killed_one() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("records");
         let history = place.path().join("records.json");

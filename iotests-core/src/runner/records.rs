@@ -187,7 +187,7 @@ mod tests {
     use crate::runner::verdict::Attempt;
 
     #[test]
-    fn what_is_noted_is_read_again_and_two_runs_do_not_lose_each_others_notes() {
+    fn notes_are_read_back_and_two_runs_keep_each_others_notes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sub/records.json");
         let (mut one, _) = Records::read(&path);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_whose_programs_were_watched_teaches_nothing() {
+    fn a_watched_run_does_not_count() {
         let folder = tempfile::tempdir().unwrap();
         let (mut records, _) = Records::read(&folder.path().join("records.json"));
         let run = |watched: bool, id: &str| {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn one_repetition_that_failed_is_not_forgotten_for_those_that_passed() {
+    fn a_failed_repetition_outweighs_passed_ones() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("records.json");
         let (mut records, _) = Records::read(&path);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_is_limited_and_skips_are_no_verdicts() {
+    fn the_history_is_limited_and_skips_do_not_count() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("records.json");
         for _ in 0..HISTORY + 3 {

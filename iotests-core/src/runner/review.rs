@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_can_be_asked_the_way_to_decide_is_told() {
+    fn without_a_terminal_the_way_to_decide_is_shown() {
         assert_eq!(told(1, 0, 2, true), "1 accepted, 0 rejected, 2 left");
         assert!(told(0, 0, 2, false).ends_with("2 left; run `--review` in a terminal to decide"));
         assert!(told(0, 0, 0, false).ends_with("0 left"));

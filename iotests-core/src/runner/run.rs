@@ -402,11 +402,14 @@ impl Dispatcher<'_> {
         let why = match self.signals {
             1 => {
                 self.runner.order_all(Order::Terminate);
-                format!("{signal}; {} end now, once more kills them", self.running)
+                format!(
+                    "{signal}: {} end now, a second signal kills them",
+                    self.running
+                )
             }
             2 => {
                 self.runner.order_all(Order::Kill);
-                format!("{signal}; {} are killed", self.running)
+                format!("{signal}: {} are killed", self.running)
             }
             _ => {
                 // The supervisors end what still runs; write what is known.
@@ -425,7 +428,7 @@ fn caught<T>(run: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
     panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         Err(RunError::System {
             doing: "run an instance",
-            source: io::Error::other("this program panicked, which is a bug of its own"),
+            source: io::Error::other("this program panicked, which is a bug in it"),
         })
     })
 }
@@ -440,7 +443,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_of_our_own_ends_the_run_instead_of_leaving_it_to_wait() {
+    fn a_panic_in_the_runner_ends_the_run_instead_of_hanging_it() {
         assert_eq!(caught(|| Ok(3)).unwrap(), 3);
         let error = caught::<()>(|| panic!("on purpose")).unwrap_err();
         assert_eq!(error.exit(), Exit::Environment);

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_run_made_is_left_alone_however_it_is_called() {
+    fn folders_that_no_run_created_are_left_alone_whatever_their_names() {
         let scratch = tempfile::tempdir().unwrap();
         let path = |name: &str| scratch.path().join(name);
         // The user's own folders, some with names similar to ours.
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finished_run_leaves_nothing_in_the_socket_place_and_keeps_what_it_was_told_to() {
+    fn a_finished_run_removes_its_sockets_and_keeps_kept_instances() {
         let scratch = tempfile::tempdir().unwrap();
         let run = RunDir::create(scratch.path()).unwrap();
         let instance = run.instance(1, "a::b/c@qcow2", false).unwrap();
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_the_folders_have_nothing_that_a_script_could_take_amiss() {
+    fn folder_names_have_only_plain_characters() {
         let scratch = tempfile::tempdir().unwrap();
         let mut places = vec![(scratch.path().to_owned(), "a::b/c=1,d.e@raw.nbd.none#2")];
         places.push((scratch.path().join("100%"), "a@raw"));
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_gets_a_harmless_name_of_a_place_that_has_none() {
+    fn a_case_gets_a_harmless_path_even_in_an_odd_folder() {
         let scratch = tempfile::tempdir().unwrap();
         let long = "d".repeat(250);
         for name in ["a\nb", "a%20b", "a&b", "a#b", "a?b", long.as_str()] {
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_gets_a_plain_name_of_a_place_that_has_none() {
+    fn a_script_gets_a_plain_path_even_in_an_odd_folder() {
         let scratch = tempfile::tempdir_in("/tmp").unwrap();
         for name in [".cache", "a b", "a,b"] {
             let odd = scratch.path().join(name);
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_the_right_to_write_is_removed_all_the_same() {
+    fn a_read_only_folder_is_removed() {
         use std::os::unix::fs::PermissionsExt;
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("a");

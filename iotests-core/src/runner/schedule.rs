@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn two_that_use_the_same_do_not_run_beside_each_other() {
+    fn instances_with_the_same_lock_do_not_run_at_the_same_time() {
         let with = |lock, seconds| Load {
             lock: Some(lock),
             ..load(seconds)
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_added_waits_behind_the_others() {
+    fn an_added_instance_waits_behind_the_others() {
         let mut schedule = Schedule::new([(load(1), "a"), (load(1), "b")], 1, 99);
         assert_eq!(order(&mut schedule), ["a"]);
         schedule.add(load(9), "a again");
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_keeps_several_processors_busy_takes_as_many_jobs() {
+    fn an_instance_with_several_cpus_takes_as_many_jobs() {
         let wide = Load { cpus: 3, ..load(5) };
         let all = [(load(9), "long"), (wide, "wide"), (load(1), "short")];
         let mut schedule = Schedule::new(all, 3, 99);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_takes_hardly_more_than_it_must() {
+    fn the_schedule_is_close_to_optimal() {
         let mut random = fastrand::Rng::with_seed(7);
         for jobs in [2, 8, 16] {
             for _ in 0..5 {

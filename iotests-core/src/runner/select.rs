@@ -143,7 +143,7 @@ impl Selector {
         }
         let after = self.text.strip_prefix(part.as_str()).unwrap_or_default();
         let mut hint =
-            format!("before an @ stands a whole name or number: write '*{part}*{after}'");
+            format!("before an @, the name or number must be whole: write '*{part}*{after}'");
         if let Some(format) = self.point.as_ref().and_then(At::only_format) {
             hint += &format!(", or {part} -f {format}");
         }
@@ -262,7 +262,9 @@ impl At {
         let mut point = Self::default();
         for word in text.split('.').filter(|word| !word.is_empty()) {
             point.add(word).map_err(|why| {
-                RunError::Usage(format!("`{selector}`: `{word}` is no part of an id: {why}"))
+                RunError::Usage(format!(
+                    "`{selector}`: `{word}` is not part of an id: {why}"
+                ))
             })?;
         }
         Ok(point)
@@ -380,7 +382,7 @@ mod tests {
         }
         let error = Selector::parse("a@qcow9").unwrap_err().to_string();
         assert!(
-            error.contains("`qcow9` is unknown; there is raw, qcow2"),
+            error.contains("`qcow9` is unknown; known: raw, qcow2"),
             "{error}"
         );
     }

@@ -192,7 +192,7 @@ fn unhurried<T: Send>(
             Ok(found) => Some(found),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 warn(&format!(
-                    "{kind} takes long to say its version; it is given a minute"
+                    "{kind} is slow to report its version; waiting up to a minute"
                 ));
                 answer.recv().ok()
             }

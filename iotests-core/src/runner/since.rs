@@ -93,9 +93,9 @@ impl Since {
                 }
             }
             let what = match &group.touched {
-                Touched::Nothing => "nothing, for no test is about it".to_owned(),
+                Touched::Nothing => "nothing, because no test covers it".to_owned(),
                 Touched::These(text, _) => format!("{text}: {chosen} of {}", planned.len()),
-                Touched::Unknown => "everything, for what it touches is not known".to_owned(),
+                Touched::Unknown => "everything, because what it affects is unknown".to_owned(),
             };
             lines.push(format!("  {}: {what}", named(&group.files)));
         }
@@ -140,7 +140,7 @@ pub(crate) fn source_of_build(build: &Path) -> Option<PathBuf> {
 fn changed(revision: &str, source: &Path) -> Result<Vec<String>, RunError> {
     let git = |args: &[&str]| git(source, args);
     if revision.starts_with('-') {
-        return Err(RunError::Usage(format!("`{revision}` is no revision")));
+        return Err(RunError::Usage(format!("`{revision}` is not a revision")));
     }
     // First, for a distinct error if there is no clone.
     git(&["rev-parse", "--git-dir"])?;
@@ -172,14 +172,13 @@ fn changed(revision: &str, source: &Path) -> Result<Vec<String>, RunError> {
 fn git(source: &Path, args: &[impl AsRef<OsStr>]) -> Result<String, RunError> {
     let failed = |why: &str| {
         RunError::Usage(format!(
-            "--since: what changed in {} is not known: {why}",
+            "--since: cannot tell what changed in {}: {why}",
             source.display()
         ))
     };
     let mut command = Command::new("git");
     command.arg("-C").arg(source).args(args).env("LC_ALL", "C");
-    let output =
-        command.output().map_err(|error| failed(&format!("git does not start: {error}")))?;
+    let output = command.output().map_err(|error| failed(&format!("cannot start git: {error}")))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(failed(String::from_utf8_lossy(&output.stderr).trim())),

@@ -16,11 +16,11 @@ const HEAD: &str = "//! (Say here in one line what the cases of this module are 
 pub(super) enum SkeletonError {
     /// The name is not a path of modules and a function.
     #[error(
-        "`{0}` is no name for a case: write modules and function in snake_case, such as nbd::block_status::sees_holes"
+        "`{0}` is not a valid case name: write modules and function in snake_case, such as nbd::block_status::sees_holes"
     )]
     Name(String),
     /// A part of the name cannot name a module or function.
-    #[error("`{name}` is no name for a case: `{part}` {why}")]
+    #[error("`{name}` is not a valid case name: `{part}` {why}")]
     Taken {
         /// The name.
         name: String,
@@ -30,7 +30,7 @@ pub(super) enum SkeletonError {
         why: &'static str,
     },
     /// The function already exists.
-    #[error("there is a function `{function}` in {} already", file.display())]
+    #[error("{} already has a function `{function}`", file.display())]
     Exists {
         /// The function.
         function: String,
@@ -38,7 +38,7 @@ pub(super) enum SkeletonError {
         file: PathBuf,
     },
     /// These are not the sources of cases.
-    #[error("{} has no lib.rs; run this in a source tree, or say where it is", .0.display())]
+    #[error("{} has no lib.rs; run this in a source tree, or set IOTESTS_SOURCE_DIR", .0.display())]
     NoSources(PathBuf),
     /// A file cannot be read or written.
     #[error("failed to write {}", path.display())]
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_in_a_new_area_brings_its_modules_and_is_declared_by_them() {
+    fn a_case_in_a_new_area_creates_and_declares_its_modules() {
         let sources = sources();
         let made = create(sources.path(), "nbd::block_status::sees_holes").unwrap();
         assert_eq!(made.name, "nbd::block_status::sees_holes");
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made_is_refused_with_the_reason() {
+    fn invalid_names_are_refused_with_the_reason() {
         let sources = sources();
         for name in [
             "",

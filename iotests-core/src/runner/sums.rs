@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sum_is_kept_until_the_program_is_another() {
+    fn a_sum_is_kept_until_the_program_changes() {
         let folder = tempfile::tempdir().unwrap();
         let (kept, program) = (folder.path().join("sums"), folder.path().join("program"));
         fs::write(&program, "abc").unwrap();

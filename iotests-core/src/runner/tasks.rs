@@ -68,7 +68,7 @@ pub(super) fn word_first(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, 
 /// The error about a command word in the place of a selector.
 pub(super) fn as_selector(word: &str) -> String {
     format!(
-        "`{word}` is a command, and stands before all selectors: {} {word} …; cases with it in their names are '*{word}*'",
+        "`{word}` is a command and must precede all selectors: {} {word} …; to select names with it, write '*{word}*'",
         called_as()
     )
 }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_word_is_one() {
+    fn only_the_first_word_is_a_command() {
         let of = |words: &[&str]| arguments(words.iter().map(OsString::from).collect());
         assert_eq!(
             of(&["iotests", "merge", "merge"]),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn options_may_stand_before_a_command_and_a_command_is_no_selector() {
+    fn options_may_precede_a_command_and_a_command_is_not_a_selector() {
         for (line, expected) in [
             ("i merge new merge", "i merge new merge"),
             ("i --build-dir X merge a", "i merge --build-dir X a"),
@@ -162,7 +162,7 @@ mod tests {
         }
         for (line, wanted) in [
             ("i a merge", "`merge` is a command"),
-            ("i explain new", "cases with it in their names are '*new*'"),
+            ("i explain new", "to select names with it, write '*new*'"),
             ("i --build-dir X new a", "`new` takes no options"),
             ("i -j1 man", "`man` takes no options"),
         ] {

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_looks_as_our_own_warnings_do_and_has_no_colours() {
+    fn a_trace_looks_like_our_own_warnings_without_colours() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let writer = Arc::new(file.reopen().unwrap());
         let traced = Traced {

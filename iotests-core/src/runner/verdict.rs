@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_runner_ended_is_interrupted_unless_it_had_finished_or_crashed_before() {
+    fn a_case_ended_by_the_runner_is_interrupted_unless_it_had_finished_or_crashed() {
         let killed = |signal| End::Signaled {
             signal,
             core: false,
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_that_explained_itself_on_demand_and_went_on_is_judged_by_its_last_word() {
+    fn a_case_that_explained_itself_on_request_is_judged_by_its_result() {
         let mut attempt = attempt(&[Pass]);
         attempt.hang = Some(HangReport::default());
         assert_eq!(judge(&attempt).0, Verdict::Pass);
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn no_supervisor_and_no_word_are_crashes() {
+    fn no_supervisor_and_no_result_are_crashes() {
         let mut attempt = attempt(&[Pass]);
         attempt.end = None;
         assert_eq!(judge(&attempt).0, Verdict::Crash);

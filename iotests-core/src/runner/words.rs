@@ -17,7 +17,7 @@ enum Meaning {
 /// Protocols of `check` that need a separate server.
 const ELSEWHERE: [&str; 5] = ["-gluster", "-nfs", "-rbd", "-sheepdog", "-vxhs"];
 
-const ON_NO_CASE: &str = "no case runs on this protocol; those that there are can be named with -p: file, nbd, fuse, ssh";
+const ON_NO_CASE: &str = "no case runs on this protocol; -p takes file, nbd, fuse, ssh";
 
 fn meaning(word: &str) -> Option<Meaning> {
     let name = word.strip_prefix('-').unwrap_or_default();
@@ -40,10 +40,10 @@ fn meaning(word: &str) -> Option<Meaning> {
             "each line has the time of its instance; the record (--jsonl FILE) has it for every event",
         ),
         "-v" => {
-            Meaning::Instead("--print shows what cases log and print, --debug all that they do")
+            Meaning::Instead("--print shows what cases log and print, --debug everything they do")
         }
         "-xdiff" => {
-            Meaning::Instead("a difference is shown as it is; --html FILE has it in colours")
+            Meaning::Instead("differences are shown unchanged; --html FILE has them in colour")
         }
         "-tap" => Meaning::Instead("write --tap FILE"),
         "-s" | "-r" => Meaning::Instead("--failed runs what failed, --unfinished what was not run"),
@@ -74,7 +74,7 @@ pub(super) fn translate(arguments: Vec<OsString>) -> Result<Vec<OsString>, RunEr
             Some(Meaning::Instead(what)) => {
                 let word = word.to_string_lossy();
                 return Err(RunError::Usage(format!(
-                    "`{word}` is a word of another runner: {what}"
+                    "`{word}` is an option of another runner: {what}"
                 )));
             }
             None if word == "-p" && !next.is_some_and(may_be_protocols) => {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_check_are_ours_or_are_refused_with_what_to_write() {
+    fn options_of_check_are_translated_or_refused_with_advice() {
         for (line, expected) in [
             ("x -qcow2 -nbd 040", "x --format=qcow2 --protocol=nbd 040"),
             (
@@ -170,7 +170,7 @@ mod tests {
             assert_eq!(ours(line).as_deref(), Ok(expected));
         }
         for (line, wanted) in [
-            ("x -T", "`-T` is a word of another runner"),
+            ("x -T", "`-T` is an option of another runner"),
             ("x -rbd", "no case runs on this protocol"),
             ("x -tap", "--tap FILE"),
             ("x -p 040", "write --print"),

@@ -29,7 +29,7 @@ pub(crate) struct Wrap {
 
 impl Wrap {
     /// The wrappers that the command line requests. Upstream scripts run valgrind and gdbserver
-    /// themselves, as variables tell them.
+    /// themselves, told by variables.
     pub(crate) fn of(args: &DebugArgs, for_scripts: bool) -> Result<Self, RunError> {
         let mut wrap = Self {
             words: BTreeMap::new(),
@@ -116,7 +116,7 @@ impl Wrap {
         let program = words.first().map(String::as_str).unwrap_or_default();
         if !can_be_run(program) {
             return Err(RunError::Usage(format!(
-                "there is no program `{program}` to run QEMU's by; install it, or name it with its path"
+                "there is no program `{program}` to run QEMU's under; install it, or give its path"
             )));
         }
         for kind in kinds {
@@ -212,7 +212,7 @@ fn parse(text: &str) -> Result<(Vec<ToolKind>, Vec<String>), RunError> {
     match shlex::split(command) {
         Some(words) if !words.is_empty() => Ok((kinds, words)),
         _ => Err(RunError::Usage(format!(
-            "--wrap `{text}` names no command, or a quote in it has no end"
+            "--wrap `{text}` names no command, or has an unclosed quote"
         ))),
     }
 }
@@ -228,7 +228,7 @@ fn kinds(name: &str) -> Result<Vec<ToolKind>, RunError> {
             None => {
                 let all: Vec<&str> = ToolKind::ALL.iter().map(|kind| kind.name()).collect();
                 Err(RunError::Usage(format!(
-                    "--wrap: there is no program `{name}`; there is {}, machines (the last two), or no name for all",
+                    "--wrap: there is no program `{name}`; known: {}, machines (the last two); without a name, for all",
                     all.join(", ")
                 )))
             }
@@ -272,7 +272,7 @@ mod tests {
         for (text, wanted) in [
             (
                 "qemu-imgs=nice",
-                "there is no program `qemu-imgs`; there is qemu-img",
+                "there is no program `qemu-imgs`; known: qemu-img",
             ),
             ("", "names no command"),
             ("qemu-img=", "names no command"),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_put_before_the_program_with_a_file_of_its_own() {
+    fn words_are_put_before_the_program_with_a_separate_file() {
         let folder = tempfile::tempdir().unwrap();
         let mut wrap = Wrap::default();
         wrap.add(&[ToolKind::Img], &["sh", "-o", "{}"].map(str::to_owned)).unwrap();

@@ -20,7 +20,9 @@ impl App {
             return Ok(None);
         };
         let Some(part) = partition.part(|name| env::var(name).ok())? else {
-            self.warn("--partition auto: no variables of a CI system say which part this is, so it is all of it");
+            self.warn(
+                "--partition auto: no variables of a CI system give the part, so everything runs",
+            );
             return Ok(None);
         };
         let pieces = planned.iter().map(|one| Piece {

@@ -191,7 +191,7 @@ impl App {
             files.sort();
             if files.is_empty() {
                 return Err(RunError::Usage(format!(
-                    "{} holds no record, which would be a file *.jsonl",
+                    "{} contains no record (a file *.jsonl)",
                     path.display()
                 )));
             }
@@ -207,7 +207,7 @@ impl App {
         for record in records {
             if let Some(last) = chosen.last_mut().filter(|last| record.is_again(last)) {
                 self.warn(&format!(
-                    "{} and {} are of one part; the later one counts",
+                    "{} and {} are of the same part; the later one counts",
                     last.path.display(),
                     record.path.display()
                 ));

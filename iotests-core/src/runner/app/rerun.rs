@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_for_the_shell_is_quoted_when_it_must_be() {
+    fn a_word_is_quoted_if_the_shell_needs_it() {
         assert_eq!(quoted("/a/b-c.d"), "/a/b-c.d");
         assert_eq!(quoted(""), "''");
         for word in ["it's", "a b", "$(a)", "a\nb", "\"'\\"] {

@@ -37,7 +37,7 @@ impl App {
             return Ok(());
         }
         Err(RunError::NoQemu(format!(
-            "there are none in PATH, and no prefix is provisioned. Either\n  {}\nor\n  {} --provision",
+            "there are none in PATH, and no prefix is provisioned. Run either\n  {}\nor\n  {} --provision",
             provision::install_command(),
             called_as(),
         )))
@@ -54,7 +54,7 @@ impl App {
         if let Some(set) = sets.able.iter().find(has_emulator) {
             let why: Vec<&str> = why.split_whitespace().collect();
             self.progress(&format!(
-                "note: the emulator of the set `{}` is used, for none could be provisioned: {}",
+                "note: using the emulator of the set `{}`, because none could be provisioned: {}",
                 set.name,
                 why.join(" ")
             ));

@@ -56,7 +56,7 @@ fn there_are(known: &[String]) -> String {
         [] => {
             format!(": no configuration has one; write a table `[profile.NAME]` into {DEFAULT}")
         }
-        known => format!("; there is {}", known.join(", ")),
+        known => format!("; known: {}", known.join(", ")),
     }
 }
 

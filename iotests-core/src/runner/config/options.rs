@@ -18,8 +18,8 @@ use toml::{Spanned, Value};
 use super::{Config, ConfigError, ConfigFile, Options, nearest};
 use crate::runner::cli::{Cli, INSTEAD_OF_RUNNING};
 
-/// What is a decision of the moment, and has no place in a file.
-const OF_THE_MOMENT: [&str; 10] = [
+/// Options that are decided for each run and have no place in a file.
+const FOR_ONE_RUN: [&str; 10] = [
     "bless",
     "config",
     "failed",
@@ -142,7 +142,7 @@ fn find<'c>(
     let may_stand_here = |arg: &&Arg| {
         let long = arg.get_long().unwrap_or_default();
         !long.is_empty()
-            && !OF_THE_MOMENT.contains(&long)
+            && !FOR_ONE_RUN.contains(&long)
             && arg.get_help_heading() != Some(INSTEAD_OF_RUNNING)
     };
     let mut known = command.get_arguments().filter(may_stand_here);
@@ -152,12 +152,12 @@ fn find<'c>(
     }
     let mut all = command.get_arguments();
     let why = if all.any(|arg| arg.get_long() == Some(name)) {
-        format!("`{name}` is for the command line alone; remove it here")
+        format!("`{name}` is only for the command line; remove it here")
     } else {
         let known = command.get_arguments().filter(may_stand_here);
         match nearest(name, known.filter_map(Arg::get_long)) {
             Some(near) => format!("there is no option `{name}`; did you mean `{near}`?"),
-            None => format!("there is no option `{name}`; --help has what there is"),
+            None => format!("there is no option `{name}`; see --help"),
         }
     };
     Err(file.error(key.span(), why))
@@ -176,7 +176,7 @@ fn words(
     match value.as_ref() {
         Value::Boolean(false) if is_flag || needs_none => Ok(Vec::new()),
         Value::Boolean(true) if is_flag || needs_none => Ok(vec![format!("--{long}").into()]),
-        _ if is_flag => Err(error("is true or false".to_owned())),
+        _ if is_flag => Err(error("must be true or false".to_owned())),
         Value::Array(values) if matches!(arg.get_action(), ArgAction::Append) => {
             let one = |value| scalar(file, arg, value).ok_or_else(|| error(text_or_number()));
             values.iter().map(one).collect()
@@ -189,7 +189,7 @@ fn words(
 }
 
 fn text_or_number() -> String {
-    "is a text or a number".to_owned()
+    "must be a string or a number".to_owned()
 }
 
 /// One value as a word. A path is relative to the file that names it.
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn options_become_words_unless_something_stronger_says_them() {
+    fn options_become_words_unless_overridden() {
         let text = "[defaults]\nretries = 1\nformat = [\"qcow2\", \"raw\"]\njunit = \"j.xml\"\nkeep = true\n\
             repeat = 2\n[profile.ci]\nretries = 3\nkeep = false\n";
         let all = |profile, line: &[&str]| arguments(text, profile, line).unwrap().join(" ");
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_line() {
+    fn errors_name_the_line() {
         for (text, wanted) in [
             (
                 "[defaults]\nretrys = 1",
@@ -278,7 +278,7 @@ mod tests {
             ),
             (
                 "[defaults]\nkeep = 1",
-                "dir/c.toml:2: `keep` is true or false",
+                "dir/c.toml:2: `keep` must be true or false",
             ),
             (
                 "[defaults]\nretries = [1]",
@@ -290,16 +290,16 @@ mod tests {
             ),
             (
                 "[defaults]\nbless = true",
-                "`bless` is for the command line alone",
+                "`bless` is only for the command line",
             ),
             (
                 "[defaults]\nlist = true",
-                "`list` is for the command line alone",
+                "`list` is only for the command line",
             ),
             ("[defaults]\nrepeat = 2\nfor = \"1h\"", "exclude each other"),
             (
                 "[profile.ci]\nx = 1\n[profile.nightly]",
-                "find the profile `co`; there is ci, nightly",
+                "find the profile `co`; known: ci, nightly",
             ),
         ] {
             let error = arguments(text, Some("co").filter(|_| text.contains("profile")), &[]);

@@ -156,7 +156,7 @@ fn change(file: &ConfigFile, table: &CaseTable) -> Result<Change, ConfigError> {
 
 fn expectation(file: &ConfigFile, table: &ExpectTable) -> Result<Expectation, ConfigError> {
     if table.reason.as_ref().trim().is_empty() {
-        let why = "the reason is empty: say why, with a bug or a person who knows";
+        let why = "the reason is empty: name a bug, or a person who knows";
         return Err(file.error(table.reason.span(), why));
     }
     let until = table.until.as_ref().map(|at| match at.as_ref() {
@@ -165,11 +165,11 @@ fn expectation(file: &ConfigFile, table: &ExpectTable) -> Result<Expectation, Co
             time: None,
             ..
         } => Ok(date.to_string()),
-        _ => Err(file.error(at.span(), "`until` is a day, such as 2027-06-30")),
+        _ => Err(file.error(at.span(), "`until` must be a day, such as 2027-06-30")),
     });
     let is_failure = table.outcome == ExpectedOutcome::KnownFailure;
     if !is_failure && (table.says.is_some() || table.intermittent) {
-        let why = "`says` and `intermittent` are for `outcome = \"known-failure\"` alone";
+        let why = "`says` and `intermittent` are only for `outcome = \"known-failure\"`";
         return Err(file.error(table.reason.span(), why));
     }
     Ok(Expectation {
@@ -241,7 +241,7 @@ impl Rules {
                 is_of_use = true;
             }
             if !is_of_use && !rule.is_about_others(asked.entries) {
-                warnings.push(rule.is_about_nothing(&anywhere, asked));
+                warnings.push(rule.matches_nothing(&anywhere, asked));
             }
         }
         let mut changed: BTreeMap<(*const Meta, Vec<usize>), &'static Meta> = BTreeMap::new();
@@ -297,16 +297,16 @@ impl Rule {
         };
         let place = &self.place;
         (until.as_str() < today).then(|| {
-            format!("{place}: this expectation ended on {until} and does not count any more; renew or remove it ({reason})")
+            format!("{place}: this expectation expired on {until}; renew or remove it ({reason})")
         })
     }
 
-    /// What is said of it then.
-    fn is_about_nothing(&self, anywhere: &[Instance], asked: &Asked<'_>) -> String {
+    /// The warning about a rule that matches no case.
+    fn matches_nothing(&self, anywhere: &[Instance], asked: &Asked<'_>) -> String {
         let place = &self.place;
         let mut names = self.selectors.iter().map(|one| {
             let near = select::nearest(&one.text, anywhere);
-            let near = near.first().map(|near| format!(" (near to it: {near})"));
+            let near = near.first().map(|near| format!(" (similar: {near})"));
             format!("`{}`{}", one.text, near.unwrap_or_default())
         });
         let there_is = ThereIs {
@@ -316,13 +316,13 @@ impl Rule {
         let filter = self.filter.as_ref();
         let why = match filter.and_then(|filter| filter.check(&there_is).err()) {
             Some(error) => error.to_string(),
-            None if self.selectors.is_empty() => "its expression means none".to_owned(),
+            None if self.selectors.is_empty() => "its expression matches none".to_owned(),
             None => names.by_ref().collect::<Vec<_>>().join(", "),
         };
-        format!("{place}: this is about no case of this program; correct or remove it: {why}")
+        format!("{place}: this matches no case of this program; correct or remove it: {why}")
     }
 
-    /// Whether it can be about an entry, at whatever point and on whatever set.
+    /// Whether it may apply to an entry at some point and on some set.
     fn may_mean(&self, instance: &Instance, places: &Places) -> bool {
         (self.selectors.is_empty() || self.selectors.iter().any(|one| one.names(instance, places)))
             && self.filter.as_ref().is_none_or(|filter| filter.may_mean(instance))
@@ -349,7 +349,7 @@ impl Rule {
                 .is_none_or(|filter| filter.means(one, asked.sets, asked.records))
     }
 
-    /// Whether it is about cases of a tree of scripts while the program's own are run, or the other way round.
+    /// Whether it may be about scripts while the program's own cases run, or the other way round.
     fn is_about_others(&self, entries: &[Registered]) -> bool {
         let is_script = |name: &str| name.starts_with(SCRIPTS);
         let scripts_run = entries.first().is_some_and(|entry| is_script(&entry.case.name()));
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_says_which_cases_and_why() {
+    fn a_table_selects_cases_and_gives_a_reason() {
         let about = "[[expect]]\nselect = \"a\"\noutcome = \"skip\"\nreason = \"r\"\n";
         assert!(rules(about).is_ok());
         for (text, wanted) in [
@@ -426,11 +426,11 @@ mod tests {
             ),
             (
                 about.to_owned() + "until = 2027-01-01T10:00:00Z",
-                "c.toml:5: `until` is a day",
+                "c.toml:5: `until` must be a day",
             ),
             (
                 about.to_owned() + "says = \"x\"",
-                "for `outcome = \"known-failure\"` alone",
+                "are only for `outcome = \"known-failure\"`",
             ),
             (
                 about.replace("\"r\"", "\" \""),
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_versions_is_a_release_a_branch_or_has_ends() {
+    fn a_range_of_versions_is_a_release_a_branch_or_has_bounds() {
         let is_in = |range: &str, version: &str| {
             versions(range).unwrap().contains(version.parse().unwrap())
         };
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_table_says_replaces_what_is_declared() {
+    fn a_table_overrides_declarations() {
         let rules = rules(
             "[[case]]\nselect = \"a\"\ntimeout = \"5m\"\nmemory = \"1GiB\"\nexclusive = true\ncpus = 3\nlock = \"ports\"\n[[case]]\nselect = \"b\"\ntimeout = \"9s\"",
         );

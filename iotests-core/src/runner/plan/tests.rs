@@ -84,7 +84,7 @@ fn each_instance_runs_on_the_first_set_that_can_run_it() {
 }
 
 #[test]
-fn what_explores_runs_only_where_it_or_its_group_is_named() {
+fn exploring_cases_run_only_if_they_or_their_group_are_named() {
     let sets = [able("host", false, false)];
     let meta = Declaration::new().formats(&[RAW]).groups(&[names::EXPLORE]);
     for named in [&["-g", "explore"][..], &["area::case"]] {
@@ -112,7 +112,7 @@ fn a_set_that_has_the_programs_gives_the_reason_of_a_skip() {
 }
 
 #[test]
-fn all_sets_give_each_its_own_instance_and_one_set_only_its() {
+fn several_sets_give_an_instance_each_and_one_set_gives_one() {
     let sets = [able("host", false, false), able("7.2", true, false)];
     let meta = Declaration::new().formats(&[RAW]).host(Host::System);
     let expected = [
@@ -139,7 +139,7 @@ fn all_sets_give_each_its_own_instance_and_one_set_only_its() {
 }
 
 #[test]
-fn an_instance_over_fuse_is_skipped_where_fuse_does_not_work() {
+fn an_instance_over_fuse_is_skipped_if_fuse_does_not_work() {
     let mut sets = [able("host", false, false)];
     let meta = Declaration::new().formats(&[RAW]).protocols(&[Protocol::Fuse]);
     let plan = |sets: &[Able]| planned(meta, sets, SetChoice::Auto, &[]);
@@ -167,7 +167,7 @@ fn a_luks_image_needs_working_luks() {
 }
 
 #[test]
-fn io_uring_is_needed_where_it_is_the_aio_mode() {
+fn io_uring_is_needed_if_it_is_the_aio_mode() {
     let mut sets = [able("host", false, false)];
     let raw = Declaration::new().formats(&[RAW]);
     let plan = |sets: &[Able]| planned(raw, sets, SetChoice::Auto, &["--aio", "io_uring"]);
@@ -219,7 +219,7 @@ fn a_case_runs_with_its_aio_modes_only() {
 }
 
 #[test]
-fn what_no_set_could_change_is_skipped_once() {
+fn a_skip_independent_of_the_set_is_reported_once() {
     let sets = [able("host", false, false), able("7.2", true, false)];
     let raw = Declaration::new().formats(&[RAW]).host(Host::System);
     let skipped = [
@@ -237,7 +237,7 @@ fn what_no_set_could_change_is_skipped_once() {
 }
 
 #[test]
-fn a_set_whose_build_may_not_use_the_format_does_not_run_it() {
+fn a_set_whose_build_excludes_the_format_does_not_run_it() {
     let mut sets = [able("host", true, false)];
     let host = sets[0].capabilities.hosts.get_mut(&Backend::System).unwrap();
     let lists = serde_json::json!({"read_write": ["raw"], "read_only": ["qcow2"]});
@@ -252,7 +252,7 @@ fn a_set_whose_build_may_not_use_the_format_does_not_run_it() {
 }
 
 #[test]
-fn the_default_formats_are_qcow2_and_raw_and_else_what_the_case_has() {
+fn the_default_formats_are_qcow2_and_raw_or_else_those_of_the_case() {
     let sets = [able("host", false, true)];
     let formats = |meta, args: &[&str]| planned(meta, &sets, SetChoice::Auto, args);
     assert_eq!(
@@ -277,7 +277,7 @@ fn the_default_formats_are_qcow2_and_raw_and_else_what_the_case_has() {
 }
 
 #[test]
-fn over_nbd_runs_what_need_not_grow() {
+fn formats_that_must_grow_do_not_run_over_nbd() {
     let mut host = able("host", false, false);
     host.capabilities.writable.insert("qed".to_owned());
     let nbd = ToolKind::Nbd;

@@ -125,9 +125,9 @@ fn ask_features(set: &ToolSet, capabilities: &mut Capabilities) {
             (Feature::IoUring, _, Some(io)) => probe::aio_blocking(io, "io_uring"),
             (Feature::Fuse, _, _) => match set.tools.get(&ToolKind::StorageDaemon) {
                 Some(daemon) => Ok(fuse::export_works(daemon)),
-                None => no("the tool to try it with is not there"),
+                None => no("the tool to try it with is missing"),
             },
-            (_, _, _) => no("the tool to try it with is not there"),
+            (_, _, _) => no("the tool to try it with is missing"),
         };
         let support = tried.unwrap_or_else(|error| Support::No(chain(&error)));
         capabilities.features.insert(feature, support);

@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_kept_until_the_program_changes() {
+    fn a_result_is_kept_until_the_program_changes() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("probes"));
         let set = set(folder.path());
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_for_one_user_kernel_or_device_is_asked_again_for_another() {
+    fn programs_are_probed_again_for_another_user_kernel_or_device() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("probes"));
         let set = set(folder.path());
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_programs_that_are_gone_is_removed() {
+    fn results_for_missing_programs_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("probes"));
         let sets = ["a", "b"].map(|name| {
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_corrupt_schema_is_told_and_replaced() {
+    fn a_corrupt_schema_is_reported_and_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("probes"));
         let set = set(folder.path());
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_corrupt_file_is_told_and_replaced() {
+    fn a_corrupt_file_is_reported_and_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("probes"));
         let set = set(folder.path());

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_daemon_that_cannot_export_is_told_in_its_own_words() {
+    fn a_daemon_that_cannot_export_is_reported_with_its_output() {
         // The last line that `cat` prints.
         let tool = Tool::new(imgtools::tools::ToolKind::StorageDaemon, "/bin/cat");
         let why = try_export(&tool).unwrap_err();

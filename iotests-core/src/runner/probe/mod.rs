@@ -44,7 +44,7 @@ pub(crate) fn probe(
         Kept::Nothing => {}
     }
     note(Note::Progress(format!(
-        "asking the programs of the set `{}` what they can do",
+        "probing the programs of the set `{}`",
         set.name
     )));
     let (mut capabilities, schemas) = ask::ask(set);
@@ -64,7 +64,7 @@ pub(crate) fn probe(
                 Ok(_) => String::new(),
             });
             note(Note::Warning(format!(
-                "the answers are not kept, so the next run asks again: {why}"
+                "the results are not cached, so the next run probes again: {why}"
             )));
             let spare = tempfile::Builder::new()
                 .prefix("iot-probes-")
@@ -129,7 +129,7 @@ mod tests {
     use imgtools::tools::ToolKind;
 
     #[test]
-    fn what_may_go_well_the_next_time_is_no_fact_about_the_program() {
+    fn temporary_failures_are_not_facts_about_the_program() {
         let with = |reason: &str| {
             let mut capabilities = Capabilities::default();
             let no = Support::No(reason.to_owned());

@@ -244,7 +244,7 @@ fn diff_text(diff: &str, palette: Palette) -> String {
     }
     let more = diff.lines().count().saturating_sub(DIFF_LINES);
     if more > 0 {
-        text += &palette.dim(format!("    … {more} lines more\n"));
+        text += &palette.dim(format!("    … {more} more lines\n"));
     }
     text
 }
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn values_without_an_end_are_cut_in_the_block_only() {
+    fn endless_values_are_cut_in_the_block_only() {
         let long = format!("{}\n{}end", "x".repeat(5000), "line\n".repeat(500));
         let attempt = Attempt {
             failure: Some(FailureReport {
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stands_there_twice() {
+    fn nothing_is_repeated() {
         let headline = "failed to run `qemu-io x`: it exited with status 1: no such file";
         let first = "failed to run `qemu-io x`: it exited with status 1";
         for (message, more) in [
@@ -415,6 +415,6 @@ mod tests {
     #[test]
     fn a_long_diff_is_cut_and_says_so() {
         let diff = "+x\n".repeat(DIFF_LINES + 5);
-        assert!(diff_text(&diff, Palette::new(false)).ends_with("… 5 lines more\n"));
+        assert!(diff_text(&diff, Palette::new(false)).ends_with("… 5 more lines\n"));
     }
 }

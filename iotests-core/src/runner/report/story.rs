@@ -249,7 +249,7 @@ impl Story {
         for mut begun in std::mem::take(begun).into_values() {
             let attempt = Attempt {
                 verdict: Some(Verdict::Interrupted),
-                headline: "the runner was killed meanwhile".to_owned(),
+                headline: "the runner was killed".to_owned(),
                 ..Attempt::default()
             };
             let instance = begun.instance.clone();
@@ -259,11 +259,8 @@ impl Story {
             outcome.elapsed = now.saturating_sub(begun.first);
             let step = begun.steps.iter().rfind(|step| !step.text.is_empty());
             outcome.note = Some(match step {
-                Some(step) => format!(
-                    "the runner was killed meanwhile, in the step \"{}\"",
-                    step.text
-                ),
-                None => "the runner was killed meanwhile".to_owned(),
+                Some(step) => format!("the runner was killed in the step \"{}\"", step.text),
+                None => "the runner was killed".to_owned(),
             });
             self.add(outcome, Some(begun), now);
         }
@@ -309,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_had_begun_when_a_record_ends_is_interrupted_in_its_last_step() {
+    fn instances_running_when_a_record_ends_are_interrupted_in_their_last_step() {
         let step = CaseEvent::Step {
             text: "the copy".to_owned(),
             place: Place::default(),
@@ -345,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_without_an_end_has_not_come_to_did_not_run() {
+    fn the_rest_of_a_run_without_an_end_did_not_run() {
         let pass = |id| [started(id), finished(id, Verdict::Pass)];
         let end = RunEvent::RunFinished(Box::default());
         let whole = [begins(&["a"])].into_iter().chain(pass("a")).chain([end]);
@@ -366,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_stands_in_its_step_and_all_logs_together_are_limited() {
+    fn a_log_is_in_its_step_and_all_logs_together_are_limited() {
         let log = |text: String| CaseEvent::Log { text };
         let many = 300;
         let events = (0..many).flat_map(|number| {

@@ -63,7 +63,7 @@ pub(crate) fn skips(summary: &Summary, ways: &Ways, palette: Palette) -> String 
         text += &palette.dim(format!("  {number:>4} skipped: {skip}\n"));
     }
     for (reason, number) in &summary.parts {
-        text += &palette.dim(format!("  {number:>4} in part not run: {reason}\n"));
+        text += &palette.dim(format!("  {number:>4} partly not run: {reason}\n"));
     }
     text + &remedies(summary, ways)
 }
@@ -87,11 +87,11 @@ fn how(remedy: Remedy, number: usize, ways: &Ways) -> String {
     match remedy {
         Remedy::Provision => match (&ways.emulator_in, &ways.only_set) {
             (Some(set), Some(only)) => format!(
-                "{cases} {need} an emulator: the set `{set}` has one; say `--set {set}`, or drop `--set {only}`.\n"
+                "{cases} {need} an emulator: the set `{set}` has one; use `--set {set}`, or drop `--set {only}`.\n"
             ),
             (Some(_), None) => String::new(),
             (None, _) => format!(
-                "{cases} {need} an emulator: `{} --provision` fetches one and touches nothing installed.\n",
+                "{cases} {need} an emulator: `{} --provision` fetches one and changes no installed package.\n",
                 ways.called_as
             ),
         },
@@ -100,7 +100,9 @@ fn how(remedy: Remedy, number: usize, ways: &Ways) -> String {
             provision::install_command()
         ),
         Remedy::OtherUser => {
-            format!("{cases} {need} another user: run as root, or as anybody but root.\n")
+            format!(
+                "{cases} {need} another user: run as root or as a normal user, as their reasons say.\n"
+            )
         }
     }
 }
@@ -115,7 +117,7 @@ mod tests {
     use crate::runner::verdict::Attempt;
 
     #[test]
-    fn counts_name_only_what_there_is() {
+    fn counts_omit_zeros() {
         let mut summary = Summary::default();
         for verdict in [Verdict::Pass, Verdict::Pass, Verdict::Timeout] {
             let instance = InstanceInfo::default();
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn skips_are_grouped_and_end_with_how_to_get_what_is_missing() {
+    fn skips_are_grouped_and_followed_by_remedies() {
         let mut summary = Summary::default();
         let mut skipped = |reason| {
             let instance = InstanceInfo::default();
@@ -147,20 +149,20 @@ mod tests {
         };
         let text = skips(&summary, &ways, Palette::new(false));
         let expected = "     3 skipped: needs an emulator (qemu-system-*)\n     1 skipped: too small a disk\n\
-            3 instances need an emulator: `cargo xtask iotests --provision` fetches one and touches nothing installed.\n";
+            3 instances need an emulator: `cargo xtask iotests --provision` fetches one and changes no installed package.\n";
         assert_eq!(text, expected);
         ways.emulator_in = Some("7.2.22".to_owned());
         assert!(!skips(&summary, &ways, Palette::new(false)).contains("need an"));
         ways.only_set = Some("host".to_owned());
         let text = skips(&summary, &ways, Palette::new(false));
         assert!(
-            text.ends_with("the set `7.2.22` has one; say `--set 7.2.22`, or drop `--set host`.\n"),
+            text.ends_with("the set `7.2.22` has one; use `--set 7.2.22`, or drop `--set host`.\n"),
             "{text}"
         );
     }
 
     #[test]
-    fn one_instance_needs_what_two_need() {
+    fn verbs_agree_with_the_count() {
         let ways = Ways::default();
         assert!(how(Remedy::Provision, 1, &ways).starts_with("1 instance needs an"));
         assert!(how(Remedy::InstallTools, 2, &ways).starts_with("2 instances need more of"));

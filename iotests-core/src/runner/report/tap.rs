@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_yaml_refuses_is_replaced() {
+    fn characters_that_yaml_refuses_are_replaced() {
         assert_eq!(
             printable("a\n\tb\u{1b}[0m\0\u{7f}ü"),
             "a\n\tb\u{fffd}[0m\u{fffd}\u{fffd}ü"

@@ -153,7 +153,7 @@ impl Terminal {
         }
         if !run.folder.as_os_str().is_empty() {
             let folder = run.folder.display();
-            self.line(&palette.dim(format!("caches, records and what failures leave: {folder}")))?;
+            self.line(&palette.dim(format!("caches, records and kept failures: {folder}")))?;
         }
         Ok(())
     }
@@ -303,10 +303,7 @@ impl Terminal {
         for outcome in &self.slower {
             let usual = outcome.slower_than.unwrap_or_default();
             let (took, id) = (duration(outcome.elapsed), &outcome.instance.id);
-            let line = format!(
-                "slow {id}: {took}, at most {} the last times",
-                duration(usual)
-            );
+            let line = format!("slow {id}: {took}, at most {} before", duration(usual));
             self.line(&palette.warn(line))?;
         }
         let skips = summary::skips(end, &self.ways, palette);
@@ -319,7 +316,7 @@ impl Terminal {
 
 impl Show for Terminal {
     fn stopped(&mut self) -> io::Result<()> {
-        let text = "stopped: Enter to the next step, c to the end, q ends the run";
+        let text = "stopped: Enter runs to the next step, c to the end, q ends the run";
         self.line(&self.palette.bold(text))
     }
 

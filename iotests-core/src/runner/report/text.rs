@@ -26,7 +26,7 @@ pub(crate) fn count(number: usize, singular: &str) -> String {
 /// The note on an instance that took much longer than before.
 pub(crate) fn slow(outcome: &Outcome) -> Option<String> {
     let usual = outcome.slower_than?;
-    Some(format!("slow: at most {} the last times", duration(usual)))
+    Some(format!("slow: at most {} before", duration(usual)))
 }
 
 /// `12 bytes`, `3 KiB`, `1.5 MiB`.
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_in_its_middle_says_so_and_keeps_both_ends() {
+    fn a_text_cut_in_the_middle_says_so_and_keeps_both_ends() {
         assert_eq!(middle_cut("abc", 3), "abc");
         assert_eq!(middle_cut("aaxxxbb", 4), "aa\n[3 bytes left out]\nbb");
         assert_eq!(middle_cut("ééé", 2), "[6 bytes left out]\n");
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_controls_a_terminal_is_shown() {
+    fn control_characters_are_made_visible() {
         assert_eq!(
             visible("a\u{1b}[31m\r\n\tb\u{7f}\u{202e}"),
             "a␛[31m␍\n\tb␡<U+202E>"

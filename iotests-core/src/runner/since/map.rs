@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_can_be_read() {
+    fn every_row_is_valid() {
         for (pattern, expression) in MAP {
             assert!(Regex::new(&format!("^(?:{pattern})$")).is_ok(), "{pattern}");
             let read = expression.parse::<Filter>();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_touches_its_format_job_or_tool_and_one_that_is_not_known_everything() {
+    fn a_path_affects_its_format_job_or_tool_and_an_unknown_one_everything() {
         for (path, expected) in [
             ("block/qcow2-bitmap.c", "format(qcow2) |"),
             ("block/qcow.c", "format(qcow)"),

@@ -50,8 +50,7 @@ pub(crate) fn main(spec_file: &Path) -> ExitCode {
 fn read(spec_file: &Path) -> Result<SuperviseSpec, String> {
     let text = std::fs::read(spec_file)
         .map_err(|error| format!("read {}: {error}", spec_file.display()))?;
-    serde_json::from_slice(&text)
-        .map_err(|error| format!("understand {}: {error}", spec_file.display()))
+    serde_json::from_slice(&text).map_err(|error| format!("parse {}: {error}", spec_file.display()))
 }
 
 /// Why the supervisor woke up.
@@ -93,7 +92,7 @@ fn prepare(runner_pid: u32) -> Result<Wakes, String> {
     blocked.thread_set_mask().map_err(|error| format!("block signals: {error}"))?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| format!("make a signalfd: {error}"))?;
-    prctl::set_name(c"iot-supervisor").map_err(|error| format!("take a name: {error}"))?;
+    prctl::set_name(c"iot-supervisor").map_err(|error| format!("set the process name: {error}"))?;
     prctl::set_child_subreaper(true).map_err(|error| format!("become a sub-reaper: {error}"))?;
     // Not SIGKILL: the processes below have to be killed first, see `Wake::RunnerGone`.
     prctl::set_pdeathsig(Signal::SIGTERM)
@@ -396,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_gets_back_what_it_has_lost_once() {
+    fn lost_time_is_granted_once() {
         let mut clock = clock(secs(1000));
         assert!(clock.discount(secs(400), secs(1000)));
         assert!((secs(600)..secs(700)).contains(&clock.elapsed()));
@@ -412,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_that_always_loses_is_at_its_end_after_ten_deadlines() {
+    fn a_starved_case_ends_after_ten_deadlines() {
         let mut clock = clock(secs(100_000));
         assert!(clock.discount(secs(50_000), secs(1000)));
         assert!((secs(91_000)..secs(91_100)).contains(&clock.elapsed()));
@@ -420,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_before_a_new_beginning_is_not_given_back() {
+    fn time_lost_before_a_reset_is_not_granted() {
         let mut clock = clock(secs(1000));
         clock.begin_again(secs(500));
         clock.started -= secs(1000);

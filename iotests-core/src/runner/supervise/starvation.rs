@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_waited_in_proportion() {
+    fn ended_processes_waited_in_proportion() {
         assert_eq!(estimate(millis(10), millis(90), millis(0)), millis(90));
         assert_eq!(estimate(millis(10), millis(90), millis(20)), millis(270));
         assert_eq!(estimate(millis(10), millis(0), millis(500)), millis(0));

@@ -219,7 +219,7 @@ fn a_record_has_the_exit_code_of_its_run() {
 
 /// meson and prove read standard output.
 #[test]
-fn tap_on_standard_output_has_nothing_beside_it_and_is_what_is_written_to_a_file() {
+fn tap_on_standard_output_stands_alone_and_equals_the_file() {
     let bench = Bench::new();
     let args = [
         "verdicts::passes@",

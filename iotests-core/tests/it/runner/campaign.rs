@@ -99,7 +99,7 @@ fn attacked(
 }
 
 #[test]
-fn a_machine_that_is_killed_at_any_moment_has_died_of_that() {
+fn a_machine_killed_at_any_moment_is_reported_with_its_signal() {
     let Some(bench) = bench_with_daemon() else {
         return;
     };
@@ -118,7 +118,7 @@ fn a_machine_that_is_killed_at_any_moment_has_died_of_that() {
 }
 
 #[test]
-fn a_case_that_is_killed_at_any_moment_has_died_of_that() {
+fn a_case_killed_at_any_moment_is_reported_with_its_signal() {
     let Some(bench) = bench_with_daemon() else {
         return;
     };
@@ -137,7 +137,7 @@ fn a_case_that_is_killed_at_any_moment_has_died_of_that() {
 }
 
 #[test]
-fn a_process_that_is_stopped_at_any_moment_is_named_as_stopped() {
+fn a_process_stopped_at_any_moment_is_reported_as_stopped() {
     let Some(bench) = bench_with_daemon() else {
         return;
     };
@@ -169,7 +169,7 @@ fn a_process_that_is_stopped_at_any_moment_is_named_as_stopped() {
 }
 
 #[test]
-fn a_case_that_does_not_go_on_is_explained_with_its_place() {
+fn a_stuck_case_is_explained_with_its_place() {
     let bench = Bench::new();
     for (how, what) in [
         ("spin", "the case spins or blocks its thread, in "),
@@ -223,7 +223,7 @@ fn counted(bench: &Bench) -> Result<BTreeMap<&'static str, usize>, String> {
 }
 
 #[test]
-fn a_run_whose_runner_is_killed_at_any_moment_has_readable_reports() {
+fn a_runner_killed_at_any_moment_leaves_readable_reports() {
     let bench = Bench::new();
     let reports = ["junit", "tap", "html"];
     let flags: Vec<String> =

@@ -74,7 +74,7 @@ reason = "bug 10"
 "#;
 
 #[test]
-fn expectations_of_a_file_decide_what_counts_and_useless_ones_are_reported() {
+fn expectations_in_a_file_change_verdicts_and_useless_ones_are_reported() {
     let bench = Bench::new();
     fs::write(bench.path("debian.toml"), EXPECTATIONS).unwrap();
     let as_expected = ["verdicts::fails@", "panics@", "exits_3@", "exits_0@"];
@@ -100,11 +100,11 @@ fn expectations_of_a_file_decide_what_counts_and_useless_ones_are_reported() {
     });
     let warnings: Vec<&str> = warnings.collect();
     assert_eq!(warnings.len(), 3, "{warnings:?}");
-    assert!(warnings[0].starts_with("debian.toml:23: this expectation ended on 2020-12-31"));
-    assert!(warnings[1].starts_with("debian.toml:48: this is about no case"));
-    assert!(warnings[1].ends_with(": `pases` (near to it: verdicts::passes)"));
-    assert!(warnings[2].starts_with("debian.toml:53: this is about no case"));
-    assert!(warnings[2].contains("group `none-such` is unknown; there is rw"));
+    assert!(warnings[0].starts_with("debian.toml:23: this expectation expired on 2020-12-31"));
+    assert!(warnings[1].starts_with("debian.toml:48: this matches no case"));
+    assert!(warnings[1].ends_with(": `pases` (similar: verdicts::passes)"));
+    assert!(warnings[2].starts_with("debian.toml:53: this matches no case"));
+    assert!(warnings[2].contains("group `none-such` is unknown; known: rw"));
 
     let not_so = ["verdicts::passes@", "fails_with", "in_shared", "prints_10"];
     let (ran, events) = recorded(&bench, &[&not_so[..], &options].concat());
@@ -128,7 +128,7 @@ fn expectations_of_a_file_decide_what_counts_and_useless_ones_are_reported() {
 }
 
 #[test]
-fn an_option_is_taken_from_the_line_then_the_environment_then_the_profile_then_the_file() {
+fn options_come_from_command_line_environment_profile_and_file_in_this_order() {
     let bench = Bench::new();
     let text = "[defaults]\ntimeout-scale = 7\njunit = \"out/junit.xml\"\n[profile.ci]\ntimeout-scale = 5\n";
     fs::write(bench.path("iotests.toml"), text).unwrap();
@@ -153,7 +153,7 @@ fn an_option_is_taken_from_the_line_then_the_environment_then_the_profile_then_t
     bench
         .run(&["--profile", "cl", "901"])
         .assert_code(2)
-        .assert_says("failed to find the profile `cl`; there is ci");
+        .assert_says("failed to find the profile `cl`; known: ci");
     fs::write(bench.path("iotests.toml"), "[defaults]\nretrys = 1\n").unwrap();
     bench
         .run(&["901"])
@@ -166,7 +166,7 @@ fn an_option_is_taken_from_the_line_then_the_environment_then_the_profile_then_t
 }
 
 #[test]
-fn a_case_gets_the_time_that_the_file_says() {
+fn a_case_gets_the_timeout_in_the_file() {
     let bench = Bench::new();
     let text =
         "[[case]]\nexpression = \"group(auto) & format(raw)\"\ntimeout = \"77s\"\nlock = \"x\"\n";
@@ -181,7 +181,7 @@ fn a_case_gets_the_time_that_the_file_says() {
 }
 
 #[test]
-fn words_of_check_select_and_variables_without_effect_are_named() {
+fn options_of_check_work_and_ignored_variables_are_reported() {
     let bench = Bench::new();
     let mut command = bench.command(&["-raw", "-nocache", "901"]);
     command.env("IMGFMT", "qcow2").env("TEST_DIR", "/t");
@@ -197,11 +197,11 @@ fn words_of_check_select_and_variables_without_effect_are_named() {
     bench
         .run(&["-rbd", "901"])
         .assert_code(2)
-        .assert_says("`-rbd` is a word of another runner: no case runs on this protocol");
+        .assert_says("`-rbd` is an option of another runner: no case runs on this protocol");
 }
 
 #[test]
-fn cases_are_excluded_by_name_begun_from_one_and_taken_up_where_a_run_was_stopped() {
+fn exclude_start_from_and_unfinished_narrow_the_selection() {
     let bench = Bench::new();
     let ids = |args: &[&str]| bench.run(&[&["--list=ids"], args].concat()).stdout;
     let three = ["verdicts::passes@", "verdicts::fails@"];
@@ -212,11 +212,11 @@ fn cases_are_excluded_by_name_begun_from_one_and_taken_up_where_a_run_was_stoppe
     let from = [&three[..], &["--start-from", "901"]].concat();
     assert_eq!(ids(&from), all[all.find("verdicts::passes").unwrap()..]);
     let bad = [&three[..], &["--exclude", "pases"]].concat();
-    bench.run(&bad).assert_code(3).assert_says("near to it");
+    bench.run(&bad).assert_code(3).assert_says("similar names");
     bench
         .run(&["verdicts::fails@", "--start-from", "901"])
         .assert_code(3)
-        .assert_says("(--start-from) is none of what the other options select");
+        .assert_says("(--start-from) is not among what the other options select");
 
     let stopped = [&three[..], &["-j1", "--max-fail", "1"]].concat();
     bench.run(&stopped).assert_code(1).assert_says("2 not run");
@@ -224,7 +224,7 @@ fn cases_are_excluded_by_name_begun_from_one_and_taken_up_where_a_run_was_stoppe
     ran.assert_code(0);
     let left: Vec<String> = verdicts(&events).into_keys().collect();
     assert_eq!(left, ["verdicts::passes@qcow2", "verdicts::passes@raw"]);
-    bench.run(&["--unfinished"]).assert_code(3).assert_says("has run all of these");
+    bench.run(&["--unfinished"]).assert_code(3).assert_says("completed all of these");
 
     assert_eq!(
         ids(&["-E", "needs(program no-such) | needs(emulator)"]),

@@ -194,7 +194,7 @@ fn kill_9_of_the_runner_leaves_no_process_and_the_next_run_removes_the_rest() {
 }
 
 #[test]
-fn the_first_ctrl_c_ends_what_runs_with_a_summary_and_leaves_nothing() {
+fn the_first_ctrl_c_ends_the_run_with_a_summary_and_leaves_nothing() {
     let bench = Bench::new();
     let mut running = Running::start(&bench, &["waits_with_a_tree", "-j3", "--repeat", "2"]);
     running.wait_for_running_cases(3);
@@ -206,7 +206,7 @@ fn the_first_ctrl_c_ends_what_runs_with_a_summary_and_leaves_nothing() {
 }
 
 #[test]
-fn a_case_that_does_not_listen_to_the_first_ctrl_c_is_killed_by_the_second_or_after_a_grace() {
+fn a_case_that_ignores_ctrl_c_is_killed_by_the_second_or_after_a_grace_period() {
     for signals in [1, 2] {
         let bench = Bench::new();
         let mut running = Running::start(&bench, &["is_deaf"]);
@@ -223,7 +223,7 @@ fn a_case_that_does_not_listen_to_the_first_ctrl_c_is_killed_by_the_second_or_af
 }
 
 #[test]
-fn what_fails_because_it_is_told_to_end_is_not_tried_again() {
+fn a_case_that_fails_because_it_is_interrupted_is_not_retried() {
     let bench = Bench::new();
     // On a busy machine, failing may take longer than the grace period.
     let args = [
@@ -241,7 +241,7 @@ fn what_fails_because_it_is_told_to_end_is_not_tried_again() {
 }
 
 #[test]
-fn sigterm_ends_a_run_as_ctrl_c_does() {
+fn sigterm_ends_a_run_like_ctrl_c() {
     let bench = Bench::new();
     let mut running = Running::start(&bench, &["waits_with_a_tree", "-j3"]);
     running.wait_for_running_cases(3);
@@ -251,7 +251,7 @@ fn sigterm_ends_a_run_as_ctrl_c_does() {
 }
 
 #[test]
-fn a_program_that_is_built_anew_during_its_run_ends_the_run_as_it_was() {
+fn a_program_replaced_during_its_run_finishes_with_the_old_build() {
     let bench = Bench::new();
     // On the program's file system, where a hard link is possible.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -305,7 +305,7 @@ fn bench_with_fuse() -> Option<Bench> {
 }
 
 #[test]
-fn a_case_that_dies_leaves_no_dead_mount_in_what_is_kept_of_it() {
+fn a_dead_case_leaves_no_dead_mount_in_its_kept_directory() {
     let Some(bench) = bench_with_fuse() else {
         return;
     };
@@ -315,7 +315,7 @@ fn a_case_that_dies_leaves_no_dead_mount_in_what_is_kept_of_it() {
 }
 
 #[test]
-fn a_mount_that_a_dead_run_left_is_removed_by_the_next() {
+fn a_mount_left_by_a_dead_run_is_removed_by_the_next() {
     let Some(bench) = bench_with_fuse() else {
         return;
     };

@@ -19,7 +19,7 @@ use super::death::{LONG, Running};
 /// With `--print`, output is shown even if a case passes, prefixed by the instance if there are
 /// several.
 #[test]
-fn what_a_case_and_its_tools_print_is_shown_as_it_comes() {
+fn output_of_a_case_and_its_tools_is_shown_as_it_appears() {
     let bench = Bench::new();
     let shown = bench.run(&["calls_a_tool", "passes@raw", "--print"]);
     shown
@@ -38,7 +38,7 @@ fn what_a_case_and_its_tools_print_is_shown_as_it_comes() {
 }
 
 #[test]
-fn each_step_and_each_call_of_a_tool_is_shown_with_its_time() {
+fn steps_and_tool_calls_are_shown_with_their_times() {
     let bench = Bench::new();
     let ran = bench.run(&["calls_a_tool", "--debug"]);
     ran.assert_code(0).assert_says("it was called");
@@ -55,7 +55,7 @@ fn each_step_and_each_call_of_a_tool_is_shown_with_its_time() {
 }
 
 #[test]
-fn a_program_is_run_by_another_one_whose_file_is_kept() {
+fn a_program_runs_under_a_wrapper_whose_file_is_kept() {
     let bench = Bench::new();
     let wrapper = bench.script(
         "wrapper",
@@ -72,7 +72,7 @@ fn a_program_is_run_by_another_one_whose_file_is_kept() {
     bench
         .run(&["calls_a_tool", "--wrap", "no-such-program -x"])
         .assert_code(2)
-        .assert_says("there is no program `no-such-program` to run QEMU's by");
+        .assert_says("there is no program `no-such-program` to run QEMU's under");
     // A wrapper that cannot run a program is reported once, before the run.
     let broken = bench.script("broken", "#!/bin/sh\necho 'it is broken' >&2\nexit 3\n");
     let wrap = format!("qemu-img={} -x", broken.display());
@@ -87,13 +87,12 @@ fn a_program_is_run_by_another_one_whose_file_is_kept() {
         bench
             .run(&["calls_a_tool", option])
             .assert_code(2)
-            .assert_says("to run QEMU's by; install it");
+            .assert_says("to run QEMU's under; install it");
     }
 }
 
-/// With a debugger there is no hurry.
 #[test]
-fn deadlines_grow_with_what_a_program_is_run_by() {
+fn deadlines_grow_with_the_wrapper() {
     let bench = Bench::new();
     let pass = "#!/bin/sh\nwhile [ \"${1#-}\" != \"$1\" ]; do shift; done\nexec \"$@\"\n";
     bench.script("bin/valgrind", pass);
@@ -101,7 +100,7 @@ fn deadlines_grow_with_what_a_program_is_run_by() {
 }
 
 #[test]
-fn a_command_runs_in_the_place_of_a_case() {
+fn a_command_runs_in_the_environment_of_a_case() {
     let bench = Bench::new();
     let script = "echo $IMGFMT $QEMU_IMG_PROG; qemu-img --version; [ $TEST_DIR -ef . ] && exit 7";
     let ran = bench.run(&["env", "verdicts::passes@raw", "--", "sh", "-c", script]);
@@ -121,7 +120,7 @@ fn a_command_runs_in_the_place_of_a_case() {
 }
 
 #[test]
-fn quiet_shows_what_failed_or_is_flaky_and_the_summary() {
+fn quiet_shows_only_failures_flaky_cases_and_the_summary() {
     let bench = Bench::new();
     let args = [
         "verdicts::passes@",
@@ -139,7 +138,7 @@ fn quiet_shows_what_failed_or_is_flaky_and_the_summary() {
 }
 
 #[test]
-fn what_takes_much_longer_than_the_last_times_is_named() {
+fn a_case_much_slower_than_before_is_reported() {
     let bench = Bench::new();
     let run = |milliseconds: &str| {
         fs::write(bench.path("tmp/state"), milliseconds).unwrap();
@@ -171,7 +170,7 @@ fn what_takes_much_longer_than_the_last_times_is_named() {
 }
 
 #[test]
-fn a_person_who_asks_sees_how_far_the_run_is() {
+fn sigusr1_shows_the_progress_of_the_run() {
     let bench = Bench::new();
     let mut running = Running::start(&bench, &["waits_for_a_file", "verdicts::fails@", "-j2"]);
     let (mut waits, mut failed) = (false, false);
@@ -251,10 +250,10 @@ impl AtTerminal {
 }
 
 #[test]
-fn a_case_stops_at_each_step_until_a_person_lets_it_go_on() {
+fn a_case_stops_at_each_step_until_the_user_continues_it() {
     let bench = Bench::new();
     let two_steps = ["verdicts::fails@qcow2", "--step"];
-    let prompt = "stopped: Enter to the next step";
+    let prompt = "stopped: Enter runs to the next step";
     let mut run = AtTerminal::start(&bench, &two_steps);
     assert!(run.shows("── first") && run.shows(prompt));
     run.type_line("what?");
@@ -281,7 +280,7 @@ fn a_case_stops_at_each_step_until_a_person_lets_it_go_on() {
 }
 
 #[test]
-fn steps_are_for_one_instance_on_a_terminal() {
+fn step_needs_one_instance_and_a_terminal() {
     let bench = Bench::new();
     bench
         .run(&["verdicts::fails@", "--step"])
@@ -293,7 +292,7 @@ fn steps_are_for_one_instance_on_a_terminal() {
 }
 
 #[test]
-fn a_line_on_the_terminal_shows_how_far_the_run_is_and_the_terminal_stays_as_it_is() {
+fn enter_shows_the_progress_and_the_terminal_mode_is_unchanged() {
     let bench = Bench::new();
     let mut run = AtTerminal::start(&bench, &["waits_for_a_file"]);
     let before = tcgetattr(&run.terminal).unwrap();
@@ -308,7 +307,7 @@ fn a_line_on_the_terminal_shows_how_far_the_run_is_and_the_terminal_stays_as_it_
 
 /// By Ctrl-C, and by `kill`.
 #[test]
-fn a_command_in_the_place_of_a_case_leaves_nothing_when_it_is_interrupted() {
+fn an_interrupted_env_command_leaves_nothing() {
     for (signal, to_all) in [
         (Signal::SIGINT, true),
         (Signal::SIGINT, false),
@@ -335,7 +334,7 @@ fn a_command_in_the_place_of_a_case_leaves_nothing_when_it_is_interrupted() {
 }
 
 #[test]
-fn what_a_command_leaves_in_the_place_of_a_case_is_ended_and_told() {
+fn processes_left_by_an_env_command_are_killed_and_reported() {
     let bench = Bench::new();
     let script = "setsid sleep 1000 & (sleep 1000 & sleep 1000 &) ; exit 5";
     let mut command = bench.command(&["env", "verdicts::passes@raw", "--", "sh", "-c", script]);
@@ -354,7 +353,7 @@ fn what_a_command_leaves_in_the_place_of_a_case_is_ended_and_told() {
 
 /// The first signal is passed on to the command.
 #[test]
-fn a_command_that_is_deaf_is_killed_by_the_second_signal() {
+fn an_env_command_that_ignores_a_signal_is_killed_by_the_second() {
     let bench = Bench::new();
     let script = "trap 'echo heard' TERM; echo started; while :; do sleep 1000 & wait; done";
     let mut command = bench.command(&["env", "verdicts::passes@raw", "--", "sh", "-c", script]);
@@ -373,7 +372,7 @@ fn a_command_that_is_deaf_is_killed_by_the_second_signal() {
 }
 
 #[test]
-fn as_many_run_at_once_as_the_machine_carries() {
+fn jobs_auto_runs_up_to_four_per_processor() {
     let bench = Bench::new();
     let processors = std::thread::available_parallelism().unwrap().get();
     let most = format!("running 2 instances, at most {} at once", processors * 4);

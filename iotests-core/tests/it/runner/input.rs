@@ -5,7 +5,7 @@ use std::fs;
 use super::bench::{Bench, Ran};
 
 #[test]
-fn an_unknown_case_names_the_nearest() {
+fn an_unknown_case_is_reported_with_similar_names() {
     let bench = Bench::new();
     bench
         .run(&["pases"])
@@ -15,7 +15,7 @@ fn an_unknown_case_names_the_nearest() {
     bench
         .run(&["999"])
         .assert_code(3)
-        .assert_says("near to it:\n  903 (families::runs_each_row)\n  902 (verdicts::fails)\n");
+        .assert_says("similar names:\n  903 (families::runs_each_row)\n  902 (verdicts::fails)\n");
     let rows = bench.run(&["runs_each_rows"]);
     rows.assert_code(3).assert_says("families::runs_each_row");
     assert_eq!(
@@ -29,7 +29,7 @@ fn an_unknown_case_names_the_nearest() {
         .run(&["nosuch"])
         .assert_code(3)
         .assert_says("failed to find a case for `nosuch`\n")
-        .assert_does_not_say("near to it");
+        .assert_does_not_say("similar names");
     bench
         .run(&["exlpain", "901"])
         .assert_code(3)
@@ -37,7 +37,7 @@ fn an_unknown_case_names_the_nearest() {
 }
 
 #[test]
-fn options_may_stand_before_a_command_and_one_among_selectors_is_refused() {
+fn options_may_precede_a_command_and_a_command_among_selectors_is_refused() {
     let bench = Bench::new();
     let record = bench.path("record").display().to_string();
     bench.run(&["901", "--jsonl", &record]).assert_code(0);
@@ -49,7 +49,7 @@ fn options_may_stand_before_a_command_and_one_among_selectors_is_refused() {
     bench.run(&["--set", "host", "-qj", "1", "env", "901@raw", "--", "true"]).assert_code(0);
     for word in ["explore", "merge", "new"] {
         let says =
-            format!("`{word}` is a command, and stands before all selectors: iotests {word} …");
+            format!("`{word}` is a command and must precede all selectors: iotests {word} …");
         let ran = bench.run(&["901", word]);
         ran.assert_code(2).assert_says(&says);
     }
@@ -60,14 +60,14 @@ fn options_may_stand_before_a_command_and_one_among_selectors_is_refused() {
 }
 
 #[test]
-fn a_command_without_what_it_is_about_says_what_that_is() {
+fn a_command_without_its_operand_says_what_it_needs() {
     let bench = Bench::new();
     for (args, says) in [
         (&["merge"][..], "`merge` needs records of runs"),
         (&["explain"], "`explain` needs a case: iotests explain 163"),
         (
             &["901@raw", "--", "ls"],
-            "is run by iotests env CASE -- COMMAND, and there is no `env` here",
+            "a command after `--` is only for iotests env CASE -- COMMAND",
         ),
     ] {
         let ran = bench.run(args);
@@ -76,11 +76,12 @@ fn a_command_without_what_it_is_about_says_what_that_is() {
 }
 
 #[test]
-fn a_protocol_that_there_is_not_is_told_as_such() {
+fn an_unknown_protocol_is_reported() {
     let bench = Bench::new();
-    bench.run(&["-p", "nbs", "901"]).assert_code(2).assert_says(
-        "protocol `nbs` is unknown; there is file, nbd, fuse, ssh; did you mean `nbd`?",
-    );
+    bench
+        .run(&["-p", "nbs", "901"])
+        .assert_code(2)
+        .assert_says("protocol `nbs` is unknown; known: file, nbd, fuse, ssh; did you mean `nbd`?");
     bench
         .run(&["-p", "nfs", "901"])
         .assert_code(2)
@@ -88,18 +89,18 @@ fn a_protocol_that_there_is_not_is_told_as_such() {
 }
 
 #[test]
-fn a_point_of_the_matrix_that_a_case_has_not_names_those_that_it_has() {
+fn an_unsupported_matrix_point_is_reported_with_the_supported_ones() {
     let bench = Bench::new();
     bench
         .run(&["901@nonsense"])
         .assert_code(2)
-        .assert_says("`nonsense` is no part of an id: format `nonsense` is unknown");
+        .assert_says("`nonsense` is not part of an id: format `nonsense` is unknown");
     for selector in ["901@vmdk", "verdicts::passes@vmdk"] {
         bench
             .run(&[selector])
             .assert_code(3)
             .assert_says(&format!(
-                "failed to select a case: `{selector}` is no point"
+                "failed to select a case: `{selector}` is not in its matrix"
             ))
             .assert_says("verdicts::passes runs on raw, qcow2");
     }
@@ -117,33 +118,33 @@ fn unknown_formats_groups_sets_and_options_are_bad_usage() {
     bench
         .run(&["-f", "qcow3"])
         .assert_code(2)
-        .assert_says("format `qcow3` is unknown; there is raw, qcow2");
+        .assert_says("format `qcow3` is unknown; known: raw, qcow2");
     bench
         .run(&["-g", "fast"])
         .assert_code(2)
-        .assert_says("group `fast` is unknown; there is rw, auto");
+        .assert_says("group `fast` is unknown; known: rw, auto");
     bench
         .run(&["--set", "8.0"])
         .assert_code(2)
-        .assert_says("set `8.0` is unknown; there is auto, all, host");
+        .assert_says("set `8.0` is unknown; known: auto, all, host");
     bench.run(&["-g", "quik"]).assert_code(2).assert_says("did you mean `quick`?");
     bench.run(&["--no-such-option"]).assert_code(2);
     bench.run(&["--timeout-scale", "0"]).assert_code(2);
 }
 
 #[test]
-fn options_of_images_that_the_format_does_not_know_are_bad_usage_once() {
+fn image_options_unknown_to_the_format_are_one_usage_error() {
     let bench = Bench::new();
     let run = |option: &str| bench.run(&["passes@", "--imgopts", option]);
     run("sise=1M")
         .assert_code(2)
-        .assert_says("knows no such option of the format raw; it knows size");
+        .assert_says("has no such option for the format raw; known: size");
     run("size").assert_code(2).assert_says("NAME=VALUE");
     run("size=1M").assert_code(0);
 }
 
 #[test]
-fn options_that_leave_nothing_are_told_apart_from_a_typing_error() {
+fn options_that_leave_nothing_are_distinguished_from_typing_mistakes() {
     let bench = Bench::new();
     bench
         .run(&["passes@", "-f", "vmdk"])
@@ -156,7 +157,7 @@ fn options_that_leave_nothing_are_told_apart_from_a_typing_error() {
 }
 
 #[test]
-fn a_named_tool_that_is_missing_not_executable_or_not_qemu_is_told_as_such() {
+fn a_named_tool_that_is_missing_not_executable_or_not_qemu_is_an_error() {
     let bench = Bench::new();
     let run = |path: &str| bench.run(&["passes@", "--qemu-img", path]);
     run("/no/such/tool")
@@ -174,7 +175,7 @@ fn a_named_tool_that_is_missing_not_executable_or_not_qemu_is_told_as_such() {
 }
 
 #[test]
-fn no_qemu_at_all_is_told_with_the_ways_to_get_it() {
+fn missing_qemu_is_reported_with_ways_to_get_it() {
     let bench = Bench::new();
     fs::remove_file(bench.path("bin/qemu-img")).unwrap();
     fs::remove_file(bench.path("bin/qemu-io")).unwrap();
@@ -195,7 +196,7 @@ exit 7
 ";
 
 #[test]
-fn a_named_emulator_that_dies_at_start_ends_the_run_with_its_command_status_and_words() {
+fn a_named_emulator_that_dies_at_start_ends_the_run_with_its_command_status_and_output() {
     let bench = Bench::new();
     let emulator = bench.script("emulator", DYING_EMULATOR);
     let emulator = emulator.display().to_string();
@@ -214,7 +215,7 @@ fn a_named_emulator_that_dies_at_start_ends_the_run_with_its_command_status_and_
 }
 
 #[test]
-fn an_emulator_in_path_that_dies_at_start_skips_its_cases_with_its_words() {
+fn an_emulator_in_path_that_dies_at_start_skips_its_cases_with_its_output() {
     let bench = Bench::new();
     let name = format!("bin/qemu-system-{}", std::env::consts::ARCH);
     let emulator = bench.script(&name, DYING_EMULATOR).display().to_string();
@@ -228,7 +229,7 @@ fn an_emulator_in_path_that_dies_at_start_skips_its_cases_with_its_words() {
 }
 
 #[test]
-fn a_named_qemu_img_that_cannot_say_its_formats_ends_the_run() {
+fn a_named_qemu_img_that_cannot_list_its_formats_ends_the_run() {
     let bench = Bench::new();
     let script = "#!/bin/sh\n[ \"$1\" = --version ] && echo 'qemu-img version 7.2.22' && exit 0\n\
                   echo 'no formats today' >&2\nexit 9\n";
@@ -241,7 +242,7 @@ fn a_named_qemu_img_that_cannot_say_its_formats_ends_the_run() {
 }
 
 #[test]
-fn a_build_folder_without_qemu_is_an_error_and_what_comes_from_elsewhere_is_told() {
+fn a_build_folder_without_qemu_is_an_error_and_programs_from_elsewhere_are_reported() {
     let bench = Bench::new();
     fs::create_dir(bench.path("empty")).unwrap();
     let ran = bench.run(&["passes@", "--qemu-build", "empty"]);
@@ -277,7 +278,7 @@ fn without_qemu_io_cases_are_skipped_rather_than_failed() {
 }
 
 #[test]
-fn arguments_that_are_no_text_are_bad_usage_or_shown_as_far_as_they_can_be() {
+fn arguments_that_are_not_utf8_are_bad_usage_or_shown_lossily() {
     use std::os::unix::ffi::OsStrExt;
     let bench = Bench::new();
     let odd = std::ffi::OsStr::from_bytes(b"odd\xff");
@@ -288,7 +289,7 @@ fn arguments_that_are_no_text_are_bad_usage_or_shown_as_far_as_they_can_be() {
 
 /// A socket in it would have a path too long for the kernel.
 #[test]
-fn a_long_temporary_folder_is_no_place_for_sockets() {
+fn a_long_temporary_folder_is_not_used_for_sockets() {
     let bench = Bench::new();
     let long = bench.path(&format!("tmp/{}", "d".repeat(200)));
     // It does not exist, so that using it would fail.
@@ -327,7 +328,7 @@ fn folders_whose_names_are_not_utf8_are_refused_by_name() {
 }
 
 #[test]
-fn a_scratch_folder_that_cannot_be_written_is_told() {
+fn an_unwritable_scratch_folder_is_reported() {
     let bench = Bench::new();
     let ran = bench.run(&["passes@", "--scratch", "/proc/no-such-place"]);
     ran.assert_code(5)
@@ -338,7 +339,7 @@ fn a_scratch_folder_that_cannot_be_written_is_told() {
 
 /// The error also says how to change it.
 #[test]
-fn a_build_folder_or_temporary_folder_that_cannot_be_used_is_told_with_its_name() {
+fn an_unusable_build_or_temporary_folder_is_reported_by_name() {
     let bench = Bench::new();
     fs::write(bench.path("file"), "").unwrap();
     bench
@@ -364,7 +365,7 @@ fn a_report_that_cannot_be_written_is_an_error_after_the_run() {
 }
 
 #[test]
-fn a_full_disk_is_told_as_such() {
+fn a_full_disk_is_reported() {
     let bench = Bench::new();
     let args = ["passes@", "--scratch", "disk/runs", "-j1", "--repeat", "50"];
     let args = [&args[..], &["--keep"]].concat();
@@ -399,14 +400,14 @@ fn a_cache_or_records_that_cannot_be_written_are_a_warning() {
         .run(&["passes@"])
         .assert_code(0)
         .assert_says("2 passed")
-        .assert_says("warning: the answers are not kept, so the next run asks again")
+        .assert_says("warning: the results are not cached, so the next run probes again")
         .assert_says("warning: the times and verdicts of this run could not be recorded");
     assert!(bench.left().is_empty(), "{:?}", bench.left());
 }
 
 /// H07, H43: programs are probed once, whatever the number of cases and runs.
 #[test]
-fn a_program_is_asked_what_it_can_do_only_once() {
+fn a_program_is_probed_only_once() {
     let bench = Bench::new();
     let real = bench.path("bin/qemu-img");
     let asked = bench.path("asked");
@@ -426,7 +427,7 @@ fn a_program_is_asked_what_it_can_do_only_once() {
 }
 
 #[test]
-fn what_is_kept_for_later_runs_can_be_read_by_everybody() {
+fn files_kept_for_later_runs_are_readable_by_everybody() {
     use std::os::unix::fs::PermissionsExt;
     let mode = |file: &std::path::Path| fs::metadata(file).unwrap().permissions().mode();
     let bench = Bench::new();
@@ -443,7 +444,7 @@ fn what_is_kept_for_later_runs_can_be_read_by_everybody() {
 }
 
 #[test]
-fn a_corrupt_file_of_versions_is_told_once_and_rewritten() {
+fn a_corrupt_versions_file_is_reported_once_and_rewritten() {
     let bench = Bench::new();
     bench.run(&["passes@"]).assert_code(0);
     fs::write(bench.path("build/iotests/probes/versions.json"), "{").unwrap();
@@ -451,12 +452,12 @@ fn a_corrupt_file_of_versions_is_told_once_and_rewritten() {
         .run(&["passes@"])
         .assert_code(0)
         .assert_says("versions.json is ignored")
-        .assert_does_not_say("asking the programs");
+        .assert_does_not_say("probing the programs");
     bench.run(&["passes@"]).assert_code(0).assert_does_not_say("ignored");
 }
 
 #[test]
-fn an_emulator_that_can_be_neither_found_nor_provisioned_is_told_with_the_install_command() {
+fn an_emulator_that_can_be_neither_found_nor_provisioned_is_reported_with_the_install_command() {
     // The bench has no package manager in its PATH.
     let bench = Bench::new();
     bench
@@ -467,7 +468,7 @@ fn an_emulator_that_can_be_neither_found_nor_provisioned_is_told_with_the_instal
 }
 
 #[test]
-fn output_that_nobody_reads_any_more_is_nothing_to_panic_about() {
+fn a_closed_output_does_not_cause_a_panic() {
     let bench = Bench::new();
     let with = |args: &[&str]| {
         let closed = || {
@@ -519,5 +520,5 @@ fn denied_skips_fail_the_run() {
 fn blessing_is_refused_in_ci() {
     let bench = Bench::new();
     let ran = Ran::new(bench.command(&["passes@", "--bless"]).env("CI", "true").output().unwrap());
-    ran.assert_code(2).assert_says("--bless is refused where CI is set");
+    ran.assert_code(2).assert_says("--bless is refused if CI is set");
 }

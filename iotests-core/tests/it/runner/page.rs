@@ -235,7 +235,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
 }
 
 #[test]
-fn a_person_finds_a_failure_with_clicks_and_keys() {
+fn a_user_finds_a_failure_with_clicks_and_keys() {
     // The browser recognizes HTML by the suffix.
     let named = ALL.bench.path("page.html");
     std::fs::copy(ALL.bench.path("html"), &named).unwrap();
@@ -306,7 +306,7 @@ fn a_person_finds_a_failure_with_clicks_and_keys() {
         ("flaky", "verdicts::is_flaky@qcow2"),
         ("slowest", "%"),
         ("run", "sha256"),
-        ("timeline", "A line for each place"),
+        ("timeline", "A line for each slot"),
     ] {
         browser.click(&format!("nav [data-tab={tab}]"));
         let shown = browser.text("#view");
@@ -411,7 +411,7 @@ fn long_record(path: &Path, instances: usize) {
 /// Speed was measured by hand. This tests what does not depend on it: all 10,000 are there, few
 /// exist as elements, and no output of a case is taken for markup.
 #[test]
-fn a_page_of_10_000_instances_draws_what_is_seen_and_runs_nothing_of_theirs() {
+fn a_page_of_10_000_instances_draws_only_what_is_visible_and_runs_no_foreign_script() {
     let bench = Bench::new();
     let (path, page) = (bench.path("long.jsonl"), bench.path("long.html"));
     long_record(&path, 10_000);

@@ -24,7 +24,7 @@ const WORK: [&str; 6] = [
 ];
 
 #[test]
-fn parts_are_disjoint_and_together_the_whole_and_merge_into_one_report() {
+fn parts_are_disjoint_and_complete_and_merge_into_one_report() {
     let bench = Bench::new();
     let mut whole = ids(&bench, &WORK);
     let (mut all, mut records) = (Vec::new(), Vec::new());
@@ -97,7 +97,7 @@ fn parts_are_disjoint_and_together_the_whole_and_merge_into_one_report() {
 }
 
 #[test]
-fn a_part_that_was_cut_short_and_one_that_ran_again_are_noticed() {
+fn incomplete_and_repeated_parts_are_noticed() {
     let bench = Bench::new();
     let mut records = Vec::new();
     for number in [1, 2] {
@@ -127,7 +127,7 @@ fn a_part_that_was_cut_short_and_one_that_ran_again_are_noticed() {
         .run(&[&all[..], &[&copy.display().to_string()]].concat())
         .assert_code(0)
         .assert_says("2 passed")
-        .assert_says("are of one part; the later one counts");
+        .assert_says("are of the same part; the later one counts");
     // A part killed before it had started everything.
     let text = fs::read_to_string(&records[0]).unwrap();
     let first: String = text.split_inclusive('\n').take(1).collect();
@@ -147,7 +147,7 @@ fn a_part_that_was_cut_short_and_one_that_ran_again_are_noticed() {
 }
 
 #[test]
-fn a_part_is_balanced_by_recorded_times_and_auto_reads_the_variables_of_ci_systems() {
+fn parts_are_balanced_by_recorded_times_and_auto_reads_ci_variables() {
     let bench = Bench::new();
     let whole = ids(&bench, &WORK);
     assert!(whole.len() > 4);
@@ -183,7 +183,7 @@ fn a_part_is_balanced_by_recorded_times_and_auto_reads_the_variables_of_ci_syste
     };
     let gitlab = auto(&[("CI_NODE_INDEX", "1"), ("CI_NODE_TOTAL", "2")]);
     assert_eq!(gitlab.assert_code(0).stdout, "verdicts::passes@raw\n");
-    auto(&[]).assert_code(0).assert_says("so it is all of it");
+    auto(&[]).assert_code(0).assert_says("so everything runs");
     auto(&[("GITHUB_ACTIONS", "true")]).assert_code(2).assert_says("strategy.job-index");
     bench.run(&["--partition", "3/2"]).assert_code(2).assert_says("there is no part 3 of 2");
     bench

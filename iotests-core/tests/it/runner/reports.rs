@@ -69,7 +69,7 @@ fn the_terminal_has_a_line_for_each_instance_that_ran_and_the_counts() {
 }
 
 #[test]
-fn the_terminal_says_what_the_skipped_ones_lack_and_how_to_get_it() {
+fn the_terminal_says_what_skipped_instances_lack_and_how_to_get_it() {
     ALL.ran.assert_says("2 skipped: needs an emulator (qemu-system-*)");
     ALL.ran.assert_says("2 instances need an emulator: `iotests --provision` fetches one");
     ALL.ran.assert_says("1 skipped: the moon is in the wrong phase");
@@ -101,7 +101,7 @@ fn on_a_terminal(args: &[&str], env: &[(&str, &str)]) -> (String, String) {
 }
 
 #[test]
-fn a_terminal_has_colours_and_bars_where_it_can_show_them_and_nothing_else_has() {
+fn colours_and_bars_are_only_on_a_terminal_that_can_show_them() {
     let args = ["passes@", "--reprobe"];
     let (shown, aside) = on_a_terminal(&args, &[("TERM", "xterm")]);
     assert!(
@@ -109,7 +109,7 @@ fn a_terminal_has_colours_and_bars_where_it_can_show_them_and_nothing_else_has()
         "{shown:?}"
     );
     assert!(
-        aside.contains("asking") && !aside.contains('\u{1b}'),
+        aside.contains("probing") && !aside.contains('\u{1b}'),
         "{aside:?}"
     );
     let xterm = ("TERM", "xterm");
@@ -133,7 +133,7 @@ fn a_terminal_has_colours_and_bars_where_it_can_show_them_and_nothing_else_has()
 }
 
 #[test]
-fn the_json_lines_begin_with_the_run_and_tell_each_start_before_its_end() {
+fn the_json_lines_start_with_the_run_and_have_each_start_before_its_end() {
     let Some(RunEvent::RunStarted(run)) = ALL.jsonl.first() else {
         panic!("{:?}", ALL.jsonl.first())
     };
@@ -161,7 +161,7 @@ fn the_json_lines_begin_with_the_run_and_tell_each_start_before_its_end() {
 }
 
 #[test]
-fn only_what_would_fail_the_run_is_tried_again() {
+fn only_failures_are_retried() {
     let mut attempts = BTreeMap::new();
     for event in &ALL.jsonl {
         if let RunEvent::InstanceFinished(outcome) = event {
@@ -263,7 +263,7 @@ fn tap_agrees_with_the_model() {
 }
 
 #[test]
-fn every_line_of_tap_that_is_no_test_point_is_yaml_or_a_comment_or_the_plan() {
+fn tap_lines_are_test_points_yaml_comments_or_the_plan() {
     for line in ALL.tap.lines().skip(1) {
         let known =
             ["ok ", "not ok ", "  ", "# ", "1.."].iter().any(|start| line.starts_with(start));
@@ -308,7 +308,7 @@ fn the_page_has_a_row_for_each_instance_and_no_markup_of_the_cases() {
 }
 
 #[test]
-fn the_page_says_with_what_the_run_was_made() {
+fn the_page_shows_the_circumstances_of_the_run() {
     let facts = Page::read(&ALL.html).index["facts"].to_string();
     for wanted in [
         "-x slow -j 8",
@@ -350,7 +350,7 @@ fn a_part_that_was_not_run_is_in_every_report() {
         };
         let shown = block(&ALL.ran.stdout, &format!("{id}\n"), "\n");
         assert_eq!(shown, format!("  part not run: {reason}"));
-        ALL.ran.assert_says(&format!("   1 in part not run: {reason}\n"));
+        ALL.ran.assert_says(&format!("   1 partly not run: {reason}\n"));
         let tap = block(&ALL.tap, &format!(" - {id}\n"), "...");
         assert!(
             tap.contains(&format!("not_run:\n    - \"{reason}\"\n")),

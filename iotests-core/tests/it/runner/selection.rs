@@ -73,23 +73,22 @@ fn an_expression_narrows_the_selection_and_points_at_its_errors() {
     let wrong = bench.run(&["-E", "name(a) & fmt(raw9)"]);
     wrong.assert_code(2).assert_says("`raw9` is unknown");
     wrong.assert_says("\n                  ^");
-    bench.run(&["-E", "none()"]).assert_code(3).assert_says("none of what is selected");
+    bench
+        .run(&["-E", "none()"])
+        .assert_code(3)
+        .assert_says("matches none of the selected instances");
 }
 
 /// Behind a `!`, a typing mistake would select everything.
 #[test]
-fn a_name_of_nothing_in_an_expression_is_an_error_at_its_place() {
+fn an_unknown_name_in_an_expression_is_an_error_at_its_place() {
     let bench = Bench::new();
     for (expression, says, place) in [
-        (
-            "!group(quik)",
-            "group `quik` is unknown; there is rw",
-            "quik",
-        ),
+        ("!group(quik)", "group `quik` is unknown; known: rw", "quik"),
         ("!group(quik)", "did you mean `quick`?", "quik"),
         (
             "all() | set(hots)",
-            "set `hots` is unknown; there is host; did you mean `host`?",
+            "set `hots` is unknown; known: host; did you mean `host`?",
             "hots",
         ),
         ("!needs(emulater)", "did you mean `emulator`?", "emulater"),
@@ -114,10 +113,13 @@ fn a_name_of_nothing_in_an_expression_is_an_error_at_its_place() {
         ])
         .assert_code(0);
     for (args, says) in [
-        (["passes@", "format(vmdk)"], "ask for it with -f vmdk"),
+        (
+            ["passes@", "format(vmdk)"],
+            "the options select: add -f vmdk",
+        ),
         (
             ["passes@", "cache(none) & proto(nbd)"],
-            "ask for it with -p nbd -c none",
+            "the options select: add -p nbd -c none",
         ),
     ] {
         let ran = bench.run(&[args[0], "-E", args[1]]);
@@ -126,11 +128,11 @@ fn a_name_of_nothing_in_an_expression_is_an_error_at_its_place() {
     bench
         .run(&["passes@", "-E", "format(raw) & none()"])
         .assert_code(3)
-        .assert_does_not_say("ask for it");
+        .assert_does_not_say("only narrows");
 }
 
 #[test]
-fn a_list_is_ids_or_json_with_how_the_last_run_ended() {
+fn a_list_can_be_ids_or_json_with_the_last_verdict() {
     let bench = Bench::new();
     let ids = bench.run(&["--list=ids", "verdicts::passes@"]).stdout;
     assert_eq!(ids, "verdicts::passes@qcow2\nverdicts::passes@raw\n");
@@ -182,7 +184,7 @@ fn backends_groups_and_formats_narrow_the_selection() {
 /// H10, H11: a selected case without a matrix point for the requested values is a skip in every
 /// report.
 #[test]
-fn a_case_without_the_format_cache_or_backend_asked_for_is_skipped_with_that_reason() {
+fn a_case_without_the_requested_format_cache_or_backend_is_skipped_with_that_reason() {
     let bench = Bench::new();
     for (args, id, reason) in [
         (
@@ -240,7 +242,7 @@ fn a_case_without_the_format_cache_or_backend_asked_for_is_skipped_with_that_rea
 }
 
 #[test]
-fn points_of_the_matrix_that_are_no_default_have_their_own_ids() {
+fn matrix_points_other_than_the_default_have_their_own_ids() {
     let bench = Bench::new();
     let ids = selected(
         &bench,
@@ -264,7 +266,7 @@ fn points_of_the_matrix_that_are_no_default_have_their_own_ids() {
 }
 
 #[test]
-fn an_id_means_itself_and_opens_nothing_for_another_selector() {
+fn an_id_selects_only_itself_and_does_not_affect_other_selectors() {
     let bench = Bench::new();
     let one = ["verdicts::passes@raw"];
     assert_eq!(selected(&bench, &one), one);
@@ -277,15 +279,12 @@ fn an_id_means_itself_and_opens_nothing_for_another_selector() {
     let found = selected(&bench, &two);
     assert!(found.contains(&"families::runs_on_vmdk@vmdk".to_owned()));
     assert!(found.contains(&"verdicts::passes@qcow2".to_owned()));
-    bench
-        .run(&["verdicts::passes@qcow"])
-        .assert_code(3)
-        .assert_says("is no point of its matrix");
+    bench.run(&["verdicts::passes@qcow"]).assert_code(3).assert_says("is not in its matrix");
     bench
         .run(&["verdicts::pass@qcow2"])
         .assert_code(3)
-        .assert_says("before an @ stands a whole name or number: write '*verdicts::pass*@qcow2', or verdicts::pass -f qcow2; near")
-        .assert_says("near to it:\n  verdicts::passes");
+        .assert_says("before an @, the name or number must be whole: write '*verdicts::pass*@qcow2', or verdicts::pass -f qcow2; similar")
+        .assert_says("similar names:\n  verdicts::passes");
     assert_eq!(
         selected(&bench, &["*verdicts::pass*s@raw"]),
         ["verdicts::passes@raw"]
@@ -315,7 +314,7 @@ fn the_list_has_name_description_formats_groups_upstream_and_the_reason_of_a_ski
 }
 
 #[test]
-fn failed_selects_what_failed_the_last_time_and_such_come_first() {
+fn failed_selects_instances_that_failed_last_and_they_run_first() {
     let bench = Bench::new();
     bench.run(&["runs_each_row", "passes@"]).assert_code(1);
     assert_eq!(
@@ -384,7 +383,7 @@ fn help_has_examples_and_exit_codes() {
 
 /// Sets on which no instance is planned are not in the run's header or reports.
 #[test]
-fn a_run_names_the_sets_that_it_concerns() {
+fn a_run_names_only_the_sets_it_uses() {
     let bench = Bench::new();
     fs::create_dir_all(bench.path("build/qemu/9.9.9/bin")).unwrap();
     for tool in ["qemu-img", "qemu-io"] {
@@ -406,6 +405,6 @@ fn a_run_names_the_sets_that_it_concerns() {
         .assert_says("verdicts::passes@raw.set=9.9.9")
         .assert_says("2 passed");
     run("host,9.9.8").assert_code(2).assert_says(
-        "set `9.9.8` is unknown; there is auto, all, host, 9.9.9; did you mean `9.9.9`?",
+        "set `9.9.8` is unknown; known: auto, all, host, 9.9.9; did you mean `9.9.9`?",
     );
 }

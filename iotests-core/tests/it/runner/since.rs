@@ -58,12 +58,12 @@ fn since(bench: &Bench, args: &[&str]) -> Ran {
 }
 
 #[test]
-fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
+fn a_change_selects_what_it_may_affect_and_shows_which_file_did() {
     let Some(bench) = clone() else { return };
     since(&bench, &[])
         .assert_code(0)
         .assert_says("0 files in qemu changed since base")
-        .assert_says("nothing of what changed concerns any of what is selected, so nothing runs");
+        .assert_says("the change affects none of the selected instances, so nothing runs");
     let jsonl = bench.path("jsonl").display().to_string();
     let nothing = [
         "--since",
@@ -83,7 +83,7 @@ fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
     ran.assert_code(0)
         .assert_says("2 files in qemu changed since base:")
         .assert_says("  block/vmdk.c: format(vmdk): 1 of ")
-        .assert_says("  docs/a.rst: nothing, for no test is about it");
+        .assert_says("  docs/a.rst: nothing, because no test covers it");
     assert_eq!(ran.stdout, "families::runs_on_vmdk@vmdk\n");
     // Other options narrow the selection.
     let none = since(&bench, &["-f", "qcow2"]);
@@ -101,7 +101,7 @@ fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
     change(&bench, "odd/new.c", "new");
     git(&bench, &["add", "."]);
     let all = since(&bench, &["verdicts::passes"]);
-    all.assert_says("  odd/new.c: everything, for what it touches is not known");
+    all.assert_says("  odd/new.c: everything, because what it affects is unknown");
     assert!(
         all.stdout.contains("verdicts::passes@raw\n"),
         "{}",
@@ -110,7 +110,7 @@ fn a_change_of_qemu_chooses_what_it_can_touch_and_says_which_file_did() {
 }
 
 #[test]
-fn scripts_are_chosen_by_their_text_and_their_own_change() {
+fn scripts_are_selected_by_their_text_and_by_changes_to_them() {
     let Some(bench) = clone() else { return };
     // The tree is also the clone.
     let list = [
@@ -141,7 +141,7 @@ fn scripts_are_chosen_by_their_text_and_their_own_change() {
 }
 
 #[test]
-fn what_git_cannot_say_is_an_error_with_its_words() {
+fn a_failure_of_git_is_an_error_with_its_output() {
     let Some(bench) = clone() else { return };
     let wrong = |args: &[&str], wanted: &str| {
         let ran = bench.run(&[&["--list"][..], args].concat());
@@ -153,11 +153,11 @@ fn what_git_cannot_say_is_an_error_with_its_words() {
     );
     wrong(
         &["--since", "base", "--qemu-source", "nowhere"],
-        "what changed in nowhere is not known",
+        "cannot tell what changed in nowhere",
     );
     wrong(
         &["--since=-p", "--qemu-source", "qemu"],
-        "`-p` is no revision",
+        "`-p` is not a revision",
     );
     wrong(&["--since", "base"], "name the clone with --qemu-source");
 }

@@ -107,7 +107,7 @@ fn cores_can_be_read() -> bool {
 }
 
 #[test]
-fn a_machine_that_dies_while_the_case_waits_for_something_else_has_died() {
+fn a_machine_that_dies_while_the_case_waits_for_something_else_is_reported_as_dead() {
     let Some(bench) = bench_with_daemon() else {
         return;
     };
@@ -121,7 +121,7 @@ fn a_machine_that_dies_while_the_case_waits_for_something_else_has_died() {
 }
 
 #[test]
-fn a_failed_assertion_stands_in_the_first_three_lines_of_every_report() {
+fn a_failed_assertion_is_in_the_first_three_lines_of_every_report() {
     let Some(bench) = bench_with_daemon() else {
         return;
     };
@@ -155,7 +155,7 @@ fn a_failed_assertion_stands_in_the_first_three_lines_of_every_report() {
 }
 
 #[test]
-fn a_machine_that_is_stopped_is_a_hang_with_its_state_and_not_a_failed_question() {
+fn a_stopped_machine_is_a_hang_with_its_state_and_not_a_failed_command() {
     let Some(bench) = bench_with_daemon() else {
         return;
     };
@@ -175,7 +175,7 @@ fn a_machine_that_is_stopped_is_a_hang_with_its_state_and_not_a_failed_question(
 }
 
 #[test]
-fn sigusr1_has_a_case_explained_and_it_goes_on_to_pass() {
+fn sigusr1_makes_a_case_explain_itself_and_continue() {
     let bench = Bench::new();
     let mut running = Running::start(&bench, &["waits_for_a_file"]);
     running.wait_for_a_step();
@@ -186,7 +186,7 @@ fn sigusr1_has_a_case_explained_and_it_goes_on_to_pass() {
 }
 
 #[test]
-fn a_suspended_run_stands_still_as_a_whole_and_goes_on() {
+fn suspending_a_run_stops_all_of_it_until_it_is_continued() {
     let bench = Bench::new();
     let mut running = Running::start(&bench, &["waits_for_a_file"]);
     running.wait_for_a_step();
@@ -205,7 +205,7 @@ fn a_suspended_run_stands_still_as_a_whole_and_goes_on() {
 }
 
 #[test]
-fn what_explains_a_failure_is_kept_and_named_for_every_attempt() {
+fn evidence_is_kept_and_listed_for_every_attempt() {
     let Some(bench) = bench_with_daemon() else {
         return;
     };
@@ -237,7 +237,7 @@ fn what_explains_a_failure_is_kept_and_named_for_every_attempt() {
 }
 
 #[test]
-fn the_files_of_a_passed_case_are_kept_only_when_that_is_asked_for() {
+fn the_files_of_a_passed_case_are_kept_only_on_request() {
     let bench = Bench::new();
     let (_, outcomes, _) = reported(&bench, &["passes_with_a_file", "--keep"]);
     let kept = outcomes.values().next().unwrap().kept.clone().unwrap();
@@ -251,7 +251,7 @@ fn the_files_of_a_passed_case_are_kept_only_when_that_is_asked_for() {
 }
 
 #[test]
-fn a_run_in_which_everything_is_skipped_is_no_success_unless_that_is_allowed() {
+fn a_run_that_skips_everything_fails_unless_that_is_allowed() {
     let bench = Bench::new();
     for selector in ["skips@", "is_skipped@"] {
         bench.run(&[selector]).assert_code(8);
@@ -261,7 +261,7 @@ fn a_run_in_which_everything_is_skipped_is_no_success_unless_that_is_allowed() {
 }
 
 #[test]
-fn a_run_that_was_killed_leaves_the_report_before_it_and_a_record_to_make_another_from() {
+fn a_killed_run_leaves_the_old_report_and_a_record_for_a_new_one() {
     let bench = Bench::new();
     let junit = bench.path("junit").display().to_string();
     bench.run(&["verdicts::passes@raw", "--junit", &junit]).assert_code(0);
@@ -286,7 +286,7 @@ fn a_run_that_was_killed_leaves_the_report_before_it_and_a_record_to_make_anothe
     records.sort();
     let record = records.pop().unwrap().display().to_string();
     let ran = bench.run(&["--from-record", &record, "--junit", &junit]);
-    ran.assert_says("1 interrupted").assert_says("the runner was killed meanwhile");
+    ran.assert_says("1 interrupted").assert_says("the runner was killed");
     let report = quick_junit::Report::deserialize_from_str(&fs::read_to_string(&junit).unwrap());
     let report = report.unwrap();
     let cases = report.test_suites[0].test_cases.iter();
@@ -296,7 +296,7 @@ fn a_run_that_was_killed_leaves_the_report_before_it_and_a_record_to_make_anothe
 }
 
 #[test]
-fn the_third_ctrl_c_leaves_whole_reports() {
+fn the_third_ctrl_c_leaves_complete_reports() {
     let bench = Bench::new();
     let junit = bench.path("junit").display().to_string();
     let mut running = Running::start(
@@ -325,7 +325,7 @@ fn the_third_ctrl_c_leaves_whole_reports() {
 }
 
 #[test]
-fn a_long_log_is_recorded_with_its_beginning_and_its_end() {
+fn a_long_log_is_recorded_with_its_start_and_its_end() {
     let bench = Bench::new();
     let (ran, _, reports) = reported(&bench, &["logs_much"]);
     ran.assert_code(1);
@@ -357,7 +357,7 @@ fn a_log_of_100_mib_takes_no_more_memory_than_a_short_one() {
 }
 
 #[test]
-fn a_trouble_that_passes_is_not_remembered() {
+fn a_temporary_failure_is_not_cached() {
     let bench = Bench::new();
     let daemon = "#!/bin/sh\ncase \"$1\" in --version) echo 'qemu-storage-daemon version 7.2.22 (a fake)'; exit 0 ;; esac\n: > asked.$$\nexit 1\n";
     bench.script("bin/qemu-storage-daemon", daemon);
@@ -365,14 +365,14 @@ fn a_trouble_that_passes_is_not_remembered() {
         bench
             .run(&["verdicts::passes@raw"])
             .assert_code(0)
-            .assert_says("the next run asks again");
+            .assert_says("the next run probes again");
     }
     fs::remove_file(bench.path("bin/qemu-storage-daemon")).unwrap();
-    bench.run(&["verdicts::passes@raw"]).assert_code(0).assert_does_not_say("asks again");
+    bench.run(&["verdicts::passes@raw"]).assert_code(0).assert_does_not_say("probes again");
 }
 
 #[test]
-fn odd_places_make_no_case_fail() {
+fn odd_folder_names_make_no_case_fail() {
     let bench = Bench::new();
     let long = "d".repeat(200) + "/" + &"e".repeat(100);
     for folder in ["a%20b", "a&b", "a\nb", long.as_str()] {
@@ -421,11 +421,11 @@ exit 0
     bench
         .run(&["verdicts::passes@raw", "-o", "cluster_size=4k"])
         .assert_code(2)
-        .assert_says("knows no such option of the format raw");
+        .assert_says("has no such option for the format raw");
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_is_an_error_and_no_death() {
+fn a_file_size_limit_is_an_error_and_does_not_kill_the_run() {
     let bench = Bench::new();
     let program = env!("CARGO_BIN_EXE_iotests-fixture");
     let like = bench.command(&[]);
@@ -479,7 +479,7 @@ fn a_rerun_line_names_the_program_and_the_variables_that_matter() {
 }
 
 #[test]
-fn a_program_that_does_not_say_its_version_is_waited_for_with_a_word() {
+fn a_program_slow_to_report_its_version_is_waited_for_with_a_note() {
     let bench = Bench::new();
     // It answers only once the program has reported that it is waiting.
     let slow = "#!/bin/sh\nif [ \"$1\" = --version ]; then while [ ! -e go ]; do sleep 0.1; done; echo 'qemu-io version 7.2.22 (a fake)'; fi\nexit 0\n";
@@ -492,7 +492,7 @@ fn a_program_that_does_not_say_its_version_is_waited_for_with_a_word() {
         .unwrap();
     let mut said = std::io::BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    while !line.contains("qemu-io takes long to say its version") {
+    while !line.contains("qemu-io is slow to report its version") {
         line.clear();
         assert_ne!(
             std::io::BufRead::read_line(&mut said, &mut line).unwrap(),

@@ -59,7 +59,7 @@ const GENERIC: &str = "_supported_fmt() { :; }\n_supported_fmt generic\n";
 
 /// A script that fills the disk fails with its error message, and the next one has space again.
 #[test]
-fn a_script_that_fills_the_disk_says_so_and_the_next_one_goes_on() {
+fn a_script_that_fills_the_disk_says_so_and_the_next_one_still_runs() {
     let tree = Tree::new();
     let fill = format!(
         "{GENERIC}trap 'rm \"$TEST_DIR/big\"' EXIT\nprintf filling\ncat /dev/zero 2>&1 >\"$TEST_DIR/big\" || exit 1\n"
@@ -79,7 +79,7 @@ fn a_script_that_fills_the_disk_says_so_and_the_next_one_goes_on() {
 }
 
 #[test]
-fn a_script_passes_when_its_status_and_output_are_as_they_should() {
+fn a_script_passes_with_the_expected_status_and_output() {
     let tree = Tree::new();
     tree.script("001", &format!("{GENERIC}echo 'one  '\n"), b"one\n");
     tree.script(
@@ -149,7 +149,7 @@ fn a_script_fails_by_its_output_by_its_status_and_by_a_signal() {
 }
 
 #[test]
-fn what_a_script_says_it_did_not_run_is_a_skip_of_it_or_of_a_part() {
+fn notrun_files_skip_a_script_or_a_part_of_it() {
     let tree = Tree::new();
     tree.script(
         "001",
@@ -225,7 +225,7 @@ fn a_numbered_script_without_a_reference_is_skipped_with_that_reason() {
 }
 
 #[test]
-fn the_reference_is_that_of_the_cache_mode_else_of_the_format() {
+fn the_reference_depends_on_the_cache_mode_or_else_the_format() {
     let tree = Tree::new();
     tree.script(
         "001",
@@ -248,7 +248,7 @@ fn the_reference_is_that_of_the_cache_mode_else_of_the_format() {
 
 /// The variables that `check` sets, as a script sees them.
 #[test]
-fn a_script_finds_the_variables_that_it_is_to_have() {
+fn a_script_has_the_variables_of_check() {
     let tree = Tree::new();
     let shown = "for name in IMGFMT IMGPROTO IMGOPTS IMGFMT_GENERIC IMGOPTSSYNTAX IMGKEYSECRET AIOMODE QEMU_IO_OPTIONS \
                  QEMU_IO_OPTIONS_NO_FMT QEMU_OPTIONS GDB_OPTIONS VALGRIND_QEMU PRINT_QEMU; do echo \"$name=${!name-absent}\"; done\n\
@@ -277,7 +277,7 @@ fn a_script_finds_the_variables_that_it_is_to_have() {
 
 /// In the way of `check`, for the helpers of the scripts.
 #[test]
-fn a_script_is_told_of_valgrind_and_has_time_for_it() {
+fn a_script_gets_valgrind_by_variable_and_longer_deadlines() {
     let tree = Tree::new();
     tree.script(
         "001",
@@ -289,7 +289,7 @@ fn a_script_is_told_of_valgrind_and_has_time_for_it() {
 }
 
 #[test]
-fn scripts_are_parted_and_their_parts_merged_as_cases_are() {
+fn scripts_are_partitioned_and_merged_like_cases() {
     let tree = Tree::new();
     for name in ["001", "002", "003"] {
         tree.script(name, "echo one\n", b"one\n");
@@ -337,7 +337,7 @@ fn a_script_has_a_plain_path_wherever_the_scratch_folder_is() {
 
 /// Upstream's tests 162 and 282 do.
 #[test]
-fn a_script_writes_beside_itself_only_where_it_is_known_to() {
+fn only_known_scripts_may_write_beside_themselves() {
     let tree = Tree::new();
     for name in ["162", "282"] {
         let writes = format!("echo x > of-{name} && rm of-{name} && echo one\n");
@@ -348,7 +348,7 @@ fn a_script_writes_beside_itself_only_where_it_is_known_to() {
 }
 
 #[test]
-fn escapes_and_bytes_that_are_no_text_are_harmless_in_every_report() {
+fn escapes_and_invalid_utf8_are_harmless_in_every_report() {
     let tree = Tree::new();
     tree.script("001", "printf 'a\\033[2Jb \\377\\n'\nexit 1\n", b"a\n");
     tree.script(
@@ -383,7 +383,7 @@ fn escapes_and_bytes_that_are_no_text_are_harmless_in_every_report() {
 }
 
 #[test]
-fn what_a_script_leaves_behind_is_a_leak_with_its_name() {
+fn a_process_left_by_a_script_is_a_leak_with_its_name() {
     let tree = Tree::new();
     tree.script(
         "001",
@@ -399,7 +399,7 @@ fn what_a_script_leaves_behind_is_a_leak_with_its_name() {
 }
 
 #[test]
-fn what_ends_by_itself_after_a_script_is_no_leak() {
+fn a_process_that_exits_soon_after_a_script_is_not_a_leak() {
     let tree = Tree::new();
     // Longer than processes of a case may take to exit.
     tree.script(
@@ -441,7 +441,7 @@ fn nothing_of_a_script_outlives_its_run_however_that_ends() {
 
 /// Upstream's 147 and 233 use ports from the same range.
 #[test]
-fn scripts_that_share_something_of_the_machine_do_not_run_beside_each_other() {
+fn scripts_that_share_a_resource_do_not_run_at_the_same_time() {
     let tree = Tree::new();
     for name in ["001", "147", "233"] {
         tree.script(name, "true\n", b"");
@@ -465,7 +465,7 @@ fn scripts_that_share_something_of_the_machine_do_not_run_beside_each_other() {
 }
 
 #[test]
-fn an_expectation_of_the_configuration_holds_for_a_script() {
+fn an_expectation_applies_to_a_script() {
     let tree = Tree::new();
     tree.script("001", "echo two\n", b"one\n");
     let file = tree.bench.path("mine.toml");
@@ -479,7 +479,7 @@ fn an_expectation_of_the_configuration_holds_for_a_script() {
 
 /// In the way of `check`.
 #[test]
-fn a_script_is_told_to_print_and_to_debug_and_finds_the_options_of_the_user() {
+fn a_script_gets_print_debug_and_the_options_of_the_user() {
     let tree = Tree::new();
     tree.script(
         "001",
@@ -508,7 +508,7 @@ fn link_python(tree: &Tree) -> bool {
 /// Otherwise each script would recompile everything it imports, including Python's library, which
 /// takes a second of CPU time.
 #[test]
-fn what_python_compiles_is_kept_outside_of_the_tree_also_for_who_wants_none() {
+fn compiled_python_is_kept_outside_the_tree_whatever_the_environment_says() {
     let tree = Tree::new();
     if !link_python(&tree) {
         return;
@@ -531,7 +531,7 @@ fn what_python_compiles_is_kept_outside_of_the_tree_also_for_who_wants_none() {
 }
 
 #[test]
-fn a_script_of_python_that_hangs_is_shown_with_its_stack() {
+fn a_hanging_python_script_is_shown_with_its_stack() {
     let tree = Tree::new();
     if !link_python(&tree) {
         return;
@@ -555,7 +555,7 @@ fn a_script_of_python_that_hangs_is_shown_with_its_stack() {
 }
 
 #[test]
-fn a_script_that_hangs_is_shown_with_its_line_and_its_processes() {
+fn a_hanging_script_is_shown_with_its_line_and_its_processes() {
     let tree = Tree::new();
     let fifo = tree.bench.path("ready");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -581,7 +581,7 @@ fn a_script_that_hangs_is_shown_with_its_line_and_its_processes() {
 }
 
 #[test]
-fn python_is_needed_by_its_scripts_alone_and_runs_them() {
+fn only_python_scripts_need_python() {
     let tree = Tree::new();
     tree.script("001", "echo one\n", b"one\n");
     tree.text(
@@ -610,7 +610,7 @@ fn python_is_needed_by_its_scripts_alone_and_runs_them() {
 }
 
 #[test]
-fn the_list_shows_what_the_files_say() {
+fn the_list_shows_what_the_scripts_declare() {
     let tree = Tree::new();
     let text = "# group: rw strange\n#\n# Reads what it wrote\n#\n# Copyright (C) nobody\n#\n_supported_fmt() { :; }\n_supported_proto() { :; }\n_supported_fmt qcow2 raw\n_supported_proto file nbd\n";
     tree.script("001", text, b"");
@@ -696,7 +696,7 @@ fn a_reference_is_blessed_for_review_and_never_changed() {
 }
 
 #[test]
-fn records_retries_and_failed_work_as_they_do_for_cases() {
+fn records_retries_and_failed_work_for_scripts_as_for_cases() {
     let tree = Tree::new();
     let second = "[ -e $FIXTURE_STATE ] && { echo one; exit; }\necho x > $FIXTURE_STATE; exit 1\n";
     tree.script("001", second, b"one\n")
@@ -715,7 +715,7 @@ fn records_retries_and_failed_work_as_they_do_for_cases() {
 }
 
 #[test]
-fn a_script_that_writes_into_the_tree_is_refused() {
+fn a_script_cannot_write_into_the_tree() {
     let tree = Tree::new();
     tree.script(
         "001",
@@ -734,7 +734,7 @@ fn a_script_that_writes_into_the_tree_is_refused() {
 
 /// Some real scripts that are quick and need no emulator, with the programs in PATH.
 #[test]
-fn real_scripts_run_where_a_tree_is_given() {
+fn real_scripts_run_if_a_tree_is_given() {
     let Some(real) = std::env::var_os("IOTESTS_UPSTREAM") else {
         return;
     };

@@ -23,7 +23,7 @@ fn each_misbehaving_case_yields_what_the_model_says() {
 }
 
 #[test]
-fn after_a_run_nothing_of_it_is_alive() {
+fn after_a_run_no_process_is_left() {
     let _ = &ALL.ran;
     assert_eq!(ALL.bench.processes(), [0; 0]);
 }
@@ -31,7 +31,7 @@ fn after_a_run_nothing_of_it_is_alive() {
 /// It should end at most two seconds after its deadline. On a machine that may be busy, only this
 /// can be asserted: it is not ended early, and others do not wait for it.
 #[test]
-fn a_hang_ends_after_its_deadline_and_the_others_go_on() {
+fn a_hang_ends_after_its_deadline_while_others_run() {
     const DEADLINE: Duration = Duration::from_secs(1);
     for name in [
         "verdicts::hangs@qcow2",
@@ -75,7 +75,7 @@ impl Drop for Hog {
 }
 
 #[test]
-fn what_others_take_of_the_processors_is_not_the_time_of_a_case() {
+fn processor_time_taken_by_others_does_not_count_for_a_case() {
     let kept = fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
     if kept.is_empty() || kept.starts_with("0 ") {
         println!("skipped: this kernel does not keep how long a process waited");
@@ -170,7 +170,7 @@ fn ten_mebibytes_of_output_do_not_block_and_the_end_is_shown() {
 }
 
 #[test]
-fn a_case_cannot_write_outside_of_its_directory_where_the_kernel_can_prevent_it() {
+fn a_case_cannot_write_outside_its_directory_if_the_kernel_can_prevent_it() {
     let failure =
         outcome("verdicts::writes_outside@qcow2").attempts.pop().unwrap().failure.unwrap();
     assert!(failure.message.contains("Permission denied"), "{failure:?}");
@@ -178,7 +178,7 @@ fn a_case_cannot_write_outside_of_its_directory_where_the_kernel_can_prevent_it(
 }
 
 #[test]
-fn what_passed_is_dropped_and_what_failed_is_kept() {
+fn directories_of_failures_are_kept_and_those_of_passes_removed() {
     assert_eq!(outcome("verdicts::passes@qcow2").kept, None);
     let kept = outcome("verdicts::fails@qcow2").kept.unwrap();
     assert!(kept.join("case.json").exists() && kept.join("evidence/report").exists());
@@ -195,7 +195,7 @@ fn what_passed_is_dropped_and_what_failed_is_kept() {
 }
 
 #[test]
-fn a_case_that_passes_when_tried_again_is_flaky_and_does_not_fail_the_run() {
+fn a_case_that_passes_on_a_retry_is_flaky_and_does_not_fail_the_run() {
     let bench = Bench::new();
     bench.run(&["is_flaky", "--retries", "2"]).assert_code(0).assert_says("flaky");
     let bench = Bench::new();
@@ -212,7 +212,7 @@ fn known_failures_and_quarantine_do_not_fail_the_run() {
 }
 
 #[test]
-fn the_rerun_line_of_a_failure_runs_exactly_it() {
+fn the_rerun_line_of_a_failure_repeats_exactly_that_instance() {
     let bench = Bench::new();
     let program = env!("CARGO_BIN_EXE_iotests-fixture");
     let args = ["runs_each_row", "--repeat", "2", "--seed", "40", "-j1"];

@@ -25,12 +25,12 @@ fn a_case_is_explained_with_what_it_needs_and_how_it_ended() {
         .assert_says("`iotests --provision` fetches one")
         .assert_says("verdicts::fails@qcow2  runs on the set host")
         .assert_says("in quarantine until")
-        .assert_says("never ran to its end");
+        .assert_says("never completed");
     bench.run(&["verdicts::fails@"]).assert_code(1);
     bench
         .run(&["explain", "verdicts::fails@"])
         .assert_code(0)
-        .assert_says("last runs, the newest first: FAIL");
+        .assert_says("last runs, newest first: FAIL");
     bench.run(&["explain", "verdicts::fail_"]).assert_code(3).assert_says("verdicts::fails");
     bench.run(&["explain"]).assert_code(2);
 }
@@ -125,7 +125,7 @@ fn alone(bench: &Bench, program: &str) -> Ran {
 }
 
 #[test]
-fn where_things_are_kept_is_one_rule_and_a_run_names_the_folder() {
+fn the_build_folder_depends_on_the_program_and_a_run_names_it() {
     let bench = Bench::new();
     fs::create_dir_all(bench.path("clone/target/debug")).unwrap();
     let tag = "Signature: 8a477f597d28d172789f06886806bc55\n# This file is a cache directory tag created by cargo.\n";
@@ -141,7 +141,7 @@ fn where_things_are_kept_is_one_rule_and_a_run_names_the_folder() {
         let folder = bench.path(folder);
         let ran = alone(&bench, program);
         ran.assert_code(0).assert_says(&format!(
-            "caches, records and what failures leave: {}\n",
+            "caches, records and kept failures: {}\n",
             folder.display()
         ));
         assert!(folder.join("records.json").exists(), "{program}");
@@ -150,7 +150,7 @@ fn where_things_are_kept_is_one_rule_and_a_run_names_the_folder() {
 
 /// Its parent is writable by others, and programs in it are run.
 #[test]
-fn without_a_home_things_are_kept_in_a_folder_of_this_user_alone() {
+fn without_a_home_the_build_folder_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let bench = Bench::new();
     let copy = bench.path("elsewhere/debug/iotests");
@@ -178,7 +178,7 @@ fn without_a_home_things_are_kept_in_a_folder_of_this_user_alone() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o770)).unwrap();
     run()
         .assert_code(5)
-        .assert_says("it must be a folder of this user alone (mode 0700)")
+        .assert_says("it must be private to this user (mode 0700)")
         .assert_says("name another folder with --build-dir");
 }
 
@@ -193,7 +193,7 @@ fn new_without_sources_says_what_it_needs() {
 
 /// docs/record.md has every member of every object that a run of the whole fixture records.
 #[test]
-fn the_document_of_the_record_has_every_member_of_it() {
+fn the_document_of_the_record_has_every_member() {
     let document = include_str!("../../../../docs/record.md");
     // The keys of these maps are not part of the schema.
     let maps = ["tools", "counts", "expected", "variables"];

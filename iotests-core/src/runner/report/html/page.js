@@ -79,7 +79,7 @@ const views = {
       }
       view.append(group);
     }
-    return order.length ? view : empty(data.causes.length ? "No failure is among what is shown." : "Nothing failed.");
+    return order.length ? view : empty(data.causes.length ? "No failures match the filters." : "Nothing failed.");
   }],
   instances: ["Instances", () => {
     order = shown;
@@ -87,17 +87,17 @@ const views = {
     list.style.height = shown.length * HEIGHT + "px";
     list.style.position = "relative";
     requestAnimationFrame(slide);
-    return shown.length ? list : empty("No instance is like that.");
+    return shown.length ? list : empty("No instances match the filters.");
   }],
   timeline: ["Timeline", () => { order = shown; requestAnimationFrame(chart); return make("div", {}, make("p", { className: "dim" },
-    "A line for each place among those that run at once, over ", time(data.elapsed), ". "),
+    "A line for each slot of instances that run at the same time, over ", time(data.elapsed), ". "),
     make("button", { onclick: () => { zoom *= 2; chart(); } }, "+"), " ", make("button", { onclick: () => { zoom = Math.max(1, zoom / 2); chart(); } }, "−"),
     make("div", { id: "chart" }, make("canvas", { id: "canvas" }))); }],
   slowest: ["Slowest", () => {
     order = shown.filter(row => row.ms).sort((a, b) => b.ms - a.ms).slice(0, 100);
     if (!order.length) return empty("Nothing ran.");
     const total = shown.reduce((sum, row) => sum + row.ms, 0);
-    const view = make("div", {}, make("p", { className: "dim" }, "The slowest of what is shown; all of it took " + time(total) + " in all."));
+    const view = make("div", {}, make("p", { className: "dim" }, "The slowest of the instances shown, which took " + time(total) + " in all."));
     for (const row of order) {
       const element = line(row);
       const meter = make("div", { className: "meter" });
@@ -127,9 +127,9 @@ const views = {
     }
     return view.childElementCount ? view : empty("Nothing was skipped.");
   }],
-  flaky: ["Tried again", () => {
+  flaky: ["Retried", () => {
     order = shown.filter(row => row.attempts > 1);
-    if (!order.length) return empty("Nothing was tried again.");
+    if (!order.length) return empty("Nothing was retried.");
     const view = document.createDocumentFragment();
     for (const row of order) {
       const tries = detail(row).attempts.map((one, index) => make("li", {}, make("span", { className: "verdict" }, one.verdict || ""), " " + one.headline));
@@ -269,7 +269,7 @@ function open(number, keep) {
     make("div", { className: "bar" }, make("span", { className: "verdict " + kind(row) }, word(row)), make("span", { className: "dim" }, row.ms ? time(row.ms) : "")),
     make("h2", { className: "id" }, row.id), make("p", {}, row.description),
     make("p", { className: "dim" }, row.place + ", set " + data.sets[row.set]), upstream,
-    make("div", { className: "bar" }, all.rerun ? copier("Copy the command that runs it again", all.rerun) : null, copier("Copy the id", row.id),
+    make("div", { className: "bar" }, all.rerun ? copier("Copy the rerun command", all.rerun) : null, copier("Copy the id", row.id),
       make("button", { id: "close", onclick: () => open(null) }, "Close (Esc)")),
     all.rerun ? make("pre", { className: "rerun" }, all.rerun) : null,
     row.why ? make("p", { className: isFailure(row) ? "fail" : "dim" }, row.why) : null,
@@ -325,7 +325,7 @@ function clear() {
   choose();
 }
 
-const KEYS = [["/", "search"], ["j, k", "next, previous"], ["Esc", "close; leave the search"], ["1 … 7", "views"], ["c", "copy the command that runs it again"],
+const KEYS = [["/", "search"], ["j, k", "next, previous"], ["Esc", "close; leave the search"], ["1 … 7", "views"], ["c", "copy the rerun command"],
   ["x", "clear the filters"], ["t", "light or dark"], ["?", "this"]];
 
 function key(event) {
