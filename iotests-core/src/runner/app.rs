@@ -17,7 +17,7 @@ use super::config::{self, Asked, Config};
 use super::error::{RunError, chain, io as io_error};
 use super::exit::Exit;
 use super::explain::Known;
-use super::filter::ThereIs;
+use super::filter::Existing;
 use super::list::List;
 use super::places::Places;
 use super::plan::{Planned, SetChoice, Wanted, names_set, plan};
@@ -82,8 +82,8 @@ struct App {
 impl App {
     fn main(&self) -> Result<Exit, RunError> {
         let cli = &self.cli;
-        signals::bear_file_limits()?;
-        self.is_complete()?;
+        signals::block_file_size_signal()?;
+        self.check_operands()?;
         self.places.check()?;
         if cli.what.review {
             let folders = match &cli.scripts.upstream {
@@ -120,7 +120,7 @@ impl App {
             self.without_provision(&error, &sets)?;
         }
         if cli.what.probe {
-            self.need_tools(&sets)?;
+            self.require_tools(&sets)?;
             for (set, able) in sets.found.iter().zip(&sets.able) {
                 print(&show(set, &able.capabilities))?;
             }
@@ -164,18 +164,18 @@ impl App {
             narrow(&mut planned, |one| records.failed(&one.id), why)?;
         }
         if let Some(filter) = &cli.matrix.expression {
-            let there_is = ThereIs {
+            let existing = Existing {
                 entries,
                 sets: &sets.able,
             };
-            filter.check(&there_is).map_err(|error| RunError::Usage(format!("-E: {error}")))?;
+            filter.check(&existing).map_err(|error| RunError::Usage(format!("-E: {error}")))?;
             let mut why = "the expression matches none of the selected instances".to_owned();
-            if let Some(hint) = filter.not_asked_for(&planned) {
+            if let Some(hint) = filter.missing_points(&planned) {
                 why += &format!("; {hint}");
             }
             narrow(
                 &mut planned,
-                |one| filter.means(one, &sets.able, &records),
+                |one| filter.matches(one, &sets.able, &records),
                 &why,
             )?;
         }
@@ -216,7 +216,7 @@ impl App {
             }
             return Ok(Exit::Passed);
         }
-        self.need_tools(&sets)?;
+        self.require_tools(&sets)?;
         corrupt.iter().for_each(|warning| self.warn(warning));
         if cli.what.env {
             return self.surround(planned, &sets, &records);
@@ -239,7 +239,7 @@ impl App {
     }
 
     /// Checks that command words have their operands.
-    fn is_complete(&self) -> Result<(), RunError> {
+    fn check_operands(&self) -> Result<(), RunError> {
         let cli = &self.cli;
         let program = called_as();
         let why = if !cli.what.env && !cli.command.is_empty() {
@@ -318,10 +318,10 @@ impl App {
 /// Keeps the instances that match; `why` is the error if none is left.
 fn narrow(
     planned: &mut Vec<Planned>,
-    is_meant: impl FnMut(&Planned) -> bool,
+    keep: impl FnMut(&Planned) -> bool,
     why: &str,
 ) -> Result<(), RunError> {
-    planned.retain(is_meant);
+    planned.retain(keep);
     match planned.is_empty() {
         true => Err(RunError::NothingSelected(why.to_owned())),
         false => Ok(()),

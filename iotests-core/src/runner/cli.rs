@@ -421,11 +421,11 @@ fn axis<T: std::str::FromStr<Err = UnknownName>>(text: &str) -> Result<Choice<T>
 /// A count, bounded because every repetition is planned in advance: a typing mistake must not eat
 /// up the memory.
 fn number(least: i64) -> RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(least..=MOST)
+    clap::value_parser!(u32).range(least..=MAX_COUNT)
 }
 
 /// The largest count that the command line accepts.
-pub(crate) const MOST: i64 = 100_000;
+pub(crate) const MAX_COUNT: i64 = 100_000;
 
 /// A time with its unit.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
@@ -440,21 +440,21 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
         number.checked_mul(unit(last)?)
     });
     match parsed {
-        Some(seconds) if (1..=MOST_TIME).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        Some(seconds) if (1..=MAX_TIME).contains(&seconds) => Ok(Duration::from_secs(seconds)),
         _ => Err("it must be a number and a unit, such as 90s, 10m or 8h, up to 8760h".to_owned()),
     }
 }
 
 /// The longest time to run for, in seconds: a year.
-const MOST_TIME: u64 = 8760 * 60 * 60;
+const MAX_TIME: u64 = 8760 * 60 * 60;
 
 /// Enough for any debugger or emulated CPU, and too little to overflow any deadline.
-pub(crate) const MOST_SCALE: f64 = 10_000.0;
+pub(crate) const MAX_SCALE: f64 = 10_000.0;
 
 fn scale(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(factor) if factor > 0.0 && factor <= MOST_SCALE => Ok(factor),
-        _ => Err(format!("it must be a number above 0, up to {MOST_SCALE}")),
+        Ok(factor) if factor > 0.0 && factor <= MAX_SCALE => Ok(factor),
+        _ => Err(format!("it must be a number above 0, up to {MAX_SCALE}")),
     }
 }
 

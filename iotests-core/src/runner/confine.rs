@@ -14,7 +14,7 @@ use crate::wire::{CaseSpec, GoldenMode};
 const KINDS: ABI = ABI::V3;
 
 /// Where upstream's `QEMUMachine` keeps its files by default.
-const OF_SCRIPTS: &str = "/var/tmp";
+const SCRIPTS_TEMP: &str = "/var/tmp";
 
 /// Writing here leaves no files behind.
 const ALWAYS: [&str; 2] = ["/dev", "/proc"];
@@ -24,7 +24,7 @@ pub(super) fn confine(spec: &CaseSpec) -> Result<(), RulesetError> {
     let mut writable: Vec<&Path> = vec![&spec.test_dir, &spec.sock_dir];
     writable.extend(ALWAYS.map(Path::new));
     if let Some(script) = &spec.script {
-        writable.extend([script.bytecode.as_path(), Path::new(OF_SCRIPTS)]);
+        writable.extend([script.bytecode.as_path(), Path::new(SCRIPTS_TEMP)]);
     }
     if spec.goldens == GoldenMode::Pending {
         writable.push(&spec.goldens_dir);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use imgtools::process::Command;
 
-use super::report::whole_text;
+use super::report::full_text;
 use super::rundir::InstanceDir;
 use super::supervise::End;
 use super::verdict::{Attempt, Evidence};
@@ -98,7 +98,7 @@ pub(crate) fn keep(directories: &InstanceDir, attempt: &mut Attempt) {
             write("log.found", failure.found.as_deref().unwrap_or_default());
         }
     }
-    write("report", &whole_text(attempt));
+    write("report", &full_text(attempt));
     let files = below_cap(files(&directories.path), CAP);
     attempt.kept = Some(directories.path.clone());
     attempt.evidence = files

@@ -58,9 +58,9 @@ struct All {
     /// The last order to end, which also goes to supervisors that start later.
     ending: Option<Order>,
     /// The total time of finished suspensions.
-    rested: Duration,
+    paused: Duration,
     /// The start of the current suspension.
-    resting: Option<Instant>,
+    paused_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -102,17 +102,17 @@ impl Supervisors {
     pub(crate) fn suspend(&self) -> Duration {
         self.order_all(Order::Suspend);
         // After the wake-up, another thread may read the time before this one runs.
-        self.all().resting = Some(Instant::now());
+        self.all().paused_since = Some(Instant::now());
         // Not SIGTSTP, whose handling led here.
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
         self.all().wake();
         self.order_all(Order::Resume);
-        self.rested()
+        self.paused()
     }
 
     /// The total time the run was suspended so far.
-    pub(crate) fn rested(&self) -> Duration {
-        self.all().rested()
+    pub(crate) fn paused(&self) -> Duration {
+        self.all().paused()
     }
 
     /// Whether they were ordered to end their cases.
@@ -122,14 +122,14 @@ impl Supervisors {
 }
 
 impl All {
-    fn rested(&self) -> Duration {
-        let resting = self.resting.map(|since| since.elapsed());
-        self.rested + resting.unwrap_or_default()
+    fn paused(&self) -> Duration {
+        let current = self.paused_since.map(|since| since.elapsed());
+        self.paused + current.unwrap_or_default()
     }
 
     fn wake(&mut self) {
-        self.rested = self.rested();
-        self.resting = None;
+        self.paused = self.paused();
+        self.paused_since = None;
     }
 
     fn register(&mut self, pid: u32, control: OwnedFd) {
@@ -315,7 +315,7 @@ fn listen(
     let mut report = Vec::new();
     let (mut events_open, mut report_open) = (true, true);
     let mut buffer = vec![0; 64 << 10];
-    let (started, rested) = (Instant::now(), supervisors.rested());
+    let (started, paused) = (Instant::now(), supervisors.paused());
     // The report pipe closes when the supervisor exits; the events end before that, or with it.
     while report_open {
         let mut fds = vec![PollFd::new(report_pipe.as_fd(), PollFlags::POLLIN)];
@@ -327,8 +327,8 @@ fn listen(
         }
         let elapsed = started.elapsed();
         let left = |time: Duration| {
-            let rested = supervisors.rested().saturating_sub(rested);
-            (time + rested).saturating_sub(elapsed)
+            let paused = supervisors.paused().saturating_sub(paused);
+            (time + paused).saturating_sub(elapsed)
         };
         let end = [look, give_up].map(left);
         let next = if end[0].is_zero() {
@@ -426,11 +426,11 @@ mod tests {
     fn a_suspension_counts_before_it_ends() {
         let supervisors = Supervisors::default();
         let rest = Duration::from_millis(1);
-        supervisors.all().resting = Instant::now().checked_sub(rest);
-        assert!(supervisors.rested() >= rest);
+        supervisors.all().paused_since = Instant::now().checked_sub(rest);
+        assert!(supervisors.paused() >= rest);
         supervisors.all().wake();
-        let rested = supervisors.rested();
-        assert!(rested >= rest && supervisors.rested() == rested);
+        let paused = supervisors.paused();
+        assert!(paused >= rest && supervisors.paused() == paused);
     }
 
     #[test]

@@ -128,15 +128,15 @@ impl FromStr for Filter {
 
 impl Filter {
     /// Whether this instance matches.
-    pub(crate) fn means(&self, one: &Planned, sets: &[Able], records: &Records) -> bool {
+    pub(crate) fn matches(&self, one: &Planned, sets: &[Able], records: &Records) -> bool {
         let last = || records.get(&one.id);
         let instance = &one.instance;
         match self {
             Self::All => true,
             Self::None => false,
-            Self::Not(inner) => !inner.means(one, sets, records),
-            Self::Both(a, b) => a.means(one, sets, records) && b.means(one, sets, records),
-            Self::Either(a, b) => a.means(one, sets, records) || b.means(one, sets, records),
+            Self::Not(inner) => !inner.matches(one, sets, records),
+            Self::Both(a, b) => a.matches(one, sets, records) && b.matches(one, sets, records),
+            Self::Either(a, b) => a.matches(one, sets, records) || b.matches(one, sets, records),
             Self::Text(field, text, _) => field.of(one, sets).iter().any(|value| text.is_in(value)),
             Self::Format(format) => instance.format == *format,
             Self::Protocol(protocol) => instance.protocol == *protocol,
@@ -154,7 +154,7 @@ impl Filter {
 
 impl Filter {
     /// Whether the case may match at some point, on some set, with some history.
-    pub(crate) fn may_mean(&self, instance: &Instance) -> bool {
+    pub(crate) fn may_match(&self, instance: &Instance) -> bool {
         self.ends(instance).0
     }
 
@@ -175,15 +175,15 @@ impl Filter {
     }
 
     /// Refuses names that do not exist here: they would select nothing, or everything behind a `!`.
-    pub(crate) fn check(&self, there_is: &ThereIs<'_>) -> Result<(), FilterError> {
+    pub(crate) fn check(&self, existing: &Existing<'_>) -> Result<(), FilterError> {
         match self {
-            Self::Not(inner) => inner.check(there_is),
+            Self::Not(inner) => inner.check(existing),
             Self::Both(a, b) | Self::Either(a, b) => {
-                a.check(there_is)?;
-                b.check(there_is)
+                a.check(existing)?;
+                b.check(existing)
             }
             Self::Text(field, text @ (Text::Part(value) | Text::Whole(value)), at) => {
-                let Some((what, known)) = there_is.of(*field) else {
+                let Some((what, known)) = existing.of(*field) else {
                     return Ok(());
                 };
                 match known.iter().any(|one| text.is_in(one)) {
@@ -196,7 +196,7 @@ impl Filter {
     }
 
     /// A hint which options to add, if it names matrix points at which nothing is planned.
-    pub(crate) fn not_asked_for(&self, planned: &[Planned]) -> Option<String> {
+    pub(crate) fn missing_points(&self, planned: &[Planned]) -> Option<String> {
         let mut points = MorePoints::default();
         self.points(&mut points);
         let mut options = missing("-f", points.formats, planned, |one| one.format);
@@ -255,12 +255,12 @@ fn missing<T: PartialEq + fmt::Display>(
 }
 
 /// The names that exist here, to check those in an expression.
-pub(crate) struct ThereIs<'a> {
+pub(crate) struct Existing<'a> {
     pub(crate) entries: &'static [Registered],
     pub(crate) sets: &'a [Able],
 }
 
-impl ThereIs<'_> {
+impl Existing<'_> {
     /// The field's label and all existing values; `None` if it may be any text.
     fn of(&self, field: Field) -> Option<(&'static str, Vec<String>)> {
         let all = |of: fn(&Registered) -> Vec<String>| {

@@ -35,7 +35,7 @@ impl Follower {
     }
 
     /// Passes on new complete lines and, the last time, also an incomplete one.
-    pub(crate) fn read(&mut self, is_last: bool, told: &mut impl FnMut(String)) {
+    pub(crate) fn read(&mut self, is_last: bool, emit: &mut impl FnMut(String)) {
         let mut buffer = vec![0; LINE];
         // Drain the events; what they say does not matter.
         while matches!(rustix::io::read(&self.watch, &mut buffer), Ok(1..)) {}
@@ -48,10 +48,10 @@ impl Follower {
                     None => continue,
                 };
                 let lines: Vec<u8> = rest.drain(..end).collect();
-                told(String::from_utf8_lossy(&lines).into_owned());
+                emit(String::from_utf8_lossy(&lines).into_owned());
             }
             if is_last && !rest.is_empty() {
-                told(String::from_utf8_lossy(&std::mem::take(rest)).into_owned());
+                emit(String::from_utf8_lossy(&std::mem::take(rest)).into_owned());
             }
         }
     }

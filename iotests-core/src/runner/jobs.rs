@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use super::cli::MOST;
+use super::cli::MAX_COUNT;
 
 /// `--jobs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,16 +22,18 @@ impl FromStr for Jobs {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
             _ if text == "auto" => Ok(Self::Auto),
-            Ok(number) if (1..=MOST).contains(&number) => {
+            Ok(number) if (1..=MAX_COUNT).contains(&number) => {
                 Ok(Self::Number(usize::try_from(number).unwrap_or(usize::MAX)))
             }
-            _ => Err(format!("{text} is not in 1..={MOST}, and is not `auto`")),
+            _ => Err(format!(
+                "{text} is not in 1..={MAX_COUNT}, and is not `auto`"
+            )),
         }
     }
 }
 
 /// The most instances per processor. There can be several because QEMU mostly waits.
-const FOR_A_PROCESSOR: usize = 4;
+const PER_PROCESSOR: usize = 4;
 
 /// The interval between decisions.
 const LOOK: Duration = Duration::from_secs(1);
@@ -46,7 +48,7 @@ const SHORT: f64 = 0.05;
 
 /// Adapts the number of instances to how loaded the machine is.
 #[derive(Debug)]
-pub(crate) struct Carried {
+pub(crate) struct AdaptiveJobs {
     limit: usize,
     processors: usize,
     at: Instant,
@@ -54,7 +56,7 @@ pub(crate) struct Carried {
     memory: Pressure,
 }
 
-impl Carried {
+impl AdaptiveJobs {
     /// Starts with one instance per processor.
     pub(crate) fn new(processors: usize) -> Self {
         Self {
@@ -67,8 +69,8 @@ impl Carried {
     }
 
     /// The highest limit there can be.
-    pub(crate) const fn most(processors: usize) -> usize {
-        processors * FOR_A_PROCESSOR
+    pub(crate) const fn max(processors: usize) -> usize {
+        processors * PER_PROCESSOR
     }
 
     /// How many instances may run now, given how many do.
@@ -90,7 +92,7 @@ impl Carried {
         if memory > SHORT {
             (self.limit - 1).max(1)
         } else if self.limit < self.processors || (cpu < BUSY && running >= self.limit) {
-            (self.limit + 1).min(Self::most(self.processors))
+            (self.limit + 1).min(Self::max(self.processors))
         } else if cpu > TOO_BUSY && self.limit > self.processors {
             self.limit - 1
         } else {
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_limit_rises_while_processors_are_free_and_falls_under_load() {
-        let mut carried = Carried::new(4);
+        let mut adaptive = AdaptiveJobs::new(4);
         for (limit, running, cpu, memory, expected) in [
             (4, 4, 0.1, 0.0, 5),
             (4, 3, 0.1, 0.0, 4),
@@ -168,8 +170,8 @@ mod tests {
             (1, 1, 1.0, 0.2, 1),
             (1, 1, 1.0, 0.0, 2),
         ] {
-            carried.limit = limit;
-            let next = carried.next(running, cpu, memory);
+            adaptive.limit = limit;
+            let next = adaptive.next(running, cpu, memory);
             assert_eq!(next, expected, "{limit} {running} {cpu} {memory}");
         }
     }

@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
     let is_supervisor = arguments.get(1).is_some_and(|word| word == supervise::SUPERVISE);
     let arguments = match is_supervisor {
         true => arguments,
-        false => match tasks::word_first(arguments) {
+        false => match tasks::command_first(arguments) {
             Ok(arguments) => arguments,
             Err(error) => return app::refuse(&error),
         },

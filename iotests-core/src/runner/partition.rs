@@ -53,17 +53,17 @@ pub(crate) struct Part {
 
 impl Part {
     fn new(number: u32, of: u32) -> Result<Self, String> {
-        match (1..=MOST).contains(&of) && (1..=of).contains(&number) {
+        match (1..=MAX_PARTS).contains(&of) && (1..=of).contains(&number) {
             true => Ok(Self { number, of }),
             false => Err(format!(
-                "there is no part {number} of {of}: it must be K/N, with K from 1 to N, and N at most {MOST}"
+                "there is no part {number} of {of}: it must be K/N, with K from 1 to N, and N at most {MAX_PARTS}"
             )),
         }
     }
 }
 
 /// The largest number of parts: more machines than anybody has.
-const MOST: u32 = 10_000;
+const MAX_PARTS: u32 = 10_000;
 
 impl FromStr for Partition {
     type Err = String;

@@ -54,7 +54,7 @@ impl Places {
         check_utf8("the build folder", &self.root)?;
         check_utf8("the temporary folder (TMPDIR)", &env::temp_dir())?;
         match self.is_shared {
-            true => be_alone(&self.root),
+            true => create_private(&self.root),
             false => Ok(()),
         }
     }
@@ -116,7 +116,7 @@ impl Places {
 }
 
 /// Creates the folder, or checks that an existing one is private: programs in it are run.
-fn be_alone(folder: &Path) -> Result<(), RunError> {
+fn create_private(folder: &Path) -> Result<(), RunError> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(source) if source.kind() != ErrorKind::AlreadyExists => {
             return Err(io_error("create the build folder", folder)(source));
@@ -167,22 +167,22 @@ mod tests {
     fn a_folder_in_a_shared_place_must_be_private() {
         let folder = tempfile::tempdir().unwrap();
         let mine = folder.path().join("mine");
-        be_alone(&mine).unwrap();
+        create_private(&mine).unwrap();
         assert_eq!(fs::metadata(&mine).unwrap().mode() & 0o777, 0o700);
-        be_alone(&mine).unwrap();
+        create_private(&mine).unwrap();
         symlink(&mine, folder.path().join("link")).unwrap();
         fs::write(folder.path().join("file"), "").unwrap();
         let open = folder.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         for name in ["link", "file", "open"] {
-            let why = be_alone(&folder.path().join(name)).unwrap_err().to_string();
+            let why = create_private(&folder.path().join(name)).unwrap_err().to_string();
             assert!(why.contains("private to this user"), "{name}: {why}");
         }
         // Created first by another user.
         if getuid().is_root() {
             std::os::unix::fs::chown(&mine, Some(12345), None).unwrap();
-            assert!(be_alone(&mine).is_err());
+            assert!(create_private(&mine).is_err());
         }
     }
 }

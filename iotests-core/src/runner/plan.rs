@@ -147,7 +147,7 @@ pub(crate) fn plan(
     let mut planned: BTreeMap<String, Planned> = BTreeMap::new();
     let is_wanted = |entry: &&Registered| {
         in_groups(&entry.meta, wanted.matrix)
-            && (!selectors.is_empty() || !waits_to_be_named(&entry.meta, wanted.matrix))
+            && (!selectors.is_empty() || !runs_only_on_request(&entry.meta, wanted.matrix))
     };
     for entry in entries.iter().filter(is_wanted) {
         let any = Instance::new(entry, ANY_POINT);
@@ -163,7 +163,8 @@ pub(crate) fn plan(
             for (instance, skip) in expand(entry, wanted.matrix, &wanted.more, &at) {
                 for one in decide(instance, skip, wanted, sets) {
                     let set = sets.get(one.set).map(|set| set.name.as_str());
-                    let is_excluded = |selector: &Selector| selector.means(&instance, set, &places);
+                    let is_excluded =
+                        |selector: &Selector| selector.matches(&instance, set, &places);
                     if (of_set.is_none() || of_set == set) && !excluded.iter().any(is_excluded) {
                         planned.entry(one.id.clone()).or_insert(one);
                     }
@@ -175,7 +176,7 @@ pub(crate) fn plan(
     if let Some(start) = start.first() {
         let is_start = |one: &Planned| {
             let set = sets.get(one.set).map(|set| set.name.as_str());
-            start.means(&one.instance, set, &places)
+            start.matches(&one.instance, set, &places)
         };
         let Some(first) = planned.iter().position(is_start) else {
             return Err(RunError::NothingSelected(format!(
@@ -209,17 +210,13 @@ fn check_selector(
         });
     }
     match selector.point.as_ref().and_then(|at| at.format) {
-        Some(format) => supports_format(selector, format, &meant),
+        Some(format) => check_format(selector, format, &meant),
         None => Ok(()),
     }
 }
 
 /// Checks that at least one matching case has the format that the selector names.
-fn supports_format(
-    selector: &Selector,
-    format: Format,
-    meant: &[&Instance],
-) -> Result<(), RunError> {
+fn check_format(selector: &Selector, format: Format, meant: &[&Instance]) -> Result<(), RunError> {
     if meant.iter().any(|one| one.meta.formats.to_vec().contains(&format)) {
         return Ok(());
     }
@@ -270,7 +267,7 @@ fn check_groups(matrix: &MatrixArgs, entries: &[Registered]) -> Result<(), RunEr
 /// and cases that depend on the seed.
 const ON_REQUEST: [&str; 2] = [DISABLED, names::EXPLORE.0];
 
-fn waits_to_be_named(meta: &Meta, matrix: &MatrixArgs) -> bool {
+fn runs_only_on_request(meta: &Meta, matrix: &MatrixArgs) -> bool {
     let is_in = |wanted: &str| meta.groups.iter().any(|group| group.0 == wanted);
     let is_named = |wanted: &str| matrix.groups.iter().any(|group| group == wanted);
     ON_REQUEST.iter().any(|group| is_in(group) && !is_named(group))

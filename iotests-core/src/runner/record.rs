@@ -39,7 +39,7 @@ pub struct Record {
 pub(crate) struct Recorder {
     files: Vec<File>,
     begun: Instant,
-    rested: Duration,
+    paused: Duration,
     logs: BTreeMap<String, Log>,
 }
 
@@ -49,19 +49,19 @@ impl Recorder {
         Self {
             files,
             begun: Instant::now(),
-            rested: Duration::ZERO,
+            paused: Duration::ZERO,
             logs: BTreeMap::new(),
         }
     }
 
     /// The time since the run started, without suspensions.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.begun.elapsed().saturating_sub(self.rested)
+        self.begun.elapsed().saturating_sub(self.paused)
     }
 
     /// Sets the total time that the run was suspended.
-    pub(crate) fn rested(&mut self, rested: Duration) {
-        self.rested = rested;
+    pub(crate) fn paused(&mut self, paused: Duration) {
+        self.paused = paused;
     }
 
     /// Records one event.

@@ -32,12 +32,16 @@ pub(super) fn review(folders: &BTreeSet<PathBuf>, palette: Palette) -> Result<Ex
         rejected += summary.rejected;
         left += summary.left;
     }
-    let _ = writeln!(stdout(), "{}", told(accepted, rejected, left, can_ask));
+    let _ = writeln!(
+        stdout(),
+        "{}",
+        summary_line(accepted, rejected, left, can_ask)
+    );
     Ok(Exit::Passed)
 }
 
 /// The counts, and what to do if there was no terminal to ask on.
-fn told(accepted: usize, rejected: usize, left: usize, can_ask: bool) -> String {
+fn summary_line(accepted: usize, rejected: usize, left: usize, can_ask: bool) -> String {
     let hint = match left > 0 && !can_ask {
         true => "; run `--review` in a terminal to decide",
         false => "",
@@ -98,8 +102,14 @@ mod tests {
 
     #[test]
     fn without_a_terminal_the_way_to_decide_is_shown() {
-        assert_eq!(told(1, 0, 2, true), "1 accepted, 0 rejected, 2 left");
-        assert!(told(0, 0, 2, false).ends_with("2 left; run `--review` in a terminal to decide"));
-        assert!(told(0, 0, 0, false).ends_with("0 left"));
+        assert_eq!(
+            summary_line(1, 0, 2, true),
+            "1 accepted, 0 rejected, 2 left"
+        );
+        assert!(
+            summary_line(0, 0, 2, false)
+                .ends_with("2 left; run `--review` in a terminal to decide")
+        );
+        assert!(summary_line(0, 0, 0, false).ends_with("0 left"));
     }
 }

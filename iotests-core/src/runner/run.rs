@@ -15,7 +15,7 @@ use super::error::RunError;
 use super::event::{InstanceInfo, Outcome, RunEvent, RunStarted, Summary};
 use super::exit::Exit;
 use super::instance::{InstanceJob, Runner};
-use super::jobs::Carried;
+use super::jobs::AdaptiveJobs;
 use super::plan::Planned;
 use super::record::Recorder;
 use super::records::Records;
@@ -46,7 +46,7 @@ pub(crate) struct Job {
     /// Keep repeating each instance for this long.
     pub(crate) time: Option<Duration>,
     /// How many run at once, if that is not fixed.
-    pub(crate) carried: Option<Carried>,
+    pub(crate) adaptive: Option<AdaptiveJobs>,
     /// The one instance waits for the user before each step.
     pub(crate) step: bool,
     /// Standard output is the only report.
@@ -80,7 +80,7 @@ enum Stepping {
 /// A run in progress.
 struct Dispatcher<'r> {
     recorder: &'r mut Recorder,
-    face: &'r mut dyn Show,
+    display: &'r mut dyn Show,
     /// Writes the reports before an early exit.
     reports: &'r dyn Fn(),
     runner: Arc<Runner>,
@@ -92,13 +92,13 @@ struct Dispatcher<'r> {
     max_fail: Option<usize>,
     /// How long instances are repeated.
     time: Option<Duration>,
-    carried: Option<Carried>,
+    adaptive: Option<AdaptiveJobs>,
     stepping: Stepping,
     signals: u32,
     /// The first error of writing the record.
-    broken: Option<io::Error>,
+    record_error: Option<io::Error>,
     /// The first error of writing to standard output.
-    unshown: Option<io::Error>,
+    display_error: Option<io::Error>,
     only_shows: bool,
     error: Option<RunError>,
 }
@@ -109,7 +109,7 @@ pub(crate) fn run(
     job: Job,
     runner: Arc<Runner>,
     recorder: &mut Recorder,
-    face: &mut dyn Show,
+    display: &mut dyn Show,
     reports: &dyn Fn(),
     skips: Skips,
 ) -> Result<Exit, RunError> {
@@ -118,11 +118,11 @@ pub(crate) fn run(
     if typed::can_type() {
         typed::forward(sender.clone(), Message::Typed);
     }
-    let mut carried = job.carried;
-    let jobs = carried.as_mut().map_or(job.started.jobs, |carried| carried.limit(0));
+    let mut adaptive = job.adaptive;
+    let jobs = adaptive.as_mut().map_or(job.started.jobs, |adaptive| adaptive.limit(0));
     let mut dispatcher = Dispatcher {
         recorder,
-        face,
+        display,
         reports,
         runner,
         slots: BTreeSet::new(),
@@ -131,14 +131,14 @@ pub(crate) fn run(
         running: 0,
         max_fail: job.max_fail,
         time: job.time,
-        carried,
+        adaptive,
         stepping: match job.step {
             true => Stepping::Running,
             false => Stepping::Not,
         },
         signals: 0,
-        broken: None,
-        unshown: None,
+        record_error: None,
+        display_error: None,
         only_shows: job.only_shows,
         error: None,
     };
@@ -159,11 +159,11 @@ pub(crate) fn run(
     if let Some(error) = dispatcher.error {
         return Err(error);
     }
-    let broken = [
-        ("write the record of the run", dispatcher.broken),
-        ("write to standard output", dispatcher.unshown),
+    let errors = [
+        ("write the record of the run", dispatcher.record_error),
+        ("write to standard output", dispatcher.display_error),
     ];
-    for (doing, source) in broken {
+    for (doing, source) in errors {
         if let Some(source) = source {
             return Err(RunError::System { doing, source });
         }
@@ -204,21 +204,21 @@ impl Dispatcher<'_> {
     /// Records and shows an event; if one of the two fails, the other is still done.
     fn report(&mut self, slot: Option<u16>, event: &RunEvent) {
         let recorded = self.recorder.record(slot, event);
-        let shown = self.face.event(event);
+        let shown = self.display.event(event);
         if let Err(error) = recorded {
-            self.broken.get_or_insert(error);
+            self.record_error.get_or_insert(error);
         }
         self.shown(shown);
     }
 
     fn shown(&mut self, shown: io::Result<()>) {
         if let Err(error) = shown {
-            self.unshown.get_or_insert(error);
+            self.display_error.get_or_insert(error);
         }
     }
 
     /// Ends the run if nobody reads its output any more, as with `| head`.
-    fn stop_unread(&mut self) {
+    fn stop_if_unread(&mut self) {
         let has_more = self.running > 0 || !self.schedule.is_empty();
         if self.only_shows && self.signals == 0 && has_more && console::is_unread(&io::stdout()) {
             // If nobody reads standard error either, there is nobody to tell.
@@ -261,22 +261,22 @@ impl Dispatcher<'_> {
                     self.runner.order_all(Order::Explain);
                 }
                 Message::Signal(Signal::SIGTSTP) => {
-                    let rested = self.runner.suspend();
-                    self.recorder.rested(rested);
+                    let paused = self.runner.suspend();
+                    self.recorder.paused(paused);
                 }
                 Message::Signal(signal) => self.signal(signal),
                 Message::Finished(slot, load, job, result) => {
                     self.ended(slot, load, result);
                     self.again(load, *job);
-                    self.stop_unread();
+                    self.stop_if_unread();
                 }
             }
         }
     }
 
     fn ended(&mut self, slot: u16, load: Load, result: Result<Box<Outcome>, RunError>) {
-        if let Some(carried) = &mut self.carried {
-            self.schedule.set_jobs(carried.limit(self.running));
+        if let Some(adaptive) = &mut self.adaptive {
+            self.schedule.set_jobs(adaptive.limit(self.running));
         }
         self.running -= 1;
         self.slots.remove(&slot);
@@ -288,7 +288,7 @@ impl Dispatcher<'_> {
     }
 
     fn status(&mut self) {
-        let shown = self.face.status(&self.summary);
+        let shown = self.display.status(&self.summary);
         self.shown(shown);
     }
 
@@ -305,7 +305,7 @@ impl Dispatcher<'_> {
             return;
         }
         self.stepping = Stepping::Stopped;
-        let shown = self.face.stopped();
+        let shown = self.display.stopped();
         self.shown(shown);
     }
 
@@ -320,17 +320,17 @@ impl Dispatcher<'_> {
                 self.stepping = Stepping::Running;
                 self.runner.order_all(Order::Step);
             }
-            (Stepping::Stopped, Some("c")) => self.step_no_more(),
+            (Stepping::Stopped, Some("c")) => self.stop_stepping(),
             (Stepping::Stopped, Some(_)) => {
-                let shown = self.face.stopped();
+                let shown = self.display.stopped();
                 self.shown(shown);
             }
             // The terminal is gone.
-            (Stepping::Running | Stepping::Stopped, None) => self.step_no_more(),
+            (Stepping::Running | Stepping::Stopped, None) => self.stop_stepping(),
         }
     }
 
-    fn step_no_more(&mut self) {
+    fn stop_stepping(&mut self) {
         self.stepping = Stepping::Not;
         self.runner.order_all(Order::Run);
     }
@@ -353,7 +353,7 @@ impl Dispatcher<'_> {
         // The supervisor dies with the thread that spawned it, so this thread outlives it.
         let thread = thread::Builder::new().spawn(move || {
             let job = Box::new(job);
-            let result = caught(|| {
+            let result = catch_panic(|| {
                 // Fails only when the run is over.
                 runner.run(&job, load.expected, |event| {
                     let _ = tell.send(Message::Event(slot, event));
@@ -424,7 +424,7 @@ impl Dispatcher<'_> {
 
 /// Turns a panic, which is a bug in the runner, into an error, or the run would wait forever for
 /// this thread.
-fn caught<T>(run: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
+fn catch_panic<T>(run: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
     panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         Err(RunError::System {
             doing: "run an instance",
@@ -444,8 +444,8 @@ mod tests {
 
     #[test]
     fn a_panic_in_the_runner_ends_the_run_instead_of_hanging_it() {
-        assert_eq!(caught(|| Ok(3)).unwrap(), 3);
-        let error = caught::<()>(|| panic!("on purpose")).unwrap_err();
+        assert_eq!(catch_panic(|| Ok(3)).unwrap(), 3);
+        let error = catch_panic::<()>(|| panic!("on purpose")).unwrap_err();
         assert_eq!(error.exit(), Exit::Environment);
         assert!(error.to_string().contains("panicked"), "{error}");
     }

@@ -126,7 +126,7 @@ impl Selector {
     }
 
     /// Whether it matches this instance on the set of this name.
-    pub(crate) fn means(&self, instance: &Instance, set: Option<&str>, places: &Places) -> bool {
+    pub(crate) fn matches(&self, instance: &Instance, set: Option<&str>, places: &Places) -> bool {
         self.names(instance, places)
             && self.point.as_ref().is_none_or(|at| at.is_of(instance))
             && (self.set.is_none() || self.set.as_deref() == set)

@@ -106,9 +106,9 @@ pub(crate) fn find(
         });
         // An unusable program is an error if the user asked for it, else it is left out.
         let ordered = |kind| args.qemu_build.is_some() || is_named(kind, args);
-        let is_order = set.name == HOST && ToolKind::ALL.iter().any(|kind| ordered(*kind));
+        let is_requested = set.name == HOST && ToolKind::ALL.iter().any(|kind| ordered(*kind));
         for error in unusable {
-            if is_order {
+            if is_requested {
                 return Err(error);
             }
             warn(&error.to_string());
@@ -152,12 +152,12 @@ fn host(
     }
     let mut tools = BTreeMap::new();
     for kind in ToolKind::ALL {
-        let found = unhurried(warn, kind, || finder.find(kind));
+        let found = warn_if_slow(warn, kind, || finder.find(kind));
         match found {
             Ok(tool) => {
                 tools.insert(kind, tool);
             }
-            Err(error) if is_order(&error) => {
+            Err(error) if is_requested(&error) => {
                 let text = format!("{kind}: {}", looked(&error, "; "));
                 return Err(RunError::NamedTool(text));
             }
@@ -177,7 +177,7 @@ fn host(
 const LONG: Duration = Duration::from_secs(3);
 
 /// Runs `ask`, and warns if it takes long: a program may hang when asked for its version.
-fn unhurried<T: Send>(
+fn warn_if_slow<T: Send>(
     warn: &mut dyn FnMut(&str),
     kind: ToolKind,
     ask: impl FnOnce() -> T + Send,
@@ -277,7 +277,7 @@ fn looked(error: &FindError, between: &str) -> String {
     all.join(between)
 }
 
-fn is_order(error: &FindError) -> bool {
+fn is_requested(error: &FindError) -> bool {
     error
         .looked
         .iter()

@@ -101,7 +101,7 @@ fn is_in_foreground() -> bool {
 }
 
 /// Blocks SIGXFSZ, so that a write beyond the file size limit fails instead.
-pub(crate) fn bear_file_limits() -> Result<(), RunError> {
+pub(crate) fn block_file_size_signal() -> Result<(), RunError> {
     block_these(&SigSet::from(Signal::SIGXFSZ))
 }
 

@@ -87,7 +87,7 @@ impl Since {
         for group in &self.groups {
             let mut chosen = 0;
             for (one, is_chosen) in planned.iter().zip(&mut all) {
-                if group.means(one, sets, records) {
+                if group.matches(one, sets, records) {
                     *is_chosen = true;
                     chosen += 1;
                 }
@@ -111,10 +111,10 @@ impl Group {
         }
     }
 
-    fn means(&self, one: &Planned, sets: &[Able], records: &Records) -> bool {
+    fn matches(&self, one: &Planned, sets: &[Able], records: &Records) -> bool {
         match &self.touched {
             Touched::Nothing => false,
-            Touched::These(_, filter) => filter.means(one, sets, records),
+            Touched::These(_, filter) => filter.matches(one, sets, records),
             Touched::Unknown => true,
         }
     }

@@ -36,7 +36,7 @@ const WITHOUT_OPTIONS: [&str; 3] = [new::NEW, shell::COMPLETIONS, shell::MAN];
 
 /// Moves the command word to the front if it follows options. A command word among the selectors is
 /// refused: as part of a name it would select cases the user did not mean.
-pub(super) fn word_first(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, RunError> {
+pub(super) fn command_first(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, RunError> {
     let mut places = words(&arguments).into_iter();
     let word_at = |place: usize| {
         let word = arguments.get(place).and_then(|word| word.to_str());
@@ -157,7 +157,7 @@ mod tests {
             ("i a -- env", "i a -- env"),
             ("i", "i"),
         ] {
-            let read = word_first(words_of(line)).unwrap();
+            let read = command_first(words_of(line)).unwrap();
             assert_eq!(read, words_of(expected), "{line}");
         }
         for (line, wanted) in [
@@ -166,7 +166,7 @@ mod tests {
             ("i --build-dir X new a", "`new` takes no options"),
             ("i -j1 man", "`man` takes no options"),
         ] {
-            let why = word_first(words_of(line)).unwrap_err().to_string();
+            let why = command_first(words_of(line)).unwrap_err().to_string();
             assert!(why.contains(wanted), "{line}: {why}");
         }
     }

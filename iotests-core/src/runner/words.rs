@@ -17,7 +17,7 @@ enum Meaning {
 /// Protocols of `check` that need a separate server.
 const ELSEWHERE: [&str; 5] = ["-gluster", "-nfs", "-rbd", "-sheepdog", "-vxhs"];
 
-const ON_NO_CASE: &str = "no case runs on this protocol; -p takes file, nbd, fuse, ssh";
+const UNSUPPORTED: &str = "no case runs on this protocol; -p takes file, nbd, fuse, ssh";
 
 fn meaning(word: &str) -> Option<Meaning> {
     let name = word.strip_prefix('-').unwrap_or_default();
@@ -28,7 +28,7 @@ fn meaning(word: &str) -> Option<Meaning> {
         return Some(Meaning::Is(format!("--protocol={name}")));
     }
     if ELSEWHERE.contains(&word) {
-        return Some(Meaning::Instead(ON_NO_CASE));
+        return Some(Meaning::Instead(UNSUPPORTED));
     }
     Some(match word {
         "-nocache" => Meaning::Is("--cache=none".to_owned()),
@@ -86,7 +86,7 @@ pub(super) fn translate(arguments: Vec<OsString>) -> Result<Vec<OsString>, RunEr
             None if word == "-p"
                 && let Some(name) = next.and_then(elsewhere) =>
             {
-                return Err(RunError::Usage(format!("protocol `{name}`: {ON_NO_CASE}")));
+                return Err(RunError::Usage(format!("protocol `{name}`: {UNSUPPORTED}")));
             }
             None => translated.push(word),
         }

@@ -29,7 +29,7 @@ pub(crate) struct Wrap {
 
 impl Wrap {
     /// The wrappers that the command line requests. Upstream scripts run valgrind and gdbserver
-    /// themselves, told by variables.
+    /// themselves, as variables tell them.
     pub(crate) fn of(args: &DebugArgs, for_scripts: bool) -> Result<Self, RunError> {
         let mut wrap = Self {
             words: BTreeMap::new(),
@@ -228,7 +228,7 @@ fn kinds(name: &str) -> Result<Vec<ToolKind>, RunError> {
             None => {
                 let all: Vec<&str> = ToolKind::ALL.iter().map(|kind| kind.name()).collect();
                 Err(RunError::Usage(format!(
-                    "--wrap: there is no program `{name}`; known: {}, machines (the last two); without a name, for all",
+                    "--wrap: there is no program `{name}`; known: {}, machines (the last two); without a name, it is for all",
                     all.join(", ")
                 )))
             }

@@ -45,7 +45,7 @@ impl Recorded {
     }
 
     /// Whether both ran the same part of the same plan.
-    fn is_again(&self, other: &Self) -> bool {
+    fn is_same_part(&self, other: &Self) -> bool {
         let shard = |one: &Self| one.begun.as_ref().and_then(|run| run.shard.clone());
         shard(self).is_some_and(|this| shard(other) == Some(this))
     }
@@ -83,7 +83,7 @@ impl App {
     }
 
     /// What the run shows on standard output.
-    pub(super) fn face(&self, sets: &[Able]) -> Result<Box<dyn Show>, RunError> {
+    pub(super) fn display(&self, sets: &[Able]) -> Result<Box<dyn Show>, RunError> {
         Ok(match self.on_stdout()? {
             None => Box::new(self.terminal(sets)),
             Some("--tap") => Box::new(Tap::new(self.cli.report.tap_version, stdout())),
@@ -122,7 +122,7 @@ impl App {
         let heard = events(&paths)?.inspect(|record| history.learn_one(record));
         let mut story: Story = heard.collect();
         for gap in gaps(&records, &story) {
-            story.also(gap);
+            story.add_outcome(gap);
         }
         if self.on_stdout()?.is_none() {
             let shown = |source| RunError::System {
@@ -135,7 +135,7 @@ impl App {
             write(kind, &path, &story)?;
         }
         if let Some(path) = &cli.report.jsonl {
-            put_together(&paths, path)?;
+            concatenate(&paths, path)?;
         }
         // Runs on other machines count in the local history too.
         if cli.what.merge
@@ -205,7 +205,7 @@ impl App {
         records.sort_by_key(Recorded::order);
         let mut chosen: Vec<Recorded> = Vec::new();
         for record in records {
-            if let Some(last) = chosen.last_mut().filter(|last| record.is_again(last)) {
+            if let Some(last) = chosen.last_mut().filter(|last| record.is_same_part(last)) {
                 self.warn(&format!(
                     "{} and {} are of the same part; the later one counts",
                     last.path.display(),
@@ -272,7 +272,7 @@ fn events(paths: &[impl AsRef<Path>]) -> Result<impl Iterator<Item = Record>, Ru
 }
 
 /// Concatenates the records, dropping an incomplete last line of each.
-fn put_together(paths: &[&Path], to: &Path) -> Result<(), RunError> {
+fn concatenate(paths: &[&Path], to: &Path) -> Result<(), RunError> {
     let mut text = Vec::new();
     for path in paths {
         let read = fs::read(path).map_err(io_error("read the record", path))?;

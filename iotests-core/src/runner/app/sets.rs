@@ -32,7 +32,7 @@ impl App {
         }
     }
 
-    pub(super) fn need_tools(&self, sets: &Sets) -> Result<(), RunError> {
+    pub(super) fn require_tools(&self, sets: &Sets) -> Result<(), RunError> {
         if sets.found.iter().any(|set| !set.tools.is_empty()) {
             return Ok(());
         }

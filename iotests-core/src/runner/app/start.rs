@@ -9,12 +9,12 @@ use super::App;
 use super::sets::Sets;
 use super::time::{draw_seed, since_epoch, today};
 use crate::case::{Body, Case};
-use crate::runner::cli::MOST_SCALE;
+use crate::runner::cli::MAX_SCALE;
 use crate::runner::error::{RunError, io as io_error};
 use crate::runner::event::{RunStarted, SCHEMA};
 use crate::runner::host::HostInfo;
 use crate::runner::instance::{InstanceJob, Runner, ScriptSettings, Settings};
-use crate::runner::jobs::{Carried, Jobs};
+use crate::runner::jobs::{AdaptiveJobs, Jobs};
 use crate::runner::partition::Shard;
 use crate::runner::places::check_utf8;
 use crate::runner::plan::Planned;
@@ -32,7 +32,7 @@ use crate::script::{self, Tooling};
 use crate::wire::GoldenMode;
 
 /// The only selected instance that can run, for commands that take exactly one.
-fn the_one<'p>(what: &str, planned: &'p [Planned]) -> Result<&'p Planned, RunError> {
+fn only_runnable<'p>(what: &str, planned: &'p [Planned]) -> Result<&'p Planned, RunError> {
     let mut runnable = planned.iter().filter(|one| one.skip.is_none());
     match (runnable.next(), runnable.next()) {
         (Some(one), None) => Ok(one),
@@ -116,7 +116,7 @@ impl App {
             files.push(report::create(path).map_err(io_error("create the record", path))?);
         }
         let mut recorder = Recorder::new(files);
-        let mut face = self.face(&sets.able)?;
+        let mut display = self.display(&sets.able)?;
         let run_dir = RunDir::create(&scratch)?;
         let mut job = Job {
             warnings,
@@ -130,7 +130,7 @@ impl App {
             job,
             Arc::clone(&runner),
             &mut recorder,
-            face.as_mut(),
+            display.as_mut(),
             // The process is about to exit: there is nobody to report an error to.
             &|| drop(write_reports()),
             self.skips(),
@@ -161,7 +161,7 @@ impl App {
         Ok(Settings {
             sets: sets.files.clone(),
             imgopts: cli.matrix.imgopts.clone(),
-            scale: (cli.run.timeout_scale * wrap.slowdown).min(MOST_SCALE),
+            scale: (cli.run.timeout_scale * wrap.slowdown).min(MAX_SCALE),
             keep: cli.run.keep || !wrap.is_empty(),
             wrap,
             goldens: if cli.run.bless {
@@ -191,7 +191,7 @@ impl App {
         sets: &Sets,
         records: &Records,
     ) -> Result<Exit, RunError> {
-        let one = the_one("env", &planned)?.clone();
+        let one = only_runnable("env", &planned)?.clone();
         let outlive = signals::Outlive::new()?;
         let run_dir = RunDir::create(&self.scratch()?)?;
         let seed = self.cli.run.seed.unwrap_or_else(draw_seed);
@@ -215,7 +215,7 @@ impl App {
         } else if !typed::can_type() || self.on_stdout()?.is_some() {
             "it needs a terminal to ask on"
         } else {
-            return the_one("--step", planned).map(drop);
+            return only_runnable("--step", planned).map(drop);
         };
         Err(RunError::Usage(format!("--step: {why}")))
     }
@@ -309,7 +309,7 @@ impl App {
             seed,
             jobs: match jobs {
                 Jobs::Number(jobs) => jobs,
-                Jobs::Auto => Carried::most(processors),
+                Jobs::Auto => AdaptiveJobs::max(processors),
             },
             scale: cli.run.timeout_scale,
             run_dir: run_dir.to_owned(),
@@ -335,7 +335,7 @@ impl App {
             memory: available_memory(),
             max_fail,
             time: cli.run.time,
-            carried: (jobs == Jobs::Auto).then(|| Carried::new(processors)),
+            adaptive: (jobs == Jobs::Auto).then(|| AdaptiveJobs::new(processors)),
             step: cli.debug.step,
             only_shows: self.only_shows(),
         }

@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::{CaseTable, Config, ConfigError, ConfigFile, ExpectTable, ExpectedOutcome, Words};
 use crate::case::{ExpectedBug, Instance, Meta, Quarantine, Registered, Skip, VersionRange};
 use crate::runner::cli;
-use crate::runner::filter::{Filter, ThereIs};
+use crate::runner::filter::{Existing, Filter};
 use crate::runner::plan::{ANY_POINT, Able, Planned};
 use crate::runner::records::Records;
 use crate::runner::select::{self, Places, Selector};
@@ -235,12 +235,12 @@ impl Rules {
                 warnings.push(warning);
                 continue;
             }
-            let mut is_of_use = false;
-            for instance in anywhere.iter().filter(|one| rule.may_mean(one, &places)) {
+            let mut is_used = false;
+            for instance in anywhere.iter().filter(|one| rule.may_match(one, &places)) {
                 by_entry.entry(instance.meta).or_default().push(index);
-                is_of_use = true;
+                is_used = true;
             }
-            if !is_of_use && !rule.is_about_others(asked.entries) {
+            if !is_used && !rule.may_be_about_others(asked.entries) {
                 warnings.push(rule.matches_nothing(&anywhere, asked));
             }
         }
@@ -250,7 +250,7 @@ impl Rules {
             let mut changes = Vec::new();
             for index in by_entry.get(&declared).into_iter().flatten() {
                 let rule = &self.0[*index];
-                if !rule.means(one, &places, asked) {
+                if !rule.matches(one, &places, asked) {
                     continue;
                 }
                 match &rule.effect {
@@ -309,12 +309,12 @@ impl Rule {
             let near = near.first().map(|near| format!(" (similar: {near})"));
             format!("`{}`{}", one.text, near.unwrap_or_default())
         });
-        let there_is = ThereIs {
+        let existing = Existing {
             entries: asked.entries,
             sets: asked.sets,
         };
         let filter = self.filter.as_ref();
-        let why = match filter.and_then(|filter| filter.check(&there_is).err()) {
+        let why = match filter.and_then(|filter| filter.check(&existing).err()) {
             Some(error) => error.to_string(),
             None if self.selectors.is_empty() => "its expression matches none".to_owned(),
             None => names.by_ref().collect::<Vec<_>>().join(", "),
@@ -323,18 +323,18 @@ impl Rule {
     }
 
     /// Whether it may apply to an entry at some point and on some set.
-    fn may_mean(&self, instance: &Instance, places: &Places) -> bool {
+    fn may_match(&self, instance: &Instance, places: &Places) -> bool {
         (self.selectors.is_empty() || self.selectors.iter().any(|one| one.names(instance, places)))
-            && self.filter.as_ref().is_none_or(|filter| filter.may_mean(instance))
+            && self.filter.as_ref().is_none_or(|filter| filter.may_match(instance))
     }
 
-    fn means(&self, one: &Planned, places: &Places, asked: &Asked<'_>) -> bool {
+    fn matches(&self, one: &Planned, places: &Places, asked: &Asked<'_>) -> bool {
         let set = asked.sets.get(one.set);
         let name = set.map(|set| set.name.as_str());
         let selected = || {
             let mut selectors = self.selectors.iter();
             self.selectors.is_empty()
-                || selectors.any(|selector| selector.means(&one.instance, name, places))
+                || selectors.any(|selector| selector.matches(&one.instance, name, places))
         };
         let in_range = |range: &VersionRange| {
             let version = set.and_then(|set| set.capabilities.version(one.instance.backend));
@@ -346,11 +346,11 @@ impl Rule {
             && self
                 .filter
                 .as_ref()
-                .is_none_or(|filter| filter.means(one, asked.sets, asked.records))
+                .is_none_or(|filter| filter.matches(one, asked.sets, asked.records))
     }
 
     /// Whether it may be about scripts while the program's own cases run, or the other way round.
-    fn is_about_others(&self, entries: &[Registered]) -> bool {
+    fn may_be_about_others(&self, entries: &[Registered]) -> bool {
         let is_script = |name: &str| name.starts_with(SCRIPTS);
         let scripts_run = entries.first().is_some_and(|entry| is_script(&entry.case.name()));
         let mut selectors = self.selectors.iter();

@@ -51,15 +51,15 @@ pub(crate) fn probe(
     for problem in &capabilities.problems {
         note(Note::Warning(problem.clone()));
     }
-    let trouble = trouble(&capabilities);
-    let kept = match &trouble {
+    let temporary = temporary(&capabilities);
+    let kept = match &temporary {
         None => cache.put(set, &mut capabilities, &schemas),
         Some(_) => Ok(PathBuf::new()),
     };
     let (file, spare) = match kept {
-        Ok(file) if trouble.is_none() => (file, None),
+        Ok(file) if temporary.is_none() => (file, None),
         kept => {
-            let why = trouble.unwrap_or_else(|| match kept {
+            let why = temporary.unwrap_or_else(|| match kept {
                 Err(error) => error.to_string(),
                 Ok(_) => String::new(),
             });
@@ -83,20 +83,20 @@ pub(crate) fn probe(
 
 /// A failure that may be temporary, so that the result must not be cached: a broken program, or a
 /// feature test that ended because of a full disk, a killed process or the like.
-fn trouble(capabilities: &Capabilities) -> Option<String> {
+fn temporary(capabilities: &Capabilities) -> Option<String> {
     if let Some(broken) = capabilities.broken.values().next() {
         return Some(format!("{}: {}", broken.path.display(), broken.why));
     }
-    let passing = |(feature, support): (&Feature, &Support)| {
-        let reason = support.reason().filter(|reason| is_passing(reason))?;
+    let failed = |(feature, support): (&Feature, &Support)| {
+        let reason = support.reason().filter(|reason| is_temporary(reason))?;
         Some(format!("{} could not be tried: {reason}", feature.name()))
     };
-    capabilities.features.iter().find_map(passing)
+    capabilities.features.iter().find_map(failed)
 }
 
 /// Whether a failure is due to the circumstances rather than the program.
-fn is_passing(reason: &str) -> bool {
-    const MOMENTS: [&str; 11] = [
+fn is_temporary(reason: &str) -> bool {
+    const TEMPORARY: [&str; 11] = [
         "no space left",
         "quota exceeded",
         "cannot allocate memory",
@@ -110,7 +110,7 @@ fn is_passing(reason: &str) -> bool {
         "in time",
     ];
     let reason = reason.to_lowercase();
-    MOMENTS.iter().any(|moment| reason.contains(moment))
+    TEMPORARY.iter().any(|moment| reason.contains(moment))
 }
 
 /// A message for the user about a probe.
@@ -134,7 +134,7 @@ mod tests {
             let mut capabilities = Capabilities::default();
             let no = Support::No(reason.to_owned());
             capabilities.features.insert(Feature::Luks, no);
-            trouble(&capabilities)
+            temporary(&capabilities)
         };
         assert_eq!(with("Unsupported cipher algorithm 'aes-256'"), None);
         assert_eq!(with("it is not compiled in"), None);
@@ -143,6 +143,6 @@ mod tests {
         assert!(with("qemu-storage-daemon was killed by signal 9 (SIGKILL)").is_some());
         let mut broken = Capabilities::default();
         broken.broken.insert(ToolKind::Img, Broken::default());
-        assert!(trouble(&broken).is_some());
+        assert!(temporary(&broken).is_some());
     }
 }

@@ -45,11 +45,11 @@ pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
         text += &format!("  {}\n", palette.warn(note));
     }
     if let Some(attempt) = &last {
-        text += &grounds(attempt, palette);
+        text += &details(attempt, palette);
     }
     if !outcome.stderr_tail.is_empty() {
         text += "  standard error of the case:\n";
-        text += &indented(&telling(&outcome.stderr_tail), "    | ");
+        text += &indented(&excerpt(&outcome.stderr_tail), "    | ");
     }
     if !outcome.stdout_tail.is_empty() {
         text += "  standard output of the case:\n";
@@ -69,7 +69,7 @@ pub(crate) fn block(outcome: &Outcome, palette: Palette) -> String {
 
 /// The interesting lines of output: a panic's message rather than the end of its backtrace, else
 /// the last lines.
-fn telling(printed: &str) -> String {
+fn excerpt(printed: &str) -> String {
     match printed.rfind(" panicked at ") {
         Some(at) => {
             let start = printed[..at].rfind('\n').map_or(0, |end| end + 1);
@@ -120,13 +120,13 @@ fn shortened(attempt: &Attempt) -> Attempt {
 
 /// The text about one attempt, shortened for a report: the headline, then the details.
 pub(crate) fn attempt_text(attempt: &Attempt) -> String {
-    whole_text(&shortened(attempt))
+    full_text(&shortened(attempt))
 }
 
 /// The full text about one attempt.
-pub(crate) fn whole_text(attempt: &Attempt) -> String {
+pub(crate) fn full_text(attempt: &Attempt) -> String {
     let plain = Palette::new(false);
-    headline(attempt, plain) + &grounds(attempt, plain)
+    headline(attempt, plain) + &details(attempt, plain)
 }
 
 fn headline(attempt: &Attempt, palette: Palette) -> String {
@@ -137,7 +137,7 @@ fn headline(attempt: &Attempt, palette: Palette) -> String {
 }
 
 /// The details behind the headline.
-fn grounds(attempt: &Attempt, palette: Palette) -> String {
+fn details(attempt: &Attempt, palette: Palette) -> String {
     let mut text = String::new();
     for death in &attempt.deaths {
         text += &death_text(death, &attempt.headline, palette);
@@ -186,7 +186,7 @@ fn failure_text(failure: &FailureReport, headline: &str, palette: Palette) -> St
     if let Some(place) = &failure.case_place {
         text += &format!("  from:     {place}\n");
     }
-    let more = beyond(&failure.message, headline);
+    let more = remainder(&failure.message, headline);
     if !more.is_empty() {
         text += &palette.bad(indented(&more, "  "));
     }
@@ -211,7 +211,7 @@ fn failure_text(failure: &FailureReport, headline: &str, palette: Palette) -> St
 }
 
 /// The part of a message that is not in the headline, which was made from its first and last lines.
-fn beyond(message: &str, headline: &str) -> String {
+fn remainder(message: &str, headline: &str) -> String {
     let is_known = |line: &str| headline.contains(line.trim().trim_start_matches("| "));
     let mut lines: Vec<&str> = message.lines().collect();
     if lines.first().is_some_and(|first| is_known(first)) {
@@ -330,7 +330,7 @@ mod tests {
         let text = attempt_text(&attempt);
         let expected = "  step:     shrink\n  at:       a.rs:7\n  the length differs\n    @@ x\n    -a\n    +b\n";
         assert_eq!(text, expected);
-        let coloured = grounds(&attempt, Palette::new(true));
+        let coloured = details(&attempt, Palette::new(true));
         assert!(
             coloured.contains("\u{1b}[31m-a\u{1b}[0m")
                 && coloured.contains("\u{1b}[32m+b\u{1b}[0m"),
@@ -354,7 +354,7 @@ mod tests {
         };
         let short = attempt_text(&attempt);
         assert!(short.contains("x… (5003 bytes)") && !short.contains(&line));
-        assert!(whole_text(&attempt).contains(&line));
+        assert!(full_text(&attempt).contains(&line));
     }
 
     #[test]
@@ -373,7 +373,7 @@ mod tests {
         let short = attempt_text(&attempt);
         assert_eq!(short.matches("… (5000 bytes)").count(), 4, "{short}");
         assert_eq!(short.matches("… 442 more lines").count(), 4, "{short}");
-        assert_eq!(whole_text(&attempt).matches("end\n").count(), 4);
+        assert_eq!(full_text(&attempt).matches("end\n").count(), 4);
     }
 
     #[test]
@@ -390,7 +390,7 @@ mod tests {
             ("something else".to_owned(), "something else"),
             (String::new(), ""),
         ] {
-            assert_eq!(beyond(&message, headline), more, "{message}");
+            assert_eq!(remainder(&message, headline), more, "{message}");
         }
         let machine = MachineReport {
             name: "vm".to_owned(),
@@ -406,10 +406,10 @@ mod tests {
     fn a_panic_is_shown_from_its_message_on() {
         let frames = "  12: tokio::runtime\n".repeat(40);
         let printed = format!("before\nthread 'main' panicked at a.rs:1:\nboom\n{frames}");
-        let shown = telling(&printed);
+        let shown = excerpt(&printed);
         assert!(shown.starts_with("thread 'main' panicked at a.rs:1:\nboom\n"));
         assert!(shown.ends_with("more lines"), "{shown}");
-        assert!(telling("a\nb\n").ends_with('b'));
+        assert!(excerpt("a\nb\n").ends_with('b'));
     }
 
     #[test]

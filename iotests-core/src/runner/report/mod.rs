@@ -18,7 +18,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-pub(crate) use failure::whole_text;
+pub(crate) use failure::full_text;
 pub(crate) use palette::Palette;
 pub(crate) use story::Story;
 pub(crate) use summary::{Ways, remedies};

@@ -193,7 +193,7 @@ impl Story {
     }
 
     /// Adds an outcome that is in no record.
-    pub(crate) fn also(&mut self, outcome: Outcome) {
+    pub(crate) fn add_outcome(&mut self, outcome: Outcome) {
         self.add(outcome, None, Duration::ZERO);
     }
 

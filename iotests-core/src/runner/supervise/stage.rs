@@ -126,8 +126,8 @@ enum Phase {
 /// others.
 struct Clock {
     started: Instant,
-    rested: Duration,
-    /// The part of `rested` that was taken by others.
+    paused: Duration,
+    /// The part of `paused` that was taken by others.
     discounted: Duration,
     /// The total taken by others at the last call of [`Clock::discount`].
     starved: Duration,
@@ -144,13 +144,13 @@ struct Suspended {
 impl Clock {
     /// The time that counts so far.
     fn elapsed(&self) -> Duration {
-        let resting = self.suspended.as_ref().map(|one| one.since.elapsed());
-        self.started.elapsed().saturating_sub(self.rested + resting.unwrap_or_default())
+        let pausing = self.suspended.as_ref().map(|one| one.since.elapsed());
+        self.started.elapsed().saturating_sub(self.paused + pausing.unwrap_or_default())
     }
 
     /// Resets the elapsed time to zero.
-    fn begin_again(&mut self, starved: Duration) {
-        self.rested = self.started.elapsed();
+    fn reset(&mut self, starved: Duration) {
+        self.paused = self.started.elapsed();
         self.starved = starved;
     }
 
@@ -165,7 +165,7 @@ impl Clock {
             return false;
         }
         self.discounted += more;
-        self.rested += more;
+        self.paused += more;
         true
     }
 
@@ -173,7 +173,7 @@ impl Clock {
     fn at(&self, elapsed: Duration) -> Option<Instant> {
         match self.suspended {
             Some(_) => None,
-            None => self.started.checked_add(elapsed + self.rested),
+            None => self.started.checked_add(elapsed + self.paused),
         }
     }
 
@@ -190,7 +190,7 @@ impl Clock {
 
     fn resume(&mut self) {
         if let Some(one) = self.suspended.take() {
-            self.rested += one.since.elapsed();
+            self.paused += one.since.elapsed();
             one.stopped.iter().for_each(|process| send(process, Signal::SIGCONT));
         }
     }
@@ -208,7 +208,7 @@ fn watch(
     let grace = |time: Duration| wire::grace(time, spec.scale);
     let mut clock = Clock {
         started,
-        rested: Duration::ZERO,
+        paused: Duration::ZERO,
         discounted: Duration::ZERO,
         starved: Duration::ZERO,
         suspended: None,
@@ -257,9 +257,7 @@ fn watch(
             Wake::Time => match phase {
                 // While the runner is stopped it does not read the case's events, so the case may
                 // be waiting for that. Grant it its time again.
-                Phase::Running if is_stopped(spec.runner_pid) => {
-                    clock.begin_again(starved(&alive()))
-                }
+                Phase::Running if is_stopped(spec.runner_pid) => clock.reset(starved(&alive())),
                 Phase::Running if clock.discount(starved(&alive()), spec.deadline) => {}
                 Phase::Running => {
                     phase = Phase::Explaining;
@@ -387,7 +385,7 @@ mod tests {
     fn clock(elapsed: Duration) -> Clock {
         Clock {
             started: Instant::now().checked_sub(elapsed).unwrap(),
-            rested: Duration::ZERO,
+            paused: Duration::ZERO,
             discounted: Duration::ZERO,
             starved: Duration::ZERO,
             suspended: None,
@@ -421,7 +419,7 @@ mod tests {
     #[test]
     fn time_lost_before_a_reset_is_not_granted() {
         let mut clock = clock(secs(1000));
-        clock.begin_again(secs(500));
+        clock.reset(secs(500));
         clock.started -= secs(1000);
         assert!(!clock.discount(secs(500), secs(1000)));
         assert!(clock.discount(secs(600), secs(1000)));

@@ -277,7 +277,7 @@ fn prove(tap: &str) {
     let prove =
         Command::new("prove").args(["-w", "-e", "cat"]).arg(&file).stdin(Stdio::null()).output();
     let Ok(output) = prove else {
-        println!("skipped: TAP in prove, for there is none in PATH");
+        println!("skipped: TAP in prove: there is none in PATH");
         return;
     };
     let said = String::from_utf8_lossy(&output.stdout).into_owned()

@@ -122,7 +122,7 @@ impl Bench {
         let ran = Ran::new(command.output().unwrap());
         if ran.stderr.contains("unshare:") || ran.stderr.contains("mount:") {
             println!(
-                "skipped: a full disk, for this user may not mount: {}",
+                "skipped: a full disk: this user may not mount: {}",
                 ran.stderr
             );
             return None;

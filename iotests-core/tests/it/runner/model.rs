@@ -70,7 +70,7 @@ pub(super) struct AllReports {
 pub(super) static ALL: LazyLock<AllReports> = LazyLock::new(|| {
     let bench = Bench::new();
     if !bench.has_qemu_nbd {
-        println!("skipped: the leak of a qemu-nbd, for there is none in PATH");
+        println!("skipped: the leak of a qemu-nbd: there is none in PATH");
         assert!(
             std::env::var_os("QEMU_TEST_REQUIRE").is_none_or(|value| value != "1"),
             "qemu-nbd is required"

@@ -53,7 +53,7 @@ fn a_hang_ends_after_its_deadline_while_others_run() {
         RunEvent::InstanceFinished(outcome) => Some(outcome.instance.id.as_str()),
         _ => None,
     });
-    assert_ne!(next, Some("verdicts::hangs@qcow2"), "others end meanwhile");
+    assert_ne!(next, Some("verdicts::hangs@qcow2"), "others end before it");
 }
 
 /// Keeps a processor busy as long as this process exists.

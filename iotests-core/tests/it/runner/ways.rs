@@ -73,7 +73,7 @@ fn shells_complete_options_and_the_names_of_cases() {
         let Ok(output) =
             Command::new("bash").args(["--norc", "-c", &line]).stdin(Stdio::null()).output()
         else {
-            println!("skipped: completions in bash, for there is none in PATH");
+            println!("skipped: completions in bash: there is none in PATH");
             return;
         };
         let said = String::from_utf8_lossy(&output.stdout);
