@@ -33,17 +33,17 @@ pub(super) enum End {
     Broken(io::Error),
 }
 
-/// As it follows how the process ended; nothing where all is well.
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            End::NotStarted(error) => write!(f, ", it never started: {error}"),
-            End::Finished => Ok(()),
-            End::Late { exited: true } => f.write_str(", its output still open at the deadline"),
-            End::Late { exited: false } => f.write_str(", at the deadline"),
-            End::Stuck => f.write_str(", and does not go away"),
-            End::Broken(error) => write!(f, ", it could not be watched: {error}"),
-        }
+impl End {
+    /// What went wrong, if anything did.
+    fn problem(&self) -> Option<String> {
+        Some(match self {
+            End::NotStarted(error) => format!("it never started: {error}"),
+            End::Finished => return None,
+            End::Late { exited: true } => "its output was still open at the deadline".to_owned(),
+            End::Late { exited: false } => "the deadline passed".to_owned(),
+            End::Stuck => "it does not go away".to_owned(),
+            End::Broken(error) => format!("it could not be watched: {error}"),
+        })
     }
 }
 
@@ -289,13 +289,11 @@ impl Shared {
     pub(super) fn finish(&self, end: End) {
         let mut state = self.lock();
         state.elapsed = state.started.elapsed();
-        let status = match state.status {
-            Some(Status::Exited(code)) => format!("exit {code}"),
-            Some(status @ Status::Signaled { .. }) => status.to_string(),
-            None => "unknown status".to_owned(),
-        };
-        let (command, elapsed) = (&self.command, state.elapsed.as_millis());
-        tracing::debug!("process ended: {status} after {elapsed} ms{end}: {command}");
+        let (status, problem) = (state.status.map(|status| status.to_string()), end.problem());
+        tracing::debug!(
+            status, elapsed = ?state.elapsed, problem, command = %self.command,
+            "process ended",
+        );
         state.end = Some(end);
         (state.output_open, state.stdout_open) = (false, false);
         state.input_open = false;

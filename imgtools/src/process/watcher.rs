@@ -119,7 +119,7 @@ impl<'s> Watcher<'s> {
             }
         };
         shared.started(child.id());
-        tracing::debug!("process {} started: {}", child.id(), shared.command);
+        tracing::debug!(pid = child.id(), command = %shared.command, "process started");
         Ok(Watcher {
             shared,
             child,

@@ -48,10 +48,10 @@ fn steps_and_tool_calls_are_shown_with_their_times() {
     };
     let step = line(" s debug: ── call it");
     let call = line("qemu-img --version");
-    let end = line("process ended: exit 0 after ");
+    let end = line("process ended status=\"exited with status 0\" elapsed=");
     assert!(step < call && call < end, "{}", ran.stdout);
     // Values are not formatted as Rust's debug output.
-    ran.assert_does_not_say("Some(").assert_does_not_say("end=");
+    ran.assert_does_not_say("Some(").assert_does_not_say("problem=");
 }
 
 #[test]
