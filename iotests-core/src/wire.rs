@@ -92,9 +92,9 @@ impl CaseSpec {
     }
 
     /// A grace period for something that takes a moment on an idle machine: it grows with the
-    /// scale, and never shrinks.
+    /// scale, and never shrinks, since a case that has less time does not explain itself any faster.
     pub fn grace(&self, time: Duration) -> Duration {
-        grace(time, self.scale)
+        time.mul_f64(self.scale.max(1.0))
     }
 
     /// Where the case process stores evidence of a failure; inside `test_dir`, since it may not
@@ -102,12 +102,6 @@ impl CaseSpec {
     pub fn evidence_dir(&self) -> PathBuf {
         self.test_dir.join(".evidence")
     }
-}
-
-/// A grace period grows with the scale and never shrinks: a case that has less time does not
-/// explain itself any faster.
-pub(crate) fn grace(time: Duration, scale: f64) -> Duration {
-    time.mul_f64(scale.max(1.0))
 }
 
 /// What to do with a golden that differs.

@@ -1,11 +1,10 @@
 //! The directories of a case and the files in them, which are removed when dropped and print
 //! redacted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, Serializer};
@@ -60,8 +59,8 @@ struct Inner {
     test: String,
     sock: String,
     hidden: Vec<Hidden>,
-    /// How many files were dropped.
-    dropped: AtomicU64,
+    /// How many files of each name were dropped.
+    dropped: Mutex<BTreeMap<String, u64>>,
     /// The paths that are in use.
     taken: Mutex<BTreeSet<String>>,
 }
@@ -88,7 +87,7 @@ impl Directories {
             test,
             sock,
             hidden,
-            dropped: AtomicU64::new(0),
+            dropped: Mutex::default(),
             taken: Mutex::default(),
         })))
     }
@@ -100,22 +99,24 @@ impl Directories {
             test: nowhere.clone(),
             sock: nowhere,
             hidden: Vec::new(),
-            dropped: AtomicU64::new(0),
+            dropped: Mutex::default(),
             taken: Mutex::default(),
         }))
     }
 
-    /// Where a dropped file of the test directory is moved: to a folder of its own, which is
-    /// created. `None` if there is no such file, or it is a directory or outside the test
-    /// directory.
+    /// Where a dropped file of the test directory is moved: to a folder that it shares with files
+    /// of other names, which is created. `None` if there is no such file, or it is a directory or
+    /// outside the test directory.
     fn aside(&self, path: &str) -> Option<PathBuf> {
         let below = path.strip_prefix(&self.0.test)?.strip_prefix('/')?;
         let data = std::fs::symlink_metadata(path).ok()?;
         if !data.is_file() {
             return None;
         }
-        let number = self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        let mut dropped = self.0.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = dropped.entry(below.to_owned()).or_default();
         let to = self.test().join(DROPPED).join(number.to_string()).join(below);
+        *number += 1;
         std::fs::create_dir_all(to.parent()?).ok()?;
         Some(to)
     }
@@ -349,6 +350,22 @@ mod tests {
         // The middle one cannot be removed: it is a directory with something in it.
         drop((one, full, two, empty));
         assert!(paths.iter().all(|path| !path.exists()));
+    }
+
+    #[test]
+    fn dropped_files_share_a_folder_but_for_those_of_one_name() {
+        let (_temporary, directories) = directories();
+        for (name, text) in [("a", "old"), ("b", "other"), ("a", "new")] {
+            let file = directories.file(name).unwrap();
+            std::fs::write(&file, text).unwrap();
+        }
+        let read = |path: &str| {
+            std::fs::read_to_string(directories.test().join(DROPPED).join(path)).unwrap()
+        };
+        assert_eq!(
+            (read("0/a"), read("0/b"), read("1/a")),
+            ("old".into(), "other".into(), "new".into())
+        );
     }
 
     /// H41: a file has one owner at a time.

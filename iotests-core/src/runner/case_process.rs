@@ -22,8 +22,6 @@ use crate::wire::{CaseEvent, CaseSpec, EVENT_FD, FailureReport, Place};
 enum CaseProcessError {
     #[error("open the event pipe: {0}")]
     Events(std::io::Error),
-    #[error("read the case spec {path}: {reason}")]
-    Spec { path: String, reason: String },
     #[error("find the case `{0}` in this program")]
     UnknownCase(String),
     #[error("set up the process: {0}")]
@@ -36,11 +34,11 @@ enum CaseProcessError {
     Orphan,
 }
 
-/// The life of a case process, from the file with its [`CaseSpec`] to its exit status.
+/// The life of a case process, from its [`CaseSpec`] to its exit status.
 ///
 /// With `stopped`, it waits after each reported step for a byte on this pipe, or its end.
-pub(crate) fn main(spec_file: &Path, supervisor: u32, stopped: Option<OwnedFd>) -> i32 {
-    match run(spec_file, supervisor, stopped) {
+pub(crate) fn main(spec: CaseSpec, supervisor: u32, stopped: Option<OwnedFd>) -> i32 {
+    match run(spec, supervisor, stopped) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("case process: failed to {error}");
@@ -49,15 +47,10 @@ pub(crate) fn main(spec_file: &Path, supervisor: u32, stopped: Option<OwnedFd>) 
     }
 }
 
-fn run(
-    spec_file: &Path,
-    supervisor: u32,
-    stopped: Option<OwnedFd>,
-) -> Result<(), CaseProcessError> {
+fn run(spec: CaseSpec, supervisor: u32, stopped: Option<OwnedFd>) -> Result<(), CaseProcessError> {
     set_up_process(supervisor)?;
     let events = open_events().map_err(CaseProcessError::Events)?;
     let sink = sink(events, stopped.map(File::from));
-    let spec = read_spec(spec_file)?;
     if spec.debug {
         let folder = |path: &Path| path.display().to_string();
         super::trace::show_all(vec![
@@ -165,15 +158,6 @@ fn sink(mut events: File, mut stopped: Option<File>) -> Sink {
             let _ = stopped.read_exact(&mut [0]);
         }
     })
-}
-
-fn read_spec(path: &Path) -> Result<CaseSpec, CaseProcessError> {
-    let error = |reason: String| CaseProcessError::Spec {
-        path: path.display().to_string(),
-        reason,
-    };
-    let text = std::fs::read(path).map_err(|cause| error(cause.to_string()))?;
-    serde_json::from_slice(&text).map_err(|cause| error(cause.to_string()))
 }
 
 fn take(panicked: &Mutex<Option<FailureReport>>) -> Option<FailureReport> {

@@ -1,8 +1,8 @@
 //! One attempt at an instance: starts its supervisor, and listens to it and the case process.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -163,7 +163,7 @@ pub(crate) fn execute(
     step: bool,
     mut said: impl FnMut(CaseEvent),
 ) -> Result<Executed, RunError> {
-    let files = write_specs(directories, spec, env, step)?;
+    let files = write_spec(directories, spec, env, step)?;
     let follower = match spec.print || spec.debug {
         true => Some(
             Follower::new(&[&files.stdout, &files.stderr])
@@ -177,7 +177,7 @@ pub(crate) fn execute(
     let mut command = this_program();
     command
         .arg(SUPERVISE)
-        .arg(&files.supervise)
+        .arg(&files.spec)
         .current_dir(&directories.test)
         .stdin(Stdio::from(control_out))
         .stdout(Stdio::piped())
@@ -251,12 +251,12 @@ pub(crate) fn execute(
 
 /// The files beside the test directory.
 struct Files {
-    supervise: std::path::PathBuf,
+    spec: std::path::PathBuf,
     stdout: std::path::PathBuf,
     stderr: std::path::PathBuf,
 }
 
-fn write_specs(
+fn write_spec(
     directories: &InstanceDir,
     spec: &CaseSpec,
     env: Vec<(String, String)>,
@@ -264,34 +264,26 @@ fn write_specs(
 ) -> Result<Files, RunError> {
     let file = |name: &str| directories.path.join(name);
     let files = Files {
-        supervise: file("supervise.json"),
+        spec: file("case.json"),
         stdout: file("stdout"),
         stderr: file("stderr"),
     };
     let supervise = SuperviseSpec {
         runner_pid: std::process::id(),
-        case_spec: file("case.json"),
+        case: spec.clone(),
         env,
         stdout: files.stdout.clone(),
         stderr: files.stderr.clone(),
-        deadline: spec.deadline(),
         leak_grace: match spec.script {
             Some(_) => SCRIPT_LEAK_GRACE,
             None => LEAK_GRACE,
         },
         step,
-        scale: spec.scale,
     };
-    write_json(&supervise.case_spec, spec)?;
-    write_json(&files.supervise, &supervise)?;
+    let text = serde_json::to_vec(&supervise)
+        .map_err(|error| io_error("write", &files.spec)(error.into()))?;
+    fs::write(&files.spec, text).map_err(io_error("write", &files.spec))?;
     Ok(files)
-}
-
-fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), RunError> {
-    let text = serde_json::to_vec(value).map_err(|error| io_error("write", path)(error.into()))?;
-    File::create(path)
-        .and_then(|mut file| file.write_all(&text))
-        .map_err(io_error("write", path))
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {

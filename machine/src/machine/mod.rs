@@ -226,7 +226,12 @@ impl Drop for Machine {
         let _ = child.wait_blocking();
         let status = child.try_wait();
         let ended = status.map(|status| status.to_string());
-        tracing::debug!(name = self.parts.name, ended, by_itself, "dropped while it was running");
+        tracing::debug!(
+            name = self.parts.name,
+            ended,
+            by_itself,
+            "dropped while it was running"
+        );
         if let Some(hook) = &self.parts.on_drop {
             (hook.0)(&DropReport {
                 name: self.parts.name.clone(),

@@ -52,7 +52,7 @@ pub(super) fn start(spec: &SuperviseSpec) -> io::Result<(Pid, Option<OwnedFd>)> 
                 unsafe { std::env::set_var(name, value) };
             }
             let status = match redirected {
-                Ok(()) => case_process::main(&spec.case_spec, supervisor, stopped),
+                Ok(()) => case_process::main(spec.case.clone(), supervisor, stopped),
                 Err(_) => 1,
             };
             std::process::exit(status)

@@ -7,6 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::CaseSpec;
+
 /// The first argument that makes this program a supervisor; the second is the file with its
 /// [`SuperviseSpec`].
 pub(crate) const SUPERVISE: &str = "__supervise";
@@ -16,23 +18,19 @@ pub(crate) const SUPERVISE: &str = "__supervise";
 pub(crate) struct SuperviseSpec {
     /// The process that started it: if its parent is another one, the runner is already gone.
     pub(crate) runner_pid: u32,
-    /// The file with the `CaseSpec`.
-    pub(crate) case_spec: PathBuf,
+    /// The instance, with its deadline and its factor for grace periods.
+    pub(crate) case: CaseSpec,
     /// Variables for the case and the programs that it starts.
     pub(crate) env: Vec<(String, String)>,
     /// The file for the case's standard output.
     pub(crate) stdout: PathBuf,
     /// The file for the case's standard error.
     pub(crate) stderr: PathBuf,
-    /// The time the case has.
-    pub(crate) deadline: Duration,
     /// How long processes left by the case may take to exit by themselves, before scaling.
     pub(crate) leak_grace: Duration,
     /// The case waits at each step for the order to continue.
     #[serde(default)]
     pub(crate) step: bool,
-    /// The factor for the supervisor's grace periods.
-    pub(crate) scale: f64,
 }
 
 /// One byte on the control pipe.

@@ -19,7 +19,6 @@ use super::protocol::{End, Leak, Order, Seen, SuperviseSpec, SupervisorReport};
 use super::reaper::{Reaped, alive, kill, kill_all, reap, send, timeout, wait_readable};
 use super::starvation::starved;
 use super::{evidence, fork, process_table};
-use crate::wire;
 
 /// How long a case may take to explain itself when its time is up, before it is examined from
 /// outside and killed.
@@ -205,7 +204,7 @@ fn watch(
     wakes: &Wakes,
     started: Instant,
 ) -> Option<SupervisorReport> {
-    let grace = |time: Duration| wire::grace(time, spec.scale);
+    let grace = |time: Duration| spec.case.grace(time);
     let mut clock = Clock {
         started,
         paused: Duration::ZERO,
@@ -213,7 +212,7 @@ fn watch(
         starved: Duration::ZERO,
         suspended: None,
     };
-    let mut next = spec.deadline;
+    let mut next = spec.case.deadline();
     let mut explained = Duration::ZERO;
     let mut phase = Phase::Running;
     let pid = case.as_raw().unsigned_abs();
@@ -258,7 +257,7 @@ fn watch(
                 // While the runner is stopped it does not read the case's events, so the case may
                 // be waiting for that. Grant it its time again.
                 Phase::Running if is_stopped(spec.runner_pid) => clock.reset(starved(&alive())),
-                Phase::Running if clock.discount(starved(&alive()), spec.deadline) => {}
+                Phase::Running if clock.discount(starved(&alive()), spec.case.deadline()) => {}
                 Phase::Running => {
                     phase = Phase::Explaining;
                     seen.look(pid, &alive());
