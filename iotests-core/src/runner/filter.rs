@@ -692,7 +692,7 @@ mod tests {
                 "verdict `green` is unknown; known: never, pass",
             ),
             ("took(2s)", "took(", "is not a time such as"),
-            ("backend(vm)", "backend(", "there is system, qsd"),
+            ("backend(vm)", "backend(", "known: system, qsd"),
             ("all(x)", "all(", "takes no value"),
         ] {
             let error = error(text);
