@@ -3,6 +3,8 @@
 use iotests_core::author::{Cmd, MachineBuilder};
 use iotests_core::prelude::*;
 
+use crate::json::items;
+
 defaults! {
     formats = [QCOW2], protocols = [FILE], groups = [BITMAP, MIGRATION, QUICK], host = System,
     guest = RunningIdle,
@@ -255,6 +257,38 @@ async fn keeps_a_bitmap_whose_name_is_too_long(t: &mut Test, long: &TooLong) -> 
     t.migrate(&source, &target).bitmaps(at_source, at_target).await?;
     check!(facts(&target, ("node0", &other)).await? == sent[0]);
     check!(facts(&target, ("node0", "third")).await? == sent[1]);
+    source.shutdown().await?;
+    end(target, "").await
+}
+
+/// A bitmap of a node whose name QEMU has generated keeps its guest from leaving, because that name means nothing elsewhere; with an
+/// alias, it is sent.
+#[case]
+async fn keeps_a_bitmap_whose_node_has_a_generated_name(t: &mut Test) -> CaseResult {
+    let unnamed = Node::new("null-co").set("size", SIZE);
+    let top = Node::new("raw").node_name("top").file(unnamed);
+    let source = t.vm().name("source").blockdev(top).launch().await?;
+    let nodes = source.cmd("query-named-block-nodes", ()).await?;
+    let mut names = items(&nodes, "")?.iter().filter_map(|node| node["node-name"].as_str());
+    let generated = names.find(|name| name.starts_with('#')).unwrap_or("#");
+    let bitmap = (generated, "bmap0");
+    add_bitmap(&source, bitmap, 0).await?;
+    let sent = facts(&source, bitmap).await?;
+
+    let gone = machine(t, "gone", &["node0"]).incoming("defer");
+    let gone = CUT_SHORT.into_iter().fold(gone, MachineBuilder::tolerate);
+    let gone = gone.launch().await?;
+    let says = format!("in a node with auto-generated name '{generated}' can't be migrated");
+    let migration = t.migrate(&source, &gone).capability("dirty-bitmaps");
+    migration.expect_failure(says).await?;
+    gone.wait_exit_status(1).await?;
+    source.wait_run_state("running").await?;
+    check!(facts(&source, bitmap).await? == sent);
+
+    let target = target(t, &["node0"], "").await?;
+    let mapped = json!([mapping(generated, "node0", &[("bmap0", "bmap0")])]);
+    t.migrate(&source, &target).bitmaps(Some(mapped), None).await?;
+    check!(facts(&target, ("node0", "bmap0")).await? == sent);
     source.shutdown().await?;
     end(target, "").await
 }

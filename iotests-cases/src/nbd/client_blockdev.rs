@@ -179,6 +179,26 @@ async fn keeps_to_its_family(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
+rows! {
+    FAMILIES: (&str, &str);
+    "ipv4" => ("127.0.0.1", "ipv4");
+    "ipv6" => ("::1", "ipv6");
+}
+
+/// A server with one family disabled does not listen on an address of that family.
+#[case(rows = FAMILIES)]
+async fn finds_no_server_in_a_disabled_family(
+    t: &mut Test,
+    (host, family): &(&str, &str),
+) -> CaseResult {
+    let vm = t.host().launch().await?;
+    let address = json!({"host": host, "port": "0", *family: false});
+    let start = json!({"addr": {"type": "inet", "data": address}});
+    vm.cmd("nbd-server-start", start).refused("address resolution failed").await?;
+    vm.shutdown().await?;
+    Ok(())
+}
+
 /// A machine is a client over a UNIX socket; what it writes is on the disk.
 #[case(upstream = "147::BuiltinNBD::test_unix")]
 async fn over_a_unix_socket(t: &mut Test) -> CaseResult {

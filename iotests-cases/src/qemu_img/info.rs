@@ -103,13 +103,15 @@ async fn has_the_format_as_text(t: &mut Test, kind: &Kind) -> CaseResult {
     Ok(())
 }
 
-/// A machine reports what the image records, not the options that the image was opened with.
+/// A machine reports what the image records, not the options that the image was opened with, and writes nothing for that.
 #[case(upstream = "065::{kind}::test_qmp", host = Any, rows = OPENED)]
 async fn is_reported_by_a_machine(t: &mut Test, kind: &Kind) -> CaseResult {
     let image = kind.create(t).await?;
     let node = image.node().set("lazy-refcounts", !kind.lazy);
+    let file = image.file_bytes()?;
     let vm = t.host().disk(Disk::of(node)).launch().await?;
     kind.assert_json(vm.node("disk").await?.at("image")?)?;
+    file.assert_unchanged()?;
 
     vm.disk("disk").write(0x11, 0..64 * KIB).await?;
 

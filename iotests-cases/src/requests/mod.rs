@@ -9,6 +9,7 @@ defaults! {
 
 mod copy_on_read;
 mod formats;
+mod fuse;
 
 const SIZE: u64 = MIB;
 

@@ -64,6 +64,13 @@ rows! {
     "empty" => Zero, upstream = "TestActiveZeroLengthImage";
 }
 
+/// A machine with the chain as a drive, which goes with its device.
+async fn unpluggable(t: &Test, chain: &Chain) -> CaseResult<Machine> {
+    let vm = t.host().drive(Drive::of(&chain.top).interface("none"));
+    let vm = vm.device("virtio-scsi").device("scsi-hd,id=disk,drive=drive0");
+    vm.launch().await
+}
+
 /// Unplugs the device `disk`, and waits until it has gone.
 async fn unplug(vm: &Machine) -> CaseResult {
     vm.cmd("device_del", json!({"id": "disk"})).await?;
@@ -79,13 +86,7 @@ async fn unplug(vm: &Machine) -> CaseResult {
 )]
 async fn is_cancelled_by_unplugging(t: &mut Test, size: &Size) -> CaseResult {
     let chain = Chain::create(t, *size).await?;
-    let vm = t
-        .host()
-        .drive(Drive::of(&chain.top).interface("none"))
-        .device("virtio-scsi")
-        .device("scsi-hd,id=disk,drive=drive0")
-        .launch()
-        .await?;
+    let vm = unpluggable(t, &chain).await?;
 
     let job = vm.commit("drive0").top(&chain.mid).base(&chain.base);
     let job = job.speed(HELD);
@@ -107,6 +108,34 @@ async fn is_cancelled_by_unplugging(t: &mut Test, size: &Size) -> CaseResult {
         Full => chain.assert_files_half_committed(Layer::Mid).await,
         Zero => chain.assert_headers(Layer::Base).await,
     }
+}
+
+const GOES_ON_WITH_A_JOB_THAT_IS_GONE: KnownBug = known(
+    "unplugging cancels a job that is pending, and then follows it where it has been freed (e2626874a3)",
+    "died of SIGSEGV",
+    before(7, 2),
+);
+
+/// A commit that is done and waits to be finalized is not cancelled with the drive, and can be finalized.
+#[case(
+    needs = [AnyOf(&SCSI)], host = System, known_bugs = [GOES_ON_WITH_A_JOB_THAT_IS_GONE]
+)]
+async fn is_left_alone_by_unplugging_when_it_is_pending(t: &mut Test) -> CaseResult {
+    let chain = Chain::create(t, Full).await?;
+    let vm = unpluggable(t, &chain).await?;
+    let job = vm.commit("drive0").top(&chain.mid).base(&chain.base);
+    let mut job = job.set("auto-finalize", false).start().await?;
+    job.wait_status("pending").await?;
+
+    unplug(&vm).await?;
+    check!(job.info().await?["status"] == "pending");
+    job.finalize().await?;
+    job.wait().await?;
+
+    vm.assert_no_jobs().await?;
+    check!(vm.cmd("query-named-block-nodes", ()).await? == json!([]));
+    vm.shutdown().await?;
+    chain.assert_headers(Layer::Base).await
 }
 
 /// See docs/qemu-findings.md.

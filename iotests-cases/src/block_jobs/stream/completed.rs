@@ -360,3 +360,18 @@ async fn can_be_done_again(t: &mut Test, first: &&str) -> CaseResult {
     chain.top.header().await?.assert_absent("backing-filename")?;
     chain.top.assert_reads(chain.merged(Top, Base)).await
 }
+
+/// A disk without a backing file has nothing to stream, whatever it has allocated: the job has nothing to do, and all is as before.
+#[case(protocols = [FILE, NBD, FUSE])]
+async fn has_nothing_to_do_without_a_backing_file(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(MIB).write(0x11, clusters(2..4)).create().await?;
+    let vm = t.host().disk(&disk).launch().await?;
+    let before = vm.state().await?;
+
+    vm.stream("disk").run().await?;
+
+    vm.event("BLOCK_JOB_COMPLETED").await?.assert("data/len", 0)?;
+    vm.assert_unchanged_since(&before).await?;
+    vm.shutdown().await?;
+    disk.assert_layer(&[(0x11, clusters(2..4))]).await
+}

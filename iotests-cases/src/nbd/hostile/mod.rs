@@ -52,10 +52,12 @@ enum Follows {
     Writes(Range<u64>),
     /// The server hangs up, perhaps with an error before.
     HangUp,
+    /// The server hangs up and says nothing more.
+    HangUpAtOnce,
     /// The server waits for more, which does not come: the client leaves.
     Nothing,
 }
-use Follows::{Errors, HangUp, Nothing, Replies, Writes};
+use Follows::{Errors, HangUp, HangUpAtOnce, Nothing, Replies, Writes};
 
 /// What serves the disk.
 enum Serving {
@@ -211,6 +213,10 @@ impl Victim {
                 written.clone_from(part);
             }
             HangUp => drop(wire.ended().await),
+            HangUpAtOnce => {
+                let answer = wire.answer().await?;
+                check!(answer.is_none(), "the server answered {answer:?}");
+            }
             Nothing => drop(wire),
         }
         self.lives(&written).await?;

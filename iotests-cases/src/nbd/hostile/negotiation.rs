@@ -6,8 +6,8 @@ use nbd::proto::{CommandType, Mode, OptionCode, OptionReplyCode as Code};
 use super::super::wire::{counted, name, option, option_header, request, with};
 use super::Stage::{Greeting, Options};
 use super::{
-    Attack, EXTENDED_HEADERS, Follows, HangUp, LONGEST, MOST, Nothing, Replies, SERVERS, Serving,
-    Victim,
+    Attack, EXTENDED_HEADERS, Follows, HangUp, HangUpAtOnce, LONGEST, MOST, Nothing, Replies,
+    SERVERS, Serving, Victim,
 };
 
 /// A client that has agreed to nothing but fixed newstyle.
@@ -63,6 +63,8 @@ rows! {
     "unknown-option-of-all-that-is-taken" => PLAIN,
         || option(OptionCode(99), &vec![0; MOST as usize]), UNSUPPORTED;
     "unknown-option-of-one-more" => PLAIN, || option_header(OptionCode(99), MOST + 1), HangUp;
+    "unknown-option-of-one-more-that-comes" => PLAIN,
+        || option(OptionCode(99), &vec![0; MOST as usize + 1]), HangUpAtOnce;
     "unknown-option-without-end" => PLAIN, || option_header(OptionCode(99), u32::MAX), HangUp;
     "many-unknown-options" => PLAIN, || option(OptionCode(99), &[1; 3]).repeat(500),
         Replies(&[Code::ERR_UNSUP; 500]);
