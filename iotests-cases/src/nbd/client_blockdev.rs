@@ -199,6 +199,24 @@ async fn finds_no_server_in_a_disabled_family(
     Ok(())
 }
 
+/// What a client has flushed is on the disk, although the server then crashes.
+#[case(formats = [QCOW2], needs = [Tool(ToolKind::Nbd)], unsupported_imgopts = ["data_file"])]
+async fn flushes_the_disk(t: &mut Test) -> CaseResult {
+    let disk = make_disk(t).await?;
+    let server = t.nbd_server(&disk).start().await?;
+    let client = remote("remote", server.node()).read_only(false);
+    let vm = t.host().disk(Disk::of(client)).tolerate("Failed flush for");
+    let vm = vm.launch().await?;
+
+    // In a new cluster, of which qcow2 keeps the place in memory until it is flushed.
+    vm.disk("remote").write(0x33, clusters(4..5)).await?;
+    vm.disk("remote").flush().await?;
+    server.kill().await?;
+
+    vm.shutdown().await?;
+    disk.assert_reads(CONTENT.written(0x33, clusters(4..5))).await
+}
+
 /// A machine is a client over a UNIX socket; what it writes is on the disk.
 #[case(upstream = "147::BuiltinNBD::test_unix")]
 async fn over_a_unix_socket(t: &mut Test) -> CaseResult {

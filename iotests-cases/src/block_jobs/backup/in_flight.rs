@@ -68,3 +68,40 @@ async fn a_guest_waits_for_its_copy_and_the_backup(t: &mut Test, end: &End) -> C
     }
     disk.assert_patterns(&[(0x11, 0..LAST.start), (0x77, LAST)]).await
 }
+
+/// How many clusters a table of 4 KiB has.
+const IN_A_TABLE: u64 = 512;
+
+/// What is copied for a guest while the backup still looks for what it passes over is to be done as well, and counts as that.
+#[case(host = System, unsupported_imgopts = ["data_file", "cluster_size", "extended_l2"])]
+async fn a_copy_for_a_guest_counts_while_the_rest_is_passed_over(t: &mut Test) -> CaseResult {
+    // All that is in the overlay is the last cluster, which the guest writes, and the table of it is none that is read before.
+    let written = clusters(IN_A_TABLE + 1..IN_A_TABLE + 2);
+    let base = t.image("base").size(written.end).write(0x11, clusters(0..1)).create().await?;
+    let disk = t.image("disk").backing(&base).write(0x22, written.clone());
+    let disk = disk.create().await?;
+    let copy = t.image("copy").format(RAW).size(written.end).create().await?;
+    let served = Served::holding(t, &copy, written.clone())?;
+    let target = Node::new("raw").node_name("copy").file(served.node());
+    let node = disk.node().set("l2-cache-entry-size", 4 * KIB);
+    let vm = t.host().disk(Disk::of(node).with_breakpoints());
+    let vm = vm.blockdev(target).launch().await?;
+    let guest = vm.disk("disk");
+    guest.io("read -P 0x11 0 512").await?;
+
+    let table = guest.hold("l2_load").await?;
+    let job = vm.backup("disk").to("copy").sync("top").start().await?;
+    table.wait_hit().await?;
+    guest.io(&format!("aio_write -P 0x77 {} {CLUSTER}", written.start)).await?;
+    table.resume().await?;
+    served.wait_write(written.clone()).await?;
+
+    check!(job.info().await?["total-progress"] == CLUSTER);
+    served.release();
+    job.wait().await?;
+    guest.io("aio_flush").await?;
+    vm.remove_node("copy").await?;
+    served.finish().await?;
+    vm.shutdown().await?;
+    copy.assert_reads(&[(0x22, written)]).await
+}

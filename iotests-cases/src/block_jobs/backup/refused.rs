@@ -178,3 +178,33 @@ async fn while_one_runs(t: &mut Test, attempt: &Attempt) -> CaseResult {
     copy.assert_reads(&[(0x22, 0..8 * CLUSTER)]).await?;
     disk.assert_pattern(0x33, 4 * CLUSTER..5 * CLUSTER).await
 }
+
+const INCONSISTENT: KnownBug = known(
+    "a backup of a node that nobody else uses does not ask for consistent data (137b4d4bd5)",
+    "blockdev-add should have been refused with",
+    ALWAYS,
+)
+.fixed_in(["9.1"]);
+
+/// A backup keeps the data of its source consistent, also of one that nobody else uses: a user of the source that would make them
+/// inconsistent is refused while the backup runs, and not any more after it.
+#[case(needs = [Driver("blkdebug")], known_bugs = [INCONSISTENT])]
+async fn is_a_user_that_is_in_the_way_of_others(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
+    let copy = t.image("copy").size(MIB).create().await?;
+    let vm = t.host().blockdev(&disk).blockdev(&copy).launch().await?;
+    let backup = vm.backup("disk").to("copy").set("x-perf", json!({"max-chunk": CLUSTER}));
+    let job = backup.speed(HELD).start().await?;
+    let begun = |job: &Value| job["current-progress"].as_u64() > Some(0);
+    job.until("its first step", begun).await?;
+
+    let other = Node::new("blkdebug").node_name("other").child("image", "disk");
+    let other = other.set("unshare-child-perms", json!(["consistent-read"]));
+    let conflict = "permissions 'consistent read' are both required by node";
+    vm.add_node(other.clone()).refused(conflict).await?;
+
+    job.cancel().await?;
+    vm.add_node(other).await?;
+    vm.shutdown().await?;
+    Ok(())
+}
