@@ -113,7 +113,7 @@ fn a_secret_appears_in_no_log_no_error_and_no_command_line() {
     assert!(!seen.contains(SECRET), "{seen}");
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(
-        log.contains(" started: ") && log.contains("babbler"),
+        log.contains("process started") && log.contains("babbler"),
         "{log}"
     );
     assert!(!log.contains(SECRET));
