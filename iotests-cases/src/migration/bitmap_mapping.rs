@@ -210,6 +210,20 @@ const CUT_SHORT: [&str; 4] = [
     "load of migration failed",
 ];
 
+/// The target of a migration that fails.
+async fn cut_short(t: &Test) -> CaseResult<Machine> {
+    let vm = machine(t, "gone", &["node0"]).incoming("defer");
+    CUT_SHORT.into_iter().fold(vm, MachineBuilder::tolerate).launch().await
+}
+
+/// The bitmaps of the source cannot be sent, so its guest stays, and the target is gone.
+async fn assert_kept(t: &Test, source: &Machine, gone: Machine, says: String) -> CaseResult {
+    let migration = t.migrate(source, &gone).capability("dirty-bitmaps");
+    migration.expect_failure(says).await?;
+    gone.wait_exit_status(1).await?;
+    source.wait_run_state("running").await
+}
+
 /// A bitmap whose name is too long to be sent keeps its guest from leaving, and both go on; under a
 /// short name it is sent.
 #[case(upstream = "300::{long}", rows = TOO_LONG)]
@@ -221,9 +235,7 @@ async fn keeps_a_bitmap_whose_name_is_too_long(t: &mut Test, long: &TooLong) -> 
     add_bitmap(&source, second, 1).await?;
     let sent = [facts(&source, bitmap).await?, facts(&source, second).await?];
 
-    let gone = machine(t, "gone", &["node0"]).incoming("defer");
-    let gone = CUT_SHORT.into_iter().fold(gone, MachineBuilder::tolerate);
-    let gone = gone.launch().await?;
+    let gone = cut_short(t).await?;
     let mapped = match long.mapped {
         AtTheSource => Some((&source, &name, &other)),
         AtTheTarget => Some((&gone, &other, &name)),
@@ -235,10 +247,7 @@ async fn keeps_a_bitmap_whose_name_is_too_long(t: &mut Test, long: &TooLong) -> 
         set_mapping(vm, &mapping).refused(says).await?;
     }
     let says = format!("Cannot migrate bitmap '{name}' on node 'node0': Name is longer than 255");
-    let migration = t.migrate(&source, &gone).capability("dirty-bitmaps");
-    migration.expect_failure(says).await?;
-    gone.wait_exit_status(1).await?;
-    source.wait_run_state("running").await?;
+    assert_kept(t, &source, gone, says).await?;
     check!([facts(&source, bitmap).await?, facts(&source, second).await?] == sent);
 
     // As long as may be.
@@ -270,19 +279,15 @@ async fn keeps_a_bitmap_whose_node_has_a_generated_name(t: &mut Test) -> CaseRes
     let source = t.vm().name("source").blockdev(top).launch().await?;
     let nodes = source.cmd("query-named-block-nodes", ()).await?;
     let mut names = items(&nodes, "")?.iter().filter_map(|node| node["node-name"].as_str());
-    let generated = names.find(|name| name.starts_with('#')).unwrap_or("#");
+    let generated = names.find(|name| name.starts_with('#'));
+    let generated = generated.ok_or_else(|| Failure::new("no node has a generated name"))?;
     let bitmap = (generated, "bmap0");
     add_bitmap(&source, bitmap, 0).await?;
     let sent = facts(&source, bitmap).await?;
 
-    let gone = machine(t, "gone", &["node0"]).incoming("defer");
-    let gone = CUT_SHORT.into_iter().fold(gone, MachineBuilder::tolerate);
-    let gone = gone.launch().await?;
+    let gone = cut_short(t).await?;
     let says = format!("in a node with auto-generated name '{generated}' can't be migrated");
-    let migration = t.migrate(&source, &gone).capability("dirty-bitmaps");
-    migration.expect_failure(says).await?;
-    gone.wait_exit_status(1).await?;
-    source.wait_run_state("running").await?;
+    assert_kept(t, &source, gone, says).await?;
     check!(facts(&source, bitmap).await? == sent);
 
     let target = target(t, &["node0"], "").await?;
