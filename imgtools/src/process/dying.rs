@@ -1,7 +1,8 @@
 //! Whether a process is about to exit by itself, which must be known before killing it: otherwise
 //! the kill would be mistaken for the cause.
 
-use std::fs;
+use std::path::Path;
+use std::{fs, io};
 
 /// `PF_*` in the kernel's `sched.h`, see proc_pid_stat(5), field 9. A thread that is exiting…
 const EXITING: u64 = 0x4;
@@ -23,9 +24,9 @@ const LOOKS: u32 = 8;
 pub(super) fn is_dying(pid: u32) -> bool {
     for _ in 0..LOOKS {
         match look(pid) {
-            Look::Dying => return true,
-            Look::Asleep => return false,
-            Look::Running => std::thread::yield_now(),
+            Ok(Look::Dying) | Err(_) => return true,
+            Ok(Look::Asleep) => return false,
+            Ok(Look::Running) => std::thread::yield_now(),
         }
     }
     false
@@ -39,22 +40,15 @@ enum Look {
     Running,
 }
 
-fn look(pid: u32) -> Look {
-    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+fn look(pid: u32) -> io::Result<Look> {
+    let process = Path::new("/proc").join(pid.to_string());
     // In this order: a signal is pending, and then the thread that takes it is marked.
-    let Ok(status) = read("status") else {
-        return Look::Dying;
-    };
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return Look::Dying;
-    };
-    let ids = threads.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    // A thread that has ended meanwhile has no line, unless the process has ended.
-    let stats = ids.filter_map(|id| read(&format!("task/{id}/stat")).ok());
-    match read("stat") {
-        Ok(stat) => look_at(&status, &stat, stats),
-        Err(_) => Look::Dying,
-    }
+    let status = fs::read_to_string(process.join("status"))?;
+    let first = fs::read_to_string(process.join("stat"))?;
+    let threads = fs::read_dir(process.join("task"))?.flatten();
+    // A thread that has ended meanwhile has none.
+    let all = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    Ok(look_at(&status, &first, all))
 }
 
 /// Its `status`, the `stat` of its first thread, and those of all.

@@ -34,12 +34,6 @@ const SUPERVISOR_GRACE: Duration = Duration::from_secs(180);
 /// scaling.
 const SUPERVISOR_LOOK: Duration = Duration::from_secs(5);
 
-/// The time for processes to exit after their case before they count as leaked.
-const LEAK_GRACE: Duration = Duration::from_millis(250);
-
-/// The same for a script: bash's background pipelines end some time after their first program.
-const SCRIPT_LEAK_GRACE: Duration = Duration::from_secs(5);
-
 /// The longest event line. A case truncates its texts well below this.
 const LINE: usize = 64 << 20;
 
@@ -274,10 +268,6 @@ fn write_spec(
         env,
         stdout: files.stdout.clone(),
         stderr: files.stderr.clone(),
-        leak_grace: match spec.script {
-            Some(_) => SCRIPT_LEAK_GRACE,
-            None => LEAK_GRACE,
-        },
         step,
     };
     let text = serde_json::to_vec(&supervise)

@@ -230,7 +230,7 @@ impl Drop for Machine {
             name = self.parts.name,
             ended,
             by_itself,
-            "dropped while it was running"
+            "dropped without being shut down"
         );
         if let Some(hook) = &self.parts.on_drop {
             (hook.0)(&DropReport {

@@ -26,8 +26,6 @@ pub(crate) struct SuperviseSpec {
     pub(crate) stdout: PathBuf,
     /// The file for the case's standard error.
     pub(crate) stderr: PathBuf,
-    /// How long processes left by the case may take to exit by themselves, before scaling.
-    pub(crate) leak_grace: Duration,
     /// The case waits at each step for the order to continue.
     #[serde(default)]
     pub(crate) step: bool,

@@ -32,6 +32,10 @@ pub(crate) const STARVED_AT_MOST: u32 = 9;
 const WORTH_MORE: Duration = Duration::from_millis(100);
 /// How long a debugger may take to examine it from outside.
 const LOOK: Duration = Duration::from_secs(20);
+/// The time for processes to exit after their case before they count as leaked.
+const LEAK_GRACE: Duration = Duration::from_millis(250);
+/// The same for a script: bash's background pipelines end some time after their first program.
+const SCRIPT_LEAK_GRACE: Duration = Duration::from_secs(5);
 /// How long a case may take to end after SIGTERM.
 const TERMINATE_GRACE: Duration = Duration::from_secs(1);
 
@@ -294,7 +298,11 @@ fn watch(
     let leaks = if reaped.none_left {
         Vec::new()
     } else {
-        collect_leaks(case, wakes, grace(spec.leak_grace))
+        let time = match spec.case.script {
+            Some(_) => SCRIPT_LEAK_GRACE,
+            None => LEAK_GRACE,
+        };
+        collect_leaks(case, wakes, grace(time))
     };
     Some(SupervisorReport {
         end: end.unwrap_or_else(|| End::NotStarted("its end was not seen".to_owned())),
