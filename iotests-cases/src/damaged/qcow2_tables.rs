@@ -30,7 +30,7 @@ impl Tables {
             let at = usize::try_from(at)?;
             let entry = bytes.get(at..at + 8).and_then(|it| it.first_chunk());
             let entry = entry.ok_or_else(|| Failure::new("a table is not in the file"))?;
-            Ok(u64::from_be_bytes(*entry) & 0x00ff_ffff_ffff_fe00)
+            Ok(u64::from_be_bytes(*entry) & OFFSET)
         };
         let l2 = entry(l1)?;
         let (data, block) = (entry(l2)?, entry(refcounts)?);
@@ -45,7 +45,9 @@ impl Tables {
 }
 
 /// The cluster is only used here.
-const COPIED: u64 = 1 << 63;
+pub(super) const COPIED: u64 = 1 << 63;
+/// The bits of an entry that say where the cluster is.
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
 /// A wrong entry.
 struct Damage {
@@ -131,6 +133,23 @@ async fn are_found_by_a_write(t: &mut Test, damage: &Damage) -> CaseResult {
     image.assert_clean().await?;
     image.write(0x33, NEW..2 * CLUSTER).await?;
     image.assert_pattern(0x33, NEW..2 * CLUSTER).await
+}
+
+const IN_THE_HEADER: KnownBug = known(
+    "a write aborts where the L2 table is said to be in the header",
+    "qemu-io died of SIGABRT",
+    ALWAYS,
+);
+
+/// An L2 table that is said to be in the header harms no reader, no writer and no repair.
+#[case(host = Host::None, known_bugs = [IN_THE_HEADER])]
+async fn in_the_header_harm_nobody(t: &mut Test) -> CaseResult {
+    let image = t.image("disk").size(4 * MIB).write(0x11, 0..CLUSTER).create().await?;
+    Edit::Be64(Tables::of(&image)?.l1, COPIED).apply(&image)?;
+    image.io(["read 0 4k"]).any_status().await?;
+    image.io(["write 0 4k"]).any_status().await?;
+    image.check().with(|call| call.repair(Repair::All)).any_status().await?;
+    Ok(())
 }
 
 rows! {

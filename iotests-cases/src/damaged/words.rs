@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use imgtools::qcow2::field;
 use iotests_core::prelude::*;
 
 use super::Edit;
@@ -11,6 +12,7 @@ use super::headers::{
     HEADERS_AGREE, PARALLELS_DATA, PARALLELS_EXTENSION, PARALLELS_SECTORS, PARALLELS_TRACKS,
     REGIONS_AGREE, VHDX_DISK_SIZE, VMDK_CAPACITY,
 };
+use super::qcow2_tables::{COPIED, OFFSET};
 use Edit::{Be32, Be64, Le32, Le64, VhdChecksum};
 
 // Tools alone: they open what a daemon opens, and one that dies takes nothing with it.
@@ -148,6 +150,12 @@ fn is_known(disk: &Image) -> CaseResult<bool> {
             let data = (number(PARALLELS_DATA)? & 0xffff_ffff) * 512;
             let fits = sectors <= tracks * entries && 64 + 4 * entries <= data;
             !fits || number(PARALLELS_EXTENSION)? >= 1 << 54
+        }
+        QCOW2 => {
+            let l1_table = number(field::L1_TABLE_OFFSET)?.swap_bytes();
+            // A table outside of the file is found out.
+            let entry = number(l1_table).unwrap_or_default().swap_bytes();
+            entry & COPIED != 0 && entry & OFFSET == 0
         }
         _ => false,
     })

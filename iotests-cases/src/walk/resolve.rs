@@ -167,8 +167,10 @@ impl Resolver {
                 }
                 let nodes = &names[base.map_or(0, |base| base + 1)..=top];
                 let mut job = self.job(raw, false, top == length - 1, nodes);
-                if base.is_some_and(|base| base + 1 == top) {
-                    // Then there is nothing to do, and whoever reads meanwhile kills QEMU (docs/qemu-findings.md).
+                let has_nothing_to_do = base.is_some_and(|base| base + 1 == top);
+                let is_above_a_short_one = self.model.chain[top - 1].shape.size < size;
+                if has_nothing_to_do || is_above_a_short_one {
+                    // Whoever reads meanwhile kills QEMU, or gets and keeps anything (docs/qemu-findings.md).
                     job.held.clear();
                 }
                 Step::Stream {

@@ -199,7 +199,7 @@ fn declaration(declared: &Declaration, add: &mut dyn FnMut(String)) {
 fn requirement(needed: &Requirement, add: &mut dyn FnMut(String)) {
     needed.walk(&mut |one| match one {
         Requirement::Accelerator(name) if !ACCELERATORS.contains(name) => add(format!(
-            "there is no accelerator `{name}`; there is {}",
+            "there is no accelerator `{name}`; known: {}",
             ACCELERATORS.join(", ")
         )),
         Requirement::Version(range) | Requirement::VersionOf(_, range) if range.is_empty() => {

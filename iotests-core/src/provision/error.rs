@@ -72,7 +72,7 @@ pub enum ProvisionError {
         why: String,
     },
     /// The archive has no such version.
-    #[error("failed to find QEMU {wanted}; there is {offers}")]
+    #[error("failed to find QEMU {wanted}; available: {offers}")]
     NotOffered {
         /// The requested version.
         wanted: String,

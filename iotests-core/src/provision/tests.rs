@@ -295,13 +295,13 @@ fn a_version_that_the_archive_does_not_have_is_refused_with_those_that_it_has() 
     bench.names("mid");
     let error = bench.refusal("9.2");
     assert!(
-        error.contains("9.2; there is 7.2 (old), 10.0.2 (mid), 11.1.3 (new)"),
+        error.contains("9.2; available: 7.2 (old), 10.0.2 (mid), 11.1.3 (new)"),
         "{error}"
     );
     // The package is called 7.2, and only the program reports the full version. The prefix made
     // from it is complete.
     let error = chain(&bench.ask("7.2.9").0.unwrap_err());
-    assert!(error.contains("7.2.9; there is 7.2.22"), "{error}");
+    assert!(error.contains("7.2.9; available: 7.2.22"), "{error}");
     assert_eq!(bench.there(), ["7.2.22", "10.0.2"]);
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::config::ConfigError;
 use super::exit::Exit;
-use super::filter::nearest_word;
+use super::near::nearest_word;
 use super::tasks::{self, FIRST_WORDS};
 use crate::case::{Problems, UnknownName};
 use crate::script::TreeError;

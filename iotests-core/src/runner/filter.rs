@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use super::near::nearest_word;
 use super::plan::{self, Able, MorePoints, Planned};
 use super::records::{History, Records};
 use super::verdict::Verdict;
@@ -307,18 +308,6 @@ pub(crate) fn unknown(what: &str, value: &str, known: &[String]) -> String {
 
 /// The most names worth listing in an error.
 const MANY: usize = 40;
-
-/// The known word that a mistyped one probably means.
-pub(crate) fn nearest_word<'a>(
-    wanted: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let distance = |name: &str| strsim::osa_distance(wanted, name);
-    let near = known.into_iter().map(|name| (distance(name), name));
-    let near = near.min_by_key(|(distance, _)| *distance);
-    let most = (wanted.chars().count() / 3).max(1);
-    near.filter(|(distance, _)| (1..=most).contains(distance)).map(|(_, name)| name)
-}
 
 impl Field {
     /// The values, if they are the same wherever the case runs.

@@ -26,6 +26,7 @@ mod jobs;
 mod keep;
 mod list;
 mod mounts;
+mod near;
 mod new;
 pub mod partition;
 mod places;

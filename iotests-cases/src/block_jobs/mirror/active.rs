@@ -192,7 +192,7 @@ async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
     let export = vm.export("source").writable().await?;
     let uri = export.uri()?;
     let bench = [
-        "bench", "-w", "-d", "64", "-f", "raw", "-c", "20000", "-s", "4096", &uri,
+        "bench", "-w", "-d", "64", "-f", "raw", "-c", "8000", "-s", "4096", &uri,
     ];
     let bench = t.qemu_img(bench);
     let mirrors = async {

@@ -334,7 +334,7 @@ async fn of_a_disk_smaller_than_a_piece(t: &mut Test, command: &&str, update: &b
 /// the mirror wait for itself.
 #[case(upstream = "235", formats = [QCOW2], needs = [Driver("throttle"), Driver("null-co")])]
 async fn that_is_slow(t: &mut Test) -> CaseResult {
-    let size = 1024 * MIB;
+    let size = 128 * MIB;
     let source = t.image("source").size(size).option("preallocation", "metadata");
     let source = source.create().await?;
     let slow = Node::throttle("group", null("fast", size)).node_name("slow");

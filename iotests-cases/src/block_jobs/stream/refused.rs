@@ -54,7 +54,7 @@ async fn changes_nothing(t: &mut Test, refusal: &Refusal) -> CaseResult {
 
     refusal.assert(vm.stream("top"), chain.names()).await?;
 
-    chain.assert_nodes_unchanged(&vm).await?;
+    chain.assert_guest_reads_each_layer(&vm).await?;
     vm.shutdown().await?;
     chain.assert_files_unchanged()
 }
@@ -76,7 +76,7 @@ async fn needs_a_job_id(t: &mut Test, id: &Option<&str>) -> CaseResult {
     }
     let why = format!("Invalid job ID '{}'", id.unwrap_or_default());
     vm.cmd("block-stream", arguments).refused(why).await?;
-    chain.assert_nodes_unchanged(&vm).await?;
+    chain.assert_guest_reads_each_layer(&vm).await?;
     vm.shutdown().await?;
     chain.assert_files_unchanged()
 }
@@ -92,7 +92,7 @@ async fn a_read_only_file_is_left_alone(t: &mut Test) -> CaseResult {
     vm.add_node(node).await?;
     vm.stream("other").base("base").refused("Block node is read-only").await?;
     vm.remove_node("other").await?;
-    chain.assert_nodes_unchanged(&vm).await?;
+    chain.assert_guest_reads_each_layer(&vm).await?;
     vm.shutdown().await?;
     chain.assert_files_unchanged()
 }

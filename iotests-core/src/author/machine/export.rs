@@ -20,13 +20,13 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 
 use super::disk::GUEST;
-use super::{Machine, Monitor, Node, Target};
+use super::{Machine, Monitor, Node, Target, guest};
 use crate::author::action::Action;
 use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::files::TestFile;
 use crate::author::image::ImageOpener;
-use crate::author::storage::Storage;
+use crate::author::storage::{Request, Storage};
 use crate::author::tls::Tls;
 use crate::author::tool::ToolCall;
 use crate::case::Format;
@@ -537,12 +537,34 @@ pub struct Export {
     mountpoint: Option<String>,
 }
 
-/// Read and written by a tool as the client.
+/// Over NBD, our own client reads and writes it, where it can; otherwise a tool does.
 impl Storage for Export {
     #[track_caller]
     fn size(&self) -> Action<'_, u64> {
         Action::new(format!("the size of the export {self}"), async move {
-            self.open().await?.size().await
+            if self.listening.is_none() {
+                return self.open().await?.size().await;
+            }
+            let client = self.client().await?;
+            let size = client.export().size;
+            client.disconnect().await?;
+            Ok(size)
+        })
+    }
+
+    #[track_caller]
+    fn request_all(&self, requests: Vec<Request>) -> Action<'_, ()> {
+        let first = requests.first().map(Request::to_string).unwrap_or_default();
+        Action::new(format!("\"{first}\" on the export {self}"), async move {
+            if self.listening.is_some() {
+                let client = self.client().await?;
+                let sent = guest::try_send(client, &requests, self.monitor.shared.spec.cache).await;
+                if sent.map_err(|failure| failure.context(format!("failed to use {self}")))? {
+                    return Ok(());
+                }
+            }
+            self.io_all(requests.iter().map(Request::to_string).collect()).await?;
+            Ok(())
         })
     }
 

@@ -1,18 +1,39 @@
-//! The guest of a storage daemon, which is our own NBD client: starting a tool for each request
-//! would take longer than everything that the daemon does.
+//! Our own NBD client, as the guest of a storage daemon and as the client of an export: starting a
+//! tool for each request would take longer than everything that QEMU does.
 
 use nbd::proto::CommandFlags;
 
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::storage::Request;
+use crate::case::Cache;
 
 /// The maximum size of a request of QEMU's own client, which is also the default maximum of a
 /// server.
 const MOST: u64 = 32 << 20;
 
+/// Sends the requests and disconnects, unless the export does not accept them as they are; returns
+/// whether it does. With some cache modes, each write is flushed.
+pub(super) async fn try_send(
+    client: nbd::Client,
+    requests: &[Request],
+    cache: Cache,
+) -> CaseResult<bool> {
+    let fits = fit(&client, requests);
+    let sent = match fits {
+        true => {
+            let durable = matches!(cache, Cache::Writethrough | Cache::Directsync);
+            send(&client, requests, durable).await
+        }
+        false => Ok(()),
+    };
+    // If the server is gone, a request has already failed.
+    let _ = client.disconnect().await;
+    sent.map(|()| fits)
+}
+
 /// Whether the export accepts these requests as they are, without reading a larger block around
 /// them.
-pub(super) fn fit(client: &nbd::Client, requests: &[Request]) -> bool {
+fn fit(client: &nbd::Client, requests: &[Request]) -> bool {
     let block = client.export().block_sizes.map_or(1, |sizes| sizes.minimum);
     let aligned = |at: u64| at.is_multiple_of(u64::from(block.max(1)));
     let range = |request: &Request| request.range();
@@ -21,7 +42,7 @@ pub(super) fn fit(client: &nbd::Client, requests: &[Request]) -> bool {
 }
 
 /// Sends the requests one after another; writes are `durable` at once, or when flushed.
-pub(super) async fn send(client: &nbd::Client, requests: &[Request], durable: bool) -> CaseResult {
+async fn send(client: &nbd::Client, requests: &[Request], durable: bool) -> CaseResult {
     let flags = match durable {
         true => CommandFlags::FUA,
         false => CommandFlags::empty(),

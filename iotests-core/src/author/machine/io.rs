@@ -25,7 +25,7 @@ use crate::author::image::{Image, pieces};
 use crate::author::origin::Origin;
 use crate::author::storage::{Request, Storage};
 use crate::author::tool::ToolCall;
-use crate::case::{Backend, Cache, ToolKind};
+use crate::case::{Backend, ToolKind};
 
 /// A node of a machine, or the disk attached to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -280,22 +280,11 @@ impl<'m> Access<'m> {
     async fn sent_by_nbd(&self, requests: &[Request]) -> CaseResult<bool> {
         let (machine, reached) = (self.machine, self.reach().await?);
         let client = machine.nbd.client(machine, &reached.export).await?;
-        let fit = guest::fit(&client, requests);
-        let sent = match fit {
-            true => {
-                let cache = machine.monitor.shared.spec.cache;
-                let durable = matches!(cache, Cache::Writethrough | Cache::Directsync);
-                let sent = guest::send(&client, requests, durable).await;
-                sent.map_err(|failure| failure.context(format!("failed to use {self}")))
-            }
-            false => Ok(()),
-        };
-        // If the server is gone, a request has already failed.
-        let _ = client.disconnect().await;
+        let sent = guest::try_send(client, requests, machine.monitor.shared.spec.cache).await;
         if reached.temporary {
             machine.nbd.remove(machine, &reached.export).await?;
         }
-        sent.map(|()| fit)
+        sent.map_err(|failure| failure.context(format!("failed to use {self}")))
     }
 
     /// Writes this byte to a range.

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::cli::{Cli, ConfigArgs};
+use super::near::nearest_word;
 pub(crate) use rules::Asked;
 
 /// The file read if none is named.
@@ -227,17 +228,10 @@ fn line(text: &str, at: Range<usize>) -> usize {
 fn with_nearest(message: &str) -> String {
     let mut words = message.split('`').skip(1).step_by(2);
     let unknown = words.next().filter(|_| message.starts_with("unknown ")).unwrap_or_default();
-    match nearest(unknown, words) {
+    match nearest_word(unknown, words) {
         Some(name) => format!("{message}; did you mean `{name}`?"),
         None => message.to_owned(),
     }
-}
-
-/// The most similar name, if any is similar enough.
-fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = known.map(|name| (strsim::jaro_winkler(wanted, name), name));
-    let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b));
-    best.filter(|(score, _)| *score > 0.7).map(|(_, name)| name)
 }
 
 #[cfg(test)]

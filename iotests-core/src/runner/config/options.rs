@@ -15,8 +15,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
 use imgtools::tools::ToolKind;
 use toml::{Spanned, Value};
 
-use super::{Config, ConfigError, ConfigFile, Options, nearest};
+use super::{Config, ConfigError, ConfigFile, Options};
 use crate::runner::cli::{Cli, INSTEAD_OF_RUNNING};
+use crate::runner::near::nearest_word;
 
 /// Options that are decided for each run and have no place in a file.
 const FOR_ONE_RUN: [&str; 10] = [
@@ -155,7 +156,7 @@ fn find<'c>(
         format!("`{name}` is only for the command line; remove it here")
     } else {
         let known = command.get_arguments().filter(may_stand_here);
-        match nearest(name, known.filter_map(Arg::get_long)) {
+        match nearest_word(name, known.filter_map(Arg::get_long)) {
             Some(near) => format!("there is no option `{name}`; did you mean `{near}`?"),
             None => format!("there is no option `{name}`; see --help"),
         }

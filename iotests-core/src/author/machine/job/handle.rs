@@ -452,10 +452,14 @@ impl IntoFuture for Ending {
             let data = &ended.event["data"];
             match &ended.outcome {
                 Outcome::Completed if data["offset"] == data["len"] => Ok(ended),
-                Outcome::Completed => Err(Failure::new(format!(
-                    "job {} left work undone: {data}",
-                    self.job.id
-                ))),
+                Outcome::Completed => {
+                    let is_short = data["offset"].as_u64() < data["len"].as_u64();
+                    let what = match is_short {
+                        true => "left work undone",
+                        false => "did more than its total",
+                    };
+                    Err(Failure::new(format!("job {} {what}: {data}", self.job.id)))
+                }
                 other => Err(Failure::new(format!(
                     "job {} should have completed, but it was {other:?}",
                     self.job.id
