@@ -26,7 +26,6 @@
 //!
 //! Everything works inside and outside of async code: everything that waits is an `async fn`, with
 //! a twin whose name ends in `_blocking`. No async runtime is required.
-#![deny(unsafe_code)]
 
 #[cfg_attr(
     not(any(feature = "img", feature = "io")),

@@ -169,8 +169,8 @@ impl Resolver {
                 let mut job = self.job(raw, false, top == length - 1, nodes);
                 let has_nothing_to_do = base.is_some_and(|base| base + 1 == top);
                 let is_above_a_short_one = self.model.chain[top - 1].shape.size < size;
-                if has_nothing_to_do || is_above_a_short_one {
-                    // Whoever reads meanwhile kills QEMU, or gets and keeps anything (docs/qemu-findings.md).
+                if has_nothing_to_do || (is_above_a_short_one && top < length - 1) {
+                    // Whoever reads meanwhile kills QEMU, or keeps what the memory held (docs/qemu-findings.md).
                     job.held.clear();
                 }
                 Step::Stream {

@@ -334,6 +334,9 @@ impl Job {
         }
         let last = match (self.end, self.becomes_ready) {
             (End::Cancel, _) => "job.force_cancel().await?;",
+            (End::Complete, true) if matches!(step, Step::Mirror { .. }) => {
+                "check!(job.complete().outcome().await?.outcome == Outcome::Completed);"
+            }
             (End::Complete, true) => "job.complete().await?;",
             (End::Complete, false) => "job.wait().await?;",
         };

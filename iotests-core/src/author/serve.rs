@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use imgtools::process::Signal;
 use imgtools::tools::ToolKind;
+use machine::StorageDaemon;
 use machine::args::{Blockdev, Export};
-use machine::{Deadlines, StorageDaemon};
 use nbd::{QemuNbd, QemuNbdServer};
 use serde_json::{Value, json};
 
@@ -72,7 +72,7 @@ impl Mount {
         let limit = shared.wait_limit();
         let daemon = StorageDaemon::builder(shared.tool(ToolKind::StorageDaemon)?)
             .name(format!("the FUSE export of {name}"))
-            .deadlines(Deadlines::default().scaled(shared.spec.scale))
+            .deadlines(shared.deadlines())
             .blockdev(&node)
             .export(&export)
             .launch()

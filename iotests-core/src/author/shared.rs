@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use machine::DropReport;
+use machine::{Deadlines, DropReport};
 
 use super::files::Directories;
 use super::filter::Filter;
@@ -245,6 +245,23 @@ impl Shared {
     /// hide what it waits for.
     pub(crate) fn wait_limit(&self) -> Duration {
         NO_LIMIT
+    }
+
+    /// The deadlines of a machine: only a requested end and a diagnosis are limited.
+    pub(crate) fn deadlines(&self) -> Deadlines {
+        let spec = &self.spec;
+        let limit = self.wait_limit();
+        let mut deadlines = Deadlines::default().scaled(spec.scale.max(1.0));
+        deadlines.diagnose_command = spec.grace(super::hang::QUESTION);
+        deadlines.diagnose_backtrace = spec.grace(super::hang::STACKS);
+        for deadline in [
+            &mut deadlines.launch,
+            &mut deadlines.command,
+            &mut deadlines.quit,
+        ] {
+            *deadline = limit;
+        }
+        deadlines
     }
 
     /// The registered case, if this process knows it.

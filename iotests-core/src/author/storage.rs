@@ -103,10 +103,12 @@ pub trait Storage: fmt::Display {
             let Err(failure) = self.request_all(requests).await else {
                 return Ok(());
             };
-            // Finds the part that differs, and its actual bytes.
+            // Finds the part that differs, and its actual bytes, where a tool can read them.
             for (byte, range) in reads {
-                if let Some(wrong) = self.look_for(byte, range).await? {
-                    return Err(differs(self, &[wrong]));
+                match self.look_for(byte, range).await {
+                    Ok(Some(wrong)) => return Err(differs(self, &[wrong])),
+                    Ok(None) => {}
+                    Err(_) => break,
                 }
             }
             Err(failure)

@@ -1,16 +1,21 @@
-//! The known word that a mistyped one probably means.
+//! Names similar to one that is unknown.
 
-/// The known word nearest to `wanted`, if it is near enough: one edit for every three characters.
-/// A word that is itself known is no mistake, and has none.
+/// From this similarity on, a name is worth suggesting.
+pub(crate) const NEAR: f64 = 0.85;
+
+/// How similar two names are, up to 1: a common beginning counts more than the rest.
+pub(crate) fn similarity(one: &str, other: &str) -> f64 {
+    strsim::jaro_winkler(one, other)
+}
+
+/// The known word that a mistyped one probably means. A word that is itself known is no mistake.
 pub(crate) fn nearest_word<'a>(
     wanted: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    let distance = |name: &str| strsim::osa_distance(wanted, name);
-    let near = known.into_iter().map(|name| (distance(name), name));
-    let near = near.min_by_key(|(distance, _)| *distance);
-    let most = (wanted.chars().count() / 3).max(1);
-    near.filter(|(distance, _)| (1..=most).contains(distance)).map(|(_, name)| name)
+    let scored = known.into_iter().map(|name| (similarity(wanted, name), name));
+    let best = scored.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    best.filter(|(score, name)| *score > NEAR && *name != wanted).map(|(_, name)| name)
 }
 
 #[cfg(test)]
@@ -18,13 +23,14 @@ mod tests {
     use super::nearest_word;
 
     #[test]
-    fn one_edit_for_every_three_characters_is_near() {
-        let near = |wanted| nearest_word(wanted, ["format", "group", "set"]);
+    fn a_slip_and_another_ending_are_near() {
+        let near = |wanted| nearest_word(wanted, ["format", "group", "retries", "timeout-scale"]);
         assert_eq!(near("fromat"), Some("format"));
-        assert_eq!(near("frmt"), None);
-        assert_eq!(near("grp"), None);
-        assert_eq!(near("sets"), Some("set"));
-        assert_eq!(near("set"), None);
-        assert_eq!(nearest_word("set", []), None);
+        assert_eq!(near("frmt"), Some("format"));
+        assert_eq!(near("retry"), Some("retries"));
+        assert_eq!(near("timeout"), Some("timeout-scale"));
+        assert_eq!(near("backend"), None);
+        assert_eq!(near("group"), None);
+        assert_eq!(nearest_word("group", []), None);
     }
 }

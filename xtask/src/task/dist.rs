@@ -31,8 +31,11 @@ const PRINTED: [(&[&str], &str); 4] = [
 ];
 
 /// Documents, relative to the workspace root.
-const DOCUMENTS: [&str; 4] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "COVERAGE.md",
     "docs",
     "iotests-cases/LICENSE-GPL",
     "LICENSE-MIT",

@@ -1,6 +1,7 @@
 //! What a guest writes while its disk is mirrored, by a copy later on or in the same request.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use iotests_core::author::DiskBuilder;
 use iotests_core::prelude::*;
@@ -192,9 +193,15 @@ async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
     let export = vm.export("source").writable().await?;
     let uri = export.uri()?;
     let bench = [
-        "bench", "-w", "-d", "64", "-f", "raw", "-c", "8000", "-s", "4096", &uri,
+        "bench", "-w", "-d", "64", "-f", "raw", "-c", "4000", "-s", "4096", &uri,
     ];
-    let bench = t.qemu_img(bench);
+    let is_over = AtomicBool::new(false);
+    let requests = async {
+        while !is_over.load(Ordering::Relaxed) {
+            t.qemu_img(bench).await?;
+        }
+        CaseResult::Ok(())
+    };
     let mirrors = async {
         for _ in 0..8 {
             let job = vm.mirror("source").to("copy").set("copy-mode", "write-blocking");
@@ -202,10 +209,15 @@ async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
             job.wait_ready().await?;
             check!(job.cancel().await?.outcome == Outcome::Completed);
         }
-        Ok(())
+        CaseResult::Ok(())
     };
-    let (bench, mirrors) = tokio::join!(bench.text(), mirrors);
-    bench?;
+    let mirrors = async {
+        let done = mirrors.await;
+        is_over.store(true, Ordering::Relaxed);
+        done
+    };
+    let (requests, mirrors) = tokio::join!(requests, mirrors);
+    requests?;
     mirrors?;
     vm.mirror("source").to("copy").start().await?.complete().await?;
     drop(export);

@@ -330,8 +330,8 @@ async fn of_a_disk_smaller_than_a_piece(t: &mut Test, command: &&str, update: &b
     Ok(())
 }
 
-/// A large image whose data are copied in many pieces at once, to a target that is slower, does not make
-/// the mirror wait for itself.
+/// An image whose data are copied in many pieces at once, to a target that is slower, does not make the
+/// mirror wait for itself.
 #[case(upstream = "235", formats = [QCOW2], needs = [Driver("throttle"), Driver("null-co")])]
 async fn that_is_slow(t: &mut Test) -> CaseResult {
     let size = 128 * MIB;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use machine::accel::{Accel, Mode};
 use machine::args;
 use machine::probe::MachineType;
-use machine::{Builder, Deadlines, LaunchError, Qemu, StorageDaemon};
+use machine::{Builder, LaunchError, Qemu, StorageDaemon};
 use serde_json::{Value, json};
 
 use super::disk::{Attached, DiskBuilder, Transport, Way};
@@ -445,24 +445,6 @@ impl MachineBuilder {
         }
     }
 
-    fn deadlines(&self) -> Deadlines {
-        // Waits have no time limits of their own: see `Shared::wait_limit`. Only a requested end is
-        // enforced.
-        let spec = &self.shared.spec;
-        let limit = self.shared.wait_limit();
-        let mut deadlines = Deadlines::default().scaled(spec.scale.max(1.0));
-        deadlines.diagnose_command = spec.grace(crate::author::hang::QUESTION);
-        deadlines.diagnose_backtrace = spec.grace(crate::author::hang::STACKS);
-        for deadline in [
-            &mut deadlines.launch,
-            &mut deadlines.command,
-            &mut deadlines.quit,
-        ] {
-            *deadline = limit;
-        }
-        deadlines
-    }
-
     fn emulator(&self) -> CaseResult<Builder<Qemu>> {
         let shared = &self.shared;
         let tool = shared.tool(Backend::System.tool())?;
@@ -470,7 +452,7 @@ impl MachineBuilder {
         let transport = self.transport();
         let mut builder = Qemu::builder(tool)
             .name(&self.name)
-            .deadlines(self.deadlines())
+            .deadlines(self.shared.deadlines())
             .print(shared.spec.print)
             .on_drop(running::on_drop(shared))
             .findings_are_errors(true)
@@ -566,7 +548,7 @@ impl MachineBuilder {
         let tool = shared.tool(Backend::Qsd.tool())?;
         let mut builder = StorageDaemon::builder(tool)
             .name(&self.name)
-            .deadlines(self.deadlines())
+            .deadlines(self.shared.deadlines())
             .print(shared.spec.print)
             .on_drop(running::on_drop(shared))
             .findings_are_errors(true)

@@ -26,6 +26,7 @@ use crate::author::expect::ErrorText;
 use crate::author::failure::{CaseResult, Failure};
 use crate::author::files::TestFile;
 use crate::author::image::ImageOpener;
+use crate::author::shared::Shared;
 use crate::author::storage::{Request, Storage};
 use crate::author::tls::Tls;
 use crate::author::tool::ToolCall;
@@ -87,11 +88,17 @@ impl Listening {
     }
 
     /// Connects our own client to an export.
-    async fn client(
-        &self,
-        export: &str,
-        deadlines: nbd::client::Deadlines,
-    ) -> CaseResult<nbd::Client> {
+    async fn client(&self, export: &str, shared: &Shared) -> CaseResult<nbd::Client> {
+        // Only the case's own deadline applies: a request may be slow on purpose.
+        let limit = shared.wait_limit();
+        let mut deadlines = nbd::client::Deadlines::default();
+        for deadline in [
+            &mut deadlines.connect,
+            &mut deadlines.handshake,
+            &mut deadlines.request,
+        ] {
+            *deadline = limit;
+        }
         let mut client = nbd::Client::builder().deadlines(deadlines);
         if let Some(tls) = &self.tls {
             client = client.tls(tls.for_our_client()?);
@@ -161,17 +168,7 @@ impl NbdServerOf {
     /// Connects our own client to an export, for the harness's own use.
     pub(super) async fn client(&self, machine: &Machine, export: &str) -> CaseResult<nbd::Client> {
         let listening = self.listening(machine).await?;
-        // Only the case's own deadline applies: a request may be slow on purpose.
-        let limit = machine.monitor.shared.wait_limit();
-        let mut deadlines = nbd::client::Deadlines::default();
-        for deadline in [
-            &mut deadlines.connect,
-            &mut deadlines.handshake,
-            &mut deadlines.request,
-        ] {
-            *deadline = limit;
-        }
-        listening.client(export, deadlines).await
+        listening.client(export, &machine.monitor.shared).await
     }
 
     /// Adds an export to the arguments of a QEMU tool.
@@ -556,7 +553,7 @@ impl Storage for Export {
     fn request_all(&self, requests: Vec<Request>) -> Action<'_, ()> {
         let first = requests.first().map(Request::to_string).unwrap_or_default();
         Action::new(format!("\"{first}\" on the export {self}"), async move {
-            if self.listening.is_some() {
+            if self.listening.is_some() && !requests.is_empty() {
                 let client = self.client().await?;
                 let sent = guest::try_send(client, &requests, self.monitor.shared.spec.cache).await;
                 if sent.map_err(|failure| failure.context(format!("failed to use {self}")))? {
@@ -649,7 +646,7 @@ impl Export {
     pub fn client(&self) -> Action<'_, nbd::Client> {
         Action::new(format!("a client of the export {}", self.id), async move {
             let listening = self.listening()?;
-            listening.client(&self.name, nbd::client::Deadlines::default()).await
+            listening.client(&self.name, &self.monitor.shared).await
         })
     }
 

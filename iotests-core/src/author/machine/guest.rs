@@ -102,7 +102,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    async fn sent(durable: bool) -> Vec<(CommandType, CommandFlags, u64, u64)> {
+    async fn sent(cache: Cache) -> Vec<(CommandType, CommandFlags, u64, u64)> {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
         let sizes = BlockSizes {
@@ -112,13 +112,14 @@ mod tests {
         let export = Export::new(MemoryBackend::new(64 * MIB)).block_sizes(sizes);
         let server = Server::builder().export(export);
         let server = server.listen_unix(&socket).unwrap();
-        let client = nbd::Client::builder().connect_unix(&socket).await.unwrap();
+        let sent = async |requests: &[Request]| {
+            let client = nbd::Client::builder().connect_unix(&socket).await.unwrap();
+            try_send(client, requests, cache).await
+        };
 
         for unaligned in [0..512, 512..4096] {
-            assert!(!fit(
-                &client,
-                &[Request::Flush, Request::Read(7, unaligned)]
-            ));
+            let requests = [Request::Write(7, 0..4096), Request::Read(7, unaligned)];
+            assert!(!sent(&requests).await.unwrap());
         }
         let requests = [
             Request::Write(7, 0..33 * MIB),
@@ -128,15 +129,13 @@ mod tests {
             Request::Read(0, 0..4096),
             Request::Read(7, 8192..33 * MIB),
         ];
-        assert!(fit(&client, &requests));
-        send(&client, &requests, durable).await.unwrap();
-        let wrong = send(&client, &[Request::Read(7, 32 * MIB..34 * MIB)], durable).await;
+        assert!(sent(&requests).await.unwrap());
+        let wrong = sent(&[Request::Read(7, 32 * MIB..34 * MIB)]).await;
         let wrong = wrong.unwrap_err().to_string();
         assert!(
             wrong.ends_with("at offset 34603008: 0x00, expected 0x07"),
             "{wrong}"
         );
-        client.disconnect().await.unwrap();
 
         let journal = server.finish().await.unwrap();
         let request = |entry: &Entry| match entry.event {
@@ -158,7 +157,13 @@ mod tests {
     /// The types, flags and sizes of requests are those of QEMU's own client.
     #[tokio::test]
     async fn requests_arrive_as_they_were_meant() {
-        for (durable, fua) in [(false, CommandFlags::empty()), (true, CommandFlags::FUA)] {
+        let none = CommandFlags::empty();
+        for (cache, fua) in [
+            (Cache::Writeback, none),
+            (Cache::None, none),
+            (Cache::Writethrough, CommandFlags::FUA),
+            (Cache::Directsync, CommandFlags::FUA),
+        ] {
             let expected = [
                 (CommandType::WRITE, fua, 0, 32 * MIB),
                 (CommandType::WRITE, fua, 32 * MIB, MIB),
@@ -169,9 +174,9 @@ mod tests {
                     4096,
                 ),
                 (CommandType::TRIM, fua, 4096, 4096),
-                (CommandType::FLUSH, CommandFlags::empty(), 0, 0),
+                (CommandType::FLUSH, none, 0, 0),
             ];
-            assert_eq!(sent(durable).await, expected);
+            assert_eq!(sent(cache).await, expected);
         }
     }
 }

@@ -323,6 +323,13 @@ fn tls_credentials_are_made_on_the_spot_and_believed_by_qemu() {
             let plain = t.open(server.uri("disk")).await.unwrap_err();
             check!(plain.to_string().contains("TLS"), "{plain}");
             check!(export.open().await.is_err());
+            // What no tool can open, our own client reads.
+            export.assert_reads(&[(9, 0..MIB)]).await?;
+            let wrong = export.assert_reads(&[(8, 0..KIB), (9, KIB..MIB)]).await.unwrap_err();
+            check!(
+                wrong.to_string().contains("at offset 0: 0x09, expected 0x08"),
+                "{wrong}"
+            );
 
             let node = || export.node().map(|node| node.node_name("remote").read_only(true));
             let node = || node().map(|node| node.set("tls-creds", "tls0"));
