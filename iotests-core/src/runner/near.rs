@@ -8,14 +8,21 @@ pub(crate) fn similarity(one: &str, other: &str) -> f64 {
     strsim::jaro_winkler(one, other)
 }
 
-/// The known word that a mistyped one probably means. A word that is itself known is no mistake.
+/// The known word that is probably meant: the nearest one by slips, of which there may be one for
+/// every three characters, else the most similar one. A word that is itself known is no mistake.
 pub(crate) fn nearest_word<'a>(
     wanted: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
+    let known: Vec<&str> = known.into_iter().collect();
+    let slips = |name: &str| strsim::osa_distance(wanted, name);
+    let nearest = known.iter().copied().min_by_key(|name| slips(name))?;
+    if slips(nearest) <= (wanted.chars().count() / 3).max(1) {
+        return (nearest != wanted).then_some(nearest);
+    }
     let scored = known.into_iter().map(|name| (similarity(wanted, name), name));
     let best = scored.max_by(|(one, _), (other, _)| one.total_cmp(other));
-    best.filter(|(score, name)| *score > NEAR && *name != wanted).map(|(_, name)| name)
+    best.filter(|(score, _)| *score > NEAR).map(|(_, name)| name)
 }
 
 #[cfg(test)]
@@ -26,6 +33,8 @@ mod tests {
     fn a_slip_and_another_ending_are_near() {
         let near = |wanted| nearest_word(wanted, ["format", "group", "retries", "timeout-scale"]);
         assert_eq!(near("fromat"), Some("format"));
+        assert_eq!(nearest_word("nbs", ["file", "nbd", "ssh"]), Some("nbd"));
+        assert_eq!(nearest_word("qcow9", ["qcow2", "qcow"]), Some("qcow2"));
         assert_eq!(near("frmt"), Some("format"));
         assert_eq!(near("retry"), Some("retries"));
         assert_eq!(near("timeout"), Some("timeout-scale"));
