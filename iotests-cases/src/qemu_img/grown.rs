@@ -58,6 +58,42 @@ async fn show_nothing_of_a_longer_backing_file(t: &mut Test, by: &By, end: &u64)
     base.assert_fill(0x11).await
 }
 
+/// How the last cluster is stored, which the old end cuts.
+struct Stored {
+    subclusters: &'static str,
+    compressed: &'static str,
+}
+
+rows! {
+    STORED: Stored { subclusters, compressed };
+    "plain" => "off", "";
+    "compressed" => "off", "-c";
+    "in-subclusters" => "on", "";
+    "compressed-beside-subclusters" => "on", "-c";
+}
+
+const NOT_ZEROED: KnownBug = known(
+    "an image with subclusters does not grow in a compressed cluster",
+    "Failed to zero out new clusters: Operation not supported",
+    ALWAYS,
+)
+.only(&[&["compressed-beside-subclusters"]]);
+
+/// An image can grow within its last cluster, however that is stored, and shows nothing of its backing file there.
+#[case(
+    host = Host::None, rows = STORED, known_bugs = [NOT_ZEROED],
+    unsupported_imgopts = ["compat", "cluster_size", "encrypt"]
+)]
+async fn within_a_cluster(t: &mut Test, stored: &Stored) -> CaseResult {
+    let base = t.image("base").size(CLUSTER).fill(0x11).create().await?;
+    let disk = t.image("disk").size(512).backing(&base).option("extended_l2", stored.subclusters);
+    let disk = disk.create().await?;
+    disk.io([format!("write {} -P 0x22 0 512", stored.compressed)]).await?;
+    disk.resize(CLUSTER / 2).await?;
+    disk.assert_reads(&[(0x22, 0..512)]).await?;
+    disk.assert_clean().await
+}
+
 /// What is below the image, or beside it.
 enum With {
     Nothing,
