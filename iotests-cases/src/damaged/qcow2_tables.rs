@@ -30,7 +30,7 @@ impl Tables {
             let at = usize::try_from(at)?;
             let entry = bytes.get(at..at + 8).and_then(|it| it.first_chunk());
             let entry = entry.ok_or_else(|| Failure::new("a table is not in the file"))?;
-            Ok(u64::from_be_bytes(*entry) & OFFSET)
+            Ok(u64::from_be_bytes(*entry) & 0x00ff_ffff_ffff_fe00)
         };
         let l2 = entry(l1)?;
         let (data, block) = (entry(l2)?, entry(refcounts)?);
@@ -45,9 +45,7 @@ impl Tables {
 }
 
 /// The cluster is only used here.
-pub(super) const COPIED: u64 = 1 << 63;
-/// The bits of an entry that say where the cluster is.
-pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+const COPIED: u64 = 1 << 63;
 
 /// A wrong entry.
 struct Damage {

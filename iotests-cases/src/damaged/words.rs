@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use imgtools::qcow2::field;
+use imgtools::qcow2::{self, L1Entry};
 use iotests_core::prelude::*;
 
 use super::Edit;
@@ -12,7 +12,6 @@ use super::headers::{
     HEADERS_AGREE, PARALLELS_DATA, PARALLELS_EXTENSION, PARALLELS_SECTORS, PARALLELS_TRACKS,
     REGIONS_AGREE, VHDX_DISK_SIZE, VMDK_CAPACITY,
 };
-use super::qcow2_tables::{COPIED, OFFSET};
 use Edit::{Be32, Be64, Le32, Le64, VhdChecksum};
 
 // Tools alone: they open what a daemon opens, and one that dies takes nothing with it.
@@ -152,10 +151,11 @@ fn is_known(disk: &Image) -> CaseResult<bool> {
             !fits || number(PARALLELS_EXTENSION)? >= 1 << 54
         }
         QCOW2 => {
-            let l1_table = number(field::L1_TABLE_OFFSET)?.swap_bytes();
-            // A table outside of the file is found out.
-            let entry = number(l1_table).unwrap_or_default().swap_bytes();
-            entry & COPIED != 0 && entry & OFFSET == 0
+            let is_in_the_header =
+                |entry: L1Entry| entry.is_copied() && entry.l2_offset().is_none();
+            let table = qcow2::Image::open(disk.file()).and_then(|image| image.l1_table());
+            // A table that cannot be read is found out.
+            table.is_ok_and(|table| table.into_iter().any(is_in_the_header))
         }
         _ => false,
     })

@@ -203,6 +203,12 @@ impl Model {
         self.chain.iter().position(|layer| layer.name == name)
     }
 
+    /// Whether the layer at this place is larger than the one below it.
+    pub(super) fn is_above_a_shorter_one(&self, at: usize) -> bool {
+        let below = at.checked_sub(1).map(|below| self.chain[below].shape.size);
+        below.is_some_and(|below| below < self.chain[at].shape.size)
+    }
+
     /// `top -> … -> base`.
     pub(super) fn chain_text(&self) -> String {
         let names: Vec<&str> = self.chain.iter().rev().map(|l| l.name.as_str()).collect();
@@ -342,13 +348,11 @@ impl Model {
     /// What the guest reads when it has done its part while the job of this step is held, where that is known.
     pub(super) fn during(&self, step: &Step) -> Option<Bytes> {
         let job = step.job()?;
-        if let Step::Stream { top, .. } = step {
-            let at = self.position(top)?;
-            let is_short = self.chain[at.checked_sub(1)?].shape.size < self.chain[at].shape.size;
+        if let Step::Stream { top, .. } = step
+            && self.is_above_a_shorter_one(self.position(top)?)
+        {
             // Behind the end of the layer below, it then reads anything (docs/qemu-findings.md).
-            if is_short {
-                return None;
-            }
+            return None;
         }
         let mut then = self.clone();
         then.play(&Job {

@@ -168,8 +168,8 @@ impl Resolver {
                 let nodes = &names[base.map_or(0, |base| base + 1)..=top];
                 let mut job = self.job(raw, false, top == length - 1, nodes);
                 let has_nothing_to_do = base.is_some_and(|base| base + 1 == top);
-                let is_above_a_short_one = self.model.chain[top - 1].shape.size < size;
-                if has_nothing_to_do || (is_above_a_short_one && top < length - 1) {
+                let keeps_anything = top < length - 1 && self.model.is_above_a_shorter_one(top);
+                if has_nothing_to_do || keeps_anything {
                     // Whoever reads meanwhile kills QEMU, or keeps what the memory held (docs/qemu-findings.md).
                     job.held.clear();
                 }

@@ -67,8 +67,8 @@ pub(crate) struct WhatArgs {
     #[arg(long)]
     pub(crate) probe: bool,
     /// Report on these records of runs (written by --jsonl, or found in `iotests/records/` in the
-    /// build folder): on the terminal, and with --junit, --tap and --html. A record may be incomplete.
-    /// Several are merged.
+    /// build folder): on the terminal, and with --junit, --tap and --html. A record may be
+    /// incomplete. Several are merged.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) from_record: Vec<PathBuf>,
     /// Set by the command word `env`.
@@ -205,9 +205,9 @@ pub(crate) struct ToolArgs {
     #[arg(long, value_name = "SET", default_value = "auto")]
     pub(crate) set: String,
     /// First fetch packaged QEMUs into private prefixes: without a list, the emulator from this
-    /// machine's own package sources, unless an earlier call fetched one. With a list, versions from Debian's
-    /// archive, by version (7.2, 10.0.2), suite (trixie-backports), `newest` or `all`; `list` shows
-    /// those available, `prune` deletes all others.
+    /// machine's own package sources, unless an earlier call fetched one. With a list, versions
+    /// from Debian's archive, by version (7.2, 10.0.2), suite (trixie-backports), `newest` or
+    /// `all`; `list` shows those available, `prune` deletes all others.
     #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) provision: Option<Request>,
     /// Probe the programs again instead of using the cache.

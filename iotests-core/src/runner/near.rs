@@ -1,12 +1,7 @@
 //! Names similar to one that is unknown.
 
-/// From this similarity on, a name is worth suggesting.
+/// From this similarity on (`jaro_winkler`), a name is worth suggesting.
 pub(crate) const NEAR: f64 = 0.85;
-
-/// How similar two names are, up to 1: a common beginning counts more than the rest.
-pub(crate) fn similarity(one: &str, other: &str) -> f64 {
-    strsim::jaro_winkler(one, other)
-}
 
 /// The known word that is probably meant: the nearest one by slips, of which there may be one for
 /// every three characters, else the most similar one. A word that is itself known is no mistake.
@@ -20,7 +15,7 @@ pub(crate) fn nearest_word<'a>(
     if slips(nearest) <= (wanted.chars().count() / 3).max(1) {
         return (nearest != wanted).then_some(nearest);
     }
-    let scored = known.into_iter().map(|name| (similarity(wanted, name), name));
+    let scored = known.into_iter().map(|name| (strsim::jaro_winkler(wanted, name), name));
     let best = scored.max_by(|(one, _), (other, _)| one.total_cmp(other));
     best.filter(|(score, _)| *score > NEAR).map(|(_, name)| name)
 }

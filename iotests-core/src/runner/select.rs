@@ -8,7 +8,7 @@ use regex::Regex;
 
 use super::error::RunError;
 use super::filter;
-use super::near::{NEAR, similarity};
+use super::near::NEAR;
 use crate::case::{Aio, Backend, Cache, Case, Format, Instance, Protocol};
 
 /// How many similar names an error lists.
@@ -305,7 +305,7 @@ pub(crate) fn nearest(selector: &str, instances: &[Instance]) -> Vec<String> {
     for instance in instances {
         let name = instance.name();
         // Users type part of a name, mostly its end, rather than the whole path.
-        let similarity = |part: &str| similarity(&wanted, &part.to_lowercase());
+        let similarity = |part: &str| strsim::jaro_winkler(&wanted, &part.to_lowercase());
         let by_name =
             name.split(['/', ':']).chain([name.as_str()]).map(similarity).fold(0.0, f64::max);
         let score = instance.upstream().map(similarity).fold(by_name, f64::max);
