@@ -11,7 +11,7 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 use iotests_core::runner::Attempt;
 use iotests_core::runner::Verdict;
-use iotests_core::runner::event::{InstanceInfo, Outcome, RunEvent};
+use iotests_core::runner::event::{InstanceInfo, Outcome, RunEvent, Summary};
 use iotests_core::runner::record::Record;
 use iotests_core::wire::{CaseEvent, FailureReport};
 use serde_json::{Value, json};
@@ -339,17 +339,25 @@ fn long_record(path: &Path, instances: usize) {
         serde_json::to_writer(&mut file, &record).unwrap();
         file.write_all(b"\n").unwrap();
     };
-    let Some(started @ RunEvent::RunStarted(_)) = ALL.jsonl.first() else {
+    let Some(RunEvent::RunStarted(started)) = ALL.jsonl.first() else {
         panic!("the run has a beginning");
     };
-    write(0, None, started.clone());
+    let id = |number: usize| {
+        format!(
+            "area{}::module::case{}/row{number}@qcow2",
+            number % 7,
+            number / 5
+        )
+    };
+    let mut started = started.clone();
+    started.planned = instances;
+    started.skipped = 0;
+    started.selected = (0..instances).map(id).collect();
+    write(0, None, RunEvent::RunStarted(started));
+    let mut summary = Summary::default();
     for number in 0..instances {
         let mut instance = InstanceInfo {
-            id: format!(
-                "area{}::module::case{}/row{number}@qcow2",
-                number % 7,
-                number / 5
-            ),
+            id: id(number),
             case: format!("area{}::module::case{}", number % 7, number / 5),
             description: format!(
                 "The {number}th thing is as it should be. <script>window.broken = 1</script>"
@@ -400,12 +408,16 @@ fn long_record(path: &Path, instances: usize) {
         };
         let mut outcome = Outcome::new(instance, attempt.verdict.unwrap(), attempt);
         outcome.rerun = "iotests --seed 1 'it'".to_owned();
+        *summary.counts.entry(outcome.verdict).or_default() += 1;
+        summary.elapsed = Duration::from_millis(begun as u64 + 90);
         write(
             begun + 90,
             slot,
             RunEvent::InstanceFinished(Box::new(outcome)),
         );
     }
+    let end = summary.elapsed.as_millis() as usize;
+    write(end, None, RunEvent::RunFinished(Box::new(summary)));
 }
 
 /// Speed was measured by hand. This tests what does not depend on it: all 10,000 are there, few
