@@ -1,7 +1,7 @@
 //! The messages between the runner and a case process.
 //!
 //! The runner passes a [`CaseSpec`] to the case process as a JSON file in its run directory; the
-//! process sends [`CaseEvent`]s as JSON lines over an inherited pipe.
+//! process sends [`CaseEvent`]s as JSON lines over a pipe.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,9 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::case::{Aio, Backend, Cache, Format, Guest, Point, Protocol, Skip, Tool, ToolKind};
 use crate::script::ScriptSpec;
-
-/// The descriptor of a case process's event pipe.
-pub const EVENT_FD: i32 = 3;
 
 /// Everything that a case process needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]

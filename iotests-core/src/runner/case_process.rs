@@ -1,6 +1,6 @@
 //! The case process: one instance, from its spec to its last event.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
@@ -15,13 +15,11 @@ use crate::author::origin::Origin;
 use crate::author::{Sink, Test};
 use crate::case::{CaseFuture, Registered, Registry};
 use crate::script::{self, ScriptSpec};
-use crate::wire::{CaseEvent, CaseSpec, EVENT_FD, FailureReport, Place};
+use crate::wire::{CaseEvent, CaseSpec, FailureReport, Place};
 
 /// Why a case process could not start its case.
 #[derive(Debug, thiserror::Error)]
 enum CaseProcessError {
-    #[error("open the event pipe: {0}")]
-    Events(std::io::Error),
     #[error("find the case `{0}` in this program")]
     UnknownCase(String),
     #[error("set up the process: {0}")]
@@ -34,11 +32,16 @@ enum CaseProcessError {
     Orphan,
 }
 
-/// The life of a case process, from its [`CaseSpec`] to its exit status.
+/// The life of a case process, from its [`CaseSpec`] to its exit status. Its events go to a pipe.
 ///
 /// With `stopped`, it waits after each reported step for a byte on this pipe, or its end.
-pub(crate) fn main(spec: CaseSpec, supervisor: u32, stopped: Option<OwnedFd>) -> i32 {
-    match run(spec, supervisor, stopped) {
+pub(crate) fn main(
+    spec: CaseSpec,
+    supervisor: u32,
+    events: OwnedFd,
+    stopped: Option<OwnedFd>,
+) -> i32 {
+    match run(spec, supervisor, events, stopped) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("case process: failed to {error}");
@@ -47,10 +50,14 @@ pub(crate) fn main(spec: CaseSpec, supervisor: u32, stopped: Option<OwnedFd>) ->
     }
 }
 
-fn run(spec: CaseSpec, supervisor: u32, stopped: Option<OwnedFd>) -> Result<(), CaseProcessError> {
+fn run(
+    spec: CaseSpec,
+    supervisor: u32,
+    events: OwnedFd,
+    stopped: Option<OwnedFd>,
+) -> Result<(), CaseProcessError> {
     set_up_process(supervisor)?;
-    let events = open_events().map_err(CaseProcessError::Events)?;
-    let sink = sink(events, stopped.map(File::from));
+    let sink = sink(File::from(events), stopped.map(File::from));
     if spec.debug {
         let folder = |path: &Path| path.display().to_string();
         super::trace::show_all(vec![
@@ -136,13 +143,6 @@ fn set_up_process(supervisor: u32) -> Result<(), CaseProcessError> {
         return Err(CaseProcessError::Orphan);
     }
     Ok(())
-}
-
-/// Reopens the inherited pipe close-on-exec, so that no child of the case holds it open.
-fn open_events() -> std::io::Result<File> {
-    let events = OpenOptions::new().write(true).open(format!("/proc/self/fd/{EVENT_FD}"))?;
-    nix::unistd::close(EVENT_FD)?;
-    Ok(events)
 }
 
 fn sink(mut events: File, mut stopped: Option<File>) -> Sink {

@@ -5,26 +5,22 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use command_fds::{CommandFdExt, FdMapping};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::{RunError, io as io_error};
 use super::follow::Follower;
 use super::rundir::{InstanceDir, RunDir};
 use super::supervise::{
-    Order, STARVED_AT_MOST, SUPERVISE, SuperviseSpec, SupervisorReport, is_stopped,
+    Order, REPORT, STARVED_AT_MOST, SUPERVISE, SuperviseSpec, SupervisorReport, is_stopped,
     kill_children_of_self, state_name,
 };
 use super::this_program;
 use super::verdict::Attempt;
-use crate::wire::{CaseEvent, CaseSpec, EVENT_FD};
-
-/// The descriptor through which supervisors hold the run's lock.
-pub(crate) const LOCK_FD: i32 = 4;
+use crate::wire::{CaseEvent, CaseSpec};
 
 /// How long after the case's deadline a supervisor must report at the latest, before scaling. This
 /// does not limit the case, it only catches a supervisor that hangs.
@@ -157,7 +153,7 @@ pub(crate) fn execute(
     step: bool,
     mut said: impl FnMut(CaseEvent),
 ) -> Result<Executed, RunError> {
-    let files = write_spec(directories, spec, env, step)?;
+    let files = write_spec(run, directories, spec, env, step)?;
     let follower = match spec.print || spec.debug {
         true => Some(
             Follower::new(&[&files.stdout, &files.stderr])
@@ -168,31 +164,16 @@ pub(crate) fn execute(
     let system = |doing: &'static str| move |source: io::Error| RunError::System { doing, source };
     let (events_out, events_in) = pipe().map_err(system("make a pipe for events"))?;
     let (control_out, control_in) = pipe().map_err(system("make a control pipe"))?;
+    // Nothing but standard streams, a directory and a process group: then the standard library need
+    // not copy this process's page tables for it.
     let mut command = this_program();
     command
         .arg(SUPERVISE)
         .arg(&files.spec)
         .current_dir(&directories.test)
         .stdin(Stdio::from(control_out))
-        .stdout(Stdio::piped())
+        .stdout(Stdio::from(events_in))
         .stderr(Stdio::inherit());
-    let lock =
-        run.lock().as_fd().try_clone_to_owned().map_err(system("share the lock of the run"))?;
-    command
-        .fd_mappings(vec![
-            FdMapping {
-                parent_fd: events_in,
-                child_fd: EVENT_FD,
-            },
-            FdMapping {
-                parent_fd: lock,
-                child_fd: LOCK_FD,
-            },
-        ])
-        .map_err(|error| RunError::System {
-            doing: "pass descriptors",
-            source: io::Error::other(error.to_string()),
-        })?;
     // In its own process group, so that Ctrl-C at the terminal reaches only the runner.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
 
@@ -211,7 +192,7 @@ pub(crate) fn execute(
     let limits = [look, give_up + starved];
     let mut attempt = Attempt::default();
     let report = listen(
-        &mut child,
+        child.id(),
         events_out,
         follower,
         supervisors,
@@ -251,6 +232,7 @@ struct Files {
 }
 
 fn write_spec(
+    run: &RunDir,
     directories: &InstanceDir,
     spec: &CaseSpec,
     env: Vec<(String, String)>,
@@ -264,6 +246,7 @@ fn write_spec(
     };
     let supervise = SuperviseSpec {
         runner_pid: std::process::id(),
+        run_dir: run.path().to_owned(),
         case: spec.clone(),
         env,
         stdout: files.stdout.clone(),
@@ -280,30 +263,23 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
 }
 
-/// Reads events, and the report until its pipe ends. The error says what the supervisor did, such
-/// as "was killed". From time `look` on, it checks whether the supervisor is stopped; at `give_up`
-/// it stops waiting.
+/// Reads events, and the report after them. The error says what the supervisor did, such as "was
+/// killed". From time `look` on, it checks whether the supervisor is stopped; at `give_up` it stops
+/// waiting.
 fn listen(
-    child: &mut Child,
+    supervisor: u32,
     events: OwnedFd,
     mut follower: Option<Follower>,
     supervisors: &Supervisors,
     [look, give_up]: [Duration; 2],
     mut said: impl FnMut(CaseEvent),
 ) -> Result<SupervisorReport, String> {
-    let killed = || "was killed".to_owned();
-    let report_pipe = OwnedFd::from(child.stdout.take().ok_or_else(killed)?);
     let mut lines = Lines::default();
-    let mut report = Vec::new();
-    let (mut events_open, mut report_open) = (true, true);
     let mut buffer = vec![0; 64 << 10];
     let (started, paused) = (Instant::now(), supervisors.paused());
-    // The report pipe closes when the supervisor exits; the events end before that, or with it.
-    while report_open {
-        let mut fds = vec![PollFd::new(report_pipe.as_fd(), PollFlags::POLLIN)];
-        if events_open {
-            fds.push(PollFd::new(events.as_fd(), PollFlags::POLLIN));
-        }
+    // The pipe ends with the supervisor, which has seen the end of the case.
+    loop {
+        let mut fds = vec![PollFd::new(events.as_fd(), PollFlags::POLLIN)];
         if let Some(follower) = &follower {
             fds.push(PollFd::new(follower.fd(), PollFlags::POLLIN));
         }
@@ -320,7 +296,7 @@ fn listen(
         };
         let timeout = PollTimeout::try_from(next.as_millis()).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
-            Ok(0) if end[0].is_zero() && is_stopped(child.id()) => {
+            Ok(0) if end[0].is_zero() && is_stopped(supervisor) => {
                 return Err(state_name('T').to_owned());
             }
             Ok(0) if end[1].is_zero() => return Err("does not report".to_owned()),
@@ -328,26 +304,21 @@ fn listen(
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(format!("cannot be read from: {error}")),
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        let is_ready = fds[0].any().unwrap_or(false);
         if let Some(follower) = &mut follower {
             follower.read(false, &mut |text| said(CaseEvent::Printed { text }));
         }
-        if events_open && ready.get(1).copied().unwrap_or(false) {
+        if is_ready {
             match nix::unistd::read(&events, &mut buffer) {
-                Ok(0) | Err(_) => events_open = false,
+                Ok(0) | Err(_) => break,
                 Ok(count) => lines.push(&buffer[..count], &mut said),
-            }
-        } else if ready[0] {
-            match nix::unistd::read(&report_pipe, &mut buffer) {
-                Ok(0) | Err(_) => report_open = false,
-                Ok(count) => report.extend_from_slice(&buffer[..count]),
             }
         }
     }
     if let Some(follower) = &mut follower {
         follower.read(true, &mut |text| said(CaseEvent::Printed { text }));
     }
-    serde_json::from_slice(&report).map_err(|_| killed())
+    lines.report.ok_or_else(|| "was killed".to_owned())
 }
 
 /// Assembles lines from chunks.
@@ -357,6 +328,8 @@ struct Lines {
     rest: Vec<u8>,
     /// That line is too long, and the rest of it is skipped.
     too_long: bool,
+    /// What the supervisor has reported.
+    report: Option<SupervisorReport>,
 }
 
 impl Lines {
@@ -372,10 +345,14 @@ impl Lines {
             if pieces.peek().is_some() {
                 // Only our own code writes here, so a line that does not parse is garbage from a
                 // broken case.
-                if !self.too_long
-                    && let Ok(event) = serde_json::from_slice(&self.rest)
-                {
-                    said(event);
+                match self.rest.split_first() {
+                    _ if self.too_long => {}
+                    Some((&REPORT, report)) => self.report = serde_json::from_slice(report).ok(),
+                    _ => {
+                        if let Ok(event) = serde_json::from_slice(&self.rest) {
+                            said(event);
+                        }
+                    }
                 }
                 self.too_long = false;
                 self.rest.clear();
@@ -403,6 +380,7 @@ fn tail(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runner::supervise::End;
 
     #[test]
     fn a_suspension_counts_before_it_ends() {
@@ -428,6 +406,22 @@ mod tests {
             lines.push(piece.as_bytes(), &mut said);
         }
         assert_eq!(events, [CaseEvent::Started { pid: 7 }, CaseEvent::Passed]);
+    }
+
+    #[test]
+    fn the_report_comes_after_a_line_in_which_the_case_was_killed() {
+        let report = SupervisorReport {
+            end: End::Exited(3),
+            leaks: Vec::new(),
+            overdue: None,
+            elapsed: Duration::from_secs(1),
+        };
+        let mut lines = Lines::default();
+        lines.push(b"{\"event\":\"pa", &mut |event| panic!("{event:?}"));
+        assert!(lines.report.is_none());
+        let text = format!("\n={}\n", serde_json::to_string(&report).unwrap());
+        lines.push(text.as_bytes(), &mut |event| panic!("{event:?}"));
+        assert!(matches!(lines.report, Some(report) if report.end == End::Exited(3)));
     }
 
     #[test]

@@ -27,13 +27,13 @@ const LOCK: &str = "iotests.lock";
 const SOCKETS: &str = "sockets";
 const FINISHED: &str = "finished";
 
-/// The directory of a running run. Supervisors inherit the lock, so that it is free only when no
+/// The directory of a running run. Supervisors share its lock, so that it is free only when no
 /// process of the run is left.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
     sockets: PathBuf,
-    lock: Flock<File>,
+    _lock: Flock<File>,
 }
 
 /// The directories of one attempt at one instance.
@@ -74,9 +74,8 @@ impl RunDir {
             .map_err(io_error("create a run directory in", scratch))?
             .keep();
         let lock_path = path.join(LOCK);
-        let lock = open_lock(&lock_path).map_err(io_error("create the lock", &lock_path))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, error)| io_error("lock", &lock_path)(error.into()))?;
+        open_lock(&lock_path).map_err(io_error("create the lock", &lock_path))?;
+        let lock = hold(&path).map_err(io_error("lock", &lock_path))?;
         let sockets = tempfile::Builder::new()
             .prefix(SOCKETS_OF_RUN)
             .tempdir_in(short_temp_dir())
@@ -97,18 +96,13 @@ impl RunDir {
         Ok(Self {
             path,
             sockets,
-            lock,
+            _lock: lock,
         })
     }
 
     /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The lock, for supervisors to inherit.
-    pub(crate) fn lock(&self) -> &File {
-        &self.lock
     }
 
     /// Creates the directories of an instance; `number` is unique in the run. An upstream script
@@ -168,6 +162,12 @@ impl InstanceDir {
             let _ = remove_tree(&self.path);
         }
     }
+}
+
+/// Shares the lock of a run that is alive: while anybody has it, nobody cleans up after the run.
+pub(crate) fn hold(run: &Path) -> io::Result<Flock<File>> {
+    let lock = OpenOptions::new().read(true).write(true).open(run.join(LOCK))?;
+    Flock::lock(lock, FlockArg::LockSharedNonblock).map_err(|(_, error)| error.into())
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
@@ -311,6 +311,21 @@ mod tests {
         assert!(alive.path().exists() && next.path().exists() && alive.path() != next.path());
         alive.finish();
         next.finish();
+    }
+
+    #[test]
+    fn a_run_without_its_runner_is_alive_while_a_supervisor_holds_its_lock() {
+        let scratch = tempfile::tempdir().unwrap();
+        let run = RunDir::create(scratch.path()).unwrap();
+        let path = run.path().to_owned();
+        let supervisor = hold(&path).unwrap();
+        drop(run);
+        RunDir::create(scratch.path()).unwrap().finish();
+        assert!(path.exists());
+        drop(supervisor);
+        RunDir::create(scratch.path()).unwrap().finish();
+        assert!(!path.exists());
+        assert_eq!(hold(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

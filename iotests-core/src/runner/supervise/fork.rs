@@ -5,23 +5,25 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, setpgid};
 
 use super::protocol::SuperviseSpec;
 use crate::runner::case_process;
-use crate::wire::EVENT_FD;
 
-/// Starts the case in its own process group, with its output redirected to files. If it stops at
-/// each step, a byte written to the second value makes it continue.
+/// Starts the case in its own process group, with its output redirected to files and its events
+/// written to what is standard output here. If it stops at each step, a byte written to the second
+/// value makes it continue.
 pub(super) fn start(spec: &SuperviseSpec) -> io::Result<(Pid, Option<OwnedFd>)> {
     let files = (
         File::open("/dev/null")?,
         File::create(&spec.stdout)?,
         File::create(&spec.stderr)?,
     );
+    // Close-on-exec, so that no child of the case holds it open.
+    let events = io::stdout().as_fd().try_clone_to_owned()?;
     let (stopped, go) = match spec.step {
         true => {
             let (stopped, go) = pipe2(OFlag::O_CLOEXEC)?;
@@ -35,8 +37,6 @@ pub(super) fn start(spec: &SuperviseSpec) -> io::Result<(Pid, Option<OwnedFd>)> 
         ForkResult::Parent { child } => {
             // Parent and child both do this, because either may be first. The child may have ended.
             let _ = setpgid(child, child);
-            // The runner sees the end of the events only when nobody else holds this pipe.
-            let _ = nix::unistd::close(EVENT_FD);
             Ok((child, go))
         }
         ForkResult::Child => {
@@ -52,7 +52,7 @@ pub(super) fn start(spec: &SuperviseSpec) -> io::Result<(Pid, Option<OwnedFd>)> 
                 unsafe { std::env::set_var(name, value) };
             }
             let status = match redirected {
-                Ok(()) => case_process::main(spec.case.clone(), supervisor, stopped),
+                Ok(()) => case_process::main(spec.case.clone(), supervisor, events, stopped),
                 Err(_) => 1,
             };
             std::process::exit(status)

@@ -17,6 +17,6 @@ mod starvation;
 pub(crate) use evidence::{stacks, state_name};
 pub(crate) use process_table::{Process, is_stopped};
 pub use protocol::{End, Leak, Seen, SupervisorReport};
-pub(crate) use protocol::{Order, SUPERVISE, SuperviseSpec};
+pub(crate) use protocol::{Order, REPORT, SUPERVISE, SuperviseSpec};
 pub(crate) use reaper::{kill_children_of_self, send};
 pub(crate) use stage::{STARVED_AT_MOST, main};

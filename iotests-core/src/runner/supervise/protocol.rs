@@ -18,6 +18,8 @@ pub(crate) const SUPERVISE: &str = "__supervise";
 pub(crate) struct SuperviseSpec {
     /// The process that started it: if its parent is another one, the runner is already gone.
     pub(crate) runner_pid: u32,
+    /// The directory of the run, whose lock it holds as well.
+    pub(crate) run_dir: PathBuf,
     /// The instance, with its deadline and its factor for grace periods.
     pub(crate) case: CaseSpec,
     /// Variables for the case and the programs that it starts.
@@ -30,6 +32,10 @@ pub(crate) struct SuperviseSpec {
     #[serde(default)]
     pub(crate) step: bool,
 }
+
+/// What starts a supervisor's line with its [`SupervisorReport`], the last one among the events of
+/// its case.
+pub(crate) const REPORT: u8 = b'=';
 
 /// One byte on the control pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The life of a supervisor process, from its start to its report.
 
-use std::io::{Write, stdin, stdout};
+use std::io::{self, Write, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,10 +15,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use super::process_table::{Process, is_stopped};
-use super::protocol::{End, Leak, Order, Seen, SuperviseSpec, SupervisorReport};
+use super::protocol::{End, Leak, Order, REPORT, Seen, SuperviseSpec, SupervisorReport};
 use super::reaper::{Reaped, alive, kill, kill_all, reap, send, timeout, wait_readable};
 use super::starvation::starved;
 use super::{evidence, fork, process_table};
+use crate::runner::rundir;
 
 /// How long a case may take to explain itself when its time is up, before it is examined from
 /// outside and killed.
@@ -71,6 +72,7 @@ struct Wakes {
 }
 
 fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
+    let _lock = rundir::hold(&spec.run_dir).map_err(|error| format!("join the run: {error}"))?;
     let wakes = prepare(spec.runner_pid)?;
     let started = Instant::now();
     let report = match fork::start(spec) {
@@ -83,8 +85,12 @@ fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
         }),
     };
     let Some(report) = report else { return Ok(()) };
-    let line = serde_json::to_vec(&report).map_err(|error| format!("write the report: {error}"))?;
-    stdout().write_all(&line).map_err(|error| format!("write the report: {error}"))
+    // The case may have been killed within a line.
+    let mut line = vec![b'\n', REPORT];
+    let written = serde_json::to_writer(&mut line, &report).map_err(io::Error::from);
+    line.push(b'\n');
+    let written = written.and_then(|()| stdout().write_all(&line));
+    written.map_err(|error| format!("write the report: {error}"))
 }
 
 /// Makes this process a sub-reaper that notices the runner's death in two ways.
