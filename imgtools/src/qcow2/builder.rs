@@ -110,11 +110,12 @@ impl Builder {
             // It has no data of its own yet.
             let below = Image::open(path)?.contents()?;
             let below = below.ok_or_else(|| refused("its backing file is not read here"))?;
+            let mut cluster = vec![0; CLUSTER as usize];
             for (number, _) in clusters.iter().filter(|(_, it)| is_partial(it)) {
                 let range = self.cluster(*number);
-                let bytes = &below[range.start as usize..range.end as usize];
-                let host = layout.host(*number);
-                file.write_all_at(bytes, host).map_err(writing())?;
+                let bytes = &mut cluster[..(range.end - range.start) as usize];
+                below.read_at(bytes, range.start)?;
+                file.write_all_at(bytes, layout.host(*number)).map_err(writing())?;
             }
         }
         self.write_tables(&file, &layout).map_err(writing())?;

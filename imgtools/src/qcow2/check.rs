@@ -124,7 +124,7 @@ impl Image {
                 continue;
             };
             // Most entries of most tables.
-            let used = table.into_iter().filter(|l2| l2.entry != 0);
+            let used = table.filter(|l2| l2.entry != 0);
             for l2 in used {
                 let place = match l2.mapping(header) {
                     Mapping::Data { host, .. } => Some(host),

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why metadata could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -82,9 +83,9 @@ pub enum Qcow2Error {
 pub(super) const LARGEST: u64 = 256 << 20;
 
 /// A file with bounds-checked reads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Source {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     size: u64,
 }
@@ -94,20 +95,10 @@ impl Source {
         let file = File::open(path).map_err(at("open", path))?;
         let size = file.metadata().map_err(at("look at", path))?.len();
         Ok(Source {
-            file,
+            file: Arc::new(file),
             path: path.to_owned(),
             size,
         })
-    }
-
-    /// The whole file, if it is not too large.
-    pub(super) fn all(&self) -> Result<Option<Vec<u8>>, Qcow2Error> {
-        if self.size > LARGEST {
-            return Ok(None);
-        }
-        let mut data = vec![0; self.size as usize];
-        self.read_to_the_end(0, &mut data)?;
-        Ok(Some(data))
     }
 
     /// Fills a buffer from the file, with zeroes beyond its end.

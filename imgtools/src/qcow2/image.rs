@@ -101,7 +101,10 @@ impl Image {
     /// The file offset of an L2 table, and the table; `None` if there is none.
     pub fn l2_table(&self, l1_index: usize) -> Result<Option<(u64, Vec<L2Entry>)>, Qcow2Error> {
         match self.l1_table()?.get(l1_index) {
-            Some(entry) => self.l2_table_of(*entry),
+            Some(entry) => {
+                let table = self.l2_table_of(*entry)?;
+                Ok(table.map(|(offset, entries)| (offset, entries.collect())))
+            }
             None => Ok(None),
         }
     }
@@ -110,27 +113,24 @@ impl Image {
     pub(super) fn l2_table_of(
         &self,
         l1: L1Entry,
-    ) -> Result<Option<(u64, Vec<L2Entry>)>, Qcow2Error> {
+    ) -> Result<Option<(u64, impl Iterator<Item = L2Entry>)>, Qcow2Error> {
         let Some(offset) = l1.l2_offset() else {
             return Ok(None);
         };
-        let words = self.source.table("L2 table", offset, self.header.cluster_size() / 8)?;
-        let entries = match self.header.has_extended_l2() {
-            false => words
-                .into_iter()
-                .map(|entry| L2Entry {
-                    entry,
-                    subclusters: 0,
-                })
-                .collect(),
-            true => words
-                .chunks_exact(2)
-                .map(|pair| L2Entry {
-                    entry: pair[0],
-                    subclusters: pair[1],
-                })
-                .collect(),
-        };
+        let table = self.source.read("L2 table", offset, self.header.cluster_size())?;
+        // Decoded one by one: most users look at each entry once.
+        let word = move |number: usize| u64::from_be_bytes(table.as_chunks().0[number]);
+        let is_extended = self.header.has_extended_l2();
+        let entries = (0..self.header.l2_entries() as usize).map(move |number| match is_extended {
+            false => L2Entry {
+                entry: word(number),
+                subclusters: 0,
+            },
+            true => L2Entry {
+                entry: word(2 * number),
+                subclusters: word(2 * number + 1),
+            },
+        });
         Ok(Some((offset, entries)))
     }
 

@@ -21,19 +21,19 @@
 mod bitmap;
 mod builder;
 mod check;
+mod contents;
 mod entry;
 mod file;
 mod header;
 mod image;
-mod layer;
 mod snapshot;
 
 pub use bitmap::{Bitmap, BitmapTableEntry};
 pub use builder::Builder;
 pub use check::Problem;
+pub use contents::Contents;
 pub use entry::{L1Entry, L2Entry, Mapping};
 pub use file::{Qcow2Error, peek, poke};
 pub use header::{Extension, Header, field};
 pub use image::Image;
-pub use layer::Layer;
 pub use snapshot::Snapshot;

@@ -11,8 +11,8 @@ use super::{At, RawError};
 /// The size of a sector in bytes.
 pub const SECTOR: u64 = 512;
 
-/// How much is read or written at once.
-const CHUNK: usize = 1 << 20;
+/// How much is read or written at once: little enough for an allocator to reuse its memory.
+const CHUNK: usize = 64 * 1024;
 
 /// The first byte that differs from the expected one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub fn verify_fill(path: impl AsRef<Path>, range: Range<u64>, byte: u8) -> Resul
     let mut file = File::open(path).at("open", path)?;
     file.seek(SeekFrom::Start(range.start)).at("seek in", path)?;
     let mut offset = range.start;
-    let (mut found, expected) = (vec![0; 64 * 1024], vec![byte; 64 * 1024]);
+    let (mut found, expected) = (vec![0; CHUNK], vec![byte; CHUNK]);
     while offset < range.end {
         let want = found.len().min(usize::try_from(range.end - offset).unwrap_or(CHUNK));
         let count = file.read(&mut found[..want]).at("read", path)?;

@@ -1,11 +1,14 @@
 //! The qcow2 reader against what QEMU writes and says, and against damage.
 
 use std::cell::Cell;
+use std::io::Read;
 
 use imgtools::image::ImageSpec;
 use imgtools::img::{BitmapAction, FormatSpecific};
 use imgtools::io::IoCommand;
-use imgtools::qcow2::{Builder, Extension, Image, Mapping, Qcow2Error, field, peek, poke};
+use imgtools::qcow2::{
+    Builder, Contents, Extension, Image, Mapping, Qcow2Error, field, peek, poke,
+};
 use imgtools::raw;
 use proptest::prelude::*;
 
@@ -78,13 +81,30 @@ fn a_chain_is_read_as_qemu_reads_it() {
             let (image, raw) = (ImageSpec::file(&top).format("qcow2"), folder.path("raw"));
             let convert = tools.img.convert(&image, &raw).output_format("raw");
             convert.run_blocking().unwrap();
-            let contents = Image::open(&top).unwrap().contents().unwrap();
+            let mut contents = Image::open(&top).unwrap().contents().unwrap().unwrap();
+            let expected = std::fs::read(&raw).unwrap();
             assert!(
-                contents == Some(std::fs::read(&raw).unwrap()),
+                contents.to_vec().unwrap() == expected,
                 "{chain:?} on {bottom}"
             );
+            // Across the borders of clusters and of layers, to the end, and behind it.
+            let mut piece = [0; 100_003];
+            for part in expected.chunks(piece.len()) {
+                contents.read_exact(&mut piece[..part.len()]).unwrap();
+                assert!(piece[..part.len()] == *part, "{chain:?} on {bottom}");
+            }
+            assert_eq!(contents.read(&mut piece).unwrap(), 0);
+            let end = contents.size();
+            assert_eq!(contents.read_at(&mut piece, end - 5).unwrap(), 5);
+            assert_eq!(piece[..5], expected[expected.len() - 5..]);
+            assert_eq!(contents.read_at(&mut piece, end + 5).unwrap(), 0);
         }
     }
+}
+
+/// The bytes of contents, if they are read here.
+fn bytes(contents: Result<Option<Contents>, Qcow2Error>) -> Result<Option<Vec<u8>>, Qcow2Error> {
+    contents?.map(|contents| contents.to_vec()).transpose()
 }
 
 #[test]
@@ -95,7 +115,7 @@ fn a_chain_that_is_not_read_here_is_none() {
         let path = folder.path(name);
         let create = tools.img.create(&path).format("qcow2").unsafe_backing();
         create.backing(backing, format).size(MIB).run_blocking().unwrap();
-        Image::open(path).unwrap().contents()
+        bytes(Image::open(path).unwrap().contents())
     };
     assert_eq!(overlay("own", "own", "qcow2").unwrap(), None, "a loop");
     let json = r#"json:{"driver":"null-co"}"#;
@@ -108,7 +128,8 @@ fn a_chain_that_is_not_read_here_is_none() {
         "{gone}"
     );
     std::fs::File::create(folder.path("large")).unwrap().set_len(1 << 40).unwrap();
-    assert_eq!(overlay("on-large", "large", "raw").unwrap(), None);
+    let visible = overlay("on-large", "large", "raw").unwrap();
+    assert!(visible == Some(vec![0; MIB as usize]), "no more than that");
 }
 
 #[test]
@@ -461,7 +482,11 @@ fn read_all(path: &str) {
         image.l2_table(usize::MAX),
         image.l2_entry(MIB / 2),
     );
-    let _ = (image.refcounts(), image.layer(), image.contents());
+    let _ = (
+        image.refcounts(),
+        bytes(image.layer()),
+        bytes(image.contents()),
+    );
     for bitmap in image.bitmaps().unwrap_or_default() {
         let _ = image.bitmap_table(&bitmap);
     }
@@ -598,10 +623,10 @@ fn what_is_made_here_is_as_if_qemu_had_made_it() {
         // Where QEMU sees that a cluster it writes zeroes into has nothing else, it writes none.
         let present = |name: &str| {
             let layer = Image::open(folder.path(name)).unwrap().layer();
-            layer.unwrap().unwrap().present
+            layer.unwrap().unwrap().present()
         };
         prop_assert_eq!(present("ours"), present("theirs"));
-        let contents = |name: &str| Image::open(folder.path(name)).unwrap().contents().unwrap();
+        let contents = |name: &str| bytes(Image::open(folder.path(name)).unwrap().contents()).unwrap();
         prop_assert_eq!(contents("ours"), contents("theirs"));
         // QEMU continues with it: data in unallocated or unshared clusters.
         qemu_writes("ours", "qcow2", &(top.0, vec![(0, 3, 7), (300, 900, 9)]));

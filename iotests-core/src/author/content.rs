@@ -285,7 +285,8 @@ pub(crate) fn compare(
     size: u64,
     contents: &[&Content],
 ) -> io::Result<Vec<Wrong>> {
-    const AT_ONCE: u64 = 1 << 20;
+    /// Little enough for an allocator to reuse its memory.
+    const AT_ONCE: u64 = 64 * 1024;
     const SECTOR: u64 = 512;
     let mut wrong: Vec<Wrong> = Vec::new();
     let mut buffer = vec![0; AT_ONCE as usize];
@@ -316,7 +317,7 @@ pub(crate) fn compare(
 
 /// If a block equals itself shifted by one byte, all its bytes are the same. This is a single
 /// memory comparison, where a search would compare byte by byte.
-fn is_filled(block: &[u8], byte: u8) -> bool {
+pub(crate) fn is_filled(block: &[u8], byte: u8) -> bool {
     block.first().is_none_or(|first| *first == byte) && block[1..] == block[..block.len() - 1]
 }
 

@@ -1,18 +1,15 @@
 //! Checks of an image's whole content, layers and header.
 
-use std::fs::File;
-use std::io::{Cursor, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use imgtools::raw;
 use serde_json::{Value, json};
 
 use super::handle::Image;
+use super::stream::Stream;
 use crate::author::action::Action;
 use crate::author::assert::AssertJson;
-use crate::author::content::{Content, Wrong, compare};
+use crate::author::content::{Content, compare};
 use crate::author::failure::{CaseResult, Context, Difference, Failure};
 use crate::author::storage::{Request, Storage, differs, fits, writes};
 use crate::case::Format;
@@ -82,28 +79,15 @@ impl Image {
     }
 
     async fn compare_with(&self, contents: &[&Content]) -> CaseResult {
-        let reading = || format!("reading {self}");
-        let (data, size): (Box<dyn Read>, u64) = match self.raw_file() {
-            Some(path) => {
-                let file = File::open(path).context(reading())?;
-                let size = file.metadata().context(reading())?.len();
-                (Box::new(file), size)
-            }
-            None => {
-                let bytes = self.bytes().await?;
-                let size = bytes.len() as u64;
-                (Box::new(Cursor::new(bytes)), size)
-            }
-        };
-        for content in contents {
-            fits(self, content, size)?;
-        }
-        let wrong = compare(data, size, contents).context(reading())?;
-        self.no_wrong(&wrong)
+        self.holds(self.stream().await?, contents)
     }
 
-    fn no_wrong(&self, wrong: &[Wrong]) -> CaseResult {
-        match wrong {
+    fn holds(&self, found: Stream, contents: &[&Content]) -> CaseResult {
+        for content in contents {
+            fits(self, content, found.size)?;
+        }
+        let wrong = compare(found.data, found.size, contents);
+        match &*wrong.context(format!("reading {self}"))? {
             [] => Ok(()),
             wrong => Err(differs(self, wrong)),
         }
@@ -117,10 +101,8 @@ impl Image {
         let content = content.into();
         Action::new(format!("a look at {self}"), async move {
             let layer = self.own_layer().await?;
-            let size = layer.bytes.len() as u64;
-            fits(self, &content, size)?;
-            let wrong = compare(&*layer.bytes, size, &[&content])?;
-            self.no_wrong(&wrong).context("the data of this layer alone")?;
+            let size = layer.data.size;
+            self.holds(layer.data, &[&content]).context("the data of this layer alone")?;
             let parts = content.extents().into_iter().map(|(_, range)| range);
             let expected = to_clusters(parts, layer.cluster_size, size);
             let found = to_clusters(layer.present.into_iter(), layer.cluster_size, size);
@@ -161,20 +143,6 @@ impl Image {
             Ok(header)
         })
     }
-
-    /// Records the bytes of its file, to check later that they are unchanged.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    #[track_caller]
-    pub fn file_bytes(&self) -> CaseResult<FileBytes> {
-        let (image, bytes) = (self.clone(), self.read_file()?);
-        Ok(FileBytes { image, bytes })
-    }
-
-    fn read_file(&self) -> CaseResult<Sparse> {
-        Sparse::read(self.file()).context(format!("reading {self}"))
-    }
 }
 
 /// The clusters that these ranges touch, as ranges that are not adjacent.
@@ -193,82 +161,6 @@ fn to_clusters(
         }
     }
     out
-}
-
-/// A snapshot of all bytes of an image's file: data, tables, header.
-pub struct FileBytes {
-    image: Image,
-    bytes: Sparse,
-}
-
-/// The bytes of a file without its holes: most of a new image is holes.
-#[derive(PartialEq, Eq)]
-struct Sparse {
-    size: u64,
-    data: Vec<(u64, Vec<u8>)>,
-}
-
-impl Sparse {
-    fn read(path: &Path) -> CaseResult<Sparse> {
-        let file = File::open(path)?;
-        let extents = raw::extents(path)?;
-        let size = extents.last().map_or(0, |last| last.range.end);
-        let read = |extent: raw::Extent| {
-            let mut bytes = vec![0; (extent.range.end - extent.range.start) as usize];
-            file.read_exact_at(&mut bytes, extent.range.start)?;
-            Ok((extent.range.start, bytes))
-        };
-        let data = extents.into_iter().filter(|extent| extent.data).map(read);
-        Ok(Sparse {
-            size,
-            data: data.collect::<CaseResult<_>>()?,
-        })
-    }
-
-    fn whole(&self) -> Vec<u8> {
-        let mut whole = vec![0; self.size as usize];
-        for (start, bytes) in &self.data {
-            whole[*start as usize..][..bytes.len()].copy_from_slice(bytes);
-        }
-        whole
-    }
-}
-
-impl FileBytes {
-    /// Asserts that the bytes of the file are unchanged.
-    ///
-    /// # Errors
-    /// States where the first change is.
-    #[track_caller]
-    pub fn assert_unchanged(&self) -> CaseResult {
-        let (image, bytes) = (&self.image, self.image.read_file()?);
-        if self.bytes == bytes {
-            return Ok(());
-        }
-        // Perhaps only a hole was filled with zeroes, or zeroes became a hole.
-        let (was, is) = (self.bytes.whole(), bytes.whole());
-        if was == is {
-            return Ok(());
-        }
-        let differs = was.iter().zip(&is).position(|(a, b)| a != b);
-        Err(Failure::new(match differs {
-            Some(at) => format!(
-                "the file {image} holds {:#04x} at {at:#x}, expected {:#04x} as before",
-                is[at], was[at]
-            ),
-            None => format!(
-                "the file {image} has {} bytes, expected {} as before",
-                is.len(),
-                was.len()
-            ),
-        }))
-    }
-}
-
-impl std::fmt::Debug for FileBytes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FileBytes({}, {})", self.image, self.bytes.size)
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use imgtools::process::Output;
 use imgtools::qcow2;
 
 use super::handle::Image;
+use super::stream::Stream;
 use crate::author::action::Action;
 use crate::author::failure::{CaseResult, Context, Failure};
 use crate::author::storage::{Request, Storage};
@@ -103,24 +104,29 @@ impl Image {
     #[track_caller]
     pub fn bytes(&self) -> Action<'_, Vec<u8>> {
         Action::new(format!("a read of {self}"), async move {
-            if let Some(path) = self.raw_file() {
-                return std::fs::read(path).context(format!("reading {self}"));
-            }
-            let read = self.qcow2_file().map(qcow2::Image::open).transpose()?;
-            match read.map(|image| image.contents()).transpose()?.flatten() {
-                Some(bytes) => Ok(bytes),
-                None => self.converted(self.spec()?).await,
-            }
+            self.stream().await?.bytes()
         })
     }
 
-    /// The bytes of a raw copy of this image, made by qemu-img.
-    pub(super) async fn converted(&self, of: ImageSpec) -> CaseResult<Vec<u8>> {
+    /// Its whole content, as a guest would read it.
+    pub(super) async fn stream(&self) -> CaseResult<Stream> {
+        if let Some(path) = self.raw_file() {
+            return Stream::open(path);
+        }
+        let read = self.qcow2_file().map(qcow2::Image::open).transpose()?;
+        match read.map(|image| image.contents()).transpose()?.flatten() {
+            Some(contents) => Ok(contents.into()),
+            None => self.converted(self.spec()?).await,
+        }
+    }
+
+    /// A raw copy of this image, made by qemu-img.
+    pub(super) async fn converted(&self, of: ImageSpec) -> CaseResult<Stream> {
         let number = self.0.shared.next_number();
         let copy = self.0.shared.directories.file(&format!("bytes{number}"))?;
         let call = self.0.shared.img()?.convert(of, Path::new(copy.as_str()));
         call.output_format("raw").run().await?;
-        std::fs::read(&copy).context(format!("reading the copy of {self}"))
+        Stream::open(Path::new(copy.as_str())).context(format!("the copy of {self}"))
     }
 }
 

@@ -13,17 +13,18 @@ use imgtools::raw;
 use serde_json::{Value, json};
 
 use super::handle::Image;
+use super::stream::Stream;
 use crate::author::action::Action;
 use crate::author::content::CLUSTER;
 use crate::author::failure::{CaseResult, Context, Failure};
 use crate::author::storage::Storage;
 use crate::case::Format;
 
-/// The data of a layer alone: ranges that would come from its backing image read as zeroes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a layer alone contains; see [`Image::assert_layer`] for its data.
+#[derive(Debug)]
 pub struct Layer {
-    /// All its bytes.
-    pub bytes: Vec<u8>,
+    /// Ranges that would come from its backing image read as zeroes.
+    pub(super) data: Stream,
     /// The ranges that are present in the layer, as data or zeroes; ascending, not adjacent.
     pub present: Vec<Range<u64>>,
     /// The unit of allocation, in bytes.
@@ -31,49 +32,41 @@ pub struct Layer {
 }
 
 impl Layer {
-    fn new(bytes: Vec<u8>, cluster_size: u64) -> Self {
-        Layer {
-            bytes,
-            present: Vec::new(),
-            cluster_size,
-        }
-    }
-
-    fn add(&mut self, range: Range<u64>) {
-        match self.present.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => self.present.push(range),
-        }
-    }
-
     fn raw(path: &Path) -> CaseResult<Self> {
-        let bytes = std::fs::read(path).context(format!("reading {}", path.display()))?;
-        let all = 0..bytes.len() as u64;
-        let mut layer = Layer::new(bytes, 1);
-        if !all.is_empty() {
-            layer.add(all);
-        }
-        Ok(layer)
+        let data = Stream::open(path)?;
+        let all = 0..data.size;
+        Ok(Layer {
+            data,
+            present: [all].into_iter().filter(|all| !all.is_empty()).collect(),
+            cluster_size: 1,
+        })
     }
 
     /// `None` if the image has features that are not supported here.
     fn qcow2(path: &Path) -> CaseResult<Option<Self>> {
         let image = qcow2::Image::open(path)?;
         let cluster_size = image.header().cluster_size();
-        Ok(image.layer()?.map(|layer| Layer {
-            bytes: layer.bytes,
-            present: layer.present,
+        Ok(image.layer()?.map(|contents| Layer {
+            present: contents.present(),
+            data: contents.into(),
             cluster_size,
         }))
     }
 
     /// From the output of qemu-img.
-    fn mapped(bytes: Vec<u8>, map: &[MapExtent]) -> Self {
-        let mut layer = Layer::new(bytes, CLUSTER);
+    fn mapped(data: Stream, map: &[MapExtent]) -> Self {
+        let mut present: Vec<Range<u64>> = Vec::new();
         for extent in map.iter().filter(|extent| extent.present == Some(true)) {
-            layer.add(extent.start..extent.end());
+            match present.last_mut() {
+                Some(last) if last.end == extent.start => last.end = extent.end(),
+                _ => present.push(extent.start..extent.end()),
+            }
         }
-        layer
+        Layer {
+            data,
+            present,
+            cluster_size: CLUSTER,
+        }
     }
 }
 
@@ -125,8 +118,8 @@ impl Image {
             {
                 return Ok(layer);
             }
-            let bytes = self.converted(self.own_spec()?).await?;
-            Ok(Layer::mapped(bytes, &self.own_map().await?))
+            let data = self.converted(self.own_spec()?).await?;
+            Ok(Layer::mapped(data, &self.own_map().await?))
         })
     }
 
