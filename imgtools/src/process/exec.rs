@@ -121,8 +121,8 @@ pub(super) fn spawn(
         Ok(())
     };
     // SAFETY: the closure runs in the child between fork and exec. It makes system calls (prctl,
-    // getppid, fstat, close_range, open, getdents64, fcntl, dup2) only, all with buffers on the stack; it neither
-    // allocates nor takes locks.
+    // getppid, fstat, close_range, open, getdents64, fcntl, dup2) only, all with buffers on the
+    // stack; it neither allocates nor takes locks.
     unsafe { command.pre_exec(in_child) };
     let mut tries = 1;
     loop {
@@ -162,12 +162,12 @@ fn close_all_on_exec() {
         )
     };
     if set != 0 {
-        // Linux before 5.11.
+        // Linux before 5.11, or a filter of system calls.
         close_each_on_exec();
     }
 }
 
-/// Does so one by one.
+/// Sets the flag of each, one by one.
 ///
 /// Without `/proc` this does nothing, as with any other way to start a process.
 fn close_each_on_exec() {
@@ -199,7 +199,7 @@ mod tests {
 
     /// Both are safe to call here: this process executes nothing that relies on the flag.
     #[test]
-    fn descriptors_are_closed_on_exec_on_a_new_and_on_an_old_kernel() {
+    fn descriptors_are_closed_on_exec_by_one_call_and_one_by_one() {
         for close in [close_all_on_exec, close_each_on_exec] {
             let stray = File::open("/dev/null").unwrap();
             fcntl_setfd(&stray, FdFlags::empty()).unwrap();

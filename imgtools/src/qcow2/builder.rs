@@ -114,7 +114,8 @@ impl Builder {
             for (number, _) in clusters.iter().filter(|(_, it)| is_partial(it)) {
                 let range = self.cluster(*number);
                 let bytes = &mut cluster[..(range.end - range.start) as usize];
-                below.read_at(bytes, range.start)?;
+                let length = below.read_at(bytes, range.start)?;
+                debug_assert_eq!(length, bytes.len(), "it is this image, whose size is known");
                 file.write_all_at(bytes, layout.host(*number)).map_err(writing())?;
             }
         }

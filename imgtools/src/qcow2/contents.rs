@@ -8,6 +8,10 @@ use super::file::{LARGEST, Source};
 use super::{Extension, Image, Mapping, Qcow2Error};
 
 /// The content of an image, as a stream and at any offset: [`Image::layer`], [`Image::contents`].
+///
+/// Where it is was read from the tables when this was made, the bytes are read from the files when
+/// they are asked for: the image must not change in between. An error of [`Read`] has a
+/// [`Qcow2Error`] inside.
 #[derive(Debug)]
 pub struct Contents {
     /// The image, then its backing files from top to bottom. Never empty.
@@ -97,7 +101,7 @@ impl Contents {
         Ok(length)
     }
 
-    /// All of it.
+    /// All of it, in at most 256 MiB of memory.
     pub fn to_vec(&self) -> Result<Vec<u8>, Qcow2Error> {
         let mut bytes = vec![0; self.size() as usize];
         self.read_at(&mut bytes, 0)?;
@@ -147,8 +151,9 @@ impl Image {
     }
 
     /// Everything that a guest reads, including parts from backing files. `None` if one of them is
-    /// not supported here: the exclusions of [`layer`](Self::layer), a format that is not recorded
-    /// or neither raw nor qcow2, a name that is not a plain path, or a chain of more than 64.
+    /// not supported here: the exclusions of [`layer`](Self::layer), for a qcow2 image; a format
+    /// that is not recorded or neither raw nor qcow2; a name that is not a plain path; or a chain of
+    /// more than 64.
     pub fn contents(&self) -> Result<Option<Contents>, Qcow2Error> {
         Ok(self.with_layers_below(64)?.map(|layers| Contents {
             layers,
@@ -192,6 +197,7 @@ impl Image {
         const ELSEWHERE: u64 = 0b11100;
         let header = self.header();
         let is_here = header.incompatible_features & ELSEWHERE == 0 && header.crypt_method == 0;
+        // The size bounds the number of extents as well.
         if !is_here || header.size > LARGEST {
             return Ok(None);
         }

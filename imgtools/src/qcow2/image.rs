@@ -118,7 +118,7 @@ impl Image {
             return Ok(None);
         };
         let table = self.source.read("L2 table", offset, self.header.cluster_size())?;
-        // Decoded one by one: most users look at each entry once.
+        // Decoded one by one: most users look at each entry once, and need no second table.
         let word = move |number: usize| u64::from_be_bytes(table.as_chunks().0[number]);
         let is_extended = self.header.has_extended_l2();
         let entries = (0..self.header.l2_entries() as usize).map(move |number| match is_extended {
@@ -141,12 +141,15 @@ impl Image {
         let Ok(l1_index) = usize::try_from(cluster / entries) else {
             return Ok(None);
         };
-        let Some((table, found)) = self.l2_table(l1_index)? else {
+        let Some(l1) = self.l1_table()?.get(l1_index).copied() else {
+            return Ok(None);
+        };
+        let Some((table, mut found)) = self.l2_table_of(l1)? else {
             return Ok(None);
         };
         let index = cluster % entries;
         let width = self.header.cluster_size() / entries;
-        Ok(found.get(index as usize).map(|entry| (table + index * width, *entry)))
+        Ok(found.nth(index as usize).map(|entry| (table + index * width, entry)))
     }
 
     /// The mapping of this guest offset.

@@ -11,7 +11,7 @@ use super::{At, RawError};
 /// The size of a sector in bytes.
 pub const SECTOR: u64 = 512;
 
-/// How much is read or written at once: little enough for an allocator to reuse its memory.
+/// How much is read or written at once: less than what malloc gives back to the kernel.
 const CHUNK: usize = 64 * 1024;
 
 /// The first byte that differs from the expected one.

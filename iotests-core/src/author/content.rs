@@ -285,7 +285,7 @@ pub(crate) fn compare(
     size: u64,
     contents: &[&Content],
 ) -> io::Result<Vec<Wrong>> {
-    /// Little enough for an allocator to reuse its memory.
+    /// Less than what malloc gives back to the kernel.
     const AT_ONCE: u64 = 64 * 1024;
     const SECTOR: u64 = 512;
     let mut wrong: Vec<Wrong> = Vec::new();
@@ -318,7 +318,10 @@ pub(crate) fn compare(
 /// If a block equals itself shifted by one byte, all its bytes are the same. This is a single
 /// memory comparison, where a search would compare byte by byte.
 pub(crate) fn is_filled(block: &[u8], byte: u8) -> bool {
-    block.first().is_none_or(|first| *first == byte) && block[1..] == block[..block.len() - 1]
+    let Some((first, rest)) = block.split_first() else {
+        return true;
+    };
+    *first == byte && *rest == block[..rest.len()]
 }
 
 fn note(wrong: &mut Vec<Wrong>, at: u64, sector: &[u8], expected: u8) {

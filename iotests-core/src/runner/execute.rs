@@ -10,6 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::{RunError, io as io_error};
 use super::follow::Follower;
@@ -30,7 +32,7 @@ const SUPERVISOR_GRACE: Duration = Duration::from_secs(180);
 /// scaling.
 const SUPERVISOR_LOOK: Duration = Duration::from_secs(5);
 
-/// The longest event line. A case truncates its texts well below this.
+/// The longest line of an event or report. A case truncates its texts well below this.
 const LINE: usize = 64 << 20;
 
 /// How much of a case's output is kept for reports.
@@ -263,8 +265,8 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
 }
 
-/// Reads events, and the report after them. The error says what the supervisor did, such as "was
-/// killed". From time `look` on, it checks whether the supervisor is stopped; at `give_up` it stops
+/// Reads events, and the report after them, until the supervisor has exited: another process may
+/// still hold the pipe. The error says what the supervisor did, such as "was killed". From time `look` on, it checks whether the supervisor is stopped; at `give_up` it stops
 /// waiting.
 fn listen(
     supervisor: u32,
@@ -274,15 +276,20 @@ fn listen(
     [look, give_up]: [Duration; 2],
     mut said: impl FnMut(CaseEvent),
 ) -> Result<SupervisorReport, String> {
+    let exit = Pid::from_raw(supervisor.cast_signed())
+        .ok_or(Errno::SRCH)
+        .and_then(|supervisor| pidfd_open(supervisor, PidfdFlags::empty()))
+        .map_err(|error| format!("cannot be waited for: {error}"))?;
     let mut lines = Lines::default();
     let mut buffer = vec![0; 64 << 10];
     let (started, paused) = (Instant::now(), supervisors.paused());
-    // The pipe ends with the supervisor, which has seen the end of the case.
     loop {
-        let mut fds = vec![PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![events.as_fd(), exit.as_fd()];
         if let Some(follower) = &follower {
-            fds.push(PollFd::new(follower.fd(), PollFlags::POLLIN));
+            fds.push(follower.fd());
         }
+        let mut fds: Vec<_> =
+            fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let elapsed = started.elapsed();
         let left = |time: Duration| {
             let paused = supervisors.paused().saturating_sub(paused);
@@ -304,7 +311,7 @@ fn listen(
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(format!("cannot be read from: {error}")),
         }
-        let is_ready = fds[0].any().unwrap_or(false);
+        let [is_ready, has_exited] = [0, 1].map(|index: usize| fds[index].any().unwrap_or(false));
         if let Some(follower) = &mut follower {
             follower.read(false, &mut |text| said(CaseEvent::Printed { text }));
         }
@@ -313,6 +320,8 @@ fn listen(
                 Ok(0) | Err(_) => break,
                 Ok(count) => lines.push(&buffer[..count], &mut said),
             }
+        } else if has_exited {
+            break;
         }
     }
     if let Some(follower) = &mut follower {
@@ -347,7 +356,11 @@ impl Lines {
                 // broken case.
                 match self.rest.split_first() {
                     _ if self.too_long => {}
-                    Some((&REPORT, report)) => self.report = serde_json::from_slice(report).ok(),
+                    Some((&REPORT, report)) => {
+                        if let Ok(report) = serde_json::from_slice(report) {
+                            self.report = Some(report);
+                        }
+                    }
                     _ => {
                         if let Ok(event) = serde_json::from_slice(&self.rest) {
                             said(event);
@@ -419,9 +432,32 @@ mod tests {
         let mut lines = Lines::default();
         lines.push(b"{\"event\":\"pa", &mut |event| panic!("{event:?}"));
         assert!(lines.report.is_none());
-        let text = format!("\n={}\n", serde_json::to_string(&report).unwrap());
-        lines.push(text.as_bytes(), &mut |event| panic!("{event:?}"));
+        let text = report.to_line().unwrap();
+        lines.push(&text, &mut |event| panic!("{event:?}"));
         assert!(matches!(lines.report, Some(report) if report.end == End::Exited(3)));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_pipe_that_somebody_else_holds_after_the_supervisor() {
+        let report = SupervisorReport {
+            end: End::Exited(0),
+            leaks: Vec::new(),
+            overdue: None,
+            elapsed: Duration::ZERO,
+        };
+        for said in [Vec::new(), report.to_line().unwrap()] {
+            let (events, held) = pipe().unwrap();
+            nix::unistd::write(&held, &said).unwrap();
+            let mut supervisor = std::process::Command::new("true").spawn().unwrap();
+            let limits = [Duration::from_secs(60); 2];
+            let supervisors = Supervisors::default();
+            let heard = listen(supervisor.id(), events, None, &supervisors, limits, |_| ());
+            match said.is_empty() {
+                true => assert_eq!(heard.unwrap_err(), "was killed"),
+                false => assert_eq!(heard.unwrap().end, End::Exited(0)),
+            }
+            supervisor.wait().unwrap();
+        }
     }
 
     #[test]

@@ -166,8 +166,8 @@ impl InstanceDir {
 
 /// Shares the lock of a run that is alive: while anybody has it, nobody cleans up after the run.
 pub(crate) fn hold(run: &Path) -> io::Result<Flock<File>> {
-    let lock = OpenOptions::new().read(true).write(true).open(run.join(LOCK))?;
-    Flock::lock(lock, FlockArg::LockSharedNonblock).map_err(|(_, error)| error.into())
+    Flock::lock(File::open(run.join(LOCK))?, FlockArg::LockSharedNonblock)
+        .map_err(|(_, error)| error.into())
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {

@@ -79,10 +79,10 @@ impl Image {
     }
 
     async fn compare_with(&self, contents: &[&Content]) -> CaseResult {
-        self.holds(self.stream().await?, contents)
+        self.assert_holds(self.stream().await?, contents)
     }
 
-    fn holds(&self, found: Stream, contents: &[&Content]) -> CaseResult {
+    fn assert_holds(&self, found: Stream, contents: &[&Content]) -> CaseResult {
         for content in contents {
             fits(self, content, found.size)?;
         }
@@ -102,7 +102,7 @@ impl Image {
         Action::new(format!("a look at {self}"), async move {
             let layer = self.own_layer().await?;
             let size = layer.data.size;
-            self.holds(layer.data, &[&content]).context("the data of this layer alone")?;
+            self.assert_holds(layer.data, &[&content]).context("the data of this layer alone")?;
             let parts = content.extents().into_iter().map(|(_, range)| range);
             let expected = to_clusters(parts, layer.cluster_size, size);
             let found = to_clusters(layer.present.into_iter(), layer.cluster_size, size);

@@ -104,7 +104,7 @@ impl Image {
     #[track_caller]
     pub fn bytes(&self) -> Action<'_, Vec<u8>> {
         Action::new(format!("a read of {self}"), async move {
-            self.stream().await?.bytes()
+            self.stream().await?.bytes().context(format!("reading {self}"))
         })
     }
 

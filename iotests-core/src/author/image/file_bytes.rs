@@ -172,3 +172,55 @@ impl fmt::Debug for FileBytes {
         write!(f, "FileBytes({}, {})", self.image, self.bytes.size)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BLOCK: u64 = 16 * 1024;
+
+    /// What happens to a block: a hole, a fill, or its first byte is another.
+    type Step = (u64, Option<u8>, bool);
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = (0..12_u64, proptest::option::of(0_u8..3), any::<bool>());
+        proptest::collection::vec(step, 0..8)
+    }
+
+    fn apply(path: &Path, steps: &[Step]) {
+        for (block, fill, is_whole) in steps {
+            let range = block * BLOCK..(block + 1) * BLOCK;
+            match (fill, is_whole) {
+                (Some(byte), true) => raw::fill(path, range, *byte).unwrap(),
+                (Some(byte), false) => {
+                    raw::fill(path, range.start..range.start + 1, *byte).unwrap()
+                }
+                (None, true) => raw::punch_hole(path, range).unwrap(),
+                (None, false) => {
+                    File::options().write(true).open(path).unwrap().set_len(range.end).unwrap();
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn the_first_change_is_the_one_that_comparing_all_bytes_finds(before in steps(), after in steps()) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("file");
+            raw::create_sparse(&path, 5 * BLOCK + 7).unwrap();
+            apply(&path, &before);
+            let (recorded, was) = (Sparse::read(&path).unwrap(), std::fs::read(&path).unwrap());
+            apply(&path, &after);
+            let is = std::fs::read(&path).unwrap();
+            let expected = was.iter().zip(&is).position(|(a, b)| a != b).map(|at| (at as u64, is[at], was[at]));
+            let (change, size) = recorded.first_change(&path).unwrap();
+            prop_assert_eq!(change.map(|it| (it.at, it.found, it.expected)), expected);
+            prop_assert_eq!((recorded.size, size), (was.len() as u64, is.len() as u64));
+        }
+    }
+}

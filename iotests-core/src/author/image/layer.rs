@@ -23,7 +23,7 @@ use crate::case::Format;
 /// What a layer alone contains; see [`Image::assert_layer`] for its data.
 #[derive(Debug)]
 pub struct Layer {
-    /// Ranges that would come from its backing image read as zeroes.
+    /// Its own bytes: ranges that would come from its backing image read as zeroes.
     pub(super) data: Stream,
     /// The ranges that are present in the layer, as data or zeroes; ascending, not adjacent.
     pub present: Vec<Range<u64>>,
@@ -106,7 +106,7 @@ impl Image {
         Ok(size.next_multiple_of(raw::SECTOR))
     }
 
-    /// The data of this layer alone. The image must not be open for writing.
+    /// Where this layer alone has something. The image must not be open for writing.
     #[track_caller]
     pub fn own_layer(&self) -> Action<'_, Layer> {
         Action::new(format!("a look at {self}"), async move {

@@ -1,6 +1,7 @@
 //! The protocol between the runner and a supervisor.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,8 +34,8 @@ pub(crate) struct SuperviseSpec {
     pub(crate) step: bool,
 }
 
-/// What starts a supervisor's line with its [`SupervisorReport`], the last one among the events of
-/// its case.
+/// What starts a supervisor's line with its [`SupervisorReport`], the last one after the events of
+/// its case: no JSON value starts with it.
 pub(crate) const REPORT: u8 = b'=';
 
 /// One byte on the control pipe.
@@ -164,4 +165,15 @@ pub struct SupervisorReport {
     pub overdue: Option<Seen>,
     /// From the start of the case process to its end, without suspensions.
     pub elapsed: Duration,
+}
+
+impl SupervisorReport {
+    /// The line by which it is sent.
+    pub(crate) fn to_line(&self) -> io::Result<Vec<u8>> {
+        // The case may have been killed within a line.
+        let mut line = vec![b'\n', REPORT];
+        serde_json::to_writer(&mut line, self)?;
+        line.push(b'\n');
+        Ok(line)
+    }
 }

@@ -1,6 +1,6 @@
 //! The life of a supervisor process, from its start to its report.
 
-use std::io::{self, Write, stdin, stdout};
+use std::io::{Write, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use super::process_table::{Process, is_stopped};
-use super::protocol::{End, Leak, Order, REPORT, Seen, SuperviseSpec, SupervisorReport};
+use super::protocol::{End, Leak, Order, Seen, SuperviseSpec, SupervisorReport};
 use super::reaper::{Reaped, alive, kill, kill_all, reap, send, timeout, wait_readable};
 use super::starvation::starved;
 use super::{evidence, fork, process_table};
@@ -72,7 +72,10 @@ struct Wakes {
 }
 
 fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
-    let _lock = rundir::hold(&spec.run_dir).map_err(|error| format!("join the run: {error}"))?;
+    // Released by the kernel, when this process and its fork, the case, are gone.
+    let lock = rundir::hold(&spec.run_dir)
+        .map_err(|error| format!("share the lock in {}: {error}", spec.run_dir.display()))?;
+    std::mem::forget(lock);
     let wakes = prepare(spec.runner_pid)?;
     let started = Instant::now();
     let report = match fork::start(spec) {
@@ -85,11 +88,7 @@ fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
         }),
     };
     let Some(report) = report else { return Ok(()) };
-    // The case may have been killed within a line.
-    let mut line = vec![b'\n', REPORT];
-    let written = serde_json::to_writer(&mut line, &report).map_err(io::Error::from);
-    line.push(b'\n');
-    let written = written.and_then(|()| stdout().write_all(&line));
+    let written = report.to_line().and_then(|line| stdout().write_all(&line));
     written.map_err(|error| format!("write the report: {error}"))
 }
 

@@ -193,6 +193,13 @@ fn a_file_that_was_touched_is_seen() {
                 behind_a_hole.message(),
                 "the file TEST_DIR/raw holds 0x08 at 0x80400, expected 0x07 as before"
             );
+            imgtools::raw::fill(raw.file(), 513 * KIB..514 * KIB, 7)?;
+            std::fs::File::options().write(true).open(raw.file())?.set_len(2 * MIB)?;
+            let longer = before.assert_unchanged().unwrap_err();
+            assert_eq!(
+                longer.message(),
+                "the file TEST_DIR/raw has 2097152 bytes, expected 1048576 as before"
+            );
         }));
         run.assert_passed();
     }

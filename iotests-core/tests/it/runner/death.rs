@@ -12,6 +12,7 @@ use nix::unistd::{Pid, mkfifo};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::bench::{Bench, Ran, events, mounts_below};
+use super::truth::named;
 
 /// Longer than even a busy machine needs for something quick.
 pub(super) const LONG: Duration = Duration::from_secs(60);
@@ -189,6 +190,25 @@ fn kill_9_of_the_runner_leaves_no_process_and_the_next_run_removes_the_rest() {
         assert!(none_is_left(&bench), "at {moment}: {:?}", bench.processes());
     }
     assert_ne!(bench.left().len(), 0, "there is something to be removed");
+    bench.run(&["verdicts::passes@raw"]).assert_code(0);
+    assert_eq!(bench.left(), [""; 0].map(std::path::PathBuf::from));
+}
+
+#[test]
+fn a_run_is_not_removed_while_one_of_its_supervisors_lives() {
+    let bench = Bench::new();
+    let mut running = Running::start(&bench, &["waits_with_a_tree"]);
+    running.wait_for_running_cases(1);
+    let supervisor = named(&bench, "iot-supervisor").next().unwrap();
+    let supervisor = Pid::from_raw(supervisor.cast_signed());
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    running.signal(Signal::SIGKILL);
+    running.child.wait().unwrap();
+    let left = bench.left();
+    bench.run(&["verdicts::passes@raw"]).assert_code(0);
+    assert_eq!(bench.left(), left);
+    kill(supervisor, Signal::SIGCONT).unwrap();
+    assert!(none_is_left(&bench), "{:?}", bench.processes());
     bench.run(&["verdicts::passes@raw"]).assert_code(0);
     assert_eq!(bench.left(), [""; 0].map(std::path::PathBuf::from));
 }
