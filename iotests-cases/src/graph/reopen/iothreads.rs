@@ -81,11 +81,19 @@ const UNLOCKED: KnownBug = known(
 .only(&[&["of-the-backing-node"]])
 .intermittent();
 
+/// See docs/qemu-findings.md.
+const FORGOTTEN: KnownBug = known(
+    "a request that an iothread sends while its disk is drained may wait for ever",
+    "expected 0xd",
+    before(8, 1),
+)
+.intermittent();
+
 /// The backing node is attached if one of the two can go to the other's iothread, and detached in any
 /// case. Both disks work all the time.
 #[case(
     upstream = "245::TestBlockdevReopen::{threads}", rows = THREADS,
-    known_bugs = [CLOSED, LEAVING, UNLOCKED]
+    known_bugs = [CLOSED, LEAVING, UNLOCKED, FORGOTTEN]
 )]
 async fn agree_on_one(t: &mut Test, threads: &Threads) -> CaseResult {
     let images = Images::create(t).await?;

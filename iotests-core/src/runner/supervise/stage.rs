@@ -94,7 +94,13 @@ fn supervise(spec: &SuperviseSpec) -> Result<(), String> {
 
 /// Makes this process a sub-reaper that notices the runner's death in two ways.
 fn prepare(runner_pid: u32) -> Result<Wakes, String> {
-    let mask = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT]);
+    // SIGHUP is what the kernel sends to a process that is stopped when its parent dies.
+    let mask = SigSet::from_iter([
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ]);
     let mut blocked = mask;
     blocked.add(Signal::SIGXFSZ);
     blocked.thread_set_mask().map_err(|error| format!("block signals: {error}"))?;
@@ -366,7 +372,7 @@ impl Wakes {
                     Ok(Some(signal)) if signal.ssi_signo == Signal::SIGCHLD as u32 => {
                         return Wake::ChildEnded;
                     }
-                    // The parent-death signal, or a request to end: handled the same way.
+                    // The runner's death, or a request to end: handled the same way.
                     Ok(Some(_)) => return Wake::RunnerGone,
                     _ => {}
                 }
