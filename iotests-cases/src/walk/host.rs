@@ -154,20 +154,22 @@ impl<'t> Host<'t> {
             return self.plain_job(model, step, start()).await;
         };
         self.begin(model, fault).await?;
-        loop {
+        // The error comes once.
+        for is_last in [false, true] {
             let mut builder = start().set("auto-dismiss", false);
             for name in step.policies() {
                 builder = builder.set(name, fault.policy);
             }
-            if self.goes_through(builder).await? {
-                break;
+            match self.goes_through(builder).await? {
+                Outcome::Completed => break,
+                other => check!(!is_last, "without an error it was {other:?}"),
             }
         }
         self.end(&model.after(step), fault).await
     }
 
-    /// A job that an error may have stopped goes on; returns whether it completes.
-    async fn goes_through(&self, start: JobBuilder) -> CaseResult<bool> {
+    /// A job that an error may have stopped goes on; returns how it ends.
+    async fn goes_through(&self, start: JobBuilder) -> CaseResult<Outcome> {
         let vm = self.vm()?;
         let running = start.start().await?;
         let rests = |job: &Value| {
@@ -185,8 +187,7 @@ impl<'t> Host<'t> {
             let command = vm.cmd(verb, json!({"id": running.id()}));
             let _ = command.outcome().await?;
         }
-        let ended = running.dismiss().outcome().await?;
-        Ok(ended.outcome == Outcome::Completed)
+        Ok(running.dismiss().outcome().await?.outcome)
     }
 
     async fn plain_job(&self, model: &Model, step: &Step, start: JobBuilder) -> CaseResult {

@@ -215,6 +215,34 @@ mod tests {
         }
     }
 
+    /// See docs/qemu-findings.md.
+    #[test]
+    fn nothing_grows_that_cannot() {
+        let mut grown = 0;
+        for seed in 0..1000 {
+            let program = generated(seed).unwrap().current();
+            let mut model = program.model(None);
+            for step in program.steps(None) {
+                let grows = match &step {
+                    Step::Resize { .. } => Some(model.active()),
+                    Step::Commit { top, base, .. } => {
+                        let [top, base] =
+                            [top, base].map(|name| &model.chain[model.position(name).unwrap()]);
+                        (base.shape.size < top.shape.size).then_some(base)
+                    }
+                    _ => None,
+                };
+                grown += usize::from(grows.is_some());
+                assert!(
+                    grows.is_none_or(|layer| layer.shape.can_grow()),
+                    "seed {seed}: {step:?}"
+                );
+                model.apply(&step);
+            }
+        }
+        assert!(grown > 100, "{grown}");
+    }
+
     #[test]
     fn a_program_that_fails_is_made_as_small_as_can_be() {
         let is_wrong = |steps: &[Step]| {

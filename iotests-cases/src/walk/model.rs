@@ -25,6 +25,15 @@ pub(super) struct Shape {
     pub(super) data: Vec<(u8, Range<u64>)>,
 }
 
+impl Shape {
+    /// Whether it can grow: a compressed cluster is not zeroed in subclusters
+    /// (docs/qemu-findings.md).
+    pub(super) fn can_grow(&self) -> bool {
+        let is_cut = !self.size.is_multiple_of(self.cluster);
+        !(self.subclusters && self.compressed && is_cut)
+    }
+}
+
 /// An image of the chain, or one that was made of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layer {

@@ -134,8 +134,10 @@ impl Resolver {
                 let is_known = low.reads.is_some() && high.reads.is_some();
                 // A base that a stream left writable has bitmaps that are not (docs/qemu-findings.md).
                 let has_read_only_bitmaps = low.streamed && !low.bitmaps.is_empty();
+                let has_to_grow = low.shape.size < high.shape.size;
                 if top == 0
                     || low.shape.size > high.shape.size
+                    || (has_to_grow && !low.shape.can_grow())
                     || !is_known
                     || has_read_only_bitmaps
                 {
@@ -202,10 +204,7 @@ impl Resolver {
             Op::Resize(units) => {
                 let size = self.model.active().shape.size + u64::from(*units) * 33 * KIB;
                 let size = size.next_multiple_of(512);
-                let shape = &self.model.active().shape;
-                let is_cut = !shape.size.is_multiple_of(shape.cluster);
-                // A compressed cluster is not zeroed in subclusters (docs/qemu-findings.md).
-                if size > 3 * MIB || (shape.subclusters && shape.compressed && is_cut) {
+                if size > 3 * MIB || !self.model.active().shape.can_grow() {
                     return None;
                 }
                 match self.model.grows {

@@ -291,7 +291,7 @@ fn job(step: &Step, start: &str, job: &Job, model: &Model) -> Vec<String> {
     }
     let mut lines = fault.begin(model);
     let body = [
-        "loop {",
+        "for is_last in [false, true] {",
         &format!("    let {first}.set(\"auto-dismiss\", false).start().await?;"),
         "    loop {",
         "        let rests = |job: &Value| [\"paused\", \"standby\", \"ready\", \"concluded\"].iter().any(|status| job[\"status\"] == *status);",
@@ -301,7 +301,10 @@ fn job(step: &Step, start: &str, job: &Job, model: &Model) -> Vec<String> {
         "            _ => vm.cmd(\"job-resume\", json!({\"id\": job.id()})).outcome().await?.ok(),",
         "        };",
         "    }",
-        "    if job.dismiss().outcome().await?.outcome == Outcome::Completed { break }",
+        "    match job.dismiss().outcome().await?.outcome {",
+        "        Outcome::Completed => break,",
+        "        other => check!(!is_last, \"without an error it was {other:?}\"),",
+        "    }",
         "}",
     ];
     lines.extend(body.map(str::to_owned));
