@@ -1,7 +1,7 @@
 //! Machines that outlive the program that launched them.
 
 use crate::cause::chain;
-use crate::deadlines::Deadlines;
+use crate::deadlines::{Deadlines, TERMS};
 use crate::socket;
 use imgtools::process::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -151,10 +151,21 @@ impl Attached {
         };
         let pid = self.pid();
         let failed = |source| DetachedEndError::Process { pid, source };
-        self.process.signal(rustix::process::Signal::TERM).map_err(failed)?;
-        let terminated = tokio::time::timeout(self.deadlines.terminate, self.wait_exit());
-        let signal = match terminated.await {
-            Ok(()) => Signal::SIGTERM,
+        let budget = self.deadlines.terminate;
+        // A storage daemon misses one that comes just before it begins to wait.
+        let terminate = async {
+            loop {
+                self.process.signal(rustix::process::Signal::TERM)?;
+                if tokio::time::timeout(budget / TERMS, self.wait_exit()).await.is_ok() {
+                    return Ok(());
+                }
+            }
+        };
+        let signal = match tokio::time::timeout(budget, terminate).await {
+            Ok(sent) => {
+                sent.map_err(failed)?;
+                Signal::SIGTERM
+            }
             Err(_) => {
                 self.process.signal(rustix::process::Signal::KILL).map_err(failed)?;
                 // The kernel ends it as soon as it can.

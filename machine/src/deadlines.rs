@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// How often SIGTERM is sent within its deadline.
+pub(crate) const TERMS: u32 = 10;
+
 /// Budgets, meant for a loaded host; an idle one needs a hundredth of them. They exist so that
 /// nothing waits forever, not to measure speed: scale them all with [`Deadlines::scaled`] for slow
 /// hosts, valgrind or sanitizers.
@@ -14,7 +17,7 @@ pub struct Deadlines {
     pub command: Duration,
     /// From `quit` to the exit of the process; then SIGTERM follows.
     pub quit: Duration,
-    /// From SIGTERM to the exit of the process; then SIGKILL follows.
+    /// From the first of several SIGTERMs to the exit of the process; then SIGKILL follows.
     pub terminate: Duration,
     /// Each QMP command of a diagnosis.
     pub diagnose_command: Duration,

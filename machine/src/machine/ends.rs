@@ -2,6 +2,7 @@
 
 use super::Machine;
 use crate::cause::chain;
+use crate::deadlines::TERMS;
 use crate::diagnose::Diagnosis;
 use crate::end::{EndError, Exit, Judgement, Stage, StageOutcome, StageRecord};
 use crate::evidence::{CorePattern, find_core, find_reports};
@@ -114,9 +115,15 @@ impl Machine {
             // Before any action that would change its state.
             diagnosis = Some(Box::new(self.diagnose().await));
             let budget = self.parts.deadlines.terminate;
+            // A storage daemon misses one that comes just before it begins to wait.
             let terminate = async {
-                self.parts.child.signal_group(Signal::SIGTERM);
-                self.exited().await
+                loop {
+                    self.parts.child.signal_group(Signal::SIGTERM);
+                    let exited = tokio::time::timeout(budget / TERMS, self.exited());
+                    if let Ok(exited) = exited.await {
+                        return exited;
+                    }
+                }
             };
             let second = self.step(Stage::Terminate, budget, terminate).await;
             let lives = !second.has_ended();

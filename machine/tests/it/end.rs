@@ -149,6 +149,26 @@ async fn a_process_that_does_not_end_by_itself_is_terminated() {
 }
 
 #[tokio::test]
+async fn a_process_that_misses_one_sigterm_gets_another() {
+    let Some(tool) = daemon() else { return };
+    // The daemon is in another group, and ends with the third.
+    let script = "setsid \"$@\" & \
+        trap 'n=x$n; [ $n = xxx ] && kill $! && exit 0' TERM; \
+        while :; do wait $!; done";
+    let wrapper = Wrapper::Custom(["sh", "-c", script, "sh"].map(Into::into).to_vec());
+    let mut deadlines = impatient();
+    deadlines.terminate = Duration::from_secs(10);
+    let builder = StorageDaemon::builder(tool).wrapper(wrapper).deadlines(deadlines);
+    let daemon = builder.launch().await.unwrap();
+    let error = daemon.end_within(Duration::from_millis(200)).await.unwrap_err();
+    let EndError::Escalated(exit) = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(exit.stages[1].outcome, StageOutcome::Ended);
+    assert!(exit.status().is_success(), "{}", exit.status());
+}
+
+#[tokio::test]
 async fn a_killed_machine_is_fine_unless_it_had_crashed() {
     let Some(tool) = daemon() else { return };
     let builder = StorageDaemon::builder(tool);
