@@ -1,7 +1,8 @@
 //! Machines that outlive the program that launched them.
 
 use crate::cause::chain;
-use crate::deadlines::{Deadlines, TERMS};
+use crate::deadlines::Deadlines;
+use crate::end::terminate;
 use crate::socket;
 use imgtools::process::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -152,15 +153,8 @@ impl Attached {
         let pid = self.pid();
         let failed = |source| DetachedEndError::Process { pid, source };
         let budget = self.deadlines.terminate;
-        // A storage daemon misses one that comes just before it begins to wait.
-        let terminate = async {
-            loop {
-                self.process.signal(rustix::process::Signal::TERM)?;
-                if tokio::time::timeout(budget / TERMS, self.wait_exit()).await.is_ok() {
-                    return Ok(());
-                }
-            }
-        };
+        let send = || self.process.signal(rustix::process::Signal::TERM);
+        let terminate = terminate(budget, send, || self.wait_exit());
         let signal = match tokio::time::timeout(budget, terminate).await {
             Ok(sent) => {
                 sent.map_err(failed)?;

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// How often SIGTERM is sent within its deadline.
-pub(crate) const TERMS: u32 = 10;
-
 /// Budgets, meant for a loaded host; an idle one needs a hundredth of them. They exist so that
 /// nothing waits forever, not to measure speed: scale them all with [`Deadlines::scaled`] for slow
 /// hosts, valgrind or sanitizers.

@@ -66,6 +66,13 @@ impl Layer {
 }
 
 impl Contents {
+    fn of(layers: Vec<Layer>) -> Contents {
+        Contents {
+            layers,
+            position: 0,
+        }
+    }
+
     /// The guest-visible size in bytes.
     pub fn size(&self) -> u64 {
         self.layers[0].size
@@ -143,11 +150,7 @@ impl Image {
     /// 256 MiB, or has parts that are not supported here: encryption, a data file, compressed
     /// clusters, extended L2 entries.
     pub fn layer(&self) -> Result<Option<Contents>, Qcow2Error> {
-        let layers = self.own_extents()?.map(|layer| vec![layer]);
-        Ok(layers.map(|layers| Contents {
-            layers,
-            position: 0,
-        }))
+        Ok(self.own_extents()?.map(|layer| Contents::of(vec![layer])))
     }
 
     /// Everything that a guest reads, including parts from backing files. `None` if one of them is
@@ -155,10 +158,7 @@ impl Image {
     /// that is not recorded or neither raw nor qcow2; a name that is not a plain path; or a chain of
     /// more than 64.
     pub fn contents(&self) -> Result<Option<Contents>, Qcow2Error> {
-        Ok(self.with_layers_below(64)?.map(|layers| Contents {
-            layers,
-            position: 0,
-        }))
+        Ok(self.with_layers_below(64)?.map(Contents::of))
     }
 
     fn with_layers_below(&self, files: usize) -> Result<Option<Vec<Layer>>, Qcow2Error> {

@@ -2,9 +2,8 @@
 
 use super::Machine;
 use crate::cause::chain;
-use crate::deadlines::TERMS;
 use crate::diagnose::Diagnosis;
-use crate::end::{EndError, Exit, Judgement, Stage, StageOutcome, StageRecord};
+use crate::end::{EndError, Exit, Judgement, Stage, StageOutcome, StageRecord, terminate};
 use crate::evidence::{CorePattern, find_core, find_reports};
 use imgtools::process::{Signal, Status};
 use qmp::types::SystemPowerdown;
@@ -115,16 +114,11 @@ impl Machine {
             // Before any action that would change its state.
             diagnosis = Some(Box::new(self.diagnose().await));
             let budget = self.parts.deadlines.terminate;
-            // A storage daemon misses one that comes just before it begins to wait.
-            let terminate = async {
-                loop {
-                    self.parts.child.signal_group(Signal::SIGTERM);
-                    let exited = tokio::time::timeout(budget / TERMS, self.exited());
-                    if let Ok(exited) = exited.await {
-                        return exited;
-                    }
-                }
+            let send = || {
+                self.parts.child.signal_group(Signal::SIGTERM);
+                Ok(())
             };
+            let terminate = terminate(budget, send, || self.parts.child.exited());
             let second = self.step(Stage::Terminate, budget, terminate).await;
             let lives = !second.has_ended();
             stages.push(second);

@@ -142,10 +142,13 @@ fn wrong(output: &Output) -> Option<String> {
 
 /// Splits the range into pieces that fit into one request; QEMU refuses longer ones.
 pub(crate) fn pieces(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
-    const MOST: u64 = 1 << 30;
-    let range = range.clone();
+    split(range.clone(), 1 << 30)
+}
+
+/// Splits the range into pieces of at most so many bytes.
+pub(super) fn split(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> + use<> {
     let end = range.end;
-    (range.start..end)
-        .step_by(MOST as usize)
-        .map(move |start| start..end.min(start.saturating_add(MOST)))
+    range
+        .step_by(most as usize)
+        .map(move |start| start..end.min(start.saturating_add(most)))
 }

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use imgtools::raw;
 
+use super::content::split;
 use super::handle::Image;
-use crate::author::content::is_filled;
+use crate::author::content::{Wrong, is_filled};
 use crate::author::failure::{CaseResult, Context, Failure};
 
 /// How much is read and compared at once.
@@ -58,12 +59,13 @@ impl FileBytes {
         let (changed, is) =
             self.bytes.first_change(image.file()).context(format!("reading {image}"))?;
         match changed {
-            Some(Change {
-                at,
+            Some(Wrong {
+                range,
                 found,
                 expected,
             }) => Err(Failure::new(format!(
-                "the file {image} holds {found:#04x} at {at:#x}, expected {expected:#04x} as before"
+                "the file {image} holds {found:#04x} at {:#x}, expected {expected:#04x} as before",
+                range.start
             ))),
             None if is != was => Err(Failure::new(format!(
                 "the file {image} has {is} bytes, expected {was} as before"
@@ -71,13 +73,6 @@ impl FileBytes {
             None => Ok(()),
         }
     }
-}
-
-/// A byte that is not what it was.
-struct Change {
-    at: u64,
-    found: u8,
-    expected: u8,
 }
 
 impl Sparse {
@@ -94,7 +89,7 @@ impl Sparse {
             };
             Ok((range, piece))
         };
-        let pieces = data.into_iter().flat_map(pieces);
+        let pieces = data.into_iter().flat_map(|range| split(range, AT_ONCE));
         Ok(Sparse {
             size,
             data: pieces.map(&mut read).collect::<CaseResult<_>>()?,
@@ -102,7 +97,7 @@ impl Sparse {
     }
 
     /// The first byte that the file has changed, as far as both reach, and the size of the file.
-    fn first_change(&self, path: &Path) -> CaseResult<(Option<Change>, u64)> {
+    fn first_change(&self, path: &Path) -> CaseResult<(Option<Wrong>, u64)> {
         let file = File::open(path)?;
         let (size, mut ranges) = data(path)?;
         ranges.extend(self.data.iter().map(|(range, _)| range.clone()));
@@ -111,7 +106,7 @@ impl Sparse {
         let mut done = 0;
         for range in ranges {
             let end = range.end.min(size).min(self.size);
-            for range in pieces(range.start.max(done)..end) {
+            for range in split(range.start.max(done)..end, AT_ONCE) {
                 let length = (range.end - range.start) as usize;
                 let (found, expected) = (&mut found[..length], &mut expected[..length]);
                 file.read_exact_at(found, range.start)?;
@@ -119,12 +114,13 @@ impl Sparse {
                 if found != expected {
                     let mut pairs = found.iter().zip(expected.iter());
                     let place = pairs.position(|(a, b)| a != b).unwrap_or_default();
-                    let change = Change {
-                        at: range.start + place as u64,
+                    let at = range.start + place as u64;
+                    let wrong = Wrong {
+                        range: at..at + 1,
                         found: found[place],
                         expected: expected[place],
                     };
-                    return Ok((Some(change), size));
+                    return Ok((Some(wrong), size));
                 }
             }
             done = done.max(end);
@@ -151,12 +147,6 @@ impl Sparse {
             }
         }
     }
-}
-
-/// Splits a range into pieces of at most [`AT_ONCE`] bytes.
-fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let end = range.end;
-    range.step_by(AT_ONCE as usize).map(move |start| start..end.min(start + AT_ONCE))
 }
 
 /// The size of a file, and where it has data.
@@ -219,7 +209,7 @@ mod tests {
             let is = std::fs::read(&path).unwrap();
             let expected = was.iter().zip(&is).position(|(a, b)| a != b).map(|at| (at as u64, is[at], was[at]));
             let (change, size) = recorded.first_change(&path).unwrap();
-            prop_assert_eq!(change.map(|it| (it.at, it.found, it.expected)), expected);
+            prop_assert_eq!(change.map(|it| (it.range.start, it.found, it.expected)), expected);
             prop_assert_eq!((recorded.size, size), (was.len() as u64, is.len() as u64));
         }
     }

@@ -194,15 +194,20 @@ fn kill_9_of_the_runner_leaves_no_process_and_the_next_run_removes_the_rest() {
     assert_eq!(bench.left(), [""; 0].map(std::path::PathBuf::from));
 }
 
+/// A run with a case that waits, and the process of its supervisor.
+fn waiting(bench: &Bench) -> (Running, Pid) {
+    let mut running = Running::start(bench, &["waits_with_a_tree"]);
+    running.wait_for_running_cases(1);
+    let supervisor = named(bench, "iot-supervisor").next().unwrap();
+    (running, Pid::from_raw(supervisor.cast_signed()))
+}
+
 /// A supervisor that is stopped gets SIGHUP when the runner dies, unless a parent in the same session
 /// adopts it.
 #[test]
 fn a_stopped_supervisor_leaves_no_process_when_the_runner_is_killed() {
     let bench = Bench::new();
-    let mut running = Running::start(&bench, &["waits_with_a_tree"]);
-    running.wait_for_running_cases(1);
-    let supervisor = named(&bench, "iot-supervisor").next().unwrap();
-    let supervisor = Pid::from_raw(supervisor.cast_signed());
+    let (mut running, supervisor) = waiting(&bench);
     kill(supervisor, Signal::SIGSTOP).unwrap();
     running.signal(Signal::SIGKILL);
     running.child.wait().unwrap();
@@ -214,9 +219,7 @@ fn a_stopped_supervisor_leaves_no_process_when_the_runner_is_killed() {
 #[test]
 fn a_supervisor_shares_the_lock_of_its_run() {
     let bench = Bench::new();
-    let mut running = Running::start(&bench, &["waits_with_a_tree"]);
-    running.wait_for_running_cases(1);
-    let supervisor = named(&bench, "iot-supervisor").next().unwrap();
+    let (mut running, supervisor) = waiting(&bench);
     let descriptors = std::fs::read_dir(format!("/proc/{supervisor}/fdinfo")).unwrap();
     let is_lock = |entry: std::io::Result<std::fs::DirEntry>| {
         let info = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
