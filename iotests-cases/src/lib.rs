@@ -17,6 +17,7 @@ mod nbd;
 mod qcow2;
 mod qemu_img;
 mod requests;
+mod served;
 mod shorter;
 mod walk;
 

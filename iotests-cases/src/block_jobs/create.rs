@@ -3,9 +3,9 @@
 
 use iotests_core::prelude::*;
 
-use super::served::Served;
 use super::verbs::Follows::{NoVerb, State, Text};
 use super::verbs::{GONE, NOT_PAUSED, RUNNING, TWICE, Verb};
+use crate::served::Served;
 
 const FILE: u64 = 16 * MIB;
 

@@ -16,7 +16,6 @@ mod mirror;
 mod mirror_backing_chain;
 mod mirror_cancel;
 mod refusals;
-mod served;
 mod stopped;
 mod stream;
 mod verbs;

@@ -1,11 +1,9 @@
 //! What a backup makes of requests that are on their way.
 
-use std::future::IntoFuture;
-
 use iotests_core::prelude::*;
 
 use super::super::HELD;
-use crate::block_jobs::served::Served;
+use crate::served::Served;
 
 const SIZE: u64 = MIB;
 const LAST: std::ops::Range<u64> = SIZE - CLUSTER..SIZE;
@@ -51,9 +49,7 @@ async fn a_guest_waits_for_its_copy_and_the_backup(t: &mut Test, end: &End) -> C
         }
         End::Cancelled => {
             let cancel = vm.cmd("job-cancel", json!({"id": job.id()}));
-            // It may be answered only when nothing is on its way any more.
-            let release = async { served.release() };
-            tokio::join!(cancel.into_future(), release).0?;
+            vm.while_in_flight(cancel, || served.release()).await?;
             job.wait_status("null").await?;
             check!(job.wait().outcome().await?.outcome == Outcome::Cancelled);
         }

@@ -3,7 +3,8 @@
 use iotests_core::prelude::*;
 
 use super::HELD;
-use crate::block_jobs::served::Served;
+use super::active::MODES;
+use crate::served::Served;
 
 defaults! { formats = [RAW] }
 
@@ -51,6 +52,50 @@ async fn writes_elsewhere_hold_up_nothing(t: &mut Test) -> CaseResult {
     vm.shutdown().await?;
     let all = Content::nothing().written(0x11, 0..SIZE);
     copy.assert_reads(all.written(0x77, LAST)).await
+}
+
+/// How many clusters a table of 4 KiB has.
+const IN_A_TABLE: u64 = 512;
+
+/// See docs/qemu-findings.md.
+const MISSED: KnownBug = known(
+    "a mirror misses what is written while it looks for what to copy (since 32125b1460, until 0f51f9c342)",
+    "expected 0x77",
+    since(8, 0),
+)
+.fixed_in(["10.0.13", "10.1"]);
+
+/// What a guest writes while a mirror still looks for what it has to copy is on the copy.
+#[case(
+    formats = [QCOW2], host = System, rows = MODES, needs = [Driver("blkdebug")], known_bugs = [MISSED],
+    unsupported_imgopts = ["data_file", "cluster_size", "extended_l2"]
+)]
+async fn is_not_missed_while_the_mirror_looks_around(t: &mut Test, mode: &&str) -> CaseResult {
+    // The mirror finds nothing in the first table. It is held where it loads the second one, and paused there.
+    let last = clusters(IN_A_TABLE + 1..IN_A_TABLE + 2);
+    let base = t.image("base").size(last.end).write(0x11, clusters(0..1)).create().await?;
+    let source = t.image("source").backing(&base).write(0x22, last.clone());
+    let source = source.create().await?;
+    let copy = t.image("copy").format(RAW).size(last.end).create().await?;
+    let node = source.node().set("l2-cache-entry-size", 4 * KIB);
+    let vm = t.host().disk(Disk::of(node).with_breakpoints()).blockdev(&copy).launch().await?;
+    let disk = vm.disk("source");
+    disk.io("read -P 0x11 0 512").await?;
+
+    let table = disk.hold("l2_load").await?;
+    let job = vm.mirror("source").to("copy").sync("top").set("copy-mode", *mode);
+    let mut job = job.start().await?;
+    table.wait_hit().await?;
+    vm.cmd("job-pause", json!({"id": job.id()})).await?;
+    table.resume().await?;
+    job.wait_status("paused").await?;
+    disk.write(0x77, clusters(1..2)).await?;
+    job.resume().await?;
+    job.complete().await?;
+
+    disk.assert_node("copy").await?;
+    vm.shutdown().await?;
+    copy.assert_reads(&[(0x77, clusters(1..2)), (0x22, last)]).await
 }
 
 /// A mirror that is cancelled while a piece is in flight writes nothing more to its target: what the guest then

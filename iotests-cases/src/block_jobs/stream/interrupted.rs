@@ -4,9 +4,9 @@ use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size};
 use super::{FORCE, HELD, HURRIED};
-use crate::block_jobs::served::Served;
 use crate::block_jobs::{NEGATIVE_SPEED, SCSI};
 use crate::json::number;
+use crate::served::Served;
 
 use Layer::{Base, Mid, Top};
 

@@ -10,8 +10,7 @@ fn numbered(first: u8) -> Content {
     Content::nothing().numbered(first, 0..DISK)
 }
 
-/// A node is moved to another file and back. Each file has what was written while it was in use, also by a
-/// request that was in flight.
+/// A node is moved to another file and back. Each file has what was written while it was in use.
 #[case(upstream = "245::TestBlockdevReopen::test_replace_file")]
 async fn are_replaced(t: &mut Test) -> CaseResult {
     let image = |name: &str| t.image(name).format(RAW).size(DISK);
@@ -99,7 +98,8 @@ fn alone_of(image: &Image, format: Format) -> Node {
     }
 }
 
-/// A throttle filter is inserted above the file and taken out; requests that wait in it are done by then.
+/// A throttle filter is inserted above the file and taken out; what is written through it is not lost, on an
+/// emulator also by requests that wait in it until it goes.
 #[case(
     upstream = "245::TestBlockdevReopen::test_insert_throttle_filter", needs = [Driver("throttle")]
 )]

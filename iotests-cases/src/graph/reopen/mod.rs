@@ -11,6 +11,7 @@ defaults! {
 
 mod backing;
 mod files;
+mod in_flight;
 mod iothreads;
 mod jobs;
 mod options;

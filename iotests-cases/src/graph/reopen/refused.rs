@@ -246,8 +246,7 @@ fn cycle(user: &str) -> Node {
     base.backing(user)
 }
 
-/// An invalid change is refused as a whole: no node changes, also under the guest's requests. Repeating the
-/// current options is accepted.
+/// An invalid change is refused as a whole: no node changes. Repeating the current options is accepted.
 #[case(upstream = "245::TestBlockdevReopen::{setup}", rows = SETUPS)]
 async fn changes_nothing(t: &mut Test, setup: &Setup) -> CaseResult {
     let images = Images::create(t).await?;

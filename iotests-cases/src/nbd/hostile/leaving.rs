@@ -95,9 +95,7 @@ async fn a_client_leaves_in_any_state(t: &mut Test, silent: &Silent, leaving: &&
     match *leaving {
         "is-drained" => {
             let vm = victim.server.vm()?;
-            let drained = async { vm.reopen("disk", |node| node).await };
-            let (drained, ()) = tokio::join!(drained, async { drop(wire) });
-            drained?;
+            vm.while_in_flight(vm.reopen("disk", |node| node), || drop(wire)).await?;
         }
         "says-no-more" => {
             wire.say_no_more().await;

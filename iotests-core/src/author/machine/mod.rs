@@ -19,6 +19,7 @@ mod job;
 mod migration;
 mod monitor;
 mod node;
+mod rest;
 mod running;
 mod snapshot;
 

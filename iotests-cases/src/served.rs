@@ -14,19 +14,19 @@ use nbd::server::{Action as Fault, Event, Export, FaultPlan, On, Rule, Server};
 const GO: &str = "go";
 
 /// The file of an image, served by one of our servers.
-pub(super) struct Served {
+pub(crate) struct Served {
     server: Server,
     socket: TestFile,
 }
 
 impl Served {
     /// Keeps back the answer to the first write into this range of the file.
-    pub(super) fn holding(t: &Test, image: &Image, range: Range<u64>) -> CaseResult<Served> {
+    pub(crate) fn holding(t: &Test, image: &Image, range: Range<u64>) -> CaseResult<Served> {
         Served::with(t, image, FaultPlan::new().rule(held(&range, GO)))
     }
 
     /// The same for several ranges, each of which is [let go](Served::release_one) by itself.
-    pub(super) fn holding_each(
+    pub(crate) fn holding_each(
         t: &Test,
         image: &Image,
         ranges: &[Range<u64>],
@@ -36,7 +36,7 @@ impl Served {
     }
 
     /// Drops the client in its first write, and keeps it waiting when it comes again.
-    pub(super) fn lost(t: &Test, image: &Image) -> CaseResult<Served> {
+    pub(crate) fn lost(t: &Test, image: &Image) -> CaseResult<Served> {
         let dropped = Rule::new(On::request(CommandType::WRITE), Fault::CLOSE).connection(1);
         let waits = Rule::new(On::Greeting, Fault::Hold(GO.to_owned())).connection(2);
         Served::with(t, image, FaultPlan::new().rule(dropped).rule(waits))
@@ -51,12 +51,12 @@ impl Served {
     }
 
     /// Its client.
-    pub(super) fn node(&self) -> Node {
+    pub(crate) fn node(&self) -> Node {
         Node::new("nbd").set("server", json!({"type": "unix", "path": self.socket}))
     }
 
     /// Waits until a write to exactly this range has arrived.
-    pub(super) async fn wait_write(&self, range: Range<u64>) -> CaseResult {
+    pub(crate) async fn wait_write(&self, range: Range<u64>) -> CaseResult {
         let is = |event: &Event| {
             matches!(
                 event,
@@ -72,7 +72,7 @@ impl Served {
     }
 
     /// Waits until its client has come once more.
-    pub(super) async fn wait_return(&self) -> CaseResult {
+    pub(crate) async fn wait_return(&self) -> CaseResult {
         let journal = self.server.journal();
         let again = |event: &Event| matches!(event, Event::Accepted);
         journal.wait_for(2, |entry| again(&entry.event)).await?;
@@ -80,17 +80,17 @@ impl Served {
     }
 
     /// Lets go what is kept back.
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         self.server.trigger(GO).set();
     }
 
     /// Lets go what is kept back of one of several ranges.
-    pub(super) fn release_one(&self, range: &Range<u64>) {
+    pub(crate) fn release_one(&self, range: &Range<u64>) {
         self.server.trigger(&switch(range)).set();
     }
 
     /// Ends the server. That something was kept back is made sure here.
-    pub(super) async fn finish(self) -> CaseResult {
+    pub(crate) async fn finish(self) -> CaseResult {
         self.server.finish().await?;
         Ok(())
     }

@@ -1,0 +1,109 @@
+//! A guest's write that is on its way while its node is reopened.
+
+use super::*;
+use crate::served::Served;
+
+/// A reopening of `other`, with a filter above its file or not, and why it is refused.
+struct Change {
+    change: fn(Node) -> Node,
+    filtered: bool,
+    refused: Option<&'static str>,
+}
+
+rows! {
+    CHANGES: Change { change, filtered, refused };
+    "gets-a-backing-node" => |node| node.backing("base"), false, None;
+    "gets-a-filter-above-its-file" => |node| node.file("limit"), true, None, needs = [Driver("throttle")];
+    "gets-another-option" => |node| node.set("detect-zeroes", "on"), false, None;
+    "gets-smaller-caches" => |node| node.set("cache-size", 2 * CLUSTER), false, None;
+    "stays-as-it-is" => |node| node, false, None;
+    "is-to-be-read-only" => |node| node.read_only(true), false, Some(READ_ONLY);
+    "is-to-get-an-unknown-file" => |node| node.file("nowhere"), false,         Some("Cannot find device='' nor node-name='nowhere'");
+}
+
+const READ_ONLY: &str = "cannot support read-write users";
+
+rows! {
+    THREADS: bool;
+    "and-is-in-the-main-thread" => false;
+    "and-is-in-an-iothread" => true, host = System;
+}
+
+/// Where there is data already, so that it is written to where it is.
+const WRITTEN: std::ops::Range<u64> = clusters(30..31);
+
+/// See docs/qemu-findings.md.
+const NO_GROUP: KnownBug = known(
+    "a throttle filter that is opened over a node in an iothread leaves a group before it is in one",
+    "died of SIGSEGV",
+    ALWAYS,
+)
+.only(&[&["gets-a-filter-above-its-file", "and-is-in-an-iothread"]]);
+
+/// A write that a guest has sent and that is not done yet goes where the guest sent it, and so does the
+/// next one.
+#[case(rows = (CHANGES, THREADS), known_bugs = [NO_GROUP])]
+async fn a_write_is_not_lost_when_its_node(
+    t: &mut Test,
+    Change {
+        change,
+        filtered,
+        refused,
+    }: &Change,
+    threaded: &bool,
+) -> CaseResult {
+    let images = Images::create(t).await?;
+    let map = images.other.own_map().json().await?;
+    let at = map.find(&json!({"start": clusters(24..24).start, "data": true}))?;
+    let at = at["offset"].as_u64().unwrap_or_default() + 6 * CLUSTER;
+    // A server does not let the file grow.
+    let file = std::fs::File::options().write(true).open(images.other.filename())?;
+    file.set_len(8 * MIB)?;
+    let served = Served::holding(t, &images.other, at..at + CLUSTER)?;
+    let node = images.other.node().no_backing().file(served.node().node_name("other-file"));
+    let limit = Node::throttle("limits", "other-file").node_name("limit");
+    let vm = t.host().throttle_group("limits", json!({"iops-total": 1000}));
+    let vm = vm.blockdev(alone(&images.base));
+    let vm = match threaded {
+        true => vm.iothread("thread").disk(Disk::of(node).scsi().iothread("thread")),
+        false => vm.disk(Disk::of(node)),
+    };
+    let vm = vm.launch().await?;
+    if *filtered {
+        vm.add_node(limit).await?;
+    }
+    let before = vm.state().await?;
+
+    let disk = vm.disk("other");
+    let write = format!("aio_write -P 0x77 {} {CLUSTER}", WRITTEN.start);
+    let write = disk.io(&write);
+    let reopened = async {
+        served.wait_write(at..at + CLUSTER).await?;
+        let reopen = vm.reopen("other", *change);
+        match refused {
+            None => vm.while_in_flight(reopen, || served.release()).await,
+            Some(why) => {
+                vm.while_in_flight(reopen.expect_error(*why), || served.release()).await?;
+                vm.assert_same_graph_as(&before).await
+            }
+        }
+    };
+    let (written, reopened) = tokio::join!(write, reopened);
+    written?;
+    reopened?;
+
+    let below = vm.assert_chain("other -> base").await.is_ok();
+    let own = own("other").written(0x77, WRITTEN);
+    let seen = if below {
+        own.over(&self::own("base"))
+    } else {
+        own.clone()
+    };
+    disk.assert_reads(&seen).await?;
+    disk.write(0x78, clusters(31..32)).await?;
+    vm.shutdown().await?;
+    served.finish().await?;
+    images.base.assert_layer(self::own("base")).await?;
+    images.other.assert_layer(own.written(0x78, clusters(31..32))).await?;
+    images.other.assert_clean().await
+}
