@@ -294,6 +294,32 @@ async fn keeps_what_is_around_a_write(t: &mut Test) -> CaseResult {
     top.assert_reads(all).await
 }
 
+/// See docs/qemu-findings.md.
+const BEYOND: KnownBug = known(
+    "a stream that has no layer to take out has a filter that follows the chain beyond its end",
+    "died of SIGSEGV",
+    ALWAYS,
+);
+
+/// A guest reads what is in the layers below, and what is in none, while a stream that has nothing to do waits for its end.
+// Over NBD no holes are read, where a client accepts structured replies.
+#[case(host = System, known_bugs = [BEYOND])]
+async fn with_nothing_to_do_lets_a_guest_read(t: &mut Test) -> CaseResult {
+    let base = t.image("base").size(MIB).write(0x11, 0..CLUSTER).create().await?;
+    let top = t.image("top").backing(&base).create().await?;
+    let vm = t.host().disk(&top).launch().await?;
+    let mut job = vm.stream("top").base("base").manual().start().await?;
+    job.wait_status("pending").await?;
+    vm.disk("top").assert_pattern(0x11, 0..CLUSTER).await?;
+    vm.disk("top").assert_pattern(0, CLUSTER..2 * CLUSTER).await?;
+    job.finalize().await?;
+    job.dismiss().await?;
+    vm.assert_chain("top -> base").await?;
+    vm.disk("top").assert_reads(&[(0x11, 0..CLUSTER)]).await?;
+    vm.shutdown().await?;
+    top.assert_reads(&[(0x11, 0..CLUSTER)]).await
+}
+
 rows! {
     NAMES: Option<&str>;
     "default" => None;
