@@ -13,6 +13,7 @@ mod ejected;
 mod error_policy;
 mod exported;
 mod fleecing;
+mod grouped;
 mod lifecycle;
 mod mirror;
 mod mirror_backing_chain;
