@@ -178,3 +178,40 @@ async fn raw_data_files_are_what_is_read(t: &mut Test) -> CaseResult {
     disk.assert_reads(&all).await?;
     disk.assert_clean().await
 }
+
+/// An image with a raw data file that has grown, and whoever made it grow, reads what anybody has written into that file, also behind
+/// the old end.
+#[case(rows = WAYS, unsupported_imgopts = ["compat", "extended_l2"])]
+async fn raw_data_files_are_read_behind_the_old_end(t: &mut Test, by: &By) -> CaseResult {
+    let data = t.file("data")?;
+    let disk = t.image("disk").size(MIB).option("data_file", data.as_str());
+    let disk = disk.option("data_file_raw", "on").create().await?;
+    disk.write(0x22, 0..CLUSTER).await?;
+    match by {
+        By::Resize => {
+            disk.resize(2 * MIB).await?;
+        }
+        By::BlockResize => {
+            let vm = t.host().blockdev(&disk).launch().await?;
+            let size = json!({"node-name": "disk", "size": 2 * MIB});
+            vm.cmd("block_resize", size).await?;
+            vm.shutdown().await?;
+        }
+        By::Commit => {
+            let top = t.image("top").size(2 * MIB).backing(&disk).create().await?;
+            let vm = t.host().disk(&top).launch().await?;
+            vm.commit("top").base("disk").start().await?.complete().await?;
+            vm.shutdown().await?;
+        }
+    }
+    let raw = t.open(data.as_str()).format(RAW).await?;
+    check!(raw.size().await? == 2 * MIB);
+    let new = MIB + 8 * CLUSTER..MIB + 9 * CLUSTER;
+    raw.write(0x33, new.clone()).await?;
+    let all = [(0x22, 0..CLUSTER), (0x33, new)];
+    disk.assert_reads(&all).await?;
+    let vm = t.host().disk(&disk).launch().await?;
+    vm.disk("disk").assert_reads(&all).await?;
+    vm.shutdown().await?;
+    disk.assert_clean().await
+}
