@@ -11,6 +11,7 @@ defaults! {
         "subformat"],
 }
 
+mod extensions;
 mod headers;
 mod parallels;
 mod qcow2_tables;

@@ -177,3 +177,60 @@ async fn are_reported_for_reserved_bits(t: &mut Test, edit: &fn(&Tables) -> Edit
     }
     image.assert_reads(&[(0x11, 0..CLUSTER)]).await
 }
+
+/// The descriptor of compressed data: its place, above that the number of further sectors, and a flag.
+const COMPRESSED: u64 = 1 << 62;
+const SECTORS: u32 = 54;
+
+/// What the descriptor of the last cluster says then.
+struct Behind {
+    damage: fn(u64) -> u64,
+    /// Whether what it says has all of the data.
+    is_read: bool,
+}
+
+rows! {
+    BEHIND: Behind { damage, is_read };
+    "begins-there" => |_| COMPRESSED | 1 << 40, false;
+    "begins-where-offsets-end" => |_| COMPRESSED | ((1 << SECTORS) - 512), false;
+    "has-a-part-there" => |it| it | 0xff << SECTORS, true;
+}
+
+/// A cluster that is said to be compressed behind the end of the file is read as far as its data are in it, or the read fails; a check reports it,
+/// and all others are read. When it is overwritten, it has what was written.
+#[case(rows = BEHIND)]
+async fn of_compressed_clusters_may_lead_behind_the_file(t: &mut Test, row: &Behind) -> CaseResult {
+    let plain = t
+        .image("plain")
+        .size(2 * CLUSTER)
+        .content(&[(0x11, 0..CLUSTER), (0x22, CLUSTER..2 * CLUSTER)]);
+    let plain = plain.create().await?;
+    let image = t.image("disk").size(2 * CLUSTER).reserve().await?;
+    plain.convert(&image).with(|call| call.compress()).await?;
+    let at = Tables::of(&image)?.l2 + 8;
+    let bytes = std::fs::read(image.file())?;
+    let entry = bytes.get(at as usize..).and_then(|it| it.first_chunk());
+    let entry = entry.map_or(0, |entry| u64::from_be_bytes(*entry));
+    check!(entry & COMPRESSED != 0, "{entry:#x}");
+    Edit::Be64(at, (row.damage)(entry)).apply(&image)?;
+
+    let said = image.check().any_status().await?;
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    check!(said.contains("exceeding the end of the file"), "{said}");
+    match row.is_read {
+        true => image.assert_pattern(0x22, CLUSTER..2 * CLUSTER).await?,
+        false => {
+            let read = format!("read {CLUSTER} {CLUSTER}");
+            image.io([read]).expect_error("Input/output error").await?;
+        }
+    }
+    // Where it is said to begin, nothing can be freed.
+    let vm = t.host().tolerate("qcow2_free_clusters failed").blockdev(&image).launch().await?;
+    let client = vm.export("disk").writable().await?.client().await?;
+    check!(client.read(0, CLUSTER).await? == [0x11; CLUSTER as usize]);
+    client.write(CLUSTER, vec![0x33; CLUSTER as usize]).await?;
+    check!(client.read(CLUSTER, CLUSTER).await? == [0x33; CLUSTER as usize]);
+    client.disconnect().await?;
+    vm.shutdown().await?;
+    image.assert_reads(&[(0x11, 0..CLUSTER), (0x33, CLUSTER..2 * CLUSTER)]).await
+}

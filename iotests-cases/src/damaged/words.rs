@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use imgtools::img::{BitmapAction, Repair};
 use imgtools::qcow2::{self, L1Entry};
+use iotests_core::author::TestFile;
 use iotests_core::prelude::*;
 
 use super::Edit;
@@ -35,19 +37,65 @@ rows! {
     "drawn" => None, groups = [EXPLORE];
 }
 
+/// What the image has besides its data.
+enum More {
+    Nothing,
+    Bitmap,
+    Keys,
+    DataFile,
+    Compressed,
+}
+
+rows! {
+    MORE: More;
+    "of-a-plain-image" => More::Nothing;
+    "of-one-with-a-bitmap" => More::Bitmap, formats = [QCOW2];
+    "of-one-with-keys" => More::Keys, formats = [QCOW2];
+    "of-one-with-a-data-file" => More::DataFile, formats = [QCOW2];
+    "of-compressed-data" => More::Compressed, formats = [QCOW2];
+}
+
+/// An image of this kind, and its data file.
+async fn image(t: &Test, more: &More) -> CaseResult<(Image, TestFile)> {
+    let data = t.file("data")?;
+    let disk = t.image("disk").size(4 * MIB);
+    let disk = match more {
+        More::Keys => disk.keys(&[]),
+        More::DataFile => disk.option("data_file", data.as_str()),
+        _ => disk,
+    };
+    let disk = disk.write(DATA, 0..MIB).create().await?;
+    let disk = match more {
+        More::Compressed => {
+            let copy = t.image("copy").size(4 * MIB).reserve().await?;
+            disk.convert(&copy).with(|call| call.compress()).await?;
+            copy
+        }
+        _ => disk,
+    };
+    match (more, disk.format()) {
+        (More::DataFile, _) => {}
+        (More::Bitmap, _) => {
+            disk.bitmap("b0").with(|call| call.action(BitmapAction::Add)).await?;
+            disk.write(DATA, 3 * MIB..3 * MIB + CLUSTER).await?;
+        }
+        (_, QCOW2) => {
+            disk.snapshot("before").await?;
+            disk.write(DATA, 3 * MIB..3 * MIB + CLUSTER).await?;
+        }
+        _ => {}
+    }
+    Ok((disk, data))
+}
+
 /// No corrupted metadata word crashes a reader, a writer or a repair.
 #[case(
-    rows = SEEDS, formats = [QCOW2, QED, VDI, VPC, VMDK, PARALLELS, VHDX],
+    rows = (SEEDS, MORE), formats = [QCOW2, QED, VDI, VPC, VMDK, PARALLELS, VHDX],
     budget = secs(600)
 )]
-async fn harm_nobody(t: &mut Test, seed: &Option<u64>) -> CaseResult {
-    let disk = t.image("disk").size(4 * MIB).write(DATA, 0..MIB);
-    let disk = disk.create().await?;
+async fn harm_nobody(t: &mut Test, seed: &Option<u64>, more: &More) -> CaseResult {
+    let (disk, _data) = image(t, more).await?;
     let format = disk.format();
-    if format == QCOW2 {
-        disk.snapshot("before").await?;
-        disk.write(DATA, 3 * MIB..3 * MIB + CLUSTER).await?;
-    }
     let good = fs::read(disk.file())?;
     let blocks = metadata(&good);
     let mut random = fastrand::Rng::with_seed(seed.unwrap_or(t.spec().seed));
@@ -66,8 +114,8 @@ async fn harm_nobody(t: &mut Test, seed: &Option<u64>) -> CaseResult {
             let commands = PLACES.map(|at| format!("{verb} {at} 4k"));
             disk.io(commands).any_status().await?;
         }
-        let repair = ["check", "-r", "all", "-f", format.name(), disk.filename()];
-        t.qemu_img(repair).any_status().await?;
+        disk.info().any_status().await?;
+        disk.check().with(|call| call.repair(Repair::All)).any_status().await?;
     }
     Ok(())
 }
