@@ -7,6 +7,7 @@ defaults! { groups = [RW, JOB], host = Any }
 mod backup;
 mod chain;
 mod commit;
+mod copy_before_write;
 mod create;
 mod discards;
 mod ejected;
