@@ -173,6 +173,48 @@ async fn breaks_the_snapshot_for_the_guest(t: &mut Test, request: &Request) -> C
     disk.assert_clean().await
 }
 
+rows! {
+    POLICIES: &str;
+    "break-guest-write" => "break-guest-write",
+        upstream = "copy-before-write::TestCbwError::test_break_guest_write_policy_forwarding";
+    "break-snapshot" => "break-snapshot",
+        upstream = "copy-before-write::TestCbwError::test_break_snapshot_policy_forwarding";
+}
+
+/// The filter of a backup fails the guest or breaks its snapshot as the backup was told.
+#[case(
+    groups = [QUICK], rows = POLICIES,
+    needs = [Driver("blkdebug"), Schema("blockdev-backup/arg-type/on-cbw-error")]
+)]
+async fn obeys_the_backup_that_it_belongs_to(t: &mut Test, policy: &&str) -> CaseResult {
+    let disk = t.image("disk").size(SIZE).content(old()).create().await?;
+    let copies = t.image("copies").format(RAW).size(SIZE).create().await?;
+    let vm = t.host().disk(&disk).blockdev(failing_once(&copies)).launch().await?;
+    let backup = vm.backup("disk").to("copies").sync("none").set("on-cbw-error", *policy);
+    let job = backup.set("filter-node-name", "filter").start().await?;
+    vm.add_node(Node::new("snapshot-access").node_name("frozen").file("filter")).await?;
+    let export = vm.export("frozen").await?;
+
+    let write = format!("write -P 0x77 {} {CLUSTER}", AT.start);
+    if *policy == "break-snapshot" {
+        vm.disk("disk").io(&write).await?;
+        assert_broken(&export).await?;
+    } else {
+        assert_fails(&vm, &write, "Input/output error").await?;
+        vm.disk("disk").assert_reads(old()).await?;
+        vm.disk("disk").io(&write).await?;
+        export.assert_reads(old()).await?;
+    }
+    vm.disk("disk").assert_reads(old().written(0x77, AT)).await?;
+
+    export.remove().await?;
+    vm.remove_node("frozen").await?;
+    check!(job.cancel().await?.outcome == Outcome::Cancelled);
+    vm.assert_chain("disk").await?;
+    vm.shutdown().await?;
+    disk.assert_reads(old().written(0x77, AT)).await
+}
+
 /// Serves the file of the copies, which keeps the first write of a guest's old data back.
 struct Held {
     copies: Image,

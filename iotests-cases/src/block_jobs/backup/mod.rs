@@ -4,6 +4,7 @@ use iotests_core::prelude::*;
 
 defaults! { formats = [QCOW2], groups = [QUICK] }
 
+mod errors;
 mod in_flight;
 mod refused;
 mod whole;
