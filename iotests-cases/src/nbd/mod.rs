@@ -10,6 +10,7 @@ mod hostile;
 mod large;
 mod reconnect;
 mod server_remove;
+mod server_start;
 mod wire;
 
 /// What a client prints, since 11, that is closed when there is no server to flush to.

@@ -21,14 +21,48 @@ const FLAGS: u32 = 3;
 impl Wire {
     /// Connects, and takes the greeting.
     pub(super) async fn connect(socket: &std::path::Path) -> CaseResult<Wire> {
-        let mut stream = UnixStream::connect(socket).await?;
-        let mut greeting = [0; Greeting::NEWSTYLE_LEN];
-        stream.read_exact(&mut greeting).await?;
-        Greeting::decode(&greeting)?;
+        let mut wire = Wire::call(socket).await?;
+        wire.take_greeting().await?;
+        Ok(wire)
+    }
+
+    /// Connects, which needs nobody who answers.
+    pub(super) async fn call(socket: &std::path::Path) -> CaseResult<Wire> {
+        let stream = UnixStream::connect(socket).await?;
         Ok(Wire {
             stream,
             mode: Mode::Simple,
         })
+    }
+
+    /// Takes the greeting.
+    pub(super) async fn take_greeting(&mut self) -> CaseResult {
+        let mut greeting = [0; Greeting::NEWSTYLE_LEN];
+        self.stream.read_exact(&mut greeting).await?;
+        Greeting::decode(&greeting)?;
+        Ok(())
+    }
+
+    /// The server says nothing to it, nor hangs up, until this has been done.
+    pub(super) async fn hears_nothing_during(
+        &mut self,
+        other: impl Future<Output = CaseResult>,
+    ) -> CaseResult {
+        tokio::pin!(other);
+        loop {
+            tokio::select! {
+                biased;
+                readable = self.stream.readable() => {
+                    readable?;
+                    // It may have been ready for what was read before.
+                    match self.stream.try_read(&mut [0]) {
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                        _ => return Err(Failure::new("the server turned to a client that waits")),
+                    }
+                }
+                done = &mut other => return done,
+            }
+        }
     }
 
     /// Sends these bytes. That the server has gone is for who reads.

@@ -12,6 +12,7 @@ use super::wire::Wire;
 defaults! { formats = [RAW], groups = [AUTO, EXPORT] }
 
 mod leaving;
+mod limits;
 mod names;
 mod negotiation;
 mod servers;
