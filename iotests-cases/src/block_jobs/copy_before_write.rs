@@ -5,7 +5,7 @@ use std::ops::Range;
 use iotests_core::prelude::*;
 
 use super::error_policy::failing;
-use super::served::Served;
+use crate::served::Served;
 
 defaults! {
     formats = [QCOW2], groups = [EXPORT],
