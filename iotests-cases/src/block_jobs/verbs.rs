@@ -4,6 +4,7 @@ use iotests_core::prelude::*;
 
 use super::HELD;
 use super::chain::{Chain, Layer, Size};
+use super::commit::STAYS_WRITABLE;
 
 defaults! { formats = [QCOW2] }
 
@@ -213,5 +214,182 @@ pub(super) async fn end(mut job: Job, status: &str, cancelled: bool) -> CaseResu
         false => Outcome::Completed,
     };
     check!(job.dismiss().outcome().await?.outcome == expected);
+    Ok(())
+}
+
+/// A job that, when it is ready, waits to be completed.
+struct Waiting {
+    start: fn(&Machine) -> JobBuilder,
+    /// Where the guest is then.
+    completed: &'static str,
+}
+
+rows! {
+    WAITING: Waiting { start, completed };
+    "an-active-commit" => |vm| vm.commit("top"), "base";
+    "a-mirror" => |vm| vm.mirror("top").to("copy"), "copy";
+}
+
+rows! {
+    READY: (usize, &str);
+    "ready" => (0, "ready");
+    "standby" => (1, "standby");
+}
+
+rows! {
+    FROM_READY_ON: (usize, &str);
+    "ready" => (0, "ready");
+    "standby" => (1, "standby");
+    "pending" => (2, "pending");
+    "concluded" => (3, "concluded");
+}
+
+const STANDBY: Follows = State("standby");
+const IS_READY: Follows = State("ready");
+
+/// What follows when the job is ready, is paused then, is pending, and has concluded. One that is completed
+/// while it is paused stays so until it is resumed.
+const OF_WAITING: [Verb; 9] = {
+    const fn verb(command: &'static str, key: &'static str, follows: [Follows; 4]) -> Verb {
+        Verb {
+            command,
+            key,
+            follows,
+        }
+    }
+    [
+        verb("job-pause", "id", [STANDBY, TWICE, NoVerb, NoVerb]),
+        verb(
+            "block-job-pause",
+            "device",
+            [STANDBY, TWICE, NoVerb, NoVerb],
+        ),
+        verb(
+            "job-resume",
+            "id",
+            [NOT_PAUSED, IS_READY, NOT_PAUSED, NOT_PAUSED],
+        ),
+        verb(
+            "block-job-set-speed",
+            "device",
+            [IS_READY, STANDBY, NoVerb, NoVerb],
+        ),
+        verb(
+            "job-cancel",
+            "id",
+            [CONCLUDED, CONCLUDED, CONCLUDED, NoVerb],
+        ),
+        verb(
+            "block-job-cancel",
+            "device",
+            [State("pending"), REST, CONCLUDED, NoVerb],
+        ),
+        verb(
+            "job-complete",
+            "id",
+            [State("pending"), STANDBY, NoVerb, NoVerb],
+        ),
+        verb("job-finalize", "id", [NoVerb, NoVerb, CONCLUDED, NoVerb]),
+        verb("job-dismiss", "id", [NoVerb, NoVerb, NoVerb, GONE]),
+    ]
+};
+
+impl Waiting {
+    /// A job in this state.
+    async fn reach(&self, vm: &Machine, status: &str) -> CaseResult<Job> {
+        let mut job = (self.start)(vm).manual().start().await?;
+        job.wait_ready().await?;
+        if status == "standby" {
+            job.pause().await?;
+        } else if status != "ready" {
+            vm.cmd("job-complete", json!({"id": job.id()})).await?;
+            job.wait_status("pending").await?;
+        }
+        if status == "concluded" {
+            job.finalize().await?;
+        }
+        job.wait_status(status).await?;
+        Ok(job)
+    }
+}
+
+/// What a job that waits to be completed, or has been, does not accept is refused, and the job ends as it would
+/// have.
+#[case(rows = (WAITING, FROM_READY_ON))]
+async fn of_what_waits_are_refused(
+    t: &mut Test,
+    waiting: &Waiting,
+    state: &(usize, &str),
+) -> CaseResult {
+    let (chain, _copy, vm) = launch(t).await?;
+    let (number, status) = state;
+    let mut job = waiting.reach(&vm, status).await?;
+    for verb in &OF_WAITING {
+        if let Some(error) = verb.refusal(*number, &job, status) {
+            vm.cmd(verb.command, verb.arguments(&job)).refused(error).await?;
+            job.wait_status(status).await?;
+        }
+    }
+    if *status == "standby" {
+        job.resume().await?;
+    }
+    if ["ready", "standby"].contains(status) {
+        vm.cmd("job-complete", json!({"id": job.id()})).await?;
+        job.wait_status("pending").await?;
+    }
+    if *status != "concluded" {
+        job.finalize().await?;
+    }
+    job.dismiss().await?;
+
+    vm.assert_no_jobs().await?;
+    vm.disk("top").assert_node(waiting.completed).await?;
+    chain.assert_guest_reads(&vm).await?;
+    vm.shutdown().await?;
+    Ok(())
+}
+
+/// What a job that is ready accepts, paused or not, has its effect every time. Only one that is completed, and
+/// is not cancelled before its end, moves the guest.
+#[case(
+    rows = (WAITING, READY),
+    known_bugs = [STAYS_WRITABLE.only(&[&["an-active-commit", "ready"], &["an-active-commit", "standby"]])]
+)]
+async fn of_what_waits_are_accepted(
+    t: &mut Test,
+    waiting: &Waiting,
+    state: &(usize, &str),
+) -> CaseResult {
+    let (chain, _copy, vm) = launch(t).await?;
+    let (number, status) = state;
+    for verb in &OF_WAITING {
+        let Follows::State(then) = verb.follows[*number] else {
+            continue;
+        };
+        let mut job = waiting.reach(&vm, status).await?;
+        vm.cmd(verb.command, verb.arguments(&job)).await?;
+        job.wait_status(then).await?;
+        if verb.command == "job-complete" && *status == "standby" {
+            job.resume().await?;
+            job.wait_status("pending").await?;
+        }
+        if then != "concluded" {
+            vm.cmd("job-cancel", json!({"id": job.id()})).await?;
+            job.wait_status("concluded").await?;
+        }
+        check!(job.dismiss().outcome().await?.outcome == Outcome::Cancelled);
+        vm.disk("top").assert_node("top").await?;
+        chain.assert_nodes_unchanged(&vm).await?;
+    }
+    // Softly cancelled, and not cancelled any more, it has done its work and leaves the guest where it is.
+    let mut job = waiting.reach(&vm, "ready").await?;
+    vm.cmd("block-job-cancel", json!({"device": job.id()})).await?;
+    job.wait_status("pending").await?;
+    job.finalize().await?;
+    job.dismiss().await?;
+    vm.disk("top").assert_node("top").await?;
+    vm.assert_no_jobs().await?;
+    chain.assert_guest_reads(&vm).await?;
+    vm.shutdown().await?;
     Ok(())
 }

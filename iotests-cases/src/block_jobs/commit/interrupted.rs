@@ -171,7 +171,7 @@ fn assert_cancelled(ended: &Ended) -> CaseResult {
     ended.event.assert("data/type", "commit")
 }
 
-const STAYS_WRITABLE: KnownBug = known(
+pub(in crate::block_jobs) const STAYS_WRITABLE: KnownBug = known(
     "the base stays writable when a commit of the active layer is cancelled (7d99ae59a2)",
     "the node base: \"ro\" is false, expected true",
     ALWAYS,

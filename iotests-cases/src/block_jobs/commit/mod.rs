@@ -21,3 +21,5 @@ mod interrupted;
 mod others;
 mod refused;
 mod short;
+
+pub(super) use interrupted::STAYS_WRITABLE;
