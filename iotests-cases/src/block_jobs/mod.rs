@@ -24,6 +24,7 @@ mod refusals;
 mod stopped;
 mod stream;
 mod verbs;
+mod woken;
 
 /// A controller whose disks can be unplugged.
 const SCSI: [Requirement; 2] = [Device("virtio-scsi-pci"), Device("virtio-scsi-ccw")];

@@ -6,5 +6,6 @@ defaults! { formats = [QCOW2], groups = [QUICK] }
 
 mod errors;
 mod in_flight;
+mod interrupted;
 mod refused;
 mod whole;

@@ -1,8 +1,11 @@
 //! Commits that are held in their middle, looked at, and ended before their time.
 
+use std::ops::Range;
+
 use iotests_core::prelude::*;
 
 use super::chain::{Chain, Layer, Size};
+use crate::block_jobs::woken::{HURRIED, assert_not_hurried};
 use crate::block_jobs::{HELD, NEGATIVE_SPEED, SCSI};
 
 use Size::{Full, Zero};
@@ -291,4 +294,41 @@ async fn keeps_to_its_speed(t: &mut Test) -> CaseResult {
     let merged = chain.merged(Layer::Mid, Layer::Base);
     chain.base.assert_reads(merged).await?;
     chain.assert_headers(Layer::Base).await
+}
+
+/// What is committed, and what a commit of it does in its first step.
+struct Step {
+    top: Layer,
+    does: Range<u64>,
+}
+
+rows! {
+    STEPS: Step { top, does };
+    // It passes over what the layer does not have, and then copies as much as fits into its buffer.
+    "mid" => Layer::Mid, clusters(0..16);
+    // It copies the first run of clusters that there is.
+    "active" => Layer::Top, clusters(8..19);
+}
+
+/// A commit that something else wakes up early does not do more for it.
+#[case(formats = [QCOW2], rows = STEPS, known_bugs = [HURRIED])]
+async fn is_not_hurried(t: &mut Test, step: &Step) -> CaseResult {
+    let chain = Chain::create(t, Full).await?;
+    let vm = chain.launch(t).await?;
+    let job = vm.commit("top").top(chain.image(step.top)).base(&chain.base);
+    let job = job.speed(HELD).start().await?;
+    let does = step.does.end - step.does.start;
+    job.until("its first step", move |job: &Value| {
+        job["current-progress"] == does
+    })
+    .await?;
+
+    assert_not_hurried(&vm, &job).await?;
+
+    assert_cancelled(&job.force_cancel().await?)?;
+    vm.shutdown().await?;
+    chain.assert_unchanged(&[Layer::Mid, Layer::Top])?;
+    let all = chain.merged(step.top, Layer::Base);
+    let below = chain.content(Layer::Base).clone();
+    chain.base.assert_reads(below.with_part_of(&all, step.does.clone())).await
 }
