@@ -237,12 +237,14 @@ async fn waits_for_a_write(t: &mut Test) -> CaseResult {
     let served = Served::holding(t, &disk, host.clone())?;
     let node = Node::new("qcow2").node_name("disk").file(served.node());
     let vm = t.vm().blockdev(node).launch().await?;
+    let server = vm.nbd_server().start().await?;
     let client = vm.export("disk").writable().await?.client().await?;
 
     let write = async { Ok(client.write(place.start, vec![0x22; CLUSTER as usize]).await?) };
     let snapshot = async {
         served.wait_write(host.clone()).await?;
-        assert_waits_for_write(&vm, &served, vm.internal_snapshot("disk", "then")).await
+        let snapshot = vm.internal_snapshot("disk", "then");
+        assert_waits_for_write(t, &vm, &server, &served, snapshot).await
     };
     let (written, taken): (CaseResult, CaseResult) = tokio::join!(write, snapshot);
     taken?;

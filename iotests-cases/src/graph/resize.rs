@@ -142,11 +142,12 @@ async fn waits_for_a_write(t: &mut Test) -> CaseResult {
     let node = Node::new("qcow2").node_name("disk").file(served.node());
     let vm = t.vm().disk(&node).launch().await?;
 
+    let server = vm.nbd_server().start().await?;
     let guest = vm.disk("disk");
     guest.io(&format!("aio_write -P 0x22 {} {CLUSTER}", place.start)).await?;
     served.wait_write(host).await?;
     let shrink = vm.cmd(RESIZE, resize("disk", 512 * KIB));
-    assert_waits_for_write(&vm, &served, shrink).await?;
+    assert_waits_for_write(t, &vm, &server, &served, shrink).await?;
 
     guest.io("aio_flush").await?;
     check!(guest.size().await? == 512 * KIB);

@@ -193,6 +193,7 @@ async fn waits_for_a_write(t: &mut Test, thread: &Option<&str>) -> CaseResult {
     let node = Node::new("raw").node_name("disk").file(served.node());
     let vm = t.host().iothread("io").blockdev(node).blockdev(&over);
     let vm = vm.blockdev(&next).launch().await?;
+    let server = vm.nbd_server().start().await?;
     let mut export = vm.export("disk").writable();
     if let Some(thread) = thread {
         export = export.iothread(thread);
@@ -202,7 +203,8 @@ async fn waits_for_a_write(t: &mut Test, thread: &Option<&str>) -> CaseResult {
     let write = async { Ok(client.write(place.start, vec![0x22; CLUSTER as usize]).await?) };
     let snapshot = async {
         served.wait_write(place.clone()).await?;
-        assert_waits_for_write(&vm, &served, vm.snapshot("disk", "over")).await
+        let snapshot = vm.snapshot("disk", "over");
+        assert_waits_for_write(t, &vm, &server, &served, snapshot).await
     };
     let (written, put): (CaseResult, CaseResult) = tokio::join!(write, snapshot);
     put?;
