@@ -11,7 +11,8 @@ use super::verbs::VERBS;
 use super::{HELD, SCSI};
 
 defaults! {
-    formats = [QCOW2], groups = [QUICK, BITMAP], unsupported_imgopts = ["compat", "data_file", "encrypt"],
+    formats = [QCOW2], groups = [QUICK, BITMAP],
+    unsupported_imgopts = ["compat", "data_file", "encrypt"],
 }
 
 rows! {

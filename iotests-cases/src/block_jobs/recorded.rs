@@ -2,7 +2,9 @@
 
 use iotests_core::prelude::*;
 
-defaults! { formats = [QCOW2], groups = [QUICK, BACKING], unsupported_imgopts = ["data_file", "encrypt"] }
+defaults! {
+    formats = [QCOW2], groups = [QUICK, BACKING], unsupported_imgopts = ["data_file", "encrypt"],
+}
 
 rows! {
     /// Both take out `mid`, so that `top` gets `base` as its backing file.

@@ -21,8 +21,7 @@ struct Places {
 impl Places {
     fn of(image: &Image, kind: u32) -> CaseResult<Places> {
         let image = qcow2::Image::open(image.file())?;
-        let extensions = image.extensions()?;
-        let found = extensions.iter().find(|extension| extension.kind == kind);
+        let found = image.extension(kind)?;
         let found = found.ok_or_else(|| Failure::new("the extension is not there"))?;
         let bitmaps = image.bitmaps()?;
         let bitmap = bitmaps.first();
@@ -63,8 +62,10 @@ rows! {
     BITMAPS: Damage { edit, error };
     "length" => |it| Be32(it.extension - 4, 16), "bitmaps_ext: Invalid extension length";
     "no-bitmaps" => |it| Be32(it.extension, 0), "found bitmaps extension with zero bitmaps";
-    "many-bitmaps" => |it| Be32(it.extension, 65536), "exceeding the QEMU supported maximum of 65535";
-    "one-bitmap-more" => |it| Be32(it.extension, 2), "Less bitmaps found than specified in header extension";
+    "many-bitmaps" => |it| Be32(it.extension, 65536),
+        "exceeding the QEMU supported maximum of 65535";
+    "one-bitmap-more" => |it| Be32(it.extension, 2),
+        "Less bitmaps found than specified in header extension";
     "reserved-field" => |it| Be32(it.extension + 4, 1), "bitmaps_ext: Reserved field is not zero";
     "empty-directory" => |it| Be64(it.extension + 8, 0), "Requested bitmap directory size is zero";
     "short-directory" => |it| Be64(it.extension + 8, 16), "Broken bitmap directory";
@@ -72,7 +73,8 @@ rows! {
     "huge-directory" => |it| Be64(it.extension + 8, FAR), "exceeds the maximum supported size";
     "unaligned-directory" => |it| Be64(it.extension + 16, 512), "invalid bitmap directory offset";
     "directory-behind-the-file" => |it| Be64(it.extension + 16, FAR), CONSTRAINTS;
-    "directory-beyond-63-bits" => |it| Be64(it.extension + 16, 1 << 63), "Failed to read bitmap directory";
+    "directory-beyond-63-bits" => |it| Be64(it.extension + 16, 1 << 63),
+        "Failed to read bitmap directory";
     "no-table" => |it| Be64(it.entry, 0), CONSTRAINTS;
     "unaligned-table" => |it| Be64(it.entry, it.table + 512), CONSTRAINTS;
     "table-behind-the-file" => |it| Be64(it.entry, FAR), "bitmap", known_bugs = [EMPTIED];
@@ -112,13 +114,16 @@ rows! {
     KEYS: Damage { edit, error };
     "missing" => |it| Be32(it.extension - 8, 0x1234), "Missing CRYPTO header for crypt method 2",
         known_bugs = [LOOKED_FOR];
-    "length" => |it| Be32(it.extension - 4, 8), "CRYPTO header extension size 8, but expected size 16";
+    "length" => |it| Be32(it.extension - 4, 8),
+        "CRYPTO header extension size 8, but expected size 16";
     "unaligned-header" => |it| Be64(it.extension, 512),
         "Encryption header offset '512' is not a multiple of cluster size '65536'";
     "header-behind-the-file" => |it| Be64(it.extension, FAR), "Volume is not in LUKS format";
     "header-elsewhere" => |it| Be64(it.extension, 0), "Volume is not in LUKS format";
-    "empty-header" => |it| Be64(it.extension + 8, 0), "Request for data outside of extension header";
-    "short-header" => |it| Be64(it.extension + 8, 512), "Request for data outside of extension header";
+    "empty-header" => |it| Be64(it.extension + 8, 0),
+        "Request for data outside of extension header";
+    "short-header" => |it| Be64(it.extension + 8, 512),
+        "Request for data outside of extension header";
 }
 
 /// Opening an encrypted image whose LUKS header is not where it should be fails with the reason.

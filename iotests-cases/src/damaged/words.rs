@@ -199,11 +199,16 @@ fn is_known(disk: &Image) -> CaseResult<bool> {
             !fits || number(PARALLELS_EXTENSION)? >= 1 << 54
         }
         QCOW2 => {
+            // What cannot be read is found out.
+            let Ok(image) = qcow2::Image::open(disk.file()) else {
+                return Ok(false);
+            };
             let is_in_the_header =
-                |entry: L1Entry| entry.is_copied() && entry.l2_offset().is_none();
-            let table = qcow2::Image::open(disk.file()).and_then(|image| image.l1_table());
-            // A table that cannot be read is found out.
-            table.is_ok_and(|table| table.into_iter().any(is_in_the_header))
+                |entry: &L1Entry| entry.is_copied() && entry.l2_offset().is_none();
+            let cluster = image.header().cluster_size();
+            let is_unaligned = |entry: &u64| (entry & !0x1ff) % cluster != 0;
+            image.l1_table().is_ok_and(|table| table.iter().any(is_in_the_header))
+                || image.refcount_table().is_ok_and(|table| table.iter().any(is_unaligned))
         }
         _ => false,
     })

@@ -142,7 +142,8 @@ rows! {
         "node": disk, "overlay": format!("overlay-of-{disk}"),
     }));
     "backups" => ("blockdev-backup", |disk| json!({
-        "job-id": format!("backup-of-{disk}"), "device": disk, "target": format!("copy-of-{disk}"), "sync": "full",
+        "job-id": format!("backup-of-{disk}"), "device": disk,
+        "target": format!("copy-of-{disk}"), "sync": "full",
     }));
     "bitmaps-cleared" => ("block-dirty-bitmap-clear", |disk| json!({"node": disk, "name": "full"}));
 }

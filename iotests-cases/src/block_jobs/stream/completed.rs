@@ -302,9 +302,9 @@ const BEYOND: KnownBug = known(
 );
 
 /// A guest reads what is in the layers below, and what is in none, while a stream that has nothing to do waits for its end.
-// Over NBD no holes are read, where a client accepts structured replies.
 #[case(host = System, known_bugs = [BEYOND])]
 async fn with_nothing_to_do_lets_a_guest_read(t: &mut Test) -> CaseResult {
+    // Over NBD no holes are read, where a client accepts structured replies.
     let base = t.image("base").size(MIB).write(0x11, 0..CLUSTER).create().await?;
     let top = t.image("top").backing(&base).create().await?;
     let vm = t.host().disk(&top).launch().await?;
