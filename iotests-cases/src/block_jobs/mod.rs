@@ -21,7 +21,6 @@ mod mirror_backing_chain;
 mod mirror_cancel;
 mod recorded;
 mod refusals;
-pub(crate) mod served;
 mod stopped;
 mod stream;
 mod verbs;

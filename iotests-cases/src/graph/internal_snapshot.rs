@@ -4,8 +4,8 @@ use imgtools::qcow2;
 use iotests_core::prelude::*;
 
 use super::{Refusal, assert_refused, assert_waits_for_write, host_range};
-use crate::block_jobs::served::Served;
 use crate::json::with;
+use crate::served::Served;
 
 defaults! { formats = [QCOW2], groups = [QUICK, SNAPSHOT], host = System,
 unsupported_imgopts = ["data_file", "compat", "refcount_bits", "cluster_size", "extended_l2"] }
@@ -226,7 +226,7 @@ async fn is_found_by_a_name(t: &mut Test, length: &usize) -> CaseResult {
 }
 
 /// A snapshot waits for a write that is in flight, and holds all of it; what is written then it does not hold.
-#[case(needs = [Command("query-yank")])]
+#[case(host = Any)]
 async fn waits_for_a_write(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
     // A server of ours has no files that grow.
@@ -236,15 +236,14 @@ async fn waits_for_a_write(t: &mut Test) -> CaseResult {
     let host = host_range(&disk, place.start)?;
     let served = Served::holding(t, &disk, host.clone())?;
     let node = Node::new("qcow2").node_name("disk").file(served.node());
-    let vm = t.vm().blockdev(node).launch().await?;
-    let server = vm.nbd_server().start().await?;
+    let vm = t.host().blockdev(node).launch().await?;
     let client = vm.export("disk").writable().await?.client().await?;
 
     let write = async { Ok(client.write(place.start, vec![0x22; CLUSTER as usize]).await?) };
     let snapshot = async {
         served.wait_write(host.clone()).await?;
         let snapshot = vm.internal_snapshot("disk", "then");
-        assert_waits_for_write(t, &vm, &server, &served, snapshot).await
+        assert_waits_for_write(&vm, &served, snapshot).await
     };
     let (written, taken): (CaseResult, CaseResult) = tokio::join!(write, snapshot);
     taken?;

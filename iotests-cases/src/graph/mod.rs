@@ -1,15 +1,12 @@
 //! The block graph: which node stands on which, and how that changes while they are in use.
 
 use std::cell::Cell;
-use std::path::Path;
 
 use imgtools::qcow2;
-use iotests_core::author::{Cmd, MachineNbd};
+use iotests_core::author::Cmd;
 use iotests_core::prelude::*;
-use nbd::proto::{Mode, OptionCode, OptionReplyCode};
 
-use crate::block_jobs::served::Served;
-use crate::nbd::wire::{Wire, option};
+use crate::served::Served;
 
 defaults! { groups = [RW] }
 
@@ -33,43 +30,20 @@ async fn assert_refused(t: &Test, vm: &Machine, refusals: &[Refusal]) -> CaseRes
     Ok(())
 }
 
-/// This waits for a write that our server holds back: after it has received the command, the machine turns again and again to a client that
-/// negotiates with its NBD server, and answers the command only when the write goes on.
-async fn assert_waits_for_write(
-    t: &Test,
-    vm: &Machine,
-    server: &MachineNbd,
-    held: &Served,
-    command: Cmd,
-) -> CaseResult {
-    let socket = server.socket().ok_or_else(|| Failure::new("no socket"))?;
-    let mut other = Wire::connect(Path::new(socket.as_str())).await?;
-    other.agree(Mode::Simple).await?;
-    let goes_on = Cell::new(false);
-    let waits = async {
-        command.await?;
-        check!(goes_on.get(), "the command did not wait for the write");
-        Ok::<_, Failure>(())
+/// This waits for a write that our server holds back.
+async fn assert_waits_for_write(vm: &Machine, held: &Served, command: Cmd) -> CaseResult {
+    let (is_done, waited) = (Cell::new(false), Cell::new(false));
+    let command = async {
+        let done = command.await;
+        is_done.set(true);
+        done
     };
-    let release = async {
-        // Its answer comes after the command has been received.
-        vm.cmd("query-yank", ()).out_of_band().await?;
-        // Before, a drained machine serves no clients at all.
-        if t.has(since(8, 1))? {
-            for _ in 0..8 {
-                other.send(&option(OptionCode::LIST, &[])).await;
-                check!(other.answer().await? == Some(OptionReplyCode::ACK));
-            }
-        }
-        goes_on.set(true);
+    let release = || {
+        waited.set(!is_done.get());
         held.release();
-        Ok::<_, Failure>(())
     };
-    let (waited, released) = tokio::join!(waits, release);
-    released?;
-    waited?;
-    other.send(&option(OptionCode::ABORT, &[])).await;
-    other.ended().await;
+    vm.while_in_flight(command, release).await?;
+    check!(waited.get(), "the command did not wait for the write");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use iotests_core::prelude::*;
 
 use super::{Refusal, assert_refused, assert_waits_for_write, host_range};
-use crate::block_jobs::served::Served;
+use crate::served::Served;
 
 defaults! { formats = [QCOW2], groups = [QUICK], host = Any,
 unsupported_imgopts = ["data_file", "compat", "refcount_bits", "cluster_size", "extended_l2"] }
@@ -133,7 +133,7 @@ async fn leads_to(t: &mut Test, size: &u64, thread: &Option<&str>) -> CaseResult
 }
 
 /// A shrink waits for a guest's write behind the new end, which has then been, and shows nowhere.
-#[case(host = System, needs = [Command("query-yank")])]
+#[case(host = System)]
 async fn waits_for_a_write(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
     let place = MIB - CLUSTER..MIB;
@@ -141,13 +141,11 @@ async fn waits_for_a_write(t: &mut Test) -> CaseResult {
     let served = Served::holding(t, &disk, host.clone())?;
     let node = Node::new("qcow2").node_name("disk").file(served.node());
     let vm = t.vm().disk(&node).launch().await?;
-
-    let server = vm.nbd_server().start().await?;
     let guest = vm.disk("disk");
     guest.io(&format!("aio_write -P 0x22 {} {CLUSTER}", place.start)).await?;
     served.wait_write(host).await?;
     let shrink = vm.cmd(RESIZE, resize("disk", 512 * KIB));
-    assert_waits_for_write(t, &vm, &server, &served, shrink).await?;
+    assert_waits_for_write(&vm, &served, shrink).await?;
 
     guest.io("aio_flush").await?;
     check!(guest.size().await? == 512 * KIB);

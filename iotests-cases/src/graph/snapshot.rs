@@ -4,8 +4,8 @@ use imgtools::qcow2;
 use iotests_core::prelude::*;
 
 use super::{Refusal, assert_refused, assert_waits_for_write};
-use crate::block_jobs::served::Served;
 use crate::json::with;
+use crate::served::Served;
 
 defaults! { formats = [QCOW2], groups = [QUICK, SNAPSHOT], host = Any,
 unsupported_imgopts = ["data_file", "compat"] }
@@ -183,7 +183,7 @@ rows! {
 
 /// An overlay waits for a write that is in flight, which goes to the node below; what is written then goes to the overlay, and what is written after a second one
 /// to that.
-#[case(rows = THREADS, host = System, needs = [Command("query-yank")])]
+#[case(rows = THREADS)]
 async fn waits_for_a_write(t: &mut Test, thread: &Option<&str>) -> CaseResult {
     let place = clusters(2..3);
     let disk = t.image("disk").format(RAW).size(MIB).fill(0x11).create().await?;
@@ -193,7 +193,6 @@ async fn waits_for_a_write(t: &mut Test, thread: &Option<&str>) -> CaseResult {
     let node = Node::new("raw").node_name("disk").file(served.node());
     let vm = t.host().iothread("io").blockdev(node).blockdev(&over);
     let vm = vm.blockdev(&next).launch().await?;
-    let server = vm.nbd_server().start().await?;
     let mut export = vm.export("disk").writable();
     if let Some(thread) = thread {
         export = export.iothread(thread);
@@ -204,7 +203,7 @@ async fn waits_for_a_write(t: &mut Test, thread: &Option<&str>) -> CaseResult {
     let snapshot = async {
         served.wait_write(place.clone()).await?;
         let snapshot = vm.snapshot("disk", "over");
-        assert_waits_for_write(t, &vm, &server, &served, snapshot).await
+        assert_waits_for_write(&vm, &served, snapshot).await
     };
     let (written, put): (CaseResult, CaseResult) = tokio::join!(write, snapshot);
     put?;

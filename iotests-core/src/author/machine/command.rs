@@ -20,7 +20,6 @@ pub struct Cmd {
     name: String,
     arguments: CaseResult<Value>,
     fd: Option<OwnedFd>,
-    out_of_band: bool,
     place: &'static Location<'static>,
 }
 
@@ -42,7 +41,6 @@ impl Cmd {
             name: name.to_owned(),
             arguments,
             fd: None,
-            out_of_band: false,
             place,
         }
     }
@@ -58,13 +56,6 @@ impl Cmd {
     /// Sends a file descriptor with it.
     pub fn fd(mut self, fd: OwnedFd) -> Self {
         self.fd = Some(fd);
-        self
-    }
-
-    /// Sends it out of band: it is answered while the machine is busy with other commands, when these
-    /// have been received. QEMU allows that for a few commands, such as `query-yank` on an emulator.
-    pub fn out_of_band(mut self) -> Self {
-        self.out_of_band = true;
         self
     }
 
@@ -110,7 +101,6 @@ impl Cmd {
             name,
             arguments,
             fd,
-            out_of_band,
             ..
         } = self;
         let arguments = arguments?;
@@ -119,9 +109,6 @@ impl Cmd {
         let mut call = monitor.client.execute(&name, &arguments).deadline(shared.wait_limit());
         if let Some(fd) = fd {
             call = call.fd(fd);
-        }
-        if out_of_band {
-            call = call.oob();
         }
         let answer = match call.await {
             Ok(value) => Ok(value),
