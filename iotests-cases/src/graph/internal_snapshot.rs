@@ -7,8 +7,12 @@ use super::{Refusal, assert_refused, assert_waits_for_write, host_range};
 use crate::json::with;
 use crate::served::Served;
 
-defaults! { formats = [QCOW2], groups = [QUICK, SNAPSHOT], host = System,
-unsupported_imgopts = ["data_file", "compat", "refcount_bits", "cluster_size", "extended_l2"] }
+defaults! {
+    formats = [QCOW2], groups = [QUICK, SNAPSHOT], host = System,
+    unsupported_imgopts = [
+        "data_file", "compat", "refcount_bits", "cluster_size", "extended_l2", "preallocation",
+    ],
+}
 
 const TAKE: &str = "blockdev-snapshot-internal-sync";
 const DELETE: &str = "blockdev-snapshot-delete-internal-sync";

@@ -5,8 +5,12 @@ use iotests_core::prelude::*;
 use super::{Refusal, assert_refused, assert_waits_for_write, host_range};
 use crate::served::Served;
 
-defaults! { formats = [QCOW2], groups = [QUICK], host = Any,
-unsupported_imgopts = ["data_file", "compat", "refcount_bits", "cluster_size", "extended_l2"] }
+defaults! {
+    formats = [QCOW2], groups = [QUICK], host = Any,
+    unsupported_imgopts = [
+        "data_file", "compat", "refcount_bits", "cluster_size", "extended_l2", "preallocation",
+    ],
+}
 
 const RESIZE: &str = "block_resize";
 

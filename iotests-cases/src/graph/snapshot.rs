@@ -8,7 +8,7 @@ use crate::json::with;
 use crate::served::Served;
 
 defaults! { formats = [QCOW2], groups = [QUICK, SNAPSHOT], host = Any,
-unsupported_imgopts = ["data_file", "compat"] }
+unsupported_imgopts = ["data_file", "compat", "preallocation"] }
 
 fn overlay(node: &str, overlay: &str) -> Value {
     json!({"node": node, "overlay": overlay})

@@ -6,7 +6,7 @@ use nbd::server::backend::MemoryBackend;
 use nbd::server::{Event, Export, Server};
 
 defaults! { formats = [QCOW2], protocols = [FILE], groups = [QUICK],
-unsupported_imgopts = ["compat", "data_file", "extended_l2"] }
+unsupported_imgopts = ["compat", "data_file", "extended_l2", "preallocation"] }
 
 /// Which of its files the image names so.
 enum File {
