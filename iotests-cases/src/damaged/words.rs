@@ -206,7 +206,7 @@ fn is_known(disk: &Image) -> CaseResult<bool> {
             let is_in_the_header =
                 |entry: &L1Entry| entry.is_copied() && entry.l2_offset().is_none();
             let cluster = image.header().cluster_size();
-            let is_unaligned = |entry: &u64| (entry & !0x1ff) % cluster != 0;
+            let is_unaligned = |entry: &u64| !(entry & !0x1ff).is_multiple_of(cluster);
             image.l1_table().is_ok_and(|table| table.iter().any(is_in_the_header))
                 || image.refcount_table().is_ok_and(|table| table.iter().any(is_unaligned))
         }

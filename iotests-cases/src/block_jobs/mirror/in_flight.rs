@@ -67,8 +67,8 @@ const MISSED: KnownBug = known(
 
 /// What a guest writes while a mirror still looks for what it has to copy is on the copy.
 #[case(
-    formats = [QCOW2], host = System, rows = MODES, needs = [Driver("blkdebug")], known_bugs = [MISSED],
-    unsupported_imgopts = ["data_file", "cluster_size", "extended_l2"]
+    formats = [QCOW2], host = System, rows = MODES, needs = [Driver("blkdebug")],
+    known_bugs = [MISSED], unsupported_imgopts = ["data_file", "cluster_size", "extended_l2"]
 )]
 async fn is_not_missed_while_the_mirror_looks_around(t: &mut Test, mode: &&str) -> CaseResult {
     // The mirror finds nothing in the first table. It is held where it loads the second one, and paused there.

@@ -18,7 +18,8 @@ rows! {
     "gets-smaller-caches" => |node| node.set("cache-size", 2 * CLUSTER), false, None;
     "stays-as-it-is" => |node| node, false, None;
     "is-to-be-read-only" => |node| node.read_only(true), false, Some(READ_ONLY);
-    "is-to-get-an-unknown-file" => |node| node.file("nowhere"), false,         Some("Cannot find device='' nor node-name='nowhere'");
+    "is-to-get-an-unknown-file" => |node| node.file("nowhere"), false,
+        Some("Cannot find device='' nor node-name='nowhere'");
 }
 
 const READ_ONLY: &str = "cannot support read-write users";
