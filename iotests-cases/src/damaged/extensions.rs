@@ -6,7 +6,7 @@ use iotests_core::prelude::*;
 use super::{Edit, assert_refused};
 use Edit::{Be16, Be32, Be64, Bytes};
 
-defaults! { groups = [AUTO, QUICK] }
+defaults! { groups = [AUTO] }
 
 /// Where something is, or what.
 struct Places {
@@ -60,36 +60,42 @@ const EMPTIED: KnownBug = known(
 
 rows! {
     BITMAPS: Damage { edit, error };
-    "length" => |it| Be32(it.extension - 4, 16), "bitmaps_ext: Invalid extension length";
+    "length" => |it| Be32(it.extension - 4, 16), "bitmaps_ext: Invalid extension length",
+        groups = [QUICK];
     "no-bitmaps" => |it| Be32(it.extension, 0), "found bitmaps extension with zero bitmaps";
     "many-bitmaps" => |it| Be32(it.extension, 65536),
-        "exceeding the QEMU supported maximum of 65535";
+        "exceeding the QEMU supported maximum of 65535", groups = [QUICK];
     "one-bitmap-more" => |it| Be32(it.extension, 2),
-        "Less bitmaps found than specified in header extension";
+        "Less bitmaps found than specified in header extension", groups = [QUICK];
     "reserved-field" => |it| Be32(it.extension + 4, 1), "bitmaps_ext: Reserved field is not zero";
     "empty-directory" => |it| Be64(it.extension + 8, 0), "Requested bitmap directory size is zero";
-    "short-directory" => |it| Be64(it.extension + 8, 16), "Broken bitmap directory";
-    "long-directory" => |it| Be64(it.extension + 8, 40), "Broken bitmap directory";
-    "huge-directory" => |it| Be64(it.extension + 8, FAR), "exceeds the maximum supported size";
+    "short-directory" => |it| Be64(it.extension + 8, 16), "Broken bitmap directory",
+        groups = [QUICK];
+    "long-directory" => |it| Be64(it.extension + 8, 40), "Broken bitmap directory",
+        groups = [QUICK];
+    "huge-directory" => |it| Be64(it.extension + 8, FAR), "exceeds the maximum supported size",
+        groups = [QUICK];
     "unaligned-directory" => |it| Be64(it.extension + 16, 512), "invalid bitmap directory offset";
-    "directory-behind-the-file" => |it| Be64(it.extension + 16, FAR), CONSTRAINTS;
+    "directory-behind-the-file" => |it| Be64(it.extension + 16, FAR), CONSTRAINTS, groups = [QUICK];
     "directory-beyond-63-bits" => |it| Be64(it.extension + 16, 1 << 63),
         "Failed to read bitmap directory";
     "no-table" => |it| Be64(it.entry, 0), CONSTRAINTS;
     "unaligned-table" => |it| Be64(it.entry, it.table + 512), CONSTRAINTS;
-    "table-behind-the-file" => |it| Be64(it.entry, FAR), "bitmap", known_bugs = [EMPTIED];
+    "table-behind-the-file" => |it| Be64(it.entry, FAR), "bitmap", known_bugs = [EMPTIED],
+        groups = [QUICK];
     "empty-table" => |it| Be32(it.entry + 8, 0), CONSTRAINTS;
     "long-table" => |it| Be32(it.entry + 8, 2), "bitmap";
-    "huge-table" => |it| Be32(it.entry + 8, 0x7fff_ffff), CONSTRAINTS;
+    "huge-table" => |it| Be32(it.entry + 8, 0x7fff_ffff), CONSTRAINTS, groups = [QUICK];
     "reserved-flags" => |it| Be32(it.entry + 12, 1 << 31), CONSTRAINTS;
     "unknown-type" => |it| Bytes(it.entry + 16, &[2]), CONSTRAINTS;
     "small-granularity" => |it| Bytes(it.entry + 17, &[8]), CONSTRAINTS;
     "large-granularity" => |it| Bytes(it.entry + 17, &[63]), CONSTRAINTS;
     "no-name" => |it| Be16(it.entry + 18, 0), "Broken bitmap directory";
-    "long-name" => |it| Be16(it.entry + 18, 0xffff), "Broken bitmap directory";
-    "extra-data" => |it| Be32(it.entry + 20, 8), "Broken bitmap directory";
+    "long-name" => |it| Be16(it.entry + 18, 0xffff), "Broken bitmap directory", groups = [QUICK];
+    "extra-data" => |it| Be32(it.entry + 20, 8), "Broken bitmap directory", groups = [QUICK];
     "unaligned-bits" => |it| Be64(it.table, 512), "bitmap";
-    "bits-behind-the-file" => |it| Be64(it.table, FAR), "bitmap", known_bugs = [EMPTIED];
+    "bits-behind-the-file" => |it| Be64(it.table, FAR), "bitmap", known_bugs = [EMPTIED],
+        groups = [QUICK];
     "bits-beyond-56-bits" => |it| Be64(it.table, 1 << 56), "bitmap";
 }
 
@@ -127,7 +133,7 @@ rows! {
 }
 
 /// Opening an encrypted image whose LUKS header is not where it should be fails with the reason.
-#[case(rows = KEYS, groups = [CRYPTO])]
+#[case(rows = KEYS, groups = [QUICK, CRYPTO])]
 async fn of_keys_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     let image = t.image("disk").size(4 * MIB).keys(&[]).create().await?;
     assert_refuses(t, &image, Extension::CRYPTO, damage).await
@@ -142,7 +148,7 @@ rows! {
 
 /// Opening an image whose data file has no name, or another one, fails with the reason, and neither file changes. What the image itself
 /// says can be read, as nobody opens the data file for that.
-#[case(rows = DATA_FILES)]
+#[case(rows = DATA_FILES, groups = [QUICK])]
 async fn of_data_files_are_refused(t: &mut Test, damage: &Damage) -> CaseResult {
     let data = t.file("data")?;
     let image = t.image("disk").size(4 * MIB).option("data_file", data.as_str());

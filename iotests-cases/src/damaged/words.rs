@@ -19,8 +19,9 @@ use Edit::{Be32, Be64, Le32, Le64, VhdChecksum};
 // Tools alone: they open what a daemon opens, and one that dies takes nothing with it.
 defaults! { host = Host::None }
 
-/// How many words an instance changes, one after another.
+/// How many words an instance changes, one after another, in a plain image and in another one.
 const CHANGES: u32 = 30;
+const CHANGES_OF_MORE: u32 = 12;
 /// What the guest wrote, and reads.
 const DATA: u8 = 0x11;
 /// A part of a file that is metadata as a whole, or not.
@@ -99,7 +100,11 @@ async fn harm_nobody(t: &mut Test, seed: &Option<u64>, more: &More) -> CaseResul
     let good = fs::read(disk.file())?;
     let blocks = metadata(&good);
     let mut random = fastrand::Rng::with_seed(seed.unwrap_or(t.spec().seed));
-    for _ in 0..CHANGES {
+    let changes = match more {
+        More::Nothing => CHANGES,
+        _ => CHANGES_OF_MORE,
+    };
+    for _ in 0..changes {
         let edit = drawn(&mut random, &good, &blocks);
         // As a row of `headers` has it.
         t.step(format!("{edit:?}"));
