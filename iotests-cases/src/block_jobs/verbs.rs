@@ -353,7 +353,7 @@ async fn of_what_waits_are_refused(
 /// is not cancelled before its end, moves the guest.
 #[case(
     rows = (WAITING, READY),
-    known_bugs = [STAYS_WRITABLE.only(&[&["an-active-commit", "ready"], &["an-active-commit", "standby"]])]
+    known_bugs = [STAYS_WRITABLE.only(&[&["an-active-commit", "*"]])]
 )]
 async fn of_what_waits_are_accepted(
     t: &mut Test,

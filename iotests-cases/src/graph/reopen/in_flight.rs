@@ -13,7 +13,8 @@ struct Change {
 rows! {
     CHANGES: Change { change, filtered, refused };
     "gets-a-backing-node" => |node| node.backing("base"), false, None;
-    "gets-a-filter-above-its-file" => |node| node.file("limit"), true, None, needs = [Driver("throttle")];
+    "gets-a-filter-above-its-file" => |node| node.file("limit"), true, None,
+        needs = [Driver("throttle")];
     "gets-another-option" => |node| node.set("detect-zeroes", "on"), false, None;
     "gets-smaller-caches" => |node| node.set("cache-size", 2 * CLUSTER), false, None;
     "stays-as-it-is" => |node| node, false, None;
