@@ -22,7 +22,8 @@ impl Machine {
     /// all that it can without it, and has answered the command or not. So the request is in flight
     /// while the command is carried out, whether the command waits for it or not.
     ///
-    /// To be passed is one QMP command, or an expectation of how it fails.
+    /// To be passed is one QMP command, or an expectation of how it fails. An emulator whose guest
+    /// runs is never at rest.
     #[track_caller]
     pub fn while_in_flight<'a, T: 'a>(
         &'a self,
