@@ -181,6 +181,15 @@ const FREED: KnownBug = known(
 )
 .intermittent();
 
+/// See docs/qemu-findings.md; `is_not_missed_while_the_mirror_looks_around` is about it.
+const MISSED: KnownBug = known(
+    "a mirror misses what is written while it looks for what to copy (since 32125b1460, until 0f51f9c342)",
+    "copy holds",
+    since(8, 0),
+)
+.fixed_in(["10.0.13", "10.1"])
+.intermittent();
+
 /// Writes to all of a disk, sixteen at a time, each time with another byte, until it is told to stop; returns
 /// the last byte.
 async fn overwrite(client: &nbd::Client, last: u8, stop: &AtomicBool) -> CaseResult<u8> {
@@ -208,7 +217,7 @@ const PIECE: u64 = 4 * KIB;
 /// Requests may come at any time while mirrors start and end, one after another, and none is lost.
 #[case(
     upstream = "151::TestHighThrottledWithNbdExport::testActiveOnCreation",
-    known_bugs = [FREED]
+    known_bugs = [FREED, MISSED]
 )]
 async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(SIZE).create().await?;
