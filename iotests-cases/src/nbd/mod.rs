@@ -6,6 +6,7 @@ defaults! { groups = [RW] }
 
 mod block_status;
 mod client_blockdev;
+mod exports;
 mod hostile;
 mod large;
 mod reconnect;
