@@ -393,3 +393,137 @@ async fn of_what_waits_are_accepted(
     vm.shutdown().await?;
     Ok(())
 }
+
+/// What a job may be asked to become, by the type that it is said to have.
+fn changes(id: &str) -> [Value; 3] {
+    [
+        json!({"id": id, "type": "mirror", "copy-mode": "write-blocking"}),
+        json!({"id": id, "type": "commit"}),
+        json!({"id": id, "type": "backup"}),
+    ]
+}
+
+/// A job that cannot be changed, or not any more, says so whatever type it is said to have.
+async fn refuse_to_change(vm: &Machine, job: &mut Job, status: &str) -> CaseResult {
+    let error = match status {
+        "pending" | "concluded" => {
+            format!(
+                "Job '{}' in state '{status}' cannot accept command verb 'change'",
+                job.id()
+            )
+        }
+        _ => "Job type does not support change".to_owned(),
+    };
+    for change in changes(job.id()) {
+        vm.cmd("block-job-change", change).refused(error.as_str()).await?;
+        job.wait_status(status).await?;
+    }
+    Ok(())
+}
+
+/// A commit and a backup cannot be changed in any state, and do all of their work.
+#[case(rows = (KINDS, STATES), needs = [Command("block-job-change")])]
+async fn do_not_change(t: &mut Test, kind: &Kind, state: &(usize, &str)) -> CaseResult {
+    let (chain, copy, vm) = launch(t).await?;
+    let (_, status) = state;
+    let mut job = kind.reach(&vm, status).await?;
+    refuse_to_change(&vm, &mut job, status).await?;
+    end(job, status, false).await?;
+    vm.assert_no_jobs().await?;
+    vm.assert_chain(kind.chain).await?;
+    vm.shutdown().await?;
+    let all = chain.merged(Layer::Top, Layer::Base);
+    if kind.chain != "top -> base" {
+        copy.assert_reads(&all).await?;
+    }
+    chain.top.assert_reads(all).await
+}
+
+/// A change of a mirror that cannot be.
+struct Unchanged {
+    change: fn(&str) -> Value,
+    class: &'static str,
+    error: &'static str,
+}
+
+const NO_CHANGES: [Unchanged; 5] = [
+    Unchanged {
+        change: |_| changes("nowhere")[0].clone(),
+        class: "DeviceNotActive",
+        error: "Block job 'nowhere' not found",
+    },
+    Unchanged {
+        change: |id| json!({"id": id, "copy-mode": "write-blocking"}),
+        class: "GenericError",
+        error: "'type' is missing",
+    },
+    Unchanged {
+        change: |id| json!({"id": id, "type": "mirror"}),
+        class: "GenericError",
+        error: "Parameter 'copy-mode' is missing",
+    },
+    Unchanged {
+        change: |id| json!({"id": id, "type": "mirror", "copy-mode": "nonsense"}),
+        class: "GenericError",
+        error: "does not accept value 'nonsense'",
+    },
+    Unchanged {
+        change: |id| json!({"id": id, "type": "commit", "copy-mode": "write-blocking"}),
+        class: "GenericError",
+        error: "Parameter 'copy-mode' is unexpected",
+    },
+];
+
+/// A job that waits to be completed, or has been, changes its mode only if it is a mirror that is ready, paused
+/// or not: to what it is as often as one likes, and not back.
+#[case(rows = (WAITING, FROM_READY_ON), needs = [Command("block-job-change")])]
+async fn that_wait_change(t: &mut Test, waiting: &Waiting, state: &(usize, &str)) -> CaseResult {
+    let (chain, _copy, vm) = launch(t).await?;
+    let (_, status) = state;
+    let mut job = waiting.reach(&vm, status).await?;
+    let waits = ["ready", "standby"].contains(status);
+    let id = job.id().to_owned();
+    for other in &NO_CHANGES {
+        let change = vm.cmd("block-job-change", (other.change)(&id));
+        change.refused_class(other.class, other.error).await?;
+    }
+    if waits && waiting.completed == "copy" {
+        let change = |mode: &str| {
+            let change = json!({"id": id, "type": "mirror", "copy-mode": mode});
+            vm.cmd("block-job-change", change)
+        };
+        for _ in 0..2 {
+            change("background").await?;
+            job.block_info().await?.assert("actively-synced", false)?;
+        }
+        for _ in 0..2 {
+            change("write-blocking").await?;
+            job.wait_status(status).await?;
+            change("background")
+                .refused("Change to copy mode 'background' is not implemented")
+                .await?;
+        }
+    } else {
+        refuse_to_change(&vm, &mut job, status).await?;
+    }
+    if *status == "standby" {
+        job.resume().await?;
+    }
+    if waits {
+        if waiting.completed == "copy" {
+            let both = "both sides the same";
+            job.until_block_info(both, |job| job["actively-synced"] == true).await?;
+        }
+        vm.cmd("job-complete", json!({"id": id})).await?;
+        job.wait_status("pending").await?;
+    }
+    if *status != "concluded" {
+        job.finalize().await?;
+    }
+    job.dismiss().await?;
+    vm.assert_no_jobs().await?;
+    vm.disk("top").assert_node(waiting.completed).await?;
+    chain.assert_guest_reads(&vm).await?;
+    vm.shutdown().await?;
+    Ok(())
+}
