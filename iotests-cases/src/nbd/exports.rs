@@ -33,9 +33,10 @@ rows! {
         "Block export id 'exp' is already in use";
     "with-a-name-that-is-taken" => || nbd(json!({"name": "taken"})),
         "NBD server already has export named 'taken'";
-    "with-a-name-that-is-too-long" => || nbd(json!({"name": "n".repeat(LONGEST + 1)})), "' too long";
-    "with-a-description-that-is-too-long" => || nbd(json!({"description": "n".repeat(LONGEST + 1)})),
+    "with-a-name-that-is-too-long" => || nbd(json!({"name": "n".repeat(LONGEST + 1)})),
         "' too long";
+    "with-a-description-that-is-too-long" => || nbd(json!({
+        "description": "n".repeat(LONGEST + 1)})), "' too long";
     "writable-over-a-read-only-node" => || nbd(json!({"node-name": "fixed"})),
         "Cannot export read-only node as writable";
     "in-an-unknown-iothread" => || nbd(json!({"iothread": "nowhere"})),
@@ -53,7 +54,8 @@ rows! {
     "with-a-bitmap-that-is-in-use" => || nbd(json!({"bitmaps": ["still", "used"]})),
         "Bitmap 'used' is currently in use by another operation and cannot be used";
     "read-only-with-a-bitmap-that-records" => || nbd(json!({"writable": false,
-        "bitmaps": ["still", "records"]})), "Enabled bitmap 'records' incompatible with readonly export";
+        "bitmaps": ["still", "records"]})),
+        "Enabled bitmap 'records' incompatible with readonly export";
     // The one that is there does not let anybody resize the node.
     "over-fuse-beside-one-over-nbd" => || json!({"type": "fuse", "id": "new", "node-name": "disk",
         "writable": true, "mountpoint": "/nowhere"}),
