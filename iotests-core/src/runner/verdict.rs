@@ -154,13 +154,15 @@ pub struct Evidence {
 }
 
 impl Attempt {
-    /// Whether this text is in the failure, the last output of a machine, or a death.
+    /// Whether this text is in the failure, the last output of a machine, a death, or the headline
+    /// of a hang.
     pub(crate) fn says(&self, text: &str) -> bool {
         let failed = self.failure.as_ref().is_some_and(|failure| {
             let printed = failure.machines.iter().map(|machine| &machine.stderr_tail);
             std::iter::once(&failure.message).chain(printed).any(|said| said.contains(text))
         });
-        failed || self.deaths.iter().any(|death| death.headline().contains(text))
+        let hangs = self.hang.as_ref().is_some_and(|hang| hang.headline.contains(text));
+        failed || hangs || self.deaths.iter().any(|death| death.headline().contains(text))
     }
 
     /// Notes an event of the case.
@@ -464,6 +466,17 @@ mod tests {
             Verdict::Timeout,
             "and one that was to end"
         );
+    }
+
+    #[test]
+    fn a_hang_says_what_hangs() {
+        let mut attempt = attempt(&[Hang]);
+        attempt.hang = Some(HangReport {
+            headline: "vm hangs: its monitor does not answer".to_owned(),
+            ..HangReport::default()
+        });
+        assert!(attempt.says("its monitor does not answer"));
+        assert!(!attempt.says("stopped by a signal"));
     }
 
     #[test]
