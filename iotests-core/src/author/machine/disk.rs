@@ -122,7 +122,8 @@ impl DiskBuilder {
         self
     }
 
-    /// Runs it in this iothread, which is an object of the machine.
+    /// Runs it in this iothread, which is an object of the machine. Without a guest that drives it,
+    /// only a [SCSI disk](Self::scsi) takes its node there.
     pub fn iothread(mut self, id: &str) -> Self {
         self.iothread = Some(id.to_owned());
         self
