@@ -19,6 +19,7 @@ mod qemu_img;
 mod requests;
 mod served;
 mod shorter;
+mod threads;
 mod walk;
 
 /// Upstream's tests, for the ids that cases declare.

@@ -3,6 +3,7 @@
 use iotests_core::prelude::*;
 
 use crate::json::with;
+use crate::threads::{THREADS, with_disk};
 
 defaults! { formats = [QCOW2], groups = [RW, QUICK, BITMAP], host = Any }
 
@@ -115,17 +116,25 @@ rows! {
 }
 
 /// When a disk is resized, its bitmaps are resized with it: they record up to the new end, and can be merged.
-#[case(rows = SIZES)]
-async fn follow_the_size_of_their_disk(t: &mut Test, size: &u64) -> CaseResult {
+#[case(rows = (SIZES, THREADS))]
+async fn follow_the_size_of_their_disk(t: &mut Test, size: &u64, threaded: &bool) -> CaseResult {
     let disk = t.image("disk").size(2 * MIB).create().await?;
-    let vm = t.host().blockdev(&disk).launch().await?;
+    let vm = match threaded {
+        true => with_disk(t.host(), &disk, true),
+        false => t.host().blockdev(&disk),
+    };
+    let vm = vm.launch().await?;
+    let write = async |byte, range| match threaded {
+        true => vm.disk("disk").write(byte, range).await,
+        false => vm.node("disk").write(byte, range).await,
+    };
     vm.bitmap("disk", "old").add().granularity(512).await?;
-    vm.node("disk").write(0x11, 0..2 * MIB).await?;
+    write(0x11, 0..2 * MIB).await?;
     vm.cmd("block_resize", json!({"node-name": "disk", "size": size})).await?;
     vm.bitmap("disk", "new").add().granularity(512).await?;
 
     let end = size - 512..*size;
-    vm.node("disk").write(0x22, end.clone()).await?;
+    write(0x22, end.clone()).await?;
     vm.bitmap("disk", "new").assert(json!({"count": 512})).await?;
     vm.bitmap("disk", "new").merge(["old"]).await?;
 

@@ -5,6 +5,7 @@ use iotests_core::prelude::*;
 use super::HELD;
 use super::chain::{Chain, Layer, Size};
 use super::commit::STAYS_WRITABLE;
+use crate::threads::{THREADS, with_disk};
 
 defaults! { formats = [QCOW2] }
 
@@ -99,9 +100,14 @@ rows! {
 
 /// The chain, a target for backups, and a machine that has them.
 async fn launch(t: &Test) -> CaseResult<(Chain, Image, Machine)> {
+    launch_with(t, false).await
+}
+
+/// The same, with the chain in an iothread or in the main thread.
+async fn launch_with(t: &Test, threaded: bool) -> CaseResult<(Chain, Image, Machine)> {
     let chain = Chain::create(t, Size::Full).await?;
     let copy = t.image("copy").size(chain.size).create().await?;
-    let vm = t.host().disk(&chain.top).blockdev(&copy).launch().await?;
+    let vm = with_disk(t.host(), &chain.top, threaded).blockdev(&copy).launch().await?;
     Ok((chain, copy, vm))
 }
 
@@ -352,15 +358,16 @@ async fn of_what_waits_are_refused(
 /// What a job that is ready accepts, paused or not, has its effect every time. Only one that is completed, and
 /// is not cancelled before its end, moves the guest.
 #[case(
-    rows = (WAITING, READY),
-    known_bugs = [STAYS_WRITABLE.only(&[&["an-active-commit", "*"]])]
+    rows = (WAITING, READY, THREADS),
+    known_bugs = [STAYS_WRITABLE.only(&[&["an-active-commit", "*", "*"]])]
 )]
 async fn of_what_waits_are_accepted(
     t: &mut Test,
     waiting: &Waiting,
     state: &(usize, &str),
+    threaded: &bool,
 ) -> CaseResult {
-    let (chain, _copy, vm) = launch(t).await?;
+    let (chain, _copy, vm) = launch_with(t, *threaded).await?;
     let (number, status) = state;
     for verb in &OF_WAITING {
         let Follows::State(then) = verb.follows[*number] else {

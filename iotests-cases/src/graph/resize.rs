@@ -4,6 +4,7 @@ use iotests_core::prelude::*;
 
 use super::{Refusal, assert_refused, assert_waits_for_write, host_range};
 use crate::served::Served;
+use crate::threads::{THREADS, with_disk};
 
 defaults! {
     formats = [QCOW2], groups = [QUICK], host = Any,
@@ -93,12 +94,6 @@ rows! {
     "more" => 2 * MIB;
 }
 
-rows! {
-    THREADS: Option<&str>;
-    "in-the-main-loop" => None;
-    "in-an-iothread" => Some("io");
-}
-
 /// See docs/qemu-findings.md.
 const SHOWN: KnownBug = known(
     "what was cut off within a cluster shows when the image grows again",
@@ -109,14 +104,10 @@ const SHOWN: KnownBug = known(
 
 /// A guest's disk gets the size that is asked for, keeps what is below it, and has zeroes above it when it grows again; an internal snapshot keeps all that was there.
 #[case(rows = (SIZES, THREADS), host = System, known_bugs = [SHOWN])]
-async fn leads_to(t: &mut Test, size: &u64, thread: &Option<&str>) -> CaseResult {
+async fn leads_to(t: &mut Test, size: &u64, threaded: &bool) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
     disk.snapshot("then").await?;
-    let guest = match thread {
-        Some(thread) => Disk::of(&disk).iothread(thread),
-        None => Disk::of(&disk),
-    };
-    let vm = t.vm().iothread("io").disk(guest).launch().await?;
+    let vm = with_disk(t.vm(), &disk, *threaded).launch().await?;
     vm.cmd(RESIZE, resize("disk", *size)).await?;
     check!(vm.disk("disk").size().await? == *size);
     if *size > 0 {

@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use iotests_core::author::{MachineNbd, assert_json_filename};
 use iotests_core::prelude::*;
 
+use crate::threads::{CLIENT_LEAVES, with_disk};
+
 defaults! { formats = [RAW], groups = [QUICK, EXPORT], host = Any }
 
 const CONTENT: Content = Content::of(&[(0x11, 0..64 * KIB), (0x22, MIB - 512..MIB)]);
@@ -256,4 +258,72 @@ async fn over_a_descriptor(t: &mut Test) -> CaseResult {
     assert_json_filename(&filename(vm, "remote").await?, &expected)?;
     assert_serves(vm, "remote").await?;
     machines.end(&CONTENT).await
+}
+
+/// Which of the two has an iothread.
+struct Ends {
+    client: bool,
+    server: bool,
+}
+
+rows! {
+    ENDS: Ends { client, server };
+    "in-the-main-thread" => false, false;
+    "in-an-iothread" => true, false, host = System;
+    "to-an-export-in-an-iothread" => false, true;
+}
+
+const CLOSED: KnownBug = CLIENT_LEAVES.only(&[&["to-an-export-in-an-iothread"]]);
+
+/// See docs/qemu-findings.md.
+const REPORTED: KnownBug = known(
+    "a server in an iothread reads on behind the end of a client that has said that it leaves",
+    "Disconnect client, due to: Cannot read from TLS channel",
+    since(8, 0),
+)
+.only(&[&["to-an-export-in-an-iothread"]])
+.intermittent();
+
+/// A machine mirrors its disk to a server over TLS, and goes on there: it reads and writes what it had on its
+/// disk. Without TLS the server refuses it.
+#[case(
+    groups = [JOB], rows = ENDS, known_bugs = [CLOSED, REPORTED],
+    fixed_in = fix(["8.2.5", "9.0.1", "9.1"], "199e84de1c")
+)]
+async fn over_tls(t: &mut Test, ends: &Ends) -> CaseResult {
+    let tls = t.tls()?;
+    let disk = make_disk(t).await?;
+    let copy = t.image("copy").size(MIB).create().await?;
+    let server = t.host().name("server").iothread("one").blockdev(&copy).launch().await?;
+    let nbd = server.nbd_server().tcp("127.0.0.1").tls(&tls).start().await?;
+    let export = server.export("copy").writable();
+    let export = match ends.server {
+        true => export.iothread("one").set("fixed-iothread", true),
+        false => export,
+    };
+    let export = export.await?;
+    let vm = t.host().name("client").object(tls.client("tls0"));
+    let vm = with_disk(vm, &disk, ends.client).launch().await?;
+    let plain = remote("remote", export.node()?).read_only(false);
+    let refused = vm.add_node(plain.clone());
+    refused.expect_error("TLS negotiation required before option").await?;
+    vm.add_node(plain.set("file.tls-creds", "tls0")).await?;
+
+    let job = vm.mirror("disk").to("remote").set("copy-mode", "write-blocking");
+    let mut job = job.start().await?;
+    job.wait_ready().await?;
+    let (guest, during) = (vm.disk("disk"), 512 * KIB..513 * KIB);
+    guest.write(0x33, during.clone()).await?;
+    job.complete().await?;
+    guest.assert_node("remote").await?;
+    let content = CONTENT.written(0x33, during);
+    guest.assert_reads(&content).await?;
+    guest.write(0x44, 0..KIB).await?;
+    guest.flush().await?;
+
+    vm.shutdown().await?;
+    disk.assert_reads(&content).await?;
+    nbd.stop().await?;
+    server.shutdown().await?;
+    copy.assert_reads(content.written(0x44, 0..KIB)).await
 }

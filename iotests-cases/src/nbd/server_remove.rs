@@ -6,6 +6,7 @@ use nbd::client::{RequestError, StrictMode};
 use nbd::proto::{Errno, TransmissionFlags as Flags};
 
 use crate::json::items;
+use crate::threads::{CLIENT_LEAVES, THREADS, with_disk};
 
 defaults! { formats = [RAW], groups = [QUICK, EXPORT], host = Any }
 
@@ -189,9 +190,22 @@ rows! {
 
 /// A hard removal takes an export away from its client, whose requests fail from then on. A client of
 /// another export goes on.
-#[case(upstream = "205::TestNbdServerRemove::{safe_first}", rows = HARD)]
-async fn an_export_in_use_is_removed_hard(t: &mut Test, safe_first: &SafeFirst) -> CaseResult {
-    let exported = Exported::start(t).await?;
+#[case(
+    upstream = "205::TestNbdServerRemove::{safe_first}", rows = (HARD, THREADS),
+    known_bugs = [CLIENT_LEAVES.only(&[&["*", "in-an-iothread"]])]
+)]
+async fn an_export_in_use_is_removed_hard(
+    t: &mut Test,
+    safe_first: &SafeFirst,
+    threaded: &bool,
+) -> CaseResult {
+    let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
+    let vm = match threaded {
+        // The exports are where the disk is.
+        true => with_disk(t.host(), &disk, true),
+        false => t.host().blockdev(&disk),
+    };
+    let exported = Exported::with(t, vm.launch().await?, disk, "disk").await?;
     let mut client = exported.connect("exp").await?;
     let mut second = exported.connect("exp").await?;
     let mut bystander = exported.connect("other").await?;

@@ -8,6 +8,7 @@ use crate::block_jobs::error_policy::{
     EIO, ENOSPC, action, assert_stopped, failing, take_job_events,
 };
 use crate::block_jobs::{HELD, null};
+use crate::threads::with_disk;
 
 // Where an error is to happen is known in a raw image.
 defaults! { formats = [RAW], needs = [Driver("blkdebug"), Driver("null-co")] }
@@ -56,6 +57,15 @@ rows! {
     "write-stop-always" => "write", EIO, "stop", Some("always"), host = Qsd;
     "read-ignore-on-success" => "read", EIO, "ignore", Some("on-success"), host = Qsd;
     "read-stop-never" => "read", EIO, "stop", Some("never"), host = Qsd;
+}
+
+rows! {
+    IN_A_THREAD: Injected { operation, errno, policy, bitmap };
+    "read-report" => "read", EIO, "report", None;
+    "read-stop" => "read", EIO, "stop", None;
+    "write-ignore" => "write", EIO, "ignore", None;
+    "write-stop" => "write", EIO, "stop", None;
+    "write-report-on-success" => "write", EIO, "report", Some("on-success");
 }
 
 impl Injected {
@@ -118,9 +128,14 @@ fn within(ranges: &[Range<u64>], limits: &Range<u64>) -> Vec<Range<u64>> {
 }
 
 /// A machine with the source, of whose first writes the bitmap knows, and with the copy.
-async fn launch(t: &Test, [source, copy]: [Node; 2]) -> CaseResult<Machine> {
-    let vm = t.host().disk(source).blockdev(copy).blockdev(null("model", SIZE));
-    let vm = vm.launch().await?;
+async fn launch(t: &Test, nodes: [Node; 2]) -> CaseResult<Machine> {
+    launch_with(t, nodes, false).await
+}
+
+/// The same, with the source in an iothread or in the main thread.
+async fn launch_with(t: &Test, [source, copy]: [Node; 2], threaded: bool) -> CaseResult<Machine> {
+    let vm = with_disk(t.host(), source, threaded).blockdev(copy);
+    let vm = vm.blockdev(null("model", SIZE)).launch().await?;
     vm.bitmap("source", "since").add().granularity(CLUSTER).await?;
     vm.disk("source").write_all(parts(&at_first(), &DIRTY)).await?;
     Ok(vm)
@@ -145,9 +160,21 @@ async fn assert_dirty(vm: &Machine, ranges: &[Range<u64>]) -> CaseResult {
 /// to be done.
 #[case(rows = ERRORS)]
 async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
+    follows(t, row, false).await
+}
+
+/// The same holds when an iothread serves the disk.
+#[case(rows = IN_A_THREAD, host = System)]
+async fn follow_the_policy_in_an_iothread(t: &mut Test, row: &Injected) -> CaseResult {
+    follows(t, row, true).await
+}
+
+/// Backs up, in an iothread or in the main thread.
+async fn follows(t: &Test, row: &Injected, threaded: bool) -> CaseResult {
     let source = t.image("source").size(SIZE).content(at_first()).create().await?;
     let copy = t.image("copy").size(SIZE).create().await?;
-    let vm = launch(t, [row.node(&source, &FAILING), row.node(&copy, &FAILING)]).await?;
+    let nodes = [row.node(&source, &FAILING), row.node(&copy, &FAILING)];
+    let vm = launch_with(t, nodes, threaded).await?;
     let before = vm.state().await?;
     let mut job = row.held(&vm, json!({})).await?;
     let id = job.id().to_owned();

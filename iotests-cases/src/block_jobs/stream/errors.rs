@@ -10,6 +10,7 @@ use crate::block_jobs::error_policy::{
     EIO, ENOSPC, action, assert_stopped, layer_with, take_job_events,
 };
 use crate::json::number;
+use crate::threads::with_disk;
 
 use Layer::{Base, Mid, Top};
 
@@ -47,6 +48,19 @@ rows! {
     "no-space" => "enospc", ENOSPC, upstream = "TestENOSPC::test_enospc";
 }
 
+rows! {
+    PLACES_IN_A_THREAD: Place { layer, event, chunk };
+    "base-read" => Base, "read_aio", clusters(20..28);
+    "top-write" => Top, "write_aio", clusters(0..8);
+}
+
+rows! {
+    POLICIES_IN_A_THREAD: Policy { on_error, errno };
+    "report" => "report", EIO;
+    "ignore" => "ignore", EIO;
+    "stop" => "stop", EIO;
+}
+
 impl Place {
     /// A layer as a node, which fails once if it is this one.
     async fn node(&self, chain: &Chain, layer: Layer, errno: i32) -> CaseResult<Node> {
@@ -80,12 +94,33 @@ fn streamed(chain: &Chain, without: Range<u64>) -> Content {
 /// go only when all is copied, and everything reads as before at any time.
 #[case(upstream = "{place}::{policy}", needs = [Driver("blkdebug")], rows = (PLACES, POLICIES))]
 async fn follow_the_policy(t: &mut Test, place: &Place, policy: &Policy) -> CaseResult {
+    follows(t, place, policy, false).await
+}
+
+/// The same holds when an iothread serves the disk.
+#[case(
+    needs = [Driver("blkdebug")], rows = (PLACES_IN_A_THREAD, POLICIES_IN_A_THREAD), host = System
+)]
+async fn follow_the_policy_in_an_iothread(
+    t: &mut Test,
+    place: &Place,
+    policy: &Policy,
+) -> CaseResult {
+    follows(t, place, policy, true).await
+}
+
+/// Streams, in an iothread if it is for a guest that has its disk there.
+async fn follows(t: &Test, place: &Place, policy: &Policy, threaded: bool) -> CaseResult {
     let contents = [(0x20, 0..24), (0x60, 8..16), (0xa0, 16..20)];
     let contents = contents.map(|(first, at)| Content::nothing().numbered(first, clusters(at)));
     let chain = Chain::with(t, 2 * MIB, contents).await?;
     let mut vm = t.host();
     for layer in [Base, Mid, Top] {
-        vm = vm.blockdev(place.node(&chain, layer, policy.errno).await?);
+        let node = place.node(&chain, layer, policy.errno).await?;
+        vm = match layer {
+            Top if threaded => with_disk(vm, node, true),
+            _ => vm.blockdev(node),
+        };
     }
     let vm = vm.launch().await?;
     let before = vm.state().await?;
