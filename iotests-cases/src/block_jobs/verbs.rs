@@ -481,6 +481,8 @@ const NO_CHANGES: [Unchanged; 5] = [
     },
 ];
 
+const BOTH: &str = "both sides the same";
+
 /// A job that waits to be completed, or has been, changes its mode only if it is a mirror that is ready, paused
 /// or not: to what it is as often as one likes, and not back.
 #[case(rows = (WAITING, FROM_READY_ON), needs = [Command("block-job-change")])]
@@ -506,6 +508,9 @@ async fn that_wait_change(t: &mut Test, waiting: &Waiting, state: &(usize, &str)
         for _ in 0..2 {
             change("write-blocking").await?;
             job.wait_status(status).await?;
+            if *status == "ready" {
+                job.until_block_info(BOTH, |job| job["actively-synced"] == true).await?;
+            }
             change("background")
                 .refused("Change to copy mode 'background' is not implemented")
                 .await?;
@@ -518,8 +523,7 @@ async fn that_wait_change(t: &mut Test, waiting: &Waiting, state: &(usize, &str)
     }
     if waits {
         if waiting.completed == "copy" {
-            let both = "both sides the same";
-            job.until_block_info(both, |job| job["actively-synced"] == true).await?;
+            job.until_block_info(BOTH, |job| job["actively-synced"] == true).await?;
         }
         vm.cmd("job-complete", json!({"id": id})).await?;
         job.wait_status("pending").await?;
