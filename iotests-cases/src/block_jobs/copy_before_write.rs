@@ -178,29 +178,34 @@ async fn breaks_the_snapshot_for_the_guest(t: &mut Test, request: &Request) -> C
 }
 
 rows! {
-    POLICIES: &str;
-    "break-guest-write" => "break-guest-write",
+    POLICIES: Option<&str>;
+    "by-default" => None,
+        upstream = "copy-before-write::TestCbwError::test_default_on_cbw_error_policy_forwarding";
+    "break-guest-write" => Some("break-guest-write"),
+        needs = [Schema("blockdev-backup/arg-type/on-cbw-error")],
         upstream = "copy-before-write::TestCbwError::test_break_guest_write_policy_forwarding";
-    "break-snapshot" => "break-snapshot",
+    "break-snapshot" => Some("break-snapshot"),
+        needs = [Schema("blockdev-backup/arg-type/on-cbw-error")],
         upstream = "copy-before-write::TestCbwError::test_break_snapshot_policy_forwarding";
 }
 
-/// The filter of a backup fails the guest or breaks its snapshot as the backup was told.
-#[case(
-    groups = [QUICK], rows = POLICIES,
-    needs = [Driver("blkdebug"), Schema("blockdev-backup/arg-type/on-cbw-error")]
-)]
-async fn obeys_the_backup_that_it_belongs_to(t: &mut Test, policy: &&str) -> CaseResult {
+/// The filter of a backup fails the guest or breaks its snapshot as the backup was told; if it was told nothing, it fails the guest.
+#[case(groups = [QUICK], rows = POLICIES, needs = [Driver("blkdebug")])]
+async fn obeys_the_backup_that_it_belongs_to(t: &mut Test, policy: &Option<&str>) -> CaseResult {
     let disk = t.image("disk").size(SIZE).content(old()).create().await?;
     let copies = t.image("copies").format(RAW).size(SIZE).create().await?;
     let vm = t.host().disk(&disk).blockdev(failing_once(&copies)).launch().await?;
-    let backup = vm.backup("disk").to("copies").sync("none").set("on-cbw-error", *policy);
+    let backup = vm.backup("disk").to("copies").sync("none");
+    let backup = match *policy {
+        Some(policy) => backup.set("on-cbw-error", policy),
+        None => backup,
+    };
     let job = backup.set("filter-node-name", "filter").start().await?;
     vm.add_node(Node::new("snapshot-access").node_name("frozen").file("filter")).await?;
     let export = vm.export("frozen").await?;
 
     let write = format!("write -P 0x77 {} {CLUSTER}", AT.start);
-    if *policy == "break-snapshot" {
+    if *policy == Some("break-snapshot") {
         vm.disk("disk").io(&write).await?;
         assert_broken(&export).await?;
     } else {

@@ -328,7 +328,7 @@ async fn that_is_slow(t: &mut Test) -> CaseResult {
     let source = t.image("source").size(size).option("preallocation", "metadata");
     let source = source.create().await?;
     let slow = Node::throttle("group", null("fast", size)).node_name("slow");
-    let vm = t.host().iothread("io").disk(Disk::of(&source).iothread("io"));
+    let vm = t.host().iothread("io").disk(Disk::of(&source).scsi().iothread("io"));
     let vm = vm.throttle_group("group", json!({"bps-total": size}));
     let vm = vm.blockdev(slow).launch().await?;
     let mut job = vm.mirror("source").to("slow").start().await?;
